@@ -1,0 +1,262 @@
+"""The command ``mdssl``: one settings class and one function for each of its commands.
+
+Imports of torch and what needs it stay inside the functions: ``--help`` should not wait for them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from mdssl.command_line import parse, run
+from mdssl.config import ProbeConfig, RunSettings, TrialConfig
+from mdssl.errors import check_name
+
+_DATA = os.environ.get("MDSSL_DATA", "data")
+_STORAGE = os.environ.get("MDSSL_STORAGE", "results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataList:
+    data: str = _DATA
+    """Folder of prepared datasets (or set MDSSL_DATA)."""
+
+
+def data_list(settings: DataList) -> None:
+    """List the datasets that are prepared, and those that are known by name and are not.
+
+    Example: mdssl data list
+    """
+    from mdssl.data.catalog import CATALOG, description_of
+    from mdssl.data.prepared import list_datasets
+
+    prepared = list_datasets(settings.data)
+    print(f"prepared in {settings.data}:" if prepared else f"nothing is prepared in {settings.data} yet")
+    for dataset in prepared:
+        counts = " / ".join(f"{count:,} {split}" for split, count in dataset.counts.items())
+        size, classes = dataset.image_size, len(dataset.classes)
+        print(f"  {dataset.name:18} {counts:28} {classes:4} classes  {size}x{size}  {dataset.description}")
+    print("known by name; `mdssl data prepare NAME` prepares one:")
+    there = {dataset.name for dataset in prepared}
+    for name in CATALOG:
+        if name not in there:
+            print(f"  {name:18} {description_of(name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPrepare:
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """What to prepare: names that `mdssl data list` knows, or one new name together with --source."""
+    source: str | None = None
+    """File or folder to read: class folders, Parquet shards as Hugging Face lays them out, an npz, or raw downloads."""
+    kind: str | None = None
+    """What the source is: folder | parquet | npz | raw; default: seen from its files."""
+    download: bool = False
+    """Fetch the raw files of a known dataset from its authors; goes on where it stopped."""
+    size: int = 32
+    """Height and width in pixels."""
+    filter: str = "bicubic"
+    """Resize filter: bicubic | bilinear | box | lanczos | nearest."""
+    test_fraction: float = 0.2
+    """Share of a source without a test split that becomes one, stratified by class."""
+    seed: int = 0
+    """Seed of that split."""
+    workers: int | None = None
+    """Processes that decode images; default: one per CPU."""
+    overwrite: bool = False
+    """Replace what was prepared before with other settings."""
+    data: str = _DATA
+    """Folder of prepared datasets (or set MDSSL_DATA)."""
+
+
+def data_prepare(settings: DataPrepare) -> None:
+    """Turn images from any source into arrays to train on: decoded, RGB, one size. All or nothing.
+
+    Examples:
+      mdssl data prepare cifar10 svhn --download
+      mdssl data prepare cells --source ~/pictures/cells
+    """
+    from mdssl.data.prepare import prepare
+
+    if not settings.names:
+        raise ValueError("no dataset is named; give one or more, e.g. `mdssl data prepare cifar10 --download`.")
+    if settings.source and len(settings.names) > 1:
+        raise ValueError(
+            f"one source cannot become {len(settings.names)} datasets ({', '.join(settings.names)}); prepare one at a time."
+        )
+    for name in settings.names:
+        dataset = prepare(
+            name,
+            data=settings.data,
+            source=settings.source,
+            kind=settings.kind,
+            download=settings.download,
+            image_size=settings.size,
+            resize_filter=settings.filter,
+            workers=settings.workers,
+            overwrite=settings.overwrite,
+            seed=settings.seed,
+            test_fraction=settings.test_fraction,
+        )
+        counts = ", ".join(f"{count:,} {split}" for split, count in dataset.counts.items())
+        print(f"{name}: {counts} images of {len(dataset.classes)} classes in {dataset.path}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataShow:
+    name: tyro.conf.Positional[str]
+    """A prepared dataset."""
+    split: str = "train"
+    """train | test"""
+    per_class: int = 10
+    """Images of each class."""
+    output: str | None = None
+    """PNG file to write; default: NAME-SPLIT.png here."""
+    data: str = _DATA
+    """Folder of prepared datasets (or set MDSSL_DATA)."""
+
+
+def data_show(settings: DataShow) -> None:
+    """Write a contact sheet: random images of each class, with class names. Look before you train.
+
+    Example: mdssl data show builtin-shapes
+    """
+    from mdssl.data.contact_sheet import contact_sheet
+    from mdssl.data.prepare import ensure_builtin
+    from mdssl.data.prepared import open_dataset
+
+    ensure_builtin(settings.data, [settings.name])
+    path = settings.output or f"{settings.name}-{settings.split}.png"
+    contact_sheet(open_dataset(settings.data, settings.name), settings.split, path, per_class=settings.per_class)
+    print(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(TrialConfig, RunSettings):
+    data_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
+    preset: str = "quick"
+    """Defaults of everything else: quick (built-in domains, ResNet-18) | paper (section 3.1)."""
+    device: str = "auto"
+    """cpu | cuda | auto (a GPU where there is one)."""
+    storage: str = _STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+    data: str = _DATA
+    """Folder of prepared datasets (or set MDSSL_DATA)."""
+
+    def __post_init__(self) -> None:
+        TrialConfig.__post_init__(self)
+        RunSettings.__post_init__(self)
+
+
+def train(settings: Train) -> None:
+    """Train one encoder without Ray, or go on with it. Under torchrun each process is a worker of the one trial.
+
+    Examples:
+      mdssl train --lambda1 0.9 --lambda2 0.1
+      torchrun --nproc-per-node 2 -m mdssl train --lambda1 0.9 --lambda2 0.1
+    """
+    from mdssl.pretrain.standalone import train_standalone
+
+    train_standalone(settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(ProbeConfig):
+    trial_id: tyro.conf.Positional[str]
+    """A trained trial: the 12 hex digits that `mdssl train` and the leaderboard print."""
+    evaluate: tuple[str, ...] = ()
+    """Prepared datasets to score on; default: those the trial was trained on."""
+    device: str = "cpu"
+    """cpu | cuda"""
+    storage: str = _STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+    data: str = _DATA
+    """Folder of prepared datasets (or set MDSSL_DATA)."""
+
+
+def probe(settings: Probe) -> None:
+    """Score a trained encoder on more datasets, or with another probe, and add the rows to the leaderboard.
+
+    Example: mdssl probe 0123456789ab --evaluate stl10 --probe sgd
+    """
+    from mdssl.sweep.standalone import probe_standalone
+
+    probe_standalone(settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaderboard:
+    method: tuple[str, ...] = ()
+    """Only these methods."""
+    train_mixture: tuple[str, ...] = ()
+    """Only these training mixtures, written cifar10+svhn."""
+    evaluate: tuple[str, ...] = ()
+    """Only these evaluation datasets."""
+    probe: str | None = None
+    """Scores of this probe; default: of each that has been run."""
+    features: str = "encoder"
+    """Scores of this layer: encoder | projection."""
+    storage: str = _STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+
+
+def leaderboard(settings: Leaderboard) -> None:
+    """Print what storage holds: for each training mixture and probe a table, one row a trial, top-1 in percent.
+
+    Example: mdssl leaderboard --method mdssl simclr --evaluate cifar10
+    """
+    from mdssl.results.table import print_leaderboard
+
+    print_leaderboard(
+        settings.storage,
+        method=settings.method,
+        train_mixture=settings.train_mixture,
+        evaluate=settings.evaluate,
+        probe=settings.probe,
+        features=settings.features,
+    )
+
+
+COMMANDS: dict[str, tuple[type, Callable]] = {
+    "data list": (DataList, data_list),
+    "data prepare": (DataPrepare, data_prepare),
+    "data show": (DataShow, data_show),
+    "train": (Train, train),
+    "probe": (Probe, probe),
+    "leaderboard": (Leaderboard, leaderboard),
+}
+
+
+def _main(argv: Sequence[str]) -> None:
+    words = argv[:2] if argv[:1] == ["data"] else argv[:1]
+    if not argv or "--help" in words or "-h" in words or words == ["data"]:
+        print(_usage())
+        return
+    command = " ".join(words)
+    check_name("command", command, COMMANDS, "`mdssl --help` says what each does.")
+    settings_class, function = COMMANDS[command]
+    description = _dedent(function.__doc__)
+    settings = parse(settings_class, prog=f"mdssl {command}", description=description, argv=argv[len(words) :])
+    function(settings)
+
+
+def _usage() -> str:
+    lines = ["usage: mdssl COMMAND [flags]; `mdssl COMMAND --help` lists the flags, defaults and an example", ""]
+    lines += [f"  {name:14} {function.__doc__.strip().splitlines()[0]}" for name, (_, function) in COMMANDS.items()]
+    lines += ["", "Sweeps are scripts of their own: python sweeps/lambda_grid.py --help"]
+    return "\n".join(lines)
+
+
+def _dedent(doc: str) -> str:
+    import inspect
+
+    return inspect.cleandoc(doc)
+
+
+def main() -> None:
+    """Entry point of the command ``mdssl``."""
+    run(_main)

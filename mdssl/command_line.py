@@ -1,0 +1,65 @@
+"""Settings classes as command lines: flags, defaults and help come from the dataclass, presets from `mdssl.config`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+import tyro
+
+from mdssl.config import PRESETS
+from mdssl.errors import check_name
+
+Settings = TypeVar("Settings")
+
+
+def parse(settings_class: type[Settings], *, prog: str, description: str, argv: Sequence[str]) -> Settings:
+    """Read ``argv`` into ``settings_class``; the defaults are those of the preset that ``argv`` names, if it has one.
+
+    Raises:
+        ValueError: a setting that is not allowed, from the class's own checks.
+        SystemExit: ``--help``, or a flag that does not exist or does not parse (exit code 2).
+    """
+    # The defaults alone may be incomplete (no domains yet), and tyro would put a message of ours into one of its own;
+    # so it fills in a class without checks, and the checks come after.
+    unchecked = type(settings_class.__name__, (settings_class,), {"__post_init__": lambda self: None})
+    names = [field.name for field in fields(settings_class)]
+    preset = _preset(argv) if "preset" in names else None
+    values = {"preset": preset, **PRESETS[preset]} if preset else {}
+    required = {field.name: tyro.MISSING for field in fields(settings_class) if field.default is MISSING}
+    defaults = unchecked(**required | {name: value for name, value in values.items() if name in names})
+    parsed = tyro.cli(
+        unchecked,
+        prog=prog,
+        description=description,
+        default=defaults,
+        args=list(argv),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+    return settings_class(**{name: getattr(parsed, name) for name in names})
+
+
+def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
+    """Run a command: a wrong setting is one message and exit code 2, Ctrl-C is 130, anything else shows its traceback."""
+    try:
+        code = main(sys.argv[1:] if argv is None else argv)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoints.", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _preset(argv: Sequence[str]) -> str:
+    name: Any = "quick"
+    for flag, value in zip(argv, [*argv[1:], ""], strict=True):
+        if flag == "--preset":
+            name = value
+        elif flag.startswith("--preset="):
+            name = flag.removeprefix("--preset=")
+    check_name("preset", name, PRESETS)
+    return name

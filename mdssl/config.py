@@ -1,0 +1,327 @@
+"""What one trial is: frozen dataclasses, checked once, where they are made.
+
+A setting is one field here with its docstring; ``mdssl train`` and every script in ``sweeps/`` take their flags from
+these classes, so a new setting needs no other place than this and the code that acts on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from mdssl.errors import check_name, check_number
+
+METHODS = ("simclr", "mdssl", "random")
+ARCHS = ("resnet18", "resnet50")
+STEMS = ("imagenet", "cifar")
+NORMS = ("batch", "group")
+BATCHINGS = ("joint", "per-domain")
+OPTIMIZERS = ("lars", "sgd", "adamw")
+PRECISIONS = ("auto", "bf16", "fp32")
+PROBES = ("lbfgs", "sgd")
+FEATURES = ("encoder", "projection")
+
+RECIPE_VERSION = 1
+"""Part of every ``trial_id``. Raise it whenever training itself changes, so that no old encoder passes for a new one.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How encoders are trained: all that a sweep holds fixed. The defaults are the paper's (section 3.1, tables 6, 7)."""
+
+    arch: str = "resnet50"
+    """Encoder, torchvision's: resnet18 | resnet50."""
+    stem: str = "imagenet"
+    """First layers: imagenet (7x7 stride 2 and max-pool, as the paper) | cifar (3x3 stride 1, no pool: slower, better
+    at 32x32)."""
+    norm: str = "batch"
+    """Normalisation layers: batch | group (GroupNorm: the same curve with any number of workers, on CPU as well)."""
+    projection_dim: int = 128
+    """Width of the representations that the loss compares."""
+    batching: str = "joint"
+    """joint: one encoder pass over all domains | per-domain: a pass each, so that batch-norm sees one domain at a time.
+    """
+    batch_per_domain: int = 1024
+    """Images of each domain in a step, over all workers; each gives two views."""
+    iterations: int = 48_000
+    """Training steps."""
+    optimizer: str = "lars"
+    """lars | sgd (momentum 0.9 in both) | adamw."""
+    learning_rate: float = 4.0
+    """Peak learning rate; linear warm-up, then cosine to zero."""
+    lr_warmup_iterations: int = 480
+    """Steps of linear learning-rate warm-up."""
+    weight_decay: float = 1e-6
+    """Weight decay; never on biases and normalisation parameters."""
+    precision: str = "auto"
+    """Encoder arithmetic: bf16 (autocast) | fp32 | auto (bf16 where the hardware multiplies it). The loss is float32.
+    """
+    crop_min_area: float = 0.08
+    """Smallest area of a random resized crop, as a share of the image."""
+    jitter_strength: float = 0.5
+    """Strength of SimCLR's colour jitter: 0.5 is its value at 32x32, 0 turns it off."""
+    blur_probability: float = 0.5
+    """Share of views that get a Gaussian blur."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        check_name("encoder (arch)", self.arch, ARCHS)
+        check_name("stem", self.stem, STEMS)
+        check_name("norm", self.norm, NORMS)
+        check_name("batching", self.batching, BATCHINGS)
+        check_name("optimizer", self.optimizer, OPTIMIZERS)
+        check_name("precision", self.precision, PRECISIONS)
+        check_number("batch_per_domain", self.batch_per_domain, low=2, mend="A contrastive loss needs other images.")
+        check_number("iterations", self.iterations, low=1)
+        check_number("projection_dim", self.projection_dim, low=1)
+        check_number("learning_rate", self.learning_rate, low=0)
+        check_number("lr_warmup_iterations", self.lr_warmup_iterations, low=0)
+        check_number("weight_decay", self.weight_decay, low=0)
+        check_number("crop_min_area", self.crop_min_area, low=0.01, high=1)
+        check_number("jitter_strength", self.jitter_strength, low=0, high=1)
+        check_number("blur_probability", self.blur_probability, low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig(Recipe):
+    """Everything that can change one trained encoder, and nothing else.
+
+    Worker count, paths, device and checkpoint interval are not in it, evaluation neither: they change what a run costs
+    or what is asked of its encoder, not the encoder.
+
+    Raises:
+        ValueError: a setting that training cannot mean; the message says what is allowed.
+    """
+
+    method: str = "mdssl"
+    """simclr (the union of all domains as one) | mdssl (domain labels known) | random (an untrained encoder)."""
+    domains: tuple[str, ...] = ()
+    """Names of prepared datasets to train on, one domain each."""
+    lambda1: float = 1.0
+    """Weight of the within-domain term (eq. 3), in (0, 1]. The paper's figures label this axis -lambda1."""
+    lambda2: float = 0.0
+    """Weight of the across-domain term (eq. 4), at least 0; useful up to about 0.2."""
+    temperature: float = 0.1
+    """Temperature tau of the similarities (eq. 1), at least 0.02."""
+    seed: int = 0
+    """Seed of initial weights, batches and views."""
+    data_fingerprint: str = ""
+    """What the training images were: see `mdssl.data.mixture.fingerprint`. Filled in by whoever opens the data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision == "auto":
+            object.__setattr__(self, "precision", _hardware_precision())
+        check_name("method", self.method, METHODS)
+        check_lambda1(self.lambda1)
+        check_number("lambda2", self.lambda2, low=0, mend="It weighs how far domains are pushed apart.")
+        check_number(
+            "temperature", self.temperature, low=0.02, mend="Below it, exp(1/temperature) leaves the range of float32."
+        )
+        check_number("seed", self.seed, low=0)
+        check_mixture(self.domains)
+        if self.method == "random" and self.domains:
+            raise ValueError(
+                f"method 'random' trains on nothing, but domains are {'+'.join(self.domains)!r}; leave domains out."
+            )
+        if self.method != "random" and not self.domains:
+            raise ValueError(f"method {self.method!r} needs domains to train on; give at least one prepared dataset.")
+        if self.method == "simclr" and (self.lambda1, self.lambda2) != (1.0, 0.0):
+            raise ValueError(
+                f"method 'simclr' has no domains to weigh, but lambda1, lambda2 are {self.lambda1}, {self.lambda2}; "
+                "it allows only 1, 0. For other values use method 'mdssl'."
+            )
+        # -0.0 and 0.0 are the same weight and must be the same trial.
+        object.__setattr__(self, "lambda2", self.lambda2 + 0.0)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrialConfig:
+        """Make a config from plain values, e.g. a parsed ``config.json``.
+
+        Raises:
+            ValueError: an unknown key (the nearest valid one is named), or a value that is not allowed.
+        """
+        valid = [field.name for field in fields(cls)]
+        for key in values:
+            check_name("config key", key, valid)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; `from_dict` is its inverse."""
+        return asdict(self) | {"domains": list(self.domains)}
+
+    @property
+    def train_mixture(self) -> str:
+        """The domains as the leaderboard writes them: ``cifar10+svhn``, in the order given."""
+        return "+".join(self.domains)
+
+    @property
+    def trial_id(self) -> str:
+        """12 hex digits of a SHA-256 over all that can change the encoder, `RECIPE_VERSION` included."""
+        identity = self.to_dict()
+        if self.method == "random":
+            # Nothing is trained, so nothing of the training can make two random encoders differ.
+            initial = ("method", "arch", "stem", "norm", "projection_dim", "seed")
+            identity = {key: identity[key] for key in initial}
+        identity["recipe_version"] = RECIPE_VERSION
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """How a finished encoder is scored. The `sgd` defaults are the paper's (table 7)."""
+
+    probe: str = "lbfgs"
+    """Linear probe: lbfgs (regularised logistic regression, solved to convergence) | sgd (as the paper)."""
+    features: tuple[str, ...] = ("encoder",)
+    """Layers to probe: encoder | projection, or both."""
+    probe_learning_rate: float = 0.1
+    """Learning rate of the sgd probe."""
+    probe_epochs: int = 100
+    """Epochs of the sgd probe."""
+    probe_batch: int = 1024
+    """Batch size of the sgd probe."""
+    probe_l2: float = 1e-3
+    """L2 penalty of the lbfgs probe, on standardised features, per sample."""
+    knn_neighbours: int = 20
+    """Neighbours of the kNN score that comes with every probe."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        check_name("probe", self.probe, PROBES)
+        for layer in self.features:
+            check_name("feature layer", layer, FEATURES)
+        if not self.features or len(set(self.features)) < len(self.features):
+            raise ValueError(f"features are {self.features}; name each layer once: encoder, projection, or both.")
+        check_number("probe_learning_rate", self.probe_learning_rate, low=0)
+        check_number("probe_epochs", self.probe_epochs, low=1)
+        check_number("probe_batch", self.probe_batch, low=1)
+        check_number("probe_l2", self.probe_l2, low=0)
+        check_number("knn_neighbours", self.knn_neighbours, low=1)
+
+    @property
+    def name(self) -> str:
+        """What the leaderboard's ``probe`` column says: the probe and those of its settings that are not the default.
+
+        ``sgd``, ``sgd(epochs=30)``: two probes with one name gave their scores in the same way.
+        """
+        own = {
+            "lbfgs": ("probe_l2", "knn_neighbours"),
+            "sgd": ("probe_learning_rate", "probe_epochs", "probe_batch", "knn_neighbours"),
+        }[self.probe]
+        defaults = {field.name: field.default for field in fields(ProbeConfig)}
+        changed = [
+            f"{key.removeprefix('probe_')}={getattr(self, key):g}" for key in own if getattr(self, key) != defaults[key]
+        ]
+        return f"{self.probe}({','.join(changed)})" if changed else self.probe
+
+    def settings(self) -> dict[str, Any]:
+        """The probe's settings as they stand in a row's ``config_json``."""
+        return {field.name: getattr(self, field.name) for field in fields(ProbeConfig) if field.name != "features"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How training is run. Nothing here changes the encoder that comes out, so nothing here is part of ``trial_id``."""
+
+    checkpoint_seconds: float = 30.0
+    """Seconds between checkpoints: what a kill can cost."""
+    report_every: int = 10
+    """Steps between progress reports, each a row of metrics.parquet."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        check_number("checkpoint_seconds", self.checkpoint_seconds, low=0)
+        check_number("report_every", self.report_every, low=1)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "arch": "resnet18",
+        "batch_per_domain": 64,
+        "iterations": 100,
+        "lr_warmup_iterations": 10,
+        "domains": ("builtin-clutter", "builtin-shapes", "builtin-textures"),
+        "evaluate": ("builtin-clutter", "builtin-shapes", "builtin-textures", "builtin-digits"),
+    },
+    "paper": {"probe": "sgd"},
+}
+"""What a preset changes from the defaults of the settings classes, which are the paper's where the paper says."""
+
+
+def check_lambda1(value: float) -> None:
+    """Raise ``ValueError`` unless ``value`` lies in (0, 1]."""
+    if 0 < value <= 1:
+        return
+    mend = "The paper stays at 0.9 or above."
+    if -1 <= value < 0:
+        mend = f"The paper's figures label this axis -lambda1: what they call {value:g} is lambda1 = {-value:g}."
+    raise ValueError(f"lambda1 is {value:g}; it must lie in (0, 1]. {mend}")
+
+
+def check_mixture(domains: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` if a domain stands twice in ``domains`` or a name cannot be part of ``a+b``."""
+    for name in domains:
+        if domains.count(name) > 1:
+            raise ValueError(
+                f"domain {name!r} stands {domains.count(name)} times in {'+'.join(domains)!r}; name each once."
+            )
+        if "+" in name:
+            raise ValueError(f"domain {name!r} holds a '+', which joins domains; give them as separate names.")
+
+
+def _hardware_precision() -> str:
+    """bf16 autocast gains where the hardware multiplies bf16, and loses several-fold where it does not."""
+    import torch
+
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if on_gpu or torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def _check_types(config: Any) -> None:
+    """Hold every field to its annotation, so that a typo in a JSON file is named here and not deep in training."""
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        value, expected = getattr(config, field.name), hints[field.name]
+        try:
+            object.__setattr__(config, field.name, _as_type(value, expected))
+        except TypeError:
+            allowed = _TYPE_NAMES.get(expected, str(expected))
+            raise ValueError(f"{field.name} is {value!r} ({type(value).__name__}); it must be {allowed}.") from None
+        except OverflowError:
+            raise ValueError(f"{field.name} is {value}; it must be a finite number.") from None
+
+
+_TYPE_NAMES = {
+    float: "a number",
+    int: "a whole number",
+    str: "a string",
+    bool: "true or false",
+    tuple[str, ...]: "a list of strings",
+    tuple[float, ...]: "a list of numbers",
+    tuple[int, ...]: "a list of whole numbers",
+}
+
+
+def _as_type(value: Any, expected: Any) -> Any:
+    """``value`` as ``expected``: lists become tuples and whole numbers floats. Raises TypeError, or OverflowError for
+    what is not finite."""
+    if get_origin(expected) is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return tuple(_as_type(item, get_args(expected)[0]) for item in value)
+    if get_origin(expected) is UnionType:
+        return None if value is None else _as_type(value, get_args(expected)[0])
+    if expected is float and type(value) is int:
+        value = float(value)
+    if type(value) is not expected:
+        raise TypeError
+    if expected is float and not math.isfinite(value):
+        raise OverflowError
+    return value

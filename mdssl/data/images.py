@@ -1,0 +1,73 @@
+"""One image of any kind in, RGB uint8 of the wanted size out.
+
+What becomes of the less usual kinds, so that nobody has to guess:
+
+- alpha, palettes and colour keys with transparency: composited on white;
+- 16-bit grey: scaled from 0..65535 to 0..255, not clipped; 16-bit colour: the high byte, as Pillow reads it;
+- CMYK, YCbCr, 1-bit, palette: as Pillow converts them; grey is repeated three times;
+- EXIF orientation: applied; several frames: the first.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mdssl.data.parts import RawImage
+
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def convert(raw: RawImage, size: int, resize_filter: str, where: str) -> np.ndarray:
+    """Decode ``raw`` and bring it to uint8 (size, size, 3).
+
+    Both sides are resized to ``size`` directly, without keeping the aspect ratio, as the paper does; Pillow's filters
+    widen when they shrink, so nothing aliases. An RGB image that has the size already stays bit for bit as it is.
+
+    Raises:
+        ValueError: it cannot be decoded; the message names ``where``.
+    """
+    try:
+        image = _open(raw)
+        image = _to_rgb(ImageOps.exif_transpose(image))
+        if image.size != (size, size):
+            image = image.resize((size, size), FILTERS[resize_filter])
+        return np.asarray(image)
+    # Pillow's decoders raise nearly anything on broken bytes, SyntaxError and struct.error among them.
+    except Exception as error:
+        raise ValueError(f"image {where} cannot be decoded: {error}. Replace it or take it out.") from error
+
+
+def _open(raw: RawImage) -> Image.Image:
+    if isinstance(raw, np.ndarray):
+        return Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw)
+    # Bytes for a path, too: Pillow keeps the file of a lazily read image open until it is collected.
+    image = Image.open(io.BytesIO(raw if isinstance(raw, bytes) else raw.read_bytes()))
+    image.load()
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _from_16_bit(image).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floats without a known range; save it as 8 or 16 bit integers")
+    if image.has_transparency_data:
+        # White, as the page that logos, drawings and cut-out objects are made for; black would swallow dark lines.
+        page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips at 255, which turns nearly every 16-bit image white.
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"its values go from {values.min()} to {values.max()}; 16-bit ones go from 0 to 65535")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

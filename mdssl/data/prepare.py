@@ -1,0 +1,223 @@
+"""Preparing a dataset once: any source in, arrays of one size with a ``meta.json`` out, all of it or nothing."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from rich.progress import Progress
+
+import mdssl
+from mdssl.data.builtin import BUILTIN
+from mdssl.data.catalog import description_of
+from mdssl.data.convert import convert_part
+from mdssl.data.images import FILTERS
+from mdssl.data.parts import Part, Source, resolve_splits
+from mdssl.data.prepared import META_FORMAT, Dataset, Fingerprint, is_prepared, open_dataset
+from mdssl.data.progress import byte_progress, image_progress
+from mdssl.data.sources import DOWNLOADS, KINDS, detect_kind, open_source
+from mdssl.data.staging import all_or_nothing, locked
+from mdssl.errors import check_name, check_number
+
+SMALLEST_SIZE = 8
+
+# A '+' joins the names of a mixture, and a leading '.' hides a folder that is not finished.
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def prepare(
+    name: str,
+    *,
+    data: str | Path,
+    source: str | Path | None = None,
+    kind: str | None = None,
+    download: bool = False,
+    image_size: int = 32,
+    resize_filter: str = "bicubic",
+    workers: int | None = None,
+    overwrite: bool = False,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    progress: bool = True,
+) -> Dataset:
+    """Prepare ``name`` in the folder ``data``, or open it where that was done before with the same settings.
+
+    Any number of processes may ask for the same dataset at once: one prepares it, the others wait and open the result.
+
+    Args:
+        name: what it will be called; without a ``source``, one of ``catalog.CATALOG``.
+        data: the data folder; made if need be.
+        source: file or folder to read, see ``sources.LAYOUTS``.
+        kind: one of ``sources.KINDS``; None goes by what ``source`` holds.
+        download: whether the raw files of a catalogue dataset may be fetched.
+        image_size: height and width in pixels.
+        resize_filter: a key of ``images.FILTERS``, for images of another size.
+        workers: processes that decode; None takes one per CPU.
+        overwrite: whether to replace what was prepared before; it stays usable until the new one is complete.
+        seed, test_fraction: of the stratified choice of test images, for a source without a test split.
+        progress: whether to show progress on standard error.
+
+    Raises:
+        ValueError: a setting, the source or the data folder is no good; nothing half-written is left.
+    """
+    _check_settings(name, kind, image_size, resize_filter, workers, seed, test_fraction)
+    data = Path(data).expanduser()
+    source = None if source is None else Path(source).expanduser().absolute()
+    if kind is None and (source is not None or overwrite or not is_prepared(data, name)):
+        kind = detect_kind(name, source)
+    if name in BUILTIN and kind not in (None, "builtin"):
+        raise ValueError(f"the name {name!r} belongs to a built-in domain. Give your own images another name.")
+
+    def already_there() -> Dataset | None:
+        if overwrite or not is_prepared(data, name):
+            return None
+        dataset = open_dataset(data, name)
+        _check_same(dataset, source, kind, image_size, resize_filter, seed, test_fraction)
+        return dataset
+
+    # Asked before and after the lock: the first saves a read-only data folder from being locked, the second finds what
+    # another process finished meanwhile.
+    if dataset := already_there():
+        return dataset
+    with locked(data, name, progress):
+        if dataset := already_there():
+            return dataset
+        with byte_progress(progress and download) as bar:
+            fetched = _count_bytes(bar, name)
+            opened = open_source(name, data=data, source=source, kind=kind, download=download, progress=fetched)
+        splits, rule = resolve_splits(name, opened, seed=seed, test_fraction=test_fraction)
+        with all_or_nothing(data, name) as folder, image_progress(progress) as bar:
+            written = {}
+            for split, part in splits.items():
+                task = bar.add_task(f"{name} {split}", total=len(part.labels))
+                chunks = convert_part(part, image_size, resize_filter, workers)
+                advance = partial(bar.advance, task)
+                written[split] = _write_split(folder / split, part, len(opened.classes), image_size, chunks, advance)
+            meta = _meta(name, opened, image_size, resize_filter, rule, written)
+            (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
+    return open_dataset(data, name)
+
+
+def ensure_builtin(data: str | Path, names: Iterable[str]) -> None:
+    """Prepare those of ``names`` that are built-in domains and not there yet, which takes seconds."""
+    for name in names:
+        if name in BUILTIN and not is_prepared(Path(data).expanduser(), name):
+            prepare(name, data=data, workers=1, progress=False)
+
+
+def _check_settings(
+    name: str,
+    kind: str | None,
+    image_size: int,
+    resize_filter: str,
+    workers: int | None,
+    seed: int,
+    test_fraction: float,
+) -> None:
+    if not NAME.fullmatch(name) or name == DOWNLOADS:
+        raise ValueError(
+            f"dataset name {name!r} is not valid; allowed are letters, digits, '-', '_' and '.', not as the first "
+            f"character, and not {DOWNLOADS!r}. Choose another name."
+        )
+    if kind is not None:
+        check_name("source kind", kind, KINDS)
+    check_name("resize filter", resize_filter, FILTERS)
+    check_number("image size", image_size, low=SMALLEST_SIZE, mend="Smaller images leave an encoder nothing to see.")
+    check_number("seed", seed, low=0)
+    check_number("test fraction", test_fraction, low=0.01, high=0.99)
+    if workers is not None:
+        check_number("workers", workers, low=1)
+
+
+def _check_same(
+    dataset: Dataset,
+    source: Path | None,
+    kind: str | None,
+    image_size: int,
+    resize_filter: str,
+    seed: int,
+    test_fraction: float,
+) -> None:
+    """Raise ``ValueError`` if ``dataset`` was prepared with other settings; no ``source`` means any."""
+    meta = dataset.meta
+    pairs = [("image size", meta["image_size"], image_size), ("resize filter", meta["resize_filter"], resize_filter)]
+    if kind is not None:
+        pairs.append(("source kind", meta["source"]["kind"], kind))
+    if source is not None and kind != "torchvision":
+        pairs.append(("source", meta["source"]["origin"], source.name))
+    if meta["split"]["rule"] == "stratified":
+        pairs += [
+            ("seed", meta["split"]["seed"], seed),
+            ("test fraction", meta["split"]["test_fraction"], test_fraction),
+        ]
+    differences = [f"{what} {there}, not {asked}" for what, there, asked in pairs if there != asked]
+    if differences:
+        raise ValueError(
+            f"dataset {dataset.name!r} is already prepared with {'; '.join(differences)}. Replace it with --overwrite, "
+            "or prepare it under another name."
+        )
+
+
+def _count_bytes(bar: Progress, name: str) -> Callable[[int, int | None], None]:
+    """A callback for downloads; the bar shows up with the first bytes."""
+    task = bar.add_task(f"fetch {name}", total=None, visible=False)
+    return lambda have, total: bar.update(task, completed=have, total=total, visible=True)
+
+
+def _write_split(
+    folder: Path,
+    part: Part,
+    num_classes: int,
+    size: int,
+    chunks: Iterator[np.ndarray],
+    advance: Callable[[int], None],
+) -> dict:
+    """Write ``images.npy`` and ``labels.npy``; returns what ``meta.json`` says of the split."""
+    labels = part.labels
+    fingerprint = Fingerprint(len(labels), size)
+    folder.mkdir()
+    # Appended, not written through a memory map, in which a full disk would end the process instead of raising.
+    with open(folder / "images.npy", "wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), size, size, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in chunks:
+            file.write(chunk.data)
+            fingerprint.update(chunk)
+            advance(len(chunk))
+        _to_disk(file)
+    with open(folder / "labels.npy", "wb") as file:
+        np.save(file, labels)
+        _to_disk(file)
+    fingerprint.update(labels)
+    per_class = np.bincount(labels, minlength=num_classes)
+    return {"count": len(labels), "per_class": per_class.tolist(), "sha256": fingerprint.hexdigest()}
+
+
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _meta(name: str, source: Source, image_size: int, resize_filter: str, rule: dict, splits: dict) -> dict:
+    return {
+        "format": META_FORMAT,
+        "name": name,
+        "description": description_of(name),
+        "builtin": source.kind == "builtin",
+        "source": {"kind": source.kind, "origin": source.origin},
+        "classes": list(source.classes),
+        "image_size": image_size,
+        "resize_filter": resize_filter,
+        "transparency": "composited on white",
+        "split": rule,
+        "splits": splits,
+        "mdssl_version": mdssl.__version__,
+        "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

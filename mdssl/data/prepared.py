@@ -1,0 +1,183 @@
+"""Prepared datasets: where they lie, what ``meta.json`` says of them, and their arrays as read-only memory maps.
+
+    <data>/<name>/meta.json
+    <data>/<name>/{train,test}/images.npy      uint8 (N, S, S, 3)
+    <data>/<name>/{train,test}/labels.npy      int64 (N,)
+
+All trials of a node map the same files, so the page cache holds one copy of the pixels however many trials run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mdssl.data.catalog import CATALOG
+from mdssl.errors import check_name
+
+SPLITS = ("train", "test")
+META_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split.
+
+    Attributes:
+        images: uint8 (N, S, S, 3), RGB, a read-only memory map.
+        labels: int64 (N,), class numbers.
+        fingerprint: SHA-256 in hex over the shape and bytes of both, as ``meta.json`` has it.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset; nothing but ``meta.json`` has been read.
+
+    Attributes:
+        name: the name it was prepared under.
+        path: its folder.
+        classes: class names; a label is an index into them.
+        image_size: S, height and width in pixels.
+        meta: all of ``meta.json``.
+    """
+
+    name: str
+    path: Path
+    classes: tuple[str, ...]
+    image_size: int
+    meta: dict
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """The number of images by split."""
+        return {split: self.meta["splits"][split]["count"] for split in SPLITS}
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """The SHA-256 of each split, without opening its arrays."""
+        return {split: self.meta["splits"][split]["sha256"] for split in SPLITS}
+
+    @property
+    def builtin(self) -> bool:
+        """Whether its images are made up."""
+        return self.meta["builtin"]
+
+    @property
+    def description(self) -> str:
+        return self.meta["description"]
+
+    def split(self, which: str) -> Split:
+        """Map the arrays of ``train`` or ``test``.
+
+        Raises:
+            ValueError: another split is asked for, or a file is cut off or not what ``meta.json`` says.
+        """
+        check_name("split", which, SPLITS)
+        count, size = self.counts[which], self.image_size
+        images = self._map(self.path / which / "images.npy", np.dtype(np.uint8), (count, size, size, 3))
+        labels = self._map(self.path / which / "labels.npy", np.dtype(np.int64), (count,))
+        return Split(images, labels, self.fingerprints[which])
+
+    def _map(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        # EOFError: not even the header is whole.
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(path, str(error)) from error
+        if array.dtype != dtype or array.shape != shape:
+            found = f"it holds {array.dtype} {array.shape}, and meta.json says {dtype} {shape}"
+            raise self._damaged(path, found)
+        return array
+
+    def _damaged(self, path: Path, why: str) -> ValueError:
+        again = prepare_command(self.path.parent, self.name)
+        return ValueError(f"prepared file {path} is damaged: {why}. Prepare it again: {again} --overwrite")
+
+
+def open_dataset(data: str | Path, name: str) -> Dataset:
+    """Open the prepared dataset ``name`` in the folder ``data``.
+
+    Raises:
+        ValueError: it is not prepared, or its files are cut off or do not match ``meta.json``.
+    """
+    data = Path(data).expanduser()
+    path = data / name / "meta.json"
+    if not is_prepared(data, name):
+        raise _not_prepared(data, name)
+    try:
+        meta = json.loads(path.read_text())
+        if meta["format"] != META_FORMAT:
+            raise ValueError(f"it has format {meta['format']}, this version of mdssl reads format {META_FORMAT}")
+        dataset = Dataset(name, path.parent, tuple(meta["classes"]), meta["image_size"], meta)
+        _ = dataset.counts, dataset.fingerprints, dataset.builtin, dataset.description
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path} cannot be read: {why}. Prepare it again: {prepare_command(data, name)} --overwrite"
+        ) from error
+    for split in SPLITS:
+        dataset.split(split)
+    return dataset
+
+
+def is_prepared(data: Path, name: str) -> bool:
+    """Whether ``name`` stands in ``data``; says nothing about its files being whole."""
+    return name != "" and not name.startswith(".") and "/" not in name and (data / name / "meta.json").is_file()
+
+
+def list_datasets(data: str | Path) -> list[Dataset]:
+    """All datasets prepared in the folder ``data``, by name; empty where there is no such folder.
+
+    Raises:
+        ValueError: one of them is damaged.
+    """
+    return [open_dataset(data, name) for name in _prepared_names(Path(data).expanduser())]
+
+
+def prepare_command(data: Path, name: str) -> str:
+    """The command that prepares ``name``, as a user would type it."""
+    command = f"mdssl data prepare {name} --data {data}"
+    if name not in CATALOG:
+        return f"{command} --source PATH"
+    return f"{command} --download" if CATALOG[name].published else command
+
+
+class Fingerprint:
+    """SHA-256 over the shape and bytes of images and labels, fed chunk by chunk while they are written."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self._hash = hashlib.sha256(f"images uint8 {(count, size, size, 3)} labels int64 {(count,)}\n".encode())
+
+    def update(self, array: np.ndarray) -> None:
+        """Take the next images, uint8 (n, S, S, 3), or, after the last of them, all labels, int64 (N,)."""
+        self._hash.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _prepared_names(data: Path) -> list[str]:
+    return sorted(path.parent.name for path in data.glob("*/meta.json") if is_prepared(data, path.parent.name))
+
+
+def _not_prepared(data: Path, name: str) -> ValueError:
+    prepared = _prepared_names(data)
+    listed = ", ".join(prepared) or "none yet"
+    if name in CATALOG:
+        command = prepare_command(data, name)
+        return ValueError(f"dataset {name!r} is not prepared in {data}; prepared: {listed}. Run: {command}")
+    try:
+        check_name("dataset", name, [*prepared, *(known for known in CATALOG if known not in prepared)])
+    except ValueError as error:
+        return ValueError(f"{error} Prepared in {data}: {listed}. To add it: {prepare_command(data, name)}")
+    return ValueError(f"dataset {name!r} is not prepared in {data}. Run: {prepare_command(data, name)}")

@@ -1,0 +1,239 @@
+"""SimCLR's augmentation, batched on the device: each view has parameters of its own, no view has a Python loop.
+
+Drawing is apart from applying. `draw` gives plain uniform numbers, a function of (seed, step, domain) alone; `Views.of`
+turns them into parameters; `augment` applies these. So views do not depend on λ, on the number of workers, or on how
+often a run was resumed, and each operation can be held against torchvision's at the same parameters.
+
+"Not applied" is an identity parameter: hue 0, blur weights (1, 0), brightness 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from mdssl.config import Recipe
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's channel statistics, for every domain alike: they are what torchvision's pretrained encoders expect too."""
+
+_CROP_ATTEMPTS = 10
+"""As torchvision's RandomResizedCrop: the first crop that fits is taken, the whole image if none does."""
+_CROP_RATIO = (3 / 4, 4 / 3)
+_JITTER_PROBABILITY, _GREY_PROBABILITY = 0.8, 0.2
+_BLUR_SIGMA = (0.1, 2.0)
+_NUMBERS_PER_VIEW = 2 * _CROP_ATTEMPTS + 11
+_GREY_WEIGHTS = (0.2989, 0.587, 0.114)
+_CPU_CHUNK = 64
+"""Views augmented at a time on a CPU, so that the passes over them stay in its cache."""
+
+
+def draw(count: int, *, seed: int, step: int, domain: int) -> np.ndarray:
+    """Uniform numbers behind both views of ``count`` images of one domain at one step.
+
+    Args:
+        domain: a number that stands for the domain, the same in every run; see `mdssl.data.mixture.domain_key`.
+
+    Returns:
+        (2, count, numbers per view) float32 in [0, 1).
+    """
+    return np.random.default_rng([1, seed, step, domain]).random((2, count, _NUMBERS_PER_VIEW), dtype=np.float32)
+
+
+def draw_jitter_order(*, seed: int, step: int) -> np.ndarray:
+    """The order of brightness 0, contrast 1, saturation 2 and hue 3 in the first and second views of one step: (2, 4).
+
+    torchvision draws an order for each image. One for all the first (or second) views of a step, as kornia and batched
+    torchvision have it, needs a fourth of the work; all domains share it, so that it tells none of them apart.
+    """
+    rng = np.random.default_rng([2, seed, step])
+    return np.stack([rng.permutation(4), rng.permutation(4)])
+
+
+@dataclass(frozen=True)
+class Views:
+    """Parameters of B views, each a (B,) float tensor.
+
+    Attributes:
+        top, left, height, width: the crop, in whole pixels.
+        flip: 1 where the view is mirrored.
+        brightness, contrast, saturation: torchvision's factors; 1 changes nothing.
+        hue: shift as a share of the colour circle, in [-0.5, 0.5]; 0 changes nothing.
+        grey: 1 where the view loses its colours.
+        sigma: of the Gaussian blur, in pixels; 0 for none.
+    """
+
+    top: torch.Tensor
+    left: torch.Tensor
+    height: torch.Tensor
+    width: torch.Tensor
+    flip: torch.Tensor
+    brightness: torch.Tensor
+    contrast: torch.Tensor
+    saturation: torch.Tensor
+    hue: torch.Tensor
+    grey: torch.Tensor
+    sigma: torch.Tensor
+
+    @classmethod
+    def of(cls, uniform: torch.Tensor, size: int, recipe: Recipe) -> Views:
+        """Turn the (B, numbers) uniform draws of `draw` into parameters for ``size`` × ``size`` images."""
+        area, ratio = uniform[:, :_CROP_ATTEMPTS], uniform[:, _CROP_ATTEMPTS : 2 * _CROP_ATTEMPTS]
+        top, left, flip, jitter, brightness, contrast, saturation, hue, grey, blur, sigma = uniform[
+            :, 2 * _CROP_ATTEMPTS :
+        ].unbind(1)
+
+        area = size**2 * (recipe.crop_min_area + (1 - recipe.crop_min_area) * area)
+        low, high = math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])
+        ratio = torch.exp(low + (high - low) * ratio)
+        heights, widths = torch.round(torch.sqrt(area / ratio)), torch.round(torch.sqrt(area * ratio))
+        fits = (heights >= 1) & (heights <= size) & (widths >= 1) & (widths <= size)
+        first = fits.int().argmax(1, keepdim=True)
+        any_fits = fits.any(1)
+        height = torch.where(any_fits, heights.gather(1, first).squeeze(1), size)
+        width = torch.where(any_fits, widths.gather(1, first).squeeze(1), size)
+
+        strength = recipe.jitter_strength * (jitter < _JITTER_PROBABILITY)
+        return cls(
+            top=torch.floor(top * (size - height + 1)),
+            left=torch.floor(left * (size - width + 1)),
+            height=height,
+            width=width,
+            flip=(flip < 0.5).to(uniform.dtype),
+            brightness=1 + 0.8 * strength * (2 * brightness - 1),
+            contrast=1 + 0.8 * strength * (2 * contrast - 1),
+            saturation=1 + 0.8 * strength * (2 * saturation - 1),
+            hue=0.2 * strength * (2 * hue - 1),
+            grey=(grey < _GREY_PROBABILITY).to(uniform.dtype),
+            sigma=torch.where(
+                blur < recipe.blur_probability, _BLUR_SIGMA[0] + (_BLUR_SIGMA[1] - _BLUR_SIGMA[0]) * sigma, 0.0
+            ),
+        )
+
+    def __getitem__(self, rows: slice) -> Views:
+        return Views(**{name: value[rows] for name, value in vars(self).items()})
+
+
+def augment(images: torch.Tensor, views: Views, jitter_order: np.ndarray) -> torch.Tensor:
+    """One view of each image: crop, flip, colour jitter, greyscale, blur, then `normalise`.
+
+    Args:
+        images: (B, S, S, 3) uint8.
+        views: parameters of the B views, on the images' device.
+        jitter_order: (4,) order of the colour operations.
+
+    Returns:
+        (B, 3, S, S) float32 in channels-last memory order.
+    """
+    chunk = _CPU_CHUNK if images.device.type == "cpu" else max(len(images), 1)
+    parts = [
+        _augment_chunk(images[first : first + chunk], views[slice(first, first + chunk)], jitter_order)
+        for first in range(0, len(images), chunk)
+    ]
+    return torch.cat(parts).contiguous(memory_format=torch.channels_last)
+
+
+def _augment_chunk(images: torch.Tensor, views: Views, jitter_order: np.ndarray) -> torch.Tensor:
+    operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    factors = (views.brightness, views.contrast, views.saturation, views.hue)
+    x = resized_crop_flip(images, views)
+    for index in jitter_order:
+        x = operations[index](x, factors[index])
+    x = adjust_saturation(x, 1 - views.grey)
+    x = gaussian_blur(x, views.sigma)
+    return normalise(x)
+
+
+def normalise(x: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) in [0, 1] to zero mean and unit variance over ImageNet; what an encoder sees, in training and after."""
+    mean, std = (torch.tensor(values, device=x.device, dtype=x.dtype).view(3, 1, 1) for values in (MEAN, STD))
+    return (x - mean) / std
+
+
+def resized_crop_flip(images: torch.Tensor, views: Views) -> torch.Tensor:
+    """Bilinear resized crop and horizontal flip: (B, S, S, 3) uint8 to (B, 3, S, S) float32 in [0, 1].
+
+    A crop and a resize are a small matrix per image and axis, A_y X A_xᵀ; a flip reverses the rows of A_x.
+    """
+    count, size = len(images), images.shape[1]
+    rows = _interpolation(views.top, views.height, torch.zeros_like(views.flip), size)
+    columns = _interpolation(views.left, views.width, views.flip, size)
+    x = images.to(torch.float32).div_(255).view(count, size, size * 3)
+    x = torch.bmm(rows, x).view(count, size, size, 3)
+    x = torch.bmm(columns, x.transpose(1, 2).reshape(count, size, size * 3)).view(count, size, size, 3)
+    return x.permute(0, 3, 2, 1).contiguous()
+
+
+def _interpolation(start: torch.Tensor, length: torch.Tensor, mirrored: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, size, size) matrices that sample ``length`` pixels from ``start`` on to ``size`` pixels, bilinearly."""
+    pixel = torch.arange(size, device=start.device, dtype=start.dtype)
+    target = torch.where(mirrored[:, None] > 0, size - 1 - pixel, pixel)
+    source = (target + 0.5) * (length / size)[:, None] - 0.5
+    source = torch.minimum(source.clamp(min=0), (length - 1)[:, None]) + start[:, None]
+    return (1 - (source[:, :, None] - pixel).abs()).clamp_(min=0)
+
+
+def adjust_brightness(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Scale all channels of each image of (B, 3, S, S) in [0, 1]."""
+    return (x * factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def adjust_contrast(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Move each image away from, or towards, the mean of its grey values."""
+    return _blend(x, _grey(x).mean((1, 2, 3), keepdim=True), factor)
+
+
+def adjust_saturation(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Move each pixel away from, or towards, its grey value; factor 0 is greyscale."""
+    return _blend(x, _grey(x), factor)
+
+
+def adjust_hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Turn the hue of each pixel by ``shift`` of the colour circle, in HSV: value and saturation stay."""
+    red, green, blue = x.unbind(1)
+    value, brightest = x.max(1)
+    chroma = value - x.amin(1)
+    safe = chroma.clamp(min=1e-8)
+    sector = torch.where(
+        brightest == 0,
+        (green - blue) / safe,
+        torch.where(brightest == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    sector = sector + 6 * shift.view(-1, 1, 1)
+    # HSV to RGB in closed form: channel = value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + sector) mod 6.
+    channels = []
+    for n in (5, 3, 1):
+        k = torch.remainder(n + sector, 6)
+        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
+    return torch.stack(channels, 1)
+
+
+def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Blur each image with a Gaussian of its own ``sigma`` in pixels (0: not at all), borders reflected.
+
+    The kernel spans a tenth of the image as in SimCLR, at least 3 pixels: 3 at 32×32.
+    """
+    radius = max(1, x.shape[-1] // 20)
+    offsets = torch.arange(radius + 1, device=x.device, dtype=x.dtype)
+    weights = torch.exp(-0.5 * (offsets / sigma[:, None].clamp(min=1e-3)) ** 2)
+    weights = weights / (weights[:, :1] + 2 * weights[:, 1:].sum(1, keepdim=True))
+    for axis, padding in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
+        padded, size = F.pad(x, padding, mode="reflect"), x.shape[axis]
+        x = padded.narrow(axis, radius, size) * weights[:, 0].view(-1, 1, 1, 1)
+        for offset in range(1, radius + 1):
+            both = padded.narrow(axis, radius - offset, size) + padded.narrow(axis, radius + offset, size)
+            x = x.addcmul_(both, weights[:, offset].view(-1, 1, 1, 1))
+    return x
+
+
+def _grey(x: torch.Tensor) -> torch.Tensor:
+    red, green, blue = x.split(1, dim=1)
+    return _GREY_WEIGHTS[0] * red + _GREY_WEIGHTS[1] * green + _GREY_WEIGHTS[2] * blue
+
+
+def _blend(x: torch.Tensor, other: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    return torch.lerp(other, x, factor.view(-1, 1, 1, 1)).clamp_(0, 1)

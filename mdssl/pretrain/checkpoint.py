@@ -1,0 +1,97 @@
+"""All that a run carries on, in one safetensors file: it appears whole or not at all, and loading it runs no code.
+
+Random numbers need no saving: batches and views are functions of (seed, step, domain), so the step is the sampler's
+state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from mdssl.storage import Location
+
+log = logging.getLogger(__name__)
+
+KEEP = 2
+
+
+@dataclass
+class LoopState:
+    """What the training loop carries from step to step besides model and optimiser.
+
+    Attributes:
+        step: steps done.
+        seconds: wall time spent in training, over all runs of this trial.
+        gpu_seconds: the same times the GPUs in use.
+        started_at: when the first run began, ISO 8601 in UTC.
+        metrics: one row per report: step, loss terms, learning rate, views/s.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    started_at: str = ""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState) -> None:
+    """Write ``folder/step-00000480.safetensors`` and remove all but the last two checkpoints."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = value
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    data = safetensors.torch.save(tensors, metadata={"loop_state": json.dumps(asdict(state))})
+    (folder / f"step-{state.step:08d}.safetensors").write_bytes(data)
+    for name in _steps(folder)[:-KEEP]:
+        (folder / name).delete()
+
+
+def load_latest(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer) -> LoopState | None:
+    """Restore the newest checkpoint that can be read whole, in place; None where there is none.
+
+    A file that was cut off is passed over, with a warning, for the one before it.
+    """
+    for name in reversed(_steps(folder)):
+        data = (folder / name).read_bytes()
+        try:
+            tensors = safetensors.torch.load(data)
+        except safetensors.SafetensorError as error:
+            log.warning("checkpoint %s cannot be read (%s); going back to the one before it", folder / name, error)
+            continue
+        model.load_state_dict(
+            {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+        )
+        for parameter_name, parameter in model.named_parameters():
+            for key, value in tensors.items():
+                _, optimizer_key, owner = key.split(".", 2) if key.startswith("optimizer.") else ("", "", "")
+                if owner == parameter_name:
+                    optimizer.state[parameter][optimizer_key] = _as_state_of(parameter, value)
+        return LoopState(**json.loads(_metadata(data)["loop_state"]))
+    return None
+
+
+def _as_state_of(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """On the parameter's device and in its memory order, else sums would run in another order after a resume.
+
+    A step counter is no image of its parameter and stays on the CPU, where AdamW keeps it.
+    """
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+
+
+def _steps(folder: Location) -> list[str]:
+    return [name for name in folder.names() if name.startswith("step-") and name.endswith(".safetensors")]
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The ``__metadata__`` of a safetensors file: eight bytes of header length, then the header as JSON."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length])["__metadata__"]

@@ -1,0 +1,253 @@
+"""The training loop: one function from a `TrialConfig` to an encoder on disk.
+
+Runs as plain Python, under torchrun and inside Ray alike: it looks at the process group that it finds and reports
+through a callback. What it leaves behind is listed in `mdssl.pretrain.trial_files`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mdssl.config import RunSettings, TrialConfig
+from mdssl.data.mixture import Mixture, domain_key, fingerprint
+from mdssl.pretrain import checkpoint
+from mdssl.pretrain.augment import Views, augment, draw, draw_jitter_order
+from mdssl.pretrain.checkpoint import LoopState
+from mdssl.pretrain.loss import mdssl_loss
+from mdssl.pretrain.model import build_model
+from mdssl.pretrain.optim import build_optimizer, learning_rate
+from mdssl.pretrain.trial_files import now, read_training, write_config, write_failure, write_finished, write_metrics
+from mdssl.storage import Location
+
+log = logging.getLogger(__name__)
+
+
+class Progress(NamedTuple):
+    """What a report says. Loss terms are means over the steps since the report before, over all workers."""
+
+    step: int
+    iterations: int
+    loss: float
+    alignment: float
+    within: float
+    across: float
+    learning_rate: float
+    views_per_second: float
+    eta_seconds: float
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; trying again would end in the same place."""
+
+
+def train(
+    config: TrialConfig,
+    *,
+    data: str | Path,
+    trial_dir: str | Path | Location,
+    settings: RunSettings | None = None,
+    device: str = "auto",
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Any]:
+    """Train one encoder, or go on where an earlier run of the same trial stopped.
+
+    With an initialised process group, every rank calls this with the same arguments; the loss is that of the global batch,
+    and rank 0 writes. A trial that has already ended is not trained again.
+
+    Args:
+        config: the trial. Its ``data_fingerprint`` may be empty, else it must be that of the data.
+        data: folder of prepared datasets.
+        trial_dir: where the trial's files are, any storage.
+        device: cpu, cuda, cuda:1, or auto for the worker's own GPU where there is one.
+        report: called on every rank, every ``report_every`` steps and after the last one.
+
+    Returns:
+        The content of ``training.json``: status, steps, cost and provenance of the training.
+
+    Raises:
+        ValueError: data that are not there, do not fit the config, or changed since the trial began.
+        NonFiniteLossError: the loss became NaN or infinite; says where, with its terms. ``training.json`` says it too.
+    """
+    settings, trial_dir = settings or RunSettings(), Location.of(trial_dir)
+    config = with_fingerprint(config, data)
+    ended = read_training(trial_dir)
+    if ended and ended["status"] == "finished":
+        return ended
+
+    # --- State: all that the loop needs, and all that a checkpoint restores ---
+    rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    device = pick_device(device)
+    model = build_model(config).to(device)
+    if workers > 1 and device.startswith("cuda"):
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    optimizer = build_optimizer(config, model)
+    state = checkpoint.load_latest(trial_dir / "checkpoints", model, optimizer)
+    state = state or LoopState(started_at=now())
+    if rank == 0:
+        write_config(trial_dir, config)
+    iterations = 0 if config.method == "random" else config.iterations
+
+    mixture = Mixture.load(
+        data, config.domains, batch_per_domain=config.batch_per_domain, seed=config.seed, device=device
+    )
+    share = mixture.share(rank, workers)
+    views_per_step = 2 * len(config.domains) * config.batch_per_domain
+    step_model = DistributedDataParallel(model, broadcast_buffers=False) if workers > 1 else model
+    step_model.train()
+    if rank == 0:
+        _say_once_what_runs(config, mixture, device, workers, state)
+
+    terms = torch.zeros(settings.report_every, 4, device=device)  # of the steps since the last report
+    reported_step, reported_at = state.step, time.perf_counter()
+    saved_at = counted_at = reported_at
+
+    while state.step < iterations:
+        # Every step: two views of every domain's batch, one loss over the global batch.
+        rate = learning_rate(config, state.step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        views = two_views(config, mixture, state.step, share)
+        loss = training_loss(config, step_model, views, share)
+        optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        optimizer.step()
+        terms[state.step - reported_step] = torch.stack(loss).detach()
+        state.step += 1
+
+        # Every `report_every` steps, and at the end: the only place that waits for a GPU.
+        is_last = state.step == iterations
+        if state.step - reported_step == settings.report_every or is_last:
+            means = _finite_means(terms[: state.step - reported_step], reported_step, trial_dir, state, rank)
+            instant = time.perf_counter()
+            speed = views_per_step * (state.step - reported_step) / (instant - reported_at)
+            eta = (iterations - state.step) * views_per_step / speed
+            progress = Progress(state.step, iterations, *means, rate, speed, eta)
+            state.metrics.append(_metrics_row(progress))
+            state.seconds += instant - counted_at
+            state.gpu_seconds += (instant - counted_at) * workers * device.startswith("cuda")
+            reported_step, reported_at, counted_at = state.step, instant, instant
+            report(progress)
+
+            # Every `checkpoint_seconds`, only ever right after a report: its losses are known to be finite.
+            if rank == 0 and (is_last or instant - saved_at >= settings.checkpoint_seconds):
+                checkpoint.save(trial_dir / "checkpoints", model, optimizer, state)
+                write_metrics(trial_dir, state)
+                saved_at = time.perf_counter()
+
+    if rank == 0:
+        ended = write_finished(trial_dir, config, model, state, device=device, workers=workers)
+    if workers > 1:
+        # Nobody leaves, and ends the process group, while rank 0 still writes.
+        dist.barrier()
+    return ended if rank == 0 else read_training(trial_dir)
+
+
+def two_views(config: TrialConfig, mixture: Mixture, step: int, share: slice) -> torch.Tensor:
+    """(2 · b, 3, S, S): this worker's first views of all domains, then their second views in the same order."""
+    images = mixture.batch(step, share)
+    uniform = [
+        draw(config.batch_per_domain, seed=config.seed, step=step, domain=domain_key(name))[:, share]
+        for name in config.domains
+    ]
+    orders = draw_jitter_order(seed=config.seed, step=step)
+    views = []
+    for view, order in enumerate(orders):
+        numbers = torch.cat([torch.from_numpy(domain[view]) for domain in uniform])
+        parameters = Views.of(numbers.to(images.device, non_blocking=True), mixture.image_size, config)
+        views.append(augment(images, parameters, order))
+    return torch.cat(views)
+
+
+def training_loss(config: TrialConfig, model: nn.Module, views: torch.Tensor, share: slice):
+    """Encode the views of one step and compare them: the `LossTerms` of the global batch."""
+    count = share.stop - share.start
+    domains = torch.arange(len(config.domains)).repeat_interleave(count)
+    parts = None
+    if config.batching == "per-domain":
+        # Row order is view, domain, image; a pass takes both views of one domain, which so share batch-norm statistics.
+        views = views.unflatten(0, (2, len(config.domains), count)).transpose(0, 1).flatten(0, 2)
+        parts = [2 * count] * len(config.domains)
+    with torch.autocast(views.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        z = model(views, parts)
+    if config.batching == "per-domain":
+        z = z.unflatten(0, (len(config.domains), 2, count)).transpose(0, 1).flatten(0, 2)
+    z_a, z_b = z.chunk(2)
+    if config.method == "simclr":
+        domains = torch.zeros_like(domains)
+    return mdssl_loss(z_a, z_b, domains, lambda1=config.lambda1, lambda2=config.lambda2, temperature=config.temperature)
+
+
+def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
+    """The config with the fingerprint of the data it trains on.
+
+    Raises:
+        ValueError: it already has one, and the data are no longer those.
+    """
+    actual = fingerprint(data, config.domains) if config.domains else ""
+    if config.data_fingerprint not in ("", actual):
+        raise ValueError(
+            f"the training images of {config.train_mixture!r} have fingerprint {actual}, but trial {config.trial_id} was "
+            f"made for {config.data_fingerprint}; restore the data it was made for, or begin a new trial on these."
+        )
+    return replace(config, data_fingerprint=actual)
+
+
+def pick_device(device: str) -> str:
+    """``auto`` becomes the worker's own GPU where there is one, else cpu."""
+    if device != "auto":
+        return device
+    if not torch.cuda.is_available():
+        return "cpu"
+    index = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return f"cuda:{index}"
+
+
+def _finite_means(
+    terms: torch.Tensor, first_step: int, trial_dir: Location, state: LoopState, rank: int
+) -> list[float]:
+    rows = terms.tolist()
+    for offset, row in enumerate(rows):
+        if not all(abs(value) < float("inf") for value in row):
+            total, alignment, within, across = row
+            message = (
+                f"the loss is not finite at step {first_step + offset + 1}: total {total}, alignment {alignment}, "
+                f"within {within}, across {across}. A lower learning rate, a longer warm-up or a higher temperature may help."
+            )
+            if rank == 0:
+                write_metrics(trial_dir, state)
+                write_failure(trial_dir, first_step + offset + 1, message)
+            raise NonFiniteLossError(message)
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
+def _metrics_row(progress: Progress) -> dict[str, Any]:
+    row = progress._asdict()
+    del row["iterations"], row["eta_seconds"]
+    return row
+
+
+def _say_once_what_runs(config: TrialConfig, mixture: Mixture, device: str, workers: int, state: LoopState) -> None:
+    sizes = ", ".join(f"{name} {len(images):,}" for name, images in zip(mixture.names, mixture.images, strict=True))
+    log.info(
+        "%s %s on %s (%s images): steps %d to %d of %d images per domain, %d worker(s) on %s",
+        config.trial_id, config.method, config.train_mixture, sizes, state.step, config.iterations,
+        config.batch_per_domain, workers, device,
+    )  # fmt: skip
+    if workers > 1 and device == "cpu" and config.norm == "batch":
+        log.warning(
+            "batch-norm on CPU takes its statistics per worker, so %d workers train another encoder than one does; "
+            "--norm group does not depend on the number of workers",
+            workers,
+        )

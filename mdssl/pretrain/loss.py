@@ -1,0 +1,199 @@
+"""The MDSSL objective (eqs. 1-4), exact, in O(B·d) memory, over the global batch of all workers.
+
+With S_ij = exp(z_i·z_j / τ), d(i) the domain of row i and p(i) its other view, over B images and their 2B views:
+
+    total     = alignment + λ1·within + λ2·across
+    alignment = −1/B  Σ_pairs log S_i,p(i)                          (eq. 2)
+    within    = 1/2B  Σ_rows  log Σ_{j≠i, d(j)=d(i)} S_ij           (eq. 3)
+    across    = 1/2B  Σ_rows  log Σ_{d(j)≠d(i)} S_ij                (eq. 4)
+
+Eq. 3's sum holds the positive; with one domain and λ1 = 1, λ2 = 0 the total is SimCLR's NT-Xent.
+
+With rows sorted by domain, every tile of S lies within one pair of domains, so no mask is needed but the diagonal. S is
+symmetric, so a tile above the diagonal serves its rows and its columns, and the backward pass computes tiles anew
+instead of keeping them. Several workers share the tiles evenly, whatever domain their own images are of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+
+from mdssl.config import check_lambda1
+from mdssl.errors import check_number
+
+_TILE_ROWS = {"cpu": 512, "cuda": 4096}
+"""Rows of a tile: its square should stay in a CPU's cache, and fill a GPU."""
+
+
+class LossTerms(NamedTuple):
+    """Scalars. ``total`` carries the gradient; the other three are detached and unweighted, so that the trials of a λ
+    grid can be compared term by term."""
+
+    total: torch.Tensor
+    alignment: torch.Tensor
+    within: torch.Tensor
+    across: torch.Tensor
+
+
+def mdssl_loss(
+    z_a: torch.Tensor,
+    z_b: torch.Tensor,
+    domains: torch.Tensor,
+    *,
+    lambda1: float,
+    lambda2: float,
+    temperature: float,
+) -> LossTerms:
+    """The MDSSL loss of two views of a batch (eqs. 1-4); computed in float32, or float64 where the inputs are.
+
+    Under an initialised process group with more than one rank the loss is that of the *global* batch, the same number
+    on every rank, and gradients are scaled so that their *mean* over ranks, which DistributedDataParallel takes, is the
+    gradient of that loss. Ranks may hold different numbers of images, and domains that others lack.
+
+    Args:
+        z_a: (B, r) representations of the first views, not normalised.
+        z_b: (B, r) representations of the second views, in the same order.
+        domains: (B,) integer domain labels, in any order and of any sizes. Give them on the CPU: on a GPU they have to
+            be waited for.
+        lambda1: weight of the within-domain term, in (0, 1].
+        lambda2: weight of the across-domain term, at least 0. A batch of one domain has an across term of 0.
+        temperature: τ, at least 0.02. As |cos| ≤ 1, exp(cos/τ) then stays inside float32 and needs no max pass.
+
+    Raises:
+        ValueError: a weight or temperature outside its range, or shapes that do not fit.
+    """
+    check_lambda1(lambda1)
+    check_number("lambda2", lambda2, low=0)
+    check_number("temperature", temperature, low=0.02)
+    if z_a.ndim != 2 or z_a.shape != z_b.shape or domains.shape != z_a.shape[:1] or domains.is_floating_point():
+        raise ValueError(
+            f"mdssl_loss got z_a {tuple(z_a.shape)}, z_b {tuple(z_b.shape)} and {domains.dtype} domains "
+            f"{tuple(domains.shape)}; it takes (B, r), (B, r) and (B,) integers."
+        )
+    with torch.autocast(z_a.device.type, enabled=False):
+        z = torch.stack((z_a, z_b), dim=1)
+        z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
+        if _world_size() > 1:
+            z, domains = _gather_batch(z, domains)
+        alignment = -(z[:, 0] * z[:, 1]).sum(-1).mean() / temperature
+
+        order = torch.argsort(domains.cpu(), stable=True)
+        sizes = tuple(2 * n for n in torch.unique(domains.cpu(), return_counts=True)[1].tolist())
+        rows = z[order.to(z.device)].flatten(0, 1)
+        log_within, log_across = _LogSums.apply(rows, sizes, temperature)
+        within, across = log_within.mean(), log_across.mean()
+        total = alignment + lambda1 * within
+        if lambda2 > 0:
+            total = total + lambda2 * across
+    return LossTerms(total, alignment.detach(), within.detach(), across.detach())
+
+
+class _LogSums(torch.autograd.Function):
+    """(rows,) log-sums of S over each row's own domain without itself, and over all other domains."""
+
+    @staticmethod
+    def forward(ctx, z: torch.Tensor, sizes: tuple[int, ...], temperature: float):
+        within, across = z.new_zeros(len(z)), z.new_zeros(len(z))
+        for rows, columns, same_domain in _tiles(sizes, _TILE_ROWS.get(z.device.type, 512)):
+            similarity = _exp_similarity(z, rows, columns, temperature)
+            sums = within if same_domain else across
+            sums[rows] += similarity.sum(1)
+            if rows != columns:
+                sums[columns] += similarity.sum(0)
+        if _world_size() > 1:
+            dist.all_reduce(within)
+            dist.all_reduce(across)
+        ctx.save_for_backward(z, within, across)
+        ctx.sizes, ctx.temperature = sizes, temperature
+        # With λ2 = 0 the across sums are only logged; without a gradient their tiles can be left out of the backward
+        # pass.
+        ctx.set_materialize_grads(False)
+        return within.log(), across.log() if len(sizes) > 1 else torch.zeros_like(across)
+
+    @staticmethod
+    def backward(ctx, grad_within, grad_across):
+        z, within, across = ctx.saved_tensors
+        weight_within = None if grad_within is None else grad_within / (within * ctx.temperature)
+        weight_across = None if grad_across is None else grad_across / (across * ctx.temperature)
+        grad = torch.zeros_like(z)
+        for rows, columns, same_domain in _tiles(ctx.sizes, _TILE_ROWS.get(z.device.type, 512)):
+            weight = weight_within if same_domain else weight_across
+            if weight is None:
+                continue
+            similarity = _exp_similarity(z, rows, columns, ctx.temperature)
+            similarity *= weight[rows, None] + weight[columns]
+            grad[rows] += similarity @ z[columns]
+            if rows != columns:
+                grad[columns] += similarity.T @ z[rows]
+        # Each worker has seen its own tiles only; the gather's backward adds them up over workers. The alignment, which
+        # every worker computes whole, comes out world-size-fold there, and so must this.
+        return grad * _world_size(), None, None
+
+
+def _exp_similarity(z: torch.Tensor, rows: slice, columns: slice, temperature: float) -> torch.Tensor:
+    similarity = (z[rows] @ z[columns].T).div_(temperature).exp_()
+    # Left out here: subtracted from the sum afterwards, exp(1/τ) would swallow the other terms.
+    return similarity.fill_diagonal_(0) if rows == columns else similarity
+
+
+def _tiles(sizes: tuple[int, ...], tile_rows: int) -> Iterator[tuple[slice, slice, bool]]:
+    """This worker's share of the tiles on and above the diagonal: rows, columns, whether both are of one domain."""
+    chunks, start = [], 0
+    for domain, size in enumerate(sizes):
+        for first in range(start, start + size, tile_rows):
+            chunks.append((slice(first, min(first + tile_rows, start + size)), domain))
+        start += size
+    pairs = [(i, j) for i in range(len(chunks)) for j in range(i, len(chunks))]
+    for i, j in pairs[_rank() :: _world_size()]:
+        (rows, row_domain), (columns, column_domain) = chunks[i], chunks[j]
+        yield rows, columns, row_domain == column_domain
+
+
+def _gather_batch(z: torch.Tensor, domains: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Everybody's (b, 2, r) representations and (b,) labels, in rank order."""
+    counts = torch.zeros(_world_size(), dtype=torch.long, device=z.device)
+    counts[_rank()] = len(z)
+    dist.all_reduce(counts)
+    counts = counts.tolist()
+    labels = _all_gather(domains.to(z.device), counts)
+    return _GatherRows.apply(z, counts), labels
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather whose backward pass sums over ranks: every rank's loss reaches the rows that this rank encoded.
+
+    Without that sum each rank would learn from its own anchors only and never as somebody's negative, which trains, and
+    trains worse.
+    """
+
+    @staticmethod
+    def forward(ctx, z: torch.Tensor, counts: list[int]):
+        ctx.counts = counts
+        return _all_gather(z, counts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.split(ctx.counts)[_rank()], None
+
+
+def _all_gather(x: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    padded = x.new_zeros((max(counts), *x.shape[1:]))
+    padded[: len(x)] = x
+    gathered = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _rank() -> int:
+    return dist.get_rank() if _world_size() > 1 else 0

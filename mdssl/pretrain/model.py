@@ -1,0 +1,88 @@
+"""Encoder f and projection head g (table 6): torchvision's ResNet without its classifier, and a two-layer MLP."""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+from mdssl.config import TrialConfig
+
+
+class Model(nn.Module):
+    """``model(views)`` gives z = g(f(x)); ``model.encoder`` alone gives the features that a probe scores.
+
+    Attributes:
+        encoder: (B, 3, S, S) normalised views to (B, width) features; width 512 for ResNet-18, 2048 for ResNet-50.
+        projection: (B, width) features to (B, projection_dim) representations, not yet l2-normalised.
+    """
+
+    def __init__(self, config: TrialConfig):
+        super().__init__()
+        norm_layer = {"batch": nn.BatchNorm2d, "group": _group_norm}[config.norm]
+        self.encoder = getattr(torchvision.models, config.arch)(weights=None, norm_layer=norm_layer)
+        width = self.encoder.fc.in_features
+        self.encoder.fc = nn.Identity()
+        if config.stem == "cifar":
+            self.encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+            nn.init.kaiming_normal_(self.encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.encoder.maxpool = nn.Identity()
+        _speed_up_small_maps(self.encoder)
+        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.projection_dim))
+
+    def forward(self, views: torch.Tensor, parts: list[int] | None = None) -> torch.Tensor:
+        """(B, 3, S, S) to (B, projection_dim). With ``parts``, rows are encoded in consecutive groups of these sizes,
+        each a forward pass with batch-norm statistics of its own."""
+        groups = [views] if parts is None else views.split(parts)
+        return torch.cat([self.projection(self.encoder(group)) for group in groups])
+
+
+def build_model(config: TrialConfig) -> Model:
+    """A model with initial weights that depend on ``config.seed`` and its shape only; made on the CPU for every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return Model(config).to(memory_format=torch.channels_last)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(32, channels), channels)
+
+
+class SmallMapConv2d(nn.Conv2d):
+    """A 3x3 convolution with padding 1 that is fast on maps of 2x2 and 1x1 on a CPU, as the paper's stem makes of
+    32x32.
+
+    There each output pixel sees the whole map through a part of the kernel, so it is one matrix product. The CPU
+    kernels of
+    a convolution multiply the padding as well: with them these few layers take half of a ResNet-18's training step.
+    """
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d) -> SmallMapConv2d:
+        """The same layer with the same weights."""
+        channels = {"in_channels": conv.in_channels, "out_channels": conv.out_channels}
+        new = cls(**channels, kernel_size=3, stride=conv.stride, padding=1, bias=False, device="meta")
+        new.weight = conv.weight
+        return new
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[-2:]
+        if x.device.type != "cpu" or max(height, width) > 2:
+            return super().forward(x)
+        rows = [slice(1 - top, 1 - top + height) for top in range(0, height, self.stride[0])]
+        columns = [slice(1 - left, 1 - left + width) for left in range(0, width, self.stride[1])]
+        pixels = [F.linear(x.flatten(1), self.weight[:, :, r, c].flatten(1)) for r in rows for c in columns]
+        return torch.stack(pixels, -1).unflatten(-1, (len(rows), len(columns)))
+
+
+def _speed_up_small_maps(encoder: nn.Module) -> None:
+    for block in encoder.modules():
+        for name, child in block.named_children():
+            if (
+                type(child) is nn.Conv2d
+                and child.kernel_size == (3, 3)
+                and child.padding == (1, 1)
+                and child.groups == 1
+            ):
+                setattr(block, name, SmallMapConv2d.like(child))

@@ -1,0 +1,86 @@
+"""Optimisers with their exclusions, and the learning rate as a closed-form function of the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from mdssl.config import Recipe
+
+_MOMENTUM = 0.9
+_TRUST_COEFFICIENT = 0.001
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al., 2017) with momentum, as PyTorch Lightning Bolts and lightly define
+    it.
+
+    For a parameter w with gradient g in a group with ``adapt``:
+
+        g ← (g + weight_decay·w) · trust·‖w‖ / (‖g‖ + weight_decay·‖w‖)        scale 1 where either norm is 0
+        v ← momentum·v + g
+        w ← w − lr·v
+
+    Groups without ``adapt`` get neither the scale nor weight decay.
+    """
+
+    def __init__(self, params, *, lr: float, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "adapt": True})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """One update of all parameters that have a gradient; waits for nothing on a GPU."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            grads = [p.grad for p in params]
+            if group["adapt"]:
+                grads = _adapted(params, grads, group["weight_decay"])
+            for p in params:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            buffers = [self.state[p]["momentum_buffer"] for p in params]
+            torch._foreach_mul_(buffers, _MOMENTUM)
+            torch._foreach_add_(buffers, grads)
+            torch._foreach_add_(params, buffers, alpha=-group["lr"])
+
+
+def _adapted(params: list[torch.Tensor], grads: list[torch.Tensor], weight_decay: float) -> list[torch.Tensor]:
+    weight_norms = torch.stack(torch._foreach_norm(params))
+    grad_norms = torch.stack(torch._foreach_norm(grads))
+    scales = _TRUST_COEFFICIENT * weight_norms / (grad_norms + weight_decay * weight_norms)
+    # A tensor expression, not an `if`: the host must not wait for the norms.
+    scales = torch.where((weight_norms > 0) & (grad_norms > 0), scales, torch.ones_like(scales))
+    decayed = torch._foreach_add(grads, params, alpha=weight_decay)
+    torch._foreach_mul_(decayed, list(scales.unbind()))
+    return decayed
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimiser over ``model``; biases and normalisation parameters have no weight decay and no LARS
+    scale."""
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    if recipe.optimizer == "lars":
+        groups = [{"params": kernels, "adapt": True}, {"params": vectors, "adapt": False, "weight_decay": 0.0}]
+        return LARS(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    groups = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=_MOMENTUM, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Learning rate of step 0, 1, …, iterations - 1: linear warm-up to the peak, then half a cosine towards zero.
+
+    The first step has peak / warm-up steps, the last warm-up step the peak, and the step after the last would have
+    zero.
+    """
+    warmup = min(recipe.lr_warmup_iterations, recipe.iterations)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, recipe.iterations - warmup)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

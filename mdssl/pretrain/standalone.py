@@ -1,0 +1,65 @@
+"""``mdssl train``: one trial as a plain process, or as one of torchrun's."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import fields
+
+import torch
+import torch.distributed as dist
+
+from mdssl.config import RunSettings, TrialConfig
+from mdssl.data.mixture import fingerprint
+from mdssl.data.prepare import ensure_builtin
+from mdssl.pretrain.loop import NonFiniteLossError, Progress, train
+from mdssl.storage import Location
+
+
+def train_standalone(settings) -> None:
+    """Train the trial that ``settings`` (an `mdssl.cli.Train`) describes and say where its files are.
+
+    Raises:
+        ValueError: data or storage that cannot work, or a loss that became non-finite.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    under_torchrun = "WORLD_SIZE" in os.environ
+    is_first = int(os.environ.get("RANK", 0)) == 0
+    if not is_first:
+        logging.disable(logging.WARNING)
+    ensure_builtin(settings.data, settings.domains)
+    values = {field.name: getattr(settings, field.name) for field in fields(TrialConfig)}
+    config = TrialConfig(**values | {"data_fingerprint": fingerprint(settings.data, settings.domains)})
+    trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
+    trial_dir.check_writable()
+    on_gpu = settings.device.startswith("cuda") or (settings.device == "auto" and torch.cuda.is_available())
+    if under_torchrun:
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        ended = train(
+            config,
+            data=settings.data,
+            trial_dir=trial_dir,
+            settings=RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)}),
+            device=settings.device,
+            report=_print_progress if is_first else lambda progress: None,
+        )
+    except NonFiniteLossError as error:
+        raise ValueError(f"trial {config.trial_id} failed: {error}") from error
+    finally:
+        if under_torchrun:
+            dist.destroy_process_group()
+    if is_first:
+        print(
+            f"trial {config.trial_id}: {ended['step']} steps in {ended['train_seconds']:.0f} s, encoder in {trial_dir}"
+        )
+        print(f"score it: mdssl probe {config.trial_id}")
+
+
+def _print_progress(progress: Progress) -> None:
+    print(
+        f"step {progress.step}/{progress.iterations}  loss {progress.loss:.3f} = align {progress.alignment:.3f}, "
+        f"within {progress.within:.3f}, across {progress.across:.3f}  lr {progress.learning_rate:.3g}  "
+        f"{progress.views_per_second:,.0f} views/s  ETA {progress.eta_seconds:.0f} s",
+        flush=True,
+    )

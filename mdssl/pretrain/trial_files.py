@@ -1,0 +1,104 @@
+"""The files of one trial, and the order in which they appear.
+
+config.json             when training begins
+checkpoints/            while it runs
+metrics.parquet         with each checkpoint
+encoder.safetensors     when it has ended: encoder and projection head, float32
+training.json           last of all: that training ended, how, and what it cost
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
+from torch import nn
+
+from mdssl.config import TrialConfig
+from mdssl.pretrain.checkpoint import LoopState
+from mdssl.pretrain.model import Model, build_model
+from mdssl.storage import Location
+
+
+def now() -> str:
+    """The time as files and rows write it: ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def write_config(trial_dir: Location, config: TrialConfig) -> None:
+    (trial_dir / "config.json").write_bytes(json.dumps(config.to_dict(), indent=2).encode())
+
+
+def write_metrics(trial_dir: Location, state: LoopState) -> None:
+    """Write ``metrics.parquet``: a row per report with step, loss terms, learning rate and views/s."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(state.metrics), sink)
+    (trial_dir / "metrics.parquet").write_bytes(sink.getvalue().to_pybytes())
+
+
+def read_training(trial_dir: Location) -> dict[str, Any] | None:
+    """The content of ``training.json``, or None while training has not ended."""
+    file = trial_dir / "training.json"
+    return json.loads(file.read_bytes()) if file.exists() else None
+
+
+def write_failure(trial_dir: Location, step: int, error: str) -> None:
+    """Record that training ended without an encoder."""
+    ended = {"status": "failed", "step": step, "error": error}
+    (trial_dir / "training.json").write_bytes(json.dumps(ended, indent=2).encode())
+
+
+def write_finished(
+    trial_dir: Location, config: TrialConfig, model: nn.Module, state: LoopState, *, device: str, workers: int
+) -> dict[str, Any]:
+    """Write the encoder and then the record of its training, which is returned."""
+    on_gpu = device.startswith("cuda")
+    peak_bytes = (
+        torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    views_seen = 2 * len(config.domains) * config.batch_per_domain * state.step
+    ended = {
+        "status": "finished",
+        "step": state.step,
+        "train_seconds": state.seconds,
+        "gpu_hours": state.gpu_seconds / 3600,
+        "num_workers": workers,
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "views_seen": views_seen,
+        "views_per_second": views_seen / state.seconds if state.seconds else None,
+        "peak_memory_mb": peak_bytes / 2**20,
+        "encoder_mb": sum(v.nbytes for name, v in weights.items() if name.startswith("encoder.")) / 2**20,
+        "final_loss": state.metrics[-1]["loss"] if state.metrics else None,
+        "torch_version": torch.__version__,
+        "started_at": state.started_at,
+        "finished_at": now(),
+    }
+    encoder = safetensors.torch.save(weights, metadata={"config": json.dumps(config.to_dict())})
+    (trial_dir / "encoder.safetensors").write_bytes(encoder)
+    (trial_dir / "training.json").write_bytes(json.dumps(ended, indent=2).encode())
+    return ended
+
+
+def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, Model]:
+    """A finished trial's config and model, in evaluation mode.
+
+    Raises:
+        ValueError: the trial has no encoder yet.
+    """
+    try:
+        config = TrialConfig.from_dict(json.loads((trial_dir / "config.json").read_bytes()))
+        weights = safetensors.torch.load((trial_dir / "encoder.safetensors").read_bytes())
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"trial {trial_dir.name} has no encoder at {trial_dir.uri}; train it to the end first."
+        ) from error
+    model = build_model(config)
+    model.load_state_dict(weights)
+    return config, model.to(device).eval()

@@ -1,0 +1,1 @@
+"""What the trials gave: the Parquet leaderboard, and the tables that are made of it."""

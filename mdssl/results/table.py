@@ -1,0 +1,210 @@
+"""The comparison table: a row per trial, its scores, and how far it is from the baseline that it is paired with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from mdssl.config import ProbeConfig
+from mdssl.errors import check_name
+from mdssl.results import leaderboard
+from mdssl.storage import Location
+
+METHOD_ORDER = ("random", "pretrained", "simclr", "mdssl", "mdssl-clustered", "mdssl-robust")
+"""From the floor upwards; methods not named here come last."""
+
+_HEADERS = {"lambda1": "λ1", "lambda2": "λ2"}
+_NAMED_ANYWAY = {"method", "train_mixture", "num_domains", "lambda1", "lambda2", "preset"}
+_OPTIONAL_SETTINGS = [column.name for column in leaderboard.SETTING_COLUMNS if column.name not in _NAMED_ANYWAY]
+
+
+def sweep_table(
+    rows: pd.DataFrame,
+    *,
+    train_mixture: str,
+    datasets: Sequence[str],
+    seen: Sequence[str],
+    baseline_method: str = "simclr",
+    features: str = "encoder",
+    probe: str = ProbeConfig.probe,
+) -> pd.DataFrame:
+    """Compare the trials of one training mixture, and the encoders that were not trained at all.
+
+    Args:
+        rows: of the leaderboard, as `mdssl.results.leaderboard.read` gives them; those of other mixtures are left out.
+        train_mixture: as the leaderboard writes it.
+        datasets: evaluation datasets, in the order of the columns.
+        seen: those that the mixture holds. Every trial's averages are over the same datasets, also an untrained one's.
+        baseline_method: the method that the others are compared with.
+        features, probe: which of a trial's scores are shown, by the leaderboard's columns of these names.
+
+    Returns:
+        A row per trial, indexed by ``trial_id``: the floor first, then the baseline, then by lambda1 from high to low
+        and lambda2 from low to high. Columns: ``method``, ``lambda1``, ``lambda2``, every other setting in which the
+        trained trials differ (such as ``temperature`` and ``seed``), top-1 in percent by dataset, and
+
+        - ``seen``, ``unseen``: means over those datasets; null as long as one of them has no score;
+        - ``vs simclr``: the trial's mean over all ``datasets`` less that of its baseline, in points. Its baseline is
+          the finished trial of ``baseline_method`` with the same seed, temperature and other settings shown; a setting
+          that one of the two does not have is not compared. For an untrained encoder only the seed has to be the same,
+          and several such baselines are averaged;
+        - ``status``, and ``error``: the first line of what a failed trial, or a score of it, failed with.
+    """
+    rows = rows[rows["train_mixture"].isin([train_mixture, ""])]
+    shown = rows[(rows["features"] == features) & (rows["probe"] == probe)]
+    trials = rows.drop_duplicates("trial_id").set_index("trial_id")
+    scores = shown.pivot(index="trial_id", columns="eval_dataset", values="top1")
+    scores = scores.reindex(index=trials.index, columns=list(datasets)).astype(float)
+    trained = trials[trials["train_mixture"] != ""]
+    differing = [name for name in _OPTIONAL_SETTINGS if trained[name].nunique() > 1]
+    failures = rows[rows["status"] == "failed"].drop_duplicates("trial_id").set_index("trial_id")
+
+    table = pd.concat([trials[["method", "lambda1", "lambda2", *differing]], scores], axis=1)
+    table["seen"] = scores[[name for name in datasets if name in seen]].mean(axis=1, skipna=False)
+    table["unseen"] = scores[[name for name in datasets if name not in seen]].mean(axis=1, skipna=False)
+    table[f"vs {baseline_method}"] = _versus(baseline_method, trials, scores.mean(axis=1, skipna=False), differing)
+    table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
+    table["error"] = failures["error"].map(_first_line, na_action="ignore").reindex(trials.index)
+    return table.loc[_order(trials, differing)]
+
+
+def print_table(df: pd.DataFrame, console: Console | None = None) -> None:
+    """Print a `sweep_table`: numbers with one decimal, the best of each column bold, failures in words below.
+
+    Columns of averages that hold nothing, and the status where all trials finished, are not shown. A table that is
+    wider than the console is printed whole, for a number cut short is a wrong number.
+    """
+    console = console or Console()
+    if df.empty:
+        console.print("no trials to show")
+        return
+    settings = [name for name in df.columns if name in ("method", "lambda1", "lambda2", *_OPTIONAL_SETTINGS)]
+    scores = [name for name in df.columns if name not in (*settings, "status", "error")]
+    averages = scores[scores.index("seen") :]
+    scores = [name for name in scores if name not in averages or df[name].notna().any()]
+    status = [] if (df["status"] == "finished").all() else ["status"]
+
+    printed = _drawn(df, settings, scores, status)
+    printed.width = Measurement.get(console, console.options.update(max_width=10_000), printed).maximum
+    console.print(printed, crop=False)
+    for _, row in df[df["error"].notna()].iterrows():
+        asked = " ".join(
+            f"{_HEADERS.get(name, name)}={_setting(row[name])}" for name in settings[1:] if pd.notna(row[name])
+        )
+        console.print(Text(f"failed: {row['method']} {asked}: {row['error']}"), soft_wrap=True)
+
+
+def print_leaderboard(
+    storage: str | Location,
+    *,
+    method: Sequence[str] = (),
+    train_mixture: Sequence[str] = (),
+    evaluate: Sequence[str] = (),
+    probe: str | None = None,
+    features: str = "encoder",
+    console: Console | None = None,
+) -> None:
+    """Print all of a leaderboard: a `sweep_table` for each training mixture and probe.
+
+    Args:
+        storage: where results live.
+        method, train_mixture, evaluate: only these; all where empty. Untrained encoders stand in every mixture's table.
+        probe: only this one; all that have been run where None.
+        features: the layer whose scores are shown.
+
+    Raises:
+        ValueError: a method, mixture, dataset or probe that the leaderboard does not hold, or what `read` raises.
+    """
+    console = console or Console()
+    rows = leaderboard.read(storage)
+    if rows.empty:
+        console.print(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage", markup=False)
+        return
+    wanted = {
+        "method": method,
+        "train_mixture": train_mixture,
+        "eval_dataset": evaluate,
+        "probe": [probe] if probe else (),
+    }
+    for name, values in wanted.items():
+        for value in values:
+            check_name(name, value, sorted(rows[name].dropna().unique()))
+    if method:
+        rows = rows[rows["method"].isin(method)]
+    mixtures = list(train_mixture) or sorted(set(rows["train_mixture"]) - {""}) or [""]
+    for mixture in mixtures:
+        of_mixture = rows[rows["train_mixture"].isin([mixture, ""])]
+        scored = of_mixture[of_mixture["features"] == features]
+        seen = mixture.split("+")
+        found = set(scored["eval_dataset"])
+        datasets = list(evaluate) or [name for name in seen if name in found] + sorted(found - set(seen))
+        for name in [probe] if probe else sorted(set(scored["probe"])) or [ProbeConfig.probe]:
+            console.print(
+                f"\n{mixture or 'untrained'}: top-1 in percent on the test split, {name} probe on {features} features",
+                markup=False,
+                soft_wrap=True,
+            )
+            table = sweep_table(
+                of_mixture, train_mixture=mixture, datasets=datasets, seen=seen, features=features, probe=name
+            )
+            print_table(table, console)
+
+
+def _drawn(df: pd.DataFrame, settings: list[str], scores: list[str], status: list[str]) -> Table:
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for name in (*settings, *scores, *status):
+        # Broken where a name has a joint, so that the numbers of many datasets stand side by side in 80 columns.
+        header = _HEADERS.get(name, name).replace("-", "-\n").replace("_", "_\n").replace(" ", "\n")
+        drawn.add_column(header, justify="left" if name in ("method", *status) else "right", no_wrap=True)
+    best = df[scores].round(1).max()
+    for _, row in df.iterrows():
+        cells = [Text(_setting(row[name])) for name in settings]
+        for name in scores:
+            is_best = pd.notna(row[name]) and round(row[name], 1) == best[name]
+            cells.append(Text(_score(name, row[name]), style="bold" if is_best else ""))
+        drawn.add_row(*cells, *(row[name] for name in status))
+    return drawn
+
+
+def _versus(method: str, trials: pd.DataFrame, average: pd.Series, differing: list[str]) -> pd.Series:
+    baselines = trials[(trials["method"] == method) & average.notna()]
+
+    def difference(trial: pd.Series) -> float:
+        same = pd.Series(True, index=baselines.index)
+        for name in ["seed"] if trial["train_mixture"] == "" else differing:
+            if pd.notna(trial[name]):
+                same &= baselines[name].isna() | (baselines[name] == trial[name]).fillna(False).astype(bool)
+        return average[trial.name] - average[baselines.index[same]].mean()
+
+    return pd.Series([difference(trial) for _, trial in trials.iterrows()], index=trials.index, dtype=float)
+
+
+def _order(trials: pd.DataFrame, differing: list[str]) -> pd.Index:
+    rank = {method: place for place, method in enumerate(METHOD_ORDER)}
+    keys = trials[["lambda2", *differing]].assign(
+        method=trials["method"].map(lambda method: rank.get(method, len(rank))), falling_lambda1=-trials["lambda1"]
+    )
+    return keys.sort_values(["method", "falling_lambda1", "lambda2", *differing], kind="stable").index
+
+
+def _first_line(error: str) -> str:
+    return error.strip().partition("\n")[0]
+
+
+def _setting(value: object) -> str:
+    if pd.isna(value):
+        return "-"
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _score(name: str, value: float) -> str:
+    if pd.isna(value):
+        return "-"
+    # Adding 0.0 turns -0.0 into 0.0.
+    return f"{round(value, 1) + 0.0:+.1f}" if name.startswith("vs ") else f"{value:.1f}"

@@ -1,0 +1,54 @@
+"""The probe actor: scores finished encoders, one after another, beside the trials that still train.
+
+One named actor serves a sweep. It is made by the sweep's driver, so it is in no trial's placement group and outlives
+them all; it asks for no CPU of its own, so the next trial starts to train while it works. It holds nothing that a crash
+could
+lose: Ray starts it again and repeats the call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+import torch
+
+from mdssl.config import ProbeConfig
+from mdssl.data.prepared import open_dataset
+from mdssl.evaluate.evaluate import evaluate_dataset
+from mdssl.pretrain.trial_files import load_model
+from mdssl.storage import Location
+from mdssl.sweep.grid import evaluation_fingerprint
+
+NAME = "probe"
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=2)
+class Evaluator:
+    """Scores encoders on evaluation datasets."""
+
+    def __init__(self, data: str, probe: ProbeConfig, device: str):
+        torch.set_num_threads(1)
+        self.data, self.probe, self.device = data, probe, device
+
+    def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
+        """Scores of one trial's encoder: a list of entries per dataset, or the error that one dataset ended in."""
+        config, model = load_model(Location.of(trial_dir), self.device)
+        scores: dict[str, list[dict[str, Any]] | str] = {}
+        for name in datasets:
+            try:
+                found = evaluate_dataset(
+                    model,
+                    open_dataset(self.data, name),
+                    layers=self.probe.features,
+                    probe=self.probe,
+                    device=self.device,
+                    seed=config.seed,
+                )
+            except (ValueError, RuntimeError, OSError) as error:
+                # One dataset that cannot be scored must not cost the scores of the others.
+                scores[name] = f"{type(error).__name__}: {error}"
+                continue
+            own = {"eval_dataset": name, "data_fingerprint": evaluation_fingerprint(self.data, name)}
+            scores[name] = [entry | own for entry in found]
+        return scores

@@ -1,0 +1,114 @@
+"""From settings to trials, and from trials and what storage holds to the work that is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdssl.config import ProbeConfig, Recipe, TrialConfig
+from mdssl.data.mixture import check_batch, fingerprint
+from mdssl.data.prepared import open_dataset
+from mdssl.results.leaderboard import read_rows
+from mdssl.storage import Location
+from mdssl.sweep.settings import SweepSettings
+
+
+@dataclass(frozen=True)
+class Work:
+    """One trial of a sweep and what is left to do for it.
+
+    Attributes:
+        config: the trial.
+        state: ``finished`` (nothing left), ``failed`` (left alone unless asked), ``probe`` (trained, scores missing),
+            ``resume`` (has checkpoints) or ``train``.
+        missing: evaluation datasets whose scores are missing.
+        error: of a failed trial.
+    """
+
+    config: TrialConfig
+    state: str
+    missing: tuple[str, ...]
+    error: str = ""
+
+    @property
+    def is_left(self) -> bool:
+        return self.state in ("probe", "resume", "train")
+
+
+def trials(
+    settings: SweepSettings, methods: Iterable[dict], *, domains: tuple[str, ...] | None = None
+) -> list[TrialConfig]:
+    """One trial for each of ``methods``, temperature and seed; each trial once, in that order.
+
+    Args:
+        settings: what all trials share.
+        methods: what a trial has of its own, e.g. ``{"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}``.
+        domains: to train on; default: those of the settings.
+
+    Raises:
+        ValueError: a domain that is not prepared or has too few images, or a setting that training cannot mean.
+    """
+    domains = settings.domains if domains is None else domains
+    check_batch([open_dataset(settings.data, name) for name in domains], settings.batch_per_domain)
+    trained_on = {"domains": domains, "data_fingerprint": fingerprint(settings.data, domains)}
+    found: dict[str, TrialConfig] = {}
+    for seed in settings.seeds:
+        for temperature in settings.temperature:
+            for method in methods:
+                own = {**method, "temperature": temperature, "seed": seed}
+                if method["method"] != "random":
+                    own |= trained_on
+                config = TrialConfig(**settings.values_of(Recipe), **own)
+                found.setdefault(config.trial_id, config)
+    return list(found.values())
+
+
+def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings) -> list[Work]:
+    """What is left to do for each trial, from what is in ``storage`` alone.
+
+    Raises:
+        ValueError: an evaluation dataset that is not prepared or cannot be scored.
+    """
+    fingerprints = {name: evaluation_fingerprint(settings.data, name) for name in settings.evaluate}
+    return [_work(storage, config, settings, fingerprints) for config in configs]
+
+
+def _work(storage: Location, config: TrialConfig, settings: SweepSettings, fingerprints: dict[str, str]) -> Work:
+    everything = tuple(fingerprints)
+    if settings.force:
+        return Work(config, "train", everything)
+    rows = read_rows(storage, config.trial_id)
+    failures = {} if settings.retry_failed else {r["eval_dataset"]: r["error"] for r in rows if r["status"] == "failed"}
+    if None in failures:
+        return Work(config, "failed", everything, failures[None])
+    missing = tuple(
+        name for name in everything if name not in failures and not has_score(rows, name, fingerprints[name], settings)
+    )
+    if not missing:
+        first_error = next((error for name, error in failures.items() if name in everything), None)
+        return Work(config, "failed" if first_error else "finished", (), first_error or "")
+    trial_dir = storage / "trials" / config.trial_id
+    if (trial_dir / "encoder.safetensors").exists() and (trial_dir / "training.json").exists():
+        return Work(config, "probe", missing)
+    return Work(config, "resume" if (trial_dir / "checkpoints").names() else "train", missing)
+
+
+def has_score(rows: list[dict], dataset: str, dataset_fingerprint: str, probe: ProbeConfig) -> bool:
+    """Whether ``rows`` hold a finished score for every layer of ``probe``, made on the dataset as it is now."""
+    scored = {
+        row["features"]
+        for row in rows
+        if row["status"] == "finished"
+        and row["eval_dataset"] == dataset
+        and row["probe"] == probe.name
+        and json.loads(row["config_json"])["evaluation"]["data_fingerprint"] == dataset_fingerprint
+    }
+    return set(probe.features) <= scored
+
+
+def evaluation_fingerprint(data: str | Path, name: str) -> str:
+    """Of the train and test split that a probe is fitted and scored on."""
+    dataset = open_dataset(data, name)
+    return f"{dataset.fingerprints['train'][:16]}-{dataset.fingerprints['test'][:16]}"

@@ -1,0 +1,234 @@
+"""Launch a sweep: plan it, do what is left of it through Ray Tune, show what came out.
+
+There is no state of a sweep but its leaderboard and its trials' folders. Each start makes a new Tuner over what is
+left, so a sweep can grow by a value, lose its driver, or be started again when it is done.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from collections import Counter
+from functools import partial
+
+from rich.console import Console
+
+from mdssl.config import TrialConfig
+from mdssl.data.prepare import ensure_builtin
+from mdssl.pretrain.trial_files import now
+from mdssl.results import leaderboard
+from mdssl.results.table import print_table, sweep_table
+from mdssl.storage import Location
+from mdssl.sweep.grid import Work, plan, trials
+from mdssl.sweep.rows import failed_row, git_commit, merged
+from mdssl.sweep.settings import SweepSettings
+
+_RAY_ENVIRONMENT = {
+    # Ray Train's controller looks after its workers, and takes their reports, this often.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    # A trial whose CPUs are still taken waits; the default gives up after a minute.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
+    # Off spot machines it only logs that it found no notice.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+_TRIAL_RESTARTS = 2
+"""How often Tune starts a trial's own process anew after it died."""
+
+
+def run_sweep(name: str, settings: SweepSettings, methods: list[dict]) -> int:
+    """Run the trials of ``methods`` (see `mdssl.sweep.grid.trials`) as the sweep ``name``.
+
+    Returns:
+        The exit code: 0 when every trial has all its scores (or with ``dry_run``), 1 when some failed.
+
+    Raises:
+        ValueError: settings, data, storage or resources that cannot work; nothing has been started then.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    storage = Location.of(settings.storage)
+    ensure_builtin(settings.data, [*settings.domains, *settings.evaluate])
+    configs = trials(settings, methods)
+    works = plan(storage, configs, settings)
+    left = [work for work in works if work.is_left]
+    _print_plan(console, name, settings, storage, works)
+    if settings.dry_run:
+        return 0
+    if left:
+        storage.check_writable()
+        _run(name, settings, storage, left, console)
+    return _print_results(console, name, settings, storage, configs)
+
+
+def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console) -> None:
+    # Ray and what imports it take seconds; a sweep that is done, or wrong, should not wait for them.
+    import ray
+    from ray import tune
+
+    from mdssl.sweep import evaluator
+    from mdssl.sweep.progress import SweepProgress
+    from mdssl.sweep.trial import TrialRun, run_trial
+
+    _start_ray(settings)
+    try:
+        cpus, gpus = settings.cpus_per_worker, _gpus_per_worker(settings)
+        slots = check_resources(settings.workers, cpus, gpus, ray.cluster_resources())
+        at_once = min(slots, settings.max_concurrent or slots, len(left))
+        if settings.force:
+            for work in left:
+                (storage / "trials" / work.config.trial_id).delete()
+                (storage / "leaderboard" / f"{work.config.trial_id}.parquet").delete()
+        run = TrialRun(
+            storage=storage.uri,
+            data=os.path.abspath(settings.data),
+            probe=settings.probe_config,
+            settings=settings.run_settings,
+            executor=settings.executor,
+            workers=settings.workers,
+            cpus_per_worker=cpus,
+            gpus_per_worker=gpus,
+            context={
+                "sweep": name,
+                "preset": settings.preset,
+                "git_commit": git_commit(),
+                "ray_version": ray.__version__,
+            },
+        )
+        console.print(
+            f"{at_once} trial(s) at a time, {settings.workers} worker(s) each with {cpus} CPU(s)"
+            + (f" and {gpus:g} GPU(s)" if gpus else "")
+        )
+        device = "cuda" if gpus else "cpu"
+        actor = evaluator.Evaluator.options(name=evaluator.NAME).remote(run.data, run.probe, device)
+        inline = settings.executor == "inline"
+        # Besides its workers a nested trial needs next to nothing, yet Tune refuses a request for nothing at all.
+        resources = {"CPU": cpus, "GPU": gpus} if inline else {"CPU": 0, "memory": 1 << 20}
+        # One trial more than train at once: it is ready to start while another is being probed.
+        concurrent = at_once if inline or settings.max_concurrent else at_once + 1
+        work = [{"trial": work.config.to_dict(), "missing": list(work.missing)} for work in left]
+        configs = {work.config.trial_id: work.config for work in left}
+        with tempfile.TemporaryDirectory(prefix="mdssl-tune-") as records, SweepProgress(configs, console) as progress:
+            results = tune.Tuner(
+                tune.with_resources(partial(run_trial, run=run), resources),
+                param_space={"work": tune.grid_search(work)},
+                tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
+                run_config=tune.RunConfig(
+                    name=name,
+                    storage_path=records,
+                    verbose=0,
+                    callbacks=[progress],
+                    failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
+                ),
+            ).fit()
+            for entry, result in zip(left, results, strict=True):
+                if result.error is not None:
+                    _record_death(storage, entry.config, str(result.error), run.context)
+        ray.kill(actor)
+    finally:
+        ray.shutdown()
+
+
+def check_resources(workers: int, cpus: int, gpus: float, cluster: dict[str, float]) -> int:
+    """How many trials of ``workers`` × (``cpus``, ``gpus``) fit a cluster at once.
+
+    Raises:
+        ValueError: not one fits.
+    """
+    slots = []
+    for what, need, flag in (
+        ("CPU", workers * cpus, "--cpus-per-worker"),
+        ("GPU", workers * gpus, "--gpus-per-worker"),
+    ):
+        have = cluster.get(what, 0)
+        if need > have:
+            raise ValueError(
+                f"a trial needs {need:g} {what}s ({workers} worker(s) with {need / workers:g} each), but the cluster has "
+                f"{have:g}; lower --workers or {flag}, or give a larger cluster with --address."
+            )
+        if need:
+            slots.append(int(have / need))
+    return min(slots)
+
+
+def _start_ray(settings: SweepSettings) -> None:
+    import ray
+
+    if settings.address:
+        ray.init(address=settings.address, runtime_env={"env_vars": _RAY_ENVIRONMENT}, log_to_driver=False)
+        return
+    os.environ.update({key: os.environ.get(key, value) for key, value in _RAY_ENVIRONMENT.items()})
+    # The dashboard process stays: without its State API a trial that Tune stops would leak its placement group.
+    ray.init(
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=256 << 20,
+    )
+
+
+def _gpus_per_worker(settings: SweepSettings) -> float:
+    import ray
+
+    if settings.gpus_per_worker is not None:
+        return settings.gpus_per_worker
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def _record_death(storage: Location, config: TrialConfig, error: str, context: dict) -> None:
+    """A row for a trial whose own process died too often to write one."""
+    last_line = error.strip().rsplit("\n", 1)[-1]
+    failure = failed_row(config, f"the trial's process died: {last_line}", context=context, started_at=now())
+    rows = merged(leaderboard.read_rows(storage, config.trial_id), [failure])
+    leaderboard.write_rows(storage, config.trial_id, rows)
+
+
+def _print_plan(console: Console, name: str, settings: SweepSettings, storage: Location, works: list[Work]) -> None:
+    from mdssl.sweep.describe import label
+
+    words = {
+        "finished": "already there",
+        "failed": "failed before (--retry-failed tries again)",
+        "probe": "only to be probed",
+        "resume": "to go on from its checkpoint",
+        "train": "to be trained",
+    }
+    counts = Counter(work.state for work in works)
+    summary = ", ".join(f"{counts[state]} {text}" for state, text in words.items() if counts[state])
+    console.print(f"{name}: {len(works)} trials on {'+'.join(settings.domains)} in {storage.uri}: {summary}")
+    if settings.dry_run:
+        for work in works:
+            missing = f"; probes: {', '.join(work.missing)}" if work.is_left else ""
+            console.print(f"  {work.config.trial_id}  {label(work.config):32} {words[work.state]}{missing}")
+
+
+def _print_results(
+    console: Console, name: str, settings: SweepSettings, storage: Location, configs: list[TrialConfig]
+) -> int:
+    rows = leaderboard.read(storage, trial_id=[config.trial_id for config in configs])
+    table = sweep_table(
+        rows,
+        train_mixture="+".join(settings.domains),
+        datasets=settings.evaluate,
+        seen=settings.domains,
+        probe=settings.probe_config.name,
+        features=settings.features[0],
+    )
+    console.print(f"\n{name}: top-1 in percent on the test split, {settings.probe_config.name} probe")
+    print_table(table, console=console)
+    failed = rows[rows["status"] == "failed"]
+    for row in failed.itertuples():
+        console.print(f"failed: {row.trial_id} {row.eval_dataset or 'training'}: {row.error}", markup=False)
+    if len(failed):
+        again = shlex.join([*sys.argv, "--retry-failed"])
+        console.print(f"To try what failed again: python {again}", markup=False)
+    folder = (storage / "leaderboard").uri
+    console.print(f"\nleaderboard: {folder}")
+    console.print(
+        f'pd.read_parquet("{folder}").pivot_table(index=["method", "lambda1", "lambda2"], columns="eval_dataset", '
+        'values="top1", dropna=False)',
+        markup=False,
+        soft_wrap=True,
+    )
+    return 1 if len(failed) else 0

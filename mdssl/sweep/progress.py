@@ -1,0 +1,101 @@
+"""What a person sees while a sweep runs: each trial's step, loss terms, speed and ETA, and the whole sweep's."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray import tune
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from mdssl.config import TrialConfig
+from mdssl.sweep.describe import duration, label
+
+_LINE_SECONDS = 10
+"""Where output is a file or a pipe: how often a line is printed for a trial that trains."""
+
+
+class SweepProgress(tune.Callback):
+    """A table that renews itself in a terminal, else a line per event and trial. Tune calls the ``on_…`` methods."""
+
+    def __init__(self, configs: dict[str, TrialConfig], console: Console):
+        self.configs, self.console = configs, console
+        self.latest: dict[str, dict[str, Any]] = {}
+        self.started = time.monotonic()
+        self.printed: dict[str, float] = {}
+        self.live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> SweepProgress:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.live.stop()
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        trial_id = _trial_id(trial)
+        # Later phases report no numbers; the last ones of training stay on show.
+        self.latest[trial_id] = self.latest.get(trial_id, {}) | result
+        self._say(trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        trial_id = _trial_id(trial)
+        self.latest[trial_id] = self.latest.get(trial_id, {}) | {"phase": "failed", "error": "its processes died"}
+        self._say(trial_id)
+
+    def _say(self, trial_id: str) -> None:
+        latest = self.latest[trial_id]
+        phase = latest.get("phase", "train")
+        if self.console.is_terminal and phase != "failed":
+            return
+        now = time.monotonic()
+        if phase == "train" and now - self.printed.get(trial_id, 0) < _LINE_SECONDS:
+            return
+        self.printed[trial_id] = now
+        who, elapsed = f"{trial_id} {label(self.configs[trial_id])}", f"{now - self.started:5.0f} s"
+        if phase == "train":
+            text = (
+                f"step {latest['step']}/{latest['iterations']}  loss {latest['loss']:.3f} = align {latest['alignment']:.3f}, "
+                f"within {latest['within']:.3f}, across {latest['across']:.3f}  {latest['views_per_second']:,.0f} views/s  "
+                f"ETA {duration(latest['eta_seconds'])}"
+            )
+        else:
+            text = {"probe": "trained; probing", "finished": "finished"}.get(phase, f"FAILED: {latest.get('error')}")
+        done = sum(1 for entry in self.latest.values() if entry.get("phase") in ("finished", "failed"))
+        self.console.print(
+            f"[{elapsed}] {who}: {text}  [sweep {done}/{len(self.configs)}, ETA {self._sweep_eta()}]",
+            markup=False,
+            soft_wrap=True,
+        )
+
+    def _sweep_eta(self) -> str:
+        """From the share of all steps of this sweep that is done; trials start and end at different times."""
+        total = sum(config.iterations for config in self.configs.values() if config.method != "random")
+        done = sum(entry.get("step", 0) for entry in self.latest.values())
+        elapsed = time.monotonic() - self.started
+        return duration(elapsed * (total - done) / done) if done else "?"
+
+    def _table(self) -> Table:
+        table = Table(caption=f"{duration(time.monotonic() - self.started)} so far, ETA {self._sweep_eta()}", box=None)
+        table.add_column("trial", no_wrap=True)
+        for name in ("phase", "step", "loss", "align", "within", "across", "views/s", "ETA"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for trial_id, config in self.configs.items():
+            latest = self.latest.get(trial_id)
+            if latest is None:
+                table.add_row(label(config), "waits")
+                continue
+            cells = [label(config), latest.get("phase", "train")]
+            if "step" in latest:
+                cells += [f"{latest['step']}/{latest['iterations']}"]
+                cells += [f"{latest[term]:.3f}" for term in ("loss", "alignment", "within", "across")]
+                cells += [f"{latest['views_per_second']:,.0f}", duration(latest["eta_seconds"])]
+            table.add_row(*cells)
+        return table
+
+
+def _trial_id(trial: Any) -> str:
+    return TrialConfig.from_dict(trial.config["work"]["trial"]).trial_id

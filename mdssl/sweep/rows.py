@@ -1,0 +1,120 @@
+"""A trial's leaderboard rows: what was asked, what came out, what it cost and what exactly produced it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import mdssl
+from mdssl.config import ProbeConfig, TrialConfig
+from mdssl.pretrain.trial_files import now
+from mdssl.results.leaderboard import SCHEMA_VERSION
+from mdssl.storage import Location
+
+_FROM_TRAINING = (
+    "train_seconds",
+    "gpu_hours",
+    "num_workers",
+    "device",
+    "views_seen",
+    "views_per_second",
+    "peak_memory_mb",
+    "encoder_mb",
+    "final_loss",
+    "torch_version",
+    "started_at",
+)
+
+
+def finished_row(
+    config: TrialConfig, probe: ProbeConfig, training: dict, score: dict, *, context: dict, trial_dir: Location
+) -> dict[str, Any]:
+    """The row of one score of one trial.
+
+    Args:
+        training: the content of ``training.json``.
+        score: one entry of `mdssl.evaluate.evaluate.evaluate_dataset`, with ``eval_dataset`` and ``data_fingerprint``.
+        context: columns that say who asked: sweep, preset, git_commit, ray_version.
+    """
+    evaluation = {**probe.settings(), "data_fingerprint": score["data_fingerprint"]}
+    row = _setting(config, context)
+    row |= {key: training[key] for key in _FROM_TRAINING}
+    row |= {key: value for key, value in score.items() if key != "data_fingerprint"}
+    row |= {
+        "status": "finished",
+        "seen": score["eval_dataset"] in config.domains,
+        "config_json": json.dumps({"trial": config.to_dict(), "evaluation": evaluation}, sort_keys=True),
+        "finished_at": now(),
+        "checkpoint": (trial_dir / "encoder.safetensors").uri,
+    }
+    return row
+
+
+def failed_row(
+    config: TrialConfig, error: str, *, context: dict, started_at: str, eval_dataset: str | None = None
+) -> dict[str, Any]:
+    """The row of a trial that failed to train, or, with ``eval_dataset``, of a score that failed."""
+    return _setting(config, context) | {
+        "status": "failed",
+        "error": error,
+        "eval_dataset": eval_dataset,
+        "config_json": json.dumps({"trial": config.to_dict()}, sort_keys=True),
+        "started_at": started_at,
+        "finished_at": now(),
+    }
+
+
+def _setting(config: TrialConfig, context: dict) -> dict[str, Any]:
+    trained = config.method != "random"
+    of_training = {
+        "lambda1": config.lambda1,
+        "lambda2": config.lambda2,
+        "temperature": config.temperature,
+        "batching": config.batching,
+        "batch_per_domain": config.batch_per_domain,
+        "optimizer": config.optimizer,
+        "learning_rate": config.learning_rate,
+        "precision": config.precision,
+    }
+    return {
+        "trial_id": config.trial_id,
+        "method": config.method,
+        "train_mixture": config.train_mixture,
+        "num_domains": len(config.domains),
+        "arch": config.arch,
+        "stem": config.stem,
+        "iterations": config.iterations if trained else 0,
+        "seed": config.seed,
+        "data_fingerprint": config.data_fingerprint,
+        "mdssl_version": mdssl.__version__,
+        "schema_version": SCHEMA_VERSION,
+        **({key: value if trained else None for key, value in of_training.items()}),
+        **context,
+    }
+
+
+def merged(old: list[dict], new: list[dict]) -> list[dict]:
+    """The trial's rows after ``new`` came in: finished scores that were paid for stay, failures give way."""
+    replaced = {(row["eval_dataset"], row.get("features"), row.get("probe")) for row in new}
+    kept = [
+        row
+        for row in old
+        if row["status"] == "finished" and (row["eval_dataset"], row["features"], row["probe"]) not in replaced
+    ]
+    return kept + new
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str:
+    """The commit of the checkout that this package runs from, ``-dirty`` where files differ; empty outside of one."""
+    folder = Path(mdssl.__file__).parents[1]
+    if not (folder / ".git").exists():
+        return ""
+    try:
+        commit = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty"]
+        return subprocess.run(commit, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

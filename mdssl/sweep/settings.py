@@ -1,0 +1,102 @@
+"""The settings that every sweep script shares. A script adds its own axes in a subclass."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mdssl.config import ProbeConfig, Recipe, RunSettings
+from mdssl.errors import check_name, check_number
+
+EXECUTORS = ("torchtrainer", "inline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings(Recipe, ProbeConfig, RunSettings):
+    """What is held fixed over a sweep, where it runs, and where its results go."""
+
+    preset: str = "quick"
+    """Defaults of everything below: quick (built-in domains, ResNet-18, minutes on a CPU) | paper (section 3.1)."""
+    domains: tuple[str, ...] = ()
+    """Prepared datasets to train on, one domain each."""
+    evaluate: tuple[str, ...] = ()
+    """Prepared datasets to score on; default: the training domains."""
+    temperature: tuple[float, ...] = (0.1,)
+    """Temperatures, at least 0.02; each is an axis of the grid."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds; each repeats the whole grid, its baselines included."""
+    storage: str = os.environ.get("MDSSL_STORAGE", "results")
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+    data: str = os.environ.get("MDSSL_DATA", "data")
+    """Folder of prepared datasets (or set MDSSL_DATA)."""
+    workers: int = 1
+    """Data-parallel workers of each trial."""
+    cpus_per_worker: int = 1
+    """CPU cores, and so torch threads, of each worker."""
+    gpus_per_worker: float | None = None
+    """GPUs of each worker; default: 1 where the cluster has GPUs, else 0. A fraction packs trials with one worker each.
+    """
+    executor: str = "torchtrainer"
+    """torchtrainer (Ray Train, any number of workers) | inline (one worker inside the Tune trial: starts in a second).
+    """
+    max_concurrent: int | None = None
+    """Trials that train at once; default: as many as fit."""
+    address: str | None = None
+    """A running Ray cluster, e.g. auto; default: a Ray of its own on this machine."""
+    dry_run: bool = False
+    """Print what would be trained and what is already there, then stop."""
+    force: bool = False
+    """Train and score all trials of this sweep again; what they had is deleted."""
+    retry_failed: bool = False
+    """Try failed trials and failed probes again."""
+
+    def __post_init__(self) -> None:
+        for base in (Recipe, ProbeConfig, RunSettings):
+            base.__post_init__(self)
+        check_name("executor", self.executor, EXECUTORS)
+        check_number("workers", self.workers, low=1)
+        check_number("cpus_per_worker", self.cpus_per_worker, low=1)
+        if self.max_concurrent is not None:
+            check_number("max_concurrent", self.max_concurrent, low=1)
+        if self.gpus_per_worker is not None:
+            check_number("gpus_per_worker", self.gpus_per_worker, low=0)
+            if self.workers > 1 and self.gpus_per_worker % 1:
+                raise ValueError(
+                    f"gpus_per_worker is {self.gpus_per_worker} with {self.workers} workers, but NCCL refuses two ranks on "
+                    "one GPU; use one worker, or a whole number of GPUs."
+                )
+        if self.executor == "inline" and self.workers > 1:
+            raise ValueError(
+                f"executor 'inline' runs one worker inside the trial, but workers is {self.workers}; "
+                "use --executor torchtrainer."
+            )
+        for axis in ("temperature", "seeds"):
+            check_axis(axis, getattr(self, axis))
+        if not self.domains:
+            raise ValueError(
+                f"preset {self.preset!r} names no domains to train on; give prepared datasets with --domains, e.g. "
+                "--domains cifar10 svhn. `mdssl data list` shows them."
+            )
+        if not self.evaluate:
+            object.__setattr__(self, "evaluate", self.domains)
+
+    def values_of(self, config_class: type) -> dict[str, Any]:
+        """Those of the settings that are fields of ``config_class``."""
+        return {field.name: getattr(self, field.name) for field in fields(config_class)}
+
+    @property
+    def probe_config(self) -> ProbeConfig:
+        return ProbeConfig(**self.values_of(ProbeConfig))
+
+    @property
+    def run_settings(self) -> RunSettings:
+        return RunSettings(**self.values_of(RunSettings))
+
+
+def check_axis(name: str, values: tuple) -> None:
+    """Raise ``ValueError`` unless the axis has values and each stands once."""
+    if not values:
+        raise ValueError(f"axis {name} has no value; give at least one.")
+    if len(set(values)) < len(values):
+        raise ValueError(f"axis {name} has a value twice: {', '.join(map(str, values))}; name each once.")

@@ -1,0 +1,158 @@
+"""One trial: train (or go on, or find it trained), score what is missing, write its leaderboard file.
+
+Runs as a Tune function. Training runs in Ray Train's workers, or right here with ``--executor inline``; both are
+`mdssl.pretrain.loop.train` with a report callback. Checkpoints are train()'s own, in the trial's folder, so a trial
+goes on
+from them whatever died: a worker, the trial's driver, the sweep or the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from mdssl.config import ProbeConfig, RunSettings, TrialConfig
+from mdssl.pretrain.loop import NonFiniteLossError, train
+from mdssl.pretrain.trial_files import now, read_training
+from mdssl.results.leaderboard import read_rows, write_rows
+from mdssl.storage import Location
+from mdssl.sweep import evaluator
+from mdssl.sweep.rows import failed_row, finished_row, merged
+
+_WORKER_RESTARTS = 3
+"""How often Ray Train starts a trial's workers anew after one of them died."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRun:
+    """What all trials of a sweep share, in plain values that travel to any node.
+
+    Attributes:
+        context: leaderboard columns that say which sweep made a row: sweep, preset, git_commit, ray_version.
+        device: of each worker, cpu or auto (its GPU).
+    """
+
+    storage: str
+    data: str
+    probe: ProbeConfig
+    settings: RunSettings
+    executor: str
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: float
+    context: dict[str, str]
+
+    @property
+    def device(self) -> str:
+        return "auto" if self.gpus_per_worker > 0 else "cpu"
+
+
+def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
+    """Do what is left of one trial. Whatever goes wrong in it becomes a row, and the sweep goes on."""
+    config = TrialConfig.from_dict(tune_config["work"]["trial"])
+    storage = Location.of(run.storage)
+    trial_dir = storage / "trials" / config.trial_id
+    started_at = now()
+    try:
+        training = _trained(config, trial_dir, run)
+        if training["status"] != "finished":
+            raise NonFiniteLossError(training["error"])
+        actor = ray.get_actor(evaluator.NAME)
+        tune.report({"phase": "probe"})
+        scores = ray.get(actor.score.remote(trial_dir.uri, tuple(tune_config["work"]["missing"])))
+    except Exception as error:
+        # The boundary of the trial: an error of any kind is this trial's result, and its row says so.
+        failure = failed_row(config, _cause(error), context=run.context, started_at=started_at)
+        write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), [failure]))
+        tune.report({"phase": "failed", "error": _cause(error)})
+        return
+
+    new: list[dict[str, Any]] = []
+    for dataset, result in scores.items():
+        if isinstance(result, str):
+            new.append(failed_row(config, result, context=run.context, started_at=started_at, eval_dataset=dataset))
+        else:
+            new += [
+                finished_row(config, run.probe, training, score, context=run.context, trial_dir=trial_dir)
+                for score in result
+            ]
+    write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), new))
+    errors = [row["error"] for row in new if row["status"] == "failed"]
+    tune.report({"phase": "failed", "error": errors[0]} if errors else {"phase": "finished"})
+
+
+def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun) -> dict[str, Any]:
+    """Train by the executor that was asked for; the content of ``training.json``."""
+    ended = read_training(trial_dir)
+    if ended and ended["status"] == "finished":
+        return ended
+    job = {"trial": config.to_dict(), "trial_dir": trial_dir.uri, "run": run}
+    if run.executor == "inline" or config.method == "random":
+        _train_here(job, report=lambda progress: tune.report({"phase": "train", **progress._asdict()}))
+    else:
+        _train_in_workers(job)
+    return read_training(trial_dir)
+
+
+def _train_in_workers(job: dict[str, Any]) -> None:
+    run: TrialRun = job["run"]
+    # Ray Train wants a place for records of its own; ours are complete without them.
+    scratch = Location.of(run.storage) / ".ray"
+    name = job["trial"]["method"] + "-" + Location.of(job["trial_dir"]).name
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config=job,
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=run.workers,
+            use_gpu=run.gpus_per_worker > 0,
+            resources_per_worker={"CPU": run.cpus_per_worker}
+            | ({"GPU": run.gpus_per_worker} if run.gpus_per_worker > 0 else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=scratch.uri,
+            callbacks=[TuneReportCallback()],
+            failure_config=ray.train.FailureConfig(max_failures=_WORKER_RESTARTS),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        trainer.fit()
+    finally:
+        (scratch / name).delete()
+
+
+def _worker(job: dict[str, Any]) -> None:
+    _train_here(job, report=lambda progress: ray.train.report({"phase": "train", **progress._asdict()}))
+
+
+def _train_here(job: dict[str, Any], report) -> None:
+    run: TrialRun = job["run"]
+    try:
+        train(
+            TrialConfig.from_dict(job["trial"]),
+            data=run.data,
+            trial_dir=job["trial_dir"],
+            settings=run.settings,
+            device=run.device,
+            report=report,
+        )
+    except NonFiniteLossError:
+        # training.json says it; raised here, Ray Train would train into the same wall again.
+        return
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason: what the worker said, without Ray's tracebacks around it."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        return _cause(next(iter(failures.values())))
+    if isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
+        return _cause(error.cause)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,115 @@
+"""Images of every mode become the RGB that plain arithmetic on their numbers gives."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdssl.data.images import FILTERS, convert
+
+
+def to_rgb(encoded, size=32, resize_filter="bicubic"):
+    return convert(encoded, size, resize_filter, "the image")
+
+
+def test_rgb_of_the_right_size_stays_bit_for_bit(random_images, encode):
+    image = random_images(1)[0]
+    assert np.array_equal(to_rgb(encode(image)), image)
+    assert np.array_equal(to_rgb(image), image)
+
+
+def test_grey_is_repeated_three_times(random_images, encode):
+    grey = random_images(1)[0][..., 0]
+    for raw in (encode(grey), grey, grey[..., None]):
+        assert np.array_equal(to_rgb(raw), np.stack([grey] * 3, axis=-1))
+
+
+def test_one_bit_is_black_and_white(rng, encode):
+    bits = rng.integers(0, 2, (32, 32), dtype=bool)
+    assert np.array_equal(to_rgb(encode(bits))[..., 1], bits * 255)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_alpha_is_composited_on_white(rng, encode, grey):
+    values = rng.integers(0, 256, (32, 32, 2 if grey else 4), dtype=np.uint8)
+    colour, alpha = values[..., :-1].astype(float), values[..., -1:] / 255
+    expected = colour * alpha + 255 * (1 - alpha)
+    assert np.abs(to_rgb(encode(values)) - expected).max() <= 1
+
+
+def test_palette_is_looked_up_and_its_transparent_entry_is_white(rng, encode):
+    palette = rng.integers(0, 256, (256, 3), dtype=np.uint8)
+    indices = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+    image = Image.frombytes("P", (32, 32), indices.tobytes())
+    image.putpalette(palette.tobytes())
+    assert np.array_equal(to_rgb(encode(image)), palette[indices])
+    expected = np.where(indices[..., None] == 7, 255, palette[indices])
+    assert np.array_equal(to_rgb(encode(image, transparency=7)), expected)
+
+
+def test_colour_key_of_an_rgb_png_is_white(random_images, encode):
+    image = random_images(1)[0]
+    image[4:9, 4:9] = (10, 20, 30)
+    expected = image.copy()
+    expected[4:9, 4:9] = 255
+    assert np.array_equal(to_rgb(encode(image, transparency=(10, 20, 30))), expected)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_and_not_clipped(rng, encode, file_format):
+    values = rng.integers(0, 65536, (32, 32), dtype=np.uint16)
+    expected = np.round(values / 65535 * 255)
+    assert np.array_equal(to_rgb(encode(values, file_format))[..., 2], expected)
+
+
+def test_cmyk_is_ink_subtracted_from_white(rng, encode):
+    inks = rng.integers(0, 256, (32, 32, 4), dtype=np.uint8)
+    left = 255 - inks.astype(float)
+    expected = left[..., :3] * left[..., 3:] / 255
+    encoded = encode(Image.frombytes("CMYK", (32, 32), inks.tobytes()), "TIFF")
+    assert np.abs(to_rgb(encoded) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (2, lambda image: image[:, ::-1]),
+        (3, lambda image: image[::-1, ::-1]),
+        (4, lambda image: image[::-1]),
+        (5, lambda image: image.swapaxes(0, 1)),
+        (6, lambda image: np.rot90(image, -1)),
+        (7, lambda image: image[::-1, ::-1].swapaxes(0, 1)),
+        (8, lambda image: np.rot90(image)),
+    ],
+)
+def test_exif_orientation_is_applied(random_images, encode, orientation, upright):
+    image = random_images(1)[0]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(to_rgb(encode(image, exif=exif)), upright(image))
+
+
+def test_box_filter_halves_by_averaging_blocks(random_images, encode):
+    image = random_images(1, size=64)[0]
+    # Pillow rounds twice, after the rows and after the columns.
+    expected = image.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
+    assert np.abs(to_rgb(encode(image), resize_filter="box") - expected).max() <= 1
+
+
+@pytest.mark.parametrize("resize_filter", FILTERS)
+def test_resizing_is_pillows_and_does_not_keep_the_aspect_ratio(rng, encode, resize_filter):
+    image = rng.integers(0, 256, (50, 20, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(image).resize((24, 24), FILTERS[resize_filter]))
+    assert np.array_equal(to_rgb(encode(image), 24, resize_filter), expected)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+def test_a_cut_off_image_is_named(random_images, encode, file_format):
+    encoded = encode(random_images(1)[0], file_format)
+    for broken in (encoded[: len(encoded) // 2], b"no image", b""):
+        with pytest.raises(ValueError, match="image the image cannot be decoded"):
+            to_rgb(broken)
+
+
+def test_floats_without_a_range_are_refused(encode):
+    with pytest.raises(ValueError, match="floats without a known range"):
+        to_rgb(encode(np.ones((32, 32), dtype=np.float32), "TIFF"))

@@ -1,0 +1,148 @@
+"""Miniature files in the published formats, read by torchvision and by us: the same pixels and labels."""
+
+import pickle
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from mdssl.data.prepare import prepare
+
+datasets = pytest.importorskip("torchvision.datasets")
+
+
+@pytest.fixture(autouse=True)
+def no_md5(monkeypatch):
+    """torchvision compares the MD5 sums of the real files, which miniatures cannot have."""
+    for module in ("cifar", "svhn", "stl10"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda path, md5=None: True)
+
+
+def assert_same(split, torchvision_dataset):
+    assert len(split.images) == len(torchvision_dataset)
+    for image, label, (expected_image, expected_label) in zip(
+        split.images, split.labels, torchvision_dataset, strict=True
+    ):
+        size = image.shape[:2]
+        assert np.array_equal(image, np.asarray(expected_image.resize(size, Image.Resampling.BICUBIC)))
+        assert label == expected_label
+
+
+def write_pickle(path, content):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+def cifar_batch(rng, count, labels_key):
+    rows = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
+    return {"data": rows, labels_key: [row % 3 for row in range(count)]}
+
+
+def test_cifar10(tmp_path, rng):
+    folder = tmp_path / "raw/cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for file in [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]:
+        write_pickle(folder / file, cifar_batch(rng, 6, "labels"))
+    write_pickle(folder / "batches.meta", {"label_names": ["plane", "car", "bird"]})
+    prepared = prepare("cifar10", data=tmp_path, source=tmp_path / "raw", progress=False)
+    assert prepared.classes == ("plane", "car", "bird")
+    assert prepared.meta["source"]["kind"] == "torchvision"
+    assert_same(prepared.split("train"), datasets.CIFAR10(tmp_path / "raw"))
+    assert_same(prepared.split("test"), datasets.CIFAR10(tmp_path / "raw", train=False))
+
+
+def test_cifar100_with_its_fine_labels(tmp_path, rng):
+    folder = tmp_path / "raw/cifar-100-python"
+    folder.mkdir(parents=True)
+    for file in ("train", "test"):
+        write_pickle(folder / file, cifar_batch(rng, 9, "fine_labels") | {"coarse_labels": [0] * 9})
+    write_pickle(folder / "meta", {"fine_label_names": ["apple", "bee", "can"], "coarse_label_names": ["thing"]})
+    # The inner folder works as well as the one that holds it.
+    prepared = prepare("cifar100", data=tmp_path, source=folder, progress=False)
+    assert prepared.classes == ("apple", "bee", "can")
+    assert_same(prepared.split("train"), datasets.CIFAR100(tmp_path / "raw"))
+    assert_same(prepared.split("test"), datasets.CIFAR100(tmp_path / "raw", train=False))
+
+
+def test_svhn_with_its_zero_labelled_ten(tmp_path, rng):
+    (tmp_path / "raw").mkdir()
+    for split in ("train", "test"):
+        content = {"X": rng.integers(0, 256, (32, 32, 3, 20), dtype=np.uint8), "y": np.arange(20)[:, None] % 10 + 1}
+        scipy.io.savemat(tmp_path / f"raw/{split}_32x32.mat", content)
+    prepared = prepare("svhn", data=tmp_path, source=tmp_path / "raw", progress=False)
+    assert prepared.split("train").labels[9] == 0
+    for split in ("train", "test"):
+        assert_same(prepared.split(split), datasets.SVHN(tmp_path / "raw", split=split))
+
+
+def test_stl10_without_its_unlabelled_part(tmp_path, rng):
+    folder = tmp_path / "downloads/stl10/stl10_binary"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        rng.integers(0, 256, (4, 3, 96, 96), dtype=np.uint8).tofile(folder / f"{split}_X.bin")
+        (np.arange(4, dtype=np.uint8) % 2 + 1).tofile(folder / f"{split}_y.bin")
+    (folder / "class_names.txt").write_text("airplane\nbird\n")
+    prepared = prepare("stl10", data=tmp_path, progress=False)
+    assert prepared.classes == ("airplane", "bird")
+    for split in ("train", "test"):
+        assert_same(prepared.split(split), datasets.STL10(folder.parent, split=split))
+
+
+def test_dtd_with_train_and_val_joined(tmp_path, write_folder, random_images, rng):
+    photos = {f"images/{name}": rng.integers(0, 256, (3, 40, 60, 3), dtype=np.uint8) for name in ("banded", "woven")}
+    root = write_folder(photos, "raw/dtd/dtd")
+    (root / "labels").mkdir()
+    for number, split in enumerate(("train", "val", "test")):
+        lines = [f"{name}/{number:03d}.png" for name in ("woven", "banded")]
+        (root / f"labels/{split}1.txt").write_text("\n".join(lines) + "\n")
+    prepared = prepare("dtd", data=tmp_path, source=tmp_path / "raw", progress=False)
+    expected = [*datasets.DTD(tmp_path / "raw", split="train"), *datasets.DTD(tmp_path / "raw", split="val")]
+    assert_same(prepared.split("train"), expected)
+    assert_same(prepared.split("test"), datasets.DTD(tmp_path / "raw", split="test"))
+
+
+def test_eurosat_with_a_seeded_split(tmp_path, write_folder, random_images):
+    write_folder({f"2750/{name}": random_images(10, size=64) for name in ("Forest", "River")}, "raw/eurosat")
+    prepared = prepare("eurosat", data=tmp_path, source=tmp_path / "raw", progress=False)
+    assert prepared.meta["split"] == {"rule": "stratified", "seed": 0, "test_fraction": 0.2}
+    assert prepared.counts == {"train": 16, "test": 4}
+    everything = {np.asarray(image.resize((32, 32), 3)).tobytes(): y for image, y in datasets.EuroSAT(tmp_path / "raw")}
+    for split in ("train", "test"):
+        opened = prepared.split(split)
+        for image, label in zip(opened.images, opened.labels, strict=True):
+            assert everything.pop(image.tobytes()) == label
+    assert not everything
+
+
+def test_a_pickle_that_asks_for_code_is_refused(tmp_path, rng):
+    folder = tmp_path / "raw/cifar-100-python"
+    folder.mkdir(parents=True)
+    for file in ("train", "test"):
+        write_pickle(folder / file, cifar_batch(rng, 6, "fine_labels"))
+    (folder / "meta").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(ValueError, match=r"meta cannot be read: it asks for .*system"):
+        prepare("cifar100", data=tmp_path, source=folder, progress=False)
+
+
+@pytest.mark.parametrize("file", ["train_X.bin", "train_32x32.mat"])
+def test_a_cut_off_raw_file_is_named(tmp_path, rng, file):
+    name = "stl10" if file.endswith("bin") else "svhn"
+    folder = tmp_path / "raw" / ("stl10_binary" if name == "stl10" else "")
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        if name == "stl10":
+            (folder / f"{split}_X.bin").write_bytes(bytes(1000))
+            (folder / f"{split}_y.bin").write_bytes(b"\1\2")
+            (folder / "class_names.txt").write_text("a b")
+        else:
+            (folder / f"{split}_32x32.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(90))
+    with pytest.raises(ValueError, match=f"{file} cannot be read"):
+        prepare(name, data=tmp_path / "data", source=tmp_path / "raw", progress=False)
+
+
+def test_missing_raw_files_are_listed_with_where_to_put_them(tmp_path):
+    with pytest.raises(ValueError) as caught:
+        prepare("cifar10", data=tmp_path, progress=False)
+    for piece in (str(tmp_path / "downloads/cifar10"), "--download", datasets.CIFAR10.url, datasets.CIFAR10.tgz_md5):
+        assert piece in str(caught.value)

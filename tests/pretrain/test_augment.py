@@ -1,0 +1,167 @@
+"""Each batched operation against torchvision's, image by image, at the same parameters."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as TF
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+
+from mdssl.config import Recipe
+from mdssl.pretrain.augment import (
+    Views,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    augment,
+    draw,
+    draw_jitter_order,
+    gaussian_blur,
+    normalise,
+    resized_crop_flip,
+)
+
+RECIPE = Recipe()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (48, 32, 32, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def parameters():
+    return Views.of(torch.from_numpy(draw(48, seed=0, step=3, domain=1)[0]), 32, RECIPE)
+
+
+def floats(images):
+    return images.permute(0, 3, 1, 2).float() / 255
+
+
+def test_crop_and_flip(images, parameters):
+    got = resized_crop_flip(images, parameters)
+    for i, image in enumerate(floats(images)):
+        box = [int(getattr(parameters, name)[i]) for name in ("top", "left", "height", "width")]
+        expected = TF.resized_crop(image, *box, size=[32, 32], interpolation=InterpolationMode.BILINEAR, antialias=True)
+        if parameters.flip[i]:
+            expected = TF.horizontal_flip(expected)
+        torch.testing.assert_close(got[i], expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "factors"),
+    [
+        (adjust_brightness, TF.adjust_brightness, torch.linspace(0.6, 1.4, 48)),
+        (adjust_contrast, TF.adjust_contrast, torch.linspace(0.6, 1.4, 48)),
+        (adjust_saturation, TF.adjust_saturation, torch.linspace(0.0, 1.4, 48)),
+        (adjust_hue, TF.adjust_hue, torch.linspace(-0.5, 0.5, 48)),
+    ],
+    ids=["brightness", "contrast", "saturation", "hue"],
+)
+def test_colour_operations(images, ours, theirs, factors):
+    x = floats(images)
+    x[0], x[1] = 0.0, x[1].mean(0)  # black, and grey: no hue
+    got = ours(x, factors)
+    expected = torch.stack([theirs(image, float(factor)) for image, factor in zip(x, factors, strict=True)])
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_blur(size):
+    x = torch.rand(12, 3, size, size)
+    sigmas = torch.linspace(0.1, 2.0, 12)
+    kernel = 2 * max(1, size // 20) + 1
+    expected = torch.stack(
+        [TF.gaussian_blur(image, [kernel, kernel], [float(s)] * 2) for image, s in zip(x, sigmas, strict=True)]
+    )
+    torch.testing.assert_close(gaussian_blur(x, sigmas), expected, rtol=0, atol=1e-5)
+
+
+def test_parameters_that_mean_nothing_change_nothing(images):
+    nothing = torch.zeros(48)
+    x = floats(images)
+    for operation, neutral in (
+        (adjust_brightness, 1),
+        (adjust_contrast, 1),
+        (adjust_saturation, 1),
+        (adjust_hue, 0),
+        (gaussian_blur, 0),
+    ):
+        torch.testing.assert_close(operation(x, nothing + neutral), x, rtol=0, atol=1e-6)
+
+
+def test_whole_view_is_the_operations_in_simclr_order(images, parameters):
+    order = np.array([2, 0, 3, 1])
+    got = augment(images, parameters, order)
+    theirs = {0: TF.adjust_brightness, 1: TF.adjust_contrast, 2: TF.adjust_saturation, 3: TF.adjust_hue}
+    names = {0: "brightness", 1: "contrast", 2: "saturation", 3: "hue"}
+    for i, x in enumerate(resized_crop_flip(images, parameters)):
+        for operation in order:
+            x = theirs[operation](x, float(getattr(parameters, names[operation])[i]))
+        if parameters.grey[i]:
+            x = TF.rgb_to_grayscale(x, num_output_channels=3)
+        if parameters.sigma[i]:
+            x = TF.gaussian_blur(x, [3, 3], [float(parameters.sigma[i])] * 2)
+        expected = TF.normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        torch.testing.assert_close(got[i], expected, rtol=0, atol=1e-4)
+
+
+def test_crops_are_distributed_as_torchvisions():
+    torch.manual_seed(0)
+    count = 4000
+    parameters = Views.of(torch.from_numpy(draw(count, seed=1, step=0, domain=0)[0]), 32, RECIPE)
+    transform, blank = RandomResizedCrop(32), torch.zeros(3, 32, 32)
+    theirs = torch.tensor(
+        [transform.get_params(blank, transform.scale, transform.ratio) for _ in range(count)]
+    ).double()
+    for column, name in enumerate(("top", "left", "height", "width")):
+        ours = getattr(parameters, name).double()
+        spread = theirs[:, column].std() * (2 / count) ** 0.5
+        assert abs(ours.mean() - theirs[:, column].mean()) < 4.5 * spread, name
+        assert abs(ours.std() / theirs[:, column].std() - 1) < 0.08, name
+
+
+def test_shares_of_random_operations_are_simclrs():
+    parameters = Views.of(torch.from_numpy(draw(8000, seed=2, step=0, domain=0)[1]), 32, RECIPE)
+    for share, expected in (
+        (parameters.flip.mean(), 0.5),
+        (parameters.grey.mean(), 0.2),
+        ((parameters.sigma > 0).float().mean(), 0.5),
+        ((parameters.hue != 0).float().mean(), 0.8),
+    ):
+        assert abs(share - expected) < 0.03
+    assert 0.59 < parameters.brightness.min() < 0.62
+    assert 1.38 < parameters.brightness.max() < 1.41
+    assert 0.09 < parameters.hue.abs().max() < 0.101
+
+
+def test_draws_depend_on_seed_step_and_domain_alone():
+    same = draw(5, seed=1, step=2, domain=3)
+    np.testing.assert_array_equal(same, draw(5, seed=1, step=2, domain=3))
+    for other in ({"seed": 2}, {"step": 3}, {"domain": 4}):
+        assert not np.array_equal(same, draw(5, **{"seed": 1, "step": 2, "domain": 3} | other))
+    np.testing.assert_array_equal(draw_jitter_order(seed=1, step=2), draw_jitter_order(seed=1, step=2))
+
+
+def test_two_views_of_an_image_differ():
+    first, second = draw(5, seed=0, step=0, domain=0)
+    assert not np.array_equal(first, second)
+
+
+def test_settings_turn_operations_off():
+    off = Recipe(jitter_strength=0, blur_probability=0, crop_min_area=1)
+    parameters = Views.of(torch.from_numpy(draw(200, seed=0, step=0, domain=0)[0]), 32, off)
+    assert (parameters.brightness == 1).all()
+    assert (parameters.hue == 0).all()
+    assert (parameters.sigma == 0).all()
+
+
+def test_images_are_not_written_to(images, parameters):
+    before = images.clone()
+    augment(images, parameters, np.arange(4))
+    assert torch.equal(images, before)
+
+
+def test_normalise_is_torchvisions():
+    x = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(normalise(x), TF.normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))

@@ -1,0 +1,114 @@
+"""Several workers are one: the same loss, gradients and weights as a single process on the joined batch.
+
+Two gloo processes are started once; they run every case and leave their results in a file.
+"""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mdssl.config import RunSettings, TrialConfig
+from mdssl.pretrain.loop import train
+from mdssl.pretrain.loss import mdssl_loss
+from mdssl.pretrain.trial_files import load_model
+from mdssl.storage import Location
+
+pytestmark = pytest.mark.ddp
+
+# Labels per rank: equal shares, a domain that rank 1 lacks, and shares of different sizes.
+LABELS = {
+    "equal": ([0, 1, 2, 0], [2, 1, 0, 1]),
+    "a domain that one rank lacks": ([0, 1, 2, 0, 5], [1, 1, 0, 0, 2]),
+    "shares of different sizes": ([3, 0, 3, 1, 1, 0, 2], [0, 3]),
+    "one domain": ([0, 0, 0], [0, 0, 0]),
+}
+LOSS = {"lambda1": 0.9, "lambda2": 0.1, "temperature": 0.1}
+
+
+def head() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+
+
+def images(case: str) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(len(case))
+    return [torch.randn(2, len(labels), 6, dtype=torch.float64, generator=generator) for labels in LABELS[case]]
+
+
+def trial() -> TrialConfig:
+    """Without batch-norm, whose statistics on a CPU are each worker's own."""
+    return TrialConfig(
+        arch="resnet18",
+        norm="group",
+        domains=("tiny-a", "tiny-b"),
+        batch_per_domain=9,
+        iterations=6,
+        lr_warmup_iterations=2,
+        learning_rate=0.5,
+        precision="fp32",
+        lambda1=0.9,
+        lambda2=0.1,
+    )
+
+
+def one_worker(data, folder, report=lambda progress: None):
+    settings = RunSettings(report_every=2, checkpoint_seconds=0)
+    return train(trial(), data=data, trial_dir=folder, settings=settings, device="cpu", report=report)
+
+
+def worker(rank: int, folder: str, data: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    results = {}
+    for case, labels in LABELS.items():
+        model = DistributedDataParallel(head())
+        x = images(case)[rank]
+        z = model(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        loss = mdssl_loss(z[0], z[1], torch.tensor(labels[rank]), **LOSS)
+        loss.total.backward()
+        results[case] = [*(term.detach() for term in loss), *(p.grad for p in model.parameters())]
+    one_worker(data, f"{folder}/two-workers")
+    one_worker(data, f"{folder}/resumed")
+    torch.save(results, f"{folder}/rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_data):
+    folder = tmp_path_factory.mktemp("ddp")
+
+    def stop_half_way(progress):
+        if progress.step == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        one_worker(tiny_data, folder / "resumed", stop_half_way)
+    mp.spawn(worker, args=(str(folder), tiny_data), nprocs=2)
+    one_worker(tiny_data, folder / "one-worker")
+    return folder
+
+
+@pytest.mark.parametrize("case", LABELS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
+    model, x = head(), torch.cat(images(case), dim=1)
+    z = model(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    labels = torch.tensor([label for share in LABELS[case] for label in share])
+    loss = mdssl_loss(z[0], z[1], labels, **LOSS)
+    loss.total.backward()
+    expected = [*(term.detach() for term in loss), *(p.grad for p in model.parameters())]
+    for got, wanted in zip(torch.load(folder / f"rank-{rank}.pt")[case], expected, strict=True):
+        assert (got - wanted).norm() <= 1e-5 * wanted.norm()
+
+
+@pytest.mark.parametrize("other", ["two-workers", "resumed"])
+def test_two_workers_train_the_encoder_of_one(folder, other):
+    """Also where one worker began, was stopped after a checkpoint, and two went on."""
+    _, expected = load_model(Location.of(folder / "one-worker"))
+    _, got = load_model(Location.of(folder / other))
+    for name, value in expected.state_dict().items():
+        difference = (got.state_dict()[name] - value).norm() / value.norm().clamp(min=1e-6)
+        assert difference < 1e-4, name

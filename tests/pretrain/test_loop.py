@@ -1,0 +1,220 @@
+"""Training: what it leaves behind, that a kill changes nothing, and that λ changes no batch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+from mdssl.config import RunSettings, TrialConfig
+from mdssl.data.mixture import Mixture
+from mdssl.pretrain import checkpoint
+from mdssl.pretrain.loop import NonFiniteLossError, train, training_loss, two_views
+from mdssl.pretrain.model import build_model
+from mdssl.pretrain.trial_files import load_model, read_training
+from mdssl.storage import Location
+
+EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
+
+
+def config(**changes):
+    base = {
+        "arch": "resnet18",
+        "domains": ("tiny-a", "tiny-b"),
+        "batch_per_domain": 8,
+        "iterations": 6,
+        "lr_warmup_iterations": 2,
+        "learning_rate": 0.5,
+        "precision": "fp32",
+        "lambda1": 0.9,
+        "lambda2": 0.1,
+    }
+    return TrialConfig(**base | changes)
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing on the way may catch it."""
+
+
+def kill_at(step):
+    def report(progress):
+        if progress.step == step:
+            raise Killed
+
+    return report
+
+
+def weights(folder):
+    return safetensors.torch.load_file(folder / "encoder.safetensors")
+
+
+def losses(folder):
+    return pd.read_parquet(folder / "metrics.parquet").drop(columns="views_per_second")
+
+
+def test_a_finished_trial_has_all_its_files(tiny_data, tmp_path):
+    reports = []
+    ended = train(
+        config(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, report=reports.append, device="cpu"
+    )
+    assert [progress.step for progress in reports] == [1, 2, 3, 4, 5, 6]
+    assert ended == read_training(Location.of(tmp_path))
+    assert (ended["status"], ended["step"], ended["views_seen"]) == ("finished", 6, 6 * 2 * 2 * 8)
+    assert ended["final_loss"] == reports[-1].loss
+    metrics = losses(tmp_path)
+    expected = metrics["alignment"] + 0.9 * metrics["within"] + 0.1 * metrics["across"]
+    pd.testing.assert_series_equal(metrics["loss"], expected, check_names=False, rtol=1e-5)
+    saved, model = load_model(Location.of(tmp_path))
+    assert saved == replace(config(), data_fingerprint=saved.data_fingerprint)
+    assert model.encoder(torch.zeros(1, 3, 16, 16)).shape == (1, 512)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_a_finished_trial_is_not_trained_again(tiny_data, tmp_path):
+    train(config(), data=tiny_data, trial_dir=tmp_path, device="cpu")
+    before = (tmp_path / "encoder.safetensors").stat().st_mtime_ns
+    train(config(), data=tiny_data, trial_dir=tmp_path, device="cpu", report=kill_at(6))
+    assert (tmp_path / "encoder.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
+def test_a_kill_in_the_middle_changes_nothing(tiny_data, tmp_path, optimizer):
+    trial = config(optimizer=optimizer, learning_rate=0.01)
+    train(trial, data=tiny_data, trial_dir=tmp_path / "straight", settings=EVERY_STEP, device="cpu")
+    arguments = {"data": tiny_data, "trial_dir": tmp_path / "killed", "settings": EVERY_STEP, "device": "cpu"}
+    with pytest.raises(Killed):
+        train(trial, **arguments, report=kill_at(4))
+    train(trial, **arguments)
+    first, second = weights(tmp_path / "straight"), weights(tmp_path / "killed")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    pd.testing.assert_frame_equal(losses(tmp_path / "straight"), losses(tmp_path / "killed"), check_exact=True)
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path):
+    """30 steps straight, and 30 steps with ``kill -9`` in the middle, by the command that a user types, in bf16."""
+    command = [sys.executable, "-m", "mdssl", "train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data]
+    command += ["--iterations", "30", "--batch-per-domain", "8", "--report-every", "2", "--checkpoint-seconds", "0"]
+    command += ["--precision", "bf16", "--device", "cpu"]
+    folders = []
+    for storage, is_killed in ((tmp_path / "straight", False), (tmp_path / "killed", True)):
+        if is_killed:
+            process = subprocess.Popen([*command, "--storage", storage], stdout=subprocess.PIPE, text=True)
+            for line in process.stdout:
+                if line.startswith("step 16/"):
+                    process.send_signal(signal.SIGKILL)
+                    break
+            assert process.wait() == -signal.SIGKILL
+            process.stdout.close()
+            assert not list(storage.glob("trials/*/encoder.safetensors"))
+        finished = subprocess.run([*command, "--storage", storage], capture_output=True, text=True, check=True)
+        assert ("step 2/30" in finished.stdout) is not is_killed, "a killed run goes on where it was"
+        folders += list(storage.glob("trials/*"))
+    first, second = (weights(folder) for folder in folders)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    pd.testing.assert_frame_equal(losses(folders[0]), losses(folders[1]), check_exact=True)
+
+
+def test_two_checkpoints_are_kept_and_a_cut_off_one_is_passed_over(tiny_data, tmp_path, caplog):
+    with pytest.raises(Killed):
+        train(config(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, report=kill_at(5), device="cpu")
+    files = sorted((tmp_path / "checkpoints").iterdir())
+    assert [file.name for file in files] == ["step-00000003.safetensors", "step-00000004.safetensors"]
+    files[1].write_bytes(files[1].read_bytes()[:-100])
+    model = build_model(config())
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+    state = checkpoint.load_latest(Location.of(tmp_path / "checkpoints"), model, optimizer)
+    assert state.step == 3
+    assert "step-00000004.safetensors cannot be read" in caplog.text
+
+
+def test_batches_and_views_do_not_depend_on_lambda_or_method(tiny_data):
+    views = []
+    for change in ({}, {"lambda2": 0.0}, {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}):
+        trial = config(**change)
+        mixture = Mixture.load(tiny_data, trial.domains, batch_per_domain=8, seed=trial.seed, device="cpu")
+        views.append(two_views(trial, mixture, step=5, share=mixture.share(0, 1)))
+    assert torch.equal(views[0], views[1])
+    assert torch.equal(views[0], views[2])
+
+
+def test_workers_see_the_parts_of_one_batch(tiny_data):
+    trial = config(batch_per_domain=7)
+    mixture = Mixture.load(tiny_data, trial.domains, batch_per_domain=7, seed=0, device="cpu")
+    whole = two_views(trial, mixture, step=2, share=mixture.share(0, 1)).unflatten(0, (2, 2, 7))
+    parts = [
+        two_views(trial, mixture, step=2, share=mixture.share(rank, 3)).unflatten(0, (2, 2, -1)) for rank in range(3)
+    ]
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole)
+
+
+def test_an_epoch_shows_every_image_at_most_once_and_each_epoch_has_its_own_order(tiny_data):
+    mixture = Mixture.load(tiny_data, ("tiny-a",), batch_per_domain=20, seed=0, device="cpu")
+    epochs = [[*mixture.rows(3 * e, 0), *mixture.rows(3 * e + 1, 0), *mixture.rows(3 * e + 2, 0)] for e in range(2)]
+    assert all(len(set(epoch)) == 60 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_simclr_on_a_union_differs_from_mdssl_without_an_across_term(tiny_data):
+    totals = []
+    for change in ({"method": "simclr"}, {"method": "mdssl"}):
+        trial = config(**change, lambda1=1.0, lambda2=0.0)
+        mixture = Mixture.load(tiny_data, trial.domains, batch_per_domain=8, seed=0, device="cpu")
+        share = mixture.share(0, 1)
+        totals.append(training_loss(trial, build_model(trial), two_views(trial, mixture, 0, share), share).total)
+    assert totals[0] > totals[1] + 0.1, "the union has more negatives"
+
+
+def test_per_domain_batching_equals_joint_where_there_is_no_batch_norm(tiny_data):
+    results = []
+    for batching in ("joint", "per-domain"):
+        trial = config(batching=batching, norm="group")
+        mixture = Mixture.load(tiny_data, trial.domains, batch_per_domain=8, seed=0, device="cpu")
+        share = mixture.share(0, 1)
+        results.append(training_loss(trial, build_model(trial), two_views(trial, mixture, 0, share), share))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_with_step_and_terms(tiny_data, tmp_path):
+    trial = config(learning_rate=1e30, optimizer="sgd", lr_warmup_iterations=0)
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step \d+: total .*alignment .*within .*across"):
+        train(trial, data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu")
+    ended = json.loads((tmp_path / "training.json").read_text())
+    assert ended["status"] == "failed"
+    assert f"step {ended['step']}" in ended["error"]
+    assert not (tmp_path / "encoder.safetensors").exists()
+
+
+def test_data_that_changed_since_the_trial_began_are_refused(tiny_data, tmp_path):
+    with pytest.raises(ValueError, match="was made for 0123"):
+        train(config(data_fingerprint="0123"), data=tiny_data, trial_dir=tmp_path, device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_larger_than_a_domain_is_refused(tiny_data, tmp_path):
+    with pytest.raises(ValueError, match="'tiny-a' has 64 training images; use at most 64"):
+        train(config(batch_per_domain=65), data=tiny_data, trial_dir=tmp_path, device="cpu")
+
+
+def test_a_random_encoder_is_saved_untrained(tiny_data, tmp_path):
+    trial = TrialConfig(method="random", arch="resnet18")
+    ended = train(trial, data=tiny_data, trial_dir=tmp_path, device="cpu")
+    assert (ended["step"], ended["views_seen"]) == (0, 0)
+    initial = build_model(trial).state_dict()
+    assert all(torch.equal(value, initial[name]) for name, value in weights(tmp_path).items())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; the same loop is tested on the CPU")
+def test_trains_on_a_gpu_as_on_a_cpu(tiny_data, tmp_path):
+    ends = [
+        train(config(norm="group"), data=tiny_data, trial_dir=tmp_path / device, device=device)["final_loss"]
+        for device in ("cpu", "cuda")
+    ]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-2)

@@ -1,0 +1,135 @@
+"""The objective against a reference that follows eqs. 1-4 row by row in float64."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mdssl.pretrain import loss as loss_module
+from mdssl.pretrain.loss import mdssl_loss
+
+RAGGED = torch.tensor([7, 2, 2, 7, 5, 7, 2, 2, 7, 5, 7, 2, 9])
+
+
+def reference(z_a, z_b, domains, *, lambda1, lambda2, temperature):
+    """Eqs. 2-4 as three sums over rows, in Python."""
+    z = torch.cat([z_a, z_b]).double()
+    z = z / z.norm(dim=1, keepdim=True)
+    d, images = torch.cat([domains, domains]), len(domains)
+    s = torch.exp(z @ z.T / temperature)
+    alignment = within = across = z.new_zeros(())
+    for i in range(images):
+        alignment = alignment - torch.log(s[i, i + images]) / images
+    for i in range(2 * images):
+        own = [s[i, j] for j in range(2 * images) if j != i and d[j] == d[i]]
+        others = [s[i, j] for j in range(2 * images) if d[j] != d[i]]
+        within = within + torch.log(sum(own)) / (2 * images)
+        if others:
+            across = across + torch.log(sum(others)) / (2 * images)
+    return alignment + lambda1 * within + lambda2 * across, alignment, within, across
+
+
+def views(images, width=8, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(images, width, dtype=dtype, generator=generator).requires_grad_() for _ in range(2)]
+
+
+@pytest.mark.parametrize("tile_rows", [3, 512])
+@pytest.mark.parametrize(
+    ("domains", "lambda1", "lambda2"),
+    [
+        (RAGGED, 0.9, 0.1),
+        (RAGGED, 1.0, 0.0),
+        (torch.zeros(6, dtype=torch.long), 0.95, 0.2),
+        (torch.tensor([0, 1]), 0.9, 0.1),
+        (torch.arange(5), 1.0, 0.1),
+    ],
+    ids=["ragged and unsorted", "lambda2=0", "one domain", "two images", "every image its own domain"],
+)
+def test_terms_and_gradients_are_those_of_the_paper(monkeypatch, tile_rows, domains, lambda1, lambda2):
+    monkeypatch.setitem(loss_module._TILE_ROWS, "cpu", tile_rows)
+    z_a, z_b = views(len(domains))
+    settings = {"lambda1": lambda1, "lambda2": lambda2, "temperature": 0.1}
+    ours = mdssl_loss(z_a, z_b, domains, **settings)
+    theirs = reference(z_a, z_b, domains, **settings)
+    for got, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    got = torch.autograd.grad(ours.total, (z_a, z_b))
+    expected = torch.autograd.grad(theirs[0], (z_a, z_b))
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_gradcheck():
+    domains = torch.tensor([0, 1, 1, 0, 2])
+    z_a, z_b = views(5, width=3)
+
+    def total(a, b):
+        return mdssl_loss(a, b, domains, lambda1=0.9, lambda2=0.3, temperature=0.5).total
+
+    assert torch.autograd.gradcheck(total, (z_a, z_b))
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 0.5])
+def test_one_domain_is_nt_xent(temperature):
+    """SimCLR's loss as everybody writes it: cross-entropy over similarities without the diagonal."""
+    z_a, z_b = views(16, dtype=torch.float32)
+    z = F.normalize(torch.cat([z_a, z_b]), dim=1)
+    logits = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
+    nt_xent = F.cross_entropy(logits, torch.arange(32).roll(16))
+    ours = mdssl_loss(
+        z_a, z_b, torch.zeros(16, dtype=torch.long), lambda1=1.0, lambda2=0.0, temperature=temperature
+    ).total
+    torch.testing.assert_close(ours, nt_xent, rtol=1e-5, atol=1e-5)
+    got, expected = (torch.autograd.grad(loss, (z_a, z_b)) for loss in (ours, nt_xent))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_inputs_under_autocast_lose_nothing_in_the_loss():
+    domains = torch.arange(64) % 3
+    z_a, z_b = (z.bfloat16().detach().requires_grad_() for z in views(64, width=128))
+    settings = {"lambda1": 0.9, "lambda2": 0.1, "temperature": 0.1}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = mdssl_loss(z_a, z_b, domains, **settings)
+    theirs = reference(z_a, z_b, domains, **settings)
+    assert ours.total.dtype == torch.float32
+    torch.testing.assert_close(ours.total.double(), theirs[0], rtol=1e-5, atol=1e-5)
+
+
+def test_identical_views_at_the_lowest_temperature_stay_finite():
+    z = torch.ones(8, 4, requires_grad=True)
+    loss = mdssl_loss(z, z, torch.arange(8) % 2, lambda1=0.9, lambda2=0.1, temperature=0.02)
+    loss.total.backward()
+    assert torch.isfinite(loss.total)
+    assert torch.isfinite(z.grad).all()
+
+
+def test_memory_does_not_grow_with_the_square_of_the_batch():
+    """The saved tensors are vectors and the representations, never the similarity matrix."""
+    saved = []
+    z_a, z_b = views(1024, width=16, dtype=torch.float32)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        mdssl_loss(z_a, z_b, torch.arange(1024) % 4, lambda1=0.9, lambda2=0.1, temperature=0.1)
+    assert max(saved) <= 2 * 1024 * 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lambda1": 0.0}, r"lambda1 is 0; it must lie in \(0, 1\]"),
+        ({"lambda1": -0.9}, "what they call -0.9 is lambda1 = 0.9"),
+        ({"lambda1": 1.1}, r"\(0, 1\]"),
+        ({"lambda2": -0.1}, "lambda2 is -0.1; it must be at least 0"),
+        ({"temperature": 0.01}, "temperature is 0.01; it must be at least 0.02"),
+    ],
+)
+def test_weights_outside_their_range_are_refused(change, message):
+    z_a, z_b = views(4)
+    with pytest.raises(ValueError, match=message):
+        mdssl_loss(
+            z_a, z_b, torch.zeros(4, dtype=torch.long), **{"lambda1": 1.0, "lambda2": 0.0, "temperature": 0.1} | change
+        )
+
+
+def test_labels_that_do_not_fit_are_refused():
+    z_a, z_b = views(4)
+    with pytest.raises(ValueError, match=r"\(B,\) integers"):
+        mdssl_loss(z_a, z_b, torch.zeros(3, dtype=torch.long), lambda1=1.0, lambda2=0.0, temperature=0.1)

@@ -1,0 +1,69 @@
+"""Encoder and head: the shapes of table 6, initial weights, and layers that are only faster, not different."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from mdssl.config import TrialConfig
+from mdssl.pretrain.model import SmallMapConv2d, build_model
+
+
+def config(**changes):
+    return TrialConfig(**{"arch": "resnet18", "domains": ("a",)} | changes)
+
+
+@pytest.mark.parametrize(("arch", "width"), [("resnet18", 512), ("resnet50", 2048)])
+def test_widths_are_those_of_table_6(arch, width):
+    model = build_model(config(arch=arch)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    assert model.encoder(x).shape == (2, width)
+    assert model(x).shape == (2, 128)
+    assert [layer.weight.shape for layer in (model.projection[0], model.projection[2])] == [
+        (width, width),
+        (128, width),
+    ]
+
+
+def test_encoder_is_torchvisions_resnet():
+    """Loaded with our weights, torchvision's own network gives our features."""
+    ours = build_model(config()).eval()
+    theirs = torchvision.models.resnet18()
+    theirs.fc = nn.Identity()
+    theirs.load_state_dict(ours.encoder.state_dict())
+    x = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(ours.encoder(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_cifar_stem_keeps_the_resolution():
+    encoder = build_model(config(stem="cifar")).encoder
+    x = torch.randn(1, 3, 32, 32)
+    assert encoder.maxpool(encoder.conv1(x)).shape == (1, 64, 32, 32)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_small_map_convolution_is_a_convolution(stride, size):
+    conv = nn.Conv2d(5, 7, 3, stride=stride, padding=1, bias=False).double()
+    fast = SmallMapConv2d.like(conv)
+    x = torch.randn(4, 5, size, size, dtype=torch.float64, requires_grad=True)
+    results = [(y, *torch.autograd.grad(y.square().sum(), (x, conv.weight))) for y in (conv(x), fast(x))]
+    torch.testing.assert_close(*results)
+
+
+def test_initial_weights_depend_on_the_seed_and_leave_the_global_generator_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first, again, other = (build_model(config(seed=seed)).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["encoder.conv1.weight"], other["encoder.conv1.weight"])
+
+
+def test_parts_give_each_group_its_own_batch_norm_statistics():
+    model = build_model(config()).train()
+    x = torch.cat([torch.randn(6, 3, 32, 32), 5 + torch.randn(4, 3, 32, 32)])
+    apart = model(x, [6, 4])
+    torch.testing.assert_close(apart, torch.cat([model(x[:6]), model(x[6:])]), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(apart, model(x), atol=1e-2)

@@ -1,0 +1,74 @@
+"""LARS against its definition written out in numpy, exclusions, and the learning rate in closed form."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mdssl.config import Recipe
+from mdssl.pretrain.optim import LARS, build_optimizer, learning_rate
+
+
+def numpy_lars(weight, grads, *, lr, weight_decay, adapt):
+    weight, velocity = weight.astype(np.float64), 0.0
+    for grad in grads:
+        w_norm, g_norm = np.linalg.norm(weight), np.linalg.norm(grad)
+        step = grad
+        if adapt:
+            scale = 0.001 * w_norm / (g_norm + weight_decay * w_norm) if w_norm > 0 and g_norm > 0 else 1.0
+            step = (grad + weight_decay * weight) * scale
+        velocity = 0.9 * velocity + step
+        weight = weight - lr * velocity
+    return weight
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+@pytest.mark.parametrize("start", ["random", "zero weights", "zero gradient"])
+def test_lars_follows_its_definition(adapt, start):
+    rng = np.random.default_rng(0)
+    weight, grads = rng.normal(size=(4, 5)), rng.normal(size=(3, 4, 5))
+    if start == "zero weights":
+        weight[:] = 0
+    if start == "zero gradient":
+        grads[0] = 0
+    parameter = nn.Parameter(torch.tensor(weight))
+    optimizer = LARS([{"params": [parameter], "adapt": adapt}], lr=4.0, weight_decay=1e-2)
+    for grad in grads:
+        parameter.grad = torch.tensor(grad)
+        optimizer.step()
+    expected = numpy_lars(weight, grads, lr=4.0, weight_decay=1e-2, adapt=adapt)
+    np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-10)
+
+
+def test_a_parameter_without_a_gradient_stays():
+    used, unused = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    used.grad = torch.ones(2, 2)
+    LARS([used, unused], lr=1.0).step()
+    assert not torch.equal(used, torch.ones(2, 2))
+    assert torch.equal(unused, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+def test_biases_and_norm_parameters_have_no_weight_decay(name):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    optimizer = build_optimizer(Recipe(optimizer=name, weight_decay=0.1), model)
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {id(model[0].weight), id(model[3].weight)}
+    everything = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(everything) == sorted(id(p) for p in model.parameters())
+
+
+def test_learning_rate_warms_up_linearly_and_anneals_as_torch_does():
+    recipe = Recipe(learning_rate=4.0, iterations=50, lr_warmup_iterations=10)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=4.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    for step in range(10):
+        assert learning_rate(recipe, step) == pytest.approx(4.0 * (step + 1) / 10)
+    for step in range(10, 50):
+        assert learning_rate(recipe, step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        cosine.step()
+
+
+def test_a_warmup_longer_than_the_run_still_reaches_the_peak():
+    assert learning_rate(Recipe(iterations=5, lr_warmup_iterations=480, learning_rate=2.0), 4) == 2.0

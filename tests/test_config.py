@@ -1,0 +1,106 @@
+"""Configs: identity, JSON, and the one message that a wrong setting gets."""
+
+import json
+
+import pytest
+
+from mdssl.config import ProbeConfig, Recipe, TrialConfig
+
+
+def config(**changes):
+    return TrialConfig(**{"domains": ("cifar10", "svhn"), "precision": "fp32"} | changes)
+
+
+def test_survives_json():
+    original = config(lambda1=0.9, lambda2=0.1)
+    again = TrialConfig.from_dict(json.loads(json.dumps(original.to_dict())))
+    assert again == original
+    assert again.trial_id == original.trial_id
+
+
+def test_trial_id_is_stable():
+    """A golden value: if it moves, every leaderboard out there loses its trials. Raise RECIPE_VERSION only on purpose.
+    """
+    assert config(lambda1=0.9, lambda2=0.1, data_fingerprint="0123").trial_id == "a98d8076ed36"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lambda1": 0.9},
+        {"lambda2": 0.1},
+        {"temperature": 0.2},
+        {"seed": 1},
+        {"domains": ("svhn", "cifar10")},
+        {"iterations": 10},
+        {"data_fingerprint": "other"},
+        {"method": "simclr"},
+        {"precision": "bf16"},
+    ],
+)
+def test_trial_id_changes_with_whatever_changes_the_encoder(change):
+    assert config(**change).trial_id != config().trial_id
+
+
+def test_equal_numbers_are_one_trial():
+    assert config(lambda1=1, lambda2=-0.0).trial_id == config(lambda1=1.0, lambda2=0.0).trial_id
+
+
+def test_a_random_encoder_is_the_same_whatever_the_training():
+    random = {"method": "random", "domains": ()}
+    assert config(**random, iterations=5, temperature=0.2).trial_id == config(**random).trial_id
+    assert config(**random, seed=1).trial_id != config(**random).trial_id
+    assert config(**random, arch="resnet18").trial_id != config(**random).trial_id
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "mdsl"}, "unknown method 'mdsl'.*Did you mean 'mdssl'"),
+        ({"arch": "resnet81"}, "unknown encoder.*Did you mean 'resnet18'"),
+        ({"stem": "imagnet"}, "Did you mean 'imagenet'"),
+        ({"optimizer": "lasr"}, "Did you mean 'lars'"),
+        ({"lambda1": -0.9}, "what they call -0.9 is lambda1 = 0.9"),
+        ({"lambda1": 0}, r"lambda1 is 0; it must lie in \(0, 1\]"),
+        ({"lambda2": -0.1}, "lambda2 is -0.1"),
+        ({"lambda1": float("nan")}, "lambda1 is nan; it must be a finite number"),
+        ({"temperature": 0.01}, "temperature is 0.01; it must be at least 0.02"),
+        ({"batch_per_domain": 1}, "batch_per_domain is 1; it must be at least 2"),
+        ({"iterations": 1.5}, "iterations is 1.5 .*whole number"),
+        ({"iterations": True}, "iterations is True"),
+        ({"domains": ("svhn", "svhn")}, "domain 'svhn' stands 2 times"),
+        ({"domains": ()}, "needs domains"),
+        ({"domains": "svhn"}, "list of strings"),
+        ({"method": "random"}, "trains on nothing"),
+        ({"method": "simclr", "lambda2": 0.1}, "use method 'mdssl'"),
+    ],
+)
+def test_wrong_settings_get_one_message_that_helps(change, message):
+    with pytest.raises(ValueError, match=message):
+        config(**change)
+
+
+def test_unknown_key_names_the_nearest():
+    with pytest.raises(ValueError, match="unknown config key 'lamda1'.*Did you mean 'lambda1'"):
+        TrialConfig.from_dict({"lamda1": 0.9})
+
+
+def test_defaults_are_the_papers():
+    recipe = Recipe()
+    assert (recipe.arch, recipe.stem, recipe.batch_per_domain, recipe.iterations) == (
+        "resnet50",
+        "imagenet",
+        1024,
+        48_000,
+    )
+    assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("lars", 4.0, 1e-6)
+
+
+def test_probe_names_tell_settings_apart():
+    assert ProbeConfig(probe="sgd").name == "sgd"
+    assert ProbeConfig(probe="sgd", probe_epochs=30).name == "sgd(epochs=30)"
+    assert ProbeConfig(probe="lbfgs", probe_epochs=30).name == "lbfgs", "epochs mean nothing to lbfgs"
+    with pytest.raises(ValueError, match="unknown probe 'lbgfs'.*Did you mean 'lbfgs'"):
+        ProbeConfig(probe="lbgfs")
+    with pytest.raises(ValueError, match="each layer once"):
+        ProbeConfig(features=("encoder", "encoder"))
