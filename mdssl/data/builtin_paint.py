@@ -47,7 +47,7 @@ def colours(rng: np.random.Generator, n: int, brightness: tuple[float, float]) -
     Ink and ground differ in brightness, never by hue alone, so that colour jitter and greyscale keep a drawing visible.
     """
     colour = rng.uniform(0, 1, (n, 3))
-    colour += (rng.uniform(*brightness, n) - colour @ LUMA)[:, None]
+    colour += (rng.uniform(*brightness, n) - (colour * LUMA).sum(axis=1))[:, None]
     return np.clip(colour, 0, 1)
 
 
@@ -56,7 +56,8 @@ def smooth_noise(rng: np.random.Generator, n: int, cells: int) -> np.ndarray:
     lattice = rng.uniform(0, 1, (n, cells, cells))
     position = np.linspace(0, cells - 1, SIZE)
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells)))
-    return weights @ lattice @ weights.T
+    # Not as matrix products: BLAS differs in the last bit between machines, and its threads cost more than they give here.
+    return np.einsum("xi,nij,yj->nxy", weights, lattice, weights)
 
 
 def blend(mask: np.ndarray, ink: np.ndarray, ground: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def open_dataset(data: str | Path, name: str) -> Dataset:
     data = Path(data).expanduser()
     path = data / name / "meta.json"
     if not is_prepared(data, name):
-        raise _not_prepared(data, name)
+        _refuse_unprepared(data, name)
     try:
         meta = json.loads(path.read_text())
         if meta["format"] != META_FORMAT:
@@ -170,14 +171,9 @@ def _prepared_names(data: Path) -> list[str]:
     return sorted(path.parent.name for path in data.glob("*/meta.json") if is_prepared(data, path.parent.name))
 
 
-def _not_prepared(data: Path, name: str) -> ValueError:
+def _refuse_unprepared(data: Path, name: str) -> NoReturn:
     prepared = _prepared_names(data)
-    listed = ", ".join(prepared) or "none yet"
-    if name in CATALOG:
-        command = prepare_command(data, name)
-        return ValueError(f"dataset {name!r} is not prepared in {data}; prepared: {listed}. Run: {command}")
-    try:
-        check_name("dataset", name, [*prepared, *(known for known in CATALOG if known not in prepared)])
-    except ValueError as error:
-        return ValueError(f"{error} Prepared in {data}: {listed}. To add it: {prepare_command(data, name)}")
-    return ValueError(f"dataset {name!r} is not prepared in {data}. Run: {prepare_command(data, name)}")
+    listed, command = ", ".join(prepared) or "none yet", prepare_command(data, name)
+    known = dict.fromkeys([*prepared, *CATALOG])
+    check_name("dataset", name, known, f"Prepared in {data}: {listed}. To add it: {command}")
+    raise ValueError(f"dataset {name!r} is not prepared in {data}; prepared: {listed}. Run: {command}")

@@ -233,7 +233,7 @@ def _read_file(file: Location) -> pa.Table | None:
         return None
     except OSError as error:
         raise ValueError(
-            f"leaderboard file {file} cannot be read: {error}. Make it readable, or, if it is not a trial's file, move it "
+            f"leaderboard file {file} cannot be read: {error}. Make it readable; if it is not a trial's file, move it "
             "out of the folder."
         ) from error
     try:

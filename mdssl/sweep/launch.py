@@ -160,6 +160,7 @@ def _start_ray(settings: SweepSettings) -> None:
     os.environ.update({key: os.environ.get(key, value) for key, value in _RAY_ENVIRONMENT.items()})
     # The dashboard process stays: without its State API a trial that Tune stops would leak its placement group.
     ray.init(
+        address="local",
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         log_to_driver=False,

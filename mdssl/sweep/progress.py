@@ -27,6 +27,10 @@ class SweepProgress(tune.Callback):
         self.printed: dict[str, float] = {}
         self.live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
+    def __getstate__(self) -> dict:
+        # Tune pickles its callbacks for a restore that this project does not use; a terminal cannot be pickled.
+        return {}
+
     def __enter__(self) -> SweepProgress:
         if self.console.is_terminal:
             self.live.start()

@@ -23,7 +23,7 @@ def random_images(rng):
 
 @pytest.fixture
 def write_npz(tmp_path, random_images):
-    """Write a valid npz of 12 train and 6 test images in 3 classes, with the arrays given replaced or, if None, left out."""
+    """Write an npz of 12 train and 6 test images in 3 classes; arrays given replace these, None leaves one out."""
 
     def write(name="toy.npz", **replaced):
         arrays = {

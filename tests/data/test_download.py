@@ -1,0 +1,210 @@
+"""Downloads from a server that breaks off, knows no ranges or sends the wrong thing, and archives that do harm."""
+
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import scipy.io
+
+from mdssl.data import catalog
+from mdssl.data import download as download_module
+from mdssl.data.archives import unpack
+from mdssl.data.download import download
+from mdssl.data.prepare import prepare
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves ``files`` by path. At most ``breaks_after`` bytes are sent per request, unless that is None."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {"/file": CONTENT}
+        self.breaks_after = None
+        self.knows_ranges = True
+        self.ranges = []
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        asked = self.headers["Range"]
+        self.server.ranges.append(asked)
+        content = self.server.files.get(self.path)
+        if content is None:
+            return self.send_error(404)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if self.server.knows_ranges else 0
+        if start >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if self.server.knows_ranges else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        end = None if self.server.breaks_after is None else start + self.server.breaks_after
+        self.wfile.write(content[start:end])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(download_module.time, "sleep", lambda seconds: None)
+
+
+def test_a_file_arrives_whole(server, tmp_path):
+    seen = []
+    download(f"{server.url}/file", tmp_path / "file", MD5, progress=lambda have, total: seen.append((have, total)))
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_broken_connection_is_resumed_where_it_broke(server, tmp_path):
+    server.breaks_after = 100_001
+    download(f"{server.url}/file", tmp_path / "file", MD5)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert server.ranges == ["bytes=0-", "bytes=100001-", "bytes=200002-"]
+
+
+def test_a_later_run_goes_on_from_the_part(server, tmp_path):
+    (tmp_path / "file.part").write_bytes(CONTENT[:250_000])
+    download(f"{server.url}/file", tmp_path / "file", MD5)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert server.ranges == ["bytes=250000-"]
+
+
+def test_a_complete_part_is_not_fetched_again(server, tmp_path):
+    (tmp_path / "file.part").write_bytes(CONTENT)
+    download(f"{server.url}/file", tmp_path / "file", MD5)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_starts_over(server, tmp_path):
+    server.knows_ranges = False
+    (tmp_path / "file.part").write_bytes(b"something else")
+    download(f"{server.url}/file", tmp_path / "file", MD5)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_wrong_md5_is_thrown_away(server, tmp_path):
+    with pytest.raises(ValueError, match=f"MD5 {MD5} instead of 0123"):
+        download(f"{server.url}/file", tmp_path / "file", "0123")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_connection_that_never_moves_on_is_given_up_and_keeps_its_part(server, tmp_path):
+    (tmp_path / "file.part").write_bytes(CONTENT[:1000])
+    server.breaks_after = 0
+    with pytest.raises(ValueError, match=r"cannot be downloaded: the connection ended after 1000 of 300000 bytes"):
+        download(f"{server.url}/file", tmp_path / "file", MD5)
+    assert (tmp_path / "file.part").read_bytes() == CONTENT[:1000]
+
+
+@pytest.mark.parametrize("url", ["{server}/nowhere", "http://127.0.0.1:1/file"])
+def test_an_unreachable_file_comes_with_where_to_put_it(server, tmp_path, url):
+    url = url.format(server=server.url)
+    with pytest.raises(ValueError) as caught:
+        download(url, tmp_path / "file", MD5)
+    for piece in (url, "cannot be downloaded", f"put the file into {tmp_path} as file by hand"):
+        assert piece in str(caught.value)
+
+
+def test_prepare_downloads_when_asked(server, tmp_path, rng, monkeypatch):
+    remotes = []
+    for split in ("train", "test"):
+        buffer = io.BytesIO()
+        images = rng.integers(0, 256, (32, 32, 3, 20), dtype=np.uint8)
+        scipy.io.savemat(buffer, {"X": images, "y": np.arange(20)[:, None] % 10 + 1})
+        server.files[f"/{split}"] = buffer.getvalue()
+        md5 = hashlib.md5(buffer.getvalue()).hexdigest()
+        remotes.append(catalog.Remote(f"{server.url}/{split}", f"{split}_32x32.mat", md5))
+    published = catalog.CATALOG["svhn"].published
+    local = catalog.Published(published.needs, published.archives, lambda: tuple(remotes), published.read)
+    monkeypatch.setitem(catalog.CATALOG, "svhn", catalog.CatalogEntry("digits", "official", local))
+    svhn = prepare("svhn", data=tmp_path, download=True, progress=False)
+    assert svhn.counts == {"train": 20, "test": 20}
+    assert sorted(path.name for path in (tmp_path / "downloads/svhn").iterdir()) == [
+        "test_32x32.mat",
+        "train_32x32.mat",
+    ]
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            else:
+                info.type, info.linkname = content
+                tar.addfile(info)
+
+
+def write_zip(path, members):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_only_what_is_wanted_is_unpacked(tmp_path, write):
+    archive = tmp_path / ("a.zip" if write is write_zip else "a.tar.gz")
+    write(archive, {"top/wanted/a": b"1", "top/wanted/b": b"2", "top/wanted_not": b"3", "huge": b"4"})
+    unpack(archive, tmp_path / "out", ["top/wanted"])
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"top/wanted/a", "top/wanted/b"}
+
+
+@pytest.mark.parametrize(
+    ("write", "members"),
+    [
+        (write_tar, {"top/a": b"", "../evil": b""}),
+        (write_tar, {"/evil": b""}),
+        (write_tar, {"top/a/../../../evil": b""}),
+        (write_tar, {"top/link": (tarfile.SYMTYPE, "/etc")}),
+        (write_tar, {"top/link": (tarfile.SYMTYPE, "../../evil")}),
+        (write_tar, {"top/link": (tarfile.LNKTYPE, "../evil")}),
+        (write_zip, {"top/a": b"", "../evil": b""}),
+        (write_zip, {"/evil": b""}),
+    ],
+)
+def test_members_that_point_outside_are_refused(tmp_path, write, members):
+    archive = tmp_path / ("a.zip" if write is write_zip else "a.tar.gz")
+    write(archive, members)
+    with pytest.raises(ValueError, match="points outside the folder"):
+        unpack(archive, tmp_path / "out", ["top", "evil", "..", "/"])
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_a_cut_off_archive_is_named_and_leaves_nothing(tmp_path, write, kept):
+    archive = tmp_path / ("a.zip" if write is write_zip else "a.tar.gz")
+    write(archive, {"top/a": CONTENT, "top/b": CONTENT})
+    archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * kept)])
+    with pytest.raises(ValueError, match=f"archive {archive} cannot be unpacked"):
+        unpack(archive, tmp_path / "out", ["top"])
+    assert list((tmp_path / "out").iterdir()) == []

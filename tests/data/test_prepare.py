@@ -1,0 +1,236 @@
+"""Preparing: once, all or nothing, the same bytes from whoever does it."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from mdssl.data import convert
+from mdssl.data import prepare as prepare_module
+from mdssl.data.prepare import ensure_builtin, prepare
+from mdssl.data.prepared import list_datasets, open_dataset
+
+
+@pytest.fixture
+def data(tmp_path):
+    return tmp_path / "data"
+
+
+def names_in(data):
+    """All that stands in the data folder but the locks."""
+    return sorted(path.name for path in data.iterdir() if not path.name.endswith(".lock"))
+
+
+def contents(folder):
+    """The digest of every file but ``meta.json``, which has the time in it."""
+    files = sorted(path for path in folder.rglob("*.npy"))
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_meta_says_what_was_done(data, write_npz):
+    toy = prepare("toy", data=data, source=write_npz(), image_size=16, resize_filter="box", progress=False)
+    meta = json.loads((data / "toy/meta.json").read_text())
+    assert meta == toy.meta
+    assert (meta["image_size"], meta["resize_filter"], meta["builtin"]) == (16, "box", False)
+    assert meta["splits"]["train"]["count"] == 12
+    assert meta["splits"]["test"]["per_class"] == [2, 2, 2]
+    assert str(data.parent) not in json.dumps(meta)
+    assert toy.split("train").images.shape == (12, 16, 16, 3)
+
+
+def test_arrays_are_read_only_memory_maps(data, write_npz):
+    split = prepare("toy", data=data, source=write_npz(), progress=False).split("train")
+    assert isinstance(split.images, np.memmap)
+    assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int64)
+    with pytest.raises(ValueError, match="read-only"):
+        split.images[0] = 0
+
+
+def test_the_fingerprint_changes_with_one_pixel_one_label_and_the_shape(data, write_npz, random_images):
+    images, labels = random_images(12), np.arange(12) % 3
+    brighter, relabelled = images.copy(), labels.copy()
+    brighter[7, 3, 3, 1] ^= 1
+    relabelled[5] = 1
+    fingerprints = set()
+    for number, (x, y) in enumerate([(images, labels), (brighter, labels), (images, relabelled)]):
+        source = write_npz(f"{number}.npz", train_images=x, train_labels=y)
+        fingerprints.add(prepare(f"toy{number}", data=data, source=source, progress=False).fingerprints["train"])
+    assert len(fingerprints) == 3
+    again = prepare("again", data=data, source=write_npz(train_images=images, train_labels=labels), progress=False)
+    assert again.fingerprints["train"] in fingerprints
+    assert again.split("train").fingerprint == again.fingerprints["train"]
+
+
+def test_a_second_time_opens_what_is_there(data, write_npz):
+    path = write_npz()
+    first = prepare("toy", data=data, source=path, progress=False)
+    assert prepare("toy", data=data, source=path, progress=False).meta == first.meta
+    path.unlink()
+    assert prepare("toy", data=data, progress=False).meta == first.meta
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 24}, "image size 32, not 24"),
+        ({"resize_filter": "box"}, "resize filter bicubic, not box"),
+        ({"source": "other.npz"}, "source toy.npz, not other.npz"),
+    ],
+)
+def test_other_settings_need_overwrite_and_then_replace(data, write_npz, settings, message):
+    prepare("toy", data=data, source=write_npz(), progress=False)
+    settings = {"source": write_npz(settings.pop("source", "toy.npz")), **settings}
+    with pytest.raises(ValueError, match=f"{message}.*--overwrite"):
+        prepare("toy", data=data, progress=False, **settings)
+    replaced = prepare("toy", data=data, overwrite=True, progress=False, **settings)
+    assert replaced.image_size == settings.get("image_size", 32)
+    assert names_in(data) == ["toy"]
+
+
+def test_a_pool_of_processes_gives_the_same_bytes(data, write_npz, random_images, monkeypatch):
+    source = write_npz(train_images=random_images(200, size=40), train_labels=np.arange(200) % 3)
+    prepare("alone", data=data, source=source, workers=1, progress=False)
+    monkeypatch.setattr(convert, "POOL_PAYS_AFTER_SECONDS", 0)
+    prepare("pool", data=data, source=source, workers=2, progress=False)
+    assert contents(data / "alone") == contents(data / "pool")
+
+
+def test_a_failure_in_the_pool_names_the_image_and_leaves_nothing(data, write_folder, random_images, monkeypatch):
+    monkeypatch.setattr(convert, "POOL_PAYS_AFTER_SECONDS", 0)
+    root = write_folder({"train/cat": random_images(100), "train/dog": random_images(100)})
+    (root / "train/dog/090.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"train/dog/090\.png cannot be decoded"):
+        prepare("toy", data=data, source=root, workers=2, test_fraction=0.01, progress=False)
+    assert names_in(data) == []
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), RuntimeError("bug"), OSError("No space left on device")])
+def test_an_exception_in_the_middle_leaves_nothing(data, write_npz, monkeypatch, failure):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(prepare_module, "_to_disk", fail)
+    # A full disk is the user's to mend, so it becomes a message.
+    expected = ValueError if isinstance(failure, OSError) else type(failure)
+    with pytest.raises(expected, match=str(failure) or None):
+        prepare("toy", data=data, source=write_npz(), progress=False)
+    assert names_in(data) == []
+
+
+def test_a_failed_overwrite_keeps_the_old_dataset(data, write_npz):
+    first = prepare("toy", data=data, source=write_npz(), progress=False)
+    bad = write_npz("bad.npz", train_labels=-np.ones(12, dtype=int))
+    with pytest.raises(ValueError, match="negative label"):
+        prepare("toy", data=data, source=bad, overwrite=True, progress=False)
+    assert open_dataset(data, "toy").meta == first.meta
+
+
+def _prepare_slowly(data, source, started, delay):
+    write = prepare_module._write_split
+
+    def slow(*arguments):
+        started.set()
+        time.sleep(delay)
+        return write(*arguments)
+
+    prepare_module._write_split = slow
+    prepare("toy", data=data, source=source, progress=False)
+
+
+@pytest.fixture
+def start_slowly(data):
+    """Start a process that prepares ``source``, and return it once it is in the middle."""
+    context = multiprocessing.get_context("spawn")
+    processes = []
+
+    def start(source, delay):
+        started = context.Event()
+        process = context.Process(target=_prepare_slowly, args=(data, source, started, delay))
+        process.start()
+        processes.append(process)
+        assert started.wait(30)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def test_the_leftovers_of_a_killed_run_are_cleaned_by_the_next(data, write_npz, start_slowly):
+    path = write_npz()
+    process = start_slowly(path, delay=60)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert names_in(data) == [".toy.tmp"]
+    with pytest.raises(ValueError, match=r"unknown dataset 'toy'.*Prepared in .*: none yet"):
+        open_dataset(data, "toy")
+    assert list_datasets(data) == []
+    prepare("toy", data=data, source=path, progress=False)
+    assert names_in(data) == ["toy"]
+
+
+def test_a_run_killed_between_its_renames_loses_nothing(data, write_npz):
+    path = write_npz()
+    first = prepare("toy", data=data, source=path, progress=False)
+    (data / "toy").rename(data / ".toy.old")
+    assert prepare("toy", data=data, source=path, progress=False).meta == first.meta
+    assert names_in(data) == ["toy"]
+
+
+def test_a_second_process_waits_and_opens_the_first_ones_result(data, write_npz, start_slowly, capfd):
+    path = write_npz()
+    process = start_slowly(path, delay=1)
+    ours = prepare("toy", data=data, source=path, progress=True)
+    process.join()
+    assert process.exitcode == 0
+    assert "another process prepares toy; waiting for it" in capfd.readouterr().err
+    assert ours.meta == open_dataset(data, "toy").meta
+    assert names_in(data) == ["toy"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "cifar10+svhn"}, "dataset name 'cifar10\\+svhn' is not valid"),
+        ({"name": ".toy"}, "not valid"),
+        ({"name": "a/b"}, "not valid"),
+        ({"name": ""}, "not valid"),
+        ({"name": "downloads"}, "not valid"),
+        ({"name": "builtin-digits"}, "belongs to a built-in domain"),
+        ({"image_size": 7}, "image size is 7"),
+        ({"resize_filter": "cubic"}, "Did you mean 'bicubic'"),
+        ({"test_fraction": 1.0}, "test fraction is 1.0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"workers": 0}, "workers is 0"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_made(data, write_npz, settings, message):
+    settings = {"name": "toy", **settings}
+    with pytest.raises(ValueError, match=message):
+        prepare(settings.pop("name"), data=data, source=write_npz(), progress=False, **settings)
+    assert not data.exists()
+
+
+def test_an_unknown_name_without_a_source_names_the_nearest(data):
+    with pytest.raises(ValueError, match=r"unknown dataset 'cifar1O'.*Did you mean 'cifar10'\?.*--source PATH"):
+        prepare("cifar1O", data=data, progress=False)
+
+
+def test_an_unwritable_data_folder_is_said(tmp_path, write_npz):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"data folder .* cannot be written.*MDSSL_DATA"):
+        prepare("toy", data=tmp_path / "file", source=write_npz(), progress=False)
+
+
+def test_ensure_builtin_prepares_what_is_built_in_and_missing(data):
+    ensure_builtin(data, ["builtin-textures", "cifar10"])
+    assert names_in(data) == ["builtin-textures"]
+    before = (data / "builtin-textures/meta.json").stat().st_mtime_ns
+    ensure_builtin(data, ["builtin-textures"])
+    assert (data / "builtin-textures/meta.json").stat().st_mtime_ns == before

@@ -1,0 +1,87 @@
+"""Opening prepared datasets, and what is said where they are missing or damaged."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mdssl.data.prepare import prepare
+from mdssl.data.prepared import list_datasets, open_dataset
+
+
+@pytest.fixture
+def data(tmp_path, write_npz):
+    """A data folder with the dataset "toy"."""
+    prepare("toy", data=tmp_path / "data", source=write_npz(), progress=False)
+    return tmp_path / "data"
+
+
+def test_prepared_datasets_are_listed_by_name(data, write_npz):
+    prepare("ant", data=data, source=write_npz(), progress=False)
+    (data / "downloads/cifar10").mkdir(parents=True)
+    assert [dataset.name for dataset in list_datasets(data)] == ["ant", "toy"]
+    assert list_datasets(data / "nowhere") == []
+
+
+def test_counts_and_fingerprints_need_no_arrays(data):
+    toy = open_dataset(data, "toy")
+    for file in data.rglob("*.npy"):
+        file.unlink()
+    assert toy.counts == {"train": 12, "test": 6}
+    assert {len(fingerprint) for fingerprint in toy.fingerprints.values()} == {64}
+
+
+@pytest.mark.parametrize(
+    ("name", "pieces"),
+    [
+        ("cifar10", ["is not prepared", "prepared: toy", "mdssl data prepare cifar10 --data", "--download"]),
+        ("builtin-shapes", ["mdssl data prepare builtin-shapes --data"]),
+        ("cifr10", ["unknown dataset 'cifr10'", "Did you mean 'cifar10'?"]),
+        ("toi", ["Did you mean 'toy'?", "mdssl data prepare toi --data", "--source PATH"]),
+        ("../toy", ["unknown dataset"]),
+    ],
+)
+def test_what_is_not_prepared_comes_with_the_command_that_prepares_it(data, name, pieces):
+    with pytest.raises(ValueError) as caught:
+        open_dataset(data, name)
+    for piece in pieces:
+        assert piece in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy"])
+@pytest.mark.parametrize("kept", [0, 20, 130])
+def test_a_cut_off_array_is_named(data, file, kept):
+    path = data / "toy/test" / file
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=rf"{file} is damaged.*mdssl data prepare toy .*--overwrite"):
+        open_dataset(data, "toy")
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((5, 32, 32, 3), np.uint8), np.zeros((6, 3, 32, 32), np.uint8), np.zeros((6, 32, 32, 3))]
+)
+def test_an_array_that_is_not_what_meta_says_is_named(data, array):
+    np.save(data / "toy/test/images.npy", array)
+    with pytest.raises(ValueError, match=r"images\.npy is damaged: it holds"):
+        open_dataset(data, "toy")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 99}'])
+def test_a_bad_meta_json_is_named(data, content):
+    (data / "toy/meta.json").write_text(content)
+    with pytest.raises(ValueError, match=r"meta\.json cannot be read"):
+        open_dataset(data, "toy")
+
+
+def test_a_missing_entry_of_meta_json_is_named(data):
+    path = data / "toy/meta.json"
+    meta = json.loads(path.read_text())
+    del meta["splits"]
+    path.write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="'splits' is missing"):
+        open_dataset(data, "toy")
+
+
+def test_an_unknown_split_is_refused(data):
+    with pytest.raises(ValueError, match="allowed: train, test"):
+        open_dataset(data, "toy").split("val")

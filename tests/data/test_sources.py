@@ -1,0 +1,219 @@
+"""Folders, Parquet shards and npz files: what is read from them, and what is said of bad ones."""
+
+import numpy as np
+import pytest
+
+from mdssl.data.prepare import prepare
+from mdssl.data.sources import detect_kind
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Prepare a source as "toy"."""
+    return lambda source, **settings: prepare("toy", data=tmp_path / "data", source=source, progress=False, **settings)
+
+
+@pytest.fixture
+def refused(tmp_path, prepared):
+    """Prepare a bad source: its message; nothing of the dataset may be left."""
+
+    def refuse(source, **settings):
+        with pytest.raises(ValueError) as caught:
+            prepared(source, **settings)
+        left = [path.name for path in (tmp_path / "data").glob("*") if not path.name.endswith(".lock")]
+        assert left == [] or left == ["downloads"]
+        return str(caught.value)
+
+    return refuse
+
+
+def test_npz_is_read_as_it_is(write_npz, prepared):
+    path = write_npz()
+    toy = prepared(path)
+    with np.load(path) as arrays:
+        for split in ("train", "test"):
+            assert np.array_equal(toy.split(split).images, arrays[f"{split}_images"])
+            assert np.array_equal(toy.split(split).labels, arrays[f"{split}_labels"])
+    assert toy.classes == ("cat", "dog", "owl")
+    assert toy.meta["source"] == {"kind": "npz", "origin": "toy.npz"}
+
+
+def test_npz_in_the_style_of_keras_with_label_columns_and_grey_images(tmp_path, rng, prepared):
+    images, labels = rng.integers(0, 256, (10, 32, 32), dtype=np.uint8), np.arange(10)[:, None] % 2
+    np.savez_compressed(tmp_path / "k.npz", x_train=images, y_train=labels, x_test=images[:4], y_test=labels[:4])
+    toy = prepared(tmp_path / "k.npz")
+    assert toy.classes == ("0", "1")
+    assert np.array_equal(toy.split("test").images[..., 2], images[:4])
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"train_labels": np.array([-1] + [1] * 11)}, "negative label -1 in toy.npz train_images row 0"),
+        ({"test_labels": np.array([0, 1, 2, 3, 1, 0])}, "label 3 in toy.npz test_images row 3 is out of range"),
+        ({"test_labels": np.zeros(6, dtype=int)}, "single class 'cat'"),
+        ({"train_labels": np.arange(12) % 2}, "no training image: 'owl'"),
+        ({"train_labels": np.arange(11)}, "one per image"),
+        ({"train_labels": np.linspace(0, 1, 12)}, "dtype float64"),
+        ({"train_images": np.zeros((12, 32, 32, 3))}, "dtype float64"),
+        ({"train_images": np.zeros((12, 3, 32, 32), dtype=np.uint8)}, "Move the channels last"),
+        ({"train_images": None}, "needed are train_images"),
+        ({"test_images": np.zeros((0, 32, 32), np.uint8), "test_labels": np.zeros(0, int)}, "empty test split"),
+        ({"classes": np.array([object()])}, "cannot be read as npz"),
+        ({"classes": np.array(["cat", "cat", "owl"])}, "different"),
+    ],
+)
+def test_a_bad_npz_is_refused(write_npz, refused, replaced, message):
+    assert message in refused(write_npz(**replaced))
+
+
+@pytest.mark.parametrize("kept", [0, 10, 1000, 40_000])
+def test_a_cut_off_npz_is_named(write_npz, refused, kept):
+    path = write_npz()
+    path.write_bytes(path.read_bytes()[:kept])
+    assert f"{path} cannot be read as npz" in refused(path)
+
+
+def test_class_folders_with_train_and_val(write_folder, random_images, prepared):
+    train = {name: random_images(3) for name in ("dog", "cat")}
+    val = {name: random_images(2) for name in ("dog", "cat")}
+    toy = prepared(
+        write_folder({f"train/{name}": x for name, x in train.items()} | {f"val/{name}": x for name, x in val.items()})
+    )
+    assert toy.classes == ("cat", "dog")
+    assert toy.meta["split"]["rule"] == "validation as test"
+    assert np.array_equal(toy.split("train").images, np.concatenate([train["cat"], train["dog"]]))
+    assert np.array_equal(toy.split("test").images, np.concatenate([val["cat"], val["dog"]]))
+    assert toy.split("test").labels.tolist() == [0, 0, 1, 1]
+
+
+def test_class_folders_ignore_what_is_no_image(write_folder, random_images, prepared):
+    root = write_folder({name: random_images(5) for name in ("cat", "dog")})
+    (root / "cat" / "notes.txt").write_text("nice cats")
+    (root / "cat" / ".hidden.png").write_bytes(b"")
+    (root / ".git").mkdir()
+    assert prepared(root).counts == {"train": 8, "test": 2}
+
+
+def test_an_undecodable_file_is_named(write_folder, random_images, refused):
+    root = write_folder({name: random_images(5) for name in ("cat", "dog")})
+    (root / "dog" / "003.png").write_bytes(b"\x89PNG and nothing more")
+    assert "photos/dog/003.png cannot be decoded" in refused(root)
+
+
+def test_an_empty_class_folder_is_named(write_folder, random_images, refused):
+    root = write_folder({"train/cat": random_images(3), "train/dog": random_images(3), "train/owl": []})
+    assert "train/owl has no images" in refused(root)
+
+
+def test_different_class_folders_are_named(write_folder, random_images, refused):
+    folders = ("train/cat", "train/dog", "test/cat", "test/cow")
+    message = refused(write_folder({folder: random_images(2) for folder in folders}))
+    assert "only in test: 'cow'" in message
+    assert "only in train: 'dog'" in message
+
+
+def test_test_folders_alone_are_not_enough(write_folder, random_images, refused):
+    root = write_folder({"test/cat": random_images(2), "test/dog": random_images(2)})
+    assert "no train split" in refused(root)
+
+
+def test_parquet_shards_are_joined_in_order(write_parquet, random_images, encode, prepared):
+    images = random_images(23)
+    pieces = {
+        "train-00000-of-00002.parquet": slice(0, 9),
+        "train-00001-of-00002.parquet": slice(9, 17),
+        "test-00000-of-00001-0123abcd.parquet": slice(17, 23),
+    }
+    formats = ["PNG", "WEBP"]
+    for file, piece in pieces.items():
+        encoded = [encode(image, formats[i % 2], lossless=True) for i, image in enumerate(images[piece])]
+        root = write_parquet(f"data/{file}", encoded, list(np.arange(23)[piece] % 3))
+    toy = prepared(root)
+    assert toy.meta["source"] == {"kind": "parquet", "origin": "hub"}
+    assert toy.classes == ("cat", "dog", "owl")
+    assert np.array_equal(toy.split("train").images, images[:17])
+    assert np.array_equal(toy.split("test").images, images[17:])
+    assert toy.split("test").labels.tolist() == (np.arange(17, 23) % 3).tolist()
+
+
+def test_parquet_with_img_and_fine_label_and_jpegs_of_other_sizes(write_parquet, random_images, encode, prepared):
+    encoded = [encode(random_images(1, size)[0], "JPEG") for size in (20, 33, 64, 90) * 3]
+    extra = {"coarse_label": [0] * 12}
+    root = write_parquet("train.parquet", encoded, [0, 1] * 6, image="img", label="fine_label", names=None, extra=extra)
+    toy = prepared(root, test_fraction=0.5)
+    assert toy.classes == ("0", "1")
+    assert toy.counts == {"train": 6, "test": 6}
+    assert toy.meta["split"]["rule"] == "stratified"
+
+
+def test_a_single_parquet_file_works(write_parquet, random_images, encode, prepared):
+    root = write_parquet("everything.parquet", [encode(image) for image in random_images(12)], [0, 1, 2] * 4)
+    assert prepared(root / "everything.parquet").counts == {"train": 9, "test": 3}
+
+
+@pytest.fixture
+def shard(write_parquet, random_images, encode):
+    """Write a train shard of 8 images, changed as asked."""
+
+    def write(labels=(0, 1, 2, 0, 1, 2, 0, 1), content=None, file="train-00000-of-00001.parquet", **settings):
+        encoded = [encode(image) for image in random_images(len(labels))]
+        if content is not None:
+            encoded[5] = content
+        return write_parquet(file, encoded, list(labels), **settings)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"labels": (0, 1, 2, 0, 1, 2, -1, 1)}, "negative label -1 in hub/train-00000-of-00001.parquet row 6"),
+        ({"labels": (0, 1, 2, 9, 1, 2, 0, 1)}, "label 9 in hub/train-00000-of-00001.parquet row 3 is out of range"),
+        ({"labels": (0, 1, None, 0, 1, 2, 0, 1)}, "row 2 has no label"),
+        ({"labels": ("a", "b") * 4}, "has type string"),
+        ({"labels": (0,) * 8}, "single class 'cat'"),
+        ({"content": b"no image"}, "hub/train-00000-of-00001.parquet row 5 cannot be decoded"),
+        ({"label": "species"}, "has no label column; it has image, species"),
+        ({"image": "photo"}, "has no image column"),
+        ({"file": "train-00000-of-00003.parquet"}, "number 00001 is missing"),
+    ],
+)
+def test_a_bad_shard_is_refused(shard, refused, changed, message):
+    assert message in refused(shard(**changed))
+
+
+def test_an_image_without_bytes_is_named(shard, refused, write_parquet):
+    root = write_parquet("train.parquet", [None] * 6, [0, 1] * 3)
+    assert "hub/train.parquet row 0 has neither image bytes" in refused(root)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_a_cut_off_shard_is_named(shard, refused, kept):
+    path = shard() / "train-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    assert f"{path} cannot be read as Parquet" in refused(path.parent)
+
+
+def test_shards_with_different_classes_are_refused(shard, refused):
+    shard(file="test-00000-of-00001.parquet", names=("cat", "dog", "cow"))
+    assert "name different classes" in refused(shard())
+
+
+def test_the_kind_is_seen_from_the_path(tmp_path, write_npz, write_folder, shard, random_images):
+    npz = write_npz("arrays/toy.npz") if (tmp_path / "arrays").mkdir() is None else None
+    photos = write_folder({"cat": random_images(1), "dog": random_images(1)})
+    assert detect_kind("toy", npz) == detect_kind("toy", npz.parent) == "npz"
+    assert detect_kind("toy", photos) == "folder"
+    assert detect_kind("cifar10", shard()) == "parquet"
+    assert detect_kind("cifar10", None) == "torchvision"
+    assert detect_kind("builtin-shapes", None) == "builtin"
+
+
+def test_what_is_no_source_is_said(tmp_path, refused):
+    (tmp_path / "empty").mkdir()
+    assert "does not exist" in refused(tmp_path / "nowhere")
+    assert "holds nothing that can be read" in refused(tmp_path / "empty")
+    assert "allowed: torchvision, folder, parquet" in refused(tmp_path / "empty", kind="tfrecord")
+    for kind in ("folder", "parquet", "npz", "torchvision"):
+        refused(tmp_path / "empty", kind=kind)

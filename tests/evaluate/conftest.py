@@ -1,0 +1,65 @@
+"""Features with classes in them, and a small model and dataset, for tests of scores."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[torch.Tensor, ...]:
+    """train_x (1200, 64), train_y, test_x (597, 64), test_y: pixels as features, some of them constant."""
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = torch.from_numpy(x[order]).float(), torch.from_numpy(y[order]).long()
+    return x[:1200], y[:1200], x[1200:], y[1200:]
+
+
+class TinyModel(nn.Module):
+    """Batch-norm and dropout inside, so that training and evaluation mode differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+        )
+        self.projection = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 16))
+
+
+@pytest.fixture
+def tiny_model() -> TinyModel:
+    torch.manual_seed(0)
+    return TinyModel()
+
+
+@pytest.fixture
+def make_dataset():
+    """(train labels, test labels, number of classes) -> a dataset whose images are tinted by their true class.
+
+    The labels given are what it says; ``tint`` gives the true classes where the two shall differ.
+    """
+
+    def make(train_labels, test_labels, num_classes, *, test_tint=None):
+        rng = np.random.default_rng(0)
+        splits = {}
+        for name, labels, tint in (
+            ("train", train_labels, train_labels),
+            ("test", test_labels, test_labels if test_tint is None else test_tint),
+        ):
+            labels, tint = np.asarray(labels, dtype=np.int64), np.asarray(tint, dtype=np.int64)
+            colours = np.random.default_rng(1).integers(40, 215, (num_classes, 1, 1, 3))[tint]
+            images = (colours + rng.normal(0, 25, (len(tint), 8, 8, 3))).clip(0, 255).astype(np.uint8)
+            images.flags.writeable = labels.flags.writeable = False
+            splits[name] = SimpleNamespace(images=images, labels=labels, fingerprint="")
+        classes = tuple(f"class-{index}" for index in range(num_classes))
+        return SimpleNamespace(name="tinted", classes=classes, split=splits.__getitem__)
+
+    return make
