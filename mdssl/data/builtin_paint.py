@@ -56,7 +56,7 @@ def smooth_noise(rng: np.random.Generator, n: int, cells: int) -> np.ndarray:
     lattice = rng.uniform(0, 1, (n, cells, cells))
     position = np.linspace(0, cells - 1, SIZE)
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells)))
-    # Not as matrix products: BLAS differs in the last bit between machines, and its threads cost more than they give here.
+    # Not as matrix products: BLAS differs in the last bit between machines, and its threads only get in the way here.
     return np.einsum("xi,nij,yj->nxy", weights, lattice, weights)
 
 

@@ -18,7 +18,7 @@ from mdssl.data.parts import Part, RawImage
 # Small enough that progress moves and that a worker holds few raw images, large enough to hide the cost of sending.
 CHUNK = 64
 
-# A spawned worker needs about this long to import numpy and Pillow; less work than that is done sooner right here.
+# Starting workers takes half a second on a free machine and more on a busy one; less work is done sooner right here.
 POOL_PAYS_AFTER_SECONDS = 2.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mdssl.data import download as downloads
 from mdssl.data.archives import unpack
@@ -131,10 +131,11 @@ def _prepare_raw(
 
 def _raw_root(name: str, published: Published, place: Path) -> Path | None:
     """Where the needed files stand: here, one level up, or where torchvision's DTD and EuroSAT put them."""
-    for root in (place, place.parent, place / name):
-        if all((root / needed).exists() for needed in published.needs):
-            return root
-    return None
+    roots = [place, place / name]
+    # Only if the path itself is among what is needed: what else lies beside it is not what was asked for.
+    if place.name in {PurePosixPath(needed).parts[0] for needed in published.needs}:
+        roots.append(place.parent)
+    return next((root for root in roots if all((root / needed).exists() for needed in published.needs)), None)
 
 
 def _has_archives(published: Published, place: Path) -> bool:

@@ -249,7 +249,7 @@ def _read_file(file: Location) -> pa.Table | None:
             )
     if table.column_names != SCHEMA.names:
         differing = sorted(set(SCHEMA.names) ^ set(table.column_names))
-        raise _foreign(file, f"its columns are others ({', '.join(differing[:5]) or 'in another order'})")
+        raise _foreign(file, f"its columns differ ({', '.join(differing[:5]) or 'another order'})")
     try:
         table = table.cast(SCHEMA)
     except (pa.ArrowException, ValueError) as error:

@@ -114,29 +114,35 @@ def print_leaderboard(
 
     Args:
         storage: where results live.
-        method, train_mixture, evaluate: only these; all where empty. Untrained encoders stand in every mixture's table.
+        method, train_mixture, evaluate: only these; all where empty. Untrained encoders stand in every mixture's
+            table.
         probe: only this one; all that have been run where None.
         features: the layer whose scores are shown.
 
     Raises:
-        ValueError: a method, mixture, dataset or probe that the leaderboard does not hold, or what `read` raises.
+        ValueError: a method, mixture, dataset, probe or layer that the leaderboard does not hold; a file that is not
+            one of its own.
     """
     console = console or Console()
     rows = leaderboard.read(storage)
     if rows.empty:
-        console.print(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage", markup=False)
+        console.print(
+            f"the leaderboard in {storage} is empty: run a sweep, or give another --storage",
+            markup=False,
+            soft_wrap=True,
+        )
         return
     wanted = {
         "method": method,
         "train_mixture": train_mixture,
         "eval_dataset": evaluate,
         "probe": [probe] if probe else (),
+        # Where nothing has been scored, there is no layer to name, and failures are still worth printing.
+        "features": [features] if rows["features"].notna().any() else (),
     }
     for name, values in wanted.items():
         for value in values:
             check_name(name, value, sorted(rows[name].dropna().unique()))
-    if method:
-        rows = rows[rows["method"].isin(method)]
     mixtures = list(train_mixture) or sorted(set(rows["train_mixture"]) - {""}) or [""]
     for mixture in mixtures:
         of_mixture = rows[rows["train_mixture"].isin([mixture, ""])]
@@ -145,15 +151,18 @@ def print_leaderboard(
         found = set(scored["eval_dataset"])
         datasets = list(evaluate) or [name for name in seen if name in found] + sorted(found - set(seen))
         for name in [probe] if probe else sorted(set(scored["probe"])) or [ProbeConfig.probe]:
-            console.print(
-                f"\n{mixture or 'untrained'}: top-1 in percent on the test split, {name} probe on {features} features",
-                markup=False,
-                soft_wrap=True,
-            )
             table = sweep_table(
                 of_mixture, train_mixture=mixture, datasets=datasets, seen=seen, features=features, probe=name
             )
-            print_table(table, console)
+            # Left out only now: the differences are to the baseline, shown or not.
+            table = table[table["method"].isin(method or rows["method"])]
+            if not table.empty:
+                console.print(
+                    f"\n{mixture or 'untrained'}: top-1 in percent on the test split, {name} probe on {features} features",
+                    markup=False,
+                    soft_wrap=True,
+                )
+                print_table(table, console)
 
 
 def _drawn(df: pd.DataFrame, settings: list[str], scores: list[str], status: list[str]) -> Table:

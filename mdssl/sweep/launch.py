@@ -32,6 +32,10 @@ _RAY_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
     # Off spot machines it only logs that it found no notice.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # A nested trial has several processes; with as few starting at once as there are CPUs, Ray warns about their number.
+    "RAY_worker_maximum_startup_concurrency": "16",
+    # Tune's own report says what ours says, and more than once.
+    "RAY_AIR_NEW_OUTPUT": "0",
 }
 _TRIAL_RESTARTS = 2
 """How often Tune starts a trial's own process anew after it died."""

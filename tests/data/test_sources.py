@@ -201,13 +201,22 @@ def test_shards_with_different_classes_are_refused(shard, refused):
 
 
 def test_the_kind_is_seen_from_the_path(tmp_path, write_npz, write_folder, shard, random_images):
-    npz = write_npz("arrays/toy.npz") if (tmp_path / "arrays").mkdir() is None else None
+    (tmp_path / "arrays").mkdir()
+    npz = write_npz("arrays/toy.npz")
     photos = write_folder({"cat": random_images(1), "dog": random_images(1)})
     assert detect_kind("toy", npz) == detect_kind("toy", npz.parent) == "npz"
     assert detect_kind("toy", photos) == "folder"
     assert detect_kind("cifar10", shard()) == "parquet"
     assert detect_kind("cifar10", None) == "torchvision"
     assert detect_kind("builtin-shapes", None) == "builtin"
+
+
+def test_raw_files_beside_a_source_are_not_taken_for_it(shard):
+    root = shard()
+    for file in ("train_32x32.mat", "test_32x32.mat"):
+        (root.parent / file).write_bytes(b"")
+    assert detect_kind("svhn", root) == "parquet"
+    assert detect_kind("svhn", root.parent) == detect_kind("svhn", root.parent / "test_32x32.mat") == "torchvision"
 
 
 def test_what_is_no_source_is_said(tmp_path, refused):

@@ -1,0 +1,169 @@
+"""The plan of a sweep, from what storage holds alone. No Ray."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from mdssl.config import ProbeConfig
+from mdssl.pretrain.loop import train
+from mdssl.results.leaderboard import write_rows
+from mdssl.storage import Location
+from mdssl.sweep.grid import evaluation_fingerprint, plan, trials
+from mdssl.sweep.launch import check_resources
+from mdssl.sweep.rows import failed_row, finished_row, merged
+from mdssl.sweep.settings import SweepSettings
+
+CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
+METHODS = [{"method": "random"}, {"method": "simclr"}, {"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}]
+
+
+@pytest.fixture
+def settings(tiny_data):
+    return SweepSettings(
+        domains=("tiny-a", "tiny-b"),
+        evaluate=("tiny-a", "tiny-c"),
+        arch="resnet18",
+        batch_per_domain=8,
+        iterations=2,
+        data=tiny_data,
+        precision="fp32",
+    )
+
+
+def states(storage, settings, methods=METHODS):
+    return [work.state for work in plan(storage, trials(settings, methods), settings)]
+
+
+def score(settings, dataset, **changes):
+    numbers = {"top1": 50.0, "top5": None, "knn_top1": 40.0, "num_classes": 4, "num_train": 64, "num_test": 32}
+    return {
+        **numbers,
+        "features": "encoder",
+        "probe": settings.probe_config.name,
+        "eval_seconds": 1.0,
+        "eval_dataset": dataset,
+        "data_fingerprint": evaluation_fingerprint(settings.data, dataset),
+    } | changes
+
+
+@pytest.fixture
+def trained(settings, tmp_path):
+    """A storage in which the mdssl trial is trained, and its row on tiny-a is there."""
+    storage = Location.of(tmp_path)
+    config = trials(settings, METHODS[2:])[0]
+    trial_dir = storage / "trials" / config.trial_id
+    training = train(config, data=settings.data, trial_dir=trial_dir, device="cpu")
+    row = finished_row(
+        config, settings.probe_config, training, score(settings, "tiny-a"), context=CONTEXT, trial_dir=trial_dir
+    )
+    write_rows(storage, config.trial_id, [row])
+    return storage, config, row
+
+
+def test_every_method_temperature_and_seed_is_one_trial(settings):
+    settings = replace(settings, temperature=(0.1, 0.2), seeds=(0, 1, 2))
+    configs = trials(settings, METHODS)
+    assert len({config.trial_id for config in configs}) == len(configs)
+    # A random encoder has a seed and no temperature.
+    assert [sum(config.method == m for config in configs) for m in ("random", "simclr", "mdssl")] == [3, 6, 6]
+
+
+def test_an_empty_storage_leaves_everything_to_do(settings, tmp_path):
+    assert states(Location.of(tmp_path), settings) == ["train"] * 3
+
+
+def test_only_missing_scores_are_made_for_a_trained_encoder(settings, trained):
+    storage, config, _ = trained
+    work = plan(storage, [config], settings)[0]
+    assert (work.state, work.missing) == ("probe", ("tiny-c",))
+    assert states(storage, replace(settings, evaluate=("tiny-a",)), METHODS[2:]) == ["finished"]
+
+
+def test_another_probe_layer_or_other_data_make_a_score_missing(settings, trained):
+    storage, config, row = trained
+    only_a = replace(settings, evaluate=("tiny-a",))
+    for change in ({"probe": "sgd"}, {"probe_l2": 0.5}, {"features": ("encoder", "projection")}):
+        assert states(storage, replace(only_a, **change), METHODS[2:]) == ["probe"], change
+    evaluation = json.loads(row["config_json"])
+    evaluation["evaluation"]["data_fingerprint"] = "of other images"
+    write_rows(storage, config.trial_id, [row | {"config_json": json.dumps(evaluation)}])
+    assert states(storage, only_a, METHODS[2:]) == ["probe"]
+
+
+def test_a_begun_trial_goes_on_and_a_forced_one_starts_again(settings, trained, tmp_path):
+    storage, config, _ = trained
+    for name in ("training.json", "encoder.safetensors"):
+        (storage / "trials" / config.trial_id / name).delete()
+    assert states(storage, settings, METHODS[2:]) == ["resume"]
+    assert states(storage, replace(settings, force=True), METHODS[2:]) == ["train"]
+
+
+def test_a_failed_trial_is_left_alone_until_asked(settings, tmp_path):
+    storage = Location.of(tmp_path)
+    config = trials(settings, METHODS[2:])[0]
+    failure = failed_row(config, "NaN", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00")
+    write_rows(storage, config.trial_id, [failure])
+    assert states(storage, settings, METHODS[2:]) == ["failed"]
+    assert states(storage, replace(settings, retry_failed=True), METHODS[2:]) == ["train"]
+
+
+def test_a_failed_score_is_left_alone_until_asked_and_costs_no_other_score(settings, trained):
+    storage, config, row = trained
+    failure = failed_row(
+        config, "one class", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00", eval_dataset="tiny-c"
+    )
+    rows = merged([row], [failure])
+    assert [r["status"] for r in rows] == ["finished", "failed"]
+    write_rows(storage, config.trial_id, rows)
+    assert states(storage, settings, METHODS[2:]) == ["failed"]
+    assert plan(storage, [config], replace(settings, retry_failed=True))[0].missing == ("tiny-c",)
+    better = row | {"eval_dataset": "tiny-c"}
+    assert [r["eval_dataset"] for r in merged(rows, [better])] == ["tiny-a", "tiny-c"]
+
+
+def test_a_row_says_exactly_what_produced_it(settings, trained):
+    _, config, row = trained
+    said = json.loads(row["config_json"])
+    assert said["trial"] == config.to_dict()
+    assert said["evaluation"] == {
+        **ProbeConfig().settings(),
+        "data_fingerprint": evaluation_fingerprint(settings.data, "tiny-a"),
+    }
+    assert (row["seen"], row["views_seen"], row["iterations"]) == (True, 2 * 2 * 2 * 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"executor": "torchtrain"}, "Did you mean 'torchtrainer'"),
+        ({"workers": 2, "gpus_per_worker": 0.5}, "NCCL refuses two ranks"),
+        ({"workers": 2, "executor": "inline"}, "use --executor torchtrainer"),
+        ({"seeds": ()}, "axis seeds has no value"),
+        ({"temperature": (0.1, 0.1)}, "axis temperature has a value twice"),
+        ({"domains": ()}, "names no domains"),
+        ({"checkpoint_seconds": -1.0}, "checkpoint_seconds is -1.0"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(settings, **change)
+
+
+def test_unprepared_data_and_too_few_images_are_refused_before_anything(settings, tmp_path):
+    with pytest.raises(ValueError, match="'tiny-x'"):
+        trials(replace(settings, domains=("tiny-a", "tiny-x")), METHODS)
+    with pytest.raises(ValueError, match="'tiny-x'"):
+        plan(Location.of(tmp_path), [], replace(settings, evaluate=("tiny-x",)))
+    with pytest.raises(ValueError, match="use at most 64"):
+        trials(replace(settings, batch_per_domain=65), METHODS)
+
+
+def test_resources_say_how_many_trials_fit():
+    assert check_resources(1, 1, 0, {"CPU": 2}) == 2
+    assert check_resources(2, 1, 0, {"CPU": 5}) == 2
+    assert check_resources(1, 1, 0.5, {"CPU": 16, "GPU": 2}) == 4
+    with pytest.raises(ValueError, match=r"needs 8 CPUs \(4 worker\(s\) with 2 each\), but the cluster has 2"):
+        check_resources(4, 2, 0, {"CPU": 2})
+    with pytest.raises(ValueError, match="needs 1 GPUs .* has 0"):
+        check_resources(1, 1, 1, {"CPU": 2})
