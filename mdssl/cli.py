@@ -5,6 +5,7 @@ Imports of torch and what needs it stay inside the functions: ``--help`` should 
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class DataPrepare:
     source: str | None = None
     """File or folder to read: class folders, Parquet shards as Hugging Face lays them out, an npz, or raw downloads."""
     kind: str | None = None
-    """What the source is: folder | parquet | npz | raw; default: seen from its files."""
+    """What the source is: folder | parquet | npz | torchvision (its raw files); default: seen from its files."""
     download: bool = False
     """Fetch the raw files of a known dataset from its authors; goes on where it stopped."""
     size: int = 32
@@ -86,7 +87,8 @@ def data_prepare(settings: DataPrepare) -> None:
         raise ValueError("no dataset is named; give one or more, e.g. `mdssl data prepare cifar10 --download`.")
     if settings.source and len(settings.names) > 1:
         raise ValueError(
-            f"one source cannot become {len(settings.names)} datasets ({', '.join(settings.names)}); prepare one at a time."
+            f"one source cannot become {len(settings.names)} datasets ({', '.join(settings.names)}); "
+            "prepare one at a time."
         )
     for name in settings.names:
         dataset = prepare(
@@ -239,7 +241,7 @@ def _main(argv: Sequence[str]) -> None:
     command = " ".join(words)
     check_name("command", command, COMMANDS, "`mdssl --help` says what each does.")
     settings_class, function = COMMANDS[command]
-    description = _dedent(function.__doc__)
+    description = inspect.cleandoc(function.__doc__)
     settings = parse(settings_class, prog=f"mdssl {command}", description=description, argv=argv[len(words) :])
     function(settings)
 
@@ -249,12 +251,6 @@ def _usage() -> str:
     lines += [f"  {name:14} {function.__doc__.strip().splitlines()[0]}" for name, (_, function) in COMMANDS.items()]
     lines += ["", "Sweeps are scripts of their own: python sweeps/lambda_grid.py --help"]
     return "\n".join(lines)
-
-
-def _dedent(doc: str) -> str:
-    import inspect
-
-    return inspect.cleandoc(doc)
 
 
 def main() -> None:

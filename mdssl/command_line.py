@@ -42,7 +42,7 @@ def parse(settings_class: type[Settings], *, prog: str, description: str, argv: 
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
-    """Run a command: a wrong setting is one message and exit code 2, Ctrl-C is 130, anything else shows its traceback."""
+    """Run a command: a wrong setting is one message and exit code 2, Ctrl-C is 130, a defect shows its traceback."""
     try:
         code = main(sys.argv[1:] if argv is None else argv)
     except ValueError as error:

@@ -32,7 +32,7 @@ RECIPE_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How encoders are trained: all that a sweep holds fixed. The defaults are the paper's (section 3.1, tables 6, 7)."""
+    """How encoders are trained: what a sweep holds fixed. The defaults are the paper's (section 3.1, tables 6, 7)."""
 
     arch: str = "resnet50"
     """Encoder, torchvision's: resnet18 | resnet50."""

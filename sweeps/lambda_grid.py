@@ -7,7 +7,7 @@ most.
   python sweeps/lambda_grid.py
       preset quick: 8 trials on built-in domains, minutes on 2 CPU cores
 
-  python sweeps/lambda_grid.py --preset paper --domains cifar10 svhn --evaluate cifar10 svhn stl10 --lambda1 1 0.9 --lambda2 0 0.1
+  python sweeps/lambda_grid.py --preset paper --domains cifar10 svhn --evaluate cifar10 svhn stl10
       ResNet-50, 48,000 steps a trial: GPU-days
 
 The same command again trains nothing twice: it goes on where it stopped, or prints the table.

@@ -112,8 +112,7 @@ def _epoch_order(seed: int, domain: int, epoch: int, count: int) -> np.ndarray:
 
 
 def _shared_tensor(array: np.ndarray) -> torch.Tensor:
-    """A tensor over a read-only memory map. A mixture only gathers from it, which copies, so torch's warning is moot.
-    """
+    """A tensor over a read-only memory map; a mixture only gathers from it, which copies, so torch need not warn."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

@@ -149,7 +149,7 @@ def _augment_chunk(images: torch.Tensor, views: Views, jitter_order: np.ndarray)
 
 
 def normalise(x: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) in [0, 1] to zero mean and unit variance over ImageNet; what an encoder sees, in training and after."""
+    """(B, 3, S, S) in [0, 1] to zero mean and unit variance over ImageNet: what an encoder sees, always."""
     mean, std = (torch.tensor(values, device=x.device, dtype=x.dtype).view(3, 1, 1) for values in (MEAN, STD))
     return (x - mean) / std
 

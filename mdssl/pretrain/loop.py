@@ -62,8 +62,8 @@ def train(
 ) -> dict[str, Any]:
     """Train one encoder, or go on where an earlier run of the same trial stopped.
 
-    With an initialised process group, every rank calls this with the same arguments; the loss is that of the global batch,
-    and rank 0 writes. A trial that has already ended is not trained again.
+    With an initialised process group, every rank calls this with the same arguments; the loss is that of the global
+    batch, and rank 0 writes. A trial that is finished is not trained again.
 
     Args:
         config: the trial. Its ``data_fingerprint`` may be empty, else it must be that of the data.
@@ -197,8 +197,8 @@ def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
     actual = fingerprint(data, config.domains) if config.domains else ""
     if config.data_fingerprint not in ("", actual):
         raise ValueError(
-            f"the training images of {config.train_mixture!r} have fingerprint {actual}, but trial {config.trial_id} was "
-            f"made for {config.data_fingerprint}; restore the data it was made for, or begin a new trial on these."
+            f"the training images of {config.train_mixture!r} have fingerprint {actual}, but trial {config.trial_id} "
+            f"was made for {config.data_fingerprint}; restore the data it was made for, or begin a new trial on these."
         )
     return replace(config, data_fingerprint=actual)
 
@@ -223,7 +223,8 @@ def _finite_means(
             total, alignment, within, across = row
             message = (
                 f"the loss is not finite at step {first_step + offset + 1}: total {total}, alignment {alignment}, "
-                f"within {within}, across {across}. A lower learning rate, a longer warm-up or a higher temperature may help."
+                f"within {within}, across {across}. A lower learning rate, a longer warm-up or a higher temperature "
+                "may help."
             )
             if rank == 0:
                 write_metrics(trial_dir, state)

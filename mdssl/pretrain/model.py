@@ -39,7 +39,7 @@ class Model(nn.Module):
 
 
 def build_model(config: TrialConfig) -> Model:
-    """A model with initial weights that depend on ``config.seed`` and its shape only; made on the CPU for every device."""
+    """A model whose initial weights depend on ``config.seed`` and its shape only; made on the CPU for every device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return Model(config).to(memory_format=torch.channels_last)

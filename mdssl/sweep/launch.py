@@ -32,7 +32,7 @@ _RAY_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
     # Off spot machines it only logs that it found no notice.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # A nested trial has several processes; with as few starting at once as there are CPUs, Ray warns about their number.
+    # A nested trial has several processes; Ray warns of them where it may start as few at once as there are CPUs.
     "RAY_worker_maximum_startup_concurrency": "16",
     # Tune's own report says what ours says, and more than once.
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -147,8 +147,8 @@ def check_resources(workers: int, cpus: int, gpus: float, cluster: dict[str, flo
         have = cluster.get(what, 0)
         if need > have:
             raise ValueError(
-                f"a trial needs {need:g} {what}s ({workers} worker(s) with {need / workers:g} each), but the cluster has "
-                f"{have:g}; lower --workers or {flag}, or give a larger cluster with --address."
+                f"a trial needs {need:g} {what}s ({workers} worker(s) with {need / workers:g} each), but the cluster "
+                f"has {have:g}; lower --workers or {flag}, or give a larger cluster with --address."
             )
         if need:
             slots.append(int(have / need))

@@ -62,9 +62,9 @@ class SweepProgress(tune.Callback):
         who, elapsed = f"{trial_id} {label(self.configs[trial_id])}", f"{now - self.started:5.0f} s"
         if phase == "train":
             text = (
-                f"step {latest['step']}/{latest['iterations']}  loss {latest['loss']:.3f} = align {latest['alignment']:.3f}, "
-                f"within {latest['within']:.3f}, across {latest['across']:.3f}  {latest['views_per_second']:,.0f} views/s  "
-                f"ETA {duration(latest['eta_seconds'])}"
+                f"step {latest['step']}/{latest['iterations']}  loss {latest['loss']:.3f} = "
+                f"align {latest['alignment']:.3f}, within {latest['within']:.3f}, across {latest['across']:.3f}  "
+                f"{latest['views_per_second']:,.0f} views/s  ETA {duration(latest['eta_seconds'])}"
             )
         else:
             text = {"probe": "trained; probing", "finished": "finished"}.get(phase, f"FAILED: {latest.get('error')}")

@@ -63,8 +63,8 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             check_number("gpus_per_worker", self.gpus_per_worker, low=0)
             if self.workers > 1 and self.gpus_per_worker % 1:
                 raise ValueError(
-                    f"gpus_per_worker is {self.gpus_per_worker} with {self.workers} workers, but NCCL refuses two ranks on "
-                    "one GPU; use one worker, or a whole number of GPUs."
+                    f"gpus_per_worker is {self.gpus_per_worker} with {self.workers} workers, but NCCL "
+                    "refuses two ranks on one GPU; use one worker, or a whole number of GPUs."
                 )
         if self.executor == "inline" and self.workers > 1:
             raise ValueError(

@@ -153,7 +153,7 @@ def start_slowly(data):
         process = context.Process(target=_prepare_slowly, args=(data, source, started, delay))
         process.start()
         processes.append(process)
-        assert started.wait(30)
+        assert started.wait(120)
         return process
 
     yield start
@@ -185,7 +185,7 @@ def test_a_run_killed_between_its_renames_loses_nothing(data, write_npz):
 
 def test_a_second_process_waits_and_opens_the_first_ones_result(data, write_npz, start_slowly, capfd):
     path = write_npz()
-    process = start_slowly(path, delay=1)
+    process = start_slowly(path, delay=2)
     ours = prepare("toy", data=data, source=path, progress=True)
     process.join()
     assert process.exitcode == 0
