@@ -1,8 +1,8 @@
 """A ResNet-18 training step on a CPU is about twice as fast with SmallMapConv2d as with torch.nn.Conv2d.
 
 The paper's stem turns 32×32 images into maps of 2×2 and 1×1 in the last two stages, where a 3×3 convolution mostly
-multiplies padding. Forward and backward pass of the encoder on 256 views, one thread, bf16 autocast and fp32; features and
-gradients are compared in float32 before anything is timed.
+multiplies padding. Forward and backward pass of the encoder on 256 views, one thread, fp32 and bf16 autocast; features
+and gradients are compared in float32 before anything is timed.
 
     python bench/small_maps.py
 """

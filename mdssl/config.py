@@ -247,6 +247,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_per_domain": 64,
         "iterations": 100,
         "lr_warmup_iterations": 10,
+        "learning_rate": 1.5,
+        # The built-in classes are shapes and digits, which crops of a tenth of the image cut apart.
+        "crop_min_area": 0.5,
         "domains": ("builtin-clutter", "builtin-shapes", "builtin-textures"),
         "evaluate": ("builtin-clutter", "builtin-shapes", "builtin-textures", "builtin-digits"),
     },

@@ -158,7 +158,7 @@ def print_leaderboard(
             table = table[table["method"].isin(method or rows["method"])]
             if not table.empty:
                 console.print(
-                    f"\n{mixture or 'untrained'}: top-1 in percent on the test split, {name} probe on {features} features",
+                    f"\n{mixture or 'untrained'}: top-1 in percent on the test split, {name} probe, {features} features",
                     markup=False,
                     soft_wrap=True,
                 )

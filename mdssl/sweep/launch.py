@@ -125,10 +125,15 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
                     failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
                 ),
             ).fit()
-            for entry, result in zip(left, results, strict=True):
-                if result.error is not None:
-                    _record_death(storage, entry.config, str(result.error), run.context)
-        ray.kill(actor)
+        ended = 0
+        for result in results:
+            if result.error is not None:
+                config = TrialConfig.from_dict(result.config["work"]["trial"])
+                _record_death(storage, config, str(result.error), run.context)
+            ended += result.error is not None or (result.metrics or {}).get("phase") in ("finished", "failed")
+        if ended < len(left):
+            # Tune takes Ctrl-C for itself, stops its trials and returns as if nothing had happened.
+            raise KeyboardInterrupt
     finally:
         ray.shutdown()
 

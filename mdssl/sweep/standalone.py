@@ -22,6 +22,7 @@ def probe_standalone(settings) -> None:
         ValueError: the trial is not trained, or a dataset is not prepared or cannot be scored.
     """
     storage = Location.of(settings.storage)
+    rows = read_rows(storage, settings.trial_id)
     trial_dir = storage / "trials" / settings.trial_id
     config, model = load_model(trial_dir, settings.device)
     names = settings.evaluate or config.domains
@@ -29,7 +30,6 @@ def probe_standalone(settings) -> None:
         raise ValueError(f"trial {settings.trial_id} was trained on nothing; name datasets to score with --evaluate.")
     probe = ProbeConfig(**{field.name: getattr(settings, field.name) for field in fields(ProbeConfig)})
     ensure_builtin(settings.data, names)
-    rows = read_rows(storage, config.trial_id)
     context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
     for name in names:
         data_fingerprint = evaluation_fingerprint(settings.data, name)

@@ -1,0 +1,96 @@
+"""The command line: what it teaches, one message for a wrong setting, and training and probing without Ray."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from mdssl import command_line
+from mdssl.cli import COMMANDS, _main
+
+
+def run(*arguments):
+    _main([str(argument) for argument in arguments])
+
+
+def tiny(storage, data):
+    flags = ["--domains", "tiny-a", "tiny-b", "--iterations", 4, "--batch-per-domain", 8, "--report-every", 2]
+    return [*flags, "--precision", "fp32", "--device", "cpu", "--storage", storage, "--data", data]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_it_does_with_defaults_and_an_example(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(*command.split(), "--help")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert re.search(r"[Ee]xamples?:", text)
+    assert "(default: " in text
+    assert f"mdssl {command}" in text
+
+
+def test_overview_lists_every_command(capsys):
+    run("--help")
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+    assert "sweeps/lambda_grid.py" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian'.*Did you mean 'train'"),
+        (["train", "--lambda1", "-0.9"], "what they call -0.9 is lambda1 = 0.9"),
+        (["train", "--arch", "resnet19"], "Did you mean 'resnet18'"),
+        (["data", "prepare"], "no dataset is named"),
+        (["data", "prepare", "a", "b", "--source", "x"], "one source cannot become 2 datasets"),
+        (["data", "show", "nothing"], "unknown dataset 'nothing'"),
+        (["probe", "../../etc"], "trial id '../../etc' is not one"),
+        (["probe", "0123456789ab"], "has no encoder"),
+    ],
+)
+def test_a_wrong_setting_is_one_message_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(_main, arguments)
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_flag_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run("train", "--lamda1", "0.9")
+    assert ended.value.code == 2
+    assert "--lambda1" in capsys.readouterr().err
+
+
+def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
+    train = ["train", "--lambda1", 0.9, *tiny(tmp_path, tiny_data)]
+    run(*train)
+    printed = capsys.readouterr().out
+    assert re.search(r"step 4/4  loss .* = align .*, within .*, across .* views/s  ETA", printed)
+    trial_id = re.search(r"mdssl probe ([0-9a-f]{12})", printed).group(1)
+
+    probe = ["probe", trial_id, "--evaluate", "tiny-a", "tiny-c", "--storage", tmp_path, "--data", tiny_data]
+    run(*probe)
+    assert "tiny-c (encoder, lbfgs): top-1" in capsys.readouterr().out
+    run(*probe, "--features", "encoder", "projection")
+    board = pd.read_parquet(tmp_path / "leaderboard")
+    assert list(board.groupby(["eval_dataset", "features"]).size()) == [1, 1, 1, 1]
+    assert dict(zip(board["eval_dataset"], board["seen"], strict=True)) == {"tiny-a": True, "tiny-c": False}
+    run(*probe, "--features", "encoder", "projection")
+    assert "tiny-a: already there" in capsys.readouterr().out
+
+    run("leaderboard", "--storage", tmp_path)
+    assert re.search(r"mdssl +0.9 +0 ", capsys.readouterr().out)
+
+
+def test_data_is_prepared_listed_and_shown(tiny_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("data", "list", "--data", tiny_data)
+    assert re.search(r"tiny-a +64 train / 32 test +4 classes +16x16", capsys.readouterr().out)
+    run("data", "show", "tiny-a", "--data", tiny_data)
+    assert (tmp_path / "tiny-a-train.png").exists()
