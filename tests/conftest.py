@@ -23,7 +23,7 @@ def stripes(
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> str:
-    """A data folder with the domains tiny-a, tiny-b and tiny-c: 4 classes, 16×16 pixels, 64 train and 32 test images."""
+    """A data folder with the domains tiny-a, tiny-b and tiny-c: 4 classes, 16×16, 64 train and 32 test images."""
     from mdssl.data.prepare import prepare
 
     folder = tmp_path_factory.mktemp("tiny")

@@ -19,7 +19,7 @@ def test_survives_json():
 
 
 def test_trial_id_is_stable():
-    """A golden value: if it moves, every leaderboard out there loses its trials. Raise RECIPE_VERSION only on purpose."""
+    """A golden value: if it moves, every leaderboard out there loses its trials."""
     assert config(lambda1=0.9, lambda2=0.1, data_fingerprint="0123").trial_id == "a98d8076ed36"
 
 

@@ -103,7 +103,7 @@ def train(
     )
     share = mixture.share(rank, workers)
     views_per_step = 2 * len(config.domains) * config.batch_per_domain
-    step_model = DistributedDataParallel(model, broadcast_buffers=False) if workers > 1 else model
+    step_model = DistributedDataParallel(model) if workers > 1 else model
     step_model.train()
     if rank == 0:
         _say_once_what_runs(config, mixture, device, workers, state)

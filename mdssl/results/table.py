@@ -157,8 +157,9 @@ def print_leaderboard(
             # Left out only now: the differences are to the baseline, shown or not.
             table = table[table["method"].isin(method or rows["method"])]
             if not table.empty:
+                scores = f"top-1 in percent on the test split, {name} probe on {features} features"
                 console.print(
-                    f"\n{mixture or 'untrained'}: top-1 in percent on the test split, {name} probe, {features} features",
+                    f"\n{mixture or 'untrained'}: {scores}",
                     markup=False,
                     soft_wrap=True,
                 )

@@ -125,6 +125,7 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
                     failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
                 ),
             ).fit()
+        ray.kill(actor)
         ended = 0
         for result in results:
             if result.error is not None:
