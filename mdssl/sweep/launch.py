@@ -12,6 +12,8 @@ import sys
 import tempfile
 from collections import Counter
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -24,6 +26,11 @@ from mdssl.storage import Location
 from mdssl.sweep.grid import Work, plan, trials
 from mdssl.sweep.rows import failed_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
+
+if TYPE_CHECKING:
+    from ray.tune import ResultGrid
+
+    from mdssl.sweep.trial import TrialRun
 
 _RAY_ENVIRONMENT = {
     # Ray Train's controller looks after its workers, and takes their reports, this often.
@@ -68,24 +75,26 @@ def run_sweep(name: str, settings: SweepSettings, methods: list[dict]) -> int:
 def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console) -> None:
     # Ray and what imports it take seconds; a sweep that is done, or wrong, should not wait for them.
     import ray
-    from ray import tune
 
     from mdssl.sweep import evaluator
-    from mdssl.sweep.progress import SweepProgress
-    from mdssl.sweep.trial import TrialRun, run_trial
+    from mdssl.sweep.trial import TrialRun
 
     _start_ray(settings)
     try:
         cpus, gpus = settings.cpus_per_worker, _gpus_per_worker(settings)
         slots = check_resources(settings.workers, cpus, gpus, ray.cluster_resources())
         at_once = min(slots, settings.max_concurrent or slots, len(left))
+        console.print(
+            f"{at_once} trial(s) at a time, {settings.workers} worker(s) each with {cpus} CPU(s)"
+            + (f" and {gpus:g} GPU(s)" if gpus else "")
+        )
         if settings.force:
             for work in left:
                 (storage / "trials" / work.config.trial_id).delete()
                 (storage / "leaderboard" / f"{work.config.trial_id}.parquet").delete()
         run = TrialRun(
             storage=storage.uri,
-            data=os.path.abspath(settings.data),
+            data=str(Path(settings.data).expanduser().absolute()),
             probe=settings.probe_config,
             settings=settings.run_settings,
             executor=settings.executor,
@@ -99,44 +108,58 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
                 "ray_version": ray.__version__,
             },
         )
-        console.print(
-            f"{at_once} trial(s) at a time, {settings.workers} worker(s) each with {cpus} CPU(s)"
-            + (f" and {gpus:g} GPU(s)" if gpus else "")
-        )
         device = "cuda" if gpus else "cpu"
+        # A handle that is held: Ray ends an actor that nobody can call any more.
         actor = evaluator.Evaluator.options(name=evaluator.NAME).remote(run.data, run.probe, device)
-        inline = settings.executor == "inline"
-        # Besides its workers a nested trial needs next to nothing, yet Tune refuses a request for nothing at all.
-        resources = {"CPU": cpus, "GPU": gpus} if inline else {"CPU": 0, "memory": 1 << 20}
         # One trial more than train at once: it is ready to start while another is being probed.
-        concurrent = at_once if inline or settings.max_concurrent else at_once + 1
-        work = [{"trial": work.config.to_dict(), "missing": list(work.missing)} for work in left]
-        configs = {work.config.trial_id: work.config for work in left}
-        with tempfile.TemporaryDirectory(prefix="mdssl-tune-") as records, SweepProgress(configs, console) as progress:
-            results = tune.Tuner(
-                tune.with_resources(partial(run_trial, run=run), resources),
-                param_space={"work": tune.grid_search(work)},
-                tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
-                run_config=tune.RunConfig(
-                    name=name,
-                    storage_path=records,
-                    verbose=0,
-                    callbacks=[progress],
-                    failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
-                ),
-            ).fit()
+        spare = 0 if settings.executor == "inline" or settings.max_concurrent else 1
+        results = _fit(name, run, left, at_once + spare, console)
         ray.kill(actor)
-        ended = 0
-        for result in results:
-            if result.error is not None:
-                config = TrialConfig.from_dict(result.config["work"]["trial"])
-                _record_death(storage, config, str(result.error), run.context)
-            ended += result.error is not None or (result.metrics or {}).get("phase") in ("finished", "failed")
-        if ended < len(left):
-            # Tune takes Ctrl-C for itself, stops its trials and returns as if nothing had happened.
-            raise KeyboardInterrupt
+        _settle(storage, run.context, results, len(left))
     finally:
         ray.shutdown()
+
+
+def _fit(name: str, run: TrialRun, left: list[Work], at_once: int, console: Console) -> ResultGrid:
+    from ray import tune
+
+    from mdssl.sweep.progress import SweepProgress
+    from mdssl.sweep.trial import run_trial
+
+    # Besides its workers a nested trial needs next to nothing, yet Tune refuses a request for nothing at all.
+    resources = {"CPU": 0, "memory": 1 << 20}
+    if run.executor == "inline":
+        resources = {"CPU": run.cpus_per_worker, "GPU": run.gpus_per_worker}
+    work = [{"trial": work.config.to_dict(), "missing": list(work.missing)} for work in left]
+    configs = {work.config.trial_id: work.config for work in left}
+    with tempfile.TemporaryDirectory(prefix="mdssl-tune-") as records, SweepProgress(configs, console) as progress:
+        return tune.Tuner(
+            tune.with_resources(partial(run_trial, run=run), resources),
+            param_space={"work": tune.grid_search(work)},
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=records,
+                verbose=0,
+                callbacks=[progress],
+                failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
+            ),
+        ).fit()
+
+
+def _settle(storage: Location, context: dict, results: ResultGrid, expected: int) -> None:
+    """Write rows for trials that could not; raise ``KeyboardInterrupt`` where trials are left.
+
+    Tune takes Ctrl-C for itself, stops its trials and returns as if nothing had happened.
+    """
+    ended = 0
+    for result in results:
+        if result.error is not None:
+            config = TrialConfig.from_dict(result.config["work"]["trial"])
+            _record_death(storage, config, str(result.error), context)
+        ended += result.error is not None or (result.metrics or {}).get("phase") in ("finished", "failed")
+    if ended < expected:
+        raise KeyboardInterrupt
 
 
 def check_resources(workers: int, cpus: int, gpus: float, cluster: dict[str, float]) -> int:
@@ -218,19 +241,19 @@ def _print_results(
     console: Console, name: str, settings: SweepSettings, storage: Location, configs: list[TrialConfig]
 ) -> int:
     rows = leaderboard.read(storage, trial_id=[config.trial_id for config in configs])
-    table = sweep_table(
-        rows,
-        train_mixture="+".join(settings.domains),
-        datasets=settings.evaluate,
-        seen=settings.domains,
-        probe=settings.probe_config.name,
-        features=settings.features[0],
-    )
-    console.print(f"\n{name}: top-1 in percent on the test split, {settings.probe_config.name} probe")
-    print_table(table, console=console)
+    probe = settings.probe_config.name
+    for layer in settings.features:
+        table = sweep_table(
+            rows,
+            train_mixture="+".join(settings.domains),
+            datasets=settings.evaluate,
+            seen=settings.domains,
+            probe=probe,
+            features=layer,
+        )
+        console.print(f"\n{name}: top-1 in percent on the test split, {probe} probe on {layer} features")
+        print_table(table, console=console)
     failed = rows[rows["status"] == "failed"]
-    for row in failed.itertuples():
-        console.print(f"failed: {row.trial_id} {row.eval_dataset or 'training'}: {row.error}", markup=False)
     if len(failed):
         again = shlex.join([*sys.argv, "--retry-failed"])
         console.print(f"To try what failed again: python {again}", markup=False)

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mdssl.config import ProbeConfig, Recipe, RunSettings
+from mdssl.config import ProbeConfig, Recipe, RunSettings, check_mixture
 from mdssl.errors import check_name, check_number
 
 EXECUTORS = ("torchtrainer", "inline")
@@ -71,8 +71,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
                 f"executor 'inline' runs one worker inside the trial, but workers is {self.workers}; "
                 "use --executor torchtrainer."
             )
-        for axis in ("temperature", "seeds"):
-            check_axis(axis, getattr(self, axis))
+        check_mixture(self.domains)
         if not self.domains:
             raise ValueError(
                 f"preset {self.preset!r} names no domains to train on; give prepared datasets with --domains, e.g. "
@@ -80,6 +79,8 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             )
         if not self.evaluate:
             object.__setattr__(self, "evaluate", self.domains)
+        for axis in ("temperature", "seeds", "evaluate"):
+            check_axis(axis, getattr(self, axis))
 
     def values_of(self, config_class: type) -> dict[str, Any]:
         """Those of the settings that are fields of ``config_class``."""

@@ -1,0 +1,63 @@
+"""Storage: the same interface over a local folder and an fsspec filesystem, and files that appear whole or not at all."""
+
+import os
+import uuid
+
+import pytest
+
+from mdssl.storage import Location
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def folder(request, tmp_path):
+    uris = {"local": str(tmp_path / "new"), "file": f"file://{tmp_path}/new", "memory": f"memory://{uuid.uuid4().hex}"}
+    return Location.of(uris[request.param])
+
+
+def test_what_is_written_is_read_listed_and_deleted(folder):
+    assert folder.names() == []
+    assert not (folder / "a").exists()
+    (folder / "a").write_bytes(b"one")
+    (folder / "a").write_bytes(b"two")
+    (folder / "deep" / "er").write_bytes(b"three")
+    (folder / ".hidden").write_bytes(b"four")
+    assert (folder / "a").read_bytes() == b"two"
+    assert (folder / "deep" / "er").read_bytes() == b"three"
+    assert folder.names() == ["a", "deep"]
+    (folder / "a").delete()
+    (folder / "a").delete()
+    (folder / "deep").delete()
+    assert folder.names() == []
+
+
+def test_reading_what_is_not_there_says_so(folder):
+    with pytest.raises(FileNotFoundError):
+        (folder / "nothing").read_bytes()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    file = Location.of(tmp_path) / "row"
+    file.write_bytes(b"old")
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        file.write_bytes(b"new")
+    assert file.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["row"]
+
+
+def test_uri_is_what_a_user_would_type(tmp_path):
+    assert (Location.of(tmp_path) / "a").uri == f"{tmp_path}/a"
+    assert Location.of(f"file://{tmp_path}/").uri == str(tmp_path)
+    assert (Location.of("memory://bucket") / "a").uri == "memory://bucket/a"
+    assert Location.of("memory://bucket").name == "bucket"
+
+
+def test_an_unknown_scheme_and_an_unwritable_folder_get_a_message():
+    with pytest.raises(ValueError, match="storage 'nonsense://x' cannot be opened.*Give a local path"):
+        Location.of("nonsense://x")
+    with pytest.raises(ValueError, match="storage '/proc/nothing' cannot be written.*--storage"):
+        Location.of("/proc/nothing").check_writable()
