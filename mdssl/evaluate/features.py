@@ -78,7 +78,7 @@ def _forward(model: nn.Module, batch: torch.Tensor, layers: Sequence[str]) -> di
 
 def _to_views(images: np.ndarray, device: str | torch.device) -> torch.Tensor:
     """(B, S, S, 3) uint8 to the encoder's (B, 3, S, S) float32 input, in channels-last memory order."""
-    # A copy, because torch.from_numpy on a shared memory map would let later in-place work write through it.
+    # A copy, because torch.from_numpy would share the map that all trials read, and torch knows no read-only tensors.
     x = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2)
     return normalise(x.float().div_(255))
 

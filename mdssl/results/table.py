@@ -158,11 +158,7 @@ def print_leaderboard(
             table = table[table["method"].isin(method or rows["method"])]
             if not table.empty:
                 scores = f"top-1 in percent on the test split, {name} probe on {features} features"
-                console.print(
-                    f"\n{mixture or 'untrained'}: {scores}",
-                    markup=False,
-                    soft_wrap=True,
-                )
+                console.print(f"\n{mixture or 'untrained'}: {scores}", markup=False, soft_wrap=True)
                 print_table(table, console)
 
 

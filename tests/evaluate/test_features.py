@@ -75,9 +75,14 @@ def test_autocast_around_the_call_does_not_lower_the_precision(tiny_model, image
 def test_a_read_only_memory_map_is_read_and_not_written(tiny_model, images, tmp_path):
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = extract_features(tiny_model, mapped)["encoder"]
+    # By default torch warns of a read-only array once per process, which another test may have used up.
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = extract_features(tiny_model, mapped)["encoder"]
+    finally:
+        torch.set_warn_always(False)
     assert torch.equal(found, extract_features(tiny_model, images)["encoder"])
     assert np.array_equal(np.load(tmp_path / "images.npy"), images)
 

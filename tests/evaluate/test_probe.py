@@ -82,13 +82,14 @@ def test_lbfgs_does_not_depend_on_the_scale_of_features(digits):
     assert same > 0.99
 
 
-def test_a_feature_that_is_constant_in_training_adds_nothing(digits):
+def test_features_that_are_constant_but_for_rounding_add_nothing(digits):
     train_x, train_y, test_x, test_y = digits
-    constant = torch.full((len(train_x), 1), 1000.1)
-    wider = lbfgs_probe(
-        torch.cat([train_x, constant], 1), train_y, torch.cat([test_x, constant[: len(test_x)]], 1), test_y, 10
-    )
-    assert torch.equal(wider.predictions, lbfgs_probe(*digits, 10).predictions)
+    generator = torch.Generator().manual_seed(0)
+    # Steps of one unit in the last place: scaled to unit variance they would be 300 features of pure noise.
+    rounded = [1000 + 6e-5 * torch.randint(2, (len(part), 300), generator=generator) for part in (train_x, test_x)]
+    wider = [torch.cat([part, extra], 1) for part, extra in zip((train_x, test_x), rounded, strict=True)]
+    same = lbfgs_probe(wider[0], train_y, wider[1], test_y, 10).predictions == lbfgs_probe(*digits, 10).predictions
+    assert same.float().mean() > 0.99
 
 
 def test_lbfgs_says_when_it_stops_short(digits, monkeypatch):
@@ -164,6 +165,15 @@ def test_top5_is_none_where_it_would_say_nothing(digits, settings):
 
 def test_every_probe_that_can_be_asked_for_is_there():
     assert set(PROBES) == set(config.PROBES)
+
+
+def test_the_settings_reach_the_probe(digits):
+    asked = config.ProbeConfig(probe="sgd", probe_learning_rate=0.02, probe_epochs=2, probe_batch=300)
+    direct = sgd_probe(*digits, 10, learning_rate=0.02, epochs=2, batch_size=300, seed=7)
+    assert torch.equal(run_probe(*digits, 10, config=asked, seed=7).classifier.weight, direct.classifier.weight)
+    asked = config.ProbeConfig(probe="lbfgs", probe_l2=0.3)
+    direct = lbfgs_probe(*digits, 10, l2=0.3)
+    assert torch.equal(run_probe(*digits, 10, config=asked).classifier.weight, direct.classifier.weight)
 
 
 @BOTH
