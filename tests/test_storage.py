@@ -1,4 +1,4 @@
-"""Storage: the same interface over a local folder and an fsspec filesystem, and files that appear whole or not at all."""
+"""Storage: one interface over a local folder and an fsspec filesystem; files appear whole or not at all."""
 
 import os
 import uuid

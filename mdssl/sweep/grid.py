@@ -80,19 +80,34 @@ def _work(storage: Location, config: TrialConfig, settings: SweepSettings, finge
     if settings.force:
         return Work(config, "train", everything)
     rows = read_rows(storage, config.trial_id)
-    failures = {} if settings.retry_failed else {r["eval_dataset"]: r["error"] for r in rows if r["status"] == "failed"}
+    failures = {} if settings.retry_failed else _failures(rows, fingerprints, settings)
     if None in failures:
         return Work(config, "failed", everything, failures[None])
     missing = tuple(
         name for name in everything if name not in failures and not has_score(rows, name, fingerprints[name], settings)
     )
     if not missing:
-        first_error = next((error for name, error in failures.items() if name in everything), None)
-        return Work(config, "failed" if first_error else "finished", (), first_error or "")
+        return Work(config, "failed", (), next(iter(failures.values()))) if failures else Work(config, "finished", ())
     trial_dir = storage / "trials" / config.trial_id
     if (trial_dir / "encoder.safetensors").exists() and (trial_dir / "training.json").exists():
         return Work(config, "probe", missing)
     return Work(config, "resume" if (trial_dir / "checkpoints").names() else "train", missing)
+
+
+def _failures(rows: list[dict], fingerprints: dict[str, str], probe: ProbeConfig) -> dict[str | None, str]:
+    """What failed of that which is asked for now: errors by evaluation dataset, None for the training itself."""
+    found: dict[str | None, str] = {}
+    for row in rows:
+        name = row["eval_dataset"]
+        if row["status"] != "failed":
+            continue
+        if name is None:
+            found[None] = row["error"]
+        elif name in fingerprints and row["probe"] == probe.name:
+            evaluation = json.loads(row["config_json"])["evaluation"]
+            if evaluation["data_fingerprint"] == fingerprints[name]:
+                found[name] = row["error"]
+    return found
 
 
 def has_score(rows: list[dict], dataset: str, dataset_fingerprint: str, probe: ProbeConfig) -> bool:

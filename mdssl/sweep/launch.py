@@ -11,6 +11,7 @@ import shlex
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -230,11 +231,14 @@ def _print_plan(console: Console, name: str, settings: SweepSettings, storage: L
     }
     counts = Counter(work.state for work in works)
     summary = ", ".join(f"{counts[state]} {text}" for state, text in words.items() if counts[state])
-    console.print(f"{name}: {len(works)} trials on {'+'.join(settings.domains)} in {storage.uri}: {summary}")
+    console.print(
+        f"{name}: {len(works)} trials on {'+'.join(settings.domains)} in {storage.uri}: {summary}", markup=False
+    )
     if settings.dry_run:
         for work in works:
             missing = f"; probes: {', '.join(work.missing)}" if work.is_left else ""
-            console.print(f"  {work.config.trial_id}  {label(work.config):32} {words[work.state]}{missing}")
+            line = f"  {work.config.trial_id}  {label(work.config):32} {words[work.state]}{missing}"
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def _print_results(
@@ -242,6 +246,9 @@ def _print_results(
 ) -> int:
     rows = leaderboard.read(storage, trial_id=[config.trial_id for config in configs])
     probe = settings.probe_config.name
+    # What failed and was not asked for this time is another sweep's business.
+    asked_for = rows["eval_dataset"].isna() | (rows["eval_dataset"].isin(settings.evaluate) & (rows["probe"] == probe))
+    rows = rows[asked_for]
     for layer in settings.features:
         table = sweep_table(
             rows,
@@ -253,16 +260,18 @@ def _print_results(
         )
         console.print(f"\n{name}: top-1 in percent on the test split, {probe} probe on {layer} features")
         print_table(table, console=console)
-    failed = rows[rows["status"] == "failed"]
-    if len(failed):
-        again = shlex.join([*sys.argv, "--retry-failed"])
-        console.print(f"To try what failed again: python {again}", markup=False)
+    works = plan(storage, configs, replace(settings, force=False, retry_failed=False))
+    complete = all(work.state == "finished" for work in works)
+    if not complete:
+        command = [word for word in sys.argv if word not in ("--force", "--retry-failed")]
+        again = shlex.join(["python", *command, "--retry-failed"])
+        console.print(f"To try what failed again: {again}", markup=False, soft_wrap=True)
     folder = (storage / "leaderboard").uri
-    console.print(f"\nleaderboard: {folder}")
+    console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
     console.print(
         f'pd.read_parquet("{folder}").pivot_table(index=["method", "lambda1", "lambda2"], columns="eval_dataset", '
-        'values="top1", dropna=False)',
+        'values="top1", dropna=False).dropna(how="all")',
         markup=False,
         soft_wrap=True,
     )
-    return 1 if len(failed) else 0
+    return 0 if complete else 1

@@ -54,14 +54,23 @@ def finished_row(
 
 
 def failed_row(
-    config: TrialConfig, error: str, *, context: dict, started_at: str, eval_dataset: str | None = None
+    config: TrialConfig, error: str, *, context: dict, started_at: str, score: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The row of a trial that failed to train, or, with ``eval_dataset``, of a score that failed."""
+    """The row of a trial that failed to train, or of a score that failed.
+
+    Args:
+        score: of a score that failed: its ``eval_dataset``, ``probe`` and ``data_fingerprint``. Another probe, or the
+            dataset prepared anew, may well succeed.
+    """
+    produced_by: dict[str, Any] = {"trial": config.to_dict()}
+    if score:
+        produced_by["evaluation"] = {"data_fingerprint": score["data_fingerprint"]}
     return _setting(config, context) | {
         "status": "failed",
         "error": error,
-        "eval_dataset": eval_dataset,
-        "config_json": json.dumps({"trial": config.to_dict()}, sort_keys=True),
+        "eval_dataset": score["eval_dataset"] if score else None,
+        "probe": score["probe"] if score else None,
+        "config_json": json.dumps(produced_by, sort_keys=True),
         "started_at": started_at,
         "finished_at": now(),
     }
@@ -97,14 +106,20 @@ def _setting(config: TrialConfig, context: dict) -> dict[str, Any]:
 
 
 def merged(old: list[dict], new: list[dict]) -> list[dict]:
-    """The trial's rows after ``new`` came in: finished scores that were paid for stay, failures give way."""
-    replaced = {(row["eval_dataset"], row.get("features"), row.get("probe")) for row in new}
-    kept = [
-        row
-        for row in old
-        if row["status"] == "finished" and (row["eval_dataset"], row["features"], row["probe"]) not in replaced
-    ]
-    return kept + new
+    """The trial's rows after ``new`` came in.
+
+    A finished score that was paid for stays until the same score is made again. A failed score gives way to a new
+    result on the same dataset by the same probe, a failed training to whatever came of the next one.
+    """
+    scores = {(row["eval_dataset"], row.get("features"), row.get("probe")) for row in new}
+    tried = {(row["eval_dataset"], row.get("probe")) for row in new}
+
+    def gives_way(row: dict) -> bool:
+        if row["status"] == "finished":
+            return (row["eval_dataset"], row["features"], row["probe"]) in scores
+        return row["eval_dataset"] is None or (row["eval_dataset"], row["probe"]) in tried
+
+    return [row for row in old if not gives_way(row)] + new
 
 
 @lru_cache(maxsize=1)

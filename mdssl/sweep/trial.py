@@ -23,6 +23,7 @@ from mdssl.pretrain.trial_files import now, read_training
 from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.storage import Location
 from mdssl.sweep import evaluator
+from mdssl.sweep.grid import evaluation_fingerprint
 from mdssl.sweep.rows import failed_row, finished_row, merged
 
 _WORKER_RESTARTS = 3
@@ -76,7 +77,12 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     new: list[dict[str, Any]] = []
     for dataset, result in scores.items():
         if isinstance(result, str):
-            new.append(failed_row(config, result, context=run.context, started_at=started_at, eval_dataset=dataset))
+            failed = {
+                "eval_dataset": dataset,
+                "probe": run.probe.name,
+                "data_fingerprint": evaluation_fingerprint(run.data, dataset),
+            }
+            new.append(failed_row(config, result, context=run.context, started_at=started_at, score=failed))
         else:
             new += [
                 finished_row(config, run.probe, training, score, context=run.context, trial_dir=trial_dir)

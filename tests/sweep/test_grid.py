@@ -110,16 +110,24 @@ def test_a_failed_trial_is_left_alone_until_asked(settings, tmp_path):
 
 def test_a_failed_score_is_left_alone_until_asked_and_costs_no_other_score(settings, trained):
     storage, config, row = trained
-    failure = failed_row(
-        config, "one class", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00", eval_dataset="tiny-c"
-    )
+    asked = {
+        "eval_dataset": "tiny-c",
+        "probe": settings.probe_config.name,
+        "data_fingerprint": evaluation_fingerprint(settings.data, "tiny-c"),
+    }
+    failure = failed_row(config, "one class", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00", score=asked)
     rows = merged([row], [failure])
     assert [r["status"] for r in rows] == ["finished", "failed"]
     write_rows(storage, config.trial_id, rows)
     assert states(storage, settings, METHODS[2:]) == ["failed"]
     assert plan(storage, [config], replace(settings, retry_failed=True))[0].missing == ("tiny-c",)
+    # It stays while other datasets are scored, and is nothing to a sweep or a probe that did not ask for it.
+    other = row | {"eval_dataset": "tiny-b"}
+    assert [r["eval_dataset"] for r in merged(rows, [other])] == ["tiny-a", "tiny-c", "tiny-b"]
+    assert states(storage, replace(settings, evaluate=("tiny-a",)), METHODS[2:]) == ["finished"]
+    assert states(storage, replace(settings, knn_neighbours=5), METHODS[2:]) == ["probe"]
     better = row | {"eval_dataset": "tiny-c"}
-    assert [r["eval_dataset"] for r in merged(rows, [better])] == ["tiny-a", "tiny-c"]
+    assert [r["status"] for r in merged(rows, [better])] == ["finished", "finished"]
 
 
 def test_a_row_says_exactly_what_produced_it(settings, trained):
