@@ -64,18 +64,18 @@ def load_latest(folder: Location, model: nn.Module, optimizer: torch.optim.Optim
         data = (folder / name).read_bytes()
         try:
             tensors = safetensors.torch.load(data)
-        except safetensors.SafetensorError as error:
+            state = LoopState(**json.loads(_metadata(data)["loop_state"]))
+            weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+            model.load_state_dict(weights)
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             log.warning("checkpoint %s cannot be read (%s); going back to the one before it", folder / name, error)
             continue
-        model.load_state_dict(
-            {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-        )
-        for parameter_name, parameter in model.named_parameters():
-            for key, value in tensors.items():
-                _, optimizer_key, owner = key.split(".", 2) if key.startswith("optimizer.") else ("", "", "")
-                if owner == parameter_name:
-                    optimizer.state[parameter][optimizer_key] = _as_state_of(parameter, value)
-        return LoopState(**json.loads(_metadata(data)["loop_state"]))
+        parameters = dict(model.named_parameters())
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, optimizer_key, owner = key.split(".", 2)
+                optimizer.state[parameters[owner]][optimizer_key] = _as_state_of(parameters[owner], value)
+        return state
     return None
 
 

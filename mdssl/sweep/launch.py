@@ -89,6 +89,12 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
             f"{at_once} trial(s) at a time, {settings.workers} worker(s) each with {cpus} CPU(s)"
             + (f" and {gpus:g} GPU(s)" if gpus else "")
         )
+        if settings.workers > 1 and not gpus and settings.norm == "batch":
+            console.print(
+                f"note: batch-norm on CPU takes its statistics per worker, so {settings.workers} workers train "
+                "other encoders than one does under the same trial ids; --norm group does not depend on the number of workers",
+                soft_wrap=True,
+            )
         if settings.force:
             for work in left:
                 (storage / "trials" / work.config.trial_id).delete()

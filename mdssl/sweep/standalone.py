@@ -45,7 +45,8 @@ def probe_standalone(settings) -> None:
             finished_row(config, probe, read_training(trial_dir), score | own, context=context, trial_dir=trial_dir)
             for score in scores
         ]
-        rows = merged(rows, new)
+        # Read anew: a sweep may have added rows of this trial while this score was made.
+        rows = merged(read_rows(storage, config.trial_id), new)
         write_rows(storage, config.trial_id, rows)
         for row in new:
             print(f"{name} ({row['features']}, {row['probe']}): top-1 {row['top1']:.1f}, kNN {row['knn_top1']:.1f}")
