@@ -92,7 +92,7 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
         if settings.workers > 1 and not gpus and settings.norm == "batch":
             console.print(
                 f"note: batch-norm on CPU takes its statistics per worker, so {settings.workers} workers train "
-                "other encoders than one does under the same trial ids; --norm group does not depend on the number of workers",
+                "other encoders than one does, under the same trial ids; --norm group makes their number irrelevant",
                 soft_wrap=True,
             )
         if settings.force:
