@@ -56,7 +56,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
 
 def _preset(argv: Sequence[str]) -> str:
     name: Any = "quick"
-    for flag, value in zip(argv, [*argv[1:], ""], strict=True):
+    for flag, value in zip(argv, [*argv, ""][1:], strict=True):
         if flag == "--preset":
             name = value
         elif flag.startswith("--preset="):

@@ -60,6 +60,16 @@ def test_a_wrong_setting_is_one_message_and_exit_code_2(arguments, message, caps
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("argv", "preset"), [([], "quick"), (["--preset", "paper"], "paper"), (["--preset=paper"], "paper")]
+)
+def test_defaults_are_those_of_the_preset(argv, preset):
+    flags = [*argv, "--domains", "a"] if argv else []
+    settings = command_line.parse(COMMANDS["train"][0], prog="train", description="", argv=flags)
+    assert settings.preset == preset
+    assert settings.arch == {"quick": "resnet18", "paper": "resnet50"}[preset]
+
+
 def test_an_unknown_flag_names_the_nearest(capsys):
     with pytest.raises(SystemExit) as ended:
         run("train", "--lamda1", "0.9")
