@@ -14,8 +14,8 @@ from typing import Annotated
 import tyro
 
 from mdssl.command_line import parse, run
-from mdssl.config import ProbeConfig, RunSettings, TrialConfig
-from mdssl.errors import check_name
+from mdssl.config import PRESETS, ProbeConfig, RunSettings, TrialConfig
+from mdssl.errors import InputError, check_name
 
 _DATA = os.environ.get("MDSSL_DATA", "data")
 _STORAGE = os.environ.get("MDSSL_STORAGE", "results")
@@ -35,7 +35,7 @@ def data_list(settings: DataList) -> None:
     from mdssl.data.catalog import CATALOG, description_of
     from mdssl.data.prepared import list_datasets
 
-    prepared = list_datasets(settings.data)
+    prepared, problems = list_datasets(settings.data)
     print(f"prepared in {settings.data}:" if prepared else f"nothing is prepared in {settings.data} yet")
     for dataset in prepared:
         counts = " / ".join(f"{count:,} {split}" for split, count in dataset.counts.items())
@@ -46,6 +46,8 @@ def data_list(settings: DataList) -> None:
     for name in CATALOG:
         if name not in there:
             print(f"  {name:18} {description_of(name)}")
+    if problems:
+        raise InputError("; ".join(problems))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +86,9 @@ def data_prepare(settings: DataPrepare) -> None:
     from mdssl.data.prepare import prepare
 
     if not settings.names:
-        raise ValueError("no dataset is named; give one or more, e.g. `mdssl data prepare cifar10 --download`.")
+        raise InputError("no dataset is named; give one or more, e.g. `mdssl data prepare cifar10 --download`.")
     if settings.source and len(settings.names) > 1:
-        raise ValueError(
+        raise InputError(
             f"one source cannot become {len(settings.names)} datasets ({', '.join(settings.names)}); "
             "prepare one at a time."
         )
@@ -133,6 +135,8 @@ def data_show(settings: DataShow) -> None:
 
     ensure_builtin(settings.data, [settings.name])
     path = settings.output or f"{settings.name}-{settings.split}.png"
+    if not path.lower().endswith(".png"):
+        raise InputError(f"output {path!r} would not be a PNG file by its name; end it in .png.")
     contact_sheet(open_dataset(settings.data, settings.name), settings.split, path, per_class=settings.per_class)
     print(path)
 
@@ -141,7 +145,7 @@ def data_show(settings: DataShow) -> None:
 class Train(TrialConfig, RunSettings):
     data_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
     preset: str = "quick"
-    """Defaults of everything else: quick (built-in domains, ResNet-18) | paper (section 3.1)."""
+    """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | paper (section 3.1)."""
     device: str = "auto"
     """cpu | cuda | auto (a GPU where there is one)."""
     storage: str = _STORAGE
@@ -150,6 +154,10 @@ class Train(TrialConfig, RunSettings):
     """Folder of prepared datasets (or set MDSSL_DATA)."""
 
     def __post_init__(self) -> None:
+        check_name("preset", self.preset, PRESETS)
+        if self.method == "random" and self.domains == PRESETS[self.preset].get("domains"):
+            # The preset's domains, which nobody asked for.
+            object.__setattr__(self, "domains", ())
         TrialConfig.__post_init__(self)
         RunSettings.__post_init__(self)
 
@@ -172,8 +180,8 @@ class Probe(ProbeConfig):
     """A trained trial: the 12 hex digits that `mdssl train` and the leaderboard print."""
     evaluate: tuple[str, ...] = ()
     """Prepared datasets to score on; default: those the trial was trained on."""
-    device: str = "cpu"
-    """cpu | cuda"""
+    device: str = "auto"
+    """cpu | cuda | auto (a GPU where there is one)."""
     storage: str = _STORAGE
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
     data: str = _DATA

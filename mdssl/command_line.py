@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import tyro
 
 from mdssl.config import PRESETS
-from mdssl.errors import check_name
+from mdssl.errors import InputError, check_name
 
 Settings = TypeVar("Settings")
 
@@ -25,6 +26,9 @@ def parse(settings_class: type[Settings], *, prog: str, description: str, argv: 
     # The defaults alone may be incomplete (no domains yet), and tyro would put a message of ours into one of its own;
     # so it fills in a class without checks, and the checks come after.
     unchecked = type(settings_class.__name__, (settings_class,), {"__post_init__": lambda self: None})
+    # A command's own flags before those that it shares: dataclasses put inherited fields first, --help should not.
+    own_first = dict.fromkeys(name for base in settings_class.__mro__ for name in vars(base).get("__annotations__", ()))
+    unchecked.__dataclass_fields__ = {name: settings_class.__dataclass_fields__[name] for name in own_first}
     names = [field.name for field in fields(settings_class)]
     preset = _preset(argv) if "preset" in names else None
     values = {"preset": preset, **PRESETS[preset]} if preset else {}
@@ -43,13 +47,19 @@ def parse(settings_class: type[Settings], *, prog: str, description: str, argv: 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
     """Run a command: a wrong setting is one message and exit code 2, Ctrl-C is 130, a defect shows its traceback."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        code = main(sys.argv[1:] if argv is None else argv)
-    except ValueError as error:
+        code = main(argv)
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except BrokenPipeError:
+        # Whoever read the output, such as head, has enough; what Python still holds back for it would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoints.", file=sys.stderr)
+        again = "the same command without --force" if "--force" in argv else "the same command"
+        print(f"\ninterrupted; {again} goes on from the last checkpoints.", file=sys.stderr)
         code = 130
     sys.exit(code)
 

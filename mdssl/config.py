@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mdssl.errors import check_name, check_number
+from mdssl.errors import InputError, check_name, check_number
 
 METHODS = ("simclr", "mdssl", "random")
 ARCHS = ("resnet18", "resnet50")
@@ -22,6 +22,8 @@ NORMS = ("batch", "group")
 BATCHINGS = ("joint", "per-domain")
 OPTIMIZERS = ("lars", "sgd", "adamw")
 PRECISIONS = ("auto", "bf16", "fp32")
+INITIAL_SETTINGS = ("method", "arch", "stem", "norm", "projection_dim", "seed")
+"""Settings of an encoder before its first step. Nothing else can make two untrained encoders differ."""
 PROBES = ("lbfgs", "sgd")
 FEATURES = ("encoder", "projection")
 
@@ -59,8 +61,8 @@ class Recipe:
     weight_decay: float = 1e-6
     """Weight decay; never on biases and normalisation parameters."""
     precision: str = "auto"
-    """Encoder arithmetic: bf16 (autocast) | fp32 | auto (bf16 where the hardware multiplies it). The loss is float32.
-    """
+    """Encoder arithmetic: bf16 (autocast) | fp32 | auto (bf16 where the hardware multiplies it; asked on the machine
+    that starts the run, so name it where workers have other hardware). The loss is float32."""
     crop_min_area: float = 0.08
     """Smallest area of a random resized crop, as a share of the image."""
     jitter_strength: float = 0.5
@@ -126,13 +128,13 @@ class TrialConfig(Recipe):
         check_number("seed", self.seed, low=0)
         check_mixture(self.domains)
         if self.method == "random" and self.domains:
-            raise ValueError(
+            raise InputError(
                 f"method 'random' trains on nothing, but domains are {'+'.join(self.domains)!r}; leave domains out."
             )
         if self.method != "random" and not self.domains:
-            raise ValueError(f"method {self.method!r} needs domains to train on; give at least one prepared dataset.")
+            raise InputError(f"method {self.method!r} needs domains to train on; give at least one prepared dataset.")
         if self.method == "simclr" and (self.lambda1, self.lambda2) != (1.0, 0.0):
-            raise ValueError(
+            raise InputError(
                 f"method 'simclr' has no domains to weigh, but lambda1, lambda2 are {self.lambda1}, {self.lambda2}; "
                 "it allows only 1, 0. For other values use method 'mdssl'."
             )
@@ -165,9 +167,7 @@ class TrialConfig(Recipe):
         """12 hex digits of a SHA-256 over all that can change the encoder, `RECIPE_VERSION` included."""
         identity = self.to_dict()
         if self.method == "random":
-            # Nothing is trained, so nothing of the training can make two random encoders differ.
-            initial = ("method", "arch", "stem", "norm", "projection_dim", "seed")
-            identity = {key: identity[key] for key in initial}
+            identity = {key: identity[key] for key in INITIAL_SETTINGS}
         identity["recipe_version"] = RECIPE_VERSION
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
@@ -198,7 +198,7 @@ class ProbeConfig:
         for layer in self.features:
             check_name("feature layer", layer, FEATURES)
         if not self.features or len(set(self.features)) < len(self.features):
-            raise ValueError(f"features are {self.features}; name each layer once: encoder, projection, or both.")
+            raise InputError(f"features are {self.features}; name each layer once: encoder, projection, or both.")
         check_number("probe_learning_rate", self.probe_learning_rate, low=0)
         check_number("probe_epochs", self.probe_epochs, low=1)
         check_number("probe_batch", self.probe_batch, low=1)
@@ -245,7 +245,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "arch": "resnet18",
         "batch_per_domain": 64,
-        "iterations": 100,
+        "iterations": 80,
         "lr_warmup_iterations": 10,
         "learning_rate": 1.5,
         # The built-in classes are shapes and digits, which crops of a tenth of the image cut apart.
@@ -265,18 +265,18 @@ def check_lambda1(value: float) -> None:
     mend = "The paper stays at 0.9 or above."
     if -1 <= value < 0:
         mend = f"The paper's figures label this axis -lambda1: what they call {value:g} is lambda1 = {-value:g}."
-    raise ValueError(f"lambda1 is {value:g}; it must lie in (0, 1]. {mend}")
+    raise InputError(f"lambda1 is {value:g}; it must lie in (0, 1]. {mend}")
 
 
 def check_mixture(domains: tuple[str, ...]) -> None:
     """Raise ``ValueError`` if a domain stands twice in ``domains`` or a name cannot be part of ``a+b``."""
     for name in domains:
         if domains.count(name) > 1:
-            raise ValueError(
+            raise InputError(
                 f"domain {name!r} stands {domains.count(name)} times in {'+'.join(domains)!r}; name each once."
             )
         if "+" in name:
-            raise ValueError(f"domain {name!r} holds a '+', which joins domains; give them as separate names.")
+            raise InputError(f"domain {name!r} holds a '+', which joins domains; give them as separate names.")
 
 
 def _hardware_precision() -> str:
@@ -296,9 +296,9 @@ def _check_types(config: Any) -> None:
             object.__setattr__(config, field.name, _as_type(value, expected))
         except TypeError:
             allowed = _TYPE_NAMES.get(expected, str(expected))
-            raise ValueError(f"{field.name} is {value!r} ({type(value).__name__}); it must be {allowed}.") from None
+            raise InputError(f"{field.name} is {value!r} ({type(value).__name__}); it must be {allowed}.") from None
         except OverflowError:
-            raise ValueError(f"{field.name} is {value}; it must be a finite number.") from None
+            raise InputError(f"{field.name} is {value}; it must be a finite number.") from None
 
 
 _TYPE_NAMES = {

@@ -4,6 +4,10 @@ import difflib
 from collections.abc import Iterable
 
 
+class InputError(ValueError):
+    """What a user gave cannot work. The command line shows its message alone; any other error is a defect of ours."""
+
+
 def check_name(what: str, value: object, valid: Iterable[str], mend: str = "") -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``valid``; the message names the nearest one.
 
@@ -19,7 +23,7 @@ def check_name(what: str, value: object, valid: Iterable[str], mend: str = "") -
     close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     allowed = ", ".join(valid) if valid else "none yet"
-    raise ValueError(f"unknown {what} {value!r}; allowed: {allowed}.{hint}{' ' + mend if mend else ''}")
+    raise InputError(f"unknown {what} {value!r}; allowed: {allowed}.{hint}{' ' + mend if mend else ''}")
 
 
 def check_number(what: str, value: float, *, low: float, high: float = float("inf"), mend: str = "") -> None:
@@ -27,4 +31,4 @@ def check_number(what: str, value: float, *, low: float, high: float = float("in
     if low <= value <= high and value not in (float("inf"), float("-inf")):
         return
     allowed = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-    raise ValueError(f"{what} is {value}; it must be {allowed}.{' ' + mend if mend else ''}")
+    raise InputError(f"{what} is {value}; it must be {allowed}.{' ' + mend if mend else ''}")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pyarrow.fs
 
+from mdssl.errors import InputError
+
 
 @dataclass(frozen=True)
 class Location:
@@ -59,6 +61,10 @@ class Location:
     @property
     def name(self) -> str:
         return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Location:
+        return Location(self.filesystem, self.path.rsplit("/", 1)[0], self.uri.rsplit("/", 1)[0])
 
     @property
     def is_local(self) -> bool:
@@ -114,7 +120,7 @@ class Location:
             probe.write_bytes(b"")
             probe.delete()
         except OSError as error:
-            raise ValueError(
+            raise InputError(
                 f"storage {self.uri!r} cannot be written: {error}. Give a writable folder or bucket with --storage "
                 "or MDSSL_STORAGE."
             ) from error
@@ -126,7 +132,7 @@ def _from_fsspec(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
-        raise ValueError(
+        raise InputError(
             f"storage {uri!r} cannot be opened: {error}. Give a local path, s3://…, gs://…, or a URI that an installed "
             "fsspec filesystem opens."
         ) from error

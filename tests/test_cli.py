@@ -1,6 +1,9 @@
 """The command line: what it teaches, one message for a wrong setting, and training and probing without Ray."""
 
 import re
+import subprocess
+import sys
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -45,6 +48,8 @@ def test_overview_lists_every_command(capsys):
         (["data", "prepare"], "no dataset is named"),
         (["data", "prepare", "a", "b", "--source", "x"], "one source cannot become 2 datasets"),
         (["data", "show", "nothing"], "unknown dataset 'nothing'"),
+        (["data", "show", "nothing", "--output", "sheet.jpg"], "output 'sheet.jpg' would not be a PNG"),
+        (["train", "--method", "random", "--device", "cdua"], "unknown device 'cdua'"),
         (["probe", "../../etc"], "trial id '../../etc' is not one"),
         (["probe", "0123456789ab"], "has no encoder"),
     ],
@@ -68,6 +73,35 @@ def test_defaults_are_those_of_the_preset(argv, preset):
     settings = command_line.parse(COMMANDS["train"][0], prog="train", description="", argv=flags)
     assert settings.preset == preset
     assert settings.arch == {"quick": "resnet18", "paper": "resnet50"}[preset]
+
+
+def test_an_untrained_encoder_takes_no_domains_from_the_preset():
+    parse = partial(command_line.parse, COMMANDS["train"][0], prog="train", description="")
+    assert parse(argv=["--method", "random"]).domains == ()
+    with pytest.raises(ValueError, match="'random' trains on nothing"):
+        parse(argv=["--method", "random", "--domains", "cifar10"])
+
+
+def test_a_commands_own_flags_come_before_the_shared_ones(capsys):
+    with pytest.raises(SystemExit):
+        command_line.run(_main, ["train", "--help"])
+    text = capsys.readouterr().out.partition("options")[2]
+    assert text.index("--device") < text.index("--lambda1") < text.index("--arch") < text.index("--report-every")
+
+
+def test_a_defect_is_not_taken_for_a_wrong_setting():
+    def main(argv):
+        int("not a number")
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        command_line.run(main, [])
+
+
+def test_output_that_nobody_reads_to_the_end_is_no_error():
+    shell = f"{sys.executable} -m mdssl train --help | head -1"
+    ended = subprocess.run(["bash", "-c", f"set -o pipefail; {shell}"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("usage: mdssl train")
 
 
 def test_an_unknown_flag_names_the_nearest(capsys):

@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from mdssl.errors import InputError
+
 
 def unpack(archive: Path, folder: Path, wanted: Iterable[str]) -> None:
     """Unpack the members of ``archive`` that are, or lie in, one of ``wanted`` into ``folder``.
@@ -35,7 +37,7 @@ def unpack(archive: Path, folder: Path, wanted: Iterable[str]) -> None:
             os.replace(top, folder / top.name)
     # zlib.error and EOFError: where a compressed stream ends early.
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(
+        raise InputError(
             f"archive {archive} cannot be unpacked: {error}. Remove it and fetch it again (--download)."
         ) from error
     finally:
@@ -72,7 +74,7 @@ def _refuse_outside(archive: Path, name: str) -> None:
     for part in PurePosixPath(name.replace("\\", "/")).parts:
         depth += -1 if part == ".." else 1
         if depth < 0 or part.startswith("/"):
-            raise ValueError(
+            raise InputError(
                 f"archive {archive} has the member {name!r}, which points outside the folder it is unpacked to; "
                 "nothing was unpacked. Fetch the archive from its original address (--download)."
             )

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mdssl.data.prepared import Dataset
-from mdssl.errors import check_number
+from mdssl.errors import InputError, check_number
 from mdssl.storage import Location
 
 # Pixels of the sheet. A 32x32 image is shown at twice its size, one sheet pixel per image pixel from 64 on.
@@ -81,4 +81,4 @@ def _save(sheet: Image.Image, path: Path) -> None:
     try:
         Location.of(path).write_bytes(buffer.getvalue())
     except OSError as error:
-        raise ValueError(f"contact sheet {str(path)!r} cannot be written: {error}. Give another path.") from error
+        raise InputError(f"contact sheet {str(path)!r} cannot be written: {error}. Give another path.") from error

@@ -11,6 +11,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from mdssl.errors import InputError
+
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30
 
@@ -53,7 +55,7 @@ def download(url: str, path: Path, md5: str, *, progress: Callable[[int, int | N
     arrived = file_md5(part)
     if arrived != md5:
         part.unlink()
-        raise ValueError(
+        raise InputError(
             f"{url} arrived with MD5 {arrived} instead of {md5} and was thrown away. Try again, or put the right file "
             f"into {path.parent} as {path.name}."
         )
@@ -97,8 +99,8 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _unreachable(url: str, path: Path, error: Exception) -> ValueError:
-    return ValueError(
+def _unreachable(url: str, path: Path, error: Exception) -> InputError:
+    return InputError(
         f"{url} cannot be downloaded: {error}. What has arrived is kept, so trying again goes on from there; without a "
         f"network, put the file into {path.parent} as {path.name} by hand."
     )

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mdssl.data.parts import RawImage
+from mdssl.errors import InputError
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -41,7 +42,7 @@ def convert(raw: RawImage, size: int, resize_filter: str, where: str) -> np.ndar
         return np.asarray(image)
     # Pillow's decoders raise nearly anything on broken bytes, SyntaxError and struct.error among them.
     except Exception as error:
-        raise ValueError(f"image {where} cannot be decoded: {error}. Replace it or take it out.") from error
+        raise InputError(f"image {where} cannot be decoded: {error}. Replace it or take it out.") from error
 
 
 def _open(raw: RawImage) -> Image.Image:
@@ -57,7 +58,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_16_bit(image).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its pixels are floats without a known range; save it as 8 or 16 bit integers")
+        raise InputError("its pixels are floats without a known range; save it as 8 or 16 bit integers")
     if image.has_transparency_data:
         # White, as the page that logos, drawings and cut-out objects are made for; black would swallow dark lines.
         page = Image.new("RGBA", image.size, "white")
@@ -69,5 +70,5 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     # Pillow's own conversion clips at 255, which turns nearly every 16-bit image white.
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"its values go from {values.min()} to {values.max()}; 16-bit ones go from 0 to 65535")
+        raise InputError(f"its values go from {values.min()} to {values.max()}; 16-bit ones go from 0 to 65535")
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

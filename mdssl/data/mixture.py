@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from mdssl.data.prepared import open_dataset
+from mdssl.errors import InputError
 
 
 def domain_key(name: str) -> int:
@@ -26,7 +27,9 @@ def domain_key(name: str) -> int:
 
 
 def fingerprint(data: str | Path, domains: tuple[str, ...]) -> str:
-    """16 hex digits over the training images and labels of ``domains``, in order."""
+    """16 hex digits over the training images and labels of ``domains``, in order; empty where there are none."""
+    if not domains:
+        return ""
     parts = [open_dataset(data, name).fingerprints["train"] for name in domains]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -95,12 +98,12 @@ def check_batch(datasets: list, batch_per_domain: int) -> None:
     for dataset in datasets:
         count = dataset.counts["train"]
         if count < batch_per_domain:
-            raise ValueError(
+            raise InputError(
                 f"batch_per_domain is {batch_per_domain}, but domain {dataset.name!r} has {count} training images; "
                 f"use at most {count}, or leave the domain out."
             )
         if dataset.image_size != datasets[0].image_size:
-            raise ValueError(
+            raise InputError(
                 f"domain {dataset.name!r} has images of {dataset.image_size} pixels, {datasets[0].name!r} of "
                 f"{datasets[0].image_size}; a mixture needs one size: prepare one of them again with --size."
             )

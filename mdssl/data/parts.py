@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mdssl.errors import InputError
+
 # An encoded file, its path, or pixels: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
 RawImage = bytes | Path | np.ndarray
 
@@ -83,7 +85,7 @@ def resolve_splits(name: str, source: Source, *, seed: int, test_fraction: float
     """
     parts = source.parts
     if "train" not in parts:
-        raise ValueError(
+        raise InputError(
             f"dataset {name!r} has no train split in {source.origin}, only {', '.join(parts) or 'nothing'}. "
             "Add the training images under the name 'train'."
         )
@@ -106,7 +108,7 @@ def _stratify(name: str, part: Part, classes: tuple[str, ...], seed: int, fracti
     for label in np.unique(part.labels):
         rows = np.flatnonzero(part.labels == label)
         if len(rows) < 2:
-            raise ValueError(
+            raise InputError(
                 f"dataset {name!r} has no test split and its class {classes[label]!r} has 1 image; a stratified split "
                 "takes at least 2. Add images or give a test split."
             )
@@ -119,17 +121,17 @@ def _stratify(name: str, part: Part, classes: tuple[str, ...], seed: int, fracti
 def _check_labels(name: str, split: str, part: Part, classes: tuple[str, ...]) -> None:
     labels = part.labels
     if len(labels) == 0:
-        raise ValueError(f"dataset {name!r} has an empty {split} split. Add images, or leave the split out.")
+        raise InputError(f"dataset {name!r} has an empty {split} split. Add images, or leave the split out.")
     wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if len(wrong) == 0:
         return
     label, place = labels[wrong[0]], part.where(int(wrong[0]))
     if label < 0:
-        raise ValueError(
+        raise InputError(
             f"negative label {label} in {place} ({len(wrong)} such rows in {split}); a label is a class number from 0 "
             f"to {len(classes) - 1}. Leave out images without a label."
         )
-    raise ValueError(
+    raise InputError(
         f"label {label} in {place} is out of range; {name!r} has {len(classes)} classes, so labels go from 0 to "
         f"{len(classes) - 1}. Correct the label, or name all classes."
     )
@@ -139,14 +141,14 @@ def _check_classes(name: str, train: Part, test: Part, classes: tuple[str, ...])
     seen = {"train": np.unique(train.labels), "test": np.unique(test.labels)}
     for split, labels in seen.items():
         if len(labels) < 2:
-            raise ValueError(
+            raise InputError(
                 f"the {split} split of {name!r} has the single class {classes[labels[0]]!r}; a score needs at least 2. "
                 "Give images of more classes."
             )
     unseen = np.setdiff1d(seen["test"], seen["train"])
     if len(unseen):
         names = ", ".join(repr(classes[label]) for label in unseen[:5])
-        raise ValueError(
+        raise InputError(
             f"{len(unseen)} of the test classes of {name!r} have no training image: {names}. Add images of them to "
             "train, or take them out of test."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from mdssl.data.prepared import META_FORMAT, Dataset, Fingerprint, is_prepared, 
 from mdssl.data.progress import byte_progress, image_progress
 from mdssl.data.sources import DOWNLOADS, KINDS, detect_kind, open_source
 from mdssl.data.staging import all_or_nothing, locked
-from mdssl.errors import check_name, check_number
+from mdssl.errors import InputError, check_name, check_number
 
 SMALLEST_SIZE = 8
 
@@ -73,7 +74,7 @@ def prepare(
     if kind is None and (source is not None or overwrite or not is_prepared(data, name)):
         kind = detect_kind(name, source)
     if name in BUILTIN and kind not in (None, "builtin"):
-        raise ValueError(f"the name {name!r} belongs to a built-in domain. Give your own images another name.")
+        raise InputError(f"the name {name!r} belongs to a built-in domain. Give your own images another name.")
 
     def already_there() -> Dataset | None:
         if overwrite or not is_prepared(data, name):
@@ -100,7 +101,7 @@ def prepare(
                 chunks = convert_part(part, image_size, resize_filter, workers)
                 advance = partial(bar.advance, task)
                 written[split] = _write_split(folder / split, part, len(opened.classes), image_size, chunks, advance)
-            meta = _meta(name, opened, image_size, resize_filter, rule, written)
+            meta = _meta(name, source, opened, image_size, resize_filter, rule, written)
             (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
     return open_dataset(data, name)
 
@@ -122,7 +123,7 @@ def _check_settings(
     test_fraction: float,
 ) -> None:
     if not NAME.fullmatch(name) or name == DOWNLOADS:
-        raise ValueError(
+        raise InputError(
             f"dataset name {name!r} is not valid; allowed are letters, digits, '-', '_' and '.', not as the first "
             f"character, and not {DOWNLOADS!r}. Choose another name."
         )
@@ -151,7 +152,9 @@ def _check_same(
     if kind is not None:
         pairs.append(("source kind", meta["source"]["kind"], kind))
     if source is not None and kind != "torchvision":
-        pairs.append(("source", meta["source"]["origin"], source.name))
+        there, digest = meta["source"]["origin"], _digest(source)
+        elsewhere = there == source.name and meta["source"].get("path_digest", digest) != digest
+        pairs.append(("source", f"{there} of another folder" if elsewhere else there, source.name))
     if meta["split"]["rule"] == "stratified":
         pairs += [
             ("seed", meta["split"]["seed"], seed),
@@ -159,10 +162,15 @@ def _check_same(
         ]
     differences = [f"{what} {there}, not {asked}" for what, there, asked in pairs if there != asked]
     if differences:
-        raise ValueError(
+        raise InputError(
             f"dataset {dataset.name!r} is already prepared with {'; '.join(differences)}. Replace it with --overwrite, "
             "or prepare it under another name."
         )
+
+
+def _digest(source: Path | None) -> str | None:
+    """Tells sources of one name apart without writing the machine's folders into the dataset."""
+    return hashlib.sha256(str(source).encode()).hexdigest()[:12] if source else None
 
 
 def _count_bytes(bar: Progress, name: str) -> Callable[[int, int | None], None]:
@@ -205,14 +213,16 @@ def _to_disk(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _meta(name: str, source: Source, image_size: int, resize_filter: str, rule: dict, splits: dict) -> dict:
+def _meta(
+    name: str, source: Path | None, opened: Source, image_size: int, resize_filter: str, rule: dict, splits: dict
+) -> dict:
     return {
         "format": META_FORMAT,
         "name": name,
         "description": description_of(name),
-        "builtin": source.kind == "builtin",
-        "source": {"kind": source.kind, "origin": source.origin},
-        "classes": list(source.classes),
+        "builtin": opened.kind == "builtin",
+        "source": {"kind": opened.kind, "origin": opened.origin, "path_digest": _digest(source)},
+        "classes": list(opened.classes),
         "image_size": image_size,
         "resize_filter": resize_filter,
         "transparency": "composited on white",

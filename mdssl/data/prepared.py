@@ -19,7 +19,7 @@ from typing import NoReturn
 import numpy as np
 
 from mdssl.data.catalog import CATALOG
-from mdssl.errors import check_name
+from mdssl.errors import InputError, check_name
 
 SPLITS = ("train", "test")
 META_FORMAT = 1
@@ -100,9 +100,9 @@ class Dataset:
             raise self._damaged(path, found)
         return array
 
-    def _damaged(self, path: Path, why: str) -> ValueError:
+    def _damaged(self, path: Path, why: str) -> InputError:
         again = prepare_command(self.path.parent, self.name)
-        return ValueError(f"prepared file {path} is damaged: {why}. Prepare it again: {again} --overwrite")
+        return InputError(f"prepared file {path} is damaged: {why}. Prepare it again: {again} --overwrite")
 
 
 def open_dataset(data: str | Path, name: str) -> Dataset:
@@ -118,12 +118,12 @@ def open_dataset(data: str | Path, name: str) -> Dataset:
     try:
         meta = json.loads(path.read_text())
         if meta["format"] != META_FORMAT:
-            raise ValueError(f"it has format {meta['format']}, this version of mdssl reads format {META_FORMAT}")
+            raise InputError(f"it has format {meta['format']}, this version of mdssl reads format {META_FORMAT}")
         dataset = Dataset(name, path.parent, tuple(meta["classes"]), meta["image_size"], meta)
         _ = dataset.counts, dataset.fingerprints, dataset.builtin, dataset.description
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise ValueError(
+        raise InputError(
             f"{path} cannot be read: {why}. Prepare it again: {prepare_command(data, name)} --overwrite"
         ) from error
     for split in SPLITS:
@@ -136,13 +136,15 @@ def is_prepared(data: Path, name: str) -> bool:
     return name != "" and not name.startswith(".") and "/" not in name and (data / name / "meta.json").is_file()
 
 
-def list_datasets(data: str | Path) -> list[Dataset]:
-    """All datasets prepared in the folder ``data``, by name; empty where there is no such folder.
-
-    Raises:
-        ValueError: one of them is damaged.
-    """
-    return [open_dataset(data, name) for name in _prepared_names(Path(data).expanduser())]
+def list_datasets(data: str | Path) -> tuple[list[Dataset], list[str]]:
+    """All datasets prepared in the folder ``data``, by name, and what is wrong with those that cannot be opened."""
+    datasets, problems = [], []
+    for name in _prepared_names(Path(data).expanduser()):
+        try:
+            datasets.append(open_dataset(data, name))
+        except InputError as error:
+            problems.append(str(error))
+    return datasets, problems
 
 
 def prepare_command(data: Path, name: str) -> str:
@@ -176,4 +178,4 @@ def _refuse_unprepared(data: Path, name: str) -> NoReturn:
     listed, command = ", ".join(prepared) or "none yet", prepare_command(data, name)
     known = dict.fromkeys([*prepared, *CATALOG])
     check_name("dataset", name, known, f"Prepared in {data}: {listed}. To add it: {command}")
-    raise ValueError(f"dataset {name!r} is not prepared in {data}; prepared: {listed}. Run: {command}")
+    raise InputError(f"dataset {name!r} is not prepared in {data}; prepared: {listed}. Run: {command}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mdssl.data.parts import SPLIT_NAMES, Part, Source
+from mdssl.errors import InputError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 
@@ -50,7 +51,7 @@ def _read_classes(folder: Path, root: Path) -> tuple[tuple[str, ...], Part]:
     labels: list[int] = []
     class_folders = subfolders(folder)
     if not class_folders:
-        raise ValueError(
+        raise InputError(
             f"{folder} has no class folders; expected {folder.name}/<class>/<image>. Sort the images into one folder "
             "per class."
         )
@@ -61,7 +62,7 @@ def _read_classes(folder: Path, root: Path) -> tuple[tuple[str, ...], Part]:
             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
         )
         if not found:
-            raise ValueError(
+            raise InputError(
                 f"class folder {class_folder} has no images; read are {', '.join(sorted(SUFFIXES))}. Fill or remove it."
             )
         paths += found
@@ -75,7 +76,7 @@ def _check_same_classes(root: Path, classes: tuple[str, ...], split: str, folder
         return
     extra = [f"only in {folder.name}: {name!r}" for name in names if name not in classes]
     lacking = [f"only in train: {name!r}" for name in classes if name not in names]
-    raise ValueError(
+    raise InputError(
         f"train and {split} of {root} have different class folders; {'; '.join((extra + lacking)[:6])}. Give every "
         "split the same class folders."
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mdssl.data.parts import Part, Source
+from mdssl.errors import InputError
 
 # Keras writes the second style, MedMNIST the first with a validation part under "val".
 KEYS = {
@@ -31,7 +32,7 @@ def npz_source(path: Path) -> Source:
             found = list(file.files)
     # Truncated archives surface as any of these, depending on where they end.
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} cannot be read as npz: {error}. Write it again with numpy.savez_compressed and plain arrays."
         ) from error
     parts = {}
@@ -40,7 +41,7 @@ def npz_source(path: Path) -> Source:
             if images_key in arrays and labels_key in arrays:
                 parts[split] = _part(path, images_key, arrays[images_key], labels_key, arrays[labels_key])
     if "train" not in parts:
-        raise ValueError(
+        raise InputError(
             f"{path} has the arrays {', '.join(found) or 'none'}; needed are train_images and train_labels, or x_train "
             "and y_train. Rename them."
         )
@@ -53,19 +54,19 @@ def _known_keys() -> set[str]:
 
 def _part(path: Path, images_key: str, images: np.ndarray, labels_key: str, labels: np.ndarray) -> Part:
     if images.dtype != np.uint8:
-        raise ValueError(
+        raise InputError(
             f"{images_key} of {path} has dtype {images.dtype}; it must be uint8 with values from 0 to 255. Convert it "
             "before saving."
         )
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3, 4)) or 0 in images.shape[1:]:
-        raise ValueError(
+        raise InputError(
             f"{images_key} of {path} has shape {images.shape}; it must be (N, H, W), (N, H, W, 1), (N, H, W, 3) or "
             "(N, H, W, 4). Move the channels last."
         )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-        raise ValueError(
+        raise InputError(
             f"{labels_key} of {path} has dtype {labels.dtype} and shape {labels.shape}; it must be integers of shape "
             f"({len(images)},), one per image of {images_key}."
         )
@@ -79,9 +80,15 @@ def _part(path: Path, images_key: str, images: np.ndarray, labels_key: str, labe
 def _classes(path: Path, names: np.ndarray | None, parts: dict[str, Part]) -> tuple[str, ...]:
     if names is None:
         largest = max((int(part.labels.max()) for part in parts.values() if len(part.labels)), default=-1)
+        count = sum(len(part.labels) for part in parts.values())
+        if largest >= max(count, 2):
+            raise InputError(
+                f"{path} has the label {largest}, but only {count} images; a label is a class number, counted from 0. "
+                "Number the classes anew, or name all of them in an array 'classes'."
+            )
         return tuple(str(label) for label in range(largest + 1))
     if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) != len(names):
-        raise ValueError(
+        raise InputError(
             f"classes of {path} has dtype {names.dtype} and shape {names.shape}; it must list different strings."
         )
     return tuple(names.tolist())

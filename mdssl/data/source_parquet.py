@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdssl.data.parts import SPLIT_NAMES, Part, RawImage, Source
+from mdssl.errors import InputError
 
 IMAGE_COLUMNS = ("image", "img")
 # CIFAR-100 has coarse_label as well; the fine classes are the ones everybody reports.
@@ -46,7 +47,7 @@ def shard_paths(path: Path) -> dict[str, list[Path]]:
     for split, shards in found.items():
         missing = sorted(set(range(totals[split])) - set(shards))
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"{path} has {len(shards)} of the {totals[split]} Parquet shards of {split}; number {missing[0]:05d} "
                 "is missing. Fetch the rest."
             )
@@ -61,14 +62,14 @@ def parquet_source(path: Path) -> Source:
     """
     splits = {split: [_Shard(file, path) for file in files] for split, files in shard_paths(path).items()}
     if not splits:
-        raise ValueError(
+        raise InputError(
             f"{path} has no Parquet shards named like train-00000-of-00001.parquet. Rename the files by their split."
         )
     parts = {split: _part(shards) for split, shards in splits.items()}
     shards = [shard for shards in splits.values() for shard in shards]
     for shard in shards[1:]:
         if shard.classes != shards[0].classes:
-            raise ValueError(
+            raise InputError(
                 f"{shard.name} and {shards[0].name} name different classes. Take both from the same version of "
                 "the data."
             )
@@ -117,24 +118,24 @@ class _Shard:
             return image["bytes"]
         if image.get("path") is not None and (self.path.parent / image["path"]).is_file():
             return self.path.parent / image["path"]
-        raise ValueError(
+        raise InputError(
             f"{self.name} row {row} has neither image bytes nor the path of a file beside it. Fill or remove the row."
         )
 
     def _checked_labels(self, column: pa.ChunkedArray) -> np.ndarray:
         if not pa.types.is_integer(column.type):
-            raise ValueError(
+            raise InputError(
                 f"column {self.label_column!r} of {self.name} has type {column.type}; it must be integer class numbers."
             )
         if column.null_count:
             row = column.is_null().to_numpy().argmax()
-            raise ValueError(
+            raise InputError(
                 f"{self.name} row {row} has no label ({column.null_count} such rows). Leave out images without a label."
             )
         return column.to_numpy().astype(np.int64)
 
-    def _broken(self, error: Exception) -> ValueError:
-        return ValueError(f"{self.path} cannot be read as Parquet: {error}. It may be cut off: fetch it again.")
+    def _broken(self, error: Exception) -> InputError:
+        return InputError(f"{self.path} cannot be read as Parquet: {error}. It may be cut off: fetch it again.")
 
 
 def _part(shards: list[_Shard]) -> Part:
@@ -155,7 +156,7 @@ def _find_column(name: str, schema: pa.Schema, what: str, candidates: tuple[str,
     for candidate in candidates:
         if candidate in schema.names:
             return candidate
-    raise ValueError(
+    raise InputError(
         f"{name} has no {what} column; it has {', '.join(schema.names) or 'none'}, and looked for are "
         f"{', '.join(candidates)}. Rename the column."
     )
@@ -165,7 +166,7 @@ def _check_image_type(name: str, column: str, kind: pa.DataType) -> None:
     holds_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
     if holds_bytes or (pa.types.is_struct(kind) and {field.name for field in kind} & {"bytes", "path"}):
         return
-    raise ValueError(
+    raise InputError(
         f"column {column!r} of {name} has type {kind}; it must be a struct of bytes and path, or binary, holding "
         "encoded images such as PNG or JPEG."
     )

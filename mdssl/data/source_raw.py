@@ -16,6 +16,7 @@ import numpy as np
 
 from mdssl.data.parts import Part
 from mdssl.data.source_folder import folder_source, paths_part
+from mdssl.errors import InputError
 
 # What one reader returns: the class names, and the parts by split.
 Read = tuple[tuple[str, ...], dict[str, Part]]
@@ -94,7 +95,7 @@ def read_eurosat(root: Path) -> Read:
 
 def _pixels_part(name: str, images: np.ndarray, labels: np.ndarray) -> Part:
     if len(images) != len(labels):
-        raise ValueError(f"{name} has {len(images)} images and {len(labels)} labels")
+        raise InputError(f"{name} has {len(images)} images and {len(labels)} labels")
 
     def read(rows: np.ndarray) -> Iterator[np.ndarray]:
         return (np.ascontiguousarray(images[row]) for row in rows)
@@ -131,7 +132,7 @@ def _naming(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
-        raise ValueError(
+        raise InputError(
             f"{path} cannot be read: {str(error) or type(error).__name__}. It may be cut off or changed: fetch it "
             "again (--download)."
         ) from error

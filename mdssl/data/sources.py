@@ -14,7 +14,7 @@ from mdssl.data.parts import Source
 from mdssl.data.source_folder import folder_source, subfolders
 from mdssl.data.source_npz import npz_source
 from mdssl.data.source_parquet import parquet_source, shard_paths
-from mdssl.errors import check_name
+from mdssl.errors import InputError, check_name
 
 KINDS = ("torchvision", "folder", "parquet", "npz", "builtin")
 
@@ -38,7 +38,7 @@ def detect_kind(name: str, source: Path | None) -> str:
         check_name("dataset", name, CATALOG, mend)
         return "builtin" if name in BUILTIN else "torchvision"
     if not source.exists():
-        raise ValueError(f"source {str(source)!r} does not exist. Give the path of {LAYOUTS}.")
+        raise InputError(f"source {str(source)!r} does not exist. Give the path of {LAYOUTS}.")
     published = CATALOG[name].published if name in CATALOG else None
     if published and (_raw_root(name, published, source) or _has_archives(published, source)):
         return "torchvision"
@@ -48,7 +48,7 @@ def detect_kind(name: str, source: Path | None) -> str:
         return "parquet"
     if source.is_dir() and subfolders(source):
         return "folder"
-    raise ValueError(f"source {str(source)!r} holds nothing that can be read. Expected is {LAYOUTS}.")
+    raise InputError(f"source {str(source)!r} holds nothing that can be read. Expected is {LAYOUTS}.")
 
 
 def open_source(
@@ -76,7 +76,7 @@ def open_source(
     if kind == "builtin":
         check_name("built-in domain", name, BUILTIN)
         if source is not None:
-            raise ValueError(f"built-in domain {name!r} is drawn, not read; leave out source {str(source)!r}.")
+            raise InputError(f"built-in domain {name!r} is drawn, not read; leave out source {str(source)!r}.")
         return builtin_source(name)
     if kind == "torchvision":
         known = [known for known, entry in CATALOG.items() if entry.published]
@@ -86,12 +86,12 @@ def open_source(
         classes, parts = published.read(root)
         return Source(kind, f"raw files of {name}", classes, parts)
     if source is None:
-        raise ValueError(f"kind {kind!r} needs a path to read {name!r} from. Give one with --source PATH.")
+        raise InputError(f"kind {kind!r} needs a path to read {name!r} from. Give one with --source PATH.")
     if kind == "npz":
         file = next(source.glob("*.npz"), source) if source.is_dir() else source
         return replace(npz_source(file), origin=source.name)
     if source.is_file() and kind == "folder":
-        raise ValueError(f"source {str(source)!r} is a file; kind 'folder' reads a folder of class folders. Give one.")
+        raise InputError(f"source {str(source)!r} is a file; kind 'folder' reads a folder of class folders. Give one.")
     return {"parquet": parquet_source, "folder": folder_source}[kind](source)
 
 
@@ -122,7 +122,7 @@ def _prepare_raw(
             unpack((place if place.is_dir() else place.parent) / archive, store, published.needs)
     root = _raw_root(name, published, store)
     if root is None:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(published.archives)} for {name!r} lacks some of {', '.join(published.needs)}. Remove it and "
             "fetch it again (--download)."
         )
@@ -144,9 +144,9 @@ def _has_archives(published: Published, place: Path) -> bool:
     return named and all((folder / archive).is_file() for archive in published.archives)
 
 
-def _missing(name: str, published: Published, store: Path) -> ValueError:
+def _missing(name: str, published: Published, store: Path) -> InputError:
     files = "; ".join(f"{remote.filename} (from {remote.url}, MD5 {remote.md5})" for remote in published.remotes())
-    return ValueError(
+    return InputError(
         f"the raw files of {name!r} are not in {store}. Add --download to fetch them, or, on a machine without a "
         f"network, put there by hand: {files}. Files that lie elsewhere are found with --source PATH."
     )

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mdssl.errors import InputError
+
 
 @contextlib.contextmanager
 def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
@@ -83,7 +85,7 @@ def _writing(data: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"data folder {str(data)!r} cannot be written: {error}. Give a writable folder with enough space with "
             "--data or MDSSL_DATA."
         ) from error

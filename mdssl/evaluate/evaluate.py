@@ -12,6 +12,7 @@ from torch import nn
 
 from mdssl.config import ProbeConfig
 from mdssl.data.prepared import Dataset
+from mdssl.errors import InputError
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.knn import knn_top1
 from mdssl.evaluate.probe import run_probe
@@ -73,7 +74,7 @@ def evaluate_dataset(
                 }
             )
     except ValueError as error:
-        raise ValueError(f"dataset {dataset.name!r} cannot be evaluated: {error}") from error
+        raise InputError(f"dataset {dataset.name!r} cannot be evaluated: {error}") from error
     return rows
 
 
@@ -81,4 +82,4 @@ def _check_labels(part: str, labels: np.ndarray) -> None:
     found = np.unique(labels)
     if len(found) < 2:
         has = "no images" if len(found) == 0 else f"images of class {found[0]} only"
-        raise ValueError(f"its {part} part has {has}; a score needs at least two classes. Prepare it with more images.")
+        raise InputError(f"its {part} part has {has}; a score needs at least two classes. Prepare it with more images.")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mdssl.config import FEATURES
-from mdssl.errors import check_name
+from mdssl.errors import InputError, check_name
 from mdssl.pretrain.augment import normalise
 
 
@@ -44,7 +44,7 @@ def extract_features(
     for layer in layers:
         check_name("feature layer", layer, FEATURES)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(images) == 0:
-        raise ValueError(
+        raise InputError(
             f"images are {images.shape} of {images.dtype}; features need at least one image, as (N, S, S, 3) of uint8."
         )
     model.to(device)
@@ -65,7 +65,7 @@ def check_finite(what: str, features: torch.Tensor) -> None:
     """Raise ``ValueError`` if any row of (N, width) ``features`` holds a NaN or an infinity."""
     bad = int((~torch.isfinite(features)).any(dim=1).sum())
     if bad:
-        raise ValueError(
+        raise InputError(
             f"{what} of {bad} of {len(features)} images are not finite (NaN or infinite); an encoder that diverged, or "
             "whose weights were damaged, has no score. Train it again with a smaller learning rate, or load it anew."
         )

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from mdssl.config import ProbeConfig
-from mdssl.errors import check_number
+from mdssl.errors import InputError, check_number
 from mdssl.evaluate.probe import check_parts
 
 _CHUNK_NUMBERS = 2**23
@@ -45,7 +45,7 @@ def knn_top1(
         mend="There are no more neighbours than training images: lower knn_neighbours, or give more images.",
     )
     if temperature <= 0:
-        raise ValueError(f"kNN temperature is {temperature}; it must be above 0, such as 0.07.")
+        raise InputError(f"kNN temperature is {temperature}; it must be above 0, such as 0.07.")
     train_x = F.normalize(train_x, dim=1)
     chunk = max(1, _CHUNK_NUMBERS // max(len(train_x), k * num_classes))
     correct = 0

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from mdssl.config import ProbeConfig
-from mdssl.errors import check_number
+from mdssl.errors import InputError, check_number
 from mdssl.evaluate.features import check_finite
 
 LBFGS_MAX_ITERATIONS = 2000
@@ -159,19 +159,19 @@ def check_parts(
     """Raise ``ValueError`` unless both parts hold finite features of one width and a valid class for each row."""
     for part, x, y in (("training", train_x, train_y), ("test", test_x, test_y)):
         if x.ndim != 2 or len(x) == 0 or y.shape != x.shape[:1]:
-            raise ValueError(
+            raise InputError(
                 f"the {part} part has features {tuple(x.shape)} and labels {tuple(y.shape)}; "
                 "it needs (N, width) and (N,) with at least one row."
             )
         check_finite(f"{part} features", x)
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= num_classes:
-            raise ValueError(
+            raise InputError(
                 f"the {part} part has labels from {low} to {high}; with {num_classes} classes they must be from 0 to "
                 f"{num_classes - 1}. Prepare the dataset again with all of its classes."
             )
     if train_x.shape[1] != test_x.shape[1]:
-        raise ValueError(
+        raise InputError(
             f"training features are {train_x.shape[1]} wide, test features {test_x.shape[1]}; take both from one layer "
             "of one encoder."
         )
@@ -195,7 +195,7 @@ def _fit_sgd(
             weight.addmm_(error.T, features, alpha=step)
             bias.add_(error.sum(dim=0), alpha=step)
     if not torch.isfinite(weight).all():
-        raise ValueError(
+        raise InputError(
             f"the sgd probe diverged at learning rate {learning_rate:g}; give a smaller one, or use the lbfgs probe, "
             "which has none."
         )

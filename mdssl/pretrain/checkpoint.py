@@ -43,15 +43,21 @@ class LoopState:
 
 
 def save(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState) -> None:
-    """Write ``folder/step-00000480.safetensors`` and remove all but the last two checkpoints."""
+    """Write ``folder/step-00000480.safetensors`` and remove all but the last two checkpoints up to it.
+
+    Later ones could not be read when this run resumed, else it would be past them.
+    """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     data = safetensors.torch.save(tensors, metadata={"loop_state": json.dumps(asdict(state))})
-    (folder / f"step-{state.step:08d}.safetensors").write_bytes(data)
-    for name in _steps(folder)[:-KEEP]:
+    saved = f"step-{state.step:08d}.safetensors"
+    (folder / saved).write_bytes(data)
+    names = _steps(folder)
+    kept = [name for name in names if name <= saved][-KEEP:]
+    for name in set(names) - set(kept):
         (folder / name).delete()
 
 
@@ -64,7 +70,7 @@ def load_latest(folder: Location, model: nn.Module, optimizer: torch.optim.Optim
         data = (folder / name).read_bytes()
         try:
             tensors = safetensors.torch.load(data)
-            state = LoopState(**json.loads(_metadata(data)["loop_state"]))
+            state = LoopState(**json.loads(safetensors_metadata(data)["loop_state"]))
             weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
             model.load_state_dict(weights)
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -91,7 +97,7 @@ def _steps(folder: Location) -> list[str]:
     return [name for name in folder.names() if name.startswith("step-") and name.endswith(".safetensors")]
 
 
-def _metadata(data: bytes) -> dict[str, str]:
+def safetensors_metadata(data: bytes) -> dict[str, str]:
     """The ``__metadata__`` of a safetensors file: eight bytes of header length, then the header as JSON."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length])["__metadata__"]

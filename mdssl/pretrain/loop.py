@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mdssl.config import RunSettings, TrialConfig
 from mdssl.data.mixture import Mixture, domain_key, fingerprint
+from mdssl.errors import InputError, check_name
 from mdssl.pretrain import checkpoint
 from mdssl.pretrain.augment import Views, augment, draw, draw_jitter_order
 from mdssl.pretrain.checkpoint import LoopState
@@ -194,9 +195,9 @@ def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
     Raises:
         ValueError: it already has one, and the data are no longer those.
     """
-    actual = fingerprint(data, config.domains) if config.domains else ""
+    actual = fingerprint(data, config.domains)
     if config.data_fingerprint not in ("", actual):
-        raise ValueError(
+        raise InputError(
             f"the training images of {config.train_mixture!r} have fingerprint {actual}, but trial {config.trial_id} "
             f"was made for {config.data_fingerprint}; restore the data it was made for, or begin a new trial on these."
         )
@@ -204,14 +205,29 @@ def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
 
 
 def pick_device(device: str) -> str:
-    """``auto`` becomes the worker's own GPU where there is one, else cpu."""
+    """``auto`` becomes the worker's own GPU where there is one, else cpu.
+
+    Raises:
+        ValueError: no such device, or none here.
+    """
     if device != "auto":
+        check_device(device)
         return device
     if not torch.cuda.is_available():
         return "cpu"
     index = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return f"cuda:{index}"
+
+
+def check_device(device: str) -> None:
+    """Raise ``ValueError`` unless ``device`` is cpu, or cuda or cuda:N of this machine."""
+    if device == "cpu":
+        return
+    count = torch.cuda.device_count()
+    allowed = ["cuda", *(f"cuda:{index}" for index in range(count))] if count else []
+    missing = "" if count else "This machine has no GPU that PyTorch can use."
+    check_name("device", device, ["auto", "cpu", *allowed], missing)
 
 
 def _finite_means(
@@ -229,6 +245,9 @@ def _finite_means(
             if rank == 0:
                 write_metrics(trial_dir, state)
                 write_failure(trial_dir, first_step + offset + 1, message)
+            if dist.is_initialized():
+                # The loss is that of all ranks, so all come here; the first to leave would have rank 0 ended.
+                dist.barrier()
             raise NonFiniteLossError(message)
     return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
 

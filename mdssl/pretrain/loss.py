@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from mdssl.config import check_lambda1
-from mdssl.errors import check_number
+from mdssl.errors import InputError, check_number
 
 _TILE_ROWS = {"cpu": 512, "cuda": 4096}
 """Rows of a tile: its square should stay in a CPU's cache, and fill a GPU."""
@@ -71,7 +71,7 @@ def mdssl_loss(
     check_number("lambda2", lambda2, low=0)
     check_number("temperature", temperature, low=0.02)
     if z_a.ndim != 2 or z_a.shape != z_b.shape or domains.shape != z_a.shape[:1] or domains.is_floating_point():
-        raise ValueError(
+        raise InputError(
             f"mdssl_loss got z_a {tuple(z_a.shape)}, z_b {tuple(z_b.shape)} and {domains.dtype} domains "
             f"{tuple(domains.shape)}; it takes (B, r), (B, r) and (B,) integers."
         )

@@ -6,13 +6,13 @@ import logging
 import os
 from dataclasses import fields
 
-import torch
 import torch.distributed as dist
 
 from mdssl.config import RunSettings, TrialConfig
 from mdssl.data.mixture import fingerprint
 from mdssl.data.prepare import ensure_builtin
-from mdssl.pretrain.loop import NonFiniteLossError, Progress, train
+from mdssl.errors import InputError
+from mdssl.pretrain.loop import NonFiniteLossError, Progress, pick_device, train
 from mdssl.storage import Location
 
 
@@ -27,25 +27,25 @@ def train_standalone(settings) -> None:
     is_first = int(os.environ.get("RANK", 0)) == 0
     if not is_first:
         logging.disable(logging.WARNING)
+    device = pick_device(settings.device)
     ensure_builtin(settings.data, settings.domains)
     values = {field.name: getattr(settings, field.name) for field in fields(TrialConfig)}
     config = TrialConfig(**values | {"data_fingerprint": fingerprint(settings.data, settings.domains)})
     trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
     trial_dir.check_writable()
-    on_gpu = settings.device.startswith("cuda") or (settings.device == "auto" and torch.cuda.is_available())
     if under_torchrun:
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         ended = train(
             config,
             data=settings.data,
             trial_dir=trial_dir,
             settings=RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)}),
-            device=settings.device,
+            device=device,
             report=_print_progress if is_first else lambda progress: None,
         )
     except NonFiniteLossError as error:
-        raise ValueError(f"trial {config.trial_id} failed: {error}") from error
+        raise InputError(f"trial {config.trial_id} failed: {error}") from error
     finally:
         if under_torchrun:
             dist.destroy_process_group()

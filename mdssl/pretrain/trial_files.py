@@ -16,12 +16,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
 from mdssl.config import TrialConfig
-from mdssl.pretrain.checkpoint import LoopState
+from mdssl.errors import InputError
+from mdssl.pretrain.checkpoint import LoopState, safetensors_metadata
 from mdssl.pretrain.model import Model, build_model
 from mdssl.storage import Location
 
@@ -43,9 +45,20 @@ def write_metrics(trial_dir: Location, state: LoopState) -> None:
 
 
 def read_training(trial_dir: Location) -> dict[str, Any] | None:
-    """The content of ``training.json``, or None while training has not ended."""
+    """The content of ``training.json``, or None while training has not ended, or where its encoder is gone.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     file = trial_dir / "training.json"
-    return json.loads(file.read_bytes()) if file.exists() else None
+    try:
+        ended = json.loads(file.read_bytes())
+        has_ended = ended["status"] != "finished" or (trial_dir / "encoder.safetensors").exists()
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(file, error) from error
+    return ended if has_ended else None
 
 
 def write_failure(trial_dir: Location, step: int, error: str) -> None:
@@ -90,15 +103,25 @@ def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, M
     """A finished trial's config and model, in evaluation mode.
 
     Raises:
-        ValueError: the trial has no encoder yet.
+        ValueError: the trial has no encoder yet, or its file is damaged.
     """
+    file = trial_dir / "encoder.safetensors"
     try:
-        config = TrialConfig.from_dict(json.loads((trial_dir / "config.json").read_bytes()))
-        weights = safetensors.torch.load((trial_dir / "encoder.safetensors").read_bytes())
+        data = file.read_bytes()
+        config = TrialConfig.from_dict(json.loads(safetensors_metadata(data)["config"]))
+        model = build_model(config)
+        model.load_state_dict(safetensors.torch.load(data))
     except FileNotFoundError as error:
-        raise ValueError(
+        raise InputError(
             f"trial {trial_dir.name} has no encoder at {trial_dir.uri}; train it to the end first."
         ) from error
-    model = build_model(config)
-    model.load_state_dict(weights)
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise _damaged(file, error) from error
     return config, model.to(device).eval()
+
+
+def _damaged(file: Location, error: Exception) -> InputError:
+    return InputError(
+        f"{file} is damaged ({type(error).__name__}: {error}). Delete it; the sweep (with --retry-failed) or the "
+        "`mdssl train` that made it then makes it again from the trial's last checkpoint."
+    )

@@ -8,6 +8,7 @@ by one probe of one feature layer; a trial that failed to train is one row with 
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mdssl.errors import check_name
+from mdssl.config import INITIAL_SETTINGS
+from mdssl.errors import InputError, check_name
 from mdssl.storage import Location
 
 SCHEMA_VERSION = 1
@@ -90,7 +92,7 @@ COLUMNS = (
     Column("views_per_second", _FLOAT, "views_seen / train_seconds: 1/s"),
     Column("peak_memory_mb", _FLOAT, "most memory of one worker, the GPU's if it has one: MB"),
     Column("encoder_mb", _FLOAT, "size of the saved encoder: MB"),
-    Column("final_loss", _FLOAT, "training loss of the last step"),
+    Column("final_loss", _FLOAT, "training loss, mean of the steps of the last report"),
     Column("config_json", _TEXT, "every setting of trial and evaluation, as JSON", required=True),
     Column("data_fingerprint", _TEXT, "what the images were"),
     Column("git_commit", _TEXT, "commit of the code; -dirty where files differed"),
@@ -157,16 +159,32 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     """
     for name in filters:
         check_name("leaderboard column", name, SCHEMA.names)
-    folder = Location.of(storage) / "leaderboard"
+    if "trial_id" in filters:
+        # A trial's rows are in the file of its name, so no other needs to be opened, or to be whole.
+        files = [_file_of(storage, str(trial_id)) for trial_id in _values(filters["trial_id"])]
+    else:
+        folder = Location.of(storage) / "leaderboard"
+        files = [folder / name for name in folder.names()]
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = [
-            table for table in pool.map(_read_file, (folder / name for name in folder.names())) if table is not None
-        ]
+        tables = [table for table in pool.map(_read_file, files) if table is not None]
     types = {_INT: pd.Int64Dtype(), _BOOL: pd.BooleanDtype()}
     frame = pa.concat_tables([SCHEMA.empty_table(), *tables]).to_pandas(types_mapper=types.get)
     for name, wanted in filters.items():
         frame = frame[_matches(frame[name], wanted)]
     return frame.reset_index(drop=True)
+
+
+def with_settings(df: pd.DataFrame) -> pd.DataFrame:
+    """``df`` and, from ``config_json``, a column for each setting that has none of its own.
+
+    Such as ``weight_decay``, ``crop_min_area`` or ``recipe_version``, null where the method has no such setting, and
+    ``eval_fingerprint``: what the images were that gave the score. Filter by them, or name them in the index of
+    `pivot`.
+    """
+    said = [json.loads(text) for text in df["config_json"]]
+    hidden = pd.DataFrame([_settings_without_column(row) for row in said], index=df.index)
+    hidden["eval_fingerprint"] = [row.get("evaluation", {}).get("data_fingerprint", "") for row in said]
+    return df.join(hidden[[name for name in hidden if name not in df]])
 
 
 def pivot(
@@ -179,32 +197,45 @@ def pivot(
     """Means of ``values`` over seeds, and over nothing else: a row per ``index``, a column per value of ``columns``.
 
     Unlike pandas' ``pivot_table`` it keeps rows whose index holds a null (a random encoder has no lambda), and refuses
-    to mix what cannot be averaged. Rows without a value in ``columns``, such as those of failed trials, are left out.
+    to mix what cannot be averaged, also where rows differ in nothing but a setting that only ``config_json`` tells.
+    Rows without a value in ``columns``, such as those of failed trials, are left out.
 
     Raises:
         ValueError: a name that is not a column, or rows that differ in a setting that ``index`` does not name.
     """
     index = list(index)
+    given = df.columns
+    df = with_settings(df) if "config_json" in given else df
     for name in (*index, columns, values):
         check_name("leaderboard column", name, df.columns)
     df = df.dropna(subset=[columns])
     groups = df.groupby([*index, columns], dropna=False)
-    # A seed is what is averaged over, and a preset is but a name for settings that have columns of their own.
-    told_apart = {column.name for column in SETTING_COLUMNS} | {"features", "probe"}
+    # A seed is what is averaged over, and a preset is but a name for settings that are compared one by one.
+    told_apart = {column.name for column in SETTING_COLUMNS} | (set(df.columns) - set(SCHEMA.names))
+    told_apart |= {"features", "probe", "data_fingerprint"}
     told_apart -= {"seed", "preset", "num_domains", *index, columns}
     for name in sorted(told_apart & set(df.columns)):
         if (groups[name].nunique(dropna=False) > 1).any():
             found = ", ".join(str(value) for value in df[name].unique())
-            raise ValueError(
-                f"the mean of {values} would mix rows that differ in {name}: {found}. Filter by it, "
-                f"read(storage, {name}=…), or add it to index."
+            mend = f"df[df.{name} == …]" if name in given else f"df = with_settings(df); df[df.{name} == …]"
+            raise InputError(
+                f"the mean of {values} would mix rows that differ in {name}: {found}. Keep one of them, {mend}, or add "
+                f"{name!r} to index."
             )
     return groups[values].mean().unstack(columns)
 
 
+def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
+    trial = produced_by.get("trial", {})
+    if trial.get("method") == "random":
+        trial = {name: trial[name] for name in INITIAL_SETTINGS}
+    own = {name: value for name, value in trial.items() if name not in (*SCHEMA.names, "domains")}
+    return own | {"recipe_version": produced_by.get("recipe_version")}
+
+
 def _file_of(storage: str | Location, trial_id: str) -> Location:
     if not re.fullmatch(r"[0-9a-f]{12}", trial_id):
-        raise ValueError(f"trial id {trial_id!r} is not one: it has 12 hex digits, such as 0123456789ab.")
+        raise InputError(f"trial id {trial_id!r} is not one: it has 12 hex digits, such as 0123456789ab.")
     return Location.of(storage) / "leaderboard" / f"{trial_id}.parquet"
 
 
@@ -232,7 +263,7 @@ def _read_file(file: Location) -> pa.Table | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"leaderboard file {file} cannot be read: {error}. Make it readable; if it is not a trial's file, move it "
             "out of the folder."
         ) from error
@@ -243,7 +274,7 @@ def _read_file(file: Location) -> pa.Table | None:
     if "schema_version" in table.column_names:
         newest = max((v for v in table["schema_version"].to_pylist() if isinstance(v, int)), default=0)
         if newest > SCHEMA_VERSION:
-            raise ValueError(
+            raise InputError(
                 f"leaderboard file {file} has schema version {newest}, and this mdssl reads up to {SCHEMA_VERSION}: "
                 "upgrade mdssl, or give another --storage."
             )
@@ -259,15 +290,18 @@ def _read_file(file: Location) -> pa.Table | None:
     return table
 
 
-def _foreign(file: Location, why: str) -> ValueError:
-    return ValueError(
+def _foreign(file: Location, why: str) -> InputError:
+    return InputError(
         f"{file} is not a leaderboard file: {why}. Move it out of the folder; if it was a trial's, the same sweep then "
         "scores the saved encoder again."
     )
 
 
+def _values(wanted: object) -> list[object]:
+    return list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
+
+
 def _matches(column: pd.Series, wanted: object) -> pd.Series:
-    several = isinstance(wanted, Iterable) and not isinstance(wanted, str)
-    values = list(wanted) if several else [wanted]
+    values = _values(wanted)
     mask = column.isin([value for value in values if value is not None])
     return mask | column.isna() if None in values else mask

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import fields
 
 import pandas as pd
 from rich import box
@@ -11,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mdssl.config import ProbeConfig
+from mdssl.config import ProbeConfig, TrialConfig
 from mdssl.errors import check_name
 from mdssl.results import leaderboard
 from mdssl.storage import Location
@@ -21,7 +23,8 @@ METHOD_ORDER = ("random", "pretrained", "simclr", "mdssl", "mdssl-clustered", "m
 
 _HEADERS = {"lambda1": "λ1", "lambda2": "λ2"}
 _NAMED_ANYWAY = {"method", "train_mixture", "num_domains", "lambda1", "lambda2", "preset"}
-_OPTIONAL_SETTINGS = [column.name for column in leaderboard.SETTING_COLUMNS if column.name not in _NAMED_ANYWAY]
+_SETTINGS = {column.name for column in leaderboard.SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
+_SETTINGS |= {"recipe_version"}
 
 
 def sweep_table(
@@ -47,7 +50,8 @@ def sweep_table(
     Returns:
         A row per trial, indexed by ``trial_id``: the floor first, then the baseline, then by lambda1 from high to low
         and lambda2 from low to high. Columns: ``method``, ``lambda1``, ``lambda2``, every other setting in which the
-        trained trials differ (such as ``temperature`` and ``seed``), top-1 in percent by dataset, and
+        trained trials differ (such as ``temperature``, ``seed`` or ``weight_decay``), top-1 in percent by dataset
+        (where a dataset was prepared anew between two scores, only those on its latest images), and
 
         - ``seen``, ``unseen``: means over those datasets; null as long as one of them has no score;
         - ``vs simclr``: the trial's mean over all ``datasets`` less that of its baseline, in points. Its baseline is
@@ -56,13 +60,16 @@ def sweep_table(
           and several such baselines are averaged;
         - ``status``, and ``error``: the first line of what a failed trial, or a score of it, failed with.
     """
-    rows = rows[rows["train_mixture"].isin([train_mixture, ""])]
-    shown = rows[(rows["features"] == features) & (rows["probe"] == probe)]
+    rows = leaderboard.with_settings(rows[rows["train_mixture"].isin([train_mixture, ""])])
+    shown = rows[(rows["features"] == features) & (rows["probe"] == probe)].sort_values("finished_at")
+    latest = shown.groupby("eval_dataset")["eval_fingerprint"].transform("last")
+    shown = shown[shown["eval_fingerprint"] == latest]
     trials = rows.drop_duplicates("trial_id").set_index("trial_id")
     scores = shown.pivot(index="trial_id", columns="eval_dataset", values="top1")
     scores = scores.reindex(index=trials.index, columns=list(datasets)).astype(float)
     trained = trials[trials["train_mixture"] != ""]
-    differing = [name for name in _OPTIONAL_SETTINGS if trained[name].nunique() > 1]
+    optional = [name for name in rows if name in _SETTINGS - _NAMED_ANYWAY]
+    differing = [name for name in optional if trained[name].nunique() > 1]
     failures = rows[rows["status"] == "failed"].drop_duplicates("trial_id").set_index("trial_id")
 
     table = pd.concat([trials[["method", "lambda1", "lambda2", *differing]], scores], axis=1)
@@ -84,7 +91,7 @@ def print_table(df: pd.DataFrame, console: Console | None = None) -> None:
     if df.empty:
         console.print("no trials to show")
         return
-    settings = [name for name in df.columns if name in ("method", "lambda1", "lambda2", *_OPTIONAL_SETTINGS)]
+    settings = [name for name in df.columns if name in _SETTINGS]
     scores = [name for name in df.columns if name not in (*settings, "status", "error")]
     averages = scores[scores.index("seen") :]
     scores = [name for name in scores if name not in averages or df[name].notna().any()]
@@ -94,10 +101,8 @@ def print_table(df: pd.DataFrame, console: Console | None = None) -> None:
     printed.width = Measurement.get(console, console.options.update(max_width=10_000), printed).maximum
     console.print(printed, crop=False)
     for _, row in df[df["error"].notna()].iterrows():
-        asked = " ".join(
-            f"{_HEADERS.get(name, name)}={_setting(row[name])}" for name in settings[1:] if pd.notna(row[name])
-        )
-        console.print(Text(f"failed: {row['method']} {asked}: {row['error']}"), soft_wrap=True)
+        asked = [f"{_HEADERS.get(name, name)}={_setting(row[name])}" for name in settings[1:] if pd.notna(row[name])]
+        console.print(Text(f"failed: {' '.join([row['method'], *asked])}: {row['error']}"), soft_wrap=True)
 
 
 def print_leaderboard(
@@ -206,7 +211,10 @@ def _first_line(error: str) -> str:
 def _setting(value: object) -> str:
     if pd.isna(value):
         return "-"
-    return value if isinstance(value, str) else f"{value:g}"
+    if isinstance(value, str):
+        # Fingerprints are the only long ones, and their first digits tell them apart.
+        return value[:8] if re.fullmatch("[0-9a-f]{12,}", value) else value
+    return f"{value:g}"
 
 
 def _score(name: str, value: float) -> str:

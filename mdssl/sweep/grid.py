@@ -10,6 +10,7 @@ from pathlib import Path
 from mdssl.config import ProbeConfig, Recipe, TrialConfig
 from mdssl.data.mixture import check_batch, fingerprint
 from mdssl.data.prepared import open_dataset
+from mdssl.pretrain.trial_files import read_training
 from mdssl.results.leaderboard import read_rows
 from mdssl.storage import Location
 from mdssl.sweep.settings import SweepSettings
@@ -89,7 +90,8 @@ def _work(storage: Location, config: TrialConfig, settings: SweepSettings, finge
     if not missing:
         return Work(config, "failed", (), next(iter(failures.values()))) if failures else Work(config, "finished", ())
     trial_dir = storage / "trials" / config.trial_id
-    if (trial_dir / "encoder.safetensors").exists() and (trial_dir / "training.json").exists():
+    training = read_training(trial_dir)
+    if training and training["status"] == "finished":
         return Work(config, "probe", missing)
     return Work(config, "resume" if (trial_dir / "checkpoints").names() else "train", missing)
 

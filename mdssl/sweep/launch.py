@@ -20,6 +20,7 @@ from rich.console import Console
 
 from mdssl.config import TrialConfig
 from mdssl.data.prepare import ensure_builtin
+from mdssl.errors import InputError
 from mdssl.pretrain.trial_files import now
 from mdssl.results import leaderboard
 from mdssl.results.table import print_table, sweep_table
@@ -78,7 +79,7 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
     import ray
 
     from mdssl.sweep import evaluator
-    from mdssl.sweep.trial import TrialRun
+    from mdssl.sweep.trial import TrialRun, train_records
 
     _start_ray(settings)
     try:
@@ -118,13 +119,17 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
         device = "cuda" if gpus else "cpu"
         # A handle that is held: Ray ends an actor that nobody can call any more.
         actor = evaluator.Evaluator.options(name=evaluator.NAME).remote(run.data, run.probe, device)
-        # One trial more than train at once: it is ready to start while another is being probed.
-        spare = 0 if settings.executor == "inline" or settings.max_concurrent else 1
+        # One trial more than train at once, where that is by GPU: it is ready to start while another is being probed. A
+        # CPU that a trial leaves is what probes it, and a process more would only take memory.
+        spare = 1 if gpus and settings.executor != "inline" and not settings.max_concurrent else 0
         results = _fit(name, run, left, at_once + spare, console)
-        ray.kill(actor)
         _settle(storage, run.context, results, len(left))
+        ray.kill(actor)
     finally:
         ray.shutdown()
+        for work in left:
+            # A trial that was stopped could not clear it away itself.
+            train_records(storage, work.config).delete()
 
 
 def _fit(name: str, run: TrialRun, left: list[Work], at_once: int, console: Console) -> ResultGrid:
@@ -182,7 +187,7 @@ def check_resources(workers: int, cpus: int, gpus: float, cluster: dict[str, flo
     ):
         have = cluster.get(what, 0)
         if need > have:
-            raise ValueError(
+            raise InputError(
                 f"a trial needs {need:g} {what}s ({workers} worker(s) with {need / workers:g} each), but the cluster "
                 f"has {have:g}; lower --workers or {flag}, or give a larger cluster with --address."
             )

@@ -23,6 +23,7 @@ class SweepProgress(tune.Callback):
     def __init__(self, configs: dict[str, TrialConfig], console: Console):
         self.configs, self.console = configs, console
         self.latest: dict[str, dict[str, Any]] = {}
+        self.first_step: dict[str, int] = {}
         self.started = time.monotonic()
         self.printed: dict[str, float] = {}
         self.live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
@@ -41,6 +42,8 @@ class SweepProgress(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         trial_id = _trial_id(trial)
+        if "step" in result:
+            self.first_step.setdefault(trial_id, result["step"])
         # Later phases report no numbers; the last ones of training stay on show.
         self.latest[trial_id] = self.latest.get(trial_id, {}) | result
         self._say(trial_id)
@@ -76,11 +79,15 @@ class SweepProgress(tune.Callback):
         )
 
     def _sweep_eta(self) -> str:
-        """From the share of all steps of this sweep that is done; trials start and end at different times."""
+        """From the share of this sweep's steps that is done; trials start and end at different times.
+
+        What a trial had done before this start of the sweep is neither done now nor left to do.
+        """
         total = sum(config.iterations for config in self.configs.values() if config.method != "random")
-        done = sum(entry.get("step", 0) for entry in self.latest.values())
+        before = sum(self.first_step.values())
+        done = sum(entry.get("step", 0) for entry in self.latest.values()) - before
         elapsed = time.monotonic() - self.started
-        return duration(elapsed * (total - done) / done) if done else "?"
+        return duration(elapsed * (total - before - done) / done) if done else "?"
 
     def _table(self) -> Table:
         table = Table(caption=f"{duration(time.monotonic() - self.started)} so far, ETA {self._sweep_eta()}", box=None)

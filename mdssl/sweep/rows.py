@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mdssl
-from mdssl.config import ProbeConfig, TrialConfig
+from mdssl.config import RECIPE_VERSION, ProbeConfig, TrialConfig
 from mdssl.pretrain.trial_files import now
 from mdssl.results.leaderboard import SCHEMA_VERSION
 from mdssl.storage import Location
@@ -46,7 +46,7 @@ def finished_row(
     row |= {
         "status": "finished",
         "seen": score["eval_dataset"] in config.domains,
-        "config_json": json.dumps({"trial": config.to_dict(), "evaluation": evaluation}, sort_keys=True),
+        "config_json": json.dumps(_produced_by(config) | {"evaluation": evaluation}, sort_keys=True),
         "finished_at": now(),
         "checkpoint": (trial_dir / "encoder.safetensors").uri,
     }
@@ -62,7 +62,7 @@ def failed_row(
         score: of a score that failed: its ``eval_dataset``, ``probe`` and ``data_fingerprint``. Another probe, or the
             dataset prepared anew, may well succeed.
     """
-    produced_by: dict[str, Any] = {"trial": config.to_dict()}
+    produced_by = _produced_by(config)
     if score:
         produced_by["evaluation"] = {"data_fingerprint": score["data_fingerprint"]}
     return _setting(config, context) | {
@@ -74,6 +74,10 @@ def failed_row(
         "started_at": started_at,
         "finished_at": now(),
     }
+
+
+def _produced_by(config: TrialConfig) -> dict[str, Any]:
+    return {"trial": config.to_dict(), "recipe_version": RECIPE_VERSION}
 
 
 def _setting(config: TrialConfig, context: dict) -> dict[str, Any]:

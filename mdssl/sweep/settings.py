@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mdssl.config import ProbeConfig, Recipe, RunSettings, check_mixture
-from mdssl.errors import check_name, check_number
+from mdssl.errors import InputError, check_name, check_number
 
 EXECUTORS = ("torchtrainer", "inline")
 
@@ -17,7 +17,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     """What is held fixed over a sweep, where it runs, and where its results go."""
 
     preset: str = "quick"
-    """Defaults of everything below: quick (built-in domains, ResNet-18, minutes on a CPU) | paper (section 3.1)."""
+    """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | paper (section 3.1)."""
     domains: tuple[str, ...] = ()
     """Prepared datasets to train on, one domain each."""
     evaluate: tuple[str, ...] = ()
@@ -62,18 +62,18 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
         if self.gpus_per_worker is not None:
             check_number("gpus_per_worker", self.gpus_per_worker, low=0)
             if self.workers > 1 and self.gpus_per_worker % 1:
-                raise ValueError(
+                raise InputError(
                     f"gpus_per_worker is {self.gpus_per_worker} with {self.workers} workers, but NCCL "
                     "refuses two ranks on one GPU; use one worker, or a whole number of GPUs."
                 )
         if self.executor == "inline" and self.workers > 1:
-            raise ValueError(
+            raise InputError(
                 f"executor 'inline' runs one worker inside the trial, but workers is {self.workers}; "
                 "use --executor torchtrainer."
             )
         check_mixture(self.domains)
         if not self.domains:
-            raise ValueError(
+            raise InputError(
                 f"preset {self.preset!r} names no domains to train on; give prepared datasets with --domains, e.g. "
                 "--domains cifar10 svhn. `mdssl data list` shows them."
             )
@@ -98,6 +98,6 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
 def check_axis(name: str, values: tuple) -> None:
     """Raise ``ValueError`` unless the axis has values and each stands once."""
     if not values:
-        raise ValueError(f"axis {name} has no value; give at least one.")
+        raise InputError(f"axis {name} has no value; give at least one.")
     if len(set(values)) < len(values):
-        raise ValueError(f"axis {name} has a value twice: {', '.join(map(str, values))}; name each once.")
+        raise InputError(f"axis {name} has a value twice: {', '.join(map(str, values))}; name each once.")

@@ -7,7 +7,9 @@ from dataclasses import fields
 from mdssl.config import ProbeConfig
 from mdssl.data.prepare import ensure_builtin
 from mdssl.data.prepared import open_dataset
+from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import evaluate_dataset
+from mdssl.pretrain.loop import pick_device
 from mdssl.pretrain.trial_files import load_model, read_training
 from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.storage import Location
@@ -24,10 +26,11 @@ def probe_standalone(settings) -> None:
     storage = Location.of(settings.storage)
     rows = read_rows(storage, settings.trial_id)
     trial_dir = storage / "trials" / settings.trial_id
-    config, model = load_model(trial_dir, settings.device)
+    device = pick_device(settings.device)
+    config, model = load_model(trial_dir, device)
     names = settings.evaluate or config.domains
     if not names:
-        raise ValueError(f"trial {settings.trial_id} was trained on nothing; name datasets to score with --evaluate.")
+        raise InputError(f"trial {settings.trial_id} was trained on nothing; name datasets to score with --evaluate.")
     probe = ProbeConfig(**{field.name: getattr(settings, field.name) for field in fields(ProbeConfig)})
     ensure_builtin(settings.data, names)
     context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
@@ -37,9 +40,7 @@ def probe_standalone(settings) -> None:
             print(f"{name}: already there")
             continue
         dataset = open_dataset(settings.data, name)
-        scores = evaluate_dataset(
-            model, dataset, layers=probe.features, probe=probe, device=settings.device, seed=config.seed
-        )
+        scores = evaluate_dataset(model, dataset, layers=probe.features, probe=probe, device=device, seed=config.seed)
         own = {"eval_dataset": name, "data_fingerprint": data_fingerprint}
         new = [
             finished_row(config, probe, read_training(trial_dir), score | own, context=context, trial_dir=trial_dir)

@@ -67,6 +67,10 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
         actor = ray.get_actor(evaluator.NAME)
         tune.report({"phase": "probe"})
         scores = ray.get(actor.score.remote(trial_dir.uri, tuple(tune_config["work"]["missing"])))
+    except ray.exceptions.RayActorError:
+        # No result of this trial: the sweep is being stopped, or the actor died more often than it may. For that Tune
+        # starts the trial anew, and in the end the sweep's driver writes the row.
+        raise
     except Exception as error:
         # The boundary of the trial: an error of any kind is this trial's result, and its row says so.
         failure = failed_row(config, _cause(error), context=run.context, started_at=started_at)
@@ -108,9 +112,7 @@ def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun) -> dict[st
 
 def _train_in_workers(job: dict[str, Any]) -> None:
     run: TrialRun = job["run"]
-    # Ray Train wants a place for records of its own; ours are complete without them.
-    scratch = Location.of(run.storage) / ".ray"
-    name = job["trial"]["method"] + "-" + Location.of(job["trial_dir"]).name
+    folder = train_records(Location.of(run.storage), TrialConfig.from_dict(job["trial"]))
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config=job,
@@ -121,8 +123,8 @@ def _train_in_workers(job: dict[str, Any]) -> None:
             | ({"GPU": run.gpus_per_worker} if run.gpus_per_worker > 0 else {}),
         ),
         run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=scratch.uri,
+            name=folder.name,
+            storage_path=folder.parent.uri,
             callbacks=[TuneReportCallback()],
             failure_config=ray.train.FailureConfig(max_failures=_WORKER_RESTARTS),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
@@ -131,7 +133,12 @@ def _train_in_workers(job: dict[str, Any]) -> None:
     try:
         trainer.fit()
     finally:
-        (scratch / name).delete()
+        folder.delete()
+
+
+def train_records(storage: Location, config: TrialConfig) -> Location:
+    """Where Ray Train keeps records of a trial while it trains. Ours are complete without them."""
+    return storage / ".ray" / f"{config.method}-{config.trial_id}"
 
 
 def _worker(job: dict[str, Any]) -> None:

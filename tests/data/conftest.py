@@ -34,6 +34,7 @@ def write_npz(tmp_path, random_images):
             "classes": np.array(["cat", "dog", "owl"]),
         }
         path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
         np.savez(path, **{key: array for key, array in (arrays | replaced).items() if array is not None})
         return path
 

@@ -80,6 +80,7 @@ def test_a_second_time_opens_what_is_there(data, write_npz):
         ({"image_size": 24}, "image size 32, not 24"),
         ({"resize_filter": "box"}, "resize filter bicubic, not box"),
         ({"source": "other.npz"}, "source toy.npz, not other.npz"),
+        ({"source": "elsewhere/toy.npz"}, "source toy.npz of another folder, not toy.npz"),
     ],
 )
 def test_other_settings_need_overwrite_and_then_replace(data, write_npz, settings, message):
@@ -170,7 +171,7 @@ def test_the_leftovers_of_a_killed_run_are_cleaned_by_the_next(data, write_npz, 
     assert names_in(data) == [".toy.tmp"]
     with pytest.raises(ValueError, match=r"unknown dataset 'toy'.*Prepared in .*: none yet"):
         open_dataset(data, "toy")
-    assert list_datasets(data) == []
+    assert list_datasets(data) == ([], [])
     prepare("toy", data=data, source=path, progress=False)
     assert names_in(data) == ["toy"]
 

@@ -19,8 +19,19 @@ def data(tmp_path, write_npz):
 def test_prepared_datasets_are_listed_by_name(data, write_npz):
     prepare("ant", data=data, source=write_npz(), progress=False)
     (data / "downloads/cifar10").mkdir(parents=True)
-    assert [dataset.name for dataset in list_datasets(data)] == ["ant", "toy"]
-    assert list_datasets(data / "nowhere") == []
+    datasets, problems = list_datasets(data)
+    assert [dataset.name for dataset in datasets] == ["ant", "toy"]
+    assert problems == []
+    assert list_datasets(data / "nowhere") == ([], [])
+
+
+def test_a_damaged_dataset_does_not_hide_the_others(data, write_npz):
+    prepare("ant", data=data, source=write_npz(), progress=False)
+    (data / "ant/meta.json").write_text("{")
+    datasets, problems = list_datasets(data)
+    assert [dataset.name for dataset in datasets] == ["toy"]
+    assert len(problems) == 1
+    assert "ant/meta.json cannot be read" in problems[0]
 
 
 def test_counts_and_fingerprints_need_no_arrays(data):

@@ -35,7 +35,7 @@ def test_npz_is_read_as_it_is(write_npz, prepared):
             assert np.array_equal(toy.split(split).images, arrays[f"{split}_images"])
             assert np.array_equal(toy.split(split).labels, arrays[f"{split}_labels"])
     assert toy.classes == ("cat", "dog", "owl")
-    assert toy.meta["source"] == {"kind": "npz", "origin": "toy.npz"}
+    assert toy.meta["source"].items() >= {"kind": "npz", "origin": "toy.npz"}.items()
 
 
 def test_npz_in_the_style_of_keras_with_label_columns_and_grey_images(tmp_path, rng, prepared):
@@ -53,6 +53,10 @@ def test_npz_in_the_style_of_keras_with_label_columns_and_grey_images(tmp_path, 
         ({"test_labels": np.array([0, 1, 2, 3, 1, 0])}, "label 3 in toy.npz test_images row 3 is out of range"),
         ({"test_labels": np.zeros(6, dtype=int)}, "single class 'cat'"),
         ({"train_labels": np.arange(12) % 2}, "no training image: 'owl'"),
+        (
+            {"train_labels": np.array([10**9] + [1] * 11), "classes": None},
+            "label 1000000000, but only 18 images",
+        ),
         ({"train_labels": np.arange(11)}, "one per image"),
         ({"train_labels": np.linspace(0, 1, 12)}, "dtype float64"),
         ({"train_images": np.zeros((12, 32, 32, 3))}, "dtype float64"),
@@ -130,7 +134,7 @@ def test_parquet_shards_are_joined_in_order(write_parquet, random_images, encode
         encoded = [encode(image, formats[i % 2], lossless=True) for i, image in enumerate(images[piece])]
         root = write_parquet(f"data/{file}", encoded, list(np.arange(23)[piece] % 3))
     toy = prepared(root)
-    assert toy.meta["source"] == {"kind": "parquet", "origin": "hub"}
+    assert toy.meta["source"].items() >= {"kind": "parquet", "origin": "hub"}.items()
     assert toy.classes == ("cat", "dog", "owl")
     assert np.array_equal(toy.split("train").images, images[:17])
     assert np.array_equal(toy.split("test").images, images[17:])

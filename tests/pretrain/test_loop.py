@@ -51,7 +51,7 @@ def kill_at(step):
 
 
 def weights(folder):
-    return safetensors.torch.load_file(folder / "encoder.safetensors")
+    return safetensors.torch.load((folder / "encoder.safetensors").read_bytes())
 
 
 def losses(folder):
@@ -132,6 +132,38 @@ def test_two_checkpoints_are_kept_and_a_cut_off_one_is_passed_over(tiny_data, tm
     state = checkpoint.load_latest(Location.of(tmp_path / "checkpoints"), model, optimizer)
     assert state.step == 3
     assert "step-00000004.safetensors cannot be read" in caplog.text
+
+
+def test_a_checkpoint_that_could_not_be_read_is_not_one_of_the_two(tiny_data, tmp_path):
+    arguments = {"data": tiny_data, "trial_dir": tmp_path, "settings": EVERY_STEP, "device": "cpu"}
+    with pytest.raises(Killed):
+        train(config(), **arguments, report=kill_at(5))
+    later = tmp_path / "checkpoints/step-00000009.safetensors"
+    later.write_bytes(b"cut off")
+    train(config(), **arguments)
+    names = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000005.safetensors", "step-00000006.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "training.json"])
+def test_a_damaged_file_is_named_and_made_again_from_the_last_checkpoint(tiny_data, tmp_path, name):
+    trial_dir = Location.of(tmp_path)
+    ended = train(config(), data=tiny_data, trial_dir=tmp_path, device="cpu")
+    before = weights(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-10])
+    read = load_model if name.startswith("encoder") else read_training
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*Delete it"):
+        read(trial_dir)
+    (tmp_path / name).unlink()
+    again = train(config(), data=tiny_data, trial_dir=tmp_path, device="cpu", report=kill_at(1))
+    assert again["train_seconds"] == ended["train_seconds"]
+    assert all(torch.equal(before[key], value) for key, value in weights(tmp_path).items())
+
+
+@pytest.mark.parametrize("device", ["cdua", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_named(tiny_data, tmp_path, device):
+    with pytest.raises(ValueError, match=f"unknown device '{device}'; allowed: auto, cpu"):
+        train(config(), data=tiny_data, trial_dir=tmp_path, device=device)
 
 
 def test_batches_and_views_do_not_depend_on_lambda_or_method(tiny_data):

@@ -1,4 +1,5 @@
 import itertools
+import json
 import multiprocessing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from leaderboard_rows import UNTRAINED, failed, row
 
-from mdssl.results.leaderboard import COLUMNS, SCHEMA, SCHEMA_VERSION, pivot, read, read_rows, write_rows
+from mdssl.results.leaderboard import COLUMNS, SCHEMA, SCHEMA_VERSION, pivot, read, read_rows, with_settings, write_rows
 
 A, B, C = "a" * 12, "b" * 12, "c" * 12
 
@@ -175,11 +176,46 @@ def test_pivot_refuses_to_average_what_differs_in_more_than_the_seed(storage):
     write_rows(storage, A, [row("svhn"), row("svhn", features="projection", top1=10.0)])
     df = read(storage)
     with pytest.raises(
-        ValueError, match=r"would mix rows that differ in features: encoder, projection.*add it to index"
+        ValueError, match=r"would mix rows that differ in features: encoder, projection.*add 'features' to index"
     ):
         pivot(df)
     assert pivot(df, index=["features"])["svhn"].to_dict() == {"encoder": 50.0, "projection": 10.0}
     assert pivot(read(storage, features="encoder")).to_numpy() == [[50.0]]
+
+
+def test_pivot_refuses_to_average_over_a_setting_that_only_config_json_tells(storage):
+    for trial_id, weight_decay in ((A, 1e-6), (B, 1e-4)):
+        said = {"trial": {"method": "mdssl", "lambda1": 0.9, "weight_decay": weight_decay}}
+        write_rows(storage, trial_id, [row("svhn", top1=weight_decay, config_json=json.dumps(said))])
+    df = read(storage)
+    with pytest.raises(ValueError, match=r"differ in weight_decay: 1e-06, 0.0001\..*df = with_settings\(df\)"):
+        pivot(df)
+    df = with_settings(df)
+    assert pivot(df, index=["weight_decay"])["svhn"].to_dict() == {1e-6: 1e-6, 1e-4: 1e-4}
+    assert pivot(df[df.weight_decay == 1e-4]).to_numpy() == [[1e-4]]
+
+
+def test_pivot_does_not_tell_untrained_encoders_apart_by_how_they_were_not_trained(storage):
+    initial = {"method": "random", "arch": "resnet18", "stem": "imagenet", "norm": "batch", "projection_dim": 128}
+    for trial_id, seed, decay in ((A, 0, 1e-6), (B, 1, 1e-4)):
+        said = {"trial": initial | {"seed": seed, "weight_decay": decay}}
+        write_rows(storage, trial_id, [row("svhn", **UNTRAINED | {"seed": seed}, config_json=json.dumps(said))])
+    assert pivot(read(storage)).to_numpy() == [[50.0]]
+
+
+def test_pivot_refuses_to_mix_scores_on_different_images_of_one_name(storage):
+    for trial_id, images in ((A, "1" * 64), (B, "2" * 64)):
+        said = json.dumps({"evaluation": {"data_fingerprint": images}})
+        write_rows(storage, trial_id, [row("svhn", config_json=said)])
+    with pytest.raises(ValueError, match=r"differ in eval_fingerprint"):
+        pivot(read(storage))
+
+
+def test_asking_for_some_trials_opens_no_other_file(filled):
+    (Path(str(filled)) / "leaderboard" / "stray.parquet").write_bytes(b"not a table")
+    assert set(read(filled, trial_id=A)["trial_id"]) == set(read(filled, trial_id=[A])["trial_id"]) == {A}
+    with pytest.raises(ValueError, match="stray.parquet is not a leaderboard file"):
+        read(filled)
 
 
 def test_pivot_of_nothing_is_empty_and_a_wrong_name_is_said(storage):

@@ -1,4 +1,5 @@
 import io
+import json
 
 import pandas as pd
 import pytest
@@ -84,6 +85,24 @@ def test_trials_are_compared_with_the_baseline_of_their_own_seed_and_temperature
     assert trained[["temperature", "seed"]].to_numpy().tolist() == [[0.1, 0], [0.1, 1], [0.5, 0], [0.5, 1]]
     # An untrained encoder has no temperature: it stands against the mean of both baselines of its seed.
     assert df[df["method"] == "random"]["vs simclr"].tolist() == [5 - 20, 5 - 35]
+
+
+def test_trials_are_compared_with_the_baseline_of_their_own_hidden_settings(storage):
+    for number, (decay, score) in enumerate({1e-6: 10.0, 1e-4: 20.0}.items()):
+        said = json.dumps({"trial": {"weight_decay": decay}})
+        trial(storage, number, (score,) * 4, config_json=said, **SIMCLR)
+        trial(storage, 10 + number, (60,) * 4, config_json=said)
+    df = table(storage)
+    assert df[df["method"] == "mdssl"]["vs simclr"].to_dict() == {f"{10:012x}": 50, f"{11:012x}": 40}
+    assert df["weight_decay"].tolist() == [1e-6, 1e-4, 1e-6, 1e-4]
+
+
+def test_scores_on_images_that_were_since_prepared_anew_are_left_out(storage):
+    for number, (images, day) in enumerate((("1" * 64, 1), ("2" * 64, 2))):
+        said = json.dumps({"evaluation": {"data_fingerprint": images}})
+        at = f"2026-11-0{day}T10:00:00+00:00"
+        trial(storage, number, (40 + number,) * 4, config_json=said, finished_at=at, lambda2=number / 10)
+    assert table(storage)["cifar10"].fillna(-1).tolist() == [-1, 41]
 
 
 def test_a_setting_that_only_the_clustered_have_does_not_part_them_from_the_baseline(storage):
