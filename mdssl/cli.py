@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from mdssl.command_line import parse, run
-from mdssl.config import PRESETS, ProbeConfig, RunSettings, TrialConfig
+from mdssl.config import PRESETS, ProbeConfig, RunSettings, TrialConfig, check_gradient_caching
 from mdssl.errors import InputError, check_name
 
 _DATA = os.environ.get("MDSSL_DATA", "data")
@@ -160,6 +160,7 @@ class Train(TrialConfig, RunSettings):
             object.__setattr__(self, "domains", ())
         TrialConfig.__post_init__(self)
         RunSettings.__post_init__(self)
+        check_gradient_caching(self, self)
 
 
 def train(settings: Train) -> None:

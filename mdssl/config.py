@@ -15,15 +15,23 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mdssl.errors import InputError, check_name, check_number
 
-METHODS = ("simclr", "mdssl", "random")
+METHODS = ("simclr", "mdssl", "mdssl-clustered", "mdssl-robust", "random")
+CLUSTERED = ("mdssl-clustered", "mdssl-robust")
+"""Methods that find their domains themselves."""
 ARCHS = ("resnet18", "resnet50")
 STEMS = ("imagenet", "cifar")
 NORMS = ("batch", "group")
 BATCHINGS = ("joint", "per-domain")
+OUTLIER_RULES = ("farthest", "runner-up")
+CLUSTER_SPACES = ("projection", "encoder")
 OPTIMIZERS = ("lars", "sgd", "adamw")
 PRECISIONS = ("auto", "bf16", "fp32")
 INITIAL_SETTINGS = ("method", "arch", "stem", "norm", "projection_dim", "seed")
 """Settings of an encoder before its first step. Nothing else can make two untrained encoders differ."""
+OUTLIER_SETTINGS = ("epsilon", "epsilon_final", "outlier_rule")
+CLUSTER_SETTINGS = (
+    "num_clusters", "warmup_iterations", "recluster_every", "cluster_space", "cluster_normalised", *OUTLIER_SETTINGS
+)  # fmt: skip
 PROBES = ("lbfgs", "sgd")
 FEATURES = ("encoder", "projection")
 
@@ -69,6 +77,23 @@ class Recipe:
     """Strength of SimCLR's colour jitter: 0.5 is its value at 32x32, 0 turns it off."""
     blur_probability: float = 0.5
     """Share of views that get a Gaussian blur."""
+    num_clusters: int | None = None
+    """Pseudo-domains K of the clustered methods; default: as many as training domains."""
+    warmup_iterations: int = 480
+    """Clustered methods: steps of SimCLR on the union before the first clustering."""
+    recluster_every: int = 2_400
+    """Clustered methods: steps between two clusterings."""
+    cluster_space: str = "projection"
+    """What is clustered: projection (the representations that the loss compares) | encoder (the features)."""
+    cluster_normalised: bool = True
+    """Whether it is l2-normalised first, as the loss does it."""
+    epsilon: float = 1.0
+    """mdssl-robust: ε of eq. 5 at the first clustering. A larger one leaves out more images, 0 leaves out none."""
+    epsilon_final: float = 0.01
+    """mdssl-robust: ε at the last clustering; it decays exponentially from one to the other."""
+    outlier_rule: str = "farthest"
+    """mdssl-robust: which distances eq. 5 divides by that to the nearest centroid: farthest (as printed) | runner-up
+    (as the paper's prose)."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -87,6 +112,14 @@ class Recipe:
         check_number("crop_min_area", self.crop_min_area, low=0.01, high=1)
         check_number("jitter_strength", self.jitter_strength, low=0, high=1)
         check_number("blur_probability", self.blur_probability, low=0, high=1)
+        if self.num_clusters is not None:
+            check_number("num_clusters", self.num_clusters, low=1)
+        check_number("warmup_iterations", self.warmup_iterations, low=0)
+        check_number("recluster_every", self.recluster_every, low=1)
+        check_name("cluster space", self.cluster_space, CLUSTER_SPACES)
+        check_name("outlier rule", self.outlier_rule, OUTLIER_RULES)
+        check_number("epsilon", self.epsilon, low=0)
+        check_number("epsilon_final", self.epsilon_final, low=0, high=self.epsilon, mend="It decays from epsilon.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +134,8 @@ class TrialConfig(Recipe):
     """
 
     method: str = "mdssl"
-    """simclr (the union of all domains as one) | mdssl (domain labels known) | random (an untrained encoder)."""
+    """simclr (the union of all domains as one) | mdssl (domain labels known) | mdssl-clustered (unknown: K-Means finds
+    them) | mdssl-robust (the same, without outliers) | random (an untrained encoder)."""
     domains: tuple[str, ...] = ()
     """Names of prepared datasets to train on, one domain each."""
     lambda1: float = 1.0
@@ -138,6 +172,8 @@ class TrialConfig(Recipe):
                 f"method 'simclr' has no domains to weigh, but lambda1, lambda2 are {self.lambda1}, {self.lambda2}; "
                 "it allows only 1, 0. For other values use method 'mdssl'."
             )
+        if self.method in CLUSTERED and self.num_clusters is None:
+            object.__setattr__(self, "num_clusters", len(self.domains))
         # -0.0 and 0.0 are the same weight and must be the same trial.
         object.__setattr__(self, "lambda2", self.lambda2 + 0.0)
 
@@ -165,12 +201,18 @@ class TrialConfig(Recipe):
     @property
     def trial_id(self) -> str:
         """12 hex digits of a SHA-256 over all that can change the encoder, `RECIPE_VERSION` included."""
-        identity = self.to_dict()
-        if self.method == "random":
-            identity = {key: identity[key] for key in INITIAL_SETTINGS}
-        identity["recipe_version"] = RECIPE_VERSION
+        identity = relevant_settings(self.to_dict()) | {"recipe_version": RECIPE_VERSION}
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def relevant_settings(trial: dict[str, Any]) -> dict[str, Any]:
+    """Those settings of a trial (`TrialConfig.to_dict`) that its method has: what can change its encoder."""
+    method = trial.get("method")
+    if method == "random":
+        return {name: value for name, value in trial.items() if name in INITIAL_SETTINGS}
+    other = {"mdssl-robust": (), "mdssl-clustered": OUTLIER_SETTINGS}.get(method, CLUSTER_SETTINGS)
+    return {name: value for name, value in trial.items() if name not in other}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +276,9 @@ class RunSettings:
     """Seconds between checkpoints: what a kill can cost."""
     report_every: int = 10
     """Steps between progress reports, each a row of metrics.parquet."""
+    gradient_caching: bool = False
+    """Encode domain after domain, twice, in the memory of one: for many domains. The same gradients, a third slower;
+    needs --batching per-domain, or --norm group."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -247,6 +292,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_per_domain": 64,
         "iterations": 80,
         "lr_warmup_iterations": 10,
+        "warmup_iterations": 16,
+        "recluster_every": 16,
         "learning_rate": 1.5,
         # The built-in classes are shapes and digits, which crops of a tenth of the image cut apart.
         "crop_min_area": 0.5,
@@ -256,6 +303,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"probe": "sgd"},
 }
 """What a preset changes from the defaults of the settings classes, which are the paper's where the paper says."""
+
+
+def check_gradient_caching(recipe: Recipe, settings: RunSettings) -> None:
+    """Raise ``ValueError`` where encoding domain after domain would not give the gradients of the run asked for."""
+    if settings.gradient_caching and recipe.batching == "joint" and recipe.norm == "batch":
+        raise InputError(
+            "gradient_caching encodes domain after domain, but with batching 'joint' batch-norm takes its statistics "
+            "over all of them; use --batching per-domain, or --norm group."
+        )
 
 
 def check_lambda1(value: float) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import warnings
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -35,26 +35,52 @@ def fingerprint(data: str | Path, domains: tuple[str, ...]) -> str:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Images that a step takes as one domain: a domain, a cluster of a mixture, or its union.
+
+    Attributes:
+        name: stands for the group in random draws.
+        rows: (n,) which images of the mixture belong to it.
+        batch: how many of them a step takes, over all workers; at most n.
+    """
+
+    name: str
+    rows: np.ndarray
+    batch: int
+
+    def drawn(self, seed: int, step: int) -> np.ndarray:
+        """(batch,) the images of step ``step``.
+
+        A group cycles through its own epochs, every epoch in a new order, its incomplete last batch left out.
+        """
+        count = len(self.rows)
+        epoch, position = divmod(step, count // self.batch)
+        order = _epoch_order(seed, domain_key(self.name), epoch, count)
+        return self.rows[order[position * self.batch : (position + 1) * self.batch]]
+
+    def share(self, rank: int, workers: int) -> slice:
+        """The part of the batch that worker ``rank`` of ``workers`` encodes."""
+        return slice(rank * self.batch // workers, (rank + 1) * self.batch // workers)
+
+
+@dataclass(frozen=True)
 class Mixture:
-    """Training images of several domains, ready to be indexed.
+    """Training images of several domains, ready to be indexed; image i is the i-th of all domains one after another.
 
     Attributes:
         names: the D domains.
         images: per domain, uint8 (n, S, S, 3); on the CPU a memory map that all trials of a node share, else on the
             GPU.
+        labels: (N,) int64, the domain that each image really is of.
         batch_per_domain: images of each domain in a step, over all workers.
-        seed: of the draws.
     """
 
     names: tuple[str, ...]
     images: tuple[torch.Tensor, ...]
     batch_per_domain: int
-    seed: int
 
     @classmethod
-    def load(
-        cls, data: str | Path, names: tuple[str, ...], *, batch_per_domain: int, seed: int, device: str
-    ) -> Mixture:
+    def load(cls, data: str | Path, names: tuple[str, ...], *, batch_per_domain: int, device: str) -> Mixture:
         """Open the train split of every domain.
 
         Raises:
@@ -63,34 +89,42 @@ class Mixture:
         datasets = [open_dataset(data, name) for name in names]
         check_batch(datasets, batch_per_domain)
         arrays = [dataset.split("train").images for dataset in datasets]
-        images = tuple(_shared_tensor(array).to(device) for array in arrays)
-        return cls(names, images, batch_per_domain, seed)
+        return cls(names, tuple(_shared_tensor(array).to(device) for array in arrays), batch_per_domain)
 
     @property
     def image_size(self) -> int:
         return self.images[0].shape[1]
 
-    def rows(self, step: int, domain: int) -> np.ndarray:
-        """(batch_per_domain,) indices into the images of the domain at position ``domain`` in step ``step``.
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(D + 1,) where each domain begins, and where the last one ends."""
+        return np.cumsum([0, *(len(images) for images in self.images)])
 
-        Each domain cycles through its own epochs, every epoch in a new order, its incomplete last batch left out.
-        """
-        count = len(self.images[domain])
-        epoch, position = divmod(step, count // self.batch_per_domain)
-        order = _epoch_order(self.seed, domain_key(self.names[domain]), epoch, count)
-        return order[position * self.batch_per_domain : (position + 1) * self.batch_per_domain]
+    @cached_property
+    def labels(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.names)), np.diff(self.offsets))
 
-    def share(self, rank: int, workers: int) -> slice:
-        """The part of each domain's batch that worker ``rank`` of ``workers`` encodes."""
-        return slice(rank * self.batch_per_domain // workers, (rank + 1) * self.batch_per_domain // workers)
+    @cached_property
+    def domains(self) -> tuple[Group, ...]:
+        """A group per domain, each with a batch of its own."""
+        borders = zip(self.names, self.offsets[:-1], self.offsets[1:], strict=True)
+        return tuple(Group(name, np.arange(first, end), self.batch_per_domain) for name, first, end in borders)
 
-    def batch(self, step: int, share: slice) -> torch.Tensor:
-        """(D · share, S, S, 3) uint8: this worker's images of step ``step``, domain after domain."""
-        parts = []
+    def union(self, batch: int) -> Group:
+        """All images as one group."""
+        count = int(self.offsets[-1])
+        return Group("+".join(self.names), np.arange(count), min(batch, count))
+
+    def gather(self, rows: np.ndarray) -> torch.Tensor:
+        """(len(rows), S, S, 3) uint8: these images, in this order, on the device that holds them."""
+        first = self.images[0]
+        found = torch.empty((len(rows), *first.shape[1:]), dtype=torch.uint8, device=first.device)
+        domain_of_row = np.searchsorted(self.offsets, rows, side="right") - 1
         for domain, images in enumerate(self.images):
-            rows = torch.from_numpy(self.rows(step, domain)[share])
-            parts.append(images[rows.to(images.device, non_blocking=True)])
-        return torch.cat(parts)
+            places = np.flatnonzero(domain_of_row == domain)
+            local = torch.from_numpy(rows[places] - self.offsets[domain])
+            found[torch.from_numpy(places).to(first.device)] = images[local.to(first.device, non_blocking=True)]
+        return found
 
 
 def check_batch(datasets: list, batch_per_domain: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import safetensors
@@ -16,11 +16,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from mdssl.pretrain.pseudo_domains import PseudoDomains
 from mdssl.storage import Location
 
 log = logging.getLogger(__name__)
 
 KEEP = 2
+_CLUSTER_TENSORS = ("labels", "kept", "centroids")
 
 
 @dataclass
@@ -33,6 +35,9 @@ class LoopState:
         gpu_seconds: the same times the GPUs in use.
         started_at: when the first run began, ISO 8601 in UTC.
         metrics: one row per report: step, loss terms, learning rate, views/s.
+        views: augmented images that went through the encoder.
+        rounds: one record per clustering; see `mdssl.pretrain.pseudo_domains.find`.
+        clusters: what the last clustering found.
     """
 
     step: int = 0
@@ -40,6 +45,9 @@ class LoopState:
     gpu_seconds: float = 0.0
     started_at: str = ""
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    views: int = 0
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    clusters: PseudoDomains | None = None
 
 
 def save(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState) -> None:
@@ -51,8 +59,12 @@ def save(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, s
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
+    scalars = {key: value for key, value in vars(state).items() if key != "clusters"}
+    if state.clusters is not None:
+        tensors |= {f"clusters.{name}": getattr(state.clusters, name) for name in _CLUSTER_TENSORS}
+        scalars["round"] = state.clusters.round
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    data = safetensors.torch.save(tensors, metadata={"loop_state": json.dumps(asdict(state))})
+    data = safetensors.torch.save(tensors, metadata={"loop_state": json.dumps(scalars)})
     saved = f"step-{state.step:08d}.safetensors"
     (folder / saved).write_bytes(data)
     names = _steps(folder)
@@ -70,7 +82,11 @@ def load_latest(folder: Location, model: nn.Module, optimizer: torch.optim.Optim
         data = (folder / name).read_bytes()
         try:
             tensors = safetensors.torch.load(data)
-            state = LoopState(**json.loads(safetensors_metadata(data)["loop_state"]))
+            scalars = json.loads(safetensors_metadata(data)["loop_state"])
+            number = scalars.pop("round", None)
+            state = LoopState(**scalars)
+            if number is not None:
+                state.clusters = PseudoDomains(number, *(tensors[f"clusters.{name}"] for name in _CLUSTER_TENSORS))
             weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
             model.load_state_dict(weights)
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -19,15 +19,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mdssl.config import RunSettings, TrialConfig
-from mdssl.data.mixture import Mixture, domain_key, fingerprint
+from mdssl.config import CLUSTERED, RunSettings, TrialConfig, check_gradient_caching
+from mdssl.data.mixture import Group, Mixture, fingerprint
 from mdssl.errors import InputError, check_name
-from mdssl.pretrain import checkpoint
-from mdssl.pretrain.augment import Views, augment, draw, draw_jitter_order
+from mdssl.pretrain import checkpoint, pseudo_domains
 from mdssl.pretrain.checkpoint import LoopState
-from mdssl.pretrain.loss import mdssl_loss
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer, learning_rate
+from mdssl.pretrain.pseudo_domains import PseudoDomains
+from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views
 from mdssl.pretrain.trial_files import now, read_training, write_config, write_failure, write_finished, write_metrics
 from mdssl.storage import Location
 
@@ -81,6 +81,7 @@ def train(
         NonFiniteLossError: the loss became NaN or infinite; says where, with its terms. ``training.json`` says it too.
     """
     settings, trial_dir = settings or RunSettings(), Location.of(trial_dir)
+    check_gradient_caching(config, settings)
     config = with_fingerprint(config, data)
     ended = read_training(trial_dir)
     if ended and ended["status"] == "finished":
@@ -99,45 +100,53 @@ def train(
         write_config(trial_dir, config)
     iterations = 0 if config.method == "random" else config.iterations
 
-    mixture = Mixture.load(
-        data, config.domains, batch_per_domain=config.batch_per_domain, seed=config.seed, device=device
-    )
-    share = mixture.share(rank, workers)
-    views_per_step = 2 * len(config.domains) * config.batch_per_domain
+    mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
+    groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
+    backward = backward_by_domain if settings.gradient_caching else backward_at_once
     step_model = DistributedDataParallel(model) if workers > 1 else model
     step_model.train()
     if rank == 0:
         _say_once_what_runs(config, mixture, device, workers, state)
 
     terms = torch.zeros(settings.report_every, 4, device=device)  # of the steps since the last report
-    reported_step, reported_at = state.step, time.perf_counter()
+    reported_step, reported_views, reported_at = state.step, state.views, time.perf_counter()
     saved_at = counted_at = reported_at
 
     while state.step < iterations:
+        # Every `recluster_every` steps, where the method has pseudo-domains; a resumed run may be past that.
+        number = pseudo_domains.round_due(config, state.step)
+        if number is not None and (state.clusters is None or state.clusters.round < number):
+            state.clusters, record = pseudo_domains.find(
+                config, model, mixture, state.clusters, number=number, step=state.step
+            )
+            state.rounds.append(record)
+            groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
+
         # Every step: two views of every domain's batch, one loss over the global batch.
         rate = learning_rate(config, state.step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        views = two_views(config, mixture, state.step, share)
-        loss = training_loss(config, step_model, views, share)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = rate
+        shares = [group.share(rank, workers) for group in groups]
+        views = two_views(config, mixture, groups, state.step, shares)
         optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        loss = backward(objective, step_model, views, [share.stop - share.start for share in shares])
         optimizer.step()
         terms[state.step - reported_step] = torch.stack(loss).detach()
         state.step += 1
+        state.views += sum(2 * group.batch for group in groups)
 
         # Every `report_every` steps, and at the end: the only place that waits for a GPU.
         is_last = state.step == iterations
         if state.step - reported_step == settings.report_every or is_last:
             means = _finite_means(terms[: state.step - reported_step], reported_step, trial_dir, state, rank)
             instant = time.perf_counter()
-            speed = views_per_step * (state.step - reported_step) / (instant - reported_at)
-            eta = (iterations - state.step) * views_per_step / speed
+            speed = (state.views - reported_views) / (instant - reported_at)
+            eta = (iterations - state.step) * (instant - reported_at) / (state.step - reported_step)
             progress = Progress(state.step, iterations, *means, rate, speed, eta)
             state.metrics.append(_metrics_row(progress))
             state.seconds += instant - counted_at
             state.gpu_seconds += (instant - counted_at) * workers * device.startswith("cuda")
-            reported_step, reported_at, counted_at = state.step, instant, instant
+            reported_step, reported_views, reported_at, counted_at = state.step, state.views, instant, instant
             report(progress)
 
             # Every `checkpoint_seconds`, only ever right after a report: its losses are known to be finite.
@@ -154,39 +163,20 @@ def train(
     return ended if rank == 0 else read_training(trial_dir)
 
 
-def two_views(config: TrialConfig, mixture: Mixture, step: int, share: slice) -> torch.Tensor:
-    """(2 · b, 3, S, S): this worker's first views of all domains, then their second views in the same order."""
-    images = mixture.batch(step, share)
-    uniform = [
-        draw(config.batch_per_domain, seed=config.seed, step=step, domain=domain_key(name))[:, share]
-        for name in config.domains
-    ]
-    orders = draw_jitter_order(seed=config.seed, step=step)
-    views = []
-    for view, order in enumerate(orders):
-        numbers = torch.cat([torch.from_numpy(domain[view]) for domain in uniform])
-        parameters = Views.of(numbers.to(images.device, non_blocking=True), mixture.image_size, config)
-        views.append(augment(images, parameters, order))
-    return torch.cat(views)
+def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | None) -> tuple[Group, ...]:
+    """What a step takes as domains: the domains, the clusters, or before the first clustering the union as one."""
+    if config.method not in CLUSTERED:
+        return mixture.domains
+    if clusters is None:
+        return (mixture.union(config.num_clusters * config.batch_per_domain),)
+    return clusters.groups(config.batch_per_domain)
 
 
-def training_loss(config: TrialConfig, model: nn.Module, views: torch.Tensor, share: slice):
-    """Encode the views of one step and compare them: the `LossTerms` of the global batch."""
-    count = share.stop - share.start
-    domains = torch.arange(len(config.domains)).repeat_interleave(count)
-    parts = None
-    if config.batching == "per-domain":
-        # Row order is view, domain, image; a pass takes both views of one domain, which so share batch-norm statistics.
-        views = views.unflatten(0, (2, len(config.domains), count)).transpose(0, 1).flatten(0, 2)
-        parts = [2 * count] * len(config.domains)
-    with torch.autocast(views.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        z = model(views, parts)
-    if config.batching == "per-domain":
-        z = z.unflatten(0, (len(config.domains), 2, count)).transpose(0, 1).flatten(0, 2)
-    z_a, z_b = z.chunk(2)
-    if config.method == "simclr":
-        domains = torch.zeros_like(domains)
-    return mdssl_loss(z_a, z_b, domains, lambda1=config.lambda1, lambda2=config.lambda2, temperature=config.temperature)
+def objective_of(config: TrialConfig, clusters: PseudoDomains | None) -> TrialConfig:
+    """The config whose loss a step takes: before the first clustering a clustered method is SimCLR."""
+    if config.method in CLUSTERED and clusters is None:
+        return replace(config, method="simclr", lambda1=1.0, lambda2=0.0)
+    return config
 
 
 def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:

@@ -3,6 +3,7 @@
 config.json             when training begins
 checkpoints/            while it runs
 metrics.parquet         with each checkpoint
+clusters.parquet        with it, where the method has pseudo-domains
 encoder.safetensors     when it has ended: encoder and projection head, float32
 training.json           last of all: that training ended, how, and what it cost
 """
@@ -38,10 +39,11 @@ def write_config(trial_dir: Location, config: TrialConfig) -> None:
 
 
 def write_metrics(trial_dir: Location, state: LoopState) -> None:
-    """Write ``metrics.parquet``: a row per report with step, loss terms, learning rate and views/s."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(state.metrics), sink)
-    (trial_dir / "metrics.parquet").write_bytes(sink.getvalue().to_pybytes())
+    """Write ``metrics.parquet``, a row per report with step, loss terms, learning rate and views/s, and
+    ``clusters.parquet``, a row per clustering (see `mdssl.pretrain.pseudo_domains.find`)."""
+    _write_table(trial_dir / "metrics.parquet", state.metrics)
+    if state.rounds:
+        _write_table(trial_dir / "clusters.parquet", state.rounds)
 
 
 def read_training(trial_dir: Location) -> dict[str, Any] | None:
@@ -76,7 +78,6 @@ def write_finished(
         torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    views_seen = 2 * len(config.domains) * config.batch_per_domain * state.step
     ended = {
         "status": "finished",
         "step": state.step,
@@ -84,8 +85,8 @@ def write_finished(
         "gpu_hours": state.gpu_seconds / 3600,
         "num_workers": workers,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-        "views_seen": views_seen,
-        "views_per_second": views_seen / state.seconds if state.seconds else None,
+        "views_seen": state.views,
+        "views_per_second": state.views / state.seconds if state.seconds else None,
         "peak_memory_mb": peak_bytes / 2**20,
         "encoder_mb": sum(v.nbytes for name, v in weights.items() if name.startswith("encoder.")) / 2**20,
         "final_loss": state.metrics[-1]["loss"] if state.metrics else None,
@@ -118,6 +119,12 @@ def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, M
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise _damaged(file, error) from error
     return config, model.to(device).eval()
+
+
+def _write_table(file: Location, rows: list[dict[str, Any]]) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    file.write_bytes(sink.getvalue().to_pybytes())
 
 
 def _damaged(file: Location, error: Exception) -> InputError:

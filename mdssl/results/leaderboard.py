@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mdssl.config import INITIAL_SETTINGS
+from mdssl.config import relevant_settings
 from mdssl.errors import InputError, check_name
 from mdssl.storage import Location
 
@@ -226,9 +226,7 @@ def pivot(
 
 
 def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
-    trial = produced_by.get("trial", {})
-    if trial.get("method") == "random":
-        trial = {name: trial[name] for name in INITIAL_SETTINGS}
+    trial = relevant_settings(produced_by.get("trial", {}))
     own = {name: value for name, value in trial.items() if name not in (*SCHEMA.names, "domains")}
     return own | {"recipe_version": produced_by.get("recipe_version")}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import mdssl
-from mdssl.config import RECIPE_VERSION, ProbeConfig, TrialConfig
+from mdssl.config import RECIPE_VERSION, ProbeConfig, TrialConfig, relevant_settings
 from mdssl.pretrain.trial_files import now
-from mdssl.results.leaderboard import SCHEMA_VERSION
+from mdssl.results.leaderboard import SCHEMA_VERSION, SETTING_COLUMNS
 from mdssl.storage import Location
 
 _FROM_TRAINING = (
@@ -81,30 +81,17 @@ def _produced_by(config: TrialConfig) -> dict[str, Any]:
 
 
 def _setting(config: TrialConfig, context: dict) -> dict[str, Any]:
-    trained = config.method != "random"
-    of_training = {
-        "lambda1": config.lambda1,
-        "lambda2": config.lambda2,
-        "temperature": config.temperature,
-        "batching": config.batching,
-        "batch_per_domain": config.batch_per_domain,
-        "optimizer": config.optimizer,
-        "learning_rate": config.learning_rate,
-        "precision": config.precision,
-    }
+    columns = {column.name for column in SETTING_COLUMNS}
+    relevant = relevant_settings(config.to_dict())
     return {
+        "iterations": 0,
+        **{name: value for name, value in relevant.items() if name in columns},
         "trial_id": config.trial_id,
-        "method": config.method,
         "train_mixture": config.train_mixture,
         "num_domains": len(config.domains),
-        "arch": config.arch,
-        "stem": config.stem,
-        "iterations": config.iterations if trained else 0,
-        "seed": config.seed,
         "data_fingerprint": config.data_fingerprint,
         "mdssl_version": mdssl.__version__,
         "schema_version": SCHEMA_VERSION,
-        **({key: value if trained else None for key, value in of_training.items()}),
         **context,
     }
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mdssl.config import ProbeConfig, Recipe, RunSettings, check_mixture
+from mdssl.config import ProbeConfig, Recipe, RunSettings, check_gradient_caching, check_mixture
 from mdssl.errors import InputError, check_name, check_number
 
 EXECUTORS = ("torchtrainer", "inline")
@@ -54,6 +54,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     def __post_init__(self) -> None:
         for base in (Recipe, ProbeConfig, RunSettings):
             base.__post_init__(self)
+        check_gradient_caching(self, self)
         check_name("executor", self.executor, EXECUTORS)
         check_number("workers", self.workers, low=1)
         check_number("cpus_per_worker", self.cpus_per_worker, low=1)

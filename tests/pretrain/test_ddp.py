@@ -11,8 +11,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mdssl.config import RunSettings, TrialConfig
+from mdssl.data.mixture import Mixture
+from mdssl.pretrain import pseudo_domains
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.loss import mdssl_loss
+from mdssl.pretrain.model import build_model
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage import Location
 
@@ -38,25 +41,29 @@ def images(case: str) -> list[torch.Tensor]:
     return [torch.randn(2, len(labels), 6, dtype=torch.float64, generator=generator) for labels in LABELS[case]]
 
 
-def trial() -> TrialConfig:
+CLUSTERED = {"method": "mdssl-robust", "warmup_iterations": 2, "recluster_every": 2, "epsilon": 0.2}
+
+
+def trial(**changes) -> TrialConfig:
     """Without batch-norm, whose statistics on a CPU are each worker's own."""
-    return TrialConfig(
-        arch="resnet18",
-        norm="group",
-        domains=("tiny-a", "tiny-b"),
-        batch_per_domain=9,
-        iterations=6,
-        lr_warmup_iterations=2,
-        learning_rate=0.5,
-        precision="fp32",
-        lambda1=0.9,
-        lambda2=0.1,
-    )
+    base = {
+        "arch": "resnet18",
+        "norm": "group",
+        "domains": ("tiny-a", "tiny-b"),
+        "batch_per_domain": 9,
+        "iterations": 6,
+        "lr_warmup_iterations": 2,
+        "learning_rate": 0.5,
+        "precision": "fp32",
+        "lambda1": 0.9,
+        "lambda2": 0.1,
+    }
+    return TrialConfig(**base | changes)
 
 
-def one_worker(data, folder, report=lambda progress: None):
-    settings = RunSettings(report_every=2, checkpoint_seconds=0)
-    return train(trial(), data=data, trial_dir=folder, settings=settings, device="cpu", report=report)
+def run(data, folder, report=lambda progress: None, *, gradient_caching=False, **changes):
+    settings = RunSettings(report_every=2, checkpoint_seconds=0, gradient_caching=gradient_caching)
+    return train(trial(**changes), data=data, trial_dir=folder, settings=settings, device="cpu", report=report)
 
 
 def worker(rank: int, folder: str, data: str) -> None:
@@ -70,10 +77,20 @@ def worker(rank: int, folder: str, data: str) -> None:
         loss = mdssl_loss(z[0], z[1], torch.tensor(labels[rank]), **LOSS)
         loss.total.backward()
         results[case] = [*(term.detach() for term in loss), *(p.grad for p in model.parameters())]
-    one_worker(data, f"{folder}/two-workers")
-    one_worker(data, f"{folder}/resumed")
+    run(data, f"{folder}/two-workers")
+    run(data, f"{folder}/resumed")
+    run(data, f"{folder}/cached", gradient_caching=True)
+    run(data, f"{folder}/clustered-by-two", **CLUSTERED)
+    results["clusters"] = clusters_of_an_untrained_encoder(data)
     torch.save(results, f"{folder}/rank-{rank}.pt")
     dist.destroy_process_group()
+
+
+def clusters_of_an_untrained_encoder(data: str) -> list[torch.Tensor]:
+    config = trial(**CLUSTERED)
+    mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device="cpu")
+    found, _ = pseudo_domains.find(config, build_model(config), mixture, None, number=0, step=0)
+    return [found.labels, found.kept, found.centroids]
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +102,10 @@ def folder(tmp_path_factory, tiny_data):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        one_worker(tiny_data, folder / "resumed", stop_half_way)
+        run(tiny_data, folder / "resumed", stop_half_way)
     mp.spawn(worker, args=(str(folder), tiny_data), nprocs=2)
-    one_worker(tiny_data, folder / "one-worker")
+    run(tiny_data, folder / "one-worker")
+    run(tiny_data, folder / "clustered-by-one", **CLUSTERED)
     return folder
 
 
@@ -104,11 +122,29 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
         assert (got - wanted).norm() <= 1e-5 * wanted.norm()
 
 
-@pytest.mark.parametrize("other", ["two-workers", "resumed"])
-def test_two_workers_train_the_encoder_of_one(folder, other):
-    """Also where one worker began, was stopped after a checkpoint, and two went on."""
-    _, expected = load_model(Location.of(folder / "one-worker"))
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("one-worker", "two-workers"),
+        ("one-worker", "resumed"),
+        ("one-worker", "cached"),
+        ("clustered-by-one", "clustered-by-two"),
+    ],
+)
+def test_two_workers_train_the_encoder_of_one(folder, one, other):
+    """Also where one worker began, was stopped after a checkpoint, and two went on; domain after domain with cached
+    gradients; and where the domains are found by clustering."""
+    _, expected = load_model(Location.of(folder / one))
     _, got = load_model(Location.of(folder / other))
     for name, value in expected.state_dict().items():
         difference = (got.state_dict()[name] - value).norm() / value.norm().clamp(min=1e-6)
         assert difference < 1e-4, name
+
+
+def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):
+    expected = clusters_of_an_untrained_encoder(tiny_data)
+    for rank in (0, 1):
+        labels, kept, centroids = torch.load(folder / f"rank-{rank}.pt")["clusters"]
+        assert torch.equal(labels, expected[0])
+        assert torch.equal(kept, expected[1])
+        torch.testing.assert_close(centroids, expected[2])

@@ -13,9 +13,8 @@ import safetensors.torch
 import torch
 
 from mdssl.config import RunSettings, TrialConfig
-from mdssl.data.mixture import Mixture
 from mdssl.pretrain import checkpoint
-from mdssl.pretrain.loop import NonFiniteLossError, train, training_loss, two_views
+from mdssl.pretrain.loop import NonFiniteLossError, train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.trial_files import load_model, read_training
 from mdssl.storage import Location
@@ -164,53 +163,6 @@ def test_a_damaged_file_is_named_and_made_again_from_the_last_checkpoint(tiny_da
 def test_a_device_that_is_not_there_is_named(tiny_data, tmp_path, device):
     with pytest.raises(ValueError, match=f"unknown device '{device}'; allowed: auto, cpu"):
         train(config(), data=tiny_data, trial_dir=tmp_path, device=device)
-
-
-def test_batches_and_views_do_not_depend_on_lambda_or_method(tiny_data):
-    views = []
-    for change in ({}, {"lambda2": 0.0}, {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}):
-        trial = config(**change)
-        mixture = Mixture.load(tiny_data, trial.domains, batch_per_domain=8, seed=trial.seed, device="cpu")
-        views.append(two_views(trial, mixture, step=5, share=mixture.share(0, 1)))
-    assert torch.equal(views[0], views[1])
-    assert torch.equal(views[0], views[2])
-
-
-def test_workers_see_the_parts_of_one_batch(tiny_data):
-    trial = config(batch_per_domain=7)
-    mixture = Mixture.load(tiny_data, trial.domains, batch_per_domain=7, seed=0, device="cpu")
-    whole = two_views(trial, mixture, step=2, share=mixture.share(0, 1)).unflatten(0, (2, 2, 7))
-    parts = [
-        two_views(trial, mixture, step=2, share=mixture.share(rank, 3)).unflatten(0, (2, 2, -1)) for rank in range(3)
-    ]
-    torch.testing.assert_close(torch.cat(parts, dim=2), whole)
-
-
-def test_an_epoch_shows_every_image_at_most_once_and_each_epoch_has_its_own_order(tiny_data):
-    mixture = Mixture.load(tiny_data, ("tiny-a",), batch_per_domain=20, seed=0, device="cpu")
-    epochs = [[*mixture.rows(3 * e, 0), *mixture.rows(3 * e + 1, 0), *mixture.rows(3 * e + 2, 0)] for e in range(2)]
-    assert all(len(set(epoch)) == 60 for epoch in epochs)
-    assert epochs[0] != epochs[1]
-
-
-def test_simclr_on_a_union_differs_from_mdssl_without_an_across_term(tiny_data):
-    totals = []
-    for change in ({"method": "simclr"}, {"method": "mdssl"}):
-        trial = config(**change, lambda1=1.0, lambda2=0.0)
-        mixture = Mixture.load(tiny_data, trial.domains, batch_per_domain=8, seed=0, device="cpu")
-        share = mixture.share(0, 1)
-        totals.append(training_loss(trial, build_model(trial), two_views(trial, mixture, 0, share), share).total)
-    assert totals[0] > totals[1] + 0.1, "the union has more negatives"
-
-
-def test_per_domain_batching_equals_joint_where_there_is_no_batch_norm(tiny_data):
-    results = []
-    for batching in ("joint", "per-domain"):
-        trial = config(batching=batching, norm="group")
-        mixture = Mixture.load(tiny_data, trial.domains, batch_per_domain=8, seed=0, device="cpu")
-        share = mixture.share(0, 1)
-        results.append(training_loss(trial, build_model(trial), two_views(trial, mixture, 0, share), share))
-    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial_with_step_and_terms(tiny_data, tmp_path):

@@ -1,0 +1,108 @@
+"""K-Means: scikit-learn's on the CPU, Lloyd's algorithm with all starts in one batch on a GPU."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+MAX_ITERATIONS = 300
+TOLERANCE = 1e-4
+"""Of the squared shift of the centroids, relative to the mean variance of the columns: scikit-learn's."""
+_SEEDING_ROWS = 20_000
+"""Rows that k-means++ looks at on the way to a GPU: starts need not be better than Lloyd's can mend."""
+_CHUNK_ROWS = 65_536
+
+
+class Clusters(NamedTuple):
+    """A clustering of (N, r) rows into K: ``labels`` (N,) int64, ``centroids`` (K, r), ``inertia`` the sum of squared
+    distances to them. A cluster may be empty where there are fewer different rows than K."""
+
+    labels: torch.Tensor
+    centroids: torch.Tensor
+    inertia: float
+
+
+def kmeans(x: torch.Tensor, k: int, *, seed: int, starts: int = 3, init: torch.Tensor | None = None) -> Clusters:
+    """The best of ``starts`` runs from k-means++ and, where ``init`` is given, one from there.
+
+    Args:
+        x: (N, r) float32 rows; where they are decides who computes.
+        k: clusters, at least 1.
+        seed: of the k-means++ starts.
+        init: (K, r) centroids to start from as well, such as those of the rows' clusters before.
+    """
+    k_possible = min(k, len(x))
+    run = _lloyd if x.device.type == "cuda" else _scikit_learn
+    found = run(x, k_possible, seed=seed, starts=starts, init=init)
+    if k_possible < k:
+        nowhere = found.centroids.new_full((k - k_possible, x.shape[1]), float("nan"))
+        found = found._replace(centroids=torch.cat([found.centroids, nowhere]))
+    return found
+
+
+def _scikit_learn(x: torch.Tensor, k: int, *, seed: int, starts: int, init: torch.Tensor | None) -> Clusters:
+    rows = x.numpy()
+    fits = [KMeans(k, n_init=starts, max_iter=MAX_ITERATIONS, tol=TOLERANCE, random_state=seed)]
+    if init is not None:
+        fits.append(KMeans(k, n_init=1, init=init[:k].numpy(), max_iter=MAX_ITERATIONS, tol=TOLERANCE))
+    # As many threads as the trial has cores: with more, sums would run in an order that changes from run to run.
+    with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters: some stay empty
+        best = min((fit.fit(rows) for fit in fits), key=lambda fit: fit.inertia_)
+    centroids = torch.from_numpy(best.cluster_centers_.astype(np.float32))
+    return Clusters(torch.from_numpy(best.labels_.astype(np.int64)), centroids, float(best.inertia_))
+
+
+def _lloyd(x: torch.Tensor, k: int, *, seed: int, starts: int, init: torch.Tensor | None) -> Clusters:
+    """All starts at once: (S, K, r) centroids, and one pass over the rows for all of them."""
+    rng = np.random.default_rng(seed)
+    sample = x[torch.from_numpy(rng.permutation(len(x))[:_SEEDING_ROWS]).to(x.device)].cpu().numpy()
+    seeds = [kmeans_plusplus(sample, k, random_state=int(rng.integers(2**31)))[0] for _ in range(starts)]
+    first = [torch.from_numpy(centroids).to(x) for centroids in seeds] + ([] if init is None else [init[:k].to(x)])
+    centroids = torch.stack(first)
+    tolerance = TOLERANCE * x.var(0, correction=0).mean()
+    for _ in range(MAX_ITERATIONS):
+        sums, counts, _, farthest = _assign(x, centroids)
+        moved = sums / counts.clamp(min=1)[..., None]
+        # As scikit-learn: an empty cluster moves to the row that is worst off.
+        moved = torch.where(counts[..., None] > 0, moved, x[farthest][:, None])
+        shift = (moved - centroids).square().sum((1, 2))
+        centroids = moved
+        if bool((shift <= tolerance).all()):
+            break
+    _, _, inertia, _ = _assign(x, centroids)
+    best = centroids[inertia.argmin()]
+    labels = torch.cat([_squared_distances(rows, best[None])[0].argmin(-1) for rows in x.split(_CHUNK_ROWS)])
+    return Clusters(labels, best, float(inertia.min()))
+
+
+def _assign(x: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each start's sums (S, K, r) and counts (S, K) of the rows nearest to each centroid, the inertia (S,), and the row
+    that is farthest from its own centroid (S,)."""
+    sums, counts = torch.zeros_like(centroids), centroids.new_zeros(centroids.shape[:2])
+    inertia, worst = centroids.new_zeros(len(centroids)), centroids.new_full((len(centroids),), -1.0)
+    farthest = torch.zeros(len(centroids), dtype=torch.int64, device=x.device)
+    for first, rows in zip(range(0, len(x), _CHUNK_ROWS), x.split(_CHUNK_ROWS), strict=True):
+        nearest, labels = _squared_distances(rows, centroids).min(-1)
+        # A matrix product, not index_add: on a GPU that adds in an order that changes from run to run.
+        members = torch.nn.functional.one_hot(labels, centroids.shape[1]).to(x.dtype)
+        sums += members.transpose(1, 2) @ rows
+        counts += members.sum(1)
+        inertia += nearest.sum(-1)
+        distance, row = nearest.max(-1)
+        farthest = torch.where(distance > worst, row + first, farthest)
+        worst = torch.maximum(distance, worst)
+    return sums, counts, inertia, farthest
+
+
+def _squared_distances(rows: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    """(S, n, K) from n rows to the K centroids of S starts."""
+    products = rows @ centroids.transpose(1, 2)
+    squares = rows.square().sum(-1)[:, None] + centroids.square().sum(-1)[:, None]
+    return (squares - 2 * products).clamp_(min=0)

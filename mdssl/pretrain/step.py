@@ -1,0 +1,110 @@
+"""One training step: two views of every group's batch, and the gradients of the loss over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mdssl.config import TrialConfig
+from mdssl.data.mixture import Group, Mixture, domain_key
+from mdssl.pretrain.augment import Views, augment, draw, draw_jitter_order
+from mdssl.pretrain.loss import LossTerms, mdssl_loss
+
+
+def two_views(
+    config: TrialConfig, mixture: Mixture, groups: Sequence[Group], step: int, shares: Sequence[slice]
+) -> torch.Tensor:
+    """(2 · b, 3, S, S): this worker's first views of all groups, then their second views in the same order."""
+    rows = [group.drawn(config.seed, step)[share] for group, share in zip(groups, shares, strict=True)]
+    images = mixture.gather(np.concatenate(rows))
+    uniform = [
+        draw(group.batch, seed=config.seed, step=step, domain=domain_key(group.name))[:, share]
+        for group, share in zip(groups, shares, strict=True)
+    ]
+    orders = draw_jitter_order(seed=config.seed, step=step)
+    views = []
+    for view, order in enumerate(orders):
+        numbers = torch.cat([torch.from_numpy(group[view]) for group in uniform])
+        parameters = Views.of(numbers.to(images.device, non_blocking=True), mixture.image_size, config)
+        views.append(augment(images, parameters, order))
+    return torch.cat(views)
+
+
+def backward_at_once(config: TrialConfig, model: nn.Module, views: torch.Tensor, counts: list[int]) -> LossTerms:
+    """Add the gradients of one step: the `LossTerms` of the global batch, from ``counts`` images of each group."""
+    with autocast(config, views):
+        if config.batching == "joint":
+            z = model(views)
+        else:
+            z = by_view(model(by_domain(views, counts), [2 * count for count in counts]), counts)
+    loss = loss_of(config, z, counts)
+    loss.total.backward()
+    return loss
+
+
+def backward_by_domain(config: TrialConfig, model: nn.Module, views: torch.Tensor, counts: list[int]) -> LossTerms:
+    """`backward_at_once` in the memory of one domain's pass: the gradients are the same, the time a third more.
+
+    Gradient caching (Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"):
+    embeddings without a graph, the loss and its gradient for each of them, then each domain's pass again, with a graph
+    into which that gradient goes.
+    """
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    parts = by_domain(views, counts).split([2 * count for count in counts])
+    with torch.no_grad(), statistics_untouched(inner), autocast(config, views):
+        z = torch.cat([inner(part) for part in parts])
+    z.requires_grad_()
+    loss = loss_of(config, by_view(z, counts), counts)
+    loss.total.backward()
+    gradients = z.grad.split([2 * count for count in counts])
+    for place, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
+        is_last = place == len(parts) - 1
+        # Workers add up their gradients once, in the last pass.
+        waits = nullcontext() if inner is model or is_last else model.no_sync()
+        with waits, autocast(config, views):
+            model(part).backward(gradient)
+    return loss
+
+
+def loss_of(config: TrialConfig, z: torch.Tensor, counts: list[int]) -> LossTerms:
+    """The loss of (2 · b, r) representations: first views of all groups, then second views."""
+    z_a, z_b = z.chunk(2)
+    domains = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    if config.method == "simclr":
+        domains = torch.zeros_like(domains)
+    return mdssl_loss(z_a, z_b, domains, lambda1=config.lambda1, lambda2=config.lambda2, temperature=config.temperature)
+
+
+def by_domain(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """From all first views, then all second ones, to both views of the first group, of the next, …: then a pass over
+    one group gives both its views the same batch-norm statistics."""
+    first, second = (half.split(counts) for half in rows.chunk(2))
+    return torch.cat([part for pair in zip(first, second, strict=True) for part in pair])
+
+
+def by_view(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """The inverse of `by_domain`."""
+    parts = rows.split([count for count in counts for _ in range(2)])
+    return torch.cat([*parts[::2], *parts[1::2]])
+
+
+def autocast(config: TrialConfig, views: torch.Tensor) -> torch.autocast:
+    return torch.autocast(views.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+
+
+@contextmanager
+def statistics_untouched(model: nn.Module) -> Iterator[None]:
+    """Batch-norm as in training, without adding to the running statistics: the pass with a graph does that."""
+    tracking = [module for module in model.modules() if getattr(module, "track_running_stats", False)]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True

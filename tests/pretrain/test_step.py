@@ -1,0 +1,167 @@
+"""One step: the same batches and views for every λ, method and worker; all ways to encode give the same gradients."""
+
+import numpy as np
+import pytest
+import torch
+
+from mdssl.config import RunSettings, TrialConfig, check_gradient_caching
+from mdssl.data.mixture import Group, Mixture
+from mdssl.pretrain.model import build_model
+from mdssl.pretrain.step import backward_at_once, backward_by_domain, by_domain, by_view, loss_of, two_views
+
+
+def config(**changes):
+    base = {
+        "arch": "resnet18",
+        "domains": ("tiny-a", "tiny-b"),
+        "batch_per_domain": 8,
+        "precision": "fp32",
+        "lambda1": 0.9,
+        "lambda2": 0.1,
+    }
+    return TrialConfig(**base | changes)
+
+
+def load(data, trial):
+    return Mixture.load(data, trial.domains, batch_per_domain=trial.batch_per_domain, device="cpu")
+
+
+def views_of(mixture, trial, *, step=0, rank=0, workers=1, groups=None):
+    groups = groups or mixture.domains
+    return two_views(trial, mixture, groups, step, [group.share(rank, workers) for group in groups])
+
+
+def test_batches_and_views_do_not_depend_on_lambda_or_method(tiny_data):
+    views = []
+    for change in ({}, {"lambda2": 0.0}, {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}):
+        trial = config(**change)
+        views.append(views_of(load(tiny_data, trial), trial, step=5))
+    assert torch.equal(views[0], views[1])
+    assert torch.equal(views[0], views[2])
+
+
+def test_workers_see_the_parts_of_one_batch(tiny_data):
+    trial = config(batch_per_domain=7)
+    mixture = load(tiny_data, trial)
+    whole = views_of(mixture, trial, step=2).unflatten(0, (2, 2, 7))
+    parts = [views_of(mixture, trial, step=2, rank=rank, workers=3).unflatten(0, (2, 2, -1)) for rank in range(3)]
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole)
+
+
+def test_gathered_images_are_those_of_the_domains_one_after_another(tiny_data):
+    mixture = load(tiny_data, config())
+    everything = torch.cat(mixture.images)
+    rows = np.random.default_rng(0).permutation(len(everything))[:50]
+    assert torch.equal(mixture.gather(rows), everything[torch.from_numpy(rows)])
+    assert mixture.labels.tolist() == [0] * 64 + [1] * 64
+    assert [len(group.rows) for group in mixture.domains] == [64, 64]
+    assert (mixture.union(20).batch, len(mixture.union(20).rows)) == (20, 128)
+
+
+def test_an_epoch_shows_every_image_at_most_once_and_each_epoch_has_its_own_order():
+    group = Group("tiny", np.arange(100, 164), batch=20)
+    epochs = [[row for step in range(3 * epoch, 3 * epoch + 3) for row in group.drawn(0, step)] for epoch in range(2)]
+    assert all(len(set(epoch)) == 60 and set(epoch) <= set(range(100, 164)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_simclr_on_a_union_differs_from_mdssl_without_an_across_term(tiny_data):
+    totals = []
+    for change in ({"method": "simclr"}, {"method": "mdssl"}):
+        trial = config(**change, lambda1=1.0, lambda2=0.0)
+        views = views_of(load(tiny_data, trial), trial)
+        totals.append(backward_at_once(trial, build_model(trial), views, [8, 8]).total)
+    assert totals[0] > totals[1] + 0.1, "the union has more negatives"
+
+
+def test_by_domain_puts_both_views_of_a_group_side_by_side_and_by_view_undoes_it():
+    # Ten times the group, plus the view.
+    rows = torch.tensor([0, 0, 10, 20, 20, 20, 1, 1, 11, 21, 21, 21])
+    assert by_domain(rows, [2, 1, 3]).tolist() == [0, 0, 1, 1, 10, 11, 20, 20, 20, 21, 21, 21]
+    assert torch.equal(by_view(by_domain(rows, [2, 1, 3]), [2, 1, 3]), rows)
+
+
+RAGGED = (Group("few", np.arange(3), 3), Group("many", np.arange(3, 128), 8), Group("one", np.arange(128, 130), 1))
+
+
+def gradients(trial, data, backward, *, groups=None):
+    mixture = load(data, trial)
+    model = build_model(trial).double()
+    views = views_of(mixture, trial, groups=groups).double()
+    loss = backward(trial, model, views, [group.batch for group in groups or mixture.domains])
+    return loss, model
+
+
+def assert_same_gradients(expected, found):
+    for (name, first), second in zip(expected.named_parameters(), found.parameters(), strict=True):
+        torch.testing.assert_close(second.grad, first.grad, rtol=1e-7, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("groups", [None, RAGGED], ids=["equal", "ragged"])
+def test_without_batch_norm_joint_per_domain_and_cached_gradients_are_the_same(tiny_data, groups):
+    trial = config(norm="group", domains=("tiny-a", "tiny-b", "tiny-c"))
+    per_domain = config(norm="group", domains=trial.domains, batching="per-domain")
+    loss, joint = gradients(trial, tiny_data, backward_at_once, groups=groups)
+    for other, backward in ((per_domain, backward_at_once), (trial, backward_by_domain)):
+        found, model = gradients(other, tiny_data, backward, groups=groups)
+        torch.testing.assert_close(torch.stack(found), torch.stack(loss), rtol=1e-9, atol=1e-9)
+        assert_same_gradients(joint, model)
+
+
+def test_with_batch_norm_cached_gradients_and_statistics_are_those_of_per_domain_passes(tiny_data):
+    trial = config(batching="per-domain", domains=("tiny-a", "tiny-b", "tiny-c"))
+    loss, model = gradients(trial, tiny_data, backward_at_once)
+    found, cached = gradients(trial, tiny_data, backward_by_domain)
+    torch.testing.assert_close(torch.stack(found), torch.stack(loss), rtol=1e-9, atol=1e-9)
+    assert_same_gradients(model, cached)
+    statistics = {name: buffer for name, buffer in cached.named_buffers() if "running" in name or "tracked" in name}
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(statistics[name], buffer, msg=name)
+
+
+def test_gradient_caching_needs_passes_by_domain():
+    caching = RunSettings(gradient_caching=True)
+    with pytest.raises(ValueError, match="use --batching per-domain, or --norm group"):
+        check_gradient_caching(config(), caching)
+    check_gradient_caching(config(batching="per-domain"), caching)
+    check_gradient_caching(config(norm="group"), caching)
+
+
+@pytest.mark.slow
+def test_the_memory_of_cached_gradients_does_not_grow_with_the_domains():
+    """What autograd keeps for the backward pass, counted by its own hooks."""
+
+    def kept(count, backward):
+        trial = config(batching="per-domain")
+        sizes = []
+        total = peak = 0
+
+        def pack(tensor):
+            nonlocal total, peak
+            total += tensor.nbytes
+            peak = max(peak, total)
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        def unpack(tensor):
+            nonlocal total
+            total -= tensor.nbytes
+            return tensor
+
+        views = torch.randn(2 * 4 * count, 3, 16, 16)
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            backward(trial, build_model(trial), views, [4] * count)
+        return peak
+
+    assert kept(8, backward_at_once) > 3.5 * kept(2, backward_at_once)
+    assert kept(8, backward_by_domain) < 1.2 * kept(2, backward_by_domain)
+
+
+def test_loss_of_labels_rows_by_their_group():
+    trial = config()
+    z = torch.randn(2 * 5, 8, dtype=torch.float64)
+    apart = loss_of(trial, z, [2, 3])
+    as_one = loss_of(config(method="simclr", lambda1=1.0, lambda2=0.0), z, [2, 3])
+    assert apart.across != 0
+    assert as_one.across == 0
+    torch.testing.assert_close(as_one.alignment, apart.alignment)
