@@ -212,6 +212,9 @@ def relevant_settings(trial: dict[str, Any]) -> dict[str, Any]:
     if method == "random":
         return {name: value for name, value in trial.items() if name in INITIAL_SETTINGS}
     other = {"mdssl-robust": (), "mdssl-clustered": OUTLIER_SETTINGS}.get(method, CLUSTER_SETTINGS)
+    if method == "mdssl-robust" and trial["num_clusters"] <= 2:
+        # The farthest of two centroids is the runner-up.
+        other = ("outlier_rule",)
     return {name: value for name, value in trial.items() if name not in other}
 
 
@@ -299,6 +302,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "crop_min_area": 0.5,
         "domains": ("builtin-clutter", "builtin-shapes", "builtin-textures"),
         "evaluate": ("builtin-clutter", "builtin-shapes", "builtin-textures", "builtin-digits"),
+        "clusters": (2, 3),
+        "rules": ("farthest", "runner-up"),
+    },
+    "cifar": {
+        "arch": "resnet18",
+        "stem": "cifar",
+        "batch_per_domain": 512,
+        # An epoch is CIFAR-10's, as the paper counts: 97 full batches of its 50,000 images. This is 100 of them.
+        "iterations": 9_700,
+        "lr_warmup_iterations": 970,
+        "learning_rate": 2.0,
+        "warmup_iterations": 970,
+        "recluster_every": 970,
     },
     "paper": {"probe": "sgd"},
 }
@@ -366,6 +382,23 @@ _TYPE_NAMES = {
     tuple[float, ...]: "a list of numbers",
     tuple[int, ...]: "a list of whole numbers",
 }
+
+
+def parse_setting(name: str, text: str) -> Any:
+    """What ``text`` from a command line means as the setting ``name`` of a trial.
+
+    Raises:
+        ValueError: it is not of the setting's type.
+    """
+    expected = get_type_hints(TrialConfig)[name]
+    if get_origin(expected) is UnionType:
+        expected = get_args(expected)[0]
+    try:
+        if expected is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return expected(text)
+    except (ValueError, KeyError):
+        raise InputError(f"{name} is {text!r}; it must be {_TYPE_NAMES[expected]}.") from None
 
 
 def _as_type(value: Any, expected: Any) -> Any:

@@ -19,10 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mdssl.command_line import parse, run
-from mdssl.config import check_lambda1
-from mdssl.errors import check_number
 from mdssl.sweep.launch import run_sweep
-from mdssl.sweep.settings import SweepSettings, check_axis
+from mdssl.sweep.settings import SweepSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,24 +30,11 @@ class LambdaGrid(SweepSettings):
     lambda2: tuple[float, ...] = (0.0, 0.05, 0.1)
     """Weights of the across-domain term, each at least 0; useful up to about 0.2."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_axis("lambda1", self.lambda1)
-        check_axis("lambda2", self.lambda2)
-        for value in self.lambda1:
-            check_lambda1(value)
-        for value in self.lambda2:
-            check_number("lambda2", value, low=0)
-
 
 def main(argv: Sequence[str]) -> int:
     settings = parse(LambdaGrid, prog="lambda_grid.py", description=__doc__, argv=argv)
     methods = [{"method": "random"}, {"method": "simclr"}]
-    methods += [
-        {"method": "mdssl", "lambda1": lambda1, "lambda2": lambda2}
-        for lambda1 in settings.lambda1
-        for lambda2 in settings.lambda2
-    ]
+    methods += [{"method": "mdssl", **lambdas} for lambdas in settings.lambdas]
     return run_sweep("lambda_grid", settings, methods)
 
 

@@ -21,7 +21,7 @@ from mdssl.storage import Location
 METHOD_ORDER = ("random", "pretrained", "simclr", "mdssl", "mdssl-clustered", "mdssl-robust")
 """From the floor upwards; methods not named here come last."""
 
-_HEADERS = {"lambda1": "λ1", "lambda2": "λ2"}
+_HEADERS = {"train_mixture": "mixture", "lambda1": "λ1", "lambda2": "λ2"}
 _NAMED_ANYWAY = {"method", "train_mixture", "num_domains", "lambda1", "lambda2", "preset"}
 _SETTINGS = {column.name for column in leaderboard.SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
 _SETTINGS |= {"recipe_version"}
@@ -30,37 +30,37 @@ _SETTINGS |= {"recipe_version"}
 def sweep_table(
     rows: pd.DataFrame,
     *,
-    train_mixture: str,
+    mixtures: Sequence[str],
     datasets: Sequence[str],
-    seen: Sequence[str],
     baseline_method: str = "simclr",
     features: str = "encoder",
     probe: str = ProbeConfig.probe,
 ) -> pd.DataFrame:
-    """Compare the trials of one training mixture, and the encoders that were not trained at all.
+    """Compare the trials of one training mixture, or of several, and the encoders that were not trained at all.
 
     Args:
         rows: of the leaderboard, as `mdssl.results.leaderboard.read` gives them; those of other mixtures are left out.
-        train_mixture: as the leaderboard writes it.
+        mixtures: as the leaderboard writes them.
         datasets: evaluation datasets, in the order of the columns.
-        seen: those that the mixture holds. Every trial's averages are over the same datasets, also an untrained one's.
         baseline_method: the method that the others are compared with.
         features, probe: which of a trial's scores are shown, by the leaderboard's columns of these names.
 
     Returns:
-        A row per trial, indexed by ``trial_id``: the floor first, then the baseline, then by lambda1 from high to low
-        and lambda2 from low to high. Columns: ``method``, ``lambda1``, ``lambda2``, every other setting in which the
+        A row per trial, indexed by ``trial_id``: the floor first, then by mixture in the order given, the baseline,
+        then by lambda1 from high to low and lambda2 from low to high. Columns: ``method``, ``train_mixture`` where
+        there are several, ``lambda1``, ``lambda2``, every other setting in which the
         trained trials differ (such as ``temperature``, ``seed`` or ``weight_decay``), top-1 in percent by dataset
         (where a dataset was prepared anew between two scores, only those on its latest images), and
 
-        - ``seen``, ``unseen``: means over those datasets; null as long as one of them has no score;
+        - ``seen``, ``unseen``: means over the datasets that the trial's mixture holds, and over the others; null as
+          long as one of them has no score. With one mixture an untrained encoder's are over the same datasets;
         - ``vs simclr``: the trial's mean over all ``datasets`` less that of its baseline, in points. Its baseline is
-          the finished trial of ``baseline_method`` with the same seed, temperature and other settings shown; a setting
+          the finished trial of ``baseline_method`` with the same mixture, seed and other settings shown; a setting
           that one of the two does not have is not compared. For an untrained encoder only the seed has to be the same,
           and several such baselines are averaged;
         - ``status``, and ``error``: the first line of what a failed trial, or a score of it, failed with.
     """
-    rows = leaderboard.with_settings(rows[rows["train_mixture"].isin([train_mixture, ""])])
+    rows = leaderboard.with_settings(rows[rows["train_mixture"].isin([*mixtures, ""])])
     shown = rows[(rows["features"] == features) & (rows["probe"] == probe)].sort_values("finished_at")
     latest = shown.groupby("eval_dataset")["eval_fingerprint"].transform("last")
     shown = shown[shown["eval_fingerprint"] == latest]
@@ -72,13 +72,17 @@ def sweep_table(
     differing = [name for name in optional if trained[name].nunique() > 1]
     failures = rows[rows["status"] == "failed"].drop_duplicates("trial_id").set_index("trial_id")
 
-    table = pd.concat([trials[["method", "lambda1", "lambda2", *differing]], scores], axis=1)
-    table["seen"] = scores[[name for name in datasets if name in seen]].mean(axis=1, skipna=False)
-    table["unseen"] = scores[[name for name in datasets if name not in seen]].mean(axis=1, skipna=False)
+    mixture = ["train_mixture"] if len(mixtures) > 1 else []
+    table = pd.concat([trials[["method", *mixture, "lambda1", "lambda2", *differing]], scores], axis=1)
+    trained_on = trials["train_mixture"] if mixture else pd.Series(mixtures[0] if mixtures else "", index=trials.index)
+    seen = pd.DataFrame({name: [name in mixture.split("+") for mixture in trained_on] for name in datasets})
+    seen.index = trials.index
+    table["seen"] = _mean_where(scores, seen)
+    table["unseen"] = _mean_where(scores, ~seen)
     table[f"vs {baseline_method}"] = _versus(baseline_method, trials, scores.mean(axis=1, skipna=False), differing)
     table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
     table["error"] = failures["error"].map(_first_line, na_action="ignore").reindex(trials.index)
-    return table.loc[_order(trials, differing)]
+    return table.loc[_order(trials, mixtures, differing)]
 
 
 def print_table(df: pd.DataFrame, console: Console | None = None) -> None:
@@ -156,9 +160,7 @@ def print_leaderboard(
         found = set(scored["eval_dataset"])
         datasets = list(evaluate) or [name for name in seen if name in found] + sorted(found - set(seen))
         for name in [probe] if probe else sorted(set(scored["probe"])) or [ProbeConfig.probe]:
-            table = sweep_table(
-                of_mixture, train_mixture=mixture, datasets=datasets, seen=seen, features=features, probe=name
-            )
+            table = sweep_table(of_mixture, mixtures=[mixture], datasets=datasets, features=features, probe=name)
             # Left out only now: the differences are to the baseline, shown or not.
             table = table[table["method"].isin(method or rows["method"])]
             if not table.empty:
@@ -172,10 +174,12 @@ def _drawn(df: pd.DataFrame, settings: list[str], scores: list[str], status: lis
     for name in (*settings, *scores, *status):
         # Broken where a name has a joint, so that the numbers of many datasets stand side by side in 80 columns.
         header = _HEADERS.get(name, name).replace("-", "-\n").replace("_", "_\n").replace(" ", "\n")
-        drawn.add_column(header, justify="left" if name in ("method", *status) else "right", no_wrap=True)
+        drawn.add_column(
+            header, justify="left" if name in ("method", "train_mixture", *status) else "right", no_wrap=True
+        )
     best = df[scores].round(1).max()
     for _, row in df.iterrows():
-        cells = [Text(_setting(row[name])) for name in settings]
+        cells = [Text(_setting(row[name]).replace("+", "+\n")) for name in settings]
         for name in scores:
             is_best = pd.notna(row[name]) and round(row[name], 1) == best[name]
             cells.append(Text(_score(name, row[name]), style="bold" if is_best else ""))
@@ -188,7 +192,7 @@ def _versus(method: str, trials: pd.DataFrame, average: pd.Series, differing: li
 
     def difference(trial: pd.Series) -> float:
         same = pd.Series(True, index=baselines.index)
-        for name in ["seed"] if trial["train_mixture"] == "" else differing:
+        for name in ["seed"] if trial["train_mixture"] == "" else ["train_mixture", *differing]:
             if pd.notna(trial[name]):
                 same &= baselines[name].isna() | (baselines[name] == trial[name]).fillna(False).astype(bool)
         return average[trial.name] - average[baselines.index[same]].mean()
@@ -196,12 +200,21 @@ def _versus(method: str, trials: pd.DataFrame, average: pd.Series, differing: li
     return pd.Series([difference(trial) for _, trial in trials.iterrows()], index=trials.index, dtype=float)
 
 
-def _order(trials: pd.DataFrame, differing: list[str]) -> pd.Index:
+def _mean_where(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.Series:
+    """Each row's mean over its chosen scores; null where one of them is, or where there is none."""
+    complete = ~(scores.isna() & chosen).any(axis=1)
+    return scores.where(chosen).mean(axis=1).where(complete)
+
+
+def _order(trials: pd.DataFrame, mixtures: Sequence[str], differing: list[str]) -> pd.Index:
     rank = {method: place for place, method in enumerate(METHOD_ORDER)}
+    place = {mixture: number for number, mixture in enumerate(["", *mixtures])}
     keys = trials[["lambda2", *differing]].assign(
-        method=trials["method"].map(lambda method: rank.get(method, len(rank))), falling_lambda1=-trials["lambda1"]
+        mixture=trials["train_mixture"].map(place),
+        method=trials["method"].map(lambda method: rank.get(method, len(rank))),
+        falling_lambda1=-trials["lambda1"],
     )
-    return keys.sort_values(["method", "falling_lambda1", "lambda2", *differing], kind="stable").index
+    return keys.sort_values(["mixture", "method", "falling_lambda1", "lambda2", *differing], kind="stable").index
 
 
 def _first_line(error: str) -> str:

@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
-from mdssl.config import TrialConfig
+from collections.abc import Iterable
+
+from mdssl.config import TrialConfig, relevant_settings
+
+_SHORT = {
+    "lambda1": "λ1",
+    "lambda2": "λ2",
+    "temperature": "τ",
+    "num_clusters": "K",
+    "epsilon": "ε",
+    "warmup_iterations": "warm-up",
+    "recluster_every": "every",
+    "outlier_rule": "rule",
+}
 
 
-def label(config: TrialConfig) -> str:
-    """A trial in a few words: ``mdssl λ1=0.9 λ2=0.05 seed 1``."""
-    words = [config.method]
-    if config.method == "mdssl":
-        words += [f"λ1={config.lambda1:g}", f"λ2={config.lambda2:g}"]
-    if config.temperature != 0.1:
-        words += [f"τ={config.temperature:g}"]
-    if config.seed:
-        words += [f"seed {config.seed}"]
-    return " ".join(words)
+def labels(configs: Iterable[TrialConfig]) -> dict[str, str]:
+    """A few words for each trial, by its id: its method and what tells it from the others.
+
+    ``mdssl λ1=0.9 λ2=0.05 seed=1``; a mixture stands after the method where there are several.
+    """
+    configs = list(configs)
+    settings = {config.trial_id: relevant_settings(config.to_dict()) for config in configs}
+    found: dict[str, set] = {}
+    for values in settings.values():
+        for name, value in values.items():
+            found.setdefault(name, set()).add(tuple(value) if isinstance(value, list) else value)
+    # An untrained encoder has no domains, which alone makes no second mixture.
+    mixtures = found.get("domains", set()) - {()}
+    differing = {name for name, values in found.items() if len(values) > 1} - {"method", "domains", "data_fingerprint"}
+    labels = {}
+    for config in configs:
+        words = [config.method]
+        if len(mixtures) > 1 and config.domains:
+            words.append(config.train_mixture)
+        for name, value in settings[config.trial_id].items():
+            weighs = name in ("lambda1", "lambda2") and config.method != "simclr"
+            if weighs or (name in differing and name not in ("lambda1", "lambda2")):
+                words.append(f"{_SHORT.get(name, name)}={value if isinstance(value, str) else format(value, 'g')}")
+        labels[config.trial_id] = " ".join(words)
+    return labels
 
 
 def duration(seconds: float) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mdssl.config import ProbeConfig, Recipe, TrialConfig
 from mdssl.data.mixture import check_batch, fingerprint
@@ -38,31 +40,29 @@ class Work:
         return self.state in ("probe", "resume", "train")
 
 
-def trials(
-    settings: SweepSettings, methods: Iterable[dict], *, domains: tuple[str, ...] | None = None
-) -> list[TrialConfig]:
-    """One trial for each of ``methods``, temperature and seed; each trial once, in that order.
+def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[TrialConfig]:
+    """One trial for each seed, temperature, point of ``--grid`` and entry of ``methods``; each trial once.
 
     Args:
         settings: what all trials share.
-        methods: what a trial has of its own, e.g. ``{"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}``.
-        domains: to train on; default: those of the settings.
+        methods: what a trial has of its own, e.g. ``{"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}``; its
+            ``domains`` are those of the settings unless it has some.
 
     Raises:
         ValueError: a domain that is not prepared or has too few images, or a setting that training cannot mean.
     """
-    domains = settings.domains if domains is None else domains
-    check_batch([open_dataset(settings.data, name) for name in domains], settings.batch_per_domain)
-    trained_on = {"domains": domains, "data_fingerprint": fingerprint(settings.data, domains)}
+    grid = settings.grid_axes
     found: dict[str, TrialConfig] = {}
-    for seed in settings.seeds:
-        for temperature in settings.temperature:
-            for method in methods:
-                own = {**method, "temperature": temperature, "seed": seed}
-                if method["method"] != "random":
-                    own |= trained_on
-                config = TrialConfig(**settings.values_of(Recipe), **own)
-                found.setdefault(config.trial_id, config)
+    for seed, temperature, *point in itertools.product(settings.seeds, settings.temperature, *grid.values()):
+        shared = settings.values_of(Recipe) | dict(zip(grid, point, strict=True))
+        for method in methods:
+            own = shared | {"domains": settings.domains, "temperature": temperature, "seed": seed} | method
+            if method["method"] == "random":
+                own["domains"] = ()
+            config = TrialConfig(**own)
+            check_batch([open_dataset(settings.data, name) for name in config.domains], config.batch_per_domain)
+            config = replace(config, data_fingerprint=fingerprint(settings.data, config.domains))
+            found.setdefault(config.trial_id, config)
     return list(found.values())
 
 

@@ -7,11 +7,8 @@ left, so a sweep can grow by a value, lose its driver, or be started again when 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import tempfile
-from collections import Counter
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +20,11 @@ from mdssl.data.prepare import ensure_builtin
 from mdssl.errors import InputError
 from mdssl.pretrain.trial_files import now
 from mdssl.results import leaderboard
-from mdssl.results.table import print_table, sweep_table
 from mdssl.storage import Location
 from mdssl.sweep.grid import Work, plan, trials
 from mdssl.sweep.rows import failed_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
+from mdssl.sweep.summary import print_plan, print_results
 
 if TYPE_CHECKING:
     from ray.tune import ResultGrid
@@ -65,13 +62,13 @@ def run_sweep(name: str, settings: SweepSettings, methods: list[dict]) -> int:
     configs = trials(settings, methods)
     works = plan(storage, configs, settings)
     left = [work for work in works if work.is_left]
-    _print_plan(console, name, settings, storage, works)
+    print_plan(console, name, settings, storage, works)
     if settings.dry_run:
         return 0
     if left:
         storage.check_writable()
         _run(name, settings, storage, left, console)
-    return _print_results(console, name, settings, storage, configs)
+    return print_results(console, name, settings, storage, configs)
 
 
 def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console) -> None:
@@ -228,61 +225,3 @@ def _record_death(storage: Location, config: TrialConfig, error: str, context: d
     failure = failed_row(config, f"the trial's process died: {last_line}", context=context, started_at=now())
     rows = merged(leaderboard.read_rows(storage, config.trial_id), [failure])
     leaderboard.write_rows(storage, config.trial_id, rows)
-
-
-def _print_plan(console: Console, name: str, settings: SweepSettings, storage: Location, works: list[Work]) -> None:
-    from mdssl.sweep.describe import label
-
-    words = {
-        "finished": "already there",
-        "failed": "failed before (--retry-failed tries again)",
-        "probe": "only to be probed",
-        "resume": "to go on from its checkpoint",
-        "train": "to be trained",
-    }
-    counts = Counter(work.state for work in works)
-    summary = ", ".join(f"{counts[state]} {text}" for state, text in words.items() if counts[state])
-    console.print(
-        f"{name}: {len(works)} trials on {'+'.join(settings.domains)} in {storage.uri}: {summary}", markup=False
-    )
-    if settings.dry_run:
-        for work in works:
-            missing = f"; probes: {', '.join(work.missing)}" if work.is_left else ""
-            line = f"  {work.config.trial_id}  {label(work.config):32} {words[work.state]}{missing}"
-            console.print(line, markup=False, soft_wrap=True)
-
-
-def _print_results(
-    console: Console, name: str, settings: SweepSettings, storage: Location, configs: list[TrialConfig]
-) -> int:
-    rows = leaderboard.read(storage, trial_id=[config.trial_id for config in configs])
-    probe = settings.probe_config.name
-    # What failed and was not asked for this time is another sweep's business.
-    asked_for = rows["eval_dataset"].isna() | (rows["eval_dataset"].isin(settings.evaluate) & (rows["probe"] == probe))
-    rows = rows[asked_for]
-    for layer in settings.features:
-        table = sweep_table(
-            rows,
-            train_mixture="+".join(settings.domains),
-            datasets=settings.evaluate,
-            seen=settings.domains,
-            probe=probe,
-            features=layer,
-        )
-        console.print(f"\n{name}: top-1 in percent on the test split, {probe} probe on {layer} features")
-        print_table(table, console=console)
-    works = plan(storage, configs, replace(settings, force=False, retry_failed=False))
-    complete = all(work.state == "finished" for work in works)
-    if not complete:
-        command = [word for word in sys.argv if word not in ("--force", "--retry-failed")]
-        again = shlex.join(["python", *command, "--retry-failed"])
-        console.print(f"To try what failed again: {again}", markup=False, soft_wrap=True)
-    folder = (storage / "leaderboard").uri
-    console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
-    console.print(
-        f'pd.read_parquet("{folder}").pivot_table(index=["method", "lambda1", "lambda2"], columns="eval_dataset", '
-        'values="top1", dropna=False).dropna(how="all")',
-        markup=False,
-        soft_wrap=True,
-    )
-    return 0 if complete else 1

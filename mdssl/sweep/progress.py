@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from mdssl.config import TrialConfig
-from mdssl.sweep.describe import duration, label
+from mdssl.sweep.describe import duration, labels
 
 _LINE_SECONDS = 10
 """Where output is a file or a pipe: how often a line is printed for a trial that trains."""
@@ -21,7 +21,7 @@ class SweepProgress(tune.Callback):
     """A table that renews itself in a terminal, else a line per event and trial. Tune calls the ``on_…`` methods."""
 
     def __init__(self, configs: dict[str, TrialConfig], console: Console):
-        self.configs, self.console = configs, console
+        self.configs, self.labels, self.console = configs, labels(configs.values()), console
         self.latest: dict[str, dict[str, Any]] = {}
         self.first_step: dict[str, int] = {}
         self.started = time.monotonic()
@@ -62,7 +62,7 @@ class SweepProgress(tune.Callback):
         if phase == "train" and now - self.printed.get(trial_id, 0) < _LINE_SECONDS:
             return
         self.printed[trial_id] = now
-        who, elapsed = f"{trial_id} {label(self.configs[trial_id])}", f"{now - self.started:5.0f} s"
+        who, elapsed = f"{trial_id} {self.labels[trial_id]}", f"{now - self.started:5.0f} s"
         if phase == "train":
             text = (
                 f"step {latest['step']}/{latest['iterations']}  loss {latest['loss']:.3f} = "
@@ -94,12 +94,12 @@ class SweepProgress(tune.Callback):
         table.add_column("trial", no_wrap=True)
         for name in ("phase", "step", "loss", "align", "within", "across", "views/s", "ETA"):
             table.add_column(name, justify="right", no_wrap=True)
-        for trial_id, config in self.configs.items():
+        for trial_id, label in self.labels.items():
             latest = self.latest.get(trial_id)
             if latest is None:
-                table.add_row(label(config), "waits")
+                table.add_row(label, "waits")
                 continue
-            cells = [label(config), latest.get("phase", "train")]
+            cells = [label, latest.get("phase", "train")]
             if "step" in latest:
                 cells += [f"{latest['step']}/{latest['iterations']}"]
                 cells += [f"{latest[term]:.3f}" for term in ("loss", "alignment", "within", "across")]

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from mdssl.config import ProbeConfig, Recipe, RunSettings, check_gradient_caching, check_mixture
+import tyro
+
+from mdssl.config import (
+    ProbeConfig,
+    Recipe,
+    RunSettings,
+    check_gradient_caching,
+    check_lambda1,
+    check_mixture,
+    parse_setting,
+)
 from mdssl.errors import InputError, check_name, check_number
 
 EXECUTORS = ("torchtrainer", "inline")
@@ -16,16 +26,26 @@ EXECUTORS = ("torchtrainer", "inline")
 class SweepSettings(Recipe, ProbeConfig, RunSettings):
     """What is held fixed over a sweep, where it runs, and where its results go."""
 
+    own_axes: ClassVar[tuple[str, ...]] = ()
+    """Settings of a trial that the script has axes for under other names."""
+
     preset: str = "quick"
-    """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | paper (section 3.1)."""
+    """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar (ResNet-18, cifar
+    stem, 100 epochs: one GPU) | paper (section 3.1)."""
     domains: tuple[str, ...] = ()
     """Prepared datasets to train on, one domain each."""
     evaluate: tuple[str, ...] = ()
     """Prepared datasets to score on; default: the training domains."""
+    lambda1: tuple[float, ...] = (1.0,)
+    """Weights of the within-domain term, each in (0, 1]. The paper's figures label this axis -lambda1."""
+    lambda2: tuple[float, ...] = (0.1,)
+    """Weights of the across-domain term, each at least 0; useful up to about 0.2."""
     temperature: tuple[float, ...] = (0.1,)
     """Temperatures, at least 0.02; each is an axis of the grid."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; each repeats the whole grid, its baselines included."""
+    grid: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
+    """One more axis: a setting that has no axis of its own, and its values: --grid learning_rate 2 4"""
     storage: str = os.environ.get("MDSSL_STORAGE", "results")
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
     data: str = os.environ.get("MDSSL_DATA", "data")
@@ -80,12 +100,39 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             )
         if not self.evaluate:
             object.__setattr__(self, "evaluate", self.domains)
-        for axis in ("temperature", "seeds", "evaluate"):
+        for axis in ("lambda1", "lambda2", "temperature", "seeds", "evaluate"):
             check_axis(axis, getattr(self, axis))
+        for value in self.lambda1:
+            check_lambda1(value)
+        for value in self.lambda2:
+            check_number("lambda2", value, low=0)
+        _ = self.grid_axes
 
     def values_of(self, config_class: type) -> dict[str, Any]:
         """Those of the settings that are fields of ``config_class``."""
         return {field.name: getattr(self, field.name) for field in fields(config_class)}
+
+    @property
+    def grid_axes(self) -> dict[str, tuple[Any, ...]]:
+        """The values of each axis of ``--grid``, in their types.
+
+        Raises:
+            ValueError: no such setting, one with an axis of its own, or values that it cannot have.
+        """
+        axes: dict[str, tuple[Any, ...]] = {}
+        for name, *texts in (axis or ("",) for axis in self.grid):
+            name = name.replace("-", "_")
+            check_name("grid axis", name, [field.name for field in fields(Recipe) if field.name not in self.own_axes])
+            if name in axes:
+                raise InputError(f"axis {name} stands twice in --grid; give all its values at once.")
+            axes[name] = tuple(parse_setting(name, text) for text in texts)
+            check_axis(name, axes[name])
+        return axes
+
+    @property
+    def lambdas(self) -> list[dict[str, float]]:
+        """Every pair of λ1 and λ2."""
+        return [{"lambda1": first, "lambda2": second} for first in self.lambda1 for second in self.lambda2]
 
     @property
     def probe_config(self) -> ProbeConfig:

@@ -229,6 +229,8 @@ def test_settings_of_clustering_are_no_part_of_other_trials():
     assert clustered.trial_id == config(method="mdssl-clustered", epsilon=0.5).trial_id
     assert clustered.trial_id != config(method="mdssl-clustered", recluster_every=7).trial_id
     assert config().trial_id != config(epsilon=0.5).trial_id
+    assert config().trial_id != config(outlier_rule="runner-up").trial_id
+    assert config(num_clusters=2).trial_id == config(num_clusters=2, outlier_rule="runner-up").trial_id
     assert config().num_clusters == 3
     assert config(num_clusters=3).trial_id == config().trial_id
 

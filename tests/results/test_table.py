@@ -22,7 +22,7 @@ def trial(storage: str, number: int, scores: tuple[float | None, ...], **changes
 
 
 def table(storage: str, **changes) -> pd.DataFrame:
-    asked = {"train_mixture": "cifar10+svhn", "datasets": DATASETS, "seen": ("cifar10", "svhn")} | changes
+    asked = {"mixtures": ["cifar10+svhn"], "datasets": DATASETS} | changes
     return sweep_table(read(storage), **asked)
 
 
@@ -141,7 +141,20 @@ def test_scores_of_one_probe_and_layer_at_a_time(storage):
 def test_another_mixtures_trials_are_left_out(swept):
     trial(swept, 9, (99,) * 4, train_mixture="cifar10+stl10")
     assert f"{9:012x}" not in table(swept).index
-    assert list(table(swept, train_mixture="cifar10+stl10", seen=("cifar10", "stl10"))["seen"]) == [27.5, 99]
+    assert list(table(swept, mixtures=["cifar10+stl10"])["seen"]) == [27.5, 99]
+
+
+def test_several_mixtures_stand_in_one_table_each_with_its_own_seen_and_baseline(swept):
+    trial(swept, 8, (50, 40, 60, 30), train_mixture="cifar10+stl10", **SIMCLR)
+    trial(swept, 9, (60, 50, 70, 40), train_mixture="cifar10+stl10")
+    df = table(swept, mixtures=["cifar10+stl10", "cifar10+svhn"])
+    assert list(df.columns[:4]) == ["method", "train_mixture", "lambda1", "lambda2"]
+    assert [int(trial_id, 16) for trial_id in df.index] == [5, 8, 9, 4, 3, 6, 2, 1]
+    assert df.loc[f"{9:012x}", ["seen", "unseen", "vs simclr"]].tolist() == [65, 45, 10]
+    assert df.loc[f"{4:012x}", ["seen", "unseen", "vs simclr"]].tolist() == [63, 43, 0]
+    assert df.loc[f"{5:012x}", ["seen", "unseen"]].isna().tolist() == [True, False], "the untrained one has seen none"
+    assert "cifar10+\n" not in printed(df)
+    assert "cifar10+" in printed(df)
 
 
 def test_a_score_that_failed_marks_its_trial_and_leaves_its_other_scores(storage):

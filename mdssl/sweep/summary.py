@@ -1,0 +1,77 @@
+"""What a sweep says of itself: the plan before, the table after."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from dataclasses import replace
+
+from rich.console import Console
+
+from mdssl.config import TrialConfig
+from mdssl.results import leaderboard
+from mdssl.results.table import print_table, sweep_table
+from mdssl.storage import Location
+from mdssl.sweep.describe import labels
+from mdssl.sweep.grid import Work, plan
+from mdssl.sweep.settings import SweepSettings
+
+
+def print_plan(console: Console, name: str, settings: SweepSettings, storage: Location, works: list[Work]) -> None:
+    """What is there and what is left; with ``dry_run`` trial by trial."""
+    words = {
+        "finished": "already there",
+        "failed": "failed before (--retry-failed tries again)",
+        "probe": "only to be probed",
+        "resume": "to go on from its checkpoint",
+        "train": "to be trained",
+    }
+    counts = Counter(work.state for work in works)
+    summary = ", ".join(f"{counts[state]} {text}" for state, text in words.items() if counts[state])
+    mixtures = list(dict.fromkeys(work.config.train_mixture for work in works if work.config.domains))
+    trained_on = mixtures[0] if len(mixtures) == 1 else f"{len(mixtures)} mixtures"
+    console.print(f"{name}: {len(works)} trials on {trained_on} in {storage.uri}: {summary}", markup=False)
+    if settings.dry_run:
+        names = labels(work.config for work in works)
+        width = max(map(len, names.values()))
+        for work in works:
+            missing = f"; probes: {', '.join(work.missing)}" if work.is_left else ""
+            line = f"  {work.config.trial_id}  {names[work.config.trial_id]:{width}}  {words[work.state]}{missing}"
+            console.print(line, markup=False, soft_wrap=True)
+
+
+def print_results(
+    console: Console, name: str, settings: SweepSettings, storage: Location, configs: list[TrialConfig]
+) -> int:
+    """The sweep's table and where it is; the exit code: 0 when every trial has all its scores, 1 when some failed."""
+    rows = leaderboard.read(storage, trial_id=[config.trial_id for config in configs])
+    probe = settings.probe_config.name
+    # What failed and was not asked for this time is another sweep's business.
+    asked_for = rows["eval_dataset"].isna() | (rows["eval_dataset"].isin(settings.evaluate) & (rows["probe"] == probe))
+    rows = rows[asked_for]
+    for layer in settings.features:
+        table = sweep_table(
+            rows,
+            mixtures=list(dict.fromkeys(config.train_mixture for config in configs if config.domains)),
+            datasets=settings.evaluate,
+            probe=probe,
+            features=layer,
+        )
+        console.print(f"\n{name}: top-1 in percent on the test split, {probe} probe on {layer} features")
+        print_table(table, console=console)
+    works = plan(storage, configs, replace(settings, force=False, retry_failed=False))
+    complete = all(work.state == "finished" for work in works)
+    if not complete:
+        command = [word for word in sys.argv if word not in ("--force", "--retry-failed")]
+        again = shlex.join(["python", *command, "--retry-failed"])
+        console.print(f"To try what failed again: {again}", markup=False, soft_wrap=True)
+    folder = (storage / "leaderboard").uri
+    console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
+    console.print(
+        f'pd.read_parquet("{folder}").pivot_table(index=["method", "lambda1", "lambda2"], columns="eval_dataset", '
+        'values="top1", dropna=False).dropna(how="all")',
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0 if complete else 1

@@ -1,0 +1,81 @@
+"""Mixtures: which domains to train on together, and what one more domain costs or gives (tables 1 and 3, figure 2).
+
+For each mixture one MDSSL encoder at each pair of --lambda1 and --lambda2, beside SimCLR on its union; for each domain
+alone SimCLR (--singles); and a random encoder as the floor. All are scored on every dataset of --evaluate, so that
+each mixture has domains it saw and domains it did not. Expect more domains to help unseen ones and to cost the seen
+ones a little.
+
+  python sweeps/mixtures.py
+      preset quick: the built-in domains one by one, 8 trials, minutes on 2 CPU cores
+
+  python sweeps/mixtures.py --preset cifar --domains cifar10 svhn stl10 cifar100 --subsets 2 3
+      all 6 pairs and 4 triples: 20 trials, and 4 single domains
+
+  python sweeps/mixtures.py --preset paper --mixtures cifar10+stl10+svhn cifar100+dtd+tiny-imagenet --no-singles
+      just these
+
+The same command again trains nothing twice: it goes on where it stopped, or prints the table.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mdssl.command_line import parse, run
+from mdssl.config import check_mixture
+from mdssl.errors import InputError
+from mdssl.sweep.launch import run_sweep
+from mdssl.sweep.settings import SweepSettings, check_axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixtures(SweepSettings):
+    mixtures: tuple[str, ...] = ()
+    """These mixtures, each written cifar10+svhn. Of --domains, and so of their order, they are independent."""
+    subsets: tuple[int, ...] = ()
+    """All mixtures of this many of --domains."""
+    growing: bool = False
+    """--domains one by one in the order given: the first two, the first three, …. The default where neither --mixtures
+    nor --subsets is given."""
+    singles: bool = True
+    """Beside them, each domain alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for size in self.subsets:
+            if not 2 <= size <= len(self.domains):
+                raise InputError(
+                    f"subsets has {size}, but of {len(self.domains)} domains mixtures have 2 to {len(self.domains)}. "
+                    "A domain alone is --singles."
+                )
+        for mixture in self.mixtures:
+            check_mixture(tuple(mixture.split("+")))
+        check_axis("mixture", self.all_mixtures)
+
+    @property
+    def all_mixtures(self) -> tuple[tuple[str, ...], ...]:
+        """The mixtures of two domains or more, each once, in the order of the flags."""
+        found = [tuple(mixture.split("+")) for mixture in self.mixtures]
+        for size in self.subsets:
+            found += itertools.combinations(self.domains, size)
+        if self.growing or not found:
+            found += [self.domains[:size] for size in range(2, len(self.domains) + 1)]
+        return tuple(dict.fromkeys(found))
+
+
+def main(argv: Sequence[str]) -> int:
+    settings = parse(Mixtures, prog="mixtures.py", description=__doc__, argv=argv)
+    methods = [{"method": "random"}]
+    if settings.singles:
+        alone = dict.fromkeys(domain for mixture in settings.all_mixtures for domain in mixture)
+        methods += [{"method": "simclr", "domains": (domain,)} for domain in alone]
+    for mixture in settings.all_mixtures:
+        methods += [{"method": "simclr", "domains": mixture}]
+        methods += [{"method": "mdssl", "domains": mixture, **lambdas} for lambdas in settings.lambdas]
+    return run_sweep("mixtures", settings, methods)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,105 @@
+"""The sweep scripts: which trials each makes of its flags, seen from its plan (``--dry-run``)."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "sweeps"
+
+
+@pytest.fixture
+def planned(tiny_data, tmp_path, capsys, monkeypatch):
+    """Run a script with ``--dry-run`` on the tiny domains; its planned trials as {id: words}."""
+
+    def plan(name: str, *flags: object) -> dict[str, str]:
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        script = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, script)
+        spec.loader.exec_module(script)
+        base = ["--domains", "tiny-a", "tiny-b", "tiny-c", "--evaluate", "tiny-a", "--batch-per-domain", 8]
+        base += ["--data", tiny_data, "--storage", tmp_path, "--dry-run"]
+        assert script.main([str(flag) for flag in [*base, *flags]]) == 0
+        lines = re.findall(r"^  ([0-9a-f]{12})  (.*?) +to be trained", capsys.readouterr().out, re.MULTILINE)
+        assert len(dict(lines)) == len(lines), "each trial stands once"
+        return dict(lines)
+
+    return plan
+
+
+def test_lambda_grid(planned):
+    assert list(planned("lambda_grid", "--lambda1", 1, 0.9, "--lambda2", 0, 0.1).values()) == [
+        "random", "simclr", "mdssl λ1=1 λ2=0", "mdssl λ1=1 λ2=0.1", "mdssl λ1=0.9 λ2=0", "mdssl λ1=0.9 λ2=0.1",
+    ]  # fmt: skip
+
+
+def test_mixtures_grow_by_default_and_have_each_domain_alone_beside_them(planned):
+    assert list(planned("mixtures").values()) == [
+        "random",
+        "simclr tiny-a",
+        "simclr tiny-b",
+        "simclr tiny-c",
+        "simclr tiny-a+tiny-b",
+        "mdssl tiny-a+tiny-b λ1=1 λ2=0.1",
+        "simclr tiny-a+tiny-b+tiny-c",
+        "mdssl tiny-a+tiny-b+tiny-c λ1=1 λ2=0.1",
+    ]
+
+
+def test_mixtures_of_a_size_and_by_name(planned):
+    plan = planned("mixtures", "--subsets", 2, "--mixtures", "tiny-c+tiny-a", "tiny-a+tiny-b", "--no-singles")
+    mixtures = [words.split()[1] for words in plan.values() if words.startswith("simclr")]
+    assert mixtures == ["tiny-c+tiny-a", "tiny-a+tiny-b", "tiny-a+tiny-c", "tiny-b+tiny-c"]
+    assert len(plan) == 1 + 2 * 4
+
+
+def test_clustering_has_its_baselines_and_every_schedule(planned):
+    plan = planned("clustering", "--clusters", 3, 4, "--epsilons", 1, 0.5, "--rules", "farthest", "runner-up")
+    methods = [words.split()[0] for words in plan.values()]
+    counts = {method: methods.count(method) for method in methods}
+    assert counts == {"random": 1, "simclr": 1, "mdssl": 1, "mdssl-clustered": 2, "mdssl-robust": 2 * 2 * 2}
+    assert "mdssl-robust K=4 ε=0.5 rule=runner-up λ1=1 λ2=0.1" in plan.values()
+
+
+def test_with_two_clusters_the_outlier_rules_are_one_trial(planned):
+    plan = planned("clustering", "--clusters", 2, "--rules", "farthest", "runner-up")
+    assert sum(words.startswith("mdssl-robust") for words in plan.values()) == 1
+
+
+def test_a_trial_that_two_sweeps_share_has_one_id(planned):
+    grid, mixtures, clustering = (set(planned(name)) for name in ("lambda_grid", "mixtures", "clustering"))
+    assert len(grid & mixtures) == len(grid & clustering) == 3, "random, simclr, and mdssl at (1, 0.1)"
+
+
+def test_any_setting_is_an_axis(planned):
+    flags = ["--lambda1", 1, "--lambda2", 0.1, "--grid", "learning_rate", 2, 4, "--grid", "stem", "imagenet", "cifar"]
+    plan = planned("lambda_grid", *flags)
+    assert len(plan) == 2 + 2 * 2 * 2, "an untrained encoder has no learning rate"
+    assert "mdssl stem=cifar learning_rate=4 λ1=1 λ2=0.1" in plan.values()
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        (
+            "lambda_grid",
+            ["--grid", "learning_rte", 2],
+            "learning_rte.*Did you mean 'learning_rate'",
+        ),
+        ("lambda_grid", ["--grid", "lambda1", 1], "unknown grid axis 'lambda1'"),
+        ("lambda_grid", ["--grid", "iterations", "many"], "iterations is 'many'; it must be a whole number"),
+        ("lambda_grid", ["--grid", "stem"], "axis stem has no value"),
+        ("lambda_grid", ["--grid", "stem", "cifra"], "Did you mean 'cifar'"),
+        ("lambda_grid", ["--grid", "stem", "cifar", "--grid", "stem", "imagenet"], "axis stem stands twice"),
+        ("clustering", ["--grid", "epsilon", 1], "unknown grid axis 'epsilon'"),
+        ("clustering", ["--rules", "far"], "Did you mean 'farthest'"),
+        ("mixtures", ["--subsets", 4], "of 3 domains mixtures have 2 to 3"),
+        ("mixtures", ["--mixtures", "tiny-a+tiny-a"], "'tiny-a' stands 2 times"),
+        ("mixtures", ["--mixtures", "tiny-a+tiny-x"], "unknown dataset 'tiny-x'"),
+    ],
+)
+def test_a_wrong_axis_is_refused(planned, script, flags, message):
+    with pytest.raises(ValueError, match=message):
+        planned(script, *flags)
