@@ -229,12 +229,13 @@ def pivot(
     return groups[values].mean().unstack(columns)
 
 
-def mixed_settings(df: pd.DataFrame, by: Sequence[str]) -> dict[str, str]:
+def mixed_settings(df: pd.DataFrame, by: Sequence[str], also: Sequence[str] = ()) -> dict[str, str]:
     """Settings other than the seed in which rows of one group differ, so that their mean would mean nothing.
 
     Args:
         df: rows, best with all their settings (`with_settings`).
         by: columns of which the rows of one group have the same values.
+        also: further columns in which they must not differ.
 
     Returns:
         By name, in order of the alphabet, the values that there are, for an error message. Empty if means are sound.
@@ -242,7 +243,7 @@ def mixed_settings(df: pd.DataFrame, by: Sequence[str]) -> dict[str, str]:
     groups = df.groupby(list(by), dropna=False)
     # A seed is what is averaged over, and a preset is but a name for settings that are compared one by one.
     told_apart = {column.name for column in SETTING_COLUMNS} | (set(df.columns) - set(SCHEMA.names))
-    told_apart |= {"features", "probe", "data_fingerprint"}
+    told_apart |= {"features", "probe", "data_fingerprint", *also}
     told_apart -= {"seed", "preset", "num_domains", *by}
     return {
         name: ", ".join(str(value) for value in df[name].unique())
