@@ -8,8 +8,8 @@ Why not: the published CIFAR-100 values are implausible as top-1. An encoder tra
 75.37 %, one trained on Tiny-ImageNet 82.69 % (and only 81.67 % on CIFAR-10, with a tenth of the classes), one trained
 on CIFAR-100 90.29 %: all with ResNet-50 and its ImageNet stem at 32x32, where linear probes of self-supervised encoders
 otherwise stay below what supervised training reaches, about 80 %. Top-5 or the 20 coarse classes might explain them;
-the paper mentions neither. Its ChestXRay values are not multiples of 1/624, so none is one score on the 624 official test
-images.
+the paper mentions neither. Its ChestXRay values are not multiples of 1/624, so none is one score on the 624 images of
+the official test split.
 """
 
 from __future__ import annotations
@@ -166,9 +166,8 @@ def resources_side_by_side(board: pd.DataFrame, *, settings: Mapping[str, object
 
 
 def _read(name: str) -> pd.DataFrame:
-    # Without round_trip, pandas' parser may be off by a bit, and a lambda would equal no other.
     with (files(__package__) / name).open() as file:
-        return pd.read_csv(file, float_precision="round_trip")
+        return pd.read_csv(file)
 
 
 def _selected(board: pd.DataFrame, settings: Mapping[str, object] | None) -> pd.DataFrame:
@@ -186,6 +185,7 @@ def _key(method: str, train_mixture: str, lambda1: float, lambda2: float) -> str
     # Nothing is trained where an encoder comes pretrained, and the leaderboard has no mixture and no lambda for it.
     if method == "pretrained":
         return method
+    # Six digits, for a lambda that was computed may be off by a bit.
     return f"{method} {'+'.join(sorted(train_mixture.split('+')))} {lambda1:g} {lambda2:g}"
 
 
