@@ -172,7 +172,7 @@ def _read(name: str) -> pd.DataFrame:
 
 def _selected(board: pd.DataFrame, settings: Mapping[str, object] | None) -> pd.DataFrame:
     """The rows of ``board`` that ``settings`` ask for, with all settings as columns, and their model as ``_model``."""
-    rows = leaderboard.with_settings(board)
+    rows = leaderboard.with_settings(board.reset_index(drop=True))
     for name, wanted in (settings or {}).items():
         check_name("setting", name, dict.fromkeys([*rows.columns, *(field.name for field in fields(TrialConfig))]))
         if name in rows:
