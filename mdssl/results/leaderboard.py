@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -169,9 +169,19 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
         tables = [table for table in pool.map(_read_file, files) if table is not None]
     types = {_INT: pd.Int64Dtype(), _BOOL: pd.BooleanDtype()}
     frame = pa.concat_tables([SCHEMA.empty_table(), *tables]).to_pandas(types_mapper=types.get)
+    return select(frame, filters).reset_index(drop=True)
+
+
+def select(df: pd.DataFrame, filters: Mapping[str, object]) -> pd.DataFrame:
+    """The rows of ``df`` that match all ``filters``: by column name a value, or a list of values, as for `read`.
+
+    Raises:
+        ValueError: a filter is not a column of ``df``.
+    """
     for name, wanted in filters.items():
-        frame = frame[_matches(frame[name], wanted)]
-    return frame.reset_index(drop=True)
+        check_name("leaderboard column", name, df.columns)
+        df = df[_matches(df[name], wanted)]
+    return df
 
 
 def with_settings(df: pd.DataFrame) -> pd.DataFrame:
@@ -209,20 +219,37 @@ def pivot(
     for name in (*index, columns, values):
         check_name("leaderboard column", name, df.columns)
     df = df.dropna(subset=[columns])
+    for name, found in mixed_settings(df, [*index, columns]).items():
+        mend = f"df[df.{name} == …]" if name in given else f"df = with_settings(df); df[df.{name} == …]"
+        raise InputError(
+            f"the mean of {values} would mix rows that differ in {name}: {found}. Keep one of them, {mend}, or add "
+            f"{name!r} to index."
+        )
     groups = df.groupby([*index, columns], dropna=False)
+    return groups[values].mean().unstack(columns)
+
+
+def mixed_settings(df: pd.DataFrame, by: Sequence[str], also: Sequence[str] = ()) -> dict[str, str]:
+    """Settings other than the seed in which rows of one group differ, so that their mean would mean nothing.
+
+    Args:
+        df: rows, best with all their settings (`with_settings`).
+        by: columns of which the rows of one group have the same values.
+        also: further columns in which they must not differ.
+
+    Returns:
+        By name, in order of the alphabet, the values that there are, for an error message. Empty if means are sound.
+    """
+    groups = df.groupby(list(by), dropna=False)
     # A seed is what is averaged over, and a preset is but a name for settings that are compared one by one.
     told_apart = {column.name for column in SETTING_COLUMNS} | (set(df.columns) - set(SCHEMA.names))
-    told_apart |= {"features", "probe", "data_fingerprint"}
-    told_apart -= {"seed", "preset", "num_domains", *index, columns}
-    for name in sorted(told_apart & set(df.columns)):
-        if (groups[name].nunique(dropna=False) > 1).any():
-            found = ", ".join(str(value) for value in df[name].unique())
-            mend = f"df[df.{name} == …]" if name in given else f"df = with_settings(df); df[df.{name} == …]"
-            raise InputError(
-                f"the mean of {values} would mix rows that differ in {name}: {found}. Keep one of them, {mend}, or add "
-                f"{name!r} to index."
-            )
-    return groups[values].mean().unstack(columns)
+    told_apart |= {"features", "probe", "data_fingerprint", *also}
+    told_apart -= {"seed", "preset", "num_domains", *by}
+    return {
+        name: ", ".join(str(value) for value in df[name].unique())
+        for name in sorted(told_apart & set(df.columns))
+        if (groups[name].nunique(dropna=False) > 1).any()
+    }
 
 
 def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
