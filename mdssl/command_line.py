@@ -30,7 +30,7 @@ def parse(settings_class: type[Settings], *, prog: str, description: str, argv: 
     own_first = dict.fromkeys(name for base in settings_class.__mro__ for name in vars(base).get("__annotations__", ()))
     unchecked.__dataclass_fields__ = {name: settings_class.__dataclass_fields__[name] for name in own_first}
     names = [field.name for field in fields(settings_class)]
-    preset = _preset(argv) if "preset" in names else None
+    preset = _preset(argv, settings_class.preset) if "preset" in names else None
     values = {"preset": preset, **PRESETS[preset]} if preset else {}
     required = {field.name: tyro.MISSING for field in fields(settings_class) if field.default is MISSING}
     defaults = unchecked(**required | {name: value for name, value in values.items() if name in names})
@@ -64,8 +64,8 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     sys.exit(code)
 
 
-def _preset(argv: Sequence[str]) -> str:
-    name: Any = "quick"
+def _preset(argv: Sequence[str], default: str) -> str:
+    name: Any = default
     for flag, value in zip(argv, [*argv, ""][1:], strict=True):
         if flag == "--preset":
             name = value

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from rich.console import Console
 
 from mdssl.config import TrialConfig
@@ -47,8 +49,17 @@ _TRIAL_RESTARTS = 2
 """How often Tune starts a trial's own process anew after it died."""
 
 
-def run_sweep(name: str, settings: SweepSettings, methods: list[dict]) -> int:
+def run_sweep(
+    name: str,
+    settings: SweepSettings,
+    methods: list[dict],
+    *,
+    afterwards: Callable[[pd.DataFrame, Console], None] = lambda rows, console: None,
+) -> int:
     """Run the trials of ``methods`` (see `mdssl.sweep.grid.trials`) as the sweep ``name``.
+
+    Args:
+        afterwards: what else to print, from the leaderboard's rows of these trials.
 
     Returns:
         The exit code: 0 when every trial has all its scores (or with ``dry_run``), 1 when some failed.
@@ -68,7 +79,9 @@ def run_sweep(name: str, settings: SweepSettings, methods: list[dict]) -> int:
     if left:
         storage.check_writable()
         _run(name, settings, storage, left, console)
-    return print_results(console, name, settings, storage, configs)
+    code = print_results(console, name, settings, storage, configs)
+    afterwards(leaderboard.read(storage, trial_id=[config.trial_id for config in configs]), console)
+    return code
 
 
 def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console) -> None:

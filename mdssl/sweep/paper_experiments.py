@@ -34,12 +34,13 @@ class PaperTrial:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Values by setting, without the domains: what `mdssl.sweep.grid.trials` takes as one of its methods."""
+        """Values by setting: what `mdssl.sweep.grid.trials` takes as one of its methods."""
         if self.method == "pretrained":
             return {"method": self.method}
-        own = {"method": self.method, "lambda1": self.lambda1, "lambda2": self.lambda2}
+        own = {"method": self.method, "domains": self.domains, "lambda1": self.lambda1, "lambda2": self.lambda2}
         if self.num_clusters is not None:
-            own |= {"num_clusters": self.num_clusters} | CLUSTERING
+            # When they are found anew, and ε, are settings of the recipe: section 4's are the preset's.
+            own["num_clusters"] = self.num_clusters
         return own
 
 
@@ -64,10 +65,6 @@ class PaperExperiment:
     def domains(self) -> tuple[str, ...]:
         """All datasets that it trains on, each once."""
         return tuple(dict.fromkeys(name for trial in self.trials for name in trial.domains))
-
-
-CLUSTERING = {"warmup_iterations": 480, "recluster_every": 2_400, "epsilon": 1.0}
-"""Section 4 and 4.1, for trials of the paper's length (48,000 steps); ε is that of the first clustering."""
 
 
 def _simclr(*domains: str) -> PaperTrial:

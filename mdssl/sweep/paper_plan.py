@@ -1,0 +1,120 @@
+"""The paper's experiments before they run: what each needs, what it would cost, and what of it can be done here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from rich.console import Console
+
+from mdssl.config import Recipe
+from mdssl.data.prepared import is_prepared, prepare_command
+from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperTrial, experiment
+
+ASSUMED_VIEWS_PER_SECOND = 200_000
+"""Of a ResNet-50 with the ImageNet stem at 32x32 in bf16 on one H100 or H200: an estimate from its arithmetic and
+memory traffic, not a measurement. A row of the leaderboard that was trained on a GPU replaces it."""
+
+_COST_OF_A_VIEW = {
+    ("resnet50", "imagenet"): 1.0,
+    ("resnet18", "imagenet"): 0.44,
+    ("resnet50", "cifar"): 15.5,
+    ("resnet18", "cifar"): 6.6,
+}
+"""Multiplications of an encoder at 32x32, relative to the paper's."""
+
+
+class Plan(NamedTuple):
+    """What of some experiments can be done: ``trials``, each once, and the datasets to ``evaluate`` on; ``skipped`` are
+    the trials that lack something and ``lacking`` the datasets that are not prepared."""
+
+    trials: tuple[PaperTrial, ...]
+    evaluate: tuple[str, ...]
+    skipped: tuple[PaperTrial, ...]
+    lacking: tuple[str, ...]
+
+
+def plan_experiments(names: Sequence[str], data: str | Path) -> Plan:
+    """The trials of the experiments ``names``, those of several of them once, as far as ``data`` has their datasets."""
+    found = [experiment(name) for name in names]
+    wanted = dict.fromkeys(trial for chosen in found for trial in chosen.trials)
+    evaluate = dict.fromkeys(name for chosen in found for name in chosen.evaluate)
+    datasets = dict.fromkeys([*(name for trial in wanted for name in trial.domains), *evaluate])
+    prepared = {name for name in datasets if is_prepared(Path(data).expanduser(), name)}
+    possible = tuple(trial for trial in wanted if trial.method != "pretrained" and prepared.issuperset(trial.domains))
+    return Plan(
+        possible,
+        tuple(name for name in evaluate if name in prepared),
+        tuple(trial for trial in wanted if trial not in possible),
+        tuple(name for name in datasets if name not in prepared),
+    )
+
+
+def gpu_hours(trials: Iterable[PaperTrial], recipe: Recipe, views_per_second: float) -> float:
+    """Estimated hours of one GPU to train ``trials`` once each."""
+    views = sum(2 * recipe.batch_per_domain * recipe.iterations * len(trial.domains) for trial in trials)
+    return views / views_per_second / 3600
+
+
+def speed(recipe: Recipe, board: pd.DataFrame) -> tuple[float, str]:
+    """Views/s to reckon with, and where the number is from: the median over trials of the same encoder that a GPU has
+    trained, or an assumption."""
+    same = board[(board["arch"] == recipe.arch) & (board["stem"] == recipe.stem) & (board["device"] != "cpu")]
+    measured = same.dropna(subset=["views_per_second"]).drop_duplicates("trial_id")
+    if len(measured):
+        devices = ", ".join(sorted(measured["device"].unique()))
+        return float(measured["views_per_second"].median()), f"median of {len(measured)} trial(s) on {devices}"
+    return ASSUMED_VIEWS_PER_SECOND / _COST_OF_A_VIEW[recipe.arch, recipe.stem], "assumed for an H100, not measured"
+
+
+def print_list(names: Sequence[str], recipe: Recipe, data: str | Path, board: pd.DataFrame, console: Console) -> None:
+    """Print each experiment with its trials, the datasets it needs and what it would cost; then the sum."""
+    views_per_second, source = speed(recipe, board)
+    for name in names:
+        chosen = EXPERIMENTS[name]
+        _say(console, f"{name}: {chosen.title} ({chosen.section})")
+        for trial in chosen.trials:
+            _say(console, f"    {_words(trial)}")
+        needed = dict.fromkeys([*chosen.domains, *chosen.evaluate])
+        lacking = plan_experiments([name], data).lacking
+        listed = ", ".join(f"{dataset} (not prepared)" if dataset in lacking else dataset for dataset in needed)
+        _say(console, f"  datasets: {listed}")
+        trained = [trial for trial in chosen.trials if trial.domains]
+        _say(console, f"  {len(trained)} trials, about {gpu_hours(trained, recipe, views_per_second):.1f} GPU-hours")
+        for note in chosen.notes:
+            _say(console, f"  note: {note}")
+        _say(console, "")
+    once = dict.fromkeys(trial for name in names for trial in EXPERIMENTS[name].trials if trial.domains)
+    _say(
+        console,
+        f"together, shared trials once: {len(once)} trials, about {gpu_hours(once, recipe, views_per_second):.1f} "
+        f"GPU-hours at {views_per_second:,.0f} views/s ({source})",
+    )
+    for dataset in plan_experiments(names, data).lacking:
+        _say(console, f"not prepared: {dataset}; {prepare_command(Path(data), dataset)}")
+
+
+def print_skipped(plan: Plan, console: Console) -> None:
+    """Name what cannot be done, and why."""
+    for trial in plan.skipped:
+        absent = [name for name in trial.domains if name in plan.lacking]
+        why = f"not prepared: {', '.join(absent)}" if absent else "it needs the weights of a pretrained encoder"
+        _say(console, f"skipped: {_words(trial)}; {why}")
+    scored = [name for name in plan.lacking if name not in {name for trial in plan.trials for name in trial.domains}]
+    if scored:
+        _say(console, f"not scored on, for they are not prepared: {', '.join(scored)}")
+
+
+def _words(trial: PaperTrial) -> str:
+    words = [trial.method, "+".join(trial.domains) or "(weights from elsewhere)"]
+    if trial.method.startswith("mdssl"):
+        words += [f"λ1={trial.lambda1:g}", f"λ2={trial.lambda2:g}"]
+    if trial.num_clusters:
+        words.append(f"K={trial.num_clusters}")
+    return " ".join(words)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

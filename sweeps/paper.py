@@ -1,0 +1,102 @@
+"""The paper's experiments: any of its tables and figures, ours beside the published numbers.
+
+A trial that several experiments share is trained once. Where a dataset is not prepared, the trials and scores that
+need it are skipped and named. Afterwards each table stands beside its published values, cell by cell; those are the
+paper's, not ours, and no gate. What the text leaves open, and what was decided, is in the notes of --list.
+
+  python sweeps/paper.py --list
+      every experiment with its trials, the datasets it needs and the GPU-hours to expect
+
+  python sweeps/paper.py table1 figure3
+      preset paper: ResNet-50, 48,000 steps of 1024 images per domain, GPU-days
+
+  python sweeps/paper.py table1 --arch resnet18 --iterations 500 --batch-per-domain 128 --learning-rate 1.5
+      a small one, to see it work; the numbers then say nothing about the paper's
+
+The same command again trains nothing twice: it goes on where it stopped, or prints the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import pandas as pd
+from rich.console import Console
+from tyro.conf import Positional, Suppress
+
+from mdssl.command_line import parse, run
+from mdssl.errors import InputError, check_name
+from mdssl.results import leaderboard
+from mdssl.results.published import published, resources_side_by_side, side_by_side
+from mdssl.results.published_table import print_resources, print_side_by_side
+from mdssl.sweep.launch import run_sweep
+from mdssl.sweep.paper_experiments import EXPERIMENTS
+from mdssl.sweep.paper_plan import plan_experiments, print_list, print_skipped
+from mdssl.sweep.settings import SweepSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper(SweepSettings):
+    own_axes = ("num_clusters",)
+
+    experiments: Positional[tuple[str, ...]] = ()
+    """Tables and figures: table1 … table5, figure2, figure3, figure4, figure5-left, figure5-right, figureA1, figureA2,
+    figureA3."""
+    list: bool = False
+    """Print what each experiment trains, needs and costs, then stop."""
+    preset: str = "paper"
+    """What is not given comes from: paper (section 3.1) | cifar | quick. Domains are always the experiments' own."""
+
+    domains: Annotated[tuple[str, ...], Suppress] = ()
+    evaluate: Annotated[tuple[str, ...], Suppress] = ()
+    lambda1: Annotated[tuple[float, ...], Suppress] = (1.0,)
+    lambda2: Annotated[tuple[float, ...], Suppress] = (0.1,)
+    num_clusters: Annotated[int | None, Suppress] = None
+
+    def __post_init__(self) -> None:
+        for name in self.experiments:
+            check_name("experiment of the paper", name, EXPERIMENTS)
+        chosen = [EXPERIMENTS[name] for name in self.experiments or EXPERIMENTS]
+        of_experiments = {
+            "domains": [name for experiment in chosen for name in experiment.domains],
+            # Given only by the script itself, to those of them that are prepared.
+            "evaluate": self.evaluate or [name for experiment in chosen for name in experiment.evaluate],
+        }
+        for axis, names in of_experiments.items():
+            object.__setattr__(self, axis, tuple(dict.fromkeys(names)))
+        super().__post_init__()
+
+
+def main(argv: Sequence[str]) -> int:
+    settings = parse(Paper, prog="paper.py", description=__doc__, argv=argv)
+    console = Console()
+    names = settings.experiments or tuple(EXPERIMENTS)
+    if settings.list:
+        print_list(names, settings, settings.data, leaderboard.read(settings.storage), console)
+        return 0
+    if not settings.experiments:
+        raise InputError(f"no experiment is named; give one or more of {', '.join(EXPERIMENTS)}, or --list.")
+    plan = plan_experiments(names, settings.data)
+    print_skipped(plan, console)
+    if not plan.trials or not plan.evaluate:
+        raise InputError(
+            f"no trial of {', '.join(names)} can be done: prepared in {settings.data} is none of the mixtures, or no "
+            "dataset to score on. `mdssl data prepare NAME` prepares one."
+        )
+    settings = replace(settings, evaluate=plan.evaluate)
+
+    def beside_the_published(rows: pd.DataFrame, console: Console) -> None:
+        for name in names:
+            console.print()
+            if name in set(published()["experiment"]):
+                print_side_by_side(side_by_side(rows, name), console)
+            elif EXPERIMENTS[name].reports == "resources":
+                print_resources(resources_side_by_side(rows), console)
+
+    return run_sweep("paper", settings, [trial.settings for trial in plan.trials], afterwards=beside_the_published)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,89 @@
+"""The plan of the paper's experiments: what can be done, what is skipped and named, and what it would cost."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from mdssl.config import Recipe
+from mdssl.data.prepare import prepare
+from mdssl.results import leaderboard
+from mdssl.sweep.paper_experiments import EXPERIMENTS
+from mdssl.sweep.paper_plan import gpu_hours, plan_experiments, print_list, print_skipped, speed
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data folder with tiny datasets called cifar10 and svhn."""
+    folder = tmp_path_factory.mktemp("paper")
+    rng = np.random.default_rng(0)
+    for name in ("cifar10", "svhn"):
+        images, labels = rng.integers(256, size=(20, 8, 8, 3), dtype=np.uint8), np.arange(20) % 2
+        source = folder / f"{name}.npz"
+        np.savez(source, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+        prepare(name, data=folder / "data", source=source, image_size=8, workers=1, progress=False)
+    return folder / "data"
+
+
+def said(function, *arguments):
+    out = io.StringIO()
+    function(*arguments, Console(file=out, width=80))
+    return out.getvalue()
+
+
+def empty_board(tmp_path):
+    return leaderboard.read(str(tmp_path))
+
+
+def test_what_lacks_a_dataset_is_skipped_and_named(data):
+    plan = plan_experiments(["table1", "figure3"], data)
+    assert {trial.domains for trial in plan.trials} == {("cifar10",), ("svhn",), ("cifar10", "svhn")}
+    assert plan.evaluate == ("cifar10", "svhn")
+    assert plan.lacking == ("stl10", "cifar100")
+    assert len(plan.trials) + len(plan.skipped) == 6 + 9
+    text = said(print_skipped, plan)
+    assert "skipped: simclr stl10; not prepared: stl10" in text
+    assert "mdssl cifar10+cifar100+svhn+stl10 λ1=1 λ2=0.1; not prepared: cifar100, stl10" in text.replace("\n", " ")
+
+
+def test_trials_that_experiments_share_stand_once(data):
+    names = ["figure3", "figureA1", "figureA2"]
+    plan = plan_experiments(names, data)
+    assert len(plan.trials) == len(set(plan.trials)) < sum(len(EXPERIMENTS[name].trials) for name in names)
+
+
+def test_hours_are_views_by_speed():
+    recipe = Recipe()
+    (trial,) = [trial for trial in EXPERIMENTS["figure5-left"].trials if trial.method == "mdssl"]
+    assert gpu_hours([trial], recipe, 1e5) == pytest.approx(2 * 2 * 1024 * 48_000 / 1e5 / 3600)
+
+
+def test_a_measured_speed_replaces_the_assumed_one(tmp_path):
+    nothing = empty_board(tmp_path)
+    assert speed(Recipe(), nothing) == (200_000, "assumed for an H100, not measured")
+    measured = pd.DataFrame(
+        {
+            "trial_id": ["a", "a", "b", "c", "d"],
+            "arch": ["resnet50"] * 4 + ["resnet18"],
+            "stem": "imagenet",
+            "device": ["NVIDIA X"] * 3 + ["cpu", "NVIDIA X"],
+            "views_per_second": [100.0, 100.0, 300.0, 5.0, 9.0],
+        }
+    )
+    assert speed(Recipe(), measured) == (200, "median of 2 trial(s) on NVIDIA X")
+
+
+def test_the_list_says_what_each_needs_and_the_sum_counts_shared_trials_once(data, tmp_path):
+    text = said(print_list, ["figure3", "figureA1"], Recipe(), data, empty_board(tmp_path))
+    assert "figure3: Top-1 against λ1 and against λ2 (section 3.5, figure 3)" in text
+    assert "datasets: cifar10, svhn" in text
+    assert "9 trials, about" in text
+    assert "together, shared trials once: 9 trials" in text
+    assert "not prepared: dtd" in said(print_list, ["table4"], Recipe(), data, empty_board(tmp_path))
+
+
+def test_every_experiment_can_be_listed(data, tmp_path):
+    text = said(print_list, list(EXPERIMENTS), Recipe(), data, empty_board(tmp_path))
+    assert all(f"\n{name}: " in f"\n{text}" for name in EXPERIMENTS)
