@@ -7,12 +7,14 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 
 from mdssl.config import RunSettings, TrialConfig
+from mdssl.data.prepare import prepare
 from mdssl.pretrain import checkpoint
 from mdssl.pretrain.loop import NonFiniteLossError, train
 from mdssl.pretrain.model import build_model
@@ -202,3 +204,21 @@ def test_trains_on_a_gpu_as_on_a_cpu(tiny_data, tmp_path):
         for device in ("cpu", "cuda")
     ]
     assert ends[0] == pytest.approx(ends[1], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_run_over_12_domains_works_in_the_memory_of_one(tmp_path):
+    rng = np.random.default_rng(0)
+    names = tuple(f"domain-{number}" for number in range(12))
+    for name in names:
+        images, labels = rng.integers(256, size=(16, 16, 16, 3), dtype=np.uint8), np.arange(16) % 2
+        np.savez(
+            tmp_path / f"{name}.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels
+        )
+        source = tmp_path / f"{name}.npz"
+        prepare(name, data=tmp_path / "data", source=source, image_size=16, workers=1, progress=False)
+    trial = config(domains=names, batching="per-domain", iterations=3, batch_per_domain=4)
+    settings = RunSettings(gradient_caching=True, report_every=1)
+    ended = train(trial, data=tmp_path / "data", trial_dir=tmp_path / "trial", settings=settings, device="cpu")
+    assert (ended["status"], ended["views_seen"]) == ("finished", 3 * 12 * 4 * 2)
+    assert (losses(tmp_path / "trial")["across"] > 0).all()
