@@ -280,7 +280,7 @@ class RunSettings:
     report_every: int = 10
     """Steps between progress reports, each a row of metrics.parquet."""
     gradient_caching: bool = False
-    """Encode domain after domain, twice, in the memory of one: for many domains. The same gradients, a third slower;
+    """Encode domain after domain in the memory of one: for many domains. The same gradients for one more forward pass;
     needs --batching per-domain, or --norm group."""
 
     def __post_init__(self) -> None:

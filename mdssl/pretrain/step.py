@@ -48,7 +48,7 @@ def backward_at_once(config: TrialConfig, model: nn.Module, views: torch.Tensor,
 
 
 def backward_by_domain(config: TrialConfig, model: nn.Module, views: torch.Tensor, counts: list[int]) -> LossTerms:
-    """`backward_at_once` in the memory of one domain's pass: the gradients are the same, the time a third more.
+    """`backward_at_once` in the memory of one domain's pass: the gradients are the same, for one more forward pass.
 
     Gradient caching (Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"):
     embeddings without a graph, the loss and its gradient for each of them, then each domain's pass again, with a graph
