@@ -37,7 +37,7 @@ class Published:
         read: root -> classes and parts.
         classes: how many there are.
         counts: how many images the parts have; other numbers are refused, because they make another dataset.
-        train_per_class: see ``Source``.
+        train_per_class: how many training images of each class make the dataset, from whatever source; None for all.
         usual_folders: where the needed files often stand, relative to the folder that a user names.
         files_of: the dataset whose downloads these files are among; None if they have their own.
     """
@@ -260,6 +260,12 @@ CATALOG: dict[str, CatalogEntry] = {
     ),
     **{name: CatalogEntry(made.description, "drawn, 2,000 / 1,000") for name, made in BUILTIN.items()},
 }
+
+
+def train_per_class(name: str) -> int | None:
+    """How many training images of each class the dataset ``name`` takes; None where it takes all."""
+    published = CATALOG[name].published if name in CATALOG else None
+    return published.train_per_class if published else None
 
 
 def description_of(name: str) -> str:

@@ -62,22 +62,22 @@ class Source:
         origin: what ``meta.json`` says about where it came from; names only, no folders of the machine.
         classes: the class names; a label is an index into them.
         parts: ``train``, and maybe ``test``, ``validation`` or ``unlabelled``; the labels of the last mean nothing.
-        train_per_class: how many training images of each class to choose; None takes all.
     """
 
     kind: str
     origin: str
     classes: tuple[str, ...]
     parts: dict[str, Part]
-    train_per_class: int | None = None
 
 
-def resolve_splits(name: str, source: Source, *, seed: int, test_fraction: float) -> tuple[dict[str, Part], dict]:
+def resolve_splits(
+    name: str, source: Source, *, seed: int, test_fraction: float, train_per_class: int | None = None
+) -> tuple[dict[str, Part], dict]:
     """The checked train and test part, the unlabelled one where there is one, and how they came about.
 
     A test part is used as it is, and a validation part beside it is left out. Where there is none, a validation part is
     the test split, and where there is neither, a seeded stratified choice of ``test_fraction`` of the training images
-    is. Where the source says so, a seeded choice of the training images of each class is the train split.
+    is. With ``train_per_class``, a seeded choice of that many training images of each class is the train split.
 
     Returns:
         ``{"train": …, "test": …}``, maybe with ``"unlabelled"``, and the rule for ``meta.json``, e.g.
@@ -105,9 +105,9 @@ def resolve_splits(name: str, source: Source, *, seed: int, test_fraction: float
     elif test is None:
         train, test = _stratify(name, train, source.classes, seed, test_fraction)
         rule = {"rule": "stratified", "seed": seed, "test_fraction": test_fraction}
-    if source.train_per_class is not None:
-        train = _choose(name, train, source.classes, seed, source.train_per_class)
-        rule |= {"train_per_class": source.train_per_class, "seed": seed}
+    if train_per_class is not None:
+        train = _choose(name, train, source.classes, seed, train_per_class)
+        rule |= {"train_per_class": train_per_class, "seed": seed}
     _check_classes(name, train, test, source.classes)
     unlabelled = {"unlabelled": parts["unlabelled"]} if "unlabelled" in parts else {}
     return {"train": train, "test": test, **unlabelled}, rule

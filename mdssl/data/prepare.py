@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 import mdssl
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.catalog import description_of
+from mdssl.data.catalog import description_of, train_per_class
 from mdssl.data.convert import convert_part
 from mdssl.data.images import FILTERS
 from mdssl.data.parts import Part, Source, resolve_splits
@@ -97,7 +97,8 @@ def prepare(
         with byte_progress(progress and download) as bar:
             fetched = _count_bytes(bar, name)
             opened = open_source(name, data=data, source=source, kind=kind, download=download, progress=fetched)
-        splits, rule = resolve_splits(name, opened, seed=seed, test_fraction=test_fraction)
+        chosen = train_per_class(name)
+        splits, rule = resolve_splits(name, opened, seed=seed, test_fraction=test_fraction, train_per_class=chosen)
         with all_or_nothing(data, name) as folder, image_progress(progress) as bar:
             written = {}
             for split in SPLITS:

@@ -86,7 +86,7 @@ def open_source(
         published = CATALOG[name].published
         root = prepare_raw(name, published, data / DOWNLOADS / owner_of_files(name), source, download, progress)
         classes, parts = published.read(root)
-        opened = Source(kind, f"raw files of {name}", classes, parts, published.train_per_class)
+        opened = Source(kind, f"raw files of {name}", classes, parts)
         check_complete(name, published, opened)
         return opened
     if source is None:

@@ -218,7 +218,7 @@ def test_the_seed_chooses_and_what_is_not_chosen_is_never_decoded(tmp_path, imag
         prepare("imagenet250k", data=tmp_path / "data", source=folder, seed=3, progress=False)
 
 
-def test_imagenet250k_takes_250_of_each_class(tmp_path, random_images):
+def test_imagenet250k_takes_250_of_each_class(tmp_path):
     for wnid in WNIDS[:2]:
         write_grey(tmp_path / f"imagenet/train/{wnid}/0.JPEG", 7)
         for number in range(1, 260):
@@ -227,6 +227,13 @@ def test_imagenet250k_takes_250_of_each_class(tmp_path, random_images):
     prepared = prepare("imagenet250k", data=tmp_path / "data", source=tmp_path / "imagenet", progress=False)
     assert prepared.meta["splits"]["train"]["per_class"] == [250, 250]
     assert prepared.counts["test"] == 2
+
+
+def test_any_other_kind_of_source_is_chosen_from_as_well(tmp_path, choosing, write_npz):
+    choosing(2)
+    prepared = prepare("imagenet250k", data=tmp_path / "data", source=write_npz(), progress=False)
+    assert prepared.meta["splits"]["train"]["per_class"] == [2, 2, 2]
+    assert prepared.meta["split"] == {"rule": "as given", "train_per_class": 2, "seed": 0}
 
 
 def test_bad_files_of_imagenet_are_named(tmp_path, imagenet, choosing, refused):

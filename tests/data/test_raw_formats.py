@@ -91,13 +91,14 @@ def test_stl10_without_its_unlabelled_part(tmp_path, rng):
         assert_same(prepared.split(split), datasets.STL10(folder.parent, split=split))
 
 
-def test_dtd_with_train_and_val_joined(tmp_path, write_folder, random_images, rng):
+def test_dtd_in_its_first_partition_with_train_and_val_joined(tmp_path, write_folder, random_images, rng):
     photos = {f"images/{name}": rng.integers(0, 256, (3, 40, 60, 3), dtype=np.uint8) for name in ("banded", "woven")}
     root = write_folder(photos, "raw/dtd/dtd")
     (root / "labels").mkdir()
     for number, split in enumerate(("train", "val", "test")):
         lines = [f"{name}/{number:03d}.png" for name in ("woven", "banded")]
         (root / f"labels/{split}1.txt").write_text("\n".join(lines) + "\n")
+        (root / f"labels/{split}2.txt").write_text("of another partition\n")
     prepared = prepare("dtd", data=tmp_path, source=tmp_path / "raw", progress=False)
     expected = [*datasets.DTD(tmp_path / "raw", split="train"), *datasets.DTD(tmp_path / "raw", split="val")]
     assert_same(prepared.split("train"), expected)

@@ -58,7 +58,8 @@ def resolve(parts, per_class=None, seed=0):
     for name, labels in parts.items():
         rows = np.arange(len(labels))
         made[name] = Part(np.asarray(labels), str, lambda chosen, rows=rows: iter(rows[chosen]))
-    return resolve_splits("toy", Source("npz", "toy", CLASSES, made, per_class), seed=seed, test_fraction=0.2)
+    source = Source("npz", "toy", CLASSES, made)
+    return resolve_splits("toy", source, seed=seed, test_fraction=0.2, train_per_class=per_class)
 
 
 def test_a_validation_part_beside_a_test_part_is_left_out_and_counted():
