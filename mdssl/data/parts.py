@@ -61,7 +61,7 @@ class Source:
         kind: one of ``sources.KINDS``.
         origin: what ``meta.json`` says about where it came from; names only, no folders of the machine.
         classes: the class names; a label is an index into them.
-        parts: ``train``, and maybe ``test`` or ``validation``.
+        parts: ``train``, and maybe ``test``, ``validation`` or ``unlabelled``; the labels of the last mean nothing.
     """
 
     kind: str
@@ -70,18 +70,22 @@ class Source:
     parts: dict[str, Part]
 
 
-def resolve_splits(name: str, source: Source, *, seed: int, test_fraction: float) -> tuple[dict[str, Part], dict]:
-    """The checked train and test part, and how they came about.
+def resolve_splits(
+    name: str, source: Source, *, seed: int, test_fraction: float, train_per_class: int | None = None
+) -> tuple[dict[str, Part], dict]:
+    """The checked train and test part, the unlabelled one where there is one, and how they came about.
 
-    A test part is used as it is. Where there is none, a validation part is the test split, and where there is neither,
-    a seeded stratified choice of ``test_fraction`` of the training images is.
+    A test part is used as it is, and a validation part beside it is left out. Where there is none, a validation part is
+    the test split, and where there is neither, a seeded stratified choice of ``test_fraction`` of the training images
+    is. With ``train_per_class``, a seeded choice of that many training images of each class is the train split.
 
     Returns:
-        ``{"train": …, "test": …}`` and the rule, e.g. ``{"rule": "stratified", "seed": 0, "test_fraction": 0.2}``.
+        ``{"train": …, "test": …}``, maybe with ``"unlabelled"``, and the rule for ``meta.json``, e.g.
+        ``{"rule": "stratified", "seed": 0, "test_fraction": 0.2}``.
 
     Raises:
         ValueError: a part is missing, empty or has a single class; a label is negative or too large; a test class is
-            not in train.
+            not in train; a class has too few images to choose from.
     """
     parts = source.parts
     if "train" not in parts:
@@ -89,17 +93,24 @@ def resolve_splits(name: str, source: Source, *, seed: int, test_fraction: float
             f"dataset {name!r} has no train split in {source.origin}, only {', '.join(parts) or 'nothing'}. "
             "Add the training images under the name 'train'."
         )
-    for split, part in parts.items():
+    labelled = {split: part for split, part in parts.items() if split != "unlabelled"}
+    for split, part in labelled.items():
         _check_labels(name, split, part, source.classes)
     rule: dict = {"rule": "as given"}
     train, test = parts["train"], parts.get("test")
-    if test is None and "validation" in parts:
+    if test is not None and "validation" in parts:
+        rule["left_out"] = {"validation": len(parts["validation"].labels)}
+    elif "validation" in parts:
         test, rule = parts["validation"], {"rule": "validation as test"}
     elif test is None:
         train, test = _stratify(name, train, source.classes, seed, test_fraction)
         rule = {"rule": "stratified", "seed": seed, "test_fraction": test_fraction}
+    if train_per_class is not None:
+        train = _choose(name, train, source.classes, seed, train_per_class)
+        rule |= {"train_per_class": train_per_class, "seed": seed}
     _check_classes(name, train, test, source.classes)
-    return {"train": train, "test": test}, rule
+    unlabelled = {"unlabelled": parts["unlabelled"]} if "unlabelled" in parts else {}
+    return {"train": train, "test": test, **unlabelled}, rule
 
 
 def _stratify(name: str, part: Part, classes: tuple[str, ...], seed: int, fraction: float) -> tuple[Part, Part]:
@@ -116,6 +127,23 @@ def _stratify(name: str, part: Part, classes: tuple[str, ...], seed: int, fracti
         # One generator per class: adding a class does not reshuffle the others.
         in_test[np.random.default_rng([seed, label]).permutation(rows)[:count]] = True
     return part.take(np.flatnonzero(~in_test)), part.take(np.flatnonzero(in_test))
+
+
+def _choose(name: str, part: Part, classes: tuple[str, ...], seed: int, per_class: int) -> Part:
+    """Per class, a seeded choice of ``per_class`` images; the order of the source stays."""
+    counts = np.bincount(part.labels, minlength=len(classes))
+    short = np.flatnonzero(counts < per_class)
+    if len(short):
+        listed = ", ".join(f"{classes[label]!r} has {counts[label]}" for label in short[:5])
+        raise InputError(
+            f"{len(short)} of the {len(classes)} classes of {name!r} have fewer than the {per_class} training images "
+            f"that are chosen of each: {listed}. Complete their folders."
+        )
+    chosen = []
+    # By label, so that a class costs a look at its own images and not at all of a million.
+    for label, rows in enumerate(np.split(np.argsort(part.labels, kind="stable"), np.cumsum(counts)[:-1])):
+        chosen.append(np.random.default_rng([seed, label]).permutation(rows)[:per_class])
+    return part.take(np.sort(np.concatenate(chosen)))
 
 
 def _check_labels(name: str, split: str, part: Part, classes: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -17,12 +18,13 @@ from rich.progress import Progress
 
 import mdssl
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.catalog import description_of
+from mdssl.data.catalog import description_of, train_per_class
 from mdssl.data.convert import convert_part
 from mdssl.data.images import FILTERS
 from mdssl.data.parts import Part, Source, resolve_splits
-from mdssl.data.prepared import META_FORMAT, Dataset, Fingerprint, is_prepared, open_dataset
+from mdssl.data.prepared import META_FORMAT, SPLITS, UNLABELLED, Dataset, Fingerprint, is_prepared, open_dataset
 from mdssl.data.progress import byte_progress, image_progress
+from mdssl.data.raw_files import owner_of_files
 from mdssl.data.sources import DOWNLOADS, KINDS, detect_kind, open_source
 from mdssl.data.staging import all_or_nothing, locked
 from mdssl.errors import InputError, check_name, check_number
@@ -62,7 +64,9 @@ def prepare(
         resize_filter: a key of ``images.FILTERS``, for images of another size.
         workers: processes that decode; None takes one per CPU.
         overwrite: whether to replace what was prepared before; it stays usable until the new one is complete.
-        seed, test_fraction: of the stratified choice of test images, for a source without a test split.
+        seed: of the choice of test images, for a source without a test split, and of that of training images, for a
+            dataset that takes some of each class.
+        test_fraction: of the test images, for a source without a test split.
         progress: whether to show progress on standard error.
 
     Raises:
@@ -87,20 +91,25 @@ def prepare(
     # another process finished meanwhile.
     if dataset := already_there():
         return dataset
-    with locked(data, name, progress):
+    with _locked(data, name, progress):
         if dataset := already_there():
             return dataset
         with byte_progress(progress and download) as bar:
             fetched = _count_bytes(bar, name)
             opened = open_source(name, data=data, source=source, kind=kind, download=download, progress=fetched)
-        splits, rule = resolve_splits(name, opened, seed=seed, test_fraction=test_fraction)
+        chosen = train_per_class(name)
+        splits, rule = resolve_splits(name, opened, seed=seed, test_fraction=test_fraction, train_per_class=chosen)
         with all_or_nothing(data, name) as folder, image_progress(progress) as bar:
             written = {}
-            for split, part in splits.items():
-                task = bar.add_task(f"{name} {split}", total=len(part.labels))
-                chunks = convert_part(part, image_size, resize_filter, workers)
-                advance = partial(bar.advance, task)
-                written[split] = _write_split(folder / split, part, len(opened.classes), image_size, chunks, advance)
+            for split in SPLITS:
+                parts = {split: splits[split]}
+                if split == "train" and UNLABELLED in splits:
+                    parts[UNLABELLED] = splits[UNLABELLED]
+                streams = {}
+                for stream, part in parts.items():
+                    advance = partial(bar.advance, bar.add_task(f"{name} {stream}", total=len(part.labels)))
+                    streams[stream] = _counted(convert_part(part, image_size, resize_filter, workers), advance)
+                written |= _write_split(folder / split, parts, len(opened.classes), image_size, streams)
             meta = _meta(name, source, opened, image_size, resize_filter, rule, written)
             (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
     return open_dataset(data, name)
@@ -111,6 +120,15 @@ def ensure_builtin(data: str | Path, names: Iterable[str]) -> None:
     for name in names:
         if name in BUILTIN and not is_prepared(Path(data).expanduser(), name):
             prepare(name, data=data, workers=1, progress=False)
+
+
+@contextlib.contextmanager
+def _locked(data: Path, name: str, progress: bool) -> Iterator[None]:
+    """Hold the lock of ``name``, and before it that of the dataset whose downloads it shares."""
+    with contextlib.ExitStack() as stack:
+        for each in dict.fromkeys((owner_of_files(name), name)):
+            stack.enter_context(locked(data, each, progress))
+        yield
 
 
 def _check_settings(
@@ -151,15 +169,13 @@ def _check_same(
     pairs = [("image size", meta["image_size"], image_size), ("resize filter", meta["resize_filter"], resize_filter)]
     if kind is not None:
         pairs.append(("source kind", meta["source"]["kind"], kind))
-    if source is not None and kind != "torchvision":
+    if source is not None and kind != "published":
         there, digest = meta["source"]["origin"], _digest(source)
         elsewhere = there == source.name and meta["source"].get("path_digest", digest) != digest
         pairs.append(("source", f"{there} of another folder" if elsewhere else there, source.name))
-    if meta["split"]["rule"] == "stratified":
-        pairs += [
-            ("seed", meta["split"]["seed"], seed),
-            ("test fraction", meta["split"]["test_fraction"], test_fraction),
-        ]
+    # Recorded only where they decided anything.
+    decided = [("seed", "seed", seed), ("test fraction", "test_fraction", test_fraction)]
+    pairs += [(what, meta["split"][key], asked) for what, key, asked in decided if key in meta["split"]]
     differences = [f"{what} {there}, not {asked}" for what, there, asked in pairs if there != asked]
     if differences:
         raise InputError(
@@ -179,33 +195,46 @@ def _count_bytes(bar: Progress, name: str) -> Callable[[int, int | None], None]:
     return lambda have, total: bar.update(task, completed=have, total=total, visible=True)
 
 
+def _counted(chunks: Iterator[np.ndarray], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
+    for chunk in chunks:
+        yield chunk
+        advance(len(chunk))
+
+
 def _write_split(
-    folder: Path,
-    part: Part,
-    num_classes: int,
-    size: int,
-    chunks: Iterator[np.ndarray],
-    advance: Callable[[int], None],
+    folder: Path, parts: dict[str, Part], num_classes: int, size: int, streams: dict[str, Iterator[np.ndarray]]
 ) -> dict:
-    """Write ``images.npy`` and ``labels.npy``; returns what ``meta.json`` says of the split."""
-    labels = part.labels
-    fingerprint = Fingerprint(len(labels), size)
+    """Write ``images.npy`` and ``labels.npy`` of a split; returns what ``meta.json`` says of each of ``parts``.
+
+    Args:
+        folder: the folder of the split, by its name and not there yet.
+        parts: the split by its name, and maybe the unlabelled images that follow it in ``images.npy``.
+        num_classes: for the counts by class.
+        size: height and width of the images.
+        streams: by part, its images in chunks, uint8 (n, size, size, 3).
+    """
+    counts = {name: len(part.labels) for name, part in parts.items()}
+    fingerprints = {name: Fingerprint(count, size) for name, count in counts.items()}
     folder.mkdir()
     # Appended, not written through a memory map, in which a full disk would end the process instead of raising.
     with open(folder / "images.npy", "wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), size, size, 3)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (sum(counts.values()), size, size, 3)}
         np.lib.format.write_array_header_1_0(file, header)
-        for chunk in chunks:
-            file.write(chunk.data)
-            fingerprint.update(chunk)
-            advance(len(chunk))
+        for name, chunks in streams.items():
+            for chunk in chunks:
+                file.write(chunk.data)
+                fingerprints[name].update(chunk)
         _to_disk(file)
+    written: dict[str, dict] = {name: {"count": count} for name, count in counts.items()}
+    labels = parts[folder.name].labels
     with open(folder / "labels.npy", "wb") as file:
         np.save(file, labels)
         _to_disk(file)
-    fingerprint.update(labels)
-    per_class = np.bincount(labels, minlength=num_classes)
-    return {"count": len(labels), "per_class": per_class.tolist(), "sha256": fingerprint.hexdigest()}
+    fingerprints[folder.name].update(labels)
+    written[folder.name]["per_class"] = np.bincount(labels, minlength=num_classes).tolist()
+    for name, fingerprint in fingerprints.items():
+        written[name]["sha256"] = fingerprint.hexdigest()
+    return written
 
 
 def _to_disk(file: BinaryIO) -> None:

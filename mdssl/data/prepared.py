@@ -4,6 +4,9 @@
     <data>/<name>/{train,test}/images.npy      uint8 (N, S, S, 3)
     <data>/<name>/{train,test}/labels.npy      int64 (N,)
 
+Images for pretraining alone, where a dataset has some, follow the labelled ones in ``train/images.npy``: pretraining
+maps one array, and whoever asks for the train split never sees them.
+
 All trials of a node map the same files, so the page cache holds one copy of the pixels however many trials run.
 """
 
@@ -22,6 +25,8 @@ from mdssl.data.catalog import CATALOG
 from mdssl.errors import InputError, check_name
 
 SPLITS = ("train", "test")
+# In ``meta.json`` beside the splits, where there are such images.
+UNLABELLED = "unlabelled"
 META_FORMAT = 1
 
 
@@ -60,13 +65,26 @@ class Dataset:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """The number of images by split."""
-        return {split: self.meta["splits"][split]["count"] for split in SPLITS}
+        """The number of images by split, that of the unlabelled ones among them where there are any."""
+        return {split: self.meta["splits"][split]["count"] for split in self._written}
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """The SHA-256 of each split, without opening its arrays."""
-        return {split: self.meta["splits"][split]["sha256"] for split in SPLITS}
+        """The SHA-256 of each split, and of the unlabelled images, without opening the arrays."""
+        return {split: self.meta["splits"][split]["sha256"] for split in self._written}
+
+    @property
+    def pretraining_count(self) -> int:
+        """How many images ``pretraining_images`` has."""
+        return self.counts["train"] + self.counts.get(UNLABELLED, 0)
+
+    @property
+    def pretraining_fingerprint(self) -> str:
+        """64 hex digits over all that pretraining sees: the train split's own where no image is unlabelled."""
+        if UNLABELLED not in self.fingerprints:
+            return self.fingerprints["train"]
+        both = f"{self.fingerprints['train']}\n{self.fingerprints[UNLABELLED]}"
+        return hashlib.sha256(both.encode()).hexdigest()
 
     @property
     def builtin(self) -> bool:
@@ -84,10 +102,26 @@ class Dataset:
             ValueError: another split is asked for, or a file is cut off or not what ``meta.json`` says.
         """
         check_name("split", which, SPLITS)
-        count, size = self.counts[which], self.image_size
-        images = self._map(self.path / which / "images.npy", np.dtype(np.uint8), (count, size, size, 3))
+        count = self.counts[which]
+        images = self.pretraining_images()[:count] if which == "train" else self._images(which, count)
         labels = self._map(self.path / which / "labels.npy", np.dtype(np.int64), (count,))
         return Split(images, labels, self.fingerprints[which])
+
+    def pretraining_images(self) -> np.ndarray:
+        """Map what pretraining sees: the images of the train split, then the unlabelled ones; uint8 (N, S, S, 3).
+
+        Raises:
+            ValueError: the file is cut off or not what ``meta.json`` says.
+        """
+        return self._images("train", self.pretraining_count)
+
+    @property
+    def _written(self) -> tuple[str, ...]:
+        return (*SPLITS, UNLABELLED) if UNLABELLED in self.meta["splits"] else SPLITS
+
+    def _images(self, which: str, count: int) -> np.ndarray:
+        shape = (count, self.image_size, self.image_size, 3)
+        return self._map(self.path / which / "images.npy", np.dtype(np.uint8), shape)
 
     def _map(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         try:
@@ -152,11 +186,17 @@ def prepare_command(data: Path, name: str) -> str:
     command = f"mdssl data prepare {name} --data {data}"
     if name not in CATALOG:
         return f"{command} --source PATH"
-    return f"{command} --download" if CATALOG[name].published else command
+    published = CATALOG[name].published
+    if published is None:
+        return command
+    return f"{command} --download" if published.remotes else f"{command} --source PATH"
 
 
 class Fingerprint:
-    """SHA-256 over the shape and bytes of images and labels, fed chunk by chunk while they are written."""
+    """SHA-256 over the shape and bytes of images and labels, fed chunk by chunk while they are written.
+
+    Of unlabelled images the shape of the labels is in it, but no label.
+    """
 
     def __init__(self, count: int, size: int) -> None:
         self._hash = hashlib.sha256(f"images uint8 {(count, size, size, 3)} labels int64 {(count,)}\n".encode())

@@ -37,6 +37,24 @@ def subfolders(path: Path) -> list[Path]:
     return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 
 
+def class_folder(folder: Path) -> list[Path]:
+    """The images in ``folder`` and deeper, sorted.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+    if not found:
+        raise InputError(
+            f"class folder {folder} has no images; read are {', '.join(sorted(SUFFIXES))}. Fill or remove it."
+        )
+    return found
+
+
 def paths_part(root: Path, paths: list[Path], labels: list[int]) -> Part:
     """The image files ``paths`` with their labels; messages name them relative to ``root``."""
 
@@ -55,19 +73,11 @@ def _read_classes(folder: Path, root: Path) -> tuple[tuple[str, ...], Part]:
             f"{folder} has no class folders; expected {folder.name}/<class>/<image>. Sort the images into one folder "
             "per class."
         )
-    for label, class_folder in enumerate(class_folders):
-        found = sorted(
-            path
-            for path in class_folder.rglob("*")
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        )
-        if not found:
-            raise InputError(
-                f"class folder {class_folder} has no images; read are {', '.join(sorted(SUFFIXES))}. Fill or remove it."
-            )
+    for label, each in enumerate(class_folders):
+        found = class_folder(each)
         paths += found
         labels += [label] * len(found)
-    return tuple(class_folder.name for class_folder in class_folders), paths_part(root, paths, labels)
+    return tuple(each.name for each in class_folders), paths_part(root, paths, labels)
 
 
 def _check_same_classes(root: Path, classes: tuple[str, ...], split: str, folder: Path, names: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Readers of the files in which the catalogue's datasets are published, the ones that torchvision downloads.
+"""Readers of the files in which the catalogue's datasets are published; ``source_imagenet`` has those of ImageNet.
 
 Read here rather than by torchvision's classes: those insist on MD5 sums of files that nobody needs (STL-10's 2.6 GB of
 unlabelled images), load what a pickle asks for, and answer a missing file with "not found or corrupted".
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mdssl.data.parts import Part
-from mdssl.data.source_folder import folder_source, paths_part
+from mdssl.data.source_folder import class_folder, folder_source, paths_part
 from mdssl.errors import InputError
 
 # What one reader returns: the class names, and the parts by split.
@@ -23,6 +23,7 @@ Read = tuple[tuple[str, ...], dict[str, Part]]
 
 STL10_SHAPE = (3, 96, 96)
 CIFAR_SHAPE = (3, 32, 32)
+CHESTXRAY_CLASSES = ("NORMAL", "PNEUMONIA")
 
 
 def read_cifar(root: Path, train: list[str], test: list[str], meta: str, labels_key: str, names_key: str) -> Read:
@@ -38,7 +39,7 @@ def read_cifar(root: Path, train: list[str], test: list[str], meta: str, labels_
     parts = {}
     for split, files in {"train": train, "test": test}.items():
         for file in files:
-            with _naming(root / file):
+            with naming(root / file):
                 rows, labels = _unpickle(root / file, "data", labels_key)
                 pixels = rows.reshape(-1, *CIFAR_SHAPE).transpose(0, 2, 3, 1)
                 batch = _pixels_part(file, pixels, np.array(labels))
@@ -53,23 +54,31 @@ def read_svhn(root: Path) -> Read:
     parts = {}
     for split in ("train", "test"):
         path = root / f"{split}_32x32.mat"
-        with _naming(path):
+        with naming(path):
             file = loadmat(path)
             parts[split] = _pixels_part(path.name, file["X"].transpose(3, 0, 1, 2), file["y"].ravel() % 10)
     return tuple(str(digit) for digit in range(10)), parts
 
 
-def read_stl10(root: Path) -> Read:
-    """STL-10, the labelled part: bytes in the order channel, column, row; labels from 1 to 10."""
+def read_stl10(root: Path, unlabelled: bool = False) -> Read:
+    """STL-10: bytes in the order channel, column, row; labels from 1 to 10; the unlabelled images where asked for."""
     folder = root / "stl10_binary"
     parts = {}
     for split in ("train", "test"):
         path = folder / f"{split}_X.bin"
-        with _naming(path):
-            images = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, *STL10_SHAPE)
+        with naming(path):
             labels = np.fromfile(folder / f"{split}_y.bin", dtype=np.uint8).astype(np.int64) - 1
-            parts[split] = _pixels_part(path.name, images.transpose(0, 3, 2, 1), labels)
+            parts[split] = _pixels_part(path.name, _stl10_images(path), labels)
+    if unlabelled:
+        path = folder / "unlabeled_X.bin"
+        with naming(path):
+            images = _stl10_images(path)
+            parts["unlabelled"] = _pixels_part(path.name, images, np.full(len(images), -1))
     return tuple((folder / "class_names.txt").read_text().split()), parts
+
+
+def _stl10_images(path: Path) -> np.ndarray:
+    return np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, *STL10_SHAPE).transpose(0, 3, 2, 1)
 
 
 def read_dtd(root: Path) -> Read:
@@ -77,7 +86,7 @@ def read_dtd(root: Path) -> Read:
     lists = {}
     for split in ("train", "val", "test"):
         path = root / f"dtd/labels/{split}1.txt"
-        with _naming(path):
+        with naming(path):
             lists[split] = path.read_text().split()
     classes = tuple(sorted({line.split("/")[0] for lines in lists.values() for line in lines}))
     parts = {}
@@ -91,6 +100,19 @@ def read_eurosat(root: Path) -> Read:
     """EuroSAT, RGB: one folder of class folders, no official split."""
     source = folder_source(root / "2750")
     return source.classes, source.parts
+
+
+def read_chestxray(root: Path) -> Read:
+    """Chest X-rays (Kermany et al. 2018) as Kaggle has them: train, test and a val folder of 16 images."""
+    folder = root / "chest_xray"
+    parts = {}
+    for split, name in {"train": "train", "test": "test", "validation": "val"}.items():
+        if split == "validation" and not (folder / name).is_dir():
+            continue
+        found = [class_folder(folder / name / label) for label in CHESTXRAY_CLASSES]
+        labels = [label for label, paths in enumerate(found) for _ in paths]
+        parts[split] = paths_part(folder, [path for paths in found for path in paths], labels)
+    return CHESTXRAY_CLASSES, parts
 
 
 def _pixels_part(name: str, images: np.ndarray, labels: np.ndarray) -> Part:
@@ -118,14 +140,14 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _unpickle(path: Path, *keys: str) -> list:
     """The values under ``keys`` of the dict that is pickled in ``path``."""
-    with _naming(path), open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         # Written by Python 2: its str is bytes here, and latin-1 keeps every byte.
         content = _ArraysOnly(file, encoding="latin1").load()
         return [content[key] for key in keys]
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Answer whatever a reader raises on broken bytes with one message that names the file."""
     try:
         yield
@@ -134,5 +156,5 @@ def _naming(path: Path) -> Iterator[None]:
             raise
         raise InputError(
             f"{path} cannot be read: {str(error) or type(error).__name__}. It may be cut off or changed: fetch it "
-            "again (--download)."
+            "again."
         ) from error

@@ -16,6 +16,12 @@ def rng():
 
 
 @pytest.fixture
+def miniature(monkeypatch):
+    """Files in a published format with fewer images than are published, which are refused else."""
+    monkeypatch.setattr("mdssl.data.sources.check_complete", lambda *_: None)
+
+
+@pytest.fixture
 def random_images(rng):
     """(count, size) -> uint8 (count, size, size, 3)."""
     return lambda count, size=32: rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)

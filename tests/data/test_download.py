@@ -1,5 +1,6 @@
 """Downloads from a server that breaks off, knows no ranges or sends the wrong thing, and archives that do harm."""
 
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -130,7 +131,7 @@ def test_an_unreachable_file_comes_with_where_to_put_it(server, tmp_path, url):
         assert piece in str(caught.value)
 
 
-def test_prepare_downloads_when_asked(server, tmp_path, rng, monkeypatch):
+def test_prepare_downloads_when_asked(server, tmp_path, rng, monkeypatch, miniature):
     remotes = []
     for split in ("train", "test"):
         buffer = io.BytesIO()
@@ -140,7 +141,7 @@ def test_prepare_downloads_when_asked(server, tmp_path, rng, monkeypatch):
         md5 = hashlib.md5(buffer.getvalue()).hexdigest()
         remotes.append(catalog.Remote(f"{server.url}/{split}", f"{split}_32x32.mat", md5))
     published = catalog.CATALOG["svhn"].published
-    local = catalog.Published(published.needs, published.archives, lambda: tuple(remotes), published.read)
+    local = dataclasses.replace(published, remotes=lambda: tuple(remotes))
     monkeypatch.setitem(catalog.CATALOG, "svhn", catalog.CatalogEntry("digits", "official", local))
     svhn = prepare("svhn", data=tmp_path, download=True, progress=False)
     assert svhn.counts == {"train": 20, "test": 20}

@@ -11,6 +11,8 @@ from mdssl.data.prepare import prepare
 
 datasets = pytest.importorskip("torchvision.datasets")
 
+pytestmark = pytest.mark.usefixtures("miniature")
+
 
 @pytest.fixture(autouse=True)
 def no_md5(monkeypatch):
@@ -47,7 +49,7 @@ def test_cifar10(tmp_path, rng):
     write_pickle(folder / "batches.meta", {"label_names": ["plane", "car", "bird"]})
     prepared = prepare("cifar10", data=tmp_path, source=tmp_path / "raw", progress=False)
     assert prepared.classes == ("plane", "car", "bird")
-    assert prepared.meta["source"]["kind"] == "torchvision"
+    assert prepared.meta["source"]["kind"] == "published"
     assert_same(prepared.split("train"), datasets.CIFAR10(tmp_path / "raw"))
     assert_same(prepared.split("test"), datasets.CIFAR10(tmp_path / "raw", train=False))
 
@@ -89,13 +91,14 @@ def test_stl10_without_its_unlabelled_part(tmp_path, rng):
         assert_same(prepared.split(split), datasets.STL10(folder.parent, split=split))
 
 
-def test_dtd_with_train_and_val_joined(tmp_path, write_folder, random_images, rng):
+def test_dtd_in_its_first_partition_with_train_and_val_joined(tmp_path, write_folder, random_images, rng):
     photos = {f"images/{name}": rng.integers(0, 256, (3, 40, 60, 3), dtype=np.uint8) for name in ("banded", "woven")}
     root = write_folder(photos, "raw/dtd/dtd")
     (root / "labels").mkdir()
     for number, split in enumerate(("train", "val", "test")):
         lines = [f"{name}/{number:03d}.png" for name in ("woven", "banded")]
         (root / f"labels/{split}1.txt").write_text("\n".join(lines) + "\n")
+        (root / f"labels/{split}2.txt").write_text("of another partition\n")
     prepared = prepare("dtd", data=tmp_path, source=tmp_path / "raw", progress=False)
     expected = [*datasets.DTD(tmp_path / "raw", split="train"), *datasets.DTD(tmp_path / "raw", split="val")]
     assert_same(prepared.split("train"), expected)
@@ -113,6 +116,44 @@ def test_eurosat_with_a_seeded_split(tmp_path, write_folder, random_images):
         for image, label in zip(opened.images, opened.labels, strict=True):
             assert everything.pop(image.tobytes()) == label
     assert not everything
+
+
+@pytest.fixture
+def chest_xray(tmp_path, rng):
+    """Chest X-rays as Kaggle has them, in miniature: grey JPEGs of any size, a val folder, and what macOS leaves."""
+    for split, count in {"train": 4, "test": 2, "val": 1}.items():
+        for label in ("NORMAL", "PNEUMONIA"):
+            folder = tmp_path / "raw/chest_xray" / split / label
+            folder.mkdir(parents=True)
+            (folder / ".DS_Store").write_bytes(b"")
+            for number in range(count):
+                picture = Image.fromarray(rng.integers(0, 256, (90 + number, 120), dtype=np.uint8))
+                picture.save(folder / f"{label}-{number:04d}.jpeg")
+    return tmp_path / "raw/chest_xray"
+
+
+@pytest.mark.parametrize("place", ["raw", "raw/chest_xray"])
+def test_chest_xrays_without_the_val_folder(tmp_path, chest_xray, place):
+    prepared = prepare("chestxray", data=tmp_path / "data", source=tmp_path / place, progress=False)
+    assert prepared.classes == ("NORMAL", "PNEUMONIA")
+    assert prepared.meta["split"] == {"rule": "as given", "left_out": {"validation": 2}}
+    for split in ("train", "test"):
+        assert_same(prepared.split(split), [(x.convert("RGB"), y) for x, y in grey_folder(chest_xray / split)])
+
+
+def grey_folder(folder):
+    return datasets.ImageFolder(folder, loader=lambda path: Image.open(path))
+
+
+def test_a_bad_chest_xray_and_an_empty_class_are_named(tmp_path, chest_xray):
+    path = chest_xray / "test/NORMAL/NORMAL-0001.jpeg"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"chest_xray/test/NORMAL/NORMAL-0001\.jpeg cannot be decoded"):
+        prepare("chestxray", data=tmp_path / "data", source=chest_xray, progress=False)
+    for image in (chest_xray / "train/NORMAL").iterdir():
+        image.unlink()
+    with pytest.raises(ValueError, match="train/NORMAL has no images"):
+        prepare("chestxray", data=tmp_path / "data", source=chest_xray, progress=False)
 
 
 def test_a_pickle_that_asks_for_code_is_refused(tmp_path, rng):

@@ -211,7 +211,7 @@ def test_the_kind_is_seen_from_the_path(tmp_path, write_npz, write_folder, shard
     assert detect_kind("toy", npz) == detect_kind("toy", npz.parent) == "npz"
     assert detect_kind("toy", photos) == "folder"
     assert detect_kind("cifar10", shard()) == "parquet"
-    assert detect_kind("cifar10", None) == "torchvision"
+    assert detect_kind("cifar10", None) == "published"
     assert detect_kind("builtin-shapes", None) == "builtin"
 
 
@@ -220,13 +220,13 @@ def test_raw_files_beside_a_source_are_not_taken_for_it(shard):
     for file in ("train_32x32.mat", "test_32x32.mat"):
         (root.parent / file).write_bytes(b"")
     assert detect_kind("svhn", root) == "parquet"
-    assert detect_kind("svhn", root.parent) == detect_kind("svhn", root.parent / "test_32x32.mat") == "torchvision"
+    assert detect_kind("svhn", root.parent) == detect_kind("svhn", root.parent / "test_32x32.mat") == "published"
 
 
 def test_what_is_no_source_is_said(tmp_path, refused):
     (tmp_path / "empty").mkdir()
     assert "does not exist" in refused(tmp_path / "nowhere")
     assert "holds nothing that can be read" in refused(tmp_path / "empty")
-    assert "allowed: torchvision, folder, parquet" in refused(tmp_path / "empty", kind="tfrecord")
-    for kind in ("folder", "parquet", "npz", "torchvision"):
+    assert "allowed: published, folder, parquet" in refused(tmp_path / "empty", kind="tfrecord")
+    for kind in ("folder", "parquet", "npz", "published"):
         refused(tmp_path / "empty", kind=kind)

@@ -50,3 +50,46 @@ def test_another_class_does_not_move_the_others():
 def test_a_class_of_one_image_cannot_be_split():
     with pytest.raises(ValueError, match="class 'c' has 1 image"):
         split([0, 0, 1, 1, 2])
+
+
+def resolve(parts, per_class=None, seed=0):
+    """The splits and the rule of parts given by their labels; an image is its row in its part."""
+    made = {}
+    for name, labels in parts.items():
+        rows = np.arange(len(labels))
+        made[name] = Part(np.asarray(labels), str, lambda chosen, rows=rows: iter(rows[chosen]))
+    source = Source("npz", "toy", CLASSES, made)
+    return resolve_splits("toy", source, seed=seed, test_fraction=0.2, train_per_class=per_class)
+
+
+def test_a_validation_part_beside_a_test_part_is_left_out_and_counted():
+    splits, rule = resolve({"train": LABELS, "test": [0, 1], "validation": [0, 1, 2]})
+    assert splits["test"].labels.tolist() == [0, 1]
+    assert rule == {"rule": "as given", "left_out": {"validation": 3}}
+
+
+def test_a_seeded_choice_takes_as_many_of_each_class():
+    labels = np.random.default_rng(0).permutation(LABELS)
+    chosen = {}
+    for seed in (3, 3, 4):
+        splits, rule = resolve({"train": labels, "validation": [0, 1]}, per_class=3, seed=seed)
+        assert rule == {"rule": "validation as test", "train_per_class": 3, "seed": seed}
+        rows = list(splits["train"].read(np.arange(9)))
+        assert rows == sorted(rows)
+        assert np.array_equal(labels[rows], splits["train"].labels)
+        assert np.bincount(labels[rows]).tolist() == [3, 3, 3]
+        assert chosen.setdefault(seed, rows) == rows
+    assert chosen[3] != chosen[4]
+
+
+def test_a_class_with_too_few_images_to_choose_from_is_named():
+    with pytest.raises(ValueError, match=r"1 of the 3 classes of 'toy' have fewer than the 4 .*: 'c' has 3\."):
+        resolve({"train": LABELS, "test": [0, 1]}, per_class=4)
+
+
+def test_labels_of_unlabelled_images_are_not_looked_at():
+    splits, rule = resolve({"train": LABELS, "test": [0, 1], "unlabelled": [-1, -1]})
+    assert list(splits) == ["train", "test", "unlabelled"]
+    assert rule == {"rule": "as given"}
+    with pytest.raises(ValueError, match="negative label"):
+        resolve({"train": [*LABELS, -1], "test": [0, 1]})
