@@ -8,10 +8,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mdssl.config import FEATURES
-from mdssl.errors import InputError, check_name
+from mdssl.errors import InputError, check_name, check_number
 from mdssl.pretrain.augment import normalise
+
+_PASS_PIXELS = 2**21
+"""Input pixels in one pass at most: 2048 images of 32x32, 41 of 224x224."""
 
 
 def extract_features(
@@ -21,6 +25,7 @@ def extract_features(
     layers: Sequence[str] = ("encoder",),
     device: str | torch.device = "cpu",
     batch_size: int = 512,
+    input_size: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """Features of ``images``, unaugmented, from one pass over the encoder for all ``layers``.
 
@@ -33,13 +38,18 @@ def extract_features(
         images: (N, S, S, 3) uint8; a read-only memory map is fine, one batch at a time is copied.
         layers: ``encoder``, ``projection`` or both. The projection head's output is not l2-normalised.
         device: where the pass runs and the features stay.
-        batch_size: images in a pass; changes memory and speed only.
+        batch_size: images in a pass at most; changes memory and speed only. Fewer than this where they are large, so
+            that memory does not grow with ``input_size``: 41 of 224x224 take 0.6 GiB in a ResNet-50 with the imagenet
+            stem on a CPU.
+        input_size: pixels; images are resized to input_size x input_size before they are normalised, bilinearly, with
+            antialiasing where they shrink. 224 is what an ImageNet encoder was trained on. None leaves them.
 
     Returns:
         For each layer an (N, width of the layer) float32 tensor on ``device``.
 
     Raises:
-        ValueError: an unknown layer, images of another shape or type, or features that are not finite.
+        ValueError: an unknown layer, images of another shape or type, an input size below 1, or features that are not
+            finite.
     """
     for layer in layers:
         check_name("feature layer", layer, FEATURES)
@@ -47,11 +57,15 @@ def extract_features(
         raise InputError(
             f"images are {images.shape} of {images.dtype}; features need at least one image, as (N, S, S, 3) of uint8."
         )
+    if input_size is not None:
+        check_number("input_size", input_size, low=1, mend="It is the side of the encoder's input in pixels.")
+    height, width = images.shape[1:3] if input_size is None else (input_size, input_size)
+    batch_size = max(1, min(batch_size, _PASS_PIXELS // max(1, height * width)))
     model.to(device)
     features: dict[str, torch.Tensor] = {}
     with _frozen(model, torch.device(device)):
         for start in range(0, len(images), batch_size):
-            batch = _to_views(images[start : start + batch_size], device)
+            batch = _to_views(images[start : start + batch_size], device, input_size)
             for layer, rows in _forward(model, batch, layers).items():
                 # Filled in place: concatenating at the end would hold every feature twice.
                 whole = features.setdefault(layer, rows.new_empty(len(images), rows.shape[1]))
@@ -76,11 +90,16 @@ def _forward(model: nn.Module, batch: torch.Tensor, layers: Sequence[str]) -> di
     return {layer: encoded if layer == "encoder" else model.projection(encoded).float() for layer in layers}
 
 
-def _to_views(images: np.ndarray, device: str | torch.device) -> torch.Tensor:
-    """(B, S, S, 3) uint8 to the encoder's (B, 3, S, S) float32 input, in channels-last memory order."""
+def _to_views(images: np.ndarray, device: str | torch.device, size: int | None) -> torch.Tensor:
+    """(B, S, S, 3) uint8 to the encoder's float32 input in channels-last memory order: (B, 3, S, S), or (B, 3, size,
+    size)."""
     # A copy, because torch.from_numpy would share the map that all trials read, and torch knows no read-only tensors.
     x = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2)
-    return normalise(x.float().div_(255))
+    x = x.float().div_(255)
+    if size is not None and x.shape[2:] != (size, size):
+        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=size < max(x.shape[2:]))
+        x = x.contiguous(memory_format=torch.channels_last)
+    return normalise(x)
 
 
 @contextmanager

@@ -24,8 +24,9 @@ class Model(nn.Module):
         self.encoder = getattr(torchvision.models, config.arch)(weights=None, norm_layer=norm_layer)
         width = self.encoder.fc.in_features
         self.encoder.fc = nn.Identity()
-        if config.stem == "cifar":
-            self.encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        if config.stem != "imagenet":
+            padding = {"cifar": 1, "cifar-pad2": 2}[config.stem]
+            self.encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
             nn.init.kaiming_normal_(self.encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.encoder.maxpool = nn.Identity()
         _speed_up_small_maps(self.encoder)

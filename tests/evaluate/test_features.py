@@ -119,3 +119,37 @@ def test_other_arrays_than_rgb_bytes_are_refused(tiny_model, bad):
 def test_an_unknown_layer_is_named_with_the_nearest(tiny_model, images):
     with pytest.raises(ValueError, match="Did you mean 'projection'"):
         extract_features(tiny_model, images, layers=("projecton",))
+
+
+def seen_by(model) -> list[torch.Tensor]:
+    """The encoder's inputs from here on."""
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    return seen
+
+
+def test_the_images_own_size_as_input_size_changes_nothing(tiny_model, images):
+    plain = extract_features(tiny_model, images)["encoder"]
+    assert torch.equal(extract_features(tiny_model, images, input_size=8)["encoder"], plain)
+
+
+@pytest.mark.parametrize("size", [5, 7, 12, 32])
+def test_input_size_is_torchs_bilinear_resize_before_normalising(tiny_model, images, size):
+    seen = seen_by(tiny_model)
+    extract_features(tiny_model, images, input_size=size)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    resized = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=size < 8)
+    expected = tvf.normalize(resized, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    torch.testing.assert_close(seen[0], expected)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_passes_shrink_as_the_input_grows(tiny_model, images):
+    seen = seen_by(tiny_model)
+    extract_features(tiny_model, images, input_size=512)
+    assert [len(batch) for batch in seen] == [8, 8, 5]
+
+
+def test_an_input_size_below_one_is_refused(tiny_model, images):
+    with pytest.raises(ValueError, match="input_size is 0; it must be at least 1"):
+        extract_features(tiny_model, images, input_size=0)

@@ -1,0 +1,223 @@
+"""Encoders pretrained elsewhere: files of other libraries to weights for ``Model.encoder``, and no code is run.
+
+Weights do not say all that a network computes. What the tensors or the file's own settings show to differ from our
+encoder is refused or named by a stem of its own. What nothing in a file can show is taken as torchvision has it: the
+stride of a bottleneck in its 3x3 convolution, no anti-aliasing (timm's resnetaa50 and resnetblur50 have resnet50's
+names and shapes), 3x3 stems of stride 1 without max-pool, inputs normalised by ImageNet's mean and deviation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
+
+from mdssl.config import ARCHS
+from mdssl.errors import InputError
+from mdssl.pretrain.weights_file import WeightsFile, read_weights
+from mdssl.storage import Location
+
+_ALLOWED = (
+    "Allowed: resnet18 or resnet50 of torchvision's layers with batch-norm, 7x7 or 3x3 stem. Choose such a checkpoint."
+)
+_BLOCKS = {
+    ("basic", (2, 2, 2, 2)): "resnet18",
+    ("basic", (3, 4, 6, 3)): "resnet34",
+    ("bottleneck", (3, 4, 6, 3)): "resnet50",
+    ("bottleneck", (3, 4, 23, 3)): "resnet101",
+    ("bottleneck", (3, 8, 36, 3)): "resnet152",
+}
+_STEMS = {(64, 3, 7, 7): "imagenet", (64, 3, 3, 3): "cifar"}
+_FIRST_BLOCK = re.compile(r"(?:^|(?<=\.))(layer1|[2-4])\.0\.conv1\.weight$")
+_AVERAGES = {"momentum", "target", "teacher", "ema", "swa", "key", "k"}
+"""Words in the name of a network that is an average of another, or a copy of it that no gradient reaches."""
+
+
+class Pretrained(NamedTuple):
+    """An encoder from a file.
+
+    Attributes:
+        arch: resnet18 | resnet50.
+        stem: imagenet | cifar | cifar-pad2, solo-learn's: cifar with a padding of 2, which computes something else.
+        encoder: float32 tensors on the CPU by the names of ``Model(config).encoder.state_dict()``, all of them.
+        unmatched: names in the file that were not used, in its order.
+        source: where it seems to come from, in words.
+        fingerprint: 16 hex digits of a SHA-256 over names, shapes and bytes of ``encoder``, the counters
+            ``num_batches_tracked`` left out. It says nothing of ``arch`` and ``stem``: an identity needs those too.
+    """
+
+    arch: str
+    stem: str
+    encoder: dict[str, torch.Tensor]
+    unmatched: tuple[str, ...]
+    source: str
+    fingerprint: str
+
+
+def load_pretrained(file: str | Path | Location) -> Pretrained:
+    """Read a ResNet that this or another library pretrained, from safetensors or from ``torch.save``.
+
+    Known layouts: torchvision, timm, solo-learn, lightly, Lightning Bolts' SimCLR, MoCo, our ``encoder.safetensors``,
+    and in general any file with a ResNet by torchvision's names under some prefix, or numbered as the children of an
+    ``nn.Sequential``. Where several lie there, averages are passed over (prefixes with a word such as ``momentum``,
+    ``target``, ``teacher``, ``ema``, or ``encoder_k``) for the network that the gradient trained, as SimCLR, MoCo and
+    BYOL evaluate it. DINO evaluates its teacher: save that alone to have it.
+
+    Raises:
+        InputError: no such file; not a file of weights, or one whose loading would run code; not exactly one encoder,
+            another architecture, or an incomplete one. The message names the file.
+    """
+    location = Location.of(file)
+    try:
+        contents = read_weights(location)
+        prefix, trunk, used = _choose(contents)
+        arch = _arch_of(trunk)
+        stem, source = _stem_and_source(contents, prefix, trunk)
+    except InputError as error:
+        raise InputError(f"pretrained encoder {location} cannot be loaded: {error}") from error.__cause__
+    encoder = _as_encoder(arch, trunk)
+    unmatched = tuple(name for name in contents.tensors if name not in used)
+    return Pretrained(arch, stem, encoder, unmatched, source, _fingerprint(encoder))
+
+
+def _choose(contents: WeightsFile) -> tuple[str, dict[str, torch.Tensor], set[str]]:
+    """The encoder's prefix, its tensors by torchvision's names, and the names that those have in the file."""
+    names = contents.tensors.keys()
+    prefixes = dict.fromkeys(name[: m.start()] for name in names if (m := _FIRST_BLOCK.search(name)))
+    if not prefixes:
+        transformer = any(re.search(r"patch_embed|pos_embed|(cls|class)_token", name) for name in names)
+        looks = "a vision transformer" if transformer else f"{', '.join(list(names)[:3]) or 'nothing'} …"
+        raise InputError(f"it looks like {looks}, not like a ResNet by torchvision's names. {_ALLOWED}")
+    trained = [p for p in prefixes if not _AVERAGES & set(re.split(r"[._]", p))] or list(prefixes)
+    trunks = [_trunk(contents.tensors, prefix) for prefix in trained]
+    if len(trunks) > 1 and len({_fingerprint(trunk) for trunk, _ in trunks}) > 1:
+        raise InputError(
+            f"it holds {len(trained)} different ResNets, under {', '.join(map(repr, trained))}; one is allowed beside "
+            "its moving averages. Save the tensors of one of them to a file of their own."
+        )
+    return trained[0], *trunks[0]
+
+
+def _trunk(tensors: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, torch.Tensor], set[str]]:
+    own = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
+    rename, heads = {}, r"conv1|bn1|layer\d+"
+    if "layer1.0.conv1.weight" not in own:
+        # nn.Sequential(*resnet.children()): conv1, bn1, relu, maxpool, layer1, …; some leave the pool out.
+        first = next(index for index in (2, 3, 4) if f"{index}.0.conv1.weight" in own)
+        if first == 2:
+            raise InputError(
+                "its layers are numbered without a ReLU between the first batch-norm and the first block, as "
+                "nn.Sequential makes of lightly's ResNetGenerator, whose ReLU is no child; our encoder has one and "
+                f"would compute other features. {_ALLOWED}"
+            )
+        if first == 3 and tensors.get(f"{prefix}0.weight", torch.empty(0)).shape[2:] == (7, 7):
+            raise InputError(f"its 7x7 stem has no max-pool behind it; ours has one. {_ALLOWED}")
+        rename = {"0": "conv1", "1": "bn1"} | {str(first + i): f"layer{i + 1}" for i in range(4)}
+        heads += "".join(f"|{index}" for index in range(2, first))
+    trunk, used = {}, set()
+    for name, whole in own.items():
+        head, _, rest = name.partition(".")
+        head = rename.get(head, head)
+        if re.fullmatch(heads, head):
+            # lightly's ResNetGenerator and others that follow kuangliu/pytorch-cifar say shortcut.
+            trunk[f"{head}.{rest}".replace(".shortcut.", ".downsample.")] = tensors[whole]
+            used.add(whole)
+    return trunk, used
+
+
+def _arch_of(trunk: dict[str, torch.Tensor]) -> str:
+    """The architecture, if it is one of ours and all its tensors are there, as large as they must be."""
+    if any(name.startswith("conv1.") and name != "conv1.weight" for name in trunk):
+        raise InputError(f"it looks like a ResNet with a deep stem or a bias, such as timm's resnet50d. {_ALLOWED}")
+    kind = "bottleneck" if any(name.endswith(".conv3.weight") for name in trunk) else "basic"
+    blocks = {(int(layer), int(b)) for layer, b in re.findall(r"^layer(\d+)\.(\d+)\.", "\n".join(trunk), re.MULTILINE)}
+    counts = tuple(max((b + 1 for layer, b in blocks if layer == i), default=0) for i in (1, 2, 3, 4))
+    arch = _BLOCKS.get((kind, counts), f"a ResNet of {'-'.join(map(str, counts))} {kind} blocks")
+    if arch not in ARCHS:
+        raise InputError(f"it looks like {arch}. {_ALLOWED}")
+    expected = _reference(arch)
+    required = [name for name in expected if not name.endswith("num_batches_tracked")]
+    if missing := [name for name in required if name not in trunk]:
+        is_normless = all(".running_" in name for name in missing)
+        hint = " A norm without running statistics, such as GroupNorm, is another network." if is_normless else ""
+        raise InputError(f"it looks like {arch}, but lacks {_some(missing)}.{hint} {_ALLOWED}")
+    if further := [name for name in trunk if name not in expected]:
+        raise InputError(f"it looks like {arch} with further layers ({_some(further)}). {_ALLOWED}")
+    for name in required:
+        found, shape = trunk[name], tuple(expected[name].shape)
+        if tuple(found.shape) != shape and not (name == "conv1.weight" and tuple(found.shape) in _STEMS):
+            raise InputError(
+                f"it looks like {arch} of another width, stem or number of groups (wide, ResNeXt, …): {name} is "
+                f"{tuple(found.shape)}, not {shape}. {_ALLOWED}"
+            )
+        if not found.is_floating_point():
+            raise InputError(f"{name} is of {found.dtype}, as quantised networks are; floating point is allowed.")
+    return arch
+
+
+def _stem_and_source(contents: WeightsFile, prefix: str, trunk: dict[str, torch.Tensor]) -> tuple[str, str]:
+    """The stem, which its weights tell but in part, and the library that the names around it point to."""
+    tensors, settings, container = contents
+    stem = _STEMS[tuple(trunk["conv1.weight"].shape)]
+    *outer, own = prefix.removesuffix(".").split(".")
+    parent = "".join(f"{part}." for part in outer)
+    beside = {name.removeprefix(parent).partition(".")[0] for name in tensors if name.startswith(parent)}
+    is_solo = own.removeprefix("momentum_") in ("backbone", "encoder") and "classifier" in beside
+    if contents.is_ours:
+        return settings["stem"], container
+    if is_solo and ("projector" in beside or "Lightning" in container):
+        # solo-learn sets padding=2 there in all its versions (solo/methods/base.py): 34x34 maps of a 32x32 image.
+        stem, library = "cifar-pad2" if stem == "cifar" else stem, "solo-learn"
+    elif "maxpool1" in settings:
+        library = "Lightning Bolts"
+        # Bolts chooses first_conv and maxpool1 apart; its SimCLR for STL-10 has the 7x7 convolution and no pool.
+        if bool(settings["maxpool1"]) != (stem == "imagenet"):
+            raise InputError(
+                f"its {stem} stem was trained with maxpool1={settings['maxpool1']}; ours differs. Use "
+                "a checkpoint with first_conv and maxpool1 both on or both off."
+            )
+    elif own == "encoder" and f"{parent}projection.model.0.weight" in tensors:
+        library = "Lightning Bolts"
+    elif own.startswith(("encoder_q", "base_encoder")):
+        library = "MoCo"
+    elif f"{prefix}layer1.0.conv1.weight" not in tensors:
+        library = "a numbered nn.Sequential, such as lightly's"
+    elif any(".shortcut." in name for name in tensors):
+        library = "lightly's ResNetGenerator or its like"
+    else:
+        library = "torchvision or timm" if own in ("", "module") else "torchvision's names"
+    return stem, f"{library}, {f'under {prefix!r}, ' if prefix else ''}in {container}"
+
+
+def _as_encoder(arch: str, trunk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    counter = torch.zeros((), dtype=torch.int64)
+    encoder = {name: trunk.get(name, counter) for name in _reference(arch)}
+    return {
+        name: value.detach().to(torch.int64 if name.endswith("num_batches_tracked") else torch.float32).clone()
+        for name, value in encoder.items()
+    }
+
+
+def _reference(arch: str) -> dict[str, torch.Tensor]:
+    """Names and shapes of the encoder, with the imagenet stem."""
+    with torch.device("meta"):
+        whole = getattr(torchvision.models, arch)(weights=None).state_dict()
+    return {name: value for name, value in whole.items() if not name.startswith("fc.")}
+
+
+def _fingerprint(encoder: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().to(torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

@@ -1,0 +1,330 @@
+"""Encoders of other libraries: each layout is built from a real network, whose features our encoder must compute."""
+
+import argparse
+import os
+import pickle
+import re
+from types import SimpleNamespace
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+from mdssl.config import TrialConfig
+from mdssl.errors import InputError
+from mdssl.pretrain.checkpoint import LoopState
+from mdssl.pretrain.model import Model, build_model
+from mdssl.pretrain.pretrained import load_pretrained
+from mdssl.pretrain.trial_files import write_finished
+from mdssl.storage import Location
+
+
+def network(arch="resnet18", *, stem="imagenet", padding=1) -> nn.Module:
+    """torchvision's own network with statistics and scales that an identity would not pass for."""
+    torch.manual_seed(0)
+    resnet = getattr(torchvision.models, arch)()
+    if stem == "cifar":
+        resnet.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+        resnet.maxpool = nn.Identity()
+    for module in resnet.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            for value in (module.running_var, module.weight):
+                nn.init.uniform_(value, 0.5, 1.5)
+    return resnet.eval()
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    return network()
+
+
+@pytest.fixture(scope="module")
+def small_stem() -> nn.Module:
+    return network(stem="cifar")
+
+
+def under(prefix: str, module: nn.Module) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": value for name, value in module.state_dict().items()}
+
+
+def head(prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}.{name}": value for name, value in nn.Linear(512, 8).state_dict().items()}
+
+
+def lightning(state: dict[str, torch.Tensor], **settings) -> dict:
+    """The parts of a Lightning checkpoint, among them tensors that belong to no network."""
+    return {
+        "state_dict": state,
+        "pytorch-lightning_version": "2.1.0",
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []}],
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(1.0)}},
+        "hyper_parameters": settings,
+    }
+
+
+def without_head(resnet: nn.Module) -> nn.Module:
+    return nn.Sequential(*list(resnet.children())[:-1])
+
+
+def assert_computes(pretrained, original: nn.Module, size: int = 64) -> None:
+    """Our encoder with these weights gives the original's features, those before its classifier."""
+    config = SimpleNamespace(arch=pretrained.arch, stem=pretrained.stem, norm="batch", projection_dim=8)
+    model = Model(config).eval()
+    model.encoder.load_state_dict(pretrained.encoder)
+    seen = []
+    x = torch.randn(2, 3, size, size)
+    with torch.no_grad(), original.fc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])):
+        original(x)
+        features = model.encoder(x)
+    torch.testing.assert_close(features, seen[0], rtol=1e-4, atol=1e-5 * float(seen[0].max()))
+
+
+LAYOUTS = {
+    "torchvision or timm": lambda net: net.state_dict(),
+    "torchvision or timm, under 'module.'": lambda net: {"epoch": 3, "state_dict": under("module.", net)},
+    "solo-learn, under 'backbone.'": lambda net: lightning(
+        under("backbone.", net) | head("projector.0") | head("classifier")
+    ),
+    "solo-learn, under 'encoder.'": lambda net: lightning(
+        under("encoder.", net) | under("momentum_encoder.", network("resnet18")) | head("classifier")
+    ),
+    "a numbered nn.Sequential": lambda net: lightning(
+        under("backbone.", without_head(net)) | head("projection_head.layers.0")
+    ),
+    "Lightning Bolts": lambda net: lightning(under("encoder.", net) | head("projection.model.0"), maxpool1=True),
+    "MoCo, under 'module.encoder_q.'": lambda net: {
+        "arch": "resnet18",
+        "state_dict": under("module.encoder_q.", net)
+        | {name: value + 1 for name, value in under("module.encoder_k.", net).items()}
+        | {"module.queue": torch.zeros(8, 4)},
+    },
+    "torchvision's names, under 'student.module.backbone.'": lambda net: {
+        "student": under("module.backbone.", net),
+        "teacher": {name: value + 1 for name, value in under("backbone.", net).items()},
+    },
+}
+
+
+@pytest.mark.parametrize("source", LAYOUTS)
+def test_our_encoder_computes_what_the_other_librarys_did(resnet, tmp_path, source):
+    torch.save(LAYOUTS[source](resnet), tmp_path / "weights.pth")
+    found = load_pretrained(tmp_path / "weights.pth")
+    assert (found.arch, found.stem) == ("resnet18", "imagenet")
+    assert found.source.startswith(source)
+    assert_computes(found, resnet)
+
+
+def test_a_resnet50_is_seen_as_one(tmp_path):
+    resnet = network("resnet50")
+    torch.save(resnet.state_dict(), tmp_path / "resnet50.pth")
+    found = load_pretrained(tmp_path / "resnet50.pth")
+    assert (found.arch, found.stem) == ("resnet50", "imagenet")
+    assert_computes(found, resnet)
+
+
+@pytest.mark.parametrize("layout", ["named", "numbered", "numbered without a pool", "shortcuts"])
+def test_a_cifar_stem_is_seen_as_one(small_stem, tmp_path, layout):
+    children = [child for child in list(small_stem.children())[:-1] if not isinstance(child, nn.Identity)]
+    state = {
+        "named": small_stem.state_dict(),
+        "numbered": without_head(small_stem).state_dict(),
+        "numbered without a pool": nn.Sequential(*children).state_dict(),
+        "shortcuts": {k.replace("downsample", "shortcut"): v for k, v in under("encoder.module.", small_stem).items()},
+    }[layout]
+    torch.save(state, tmp_path / "weights.pt")
+    found = load_pretrained(tmp_path / "weights.pt")
+    assert found.stem == "cifar"
+    assert_computes(found, small_stem, size=32)
+
+
+def test_solo_learns_cifar_stem_keeps_its_padding_of_two(tmp_path):
+    padded = network(stem="cifar", padding=2)
+    torch.save(lightning(under("backbone.", padded) | head("projector.0") | head("classifier")), tmp_path / "byol.ckpt")
+    found = load_pretrained(tmp_path / "byol.ckpt")
+    assert found.stem == "cifar-pad2"
+    assert_computes(found, padded, size=32)
+    with pytest.raises(AssertionError):
+        assert_computes(found._replace(stem="cifar"), padded, size=32)
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_our_own_encoder_file_comes_back(tmp_path, stem):
+    config = TrialConfig(method="random", arch="resnet18", stem=stem, projection_dim=8)
+    model = build_model(config)
+    write_finished(Location.of(tmp_path), config, model, LoopState(), device="cpu", workers=1)
+    found = load_pretrained(tmp_path / "encoder.safetensors")
+    assert (found.arch, found.stem, found.source) == ("resnet18", stem, "mdssl's encoder.safetensors")
+    assert all(torch.equal(value, found.encoder[name]) for name, value in model.encoder.state_dict().items())
+    assert found.unmatched[0].startswith("projection.") and len(found.unmatched) == 4
+
+
+def test_the_same_weights_have_one_fingerprint_in_any_container(resnet, tmp_path):
+    torch.save(LAYOUTS["solo-learn, under 'backbone.'"](resnet), tmp_path / "a.ckpt")
+    numbered = without_head(resnet).state_dict().items()
+    by_channel = {k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in numbered}
+    torch.save(by_channel, tmp_path / "b.pt")
+    safetensors.torch.save_file(under("backbone.", resnet), tmp_path / "c.bin")
+    torch.save(resnet.state_dict(), tmp_path / "d.pth", _use_new_zipfile_serialization=False)
+    found = [load_pretrained(tmp_path / name).fingerprint for name in ("a.ckpt", "b.pt", "c.bin", "d.pth")]
+    assert len(set(found)) == 1
+    assert re.fullmatch("[0-9a-f]{16}", found[0])
+    torch.save(resnet.state_dict() | {"bn1.bias": torch.full((64,), 1e-7)}, tmp_path / "other.pth")
+    assert load_pretrained(tmp_path / "other.pth").fingerprint != found[0]
+
+
+def test_what_was_not_used_is_listed(resnet, tmp_path):
+    torch.save(LAYOUTS["MoCo, under 'module.encoder_q.'"](resnet), tmp_path / "moco.pth")
+    unmatched = load_pretrained(tmp_path / "moco.pth").unmatched
+    assert {"module.encoder_q.fc.weight", "module.queue", "module.encoder_k.conv1.weight"} <= set(unmatched)
+    assert not any(name.startswith(("module.encoder_q.layer", "module.encoder_q.conv1")) for name in unmatched)
+
+
+def test_batch_counters_may_be_absent(resnet, tmp_path):
+    old = {name: value for name, value in resnet.state_dict().items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth")
+    found = load_pretrained(tmp_path / "old.pth")
+    assert found.encoder["bn1.num_batches_tracked"] == 0
+    assert_computes(found, resnet)
+
+
+def test_one_network_under_two_names_is_one_encoder_and_two_networks_are_refused(resnet, tmp_path):
+    torch.save(under("backbone.", resnet) | under("model.backbone.", resnet), tmp_path / "twice.pth")
+    assert_computes(load_pretrained(tmp_path / "twice.pth"), resnet)
+    shifted = {name: value + 1 for name, value in under("b.", resnet).items()}
+    torch.save(under("a.", resnet) | shifted, tmp_path / "two.pth")
+    with pytest.raises(InputError, match=r"two.pth cannot be loaded: it holds 2 different ResNets, under 'a.', 'b.'"):
+        load_pretrained(tmp_path / "two.pth")
+
+
+def deep_stem() -> dict[str, torch.Tensor]:
+    resnet = torchvision.models.resnet50()
+    resnet.conv1 = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3))
+    return resnet.state_dict()
+
+
+def squeezed() -> dict[str, torch.Tensor]:
+    return torchvision.models.resnet18().state_dict() | {"layer1.0.se.fc1.weight": torch.zeros(4, 64, 1, 1)}
+
+
+def without_relu() -> dict[str, torch.Tensor]:
+    """lightly's ResNetGenerator calls its ReLU in forward: as children there are conv1, bn1, layer1, …"""
+    modules = dict(torchvision.models.resnet18().named_children())
+    return nn.Sequential(
+        *(modules[name] for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"))
+    ).state_dict()
+
+
+OTHERS = {
+    "looks like resnet34": lambda: torchvision.models.resnet34().state_dict(),
+    "looks like resnet101": lambda: torchvision.models.resnet101().state_dict(),
+    "deep stem or a bias, such as timm's resnet50d": deep_stem,
+    r"another width.*layer1.0.conv1.weight is \(128, 64, 1, 1\)": lambda: (
+        torchvision.models.wide_resnet50_2().state_dict()
+    ),
+    r"groups.*layer1.0.conv1.weight is \(128, 64, 1, 1\)": lambda: torchvision.models.resnext50_32x4d().state_dict(),
+    "looks like a vision transformer": lambda: {"cls_token": torch.zeros(1, 1, 8), "head.weight": torch.zeros(2, 8)},
+    "looks like features.0.weight, ": lambda: torchvision.models.vgg11().features.state_dict(prefix="features."),
+    r"resnet18 with further layers \(layer1.0.se.fc1.weight\)": squeezed,
+    "without a ReLU": without_relu,
+    "such as GroupNorm": lambda: torchvision.models.resnet18(norm_layer=lambda c: nn.GroupNorm(32, c)).state_dict(),
+}
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_another_architecture_is_refused_by_what_it_looks_like(tmp_path, message):
+    torch.save(OTHERS[message](), tmp_path / "other.pth")
+    with pytest.raises(InputError, match=rf"(?s)other.pth cannot be loaded.*{message}.*Allowed: resnet18 or resnet50"):
+        load_pretrained(tmp_path / "other.pth")
+
+
+def test_a_stem_that_the_settings_tell_apart_is_refused(resnet, tmp_path):
+    torch.save(lightning(under("encoder.", resnet), first_conv=True, maxpool1=False), tmp_path / "stl10.ckpt")
+    with pytest.raises(InputError, match="imagenet stem was trained with maxpool1=False"):
+        load_pretrained(tmp_path / "stl10.ckpt")
+
+
+def test_missing_tensors_are_named_up_to_five(resnet, tmp_path):
+    partial = {name: value for name, value in resnet.state_dict().items() if not name.startswith("layer2.0.")}
+    torch.save(partial, tmp_path / "partial.pth")
+    with pytest.raises(
+        InputError, match=r"lacks layer2.0.conv1.weight, (\S+, ){3}layer2.0.bn1.running_var and 10 more"
+    ):
+        load_pretrained(tmp_path / "partial.pth")
+    del partial["conv1.weight"]
+    torch.save(partial | resnet.layer2.state_dict(prefix="layer2."), tmp_path / "stemless.pth")
+    with pytest.raises(InputError, match="lacks conv1.weight. "):
+        load_pretrained(tmp_path / "stemless.pth")
+
+
+class Dangerous:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.file),)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("by", ["torch", "pickle"])
+def test_loading_runs_no_code(resnet, tmp_path, by, protocol):
+    trap, file = tmp_path / "trap", tmp_path / "evil.pth"
+    content = {"state_dict": resnet.layer1.state_dict(), "more": Dangerous(trap)}
+    if by == "torch":
+        torch.save(content, file, pickle_protocol=protocol)
+    else:
+        file.write_bytes(pickle.dumps(content, protocol=protocol))
+    with pytest.raises(InputError, match=r"evil.pth cannot be loaded: (its pickle wants|it is no file of weights)"):
+        load_pretrained(file)
+    assert not trap.exists()
+
+
+def test_the_message_about_a_pickle_converts_it(resnet, tmp_path, monkeypatch):
+    """Settings as argparse made them: many checkpoints hold such objects beside their weights."""
+    content = lightning(under("backbone.", resnet) | head("classifier"), arguments=argparse.Namespace(lr=1.0))
+    content["state_dict"]["alias"] = content["state_dict"]["backbone.conv1.weight"]
+    torch.save(content, tmp_path / "model.ckpt")
+    with pytest.raises(InputError, match=r"wants argparse.Namespace, .* Where you trust the file") as refused:
+        load_pretrained(tmp_path / "model.ckpt")
+    snippet = "\n".join(line.strip() for line in str(refused.value).splitlines()[1:])
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    assert_computes(load_pretrained(tmp_path / "model.safetensors"), resnet)
+
+
+@pytest.mark.parametrize("kept", [10, 5000, -30])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_a_truncated_file_is_refused_by_name(resnet, tmp_path, kind, kept):
+    file = tmp_path / f"cut.{kind}"
+    if kind == "safetensors":
+        safetensors.torch.save_file(resnet.layer1.state_dict(), file)
+    else:
+        torch.save(resnet.layer1.state_dict(), file, _use_new_zipfile_serialization=kind == "zip")
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(InputError, match=rf"cut.{kind} cannot be loaded: it is no .*again"):
+        load_pretrained(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"a text about a network", b"\x89PNG\r\n\x1a\n" + bytes(64), bytes(4096)])
+def test_a_foreign_file_is_refused_by_name(tmp_path, content):
+    (tmp_path / "foreign.pth").write_bytes(content)
+    with pytest.raises(InputError, match=r"foreign.pth cannot be loaded: it is no file of weights"):
+        load_pretrained(tmp_path / "foreign.pth")
+
+
+def test_what_is_no_file_is_refused_by_name(tmp_path):
+    for path in (tmp_path / "absent.pth", tmp_path):
+        with pytest.raises(InputError, match=rf"{path} cannot be loaded: it cannot be read"):
+            load_pretrained(path)
+
+
+def test_tensors_without_names_are_refused(tmp_path):
+    torch.save([torch.zeros(3)], tmp_path / "list.pt")
+    with pytest.raises(InputError, match="it holds a list, not tensors by name"):
+        load_pretrained(tmp_path / "list.pt")
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    with pytest.raises(InputError, match="it looks like nothing …"):
+        load_pretrained(tmp_path / "empty.pt")
