@@ -27,10 +27,10 @@ def domain_key(name: str) -> int:
 
 
 def fingerprint(data: str | Path, domains: tuple[str, ...]) -> str:
-    """16 hex digits over the training images and labels of ``domains``, in order; empty where there are none."""
+    """16 hex digits over all images that pretraining on ``domains`` sees, in order; empty where there are none."""
     if not domains:
         return ""
-    parts = [open_dataset(data, name).fingerprints["train"] for name in domains]
+    parts = [open_dataset(data, name).pretraining_fingerprint for name in domains]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -71,7 +71,6 @@ class Mixture:
         names: the D domains.
         images: per domain, uint8 (n, S, S, 3); on the CPU a memory map that all trials of a node share, else on the
             GPU.
-        labels: (N,) int64, the domain that each image really is of.
         batch_per_domain: images of each domain in a step, over all workers.
     """
 
@@ -81,14 +80,14 @@ class Mixture:
 
     @classmethod
     def load(cls, data: str | Path, names: tuple[str, ...], *, batch_per_domain: int, device: str) -> Mixture:
-        """Open the train split of every domain.
+        """Open the train split of every domain, with the unlabelled images that belong to it.
 
         Raises:
             ValueError: a domain is not prepared, has fewer images than a batch, or another image size than the first.
         """
         datasets = [open_dataset(data, name) for name in names]
         check_batch(datasets, batch_per_domain)
-        arrays = [dataset.split("train").images for dataset in datasets]
+        arrays = [dataset.pretraining_images() for dataset in datasets]
         return cls(names, tuple(_shared_tensor(array).to(device) for array in arrays), batch_per_domain)
 
     @property
@@ -102,6 +101,7 @@ class Mixture:
 
     @cached_property
     def labels(self) -> np.ndarray:
+        """(N,) int64, the domain that each image really is of."""
         return np.repeat(np.arange(len(self.names)), np.diff(self.offsets))
 
     @cached_property
@@ -130,7 +130,7 @@ class Mixture:
 def check_batch(datasets: list, batch_per_domain: int) -> None:
     """Raise ``ValueError`` unless every dataset fills a batch and all have images of one size."""
     for dataset in datasets:
-        count = dataset.counts["train"]
+        count = dataset.pretraining_count
         if count < batch_per_domain:
             raise InputError(
                 f"batch_per_domain is {batch_per_domain}, but domain {dataset.name!r} has {count} training images; "
