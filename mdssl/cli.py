@@ -177,8 +177,13 @@ def train(settings: Train) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(ProbeConfig):
-    trial_id: tyro.conf.Positional[str]
+    trial_id: tyro.conf.Positional[str] = ""
     """A trained trial: the 12 hex digits that `mdssl train` and the leaderboard print."""
+    weights: str = ""
+    """Instead of a trial: the file of an encoder that was pretrained elsewhere: torchvision, timm, solo-learn, lightly,
+    Bolts, safetensors."""
+    input_size: int | None = None
+    """Pixels that images are resized to for it; default: as they are prepared. 224 for most ImageNet encoders."""
     evaluate: tuple[str, ...] = ()
     """Prepared datasets to score on; default: those the trial was trained on."""
     device: str = "auto"
@@ -192,7 +197,9 @@ class Probe(ProbeConfig):
 def probe(settings: Probe) -> None:
     """Score a trained encoder on more datasets, or with another probe, and add the rows to the leaderboard.
 
-    Example: mdssl probe 0123456789ab --evaluate stl10 --probe sgd
+    Examples:
+      mdssl probe 0123456789ab --evaluate stl10 --probe sgd
+      mdssl probe --weights resnet50.pth --input-size 224 --evaluate cifar10
     """
     from mdssl.sweep.standalone import probe_standalone
 

@@ -15,11 +15,15 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mdssl.errors import InputError, check_name, check_number
 
-METHODS = ("simclr", "mdssl", "mdssl-clustered", "mdssl-robust", "random")
+METHODS = ("simclr", "mdssl", "mdssl-clustered", "mdssl-robust", "pretrained", "random")
+UNTRAINED = ("pretrained", "random")
+"""Methods that train nothing here, and so have no domains."""
 CLUSTERED = ("mdssl-clustered", "mdssl-robust")
 """Methods that find their domains themselves."""
 ARCHS = ("resnet18", "resnet50")
 STEMS = ("imagenet", "cifar")
+PRETRAINED_STEMS = (*STEMS, "cifar-pad2")
+"""Those that an encoder from elsewhere may have; see `mdssl.pretrain.pretrained`."""
 NORMS = ("batch", "group")
 BATCHINGS = ("joint", "per-domain")
 OUTLIER_RULES = ("farthest", "runner-up")
@@ -28,6 +32,7 @@ OPTIMIZERS = ("lars", "sgd", "adamw")
 PRECISIONS = ("auto", "bf16", "fp32")
 INITIAL_SETTINGS = ("method", "arch", "stem", "norm", "projection_dim", "seed")
 """Settings of an encoder before its first step. Nothing else can make two untrained encoders differ."""
+PRETRAINED_SETTINGS = ("weights", "weights_fingerprint", "input_size")
 OUTLIER_SETTINGS = ("epsilon", "epsilon_final", "outlier_rule")
 CLUSTER_SETTINGS = (
     "num_clusters", "warmup_iterations", "recluster_every", "cluster_space", "cluster_normalised", *OUTLIER_SETTINGS
@@ -95,10 +100,14 @@ class Recipe:
     """mdssl-robust: which distances eq. 5 divides by that to the nearest centroid: farthest (as printed) | runner-up
     (as the paper's prose)."""
 
+    @property
+    def _stems(self) -> tuple[str, ...]:
+        return STEMS
+
     def __post_init__(self) -> None:
         _check_types(self)
         check_name("encoder (arch)", self.arch, ARCHS)
-        check_name("stem", self.stem, STEMS)
+        check_name("stem", self.stem, self._stems)
         check_name("norm", self.norm, NORMS)
         check_name("batching", self.batching, BATCHINGS)
         check_name("optimizer", self.optimizer, OPTIMIZERS)
@@ -135,7 +144,8 @@ class TrialConfig(Recipe):
 
     method: str = "mdssl"
     """simclr (the union of all domains as one) | mdssl (domain labels known) | mdssl-clustered (unknown: K-Means finds
-    them) | mdssl-robust (the same, without outliers) | random (an untrained encoder)."""
+    them) | mdssl-robust (the same, without outliers) | pretrained (an encoder from elsewhere) | random (an untrained
+    encoder)."""
     domains: tuple[str, ...] = ()
     """Names of prepared datasets to train on, one domain each."""
     lambda1: float = 1.0
@@ -148,6 +158,12 @@ class TrialConfig(Recipe):
     """Seed of initial weights, batches and views."""
     data_fingerprint: str = ""
     """What the training images were: see `mdssl.data.mixture.fingerprint`. Filled in by whoever opens the data."""
+    weights: str = ""
+    """Method pretrained: the file that the encoder comes from. Its arch and stem are the file's."""
+    weights_fingerprint: str = ""
+    """Method pretrained: what the weights are; see `mdssl.pretrain.pretrained.Pretrained`."""
+    input_size: int | None = None
+    """Method pretrained: pixels that images are resized to before they are encoded; default: as they are prepared."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,11 +177,17 @@ class TrialConfig(Recipe):
         )
         check_number("seed", self.seed, low=0)
         check_mixture(self.domains)
-        if self.method == "random" and self.domains:
+        if self.method in UNTRAINED and self.domains:
             raise InputError(
-                f"method 'random' trains on nothing, but domains are {'+'.join(self.domains)!r}; leave domains out."
+                f"method {self.method!r} trains on nothing, but domains are {'+'.join(self.domains)!r}; leave domains "
+                "out."
             )
-        if self.method != "random" and not self.domains:
+        if (self.method == "pretrained") != bool(self.weights_fingerprint):
+            raise InputError(
+                f"method {self.method!r} and weights {self.weights!r} do not go together: a pretrained encoder is made "
+                "by `mdssl probe --weights FILE`, or in a sweep by --pretrained FILE."
+            )
+        if self.method not in UNTRAINED and not self.domains:
             raise InputError(f"method {self.method!r} needs domains to train on; give at least one prepared dataset.")
         if self.method == "simclr" and (self.lambda1, self.lambda2) != (1.0, 0.0):
             raise InputError(
@@ -194,6 +216,10 @@ class TrialConfig(Recipe):
         return asdict(self) | {"domains": list(self.domains)}
 
     @property
+    def _stems(self) -> tuple[str, ...]:
+        return PRETRAINED_STEMS if self.method == "pretrained" else STEMS
+
+    @property
     def train_mixture(self) -> str:
         """The domains as the leaderboard writes them: ``cifar10+svhn``, in the order given."""
         return "+".join(self.domains)
@@ -202,6 +228,8 @@ class TrialConfig(Recipe):
     def trial_id(self) -> str:
         """12 hex digits of a SHA-256 over all that can change the encoder, `RECIPE_VERSION` included."""
         identity = relevant_settings(self.to_dict()) | {"recipe_version": RECIPE_VERSION}
+        # What the file is called changes nothing.
+        identity.pop("weights", None)
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -211,11 +239,14 @@ def relevant_settings(trial: dict[str, Any]) -> dict[str, Any]:
     method = trial.get("method")
     if method == "random":
         return {name: value for name, value in trial.items() if name in INITIAL_SETTINGS}
+    if method == "pretrained":
+        own = ("method", "arch", "stem", *PRETRAINED_SETTINGS)
+        return {name: value for name, value in trial.items() if name in own}
     other = {"mdssl-robust": (), "mdssl-clustered": OUTLIER_SETTINGS}.get(method, CLUSTER_SETTINGS)
     if method == "mdssl-robust" and trial["num_clusters"] <= 2:
         # The farthest of two centroids is the runner-up.
         other = ("outlier_rule",)
-    return {name: value for name, value in trial.items() if name not in other}
+    return {name: value for name, value in trial.items() if name not in (*other, *PRETRAINED_SETTINGS)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,6 +361,12 @@ def check_gradient_caching(recipe: Recipe, settings: RunSettings) -> None:
         )
 
 
+def check_layers(features: tuple[str, ...], pretrained: bool) -> None:
+    """Raise ``ValueError`` where a layer is to be scored that an encoder from elsewhere does not have."""
+    if pretrained and "projection" in features:
+        raise InputError("features has 'projection', but a pretrained encoder comes without our head; leave it out.")
+
+
 def check_lambda1(value: float) -> None:
     """Raise ``ValueError`` unless ``value`` lies in (0, 1]."""
     if 0 < value <= 1:
@@ -369,8 +406,8 @@ def _check_types(config: Any) -> None:
         except TypeError:
             allowed = _TYPE_NAMES.get(expected, str(expected))
             raise InputError(f"{field.name} is {value!r} ({type(value).__name__}); it must be {allowed}.") from None
-        except OverflowError:
-            raise InputError(f"{field.name} is {value}; it must be a finite number.") from None
+        except OverflowError as error:
+            raise InputError(f"{field.name} is {error}; it must be a finite number.") from None
 
 
 _TYPE_NAMES = {
@@ -415,5 +452,5 @@ def _as_type(value: Any, expected: Any) -> Any:
     if type(value) is not expected:
         raise TypeError
     if expected is float and not math.isfinite(value):
-        raise OverflowError
+        raise OverflowError(value)
     return value

@@ -48,6 +48,11 @@ class Location:
             filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
             filesystem, path = _from_fsspec(uri)
+        except OSError as error:
+            raise InputError(
+                f"storage {uri!r} cannot be opened: {error}. Check the bucket's name, the network and the credentials, "
+                "or give another --storage."
+            ) from error
         if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
             uri = path
         return cls(filesystem, path.rstrip("/"), uri.rstrip("/"))

@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not settings.experiments:
         raise InputError(f"no experiment is named; give one or more of {', '.join(EXPERIMENTS)}, or --list.")
-    plan = plan_experiments(names, settings.data)
+    plan = plan_experiments(names, settings.data, has_weights=bool(settings.pretrained))
     print_skipped(plan, console)
     if not plan.trials or not plan.evaluate:
         raise InputError(

@@ -29,7 +29,7 @@ from mdssl.data.sources import DOWNLOADS, KINDS, detect_kind, open_source
 from mdssl.data.staging import all_or_nothing, locked
 from mdssl.errors import InputError, check_name, check_number
 
-SMALLEST_SIZE = 8
+SMALLEST_SIZE, LARGEST_SIZE = 8, 1024
 
 # A '+' joins the names of a mixture, and a leading '.' hides a folder that is not finished.
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -148,7 +148,8 @@ def _check_settings(
     if kind is not None:
         check_name("source kind", kind, KINDS)
     check_name("resize filter", resize_filter, FILTERS)
-    check_number("image size", image_size, low=SMALLEST_SIZE, mend="Smaller images leave an encoder nothing to see.")
+    mend = "Smaller images leave an encoder nothing to see, and all images of larger ones would not fit in memory."
+    check_number("image size", image_size, low=SMALLEST_SIZE, high=LARGEST_SIZE, mend=mend)
     check_number("seed", seed, low=0)
     check_number("test fraction", test_fraction, low=0.01, high=0.99)
     if workers is not None:

@@ -26,6 +26,7 @@ def evaluate_dataset(
     probe: ProbeConfig,
     device: str | torch.device = "cpu",
     seed: int = 0,
+    input_size: int | None = None,
 ) -> list[dict[str, Any]]:
     """Score a frozen model on ``dataset``: fit on its train part, score on its test part.
 
@@ -36,6 +37,7 @@ def evaluate_dataset(
         layers: feature layers to score, e.g. those that have no row yet; ``probe.features`` is not consulted.
         probe: which probe, and its settings.
         seed: of the order of the sgd probe's batches.
+        input_size: pixels that images are resized to first; None leaves them.
 
     Returns:
         For each layer the leaderboard's columns ``features``, ``probe``, ``top1``, ``top5``, ``knn_top1`` (percent;
@@ -51,7 +53,10 @@ def evaluate_dataset(
         for part, labels in (("train", train.labels), ("test", test.labels)):
             _check_labels(part, labels)
         started = time.perf_counter()
-        train_x, test_x = (extract_features(model, part.images, layers=layers, device=device) for part in (train, test))
+        train_x, test_x = (
+            extract_features(model, part.images, layers=layers, device=device, input_size=input_size)
+            for part in (train, test)
+        )
         train_y, test_y = (torch.from_numpy(np.array(part.labels)).to(device) for part in (train, test))
         share = (time.perf_counter() - started) / len(layers)
         rows = []

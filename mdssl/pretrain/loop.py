@@ -19,13 +19,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mdssl.config import CLUSTERED, RunSettings, TrialConfig, check_gradient_caching
+from mdssl.config import CLUSTERED, UNTRAINED, RunSettings, TrialConfig, check_gradient_caching
 from mdssl.data.mixture import Group, Mixture, fingerprint
 from mdssl.errors import InputError, check_name
 from mdssl.pretrain import checkpoint, pseudo_domains
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer, learning_rate
+from mdssl.pretrain.pretrained import load_pretrained
 from mdssl.pretrain.pseudo_domains import PseudoDomains
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views
 from mdssl.pretrain.trial_files import now, read_training, write_config, write_failure, write_finished, write_metrics
@@ -90,7 +91,10 @@ def train(
     # --- State: all that the loop needs, and all that a checkpoint restores ---
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = pick_device(device)
-    model = build_model(config).to(device)
+    model = build_model(config)
+    if config.method == "pretrained":
+        model.encoder.load_state_dict(load_pretrained(config.weights).encoder)
+    model = model.to(device)
     if workers > 1 and device.startswith("cuda"):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = build_optimizer(config, model)
@@ -98,7 +102,7 @@ def train(
     state = state or LoopState(started_at=now())
     if rank == 0:
         write_config(trial_dir, config)
-    iterations = 0 if config.method == "random" else config.iterations
+    iterations = 0 if config.method in UNTRAINED else config.iterations
 
     mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
     groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 import torchvision
 
-from mdssl.config import ARCHS
-from mdssl.errors import InputError
+from mdssl.config import ARCHS, TrialConfig
+from mdssl.errors import InputError, check_number
 from mdssl.pretrain.weights_file import WeightsFile, read_weights
 from mdssl.storage import Location
 
@@ -82,6 +82,26 @@ def load_pretrained(file: str | Path | Location) -> Pretrained:
     encoder = _as_encoder(arch, trunk)
     unmatched = tuple(name for name in contents.tensors if name not in used)
     return Pretrained(arch, stem, encoder, unmatched, source, _fingerprint(encoder))
+
+
+def pretrained_config(file: str | Path | Location, input_size: int | None = None) -> tuple[TrialConfig, Pretrained]:
+    """The trial that an encoder from elsewhere is, and the encoder.
+
+    Raises:
+        ValueError: as `load_pretrained`, or an input size below 8.
+    """
+    if input_size is not None:
+        check_number("input_size", input_size, low=8, mend="It is the side of the encoder's input in pixels.")
+    found = load_pretrained(file)
+    config = TrialConfig(
+        method="pretrained",
+        arch=found.arch,
+        stem=found.stem,
+        weights=Location.of(file).uri,
+        weights_fingerprint=found.fingerprint,
+        input_size=input_size,
+    )
+    return config, found
 
 
 def _choose(contents: WeightsFile) -> tuple[str, dict[str, torch.Tensor], set[str]]:

@@ -94,6 +94,8 @@ def write_finished(
         "started_at": state.started_at,
         "finished_at": now(),
     }
+    # Once more, for a run that had nothing left to do but this.
+    write_metrics(trial_dir, state)
     encoder = safetensors.torch.save(weights, metadata={"config": json.dumps(config.to_dict())})
     (trial_dir / "encoder.safetensors").write_bytes(encoder)
     (trial_dir / "training.json").write_bytes(json.dumps(ended, indent=2).encode())

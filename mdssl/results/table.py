@@ -70,6 +70,10 @@ def sweep_table(
     trained = trials[trials["train_mixture"] != ""]
     optional = [name for name in rows if name in _SETTINGS - _NAMED_ANYWAY]
     differing = [name for name in optional if trained[name].nunique() > 1]
+    if "weights" in trials and trials["weights"].notna().any():
+        # The name of the file: nothing else tells pretrained encoders apart.
+        trials["weights"] = trials["weights"].map(lambda file: Location.of(file).name, na_action="ignore")
+        differing.append("weights")
     failures = rows[rows["status"] == "failed"].drop_duplicates("trial_id").set_index("trial_id")
 
     mixture = ["train_mixture"] if len(mixtures) > 1 else []

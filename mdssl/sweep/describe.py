@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mdssl.config import TrialConfig, relevant_settings
+from mdssl.storage import Location
 
 _SHORT = {
     "lambda1": "λ1",
@@ -16,6 +17,9 @@ _SHORT = {
     "recluster_every": "every",
     "outlier_rule": "rule",
 }
+
+
+_TOLD_OTHERWISE = {"method", "domains", "data_fingerprint", "weights", "weights_fingerprint"}
 
 
 def labels(configs: Iterable[TrialConfig]) -> dict[str, str]:
@@ -31,12 +35,14 @@ def labels(configs: Iterable[TrialConfig]) -> dict[str, str]:
             found.setdefault(name, set()).add(tuple(value) if isinstance(value, list) else value)
     # An untrained encoder has no domains, which alone makes no second mixture.
     mixtures = found.get("domains", set()) - {()}
-    differing = {name for name, values in found.items() if len(values) > 1} - {"method", "domains", "data_fingerprint"}
+    differing = {name for name, values in found.items() if len(values) > 1} - _TOLD_OTHERWISE
     labels = {}
     for config in configs:
         words = [config.method]
         if len(mixtures) > 1 and config.domains:
             words.append(config.train_mixture)
+        if config.weights:
+            words.append(Location.of(config.weights).name)
         for name, value in settings[config.trial_id].items():
             weighs = name in ("lambda1", "lambda2") and config.method != "simclr"
             if weighs or (name in differing and name not in ("lambda1", "lambda2")):

@@ -44,6 +44,7 @@ class Evaluator:
                     probe=self.probe,
                     device=self.device,
                     seed=config.seed,
+                    input_size=config.input_size,
                 )
             except (ValueError, RuntimeError, OSError) as error:
                 # One dataset that cannot be scored must not cost the scores of the others.

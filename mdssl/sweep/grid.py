@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mdssl.config import ProbeConfig, Recipe, TrialConfig
+from mdssl.config import UNTRAINED, ProbeConfig, Recipe, TrialConfig
 from mdssl.data.mixture import check_batch, fingerprint
 from mdssl.data.prepared import open_dataset
+from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import read_training
 from mdssl.results.leaderboard import read_rows
 from mdssl.storage import Location
@@ -41,7 +42,8 @@ class Work:
 
 
 def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[TrialConfig]:
-    """One trial for each seed, temperature, point of ``--grid`` and entry of ``methods``; each trial once.
+    """One trial for each pretrained encoder, and each seed, temperature, point of ``--grid`` and entry of ``methods``;
+    each trial once.
 
     Args:
         settings: what all trials share.
@@ -49,15 +51,17 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
             ``domains`` are those of the settings unless it has some.
 
     Raises:
-        ValueError: a domain that is not prepared or has too few images, or a setting that training cannot mean.
+        ValueError: a domain that is not prepared or has too few images, a setting that training cannot mean, or a file
+            of weights that is none.
     """
     grid = settings.grid_axes
-    found: dict[str, TrialConfig] = {}
+    pretrained = [pretrained_config(file, settings.input_size)[0] for file in settings.pretrained]
+    found = {config.trial_id: config for config in pretrained}
     for seed, temperature, *point in itertools.product(settings.seeds, settings.temperature, *grid.values()):
         shared = settings.values_of(Recipe) | dict(zip(grid, point, strict=True))
         for method in methods:
             own = shared | {"domains": settings.domains, "temperature": temperature, "seed": seed} | method
-            if method["method"] == "random":
+            if method["method"] in UNTRAINED:
                 own["domains"] = ()
             config = TrialConfig(**own)
             check_batch([open_dataset(settings.data, name) for name in config.domains], config.batch_per_domain)

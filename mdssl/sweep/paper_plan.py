@@ -36,13 +36,19 @@ class Plan(NamedTuple):
     lacking: tuple[str, ...]
 
 
-def plan_experiments(names: Sequence[str], data: str | Path) -> Plan:
-    """The trials of the experiments ``names``, those of several of them once, as far as ``data`` has their datasets."""
+def plan_experiments(names: Sequence[str], data: str | Path, *, has_weights: bool = False) -> Plan:
+    """The trials of the experiments ``names``, those of several of them once, as far as ``data`` has their datasets.
+
+    Args:
+        has_weights: whether a pretrained encoder is given; its trial comes of itself, and is not one of the plan's.
+    """
     found = [experiment(name) for name in names]
     wanted = dict.fromkeys(trial for chosen in found for trial in chosen.trials)
     evaluate = dict.fromkeys(name for chosen in found for name in chosen.evaluate)
     datasets = dict.fromkeys([*(name for trial in wanted for name in trial.domains), *evaluate])
     prepared = {name for name in datasets if is_prepared(Path(data).expanduser(), name)}
+    if has_weights:
+        wanted = dict.fromkeys(trial for trial in wanted if trial.method != "pretrained")
     possible = tuple(trial for trial in wanted if trial.method != "pretrained" and prepared.issuperset(trial.domains))
     return Plan(
         possible,
@@ -100,7 +106,7 @@ def print_skipped(plan: Plan, console: Console) -> None:
     """Name what cannot be done, and why."""
     for trial in plan.skipped:
         absent = [name for name in trial.domains if name in plan.lacking]
-        why = f"not prepared: {', '.join(absent)}" if absent else "it needs the weights of a pretrained encoder"
+        why = f"not prepared: {', '.join(absent)}" if absent else "give its file with --pretrained"
         _say(console, f"skipped: {_words(trial)}; {why}")
     scored = [name for name in plan.lacking if name not in {name for trial in plan.trials for name in trial.domains}]
     if scored:

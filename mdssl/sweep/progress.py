@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from mdssl.config import TrialConfig
+from mdssl.config import UNTRAINED, TrialConfig
 from mdssl.sweep.describe import duration, labels
 
 _LINE_SECONDS = 10
@@ -83,7 +83,7 @@ class SweepProgress(tune.Callback):
 
         What a trial had done before this start of the sweep is neither done now nor left to do.
         """
-        total = sum(config.iterations for config in self.configs.values() if config.method != "random")
+        total = sum(config.iterations for config in self.configs.values() if config.method not in UNTRAINED)
         before = sum(self.first_step.values())
         done = sum(entry.get("step", 0) for entry in self.latest.values()) - before
         elapsed = time.monotonic() - self.started

@@ -85,6 +85,7 @@ def _setting(config: TrialConfig, context: dict) -> dict[str, Any]:
     relevant = relevant_settings(config.to_dict())
     return {
         "iterations": 0,
+        "seed": 0,
         **{name: value for name, value in relevant.items() if name in columns},
         "trial_id": config.trial_id,
         "train_mixture": config.train_mixture,

@@ -14,6 +14,7 @@ from mdssl.config import (
     RunSettings,
     check_gradient_caching,
     check_lambda1,
+    check_layers,
     check_mixture,
     parse_setting,
 )
@@ -46,6 +47,11 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     """Seeds; each repeats the whole grid, its baselines included."""
     grid: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """One more axis: a setting that has no axis of its own, and its values: --grid learning_rate 2 4"""
+    pretrained: tuple[str, ...] = ()
+    """Files of encoders that were pretrained elsewhere, each a row of its own: torchvision, timm, solo-learn, lightly,
+    Bolts, safetensors."""
+    input_size: int | None = None
+    """Pixels that images are resized to for them; default: as they are prepared."""
     storage: str = os.environ.get("MDSSL_STORAGE", "results")
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
     data: str = os.environ.get("MDSSL_DATA", "data")
@@ -107,6 +113,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
         for value in self.lambda2:
             check_number("lambda2", value, low=0)
         _ = self.grid_axes
+        check_layers(self.features, bool(self.pretrained))
 
     def values_of(self, config_class: type) -> dict[str, Any]:
         """Those of the settings that are fields of ``config_class``."""

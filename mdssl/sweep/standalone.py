@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from mdssl.config import ProbeConfig
+from mdssl.config import ProbeConfig, check_layers
 from mdssl.data.prepare import ensure_builtin
 from mdssl.data.prepared import open_dataset
 from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import evaluate_dataset
-from mdssl.pretrain.loop import pick_device
+from mdssl.pretrain.loop import pick_device, train
+from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model, read_training
 from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint, has_score
 from mdssl.sweep.rows import finished_row, git_commit, merged
+from mdssl.sweep.settings import check_axis
 
 
 def probe_standalone(settings) -> None:
@@ -24,14 +26,20 @@ def probe_standalone(settings) -> None:
         ValueError: the trial is not trained, or a dataset is not prepared or cannot be scored.
     """
     storage = Location.of(settings.storage)
-    rows = read_rows(storage, settings.trial_id)
-    trial_dir = storage / "trials" / settings.trial_id
     device = pick_device(settings.device)
+    probe = ProbeConfig(**{field.name: getattr(settings, field.name) for field in fields(ProbeConfig)})
+    check_layers(probe.features, bool(settings.weights))
+    if settings.evaluate:
+        check_axis("evaluate", settings.evaluate)
+    if bool(settings.trial_id) == bool(settings.weights):
+        raise InputError("give either a trial id, or --weights FILE for an encoder from elsewhere.")
+    trial_id = settings.trial_id or _take_in(settings, storage)
+    rows = read_rows(storage, trial_id)
+    trial_dir = storage / "trials" / trial_id
     config, model = load_model(trial_dir, device)
     names = settings.evaluate or config.domains
     if not names:
-        raise InputError(f"trial {settings.trial_id} was trained on nothing; name datasets to score with --evaluate.")
-    probe = ProbeConfig(**{field.name: getattr(settings, field.name) for field in fields(ProbeConfig)})
+        raise InputError(f"trial {trial_id} was trained on nothing; name datasets to score with --evaluate.")
     ensure_builtin(settings.data, names)
     context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
     for name in names:
@@ -40,7 +48,15 @@ def probe_standalone(settings) -> None:
             print(f"{name}: already there")
             continue
         dataset = open_dataset(settings.data, name)
-        scores = evaluate_dataset(model, dataset, layers=probe.features, probe=probe, device=device, seed=config.seed)
+        scores = evaluate_dataset(
+            model,
+            dataset,
+            layers=probe.features,
+            probe=probe,
+            device=device,
+            seed=config.seed,
+            input_size=config.input_size,
+        )
         own = {"eval_dataset": name, "data_fingerprint": data_fingerprint}
         new = [
             finished_row(config, probe, read_training(trial_dir), score | own, context=context, trial_dir=trial_dir)
@@ -51,3 +67,17 @@ def probe_standalone(settings) -> None:
         write_rows(storage, config.trial_id, rows)
         for row in new:
             print(f"{name} ({row['features']}, {row['probe']}): top-1 {row['top1']:.1f}, kNN {row['knn_top1']:.1f}")
+
+
+def _take_in(settings, storage: Location) -> str:
+    """Make a trial of an encoder from elsewhere; its id."""
+    config, found = pretrained_config(settings.weights, settings.input_size)
+    print(f"{config.arch} with {config.stem} stem: {found.source}")
+    if found.unmatched:
+        print(f"not used of it: {', '.join(found.unmatched)}")
+    if not settings.evaluate:
+        raise InputError("an encoder from elsewhere has no domains of its own; name datasets with --evaluate.")
+    storage.check_writable()
+    train(config, data=settings.data, trial_dir=storage / "trials" / config.trial_id, device="cpu")
+    print(f"trial {config.trial_id}")
+    return config.trial_id

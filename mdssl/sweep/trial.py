@@ -17,7 +17,7 @@ import ray.train.torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mdssl.config import ProbeConfig, RunSettings, TrialConfig
+from mdssl.config import UNTRAINED, ProbeConfig, RunSettings, TrialConfig
 from mdssl.pretrain.loop import NonFiniteLossError, train
 from mdssl.pretrain.trial_files import now, read_training
 from mdssl.results.leaderboard import read_rows, write_rows
@@ -103,7 +103,7 @@ def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun) -> dict[st
     if ended and ended["status"] == "finished":
         return ended
     job = {"trial": config.to_dict(), "trial_dir": trial_dir.uri, "run": run}
-    if run.executor == "inline" or config.method == "random":
+    if run.executor == "inline" or config.method in UNTRAINED:
         _train_here(job, report=lambda progress: tune.report({"phase": "train", **progress._asdict()}))
     else:
         _train_in_workers(job)

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
 SCRIPTS = Path(__file__).parents[2] / "sweeps"
 
@@ -103,3 +105,10 @@ def test_any_setting_is_an_axis(planned):
 def test_a_wrong_axis_is_refused(planned, script, flags, message):
     with pytest.raises(ValueError, match=message):
         planned(script, *flags)
+
+
+def test_a_pretrained_encoder_is_one_more_row_of_any_sweep(planned, tmp_path):
+    file = tmp_path / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
+    plan = planned("lambda_grid", "--lambda1", 1, "--lambda2", 0.1, "--seeds", 0, 1, "--pretrained", file)
+    assert [words for words in plan.values() if words.startswith("pretrained")] == ["pretrained resnet18.pth"]

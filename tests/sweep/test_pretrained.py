@@ -1,0 +1,100 @@
+"""An encoder from elsewhere as a row of the leaderboard: by the command and by a sweep."""
+
+import pandas as pd
+import pytest
+import torch
+import torchvision
+
+from mdssl import command_line
+from mdssl.cli import _main
+from mdssl.config import TrialConfig
+from mdssl.data.prepared import open_dataset
+from mdssl.evaluate.features import extract_features
+from mdssl.pretrain.loop import train
+from mdssl.pretrain.model import build_model
+from mdssl.pretrain.pretrained import pretrained_config
+from mdssl.pretrain.trial_files import load_model
+from mdssl.results.leaderboard import read
+from mdssl.results.table import sweep_table
+from mdssl.storage import Location
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
+    return file
+
+
+def run(*arguments):
+    _main([str(argument) for argument in arguments])
+
+
+def test_the_command_scores_a_file_of_weights(weights, tiny_data, tmp_path, capsys):
+    flags = ["--weights", weights, "--evaluate", "tiny-a", "--data", tiny_data, "--storage", tmp_path]
+    run("probe", *flags)
+    printed = capsys.readouterr().out
+    assert "resnet18 with imagenet stem" in printed
+    assert "not used of it: fc.weight, fc.bias" in printed
+    run("probe", *flags, "--input-size", 48)
+    run("probe", *flags)
+    assert "tiny-a: already there" in capsys.readouterr().out
+    board = read(str(tmp_path))
+    assert list(board["method"]) == ["pretrained"] * 2, "another input size is another row"
+    row = board.iloc[0]
+    assert (row["arch"], row["stem"], row["train_mixture"], row["iterations"]) == ("resnet18", "imagenet", "", 0)
+    assert pd.isna(row["lambda1"])
+    table = sweep_table(board, mixtures=[""], datasets=["tiny-a"])
+    assert set(table["weights"]) == {"resnet18.pth"}
+
+
+def test_the_trial_holds_the_encoder_of_the_file(weights, tiny_data, tmp_path):
+    config, _ = pretrained_config(weights, input_size=24)
+    train(config, data=tiny_data, trial_dir=tmp_path, device="cpu")
+    saved, model = load_model(Location.of(tmp_path))
+    assert saved == config
+    reference = torchvision.models.resnet18(weights=None)
+    reference.load_state_dict(torch.load(weights))
+    reference.fc = torch.nn.Identity()
+    images = open_dataset(tiny_data, "tiny-a").split("test").images[:8]
+    expected = build_model(config)
+    expected.encoder = reference
+    found = extract_features(model, images, input_size=24)["encoder"]
+    torch.testing.assert_close(
+        found, extract_features(expected, images, input_size=24)["encoder"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_what_the_file_is_called_does_not_make_another_trial(weights, tmp_path):
+    other = tmp_path / "copy.pth"
+    other.write_bytes(weights.read_bytes())
+    assert pretrained_config(weights)[0].trial_id == pretrained_config(other)[0].trial_id
+    assert pretrained_config(weights)[0].trial_id != pretrained_config(weights, 224)[0].trial_id
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give either a trial id, or --weights"),
+        (["--weights", "nowhere.pth", "--evaluate", "tiny-a"], "nowhere.pth cannot be loaded"),
+        (["--weights", "FILE"], "name datasets with --evaluate"),
+        (["--weights", "FILE", "--evaluate", "tiny-a", "tiny-a"], "has a value twice"),
+        (["--weights", "FILE", "--evaluate", "tiny-a", "--features", "projection"], "comes without our head"),
+        (["--weights", "FILE", "--evaluate", "tiny-a", "--input-size", 2], "input_size is 2"),
+    ],
+)
+def test_wrong_flags_are_one_message_and_leave_nothing(weights, tiny_data, tmp_path, capsys, flags, message):
+    flags = [str(weights) if flag == "FILE" else str(flag) for flag in flags]
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(_main, ["probe", *flags, "--data", tiny_data, "--storage", str(tmp_path / "new")])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_pretrained_trial_is_made_of_a_file_only():
+    with pytest.raises(ValueError, match="made by `mdssl probe --weights FILE`"):
+        TrialConfig(method="pretrained")
+    with pytest.raises(ValueError, match="do not go together"):
+        TrialConfig(method="mdssl", domains=("tiny-a",), weights_fingerprint="0" * 16)
