@@ -25,6 +25,7 @@ class Model(nn.Module):
         width = self.encoder.fc.in_features
         self.encoder.fc = nn.Identity()
         if config.stem != "imagenet":
+            # solo-learn's encoders for CIFAR pad by 2, and their weights give other features without it.
             padding = {"cifar": 1, "cifar-pad2": 2}[config.stem]
             self.encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
             nn.init.kaiming_normal_(self.encoder.conv1.weight, mode="fan_out", nonlinearity="relu")

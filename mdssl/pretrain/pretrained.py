@@ -3,7 +3,8 @@
 Weights do not say all that a network computes. What the tensors or the file's own settings show to differ from our
 encoder is refused or named by a stem of its own. What nothing in a file can show is taken as torchvision has it: the
 stride of a bottleneck in its 3x3 convolution, no anti-aliasing (timm's resnetaa50 and resnetblur50 have resnet50's
-names and shapes), 3x3 stems of stride 1 without max-pool, inputs normalised by ImageNet's mean and deviation.
+names and shapes, and only their own names in the path tell), 3x3 stems of stride 1 without max-pool, inputs normalised
+by ImageNet's mean and deviation (solo-learn and Bolts train with CIFAR-10's own on CIFAR-10).
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ def load_pretrained(file: str | Path | Location) -> Pretrained:
     """
     location = Location.of(file)
     try:
+        # timm publishes these as resnetblur50-….pth or resnetaa50.a1h_in1k/model.safetensors.
+        if antialiased := re.search(r"resnet(aa|blur)\d+", f"{location.parent.name}/{location.name}"):
+            raise InputError(f"it is named {antialiased[0]}, which our encoder, not anti-aliased, is not. {_ALLOWED}")
         contents = read_weights(location)
         prefix, trunk, used = _choose(contents)
         arch = _arch_of(trunk)

@@ -240,6 +240,15 @@ def test_another_architecture_is_refused_by_what_it_looks_like(tmp_path, message
         load_pretrained(tmp_path / "other.pth")
 
 
+@pytest.mark.parametrize("path", ["resnetblur50-84f4748f.pth", "resnetaa50.a1h_in1k/model.pth"])
+def test_a_network_that_only_its_path_tells_apart_is_refused(resnet, tmp_path, path):
+    """timm's anti-aliased networks have the names and shapes of the plain ones."""
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    torch.save(resnet.state_dict(), tmp_path / path)
+    with pytest.raises(InputError, match=r"named resnet(blur|aa)50, which our encoder, not anti-aliased, is not"):
+        load_pretrained(tmp_path / path)
+
+
 def test_a_stem_that_the_settings_tell_apart_is_refused(resnet, tmp_path):
     torch.save(lightning(under("encoder.", resnet), first_conv=True, maxpool1=False), tmp_path / "stl10.ckpt")
     with pytest.raises(InputError, match="imagenet stem was trained with maxpool1=False"):
