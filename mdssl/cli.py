@@ -45,7 +45,7 @@ def data_list(settings: DataList) -> None:
     there = {dataset.name for dataset in prepared}
     for name in CATALOG:
         if name not in there:
-            print(f"  {name:18} {description_of(name)}")
+            print(f"  {name:18} {description_of(name)}; {CATALOG[name].splits}")
     if problems:
         raise InputError("; ".join(problems))
 
@@ -57,7 +57,8 @@ class DataPrepare:
     source: str | None = None
     """File or folder to read: class folders, Parquet shards as Hugging Face lays them out, an npz, or raw downloads."""
     kind: str | None = None
-    """What the source is: folder | parquet | npz | torchvision (its raw files); default: seen from its files."""
+    """What the source is: folder | parquet | npz | published (a known dataset's raw files); default: seen from its
+    files."""
     download: bool = False
     """Fetch the raw files of a known dataset from its authors; goes on where it stopped."""
     size: int = 32
@@ -67,7 +68,7 @@ class DataPrepare:
     test_fraction: float = 0.2
     """Share of a source without a test split that becomes one, stratified by class."""
     seed: int = 0
-    """Seed of that split."""
+    """Seed of that split, and of imagenet250k's choice of training images."""
     workers: int | None = None
     """Processes that decode images; default: one per CPU."""
     overwrite: bool = False

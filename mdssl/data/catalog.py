@@ -5,7 +5,7 @@ Where torchvision knows a file's address and MD5 sum, they are taken from there,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -260,6 +260,15 @@ CATALOG: dict[str, CatalogEntry] = {
     ),
     **{name: CatalogEntry(made.description, "drawn, 2,000 / 1,000") for name, made in BUILTIN.items()},
 }
+
+
+def seen_in(domains: Iterable[str]) -> set[str]:
+    """The datasets whose training images an encoder trained on ``domains`` has seen.
+
+    STL-10 with its unlabelled images holds those of STL-10 without them.
+    """
+    published = {name: CATALOG[name].published for name in domains if name in CATALOG}
+    return {*domains, *(found.files_of for found in published.values() if found and found.files_of)}
 
 
 def train_per_class(name: str) -> int | None:

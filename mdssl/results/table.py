@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mdssl.config import ProbeConfig, TrialConfig
+from mdssl.data.catalog import seen_in
 from mdssl.errors import check_name
 from mdssl.results import leaderboard
 from mdssl.storage import Location
@@ -79,7 +80,7 @@ def sweep_table(
     mixture = ["train_mixture"] if len(mixtures) > 1 else []
     table = pd.concat([trials[["method", *mixture, "lambda1", "lambda2", *differing]], scores], axis=1)
     trained_on = trials["train_mixture"] if mixture else pd.Series(mixtures[0] if mixtures else "", index=trials.index)
-    seen = pd.DataFrame({name: [name in mixture.split("+") for mixture in trained_on] for name in datasets})
+    seen = pd.DataFrame({name: [name in seen_in(mixture.split("+")) for mixture in trained_on] for name in datasets})
     seen.index = trials.index
     table["seen"] = _mean_where(scores, seen)
     table["unseen"] = _mean_where(scores, ~seen)

@@ -10,6 +10,7 @@ from typing import Any
 
 import mdssl
 from mdssl.config import RECIPE_VERSION, ProbeConfig, TrialConfig, relevant_settings
+from mdssl.data.catalog import seen_in
 from mdssl.pretrain.trial_files import now
 from mdssl.results.leaderboard import SCHEMA_VERSION, SETTING_COLUMNS
 from mdssl.storage import Location
@@ -45,7 +46,7 @@ def finished_row(
     row |= {key: value for key, value in score.items() if key != "data_fingerprint"}
     row |= {
         "status": "finished",
-        "seen": score["eval_dataset"] in config.domains,
+        "seen": score["eval_dataset"] in seen_in(config.domains),
         "config_json": json.dumps(_produced_by(config) | {"evaluation": evaluation}, sort_keys=True),
         "finished_at": now(),
         "checkpoint": (trial_dir / "encoder.safetensors").uri,

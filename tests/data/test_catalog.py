@@ -2,7 +2,7 @@
 
 import pytest
 
-from mdssl.data.catalog import CATALOG
+from mdssl.data.catalog import CATALOG, seen_in
 from mdssl.data.prepare import prepare
 
 # The table of datasets: classes, and the images of train and test, or those from which a split is made.
@@ -70,3 +70,8 @@ def test_some_of_the_needed_files_are_not_taken_for_a_folder_of_your_own(tmp_pat
     root = write_folder(folders | {"train/NORMAL": random_images(2), "train/PNEUMONIA": random_images(2)}, "chest_xray")
     with pytest.raises(ValueError, match=r"lack chest_xray/test/NORMAL, chest_xray/test/PNEUMONIA\. Put there"):
         prepare("chestxray", data=tmp_path / "data", source=root, progress=False)
+
+
+def test_with_its_unlabelled_images_stl10_is_seen_as_well():
+    assert seen_in(("stl10-unlabelled", "cells")) == {"stl10-unlabelled", "stl10", "cells"}
+    assert seen_in(["cifar10"]) == {"cifar10"}
