@@ -52,12 +52,10 @@ def _group_norm(channels: int) -> nn.GroupNorm:
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """A 3x3 convolution with padding 1 that is fast on maps of 2x2 and 1x1 on a CPU, as the paper's stem makes of
-    32x32.
+    """A 3x3 convolution with padding 1, fast on a CPU where maps are 2x2 or 1x1, as the paper's stem makes of 32x32.
 
-    There each output pixel sees the whole map through a part of the kernel, so it is one matrix product. The CPU
-    kernels of
-    a convolution multiply the padding as well: with them these few layers take half of a ResNet-18's training step.
+    There each output pixel sees the whole map through a part of the kernel, so it is one matrix product. The CPU's own
+    kernels multiply the padding as well: with them these few layers take half of a ResNet-18's training step.
     """
 
     @classmethod

@@ -293,8 +293,9 @@ def _read_file(file: Location) -> pa.Table | None:
             "out of the folder."
         ) from error
     try:
-        # Small files, many at a time: threads of pyarrow's own would gain nothing, and outlive an error.
-        table = pq.read_table(pa.BufferReader(data), use_threads=False, pre_buffer=False)
+        # Not pq.read_table: it starts threads that a process which ends at once, on a damaged file, would not survive.
+        with pq.ParquetFile(pa.BufferReader(data)) as parquet:
+            table = parquet.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _foreign(file, f"it is not whole, or not Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
     if "schema_version" in table.column_names:

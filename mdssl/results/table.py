@@ -49,9 +49,9 @@ def sweep_table(
     Returns:
         A row per trial, indexed by ``trial_id``: the floor first, then by mixture in the order given, the baseline,
         then by lambda1 from high to low and lambda2 from low to high. Columns: ``method``, ``train_mixture`` where
-        there are several, ``lambda1``, ``lambda2``, every other setting in which the
-        trained trials differ (such as ``temperature``, ``seed`` or ``weight_decay``), top-1 in percent by dataset
-        (where a dataset was prepared anew between two scores, only those on its latest images), and
+        there are several, ``lambda1``, ``lambda2``, every other setting in which the trained trials differ (such as
+        ``temperature``, ``seed`` or ``weight_decay``), top-1 in percent by dataset (where a dataset was prepared anew
+        between two scores, only those on its latest images), and
 
         - ``seen``, ``unseen``: means over the datasets that the trial's mixture holds, and over the others; null as
           long as one of them has no score. With one mixture an untrained encoder's are over the same datasets;

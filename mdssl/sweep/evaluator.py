@@ -2,8 +2,7 @@
 
 One named actor serves a sweep. It is made by the sweep's driver, so it is in no trial's placement group and outlives
 them all; it asks for no CPU of its own, so the next trial starts to train while it works. It holds nothing that a crash
-could
-lose: Ray starts it again and repeats the call.
+could lose: Ray starts it again and repeats the call.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Runs as a Tune function. Training runs in Ray Train's workers, or right here with ``--executor inline``; both are
 `mdssl.pretrain.loop.train` with a report callback. Checkpoints are train()'s own, in the trial's folder, so a trial
-goes on
-from them whatever died: a worker, the trial's driver, the sweep or the machine.
+goes on from them whatever died: a worker, the trial's driver, the sweep or the machine.
 """
 
 from __future__ import annotations
