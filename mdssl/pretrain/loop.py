@@ -26,7 +26,7 @@ from mdssl.pretrain import checkpoint, pseudo_domains
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer, learning_rate
-from mdssl.pretrain.pretrained import load_pretrained
+from mdssl.pretrain.pretrained import encoder_of
 from mdssl.pretrain.pseudo_domains import PseudoDomains
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views
 from mdssl.pretrain.trial_files import now, read_training, write_config, write_failure, write_finished, write_metrics
@@ -93,7 +93,7 @@ def train(
     device = pick_device(device)
     model = build_model(config)
     if config.method == "pretrained":
-        model.encoder.load_state_dict(load_pretrained(config.weights).encoder)
+        model.encoder.load_state_dict(encoder_of(config))
     model = model.to(device)
     if workers > 1 and device.startswith("cuda"):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

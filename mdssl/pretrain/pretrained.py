@@ -108,6 +108,21 @@ def pretrained_config(file: str | Path | Location, input_size: int | None = None
     return config, found
 
 
+def encoder_of(config: TrialConfig) -> dict[str, torch.Tensor]:
+    """The encoder of a pretrained trial, from its file.
+
+    Raises:
+        ValueError: as `load_pretrained`, or the file is no longer what the trial was made of.
+    """
+    found = load_pretrained(config.weights)
+    if found.fingerprint != config.weights_fingerprint:
+        raise InputError(
+            f"{config.weights} has weights of fingerprint {found.fingerprint}, but trial {config.trial_id} was made "
+            f"of {config.weights_fingerprint}; put the file back, or begin a new trial with this one."
+        )
+    return found.encoder
+
+
 def _choose(contents: WeightsFile) -> tuple[str, dict[str, torch.Tensor], set[str]]:
     """The encoder's prefix, its tensors by torchvision's names, and the names that those have in the file."""
     names = contents.tensors.keys()

@@ -93,6 +93,16 @@ def test_wrong_flags_are_one_message_and_leave_nothing(weights, tiny_data, tmp_p
     assert not (tmp_path / "new").exists()
 
 
+def test_a_file_that_changed_since_the_trial_was_made_is_refused(weights, tiny_data, tmp_path):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(weights.read_bytes())
+    config, _ = pretrained_config(file)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
+    with pytest.raises(ValueError, match="put the file back"):
+        train(config, data=tiny_data, trial_dir=tmp_path / "trial", device="cpu")
+    assert not (tmp_path / "trial").exists()
+
+
 def test_a_pretrained_trial_is_made_of_a_file_only():
     with pytest.raises(ValueError, match="made by `mdssl probe --weights FILE`"):
         TrialConfig(method="pretrained")
