@@ -17,7 +17,8 @@ sweep: install
 	$(BIN)/python sweeps/lambda_grid.py
 
 test: install
-	$(BIN)/python -m pytest
+# A file stays with one process: its tests share what is slow to set up.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
