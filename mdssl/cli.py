@@ -8,13 +8,21 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 import tyro
 
 from mdssl.command_line import parse, run
-from mdssl.config import PRESETS, ProbeConfig, RunSettings, TrialConfig, check_gradient_caching
+from mdssl.config import (
+    PRESETS,
+    ClusterSettings,
+    ProbeConfig,
+    RunSettings,
+    TrialConfig,
+    check_gradient_caching,
+    relevant_settings,
+)
 from mdssl.errors import InputError, check_name
 
 _DATA = os.environ.get("MDSSL_DATA", "data")
@@ -145,6 +153,9 @@ def data_show(settings: DataShow) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Train(TrialConfig, RunSettings):
     data_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
+    weights: Annotated[str, tyro.conf.Suppress] = ""
+    weights_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
+    input_size: Annotated[int | None, tyro.conf.Suppress] = None
     preset: str = "quick"
     """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | paper (section 3.1)."""
     device: str = "auto"
@@ -159,9 +170,21 @@ class Train(TrialConfig, RunSettings):
         if self.method == "random" and self.domains == PRESETS[self.preset].get("domains"):
             # The preset's domains, which nobody asked for.
             object.__setattr__(self, "domains", ())
+        self._refuse_settings_of_other_methods()
         TrialConfig.__post_init__(self)
         RunSettings.__post_init__(self)
         check_gradient_caching(self, self)
+
+    def _refuse_settings_of_other_methods(self) -> None:
+        has = relevant_settings({field.name: getattr(self, field.name) for field in fields(TrialConfig)})
+        for field in fields(ClusterSettings):
+            if field.name not in has and getattr(self, field.name) != PRESETS[self.preset].get(
+                field.name, field.default
+            ):
+                raise InputError(
+                    f"{field.name} is {getattr(self, field.name)!r}, but method {self.method!r} has no such setting; "
+                    "leave it out, or choose a clustered method."
+                )
 
 
 def train(settings: Train) -> None:

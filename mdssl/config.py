@@ -82,23 +82,6 @@ class Recipe:
     """Strength of SimCLR's colour jitter: 0.5 is its value at 32x32, 0 turns it off."""
     blur_probability: float = 0.5
     """Share of views that get a Gaussian blur."""
-    num_clusters: int | None = None
-    """Pseudo-domains K of the clustered methods; default: as many as training domains."""
-    warmup_iterations: int = 480
-    """Clustered methods: steps of SimCLR on the union before the first clustering."""
-    recluster_every: int = 2_400
-    """Clustered methods: steps between two clusterings."""
-    cluster_space: str = "projection"
-    """What is clustered: projection (the representations that the loss compares) | encoder (the features)."""
-    cluster_normalised: bool = True
-    """Whether it is l2-normalised first, as the loss does it."""
-    epsilon: float = 1.0
-    """mdssl-robust: ε of eq. 5 at the first clustering. A larger one leaves out more images, 0 leaves out none."""
-    epsilon_final: float = 0.01
-    """mdssl-robust: ε at the last clustering; it decays exponentially from one to the other."""
-    outlier_rule: str = "farthest"
-    """mdssl-robust: which distances eq. 5 divides by that to the nearest centroid: farthest (as printed) | runner-up
-    (as the paper's prose)."""
 
     @property
     def _stems(self) -> tuple[str, ...]:
@@ -121,6 +104,32 @@ class Recipe:
         check_number("crop_min_area", self.crop_min_area, low=0.01, high=1)
         check_number("jitter_strength", self.jitter_strength, low=0, high=1)
         check_number("blur_probability", self.blur_probability, low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """How the clustered methods find their domains. The defaults are the paper's (section 4)."""
+
+    num_clusters: int | None = None
+    """Pseudo-domains K; default: as many as training domains."""
+    warmup_iterations: int = 480
+    """Steps of SimCLR on the union before the first clustering."""
+    recluster_every: int = 2_400
+    """Steps between two clusterings."""
+    cluster_space: str = "projection"
+    """What is clustered: projection (the representations that the loss compares) | encoder (the features)."""
+    cluster_normalised: bool = True
+    """Whether it is l2-normalised first, as the loss does it."""
+    epsilon: float = 1.0
+    """mdssl-robust: ε of eq. 5 at the first clustering. A larger one leaves out more images, 0 leaves out none."""
+    epsilon_final: float = 0.01
+    """mdssl-robust: ε at the last clustering; it decays exponentially from one to the other."""
+    outlier_rule: str = "farthest"
+    """mdssl-robust: which distances eq. 5 divides by that to the nearest centroid: farthest (as printed) | runner-up
+    (as the paper's prose)."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
         if self.num_clusters is not None:
             check_number("num_clusters", self.num_clusters, low=1)
         check_number("warmup_iterations", self.warmup_iterations, low=0)
@@ -128,11 +137,12 @@ class Recipe:
         check_name("cluster space", self.cluster_space, CLUSTER_SPACES)
         check_name("outlier rule", self.outlier_rule, OUTLIER_RULES)
         check_number("epsilon", self.epsilon, low=0)
-        check_number("epsilon_final", self.epsilon_final, low=0, high=self.epsilon, mend="It decays from epsilon.")
+        if self.epsilon > 0:
+            check_number("epsilon_final", self.epsilon_final, low=0, high=self.epsilon, mend="It decays from epsilon.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialConfig(Recipe):
+class TrialConfig(Recipe, ClusterSettings):
     """Everything that can change one trained encoder, and nothing else.
 
     Worker count, paths, device and checkpoint interval are not in it, evaluation neither: they change what a run costs
@@ -166,7 +176,8 @@ class TrialConfig(Recipe):
     """Method pretrained: pixels that images are resized to before they are encoded; default: as they are prepared."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        Recipe.__post_init__(self)
+        ClusterSettings.__post_init__(self)
         if self.precision == "auto":
             object.__setattr__(self, "precision", _hardware_precision())
         check_name("method", self.method, METHODS)

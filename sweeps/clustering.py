@@ -1,16 +1,17 @@
-"""Clustering schedules: MDSSL where nobody knows which domain an image is of (section 2.3, figures 4 and 5).
+"""Clustering schedules: MDSSL where nobody knows which domain an image is of (section 4, figures 4 and 5).
 
 After a warm-up as SimCLR on the union, K-Means finds pseudo-domains in the representations, and finds them anew on a
 schedule. A grid over K, warm-up, interval, and for the robust variant, which leaves out images that no cluster is sure
 of, over ε and the outlier rule; beside it what it is held against: a random encoder, SimCLR on the union (no domains),
-and MDSSL with the true domains. Expect the clustered methods between those two where domains look different, and
-trials/<id>/clusters.parquet to say why: cluster sizes, purity, churn and share kept of every round.
+and MDSSL with the true domains. The paper reports the clustered methods above SimCLR, and on unseen domains above MDSSL
+with labels; trials/<id>/clusters.parquet says why yours are where they are: cluster sizes, purity, churn and share kept
+of every round.
 
   python sweeps/clustering.py
       preset quick: 7 trials on built-in domains, minutes on 2 CPU cores
 
   python sweeps/clustering.py --preset cifar --domains cifar10 svhn --clusters 2 4 --intervals 485 970 --epsilons 0.5 1
-      4 clustered and 8 robust schedules with their baselines: a day on one GPU
+      4 clustered and 8 robust schedules with their baselines
 
 The same command again trains nothing twice: it goes on where it stopped, or prints the table.
 """
@@ -25,12 +26,13 @@ from typing import Annotated
 from tyro.conf import Suppress
 
 from mdssl.command_line import parse, run
+from mdssl.config import ClusterSettings
 from mdssl.sweep.launch import run_sweep
 from mdssl.sweep.settings import SweepSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clustering(SweepSettings):
+class Clustering(SweepSettings, ClusterSettings):
     own_axes = ("num_clusters", "warmup_iterations", "recluster_every", "epsilon", "outlier_rule")
 
     clusters: tuple[int, ...] = ()
@@ -45,10 +47,10 @@ class Clustering(SweepSettings):
     """Robust variant: farthest (eq. 5 as printed) | runner-up (as the paper's prose)."""
 
     num_clusters: Annotated[int | None, Suppress] = None
-    warmup_iterations: Annotated[int, Suppress] = SweepSettings.warmup_iterations
-    recluster_every: Annotated[int, Suppress] = SweepSettings.recluster_every
-    epsilon: Annotated[float, Suppress] = SweepSettings.epsilon
-    outlier_rule: Annotated[str, Suppress] = SweepSettings.outlier_rule
+    warmup_iterations: Annotated[int, Suppress] = ClusterSettings.warmup_iterations
+    recluster_every: Annotated[int, Suppress] = ClusterSettings.recluster_every
+    epsilon: Annotated[float, Suppress] = ClusterSettings.epsilon
+    outlier_rule: Annotated[str, Suppress] = ClusterSettings.outlier_rule
 
 
 def main(argv: Sequence[str]) -> int:

@@ -27,6 +27,7 @@ from rich.console import Console
 from tyro.conf import Positional, Suppress
 
 from mdssl.command_line import parse, run
+from mdssl.config import ClusterSettings
 from mdssl.errors import InputError, check_name
 from mdssl.results import leaderboard
 from mdssl.results.published import published, resources_side_by_side, side_by_side
@@ -38,7 +39,7 @@ from mdssl.sweep.settings import SweepSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paper(SweepSettings):
+class Paper(SweepSettings, ClusterSettings):
     own_axes = ("num_clusters",)
 
     experiments: Positional[tuple[str, ...]] = ()

@@ -1,7 +1,7 @@
 """Pseudo-domains: where no image says which domain it is of, clusters of the representations stand for the domains.
 
-SimCLR on the union first, then K-Means over the embeddings of the whole training set, again on a schedule (section 2.3
-of the paper). The robust variant leaves out, until the next clustering, images that no cluster is sure of (eq. 5).
+SimCLR on the union first, then K-Means over the embeddings of the whole training set, again on a schedule (section 4 of
+the paper). The robust variant leaves out, until the next clustering, images that no cluster is sure of (eq. 5).
 """
 
 from __future__ import annotations

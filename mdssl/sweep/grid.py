@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mdssl.config import UNTRAINED, ProbeConfig, Recipe, TrialConfig
+from mdssl.config import UNTRAINED, ProbeConfig, TrialConfig
 from mdssl.data.mixture import check_batch, fingerprint
 from mdssl.data.prepared import open_dataset
 from mdssl.pretrain.pretrained import pretrained_config
@@ -58,7 +58,7 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
     pretrained = [pretrained_config(file, settings.input_size)[0] for file in settings.pretrained]
     found = {config.trial_id: config for config in pretrained}
     for seed, temperature, *point in itertools.product(settings.seeds, settings.temperature, *grid.values()):
-        shared = settings.values_of(Recipe) | dict(zip(grid, point, strict=True))
+        shared = settings.trial_settings | dict(zip(grid, point, strict=True))
         for method in methods:
             own = shared | {"domains": settings.domains, "temperature": temperature, "seed": seed} | method
             if method["method"] in UNTRAINED:

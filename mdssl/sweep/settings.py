@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 from mdssl.config import (
+    ClusterSettings,
     ProbeConfig,
     Recipe,
     RunSettings,
@@ -78,8 +79,9 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     """Try failed trials and failed probes again."""
 
     def __post_init__(self) -> None:
-        for base in (Recipe, ProbeConfig, RunSettings):
-            base.__post_init__(self)
+        for base in (Recipe, ProbeConfig, RunSettings, ClusterSettings):
+            if isinstance(self, base):
+                base.__post_init__(self)
         check_gradient_caching(self, self)
         check_name("executor", self.executor, EXECUTORS)
         check_number("workers", self.workers, low=1)
@@ -129,7 +131,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
         axes: dict[str, tuple[Any, ...]] = {}
         for name, *texts in (axis or ("",) for axis in self.grid):
             name = name.replace("-", "_")
-            check_name("grid axis", name, [field.name for field in fields(Recipe) if field.name not in self.own_axes])
+            check_name("grid axis", name, [name for name in self.trial_settings if name not in self.own_axes])
             if name in axes:
                 raise InputError(f"axis {name} stands twice in --grid; give all its values at once.")
             axes[name] = tuple(parse_setting(name, text) for text in texts)
@@ -140,6 +142,12 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     def lambdas(self) -> list[dict[str, float]]:
         """Every pair of λ1 and λ2."""
         return [{"lambda1": first, "lambda2": second} for first in self.lambda1 for second in self.lambda2]
+
+    @property
+    def trial_settings(self) -> dict[str, Any]:
+        """What all trials share; a script whose methods find their domains has `ClusterSettings` as a base as well."""
+        shared = self.values_of(Recipe)
+        return shared | self.values_of(ClusterSettings) if isinstance(self, ClusterSettings) else shared
 
     @property
     def probe_config(self) -> ProbeConfig:
