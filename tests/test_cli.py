@@ -45,6 +45,8 @@ def test_overview_lists_every_command(capsys):
         (["trian"], "unknown command 'trian'.*Did you mean 'train'"),
         (["train", "--lambda1", "-0.9"], "what they call -0.9 is lambda1 = 0.9"),
         (["train", "--arch", "resnet19"], "Did you mean 'resnet18'"),
+        (["train", "--num-clusters", "3"], "method 'mdssl' has no such setting"),
+        (["train", "--method", "mdssl-clustered", "--epsilon", "2"], "method 'mdssl-clustered' has no such setting"),
         (["data", "prepare"], "no dataset is named"),
         (["data", "prepare", "a", "b", "--source", "x"], "one source cannot become 2 datasets"),
         (["data", "show", "nothing"], "unknown dataset 'nothing'"),
