@@ -178,9 +178,8 @@ class Train(TrialConfig, RunSettings):
     def _refuse_settings_of_other_methods(self) -> None:
         has = relevant_settings({field.name: getattr(self, field.name) for field in fields(TrialConfig)})
         for field in fields(ClusterSettings):
-            if field.name not in has and getattr(self, field.name) != PRESETS[self.preset].get(
-                field.name, field.default
-            ):
+            unasked = PRESETS[self.preset].get(field.name, field.default)
+            if field.name not in has and getattr(self, field.name) != unasked:
                 raise InputError(
                     f"{field.name} is {getattr(self, field.name)!r}, but method {self.method!r} has no such setting; "
                     "leave it out, or choose a clustered method."

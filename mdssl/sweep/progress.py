@@ -44,6 +44,14 @@ class SweepProgress(tune.Callback):
         trial_id = _trial_id(trial)
         if "step" in result:
             self.first_step.setdefault(trial_id, result["step"])
+            before = self.latest.get(trial_id, {}).get("step", 0)
+            if result["step"] <= before:
+                self.console.print(
+                    f"{trial_id} {self.labels[trial_id]}: a worker died at step {before} or after; it went on from its "
+                    f"checkpoint and is at step {result['step']}",
+                    markup=False,
+                    soft_wrap=True,
+                )
         # Later phases report no numbers; the last ones of training stay on show.
         self.latest[trial_id] = self.latest.get(trial_id, {}) | result
         self._say(trial_id)

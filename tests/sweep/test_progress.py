@@ -1,0 +1,74 @@
+"""What a person sees while a sweep runs, from the reports that Tune hands on."""
+
+import io
+import time
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from mdssl.config import TrialConfig
+from mdssl.sweep.progress import SweepProgress
+
+CONFIG = TrialConfig(domains=("a", "b"), iterations=100, lambda2=0.1, precision="fp32")
+
+
+class Shown:
+    def __init__(self):
+        self.out = io.StringIO()
+        self.progress = SweepProgress({CONFIG.trial_id: CONFIG}, Console(file=self.out, width=200))
+        self.trial = SimpleNamespace(config={"work": {"trial": CONFIG.to_dict()}})
+
+    def report(self, **result):
+        self.progress.on_trial_result(0, [], self.trial, result)
+
+    def step(self, step):
+        numbers = {"loss": 4.5, "alignment": -6.0, "within": 10.5, "across": 0.25}
+        self.report(phase="train", step=step, iterations=100, views_per_second=1234.0, eta_seconds=75, **numbers)
+
+    def lines(self):
+        return self.out.getvalue().splitlines()
+
+
+@pytest.fixture
+def shown():
+    return Shown()
+
+
+def test_a_line_names_the_trial_its_step_loss_terms_speed_and_eta(shown):
+    shown.step(10)
+    (line,) = shown.lines()
+    assert f"{CONFIG.trial_id} mdssl λ1=1 λ2=0.1: step 10/100" in line
+    assert "loss 4.500 = align -6.000, within 10.500, across 0.250  1,234 views/s  ETA 1m15s" in line
+
+
+def test_phases_are_said_at_once_and_steps_every_few_seconds(shown):
+    for step in (10, 20, 30):
+        shown.step(step)
+    shown.report(phase="probe")
+    shown.report(phase="finished")
+    assert [line.split(": ")[1].split("  ")[0] for line in shown.lines()] == [
+        "step 10/100",
+        "trained; probing",
+        "finished",
+    ]
+    assert "[sweep 1/1" in shown.lines()[-1]
+
+
+def test_steps_that_an_earlier_start_has_done_do_not_count_as_done_now(shown):
+    shown.progress.started = time.monotonic() - 10
+    shown.step(80)
+    shown.step(90)
+    # Ten steps in ten seconds, ten to go: not 90 steps in ten seconds.
+    assert shown.progress._sweep_eta() in ("10s", "11s")
+
+
+def test_a_step_that_comes_again_means_that_a_worker_died(shown):
+    shown.step(50)
+    shown.step(40)
+    assert any("a worker died at step 50 or after" in line and "is at step 40" in line for line in shown.lines())
+
+
+def test_a_failure_says_why(shown):
+    shown.report(phase="failed", error="the loss is not finite")
+    assert "FAILED: the loss is not finite" in shown.lines()[0]
