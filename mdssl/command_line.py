@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import tyro
 
@@ -14,6 +14,9 @@ from mdssl.config import PRESETS
 from mdssl.errors import InputError, check_name
 
 Settings = TypeVar("Settings")
+
+_GOES_WITH = {"domains": ("--mixtures",), "evaluate": ("--domains", "--mixtures")}
+"""A preset's own domains, and what they are scored on, are nothing that a user with other domains has asked for."""
 
 
 def parse(settings_class: type[Settings], *, prog: str, description: str, argv: Sequence[str]) -> Settings:
@@ -32,6 +35,9 @@ def parse(settings_class: type[Settings], *, prog: str, description: str, argv: 
     names = [field.name for field in fields(settings_class)]
     preset = _preset(argv, settings_class.preset) if "preset" in names else None
     values = {"preset": preset, **PRESETS[preset]} if preset else {}
+    for name, instead in _GOES_WITH.items():
+        if any(_value(argv, flag) is not None for flag in instead):
+            values.pop(name, None)
     required = {field.name: tyro.MISSING for field in fields(settings_class) if field.default is MISSING}
     defaults = unchecked(**required | {name: value for name, value in values.items() if name in names})
     parsed = tyro.cli(
@@ -65,11 +71,18 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
 
 
 def _preset(argv: Sequence[str], default: str) -> str:
-    name: Any = default
-    for flag, value in zip(argv, [*argv, ""][1:], strict=True):
-        if flag == "--preset":
-            name = value
-        elif flag.startswith("--preset="):
-            name = flag.removeprefix("--preset=")
+    found = _value(argv, "--preset")
+    name = default if found is None else found
     check_name("preset", name, PRESETS)
     return name
+
+
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    """What follows the last ``flag`` in ``argv``; None where it is not there."""
+    found = None
+    for word, following in zip(argv, [*argv, ""][1:], strict=True):
+        if word == flag:
+            found = following
+        elif word.startswith(f"{flag}="):
+            found = word.removeprefix(f"{flag}=")
+    return found

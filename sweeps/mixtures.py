@@ -32,7 +32,7 @@ from mdssl.sweep.settings import SweepSettings, check_axis
 @dataclass(frozen=True, kw_only=True)
 class Mixtures(SweepSettings):
     mixtures: tuple[str, ...] = ()
-    """These mixtures, each written cifar10+svhn. Of --domains, and so of their order, they are independent."""
+    """These mixtures, each written cifar10+svhn. Without --domains, those are the domains of these."""
     subsets: tuple[int, ...] = ()
     """All mixtures of this many of --domains."""
     growing: bool = False
@@ -42,6 +42,9 @@ class Mixtures(SweepSettings):
     """Beside them, each domain alone."""
 
     def __post_init__(self) -> None:
+        if not self.domains:
+            named = [domain for mixture in self.mixtures for domain in mixture.split("+")]
+            object.__setattr__(self, "domains", tuple(dict.fromkeys(named)))
         super().__post_init__()
         for size in self.subsets:
             if not 2 <= size <= len(self.domains):

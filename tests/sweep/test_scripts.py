@@ -9,7 +9,17 @@ import pytest
 import torch
 import torchvision
 
+from mdssl.command_line import parse
+
 SCRIPTS = Path(__file__).parents[2] / "sweeps"
+
+
+def load(name: str, monkeypatch):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, script)
+    spec.loader.exec_module(script)
+    return script
 
 
 @pytest.fixture
@@ -17,10 +27,7 @@ def planned(tiny_data, tmp_path, capsys, monkeypatch):
     """Run a script with ``--dry-run`` on the tiny domains; its planned trials as {id: words}."""
 
     def plan(name: str, *flags: object) -> dict[str, str]:
-        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        script = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, script)
-        spec.loader.exec_module(script)
+        script = load(name, monkeypatch)
         base = ["--domains", "tiny-a", "tiny-b", "tiny-c", "--evaluate", "tiny-a", "--batch-per-domain", 8]
         base += ["--data", tiny_data, "--storage", tmp_path, "--dry-run"]
         assert script.main([str(flag) for flag in [*base, *flags]]) == 0
@@ -55,6 +62,19 @@ def test_mixtures_of_a_size_and_by_name(planned):
     mixtures = [words.split()[1] for words in plan.values() if words.startswith("simclr")]
     assert mixtures == ["tiny-c+tiny-a", "tiny-a+tiny-b", "tiny-a+tiny-c", "tiny-b+tiny-c"]
     assert len(plan) == 1 + 2 * 4
+
+
+def test_domains_of_ones_own_are_not_scored_on_those_of_the_preset(monkeypatch):
+    script = load("mixtures", monkeypatch)
+
+    def settings(*argv):
+        return parse(script.Mixtures, prog="", description="", argv=argv)
+
+    assert len(settings().evaluate) == 4
+    assert settings("--domains", "a", "b").evaluate == ("a", "b")
+    named = settings("--mixtures", "a+b", "b+c")
+    assert named.domains == named.evaluate == ("a", "b", "c")
+    assert settings("--domains", "a", "b", "--evaluate", "c").evaluate == ("c",)
 
 
 def test_clustering_has_its_baselines_and_every_schedule(planned):
