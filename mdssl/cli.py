@@ -142,10 +142,10 @@ def data_show(settings: DataShow) -> None:
     from mdssl.data.prepare import ensure_builtin
     from mdssl.data.prepared import open_dataset
 
-    ensure_builtin(settings.data, [settings.name])
     path = settings.output or f"{settings.name}-{settings.split}.png"
     if not path.lower().endswith(".png"):
         raise InputError(f"output {path!r} would not be a PNG file by its name; end it in .png.")
+    ensure_builtin(settings.data, [settings.name])
     contact_sheet(open_dataset(settings.data, settings.name), settings.split, path, per_class=settings.per_class)
     print(path)
 

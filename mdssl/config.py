@@ -188,15 +188,15 @@ class TrialConfig(Recipe, ClusterSettings):
         )
         check_number("seed", self.seed, low=0)
         check_mixture(self.domains)
-        if self.method in UNTRAINED and self.domains:
-            raise InputError(
-                f"method {self.method!r} trains on nothing, but domains are {'+'.join(self.domains)!r}; leave domains "
-                "out."
-            )
         if (self.method == "pretrained") != bool(self.weights_fingerprint):
             raise InputError(
                 f"method {self.method!r} and weights {self.weights!r} do not go together: a pretrained encoder is made "
                 "by `mdssl probe --weights FILE`, or in a sweep by --pretrained FILE."
+            )
+        if self.method in UNTRAINED and self.domains:
+            raise InputError(
+                f"method {self.method!r} trains on nothing, but domains are {'+'.join(self.domains)!r}; leave domains "
+                "out."
             )
         if self.method not in UNTRAINED and not self.domains:
             raise InputError(f"method {self.method!r} needs domains to train on; give at least one prepared dataset.")
@@ -207,6 +207,11 @@ class TrialConfig(Recipe, ClusterSettings):
             )
         if self.method in CLUSTERED and self.num_clusters is None:
             object.__setattr__(self, "num_clusters", len(self.domains))
+        if self.method in CLUSTERED and self.warmup_iterations >= self.iterations:
+            raise InputError(
+                f"warmup_iterations is {self.warmup_iterations}, but iterations is {self.iterations}: {self.method!r} "
+                "would never look for its domains. Shorten the warm-up, or use method 'simclr'."
+            )
         # -0.0 and 0.0 are the same weight and must be the same trial.
         object.__setattr__(self, "lambda2", self.lambda2 + 0.0)
 

@@ -8,7 +8,7 @@ with labels; trials/<id>/clusters.parquet says why yours are where they are: clu
 of every round.
 
   python sweeps/clustering.py
-      preset quick: 7 trials on built-in domains, minutes on 2 CPU cores
+      preset quick: 8 trials on built-in domains, minutes on 2 CPU cores
 
   python sweeps/clustering.py --preset cifar --domains cifar10 svhn --clusters 2 4 --intervals 485 970 --epsilons 0.5 1
       4 clustered and 8 robust schedules with their baselines
@@ -28,7 +28,7 @@ from tyro.conf import Suppress
 from mdssl.command_line import parse, run
 from mdssl.config import ClusterSettings
 from mdssl.sweep.launch import run_sweep
-from mdssl.sweep.settings import SweepSettings
+from mdssl.sweep.settings import SweepSettings, check_axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,13 @@ class Clustering(SweepSettings, ClusterSettings):
     epsilon: Annotated[float, Suppress] = ClusterSettings.epsilon
     outlier_rule: Annotated[str, Suppress] = ClusterSettings.outlier_rule
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for axis in ("clusters", "warmups", "intervals"):
+            check_axis(axis, getattr(self, axis) or (None,))
+        for axis in ("epsilons", "rules"):
+            check_axis(axis, getattr(self, axis))
+
 
 def main(argv: Sequence[str]) -> int:
     settings = parse(Clustering, prog="clustering.py", description=__doc__, argv=argv)
@@ -71,6 +78,8 @@ def main(argv: Sequence[str]) -> int:
             methods += [{"method": "mdssl-clustered", **schedule}]
             methods += [
                 {"method": "mdssl-robust", **schedule, "epsilon": epsilon, "outlier_rule": rule}
+                # A small ε does not grow.
+                | {"epsilon_final": min(epsilon, settings.epsilon_final)}
                 for epsilon, rule in itertools.product(settings.epsilons, settings.rules)
             ]
     return run_sweep("clustering", settings, methods)

@@ -8,7 +8,7 @@ each mixture has domains it saw and domains it did not. The paper reports that e
       preset quick: the built-in domains one by one, 8 trials, minutes on 2 CPU cores
 
   python sweeps/mixtures.py --preset cifar --domains cifar10 svhn stl10 cifar100 --subsets 2 3
-      all 6 pairs and 4 triples: 20 trials, and 4 single domains
+      all 6 pairs and 4 triples, each with its union baseline, and 4 single domains: 25 trials
 
   python sweeps/mixtures.py --preset paper --mixtures cifar10+stl10+svhn cifar100+dtd+tiny-imagenet --no-singles
       just these
@@ -26,7 +26,7 @@ from mdssl.command_line import parse, run
 from mdssl.config import check_mixture
 from mdssl.errors import InputError
 from mdssl.sweep.launch import run_sweep
-from mdssl.sweep.settings import SweepSettings, check_axis
+from mdssl.sweep.settings import SweepSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Mixtures(SweepSettings):
     """--domains one by one in the order given: the first two, the first three, …. The default where neither --mixtures
     nor --subsets is given."""
     singles: bool = True
-    """Beside them, each domain alone."""
+    """Beside them, each domain alone; --no-singles leaves those out."""
 
     def __post_init__(self) -> None:
         if not self.domains:
@@ -50,11 +50,16 @@ class Mixtures(SweepSettings):
             if not 2 <= size <= len(self.domains):
                 raise InputError(
                     f"subsets has {size}, but of {len(self.domains)} domains mixtures have 2 to {len(self.domains)}. "
-                    "A domain alone is --singles."
+                    "Each domain alone stands beside them anyway."
                 )
         for mixture in self.mixtures:
             check_mixture(tuple(mixture.split("+")))
-        check_axis("mixture", self.all_mixtures)
+            if "" in mixture.split("+") or "+" not in mixture:
+                raise InputError(
+                    f"mixture {mixture!r} is not two domains or more, joined by '+', such as cifar10+svhn."
+                )
+        if not self.all_mixtures:
+            raise InputError(f"domains are {'+'.join(self.domains)!r}; mixtures need two or more. Add --domains.")
 
     @property
     def all_mixtures(self) -> tuple[tuple[str, ...], ...]:

@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     console = Console()
     names = settings.experiments or tuple(EXPERIMENTS)
     if settings.list:
-        print_list(names, settings, settings.data, leaderboard.read(settings.storage), console)
+        print_list(names, settings, leaderboard.read(settings.storage), console)
         return 0
     if not settings.experiments:
         raise InputError(f"no experiment is named; give one or more of {', '.join(EXPERIMENTS)}, or --list.")

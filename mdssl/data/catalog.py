@@ -240,7 +240,7 @@ CATALOG: dict[str, CatalogEntry] = {
             # Of its training images 250 of each class are enough.
             counts={"validation": 50_000},
             train_per_class=250,
-            usual_folders=("ILSVRC/Data/CLS-LOC", "ILSVRC2012", "imagenet", "ImageNet"),
+            usual_folders=("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "ILSVRC2012", "imagenet", "ImageNet"),
         ),
     ),
     "chestxray": CatalogEntry(

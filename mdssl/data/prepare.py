@@ -116,7 +116,15 @@ def prepare(
 
 
 def ensure_builtin(data: str | Path, names: Iterable[str]) -> None:
-    """Prepare those of ``names`` that are built-in domains and not there yet, which takes seconds."""
+    """Prepare those of ``names`` that are built-in domains and not there yet, which takes seconds.
+
+    Raises:
+        ValueError: another of them is not prepared; nothing is made then.
+    """
+    names = tuple(names)
+    for name in names:
+        if name not in BUILTIN:
+            open_dataset(data, name)
     for name in names:
         if name in BUILTIN and not is_prepared(Path(data).expanduser(), name):
             prepare(name, data=data, workers=1, progress=False)

@@ -71,6 +71,9 @@ def sweep_table(
     trained = trials[trials["train_mixture"] != ""]
     optional = [name for name in rows if name in _SETTINGS - _NAMED_ANYWAY]
     differing = [name for name in optional if trained[name].nunique() > 1]
+    if "data_fingerprint" in differing and (trained.groupby("train_mixture")["data_fingerprint"].nunique() == 1).all():
+        # Other domains, and so other images: the mixture says that already.
+        differing.remove("data_fingerprint")
     if "weights" in trials and trials["weights"].notna().any():
         # The name of the file: nothing else tells pretrained encoders apart.
         trials["weights"] = trials["weights"].map(lambda file: Location.of(file).name, na_action="ignore")
@@ -156,7 +159,7 @@ def print_leaderboard(
     }
     for name, values in wanted.items():
         for value in values:
-            check_name(name, value, sorted(rows[name].dropna().unique()))
+            check_name(name, value, sorted(set(rows[name].dropna()) - {""}))
     mixtures = list(train_mixture) or sorted(set(rows["train_mixture"]) - {""}) or [""]
     for mixture in mixtures:
         of_mixture = rows[rows["train_mixture"].isin([mixture, ""])]

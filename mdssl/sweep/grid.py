@@ -12,6 +12,7 @@ from typing import Any
 from mdssl.config import UNTRAINED, ProbeConfig, TrialConfig
 from mdssl.data.mixture import check_batch, fingerprint
 from mdssl.data.prepared import open_dataset
+from mdssl.errors import InputError
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import read_training
 from mdssl.results.leaderboard import read_rows
@@ -57,6 +58,8 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
     grid = settings.grid_axes
     pretrained = [pretrained_config(file, settings.input_size)[0] for file in settings.pretrained]
     found = {config.trial_id: config for config in pretrained}
+    if len(found) < len(pretrained):
+        raise InputError(f"two of the files {', '.join(settings.pretrained)} hold the same weights; give each once.")
     for seed, temperature, *point in itertools.product(settings.seeds, settings.temperature, *grid.values()):
         shared = settings.trial_settings | dict(zip(grid, point, strict=True))
         for method in methods:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from rich.console import Console
 from mdssl.config import Recipe
 from mdssl.data.prepared import is_prepared, prepare_command
 from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperTrial, experiment
+from mdssl.sweep.settings import SweepSettings
 
 ASSUMED_VIEWS_PER_SECOND = 200_000
 """Of a ResNet-50 with the ImageNet stem at 32x32 in bf16 on one H100 or H200: an estimate from its arithmetic and
@@ -75,8 +77,12 @@ def speed(recipe: Recipe, board: pd.DataFrame) -> tuple[float, str]:
     return ASSUMED_VIEWS_PER_SECOND / _COST_OF_A_VIEW[recipe.arch, recipe.stem], "assumed for an H100, not measured"
 
 
-def print_list(names: Sequence[str], recipe: Recipe, data: str | Path, board: pd.DataFrame, console: Console) -> None:
+def print_list(names: Sequence[str], settings: SweepSettings, board: pd.DataFrame, console: Console) -> None:
     """Print each experiment with its trials, the datasets it needs and what it would cost; then the sum."""
+    recipe, data = settings, settings.data
+    axes = (settings.seeds, settings.temperature, *settings.grid_axes.values())
+    repeats = math.prod(len(values) for values in axes)
+    each = f", {repeats} times each" if repeats > 1 else ""
     views_per_second, source = speed(recipe, board)
     for name in names:
         chosen = EXPERIMENTS[name]
@@ -88,16 +94,15 @@ def print_list(names: Sequence[str], recipe: Recipe, data: str | Path, board: pd
         listed = ", ".join(f"{dataset} (not prepared)" if dataset in lacking else dataset for dataset in needed)
         _say(console, f"  datasets: {listed}")
         trained = [trial for trial in chosen.trials if trial.domains]
-        _say(console, f"  {len(trained)} trials, about {gpu_hours(trained, recipe, views_per_second):.1f} GPU-hours")
+        hours = repeats * gpu_hours(trained, recipe, views_per_second)
+        _say(console, f"  {len(trained)} trials{each}, about {hours:.1f} GPU-hours")
         for note in chosen.notes:
             _say(console, f"  note: {note}")
         _say(console, "")
     once = dict.fromkeys(trial for name in names for trial in EXPERIMENTS[name].trials if trial.domains)
-    _say(
-        console,
-        f"together, shared trials once: {len(once)} trials, about {gpu_hours(once, recipe, views_per_second):.1f} "
-        f"GPU-hours at {views_per_second:,.0f} views/s ({source})",
-    )
+    hours = repeats * gpu_hours(once, recipe, views_per_second)
+    _say(console, f"together, shared trials once: {len(once)} trials{each}, about {hours:.1f} GPU-hours")
+    _say(console, f"at {views_per_second:,.0f} views/s ({source})")
     for dataset in plan_experiments(names, data).lacking:
         _say(console, f"not prepared: {dataset}; {prepare_command(Path(data), dataset)}")
 

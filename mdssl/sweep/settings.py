@@ -35,7 +35,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar (ResNet-18, cifar
     stem, 100 epochs: one GPU) | paper (section 3.1)."""
     domains: tuple[str, ...] = ()
-    """Prepared datasets to train on, one domain each."""
+    """Prepared datasets to train on, one domain each. Their order is part of what a trial is."""
     evaluate: tuple[str, ...] = ()
     """Prepared datasets to score on; default: the training domains."""
     lambda1: tuple[float, ...] = (1.0,)
@@ -116,6 +116,8 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             check_number("lambda2", value, low=0)
         _ = self.grid_axes
         check_layers(self.features, bool(self.pretrained))
+        if self.input_size is not None and not self.pretrained:
+            raise InputError(f"input_size is {self.input_size}, but no encoder comes from elsewhere; add --pretrained.")
 
     def values_of(self, config_class: type) -> dict[str, Any]:
         """Those of the settings that are fields of ``config_class``."""
@@ -131,7 +133,10 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
         axes: dict[str, tuple[Any, ...]] = {}
         for name, *texts in (axis or ("",) for axis in self.grid):
             name = name.replace("-", "_")
-            check_name("grid axis", name, [name for name in self.trial_settings if name not in self.own_axes])
+            valid = [name for name in self.trial_settings if name not in self.own_axes]
+            check_name(
+                "grid axis", name, valid, "Domains, λ1, λ2, temperature, seeds and the like have their own flags."
+            )
             if name in axes:
                 raise InputError(f"axis {name} stands twice in --grid; give all its values at once.")
             axes[name] = tuple(parse_setting(name, text) for text in texts)

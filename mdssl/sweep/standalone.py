@@ -33,6 +33,9 @@ def probe_standalone(settings) -> None:
         check_axis("evaluate", settings.evaluate)
     if bool(settings.trial_id) == bool(settings.weights):
         raise InputError("give either a trial id, or --weights FILE for an encoder from elsewhere.")
+    if settings.trial_id and settings.input_size is not None:
+        raise InputError("input_size belongs to --weights; a trial's encoder takes images as they are prepared.")
+    ensure_builtin(settings.data, settings.evaluate)
     trial_id = settings.trial_id or _take_in(settings, storage)
     rows = read_rows(storage, trial_id)
     trial_dir = storage / "trials" / trial_id
@@ -74,7 +77,8 @@ def _take_in(settings, storage: Location) -> str:
     config, found = pretrained_config(settings.weights, settings.input_size)
     print(f"{config.arch} with {config.stem} stem: {found.source}")
     if found.unmatched:
-        print(f"not used of it: {', '.join(found.unmatched)}")
+        more = f" and {len(found.unmatched) - 8} more" if len(found.unmatched) > 8 else ""
+        print(f"not used of it: {', '.join(found.unmatched[:8])}{more}")
     if not settings.evaluate:
         raise InputError("an encoder from elsewhere has no domains of its own; name datasets with --evaluate.")
     storage.check_writable()

@@ -10,6 +10,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from mdssl.config import TrialConfig
+from mdssl.errors import InputError
 from mdssl.results import leaderboard
 from mdssl.results.table import print_table, sweep_table
 from mdssl.storage import Location
@@ -68,10 +69,28 @@ def print_results(
         console.print(f"To try what failed again: {again}", markup=False, soft_wrap=True)
     folder = (storage / "leaderboard").uri
     console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
-    console.print(
-        f'pd.read_parquet("{folder}").pivot_table(index=["method", "lambda1", "lambda2"], columns="eval_dataset", '
-        'values="top1", dropna=False).dropna(how="all")',
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(_pandas_line(storage), markup=False, soft_wrap=True)
     return 0 if complete else 1
+
+
+def _pandas_line(storage: Location) -> str:
+    """A line that pivots the whole folder without averaging over anything but seeds.
+
+    The folder may hold other sweeps as well, so what its rows differ in, and the index must name, is seen from it.
+    """
+    index = ["method", "lambda1", "lambda2"]
+    try:
+        rows = leaderboard.with_settings(leaderboard.read(storage))
+        mixed = list(leaderboard.mixed_settings(rows, [*index, "eval_dataset"]))
+    except InputError as error:
+        # Somebody else's file must not make a failure of a sweep that is done.
+        return f"note: {error}"
+    index += [name for name in mixed if name in leaderboard.SCHEMA.names]
+    if len(index) < 3 + len(mixed):
+        # Settings that only config_json tells.
+        index.append("trial_id")
+    names = ", ".join(f'"{name}"' for name in index)
+    return (
+        f'pd.read_parquet("{(storage / "leaderboard").uri}").pivot_table(index=[{names}], columns="eval_dataset", '
+        'values="top1", dropna=False).dropna(how="all")'
+    )

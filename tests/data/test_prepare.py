@@ -230,7 +230,10 @@ def test_an_unwritable_data_folder_is_said(tmp_path, write_npz):
 
 
 def test_ensure_builtin_prepares_what_is_built_in_and_missing(data):
-    ensure_builtin(data, ["builtin-textures", "cifar10"])
+    with pytest.raises(ValueError, match="'cifar10' is not prepared"):
+        ensure_builtin(data, ["builtin-textures", "cifar10"])
+    assert not data.exists()
+    ensure_builtin(data, ["builtin-textures"])
     assert names_in(data) == ["builtin-textures"]
     before = (data / "builtin-textures/meta.json").stat().st_mtime_ns
     ensure_builtin(data, ["builtin-textures"])

@@ -1,6 +1,7 @@
 """The plan of the paper's experiments: what can be done, what is skipped and named, and what it would cost."""
 
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from mdssl.data.prepare import prepare
 from mdssl.results import leaderboard
 from mdssl.sweep.paper_experiments import EXPERIMENTS
 from mdssl.sweep.paper_plan import gpu_hours, plan_experiments, print_list, print_skipped, speed
+from mdssl.sweep.settings import SweepSettings
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,10 @@ def said(function, *arguments):
     out = io.StringIO()
     function(*arguments, Console(file=out, width=80))
     return out.getvalue()
+
+
+def settings(data, **changes):
+    return SweepSettings(preset="paper", domains=("cifar10", "svhn"), data=str(data), **changes)
 
 
 def empty_board(tmp_path):
@@ -76,14 +82,24 @@ def test_a_measured_speed_replaces_the_assumed_one(tmp_path):
 
 
 def test_the_list_says_what_each_needs_and_the_sum_counts_shared_trials_once(data, tmp_path):
-    text = said(print_list, ["figure3", "figureA1"], Recipe(), data, empty_board(tmp_path))
+    text = said(print_list, ["figure3", "figureA1"], settings(data), empty_board(tmp_path))
     assert "figure3: Top-1 against λ1 and against λ2 (section 3.5, figure 3)" in text
     assert "datasets: cifar10, svhn" in text
     assert "9 trials, about" in text
     assert "together, shared trials once: 9 trials" in text
-    assert "not prepared: dtd" in said(print_list, ["table4"], Recipe(), data, empty_board(tmp_path))
+    assert "not prepared: dtd" in said(print_list, ["table4"], settings(data), empty_board(tmp_path))
+
+
+def test_every_seed_and_point_of_a_grid_costs_its_hours(data, tmp_path):
+    several = settings(data, seeds=(0, 1), grid=(("learning_rate", "2", "4", "8"),))
+    once, often = (said(print_list, ["figure3"], chosen, empty_board(tmp_path)) for chosen in (settings(data), several))
+    hours = [
+        float(re.search(r"together.*?about ([0-9.]+) GPU-hours", text, re.DOTALL).group(1)) for text in (once, often)
+    ]
+    assert hours[1] == pytest.approx(6 * hours[0], abs=0.4)
+    assert "9 trials, 6 times each" in often
 
 
 def test_every_experiment_can_be_listed(data, tmp_path):
-    text = said(print_list, list(EXPERIMENTS), Recipe(), data, empty_board(tmp_path))
+    text = said(print_list, list(EXPERIMENTS), settings(data), empty_board(tmp_path))
     assert all(f"\n{name}: " in f"\n{text}" for name in EXPERIMENTS)

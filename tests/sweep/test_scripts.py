@@ -85,6 +85,14 @@ def test_clustering_has_its_baselines_and_every_schedule(planned):
     assert "mdssl-robust K=4 ε=0.5 rule=runner-up λ1=1 λ2=0.1" in plan.values()
 
 
+def test_an_epsilon_below_the_final_one_stays_where_it_is(planned):
+    plan = planned("clustering", "--clusters", 3, "--epsilons", 0, 1, "--rules", "farthest")
+    assert [words for words in plan.values() if words.startswith("mdssl-robust")] == [
+        "mdssl-robust ε=0 epsilon_final=0 λ1=1 λ2=0.1",
+        "mdssl-robust ε=1 epsilon_final=0.01 λ1=1 λ2=0.1",
+    ]
+
+
 def test_with_two_clusters_the_outlier_rules_are_one_trial(planned):
     plan = planned("clustering", "--clusters", 2, "--rules", "farthest", "runner-up")
     assert sum(words.startswith("mdssl-robust") for words in plan.values()) == 1
@@ -117,6 +125,11 @@ def test_any_setting_is_an_axis(planned):
         ("lambda_grid", ["--grid", "stem", "cifar", "--grid", "stem", "imagenet"], "axis stem stands twice"),
         ("clustering", ["--grid", "epsilon", 1], "unknown grid axis 'epsilon'"),
         ("clustering", ["--rules", "far"], "Did you mean 'farthest'"),
+        ("clustering", ["--clusters", 2, 2], "axis clusters has a value twice"),
+        ("clustering", ["--warmups", 80], "warmup_iterations is 80, but iterations is 80"),
+        ("lambda_grid", ["--input-size", 64], "no encoder comes from elsewhere"),
+        ("mixtures", ["--mixtures", "tiny-a"], "is not two domains or more"),
+        ("mixtures", ["--mixtures", "tiny-a+"], "is not two domains or more"),
         ("mixtures", ["--subsets", 4], "of 3 domains mixtures have 2 to 3"),
         ("mixtures", ["--mixtures", "tiny-a+tiny-a"], "'tiny-a' stands 2 times"),
         ("mixtures", ["--mixtures", "tiny-a+tiny-x"], "unknown dataset 'tiny-x'"),

@@ -1,0 +1,48 @@
+"""The pandas line at the end of a sweep: run as it is printed, it averages over nothing but seeds."""
+
+import pandas as pd
+import pytest
+
+from mdssl.config import TrialConfig
+from mdssl.results.leaderboard import write_rows
+from mdssl.storage import Location
+from mdssl.sweep.rows import failed_row
+from mdssl.sweep.summary import _pandas_line
+
+CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
+
+
+def write(storage: str, score: float, probe: str = "lbfgs", **changes) -> None:
+    config = TrialConfig(**{"domains": ("a", "b"), "lambda2": 0.1, "precision": "fp32"} | changes)
+    row = failed_row(config, "", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00")
+    scored = {"eval_dataset": "a", "seen": True, "features": "encoder", "probe": probe, "top1": score}
+    counts = {"num_classes": 2, "num_train": 4, "num_test": 4}
+    write_rows(storage, config.trial_id, [row | scored | counts | {"status": "finished", "error": None}])
+
+
+def scores(storage) -> list[float]:
+    table = eval(_pandas_line(Location.of(storage)), {"pd": pd})
+    return sorted(float(value) for value in table["a"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"domains": ("a", "c")}, {"temperature": 0.5}, {"weight_decay": 0.1}, {"probe": "sgd", "stem": "cifar"}],
+    ids=["mixtures", "a setting with a column", "a setting without one", "probes"],
+)
+def test_what_rows_differ_in_stands_in_the_index(tmp_path, changes):
+    write(str(tmp_path), 50.0)
+    write(str(tmp_path), 60.0, **changes)
+    assert scores(str(tmp_path)) == [50.0, 60.0]
+
+
+def test_seeds_are_averaged(tmp_path):
+    write(str(tmp_path), 50.0)
+    write(str(tmp_path), 60.0, seed=1)
+    assert scores(str(tmp_path)) == [55.0]
+
+
+def test_a_foreign_file_is_a_note(tmp_path):
+    write(str(tmp_path), 50.0)
+    (tmp_path / "leaderboard/stray.parquet").write_bytes(b"no table")
+    assert _pandas_line(Location.of(str(tmp_path))).startswith("note: ")
