@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans, kmeans_plusplus
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
 MAX_ITERATIONS = 300
 TOLERANCE = 1e-4
@@ -47,6 +44,11 @@ def kmeans(x: torch.Tensor, k: int, *, seed: int, starts: int = 3, init: torch.T
 
 
 def _scikit_learn(x: torch.Tensor, k: int, *, seed: int, starts: int, init: torch.Tensor | None) -> Clusters:
+    # Here, not above: every process of every trial imports this module, and few of them cluster.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
     rows = x.numpy()
     fits = [KMeans(k, n_init=starts, max_iter=MAX_ITERATIONS, tol=TOLERANCE, random_state=seed)]
     if init is not None:
@@ -61,6 +63,8 @@ def _scikit_learn(x: torch.Tensor, k: int, *, seed: int, starts: int, init: torc
 
 def _lloyd(x: torch.Tensor, k: int, *, seed: int, starts: int, init: torch.Tensor | None) -> Clusters:
     """All starts at once: (S, K, r) centroids, and one pass over the rows for all of them."""
+    from sklearn.cluster import kmeans_plusplus
+
     rng = np.random.default_rng(seed)
     sample = x[torch.from_numpy(rng.permutation(len(x))[:_SEEDING_ROWS]).to(x.device)].cpu().numpy()
     seeds = [kmeans_plusplus(sample, k, random_state=int(rng.integers(2**31)))[0] for _ in range(starts)]

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import normalized_mutual_info_score
 from torch.nn import functional as F
 
 from mdssl.config import CLUSTERED, TrialConfig
@@ -171,6 +169,9 @@ def keep(sure: torch.Tensor, labels: torch.Tensor, epsilon: float, batch_per_dom
 
 def renumber(labels: np.ndarray, before: np.ndarray, k: int) -> np.ndarray:
     """(K,) the number that each cluster of ``labels`` gets so that most images keep theirs (Hungarian algorithm)."""
+    # Here, not above: every process of every trial imports this module, and few of them cluster.
+    from scipy.optimize import linear_sum_assignment
+
     overlap = np.zeros((k, k), dtype=np.int64)
     np.add.at(overlap, (labels, before), 1)
     _, numbers = linear_sum_assignment(overlap, maximize=True)
@@ -180,6 +181,8 @@ def renumber(labels: np.ndarray, before: np.ndarray, k: int) -> np.ndarray:
 def _cluster(
     config: TrialConfig, z: torch.Tensor, before: PseudoDomains | None, domains: np.ndarray, number: int, step: int
 ) -> tuple[PseudoDomains, dict[str, Any]]:
+    from sklearn.metrics import normalized_mutual_info_score
+
     k = config.num_clusters
     # The encoder has moved since: its old clusters are where their images are now.
     init = None if before is None else _means(z, before.labels.to(z.device), k)
