@@ -61,8 +61,8 @@ class Paper(SweepSettings, ClusterSettings):
             check_name("experiment of the paper", name, EXPERIMENTS)
         chosen = [EXPERIMENTS[name] for name in self.experiments or EXPERIMENTS]
         of_experiments = {
-            "domains": [name for experiment in chosen for name in experiment.domains],
-            # Given only by the script itself, to those of them that are prepared.
+            # Given only by the script itself: those of them that are prepared.
+            "domains": self.domains or [name for experiment in chosen for name in experiment.domains],
             "evaluate": self.evaluate or [name for experiment in chosen for name in experiment.evaluate],
         }
         for axis, names in of_experiments.items():
@@ -86,7 +86,8 @@ def main(argv: Sequence[str]) -> int:
             f"no trial of {', '.join(names)} can be done: prepared in {settings.data} is none of the mixtures, or no "
             "dataset to score on. `mdssl data prepare NAME` prepares one."
         )
-    settings = replace(settings, evaluate=plan.evaluate)
+    domains = dict.fromkeys(name for trial in plan.trials for name in trial.domains)
+    settings = replace(settings, domains=tuple(domains), evaluate=plan.evaluate)
 
     def beside_the_published(rows: pd.DataFrame, console: Console) -> None:
         for name in names:

@@ -5,11 +5,13 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 
 from mdssl.command_line import parse
+from mdssl.data.prepare import prepare
 
 SCRIPTS = Path(__file__).parents[2] / "sweeps"
 
@@ -145,3 +147,23 @@ def test_a_pretrained_encoder_is_one_more_row_of_any_sweep(planned, tmp_path):
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
     plan = planned("lambda_grid", "--lambda1", 1, "--lambda2", 0.1, "--seeds", 0, 1, "--pretrained", file)
     assert [words for words in plan.values() if words.startswith("pretrained")] == ["pretrained resnet18.pth"]
+
+
+def test_paper_plans_what_is_prepared_and_skips_the_rest(tmp_path, capsys, monkeypatch):
+    rng = np.random.default_rng(0)
+    for name in ("cifar10", "svhn"):
+        images, labels = rng.integers(256, size=(20, 8, 8, 3), dtype=np.uint8), np.arange(20) % 2
+        source = tmp_path / f"{name}.npz"
+        np.savez(source, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+        prepare(name, data=tmp_path / "data", source=source, image_size=8, workers=1, progress=False)
+    where = ["--data", str(tmp_path / "data"), "--storage", str(tmp_path / "results"), "--batch-per-domain", "8"]
+    script = load("paper", monkeypatch)
+    assert script.main(["table1", "figureA1", "--dry-run", *where]) == 0
+    text = capsys.readouterr().out
+    assert "skipped: simclr stl10; not prepared: stl10" in text
+    assert "paper: 6 trials on 3 mixtures" in text
+    assert not (tmp_path / "results").exists()
+    with pytest.raises(ValueError, match="no trial of table4 can be done"):
+        script.main(["table4", "--dry-run", *where])
+    with pytest.raises(ValueError, match="no experiment is named"):
+        script.main(where)
