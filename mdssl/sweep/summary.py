@@ -81,12 +81,15 @@ def _pandas_line(storage: Location) -> str:
     index = ["method", "lambda1", "lambda2"]
     try:
         rows = leaderboard.with_settings(leaderboard.read(storage))
+        if len(set(rows["train_mixture"]) - {""}) > 1:
+            # Before the rest: other domains are other images, and one of the two says it.
+            index.insert(1, "train_mixture")
         mixed = list(leaderboard.mixed_settings(rows, [*index, "eval_dataset"]))
     except InputError as error:
         # Somebody else's file must not make a failure of a sweep that is done.
         return f"note: {error}"
     index += [name for name in mixed if name in leaderboard.SCHEMA.names]
-    if len(index) < 3 + len(mixed):
+    if set(mixed) - set(index):
         # Settings that only config_json tells.
         index.append("trial_id")
     names = ", ".join(f'"{name}"' for name in index)
