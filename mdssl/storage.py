@@ -46,8 +46,9 @@ class Location:
             return cls(pyarrow.fs.LocalFileSystem(), path, path)
         try:
             filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
-            filesystem, path = _from_fsspec(uri)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+            # A scheme that pyarrow does not know; or one that it does, wrongly written, and then its word counts too.
+            filesystem, path = _from_fsspec(uri, str(error))
         except OSError as error:
             raise InputError(
                 f"storage {uri!r} cannot be opened: {error}. Check the bucket's name, the network and the credentials, "
@@ -131,14 +132,14 @@ class Location:
             ) from error
 
 
-def _from_fsspec(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+def _from_fsspec(uri: str, pyarrow_says: str) -> tuple[pyarrow.fs.FileSystem, str]:
     import fsspec
 
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
         raise InputError(
-            f"storage {uri!r} cannot be opened: {error}. Give a local path, s3://…, gs://…, or a URI that an installed "
-            "fsspec filesystem opens."
+            f"storage {uri!r} cannot be opened: {error} (pyarrow: {pyarrow_says}). Give a local path, s3://…, gs://…, "
+            "or a URI that an installed fsspec filesystem opens."
         ) from error
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), path

@@ -27,7 +27,6 @@ from tyro.conf import Suppress
 
 from mdssl.command_line import parse, run
 from mdssl.config import ClusterSettings
-from mdssl.sweep.launch import run_sweep
 from mdssl.sweep.settings import SweepSettings, check_axis
 
 
@@ -62,6 +61,9 @@ class Clustering(SweepSettings, ClusterSettings):
 
 def main(argv: Sequence[str]) -> int:
     settings = parse(Clustering, prog="clustering.py", description=__doc__, argv=argv)
+    # After the flags, for it brings torch: --help should not wait for that.
+    from mdssl.sweep.launch import run_sweep
+
     methods = [{"method": "random"}, {"method": "simclr"}]
     for lambdas in settings.lambdas:
         methods += [{"method": "mdssl", **lambdas}]

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mdssl.command_line import parse, run
-from mdssl.sweep.launch import run_sweep
 from mdssl.sweep.settings import SweepSettings
 
 
@@ -33,6 +32,9 @@ class LambdaGrid(SweepSettings):
 
 def main(argv: Sequence[str]) -> int:
     settings = parse(LambdaGrid, prog="lambda_grid.py", description=__doc__, argv=argv)
+    # After the flags, for it brings torch: --help should not wait for that.
+    from mdssl.sweep.launch import run_sweep
+
     methods = [{"method": "random"}, {"method": "simclr"}]
     methods += [{"method": "mdssl", **lambdas} for lambdas in settings.lambdas]
     return run_sweep("lambda_grid", settings, methods)

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from mdssl.command_line import parse, run
 from mdssl.config import check_mixture
 from mdssl.errors import InputError
-from mdssl.sweep.launch import run_sweep
 from mdssl.sweep.settings import SweepSettings
 
 
@@ -74,6 +73,9 @@ class Mixtures(SweepSettings):
 
 def main(argv: Sequence[str]) -> int:
     settings = parse(Mixtures, prog="mixtures.py", description=__doc__, argv=argv)
+    # After the flags, for it brings torch: --help should not wait for that.
+    from mdssl.sweep.launch import run_sweep
+
     methods = [{"method": "random"}]
     if settings.singles:
         alone = dict.fromkeys(domain for mixture in settings.all_mixtures for domain in mixture)

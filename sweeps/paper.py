@@ -32,7 +32,6 @@ from mdssl.errors import InputError, check_name
 from mdssl.results import leaderboard
 from mdssl.results.published import published, resources_side_by_side, side_by_side
 from mdssl.results.published_table import print_resources, print_side_by_side
-from mdssl.sweep.launch import run_sweep
 from mdssl.sweep.paper_experiments import EXPERIMENTS
 from mdssl.sweep.paper_plan import plan_experiments, print_list, print_skipped
 from mdssl.sweep.settings import SweepSettings
@@ -72,6 +71,9 @@ class Paper(SweepSettings, ClusterSettings):
 
 def main(argv: Sequence[str]) -> int:
     settings = parse(Paper, prog="paper.py", description=__doc__, argv=argv)
+    # After the flags, for it brings torch: --help should not wait for that.
+    from mdssl.sweep.launch import run_sweep
+
     console = Console()
     names = settings.experiments or tuple(EXPERIMENTS)
     if settings.list:

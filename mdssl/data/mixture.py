@@ -123,7 +123,9 @@ class Mixture:
         for domain, images in enumerate(self.images):
             places = np.flatnonzero(domain_of_row == domain)
             local = torch.from_numpy(rows[places] - self.offsets[domain])
-            found[torch.from_numpy(places).to(first.device)] = images[local.to(first.device, non_blocking=True)]
+            # Not waiting for either copy: this is part of every training step.
+            places, local = (index.to(first.device, non_blocking=True) for index in (torch.from_numpy(places), local))
+            found[places] = images[local]
         return found
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,12 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
         ValueError: a domain that is not prepared or has too few images, a setting that training cannot mean, or a file
             of weights that is none.
     """
+
+    @cache
+    def images_of(domains: tuple[str, ...], batch_per_domain: int) -> str:
+        check_batch([open_dataset(settings.data, name) for name in domains], batch_per_domain)
+        return fingerprint(settings.data, domains)
+
     grid = settings.grid_axes
     pretrained = [pretrained_config(file, settings.input_size)[0] for file in settings.pretrained]
     found = {config.trial_id: config for config in pretrained}
@@ -67,8 +74,7 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
             if method["method"] in UNTRAINED:
                 own["domains"] = ()
             config = TrialConfig(**own)
-            check_batch([open_dataset(settings.data, name) for name in config.domains], config.batch_per_domain)
-            config = replace(config, data_fingerprint=fingerprint(settings.data, config.domains))
+            config = replace(config, data_fingerprint=images_of(config.domains, config.batch_per_domain))
             found.setdefault(config.trial_id, config)
     return list(found.values())
 

@@ -54,7 +54,7 @@ def run_sweep(
     settings: SweepSettings,
     methods: list[dict],
     *,
-    afterwards: Callable[[pd.DataFrame, Console], None] = lambda rows, console: None,
+    afterwards: Callable[[pd.DataFrame, Console], None] | None = None,
 ) -> int:
     """Run the trials of ``methods`` (see `mdssl.sweep.grid.trials`) as the sweep ``name``.
 
@@ -80,7 +80,8 @@ def run_sweep(
         storage.check_writable()
         _run(name, settings, storage, left, console)
     code = print_results(console, name, settings, storage, configs)
-    afterwards(leaderboard.read(storage, trial_id=[config.trial_id for config in configs]), console)
+    if afterwards:
+        afterwards(leaderboard.read(storage, trial_id=[config.trial_id for config in configs]), console)
     return code
 
 

@@ -77,6 +77,7 @@ def _pandas_line(storage: Location) -> str:
     """A line that pivots the whole folder without averaging over anything but seeds.
 
     The folder may hold other sweeps as well, so what its rows differ in, and the index must name, is seen from it.
+    Where it cannot be read whole, pandas could not either, and a note says why instead.
     """
     index = ["method", "lambda1", "lambda2"]
     try:
@@ -86,7 +87,6 @@ def _pandas_line(storage: Location) -> str:
             index.insert(1, "train_mixture")
         mixed = list(leaderboard.mixed_settings(rows, [*index, "eval_dataset"]))
     except InputError as error:
-        # Somebody else's file must not make a failure of a sweep that is done.
         return f"note: {error}"
     index += [name for name in mixed if name in leaderboard.SCHEMA.names]
     if set(mixed) - set(index):
