@@ -14,16 +14,10 @@ from typing import Annotated
 import tyro
 
 from mdssl.command_line import parse, run
-from mdssl.config import (
-    PRESETS,
-    ClusterSettings,
-    ProbeConfig,
-    RunSettings,
-    TrialConfig,
-    check_gradient_caching,
-    relevant_settings,
-)
+from mdssl.config import ClusterSettings, TrialConfig, relevant_settings
 from mdssl.errors import InputError, check_name
+from mdssl.presets import PRESETS
+from mdssl.run_config import ProbeConfig, RunSettings, check_gradient_caching
 
 _DATA = os.environ.get("MDSSL_DATA", "data")
 _STORAGE = os.environ.get("MDSSL_STORAGE", "results")

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import tyro
 
-from mdssl.config import PRESETS
 from mdssl.errors import InputError, check_name
+from mdssl.presets import PRESETS
 
 Settings = TypeVar("Settings")
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass, fields
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from mdssl.errors import InputError, check_name, check_number
+from mdssl.field_types import check_types
 
 METHODS = ("simclr", "mdssl", "mdssl-clustered", "mdssl-robust", "pretrained", "random")
 UNTRAINED = ("pretrained", "random")
@@ -37,8 +36,6 @@ OUTLIER_SETTINGS = ("epsilon", "epsilon_final", "outlier_rule")
 CLUSTER_SETTINGS = (
     "num_clusters", "warmup_iterations", "recluster_every", "cluster_space", "cluster_normalised", *OUTLIER_SETTINGS
 )  # fmt: skip
-PROBES = ("lbfgs", "sgd")
-FEATURES = ("encoder", "projection")
 
 RECIPE_VERSION = 1
 """Part of every ``trial_id``. Raise it whenever training itself changes, so that no old encoder passes for a new one.
@@ -88,7 +85,7 @@ class Recipe:
         return STEMS
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         check_name("encoder (arch)", self.arch, ARCHS)
         check_name("stem", self.stem, self._stems)
         check_name("norm", self.norm, NORMS)
@@ -129,7 +126,7 @@ class ClusterSettings:
     (as the paper's prose)."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         if self.num_clusters is not None:
             check_number("num_clusters", self.num_clusters, low=1)
         check_number("warmup_iterations", self.warmup_iterations, low=0)
@@ -265,124 +262,6 @@ def relevant_settings(trial: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in trial.items() if name not in (*other, *PRETRAINED_SETTINGS)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-    """How a finished encoder is scored. The `sgd` defaults are the paper's (table 7)."""
-
-    probe: str = "lbfgs"
-    """Linear probe: lbfgs (regularised logistic regression, solved to convergence) | sgd (as the paper)."""
-    features: tuple[str, ...] = ("encoder",)
-    """Layers to probe: encoder | projection, or both."""
-    probe_learning_rate: float = 0.1
-    """Learning rate of the sgd probe."""
-    probe_epochs: int = 100
-    """Epochs of the sgd probe."""
-    probe_batch: int = 1024
-    """Batch size of the sgd probe."""
-    probe_l2: float = 1e-3
-    """L2 penalty of the lbfgs probe, on standardised features, per sample."""
-    knn_neighbours: int = 20
-    """Neighbours of the kNN score that comes with every probe."""
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        check_name("probe", self.probe, PROBES)
-        for layer in self.features:
-            check_name("feature layer", layer, FEATURES)
-        if not self.features or len(set(self.features)) < len(self.features):
-            raise InputError(f"features are {self.features}; name each layer once: encoder, projection, or both.")
-        check_number("probe_learning_rate", self.probe_learning_rate, low=0)
-        check_number("probe_epochs", self.probe_epochs, low=1)
-        check_number("probe_batch", self.probe_batch, low=1)
-        check_number("probe_l2", self.probe_l2, low=0)
-        check_number("knn_neighbours", self.knn_neighbours, low=1)
-
-    @property
-    def name(self) -> str:
-        """What the leaderboard's ``probe`` column says: the probe and those of its settings that are not the default.
-
-        ``sgd``, ``sgd(epochs=30)``: two probes with one name gave their scores in the same way.
-        """
-        own = {
-            "lbfgs": ("probe_l2", "knn_neighbours"),
-            "sgd": ("probe_learning_rate", "probe_epochs", "probe_batch", "knn_neighbours"),
-        }[self.probe]
-        defaults = {field.name: field.default for field in fields(ProbeConfig)}
-        changed = [
-            f"{key.removeprefix('probe_')}={getattr(self, key):g}" for key in own if getattr(self, key) != defaults[key]
-        ]
-        return f"{self.probe}({','.join(changed)})" if changed else self.probe
-
-    def settings(self) -> dict[str, Any]:
-        """The probe's settings as they stand in a row's ``config_json``."""
-        return {field.name: getattr(self, field.name) for field in fields(ProbeConfig) if field.name != "features"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """How training is run. Nothing here changes the encoder that comes out, so nothing here is part of ``trial_id``."""
-
-    checkpoint_seconds: float = 30.0
-    """Seconds between checkpoints: what a kill can cost."""
-    report_every: int = 10
-    """Steps between progress reports, each a row of metrics.parquet."""
-    gradient_caching: bool = False
-    """Encode domain after domain in the memory of one: for many domains. The same gradients for one more forward pass;
-    needs --batching per-domain, or --norm group."""
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        check_number("checkpoint_seconds", self.checkpoint_seconds, low=0)
-        check_number("report_every", self.report_every, low=1)
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {
-        "arch": "resnet18",
-        "batch_per_domain": 64,
-        "iterations": 80,
-        "lr_warmup_iterations": 10,
-        "warmup_iterations": 16,
-        "recluster_every": 16,
-        "learning_rate": 1.5,
-        # The built-in classes are shapes and digits, which crops of a tenth of the image cut apart.
-        "crop_min_area": 0.5,
-        "domains": ("builtin-clutter", "builtin-shapes", "builtin-textures"),
-        "evaluate": ("builtin-clutter", "builtin-shapes", "builtin-textures", "builtin-digits"),
-        "clusters": (2, 3),
-        "rules": ("farthest", "runner-up"),
-    },
-    "cifar": {
-        "arch": "resnet18",
-        "stem": "cifar",
-        "batch_per_domain": 512,
-        # An epoch is CIFAR-10's, as the paper counts: 97 full batches of its 50,000 images. This is 100 of them.
-        "iterations": 9_700,
-        "lr_warmup_iterations": 970,
-        "learning_rate": 2.0,
-        "warmup_iterations": 970,
-        "recluster_every": 970,
-    },
-    "paper": {"probe": "sgd"},
-}
-"""What a preset changes from the defaults of the settings classes, which are the paper's where the paper says."""
-
-
-def check_gradient_caching(recipe: Recipe, settings: RunSettings) -> None:
-    """Raise ``ValueError`` where encoding domain after domain would not give the gradients of the run asked for."""
-    if settings.gradient_caching and recipe.batching == "joint" and recipe.norm == "batch":
-        raise InputError(
-            "gradient_caching encodes domain after domain, but with batching 'joint' batch-norm takes its statistics "
-            "over all of them; use --batching per-domain, or --norm group."
-        )
-
-
-def check_layers(features: tuple[str, ...], pretrained: bool) -> None:
-    """Raise ``ValueError`` where a layer is to be scored that an encoder from elsewhere does not have."""
-    if pretrained and "projection" in features:
-        raise InputError("features has 'projection', but a pretrained encoder comes without our head; leave it out.")
-
-
 def check_lambda1(value: float) -> None:
     """Raise ``ValueError`` unless ``value`` lies in (0, 1]."""
     if 0 < value <= 1:
@@ -410,63 +289,3 @@ def _hardware_precision() -> str:
 
     on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if on_gpu or torch.cpu._is_avx512_bf16_supported() else "fp32"
-
-
-def _check_types(config: Any) -> None:
-    """Hold every field to its annotation, so that a typo in a JSON file is named here and not deep in training."""
-    hints = get_type_hints(type(config))
-    for field in fields(config):
-        value, expected = getattr(config, field.name), hints[field.name]
-        try:
-            object.__setattr__(config, field.name, _as_type(value, expected))
-        except TypeError:
-            allowed = _TYPE_NAMES.get(expected, str(expected))
-            raise InputError(f"{field.name} is {value!r} ({type(value).__name__}); it must be {allowed}.") from None
-        except OverflowError as error:
-            raise InputError(f"{field.name} is {error}; it must be a finite number.") from None
-
-
-_TYPE_NAMES = {
-    float: "a number",
-    int: "a whole number",
-    str: "a string",
-    bool: "true or false",
-    tuple[str, ...]: "a list of strings",
-    tuple[float, ...]: "a list of numbers",
-    tuple[int, ...]: "a list of whole numbers",
-}
-
-
-def parse_setting(name: str, text: str) -> Any:
-    """What ``text`` from a command line means as the setting ``name`` of a trial.
-
-    Raises:
-        ValueError: it is not of the setting's type.
-    """
-    expected = get_type_hints(TrialConfig)[name]
-    if get_origin(expected) is UnionType:
-        expected = get_args(expected)[0]
-    try:
-        if expected is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return expected(text)
-    except (ValueError, KeyError):
-        raise InputError(f"{name} is {text!r}; it must be {_TYPE_NAMES[expected]}.") from None
-
-
-def _as_type(value: Any, expected: Any) -> Any:
-    """``value`` as ``expected``: lists become tuples and whole numbers floats. Raises TypeError, or OverflowError for
-    what is not finite."""
-    if get_origin(expected) is tuple:
-        if not isinstance(value, list | tuple):
-            raise TypeError
-        return tuple(_as_type(item, get_args(expected)[0]) for item in value)
-    if get_origin(expected) is UnionType:
-        return None if value is None else _as_type(value, get_args(expected)[0])
-    if expected is float and type(value) is int:
-        value = float(value)
-    if type(value) is not expected:
-        raise TypeError
-    if expected is float and not math.isfinite(value):
-        raise OverflowError(value)
-    return value

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mdssl.config import ProbeConfig, Recipe, TrialConfig
+from mdssl.config import Recipe, TrialConfig
+from mdssl.run_config import ProbeConfig
 
 
 def config(**changes):

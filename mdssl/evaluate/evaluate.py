@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from mdssl.config import ProbeConfig
 from mdssl.data.prepared import Dataset
 from mdssl.errors import InputError
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.knn import knn_top1
 from mdssl.evaluate.probe import run_probe
+from mdssl.run_config import ProbeConfig
 
 
 def evaluate_dataset(

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mdssl.config import FEATURES
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.pretrain.augment import normalise
+from mdssl.run_config import FEATURES
 
 _PASS_PIXELS = 2**21
 """Input pixels in one pass at most: 2048 images of 32x32, 41 of 224x224."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from mdssl.config import ProbeConfig
 from mdssl.errors import InputError, check_number
 from mdssl.evaluate.probe import check_parts
+from mdssl.run_config import ProbeConfig
 
 _CHUNK_NUMBERS = 2**23
 """Numbers in the largest intermediate tensor: 32 MiB of float32."""

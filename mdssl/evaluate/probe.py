@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from mdssl.config import ProbeConfig
 from mdssl.errors import InputError, check_number
 from mdssl.evaluate.features import check_finite
+from mdssl.run_config import ProbeConfig
 
 LBFGS_MAX_ITERATIONS = 2000
 """Above what a penalised fit needs (80 to 1000 on images); reached only with ``l2`` near 0, and then said."""

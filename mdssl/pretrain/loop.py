@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mdssl.config import CLUSTERED, UNTRAINED, RunSettings, TrialConfig, check_gradient_caching
+from mdssl.config import CLUSTERED, UNTRAINED, TrialConfig
 from mdssl.data.mixture import Group, Mixture, fingerprint
 from mdssl.errors import InputError, check_name
 from mdssl.pretrain import checkpoint, pseudo_domains
@@ -30,6 +30,7 @@ from mdssl.pretrain.pretrained import encoder_of
 from mdssl.pretrain.pseudo_domains import PseudoDomains
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views
 from mdssl.pretrain.trial_files import now, read_training, write_config, write_failure, write_finished, write_metrics
+from mdssl.run_config import RunSettings, check_gradient_caching
 from mdssl.storage import Location
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mdssl.config import ProbeConfig, TrialConfig
+from mdssl.config import TrialConfig
 from mdssl.data.catalog import seen_in
 from mdssl.errors import check_name
 from mdssl.results import leaderboard
+from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 
 METHOD_ORDER = ("random", "pretrained", "simclr", "mdssl", "mdssl-clustered", "mdssl-robust")

@@ -12,10 +12,10 @@ from typing import Any
 import ray
 import torch
 
-from mdssl.config import ProbeConfig
 from mdssl.data.prepared import open_dataset
 from mdssl.evaluate.evaluate import evaluate_dataset
 from mdssl.pretrain.trial_files import load_model
+from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint
 

@@ -10,13 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mdssl.config import UNTRAINED, ProbeConfig, TrialConfig
+from mdssl.config import UNTRAINED, TrialConfig
 from mdssl.data.mixture import check_batch, fingerprint
 from mdssl.data.prepared import open_dataset
 from mdssl.errors import InputError
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import read_training
 from mdssl.results.leaderboard import read_rows
+from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 from mdssl.sweep.settings import SweepSettings
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import mdssl
-from mdssl.config import RECIPE_VERSION, ProbeConfig, TrialConfig, relevant_settings
+from mdssl.config import RECIPE_VERSION, TrialConfig, relevant_settings
 from mdssl.data.catalog import seen_in
 from mdssl.pretrain.trial_files import now
 from mdssl.results.leaderboard import SCHEMA_VERSION, SETTING_COLUMNS
+from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 
 _FROM_TRAINING = (

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import tyro
 
-from mdssl.config import (
-    ClusterSettings,
-    ProbeConfig,
-    Recipe,
-    RunSettings,
-    check_gradient_caching,
-    check_lambda1,
-    check_layers,
-    check_mixture,
-    parse_setting,
-)
+from mdssl.config import ClusterSettings, Recipe, check_lambda1, check_mixture
 from mdssl.errors import InputError, check_name, check_number
+from mdssl.field_types import parse_as
+from mdssl.run_config import ProbeConfig, RunSettings, check_gradient_caching, check_layers
 
 EXECUTORS = ("torchtrainer", "inline")
 
@@ -130,6 +122,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
         Raises:
             ValueError: no such setting, one with an axis of its own, or values that it cannot have.
         """
+        types = get_type_hints(type(self))
         axes: dict[str, tuple[Any, ...]] = {}
         for name, *texts in (axis or ("",) for axis in self.grid):
             name = name.replace("-", "_")
@@ -139,7 +132,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             )
             if name in axes:
                 raise InputError(f"axis {name} stands twice in --grid; give all its values at once.")
-            axes[name] = tuple(parse_setting(name, text) for text in texts)
+            axes[name] = tuple(parse_as(name, text, types[name]) for text in texts)
             check_axis(name, axes[name])
         return axes
 

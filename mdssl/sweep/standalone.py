@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from mdssl.config import ProbeConfig, check_layers
 from mdssl.data.prepare import ensure_builtin
 from mdssl.data.prepared import open_dataset
 from mdssl.errors import InputError
@@ -13,6 +12,7 @@ from mdssl.pretrain.loop import pick_device, train
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model, read_training
 from mdssl.results.leaderboard import read_rows, write_rows
+from mdssl.run_config import ProbeConfig, check_layers
 from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint, has_score
 from mdssl.sweep.rows import finished_row, git_commit, merged

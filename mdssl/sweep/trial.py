@@ -16,10 +16,11 @@ import ray.train.torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mdssl.config import UNTRAINED, ProbeConfig, RunSettings, TrialConfig
+from mdssl.config import UNTRAINED, TrialConfig
 from mdssl.pretrain.loop import NonFiniteLossError, train
 from mdssl.pretrain.trial_files import now, read_training
 from mdssl.results.leaderboard import read_rows, write_rows
+from mdssl.run_config import ProbeConfig, RunSettings
 from mdssl.storage import Location
 from mdssl.sweep import evaluator
 from mdssl.sweep.grid import evaluation_fingerprint

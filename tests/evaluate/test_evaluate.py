@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mdssl.config import ProbeConfig
 from mdssl.evaluate import evaluate
 from mdssl.evaluate.evaluate import evaluate_dataset
 from mdssl.evaluate.probe import ProbeResult, run_probe
+from mdssl.run_config import ProbeConfig
 
 TRAIN, TEST = np.arange(240) % 6, np.arange(90) % 6
 SGD = ProbeConfig(probe="sgd", probe_epochs=60, probe_batch=16, probe_learning_rate=1.0)

@@ -6,12 +6,12 @@ from sklearn.metrics import top_k_accuracy_score
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
-from mdssl import config
+from mdssl import run_config
 from mdssl.evaluate import probe
 from mdssl.evaluate.probe import PROBES, lbfgs_probe, run_probe, sgd_probe
 
-FAST_SGD = config.ProbeConfig(probe="sgd", probe_epochs=5, probe_learning_rate=0.01, probe_batch=256)
-LBFGS = config.ProbeConfig(probe="lbfgs")
+FAST_SGD = run_config.ProbeConfig(probe="sgd", probe_epochs=5, probe_learning_rate=0.01, probe_batch=256)
+LBFGS = run_config.ProbeConfig(probe="lbfgs")
 BOTH = pytest.mark.parametrize("settings", [FAST_SGD, LBFGS], ids=lambda settings: settings.probe)
 
 
@@ -164,14 +164,14 @@ def test_top5_is_none_where_it_would_say_nothing(digits, settings):
 
 
 def test_every_probe_that_can_be_asked_for_is_there():
-    assert set(PROBES) == set(config.PROBES)
+    assert set(PROBES) == set(run_config.PROBES)
 
 
 def test_the_settings_reach_the_probe(digits):
-    asked = config.ProbeConfig(probe="sgd", probe_learning_rate=0.02, probe_epochs=2, probe_batch=300)
+    asked = run_config.ProbeConfig(probe="sgd", probe_learning_rate=0.02, probe_epochs=2, probe_batch=300)
     direct = sgd_probe(*digits, 10, learning_rate=0.02, epochs=2, batch_size=300, seed=7)
     assert torch.equal(run_probe(*digits, 10, config=asked, seed=7).classifier.weight, direct.classifier.weight)
-    asked = config.ProbeConfig(probe="lbfgs", probe_l2=0.3)
+    asked = run_config.ProbeConfig(probe="lbfgs", probe_l2=0.3)
     direct = lbfgs_probe(*digits, 10, l2=0.3)
     assert torch.equal(run_probe(*digits, 10, config=asked).classifier.weight, direct.classifier.weight)
 

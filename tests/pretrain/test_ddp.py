@@ -7,16 +7,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tiny_trial import tiny_trial
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mdssl.config import RunSettings, TrialConfig
+from mdssl.config import TrialConfig
 from mdssl.data.mixture import Mixture
 from mdssl.pretrain import pseudo_domains
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.loss import mdssl_loss
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.trial_files import load_model
+from mdssl.run_config import RunSettings
 from mdssl.storage import Location
 
 pytestmark = pytest.mark.ddp
@@ -46,19 +48,7 @@ CLUSTERED = {"method": "mdssl-robust", "warmup_iterations": 2, "recluster_every"
 
 def trial(**changes) -> TrialConfig:
     """Without batch-norm, whose statistics on a CPU are each worker's own."""
-    base = {
-        "arch": "resnet18",
-        "norm": "group",
-        "domains": ("tiny-a", "tiny-b"),
-        "batch_per_domain": 9,
-        "iterations": 6,
-        "lr_warmup_iterations": 2,
-        "learning_rate": 0.5,
-        "precision": "fp32",
-        "lambda1": 0.9,
-        "lambda2": 0.1,
-    }
-    return TrialConfig(**base | changes)
+    return tiny_trial(**{"norm": "group", "batch_per_domain": 9} | changes)
 
 
 def run(data, folder, report=lambda progress: None, *, gradient_caching=False, **changes):

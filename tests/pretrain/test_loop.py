@@ -12,31 +12,18 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from tiny_trial import tiny_trial
 
-from mdssl.config import RunSettings, TrialConfig
+from mdssl.config import TrialConfig
 from mdssl.data.prepare import prepare
 from mdssl.pretrain import checkpoint
 from mdssl.pretrain.loop import NonFiniteLossError, train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.trial_files import load_model, read_training
+from mdssl.run_config import RunSettings
 from mdssl.storage import Location
 
 EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
-
-
-def config(**changes):
-    base = {
-        "arch": "resnet18",
-        "domains": ("tiny-a", "tiny-b"),
-        "batch_per_domain": 8,
-        "iterations": 6,
-        "lr_warmup_iterations": 2,
-        "learning_rate": 0.5,
-        "precision": "fp32",
-        "lambda1": 0.9,
-        "lambda2": 0.1,
-    }
-    return TrialConfig(**base | changes)
 
 
 class Killed(BaseException):
@@ -62,7 +49,7 @@ def losses(folder):
 def test_a_finished_trial_has_all_its_files(tiny_data, tmp_path):
     reports = []
     ended = train(
-        config(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, report=reports.append, device="cpu"
+        tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, report=reports.append, device="cpu"
     )
     assert [progress.step for progress in reports] == [1, 2, 3, 4, 5, 6]
     assert ended == read_training(Location.of(tmp_path))
@@ -72,21 +59,21 @@ def test_a_finished_trial_has_all_its_files(tiny_data, tmp_path):
     expected = metrics["alignment"] + 0.9 * metrics["within"] + 0.1 * metrics["across"]
     pd.testing.assert_series_equal(metrics["loss"], expected, check_names=False, rtol=1e-5)
     saved, model = load_model(Location.of(tmp_path))
-    assert saved == replace(config(), data_fingerprint=saved.data_fingerprint)
+    assert saved == replace(tiny_trial(), data_fingerprint=saved.data_fingerprint)
     assert model.encoder(torch.zeros(1, 3, 16, 16)).shape == (1, 512)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
 def test_a_finished_trial_is_not_trained_again(tiny_data, tmp_path):
-    train(config(), data=tiny_data, trial_dir=tmp_path, device="cpu")
+    train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu")
     before = (tmp_path / "encoder.safetensors").stat().st_mtime_ns
-    train(config(), data=tiny_data, trial_dir=tmp_path, device="cpu", report=kill_at(6))
+    train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu", report=kill_at(6))
     assert (tmp_path / "encoder.safetensors").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
 def test_a_kill_in_the_middle_changes_nothing(tiny_data, tmp_path, optimizer):
-    trial = config(optimizer=optimizer, learning_rate=0.01)
+    trial = tiny_trial(optimizer=optimizer, learning_rate=0.01)
     train(trial, data=tiny_data, trial_dir=tmp_path / "straight", settings=EVERY_STEP, device="cpu")
     arguments = {"data": tiny_data, "trial_dir": tmp_path / "killed", "settings": EVERY_STEP, "device": "cpu"}
     with pytest.raises(Killed):
@@ -124,11 +111,11 @@ def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path):
 
 def test_two_checkpoints_are_kept_and_a_cut_off_one_is_passed_over(tiny_data, tmp_path, caplog):
     with pytest.raises(Killed):
-        train(config(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, report=kill_at(5), device="cpu")
+        train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, report=kill_at(5), device="cpu")
     files = sorted((tmp_path / "checkpoints").iterdir())
     assert [file.name for file in files] == ["step-00000003.safetensors", "step-00000004.safetensors"]
     files[1].write_bytes(files[1].read_bytes()[:-100])
-    model = build_model(config())
+    model = build_model(tiny_trial())
     optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
     state = checkpoint.load_latest(Location.of(tmp_path / "checkpoints"), model, optimizer)
     assert state.step == 3
@@ -138,10 +125,10 @@ def test_two_checkpoints_are_kept_and_a_cut_off_one_is_passed_over(tiny_data, tm
 def test_a_checkpoint_that_could_not_be_read_is_not_one_of_the_two(tiny_data, tmp_path):
     arguments = {"data": tiny_data, "trial_dir": tmp_path, "settings": EVERY_STEP, "device": "cpu"}
     with pytest.raises(Killed):
-        train(config(), **arguments, report=kill_at(5))
+        train(tiny_trial(), **arguments, report=kill_at(5))
     later = tmp_path / "checkpoints/step-00000009.safetensors"
     later.write_bytes(b"cut off")
-    train(config(), **arguments)
+    train(tiny_trial(), **arguments)
     names = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000005.safetensors", "step-00000006.safetensors"]
 
@@ -149,14 +136,14 @@ def test_a_checkpoint_that_could_not_be_read_is_not_one_of_the_two(tiny_data, tm
 @pytest.mark.parametrize("name", ["encoder.safetensors", "training.json"])
 def test_a_damaged_file_is_named_and_made_again_from_the_last_checkpoint(tiny_data, tmp_path, name):
     trial_dir = Location.of(tmp_path)
-    ended = train(config(), data=tiny_data, trial_dir=tmp_path, device="cpu")
+    ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu")
     before = weights(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-10])
     read = load_model if name.startswith("encoder") else read_training
     with pytest.raises(ValueError, match=rf"{name} is damaged .*Delete it"):
         read(trial_dir)
     (tmp_path / name).unlink()
-    again = train(config(), data=tiny_data, trial_dir=tmp_path, device="cpu", report=kill_at(1))
+    again = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu", report=kill_at(1))
     assert again["train_seconds"] == ended["train_seconds"]
     assert all(torch.equal(before[key], value) for key, value in weights(tmp_path).items())
 
@@ -164,11 +151,11 @@ def test_a_damaged_file_is_named_and_made_again_from_the_last_checkpoint(tiny_da
 @pytest.mark.parametrize("device", ["cdua", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_named(tiny_data, tmp_path, device):
     with pytest.raises(ValueError, match=f"unknown device '{device}'; allowed: auto, cpu"):
-        train(config(), data=tiny_data, trial_dir=tmp_path, device=device)
+        train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device=device)
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial_with_step_and_terms(tiny_data, tmp_path):
-    trial = config(learning_rate=1e30, optimizer="sgd", lr_warmup_iterations=0)
+    trial = tiny_trial(learning_rate=1e30, optimizer="sgd", lr_warmup_iterations=0)
     with pytest.raises(NonFiniteLossError, match=r"not finite at step \d+: total .*alignment .*within .*across"):
         train(trial, data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu")
     ended = json.loads((tmp_path / "training.json").read_text())
@@ -179,13 +166,13 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_step_and_terms(tiny_data,
 
 def test_data_that_changed_since_the_trial_began_are_refused(tiny_data, tmp_path):
     with pytest.raises(ValueError, match="was made for 0123"):
-        train(config(data_fingerprint="0123"), data=tiny_data, trial_dir=tmp_path, device="cpu")
+        train(tiny_trial(data_fingerprint="0123"), data=tiny_data, trial_dir=tmp_path, device="cpu")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_larger_than_a_domain_is_refused(tiny_data, tmp_path):
     with pytest.raises(ValueError, match="'tiny-a' has 64 training images; use at most 64"):
-        train(config(batch_per_domain=65), data=tiny_data, trial_dir=tmp_path, device="cpu")
+        train(tiny_trial(batch_per_domain=65), data=tiny_data, trial_dir=tmp_path, device="cpu")
 
 
 def test_a_random_encoder_is_saved_untrained(tiny_data, tmp_path):
@@ -200,7 +187,7 @@ def test_a_random_encoder_is_saved_untrained(tiny_data, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; the same loop is tested on the CPU")
 def test_trains_on_a_gpu_as_on_a_cpu(tiny_data, tmp_path):
     ends = [
-        train(config(norm="group"), data=tiny_data, trial_dir=tmp_path / device, device=device)["final_loss"]
+        train(tiny_trial(norm="group"), data=tiny_data, trial_dir=tmp_path / device, device=device)["final_loss"]
         for device in ("cpu", "cuda")
     ]
     assert ends[0] == pytest.approx(ends[1], rel=1e-2)
@@ -217,7 +204,7 @@ def test_a_run_over_12_domains_works_in_the_memory_of_one(tmp_path):
         )
         source = tmp_path / f"{name}.npz"
         prepare(name, data=tmp_path / "data", source=source, image_size=16, workers=1, progress=False)
-    trial = config(domains=names, batching="per-domain", iterations=3, batch_per_domain=4)
+    trial = tiny_trial(domains=names, batching="per-domain", iterations=3, batch_per_domain=4)
     settings = RunSettings(gradient_caching=True, report_every=1)
     ended = train(trial, data=tmp_path / "data", trial_dir=tmp_path / "trial", settings=settings, device="cpu")
     assert (ended["status"], ended["views_seen"]) == ("finished", 3 * 12 * 4 * 2)

@@ -8,31 +8,19 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
+from tiny_trial import tiny_trial
 
-from mdssl.config import RunSettings, TrialConfig
 from mdssl.data.mixture import Mixture
 from mdssl.pretrain import pseudo_domains
 from mdssl.pretrain.loop import groups_of, objective_of, train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.pseudo_domains import PseudoDomains, certainty, epsilon_of, keep, renumber, round_due
+from mdssl.run_config import RunSettings
 
 
 def config(**changes):
-    base = {
-        "method": "mdssl-robust",
-        "arch": "resnet18",
-        "domains": ("tiny-a", "tiny-b", "tiny-c"),
-        "batch_per_domain": 8,
-        "iterations": 12,
-        "warmup_iterations": 2,
-        "recluster_every": 3,
-        "lr_warmup_iterations": 2,
-        "learning_rate": 0.5,
-        "precision": "fp32",
-        "lambda1": 0.9,
-        "lambda2": 0.1,
-    }
-    return TrialConfig(**base | changes)
+    clustered = {"method": "mdssl-robust", "domains": ("tiny-a", "tiny-b", "tiny-c"), "iterations": 12}
+    return tiny_trial(**clustered | {"warmup_iterations": 2, "recluster_every": 3} | changes)
 
 
 def load(data, trial):

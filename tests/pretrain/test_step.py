@@ -3,23 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from tiny_trial import tiny_trial
 
-from mdssl.config import RunSettings, TrialConfig, check_gradient_caching
 from mdssl.data.mixture import Group, Mixture
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, by_domain, by_view, loss_of, two_views
-
-
-def config(**changes):
-    base = {
-        "arch": "resnet18",
-        "domains": ("tiny-a", "tiny-b"),
-        "batch_per_domain": 8,
-        "precision": "fp32",
-        "lambda1": 0.9,
-        "lambda2": 0.1,
-    }
-    return TrialConfig(**base | changes)
+from mdssl.run_config import RunSettings, check_gradient_caching
 
 
 def load(data, trial):
@@ -34,14 +23,14 @@ def views_of(mixture, trial, *, step=0, rank=0, workers=1, groups=None):
 def test_batches_and_views_do_not_depend_on_lambda_or_method(tiny_data):
     views = []
     for change in ({}, {"lambda2": 0.0}, {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}):
-        trial = config(**change)
+        trial = tiny_trial(**change)
         views.append(views_of(load(tiny_data, trial), trial, step=5))
     assert torch.equal(views[0], views[1])
     assert torch.equal(views[0], views[2])
 
 
 def test_workers_see_the_parts_of_one_batch(tiny_data):
-    trial = config(batch_per_domain=7)
+    trial = tiny_trial(batch_per_domain=7)
     mixture = load(tiny_data, trial)
     whole = views_of(mixture, trial, step=2).unflatten(0, (2, 2, 7))
     parts = [views_of(mixture, trial, step=2, rank=rank, workers=3).unflatten(0, (2, 2, -1)) for rank in range(3)]
@@ -49,7 +38,7 @@ def test_workers_see_the_parts_of_one_batch(tiny_data):
 
 
 def test_gathered_images_are_those_of_the_domains_one_after_another(tiny_data):
-    mixture = load(tiny_data, config())
+    mixture = load(tiny_data, tiny_trial())
     everything = torch.cat(mixture.images)
     rows = np.random.default_rng(0).permutation(len(everything))[:50]
     assert torch.equal(mixture.gather(rows), everything[torch.from_numpy(rows)])
@@ -68,7 +57,7 @@ def test_an_epoch_shows_every_image_at_most_once_and_each_epoch_has_its_own_orde
 def test_simclr_on_a_union_differs_from_mdssl_without_an_across_term(tiny_data):
     totals = []
     for change in ({"method": "simclr"}, {"method": "mdssl"}):
-        trial = config(**change, lambda1=1.0, lambda2=0.0)
+        trial = tiny_trial(**change, lambda1=1.0, lambda2=0.0)
         views = views_of(load(tiny_data, trial), trial)
         totals.append(backward_at_once(trial, build_model(trial), views, [8, 8]).total)
     assert totals[0] > totals[1] + 0.1, "the union has more negatives"
@@ -99,8 +88,8 @@ def assert_same_gradients(expected, found):
 
 @pytest.mark.parametrize("groups", [None, RAGGED], ids=["equal", "ragged"])
 def test_without_batch_norm_joint_per_domain_and_cached_gradients_are_the_same(tiny_data, groups):
-    trial = config(norm="group", domains=("tiny-a", "tiny-b", "tiny-c"))
-    per_domain = config(norm="group", domains=trial.domains, batching="per-domain")
+    trial = tiny_trial(norm="group", domains=("tiny-a", "tiny-b", "tiny-c"))
+    per_domain = tiny_trial(norm="group", domains=trial.domains, batching="per-domain")
     loss, joint = gradients(trial, tiny_data, backward_at_once, groups=groups)
     for other, backward in ((per_domain, backward_at_once), (trial, backward_by_domain)):
         found, model = gradients(other, tiny_data, backward, groups=groups)
@@ -109,7 +98,7 @@ def test_without_batch_norm_joint_per_domain_and_cached_gradients_are_the_same(t
 
 
 def test_with_batch_norm_cached_gradients_and_statistics_are_those_of_per_domain_passes(tiny_data):
-    trial = config(batching="per-domain", domains=("tiny-a", "tiny-b", "tiny-c"))
+    trial = tiny_trial(batching="per-domain", domains=("tiny-a", "tiny-b", "tiny-c"))
     loss, model = gradients(trial, tiny_data, backward_at_once)
     found, cached = gradients(trial, tiny_data, backward_by_domain)
     torch.testing.assert_close(torch.stack(found), torch.stack(loss), rtol=1e-9, atol=1e-9)
@@ -122,9 +111,9 @@ def test_with_batch_norm_cached_gradients_and_statistics_are_those_of_per_domain
 def test_gradient_caching_needs_passes_by_domain():
     caching = RunSettings(gradient_caching=True)
     with pytest.raises(ValueError, match="use --batching per-domain, or --norm group"):
-        check_gradient_caching(config(), caching)
-    check_gradient_caching(config(batching="per-domain"), caching)
-    check_gradient_caching(config(norm="group"), caching)
+        check_gradient_caching(tiny_trial(), caching)
+    check_gradient_caching(tiny_trial(batching="per-domain"), caching)
+    check_gradient_caching(tiny_trial(norm="group"), caching)
 
 
 @pytest.mark.slow
@@ -132,7 +121,7 @@ def test_the_memory_of_cached_gradients_does_not_grow_with_the_domains():
     """What autograd keeps for the backward pass, counted by its own hooks."""
 
     def kept(count, backward):
-        trial = config(batching="per-domain")
+        trial = tiny_trial(batching="per-domain")
         sizes = []
         total = peak = 0
 
@@ -158,10 +147,10 @@ def test_the_memory_of_cached_gradients_does_not_grow_with_the_domains():
 
 
 def test_loss_of_labels_rows_by_their_group():
-    trial = config()
+    trial = tiny_trial()
     z = torch.randn(2 * 5, 8, dtype=torch.float64)
     apart = loss_of(trial, z, [2, 3])
-    as_one = loss_of(config(method="simclr", lambda1=1.0, lambda2=0.0), z, [2, 3])
+    as_one = loss_of(tiny_trial(method="simclr", lambda1=1.0, lambda2=0.0), z, [2, 3])
     assert apart.across != 0
     assert as_one.across == 0
     torch.testing.assert_close(as_one.alignment, apart.alignment)

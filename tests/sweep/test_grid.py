@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from mdssl.config import ProbeConfig
 from mdssl.pretrain.loop import train
 from mdssl.results.leaderboard import write_rows
+from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint, plan, trials
 from mdssl.sweep.launch import check_resources

@@ -3,30 +3,15 @@
 import io
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from mdssl.config import Recipe
-from mdssl.data.prepare import prepare
 from mdssl.results import leaderboard
 from mdssl.sweep.paper_experiments import EXPERIMENTS
 from mdssl.sweep.paper_plan import gpu_hours, plan_experiments, print_list, print_skipped, speed
 from mdssl.sweep.settings import SweepSettings
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A data folder with tiny datasets called cifar10 and svhn."""
-    folder = tmp_path_factory.mktemp("paper")
-    rng = np.random.default_rng(0)
-    for name in ("cifar10", "svhn"):
-        images, labels = rng.integers(256, size=(20, 8, 8, 3), dtype=np.uint8), np.arange(20) % 2
-        source = folder / f"{name}.npz"
-        np.savez(source, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-        prepare(name, data=folder / "data", source=source, image_size=8, workers=1, progress=False)
-    return folder / "data"
 
 
 def said(function, *arguments):
@@ -35,16 +20,16 @@ def said(function, *arguments):
     return out.getvalue()
 
 
-def settings(data, **changes):
-    return SweepSettings(preset="paper", domains=("cifar10", "svhn"), data=str(data), **changes)
+def settings(papers_data, **changes):
+    return SweepSettings(preset="paper", domains=("cifar10", "svhn"), data=str(papers_data), **changes)
 
 
 def empty_board(tmp_path):
     return leaderboard.read(str(tmp_path))
 
 
-def test_what_lacks_a_dataset_is_skipped_and_named(data):
-    plan = plan_experiments(["table1", "figure3"], data)
+def test_what_lacks_a_dataset_is_skipped_and_named(papers_data):
+    plan = plan_experiments(["table1", "figure3"], papers_data)
     assert {trial.domains for trial in plan.trials} == {("cifar10",), ("svhn",), ("cifar10", "svhn")}
     assert plan.evaluate == ("cifar10", "svhn")
     assert plan.lacking == ("stl10", "cifar100")
@@ -54,9 +39,9 @@ def test_what_lacks_a_dataset_is_skipped_and_named(data):
     assert "mdssl cifar10+cifar100+svhn+stl10 λ1=1 λ2=0.1; not prepared: cifar100, stl10" in text.replace("\n", " ")
 
 
-def test_trials_that_experiments_share_stand_once(data):
+def test_trials_that_experiments_share_stand_once(papers_data):
     names = ["figure3", "figureA1", "figureA2"]
-    plan = plan_experiments(names, data)
+    plan = plan_experiments(names, papers_data)
     assert len(plan.trials) == len(set(plan.trials)) < sum(len(EXPERIMENTS[name].trials) for name in names)
 
 
@@ -81,18 +66,20 @@ def test_a_measured_speed_replaces_the_assumed_one(tmp_path):
     assert speed(Recipe(), measured) == (200, "median of 2 trial(s) on NVIDIA X")
 
 
-def test_the_list_says_what_each_needs_and_the_sum_counts_shared_trials_once(data, tmp_path):
-    text = said(print_list, ["figure3", "figureA1"], settings(data), empty_board(tmp_path))
+def test_the_list_says_what_each_needs_and_the_sum_counts_shared_trials_once(papers_data, tmp_path):
+    text = said(print_list, ["figure3", "figureA1"], settings(papers_data), empty_board(tmp_path))
     assert "figure3: Top-1 against λ1 and against λ2 (section 3.5, figure 3)" in text
     assert "datasets: cifar10, svhn" in text
     assert "9 trials, about" in text
     assert "together, shared trials once: 9 trials" in text
-    assert "not prepared: dtd" in said(print_list, ["table4"], settings(data), empty_board(tmp_path))
+    assert "not prepared: dtd" in said(print_list, ["table4"], settings(papers_data), empty_board(tmp_path))
 
 
-def test_every_seed_and_point_of_a_grid_costs_its_hours(data, tmp_path):
-    several = settings(data, seeds=(0, 1), grid=(("learning_rate", "2", "4", "8"),))
-    once, often = (said(print_list, ["figure3"], chosen, empty_board(tmp_path)) for chosen in (settings(data), several))
+def test_every_seed_and_point_of_a_grid_costs_its_hours(papers_data, tmp_path):
+    several = settings(papers_data, seeds=(0, 1), grid=(("learning_rate", "2", "4", "8"),))
+    once, often = (
+        said(print_list, ["figure3"], chosen, empty_board(tmp_path)) for chosen in (settings(papers_data), several)
+    )
     hours = [
         float(re.search(r"together.*?about ([0-9.]+) GPU-hours", text, re.DOTALL).group(1)) for text in (once, often)
     ]
@@ -100,6 +87,6 @@ def test_every_seed_and_point_of_a_grid_costs_its_hours(data, tmp_path):
     assert "9 trials, 6 times each" in often
 
 
-def test_every_experiment_can_be_listed(data, tmp_path):
-    text = said(print_list, list(EXPERIMENTS), settings(data), empty_board(tmp_path))
+def test_every_experiment_can_be_listed(papers_data, tmp_path):
+    text = said(print_list, list(EXPERIMENTS), settings(papers_data), empty_board(tmp_path))
     assert all(f"\n{name}: " in f"\n{text}" for name in EXPERIMENTS)

@@ -5,13 +5,11 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torchvision
 
 from mdssl.command_line import parse
-from mdssl.data.prepare import prepare
 
 SCRIPTS = Path(__file__).parents[2] / "sweeps"
 
@@ -149,14 +147,8 @@ def test_a_pretrained_encoder_is_one_more_row_of_any_sweep(planned, tmp_path):
     assert [words for words in plan.values() if words.startswith("pretrained")] == ["pretrained resnet18.pth"]
 
 
-def test_paper_plans_what_is_prepared_and_skips_the_rest(tmp_path, capsys, monkeypatch):
-    rng = np.random.default_rng(0)
-    for name in ("cifar10", "svhn"):
-        images, labels = rng.integers(256, size=(20, 8, 8, 3), dtype=np.uint8), np.arange(20) % 2
-        source = tmp_path / f"{name}.npz"
-        np.savez(source, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-        prepare(name, data=tmp_path / "data", source=source, image_size=8, workers=1, progress=False)
-    where = ["--data", str(tmp_path / "data"), "--storage", str(tmp_path / "results"), "--batch-per-domain", "8"]
+def test_paper_plans_what_is_prepared_and_skips_the_rest(papers_data, tmp_path, capsys, monkeypatch):
+    where = ["--data", str(papers_data), "--storage", str(tmp_path / "results"), "--batch-per-domain", "8"]
     script = load("paper", monkeypatch)
     assert script.main(["table1", "figureA1", "--dry-run", *where]) == 0
     text = capsys.readouterr().out

@@ -161,7 +161,7 @@ def test_bad_input_is_one_message_and_leaves_nothing(tiny_data, tmp_path, argume
 def test_the_probe_actor_survives_a_crash(first, tiny_data):
     import ray
 
-    from mdssl.config import ProbeConfig
+    from mdssl.run_config import ProbeConfig
     from mdssl.sweep.evaluator import Evaluator
 
     storage, _, _ = first

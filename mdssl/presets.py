@@ -1,0 +1,36 @@
+"""What a preset is: other defaults for the settings classes, by the name of the setting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "arch": "resnet18",
+        "batch_per_domain": 64,
+        "iterations": 80,
+        "lr_warmup_iterations": 10,
+        "warmup_iterations": 16,
+        "recluster_every": 16,
+        "learning_rate": 1.5,
+        # The built-in classes are shapes and digits, which crops of a tenth of the image cut apart.
+        "crop_min_area": 0.5,
+        "domains": ("builtin-clutter", "builtin-shapes", "builtin-textures"),
+        "evaluate": ("builtin-clutter", "builtin-shapes", "builtin-textures", "builtin-digits"),
+        "clusters": (2, 3),
+        "rules": ("farthest", "runner-up"),
+    },
+    "cifar": {
+        "arch": "resnet18",
+        "stem": "cifar",
+        "batch_per_domain": 512,
+        # An epoch is CIFAR-10's, as the paper counts: 97 full batches of its 50,000 images. This is 100 of them.
+        "iterations": 9_700,
+        "lr_warmup_iterations": 970,
+        "learning_rate": 2.0,
+        "warmup_iterations": 970,
+        "recluster_every": 970,
+    },
+    "paper": {"probe": "sgd"},
+}
+"""What a preset changes from the defaults of the settings classes, which are the paper's where the paper says."""

@@ -1,0 +1,99 @@
+"""How training is run and its encoder scored. Nothing here changes the encoder, so nothing is in ``trial_id``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mdssl.config import Recipe
+from mdssl.errors import InputError, check_name, check_number
+from mdssl.field_types import check_types
+
+PROBES = ("lbfgs", "sgd")
+FEATURES = ("encoder", "projection")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """How a finished encoder is scored. The `sgd` defaults are the paper's (table 7)."""
+
+    probe: str = "lbfgs"
+    """Linear probe: lbfgs (regularised logistic regression, solved to convergence) | sgd (as the paper)."""
+    features: tuple[str, ...] = ("encoder",)
+    """Layers to probe: encoder | projection, or both."""
+    probe_learning_rate: float = 0.1
+    """Learning rate of the sgd probe."""
+    probe_epochs: int = 100
+    """Epochs of the sgd probe."""
+    probe_batch: int = 1024
+    """Batch size of the sgd probe."""
+    probe_l2: float = 1e-3
+    """L2 penalty of the lbfgs probe, on standardised features, per sample."""
+    knn_neighbours: int = 20
+    """Neighbours of the kNN score that comes with every probe."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_name("probe", self.probe, PROBES)
+        for layer in self.features:
+            check_name("feature layer", layer, FEATURES)
+        if not self.features or len(set(self.features)) < len(self.features):
+            raise InputError(f"features are {self.features}; name each layer once: encoder, projection, or both.")
+        check_number("probe_learning_rate", self.probe_learning_rate, low=0)
+        check_number("probe_epochs", self.probe_epochs, low=1)
+        check_number("probe_batch", self.probe_batch, low=1)
+        check_number("probe_l2", self.probe_l2, low=0)
+        check_number("knn_neighbours", self.knn_neighbours, low=1)
+
+    @property
+    def name(self) -> str:
+        """What the leaderboard's ``probe`` column says: the probe and those of its settings that are not the default.
+
+        ``sgd``, ``sgd(epochs=30)``: two probes with one name gave their scores in the same way.
+        """
+        own = {
+            "lbfgs": ("probe_l2", "knn_neighbours"),
+            "sgd": ("probe_learning_rate", "probe_epochs", "probe_batch", "knn_neighbours"),
+        }[self.probe]
+        defaults = {field.name: field.default for field in fields(ProbeConfig)}
+        changed = [
+            f"{key.removeprefix('probe_')}={getattr(self, key):g}" for key in own if getattr(self, key) != defaults[key]
+        ]
+        return f"{self.probe}({','.join(changed)})" if changed else self.probe
+
+    def settings(self) -> dict[str, Any]:
+        """The probe's settings as they stand in a row's ``config_json``."""
+        return {field.name: getattr(self, field.name) for field in fields(ProbeConfig) if field.name != "features"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How training is run. Nothing here changes the encoder that comes out, so nothing here is part of ``trial_id``."""
+
+    checkpoint_seconds: float = 30.0
+    """Seconds between checkpoints: what a kill can cost."""
+    report_every: int = 10
+    """Steps between progress reports, each a row of metrics.parquet."""
+    gradient_caching: bool = False
+    """Encode domain after domain in the memory of one: for many domains. The same gradients for one more forward pass;
+    needs --batching per-domain, or --norm group."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_number("checkpoint_seconds", self.checkpoint_seconds, low=0)
+        check_number("report_every", self.report_every, low=1)
+
+
+def check_gradient_caching(recipe: Recipe, settings: RunSettings) -> None:
+    """Raise ``ValueError`` where encoding domain after domain would not give the gradients of the run asked for."""
+    if settings.gradient_caching and recipe.batching == "joint" and recipe.norm == "batch":
+        raise InputError(
+            "gradient_caching encodes domain after domain, but with batching 'joint' batch-norm takes its statistics "
+            "over all of them; use --batching per-domain, or --norm group."
+        )
+
+
+def check_layers(features: tuple[str, ...], pretrained: bool) -> None:
+    """Raise ``ValueError`` where a layer is to be scored that an encoder from elsewhere does not have."""
+    if pretrained and "projection" in features:
+        raise InputError("features has 'projection', but a pretrained encoder comes without our head; leave it out.")
