@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from mdssl.command_line import parse, run
-from mdssl.config import ClusterSettings, TrialConfig, relevant_settings
+from mdssl.config import ClusterSettings, TrialConfig, foreign_cluster_settings
 from mdssl.errors import InputError, check_name
 from mdssl.presets import PRESETS
 from mdssl.run_config import ProbeConfig, RunSettings, check_gradient_caching
@@ -171,10 +171,9 @@ class Train(TrialConfig, RunSettings):
         check_gradient_caching(self, self)
 
     def _refuse_settings_of_other_methods(self) -> None:
-        has = relevant_settings({field.name: getattr(self, field.name) for field in fields(TrialConfig)})
         for field in fields(ClusterSettings):
             unasked = PRESETS[self.preset].get(field.name, field.default)
-            if field.name not in has and getattr(self, field.name) != unasked:
+            if field.name in foreign_cluster_settings(self.method) and getattr(self, field.name) != unasked:
                 raise InputError(
                     f"{field.name} is {getattr(self, field.name)!r}, but method {self.method!r} has no such setting; "
                     "leave it out, or choose a clustered method."

@@ -247,6 +247,11 @@ class TrialConfig(Recipe, ClusterSettings):
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
+def foreign_cluster_settings(method: str | None) -> tuple[str, ...]:
+    """Those of `ClusterSettings` that mean nothing to ``method``."""
+    return {"mdssl-robust": (), "mdssl-clustered": OUTLIER_SETTINGS}.get(method, CLUSTER_SETTINGS)
+
+
 def relevant_settings(trial: dict[str, Any]) -> dict[str, Any]:
     """Those settings of a trial (`TrialConfig.to_dict`) that its method has: what can change its encoder."""
     method = trial.get("method")
@@ -255,7 +260,7 @@ def relevant_settings(trial: dict[str, Any]) -> dict[str, Any]:
     if method == "pretrained":
         own = ("method", "arch", "stem", *PRETRAINED_SETTINGS)
         return {name: value for name, value in trial.items() if name in own}
-    other = {"mdssl-robust": (), "mdssl-clustered": OUTLIER_SETTINGS}.get(method, CLUSTER_SETTINGS)
+    other = foreign_cluster_settings(method)
     if method == "mdssl-robust" and trial["num_clusters"] <= 2:
         # The farthest of two centroids is the runner-up.
         other = ("outlier_rule",)

@@ -84,6 +84,14 @@ def test_an_untrained_encoder_takes_no_domains_from_the_preset():
         parse(argv=["--method", "random", "--domains", "cifar10"])
 
 
+@pytest.mark.parametrize("flags", [[], ["--num-clusters", "2", "--outlier-rule", "runner-up"]])
+def test_a_clustered_method_takes_its_settings_or_none(flags):
+    parse = partial(command_line.parse, COMMANDS["train"][0], prog="train", description="")
+    settings = parse(argv=["--method", "mdssl-robust", *flags])
+    assert settings.num_clusters == (2 if flags else 3)
+    assert parse(argv=["--method", "mdssl-clustered"]).num_clusters == 3
+
+
 def test_a_commands_own_flags_come_before_the_shared_ones(capsys):
     with pytest.raises(SystemExit):
         command_line.run(_main, ["train", "--help"])
