@@ -137,6 +137,11 @@ class Report:
     def note(self, text: str) -> None:
         print(f"\n{text}", flush=True)
 
+    def claim_from(self, claim: str, seconds: Mapping[str, list[float]], ours: str, peer: str, work: float) -> None:
+        """`claim` from timings: ``work`` per second of both, and their paired ratio."""
+        speed = {name: work / statistics.median(seconds[name]) for name in (ours, peer)}
+        self.claim(claim, ours=speed[ours], peer=speed[peer], ratio=paired_ratio(seconds, peer, to=ours))
+
     def claim(self, claim: str, *, ours: float, peer: float, ratio: float) -> None:
         """The last line: one JSON object. ``ours`` and ``peer`` are in units, ``ratio`` is above 1 where ours is
         better."""

@@ -78,6 +78,10 @@ class RunSettings:
     """Encode domain after domain in the memory of one: for many domains. The same gradients for one more forward pass;
     needs --batching per-domain, or --norm group."""
 
+    compile: bool = False
+    """Run views and model as torch.compile makes them: meant for long runs on a GPU. On a CPU compiling takes a minute,
+    and saves less than a tenth of a step."""
+
     def __post_init__(self) -> None:
         check_types(self)
         check_number("checkpoint_seconds", self.checkpoint_seconds, low=0)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from mdssl.data.prepared import open_dataset
+from mdssl.device import send
 from mdssl.errors import InputError
 
 
@@ -122,10 +123,8 @@ class Mixture:
         domain_of_row = np.searchsorted(self.offsets, rows, side="right") - 1
         for domain, images in enumerate(self.images):
             places = np.flatnonzero(domain_of_row == domain)
-            local = torch.from_numpy(rows[places] - self.offsets[domain])
-            # Not waiting for either copy: this is part of every training step.
-            places, local = (index.to(first.device, non_blocking=True) for index in (torch.from_numpy(places), local))
-            found[places] = images[local]
+            local = send(rows[places] - self.offsets[domain], first.device)
+            found[send(places, first.device)] = images[local]
         return found
 
 

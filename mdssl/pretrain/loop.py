@@ -7,7 +7,6 @@ through a callback. What it leaves behind is listed in `mdssl.pretrain.trial_fil
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mdssl.config import CLUSTERED, UNTRAINED, TrialConfig
 from mdssl.data.mixture import Group, Mixture, fingerprint
-from mdssl.errors import InputError, check_name
+from mdssl.device import pick_device
+from mdssl.errors import InputError
 from mdssl.pretrain import checkpoint, pseudo_domains
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import build_model
@@ -108,6 +108,8 @@ def train(
     mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
     groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
     backward = backward_by_domain if settings.gradient_caching else backward_at_once
+    if settings.compile:
+        model.compile()
     step_model = DistributedDataParallel(model) if workers > 1 else model
     step_model.train()
     if rank == 0:
@@ -132,7 +134,7 @@ def train(
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate
         shares = [group.share(rank, workers) for group in groups]
-        views = two_views(config, mixture, groups, state.step, shares)
+        views = two_views(config, mixture, groups, state.step, shares, compiled=settings.compile)
         optimizer.zero_grad(set_to_none=True)
         loss = backward(objective, step_model, views, [share.stop - share.start for share in shares])
         optimizer.step()
@@ -197,32 +199,6 @@ def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
             f"was made for {config.data_fingerprint}; restore the data it was made for, or begin a new trial on these."
         )
     return replace(config, data_fingerprint=actual)
-
-
-def pick_device(device: str) -> str:
-    """``auto`` becomes the worker's own GPU where there is one, else cpu.
-
-    Raises:
-        ValueError: no such device, or none here.
-    """
-    if device != "auto":
-        check_device(device)
-        return device
-    if not torch.cuda.is_available():
-        return "cpu"
-    index = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
-    torch.cuda.set_device(index)
-    return f"cuda:{index}"
-
-
-def check_device(device: str) -> None:
-    """Raise ``ValueError`` unless ``device`` is cpu, or cuda or cuda:N of this machine."""
-    if device == "cpu":
-        return
-    count = torch.cuda.device_count()
-    allowed = ["cuda", *(f"cuda:{index}" for index in range(count))] if count else []
-    missing = "" if count else "This machine has no GPU that PyTorch can use."
-    check_name("device", device, ["auto", "cpu", *allowed], missing)
 
 
 def _finite_means(

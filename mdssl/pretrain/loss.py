@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from mdssl.config import check_lambda1
+from mdssl.device import send
 from mdssl.errors import InputError, check_number
 
 _TILE_ROWS = {"cpu": 512, "cuda": 4096}
@@ -84,7 +85,7 @@ def mdssl_loss(
 
         order = torch.argsort(domains.cpu(), stable=True)
         sizes = tuple(2 * n for n in torch.unique(domains.cpu(), return_counts=True)[1].tolist())
-        rows = z[order.to(z.device)].flatten(0, 1)
+        rows = z[send(order.numpy(), z.device)].flatten(0, 1)
         log_within, log_across = _LogSums.apply(rows, sizes, temperature)
         within, across = log_within.mean(), log_across.mean()
         total = alignment + lambda1 * within

@@ -11,8 +11,9 @@ import torch.distributed as dist
 from mdssl.config import TrialConfig
 from mdssl.data.mixture import fingerprint
 from mdssl.data.prepare import ensure_builtin
+from mdssl.device import pick_device
 from mdssl.errors import InputError
-from mdssl.pretrain.loop import NonFiniteLossError, Progress, pick_device, train
+from mdssl.pretrain.loop import NonFiniteLossError, Progress, train
 from mdssl.run_config import RunSettings
 from mdssl.storage import Location
 

@@ -12,12 +12,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mdssl.config import TrialConfig
 from mdssl.data.mixture import Group, Mixture, domain_key
+from mdssl.device import send
 from mdssl.pretrain.augment import Views, augment, draw, draw_jitter_order
 from mdssl.pretrain.loss import LossTerms, mdssl_loss
 
 
 def two_views(
-    config: TrialConfig, mixture: Mixture, groups: Sequence[Group], step: int, shares: Sequence[slice]
+    config: TrialConfig,
+    mixture: Mixture,
+    groups: Sequence[Group],
+    step: int,
+    shares: Sequence[slice],
+    *,
+    compiled: bool = False,
 ) -> torch.Tensor:
     """(2 · b, 3, S, S): this worker's first views of all groups, then their second views in the same order."""
     rows = [group.drawn(config.seed, step)[share] for group, share in zip(groups, shares, strict=True)]
@@ -29,9 +36,9 @@ def two_views(
     orders = draw_jitter_order(seed=config.seed, step=step)
     views = []
     for view, order in enumerate(orders):
-        numbers = torch.cat([torch.from_numpy(group[view]) for group in uniform])
-        parameters = Views.of(numbers.to(images.device, non_blocking=True), mixture.image_size, config)
-        views.append(augment(images, parameters, order))
+        numbers = np.concatenate([group[view] for group in uniform])
+        parameters = Views.of(send(numbers, images.device), mixture.image_size, config)
+        views.append(augment(images, parameters, order, compiled=compiled))
     return torch.cat(views)
 
 

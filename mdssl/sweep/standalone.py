@@ -6,9 +6,10 @@ from dataclasses import fields
 
 from mdssl.data.prepare import ensure_builtin
 from mdssl.data.prepared import open_dataset
+from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import evaluate_dataset
-from mdssl.pretrain.loop import pick_device, train
+from mdssl.pretrain.loop import train
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model, read_training
 from mdssl.results.leaderboard import read_rows, write_rows

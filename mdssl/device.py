@@ -1,0 +1,45 @@
+"""Which device, and how to send it numbers without waiting for it."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+
+from mdssl.errors import check_name
+
+
+def pick_device(device: str) -> str:
+    """``auto`` becomes the worker's own GPU where there is one, else cpu.
+
+    Raises:
+        ValueError: no such device, or none here.
+    """
+    if device != "auto":
+        check_device(device)
+        return device
+    if not torch.cuda.is_available():
+        return "cpu"
+    index = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return f"cuda:{index}"
+
+
+def check_device(device: str) -> None:
+    """Raise ``ValueError`` unless ``device`` is cpu, or cuda or cuda:N of this machine."""
+    if device == "cpu":
+        return
+    count = torch.cuda.device_count()
+    allowed = ["cuda", *(f"cuda:{index}" for index in range(count))] if count else []
+    missing = "" if count else "This machine has no GPU that PyTorch can use."
+    check_name("device", device, ["auto", "cpu", *allowed], missing)
+
+
+def send(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A tensor of ``numbers`` on ``device``, for which the host does not wait.
+
+    From pinned memory: a GPU takes pageable memory only after all that was asked of it before is done.
+    """
+    tensor = torch.from_numpy(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
