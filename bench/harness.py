@@ -158,5 +158,6 @@ def duration(seconds: float) -> str:
 
 def assert_close(what: str, got: torch.Tensor, expected: torch.Tensor, relative: float) -> None:
     """Contenders that do not compute the same thing have no times to compare."""
-    error = float((got.double() - expected.double()).norm() / expected.double().norm())
+    got, expected = got.detach().double(), expected.detach().double()
+    error = float((got - expected).norm() / expected.norm())
     assert error <= relative, f"{what}: contenders disagree by {error:.1e}, more than {relative:g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,29 +35,33 @@ class LARS(torch.optim.Optimizer):
         """One update of all parameters that have a gradient; waits for nothing on a GPU."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            grads = [p.grad for p in params]
-            if group["adapt"]:
-                grads = _adapted(params, grads, group["weight_decay"])
             for p in params:
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            buffers = [self.state[p]["momentum_buffer"] for p in params]
-            torch._foreach_mul_(buffers, _MOMENTUM)
+            on_cpu = all(p.device.type == "cpu" for p in params)
+            # All at once on a GPU, where each launch costs; one by one on a CPU, where one stays in the cache.
+            for some in [[p] for p in params] if on_cpu else [params]:
+                self._update(some, group)
+
+    def _update(self, params: list[torch.Tensor], group: dict[str, Any]) -> None:
+        grads, buffers = [p.grad for p in params], [self.state[p]["momentum_buffer"] for p in params]
+        torch._foreach_mul_(buffers, _MOMENTUM)
+        if group["adapt"]:
+            # The scaled sum of gradient and decay, without a copy of either.
+            scales = _scales(params, grads, group["weight_decay"])
+            torch._foreach_addcmul_(buffers, grads, list(scales.unbind()))
+            torch._foreach_addcmul_(buffers, params, list((scales * group["weight_decay"]).unbind()))
+        else:
             torch._foreach_add_(buffers, grads)
-            torch._foreach_add_(params, buffers, alpha=-group["lr"])
+        torch._foreach_add_(params, buffers, alpha=-group["lr"])
 
 
-def _adapted(params: list[torch.Tensor], grads: list[torch.Tensor], weight_decay: float) -> list[torch.Tensor]:
+def _scales(params: list[torch.Tensor], grads: list[torch.Tensor], weight_decay: float) -> torch.Tensor:
     weight_norms = torch.stack(torch._foreach_norm(params))
     grad_norms = torch.stack(torch._foreach_norm(grads))
     scales = _TRUST_COEFFICIENT * weight_norms / (grad_norms + weight_decay * weight_norms)
     # A tensor expression, not an `if`: the host must not wait for the norms.
-    scales = torch.where((weight_norms > 0) & (grad_norms > 0), scales, torch.ones_like(scales))
-    decayed = torch._foreach_add(grads, params, alpha=weight_decay)
-    torch._foreach_mul_(decayed, list(scales.unbind()))
-    return decayed
+    return torch.where((weight_norms > 0) & (grad_norms > 0), scales, torch.ones_like(scales))
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
