@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mdssl.config import Recipe
@@ -21,8 +21,8 @@ class ProbeConfig:
     """Linear probe: lbfgs (regularised logistic regression, solved to convergence) | sgd (as the paper)."""
     features: tuple[str, ...] = ("encoder",)
     """Layers to probe: encoder | projection, or both."""
-    probe_learning_rate: float = 0.1
-    """Learning rate of the sgd probe."""
+    probe_learning_rate: tuple[float, ...] = (0.1,)
+    """Learning rate of the sgd probe. Several are fitted at once, and each gives a row of its own."""
     probe_epochs: int = 100
     """Epochs of the sgd probe."""
     probe_batch: int = 1024
@@ -39,31 +39,41 @@ class ProbeConfig:
             check_name("feature layer", layer, FEATURES)
         if not self.features or len(set(self.features)) < len(self.features):
             raise InputError(f"features are {self.features}; name each layer once: encoder, projection, or both.")
-        check_number("probe_learning_rate", self.probe_learning_rate, low=0)
+        for rate in self.probe_learning_rate:
+            check_number("probe_learning_rate", rate, low=0)
+        if not self.probe_learning_rate or len(set(self.probe_learning_rate)) < len(self.probe_learning_rate):
+            raise InputError(f"probe_learning_rate is {self.probe_learning_rate}; give at least one, and each once.")
         check_number("probe_epochs", self.probe_epochs, low=1)
         check_number("probe_batch", self.probe_batch, low=1)
         check_number("probe_l2", self.probe_l2, low=0)
         check_number("knn_neighbours", self.knn_neighbours, low=1)
 
+    def each(self) -> tuple[ProbeConfig, ...]:
+        """The probes that give one row each: this one, at each of its learning rates."""
+        if self.probe != "sgd":
+            return (self,)
+        return tuple(replace(self, probe_learning_rate=(rate,)) for rate in self.probe_learning_rate)
+
     @property
     def name(self) -> str:
         """What the leaderboard's ``probe`` column says: the probe and those of its settings that are not the default.
 
-        ``sgd``, ``sgd(epochs=30)``: two probes with one name gave their scores in the same way.
+        ``sgd``, ``sgd(epochs=30)``: two probes with one name gave their scores in the same way. For `each`, not for
+        several learning rates together.
         """
         own = {
             "lbfgs": ("probe_l2", "knn_neighbours"),
             "sgd": ("probe_learning_rate", "probe_epochs", "probe_batch", "knn_neighbours"),
         }[self.probe]
-        defaults = {field.name: field.default for field in fields(ProbeConfig)}
-        changed = [
-            f"{key.removeprefix('probe_')}={getattr(self, key):g}" for key in own if getattr(self, key) != defaults[key]
-        ]
+        settings, defaults = self.settings(), ProbeConfig().settings()
+        changed = [f"{key.removeprefix('probe_')}={settings[key]:g}" for key in own if settings[key] != defaults[key]]
         return f"{self.probe}({','.join(changed)})" if changed else self.probe
 
     def settings(self) -> dict[str, Any]:
-        """The probe's settings as they stand in a row's ``config_json``."""
-        return {field.name: getattr(self, field.name) for field in fields(ProbeConfig) if field.name != "features"}
+        """The settings of one of `each` as they stand in a row's ``config_json``."""
+        (rate,) = self.probe_learning_rate if self.probe == "sgd" else self.probe_learning_rate[:1]
+        named = {field.name: getattr(self, field.name) for field in fields(ProbeConfig) if field.name != "features"}
+        return named | {"probe_learning_rate": rate}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from mdssl.data.prepared import Dataset
 from mdssl.errors import InputError
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.knn import knn_top1
-from mdssl.evaluate.probe import run_probe
+from mdssl.evaluate.probe import run_probes
 from mdssl.run_config import ProbeConfig
 
 
@@ -35,14 +35,15 @@ def evaluate_dataset(
     Args:
         model: as for `mdssl.evaluate.features.extract_features`; its weights stay as they are.
         layers: feature layers to score, e.g. those that have no row yet; ``probe.features`` is not consulted.
-        probe: which probe, and its settings.
+        probe: which probe, and its settings; several learning rates are fitted at once.
         seed: of the order of the sgd probe's batches.
         input_size: pixels that images are resized to first; None leaves them.
 
     Returns:
-        For each layer the leaderboard's columns ``features``, ``probe``, ``top1``, ``top5``, ``knn_top1`` (percent;
-        top5 None with five classes or fewer), ``num_classes``, ``num_train``, ``num_test``, and ``eval_seconds``: the
-        layer's own fits and an equal share of the encoder pass, so that rows add up to the time spent.
+        For each layer, and each learning rate of an sgd probe, the leaderboard's columns ``features``, ``probe``,
+        ``top1``, ``top5``, ``knn_top1`` (percent; top5 None with five classes or fewer), ``num_classes``,
+        ``num_train``, ``num_test``, and ``eval_seconds``: an equal share of the encoder pass and of the layer's fits,
+        so that rows add up to the time spent. Besides them ``probe_settings``, all that the probe was made with.
 
     Raises:
         ValueError: a part that is empty or has one class only, fewer training images than neighbours, or features that
@@ -63,21 +64,25 @@ def evaluate_dataset(
         for layer in layers:
             started = time.perf_counter()
             parts = (train_x[layer], train_y, test_x[layer], test_y, len(dataset.classes))
-            result = run_probe(*parts, config=probe, seed=seed)
+            probes = probe.each()
+            results = run_probes(*parts, config=probe, seed=seed)
             knn = knn_top1(*parts, k=probe.knn_neighbours)
-            rows.append(
+            seconds = (share + time.perf_counter() - started) / len(probes)
+            rows += [
                 {
                     "features": layer,
-                    "probe": probe.name,
+                    "probe": own.name,
+                    "probe_settings": own.settings(),
                     "top1": result.top1,
                     "top5": result.top5,
                     "knn_top1": knn,
                     "num_classes": len(dataset.classes),
                     "num_train": len(train_y),
                     "num_test": len(test_y),
-                    "eval_seconds": share + time.perf_counter() - started,
+                    "eval_seconds": seconds,
                 }
-            )
+                for own, result in zip(probes, results, strict=True)
+            ]
     except ValueError as error:
         raise InputError(f"dataset {dataset.name!r} cannot be evaluated: {error}") from error
     return rows

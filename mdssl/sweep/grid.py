@@ -119,7 +119,7 @@ def _failures(rows: list[dict], fingerprints: dict[str, str], probe: ProbeConfig
             continue
         if name is None:
             found[None] = row["error"]
-        elif name in fingerprints and row["probe"] == probe.name:
+        elif name in fingerprints and row["probe"] in {own.name for own in probe.each()}:
             evaluation = json.loads(row["config_json"])["evaluation"]
             if evaluation["data_fingerprint"] == fingerprints[name]:
                 found[name] = row["error"]
@@ -127,16 +127,16 @@ def _failures(rows: list[dict], fingerprints: dict[str, str], probe: ProbeConfig
 
 
 def has_score(rows: list[dict], dataset: str, dataset_fingerprint: str, probe: ProbeConfig) -> bool:
-    """Whether ``rows`` hold a finished score for every layer of ``probe``, made on the dataset as it is now."""
+    """Whether ``rows`` hold a finished score for every layer and learning rate of ``probe``, made on the dataset as it
+    is now."""
     scored = {
-        row["features"]
+        (row["features"], row["probe"])
         for row in rows
         if row["status"] == "finished"
         and row["eval_dataset"] == dataset
-        and row["probe"] == probe.name
         and json.loads(row["config_json"])["evaluation"]["data_fingerprint"] == dataset_fingerprint
     }
-    return set(probe.features) <= scored
+    return {(layer, own.name) for layer in probe.features for own in probe.each()} <= scored
 
 
 def evaluation_fingerprint(data: str | Path, name: str) -> str:

@@ -13,7 +13,6 @@ from mdssl.config import RECIPE_VERSION, TrialConfig, relevant_settings
 from mdssl.data.catalog import seen_in
 from mdssl.pretrain.trial_files import now
 from mdssl.results.leaderboard import SCHEMA_VERSION, SETTING_COLUMNS
-from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 
 _FROM_TRAINING = (
@@ -32,7 +31,7 @@ _FROM_TRAINING = (
 
 
 def finished_row(
-    config: TrialConfig, probe: ProbeConfig, training: dict, score: dict, *, context: dict, trial_dir: Location
+    config: TrialConfig, training: dict, score: dict, *, context: dict, trial_dir: Location
 ) -> dict[str, Any]:
     """The row of one score of one trial.
 
@@ -41,10 +40,10 @@ def finished_row(
         score: one entry of `mdssl.evaluate.evaluate.evaluate_dataset`, with ``eval_dataset`` and ``data_fingerprint``.
         context: columns that say who asked: sweep, preset, git_commit, ray_version.
     """
-    evaluation = {**probe.settings(), "data_fingerprint": score["data_fingerprint"]}
+    evaluation = {**score["probe_settings"], "data_fingerprint": score["data_fingerprint"]}
     row = _setting(config, context)
     row |= {key: training[key] for key in _FROM_TRAINING}
-    row |= {key: value for key, value in score.items() if key != "data_fingerprint"}
+    row |= {key: value for key, value in score.items() if key not in ("data_fingerprint", "probe_settings")}
     row |= {
         "status": "finished",
         "seen": score["eval_dataset"] in seen_in(config.domains),

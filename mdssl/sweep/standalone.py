@@ -63,7 +63,7 @@ def probe_standalone(settings) -> None:
         )
         own = {"eval_dataset": name, "data_fingerprint": data_fingerprint}
         new = [
-            finished_row(config, probe, read_training(trial_dir), score | own, context=context, trial_dir=trial_dir)
+            finished_row(config, read_training(trial_dir), score | own, context=context, trial_dir=trial_dir)
             for score in scores
         ]
         # Read anew: a sweep may have added rows of this trial while this score was made.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 from collections import Counter
@@ -47,11 +48,11 @@ def print_results(
 ) -> int:
     """The sweep's table and where it is; the exit code: 0 when every trial has all its scores, 1 when some failed."""
     rows = leaderboard.read(storage, trial_id=[config.trial_id for config in configs])
-    probe = settings.probe_config.name
+    probes = [probe.name for probe in settings.probe_config.each()]
     # What failed and was not asked for this time is another sweep's business.
-    asked_for = rows["eval_dataset"].isna() | (rows["eval_dataset"].isin(settings.evaluate) & (rows["probe"] == probe))
-    rows = rows[asked_for]
-    for layer in settings.features:
+    asked_for = rows["eval_dataset"].isin(settings.evaluate) & rows["probe"].isin(probes)
+    rows = rows[rows["eval_dataset"].isna() | asked_for]
+    for layer, probe in itertools.product(settings.features, probes):
         table = sweep_table(
             rows,
             mixtures=list(dict.fromkeys(config.train_mixture for config in configs if config.domains)),

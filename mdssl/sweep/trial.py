@@ -81,17 +81,15 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     new: list[dict[str, Any]] = []
     for dataset, result in scores.items():
         if isinstance(result, str):
-            failed = {
-                "eval_dataset": dataset,
-                "probe": run.probe.name,
-                "data_fingerprint": evaluation_fingerprint(run.data, dataset),
-            }
-            new.append(failed_row(config, result, context=run.context, started_at=started_at, score=failed))
-        else:
+            own = {"eval_dataset": dataset, "data_fingerprint": evaluation_fingerprint(run.data, dataset)}
             new += [
-                finished_row(config, run.probe, training, score, context=run.context, trial_dir=trial_dir)
-                for score in result
+                failed_row(
+                    config, result, context=run.context, started_at=started_at, score=own | {"probe": probe.name}
+                )
+                for probe in run.probe.each()
             ]
+        else:
+            new += [finished_row(config, training, score, context=run.context, trial_dir=trial_dir) for score in result]
     write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), new))
     errors = [row["error"] for row in new if row["status"] == "failed"]
     tune.report({"phase": "failed", "error": errors[0]} if errors else {"phase": "finished"})

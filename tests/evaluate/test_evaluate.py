@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,11 +7,11 @@ import torch
 
 from mdssl.evaluate import evaluate
 from mdssl.evaluate.evaluate import evaluate_dataset
-from mdssl.evaluate.probe import ProbeResult, run_probe
+from mdssl.evaluate.probe import ProbeResult, run_probes
 from mdssl.run_config import ProbeConfig
 
 TRAIN, TEST = np.arange(240) % 6, np.arange(90) % 6
-SGD = ProbeConfig(probe="sgd", probe_epochs=60, probe_batch=16, probe_learning_rate=1.0)
+SGD = ProbeConfig(probe="sgd", probe_epochs=60, probe_batch=16, probe_learning_rate=(1.0,))
 LBFGS = ProbeConfig()
 
 
@@ -24,7 +25,7 @@ def test_each_layer_gives_one_row(tiny_model, make_dataset, probe):
     assert [row["features"] for row in rows] == ["encoder", "projection"]
     for row in rows:
         assert row.keys() == {
-            *("features", "probe", "top1", "top5", "knn_top1"),
+            *("features", "probe", "probe_settings", "top1", "top5", "knn_top1"),
             *("num_classes", "num_train", "num_test", "eval_seconds"),
         }
         assert (row["num_classes"], row["num_train"], row["num_test"]) == (6, 240, 90)
@@ -32,6 +33,16 @@ def test_each_layer_gives_one_row(tiny_model, make_dataset, probe):
         # Six colours under noise: far above chance, whatever the encoder.
         assert min(row["top1"], row["knn_top1"]) > 40
         assert row["top5"] >= row["top1"]
+
+
+def test_each_learning_rate_gives_one_row(tiny_model, make_dataset):
+    probe = replace(SGD, probe_learning_rate=(1.0, 0.5))
+    dataset = make_dataset(TRAIN, TEST, 6)
+    rows = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=probe)
+    assert [row["probe"] for row in rows] == [own.name for own in probe.each()]
+    assert [row["probe_settings"]["probe_learning_rate"] for row in rows] == [1.0, 0.5]
+    (alone,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=SGD)
+    assert rows[0]["top1"] == alone["top1"]
 
 
 def test_layers_are_those_asked_for_whatever_the_probe_lists(tiny_model, make_dataset):
@@ -55,10 +66,10 @@ def fitted(monkeypatch) -> list[ProbeResult]:
     results = []
 
     def recorded(*parts, **settings):
-        results.append(run_probe(*parts, **settings))
-        return results[-1]
+        results.extend(run_probes(*parts, **settings))
+        return results[-1:]
 
-    monkeypatch.setattr(evaluate, "run_probe", recorded)
+    monkeypatch.setattr(evaluate, "run_probes", recorded)
     return results
 
 

@@ -8,11 +8,17 @@ from torch.nn import functional as F
 
 from mdssl import run_config
 from mdssl.evaluate import probe
-from mdssl.evaluate.probe import PROBES, lbfgs_probe, run_probe, sgd_probe
+from mdssl.evaluate.probe import PROBES, lbfgs_probe, run_probes, sgd_probe, sgd_probes
 
-FAST_SGD = run_config.ProbeConfig(probe="sgd", probe_epochs=5, probe_learning_rate=0.01, probe_batch=256)
+FAST_SGD = run_config.ProbeConfig(probe="sgd", probe_epochs=5, probe_learning_rate=(0.01,), probe_batch=256)
 LBFGS = run_config.ProbeConfig(probe="lbfgs")
 BOTH = pytest.mark.parametrize("settings", [FAST_SGD, LBFGS], ids=lambda settings: settings.probe)
+
+
+def run_probe(*parts, **settings):
+    """The result of a probe with one learning rate."""
+    (result,) = run_probes(*parts, **settings)
+    return result
 
 
 def numpy_sgd(x, y, classes, learning_rate, epochs, batch_size, seed):
@@ -167,8 +173,18 @@ def test_every_probe_that_can_be_asked_for_is_there():
     assert set(PROBES) == set(run_config.PROBES)
 
 
+def test_learning_rates_fitted_together_are_each_fitted_alone(digits):
+    rates = (0.003, 0.03, 0.3)
+    together = sgd_probes(*digits, 10, learning_rates=rates, epochs=4, batch_size=100, seed=2)
+    for rate, result in zip(rates, together, strict=True):
+        alone = sgd_probe(*digits, 10, learning_rate=rate, epochs=4, batch_size=100, seed=2)
+        torch.testing.assert_close(result.classifier.weight, alone.classifier.weight, rtol=1e-4, atol=1e-6)
+        assert abs(result.top1 - alone.top1) < 0.2
+    assert len({result.top1 for result in together}) > 1, "the rates must matter for this test to say anything"
+
+
 def test_the_settings_reach_the_probe(digits):
-    asked = run_config.ProbeConfig(probe="sgd", probe_learning_rate=0.02, probe_epochs=2, probe_batch=300)
+    asked = run_config.ProbeConfig(probe="sgd", probe_learning_rate=(0.02,), probe_epochs=2, probe_batch=300)
     direct = sgd_probe(*digits, 10, learning_rate=0.02, epochs=2, batch_size=300, seed=7)
     assert torch.equal(run_probe(*digits, 10, config=asked, seed=7).classifier.weight, direct.classifier.weight)
     asked = run_config.ProbeConfig(probe="lbfgs", probe_l2=0.3)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mdssl.pretrain.loop import train
+from mdssl.pretrain.trial_files import read_training
 from mdssl.results.leaderboard import write_rows
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
@@ -40,7 +41,8 @@ def score(settings, dataset, **changes):
     return {
         **numbers,
         "features": "encoder",
-        "probe": settings.probe_config.name,
+        "probe": settings.probe_config.each()[0].name,
+        "probe_settings": settings.probe_config.each()[0].settings(),
         "eval_seconds": 1.0,
         "eval_dataset": dataset,
         "data_fingerprint": evaluation_fingerprint(settings.data, dataset),
@@ -54,9 +56,7 @@ def trained(settings, tmp_path):
     config = trials(settings, METHODS[2:])[0]
     trial_dir = storage / "trials" / config.trial_id
     training = train(config, data=settings.data, trial_dir=trial_dir, device="cpu")
-    row = finished_row(
-        config, settings.probe_config, training, score(settings, "tiny-a"), context=CONTEXT, trial_dir=trial_dir
-    )
+    row = finished_row(config, training, score(settings, "tiny-a"), context=CONTEXT, trial_dir=trial_dir)
     write_rows(storage, config.trial_id, [row])
     return storage, config, row
 
@@ -89,6 +89,26 @@ def test_another_probe_layer_or_other_data_make_a_score_missing(settings, traine
     evaluation["evaluation"]["data_fingerprint"] = "of other images"
     write_rows(storage, config.trial_id, [row | {"config_json": json.dumps(evaluation)}])
     assert states(storage, only_a, METHODS[2:]) == ["probe"]
+
+
+def test_a_further_learning_rate_of_the_sgd_probe_is_a_missing_score(settings, trained):
+    storage, config, _ = trained
+    settings = replace(settings, evaluate=("tiny-a",), probe="sgd", probe_learning_rate=(0.1, 0.3))
+    rows = [
+        finished_row(
+            config,
+            read_training(storage / "trials" / config.trial_id),
+            score(settings, "tiny-a", probe=probe.name, probe_settings=probe.settings()),
+            context=CONTEXT,
+            trial_dir=storage / "trials" / config.trial_id,
+        )
+        for probe in settings.probe_config.each()
+    ]
+    write_rows(storage, config.trial_id, rows[:1])
+    assert states(storage, replace(settings, probe_learning_rate=(0.1,)), METHODS[2:]) == ["finished"]
+    assert states(storage, settings, METHODS[2:]) == ["probe"]
+    write_rows(storage, config.trial_id, rows)
+    assert states(storage, settings, METHODS[2:]) == ["finished"]
 
 
 def test_a_begun_trial_goes_on_and_a_forced_one_starts_again(settings, trained, tmp_path):
