@@ -36,7 +36,9 @@ def convert(raw: RawImage, size: int, resize_filter: str, where: str) -> np.ndar
     """
     try:
         image = _open(raw)
-        image = _to_rgb(ImageOps.exif_transpose(image))
+        # Neither this nor _to_rgb copies a photograph that is as it should be: two copies were a quarter of the time.
+        ImageOps.exif_transpose(image, in_place=True)
+        image = _to_rgb(image)
         if image.size != (size, size):
             image = image.resize((size, size), FILTERS[resize_filter])
         return np.asarray(image)
@@ -63,7 +65,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # White, as the page that logos, drawings and cut-out objects are made for; black would swallow dark lines.
         page = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import InterpolationMode, Resize
 
 from mdssl.data.images import FILTERS, convert
 
@@ -86,6 +88,42 @@ def test_exif_orientation_is_applied(random_images, encode, orientation, upright
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert np.array_equal(to_rgb(encode(image, exif=exif)), upright(image))
+
+
+def test_a_turned_image_is_turned_before_it_is_resized(rng, encode):
+    image = rng.integers(0, 256, (50, 20, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    expected = Image.fromarray(np.rot90(image, -1)).resize((32, 32), FILTERS["bicubic"])
+    assert np.array_equal(to_rgb(encode(image, exif=exif)), np.asarray(expected))
+
+
+def test_a_turned_image_keeps_its_colour_key(rng, encode):
+    image = rng.integers(0, 200, (32, 32, 3), dtype=np.uint8)
+    image[4:9, 4:20] = (210, 220, 230)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    expected = image.copy()
+    expected[4:9, 4:20] = 255
+    assert np.array_equal(to_rgb(encode(image, exif=exif, transparency=(210, 220, 230))), expected[::-1, ::-1])
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 32, 3), (32, 32, 4), (50, 20, 3)])
+def test_the_given_array_is_neither_changed_nor_part_of_the_result(rng, shape):
+    image = rng.integers(0, 256, shape, dtype=np.uint8)
+    before = image.copy()
+    converted = to_rgb(image)
+    assert np.array_equal(image, before)
+    assert not np.shares_memory(converted, image)
+
+
+@pytest.mark.parametrize(("file_format", "size"), [("jpeg", (90, 70)), ("png", (64, 64)), ("jpeg", (32, 32))])
+def test_rgb_pixels_are_those_of_torchvisions_image_folder(rng, tmp_path, file_format, size):
+    path = tmp_path / f"class/image.{file_format}"
+    path.parent.mkdir()
+    Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    images = ImageFolder(tmp_path, Resize((32, 32), InterpolationMode.BICUBIC, antialias=True))
+    assert np.array_equal(to_rgb(path), np.asarray(images[0][0]))
 
 
 def test_box_filter_halves_by_averaging_blocks(random_images, encode):
