@@ -6,9 +6,13 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from mdssl.pretrain.kmeans import _lloyd, _scikit_learn, kmeans
+from mdssl.pretrain.kmeans import _lloyd, _scikit_learn, _seeded, kmeans
 
 RUNS = {"scikit-learn": _scikit_learn, "lloyd": _lloyd}
+
+
+def seeded(x, k, *, seed=0, starts=1):
+    return torch.stack(_seeded(x, k, seed, starts))
 
 
 def blobs(count=3000, k=5, spread=1.0, seed=0):
@@ -19,17 +23,18 @@ def blobs(count=3000, k=5, spread=1.0, seed=0):
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_blobs_are_found(run):
     x, labels = blobs()
-    found = run(x, 5, seed=0, starts=5, init=None)
+    found = run(x, seeded(x, 5, starts=5))
     assert adjusted_rand_score(labels, found.labels) > 0.99
     inertia = (x - found.centroids[found.labels]).square().sum()
     assert found.inertia == pytest.approx(float(inertia), rel=1e-3)
 
 
-def test_lloyd_goes_where_scikit_learn_goes_from_the_same_start():
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_all_go_where_lloyds_algorithm_goes_from_the_same_start(run):
     x, _ = blobs(spread=6.0)  # overlapping: where it ends depends on every step
     init = x[:5].clone()
-    expected = KMeans(5, init=init.numpy(), n_init=1).fit(x.numpy())
-    found = _lloyd(x, 5, seed=0, starts=0, init=init)
+    expected = KMeans(5, init=init.numpy(), n_init=1, algorithm="lloyd").fit(x.numpy())
+    found = run(x, init[None])
     assert found.inertia == pytest.approx(expected.inertia_, rel=1e-5)
     assert (found.labels.numpy() == expected.labels_).mean() > 0.999
     torch.testing.assert_close(found.centroids, torch.from_numpy(expected.cluster_centers_), rtol=1e-2, atol=1e-2)
@@ -37,19 +42,26 @@ def test_lloyd_goes_where_scikit_learn_goes_from_the_same_start():
 
 def test_lloyd_keeps_the_best_of_its_starts():
     x, _ = blobs(spread=6.0, k=8)
-    alone = [_lloyd(x, 8, seed=0, starts=0, init=x[first : first + 8]).inertia for first in (0, 8)]
-    both = _lloyd(x, 8, seed=0, starts=3, init=x[:8]).inertia
+    alone = [_lloyd(x, x[None, first : first + 8]).inertia for first in (0, 8)]
+    both = _lloyd(x, torch.cat([seeded(x, 8, starts=3), x[None, :8]])).inertia
     assert both <= alone[0] + 1e-3
-    assert both <= _scikit_learn(x, 8, seed=0, starts=3, init=None).inertia * 1.02
+    assert both <= KMeans(8, n_init=3, random_state=0).fit(x.numpy()).inertia_ * 1.02
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_fewer_different_rows_than_clusters_leave_some_empty(run):
     x = torch.eye(8)[torch.arange(30) % 3]
-    found = run(x, 5, seed=0, starts=2, init=None)
+    found = run(x, seeded(x, 5, starts=2))
     assert found.inertia == pytest.approx(0, abs=1e-5)
     assert len(found.labels.unique()) == 3
     assert all(len(found.labels[row::3].unique()) == 1 for row in range(3))
+
+
+def test_seeding_on_a_sample_is_as_good_a_start_as_on_all_rows():
+    x, _ = blobs(count=60_000, k=12, spread=3.0)
+    for seed in range(3):
+        expected = KMeans(12, n_init=3, random_state=seed).fit(x.numpy()).inertia_
+        assert kmeans(x, 12, seed=seed).inertia <= 1.02 * expected
 
 
 def test_more_clusters_than_rows_leave_some_empty():
@@ -61,14 +73,14 @@ def test_more_clusters_than_rows_leave_some_empty():
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_one_cluster_is_the_mean(run):
     x, _ = blobs()
-    found = run(x, 1, seed=0, starts=1, init=None)
+    found = run(x, seeded(x, 1))
     torch.testing.assert_close(found.centroids[0], x.mean(0), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_the_seed_decides_and_the_same_seed_gives_the_same_bits(run):
     x, _ = blobs(spread=6.0, k=8)
-    first, second = (run(x, 8, seed=3, starts=1, init=None) for _ in range(2))
+    first, second = (run(x, seeded(x, 8, seed=3)) for _ in range(2))
     assert torch.equal(first.labels, second.labels)
     assert torch.equal(first.centroids, second.centroids)
 
