@@ -92,7 +92,7 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
     from mdssl.sweep import evaluator
     from mdssl.sweep.trial import TrialRun, train_records
 
-    _start_ray(settings)
+    start_ray(settings)
     try:
         cpus, gpus = settings.cpus_per_worker, _gpus_per_worker(settings)
         slots = check_resources(settings.workers, cpus, gpus, ray.cluster_resources())
@@ -149,15 +149,11 @@ def _fit(name: str, run: TrialRun, left: list[Work], at_once: int, console: Cons
     from mdssl.sweep.progress import SweepProgress
     from mdssl.sweep.trial import run_trial
 
-    # Besides its workers a nested trial needs next to nothing, yet Tune refuses a request for nothing at all.
-    resources = {"CPU": 0, "memory": 1 << 20}
-    if run.executor == "inline":
-        resources = {"CPU": run.cpus_per_worker, "GPU": run.gpus_per_worker}
     work = [{"trial": work.config.to_dict(), "missing": list(work.missing)} for work in left]
     configs = {work.config.trial_id: work.config for work in left}
     with tempfile.TemporaryDirectory(prefix="mdssl-tune-") as records, SweepProgress(configs, console) as progress:
         return tune.Tuner(
-            tune.with_resources(partial(run_trial, run=run), resources),
+            tune.with_resources(partial(run_trial, run=run), trial_resources(run)),
             param_space={"work": tune.grid_search(work)},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
             run_config=tune.RunConfig(
@@ -168,6 +164,14 @@ def _fit(name: str, run: TrialRun, left: list[Work], at_once: int, console: Cons
                 failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
             ),
         ).fit()
+
+
+def trial_resources(run: TrialRun) -> dict[str, float]:
+    """What Tune sets aside for the Tune function of one trial; a nested trial's workers get theirs from Ray Train."""
+    if run.executor == "inline":
+        return {"CPU": run.cpus_per_worker, "GPU": run.gpus_per_worker}
+    # Besides its workers a nested trial needs next to nothing, yet Tune refuses a request for nothing at all.
+    return {"CPU": 0, "memory": 1 << 20}
 
 
 def _settle(storage: Location, context: dict, results: ResultGrid, expected: int) -> None:
@@ -207,7 +211,8 @@ def check_resources(workers: int, cpus: int, gpus: float, cluster: dict[str, flo
     return min(slots)
 
 
-def _start_ray(settings: SweepSettings) -> None:
+def start_ray(settings: SweepSettings) -> None:
+    """A Ray of its own, or with ``address`` a running one, set up so that trials start soon and wait quietly."""
     import ray
 
     if settings.address:

@@ -100,20 +100,31 @@ def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun) -> dict[st
     ended = read_training(trial_dir)
     if ended and ended["status"] == "finished":
         return ended
-    job = {"trial": config.to_dict(), "trial_dir": trial_dir.uri, "run": run}
     if run.executor == "inline" or config.method in UNTRAINED:
-        _train_here(job, report=lambda progress: tune.report({"phase": "train", **progress._asdict()}))
+        train_inline(config, trial_dir, run)
     else:
-        _train_in_workers(job)
+        train_in_workers(config, trial_dir, run)
     return read_training(trial_dir)
 
 
-def _train_in_workers(job: dict[str, Any]) -> None:
-    run: TrialRun = job["run"]
-    folder = train_records(Location.of(run.storage), TrialConfig.from_dict(job["trial"]))
+def train_inline(config: TrialConfig, trial_dir: Location, run: TrialRun) -> None:
+    """Train in this process, the Tune trial's own; as `train_in_workers`, the end is in ``training.json``."""
+    _train_here(
+        _job(config, trial_dir, run), report=lambda progress: tune.report({"phase": "train", **progress._asdict()})
+    )
+
+
+def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun) -> None:
+    """Train in Ray Train's workers.
+
+    Raises:
+        ray.train.TrainingFailedError: a worker failed, or died more often than it may.
+    """
+    folder = train_records(Location.of(run.storage), config)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config=job,
+        train_loop_config=_job(config, trial_dir, run),
+        torch_config=_no_process_group() if run.workers == 1 else None,
         scaling_config=ray.train.ScalingConfig(
             num_workers=run.workers,
             use_gpu=run.gpus_per_worker > 0,
@@ -139,19 +150,43 @@ def train_records(storage: Location, config: TrialConfig) -> Location:
     return storage / ".ray" / f"{config.method}-{config.trial_id}"
 
 
+def _job(config: TrialConfig, trial_dir: Location, run: TrialRun) -> dict[str, Any]:
+    """What a worker needs to train. Ray Train's controller unpickles it as well, and is to import no torch for that.
+
+    So no `TrialRun` is in it: this module would come with the class, and torch with the module.
+    """
+    return {
+        "trial": config.to_dict(),
+        "data": run.data,
+        "trial_dir": trial_dir.uri,
+        "settings": run.settings,
+        "device": run.device,
+    }
+
+
+def _no_process_group() -> ray.train.BackendConfig:
+    """In place of Ray's ``TorchConfig`` for a lone worker, which has nobody to talk to.
+
+    The class of that config is beside torch, which the controller would import for nothing: with what `_job` says, a
+    fourth of the time that a trial takes to start, and 0.35 GB.
+    """
+    config = ray.train.BackendConfig()
+    config.backend = "none"  # a name is all that TorchTrainer asks of it
+    return config
+
+
 def _worker(job: dict[str, Any]) -> None:
     _train_here(job, report=lambda progress: ray.train.report({"phase": "train", **progress._asdict()}))
 
 
 def _train_here(job: dict[str, Any], report) -> None:
-    run: TrialRun = job["run"]
     try:
         train(
             TrialConfig.from_dict(job["trial"]),
-            data=run.data,
+            data=job["data"],
             trial_dir=job["trial_dir"],
-            settings=run.settings,
-            device=run.device,
+            settings=job["settings"],
+            device=job["device"],
             report=report,
         )
     except NonFiniteLossError:
