@@ -1,0 +1,287 @@
+"""A nested trial that does nothing takes a sweep 8 s, where it takes 12.6 s with Ray's defaults.
+
+What Ray adds to a trial, seen from trials that do nothing: each calls `mdssl.pretrain.loop.train` on a trial that is
+finished, which returns at once, so all that it takes are processes, imports and waiting. Four ways, one trial at a
+time, each in a Ray of its own: the two executors of a sweep, and as peers what one writes by Ray's guides: a
+TorchTrainer in a Tune function, and a Tune function that calls ``train`` itself. Only trials after the first are
+compared: a sweep has many. Then a sweep of 100 finished trials, by the command that a user types: 5 s, to be below 30.
+
+2 CPU cores, Ray 2.60, 2 trials after the first. Beside other work both are slower, which the noise row shows.
+
+    python bench/sweep.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import runpy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import AGAIN, Report, arguments, timed
+
+from mdssl.config import TrialConfig
+from mdssl.pretrain.loop import train
+from mdssl.pretrain.trial_files import read_training
+from mdssl.run_config import ProbeConfig, RunSettings
+from mdssl.storage import Location
+
+NESTED, INLINE = "nested", "inline"
+BARE_NESTED, BARE = "TorchTrainer in a Tune function", "Tune function"
+NOTHING = TrialConfig(method="random", arch="resnet18")
+SCRIPT = Path(__file__).parents[1] / "sweeps" / "lambda_grid.py"
+LAMBDA1, LAMBDA2, SEEDS = (1, 0.95, 0.9, 0.8, 0.7, 0.6), (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), (0, 1)
+TRIALS = 100
+"""With each seed 48 pairs of λ, the union and the random encoder."""
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.set_defaults(rounds=2)
+    args = parser.parse_args()
+    if args.contender:
+        print(json.dumps(run_trials(args.contender, Path(args.folder), 1 + args.rounds, args.device)))
+        return
+    with tempfile.TemporaryDirectory(prefix="mdssl-bench-") as folder:
+        compare(Path(folder), args.rounds, args.device)
+
+
+def compare(folder: Path, rounds: int, device: str) -> None:
+    report = Report("s", peer=f"{BARE_NESTED}, Ray's defaults")
+    train(NOTHING, data=folder, trial_dir=folder / "trials" / NOTHING.trial_id, device="cpu")
+    found: dict[str, dict[str, Any]] = {}
+    for name in (NESTED, INLINE, BARE_NESTED, BARE, NESTED + AGAIN):
+        # A process each: Ray reads its settings where it starts.
+        command = [sys.executable, __file__, "--contender", name.removesuffix(AGAIN), "--folder", str(folder)]
+        command += ["--rounds", str(rounds), "--device", device]
+        output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
+        found[name] = json.loads(output.splitlines()[-1])
+        assert found[name]["statuses"] == ["finished"] * (1 + rounds), f"{name} did other trials: {found[name]}"
+    rows = []
+    for name, times in found.items():
+        first, *further = times["trials"]
+        medians = [f"{value:.2f}" for value in (times["init"], first, statistics.median(further))]
+        rows.append([name, *medians, spread(further)])
+    title = f"Seconds of Ray with trials that do nothing, {rounds} after the first ({device}, {torch.__version__})"
+    report.table(title, ["", "ray.init", "first trial", "each further trial", "from … to"], rows)
+
+    command = make_finished_sweep(folder)
+    seconds = [timed(lambda: check_finished(command)) for _ in range(3)]
+    row = ["`python sweeps/lambda_grid.py`", f"{statistics.median(seconds):.2f}", spread(seconds)]
+    report.table(f"Seconds of a sweep of which all {TRIALS} trials are finished", ["", "median", "from … to"], [row])
+    parts = ", ".join(f"{what} {value:.2f} s" for what, value in found[NESTED + AGAIN]["parts"].items())
+    report.note(f"What is left of a nested trial, in order: {parts}.")
+    ours = statistics.median(found[NESTED]["trials"][1:] + found[NESTED + AGAIN]["trials"][1:])
+    peer = statistics.median(found[BARE_NESTED]["trials"][1:])
+    claim = "seconds that a nested trial takes which does nothing, after the first"
+    report.claim(claim, ours=round(ours, 2), peer=round(peer, 2), ratio=round(peer / ours, 2))
+
+
+def spread(seconds: list[float]) -> str:
+    return f"{min(seconds):.2f} to {max(seconds):.2f}"
+
+
+def run_trials(contender: str, folder: Path, count: int, device: str) -> dict[str, Any]:
+    """Run ``count`` trials that do nothing, one at a time.
+
+    Returns:
+        Seconds: ``init`` of ray.init, ``trials`` of each trial and what Tune does between two, and of a nested trial's
+        ``parts``. ``statuses``: what each trial found.
+    """
+    import ray
+    from ray import tune
+
+    from mdssl.sweep.launch import start_ray, trial_resources
+    from mdssl.sweep.settings import SweepSettings
+    from mdssl.sweep.trial import TrialRun
+
+    class Ends(tune.Callback):
+        ends: list[float] = []  # noqa: RUF012 (Tune copies the callback)
+
+        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+            self.ends.append(time.time())
+
+    gpus = float(device == "cuda")
+    started = time.time()
+    if contender in (NESTED, INLINE):
+        start_ray(SweepSettings(domains=("none",)))
+        run = TrialRun(
+            storage=str(folder), data=str(folder), probe=ProbeConfig(), settings=RunSettings(),
+            executor="inline" if contender == INLINE else "torchtrainer", workers=1, cpus_per_worker=1,
+            gpus_per_worker=gpus, context={},
+        )  # fmt: skip
+        trainable = tune.with_resources(partial(our_trial, run=run), trial_resources(run))
+        tune_config = tune.TuneConfig(max_concurrent_trials=1, reuse_actors=True)
+    else:
+        ray.init(log_to_driver=False, logging_level="ERROR")
+        function = bare_nested_trial if contender == BARE_NESTED else bare_trial
+        trainable = partial(function, folder=str(folder), use_gpu=bool(gpus))
+        tune_config = tune.TuneConfig(max_concurrent_trials=1)
+    began = time.time()
+    with tempfile.TemporaryDirectory(prefix="mdssl-tune-") as records:
+        results = tune.Tuner(
+            trainable,
+            param_space={"number": tune.grid_search(list(range(count)))},
+            tune_config=tune_config,
+            run_config=tune.RunConfig(storage_path=records, verbose=0, callbacks=[Ends()]),
+        ).fit()
+    ends = [began, *Ends.ends]
+    measured = {
+        "init": began - started,
+        "trials": [end - begin for begin, end in pairwise(ends)],
+        "statuses": [result.metrics.get("status") for result in results],
+        "parts": parts_of_nested_trials(Ends.ends) if contender == NESTED else {},
+    }
+    ray.shutdown()
+    return measured
+
+
+def our_trial(tune_config: dict[str, Any], run: Any) -> None:
+    """What `mdssl.sweep.trial.run_trial` does to train, of a trial where nothing is left to train."""
+    from ray import tune
+
+    from mdssl.sweep.trial import train_in_workers, train_inline
+
+    trial_dir = Location.of(run.storage) / "trials" / NOTHING.trial_id
+    (train_inline if run.executor == "inline" else train_in_workers)(NOTHING, trial_dir, run)
+    tune.report({"status": read_training(trial_dir)["status"]})
+
+
+def bare_nested_trial(tune_config: dict[str, Any], folder: str, use_gpu: bool) -> None:
+    """As Ray's guide to Tune with Train has it, with the callback that passes a worker's reports on."""
+    import ray.train.torch
+    from ray import tune
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    ray.train.torch.TorchTrainer(
+        lambda config: do_nothing(config["folder"]),
+        train_loop_config={"folder": folder},
+        scaling_config=ray.train.ScalingConfig(num_workers=1, use_gpu=use_gpu),
+        run_config=ray.train.RunConfig(
+            name=f"bare-{tune_config['number']}", storage_path=folder, callbacks=[TuneReportCallback()]
+        ),
+    ).fit()
+    tune.report({"status": read_training(Location.of(folder) / "trials" / NOTHING.trial_id)["status"]})
+
+
+def bare_trial(tune_config: dict[str, Any], folder: str, use_gpu: bool) -> None:
+    from ray import tune
+
+    tune.report({"status": do_nothing(folder)})
+
+
+def do_nothing(folder: str) -> str:
+    return train(NOTHING, data=folder, trial_dir=f"{folder}/trials/{NOTHING.trial_id}", device="cpu")["status"]
+
+
+def parts_of_nested_trials(ends: list[float]) -> dict[str, float]:
+    """Seconds of what follows upon what in a nested trial, medians over the trials after the first.
+
+    Args:
+        ends: when Tune took each trial as complete, by Unix time.
+    """
+    from ray.util.state import list_tasks
+
+    time.sleep(2)  # processes tell of their tasks once a second
+    tasks: dict[str, list] = {}
+    for task in sorted(list_tasks(detail=True, limit=10_000), key=lambda task: task.creation_time_ms):
+        tasks.setdefault(task.name, []).append(task)
+    found: dict[str, list[float]] = {}
+    for number in range(1, len(ends)):
+        controller, worker, context, function, stop = (
+            tasks[name][number]
+            for name in (
+                "TrainController.__init__",
+                "RayTrainWorker.__init__",
+                "RayTrainWorker.init_train_context",
+                "RayTrainWorker.run_train_fn",
+                "PlacementGroupCleaner.stop",
+            )
+        )
+        moments = {
+            "": ends[number - 1] * 1000,
+            "Tune's next trial": controller.creation_time_ms,
+            "a process for Train's controller": controller.start_time_ms,
+            "its imports and first calls": worker.creation_time_ms,
+            "a process for the worker, while two more start": worker.start_time_ms,
+            "its imports of Ray": context.creation_time_ms,
+            "its context": function.creation_time_ms,
+            "its imports of torch and mdssl": function.end_time_ms,
+            "Train's next look at it": stop.creation_time_ms,
+            "Train's guard of the placement group, which looks up once a second to stop": stop.end_time_ms,
+            "back to Tune": ends[number] * 1000,
+        }
+        for (_, begin), (name, end) in pairwise(moments.items()):
+            found.setdefault(name, []).append((end - begin) / 1000)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def make_finished_sweep(folder: Path) -> list[str]:
+    """The rows and files of 100 trials, written by the functions that trials write theirs with.
+
+    Encoders are stand-ins of one number, for a finished sweep opens none.
+
+    Returns:
+        The command of that sweep.
+    """
+    from mdssl.command_line import parse
+    from mdssl.data.prepare import prepare
+    from mdssl.pretrain.checkpoint import LoopState
+    from mdssl.pretrain.trial_files import now, write_config, write_finished
+    from mdssl.results.leaderboard import write_rows
+    from mdssl.sweep.grid import evaluation_fingerprint, trials
+    from mdssl.sweep.rows import finished_row, git_commit
+
+    rng = np.random.default_rng(0)
+    for name in ("tiny-a", "tiny-b"):
+        images, labels = rng.integers(256, size=(64, 16, 16, 3), dtype=np.uint8), np.arange(64) % 4
+        source = folder / f"{name}.npz"
+        np.savez(source, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+        prepare(name, data=folder / "data", source=source, image_size=16, workers=1, progress=False)
+    flags = ["--domains", "tiny-a", "tiny-b", "--data", folder / "data", "--storage", folder / "results"]
+    flags += ["--lambda1", *LAMBDA1, "--lambda2", *LAMBDA2, "--seeds", *SEEDS]
+    flags = [str(flag) for flag in flags]
+    grid = runpy.run_path(str(SCRIPT))["LambdaGrid"]
+    settings = parse(grid, prog=SCRIPT.name, description="", argv=flags)
+    methods = [{"method": "random"}, {"method": "simclr"}, *({"method": "mdssl", **pair} for pair in settings.lambdas)]
+    probe, context = settings.probe_config, {"sweep": "lambda_grid", "preset": "quick", "git_commit": git_commit()}
+    configs = trials(settings, methods)
+    assert len(configs) == TRIALS, len(configs)
+    for config in configs:
+        trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
+        write_config(trial_dir, config)
+        state = LoopState(started_at=now())
+        training = write_finished(trial_dir, config, torch.nn.Linear(1, 1), state, device="cpu", workers=1)
+        rows = []
+        for name in settings.evaluate:
+            score = {
+                "eval_dataset": name, "data_fingerprint": evaluation_fingerprint(settings.data, name),
+                "features": "encoder", "probe": probe.name, "top1": float(rng.uniform(20, 90)),
+                "num_classes": 4, "num_train": 64, "num_test": 64,
+            }  # fmt: skip
+            rows.append(finished_row(config, probe, training, score, context=context, trial_dir=trial_dir))
+        write_rows(settings.storage, config.trial_id, rows)
+    return [sys.executable, str(SCRIPT), *flags]
+
+
+def check_finished(command: list[str]) -> None:
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
+    found = re.search(r"(\d+) trials on .*: (\d+) already there$", output, re.MULTILINE)
+    assert found and found.groups() == (str(TRIALS), str(TRIALS)), output
+
+
+if __name__ == "__main__":
+    main()
