@@ -24,5 +24,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The peers that the benches compare with are of no use to anything else.
 bench: install
-	for file in bench/*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
+	$(BIN)/python bench/all.py

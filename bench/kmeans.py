@@ -1,10 +1,10 @@
 """Clustering on a schedule, warm-started, takes a fraction of the time of scikit-learn's default.
 
 250,000 embeddings of width 128 on the unit sphere, around 12 centres, that move a little between clusterings, as an
-encoder in training moves them. Ours: three k-means++ starts the first time, then one start and one from where the
-clusters' images are now; scikit-learn's default each time anew. Checked first: from the same start both end in the same
-clusters; and over the schedule ours must never be worse by more than 1 % of scikit-learn's sum of squared distances.
-faiss stands beside them, with its sum, for it is faster still and does not find the same optimum.
+encoder in training moves them. Ours tries three k-means++ starts on a sample the first time, later one start and where
+the clusters' images are now, and goes on from the best over all rows; scikit-learn's default begins anew each time.
+Checked first: from the same start both end in the same clusters; and in the schedule ours must never be worse by more
+than 1 % of scikit-learn's sum of squared distances. faiss stands beside them, with its sum.
 
     python bench/kmeans.py [--device cuda]
 """

@@ -10,17 +10,16 @@ and gradients are compared in float32 before anything is timed.
 from __future__ import annotations
 
 import copy
-import json
-import statistics
-import time
+from functools import partial
 
 import torch
+from harness import Report, arguments, assert_close, take_turns
 from torch import nn
 
 from mdssl.config import TrialConfig
 from mdssl.pretrain.model import SmallMapConv2d, build_model
 
-VIEWS, ROUNDS = 256, 7
+VIEWS = 256
 
 
 def with_torch_convolutions(encoder: nn.Module) -> nn.Module:
@@ -47,39 +46,26 @@ def check_agreement(ours: nn.Module, peer: nn.Module, x: torch.Tensor) -> None:
     pairs = [(step(ours, x, False), step(peer, x, False))]
     pairs += [(p.grad, q.grad) for p, q in zip(ours.parameters(), peer.parameters(), strict=True)]
     for got, expected in pairs:
-        error = (got - expected).norm() / expected.norm()
-        assert error < 1e-3, f"contenders disagree: relative error {error:.1e}"
+        assert_close("features or gradients", got, expected, 1e-3)
 
 
 def main() -> None:
+    flags = arguments(__doc__).parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     ours = build_model(TrialConfig(arch="resnet18", domains=("any",))).encoder
     peer = with_torch_convolutions(ours)
     x = torch.randn(VIEWS, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     check_agreement(ours, peer, x)
-    for bf16 in (False, True):
-        contenders = {"ours": ours, "torch": peer, "torch again": peer}
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(ROUNDS + 1):
-            for name, encoder in contenders.items():
-                started = time.perf_counter()
-                step(encoder, x, bf16)
-                seconds[name].append(time.perf_counter() - started)
-        medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-        pairs = zip(seconds["torch"][1:], seconds["ours"][1:], strict=True)
-        ratio = statistics.median(theirs / own for theirs, own in pairs)
-        claim = f"encoder step, ResNet-18, {VIEWS} views, 1 thread, {'bf16' if bf16 else 'fp32'}"
-        print(claim + ": " + ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in medians.items()))
-        line = {
-            "claim": claim,
-            "ours": VIEWS / medians["ours"],
-            "peer": VIEWS / medians["torch"],
-            "peer_name": "torch.nn.Conv2d",
-            "ratio": ratio,
-            "unit": "views/s",
+    report = Report("views/s", peer="torch.nn.Conv2d")
+    for precision in ("fp32", "bf16"):
+        contenders = {
+            name: partial(step, encoder, x, precision == "bf16")
+            for name, encoder in (("ours", ours), ("torch.nn.Conv2d", peer))
         }
-        print(json.dumps(line))
+        seconds = take_turns(contenders, rounds=flags.rounds)
+        report.timings(f"ResNet-18, {VIEWS} views, 1 thread, {precision}", seconds, work=VIEWS)
+    report.claim_from("encoder, forward + backward, 1 thread, bf16", seconds, "ours", "torch.nn.Conv2d", VIEWS)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,10 @@ CLUSTER_SETTINGS = (
 )  # fmt: skip
 
 RECIPE_VERSION = 1
-"""Part of every ``trial_id``. Raise it whenever training itself changes, so that no old encoder passes for a new one.
-"""
+"""Part of every ``trial_id``. Raise it whenever training itself changes by more than rounding, so that no old encoder
+passes for a new one."""
+CLUSTERING_VERSION = 2
+"""The same of clustered methods alone. 2: K-Means tries its starts on a sample of the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,9 +240,16 @@ class TrialConfig(Recipe, ClusterSettings):
         return "+".join(self.domains)
 
     @property
+    def versions(self) -> dict[str, int]:
+        """Versions of what trains this trial, by name; part of `trial_id`."""
+        return {"recipe_version": RECIPE_VERSION} | (
+            {"clustering_version": CLUSTERING_VERSION} if self.method in CLUSTERED else {}
+        )
+
+    @property
     def trial_id(self) -> str:
-        """12 hex digits of a SHA-256 over all that can change the encoder, `RECIPE_VERSION` included."""
-        identity = relevant_settings(self.to_dict()) | {"recipe_version": RECIPE_VERSION}
+        """12 hex digits of a SHA-256 over all that can change the encoder, `versions` included."""
+        identity = relevant_settings(self.to_dict()) | self.versions
         # What the file is called changes nothing.
         identity.pop("weights", None)
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))

@@ -11,8 +11,8 @@ import torch
 MAX_ITERATIONS = 300
 TOLERANCE = 1e-4
 """Of the squared shift of the centroids, relative to the mean variance of the columns: scikit-learn's."""
-_SEEDING_ROWS = 20_000
-"""Rows that k-means++ looks at: starts need not be better than what comes after them can mend."""
+_SAMPLE_ROWS = 20_000
+"""Rows on which starts are tried: enough to tell which is best, and to leave little to do on all of them."""
 _CHUNK_ROWS = 65_536
 
 
@@ -26,7 +26,9 @@ class Clusters(NamedTuple):
 
 
 def kmeans(x: torch.Tensor, k: int, *, seed: int, starts: int = 3, init: torch.Tensor | None = None) -> Clusters:
-    """The best of ``starts`` runs from k-means++ and, where ``init`` is given, one from there.
+    """K-Means from the best of ``starts`` k-means++ starts and, where given, ``init``.
+
+    Which start is best, and where it leads, is found on a sample of the rows; from there it goes on over all of them.
 
     Args:
         x: (N, r) float32 rows; where they are decides who computes.
@@ -35,23 +37,24 @@ def kmeans(x: torch.Tensor, k: int, *, seed: int, starts: int = 3, init: torch.T
         init: (K, r) centroids to start from as well, such as those of the rows' clusters before.
     """
     k_possible = min(k, len(x))
-    firsts = _seeded(x, k_possible, seed, starts) + ([] if init is None else [init[:k_possible].to(x)])
-    found = (_lloyd if x.device.type == "cuda" else _scikit_learn)(x, torch.stack(firsts))
+    run = _lloyd if x.device.type == "cuda" else _scikit_learn
+    rng = np.random.default_rng(seed)
+    sample = x[torch.from_numpy(rng.permutation(len(x))[:_SAMPLE_ROWS]).to(x.device)]
+    firsts = _seeded(sample, k_possible, rng, starts) + ([] if init is None else [init[:k_possible].to(x)])
+    found = run(x, run(sample, torch.stack(firsts)).centroids[None])
     if k_possible < k:
         nowhere = found.centroids.new_full((k - k_possible, x.shape[1]), float("nan"))
         found = found._replace(centroids=torch.cat([found.centroids, nowhere]))
     return found
 
 
-def _seeded(x: torch.Tensor, k: int, seed: int, starts: int) -> list[torch.Tensor]:
-    """(K, r) centroids of each start, by k-means++ on a sample of the rows."""
+def _seeded(x: torch.Tensor, k: int, rng: np.random.Generator, starts: int) -> list[torch.Tensor]:
+    """(K, r) centroids of each start, by k-means++."""
     # Here, not above: every process of every trial imports this module, and few of them cluster.
     from sklearn.cluster import kmeans_plusplus
 
-    rng = np.random.default_rng(seed)
-    sample = x[torch.from_numpy(rng.permutation(len(x))[:_SEEDING_ROWS]).to(x.device)].cpu().numpy()
-    seeds = [int(rng.integers(2**31)) for _ in range(starts)]
-    return [torch.from_numpy(kmeans_plusplus(sample, k, random_state=each)[0]).to(x) for each in seeds]
+    rows, seeds = x.cpu().numpy(), [int(rng.integers(2**31)) for _ in range(starts)]
+    return [torch.from_numpy(kmeans_plusplus(rows, k, random_state=seed)[0]).to(x) for seed in seeds]
 
 
 def _scikit_learn(x: torch.Tensor, firsts: torch.Tensor) -> Clusters:

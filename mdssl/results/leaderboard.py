@@ -255,7 +255,7 @@ def mixed_settings(df: pd.DataFrame, by: Sequence[str], also: Sequence[str] = ()
 def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
     trial = relevant_settings(produced_by.get("trial", {}))
     own = {name: value for name, value in trial.items() if name not in (*SCHEMA.names, "domains")}
-    return own | {"recipe_version": produced_by.get("recipe_version")}
+    return own | {name: produced_by.get(name) for name in ("recipe_version", "clustering_version")}
 
 
 def _file_of(storage: str | Location, trial_id: str) -> Location:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mdssl
-from mdssl.config import RECIPE_VERSION, TrialConfig, relevant_settings
+from mdssl.config import TrialConfig, relevant_settings
 from mdssl.data.catalog import seen_in
 from mdssl.pretrain.trial_files import now
 from mdssl.results.leaderboard import SCHEMA_VERSION, SETTING_COLUMNS
@@ -78,7 +78,7 @@ def failed_row(
 
 
 def _produced_by(config: TrialConfig) -> dict[str, Any]:
-    return {"trial": config.to_dict(), "recipe_version": RECIPE_VERSION}
+    return {"trial": config.to_dict(), **config.versions}
 
 
 def _setting(config: TrialConfig, context: dict) -> dict[str, Any]:
