@@ -24,6 +24,14 @@ def test_trial_id_is_stable():
     assert config(lambda1=0.9, lambda2=0.1, data_fingerprint="0123").trial_id == "a98d8076ed36"
 
 
+def test_another_way_to_cluster_makes_other_trials_of_clustered_methods_only(monkeypatch):
+    methods = {"mdssl": {}, "mdssl-clustered": {"num_clusters": 2}, "mdssl-robust": {"num_clusters": 2}}
+    before = {method: config(method=method, **own).trial_id for method, own in methods.items()}
+    monkeypatch.setattr("mdssl.config.CLUSTERING_VERSION", 1_000)
+    after = {method: config(method=method, **own).trial_id for method, own in methods.items()}
+    assert [method for method in methods if before[method] == after[method]] == ["mdssl"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

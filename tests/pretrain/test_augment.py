@@ -1,5 +1,7 @@
 """Each batched operation against torchvision's, image by image, at the same parameters."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,15 @@ def test_whole_view_is_the_operations_in_simclr_order(images, parameters):
             x = TF.gaussian_blur(x, [3, 3], [float(parameters.sigma[i])] * 2)
         expected = TF.normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         torch.testing.assert_close(got[i], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_views_are_the_same_views(images, parameters):
+    order = np.array([3, 1, 0, 2])
+    torch.testing.assert_close(
+        augment(images, parameters, order, compiled=True), augment(images, parameters, order), rtol=0, atol=1e-4
+    )
 
 
 def test_crops_are_distributed_as_torchvisions():

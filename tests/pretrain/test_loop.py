@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -209,3 +210,15 @@ def test_a_run_over_12_domains_works_in_the_memory_of_one(tmp_path):
     ended = train(trial, data=tmp_path / "data", trial_dir=tmp_path / "trial", settings=settings, device="cpu")
     assert (ended["status"], ended["views_seen"]) == ("finished", 3 * 12 * 4 * 2)
     assert (losses(tmp_path / "trial")["across"] > 0).all()
+
+
+@pytest.mark.slow
+def test_a_compiled_run_trains_the_same_encoder(tiny_data, tmp_path, monkeypatch):
+    # Dynamo's graphs without the C++ that a minute goes into: what is compiled, not by whom.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    trial = tiny_trial(iterations=3)
+    for name, compiled in (("as-written", False), ("compiled", True)):
+        settings = RunSettings(compile=compiled, report_every=1)
+        train(trial, data=tiny_data, trial_dir=tmp_path / name, settings=settings, device="cpu")
+    np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "as-written"), rtol=1e-3)
+    assert weights(tmp_path / "compiled").keys() == weights(tmp_path / "as-written").keys()

@@ -1,0 +1,102 @@
+"""The benches' own arithmetic: who runs when, which ratio is printed, what a results file keeps."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.fixture(scope="module")
+def folder():
+    """bench/ is a folder of scripts, which find each other as Python starts them."""
+    sys.path.insert(0, str(BENCH))
+    yield
+    sys.path.remove(str(BENCH))
+
+
+@pytest.fixture(scope="module")
+def harness(folder):
+    return importlib.import_module("harness")
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return importlib.import_module("all")
+
+
+def test_contenders_alternate_and_one_runs_twice(harness):
+    calls = []
+    contenders = {name: lambda name=name: calls.append(name) for name in ("ours", "peer", "other")}
+    seconds = harness.take_turns(contenders, rounds=2)
+    assert calls == ["ours", "peer", "other", "peer"] * 3, "two rounds, and one that is not counted"
+    assert {name: len(values) for name, values in seconds.items()} == {
+        "ours": 2,
+        "peer": 2,
+        "other": 2,
+        "peer again": 2,
+    }
+
+
+def test_ratios_are_paired_by_round(harness):
+    # The machine was half as fast in the last two rounds, for everybody.
+    seconds = {"ours": [1.0, 1.0, 2.0, 2.0], "peer": [3.0, 3.0, 6.0, 6.0]}
+    assert harness.paired_ratio(seconds, "peer", to="ours") == 3.0
+
+
+def test_the_last_line_is_the_claim(harness, capsys):
+    report = harness.Report("views/s", peer="somebody's")
+    seconds = {"ours": [0.5], "peer": [2.0], "peer again": [2.0]}
+    report.timings("A step", seconds, work=10, extra={"memory": {"ours": "1 MiB"}})
+    report.claim_from("a step", seconds, "ours", "peer", 10)
+    printed = capsys.readouterr().out.splitlines()
+    assert "| peer | 2 s | 5 | 4.00 |  |" in printed
+    assert json.loads(printed[-1]) == {
+        "claim": "a step",
+        "ours": 20.0,
+        "peer": 5.0,
+        "peer_name": "somebody's",
+        "ratio": 4.0,
+        "unit": "views/s",
+    }
+
+
+def takes(mib):
+    """At module level, for the fresh process to find."""
+    return lambda: torch.ones(mib * 2**18).sum()
+
+
+def test_memory_is_what_a_call_takes_in_a_fresh_process(harness):
+    assert harness.extra_memory(takes, 64) == pytest.approx(64, abs=4)
+
+
+def test_contenders_that_disagree_are_refused(harness):
+    harness.assert_close("sums", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0 + 1e-7]), 1e-6)
+    with pytest.raises(AssertionError, match="sums: contenders disagree"):
+        harness.assert_close("sums", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.1]), 1e-6)
+
+
+def test_a_results_file_keeps_the_sections_that_are_not_run_again(results):
+    claim = {"claim": "c", "ours": 2.0, "peer": 1.0, "peer_name": "p", "ratio": 2.0, "unit": "u"}
+    printed = "\nA table\n\n| a |\n| --- |\n| 1 |\n\n" + json.dumps(claim)
+    sections = {
+        "loss, cpu": results.section("loss", ["python", "bench/loss.py"], printed, "commit 1", 3.2),
+        "step, cpu": results.section("step", ["python", "bench/step.py"], printed, "commit 1", 5.0),
+    }
+    text = results.page(sections)
+    assert results.sections_of(text) == sections
+    newer = results.section("step", ["python", "bench/step.py"], printed, "commit 2", 5.0)
+    again = results.page(results.sections_of(text) | {"step, cpu": newer})
+    assert "commit 1" in results.sections_of(again)["loss, cpu"]
+    assert "commit 2" in results.sections_of(again)["step, cpu"]
+    assert "| loss, cpu | c | 2 u | 1 u | p | 2.00 |" in again
+
+
+def test_every_bench_is_run_by_all_and_says_what_it_claims(results):
+    files = {path.stem for path in BENCH.glob("*.py")} - {"all", "harness"}
+    assert files == set(results.CPU)
+    assert set(results.CUDA) <= files
