@@ -235,6 +235,9 @@ class Leaderboard:
     """Scores of this probe; default: of each that has been run."""
     features: str = "encoder"
     """Scores of this layer: encoder | projection."""
+    compact: bool = False
+    """First copy all rows into one file, leaderboard-compacted.parquet, from which thousands of trials are read in a
+    moment. The files of the trials stay the truth: what changes later is still read from them."""
     storage: str = _STORAGE
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
 
@@ -242,10 +245,15 @@ class Leaderboard:
 def leaderboard(settings: Leaderboard) -> None:
     """Print what storage holds: for each training mixture and probe a table, one row a trial, top-1 in percent.
 
-    Example: mdssl leaderboard --method mdssl simclr --evaluate cifar10
+    Examples:
+      mdssl leaderboard --method mdssl simclr --evaluate cifar10
+      mdssl leaderboard --compact
     """
+    from mdssl.results.compacted import compact
     from mdssl.results.table import print_leaderboard
 
+    if settings.compact:
+        print(compact(settings.storage))
     print_leaderboard(
         settings.storage,
         method=settings.method,

@@ -243,7 +243,7 @@ class TrialConfig(Recipe, ClusterSettings):
     def versions(self) -> dict[str, int]:
         """Versions of what trains this trial, by name; part of `trial_id`."""
         return {"recipe_version": RECIPE_VERSION} | (
-            {"clustering_version": CLUSTERING_VERSION} if self.method in CLUSTERED else {}
+            {"recipe_version_clustering": CLUSTERING_VERSION} if self.method in CLUSTERED else {}
         )
 
     @property

@@ -81,9 +81,25 @@ class Location:
 
     def names(self) -> list[str]:
         """The names directly inside this folder, sorted, hidden ones left out; empty where there is no folder."""
+        return list(self.listing())
+
+    def listing(self) -> dict[str, pyarrow.fs.FileInfo]:
+        """What is known of each of `names` without opening it, such as ``size`` and ``mtime_ns``; one call for all."""
         selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
-        found = (info.base_name for info in self.filesystem.get_file_info(selector))
-        return sorted(name for name in found if not name.startswith((".", "_")))
+        found = {info.base_name: info for info in self.filesystem.get_file_info(selector)}
+        return {name: found[name] for name in sorted(found) if not name.startswith((".", "_"))}
+
+    def now_ns(self) -> int | None:
+        """The time by the clock of those who keep this folder, as `listing` tells it: ns since 1970 UTC.
+
+        None where they do not tell when files were written. A hidden file is written for it, and deleted.
+        """
+        clock = self / f".clock-{uuid.uuid4().hex[:8]}"
+        try:
+            clock.write_bytes(b"")
+            return self.filesystem.get_file_info(clock.path).mtime_ns
+        finally:
+            clock.delete()
 
     def read_bytes(self) -> bytes:
         """The whole file. Raises ``FileNotFoundError`` where there is none."""

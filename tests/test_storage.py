@@ -30,6 +30,22 @@ def test_what_is_written_is_read_listed_and_deleted(folder):
     assert folder.names() == []
 
 
+def test_a_listing_tells_sizes_and_when_files_were_written(tmp_path):
+    folder = Location.of(tmp_path)
+    (folder / "a").write_bytes(b"one two")
+    (folder / "deep" / "er").write_bytes(b"three")
+    listing = folder.listing()
+    assert list(listing) == ["a", "deep"]
+    assert (listing["a"].size, listing["a"].mtime_ns) == (7, os.stat(tmp_path / "a").st_mtime_ns)
+    assert abs(folder.now_ns() - listing["a"].mtime_ns) < 60e9
+    assert sorted(os.listdir(tmp_path)) == ["a", "deep"]
+
+
+def test_a_storage_that_tells_no_times_has_no_clock():
+    folder = Location.of(f"memory://{uuid.uuid4().hex}")
+    assert folder.now_ns() is None
+
+
 def test_reading_what_is_not_there_says_so(folder):
     with pytest.raises(FileNotFoundError):
         (folder / "nothing").read_bytes()

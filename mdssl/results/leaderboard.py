@@ -7,110 +7,26 @@ by one probe of one feature layer; a trial that failed to train is one row with 
 
 from __future__ import annotations
 
-import io
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mdssl.config import relevant_settings
 from mdssl.errors import InputError, check_name
+from mdssl.results.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, SETTING_COLUMNS, STATUSES
+from mdssl.results.compacted import read_folder
+from mdssl.results.row_files import file_of, read_files, to_bytes
 from mdssl.storage import Location
 
-SCHEMA_VERSION = 1
-"""Raise it whenever a column comes, goes or changes its meaning."""
-
-STATUSES = ("finished", "failed", "stopped")
-
-_TEXT, _FLOAT, _INT, _BOOL, _TIME = pa.string(), pa.float64(), pa.int64(), pa.bool_(), pa.timestamp("ms", tz="UTC")
-
-
-class Column(NamedTuple):
-    """A column: its name, its type, what it means and in which unit, and whether every row has a value."""
-
-    name: str
-    type: pa.DataType
-    meaning: str
-    required: bool = False
-
-
-SETTING_COLUMNS = (
-    Column("method", _TEXT, "simclr, mdssl, mdssl-clustered, mdssl-robust, pretrained or random", required=True),
-    Column(
-        "train_mixture", _TEXT, "training domains in order, cifar10+svhn; empty if nothing was trained", required=True
-    ),
-    Column("num_domains", _INT, "training domains; 0 if nothing was trained", required=True),
-    Column("lambda1", _FLOAT, "weight of the within-domain term (eq. 3)"),
-    Column("lambda2", _FLOAT, "weight of the across-domain term (eq. 4)"),
-    Column("temperature", _FLOAT, "temperature of the similarities (eq. 1)"),
-    Column("arch", _TEXT, "encoder architecture"),
-    Column("stem", _TEXT, "first layers: imagenet or cifar"),
-    Column("batching", _TEXT, "joint or per-domain encoder passes"),
-    Column("batch_per_domain", _INT, "images of each domain in a step, over all workers"),
-    Column("iterations", _INT, "training steps"),
-    Column("optimizer", _TEXT, "lars, sgd or adamw"),
-    Column("learning_rate", _FLOAT, "peak learning rate"),
-    Column("precision", _TEXT, "encoder arithmetic: bf16 or fp32"),
-    Column("seed", _INT, "of initial weights, batches and views", required=True),
-    Column("num_clusters", _INT, "pseudo-domains; null if the domain labels were used"),
-    Column("warmup_iterations", _INT, "steps on the union before the first clustering"),
-    Column("recluster_every", _INT, "steps between clusterings"),
-    Column("epsilon", _FLOAT, "outlier threshold at the start (eq. 5)"),
-    Column("outlier_rule", _TEXT, "farthest or runner-up (eq. 5)"),
-    Column("preset", _TEXT, "preset that the settings started from"),
-)
-"""What was asked for. Null where the method has no such setting."""
-
-COLUMNS = (
-    Column("trial_id", _TEXT, "12 hex digits that stand for all that can change the encoder", required=True),
-    Column("sweep", _TEXT, "sweep that produced the row"),
-    Column("status", _TEXT, "finished, failed or stopped", required=True),
-    Column("error", _TEXT, "why it failed; null otherwise"),
-    *SETTING_COLUMNS,
-    Column("eval_dataset", _TEXT, "dataset that was scored; null if the trial failed before"),
-    Column("seen", _BOOL, "whether the encoder was trained on that dataset"),
-    Column("features", _TEXT, "layer that was scored: encoder or projection"),
-    Column("probe", _TEXT, "linear probe, with those of its settings that are not the default"),
-    Column("top1", _FLOAT, "linear probe, test split, at the end of training: percent"),
-    Column("top5", _FLOAT, "the same, class among the five best: percent; null with five classes or fewer"),
-    Column("knn_top1", _FLOAT, "weighted nearest neighbours, test split: percent"),
-    Column("num_classes", _INT, "classes of the evaluation dataset"),
-    Column("num_train", _INT, "images that the probe was fitted to"),
-    Column("num_test", _INT, "images that it was scored on"),
-    Column("train_seconds", _FLOAT, "wall time of training, over all resumptions: s"),
-    Column("eval_seconds", _FLOAT, "wall time of this score: s"),
-    Column("gpu_hours", _FLOAT, "train_seconds times GPUs: h"),
-    Column("num_workers", _INT, "training processes"),
-    Column("device", _TEXT, "what they ran on"),
-    Column("views_seen", _INT, "augmented images that went through the encoder"),
-    Column("views_per_second", _FLOAT, "views_seen / train_seconds: 1/s"),
-    Column("peak_memory_mb", _FLOAT, "most memory of one worker, the GPU's if it has one: MB"),
-    Column("encoder_mb", _FLOAT, "size of the saved encoder: MB"),
-    Column("final_loss", _FLOAT, "training loss, mean of the steps of the last report"),
-    Column("config_json", _TEXT, "every setting of trial and evaluation, as JSON", required=True),
-    Column("data_fingerprint", _TEXT, "what the images were"),
-    Column("git_commit", _TEXT, "commit of the code; -dirty where files differed"),
-    Column("mdssl_version", _TEXT, "version of this package", required=True),
-    Column("torch_version", _TEXT, "version of PyTorch"),
-    Column("ray_version", _TEXT, "version of Ray; null if it was not used"),
-    Column("started_at", _TIME, "when the trial began: UTC"),
-    Column("finished_at", _TIME, "when the row was made: UTC"),
-    Column("checkpoint", _TEXT, "where the encoder's weights are"),
-    Column("schema_version", _INT, "version of these columns", required=True),
-)
-"""All columns, in the order of the files."""
-
-SCHEMA = pa.schema([pa.field(column.name, column.type, nullable=not column.required) for column in COLUMNS])
-
 _OF_A_SCORE = ("eval_dataset", "seen", "features", "probe", "top1", "num_classes", "num_train", "num_test")
-_READERS = 16
-"""Files read at a time: an object store answers in tens of milliseconds, and a leaderboard may have hundreds."""
+
+_SAID_BY_COLUMNS = {*SCHEMA.names, "domains"}
+_AFTER_EVALUATION = ', "recipe_version": '
 
 
 def write_rows(storage: str | Location, trial_id: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -124,13 +40,11 @@ def write_rows(storage: str | Location, trial_id: str, rows: Sequence[dict[str, 
         ValueError: ``trial_id`` is not one.
         AssertionError: the rows are not what a leaderboard holds, which is an error of the program, not of its user.
     """
-    file = _file_of(storage, trial_id)
+    file = file_of(storage, trial_id)
     complete = [_complete(row, trial_id) for row in rows]
     scores = [(row["eval_dataset"], row["features"], row["probe"]) for row in complete]
     assert len(set(scores)) == len(scores), f"rows of trial {trial_id} repeat a score: {scores}"
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(complete, schema=SCHEMA), buffer)
-    file.write_bytes(buffer.getvalue())
+    file.write_bytes(to_bytes(pa.Table.from_pylist(complete, schema=SCHEMA)))
 
 
 def read_rows(storage: str | Location, trial_id: str) -> list[dict[str, Any]]:
@@ -139,8 +53,7 @@ def read_rows(storage: str | Location, trial_id: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: ``trial_id`` is not one, or its file is not one of ours.
     """
-    table = _read_file(_file_of(storage, trial_id))
-    return [] if table is None else table.to_pylist()
+    return read_files([file_of(storage, trial_id)]).to_pylist()
 
 
 def read(storage: str | Location, **filters: object) -> pd.DataFrame:
@@ -161,14 +74,11 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
         check_name("leaderboard column", name, SCHEMA.names)
     if "trial_id" in filters:
         # A trial's rows are in the file of its name, so no other needs to be opened, or to be whole.
-        files = [_file_of(storage, str(trial_id)) for trial_id in _values(filters["trial_id"])]
+        table = read_files([file_of(storage, str(trial_id)) for trial_id in _values(filters["trial_id"])])
     else:
-        folder = Location.of(storage) / "leaderboard"
-        files = [folder / name for name in folder.names()]
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = [table for table in pool.map(_read_file, files) if table is not None]
-    types = {_INT: pd.Int64Dtype(), _BOOL: pd.BooleanDtype()}
-    frame = pa.concat_tables([SCHEMA.empty_table(), *tables]).to_pandas(types_mapper=types.get)
+        table = read_folder(storage)
+    types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frame = table.to_pandas(types_mapper=types.get)
     return select(frame, filters).reset_index(drop=True)
 
 
@@ -191,9 +101,21 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
     ``eval_fingerprint``: what the images were that gave the score. Filter by them, or name them in the index of
     `pivot`.
     """
-    said = [json.loads(text) for text in df["config_json"]]
-    hidden = pd.DataFrame([_settings_without_column(row) for row in said], index=df.index)
-    hidden["eval_fingerprint"] = [row.get("evaluation", {}).get("data_fingerprint", "") for row in said]
+    of_evaluation = cache(_evaluation_fingerprint)
+    fingerprints, numbers, different = [], [], {}
+    for text in df["config_json"]:
+        # The evaluation stands first. What is left is long, and the same in all rows of a trial: parse that once.
+        evaluation, _, rest = text.partition(_AFTER_EVALUATION)
+        fingerprint = of_evaluation(evaluation)
+        if fingerprint is None:
+            fingerprint, rest = json.loads(text).get("evaluation", {}).get("data_fingerprint", ""), text
+        else:
+            rest = "{" + _AFTER_EVALUATION.removeprefix(", ") + rest
+        fingerprints.append(fingerprint)
+        numbers.append(different.setdefault(rest, len(different)))
+    hidden = pd.DataFrame([_settings_without_column(json.loads(rest)) for rest in different])
+    hidden = hidden.reindex(numbers).set_axis(df.index)
+    hidden["eval_fingerprint"] = fingerprints
     return df.join(hidden[[name for name in hidden if name not in df]])
 
 
@@ -252,16 +174,19 @@ def mixed_settings(df: pd.DataFrame, by: Sequence[str], also: Sequence[str] = ()
     }
 
 
+def _evaluation_fingerprint(text: str) -> str | None:
+    """What the images were, from the first member of a ``config_json``; None if ``text`` is not that member alone."""
+    try:
+        first = json.loads(text + "}")
+    except json.JSONDecodeError:
+        return None
+    return first["evaluation"].get("data_fingerprint", "") if list(first) == ["evaluation"] else None
+
+
 def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
     trial = relevant_settings(produced_by.get("trial", {}))
-    own = {name: value for name, value in trial.items() if name not in (*SCHEMA.names, "domains")}
-    return own | {name: produced_by.get(name) for name in ("recipe_version", "clustering_version")}
-
-
-def _file_of(storage: str | Location, trial_id: str) -> Location:
-    if not re.fullmatch(r"[0-9a-f]{12}", trial_id):
-        raise InputError(f"trial id {trial_id!r} is not one: it has 12 hex digits, such as 0123456789ab.")
-    return Location.of(storage) / "leaderboard" / f"{trial_id}.parquet"
+    own = {name: value for name, value in trial.items() if name not in _SAID_BY_COLUMNS}
+    return own | {name: produced_by.get(name) for name in ("recipe_version", "recipe_version_clustering")}
 
 
 def _complete(row: dict[str, Any], trial_id: str) -> dict[str, Any]:
@@ -279,49 +204,6 @@ def _complete(row: dict[str, Any], trial_id: str) -> dict[str, Any]:
         if isinstance(row[name], str):
             row[name] = datetime.fromisoformat(row[name])
     return row
-
-
-def _read_file(file: Location) -> pa.Table | None:
-    """The table in ``file``, None if there is no such file (any more)."""
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(
-            f"leaderboard file {file} cannot be read: {error}. Make it readable; if it is not a trial's file, move it "
-            "out of the folder."
-        ) from error
-    try:
-        # Not pq.read_table: it starts threads that a process which ends at once, on a damaged file, would not survive.
-        with pq.ParquetFile(pa.BufferReader(data)) as parquet:
-            table = parquet.read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise _foreign(file, f"it is not whole, or not Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
-    if "schema_version" in table.column_names:
-        newest = max((v for v in table["schema_version"].to_pylist() if isinstance(v, int)), default=0)
-        if newest > SCHEMA_VERSION:
-            raise InputError(
-                f"leaderboard file {file} has schema version {newest}, and this mdssl reads up to {SCHEMA_VERSION}: "
-                "upgrade mdssl, or give another --storage."
-            )
-    if table.column_names != SCHEMA.names:
-        differing = sorted(set(SCHEMA.names) ^ set(table.column_names))
-        raise _foreign(file, f"its columns differ ({', '.join(differing[:5]) or 'another order'})")
-    try:
-        table = table.cast(SCHEMA)
-    except (pa.ArrowException, ValueError) as error:
-        raise _foreign(file, f"a column has another type ({error})") from error
-    if any(f"{trial_id}.parquet" != file.name for trial_id in table["trial_id"].to_pylist()):
-        raise _foreign(file, "it holds rows of another trial, so their scores would count twice")
-    return table
-
-
-def _foreign(file: Location, why: str) -> InputError:
-    return InputError(
-        f"{file} is not a leaderboard file: {why}. Move it out of the folder; if it was a trial's, the same sweep then "
-        "scores the saved encoder again."
-    )
 
 
 def _values(wanted: object) -> list[object]:

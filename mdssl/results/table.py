@@ -26,7 +26,7 @@ METHOD_ORDER = ("random", "pretrained", "simclr", "mdssl", "mdssl-clustered", "m
 _HEADERS = {"train_mixture": "mixture", "lambda1": "λ1", "lambda2": "λ2"}
 _NAMED_ANYWAY = {"method", "train_mixture", "num_domains", "lambda1", "lambda2", "preset"}
 _SETTINGS = {column.name for column in leaderboard.SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
-_SETTINGS |= {"recipe_version", "clustering_version"}
+_SETTINGS |= {"recipe_version", "recipe_version_clustering"}
 
 
 def sweep_table(

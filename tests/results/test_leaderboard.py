@@ -55,6 +55,11 @@ def test_rows_read_back_can_be_written_with_more(storage):
     assert [found["eval_dataset"] for found in read_rows(storage, A)] == ["svhn", "stl10"]
 
 
+def test_a_file_has_the_schema_to_the_last_type_for_any_reader(storage):
+    write_rows(storage, A, [failed()])
+    assert pq.read_schema(file_of(storage, A)).equals(SCHEMA)
+
+
 def test_a_file_is_replaced_whole(storage):
     write_rows(storage, A, [row("svhn"), row("stl10")])
     write_rows(storage, A, [failed()])
@@ -193,6 +198,31 @@ def test_pivot_refuses_to_average_over_a_setting_that_only_config_json_tells(sto
     df = with_settings(df)
     assert pivot(df, index=["weight_decay"])["svhn"].to_dict() == {1e-6: 1e-6, 1e-4: 1e-4}
     assert pivot(df[df.weight_decay == 1e-4]).to_numpy() == [[1e-4]]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"evaluation": {"data_fingerprint": "images"}, "recipe_version": 3, "trial": {"weight_decay": 0.5}},
+        {"trial": {"weight_decay": 0.5}, "recipe_version": 3, "evaluation": {"data_fingerprint": "images"}},
+        {
+            "evaluation": {
+                "data_fingerprint": "images",
+                "x": {"a": 1, "recipe_version": 9},
+                "y": ', "recipe_version": ',
+            },
+            "recipe_version": 3,
+            "trial": {"weight_decay": 0.5},
+        },
+    ],
+)
+def test_settings_are_read_from_config_json_however_it_is_written(storage, said):
+    write_rows(storage, A, [row("svhn", config_json=json.dumps(said)), row("stl10", config_json=json.dumps(said))])
+    write_rows(storage, B, [row("svhn", config_json="{}")])
+    found = with_settings(read(storage))
+    assert found["eval_fingerprint"].tolist() == ["images", "images", ""]
+    assert found["weight_decay"].fillna(-1).tolist() == [0.5, 0.5, -1]
+    assert found["recipe_version"].fillna(-1).tolist() == [3, 3, -1]
 
 
 def test_pivot_does_not_tell_untrained_encoders_apart_by_how_they_were_not_trained(storage):

@@ -1,0 +1,92 @@
+"""The leaderboard's columns: names, types, meanings and units."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Raise it whenever a column comes, goes or changes its meaning."""
+
+STATUSES = ("finished", "failed", "stopped")
+
+_TEXT, _FLOAT, _INT, _BOOL, _TIME = pa.string(), pa.float64(), pa.int64(), pa.bool_(), pa.timestamp("ms", tz="UTC")
+
+
+class Column(NamedTuple):
+    """A column: its name, its type, what it means and in which unit, and whether every row has a value."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    required: bool = False
+
+
+SETTING_COLUMNS = (
+    Column("method", _TEXT, "simclr, mdssl, mdssl-clustered, mdssl-robust, pretrained or random", required=True),
+    Column(
+        "train_mixture", _TEXT, "training domains in order, cifar10+svhn; empty if nothing was trained", required=True
+    ),
+    Column("num_domains", _INT, "training domains; 0 if nothing was trained", required=True),
+    Column("lambda1", _FLOAT, "weight of the within-domain term (eq. 3)"),
+    Column("lambda2", _FLOAT, "weight of the across-domain term (eq. 4)"),
+    Column("temperature", _FLOAT, "temperature of the similarities (eq. 1)"),
+    Column("arch", _TEXT, "encoder architecture"),
+    Column("stem", _TEXT, "first layers: imagenet or cifar"),
+    Column("batching", _TEXT, "joint or per-domain encoder passes"),
+    Column("batch_per_domain", _INT, "images of each domain in a step, over all workers"),
+    Column("iterations", _INT, "training steps"),
+    Column("optimizer", _TEXT, "lars, sgd or adamw"),
+    Column("learning_rate", _FLOAT, "peak learning rate"),
+    Column("precision", _TEXT, "encoder arithmetic: bf16 or fp32"),
+    Column("seed", _INT, "of initial weights, batches and views", required=True),
+    Column("num_clusters", _INT, "pseudo-domains; null if the domain labels were used"),
+    Column("warmup_iterations", _INT, "steps on the union before the first clustering"),
+    Column("recluster_every", _INT, "steps between clusterings"),
+    Column("epsilon", _FLOAT, "outlier threshold at the start (eq. 5)"),
+    Column("outlier_rule", _TEXT, "farthest or runner-up (eq. 5)"),
+    Column("preset", _TEXT, "preset that the settings started from"),
+)
+"""What was asked for. Null where the method has no such setting."""
+
+COLUMNS = (
+    Column("trial_id", _TEXT, "12 hex digits that stand for all that can change the encoder", required=True),
+    Column("sweep", _TEXT, "sweep that produced the row"),
+    Column("status", _TEXT, "finished, failed or stopped", required=True),
+    Column("error", _TEXT, "why it failed; null otherwise"),
+    *SETTING_COLUMNS,
+    Column("eval_dataset", _TEXT, "dataset that was scored; null if the trial failed before"),
+    Column("seen", _BOOL, "whether the encoder was trained on that dataset"),
+    Column("features", _TEXT, "layer that was scored: encoder or projection"),
+    Column("probe", _TEXT, "linear probe, with those of its settings that are not the default"),
+    Column("top1", _FLOAT, "linear probe, test split, at the end of training: percent"),
+    Column("top5", _FLOAT, "the same, class among the five best: percent; null with five classes or fewer"),
+    Column("knn_top1", _FLOAT, "weighted nearest neighbours, test split: percent"),
+    Column("num_classes", _INT, "classes of the evaluation dataset"),
+    Column("num_train", _INT, "images that the probe was fitted to"),
+    Column("num_test", _INT, "images that it was scored on"),
+    Column("train_seconds", _FLOAT, "wall time of training, over all resumptions: s"),
+    Column("eval_seconds", _FLOAT, "wall time of this score: s"),
+    Column("gpu_hours", _FLOAT, "train_seconds times GPUs: h"),
+    Column("num_workers", _INT, "training processes"),
+    Column("device", _TEXT, "what they ran on"),
+    Column("views_seen", _INT, "augmented images that went through the encoder"),
+    Column("views_per_second", _FLOAT, "views_seen / train_seconds: 1/s"),
+    Column("peak_memory_mb", _FLOAT, "most memory of one worker, the GPU's if it has one: MB"),
+    Column("encoder_mb", _FLOAT, "size of the saved encoder: MB"),
+    Column("final_loss", _FLOAT, "training loss, mean of the steps of the last report"),
+    Column("config_json", _TEXT, "every setting of trial and evaluation, as JSON", required=True),
+    Column("data_fingerprint", _TEXT, "what the images were"),
+    Column("git_commit", _TEXT, "commit of the code; -dirty where files differed"),
+    Column("mdssl_version", _TEXT, "version of this package", required=True),
+    Column("torch_version", _TEXT, "version of PyTorch"),
+    Column("ray_version", _TEXT, "version of Ray; null if it was not used"),
+    Column("started_at", _TIME, "when the trial began: UTC"),
+    Column("finished_at", _TIME, "when the row was made: UTC"),
+    Column("checkpoint", _TEXT, "where the encoder's weights are"),
+    Column("schema_version", _INT, "version of these columns", required=True),
+)
+"""All columns, in the order of the files."""
+
+SCHEMA = pa.schema([pa.field(column.name, column.type, nullable=not column.required) for column in COLUMNS])
