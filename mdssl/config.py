@@ -273,7 +273,8 @@ def relevant_settings(trial: dict[str, Any]) -> dict[str, Any]:
     if method == "mdssl-robust" and trial["num_clusters"] <= 2:
         # The farthest of two centroids is the runner-up.
         other = ("outlier_rule",)
-    return {name: value for name, value in trial.items() if name not in (*other, *PRETRAINED_SETTINGS)}
+    other = {*other, *PRETRAINED_SETTINGS}
+    return {name: value for name, value in trial.items() if name not in other}
 
 
 def check_lambda1(value: float) -> None:

@@ -6,17 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 
+import numpy as np
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
 from mdssl.config import TrialConfig
 from mdssl.data.catalog import seen_in
 from mdssl.errors import check_name
 from mdssl.results import leaderboard
+from mdssl.results.drawing import TextColumn, TextTable
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 
@@ -27,6 +26,8 @@ _HEADERS = {"train_mixture": "mixture", "lambda1": "λ1", "lambda2": "λ2"}
 _NAMED_ANYWAY = {"method", "train_mixture", "num_domains", "lambda1", "lambda2", "preset"}
 _SETTINGS = {column.name for column in leaderboard.SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
 _SETTINGS |= {"recipe_version", "recipe_version_clustering"}
+_SCORE = ["trial_id", "eval_dataset", "eval_fingerprint", "top1", "finished_at"]
+_USED = {*_SETTINGS, *_SCORE, "status", "error", "features", "probe", "config_json"}
 
 
 def sweep_table(
@@ -41,7 +42,8 @@ def sweep_table(
     """Compare the trials of one training mixture, or of several, and the encoders that were not trained at all.
 
     Args:
-        rows: of the leaderboard, as `mdssl.results.leaderboard.read` gives them; those of other mixtures are left out.
+        rows: of the leaderboard, as `mdssl.results.leaderboard.read` gives them, or with all their settings
+            (`with_settings`) instead of ``config_json``; those of other mixtures are left out.
         mixtures: as the leaderboard writes them.
         datasets: evaluation datasets, in the order of the columns.
         baseline_method: the method that the others are compared with.
@@ -62,8 +64,9 @@ def sweep_table(
           and several such baselines are averaged;
         - ``status``, and ``error``: the first line of what a failed trial, or a score of it, failed with.
     """
-    rows = leaderboard.with_settings(rows[rows["train_mixture"].isin([*mixtures, ""])])
-    shown = rows[(rows["features"] == features) & (rows["probe"] == probe)].sort_values("finished_at")
+    rows = rows[[name for name in rows if name in _USED]][rows["train_mixture"].isin([*mixtures, ""])]
+    rows = leaderboard.with_settings(rows) if "config_json" in rows else rows
+    shown = rows.loc[(rows["features"] == features) & (rows["probe"] == probe), _SCORE].sort_values("finished_at")
     latest = shown.groupby("eval_dataset")["eval_fingerprint"].transform("last")
     shown = shown[shown["eval_fingerprint"] == latest]
     trials = rows.drop_duplicates("trial_id").set_index("trial_id")
@@ -79,18 +82,19 @@ def sweep_table(
         # The name of the file: nothing else tells pretrained encoders apart.
         trials["weights"] = trials["weights"].map(lambda file: Location.of(file).name, na_action="ignore")
         differing.append("weights")
-    failures = rows[rows["status"] == "failed"].drop_duplicates("trial_id").set_index("trial_id")
+    failures = rows[rows["status"] == "failed"].drop_duplicates("trial_id").set_index("trial_id")["error"]
 
     mixture = ["train_mixture"] if len(mixtures) > 1 else []
     table = pd.concat([trials[["method", *mixture, "lambda1", "lambda2", *differing]], scores], axis=1)
-    trained_on = trials["train_mixture"] if mixture else pd.Series(mixtures[0] if mixtures else "", index=trials.index)
-    seen = pd.DataFrame({name: [name in seen_in(mixture.split("+")) for mixture in trained_on] for name in datasets})
+    trained_on = list(trials["train_mixture"]) if mixture else [mixtures[0] if mixtures else ""] * len(trials)
+    seen_by = {mixture: seen_in(mixture.split("+")) for mixture in set(trained_on)}
+    seen = pd.DataFrame({name: [name in seen_by[mixture] for mixture in trained_on] for name in datasets})
     seen.index = trials.index
     table["seen"] = _mean_where(scores, seen)
     table["unseen"] = _mean_where(scores, ~seen)
     table[f"vs {baseline_method}"] = _versus(baseline_method, trials, scores.mean(axis=1, skipna=False), differing)
     table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
-    table["error"] = failures["error"].map(_first_line, na_action="ignore").reindex(trials.index)
+    table["error"] = failures.map(_first_line, na_action="ignore").reindex(trials.index)
     return table.loc[_order(trials, mixtures, differing)]
 
 
@@ -110,10 +114,8 @@ def print_table(df: pd.DataFrame, console: Console | None = None) -> None:
     scores = [name for name in scores if name not in averages or df[name].notna().any()]
     status = [] if (df["status"] == "finished").all() else ["status"]
 
-    printed = _drawn(df, settings, scores, status)
-    printed.width = Measurement.get(console, console.options.update(max_width=10_000), printed).maximum
-    console.print(printed, crop=False)
-    for _, row in df[df["error"].notna()].iterrows():
+    console.print(_drawn(df, settings, scores, status), crop=False)
+    for row in df[df["error"].notna()].to_dict("records"):
         asked = [f"{_HEADERS.get(name, name)}={_setting(row[name])}" for name in settings[1:] if pd.notna(row[name])]
         console.print(Text(f"failed: {' '.join([row['method'], *asked])}: {row['error']}"), soft_wrap=True)
 
@@ -150,6 +152,8 @@ def print_leaderboard(
             soft_wrap=True,
         )
         return
+    # Once for all tables, which then need not carry the texts along: of 60,000 rows they are 60 MB.
+    rows = leaderboard.with_settings(rows).drop(columns="config_json")
     wanted = {
         "method": method,
         "train_mixture": train_mixture,
@@ -160,53 +164,58 @@ def print_leaderboard(
     }
     for name, values in wanted.items():
         for value in values:
-            check_name(name, value, sorted(set(rows[name].dropna()) - {""}))
-    mixtures = list(train_mixture) or sorted(set(rows["train_mixture"]) - {""}) or [""]
+            check_name(name, value, sorted(set(rows[name].dropna().unique()) - {""}))
+    mixtures = list(train_mixture) or sorted(set(rows["train_mixture"].unique()) - {""}) or [""]
+    scores = rows.loc[rows["features"] == features, ["train_mixture", "eval_dataset", "probe"]].drop_duplicates()
     for mixture in mixtures:
-        of_mixture = rows[rows["train_mixture"].isin([mixture, ""])]
-        scored = of_mixture[of_mixture["features"] == features]
+        scored = scores[scores["train_mixture"].isin([mixture, ""])]
         seen = mixture.split("+")
         found = set(scored["eval_dataset"])
         datasets = list(evaluate) or [name for name in seen if name in found] + sorted(found - set(seen))
         for name in [probe] if probe else sorted(set(scored["probe"])) or [ProbeConfig.probe]:
-            table = sweep_table(of_mixture, mixtures=[mixture], datasets=datasets, features=features, probe=name)
+            table = sweep_table(rows, mixtures=[mixture], datasets=datasets, features=features, probe=name)
             # Left out only now: the differences are to the baseline, shown or not.
-            table = table[table["method"].isin(method or rows["method"])]
+            if method:
+                table = table[table["method"].isin(method)]
             if not table.empty:
-                scores = f"top-1 in percent on the test split, {name} probe on {features} features"
-                console.print(f"\n{mixture or 'untrained'}: {scores}", markup=False, soft_wrap=True)
+                shown = f"top-1 in percent on the test split, {name} probe on {features} features"
+                console.print(f"\n{mixture or 'untrained'}: {shown}", markup=False, soft_wrap=True)
                 print_table(table, console)
 
 
-def _drawn(df: pd.DataFrame, settings: list[str], scores: list[str], status: list[str]) -> Table:
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+def _drawn(df: pd.DataFrame, settings: list[str], scores: list[str], status: list[str]) -> TextTable:
+    columns = []
     for name in (*settings, *scores, *status):
         # Broken where a name has a joint, so that the numbers of many datasets stand side by side in 80 columns.
         header = _HEADERS.get(name, name).replace("-", "-\n").replace("_", "_\n").replace(" ", "\n")
-        drawn.add_column(
-            header, justify="left" if name in ("method", "train_mixture", *status) else "right", no_wrap=True
-        )
-    best = df[scores].round(1).max()
-    for _, row in df.iterrows():
-        cells = [Text(_setting(row[name]).replace("+", "+\n")) for name in settings]
-        for name in scores:
-            is_best = pd.notna(row[name]) and round(row[name], 1) == best[name]
-            cells.append(Text(_score(name, row[name]), style="bold" if is_best else ""))
-        drawn.add_row(*cells, *(row[name] for name in status))
-    return drawn
+        if name in settings:
+            numbers, different = pd.factorize(df[name], use_na_sentinel=False)
+            texts = [_setting(value).replace("+", "+\n") for value in different]
+            cells = [texts[number] for number in numbers]
+            columns.append(TextColumn(header, cells, right=name not in ("method", "train_mixture")))
+        elif name in scores:
+            shown = df[name].round(1)
+            best = frozenset(np.flatnonzero(shown == shown.max()).tolist())
+            columns.append(TextColumn(header, _scores(name, df[name]), bold=best))
+        else:
+            columns.append(TextColumn(header, list(df[name]), right=False))
+    return TextTable(columns)
 
 
 def _versus(method: str, trials: pd.DataFrame, average: pd.Series, differing: list[str]) -> pd.Series:
-    baselines = trials[(trials["method"] == method) & average.notna()]
-
-    def difference(trial: pd.Series) -> float:
-        same = pd.Series(True, index=baselines.index)
-        for name in ["seed"] if trial["train_mixture"] == "" else ["train_mixture", *differing]:
-            if pd.notna(trial[name]):
-                same &= baselines[name].isna() | (baselines[name] == trial[name]).fillna(False).astype(bool)
-        return average[trial.name] - average[baselines.index[same]].mean()
-
-    return pd.Series([difference(trial) for _, trial in trials.iterrows()], index=trials.index, dtype=float)
+    is_baseline = ((trials["method"] == method) & average.notna()).to_numpy(dtype=bool)
+    untrained = (trials["train_mixture"] == "").to_numpy(dtype=bool)
+    of_baselines = average.to_numpy()[is_baseline]
+    baseline = np.full(len(trials), np.nan)
+    for rows, names in ((untrained, ["seed"]), (~untrained, ["train_mixture", *differing])):
+        # Each value by a number of its own, -1 for none: what one of the two does not have is not compared.
+        settings = np.stack([pd.factorize(trials[name])[0] for name in names], axis=1)
+        different, which = np.unique(settings[rows], axis=0, return_inverse=True)
+        theirs = settings[is_baseline]
+        same = [((theirs == own) | (theirs < 0) | (own < 0)).all(axis=1) for own in different]
+        means = [of_baselines[chosen].mean() if chosen.any() else np.nan for chosen in same]
+        baseline[rows] = np.array(means, dtype=float)[which]
+    return average - baseline
 
 
 def _mean_where(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.Series:
@@ -239,8 +248,8 @@ def _setting(value: object) -> str:
     return f"{value:g}"
 
 
-def _score(name: str, value: float) -> str:
-    if pd.isna(value):
-        return "-"
-    # Adding 0.0 turns -0.0 into 0.0.
-    return f"{round(value, 1) + 0.0:+.1f}" if name.startswith("vs ") else f"{value:.1f}"
+def _scores(name: str, values: pd.Series) -> list[str]:
+    if name.startswith("vs "):
+        # Adding 0.0 turns -0.0 into 0.0.
+        return ["-" if pd.isna(value) else f"{round(value, 1) + 0.0:+.1f}" for value in values.tolist()]
+    return ["-" if pd.isna(value) else f"{value:.1f}" for value in values.tolist()]
