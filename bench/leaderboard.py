@@ -84,6 +84,7 @@ def rows_of(config: TrialConfig, storage: Location, rng: np.random.Generator) ->
             "data_fingerprint": f"{name:0<16}-{name:0>16}",
             "features": "encoder",
             "probe": probe.name,
+            "probe_settings": probe.settings(),
             "top1": rng.uniform(20, 90),
             "top5": rng.uniform(90, 99),
             "knn_top1": rng.uniform(20, 80),
@@ -93,7 +94,7 @@ def rows_of(config: TrialConfig, storage: Location, rng: np.random.Generator) ->
             "eval_seconds": rng.uniform(10, 20),
         }
         trial_dir = storage / "trials" / config.trial_id
-        rows.append(finished_row(config, probe, cost, score, context=CONTEXT, trial_dir=trial_dir))
+        rows.append(finished_row(config, cost, score, context=CONTEXT, trial_dir=trial_dir))
     return rows
 
 

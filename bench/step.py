@@ -228,8 +228,9 @@ def bandwidth_floor(step: Ours) -> tuple[float, float]:
         hook.remove()
     views = 2 * sum(step.counts)
     moved *= views / 64 * (2 if step.config.precision == "bf16" else 4)
-    block = torch.empty(2**28, dtype=torch.uint8, device="cuda")
-    copies = take_turns({"copy": lambda: block.clone()}, rounds=9, device="cuda")["copy"]
+    device = step.mixture.images[0].device
+    block, other = (torch.zeros(2**28, dtype=torch.uint8, device=device) for _ in range(2))
+    copies = take_turns({"copy": lambda: other.copy_(block)}, rounds=9, device=device.type)["copy"]
     speed = 2 * block.numel() / statistics.median(copies)
     return moved / speed, speed
 

@@ -269,10 +269,10 @@ def make_finished_sweep(folder: Path) -> list[str]:
         for name in settings.evaluate:
             score = {
                 "eval_dataset": name, "data_fingerprint": evaluation_fingerprint(settings.data, name),
-                "features": "encoder", "probe": probe.name, "top1": float(rng.uniform(20, 90)),
-                "num_classes": 4, "num_train": 64, "num_test": 64,
+                "features": "encoder", "probe": probe.name, "probe_settings": probe.settings(),
+                "top1": float(rng.uniform(20, 90)), "num_classes": 4, "num_train": 64, "num_test": 64,
             }  # fmt: skip
-            rows.append(finished_row(config, probe, training, score, context=context, trial_dir=trial_dir))
+            rows.append(finished_row(config, training, score, context=context, trial_dir=trial_dir))
         write_rows(settings.storage, config.trial_id, rows)
     return [sys.executable, str(SCRIPT), *flags]
 
