@@ -22,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from harness import amount
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "RESULTS.md"
@@ -38,6 +39,9 @@ alternating rounds, ratios medians of ratios within a round, and what is timed t
 memory is that of a fresh process beyond what it held before.
 """
 
+WITHOUT_A_GPU = """No bench has been run on a GPU yet. The command that does, with the paper's step on ResNet-50 among it:
+`python bench/all.py --device cuda`."""
+
 
 def sections_of(text: str) -> dict[str, str]:
     """By heading, such as ``loss, cpu``, the sections of a results file."""
@@ -50,10 +54,11 @@ def page(sections: dict[str, str]) -> str:
     rows = ["| bench | claim | ours | peer | peer's name | ratio |", "|---|---|---|---|---|---|"]
     for heading, section in sections.items():
         found = json.loads(re.search(r"^`(\{.*\})`$", section, flags=re.MULTILINE).group(1))
-        ours, peer = (f"{found[who]:,.4g} {found['unit']}" for who in ("ours", "peer"))
+        ours, peer = (f"{amount(found[who])} {found['unit']}" for who in ("ours", "peer"))
         rows.append(f"| {heading} | {found['claim']} | {ours} | {peer} | {found['peer_name']} | {found['ratio']:.2f} |")
     body = [f"## {heading}\n\n{section}" for heading, section in sections.items()]
-    return "\n\n".join([INTRODUCTION.strip(), "\n".join(rows), *body]) + "\n"
+    begins = [INTRODUCTION.strip()] + ([] if any("cuda" in heading for heading in sections) else [WITHOUT_A_GPU])
+    return "\n\n".join([*begins, "\n".join(rows), *body]) + "\n"
 
 
 def section(name: str, command: list[str], printed: str, where: str, seconds: float) -> str:

@@ -125,7 +125,7 @@ class Report:
         rows = []
         for name, values in seconds.items():
             median = statistics.median(values)
-            cells = [name, duration(median), f"{work / median:,.4g}", f"{paired_ratio(seconds, name, first):.2f}"]
+            cells = [name, duration(median), amount(work / median), f"{paired_ratio(seconds, name, first):.2f}"]
             rows.append(cells + [column.get(name, "") for column in extra.values()])
         self.table(title, ["", "median", self.unit, f"× {first}'s time", *extra], rows)
 
@@ -147,6 +147,11 @@ class Report:
         better."""
         line = {"claim": claim, "ours": ours, "peer": peer, "peer_name": self.peer, "ratio": ratio, "unit": self.unit}
         print("\n" + json.dumps(line, ensure_ascii=False), flush=True)
+
+
+def amount(value: float) -> str:
+    """With a comma at thousands, or three digits of a small one."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
