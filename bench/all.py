@@ -39,7 +39,7 @@ alternating rounds, ratios medians of ratios within a round, and what is timed t
 memory is that of a fresh process beyond what it held before.
 """
 
-WITHOUT_A_GPU = """No bench has been run on a GPU yet. The command that does, with the paper's step on ResNet-50 among it:
+WITHOUT_A_GPU = """No bench has been run on a GPU yet. The command that does, the paper's step on ResNet-50 among them:
 `python bench/all.py --device cuda`."""
 
 
