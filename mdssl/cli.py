@@ -264,6 +264,22 @@ def leaderboard(settings: Leaderboard) -> None:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    storage: str = _STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+
+
+def status(settings: Status) -> None:
+    """Say what every trial in a storage is doing: how far, how fast, ETA, and why what failed did. Reads files alone.
+
+    Example: mdssl status --storage s3://bucket/results
+    """
+    from mdssl.sweep.status import print_status
+
+    print_status(settings.storage)
+
+
 COMMANDS: dict[str, tuple[type, Callable]] = {
     "data list": (DataList, data_list),
     "data prepare": (DataPrepare, data_prepare),
@@ -271,6 +287,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "train": (Train, train),
     "probe": (Probe, probe),
     "leaderboard": (Leaderboard, leaderboard),
+    "status": (Status, status),
 }
 
 
