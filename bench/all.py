@@ -125,6 +125,10 @@ def main() -> int:
     if missing:
         print(f"not installed: {', '.join(missing)}; `make bench` does it, or `pip install --group bench`.")
         return 2
+    unfit = sorted(set(flags.names) - set(CUDA)) if flags.device == "cuda" else []
+    if unfit or (flags.device == "cuda" and not torch.cuda.is_available()):
+        print(f"--device cuda: {', '.join(unfit) + ' runs on a CPU alone' if unfit else 'no GPU that PyTorch can use'}")
+        return 2
     where = f"commit {commit()}, {machine(flags.device)}, {versions()}"
     failed = []
     for name in flags.names or (CUDA if flags.device == "cuda" else CPU):

@@ -35,7 +35,8 @@ def lightly_lars(model: nn.Module) -> torch.optim.Optimizer:
 def set_gradients(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(1)
     for p in model.parameters():
-        p.grad = (torch.randn(p.shape, generator=generator) * 1e-3).to(p.device)
+        # As a backward pass leaves it: in the memory order of the weights.
+        p.grad = torch.empty_like(p).copy_(torch.randn(p.shape, generator=generator) * 1e-3)
 
 
 def main() -> None:

@@ -70,7 +70,9 @@ def main() -> None:
     datasets = [features(seed, flags.device) for seed in range(DATASETS)]
     check_agreement(datasets[0])
     x, y, _, _ = datasets[0]
-    loader = DataLoader(TensorDataset(x, y), batch_size=BATCH, shuffle=True)
+    loader = DataLoader(
+        TensorDataset(x.cpu(), y.cpu()), batch_size=BATCH, shuffle=True, pin_memory=flags.device == "cuda"
+    )
     settings = {"epochs": EPOCHS, "batch_size": BATCH}
     probes = DATASETS * len(LEARNING_RATES)
 

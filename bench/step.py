@@ -24,7 +24,7 @@ import torchvision
 import torchvision.transforms.v2 as T
 from harness import Report, arguments, assert_close, duration, extra_memory, paired_ratio, take_turns, timed
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from mdssl.config import TrialConfig
 from mdssl.data.mixture import Mixture
@@ -36,6 +36,8 @@ from mdssl.pretrain.step import autocast, backward_at_once, loss_of, two_views
 SIZE, IMAGES = 32, 4_096
 PRESETS = {"quick": ("resnet18", 2, 128), "paper": ("resnet50", 4, 1_024)}
 """Encoder, domains, images of each domain in a step."""
+STEPS = 10
+"""A turn of each contender: so many that the workers of a DataLoader, which start with it, keep up or fall behind."""
 PAPER_STEPS, PAPER_HOURS = 48_000, 34.95
 
 
@@ -76,6 +78,11 @@ class Ours:
         backward_at_once(self.config, self.model, views, self.counts)
         self.optimizer.step()
         self.number += 1
+
+    def turn(self) -> None:
+        """`STEPS` steps."""
+        for _ in range(STEPS):
+            self()
 
 
 class Images(Dataset):
@@ -123,21 +130,14 @@ class UsualRecipe:
         self.optimizer = LARS(
             groups, lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay, trust_coefficient=1e-3
         )
-        loader = DataLoader(
-            Images(config),
-            batch_size=config.batch_per_domain * len(config.domains),
-            shuffle=True,
-            drop_last=True,
+        images, batch = Images(config), config.batch_per_domain * len(config.domains)
+        self.loader = DataLoader(
+            images,
+            batch_size=batch,
+            sampler=RandomSampler(images, num_samples=STEPS * batch),
             num_workers=os.cpu_count(),
-            persistent_workers=True,
             pin_memory=self.device.type == "cuda",
         )
-        self.batches = self.forever(loader)
-
-    @staticmethod
-    def forever(loader: DataLoader) -> Iterator[list[torch.Tensor]]:
-        while True:
-            yield from loader
 
     def step(self, first: torch.Tensor, second: torch.Tensor) -> None:
         first, second = (
@@ -149,8 +149,10 @@ class UsualRecipe:
         self.loss(*(z.float() if self.bf16 else z).chunk(2)).backward()
         self.optimizer.step()
 
-    def __call__(self) -> None:
-        self.step(*next(self.batches))
+    def turn(self) -> None:
+        """`STEPS` steps. The workers begin and end with it, so none works ahead while another contender is timed."""
+        for views in self.loader:
+            self.step(*views)
 
 
 def check_agreement(config: TrialConfig, device: str) -> None:
@@ -246,14 +248,20 @@ def steps_without_waiting(step: Ours, count: int = 20) -> None:
 
 
 def prepare(name: str, config: TrialConfig, device: str) -> Callable[[], object]:
-    """A step whose memory is to be measured, after one on a small batch."""
+    """A turn whose memory is to be measured, after one on a small batch."""
     made = {"ours": Ours, "usual recipe": UsualRecipe}[name]
-    made(replace(config, batch_per_domain=8), device)()
-    return made(config, device)
+    made(replace(config, batch_per_domain=8), device).turn()
+    return made(config, device).turn
+
+
+def prepare_whole(config: TrialConfig, device: str) -> Callable[[], object]:
+    """Everything from the images on the device to a step, for its memory."""
+    return lambda: Ours(config, device)()
 
 
 def main() -> None:
     parser = arguments(__doc__)
+    parser.set_defaults(rounds=3)
     parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--seconds", type=float, default=60, help="length of the long run at the end; CUDA only")
     flags = parser.parse_args()
@@ -262,16 +270,19 @@ def main() -> None:
     report = Report("views/s", peer="DataLoader, torchvision transforms and ResNet, lightly NT-Xent and LARS")
     check_agreement(config_of(flags.preset, batch=64), device)
 
-    ours = Ours(config, device)
+    ours, compiled = Ours(config, device), Ours(config, device, compiled=True)
     contenders: dict[str, Callable[[], None]] = {
-        f"ours, {config.precision}": ours,
-        "usual recipe, fp32": UsualRecipe(config, device),
-        "usual recipe, bf16, channels-last": UsualRecipe(replace(config, precision="bf16"), device, like_ours=True),
-        "ours, fp32": Ours(replace(config, precision="fp32"), device),
+        f"ours, {config.precision}": ours.turn,
+        "usual recipe, fp32": UsualRecipe(config, device).turn,
+        "usual recipe, bf16, channels-last": UsualRecipe(
+            replace(config, precision="bf16"), device, like_ours=True
+        ).turn,
+        "ours, fp32": Ours(replace(config, precision="fp32"), device).turn,
+        "ours, compiled": compiled.turn,
     }
-    compiled = contenders["ours, compiled"] = Ours(config, device, compiled=True)
     compiling = timed(compiled, device)
     seconds = take_turns(contenders, rounds=flags.rounds, device=device)
+    seconds = {name: [each / STEPS for each in values] for name, values in seconds.items()}
     names = list(contenders)
     memory = {
         name: f"{extra_memory(prepare, name.split(',')[0], config, device, device=device):,.0f} MiB"
@@ -301,14 +312,15 @@ def main() -> None:
     ]
     report.table(f"Growth with the number of domains, {2 * small} views of each", ["", "step", "per domain"], rows)
     if device == "cuda":
-        report_cuda(report, ours, views, flags.seconds)
+        peak = extra_memory(prepare_whole, config, device, device=device)
+        report_cuda(report, ours, views, flags.seconds, peak)
     report.claim_from(f"training step, {config.arch}, {views:,} views, as shipped", seconds, names[0], names[1], views)
 
 
-def report_cuda(report: Report, step: Ours, views: int, seconds: float) -> None:
+def report_cuda(report: Report, step: Ours, views: int, seconds: float, peak: float) -> None:
+    """The steady state; ``peak`` is the memory of a step with all that it needs, MiB."""
     steps_without_waiting(step)
     floor, speed = bandwidth_floor(step)
-    torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()
     started, first = time.perf_counter(), step.number
     while time.perf_counter() - started < seconds:
@@ -321,7 +333,7 @@ def report_cuda(report: Report, step: Ours, views: int, seconds: float) -> None:
         ["host waits for the GPU", "never, in 20 steps under set_sync_debug_mode('error')"],
         ["step", f"{duration(each)}, {views / each:,.0f} views/s, over {step.number - first} steps"],
         ["memory-bandwidth floor of the encoder", f"{duration(floor)} at {speed / 1e12:.2f} TB/s: {floor / each:.0%}"],
-        ["peak memory", f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB"],
+        ["peak memory", f"{peak:,.0f} MiB, with model, optimiser and {IMAGES:,} images a domain"],
         [
             f"{PAPER_STEPS:,} steps",
             f"{hours:.2f} h extrapolated; the paper: {PAPER_HOURS} h on two RTX 2080 (published)",

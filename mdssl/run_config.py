@@ -41,8 +41,16 @@ class ProbeConfig:
             raise InputError(f"features are {self.features}; name each layer once: encoder, projection, or both.")
         for rate in self.probe_learning_rate:
             check_number("probe_learning_rate", rate, low=0)
-        if not self.probe_learning_rate or len(set(self.probe_learning_rate)) < len(self.probe_learning_rate):
-            raise InputError(f"probe_learning_rate is {self.probe_learning_rate}; give at least one, and each once.")
+        names = {f"{rate:g}" for rate in self.probe_learning_rate}
+        if not names or len(names) < len(self.probe_learning_rate):
+            raise InputError(
+                f"probe_learning_rate is {self.probe_learning_rate}; give at least one, and each once, to six digits."
+            )
+        if self.probe != "sgd" and len(names) > 1:
+            raise InputError(
+                f"probe_learning_rate has {len(names)} values, but the {self.probe} probe has no learning rate; use "
+                "--probe sgd, or leave it out."
+            )
         check_number("probe_epochs", self.probe_epochs, low=1)
         check_number("probe_batch", self.probe_batch, low=1)
         check_number("probe_l2", self.probe_l2, low=0)

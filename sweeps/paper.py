@@ -95,7 +95,8 @@ def main(argv: Sequence[str]) -> int:
         for name in names:
             console.print()
             if name in set(published()["experiment"]):
-                print_side_by_side(side_by_side(rows, name), console)
+                for probe in settings.probe_config.each():
+                    print_side_by_side(side_by_side(rows, name, settings={"probe": probe.name}), console)
             elif EXPERIMENTS[name].reports == "resources":
                 print_resources(resources_side_by_side(rows), console)
 

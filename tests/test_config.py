@@ -107,6 +107,11 @@ def test_defaults_are_the_papers():
 def test_probe_names_tell_settings_apart():
     assert ProbeConfig(probe="sgd").name == "sgd"
     assert ProbeConfig(probe="sgd", probe_epochs=30).name == "sgd(epochs=30)"
+    several = ProbeConfig(probe="sgd", probe_learning_rate=(0.1, 0.3))
+    assert [probe.name for probe in several.each()] == ["sgd", "sgd(learning_rate=0.3)"]
+    for probe, rates in (("sgd", ()), ("sgd", (0.5, 0.50000001)), ("lbfgs", (0.1, 0.3))):
+        with pytest.raises(ValueError, match="probe_learning_rate"):
+            ProbeConfig(probe=probe, probe_learning_rate=rates)
     assert ProbeConfig(probe="lbfgs", probe_epochs=30).name == "lbfgs", "epochs mean nothing to lbfgs"
     with pytest.raises(ValueError, match="unknown probe 'lbgfs'.*Did you mean 'lbfgs'"):
         ProbeConfig(probe="lbgfs")

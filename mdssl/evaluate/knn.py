@@ -29,7 +29,7 @@ def knn_top1(
     equal votes the lowest number wins. They take k = 200, later work 20. Memory is a chunk of test rows times N_train.
 
     Args:
-        train_x, train_y, test_x, test_y, num_classes: as for `mdssl.evaluate.probe.sgd_probe`.
+        train_x, train_y, test_x, test_y, num_classes: as for `mdssl.evaluate.probe.sgd_probes`.
         k: neighbours that vote; at most N_train.
         temperature: the smaller, the more the nearest decide.
 

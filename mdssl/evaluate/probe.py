@@ -96,8 +96,8 @@ def sgd_probes(
 ) -> list[ProbeResult]:
     """The paper's linear evaluation (section 3.1, tables 6 and 7): one linear layer, plain SGD, raw features.
 
-    All ``learning_rates`` are fitted side by side on the same batches, which takes little longer than one; each result
-    is that of its rate alone, up to rounding.
+    All ``learning_rates`` are fitted side by side on the same batches, which takes little longer than one. Each result
+    is that of its rate alone up to rounding, which only rates too large to converge make visible.
 
     No momentum, weight decay or schedule; the score is that at the end, never the best on the way. Table 7 also says
     30,000 iterations; 100 epochs of CIFAR-10 in batches of 1024 are 4,900, and epochs decide here. The last batch of an

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 MAX_ITERATIONS = 300
 TOLERANCE = 1e-4
@@ -40,8 +41,10 @@ def kmeans(x: torch.Tensor, k: int, *, seed: int, starts: int = 3, init: torch.T
     run = _lloyd if x.device.type == "cuda" else _scikit_learn
     rng = np.random.default_rng(seed)
     sample = x[torch.from_numpy(rng.permutation(len(x))[:_SAMPLE_ROWS]).to(x.device)]
-    firsts = _seeded(sample, k_possible, rng, starts) + ([] if init is None else [init[:k_possible].to(x)])
-    found = run(x, run(sample, torch.stack(firsts)).centroids[None])
+    # As many threads as the trial has cores: with more, sums would run in an order that changes from run to run.
+    with threadpool_limits(torch.get_num_threads()):
+        firsts = _seeded(sample, k_possible, rng, starts) + ([] if init is None else [init[:k_possible].to(x)])
+        found = run(x, run(sample, torch.stack(firsts)).centroids[None])
     if k_possible < k:
         nowhere = found.centroids.new_full((k - k_possible, x.shape[1]), float("nan"))
         found = found._replace(centroids=torch.cat([found.centroids, nowhere]))
@@ -61,13 +64,11 @@ def _scikit_learn(x: torch.Tensor, firsts: torch.Tensor) -> Clusters:
     """The best of scikit-learn's runs from each of the (S, K, r) centroids."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
 
     rows, k = x.numpy(), firsts.shape[1]
     # Elkan's is Lloyd's without the distances that the triangle inequality tells: the same clusters in half the time.
     settings = {"n_init": 1, "max_iter": MAX_ITERATIONS, "tol": TOLERANCE, "algorithm": "elkan" if k > 1 else "lloyd"}
-    # As many threads as the trial has cores: with more, sums would run in an order that changes from run to run.
-    with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters: some stay empty
         fits = [KMeans(k, init=first.numpy(), **settings).fit(rows) for first in firsts]
     best = min(fits, key=lambda fit: fit.inertia_)

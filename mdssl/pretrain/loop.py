@@ -163,7 +163,9 @@ def train(
                 saved_at = time.perf_counter()
 
     if rank == 0:
-        ended = write_finished(trial_dir, config, model, state, device=device, workers=workers)
+        ended = write_finished(
+            trial_dir, config, model, state, device=device, workers=workers, compiled=settings.compile
+        )
     if workers > 1:
         # Nobody leaves, and ends the process group, while rank 0 still writes.
         dist.barrier()

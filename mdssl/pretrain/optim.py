@@ -39,7 +39,7 @@ class LARS(torch.optim.Optimizer):
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             on_cpu = all(p.device.type == "cpu" for p in params)
-            # All at once on a GPU, where each launch costs; one by one on a CPU, where one stays in the cache.
+            # Together on a GPU, where a launch may serve them all; one by one on a CPU, where one stays in the cache.
             for some in [[p] for p in params] if on_cpu else [params]:
                 self._update(some, group)
 

@@ -70,7 +70,14 @@ def write_failure(trial_dir: Location, step: int, error: str) -> None:
 
 
 def write_finished(
-    trial_dir: Location, config: TrialConfig, model: nn.Module, state: LoopState, *, device: str, workers: int
+    trial_dir: Location,
+    config: TrialConfig,
+    model: nn.Module,
+    state: LoopState,
+    *,
+    device: str,
+    workers: int,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Write the encoder and then the record of its training, which is returned."""
     on_gpu = device.startswith("cuda")
@@ -85,6 +92,7 @@ def write_finished(
         "gpu_hours": state.gpu_seconds / 3600,
         "num_workers": workers,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "compiled": compiled,
         "views_seen": state.views,
         "views_per_second": state.views / state.seconds if state.seconds else None,
         "peak_memory_mb": peak_bytes / 2**20,

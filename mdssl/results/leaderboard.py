@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from mdssl.config import relevant_settings
+from mdssl.config import CLUSTERED, relevant_settings
 from mdssl.errors import InputError, check_name
 from mdssl.results.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, SETTING_COLUMNS, STATUSES
 from mdssl.results.compacted import read_folder
@@ -186,7 +186,9 @@ def _evaluation_fingerprint(text: str) -> str | None:
 def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
     trial = relevant_settings(produced_by.get("trial", {}))
     own = {name: value for name, value in trial.items() if name not in _SAID_BY_COLUMNS}
-    return own | {name: produced_by.get(name) for name in ("recipe_version", "recipe_version_clustering")}
+    # Rows from before clustering had a version of its own were made by its first.
+    clustering = produced_by.get("recipe_version_clustering", 1 if trial.get("method") in CLUSTERED else None)
+    return own | {"recipe_version": produced_by.get("recipe_version"), "recipe_version_clustering": clustering}
 
 
 def _complete(row: dict[str, Any], trial_id: str) -> dict[str, Any]:

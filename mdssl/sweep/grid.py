@@ -87,56 +87,73 @@ def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings)
         ValueError: an evaluation dataset that is not prepared or cannot be scored.
     """
     fingerprints = {name: evaluation_fingerprint(settings.data, name) for name in settings.evaluate}
-    return [_work(storage, config, settings, fingerprints) for config in configs]
+    wanted = scores_of(settings.probe_config)
+    return [_work(storage, config, settings, fingerprints, wanted) for config in configs]
 
 
-def _work(storage: Location, config: TrialConfig, settings: SweepSettings, fingerprints: dict[str, str]) -> Work:
+def _work(
+    storage: Location,
+    config: TrialConfig,
+    settings: SweepSettings,
+    fingerprints: dict[str, str],
+    wanted: set[tuple[str, str]],
+) -> Work:
     everything = tuple(fingerprints)
     if settings.force:
         return Work(config, "train", everything)
     rows = read_rows(storage, config.trial_id)
-    failures = {} if settings.retry_failed else _failures(rows, fingerprints, settings)
-    if None in failures:
-        return Work(config, "failed", everything, failures[None])
-    missing = tuple(
-        name for name in everything if name not in failures and not has_score(rows, name, fingerprints[name], settings)
-    )
+    failures = {} if settings.retry_failed else _failures(rows, fingerprints)
+    if (None, None) in failures:
+        return Work(config, "failed", everything, failures[None, None])
+    missing, failed = [], []
+    for name, images in fingerprints.items():
+        unscored = {probe for _, probe in wanted - _scored(rows, name, images)}
+        if any((name, probe) not in failures for probe in unscored):
+            missing.append(name)
+        elif unscored:
+            failed.append(failures[name, min(unscored)])
     if not missing:
-        return Work(config, "failed", (), next(iter(failures.values()))) if failures else Work(config, "finished", ())
+        return Work(config, "failed", (), failed[0]) if failed else Work(config, "finished", ())
     trial_dir = storage / "trials" / config.trial_id
     training = read_training(trial_dir)
     if training and training["status"] == "finished":
-        return Work(config, "probe", missing)
-    return Work(config, "resume" if (trial_dir / "checkpoints").names() else "train", missing)
+        return Work(config, "probe", tuple(missing))
+    return Work(config, "resume" if (trial_dir / "checkpoints").names() else "train", tuple(missing))
 
 
-def _failures(rows: list[dict], fingerprints: dict[str, str], probe: ProbeConfig) -> dict[str | None, str]:
-    """What failed of that which is asked for now: errors by evaluation dataset, None for the training itself."""
-    found: dict[str | None, str] = {}
+def _failures(rows: list[dict], fingerprints: dict[str, str]) -> dict[tuple[str | None, str | None], str]:
+    """Errors by evaluation dataset, as it is now, and probe; by None and None that of the training itself."""
+    found: dict[tuple[str | None, str | None], str] = {}
     for row in rows:
         name = row["eval_dataset"]
         if row["status"] != "failed":
             continue
         if name is None:
-            found[None] = row["error"]
-        elif name in fingerprints and row["probe"] in {own.name for own in probe.each()}:
-            evaluation = json.loads(row["config_json"])["evaluation"]
-            if evaluation["data_fingerprint"] == fingerprints[name]:
-                found[name] = row["error"]
+            found[None, None] = row["error"]
+        elif json.loads(row["config_json"])["evaluation"]["data_fingerprint"] == fingerprints.get(name):
+            found[name, row["probe"]] = row["error"]
     return found
+
+
+def scores_of(probe: ProbeConfig) -> set[tuple[str, str]]:
+    """What ``probe`` gives on each dataset: layers, and names of probes in the leaderboard."""
+    return {(layer, own.name) for layer in probe.features for own in probe.each()}
 
 
 def has_score(rows: list[dict], dataset: str, dataset_fingerprint: str, probe: ProbeConfig) -> bool:
     """Whether ``rows`` hold a finished score for every layer and learning rate of ``probe``, made on the dataset as it
     is now."""
-    scored = {
+    return scores_of(probe) <= _scored(rows, dataset, dataset_fingerprint)
+
+
+def _scored(rows: list[dict], dataset: str, dataset_fingerprint: str) -> set[tuple[str, str]]:
+    return {
         (row["features"], row["probe"])
         for row in rows
         if row["status"] == "finished"
         and row["eval_dataset"] == dataset
         and json.loads(row["config_json"])["evaluation"]["data_fingerprint"] == dataset_fingerprint
     }
-    return {(layer, own.name) for layer in probe.features for own in probe.each()} <= scored
 
 
 def evaluation_fingerprint(data: str | Path, name: str) -> str:

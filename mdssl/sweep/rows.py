@@ -101,18 +101,27 @@ def _setting(config: TrialConfig, context: dict) -> dict[str, Any]:
 def merged(old: list[dict], new: list[dict]) -> list[dict]:
     """The trial's rows after ``new`` came in.
 
-    A finished score that was paid for stays until the same score is made again. A failed score gives way to a new
-    result on the same dataset by the same probe, a failed training to whatever came of the next one.
+    A finished score stays, also where it was made again, as it is beside other learning rates: a number that somebody
+    may have read does not move. It gives way to a score on other images. A failed score gives way to a new result on
+    the same dataset by the same probe, a failed training to whatever came of the next one.
     """
-    scores = {(row["eval_dataset"], row.get("features"), row.get("probe")) for row in new}
+    there = {_score_of(row) for row in old if row["status"] == "finished"}
+    new = [row for row in new if row["status"] != "finished" or _score_of(row) not in there]
+    scores = {_score_of(row)[:3] for row in new}
     tried = {(row["eval_dataset"], row.get("probe")) for row in new}
 
     def gives_way(row: dict) -> bool:
         if row["status"] == "finished":
-            return (row["eval_dataset"], row["features"], row["probe"]) in scores
+            return _score_of(row)[:3] in scores
         return row["eval_dataset"] is None or (row["eval_dataset"], row["probe"]) in tried
 
     return [row for row in old if not gives_way(row)] + new
+
+
+def _score_of(row: dict) -> tuple[str | None, str | None, str | None, str | None]:
+    """Dataset, layer and probe of a row, and what the dataset's images were."""
+    evaluation = json.loads(row["config_json"]).get("evaluation", {})
+    return row["eval_dataset"], row.get("features"), row.get("probe"), evaluation.get("data_fingerprint")
 
 
 @lru_cache(maxsize=1)

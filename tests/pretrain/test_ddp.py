@@ -10,6 +10,7 @@ import torch.multiprocessing as mp
 from tiny_trial import tiny_trial
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parameters_to_vector
 
 from mdssl.config import TrialConfig
 from mdssl.data.mixture import Mixture
@@ -124,11 +125,12 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
 def test_two_workers_train_the_encoder_of_one(folder, one, other):
     """Also where one worker began, was stopped after a checkpoint, and two went on; domain after domain with cached
     gradients; and where the domains are found by clustering."""
-    _, expected = load_model(Location.of(folder / one))
+    config, expected = load_model(Location.of(folder / one))
     _, got = load_model(Location.of(folder / other))
-    for name, value in expected.state_dict().items():
-        difference = (got.state_dict()[name] - value).norm() / value.norm().clamp(min=1e-6)
-        assert difference < 1e-4, name
+    initial, expected, got = (parameters_to_vector(m.parameters()) for m in (build_model(config), expected, got))
+    # Of what training has changed. Sums in another order move it by 1e-6, and by 1e-3 where a ReLU's input is so near
+    # zero that they decide its sign.
+    assert (got - expected).norm() < 5e-3 * (expected - initial).norm()
 
 
 def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):

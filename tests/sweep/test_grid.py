@@ -111,6 +111,30 @@ def test_a_further_learning_rate_of_the_sgd_probe_is_a_missing_score(settings, t
     assert states(storage, settings, METHODS[2:]) == ["finished"]
 
 
+def test_a_failed_learning_rate_costs_no_other_its_score(settings, trained):
+    storage, config, _ = trained
+    settings = replace(settings, evaluate=("tiny-a",), probe="sgd", probe_learning_rate=(0.1, 0.3))
+    first, other = (probe.name for probe in settings.probe_config.each())
+    asked = {"eval_dataset": "tiny-a", "data_fingerprint": evaluation_fingerprint(settings.data, "tiny-a")}
+    failure = failed_row(
+        config, "diverged", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00", score=asked | {"probe": first}
+    )
+    write_rows(storage, config.trial_id, [failure])
+    assert states(storage, settings, METHODS[2:]) == ["probe"], "the other rate was never tried"
+    assert states(storage, replace(settings, probe_learning_rate=(0.1,)), METHODS[2:]) == ["failed"]
+    assert states(storage, replace(settings, probe_learning_rate=(0.3,)), METHODS[2:]) == ["probe"]
+
+
+def test_a_finished_score_stays_when_it_is_made_again(trained):
+    _, _, row = trained
+    again, elsewhere = row | {"top1": 51.0}, row | {"probe": "sgd"}
+    assert [r["top1"] for r in merged([row], [again, elsewhere])] == [50.0, 50.0]
+    evaluation = json.loads(row["config_json"])
+    evaluation["evaluation"]["data_fingerprint"] = "of other images"
+    renewed = again | {"config_json": json.dumps(evaluation)}
+    assert [r["top1"] for r in merged([row], [renewed])] == [51.0]
+
+
 def test_a_begun_trial_goes_on_and_a_forced_one_starts_again(settings, trained, tmp_path):
     storage, config, _ = trained
     for name in ("training.json", "encoder.safetensors"):
