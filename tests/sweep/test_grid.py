@@ -114,7 +114,7 @@ def test_a_further_learning_rate_of_the_sgd_probe_is_a_missing_score(settings, t
 def test_a_failed_learning_rate_costs_no_other_its_score(settings, trained):
     storage, config, _ = trained
     settings = replace(settings, evaluate=("tiny-a",), probe="sgd", probe_learning_rate=(0.1, 0.3))
-    first, other = (probe.name for probe in settings.probe_config.each())
+    first, _ = (probe.name for probe in settings.probe_config.each())
     asked = {"eval_dataset": "tiny-a", "data_fingerprint": evaluation_fingerprint(settings.data, "tiny-a")}
     failure = failed_row(
         config, "diverged", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00", score=asked | {"probe": first}
