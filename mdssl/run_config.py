@@ -97,8 +97,8 @@ class RunSettings:
     needs --batching per-domain, or --norm group."""
 
     compile: bool = False
-    """Run views and model as torch.compile makes them: meant for long runs on a GPU. On a CPU compiling takes a minute,
-    and saves less than a tenth of a step."""
+    """Run views and model as torch.compile makes them: meant for long runs on a GPU. Compiling takes a minute or more at
+    the start."""
 
     def __post_init__(self) -> None:
         check_types(self)
