@@ -97,8 +97,8 @@ class RunSettings:
     needs --batching per-domain, or --norm group."""
 
     compile: bool = False
-    """Run views and model as torch.compile makes them: meant for long runs on a GPU. Compiling takes a minute or more at
-    the start."""
+    """Run views and model as torch.compile makes them: meant for long runs on a GPU. That takes a minute or more at the
+    start."""
 
     def __post_init__(self) -> None:
         check_types(self)
