@@ -118,6 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    # The empty list is what argparse checks where no name is given.
     parser.add_argument("names", nargs="*", choices=[*CPU, []], metavar="NAME", help=", ".join(CPU))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     flags = parser.parse_args()

@@ -22,14 +22,14 @@ from mdssl.pretrain.optim import build_optimizer
 CONFIG = TrialConfig(arch="resnet50", domains=("any",), optimizer="lars", learning_rate=4.0, weight_decay=1e-6)
 
 
-def lightly_lars(model: nn.Module) -> torch.optim.Optimizer:
+def lightly_lars(model: nn.Module, config: TrialConfig) -> torch.optim.Optimizer:
     from lightly.utils.lars import LARS
 
     kernels = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     # Where weight decay is 0, lightly's leaves the layer-wise scale out as well.
     groups = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
-    return LARS(groups, lr=CONFIG.learning_rate, momentum=0.9, weight_decay=CONFIG.weight_decay, trust_coefficient=1e-3)
+    return LARS(groups, lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay, trust_coefficient=1e-3)
 
 
 def set_gradients(model: nn.Module) -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     report = Report("steps/s", peer="lightly LARS")
     model = build_model(CONFIG).to(flags.device)
     models = {"ours": model, "lightly": copy.deepcopy(model)}
-    optimizers = {"ours": build_optimizer(CONFIG, models["ours"]), "lightly": lightly_lars(models["lightly"])}
+    optimizers = {"ours": build_optimizer(CONFIG, models["ours"]), "lightly": lightly_lars(models["lightly"], CONFIG)}
     for name, optimizer in optimizers.items():
         set_gradients(models[name])
         for _ in range(3):

@@ -21,14 +21,15 @@ from dataclasses import replace
 
 import torch
 import torchvision
-import torchvision.transforms.v2 as T
+from augment import torchvision_transform
 from harness import Report, arguments, assert_close, duration, extra_memory, paired_ratio, take_turns, timed
+from optimizer import lightly_lars
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from mdssl.config import TrialConfig
 from mdssl.data.mixture import Mixture
-from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.step import autocast, backward_at_once, loss_of, two_views
@@ -90,31 +91,18 @@ class Images(Dataset):
 
     def __init__(self, config: TrialConfig):
         self.images = torch.cat(mixture_of(config, "cpu").images).numpy()
-        self.transform = T.Compose(
-            [
-                T.ToPILImage(),
-                T.RandomResizedCrop(SIZE),
-                T.RandomHorizontalFlip(),
-                T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-                T.RandomGrayscale(p=0.2),
-                T.RandomApply([T.GaussianBlur(3, (0.1, 2.0))], p=0.5),
-                T.ToImage(),
-                T.ToDtype(torch.float32, scale=True),
-                T.Normalize(MEAN, STD),
-            ]
-        )
+        self.transform = torchvision_transform()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.transform(self.images[index]), self.transform(self.images[index])
+        return tuple(self.transform(Image.fromarray(self.images[index])))
 
 
 class UsualRecipe:
     def __init__(self, config: TrialConfig, device: str, *, like_ours: bool = False):
         from lightly.loss import NTXentLoss
-        from lightly.utils.lars import LARS
 
         self.device = torch.device(device)
         encoder = getattr(torchvision.models, config.arch)()
@@ -124,12 +112,7 @@ class UsualRecipe:
         self.model = encoder.to(device, memory_format=self.layout)
         self.bf16 = like_ours and config.precision == "bf16"
         self.loss = NTXentLoss(config.temperature)
-        kernels = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = LARS(
-            groups, lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay, trust_coefficient=1e-3
-        )
+        self.optimizer = lightly_lars(self.model, config)
         images, batch = Images(config), config.batch_per_domain * len(config.domains)
         self.loader = DataLoader(
             images,

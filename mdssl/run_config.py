@@ -86,7 +86,8 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How training is run. Nothing here changes the encoder that comes out, so nothing here is part of ``trial_id``."""
+    """How training is run. Nothing here changes the encoder that comes out, but for rounding, so nothing here is part of
+    ``trial_id``."""
 
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints: what a kill can cost."""
@@ -95,7 +96,6 @@ class RunSettings:
     gradient_caching: bool = False
     """Encode domain after domain in the memory of one: for many domains. The same gradients for one more forward pass;
     needs --batching per-domain, or --norm group."""
-
     compile: bool = False
     """Run views and model as torch.compile makes them: meant for long runs on a GPU. That takes a minute or more at the
     start."""

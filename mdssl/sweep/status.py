@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -119,15 +120,14 @@ def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> Tria
             return TrialStatus(config=config, state="failed", scores=scores, error=_first_line(failed["error"].iloc[0]))
         return TrialStatus(config=config, state="finished", step=config.iterations, scores=scores)
     folder = storage / "trials" / trial_id
-    files = folder.listing()
-    if "config.json" not in files:
+    config = _read(folder / "config.json", lambda data: TrialConfig.from_dict(json.loads(data)))
+    if config is None:
         return None
-    config = TrialConfig.from_dict(json.loads((folder / "config.json").read_bytes()))
     ended = _read(folder / "training.json", json.loads) or {}
     if ended.get("status") == "failed":
         return TrialStatus(config=config, state="failed", step=ended["step"], error=_first_line(ended["error"]))
     last = _read(folder / "metrics.parquet", _last_row) or {}
-    written = max((info.mtime_ns or 0) for info in files.values())
+    written = max((info.mtime_ns or 0) for info in folder.listing().values())
     ago = max(0.0, time.time() - written / 1e9)
     running = "training" if ago < _SILENT_AFTER_SECONDS else "silent"
     return TrialStatus(
@@ -140,7 +140,7 @@ def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> Tria
     )
 
 
-def _read(file: Location, parse) -> Any:
+def _read(file: Location, parse: Callable[[bytes], Any]) -> Any:
     """What ``parse`` makes of a file, None where it is not there.
 
     Raises:
@@ -163,5 +163,5 @@ def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def _or_dash(value: float | None, text) -> str:
+def _or_dash(value: float | None, text: Callable[[float], str]) -> str:
     return "–" if value is None else text(value)

@@ -97,5 +97,6 @@ def test_a_step_waits_for_nothing(on_meta, method, optimizer, backward):
 )
 def test_what_would_wait_is_noticed(wait):
     x = torch.empty(3, device=META)
-    with NoWaiting(), NoNumbersFromPython(), pytest.raises((Waiting, NotImplementedError, RuntimeError)):
+    # torch itself refuses what has no shape without numbers.
+    with NoWaiting(), NoNumbersFromPython(), pytest.raises((Waiting, NotImplementedError)):
         wait(x)
