@@ -86,7 +86,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How training is run. Nothing here changes the encoder that comes out, but for rounding, so nothing here is part of
+    """How training is run. Nothing here changes the encoder that comes out, but for rounding, so none of it is part of
     ``trial_id``."""
 
     checkpoint_seconds: float = 30.0

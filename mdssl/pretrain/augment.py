@@ -201,9 +201,8 @@ def adjust_brightness(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 def adjust_contrast(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Move each image away from, or towards, the mean of its grey values."""
-    red, green, blue = x.mean((2, 3)).unbind(1)
-    mean = _GREY_WEIGHTS[0] * red + _GREY_WEIGHTS[1] * green + _GREY_WEIGHTS[2] * blue
-    return _blend(x, mean.view(-1, 1, 1, 1), factor)
+    # The grey of the mean colour, which is the mean of the greys in a third of the work.
+    return _blend(x, _grey(x.mean((2, 3), keepdim=True)), factor)
 
 
 def adjust_saturation(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
