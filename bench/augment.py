@@ -70,7 +70,11 @@ def torchvision_transform() -> Callable:
             T.Normalize(ours.MEAN, ours.STD),
         ]
     )
-    return lambda image: [transform(image), transform(image)]
+    return partial(_twice, transform)  # travels to a DataLoader's workers, as a lambda would not
+
+
+def _twice(transform: Callable, image: Image.Image) -> list[torch.Tensor]:
+    return [transform(image), transform(image)]
 
 
 def lightly_transform() -> Callable:
