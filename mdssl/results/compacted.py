@@ -32,6 +32,9 @@ _SETTLED_NS = 10 * 10**9
 """Age of a file whose stamp can be trusted. Clocks of file systems have ticks, of seconds in object stores: a file that
 is written twice in a tick may look the same, so the copy holds no file that was still fresh when it was made."""
 
+_MANY = 1000
+"""So many files take half a second to read one by one (bench/leaderboard.py)."""
+
 log = logging.getLogger(__name__)
 
 
@@ -77,6 +80,25 @@ def compact(storage: str | Location) -> Compacted:
     pq.write_table(table, buffer, compression="zstd", write_statistics=False, write_page_checksum=True)
     (storage / COPY).write_bytes(buffer.getvalue())
     return Compacted(storage / COPY, len(table), len(files), len(listed) - len(settled))
+
+
+def renew(storage: str | Location) -> Compacted | None:
+    """`compact`, where a thousand files are not in the copy as they are now; None where that is not worth it.
+
+    None as well where `compact` would raise: a copy is only for speed, and what is wrong with the folder is said by
+    whoever reads it.
+    """
+    storage = Location.of(storage)
+    listed = _stamps(storage)
+    if len(listed) < _MANY:
+        return None
+    copied, _ = _read_copy(storage / COPY)
+    if sum(copied.get(name) != stamp for name, stamp in listed.items()) < _MANY:
+        return None
+    try:
+        return compact(storage)
+    except InputError:
+        return None
 
 
 def read_folder(storage: str | Location) -> pa.Table:

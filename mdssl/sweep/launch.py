@@ -22,6 +22,7 @@ from mdssl.data.prepare import ensure_builtin
 from mdssl.errors import InputError
 from mdssl.pretrain.trial_files import now
 from mdssl.results import leaderboard
+from mdssl.results.compacted import renew
 from mdssl.storage import Location
 from mdssl.sweep.grid import Work, plan, trials
 from mdssl.sweep.rows import failed_row, git_commit, merged
@@ -79,6 +80,7 @@ def run_sweep(
     if left:
         storage.check_writable()
         _run(name, settings, storage, left, console)
+    renew(storage)
     code = print_results(console, name, settings, storage, configs)
     if afterwards:
         afterwards(leaderboard.read(storage, trial_id=[config.trial_id for config in configs]), console)

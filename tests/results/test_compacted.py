@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from leaderboard_rows import UNTRAINED, failed, row
 
-from mdssl.results import row_files
-from mdssl.results.compacted import COPY, compact
+from mdssl.results import compacted, row_files
+from mdssl.results.compacted import COPY, compact, renew
 from mdssl.results.leaderboard import SCHEMA_VERSION, read, write_rows
 
 A, B, C, D = (letter * 12 for letter in "abcd")
@@ -185,6 +185,22 @@ def test_what_was_compacted_is_said(board):
     assert str(compact(board)) == (
         f"{board}/{COPY}: 4 rows of 3 trials in one file; 1 of the last ten seconds will be read from their files"
     )
+
+
+def test_the_copy_is_renewed_where_many_files_are_not_in_it(board, monkeypatch):
+    assert renew(board) is None, "four files are read in no time"
+    monkeypatch.setattr(compacted, "_MANY", 2)
+    assert renew(board) is None, "it has them all"
+    write_rows(board, A, [row("svhn", top1=99.0)])
+    assert renew(board) is None, "one file is read in no time"
+    write_rows(board, B, [row("svhn", top1=98.0)])
+    written_long_ago(board)
+    assert renew(board)[1:] == (4, 4, 0)
+    assert tops(board)[A] == [99.0]
+    Path(board, COPY).unlink()
+    Path(board, "leaderboard", "foreign.parquet").write_bytes(b"what")
+    written_long_ago(board)
+    assert renew(board) is None, "who reads the folder says what is wrong with it"
 
 
 def test_an_empty_board_is_not_compacted(storage):
