@@ -6,8 +6,11 @@ to a hidden temporary name in the same folder, reach the disk, and are renamed.
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import shutil
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,10 @@ from pathlib import Path
 import pyarrow.fs
 
 from mdssl.errors import InputError
+
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
+_BID_SECONDS = 30.0
+"""A bid for a new object that stands so long is of a process that died."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,89 @@ class Location:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def write_new(self, data: bytes) -> bool:
+        """Write the whole file if there is none; of several that try at once, exactly one is told that it did."""
+        return self._link_new(data) if self.is_local else self._write_as_sole_bidder(data)
+
+    def _link_new(self, data: bytes) -> bool:
+        target = Path(self.path)
+        while True:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                temporary.write_bytes(data)
+                # Unlike a rename this fails where there is a file, on network filesystems too.
+                os.link(temporary, target)
+                return True
+            except FileNotFoundError:
+                continue  # `clear_temporaries` has taken it for one that was left
+            except FileExistsError:
+                # Over NFS also the answer to a request that was sent twice, the first of which succeeded.
+                return temporary.exists() and temporary.stat().st_nlink > 1
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return _write_exclusively(target, data)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _write_as_sole_bidder(self, data: bytes) -> bool:
+        """For object stores, which pyarrow gives no conditional put.
+
+        Each announces itself under a name of its own, and writes only if it then sees no other: of two, the one that
+        looks later sees the other, or what that one wrote. Needs a store that lists what has just been written, as S3
+        and GCS do. Who meets another withdraws and tries again after a random while.
+        """
+        bid = self.parent / f".{self.name}.{uuid.uuid4().hex[:8]}.bid"
+        first_seen: dict[str, float] = {}
+        while not self.exists():
+            started = time.monotonic()
+            try:
+                bid.write_bytes(b"bid")
+                others = self._bids() - {bid.name}
+                # In this order: another's bid vanishes only after its file is there.
+                if self.exists():
+                    return False
+                # Others take a bid for dead in the end, so this one must not come too late with it.
+                if not others and time.monotonic() - started < _BID_SECONDS / 2:
+                    self.write_bytes(data)
+                    return True
+            finally:
+                bid.delete()
+            for name in others:
+                if time.monotonic() - first_seen.setdefault(name, time.monotonic()) > _BID_SECONDS:
+                    (self.parent / name).delete()
+            time.sleep(random.uniform(0.05, 1))
+        return False
+
+    def _bids(self) -> set[str]:
+        selector = pyarrow.fs.FileSelector(self.parent.path, allow_not_found=True)
+        names = {info.base_name for info in self.filesystem.get_file_info(selector)}
+        return {name for name in names if name.startswith(f".{self.name}.") and name.endswith(".bid")}
+
+    def overwrite(self, data: bytes) -> None:
+        """Write over a small file of the same size; raises ``FileNotFoundError``, and makes none, where it is gone."""
+        if not self.is_local:
+            # An object store cannot do both at once; a file that vanishes in between comes back.
+            if not self.exists():
+                raise FileNotFoundError(self.uri)
+            self.write_bytes(data)
+            return
+        descriptor = os.open(self.path, os.O_WRONLY)
+        try:
+            os.pwrite(descriptor, data, 0)
+        finally:
+            os.close(descriptor)
+
+    def clear_temporaries(self, name: str = "") -> None:
+        """Remove the temporary files of killed writers from this folder, or only those of its file ``name``.
+
+        For those who know that nobody writes there now. Object stores keep none.
+        """
+        if self.is_local:
+            for left in Path(self.path).glob(f".{name}*.tmp"):
+                left.unlink(missing_ok=True)
+
     def delete(self) -> None:
         """Remove this file, or this folder with all that is in it. Nothing there is fine."""
         kind = self.filesystem.get_file_info(self.path).type
@@ -146,6 +236,17 @@ class Location:
                 f"storage {self.uri!r} cannot be written: {error}. Give a writable folder or bucket with --storage "
                 "or MDSSL_STORAGE."
             ) from error
+
+
+def _write_exclusively(target: Path, data: bytes) -> bool:
+    """Where there are no hard links: readers may see the file before all of it is written."""
+    try:
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    with open(descriptor, "wb") as file:
+        file.write(data)
+    return True
 
 
 def _from_fsspec(uri: str, pyarrow_says: str) -> tuple[pyarrow.fs.FileSystem, str]:

@@ -1,0 +1,284 @@
+"""Who works on a trial: one process at a time, among all that share a storage, on one machine or many.
+
+A claim is a small file in the trial's folder that says who has it, and that its owner renews while it lives::
+
+    claim.json                 the first owner
+    claim-after-TOKEN.json     who took over when the owner with that token had died, and so on
+
+The last of this chain has the trial. Every step along it is `Location.write_new`, of which one of several that try at
+once is told that it succeeded, and no name is ever used for a second owner: so exactly one process succeeds a dead one,
+and a slow observer of it cannot hit whoever came next, as it could by deleting or renaming one ``claim.json``.
+
+Dead is an owner of this machine whose process is gone: at once. Any other is dead when its file has not changed for
+`DEAD_SECONDS` by the observer's own clock; clocks of two machines are never compared. A process that was suspended for
+so long finds, before it writes a checkpoint or a row, that the claim is no longer its own, and stops.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from mdssl.errors import InputError
+from mdssl.storage import Location
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 10.0
+"""How often an owner renews its claim, and looks whether it still has it."""
+DEAD_SECONDS = 60.0
+"""A claim that has not changed for so long is dead."""
+POLL_SECONDS = 1.0
+"""How often one who waits looks."""
+_FILE, _SUCCESSOR = "claim.json", "claim-after-"
+_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a claim says.
+
+    Attributes:
+        token: random; no two claims have the same.
+        host: for people, with ``pid`` and ``sweep``.
+        machine: this boot of the machine, and its space of process ids; empty where it cannot be told.
+        started: when the process started, in ticks since that boot: a process id alone is given again.
+        heartbeat: by the owner's clock, for people; for others only whether it changes counts.
+    """
+
+    token: str
+    host: str = ""
+    pid: int = 0
+    machine: str = ""
+    started: int | None = None
+    sweep: str = ""
+    heartbeat: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}" + (f" ({self.sweep})" if self.sweep else "")
+
+    def is_gone(self) -> bool:
+        """Whether its process is known to be gone, which only a process of the same machine can know."""
+        return bool(self.machine) and self.machine == _machine() and _started(self.pid) != self.started
+
+    def to_bytes(self) -> bytes:
+        # Always as long as before: a heartbeat goes over the file in place, and makes none where it was taken away.
+        return json.dumps(asdict(self)).ljust(_SIZE).encode()
+
+
+class ClaimLostError(InputError):
+    """Another process has taken the trial over; this one must write no more."""
+
+
+class Claim:
+    """The right to write one trial's files and rows. A context manager that releases it, if it is held."""
+
+    def __init__(self, trial_dir: Location, sweep: str = ""):
+        """``sweep`` tells people who has it."""
+        self.trial_dir = trial_dir
+        self.owner = Owner(
+            token=uuid.uuid4().hex[:12],
+            host=socket.gethostname()[:80],
+            pid=os.getpid(),
+            machine=_machine(),
+            started=_started(os.getpid()),
+            sweep=sweep[:80],
+            heartbeat=_now(),
+        )
+        self._place: Location | None = None
+        self._released = threading.Event()
+        self._heart: threading.Thread | None = None
+
+    @property
+    def token(self) -> str:
+        return self.owner.token
+
+    def take(self, dead: Owner | None = None) -> Owner | None:
+        """Take the claim unless another lives that has it: None, or that other.
+
+        Args:
+            dead: an owner that was seen to be dead (see `Watch`) as it was then: if it has renewed its claim since, it
+                lives.
+        """
+        while True:
+            chain = _chain(self.trial_dir)
+            holder = chain[-1][1] if chain else None
+            if holder and holder != dead and not holder.is_gone():
+                return holder
+            place = self.trial_dir / (f"{_SUCCESSOR}{holder.token}.json" if holder else _FILE)
+            if not place.write_new(self.owner.to_bytes()):
+                continue
+            if (now := holder_of(self.trial_dir)) is None or now.token != self.token:
+                # What this one succeeded was released meanwhile: not dead after all, or cleared away.
+                place.delete()
+                continue
+            if holder:
+                log.info("trial %s: taken over from %s, which died", self.trial_dir.name, holder)
+            self._place = place
+            self._clear_up()
+            self._heart = threading.Thread(target=self._beat, name=f"claim-{self.trial_dir.name}", daemon=True)
+            self._heart.start()
+            return None
+
+    def wait(self, say: Callable[[Owner], None] = lambda owner: None) -> None:
+        """Take the claim as soon as nobody who lives has it; ``say`` who has it, once for each."""
+        watch, told = Watch(), ""
+        while holder := self.take(watch.dead):
+            if holder.token != told:
+                say(holder)
+                told = holder.token
+            watch.look(holder)
+            time.sleep(POLL_SECONDS)
+
+    def check(self) -> None:
+        """Raise `ClaimLostError` unless the claim is held."""
+        check_held(self.trial_dir, self.token)
+
+    def release(self) -> None:
+        """Give the claim back and leave no file of it; nothing where it is not held, or no longer."""
+        if self._place is None:
+            return
+        self._released.set()
+        self._heart.join()
+        self._place = None
+        chain = _chain(self.trial_dir)
+        if chain and chain[-1][1].token == self.token:
+            # The first goes first. Without the last, those before it would be seen: dead owners, to be taken over from
+            # while their files still vanish.
+            for place, _ in chain:
+                place.delete()
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def _beat(self) -> None:
+        while not self._released.wait(BEAT_SECONDS):
+            try:
+                check_held(self.trial_dir, self.token)
+                self._place.overwrite(replace(self.owner, heartbeat=_now()).to_bytes())
+            except (ClaimLostError, FileNotFoundError):
+                # Whoever trains finds it by itself; renewing what is another's would be wrong.
+                return
+            except OSError as error:
+                log.warning("trial %s: its claim could not be renewed: %s", self.trial_dir.name, error)
+
+    def _clear_up(self) -> None:
+        """Remove what processes that were killed have left: only whoever has the claim may write here."""
+        own = {place.name for place, _ in _chain(self.trial_dir)} | {f"{_SUCCESSOR}{self.token}.json"}
+        for name in self.trial_dir.names():
+            if name.startswith(_SUCCESSOR) and name not in own:
+                (self.trial_dir / name).delete()
+        for folder in (self.trial_dir, self.trial_dir / "checkpoints"):
+            folder.clear_temporaries()
+        storage = self.trial_dir.parent.parent
+        (storage / "leaderboard").clear_temporaries(f"{self.trial_dir.name}.parquet")
+
+
+class Watch:
+    """Sees by its own clock whether an owner still renews its claim."""
+
+    def __init__(self) -> None:
+        self.seen: Owner | None = None
+        self.since = 0.0
+
+    def look(self, owner: Owner) -> bool:
+        """Whether ``owner``, as it has just been read, is dead."""
+        if owner != self.seen:
+            self.seen, self.since = owner, time.monotonic()
+        return owner.is_gone() or time.monotonic() - self.since >= DEAD_SECONDS
+
+    @property
+    def dead(self) -> Owner | None:
+        """The owner, as it was seen last, if it is dead."""
+        return self.seen if self.seen and self.look(self.seen) else None
+
+
+class Guard:
+    """Called often, looks every `BEAT_SECONDS` whether the claim with ``token`` is still held, also in the processes
+    that work for its owner.
+
+    Raises:
+        ClaimLostError: another has it.
+    """
+
+    def __init__(self, trial_dir: Location, token: str):
+        self.trial_dir, self.token, self.looked = trial_dir, token, float("-inf")
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.looked >= BEAT_SECONDS:
+            check_held(self.trial_dir, self.token)
+            self.looked = time.monotonic()
+
+
+def holder_of(trial_dir: Location) -> Owner | None:
+    """Who has the trial, dead or alive."""
+    chain = _chain(trial_dir)
+    return chain[-1][1] if chain else None
+
+
+def check_held(trial_dir: Location, token: str) -> None:
+    """Raise `ClaimLostError` unless the claim with ``token`` is the one that is held."""
+    holder = holder_of(trial_dir)
+    if holder is None or holder.token != token:
+        who = f"{holder} has it now" if holder else "its claim is gone"
+        raise ClaimLostError(
+            f"trial {trial_dir.name} was taken over: this process was not heard of for {DEAD_SECONDS:g} s, as when it "
+            f"is suspended or cannot reach the storage, and {who}. It stops, for only one may write a trial; the same "
+            "command waits for the trial, or goes on with it."
+        )
+
+
+def _chain(trial_dir: Location) -> list[tuple[Location, Owner]]:
+    chain: list[tuple[Location, Owner]] = []
+    place = trial_dir / _FILE
+    while owner := _read(place):
+        chain.append((place, owner))
+        place = trial_dir / f"{_SUCCESSOR}{owner.token}.json"
+    return chain
+
+
+def _read(place: Location) -> Owner | None:
+    for _ in range(20):
+        try:
+            return Owner(**json.loads(place.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            time.sleep(0.01)  # being written, where files cannot appear whole
+    return Owner("torn")  # killed in it: nobody renews this one
+
+
+@cache
+def _machine() -> str:
+    """This boot of this machine and its space of process ids; a host's name may be another's as well."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int | None:
+    """When the process started, in ticks since boot; None where there is none, or it is dead and not yet reaped."""
+    try:
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else int(numbers[18])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
