@@ -153,10 +153,13 @@ def our_trial(tune_config: dict[str, Any], run: Any) -> None:
     """What `mdssl.sweep.trial.run_trial` does to train, of a trial where nothing is left to train."""
     from ray import tune
 
+    from mdssl.claim import Claim
     from mdssl.sweep.trial import train_in_workers, train_inline
 
     trial_dir = Location.of(run.storage) / "trials" / NOTHING.trial_id
-    (train_inline if run.executor == "inline" else train_in_workers)(NOTHING, trial_dir, run)
+    with Claim(trial_dir) as claim:
+        claim.wait()
+        (train_inline if run.executor == "inline" else train_in_workers)(NOTHING, trial_dir, run, claim.token)
     tune.report({"status": read_training(trial_dir)["status"]})
 
 

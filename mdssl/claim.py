@@ -144,6 +144,12 @@ class Claim:
         """Raise `ClaimLostError` unless the claim is held."""
         check_held(self.trial_dir, self.token)
 
+    def clear(self) -> None:
+        """Delete all that the trial has; the claim stays."""
+        for name in self.trial_dir.names():
+            if name != _FILE and not name.startswith(_SUCCESSOR):
+                (self.trial_dir / name).delete()
+
     def release(self) -> None:
         """Give the claim back and leave no file of it; nothing where it is not held, or no longer."""
         if self._place is None:
@@ -235,8 +241,8 @@ def check_held(trial_dir: Location, token: str) -> None:
     if holder is None or holder.token != token:
         who = f"{holder} has it now" if holder else "its claim is gone"
         raise ClaimLostError(
-            f"trial {trial_dir.name} was taken over: this process was not heard of for {DEAD_SECONDS:g} s, as when it "
-            f"is suspended or cannot reach the storage, and {who}. It stops, for only one may write a trial; the same "
+            f"trial {trial_dir.name} is no longer this process's: {who}, as happens when a process is suspended, or "
+            f"cannot reach the storage, for {DEAD_SECONDS:g} s. It stops, for only one may write a trial; the same "
             "command waits for the trial, or goes on with it."
         )
 
@@ -244,13 +250,13 @@ def check_held(trial_dir: Location, token: str) -> None:
 def _chain(trial_dir: Location) -> list[tuple[Location, Owner]]:
     chain: list[tuple[Location, Owner]] = []
     place = trial_dir / _FILE
-    while owner := _read(place):
+    while owner := _read(place, f"torn-{len(chain)}"):
         chain.append((place, owner))
         place = trial_dir / f"{_SUCCESSOR}{owner.token}.json"
     return chain
 
 
-def _read(place: Location) -> Owner | None:
+def _read(place: Location, token_if_torn: str) -> Owner | None:
     for _ in range(20):
         try:
             return Owner(**json.loads(place.read_bytes()))
@@ -258,7 +264,7 @@ def _read(place: Location) -> Owner | None:
             return None
         except (ValueError, TypeError):
             time.sleep(0.01)  # being written, where files cannot appear whole
-    return Owner("torn")  # killed in it: nobody renews this one
+    return Owner(token_if_torn)  # killed in it: nobody renews this one
 
 
 @cache

@@ -101,6 +101,11 @@ def load_latest(folder: Location, model: nn.Module, optimizer: torch.optim.Optim
     return None
 
 
+def latest_step(folder: Location) -> int:
+    """Of the newest checkpoint; 0 where there is none."""
+    return max((int(name.removeprefix("step-").split(".")[0]) for name in _steps(folder)), default=0)
+
+
 def _as_state_of(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """On the parameter's device and in its memory order, else sums would run in another order after a resume.
 

@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import torch.distributed as dist
 
+from mdssl.claim import Claim, Guard
 from mdssl.config import TrialConfig
 from mdssl.data.mixture import fingerprint
 from mdssl.data.prepare import ensure_builtin
@@ -35,21 +36,33 @@ def train_standalone(settings) -> None:
     config = TrialConfig(**values | {"data_fingerprint": fingerprint(settings.data, settings.domains)})
     trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
     trial_dir.check_writable()
-    if under_torchrun:
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    claim = Claim(trial_dir, "mdssl train")
+    guard = Guard(trial_dir, claim.token)
+
+    def report(progress: Progress) -> None:
+        # Only the first process writes. When it stops, torchrun ends the others.
+        if is_first:
+            guard()
+            _print_progress(progress)
+
     try:
+        if is_first:
+            claim.wait(lambda owner: print(f"waits for {owner}, who works on trial {config.trial_id}", flush=True))
+        if under_torchrun:
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         ended = train(
             config,
             data=settings.data,
             trial_dir=trial_dir,
             settings=RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)}),
             device=device,
-            report=_print_progress if is_first else lambda progress: None,
+            report=report,
         )
     except NonFiniteLossError as error:
         raise InputError(f"trial {config.trial_id} failed: {error}") from error
     finally:
-        if under_torchrun:
+        claim.release()
+        if dist.is_initialized():
             dist.destroy_process_group()
     if is_first:
         print(

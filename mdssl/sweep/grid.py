@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mdssl.claim import Owner
 from mdssl.config import UNTRAINED, TrialConfig
 from mdssl.data.mixture import check_batch, fingerprint
 from mdssl.data.prepared import open_dataset
@@ -32,12 +33,16 @@ class Work:
             ``resume`` (has checkpoints) or ``train``.
         missing: evaluation datasets whose scores are missing.
         error: of a failed trial.
+        tried: when the failures ended that the plan knows of, ISO 8601; a later one is news.
+        dead: who had claimed the trial, and was seen to be dead.
     """
 
     config: TrialConfig
     state: str
     missing: tuple[str, ...]
     error: str = ""
+    tried: tuple[str, ...] = ()
+    dead: Owner | None = None
 
     @property
     def is_left(self) -> bool:
@@ -102,9 +107,47 @@ def _work(
     if settings.force:
         return Work(config, "train", everything)
     rows = read_rows(storage, config.trial_id)
+    tried = tuple(row["finished_at"].isoformat() for row in rows if row["status"] == "failed")
     failures = {} if settings.retry_failed else _failures(rows, fingerprints)
     if (None, None) in failures:
         return Work(config, "failed", everything, failures[None, None])
+    missing, failed = _missing(rows, fingerprints, wanted, failures)
+    if not missing:
+        return Work(config, "failed", (), failed[0]) if failed else Work(config, "finished", ())
+    trial_dir = storage / "trials" / config.trial_id
+    training = read_training(trial_dir)
+    if training and training["status"] == "finished":
+        return Work(config, "probe", missing, tried=tried)
+    return Work(config, "resume" if (trial_dir / "checkpoints").names() else "train", missing, tried=tried)
+
+
+def news(
+    rows: list[dict], tried: Sequence[str], missing: Sequence[str], data: str | Path, probe: ProbeConfig
+) -> tuple[tuple[str, ...], str]:
+    """Of what was ``missing`` by a plan, what still is by a trial's ``rows``: another sweep may have made it meanwhile.
+
+    Args:
+        tried: see `Work`.
+
+    Returns:
+        The datasets that are to be scored, and the error that the other has met, if it did: what has failed for one
+        sweep would fail for the next.
+    """
+    fingerprints = {name: evaluation_fingerprint(data, name) for name in missing}
+    failures = _failures([row for row in rows if row["finished_at"].isoformat() not in tried], fingerprints)
+    if (None, None) in failures:
+        return (), failures[None, None]
+    left, failed = _missing(rows, fingerprints, scores_of(probe), failures)
+    return left, failed[0] if failed else ""
+
+
+def _missing(
+    rows: list[dict],
+    fingerprints: dict[str, str],
+    wanted: set[tuple[str, str]],
+    failures: dict[tuple[str | None, str | None], str],
+) -> tuple[tuple[str, ...], list[str]]:
+    """Datasets that lack a score for which nothing has failed, and an error for each that lacks only what has."""
     missing, failed = [], []
     for name, images in fingerprints.items():
         unscored = {probe for _, probe in wanted - _scored(rows, name, images)}
@@ -112,13 +155,7 @@ def _work(
             missing.append(name)
         elif unscored:
             failed.append(failures[name, min(unscored)])
-    if not missing:
-        return Work(config, "failed", (), failed[0]) if failed else Work(config, "finished", ())
-    trial_dir = storage / "trials" / config.trial_id
-    training = read_training(trial_dir)
-    if training and training["status"] == "finished":
-        return Work(config, "probe", tuple(missing))
-    return Work(config, "resume" if (trial_dir / "checkpoints").names() else "train", tuple(missing))
+    return tuple(missing), failed
 
 
 def _failures(rows: list[dict], fingerprints: dict[str, str]) -> dict[tuple[str | None, str | None], str]:

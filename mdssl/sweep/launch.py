@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
+from mdssl.claim import Claim, holder_of
 from mdssl.config import TrialConfig
 from mdssl.data.prepare import ensure_builtin
 from mdssl.errors import InputError
@@ -28,10 +30,12 @@ from mdssl.sweep.grid import Work, plan, trials
 from mdssl.sweep.rows import failed_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_plan, print_results
+from mdssl.sweep.waiting import Others
 
 if TYPE_CHECKING:
     from ray.tune import ResultGrid
 
+    from mdssl.sweep.progress import SweepProgress
     from mdssl.sweep.trial import TrialRun
 
 _RAY_ENVIRONMENT = {
@@ -92,7 +96,8 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
     import ray
 
     from mdssl.sweep import evaluator
-    from mdssl.sweep.trial import TrialRun, train_records
+    from mdssl.sweep.progress import SweepProgress
+    from mdssl.sweep.trial import TrialRun
 
     start_ray(settings)
     try:
@@ -111,8 +116,7 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
             )
         if settings.force:
             for work in left:
-                (storage / "trials" / work.config.trial_id).delete()
-                (storage / "leaderboard" / f"{work.config.trial_id}.parquet").delete()
+                _forget(name, storage, work.config, console)
         run = TrialRun(
             storage=storage.uri,
             data=str(Path(settings.data).expanduser().absolute()),
@@ -135,28 +139,55 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
         # One trial more than train at once, where that is by GPU: it is ready to start while another is being probed. A
         # CPU that a trial leaves is what probes it, and a process more would only take memory.
         spare = 1 if gpus and settings.executor != "inline" and not settings.max_concurrent else 0
-        results = _fit(name, run, left, at_once + spare, console)
-        _settle(storage, run.context, results, len(left))
+        with SweepProgress({work.config.trial_id: work.config for work in left}, console) as progress:
+            others, todo = Others(storage, settings, progress.tell), left
+            while todo:
+                results = _fit(name, run, todo, at_once + spare, progress)
+                todo = others.wait(_settle(storage, run.context, results, todo))
         ray.kill(actor)
     finally:
         ray.shutdown()
         for work in left:
-            # A trial that was stopped could not clear it away itself.
-            train_records(storage, work.config).delete()
+            _clear_up(storage, work.config)
 
 
-def _fit(name: str, run: TrialRun, left: list[Work], at_once: int, console: Console) -> ResultGrid:
+def _forget(name: str, storage: Location, config: TrialConfig, console: Console) -> None:
+    """Delete what a trial has, once nobody works on it."""
+    with Claim(storage / "trials" / config.trial_id, name) as claim:
+        claim.wait(lambda owner: console.print(f"{config.trial_id}: waits for {owner} to end before it is deleted"))
+        claim.clear()
+        (storage / "leaderboard" / f"{config.trial_id}.parquet").delete()
+
+
+def _clear_up(storage: Location, config: TrialConfig) -> None:
+    """Remove what a trial that was stopped could not clear away itself, unless another sweep has the trial now."""
+    from mdssl.sweep.trial import train_records
+
+    trial_dir, records = storage / "trials" / config.trial_id, train_records(storage, config)
+    if records.exists() or holder_of(trial_dir):
+        with Claim(trial_dir) as claim:
+            if claim.take() is None:
+                records.delete()
+
+
+def _fit(name: str, run: TrialRun, works: list[Work], at_once: int, progress: SweepProgress) -> ResultGrid:
     from ray import tune
 
-    from mdssl.sweep.progress import SweepProgress
     from mdssl.sweep.trial import run_trial
 
-    work = [{"trial": work.config.to_dict(), "missing": list(work.missing)} for work in left]
-    configs = {work.config.trial_id: work.config for work in left}
-    with tempfile.TemporaryDirectory(prefix="mdssl-tune-") as records, SweepProgress(configs, console) as progress:
+    each = [
+        {
+            "trial": work.config.to_dict(),
+            "missing": list(work.missing),
+            "tried": list(work.tried),
+            "dead": asdict(work.dead) if work.dead else None,
+        }
+        for work in works
+    ]
+    with tempfile.TemporaryDirectory(prefix="mdssl-tune-") as records:
         return tune.Tuner(
             tune.with_resources(partial(run_trial, run=run), trial_resources(run)),
-            param_space={"work": tune.grid_search(work)},
+            param_space={"work": tune.grid_search(each)},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=name,
@@ -176,19 +207,25 @@ def trial_resources(run: TrialRun) -> dict[str, float]:
     return {"CPU": 0, "memory": 1 << 20}
 
 
-def _settle(storage: Location, context: dict, results: ResultGrid, expected: int) -> None:
-    """Write rows for trials that could not; raise ``KeyboardInterrupt`` where trials are left.
+def _settle(storage: Location, context: dict, results: ResultGrid, works: list[Work]) -> list[Work]:
+    """Write rows for trials that could not; those of ``works`` that others have.
 
-    Tune takes Ctrl-C for itself, stops its trials and returns as if nothing had happened.
+    Raises:
+        KeyboardInterrupt: trials are left. Tune takes Ctrl-C for itself, stops its trials and returns as if nothing had
+            happened.
     """
-    ended = 0
+    ended, others = 0, set()
     for result in results:
+        phase = (result.metrics or {}).get("phase")
         if result.error is not None:
             config = TrialConfig.from_dict(result.config["work"]["trial"])
             _record_death(storage, config, str(result.error), context)
-        ended += result.error is not None or (result.metrics or {}).get("phase") in ("finished", "failed")
-    if ended < expected:
+        elif phase == "waits":
+            others.add(TrialConfig.from_dict(result.config["work"]["trial"]).trial_id)
+        ended += result.error is not None or phase in ("finished", "failed", "waits")
+    if ended < len(works):
         raise KeyboardInterrupt
+    return [work for work in works if work.config.trial_id in others]
 
 
 def check_resources(workers: int, cpus: int, gpus: float, cluster: dict[str, float]) -> int:
@@ -244,5 +281,7 @@ def _record_death(storage: Location, config: TrialConfig, error: str, context: d
     """A row for a trial whose own process died too often to write one."""
     last_line = error.strip().rsplit("\n", 1)[-1]
     failure = failed_row(config, f"the trial's process died: {last_line}", context=context, started_at=now())
-    rows = merged(leaderboard.read_rows(storage, config.trial_id), [failure])
-    leaderboard.write_rows(storage, config.trial_id, rows)
+    with Claim(storage / "trials" / config.trial_id, context["sweep"]) as claim:
+        claim.wait()
+        rows = merged(leaderboard.read_rows(storage, config.trial_id), [failure])
+        leaderboard.write_rows(storage, config.trial_id, rows)

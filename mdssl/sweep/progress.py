@@ -13,8 +13,8 @@ from rich.table import Table
 from mdssl.config import UNTRAINED, TrialConfig
 from mdssl.sweep.describe import duration, labels
 
-_LINE_SECONDS = 10
-"""Where output is a file or a pipe: how often a line is printed for a trial that trains."""
+_LINE_SECONDS = {"train": 10, "waits": 60}
+"""Where output is a file or a pipe: how often a line is printed for a trial that trains, or that another sweep has."""
 
 
 class SweepProgress(tune.Callback):
@@ -25,7 +25,7 @@ class SweepProgress(tune.Callback):
         self.latest: dict[str, dict[str, Any]] = {}
         self.first_step: dict[str, int] = {}
         self.started = time.monotonic()
-        self.printed: dict[str, float] = {}
+        self.printed: dict[tuple[str, str], float] = {}
         self.live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
     def __getstate__(self) -> dict:
@@ -41,7 +41,10 @@ class SweepProgress(tune.Callback):
         self.live.stop()
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        trial_id = _trial_id(trial)
+        self.tell(_trial_id(trial), result)
+
+    def tell(self, trial_id: str, result: dict) -> None:
+        """Show what is new of a trial: what it reported, or what this sweep sees of one that another sweep has."""
         if "step" in result:
             self.first_step.setdefault(trial_id, result["step"])
             before = self.latest.get(trial_id, {}).get("step", 0)
@@ -52,6 +55,10 @@ class SweepProgress(tune.Callback):
                     markup=False,
                     soft_wrap=True,
                 )
+        if result.get("phase") == "waits":
+            # What this sweep has seen of its steps says nothing about those of the other.
+            self.first_step.pop(trial_id, None)
+            self.latest[trial_id] = {}
         # Later phases report no numbers; the last ones of training stay on show.
         self.latest[trial_id] = self.latest.get(trial_id, {}) | result
         self._say(trial_id)
@@ -67,9 +74,9 @@ class SweepProgress(tune.Callback):
         if self.console.is_terminal and phase != "failed":
             return
         now = time.monotonic()
-        if phase == "train" and now - self.printed.get(trial_id, 0) < _LINE_SECONDS:
+        if now - self.printed.get((trial_id, phase), float("-inf")) < _LINE_SECONDS.get(phase, 0):
             return
-        self.printed[trial_id] = now
+        self.printed[trial_id, phase] = now
         who, elapsed = f"{trial_id} {self.labels[trial_id]}", f"{now - self.started:5.0f} s"
         if phase == "train":
             text = (
@@ -77,6 +84,8 @@ class SweepProgress(tune.Callback):
                 f"align {latest['alignment']:.3f}, within {latest['within']:.3f}, across {latest['across']:.3f}  "
                 f"{latest['views_per_second']:,.0f} views/s  ETA {duration(latest['eta_seconds'])}"
             )
+        elif phase == "waits":
+            text = f"waits for {latest['owner']}, which is at step {latest['reached']} or after"
         else:
             text = {"probe": "trained; probing", "finished": "finished"}.get(phase, f"FAILED: {latest.get('error')}")
         done = sum(1 for entry in self.latest.values() if entry.get("phase") in ("finished", "failed"))
@@ -112,6 +121,8 @@ class SweepProgress(tune.Callback):
                 cells += [f"{latest['step']}/{latest['iterations']}"]
                 cells += [f"{latest[term]:.3f}" for term in ("loss", "alignment", "within", "across")]
                 cells += [f"{latest['views_per_second']:,.0f}", duration(latest["eta_seconds"])]
+            elif latest.get("phase") == "waits":
+                cells = [label, f"waits for {latest['owner']}", str(latest["reached"])]
             table.add_row(*cells)
         return table
 

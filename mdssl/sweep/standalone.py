@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from mdssl.claim import Claim, Owner
 from mdssl.data.prepare import ensure_builtin
 from mdssl.data.prepared import open_dataset
 from mdssl.device import pick_device
@@ -66,9 +67,11 @@ def probe_standalone(settings) -> None:
             finished_row(config, read_training(trial_dir), score | own, context=context, trial_dir=trial_dir)
             for score in scores
         ]
-        # Read anew: a sweep may have added rows of this trial while this score was made.
-        rows = merged(read_rows(storage, config.trial_id), new)
-        write_rows(storage, config.trial_id, rows)
+        with Claim(trial_dir, "mdssl probe") as claim:
+            claim.wait(_say_who)
+            # Read anew: a sweep may have added rows of this trial while this score was made.
+            rows = merged(read_rows(storage, config.trial_id), new)
+            write_rows(storage, config.trial_id, rows)
         for row in new:
             print(f"{name} ({row['features']}, {row['probe']}): top-1 {row['top1']:.1f}, kNN {row['knn_top1']:.1f}")
 
@@ -83,6 +86,13 @@ def _take_in(settings, storage: Location) -> str:
     if not settings.evaluate:
         raise InputError("an encoder from elsewhere has no domains of its own; name datasets with --evaluate.")
     storage.check_writable()
-    train(config, data=settings.data, trial_dir=storage / "trials" / config.trial_id, device="cpu")
+    trial_dir = storage / "trials" / config.trial_id
+    with Claim(trial_dir, "mdssl probe") as claim:
+        claim.wait(_say_who)
+        train(config, data=settings.data, trial_dir=trial_dir, device="cpu")
     print(f"trial {config.trial_id}")
     return config.trial_id
+
+
+def _say_who(owner: Owner) -> None:
+    print(f"waits for {owner}, who works on this trial", flush=True)

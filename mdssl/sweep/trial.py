@@ -16,15 +16,17 @@ import ray.train.torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from mdssl.claim import Claim, ClaimLostError, Guard, Owner, holder_of
 from mdssl.config import UNTRAINED, TrialConfig
-from mdssl.pretrain.loop import NonFiniteLossError, train
+from mdssl.pretrain.loop import NonFiniteLossError, Progress, train
 from mdssl.pretrain.trial_files import now, read_training
 from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.run_config import ProbeConfig, RunSettings
 from mdssl.storage import Location
 from mdssl.sweep import evaluator
-from mdssl.sweep.grid import evaluation_fingerprint
+from mdssl.sweep.grid import evaluation_fingerprint, news
 from mdssl.sweep.rows import failed_row, finished_row, merged
+from mdssl.sweep.waiting import report_of
 
 _WORKER_RESTARTS = 3
 """How often Ray Train starts a trial's workers anew after one of them died."""
@@ -55,28 +57,47 @@ class TrialRun:
 
 
 def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
-    """Do what is left of one trial. Whatever goes wrong in it becomes a row, and the sweep goes on."""
-    config = TrialConfig.from_dict(tune_config["work"]["trial"])
+    """Do what is left of one trial, unless another process has it: see `mdssl.sweep.waiting`."""
+    work = tune_config["work"]
+    config = TrialConfig.from_dict(work["trial"])
+    trial_dir = Location.of(run.storage) / "trials" / config.trial_id
+    with Claim(trial_dir, run.context["sweep"]) as claim:
+        if owner := claim.take(dead=Owner(**work["dead"]) if work["dead"] else None):
+            tune.report(report_of(trial_dir, owner))
+            return
+        try:
+            tune.report(_do(config, work, trial_dir, run, claim))
+        except ClaimLostError:
+            tune.report(report_of(trial_dir, holder_of(trial_dir)))
+
+
+def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: TrialRun, claim: Claim) -> dict[str, Any]:
+    """Train, score, write rows; the last report. Whatever goes wrong becomes a row, and the sweep goes on."""
     storage = Location.of(run.storage)
-    trial_dir = storage / "trials" / config.trial_id
     started_at = now()
     try:
-        training = _trained(config, trial_dir, run)
+        missing, error = news(read_rows(storage, config.trial_id), work["tried"], work["missing"], run.data, run.probe)
+        if not missing:
+            return {"phase": "failed", "error": error} if error else {"phase": "finished"}
+        training = _trained(config, trial_dir, run, claim)
         if training["status"] != "finished":
             raise NonFiniteLossError(training["error"])
         actor = ray.get_actor(evaluator.NAME)
         tune.report({"phase": "probe"})
-        scores = ray.get(actor.score.remote(trial_dir.uri, tuple(tune_config["work"]["missing"])))
+        scores = ray.get(actor.score.remote(trial_dir.uri, missing))
+        claim.check()
     except ray.exceptions.RayActorError:
         # No result of this trial: the sweep is being stopped, or the actor died more often than it may. For that Tune
         # starts the trial anew, and in the end the sweep's driver writes the row.
         raise
+    except ClaimLostError:
+        raise
     except Exception as error:
         # The boundary of the trial: an error of any kind is this trial's result, and its row says so.
+        claim.check()
         failure = failed_row(config, _cause(error), context=run.context, started_at=started_at)
         write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), [failure]))
-        tune.report({"phase": "failed", "error": _cause(error)})
-        return
+        return {"phase": "failed", "error": _cause(error)}
 
     new: list[dict[str, Any]] = []
     for dataset, result in scores.items():
@@ -91,31 +112,37 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
         else:
             new += [finished_row(config, training, score, context=run.context, trial_dir=trial_dir) for score in result]
     write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), new))
-    errors = [row["error"] for row in new if row["status"] == "failed"]
-    tune.report({"phase": "failed", "error": errors[0]} if errors else {"phase": "finished"})
+    errors = [row["error"] for row in new if row["status"] == "failed"] + ([error] if error else [])
+    return {"phase": "failed", "error": errors[0]} if errors else {"phase": "finished"}
 
 
-def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun) -> dict[str, Any]:
-    """Train by the executor that was asked for; the content of ``training.json``."""
+def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun, claim: Claim) -> dict[str, Any]:
+    """Train by the executor that was asked for; the content of ``training.json``.
+
+    Raises:
+        ClaimLostError: another process has taken the trial over meanwhile.
+    """
     ended = read_training(trial_dir)
     if ended and ended["status"] == "finished":
         return ended
     if run.executor == "inline" or config.method in UNTRAINED:
-        train_inline(config, trial_dir, run)
+        train_inline(config, trial_dir, run, claim.token)
     else:
-        train_in_workers(config, trial_dir, run)
+        train_in_workers(config, trial_dir, run, claim.token)
+    claim.check()
     return read_training(trial_dir)
 
 
-def train_inline(config: TrialConfig, trial_dir: Location, run: TrialRun) -> None:
+def train_inline(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> None:
     """Train in this process, the Tune trial's own; as `train_in_workers`, the end is in ``training.json``."""
     _train_here(
-        _job(config, trial_dir, run), report=lambda progress: tune.report({"phase": "train", **progress._asdict()})
+        _job(config, trial_dir, run, token),
+        report=lambda progress: tune.report({"phase": "train", **progress._asdict()}),
     )
 
 
-def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun) -> None:
-    """Train in Ray Train's workers.
+def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> None:
+    """Train in Ray Train's workers, while the claim with ``token`` is held.
 
     Raises:
         ray.train.TrainingFailedError: a worker failed, or died more often than it may.
@@ -123,7 +150,7 @@ def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun) ->
     folder = train_records(Location.of(run.storage), config)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config=_job(config, trial_dir, run),
+        train_loop_config=_job(config, trial_dir, run, token),
         torch_config=_no_process_group() if run.workers == 1 else None,
         scaling_config=ray.train.ScalingConfig(
             num_workers=run.workers,
@@ -150,7 +177,7 @@ def train_records(storage: Location, config: TrialConfig) -> Location:
     return storage / ".ray" / f"{config.method}-{config.trial_id}"
 
 
-def _job(config: TrialConfig, trial_dir: Location, run: TrialRun) -> dict[str, Any]:
+def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> dict[str, Any]:
     """What a worker needs to train. Ray Train's controller unpickles it as well, and is to import no torch for that.
 
     So no `TrialRun` is in it: this module would come with the class, and torch with the module.
@@ -161,6 +188,7 @@ def _job(config: TrialConfig, trial_dir: Location, run: TrialRun) -> dict[str, A
         "trial_dir": trial_dir.uri,
         "settings": run.settings,
         "device": run.device,
+        "claim": token,
     }
 
 
@@ -180,6 +208,18 @@ def _worker(job: dict[str, Any]) -> None:
 
 
 def _train_here(job: dict[str, Any], report) -> None:
+    guard = Guard(Location.of(job["trial_dir"]), job["claim"])
+
+    def report_while_claimed(progress: Progress) -> None:
+        # Checkpoints follow upon reports: who has lost the trial writes none.
+        guard()
+        report(progress)
+
+    try:
+        guard()
+    except ClaimLostError:
+        # Raised here, Ray Train would start the workers again, as after the loss itself; the trial sees it by itself.
+        return
     try:
         train(
             TrialConfig.from_dict(job["trial"]),
@@ -187,7 +227,7 @@ def _train_here(job: dict[str, Any], report) -> None:
             trial_dir=job["trial_dir"],
             settings=job["settings"],
             device=job["device"],
-            report=report,
+            report=report_while_claimed,
         )
     except NonFiniteLossError:
         # training.json says it; raised here, Ray Train would train into the same wall again.

@@ -43,7 +43,7 @@ def handed_over(tmp_path, monkeypatch):
             gpus_per_worker=0,
             context={},
         )
-        trial.train_in_workers(TrialConfig(method="random"), Location.of(tmp_path), run)
+        trial.train_in_workers(TrialConfig(method="random"), Location.of(tmp_path), run, "token")
         return found
 
     return start

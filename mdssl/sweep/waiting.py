@@ -1,0 +1,67 @@
+"""Trials that another sweep has: put off, looked at again, done where the other left something or died.
+
+A trial whose claim another process holds ends at once in this sweep's Tune run, with the phase ``waits``: a trial that
+waited inside of Tune would hold a slot, and with the executor inline a CPU or GPU, that this sweep's next trial could
+have. Trials that were put off are the driver's, which needs no slot to wait, once Tune has done all others; those that
+are then nobody's go into another Tune run. The price is at the end alone: a trial whose owner dies while this sweep
+trains its own last one begins after that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from mdssl.claim import POLL_SECONDS, Owner, Watch, holder_of
+from mdssl.pretrain import checkpoint
+from mdssl.storage import Location
+from mdssl.sweep.grid import Work, plan
+from mdssl.sweep.settings import SweepSettings
+
+
+def report_of(trial_dir: Location, owner: Owner | None) -> dict[str, Any]:
+    """What progress says of a trial that another has."""
+    reached = checkpoint.latest_step(trial_dir / "checkpoints")
+    return {"phase": "waits", "owner": str(owner or "another process"), "reached": reached}
+
+
+class Others:
+    """The trials of a sweep that others have."""
+
+    def __init__(self, storage: Location, settings: SweepSettings, tell: Callable[[str, dict[str, Any]], None]):
+        """``tell`` gets the id of a trial and what is new of it, in the form of a trial's own reports."""
+        self.storage, self.settings, self.tell = storage, settings, tell
+        self.watches: dict[str, Watch] = defaultdict(Watch)
+
+    def wait(self, works: list[Work]) -> list[Work]:
+        """Wait until one or more of ``works`` can be done here; empty where others have done all that was left."""
+        waiting = list(works)
+        while waiting:
+            ready = []
+            for work in list(waiting):
+                trial_id = work.config.trial_id
+                trial_dir = self.storage / "trials" / trial_id
+                owner = holder_of(trial_dir)
+                if owner and not self.watches[trial_id].look(owner):
+                    self.tell(trial_id, report_of(trial_dir, owner))
+                    continue
+                waiting.remove(work)
+                again = self._left_of(work, owner)
+                if again.is_left:
+                    ready.append(again)
+                else:
+                    self.tell(trial_id, {"phase": again.state, "error": again.error})
+            if ready:
+                return ready + waiting
+            if waiting:
+                time.sleep(POLL_SECONDS)
+        return []
+
+    def _left_of(self, work: Work, dead: Owner | None) -> Work:
+        # What was released has been tried, and what failed there would fail here. A dead owner tried in vain.
+        retry_failed = self.settings.retry_failed and dead is not None
+        (again,) = plan(self.storage, [work.config], replace(self.settings, force=False, retry_failed=retry_failed))
+        return replace(again, dead=dead)
