@@ -1,0 +1,139 @@
+"""Two sweeps share one storage: each trial is trained once, and nothing that the other's death leaves is lost."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mdssl.claim import Claim
+from mdssl.storage import Location
+
+SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+
+TINY = ["--domains", "tiny-a", "tiny-b", "--batch-per-domain", "8", "--precision", "fp32"]
+
+
+class Running:
+    """A command that runs beside the test; what it has printed so far is in ``said``."""
+
+    def __init__(self, out, *command):
+        self.out = out
+        with open(out, "w") as file:
+            environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+            words = [str(word) for word in command]
+            self.process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment)
+
+    @property
+    def said(self):
+        return self.out.read_text()
+
+    def wait_for(self, pattern, seconds=150):
+        deadline = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.said)):
+            assert self.process.poll() is None and time.monotonic() < deadline, self.said
+            time.sleep(0.1)
+        return found
+
+    def ends(self, code, seconds=300):
+        assert self.process.wait(seconds) == code, self.said
+
+
+@pytest.fixture
+def start(tiny_data, tmp_path):
+    running = []
+
+    def sweep(*more, script=(SCRIPT,)):
+        base = [sys.executable, *script, *TINY, "--storage", tmp_path / "results", "--data", tiny_data]
+        running.append(Running(tmp_path / f"{len(running)}.txt", *base, *more))
+        return running[-1]
+
+    yield sweep
+    for each in running:
+        if each.process.poll() is None:
+            each.process.kill()
+            each.process.wait()
+
+
+def trained(running):
+    """The trials that a sweep has trained itself: those whose steps it has shown."""
+    return set(re.findall(r"([0-9a-f]{12}) [^\n]*: step \d+/", running.said))
+
+
+def assert_nothing_is_left_over(storage):
+    assert not list(storage.glob("trials/*/claim*"))
+    assert not [path for path in storage.rglob(".*") if path.name != ".ray"]
+    assert not list(storage.glob(".ray/*"))
+
+
+@pytest.mark.parametrize("executor", ["inline", "torchtrainer"])
+def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, tmp_path, executor):
+    shared = ["--iterations", 20, "--report-every", 2, "--checkpoint-seconds", 0, "--lambda1", 0.9]
+    shared += ["--executor", executor, "--max-concurrent", 1]
+    first = start(*shared, "--lambda2", 0.1, 0.0, "--evaluate", "tiny-a")
+    second = start(*shared, "--lambda2", 0.1, 0.05, "--evaluate", "tiny-a", "tiny-c")
+    first.ends(0)
+    second.ends(0)
+    storage = tmp_path / "results"
+    with_steps = {path.parent.name for path in storage.glob("trials/*/metrics.parquet")}
+    random_id = pd.read_parquet(storage / "leaderboard").set_index("method").loc[["random"], "trial_id"].iloc[0]
+    assert trained(first) | trained(second) == with_steps - {random_id}
+    assert not trained(first) & trained(second), "no trial by both"
+    assert "waits for" in first.said + second.said
+    for trial_id in with_steps - {random_id}:
+        steps = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet")["step"]
+        assert list(steps) == list(range(2, 21, 2)), "every step once"
+    board = pd.read_parquet(storage / "leaderboard")
+    assert set(board["status"]) == {"finished"}
+    scores = board.groupby(["method", "lambda2"], dropna=False)["eval_dataset"].apply(sorted).to_dict()
+    by_lambda2 = {lambda2: found for (method, lambda2), found in scores.items() if method == "mdssl"}
+    both = ["tiny-a", "tiny-c"]
+    assert by_lambda2 == {0.1: both, 0.0: ["tiny-a"], 0.05: both}
+    assert [found for (method, _), found in scores.items() if method != "mdssl"] == [both, both]
+    assert_nothing_is_left_over(storage)
+
+
+def test_one_sweep_takes_over_what_another_was_killed_in(start, tmp_path):
+    shared = ["--iterations", 200, "--report-every", 2, "--checkpoint-seconds", 0.5, "--lambda1", 0.9]
+    shared += ["--lambda2", 0.1, "--executor", "inline", "--max-concurrent", 1]
+    first = start(*shared)
+    first.wait_for(r": step \d+/200")
+    second = start(*shared)
+    trial_id = second.wait_for(r"([0-9a-f]{12}) [^\n]*: waits for").group(1)
+    os.kill(first.process.pid, signal.SIGKILL)
+    killed_at = time.monotonic()
+    storage = tmp_path / "results"
+    assert not (storage / "trials" / trial_id / "encoder.safetensors").exists()
+    second.ends(0)
+    assert trial_id in trained(second)
+    print(f"the other ended {time.monotonic() - killed_at:.0f} s after the kill")
+    steps = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet")["step"]
+    assert list(steps) == list(range(2, 201, 2)), "every step once"
+    board = pd.read_parquet(storage / "leaderboard")
+    assert set(board["status"]) == {"finished"}
+    assert board["trial_id"].nunique() == 3
+    assert not list(storage.glob("trials/*/claim*"))
+    assert not [path for path in storage.rglob(".*.tmp")]
+
+
+def test_mdssl_train_waits_for_a_trial_that_another_has(start, tmp_path):
+    train = start("--iterations", 2, "--device", "cpu", script=("-m", "mdssl", "train"))
+    train.ends(0)
+    (trial_id,) = os.listdir(tmp_path / "results" / "trials")
+    trial_dir = Location.of(tmp_path / "results" / "trials" / trial_id)
+    trial_dir.delete()
+    with Claim(trial_dir, "the test") as claim:
+        claim.take()
+        train = start("--iterations", 2, "--device", "cpu", script=("-m", "mdssl", "train"))
+        train.wait_for(r"waits for .*:\d+ \(the test\)")
+        assert trial_dir.names() == ["claim.json"]
+    train.ends(0)
+    assert "encoder.safetensors" in trial_dir.names()
+    assert_nothing_is_left_over(tmp_path / "results")
