@@ -110,8 +110,14 @@ class Location:
 
     def read_bytes(self) -> bytes:
         """The whole file. Raises ``FileNotFoundError`` where there is none."""
-        with self.filesystem.open_input_file(self.path) as file:
-            return file.read()
+        try:
+            with self.filesystem.open_input_file(self.path) as file:
+                return file.read()
+        except OSError as error:
+            # S3 looks the object up first and then gets it; one that vanishes in between is an error of its own.
+            if isinstance(error, FileNotFoundError) or self.is_local or self.exists():
+                raise
+            raise FileNotFoundError(self.uri) from error
 
     def write_bytes(self, data: bytes) -> None:
         """Write the whole file, or leave what was there before untouched."""

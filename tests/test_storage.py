@@ -77,3 +77,35 @@ def test_an_unknown_scheme_and_an_unwritable_folder_get_a_message():
         Location.of("nonsense://x")
     with pytest.raises(ValueError, match="storage '/proc/nothing' cannot be written.*--storage"):
         Location.of("/proc/nothing").check_writable()
+
+
+def test_a_file_is_written_new_only_where_there_is_none_and_over_only_where_there_is_one(folder):
+    with pytest.raises(FileNotFoundError):
+        (folder / "a").overwrite(b"zero")
+    assert (folder / "a").write_new(b"one")
+    assert not (folder / "a").write_new(b"two")
+    assert (folder / "a").read_bytes() == b"one"
+    (folder / "a").overwrite(b"six")
+    assert (folder / "a").read_bytes() == b"six"
+    assert folder.names() == ["a"]
+
+
+def test_a_file_is_written_new_where_there_are_no_links(tmp_path, monkeypatch):
+    def no_links(source, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    file = Location.of(tmp_path) / "a"
+    assert [file.write_new(b"one"), file.write_new(b"two")] == [True, False]
+    assert file.read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_temporary_files_of_killed_writers_are_cleared_away(tmp_path):
+    folder = Location.of(tmp_path)
+    for name in (".a.1234.tmp", ".b.1234.tmp", "a", ".kept"):
+        (tmp_path / name).write_bytes(b"")
+    folder.clear_temporaries("a")
+    assert sorted(os.listdir(tmp_path)) == [".b.1234.tmp", ".kept", "a"]
+    folder.clear_temporaries()
+    assert sorted(os.listdir(tmp_path)) == [".kept", "a"]

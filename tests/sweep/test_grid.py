@@ -7,10 +7,10 @@ import pytest
 
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import read_training
-from mdssl.results.leaderboard import write_rows
+from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
-from mdssl.sweep.grid import evaluation_fingerprint, plan, trials
+from mdssl.sweep.grid import evaluation_fingerprint, news, plan, trials
 from mdssl.sweep.launch import check_resources
 from mdssl.sweep.rows import failed_row, finished_row, merged
 from mdssl.sweep.settings import SweepSettings
@@ -172,6 +172,18 @@ def test_a_failed_score_is_left_alone_until_asked_and_costs_no_other_score(setti
     assert states(storage, replace(settings, knn_neighbours=5), METHODS[2:]) == ["probe"]
     better = row | {"eval_dataset": "tiny-c"}
     assert [r["status"] for r in merged(rows, [better])] == ["finished", "finished"]
+
+
+def test_what_another_sweep_made_since_the_plan_is_no_longer_missing(settings, trained):
+    storage, config, row = trained
+    probe, missing = settings.probe_config, ("tiny-a", "tiny-c")
+    assert news([], (), missing, settings.data, probe) == (missing, "")
+    assert news([row], (), missing, settings.data, probe) == (("tiny-c",), "")
+    failure = failed_row(config, "NaN", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00")
+    write_rows(storage, config.trial_id, [failure])
+    assert news(read_rows(storage, config.trial_id), (), missing, settings.data, probe) == ((), "NaN")
+    (work,) = plan(storage, [config], replace(settings, retry_failed=True))
+    assert news(read_rows(storage, config.trial_id), work.tried, missing, settings.data, probe) == (missing, "")
 
 
 def test_a_row_says_exactly_what_produced_it(settings, trained):

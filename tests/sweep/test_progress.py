@@ -72,3 +72,16 @@ def test_a_step_that_comes_again_means_that_a_worker_died(shown):
 def test_a_failure_says_why(shown):
     shown.report(phase="failed", error="the loss is not finite")
     assert "FAILED: the loss is not finite" in shown.lines()[0]
+
+
+def test_a_trial_that_another_sweep_has_says_whose_it_is_and_is_then_as_any_other(shown):
+    waits = {"phase": "waits", "owner": "node7:123 (mixtures)", "reached": 40}
+    shown.step(50)
+    shown.report(**waits)
+    shown.report(**waits)
+    assert "waits for node7:123 (mixtures), which is at step 40 or after" in shown.lines()[1]
+    assert len(shown.lines()) == 2, "said once a minute"
+    shown.step(50)
+    assert not any("a worker died" in line for line in shown.lines())
+    shown.progress.tell(CONFIG.trial_id, {"phase": "finished", "error": ""})
+    assert "finished  [sweep 1/1" in shown.lines()[-1]

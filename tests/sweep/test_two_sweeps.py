@@ -101,10 +101,10 @@ def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, tmp_pa
 
 
 def test_one_sweep_takes_over_what_another_was_killed_in(start, tmp_path):
-    shared = ["--iterations", 200, "--report-every", 2, "--checkpoint-seconds", 0.5, "--lambda1", 0.9]
+    shared = ["--iterations", 120, "--report-every", 2, "--checkpoint-seconds", 0.5, "--lambda1", 0.9]
     shared += ["--lambda2", 0.1, "--executor", "inline", "--max-concurrent", 1]
     first = start(*shared)
-    first.wait_for(r": step \d+/200")
+    first.wait_for(r": step \d+/120")
     second = start(*shared)
     trial_id = second.wait_for(r"([0-9a-f]{12}) [^\n]*: waits for").group(1)
     os.kill(first.process.pid, signal.SIGKILL)
@@ -115,7 +115,7 @@ def test_one_sweep_takes_over_what_another_was_killed_in(start, tmp_path):
     assert trial_id in trained(second)
     print(f"the other ended {time.monotonic() - killed_at:.0f} s after the kill")
     steps = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet")["step"]
-    assert list(steps) == list(range(2, 201, 2)), "every step once"
+    assert list(steps) == list(range(2, 121, 2)), "every step once"
     board = pd.read_parquet(storage / "leaderboard")
     assert set(board["status"]) == {"finished"}
     assert board["trial_id"].nunique() == 3

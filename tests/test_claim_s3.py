@@ -1,0 +1,141 @@
+"""Claims on S3, with real processes, against moto's server on this machine.
+
+moto is no dependency of this project: these tests run where ``moto_server`` is on the PATH, from any environment with
+``pip install 'moto[server]'``.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("moto_server") is None, reason="no moto_server on the PATH"),
+]
+
+# As moto_server, but one request after another: moto mixes up what requests at the same moment say.
+SERVER = """
+import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+"""
+
+RACER = """
+import json, sys
+from mdssl.claim import Claim
+from mdssl.storage import Location
+folder, rounds = Location.of(sys.argv[1]), int(sys.argv[2])
+folder.exists()
+print("ready", flush=True)
+won = []
+for number in range(rounds):
+    sys.stdin.readline()
+    if Claim(folder / str(number)).take() is None:
+        won.append(number)
+    print("done", flush=True)
+print(json.dumps(won), flush=True)
+sys.stdin.readline()
+"""
+
+COUNTER = """
+import random, sys, time
+from mdssl import claim
+from mdssl.storage import Location
+claim.POLL_SECONDS = 0.05
+folder = Location.of(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    with claim.Claim(folder / "trial") as mine:
+        mine.wait()
+        seen = int((folder / "count").read_bytes())
+        time.sleep(random.uniform(0, 0.05))
+        (folder / "count").write_bytes(str(seen + 1).encode())
+"""
+
+
+@pytest.fixture(scope="module")
+def environment():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    moto = Path(shutil.which("moto_server")).with_name("python")
+    server = subprocess.Popen([moto, "-c", SERVER, str(port)], stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", method="PUT"), timeout=5)
+            break
+        except OSError:
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    yield os.environ | keys | {"AWS_ENDPOINT_URL": url}
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+def python(environment):
+    """Start a Python process on the bucket."""
+    running = []
+
+    def start(code, *arguments):
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, env=environment, **pipes))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def names(python, folder):
+    code = "import sys; from mdssl.storage import Location; f = Location.of(sys.argv[1]); "
+    code += "import pyarrow.fs as p; s = p.FileSelector(f.path, recursive=True, allow_not_found=True); "
+    code += "print(sorted(i.base_name for i in f.filesystem.get_file_info(s) if i.type == p.FileType.File))"
+    return eval(python(code, folder).communicate(timeout=60)[0])
+
+
+@pytest.mark.parametrize("after", ["nobody", "a dead owner"])
+def test_of_several_that_race_exactly_one_gets_the_claim(python, after):
+    folder, rounds = f"s3://bucket/{after.replace(' ', '-')}", 8
+    if after == "a dead owner":
+        code = "import os, signal, sys; from mdssl.claim import Claim; from mdssl.storage import Location; "
+        code += f"f = Location.of(sys.argv[1]); [Claim(f / str(n)).take() for n in range({rounds})]; "
+        code += "os.kill(os.getpid(), signal.SIGKILL)"
+        python(code, folder).wait(60)
+        assert len(names(python, folder)) == rounds
+    racers = [python(RACER, folder, rounds) for _ in range(4)]
+    assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 4
+    for _ in range(rounds):
+        for racer in racers:
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        assert [racer.stdout.readline() for racer in racers] == ["done\n"] * 4
+    won = [number for racer in racers for number in json.loads(racer.stdout.readline())]
+    assert sorted(won) == list(range(rounds)), "each once"
+    assert not [name for name in names(python, folder) if name.endswith(".bid")]
+
+
+def test_what_is_done_under_a_claim_is_never_done_by_two_at_once(python):
+    folder, times = "s3://bucket/counted", 5
+    code = "import sys; from mdssl.storage import Location; (Location.of(sys.argv[1]) / 'count').write_bytes(b'0')"
+    assert python(code, folder).wait(60) == 0
+    workers = [python(COUNTER, folder, times) for _ in range(4)]
+    assert [worker.wait(200) for worker in workers] == [0] * 4
+    read = (
+        "import sys; from mdssl.storage import Location; print(int((Location.of(sys.argv[1]) / 'count').read_bytes()))"
+    )
+    assert int(python(read, folder).communicate(timeout=60)[0]) == times * 4
+    assert names(python, folder) == ["count"]
