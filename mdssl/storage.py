@@ -156,7 +156,7 @@ class Location:
                 continue  # `clear_temporaries` has taken it for one that was left
             except FileExistsError:
                 # Over NFS also the answer to a request that was sent twice, the first of which succeeded.
-                return temporary.exists() and temporary.stat().st_nlink > 1
+                return _links_of(temporary) > 1
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
@@ -242,6 +242,13 @@ class Location:
                 f"storage {self.uri!r} cannot be written: {error}. Give a writable folder or bucket with --storage "
                 "or MDSSL_STORAGE."
             ) from error
+
+
+def _links_of(file: Path) -> int:
+    try:
+        return file.stat().st_nlink
+    except FileNotFoundError:
+        return 0
 
 
 def _write_exclusively(target: Path, data: bytes) -> bool:

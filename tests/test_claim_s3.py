@@ -67,7 +67,8 @@ def environment():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     moto = Path(shutil.which("moto_server")).with_name("python")
-    server = subprocess.Popen([moto, "-c", SERVER, str(port)], stderr=subprocess.DEVNULL)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    server = subprocess.Popen([moto, "-c", SERVER, str(port)], env=own, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60
     while True:

@@ -175,10 +175,10 @@ def test_a_failed_score_is_left_alone_until_asked_and_costs_no_other_score(setti
 
 
 def test_what_another_sweep_made_since_the_plan_is_no_longer_missing(settings, trained):
-    storage, config, row = trained
+    storage, config, _ = trained
     probe, missing = settings.probe_config, ("tiny-a", "tiny-c")
     assert news([], (), missing, settings.data, probe) == (missing, "")
-    assert news([row], (), missing, settings.data, probe) == (("tiny-c",), "")
+    assert news(read_rows(storage, config.trial_id), (), missing, settings.data, probe) == (("tiny-c",), "")
     failure = failed_row(config, "NaN", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00")
     write_rows(storage, config.trial_id, [failure])
     assert news(read_rows(storage, config.trial_id), (), missing, settings.data, probe) == ((), "NaN")
