@@ -212,23 +212,6 @@ class Watch:
         return self.seen if self.seen and self.look(self.seen) else None
 
 
-class Guard:
-    """Called often, looks every `BEAT_SECONDS` whether the claim with ``token`` is still held, also in the processes
-    that work for its owner.
-
-    Raises:
-        ClaimLostError: another has it.
-    """
-
-    def __init__(self, trial_dir: Location, token: str):
-        self.trial_dir, self.token, self.looked = trial_dir, token, float("-inf")
-
-    def __call__(self) -> None:
-        if time.monotonic() - self.looked >= BEAT_SECONDS:
-            check_held(self.trial_dir, self.token)
-            self.looked = time.monotonic()
-
-
 def holder_of(trial_dir: Location) -> Owner | None:
     """Who has the trial, dead or alive."""
     chain = _chain(trial_dir)

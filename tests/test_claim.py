@@ -18,7 +18,7 @@ import pyarrow.fs
 import pytest
 
 from mdssl import claim as claims
-from mdssl.claim import Claim, ClaimLostError, Guard, Owner, Watch, holder_of
+from mdssl.claim import Claim, ClaimLostError, Owner, Watch, holder_of
 from mdssl.storage import Location
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -32,11 +32,10 @@ claim.BEAT_SECONDS, claim.DEAD_SECONDS, claim.POLL_SECONDS = 0.1, 1.0, 0.05
 trial_dir = Location.of(sys.argv[1])
 mine = claim.Claim(trial_dir, "first")
 mine.wait()
-guard = claim.Guard(trial_dir, mine.token)
 print("held", flush=True)
 try:
     while True:
-        guard()
+        mine.check()
         time.sleep(0.02)
 except claim.ClaimLostError as error:
     print("lost:", error, flush=True)
@@ -235,15 +234,14 @@ def test_a_suspended_owner_loses_the_claim_and_stops_when_it_goes_on(trial_dir, 
     assert files(trial_dir) == []
 
 
-def test_a_guard_sees_that_the_claim_is_gone(trial_dir):
+def test_who_has_a_claim_sees_that_it_is_gone(trial_dir):
     with Claim(trial_dir) as claim:
         claim.take()
-        guard = Guard(trial_dir, claim.token)
-        guard()
+        claim.check()
         (trial_dir / "claim.json").delete()
         time.sleep(0.3)
         with pytest.raises(ClaimLostError, match="its claim is gone"):
-            guard()
+            claim.check()
         assert files(trial_dir) == [], "a heartbeat makes no claim anew"
 
 

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +51,23 @@ class Progress(NamedTuple):
     eta_seconds: float
 
 
+class Wish(Enum):
+    """What a report may be answered with, where more is wanted than to go on."""
+
+    CHECKPOINT = "save one now, as before a machine is taken away"
+    LEAVE = "save one and stop"
+
+
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; trying again would end in the same place."""
+    """The loss became NaN or infinite at ``step``; trying again would end in the same place."""
+
+    def __init__(self, step: int, message: str):
+        super().__init__(message)
+        self.step = step
+
+
+class LeftError(RuntimeError):
+    """Training stopped because that was wished, with a checkpoint to go on from."""
 
 
 def train(
@@ -61,7 +77,8 @@ def train(
     trial_dir: str | Path | Location,
     settings: RunSettings | None = None,
     device: str = "auto",
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[Progress], Wish | None] = lambda progress: None,
+    before_writing: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train one encoder, or go on where an earlier run of the same trial stopped.
 
@@ -73,7 +90,8 @@ def train(
         data: folder of prepared datasets.
         trial_dir: where the trial's files are, any storage.
         device: cpu, cuda, cuda:1, or auto for the worker's own GPU where there is one.
-        report: called on every rank, every ``report_every`` steps and after the last one.
+        report: called on every rank, every ``report_every`` steps and after the last one. Rank 0's answer counts.
+        before_writing: called on rank 0 before it writes any of the trial's files; raises if it must not.
 
     Returns:
         The content of ``training.json``: status, steps, cost and provenance of the training.
@@ -81,6 +99,7 @@ def train(
     Raises:
         ValueError: data that are not there, do not fit the config, or changed since the trial began.
         NonFiniteLossError: the loss became NaN or infinite; says where, with its terms. ``training.json`` says it too.
+        LeftError: a report was answered with `Wish.LEAVE`.
     """
     settings, trial_dir = settings or RunSettings(), Location.of(trial_dir)
     check_gradient_caching(config, settings)
@@ -102,6 +121,7 @@ def train(
     state = checkpoint.load_latest(trial_dir / "checkpoints", model, optimizer)
     state = state or LoopState(started_at=now())
     if rank == 0:
+        before_writing()
         write_config(trial_dir, config)
     iterations = 0 if config.method in UNTRAINED else config.iterations
 
@@ -145,7 +165,17 @@ def train(
         # Every `report_every` steps, and at the end: the only place that waits for a GPU.
         is_last = state.step == iterations
         if state.step - reported_step == settings.report_every or is_last:
-            means = _finite_means(terms[: state.step - reported_step], reported_step, trial_dir, state, rank)
+            try:
+                means = _means(terms[: state.step - reported_step], reported_step)
+            except NonFiniteLossError as error:
+                if rank == 0:
+                    before_writing()
+                    write_metrics(trial_dir, state)
+                    write_failure(trial_dir, error.step, str(error))
+                if workers > 1:
+                    # The loss is that of all ranks, so all come here; the first to leave would have rank 0 ended.
+                    dist.barrier()
+                raise
             instant = time.perf_counter()
             speed = (state.views - reported_views) / (instant - reported_at)
             eta = (iterations - state.step) * (instant - reported_at) / (state.step - reported_step)
@@ -154,15 +184,20 @@ def train(
             state.seconds += instant - counted_at
             state.gpu_seconds += (instant - counted_at) * workers * device.startswith("cuda")
             reported_step, reported_views, reported_at, counted_at = state.step, state.views, instant, instant
-            report(progress)
+            wish = report(progress)
 
-            # Every `checkpoint_seconds`, only ever right after a report: its losses are known to be finite.
-            if rank == 0 and (is_last or instant - saved_at >= settings.checkpoint_seconds):
+            # Every `checkpoint_seconds`, and when wished, only ever right after a report: its losses are known to be
+            # finite.
+            if rank == 0 and (is_last or wish or instant - saved_at >= settings.checkpoint_seconds):
+                before_writing()
                 checkpoint.save(trial_dir / "checkpoints", model, optimizer, state)
                 write_metrics(trial_dir, state)
                 saved_at = time.perf_counter()
+                if wish is Wish.LEAVE and not is_last:
+                    raise LeftError(f"stopped at step {state.step} of {iterations}, with a checkpoint")
 
     if rank == 0:
+        before_writing()
         ended = write_finished(
             trial_dir, config, model, state, device=device, workers=workers, compiled=settings.compile
         )
@@ -203,25 +238,17 @@ def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
     return replace(config, data_fingerprint=actual)
 
 
-def _finite_means(
-    terms: torch.Tensor, first_step: int, trial_dir: Location, state: LoopState, rank: int
-) -> list[float]:
+def _means(terms: torch.Tensor, first_step: int) -> list[float]:
+    """Of each loss term over the steps. Raises ``NonFiniteLossError`` where one is not finite."""
     rows = terms.tolist()
-    for offset, row in enumerate(rows):
+    for step, row in enumerate(rows, first_step + 1):
         if not all(abs(value) < float("inf") for value in row):
             total, alignment, within, across = row
-            message = (
-                f"the loss is not finite at step {first_step + offset + 1}: total {total}, alignment {alignment}, "
-                f"within {within}, across {across}. A lower learning rate, a longer warm-up or a higher temperature "
-                "may help."
+            raise NonFiniteLossError(
+                step,
+                f"the loss is not finite at step {step}: total {total}, alignment {alignment}, within {within}, across "
+                f"{across}. A lower learning rate, a longer warm-up or a higher temperature may help.",
             )
-            if rank == 0:
-                write_metrics(trial_dir, state)
-                write_failure(trial_dir, first_step + offset + 1, message)
-            if dist.is_initialized():
-                # The loss is that of all ranks, so all come here; the first to leave would have rank 0 ended.
-                dist.barrier()
-            raise NonFiniteLossError(message)
     return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
 
 

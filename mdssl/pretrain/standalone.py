@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 
 import torch.distributed as dist
 
-from mdssl.claim import Claim, Guard
+from mdssl.claim import Claim
 from mdssl.config import TrialConfig
 from mdssl.data.mixture import fingerprint
 from mdssl.data.prepare import ensure_builtin
 from mdssl.device import pick_device
 from mdssl.errors import InputError
-from mdssl.pretrain.loop import NonFiniteLossError, Progress, train
+from mdssl.pretrain.loop import LeftError, NonFiniteLossError, Progress, Wish, train
 from mdssl.run_config import RunSettings
 from mdssl.storage import Location
 
@@ -22,8 +25,13 @@ from mdssl.storage import Location
 def train_standalone(settings) -> None:
     """Train the trial that ``settings`` (an `mdssl.cli.Train`) describes and say where its files are.
 
+    After SIGTERM, as from a batch system whose time is up or a machine that is taken away, it saves a checkpoint at the
+    next report and leaves. Under torchrun, which passes the signal on, the first process does so and ends the others.
+
     Raises:
-        ValueError: data or storage that cannot work, or a loss that became non-finite.
+        ValueError: data or storage that cannot work, a loss that became non-finite, or a trial that another process has
+            taken over.
+        SystemExit: 143, after SIGTERM.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     under_torchrun = "WORLD_SIZE" in os.environ
@@ -37,27 +45,30 @@ def train_standalone(settings) -> None:
     trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
     trial_dir.check_writable()
     claim = Claim(trial_dir, "mdssl train")
-    guard = Guard(trial_dir, claim.token)
-
-    def report(progress: Progress) -> None:
-        # Only the first process writes. When it stops, torchrun ends the others.
-        if is_first:
-            guard()
-            _print_progress(progress)
-
     try:
         if is_first:
             claim.wait(lambda owner: print(f"waits for {owner}, who works on trial {config.trial_id}", flush=True))
         if under_torchrun:
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        ended = train(
-            config,
-            data=settings.data,
-            trial_dir=trial_dir,
-            settings=RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)}),
-            device=device,
-            report=report,
-        )
+        with _told_to_leave() as told:
+
+            def report(progress: Progress) -> Wish | None:
+                if is_first:
+                    _print_progress(progress)
+                return Wish.LEAVE if told else None
+
+            ended = train(
+                config,
+                data=settings.data,
+                trial_dir=trial_dir,
+                settings=RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)}),
+                device=device,
+                report=report,
+                before_writing=claim.check,
+            )
+    except LeftError as left:
+        print(f"trial {config.trial_id} {left}; the same command goes on from there", flush=True)
+        raise SystemExit(128 + signal.SIGTERM) from left
     except NonFiniteLossError as error:
         raise InputError(f"trial {config.trial_id} failed: {error}") from error
     finally:
@@ -69,6 +80,17 @@ def train_standalone(settings) -> None:
             f"trial {config.trial_id}: {ended['step']} steps in {ended['train_seconds']:.0f} s, encoder in {trial_dir}"
         )
         print(f"score it: mdssl probe {config.trial_id}")
+
+
+@contextmanager
+def _told_to_leave() -> Iterator[list[int]]:
+    """A list that is empty until SIGTERM arrives."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_progress(progress: Progress) -> None:

@@ -7,7 +7,9 @@ goes on from them whatever died: a worker, the trial's driver, the sweep or the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,9 +18,9 @@ import ray.train.torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mdssl.claim import Claim, ClaimLostError, Guard, Owner, holder_of
+from mdssl.claim import Claim, ClaimLostError, Owner, check_held, holder_of
 from mdssl.config import UNTRAINED, TrialConfig
-from mdssl.pretrain.loop import NonFiniteLossError, Progress, train
+from mdssl.pretrain.loop import NonFiniteLossError, Progress, Wish, train
 from mdssl.pretrain.trial_files import now, read_training
 from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.run_config import ProbeConfig, RunSettings
@@ -81,7 +83,7 @@ def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: Tri
             return {"phase": "failed", "error": error} if error else {"phase": "finished"}
         training = _trained(config, trial_dir, run, claim)
         if training["status"] != "finished":
-            raise NonFiniteLossError(training["error"])
+            raise NonFiniteLossError(training["step"], training["error"])
         actor = ray.get_actor(evaluator.NAME)
         tune.report({"phase": "probe"})
         scores = ray.get(actor.score.remote(trial_dir.uri, missing))
@@ -204,19 +206,22 @@ def _no_process_group() -> ray.train.BackendConfig:
 
 
 def _worker(job: dict[str, Any]) -> None:
-    _train_here(job, report=lambda progress: ray.train.report({"phase": "train", **progress._asdict()}))
+    warned = False
+
+    def report(progress: Progress) -> Wish | None:
+        nonlocal warned
+        ray.train.report({"phase": "train", **progress._asdict()})
+        # A node will be taken away, as spot instances are. One checkpoint at once; then on as ever until it is gone.
+        before, warned = warned, ray.train.get_preemption_info() is not None
+        return Wish.CHECKPOINT if warned and not before else None
+
+    _train_here(job, report)
 
 
-def _train_here(job: dict[str, Any], report) -> None:
-    guard = Guard(Location.of(job["trial_dir"]), job["claim"])
-
-    def report_while_claimed(progress: Progress) -> None:
-        # Checkpoints follow upon reports: who has lost the trial writes none.
-        guard()
-        report(progress)
-
+def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) -> None:
+    check_claim = partial(check_held, Location.of(job["trial_dir"]), job["claim"])
     try:
-        guard()
+        check_claim()
     except ClaimLostError:
         # Raised here, Ray Train would start the workers again, as after the loss itself; the trial sees it by itself.
         return
@@ -227,7 +232,8 @@ def _train_here(job: dict[str, Any], report) -> None:
             trial_dir=job["trial_dir"],
             settings=job["settings"],
             device=job["device"],
-            report=report_while_claimed,
+            report=report,
+            before_writing=check_claim,
         )
     except NonFiniteLossError:
         # training.json says it; raised here, Ray Train would train into the same wall again.
