@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install sweep test lint bench
+.PHONY: install sweep test test-cluster lint bench
 
 # The environment is made once, and again when what it should hold has changed.
 install: $(VENV)/installed
@@ -19,6 +19,10 @@ sweep: install
 test: install
 # A file stays with one process: its tests share what is slow to set up.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Two nodes on loopback, with sshd and rsync: brings one up, trains over both, kills a worker, takes it down.
+test-cluster: install
+	$(BIN)/python -m pytest -m cluster -rs tests/clusters
 
 lint: install
 	$(BIN)/ruff check .

@@ -12,7 +12,9 @@ from typing import Any
 import ray
 import torch
 
+from mdssl.data.prepare import ensure_builtin
 from mdssl.data.prepared import open_dataset
+from mdssl.device import pick_device
 from mdssl.evaluate.evaluate import evaluate_dataset
 from mdssl.pretrain.trial_files import load_model
 from mdssl.run_config import ProbeConfig
@@ -28,7 +30,7 @@ class Evaluator:
 
     def __init__(self, data: str, probe: ProbeConfig, device: str):
         torch.set_num_threads(1)
-        self.data, self.probe, self.device = data, probe, device
+        self.data, self.probe, self.device = data, probe, pick_device(device)
 
     def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
         """Scores of one trial's encoder: a list of entries per dataset, or the error that one dataset ended in."""
@@ -36,6 +38,8 @@ class Evaluator:
         scores: dict[str, list[dict[str, Any]] | str] = {}
         for name in datasets:
             try:
+                # On a cluster, the first on its node to need it.
+                ensure_builtin(self.data, [name])
                 found = evaluate_dataset(
                     model,
                     open_dataset(self.data, name),

@@ -102,12 +102,20 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
     start_ray(settings)
     try:
         cpus, gpus = settings.cpus_per_worker, _gpus_per_worker(settings)
-        slots = check_resources(settings.workers, cpus, gpus, ray.cluster_resources())
+        cluster = ray.cluster_resources()
+        growing_to = settings.max_concurrent if settings.address else None
+        slots = check_resources(settings.workers, cpus, gpus, cluster, growing_to=growing_to)
         at_once = min(slots, settings.max_concurrent or slots, len(left))
         console.print(
             f"{at_once} trial(s) at a time, {settings.workers} worker(s) each with {cpus} CPU(s)"
             + (f" and {gpus:g} GPU(s)" if gpus else "")
         )
+        if growing_to:
+            console.print(
+                f"the cluster has {cluster.get('CPU', 0):g} CPU(s) and {cluster.get('GPU', 0):g} GPU(s) now; trials "
+                "that need more wait until it has grown",
+                soft_wrap=True,
+            )
         if settings.workers > 1 and not gpus and settings.norm == "batch":
             console.print(
                 f"note: batch-norm on CPU takes its statistics per worker, so {settings.workers} workers train "
@@ -133,7 +141,8 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
                 "ray_version": ray.__version__,
             },
         )
-        device = "cuda" if gpus else "cpu"
+        # Where a node has a GPU: the head of a cluster often has none.
+        device = "auto" if gpus else "cpu"
         # A handle that is held: Ray ends an actor that nobody can call any more.
         actor = evaluator.Evaluator.options(name=evaluator.NAME).remote(run.data, run.probe, device)
         # One trial more than train at once, where that is by GPU: it is ready to start while another is being probed. A
@@ -228,12 +237,20 @@ def _settle(storage: Location, context: dict, results: ResultGrid, works: list[W
     return [work for work in works if work.config.trial_id in others]
 
 
-def check_resources(workers: int, cpus: int, gpus: float, cluster: dict[str, float]) -> int:
+def check_resources(
+    workers: int, cpus: int, gpus: float, cluster: dict[str, float], *, growing_to: int | None = None
+) -> int:
     """How many trials of ``workers`` × (``cpus``, ``gpus``) fit a cluster at once.
+
+    Args:
+        growing_to: how many will fit a cluster that starts nodes where they are missing. Ray does not tell a driver
+            whether a cluster is one, or how far it may grow, so what the user says is taken.
 
     Raises:
         ValueError: not one fits.
     """
+    if growing_to is not None:
+        return growing_to
     slots = []
     for what, need, flag in (
         ("CPU", workers * cpus, "--cpus-per-worker"),
@@ -243,7 +260,8 @@ def check_resources(workers: int, cpus: int, gpus: float, cluster: dict[str, flo
         if need > have:
             raise InputError(
                 f"a trial needs {need:g} {what}s ({workers} worker(s) with {need / workers:g} each), but the cluster "
-                f"has {have:g}; lower --workers or {flag}, or give a larger cluster with --address."
+                f"has {have:g}; lower --workers or {flag}, or give a larger cluster with --address, and with "
+                "--max-concurrent if it starts its nodes as they are needed."
             )
         if need:
             slots.append(int(have / need))
@@ -254,10 +272,11 @@ def start_ray(settings: SweepSettings) -> None:
     """A Ray of its own, or with ``address`` a running one, set up so that trials start soon and wait quietly."""
     import ray
 
+    environment = {key: os.environ.get(key, value) for key, value in _RAY_ENVIRONMENT.items()}
     if settings.address:
-        ray.init(address=settings.address, runtime_env={"env_vars": _RAY_ENVIRONMENT}, log_to_driver=False)
+        ray.init(address=settings.address, runtime_env={"env_vars": environment}, log_to_driver=False)
         return
-    os.environ.update({key: os.environ.get(key, value) for key, value in _RAY_ENVIRONMENT.items()})
+    os.environ.update(environment)
     # The dashboard process stays: without its State API a trial that Tune stops would leak its placement group.
     ray.init(
         address="local",

@@ -60,7 +60,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     """torchtrainer (Ray Train, any number of workers) | inline (one worker inside the Tune trial: starts in a second).
     """
     max_concurrent: int | None = None
-    """Trials that train at once; default: as many as fit."""
+    """Trials that train at once; default: as many as fit. With --address, for how many a cluster may start nodes."""
     address: str | None = None
     """A running Ray cluster, e.g. auto; default: a Ray of its own on this machine."""
     dry_run: bool = False

@@ -20,6 +20,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from mdssl.claim import Claim, ClaimLostError, Owner, check_held, holder_of
 from mdssl.config import UNTRAINED, TrialConfig
+from mdssl.data.prepare import ensure_builtin
 from mdssl.pretrain.loop import NonFiniteLossError, Progress, Wish, train
 from mdssl.pretrain.trial_files import now, read_training
 from mdssl.results.leaderboard import read_rows, write_rows
@@ -225,9 +226,12 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
     except ClaimLostError:
         # Raised here, Ray Train would start the workers again, as after the loss itself; the trial sees it by itself.
         return
+    config = TrialConfig.from_dict(job["trial"])
+    # On a cluster, the first on its node to need them.
+    ensure_builtin(job["data"], config.domains)
     try:
         train(
-            TrialConfig.from_dict(job["trial"]),
+            config,
             data=job["data"],
             trial_dir=job["trial_dir"],
             settings=job["settings"],

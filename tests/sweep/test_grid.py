@@ -231,3 +231,7 @@ def test_resources_say_how_many_trials_fit():
         check_resources(4, 2, 0, {"CPU": 2})
     with pytest.raises(ValueError, match="needs 1 GPUs .* has 0"):
         check_resources(1, 1, 1, {"CPU": 2})
+
+
+def test_a_cluster_that_starts_its_nodes_as_they_are_needed_is_taken_at_its_users_word():
+    assert check_resources(1, 1, 1, {"CPU": 4}, growing_to=3) == 3

@@ -1,0 +1,94 @@
+"""``ray up``, a DDP sweep over both nodes as a job, a worker killed on the way, ``ray down``, nothing left running.
+
+About two minutes on two cores: ``make test-cluster``. It leaves alone any other Ray that runs on the machine.
+"""
+
+import os
+import re
+import shlex
+import signal
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import loopback
+import pandas as pd
+import pytest
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(bool(loopback.missing()), reason=loopback.missing()),
+]
+
+
+@pytest.fixture
+def cluster():
+    # Not pytest's own folder: the paths of Ray's sockets may have no more than 107 characters.
+    folder = tempfile.TemporaryDirectory(prefix="mdssl-", dir="/tmp", ignore_cleanup_errors=True)
+    with folder, loopback.Loopback(Path(folder.name)) as cluster:
+        yield cluster
+
+
+def train_workers(cluster) -> dict[str, int]:
+    """Pids of Ray Train's workers by the address of their node."""
+    found = {}
+    for pid, line in cluster.processes().items():
+        if line.startswith("ray::") and "RayTrainWorker" in line:
+            raylet = loopback.command_line(loopback.parent_of(pid))
+            found[re.search(r"--node_ip_address=(\S+)", raylet)[1]] = pid
+    return found
+
+
+def status_of(url: str, token: str = "") -> int:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        return urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(cluster, tiny_data, tmp_path):
+    config, storage = str(cluster.config), tmp_path / "results"
+    cluster.ray("up", config, "--yes", "--no-config-cache", timeout=180)
+    loopback.wait(lambda: "2.0 CPU" in cluster.ray("exec", config, "ray status"), 120, "the second node")
+
+    token_file = cluster.folder / "head" / ".ray" / "auth_token"
+    assert token_file.stat().st_mode & 0o777 == 0o600
+    jobs = f"http://127.0.0.1:{cluster.dashboard}/api/jobs/"
+    assert status_of(jobs) in (401, 403), "the Jobs API asks for the token"
+    assert status_of(jobs, token_file.read_text()) == 200
+
+    sweep = f"python {loopback.PROJECT}/sweeps/lambda_grid.py --address auto --workers 2 --norm group"
+    sweep += " --domains tiny-a tiny-b --evaluate tiny-c --lambda1 0.9 --lambda2 0.1 --batch-per-domain 8"
+    sweep += " --iterations 40 --precision fp32 --report-every 2 --checkpoint-seconds 0"
+    sweep += f" --storage {shlex.quote(str(storage))} --data {shlex.quote(tiny_data)}"
+    outcome = {}
+
+    def submit() -> None:
+        try:
+            outcome["output"] = cluster.ray("exec", config, f"ray job submit -- {sweep}", timeout=600)
+        except AssertionError as error:
+            outcome["error"] = error
+
+    job = threading.Thread(target=submit)
+    job.start()
+    loopback.wait(lambda: not job.is_alive() or any(storage.glob("trials/*/checkpoints/*")), 300, "a checkpoint")
+    workers = train_workers(cluster)
+    assert set(workers) == set(loopback.NODES.values()), f"one worker on each node: {workers} {outcome}"
+    os.kill(workers[loopback.NODES["worker"]], signal.SIGKILL)
+    job.join()
+    assert "error" not in outcome, outcome["error"]
+    assert "a worker died at step" in outcome["output"]
+
+    board = pd.read_parquet(storage / "leaderboard")
+    assert sorted(board["method"]) == ["mdssl", "random", "simclr"]
+    assert set(board["status"]) == {"finished"}
+    assert set(board.loc[board["method"] != "random", "num_workers"]) == {2}
+
+    cluster.ray("down", config, "--yes")
+    # The workers of provider `local` are told nothing: they go when they have missed the head for a minute.
+    loopback.wait(lambda: not cluster.processes(), 150, f"nothing left running, but {cluster.processes()}")
