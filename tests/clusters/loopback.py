@@ -87,6 +87,7 @@ class Loopback:
                 f"export PYTHONPATH={PROJECT} RAY_TMPDIR={home} RAY_USAGE_STATS_ENABLED=0",
             ]
             (home / ".bashrc").write_text("\n".join(lines) + "\n")
+            (home / "project").symlink_to(PROJECT)  # in place of the mounts
 
     def _write_config(self) -> None:
         # Not above: a node runs this file as a program, for `ray stop`, and needs no more than Python for that.

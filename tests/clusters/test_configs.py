@@ -87,7 +87,7 @@ def test_what_is_mounted_is_there_and_is_what_an_installation_needs(name):
         assert path.startswith("~") or (PROJECT / path).exists(), path
         assert to.startswith("~/")
     for needed in ("mdssl", "sweeps", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
-        assert mounts[f"~/mdssl/{needed}"] == needed
+        assert mounts[f"~/project/{needed}"] == needed
 
 
 def test_aws_head_is_on_demand_without_a_gpu_and_workers_are_spot_from_none(aws, node_types):

@@ -33,6 +33,10 @@ def cluster():
         yield cluster
 
 
+# As README has it.
+SWEEP = "python project/sweeps/lambda_grid.py"
+
+
 def train_workers(cluster) -> dict[str, int]:
     """Pids of Ray Train's workers by the address of their node."""
     found = {}
@@ -62,15 +66,15 @@ def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(clus
     assert status_of(jobs) in (401, 403), "the Jobs API asks for the token"
     assert status_of(jobs, token_file.read_text()) == 200
 
-    sweep = f"python {loopback.PROJECT}/sweeps/lambda_grid.py --address auto --workers 2 --norm group"
-    sweep += " --domains tiny-a tiny-b --evaluate tiny-c --lambda1 0.9 --lambda2 0.1 --batch-per-domain 8"
-    sweep += " --iterations 40 --precision fp32 --report-every 2 --checkpoint-seconds 0"
-    sweep += f" --storage {shlex.quote(str(storage))} --data {shlex.quote(tiny_data)}"
+    flags = "--address auto --workers 2 --norm group"
+    flags += " --domains tiny-a tiny-b --evaluate tiny-c --lambda1 0.9 --lambda2 0.1 --batch-per-domain 8"
+    flags += " --iterations 40 --precision fp32 --report-every 2 --checkpoint-seconds 0"
+    flags += f" --storage {shlex.quote(str(storage))} --data {shlex.quote(tiny_data)}"
     outcome = {}
 
     def submit() -> None:
         try:
-            outcome["output"] = cluster.ray("exec", config, f"ray job submit -- {sweep}", timeout=600)
+            outcome["output"] = cluster.ray("exec", config, f"ray job submit -- {SWEEP} {flags}", timeout=600)
         except AssertionError as error:
             outcome["error"] = error
 
@@ -88,6 +92,10 @@ def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(clus
     assert sorted(board["method"]) == ["mdssl", "random", "simclr"]
     assert set(board["status"]) == {"finished"}
     assert set(board.loc[board["method"] != "random", "num_workers"]) == {2}
+
+    again = cluster.ray("submit", config, "sweeps/lambda_grid.py", "--", *shlex.split(flags))
+    assert "3 already there" in again
+    pd.testing.assert_frame_equal(pd.read_parquet(storage / "leaderboard"), board)
 
     cluster.ray("down", config, "--yes")
     # The workers of provider `local` are told nothing: they go when they have missed the head for a minute.
