@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -126,10 +127,13 @@ def _score_of(row: dict) -> tuple[str | None, str | None, str | None, str | None
 
 @lru_cache(maxsize=1)
 def git_commit() -> str:
-    """The commit of the checkout that this package runs from, ``-dirty`` where files differ; empty outside of one."""
+    """The commit of the checkout that this package runs from, ``-dirty`` where files differ.
+
+    Outside of one, as on a cluster, which gets the files alone: what ``MDSSL_GIT_COMMIT`` says, or nothing.
+    """
     folder = Path(mdssl.__file__).parents[1]
     if not (folder / ".git").exists():
-        return ""
+        return os.environ.get("MDSSL_GIT_COMMIT", "")
     try:
         commit = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty"]
         return subprocess.run(commit, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -34,7 +34,7 @@ def cluster():
 
 
 # As README has it.
-SWEEP = "python project/sweeps/lambda_grid.py"
+SWEEP = "env MDSSL_GIT_COMMIT=of-another-checkout python project/sweeps/lambda_grid.py"
 
 
 def train_workers(cluster) -> dict[str, int]:

@@ -12,7 +12,7 @@ from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint, news, plan, trials
 from mdssl.sweep.launch import check_resources
-from mdssl.sweep.rows import failed_row, finished_row, merged
+from mdssl.sweep.rows import failed_row, finished_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
 
 CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
@@ -235,3 +235,14 @@ def test_resources_say_how_many_trials_fit():
 
 def test_a_cluster_that_starts_its_nodes_as_they_are_needed_is_taken_at_its_users_word():
     assert check_resources(1, 1, 1, {"CPU": 4}, growing_to=3) == 3
+
+
+def test_the_commit_of_files_without_a_checkout_is_what_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setattr("mdssl.__file__", str(tmp_path / "mdssl" / "__init__.py"))
+    monkeypatch.delenv("MDSSL_GIT_COMMIT", raising=False)
+    git_commit.cache_clear()
+    assert git_commit() == ""
+    git_commit.cache_clear()
+    monkeypatch.setenv("MDSSL_GIT_COMMIT", "0cba2fd")
+    assert git_commit() == "0cba2fd"
+    git_commit.cache_clear()
