@@ -1,6 +1,6 @@
 """Two nodes on one machine, brought up by ``ray up`` from the checked-in ``clusters/on-premises.yaml``.
 
-The nodes are 127.0.0.1 and 127.0.0.2, each with an sshd of its own that gives it a home folder of its own. All that
+The nodes are two addresses of loopback, each with an sshd of its own that gives it a home folder of its own. All that
 this writes is in one temporary folder, all ports are its own, and every process it starts stays its descendant, however
 often it forks: so what is left of a cluster can be seen, and ended by pid, while other Rays run on the machine.
 """
@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-NODES = {"head": "127.0.0.1", "worker": "127.0.0.2"}
+# Not 127.0.0.1, in whose place Ray takes the machine's address in its network.
+NODES = {"head": "127.0.0.2", "worker": "127.0.0.3"}
 
 
 def missing() -> str:
@@ -72,8 +73,9 @@ class Loopback:
 
     def _write_commands(self) -> None:
         """What a node finds first on its PATH."""
-        # Ray cannot be told a port for SSH.
-        _script(self.folder / "bin" / "ssh", f'exec {_which("ssh")} -F none -p {self.ssh_port} "$@"')
+        # Ray cannot be told a port for SSH; and ssh takes ~ for the home of the user, whatever HOME is.
+        home = 'for word; do shift; case "$word" in "~/"*) word="$HOME${word#?}";; esac; set -- "$@" "$word"; done'
+        _script(self.folder / "bin" / "ssh", f'{home}\nexec {_which("ssh")} -F none -p {self.ssh_port} "$@"')
         # `ray stop` ends every Ray process of a machine, and a node here is only a part of one.
         ray = Path(sys.executable).parent / "ray"
         stop = f'[ "$1" = stop ] && exec {sys.executable} {Path(__file__).resolve()} "$RAY_TMPDIR"'
@@ -164,6 +166,11 @@ class Loopback:
         sshd = f"-f {self.folder}/ssh/"
         return {pid: line for pid, line in descendants(os.getpid()).items() if sshd not in line}
 
+    def story(self) -> str:
+        """The last that the head's autoscaler and the two sshd said."""
+        files = [*self.folder.glob("head/ray/session_latest/logs/monitor*"), *self.folder.glob("ssh/*.log")]
+        return "\n".join(f"== {file}\n{file.read_text(errors='replace')[-3000:]}" for file in files)
+
     def __exit__(self, *exception: object) -> None:
         # Until none is left: what is ended may have started something in between.
         for _ in range(50):
@@ -223,11 +230,11 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
 
 
-def wait(condition: Callable[[], object], seconds: float, what: str) -> object:
-    """The first true value of ``condition``; fails after ``seconds``."""
+def wait(condition: Callable[[], object], seconds: float, what: str, why: Callable[[], object] = lambda: "") -> object:
+    """The first true value of ``condition``; fails after ``seconds``, and says ``why``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s\n{why()}"
         time.sleep(0.2)
     return value
 

@@ -58,7 +58,9 @@ def status_of(url: str, token: str = "") -> int:
 def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(cluster, tiny_data, tmp_path):
     config, storage = str(cluster.config), tmp_path / "results"
     cluster.ray("up", config, "--yes", "--no-config-cache", timeout=180)
-    loopback.wait(lambda: "2.0 CPU" in cluster.ray("exec", config, "ray status"), 120, "the second node")
+    loopback.wait(
+        lambda: "2.0 CPU" in cluster.ray("exec", config, "ray status"), 90, "the second node", why=cluster.story
+    )
 
     token_file = cluster.folder / "head" / ".ray" / "auth_token"
     assert token_file.stat().st_mode & 0o777 == 0o600
@@ -68,7 +70,7 @@ def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(clus
 
     flags = "--address auto --workers 2 --norm group"
     flags += " --domains tiny-a tiny-b --evaluate tiny-c --lambda1 0.9 --lambda2 0.1 --batch-per-domain 8"
-    flags += " --iterations 40 --precision fp32 --report-every 2 --checkpoint-seconds 0"
+    flags += " --iterations 60 --precision fp32 --report-every 2 --checkpoint-seconds 0"
     flags += f" --storage {shlex.quote(str(storage))} --data {shlex.quote(tiny_data)}"
     outcome = {}
 
@@ -99,4 +101,4 @@ def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(clus
 
     cluster.ray("down", config, "--yes")
     # The workers of provider `local` are told nothing: they go when they have missed the head for a minute.
-    loopback.wait(lambda: not cluster.processes(), 150, f"nothing left running, but {cluster.processes()}")
+    loopback.wait(lambda: not cluster.processes(), 150, "nothing left running", why=cluster.processes)
