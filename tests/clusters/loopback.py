@@ -73,9 +73,10 @@ class Loopback:
 
     def _write_commands(self) -> None:
         """What a node finds first on its PATH."""
-        # Ray cannot be told a port for SSH; and ssh takes ~ for the home of the user, whatever HOME is.
-        home = 'for word; do shift; case "$word" in "~/"*) word="$HOME${word#?}";; esac; set -- "$@" "$word"; done'
-        _script(self.folder / "bin" / "ssh", f'{home}\nexec {_which("ssh")} -F none -p {self.ssh_port} "$@"')
+        # Ray cannot be told a port for SSH; and ssh takes the ~ of a key for the home of the user, whatever HOME is.
+        key = 'case "$before $word" in "-i ~/"*) word="$HOME${word#?}";; esac'
+        words = f'before=; for word; do shift; {key}; set -- "$@" "$word"; before="$word"; done'
+        _script(self.folder / "bin" / "ssh", f'{words}\nexec {_which("ssh")} -F none -p {self.ssh_port} "$@"')
         # `ray stop` ends every Ray process of a machine, and a node here is only a part of one.
         ray = Path(sys.executable).parent / "ray"
         stop = f'[ "$1" = stop ] && exec {sys.executable} {Path(__file__).resolve()} "$RAY_TMPDIR"'
