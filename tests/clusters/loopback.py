@@ -88,6 +88,7 @@ class Loopback:
             lines = [
                 f"export PATH={self.folder / 'bin'}:{Path(sys.executable).parent}:$PATH",
                 f"export PYTHONPATH={PROJECT} RAY_TMPDIR={home} RAY_USAGE_STATS_ENABLED=0",
+                f"cd {home}",  # sshd starts in the home of the user
             ]
             (home / ".bashrc").write_text("\n".join(lines) + "\n")
             (home / "project").symlink_to(PROJECT)  # in place of the mounts

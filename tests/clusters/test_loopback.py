@@ -83,8 +83,10 @@ def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(clus
     job = threading.Thread(target=submit)
     job.start()
     loopback.wait(lambda: not job.is_alive() or any(storage.glob("trials/*/checkpoints/*")), 300, "a checkpoint")
+    if outcome:
+        pytest.fail(f"the job ended before it could be disturbed:\n{outcome.get('error') or outcome['output']}")
     workers = train_workers(cluster)
-    assert set(workers) == set(loopback.NODES.values()), f"one worker on each node: {workers} {outcome}"
+    assert set(workers) == set(loopback.NODES.values()), f"one worker on each node: {workers}"
     os.kill(workers[loopback.NODES["worker"]], signal.SIGKILL)
     job.join()
     assert "error" not in outcome, outcome["error"]
