@@ -18,7 +18,7 @@ from tiny_trial import tiny_trial
 from mdssl.config import TrialConfig
 from mdssl.data.prepare import prepare
 from mdssl.pretrain import checkpoint
-from mdssl.pretrain.loop import NonFiniteLossError, train
+from mdssl.pretrain.loop import LeftError, NonFiniteLossError, Wish, train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.trial_files import load_model, read_training
 from mdssl.run_config import RunSettings
@@ -83,6 +83,44 @@ def test_a_kill_in_the_middle_changes_nothing(tiny_data, tmp_path, optimizer):
     first, second = weights(tmp_path / "straight"), weights(tmp_path / "killed")
     assert all(torch.equal(first[name], second[name]) for name in first)
     pd.testing.assert_frame_equal(losses(tmp_path / "straight"), losses(tmp_path / "killed"), check_exact=True)
+
+
+def test_a_wished_checkpoint_is_saved_at_once_and_who_leaves_goes_on_from_it(tiny_data, tmp_path):
+    settings = RunSettings(report_every=1, checkpoint_seconds=1000)
+    arguments = {"data": tiny_data, "trial_dir": tmp_path / "left", "settings": settings, "device": "cpu"}
+    wishes = {2: Wish.CHECKPOINT, 4: Wish.LEAVE}
+    with pytest.raises(LeftError, match="stopped at step 4 of 6"):
+        train(tiny_trial(), **arguments, report=lambda progress: wishes.get(progress.step))
+    saved = sorted(file.name for file in (tmp_path / "left" / "checkpoints").iterdir())
+    assert saved == ["step-00000002.safetensors", "step-00000004.safetensors"]
+    reports = []
+    train(tiny_trial(), **arguments, report=reports.append)
+    assert [progress.step for progress in reports] == [5, 6]
+    train(tiny_trial(), **arguments | {"trial_dir": tmp_path / "straight"})
+    first, second = weights(tmp_path / "straight"), weights(tmp_path / "left")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_nothing_is_written_once_that_is_forbidden(tiny_data, tmp_path, allowed):
+    writes = iter(range(allowed))
+
+    def before_writing():
+        if next(writes, None) is None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(
+            tiny_trial(),
+            data=tiny_data,
+            trial_dir=tmp_path,
+            settings=EVERY_STEP,
+            device="cpu",
+            before_writing=before_writing,
+        )
+    found = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
+    checkpoints = [f"checkpoints/step-{step:08d}.safetensors" for step in range(1, allowed)]
+    assert found == [*checkpoints, *["config.json"][:allowed], *["metrics.parquet"][: len(checkpoints)]]
 
 
 @pytest.mark.slow
