@@ -73,10 +73,9 @@ def assert_nothing_is_left_over(storage):
     assert not list(storage.glob(".ray/*"))
 
 
-@pytest.mark.parametrize("executor", ["inline", "torchtrainer"])
-def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, tmp_path, executor):
+def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, tmp_path):
     shared = ["--iterations", 20, "--report-every", 2, "--checkpoint-seconds", 0, "--lambda1", 0.9]
-    shared += ["--executor", executor, "--max-concurrent", 1]
+    shared += ["--executor", "inline", "--max-concurrent", 1]
     first = start(*shared, "--lambda2", 0.1, 0.0, "--evaluate", "tiny-a")
     second = start(*shared, "--lambda2", 0.1, 0.05, "--evaluate", "tiny-a", "tiny-c")
     first.ends(0)
@@ -101,10 +100,10 @@ def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, tmp_pa
 
 
 def test_one_sweep_takes_over_what_another_was_killed_in(start, tmp_path):
-    shared = ["--iterations", 120, "--report-every", 2, "--checkpoint-seconds", 0.5, "--lambda1", 0.9]
+    shared = ["--iterations", 60, "--report-every", 2, "--checkpoint-seconds", 0.5, "--lambda1", 0.9]
     shared += ["--lambda2", 0.1, "--executor", "inline", "--max-concurrent", 1]
     first = start(*shared)
-    first.wait_for(r": step \d+/120")
+    first.wait_for(r": step \d+/60")
     second = start(*shared)
     trial_id = second.wait_for(r"([0-9a-f]{12}) [^\n]*: waits for").group(1)
     os.kill(first.process.pid, signal.SIGKILL)
@@ -115,7 +114,7 @@ def test_one_sweep_takes_over_what_another_was_killed_in(start, tmp_path):
     assert trial_id in trained(second)
     print(f"the other ended {time.monotonic() - killed_at:.0f} s after the kill")
     steps = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet")["step"]
-    assert list(steps) == list(range(2, 121, 2)), "every step once"
+    assert list(steps) == list(range(2, 61, 2)), "every step once"
     board = pd.read_parquet(storage / "leaderboard")
     assert set(board["status"]) == {"finished"}
     assert board["trial_id"].nunique() == 3
