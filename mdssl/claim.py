@@ -194,22 +194,28 @@ class Claim:
 
 
 class Watch:
-    """Sees by its own clock whether an owner still renews its claim."""
+    """Sees by its own clock whether an owner still renews its claim.
+
+    Who could not look for a while, suspended or without the storage, begins to count anew: the owner may not have had
+    the storage either, and is to have the time to renew its claim first.
+    """
 
     def __init__(self) -> None:
         self.seen: Owner | None = None
-        self.since = 0.0
+        self.since = self.looked = 0.0
 
     def look(self, owner: Owner) -> bool:
         """Whether ``owner``, as it has just been read, is dead."""
-        if owner != self.seen:
-            self.seen, self.since = owner, time.monotonic()
-        return owner.is_gone() or time.monotonic() - self.since >= DEAD_SECONDS
+        before, self.looked = self.looked, time.monotonic()
+        if owner != self.seen or self.looked - before > DEAD_SECONDS / 2:
+            self.seen, self.since = owner, self.looked
+        return self.dead is not None
 
     @property
     def dead(self) -> Owner | None:
         """The owner, as it was seen last, if it is dead."""
-        return self.seen if self.seen and self.look(self.seen) else None
+        is_dead = self.seen and (self.seen.is_gone() or self.looked - self.since >= DEAD_SECONDS)
+        return self.seen if is_dead else None
 
 
 def holder_of(trial_dir: Location) -> Owner | None:

@@ -191,6 +191,20 @@ def test_an_owner_of_another_machine_is_dead_when_its_claim_no_longer_changes(tr
     assert files(trial_dir) == []
 
 
+def test_who_could_not_look_for_a_while_gives_the_owner_time_to_renew_its_claim(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(claims.time, "monotonic", lambda: now)
+    watch, owner = Watch(), Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:00")
+    assert not watch.look(owner)
+    now += 100
+    assert not watch.look(owner), "the storage may have been away for both"
+    for _ in range(4):
+        now += 0.4
+        is_dead = watch.look(owner)
+    assert is_dead
+    assert watch.dead == owner
+
+
 def test_who_was_seen_dead_and_has_renewed_its_claim_since_lives(trial_dir):
     seen = Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:00")
     renewed = Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:10")
