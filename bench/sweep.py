@@ -104,7 +104,8 @@ def run_trials(contender: str, folder: Path, count: int, device: str) -> dict[st
     import ray
     from ray import tune
 
-    from mdssl.sweep.launch import start_ray, trial_resources
+    from mdssl.sweep.launch import trial_resources
+    from mdssl.sweep.ray_session import start_ray
     from mdssl.sweep.settings import SweepSettings
     from mdssl.sweep.trial import TrialRun
 

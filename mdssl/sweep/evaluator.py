@@ -14,7 +14,7 @@ import torch
 
 from mdssl.data.prepare import ensure_builtin
 from mdssl.data.prepared import open_dataset
-from mdssl.device import pick_device
+from mdssl.device import limit_memory, pick_device
 from mdssl.evaluate.evaluate import evaluate_dataset
 from mdssl.pretrain.trial_files import load_model
 from mdssl.run_config import ProbeConfig
@@ -28,9 +28,11 @@ NAME = "probe"
 class Evaluator:
     """Scores encoders on evaluation datasets."""
 
-    def __init__(self, data: str, probe: ProbeConfig, device: str):
+    def __init__(self, data: str, probe: ProbeConfig, device: str, memory: float = 1.0):
+        """``memory``: the part of its GPU's that it may take, where trials share that GPU."""
         torch.set_num_threads(1)
         self.data, self.probe, self.device = data, probe, pick_device(device)
+        limit_memory(self.device, memory)
 
     def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
         """Scores of one trial's encoder: a list of entries per dataset, or the error that one dataset ended in."""

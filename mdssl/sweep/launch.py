@@ -6,7 +6,6 @@ left, so a sweep can grow by a value, lose its driver, or be started again when 
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,35 +20,23 @@ from rich.console import Console
 from mdssl.claim import Claim, holder_of
 from mdssl.config import TrialConfig
 from mdssl.data.prepare import ensure_builtin
-from mdssl.errors import InputError
 from mdssl.pretrain.trial_files import now
 from mdssl.results import leaderboard
 from mdssl.results.compacted import renew
 from mdssl.storage import Location
 from mdssl.sweep.grid import Work, plan, trials
+from mdssl.sweep.resources import Share, check_resources, described
 from mdssl.sweep.rows import failed_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_plan, print_results
 from mdssl.sweep.waiting import Others
 
 if TYPE_CHECKING:
-    from ray.tune import ResultGrid
+    from ray.tune import Callback, ResultGrid
 
-    from mdssl.sweep.progress import SweepProgress
+    from mdssl.sweep.ray_session import RaySession
     from mdssl.sweep.trial import TrialRun
 
-_RAY_ENVIRONMENT = {
-    # Ray Train's controller looks after its workers, and takes their reports, this often.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-    # A trial whose CPUs are still taken waits; the default gives up after a minute.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
-    # Off spot machines it only logs that it found no notice.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # A nested trial has several processes; Ray warns of them where it may start as few at once as there are CPUs.
-    "RAY_worker_maximum_startup_concurrency": "16",
-    # Tune's own report says what ours says, and more than once.
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
 _TRIAL_RESTARTS = 2
 """How often Tune starts a trial's own process anew after it died."""
 
@@ -93,71 +80,76 @@ def run_sweep(
 
 def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console) -> None:
     # Ray and what imports it take seconds; a sweep that is done, or wrong, should not wait for them.
+    from mdssl.sweep.ray_session import ray_session
+
+    try:
+        with ray_session(settings, console) as session:
+            _run_on_ray(name, settings, storage, left, console, session)
+    finally:
+        for work in left:
+            _clear_up(storage, work.config)
+
+
+def _run_on_ray(
+    name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console, session: RaySession
+) -> None:
     import ray
 
     from mdssl.sweep import evaluator
+    from mdssl.sweep.machines import Machines, node_resources
     from mdssl.sweep.progress import SweepProgress
     from mdssl.sweep.trial import TrialRun
 
-    start_ray(settings)
-    try:
-        cpus, gpus = settings.cpus_per_worker, _gpus_per_worker(settings)
-        cluster = ray.cluster_resources()
-        growing_to = settings.max_concurrent if settings.address else None
-        slots = check_resources(settings.workers, cpus, gpus, cluster, growing_to=growing_to)
-        at_once = min(slots, settings.max_concurrent or slots, len(left))
+    nodes = node_resources()
+    share = _share(settings, nodes)
+    growing_to = settings.max_concurrent if settings.address else None
+    fitting = check_resources(share, nodes, growing_to=growing_to)
+    at_once = min(fitting, settings.max_concurrent or fitting, len(left))
+    console.print(f"{at_once} trial(s) at a time, each {share}", soft_wrap=True)
+    if growing_to:
         console.print(
-            f"{at_once} trial(s) at a time, {settings.workers} worker(s) each with {cpus} CPU(s)"
-            + (f" and {gpus:g} GPU(s)" if gpus else "")
+            f"the cluster has {described(nodes)} now; trials that need more wait until it has grown", soft_wrap=True
         )
-        if growing_to:
-            console.print(
-                f"the cluster has {cluster.get('CPU', 0):g} CPU(s) and {cluster.get('GPU', 0):g} GPU(s) now; trials "
-                "that need more wait until it has grown",
-                soft_wrap=True,
-            )
-        if settings.workers > 1 and not gpus and settings.norm == "batch":
-            console.print(
-                f"note: batch-norm on CPU takes its statistics per worker, so {settings.workers} workers train "
-                "other encoders than one does, under the same trial ids; --norm group makes their number irrelevant",
-                soft_wrap=True,
-            )
-        if settings.force:
-            for work in left:
-                _forget(name, storage, work.config, console)
-        run = TrialRun(
-            storage=storage.uri,
-            data=str(Path(settings.data).expanduser().absolute()),
-            probe=settings.probe_config,
-            settings=settings.run_settings,
-            executor=settings.executor,
-            workers=settings.workers,
-            cpus_per_worker=cpus,
-            gpus_per_worker=gpus,
-            context={
-                "sweep": name,
-                "preset": settings.preset,
-                "git_commit": git_commit(),
-                "ray_version": ray.__version__,
-            },
+    if settings.workers > 1 and not share.gpus and settings.norm == "batch":
+        console.print(
+            f"note: batch-norm on CPU takes its statistics per worker, so {settings.workers} workers train "
+            "other encoders than one does, under the same trial ids; --norm group makes their number irrelevant",
+            soft_wrap=True,
         )
-        # Where a node has a GPU: the head of a cluster often has none.
-        device = "auto" if gpus else "cpu"
-        # A handle that is held: Ray ends an actor that nobody can call any more.
-        actor = evaluator.Evaluator.options(name=evaluator.NAME).remote(run.data, run.probe, device)
-        # One trial more than train at once, where that is by GPU: it is ready to start while another is being probed. A
-        # CPU that a trial leaves is what probes it, and a process more would only take memory.
-        spare = 1 if gpus and settings.executor != "inline" and not settings.max_concurrent else 0
-        with SweepProgress({work.config.trial_id: work.config for work in left}, console) as progress:
-            others, todo = Others(storage, settings, progress.tell), left
-            while todo:
-                results = _fit(name, run, todo, at_once + spare, progress)
-                todo = others.wait(_settle(storage, run.context, results, todo))
-        ray.kill(actor)
-    finally:
-        ray.shutdown()
+    if settings.force:
         for work in left:
-            _clear_up(storage, work.config)
+            _forget(name, storage, work.config, console)
+    run = TrialRun(
+        storage=storage.uri,
+        data=str(Path(settings.data).expanduser().absolute()),
+        probe=settings.probe_config,
+        settings=settings.run_settings,
+        executor=settings.executor,
+        workers=settings.workers,
+        cpus_per_worker=share.cpus,
+        gpus_per_worker=share.gpus,
+        context={
+            "sweep": name,
+            "preset": settings.preset,
+            "git_commit": git_commit(),
+            "ray_version": ray.__version__,
+        },
+    )
+    # Where a node has a GPU: the head of a cluster often has none.
+    device = "auto" if share.gpus else "cpu"
+    # A handle that is held: Ray ends an actor that nobody can call any more.
+    actor = evaluator.Evaluator.options(name=evaluator.NAME).remote(run.data, run.probe, device, share.probe_memory)
+    # One trial more than train at once, where that is by GPU: it is ready to start while another is being probed. A
+    # CPU that a trial leaves is what probes it, and a process more would only take memory.
+    spare = 1 if share.gpus and settings.executor != "inline" and not settings.max_concurrent else 0
+    with SweepProgress({work.config.trial_id: work.config for work in left}, console) as progress:
+        others, todo = Others(storage, settings, progress.tell), left
+        while todo:
+            callbacks = [progress, Machines(share, at_once, console)]
+            results = _fit(name, run, todo, at_once + spare, callbacks)
+            session.keep_logs |= bool(results.errors)
+            todo = others.wait(_settle(storage, run.context, results, todo))
+    ray.kill(actor)
 
 
 def _forget(name: str, storage: Location, config: TrialConfig, console: Console) -> None:
@@ -179,7 +171,7 @@ def _clear_up(storage: Location, config: TrialConfig) -> None:
                 records.delete()
 
 
-def _fit(name: str, run: TrialRun, works: list[Work], at_once: int, progress: SweepProgress) -> ResultGrid:
+def _fit(name: str, run: TrialRun, works: list[Work], at_once: int, callbacks: list[Callback]) -> ResultGrid:
     from ray import tune
 
     from mdssl.sweep.trial import run_trial
@@ -202,7 +194,7 @@ def _fit(name: str, run: TrialRun, works: list[Work], at_once: int, progress: Sw
                 name=name,
                 storage_path=records,
                 verbose=0,
-                callbacks=[progress],
+                callbacks=callbacks,
                 failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
             ),
         ).fit()
@@ -237,63 +229,11 @@ def _settle(storage: Location, context: dict, results: ResultGrid, works: list[W
     return [work for work in works if work.config.trial_id in others]
 
 
-def check_resources(
-    workers: int, cpus: int, gpus: float, cluster: dict[str, float], *, growing_to: int | None = None
-) -> int:
-    """How many trials of ``workers`` × (``cpus``, ``gpus``) fit a cluster at once.
-
-    Args:
-        growing_to: how many will fit a cluster that starts nodes where they are missing. Ray does not tell a driver
-            whether a cluster is one, or how far it may grow, so what the user says is taken.
-
-    Raises:
-        ValueError: not one fits.
-    """
-    if growing_to is not None:
-        return growing_to
-    slots = []
-    for what, need, flag in (
-        ("CPU", workers * cpus, "--cpus-per-worker"),
-        ("GPU", workers * gpus, "--gpus-per-worker"),
-    ):
-        have = cluster.get(what, 0)
-        if need > have:
-            raise InputError(
-                f"a trial needs {need:g} {what}s ({workers} worker(s) with {need / workers:g} each), but the cluster "
-                f"has {have:g}; lower --workers or {flag}, or give a larger cluster with --address, and with "
-                "--max-concurrent if it starts its nodes as they are needed."
-            )
-        if need:
-            slots.append(int(have / need))
-    return min(slots)
-
-
-def start_ray(settings: SweepSettings) -> None:
-    """A Ray of its own, or with ``address`` a running one, set up so that trials start soon and wait quietly."""
-    import ray
-
-    environment = {key: os.environ.get(key, value) for key, value in _RAY_ENVIRONMENT.items()}
-    if settings.address:
-        ray.init(address=settings.address, runtime_env={"env_vars": environment}, log_to_driver=False)
-        return
-    os.environ.update(environment)
-    # The dashboard process stays: without its State API a trial that Tune stops would leak its placement group.
-    ray.init(
-        address="local",
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=256 << 20,
-    )
-
-
-def _gpus_per_worker(settings: SweepSettings) -> float:
-    import ray
-
-    if settings.gpus_per_worker is not None:
-        return settings.gpus_per_worker
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+def _share(settings: SweepSettings, nodes: list[dict[str, float]]) -> Share:
+    gpus = settings.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU") for node in nodes) else 0.0
+    return Share(workers=settings.workers, cpus=settings.cpus_per_worker, gpus=gpus)
 
 
 def _record_death(storage: Location, config: TrialConfig, error: str, context: dict) -> None:

@@ -54,8 +54,8 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     cpus_per_worker: int = 1
     """CPU cores, and so torch threads, of each worker."""
     gpus_per_worker: float | None = None
-    """GPUs of each worker; default: 1 where the cluster has GPUs, else 0. A fraction packs trials with one worker each.
-    """
+    """GPUs of each worker; default: 1 where the cluster has GPUs, else 0. With one worker these are the trial's: 0.5
+    puts two trials on a GPU."""
     executor: str = "torchtrainer"
     """torchtrainer (Ray Train, any number of workers) | inline (one worker inside the Tune trial: starts in a second).
     """
@@ -82,6 +82,11 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             check_number("max_concurrent", self.max_concurrent, low=1)
         if self.gpus_per_worker is not None:
             check_number("gpus_per_worker", self.gpus_per_worker, low=0)
+            if self.gpus_per_worker % 1 and not 0.01 <= self.gpus_per_worker < 1:
+                raise InputError(
+                    f"gpus_per_worker is {self.gpus_per_worker:g}; it must be a whole number of GPUs, or a part of one "
+                    "from 0.01, such as 0.5."
+                )
             if self.workers > 1 and self.gpus_per_worker % 1:
                 raise InputError(
                     f"gpus_per_worker is {self.gpus_per_worker} with {self.workers} workers, but NCCL "

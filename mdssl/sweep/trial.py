@@ -21,6 +21,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from mdssl.claim import Claim, ClaimLostError, Owner, check_held, holder_of
 from mdssl.config import UNTRAINED, TrialConfig
 from mdssl.data.prepare import ensure_builtin
+from mdssl.device import limit_memory, pick_device
 from mdssl.pretrain.loop import NonFiniteLossError, Progress, Wish, train
 from mdssl.pretrain.trial_files import now, read_training
 from mdssl.results.leaderboard import read_rows, write_rows
@@ -28,6 +29,7 @@ from mdssl.run_config import ProbeConfig, RunSettings
 from mdssl.storage import Location
 from mdssl.sweep import evaluator
 from mdssl.sweep.grid import evaluation_fingerprint, news
+from mdssl.sweep.resources import Share
 from mdssl.sweep.rows import failed_row, finished_row, merged
 from mdssl.sweep.waiting import report_of
 
@@ -191,6 +193,7 @@ def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) ->
         "trial_dir": trial_dir.uri,
         "settings": run.settings,
         "device": run.device,
+        "memory": Share(workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker).memory,
         "claim": token,
     }
 
@@ -227,6 +230,8 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
         # Raised here, Ray Train would start the workers again, as after the loss itself; the trial sees it by itself.
         return
     config = TrialConfig.from_dict(job["trial"])
+    device = pick_device(job["device"])
+    limit_memory(device, job["memory"])
     # On a cluster, the first on its node to need them.
     ensure_builtin(job["data"], config.domains)
     try:
@@ -235,7 +240,7 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
             data=job["data"],
             trial_dir=job["trial_dir"],
             settings=job["settings"],
-            device=job["device"],
+            device=device,
             report=report,
             before_writing=check_claim,
         )

@@ -11,7 +11,6 @@ from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint, news, plan, trials
-from mdssl.sweep.launch import check_resources
 from mdssl.sweep.rows import failed_row, finished_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
 
@@ -221,20 +220,6 @@ def test_unprepared_data_and_too_few_images_are_refused_before_anything(settings
         plan(Location.of(tmp_path), [], replace(settings, evaluate=("tiny-x",)))
     with pytest.raises(ValueError, match="use at most 64"):
         trials(replace(settings, batch_per_domain=65), METHODS)
-
-
-def test_resources_say_how_many_trials_fit():
-    assert check_resources(1, 1, 0, {"CPU": 2}) == 2
-    assert check_resources(2, 1, 0, {"CPU": 5}) == 2
-    assert check_resources(1, 1, 0.5, {"CPU": 16, "GPU": 2}) == 4
-    with pytest.raises(ValueError, match=r"needs 8 CPUs \(4 worker\(s\) with 2 each\), but the cluster has 2"):
-        check_resources(4, 2, 0, {"CPU": 2})
-    with pytest.raises(ValueError, match="needs 1 GPUs .* has 0"):
-        check_resources(1, 1, 1, {"CPU": 2})
-
-
-def test_a_cluster_that_starts_its_nodes_as_they_are_needed_is_taken_at_its_users_word():
-    assert check_resources(1, 1, 1, {"CPU": 4}, growing_to=3) == 3
 
 
 def test_the_commit_of_files_without_a_checkout_is_what_the_environment_says(monkeypatch, tmp_path):

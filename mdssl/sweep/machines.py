@@ -1,0 +1,69 @@
+"""Says when trials wait for machines: for one that a cluster has still to start, or for one that it has lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from mdssl.sweep.describe import duration
+from mdssl.sweep.resources import Share, described, slots
+
+_LOOK_SECONDS = 5.0
+_SAY_SECONDS = 60.0
+
+
+def node_resources() -> list[dict[str, float]]:
+    """The resources of each node that is there now, taken or not."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+class Machines(tune.Callback):
+    """Compares what the trials of a sweep need with what the cluster has, each time that Tune looks up."""
+
+    def __init__(
+        self,
+        share: Share,
+        at_once: int,
+        console: Console,
+        nodes: Callable[[], list[dict[str, float]]] = node_resources,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.share, self.at_once, self.console = share, at_once, console
+        self.nodes, self.clock = nodes, clock
+        self.looked = self.said = float("-inf")
+        self.short_since: float | None = None
+
+    def __getstate__(self) -> dict:
+        # Tune pickles its callbacks for a restore that this project does not use; a terminal cannot be pickled.
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        if self.clock() - self.looked >= _LOOK_SECONDS:
+            self.looked = self.clock()
+            self.look(min(self.at_once, sum(not trial.is_finished() for trial in trials)))
+
+    def look(self, wanted: int) -> None:
+        """Say, now and then, that less than the ``wanted`` number of trials has room, and once when all have."""
+        now, nodes = self.clock(), self.nodes()
+        room = slots(self.share, nodes)
+        if room >= wanted:
+            if self.short_since is not None:
+                waited = duration(now - self.short_since)
+                self._say(f"machines have come after {waited}: {described(nodes)}")
+                self.short_since, self.said = None, float("-inf")
+            return
+        self.short_since = now if self.short_since is None else self.short_since
+        if now - self.said >= _SAY_SECONDS:
+            self.said = now
+            self._say(
+                f"{wanted - room} of {wanted} trial(s) wait for machines, for {duration(now - self.short_since)} so "
+                f"far: each needs {self.share}; the cluster has {described(nodes)}"
+            )
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)

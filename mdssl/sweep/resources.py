@@ -1,0 +1,101 @@
+"""What a trial takes, and how many trials a cluster holds at once.
+
+A worker lives on one node, and a part of a GPU is of one GPU: four GPUs with 0.4 each hold two workers each, not ten
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mdssl.errors import InputError
+
+_MEMORY_OF_TRIALS, _MEMORY_OF_PROBE = 0.8, 0.15
+"""Of a GPU that trials share. The rest is for what PyTorch does not count, some 0.4 GB of each process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What each of a trial's ``workers`` gets: ``cpus`` cores, as many torch threads, and ``gpus``, perhaps a part of
+    one."""
+
+    workers: int
+    cpus: int
+    gpus: float
+
+    def __str__(self) -> str:
+        words = f"{_count(self.workers, 'worker')} with {_count(self.cpus, 'CPU')} ({_count(self.cpus, 'thread')})"
+        if self.gpus >= 1:
+            words += f" and {_count(self.gpus, 'GPU')}"
+        elif self.gpus:
+            words += f" and {self.gpus:g} of a GPU ({self.memory:.0%} of its memory)"
+        return words + (" each" if self.workers > 1 else "")
+
+    @property
+    def memory(self) -> float:
+        """What a worker may take of the memory of its GPU, from 0 to 1."""
+        return self.gpus * _MEMORY_OF_TRIALS if 0 < self.gpus < 1 else 1.0
+
+    @property
+    def probe_memory(self) -> float:
+        """What the probe beside such workers may take of the memory of a GPU."""
+        return _MEMORY_OF_PROBE if 0 < self.gpus < 1 else 1.0
+
+    def on(self, node: dict[str, float]) -> int:
+        """How many workers the node holds."""
+        held = int(node.get("CPU", 0) // self.cpus)
+        if self.gpus:
+            of_one = int(1 / self.gpus + 1e-6) if self.gpus < 1 else 1 / self.gpus
+            held = min(held, int(int(node.get("GPU", 0)) * of_one))
+        return held
+
+
+def slots(share: Share, nodes: Sequence[dict[str, float]]) -> int:
+    """How many trials fit ``nodes`` at once."""
+    return sum(share.on(node) for node in nodes) // share.workers
+
+
+def check_resources(share: Share, nodes: Sequence[dict[str, float]], *, growing_to: int | None = None) -> int:
+    """How many trials fit a cluster at once.
+
+    Args:
+        nodes: the resources of each node.
+        growing_to: how many will fit a cluster that starts nodes where they are missing. Ray does not tell a driver
+            whether a cluster is one, or how far it may grow, so what the user says is taken.
+
+    Raises:
+        ValueError: not one fits.
+    """
+    if growing_to is not None:
+        return growing_to
+    if fitting := slots(share, nodes):
+        return fitting
+    mend = "lower --workers, --cpus-per-worker or --gpus-per-worker, or give a larger cluster with --address, and with "
+    mend += "--max-concurrent if it starts its nodes as they are needed."
+    for what, each in (("CPU", share.cpus), ("GPU", share.gpus)):
+        need, have = share.workers * each, sum(node.get(what, 0) for node in nodes)
+        if need > have:
+            raise InputError(
+                f"a trial needs {need:g} {what}s ({share.workers} worker(s) with {each:g} each), but the cluster has "
+                f"{have:g}; {mend}"
+            )
+    held = sum(share.on(node) for node in nodes)
+    raise InputError(
+        f"a trial is {share}, and a worker is on one node, but of these workers the cluster's nodes hold {held}: "
+        f"{described(nodes)}; {mend}"
+    )
+
+
+def described(nodes: Sequence[dict[str, float]]) -> str:
+    """``2 nodes with 4 CPUs and 1 GPU, 1 node with 8 CPUs``."""
+    kinds: dict[str, int] = {}
+    for node in nodes:
+        gpus = f" and {_count(node['GPU'], 'GPU')}" if node.get("GPU") else ""
+        kind = _count(node.get("CPU", 0), "CPU") + gpus
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return ", ".join(f"{_count(number, 'node')} with {kind}" for kind, number in kinds.items()) or "no nodes"
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"

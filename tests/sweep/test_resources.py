@@ -1,0 +1,150 @@
+"""What a trial takes, how many trials a cluster holds, and what a sweep says while it waits for machines."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from mdssl.device import limit_memory
+from mdssl.sweep.machines import Machines
+from mdssl.sweep.resources import Share, check_resources, described, slots
+from mdssl.sweep.settings import SweepSettings
+
+
+def share(workers=1, cpus=1, gpus=0.0):
+    return Share(workers=workers, cpus=cpus, gpus=gpus)
+
+
+@pytest.mark.parametrize(
+    ("each", "nodes", "fitting"),
+    [
+        (share(), [{"CPU": 2}], 2),
+        (share(workers=2), [{"CPU": 5}], 2),
+        (share(cpus=2), [{"CPU": 3}, {"CPU": 3}], 2),
+        (share(gpus=0.5), [{"CPU": 16, "GPU": 2}], 4),
+        (share(gpus=0.4), [{"CPU": 16, "GPU": 2}], 4),
+        (share(gpus=1 / 3), [{"CPU": 16, "GPU": 1}], 3),
+        (share(gpus=0.1), [{"CPU": 4, "GPU": 1}], 4),
+        (share(gpus=2), [{"CPU": 16, "GPU": 5}], 2),
+        (share(workers=3, gpus=1), [{"CPU": 4, "GPU": 2}, {"CPU": 4, "GPU": 4}], 2),
+        (share(gpus=1), [{"CPU": 16}, {"CPU": 1, "GPU": 4}], 1),
+        (share(gpus=1), [], 0),
+    ],
+)
+def test_so_many_trials_fit_at_once(each, nodes, fitting):
+    assert slots(each, nodes) == fitting
+
+
+@pytest.mark.parametrize(
+    ("each", "nodes", "message"),
+    [
+        (share(workers=4, cpus=2), [{"CPU": 2}], r"needs 8 CPUs \(4 worker\(s\) with 2 each\), but the cluster has 2"),
+        (share(gpus=1), [{"CPU": 2}], "needs 1 GPUs .* has 0"),
+        (share(cpus=4), [{"CPU": 2}, {"CPU": 2}], r"the cluster's nodes hold 0: 2 nodes with 2 CPUs;"),
+        (
+            share(gpus=1, cpus=2),
+            [{"CPU": 8}, {"CPU": 1, "GPU": 4}],
+            "hold 0: 1 node with 8 CPUs, 1 node with 1 CPU and",
+        ),
+        (share(workers=3, cpus=2), [{"CPU": 3}, {"CPU": 3}], "3 workers with 2 CPUs .2 threads. each, .* hold 2"),
+    ],
+)
+def test_what_can_never_run_is_refused_with_what_is_there(each, nodes, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        check_resources(each, nodes)
+    assert "--gpus-per-worker" in str(refusal.value), "how to mend it"
+
+
+def test_a_cluster_that_starts_its_nodes_as_they_are_needed_is_taken_at_its_users_word():
+    assert check_resources(share(gpus=1), [{"CPU": 4}], growing_to=3) == 3
+
+
+def test_the_plan_says_what_each_trial_gets():
+    assert str(share()) == "1 worker with 1 CPU (1 thread)"
+    assert str(share(workers=2, cpus=4, gpus=1)) == "2 workers with 4 CPUs (4 threads) and 1 GPU each"
+    assert str(share(gpus=0.5)) == "1 worker with 1 CPU (1 thread) and 0.5 of a GPU (40% of its memory)"
+    assert described([{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 8}]) == (
+        "2 nodes with 4 CPUs and 1 GPU, 1 node with 8 CPUs"
+    )
+
+
+@pytest.mark.parametrize("part", [1.5, 0.001, 2.25])
+def test_a_part_of_several_gpus_is_refused(part):
+    with pytest.raises(ValueError, match=rf"gpus_per_worker is {part}; it must be a whole number of GPUs, or a part"):
+        SweepSettings(domains=("a", "b"), gpus_per_worker=part)
+
+
+def test_parts_of_a_gpu_are_for_one_worker():
+    with pytest.raises(ValueError, match=r"gpus_per_worker is 0.5 with 2 workers, but NCCL refuses two ranks on one"):
+        SweepSettings(domains=("a", "b"), gpus_per_worker=0.5, workers=2)
+
+
+def test_trials_and_the_probe_together_never_take_more_than_a_gpus_memory():
+    for number in range(2, 11):
+        each = share(gpus=1 / number)
+        assert number * each.memory + each.probe_memory < 1
+    assert share(gpus=1).memory == share(gpus=1).probe_memory == share().memory == 1
+
+
+def test_only_a_process_that_shares_its_gpu_is_limited(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *arguments: asked.append(arguments))
+    limit_memory("cpu", 0.4)
+    limit_memory("cuda:0", 1.0)
+    assert not asked
+    limit_memory("cuda:1", 0.4)
+    assert asked == [(0.4, "cuda:1")]
+
+
+class Cluster:
+    """A cluster without Ray, a clock that a test turns, and what a sweep says of the two."""
+
+    def __init__(self, each, at_once):
+        self.out, self.nodes, self.seconds = io.StringIO(), [{"CPU": 4}], 0.0
+        console = Console(file=self.out, width=60)
+        self.machines = Machines(each, at_once, console, lambda: self.nodes, lambda: self.seconds)
+
+    def pass_time(self, seconds, trials=2):
+        for _ in range(seconds):
+            self.seconds += 1
+            self.machines.on_step_begin(0, [Trial()] * trials)
+
+    @property
+    def lines(self):
+        return self.out.getvalue().splitlines()
+
+
+class Trial:
+    def is_finished(self):
+        return False
+
+
+def test_a_sweep_that_waits_for_machines_says_how_long_and_for_what():
+    cluster = Cluster(share(gpus=1), at_once=2)
+    cluster.pass_time(130)
+    first, *_, last = cluster.lines
+    assert first == (
+        "2 of 2 trial(s) wait for machines, for 0s so far: each needs 1 worker with 1 CPU (1 thread) and 1 GPU; the "
+        "cluster has 1 node with 4 CPUs"
+    )
+    assert len(cluster.lines) == 3, "once a minute"
+    assert "for 2m00s so far" in last
+    cluster.nodes = [{"CPU": 4}, {"CPU": 8, "GPU": 1}]
+    cluster.pass_time(60)
+    assert cluster.lines[3].startswith("1 of 2 trial(s) wait for machines, for 3m")
+    cluster.nodes = [{"CPU": 4}, {"CPU": 8, "GPU": 2}]
+    cluster.pass_time(60)
+    assert cluster.lines[4:] == ["machines have come after 3m10s: 1 node with 4 CPUs, 1 node with 8 CPUs and 2 GPUs"]
+
+
+def test_a_sweep_that_has_its_machines_says_nothing():
+    cluster = Cluster(share(), at_once=2)
+    cluster.pass_time(200, trials=4)
+    assert cluster.lines == []
+
+
+def test_the_last_trials_of_a_sweep_wait_for_no_more_machines_than_they_need():
+    cluster = Cluster(share(cpus=4), at_once=3)
+    cluster.pass_time(200, trials=1)
+    assert cluster.lines == []
