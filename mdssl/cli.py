@@ -18,6 +18,7 @@ from mdssl.config import ClusterSettings, TrialConfig, foreign_cluster_settings
 from mdssl.errors import InputError, check_name
 from mdssl.presets import PRESETS
 from mdssl.run_config import ProbeConfig, RunSettings, check_gradient_caching
+from mdssl.terminal import printable
 
 _DATA = os.environ.get("MDSSL_DATA", "data")
 _STORAGE = os.environ.get("MDSSL_STORAGE", "results")
@@ -42,7 +43,8 @@ def data_list(settings: DataList) -> None:
     for dataset in prepared:
         counts = " / ".join(f"{count:,} {split}" for split, count in dataset.counts.items())
         size, classes = dataset.image_size, len(dataset.classes)
-        print(f"  {dataset.name:18} {counts:28} {classes:4} classes  {size}x{size}  {dataset.description}")
+        line = f"  {dataset.name:18} {counts:28} {classes:4} classes  {size}x{size}  {dataset.description}"
+        print(printable(line))
     print("known by name; `mdssl data prepare NAME` prepares one:")
     there = {dataset.name for dataset in prepared}
     for name in CATALOG:

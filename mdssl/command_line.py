@@ -12,6 +12,7 @@ import tyro
 
 from mdssl.errors import InputError, check_name
 from mdssl.presets import PRESETS
+from mdssl.terminal import printable
 
 Settings = TypeVar("Settings")
 
@@ -57,7 +58,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     try:
         code = main(argv)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         code = 2
     except BrokenPipeError:
         # Whoever read the output, such as head, has enough; what Python still holds back for it would fail again.

@@ -35,6 +35,7 @@ from mdssl.results.published_table import print_resources, print_side_by_side
 from mdssl.sweep.paper_experiments import EXPERIMENTS
 from mdssl.sweep.paper_plan import plan_experiments, print_list, print_skipped
 from mdssl.sweep.settings import SweepSettings
+from mdssl.terminal import Terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     # After the flags, for it brings torch: --help should not wait for that.
     from mdssl.sweep.launch import run_sweep
 
-    console = Console()
+    console = Terminal()
     names = settings.experiments or tuple(EXPERIMENTS)
     if settings.list:
         print_list(names, settings, leaderboard.read(settings.storage), console)

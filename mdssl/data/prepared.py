@@ -125,7 +125,7 @@ class Dataset:
 
     def _map(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(path, mode="r")
         # EOFError: not even the header is whole.
         except (OSError, ValueError, EOFError) as error:
             raise self._damaged(path, str(error)) from error

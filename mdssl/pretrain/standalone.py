@@ -11,7 +11,7 @@ from dataclasses import fields
 
 import torch.distributed as dist
 
-from mdssl.claim import Claim
+from mdssl.claim import Claim, Owner
 from mdssl.config import TrialConfig
 from mdssl.data.mixture import fingerprint
 from mdssl.data.prepare import ensure_builtin
@@ -20,6 +20,7 @@ from mdssl.errors import InputError
 from mdssl.pretrain.loop import LeftError, NonFiniteLossError, Progress, Wish, train
 from mdssl.run_config import RunSettings
 from mdssl.storage import Location
+from mdssl.terminal import printable
 
 
 def train_standalone(settings) -> None:
@@ -47,7 +48,7 @@ def train_standalone(settings) -> None:
     claim = Claim(trial_dir, "mdssl train")
     try:
         if is_first:
-            claim.wait(lambda owner: print(f"waits for {owner}, who works on trial {config.trial_id}", flush=True))
+            claim.wait(lambda owner: _say_who(owner, config.trial_id))
         if under_torchrun:
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         with _told_to_leave() as told:
@@ -91,6 +92,10 @@ def _told_to_leave() -> Iterator[list[int]]:
         yield told
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _say_who(owner: Owner, trial_id: str) -> None:
+    print(printable(f"waits for {owner}, who works on trial {trial_id}"), flush=True)
 
 
 def _print_progress(progress: Progress) -> None:

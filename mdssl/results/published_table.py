@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mdssl.results.published import IMPLAUSIBLE, averages
+from mdssl.terminal import Terminal
 
 SOURCE = "published: numbers of the paper (ICLR 2022 submission), not ours"
 RECIPE = "published: resnet50 (imagenet stem), 48,000 iterations of 1024 images, sgd probe"
@@ -31,7 +32,7 @@ def print_side_by_side(table: pd.DataFrame, console: Console | None = None) -> N
     published, top-1 in percent; ``-`` where we have none. How ours were trained stands above, with the models it holds
     for where they differ; what kept a score from being there, other than that nobody ran it, below.
     """
-    console = console or Console()
+    console = console or Terminal()
     _say(console, f"{table['experiment'].iloc[0]}: top-1 in percent on the test split, linear probe on the encoder")
     _say(console, SOURCE)
     _say(console, RECIPE)
@@ -75,7 +76,7 @@ def print_resources(table: pd.DataFrame, console: Console | None = None) -> None
 
     A change is MDSSL's one model against the four of SimCLR.
     """
-    console = console or Console()
+    console = console or Terminal()
     _say(console, "table2: what four single-domain models cost, and one MDSSL model of the four domains")
     _say(console, f"{SOURCE}; on GeForce RTX 2080")
     devices = ", ".join(dict.fromkeys(name for name in table["devices"] if name))

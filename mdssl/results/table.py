@@ -18,6 +18,7 @@ from mdssl.results import leaderboard
 from mdssl.results.drawing import TextColumn, TextTable
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
+from mdssl.terminal import Terminal
 
 METHOD_ORDER = ("random", "pretrained", "simclr", "mdssl", "mdssl-clustered", "mdssl-robust")
 """From the floor upwards; methods not named here come last."""
@@ -104,7 +105,7 @@ def print_table(df: pd.DataFrame, console: Console | None = None) -> None:
     Columns of averages that hold nothing, and the status where all trials finished, are not shown. A table that is
     wider than the console is printed whole, for a number cut short is a wrong number.
     """
-    console = console or Console()
+    console = console or Terminal()
     if df.empty:
         console.print("no trials to show")
         return
@@ -143,7 +144,7 @@ def print_leaderboard(
         ValueError: a method, mixture, dataset, probe or layer that the leaderboard does not hold; a file that is not
             one of its own.
     """
-    console = console or Console()
+    console = console or Terminal()
     rows = leaderboard.read(storage)
     if rows.empty:
         console.print(

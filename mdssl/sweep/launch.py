@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
-from mdssl.claim import Claim, holder_of
+from mdssl.claim import Claim, Owner, holder_of
 from mdssl.config import TrialConfig
 from mdssl.data.prepare import ensure_builtin
 from mdssl.pretrain.trial_files import now
@@ -30,6 +30,7 @@ from mdssl.sweep.rows import failed_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_plan, print_results
 from mdssl.sweep.waiting import Others
+from mdssl.terminal import Terminal
 
 if TYPE_CHECKING:
     from ray.tune import Callback, ResultGrid
@@ -59,7 +60,7 @@ def run_sweep(
     Raises:
         ValueError: settings, data, storage or resources that cannot work; nothing has been started then.
     """
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = Terminal(width=None if sys.stdout.isatty() else 160, highlight=False)
     storage = Location.of(settings.storage)
     ensure_builtin(settings.data, [*settings.domains, *settings.evaluate])
     configs = trials(settings, methods)
@@ -155,9 +156,13 @@ def _run_on_ray(
 def _forget(name: str, storage: Location, config: TrialConfig, console: Console) -> None:
     """Delete what a trial has, once nobody works on it."""
     with Claim(storage / "trials" / config.trial_id, name) as claim:
-        claim.wait(lambda owner: console.print(f"{config.trial_id}: waits for {owner} to end before it is deleted"))
+        claim.wait(lambda owner: _say_who(config, owner, console))
         claim.clear()
         (storage / "leaderboard" / f"{config.trial_id}.parquet").delete()
+
+
+def _say_who(config: TrialConfig, owner: Owner, console: Console) -> None:
+    console.print(f"{config.trial_id}: waits for {owner} to end before it is deleted", markup=False)
 
 
 def _clear_up(storage: Location, config: TrialConfig) -> None:

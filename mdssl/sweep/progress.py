@@ -9,6 +9,7 @@ from ray import tune
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from mdssl.config import UNTRAINED, TrialConfig
 from mdssl.sweep.describe import duration, labels
@@ -114,7 +115,7 @@ class SweepProgress(tune.Callback):
         for trial_id, label in self.labels.items():
             latest = self.latest.get(trial_id)
             if latest is None:
-                table.add_row(label, "waits")
+                table.add_row(Text(label), "waits")
                 continue
             cells = [label, latest.get("phase", "train")]
             if "step" in latest:
@@ -123,7 +124,7 @@ class SweepProgress(tune.Callback):
                 cells += [f"{latest['views_per_second']:,.0f}", duration(latest["eta_seconds"])]
             elif latest.get("phase") == "waits":
                 cells = [label, f"waits for {latest['owner']}", str(latest["reached"])]
-            table.add_row(*cells)
+            table.add_row(*map(Text, cells))
         return table
 
 

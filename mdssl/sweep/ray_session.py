@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ _ENVIRONMENT = {
 _ENVIRONMENT_OF_ITS_OWN = {
     # All of Ray's ports on loopback, as it has them on macOS and Windows; it reads this when it is imported.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # The workers of a trial, which would meet at the address that the host's name has.
-    "GLOO_SOCKET_IFNAME": "lo",
+    # The workers of a trial, which would meet at the address that the host's name has. The first of several also has
+    # PyTorch's TCPStore, which listens on all interfaces whatever it is told.
+    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
 TOKEN = Path("~/.ray/auth_token")
 

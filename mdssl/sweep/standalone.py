@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 
 from mdssl.claim import Claim, Owner
@@ -19,6 +20,7 @@ from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint, has_score
 from mdssl.sweep.rows import finished_row, git_commit, merged
 from mdssl.sweep.settings import check_axis
+from mdssl.terminal import printable
 
 
 def probe_standalone(settings) -> None:
@@ -35,6 +37,8 @@ def probe_standalone(settings) -> None:
         check_axis("evaluate", settings.evaluate)
     if bool(settings.trial_id) == bool(settings.weights):
         raise InputError("give either a trial id, or --weights FILE for an encoder from elsewhere.")
+    if settings.trial_id:
+        check_trial_id(settings.trial_id)
     if settings.trial_id and settings.input_size is not None:
         raise InputError("input_size belongs to --weights; a trial's encoder takes images as they are prepared.")
     ensure_builtin(settings.data, settings.evaluate)
@@ -79,10 +83,10 @@ def probe_standalone(settings) -> None:
 def _take_in(settings, storage: Location) -> str:
     """Make a trial of an encoder from elsewhere; its id."""
     config, found = pretrained_config(settings.weights, settings.input_size)
-    print(f"{config.arch} with {config.stem} stem: {found.source}")
+    print(printable(f"{config.arch} with {config.stem} stem: {found.source}"))
     if found.unmatched:
         more = f" and {len(found.unmatched) - 8} more" if len(found.unmatched) > 8 else ""
-        print(f"not used of it: {', '.join(found.unmatched[:8])}{more}")
+        print(printable(f"not used of it: {', '.join(found.unmatched[:8])}{more}"))
     if not settings.evaluate:
         raise InputError("an encoder from elsewhere has no domains of its own; name datasets with --evaluate.")
     storage.check_writable()
@@ -94,5 +98,14 @@ def _take_in(settings, storage: Location) -> str:
     return config.trial_id
 
 
+def check_trial_id(trial_id: str) -> None:
+    """Raise ``ValueError`` unless it has the form of one: it becomes part of paths."""
+    if not re.fullmatch(r"[0-9a-f]{12}", trial_id):
+        raise InputError(
+            f"trial id {trial_id!r} is none; it must be 12 hex digits, as `mdssl leaderboard` and `mdssl status` print "
+            "them."
+        )
+
+
 def _say_who(owner: Owner) -> None:
-    print(f"waits for {owner}, who works on this trial", flush=True)
+    print(printable(f"waits for {owner}, who works on this trial"), flush=True)

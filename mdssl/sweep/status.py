@@ -21,6 +21,7 @@ from mdssl.results import leaderboard
 from mdssl.results.drawing import TextColumn, TextTable
 from mdssl.storage import Location
 from mdssl.sweep.describe import duration, labels
+from mdssl.terminal import Terminal
 
 STATES = ("failed", "silent", "training", "trained", "finished")
 """In the order in which they are shown: what needs somebody first."""
@@ -84,7 +85,7 @@ def print_status(storage: str | Location, console: Console | None = None) -> Non
     Raises:
         ValueError: as `trial_statuses`.
     """
-    console = console or Console()
+    console = console or Terminal()
     trials = trial_statuses(storage)
     counts = {state: sum(trial.state == state for trial in trials) for state in STATES}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials"

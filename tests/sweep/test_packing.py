@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def command(storage, data, *more):
@@ -34,7 +34,7 @@ def test_two_trials_share_a_gpu_and_a_third_waits_for_it(tiny_data, tmp_path):
         env=os.environ | {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": 8, "GPU": 1})},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=380,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "2 trial(s) at a time, each 1 worker with 1 CPU (1 thread) and 0.5 of a GPU (40% of its memory)" in (
@@ -55,14 +55,14 @@ def test_a_sweep_waits_for_a_node_says_so_and_uses_it_when_it_comes(tiny_data, t
             environment = os.environ | {"PYTHONUNBUFFERED": "1"}
             words = command(tmp_path / "results", tiny_data, *arguments)
             process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=environment)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 180
         while "wait for machines" not in said.read_text():
             assert process.poll() is None and time.monotonic() < deadline, said.read_text()
             time.sleep(0.2)
         assert "each needs 1 worker with 1 CPU (1 thread) and 0.5 of a GPU" in said.read_text()
         assert "the cluster has 1 node with 1 CPU\n" in said.read_text()
         cluster.add_node(num_cpus=2, num_gpus=1)
-        assert process.wait(120) == 0, said.read_text()
+        assert process.wait(180) == 0, said.read_text()
     finally:
         if process.poll() is None:
             process.kill()

@@ -1,0 +1,26 @@
+"""What others wrote on a terminal: names and errors may hold sequences that rewrite it, or type into it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""All but tabs and line ends, and what turns the direction of text around; halves of characters cannot be printed."""
+
+
+def printable(text: str) -> str:
+    """``text`` with each control character written as its escape, as in ``\\x1b[2J``."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class Terminal(Console):
+    """A console for text of others: no part of it but its own styles can be more than characters."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            safe = segment.control or not _CONTROL.search(segment.text)
+            yield segment if safe else segment._replace(text=printable(segment.text))

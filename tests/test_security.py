@@ -1,0 +1,310 @@
+"""What others wrote runs nothing and leads nowhere else, and a sweep on one machine is reached from that machine alone.
+
+Beside these: pickles in files of weights (tests/pretrain/test_pretrained.py) and in CIFAR's batches
+(tests/data/test_raw_formats.py), members of archives (tests/data/test_download.py), names of datasets to prepare
+(tests/data/test_prepare.py), roles and ports of clusters (tests/clusters).
+"""
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+from processes import descendants, listening
+from rich.console import Console
+
+from mdssl import cli
+from mdssl.command_line import run
+from mdssl.config import TrialConfig
+from mdssl.data.prepare import prepare
+from mdssl.data.prepared import open_dataset
+from mdssl.errors import InputError
+from mdssl.pretrain import checkpoint
+from mdssl.pretrain.model import build_model
+from mdssl.pretrain.optim import build_optimizer
+from mdssl.pretrain.trial_files import load_model, now
+from mdssl.results import leaderboard
+from mdssl.storage import Location
+from mdssl.sweep.progress import SweepProgress
+from mdssl.sweep.ray_session import make_private_token
+from mdssl.sweep.rows import failed_row
+from mdssl.sweep.status import print_status
+from mdssl.terminal import Terminal, printable
+
+SCRIPT = Path(__file__).parents[1] / "sweeps" / "lambda_grid.py"
+CONFIG = TrialConfig(arch="resnet18", domains=("tiny-a", "tiny-b"), iterations=4, precision="fp32")
+CLEARS_THE_SCREEN = "\x1b[2J"
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""127.0.0.1, the same as an IPv6 address, and ::1."""
+
+
+class Trap:
+    """Whoever unpickles it makes the file ``sprung``."""
+
+    def __init__(self, sprung: Path):
+        self.sprung = sprung
+
+    def __reduce__(self):
+        return Path.touch, (self.sprung,)
+
+
+@pytest.fixture
+def sprung(tmp_path):
+    """A file that exists as soon as a trap has been unpickled; each test ends with a look."""
+    file = tmp_path / "sprung"
+    yield file
+    assert not file.exists(), "code from a file was run"
+    pickle.loads(pickle.dumps(Trap(file)))
+    assert file.exists(), "the trap would have worked"
+
+
+def traps(sprung: Path) -> dict[str, bytes]:
+    objects, saved = io.BytesIO(), io.BytesIO()
+    np.save(objects, np.array([Trap(sprung)], dtype=object), allow_pickle=True)
+    torch.save(Trap(sprung), saved)
+    return {"pickle": pickle.dumps(Trap(sprung)), "npy": objects.getvalue(), "torch.save": saved.getvalue()}
+
+
+@pytest.mark.parametrize("kind", ["pickle", "npy", "torch.save"])
+class TestFilesThatRunCode:
+    def test_prepared_images(self, tiny_data, tmp_path, sprung, kind):
+        source = Path(tiny_data).parent / "tiny-a.npz"
+        prepare("own", data=tmp_path / "data", source=source, image_size=16, workers=1, progress=False)
+        for file in ("images.npy", "labels.npy"):
+            (tmp_path / "data" / "own" / "test" / file).write_bytes(traps(sprung)[kind])
+            with pytest.raises(InputError, match="is damaged"):
+                open_dataset(tmp_path / "data", "own")
+
+    def test_an_npz(self, tmp_path, sprung, kind):
+        (tmp_path / "own.npz").write_bytes(traps(sprung)[kind])
+        with pytest.raises(InputError):
+            prepare("own", data=tmp_path / "data", source=tmp_path / "own.npz", progress=False)
+
+    def test_an_encoder(self, tmp_path, sprung, kind):
+        (tmp_path / "encoder.safetensors").write_bytes(traps(sprung)[kind])
+        with pytest.raises(InputError, match="is damaged"):
+            load_model(Location.of(tmp_path))
+
+    def test_a_checkpoint(self, tmp_path, sprung, kind, caplog):
+        (tmp_path / "step-00000001.safetensors").write_bytes(traps(sprung)[kind])
+        model = build_model(CONFIG)
+        assert checkpoint.load_latest(Location.of(tmp_path), model, build_optimizer(CONFIG, model)) is None
+        assert "cannot be read" in caplog.text
+
+    def test_a_leaderboard_file_and_a_trials_files(self, tmp_path, sprung, kind):
+        trial = tmp_path / "trials" / CONFIG.trial_id
+        trial.mkdir(parents=True)
+        (trial / "config.json").write_text(json.dumps(CONFIG.to_dict()))
+        (trial / "metrics.parquet").write_bytes(traps(sprung)[kind])
+        with pytest.raises(InputError, match="is damaged"):
+            print_status(tmp_path)
+        (tmp_path / "leaderboard").mkdir()
+        (tmp_path / "leaderboard" / f"{CONFIG.trial_id}.parquet").write_bytes(traps(sprung)[kind])
+        with pytest.raises(InputError):
+            leaderboard.read(Location.of(tmp_path))
+
+
+def test_objects_in_an_npz_are_refused(tmp_path, sprung):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    for classes, labels in (
+        (np.array([Trap(sprung), "dog"], dtype=object), np.arange(4) % 2),
+        (np.array(["cat", "dog"]), np.array([Trap(sprung)] * 4, dtype=object)),
+    ):
+        arrays = {"train_images": images, "train_labels": labels, "classes": classes}
+        np.savez(tmp_path / "own.npz", **arrays)
+        with pytest.raises(InputError, match="cannot be read as npz"):
+            prepare("own", data=tmp_path / "data", source=tmp_path / "own.npz", progress=False)
+
+
+def test_parquet_cells_that_are_pickles_stay_bytes(tmp_path, sprung):
+    cells = [{"bytes": pickle.dumps(Trap(sprung)), "path": "a.png"}] * 4
+    # As pandas and Arrow mark columns whose cells or types are pickled objects.
+    pandas = {"columns": [{"name": "image", "pandas_type": "object", "numpy_type": "object", "metadata": None}]}
+    mark = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(Trap(sprung))}
+    image = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), metadata=mark)
+    schema = pa.schema([image, ("label", pa.int64())], metadata={"pandas": json.dumps(pandas)})
+    (tmp_path / "own").mkdir()
+    for split in ("train", "test"):
+        table = pa.table([cells, [0, 1, 0, 1]], schema=schema)
+        pq.write_table(table, tmp_path / "own" / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(InputError, match="cannot be decoded"):
+        prepare("own", data=tmp_path / "data", source=tmp_path / "own", workers=1, progress=False)
+
+
+def test_an_encoder_says_nothing_but_settings_that_a_trial_has(tmp_path):
+    for metadata in ({}, {"config": "no json"}, {"config": '{"arch": "resnet18", "command": "rm"}'}):
+        tensors = {"encoder.conv1.weight": torch.zeros(1)}
+        (tmp_path / "encoder.safetensors").write_bytes(safetensors.torch.save(tensors, metadata=metadata))
+        with pytest.raises(InputError, match="is damaged"):
+            load_model(Location.of(tmp_path))
+
+
+@pytest.mark.parametrize("trial_id", ["../../elsewhere", "..", "/etc", "0123456789AB", "0123456789abc", "a/../b"])
+def test_a_trial_id_leads_to_no_other_folder(tmp_path, trial_id):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "encoder.safetensors").write_bytes(b"")
+    settings = cli.Probe(trial_id=trial_id, storage=str(tmp_path / "results" / "deep"), device="cpu")
+    with pytest.raises(InputError, match="must be 12 hex digits"):
+        cli.probe(settings)
+
+
+@pytest.mark.parametrize("name", ["../tiny-a", "../../x", "/etc", "a/b", "..", ".", "", "tiny-a/", "tiny-a/../tiny-b"])
+def test_a_domains_name_leads_to_no_other_folder(tiny_data, tmp_path, name):
+    inside = Path(tiny_data) / "tiny-a"
+    with pytest.raises(InputError, match="unknown dataset"):
+        open_dataset(inside, name)
+    source = Path(tiny_data).parent / "tiny-a.npz"
+    with pytest.raises(InputError, match="name"):
+        prepare(name, data=tmp_path / "data", source=source, progress=False)
+    assert not list(tmp_path.rglob("meta.json"))
+
+
+def test_a_meta_json_names_no_files(tiny_data, tmp_path):
+    """Its splits are looked up by our names; what else it lists is not opened."""
+    source = Path(tiny_data).parent / "tiny-a.npz"
+    prepare("own", data=tmp_path / "data", source=source, image_size=16, workers=1, progress=False)
+    file = tmp_path / "data" / "own" / "meta.json"
+    meta = json.loads(file.read_text())
+    meta["splits"]["../../../../etc"] = meta["splits"]["test"]
+    file.write_text(json.dumps(meta))
+    dataset = open_dataset(tmp_path / "data", "own")
+    assert set(dataset.counts) == {"train", "test"}
+    with pytest.raises(InputError, match="unknown split"):
+        dataset.split("../../../../etc")
+
+
+def test_control_characters_are_printed_as_their_escapes():
+    assert printable(f"a{CLEARS_THE_SCREEN}b\rc\x07\x9b1m\u202e") == r"a\x1b[2Jb\rc\x07\x9b1m\u202e"
+    text = "λ1 = 0.9 – naïve 漢字 🙂\n\tdone"
+    assert printable(text) == text
+
+
+def shown(console: Console) -> str:
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def console():
+    """As wide as needed, and a terminal, so that our own styles are in what it shows."""
+    return Terminal(file=io.StringIO(), width=200, force_terminal=True, color_system="standard", highlight=False)
+
+
+def test_a_console_keeps_its_own_styles_and_no_others(console):
+    from rich.text import Text
+
+    console.print(Text(f"bad {CLEARS_THE_SCREEN} words", style="bold"))
+    assert shown(console) == "\x1b[1mbad \\x1b[2J words\x1b[0m\n"
+
+
+def test_an_error_types_nothing_into_the_terminal(capsys):
+    def main(argv):
+        raise InputError(f"class folder {CLEARS_THE_SCREEN} has no images")
+
+    with pytest.raises(SystemExit):
+        run(main, [])
+    assert capsys.readouterr().err == "error: class folder \\x1b[2J has no images\n"
+
+
+def test_a_stored_error_and_stored_names_type_nothing_into_the_terminal(tmp_path, console):
+    config = TrialConfig(domains=(f"a{CLEARS_THE_SCREEN}", "b"), precision="fp32")
+    error = f"ValueError: [/red] image {CLEARS_THE_SCREEN}.png cannot be decoded"
+    context = {"sweep": "s", "preset": "", "git_commit": "", "ray_version": ""}
+    row = failed_row(config, error, context=context, started_at=now())
+    leaderboard.write_rows(Location.of(tmp_path), config.trial_id, [row])
+    from mdssl.results.table import print_leaderboard
+
+    print_leaderboard(tmp_path, console=console)
+    print_status(tmp_path, console=console)
+    assert CLEARS_THE_SCREEN not in shown(console)
+    assert shown(console).count("[/red] image \\x1b[2J.png") == 2
+
+
+def test_names_are_no_markup_while_a_sweep_runs(console):
+    config = TrialConfig(domains=("[/]", "b[red]"), precision="fp32", iterations=9)
+    other = TrialConfig(domains=("[blink]x",), precision="fp32", iterations=9)
+    with SweepProgress({each.trial_id: each for each in (config, other)}, console) as progress:
+        trial = SimpleNamespace(config={"work": {"trial": config.to_dict()}})
+        waits = {"phase": "waits", "owner": f"[bold]host{CLEARS_THE_SCREEN}", "reached": 3}
+        progress.on_trial_result(0, [], trial, waits)
+        console.print(progress._table())
+    assert "waits for [bold]host\\x1" in shown(console) and CLEARS_THE_SCREEN not in shown(console)
+    assert "[/]+b[red]" in shown(console) and "[blink]x" in shown(console)
+
+
+@pytest.mark.parametrize("before", [None, 0o644])
+def test_the_token_is_for_its_user_alone(tmp_path, monkeypatch, before):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    token = tmp_path / ".ray" / "auth_token"
+    if before:
+        token.parent.mkdir()
+        token.write_text("theirs")
+        token.chmod(before)
+    make_private_token()
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.read_text() == "theirs" if before else len(token.read_text()) == 64
+
+
+@pytest.fixture(scope="module")
+def seen(tiny_data, tmp_path_factory):
+    """A sweep on this machine, looked at while its first trial trains and when it has ended."""
+    folder = tmp_path_factory.mktemp("sweep")
+    # Ray's sockets lie below it, and their paths may have 107 characters.
+    with tempfile.TemporaryDirectory(prefix="mdssl-", dir="/tmp") as temporary:
+        environment = os.environ | {"HOME": str(folder), "RAY_TMPDIR": temporary, "PYTHONUNBUFFERED": "1"}
+        # Others who share this machine may have set them for Rays of theirs.
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+            environment.pop(name, None)
+        command = [sys.executable, SCRIPT, "--domains", "tiny-a", "tiny-b", "--batch-per-domain", 8]
+        command += ["--iterations", 30, "--report-every", 2, "--precision", "fp32", "--lambda1", 0.9]
+        command += ["--lambda2", 0.1, "--storage", folder / "results", "--data", tiny_data, "--executor", "inline"]
+        said = folder / "said.txt"
+        with open(said, "w") as out:
+            words = [str(word) for word in command]
+            process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=environment)
+        try:
+            deadline = time.monotonic() + 180
+            while ": step " not in said.read_text():
+                assert process.poll() is None and time.monotonic() < deadline, said.read_text()
+                time.sleep(0.2)
+            ports = listening(descendants(process.pid))
+            sessions = list(Path(temporary, "ray").glob("session_2*"))
+            assert process.wait(180) == 0, said.read_text()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        left = list(Path(temporary, "ray").glob("session_2*"))
+        yield SimpleNamespace(home=folder, ports=ports, sessions=sessions, left=left)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+class TestASweepOnThisMachine:
+    def test_listens_on_loopback_alone(self, seen):
+        who = " ".join(seen.ports.values())
+        assert "gcs_server" in who and "raylet" in who and "ray::ImplicitFunc" in who, "all of Ray was looked at"
+        assert {key: name for key, name in seen.ports.items() if key[0] not in LOOPBACK} == {}
+
+    def test_makes_a_token_for_its_user_alone(self, seen):
+        assert (seen.home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+
+    def test_takes_its_ray_session_away(self, seen):
+        assert len(seen.sessions) == 1
+        assert seen.left == []
