@@ -11,6 +11,7 @@ from typing import TypeVar
 import tyro
 
 from mdssl.errors import InputError, check_name
+from mdssl.patience import StorageLostError
 from mdssl.presets import PRESETS
 from mdssl.terminal import printable
 
@@ -57,7 +58,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     argv = sys.argv[1:] if argv is None else argv
     try:
         code = main(argv)
-    except InputError as error:
+    except (InputError, StorageLostError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         code = 2
     except BrokenPipeError:

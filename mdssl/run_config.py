@@ -93,6 +93,9 @@ class RunSettings:
     """Seconds between checkpoints: what a kill can cost."""
     report_every: int = 10
     """Steps between progress reports, each a row of metrics.parquet."""
+    hang_minutes: float = 30.0
+    """Minutes without a report after which a worker is taken to hang, and killed: a sweep then starts it anew from the
+    last checkpoint. 0 is never."""
     gradient_caching: bool = False
     """Encode domain after domain in the memory of one: for many domains. The same gradients for one more forward pass;
     needs --batching per-domain, or --norm group."""
@@ -104,6 +107,7 @@ class RunSettings:
         check_types(self)
         check_number("checkpoint_seconds", self.checkpoint_seconds, low=0)
         check_number("report_every", self.report_every, low=1)
+        check_number("hang_minutes", self.hang_minutes, low=0)
 
 
 def check_gradient_caching(recipe: Recipe, settings: RunSettings) -> None:

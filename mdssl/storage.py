@@ -1,7 +1,8 @@
 """Where results live: one small interface over local folders, S3, GCS and whatever else fsspec opens.
 
 A file appears whole or not at all. Object stores give that by themselves; on a local or network filesystem the bytes go
-to a hidden temporary name in the same folder, reach the disk, and are renamed.
+to a hidden temporary name in the same folder, reach the disk, and are renamed. Where the storage is away for a while,
+whoever has `mdssl.patience` waits for it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import random
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow.fs
 
 from mdssl.errors import InputError
+from mdssl.patience import insist, may_pass
 
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _BID_SECONDS = 30.0
 """A bid for a new object that stands so long is of a process that died."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,12 @@ class Location:
         return isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
 
     def exists(self) -> bool:
-        return self.filesystem.get_file_info(self.path).type != pyarrow.fs.FileType.NotFound
+        info = self._insist(lambda: self.filesystem.get_file_info(self.path))
+        return info.type != pyarrow.fs.FileType.NotFound
+
+    def may_come_back(self, error: OSError) -> bool:
+        """Whether what failed with ``error`` here may succeed in some minutes."""
+        return may_pass(error, is_local=self.is_local)
 
     def names(self) -> list[str]:
         """The names directly inside this folder, sorted, hidden ones left out; empty where there is no folder."""
@@ -93,7 +104,7 @@ class Location:
     def listing(self) -> dict[str, pyarrow.fs.FileInfo]:
         """What is known of each of `names` without opening it, such as ``size`` and ``mtime_ns``; one call for all."""
         selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
-        found = {info.base_name: info for info in self.filesystem.get_file_info(selector)}
+        found = {info.base_name: info for info in self._insist(lambda: self.filesystem.get_file_info(selector))}
         return {name: found[name] for name in sorted(found) if not name.startswith((".", "_"))}
 
     def now_ns(self) -> int | None:
@@ -110,6 +121,9 @@ class Location:
 
     def read_bytes(self) -> bytes:
         """The whole file. Raises ``FileNotFoundError`` where there is none."""
+        return self._insist(self._read)
+
+    def _read(self) -> bytes:
         try:
             with self.filesystem.open_input_file(self.path) as file:
                 return file.read()
@@ -121,6 +135,9 @@ class Location:
 
     def write_bytes(self, data: bytes) -> None:
         """Write the whole file, or leave what was there before untouched."""
+        self._insist(lambda: self._write(data))
+
+    def _write(self, data: bytes) -> None:
         if not self.is_local:
             with self.filesystem.open_output_stream(self.path) as stream:
                 stream.write(data)
@@ -140,7 +157,7 @@ class Location:
 
     def write_new(self, data: bytes) -> bool:
         """Write the whole file if there is none; of several that try at once, exactly one is told that it did."""
-        return self._link_new(data) if self.is_local else self._write_as_sole_bidder(data)
+        return self._insist(lambda: self._link_new(data)) if self.is_local else self._write_as_sole_bidder(data)
 
     def _link_new(self, data: bytes) -> bool:
         target = Path(self.path)
@@ -223,6 +240,9 @@ class Location:
 
     def delete(self) -> None:
         """Remove this file, or this folder with all that is in it. Nothing there is fine."""
+        self._insist(self._delete)
+
+    def _delete(self) -> None:
         kind = self.filesystem.get_file_info(self.path).type
         if self.is_local and kind == pyarrow.fs.FileType.Directory:
             shutil.rmtree(self.path, ignore_errors=False)
@@ -242,6 +262,9 @@ class Location:
                 f"storage {self.uri!r} cannot be written: {error}. Give a writable folder or bucket with --storage "
                 "or MDSSL_STORAGE."
             ) from error
+
+    def _insist(self, action: Callable[[], T]) -> T:
+        return insist(self.uri, action, is_local=self.is_local)
 
 
 def _links_of(file: Path) -> int:

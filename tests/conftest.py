@@ -21,12 +21,10 @@ def stripes(
     return images.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
 
 
-@pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory) -> str:
+def prepare_tiny(folder) -> str:
     """A data folder with the domains tiny-a, tiny-b and tiny-c: 4 classes, 16×16, 64 train and 32 test images."""
     from mdssl.data.prepare import prepare
 
-    folder = tmp_path_factory.mktemp("tiny")
     for seed, name in enumerate(("tiny-a", "tiny-b", "tiny-c")):
         rng = np.random.default_rng(seed)
         arrays = {}
@@ -36,3 +34,9 @@ def tiny_data(tmp_path_factory) -> str:
         np.savez(source, **arrays)
         prepare(name, data=folder / "data", source=source, image_size=16, workers=1, progress=False)
     return str(folder / "data")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> str:
+    """See `prepare_tiny`."""
+    return prepare_tiny(tmp_path_factory.mktemp("tiny"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -23,6 +24,7 @@ from mdssl.config import CLUSTERED, UNTRAINED, TrialConfig
 from mdssl.data.mixture import Group, Mixture, fingerprint
 from mdssl.device import pick_device
 from mdssl.errors import InputError
+from mdssl.patience import patience
 from mdssl.pretrain import checkpoint, pseudo_domains
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import build_model
@@ -189,9 +191,7 @@ def train(
             # Every `checkpoint_seconds`, and when wished, only ever right after a report: its losses are known to be
             # finite.
             if rank == 0 and (is_last or wish or instant - saved_at >= settings.checkpoint_seconds):
-                before_writing()
-                checkpoint.save(trial_dir / "checkpoints", model, optimizer, state)
-                write_metrics(trial_dir, state)
+                _save(trial_dir, model, optimizer, state, before_writing, must=bool(is_last or wish))
                 saved_at = time.perf_counter()
                 if wish is Wish.LEAVE and not is_last:
                     raise LeftError(f"stopped at step {state.step} of {iterations}, with a checkpoint")
@@ -205,6 +205,32 @@ def train(
         # Nobody leaves, and ends the process group, while rank 0 still writes.
         dist.barrier()
     return ended if rank == 0 else read_training(trial_dir)
+
+
+def _save(
+    trial_dir: Location,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: LoopState,
+    before_writing: Callable[[], None],
+    *,
+    must: bool,
+) -> None:
+    """Save a checkpoint. One that need not be is passed over where the storage is full or away: training goes on."""
+    try:
+        with nullcontext() if must else patience(0):
+            before_writing()
+            checkpoint.save(trial_dir / "checkpoints", model, optimizer, state)
+            write_metrics(trial_dir, state)
+    except OSError as error:
+        if must or not trial_dir.may_come_back(error):
+            raise
+        log.warning(
+            "trial %s has no checkpoint of step %d: %s. Training goes on; the next one is tried when it is due",
+            trial_dir.name,
+            state.step,
+            error,
+        )
 
 
 def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | None) -> tuple[Group, ...]:

@@ -17,7 +17,9 @@ from mdssl.data.mixture import fingerprint
 from mdssl.data.prepare import ensure_builtin
 from mdssl.device import pick_device
 from mdssl.errors import InputError
+from mdssl.patience import patience
 from mdssl.pretrain.loop import LeftError, NonFiniteLossError, Progress, Wish, train
+from mdssl.pretrain.watchdog import watchdog
 from mdssl.run_config import RunSettings
 from mdssl.storage import Location
 from mdssl.terminal import printable
@@ -46,14 +48,16 @@ def train_standalone(settings) -> None:
     trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
     trial_dir.check_writable()
     claim = Claim(trial_dir, "mdssl train")
+    run_settings = RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)})
     try:
         if is_first:
             claim.wait(lambda owner: _say_who(owner, config.trial_id))
         if under_torchrun:
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        with _told_to_leave() as told:
+        with _told_to_leave() as told, patience(), watchdog(60 * run_settings.hang_minutes) as beat:
 
             def report(progress: Progress) -> Wish | None:
+                beat()
                 if is_first:
                     _print_progress(progress)
                 return Wish.LEAVE if told else None
@@ -62,7 +66,7 @@ def train_standalone(settings) -> None:
                 config,
                 data=settings.data,
                 trial_dir=trial_dir,
-                settings=RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)}),
+                settings=run_settings,
                 device=device,
                 report=report,
                 before_writing=claim.check,

@@ -46,6 +46,9 @@ def read_files(files: Sequence[Location]) -> pa.Table:
     """
     at_a_time, readers = _LOCAL if all(file.is_local for file in files) else _REMOTE
     slices = [files[start : start + at_a_time] for start in range(0, len(files), at_a_time)]
+    if len(slices) == 1:
+        # Threads would not have the patience with the storage that a trial has with it.
+        return _rows_in(slices[0])
     with ThreadPoolExecutor(readers) as pool:
         return pa.concat_tables([SCHEMA.empty_table(), *pool.map(_rows_in, slices)])
 

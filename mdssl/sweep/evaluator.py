@@ -16,6 +16,7 @@ from mdssl.data.prepare import ensure_builtin
 from mdssl.data.prepared import open_dataset
 from mdssl.device import limit_memory, pick_device
 from mdssl.evaluate.evaluate import evaluate_dataset
+from mdssl.patience import patience
 from mdssl.pretrain.trial_files import load_model
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
@@ -36,7 +37,8 @@ class Evaluator:
 
     def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
         """Scores of one trial's encoder: a list of entries per dataset, or the error that one dataset ended in."""
-        config, model = load_model(Location.of(trial_dir), self.device)
+        with patience():
+            config, model = load_model(Location.of(trial_dir), self.device)
         scores: dict[str, list[dict[str, Any]] | str] = {}
         for name in datasets:
             try:

@@ -20,6 +20,8 @@ from rich.console import Console
 from mdssl.claim import Claim, Owner, holder_of
 from mdssl.config import TrialConfig
 from mdssl.data.prepare import ensure_builtin
+from mdssl.patience import patience
+from mdssl.pretrain import checkpoint
 from mdssl.pretrain.trial_files import now
 from mdssl.results import leaderboard
 from mdssl.results.compacted import renew
@@ -28,6 +30,7 @@ from mdssl.sweep.grid import Work, plan, trials
 from mdssl.sweep.resources import Share, check_resources, described
 from mdssl.sweep.rows import failed_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
+from mdssl.sweep.sigterm import sigterm_as_ctrl_c
 from mdssl.sweep.summary import print_plan, print_results
 from mdssl.sweep.waiting import Others
 from mdssl.terminal import Terminal
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from mdssl.sweep.trial import TrialRun
 
 _TRIAL_RESTARTS = 2
-"""How often Tune starts a trial's own process anew after it died."""
+"""How often Tune starts a trial's own process anew after it died, with no new checkpoint meanwhile."""
 
 
 def run_sweep(
@@ -71,7 +74,8 @@ def run_sweep(
         return 0
     if left:
         storage.check_writable()
-        _run(name, settings, storage, left, console)
+        with patience():
+            _run(name, settings, storage, left, console)
     renew(storage)
     code = print_results(console, name, settings, storage, configs)
     if afterwards:
@@ -143,13 +147,15 @@ def _run_on_ray(
     # One trial more than train at once, where that is by GPU: it is ready to start while another is being probed. A
     # CPU that a trial leaves is what probes it, and a process more would only take memory.
     spare = 1 if share.gpus and settings.executor != "inline" and not settings.max_concurrent else 0
-    with SweepProgress({work.config.trial_id: work.config for work in left}, console) as progress:
+    shown = SweepProgress({work.config.trial_id: work.config for work in left}, console)
+    with shown as progress, sigterm_as_ctrl_c():
         others, todo = Others(storage, settings, progress.tell), left
         while todo:
+            reached = {work.config.trial_id: _step(storage, work.config) for work in todo}
             callbacks = [progress, Machines(share, at_once, console)]
             results = _fit(name, run, todo, at_once + spare, callbacks)
             session.keep_logs |= bool(results.errors)
-            todo = others.wait(_settle(storage, run.context, results, todo))
+            todo = others.wait(_settle(storage, run.context, results, todo, reached))
     ray.kill(actor)
 
 
@@ -213,25 +219,37 @@ def trial_resources(run: TrialRun) -> dict[str, float]:
     return {"CPU": 0, "memory": 1 << 20}
 
 
-def _settle(storage: Location, context: dict, results: ResultGrid, works: list[Work]) -> list[Work]:
-    """Write rows for trials that could not; those of ``works`` that others have.
+def _step(storage: Location, config: TrialConfig) -> int:
+    return checkpoint.latest_step(storage / "trials" / config.trial_id / "checkpoints")
+
+
+def _settle(
+    storage: Location, context: dict, results: ResultGrid, works: list[Work], reached: dict[str, int]
+) -> list[Work]:
+    """Write rows for trials that could not; those of ``works`` that others have, and those to be started once more.
+
+    Args:
+        reached: steps by trial, before it died the first time. One that got on between its deaths is not to blame.
 
     Raises:
         KeyboardInterrupt: trials are left. Tune takes Ctrl-C for itself, stops its trials and returns as if nothing had
             happened.
     """
-    ended, others = 0, set()
+    ended, again = 0, set()
     for result in results:
         phase = (result.metrics or {}).get("phase")
         if result.error is not None:
             config = TrialConfig.from_dict(result.config["work"]["trial"])
-            _record_death(storage, config, str(result.error), context)
+            if _step(storage, config) > reached[config.trial_id]:
+                again.add(config.trial_id)
+            else:
+                _record_death(storage, config, str(result.error), context)
         elif phase == "waits":
-            others.add(TrialConfig.from_dict(result.config["work"]["trial"]).trial_id)
+            again.add(TrialConfig.from_dict(result.config["work"]["trial"]).trial_id)
         ended += result.error is not None or phase in ("finished", "failed", "waits")
     if ended < len(works):
         raise KeyboardInterrupt
-    return [work for work in works if work.config.trial_id in others]
+    return [work for work in works if work.config.trial_id in again]
 
 
 def _share(settings: SweepSettings, nodes: list[dict[str, float]]) -> Share:

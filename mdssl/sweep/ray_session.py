@@ -20,7 +20,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     # A trial whose CPUs are still taken waits; the default gives up after a minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
-    # Off spot machines it only logs that it found no notice.
+    # A machine of one's own gives no notice.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # A nested trial has several processes; Ray warns of them where it may start as few at once as there are CPUs.
     "RAY_worker_maximum_startup_concurrency": "16",
@@ -83,7 +83,8 @@ def start_ray(settings: SweepSettings) -> Path | None:
     if settings.address:
         import ray
 
-        environment = {key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()}
+        defaults = _ENVIRONMENT | {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
+        environment = {key: os.environ.get(key, value) for key, value in defaults.items()}
         ray.init(address=settings.address, runtime_env={"env_vars": environment}, log_to_driver=False)
         return None
     for key, value in (_ENVIRONMENT | _ENVIRONMENT_OF_ITS_OWN).items():

@@ -22,8 +22,11 @@ from mdssl.claim import Claim, ClaimLostError, Owner, check_held, holder_of
 from mdssl.config import UNTRAINED, TrialConfig
 from mdssl.data.prepare import ensure_builtin
 from mdssl.device import limit_memory, pick_device
+from mdssl.patience import patience
+from mdssl.pretrain import checkpoint
 from mdssl.pretrain.loop import NonFiniteLossError, Progress, Wish, train
 from mdssl.pretrain.trial_files import now, read_training
+from mdssl.pretrain.watchdog import watchdog
 from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.run_config import ProbeConfig, RunSettings
 from mdssl.storage import Location
@@ -34,7 +37,7 @@ from mdssl.sweep.rows import failed_row, finished_row, merged
 from mdssl.sweep.waiting import report_of
 
 _WORKER_RESTARTS = 3
-"""How often Ray Train starts a trial's workers anew after one of them died."""
+"""How often Ray Train starts a trial's workers anew after one of them died, with no new checkpoint meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     work = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
     trial_dir = Location.of(run.storage) / "trials" / config.trial_id
-    with Claim(trial_dir, run.context["sweep"]) as claim:
+    with patience(), Claim(trial_dir, run.context["sweep"]) as claim:
         if owner := claim.take(dead=Owner(**work["dead"]) if work["dead"] else None):
             tune.report(report_of(trial_dir, owner))
             return
@@ -153,9 +156,25 @@ def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun, to
         ray.train.TrainingFailedError: a worker failed, or died more often than it may.
     """
     folder = train_records(Location.of(run.storage), config)
-    trainer = ray.train.torch.TorchTrainer(
+    reached = checkpoint.latest_step(trial_dir / "checkpoints")
+    while True:
+        try:
+            _trainer(_job(config, trial_dir, run, token), run, folder).fit()
+        except ray.train.TrainingFailedError:
+            # Deaths between which training gets on are the machines' doing, and over days there are many.
+            before, reached = reached, checkpoint.latest_step(trial_dir / "checkpoints")
+            if reached <= before:
+                raise
+        else:
+            return
+        finally:
+            folder.delete()
+
+
+def _trainer(job: dict[str, Any], run: TrialRun, records: Location) -> ray.train.torch.TorchTrainer:
+    return ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config=_job(config, trial_dir, run, token),
+        train_loop_config=job,
         torch_config=_no_process_group() if run.workers == 1 else None,
         scaling_config=ray.train.ScalingConfig(
             num_workers=run.workers,
@@ -164,17 +183,13 @@ def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun, to
             | ({"GPU": run.gpus_per_worker} if run.gpus_per_worker > 0 else {}),
         ),
         run_config=ray.train.RunConfig(
-            name=folder.name,
-            storage_path=folder.parent.uri,
+            name=records.name,
+            storage_path=records.parent.uri,
             callbacks=[TuneReportCallback()],
             failure_config=ray.train.FailureConfig(max_failures=_WORKER_RESTARTS),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    try:
-        trainer.fit()
-    finally:
-        folder.delete()
 
 
 def train_records(storage: Location, config: TrialConfig) -> Location:
@@ -235,15 +250,21 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
     # On a cluster, the first on its node to need them.
     ensure_builtin(job["data"], config.domains)
     try:
-        train(
-            config,
-            data=job["data"],
-            trial_dir=job["trial_dir"],
-            settings=job["settings"],
-            device=device,
-            report=report,
-            before_writing=check_claim,
-        )
+        with patience(), watchdog(60 * job["settings"].hang_minutes) as beat:
+
+            def report_and_beat(progress: Progress) -> Wish | None:
+                beat()
+                return report(progress)
+
+            train(
+                config,
+                data=job["data"],
+                trial_dir=job["trial_dir"],
+                settings=job["settings"],
+                device=device,
+                report=report_and_beat,
+                before_writing=check_claim,
+            )
     except NonFiniteLossError:
         # training.json says it; raised here, Ray Train would train into the same wall again.
         return
