@@ -21,7 +21,7 @@ from typing import TypeVar
 import pyarrow.fs
 
 from mdssl.errors import InputError
-from mdssl.patience import insist, may_pass
+from mdssl.patience import insist, may_pass, patience
 
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _BID_SECONDS = 30.0
@@ -255,8 +255,9 @@ class Location:
         """Raise ``ValueError`` unless a file can be made here; leaves nothing behind but the folder itself."""
         probe = self / f".writable-{uuid.uuid4().hex[:8]}"
         try:
-            probe.write_bytes(b"")
-            probe.delete()
+            with patience(0):
+                probe.write_bytes(b"")
+                probe.delete()
         except OSError as error:
             raise InputError(
                 f"storage {self.uri!r} cannot be written: {error}. Give a writable folder or bucket with --storage "

@@ -1,0 +1,195 @@
+"""Faults while training: storage that is full or away, a worker that hangs, signals, clocks that jump."""
+
+import errno
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from tiny_trial import tiny_trial
+
+from mdssl import patience as patiences
+from mdssl.patience import StorageLostError, patience
+from mdssl.pretrain.loop import train
+from mdssl.run_config import RunSettings
+
+EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk that is full while ``disk.full`` is above zero; each write that fails counts it down."""
+
+    class Disk:
+        full = 0
+
+    fsync = os.fsync
+
+    def sync(descriptor):
+        if Disk.full:
+            Disk.full -= 1
+            raise FULL
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(patiences, "_FIRST_PAUSE", 0.01)
+    return Disk
+
+
+@pytest.fixture(scope="module")
+def straight(tiny_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    train(tiny_trial(), data=tiny_data, trial_dir=folder, settings=EVERY_STEP, device="cpu")
+    return folder
+
+
+def assert_same(folder, straight):
+    first, second = (safetensors.torch.load_file(each / "encoder.safetensors") for each in (folder, straight))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+    frames = [pd.read_parquet(each / "metrics.parquet").drop(columns="views_per_second") for each in (folder, straight)]
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
+
+
+def checkpoints(folder):
+    return sorted(int(re.findall(r"\d+", name)[0]) for name in os.listdir(folder / "checkpoints"))
+
+
+def test_a_checkpoint_that_a_full_disk_refuses_ends_no_training(tiny_data, tmp_path, straight, disk, caplog):
+    seen = []
+
+    def report(progress):
+        # Full for the checkpoints of steps 3 and 4.
+        disk.full = {3: 10**6, 4: 10**6}.get(progress.step, 0)
+        seen.append(checkpoints(tmp_path) if progress.step > 1 else [])
+
+    with patience(60):
+        train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu", report=report)
+    assert seen == [[], [1], [1, 2], [1, 2], [1, 2], [2, 5]], "those before are left alone"
+    assert caplog.text.count("no checkpoint of step") == 2
+    assert_same(tmp_path, straight)
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_the_end_of_training_waits_for_the_disk(tiny_data, tmp_path, straight, disk):
+    def report(progress):
+        disk.full = 5 if progress.step == 6 else 0
+
+    with patience(60):
+        train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu", report=report)
+    assert disk.full == 0
+    assert_same(tmp_path, straight)
+
+
+def test_a_disk_that_stays_full_costs_no_more_than_what_came_after_the_last_checkpoint(
+    tiny_data, tmp_path, straight, disk
+):
+    def report(progress):
+        disk.full = 10**6 if progress.step >= 5 else 0
+
+    arguments = {"data": tiny_data, "trial_dir": tmp_path, "settings": EVERY_STEP, "device": "cpu"}
+    with patience(0.1), pytest.raises(StorageLostError, match="goes on from the last checkpoints"):
+        train(tiny_trial(), **arguments, report=report)
+    assert checkpoints(tmp_path) == [3, 4]
+    disk.full, again = 0, []
+    train(tiny_trial(), **arguments, report=lambda progress: again.append(progress.step))
+    assert again == [5, 6]
+    assert_same(tmp_path, straight)
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_after_memory_ran_out_the_trial_goes_on_from_its_checkpoint(tiny_data, tmp_path, straight, error, monkeypatch):
+    def report(progress):
+        if progress.step == 4:
+            raise error
+
+    arguments = {"data": tiny_data, "trial_dir": tmp_path, "settings": EVERY_STEP, "device": "cpu"}
+    with pytest.raises(type(error)):
+        train(tiny_trial(), **arguments, report=report)
+    train(tiny_trial(), **arguments)
+    assert_same(tmp_path, straight)
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(tiny_data, tmp_path, straight, monkeypatch):
+    jumps = random.Random(0)
+    monkeypatch.setattr(time, "time", lambda: jumps.uniform(0, 4e9))
+    settings = RunSettings(report_every=1, checkpoint_seconds=1000)
+    left = []
+
+    def report(progress):
+        left.append(os.path.exists(tmp_path / "checkpoints"))
+        assert 0 < progress.views_per_second < 1e6
+
+    ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu", report=report)
+    assert not any(left), "a checkpoint is due by a clock that does not jump"
+    assert 0 < ended["train_seconds"] < 1000
+    assert_same(tmp_path, straight)
+
+
+WATCHED = """
+import sys, time
+from mdssl.pretrain.watchdog import watchdog
+time.time = iter(range(0, 10**9, 10**6)).__next__  # jumps by days
+with watchdog(float(sys.argv[1])) as beat:
+    for _ in range(20):
+        time.sleep(0.1)
+        beat()
+    print("beaten", flush=True)
+    def a_call_that_never_returns():
+        time.sleep(float(sys.argv[2]))
+    a_call_that_never_returns()
+print("after", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "pause", "code", "said"),
+    [(1.5, 100, -signal.SIGKILL, "beaten\n"), (0, 2, 0, "beaten\nafter\n"), (50, 2, 0, "beaten\nafter\n")],
+)
+def test_a_worker_that_hangs_is_killed_and_shows_where(limit, pause, code, said):
+    command = [sys.executable, "-c", WATCHED, str(limit), str(pause)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (code, said)
+    if code:
+        assert "no report for 0.025 min: this worker hangs" in result.stderr
+        assert "a_call_that_never_returns" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["python", "torchrun"])
+def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_path, launcher):
+    command = [sys.executable, "-m", "mdssl"]
+    if launcher == "torchrun":
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += ["-m", "mdssl"]
+    command += ["train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data, "--storage", str(tmp_path)]
+    command += ["--iterations", "60", "--batch-per-domain", "8", "--report-every", "2", "--precision", "fp32"]
+    command += ["--checkpoint-seconds", "1000", "--norm", "group", "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("step 6/"):
+            process.send_signal(signal.SIGTERM)
+    code = process.wait(60)
+    process.stdout.close()
+    (trial,) = (tmp_path / "trials").iterdir()
+    (step,) = checkpoints(trial)
+    assert 6 <= step < 60, said
+    if launcher == "python":
+        assert code == 128 + signal.SIGTERM
+        assert f"stopped at step {step} of 60, with a checkpoint; the same command goes on from there" in said
+    else:
+        assert code != 0
+    assert sorted(os.listdir(trial)) == ["checkpoints", "config.json", "metrics.parquet"], "no claim is left"
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert re.search(r"^step (\d+)/", finished.stdout, re.MULTILINE)[1] == str(step + 2)
+    assert list(pd.read_parquet(trial / "metrics.parquet")["step"]) == list(range(2, 61, 2))
