@@ -27,7 +27,7 @@ _STORAGE = os.environ.get("MDSSL_STORAGE", "results")
 @dataclass(frozen=True, kw_only=True)
 class DataList:
     data: str = _DATA
-    """Folder of prepared datasets (or set MDSSL_DATA)."""
+    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def data_list(settings: DataList) -> None:
@@ -36,9 +36,9 @@ def data_list(settings: DataList) -> None:
     Example: mdssl data list
     """
     from mdssl.data.catalog import CATALOG, description_of
-    from mdssl.data.prepared import list_datasets
+    from mdssl.data.local_copy import list_prepared
 
-    prepared, problems = list_datasets(settings.data)
+    prepared, problems = list_prepared(settings.data)
     print(f"prepared in {settings.data}:" if prepared else f"nothing is prepared in {settings.data} yet")
     for dataset in prepared:
         counts = " / ".join(f"{count:,} {split}" for split, count in dataset.counts.items())
@@ -78,7 +78,7 @@ class DataPrepare:
     overwrite: bool = False
     """Replace what was prepared before with other settings."""
     data: str = _DATA
-    """Folder of prepared datasets (or set MDSSL_DATA)."""
+    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def data_prepare(settings: DataPrepare) -> None:
@@ -88,7 +88,7 @@ def data_prepare(settings: DataPrepare) -> None:
       mdssl data prepare cifar10 svhn --download
       mdssl data prepare cells --source ~/pictures/cells
     """
-    from mdssl.data.prepare import prepare
+    from mdssl.data.upload import prepare_in
 
     if not settings.names:
         raise InputError("no dataset is named; give one or more, e.g. `mdssl data prepare cifar10 --download`.")
@@ -98,9 +98,9 @@ def data_prepare(settings: DataPrepare) -> None:
             "prepare one at a time."
         )
     for name in settings.names:
-        dataset = prepare(
+        dataset = prepare_in(
+            settings.data,
             name,
-            data=settings.data,
             source=settings.source,
             kind=settings.kind,
             download=settings.download,
@@ -112,7 +112,8 @@ def data_prepare(settings: DataPrepare) -> None:
             test_fraction=settings.test_fraction,
         )
         counts = ", ".join(f"{count:,} {split}" for split, count in dataset.counts.items())
-        print(f"{name}: {counts} images of {len(dataset.classes)} classes in {dataset.path}")
+        place = dataset.path if dataset.builtin else f"{settings.data.rstrip('/')}/{name}"
+        print(f"{name}: {counts} images of {len(dataset.classes)} classes in {place}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ class DataShow:
     output: str | None = None
     """PNG file to write; default: NAME-SPLIT.png here."""
     data: str = _DATA
-    """Folder of prepared datasets (or set MDSSL_DATA)."""
+    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def data_show(settings: DataShow) -> None:
@@ -135,14 +136,14 @@ def data_show(settings: DataShow) -> None:
     Example: mdssl data show builtin-shapes
     """
     from mdssl.data.contact_sheet import contact_sheet
-    from mdssl.data.prepare import ensure_builtin
+    from mdssl.data.local_copy import at_hand
     from mdssl.data.prepared import open_dataset
 
     path = settings.output or f"{settings.name}-{settings.split}.png"
     if not path.lower().endswith(".png"):
         raise InputError(f"output {path!r} would not be a PNG file by its name; end it in .png.")
-    ensure_builtin(settings.data, [settings.name])
-    contact_sheet(open_dataset(settings.data, settings.name), settings.split, path, per_class=settings.per_class)
+    data = at_hand(settings.data, [settings.name], progress=True)
+    contact_sheet(open_dataset(data, settings.name), settings.split, path, per_class=settings.per_class)
     print(path)
 
 
@@ -160,7 +161,7 @@ class Train(TrialConfig, RunSettings):
     storage: str = _STORAGE
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
     data: str = _DATA
-    """Folder of prepared datasets (or set MDSSL_DATA)."""
+    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
     def __post_init__(self) -> None:
         check_name("preset", self.preset, PRESETS)
@@ -210,7 +211,7 @@ class Probe(ProbeConfig):
     storage: str = _STORAGE
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
     data: str = _DATA
-    """Folder of prepared datasets (or set MDSSL_DATA)."""
+    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def probe(settings: Probe) -> None:

@@ -21,6 +21,7 @@ from typing import TypeVar
 import pyarrow.fs
 
 from mdssl.errors import InputError
+from mdssl.filesystems import OBJECT_STORES, open_uri
 from mdssl.patience import insist, may_pass, patience
 
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
@@ -49,7 +50,8 @@ class Location:
         """Open ``uri``: a local path, or a URI that pyarrow's filesystems or fsspec know.
 
         Raises:
-            ValueError: the scheme is unknown, or needs a package that is not installed.
+            ValueError: the scheme is unknown, or needs a package that is not installed; or the bucket does not exist,
+                or does not let us in.
         """
         if isinstance(uri, Location):
             return uri
@@ -57,22 +59,14 @@ class Location:
         if "://" not in uri:
             path = str(Path(uri).expanduser().absolute())
             return cls(pyarrow.fs.LocalFileSystem(), path, path)
-        try:
-            filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
-            # A scheme that pyarrow does not know; or one that it does, wrongly written, and then its word counts too.
-            filesystem, path = _from_fsspec(uri, str(error))
-        except OSError as error:
-            raise InputError(
-                f"storage {uri!r} cannot be opened: {error}. Check the bucket's name, the network and the credentials, "
-                "or give another --storage."
-            ) from error
+        filesystem, path = open_uri(uri)
         if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
             uri = path
         return cls(filesystem, path.rstrip("/"), uri.rstrip("/"))
 
     def __truediv__(self, name: str) -> Location:
-        return Location(self.filesystem, f"{self.path}/{name}", f"{self.uri}/{name}")
+        place, options = self._split_uri()
+        return Location(self.filesystem, f"{self.path}/{name}", f"{place}/{name}{options}")
 
     def __str__(self) -> str:
         return self.uri
@@ -83,7 +77,13 @@ class Location:
 
     @property
     def parent(self) -> Location:
-        return Location(self.filesystem, self.path.rsplit("/", 1)[0], self.uri.rsplit("/", 1)[0])
+        place, options = self._split_uri()
+        return Location(self.filesystem, self.path.rsplit("/", 1)[0], place.rsplit("/", 1)[0] + options)
+
+    def _split_uri(self) -> tuple[str, str]:
+        """The URI up to its options, as in ``s3://…?region=…``, and those."""
+        place, mark, options = ("" if self.is_local else self.uri).partition("?")
+        return (place, mark + options) if mark else (self.uri, "")
 
     @property
     def is_local(self) -> bool:
@@ -139,8 +139,7 @@ class Location:
 
     def _write(self, data: bytes) -> None:
         if not self.is_local:
-            with self.filesystem.open_output_stream(self.path) as stream:
-                stream.write(data)
+            self._write_elsewhere(data)
             return
         target = Path(self.path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -154,6 +153,21 @@ class Location:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _write_elsewhere(self, data: bytes) -> None:
+        if self.filesystem.type_name in OBJECT_STORES:
+            with self.filesystem.open_output_stream(self.path) as stream:
+                stream.write(data)
+            return
+        temporary = self.parent / f".{self.name}.{uuid.uuid4().hex[:8]}.tmp"
+        self.filesystem.create_dir(self.parent.path, recursive=True)
+        try:
+            with self.filesystem.open_output_stream(temporary.path) as stream:
+                stream.write(data)
+            self.filesystem.move(temporary.path, self.path)
+        except BaseException:
+            temporary.delete()
+            raise
 
     def write_new(self, data: bytes) -> bool:
         """Write the whole file if there is none; of several that try at once, exactly one is told that it did."""
@@ -211,9 +225,12 @@ class Location:
         return False
 
     def _bids(self) -> set[str]:
-        selector = pyarrow.fs.FileSelector(self.parent.path, allow_not_found=True)
+        return self.parent._hidden(f".{self.name}.", ".bid")
+
+    def _hidden(self, start: str, end: str) -> set[str]:
+        selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
         names = {info.base_name for info in self.filesystem.get_file_info(selector)}
-        return {name for name in names if name.startswith(f".{self.name}.") and name.endswith(".bid")}
+        return {name for name in names if name.startswith(start) and name.endswith(end)}
 
     def overwrite(self, data: bytes) -> None:
         """Write over a small file of the same size; raises ``FileNotFoundError``, and makes none, where it is gone."""
@@ -237,6 +254,9 @@ class Location:
         if self.is_local:
             for left in Path(self.path).glob(f".{name}*.tmp"):
                 left.unlink(missing_ok=True)
+        elif self.filesystem.type_name not in OBJECT_STORES:
+            for left in self._hidden(f".{name}", ".tmp"):
+                (self / left).delete()
 
     def delete(self) -> None:
         """Remove this file, or this folder with all that is in it. Nothing there is fine."""
@@ -251,8 +271,12 @@ class Location:
         elif kind != pyarrow.fs.FileType.NotFound:
             self.filesystem.delete_file(self.path)
 
-    def check_writable(self) -> None:
-        """Raise ``ValueError`` unless a file can be made here; leaves nothing behind but the folder itself."""
+    def check_writable(self, setting: str = "--storage or MDSSL_STORAGE") -> None:
+        """Raise ``ValueError`` unless a file can be made here; leaves nothing behind but the folder itself.
+
+        Args:
+            setting: where the user gave this place.
+        """
         probe = self / f".writable-{uuid.uuid4().hex[:8]}"
         try:
             with patience(0):
@@ -260,8 +284,7 @@ class Location:
                 probe.delete()
         except OSError as error:
             raise InputError(
-                f"storage {self.uri!r} cannot be written: {error}. Give a writable folder or bucket with --storage "
-                "or MDSSL_STORAGE."
+                f"storage {self.uri!r} cannot be written: {error}. Give a writable folder or bucket with {setting}."
             ) from error
 
     def _insist(self, action: Callable[[], T]) -> T:
@@ -284,16 +307,3 @@ def _write_exclusively(target: Path, data: bytes) -> bool:
     with open(descriptor, "wb") as file:
         file.write(data)
     return True
-
-
-def _from_fsspec(uri: str, pyarrow_says: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError) as error:
-        raise InputError(
-            f"storage {uri!r} cannot be opened: {error} (pyarrow: {pyarrow_says}). Give a local path, s3://…, gs://…, "
-            "or a URI that an installed fsspec filesystem opens."
-        ) from error
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), path

@@ -28,6 +28,7 @@ SPLITS = ("train", "test")
 # In ``meta.json`` beside the splits, where there are such images.
 UNLABELLED = "unlabelled"
 META_FORMAT = 1
+_ROWS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Dataset:
         classes: class names; a label is an index into them.
         image_size: S, height and width in pixels.
         meta: all of ``meta.json``.
+        data: the data folder or bucket that it is from, as the user knows it.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Dataset:
     classes: tuple[str, ...]
     image_size: int
     meta: dict
+    data: str
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -134,9 +137,24 @@ class Dataset:
             raise self._damaged(path, found)
         return array
 
+    def check_fingerprints(self) -> None:
+        """Read all arrays, and raise ``ValueError`` unless they have the fingerprints that ``meta.json`` says."""
+        images = self.pretraining_images()
+        parts = {split: [self.split(split).images, self.split(split).labels] for split in SPLITS}
+        parts[UNLABELLED] = [images[self.counts["train"] :]]
+        for name, said in self.fingerprints.items():
+            found = Fingerprint(self.counts[name], self.image_size)
+            for array in parts[name]:
+                for start in range(0, len(array), _ROWS_AT_A_TIME):
+                    found.update(array[start : start + _ROWS_AT_A_TIME])
+            if found.hexdigest() != said:
+                split = self.path / ("train" if name == UNLABELLED else name)
+                raise self._damaged(split, f"its SHA-256 is {found.hexdigest()}, and meta.json says {said}")
+
     def _damaged(self, path: Path, why: str) -> InputError:
-        again = prepare_command(self.path.parent, self.name)
-        return InputError(f"prepared file {path} is damaged: {why}. Prepare it again: {again} --overwrite")
+        file = f"{self.data}/{self.name}/{path.relative_to(self.path)}"
+        again = prepare_command(self.data, self.name)
+        return InputError(f"prepared file {file} is damaged: {why}. Prepare it again: {again} --overwrite")
 
 
 def open_dataset(data: str | Path, name: str) -> Dataset:
@@ -146,23 +164,41 @@ def open_dataset(data: str | Path, name: str) -> Dataset:
         ValueError: it is not prepared, or its files are cut off or do not match ``meta.json``.
     """
     data = Path(data).expanduser()
-    path = data / name / "meta.json"
     if not is_prepared(data, name):
-        _refuse_unprepared(data, name)
+        refuse_unprepared(data, name, _prepared_names(data))
     try:
-        meta = json.loads(path.read_text())
-        if meta["format"] != META_FORMAT:
-            raise InputError(f"it has format {meta['format']}, this version of mdssl reads format {META_FORMAT}")
-        dataset = Dataset(name, path.parent, tuple(meta["classes"]), meta["image_size"], meta)
-        _ = dataset.counts, dataset.fingerprints, dataset.builtin, dataset.description
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise InputError(
-            f"{path} cannot be read: {why}. Prepare it again: {prepare_command(data, name)} --overwrite"
-        ) from error
+        meta = (data / name / "meta.json").read_bytes()
+    except OSError as error:
+        raise _unreadable(data, name, error) from error
+    dataset = dataset_of(name, data / name, meta, data)
     for split in SPLITS:
         dataset.split(split)
     return dataset
+
+
+def dataset_of(name: str, path: Path, meta: bytes, data: str | Path) -> Dataset:
+    """The dataset ``name`` in the folder ``path`` of which ``meta.json`` says ``meta``; its arrays are not looked at.
+
+    Args:
+        data: the data folder as the user knows it, for messages.
+
+    Raises:
+        ValueError: ``meta`` is damaged, or of another version.
+    """
+    try:
+        said = json.loads(meta)
+        if said["format"] != META_FORMAT:
+            raise InputError(f"it has format {said['format']}, this version of mdssl reads format {META_FORMAT}")
+        dataset = Dataset(name, path, tuple(said["classes"]), said["image_size"], said, str(data))
+        _ = dataset.counts, dataset.fingerprints, dataset.builtin, dataset.description
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(data, name, f"{error} is missing" if isinstance(error, KeyError) else error) from error
+    return dataset
+
+
+def _unreadable(data: str | Path, name: str, why: object) -> InputError:
+    again = prepare_command(data, name)
+    return InputError(f"{data}/{name}/meta.json cannot be read: {why}. Prepare it again: {again} --overwrite")
 
 
 def is_prepared(data: Path, name: str) -> bool:
@@ -181,7 +217,7 @@ def list_datasets(data: str | Path) -> tuple[list[Dataset], list[str]]:
     return datasets, problems
 
 
-def prepare_command(data: Path, name: str) -> str:
+def prepare_command(data: str | Path, name: str) -> str:
     """The command that prepares ``name``, as a user would type it."""
     command = f"mdssl data prepare {name} --data {data}"
     if name not in CATALOG:
@@ -213,8 +249,8 @@ def _prepared_names(data: Path) -> list[str]:
     return sorted(path.parent.name for path in data.glob("*/meta.json") if is_prepared(data, path.parent.name))
 
 
-def _refuse_unprepared(data: Path, name: str) -> NoReturn:
-    prepared = _prepared_names(data)
+def refuse_unprepared(data: str | Path, name: str, prepared: list[str]) -> NoReturn:
+    """Raise ``ValueError`` for ``name``, which is not among those that are ``prepared`` in ``data``."""
     listed, command = ", ".join(prepared) or "none yet", prepare_command(data, name)
     known = dict.fromkeys([*prepared, *CATALOG])
     check_name("dataset", name, known, f"Prepared in {data}: {listed}. To add it: {command}")

@@ -32,7 +32,7 @@ def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             if progress:
-                print(f"another process prepares {name}; waiting for it", file=sys.stderr)
+                print(f"another process prepares or fetches {name}; waiting for it", file=sys.stderr)
             lock.acquire()
     try:
         with _writing(data):
@@ -87,5 +87,5 @@ def _writing(data: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"data folder {str(data)!r} cannot be written: {error}. Give a writable folder with enough space with "
-            "--data or MDSSL_DATA."
+            "--data or MDSSL_DATA, or for copies from a bucket with MDSSL_DATA_CACHE."
         ) from error

@@ -13,8 +13,8 @@ import torch.distributed as dist
 
 from mdssl.claim import Claim, Owner
 from mdssl.config import TrialConfig
+from mdssl.data.local_copy import at_hand
 from mdssl.data.mixture import fingerprint
-from mdssl.data.prepare import ensure_builtin
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.patience import patience
@@ -42,9 +42,9 @@ def train_standalone(settings) -> None:
     if not is_first:
         logging.disable(logging.WARNING)
     device = pick_device(settings.device)
-    ensure_builtin(settings.data, settings.domains)
+    data = at_hand(settings.data, settings.domains, progress=is_first)
     values = {field.name: getattr(settings, field.name) for field in fields(TrialConfig)}
-    config = TrialConfig(**values | {"data_fingerprint": fingerprint(settings.data, settings.domains)})
+    config = TrialConfig(**values | {"data_fingerprint": fingerprint(data, settings.domains)})
     trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
     trial_dir.check_writable()
     claim = Claim(trial_dir, "mdssl train")
@@ -64,7 +64,7 @@ def train_standalone(settings) -> None:
 
             ended = train(
                 config,
-                data=settings.data,
+                data=data,
                 trial_dir=trial_dir,
                 settings=run_settings,
                 device=device,

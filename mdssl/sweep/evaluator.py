@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import torch
 
-from mdssl.data.prepare import ensure_builtin
+from mdssl.data.local_copy import at_hand
 from mdssl.data.prepared import open_dataset
 from mdssl.device import limit_memory, pick_device
 from mdssl.evaluate.evaluate import evaluate_dataset
@@ -42,11 +42,11 @@ class Evaluator:
         scores: dict[str, list[dict[str, Any]] | str] = {}
         for name in datasets:
             try:
-                # On a cluster, the first on its node to need it.
-                ensure_builtin(self.data, [name])
+                # On a cluster, perhaps the first on its node to need it.
+                data = at_hand(self.data, [name])
                 found = evaluate_dataset(
                     model,
-                    open_dataset(self.data, name),
+                    open_dataset(data, name),
                     layers=self.probe.features,
                     probe=self.probe,
                     device=self.device,
@@ -57,6 +57,6 @@ class Evaluator:
                 # One dataset that cannot be scored must not cost the scores of the others.
                 scores[name] = f"{type(error).__name__}: {error}"
                 continue
-            own = {"eval_dataset": name, "data_fingerprint": evaluation_fingerprint(self.data, name)}
+            own = {"eval_dataset": name, "data_fingerprint": evaluation_fingerprint(data, name)}
             scores[name] = [entry | own for entry in found]
         return scores

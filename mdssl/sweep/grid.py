@@ -12,6 +12,7 @@ from typing import Any
 
 from mdssl.claim import Owner
 from mdssl.config import UNTRAINED, TrialConfig
+from mdssl.data.local_copy import at_hand
 from mdssl.data.mixture import check_batch, fingerprint
 from mdssl.data.prepared import open_dataset
 from mdssl.errors import InputError
@@ -65,8 +66,9 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
 
     @cache
     def images_of(domains: tuple[str, ...], batch_per_domain: int) -> str:
-        check_batch([open_dataset(settings.data, name) for name in domains], batch_per_domain)
-        return fingerprint(settings.data, domains)
+        data = at_hand(settings.data, domains)
+        check_batch([open_dataset(data, name) for name in domains], batch_per_domain)
+        return fingerprint(data, domains)
 
     grid = settings.grid_axes
     pretrained = [pretrained_config(file, settings.input_size)[0] for file in settings.pretrained]
@@ -91,7 +93,8 @@ def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings)
     Raises:
         ValueError: an evaluation dataset that is not prepared or cannot be scored.
     """
-    fingerprints = {name: evaluation_fingerprint(settings.data, name) for name in settings.evaluate}
+    data = at_hand(settings.data, settings.evaluate)
+    fingerprints = {name: evaluation_fingerprint(data, name) for name in settings.evaluate}
     wanted = scores_of(settings.probe_config)
     return [_work(storage, config, settings, fingerprints, wanted) for config in configs]
 

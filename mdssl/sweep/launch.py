@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -19,7 +18,7 @@ from rich.console import Console
 
 from mdssl.claim import Claim, Owner, holder_of
 from mdssl.config import TrialConfig
-from mdssl.data.prepare import ensure_builtin
+from mdssl.data.local_copy import at_hand
 from mdssl.patience import patience
 from mdssl.pretrain import checkpoint
 from mdssl.pretrain.trial_files import now
@@ -65,7 +64,7 @@ def run_sweep(
     """
     console = Terminal(width=None if sys.stdout.isatty() else 160, highlight=False)
     storage = Location.of(settings.storage)
-    ensure_builtin(settings.data, [*settings.domains, *settings.evaluate])
+    at_hand(settings.data, [*settings.domains, *settings.evaluate], progress=True)
     configs = trials(settings, methods)
     works = plan(storage, configs, settings)
     left = [work for work in works if work.is_left]
@@ -126,7 +125,7 @@ def _run_on_ray(
             _forget(name, storage, work.config, console)
     run = TrialRun(
         storage=storage.uri,
-        data=str(Path(settings.data).expanduser().absolute()),
+        data=Location.of(settings.data).uri,
         probe=settings.probe_config,
         settings=settings.run_settings,
         executor=settings.executor,

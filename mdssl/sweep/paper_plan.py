@@ -11,7 +11,8 @@ import pandas as pd
 from rich.console import Console
 
 from mdssl.config import Recipe
-from mdssl.data.prepared import is_prepared, prepare_command
+from mdssl.data.local_copy import is_prepared_in
+from mdssl.data.prepared import prepare_command
 from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperTrial, experiment
 from mdssl.sweep.settings import SweepSettings
 
@@ -48,7 +49,7 @@ def plan_experiments(names: Sequence[str], data: str | Path, *, has_weights: boo
     wanted = dict.fromkeys(trial for chosen in found for trial in chosen.trials)
     evaluate = dict.fromkeys(name for chosen in found for name in chosen.evaluate)
     datasets = dict.fromkeys([*(name for trial in wanted for name in trial.domains), *evaluate])
-    prepared = {name for name in datasets if is_prepared(Path(data).expanduser(), name)}
+    prepared = {name for name in datasets if is_prepared_in(data, name)}
     if has_weights:
         wanted = dict.fromkeys(trial for trial in wanted if trial.method != "pretrained")
     possible = tuple(trial for trial in wanted if trial.method != "pretrained" and prepared.issuperset(trial.domains))
@@ -104,7 +105,7 @@ def print_list(names: Sequence[str], settings: SweepSettings, board: pd.DataFram
     _say(console, f"together, shared trials once: {len(once)} trials{each}, about {hours:.1f} GPU-hours")
     _say(console, f"at {views_per_second:,.0f} views/s ({source})")
     for dataset in plan_experiments(names, data).lacking:
-        _say(console, f"not prepared: {dataset}; {prepare_command(Path(data), dataset)}")
+        _say(console, f"not prepared: {dataset}; {prepare_command(data, dataset)}")
 
 
 def print_skipped(plan: Plan, console: Console) -> None:

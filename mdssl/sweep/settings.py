@@ -48,7 +48,8 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     storage: str = os.environ.get("MDSSL_STORAGE", "results")
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
     data: str = os.environ.get("MDSSL_DATA", "data")
-    """Folder of prepared datasets (or set MDSSL_DATA)."""
+    """Folder or bucket of prepared datasets (or set MDSSL_DATA); each machine keeps a copy of a bucket's, in the folder
+    that MDSSL_DATA_CACHE names."""
     workers: int = 1
     """Data-parallel workers of each trial."""
     cpus_per_worker: int = 1

@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 
 from mdssl.claim import Claim, Owner
-from mdssl.data.prepare import ensure_builtin
+from mdssl.data.local_copy import at_hand
 from mdssl.data.prepared import open_dataset
 from mdssl.device import pick_device
 from mdssl.errors import InputError
@@ -41,7 +41,7 @@ def probe_standalone(settings) -> None:
         check_trial_id(settings.trial_id)
     if settings.trial_id and settings.input_size is not None:
         raise InputError("input_size belongs to --weights; a trial's encoder takes images as they are prepared.")
-    ensure_builtin(settings.data, settings.evaluate)
+    at_hand(settings.data, settings.evaluate, progress=True)
     trial_id = settings.trial_id or _take_in(settings, storage)
     rows = read_rows(storage, trial_id)
     trial_dir = storage / "trials" / trial_id
@@ -49,14 +49,14 @@ def probe_standalone(settings) -> None:
     names = settings.evaluate or config.domains
     if not names:
         raise InputError(f"trial {trial_id} was trained on nothing; name datasets to score with --evaluate.")
-    ensure_builtin(settings.data, names)
+    data = at_hand(settings.data, names, progress=True)
     context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
     for name in names:
-        data_fingerprint = evaluation_fingerprint(settings.data, name)
+        data_fingerprint = evaluation_fingerprint(data, name)
         if has_score(rows, name, data_fingerprint, probe):
             print(f"{name}: already there")
             continue
-        dataset = open_dataset(settings.data, name)
+        dataset = open_dataset(data, name)
         scores = evaluate_dataset(
             model,
             dataset,

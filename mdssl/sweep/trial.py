@@ -20,7 +20,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from mdssl.claim import Claim, ClaimLostError, Owner, check_held, holder_of
 from mdssl.config import UNTRAINED, TrialConfig
-from mdssl.data.prepare import ensure_builtin
+from mdssl.data.local_copy import at_hand
 from mdssl.device import limit_memory, pick_device
 from mdssl.patience import patience
 from mdssl.pretrain import checkpoint
@@ -84,7 +84,8 @@ def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: Tri
     storage = Location.of(run.storage)
     started_at = now()
     try:
-        missing, error = news(read_rows(storage, config.trial_id), work["tried"], work["missing"], run.data, run.probe)
+        data = at_hand(run.data, work["missing"])
+        missing, error = news(read_rows(storage, config.trial_id), work["tried"], work["missing"], data, run.probe)
         if not missing:
             return {"phase": "failed", "error": error} if error else {"phase": "finished"}
         training = _trained(config, trial_dir, run, claim)
@@ -110,7 +111,7 @@ def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: Tri
     new: list[dict[str, Any]] = []
     for dataset, result in scores.items():
         if isinstance(result, str):
-            own = {"eval_dataset": dataset, "data_fingerprint": evaluation_fingerprint(run.data, dataset)}
+            own = {"eval_dataset": dataset, "data_fingerprint": evaluation_fingerprint(data, dataset)}
             new += [
                 failed_row(
                     config, result, context=run.context, started_at=started_at, score=own | {"probe": probe.name}
@@ -184,7 +185,8 @@ def _trainer(job: dict[str, Any], run: TrialRun, records: Location) -> ray.train
         ),
         run_config=ray.train.RunConfig(
             name=records.name,
-            storage_path=records.parent.uri,
+            storage_path=records.parent.path,
+            storage_filesystem=records.filesystem,
             callbacks=[TuneReportCallback()],
             failure_config=ray.train.FailureConfig(max_failures=_WORKER_RESTARTS),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
@@ -247,8 +249,8 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
     config = TrialConfig.from_dict(job["trial"])
     device = pick_device(job["device"])
     limit_memory(device, job["memory"])
-    # On a cluster, the first on its node to need them.
-    ensure_builtin(job["data"], config.domains)
+    # On a cluster, perhaps the first on its node to need them.
+    data = at_hand(job["data"], config.domains)
     try:
         with patience(), watchdog(60 * job["settings"].hang_minutes) as beat:
 
@@ -258,7 +260,7 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
 
             train(
                 config,
-                data=job["data"],
+                data=data,
                 trial_dir=job["trial_dir"],
                 settings=job["settings"],
                 device=device,

@@ -190,7 +190,7 @@ def test_a_second_process_waits_and_opens_the_first_ones_result(data, write_npz,
     ours = prepare("toy", data=data, source=path, progress=True)
     process.join()
     assert process.exitcode == 0
-    assert "another process prepares toy; waiting for it" in capfd.readouterr().err
+    assert "another process prepares or fetches toy; waiting for it" in capfd.readouterr().err
     assert ours.meta == open_dataset(data, "toy").meta
     assert names_in(data) == ["toy"]
 

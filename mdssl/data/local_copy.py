@@ -1,0 +1,208 @@
+"""Prepared datasets that live in a bucket: each node keeps a copy on its disk, where training maps it.
+
+    <cache>/<bucket>-<12 hex digits>/<name>/...      as in a data folder; the digits stand for the whole URI
+
+A copy is fetched when it is first needed, under the lock with which datasets are prepared, to a hidden name; it gets
+its own only when its pixels and labels have the SHA-256 that ``meta.json`` says. From then on only ``meta.json`` is
+compared, one small request, so a dataset that is prepared anew in the bucket is fetched anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from mdssl.data.builtin import BUILTIN
+from mdssl.data.prepare import ensure_builtin
+from mdssl.data.prepared import (
+    SPLITS,
+    Dataset,
+    dataset_of,
+    is_prepared,
+    list_datasets,
+    open_dataset,
+    refuse_unprepared,
+)
+from mdssl.data.progress import byte_progress
+from mdssl.data.staging import all_or_nothing, locked
+from mdssl.errors import InputError
+from mdssl.storage import Location
+
+FILES = tuple(f"{split}/{array}.npy" for split in SPLITS for array in ("images", "labels"))
+"""Of a prepared dataset, besides ``meta.json``."""
+CHUNK = 8 << 20
+"""Bytes that travel at a time."""
+_BIG = 32 << 20
+"""Bytes from which on progress is shown."""
+
+log = logging.getLogger(__name__)
+
+
+def at_hand(data: str | Path, names: Iterable[str], *, progress: bool = False) -> Path:
+    """The folder on this node from which ``names`` can be opened, after what is missing was fetched or made.
+
+    For a local ``data`` it is that folder. Built-in domains are made where they are needed, never fetched.
+
+    Args:
+        data: folder or bucket of prepared datasets.
+        progress: whether to show on standard error what takes long.
+
+    Raises:
+        ValueError: one of ``names`` is not prepared, is not what its SHA-256 says, or cannot be reached.
+    """
+    names = tuple(names)
+    folder = folder_of(data)
+    if bucket := bucket_of(data):
+        for name in dict.fromkeys(names):
+            if name not in BUILTIN:
+                fetch(bucket, folder, name, progress=progress)
+    ensure_builtin(folder, names)
+    return folder
+
+
+def bucket_of(data: str | Path) -> Location | None:
+    """Where ``data`` is, unless that is a folder of this machine."""
+    if "://" not in str(data):
+        return None
+    place = Location.of(data)
+    return None if place.is_local else place
+
+
+def folder_of(data: str | Path) -> Path:
+    """The folder of this machine that holds ``data``, or its copy: see ``MDSSL_DATA_CACHE``."""
+    if "://" not in str(data):
+        return Path(data).expanduser()
+    place = Location.of(data)
+    if place.is_local:
+        return Path(place.path)
+    cache = os.environ.get("MDSSL_DATA_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/mdssl/data"
+    bucket = re.sub(r"[^A-Za-z0-9._-]+", "-", place.path.strip("/").partition("/")[0])
+    return Path(cache).expanduser().absolute() / f"{bucket}-{hashlib.sha256(place.uri.encode()).hexdigest()[:12]}"
+
+
+def is_prepared_in(data: str | Path, name: str) -> bool:
+    """Whether ``name`` stands in the folder or bucket ``data``."""
+    bucket = bucket_of(data)
+    return is_prepared(folder_of(data), name) if bucket is None else (bucket / name / "meta.json").exists()
+
+
+def list_prepared(data: str | Path) -> tuple[list[Dataset], list[str]]:
+    """`list_datasets`, for a bucket as well: of that nothing but each ``meta.json`` is read."""
+    bucket = bucket_of(data)
+    if bucket is None:
+        return list_datasets(folder_of(data))
+    datasets, problems = [], []
+    for name in _names_in(bucket):
+        try:
+            datasets.append(dataset_of(name, folder_of(data) / name, meta_in(bucket, name), data))
+        except InputError as error:
+            problems.append(str(error))
+    return datasets, problems
+
+
+def fetch(bucket: Location, folder: Path, name: str, *, progress: bool = False) -> None:
+    """Have ``name`` in ``folder`` as it is in ``bucket``.
+
+    Raises:
+        ValueError: see `at_hand`. What arrived damaged is fetched once more before that is said.
+    """
+    if _is_copy(folder, name, meta_in(bucket, name)):
+        return
+    with locked(folder, name, progress):
+        for attempt in (1, 2):
+            # Read anew under the lock, and again after damage: it may have been prepared anew meanwhile.
+            meta = meta_in(bucket, name)
+            if _is_copy(folder, name, meta):
+                return
+            try:
+                with all_or_nothing(folder, name) as temporary:
+                    _download(bucket / name, temporary, progress)
+                    (temporary / "meta.json").write_bytes(meta)
+                    dataset_of(name, temporary, meta, bucket.uri).check_fingerprints()
+            except InputError as error:
+                if attempt == 2:
+                    raise
+                log.warning("%s arrived damaged from %s, and is fetched again: %s", name, bucket, error)
+            else:
+                log.info("fetched %s from %s to %s", name, bucket, folder)
+                return
+
+
+def meta_in(bucket: Location, name: str) -> bytes:
+    """The ``meta.json`` of ``name``. Raises ``ValueError`` where it is not prepared there."""
+    try:
+        with _answering(bucket):
+            return (bucket / name / "meta.json").read_bytes()
+    except FileNotFoundError:
+        refuse_unprepared(bucket.uri, name, _names_in(bucket))
+
+
+def _names_in(bucket: Location) -> list[str]:
+    with _answering(bucket):
+        return [name for name in bucket.names() if (bucket / name / "meta.json").exists()]
+
+
+def _is_copy(folder: Path, name: str, meta: bytes) -> bool:
+    """Whether ``name`` is in ``folder``, with this ``meta.json``, and none of its files cut off."""
+    if not is_prepared(folder, name) or (folder / name / "meta.json").read_bytes() != meta:
+        return False
+    try:
+        open_dataset(folder, name)
+    except InputError:
+        return False
+    return True
+
+
+def _download(source: Location, target: Path, progress: bool) -> None:
+    with _answering(source):
+        sizes = {file: source.filesystem.get_file_info((source / file).path).size or 0 for file in FILES}
+    total = sum(sizes.values())
+    with byte_progress(progress and total >= _BIG) as bar:
+        task = bar.add_task(f"fetch {source.name}", total=total)
+        for file in FILES:
+            (target / file).parent.mkdir(exist_ok=True)
+            _download_file(source / file, target / file, lambda count: bar.advance(task, count))
+
+
+def _download_file(source: Location, target: Path, advance: Callable[[int], None]) -> None:
+    with open(target, "wb") as file:
+        for chunk in _chunks(source):
+            file.write(chunk)
+            advance(len(chunk))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _chunks(source: Location) -> Iterator[bytes]:
+    try:
+        with _answering(source):
+            stream = source.filesystem.open_input_stream(source.path)
+    except FileNotFoundError as error:
+        raise InputError(f"{source} is missing.") from error
+    with stream:
+        while True:
+            # Only what the bucket says: an error of the disk that it is written to is another one.
+            with _answering(source):
+                chunk = stream.read(CHUNK)
+            if not chunk:
+                return
+            yield chunk
+
+
+@contextlib.contextmanager
+def _answering(place: Location) -> Iterator[None]:
+    """Turn what a bucket answers into a message; that something is not there stays ``FileNotFoundError``."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"data in {place} cannot be read: {error}. Check the network, the credentials and what they allow, or give "
+            "another --data."
+        ) from error
