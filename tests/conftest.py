@@ -1,9 +1,10 @@
-"""Tiny prepared domains that training tests share."""
+"""What tests of all rooms share: tiny prepared domains, and a bucket."""
 
 import os
 
 import numpy as np
 import pytest
+import s3_server
 import torch
 
 # Two trainings that share the cores with all their threads each are slower than with one.
@@ -40,3 +41,20 @@ def prepare_tiny(folder) -> str:
 def tiny_data(tmp_path_factory) -> str:
     """See `prepare_tiny`."""
     return prepare_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def s3_environment() -> dict[str, str]:
+    """A server that speaks S3: the environment variables of those who are to use it."""
+    # What 5.2.1 answers, pyarrow takes for an error.
+    pytest.importorskip("moto", minversion="5.2.5")
+    with s3_server.running() as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(s3_environment, monkeypatch) -> str:
+    """The URI of a new bucket, which this process and all that it starts can reach."""
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.new_bucket(s3_environment)

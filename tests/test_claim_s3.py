@@ -1,37 +1,12 @@
-"""Claims on S3, with real processes, against moto's server on this machine.
-
-moto is no dependency of this project: these tests run where ``moto_server`` is on the PATH, from any environment with
-``pip install 'moto[server]>=5.2.5'``. What 5.2.1 answers, pyarrow takes for an error.
-"""
+"""Claims on S3, with real processes."""
 
 import json
-import os
-import re
-import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import pytest
 
-
-def moto_version():
-    """Of the ``moto_server`` on the PATH; (0,) where there is none."""
-    if shutil.which("moto_server") is None:
-        return (0,)
-    python = Path(shutil.which("moto_server")).with_name("python")
-    code = "import moto; print(moto.__version__)"
-    said = subprocess.run([python, "-c", code], capture_output=True, text=True).stdout
-    return tuple(int(number) for number in re.findall(r"\d+", said))
-
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(moto_version() < (5, 2, 5), reason="no moto_server of 5.2.5 or later"),
-]
+pytestmark = pytest.mark.slow
 
 RACER = """
 import json, sys
@@ -65,36 +40,14 @@ for _ in range(int(sys.argv[2])):
 """
 
 
-@pytest.fixture(scope="module")
-def environment():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(["moto_server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", method="PUT"), timeout=5)
-            break
-        except OSError:
-            assert server.poll() is None and time.monotonic() < deadline
-            time.sleep(0.2)
-    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
-    yield os.environ | keys | {"AWS_ENDPOINT_URL": url}
-    server.terminate()
-    server.wait()
-
-
 @pytest.fixture
-def python(environment):
-    """Start a Python process on the bucket."""
+def python(bucket):
+    """Start a Python process that knows the bucket."""
     running = []
 
     def start(code, *arguments):
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        running.append(subprocess.Popen(command, env=environment, **pipes))
+        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
         return running[-1]
 
     yield start
@@ -111,8 +64,8 @@ def names(python, folder):
 
 
 @pytest.mark.parametrize("after", ["nobody", "a dead owner"])
-def test_of_several_that_race_exactly_one_gets_the_claim(python, after):
-    folder, rounds = f"s3://bucket/{after.replace(' ', '-')}", 8
+def test_of_several_that_race_exactly_one_gets_the_claim(bucket, python, after):
+    folder, rounds = f"{bucket}/claims", 8
     if after == "a dead owner":
         code = "import os, signal, sys; from mdssl.claim import Claim; from mdssl.storage import Location; "
         code += f"f = Location.of(sys.argv[1]); [Claim(f / str(n)).take() for n in range({rounds})]; "
@@ -131,8 +84,8 @@ def test_of_several_that_race_exactly_one_gets_the_claim(python, after):
     assert not [name for name in names(python, folder) if name.endswith(".bid")]
 
 
-def test_what_is_done_under_a_claim_is_never_done_by_two_at_once(python):
-    folder, times = "s3://bucket/counted", 5
+def test_what_is_done_under_a_claim_is_never_done_by_two_at_once(bucket, python):
+    folder, times = f"{bucket}/counted", 5
     code = "import sys; from mdssl.storage import Location; (Location.of(sys.argv[1]) / 'count').write_bytes(b'0')"
     assert python(code, folder).wait(60) == 0
     workers = [python(COUNTER, folder, times) for _ in range(4)]

@@ -1,17 +1,23 @@
-"""Storage: one interface over a local folder and an fsspec filesystem; files appear whole or not at all."""
+"""Storage: one interface over a local folder, a bucket and fsspec's filesystems; files appear whole or not at all."""
 
 import os
 import uuid
 
+import pyarrow.fs
 import pytest
+import s3_server
 
+from mdssl import filesystems
 from mdssl.storage import Location
 
 
-@pytest.fixture(params=["local", "file", "memory"])
+@pytest.fixture(params=["local", "file", "memory", "dir", "s3"])
 def folder(request, tmp_path):
+    """A folder on a disk, in a bucket, and of two of fsspec's filesystems; ``dir::`` opens a disk by fsspec alone."""
+    if request.param == "s3":
+        return Location.of(f"{request.getfixturevalue('bucket')}/new")
     uris = {"local": str(tmp_path / "new"), "file": f"file://{tmp_path}/new", "memory": f"memory://{uuid.uuid4().hex}"}
-    return Location.of(uris[request.param])
+    return Location.of(uris.get(request.param) or f"dir::file://{tmp_path}")
 
 
 def test_what_is_written_is_read_listed_and_deleted(folder):
@@ -77,6 +83,39 @@ def test_an_unknown_scheme_and_an_unwritable_folder_get_a_message():
         Location.of("nonsense://x")
     with pytest.raises(ValueError, match="storage '/proc/nothing' cannot be written.*--storage"):
         Location.of("/proc/nothing").check_writable()
+
+
+def test_what_comes_after_a_question_mark_stays_at_the_end(bucket, tmp_path):
+    place = Location.of(f"{bucket}/new?region=us-east-1")
+    (place / "a").write_bytes(b"one")
+    assert (place / "a").uri == f"{bucket}/new/a?region=us-east-1"
+    assert (place / "a").parent == place
+    assert Location.of(f"{bucket}/new/a").read_bytes() == b"one"
+    assert (Location.of(tmp_path / "what?") / "a").uri == f"{tmp_path}/what?/a"
+
+
+def test_a_bucket_that_is_not_there_or_lets_nobody_in_gets_a_message(bucket, monkeypatch):
+    with pytest.raises(ValueError, match=f"storage '{bucket}x/new' cannot be opened: there is no bucket"):
+        Location.of(f"{bucket}x/new")
+    # The one request that this server lets pass makes the bucket.
+    with s3_server.running(INITIAL_NO_AUTH_ACTION_COUNT="1") as environment:
+        other = s3_server.new_bucket(environment)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", environment["AWS_ENDPOINT_URL"])
+        with pytest.raises(ValueError, match=f"storage '{other}/new' cannot be opened: .*ACCESS_DENIED.*credentials"):
+            Location.of(f"{other}/new")
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        with pytest.raises(ValueError, match=f"storage '{other}/new' cannot be opened: .*credentials"):
+            Location.of(f"{other}/new")
+
+
+def test_gs_is_opened_by_pyarrow(monkeypatch):
+    asked = []
+    monkeypatch.setattr(filesystems, "_check_bucket", lambda filesystem, bucket, uri: asked.append(bucket))
+    place = Location.of("gs://anonymous@bucket/new") / "leaderboard"
+    assert isinstance(place.filesystem, pyarrow.fs.GcsFileSystem)
+    assert (place.path, asked) == ("bucket/new/leaderboard", ["bucket"])
 
 
 def test_a_file_is_written_new_only_where_there_is_none_and_over_only_where_there_is_one(folder):

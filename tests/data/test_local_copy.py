@@ -1,0 +1,178 @@
+"""Data in a bucket: each node gets a whole copy once, and another when the dataset changes."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import s3_server
+
+from mdssl.cli import _main
+from mdssl.data import local_copy
+from mdssl.data.local_copy import at_hand, folder_of
+from mdssl.data.prepared import open_dataset
+from mdssl.storage import Location
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MDSSL_DATA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def remote(bucket, tiny_data):
+    """A bucket with tiny-a, tiny-b and tiny-c."""
+    s3_server.sync(tiny_data, f"{bucket}/data")
+    return f"{bucket}/data"
+
+
+def npz(path, seed=0, count=24):
+    rng = np.random.default_rng(seed)
+    images, labels = rng.integers(256, size=(count, 8, 8, 3), dtype=np.uint8), np.arange(count) % 3
+    np.savez(path, train_images=images, train_labels=labels, test_images=images[::2], test_labels=labels[::2])
+    return path
+
+
+def prepare(name, data, source, *more):
+    _main(["data", "prepare", name, "--data", data, "--source", str(source), "--size", "8", "--workers", "1", *more])
+
+
+def change(remote, file, change):
+    place = Location.of(f"{remote}/{file}")
+    place.write_bytes(change(place.read_bytes()))
+
+
+def test_a_local_folder_is_used_as_it_is(tiny_data, cache):
+    assert str(at_hand(tiny_data, ["tiny-a"])) == tiny_data
+    assert str(at_hand(f"file://{tiny_data}", ["tiny-a"])) == tiny_data
+    assert not cache.exists()
+
+
+def test_what_is_named_is_copied_byte_by_byte_and_nothing_else(remote, tiny_data, cache):
+    folder = at_hand(remote, ["tiny-b", "builtin-digits"])
+    assert folder.parent == cache
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["builtin-digits", "tiny-b"]
+    for split in ("train", "test"):
+        theirs, ours = open_dataset(tiny_data, "tiny-b").split(split), open_dataset(folder, "tiny-b").split(split)
+        assert (theirs.images == ours.images).all() and (theirs.labels == ours.labels).all()
+
+
+def test_another_bucket_has_another_copy(remote):
+    assert folder_of(remote) != folder_of(f"{remote}2")
+    assert folder_of(remote) == folder_of(f"{remote}/")
+
+
+def test_a_copy_is_made_once(remote, caplog):
+    caplog.set_level(logging.INFO)
+    for _ in range(3):
+        at_hand(remote, ["tiny-a", "tiny-a"])
+    assert caplog.text.count("fetched tiny-a") == 1
+
+
+def test_of_two_processes_at_once_one_fetches(remote):
+    code = "import logging, sys; logging.basicConfig(level=logging.INFO); from mdssl.data.local_copy import at_hand; "
+    code += "print(flush=True); sys.stdin.readline(); at_hand(sys.argv[1], ['tiny-a', 'tiny-b', 'tiny-c'])"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", code, remote], **pipes) for _ in range(2)]
+    for process in both:
+        process.stdout.readline()
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = "".join(process.communicate(timeout=100)[1] for process in both)
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(line.split("fetched ")[1][:6] for line in said.splitlines() if "fetched" in line) == [
+        "tiny-a",
+        "tiny-b",
+        "tiny-c",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("train/images.npy", lambda data: data[:-100]),
+        ("train/images.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+        ("test/labels.npy", lambda data: data[:-8] + bytes(8)),
+    ],
+)
+def test_what_is_not_what_its_sha_says_is_refused_and_leaves_nothing(remote, cache, file, damage):
+    change(remote, f"tiny-b/{file}", damage)
+    with pytest.raises(ValueError, match=rf"prepared file {remote}/tiny-b/.* is damaged.*--data {remote}"):
+        at_hand(remote, ["tiny-b"])
+    (folder,) = cache.iterdir()
+    assert [path.name for path in folder.iterdir()] == [".tiny-b.lock"]
+
+
+def test_a_download_that_is_cut_off_is_made_again(remote, monkeypatch, caplog):
+    read, cut = local_copy._chunks, []
+
+    def chunks(source):
+        first = not cut
+        cut.append(source)
+        return (chunk[:100] if first else chunk for chunk in read(source))
+
+    monkeypatch.setattr(local_copy, "_chunks", chunks)
+    open_dataset(at_hand(remote, ["tiny-a"]), "tiny-a").check_fingerprints()
+    assert "arrived damaged" in caplog.text
+
+
+def test_a_copy_that_was_cut_off_on_disk_is_fetched_again(remote):
+    folder = at_hand(remote, ["tiny-a"])
+    os.truncate(folder / "tiny-a/test/images.npy", 1000)
+    open_dataset(at_hand(remote, ["tiny-a"]), "tiny-a").check_fingerprints()
+
+
+def test_what_is_prepared_anew_in_the_bucket_is_fetched_anew(bucket, tmp_path, monkeypatch):
+    prepare("cells", f"{bucket}/data", npz(tmp_path / "cells.npz"))
+    before = open_dataset(at_hand(f"{bucket}/data", ["cells"]), "cells").fingerprints
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MDSSL_DATA_CACHE", str(tmp_path / "another machine's"))
+        prepare("cells", f"{bucket}/data", npz(tmp_path / "cells.npz", seed=1), "--overwrite")
+        new = open_dataset(folder_of(f"{bucket}/data"), "cells").fingerprints
+    assert open_dataset(at_hand(f"{bucket}/data", ["cells"]), "cells").fingerprints == new != before
+
+
+def test_what_is_prepared_for_a_bucket_is_prepared_once_for_all_machines(bucket, tmp_path, monkeypatch, capsys):
+    source = npz(tmp_path / "cells.npz")
+    prepare("cells", f"{bucket}/data", source)
+    assert f"24 train, 12 test images of 3 classes in {bucket}/data/cells" in capsys.readouterr().out
+    assert Location.of(f"{bucket}/data").names() == ["cells"]
+    meta = Location.of(f"{bucket}/data/cells/meta.json").read_bytes()
+    monkeypatch.setenv("MDSSL_DATA_CACHE", str(tmp_path / "another machine's"))
+    prepare("cells", f"{bucket}/data", source)
+    assert Location.of(f"{bucket}/data/cells/meta.json").read_bytes() == meta
+    with pytest.raises(ValueError, match="already prepared with image size 8, not 16"):
+        _main(["data", "prepare", "cells", "--data", f"{bucket}/data", "--source", str(source), "--size", "16"])
+
+
+def test_listing_and_showing(remote, tmp_path, capsys, cache):
+    _main(["data", "list", "--data", remote])
+    said = capsys.readouterr().out
+    assert f"prepared in {remote}" in said and "tiny-c             64 train / 32 test" in said
+    assert not cache.exists(), "a list needs no copy"
+    _main(["data", "show", "tiny-c", "--data", remote, "--output", str(tmp_path / "sheet.png")])
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_what_is_not_there_gets_a_message(remote, bucket):
+    with pytest.raises(ValueError, match=rf"unknown dataset 'tiny-x'.*Prepared in {remote}: tiny-a, tiny-b, tiny-c"):
+        at_hand(remote, ["tiny-a", "tiny-x"])
+    with pytest.raises(
+        ValueError, match=rf"'svhn' is not prepared in {remote}.*mdssl data prepare svhn --data {remote}"
+    ):
+        at_hand(remote, ["svhn"])
+    with pytest.raises(ValueError, match=f"there is no bucket '{bucket[5:]}-not'"):
+        at_hand(f"{bucket}-not/data", ["tiny-a"])
+    Location.of(f"{remote}/tiny-b/test/labels.npy").delete()
+    with pytest.raises(ValueError, match=f"{remote}/tiny-b/test/labels.npy is missing"):
+        at_hand(remote, ["tiny-b"])
+
+
+def test_a_copy_that_cannot_be_written_names_the_setting(remote, monkeypatch):
+    monkeypatch.setenv("MDSSL_DATA_CACHE", "/proc/nothing")
+    with pytest.raises(ValueError, match=r"'/proc/nothing/.* cannot be written.*MDSSL_DATA_CACHE"):
+        at_hand(remote, ["tiny-a"])

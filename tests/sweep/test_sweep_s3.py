@@ -1,0 +1,111 @@
+"""Data and results in a bucket, from the first `mdssl data prepare` to the table, with a kill on the way."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import s3_server
+
+from mdssl.storage import Location
+
+SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(500)]
+
+TINY = ["--domains", "tiny-a", "tiny-b", "--batch-per-domain", "8", "--precision", "fp32", "--report-every", "2"]
+TINY += ["--checkpoint-seconds", "0", "--iterations", "40", "--lambda1", "0.9", "--lambda2", "0.1"]
+
+
+@pytest.fixture
+def results(bucket, tiny_data, tmp_path, monkeypatch):
+    """Where results go in a bucket that has data; both are what commands find in their environment."""
+    monkeypatch.setenv("MDSSL_DATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MDSSL_DATA", f"{bucket}/data")
+    monkeypatch.setenv("MDSSL_STORAGE", f"{bucket}/results")
+    s3_server.sync(tiny_data, f"{bucket}/data")
+    return Location.of(f"{bucket}/results")
+
+
+def said(*command):
+    result = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def trained(output):
+    return set(re.findall(r"([0-9a-f]{12}) [^\n]*: step \d+/", output))
+
+
+def begun(results):
+    """Trials that have a checkpoint and no encoder."""
+    names = (results / "trials").names()
+    return [
+        name
+        for name in names
+        if (results / "trials" / name / "checkpoints").names()
+        and not (results / "trials" / name / "encoder.safetensors").exists()
+    ]
+
+
+def test_all_of_it_in_a_bucket(results, tmp_path):
+    alone = said("-m", "mdssl", "train", *TINY, "--device", "cpu")
+    trial_id = re.search(r"mdssl probe ([0-9a-f]{12})", alone).group(1)
+
+    # `kill -9` of the sweep while its first trial trains.
+    command = [sys.executable, SCRIPT, *TINY, "--executor", "inline", "--max-concurrent", "1", "--evaluate", "tiny-a"]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not (unfinished := begun(results)):
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert re.search(rf"{unfinished[0]} .*\d+/40", said("-m", "mdssl", "status")), "it has not finished"
+
+    # The same sweep goes on from the checkpoint, in Ray Train's workers this time.
+    output = said(SCRIPT, *TINY, "--evaluate", "tiny-a")
+    assert unfinished[0] in trained(output)
+    assert trial_id not in trained(output), "found as `mdssl train` has trained it"
+    for trial in [unfinished[0], trial_id]:
+        steps = pd.read_parquet((results / "trials" / trial / "metrics.parquet").uri)["step"]
+        assert list(steps) == list(range(2, 41, 2)), "every step once"
+    assert "3 already there" in said(SCRIPT, *TINY, "--evaluate", "tiny-a")
+
+    assert "tiny-c (encoder, lbfgs): top-1" in said("-m", "mdssl", "probe", trial_id, "--evaluate", "tiny-c")
+    board = pd.read_parquet(f"{results}/leaderboard")
+    assert set(board["status"]) == {"finished"}
+    assert sorted(zip(board["method"], board["eval_dataset"], strict=True)) == [
+        ("mdssl", "tiny-a"), ("mdssl", "tiny-c"), ("random", "tiny-a"), ("simclr", "tiny-a"),
+    ]  # fmt: skip
+    assert all(Location.of(file).exists() for file in board["checkpoint"])
+    table = said("-m", "mdssl", "leaderboard")
+    assert "4 rows of 3 trials" in said("-m", "mdssl", "leaderboard", "--compact")
+    assert said("-m", "mdssl", "leaderboard") == table
+    assert "3 finished" in said("-m", "mdssl", "status")
+
+    # Each dataset once on this node; and nothing of claims, bids and Ray's records is left.
+    (copy,) = (tmp_path / "cache").iterdir()
+    assert sorted(path.name for path in copy.iterdir() if path.is_dir()) == ["tiny-a", "tiny-b", "tiny-c"]
+    assert results.names() == ["leaderboard", "leaderboard-compacted.parquet", "trials"]
+    assert not (results / ".ray").names()
+    files = {name for trial in (results / "trials").names() for name in (results / "trials" / trial).names()}
+    assert not [name for name in files if name.startswith("claim")]
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [("MDSSL_STORAGE", "there is no bucket '{}x'"), ("MDSSL_DATA", "there is no bucket '{}x'")],
+)
+def test_a_wrong_bucket_is_one_message_before_anything_begins(results, bucket, monkeypatch, variable, message):
+    monkeypatch.setenv(variable, f"{bucket}x/here")
+    result = subprocess.run([sys.executable, SCRIPT, *TINY], capture_output=True, text=True, timeout=100)
+    assert result.returncode == 2
+    assert message.format(bucket.removeprefix("s3://")) in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not results.names()
