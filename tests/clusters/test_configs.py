@@ -125,8 +125,9 @@ def test_aws_nodes_have_imdsv2_their_own_network_and_roles_and_encrypted_disks(n
 def test_aws_results_and_data_are_in_a_bucket(aws):
     commands = "\n".join(aws["setup_commands"])
     assert re.search(r"MDSSL_STORAGE=s3://\S+/results", commands)
-    assert 'aws s3 sync --only-show-errors "$MDSSL_BUCKET/data" ~/data' in commands
-    assert "MDSSL_DATA=$HOME/data" in commands
+    assert re.search(r"MDSSL_DATA=s3://\S+/data", commands)
+    # The line is written once into a file that outlives it.
+    assert "grep -q MDSSL_STORAGE ~/.bashrc ||" in commands
 
 
 @pytest.fixture
@@ -235,7 +236,9 @@ def test_kuberay_head_has_no_gpu_and_workers_come_with_work(job, cluster):
     for container in (head, worker):
         assert container["image"] == head["image"]
         assert container["resources"]["requests"] == container["resources"]["limits"]
-        assert {"MDSSL_DATA", "MDSSL_STORAGE"} <= {variable["name"] for variable in container["env"]}
+        places = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert re.fullmatch(r"s3://\S+/data", places["MDSSL_DATA"])
+        assert re.fullmatch(r"s3://\S+/results", places["MDSSL_STORAGE"])
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert group["maxReplicas"] >= 1
 
