@@ -1,6 +1,7 @@
 """What tests of all rooms share: tiny prepared domains, and a bucket."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def stripes(
     return images.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
 
 
-def prepare_tiny(folder) -> str:
+def prepare_tiny(folder: Path) -> str:
     """A data folder with the domains tiny-a, tiny-b and tiny-c: 4 classes, 16×16, 64 train and 32 test images."""
     from mdssl.data.prepare import prepare
 
