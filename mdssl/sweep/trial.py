@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -210,6 +211,7 @@ def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) ->
         "trial_dir": trial_dir.uri,
         "settings": run.settings,
         "device": run.device,
+        "threads": run.cpus_per_worker,
         "memory": Share(workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker).memory,
         "claim": token,
     }
@@ -249,6 +251,8 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
     config = TrialConfig.from_dict(job["trial"])
     device = pick_device(job["device"])
     limit_memory(device, job["memory"])
+    # Ray sees to it only where nobody has set OMP_NUM_THREADS.
+    torch.set_num_threads(job["threads"])
     # On a cluster, perhaps the first on its node to need them.
     data = at_hand(job["data"], config.domains)
     try:

@@ -6,11 +6,12 @@ import sys
 import pytest
 import ray.cloudpickle
 import ray.train
+import torch
 
 from mdssl.config import TrialConfig
 from mdssl.run_config import ProbeConfig, RunSettings
 from mdssl.storage import Location
-from mdssl.sweep import trial
+from mdssl.sweep import evaluator, trial
 
 LOAD = "import pickle, sys; pickle.load(sys.stdin.buffer); print('torch' in sys.modules)"
 
@@ -19,7 +20,7 @@ LOAD = "import pickle, sys; pickle.load(sys.stdin.buffer); print('torch' in sys.
 def handed_over(tmp_path, monkeypatch):
     """What TorchTrainer gets from a trial of ``workers``."""
 
-    def start(workers: int) -> dict:
+    def start(workers: int, gpus: float = 0, cpus: int = 1) -> dict:
         found = {}
 
         class Trainer:
@@ -39,8 +40,8 @@ def handed_over(tmp_path, monkeypatch):
             settings=RunSettings(),
             executor="torchtrainer",
             workers=workers,
-            cpus_per_worker=1,
-            gpus_per_worker=0,
+            cpus_per_worker=cpus,
+            gpus_per_worker=gpus,
             context={},
         )
         trial.train_in_workers(TrialConfig(method="random"), Location.of(tmp_path), run, "token")
@@ -60,3 +61,37 @@ def test_the_controller_of_one_worker_needs_no_torch(handed_over):
 
 def test_several_workers_get_a_process_group(handed_over):
     assert handed_over(workers=2)["torch_config"] is None, "which stands for Ray's own"
+
+
+@pytest.fixture
+def asked_of_the_gpu(monkeypatch):
+    """What is asked of a GPU that is not there, in order: limits of memory, and trainings."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(trial, "train", lambda config, **arguments: asked.append(arguments["device"]))
+    monkeypatch.setattr(trial, "check_held", lambda *arguments: None)
+    for module in (trial, evaluator):
+        monkeypatch.setattr(module, "pick_device", lambda device: "cuda:0" if device == "auto" else device)
+    return asked
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0.5, [(0.4, "cuda:0"), "cuda:0"]), (1, ["cuda:0"]), (0, ["cpu"])])
+def test_a_trial_with_a_part_of_a_gpu_takes_a_part_of_its_memory(handed_over, asked_of_the_gpu, gpus, expected):
+    handed = handed_over(workers=1, gpus=gpus)
+    assert handed["scaling_config"].resources_per_worker.get("GPU", 0) == gpus
+    trial._train_here(handed["train_loop_config"], report=lambda progress: None)
+    assert asked_of_the_gpu == expected
+
+
+def test_a_worker_has_a_thread_for_each_of_its_cpus(handed_over, asked_of_the_gpu, monkeypatch):
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    trial._train_here(handed_over(workers=1, cpus=3)["train_loop_config"], report=lambda progress: None)
+    assert threads == [3]
+
+
+def test_the_probe_beside_trials_that_share_a_gpu_takes_a_part_of_its_memory(asked_of_the_gpu):
+    actor = evaluator.Evaluator.__ray_metadata__.modified_class
+    actor("data", ProbeConfig(), "auto", 0.15)
+    actor("data", ProbeConfig(), "auto")
+    assert asked_of_the_gpu == [(0.15, "cuda:0")]
