@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields
 
 from mdssl.claim import Claim, Owner
@@ -37,8 +36,6 @@ def probe_standalone(settings) -> None:
         check_axis("evaluate", settings.evaluate)
     if bool(settings.trial_id) == bool(settings.weights):
         raise InputError("give either a trial id, or --weights FILE for an encoder from elsewhere.")
-    if settings.trial_id:
-        check_trial_id(settings.trial_id)
     if settings.trial_id and settings.input_size is not None:
         raise InputError("input_size belongs to --weights; a trial's encoder takes images as they are prepared.")
     at_hand(settings.data, settings.evaluate, progress=True)
@@ -96,15 +93,6 @@ def _take_in(settings, storage: Location) -> str:
         train(config, data=settings.data, trial_dir=trial_dir, device="cpu")
     print(f"trial {config.trial_id}")
     return config.trial_id
-
-
-def check_trial_id(trial_id: str) -> None:
-    """Raise ``ValueError`` unless it has the form of one: it becomes part of paths."""
-    if not re.fullmatch(r"[0-9a-f]{12}", trial_id):
-        raise InputError(
-            f"trial id {trial_id!r} is none; it must be 12 hex digits, as `mdssl leaderboard` and `mdssl status` print "
-            "them."
-        )
 
 
 def _say_who(owner: Owner) -> None:
