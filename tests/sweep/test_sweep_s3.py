@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import s3_server
 
+from mdssl.cli import _main
 from mdssl.storage import Location
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
@@ -25,18 +26,18 @@ TINY += ["--checkpoint-seconds", "0", "--iterations", "12", "--lambda1", "0.9", 
 
 @pytest.fixture
 def results(bucket, tiny_data, tmp_path, monkeypatch):
-    """Where results go in a bucket that has data; both are what commands find in their environment."""
+    """Where results go, in a bucket that has data."""
     monkeypatch.setenv("MDSSL_DATA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MDSSL_DATA", f"{bucket}/data")
-    monkeypatch.setenv("MDSSL_STORAGE", f"{bucket}/results")
     s3_server.sync(tiny_data, f"{bucket}/data")
     return Location.of(f"{bucket}/results")
 
 
-def said(*command):
-    result = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+def places(results):
+    return ["--storage", str(results), "--data", f"{results.parent}/data"]
+
+
+def sweep(results, *more):
+    return [sys.executable, str(SCRIPT), *TINY, *places(results), "--evaluate", "tiny-a", *more]
 
 
 def trained(output):
@@ -54,12 +55,17 @@ def begun(results):
     ]
 
 
-def test_all_of_it_in_a_bucket(results, tmp_path):
-    alone = said("-m", "mdssl", "train", *TINY, "--device", "cpu")
+def test_all_of_it_in_a_bucket(results, tmp_path, capsys):
+    def said(*command):
+        _main([str(word) for word in command])
+        return capsys.readouterr().out
+
+    storage, data = places(results)[:2], places(results)[2:]
+    alone = said("train", *TINY, "--device", "cpu", *storage, *data)
     trial_id = re.search(r"mdssl probe ([0-9a-f]{12})", alone).group(1)
 
     # `kill -9` of the sweep while its first trial trains.
-    command = [sys.executable, SCRIPT, *TINY, "--executor", "inline", "--max-concurrent", "1", "--evaluate", "tiny-a"]
+    command = sweep(results, "--executor", "inline", "--max-concurrent", "1")
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while not (unfinished := begun(results)):
@@ -67,28 +73,30 @@ def test_all_of_it_in_a_bucket(results, tmp_path):
         time.sleep(0.1)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert re.search(rf"{unfinished[0]} .*\d+/12", said("-m", "mdssl", "status")), "it has not finished"
+    assert re.search(rf"{unfinished[0]} .*\d+/12", said("status", *storage)), "it has not finished"
 
     # The same sweep goes on from the checkpoint, in Ray Train's workers this time.
-    output = said(SCRIPT, *TINY, "--evaluate", "tiny-a")
-    assert unfinished[0] in trained(output)
-    assert trial_id not in trained(output), "found as `mdssl train` has trained it"
+    again = subprocess.run(sweep(results), capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert unfinished[0] in trained(again.stdout)
+    assert trial_id not in trained(again.stdout), "found as `mdssl train` has trained it"
     for trial in [unfinished[0], trial_id]:
         steps = pd.read_parquet((results / "trials" / trial / "metrics.parquet").uri)["step"]
         assert list(steps) == [4, 8, 12], "every step once"
-    assert "3 already there" in said(SCRIPT, *TINY, "--evaluate", "tiny-a")
 
-    assert "tiny-c (encoder, lbfgs): top-1" in said("-m", "mdssl", "probe", trial_id, "--evaluate", "tiny-c")
+    probe = ["probe", trial_id, "--evaluate", "tiny-a", "tiny-c", *storage, *data]
+    assert re.search(r"tiny-a: already there\ntiny-c \(encoder, lbfgs\): top-1", said(*probe))
     board = pd.read_parquet(f"{results}/leaderboard")
     assert set(board["status"]) == {"finished"}
     assert sorted(zip(board["method"], board["eval_dataset"], strict=True)) == [
         ("mdssl", "tiny-a"), ("mdssl", "tiny-c"), ("random", "tiny-a"), ("simclr", "tiny-a"),
     ]  # fmt: skip
     assert all(Location.of(file).exists() for file in board["checkpoint"])
-    table = said("-m", "mdssl", "leaderboard")
-    assert "4 rows of 3 trials" in said("-m", "mdssl", "leaderboard", "--compact")
-    assert said("-m", "mdssl", "leaderboard") == table
-    assert "3 finished" in said("-m", "mdssl", "status")
+    table = said("leaderboard", *storage)
+    copied, _, as_before = said("leaderboard", "--compact", *storage).partition("\n")
+    assert "leaderboard-compacted.parquet" in copied
+    assert as_before == table
+    assert "3 finished" in said("status", *storage)
 
     # Each dataset once on this node; and nothing of claims, bids and Ray's records is left.
     (copy,) = (tmp_path / "cache").iterdir()
@@ -101,14 +109,13 @@ def test_all_of_it_in_a_bucket(results, tmp_path):
 
 @pytest.mark.parametrize("setting", ["storage", "data"])
 def test_a_wrong_bucket_is_one_message_before_anything_begins(results, bucket, setting):
-    from mdssl.cli import _main
     from mdssl.sweep.launch import run_sweep
     from mdssl.sweep.settings import SweepSettings
 
-    places = {"storage": f"{bucket}/results", "data": f"{bucket}/data"} | {setting: f"{bucket}x/here"}
+    given = {"storage": f"{bucket}/results", "data": f"{bucket}/data"} | {setting: f"{bucket}x/here"}
     message = f"'{bucket}x/here' cannot be opened: there is no bucket '{bucket[5:]}x'"
     with pytest.raises(ValueError, match=message):
-        run_sweep("lambda_grid", SweepSettings(domains=("tiny-a", "tiny-b"), **places), [{"method": "simclr"}])
+        run_sweep("lambda_grid", SweepSettings(domains=("tiny-a", "tiny-b"), **given), [{"method": "simclr"}])
     with pytest.raises(ValueError, match=message):
-        _main(["train", *TINY, "--storage", places["storage"], "--data", places["data"]])
+        _main(["train", *TINY, "--storage", given["storage"], "--data", given["data"]])
     assert not results.names()
