@@ -46,7 +46,7 @@ class Sweep:
         self.storage, self.iterations = storage, iterations
         self.output = storage.with_suffix(".txt")
         self.command = [sys.executable, str(SCRIPT), "--domains", "tiny-a", "tiny-b", "--evaluate", "tiny-a", "tiny-c"]
-        self.command += ["--batch-per-domain", "8", "--precision", "fp32", "--lambda1", "0.9", "--lambda2", "0", "0.1"]
+        self.command += ["--batch-per-domain", "4", "--precision", "fp32", "--lambda1", "0.9", "--lambda2", "0", "0.1"]
         self.command += ["--iterations", str(iterations), "--report-every", "2", "--checkpoint-seconds", "0.5"]
         self.command += ["--storage", str(storage), "--data", data, *more]
         self.process: subprocess.Popen | None = None
@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--iterations", type=int, default=120)
     arguments = parser.parse_args()
     begun, token = time.monotonic(), f"mdssl-chaos-{uuid.uuid4().hex}"
     # Ray's own files and sockets, apart from any other Ray of this machine; the paths of sockets must be short.

@@ -1,0 +1,268 @@
+"""Faults of a sweep's processes: who is to blame is a row, and what died of something else goes on."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import ray
+import ray.train
+import torch
+
+from mdssl import patience as patiences
+from mdssl.claim import Claim
+from mdssl.config import TrialConfig
+from mdssl.pretrain.loop import train
+from mdssl.results.leaderboard import read_rows, write_rows
+from mdssl.run_config import ProbeConfig, RunSettings
+from mdssl.storage import Location
+from mdssl.sweep import launch, trial
+from mdssl.sweep.evaluator import Evaluator
+from mdssl.sweep.grid import Work
+
+SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
+CONFIG = TrialConfig(method="simclr", lambda1=1.0, lambda2=0.0, domains=("tiny-a",), batch_per_domain=8, iterations=9)
+CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ray.__version__}
+
+
+@pytest.fixture
+def run(tiny_data, tmp_path):
+    return trial.TrialRun(
+        storage=str(tmp_path),
+        data=tiny_data,
+        probe=ProbeConfig(),
+        settings=RunSettings(),
+        executor="torchtrainer",
+        workers=1,
+        cpus_per_worker=1,
+        gpus_per_worker=0,
+        context=CONTEXT,
+    )
+
+
+@pytest.fixture
+def trial_dir(tmp_path):
+    return Location.of(tmp_path) / "trials" / CONFIG.trial_id
+
+
+def reach(trial_dir, step):
+    (trial_dir / "checkpoints" / f"step-{step:08d}.safetensors").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("unable to allocate 9 GiB"), "MemoryError: unable to allocate 9 GiB"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
+        (ray.exceptions.OutOfMemoryError("the node runs out of memory"), "the node runs out of memory"),
+    ],
+)
+def test_memory_that_runs_out_in_a_worker_is_a_row_with_that_reason(run, trial_dir, monkeypatch, error, said):
+    def fails(*arguments):
+        raise ray.train.WorkerGroupError("one of them", {0: error})
+
+    monkeypatch.setattr(trial, "train_in_workers", fails)
+    work = {"missing": ["tiny-c"], "tried": []}
+    with Claim(trial_dir) as claim:
+        claim.take()
+        assert trial._do(CONFIG, work, trial_dir, run, claim)["phase"] == "failed"
+    (row,) = read_rows(run.storage, CONFIG.trial_id)
+    assert row["status"] == "failed"
+    assert said in row["error"]
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    """In place of Ray's: each call of ``fit`` takes its outcome from a list, a step that is reached or None for all."""
+
+    def install(trial_dir, outcomes):
+        class Trainer:
+            def __init__(self, loop, **arguments):
+                pass
+
+            def fit(self):
+                step = outcomes.pop(0)
+                if step is not None:
+                    if step:
+                        reach(trial_dir, step)
+                    raise ray.train.WorkerGroupError("died", {0: RuntimeError("killed")})
+
+        monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+        monkeypatch.setattr(trial, "TuneReportCallback", ray.train.UserCallback)
+        return outcomes
+
+    return install
+
+
+def test_a_trial_that_gets_on_between_deaths_may_die_as_often_as_machines_do(run, trial_dir, trainer):
+    left = trainer(trial_dir, [10, 20, 30, 40, None])
+    trial.train_in_workers(CONFIG, trial_dir, run, "token")
+    assert not left
+
+
+def test_a_trial_that_gets_on_no_more_fails(run, trial_dir, trainer):
+    left = trainer(trial_dir, [10, 0, None])
+    with pytest.raises(ray.train.TrainingFailedError, match="died"):
+        trial.train_in_workers(CONFIG, trial_dir, run, "token")
+    assert left == [None]
+
+
+@pytest.mark.parametrize("got_on", [True, False])
+def test_a_trials_own_process_that_died_too_often_is_started_again_if_it_got_on(tmp_path, trial_dir, got_on):
+    reach(trial_dir, 10)
+    before = launch._step(Location.of(tmp_path), CONFIG)
+    reach(trial_dir, 20 if got_on else 10)
+    work = Work(CONFIG, "train", ("tiny-c",))
+    result = SimpleNamespace(metrics=None, error="died", config={"work": {"trial": CONFIG.to_dict()}})
+    again = launch._settle(Location.of(tmp_path), CONTEXT, [result], [work], {CONFIG.trial_id: before})
+    assert again == ([work] if got_on else [])
+    statuses = [row["status"] for row in read_rows(tmp_path, CONFIG.trial_id)]
+    assert statuses == ([] if got_on else ["failed"])
+
+
+def test_a_probe_that_fails_costs_no_other_score(tiny_data, trial_dir, monkeypatch):
+    from mdssl.sweep import evaluator
+
+    config = TrialConfig(method="random", arch="resnet18")
+    train(config, data=tiny_data, trial_dir=trial_dir, device="cpu")
+    real = evaluator.evaluate_dataset
+
+    def fails_on_b(model, dataset, **arguments):
+        if dataset.name == "tiny-b":
+            raise RuntimeError("the solver did not converge")
+        return real(model, dataset, **arguments)
+
+    monkeypatch.setattr(evaluator, "evaluate_dataset", fails_on_b)
+    actor = Evaluator.__ray_metadata__.modified_class(tiny_data, ProbeConfig(), "cpu")
+    scores = actor.score(trial_dir.uri, ("tiny-a", "tiny-b", "tiny-c"))
+    assert scores["tiny-b"] == "RuntimeError: the solver did not converge"
+    assert [scores[name][0]["eval_dataset"] for name in ("tiny-a", "tiny-c")] == ["tiny-a", "tiny-c"]
+
+
+def test_the_rows_of_a_trial_wait_for_a_disk_that_is_full(tmp_path, monkeypatch):
+    failures, fsync = [OSError(errno.ENOSPC, "No space left on device")] * 3, os.fsync
+
+    def sync(descriptor):
+        if failures:
+            raise failures.pop()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(patiences, "_FIRST_PAUSE", 0.01)
+    row = trial.failed_row(CONFIG, "some reason", context=CONTEXT, started_at=trial.now())
+    with patiences.patience(60):
+        write_rows(tmp_path, CONFIG.trial_id, [row])
+    assert not failures
+    assert [row["error"] for row in read_rows(tmp_path, CONFIG.trial_id)] == ["some reason"]
+    assert os.listdir(tmp_path / "leaderboard") == [f"{CONFIG.trial_id}.parquet"]
+
+
+def of_this_test(token: str) -> dict[int, str]:
+    """Command lines by pid of processes with ``token`` in their environment."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if token.encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+    return {pid: line for pid, line in found.items() if line}
+
+
+def wait_for(condition, seconds=200, why=lambda: ""):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.1)
+    return found
+
+
+def command(storage, data, script=SCRIPT):
+    base = [sys.executable, script, "--domains", "tiny-a", "--batch-per-domain", "8", "--precision", "fp32"]
+    base += ["--lambda1", "1", "--lambda2", "0", "--report-every", "2", "--storage", storage, "--data", data]
+    return [str(word) for word in base]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_sigterm_ends_a_sweep_as_ctrl_c_does(tiny_data, tmp_path):
+    token = uuid.uuid4().hex
+    sweep = [*command(tmp_path / "results", tiny_data), "--iterations", "2000", "--checkpoint-seconds", "0"]
+    with open(tmp_path / "said.txt", "w") as said:
+        environment = os.environ | {"MDSSL_TEST": token}
+        process = subprocess.Popen(
+            [*sweep, "--executor", "inline"], stdout=said, stderr=subprocess.STDOUT, env=environment
+        )
+    wait_for(lambda: list(tmp_path.glob("results/trials/*/checkpoints/step-*")) or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 130, (tmp_path / "said.txt").read_text()
+    assert "the same command goes on from the last checkpoints" in (tmp_path / "said.txt").read_text()
+    wait_for(lambda: not of_this_test(token), 60, why=lambda: of_this_test(token))
+    assert not list(tmp_path.glob("results/trials/*/claim*"))
+    assert not [path for path in (tmp_path / "results").rglob(".*") if path.name != ".ray"]
+    plan = subprocess.run([*sweep, "--dry-run"], capture_output=True, text=True).stdout
+    assert "to go on from its checkpoint" in plan
+
+
+HANGS_ONCE = """
+import os, sys, time
+
+sys.path.insert(0, os.path.dirname({script!r}))
+import lambda_grid
+from mdssl.command_line import run
+from mdssl.sweep import trial
+
+
+def run_trial(tune_config, run):
+    from mdssl.sweep import trial
+
+    trial._worker = worker
+    trial.run_trial(tune_config, run)
+
+
+def worker(job):
+    from mdssl.sweep import trial
+
+    real = trial.train
+
+    def train(*arguments, report, **named):
+        def hang_once(progress):
+            if progress.step == 10 and not os.path.exists({flag!r}):
+                open({flag!r}, "w").close()
+                time.sleep(10_000)
+            return report(progress)
+
+        return real(*arguments, report=hang_once, **named)
+
+    trial.train = train
+    trial._worker(job)
+
+
+trial.run_trial = run_trial
+run(lambda_grid.main)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_worker_that_hangs_is_started_anew_and_the_trial_is_finished(tiny_data, tmp_path):
+    flag, script = tmp_path / "hung", tmp_path / "hangs.py"
+    script.write_text(HANGS_ONCE.format(script=str(SCRIPT), flag=str(flag)))
+    sweep = [*command(tmp_path / "results", tiny_data, script), "--iterations", "20", "--checkpoint-seconds", "0"]
+    result = subprocess.run([*sweep, "--hang-minutes", "0.4"], capture_output=True, text=True, timeout=380)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert flag.exists()
+    assert re.search(r"a worker died at step \d+ or after; it went on from its checkpoint", result.stdout)
+    assert set(pd.read_parquet(tmp_path / "results" / "leaderboard")["status"]) == {"finished"}
+    for metrics in tmp_path.glob("results/trials/*/checkpoints/../metrics.parquet"):
+        assert list(pd.read_parquet(metrics)["step"]) == list(range(2, 21, 2)), "every step once"
