@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install sweep test test-cluster soak lint bench
+.PHONY: install sweep test test-cluster chaos soak lint bench
 
 # The environment is made once, and again when what it should hold has changed.
 install: $(VENV)/installed
@@ -23,6 +23,10 @@ test: install
 # Two nodes on loopback, with sshd and rsync: brings one up, trains over both, kills a worker, takes it down.
 test-cluster: install
 	$(BIN)/python -m pytest -m cluster -rs tests/clusters
+
+# Kills workers, trials, the probe, the sweep and nodes, 20 times: `python tests/chaos.py --help` has other numbers.
+chaos: install
+	$(BIN)/python -m pytest -m chaos -s tests/test_chaos.py
 
 # A sweep of 300 short trials, and what its processes hold on the way.
 soak: install

@@ -15,6 +15,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,8 @@ KINDS = {
     "sweep": re.compile(r"python\S* \S*lambda_grid\.py"),
     "node": None,
 }
+TRAINED = 3
+"""Trials of the sweep that have steps: simclr and two of mdssl."""
 STALLED_SECONDS = 400
 """So long without a checkpoint or a row is a failure."""
 
@@ -81,11 +84,11 @@ def ours(token: str) -> dict[int, str]:
     return found
 
 
-def disturb(sweep: Sweep, cluster, token: str, kills: int, rng: random.Random, trained: int) -> list[str]:
+def disturb(sweep: Sweep, cluster, token: str, kills: int, rng: random.Random) -> list[str]:
     """Run the sweep to its end with ``kills`` kills; what was killed, in order."""
     kinds = [list(KINDS)[number % len(KINDS)] for number in range(kills)]
     rng.shuffle(kinds)
-    due = sorted(rng.uniform(0, 0.9) * trained * sweep.iterations for _ in kinds)
+    due = sorted(rng.uniform(0, 0.9 * TRAINED * sweep.iterations) for _ in kinds)
     killed, last, got_on = [], (-1, 0), time.monotonic()
     sweep.start()
     while sweep.process.poll() is None or len(killed) < kills:
@@ -104,7 +107,14 @@ def disturb(sweep: Sweep, cluster, token: str, kills: int, rng: random.Random, t
                 print(f"{len(killed):3d}. {victim} at {reached[0]} steps, {reached[1]} trials with rows", flush=True)
                 last = (sweep.steps(), sweep.rows())
         time.sleep(0.2)
+    assert sweep.process.returncode == 0, sweep.output.read_text()
     return killed
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def kill(kind: str, sweep: Sweep, cluster, token: str, rng: random.Random) -> str:
@@ -151,41 +161,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--iterations", type=int, default=120)
+    parser.add_argument("--iterations", type=int, default=100)
     arguments = parser.parse_args()
     begun, token = time.monotonic(), f"mdssl-chaos-{uuid.uuid4().hex}"
     # Ray's own files and sockets, apart from any other Ray of this machine; the paths of sockets must be short.
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        os.environ |= {"MDSSL_CHAOS": token, "RAY_TMPDIR": folder, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+        os.environ |= {
+            "MDSSL_CHAOS": token,
+            "RAY_TMPDIR": folder,
+            "TMPDIR": folder,
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": "1",
+        }
         folder = Path(folder)
         data = prepare_tiny(folder)
-        straight = Sweep(folder / "straight", data, arguments.iterations, "--executor", "inline")
-        straight.start()
-        assert straight.process.wait() == 0, straight.output.read_text()
-        print(f"undisturbed: {time.monotonic() - begun:.0f} s", flush=True)
-
+        # Here, for Ray takes the variables above as it is imported.
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1"},
+            head_node_args={"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()},
         )
+        sweep = Sweep(folder / "disturbed", data, arguments.iterations, "--address", cluster.address)
         try:
             for _ in range(2):
                 cluster.add_node(num_cpus=1)
-            sweep = Sweep(folder / "disturbed", data, arguments.iterations, "--address", cluster.address)
-            trained = len(list(straight.storage.glob("trials/*/checkpoints")))
-            killed = disturb(sweep, cluster, token, arguments.kills, random.Random(arguments.seed), trained)
-            assert sweep.process.returncode == 0, sweep.output.read_text()
-            compare(sweep.storage, straight.storage, arguments.iterations)
+            killed = disturb(sweep, cluster, token, arguments.kills, random.Random(arguments.seed))
         finally:
             if sweep.process and sweep.process.poll() is None:
                 sweep.process.kill()
+                sweep.process.wait()
             cluster.shutdown()
         deadline = time.monotonic() + 60
         while left := ours(token):
             assert time.monotonic() < deadline, f"still running: {left}"
             time.sleep(0.5)
+        print(f"disturbed: {time.monotonic() - begun:.0f} s; once more without", flush=True)
+        straight = Sweep(folder / "straight", data, arguments.iterations, "--executor", "inline")
+        straight.start()
+        assert straight.process.wait() == 0, straight.output.read_text()
+        compare(sweep.storage, straight.storage, arguments.iterations)
     counts = ", ".join(f"{killed.count(kind)} {kind}" for kind in KINDS)
     print(f"{len(killed)} kills ({counts}) in {time.monotonic() - begun:.0f} s; all is as undisturbed, nothing is left")
 

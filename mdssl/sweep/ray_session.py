@@ -85,6 +85,7 @@ def start_ray(settings: SweepSettings) -> Path | None:
 
         defaults = _ENVIRONMENT | {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
         environment = {key: os.environ.get(key, value) for key, value in defaults.items()}
+        os.environ.update(environment)
         ray.init(address=settings.address, runtime_env={"env_vars": environment}, log_to_driver=False)
         return None
     for key, value in (_ENVIRONMENT | _ENVIRONMENT_OF_ITS_OWN).items():

@@ -1,0 +1,71 @@
+"""Kill anything, and machines that say before they go: minutes each, so only where asked for (``make chaos``)."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from chaos import STALLED_SECONDS, Sweep, free_port, ours
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
+
+
+def test_a_sweep_under_20_kills_ends_as_one_that_nobody_disturbs():
+    command = [sys.executable, str(Path(__file__).with_name("chaos.py")), "--kills", "20", "--seed", "0"]
+    assert subprocess.run(command).returncode == 0
+
+
+def drain(cluster, node, seconds: int) -> None:
+    """Tell the cluster that the node will be taken away in ``seconds``, as a cloud does of a spot machine."""
+    import ray
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int((time.time() + seconds) * 1000)
+    accepted, why = ray._raylet.GcsClient(address=cluster.address).drain_node(node.node_id, reason, "spot", deadline_ms)
+    assert accepted, why
+
+
+def wait_for(condition, sweep):
+    deadline = time.monotonic() + STALLED_SECONDS
+    while not condition():
+        assert sweep.process.poll() is None and time.monotonic() < deadline, sweep.output.read_text()
+        time.sleep(0.2)
+
+
+def test_a_worker_whose_node_will_be_taken_away_saves_a_checkpoint_and_goes_on_elsewhere(
+    tiny_data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MDSSL_CHAOS", token := f"drained-{os.getpid()}")
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    sweep = Sweep(tmp_path / "drained", tiny_data, 20_000, "--address", cluster.address, "--checkpoint-seconds", "1000")
+    try:
+        node = cluster.add_node(num_cpus=1)
+        sweep.start()
+        wait_for(lambda: re.search(r": step \d+/20000", sweep.output.read_text()), sweep)
+        assert sweep.steps() == 0, "none is due"
+        drain(cluster, node, seconds=40)
+        wait_for(lambda: sweep.steps() > 0, sweep)
+        saved = sweep.steps()
+        cluster.add_node(num_cpus=1)
+        went_on = r"went on from its checkpoint and is at step (\d+)"
+        wait_for(lambda: re.search(went_on, sweep.output.read_text()), sweep)
+        assert int(re.search(went_on, sweep.output.read_text())[1]) == saved + 2
+        sweep.process.send_signal(signal.SIGTERM)
+        assert sweep.process.wait(120) == 130
+    finally:
+        if sweep.process.poll() is None:
+            sweep.process.kill()
+            sweep.process.wait()
+        cluster.shutdown()
+    deadline = time.monotonic() + 60
+    while left := ours(token):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
