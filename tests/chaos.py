@@ -120,10 +120,10 @@ def free_port() -> int:
 def kill(kind: str, sweep: Sweep, cluster, token: str, rng: random.Random) -> str:
     """Who was killed; empty where there is nobody of this kind just now."""
     if kind == "node":
-        node = rng.choice(sorted(cluster.worker_nodes, key=lambda node: node.unique_id))
+        node = rng.choice(sorted(cluster.worker_nodes, key=lambda node: node.node_id))
         cluster.remove_node(node, allow_graceful=False)
         cluster.add_node(num_cpus=1)
-        return f"node {node.unique_id[:8]}"
+        return f"node {node.node_id[:8]}"
     pids = [pid for pid, line in sorted(ours(token).items()) if KINDS[kind].match(line)]
     if kind == "sweep":
         pids = [sweep.process.pid]
@@ -166,13 +166,8 @@ def main() -> None:
     begun, token = time.monotonic(), f"mdssl-chaos-{uuid.uuid4().hex}"
     # Ray's own files and sockets, apart from any other Ray of this machine; the paths of sockets must be short.
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        os.environ |= {
-            "MDSSL_CHAOS": token,
-            "RAY_TMPDIR": folder,
-            "TMPDIR": folder,
-            "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": "1",
-        }
+        os.environ |= {"RAY_TMPDIR": folder, "TMPDIR": folder, "MDSSL_CHAOS": token}
+        os.environ |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         folder = Path(folder)
         data = prepare_tiny(folder)
         # Here, for Ray takes the variables above as it is imported.
