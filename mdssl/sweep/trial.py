@@ -158,14 +158,16 @@ def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun, to
         ray.train.TrainingFailedError: a worker failed, or died more often than it may.
     """
     folder = train_records(Location.of(run.storage), config)
-    reached = checkpoint.latest_step(trial_dir / "checkpoints")
+    reached, in_vain = checkpoint.latest_step(trial_dir / "checkpoints"), 0
     while True:
         try:
             _trainer(_job(config, trial_dir, run, token), run, folder).fit()
-        except ray.train.TrainingFailedError:
+        except ray.train.TrainingFailedError as error:
             # Deaths between which training gets on are the machines' doing, and over days there are many.
             before, reached = reached, checkpoint.latest_step(trial_dir / "checkpoints")
-            if reached <= before:
+            in_vain = in_vain + 1 if reached <= before else 0
+            # Ray Train has started the workers anew already, but nobody its controller, which dies with its node.
+            if in_vain > (_WORKER_RESTARTS if isinstance(error, ray.train.ControllerError) else 0):
                 raise
         else:
             return
@@ -281,6 +283,8 @@ def _cause(error: BaseException) -> str:
     failures = getattr(error, "worker_failures", None)
     if failures:
         return _cause(next(iter(failures.values())))
+    if isinstance(error, ray.train.ControllerError):
+        return _cause(error.controller_failure)
     if isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
         return _cause(error.cause)
     return f"{type(error).__name__}: {error}"

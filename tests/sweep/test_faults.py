@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import ray
@@ -81,7 +82,8 @@ def test_memory_that_runs_out_in_a_worker_is_a_row_with_that_reason(run, trial_d
 
 @pytest.fixture
 def trainer(monkeypatch):
-    """In place of Ray's: each call of ``fit`` takes its outcome from a list, a step that is reached or None for all."""
+    """In place of Ray's: each call of ``fit`` takes its outcome from a list, a step that
+    is reached, the controller's death, or None for all."""
 
     def install(trial_dir, outcomes):
         class Trainer:
@@ -91,6 +93,8 @@ def trainer(monkeypatch):
             def fit(self):
                 step = outcomes.pop(0)
                 if step is not None:
+                    if step == "controller":
+                        raise ray.train.ControllerError(RuntimeError("its node is gone"))
                     if step:
                         reach(trial_dir, step)
                     raise ray.train.WorkerGroupError("died", {0: RuntimeError("killed")})
@@ -113,6 +117,16 @@ def test_a_trial_that_gets_on_no_more_fails(run, trial_dir, trainer):
     with pytest.raises(ray.train.TrainingFailedError, match="died"):
         trial.train_in_workers(CONFIG, trial_dir, run, "token")
     assert left == [None]
+
+
+def test_a_controller_may_die_with_its_node_three_times_in_a_row(run, trial_dir, trainer):
+    left = trainer(trial_dir, ["controller"] * 3 + [10] + ["controller"] * 3 + [None])
+    trial.train_in_workers(CONFIG, trial_dir, run, "token")
+    assert not left
+    trainer(trial_dir, ["controller"] * 4)
+    with pytest.raises(ray.train.ControllerError) as raised:
+        trial.train_in_workers(CONFIG, trial_dir, run, "token")
+    assert trial._cause(raised.value) == "RuntimeError: its node is gone"
 
 
 @pytest.mark.parametrize("got_on", [True, False])
@@ -211,6 +225,23 @@ def test_sigterm_ends_a_sweep_as_ctrl_c_does(tiny_data, tmp_path):
     assert not [path for path in (tmp_path / "results").rglob(".*") if path.name != ".ray"]
     plan = subprocess.run([*sweep, "--dry-run"], capture_output=True, text=True).stdout
     assert "to go on from its checkpoint" in plan
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_full_object_store_is_in_nobodys_way(tiny_data, trial_dir, monkeypatch):
+    train(TrialConfig(method="random", arch="resnet18"), data=tiny_data, trial_dir=trial_dir, device="cpu")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
+    ray.init(address="local", num_cpus=1, object_store_memory=80 << 20, include_dashboard=False, log_to_driver=False)
+    try:
+        # Arrays that are looked at can neither be thrown out nor spilled.
+        held = [ray.get(ray.put(np.zeros(20 << 20, np.uint8))) for _ in range(8)]
+        actor = Evaluator.remote(tiny_data, ProbeConfig(), "cpu")
+        scores = ray.get(actor.score.remote(trial_dir.uri, ("tiny-a",)))
+        assert sum(array.nbytes for array in held) == 160 << 20, "twice what it holds"
+        assert 0 <= scores["tiny-a"][0]["top1"] <= 100
+    finally:
+        ray.shutdown()
 
 
 HANGS_ONCE = """
