@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -284,7 +283,7 @@ run(lambda_grid.main)
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.timeout(400)
 def test_a_worker_that_hangs_is_started_anew_and_the_trial_is_finished(tiny_data, tmp_path):
     flag, script = tmp_path / "hung", tmp_path / "hangs.py"
@@ -292,8 +291,7 @@ def test_a_worker_that_hangs_is_started_anew_and_the_trial_is_finished(tiny_data
     sweep = [*command(tmp_path / "results", tiny_data, script), "--iterations", "20", "--checkpoint-seconds", "0"]
     result = subprocess.run([*sweep, "--hang-minutes", "0.4"], capture_output=True, text=True, timeout=380)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert flag.exists()
-    assert re.search(r"a worker died at step \d+ or after; it went on from its checkpoint", result.stdout)
+    assert flag.exists(), "one hung, and only a new one can have gone on"
     assert set(pd.read_parquet(tmp_path / "results" / "leaderboard")["status"]) == {"finished"}
     for metrics in tmp_path.glob("results/trials/*/checkpoints/../metrics.parquet"):
         assert list(pd.read_parquet(metrics)["step"]) == list(range(2, 21, 2)), "every step once"
