@@ -8,6 +8,7 @@ from typing import Any
 from mdssl.config import Recipe
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.field_types import check_types
+from mdssl.tracking.choice import checked
 
 PROBES = ("lbfgs", "sgd")
 FEATURES = ("encoder", "projection")
@@ -102,9 +103,13 @@ class RunSettings:
     compile: bool = False
     """Run views and model as torch.compile makes them: meant for long runs on a GPU. That takes a minute or more at the
     start."""
+    track: tuple[str, ...] = ("tensorboard",)
+    """Where else to show curves and scores: tensorboard | wandb | mlflow, several of them, or none. TensorBoard reads
+    them from the storage: tensorboard --logdir results/trials"""
 
     def __post_init__(self) -> None:
         check_types(self)
+        object.__setattr__(self, "track", checked(self.track))
         check_number("checkpoint_seconds", self.checkpoint_seconds, low=0)
         check_number("report_every", self.report_every, low=1)
         check_number("hang_minutes", self.hang_minutes, low=0)

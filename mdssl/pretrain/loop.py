@@ -32,9 +32,18 @@ from mdssl.pretrain.optim import build_optimizer, learning_rate
 from mdssl.pretrain.pretrained import encoder_of
 from mdssl.pretrain.pseudo_domains import PseudoDomains
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views
-from mdssl.pretrain.trial_files import now, read_training, write_config, write_failure, write_finished, write_metrics
+from mdssl.pretrain.trial_files import (
+    now,
+    read_training,
+    write_config,
+    write_failure,
+    write_finished,
+    write_metrics,
+    write_run,
+)
 from mdssl.run_config import RunSettings, check_gradient_caching
 from mdssl.storage import Location
+from mdssl.tracking.tracks import Tracks, of_clustering, of_report
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +118,21 @@ def train(
     ended = read_training(trial_dir)
     if ended and ended["status"] == "finished":
         return ended
+    is_first = not dist.is_initialized() or dist.get_rank() == 0
+    with Tracks(settings.track if is_first else (), config, trial_dir) as tracks:
+        return _train(config, data, trial_dir, settings, device, report, before_writing, tracks)
 
+
+def _train(
+    config: TrialConfig,
+    data: str | Path,
+    trial_dir: Location,
+    settings: RunSettings,
+    device: str,
+    report: Callable[[Progress], Wish | None],
+    before_writing: Callable[[], None],
+    tracks: Tracks,
+) -> dict[str, Any]:
     # --- State: all that the loop needs, and all that a checkpoint restores ---
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = pick_device(device)
@@ -125,6 +148,8 @@ def train(
     if rank == 0:
         before_writing()
         write_config(trial_dir, config)
+        write_run(trial_dir, device=device, workers=workers, step=state.step)
+    tracks.start(resumed_at=state.step)
     iterations = 0 if config.method in UNTRAINED else config.iterations
 
     mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
@@ -149,6 +174,7 @@ def train(
                 config, model, mixture, state.clusters, number=number, step=state.step
             )
             state.rounds.append(record)
+            tracks.log(state.step, of_clustering(record))
             groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
 
         # Every step: two views of every domain's batch, one loss over the global batch.
@@ -183,6 +209,7 @@ def train(
             eta = (iterations - state.step) * (instant - reported_at) / (state.step - reported_step)
             progress = Progress(state.step, iterations, *means, rate, speed, eta)
             state.metrics.append(_metrics_row(progress))
+            tracks.log(state.step, of_report(state.metrics[-1]))
             state.seconds += instant - counted_at
             state.gpu_seconds += (instant - counted_at) * workers * device.startswith("cuda")
             reported_step, reported_views, reported_at, counted_at = state.step, state.views, instant, instant

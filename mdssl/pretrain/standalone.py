@@ -23,6 +23,7 @@ from mdssl.pretrain.watchdog import watchdog
 from mdssl.run_config import RunSettings
 from mdssl.storage import Location
 from mdssl.terminal import printable
+from mdssl.trial_log import kept_log
 
 
 def train_standalone(settings) -> None:
@@ -54,7 +55,12 @@ def train_standalone(settings) -> None:
             claim.wait(lambda owner: _say_who(owner, config.trial_id))
         if under_torchrun:
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        with _told_to_leave() as told, patience(), watchdog(60 * run_settings.hang_minutes) as beat:
+        with (
+            kept_log(trial_dir, "train", errors_only=not is_first),
+            _told_to_leave() as told,
+            patience(),
+            watchdog(60 * run_settings.hang_minutes) as beat,
+        ):
 
             def report(progress: Progress) -> Wish | None:
                 beat()

@@ -1,17 +1,22 @@
 """The files of one trial, and the order in which they appear.
 
 config.json             when training begins
+run.json                with it, each time anew: where it trains
 checkpoints/            while it runs
 metrics.parquet         with each checkpoint
 clusters.parquet        with it, where the method has pseudo-domains
 encoder.safetensors     when it has ended: encoder and projection head, float32
 training.json           last of all: that training ended, how, and what it cost
+
+logs/ and tensorboard/ grow from the begin to the end: see `mdssl.trial_log` and `mdssl.tracking`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import socket
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +41,19 @@ def now() -> str:
 
 def write_config(trial_dir: Location, config: TrialConfig) -> None:
     (trial_dir / "config.json").write_bytes(json.dumps(config.to_dict(), indent=2).encode())
+
+
+def write_run(trial_dir: Location, *, device: str, workers: int, step: int) -> None:
+    """Write where the training that begins now runs, for people: that of its first worker, where it has several."""
+    run = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "workers": workers,
+        "from_step": step,
+        "started_at": now(),
+    }
+    (trial_dir / "run.json").write_bytes(json.dumps(run, indent=2).encode())
 
 
 def write_metrics(trial_dir: Location, state: LoopState) -> None:

@@ -7,6 +7,7 @@ could lose: Ray starts it again and repeats the call.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import ray
@@ -21,6 +22,9 @@ from mdssl.pretrain.trial_files import load_model
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint
+from mdssl.trial_log import kept_log
+
+log = logging.getLogger(__name__)
 
 NAME = "probe"
 
@@ -37,6 +41,10 @@ class Evaluator:
 
     def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
         """Scores of one trial's encoder: a list of entries per dataset, or the error that one dataset ended in."""
+        with kept_log(Location.of(trial_dir), "probe"):
+            return self._score(trial_dir, datasets)
+
+    def _score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
         with patience():
             config, model = load_model(Location.of(trial_dir), self.device)
         scores: dict[str, list[dict[str, Any]] | str] = {}
@@ -55,6 +63,7 @@ class Evaluator:
                 )
             except (ValueError, RuntimeError, OSError) as error:
                 # One dataset that cannot be scored must not cost the scores of the others.
+                log.exception("%s could not be scored", name)
                 scores[name] = f"{type(error).__name__}: {error}"
                 continue
             own = {"eval_dataset": name, "data_fingerprint": evaluation_fingerprint(data, name)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import textwrap
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from mdssl import trial_log
+from mdssl.claim import DEAD_SECONDS, Owner, holder_of
 from mdssl.config import CLUSTERED, TrialConfig
 from mdssl.errors import InputError
 from mdssl.results import leaderboard
@@ -23,11 +26,12 @@ from mdssl.storage import Location
 from mdssl.sweep.describe import duration, labels
 from mdssl.terminal import Terminal
 
-STATES = ("failed", "silent", "training", "trained", "finished")
+STATES = ("failed", "dead", "silent", "stopped", "training", "trained", "probing", "finished")
 """In the order in which they are shown: what needs somebody first."""
-_SILENT_AFTER_SECONDS = 180
-"""Six times the usual time between two checkpoints, each of which renews ``metrics.parquet``."""
+WATCH_SECONDS = 5.0
 _READERS = 16
+_LABEL_WIDTH = 20
+"""Of a trial's words, which go on in the next line: all fits into 80 columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +40,18 @@ class TrialStatus:
 
     Attributes:
         config: what it is.
-        state: ``finished`` (it has scores), ``trained`` (its encoder waits for its scores), ``training``, ``silent``
-            (nothing was written for minutes: it waits, or its process is gone) or ``failed``.
+        state: ``finished`` (it has scores), ``trained`` (its encoder waits for its scores) and ``probing`` (it gets
+            them), ``training``, ``stopped`` (nobody works on it; its sweep goes on with it when started again),
+            ``silent`` (whoever has it did not renew its claim for a minute, by this machine's clock), ``dead`` (whoever
+            has it is known to be gone) or ``failed``.
         step: steps done at the last checkpoint.
         loss, views_per_second: of the last report before that; None before the first.
         scores: evaluation datasets with a finished score.
         seconds_ago: since its last sign of life, by this machine's clock; None of a finished trial.
         error: why it failed, its first line.
+        holder: the process that has it, as host:pid and sweep; for a nested trial that which started its workers.
+        host, device, workers: where it trains, or did last.
+        log: the folder of what its processes logged, empty where there is none.
     """
 
     config: TrialConfig
@@ -53,6 +62,11 @@ class TrialStatus:
     scores: int = 0
     seconds_ago: float | None = None
     error: str = ""
+    holder: str = ""
+    host: str = ""
+    device: str = ""
+    workers: int | None = None
+    log: str = ""
 
     @property
     def eta_seconds(self) -> float | None:
@@ -80,7 +94,8 @@ def trial_statuses(storage: str | Location) -> list[TrialStatus]:
 
 
 def print_status(storage: str | Location, console: Console | None = None) -> None:
-    """Print how many trials are in which state, a line for each that is not finished, and why what failed did.
+    """Print how many trials are in which state, a line for each that is not finished, where those are that somebody
+    works on, and why what failed did.
 
     Raises:
         ValueError: as `trial_statuses`.
@@ -95,50 +110,124 @@ def print_status(storage: str | Location, console: Console | None = None) -> Non
         names = labels(trial.config for trial in trials)
         columns = {
             "trial": ([trial.config.trial_id for trial in shown], False),
-            "": ([names[trial.config.trial_id] for trial in shown], False),
+            "": (["\n".join(textwrap.wrap(names[trial.config.trial_id], _LABEL_WIDTH)) for trial in shown], False),
             "state": ([trial.state for trial in shown], False),
             "step": ([f"{trial.step}/{trial.config.iterations}" for trial in shown], True),
             "loss": ([_or_dash(trial.loss, "{:.3f}".format) for trial in shown], True),
             "views/s": ([_or_dash(trial.views_per_second, "{:,.0f}".format) for trial in shown], True),
             "ETA": ([_or_dash(trial.eta_seconds, duration) for trial in shown], True),
-            "last sign": ([_or_dash(trial.seconds_ago, lambda ago: f"{duration(ago)} ago") for trial in shown], True),
+            "seen": ([_or_dash(trial.seconds_ago, duration) for trial in shown], True),
         }
         console.print(
             TextTable([TextColumn(name, cells, right=right) for name, (cells, right) in columns.items()]), crop=False
         )
     for trial in shown:
+        if trial.holder or trial.host:
+            console.print(f"{trial.config.trial_id} {_where(trial)}", markup=False, soft_wrap=True)
+    for trial in shown:
         if trial.error:
-            console.print(f"{trial.config.trial_id} failed: {trial.error}", markup=False, soft_wrap=True)
+            log = f"; log: {trial.log}" if trial.log else ""
+            console.print(f"{trial.config.trial_id} failed: {trial.error}{log}", markup=False, soft_wrap=True)
+
+
+def watch_status(storage: str | Location) -> None:
+    """Print the status every `WATCH_SECONDS`; on a terminal in the place of the one before. Ends by Ctrl-C.
+
+    Raises:
+        ValueError: as `trial_statuses`.
+    """
+    console = Console()
+    while True:
+        with console.capture() as capture:
+            print_status(storage, console)
+        console.clear()
+        console.out(capture.get(), end="", highlight=False)
+        time.sleep(WATCH_SECONDS)
+
+
+def print_json(storage: str | Location) -> None:
+    """Print a list with an object for each trial: the attributes of `TrialStatus`, ``trial_id`` and ``eta_seconds``.
+
+    Raises:
+        ValueError: as `trial_statuses`.
+    """
+    trials = trial_statuses(storage)
+    names = labels(trial.config for trial in trials)
+    entries = [
+        {"trial_id": trial.config.trial_id, "label": names[trial.config.trial_id], "eta_seconds": trial.eta_seconds}
+        | asdict(trial)
+        | {"config": trial.config.to_dict()}
+        for trial in trials
+    ]
+    print(json.dumps(entries, indent=2))
+
+
+def _where(trial: TrialStatus) -> str:
+    """``on gpu3 (NVIDIA H200, 4 workers), held by head:4711 (lambda_grid)``"""
+    parts = []
+    if trial.host:
+        workers = f", {trial.workers} workers" if trial.workers and trial.workers > 1 else ""
+        was = "" if trial.state == "training" else "was "
+        parts.append(f"{was}on {trial.host} ({trial.device}{workers})")
+    if trial.holder:
+        parts.append(f"held by {trial.holder}")
+    return ", ".join(parts)
 
 
 def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> TrialStatus | None:
     """None for a folder that is no trial's."""
     scores = 0 if rows is None else int((rows["status"] == "finished").groupby(rows["eval_dataset"]).any().sum())
+    folder, error = storage / "trials" / trial_id, ""
     if rows is not None:
         config = TrialConfig.from_dict(json.loads(rows["config_json"].iloc[0])["trial"])
         failed = rows[rows["status"] == "failed"]
-        if len(failed):
-            return TrialStatus(config=config, state="failed", scores=scores, error=_first_line(failed["error"].iloc[0]))
-        return TrialStatus(config=config, state="finished", step=config.iterations, scores=scores)
-    folder = storage / "trials" / trial_id
-    config = _read(folder / "config.json", lambda data: TrialConfig.from_dict(json.loads(data)))
-    if config is None:
-        return None
+        if failed.empty:
+            return TrialStatus(config=config, state="finished", step=config.iterations, scores=scores)
+        error = _first_line(failed["error"].iloc[0])
+    else:
+        config = _read(folder / "config.json", lambda data: TrialConfig.from_dict(json.loads(data)))
+        if config is None:
+            return None
     ended = _read(folder / "training.json", json.loads) or {}
-    if ended.get("status") == "failed":
-        return TrialStatus(config=config, state="failed", step=ended["step"], error=_first_line(ended["error"]))
+    listing = folder.listing()
     last = _read(folder / "metrics.parquet", _last_row) or {}
-    written = max((info.mtime_ns or 0) for info in folder.listing().values())
-    ago = max(0.0, time.time() - written / 1e9)
-    running = "training" if ago < _SILENT_AFTER_SECONDS else "silent"
+    run = _read(folder / "run.json", json.loads) or {}
+    holder = holder_of(folder)
+    written = {name: (info.mtime_ns or 0) / 1e9 for name, info in listing.items()}
+    step, is_trained = last.get("step", 0), ended.get("status") == "finished"
+    if ended.get("status") == "failed":
+        step, error = ended["step"], error or _first_line(ended["error"])
+    if holder:
+        renewed = max((at for name, at in written.items() if name.startswith("claim")), default=time.time())
+        state = _state_of(holder, time.time() - renewed, is_trained)
+        if state in ("training", "probing"):
+            error = ""  # it is being tried again
+    else:
+        state = "trained" if is_trained else "stopped"
     return TrialStatus(
         config=config,
-        state="trained" if ended else running,
-        step=last.get("step", 0),
+        state="failed" if error else state,
+        step=step,
         loss=last.get("loss"),
         views_per_second=last.get("views_per_second"),
-        seconds_ago=ago,
+        scores=scores,
+        seconds_ago=max(0.0, time.time() - max(written.values())) if written else None,
+        error=error,
+        holder=str(holder or ""),
+        host=run.get("host", ""),
+        device=run.get("device", ""),
+        workers=run.get("workers"),
+        log=(folder / trial_log.FOLDER).uri if trial_log.FOLDER in listing else "",
     )
+
+
+def _state_of(holder: Owner, seconds: float, is_trained: bool) -> str:
+    """Of a trial whose claim was renewed ``seconds`` ago."""
+    if holder.is_gone():
+        return "dead"
+    if seconds > DEAD_SECONDS:
+        return "silent"
+    return "probing" if is_trained else "training"
 
 
 def _read(file: Location, parse: Callable[[bytes], Any]) -> Any:

@@ -7,6 +7,7 @@ goes on from them whatever died: a worker, the trial's driver, the sweep or the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,10 @@ from mdssl.sweep.grid import evaluation_fingerprint, news
 from mdssl.sweep.resources import Share
 from mdssl.sweep.rows import failed_row, finished_row, merged
 from mdssl.sweep.waiting import report_of
+from mdssl.tracking.tracks import tell_scores
+from mdssl.trial_log import kept_log
+
+log = logging.getLogger(__name__)
 
 _WORKER_RESTARTS = 3
 """How often Ray Train starts a trial's workers anew after one of them died, with no new checkpoint meanwhile."""
@@ -75,7 +80,8 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
             tune.report(report_of(trial_dir, owner))
             return
         try:
-            tune.report(_do(config, work, trial_dir, run, claim))
+            with kept_log(trial_dir, "trial"):
+                tune.report(_do(config, work, trial_dir, run, claim))
         except ClaimLostError:
             tune.report(report_of(trial_dir, holder_of(trial_dir)))
 
@@ -104,6 +110,7 @@ def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: Tri
         raise
     except Exception as error:
         # The boundary of the trial: an error of any kind is this trial's result, and its row says so.
+        log.exception("trial %s failed", config.trial_id)
         claim.check()
         failure = failed_row(config, _cause(error), context=run.context, started_at=started_at)
         write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), [failure]))
@@ -122,6 +129,7 @@ def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: Tri
         else:
             new += [finished_row(config, training, score, context=run.context, trial_dir=trial_dir) for score in result]
     write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), new))
+    tell_scores(run.settings.track, config, trial_dir, new)
     errors = [row["error"] for row in new if row["status"] == "failed"] + ([error] if error else [])
     return {"phase": "failed", "error": errors[0]} if errors else {"phase": "finished"}
 
@@ -231,6 +239,12 @@ def _no_process_group() -> ray.train.BackendConfig:
 
 
 def _worker(job: dict[str, Any]) -> None:
+    is_first = ray.train.get_context().get_world_rank() == 0
+    with kept_log(Location.of(job["trial_dir"]), "train", errors_only=not is_first):
+        _train_in_worker(job)
+
+
+def _train_in_worker(job: dict[str, Any]) -> None:
     warned = False
 
     def report(progress: Progress) -> Wish | None:
@@ -273,7 +287,8 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
                 report=report_and_beat,
                 before_writing=check_claim,
             )
-    except NonFiniteLossError:
+    except NonFiniteLossError as error:
+        log.error("%s", error)
         # training.json says it; raised here, Ray Train would train into the same wall again.
         return
 
