@@ -269,18 +269,52 @@ def leaderboard(settings: Leaderboard) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
+    watch: bool = False
+    """Say it again every few seconds, until Ctrl-C."""
+    json: bool = False
+    """As a JSON list with one entry a trial, for scripts."""
     storage: str = _STORAGE
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
 
 
 def status(settings: Status) -> None:
-    """Say what every trial in a storage is doing: how far, how fast, ETA, and why what failed did. Reads files alone.
+    """Say what every trial in a storage is doing: where, how far, how fast, ETA, and why what failed did. Reads files
+    alone.
 
-    Example: mdssl status --storage s3://bucket/results
+    Examples:
+      mdssl status --storage s3://bucket/results
+      mdssl status --watch
     """
-    from mdssl.sweep.status import print_status
+    from mdssl.sweep.status import print_json, print_status, watch_status
 
-    print_status(settings.storage)
+    if settings.json and settings.watch:
+        raise InputError("json and watch go not together; call `mdssl status --json` as often as you need it.")
+    if settings.json:
+        print_json(settings.storage)
+    elif settings.watch:
+        watch_status(settings.storage)
+    else:
+        print_status(settings.storage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    trial_id: tyro.conf.Positional[str]
+    """A trial: the 12 hex digits that `mdssl status` and the leaderboard print."""
+    follow: bool = False
+    """Go on with what is new, until Ctrl-C."""
+    storage: str = _STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+
+
+def log(settings: Log) -> None:
+    """Print what the processes of a trial have logged, warned of and printed, over all its starts, with tracebacks.
+
+    Example: mdssl log 0123456789ab --follow
+    """
+    from mdssl.trial_log import print_log
+
+    print_log(settings.storage, settings.trial_id, follow=settings.follow)
 
 
 COMMANDS: dict[str, tuple[type, Callable]] = {
@@ -291,6 +325,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "probe": (Probe, probe),
     "leaderboard": (Leaderboard, leaderboard),
     "status": (Status, status),
+    "log": (Log, log),
 }
 
 

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 from mdssl.errors import InputError
 from mdssl.growing_file import GrowingFile
+from mdssl.results.row_files import check_trial_id
 from mdssl.storage import Location
 
 FOLDER = "logs"
@@ -80,6 +81,7 @@ def print_log(storage: str | Location, trial_id: str, *, follow: bool = False) -
     Raises:
         ValueError: the storage has no log of such a trial.
     """
+    check_trial_id(trial_id)
     trial_dir = Location.of(storage) / "trials" / trial_id
     shown = _entries(trial_dir)
     if not shown and not follow:

@@ -25,9 +25,14 @@ twice as long as two."""
 
 def file_of(storage: str | Location, trial_id: str) -> Location:
     """Where the rows of a trial are. Raises ``ValueError`` where ``trial_id`` is not one."""
+    check_trial_id(trial_id)
+    return Location.of(storage) / FOLDER / f"{trial_id}{SUFFIX}"
+
+
+def check_trial_id(trial_id: str) -> None:
+    """Raise ``ValueError`` where ``trial_id`` is none."""
     if not re.fullmatch(r"[0-9a-f]{12}", trial_id):
         raise InputError(f"trial id {trial_id!r} is not one: it has 12 hex digits, such as 0123456789ab.")
-    return Location.of(storage) / FOLDER / f"{trial_id}{SUFFIX}"
 
 
 def to_bytes(table: pa.Table) -> bytes:

@@ -56,8 +56,5 @@ class TensorBoard:
 
 def _plain(settings: dict) -> dict[str, bool | int | float | str]:
     """Settings as TensorBoard takes them: without lists, and without those that are not set."""
-    joined = {
-        name: "+".join(map(str, value)) if isinstance(value, list | tuple) else value
-        for name, value in settings.items()
-    }
-    return {name: value for name, value in joined.items() if value is not None}
+    known = {name: value for name, value in settings.items() if value is not None}
+    return {name: "+".join(value) if isinstance(value, list) else value for name, value in known.items()}
