@@ -122,7 +122,7 @@ def print_status(storage: str | Location, console: Console | None = None) -> Non
             TextTable([TextColumn(name, cells, right=right) for name, (cells, right) in columns.items()]), crop=False
         )
     for trial in shown:
-        if trial.holder or trial.host:
+        if trial.holder or (trial.host and trial.state != "trained"):
             console.print(f"{trial.config.trial_id} {_where(trial)}", markup=False, soft_wrap=True)
     for trial in shown:
         if trial.error:

@@ -3,20 +3,23 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from mdssl.claim import Claim
 from mdssl.config import TrialConfig
 from mdssl.results.leaderboard import write_rows
 from mdssl.storage import Location
 from mdssl.sweep.rows import failed_row
-from mdssl.sweep.status import print_status, trial_statuses
+from mdssl.sweep.status import print_json, print_status, trial_statuses, watch_status
 
 CONTEXT = {"sweep": "s", "preset": "quick", "git_commit": "", "ray_version": ""}
 STARTED = "2026-01-01T00:00:00+00:00"
@@ -27,7 +30,7 @@ def config(**changes):
     return TrialConfig(**base | changes)
 
 
-def begin(storage, trial, *, step=None, views_per_second=50.0, training=None, seconds_ago=0.0):
+def begin(storage, trial, *, step=None, views_per_second=50.0, training=None, seconds_ago=0.0, claimed=True, pid=None):
     folder = storage / "trials" / trial.trial_id
     (folder / "config.json").write_bytes(json.dumps(trial.to_dict()).encode())
     if step is not None:
@@ -37,6 +40,12 @@ def begin(storage, trial, *, step=None, views_per_second=50.0, training=None, se
         (folder / "metrics.parquet").write_bytes(buffer.getvalue())
     if training:
         (folder / "training.json").write_bytes(json.dumps(training).encode())
+    (folder / "run.json").write_bytes(json.dumps({"host": "gpu3", "device": "NVIDIA H200", "workers": 2}).encode())
+    if claimed:
+        # A claim of this machine tells a dead owner by its process, one of another only by its age.
+        me = Claim(folder, "lambda_grid").owner
+        owner = replace(me, pid=pid) if pid else replace(me, machine="another")
+        (folder / "claim.json").write_bytes(replace(owner, host="head").to_bytes())
     if seconds_ago:
         then = time.time() - seconds_ago
         for name in folder.names():
@@ -56,19 +65,33 @@ def storage(tmp_path):
 
 
 def test_every_state_is_told_from_the_files_alone(storage):
-    trials = {seed: config(seed=seed) for seed in range(6)}
+    trials = {seed: config(seed=seed) for seed in range(9)}
+    trained = {"status": "finished", "step": 100}
     write_rows(storage, trials[0].trial_id, [finished_score(trials[0], name) for name in ("a", "b")])
     begin(storage, trials[1], step=40)
     begin(storage, trials[2], step=40, seconds_ago=600)
-    begin(storage, trials[3], step=100, training={"status": "finished", "step": 100})
-    begin(storage, trials[4], training={"status": "failed", "step": 7, "error": "the loss is nan\nmore"})
+    begin(storage, trials[3], step=100, training=trained, claimed=False)
+    failed = {"status": "failed", "step": 7, "error": "the loss is nan\nmore"}
+    begin(storage, trials[4], training=failed, claimed=False)
     failure = failed_row(trials[5], "ValueError: no such file\nTraceback", context=CONTEXT, started_at=STARTED)
     write_rows(storage, trials[5].trial_id, [failure])
+    begin(storage, trials[6], step=40, claimed=False)
+    begin(storage, trials[7], step=40, pid=gone())
+    begin(storage, trials[8], step=100, training=trained)
     (storage / "trials" / "notes.txt" / "x").write_bytes(b"a folder of somebody's own")
 
     found = {trial.config.seed: trial for trial in trial_statuses(storage)}
-    states = {seed: trial.state for seed, trial in found.items()}
-    assert states == {0: "finished", 1: "training", 2: "silent", 3: "trained", 4: "failed", 5: "failed"}
+    assert {seed: trial.state for seed, trial in found.items()} == {
+        0: "finished",
+        1: "training",
+        2: "silent",
+        3: "trained",
+        4: "failed",
+        5: "failed",
+        6: "stopped",
+        7: "dead",
+        8: "probing",
+    }
     assert (found[0].scores, found[0].seconds_ago) == (2, None)
     assert (found[1].step, found[1].loss) == (40, 5.0)
     # 60 steps of 2 domains × 10 images × 2 views at 50 views/s.
@@ -77,6 +100,58 @@ def test_every_state_is_told_from_the_files_alone(storage):
     assert found[2].eta_seconds is None
     assert (found[4].step, found[4].error) == (7, "the loss is nan")
     assert found[5].error == "ValueError: no such file"
+    assert re.fullmatch(r"head:\d+ \(lambda_grid\)", found[1].holder)
+    assert found[6].holder == ""
+
+
+def gone():
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_failed_trial_that_is_tried_again_trains(storage):
+    failure = failed_row(config(), "ValueError: no such file", context=CONTEXT, started_at=STARTED)
+    write_rows(storage, config().trial_id, [failure])
+    begin(storage, config(), step=40)
+    (trial,) = trial_statuses(storage)
+    assert (trial.state, trial.step, trial.error) == ("training", 40, "")
+
+
+def test_a_living_process_of_this_machine_is_seen_by_its_claim(storage):
+    begin(storage, config(), claimed=False)
+    with Claim(storage / "trials" / config().trial_id, "lambda_grid") as claim:
+        claim.take()
+        (trial,) = trial_statuses(storage)
+        assert (trial.state, trial.holder) == ("training", str(claim.owner))
+    (trial,) = trial_statuses(storage)
+    assert (trial.state, trial.holder) == ("stopped", "")
+
+
+def test_json_has_an_entry_for_each_trial(storage, capsys):
+    begin(storage, config(seed=1), step=40)
+    print_json(storage)
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert (entry["trial_id"], entry["state"], entry["step"]) == (config(seed=1).trial_id, "training", 40)
+    assert (entry["host"], entry["eta_seconds"], entry["config"]["seed"]) == ("gpu3", 48.0, 1)
+
+
+def test_watching_says_it_again_until_stopped(storage, monkeypatch, capsys):
+    begin(storage, config(), step=40)
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        begin(storage, config(), step=60)
+
+    monkeypatch.setattr("mdssl.sweep.status.time.sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        watch_status(storage)
+    printed = capsys.readouterr().out
+    assert printed.index("40/100") < printed.index("60/100")
 
 
 def test_a_trial_that_has_just_begun_has_no_numbers_yet(storage):
@@ -87,14 +162,21 @@ def test_a_trial_that_has_just_begun_has_no_numbers_yet(storage):
 
 def test_what_is_printed_says_how_many_how_far_and_why(storage):
     begin(storage, config(seed=1), step=40)
-    begin(storage, config(seed=2), training={"status": "failed", "step": 7, "error": "the loss is nan at step 7"})
+    failed = {"status": "failed", "step": 7, "error": "the loss is nan at step 7"}
+    begin(storage, config(seed=2), training=failed, claimed=False)
+    (storage / "trials" / config(seed=2).trial_id / "logs" / "a.txt").write_bytes(b"what it said")
     console = Console(file=io.StringIO(), width=80)
     print_status(storage, console)
     printed = console.file.getvalue()
     assert f"{storage.uri}: 1 failed, 1 training" in printed
     line = next(line for line in printed.splitlines() if config(seed=1).trial_id in line)
-    assert "40/100" in line and "48s" in line and "seed=1" in line
-    assert f"{config(seed=2).trial_id} failed: the loss is nan at step 7" in printed
+    assert "40/100" in line and "48s" in line
+    assert "seed=1" in printed
+    assert f"{config(seed=1).trial_id} on gpu3 (NVIDIA H200, 2 workers), held by head:" in printed
+    log = storage / "trials" / config(seed=2).trial_id / "logs"
+    assert f"{config(seed=2).trial_id} failed: the loss is nan at step 7; log: {log}" in printed
+    table = [line for line in printed.splitlines() if "/100 " in line]
+    assert max(map(len, table)) <= 80
 
 
 def test_an_empty_storage_has_no_trials(storage):

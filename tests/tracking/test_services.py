@@ -1,5 +1,7 @@
 """Weights & Biases and MLflow by their own packages, without a network; skipped where they are not installed."""
 
+import struct
+
 import pytest
 
 from mdssl.config import TrialConfig
@@ -18,6 +20,23 @@ def a_trial_that_was_killed_once(name, trial_dir):
             for step in steps:
                 tracks.log(step, {"loss/total": 10.0 - step})
     tell_scores((name,), CONFIG, trial_dir, [SCORE | {"top1": 50.0, "knn_top1": 40.0}])
+
+
+def records(data):
+    """Of an offline run's file: LevelDB's log format, blocks of 32 KiB, after seven bytes of its own."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    at, whole, block = 7, b"", 1 << 15
+    while at + 7 <= len(data):
+        if block - at % block < 7:
+            at += block - at % block
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(whole)
+            whole = b""
 
 
 @pytest.fixture
@@ -46,6 +65,15 @@ def test_wandb_offline_keeps_runs_of_the_trials_id_in_its_folder(trial_dir, monk
     assert "tracker" not in caplog.text
     runs = [name for name in (trial_dir / "wandb").names() if name.startswith("offline-run-")]
     assert len(runs) == 3
-    files = [trial_dir / "wandb" / name / f"run-{CONFIG.trial_id}.wandb" for name in runs]
-    assert all(CONFIG.trial_id.encode() in file.read_bytes() for file in files)
-    assert sum(b"loss/total" in file.read_bytes() for file in files) == 2, "which sees that the bytes can be read"
+    told = [list(records((trial_dir / "wandb" / name / f"run-{CONFIG.trial_id}.wandb").read_bytes())) for name in runs]
+    assert [record.run.run_id for run in told for record in run if record.HasField("run")] == [CONFIG.trial_id] * 3
+    history = [record.history for run in told for record in run if record.HasField("history")]
+    values = [
+        {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in h.item} for h in history
+    ]
+    assert sorted((value["_step"], value["loss/total"]) for value in values) == [
+        ("2", "8"),
+        ("4", "6"),
+        ("4", "6"),
+        ("6", "4"),
+    ], "what was told twice is in two runs, which the service joins"

@@ -1,0 +1,45 @@
+"""A training process seen from outside while it writes: its metrics, its log, its event file and its status."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from mdssl.storage import Location
+from mdssl.sweep.status import trial_statuses
+from mdssl.trial_log import read
+
+
+@pytest.mark.slow
+def test_its_files_can_be_read_at_any_moment(tiny_data, tmp_path):
+    """``metrics.parquet`` is read in a loop, as fast as it goes, while `mdssl train` renews it with every step."""
+    command = [sys.executable, "-m", "mdssl", "train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data]
+    command += ["--iterations", "40", "--batch-per-domain", "8", "--report-every", "1", "--checkpoint-seconds", "0"]
+    command += ["--precision", "fp32", "--device", "cpu", "--storage", tmp_path]
+    seen, states, deadline = [], set(), time.monotonic() + 200
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            while process.poll() is None:
+                assert time.monotonic() < deadline
+                for file in tmp_path.glob("trials/*/metrics.parquet"):
+                    # By its name pandas would open it twice, and between the two it may be another.
+                    with open(file, "rb") as opened:
+                        metrics = pd.read_parquet(opened)
+                    assert list(metrics["step"]) == list(range(1, len(metrics) + 1))
+                    assert metrics.notna().all(axis=None)
+                    if not seen or len(metrics) > seen[-1]:
+                        (trial,) = trial_statuses(str(tmp_path))
+                        states.add((trial.state, trial.holder.partition(" ")[0].rpartition(":")[2]))
+                        seen.append(len(metrics))
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert len(seen) > 3, "it was read while it grew"
+    assert ("training", str(process.pid)) in states
+    (trial_dir,) = (tmp_path / "trials").iterdir()
+    kept = read(Location.of(trial_dir))
+    assert "step 1/40" in kept and "step 40/40" in kept
+    assert os.listdir(trial_dir / "tensorboard")
