@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mdssl.sweep.settings import SweepSettings
+from mdssl.tracking.choice import TRACKER_VARIABLES
 
 _ENVIRONMENT = {
     # Ray Train's controller looks after its workers, and takes their reports, this often.
@@ -86,6 +87,7 @@ def start_ray(settings: SweepSettings) -> Path | None:
         defaults = _ENVIRONMENT | {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
         environment = {key: os.environ.get(key, value) for key, value in defaults.items()}
         os.environ.update(environment)
+        environment |= {name: os.environ[name] for name in TRACKER_VARIABLES if name in os.environ}
         ray.init(address=settings.address, runtime_env={"env_vars": environment}, log_to_driver=False)
         return None
     for key, value in (_ENVIRONMENT | _ENVIRONMENT_OF_ITS_OWN).items():

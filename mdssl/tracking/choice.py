@@ -14,6 +14,12 @@ _NEEDS = {
 }
 """By tracker: the package it needs, and how that is installed."""
 TRACKERS = tuple(_NEEDS)
+TRACKER_VARIABLES = (
+    *("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL"),
+    *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
+)
+"""What a sweep passes on to the machines of a cluster. Keys are not among them: Ray shows such variables to whoever may
+look, so each machine logs in by itself."""
 
 
 def checked(names: Sequence[str]) -> tuple[str, ...]:
