@@ -72,7 +72,7 @@ def kept_log(trial_dir: Location, process: str, *, errors_only: bool = False) ->
 
 def read(trial_dir: Location) -> str:
     """All that is kept of a trial, in the order of time; empty where there is nothing."""
-    return "".join(sorted(entry for entries in _entries(trial_dir).values() for entry in entries))
+    return _in_order(_entries(trial_dir))
 
 
 def print_log(storage: str | Location, trial_id: str, *, follow: bool = False) -> None:
@@ -89,12 +89,12 @@ def print_log(storage: str | Location, trial_id: str, *, follow: bool = False) -
             f"trial {trial_id!r} has no log in {trial_dir / FOLDER}; `mdssl status` and `mdssl leaderboard` list the "
             "trials of a storage, --storage names another one."
         )
-    print("".join(sorted(entry for entries in shown.values() for entry in entries)), end="", flush=True)
+    print(_in_order(shown), end="", flush=True)
     while follow:
         time.sleep(FOLLOW_SECONDS)
         now = _entries(trial_dir)
-        new = sorted(entry for name, entries in now.items() for entry in entries[len(shown.get(name, ())) :])
-        print("".join(new), end="", flush=True)
+        new = {name: entries[len(shown.get(name, ())) :] for name, entries in now.items()}
+        print(_in_order(new), end="", flush=True)
         shown = now
 
 
@@ -108,10 +108,18 @@ def _entries(trial_dir: Location) -> dict[str, list[str]]:
     return found
 
 
+def _in_order(entries: dict[str, list[str]]) -> str:
+    return "".join(sorted((entry for own in entries.values() for entry in own), key=lambda entry: entry.split(" ")[0]))
+
+
 class _Handler(logging.Handler):
     def __init__(self, file: GrowingFile, who: str):
         super().__init__()
         self.file, self.who = file, who
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # Ray Train lowers the root's level to DEBUG.
+        return record.levelno >= logging.WARNING or record.name.partition(".")[0] == "mdssl"
 
     def emit(self, record: logging.LogRecord) -> None:
         self.put(self.format(record), record.levelname, record.created)
@@ -130,6 +138,8 @@ class _Tee:
 
     def write(self, text: str) -> int:
         count = self._stream.write(text)
+        if _comes_from_logging():
+            return count  # the handler beside this one has it
         *lines, self._begun = (self._begun + text).split("\n")
         for line in lines:
             # A progress bar draws its line again and again; the last of it says what came of it.
@@ -145,3 +155,12 @@ class _Tee:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _comes_from_logging() -> bool:
+    frame = sys._getframe(2)
+    while frame:
+        if frame.f_globals.get("__name__") == "logging":
+            return True
+        frame = frame.f_back
+    return False

@@ -17,6 +17,11 @@ import logging, sys, warnings
 from mdssl.storage import Location
 from mdssl.trial_log import kept_log
 
+class Shown(logging.Handler):  # as that of Ray Train's workers
+    def emit(self, record):
+        sys.stderr.write(record.getMessage() + "\\n")
+
+logging.basicConfig(level=logging.DEBUG, handlers=[Shown()])
 print("before it")
 with kept_log(Location.of(sys.argv[1]), "train"):
     print("a print", "of two words")
@@ -38,6 +43,8 @@ def test_prints_warnings_and_log_lines_are_kept_and_still_shown(trial_dir):
     kept = read(trial_dir)
     for text in ("a print of two words", "an info of ours", "UserWarning: a warning", "half a line"):
         assert text in kept
+    assert kept.count("an info of ours") == 1
+    assert "an info of others" in ended.stderr
     for text in ("of others", "before it", "after it"):
         assert text not in kept
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z train@.+:\d+ ", kept)

@@ -12,6 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mdssl.storage import Location
+from mdssl.trial_log import read
+
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -132,6 +135,8 @@ def test_a_trial_that_fails_is_a_row_and_the_sweep_goes_on(tiny_data, tmp_path):
     board = pd.read_parquet(tmp_path / "leaderboard").set_index("method")
     assert board["status"].to_dict() == {"random": "finished", "simclr": "failed", "mdssl": "failed"}
     assert re.search(r"not finite at step \d+: total .* within .* across", board.loc["mdssl", "error"])
+    kept = read(Location.of(tmp_path) / "trials" / board.loc["mdssl", "trial_id"])
+    assert re.search(r"Traceback[\s\S]*NonFiniteLossError: the loss is not finite at step", kept)
     assert "--retry-failed" in output
     assert "2 failed before" in sweep(tmp_path, tiny_data, *arguments, code=1)
     assert "2 to be trained" in sweep(tmp_path, tiny_data, *arguments, "--retry-failed", "--dry-run")
