@@ -34,6 +34,7 @@ from mdssl.run_config import ProbeConfig, RunSettings
 from mdssl.storage import Location
 from mdssl.sweep import evaluator
 from mdssl.sweep.grid import evaluation_fingerprint, news
+from mdssl.sweep.memory import release_memory
 from mdssl.sweep.resources import Share
 from mdssl.sweep.rows import failed_row, finished_row, merged
 from mdssl.sweep.waiting import report_of
@@ -81,7 +82,9 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
             return
         try:
             with kept_log(trial_dir, "trial"):
-                tune.report(_do(config, work, trial_dir, run, claim))
+                last_report = _do(config, work, trial_dir, run, claim)
+                release_memory()
+                tune.report(last_report)
         except ClaimLostError:
             tune.report(report_of(trial_dir, holder_of(trial_dir)))
 
