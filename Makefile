@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install sweep test test-cluster chaos soak lint bench
+.PHONY: install sweep test test-long test-cluster chaos soak lint bench
 
 # The environment is made once, and again when what it should hold has changed.
 install: $(VENV)/installed
@@ -24,10 +24,13 @@ test: install
 test-cluster: install
 	$(BIN)/python -m pytest -m cluster -rs tests/clusters
 
-# Kills workers, trials, the probe, the sweep and nodes, 20 times (`python tests/chaos.py --help`
-# has other numbers), and tries what else takes minutes: a worker that hangs, a spot machine that says when it goes.
+# What would make the tests too slow for every change: a worker that hangs, a spot machine that says when it goes, ...
+test-long: install
+	$(BIN)/python -m pytest -m long
+
+# Kills workers, trials, the probe, the sweep and nodes; `python tests/chaos.py --help` has other numbers.
 chaos: install
-	$(BIN)/python -m pytest -m chaos -s
+	$(BIN)/python tests/chaos.py --kills 20 --seed 0
 
 # A sweep of 300 short trials, and what its processes hold on the way.
 soak: install

@@ -26,7 +26,7 @@ from pathlib import Path
 import pandas as pd
 import safetensors.torch
 import torch
-from conftest import prepare_tiny
+from tiny_domains import prepare_tiny
 
 SCRIPT = Path(__file__).parents[1] / "sweeps" / "lambda_grid.py"
 KINDS = {

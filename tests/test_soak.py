@@ -20,7 +20,7 @@ def test_growth_is_per_process_and_100_trials_and_leaves_the_start_out():
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_sweep_of_short_trials_holds_no_more_at_its_end(tiny_data):

@@ -188,7 +188,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_
         assert f"stopped at step {step} of 30, with a checkpoint; the same command goes on from there" in said
     else:
         assert code != 0
-    assert sorted(os.listdir(trial)) == ["checkpoints", "config.json", "metrics.parquet"], "no claim is left"
+    assert not [name for name in os.listdir(trial) if name.startswith("claim")], "no claim is left"
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert re.search(r"^step (\d+)/", finished.stdout, re.MULTILINE)[1] == str(step + 2)

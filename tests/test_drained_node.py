@@ -1,22 +1,14 @@
-"""Kill anything, and machines that say before they go: minutes each, so only where asked for (``make chaos``)."""
+"""A machine that says before it goes. What is killed without a word is in chaos.py, which `make chaos` runs."""
 
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from chaos import STALLED_SECONDS, Sweep, free_port, ours
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
-
-
-def test_a_sweep_under_20_kills_ends_as_one_that_nobody_disturbs():
-    command = [sys.executable, str(Path(__file__).with_name("chaos.py")), "--kills", "20", "--seed", "0"]
-    assert subprocess.run(command).returncode == 0
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
 
 
 def drain(cluster, node, seconds: int) -> None:

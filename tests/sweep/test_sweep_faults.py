@@ -227,7 +227,7 @@ def test_sigterm_ends_a_sweep_as_ctrl_c_does(tiny_data, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_object_store_is_in_nobodys_way(tiny_data, trial_dir, monkeypatch):
     train(TrialConfig(method="random", arch="resnet18"), data=tiny_data, trial_dir=trial_dir, device="cpu")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
@@ -283,7 +283,7 @@ run(lambda_grid.main)
 
 
 @pytest.mark.ray
-@pytest.mark.chaos
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_worker_that_hangs_is_started_anew_and_the_trial_is_finished(tiny_data, tmp_path):
     flag, script = tmp_path / "hung", tmp_path / "hangs.py"
