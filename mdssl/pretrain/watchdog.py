@@ -9,6 +9,7 @@ import faulthandler
 import logging
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ _LOOKS = 20
 
 @contextmanager
 def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
-    """Kill this process, with the stacks of its threads on stderr, when what this gives was not called for ``seconds``.
+    """Kill this process, its stacks in the log, when what this gives was not called for ``seconds``.
 
     Zero is never. Steps of the wall clock, and time in which the machine sleeps, do not count.
     """
@@ -34,8 +35,11 @@ def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
     def watch() -> None:
         while not ended.wait(seconds / _LOOKS):
             if time.monotonic() - last[0] > seconds:
-                log.error("no report for %.3g min: this worker hangs, and is killed (--hang-minutes)", seconds / 60)
-                faulthandler.dump_traceback(all_threads=True)
+                log.error(
+                    "no report for %.3g min: this worker hangs, and is killed (--hang-minutes)\n%s",
+                    seconds / 60,
+                    _stacks(),
+                )
                 os.kill(os.getpid(), signal.SIGKILL)
 
     if not seconds:
@@ -48,3 +52,10 @@ def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
     finally:
         ended.set()
         thread.join()
+
+
+def _stacks() -> str:
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()
