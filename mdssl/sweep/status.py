@@ -136,12 +136,13 @@ def watch_status(storage: str | Location) -> None:
     Raises:
         ValueError: as `trial_statuses`.
     """
-    console = Console()
+    console = Terminal()
     while True:
+        # Whole before the one that is shown is cleared: reading takes a while.
         with console.capture() as capture:
             print_status(storage, console)
         console.clear()
-        console.out(capture.get(), end="", highlight=False)
+        print(capture.get(), end="", flush=True)
         time.sleep(WATCH_SECONDS)
 
 
