@@ -34,6 +34,6 @@ def test_a_sweep_of_short_trials_holds_no_more_at_its_end(tiny_data):
             max(sample.files[role] / sample.processes[role] for sample in part if role in sample.processes)
             for part in (early, late)
         ]
-        # A connection more or less, as processes come and go; a leak would be at least one for each trial.
-        assert at_most[1] <= at_most[0] + 4, role
+        # Some more, as connections come and go; a leak would be at least one for each trial.
+        assert at_most[1] - at_most[0] < last / 2, role
     assert max(sum(s.processes.values()) for s in late) <= max(sum(s.processes.values()) for s in early) + 2
