@@ -17,8 +17,8 @@ sweep: install
 	$(BIN)/python sweeps/lambda_grid.py
 
 test: install
-# A file stays with one process: its tests share what is slow to set up.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# A file stays with one process: its tests share what is slow to set up. Which goes first is said in tests/conftest.py.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Two nodes on loopback, with sshd and rsync: brings one up, trains over both, kills a worker, takes it down.
 test-cluster: install

@@ -24,7 +24,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -197,18 +197,21 @@ class Watch:
     """Sees by its own clock whether an owner still renews its claim.
 
     Who could not look for a while, suspended or without the storage, begins to count anew: the owner may not have had
-    the storage either, and is to have the time to renew its claim first.
+    the storage either, and is to have the time to renew its claim first. Who always looks as rarely goes on counting.
     """
 
     def __init__(self) -> None:
         self.seen: Owner | None = None
         self.since = self.looked = 0.0
+        self.was_slow = False
 
     def look(self, owner: Owner) -> bool:
         """Whether ``owner``, as it has just been read, is dead."""
         before, self.looked = self.looked, time.monotonic()
-        if owner != self.seen or self.looked - before > DEAD_SECONDS / 2:
+        is_new, is_slow = owner != self.seen, self.looked - before > DEAD_SECONDS / 2
+        if is_new or (is_slow and not self.was_slow):
             self.seen, self.since = owner, self.looked
+        self.was_slow = is_slow and not is_new
         return self.dead is not None
 
     @property
@@ -248,7 +251,9 @@ def _chain(trial_dir: Location) -> list[tuple[Location, Owner]]:
 def _read(place: Location, token_if_torn: str) -> Owner | None:
     for _ in range(20):
         try:
-            return Owner(**json.loads(place.read_bytes()))
+            said = json.loads(place.read_bytes())
+            # A later version may say more.
+            return Owner(**{field.name: said[field.name] for field in fields(Owner) if field.name in said})
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):

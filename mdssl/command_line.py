@@ -61,6 +61,9 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     except (InputError, StorageLostError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         code = 2
+    except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        print(f"error: {printable(str(error))}. Check the folders of data and results.", file=sys.stderr)
+        code = 2
     except BrokenPipeError:
         # Whoever read the output, such as head, has enough; what Python still holds back for it would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

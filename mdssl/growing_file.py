@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import BinaryIO
 
+from mdssl.patience import patience
 from mdssl.storage import Location
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ class GrowingFile:
         if not unsaved or self._given_up:
             return
         try:
-            self.place.write_bytes(data)
+            with patience(0):
+                self.place.write_bytes(data)
         except OSError as error:
             # A network comes back: what is missing now goes with the next renewal.
             self._unsaved = True

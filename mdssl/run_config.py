@@ -96,7 +96,7 @@ class RunSettings:
     """Steps between progress reports, each a row of metrics.parquet."""
     hang_minutes: float = 30.0
     """Minutes without a report after which a worker is taken to hang, and killed: a sweep then starts it anew from the
-    last checkpoint. 0 is never."""
+    last checkpoint. 0 is never. A storage that is away is waited for up to 8 minutes, which is no hang."""
     gradient_caching: bool = False
     """Encode domain after domain in the memory of one: for many domains. The same gradients for one more forward pass;
     needs --batching per-domain, or --norm group."""

@@ -129,7 +129,7 @@ class Location:
                 return file.read()
         except OSError as error:
             # S3 looks the object up first and then gets it; one that vanishes in between is an error of its own.
-            if isinstance(error, FileNotFoundError) or self.is_local or self.exists():
+            if isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" not in str(error):
                 raise
             raise FileNotFoundError(self.uri) from error
 
@@ -156,18 +156,22 @@ class Location:
 
     def _write_elsewhere(self, data: bytes) -> None:
         if self.filesystem.type_name in OBJECT_STORES:
-            with self.filesystem.open_output_stream(self.path) as stream:
-                stream.write(data)
+            self._stream(data)
             return
         temporary = self.parent / f".{self.name}.{uuid.uuid4().hex[:8]}.tmp"
-        self.filesystem.create_dir(self.parent.path, recursive=True)
         try:
-            with self.filesystem.open_output_stream(temporary.path) as stream:
-                stream.write(data)
+            temporary._stream(data)
             self.filesystem.move(temporary.path, self.path)
         except BaseException:
             temporary.delete()
             raise
+
+    def _stream(self, data: bytes) -> None:
+        """Write the file as it comes; where it is not an object, others may see a part of it."""
+        if self.filesystem.type_name not in OBJECT_STORES:
+            self.filesystem.create_dir(self.parent.path, recursive=True)
+        with self.filesystem.open_output_stream(self.path) as stream:
+            stream.write(data)
 
     def write_new(self, data: bytes) -> bool:
         """Write the whole file if there is none; of several that try at once, exactly one is told that it did."""
@@ -207,7 +211,8 @@ class Location:
         while not self.exists():
             started = time.monotonic()
             try:
-                bid.write_bytes(b"bid")
+                # Its name says all, and no temporary file of it may be there for others to clear away.
+                bid._stream(b"")
                 others = self._bids() - {bid.name}
                 # In this order: another's bid vanishes only after its file is there.
                 if self.exists():
@@ -280,7 +285,8 @@ class Location:
         probe = self / f".writable-{uuid.uuid4().hex[:8]}"
         try:
             with patience(0):
-                probe.write_bytes(b"")
+                # Some bytes: a full disk takes an empty file.
+                probe.write_bytes(bytes(4096))
                 probe.delete()
         except OSError as error:
             raise InputError(

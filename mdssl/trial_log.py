@@ -25,6 +25,7 @@ from mdssl.errors import InputError
 from mdssl.growing_file import GrowingFile
 from mdssl.results.row_files import check_trial_id
 from mdssl.storage import Location
+from mdssl.terminal import printable
 
 FOLDER = "logs"
 FOLLOW_SECONDS = 2.0
@@ -84,17 +85,17 @@ def print_log(storage: str | Location, trial_id: str, *, follow: bool = False) -
     check_trial_id(trial_id)
     trial_dir = Location.of(storage) / "trials" / trial_id
     shown = _entries(trial_dir)
-    if not shown and not follow:
+    if not shown and not (follow and trial_dir.names()):
         raise InputError(
             f"trial {trial_id!r} has no log in {trial_dir / FOLDER}; `mdssl status` and `mdssl leaderboard` list the "
             "trials of a storage, --storage names another one."
         )
-    print(_in_order(shown), end="", flush=True)
+    print(printable(_in_order(shown)), end="", flush=True)
     while follow:
         time.sleep(FOLLOW_SECONDS)
         now = _entries(trial_dir)
         new = {name: entries[len(shown.get(name, ())) :] for name, entries in now.items()}
-        print(_in_order(new), end="", flush=True)
+        print(printable(_in_order(new)), end="", flush=True)
         shown = now
 
 

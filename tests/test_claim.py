@@ -205,6 +205,22 @@ def test_who_could_not_look_for_a_while_gives_the_owner_time_to_renew_its_claim(
     assert watch.dead == owner
 
 
+def test_who_always_looks_rarely_sees_a_dead_owner_too(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(claims.time, "monotonic", lambda: now)
+    watch, owner, seen = Watch(), Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:00"), []
+    for _ in range(5):
+        seen.append(watch.look(owner))
+        now += 0.6
+    assert seen == [False, False, False, True, True]
+
+
+def test_a_claim_of_a_later_version_is_as_good(trial_dir):
+    later = json.loads(Owner("far", "elsewhere", 1, "another boot", 1).to_bytes()) | {"priority": 3}
+    (trial_dir / "claim.json").write_bytes(json.dumps(later).encode())
+    assert Claim(trial_dir).take() == Owner("far", "elsewhere", 1, "another boot", 1)
+
+
 def test_who_was_seen_dead_and_has_renewed_its_claim_since_lives(trial_dir):
     seen = Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:00")
     renewed = Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:10")

@@ -1,5 +1,6 @@
 """Storage: one interface over a local folder, a bucket and fsspec's filesystems; files appear whole or not at all."""
 
+import errno
 import os
 import uuid
 
@@ -83,6 +84,16 @@ def test_an_unknown_scheme_and_an_unwritable_folder_get_a_message():
         Location.of("nonsense://x")
     with pytest.raises(ValueError, match="storage '/proc/nothing' cannot be written.*--storage"):
         Location.of("/proc/nothing").check_writable()
+
+
+def test_a_full_disk_is_no_place_to_begin(folder, monkeypatch):
+    def full(self, data):
+        if data:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Location, "_write", full)
+    with pytest.raises(ValueError, match="cannot be written: .*No space left on device"):
+        folder.check_writable()
 
 
 def test_what_comes_after_a_question_mark_stays_at_the_end(bucket, tmp_path):

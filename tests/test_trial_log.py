@@ -102,6 +102,12 @@ def test_an_entry_that_is_being_written_waits(trial_dir, capsys):
     assert capsys.readouterr().out == f"{entry} whole\n"
 
 
+def test_what_a_log_holds_is_printed_as_characters_alone(trial_dir, capsys):
+    (trial_dir / "logs" / "a.txt").write_bytes(b"2026-01-01T00:00:00.000Z train@h:1 PRINT \x1b[2Jgone\n")
+    print_log(trial_dir.parent.parent, TRIAL)
+    assert capsys.readouterr().out == "2026-01-01T00:00:00.000Z train@h:1 PRINT \\x1b[2Jgone\n"
+
+
 @pytest.mark.parametrize(("trial_id", "message"), [(TRIAL, "has no log in"), ("../..", "trial id '../..' is not one")])
 def test_a_trial_without_a_log_is_one_message(trial_id, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -31,6 +31,7 @@ from mdssl.data.prepared import (
 from mdssl.data.progress import byte_progress
 from mdssl.data.staging import all_or_nothing, locked
 from mdssl.errors import InputError
+from mdssl.patience import insist
 from mdssl.storage import Location
 
 FILES = tuple(f"{split}/{array}.npy" for split in SPLITS for array in ("images", "labels"))
@@ -41,6 +42,10 @@ _BIG = 32 << 20
 """Bytes from which on progress is shown."""
 
 log = logging.getLogger(__name__)
+
+
+class _DamagedError(InputError):
+    """What arrived is not what its SHA-256 says, or not all of it was there."""
 
 
 def at_hand(data: str | Path, names: Iterable[str], *, progress: bool = False) -> Path:
@@ -123,14 +128,21 @@ def fetch(bucket: Location, folder: Path, name: str, *, progress: bool = False) 
                 with all_or_nothing(folder, name) as temporary:
                     _download(bucket / name, temporary, progress)
                     (temporary / "meta.json").write_bytes(meta)
-                    dataset_of(name, temporary, meta, bucket.uri).check_fingerprints()
-            except InputError as error:
+                    _check(dataset_of(name, temporary, meta, bucket.uri))
+            except _DamagedError as error:
                 if attempt == 2:
                     raise
                 log.warning("%s arrived damaged from %s, and is fetched again: %s", name, bucket, error)
             else:
                 log.info("fetched %s from %s to %s", name, bucket, folder)
                 return
+
+
+def _check(dataset: Dataset) -> None:
+    try:
+        dataset.check_fingerprints()
+    except InputError as error:
+        raise _DamagedError(str(error)) from error
 
 
 def meta_in(bucket: Location, name: str) -> bytes:
@@ -181,9 +193,9 @@ def _download_file(source: Location, target: Path, advance: Callable[[int], None
 def _chunks(source: Location) -> Iterator[bytes]:
     try:
         with _answering(source):
-            stream = source.filesystem.open_input_stream(source.path)
+            stream = insist(source.uri, lambda: source.filesystem.open_input_stream(source.path), is_local=False)
     except FileNotFoundError as error:
-        raise InputError(f"{source} is missing.") from error
+        raise _DamagedError(f"{source} is missing.") from error
     with stream:
         while True:
             # Only what the bucket says: an error of the disk that it is written to is another one.

@@ -50,8 +50,9 @@ class Evaluator:
         scores: dict[str, list[dict[str, Any]] | str] = {}
         for name in datasets:
             try:
-                # On a cluster, perhaps the first on its node to need it.
-                data = at_hand(self.data, [name])
+                with patience():
+                    # On a cluster, perhaps the first on its node to need it.
+                    data = at_hand(self.data, [name])
                 found = evaluate_dataset(
                     model,
                     open_dataset(data, name),

@@ -6,6 +6,7 @@ left, so a sweep can grow by a value, lose its driver, or be started again when 
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 from collections.abc import Callable
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
     from mdssl.sweep.ray_session import RaySession
     from mdssl.sweep.trial import TrialRun
+
+log = logging.getLogger(__name__)
 
 _TRIAL_RESTARTS = 2
 """How often Tune starts a trial's own process anew after it died, with no new checkpoint meanwhile."""
@@ -175,10 +178,14 @@ def _clear_up(storage: Location, config: TrialConfig) -> None:
     from mdssl.sweep.trial import train_records
 
     trial_dir, records = storage / "trials" / config.trial_id, train_records(storage, config)
-    if records.exists() or holder_of(trial_dir):
-        with Claim(trial_dir) as claim:
-            if claim.take() is None:
-                records.delete()
+    try:
+        with patience(0):
+            if records.exists() or holder_of(trial_dir):
+                with Claim(trial_dir) as claim:
+                    if claim.take() is None:
+                        records.delete()
+    except OSError as error:
+        log.warning("trial %s: what it left could not be cleared away: %s", config.trial_id, error)
 
 
 def _fit(name: str, run: TrialRun, works: list[Work], at_once: int, callbacks: list[Callback]) -> ResultGrid:

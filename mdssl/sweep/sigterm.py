@@ -1,4 +1,8 @@
-"""SIGTERM to a sweep, as from a batch system or ``ray job stop``, ends it as Ctrl-C does."""
+"""SIGTERM to a sweep's own process, as from ``ray job stop``, ends it as Ctrl-C does.
+
+Where all of its process group gets it, Ray ends at the same moment: the sweep notices that after a minute and fails.
+Nothing is lost by that, and the same command goes on.
+"""
 
 from __future__ import annotations
 

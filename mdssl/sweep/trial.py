@@ -76,15 +76,14 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     work = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
     trial_dir = Location.of(run.storage) / "trials" / config.trial_id
-    with patience(), Claim(trial_dir, run.context["sweep"]) as claim:
+    with patience(), kept_log(trial_dir, "trial"), Claim(trial_dir, run.context["sweep"]) as claim:
         if owner := claim.take(dead=Owner(**work["dead"]) if work["dead"] else None):
             tune.report(report_of(trial_dir, owner))
             return
         try:
-            with kept_log(trial_dir, "trial"):
-                last_report = _do(config, work, trial_dir, run, claim)
-                release_memory()
-                tune.report(last_report)
+            last_report = _do(config, work, trial_dir, run, claim)
+            release_memory()
+            tune.report(last_report)
         except ClaimLostError:
             tune.report(report_of(trial_dir, holder_of(trial_dir)))
 
@@ -272,8 +271,9 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
     limit_memory(device, job["memory"])
     # Ray sees to it only where nobody has set OMP_NUM_THREADS.
     torch.set_num_threads(job["threads"])
-    # On a cluster, perhaps the first on its node to need them.
-    data = at_hand(job["data"], config.domains)
+    with patience():
+        # On a cluster, perhaps the first on its node to need them.
+        data = at_hand(job["data"], config.domains)
     try:
         with patience(), watchdog(60 * job["settings"].hang_minutes) as beat:
 

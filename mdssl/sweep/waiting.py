@@ -16,9 +16,11 @@ from dataclasses import replace
 from typing import Any
 
 from mdssl.claim import POLL_SECONDS, Owner, Watch, holder_of
+from mdssl.data.local_copy import at_hand
 from mdssl.pretrain import checkpoint
+from mdssl.results.leaderboard import read_rows
 from mdssl.storage import Location
-from mdssl.sweep.grid import Work, plan
+from mdssl.sweep.grid import Work, news
 from mdssl.sweep.settings import SweepSettings
 
 
@@ -61,7 +63,11 @@ class Others:
         return []
 
     def _left_of(self, work: Work, dead: Owner | None) -> Work:
-        # What was released has been tried, and what failed there would fail here. A dead owner tried in vain.
-        retry_failed = self.settings.retry_failed and dead is not None
-        (again,) = plan(self.storage, [work.config], replace(self.settings, force=False, retry_failed=retry_failed))
-        return replace(again, dead=dead)
+        """What the other has left to do, and no more: what has failed for it, since the plan, would fail here."""
+        storage, config = self.storage, work.config
+        data = at_hand(self.settings.data, work.missing)
+        rows = read_rows(storage, config.trial_id)
+        missing, error = news(rows, work.tried, work.missing, data, self.settings.probe_config)
+        if not missing:
+            return replace(work, state="failed" if error else "finished", missing=(), error=error)
+        return replace(work, missing=missing, dead=dead)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -58,7 +59,8 @@ def test_ray_is_told_once_aws_has_given_notice(metadata, tmp_path):
 
 
 def test_ray_has_the_command():
-    said = subprocess.run(["ray", "drain-node", "--help"], capture_output=True, text=True, check=True).stdout
+    ray = Path(sys.executable).with_name("ray")
+    said = subprocess.run([ray, "drain-node", "--help"], capture_output=True, text=True, check=True).stdout
     for option in ("--address", "--reason", "--reason-message", "--deadline-remaining-seconds"):
         assert option in said
     assert "default to current node" in " ".join(said.split())

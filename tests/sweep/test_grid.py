@@ -13,6 +13,7 @@ from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint, news, plan, trials
 from mdssl.sweep.rows import failed_row, finished_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
+from mdssl.sweep.waiting import Others
 
 CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
 METHODS = [{"method": "random"}, {"method": "simclr"}, {"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}]
@@ -183,6 +184,20 @@ def test_what_another_sweep_made_since_the_plan_is_no_longer_missing(settings, t
     assert news(read_rows(storage, config.trial_id), (), missing, settings.data, probe) == ((), "NaN")
     (work,) = plan(storage, [config], replace(settings, retry_failed=True))
     assert news(read_rows(storage, config.trial_id), work.tried, missing, settings.data, probe) == (missing, "")
+
+
+def test_what_had_failed_before_the_plan_is_tried_again_when_another_sweep_gives_the_trial_back(settings, trained):
+    storage, config, _ = trained
+    failure = failed_row(config, "NaN", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00")
+    write_rows(storage, config.trial_id, [failure | {"finished_at": "2026-01-01T00:00:00.000+00:00"}])
+    asked, told = replace(settings, retry_failed=True), []
+    (work,) = plan(storage, [config], asked)
+    others = Others(storage, asked, lambda *said: told.append(said))
+    (again,) = others.wait([work])
+    assert (again.is_left, again.missing, told) == (True, work.missing, [])
+    write_rows(storage, config.trial_id, [failure])
+    assert others.wait([work]) == []
+    assert told == [(config.trial_id, {"phase": "failed", "error": "NaN"})], "and what has failed since is not"
 
 
 def test_a_row_says_exactly_what_produced_it(settings, trained):

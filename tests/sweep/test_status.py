@@ -139,6 +139,7 @@ def test_json_has_an_entry_for_each_trial(storage, capsys):
 
 def test_watching_says_it_again_until_stopped(storage, monkeypatch, capsys):
     begin(storage, config(), step=40)
+    (storage / "trials" / config().trial_id / "run.json").write_bytes(b'{"host": "evil\\u001b[2J", "device": "cpu"}')
     looks = []
 
     def sleep(seconds):
@@ -152,6 +153,7 @@ def test_watching_says_it_again_until_stopped(storage, monkeypatch, capsys):
         watch_status(storage)
     printed = capsys.readouterr().out
     assert printed.index("40/100") < printed.index("60/100")
+    assert "evil\\x1b[2J" in printed, "no more than characters"
 
 
 def test_a_trial_that_has_just_begun_has_no_numbers_yet(storage):
