@@ -163,7 +163,7 @@ def test_a_worker_that_hangs_is_killed_and_shows_where(limit, pause, code, said)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["python", "torchrun"])
+@pytest.mark.parametrize("launcher", ["python", pytest.param("torchrun", marks=pytest.mark.long)])
 def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_path, launcher):
     command = [sys.executable, "-m", "mdssl"]
     if launcher == "torchrun":

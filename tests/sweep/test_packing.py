@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
 
 
 def command(storage, data, *more):
@@ -43,7 +43,6 @@ def test_two_trials_share_a_gpu_and_a_third_waits_for_it(tiny_data, tmp_path):
     assert most_at_once(tmp_path / "results") == 2
 
 
-@pytest.mark.long
 def test_a_sweep_waits_for_a_node_says_so_and_uses_it_when_it_comes(tiny_data, tmp_path):
     from ray.cluster_utils import Cluster
 
