@@ -26,6 +26,7 @@ from pathlib import Path
 import pandas as pd
 import safetensors.torch
 import torch
+from processes import ours
 from tiny_domains import prepare_tiny
 
 SCRIPT = Path(__file__).parents[1] / "sweeps" / "lambda_grid.py"
@@ -68,20 +69,6 @@ class Sweep:
 
     def rows(self) -> int:
         return len(list(self.storage.glob("leaderboard/*.parquet")))
-
-
-def ours(token: str) -> dict[int, str]:
-    """Command lines by pid of all processes that this one started, directly or not, however they are related now."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if int(folder.name) != os.getpid() and token.encode() in (folder / "environ").read_bytes():
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                if line:  # else it is dead, and not yet waited for
-                    found[int(folder.name)] = line
-        except OSError:
-            continue
-    return found
 
 
 def disturb(sweep: Sweep, cluster, token: str, kills: int, rng: random.Random) -> list[str]:

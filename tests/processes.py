@@ -1,6 +1,8 @@
-"""What the processes of a test hold, from /proc."""
+"""The processes of a test and what they hold, from /proc; and waiting for what they do."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -24,6 +26,30 @@ def command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
     except OSError:
         return ""
+
+
+def ours(token: str) -> dict[int, str]:
+    """Command lines by pid of the processes with ``token`` in their environment, but this one: all that a test started
+    with it, directly or not, however they are related now."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int(folder.name) != os.getpid() and token.encode() in (folder / "environ").read_bytes():
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                if line:  # else it is dead, and not yet waited for
+                    found[int(folder.name)] = line
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 200, why: Callable[[], object] = lambda: "") -> object:
+    """The first true value of ``condition``; fails after ``seconds``, and says ``why``."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.1)
+    return found
 
 
 def open_files(pid: int) -> list[str]:

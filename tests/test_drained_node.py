@@ -6,7 +6,8 @@ import signal
 import time
 
 import pytest
-from chaos import STALLED_SECONDS, Sweep, free_port, ours
+from chaos import STALLED_SECONDS, Sweep, free_port
+from processes import ours, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -22,11 +23,9 @@ def drain(cluster, node, seconds: int) -> None:
     assert accepted, why
 
 
-def wait_for(condition, sweep):
-    deadline = time.monotonic() + STALLED_SECONDS
-    while not condition():
-        assert sweep.process.poll() is None and time.monotonic() < deadline, sweep.output.read_text()
-        time.sleep(0.2)
+def wait_while_it_runs(condition, sweep):
+    wait_for(lambda: condition() or sweep.process.poll() is not None, STALLED_SECONDS, sweep.output.read_text)
+    assert sweep.process.poll() is None, sweep.output.read_text()
 
 
 def test_a_worker_whose_node_will_be_taken_away_saves_a_checkpoint_and_goes_on_elsewhere(
@@ -41,14 +40,14 @@ def test_a_worker_whose_node_will_be_taken_away_saves_a_checkpoint_and_goes_on_e
     try:
         node = cluster.add_node(num_cpus=1)
         sweep.start()
-        wait_for(lambda: re.search(r": step \d+/20000", sweep.output.read_text()), sweep)
+        wait_while_it_runs(lambda: re.search(r": step \d+/20000", sweep.output.read_text()), sweep)
         assert sweep.steps() == 0, "none is due"
         drain(cluster, node, seconds=40)
-        wait_for(lambda: sweep.steps() > 0, sweep)
+        wait_while_it_runs(lambda: sweep.steps() > 0, sweep)
         saved = sweep.steps()
         cluster.add_node(num_cpus=1)
         went_on = r"went on from its checkpoint and is at step (\d+)"
-        wait_for(lambda: re.search(went_on, sweep.output.read_text()), sweep)
+        wait_while_it_runs(lambda: re.search(went_on, sweep.output.read_text()), sweep)
         assert int(re.search(went_on, sweep.output.read_text())[1]) == saved + 2
         sweep.process.send_signal(signal.SIGTERM)
         assert sweep.process.wait(120) == 130
@@ -57,7 +56,4 @@ def test_a_worker_whose_node_will_be_taken_away_saves_a_checkpoint_and_goes_on_e
             sweep.process.kill()
             sweep.process.wait()
         cluster.shutdown()
-    deadline = time.monotonic() + 60
-    while left := ours(token):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.5)
+    wait_for(lambda: not ours(token), 60, why=lambda: ours(token))

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ import pytest
 import ray
 import ray.train
 import torch
+from processes import ours, wait_for
 
 from mdssl import patience as patiences
 from mdssl.claim import Claim
@@ -178,26 +178,6 @@ def test_the_rows_of_a_trial_wait_for_a_disk_that_is_full(tmp_path, monkeypatch)
     assert os.listdir(tmp_path / "leaderboard") == [f"{CONFIG.trial_id}.parquet"]
 
 
-def of_this_test(token: str) -> dict[int, str]:
-    """Command lines by pid of processes with ``token`` in their environment."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if token.encode() in (folder / "environ").read_bytes():
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-    return {pid: line for pid, line in found.items() if line}
-
-
-def wait_for(condition, seconds=200, why=lambda: ""):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, why()
-        time.sleep(0.1)
-    return found
-
-
 def command(storage, data, script=SCRIPT):
     base = [sys.executable, script, "--domains", "tiny-a", "--batch-per-domain", "8", "--precision", "fp32"]
     base += ["--lambda1", "1", "--lambda2", "0", "--report-every", "2", "--storage", storage, "--data", data]
@@ -219,7 +199,7 @@ def test_sigterm_ends_a_sweep_as_ctrl_c_does(tiny_data, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 130, (tmp_path / "said.txt").read_text()
     assert "the same command goes on from the last checkpoints" in (tmp_path / "said.txt").read_text()
-    wait_for(lambda: not of_this_test(token), 60, why=lambda: of_this_test(token))
+    wait_for(lambda: not ours(token), 60, why=lambda: ours(token))
     assert not list(tmp_path.glob("results/trials/*/claim*"))
     assert not [path for path in (tmp_path / "results").rglob(".*") if path.name != ".ray"]
     plan = subprocess.run([*sweep, "--dry-run"], capture_output=True, text=True).stdout
