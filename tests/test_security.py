@@ -25,8 +25,8 @@ import torch
 from processes import descendants, listening
 from rich.console import Console
 
-from mdssl import cli
 from mdssl.command_line import run
+from mdssl.commands import trials
 from mdssl.config import TrialConfig
 from mdssl.data.prepare import prepare
 from mdssl.data.prepared import open_dataset
@@ -156,9 +156,9 @@ def test_a_trial_id_leads_to_no_other_folder(tmp_path, trial_id):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "encoder.safetensors").write_bytes(b"")
-    settings = cli.Probe(trial_id=trial_id, storage=str(tmp_path / "results" / "deep"), device="cpu")
+    settings = trials.Probe(trial_id=trial_id, storage=str(tmp_path / "results" / "deep"), device="cpu")
     with pytest.raises(InputError, match="it has 12 hex digits"):
-        cli.probe(settings)
+        trials.probe(settings)
 
 
 @pytest.mark.parametrize("name", ["../tiny-a", "../../x", "/etc", "a/b", "..", ".", "", "tiny-a/", "tiny-a/../tiny-b"])

@@ -27,7 +27,7 @@ from mdssl.trial_log import kept_log
 
 
 def train_standalone(settings) -> None:
-    """Train the trial that ``settings`` (an `mdssl.cli.Train`) describes and say where its files are.
+    """Train the trial that ``settings`` (an `mdssl.commands.trials.Train`) describes and say where its files are.
 
     After SIGTERM, as from a batch system whose time is up or a machine that is taken away, it saves a checkpoint at the
     next report and leaves. Under torchrun, which passes the signal on, the first process does so and ends the others.

@@ -1,0 +1,1 @@
+"""The commands of ``mdssl``: a settings class and a function for each, by subject."""
