@@ -23,7 +23,7 @@ from mdssl.terminal import printable
 
 
 def probe_standalone(settings) -> None:
-    """Make the scores that ``settings`` (an `mdssl.commands.trials.Probe`) asks for and that the leaderboard does not have yet.
+    """Make the scores that ``settings`` (an `mdssl.commands.trials.Probe`) asks for, if the leaderboard lacks them.
 
     Raises:
         ValueError: the trial is not trained, or a dataset is not prepared or cannot be scored.
