@@ -5,6 +5,7 @@ Imports of torch and what needs it stay inside the functions: ``--help`` should 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from mdssl.commands.places import STORAGE
@@ -20,8 +21,28 @@ class Leaderboard:
     """Only these evaluation datasets."""
     probe: str | None = None
     """Scores of this probe; default: of each that has been run."""
-    features: str = "encoder"
-    """Scores of this layer: encoder | projection."""
+    features: str | None = None
+    """Scores of this layer: encoder | projection; default: encoder."""
+    where: tuple[str, ...] = ()
+    """Only rows that meet all of these, on any column or setting: lambda1=0.9,1.0 seed!=0 "top1>40" error=null. Quotes
+    keep > and < from the shell."""
+    columns: tuple[str, ...] = ()
+    """A row per score with these columns, or all (but config_json). Default: trial, settings that differ, and top1 by
+    dataset."""
+    pivot: str | None = None
+    """A row for each combination of the other columns, and a column for each value of this one, such as eval_dataset or
+    lambda2."""
+    over_seeds: bool = False
+    """Mean, standard deviation and number of seeds, of rows that differ in nothing else."""
+    baseline: tuple[str, ...] = ()
+    """Also the difference to the trial of the same mixture, seed and other settings that is this: a method, conditions
+    as in --where, or a trial id."""
+    sort: tuple[str, ...] = ()
+    """Columns to sort by, smallest first; name:desc is largest first."""
+    format: str | None = None
+    """table | markdown | csv | parquet | latex | json; default: as --output ends, else table."""
+    output: str | None = None
+    """Write the table to this file, whole or not at all: .txt, .md, .csv, .parquet, .tex or .json."""
     compact: bool = False
     """First copy all rows into one file, leaderboard-compacted.parquet, from which thousands of trials are read in a
     moment. The files of the trials stay the truth: what changes later is still read from them."""
@@ -32,20 +53,46 @@ class Leaderboard:
 def leaderboard(settings: Leaderboard) -> None:
     """Print what storage holds: for each training mixture and probe a table, one row a trial, top-1 in percent.
 
+    With any of --where, --columns, --pivot, --over-seeds, --baseline, --sort, --format, --output it is one table, as
+    these say. They go together; docs/leaderboard.md shows what comes out.
+
     Examples:
       mdssl leaderboard --method mdssl simclr --evaluate cifar10
+      mdssl leaderboard --where arch=resnet18 --sort average:desc
+      mdssl leaderboard --over-seeds --baseline simclr --output table.tex
+      mdssl leaderboard --columns method lambda1 top1 --pivot lambda2 --where eval_dataset=svhn
+      mdssl leaderboard --columns all --output leaderboard.csv
       mdssl leaderboard --compact
     """
     from mdssl.results.compacted import compact
+    from mdssl.results.printing import print_one_table
     from mdssl.results.table import print_leaderboard
 
+    own = (settings.where, settings.columns, settings.pivot, settings.over_seeds, settings.baseline, settings.sort)
+    one_table = any((*own, settings.format, settings.output))
     if settings.compact:
-        print(compact(settings.storage))
-    print_leaderboard(
+        print(compact(settings.storage), file=sys.stderr if one_table else sys.stdout)
+    choice = {"method": settings.method, "train_mixture": settings.train_mixture}
+    if not one_table:
+        print_leaderboard(
+            settings.storage,
+            **choice,
+            evaluate=settings.evaluate,
+            probe=settings.probe,
+            features=settings.features or "encoder",
+        )
+        return
+    choice |= {"eval_dataset": settings.evaluate, "probe": (settings.probe,) if settings.probe else ()}
+    choice |= {"features": (settings.features,) if settings.features else ()}
+    print_one_table(
         settings.storage,
-        method=settings.method,
-        train_mixture=settings.train_mixture,
-        evaluate=settings.evaluate,
-        probe=settings.probe,
-        features=settings.features,
+        choice=choice,
+        where=settings.where,
+        columns=settings.columns,
+        pivot=settings.pivot,
+        over_seeds=settings.over_seeds,
+        baseline=settings.baseline,
+        sort=settings.sort,
+        format=settings.format,
+        output=settings.output,
     )

@@ -64,6 +64,37 @@ class TextTable:
                 yield Segment("─" * cell_len(" ".join(cells)) + "\n")
 
 
+def side_by_side(columns: Sequence[TextColumn], keys: int, width: int) -> list[TextTable]:
+    """The table, or where it is wider than ``width`` cells, tables of some of its columns each.
+
+    Each repeats the first ``keys`` columns, or where these leave too little room, the numbers of the rows. A cell stays
+    whole: only a column that is wider than that by itself makes a table wider than ``width``.
+    """
+    widths = [_width(column) for column in columns]
+    if sum(widths) + len(columns) - 1 <= width:
+        return [TextTable(columns)]
+    numbers = TextColumn("row", [str(number) for number in range(1, 1 + len(columns[0].cells))])
+    front, others = list(columns[:keys]), list(zip(columns[keys:], widths[keys:], strict=True))
+    beside_numbers = width - _width(numbers) - 1
+    widest = max((own for _, own in others if own <= beside_numbers), default=width)
+    if not front or sum(widths[:keys]) + keys + widest > width:
+        front, others = [numbers], list(zip(columns, widths, strict=True))
+    taken = sum(_width(column) + 1 for column in front) - 1
+    blocks, room = [], -1
+    for column, own in others:
+        if not blocks or own + 1 > room:
+            blocks.append(list(front))
+            room = width - taken
+        blocks[-1].append(column)
+        room -= own + 1
+    return [TextTable(block) for block in blocks]
+
+
+def _width(column: TextColumn) -> int:
+    texts = {column.header, *column.cells}
+    return max(cell_len(line) for text in texts for line in text.split("\n"))
+
+
 def _lines(texts: Sequence[str], heights: Sequence[int]) -> list[str]:
     """The lines of ``texts``, each with empty ones below until it is as high as its row."""
     if max(heights, default=1) == 1:

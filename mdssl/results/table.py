@@ -15,7 +15,7 @@ from mdssl.config import TrialConfig
 from mdssl.data.catalog import seen_in
 from mdssl.errors import check_name
 from mdssl.results import leaderboard
-from mdssl.results.drawing import TextColumn, TextTable
+from mdssl.results.drawing import TextColumn, side_by_side
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 from mdssl.terminal import Terminal
@@ -103,7 +103,7 @@ def print_table(df: pd.DataFrame, console: Console | None = None) -> None:
     """Print a `sweep_table`: numbers with one decimal, the best of each column bold, failures in words below.
 
     Columns of averages that hold nothing, and the status where all trials finished, are not shown. A table that is
-    wider than the console is printed whole, for a number cut short is a wrong number.
+    wider than the console is printed in parts that repeat the settings, for a number cut short is a wrong number.
     """
     console = console or Terminal()
     if df.empty:
@@ -115,7 +115,10 @@ def print_table(df: pd.DataFrame, console: Console | None = None) -> None:
     scores = [name for name in scores if name not in averages or df[name].notna().any()]
     status = [] if (df["status"] == "finished").all() else ["status"]
 
-    console.print(_drawn(df, settings, scores, status), crop=False)
+    for number, part in enumerate(side_by_side(_drawn(df, settings, scores, status), len(settings), console.width)):
+        if number:
+            console.print()
+        console.print(part, crop=False)
     for row in df[df["error"].notna()].to_dict("records"):
         asked = [f"{_HEADERS.get(name, name)}={_setting(row[name])}" for name in settings[1:] if pd.notna(row[name])]
         console.print(Text(f"failed: {' '.join([row['method'], *asked])}: {row['error']}"), soft_wrap=True)
@@ -184,7 +187,7 @@ def print_leaderboard(
                 print_table(table, console)
 
 
-def _drawn(df: pd.DataFrame, settings: list[str], scores: list[str], status: list[str]) -> TextTable:
+def _drawn(df: pd.DataFrame, settings: list[str], scores: list[str], status: list[str]) -> list[TextColumn]:
     columns = []
     for name in (*settings, *scores, *status):
         # Broken where a name has a joint, so that the numbers of many datasets stand side by side in 80 columns.
@@ -200,7 +203,7 @@ def _drawn(df: pd.DataFrame, settings: list[str], scores: list[str], status: lis
             columns.append(TextColumn(header, _scores(name, df[name]), bold=best))
         else:
             columns.append(TextColumn(header, list(df[name]), right=False))
-    return TextTable(columns)
+    return columns
 
 
 def _versus(method: str, trials: pd.DataFrame, average: pd.Series, differing: list[str]) -> pd.Series:

@@ -1,0 +1,217 @@
+"""Views of the leaderboard: rows chosen, averaged over seeds, compared with a baseline, and spread over columns.
+
+``mdssl leaderboard`` prints them. They refuse what would mean nothing, such as an average over anything but the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mdssl.errors import InputError, check_name
+from mdssl.results.baseline import baseline_values, compared_settings
+from mdssl.results.conditions import Condition, matching
+from mdssl.results.spread import MEAN, Measure, grouped, single
+from mdssl.results.table import METHOD_ORDER
+
+SCORES = ("top1", "top5", "knn_top1")
+"""In percent, and more is better."""
+MEASURED = (
+    *SCORES, "train_seconds", "eval_seconds", "gpu_hours", "views_seen", "views_per_second", "peak_memory_mb",
+    "encoder_mb", "final_loss"
+)  # fmt: skip
+"""Columns of what a trial gave. All others say which row it is."""
+
+_OF_SCORES = ("eval_dataset", "features", "probe", "eval_fingerprint")
+_DESCENDING = ":desc"
+
+
+@dataclass(frozen=True)
+class View:
+    """A table.
+
+    Attributes:
+        frame: all its values, numbers in full: first ``keys``, the columns that say what a row is, then numbers.
+        keys: names of columns.
+        measures: what is shown of the numbers.
+        notes: sentences that a reader needs.
+    """
+
+    frame: pd.DataFrame
+    keys: tuple[str, ...]
+    measures: tuple[Measure, ...]
+    notes: tuple[str, ...]
+
+
+def view(
+    rows: pd.DataFrame,
+    *,
+    where: Sequence[Condition] = (),
+    columns: Sequence[str] = (),
+    pivot: str | None = None,
+    over_seeds: bool = False,
+    baseline: Sequence[str] = (),
+    sort: Sequence[str] = (),
+) -> View:
+    """Make a view of ``rows``.
+
+    Args:
+        rows: of the leaderboard with all their settings (`mdssl.results.leaderboard.with_settings`).
+        where: only rows that meet these. The baseline is looked for among all that meet those on evaluation.
+        columns: of the table; ``all`` is every column but ``config_json``, which repeats the others. Default: the
+            trial, the settings in which trials differ, and top1, spread over the evaluation datasets.
+        pivot: a column whose values become columns each.
+        over_seeds: mean, standard deviation and number of seeds, of rows that differ in nothing else.
+        baseline: also the difference to it, see `mdssl.results.baseline.baseline_values`.
+        sort: columns to sort by, each with ``:desc`` for the largest first. Missing values are last.
+
+    Raises:
+        ValueError: a name that is none, a mean that would mix what cannot be averaged, or what does not go together.
+    """
+    notes: list[str] = []
+    pivot = "eval_dataset" if not columns and not pivot else pivot
+    if tuple(columns) == ("all",):
+        columns = rows.columns.drop("config_json")
+    columns = tuple(dict.fromkeys(columns))
+    values = [name for name in columns if name in MEASURED] if columns else ["top1"]
+    _check(rows, columns, values, pivot, over_seeds, baseline)
+
+    board = matching(rows, [condition for condition in where if condition.name in _OF_SCORES])
+    named = {*columns, *(condition.name for condition in where)}
+    if (pivot or over_seeds or baseline) and "eval_fingerprint" not in named:
+        board = _on_latest_images(board, notes)
+    if pivot == "eval_dataset":
+        board = _with_mean(board, [name for name in values if name in SCORES])
+    kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
+    keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
+    if pivot:
+        kept = _with_value(kept, pivot, notes)
+    numbers = kept[values].astype(float) if baseline or over_seeds or pivot else kept[values]
+    if baseline:
+        differences = numbers - baseline_values(kept, board, baseline, values)
+        label = baseline[0] if len(baseline) == 1 and baseline[0].replace("-", "").isalnum() else "baseline"
+        numbers = numbers.join(differences.add_suffix(f" vs {label}"))
+        if label == "baseline":
+            notes.append(f"the baseline is {' '.join(baseline)}")
+    kept = _in_usual_order(kept, keys)
+    if pivot or over_seeds:
+        frame, measures = grouped(kept, numbers.loc[kept.index], keys, pivot, over_seeds)
+    else:
+        frame, measures = single(kept, numbers.loc[kept.index], keys)
+    if over_seeds:
+        notes.append("± is the standard deviation over seeds, and the number in brackets is how many there are")
+        if baseline:
+            notes.append("± of a difference is the standard error of its mean over pairs with the same seed")
+    frame = _sorted(frame, measures, kept if not pivot and not over_seeds else kept[[]], sort)
+    scores = tuple(measure._replace(score=measure.of in SCORES) for measure in measures)
+    return View(frame.reset_index(drop=True), tuple(keys), scores, tuple(notes))
+
+
+def _check(
+    rows: pd.DataFrame,
+    columns: Sequence[str],
+    values: Sequence[str],
+    pivot: str | None,
+    over_seeds: bool,
+    baseline: Sequence[str],
+) -> None:
+    for name in columns:
+        check_name("leaderboard column", name, rows.columns)
+    if pivot:
+        check_name("leaderboard column", pivot, rows.columns)
+    if pivot in MEASURED:
+        raise InputError(f"pivot is {pivot!r}, which is a number that trials gave; name a setting, or eval_dataset.")
+    if pivot in columns:
+        raise InputError(f"{pivot!r} is both in columns and the pivot; leave it out of one of them.")
+    asked = {"pivot": pivot, "over-seeds": over_seeds, "baseline": baseline}
+    asked = [name for name, given in asked.items() if given]
+    if asked and not values:
+        raise InputError(
+            f"nothing to show by {' and '.join(asked)}: no column is a number that trials gave; add one of: "
+            f"{', '.join(MEASURED)}."
+        )
+    if over_seeds and (single_seed := [name for name in ("trial_id", "seed") if name in (*columns, pivot)]):
+        raise InputError(
+            f"a mean over seeds has no {single_seed[0]} of its own; leave out {single_seed[0]!r}, or --over-seeds."
+        )
+
+
+def _on_latest_images(board: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Without scores on images that were prepared anew since, which are another dataset of the same name."""
+    latest = board.sort_values("finished_at").groupby("eval_dataset")["eval_fingerprint"].last()
+    outdated = board["eval_dataset"].notna() & (board["eval_fingerprint"] != board["eval_dataset"].map(latest))
+    if outdated.any():
+        names = ", ".join(sorted(board.loc[outdated, "eval_dataset"].unique()))
+        notes.append(
+            f"{outdated.sum()} scores on earlier images of {names} are left out: eval_fingerprint tells them apart"
+        )
+    return board[~outdated]
+
+
+def _with_mean(board: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """``board`` and a row per trial, layer and probe with its means over all datasets, null where one is missing."""
+    scored = board[board["eval_dataset"].notna()]
+    datasets = scored["eval_dataset"].nunique()
+    if datasets < 2 or not scores:
+        return board
+    groups = scored.groupby(["trial_id", "features", "probe"], sort=False)
+    means = groups[list(scores)].mean().where(groups[list(scores)].count() == datasets).reset_index()
+    rows = scored.drop_duplicates(["trial_id", "features", "probe"]).reset_index(drop=True)
+    of_datasets = ["seen", "eval_seconds", *(name for name in SCORES if name not in scores)]
+    rows = rows.assign(**means[list(scores)], eval_dataset=MEAN).drop(columns=of_datasets)
+    return pd.concat([board, rows], ignore_index=True)
+
+
+def _telling_apart(rows: pd.DataFrame, pivot: str | None, over_seeds: bool) -> list[str]:
+    """Columns that say which row is which, for who has named none."""
+    trials = rows.drop_duplicates("trial_id")
+    names = [] if over_seeds else ["trial_id"]
+    mixtures = trials["train_mixture"][trials["train_mixture"] != ""]
+    names += (
+        ["method", "train_mixture", "lambda1", "lambda2"]
+        if mixtures.nunique() > 1
+        else ["method", "lambda1", "lambda2"]
+    )
+    # Trials on other domains, and untrained ones, have other images and settings anyway.
+    varied = trials.groupby("train_mixture")[compared_settings(rows)].nunique().max() > 1
+    names += [name for name in varied.index[varied] if not (over_seeds and name == "seed")]
+    names += [name for name in ("eval_dataset", "features", "probe") if rows[name].nunique() > 1]
+    return [name for name in dict.fromkeys(names) if name != pivot]
+
+
+def _with_value(rows: pd.DataFrame, pivot: str, notes: list[str]) -> pd.DataFrame:
+    without = rows[pivot].isna()
+    if without.any():
+        trials = rows[without].drop_duplicates("trial_id")
+        failed = (trials["status"] == "failed").sum()
+        and_failed = f", of which {failed} failed (--where status=failed --columns trial_id error)" if failed else ""
+        notes.append(f"{len(trials)} trials have rows without {pivot}, which are not shown{and_failed}")
+    return rows[~without]
+
+
+def _in_usual_order(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """From the floor upwards, as the tables of sweeps: by mixture, method, λ1 from high to low, and λ2."""
+    rank = {method: place for place, method in enumerate(METHOD_ORDER)}
+    order = rows[["train_mixture", "lambda2"]].assign(
+        method=rows["method"].map(lambda method: rank.get(method, len(rank))), falling_lambda1=-rows["lambda1"]
+    )
+    first = ["train_mixture", "method", "falling_lambda1", "lambda2"]
+    others = [name for name in keys if name not in (*first, "lambda1", "trial_id")]
+    order = order.join(rows[others]).sort_values([*first, *others], kind="stable")
+    return rows.loc[order.index]
+
+
+def _sorted(frame: pd.DataFrame, measures: Sequence[Measure], rows: pd.DataFrame, sort: Sequence[str]) -> pd.DataFrame:
+    """``frame`` sorted by its columns, or by those of ``rows``, which has its index."""
+    shown = {measure.header: measure.names[0] for measure in measures}
+    for wanted in reversed(sort):
+        name = wanted.removesuffix(_DESCENDING)
+        mend = f"Largest first is {name.partition(':')[0]}{_DESCENDING}." if ":" in name else ""
+        if name in MEASURED:
+            mend = f"{name} is spread over columns, or not among --columns."
+        check_name("column to sort by", name, [*dict.fromkeys([*shown, *frame.columns, *rows.columns])], mend)
+        column = frame[shown.get(name, name)] if shown.get(name, name) in frame else rows.loc[frame.index, name]
+        frame = frame.loc[column.sort_values(kind="stable", ascending=name == wanted).index]
+    return frame
