@@ -186,8 +186,8 @@ def _with_value(rows: pd.DataFrame, pivot: str, notes: list[str]) -> pd.DataFram
     if without.any():
         trials = rows[without].drop_duplicates("trial_id")
         failed = (trials["status"] == "failed").sum()
-        and_failed = f", of which {failed} failed (--where status=failed --columns trial_id error)" if failed else ""
-        notes.append(f"{len(trials)} trials have rows without {pivot}, which are not shown{and_failed}")
+        which = f", {failed} of which failed (--where status=failed --columns trial_id error)" if failed else ""
+        notes.append(f"not shown, as they have no {pivot}: rows of {len(trials)} trial{'s'[: len(trials) > 1]}{which}")
     return rows[~without]
 
 

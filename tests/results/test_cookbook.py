@@ -1,0 +1,84 @@
+"""docs/leaderboard.md: each of its blocks runs, in order, on the results of a real sweep, and shows what it says."""
+
+import ast
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import s3_server
+
+from mdssl.cli import _main
+
+PAGE = Path(__file__).parents[2] / "docs" / "leaderboard.md"
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each block."""
+    return [(found[1], found[2]) for found in _BLOCK.finditer(text)]
+
+
+def shown_by(code: str, names: dict) -> str:
+    """What a notebook shows below a cell: what it prints, and the value of its last line."""
+    *lines, last = ast.parse(code).body
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(ast.Module(lines, []), "cell", "exec"), names)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+            print("" if value is None else repr(value))
+        else:
+            exec(compile(ast.Module([last], []), "cell", "exec"), names)
+    return tidy(out.getvalue())
+
+
+def printed_by(console: str) -> list[tuple[str, str, str]]:
+    """Of each command in a block: itself, what the block shows below it, and what it prints."""
+    found = []
+    for command in re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]:
+        line, _, expected = command.partition("\n")
+        program, *arguments = shlex.split(line)
+        assert program == "mdssl"
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            _main(arguments)
+        found.append((line, tidy(expected), tidy(out.getvalue())))
+    return found
+
+
+def tidy(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
+
+
+@pytest.fixture
+def beside_results(sweep_results, tmp_path, monkeypatch):
+    """A folder with ``results`` in it, where what a block writes is no other test's."""
+    (tmp_path / "results").symlink_to(sweep_results)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+def test_every_block_shows_what_the_page_says(beside_results, sweep_results, bucket):
+    s3_server.sync(sweep_results / "leaderboard", f"{bucket}/results/leaderboard")
+    found = blocks(PAGE.read_text())
+    names: dict = {}
+    for number, (language, content) in enumerate(found):
+        if language == "python" and "mdssl.results.figures" not in content:
+            result = shown_by(content.replace("s3://BUCKET", bucket), names)
+            following = found[number + 1] if number + 1 < len(found) else ("", "")
+            assert result == (tidy(following[1]) if following[0] == "text" else ""), content
+        elif language == "console":
+            for line, expected, printed in printed_by(content):
+                assert printed == expected, line
+
+
+def test_the_page_hands_a_leaderboard_to_a_figure(beside_results):
+    pytest.importorskip("mdssl.results.figures")
+    names: dict = {}
+    (figures,) = [content for language, content in blocks(PAGE.read_text()) if "mdssl.results.figures" in content]
+    exec(figures, names)
+    assert names["figure"].axes
