@@ -187,7 +187,7 @@ class Claim:
         for name in self.trial_dir.names():
             if name.startswith(_SUCCESSOR) and name not in own:
                 (self.trial_dir / name).delete()
-        for folder in (self.trial_dir, self.trial_dir / "checkpoints"):
+        for folder in (self.trial_dir, self.trial_dir / "checkpoints", self.trial_dir / "representations"):
             folder.clear_temporaries()
         storage = self.trial_dir.parent.parent
         (storage / "leaderboard").clear_temporaries(f"{self.trial_dir.name}.parquet")

@@ -1,21 +1,25 @@
 """A picture of a prepared dataset: one row per class, so that a person sees at a glance what a number is about."""
 
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from mdssl.data.prepared import Dataset
-from mdssl.errors import InputError, check_number
+from mdssl.data.sheet import (
+    FAINT,
+    GAP,
+    INK,
+    LABEL_FONT,
+    MARGIN,
+    TITLE_FONT,
+    blank,
+    enlarged,
+    font,
+    magnification,
+    write_png,
+)
+from mdssl.errors import check_number
 from mdssl.storage import Location
-
-# Pixels of the sheet. A 32x32 image is shown at twice its size, one sheet pixel per image pixel from 64 on.
-THUMBNAIL = 64
-GAP = 4
-MARGIN = 16
-TITLE_FONT, LABEL_FONT = 20, 15
-INK, FAINT, PAPER = "#1a1a1a", "#6b6b6b", "white"
 
 
 def contact_sheet(
@@ -42,25 +46,21 @@ def contact_sheet(
     rows = [_choose(rng, labels, label, per_class) for label in range(len(names))]
 
     title, subtitle = _titles(dataset, split, len(names))
-    title_font, label_font = ImageFont.load_default(TITLE_FONT), ImageFont.load_default(LABEL_FONT)
-    # At least the pixels that there are: a sheet of larger images shows them whole.
-    scale = max(1, THUMBNAIL // dataset.image_size)
-    side = dataset.image_size * scale
+    title_font, label_font = font(TITLE_FONT), font(LABEL_FONT)
+    side = dataset.image_size * magnification(dataset.image_size)
     label_width = max(int(label_font.getlength(name)) for name in names) + MARGIN
     head = MARGIN + TITLE_FONT + LABEL_FONT + 2 * GAP + MARGIN
     text_width = max(int(title_font.getlength(title)), int(label_font.getlength(subtitle)))
     width = max(label_width + per_class * (side + GAP), text_width) + 2 * MARGIN
-    sheet = Image.new("RGB", (width, head + len(rows) * (side + GAP) + MARGIN), PAPER)
-    draw = ImageDraw.Draw(sheet)
+    sheet, draw = blank(width, head + len(rows) * (side + GAP) + MARGIN)
     draw.text((MARGIN, MARGIN), title, INK, title_font)
     draw.text((MARGIN, MARGIN + TITLE_FONT + 2 * GAP), subtitle, FAINT, label_font)
     for index, (name, chosen) in enumerate(zip(names, rows, strict=True)):
         top = head + index * (side + GAP)
         draw.text((MARGIN, top + side // 2), name, INK, label_font, anchor="lm")
         for column, row in enumerate(chosen):
-            thumbnail = Image.fromarray(images[row].repeat(scale, axis=0).repeat(scale, axis=1))
-            sheet.paste(thumbnail, (MARGIN + label_width + column * (side + GAP), top))
-    _save(sheet, Path(path))
+            sheet.paste(enlarged(images[row]), (MARGIN + label_width + column * (side + GAP), top))
+    write_png(sheet, Location.of(path))
 
 
 def _choose(rng: np.random.Generator, labels: np.ndarray, label: int, count: int) -> np.ndarray:
@@ -73,12 +73,3 @@ def _titles(dataset: Dataset, split: str, shown: int) -> tuple[str, str]:
     classes = f"{total} classes" if shown == total else f"the first {shown} of {total} classes"
     title = f"{dataset.name}, {split}: {dataset.counts[split]:,} images of {size}x{size} pixels, {classes}"
     return title, dataset.description
-
-
-def _save(sheet: Image.Image, path: Path) -> None:
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    try:
-        Location.of(path).write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise InputError(f"contact sheet {str(path)!r} cannot be written: {error}. Give another path.") from error

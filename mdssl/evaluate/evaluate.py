@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,20 @@ from mdssl.evaluate.probe import run_probes
 from mdssl.run_config import ProbeConfig
 
 
+class Encoded(NamedTuple):
+    """A dataset's features, from one encoder pass over each part.
+
+    Attributes:
+        train: (N_train, width) by layer, of the layers that are to be scored.
+        test: (N_test, width) by layer, of these, and of ``encoder`` in any case: a projection can be made of it.
+        seconds: of both passes.
+    """
+
+    train: dict[str, torch.Tensor]
+    test: dict[str, torch.Tensor]
+    seconds: float
+
+
 def evaluate_dataset(
     model: nn.Module,
     dataset: Dataset,
@@ -28,16 +43,52 @@ def evaluate_dataset(
     seed: int = 0,
     input_size: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Score a frozen model on ``dataset``: fit on its train part, score on its test part.
+    """Score a frozen model on ``dataset``: `encode_dataset`, then `score_dataset`, with their arguments and errors."""
+    encoded = encode_dataset(model, dataset, layers=layers, device=device, input_size=input_size)
+    return score_dataset(encoded, dataset, probe=probe, seed=seed)
 
-    The same model, dataset, probe and seed give the same scores. The test part is used for nothing but the score.
+
+def encode_dataset(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    layers: Sequence[str],
+    device: str | torch.device = "cpu",
+    input_size: int | None = None,
+) -> Encoded:
+    """Features of both parts of ``dataset``, on ``device``.
 
     Args:
         model: as for `mdssl.evaluate.features.extract_features`; its weights stay as they are.
-        layers: feature layers to score, e.g. those that have no row yet; ``probe.features`` is not consulted.
+        layers: feature layers to score, e.g. those that have no row yet.
+        input_size: pixels that images are resized to first; None leaves them.
+
+    Raises:
+        ValueError: a part that is empty or has one class only, or features that are not finite; the message names the
+            dataset.
+    """
+    parts = {name: dataset.split(name) for name in ("train", "test")}
+    with _about(dataset):
+        for name, part in parts.items():
+            _check_labels(name, part.labels)
+        started = time.perf_counter()
+        wanted = {"train": tuple(layers), "test": tuple(dict.fromkeys(("encoder", *layers)))}
+        features = {
+            name: extract_features(model, part.images, layers=wanted[name], device=device, input_size=input_size)
+            for name, part in parts.items()
+        }
+        return Encoded(**features, seconds=time.perf_counter() - started)
+
+
+def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, seed: int = 0) -> list[dict[str, Any]]:
+    """Scores of ``encoded``, the features of ``dataset``: fit on its train part, score on its test part.
+
+    The same features, probe and seed give the same scores. The test part is used for nothing but the score.
+
+    Args:
+        encoded: its layers are scored; ``probe.features`` is not consulted.
         probe: which probe, and its settings; several learning rates are fitted at once.
         seed: of the order of the sgd probe's batches.
-        input_size: pixels that images are resized to first; None leaves them.
 
     Returns:
         For each layer, and each learning rate of an sgd probe, the leaderboard's columns ``features``, ``probe``,
@@ -46,24 +97,16 @@ def evaluate_dataset(
         so that rows add up to the time spent. Besides them ``probe_settings``, all that the probe was made with.
 
     Raises:
-        ValueError: a part that is empty or has one class only, fewer training images than neighbours, or features that
-            are not finite; the message names the dataset.
+        ValueError: fewer training images than neighbours; the message names the dataset.
     """
-    train, test = dataset.split("train"), dataset.split("test")
-    try:
-        for part, labels in (("train", train.labels), ("test", test.labels)):
-            _check_labels(part, labels)
-        started = time.perf_counter()
-        train_x, test_x = (
-            extract_features(model, part.images, layers=layers, device=device, input_size=input_size)
-            for part in (train, test)
-        )
-        train_y, test_y = (torch.from_numpy(np.array(part.labels)).to(device) for part in (train, test))
-        share = (time.perf_counter() - started) / len(layers)
-        rows = []
-        for layer in layers:
+    device = encoded.test["encoder"].device
+    train_y, test_y = (torch.from_numpy(np.array(dataset.split(name).labels)).to(device) for name in ("train", "test"))
+    share = encoded.seconds / len(encoded.train)
+    rows = []
+    with _about(dataset):
+        for layer, train_x in encoded.train.items():
             started = time.perf_counter()
-            parts = (train_x[layer], train_y, test_x[layer], test_y, len(dataset.classes))
+            parts = (train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
             probes = probe.each()
             results = run_probes(*parts, config=probe, seed=seed)
             knn = knn_top1(*parts, k=probe.knn_neighbours)
@@ -83,9 +126,15 @@ def evaluate_dataset(
                 }
                 for own, result in zip(probes, results, strict=True)
             ]
+    return rows
+
+
+@contextmanager
+def _about(dataset: Dataset) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         raise InputError(f"dataset {dataset.name!r} cannot be evaluated: {error}") from error
-    return rows
 
 
 def _check_labels(part: str, labels: np.ndarray) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from mdssl.pretrain.pseudo_domains import PseudoDomains
+from mdssl.safetensors_header import safetensors_metadata
 from mdssl.storage import Location
 
 log = logging.getLogger(__name__)
@@ -116,9 +117,3 @@ def _as_state_of(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 def _steps(folder: Location) -> list[str]:
     return [name for name in folder.names() if name.startswith("step-") and name.endswith(".safetensors")]
-
-
-def safetensors_metadata(data: bytes) -> dict[str, str]:
-    """The ``__metadata__`` of a safetensors file: eight bytes of header length, then the header as JSON."""
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length])["__metadata__"]

@@ -29,8 +29,9 @@ from torch import nn
 
 from mdssl.config import TrialConfig
 from mdssl.errors import InputError
-from mdssl.pretrain.checkpoint import LoopState, safetensors_metadata
+from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import Model, build_model
+from mdssl.safetensors_header import safetensors_metadata
 from mdssl.storage import Location
 
 

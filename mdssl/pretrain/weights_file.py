@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from mdssl.errors import InputError
-from mdssl.pretrain.checkpoint import safetensors_metadata
+from mdssl.safetensors_header import safetensors_metadata
 from mdssl.storage import Location
 
 OURS = "mdssl's encoder.safetensors"

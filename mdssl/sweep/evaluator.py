@@ -16,7 +16,8 @@ import torch
 from mdssl.data.local_copy import at_hand
 from mdssl.data.prepared import open_dataset
 from mdssl.device import limit_memory, pick_device
-from mdssl.evaluate.evaluate import evaluate_dataset
+from mdssl.evaluate.evaluate import encode_dataset, score_dataset
+from mdssl.evaluate.seen import Seen
 from mdssl.patience import patience
 from mdssl.pretrain.trial_files import load_model
 from mdssl.run_config import ProbeConfig
@@ -47,21 +48,23 @@ class Evaluator:
     def _score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
         with patience():
             config, model = load_model(Location.of(trial_dir), self.device)
+        seen = Seen(Location.of(trial_dir), config, model, data=self.data, device=self.device)
+        seen.clear_up()
         scores: dict[str, list[dict[str, Any]] | str] = {}
         for name in datasets:
             try:
                 with patience():
                     # On a cluster, perhaps the first on its node to need it.
                     data = at_hand(self.data, [name])
-                found = evaluate_dataset(
+                dataset = open_dataset(data, name)
+                encoded = encode_dataset(
                     model,
-                    open_dataset(data, name),
+                    dataset,
                     layers=self.probe.features,
-                    probe=self.probe,
                     device=self.device,
-                    seed=config.seed,
                     input_size=config.input_size,
                 )
+                found = score_dataset(encoded, dataset, probe=self.probe, seed=config.seed)
             except (ValueError, RuntimeError, OSError) as error:
                 # One dataset that cannot be scored must not cost the scores of the others.
                 log.exception("%s could not be scored", name)
@@ -69,4 +72,6 @@ class Evaluator:
                 continue
             own = {"eval_dataset": name, "data_fingerprint": evaluation_fingerprint(data, name)}
             scores[name] = [entry | own for entry in found]
+            seen.add(dataset, encoded)
+        seen.draw()
         return scores

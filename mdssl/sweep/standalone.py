@@ -9,7 +9,8 @@ from mdssl.data.local_copy import at_hand
 from mdssl.data.prepared import open_dataset
 from mdssl.device import pick_device
 from mdssl.errors import InputError
-from mdssl.evaluate.evaluate import evaluate_dataset
+from mdssl.evaluate.evaluate import encode_dataset, score_dataset
+from mdssl.evaluate.seen import Seen
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model, read_training
@@ -48,33 +49,32 @@ def probe_standalone(settings) -> None:
         raise InputError(f"trial {trial_id} was trained on nothing; name datasets to score with --evaluate.")
     data = at_hand(settings.data, names, progress=True)
     context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
+    seen = Seen(trial_dir, config, model, data=settings.data, device=device)
     for name in names:
         data_fingerprint = evaluation_fingerprint(data, name)
+        dataset, encoded, new = open_dataset(data, name), None, []
         if has_score(rows, name, data_fingerprint, probe):
             print(f"{name}: already there")
-            continue
-        dataset = open_dataset(data, name)
-        scores = evaluate_dataset(
-            model,
-            dataset,
-            layers=probe.features,
-            probe=probe,
-            device=device,
-            seed=config.seed,
-            input_size=config.input_size,
-        )
-        own = {"eval_dataset": name, "data_fingerprint": data_fingerprint}
-        new = [
-            finished_row(config, read_training(trial_dir), score | own, context=context, trial_dir=trial_dir)
-            for score in scores
-        ]
+        else:
+            encoded = encode_dataset(model, dataset, layers=probe.features, device=device, input_size=config.input_size)
+            scores = score_dataset(encoded, dataset, probe=probe, seed=config.seed)
+            own = {"eval_dataset": name, "data_fingerprint": data_fingerprint}
+            new = [
+                finished_row(config, read_training(trial_dir), score | own, context=context, trial_dir=trial_dir)
+                for score in scores
+            ]
         with Claim(trial_dir, "mdssl probe") as claim:
             claim.wait(_say_who)
-            # Read anew: a sweep may have added rows of this trial while this score was made.
-            rows = merged(read_rows(storage, config.trial_id), new)
-            write_rows(storage, config.trial_id, rows)
+            if new:
+                # Read anew: a sweep may have added rows of this trial while this score was made.
+                rows = merged(read_rows(storage, config.trial_id), new)
+                write_rows(storage, config.trial_id, rows)
+            seen.add(dataset, encoded)
         for row in new:
             print(f"{name} ({row['features']}, {row['probe']}): top-1 {row['top1']:.1f}, kNN {row['knn_top1']:.1f}")
+    with Claim(trial_dir, "mdssl probe") as claim:
+        claim.wait(_say_who)
+        seen.draw()
 
 
 def _take_in(settings, storage: Location) -> str:

@@ -146,14 +146,14 @@ def test_a_probe_that_fails_costs_no_other_score(tiny_data, trial_dir, monkeypat
 
     config = TrialConfig(method="random", arch="resnet18")
     train(config, data=tiny_data, trial_dir=trial_dir, device="cpu")
-    real = evaluator.evaluate_dataset
+    real = evaluator.score_dataset
 
-    def fails_on_b(model, dataset, **arguments):
+    def fails_on_b(encoded, dataset, **arguments):
         if dataset.name == "tiny-b":
             raise RuntimeError("the solver did not converge")
-        return real(model, dataset, **arguments)
+        return real(encoded, dataset, **arguments)
 
-    monkeypatch.setattr(evaluator, "evaluate_dataset", fails_on_b)
+    monkeypatch.setattr(evaluator, "score_dataset", fails_on_b)
     actor = Evaluator.__ray_metadata__.modified_class(tiny_data, ProbeConfig(), "cpu")
     scores = actor.score(trial_dir.uri, ("tiny-a", "tiny-b", "tiny-c"))
     assert scores["tiny-b"] == "RuntimeError: the solver did not converge"

@@ -1,0 +1,222 @@
+"""What an encoder makes of a dataset's test images, kept with the trial: class averages, and a sample to embed.
+
+    trials/<trial_id>/representations/<dataset>.safetensors
+
+A report of many trials needs no more than this, and reading it needs neither torch nor the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from mdssl.errors import InputError
+from mdssl.evaluate.choice import SEED, chosen
+from mdssl.run_config import FEATURES
+from mdssl.safetensors_header import safetensors_metadata
+from mdssl.storage import Location
+
+if TYPE_CHECKING:
+    import torch
+
+    from mdssl.config import TrialConfig
+    from mdssl.data.prepared import Dataset
+    from mdssl.pretrain.model import Model
+
+FOLDER = "representations"
+SAMPLE_IMAGES = 400
+"""Enough for a map of the latent space; with both layers of a ResNet-18 half a megabyte."""
+_METADATA = "representations"
+"""One key, whose value is JSON: safetensors writes several in an order that differs from run to run."""
+
+
+class Layer(NamedTuple):
+    """One feature layer's representations.
+
+    Attributes:
+        class_means: (C, width) float32, over all test images of a class, each l2-normalised first; NaN where a class
+            has none.
+        sample: (n, width) float32 (saved as float16), of some test images, not l2-normalised.
+    """
+
+    class_means: np.ndarray
+    sample: np.ndarray
+
+
+@dataclass(frozen=True)
+class Representations:
+    """Of one encoder on the test split of one dataset.
+
+    Attributes:
+        dataset: its name.
+        classes: the C class names; a label is an index into them.
+        layers: ``encoder``, and ``projection`` where the encoder has its head. Figures A.1 and A.2 are of the
+            projection: their colours go below 0, and encoder features, which come from a ReLU, have no negative cosine.
+        labels: (n,) int64, classes of the sample.
+        rows: (n,) int64, where the sample is in the test split, ascending.
+        fingerprint: of the test split; see `mdssl.data.prepared.Split`.
+        seed: of the choice of the sample.
+    """
+
+    dataset: str
+    classes: tuple[str, ...]
+    layers: dict[str, Layer]
+    labels: np.ndarray
+    rows: np.ndarray
+    fingerprint: str
+    seed: int = SEED
+
+
+def read(trial_dir: Location, dataset: str) -> Representations | None:
+    """What is kept of ``dataset`` with the trial in ``trial_dir``; None where there is nothing.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = _file(trial_dir, dataset)
+    try:
+        data = file.read_bytes()
+        tensors = safetensors.numpy.load(data)
+        said = json.loads(safetensors_metadata(data)[_METADATA])
+        layers = {
+            layer: Layer(tensors[f"{layer}.class_means"], tensors[f"{layer}.sample"].astype(np.float32))
+            for layer in said["layers"]
+        }
+        sample = {"labels": tensors["labels"], "rows": tensors["rows"]}
+        source = {"fingerprint": said["fingerprint"], "seed": said["seed"]}
+        return Representations(said["dataset"], tuple(said["classes"]), layers, **sample, **source)
+    except FileNotFoundError:
+        return None
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} is damaged ({type(error).__name__}: {error}). `mdssl probe {trial_dir.name} --evaluate "
+            f"{dataset}` makes it again."
+        ) from error
+
+
+def write(trial_dir: Location, representations: Representations) -> None:
+    """Keep ``representations`` with the trial; the same ones are the same bytes."""
+    tensors = {"labels": representations.labels, "rows": representations.rows}
+    for name, layer in representations.layers.items():
+        tensors[f"{name}.class_means"] = layer.class_means
+        # Of an encoder that nearly diverged, numbers may be beyond what float16 holds.
+        small = np.abs(layer.sample).max(initial=0) <= np.finfo(np.float16).max
+        tensors[f"{name}.sample"] = layer.sample.astype(np.float16 if small else np.float32)
+    said = {
+        "dataset": representations.dataset,
+        "classes": representations.classes,
+        "layers": list(representations.layers),
+        "fingerprint": representations.fingerprint,
+        "seed": representations.seed,
+    }
+    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    data = safetensors.numpy.save(tensors, metadata={_METADATA: json.dumps(said)})
+    _file(trial_dir, representations.dataset).write_bytes(data)
+
+
+def represent(model: Model, config: TrialConfig, dataset: Dataset, encoded: dict[str, torch.Tensor]) -> Representations:
+    """Representations of the test split of ``dataset``.
+
+    Class averages are of l2-normalised rows. The paper says "class-averaged representations" and no more; its loss sees
+    directions alone, so a row's length is nothing that was trained, and must not make one image count more than others.
+
+    Args:
+        model, config: a trial's, as `mdssl.pretrain.trial_files.load_model` gives them.
+        encoded: (N_test, width) features by layer, as in `mdssl.evaluate.evaluate.Encoded`; ``encoder`` at least.
+
+    Raises:
+        ValueError: a projection that is not finite.
+    """
+    from mdssl.evaluate.features import check_finite
+
+    labels = np.array(dataset.split("test").labels)
+    rows = np.sort(chosen(dataset.name, "test", labels, SAMPLE_IMAGES))
+    layers = {}
+    for layer in layers_of(config):
+        features = encoded[layer] if layer in encoded else _projected(model, encoded["encoder"])
+        check_finite(f"{layer} features", features)
+        features = features.cpu().numpy()
+        layers[layer] = Layer(class_means(features, labels, len(dataset.classes)), features[rows])
+    fingerprint = dataset.fingerprints["test"]
+    return Representations(dataset.name, dataset.classes, layers, labels[rows], rows, fingerprint)
+
+
+def class_means(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """(C, width) float32 means of the l2-normalised rows of (N, width) ``features`` by class; NaN where none is."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    directions = features / np.maximum(lengths, np.finfo(np.float32).tiny)
+    means = np.full((num_classes, features.shape[1]), np.nan, dtype=np.float32)
+    for label in np.unique(labels):
+        means[label] = directions[labels == label].mean(axis=0, dtype=np.float64)
+    return means
+
+
+def is_kept(trial_dir: Location, dataset: Dataset) -> bool:
+    """Whether ``trial_dir`` has whole representations of ``dataset`` as it is now."""
+    try:
+        kept = read(trial_dir, dataset.name)
+    except InputError:
+        return False
+    return kept is not None and kept.fingerprint == dataset.fingerprints["test"]
+
+
+def of_trial(
+    storage: str | Location, trial_id: str, datasets: Sequence[str], *, data: str | None = None, device: str = "cpu"
+) -> dict[str, Representations]:
+    """What is kept of ``datasets`` with a trial.
+
+    Args:
+        data: folder or bucket of prepared datasets; with it, what is missing is made and kept, as for a trial that was
+            probed before there were any. Without it, what is missing is left out.
+
+    Raises:
+        ValueError: a file is damaged; or, with ``data``, the trial has no encoder or a dataset is not prepared.
+    """
+    trial_dir = Location.of(storage) / "trials" / trial_id
+    found = {name: read(trial_dir, name) for name in datasets}
+    missing = [name for name, kept in found.items() if kept is None]
+    if data is not None and missing:
+        found |= _made(trial_dir, missing, data, device)
+    return {name: kept for name, kept in found.items() if kept is not None}
+
+
+def layers_of(config: TrialConfig) -> tuple[str, ...]:
+    """Feature layers that a trial's encoder has: one from elsewhere comes without our head."""
+    return FEATURES if config.method != "pretrained" else ("encoder",)
+
+
+def _made(trial_dir: Location, datasets: Sequence[str], data: str, device: str) -> dict[str, Representations]:
+    from mdssl.data.local_copy import at_hand
+    from mdssl.data.prepared import open_dataset
+    from mdssl.evaluate.features import extract_features
+    from mdssl.pretrain.trial_files import load_model
+
+    config, model = load_model(trial_dir, device)
+    folder = at_hand(data, datasets)
+    made = {}
+    for name in datasets:
+        dataset = open_dataset(folder, name)
+        images = dataset.split("test").images
+        encoded = extract_features(model, images, layers=layers_of(config), device=device, input_size=config.input_size)
+        made[name] = represent(model, config, dataset, encoded)
+        write(trial_dir, made[name])
+    return made
+
+
+def _projected(model: Model, encoded: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([model.projection(rows) for rows in encoded.split(8192)])
+
+
+def _file(trial_dir: Location, dataset: str) -> Location:
+    if "/" in dataset or dataset.startswith("."):
+        raise InputError(f"{dataset!r} is no name of a dataset: it holds a '/', or begins with a dot.")
+    return trial_dir / FOLDER / f"{dataset}.safetensors"

@@ -1,0 +1,189 @@
+"""The sheet of a trial: neighbours.png, a few test images with their nearest training images, and neighbours.json.
+
+The same images are shown for every trial, so that sheets can be laid beside each other. The numbers in the JSON are
+means over more test images than the picture shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mdssl.config import TrialConfig
+from mdssl.data.prepared import Dataset
+from mdssl.data.sheet import write_png
+from mdssl.evaluate.choice import chosen
+from mdssl.evaluate.evaluate import Encoded
+from mdssl.evaluate.neighbour_sheet import neighbour_sheet
+from mdssl.evaluate.neighbours import Match, Picture, Pictures, directions, encode_rows, nearest
+from mdssl.pretrain.model import Model
+from mdssl.storage import Location
+
+PNG, JSON = "neighbours.png", "neighbours.json"
+FORMAT = 1
+NEIGHBOURS = 8
+QUERIES = 100
+"""Test images of each dataset that the numbers are means over."""
+CANDIDATES = 1000
+"""Training images of each domain that are searched: with those queries two seconds of a CPU core at 32x32 pixels with
+a ResNet-18 and the imagenet stem, where the probe has not encoded them anyway."""
+_ROWS = 12
+_ROWS_EACH = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a sheet needs of one dataset: test images that ask, and training images that are found."""
+
+    queries: Pictures
+    candidates: Pictures
+
+    @property
+    def name(self) -> str:
+        return self.queries.dataset.name
+
+
+def part_of(model: Model, config: TrialConfig, dataset: Dataset, device: str, encoded: Encoded | None = None) -> Part:
+    """Choose and encode images of ``dataset``; those that are ``encoded`` already are taken from there."""
+    pictures = {}
+    for split, count in (("test", QUERIES), ("train", CANDIDATES)):
+        images, labels = dataset.split(split).images, dataset.split(split).labels
+        rows = chosen(dataset.name, split, labels, count)
+        features = getattr(encoded, split).get("encoder") if encoded else None
+        if features is None:
+            found = encode_rows(model, images, rows, device=device, input_size=config.input_size)
+        else:
+            found = directions(features[rows].cpu().numpy())
+        pictures[split] = Pictures(dataset, split, rows, found)
+    return Part(pictures["test"], pictures["train"])
+
+
+def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part]) -> dict[str, Any]:
+    """Write both files; the content of ``neighbours.json``.
+
+    Args:
+        parts: of the trial's domains, and of what it was scored on. Neighbours are of its domains; where it has none,
+            as an encoder that was not trained here, of all.
+    """
+    candidates = [part.candidates for part in parts if part.name in config.domains or not config.domains]
+    matches = {part.name: _matches(part, candidates) for part in parts}
+    each = max(1, min(_ROWS_EACH, _ROWS // len(parts)))
+    shown = [match for found in matches.values() for match in found[:each]]
+    domains = [pictures.dataset.name for pictures in candidates]
+    counts = {pictures.dataset.name: len(pictures) for pictures in candidates}
+    datasets = {part.name: _summary(part, matches[part.name], candidates) for part in parts}
+    said = {
+        "format": FORMAT,
+        "features": "encoder",
+        "neighbours": NEIGHBOURS,
+        "candidates": counts,
+        "datasets": datasets,
+        "in_words": [_in_words(name, summary) for name, summary in datasets.items()],
+        "rows": [_row(match) for match in shown],
+    }
+    sheet = neighbour_sheet(
+        shown,
+        domains,
+        title=f"Nearest training images of trial {config.trial_id}",
+        subtitle=f"{_setting(config)}: test images, and their {NEIGHBOURS} nearest of "
+        f"{sum(counts.values()):,} training images",
+    )
+    write_png(sheet, trial_dir / PNG, optimize=True)
+    # Last: where it stands, the picture is that of its numbers.
+    (trial_dir / JSON).write_bytes(json.dumps(said, indent=1, ensure_ascii=False).encode())
+    return said
+
+
+def read_sheet(trial_dir: Location) -> dict[str, Any] | None:
+    """The content of ``neighbours.json``.
+
+    ``candidates``: training images searched, by domain. ``datasets``: by name of the test images, `_summary`.
+    ``in_words``: a sentence for each. ``rows``: what the picture shows, from top to bottom.
+
+    Returns:
+        None where there is no sheet, or one of another version.
+    """
+    try:
+        said = json.loads((trial_dir / JSON).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return said if isinstance(said, dict) and said.get("format") == FORMAT else None
+
+
+def shows(said: Mapping[str, Any] | None, fingerprints: Mapping[str, list[str]]) -> bool:
+    """Whether a sheet with this JSON shows at least these datasets, as they are now (`fingerprints_of`)."""
+    shown = said["datasets"] if said else {}
+    return all(name in shown and shown[name]["fingerprints"] == now for name, now in fingerprints.items())
+
+
+def fingerprints_of(dataset: Dataset) -> list[str]:
+    return [dataset.fingerprints["train"][:16], dataset.fingerprints["test"][:16]]
+
+
+def _matches(part: Part, candidates: Sequence[Pictures]) -> list[Match]:
+    queries = [part.queries[index] for index in range(len(part.queries))]
+    return nearest(queries, part.queries.directions, candidates, NEIGHBOURS)
+
+
+def _summary(part: Part, matches: Sequence[Match], candidates: Sequence[Pictures]) -> dict[str, Any]:
+    """How the neighbours of one dataset's test images divide.
+
+    ``domains``: share of neighbours by domain. ``own_domain``: that of the dataset itself; None where it is not
+    searched. ``own_class``: share with the query's class, by its name, in whatever domain; None where no searched
+    image has a class of such a name. ``…_by_chance``: the same of all images that are searched.
+    """
+    sources = {pictures.dataset.name: len(pictures) for pictures in candidates}
+    names = Counter(name for pictures in candidates for name in pictures.classes)
+    searched = sum(sources.values())
+    found = [(match.query, picture) for match in matches for picture in match.neighbours]
+    by_domain = Counter(picture.source for _, picture in found)
+    has_own = part.name in sources
+    named = [match for match in matches if match.query.label in names]
+    return {
+        "fingerprints": fingerprints_of(part.queries.dataset),
+        "queries": len(matches),
+        "domains": {name: _share(by_domain[name], len(found)) for name in sources},
+        "own_domain": _share(by_domain[part.name], len(found)) if has_own else None,
+        "own_domain_by_chance": _share(sources[part.name], searched) if has_own else None,
+        "own_class": _share(sum(query.label == picture.label for query, picture in found), len(found))
+        if named
+        else None,
+        "own_class_by_chance": _share(sum(names[match.query.label] for match in matches), len(matches) * searched)
+        if named
+        else None,
+    }
+
+
+def _in_words(name: str, summary: Mapping[str, Any]) -> str:
+    domains = " and ".join(f"{share:.0%} {domain}" for domain, share in summary["domains"].items())
+    text = f"Neighbours of {summary['queries']} test images of {name}: {domains}"
+    if summary["own_domain"] is not None:
+        text += f" (by chance {summary['own_domain_by_chance']:.0%} {name})"
+    if summary["own_class"] is not None:
+        text += f"; {summary['own_class']:.0%} of the query's class (by chance {summary['own_class_by_chance']:.0%})"
+    return text + "."
+
+
+def _row(match: Match) -> dict[str, Any]:
+    pairs = zip(match.neighbours, match.similarities, strict=True)
+    return _image(match.query) | {
+        "neighbours": [_image(picture) | {"similarity": round(similarity, 3)} for picture, similarity in pairs]
+    }
+
+
+def _image(picture: Picture) -> dict[str, Any]:
+    return {"dataset": picture.source, "split": picture.split, "row": picture.row, "class": picture.label}
+
+
+def _setting(config: TrialConfig) -> str:
+    weights = f" lambda1={config.lambda1:g} lambda2={config.lambda2:g}" if config.method.startswith("mdssl") else ""
+    return f"{config.method}{weights} seed={config.seed}"
+
+
+def _share(part: float, whole: float) -> float:
+    return float(np.round(part / whole, 4))
