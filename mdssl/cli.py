@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 
 from mdssl.command_line import parse, run
-from mdssl.commands import data, results, trials
+from mdssl.commands import data, encoders, results, trials
 from mdssl.errors import check_name
 
 COMMANDS: dict[str, tuple[type, Callable]] = {
@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "data show": (data.DataShow, data.data_show),
     "train": (trials.Train, trials.train),
     "probe": (trials.Probe, trials.probe),
+    "neighbours": (encoders.Neighbours, encoders.neighbours),
     "leaderboard": (results.Leaderboard, results.leaderboard),
     "status": (trials.Status, trials.status),
     "log": (trials.Log, trials.log),

@@ -26,11 +26,12 @@ from mdssl.terminal import printable
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 """Of Okabe and Ito, told apart with any colour vision; a ninth domain begins anew, and names stand under images."""
 
+_OTHER, _GREY = "not searched", "#c8c8c8"
 _FRAME = 4
 _CELL = 92
 """Width of a column: names of about 14 letters."""
 _LINE = SMALL_FONT + 3
-_PALETTE = 128
+_PALETTE = 160
 
 
 def neighbour_sheet(matches: Sequence[Match], domains: Sequence[str], *, title: str, subtitle: str) -> Image.Image:
@@ -41,11 +42,13 @@ def neighbour_sheet(matches: Sequence[Match], domains: Sequence[str], *, title: 
         title, subtitle: above the rows.
 
     Returns:
-        A sheet with 128 colours: a third of the bytes, and no more than a grain to be seen of it.
+        A sheet with 160 colours: a third of the bytes, and no more than a grain to be seen of it.
     """
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(domains)}
     title_font, label_font, small = font(TITLE_FONT), font(LABEL_FONT), font(SMALL_FONT)
-    legend = [printable(name) for name in domains]
+    if any(match.query.source not in colours for match in matches):
+        colours[_OTHER] = _GREY
+    legend = [printable(name) for name in colours]
     legend_width = sum(LABEL_FONT + GAP + int(label_font.getlength(name)) + MARGIN for name in legend)
     columns = max(len(match.neighbours) for match in matches)
     row_width = _CELL + MARGIN + columns * _CELL
@@ -96,7 +99,7 @@ def _draw_cell(
     """A thumbnail in the frame of its domain, grey where that is none of the candidates', over class and source."""
     left, top = corner
     side = THUMBNAIL + 2 * _FRAME
-    draw.rectangle((left, top, left + side - 1, top + side - 1), colours.get(picture.source, "#c8c8c8"))
+    draw.rectangle((left, top, left + side - 1, top + side - 1), colours.get(picture.source, _GREY))
     sheet.paste(_thumbnail(picture.image), (left + _FRAME, top + _FRAME))
     # Of a file's path the end says most.
     source = picture.source if picture.split else picture.source.rsplit("/", 1)[-1]

@@ -18,6 +18,7 @@ import safetensors.numpy
 
 from mdssl.errors import InputError
 from mdssl.evaluate.choice import SEED, chosen
+from mdssl.results.row_files import check_trial_id
 from mdssl.run_config import FEATURES
 from mdssl.safetensors_header import safetensors_metadata
 from mdssl.storage import Location
@@ -178,6 +179,7 @@ def of_trial(
     Raises:
         ValueError: a file is damaged; or, with ``data``, the trial has no encoder or a dataset is not prepared.
     """
+    check_trial_id(trial_id)
     trial_dir = Location.of(storage) / "trials" / trial_id
     found = {name: read(trial_dir, name) for name in datasets}
     missing = [name for name, kept in found.items() if kept is None]

@@ -20,6 +20,7 @@ from mdssl.evaluate.features import extract_features
 from mdssl.patience import patience
 from mdssl.pretrain.model import Model
 from mdssl.pretrain.trial_files import load_model
+from mdssl.results.row_files import check_trial_id
 from mdssl.storage import Location
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def sheet_of_trial(
     Raises:
         ValueError: the trial has no encoder; a dataset is not prepared; or there is none to show.
     """
+    check_trial_id(trial_id)
     trial_dir = Location.of(storage) / "trials" / trial_id
     config, model = load_model(trial_dir, device)
     seen = Seen(trial_dir, config, model, data=data, device=device)
