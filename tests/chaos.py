@@ -5,7 +5,7 @@
 ``kill -9`` hits workers of Ray Train, the trials' own processes, the probe actor, the sweep itself (the same command is
 then started again) and whole nodes (another then joins). Each kill comes when the trials' checkpoints have passed so
 many steps, by a seeded draw, and have got on since the kill before. At the end there must be the same trials with the
-same encoders, losses and scores to the last bit, every step once, and no process and no temporary file left.
+same encoders, losses, scores, representations and sheets to the last bit, every step once, and no process and no temporary file left.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ KINDS = {
 }
 TRAINED = 3
 """Trials of the sweep that have steps: simclr and two of mdssl."""
+SEEN = ("representations/*", "neighbours.*")
 STALLED_SECONDS = 400
 """So long without a checkpoint or a row is a failure."""
 
@@ -139,6 +140,12 @@ def compare(disturbed: Path, straight: Path, iterations: int) -> None:
             assert list(losses[0]["step"]) == list(range(2, iterations + 1, 2)), "every step once"
             losses = [frame.drop(columns="views_per_second") for frame in losses]
             pd.testing.assert_frame_equal(*losses, check_exact=True)
+        seen = [
+            {str(file.relative_to(folder)): file.read_bytes() for kind in SEEN for file in folder.glob(kind)}
+            for folder in (same, trial)
+        ]
+        assert len(seen[1]) == 4, "representations of two datasets, and a sheet with its numbers"
+        assert seen[0] == seen[1], trial.name
     left = [file for file in disturbed.rglob("*") if re.match(r"\..*\.(tmp|bid)$|claim.*\.json$", file.name)]
     left += disturbed.glob(".ray/*")
     assert not left, f"left over: {left}"

@@ -37,14 +37,14 @@ def magnification(image_size: int) -> int:
     return max(1, THUMBNAIL // image_size)
 
 
-def write_png(sheet: Image.Image, path: Location, **options) -> None:
+def write_png(sheet: Image.Image, path: Location) -> None:
     """Write ``sheet``; the same one gives the same bytes.
 
     Raises:
         ValueError: the path cannot be written.
     """
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", **options)
+    sheet.save(buffer, "PNG", optimize=True)
     try:
         path.write_bytes(buffer.getvalue())
     except OSError as error:

@@ -63,7 +63,7 @@ def ask_neighbours(settings) -> None:
         title=f"Nearest training images of {what}",
         subtitle=f"{settings.features} features, among {searched}",
     )
-    write_png(sheet, Location.of(settings.output), optimize=True)
+    write_png(sheet, Location.of(settings.output))
     for match in matches:
         print(printable(described(match)))
     print(printable(f"searched {searched}; the images are in {settings.output}"))

@@ -31,7 +31,6 @@ _FRAME = 4
 _CELL = 92
 """Width of a column: names of about 14 letters."""
 _LINE = SMALL_FONT + 3
-_PALETTE = 160
 
 
 def neighbour_sheet(matches: Sequence[Match], domains: Sequence[str], *, title: str, subtitle: str) -> Image.Image:
@@ -40,9 +39,6 @@ def neighbour_sheet(matches: Sequence[Match], domains: Sequence[str], *, title: 
     Args:
         domains: those of the candidates, in the order of the legend.
         title, subtitle: above the rows.
-
-    Returns:
-        A sheet with 160 colours: a third of the bytes, and no more than a grain to be seen of it.
     """
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(domains)}
     title_font, label_font, small = font(TITLE_FONT), font(LABEL_FONT), font(SMALL_FONT)
@@ -74,7 +70,7 @@ def neighbour_sheet(matches: Sequence[Match], domains: Sequence[str], *, title: 
         for column, (picture, similarity) in enumerate(zip(match.neighbours, match.similarities, strict=True)):
             left = MARGIN + _CELL + MARGIN + column * _CELL
             _draw_cell(sheet, draw, (left, top), picture, f"{similarity:.2f}", colours, small)
-    return sheet.quantize(_PALETTE, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    return sheet
 
 
 def _draw_legend(

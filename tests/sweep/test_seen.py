@@ -1,0 +1,164 @@
+"""What a probe keeps to be looked at: representations and the sheet of neighbours, at no score's cost."""
+
+import errno
+import json
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdssl.cli import _main
+from mdssl.config import TrialConfig
+from mdssl.data.prepared import open_dataset
+from mdssl.evaluate import seen
+from mdssl.evaluate.representations import of_trial, read
+from mdssl.evaluate.seen import sheet_of_trial
+from mdssl.pretrain.loop import train, with_fingerprint
+from mdssl.results.leaderboard import read as read_leaderboard
+from mdssl.run_config import ProbeConfig
+from mdssl.storage import Location
+from mdssl.sweep.evaluator import Evaluator
+
+CONFIG = TrialConfig(
+    arch="resnet18",
+    domains=("tiny-a", "tiny-b"),
+    batch_per_domain=8,
+    iterations=1,
+    lr_warmup_iterations=0,
+    precision="fp32",
+)
+KEPT = ("neighbours.json", "neighbours.png", "representations/tiny-a.safetensors", "representations/tiny-c.safetensors")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data, tmp_path_factory):
+    """A storage with one trial of tiny-a and tiny-b, trained and not yet probed."""
+    storage = tmp_path_factory.mktemp("trained")
+    config = with_fingerprint(CONFIG, tiny_data)
+    train(config, data=tiny_data, trial_dir=storage / "trials" / config.trial_id, device="cpu")
+    return storage
+
+
+@pytest.fixture
+def storage(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "results")
+
+
+@pytest.fixture
+def trial_dir(storage):
+    return next((storage / "trials").iterdir())
+
+
+@pytest.fixture(scope="module")
+def probed(trained, tiny_data, tmp_path_factory):
+    """The folder of the same trial, probed on tiny-a and tiny-c by the command."""
+    storage = shutil.copytree(trained, tmp_path_factory.mktemp("probed") / "results")
+    trial_dir = next((storage / "trials").iterdir())
+    probe(trial_dir, tiny_data, "tiny-a", "tiny-c")
+    return trial_dir
+
+
+def probe(trial_dir, data, *datasets):
+    flags = ["--evaluate", *datasets, "--data", data, "--storage", str(trial_dir.parents[1]), "--device", "cpu"]
+    _main(["probe", trial_dir.name, *flags])
+
+
+def files(trial_dir):
+    found = [*trial_dir.glob("neighbours.*"), *trial_dir.glob("representations/*")]
+    return {str(file.relative_to(trial_dir)): (file.read_bytes(), file.stat().st_mtime_ns) for file in sorted(found)}
+
+
+def contents(trial_dir):
+    return {name: data for name, (data, _) in files(trial_dir).items()}
+
+
+def test_a_probe_keeps_what_is_to_be_seen_and_a_second_one_leaves_it(probed, tiny_data, capsys):
+    first = files(probed)
+    assert tuple(first) == KEPT
+    probe(probed, tiny_data, "tiny-a", "tiny-c")
+    assert "tiny-a: already there" in capsys.readouterr().out
+    assert files(probed) == first
+    said = json.loads(first["neighbours.json"][0])
+    assert said["candidates"] == {"tiny-a": 64, "tiny-b": 64}, "its domains, whatever it is scored on"
+    assert list(said["datasets"]) == ["tiny-a", "tiny-b", "tiny-c"]
+    assert len(first["neighbours.png"][0]) < 150_000
+
+
+def test_the_probe_of_a_sweep_keeps_the_same(trial_dir, probed, tiny_data):
+    left = trial_dir / "representations" / ".tiny-a.safetensors.0.tmp"
+    left.parent.mkdir()
+    left.write_bytes(b"of a probe that was killed")
+    actor = Evaluator.__ray_metadata__.modified_class(tiny_data, ProbeConfig(), "cpu")
+    actor.score(str(trial_dir), ("tiny-a", "tiny-c"))
+    assert contents(trial_dir) == contents(probed)
+
+
+def test_what_was_probed_before_is_made_when_it_is_asked_for(trial_dir, storage, probed, tiny_data):
+    assert of_trial(storage, trial_dir.name, ["tiny-a", "tiny-c"]) == {}
+    made = of_trial(storage, trial_dir.name, ["tiny-a", "tiny-c"], data=tiny_data)
+    sheet_of_trial(storage, trial_dir.name, data=tiny_data)
+    assert list(made) == ["tiny-a", "tiny-c"]
+    for name in made:
+        kept = read(Location.of(probed), name)
+        for layer in ("encoder", "projection"):
+            np.testing.assert_allclose(made[name].layers[layer].sample, kept.layers[layer].sample, rtol=0.01, atol=1e-3)
+    assert json.loads(contents(trial_dir)["neighbours.json"])["datasets"].keys() == {"tiny-a", "tiny-b", "tiny-c"}
+    assert tuple(files(trial_dir)) == KEPT
+
+
+def test_numbers_of_the_sheet_are_those_of_its_neighbours(probed, tiny_data):
+    said = json.loads((probed / "neighbours.json").read_text())
+    for name, summary in said["datasets"].items():
+        assert sum(summary["domains"].values()) == pytest.approx(1, abs=1e-3)
+        assert summary["own_domain"] == summary["domains"].get(name)
+        assert 0 <= summary["own_class"] <= 1
+        assert summary["own_class_by_chance"] == pytest.approx(1 / 4)
+    assert said["datasets"]["tiny-a"]["own_domain_by_chance"] == 0.5
+    assert said["datasets"]["tiny-c"]["own_domain"] is None
+    for row in said["rows"]:
+        part = open_dataset(tiny_data, row["dataset"]).split("test")
+        assert row["class"] == str(open_dataset(tiny_data, row["dataset"]).classes[part.labels[row["row"]]])
+        similarities = [neighbour["similarity"] for neighbour in row["neighbours"]]
+        assert similarities == sorted(similarities, reverse=True)
+    assert said["in_words"][0].startswith("Neighbours of 32 test images of tiny-a: ")
+    with Image.open(probed / "neighbours.png") as sheet:
+        assert sheet.height > 100 * len(said["rows"])
+
+
+def test_what_cannot_be_written_costs_no_score_and_is_made_by_the_next_probe(trial_dir, tiny_data, monkeypatch, caplog):
+    replace = os.replace
+
+    def full(source, target):
+        if "representations" in str(target) or "neighbours" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(seen, "_PATIENCE_SECONDS", 0.01)
+    with caplog.at_level(logging.WARNING, logger="mdssl"):
+        probe(trial_dir, tiny_data, "tiny-a")
+    board = read_leaderboard(str(trial_dir.parents[1]))
+    assert list(board["status"]) == ["finished"]
+    assert "No space left on device" in caplog.text
+    assert not files(trial_dir)
+    assert not list(trial_dir.rglob(".*.tmp"))
+    monkeypatch.undo()
+    probe(trial_dir, tiny_data, "tiny-a")
+    made = files(trial_dir)
+    assert len(made) == 3, "made by the next probe"
+    probe(trial_dir, tiny_data, "tiny-c")
+    assert list(json.loads((trial_dir / "neighbours.json").read_text())["datasets"]) == ["tiny-a", "tiny-b", "tiny-c"]
+    assert files(trial_dir)["representations/tiny-a.safetensors"] == made["representations/tiny-a.safetensors"]
+
+
+def test_an_untrained_encoder_is_asked_about_what_it_is_scored_on(tiny_data, tmp_path):
+    config = TrialConfig(method="random", arch="resnet18")
+    trial_dir = tmp_path / "trials" / config.trial_id
+    train(config, data=tiny_data, trial_dir=trial_dir, device="cpu")
+    with pytest.raises(ValueError, match="trained on nothing; name datasets"):
+        sheet_of_trial(tmp_path, config.trial_id, data=tiny_data)
+    probe(trial_dir, tiny_data, "tiny-c")
+    assert json.loads((trial_dir / "neighbours.json").read_text())["candidates"] == {"tiny-c": 64}
