@@ -5,7 +5,8 @@
 ``kill -9`` hits workers of Ray Train, the trials' own processes, the probe actor, the sweep itself (the same command is
 then started again) and whole nodes (another then joins). Each kill comes when the trials' checkpoints have passed so
 many steps, by a seeded draw, and have got on since the kill before. At the end there must be the same trials with the
-same encoders, losses, scores, representations and sheets to the last bit, every step once, and no process and no temporary file left.
+same encoders, losses, scores, representations and sheets of neighbours to the last bit, every step once, and no process
+and no temporary file left.
 """
 
 from __future__ import annotations

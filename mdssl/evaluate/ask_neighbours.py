@@ -60,7 +60,7 @@ def ask_neighbours(settings) -> None:
     sheet = neighbour_sheet(
         matches,
         names,
-        title=f"Nearest training images of {what}",
+        title=printable(f"Nearest training images, as {what} sees them"),
         subtitle=f"{settings.features} features, among {searched}",
     )
     write_png(sheet, Location.of(settings.output))

@@ -92,7 +92,7 @@ def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part])
     sheet = neighbour_sheet(
         shown,
         domains,
-        title=f"Nearest training images of trial {config.trial_id}",
+        title=f"Nearest training images, as trial {config.trial_id} sees them",
         subtitle=f"{_setting(config)}: test images, and their {NEIGHBOURS} nearest of "
         f"{sum(counts.values()):,} training images",
     )

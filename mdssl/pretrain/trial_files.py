@@ -8,6 +8,7 @@ clusters.parquet        with it, where the method has pseudo-domains
 encoder.safetensors     when it has ended: encoder and projection head, float32
 training.json           last of all: that training ended, how, and what it cost
 
+When it is probed, representations/, neighbours.png and neighbours.json follow: see `mdssl.evaluate.seen`.
 logs/ and tensorboard/ grow from the begin to the end: see `mdssl.trial_log` and `mdssl.tracking`.
 """
 

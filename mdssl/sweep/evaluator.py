@@ -13,12 +13,14 @@ from typing import Any
 import ray
 import torch
 
+from mdssl.config import TrialConfig
 from mdssl.data.local_copy import at_hand
 from mdssl.data.prepared import open_dataset
 from mdssl.device import limit_memory, pick_device
 from mdssl.evaluate.evaluate import encode_dataset, score_dataset
 from mdssl.evaluate.seen import Seen
 from mdssl.patience import patience
+from mdssl.pretrain.model import Model
 from mdssl.pretrain.trial_files import load_model
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
@@ -53,25 +55,23 @@ class Evaluator:
         scores: dict[str, list[dict[str, Any]] | str] = {}
         for name in datasets:
             try:
-                with patience():
-                    # On a cluster, perhaps the first on its node to need it.
-                    data = at_hand(self.data, [name])
-                dataset = open_dataset(data, name)
-                encoded = encode_dataset(
-                    model,
-                    dataset,
-                    layers=self.probe.features,
-                    device=self.device,
-                    input_size=config.input_size,
-                )
-                found = score_dataset(encoded, dataset, probe=self.probe, seed=config.seed)
+                scores[name] = self._score_on(name, config, model, seen)
             except (ValueError, RuntimeError, OSError) as error:
                 # One dataset that cannot be scored must not cost the scores of the others.
                 log.exception("%s could not be scored", name)
                 scores[name] = f"{type(error).__name__}: {error}"
-                continue
-            own = {"eval_dataset": name, "data_fingerprint": evaluation_fingerprint(data, name)}
-            scores[name] = [entry | own for entry in found]
-            seen.add(dataset, encoded)
         seen.draw()
         return scores
+
+    def _score_on(self, name: str, config: TrialConfig, model: Model, seen: Seen) -> list[dict[str, Any]]:
+        with patience():
+            # On a cluster, perhaps the first on its node to need it.
+            data = at_hand(self.data, [name])
+        dataset = open_dataset(data, name)
+        encoded = encode_dataset(
+            model, dataset, layers=self.probe.features, device=self.device, input_size=config.input_size
+        )
+        found = score_dataset(encoded, dataset, probe=self.probe, seed=config.seed)
+        seen.add(dataset, encoded)
+        own = {"eval_dataset": name, "data_fingerprint": evaluation_fingerprint(data, name)}
+        return [entry | own for entry in found]
