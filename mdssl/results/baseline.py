@@ -57,7 +57,8 @@ def baseline_values(
     candidates, compared = _candidates(trials, names, wanted)
     own = rows.drop_duplicates("trial_id").set_index("trial_id")
     partner = _partners(own[names], trials.loc[candidates, names], compared, " ".join(wanted))
-    keys = rows[_SCORE].assign(trial_id=rows["trial_id"].map(partner))
+    # Of the same type also where no row has a partner.
+    keys = rows[_SCORE].assign(trial_id=rows["trial_id"].map(partner).astype(rows["trial_id"].dtype))
     found = keys.merge(scored[["trial_id", *_SCORE, *values]], how="left", on=["trial_id", *_SCORE])
     return found[list(values)].astype(float).set_axis(rows.index)
 

@@ -173,15 +173,17 @@ def _measured(frame: pd.DataFrame, measure: Measure) -> Column:
     if measure.of in _WHOLE:
         digits = 0
     signed = "+" if measure.difference else ""
+    # Python rounds the number that there is, NumPy one that is a little beside it.
+    shown = [round(value, digits) for value in numbers[0].tolist()]
     cells = []
-    for value, *over_seeds in zip(*numbers, strict=True):
+    for value, *over_seeds in zip(shown, *numbers[1:], strict=True):
         # Adding 0.0 turns -0.0 into 0.0.
-        text = "-" if np.isnan(value) else f"{round(value, digits) + 0.0:{signed}.{digits}f}"
+        text = "-" if np.isnan(value) else f"{value + 0.0:{signed}.{digits}f}"
         if over_seeds and text != "-":
             deviation, seeds = over_seeds
             text += f"{'' if np.isnan(deviation) else f' ± {deviation:.{digits}f}'} ({seeds:.0f})"
         cells.append(text)
-    shown = np.round(numbers[0], digits)
-    best = np.flatnonzero(shown == np.nanmax(shown, initial=-np.inf)) if measure.score else []
+    most = max((value for value in shown if not np.isnan(value)), default=None)
+    best = [row for row, value in enumerate(shown) if value == most] if measure.score else []
     header = re.sub(r"^lambda(?=\d=)", "λ", measure.header)
-    return Column(header, cells, True, frozenset(int(row) for row in best))
+    return Column(header, cells, True, frozenset(best))
