@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "probe": (trials.Probe, trials.probe),
     "neighbours": (encoders.Neighbours, encoders.neighbours),
     "leaderboard": (results.Leaderboard, results.leaderboard),
+    "export": (encoders.Export, encoders.export),
     "status": (trials.Status, trials.status),
     "log": (trials.Log, trials.log),
 }

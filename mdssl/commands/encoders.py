@@ -1,4 +1,4 @@
-"""Commands that ask trained encoders: ``mdssl neighbours``.
+"""Commands that take encoders elsewhere, and that ask them: ``mdssl export``, ``embed`` and ``neighbours``.
 
 Imports of torch and what needs it stay inside the functions: ``--help`` should not wait for them.
 """
@@ -10,6 +10,56 @@ from dataclasses import dataclass
 import tyro
 
 from mdssl.commands.places import DATA, STORAGE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    trial_id: tyro.conf.Positional[str]
+    """A finished trial: the 12 hex digits that the leaderboard prints."""
+    output: str = ""
+    """Folder to make, here or in a bucket; default: encoder-TRIAL_ID here. In a bucket README.md comes last."""
+    formats: tuple[str, ...] = ("safetensors",)
+    """What the folder holds: safetensors (weights by torchvision's names: every program that reads such files loads
+    them, whatever its version of torch, and no code of a file runs) | torch-export (a program for torch.export.load) |
+    onnx (the same for onnxruntime; needs pip install 'mdssl[onnx]'). Programs take uint8 pixels and normalise them
+    themselves."""
+    size: int | None = None
+    """Pixels that images are to be resized to; default: what the training images have, by --data."""
+    filter: str | None = None
+    """Resize filter of theirs: bicubic | bilinear | box | lanczos | nearest; default: what the training images had."""
+    overwrite: bool = False
+    """Replace an earlier export in the same folder."""
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+    data: str = DATA
+    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
+
+
+def export(settings: Export) -> None:
+    """Write a trial's encoder to a folder for torchvision, timm, torch.export or ONNX, with a model card.
+
+    Examples:
+      mdssl export 0123456789ab
+      mdssl export 0123456789ab --formats safetensors onnx --output encoders/cells
+    """
+    from mdssl.export.folder import export
+    from mdssl.results.row_files import check_trial_id
+
+    check_trial_id(settings.trial_id)
+    output = settings.output or f"encoder-{settings.trial_id}"
+    differences = export(
+        settings.storage,
+        settings.trial_id,
+        output,
+        formats=settings.formats,
+        data=settings.data,
+        size=settings.size,
+        resize_filter=settings.filter,
+        overwrite=settings.overwrite,
+    )
+    for name, difference in differences.items():
+        print(f"{name}: features differ from the encoder's by at most {difference:.1e}")
+    print(f"{output}: README.md says how to load it")
 
 
 @dataclass(frozen=True, kw_only=True)

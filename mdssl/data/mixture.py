@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mdssl.data.prepared import open_dataset
+from mdssl.data.prepared import Dataset, open_dataset
 from mdssl.device import send
 from mdssl.errors import InputError
 
@@ -29,10 +30,13 @@ def domain_key(name: str) -> int:
 
 def fingerprint(data: str | Path, domains: tuple[str, ...]) -> str:
     """16 hex digits over all images that pretraining on ``domains`` sees, in order; empty where there are none."""
-    if not domains:
-        return ""
-    parts = [open_dataset(data, name).pretraining_fingerprint for name in domains]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return fingerprint_of([open_dataset(data, name) for name in domains])
+
+
+def fingerprint_of(datasets: Sequence[Dataset]) -> str:
+    """`fingerprint`, of datasets of which nothing but ``meta.json`` needs to be there."""
+    parts = [dataset.pretraining_fingerprint for dataset in datasets]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] if parts else ""
 
 
 @dataclass(frozen=True)

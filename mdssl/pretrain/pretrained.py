@@ -85,7 +85,7 @@ def load_pretrained(file: str | Path | Location) -> Pretrained:
         raise InputError(f"pretrained encoder {location} cannot be loaded: {error}") from error.__cause__
     encoder = _as_encoder(arch, trunk)
     unmatched = tuple(name for name in contents.tensors if name not in used)
-    return Pretrained(arch, stem, encoder, unmatched, source, _fingerprint(encoder))
+    return Pretrained(arch, stem, encoder, unmatched, source, fingerprint_of(encoder))
 
 
 def pretrained_config(file: str | Path | Location, input_size: int | None = None) -> tuple[TrialConfig, Pretrained]:
@@ -133,7 +133,7 @@ def _choose(contents: WeightsFile) -> tuple[str, dict[str, torch.Tensor], set[st
         raise InputError(f"it looks like {looks}, not like a ResNet by torchvision's names. {_ALLOWED}")
     trained = [p for p in prefixes if not _AVERAGES & set(re.split(r"[._]", p))] or list(prefixes)
     trunks = [_trunk(contents.tensors, prefix) for prefix in trained]
-    if len(trunks) > 1 and len({_fingerprint(trunk) for trunk, _ in trunks}) > 1:
+    if len(trunks) > 1 and len({fingerprint_of(trunk) for trunk, _ in trunks}) > 1:
         raise InputError(
             f"it holds {len(trained)} different ResNets, under {', '.join(map(repr, trained))}; one is allowed beside "
             "its moving averages. Save the tensors of one of them to a file of their own."
@@ -248,7 +248,8 @@ def _reference(arch: str) -> dict[str, torch.Tensor]:
     return {name: value for name, value in whole.items() if not name.startswith("fc.")}
 
 
-def _fingerprint(encoder: dict[str, torch.Tensor]) -> str:
+def fingerprint_of(encoder: dict[str, torch.Tensor]) -> str:
+    """16 hex digits that stand for weights; see `Pretrained`."""
     digest = hashlib.sha256()
     for name, value in sorted(encoder.items()):
         if not name.endswith("num_batches_tracked"):

@@ -1,0 +1,1 @@
+"""Encoders for others: a folder that needs nothing of this package, and the embeddings of any images."""

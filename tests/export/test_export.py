@@ -1,0 +1,299 @@
+"""Exported folders: what loads them, what their card says, and that they are whole or not there."""
+
+import json
+import re
+import shlex
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mdssl import command_line
+from mdssl.cli import _main
+from mdssl.commands.trials import Train
+from mdssl.config import TrialConfig
+from mdssl.evaluate.features import extract_features
+from mdssl.export import formats
+from mdssl.export.card import card, escaped
+from mdssl.export.folder import export
+from mdssl.export.preparation import Preparation
+from mdssl.export.repeat import repeating_command
+from mdssl.pretrain.loop import train
+from mdssl.pretrain.model import Model, build_model
+from mdssl.pretrain.pretrained import load_pretrained, pretrained_config
+from mdssl.pretrain.trial_files import load_model
+from mdssl.storage import Location
+
+
+def random_trial(storage, **settings) -> str:
+    """An untrained trial whose batch-norms are no identity; its id."""
+    config = TrialConfig(method="random", precision="fp32", **{"arch": "resnet18", **settings})
+    train(config, data="", trial_dir=Location.of(storage) / "trials" / config.trial_id, device="cpu")
+    return config.trial_id
+
+
+def pad2_trial(storage, tmp_path) -> str:
+    """A pretrained trial with solo-learn's stem."""
+    model = trained_looking(build_model(TrialConfig(method="random", arch="resnet18", stem="cifar", precision="fp32")))
+    state = {f"backbone.{name}": value for name, value in model.encoder.state_dict().items()}
+    torch.save(state | {"classifier.weight": torch.zeros(1), "projector.0.weight": torch.zeros(1)}, tmp_path / "s.ckpt")
+    config, _ = pretrained_config(tmp_path / "s.ckpt")
+    assert config.stem == "cifar-pad2"
+    train(config, data="", trial_dir=Location.of(storage) / "trials" / config.trial_id, device="cpu")
+    return config.trial_id
+
+
+def trained_looking(model: Model) -> Model:
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return model
+
+
+def exported(storage, trial_id, output, *formats, size=32, **settings) -> Path:
+    export(storage, trial_id, output, formats=formats, data="", size=size, resize_filter="bicubic", **settings)
+    return Path(output)
+
+
+def blocks_of(card_text: str) -> dict[str, str]:
+    return dict(re.findall(r"### ([\w.]+)[^\n]*\n\n```python\n(.*?)```", card_text, re.DOTALL))
+
+
+def run_blocks(output: Path, monkeypatch, image: np.ndarray) -> dict[str, np.ndarray]:
+    """By name of its library, the features that each block of the card computes of an image."""
+    monkeypatch.chdir(output)
+    Image.fromarray(image).save("image.png")
+    found = {}
+    for name, code in blocks_of((output / "README.md").read_text()).items():
+        names: dict = {}
+        exec(code, names)
+        found[name] = np.asarray(names["features"])
+    return found
+
+
+def photo(size: int = 48) -> np.ndarray:
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((size, size + 9), Image.Resampling.BICUBIC))
+
+
+def features_of(storage, trial_id, image: np.ndarray, size: int = 32) -> np.ndarray:
+    """What the probe sees: the project's own encoder on the image as it is prepared."""
+    _, model = load_model(Location.of(storage) / "trials" / trial_id)
+    small = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+    return extract_features(model, small[None])["encoder"].numpy()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"norm": "group"},
+        {"stem": "cifar"},
+        {"stem": "cifar", "norm": "group"},
+        pytest.param({"arch": "resnet50"}, marks=pytest.mark.long),
+        pytest.param({"arch": "resnet50", "stem": "cifar", "norm": "group"}, marks=pytest.mark.long),
+    ],
+    ids=lambda settings: "-".join(settings.values()) or "plain",
+)
+def test_the_code_of_the_card_computes_the_encoders_features(settings, tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    trial_id = random_trial(tmp_path, **settings)
+    output = exported(tmp_path, trial_id, tmp_path / "out", "safetensors")
+    found = run_blocks(output, monkeypatch, photo())
+    assert found.keys() == {"torchvision", "timm"}
+    for features in found.values():
+        np.testing.assert_allclose(features, features_of(tmp_path, trial_id, photo()), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pretrained_encoder_with_padding_2_is_exported_as_what_it_is(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    trial_id = pad2_trial(tmp_path, tmp_path)
+    output = exported(tmp_path, trial_id, tmp_path / "out", "safetensors")
+    for features in run_blocks(output, monkeypatch, photo()).values():
+        np.testing.assert_allclose(features, features_of(tmp_path, trial_id, photo()), rtol=1e-4, atol=1e-5)
+    # Its shapes are those of the other 3x3 stem: only what is written beside them tells.
+    assert load_pretrained(output / "model.safetensors").stem == "cifar-pad2"
+    assert str(tmp_path) not in (output / "README.md").read_text()
+    assert str(tmp_path).encode() not in (output / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory) -> tuple[Path, str]:
+    """A storage with an untrained ResNet-18, and its id."""
+    storage = tmp_path_factory.mktemp("untrained")
+    return storage, random_trial(storage)
+
+
+@pytest.fixture(scope="module")
+def with_programs(untrained) -> tuple[Path, str]:
+    """The same, exported in all formats to ``out``."""
+    pytest.importorskip("onnxruntime")
+    storage, trial_id = untrained
+    exported(storage, trial_id, storage / "out", *formats.FORMATS, size=24)
+    return untrained
+
+
+def test_programs_take_pixels_and_any_number_of_images(with_programs, monkeypatch):
+    storage, trial_id = with_programs
+    found = run_blocks(storage / "out", monkeypatch, photo())
+    expected = features_of(storage, trial_id, photo(), size=24)
+    for name in ("torch.export", "ONNX"):
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
+    _, model = load_model(Location.of(storage) / "trials" / trial_id)
+    images = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
+    for name in ("torch-export", "onnx"):
+        data = (storage / "out" / formats.FORMATS[name]).read_bytes()
+        features = formats._PROGRAMS[name][1](data, images)
+        np.testing.assert_allclose(features, extract_features(model, images)["encoder"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_program_refuses_images_of_another_size(with_programs):
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    for name in ("torch-export", "onnx"):
+        data = (with_programs[0] / "out" / formats.FORMATS[name]).read_bytes()
+        with pytest.raises(Exception, match=r"images|dimension"):
+            formats._PROGRAMS[name][1](data, images)
+
+
+def test_no_file_names_a_folder_of_this_machine(with_programs):
+    home = str(Path(formats.__file__).parents[2]).encode()
+    for file in (with_programs[0] / "out").iterdir():
+        data = file.read_bytes()
+        assert home not in data
+        assert b"site-packages" not in data, file.name
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "settings",
+    [{"norm": "group"}, {"stem": "cifar"}, {"arch": "resnet50"}, {"arch": "resnet50", "stem": "cifar"}],
+    ids=lambda settings: "-".join(settings.values()),
+)
+def test_every_kind_of_encoder_becomes_a_program(settings, tmp_path):
+    # Checked against the encoder while it is made.
+    exported(tmp_path, random_trial(tmp_path, **settings), tmp_path / "out", "torch-export", "onnx")
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_a_program_that_computes_something_else_is_not_published(untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "_traced", lambda model, size: None)
+    programs = {"torch-export": (lambda program: b"", lambda data, images: np.zeros((len(images), 512)))}
+    monkeypatch.setattr(formats, "_PROGRAMS", programs)
+    with pytest.raises(ValueError, match="features differ by up to"):
+        exported(*untrained, tmp_path / "out", "torch-export")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_onnx_the_message_says_what_to_install(untrained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ValueError, match=r"package onnxscript.*pip install 'mdssl\[onnx\]'"):
+        exported(*untrained, tmp_path / "out", "safetensors", "onnx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_there_whole_or_not_at_all(untrained, tmp_path, monkeypatch):
+    output = exported(*untrained, tmp_path / "out", "safetensors")
+    before = {file.name: file.read_bytes() for file in output.iterdir()}
+    write = Location.write_bytes
+
+    def full(self, data):
+        if self.name == "README.md":
+            raise OSError(28, "No space left on device")
+        write(self, data)
+
+    monkeypatch.setattr(Location, "write_bytes", full)
+    for name, overwrite in (("new", False), ("out", True)):
+        with pytest.raises(ValueError, match="cannot be written.*No space left"):
+            exported(*untrained, tmp_path / name, "safetensors", overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {file.name: file.read_bytes() for file in output.iterdir()} == before
+
+
+def test_only_an_export_is_ever_replaced(untrained, tmp_path):
+    output = exported(*untrained, tmp_path / "out", "safetensors")
+    with pytest.raises(ValueError, match="is not empty.*--overwrite"):
+        exported(*untrained, output, "safetensors")
+    exported(*untrained, output, "safetensors", overwrite=True)
+    (output / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="holds thesis.tex"):
+        exported(*untrained, output, "safetensors", overwrite=True)
+    assert (output / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_bucket_takes_an_export(bucket, untrained):
+    output = Location.of(bucket) / "encoders" / "first"
+    export(*untrained, output, formats=("safetensors",), data="", size=32, resize_filter="bicubic")
+    assert output.names() == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    assert load_pretrained(output / "model.safetensors").arch == "resnet18"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["0123456789ab"], "trial 0123456789ab has no encoder"),
+        (["0123"], "trial id '0123' is not one"),
+        (["0123456789ab", "--formats", "torchscript"], "unknown format 'torchscript'; allowed: safetensors, torch-ex"),
+    ],
+)
+def test_a_wrong_wish_is_one_message(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        command_line.run(_main, ["export", *arguments])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_size_and_filter_are_those_of_the_training_images(tiny_data, tmp_path, capsys):
+    trained = ["train", "--domains", "tiny-a", "tiny-b", "--iterations", "1", "--batch-per-domain", "8"]
+    _main([*trained, "--precision", "fp32", "--device", "cpu", "--storage", str(tmp_path), "--data", tiny_data])
+    trial_id = re.search(r"mdssl probe ([0-9a-f]{12})", capsys.readouterr().out)[1]
+    _main(["probe", trial_id, "--evaluate", "tiny-c", "--storage", str(tmp_path), "--data", tiny_data])
+    out = tmp_path / "out"
+    _main(["export", trial_id, "--output", str(out), "--storage", str(tmp_path), "--data", tiny_data])
+    assert json.loads((out / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 16, 16]
+    text = (out / "README.md").read_text()
+    assert "1 steps, 32 augmented images" in text
+    assert re.search(r"\| tiny-c \| 4 \| no \| lbfgs \| \d+\.\d \|  \| \d+\.\d \| 32 \|", text)
+    with pytest.raises(ValueError, match="say --size and --filter"):
+        export(tmp_path, trial_id, tmp_path / "other", formats=("safetensors",), data=tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"domains": ("a", "b"), "lambda2": 0.1, "arch": "resnet18"},
+        {"domains": ("a", "b", "c"), "method": "mdssl-robust", "iterations": 900, "cluster_normalised": False},
+        {"domains": ("my cells",), "method": "simclr", "stem": "cifar"},
+        {"method": "random", "arch": "resnet18", "seed": 3},
+    ],
+)
+@pytest.mark.parametrize("preset", ["quick", "cifar", "paper", None])
+def test_the_command_of_the_card_makes_the_same_trial(settings, preset):
+    config = TrialConfig(precision="bf16", data_fingerprint="0" * 16 * bool(settings.get("domains")), **settings)
+    words = shlex.split(repeating_command(config, preset=preset))
+    assert words[:2] == ["mdssl", "train"]
+    parsed = command_line.parse(Train, prog="train", description="", argv=words[2:])
+    typed = {field.name: getattr(parsed, field.name) for field in fields(TrialConfig)}
+    assert TrialConfig(**typed | {"data_fingerprint": config.data_fingerprint}).trial_id == config.trial_id
+
+
+def test_names_of_others_stay_text_in_the_card(tmp_path):
+    evil = "a|b `x`\n\n# [owned](javascript:x) <script>"
+    config = TrialConfig(method="simclr", domains=(evil,), data_fingerprint="0")
+    row = {"status": "finished", "features": "encoder", "eval_dataset": evil, "probe": "lbfgs", "num_classes": 3}
+    row |= {"seen": True, "top1": 50.0, "top5": None, "knn_top1": 40.0, "num_test": 9, "git_commit": "`\n\n# x"}
+    text = card(config, Preparation(32, "bicubic"), [row], {}, width=512, formats=(), programs={})
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert not [line for line in headings if "owned" in line or line == "# x"]
+    assert "<script>" not in re.sub(r"(?m)^    .*|`[^`\n]*`", "", text).replace("\\<script\\>", "")
+    assert all(line.count(" | ") == 7 for line in text.splitlines() if "lbfgs" in line)
+
+
+def test_escapes_are_those_of_markdown():
+    assert escaped("a_b *c* [d](e) | <f>\n# g\x1b\u202e") == "a\\_b \\*c\\* \\[d\\]\\(e\\) \\| \\<f\\> \\# g"
