@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "neighbours": (encoders.Neighbours, encoders.neighbours),
     "leaderboard": (results.Leaderboard, results.leaderboard),
     "export": (encoders.Export, encoders.export),
+    "embed": (encoders.Embed, encoders.embed),
     "status": (trials.Status, trials.status),
     "log": (trials.Log, trials.log),
 }

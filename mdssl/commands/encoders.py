@@ -63,6 +63,58 @@ def export(settings: Export) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embed:
+    source: tyro.conf.Positional[str]
+    """Folder of images, however nested; Parquet file or shards as Hugging Face lays them out, with or without labels;
+    or the name of a prepared dataset."""
+    output: str
+    """Parquet file to write, here or in a bucket."""
+    trial_id: str = ""
+    """The encoder: a finished trial."""
+    weights: str = ""
+    """Instead of a trial: the file of an encoder that was pretrained elsewhere, as for `mdssl probe`."""
+    input_size: int | None = None
+    """With --weights: pixels that images are resized to for it."""
+    features: str = "encoder"
+    """Layer: encoder (what probes score) | projection (what the loss compares)."""
+    split: str = ""
+    """Of a dataset or of shards only this split: train | test; default: all, and a column says which."""
+    size: int | None = None
+    """Pixels that images are resized to; default: what the trial's training images have, by --data."""
+    filter: str | None = None
+    """Resize filter: bicubic | bilinear | box | lanczos | nearest; default: what the training images had."""
+    skip_damaged: bool = False
+    """Leave out images that cannot be decoded, and list them. Without it the first of them ends the run."""
+    batch_size: int = 256
+    """Images in a pass of the encoder."""
+    workers: int | None = None
+    """Processes that decode images; default: one per CPU, where there are many images."""
+    device: str = "auto"
+    """cpu | cuda | auto (a GPU where there is one)."""
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+    data: str = DATA
+    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
+
+
+def embed(settings: Embed) -> None:
+    """Write the embeddings of any images to Parquet: `path`, or `split` and `row`; `label` if known; `embedding`.
+
+    Images are made ready as `mdssl data prepare` does it. A run that was interrupted goes on where it stopped.
+
+    Examples:
+      mdssl embed ~/pictures/cells --trial-id 0123456789ab --output cells.parquet
+      mdssl embed cifar10 --split test --trial-id 0123456789ab --output s3://BUCKET/cifar10.parquet
+
+    In Python, as an array (images, features):
+      np.stack(pd.read_parquet("cells.parquet")["embedding"])
+    """
+    from mdssl.export.embed import embed
+
+    embed(settings)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Neighbours:
     images: tyro.conf.Positional[tuple[str, ...]] = ()
     """Image files of any kind; DATASET:test for four test images of a prepared dataset; DATASET:test:ROW for one."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from mdssl.data.images import convert
 from mdssl.data.parts import Part, RawImage
+from mdssl.errors import InputError
 
 # Small enough that progress moves and that a worker holds few raw images, large enough to hide the cost of sending.
 CHUNK = 64
@@ -40,16 +41,27 @@ def convert_part(part: Part, size: int, resize_filter: str, workers: int | None 
     Raises:
         ValueError: an image cannot be decoded; the message names its file or row.
     """
+    return _chunks(_convert_chunk, part, size, resize_filter, workers)
+
+
+def convert_each(
+    part: Part, size: int, resize_filter: str, workers: int | None = None
+) -> Iterator[list[np.ndarray | InputError]]:
+    """`convert_part` for whoever goes on without the images that cannot be decoded: in their places are the errors."""
+    return _chunks(_convert_each, part, size, resize_filter, workers)
+
+
+def _chunks(function: Callable, part: Part, size: int, resize_filter: str, workers: int | None) -> Iterator:
     workers = workers or available_cpus()
     tasks = _tasks(part, size, resize_filter)
     start = time.perf_counter()
     for first in itertools.islice(tasks, 1):
-        yield _convert_chunk(*first)
+        yield function(*first)
     seconds = (time.perf_counter() - start) * len(part.labels) / CHUNK
     if workers == 1 or seconds < POOL_PAYS_AFTER_SECONDS:
-        yield from itertools.starmap(_convert_chunk, tasks)
+        yield from itertools.starmap(function, tasks)
     else:
-        yield from _in_pool(_convert_chunk, tasks, workers)
+        yield from _in_pool(function, tasks, workers)
 
 
 Task = tuple[list[RawImage], list[str], int, str]
@@ -66,6 +78,18 @@ def _convert_chunk(raw: list[RawImage], where: list[str], size: int, resize_filt
     if all(isinstance(image, np.ndarray) and image.shape == (size, size, 3) for image in raw):
         return np.stack(raw)
     return np.stack([convert(image, size, resize_filter, place) for image, place in zip(raw, where, strict=True)])
+
+
+def _convert_each(
+    raw: list[RawImage], where: list[str], size: int, resize_filter: str
+) -> list[np.ndarray | InputError]:
+    found: list[np.ndarray | InputError] = []
+    for image, place in zip(raw, where, strict=True):
+        try:
+            found.append(convert(image, size, resize_filter, place))
+        except InputError as error:
+            found.append(error)
+    return found
 
 
 def _in_pool(function: Callable, tasks: Iterator[Task], workers: int) -> Iterator[np.ndarray]:

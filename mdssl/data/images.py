@@ -51,7 +51,10 @@ def _open(raw: RawImage) -> Image.Image:
     if isinstance(raw, np.ndarray):
         return Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw)
     # Bytes for a path, too: Pillow keeps the file of a lazily read image open until it is collected.
-    image = Image.open(io.BytesIO(raw if isinstance(raw, bytes) else raw.read_bytes()))
+    data = raw if isinstance(raw, bytes) else raw.read_bytes()
+    if not data:
+        raise InputError("it is empty")
+    image = Image.open(io.BytesIO(data))
     image.load()
     return image
 

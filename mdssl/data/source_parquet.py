@@ -80,21 +80,44 @@ def parquet_source(path: Path) -> Source:
     return Source("parquet", path.name, classes, parts)
 
 
-class _Shard:
-    """One Parquet file: its labels at once, its images in record batches."""
+def parquet_images(path: Path) -> tuple[tuple[str, ...] | None, dict[str, Part]]:
+    """The images of the shards in ``path`` by split, for whoever needs no labels.
 
-    def __init__(self, path: Path, root: Path) -> None:
+    The label of a row without one is -1, and a row without an image has no bytes.
+
+    Returns:
+        Class names, None where the schema has none; and by split its part.
+
+    Raises:
+        ValueError: a shard is truncated, or has no column of images.
+    """
+    splits = {split: [_Shard(file, path, strict=False) for file in files] for split, files in shard_paths(path).items()}
+    shards = [shard for shards in splits.values() for shard in shards]
+    named = {shard.classes for shard in shards}
+    return named.pop() if len(named) == 1 else None, {split: _part(shards) for split, shards in splits.items()}
+
+
+class _Shard:
+    """One Parquet file: its labels at once, its images in record batches.
+
+    Attributes:
+        strict: whether every row must have a label and an image.
+    """
+
+    def __init__(self, path: Path, root: Path, *, strict: bool = True) -> None:
         self.path = path
+        self.strict = strict
         self.name = str(path.relative_to(root.parent))
         try:
             with pq.ParquetFile(path) as file:
                 schema = file.schema_arrow
                 self.image_column = _find_column(self.name, schema, "image", IMAGE_COLUMNS)
-                self.label_column = _find_column(self.name, schema, "label", LABEL_COLUMNS)
-                column = file.read(columns=[self.label_column]).column(0)
+                self.label_column = self._label_column(schema)
+                count = file.metadata.num_rows
+                column = file.read(columns=[self.label_column]).column(0) if self.label_column else None
         except (OSError, pa.ArrowException) as error:
             raise self._broken(error) from error
-        self.labels = self._checked_labels(column)
+        self.labels = np.full(count, -1) if column is None else self._checked_labels(column)
         self.classes = _class_names(schema, self.label_column)
         _check_image_type(self.name, self.image_column, schema.field(self.image_column).type)
 
@@ -118,15 +141,25 @@ class _Shard:
             return image["bytes"]
         if image.get("path") is not None and (self.path.parent / image["path"]).is_file():
             return self.path.parent / image["path"]
+        if not self.strict:
+            return b""
         raise InputError(
             f"{self.name} row {row} has neither image bytes nor the path of a file beside it. Fill or remove the row."
         )
+
+    def _label_column(self, schema: pa.Schema) -> str | None:
+        if self.strict:
+            return _find_column(self.name, schema, "label", LABEL_COLUMNS)
+        found = [name for name in LABEL_COLUMNS if name in schema.names]
+        return next((name for name in found if pa.types.is_integer(schema.field(name).type)), None)
 
     def _checked_labels(self, column: pa.ChunkedArray) -> np.ndarray:
         if not pa.types.is_integer(column.type):
             raise InputError(
                 f"column {self.label_column!r} of {self.name} has type {column.type}; it must be integer class numbers."
             )
+        if not self.strict:
+            column = column.fill_null(-1)
         if column.null_count:
             row = column.is_null().to_numpy().argmax()
             raise InputError(
@@ -172,7 +205,7 @@ def _check_image_type(name: str, column: str, kind: pa.DataType) -> None:
     )
 
 
-def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...] | None:
+def _class_names(schema: pa.Schema, label_column: str | None) -> tuple[str, ...] | None:
     metadata = (schema.metadata or {}).get(b"huggingface")
     if metadata is None:
         return None

@@ -123,8 +123,8 @@ def _use(
     size = preparation.size
     paragraphs = [
         f"Images are RGB, both sides resized to {size} pixels with Pillow's {preparation.filter} filter, whatever "
-        "their aspect ratio. Another size gives other features. Transparent images were put on white first, which the code "
-        "below leaves to you."
+        "their aspect ratio. Another size gives other features. Transparent images were put on white first, which the "
+        "code below leaves to you."
     ]
     blocks = loading_code(config, preparation, formats)
     paragraphs += [f"### {heading}\n\n```python\n{code}```" for heading, code in blocks.items()]

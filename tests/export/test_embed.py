@@ -1,0 +1,245 @@
+"""Embeddings of folders, Parquet and datasets: the features that probes see, whatever happens on the way."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mdssl import command_line
+from mdssl.cli import _main
+from mdssl.config import TrialConfig
+from mdssl.data.mixture import fingerprint
+from mdssl.data.prepared import open_dataset
+from mdssl.evaluate.features import extract_features
+from mdssl.export import embed, embedding_parts
+from mdssl.pretrain.model import build_model
+from mdssl.pretrain.trial_files import LoopState, load_model, write_finished
+from mdssl.storage import Location
+
+
+@pytest.fixture(scope="module")
+def trial(tiny_data, tmp_path_factory) -> tuple[str, str]:
+    """A storage with a trial on tiny-a, whose encoder is as it was before training, and its id."""
+    storage = tmp_path_factory.mktemp("trial")
+    made_of = fingerprint(tiny_data, ("tiny-a",))
+    config = TrialConfig(domains=("tiny-a",), arch="resnet18", precision="fp32", data_fingerprint=made_of)
+    trial_dir = Location.of(storage) / "trials" / config.trial_id
+    write_finished(trial_dir, config, build_model(config), LoopState(), device="cpu", workers=1)
+    return str(storage), config.trial_id
+
+
+@pytest.fixture(scope="module")
+def expected(trial, tiny_data) -> dict[str, np.ndarray]:
+    """By split, the features (N, 512) of tiny-a, as its probe would see them."""
+    _, model = load_model(Location.of(trial[0]) / "trials" / trial[1])
+    dataset = open_dataset(tiny_data, "tiny-a")
+    return {
+        s: extract_features(model, dataset.split(s).images, batch_size=8)["encoder"].numpy() for s in ("train", "test")
+    }
+
+
+@pytest.fixture
+def run(trial, tiny_data, tmp_path, monkeypatch):
+    """``run(source, *flags)``: the embeddings as a frame. Parts are of 16 images, and passes of 8."""
+    monkeypatch.setattr(embedding_parts, "_FEWEST", 16)
+    monkeypatch.setattr(embedding_parts, "_MOST", 16)
+
+    def run(source, *flags, output=tmp_path / "out.parquet"):
+        command = ["embed", str(source), "--output", str(output), "--trial-id", trial[1], "--storage", trial[0]]
+        _main([*command, "--data", tiny_data, "--device", "cpu", "--batch-size", "8", "--workers", "1", *flags])
+        return pd.read_parquet(output)
+
+    return run
+
+
+@pytest.fixture
+def pictures(tiny_data, tmp_path):
+    """The test images of tiny-a as PNGs, some in a folder of a folder."""
+    for row, image in enumerate(open_dataset(tiny_data, "tiny-a").split("test").images):
+        file = tmp_path / "pictures" / ("a/deep" if row < 20 else "b") / f"{row:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    (tmp_path / "pictures" / "notes.txt").write_text("no image")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many images each pass of the encoder had."""
+    counts = []
+
+    def counting(model, images, **settings):
+        counts.append(len(images))
+        return extract_features(model, images, **settings)
+
+    monkeypatch.setattr(embed, "extract_features", counting)
+    return counts
+
+
+def test_a_folder_of_pngs_gives_exactly_the_features_that_a_probe_sees(run, pictures, expected):
+    board = run(pictures)
+    assert list(board.columns) == ["path", "embedding"]
+    assert list(board["path"][[0, 31]]) == ["a/deep/00.png", "b/31.png"]
+    found = np.stack(board["embedding"])
+    assert found.dtype == np.float32
+    # The passes are the same, but for the last one of each part, which here is whole too.
+    assert np.array_equal(found, expected["test"])
+
+
+def test_a_dataset_comes_with_splits_rows_and_labels(run, expected, tiny_data, tmp_path):
+    board = run("tiny-a")
+    assert np.array_equal(np.stack(board["embedding"]), np.concatenate([expected["train"], expected["test"]]))
+    assert list(board.groupby("split").size()[["train", "test"]]) == [64, 32]
+    assert list(board["row"]) == [*range(64), *range(32)]
+    dataset = open_dataset(tiny_data, "tiny-a")
+    assert list(board["label"][64:]) == [dataset.classes[label] for label in dataset.split("test").labels]
+    test = run("tiny-a", "--split", "test", output=tmp_path / "test.parquet")
+    assert np.array_equal(np.stack(test["embedding"]), expected["test"])
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_parquet_of_hugging_face_is_read_with_labels_or_without(labelled, run, pictures, tmp_path, expected):
+    images = [{"bytes": file.read_bytes(), "path": None} for file in sorted(pictures.rglob("*.png"))]
+    columns = {"image": images} | ({"label": pa.array([1, None] * 16)} if labelled else {})
+    shards = tmp_path / "shards" / "data"
+    shards.mkdir(parents=True)
+    for number in range(2):
+        half = {name: values[16 * number : 16 * number + 16] for name, values in columns.items()}
+        pq.write_table(pa.table(half), shards / f"test-0000{number}-of-00002.parquet")
+    board = run(shards.parent)
+    assert np.array_equal(np.stack(board["embedding"]), expected["test"])
+    assert list(board["row"]) == list(range(32))
+    if labelled:
+        assert [None if pd.isna(label) else label for label in board["label"][:2]] == ["1", None]
+    else:
+        assert "label" not in board
+
+
+def test_other_sizes_are_resized_as_prepare_does_it(run, pictures, trial):
+    rng = np.random.default_rng(0)
+    for file in pictures.rglob("*.png"):
+        Image.fromarray(rng.integers(0, 256, (40, 24), dtype=np.uint8)).save(file)
+    files = sorted(pictures.rglob("*.png"))
+    small = [Image.open(file).convert("RGB").resize((16, 16), Image.Resampling.BICUBIC) for file in files]
+    _, model = load_model(Location.of(trial[0]) / "trials" / trial[1])
+    seen = extract_features(model, np.stack([np.asarray(image) for image in small]))["encoder"]
+    np.testing.assert_allclose(np.stack(run(pictures)["embedding"]), seen, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_that_was_interrupted_goes_on_and_encodes_nothing_twice(run, encoded, tmp_path, expected, monkeypatch):
+    whole = run("tiny-a", output=tmp_path / "whole.parquet")
+    encoded.clear()
+    write = embedding_parts.Parts.write
+
+    def interrupted(self, number, *rest):
+        if number == 2:
+            raise KeyboardInterrupt
+        write(self, number, *rest)
+
+    monkeypatch.setattr(embedding_parts.Parts, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("tiny-a")
+    assert not (tmp_path / "out.parquet").exists()
+    assert sum(encoded) == 48
+    encoded.clear()
+    monkeypatch.setattr(embedding_parts.Parts, "write", write)
+    pd.testing.assert_frame_equal(run("tiny-a"), whole)
+    assert sum(encoded) == 96 - 32
+    assert not (tmp_path / "out.parquet.parts").exists()
+
+
+def test_the_same_command_again_does_nothing_and_another_is_refused(run, encoded, pictures, capsys):
+    run(pictures)
+    encoded.clear()
+    run(pictures)
+    assert "already there" in capsys.readouterr().out
+    assert not encoded
+    with pytest.raises(ValueError, match="another encoder or other settings"):
+        run(pictures, "--features", "projection")
+    Image.new("RGB", (16, 16)).save(pictures / "b" / "new.png")
+    with pytest.raises(ValueError, match="of other images"):
+        run(pictures)
+
+
+def test_parts_of_another_encoder_are_not_taken_for_ones_own(run, pictures, monkeypatch):
+    join = embedding_parts.Parts.join
+    monkeypatch.setattr(embedding_parts.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures)
+    monkeypatch.setattr(embedding_parts.Parts, "join", join)
+    with pytest.raises(ValueError, match="holds what a run with another encoder"):
+        run(pictures, "--features", "projection")
+
+
+def test_an_image_that_was_replaced_meanwhile_is_encoded_anew(run, encoded, pictures, monkeypatch):
+    join = embedding_parts.Parts.join
+    monkeypatch.setattr(embedding_parts.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures)
+    monkeypatch.setattr(embedding_parts.Parts, "join", join)
+    shutil.copy(pictures / "a/deep/00.png", pictures / "b/31.png")
+    encoded.clear()
+    found = np.stack(run(pictures)["embedding"])
+    assert sum(encoded) == 16
+    np.testing.assert_allclose(found[31], found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_image_is_named_and_left_out_only_where_asked_for(run, pictures, expected, capsys, tmp_path):
+    (pictures / "a/deep/03.png").write_bytes((pictures / "a/deep/03.png").read_bytes()[:60])
+    (pictures / "b/30.png").write_bytes(b"")
+    (pictures / "b/nowhere.png").symlink_to(tmp_path / "nothing.png")
+    with pytest.raises(ValueError, match=r"image a/deep/03.png cannot be decoded.*--skip-damaged"):
+        run(pictures)
+    board = run(pictures, "--skip-damaged")
+    left = [row for row in range(32) if row not in (3, 30)]
+    np.testing.assert_allclose(np.stack(board["embedding"]), expected["test"][left], rtol=1e-4, atol=1e-5)
+    assert "left out, as they are damaged: 3" in capsys.readouterr().out
+    skipped = json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"mdssl.skipped"])
+    assert skipped.keys() == {"a/deep/03.png", "b/30.png", "b/nowhere.png"}
+
+
+def test_a_folder_of_damaged_images_gives_no_file(run, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="no image of bad can be decoded"):
+        run(tmp_path / "bad", "--skip-damaged")
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_bucket_takes_embeddings(run, trial, bucket, expected, tiny_data):
+    command = ["embed", "tiny-a", "--split", "test", "--trial-id", trial[1], "--storage", trial[0], "--data", tiny_data]
+    _main([*command, "--output", f"{bucket}/deep/out.parquet", "--device", "cpu", "--batch-size", "8"])
+    output = Location.of(f"{bucket}/deep/out.parquet")
+    table = pq.read_table(pa.BufferReader(output.read_bytes()))
+    assert table.schema.field("embedding").type.list_size == 512
+    found = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 512)
+    assert np.array_equal(found, expected["test"])
+    assert output.parent.names() == ["out.parquet"]
+
+
+def test_weights_from_elsewhere_embed_as_a_trial_of_them_would(run, trial, expected, tiny_data, tmp_path):
+    _main(["export", trial[1], "--storage", trial[0], "--data", tiny_data, "--output", str(tmp_path / "exported")])
+    weights = ["--weights", str(tmp_path / "exported" / "model.safetensors"), "--trial-id", ""]
+    assert np.array_equal(np.stack(run("tiny-a", "--split", "test", *weights)["embedding"]), expected["test"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photos", "--output", "out.npy", "--trial-id", "0123456789ab"], "end it in .parquet"),
+        (["photos", "--output", "out.parquet", "--trial-id", "0123456789ab"], "'photos' is no folder or file here"),
+        ([".", "--output", "out.parquet", "--trial-id", "0123456789ab"], "has no images, at any depth"),
+        (["photos", "--output", "out.parquet", "--features", "top"], "unknown feature layer 'top'"),
+    ],
+)
+def test_a_wrong_wish_is_one_message(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        command_line.run(_main, ["embed", *arguments])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
