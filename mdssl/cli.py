@@ -15,12 +15,13 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "data show": (data.DataShow, data.data_show),
     "train": (trials.Train, trials.train),
     "probe": (trials.Probe, trials.probe),
-    "neighbours": (encoders.Neighbours, encoders.neighbours),
-    "leaderboard": (results.Leaderboard, results.leaderboard),
-    "export": (encoders.Export, encoders.export),
-    "embed": (encoders.Embed, encoders.embed),
     "status": (trials.Status, trials.status),
     "log": (trials.Log, trials.log),
+    "leaderboard": (results.Leaderboard, results.leaderboard),
+    "figures": (results.Figures, results.figures),
+    "neighbours": (encoders.Neighbours, encoders.neighbours),
+    "export": (encoders.Export, encoders.export),
+    "embed": (encoders.Embed, encoders.embed),
 }
 
 

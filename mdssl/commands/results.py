@@ -1,4 +1,4 @@
-"""Commands that read results: ``mdssl leaderboard``.
+"""Commands that read results: ``mdssl leaderboard`` and ``mdssl figures``.
 
 Imports of torch and what needs it stay inside the functions: ``--help`` should not wait for them.
 """
@@ -8,7 +8,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+import tyro
+
 from mdssl.commands.places import STORAGE
+from mdssl.errors import check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,4 +98,44 @@ def leaderboard(settings: Leaderboard) -> None:
         sort=settings.sort,
         format=settings.format,
         output=settings.output,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which figures: kinds, such as lambda-heatmap, or names of single files; default: all."""
+    output: str = "figures"
+    """Folder or bucket to write them to."""
+    formats: tuple[str, ...] = ("svg",)
+    """svg (text that can be selected) | png (200 dots an inch) | pdf (fonts embedded); several give several files."""
+    width: float | None = None
+    """Of each figure, in inches: 3.3 is a column of print, 7 a page; default: what suits the figure."""
+    trial: str | None = None
+    """Figures of this trial while it trained, instead of those of the leaderboard: 12 hex digits."""
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+
+
+def figures(settings: Figures) -> None:
+    """Draw the figures that the leaderboard can give, those of the paper among them, or those of one trial.
+
+    Each file is named as it is written, then the figures that cannot be drawn, and why.
+
+    Examples:
+      mdssl figures --formats svg pdf
+      mdssl figures lambda-heatmap --output paper/figures --formats pdf --width 3.3
+      mdssl figures --trial 0123456789ab
+    """
+    from mdssl.results.figures.writing import write_figures
+
+    if settings.width is not None:
+        check_number("width of figures in inches", settings.width, low=2, high=40)
+    write_figures(
+        settings.storage,
+        settings.output,
+        names=settings.names,
+        formats=settings.formats,
+        width=settings.width,
+        trial_id=settings.trial,
     )

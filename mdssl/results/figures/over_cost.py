@@ -1,0 +1,132 @@
+"""What a score costs: each trial by its training hours and its mean top-1, and the Pareto front among them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from mdssl.errors import InputError, check_name
+from mdssl.results.figures.scores import refuse_mixed, scored, trained
+from mdssl.results.figures.style import (
+    INK,
+    MARKERS,
+    METHODS,
+    PAGE,
+    SMALL,
+    Figure,
+    legend,
+    look,
+    note,
+    panels,
+    plain,
+)
+
+_MOST_LABELS = 6
+
+
+def pareto_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of N trials no other beats, being no dearer and no worse, and better in one of the two.
+
+    Of trials that are equal in both, all stand on the front. A null is never on it.
+    """
+    valid = ~(np.isnan(costs) | np.isnan(scores))
+    order = np.lexsort((-scores, costs))
+    front = np.zeros(len(costs), dtype=bool)
+    best, cost_of_best = -np.inf, np.nan
+    for place in order[valid[order]]:
+        equal = scores[place] == best and costs[place] == cost_of_best
+        if scores[place] > best or equal:
+            front[place] = True
+            best, cost_of_best = scores[place], costs[place]
+    return front
+
+
+@look()
+def cost_against_score(
+    board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), features: str = "encoder", width: float = PAGE
+) -> Figure:
+    """Top-1, mean over evaluation datasets, against what training took. A point per trial; a line for the Pareto front.
+
+    GPU-hours, or hours on a CPU times its workers. Trials that lack one of the scores are left out.
+
+    Args:
+        board, features, width: as for `mdssl.results.figures.lambda_curves`.
+        evaluate: the datasets of the mean; all where empty.
+
+    Raises:
+        ValueError: no trained encoder has all of the scores; or trials of several devices, whose hours do not
+            compare.
+    """
+    points = costs_and_scores(board, evaluate=evaluate, features=features)
+    on_gpu = bool((points["gpu_hours"] > 0).any())
+    unit, scale = ("hours", 1) if points["cost"].max() >= 0.5 else ("minutes", 60)
+    unit = f"GPU-{unit}" if on_gpu else f"{unit} on a CPU"
+    figure, (axis,) = panels(1, width=width, height=2.2)
+    handles: dict[str, object] = {}
+    for number, (method, (label, colour)) in enumerate(METHODS.items()):
+        own = points[points["shown_as"] == method]
+        if len(own):
+            # Of a thousand trials each still shows where it stands alone.
+            size, alpha = (14, 0.9) if len(points) < 200 else (6, 0.5)
+            marks = dict(s=size, alpha=alpha, marker=MARKERS[number], color=colour, edgecolor=INK, linewidth=0.3)
+            handles[label] = axis.scatter(own["cost"] * scale, own["score"], zorder=2, **marks)
+    front = points[points["on_front"]].drop_duplicates(["cost", "score"]).sort_values("cost")
+    (line,) = axis.step(front["cost"] * scale, front["score"], where="post", color=INK, linewidth=0.9, zorder=1)
+    handles["Pareto front"] = line
+    if len(front) <= _MOST_LABELS:
+        middle = (points["cost"].min() + points["cost"].max()) / 2
+        for _, trial in front.iterrows():
+            right = trial["cost"] > middle
+            text = dict(textcoords="offset points", xytext=(-4 if right else 4, 3), fontsize=SMALL, color=INK)
+            where = (trial["cost"] * scale, trial["score"])
+            axis.annotate(plain(setting_label(trial)), where, ha="right" if right else "left", **text)
+    axis.grid(True)
+    axis.margins(x=0.08, y=0.12)
+    axis.set_xlabel(f"training ({unit})")
+    axis.set_ylabel("top-1, mean over datasets (%)")
+    legend(figure, list(handles.values()), list(handles))
+    device = points["device"].dropna().unique()
+    on = f" On {device[0]}." if len(device) and device[0] != "cpu" else ""
+    note(figure, plain(f"A point is a trial. Mean over {', '.join(points.attrs['evaluate'])}.{on}"))
+    return figure
+
+
+def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), features: str = "encoder") -> pd.DataFrame:
+    """A row per trained trial that has all the scores: its settings, ``cost`` (hours), ``score`` (mean top-1, percent),
+    ``on_front``, and ``shown_as``, a key of `mdssl.results.figures.style.METHODS`. Raises as `cost_against_score`."""
+    rows = trained(scored(board, features))
+    found = sorted(rows["eval_dataset"].unique())
+    for name in evaluate:
+        check_name("evaluation dataset", name, found)
+    evaluate = tuple(evaluate) or tuple(found)
+    rows = rows[rows["eval_dataset"].isin(evaluate)]
+    # Trials may differ in anything, for none are averaged; but not in the images that they were scored on.
+    images = [name for name in ("eval_dataset", "method", "eval_fingerprint") if name in rows]
+    refuse_mixed(rows[images], "cost against score", varies=("method",))
+    devices = sorted(rows["device"].dropna().unique())
+    if len(devices) > 1:
+        raise InputError(
+            f"hours on several devices are no comparison: {', '.join(devices)}. Keep one, "
+            f"board[board.device == {devices[0]!r}]."
+        )
+    scores = rows.groupby("trial_id")["top1"].agg(["mean", "count"])
+    scores = scores[scores["count"] == len(evaluate)]
+    points = rows.drop_duplicates("trial_id").set_index("trial_id").loc[scores.index]
+    points = points[points["train_seconds"] > 0].reset_index()
+    if points.empty:
+        raise InputError(f"no trained encoder has scores on all of {', '.join(evaluate)}. Name fewer, evaluate=….")
+    on_cpu = points["train_seconds"] / 3600 * points["num_workers"].astype(float).fillna(1)
+    points["cost"] = points["gpu_hours"].where(points["gpu_hours"] > 0, on_cpu)
+    points["score"] = scores["mean"].reindex(points["trial_id"]).to_numpy()
+    points["on_front"] = pareto_front(points["cost"].to_numpy(dtype=float), points["score"].to_numpy(dtype=float))
+    single = ~points["train_mixture"].str.contains("+", regex=False)
+    points["shown_as"] = points["method"].mask(single & (points["method"] == "simclr"), "alone")
+    points.attrs["evaluate"] = evaluate
+    return points
+
+
+def setting_label(trial: pd.Series) -> str:
+    """What tells a trial apart at a glance."""
+    if trial["method"] == "simclr":
+        return trial["train_mixture"] if trial["shown_as"] == "alone" else "SimCLR, union"
+    return f"λ1 {trial['lambda1']:g}, λ2 {trial['lambda2']:g}"

@@ -1,0 +1,122 @@
+"""Figures of representations that trials have saved: which a leaderboard can give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from mdssl.errors import InputError
+from mdssl.results.figures import in_words
+from mdssl.results.figures.entry import Entry
+from mdssl.results.figures.latent_space import class_similarity, embedding
+from mdssl.results.figures.recipes import mixtures, one_of_each_method
+from mdssl.results.figures.style import METHODS
+from mdssl.storage import Location
+
+LAYER = "projection"
+"""Where domains are pushed apart, and clusters are found. Encoder features, which come from a ReLU, have no negative
+cosine."""
+Panels = dict[str, dict[str, np.ndarray]]
+"""By panel, by domain, an array."""
+
+MOST_MATRICES = 8
+MOST_IMAGES = 300
+"""Of each domain that t-SNE takes; its time grows with them."""
+
+
+def class_similarities(rows: pd.DataFrame, storage: str | Location | None) -> Iterator[Entry]:
+    """Figures A.1 and A.2 of the mixture with most trials: MDSSL's first seed at each λ."""
+    mixture = _largest_mixture(rows)
+    of_mdssl = rows[(rows["train_mixture"] == mixture) & (rows["method"] == "mdssl")]
+    trials = of_mdssl.sort_values("seed").drop_duplicates(["lambda1", "lambda2"])
+    if trials.empty:
+        raise InputError("class similarities need a trial of method mdssl, and the leaderboard has none.")
+    over1 = trials[trials["lambda2"] == 0].sort_values("lambda1", ascending=False)
+    over2 = trials[trials["lambda2"] > 0].sort_values(["lambda1", "lambda2"], ascending=[False, True])
+    for name, moves, paper, varied in (("lambda1", "λ1 falls", "A.1", over1), ("lambda2", "λ2 grows", "A.2", over2)):
+        if varied.empty:
+            continue
+        # Evenly over the grid, its ends included.
+        some = np.unique(np.linspace(0, len(varied) - 1, MOST_MATRICES).round().astype(int))
+        means = {
+            f"λ1 = {trial['lambda1']:g}, λ2 = {trial['lambda2']:g}": _read(storage, trial, mixture, "class_means")
+            for _, trial in varied.iloc[some].iterrows()
+        }
+        means = _complete(means, mixture, varied)
+        groups = {domain: len(part) for domain, part in next(iter(means.values())).items()}
+        matrices = {title: _similarity(parts) for title, parts in means.items()}
+        of = f"{len(means)} of {len(varied)} values of λ. " if len(means) < len(varied) else ""
+        yield Entry(
+            figure="class-similarity",
+            name=f"class-similarity-{name}",
+            title=f"Similarity of class means as {moves}, trained on {mixture}",
+            caption=f"As the paper's figure {paper}: cosine similarity between class-averaged projections of test "
+            f"images; all panels have one scale. {of}One seed.",
+            alt=in_words.of_similarities(matrices, groups),
+            draw=partial(class_similarity, matrices, groups),
+        )
+
+
+def embeddings(rows: pd.DataFrame, storage: str | Location | None) -> Iterator[Entry]:
+    """Figure 4 of the mixture with most trials: one trial of each method on it, at the same λ."""
+    mixture = _largest_mixture(rows)
+    kept, lambdas = one_of_each_method(rows, mixture)
+    trials = kept[kept["train_mixture"] == mixture].sort_values("seed").drop_duplicates("method").set_index("method")
+    samples = {
+        label: _read(storage, trials.loc[method], mixture, "sample")
+        for method, (label, _) in METHODS.items()
+        if method in trials.index
+    }
+    samples = {
+        title: {domain: part[:MOST_IMAGES] for domain, part in parts.items()}
+        for title, parts in _complete(samples, mixture, trials).items()
+    }
+    at = f" MDSSL at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g}." if lambdas else ""
+    yield Entry(
+        figure="embedding",
+        name="embedding",
+        title=f"The latent space, trained on {mixture}",
+        caption=f"As the paper's figure 4: t-SNE of projections of test images, coloured by domain, each "
+        f"panel by itself.{at} One seed.",
+        alt=in_words.of_embedding(samples),
+        draw=partial(embedding, samples, layer=LAYER),
+    )
+
+
+def _largest_mixture(rows: pd.DataFrame) -> str:
+    found = mixtures(rows)
+    if not found:
+        raise InputError("the leaderboard has no trial on a mixture of domains.")
+    return found[0]
+
+
+def _read(storage: str | Location | None, trial: pd.Series, mixture: str, which: str) -> dict[str, np.ndarray]:
+    """By domain of the mixture, ``class_means`` or ``sample`` of the trial's projections."""
+    from mdssl.evaluate import representations
+
+    if storage is None:
+        raise InputError("no storage is given, so representations of trials cannot be read; gallery(board, storage).")
+    found = representations.of_trial(storage, trial["trial_id"], mixture.split("+"))
+    return {domain: getattr(kept.layers[LAYER], which) for domain, kept in found.items()}
+
+
+def _complete(panels: Panels, mixture: str, trials: pd.DataFrame) -> Panels:
+    """Those of ``panels`` that have all domains of the mixture; ``trials`` are those that should."""
+    domains = mixture.split("+")
+    complete = {title: parts for title, parts in panels.items() if set(parts) == set(domains)}
+    if not complete:
+        trial_id = trials["trial_id"].iloc[0]
+        raise InputError(
+            f"no trial on {mixture} that would be shown has saved representations of all its domains; `mdssl probe "
+            f"{trial_id} --evaluate {' '.join(domains)}` makes those of one."
+        )
+    return complete
+
+
+def _similarity(parts: dict[str, np.ndarray]) -> np.ndarray:
+    from mdssl.evaluate.similarity import class_similarity as cosine_similarities
+
+    return cosine_similarities(np.concatenate(list(parts.values())))
