@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "log": (trials.Log, trials.log),
     "leaderboard": (results.Leaderboard, results.leaderboard),
     "figures": (results.Figures, results.figures),
+    "report": (results.Report, results.report),
     "neighbours": (encoders.Neighbours, encoders.neighbours),
     "export": (encoders.Export, encoders.export),
     "embed": (encoders.Embed, encoders.embed),

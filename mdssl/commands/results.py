@@ -1,4 +1,4 @@
-"""Commands that read results: ``mdssl leaderboard`` and ``mdssl figures``.
+"""Commands that read results: ``mdssl leaderboard``, ``figures`` and ``report``.
 
 Imports of torch and what needs it stay inside the functions: ``--help`` should not wait for them.
 """
@@ -139,3 +139,28 @@ def figures(settings: Figures) -> None:
         width=settings.width,
         trial_id=settings.trial,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    output: str = "report"
+    """Folder or bucket for the report: new, empty, or with an earlier one, of which only what changed is written."""
+    watch: bool = False
+    """Bring it up to date every 30 seconds, until Ctrl-C; its first page then renews itself in the browser."""
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+
+
+def report(settings: Report) -> None:
+    """Write a folder of HTML that opens without a network: a page for all trials, one for each, and the paper's claims.
+
+    Examples:
+      mdssl report --output report
+      mdssl report --storage s3://bucket/results --watch
+    """
+    from mdssl.results.report.build import watch_report, write_report
+
+    if settings.watch:
+        watch_report(settings.storage, settings.output)
+    else:
+        print(write_report(settings.storage, settings.output, progress=True))

@@ -85,7 +85,7 @@ def side_by_side(board: pd.DataFrame, experiment: str, *, settings: Mapping[str,
     """
     cells = published(experiment).rename(columns={"top1": "published"})
     rows = _selected(board, settings)
-    models = [_key(*(cell[name] for name in _MODEL)) for _, cell in cells.iterrows()]
+    models = [model_key(*(cell[name] for name in _MODEL)) for _, cell in cells.iterrows()]
     scored = rows[rows["_model"].isin(models) & (rows["status"] == "finished") & (rows["features"] == "encoder")]
     _refuse_mixtures(scored, ["_model", "eval_dataset"], f"top-1 beside {experiment}")
     found = [
@@ -154,7 +154,7 @@ def resources_side_by_side(board: pd.DataFrame, *, settings: Mapping[str, object
     found = []
     for _, row in _read("published_resources.csv").iterrows():
         lambdas = (1.0, 0.0) if row["method"] == "simclr" else UNPUBLISHED_LAMBDAS
-        models = [_key(row["method"], mixture, *lambdas) for mixture in row["train_mixtures"].split(" ")]
+        models = [model_key(row["method"], mixture, *lambdas) for mixture in row["train_mixtures"].split(" ")]
         of_models = trials[trials["_model"].isin(models)]
         _refuse_mixtures(of_models, ["_model"], "resources beside table 2", also=("device", "num_workers"))
         found.append(_costs(of_models, models, row))
@@ -178,10 +178,11 @@ def _selected(board: pd.DataFrame, settings: Mapping[str, object] | None) -> pd.
         if name in rows:
             lacks_it = rows[name].isna() | ((name == "iterations") & (rows["iterations"] == 0).fillna(False))
             rows = rows[rows.index.isin(leaderboard.select(rows, {name: wanted}).index) | lacks_it]
-    return rows.assign(_model=[_key(*(row[name] for name in _MODEL)) for _, row in rows.iterrows()])
+    return rows.assign(_model=[model_key(*(row[name] for name in _MODEL)) for _, row in rows.iterrows()])
 
 
-def _key(method: str, train_mixture: str, lambda1: float, lambda2: float) -> str:
+def model_key(method: str, train_mixture: str, lambda1: float, lambda2: float) -> str:
+    """The same text for what the paper would call the same model, whatever the order of its domains."""
     # Nothing is trained where an encoder comes pretrained, and the leaderboard has no mixture and no lambda for it.
     if method == "pretrained":
         return method

@@ -1,0 +1,111 @@
+"""The folder of a report: which files it has, and what each was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from mdssl.errors import InputError
+from mdssl.storage import Location
+
+MARKER = "report.json"
+"""Marks a folder as a report, and holds what `Folder` remembers."""
+BOARD = "board"
+"""What `Folder.pictures` calls the figures that are of no trial."""
+_MADE_BY = "mdssl report"
+_SUBFOLDERS = ("trials", "figures")
+_OF_A_TRIAL = re.compile(r"([0-9a-f]{12})(\.html|-.+\.(svg|png))")
+
+
+class Folder:
+    """Writes the files of a report, each only if it is not there already as it should be.
+
+    Attributes:
+        written: how many files have been written.
+        removed: how many have been removed.
+        pictures: by trial, and by `BOARD`, what pictures were drawn from and what they show; see
+            `mdssl.results.report.pictures`.
+    """
+
+    def __init__(self, place: str | Location):
+        """Open a folder, new, empty or of an earlier report.
+
+        Raises:
+            ValueError: it holds something else, or cannot be written.
+        """
+        self.place = Location.of(place)
+        self.written = self.removed = 0
+        try:
+            memory = json.loads((self.place / MARKER).read_bytes())
+            ours = memory["made_by"] == _MADE_BY
+        except FileNotFoundError:
+            memory, ours = {}, not self.place.names()
+        except (ValueError, TypeError, KeyError):
+            ours = False
+        if not ours:
+            raise InputError(
+                f"output {str(self.place)!r} holds something that is no report; nothing in it was touched. Give a new "
+                "or an empty folder, or that of an earlier report, with --output."
+            )
+        self.place.check_writable("--output")
+        there = {f"{name}/{file}" for name in _SUBFOLDERS for file in (self.place / name).names()}
+        there |= set(self.place.names())
+        self._made_from = {path: key for path, key in memory.get("files", {}).items() if path in there}
+        self.pictures: dict[str, dict[str, Any]] = memory.get("pictures", {})
+        if not memory:
+            # At once, so that a report that is interrupted is known as one.
+            self.remember()
+
+    def has(self, path: str, made_from: str) -> bool:
+        """Whether ``path`` is there, made from what ``made_from`` stands for."""
+        return self._made_from.get(path) == made_from
+
+    def write(self, path: str, data: bytes, made_from: str | None = None) -> None:
+        """Write ``path``, unless it is there, made from the same; without ``made_from`` that is its own content."""
+        key = made_from or digest(data)
+        if not self.has(path, key):
+            self.at(path).write_bytes(data)
+            self.note(path, key)
+
+    def note(self, path: str, made_from: str) -> None:
+        """Remember a file that somebody else has written."""
+        self._made_from[path] = made_from
+        self.written += 1
+
+    def at(self, path: str) -> Location:
+        place = self.place
+        for name in path.split("/"):
+            place = place / name
+        return place
+
+    def remove_others(self, trial_ids: set[str], figures: set[str]) -> None:
+        """Remove pages and pictures of trials that are gone, and figures that this leaderboard no longer gives."""
+        for name in (self.place / "trials").names():
+            found = _OF_A_TRIAL.fullmatch(name)
+            if found and found[1] not in trial_ids:
+                self._remove(f"trials/{name}")
+        for name in (self.place / "figures").names():
+            if name.endswith(".svg") and name not in figures:
+                self._remove(f"figures/{name}")
+        kept = trial_ids | {BOARD}
+        self.pictures = {trial_id: known for trial_id, known in self.pictures.items() if trial_id in kept}
+
+    def _remove(self, path: str) -> None:
+        self.at(path).delete()
+        self._made_from.pop(path, None)
+        self.removed += 1
+
+    def remember(self) -> None:
+        memory = {"made_by": _MADE_BY, "files": self._made_from, "pictures": self.pictures}
+        (self.place / MARKER).write_bytes(json.dumps(memory, indent=1).encode())
+
+
+def digest(*parts: object) -> str:
+    """32 hex digits that stand for ``parts``."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode()
+        whole.update(len(data).to_bytes(8, "big") + data)
+    return whole.hexdigest()[:32]

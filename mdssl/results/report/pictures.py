@@ -1,0 +1,163 @@
+"""The pictures of a report: figures of the whole leaderboard, and of each trial its curves and nearest neighbours.
+
+Trials' figures are drawn by the same functions as in a notebook, which takes some tenths of a second each: so they are
+drawn once, by several processes where there are many, and again only when the files that they show have changed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from typing import Any
+
+import pandas as pd
+
+from mdssl.errors import InputError
+from mdssl.results.report.folder import BOARD, Folder, digest
+from mdssl.storage import Location
+
+FILES = ("metrics.parquet", "clusters.parquet", "neighbours.png", "neighbours.json")
+"""Of a trial: what its pictures show."""
+DRAWING_VERSION = 1
+"""Raise it where the same files shall be drawn anew."""
+
+_MANY = 24
+"""So many trials are worth the two seconds in which other processes start."""
+_READERS = 16
+
+
+def stamps(storage: Location, trial_ids: Iterable[str]) -> dict[str, str]:
+    """By trial, what stands for its `FILES` as they are now: their names, sizes and times of writing."""
+
+    def stamp(trial_id: str) -> str:
+        listing = (storage / "trials" / trial_id).listing()
+        found = {name: (listing[name].size, listing[name].mtime_ns) for name in FILES if name in listing}
+        return digest(DRAWING_VERSION, found)
+
+    trial_ids = list(trial_ids)
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(trial_ids, pool.map(stamp, trial_ids), strict=True))
+
+
+def draw_trials(storage: Location, folder: Folder, trial_ids: list[str]) -> Iterator[str]:
+    """Draw the pictures of those trials whose files have changed; yields each trial when it is done.
+
+    Afterwards ``folder.pictures[trial_id]`` has ``made_from`` and ``pictures``, a list of: ``file`` (in the folder
+    ``trials``), ``title``, ``caption``, ``alt``; or ``problem``, where the trial's files are damaged.
+    """
+    now = stamps(storage, trial_ids)
+    changed = [trial_id for trial_id in trial_ids if not _is_drawn(folder, trial_id, now[trial_id])]
+    yield from (trial_id for trial_id in trial_ids if trial_id not in set(changed))
+    places = (storage.uri, folder.place.uri)
+    if len(changed) < _MANY:
+        drawn: Iterable = ((trial_id, _draw(*places, trial_id)) for trial_id in changed)
+    else:
+        drawn = _draw_at_once(places, changed)
+    for trial_id, pictures in drawn:
+        for picture in pictures:
+            if "file" in picture:
+                folder.note(f"trials/{picture['file']}", now[trial_id])
+        folder.pictures[trial_id] = {"made_from": now[trial_id], "pictures": pictures}
+        yield trial_id
+
+
+def draw_board(board: pd.DataFrame, storage: Location, folder: Folder, made_from: str) -> dict[str, Any]:
+    """Draw the figures of the whole leaderboard, unless they are there, made from the same.
+
+    Returns:
+        ``figures``, a list of ``file`` (in the folder ``figures``), ``title``, ``caption``, ``alt``; and ``absent``: by
+        figure the reason why this leaderboard cannot give it.
+    """
+    known = folder.pictures.get(BOARD, {})
+    if known.get("made_from") == made_from and all(
+        folder.has(f"figures/{figure['file']}", made_from) for figure in known["figures"]
+    ):
+        return known
+    from mdssl.results.figures import gallery, save
+
+    found = gallery(board, storage)
+    figures = []
+    for entry in found.entries:
+        file = f"{entry.name}.svg"
+        save(entry.draw(), folder.at(f"figures/{file}"))
+        folder.note(f"figures/{file}", made_from)
+        figures.append(_described(entry, file))
+    folder.pictures[BOARD] = {"made_from": made_from, "figures": figures, "absent": dict(found.absent)}
+    return folder.pictures[BOARD]
+
+
+def _is_drawn(folder: Folder, trial_id: str, made_from: str) -> bool:
+    known = folder.pictures.get(trial_id, {})
+    files = [picture["file"] for picture in known.get("pictures", []) if "file" in picture]
+    return known.get("made_from") == made_from and all(folder.has(f"trials/{file}", made_from) for file in files)
+
+
+def _draw_at_once(places: tuple[str, str], trial_ids: list[str]) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    # Not by forking: Arrow has threads, of which a fork would inherit the locks alone.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
+        waiting = {pool.submit(_draw, *places, trial_id): trial_id for trial_id in trial_ids}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _draw(storage: str, output: str, trial_id: str) -> list[dict[str, str]]:
+    """Draw one trial's pictures into the report's folder; in whichever process."""
+    from mdssl.results.figures import save, trial_gallery
+
+    trial_dir = Location.of(storage) / "trials" / trial_id
+    pages = Location.of(output) / "trials"
+    pictures = []
+    try:
+        for entry in trial_gallery(trial_dir).entries:
+            file = f"{trial_id}-{entry.name}.svg"
+            save(entry.draw(), pages / file)
+            pictures.append(_described(entry, file))
+        pictures += _neighbours(trial_dir, pages, trial_id)
+    except ValueError as error:
+        # A damaged file is that trial's problem, and its page says so.
+        pictures.append({"problem": f"{trial_dir} cannot be drawn: {error}"})
+    return pictures
+
+
+def _neighbours(trial_dir: Location, pages: Location, trial_id: str) -> list[dict[str, str]]:
+    """The contact sheet of nearest training images, where the trial has one."""
+    try:
+        sheet = (trial_dir / "neighbours.png").read_bytes()
+        shown = json.loads((trial_dir / "neighbours.json").read_bytes())
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise InputError(f"{trial_dir / 'neighbours.json'} is damaged: {error}") from error
+    file = f"{trial_id}-neighbours.png"
+    (pages / file).write_bytes(sheet)
+    return [{"file": file, "title": "Nearest training images", "caption": _SHEET, "alt": _neighbours_in_words(shown)}]
+
+
+_SHEET = (
+    "Each row begins with a test image; the training images nearest to it in the encoder's space follow, nearest first."
+)
+
+
+def _neighbours_in_words(shown: Any) -> str:
+    queries = shown["queries"] if isinstance(shown, dict) else shown
+    return " ".join(_query_in_words(query) for query in queries) or _SHEET
+
+
+def _query_in_words(query: dict[str, Any]) -> str:
+    near = ", ".join(
+        f"{neighbour['class']} of {neighbour['domain']} ({neighbour['similarity']:.2f})"
+        for neighbour in query["neighbours"]
+    )
+    return f"{query['class']} of {query['dataset']}: {near}."
+
+
+def _described(entry: Any, file: str) -> dict[str, str]:
+    return {"file": file, "title": entry.title, "caption": entry.caption, "alt": entry.alt}
