@@ -187,10 +187,10 @@ def _value(value: object) -> str:
 def _score(cell: dict[str, object], rows: pd.DataFrame) -> dict[str, object]:
     dataset = cell["eval_dataset"]
     line = _line(cell, cell["experiment"], "score")
-    own = rows[rows["trial_id"].isin(cell["trial_ids"]) & (rows["eval_dataset"] == dataset)]
-    own = own[(own["status"] == "finished") & (own["features"] == "encoder")]
     deviations: list[str] = []
-    if len(own):
+    if cell["trial_ids"]:
+        own = rows[rows["trial_id"].isin(cell["trial_ids"]) & (rows["eval_dataset"] == dataset)]
+        own = own[(own["status"] == "finished") & (own["features"] == "encoder")]
         line["standard_error"] = standard_error(own["top1"], int(own["num_test"].iloc[0]))
         line["tolerance"] = max(TOLERANCE, 2 * line["standard_error"])
         deviations = _deviations(own.iloc[0].to_dict())
@@ -199,7 +199,7 @@ def _score(cell: dict[str, object], rows: pd.DataFrame) -> dict[str, object]:
     line = _judged(line, deviations, implausible=_NOT_TOP1 if dataset in IMPLAUSIBLE else "")
     if dataset == "chestxray":
         line["why"] = (line["why"] + _NOT_OF_624).removeprefix("; ")
-    if cell["method"] == "pretrained" and len(own):
+    if cell["method"] == "pretrained" and cell["trial_ids"]:
         line["why"] = (line["why"] + _UNCHECKED_WEIGHTS).removeprefix("; ")
     return line
 

@@ -34,6 +34,7 @@ RESOURCES = {"training_hours": "h", "disk_mb": "MB", "gpus": ""}
 """Of table 2, with their units."""
 
 _MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
+_NOT_RUN = {"ours": float("nan"), "seeds": 0, "trial_ids": (), "recipe": "", "status": "not run"}
 _MEANS_OF_MIXTURES = {"table3": ("seen", "unseen")}
 """Where the paper prints other means than one over all columns. Table 3's single domains have that one as well."""
 
@@ -88,8 +89,9 @@ def side_by_side(board: pd.DataFrame, experiment: str, *, settings: Mapping[str,
     models = [model_key(*(cell[name] for name in _MODEL)) for _, cell in cells.iterrows()]
     scored = rows[rows["_model"].isin(models) & (rows["status"] == "finished") & (rows["features"] == "encoder")]
     _refuse_mixtures(scored, ["_model", "eval_dataset"], f"top-1 beside {experiment}")
+    of_model = dict(list(rows[rows["_model"].isin(models)].groupby("_model")))
     found = [
-        _cell(rows[rows["_model"] == model], dataset)
+        _cell(of_model[model], dataset) if model in of_model else dict(_NOT_RUN)
         for model, dataset in zip(models, cells["eval_dataset"], strict=True)
     ]
     table = cells.join(pd.DataFrame(found))

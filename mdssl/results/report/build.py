@@ -117,7 +117,9 @@ def _of_board(storage: Location, board: pd.DataFrame) -> str:
 
 def _write_trials(folder: Folder, board: pd.DataFrame, trial_ids: list[str]) -> dict[str, str]:
     """A page for each trial, in the order of ``trial_ids``; returns their titles."""
-    by_trial = {trial_id: _plain(of_trial) for trial_id, of_trial in board.groupby("trial_id")}
+    by_trial: dict[str, list[dict[str, Any]]] = {}
+    for row in board.astype(object).where(board.notna(), None).to_dict("records"):
+        by_trial.setdefault(row["trial_id"], []).append(row)
     configs = {trial_id: json.loads(of_trial[0]["config_json"]) for trial_id, of_trial in by_trial.items()}
     settings = {trial_id: trial.own_config(config) for trial_id, config in configs.items()}
     by_sweep: dict[str, list[dict[str, Any]]] = {}
@@ -235,12 +237,6 @@ def _errors(of_trial: list[dict[str, Any]]) -> list[dict[str, str]]:
             rest = row["error"] if short != row["error"].strip() else ""
             found.append({"where": row["eval_dataset"] or "", "first": short, "rest": rest})
     return found
-
-
-def _plain(of_trial: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows by column name, null as None."""
-    plain = of_trial.astype(object).where(of_trial.notna(), None)
-    return plain.to_dict("records")
 
 
 def _csv(frame: pd.DataFrame) -> bytes:

@@ -85,8 +85,8 @@ def notes(rows: pd.DataFrame) -> list[str]:
     builtin = sorted(name for name in names | set(rows["eval_dataset"].dropna()) if name in BUILTIN)
     if builtin:
         found.append(
-            f"{_listed(builtin)} are small image sets that this program makes up. They show that all works and say "
-            "nothing about real images."
+            f"{_listed(builtin)}: images that this program makes up. They show that all works and say nothing about "
+            "real images."
         )
     if (failed := rows.loc[rows["status"] == "failed", "trial_id"].nunique()) > 0:
         found.append(f"{failed:,} {'trial' if failed == 1 else 'trials'} failed, whole or in a score: see their pages.")

@@ -22,8 +22,10 @@ from mdssl.storage import Location
 FILES = ("metrics.parquet", "clusters.parquet", "neighbours.png", "neighbours.json")
 """Of a trial: what its pictures show."""
 DRAWING_VERSION = 1
-"""Raise it where the same files shall be drawn anew."""
+"""Raise it where the same files shall be drawn anew, or more is to be remembered of them."""
 
+_PIXELS_PER_INCH = 130
+"""At which type of 7 points is read on a screen as the text around it is."""
 _MANY = 24
 """So many trials are worth the two seconds in which other processes start."""
 _READERS = 16
@@ -46,7 +48,8 @@ def draw_trials(storage: Location, folder: Folder, trial_ids: list[str]) -> Iter
     """Draw the pictures of those trials whose files have changed; yields each trial when it is done.
 
     Afterwards ``folder.pictures[trial_id]`` has ``made_from`` and ``pictures``, a list of: ``file`` (in the folder
-    ``trials``), ``title``, ``caption``, ``alt``; or ``problem``, where the trial's files are damaged.
+    ``trials``), ``width`` and ``height`` (pixels on the page), ``title``, ``caption``, ``alt``; or ``problem``, where
+    the trial's files are damaged.
     """
     now = stamps(storage, trial_ids)
     changed = [trial_id for trial_id in trial_ids if not _is_drawn(folder, trial_id, now[trial_id])]
@@ -68,8 +71,8 @@ def draw_board(board: pd.DataFrame, storage: Location, folder: Folder, made_from
     """Draw the figures of the whole leaderboard, unless they are there, made from the same.
 
     Returns:
-        ``figures``, a list of ``file`` (in the folder ``figures``), ``title``, ``caption``, ``alt``; and ``absent``: by
-        figure the reason why this leaderboard cannot give it.
+        ``figures``, a list as that of `draw_trials`, in the folder ``figures``; and ``absent``: by figure the reason
+        why this leaderboard cannot give it.
     """
     known = folder.pictures.get(BOARD, {})
     if known.get("made_from") == made_from and all(
@@ -82,9 +85,10 @@ def draw_board(board: pd.DataFrame, storage: Location, folder: Folder, made_from
     figures = []
     for entry in found.entries:
         file = f"{entry.name}.svg"
-        save(entry.draw(), folder.at(f"figures/{file}"))
+        figure = entry.draw()
+        save(figure, folder.at(f"figures/{file}"))
         folder.note(f"figures/{file}", made_from)
-        figures.append(_described(entry, file))
+        figures.append(_described(entry, file, figure))
     folder.pictures[BOARD] = {"made_from": made_from, "figures": figures, "absent": dict(found.absent)}
     return folder.pictures[BOARD]
 
@@ -95,7 +99,7 @@ def _is_drawn(folder: Folder, trial_id: str, made_from: str) -> bool:
     return known.get("made_from") == made_from and all(folder.has(f"trials/{file}", made_from) for file in files)
 
 
-def _draw_at_once(places: tuple[str, str], trial_ids: list[str]) -> Iterator[tuple[str, list[dict[str, str]]]]:
+def _draw_at_once(places: tuple[str, str], trial_ids: list[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     # Not by forking: Arrow has threads, of which a fork would inherit the locks alone.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
@@ -108,7 +112,7 @@ def _draw_at_once(places: tuple[str, str], trial_ids: list[str]) -> Iterator[tup
             raise
 
 
-def _draw(storage: str, output: str, trial_id: str) -> list[dict[str, str]]:
+def _draw(storage: str, output: str, trial_id: str) -> list[dict[str, Any]]:
     """Draw one trial's pictures into the report's folder; in whichever process."""
     from mdssl.results.figures import save, trial_gallery
 
@@ -118,8 +122,9 @@ def _draw(storage: str, output: str, trial_id: str) -> list[dict[str, str]]:
     try:
         for entry in trial_gallery(trial_dir).entries:
             file = f"{trial_id}-{entry.name}.svg"
-            save(entry.draw(), pages / file)
-            pictures.append(_described(entry, file))
+            figure = entry.draw()
+            save(figure, pages / file)
+            pictures.append(_described(entry, file, figure))
         pictures += _neighbours(trial_dir, pages, trial_id)
     except ValueError as error:
         # A damaged file is that trial's problem, and its page says so.
@@ -127,7 +132,7 @@ def _draw(storage: str, output: str, trial_id: str) -> list[dict[str, str]]:
     return pictures
 
 
-def _neighbours(trial_dir: Location, pages: Location, trial_id: str) -> list[dict[str, str]]:
+def _neighbours(trial_dir: Location, pages: Location, trial_id: str) -> list[dict[str, Any]]:
     """The contact sheet of nearest training images, where the trial has one."""
     try:
         sheet = (trial_dir / "neighbours.png").read_bytes()
@@ -138,7 +143,10 @@ def _neighbours(trial_dir: Location, pages: Location, trial_id: str) -> list[dic
         raise InputError(f"{trial_dir / 'neighbours.json'} is damaged: {error}") from error
     file = f"{trial_id}-neighbours.png"
     (pages / file).write_bytes(sheet)
-    return [{"file": file, "title": "Nearest training images", "caption": _SHEET, "alt": _neighbours_in_words(shown)}]
+    # The header of a PNG begins with its size.
+    width, height = (int.from_bytes(sheet[start : start + 4], "big") for start in (16, 20))
+    words = {"title": "Nearest training images", "caption": _SHEET, "alt": _neighbours_in_words(shown)}
+    return [{"file": file, "width": width, "height": height} | words]
 
 
 _SHEET = (
@@ -159,5 +167,7 @@ def _query_in_words(query: dict[str, Any]) -> str:
     return f"{query['class']} of {query['dataset']}: {near}."
 
 
-def _described(entry: Any, file: str) -> dict[str, str]:
-    return {"file": file, "title": entry.title, "caption": entry.caption, "alt": entry.alt}
+def _described(entry: Any, file: str, figure: Any) -> dict[str, Any]:
+    width, height = (round(_PIXELS_PER_INCH * inches) for inches in figure.get_size_inches())
+    words = {"title": entry.title, "caption": entry.caption, "alt": entry.alt}
+    return {"file": file, "width": width, "height": height} | words

@@ -71,7 +71,8 @@ def report_table(rows: pd.DataFrame) -> ReportTable:
     """All trials of a leaderboard.
 
     A trial that was scored by two probes, or on two layers, has a row for each; one without any score has one as well.
-    The columns are those of `mdssl.results.table.sweep_table`, over all mixtures, and training hours.
+    The columns are those of `mdssl.results.table.sweep_table`, over all mixtures, and training hours. What holds the
+    same for all, as a status of ``finished``, has none.
 
     Args:
         rows: the leaderboard with all settings (`mdssl.results.leaderboard.with_settings`).
@@ -89,8 +90,6 @@ def report_table(rows: pd.DataFrame) -> ReportTable:
         parts.append(part.assign(features=features, probe=probe) if len(ways) > 1 else part)
     table = pd.concat(parts)
     of_trial = rows.drop_duplicates("trial_id").set_index("trial_id").reindex(table.index)
-    if len(mixtures) == 1:
-        table.insert(1, "train_mixture", of_trial["train_mixture"])
     if "seed" not in table:
         table.insert(table.columns.get_loc("lambda2") + 1, "seed", of_trial["seed"])
     for name in ("probe", "features"):
@@ -118,7 +117,8 @@ def setting_text(value: object) -> str:
 
 def _rendered(table: pd.DataFrame, datasets: set[str]) -> ReportTable:
     names = [name for name in table if name not in _AT_THE_END and (name in datasets or table[name].notna().any())]
-    names += [name for name in _AT_THE_END if name != "error" or table["error"].notna().any()]
+    at_the_end = {"status": (table["status"] != "finished").any(), "error": table["error"].notna().any()}
+    names += [name for name in _AT_THE_END if at_the_end.get(name, True)]
     before_means = names.index("vs simclr") if "vs simclr" in names else len(names)
     headings, columns, best = [], [], []
     for place, name in enumerate(names):
@@ -147,7 +147,8 @@ def _cell(name: str, kind: str, value: object) -> str:
     if kind in ("score", "mean"):
         return f"{value:.1f}"
     if name == "hours":
-        return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+        # Untrained encoders took none.
+        return NOTHING if not value else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
     if isinstance(value, str):
         # Fingerprints are the only long ones, and their first digits tell them apart.
         return value[:8] if re.fullmatch("[0-9a-f]{12,}", value) else value

@@ -1,0 +1,372 @@
+import itertools
+import json
+import os
+import re
+import shlex
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+import pandas as pd
+import pytest
+from report_board import (
+    HOSTILE,
+    SMALL,
+    config,
+    rows_of,
+    stand_in_for_figures,
+    write_board,
+    write_failed,
+    write_trial,
+)
+
+from mdssl.command_line import parse
+from mdssl.commands.trials import Probe, Train
+from mdssl.config import TrialConfig
+from mdssl.presets import PRESETS
+from mdssl.results.leaderboard import file_of, read, write_rows
+from mdssl.results.report import build
+from mdssl.results.report.build import watch_report, write_report
+from mdssl.results.report.commands import train_command
+from mdssl.results.report.trial import commands_of
+
+VOID = {"meta", "link", "img", "input", "br", "wbr"}
+
+
+class Page(HTMLParser):
+    """A page as a browser takes it: its elements with their attributes, its text, and what was never closed."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.file, self.elements, self.open, self.text, self.wrong = file, [], [], "", []
+        self.feed(file.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text += data + " "
+
+    def values(self, attribute, *tags):
+        return [found[attribute] for tag, found in self.elements if attribute in found and (not tags or tag in tags)]
+
+
+@pytest.fixture(scope="module")
+def figures():
+    """A stand-in for `mdssl.results.figures`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setitem(sys.modules, "mdssl.results.figures", module := stand_in_for_figures())
+        yield module
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory, figures) -> tuple[str, Path]:
+    """A storage, with a trial whose names and error are hostile, and its report."""
+    folder = tmp_path_factory.mktemp("reported")
+    storage = str(folder / "results")
+    write_board(storage)
+    write_trial(storage, config(lambda2=0.3), {"<b>x</b>": 5.0, "svhn": 9.0}, sweep='"><script>1</script>')
+    write_report(storage, folder / "report")
+    return storage, folder / "report"
+
+
+@pytest.fixture(scope="module")
+def parsed(reported) -> list[Page]:
+    return [Page(file) for file in sorted(reported[1].rglob("*.html"))]
+
+
+@pytest.fixture
+def small(storage, tmp_path, figures) -> tuple[str, Path]:
+    """A storage with two trials, and where its report shall be."""
+    write_trial(storage, config(), {"cifar10": 50.0, "svhn": 40.0})
+    write_trial(storage, config(method="simclr"), {"cifar10": 45.0, "svhn": 44.0})
+    figures.drawn.clear()
+    return storage, tmp_path / "report"
+
+
+def files_in(folder: Path) -> dict[str, int]:
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+
+
+def test_there_is_a_page_for_all_trials_and_one_for_each(reported, parsed):
+    storage, folder = reported
+    trial_ids = set(read(storage)["trial_id"])
+    assert {page.file.stem for page in parsed} == trial_ids | {"index"}
+    index = next(page for page in parsed if page.file.stem == "index")
+    assert {f"trials/{trial_id}.html" for trial_id in trial_ids} <= set(index.values("href"))
+    assert len(pd.read_csv(folder / "leaderboard.csv")) == len(read(storage))
+    assert {"verdict", "published", "ours"} <= set(pd.read_csv(folder / "ledger.csv"))
+
+
+def test_every_page_is_well_formed_and_loads_nothing_from_elsewhere(parsed):
+    for page in parsed:
+        assert not page.open and not page.wrong, page.file
+        assert not [id for id, count in Counter(page.values("id")).items() if count > 1]
+        assert not [value for value in page.values("src") + page.values("href") if re.match("(https?:)?//", value)]
+        assert not page.values("style") and not [name for name in page.values("onclick")]
+        assert page.values("lang", "html") == ["en"]
+        (policy,) = [found["content"] for tag, found in page.elements if found.get("http-equiv")]
+        assert policy.startswith("default-src 'none';") and "unsafe" not in policy
+
+
+def test_every_link_leads_to_what_is_there(parsed):
+    ids = {page.file.resolve(): set(page.values("id")) for page in parsed}
+    for page in parsed:
+        for link in page.values("href", "a") + page.values("src", "img"):
+            path, anchor = urldefrag(link)
+            target = (page.file.parent / unquote(path)).resolve() if path else page.file.resolve()
+            assert target.is_file(), f"{page.file}: {link}"
+            assert not anchor or anchor in ids[target], f"{page.file}: {link}"
+
+
+def test_every_picture_says_in_words_what_it_shows(parsed):
+    images = [found for page in parsed for tag, found in page.elements if tag == "img"]
+    assert len(images) > len(parsed) - 5
+    assert all(len(image["alt"]) > 10 and int(image["width"]) and int(image["height"]) for image in images)
+
+
+def test_text_of_others_is_text_and_no_more(parsed):
+    for page in parsed:
+        assert sum(tag == "script" for tag, _ in page.elements) == (page.file.stem == "index")
+        assert "b" not in {tag for tag, _ in page.elements} or page.file.stem == "index"
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page.file.read_text(encoding="utf-8"))
+    everything = "".join(page.text for page in parsed)
+    assert '<script>alert("x")</script>\\x1b[2J\\u202egnp.exe' in everything
+    assert "<b>x</b>" in everything
+    assert '"><script>1</script>' in everything
+
+
+def test_a_long_error_is_folded_and_whole(reported, parsed):
+    failed = next(page for page in parsed if "Failed: the loss is nan" in page.text)
+    assert "details" in {tag for tag, _ in failed.elements}
+    assert failed.text.count('File "<b>", line 1') == HOSTILE.count("line 1")
+
+
+def test_a_page_leads_to_the_one_before_and_the_one_after_in_the_order_of_the_table(parsed):
+    index = next(page for page in parsed if page.file.stem == "index")
+    order = [row.removeprefix("trial-") for row in index.values("id", "tr")]
+    pages = {page.file.stem: page for page in parsed}
+    for before, after in itertools.pairwise(order):
+        assert f"{after}.html" in pages[before].values("href", "a")
+        assert f"{before}.html" in pages[after].values("href", "a")
+
+
+def test_settings_that_others_do_not_have_are_marked(storage, tmp_path, figures):
+    for lambda2 in (0.0, 0.1, 0.2):
+        odd = write_trial(storage, config(lambda2=lambda2, weight_decay=1e-4 if lambda2 == 0.2 else 1e-6), {"svhn": 5})
+    write_report(storage, tmp_path / "report")
+    text = Page(tmp_path / "report" / "trials" / f"{odd}.html").text
+    assert re.search(r"weight decay\s*0\.0001\s+usually 1e-06", text)
+    assert "usually resnet18" not in text
+
+
+def test_nothing_is_written_where_nothing_has_changed(small):
+    storage, output = small
+    assert write_report(storage, output).written > 5
+    before = files_in(output)
+    assert write_report(storage, output).written == 0
+    after = files_in(output)
+    # It remembers; that is all.
+    assert {name for name in after if after[name] != before[name]} <= {"report.json"}
+
+
+def test_only_what_changed_is_drawn_and_written_again(small, figures):
+    storage, output = small
+    # A second one of its method, so that the third does not change what is usual.
+    write_trial(storage, config(seed=1), {"cifar10": 50.0, "svhn": 40.0})
+    write_report(storage, output)
+    assert sorted(figures.drawn) == sorted(f"{name}.svg" for name in _drawn(storage))
+    figures.drawn.clear()
+    before = files_in(output)
+    new = write_trial(storage, config(lambda2=0.4), {"cifar10": 51.0, "svhn": 41.0})
+    write_report(storage, output)
+    assert sorted(figures.drawn) == [f"{new}-loss-terms.svg", "lambda-curves.svg"]
+    changed = {name for name, at in files_in(output).items() if before.get(name) != at}
+    # The new page, that of the trial before it, and what is about all.
+    assert f"trials/{new}.html" in changed and len([name for name in changed if name.endswith(".html")]) == 3
+    assert "ledger.csv" not in changed
+
+
+def _drawn(storage: str) -> list[str]:
+    return ["lambda-curves", *(f"{trial_id}-loss-terms" for trial_id in read(storage)["trial_id"].unique())]
+
+
+def test_pages_and_pictures_of_trials_that_are_gone_go_as_well(small):
+    storage, output = small
+    gone = write_trial(storage, config(lambda2=0.4), {"svhn": 41.0})
+    write_report(storage, output)
+    (output / "trials" / "notes.txt").write_text("mine")
+    file_of(storage, gone).delete()
+    assert write_report(storage, output).removed == 2
+    assert not [name for name in files_in(output) if gone in name]
+    assert (output / "trials" / "notes.txt").exists()
+
+
+def test_an_interrupted_report_goes_on(small, figures, monkeypatch):
+    storage, output = small
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "_write_index", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(storage, output)
+    figures.drawn.clear()
+    write_report(storage, output)
+    assert figures.drawn == []
+    assert (output / "index.html").exists()
+
+
+def test_a_file_that_somebody_deleted_is_written_again(small, figures):
+    storage, output = small
+    write_report(storage, output)
+    before = set(files_in(output))
+    for name in (
+        "index.html",
+        "figures/lambda-curves.svg",
+        *(f"trials/{f.name}" for f in (output / "trials").iterdir()),
+    ):
+        (output / name).unlink()
+    write_report(storage, output)
+    assert set(files_in(output)) == before
+
+
+@pytest.mark.parametrize("content", ["index.html", "report.json"])
+def test_a_folder_that_is_no_report_is_left_alone(small, content):
+    storage, output = small
+    output.mkdir()
+    (output / content).write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="holds something that is no report.*--output"):
+        write_report(storage, output)
+    assert list(files_in(output)) == [content]
+    assert (output / content).read_text() == '{"mine": 1}'
+
+
+def test_damaged_curves_are_one_page_with_a_word_about_it(small):
+    storage, output = small
+    (trial_id, *_) = read(storage)["trial_id"]
+    (Path(storage) / "trials" / trial_id / "metrics.parquet").write_bytes(b"PAR1 no PAR1")
+    write_report(storage, output)
+    assert "cannot be drawn" in Page(output / "trials" / f"{trial_id}.html").text
+
+
+def test_nearest_neighbours_are_shown_and_told_in_words(small):
+    storage, output = small
+    (trial_id, *_) = read(storage)["trial_id"]
+    folder = Path(storage) / "trials" / trial_id
+    (folder / "neighbours.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (400).to_bytes(4, "big") + bytes([0, 0, 1, 0])
+    )
+    near = [{"domain": "svhn", "class": "7", "similarity": 0.91}]
+    query = {"dataset": "cifar10", "class": "cat", "neighbours": near}
+    (folder / "neighbours.json").write_text(json.dumps({"queries": [query]}))
+    write_report(storage, output)
+    page = Page(output / "trials" / f"{trial_id}.html")
+    (image,) = [found for tag, found in page.elements if tag == "img" and "neighbours" in found["src"]]
+    assert (image["alt"], image["width"], image["height"]) == ("cat of cifar10: 7 of svhn (0.91).", "400", "256")
+
+
+def test_a_watched_report_renews_itself_until_it_is_no_longer_watched(small, monkeypatch):
+    storage, output = small
+    rounds = iter([None, KeyboardInterrupt])
+    seen = []
+
+    def sleep(seconds):
+        seen.append((output / "index.html").read_text())
+        if stop := next(rounds):
+            raise stop
+        write_trial(storage, config(lambda2=0.4), {"cifar10": 51.0, "svhn": 41.0})
+
+    monkeypatch.setattr(build.time, "sleep", sleep)
+    watch_report(storage, output, say=lambda line: None)
+    assert all(f'data-renew="{build.WATCH_SECONDS}"' in page for page in seen)
+    assert len(seen) == 2 and seen[0] != seen[1]
+    assert "data-renew=" not in (output / "index.html").read_text()
+
+
+def test_an_empty_leaderboard_is_a_page_that_says_what_fills_it(storage, tmp_path, figures):
+    write_report(storage, tmp_path / "report")
+    assert "This leaderboard is empty" in Page(tmp_path / "report" / "index.html").text
+
+
+def test_it_says_what_the_numbers_cannot_tell(storage, tmp_path, figures):
+    write_trial(storage, config(domains=["builtin-shapes"]), {"builtin-shapes": 40.0}, git_commit="abc-dirty")
+    write_failed(storage, config())
+    write_report(storage, tmp_path / "report")
+    text = Page(tmp_path / "report" / "index.html").text
+    assert "One seed" in text
+    assert "builtin-shapes: images that this program makes up" in text
+    assert "1 trial failed" in text
+    assert "no commit holds" in text
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, None])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "simclr"},
+        {"lambda1": 0.9, "lambda2": 0.15, "temperature": 0.2, "seed": 3},
+        {"method": "mdssl-clustered", "num_clusters": 3, "warmup_iterations": 5, "cluster_normalised": False},
+        {"method": "mdssl-robust", "num_clusters": 3, "warmup_iterations": 5, "outlier_rule": "runner-up"},
+        {"method": "mdssl-robust", "num_clusters": 2, "warmup_iterations": 5, "epsilon": 0.5},
+        {"method": "random", "domains": (), "seed": 1},
+        {"domains": ["two words", "svhn"], "weight_decay": 3.5e-7, "norm": "group", "precision": "bf16"},
+        {"arch": "resnet50", "batching": "per-domain", "iterations": 48_000, "learning_rate": 4.0},
+    ],
+)
+def test_the_command_of_a_trial_gives_the_same_trial(changes, preset):
+    trial = config(**changes)
+    words = shlex.split(train_command(json.loads(json.dumps(trial.to_dict())), preset))
+    assert words[:2] == ["mdssl", "train"]
+    settings = parse(Train, prog="mdssl train", description="", argv=words[2:])
+    values = {name: getattr(settings, name) for name in TrialConfig.__dataclass_fields__}
+    assert TrialConfig(**values | {"data_fingerprint": trial.data_fingerprint}).trial_id == trial.trial_id
+
+
+def test_the_command_names_only_what_the_preset_does_not_say():
+    quick = TrialConfig(**{k: v for k, v in PRESETS["quick"].items() if k in SMALL or k == "domains"}, precision="fp32")
+    command = train_command(quick.to_dict() | {"lambda2": 0.1, "learning_rate": 1.5, "crop_min_area": 0.5}, "quick")
+    assert command == "mdssl train --precision fp32 --lambda2 0.1"
+
+
+def test_the_commands_of_scores_ask_for_the_same_scores():
+    trial = config()
+    of_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
+    of_sgd["evaluation"] |= {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 30}
+    rows = rows_of(trial, {"svhn": 5, "cifar10": 6}) + rows_of(trial, {"stl10": 7}, config_json=json.dumps(of_sgd))
+    rows = [row | {"preset": "quick"} for row in rows]
+    _, lbfgs, sgd = commands_of(rows, of_sgd)
+    assert lbfgs == f"mdssl probe {trial.trial_id} --evaluate svhn cifar10"
+    settings = parse(Probe, prog="mdssl probe", description="", argv=shlex.split(sgd)[2:])
+    assert (settings.trial_id, settings.evaluate) == (trial.trial_id, ("stl10",))
+    assert settings.name == "sgd(learning_rate=0.3,epochs=30)"
+
+
+def test_scores_by_two_probes_are_two_rows_of_one_trial(storage, tmp_path, figures):
+    trial = config()
+    rows = rows_of(trial, {"svhn": 40.0}) + rows_of(trial, {"svhn": 44.0}, probe="sgd")
+    write_rows(storage, trial.trial_id, rows)
+    write_report(storage, tmp_path / "report")
+    index = Page(tmp_path / "report" / "index.html")
+    assert index.values("id", "tr") == [f"trial-{trial.trial_id}", f"trial-{trial.trial_id}-2"]
+    assert {"40.0", "44.0", "lbfgs", "sgd"} <= set(index.text.split())
+
+
+def test_a_report_goes_to_a_bucket_and_comes_from_one(bucket, figures):
+    storage, output = f"{bucket}/results", f"{bucket}/report"
+    write_trial(storage, config(), {"svhn": 40.0})
+    written = write_report(storage, output)
+    assert b"Sweeps in results" in written.index.read_bytes()
+    assert write_report(storage, output).written == 0
