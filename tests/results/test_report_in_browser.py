@@ -5,6 +5,7 @@ import sys
 import pytest
 from report_board import config, stand_in_for_figures, write_board, write_failed, write_trial
 
+from mdssl.results.report import pictures
 from mdssl.results.report.build import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -23,10 +24,12 @@ def browser():
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Of 22 trials, one failed, one scored on one dataset alone."""
+    """Of 25 trials, of which two failed and one was scored on one dataset alone."""
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        # Other processes would not have the stand-in.
+        patch.setattr(pictures, "_MANY", 100)
         patch.setitem(sys.modules, "mdssl.results.figures", stand_in_for_figures())
         write_board(str(folder / "results"), seeds=2)
         write_trial(str(folder / "results"), config(lambda2=0.3), {"svhn": 9.25})
@@ -53,7 +56,8 @@ def column(page, name: str) -> list[str]:
     """The cells of a column, of the rows that are to be seen."""
     return page.evaluate(
         """name => {
-            const place = [...document.querySelectorAll('#board thead th')].findIndex((th) => th.dataset.column === name);
+            const headings = [...document.querySelectorAll('#board thead th')];
+            const place = headings.findIndex((heading) => heading.dataset.column === name);
             const rows = [...document.querySelectorAll('#board tbody tr')].filter((row) => row.offsetParent !== null);
             return rows.map((row) => row.cells[place].textContent);
         }""",
@@ -163,7 +167,8 @@ def test_axe_finds_nothing_that_keeps_somebody_out(browser, report, scheme):
     failed = next(file for file in (report / "trials").glob("*.html") if "Failed:" in file.read_text())
     for file in (report / "index.html", failed):
         page.goto(file.as_uri())
-        page.evaluate("document.querySelectorAll('#ledger ~ details').forEach((details) => { details.open = true; })")
-        found = axe.run(page)
+        page.evaluate("document.querySelectorAll('#ledger ~ details')[3]?.setAttribute('open', '')")
+        # Nothing but colours differs by scheme, and every rule takes its time.
+        found = axe.run(page, options={} if scheme == "light" else {"runOnly": ["color-contrast"]})
         assert found.violations_count == 0, found.generate_report()
     context.close()

@@ -126,8 +126,8 @@ def _draw(storage: str, output: str, trial_id: str) -> list[dict[str, Any]]:
             save(figure, pages / file)
             pictures.append(_described(entry, file, figure))
         pictures += _neighbours(trial_dir, pages, trial_id)
-    except ValueError as error:
-        # A damaged file is that trial's problem, and its page says so.
+    except (ValueError, KeyError) as error:
+        # A file that is damaged, or lacks a column, is that trial's problem, and its page says so.
         pictures.append({"problem": f"{trial_dir} cannot be drawn: {error}"})
     return pictures
 
