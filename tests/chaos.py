@@ -80,7 +80,8 @@ def disturb(sweep: Sweep, cluster, token: str, kills: int, rng: random.Random) -
     due = sorted(rng.uniform(0, 0.9 * TRAINED * sweep.iterations) for _ in kinds)
     killed, last, got_on = [], (-1, 0), time.monotonic()
     sweep.start()
-    while sweep.process.poll() is None or len(killed) < kills:
+    # Also after the last kill, which may have hit the sweep itself.
+    while sweep.process.poll() != 0 or len(killed) < kills:
         reached = (sweep.steps(), sweep.rows())
         code = sweep.process.poll()
         if code is not None:

@@ -147,10 +147,10 @@ def nearest(
 
 
 def described(match: Match) -> str:
-    """In a sentence: ``photo.png: 8 of 10 neighbours are from svhn, 2 from cifar10; nearest: 7 of svhn (0.93), …``"""
+    """In words: ``photo.png: 8 of 10 neighbours are from svhn, 2 from cifar10; nearest first: 7 of svhn (0.93), …``"""
     counts = Counter(picture.source for picture in match.neighbours).most_common()
     (first, most), *others = counts
-    domains = ", ".join([f"{most} of {len(match.neighbours)} neighbours are from {first}"])
+    domains = f"{most} of {len(match.neighbours)} neighbours are from {first}"
     domains += "".join(f", {number} from {name}" for name, number in others)
     listed = ", ".join(
         f"{picture.label} of {picture.source} ({similarity:.2f})"
