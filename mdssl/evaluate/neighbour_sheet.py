@@ -99,7 +99,8 @@ def _draw_cell(
     sheet.paste(_thumbnail(picture.image), (left + _FRAME, top + _FRAME))
     # Of a file's path the end says most.
     source = picture.source if picture.split else picture.source.rsplit("/", 1)[-1]
-    for number, (text, ink) in enumerate(((picture.label, INK), (source, FAINT), (similarity, FAINT))):
+    lines = [(picture.label, INK), (source, FAINT), (similarity, FAINT)]
+    for number, (text, ink) in enumerate((text, ink) for text, ink in lines if text):
         text = _shortened(printable(text), small, _CELL - 2 * GAP)
         draw.text((left, top + side + GAP + number * _LINE), text, ink, small)
 

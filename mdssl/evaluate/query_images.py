@@ -6,8 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from mdssl.data.images import convert
 from mdssl.data.local_copy import at_hand
+from mdssl.data.parts import RawImage
 from mdssl.data.prepared import SPLITS, Dataset, open_dataset
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.evaluate.choice import chosen
@@ -26,7 +29,7 @@ def query_pictures(asked: Sequence[str], like: Dataset, *, data: str, seed: int 
     Args:
         asked: paths or URIs of image files (see `mdssl.data.images` for what becomes of the less usual kinds),
             ``DATASET:SPLIT`` for a few images of different classes, or ``DATASET:SPLIT:ROW``.
-        like: files are brought to its images' size, by its resize filter.
+        like: all are brought to its images' size, by its resize filter.
         data: folder or bucket of prepared datasets.
         seed: of which images ``DATASET:SPLIT`` means.
 
@@ -38,17 +41,16 @@ def query_pictures(asked: Sequence[str], like: Dataset, *, data: str, seed: int 
 
 def _pictures(text: str, like: Dataset, data: str, seed: int) -> list[Picture]:
     if not Path(text).exists() and (found := _OF_DATASET.fullmatch(text)):
-        return _of_dataset(found["name"], found["split"], found["row"], data, seed)
+        return _of_dataset(found["name"], found["split"], found["row"], like, data, seed)
     try:
         raw = Location.of(text).read_bytes()
     except OSError as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else error
         raise InputError(f"image {text!r} cannot be read: {why}; {_ALLOWED}") from error
-    image = convert(raw, like.image_size, like.meta["resize_filter"], repr(text))
-    return [Picture(text, "", -1, "", image)]
+    return [Picture(text, "", -1, "", _like(raw, like, repr(text)))]
 
 
-def _of_dataset(name: str, split: str, row: str | None, data: str, seed: int) -> list[Picture]:
+def _of_dataset(name: str, split: str, row: str | None, like: Dataset, data: str, seed: int) -> list[Picture]:
     check_name("split", split, SPLITS)
     dataset = open_dataset(at_hand(data, [name], progress=True), name)
     part = dataset.split(split)
@@ -58,4 +60,17 @@ def _of_dataset(name: str, split: str, row: str | None, data: str, seed: int) ->
             raise InputError(f"row {row!r} of {name}:{split} is no number; {_ALLOWED}")
         check_number(f"row of {name}:{split}", int(row), low=0, high=len(part.labels) - 1)
         rows = [int(row)]
-    return [Picture(name, split, int(row), dataset.classes[part.labels[row]], part.images[row]) for row in rows]
+    return [
+        Picture(
+            name,
+            split,
+            int(row),
+            dataset.classes[part.labels[row]],
+            _like(part.images[row], like, f"{name}:{split}:{row}"),
+        )
+        for row in rows
+    ]
+
+
+def _like(raw: RawImage, like: Dataset, where: str) -> np.ndarray:
+    return convert(raw, like.image_size, like.meta["resize_filter"], where)
