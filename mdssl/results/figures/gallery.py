@@ -16,7 +16,14 @@ from mdssl.results.figures.over_cost import cost_against_score, costs_and_scores
 from mdssl.results.figures.over_domains import domains_against_top1, growth, hours, training_hours
 from mdssl.results.figures.over_lambdas import curve_rows, grid_rows, lambda_curves, lambda_heatmap
 from mdssl.results.figures.over_methods import method_means, methods_bars
-from mdssl.results.figures.recipes import chosen_lambdas, mixtures, of_one_device, one_of_each_method, recipes
+from mdssl.results.figures.recipes import (
+    at_lambdas,
+    chosen_lambdas,
+    mixtures,
+    of_one_device,
+    one_of_each_method,
+    recipes,
+)
 from mdssl.results.figures.representation_entries import class_similarities, embeddings
 from mdssl.results.figures.scores import in_order, seeds_said
 from mdssl.storage import Location
@@ -77,8 +84,7 @@ def _domains(rows: pd.DataFrame, storage: object) -> Found:
     of_mdssl = rows[rows["method"] == "mdssl"]
     if len(of_mdssl):
         lambdas = chosen_lambdas(of_mdssl, by="num_domains")
-        same = rows[["lambda1", "lambda2"]].eq(lambdas).all(axis=1)
-        rows = rows[(rows["method"] != "mdssl") | same]
+        rows = rows[(rows["method"] != "mdssl") | at_lambdas(rows, lambdas)]
     means, alone = growth(rows)
     yield Entry(
         figure="domains-against-top1",

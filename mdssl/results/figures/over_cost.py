@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
+from mdssl.data.builtin import BUILTIN
 from mdssl.errors import InputError, check_name
 from mdssl.results.figures.scores import refuse_mixed, scored, trained
 from mdssl.results.figures.style import (
@@ -20,8 +22,6 @@ from mdssl.results.figures.style import (
     panels,
     plain,
 )
-
-_MOST_LABELS = 6
 
 
 def pareto_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -73,13 +73,7 @@ def cost_against_score(
     front = points[points["on_front"]].drop_duplicates(["cost", "score"]).sort_values("cost")
     (line,) = axis.step(front["cost"] * scale, front["score"], where="post", color=INK, linewidth=0.9, zorder=1)
     handles["Pareto front"] = line
-    if len(front) <= _MOST_LABELS:
-        middle = (points["cost"].min() + points["cost"].max()) / 2
-        for _, trial in front.iterrows():
-            right = trial["cost"] > middle
-            text = dict(textcoords="offset points", xytext=(-4 if right else 4, 3), fontsize=SMALL, color=INK)
-            where = (trial["cost"] * scale, trial["score"])
-            axis.annotate(plain(setting_label(trial)), where, ha="right" if right else "left", **text)
+    _name_front(axis, points, front, scale, width)
     axis.grid(True)
     axis.margins(x=0.08, y=0.12)
     axis.set_xlabel(f"training ({unit})")
@@ -87,7 +81,8 @@ def cost_against_score(
     legend(figure, list(handles.values()), list(handles))
     device = points["device"].dropna().unique()
     on = f" On {device[0]}." if len(device) and device[0] != "cpu" else ""
-    note(figure, plain(f"A point is a trial. Mean over {', '.join(points.attrs['evaluate'])}.{on}"))
+    made_up = " Built-in domains are made-up." if set(points.attrs["evaluate"]) & set(BUILTIN) else ""
+    note(figure, plain(f"A point is a trial. Mean over {', '.join(points.attrs['evaluate'])}.{made_up}{on}"))
     return figure
 
 
@@ -123,6 +118,22 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
     points["shown_as"] = points["method"].mask(single & (points["method"] == "simclr"), "alone")
     points.attrs["evaluate"] = evaluate
     return points
+
+
+def _name_front(axis: Axes, points: pd.DataFrame, front: pd.DataFrame, scale: float, width: float) -> None:
+    """Name trials of the front, the best first, as far as there is room."""
+    spans = [max(points[name].max() - points[name].min(), 1e-9) for name in ("cost", "score")]
+    named: list[tuple[float, float]] = []
+    for _, trial in front[::-1].iterrows():
+        # In inches from the lower left corner.
+        x = (trial["cost"] - points["cost"].min()) / spans[0] * width * 0.8
+        y = (trial["score"] - points["score"].min()) / spans[1] * 1.7
+        if any(abs(x - left) < 1.2 and abs(y - low) < 0.14 for left, low in named):
+            continue
+        named.append((x, y))
+        right = x > width * 0.4
+        text = dict(textcoords="offset points", xytext=(-4 if right else 4, 3), ha="right" if right else "left")
+        axis.annotate(plain(setting_label(trial)), (trial["cost"] * scale, trial["score"]), fontsize=SMALL, **text)
 
 
 def setting_label(trial: pd.Series) -> str:

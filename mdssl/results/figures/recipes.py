@@ -84,6 +84,11 @@ def chosen_lambdas(rows: pd.DataFrame, by: str = "method") -> tuple[float, float
     return pairs.assign(papers=papers).sort_values(["kinds", "papers", "trials"], kind="stable").index[-1]
 
 
+def at_lambdas(rows: pd.DataFrame, lambdas: tuple[float, float]) -> pd.Series:
+    """Which rows have these λ1 and λ2."""
+    return (rows["lambda1"] == lambdas[0]) & (rows["lambda2"] == lambdas[1])
+
+
 def one_of_each_method(rows: pd.DataFrame, mixture: str) -> tuple[pd.DataFrame, tuple[float, float] | None]:
     """For a comparison of methods: at one λ1 and λ2, and of clustered methods at the most frequent clustering.
 
@@ -96,7 +101,7 @@ def one_of_each_method(rows: pd.DataFrame, mixture: str) -> tuple[pd.DataFrame, 
         return rows, None
     lambdas = chosen_lambdas(of_mdssl)
     keep = ~own | ~rows["method"].str.startswith("mdssl")
-    for _, group in of_mdssl[of_mdssl[["lambda1", "lambda2"]].eq(lambdas).all(axis=1)].groupby("method"):
+    for _, group in of_mdssl[at_lambdas(of_mdssl, lambdas)].groupby("method"):
         clustering = [name for name in _CLUSTERING if name in group]
         if clustering:
             numbers = group.groupby(clustering, dropna=False, sort=False).ngroup()

@@ -104,6 +104,10 @@ class Figure(MatplotlibFigure):
             super().draw(renderer)
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
+        # From where they were at first: a layout begins at the one before, and would differ a little each time.
+        for axis in self.axes:
+            if axis.get_subplotspec() is not None:
+                axis.set_subplotspec(axis.get_subplotspec())
         with look():
             super().savefig(*args, **kwargs)
 
@@ -169,13 +173,11 @@ def wrapped(text: object, characters: int, lines: int = 3) -> str:
 
 def dataset_label(name: str, characters: int = 24) -> str:
     """The name of a dataset, in lines; those of the built-in domains say that they are made-up."""
-    return wrapped(f"{name} (made-up)" if name in BUILTIN else name, characters)
-
-
-def mixture_label(mixture: str) -> str:
-    """A training mixture on one line; says so where all of its domains are made-up."""
-    made_up = all(name in BUILTIN for name in mixture.split("+"))
-    return plain(mixture.replace("+", " + ") + (" (made-up domains)" if made_up else ""))
+    label = wrapped(name, characters)
+    if name not in BUILTIN:
+        return label
+    fits = len(label.split("\n")[-1]) + len(" (made-up)") <= characters
+    return f"{label}{' ' if fits else chr(10)}(made-up)"
 
 
 def note(figure: Figure, text: str) -> None:

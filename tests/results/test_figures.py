@@ -1,0 +1,395 @@
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from leaderboard_rows import UNTRAINED, failed, row
+from matplotlib import colors as matplotlib_colors
+from matplotlib.patches import Rectangle
+from rich.console import Console
+
+from mdssl.results import figures, leaderboard
+from mdssl.results.columns import SCHEMA
+from mdssl.results.figures.gallery import KINDS
+from mdssl.results.figures.over_cost import costs_and_scores, pareto_front
+from mdssl.results.figures.saving import to_bytes
+from mdssl.results.figures.style import COLOURS, METHODS, wrapped
+from mdssl.results.figures.writing import write_figures
+from mdssl.storage import Location
+
+DATASETS = ("cifar10", "svhn", "stl10")
+MIXTURES = {2: "cifar10+svhn", 3: "cifar10+svhn+stl10", 4: "cifar10+svhn+stl10+dtd"}
+
+
+def a_board(rows: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame([dict.fromkeys(SCHEMA.names) | one for one in rows])
+
+
+def trial(trial_id: int, datasets=DATASETS, **settings) -> list[dict]:
+    random = np.random.default_rng(trial_id)
+    cost = {"train_seconds": float(random.uniform(100, 900)), "num_workers": 1, "gpu_hours": 0.0, "device": "cpu"}
+    scores = {name: float(random.uniform(20, 80)) for name in datasets}
+    same = {"trial_id": f"{trial_id:012x}"} | cost
+    return [row(name, **same, top1=score, **settings) for name, score in scores.items()]
+
+
+@pytest.fixture(scope="module")
+def board() -> pd.DataFrame:
+    """A λ grid of two seeds with a hole and a failed trial, growing mixtures, single domains, clusters, a floor."""
+    settings = [
+        *({"lambda1": a, "lambda2": b, "seed": seed} for a in (1.0, 0.9) for b in (0.0, 0.1, 0.2) for seed in (0, 1)),
+        *({"method": "simclr", "lambda1": 1.0, "lambda2": 0.0, "seed": seed} for seed in (0, 1)),
+        *({"train_mixture": MIXTURES[n], "num_domains": n, "seed": seed} for n in (3, 4) for seed in (0, 1)),
+        *(
+            {"method": "simclr", "train_mixture": name, "num_domains": 1, "lambda1": 1.0, "lambda2": 0.0}
+            for name in ("cifar10", "svhn")
+        ),
+        *({"method": name, "num_clusters": 2, "recluster_every": 10} for name in ("mdssl-clustered", "mdssl-robust")),
+        UNTRAINED,
+    ]
+    settings = [one for one in settings if one != {"lambda1": 1.0, "lambda2": 0.1, "seed": 1}]
+    rows = [one for number, own in enumerate(settings) for one in trial(number + 1, **own)]
+    return a_board([*rows, failed(trial_id="f" * 12, lambda1=1.0, lambda2=0.1, seed=1)])
+
+
+def grid_of(board: pd.DataFrame) -> pd.DataFrame:
+    return board[(board["method"] == "mdssl") & (board["train_mixture"] == MIXTURES[2]) & board["top1"].notna()]
+
+
+def at_one_lambda(board: pd.DataFrame) -> pd.DataFrame:
+    return board[(board["method"] != "mdssl") | ((board["lambda1"] == 0.9) & (board["lambda2"] == 0.1))]
+
+
+def test_a_heat_map_writes_the_means_that_pandas_finds_and_frames_the_best(board):
+    figure = figures.lambda_heatmap(board, "svhn", mixture=MIXTURES[2])
+    means = grid_of(board)[lambda df: df["eval_dataset"] == "svhn"].pivot_table("top1", "lambda1", "lambda2")
+    means = means.sort_index(ascending=False)
+    (axis,) = figure.axes
+    written = {tuple(map(int, text.get_position()))[::-1]: text.get_text() for text in axis.texts}
+    assert written == {place: f"{means.to_numpy()[place]:.1f}" for place in np.ndindex(means.shape)}
+    (frame,) = [patch for patch in axis.patches if isinstance(patch, Rectangle)]
+    best = np.unravel_index(means.to_numpy().argmax(), means.shape)
+    assert (frame.get_y() + 0.5, frame.get_x() + 0.5) == best
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["1", "0.9"]
+    union = board[(board["method"] == "simclr") & (board["num_domains"] == 2) & (board["eval_dataset"] == "svhn")]
+    assert f"SimCLR on the union: {union['top1'].mean():.1f}" in figure.get_supxlabel()
+
+
+def test_a_cell_without_a_trial_is_empty_and_not_zero(board):
+    hole = grid_of(board)[lambda df: ~((df["lambda1"] == 0.9) & (df["lambda2"] == 0.1))]
+    texts = [text.get_text() for text in figures.lambda_heatmap(hole, "svhn").axes[0].texts]
+    assert texts.count("–") == 1 and "0.0" not in texts
+
+
+def test_curves_are_means_over_seeds_with_a_band_of_one_standard_deviation(board):
+    figure = figures.lambda_curves(board, mixture=MIXTURES[2])
+    by_lambda2 = figure.axes[1]
+    own = grid_of(board)[lambda df: (df["eval_dataset"] == "cifar10") & (df["lambda1"] == 0.9)]
+    spread = own.groupby("lambda2")["top1"].agg(["mean", "std"])
+    lines = [line.get_ydata() for line in by_lambda2.lines]
+    assert any(len(line) == 3 and np.allclose(line, spread["mean"]) for line in lines)
+    corners = np.concatenate([band.get_paths()[0].vertices[:, 1] for band in by_lambda2.collections])
+    for edge in (*(spread["mean"] + spread["std"]), *(spread["mean"] - spread["std"])):
+        assert np.isclose(corners, edge).any()
+    assert "Means over 1 to 2 seeds" in figure.get_supxlabel()
+
+
+def test_one_seed_has_no_band(board):
+    figure = figures.lambda_curves(board[board["seed"] == 0], mixture=MIXTURES[2])
+    assert not any(axis.collections for axis in figure.axes)
+    assert "One seed" in figure.get_supxlabel()
+
+
+def test_single_domain_baselines_are_lines_at_their_score_and_unseen_datasets_are_hollow(board):
+    figure = figures.domains_against_top1(at_one_lambda(board))
+    for axis, name in zip(figure.axes, ("cifar10", "svhn", "stl10"), strict=True):
+        assert axis.get_title(loc="left") == name
+        alone = board[(board["train_mixture"] == name) & (board["eval_dataset"] == name)]["top1"]
+        dotted = [
+            line.get_ydata()[0] for line in axis.lines if len(set(line.get_ydata())) == 1 and len(line.get_ydata()) == 2
+        ]
+        assert dotted == list(alone)
+    faces = {
+        line.get_markerfacecolor(): list(line.get_xdata()) for line in figure.axes[2].lines if line.get_marker() == "o"
+    }
+    assert faces == {COLOURS[0]: [3, 4], "white": [2]}
+
+
+def test_bars_are_as_high_as_the_means_of_each_method(board):
+    (axis,) = figures.methods_bars(at_one_lambda(board), mixture=MIXTURES[2]).axes
+    heights = [bar.get_height() for bars in axis.containers if hasattr(bars, "patches") for bar in bars]
+    together = at_one_lambda(board)[lambda df: df["train_mixture"] == MIXTURES[2]].dropna(subset="top1")
+    means = together.groupby(["method", "eval_dataset"])["top1"].mean()
+    alone = board[(board["train_mixture"] == board["eval_dataset"])]["top1"]
+    np.testing.assert_allclose(sorted(heights), sorted([*means, *alone]))
+    assert axis.get_ylim()[0] == 0
+
+
+def test_hours_are_those_of_the_trials(board):
+    (axis,) = figures.training_hours(board).axes
+    trials = board[(board["method"] == "mdssl") & (board["status"] == "finished")].drop_duplicates("trial_id")
+    minutes = trials.groupby("num_domains")["train_seconds"].mean() / 60
+    assert any(np.allclose(line.get_ydata(), minutes) for line in axis.lines if len(line.get_ydata()) == 3)
+    assert "minutes" in axis.get_ylabel()
+
+
+def test_the_pareto_front_is_that_of_comparing_each_with_all():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        # Few values, so that many are equal in one or both.
+        costs, scores = random.integers(0, 8, 40).astype(float), random.integers(0, 8, 40).astype(float)
+        costs[random.integers(40)], scores[random.integers(40)] = np.nan, np.nan
+        beaten = [
+            any(
+                (c <= cost and s >= score) and (c < cost or s > score)
+                for c, s in zip(costs, scores, strict=True)
+                if not np.isnan(c + s)
+            )
+            for cost, score in zip(costs, scores, strict=True)
+        ]
+        expected = ~np.array(beaten) & ~np.isnan(costs + scores)
+        np.testing.assert_array_equal(pareto_front(costs, scores), expected)
+
+
+def test_a_trial_that_lacks_a_score_has_no_point(board):
+    lacking = board[~((board["trial_id"] == f"{1:012x}") & (board["eval_dataset"] == "svhn"))]
+    assert set(board["trial_id"]) - set(costs_and_scores(lacking)["trial_id"]) >= {f"{1:012x}"}
+    assert f"{2:012x}" in set(costs_and_scores(lacking)["trial_id"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "draw", "message"),
+    [
+        ({"iterations": 999}, figures.lambda_curves, "differ in iterations: 150, 999"),
+        ({"temperature": 0.5}, lambda df: figures.lambda_heatmap(df, "svhn"), "differ in temperature"),
+        ({"probe": "sgd"}, figures.lambda_curves, "several probes: lbfgs, sgd"),
+        ({"device": "NVIDIA H200"}, figures.cost_against_score, "on several devices .*: NVIDIA H200, cpu"),
+        ({"train_mixture": "svhn+dtd"}, figures.lambda_curves, "several training mixtures"),
+    ],
+)
+def test_what_differs_in_more_than_is_shown_is_refused_by_name(board, changes, draw, message):
+    grid = grid_of(board)
+    other = grid[grid["seed"] == 0].assign(**changes).assign(trial_id=lambda df: "e" + df["trial_id"].str[1:])
+    with pytest.raises(ValueError, match=message):
+        draw(pd.concat([grid, other]))
+
+
+def test_settings_that_only_the_json_tells_are_not_averaged_over_either(board):
+    grid = grid_of(board).copy()
+    grid["config_json"] = [f'{{"trial": {{"weight_decay": {seed}}}}}' for seed in grid["seed"]]
+    with pytest.raises(ValueError, match="differ in weight_decay"):
+        figures.lambda_heatmap(grid, "svhn")
+
+
+def test_an_unknown_dataset_is_answered_with_the_nearest(board):
+    with pytest.raises(ValueError, match=r"unknown evaluation dataset 'svnh'.*Did you mean 'svhn'"):
+        figures.lambda_heatmap(grid_of(board), "svnh")
+
+
+def test_names_are_text_and_neither_mathematics_nor_markup(board):
+    name = "$\\frac$ <b>&_\x1b[2J_" + "x" * 80
+    grid = grid_of(board).replace({"eval_dataset": {"stl10": name}})
+    svg = to_bytes(figures.lambda_heatmap(grid, name), "svg").decode()
+    assert "$\\frac$ &lt;b&gt;&amp;_" in svg
+    assert "\x1b" not in svg and "<b>" not in svg
+    to_bytes(figures.lambda_curves(grid), "svg")
+
+
+def test_a_long_name_breaks_at_its_joints_and_loses_no_character():
+    assert wrapped("builtin-clutter+builtin-shapes", 18) == "builtin-clutter+\nbuiltin-shapes"
+    assert wrapped("a" * 25, 10).replace("\n", "") == "a" * 25
+    assert wrapped("a" * 99, 10).endswith("…") and len(wrapped("a" * 99, 10)) <= 32
+
+
+def test_made_up_domains_are_called_so(board):
+    grid = grid_of(board).replace({"eval_dataset": {"svhn": "builtin-shapes"}})
+    assert b"(made-up)" in to_bytes(figures.lambda_heatmap(grid, "builtin-shapes"), "svg")
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
+def test_the_same_figure_is_the_same_bytes(board, suffix):
+    first, second = (to_bytes(figures.lambda_heatmap(grid_of(board), "svhn"), suffix) for _ in range(2))
+    assert first == second
+    assert b"Date" not in first and b"date>" not in first
+
+
+def test_a_saved_figure_can_be_saved_again_as_it_was(board, tmp_path):
+    figure = figures.lambda_curves(grid_of(board), width=figures.COLUMN)
+    first = to_bytes(figure, "svg")
+    to_bytes(figure, "png")
+    assert to_bytes(figure, "svg") == first
+    assert float(re.search(rb'width="([\d.]+)pt"', first)[1]) == pytest.approx(72 * 3.3)
+    with pytest.raises(ValueError, match="format of a figure 'gif'"):
+        figures.save(figure, tmp_path / "curves.gif")
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_in_an_svg_stays_text(board):
+    assert b">\xce\xbb2</text>" in to_bytes(figures.lambda_heatmap(grid_of(board), "svhn"), "svg")
+
+
+def test_a_notebook_gets_a_picture_as_large_as_the_figure_whatever_its_style(board):
+    import matplotlib
+
+    figure = figures.lambda_heatmap(grid_of(board), "svhn", width=3.3)
+    with matplotlib.rc_context({"text.color": "white", "font.size": 30}):
+        png, size = figure._repr_png_()
+        again = figures.lambda_heatmap(grid_of(board), "svhn", width=3.3)._repr_png_()[0]
+    assert png.startswith(b"\x89PNG") and png == again
+    assert size["width"] == 330
+
+
+def test_colours_differ_for_those_who_see_no_red_or_no_green():
+    """Machado, Oliveira and Fernandes 2009, severity 1; distances in CIELAB of 1976."""
+    deutan = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    protan = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+    def lab(linear: np.ndarray) -> np.ndarray:
+        xyz = (linear.clip(0, 1) @ to_xyz.T) / (to_xyz @ np.ones(3))
+        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+    for palette in (COLOURS, [colour for _, colour in METHODS.values()]):
+        rgb = np.array([matplotlib_colors.to_rgb(colour) for colour in palette])
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        for seen in (np.eye(3), deutan, protan):
+            found = lab(linear @ np.array(seen).T)
+            distances = np.linalg.norm(found[:, None] - found[None], axis=2)[np.triu_indices(len(found), 1)]
+            assert distances.min() > 10
+
+
+def test_a_gallery_draws_what_there_is_and_says_why_not_the_rest(board):
+    found = figures.gallery(board)
+    kinds = {entry.figure for entry in found.entries}
+    assert kinds == set(KINDS) - {"class-similarity", "embedding"}
+    assert set(found.absent) == {"class-similarity", "embedding"}
+    assert len({entry.name for entry in found.entries}) == len(found.entries)
+    heat = next(entry for entry in found.entries if entry.name.endswith("svhn") and entry.figure == "lambda-heatmap")
+    best = grid_of(board)[lambda df: df["eval_dataset"] == "svhn"].groupby(["lambda1", "lambda2"])["top1"].mean().max()
+    assert f"{best:.1f} %" in heat.alt and "150 steps" in heat.caption
+
+
+def test_a_gallery_keeps_settings_apart_and_says_which(board):
+    grid = grid_of(board)
+    longer = grid.assign(iterations=300, trial_id="e" + grid["trial_id"].str[1:], top1=grid["top1"] + 5)
+    few = longer[longer["seed"] == 0]
+    entries = [one for one in figures.gallery(pd.concat([grid, few])).entries if one.figure == "lambda-curves"]
+    assert ["150 steps" in entries[0].caption, "300 steps" in entries[1].caption] == [True, True]
+    assert "group 2 of 2" in entries[1].caption
+
+
+def test_an_empty_leaderboard_gives_reasons_for_all(storage):
+    found = figures.gallery(leaderboard.read(storage), storage)
+    assert not found.entries and set(found.absent) == set(KINDS)
+    assert "run a sweep" in found.absent["lambda-curves"]
+
+
+def test_forty_datasets_and_a_failed_probe_are_drawn(board):
+    names = [f"dataset-{number:02}" for number in range(40)]
+    rows = [
+        one
+        for number, lambda2 in enumerate((0.0, 0.1))
+        for one in trial(number + 1, names, lambda1=0.9, lambda2=lambda2, train_mixture="dataset-00+dataset-01")
+    ]
+    rows[3] |= {"status": "failed", "top1": None}
+    found = figures.gallery(a_board(rows))
+    assert [entry.figure for entry in found.entries].count("lambda-curves") == 7
+    to_bytes(next(entry for entry in found.entries if entry.figure == "lambda-curves").draw(), "svg")
+
+
+METRICS = pd.DataFrame(
+    {"step": [10, 20], "loss": [5.0, 4.0], "alignment": [-7.0, -8.0], "within": [12.0, 11.0], "across": [np.nan] * 2}
+)
+ROUNDS = pd.DataFrame(
+    {
+        **{
+            "round": [0, 1],
+            "step": [10, 20],
+            "sizes": [[6, 4], [5, 5]],
+            "kept_share": [0.5, 1.0],
+            "churn": [None, 0.1],
+        },
+        **{"purity": [0.8, 0.9], "nmi": [0.5, 0.7], "epsilon": [1.0, 0.1]},
+    }
+)
+
+
+def test_a_trial_shows_the_terms_that_it_has_and_its_clusters(tmp_path):
+    METRICS.to_parquet(tmp_path / "metrics.parquet")
+    ROUNDS.to_parquet(tmp_path / "clusters.parquet")
+    found = figures.trial_gallery(str(tmp_path))
+    terms, clusters = (entry.draw() for entry in found.entries)
+    assert [axis.get_title(loc="left").split()[0] for axis in terms.axes] == ["total", "alignment", "within"]
+    np.testing.assert_allclose(terms.axes[1].lines[0].get_ydata(), METRICS["alignment"])
+    np.testing.assert_allclose(clusters.axes[2].lines[0].get_ydata(), [np.nan, 10.0])
+    assert "purity from 0.80 to 0.90" in found.entries[1].alt
+
+
+def test_a_trial_without_files_says_what_it_lacks(tmp_path):
+    assert "no clusters.parquet" in figures.trial_gallery(str(tmp_path)).absent["clusters"]
+
+
+def test_similarities_have_one_scale_and_named_blocks():
+    matrix = np.array([[1, 0.5, -0.5], [0.5, 1, 0], [-0.5, 0, 1]])
+    figure = figures.class_similarity({"λ1 = 1": matrix, "λ1 = 0.9": matrix}, {"cifar10": 2, "svhn": 1})
+    maps = [axis.images[0] for axis in figure.axes[:2]]
+    assert [image.get_clim() for image in maps] == [(-1, 1), (-1, 1)]
+    np.testing.assert_array_equal(maps[0].get_array(), matrix)
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["cifar10", "svhn"]
+    assert list(figure.axes[0].get_xticks()) == [0.5, 2]
+    with pytest.raises(ValueError, match=r"shape \(3, 3\).*4 classes make it \(4, 4\)"):
+        figures.class_similarity({"λ1 = 1": matrix}, {"cifar10": 2, "svhn": 2})
+
+
+def test_an_embedding_has_each_image_once_and_keeps_far_domains_apart():
+    random = np.random.default_rng(0)
+    domains = {"cifar10": random.normal(0, 1, (20, 8)), "svhn": random.normal(30, 1, (12, 8))}
+    (axis,) = figures.embedding({"MDSSL": domains}).axes
+    points = {}
+    for drawn in axis.collections:
+        points.setdefault(tuple(drawn.get_facecolor()[0]), []).append(drawn.get_offsets())
+    parts = [np.concatenate(part) for part in points.values()]
+    assert sorted(map(len, parts)) == [12, 20]
+    every = np.concatenate(parts)
+    own = np.repeat([0, 1], [len(part) for part in parts])
+    distances = np.linalg.norm(every[:, None] - every[None], axis=2) + np.diag([np.inf] * len(every))
+    assert (own[distances.argmin(axis=1)] == own).mean() > 0.9
+
+
+def test_the_command_writes_what_is_named_and_refuses_before_it_writes(storage, tmp_path):
+    for number, lambda2 in enumerate((0.0, 0.1)):
+        leaderboard.write_rows(storage, f"{number + 1:012x}", trial(number + 1, ("svhn",), lambda2=lambda2))
+    output, console = tmp_path / "figures", Console(file=io.StringIO(), width=80)
+    with pytest.raises(ValueError, match="Did you mean 'lambda-heatmap'"):
+        write_figures(storage, str(output), names=["lambda-heatmaps"])
+    with pytest.raises(ValueError, match="unknown format of a figure 'gif'"):
+        write_figures(storage, str(output), formats=["gif"])
+    assert not output.exists()
+    files = write_figures(storage, str(output), names=["lambda-heatmap", "embedding"], console=console)
+    assert [file.name for file in files] == ["lambda-heatmap-svhn.svg"]
+    assert [path.name for path in output.iterdir()] == ["lambda-heatmap-svhn.svg"]
+    said = console.file.getvalue()
+    assert "lambda-heatmap-svhn.svg" in said and "not drawn: embedding:" in said
+
+
+def test_figures_of_representations_are_of_trials_that_have_them(board, storage):
+    representations = pytest.importorskip("mdssl.evaluate.representations")
+    random = np.random.default_rng(0)
+    trials = board[(board["train_mixture"] == MIXTURES[2]) & (board["seed"] == 0) & (board["method"] != "mdssl-robust")]
+    for trial_id in trials["trial_id"].unique():
+        for name in MIXTURES[2].split("+"):
+            means, sample = random.normal(size=(3, 8)).astype("f4"), random.normal(size=(9, 8)).astype("f4")
+            layers = dict.fromkeys(("encoder", "projection"), representations.Layer(means, sample))
+            kept = representations.Representations(name, ("a", "b", "c"), layers, np.arange(9) % 3, np.arange(9), "")
+            representations.write(Location.of(storage) / "trials" / trial_id, kept)
+    found = figures.gallery(board, storage)
+    assert not found.absent
+    by_name = {entry.name: entry for entry in found.entries}
+    over1, over2 = (by_name[f"class-similarity-lambda{n}"].draw() for n in (1, 2))
+    titles = [axis.get_title(loc="left") for axis in (*over1.axes[:2], *over2.axes[:4])]
+    grid = [(1, 0), (0.9, 0), (1, 0.1), (1, 0.2), (0.9, 0.1), (0.9, 0.2)]
+    assert titles == [f"λ1 = {a:g}, λ2 = {b:g}" for a, b in grid]
+    panels = [axis.get_title(loc="left").replace("\n", " ") for axis in by_name["embedding"].draw().axes]
+    assert panels == ["SimCLR, union", "MDSSL", "MDSSL, clustered"]
