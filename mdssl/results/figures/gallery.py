@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pandas as pd
 
 from mdssl.data.builtin import BUILTIN
@@ -14,7 +15,7 @@ from mdssl.results.figures import in_words
 from mdssl.results.figures.entry import Entry, Gallery, file_name
 from mdssl.results.figures.over_cost import cost_against_score, costs_and_scores
 from mdssl.results.figures.over_domains import domains_against_top1, growth, hours, training_hours
-from mdssl.results.figures.over_lambdas import curve_rows, grid_rows, lambda_curves, lambda_heatmap
+from mdssl.results.figures.over_lambdas import MOST_CURVES, curve_rows, grid_rows, lambda_curves, lambda_heatmap
 from mdssl.results.figures.over_methods import method_means, methods_bars
 from mdssl.results.figures.recipes import (
     at_lambdas,
@@ -98,6 +99,7 @@ def _domains(rows: pd.DataFrame, storage: object) -> Found:
 
 
 def _curves(rows: pd.DataFrame, storage: object) -> Found:
+    rows, fewer = _levels_that_fit(rows)
     for mixture, own in _of_mixtures(rows, curve_rows):
         datasets = in_order(own["eval_dataset"].unique(), mixture)
         for first in range(0, len(datasets), MOST_DATASETS):
@@ -116,10 +118,21 @@ def _curves(rows: pd.DataFrame, storage: object) -> Found:
                 ),
                 title=f"Top-1 against λ1 and λ2, trained on {mixture}{of}",
                 caption="As the paper's figure 3, whose axis is −λ1 where this is λ1. Each dataset has its own scale. "
-                f"{seeds_said(counts)}",
+                f"{seeds_said(counts)}{fewer}",
                 alt=in_words.of_curves(over1, over2, union, mixture),
                 draw=partial(lambda_curves, part, mixture=mixture),
             )
+
+
+def _levels_that_fit(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """So many λ1 that curves over λ2 at each can be told apart, evenly over the grid; and what to say of it."""
+    of_mdssl = rows["method"] == "mdssl"
+    levels = sorted(rows.loc[of_mdssl & (rows["lambda2"] != 0), "lambda1"].unique())
+    if len(levels) <= MOST_CURVES:
+        return rows, ""
+    some = [levels[place] for place in np.linspace(0, len(levels) - 1, MOST_CURVES).round().astype(int)]
+    kept = rows[~of_mdssl | (rows["lambda2"] == 0) | rows["lambda1"].isin(some)]
+    return kept, f" Curves over λ2 are at {len(some)} of {len(levels)} values of λ1."
 
 
 def _heatmaps(rows: pd.DataFrame, storage: object) -> Found:

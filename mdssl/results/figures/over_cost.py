@@ -23,6 +23,9 @@ from mdssl.results.figures.style import (
     plain,
 )
 
+_MOST_NAMES = 8
+"""Datasets that the note names."""
+
 
 def pareto_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """(N,) bool: which of N trials no other beats, being no dearer and no worse, and better in one of the two.
@@ -82,7 +85,9 @@ def cost_against_score(
     device = points["device"].dropna().unique()
     on = f" On {device[0]}." if len(device) and device[0] != "cpu" else ""
     made_up = " Built-in domains are made-up." if set(points.attrs["evaluate"]) & set(BUILTIN) else ""
-    note(figure, plain(f"A point is a trial. Mean over {', '.join(points.attrs['evaluate'])}.{made_up}{on}"))
+    names = points.attrs["evaluate"]
+    over = ", ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} datasets"
+    note(figure, plain(f"A point is a trial. Mean over {over}.{made_up}{on}"))
     return figure
 
 
