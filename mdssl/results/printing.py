@@ -40,10 +40,7 @@ def print_one_table(
     conditions += [parse_condition(text) for text in where]
     rows = leaderboard.read(storage)
     if rows.empty:
-        print(
-            f"the leaderboard in {storage} is empty: run a sweep, or give another --storage",
-            file=sys.stderr,
-        )
+        print(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage", file=sys.stderr)
         return
     rows = leaderboard.with_settings(rows)
     if not any(condition.name == "features" for condition in conditions) and "encoder" in set(rows["features"]):
@@ -57,7 +54,9 @@ def print_one_table(
     for note in shown.notes:
         print(printable(note), file=sys.stderr)
     if output is not None:
-        Location.of(output).write_bytes(data)
+        file = Location.of(output)
+        file.parent.check_writable("--output")
+        file.write_bytes(data)
         print(f"{output}: {len(shown.frame):,} rows", file=sys.stderr)
         return
     text = data.decode()
