@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import s3_server
 
@@ -62,13 +63,12 @@ def beside_results(sweep_results, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_block_shows_what_the_page_says(beside_results, sweep_results, bucket):
-    s3_server.sync(sweep_results / "leaderboard", f"{bucket}/results/leaderboard")
+def test_every_block_shows_what_the_page_says(beside_results):
     found = blocks(PAGE.read_text())
     names: dict = {}
     for number, (language, content) in enumerate(found):
-        if language == "python" and "mdssl.results.figures" not in content:
-            result = shown_by(content.replace("s3://BUCKET", bucket), names)
+        if language == "python" and not re.search("s3://|mdssl.results.figures", content):
+            result = shown_by(content, names)
             following = found[number + 1] if number + 1 < len(found) else ("", "")
             assert result == (tidy(following[1]) if following[0] == "text" else ""), content
         elif language == "console":
@@ -76,9 +76,17 @@ def test_every_block_shows_what_the_page_says(beside_results, sweep_results, buc
                 assert printed == expected, line
 
 
+def test_the_page_reads_from_a_bucket(beside_results, sweep_results, bucket):
+    s3_server.sync(sweep_results / "leaderboard", f"{bucket}/results/leaderboard")
+    found = blocks(PAGE.read_text())
+    (place,) = [number for number, (_, content) in enumerate(found) if "s3://" in content]
+    result = shown_by(found[place][1].replace("s3://BUCKET", bucket), {"pd": pd})
+    assert result == tidy(found[place + 1][1]) == "True"
+
+
 def test_the_page_hands_a_leaderboard_to_a_figure(beside_results):
     pytest.importorskip("mdssl.results.figures")
-    names: dict = {}
-    (figures,) = [content for language, content in blocks(PAGE.read_text()) if "mdssl.results.figures" in content]
+    names = {"pd": pd}
+    (figures,) = [content for _, content in blocks(PAGE.read_text()) if "mdssl.results.figures import" in content]
     exec(figures, names)
     assert names["figure"].axes
