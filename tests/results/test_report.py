@@ -269,13 +269,15 @@ def test_nearest_neighbours_are_shown_and_told_in_words(small):
     (folder / "neighbours.png").write_bytes(
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (400).to_bytes(4, "big") + bytes([0, 0, 1, 0])
     )
-    near = [{"domain": "svhn", "class": "7", "similarity": 0.91}]
-    query = {"dataset": "cifar10", "class": "cat", "neighbours": near}
-    (folder / "neighbours.json").write_text(json.dumps({"queries": [query]}))
+    near = [{"dataset": "svhn", "class": "7", "similarity": 0.914}]
+    row = {"dataset": "cifar10", "class": "cat", "neighbours": near}
+    (folder / "neighbours.json").write_text(json.dumps({"in_words": ["Neighbours: 90% svhn."], "rows": [row]}))
     write_report(storage, output)
     page = Page(output / "trials" / f"{trial_id}.html")
     (image,) = [found for tag, found in page.elements if tag == "img" and "neighbours" in found["src"]]
-    assert (image["alt"], image["width"], image["height"]) == ("cat of cifar10: 7 of svhn (0.91).", "400", "256")
+    assert image["alt"].endswith("cat of cifar10: 7 of svhn (0.91).")
+    assert (image["width"], image["height"]) == ("400", "256")
+    assert "Neighbours: 90% svhn." in page.text
 
 
 def test_a_watched_report_renews_itself_until_it_is_no_longer_watched(small, monkeypatch):

@@ -28,6 +28,7 @@ _REMEMBER_SECONDS = 5.0
 _SHORT_ERROR = 240
 """Characters of an error that stand on the page unfolded."""
 _FILTERS = {"method": "method", "train_mixture": "mixture", "status": "status", "seed": "seed", "probe": "probe"}
+_WHAT = {"average": "all", "MDSSL − SimCLR": "all but CIFAR-100", "disk mb": "disk", "gpus": "GPUs"}
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def _by_table(claims: pd.DataFrame) -> list[dict[str, Any]]:
 def _claim(line: dict[str, Any]) -> dict[str, Any]:
     lambdas = f" λ1 = {line['lambda1']:g}, λ2 = {line['lambda2']:g}" if line["method"] == "mdssl" else ""
     kind = {"mean": "mean, ", "lead": "lead, "}.get(line["kind"], "")
-    what = {"average": "all", "MDSSL − SimCLR": "all but CIFAR-100"}.get(line["eval_dataset"], line["eval_dataset"])
+    what = _WHAT.get(line["eval_dataset"], line["eval_dataset"])
     unit = f" {line['unit']}" if line["kind"] == "cost" and line["unit"] else ""
     signed = line["kind"] == "lead"
     return line | {

@@ -145,26 +145,24 @@ def _neighbours(trial_dir: Location, pages: Location, trial_id: str) -> list[dic
     (pages / file).write_bytes(sheet)
     # The header of a PNG begins with its size.
     width, height = (int.from_bytes(sheet[start : start + 4], "big") for start in (16, 20))
-    words = {"title": "Nearest training images", "caption": _SHEET, "alt": _neighbours_in_words(shown)}
+    words = {"title": "Nearest training images", "caption": " ".join([_SHEET, *shown["in_words"]])}
+    words["alt"] = "Nearest, with cosine similarity: " + " ".join(_row_in_words(row) for row in shown["rows"])
     return [{"file": file, "width": width, "height": height} | words]
 
 
 _SHEET = (
     "Each row begins with a test image; the training images nearest to it in the encoder's space follow, nearest first."
 )
+_NAMED = 3
+"""Neighbours of a row that are named for those who do not see them."""
 
 
-def _neighbours_in_words(shown: Any) -> str:
-    queries = shown["queries"] if isinstance(shown, dict) else shown
-    return " ".join(_query_in_words(query) for query in queries) or _SHEET
-
-
-def _query_in_words(query: dict[str, Any]) -> str:
-    near = ", ".join(
-        f"{neighbour['class']} of {neighbour['domain']} ({neighbour['similarity']:.2f})"
-        for neighbour in query["neighbours"]
-    )
-    return f"{query['class']} of {query['dataset']}: {near}."
+def _row_in_words(row: dict[str, Any]) -> str:
+    near = [
+        f"{neighbour['class'] or 'an image'} of {neighbour['dataset']} ({neighbour['similarity']:.2f})"
+        for neighbour in row["neighbours"][:_NAMED]
+    ]
+    return f"{row['class'] or 'An image'} of {row['dataset']}: {', '.join(near)}."
 
 
 def _described(entry: Any, file: str, figure: Any) -> dict[str, Any]:
