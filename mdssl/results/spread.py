@@ -11,6 +11,13 @@ import pandas as pd
 from mdssl.errors import InputError
 from mdssl.results.leaderboard import mixed_settings
 
+SCORES = ("top1", "top5", "knn_top1")
+"""In percent, and more is better."""
+MEASURED = (
+    *SCORES, "train_seconds", "eval_seconds", "gpu_hours", "views_seen", "views_per_second", "peak_memory_mb",
+    "encoder_mb", "final_loss"
+)  # fmt: skip
+"""Columns of what a trial gave. All others say which row it is."""
 MEAN = "average"
 """The column beside the datasets: each trial's mean over them, as in the paper's tables 1, 4 and 5."""
 
@@ -25,15 +32,15 @@ class Measure(NamedTuple):
         header: stands above it.
         of: the leaderboard's column.
         names: columns of the view's frame: the value; or mean, deviation and number.
-        difference: whether it is one to a baseline, so that its sign matters.
         score: whether it is in percent, and more is better.
+        difference: whether it is one to a baseline, so that its sign matters.
     """
 
     header: str
     of: str
     names: tuple[str, ...]
+    score: bool
     difference: bool
-    score: bool = False
 
 
 def single(rows: pd.DataFrame, numbers: pd.DataFrame, keys: list[str]) -> tuple[pd.DataFrame, list[Measure]]:
@@ -115,7 +122,8 @@ def _measure(header: str, name: str, over_seeds: bool = False) -> Measure:
     endings = ("",)
     if over_seeds:
         endings = ("_mean", "_se", "_pairs") if difference else ("_mean", "_sd", "_seeds")
-    return Measure(header, name.partition(_DIFFERENCE)[0], tuple(stem + ending for ending in endings), difference)
+    of = name.partition(_DIFFERENCE)[0]
+    return Measure(header, of, tuple(stem + ending for ending in endings), of in SCORES, difference)
 
 
 def _header(name: str, pivot: str | None, place: Any, alone: bool) -> str:

@@ -13,16 +13,8 @@ import pandas as pd
 from mdssl.errors import InputError, check_name
 from mdssl.results.baseline import baseline_values, compared_settings
 from mdssl.results.conditions import Condition, matching
-from mdssl.results.spread import MEAN, Measure, grouped, single
+from mdssl.results.spread import MEAN, MEASURED, SCORES, Measure, grouped, single
 from mdssl.results.table import METHOD_ORDER
-
-SCORES = ("top1", "top5", "knn_top1")
-"""In percent, and more is better."""
-MEASURED = (
-    *SCORES, "train_seconds", "eval_seconds", "gpu_hours", "views_seen", "views_per_second", "peak_memory_mb",
-    "encoder_mb", "final_loss"
-)  # fmt: skip
-"""Columns of what a trial gave. All others say which row it is."""
 
 _OF_SCORES = ("eval_dataset", "features", "probe", "eval_fingerprint")
 _DESCENDING = ":desc"
@@ -105,8 +97,7 @@ def view(
         if baseline:
             notes.append("± of a difference is the standard error of its mean over pairs with the same seed")
     frame = _sorted(frame, measures, kept if not pivot and not over_seeds else kept[[]], sort)
-    scores = tuple(measure._replace(score=measure.of in SCORES) for measure in measures)
-    return View(frame.reset_index(drop=True), tuple(keys), scores, tuple(notes))
+    return View(frame.reset_index(drop=True), tuple(keys), tuple(measures), tuple(notes))
 
 
 def _check(
@@ -187,7 +178,7 @@ def _with_value(rows: pd.DataFrame, pivot: str, notes: list[str]) -> pd.DataFram
         trials = rows[without].drop_duplicates("trial_id")
         failed = (trials["status"] == "failed").sum()
         which = f", {failed} of which failed (--where status=failed --columns trial_id error)" if failed else ""
-        notes.append(f"not shown, as they have no {pivot}: rows of {len(trials)} trial{'s'[: len(trials) > 1]}{which}")
+        notes.append(f"trials whose rows have no {pivot} are not shown: {len(trials)}{which}")
     return rows[~without]
 
 

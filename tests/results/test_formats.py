@@ -36,7 +36,7 @@ def shown(sweep_results) -> View:
 @pytest.fixture(scope="module")
 def nasty() -> View:
     frame = pd.DataFrame({"error": NASTY, "top1": np.arange(9) + 0.05})
-    return View(frame, ("error",), (Measure("a_b vs x", "top1", ("top1",), False, True),), ("a note",))
+    return View(frame, ("error",), (Measure("a_b vs x", "top1", ("top1",), True, False),), ("a note",))
 
 
 def test_data_comes_back_with_all_its_digits(shown):
@@ -124,7 +124,7 @@ def wide(settings: int, datasets: int) -> View:
             f"{name}_seeds": [3] * 5,
         }
     measures = [
-        Measure(name, "top1", tuple(name + end for end in ("_mean", "_sd", "_seeds")), False, True) for name in scores
+        Measure(name, "top1", tuple(name + end for end in ("_mean", "_sd", "_seeds")), True, False) for name in scores
     ]
     return View(pd.DataFrame(columns), ("train_mixture", *names), tuple(measures), ())
 

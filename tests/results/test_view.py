@@ -115,7 +115,7 @@ def test_trials_without_a_score_are_named_below_the_table(storage):
     rows = with_settings(read(storage))
     shown = view(rows)
     assert shown.frame["trial_id"].tolist() == ["1" * 12]
-    assert "rows of 1 trial, 1 of which failed" in shown.notes[0]
+    assert "have no eval_dataset are not shown: 1, 1 of which failed" in shown.notes[0]
     assert view(rows, columns=("trial_id", "error"), where=conditions("status=failed")).frame.values.tolist() == [
         ["2" * 12, "the loss is nan"]
     ]
