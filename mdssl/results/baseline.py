@@ -24,9 +24,12 @@ _NAMES_ONLY = {"num_domains", "preset"}
 
 
 def compared_settings(board: pd.DataFrame) -> list[str]:
-    """Columns of ``board`` in which two trials can differ, with those that `with_settings` adds."""
+    """Columns of ``board`` in which two trials can differ, with those that `with_settings` adds.
+
+    Of weights from elsewhere their file stands for what is in it.
+    """
     names = [column.name for column in SETTING_COLUMNS if column.name not in _NAMES_ONLY] + ["data_fingerprint"]
-    return names + [name for name in board if name not in SCHEMA.names and name != "eval_fingerprint"]
+    return names + [name for name in board if name not in (*SCHEMA.names, "eval_fingerprint", "weights_fingerprint")]
 
 
 def baseline_values(
