@@ -72,7 +72,7 @@ def escaped(text: object) -> str:
 def _front_matter(config: TrialConfig) -> str:
     # JSON is YAML, and quotes whatever there is.
     library = "timm" if config.stem == "imagenet" else "pytorch"
-    tags = ["mdssl", "self-supervised", "feature-extraction", config.arch, config.method]
+    tags = list(dict.fromkeys(["mdssl", "self-supervised", "feature-extraction", config.arch, config.method]))
     return (
         f'---\nlibrary_name: "{library}"\npipeline_tag: "image-feature-extraction"\ntags: {json.dumps(tags)}\n'
         "# license: choose one before you publish this\n---"

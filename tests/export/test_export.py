@@ -95,7 +95,7 @@ def features_of(storage, trial_id, image: np.ndarray, size: int = 32) -> np.ndar
         {},
         {"norm": "group"},
         {"stem": "cifar"},
-        {"stem": "cifar", "norm": "group"},
+        pytest.param({"stem": "cifar", "norm": "group"}, marks=pytest.mark.long),
         pytest.param({"arch": "resnet50"}, marks=pytest.mark.long),
         pytest.param({"arch": "resnet50", "stem": "cifar", "norm": "group"}, marks=pytest.mark.long),
     ],
