@@ -167,7 +167,7 @@ def _bars(rows: pd.DataFrame, storage: object) -> Found:
 
     for mixture, own in _of_mixtures(rows, chosen):
         kept, lambdas, means, floor, _ = chosen(own, mixture=mixture)
-        at = f" MDSSL at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g}." if lambdas else ""
+        at = f" MDSSL at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g}, chosen by no score." if lambdas else ""
         yield Entry(
             figure="methods-bars",
             name=file_name("methods-bars", _name_of(rows, mixture)),

@@ -74,7 +74,9 @@ def cost_against_score(
             marks = dict(s=size, alpha=alpha, marker=MARKERS[number], color=colour, edgecolor=INK, linewidth=0.3)
             handles[label] = axis.scatter(own["cost"] * scale, own["score"], zorder=2, **marks)
     front = points[points["on_front"]].drop_duplicates(["cost", "score"]).sort_values("cost")
-    (line,) = axis.step(front["cost"] * scale, front["score"], where="post", color=INK, linewidth=0.9, zorder=1)
+    # What the best trial reaches, more time reaches as well.
+    steps = [*front["cost"] * scale, points["cost"].max() * scale], [*front["score"], front["score"].max()]
+    (line,) = axis.step(*steps, where="post", color=INK, linewidth=0.9, zorder=1)
     handles["Pareto front"] = line
     _name_front(axis, points, front, scale, width)
     axis.grid(True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from mdssl.config import CLUSTER_SETTINGS, UNTRAINED
@@ -78,10 +79,13 @@ def mixtures(rows: pd.DataFrame) -> list[str]:
 
 
 def chosen_lambdas(rows: pd.DataFrame, by: str = "method") -> tuple[float, float]:
-    """The λ1 and λ2 that most of ``by`` have; among equals the paper's, then those of most trials."""
+    """The λ1 and λ2 that most of ``by`` have, among equals those nearest the paper's: chosen by no score."""
     pairs = rows.groupby(["lambda1", "lambda2"]).agg(kinds=(by, "nunique"), trials=("trial_id", "nunique"))
-    papers = pairs.index == PAPERS_LAMBDAS
-    return pairs.assign(papers=papers).sort_values(["kinds", "papers", "trials"], kind="stable").index[-1]
+    distance = [
+        sum(abs(own - papers) for own, papers in zip(pair, PAPERS_LAMBDAS, strict=True)) for pair in pairs.index
+    ]
+    order = pairs.assign(nearness=np.negative(distance)).sort_values(["kinds", "nearness", "trials"], kind="stable")
+    return order.index[-1]
 
 
 def at_lambdas(rows: pd.DataFrame, lambdas: tuple[float, float]) -> pd.Series:
