@@ -23,6 +23,8 @@ from mdssl.results.figures.style import (
 )
 
 PERPLEXITY = 30
+_WIDEST_PANEL = 2.6
+"""In inches."""
 _MOST_DIMENSIONS = 50
 """t-SNE's authors reduce to so many by PCA first; its result hardly changes, and its time does."""
 
@@ -37,7 +39,7 @@ def embedding(
         samples: by panel title, by domain, (n, width) representations of images. Every panel is embedded by itself.
         layer: where the representations are from, for the note.
         seed: of t-SNE.
-        width: of the figure, inches.
+        width: of the figure, inches; less where there are few panels.
 
     Raises:
         ValueError: no samples, or too few for t-SNE, or some that are not finite.
@@ -46,7 +48,8 @@ def embedding(
         raise InputError("an embedding needs samples of at least one encoder; none are given.")
     per_row = min(len(samples), max(1, int(width / 1.6)))
     per_row = -(-len(samples) // -(-len(samples) // per_row))
-    figure, axes = panels(len(samples), width=width, height=min(width / per_row, 3.3), per_row=per_row)
+    width = min(width, _WIDEST_PANEL * per_row)
+    figure, axes = panels(len(samples), width=width, height=width / per_row, per_row=per_row)
     handles: dict[str, object] = {}
     domains = list(dict.fromkeys(domain for panel in samples.values() for domain in panel))
     for axis, (title, panel) in zip(axes, samples.items(), strict=True):
@@ -89,7 +92,7 @@ def class_similarity(
         matrices: by panel title, (C, C) similarities.
         groups: by domain, in the order of rows and columns, how many classes it has; together C.
         per_row: panels side by side.
-        width: of the figure, inches.
+        width: of the figure, inches; less where there are few panels.
 
     Raises:
         ValueError: no matrix, or one that is not (C, C).
@@ -104,6 +107,7 @@ def class_similarity(
                 f"{classes} classes make it ({classes}, {classes})."
             )
     per_row = per_row or min(len(matrices), max(1, int(width / 1.65)))
+    width = min(width, _WIDEST_PANEL * per_row + 0.9)
     figure, axes = panels(len(matrices), width=width, height=0.35 + (width - 0.9) / per_row, per_row=per_row)
     ends = np.cumsum(list(groups.values()))
     middles = ends - np.array(list(groups.values())) / 2 - 0.5
