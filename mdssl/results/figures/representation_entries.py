@@ -95,10 +95,10 @@ def _largest_mixture(rows: pd.DataFrame) -> str:
 
 def _read(storage: str | Location | None, trial: pd.Series, mixture: str, which: str) -> dict[str, np.ndarray]:
     """By domain of the mixture, ``class_means`` or ``sample`` of the trial's projections."""
-    from mdssl.evaluate import representations
-
     if storage is None:
         raise InputError("no storage is given, so representations of trials cannot be read; gallery(board, storage).")
+    from mdssl.evaluate import representations
+
     found = representations.of_trial(storage, trial["trial_id"], mixture.split("+"))
     return {domain: getattr(kept.layers[LAYER], which) for domain, kept in found.items()}
 
