@@ -146,7 +146,8 @@ class Report:
     output: str = "report"
     """Folder or bucket for the report: new, empty, or with an earlier one, of which only what changed is written."""
     watch: bool = False
-    """Bring it up to date every 30 seconds, until Ctrl-C; its first page then renews itself in the browser."""
+    """Bring it up to date every 30 seconds, or every few minutes where there is much to draw, until Ctrl-C; its first
+    page then renews itself in the browser."""
     storage: str = STORAGE
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
 

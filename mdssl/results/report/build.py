@@ -72,7 +72,7 @@ def write_report(
     try:
         _draw(storage, folder, trial_ids, progress)
         titles = _write_trials(folder, board, trial_ids)
-        figures = pictures.draw_board(board, storage, folder, _of_board(storage, board))
+        figures = pictures.draw_board(board, storage, folder, pictures.of_board(storage, board))
         folder.remove_others(set(trial_ids), {figure["file"] for figure in figures["figures"]})
         _write_index(storage, folder, rows, table, titles, figures, watched)
     finally:
@@ -83,14 +83,18 @@ def write_report(
 def watch_report(storage: str | Location, output: str | Location, say: Callable[[str], None] = print) -> None:
     """Bring a report up to date every `WATCH_SECONDS`, until Ctrl-C, which leaves one that no longer renews itself.
 
+    Where that takes long, as with many figures beside a sweep that needs the cores, it waits longer: a tenth of the
+    time goes into the report.
+
     Raises:
         ValueError: as `write_report`.
     """
     try:
         while True:
+            started = time.monotonic()
             report = write_report(storage, output, watched=True, progress=True)
             say(f"{datetime.now():%H:%M:%S} {report}")
-            time.sleep(WATCH_SECONDS)
+            time.sleep(max(WATCH_SECONDS, 9 * (time.monotonic() - started)))
     except KeyboardInterrupt:
         say(str(write_report(storage, output)))
 
@@ -104,16 +108,6 @@ def _draw(storage: Location, folder: Folder, trial_ids: list[str], progress: boo
             if time.monotonic() - remembered > _REMEMBER_SECONDS:
                 folder.remember()
                 remembered = time.monotonic()
-
-
-def _of_board(storage: Location, board: pd.DataFrame) -> str:
-    """Stands for all that figures of the whole leaderboard show: its rows, and what is saved of representations."""
-    saved = {
-        trial_id: {name: (info.size, info.mtime_ns) for name, info in listing.items()}
-        for trial_id in board["trial_id"].unique()
-        if (listing := (storage / "trials" / trial_id / "representations").listing())
-    }
-    return digest(pictures.DRAWING_VERSION, board.to_json(orient="split", date_format="iso"), saved)
 
 
 def _write_trials(folder: Folder, board: pd.DataFrame, trial_ids: list[str]) -> dict[str, str]:

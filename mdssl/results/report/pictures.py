@@ -44,6 +44,18 @@ def stamps(storage: Location, trial_ids: Iterable[str]) -> dict[str, str]:
         return dict(zip(trial_ids, pool.map(stamp, trial_ids), strict=True))
 
 
+def of_board(storage: Location, board: pd.DataFrame) -> str:
+    """Stands for all that figures of the whole leaderboard show: its rows, and what is saved of representations."""
+
+    def saved(trial_id: str) -> list[tuple]:
+        listing = (storage / "trials" / trial_id / "representations").listing()
+        return [(trial_id, name, info.size, info.mtime_ns) for name, info in listing.items()]
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        representations = list(pool.map(saved, sorted(board["trial_id"].unique())))
+    return digest(DRAWING_VERSION, board.to_json(orient="split", date_format="iso"), representations)
+
+
 def draw_trials(storage: Location, folder: Folder, trial_ids: list[str]) -> Iterator[str]:
     """Draw the pictures of those trials whose files have changed; yields each trial when it is done.
 
