@@ -59,7 +59,7 @@ def test_without_trials_every_published_number_is_there_and_none_is_judged(stora
 
 
 @pytest.mark.parametrize(
-    ("top1", "verdict"), [(55.97, "agrees"), (56.9, "agrees"), (55.0, "agrees"), (57.1, "differs"), (54.9, "differs")]
+    ("top1", "verdict"), [(56.9, "agrees"), (55.0, "agrees"), (57.1, "differs"), (54.9, "differs")]
 )
 def test_ours_by_the_papers_recipe_agree_within_a_point(write, top1, verdict):
     line = claim(write({"svhn": top1}, **CIFAR10, **PAPER))
@@ -89,7 +89,7 @@ def test_a_small_test_split_widens_the_tolerance(write):
     assert line["tolerance"] > 9
 
 
-@pytest.mark.parametrize("off", [{"arch": "resnet18"}, {"iterations": 500}, {"stem": "cifar"}, {"probe": "lbfgs"}])
+@pytest.mark.parametrize("off", [{"arch": "resnet18"}, {"iterations": 500}, {"probe": "lbfgs"}])
 def test_another_recipe_is_shown_and_judges_nothing(write, off):
     line = claim(write({"svhn": 20.0}, **CIFAR10, **PAPER | off))
     assert line["verdict"] == "another recipe"
@@ -130,8 +130,8 @@ def test_other_models_and_layers_are_none_of_its_business(write):
 def test_a_mean_is_judged_when_all_of_its_scores_are_there(write):
     mean = {"kind": "mean", "source": "table3", "train_mixture": "cifar10+stl10+svhn", "method": "mdssl"}
     board = write({"cifar10": 87.5, "stl10": 65.0}, **MDSSL, **PAPER)
-    assert claim(board, "seen", **mean)["verdict"] == "not run"
-    assert claim(board, "seen", **mean)["why"] == "not all of its scores are there"
+    line = claim(board, "seen", **mean)
+    assert (line["verdict"], line["why"]) == ("not run", "not all of its scores are there")
     board = write({"svhn": 88.05, "cifar10": 87.5, "stl10": 65.0}, **MDSSL, **PAPER)
     assert claim(board, "seen", **mean)["verdict"] == "agrees"
     assert claim(board, "unseen", **mean)["verdict"] == "implausible"
@@ -162,5 +162,6 @@ def test_hours_on_another_device_are_no_evidence(write):
 
 def test_every_verdict_is_explained(write):
     board = write({"svhn": 56.0, "stl10": 20.0, "cifar100": 50.0}, **CIFAR10, **PAPER)
-    assert set(ledger(board)["verdict"]) <= set(VERDICTS)
-    assert counts(ledger(board))["agrees"] >= 1
+    claims = ledger(board)
+    assert set(claims["verdict"]) <= set(VERDICTS)
+    assert counts(claims)["agrees"] >= 1

@@ -26,7 +26,9 @@ from mdssl.command_line import parse
 from mdssl.commands.trials import Probe, Train
 from mdssl.config import TrialConfig
 from mdssl.presets import PRESETS
+from mdssl.results.columns import SCHEMA
 from mdssl.results.leaderboard import file_of, read, write_rows
+from mdssl.results.ledger import ledger
 from mdssl.results.report import build
 from mdssl.results.report.build import watch_report, write_report
 from mdssl.results.report.commands import train_command
@@ -63,10 +65,13 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def figures():
-    """A stand-in for `mdssl.results.figures`."""
+    """A stand-in for `mdssl.results.figures`, and for the ledger."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setitem(sys.modules, "mdssl.results.figures", module := stand_in_for_figures())
+        # None of these boards has a model of the paper's, and finding that out each time takes a while.
+        nothing = ledger(pd.DataFrame(columns=SCHEMA.names))
+        patch.setattr(build, "ledger", lambda rows: nothing)
         yield module
 
 
@@ -314,7 +319,7 @@ def test_it_says_what_the_numbers_cannot_tell(storage, tmp_path, figures):
     assert "no commit holds" in text
 
 
-@pytest.mark.parametrize("preset", [*PRESETS, None])
+@pytest.mark.parametrize("preset", ["quick", "paper"])
 @pytest.mark.parametrize(
     "changes",
     [
