@@ -174,7 +174,7 @@ def _deviations(row: dict[str, object]) -> list[str]:
     """In words, each setting of ``row`` that is not what the paper says."""
     names = _OF_A_PRETRAINED if row["method"] == "pretrained" else PAPER_RECIPE
     return [
-        f"{name} {_value(row[name])} (paper: {_value(PAPER_RECIPE[name])})"
+        f"{name.replace('_', ' ')} {_value(row[name])} (paper: {_value(PAPER_RECIPE[name])})"
         for name in names
         if pd.notna(row.get(name)) and row[name] != PAPER_RECIPE[name]
     ]

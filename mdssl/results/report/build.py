@@ -213,7 +213,11 @@ def _claim(line: dict[str, Any]) -> dict[str, Any]:
         "published": _number(line["published"], signed) + unit,
         "ours": _number(line["ours"], signed) + (unit if pd.notna(line["ours"]) else ""),
         "difference": _number(line["difference"], True),
-        "tolerance": f"±{line['tolerance']:.2f}" if pd.notna(line["tolerance"]) and pd.notna(line["ours"]) else "",
+        "tolerance": f"±{line['tolerance']:.2f}"
+        if line["verdict"] in ("agrees", "differs") and pd.notna(line["tolerance"])
+        else "",
+        # What differs from the paper's says the recipe already.
+        "recipe": "" if line["verdict"] == "another recipe" else line["recipe"],
     }
 
 
