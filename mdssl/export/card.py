@@ -12,7 +12,7 @@ from mdssl.data.builtin import BUILTIN
 from mdssl.export.formats import FORMATS, Exported, file_name
 from mdssl.export.loading import loading_code
 from mdssl.export.preparation import Preparation
-from mdssl.export.repeat import repeating_command
+from mdssl.results.repeat import probe_command, train_command
 from mdssl.terminal import printable
 
 _METHODS = {
@@ -173,8 +173,16 @@ def _provenance(config: TrialConfig, provenance: Mapping[str, Any], training: Ma
         "finished": training.get("finished_at"),
     }
     lines = [f"- {name}: `{_one_line(value)}`" for name, value in facts.items() if value]
-    command = repeating_command(config, preset=provenance.get("preset"), workers=training.get("num_workers") or 1)
+    command = _repeating(config, provenance.get("preset"), workers=training.get("num_workers") or 1)
     return "\n".join(lines) + f"\n\nThe command that makes it again:\n\n    {_one_line(command)}"
+
+
+def _repeating(config: TrialConfig, preset: str | None, workers: int) -> str:
+    if config.method != "pretrained":
+        return train_command(config.to_dict(), preset, workers=workers)
+    weights = {"weights": file_name(config.weights)}
+    scored = {"evaluate": ("DATASET",), "features": ("encoder",)}
+    return probe_command(config.trial_id, config.to_dict() | weights, {}, scored)
 
 
 def _one_line(value: object) -> str:

@@ -2,9 +2,7 @@
 
 import json
 import re
-import shlex
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +12,12 @@ from PIL import Image
 
 from mdssl import command_line
 from mdssl.cli import _main
-from mdssl.commands.trials import Train
 from mdssl.config import TrialConfig
 from mdssl.evaluate.features import extract_features
 from mdssl.export import formats
 from mdssl.export.card import card, escaped
 from mdssl.export.folder import export
 from mdssl.export.preparation import Preparation
-from mdssl.export.repeat import repeating_command
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import load_pretrained, pretrained_config
@@ -262,25 +258,6 @@ def test_size_and_filter_are_those_of_the_training_images(tiny_data, tmp_path, c
     assert re.search(r"\| tiny-c \| 4 \| no \| lbfgs \| \d+\.\d \|  \| \d+\.\d \| 32 \|", text)
     with pytest.raises(ValueError, match="say --size and --filter"):
         export(tmp_path, trial_id, tmp_path / "other", formats=("safetensors",), data=tmp_path / "nothing")
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"domains": ("a", "b"), "lambda2": 0.1, "arch": "resnet18"},
-        {"domains": ("a", "b", "c"), "method": "mdssl-robust", "iterations": 900, "cluster_normalised": False},
-        {"domains": ("my cells",), "method": "simclr", "stem": "cifar"},
-        {"method": "random", "arch": "resnet18", "seed": 3},
-    ],
-)
-@pytest.mark.parametrize("preset", ["quick", "cifar", "paper", None])
-def test_the_command_of_the_card_makes_the_same_trial(settings, preset):
-    config = TrialConfig(precision="bf16", data_fingerprint="0" * 16 * bool(settings.get("domains")), **settings)
-    words = shlex.split(repeating_command(config, preset=preset))
-    assert words[:2] == ["mdssl", "train"]
-    parsed = command_line.parse(Train, prog="train", description="", argv=words[2:])
-    typed = {field.name: getattr(parsed, field.name) for field in fields(TrialConfig)}
-    assert TrialConfig(**typed | {"data_fingerprint": config.data_fingerprint}).trial_id == config.trial_id
 
 
 def test_names_of_others_stay_text_in_the_card(tmp_path):

@@ -29,9 +29,9 @@ from mdssl.presets import PRESETS
 from mdssl.results.columns import SCHEMA
 from mdssl.results.leaderboard import file_of, read, write_rows
 from mdssl.results.ledger import ledger
+from mdssl.results.repeat import train_command
 from mdssl.results.report import build
 from mdssl.results.report.build import watch_report, write_report
-from mdssl.results.report.commands import train_command
 from mdssl.results.report.trial import commands_of
 
 VOID = {"meta", "link", "img", "input", "br", "wbr"}
@@ -353,8 +353,9 @@ def test_the_commands_of_scores_ask_for_the_same_scores():
     of_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
     of_sgd["evaluation"] |= {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 30}
     rows = rows_of(trial, {"svhn": 5, "cifar10": 6}) + rows_of(trial, {"stl10": 7}, config_json=json.dumps(of_sgd))
-    rows = [row | {"preset": "quick"} for row in rows]
-    _, lbfgs, sgd = commands_of(rows, of_sgd)
+    rows = [row | {"preset": "quick", "num_workers": 2} for row in rows]
+    training, lbfgs, sgd = commands_of(rows, of_sgd)
+    assert training.startswith("torchrun --nproc-per-node 2 -m mdssl train ")
     assert lbfgs == f"mdssl probe {trial.trial_id} --evaluate svhn cifar10"
     settings = parse(Probe, prog="mdssl probe", description="", argv=shlex.split(sgd)[2:])
     assert (settings.trial_id, settings.evaluate) == (trial.trial_id, ("stl10",))

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mdssl.config import ClusterSettings, TrialConfig, relevant_settings
-from mdssl.results.report.commands import probe_command, train_command
+from mdssl.results.repeat import probe_command, train_command
 from mdssl.results.report.table import NOTHING, setting_text, short_date
 from mdssl.storage import Location
 
@@ -80,7 +80,8 @@ def title_of(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
 def commands_of(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
     """What trains the trial, and then what scores it, one command for each probe."""
     first, trial = rows[0], config["trial"]
-    commands = [] if trial["method"] == "pretrained" else [train_command(trial, first["preset"])]
+    workers = int(first["num_workers"]) if pd.notna(first["num_workers"]) else 1
+    commands = [] if trial["method"] == "pretrained" else [train_command(trial, first["preset"], workers=workers)]
     scored: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["status"] == "finished":

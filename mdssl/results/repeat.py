@@ -15,15 +15,17 @@ _FILLED_IN = ("data_fingerprint", *("weights", "weights_fingerprint", "input_siz
 """By whoever opens the data or the weights."""
 
 
-def train_command(trial: Mapping[str, Any], preset: str | None) -> str:
+def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int = 1) -> str:
     """``mdssl train …`` with every setting that is not the preset's; the same trial where the images are the same.
 
     Args:
         trial: what `TrialConfig.to_dict` gives, of any method but ``pretrained``.
         preset: that it was made with; ``quick``, the default, if that has gone.
+        workers: training processes. The trial is the same with any number, but on CPUs batch-norm is each one's own.
     """
     preset = preset if preset in PRESETS else "quick"
-    words = ["mdssl", "train"] + (["--preset", preset] if preset != "quick" else [])
+    words = ["mdssl"] if workers == 1 else ["torchrun", "--nproc-per-node", str(workers), "-m", "mdssl"]
+    words += ["train"] + (["--preset", preset] if preset != "quick" else [])
     relevant = relevant_settings(dict(trial))
     for field in fields(TrialConfig):
         if field.name in relevant and field.name not in _FILLED_IN:
