@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -275,6 +276,12 @@ def relevant_settings(trial: dict[str, Any]) -> dict[str, Any]:
         other = ("outlier_rule",)
     other = {*other, *PRETRAINED_SETTINGS}
     return {name: value for name, value in trial.items() if name not in other}
+
+
+def check_trial_id(trial_id: str) -> None:
+    """Raise ``ValueError`` where ``trial_id`` is none."""
+    if not re.fullmatch(r"[0-9a-f]{12}", trial_id):
+        raise InputError(f"trial id {trial_id!r} is not one: it has 12 hex digits, such as 0123456789ab.")
 
 
 def check_lambda1(value: float) -> None:

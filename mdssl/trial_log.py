@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from mdssl.config import check_trial_id
 from mdssl.errors import InputError
 from mdssl.growing_file import GrowingFile
-from mdssl.results.row_files import check_trial_id
 from mdssl.storage import Location
 from mdssl.terminal import printable
 

@@ -42,8 +42,8 @@ def export(settings: Export) -> None:
       mdssl export 0123456789ab
       mdssl export 0123456789ab --formats safetensors onnx --output encoders/cells
     """
+    from mdssl.config import check_trial_id
     from mdssl.export.folder import export
-    from mdssl.results.row_files import check_trial_id
 
     check_trial_id(settings.trial_id)
     output = settings.output or f"encoder-{settings.trial_id}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mdssl.config import TrialConfig
+from mdssl.config import TrialConfig, check_trial_id
 from mdssl.data.local_copy import at_hand
 from mdssl.data.prepared import Dataset, open_dataset
 from mdssl.data.progress import image_progress
@@ -18,7 +18,6 @@ from mdssl.evaluate.query_images import query_pictures
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model
-from mdssl.results.row_files import check_trial_id
 from mdssl.run_config import FEATURES, check_layers
 from mdssl.storage import Location
 from mdssl.terminal import printable

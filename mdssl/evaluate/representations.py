@@ -16,9 +16,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from mdssl.config import check_trial_id
 from mdssl.errors import InputError
 from mdssl.evaluate.choice import SEED, chosen
-from mdssl.results.row_files import check_trial_id
 from mdssl.run_config import FEATURES
 from mdssl.safetensors_header import safetensors_metadata
 from mdssl.storage import Location

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mdssl.config import TrialConfig
+from mdssl.config import TrialConfig, check_trial_id
 from mdssl.data.local_copy import at_hand, is_prepared_in
 from mdssl.data.prepared import Dataset, open_dataset
 from mdssl.errors import InputError
@@ -20,7 +20,6 @@ from mdssl.evaluate.features import extract_features
 from mdssl.patience import patience
 from mdssl.pretrain.model import Model
 from mdssl.pretrain.trial_files import load_model
-from mdssl.results.row_files import check_trial_id
 from mdssl.storage import Location
 
 log = logging.getLogger(__name__)

@@ -12,11 +12,10 @@ from string import hexdigits
 import numpy as np
 import pandas as pd
 
-from mdssl.config import INITIAL_SETTINGS, PRETRAINED_SETTINGS
+from mdssl.config import INITIAL_SETTINGS, PRETRAINED_SETTINGS, check_trial_id
 from mdssl.errors import InputError, check_name
 from mdssl.results.columns import SCHEMA, SETTING_COLUMNS
 from mdssl.results.conditions import Condition, matching, parse_condition, shown
-from mdssl.results.row_files import check_trial_id
 
 _SCORE = ["eval_dataset", "features", "probe"]
 _NAMES_ONLY = {"num_domains", "preset"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mdssl.config import check_trial_id
 from mdssl.errors import InputError
 from mdssl.results.columns import SCHEMA, SCHEMA_VERSION
 from mdssl.storage import Location
@@ -27,12 +27,6 @@ def file_of(storage: str | Location, trial_id: str) -> Location:
     """Where the rows of a trial are. Raises ``ValueError`` where ``trial_id`` is not one."""
     check_trial_id(trial_id)
     return Location.of(storage) / FOLDER / f"{trial_id}{SUFFIX}"
-
-
-def check_trial_id(trial_id: str) -> None:
-    """Raise ``ValueError`` where ``trial_id`` is none."""
-    if not re.fullmatch(r"[0-9a-f]{12}", trial_id):
-        raise InputError(f"trial id {trial_id!r} is not one: it has 12 hex digits, such as 0123456789ab.")
 
 
 def to_bytes(table: pa.Table) -> bytes:

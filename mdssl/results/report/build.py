@@ -13,12 +13,12 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
+from mdssl.config import check_trial_id
 from mdssl.results import leaderboard
 from mdssl.results.ledger import RULE, VERDICTS, counts, ledger
 from mdssl.results.report import overview, pages, pictures, trial
 from mdssl.results.report.folder import Folder, digest
 from mdssl.results.report.table import ReportTable, report_table
-from mdssl.results.row_files import check_trial_id
 from mdssl.storage import Location
 from mdssl.terminal import printable
 
