@@ -71,6 +71,8 @@ def print_results(
     folder = (storage / "leaderboard").uri
     console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
     console.print(_pandas_line(storage), markup=False, soft_wrap=True)
+    pages = shlex.join(["mdssl", "report", "--storage", settings.storage])
+    console.print(f"to look at: {pages}", markup=False, soft_wrap=True)
     return 0 if complete else 1
 
 
