@@ -23,6 +23,9 @@ Panels = dict[str, dict[str, np.ndarray]]
 """By panel, by domain, an array."""
 
 MOST_MATRICES = 8
+"""Panels over λ1 alone."""
+MOST_LEVELS = {"lambda1": 3, "lambda2": 4}
+"""Of each in a grid of panels."""
 MOST_IMAGES = 300
 """Of each domain that t-SNE takes; its time grows with them."""
 
@@ -39,13 +42,13 @@ def class_similarities(rows: pd.DataFrame, storage: str | Location | None) -> It
     for name, moves, paper, varied in (("lambda1", "λ1 falls", "A.1", over1), ("lambda2", "λ2 grows", "A.2", over2)):
         if varied.empty:
             continue
-        # Evenly over the grid, its ends included.
-        some = np.unique(np.linspace(0, len(varied) - 1, MOST_MATRICES).round().astype(int))
+        shown, per_row = (_evenly(varied, MOST_MATRICES), None) if name == "lambda1" else _grid(varied)
         means = {
             f"λ1 = {trial['lambda1']:g}, λ2 = {trial['lambda2']:g}": _read(storage, trial, mixture, "class_means")
-            for _, trial in varied.iloc[some].iterrows()
+            for _, trial in shown.iterrows()
         }
         means = _complete(means, mixture, varied)
+        per_row = per_row if len(means) == len(shown) else None
         groups = {domain: len(part) for domain, part in next(iter(means.values())).items()}
         matrices = {title: _similarity(parts) for title, parts in means.items()}
         of = f"{len(means)} of {len(varied)} values of λ. " if len(means) < len(varied) else ""
@@ -56,7 +59,7 @@ def class_similarities(rows: pd.DataFrame, storage: str | Location | None) -> It
             caption=f"As the paper's figure {paper}: cosine similarity between class-averaged projections of test "
             f"images; all panels have one scale. {of}One seed.",
             alt=in_words.of_similarities(matrices, groups),
-            draw=partial(class_similarity, matrices, groups),
+            draw=partial(class_similarity, matrices, groups, per_row=per_row),
         )
 
 
@@ -84,6 +87,21 @@ def embeddings(rows: pd.DataFrame, storage: str | Location | None) -> Iterator[E
         alt=in_words.of_embedding(samples),
         draw=partial(embedding, samples, layer=LAYER),
     )
+
+
+def _evenly(values: pd.DataFrame | np.ndarray, most: int) -> pd.DataFrame | np.ndarray:
+    """At most so many of ``values``, from end to end."""
+    some = np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))
+    return values.iloc[some] if isinstance(values, pd.DataFrame) else values[some]
+
+
+def _grid(trials: pd.DataFrame) -> tuple[pd.DataFrame, int | None]:
+    """Trials over some levels of λ1 and of λ2; and how many stand in a row of one λ1, where no pair is missing."""
+    kept = trials
+    for name, most in MOST_LEVELS.items():
+        kept = kept[kept[name].isin(_evenly(np.sort(trials[name].unique()), most))]
+    rows, columns = (kept[name].nunique() for name in MOST_LEVELS)
+    return kept, columns if len(kept) == rows * columns and columns > 1 else None
 
 
 def _largest_mixture(rows: pd.DataFrame) -> str:
