@@ -70,7 +70,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         code = 0
     except KeyboardInterrupt:
         again = "the same command without --force" if "--force" in argv else "the same command"
-        print(f"\ninterrupted; {again} goes on from the last checkpoints.", file=sys.stderr)
+        print(f"\ninterrupted; {again} goes on from what was saved.", file=sys.stderr)
         code = 130
     sys.exit(code)
 

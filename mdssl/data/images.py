@@ -11,7 +11,7 @@ What becomes of the less usual kinds, so that nobody has to guess:
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mdssl.data.parts import RawImage
 from mdssl.errors import InputError
@@ -54,7 +54,11 @@ def _open(raw: RawImage) -> Image.Image:
     data = raw if isinstance(raw, bytes) else raw.read_bytes()
     if not data:
         raise InputError("it is empty")
-    image = Image.open(io.BytesIO(data))
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        # Pillow names the object in memory, which says nothing, and is another one each time.
+        raise InputError("it is of no kind that Pillow knows") from None
     image.load()
     return image
 

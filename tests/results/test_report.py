@@ -32,7 +32,7 @@ from mdssl.results.ledger import ledger
 from mdssl.results.repeat import train_command
 from mdssl.results.report import build
 from mdssl.results.report.build import watch_report, write_report
-from mdssl.results.report.trial import commands_of
+from mdssl.results.report.trial import commands_of, usual_settings
 
 VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
@@ -303,9 +303,30 @@ def test_a_watched_report_renews_itself_until_it_is_no_longer_watched(small, mon
     assert "data-renew=" not in (output / "index.html").read_text()
 
 
-def test_an_empty_leaderboard_is_a_page_that_says_what_fills_it(storage, tmp_path, figures):
+def test_a_sweep_without_a_row_yet_is_a_page_that_says_what_fills_it(storage, tmp_path, figures):
+    (Path(storage) / "trials" / "0" / "config.json").parent.mkdir(parents=True)
     write_report(storage, tmp_path / "report")
     assert "This leaderboard is empty" in Page(tmp_path / "report" / "index.html").text
+
+
+def test_a_storage_that_is_mistyped_leaves_an_earlier_report_as_it_is(storage, tmp_path, figures):
+    output = tmp_path / "report"
+    write_trial(storage, config(), {"svhn": 40.0})
+    write_report(storage, output)
+    before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
+    with pytest.raises(ValueError, match="has no leaderboard and no trials.*--storage"):
+        write_report(tmp_path / "resluts", output)
+    write_trial(tmp_path / "others", config(seed=1), {"svhn": 40.0})
+    with pytest.raises(ValueError, match=r"holds the report of .*results, not of .*others.*--output"):
+        write_report(tmp_path / "others", output)
+    assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
+
+
+def test_what_is_usual_is_what_more_than_half_have():
+    trials = [config(lambda2=weight).to_dict() for weight in (0.0, 0.0, 0.05, 0.1, 0.2)]
+    usual = usual_settings(trials)
+    assert "lambda2" not in usual
+    assert usual["lambda1"] == trials[0]["lambda1"]
 
 
 def test_it_says_what_the_numbers_cannot_tell(storage, tmp_path, figures):

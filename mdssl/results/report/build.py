@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mdssl.config import check_trial_id
+from mdssl.errors import InputError
 from mdssl.results import leaderboard
+from mdssl.results.compacted import COPY
 from mdssl.results.ledger import RULE, VERDICTS, counts, ledger
 from mdssl.results.report import overview, pages, pictures, trial
 from mdssl.results.report.folder import Folder, digest
@@ -59,10 +61,16 @@ def write_report(
         progress: whether to show a bar on standard error.
 
     Raises:
-        ValueError: ``output`` holds something else; a file of the leaderboard is not one of its own.
+        ValueError: there are no results in ``storage``; ``output`` holds something else, or the report of another
+            storage; a file of the leaderboard is not one of its own.
     """
     storage = Location.of(storage)
-    folder = Folder(output)
+    if not {"leaderboard", COPY, "trials"} & set(storage.names()):
+        raise InputError(
+            f"storage {storage} has no leaderboard and no trials, so there is nothing to report; nothing was written. "
+            "Give the folder or bucket of a sweep's results with --storage or MDSSL_STORAGE."
+        )
+    folder = Folder(output, storage=storage.uri)
     board = leaderboard.read(storage)
     rows = leaderboard.with_settings(board)
     table = report_table(rows) if len(rows) else ReportTable((), ())
@@ -136,6 +144,7 @@ def _write_trials(folder: Folder, board: pd.DataFrame, trial_ids: list[str]) -> 
             errors=_errors(of_trial),
             scores=[row for row in of_trial if row["status"] == "finished"],
             found=[picture for picture in drawn if "file" in picture],
+            has_sheet=any(picture.get("file", "").endswith("-neighbours.png") for picture in drawn),
             problems=[picture["problem"] for picture in drawn if "problem" in picture],
             commands=trial.commands_of(of_trial, configs[trial_id] | {"trial": own}),
             groups=groups,
@@ -159,6 +168,8 @@ def _write_index(
     folder.write("ledger.csv", _csv(claims.assign(trial_ids=claims["trial_ids"].map(" ".join))))
     if len(rows):
         folder.write("leaderboard.csv", _csv(rows[leaderboard.SCHEMA.names].drop(columns="config_json")))
+    elif "leaderboard.csv" in folder.place.names():
+        folder.remove("leaderboard.csv")
     unfinished = len(set((storage / "trials").names()) - set(titles))
     values = {
         "title": f"Sweeps in {storage.name}",

@@ -29,13 +29,13 @@ class Folder:
             `mdssl.results.report.pictures`.
     """
 
-    def __init__(self, place: str | Location):
-        """Open a folder, new, empty or of an earlier report.
+    def __init__(self, place: str | Location, *, storage: str):
+        """Open a folder, new, empty or with an earlier report of ``storage``.
 
         Raises:
-            ValueError: it holds something else, or cannot be written.
+            ValueError: it holds something else, the report of another storage, or cannot be written.
         """
-        self.place = Location.of(place)
+        self.place, self.storage = Location.of(place), storage
         self.written = self.removed = 0
         try:
             memory = json.loads((self.place / MARKER).read_bytes())
@@ -48,6 +48,12 @@ class Folder:
             raise InputError(
                 f"output {str(self.place)!r} holds something that is no report; nothing in it was touched. Give a new "
                 "or an empty folder, or that of an earlier report, with --output."
+            )
+        if memory and memory.get("storage") != storage:
+            # Its pages would be removed, as of trials that are gone.
+            raise InputError(
+                f"output {str(self.place)!r} holds the report of {memory.get('storage')}, not of {storage}; nothing in "
+                "it was touched. Give another --output, or delete it."
             )
         self.place.check_writable("--output")
         there = {f"{name}/{file}" for name in _SUBFOLDERS for file in (self.place / name).names()}
@@ -85,20 +91,21 @@ class Folder:
         for name in (self.place / "trials").names():
             found = _OF_A_TRIAL.fullmatch(name)
             if found and found[1] not in trial_ids:
-                self._remove(f"trials/{name}")
+                self.remove(f"trials/{name}")
         for name in (self.place / "figures").names():
             if name.endswith(".svg") and name not in figures:
-                self._remove(f"figures/{name}")
+                self.remove(f"figures/{name}")
         kept = trial_ids | {BOARD}
         self.pictures = {trial_id: known for trial_id, known in self.pictures.items() if trial_id in kept}
 
-    def _remove(self, path: str) -> None:
+    def remove(self, path: str) -> None:
+        """Remove ``path``, one of the report's own files."""
         self.at(path).delete()
         self._made_from.pop(path, None)
         self.removed += 1
 
     def remember(self) -> None:
-        memory = {"made_by": _MADE_BY, "files": self._made_from, "pictures": self.pictures}
+        memory = {"made_by": _MADE_BY, "storage": self.storage, "files": self._made_from, "pictures": self.pictures}
         (self.place / MARKER).write_bytes(json.dumps(memory, indent=1).encode())
 
 

@@ -56,13 +56,14 @@ def settings_of(trial: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str,
 
 
 def usual_settings(trials: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """The most common value of each setting, among those ``trials`` that have it; of two the first."""
+    """By setting, the value that more than half of those ``trials`` have that have the setting."""
     values: dict[str, Counter] = {}
     for trial in trials:
         for name, value in relevant_settings(dict(trial)).items():
             values.setdefault(name, Counter())[json.dumps(value)] += 1
-    # What every trial has another value of is nobody's deviation.
-    return {name: json.loads(of.most_common(1)[0][0]) for name, of in values.items() if of.most_common(1)[0][1] > 1}
+    most = {name: of.most_common(1)[0] for name, of in values.items()}
+    # Of the axes of a grid no value is the usual one.
+    return {name: json.loads(value) for name, (value, count) in most.items() if 2 * count > values[name].total()}
 
 
 def title_of(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:

@@ -63,8 +63,8 @@
       entry.shown = match;
       shown += match;
     }
-    const all = `${rows.length} row${rows.length === 1 ? "" : "s"}`;
-    count.textContent = shown === rows.length ? all : `${shown} of ${all}`;
+    const all = `${rows.length.toLocaleString("en")} row${rows.length === 1 ? "" : "s"}`;
+    count.textContent = shown === rows.length ? all : `${shown.toLocaleString("en")} of ${all}`;
   };
 
   const chooseColumns = () => {
