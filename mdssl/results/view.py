@@ -17,6 +17,9 @@ from mdssl.results.spread import MEAN, MEASURED, SCORES, Measure, grouped, singl
 from mdssl.results.table import METHOD_ORDER
 
 _OF_SCORES = ("eval_dataset", "features", "probe", "eval_fingerprint")
+"""Which score a row is. Conditions on these hold for the baseline too."""
+_OF_DATASETS = ("seen", "num_classes", "num_train", "num_test", "eval_fingerprint")
+"""What a mean over datasets has only where they agree."""
 _DESCENDING = ":desc"
 
 
@@ -51,7 +54,8 @@ def view(
 
     Args:
         rows: of the leaderboard with all their settings (`mdssl.results.leaderboard.with_settings`).
-        where: only rows that meet these. The baseline is looked for among all that meet those on evaluation.
+        where: only rows that meet these; means over datasets are of the rows that do. The baseline is looked for among
+            all that meet those on ``eval_dataset``, ``features``, ``probe`` and ``eval_fingerprint``.
         columns: of the table; ``all`` is every column but ``config_json``, which repeats the others. Default: the
             trial, the settings in which trials differ, and top1, spread over the evaluation datasets.
         pivot: a column whose values become columns each.
@@ -74,9 +78,12 @@ def view(
     named = {*columns, *(condition.name for condition in where)}
     if (pivot or over_seeds or baseline) and "eval_fingerprint" not in named:
         board = _on_latest_images(board, notes)
-    if pivot == "eval_dataset":
-        board = _with_mean(board, [name for name in values if name in SCORES])
     kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
+    if pivot == "eval_dataset":
+        # The baseline's mean is over the datasets of the table as well, whichever of its scores the table shows.
+        board = board[board["eval_dataset"].isin(kept["eval_dataset"].dropna())]
+        scores = [name for name in values if name in SCORES]
+        board, kept = _with_mean(board, scores), _with_mean(kept, scores)
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
     if pivot:
         kept = _with_value(kept, pivot, notes)
@@ -150,8 +157,10 @@ def _with_mean(board: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     groups = scored.groupby(["trial_id", "features", "probe"], sort=False)
     means = groups[list(scores)].mean().where(groups[list(scores)].count() == datasets).reset_index()
     rows = scored.drop_duplicates(["trial_id", "features", "probe"]).reset_index(drop=True)
-    of_datasets = ["seen", "eval_seconds", *(name for name in SCORES if name not in scores)]
-    rows = rows.assign(**means[list(scores)], eval_dataset=MEAN).drop(columns=of_datasets)
+    agree = groups[list(_OF_DATASETS)].nunique(dropna=False).eq(1).reset_index()
+    common = {name: rows[name].where(agree[name]) for name in _OF_DATASETS}
+    others = ["eval_seconds", *(name for name in SCORES if name not in scores)]
+    rows = rows.assign(**common, **means[list(scores)], eval_dataset=MEAN).drop(columns=others)
     return pd.concat([board, rows], ignore_index=True)
 
 

@@ -1,5 +1,6 @@
 """Views against plain pandas, on the results of a real sweep and on made-up boards."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from leaderboard_rows import UNTRAINED, failed, row
@@ -107,6 +108,71 @@ def test_an_average_over_datasets_waits_for_all_of_them(board):
     lacking = board.drop(board.index[board["trial_id"] == "a8775168321c"][0])
     frame = view(lacking).frame.set_index("trial_id")
     assert frame.index[frame["average"].isna()].tolist() == ["a8775168321c"]
+
+
+@pytest.fixture(scope="module")
+def scored_on_three(tmp_path_factory) -> pd.DataFrame:
+    """Two seeds each of three methods, trained on cifar10, on datasets that differ in classes and test images."""
+    folder = tmp_path_factory.mktemp("results")
+    sizes = {"cifar10": (10, 10000), "stl10": (10, 8000), "cifar100": (100, 10000)}
+    draw = np.random.default_rng(0)
+    for number in range(6):
+        method = ("random", "simclr", "mdssl")[number // 2]
+        rows = []
+        for name, (classes, images) in sizes.items():
+            top1 = 50 + 10 * (number // 2) - (30 if classes == 100 else 0) + round(draw.normal(0, 4), 1)
+            own = {"seed": number % 2, "top1": top1, "knn_top1": top1 - 5, "seen": name == "cifar10"}
+            own |= {"num_classes": classes, "num_test": images, "eval_seconds": draw.uniform(1, 9)}
+            rows.append(row(name, method=method, train_mixture="cifar10", **own))
+        write_rows(str(folder), f"{number:012x}", rows)
+    return with_settings(read(str(folder)))
+
+
+CHOICES = {
+    "seen!=true": "seen != True",
+    "num_test>9000": "num_test > 9000",
+    "num_classes=10": "num_classes == 10",
+    "top1>40": "top1 > 40",
+    "knn_top1>20": "knn_top1 > 20",
+    "eval_seconds<7": "eval_seconds < 7",
+    "method=simclr,mdssl": "method != 'random'",
+    "eval_dataset!=stl10": "eval_dataset != 'stl10'",
+}
+
+
+def means_in_pandas(rows: pd.DataFrame) -> pd.Series:
+    """By trial, the mean over all datasets of ``rows``; null where one lacks."""
+    table = rows.pivot(index="trial_id", columns="eval_dataset", values="top1")
+    return table.mean(axis=1, skipna=False).rename(None)
+
+
+@pytest.mark.parametrize("condition", CHOICES)
+def test_the_average_is_over_the_datasets_that_the_table_shows(scored_on_three, condition):
+    chosen = scored_on_three.query(CHOICES[condition])
+    frame = view(scored_on_three, where=conditions(condition)).frame.set_index("trial_id").sort_index()
+    pd.testing.assert_series_equal(frame["average"], means_in_pandas(chosen), check_names=False)
+    assert set(chosen["eval_dataset"].unique()) <= set(frame)
+
+    # The baseline's scores count also where they do not meet the condition themselves.
+    same = scored_on_three[scored_on_three["eval_dataset"].isin(chosen["eval_dataset"])]
+    of_baseline = means_in_pandas(same[same["method"] == "simclr"]).to_numpy()
+    compared = view(scored_on_three, where=conditions(condition), baseline=("simclr",)).frame.set_index("trial_id")
+    differences = compared["average_vs_simclr"].sort_index()
+    expected = means_in_pandas(chosen) - of_baseline[[int(name, 16) % 2 for name in differences.index]]
+    pd.testing.assert_series_equal(differences, expected, check_names=False)
+
+    over_seeds = view(scored_on_three, where=conditions(condition), over_seeds=True).frame.set_index("method")
+    methods = chosen.drop_duplicates("trial_id").set_index("trial_id")["method"]
+    by_method = means_in_pandas(chosen).groupby(methods).mean()
+    pd.testing.assert_series_equal(over_seeds["average_mean"].sort_index(), by_method, check_names=False)
+
+
+def test_an_average_has_no_number_of_classes_where_its_datasets_differ_in_them(scored_on_three):
+    columns = ("trial_id", "num_classes", "top1")
+    frame = view(scored_on_three, columns=columns, pivot="eval_dataset").frame
+    assert frame.loc[frame["average"].notna(), "num_classes"].isna().all()
+    frame = view(scored_on_three, columns=columns, pivot="eval_dataset", where=conditions("num_classes=10")).frame
+    assert frame["num_classes"].tolist() == [10] * 6 and frame["average"].notna().all()
 
 
 def test_trials_without_a_score_are_named_below_the_table(storage):
