@@ -50,12 +50,14 @@ class Location:
         """Open ``uri``: a local path, or a URI that pyarrow's filesystems or fsspec know.
 
         Raises:
-            ValueError: the scheme is unknown, or needs a package that is not installed; or the bucket does not exist,
-                or does not let us in.
+            ValueError: the name is empty; the scheme is unknown, or needs a package that is not installed; or the
+                bucket does not exist, or does not let us in.
         """
         if isinstance(uri, Location):
             return uri
         uri = str(uri)
+        if not uri.strip():
+            raise InputError("the name of a folder or bucket is empty; is a variable on the command line not set?")
         if "://" not in uri:
             path = str(Path(uri).expanduser().absolute())
             return cls(pyarrow.fs.LocalFileSystem(), path, path)

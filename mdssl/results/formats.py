@@ -1,7 +1,7 @@
 """A view of the leaderboard as text: for a terminal, Markdown, LaTeX; or as data: CSV, JSON, Parquet.
 
-Text has one decimal, and the best of each column bold. Data has all digits, and of a mean over seeds each number in a
-column of its own.
+Text has one decimal, or three in a column of costs below 10, and the best score of each column bold where bold can be
+written. Data has all digits, and of a mean over seeds each number in a column of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ FORMATS = ("table", "markdown", "csv", "parquet", "latex", "json")
 SUFFIXES = {
     ".txt": "table", ".md": "markdown", ".csv": "csv", ".parquet": "parquet", ".tex": "latex", ".json": "json"
 }  # fmt: skip
+
+WITH_NOTES = ("table", "markdown", "latex")
+"""Formats whose text holds the notes of the view as well."""
 
 _WHOLE = ("views_seen",)
 _HEADERS = {"train_mixture": "mixture", "lambda1": "λ1", "lambda2": "λ2"}
@@ -109,7 +112,7 @@ def print_view(view: View, console: Console) -> None:
 
 
 def to_markdown(view: View) -> str:
-    """A table as GitHub reads it."""
+    """A table as GitHub reads it, and below it each note as a paragraph."""
     lines = []
     columns = _columns(view)
     lines.append([_escaped(column.header, _MARKDOWN) for column in columns])
@@ -117,18 +120,20 @@ def to_markdown(view: View) -> str:
     for number in range(len(view.frame)):
         cells = [(_escaped(column.cells[number], _MARKDOWN), number in column.best) for column in columns]
         lines.append([f"**{cell}**" if best else cell for cell, best in cells])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return table + "".join(f"\n{_escaped(note, _MARKDOWN)}\n" for note in view.notes)
 
 
 def to_latex(view: View) -> str:
-    r"""A ``tabular`` for the package booktabs."""
+    r"""A ``tabular`` for the package booktabs, and below it each note as a comment."""
     columns = _columns(view)
     lines = [_latex_line([(column.header, False) for column in columns])]
     for number in range(len(view.frame)):
         lines.append(_latex_line([(column.cells[number], number in column.best) for column in columns]))
     places = "".join("r" if column.number else "l" for column in columns)
     head, body = lines[0], "".join(lines[1:])
-    return f"\\begin{{tabular}}{{{places}}}\n\\toprule\n{head}\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+    table = f"\\begin{{tabular}}{{{places}}}\n\\toprule\n{head}\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+    return table + "".join(f"% {_escaped(note, {})}\n" for note in view.notes)
 
 
 def _latex_line(cells: list[tuple[str, bool]]) -> str:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mdssl.errors import InputError
 from mdssl.results import formats, leaderboard
 from mdssl.results.conditions import Condition, parse_condition
 from mdssl.results.view import view
@@ -33,14 +34,18 @@ def print_one_table(
         asked: the other arguments of `mdssl.results.view.view`.
 
     Raises:
-        ValueError: what cannot be meant; nothing has been written then.
+        ValueError: what cannot be meant, or with ``format`` or ``output`` no rows; nothing has been written then.
     """
     name = formats.format_for(output, format)
     conditions = [Condition(column, "=", tuple(values)) for column, values in choice.items() if values]
     conditions += [parse_condition(text) for text in where]
     rows = leaderboard.read(storage)
     if rows.empty:
-        print(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage", file=sys.stderr)
+        message = f"the leaderboard in {storage} is empty: run a sweep, or give another --storage"
+        if format is not None or output is not None:
+            # A script that goes on would read what an earlier run wrote, or nothing.
+            raise InputError(message)
+        print(message, file=sys.stderr)
         return
     rows = leaderboard.with_settings(rows)
     if not any(condition.name == "features" for condition in conditions) and "encoder" in set(rows["features"]):
@@ -51,8 +56,9 @@ def print_one_table(
         formats.print_view(shown, Terminal())
         return
     data = formats.to_bytes(shown, name)
-    for note in shown.notes:
-        print(printable(note), file=sys.stderr)
+    if output is not None or name not in formats.WITH_NOTES:
+        for note in shown.notes:
+            print(printable(note), file=sys.stderr)
     if output is not None:
         file = Location.of(output)
         file.parent.check_writable("--output")

@@ -81,9 +81,9 @@ def view(
     kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
     if pivot == "eval_dataset":
         # The baseline's mean is over the datasets of the table as well, whichever of its scores the table shows.
-        board = board[board["eval_dataset"].isin(kept["eval_dataset"].dropna())]
+        datasets = kept["eval_dataset"].dropna().unique()
         scores = [name for name in values if name in SCORES]
-        board, kept = _with_mean(board, scores), _with_mean(kept, scores)
+        board, kept = _with_mean(board, scores, datasets), _with_mean(kept, scores, datasets)
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
     if pivot:
         kept = _with_value(kept, pivot, notes)
@@ -148,14 +148,13 @@ def _on_latest_images(board: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return board[~outdated]
 
 
-def _with_mean(board: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
-    """``board`` and a row per trial, layer and probe with its means over all datasets, null where one is missing."""
-    scored = board[board["eval_dataset"].notna()]
-    datasets = scored["eval_dataset"].nunique()
-    if datasets < 2 or not scores:
+def _with_mean(board: pd.DataFrame, scores: Sequence[str], datasets: Sequence[str]) -> pd.DataFrame:
+    """``board`` and a row per trial, layer and probe with its means over ``datasets``, null where one is missing."""
+    if len(datasets) < 2 or not scores:
         return board
+    scored = board[board["eval_dataset"].isin(datasets)]
     groups = scored.groupby(["trial_id", "features", "probe"], sort=False)
-    means = groups[list(scores)].mean().where(groups[list(scores)].count() == datasets).reset_index()
+    means = groups[list(scores)].mean().where(groups[list(scores)].count() == len(datasets)).reset_index()
     rows = scored.drop_duplicates(["trial_id", "features", "probe"]).reset_index(drop=True)
     agree = groups[list(_OF_DATASETS)].nunique(dropna=False).eq(1).reset_index()
     common = {name: rows[name].where(agree[name]) for name in _OF_DATASETS}

@@ -36,7 +36,7 @@ def shown(sweep_results) -> View:
 @pytest.fixture(scope="module")
 def nasty() -> View:
     frame = pd.DataFrame({"error": NASTY, "top1": np.arange(9) + 0.05})
-    return View(frame, ("error",), (Measure("a_b vs x", "top1", ("top1",), True, False),), ("a note",))
+    return View(frame, ("error",), (Measure("a_b vs x", "top1", ("top1",), True, False),), ("a note of eval_dataset \x1b[2J\ngone",))
 
 
 def test_data_comes_back_with_all_its_digits(shown):
@@ -66,7 +66,10 @@ def cells_of(view: View) -> list[list[str]]:
 
 
 def test_markdown_holds_every_cell_and_the_best_is_bold(shown):
-    header, rule, *lines = to_bytes(shown, "markdown").decode().splitlines()
+    text = to_bytes(shown, "markdown").decode()
+    table, *notes = text.rstrip("\n").split("\n\n")
+    assert notes == list(shown.notes) and len(notes) == 2
+    header, rule, *lines = table.splitlines()
     assert len({line.count("|") for line in (header, rule, *lines)}) == 1
     found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [[cell.strip("*") for cell in cells] for cells in found] == cells_of(shown)
@@ -77,7 +80,8 @@ def test_markdown_holds_every_cell_and_the_best_is_bold(shown):
 
 
 def test_markdown_of_texts_of_others_stays_a_table(nasty):
-    lines = to_bytes(nasty, "markdown").decode().splitlines()
+    *lines, _, note = to_bytes(nasty, "markdown").decode().splitlines()
+    assert note == "a note of eval\\_dataset \\\\x1b\\[2J gone"
     assert len(lines) == 2 + len(NASTY)
     # Bars that are not escaped are those between cells.
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3}
@@ -86,7 +90,8 @@ def test_markdown_of_texts_of_others_stays_a_table(nasty):
 
 def test_latex_is_a_booktabs_table_with_every_cell(shown):
     text = to_bytes(shown, "latex").decode()
-    begin, *lines, end = text.splitlines()
+    begin, *lines, end, first, second = text.splitlines()
+    assert [first, second] == [f"% {note}" for note in shown.notes]
     columns = len(shown.keys) + len(shown.measures)
     assert begin == f"\\begin{{tabular}}{{l{'r' * (columns - 1)}}}"
     assert end == "\\end{tabular}"
@@ -100,7 +105,8 @@ def test_latex_is_a_booktabs_table_with_every_cell(shown):
 
 
 def test_latex_of_texts_of_others_has_no_command_but_ours(nasty):
-    lines = to_bytes(nasty, "latex").decode().splitlines()
+    *lines, note = to_bytes(nasty, "latex").decode().splitlines()
+    assert note == "% a note of eval_dataset \\x1b[2J gone"
     assert len(lines) == 6 + len(NASTY)
     texts = "\n".join(line.removesuffix(" \\\\") for line in lines[4:-2])
     assert "50\\% \\& more" in texts and "a\\_b\\#c" in texts
@@ -154,7 +160,7 @@ def test_texts_of_others_cannot_rewrite_the_terminal(nasty):
     text = to_bytes(nasty, "table").decode()
     assert "\x1b" not in text
     assert "\\x1b[2Jgone" in text
-    assert len(text.splitlines()) == 4 + 1 + len(NASTY) + 1
+    assert len(text.splitlines()) == 4 + 1 + len(NASTY) + 2
 
 
 @pytest.mark.parametrize(

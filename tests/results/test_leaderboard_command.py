@@ -8,6 +8,7 @@ import pytest
 from leaderboard_rows import failed, row
 
 from mdssl.cli import _main
+from mdssl.errors import InputError
 from mdssl.results.leaderboard import read, write_rows
 
 
@@ -102,10 +103,21 @@ def test_control_characters_of_others_do_not_reach_the_terminal(storage, capsys)
     assert capsys.readouterr().out == "error\n\x1b[2Jgone\n"
 
 
-def test_an_empty_leaderboard_says_so_and_writes_nothing(storage, tmp_path, capsys):
-    run(storage, "--over-seeds", "--output", str(tmp_path / "table.csv"))
+def test_an_empty_leaderboard_says_so_and_is_an_error_where_a_program_waits_for_the_table(storage, tmp_path, capsys):
+    run(storage, "--over-seeds")
     assert "is empty: run a sweep" in capsys.readouterr().err
-    assert not (tmp_path / "table.csv").exists()
+    for wanted in (["--output", str(tmp_path / "table.csv")], ["--format", "csv"]):
+        with pytest.raises(InputError, match="is empty: run a sweep"):
+            run(storage, *wanted)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--over-seeds"], ["--output", "table.csv"]])
+def test_a_storage_without_a_name_is_an_error(flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="name of a folder or bucket is empty"):
+        run("", *flags)
+    assert os.listdir(tmp_path) == []
 
 
 def test_conditions_that_nothing_meets_print_no_rows(sweep_results, capsys):
