@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
+from rich.text import Text
 
 _BOLD = Style(bold=True)
 
@@ -46,10 +47,12 @@ class TextTable:
         # By line of the output, the columns that are bold in it.
         bold = {line: set(range(len(self.columns))) for line in range(top)}
         columns = []
+        last = len(self.columns) - 1
         for number, column in enumerate(self.columns):
             header = column.header.split("\n")
-            header = [""] * (top - len(header)) + header
-            columns.append(_padded(header + _lines(column.cells, heights), column.right))
+            lines = [""] * (top - len(header)) + header + _lines(column.cells, heights)
+            # Spaces behind the last text would make every row as wide as the longest.
+            columns.append(lines if number == last and not column.right else _padded(lines, column.right))
             for row in column.bold:
                 bold.setdefault(first_line[row], set()).add(number)
         for line, cells in enumerate(zip(*columns, strict=True)):
@@ -61,7 +64,7 @@ class TextTable:
             else:
                 yield Segment(" ".join(cells) + "\n")
             if line == top - 1:
-                yield Segment("─" * cell_len(" ".join(cells)) + "\n")
+                yield Segment("─" * (sum(_width(column) for column in self.columns) + last) + "\n")
 
 
 def side_by_side(columns: Sequence[TextColumn], keys: int, width: int) -> list[TextTable]:
@@ -88,6 +91,30 @@ def side_by_side(columns: Sequence[TextColumn], keys: int, width: int) -> list[T
         blocks[-1].append(column)
         room -= own + 1
     return [TextTable(block) for block in blocks]
+
+
+def wrapped(columns: Sequence[TextColumn], width: int) -> list[TextColumn]:
+    """``columns`` with long texts, not numbers, broken into lines that fit into what the others leave of ``width``.
+
+    Each gets at least half of it, so that text stays readable beside many columns: `side_by_side` then parts them.
+    """
+    columns = list(columns)
+    widths = [_width(column) for column in columns]
+    for number, column in enumerate(columns):
+        room = max(width - sum(widths) - (len(columns) - 1) + widths[number], width // 2)
+        if column.right or widths[number] <= room:
+            continue
+        cells = [_wrapped(text, room) for text in column.cells]
+        columns[number] = replace(column, cells=cells)
+        widths[number] = _width(columns[number])
+    return columns
+
+
+def _wrapped(text: str, width: int) -> str:
+    if cell_len(text) <= width:
+        return text
+    lines = Text(text).wrap(Console(width=width), width)
+    return "\n".join(line.plain.rstrip() for line in lines)
 
 
 def _width(column: TextColumn) -> int:

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from mdssl.errors import InputError, check_name
-from mdssl.results.drawing import TextColumn, side_by_side
+from mdssl.results.drawing import TextColumn, side_by_side, wrapped
 from mdssl.results.spread import Measure
 from mdssl.results.view import View
 from mdssl.terminal import printable
@@ -100,15 +101,29 @@ def print_view(view: View, console: Console) -> None:
         return
     columns = []
     for column in _columns(view):
-        header = re.sub(r"(?<=[-_+ =])(?=[^ -])", "\n", column.header).replace(" \n", "\n")
         cells = [text.replace("+", "+\n") if column.header == "mixture" else text for text in column.cells]
+        header = _broken(column.header, max((cell_len(line) for text in cells for line in text.split("\n")), default=0))
         columns.append(TextColumn(header, cells, right=column.number, bold=column.best))
+    columns = wrapped(columns, console.width)
     for number, part in enumerate(side_by_side(columns, len(view.keys), console.width)):
         if number:
             console.print()
         console.print(part, crop=False)
     for note in view.notes:
         console.print(Text(note), soft_wrap=True)
+
+
+def _broken(header: str, width: int) -> str:
+    """``header`` in lines of ``width`` cells, or as wide as its longest word where that is wider."""
+    words = re.split(r"(?<=[-_+ =])(?=[^ -])", header)
+    width = max(width, *(cell_len(word.rstrip()) for word in words))
+    lines = [words[0]]
+    for word in words[1:]:
+        if cell_len((lines[-1] + word).rstrip()) <= width:
+            lines[-1] += word
+        else:
+            lines.append(word)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def to_markdown(view: View) -> str:

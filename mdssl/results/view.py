@@ -68,7 +68,9 @@ def view(
     """
     notes: list[str] = []
     pivot = "eval_dataset" if not columns and not pivot else pivot
-    if tuple(columns) == ("all",):
+    if "all" in columns and len(set(columns)) > 1:
+        raise InputError(f"columns are {' '.join(columns)}; 'all' goes alone: leave the others out, or 'all'.")
+    if "all" in columns:
         columns = rows.columns.drop("config_json")
     columns = tuple(dict.fromkeys(columns))
     values = [name for name in columns if name in MEASURED] if columns else ["top1"]

@@ -36,7 +36,8 @@ def shown(sweep_results) -> View:
 @pytest.fixture(scope="module")
 def nasty() -> View:
     frame = pd.DataFrame({"error": NASTY, "top1": np.arange(9) + 0.05})
-    return View(frame, ("error",), (Measure("a_b vs x", "top1", ("top1",), True, False),), ("a note of eval_dataset \x1b[2J\ngone",))
+    measures = (Measure("a_b vs x", "top1", ("top1",), True, False),)
+    return View(frame, ("error",), measures, ("a note of eval_dataset \x1b[2J\ngone",))
 
 
 def test_data_comes_back_with_all_its_digits(shown):
@@ -149,18 +150,51 @@ def test_a_table_is_as_narrow_as_the_terminal_and_every_number_is_there(settings
         assert all(re.search(rf"\b{value}\b", text) for value in table.frame[name])
 
 
-def test_a_cell_that_is_wider_than_the_terminal_stays_whole():
-    frame = pd.DataFrame({"trial_id": ["a" * 12], "error": ["x" * 100]})
-    console = Console(file=io.StringIO(), width=80)
-    print_view(View(frame, ("trial_id", "error"), (), ()), console)
-    assert "x" * 100 in console.file.getvalue()
+def printed(frame: pd.DataFrame, *keys: str, width: int = 80) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    print_view(View(frame, keys, (), ()), console)
+    return console.file.getvalue().splitlines()
+
+
+LONG = " ".join(f"the worker on 10.0.0.{number} died" for number in range(20)) + " at /" + "x" * 100
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_long_text_stands_in_lines_beside_its_trial(width):
+    frame = pd.DataFrame({"trial_id": ["a" * 12, "b" * 12], "error": [LONG, "short"]})
+    _, rule, *lines = printed(frame, "trial_id", "error", width=width)
+    assert max(len(line) for line in lines) <= len(rule) <= width
+    assert [line[:12].strip() for line in lines] == ["a" * 12, *[""] * (len(lines) - 2), "b" * 12]
+    assert "".join(line[13:] for line in lines[:-1]).replace(" ", "") == LONG.replace(" ", "")
+    # Nothing behind a row that is shorter than the longest.
+    assert lines[-1] == f"{'b' * 12} short"
+
+
+def test_a_long_text_among_many_columns_gets_half_of_the_terminal():
+    frame = pd.DataFrame({f"column_{number}": ["word" * 3] for number in range(9)} | {"error": [LONG], "n": [1]})
+    lines = printed(frame, *frame)
+    assert max(len(line) for line in lines) <= 80
+    assert max(len(line) for line in lines if "worker" in line) >= 35
+    assert {word for word in LONG.split() if len(word) < 20} <= set(" ".join(lines).split())
+
+
+def test_numbers_are_never_broken():
+    frame = pd.DataFrame({"error": [LONG], "n": [123456789012] * 1} | {f"n{i}": [10**10 + i] for i in range(9)})
+    text = " ".join(printed(frame, *frame, width=40)).split()
+    assert {"123456789012", *(str(10**10 + number) for number in range(9))} <= set(text)
+
+
+def test_a_header_is_broken_only_where_it_is_wider_than_its_cells():
+    frame = pd.DataFrame({"trial_id": ["a" * 12], "train_seconds_all": ["12345678901234"], "num_test": ["-"]})
+    lines = printed(frame, *frame)
+    assert lines[:2] == ["             train_seconds_ num_", "trial_id     all            test"]
 
 
 def test_texts_of_others_cannot_rewrite_the_terminal(nasty):
     text = to_bytes(nasty, "table").decode()
     assert "\x1b" not in text
     assert "\\x1b[2Jgone" in text
-    assert len(text.splitlines()) == 4 + 1 + len(NASTY) + 2
+    assert len(text.splitlines()) == 3 + 1 + len(NASTY) + 2
 
 
 @pytest.mark.parametrize(

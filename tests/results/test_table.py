@@ -174,13 +174,13 @@ def test_no_rows_make_an_empty_table_that_prints(storage):
 
 def test_the_table_is_readable_in_80_columns_without_a_terminal(swept):
     assert printed(table(swept)) == (
-        "                                                           vs         \n"
-        "method   λ1  λ2 cifar10 svhn stl10 eurosat seen unseen simclr status  \n"
+        "                                                           vs \n"
+        "method   λ1  λ2 cifar10 svhn stl10 eurosat seen unseen simclr status\n"
         "──────────────────────────────────────────────────────────────────────\n"
         "random    -   -    30.0 20.0  25.0    35.0 25.0   30.0  -25.5 finished\n"
         "simclr    1   0    66.0 60.0  44.0    42.0 63.0   43.0   +0.0 finished\n"
         "mdssl     1   0    64.0 56.0  48.0    40.0 60.0   44.0   -1.0 finished\n"
-        "mdssl  0.95 0.1       -    -     -       -    -      -      - failed  \n"
+        "mdssl  0.95 0.1       -    -     -       -    -      -      - failed\n"
         "mdssl   0.9   0    61.0 62.0  63.0    64.0 61.5   63.5   +9.5 finished\n"
         "mdssl   0.9 0.1    70.0 60.0  50.0    40.0 65.0   45.0   +2.0 finished\n"
         "failed: mdssl λ1=0.95 λ2=0.1: ValueError: the loss is nan at step 3\n"

@@ -211,6 +211,7 @@ def test_mixtures_and_untrained_encoders_stand_in_one_table(storage):
     ("asked", "message"),
     [
         ({"columns": ("metod", "top1")}, "unknown leaderboard column 'metod'.*Did you mean 'method'"),
+        ({"columns": ("all", "top1")}, "columns are all top1; 'all' goes alone"),
         ({"pivot": "top1"}, "pivot is 'top1', which is a number"),
         ({"pivot": "lambda2", "columns": ("lambda2", "top1")}, "'lambda2' is both in columns and the pivot"),
         ({"pivot": "lambda2", "columns": ("method",)}, "nothing to show by pivot"),
