@@ -1,7 +1,7 @@
 """A view of the leaderboard as text: for a terminal, Markdown, LaTeX; or as data: CSV, JSON, Parquet.
 
-Text has one decimal, or three in a column of costs below 10, and the best score of each column bold where bold can be
-written. Data has all digits, and of a mean over seeds each number in a column of its own.
+Text has one decimal, three in a column of costs below 10, and the best score of each column in bold where there is
+bold. Data has all digits, and of a mean over seeds each number in a column of its own.
 """
 
 from __future__ import annotations
