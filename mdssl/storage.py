@@ -278,11 +278,12 @@ class Location:
         elif kind != pyarrow.fs.FileType.NotFound:
             self.filesystem.delete_file(self.path)
 
-    def check_writable(self, setting: str = "--storage or MDSSL_STORAGE") -> None:
+    def check_writable(self, setting: str = "--storage or MDSSL_STORAGE", what: str = "storage") -> None:
         """Raise ``ValueError`` unless a file can be made here; leaves nothing behind but the folder itself.
 
         Args:
             setting: where the user gave this place.
+            what: it is, for the message.
         """
         probe = self / f".writable-{uuid.uuid4().hex[:8]}"
         try:
@@ -292,7 +293,7 @@ class Location:
                 probe.delete()
         except OSError as error:
             raise InputError(
-                f"storage {self.uri!r} cannot be written: {error}. Give a writable folder or bucket with {setting}."
+                f"{what} {self.uri!r} cannot be written: {error}. Give a writable folder or bucket with {setting}."
             ) from error
 
     def _insist(self, action: Callable[[], T]) -> T:

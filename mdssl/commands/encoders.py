@@ -117,7 +117,8 @@ def embed(settings: Embed) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
     images: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Image files of any kind; DATASET:test for four test images of a prepared dataset; DATASET:test:ROW for one."""
+    """Image files of any kind; DATASET:test or DATASET:train for four images of that split of a prepared dataset;
+    DATASET:test:ROW or DATASET:train:ROW for one."""
     trial_id: str = ""
     """A trained trial: the 12 hex digits that `mdssl train` and the leaderboard print."""
     weights: str = ""
@@ -134,7 +135,7 @@ class Neighbours:
     """Training images of each dataset that are searched, its classes in turns: a few seconds of a CPU core. A larger
     number than there are takes all."""
     seed: int = 0
-    """Of the choice of these, and of what DATASET:test means."""
+    """Of the choice of these, and of what DATASET:test and DATASET:train mean."""
     output: str = "neighbours.png"
     """PNG file to write."""
     device: str = "auto"

@@ -37,8 +37,13 @@ def magnification(image_size: int) -> int:
     return max(1, THUMBNAIL // image_size)
 
 
-def write_png(sheet: Image.Image, path: Location) -> None:
+def write_png(sheet: Image.Image, path: Location, what: str = "contact sheet") -> None:
     """Write ``sheet``; the same one gives the same bytes.
+
+    Args:
+        sheet: the picture.
+        path: a PNG file in a folder or a bucket.
+        what: it is, for the message.
 
     Raises:
         ValueError: the path cannot be written.
@@ -48,4 +53,4 @@ def write_png(sheet: Image.Image, path: Location) -> None:
     try:
         path.write_bytes(buffer.getvalue())
     except OSError as error:
-        raise InputError(f"contact sheet {str(path)!r} cannot be written: {error}. Give another path.") from error
+        raise InputError(f"{what} {str(path)!r} cannot be written: {error}. Give another path.") from error

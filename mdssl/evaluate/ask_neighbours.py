@@ -39,6 +39,9 @@ def ask_neighbours(settings) -> None:
     datasets = [open_dataset(data, name) for name in names]
     _check_sizes(datasets, config)
     queries = query_pictures(settings.images, datasets[0], data=settings.data, seed=settings.seed)
+    output = Location.of(settings.output)
+    # Encoding takes a while, and shall not have been for nothing.
+    output.parent.check_writable("--output", what="folder of the sheet of neighbours")
     asked = [
         encode_rows(
             model,
@@ -62,7 +65,7 @@ def ask_neighbours(settings) -> None:
         title=printable(f"Nearest training images, as {what} sees them"),
         subtitle=f"{settings.features} features, among {searched}",
     )
-    write_png(sheet, Location.of(settings.output))
+    write_png(sheet, output, what="sheet of neighbours")
     for match in matches:
         print(printable(described(match)))
     print(printable(f"searched {searched}; the images are in {settings.output}"))
@@ -71,7 +74,8 @@ def ask_neighbours(settings) -> None:
 def _check(settings) -> None:
     if not settings.images:
         raise InputError(
-            "no image is named; give files, DATASET:test for a few images of a prepared dataset, or DATASET:test:ROW."
+            "no image is named; give files, DATASET:test or DATASET:train for a few images of a prepared dataset, or "
+            "DATASET:test:ROW or DATASET:train:ROW for one."
         )
     if bool(settings.trial_id) == bool(settings.weights):
         raise InputError("give either --trial-id, or --weights FILE for an encoder from elsewhere.")

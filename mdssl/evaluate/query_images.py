@@ -18,9 +18,12 @@ from mdssl.evaluate.neighbours import Picture
 from mdssl.storage import Location
 
 OF_EACH = 4
-"""Images that ``DATASET:test`` stands for."""
+"""Images that ``DATASET:test`` or ``DATASET:train`` stands for."""
 _OF_DATASET = re.compile(r"(?P<name>[^:/]+):(?P<split>[^:/]*)(:(?P<row>[^:/]*))?")
-_ALLOWED = "allowed: a file, DATASET:test for a few images of a prepared dataset, or DATASET:test:ROW for one."
+_ALLOWED = (
+    "allowed: a file, DATASET:test or DATASET:train for a few images of a prepared dataset, or DATASET:test:ROW or "
+    "DATASET:train:ROW for one."
+)
 
 
 def query_pictures(asked: Sequence[str], like: Dataset, *, data: str, seed: int = 0) -> list[Picture]:
@@ -56,7 +59,7 @@ def _of_dataset(name: str, split: str, row: str | None, like: Dataset, data: str
     part = dataset.split(split)
     rows = chosen(name, split, part.labels, OF_EACH, seed=seed)
     if row is not None:
-        if not row.isdecimal():
+        if not re.fullmatch(r"-?[0-9]+", row):
             raise InputError(f"row {row!r} of {name}:{split} is no number; {_ALLOWED}")
         check_number(f"row of {name}:{split}", int(row), low=0, high=len(part.labels) - 1)
         rows = [int(row)]

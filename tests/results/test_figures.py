@@ -331,6 +331,14 @@ def test_a_trial_without_files_says_what_it_lacks(tmp_path):
     assert "no clusters.parquet" in figures.trial_gallery(str(tmp_path)).absent["clusters"]
 
 
+def test_a_trial_that_reported_nothing_says_so(tmp_path):
+    pd.DataFrame().to_parquet(tmp_path / "metrics.parquet")
+    ROUNDS.iloc[:0].to_parquet(tmp_path / "clusters.parquet")
+    found = figures.trial_gallery(str(tmp_path))
+    assert not found.entries
+    assert "has nothing to train" in found.absent["loss-terms"] and "not clustered yet" in found.absent["clusters"]
+
+
 def test_similarities_have_one_scale_and_named_blocks():
     matrix = np.array([[1, 0.5, -0.5], [0.5, 1, 0], [-0.5, 0, 1]])
     figure = figures.class_similarity({"λ1 = 1": matrix, "λ1 = 0.9": matrix}, {"cifar10": 2, "svhn": 1})

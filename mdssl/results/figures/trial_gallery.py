@@ -43,6 +43,10 @@ def trial_gallery(trial_dir: str | Location) -> Gallery:
         except FileNotFoundError:
             found.absent[kind] = f"trial {trial_dir.name} has no {file}: {why_not}."
             continue
+        # What trains nothing reports nothing, and its table has not even columns.
+        if table.empty:
+            found.absent[kind] = f"trial {trial_dir.name} has nothing in {file}: {why_not}."
+            continue
         alt, own = in_words_of(table), partial(draw, table)
         found.entries.append(Entry(figure=kind, name=kind, title=title, caption=caption, alt=alt, draw=own))
     return found
