@@ -120,7 +120,7 @@ class Figures:
 def figures(settings: Figures) -> None:
     """Draw the figures that the leaderboard can give, those of the paper among them, or those of one trial.
 
-    Each file is named as it is written, then the figures that cannot be drawn, and why.
+    Each file is named as it is written, with its title and caption, then the figures that cannot be drawn, and why.
 
     Examples:
       mdssl figures --formats svg pdf

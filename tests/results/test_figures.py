@@ -1,5 +1,6 @@
 import io
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 from leaderboard_rows import UNTRAINED, failed, row
 from matplotlib import colors as matplotlib_colors
 from matplotlib.patches import Rectangle
+from PIL import Image
 from rich.console import Console
 
 from mdssl.results import figures, leaderboard
@@ -375,11 +377,51 @@ def test_the_command_writes_what_is_named_and_refuses_before_it_writes(storage, 
     with pytest.raises(ValueError, match="unknown format of a figure 'gif'"):
         write_figures(storage, str(output), formats=["gif"])
     assert not output.exists()
-    files = write_figures(storage, str(output), names=["lambda-heatmap", "embedding"], console=console)
+    files = write_figures(storage, str(output), names=["lambda-heatmap"], console=console)
     assert [file.name for file in files] == ["lambda-heatmap-svhn.svg"]
     assert [path.name for path in output.iterdir()] == ["lambda-heatmap-svhn.svg"]
-    said = console.file.getvalue()
-    assert "lambda-heatmap-svhn.svg" in said and "not drawn: embedding:" in said
+    title, *caption = console.file.getvalue().splitlines()
+    assert "lambda-heatmap-svhn.svg  Top-1 on svhn over λ1 and λ2" in title
+    assert all(line.startswith(" " * 9) and len(line) <= 80 for line in caption) and "150 steps" in " ".join(caption)
+
+
+def test_what_cannot_be_drawn_is_refused_with_the_reason_after_the_others_are_drawn(storage, tmp_path):
+    for number, lambda2 in enumerate((0.0, 0.1)):
+        leaderboard.write_rows(storage, f"{number + 1:012x}", trial(number + 1, ("svhn",), lambda2=lambda2))
+    with pytest.raises(ValueError, match="not drawn: embedding: .*representations"):
+        write_figures(storage, str(tmp_path), names=["embedding", "lambda-heatmap"])
+    assert [path.name for path in tmp_path.glob("*.svg")] == ["lambda-heatmap-svhn.svg"]
+
+
+def test_a_storage_or_a_trial_that_is_not_there_is_named(storage, tmp_path):
+    with pytest.raises(ValueError, match=f"leaderboard in {storage}.* is empty"):
+        write_figures(storage, str(tmp_path / "new"))
+    with pytest.raises(ValueError, match="no trial 000000000000 in "):
+        write_figures(storage, str(tmp_path / "new"), trial_id="0" * 12)
+    with pytest.raises(ValueError, match="no format of a figure is named; allowed: svg, png, pdf"):
+        write_figures(storage, str(tmp_path / "new"), formats=())
+    leaderboard.write_rows(storage, "f" * 12, [failed()])
+    with pytest.raises(ValueError, match=f"no figure of {storage}.* no scores yet"):
+        write_figures(storage, str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_say_what_they_show(board):
+    figure = figures.lambda_heatmap(grid_of(board), "svhn")
+    words = {"title": "λ of <cells> & $x", "description": "From 9 to 90 %,\x1b[2J <all>."}
+    svg = to_bytes(figure, "svg", **words)
+    assert svg == to_bytes(figure, "svg", **words)
+    root = ElementTree.fromstring(svg)
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.get("role") == "img"
+    assert [root.find(f"{space}title").text, root.find(f"{space}desc").text] == [
+        "λ of <cells> & $x",
+        "From 9 to 90 %,\\x1b[2J <all>.",
+    ]
+    png = Image.open(io.BytesIO(to_bytes(figure, "png", **words)))
+    assert png.text["Title"] == words["title"] and "9 to 90" in png.text["Description"]
+    pdf = to_bytes(figure, "pdf", **words)
+    assert "λ of <cells>".encode("utf-16-be") in pdf and b"/Subject" in pdf and pdf == to_bytes(figure, "pdf", **words)
 
 
 def test_figures_of_representations_are_of_trials_that_have_them(board, storage):

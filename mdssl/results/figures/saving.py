@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 from mdssl.errors import check_name
 from mdssl.results.figures.style import Figure
 from mdssl.storage import Location
+from mdssl.terminal import printable
 
 FORMATS = ("svg", "png", "pdf")
 
+_SAYS = {"svg": ("Title", "Description"), "png": ("Title", "Description"), "pdf": ("Title", "Subject")}
+"""By format, which metadata are a title and a description."""
 _NO_DATES = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
 
 
-def to_bytes(figure: Figure, suffix: str) -> bytes:
+def to_bytes(figure: Figure, suffix: str, *, title: str = "", description: str = "") -> bytes:
     """The file of ``figure``: ``svg`` (text stays text), ``png`` (200 dots an inch) or ``pdf`` (fonts embedded).
+
+    Args:
+        figure: what is drawn.
+        suffix: one of `FORMATS`.
+        title: one line that the file bears: the accessible name of an SVG, metadata of the others.
+        description: the same in full, with what is to be seen.
 
     Raises:
         ValueError: another suffix.
     """
     check_name("format of a figure", suffix, FORMATS)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix, metadata=_NO_DATES[suffix])
-    return buffer.getvalue()
+    said = zip(_SAYS[suffix], (printable(title), printable(description)), strict=True)
+    figure.savefig(buffer, format=suffix, metadata=_NO_DATES[suffix] | {name: text for name, text in said if text})
+    data = buffer.getvalue()
+    return _with_description(data, printable(description)) if suffix == "svg" and title else data
+
+
+def _with_description(svg: bytes, description: str) -> bytes:
+    """One picture to a screen reader, not its many parts. Matplotlib writes the title, and the description where no
+    browser looks for it."""
+    svg = svg.replace(b"<svg ", b'<svg role="img" ', 1)
+    element = f"\n <desc>{escape(description)}</desc>".encode()
+    return re.sub(rb"</title>", lambda end: end[0] + element, svg, count=1)
 
 
 def save(figure: Figure, location: str | Path | Location) -> Location:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
-from mdssl.errors import check_name
+from mdssl.errors import InputError, check_name
 from mdssl.results import leaderboard
+from mdssl.results.figures.entry import Gallery
 from mdssl.results.figures.gallery import gallery
 from mdssl.results.figures.saving import FORMATS, to_bytes
 from mdssl.results.figures.trial_gallery import trial_gallery
 from mdssl.results.row_files import file_of
 from mdssl.storage import Location
 from mdssl.terminal import Terminal
+
+_INDENT = 9
+"""Of captions: they stand below the files' names."""
 
 
 def write_figures(
@@ -26,7 +32,9 @@ def write_figures(
     trial_id: str | None = None,
     console: Console | None = None,
 ) -> list[Location]:
-    """Write figures, print a line for each file, and say why others cannot be drawn.
+    """Write figures, print file, title and caption of each, and say why others cannot be drawn.
+
+    The files themselves bear title, caption and words for who does not see them.
 
     Args:
         storage: where results live.
@@ -40,17 +48,15 @@ def write_figures(
         The files.
 
     Raises:
-        ValueError: a name or a format that there is not, before anything is written; ``output`` cannot be written.
+        ValueError: a name or a format that there is not, no such trial, or nothing that can be drawn, before anything
+            is written; ``output`` cannot be written; or a figure of ``names`` cannot be drawn, after the others were.
     """
     console = console or Terminal()
+    if not formats:
+        raise InputError(f"no format of a figure is named; allowed: {', '.join(FORMATS)}.")
     for suffix in formats:
         check_name("format of a figure", suffix, FORMATS)
-    if trial_id is None:
-        found = gallery(leaderboard.read(storage), storage)
-    else:
-        # Checks that it is an id, and no path.
-        file_of(storage, trial_id)
-        found = trial_gallery(Location.of(storage) / "trials" / trial_id)
+    found = _of_board(storage) if trial_id is None else _of_trial(storage, trial_id)
     known = [*dict.fromkeys(entry.figure for entry in found.entries), *found.absent]
     known += [entry.name for entry in found.entries if entry.name not in known]
     for name in names:
@@ -61,14 +67,47 @@ def write_figures(
     files = []
     for number, entry in enumerate(wanted, start=1):
         figure = entry.draw() if width is None else entry.draw(width=width)
+        words = {"title": entry.title, "description": f"{entry.caption} {entry.alt}"}
         for suffix in formats:
             file = output / f"{entry.name}.{suffix}"
-            file.write_bytes(to_bytes(figure, suffix))
+            file.write_bytes(to_bytes(figure, suffix, **words))
             files.append(file)
             console.print(
                 f"{number:3}/{len(wanted)}  {file}  {entry.title}", markup=False, highlight=False, soft_wrap=True
             )
+        console.print(Padding(Text(entry.caption), (0, 0, 0, _INDENT)))
+    if names:
+        _refuse_absent({kind: reason for kind, reason in found.absent.items() if kind in names})
+        return files
     for kind, reason in found.absent.items():
-        if not names or kind in names:
-            console.print(f"not drawn: {kind}: {reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"not drawn: {kind}: {reason}", markup=False, highlight=False, soft_wrap=True)
     return files
+
+
+def _of_board(storage: str | Location) -> Gallery:
+    board = leaderboard.read(storage)
+    if board.empty:
+        raise InputError(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage.")
+    found = gallery(board, storage)
+    reasons = set(found.absent.values())
+    if not found.entries and len(reasons) == 1:
+        raise InputError(f"no figure of {storage} can be drawn: {reasons.pop()}")
+    return found
+
+
+def _of_trial(storage: str | Location, trial_id: str) -> Gallery:
+    # Checks that it is an id, and no path.
+    row_file = file_of(storage, trial_id)
+    trial_dir = Location.of(storage) / "trials" / trial_id
+    if not row_file.exists() and not trial_dir.exists():
+        raise InputError(
+            f"there is no trial {trial_id} in {storage}; `mdssl leaderboard` lists those that there are, and --storage "
+            "names another place."
+        )
+    return trial_gallery(trial_dir)
+
+
+def _refuse_absent(reasons: dict[str, str]) -> None:
+    if reasons:
+        said = "; ".join(f"{kind}: {reason.rstrip('.')}" for kind, reason in reasons.items())
+        raise InputError(f"not drawn: {said}.")
