@@ -13,11 +13,20 @@ from mdssl.data.builtin import BUILTIN
 from mdssl.errors import InputError
 from mdssl.results.figures import in_words
 from mdssl.results.figures.entry import Entry, Gallery, file_name
-from mdssl.results.figures.over_cost import cost_against_score, costs_and_scores
+from mdssl.results.figures.over_cost import cost_against_score, costs_and_scores, timed
 from mdssl.results.figures.over_domains import domains_against_top1, growth, hours, training_hours
-from mdssl.results.figures.over_lambdas import MOST_CURVES, curve_rows, grid_rows, lambda_curves, lambda_heatmap
+from mdssl.results.figures.over_lambdas import (
+    LAMBDAS,
+    MOST_CURVES,
+    cells_said,
+    curve_rows,
+    grid_rows,
+    lambda_curves,
+    lambda_heatmap,
+)
 from mdssl.results.figures.over_methods import method_means, methods_bars
 from mdssl.results.figures.recipes import (
+    Recipe,
     at_lambdas,
     chosen_lambdas,
     mixtures,
@@ -26,7 +35,7 @@ from mdssl.results.figures.recipes import (
     recipes,
 )
 from mdssl.results.figures.representation_entries import class_similarities, embeddings
-from mdssl.results.figures.scores import in_order, seeds_said
+from mdssl.results.figures.scores import in_order, over_seeds, seeds_said
 from mdssl.storage import Location
 
 MOST_RECIPES = 3
@@ -67,7 +76,7 @@ def gallery(board: pd.DataFrame, storage: str | Location | None = None) -> Galle
             caption += " The built-in domains are made-up images."
         for kind, build in _BUILDERS.items():
             try:
-                for entry in build(recipe.rows, storage):
+                for entry in build(recipe, storage):
                     name = file_name(entry.name, f"settings{number + 1}" if number else "")
                     # Of two datasets whose names differ in what no file name takes.
                     same = sum(other.name.split("~")[0] == name for other in found.entries)
@@ -81,7 +90,8 @@ def gallery(board: pd.DataFrame, storage: str | Location | None = None) -> Galle
     return found
 
 
-def _domains(rows: pd.DataFrame, storage: object) -> Found:
+def _domains(recipe: Recipe, storage: object) -> Found:
+    rows = recipe.rows
     of_mdssl = rows[rows["method"] == "mdssl"]
     if len(of_mdssl):
         lambdas = chosen_lambdas(of_mdssl, by="num_domains")
@@ -98,8 +108,8 @@ def _domains(rows: pd.DataFrame, storage: object) -> Found:
     )
 
 
-def _curves(rows: pd.DataFrame, storage: object) -> Found:
-    rows, fewer = _levels_that_fit(rows)
+def _curves(recipe: Recipe, storage: object) -> Found:
+    rows, fewer = _levels_that_fit(recipe.rows)
     for mixture, own in _of_mixtures(rows, curve_rows):
         datasets = in_order(own["eval_dataset"].unique(), mixture)
         for first in range(0, len(datasets), MOST_DATASETS):
@@ -135,7 +145,9 @@ def _levels_that_fit(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return kept, f" Curves over λ2 are at {len(some)} of {len(levels)} values of λ1."
 
 
-def _heatmaps(rows: pd.DataFrame, storage: object) -> Found:
+def _heatmaps(recipe: Recipe, storage: object) -> Found:
+    rows = recipe.rows
+
     def grid(own: pd.DataFrame, *, mixture: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
         found = grid_rows(own, mixture, "encoder", "a lambda heat map")
         if len(found[0][["lambda1", "lambda2"]].drop_duplicates()) < 2:
@@ -149,18 +161,21 @@ def _heatmaps(rows: pd.DataFrame, storage: object) -> Found:
         of_mdssl, union, _ = grid(own, mixture=mixture)
         datasets = in_order(of_mdssl["eval_dataset"].unique(), mixture)
         for dataset in datasets[:MOST_HEATMAPS]:
+            means = over_seeds(of_mdssl[of_mdssl["eval_dataset"] == dataset], LAMBDAS)
             more = f" {len(datasets) - MOST_HEATMAPS} more datasets have none." if len(datasets) > MOST_HEATMAPS else ""
             yield Entry(
                 figure="lambda-heatmap",
                 name=file_name("lambda-heatmap", _name_of(rows, mixture), dataset),
                 title=f"Top-1 on {dataset} over λ1 and λ2, trained on {mixture}",
-                caption=f"Means over seeds; the best cell is framed.{more}",
+                caption=f"{cells_said(means)}{more}",
                 alt=in_words.of_heatmap(of_mdssl, union, dataset),
-                draw=partial(lambda_heatmap, own, dataset, mixture=mixture),
+                draw=partial(lambda_heatmap, pd.concat([own, recipe.unscored]), dataset, mixture=mixture),
             )
 
 
-def _bars(rows: pd.DataFrame, storage: object) -> Found:
+def _bars(recipe: Recipe, storage: object) -> Found:
+    rows = recipe.rows
+
     def chosen(own: pd.DataFrame, *, mixture: str) -> tuple:
         kept, lambdas = one_of_each_method(own, mixture)
         return kept, lambdas, *method_means(kept, mixture=mixture)
@@ -178,7 +193,8 @@ def _bars(rows: pd.DataFrame, storage: object) -> Found:
         )
 
 
-def _hours(rows: pd.DataFrame, storage: object) -> Found:
+def _hours(recipe: Recipe, storage: object) -> Found:
+    rows = recipe.rows
     own = of_one_device(rows[rows["method"] == "mdssl"])
     means, device, _ = hours(own)
     yield Entry(
@@ -191,8 +207,9 @@ def _hours(rows: pd.DataFrame, storage: object) -> Found:
     )
 
 
-def _costs(rows: pd.DataFrame, storage: object) -> Found:
-    own = of_one_device(rows[rows["train_seconds"] > 0])
+def _costs(recipe: Recipe, storage: object) -> Found:
+    rows = recipe.rows
+    own = of_one_device(timed(rows))
     points = costs_and_scores(own)
     if len(points) < 2:
         raise InputError("cost against score needs two trained encoders that are scored on the same datasets.")
@@ -207,7 +224,7 @@ def _costs(rows: pd.DataFrame, storage: object) -> Found:
     )
 
 
-_BUILDERS: dict[str, Callable[[pd.DataFrame, str | Location | None], Found]] = {
+_BUILDERS: dict[str, Callable[[Recipe, str | Location | None], Found]] = {
     "lambda-heatmap": _heatmaps,
     "lambda-curves": _curves,
     "methods-bars": _bars,

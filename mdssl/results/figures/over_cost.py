@@ -96,7 +96,7 @@ def cost_against_score(
 def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), features: str = "encoder") -> pd.DataFrame:
     """A row per trained trial that has all the scores: its settings, ``cost`` (hours), ``score`` (mean top-1, percent),
     ``on_front``, and ``shown_as``, a key of `mdssl.results.figures.style.METHODS`. Raises as `cost_against_score`."""
-    rows = trained(scored(board, features))
+    rows = timed(trained(scored(board, features)))
     found = sorted(rows["eval_dataset"].unique())
     for name in evaluate:
         check_name("evaluation dataset", name, found)
@@ -114,7 +114,7 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
     scores = rows.groupby("trial_id")["top1"].agg(["mean", "count"])
     scores = scores[scores["count"] == len(evaluate)]
     points = rows.drop_duplicates("trial_id").set_index("trial_id").loc[scores.index]
-    points = points[points["train_seconds"] > 0].reset_index()
+    points = points.reset_index()
     if points.empty:
         raise InputError(f"no trained encoder has scores on all of {', '.join(evaluate)}. Name fewer, evaluate=….")
     on_cpu = points["train_seconds"] / 3600 * points["num_workers"].astype(float).fillna(1)
@@ -125,6 +125,14 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
     points["shown_as"] = points["method"].mask(single & (points["method"] == "simclr"), "alone")
     points.attrs["evaluate"] = evaluate
     return points
+
+
+def timed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of trials that say how long they trained. Raises ``ValueError`` where there is none."""
+    rows = rows[rows["train_seconds"] > 0]
+    if rows.empty:
+        raise InputError("no trial has a training time, the column train_seconds, so what a score costs is not known.")
+    return rows
 
 
 def _name_front(axis: Axes, points: pd.DataFrame, front: pd.DataFrame, scale: float, width: float) -> None:

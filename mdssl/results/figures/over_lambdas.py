@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from mdssl.errors import InputError, check_name
+from mdssl.results.figures.recipes import unscored, unscored_like
 from mdssl.results.figures.scores import in_order, one_mixture, over_seeds, refuse_mixed, scored, seeds_said
 from mdssl.results.figures.style import (
     COLOURS,
@@ -22,6 +23,7 @@ from mdssl.results.figures.style import (
     dataset_label,
     legend,
     look,
+    no_negative,
     note,
     panels,
 )
@@ -125,7 +127,11 @@ def lambda_heatmap(
     features: str = "encoder",
     width: float | None = None,
 ) -> Figure:
-    """Top-1 on one dataset over the grid of λ1 and λ2: means over seeds, the best cell framed.
+    """Top-1 on one dataset over the grid of λ1 and λ2: means over seeds, the best cell framed, or all
+    that tie at the digit that is shown.
+
+    λ of trials that have no score on the dataset, failed ones among them, have their cells too: all maps of one grid
+    compare.
 
     Args:
         board, mixture, features: as for `lambda_curves`.
@@ -138,7 +144,10 @@ def lambda_heatmap(
     rows, union, mixture = grid_rows(board, mixture, features, "a lambda heat map")
     check_name("evaluation dataset", eval_dataset, in_order(rows["eval_dataset"].unique(), mixture))
     means = over_seeds(rows[rows["eval_dataset"] == eval_dataset], LAMBDAS)
-    cells = means.pivot(index="lambda1", columns="lambda2", values="mean").sort_index(ascending=False)
+    cells = means.pivot(index="lambda1", columns="lambda2", values="mean")
+    planned = pd.concat([rows, _unscored(board, rows)])
+    lambda1, lambda2 = (np.sort(planned[name].dropna().unique()) for name in LAMBDAS)
+    cells = cells.reindex(index=lambda1[::-1], columns=lambda2)
     width = width or min(max(3.3, 0.9 + 0.42 * cells.shape[1]), PAGE)
     figure, (axis,) = panels(1, width=width, height=min(0.5 + 0.26 * len(cells), 8))
     values = cells.to_numpy(dtype=float)
@@ -151,26 +160,38 @@ def lambda_heatmap(
     axis.tick_params(length=0)
     axis.set_xlabel("λ2")
     axis.set_ylabel("λ1")
-    axis.set_title(f"top-1 (%) on {dataset_label(eval_dataset, int(width * 12))}", loc="left")
-    best = np.unravel_index(np.nanargmax(values), values.shape)
+    axis.set_title(dataset_label(eval_dataset, int(width * 12), before="top-1 (%) on "), loc="left")
+    # As many as the digits that are shown do not tell apart.
+    highest = f"{np.nanmax(values):.1f}"
+    best = [place for place in np.ndindex(values.shape) if f"{values[place]:.1f}" == highest]
     if cells.shape[1] * 0.3 + 0.7 <= width and len(cells) <= 40:
         _write_values(axis, values, best, image)
     else:
         figure.colorbar(image, ax=axis, label="top-1 (%)", fraction=0.05)
-    frame = Rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=2, zorder=3)
-    # Whole at the rim of the map too.
-    frame.set_clip_on(False)
-    axis.add_patch(frame)
+    for row, column in best:
+        frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=2, zorder=3)
+        # Whole at the rim of the map too.
+        frame.set_clip_on(False)
+        axis.add_patch(frame)
     baseline = union.loc[union["eval_dataset"] == eval_dataset, "top1"]
     said = f"SimCLR on the union: {baseline.mean():.1f}. " if len(baseline) else ""
-    counts = sorted(means["n"].unique())
-    seeds = (
-        "1 seed"
-        if counts == [1]
-        else f"means over {'to'.join(f' {n} ' for n in {counts[0], counts[-1]}).strip()} seeds"
-    )
-    note(figure, f"{said}Framed: the best. {seeds[0].upper()}{seeds[1:]}.")
+    empty = " –: no score." if np.isnan(values).any() else ""
+    note(figure, f"{said}{cells_said(means)}{empty}")
     return figure
+
+
+def cells_said(means: pd.DataFrame) -> str:
+    """In words, what cells of a heat map are, from the means that it shows."""
+    low, high = means["n"].min(), means["n"].max()
+    seeds = "One seed" if high == 1 else f"Means over {high if low == high else f'{low} to {high}'} seeds"
+    ties = means["mean"].map("{:.1f}".format).eq(f"{means['mean'].max():.1f}").sum()
+    return f"{seeds}. Framed: {'the best' if ties == 1 else f'the best {ties}, which tie'}."
+
+
+def _unscored(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the same method, mixture and other settings as ``rows``: those of ``board`` that have no score."""
+    own = board[(board["method"] == "mdssl") & (board["train_mixture"] == rows["train_mixture"].iloc[0])]
+    return unscored_like(unscored(own), rows.iloc[0])
 
 
 def grid_rows(
@@ -216,9 +237,10 @@ def _not_exaggerated(axis: Axes) -> None:
     if high - low < 2:
         middle = (low + high) / 2
         axis.set_ylim(middle - 1, middle + 1)
+    no_negative(axis)
 
 
-def _write_values(axis: Axes, values: np.ndarray, best: tuple, image: object) -> None:
+def _write_values(axis: Axes, values: np.ndarray, best: list[tuple[int, ...]], image: object) -> None:
     for place in np.ndindex(values.shape):
         value = values[place]
         if np.isnan(value):
@@ -227,7 +249,7 @@ def _write_values(axis: Axes, values: np.ndarray, best: tuple, image: object) ->
         # Where white and black stand out as much as each other, by the contrast of WCAG 2.
         luminance = np.dot(np.power(image.cmap(image.norm(value))[:3], 2.2), (0.2126, 0.7152, 0.0722))
         dark = luminance < 0.18
-        weight = "bold" if place == best else "normal"
+        weight = "bold" if place in best else "normal"
         colour = "white" if dark else INK
         size = SMALL if values.shape[1] > 10 else None
         axis.text(

@@ -86,18 +86,29 @@ def methods_bars(
         axis.set_xticks(range(len(group)), names)
         axis.tick_params(axis="x", length=0)
         axis.set_xlim(-0.5, per_row - 0.5)
-        axis.set_ylim(0, 1.12 * (means["mean"] + means["std"].fillna(0)).max())
+        # Scores that are all zero have an axis all the same.
+        axis.set_ylim(0, max(1.12 * (means["mean"] + means["std"].fillna(0)).max(), 1))
         axis.set_ylabel("top-1 (%)")
     legend(figure, list(handles.values()), list(handles))
-    note(figure, seeds_said(means["n"]))
+    at = "".join(f" {said}." for said in _lambdas_said(means.attrs["lambdas"]))
+    note(figure, seeds_said(means["n"]) + at)
     return figure
+
+
+def _lambdas_said(lambdas: dict[str, tuple[float, float]]) -> list[str]:
+    """At which λ1 and λ2 each method was trained, once for all of the same."""
+    return [
+        f"{', '.join(METHODS[name][0] for name in lambdas if lambdas[name] == pair)} "
+        f"(λ1 = {pair[0]:g}, λ2 = {pair[1]:g})"
+        for pair in dict.fromkeys(lambdas.values())
+    ]
 
 
 def method_means(
     board: pd.DataFrame, *, mixture: str | None = None, features: str = "encoder"
 ) -> tuple[pd.DataFrame, pd.Series, str]:
     """What `methods_bars` shows: means over seeds by method and dataset, by dataset that of an untrained encoder, and
-    the mixture. Raises as `methods_bars`."""
+    the mixture; ``lambdas`` in the attributes of the first are λ1 and λ2 by method. Raises as `methods_bars`."""
     rows = scored(board, features)
     several = rows[rows["train_mixture"].str.contains("+", regex=False)]
     if several.empty:
@@ -114,4 +125,11 @@ def method_means(
     varies = ("method", "lambda1", "lambda2", "train_mixture", "data_fingerprint")
     refuse_mixed(shown, "bars of methods", varies=varies)
     floor = rows[rows["method"] == "random"].groupby("eval_dataset")["top1"].mean()
-    return over_seeds(shown, ["method", "eval_dataset"]), floor, mixture
+    means = over_seeds(shown, ["method", "eval_dataset"])
+    of_mdssl = shown[shown["method"].str.startswith("mdssl")].drop_duplicates("method").set_index("method")
+    means.attrs["lambdas"] = {
+        name: (of_mdssl.loc[name, "lambda1"], of_mdssl.loc[name, "lambda2"])
+        for name in METHODS
+        if name in of_mdssl.index
+    }
+    return means, floor, mixture

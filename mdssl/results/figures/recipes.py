@@ -28,11 +28,13 @@ class Recipe:
         and of the untrained encoders of the same architecture.
     trials: how many were trained.
     said: in words, how.
+    unscored: the rows of trials with the same settings that have no score: they failed, or their probe did.
     """
 
     rows: pd.DataFrame
     trials: int
     said: str
+    unscored: pd.DataFrame
 
 
 def recipes(board: pd.DataFrame, features: str = "encoder") -> list[Recipe]:
@@ -42,8 +44,8 @@ def recipes(board: pd.DataFrame, features: str = "encoder") -> list[Recipe]:
     if rows.empty:
         return []
     rows = leaderboard.with_settings(rows) if "config_json" in rows else rows
-    settings = [column.name for column in SETTING_COLUMNS] + [name for name in rows if name not in SCHEMA.names]
-    settings = [name for name in settings if name in rows and name not in _SHOWN_BY_FIGURES]
+    settings = _hidden_settings(rows)
+    without = unscored(board)
     untrained = rows["method"].isin(UNTRAINED)
     of_trained = rows[~untrained]
     groups = (
@@ -60,8 +62,28 @@ def recipes(board: pd.DataFrame, features: str = "encoder") -> list[Recipe]:
         probes = group["probe"].value_counts()
         group = _on_latest_images(group[group["probe"] == probes.index[0]])
         trials = group.loc[~group["method"].isin(UNTRAINED), "trial_id"].nunique()
-        found.append(Recipe(group, trials, _said(first, differing, probes)))
+        found.append(Recipe(group, trials, _said(first, differing, probes), unscored_like(without, first)))
     return found
+
+
+def unscored(board: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``board`` without a score, with all their settings."""
+    rows = board[(board["status"] != "finished") | board["top1"].isna()]
+    return leaderboard.with_settings(rows) if len(rows) and "config_json" in rows else rows
+
+
+def unscored_like(rows: pd.DataFrame, trial: pd.Series) -> pd.DataFrame:
+    """Those of ``rows`` that differ from ``trial`` in nothing but what figures show."""
+    for name in _hidden_settings(rows):
+        if name in trial:
+            rows = rows[rows[name].isna() if pd.isna(trial[name]) else rows[name] == trial[name]]
+    return rows
+
+
+def _hidden_settings(rows: pd.DataFrame) -> list[str]:
+    """The columns of ``rows`` that are settings which no figure shows."""
+    settings = [column.name for column in SETTING_COLUMNS] + [name for name in rows if name not in SCHEMA.names]
+    return [name for name in settings if name in rows and name not in _SHOWN_BY_FIGURES]
 
 
 def of_one_device(rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from mdssl.errors import InputError
 from mdssl.results.figures import in_words
 from mdssl.results.figures.entry import Entry
 from mdssl.results.figures.latent_space import class_similarity, embedding
-from mdssl.results.figures.recipes import mixtures, one_of_each_method
+from mdssl.results.figures.recipes import Recipe, mixtures, one_of_each_method
 from mdssl.results.figures.style import METHODS
 from mdssl.storage import Location
 
@@ -30,8 +30,9 @@ MOST_IMAGES = 300
 """Of each domain that t-SNE takes; its time grows with them."""
 
 
-def class_similarities(rows: pd.DataFrame, storage: str | Location | None) -> Iterator[Entry]:
+def class_similarities(recipe: Recipe, storage: str | Location | None) -> Iterator[Entry]:
     """Figures A.1 and A.2 of the mixture with most trials: MDSSL's first seed at each λ."""
+    rows = recipe.rows
     mixture = _largest_mixture(rows)
     of_mdssl = rows[(rows["train_mixture"] == mixture) & (rows["method"] == "mdssl")]
     trials = of_mdssl.sort_values("seed").drop_duplicates(["lambda1", "lambda2"])
@@ -49,13 +50,14 @@ def class_similarities(rows: pd.DataFrame, storage: str | Location | None) -> It
         }
         means = _complete(means, mixture, varied)
         per_row = per_row if len(means) == len(shown) else None
+        as_moves = f"as {moves}" if len(means) > 1 else f"at {next(iter(means))}"
         groups = {domain: len(part) for domain, part in next(iter(means.values())).items()}
         matrices = {title: _similarity(parts) for title, parts in means.items()}
         of = f"{len(means)} of {len(varied)} values of λ. " if len(means) < len(varied) else ""
         yield Entry(
             figure="class-similarity",
             name=f"class-similarity-{name}",
-            title=f"Similarity of class means as {moves}, trained on {mixture}",
+            title=f"Similarity of class means {as_moves}, trained on {mixture}",
             caption=f"As the paper's figure {paper}: cosine similarity between class-averaged projections of test "
             f"images; all panels have one scale. {of}One seed.",
             alt=in_words.of_similarities(matrices, groups),
@@ -63,8 +65,9 @@ def class_similarities(rows: pd.DataFrame, storage: str | Location | None) -> It
         )
 
 
-def embeddings(rows: pd.DataFrame, storage: str | Location | None) -> Iterator[Entry]:
+def embeddings(recipe: Recipe, storage: str | Location | None) -> Iterator[Entry]:
     """Figure 4 of the mixture with most trials: one trial of each method on it, at the same λ."""
+    rows = recipe.rows
     mixture = _largest_mixture(rows)
     kept, lambdas = one_of_each_method(rows, mixture)
     trials = kept[kept["train_mixture"] == mixture].sort_values("seed").drop_duplicates("method").set_index("method")
@@ -77,7 +80,9 @@ def embeddings(rows: pd.DataFrame, storage: str | Location | None) -> Iterator[E
         title: {domain: part[:MOST_IMAGES] for domain, part in parts.items()}
         for title, parts in _complete(samples, mixture, trials).items()
     }
-    at = f" MDSSL at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g}." if lambdas else ""
+    # Those that lack representations are not shown.
+    shows_mdssl = any(METHODS[method][0] in samples for method in METHODS if method.startswith("mdssl"))
+    at = f" MDSSL at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g}." if lambdas and shows_mdssl else ""
     yield Entry(
         figure="embedding",
         name="embedding",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -90,7 +91,9 @@ _DEFAULTS = {name: value for name, value in matplotlib.rcParamsDefault.items() i
 @contextmanager
 def look() -> Iterator[None]:
     """Our look, whatever style the notebook around has chosen. ``@look()`` stands above each function that draws."""
-    with matplotlib.rc_context({**_DEFAULTS, **_LOOK}):
+    with matplotlib.rc_context({**_DEFAULTS, **_LOOK}), warnings.catch_warnings():
+        # Of names in scripts that DejaVu lacks: an SVG keeps them as text, and other files show boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
@@ -171,9 +174,18 @@ def wrapped(text: object, characters: int, lines: int = 3) -> str:
     return "\n".join(plain(line) for line in found)
 
 
-def dataset_label(name: str, characters: int = 24) -> str:
-    """The name of a dataset, in lines; those of the built-in domains say that they are made-up."""
-    label = wrapped(name, characters)
+def no_negative(axis: Axes) -> None:
+    """No ticks below zero, where nothing can be; what is drawn at zero is whole."""
+    low, high = axis.get_ylim()
+    if low < 0:
+        high = max(high, 1)
+        axis.set_ylim(-0.03 * high, high)
+
+
+def dataset_label(name: str, characters: int = 24, *, before: str = "") -> str:
+    """The name of a dataset, in lines, the first of which begins with ``before``; those of the built-in domains say
+    that they are made-up."""
+    label = wrapped(before + name, characters)
     if name not in BUILTIN:
         return label
     fits = len(label.split("\n")[-1]) + len(" (made-up)") <= characters
