@@ -107,22 +107,25 @@ def class_similarity(
                 f"{classes} classes make it ({classes}, {classes})."
             )
     per_row = per_row or min(len(matrices), max(1, int(width / 1.65)))
-    width = min(width, _WIDEST_PANEL * per_row + 0.9)
-    figure, axes = panels(len(matrices), width=width, height=0.35 + (width - 0.9) / per_row, per_row=per_row)
+    names = [dataset_label(name, 14) for name in groups]
+    # In inches, of the longest line: to the left of the first panel, and below each if they stand upright.
+    length = 0.055 * max(len(line) for name in names for line in name.split("\n"))
+    width = min(width, _WIDEST_PANEL * per_row + 0.9 + length)
+    panel = (width - 0.9 - length) / per_row
+    upright = length > min(groups.values()) / classes * panel
+    height = 0.35 + panel + (length if upright else 0)
+    figure, axes = panels(len(matrices), width=width, height=height, per_row=per_row)
     ends = np.cumsum(list(groups.values()))
     middles = ends - np.array(list(groups.values())) / 2 - 0.5
-    names = [dataset_label(name, 14) for name in groups]
     for number, (axis, (title, matrix)) in enumerate(zip(axes, matrices.items(), strict=True)):
         image = axis.imshow(np.asarray(matrix), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
         axis.grid(False)
         for end in ends[:-1]:
             axis.axhline(end - 0.5, color=INK, linewidth=0.8)
             axis.axvline(end - 0.5, color=INK, linewidth=0.8)
-        axis.set_xticks(middles, names, rotation=90 if len(groups) > 3 else 0)
+        axis.set_xticks(middles, names, rotation=90 if upright else 0)
         first = number % per_row == 0
-        axis.set_yticks(
-            middles, names if first else [""] * len(names), rotation=0 if len(groups) > 3 else 90, va="center"
-        )
+        axis.set_yticks(middles, names if first else [""] * len(names), va="center")
         axis.tick_params(length=0)
         for spine in axis.spines.values():
             spine.set_visible(True)

@@ -18,6 +18,7 @@ from mdssl.results.figures.style import (
     Figure,
     legend,
     look,
+    no_negative,
     note,
     panels,
     plain,
@@ -25,6 +26,8 @@ from mdssl.results.figures.style import (
 
 _MOST_NAMES = 8
 """Datasets that the note names."""
+_MARGINS = (0.08, 0.12)
+"""Around the points, as shares of what they span."""
 
 
 def pareto_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -78,9 +81,10 @@ def cost_against_score(
     steps = [*front["cost"] * scale, points["cost"].max() * scale], [*front["score"], front["score"].max()]
     (line,) = axis.step(*steps, where="post", color=INK, linewidth=0.9, zorder=1)
     handles["Pareto front"] = line
-    _name_front(axis, points, front, scale, width)
     axis.grid(True)
-    axis.margins(x=0.08, y=0.12)
+    axis.margins(x=_MARGINS[0], y=_MARGINS[1])
+    no_negative(axis)
+    _name_front(axis, points, front, scale, width)
     axis.set_xlabel(f"training ({unit})")
     axis.set_ylabel("top-1, mean over datasets (%)")
     legend(figure, list(handles.values()), list(handles))
@@ -136,19 +140,40 @@ def timed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _name_front(axis: Axes, points: pd.DataFrame, front: pd.DataFrame, scale: float, width: float) -> None:
-    """Name trials of the front, the best first, as far as there is room."""
-    spans = [max(points[name].max() - points[name].min(), 1e-9) for name in ("cost", "score")]
-    named: list[tuple[float, float]] = []
-    for _, trial in front[::-1].iterrows():
-        # In inches from the lower left corner.
-        x = (trial["cost"] - points["cost"].min()) / spans[0] * width * 0.8
-        y = (trial["score"] - points["score"].min()) / spans[1] * 1.7
-        if any(abs(x - left) < 1.2 and abs(y - low) < 0.14 for left, low in named):
-            continue
-        named.append((x, y))
-        right = x > width * 0.4
-        text = dict(textcoords="offset points", xytext=(-4 if right else 4, 3), ha="right" if right else "left")
-        axis.annotate(plain(setting_label(trial)), (trial["cost"] * scale, trial["score"]), fontsize=SMALL, **text)
+    """Name trials of the front, the best first, where their names lie on no point and on no other name."""
+    # Inches from the lower left corner; the layout comes later, so the axes' size is an estimate.
+    places = [
+        _inches(points[name], inches, margin)
+        for name, inches, margin in zip(("cost", "score"), (width - 0.5, 1.8), _MARGINS, strict=True)
+    ]
+    named: list[tuple[float, float, float, float]] = []
+    for at, trial in front[::-1].iterrows():
+        label = setting_label(trial)
+        x, y = (place[at] for place in places)
+        length, gap = 0.052 * len(label), 0.06
+        # Left of and above a point of the front there is no other, by what the front is.
+        for right, start in ((True, x - gap - length), (False, x + gap)):
+            box = (start, start + length, y + 0.03, y + 0.15)
+            covers = (places[0] > box[0] - 0.03) & (places[0] < box[1] + 0.03)
+            covers &= (places[1] > box[2]) & (places[1] < box[3] + 0.03)
+            # Where the line rises to the next.
+            covers |= (places[0] > x) & (places[0] < box[1] + 0.03) & points["on_front"] & (not right)
+            if box[0] < 0 or box[1] > width - 0.5 or covers.any() or any(_overlap(box, other) for other in named):
+                continue
+            named.append(box)
+            text = dict(textcoords="offset points", xytext=(-4 if right else 4, 3), ha="right" if right else "left")
+            axis.annotate(plain(label), (trial["cost"] * scale, trial["score"]), fontsize=SMALL, **text)
+            break
+
+
+def _inches(values: pd.Series, inches: float, margin: float) -> pd.Series:
+    span = max(values.max() - values.min(), 1e-9)
+    return ((values - values.min()) / span + margin) / (1 + 2 * margin) * inches
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, right, bottom, top) share a place."""
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]
 
 
 def setting_label(trial: pd.Series) -> str:
