@@ -8,6 +8,7 @@ import pytest
 from leaderboard_rows import UNTRAINED, failed, row
 from matplotlib import colors as matplotlib_colors
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
@@ -196,6 +197,105 @@ def test_names_are_text_and_neither_mathematics_nor_markup(board):
     assert "$\\frac$ &lt;b&gt;&amp;_" in svg
     assert "\x1b" not in svg and "<b>" not in svg
     to_bytes(figures.lambda_curves(grid), "svg")
+
+
+def frames_of(figure) -> int:
+    return sum(isinstance(patch, Rectangle) for patch in figure.axes[0].patches)
+
+
+def test_cells_that_tie_at_the_shown_digit_are_all_framed(board):
+    grid = grid_of(board)[lambda df: df["seed"] == 0].assign(top1=50.0)
+    grid.loc[(grid["lambda1"] == 1.0) & (grid["lambda2"] == 0.2), "top1"] = 70.04
+    grid.loc[(grid["lambda1"] == 0.9) & (grid["lambda2"] == 0.0), "top1"] = 69.96
+    figure = figures.lambda_heatmap(grid, "svhn")
+    assert frames_of(figure) == 2
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold"] == ["70.0", "70.0"]
+    assert "One seed. Framed: the best 2, which tie." in figure.get_supxlabel()
+    heat = next(entry for entry in figures.gallery(grid).entries if entry.figure == "lambda-heatmap")
+    assert heat.caption.startswith("One seed. Framed: the best 2, which tie.")
+
+
+def test_all_maps_of_a_grid_have_the_cells_of_failed_trials_too(board):
+    rows = [failed(trial_id="e" * 12, lambda1=0.5, lambda2=0.4), failed(trial_id="d" * 12, lambda1=0.3, iterations=7)]
+    rows.append(failed(trial_id="c" * 12, lambda1=0.7, train_mixture="svhn+dtd"))
+    grid = grid_of(board)[lambda df: (df["eval_dataset"] != "svhn") | (df["lambda2"] != 0.2)]
+    grid = pd.concat([grid, a_board(rows)])
+    maps = [entry.draw().axes[0] for entry in figures.gallery(grid).entries if entry.figure == "lambda-heatmap"]
+    maps += [figures.lambda_heatmap(grid, "svhn").axes[0]]
+    assert len(maps) == 4
+    for axis in maps:
+        assert [label.get_text() for label in axis.get_yticklabels()] == ["1", "0.9", "0.5"]
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "0.1", "0.2", "0.4"]
+    assert [text.get_text() for text in maps[-1].texts].count("–") == 12 - 4
+
+
+@pytest.mark.filterwarnings("error")
+def test_scores_of_zero_and_names_in_any_script_warn_of_nothing_and_no_axis_goes_below_zero(board):
+    zero = at_one_lambda(board).assign(top1=lambda df: df["top1"] * 0).replace({"eval_dataset": {"stl10": "手書き"}})
+    drawn = [
+        *(figures.methods_bars(zero, mixture=MIXTURES[2], width=width) for width in (3.3, 7)),
+        figures.domains_against_top1(zero),
+        figures.cost_against_score(zero[zero["train_mixture"] == MIXTURES[2]]),
+        figures.lambda_curves(grid_of(board).assign(top1=0.0)),
+    ]
+    for figure in drawn:
+        to_bytes(figure, "png")
+        for axis in figure.axes:
+            low, high = axis.get_ylim()
+            assert low <= 0 and not any(low <= tick < 0 for tick in axis.get_yticks()), (low, high)
+    assert "手書き".encode() in to_bytes(drawn[0], "svg")
+
+
+def test_no_label_runs_off_its_figure(board):
+    name = "x" * 90
+    grid = grid_of(board).replace({"eval_dataset": {"stl10": name}})
+    three = {"builtin-clutter": 5, "builtin-shapes": 5, "builtin-textures": 5}
+    drawn = [
+        *(figures.lambda_heatmap(grid, name, width=width) for width in (None, 3.3, 7)),
+        *(figures.class_similarity(dict.fromkeys(map(str, range(n)), np.eye(15)), three) for n in (1, 2, 5)),
+    ]
+    for figure in drawn:
+        figure.draw_without_rendering()
+        for axis in figure.axes:
+            for text in axis.findobj(Text):
+                box = text.get_window_extent()
+                if text.get_visible() and text.get_text():
+                    assert box.x0 >= -2 and box.x1 <= figure.bbox.x1 + 2, text.get_text()
+                    assert box.y0 >= -2 and box.y1 <= figure.bbox.y1 + 2, text.get_text()
+
+
+def test_names_of_the_pareto_front_lie_on_no_point():
+    random = np.random.default_rng(0)
+    rows = [
+        one
+        for number in range(300)
+        for one in trial(number + 1, ("svhn",), lambda1=random.choice([1, 0.9]), lambda2=random.choice([0.1, 0.2]))
+    ]
+    dense = a_board(rows).assign(top1=lambda df: 25 * np.log10(df["train_seconds"]) + random.normal(0, 5, len(df)))
+    for width in (figures.COLUMN, figures.PAGE):
+        figure = figures.cost_against_score(dense, width=width)
+        figure.draw_without_rendering()
+        (axis,) = figure.axes
+        points = np.concatenate([axis.transData.transform(drawn.get_offsets()) for drawn in axis.collections])
+        assert len(axis.texts) >= 3
+        for text in axis.texts:
+            box = text.get_window_extent()
+            assert not any(box.contains(*point) for point in points), text.get_text()
+
+
+def test_what_has_no_training_time_says_so(board):
+    untimed = grid_of(board).assign(train_seconds=None)
+    assert "no trial has a training time" in figures.gallery(untimed).absent["cost-against-score"]
+    with pytest.raises(ValueError, match="no trial has a training time"):
+        figures.cost_against_score(untimed)
+
+
+def test_bars_say_at_which_lambdas_they_are(board):
+    note = figures.methods_bars(at_one_lambda(board), mixture=MIXTURES[2]).get_supxlabel().replace("\n", " ")
+    assert note.endswith("standard deviation. MDSSL (λ1 = 0.9, λ2 = 0.1).")
+    clustered = board[(board["method"] != "mdssl") | ((board["lambda1"] == 1.0) & (board["lambda2"] == 0.0))]
+    note = figures.methods_bars(clustered, mixture=MIXTURES[2]).get_supxlabel().replace("\n", " ")
+    assert "MDSSL (λ1 = 1, λ2 = 0). MDSSL, clustered (λ1 = 0.9, λ2 = 0.1)." in note
 
 
 def test_a_long_name_breaks_at_its_joints_and_loses_no_character():
@@ -443,3 +543,10 @@ def test_figures_of_representations_are_of_trials_that_have_them(board, storage)
     assert titles == [f"λ1 = {a:g}, λ2 = {b:g}" for a, b in grid]
     panels = [axis.get_title(loc="left").replace("\n", " ") for axis in by_name["embedding"].draw().axes]
     assert panels == ["SimCLR, union", "MDSSL", "MDSSL, clustered"]
+    assert "MDSSL at λ1 = 0.9" in by_name["embedding"].caption
+    for trial_id in trials.loc[trials["method"] != "simclr", "trial_id"].unique():
+        if trial_id != trials.loc[trials["lambda2"] == 0, "trial_id"].iloc[0]:
+            (Location.of(storage) / "trials" / trial_id).delete()
+    by_name = {entry.name: entry for entry in figures.gallery(board, storage).entries}
+    assert "MDSSL" not in by_name["embedding"].caption
+    assert "Similarity of class means at λ1 = 1, λ2 = 0" in by_name["class-similarity-lambda1"].title

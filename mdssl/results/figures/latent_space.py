@@ -113,7 +113,8 @@ def class_similarity(
     width = min(width, _WIDEST_PANEL * per_row + 0.9 + length)
     panel = (width - 0.9 - length) / per_row
     upright = length > min(groups.values()) / classes * panel
-    height = 0.35 + panel + (length if upright else 0)
+    lines = max(name.count("\n") for name in names)
+    height = 0.35 + panel + (length if upright else 0.12 * lines)
     figure, axes = panels(len(matrices), width=width, height=height, per_row=per_row)
     ends = np.cumsum(list(groups.values()))
     middles = ends - np.array(list(groups.values())) / 2 - 0.5

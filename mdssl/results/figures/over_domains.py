@@ -19,6 +19,7 @@ from mdssl.results.figures.style import (
     dataset_label,
     legend,
     look,
+    no_negative,
     note,
     panels,
     plain,
@@ -60,6 +61,7 @@ def domains_against_top1(board: pd.DataFrame, *, features: str = "encoder", widt
         if dataset in alone:
             line = axis.axhline(alone[dataset], color=INK, linestyle=(0, (1, 1)), linewidth=1)
             handles["SimCLR on it alone"] = line
+        no_negative(axis)
         axis.set_title(dataset_label(dataset, 24), loc="left")
         _whole_numbers(axis, means["num_domains"])
     _outer_labels(axes, "training domains", "top-1 (%)")

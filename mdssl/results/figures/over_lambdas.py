@@ -235,8 +235,8 @@ def _not_exaggerated(axis: Axes) -> None:
     """At least two points high: half a point of noise shall not look like an effect."""
     low, high = axis.get_ylim()
     if high - low < 2:
-        middle = (low + high) / 2
-        axis.set_ylim(middle - 1, middle + 1)
+        low = max((low + high) / 2 - 1, -0.06)
+        axis.set_ylim(low, low + 2)
     no_negative(axis)
 
 

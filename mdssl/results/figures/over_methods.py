@@ -55,7 +55,7 @@ def methods_bars(
         places = {dataset: place for place, dataset in enumerate(group)}
         for place, method in enumerate(methods):
             own = means[(means["method"] == method) & means["eval_dataset"].isin(group)]
-            x = own["eval_dataset"].map(places) + (place - (len(methods) - 1) / 2) * wide
+            x = own["eval_dataset"].map(places).astype(float) + (place - (len(methods) - 1) / 2) * wide
             label, colour = METHODS[method]
             bars = axis.bar(
                 x,
@@ -96,12 +96,10 @@ def methods_bars(
 
 
 def _lambdas_said(lambdas: dict[str, tuple[float, float]]) -> list[str]:
-    """At which λ1 and λ2 each method was trained, once for all of the same."""
-    return [
-        f"{', '.join(METHODS[name][0] for name in lambdas if lambdas[name] == pair)} "
-        f"(λ1 = {pair[0]:g}, λ2 = {pair[1]:g})"
-        for pair in dict.fromkeys(lambdas.values())
-    ]
+    """At which λ1 and λ2 each method was trained, once where all have the same."""
+    if len(set(lambdas.values())) == 1:
+        lambdas = {"mdssl": next(iter(lambdas.values()))}
+    return [f"{METHODS[name][0]} (λ1 = {pair[0]:g}, λ2 = {pair[1]:g})" for name, pair in lambdas.items()]
 
 
 def method_means(

@@ -185,7 +185,7 @@ def no_negative(axis: Axes) -> None:
 def dataset_label(name: str, characters: int = 24, *, before: str = "") -> str:
     """The name of a dataset, in lines, the first of which begins with ``before``; those of the built-in domains say
     that they are made-up."""
-    label = wrapped(before + name, characters)
+    label = wrapped(before + name, characters, lines=4 if before else 3)
     if name not in BUILTIN:
         return label
     fits = len(label.split("\n")[-1]) + len(" (made-up)") <= characters
