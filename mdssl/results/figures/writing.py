@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
 
 from mdssl.errors import InputError, check_name
 from mdssl.results import leaderboard
@@ -75,7 +74,9 @@ def write_figures(
             console.print(
                 f"{number:3}/{len(wanted)}  {file}  {entry.title}", markup=False, highlight=False, soft_wrap=True
             )
-        console.print(Padding(Text(entry.caption), (0, 0, 0, _INDENT)))
+        indent = dict(initial_indent=" " * _INDENT, subsequent_indent=" " * _INDENT)
+        caption = textwrap.fill(entry.caption, max(console.width, 40), **indent)
+        console.print(caption, markup=False, highlight=False, soft_wrap=True)
     if names:
         _refuse_absent({kind: reason for kind, reason in found.absent.items() if kind in names})
         return files
