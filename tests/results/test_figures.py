@@ -213,6 +213,10 @@ def test_cells_that_tie_at_the_shown_digit_are_all_framed(board):
     assert "One seed. Framed: the best 2, which tie." in figure.get_supxlabel()
     heat = next(entry for entry in figures.gallery(grid).entries if entry.figure == "lambda-heatmap")
     assert heat.caption.startswith("One seed. Framed: the best 2, which tie.")
+    assert (
+        "one of 2 that tie for the best"
+        in next(entry for entry in figures.gallery(grid).entries if entry.name.endswith("svhn")).alt
+    )
 
 
 def test_all_maps_of_a_grid_have_the_cells_of_failed_trials_too(board):

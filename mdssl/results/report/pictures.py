@@ -21,7 +21,7 @@ from mdssl.storage import Location
 
 FILES = ("metrics.parquet", "clusters.parquet", "neighbours.png", "neighbours.json")
 """Of a trial: what its pictures show."""
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 """Raise it where the same files shall be drawn anew, or more is to be remembered of them."""
 
 _PIXELS_PER_INCH = 130
