@@ -63,7 +63,7 @@ def names(python, folder):
     return eval(python(code, folder).communicate(timeout=60)[0])
 
 
-@pytest.mark.parametrize("after", ["nobody", "a dead owner"])
+@pytest.mark.parametrize("after", [pytest.param("nobody", marks=pytest.mark.long), "a dead owner"])
 def test_of_several_that_race_exactly_one_gets_the_claim(bucket, python, after):
     folder, rounds = f"{bucket}/claims", 8
     if after == "a dead owner":

@@ -188,7 +188,14 @@ class Killed(BaseException):
     """Not an Exception: nothing on the way may catch it."""
 
 
-@pytest.mark.parametrize("step", [4, 5, 1], ids=["between two rounds", "right before a round", "before the first"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(5, id="right before a round"),
+        pytest.param(4, id="between two rounds", marks=pytest.mark.long),
+        pytest.param(1, id="before the first", marks=pytest.mark.long),
+    ],
+)
 def test_a_kill_changes_nothing(tiny_data, tmp_path, step):
     every_step = RunSettings(report_every=1, checkpoint_seconds=0)
 

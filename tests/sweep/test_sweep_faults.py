@@ -185,7 +185,7 @@ def command(storage, data, script=SCRIPT):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_sigterm_ends_a_sweep_as_ctrl_c_does(tiny_data, tmp_path):
     token = uuid.uuid4().hex
