@@ -32,6 +32,7 @@ from mdssl.sweep.rows import failed_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.sigterm import sigterm_as_ctrl_c
 from mdssl.sweep.summary import print_plan, print_results
+from mdssl.sweep.train_records import train_records, trials_with_records
 from mdssl.sweep.waiting import Others
 from mdssl.terminal import Terminal
 
@@ -78,6 +79,11 @@ def run_sweep(
         storage.check_writable()
         with patience():
             _run(name, settings, storage, left, console)
+    # Of trials, too, that another sweep had finished when it was killed.
+    records = trials_with_records(storage)
+    for config in configs:
+        if config.trial_id in records:
+            _clear_up(storage, config)
     renew(storage)
     code = print_results(console, name, settings, storage, configs)
     if afterwards:
@@ -175,8 +181,6 @@ def _say_who(config: TrialConfig, owner: Owner, console: Console) -> None:
 
 def _clear_up(storage: Location, config: TrialConfig) -> None:
     """Remove what a trial that was stopped could not clear away itself, unless another sweep has the trial now."""
-    from mdssl.sweep.trial import train_records
-
     trial_dir, records = storage / "trials" / config.trial_id, train_records(storage, config)
     try:
         with patience(0):

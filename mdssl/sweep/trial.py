@@ -37,6 +37,7 @@ from mdssl.sweep.grid import evaluation_fingerprint, news
 from mdssl.sweep.memory import release_memory
 from mdssl.sweep.resources import Share
 from mdssl.sweep.rows import failed_row, finished_row, merged
+from mdssl.sweep.train_records import train_records
 from mdssl.sweep.waiting import report_of
 from mdssl.tracking.tracks import tell_scores
 from mdssl.trial_log import kept_log
@@ -205,11 +206,6 @@ def _trainer(job: dict[str, Any], run: TrialRun, records: Location) -> ray.train
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-
-
-def train_records(storage: Location, config: TrialConfig) -> Location:
-    """Where Ray Train keeps records of a trial while it trains. Ours are complete without them."""
-    return storage / ".ray" / f"{config.method}-{config.trial_id}"
 
 
 def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> dict[str, Any]:
