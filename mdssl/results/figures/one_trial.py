@@ -73,8 +73,9 @@ def clusters(rounds: pd.DataFrame, *, width: float = PAGE) -> Figure:
     axes[1].set_title("images kept", loc="left")
     axes[1].set_ylabel("share (%)")
     if churns:
-        axes[2].plot(step, 100 * rounds["churn"].astype(float), color=COLOURS[0], marker="o")
-        axes[2].set_ylim(bottom=-0.5)
+        churn = 100 * rounds["churn"].astype(float)
+        axes[2].plot(step, churn, color=COLOURS[0], marker="o")
+        axes[2].set_ylim(-0.5, 1.08 * max(churn.max(), 1))
         axes[2].set_title("churn: changed cluster", loc="left")
         axes[2].set_ylabel("images (%)")
     for axis in axes:
