@@ -53,6 +53,13 @@ class Published:
     usual_folders: tuple[str, ...] = ()
     files_of: str | None = None
 
+    @property
+    def prepared_counts(self) -> tuple[int, int]:
+        """Labelled training images and test images once it is prepared, a fifth for test where there is no split."""
+        train = self.classes * self.train_per_class if self.train_per_class else self.counts["train"]
+        test = self.counts.get("test", self.counts.get("validation"))
+        return (train, test) if test is not None else (train * 4 // 5, train // 5)
+
 
 @dataclass(frozen=True)
 class CatalogEntry:
@@ -269,6 +276,30 @@ def seen_in(domains: Iterable[str]) -> set[str]:
     """
     published = {name: CATALOG[name].published for name in domains if name in CATALOG}
     return {*domains, *(found.files_of for found in published.values() if found and found.files_of)}
+
+
+def variant_of(name: str, *, classes: int, train: int, test: int) -> str:
+    """What sets a dataset that bears the catalogue's ``name`` apart from the published one; empty if nothing does.
+
+    Args:
+        classes, train, test: of the dataset as it is prepared, in which EuroSAT has a test split.
+
+    Returns:
+        Words that follow the name, such as ``"4,434 of 73,257"`` (training images) or ``"10 of 47 classes"``. Empty for
+        a name that the catalogue does not have, or has drawn.
+    """
+    published = CATALOG[name].published if name in CATALOG else None
+    if published is None:
+        return ""
+    whole_train, whole_test = published.prepared_counts
+    for found, whole, what in (
+        (classes, published.classes, " classes"),
+        (train, whole_train, ""),
+        (test, whole_test, " test images"),
+    ):
+        if found != whole:
+            return f"{found:,} {'of' if found < whole else 'instead of'} {whole:,}{what}"
+    return ""
 
 
 def train_per_class(name: str) -> int | None:

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from mdssl.data.catalog import CATALOG
+from mdssl.data.catalog import CATALOG, variant_of
 from mdssl.errors import InputError, check_name
 
 SPLITS = ("train", "test")
@@ -88,6 +88,18 @@ class Dataset:
             return self.fingerprints["train"]
         both = f"{self.fingerprints['train']}\n{self.fingerprints[UNLABELLED]}"
         return hashlib.sha256(both.encode()).hexdigest()
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it has classes, and so scores; without, all its images are ``UNLABELLED`` ones for pretraining."""
+        return bool(self.classes)
+
+    @property
+    def variant(self) -> str:
+        """What sets it apart from the published dataset of its name, such as ``"4,434 of 73,257"``; mostly empty."""
+        if "variant" in self.meta:
+            return self.meta["variant"]
+        return variant_of(self.name, classes=len(self.classes), train=self.counts["train"], test=self.counts["test"])
 
     @property
     def builtin(self) -> bool:
