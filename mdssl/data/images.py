@@ -9,9 +9,10 @@ What becomes of the less usual kinds, so that nobody has to guess:
 """
 
 import io
+import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from mdssl.data.parts import RawImage
 from mdssl.errors import InputError
@@ -23,6 +24,12 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+# Pillow refuses whole photographs of microscopes and satellites, and PNG with long texts or profiles, as attacks.
+LARGEST_PIXELS = 2**30
+Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS // 2  # It warns from here on, and refuses twice as many.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
 
 
 def convert(raw: RawImage, size: int, resize_filter: str, where: str) -> np.ndarray:
@@ -42,6 +49,13 @@ def convert(raw: RawImage, size: int, resize_filter: str, where: str) -> np.ndar
         if image.size != (size, size):
             image = image.resize((size, size), FILTERS[resize_filter])
         return np.asarray(image)
+    except FileNotFoundError as error:
+        raise InputError(f"image {where} is missing now. Put it back, or prepare without it.") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"image {where} has more than {LARGEST_PIXELS:,} pixels, which would take gigabytes of memory. Make it "
+            "smaller, or cut it up."
+        ) from error
     # Pillow's decoders raise nearly anything on broken bytes, SyntaxError and struct.error among them.
     except Exception as error:
         raise InputError(f"image {where} cannot be decoded: {error}. Replace it or take it out.") from error
@@ -55,7 +69,8 @@ def _open(raw: RawImage) -> Image.Image:
     if not data:
         raise InputError("it is empty")
     try:
-        image = Image.open(io.BytesIO(data))
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         # Pillow names the object in memory, which says nothing, and is another one each time.
         raise InputError("it is of no kind that Pillow knows") from None

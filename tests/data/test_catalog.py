@@ -37,12 +37,12 @@ def test_without_files_the_message_says_what_to_put_where(tmp_path, name):
     message = str(caught.value)
     assert str(tmp_path / "downloads" / (published.files_of or name)) in message
     assert "--source PATH" in message
-    if published.remotes is None:
+    if not published.remotes:
         assert "cannot be downloaded" in message
         assert published.by_hand in message
     else:
         assert "--download" in message
-        for remote in published.remotes():
+        for remote in published.remotes:
             assert remote.url in message
             assert remote.md5 in message
 

@@ -253,7 +253,7 @@ def test_a_folder_that_is_no_report_is_left_alone(small, content):
     storage, output = small
     output.mkdir()
     (output / content).write_text('{"mine": 1}')
-    with pytest.raises(ValueError, match="holds something that is no report.*--output"):
+    with pytest.raises(ValueError, match=f"holds {content}, which mdssl did not write as a report.*--output"):
         write_report(storage, output)
     assert list(files_in(output)) == [content]
     assert (output / content).read_text() == '{"mine": 1}'
