@@ -52,9 +52,10 @@ def data_list(settings: DataList) -> None:
 @dataclass(frozen=True, kw_only=True)
 class DataPrepare:
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """What to prepare: names that `mdssl data list` knows, or one new name together with --source."""
+    """What to prepare: names that `mdssl data list` knows, or new ones together with --source."""
     source: str | None = None
-    """File or folder to read: class folders, Parquet shards as Hugging Face lays them out, an npz, or raw downloads."""
+    """File or folder to read: class folders, images without labels, Parquet shards as Hugging Face lays them out, an
+    npz, or raw downloads. With several names, the folder in which each has a folder of its name."""
     kind: str | None = None
     """What the source is: folder | parquet | npz | published (a known dataset's raw files); default: seen from its
     files."""
@@ -100,16 +101,14 @@ def data_prepare(settings: DataPrepare) -> None:
 
     if not settings.names:
         raise InputError("no dataset is named; give one or more, e.g. `mdssl data prepare cifar10 --download`.")
+    sources = dict.fromkeys(settings.names, settings.source)
     if settings.source and len(settings.names) > 1:
-        raise InputError(
-            f"one source cannot become {len(settings.names)} datasets ({', '.join(settings.names)}); "
-            "prepare one at a time."
-        )
-    for name in settings.names:
+        sources = {name: f"{settings.source.rstrip('/')}/{name}" for name in settings.names}
+    for name, source in sources.items():
         dataset = prepare_in(
             settings.data,
             name,
-            source=settings.source,
+            source=source,
             kind=settings.kind,
             reading=_reading(settings),
             download=settings.download,

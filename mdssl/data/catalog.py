@@ -37,7 +37,7 @@ class Published:
         classes: how many there are.
         counts: how many images the parts have; other numbers are refused, because they make another dataset.
         joins_validation: whether a validation split, from whatever source, belongs to the train split.
-        contents: by split, `mdssl.data.prepared.Content` in hex of the dataset at 32x32, where known.
+        contents: by split, `mdssl.data.arrays.Content` in hex of the dataset at 32x32, where known.
         train_per_class: how many training images of each class make the dataset, from whatever source; None for all.
         usual_folders: where the needed files often stand, relative to the folder that a user names.
         files_of: the dataset whose downloads these files are among; None if they have their own.
@@ -79,28 +79,30 @@ class CatalogEntry:
     published: Published | None = None
 
 
+_CONTENTS = {
+    "cifar10": {
+        "train": "ab38fe1c1699a2415da621a9ab962636282c7b06a6f497a39538e0fab14a1da4",
+        "test": "f5197b78b1b3850c3d66c4c640631997324a7cd5e58ee1476e56efc1b9939d82",
+    },
+}
+"""See `Published.contents`."""
+
+
 def _cifar(
-    classes: int,
-    archive: str,
-    md5: str,
-    folder: str,
-    train: list[str],
-    test: str,
-    meta: str,
-    labels: str,
-    names: str,
+    classes: int, md5: str, folder: str, train: list[str], test: str, meta: str, keys: tuple[str, str]
 ) -> Published:
+    """``keys`` are those of the labels in a batch, and of the class names in ``meta``."""
+    archive = f"cifar-{classes}-python.tar.gz"
     train_files, test_files = [f"{folder}/{file}" for file in train], [f"{folder}/{test}"]
-    meta_file = f"{folder}/{meta}"
+    files = {"train": train_files, "test": test_files, "meta": f"{folder}/{meta}"}
     return Published(
-        needs=(*train_files, *test_files, meta_file),
+        needs=(*train_files, *test_files, files["meta"]),
         archives=(archive,),
         remotes=(Remote(f"https://www.cs.toronto.edu/~kriz/{archive}", archive, md5),),
-        read=partial(
-            read_cifar, train=train_files, test=test_files, meta=meta_file, labels_key=labels, names_key=names
-        ),
+        read=partial(read_cifar, **files, labels_key=keys[0], names_key=keys[1]),
         classes=classes,
         counts={"train": 50_000, "test": 10_000},
+        contents=_CONTENTS.get(f"cifar{classes}", {}),
     )
 
 
@@ -130,14 +132,10 @@ CATALOG: dict[str, CatalogEntry] = {
         "official, 50,000 / 10,000",
         _cifar(
             10,
-            "cifar-10-python.tar.gz",
             "c58f30108f718f92721af3b95e74349a",
             "cifar-10-batches-py",
             [f"data_batch_{k}" for k in range(1, 6)],
-            "test_batch",
-            "batches.meta",
-            "labels",
-            "label_names",
+            *("test_batch", "batches.meta", ("labels", "label_names")),
         ),
     ),
     "cifar100": CatalogEntry(
@@ -145,14 +143,10 @@ CATALOG: dict[str, CatalogEntry] = {
         "official, 50,000 / 10,000",
         _cifar(
             100,
-            "cifar-100-python.tar.gz",
             "eb9058c3a382ffc7106e4002c42a8d85",
             "cifar-100-python",
             ["train"],
-            "test",
-            "meta",
-            "fine_labels",
-            "fine_label_names",
+            *("test", "meta", ("fine_labels", "fine_label_names")),
         ),
     ),
     "svhn": CatalogEntry(

@@ -17,6 +17,8 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from mdssl.data.parts import RawImage
 from mdssl.errors import InputError
 
+SMALLEST_SIZE, LARGEST_SIZE = 8, 1024
+"""Of prepared images, in pixels."""
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,

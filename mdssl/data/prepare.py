@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from rich.progress import Progress
 
@@ -20,8 +16,8 @@ from mdssl.data.arrays import Content, same_pixels, write_split
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.catalog import description_of, published_as, variant_of
 from mdssl.data.convert import Converted, convert_part
-from mdssl.data.images import FILTERS
 from mdssl.data.parts import Reading, Source
+from mdssl.data.prepare_settings import check_same, check_settings, digest, recorded
 from mdssl.data.prepared import (
     META_FORMAT,
     SPLITS,
@@ -32,18 +28,12 @@ from mdssl.data.prepared import (
 )
 from mdssl.data.progress import byte_progress, image_progress
 from mdssl.data.raw_files import owner_of_files
-from mdssl.data.sources import DOWNLOADS, KINDS, detect_kind, open_source, source_state
+from mdssl.data.sources import detect_kind, open_source, source_state
 from mdssl.data.splits import PARTS, resolve_splits
 from mdssl.data.staging import DATASET, all_or_nothing, locked
-from mdssl.errors import InputError, check_name, check_number
+from mdssl.errors import InputError
 from mdssl.ownership import check_replaceable, refuse_overlap
 from mdssl.storage import Location
-
-SMALLEST_SIZE, LARGEST_SIZE = 8, 1024
-
-# A '+' joins the names of a mixture, and a leading '.' hides a folder that is not finished.
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-
 
 _SHOWN = 10
 """Damaged images that a message names."""
@@ -92,7 +82,7 @@ def prepare(
             nothing half-written is left.
     """
     reading = reading or Reading()
-    _check_settings(name, kind, reading, image_size, resize_filter, workers, seed, test_fraction)
+    check_settings(name, kind, reading, image_size, resize_filter, workers, seed, test_fraction)
     data = Path(data).expanduser()
     source = None if source is None else Path(source).expanduser().absolute()
     target = Location.of(data / name)
@@ -108,7 +98,7 @@ def prepare(
             check_replaceable(target, DATASET)
             return None
         dataset = open_dataset(data, name)
-        _check_same(dataset, source, kind, reading, image_size, resize_filter, seed, test_fraction)
+        check_same(dataset, source, kind, reading, image_size, resize_filter, seed, test_fraction)
         return dataset
 
     # Asked before and after the lock: the first saves a read-only data folder from being locked, the second finds what
@@ -177,84 +167,6 @@ def _locked(data: Path, name: str, progress: bool) -> Iterator[None]:
         yield
 
 
-def _check_settings(
-    name: str,
-    kind: str | None,
-    reading: Reading,
-    image_size: int,
-    resize_filter: str,
-    workers: int | None,
-    seed: int,
-    test_fraction: float,
-) -> None:
-    if not NAME.fullmatch(name) or name == DOWNLOADS:
-        raise InputError(
-            f"dataset name {name!r} is not valid; allowed are up to 64 letters, digits, '-', '_' and '.', not as the "
-            f"first character, and not {DOWNLOADS!r}. Choose another name."
-        )
-    for split in reading.splits or ():
-        check_name("split", split, PARTS)
-    if kind is not None:
-        check_name("source kind", kind, KINDS)
-    check_name("resize filter", resize_filter, FILTERS)
-    mend = "Smaller images leave an encoder nothing to see, and all images of larger ones would not fit in memory."
-    check_number("image size", image_size, low=SMALLEST_SIZE, high=LARGEST_SIZE, mend=mend)
-    check_number("seed", seed, low=0)
-    check_number("test fraction", test_fraction, low=0.01, high=0.99)
-    if workers is not None:
-        check_number("workers", workers, low=1)
-
-
-def _check_same(
-    dataset: Dataset,
-    source: Path | None,
-    kind: str | None,
-    reading: Reading,
-    image_size: int,
-    resize_filter: str,
-    seed: int,
-    test_fraction: float,
-) -> None:
-    """Raise ``ValueError`` if ``dataset`` was prepared with other settings; no ``source`` means any."""
-    meta, origin = dataset.meta, dataset.meta["source"]
-    pairs = [("image size", meta["image_size"], image_size), ("resize filter", meta["resize_filter"], resize_filter)]
-    if kind is not None:
-        pairs.append(("source kind", origin["kind"], kind))
-    if source is not None and kind != "published":
-        there, digest = origin["origin"], _digest(source)
-        elsewhere = there == source.name and origin.get("path_digest", digest) != digest
-        pairs.append(("source", f"{there} of another folder" if elsewhere else there, source.name))
-    # Recorded only where they decided anything.
-    decided = [("seed", "seed", seed), ("test fraction", "test_fraction", test_fraction)]
-    pairs += [(what, meta["split"][key], asked) for what, key, asked in decided if key in meta["split"]]
-    asked = _recorded(reading)
-    if source is not None and "reading" in meta:
-        pairs += [(key, meta["reading"].get(key), asked.get(key)) for key in (*asked, *meta["reading"])]
-    differences = list(dict.fromkeys(f"{what} {there}, not {now}" for what, there, now in pairs if there != now))
-    if not differences and source is not None and origin.get("state"):
-        state = source_state(source, origin["kind"], reading)
-        if state != origin["state"]:
-            then, now = (text.rpartition(" ")[0] for text in (origin["state"], state))
-            counts = f"{then} then, {now} now" if then != now else f"{now}, some with other sizes or times"
-            differences = [f"{origin['origin']} as it was before it changed ({counts})"]
-    if differences:
-        raise InputError(
-            f"dataset {dataset.name!r} is already prepared with {'; '.join(differences)}. Replace it with --overwrite, "
-            "or prepare it under another name."
-        )
-
-
-def _recorded(reading: Reading) -> dict:
-    """As ``meta.json`` keeps it: what was said of how to read the source."""
-    said = {key: value for key, value in vars(reading).items() if value is not None}
-    return said | ({"classes": list(said["classes"])} if "classes" in said else {})
-
-
-def _digest(source: Path | None) -> str | None:
-    """Tells sources of one name apart without writing the machine's folders into the dataset."""
-    return hashlib.sha256(str(source).encode()).hexdigest()[:12] if source else None
-
-
 def _count_bytes(bar: Progress, name: str) -> Callable[[int, int | None], None]:
     """A callback for downloads; the bar shows up with the first bytes."""
     task = bar.add_task(f"fetch {name}", total=None, visible=False)
@@ -293,37 +205,6 @@ def _variant(name: str, meta: dict, contents: dict[str, Content]) -> str:
     return f"other {' and '.join(other)} images or labels than published" if other else ""
 
 
-def _answer_damaged(name: str, damaged: list[InputError], opened: Source, skip: bool) -> None:
-    """Raise ``ValueError`` that names damaged images, or count them where they are to be skipped."""
-    if not damaged:
-        return
-    if skip:
-        opened.findings.leave_out("damaged images", str(damaged[0]), len(damaged))
-        return
-    listed = "\n".join(f"  {error}" for error in damaged[:_SHOWN])
-    more = f"\n  and {len(damaged) - _SHOWN:,} more" if len(damaged) > _SHOWN else ""
-    raise InputError(
-        f"{len(damaged):,} images of {name!r} are damaged:\n{listed}{more}\n"
-        "Replace them, or leave out all that are damaged with --skip-damaged."
-    )
-
-
-def _variant(name: str, meta: dict, contents: dict[str, Content]) -> str:
-    """See `Dataset.variant`: by numbers, and for the size at which they are known by the pixels and labels too."""
-    counts = {split: meta["splits"][split]["count"] for split in SPLITS}
-    published = published_as(name)
-    if (by_count := variant_of(name, classes=len(meta["classes"]), **counts)) or published is None:
-        return by_count
-    known = published.contents if meta["image_size"] == 32 else {}
-    other = [split for split, content in known.items() if contents[split].hexdigest() != content]
-    return f"other {' and '.join(other)} images or labels than published" if other else ""
-
-
-def _to_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _meta(
     name: str,
     source: Path | None,
@@ -335,7 +216,7 @@ def _meta(
     rule: dict,
     splits: dict,
 ) -> dict:
-    origin = {"kind": opened.kind, "origin": opened.origin, "path_digest": _digest(source)}
+    origin = {"kind": opened.kind, "origin": opened.origin, "path_digest": digest(source)}
     if source is not None:
         origin["state"] = source_state(source, opened.kind, reading)
     places = {split: opened.findings.splits[split] for split in PARTS if split in opened.findings.splits}
@@ -345,7 +226,7 @@ def _meta(
         "description": description_of(name),
         "builtin": opened.kind == "builtin",
         "source": origin,
-        "reading": _recorded(reading),
+        "reading": recorded(reading),
         "classes": list(classes),
         "image_size": image_size,
         "resize_filter": resize_filter,
