@@ -281,11 +281,12 @@ def seen_in(domains: Iterable[str]) -> set[str]:
     return {*domains, *(found.files_of for found in published if found and found.files_of)}
 
 
-def variant_of(name: str, *, classes: int, train: int, test: int) -> str:
+def variant_of(name: str, *, classes: int, train: int, test: int, unlabelled: int | None = None) -> str:
     """What sets a dataset that bears the catalogue's ``name`` apart from the published one; empty if nothing does.
 
     Args:
         classes, train, test: of the dataset as it is prepared, in which EuroSAT has a test split.
+        unlabelled: images without a label; None where their number is not known.
 
     Returns:
         Words that follow the name, such as ``"4,434 of 73,257"`` (training images) or ``"10 of 47 classes"``. Empty for
@@ -295,12 +296,14 @@ def variant_of(name: str, *, classes: int, train: int, test: int) -> str:
     if published is None:
         return ""
     whole_train, whole_test = published.prepared_counts
+    whole_unlabelled = published.counts.get("unlabelled", 0)
     for found, whole, what in (
         (classes, published.classes, " classes"),
         (train, whole_train, ""),
         (test, whole_test, " test images"),
+        (unlabelled, whole_unlabelled, " unlabelled images"),
     ):
-        if found != whole:
+        if found not in (whole, None):
             return f"{found:,} {'of' if found < whole else 'instead of'} {whole:,}{what}"
     return ""
 

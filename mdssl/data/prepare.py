@@ -196,7 +196,7 @@ def _answer_damaged(name: str, damaged: list[InputError], opened: Source, skip: 
 
 def _variant(name: str, meta: dict, contents: dict[str, Content]) -> str:
     """See `Dataset.variant`: by numbers, and for the size at which they are known by the pixels and labels too."""
-    counts = {split: meta["splits"][split]["count"] for split in SPLITS}
+    counts = {UNLABELLED: 0} | {split: said["count"] for split, said in meta["splits"].items()}
     published = published_as(name)
     if (by_count := variant_of(name, classes=len(meta["classes"]), **counts)) or published is None:
         return by_count

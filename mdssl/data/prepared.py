@@ -99,7 +99,8 @@ class Dataset:
         """What sets it apart from the published dataset of its name, such as ``"4,434 of 73,257"``; mostly empty."""
         if "variant" in self.meta:
             return self.meta["variant"]
-        return variant_of(self.name, classes=len(self.classes), train=self.counts["train"], test=self.counts["test"])
+        counts = {"unlabelled": 0} | self.counts
+        return variant_of(self.name, classes=len(self.classes), **counts)
 
     @property
     def builtin(self) -> bool:

@@ -106,6 +106,9 @@ def test_addresses_and_sums_are_those_of_torchvision():
 )
 def test_a_part_or_a_variant_of_svhn_is_told_from_it(classes, train, test, words):
     assert variant_of("svhn", classes=classes, train=train, test=test) == words
+    assert variant_of("stl10-unlabelled", classes=10, train=5_000, test=8_000, unlabelled=0) == (
+        "0 of 100,000 unlabelled images"
+    )
     assert variant_of("cells", classes=classes, train=train, test=test) == ""
 
 
