@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -49,6 +50,7 @@ def write_split(
     streams: dict[str, Iterator[Converted]],
     written: dict[str, dict],
     contents: dict[str, Content],
+    notes: Counter[str],
 ) -> list[InputError]:
     """Write ``images.npy`` and ``labels.npy`` of a split; returns what is wrong with images that are left out.
 
@@ -60,6 +62,7 @@ def write_split(
         streams: by part, its images in chunks.
         written: gets what ``meta.json`` says of each part.
         contents: gets the contents of each part.
+        notes: gets what the chunks note.
     """
     folder.mkdir()
     errors: list[InputError] = []
@@ -70,7 +73,8 @@ def write_split(
         begins = file.tell()
         for name, chunks in streams.items():
             contents[name], taken, first = Content(), np.ones(len(parts[name].labels), dtype=bool), 0
-            for images, wrong in chunks:
+            for images, wrong, noted in chunks:
+                notes.update(noted)
                 file.write(images.data)
                 contents[name].update(images)
                 taken[[first + place for place in wrong]] = False

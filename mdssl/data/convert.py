@@ -6,9 +6,10 @@ import itertools
 import multiprocessing
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,8 +29,18 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-Converted = tuple[np.ndarray, dict[int, InputError]]
-"""Images uint8 (n, size, size, 3) of a chunk, and by place in it what is wrong with those that are not among them."""
+class Converted(NamedTuple):
+    """A chunk of images.
+
+    Attributes:
+        images: uint8 (n, size, size, 3).
+        errors: by place in the chunk, what is wrong with those that are not among them.
+        notes: what `mdssl.data.images.convert` counts.
+    """
+
+    images: np.ndarray
+    errors: dict[int, InputError]
+    notes: Counter[str]
 
 
 def convert_part(part: Part, size: int, resize_filter: str, workers: int | None = None) -> Iterator[Converted]:
@@ -58,7 +69,7 @@ def convert_each(
     part: Part, size: int, resize_filter: str, workers: int | None = None
 ) -> Iterator[list[np.ndarray | InputError]]:
     """`convert_part` with errors in the places of the images that cannot be decoded."""
-    for images, errors in convert_part(part, size, resize_filter, workers):
+    for images, errors, _ in convert_part(part, size, resize_filter, workers):
         good = iter(images)
         yield [errors[place] if place in errors else next(good) for place in range(len(images) + len(errors))]
 
@@ -75,14 +86,14 @@ def _tasks(part: Part, size: int, resize_filter: str) -> Iterator[Task]:
 
 def _convert_chunk(raw: list[RawImage], where: list[str], size: int, resize_filter: str) -> Converted:
     if all(isinstance(image, np.ndarray) and image.shape == (size, size, 3) for image in raw):
-        return np.stack(raw), {}
-    images, errors = [], {}
+        return Converted(np.stack(raw), {}, Counter())
+    images, errors, notes = [], {}, Counter()
     for place, image in enumerate(raw):
         try:
-            images.append(convert(image, size, resize_filter, where[place]))
+            images.append(convert(image, size, resize_filter, where[place], notes))
         except InputError as error:
             errors[place] = error
-    return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), errors
+    return Converted(np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), errors, notes)
 
 
 def _in_pool(tasks: Iterator[Task], workers: int) -> Iterator[Converted]:

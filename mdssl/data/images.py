@@ -10,6 +10,7 @@ What becomes of the less usual kinds, so that nobody has to guess:
 
 import io
 import warnings
+from collections import Counter
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -19,6 +20,7 @@ from mdssl.errors import InputError
 
 SMALLEST_SIZE, LARGEST_SIZE = 8, 1024
 """Of prepared images, in pixels."""
+SEVERAL_FRAMES = "images have several frames or pages, of which the first is taken"
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -34,17 +36,22 @@ Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS // 2  # It warns from here on, and refus
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
 
 
-def convert(raw: RawImage, size: int, resize_filter: str, where: str) -> np.ndarray:
+def convert(raw: RawImage, size: int, resize_filter: str, where: str, notes: Counter[str] | None = None) -> np.ndarray:
     """Decode ``raw`` and bring it to uint8 (size, size, 3).
 
     Both sides are resized to ``size`` directly, without keeping the aspect ratio, as the paper does; Pillow's filters
     widen when they shrink, so nothing aliases. An RGB image that has the size already stays bit for bit as it is.
+
+    Args:
+        notes: counts images of which not all is taken, by what is not.
 
     Raises:
         ValueError: it cannot be decoded; the message names ``where``.
     """
     try:
         image = _open(raw)
+        if notes is not None and getattr(image, "is_animated", False):
+            notes[SEVERAL_FRAMES] += 1
         # Neither this nor _to_rgb copies a photograph that is as it should be: two copies were a quarter of the time.
         ImageOps.exif_transpose(image, in_place=True)
         image = _to_rgb(image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -126,6 +127,7 @@ def prepare(
             written: dict[str, dict] = {}
             contents: dict[str, Content] = {}
             damaged: list[InputError] = []
+            notes: Counter[str] = Counter()
             for split in SPLITS:
                 parts = {split: splits[split]}
                 if split == "train" and UNLABELLED in splits:
@@ -134,8 +136,9 @@ def prepare(
                 for stream, part in parts.items():
                     advance = partial(bar.advance, bar.add_task(f"{name} {stream}", total=len(part.labels)))
                     streams[stream] = _counted(convert_part(part, image_size, resize_filter, workers), advance)
-                damaged += write_split(folder / split, parts, classes, image_size, streams, written, contents)
+                damaged += write_split(folder / split, parts, classes, image_size, streams, written, contents, notes)
             _answer_damaged(name, damaged, opened, skip_damaged)
+            opened.findings.remarks += [f"{count:,} {what}" for what, count in notes.items()]
             meta = _meta(name, source, opened, classes, reading, image_size, resize_filter, rule, written)
             meta["same_pixels"] = same_pixels(contents)
             meta["variant"] = _variant(name, meta, contents)
@@ -174,9 +177,9 @@ def _count_bytes(bar: Progress, name: str) -> Callable[[int, int | None], None]:
 
 
 def _counted(chunks: Iterator[Converted], advance: Callable[[int], None]) -> Iterator[Converted]:
-    for images, errors in chunks:
-        yield images, errors
-        advance(len(images) + len(errors))
+    for chunk in chunks:
+        yield chunk
+        advance(len(chunk.images) + len(chunk.errors))
 
 
 def _answer_damaged(name: str, damaged: list[InputError], opened: Source, skip: bool) -> None:

@@ -177,6 +177,15 @@ def test_all_damaged_images_are_named_at_once_and_left_out_where_asked(photos, p
         assert [labels[image.tobytes()] for image in own.images] == own.labels.tolist()
 
 
+def test_pages_after_the_first_are_said_to_be_left_out(photos, prepared, tmp_path):
+    root = photos(*each("cat", "dog"))
+    pages = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (10, 20, 30)]
+    pages[0].save(root / "cat/stack.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(root / "dog/film.gif", save_all=True, append_images=pages[1:])
+    toy = prepared(root, test_fraction=0.5)
+    assert "2 images have several frames or pages, of which the first is taken" in summary(toy)
+
+
 def test_test_images_that_are_training_images_are_counted(photos, prepared):
     root = photos(*each("train/cat", "train/dog", "test/cat", "test/dog"))
     for label in ("cat", "dog"):
