@@ -18,7 +18,6 @@ so long finds, before it writes a checkpoint or a row, that the claim is no long
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -27,12 +26,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from mdssl.claim_files import BEAT, FILES, FIRST, SUCCESSOR, Chain, Owner, last_of, read_chain, read_claim
 from mdssl.errors import InputError
 from mdssl.patience import insist, patience
-from mdssl.process_identity import has_ended, machine, started
+from mdssl.process_identity import machine, started
 from mdssl.storage import Location
 
 log = logging.getLogger(__name__)
@@ -43,39 +43,6 @@ DEAD_SECONDS = 60.0
 """A claim that has not changed for so long is dead."""
 POLL_SECONDS = 1.0
 """How often one who waits looks."""
-_FILES = "claim"
-_FILE, _SUCCESSOR, _BEAT = "claim.json", "claim-after-", "claim-beat-"
-
-
-@dataclass(frozen=True)
-class Owner:
-    """What a claim says.
-
-    Attributes:
-        token: random; no two claims have the same.
-        host: for people, with ``pid`` and ``sweep``.
-        machine: this boot of the machine, and its space of process ids; empty where it cannot be told.
-        started: when the process started, in ticks since that boot: a process id alone is given again.
-        heartbeat: by the owner's clock, for people; for others only whether it changes counts.
-    """
-
-    token: str
-    host: str = ""
-    pid: int = 0
-    machine: str = ""
-    started: int | None = None
-    sweep: str = ""
-    heartbeat: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.pid}" + (f" ({self.sweep})" if self.sweep else "")
-
-    def is_gone(self) -> bool:
-        """Whether its process is known to be gone, which only a process of the same machine can know."""
-        return bool(self.machine) and self.machine == machine() and has_ended(self.pid, self.started)
-
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
 
 
 class ClaimLostError(InputError):
@@ -108,7 +75,7 @@ class Claim:
 
     @property
     def _beat_file(self) -> Location:
-        return self.trial_dir / f"{_BEAT}{self.token}"
+        return self.trial_dir / f"{BEAT}{self.token}"
 
     def take(self, dead: Owner | None = None) -> Owner | None:
         """Take the claim unless another lives that has it: None, or that other.
@@ -118,8 +85,8 @@ class Claim:
                 lives.
         """
         while True:
-            chain = _chain(self.trial_dir)
-            holder = _last(self.trial_dir, chain)
+            chain = read_chain(self.trial_dir)
+            holder = last_of(self.trial_dir, chain)
             if holder and holder.token in self._tokens:
                 # Written just now, or by a request whose answer was lost.
                 self.owner = replace(self.owner, token=holder.token)
@@ -128,12 +95,12 @@ class Claim:
             self._withdraw(chain)
             if holder and holder != dead and not holder.is_gone():
                 return holder
-            self._place = self.trial_dir / (f"{_SUCCESSOR}{holder.token}.json" if holder else _FILE)
+            self._place = self.trial_dir / (f"{SUCCESSOR}{holder.token}.json" if holder else FIRST)
             if not self._place.write_new(self.owner.to_bytes()):
                 self._place = None
                 time.sleep(random.uniform(0, 0.1))
 
-    def _hold(self, chain: list[tuple[Location, Owner]]) -> None:
+    def _hold(self, chain: Chain) -> None:
         if self._heart:
             return
         self._place = chain[-1][0]
@@ -144,14 +111,14 @@ class Claim:
         self._heart.start()
         self._clear_up()
 
-    def _withdraw(self, chain: list[tuple[Location, Owner]]) -> None:
+    def _withdraw(self, chain: Chain) -> None:
         """Leave a place that this one no longer has, or never had: its predecessor had released its claim meanwhile.
 
         The first place, or one in the chain, is not, or no longer, its own to delete.
         """
         if self._place is None:
             return
-        if self._place.name not in {_FILE, *(place.name for place, _ in chain)}:
+        if self._place.name not in {FIRST, *(place.name for place, _ in chain)}:
             self._place.delete()
         self._place = None
         self.owner = replace(self.owner, token=_new_token())
@@ -177,7 +144,7 @@ class Claim:
     def clear(self) -> None:
         """Delete all that the trial has; the claim stays."""
         for name in self.trial_dir.names():
-            if not name.startswith(_FILES):
+            if not name.startswith(FILES):
                 (self.trial_dir / name).delete()
 
     def release(self) -> None:
@@ -188,7 +155,7 @@ class Claim:
         if self._heart:
             self._heart.join()
             self._heart = None
-        chain = _chain(self.trial_dir)
+        chain = read_chain(self.trial_dir)
         if chain and chain[-1][1].token in self._tokens:
             # The first goes first. Without the last, those before it would be seen: dead owners, to be taken over from
             # while their files still vanish.
@@ -218,12 +185,12 @@ class Claim:
 
     def _clear_up(self) -> None:
         """Remove what processes that were killed have left: only whoever has the claim may write here."""
-        own = {place.name for place, _ in _chain(self.trial_dir)} | {
-            f"{_SUCCESSOR}{self.token}.json",
+        own = {place.name for place, _ in read_chain(self.trial_dir)} | {
+            f"{SUCCESSOR}{self.token}.json",
             self._beat_file.name,
         }
         for name in self.trial_dir.names():
-            if name.startswith((_SUCCESSOR, _BEAT)) and name not in own:
+            if name.startswith((SUCCESSOR, BEAT)) and name not in own:
                 (self.trial_dir / name).delete()
         for folder in (self.trial_dir, self.trial_dir / "checkpoints", self.trial_dir / "representations"):
             folder.clear_temporaries()
@@ -261,12 +228,12 @@ class Watch:
 
 def holder_of(trial_dir: Location) -> Owner | None:
     """Who has the trial, dead or alive."""
-    return _last(trial_dir, _chain(trial_dir))
+    return last_of(trial_dir, read_chain(trial_dir))
 
 
 def check_held(trial_dir: Location, token: str) -> None:
     """Raise `ClaimLostError` unless the claim with ``token`` is the one that is held."""
-    chain = _chain(trial_dir)
+    chain = read_chain(trial_dir)
     holder = chain[-1][1] if chain else None
     if holder is None or holder.token != token:
         who = f"{holder} has it now" if holder else "its claim is gone"
@@ -277,46 +244,11 @@ def check_held(trial_dir: Location, token: str) -> None:
         )
 
 
-def _chain(trial_dir: Location) -> list[tuple[Location, Owner]]:
-    chain: list[tuple[Location, Owner]] = []
-    place = trial_dir / _FILE
-    while owner := _read(place, torn := f"torn-{len(chain)}"):
-        if owner.token in (before.token for _, before in chain):
-            owner = Owner(torn)  # damaged: it would lead back into the chain
-        chain.append((place, owner))
-        place = trial_dir / f"{_SUCCESSOR}{owner.token}.json"
-    return chain
-
-
-def _last(trial_dir: Location, chain: list[tuple[Location, Owner]]) -> Owner | None:
-    """Who has the trial, with its last heartbeat."""
-    if not chain:
-        return None
-    owner = chain[-1][1]
-    try:
-        return replace(owner, heartbeat=(trial_dir / f"{_BEAT}{owner.token}").read_bytes().decode(errors="replace"))
-    except FileNotFoundError:
-        return owner
-
-
-def _read(place: Location, token_if_torn: str) -> Owner | None:
-    for _ in range(20):
-        try:
-            said = json.loads(place.read_bytes())
-            # A later version may say more.
-            return Owner(**{field.name: said[field.name] for field in fields(Owner) if field.name in said})
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
-            time.sleep(0.01)  # being written, where files cannot appear whole
-    return Owner(token_if_torn)  # killed in it: nobody renews this one
-
-
 def _delete_first(place: Location, owner: Owner) -> None:
     """Delete the file of ``owner``. After a request whose answer was lost the name may be another's already."""
 
     def delete() -> None:
-        now = _read(place, owner.token)
+        now = read_claim(place, owner.token)
         if now and now.token == owner.token:
             with patience(0):
                 place.delete()

@@ -18,7 +18,7 @@ import greenlet
 import pyarrow.fs
 
 from mdssl import claim as claims
-from mdssl import filesystems
+from mdssl import claim_files, filesystems
 from mdssl import patience as patiences
 from mdssl.claim import Claim, ClaimLostError
 from mdssl.patience import StorageLostError, patience
@@ -248,16 +248,17 @@ def check(seed: int, monkeypatch, **settings) -> World:
     world = World(seed, **settings)
     clock = SimpleNamespace(monotonic=lambda: world.now, sleep=world.pause)
     with monkeypatch.context() as patched:
-        patched.setattr(claims, "time", clock)
-        patched.setattr(patiences, "time", clock)
+        for module in (claims, claim_files, patiences):
+            patched.setattr(module, "time", clock)
         patched.setattr(claims, "threading", SimpleNamespace(Thread=_thread_of(world), Event=_event_of(world)))
         patched.setattr(claims, "random", world.random)
         patched.setattr(claims, "os", SimpleNamespace(getpid=lambda: world.current[0] if world.current else 0))
         patched.setattr(claims, "_new_token", lambda: f"{next(world.order):012x}")
         patched.setattr(claims, "_now", lambda: f"{world.now:.3f}")
-        patched.setattr(claims, "machine", lambda: "one" if world.seen else "")
+        for module in (claims, claim_files):
+            patched.setattr(module, "machine", lambda: "one" if world.seen else "")
         patched.setattr(claims, "started", lambda pid: 1)
-        patched.setattr(claims, "has_ended", lambda pid, started: pid in world.dead)
+        patched.setattr(claim_files, "has_ended", lambda pid, started: pid in world.dead)
         patched.setattr(filesystems, "_put_if_absent", world.put_if_absent)
         patched.setattr(patiences.log, "disabled", True)
         patched.setattr(claims.log, "disabled", True)
