@@ -1,36 +1,39 @@
 """Who works on a trial: one process at a time, among all that share a storage, on one machine or many.
 
-A claim is a small file in the trial's folder that says who has it, and that its owner renews while it lives::
+A claim is a small file in the trial's folder that says who has it, beside one that its owner renews while it lives::
 
     claim.json                 the first owner
     claim-after-TOKEN.json     who took over when the owner with that token had died, and so on
+    claim-beat-TOKEN           when the owner with that token was last alive
 
 The last of this chain has the trial. Every step along it is `Location.write_new`, of which one of several that try at
 once is told that it succeeded, and no name is ever used for a second owner: so exactly one process succeeds a dead one,
-and a slow observer of it cannot hit whoever came next, as it could by deleting or renaming one ``claim.json``.
+and a slow observer of it cannot hit whoever came next, as it could by deleting or renaming one ``claim.json``. No file
+of the chain is ever written over: a request that arrives late gives nobody a claim that another has meanwhile.
 
-Dead is an owner of this machine whose process is gone: at once. Any other is dead when its file has not changed for
+Dead is an owner of this machine whose process is gone: at once. Any other is dead when its beat has not changed for
 `DEAD_SECONDS` by the observer's own clock; clocks of two machines are never compared. A process that was suspended for
 so long finds, before it writes a checkpoint or a row, that the claim is no longer its own, and stops.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import random
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 
+from mdssl.claim_files import BEAT, FIRST, SUCCESSOR, Chain, Owner, last_of, read_chain, read_claim
 from mdssl.errors import InputError
 from mdssl.ownership import FolderKind, delete
+from mdssl.patience import insist, patience
+from mdssl.process_identity import machine, started
 from mdssl.storage import Location
 
 log = logging.getLogger(__name__)
@@ -41,8 +44,6 @@ DEAD_SECONDS = 60.0
 """A claim that has not changed for so long is dead."""
 POLL_SECONDS = 1.0
 """How often one who waits looks."""
-_FILE, _SUCCESSOR = "claim.json", "claim-after-"
-_SIZE = 512
 TRIAL = FolderKind(
     what="a trial",
     marker="config.json",
@@ -57,38 +58,6 @@ TRIAL = FolderKind(
 """The folder of a trial, but for its claim."""
 
 
-@dataclass(frozen=True)
-class Owner:
-    """What a claim says.
-
-    Attributes:
-        token: random; no two claims have the same.
-        host: for people, with ``pid`` and ``sweep``.
-        machine: this boot of the machine, and its space of process ids; empty where it cannot be told.
-        started: when the process started, in ticks since that boot: a process id alone is given again.
-        heartbeat: by the owner's clock, for people; for others only whether it changes counts.
-    """
-
-    token: str
-    host: str = ""
-    pid: int = 0
-    machine: str = ""
-    started: int | None = None
-    sweep: str = ""
-    heartbeat: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.pid}" + (f" ({self.sweep})" if self.sweep else "")
-
-    def is_gone(self) -> bool:
-        """Whether its process is known to be gone, which only a process of the same machine can know."""
-        return bool(self.machine) and self.machine == _machine() and _started(self.pid) != self.started
-
-    def to_bytes(self) -> bytes:
-        # Always as long as before: a heartbeat goes over the file in place, and makes none where it was taken away.
-        return json.dumps(asdict(self)).ljust(_SIZE).encode()
-
-
 class ClaimLostError(InputError):
     """Another process has taken the trial over; this one must write no more."""
 
@@ -100,14 +69,15 @@ class Claim:
         """``sweep`` tells people who has it."""
         self.trial_dir = trial_dir
         self.owner = Owner(
-            token=uuid.uuid4().hex[:12],
+            token=_new_token(),
             host=socket.gethostname()[:80],
             pid=os.getpid(),
-            machine=_machine(),
-            started=_started(os.getpid()),
+            machine=machine(),
+            started=started(os.getpid()),
             sweep=sweep[:80],
             heartbeat=_now(),
         )
+        self._tokens = {self.token}  # of all tries: a write whose answer was lost may arrive late
         self._place: Location | None = None
         self._released = threading.Event()
         self._heart: threading.Thread | None = None
@@ -115,6 +85,10 @@ class Claim:
     @property
     def token(self) -> str:
         return self.owner.token
+
+    @property
+    def _beat_file(self) -> Location:
+        return self.trial_dir / f"{BEAT}{self.token}"
 
     def take(self, dead: Owner | None = None) -> Owner | None:
         """Take the claim unless another lives that has it: None, or that other.
@@ -124,33 +98,56 @@ class Claim:
                 lives.
         """
         while True:
-            chain = _chain(self.trial_dir)
-            holder = chain[-1][1] if chain else None
+            chain = read_chain(self.trial_dir)
+            holder = last_of(self.trial_dir, chain)
+            if holder and holder.token in self._tokens:
+                # Written just now, or by a request whose answer was lost.
+                self.owner = replace(self.owner, token=holder.token)
+                self._hold(chain)
+                return None
+            self._withdraw(chain)
             if holder and holder != dead and not holder.is_gone():
                 return holder
-            place = self.trial_dir / (f"{_SUCCESSOR}{holder.token}.json" if holder else _FILE)
-            if not place.write_new(self.owner.to_bytes()):
-                continue
-            if (now := holder_of(self.trial_dir)) is None or now.token != self.token:
-                # What this one succeeded was released meanwhile: not dead after all, or cleared away.
-                place.delete()
-                continue
-            if holder:
-                log.info("trial %s: taken over from %s, which died", self.trial_dir.name, holder)
-            self._place = place
-            self._clear_up()
-            self._heart = threading.Thread(target=self._beat, name=f"claim-{self.trial_dir.name}", daemon=True)
-            self._heart.start()
-            return None
+            self._place = self.trial_dir / (f"{SUCCESSOR}{holder.token}.json" if holder else FIRST)
+            if not self._place.write_new(self.owner.to_bytes()):
+                self._place = None
+                time.sleep(random.uniform(0, 0.1))
+
+    def _hold(self, chain: Chain) -> None:
+        if self._heart:
+            return
+        self._place = chain[-1][0]
+        if len(chain) > 1:
+            log.info("trial %s: taken over from %s, which died", self.trial_dir.name, chain[-2][1])
+        self._released.clear()
+        self._heart = threading.Thread(target=self._beat, name=f"claim-{self.trial_dir.name}", daemon=True)
+        self._heart.start()
+        self._clear_up()
+
+    def _withdraw(self, chain: Chain) -> None:
+        """Leave a place that this one no longer has, or never had: its predecessor had released its claim meanwhile.
+
+        The first place, or one in the chain, is not, or no longer, its own to delete.
+        """
+        if self._place is None:
+            return
+        if self._place.name not in {FIRST, *(place.name for place, _ in chain)}:
+            self._place.delete()
+        self._place = None
+        self.owner = replace(self.owner, token=_new_token())
+        self._tokens.add(self.token)
 
     def wait(self, say: Callable[[Owner], None] = lambda owner: None) -> None:
         """Take the claim as soon as nobody who lives has it; ``say`` who has it, once for each."""
         watch, told = Watch(), ""
-        while holder := self.take(watch.dead):
+        while True:
+            asked = time.monotonic()
+            if (holder := self.take(watch.dead)) is None:
+                return
             if holder.token != told:
                 say(holder)
                 told = holder.token
-            watch.look(holder)
+            watch.look(holder, asked)
             time.sleep(POLL_SECONDS)
 
     def check(self) -> None:
@@ -166,14 +163,19 @@ class Claim:
         if self._place is None:
             return
         self._released.set()
-        self._heart.join()
-        self._place = None
-        chain = _chain(self.trial_dir)
-        if chain and chain[-1][1].token == self.token:
+        if self._heart:
+            self._heart.join()
+            self._heart = None
+        chain = read_chain(self.trial_dir)
+        if chain and chain[-1][1].token in self._tokens:
             # The first goes first. Without the last, those before it would be seen: dead owners, to be taken over from
             # while their files still vanish.
-            for place, _ in chain:
+            _delete_first(*chain[0])
+            for place, _ in chain[1:]:
                 place.delete()
+        # Last: without its beats an owner that still lives would look as it did at first.
+        self._beat_file.delete()
+        self._withdraw(chain)
 
     def __enter__(self) -> Claim:
         return self
@@ -185,8 +187,8 @@ class Claim:
         while not self._released.wait(BEAT_SECONDS):
             try:
                 check_held(self.trial_dir, self.token)
-                self._place.overwrite(replace(self.owner, heartbeat=_now()).to_bytes())
-            except (ClaimLostError, FileNotFoundError):
+                self._beat_file.write_bytes(_now().encode())
+            except ClaimLostError:
                 # Whoever trains finds it by itself; renewing what is another's would be wrong.
                 return
             except OSError as error:
@@ -194,9 +196,12 @@ class Claim:
 
     def _clear_up(self) -> None:
         """Remove what processes that were killed have left: only whoever has the claim may write here."""
-        own = {place.name for place, _ in _chain(self.trial_dir)} | {f"{_SUCCESSOR}{self.token}.json"}
+        own = {place.name for place, _ in read_chain(self.trial_dir)} | {
+            f"{SUCCESSOR}{self.token}.json",
+            self._beat_file.name,
+        }
         for name in self.trial_dir.names():
-            if name.startswith(_SUCCESSOR) and name not in own:
+            if name.startswith((SUCCESSOR, BEAT)) and name not in own:
                 (self.trial_dir / name).delete()
         for folder in (self.trial_dir, self.trial_dir / "checkpoints", self.trial_dir / "representations"):
             folder.clear_temporaries()
@@ -216,12 +221,12 @@ class Watch:
         self.since = self.looked = 0.0
         self.was_slow = False
 
-    def look(self, owner: Owner) -> bool:
-        """Whether ``owner``, as it has just been read, is dead."""
-        before, self.looked = self.looked, time.monotonic()
+    def look(self, owner: Owner, asked: float) -> bool:
+        """Whether ``owner`` is dead, as the storage said that was asked then: what it answers late may be old."""
+        before, self.looked = self.looked, asked
         is_new, is_slow = owner != self.seen, self.looked - before > DEAD_SECONDS / 2
         if is_new or (is_slow and not self.was_slow):
-            self.seen, self.since = owner, self.looked
+            self.seen, self.since = owner, time.monotonic()
         self.was_slow = is_slow and not is_new
         return self.dead is not None
 
@@ -234,13 +239,13 @@ class Watch:
 
 def holder_of(trial_dir: Location) -> Owner | None:
     """Who has the trial, dead or alive."""
-    chain = _chain(trial_dir)
-    return chain[-1][1] if chain else None
+    return last_of(trial_dir, read_chain(trial_dir))
 
 
 def check_held(trial_dir: Location, token: str) -> None:
     """Raise `ClaimLostError` unless the claim with ``token`` is the one that is held."""
-    holder = holder_of(trial_dir)
+    chain = read_chain(trial_dir)
+    holder = chain[-1][1] if chain else None
     if holder is None or holder.token != token:
         who = f"{holder} has it now" if holder else "its claim is gone"
         raise ClaimLostError(
@@ -250,45 +255,20 @@ def check_held(trial_dir: Location, token: str) -> None:
         )
 
 
-def _chain(trial_dir: Location) -> list[tuple[Location, Owner]]:
-    chain: list[tuple[Location, Owner]] = []
-    place = trial_dir / _FILE
-    while owner := _read(place, f"torn-{len(chain)}"):
-        chain.append((place, owner))
-        place = trial_dir / f"{_SUCCESSOR}{owner.token}.json"
-    return chain
+def _delete_first(place: Location, owner: Owner) -> None:
+    """Delete the file of ``owner``. After a request whose answer was lost the name may be another's already."""
+
+    def delete() -> None:
+        now = read_claim(place, owner.token)
+        if now and now.token == owner.token:
+            with patience(0):
+                place.delete()
+
+    insist(place.uri, delete, is_local=place.is_local)
 
 
-def _read(place: Location, token_if_torn: str) -> Owner | None:
-    for _ in range(20):
-        try:
-            said = json.loads(place.read_bytes())
-            # A later version may say more.
-            return Owner(**{field.name: said[field.name] for field in fields(Owner) if field.name in said})
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
-            time.sleep(0.01)  # being written, where files cannot appear whole
-    return Owner(token_if_torn)  # killed in it: nobody renews this one
-
-
-@cache
-def _machine() -> str:
-    """This boot of this machine and its space of process ids; a host's name may be another's as well."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> int | None:
-    """When the process started, in ticks since boot; None where there is none, or it is dead and not yet reaped."""
-    try:
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else int(numbers[18])
+def _new_token() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def _now() -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-import random
+import re
 import shutil
-import time
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,12 +21,10 @@ from typing import TypeVar
 import pyarrow.fs
 
 from mdssl.errors import InputError
-from mdssl.filesystems import OBJECT_STORES, open_uri
+from mdssl.filesystems import OBJECT_STORES, open_uri, write_if_absent
 from mdssl.patience import insist, may_pass, patience
 
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
-_BID_SECONDS = 30.0
-"""A bid for a new object that stands so long is of a process that died."""
 
 T = TypeVar("T")
 
@@ -117,7 +115,7 @@ class Location:
         clock = self / f".clock-{uuid.uuid4().hex[:8]}"
         try:
             clock.write_bytes(b"")
-            return self.filesystem.get_file_info(clock.path).mtime_ns
+            return self._insist(lambda: self.filesystem.get_file_info(clock.path)).mtime_ns
         finally:
             clock.delete()
 
@@ -143,15 +141,13 @@ class Location:
         if not self.is_local:
             self._write_elsewhere(data)
             return
-        target = Path(self.path)
+        # Where a link leads, which stays a link.
+        target = Path(os.path.realpath(self.path))
         target.parent.mkdir(parents=True, exist_ok=True)
         # Hidden, so that nobody who lists or reads the folder meanwhile takes it for a result.
         temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_synced(temporary, data)
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -165,7 +161,8 @@ class Location:
             temporary._stream(data)
             self.filesystem.move(temporary.path, self.path)
         except BaseException:
-            temporary.delete()
+            with suppress(OSError):
+                temporary._delete()
             raise
 
     def _stream(self, data: bytes) -> None:
@@ -176,8 +173,19 @@ class Location:
             stream.write(data)
 
     def write_new(self, data: bytes) -> bool:
-        """Write the whole file if there is none; of several that try at once, exactly one is told that it did."""
-        return self._insist(lambda: self._link_new(data)) if self.is_local else self._write_as_sole_bidder(data)
+        """Write the whole file if there is none; of several that try at once, exactly one is told that it did.
+
+        ``data`` tell the writers apart, as a random token in them does: who finds its own there has written them, by
+        a request whose answer was lost.
+        """
+        return self._insist(lambda: self._write_new(data))
+
+    def _write_new(self, data: bytes) -> bool:
+        is_new = self._link_new(data) if self.is_local else write_if_absent(self.filesystem, self.path, data)
+        try:
+            return is_new or self._read() == data
+        except FileNotFoundError:
+            return False
 
     def _link_new(self, data: bytes) -> bool:
         target = Path(self.path)
@@ -185,15 +193,14 @@ class Location:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
             try:
-                temporary.write_bytes(data)
+                _write_synced(temporary, data)
                 # Unlike a rename this fails where there is a file, on network filesystems too.
                 os.link(temporary, target)
                 return True
             except FileNotFoundError:
                 continue  # `clear_temporaries` has taken it for one that was left
             except FileExistsError:
-                # Over NFS also the answer to a request that was sent twice, the first of which succeeded.
-                return _links_of(temporary) > 1
+                return False
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
@@ -201,69 +208,25 @@ class Location:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def _write_as_sole_bidder(self, data: bytes) -> bool:
-        """For object stores, which pyarrow gives no conditional put.
-
-        Each announces itself under a name of its own, and writes only if it then sees no other: of two, the one that
-        looks later sees the other, or what that one wrote. Needs a store that lists what has just been written, as S3
-        and GCS do. Who meets another withdraws and tries again after a random while.
-        """
-        bid = self.parent / f".{self.name}.{uuid.uuid4().hex[:8]}.bid"
-        first_seen: dict[str, float] = {}
-        while not self.exists():
-            started = time.monotonic()
-            try:
-                # Its name says all, and no temporary file of it may be there for others to clear away.
-                bid._stream(b"")
-                others = self._bids() - {bid.name}
-                # In this order: another's bid vanishes only after its file is there.
-                if self.exists():
-                    return False
-                # Others take a bid for dead in the end, so this one must not come too late with it.
-                if not others and time.monotonic() - started < _BID_SECONDS / 2:
-                    self.write_bytes(data)
-                    return True
-            finally:
-                bid.delete()
-            for name in others:
-                if time.monotonic() - first_seen.setdefault(name, time.monotonic()) > _BID_SECONDS:
-                    (self.parent / name).delete()
-            time.sleep(random.uniform(0.05, 1))
-        return False
-
-    def _bids(self) -> set[str]:
-        return self.parent._hidden(f".{self.name}.", ".bid")
-
     def _hidden(self, start: str, end: str) -> set[str]:
         selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
-        names = {info.base_name for info in self.filesystem.get_file_info(selector)}
+        names = {info.base_name for info in self._insist(lambda: self.filesystem.get_file_info(selector))}
         return {name for name in names if name.startswith(start) and name.endswith(end)}
-
-    def overwrite(self, data: bytes) -> None:
-        """Write over a small file of the same size; raises ``FileNotFoundError``, and makes none, where it is gone."""
-        if not self.is_local:
-            # An object store cannot do both at once; a file that vanishes in between comes back.
-            if not self.exists():
-                raise FileNotFoundError(self.uri)
-            self.write_bytes(data)
-            return
-        descriptor = os.open(self.path, os.O_WRONLY)
-        try:
-            os.pwrite(descriptor, data, 0)
-        finally:
-            os.close(descriptor)
 
     def clear_temporaries(self, name: str = "") -> None:
         """Remove the temporary files of killed writers from this folder, or only those of its file ``name``.
 
         For those who know that nobody writes there now. Object stores keep none.
         """
+        ours = re.compile(rf"\.{re.escape(name)}.*\.[0-9a-f]{{8}}\.tmp")
         if self.is_local:
-            for left in Path(self.path).glob(f".{name}*.tmp"):
-                left.unlink(missing_ok=True)
+            for left in Path(self.path).glob(".*.tmp"):
+                if ours.fullmatch(left.name):
+                    left.unlink(missing_ok=True)
         elif self.filesystem.type_name not in OBJECT_STORES:
-            for left in self._hidden(f".{name}", ".tmp"):
-                (self / left).delete()
+            for left in self._hidden(".", ".tmp"):
+                if ours.fullmatch(left):
+                    (self / left).delete()
 
     def delete(self) -> None:
         """Remove this file, or this folder with all that is in it. Nothing there is fine."""
@@ -287,7 +250,8 @@ class Location:
         """
         probe = self / f".writable-{uuid.uuid4().hex[:8]}"
         try:
-            with patience(0):
+            # A full disk is no place to begin; a bucket that is busy or away for a while is waited for.
+            with patience(0) if self.is_local else nullcontext():
                 # Some bytes: a full disk takes an empty file.
                 probe.write_bytes(bytes(4096))
                 probe.delete()
@@ -300,11 +264,11 @@ class Location:
         return insist(self.uri, action, is_local=self.is_local)
 
 
-def _links_of(file: Path) -> int:
-    try:
-        return file.stat().st_nlink
-    except FileNotFoundError:
-        return 0
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write_exclusively(target: Path, data: bytes) -> bool:
@@ -313,6 +277,10 @@ def _write_exclusively(target: Path, data: bytes) -> bool:
         descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
-    with open(descriptor, "wb") as file:
-        file.write(data)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+    except BaseException:
+        target.unlink()
+        raise
     return True

@@ -1,10 +1,16 @@
-"""moto's imitation of S3 on this machine, as a process of its own, which other processes can reach."""
+"""moto's imitation of S3 on this machine, as a process of its own, which other processes can reach.
+
+`Gate` stands between it and those who use it, and makes it a bad server.
+"""
 
 import contextlib
+import http.client
+import http.server
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
@@ -50,3 +56,102 @@ def sync(folder: str | Path, uri: str) -> None:
             for part in path.relative_to(folder).parts:
                 place /= part
             place.write_bytes(path.read_bytes())
+
+
+class Gate:
+    """A server in front of another that passes on what it is asked, and answers in its place while ``refuses`` says so.
+
+    Attributes:
+        environment: of those who are to come through this gate.
+        refuses: whether a request, by its method and path, is answered with 503 SlowDown.
+        cuts: whether the answer to one ends in the middle; one that it has said so of is not asked about again.
+        refused: how many requests were.
+    """
+
+    def __init__(self, environment: dict[str, str]):
+        self.behind = environment["AWS_ENDPOINT_URL"].removeprefix("http://")
+        self.refuses = self.cuts = nothing
+        self.refused = 0
+        self.server = None
+        self.port = 0
+        self.come_back()
+        self.environment = environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
+
+    def go_away(self) -> None:
+        """From now on every connection is refused."""
+        self.server.shutdown()
+        self.server.server_close()
+
+    def come_back(self) -> None:
+        handler = type("Handler", (_Handler,), {"gate": self})
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), handler)
+        self.server.daemon_threads = True
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+
+def nothing(method: str, path: str) -> bool:
+    return False
+
+
+def writes(method: str, path: str) -> bool:
+    return method in ("PUT", "POST", "DELETE")
+
+
+def lists(method: str, path: str) -> bool:
+    return method == "GET" and "list-type=2" in path
+
+
+def everything(method: str, path: str) -> bool:
+    return True
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    gate: Gate
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+
+    def do_GET(self):
+        body = self._body()
+        if self.gate.refuses(self.command, self.path):
+            self.gate.refused += 1
+            said = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+            self._answer(503, {"Content-Type": "application/xml", "Content-Length": str(len(said))}, said)
+            return
+        behind = http.client.HTTPConnection(self.gate.behind, timeout=120)
+        with contextlib.closing(behind):
+            left = ("expect", "transfer-encoding")
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in left}
+            behind.request(self.command, self.path, body, headers)
+            answer = behind.getresponse()
+            said = answer.read()
+            headers = {k: v for k, v in answer.getheaders() if k.lower() not in ("connection", "transfer-encoding")}
+            if self.gate.cuts(self.command, self.path):
+                said = said[: len(said) // 2]
+            self._answer(answer.status, headers, said)
+
+    do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
+
+    def _body(self):
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _answer(self, status, headers, said):
+        # One request a connection: what is away is away for all of them.
+        self.close_connection = True
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(said)
+
+    def log_message(self, *words):
+        pass

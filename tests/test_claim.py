@@ -3,6 +3,7 @@
 On a local folder, and on the same folder as an object store sees it: no links, no renames, only whole files and lists.
 """
 
+import errno
 import json
 import multiprocessing
 import os
@@ -18,7 +19,10 @@ import pyarrow.fs
 import pytest
 
 from mdssl import claim as claims
+from mdssl import process_identity
 from mdssl.claim import Claim, ClaimLostError, Owner, Watch, holder_of
+from mdssl.patience import patience
+from mdssl.process_identity import machine, started
 from mdssl.storage import Location
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -79,7 +83,7 @@ def located(kind, path):
 
 def dead_owner(token="dead"):
     """Of this machine, and its process is gone: no process has an id as high."""
-    return Owner(token, "here", pid=2**23, machine=claims._machine(), started=1)
+    return Owner(token, "here", pid=2**23, machine=machine(), started=1)
 
 
 def files(trial_dir):
@@ -177,7 +181,7 @@ def test_a_heartbeat_keeps_a_claim_alive(trial_dir, kind):
         held.take()
         watch, end = Watch(), time.monotonic() + 2.5
         while time.monotonic() < end:
-            assert not watch.look(holder_of(place))
+            assert not watch.look(holder_of(place), time.monotonic())
             time.sleep(0.05)
 
 
@@ -195,12 +199,12 @@ def test_who_could_not_look_for_a_while_gives_the_owner_time_to_renew_its_claim(
     now = 1000.0
     monkeypatch.setattr(claims.time, "monotonic", lambda: now)
     watch, owner = Watch(), Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:00")
-    assert not watch.look(owner)
+    assert not watch.look(owner, now)
     now += 100
-    assert not watch.look(owner), "the storage may have been away for both"
+    assert not watch.look(owner, now), "the storage may have been away for both"
     for _ in range(4):
         now += 0.4
-        is_dead = watch.look(owner)
+        is_dead = watch.look(owner, now)
     assert is_dead
     assert watch.dead == owner
 
@@ -210,9 +214,20 @@ def test_who_always_looks_rarely_sees_a_dead_owner_too(monkeypatch):
     monkeypatch.setattr(claims.time, "monotonic", lambda: now)
     watch, owner, seen = Watch(), Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:00"), []
     for _ in range(5):
-        seen.append(watch.look(owner))
+        seen.append(watch.look(owner, now))
         now += 0.6
     assert seen == [False, False, False, True, True]
+
+
+def test_an_answer_that_was_long_under_way_tells_of_the_time_when_it_was_asked_for(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(claims.time, "monotonic", lambda: now)
+    watch, owner = Watch(), Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:00")
+    for _ in range(3):
+        assert not watch.look(owner, now)
+        now += 0.3
+    asked, now = now - 0.25, now + 1
+    assert not watch.look(owner, asked), "it may have renewed its claim while the answer was under way"
 
 
 def test_a_claim_of_a_later_version_is_as_good(trial_dir):
@@ -240,10 +255,80 @@ def test_the_claim_of_a_killed_process_of_this_machine_is_dead_at_once(trial_dir
 
 
 def test_a_process_id_that_was_given_again_is_not_the_owner(trial_dir):
-    other_start = claims._started(os.getpid()) - 1
-    (trial_dir / "claim.json").write_new(Owner("old", "here", os.getpid(), claims._machine(), other_start).to_bytes())
+    other_start = started(os.getpid()) - 1
+    (trial_dir / "claim.json").write_new(Owner("old", "here", os.getpid(), machine(), other_start).to_bytes())
     with Claim(trial_dir) as claim:
         assert claim.take() is None
+
+
+def hide_processes(monkeypatch, signal_ends_in):
+    """``/proc`` as mounted with hidepid=2 shows it to a user who may not signal the processes of another."""
+
+    def unseen(self, *arguments, **named):
+        raise FileNotFoundError(2, "No such file or directory", str(self))
+
+    def kill(pid, number):
+        if signal_ends_in:
+            raise signal_ends_in
+
+    monkeypatch.setattr(process_identity.Path, "read_text", unseen)
+    monkeypatch.setattr(process_identity.os, "kill", kill)
+
+
+@pytest.mark.parametrize(
+    ("signal_ends_in", "gone"),
+    [(PermissionError(1, "Operation not permitted"), False), (None, False), (ProcessLookupError(3, "No such"), True)],
+)
+def test_the_process_of_another_user_that_proc_does_not_show_is_gone_only_if_it_is(
+    trial_dir, holder, monkeypatch, signal_ends_in, gone
+):
+    machine()
+    monkeypatch.setattr(claims, "DEAD_SECONDS", 1000)
+    claim = Claim(trial_dir)
+    hide_processes(monkeypatch, signal_ends_in)
+    owner = claim.take()
+    assert (owner is None) == gone
+    monkeypatch.undo()
+    assert gone or owner.pid == holder.pid
+
+
+def test_a_link_that_is_made_and_answered_with_an_error_is_the_claim(trial_dir, monkeypatch):
+    """As on soft-mounted NFS and some FUSE filesystems."""
+    link, faults = os.link, [OSError(errno.EIO, "Input/output error")]
+
+    def link_and_fail(source, target):
+        link(source, target)
+        if faults:
+            raise faults.pop()
+
+    monkeypatch.setattr(os, "link", link_and_fail)
+    claim = Claim(trial_dir)
+    with patience(60):
+        assert claim.take() is None
+    claim.release()
+    faults.append(OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(OSError, match="Input/output"):
+        claim.take()
+    begun = time.monotonic()
+    claim.wait()
+    assert time.monotonic() - begun < claims.DEAD_SECONDS / 2, "it does not wait for itself"
+    claim.check()
+    claim.release()
+    faults.append(OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(OSError, match="Input/output"), claim:
+        claim.take()
+    assert files(trial_dir) == [], "one that gives up leaves none either"
+
+
+@pytest.mark.parametrize("successors", [{"a": "a"}, {"a": "b", "b": "a"}, {"a": "b", "b": "b"}])
+def test_claims_that_lead_back_to_themselves_are_taken_over_from(trial_dir, successors):
+    (trial_dir / "claim.json").write_bytes(dead_owner("a").to_bytes())
+    for token, successor in successors.items():
+        (trial_dir / f"claim-after-{token}.json").write_bytes(dead_owner(successor).to_bytes())
+    with Claim(trial_dir) as claim:
+        claim.wait()
+        claim.check()
+    assert files(trial_dir) == []
 
 
 def test_a_suspended_owner_loses_the_claim_and_stops_when_it_goes_on(trial_dir, holder):
@@ -268,7 +353,9 @@ def test_who_has_a_claim_sees_that_it_is_gone(trial_dir):
     with Claim(trial_dir) as claim:
         claim.take()
         claim.check()
-        (trial_dir / "claim.json").delete()
+        time.sleep(0.15)
+        for name in trial_dir.names():
+            (trial_dir / name).delete()
         time.sleep(0.3)
         with pytest.raises(ClaimLostError, match="its claim is gone"):
             claim.check()

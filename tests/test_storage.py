@@ -129,15 +129,13 @@ def test_gs_is_opened_by_pyarrow(monkeypatch):
     assert (place.path, asked) == ("bucket/new/leaderboard", ["bucket"])
 
 
-def test_a_file_is_written_new_only_where_there_is_none_and_over_only_where_there_is_one(folder):
-    with pytest.raises(FileNotFoundError):
-        (folder / "a").overwrite(b"zero")
+def test_a_file_is_written_new_only_where_there_is_none(folder):
     assert (folder / "a").write_new(b"one")
     assert not (folder / "a").write_new(b"two")
     assert (folder / "a").read_bytes() == b"one"
-    (folder / "a").overwrite(b"six")
-    assert (folder / "a").read_bytes() == b"six"
-    assert folder.names() == ["a"]
+    assert (folder / "a").write_new(b"one"), "who finds its own there has written it"
+    assert (folder / "deep" / "er").write_new(b"three")
+    assert folder.names() == ["a", "deep"]
 
 
 def test_a_file_is_written_new_where_there_are_no_links(tmp_path, monkeypatch):

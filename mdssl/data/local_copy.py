@@ -14,7 +14,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mdssl.data.builtin import BUILTIN
@@ -31,7 +31,7 @@ from mdssl.data.prepared import (
 from mdssl.data.progress import byte_progress
 from mdssl.data.staging import all_or_nothing, locked
 from mdssl.errors import InputError
-from mdssl.patience import insist
+from mdssl.patience import insist, patience
 from mdssl.storage import Location
 
 FILES = tuple(f"{split}/{array}.npy" for split in SPLITS for array in ("images", "labels"))
@@ -118,7 +118,7 @@ def fetch(bucket: Location, folder: Path, name: str, *, progress: bool = False) 
     """
     if _is_copy(folder, name, meta_in(bucket, name)):
         return
-    with locked(folder, name, progress):
+    with locked(folder, name, progress), patience():
         for attempt in (1, 2):
             # Read anew under the lock, and again after damage: it may have been prepared anew meanwhile.
             meta = meta_in(bucket, name)
@@ -171,39 +171,40 @@ def _is_copy(folder: Path, name: str, meta: bytes) -> bool:
 
 
 def _download(source: Location, target: Path, progress: bool) -> None:
-    with _answering(source):
-        sizes = {file: source.filesystem.get_file_info((source / file).path).size or 0 for file in FILES}
+    sizes = {file: _size(source / file) for file in FILES}
     total = sum(sizes.values())
     with byte_progress(progress and total >= _BIG) as bar:
         task = bar.add_task(f"fetch {source.name}", total=total)
         for file in FILES:
             (target / file).parent.mkdir(exist_ok=True)
-            _download_file(source / file, target / file, lambda count: bar.advance(task, count))
+            with open(target / file, "wb") as copy:
+                for start in range(0, sizes[file], CHUNK):
+                    bar.advance(task, copy.write(_chunk(source / file, start)))
+                copy.flush()
+                os.fsync(copy.fileno())
 
 
-def _download_file(source: Location, target: Path, advance: Callable[[int], None]) -> None:
-    with open(target, "wb") as file:
-        for chunk in _chunks(source):
-            file.write(chunk)
-            advance(len(chunk))
-        file.flush()
-        os.fsync(file.fileno())
+def _size(file: Location) -> int:
+    with _answering(file):
+        size = insist(file.uri, lambda: file.filesystem.get_file_info(file.path).size, is_local=False)
+    if size is None:
+        raise _DamagedError(f"{file} is missing.")
+    return size
 
 
-def _chunks(source: Location) -> Iterator[bytes]:
+def _chunk(file: Location, start: int) -> bytes:
+    """`CHUNK` bytes from ``start``, or those up to the end. Opened for each: so one that is cut off is read again."""
+
+    def read() -> bytes:
+        with file.filesystem.open_input_file(file.path) as opened:
+            return opened.read_at(CHUNK, start)
+
+    # Only what the bucket says: an error of the disk that it is written to is another one.
     try:
-        with _answering(source):
-            stream = insist(source.uri, lambda: source.filesystem.open_input_stream(source.path), is_local=False)
+        with _answering(file):
+            return insist(file.uri, read, is_local=False)
     except FileNotFoundError as error:
-        raise _DamagedError(f"{source} is missing.") from error
-    with stream:
-        while True:
-            # Only what the bucket says: an error of the disk that it is written to is another one.
-            with _answering(source):
-                chunk = stream.read(CHUNK)
-            if not chunk:
-                return
-            yield chunk
+        raise _DamagedError(f"{file} is missing.") from error
 
 
 @contextlib.contextmanager

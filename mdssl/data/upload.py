@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from rich.progress import Progress, TaskID
 
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.local_copy import CHUNK, FILES, bucket_of, fetch, folder_of, is_prepared_in, meta_in
@@ -14,6 +17,7 @@ from mdssl.data.staging import DATASET
 from mdssl.errors import InputError
 from mdssl.filesystems import OBJECT_STORES
 from mdssl.ownership import check_replaceable
+from mdssl.patience import insist, patience
 from mdssl.storage import Location
 
 
@@ -42,6 +46,7 @@ def prepare_in(
     return dataset
 
 
+@patience()
 def _upload(folder: Path, target: Location, progress: bool) -> None:
     """Without ``meta.json`` a dataset is not there, so nobody takes half of the old and half of the new for one."""
     try:
@@ -49,18 +54,25 @@ def _upload(folder: Path, target: Location, progress: bool) -> None:
         with byte_progress(progress) as bar:
             task = bar.add_task(f"upload {target.name}", total=sum((folder / file).stat().st_size for file in FILES))
             for file in FILES:
-                if target.filesystem.type_name not in OBJECT_STORES:
-                    target.filesystem.create_dir((target / file).parent.path, recursive=True)
-                with (
-                    open(folder / file, "rb") as source,
-                    target.filesystem.open_output_stream((target / file).path) as stream,
-                ):
-                    while chunk := source.read(CHUNK):
-                        stream.write(chunk)
-                        bar.advance(task, len(chunk))
+                insist(target.uri, partial(_upload_file, folder / file, target / file, bar, task), is_local=False)
         (target / "meta.json").write_bytes((folder / "meta.json").read_bytes())
     except OSError as error:
         raise InputError(
             f"dataset {target.name!r} cannot be uploaded to {target.parent}: {error}. It is prepared in {folder}; the "
             "same command uploads it."
         ) from error
+
+
+def _upload_file(source: Path, target: Location, bar: Progress, task: TaskID) -> None:
+    if target.filesystem.type_name not in OBJECT_STORES:
+        target.filesystem.create_dir(target.parent.path, recursive=True)
+    sent = 0
+    try:
+        with open(source, "rb") as file, target.filesystem.open_output_stream(target.path) as stream:
+            while chunk := file.read(CHUNK):
+                stream.write(chunk)
+                bar.advance(task, len(chunk))
+                sent += len(chunk)
+    except OSError:
+        bar.advance(task, -sent)
+        raise

@@ -26,6 +26,7 @@ from mdssl.terminal import printable
 from mdssl.trial_log import kept_log
 
 
+@patience()
 def train_standalone(settings) -> None:
     """Train the trial that ``settings`` (an `mdssl.commands.trials.Train`) describes and say where its files are.
 
@@ -58,7 +59,6 @@ def train_standalone(settings) -> None:
         with (
             kept_log(trial_dir, "train", errors_only=not is_first),
             _told_to_leave() as told,
-            patience(),
             watchdog(60 * run_settings.hang_minutes) as beat,
         ):
 

@@ -42,14 +42,14 @@ class Evaluator:
         self.data, self.probe, self.device = data, probe, pick_device(device)
         limit_memory(self.device, memory)
 
+    @patience()
     def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
         """Scores of one trial's encoder: a list of entries per dataset, or the error that one dataset ended in."""
         with kept_log(Location.of(trial_dir), "probe"):
             return self._score(trial_dir, datasets)
 
     def _score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
-        with patience():
-            config, model = load_model(Location.of(trial_dir), self.device)
+        config, model = load_model(Location.of(trial_dir), self.device)
         seen = Seen(Location.of(trial_dir), config, model, data=self.data, device=self.device)
         seen.clear_up()
         scores: dict[str, list[dict[str, Any]] | str] = {}
@@ -64,9 +64,8 @@ class Evaluator:
         return scores
 
     def _score_on(self, name: str, config: TrialConfig, model: Model, seen: Seen) -> list[dict[str, Any]]:
-        with patience():
-            # On a cluster, perhaps the first on its node to need it.
-            data = at_hand(self.data, [name])
+        # On a cluster, perhaps the first on its node to need it.
+        data = at_hand(self.data, [name])
         dataset = open_dataset(data, name)
         encoded = encode_dataset(
             model, dataset, layers=self.probe.features, device=self.device, input_size=config.input_size

@@ -48,6 +48,7 @@ _TRIAL_RESTARTS = 2
 """How often Tune starts a trial's own process anew after it died, with no new checkpoint meanwhile."""
 
 
+@patience()
 def run_sweep(
     name: str,
     settings: SweepSettings,
@@ -77,8 +78,7 @@ def run_sweep(
         return 0
     if left:
         storage.check_writable()
-        with patience():
-            _run(name, settings, storage, left, console)
+        _run(name, settings, storage, left, console)
     # Of trials, too, that another sweep had finished when it was killed.
     records = trials_with_records(storage)
     for config in configs:

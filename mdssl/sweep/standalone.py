@@ -11,6 +11,7 @@ from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import encode_dataset, score_dataset
 from mdssl.evaluate.seen import Seen
+from mdssl.patience import patience
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model, read_training
@@ -23,6 +24,7 @@ from mdssl.sweep.settings import check_axis
 from mdssl.terminal import printable
 
 
+@patience()
 def probe_standalone(settings) -> None:
     """Make the scores that ``settings`` (an `mdssl.commands.trials.Probe`) asks for, if the leaderboard lacks them.
 

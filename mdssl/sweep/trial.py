@@ -72,12 +72,13 @@ class TrialRun:
         return "auto" if self.gpus_per_worker > 0 else "cpu"
 
 
+@patience()
 def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     """Do what is left of one trial, unless another process has it: see `mdssl.sweep.waiting`."""
     work = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
     trial_dir = Location.of(run.storage) / "trials" / config.trial_id
-    with patience(), kept_log(trial_dir, "trial"), Claim(trial_dir, run.context["sweep"]) as claim:
+    with kept_log(trial_dir, "trial"), Claim(trial_dir, run.context["sweep"]) as claim:
         if owner := claim.take(dead=Owner(**work["dead"]) if work["dead"] else None):
             tune.report(report_of(trial_dir, owner))
             return
@@ -236,6 +237,7 @@ def _no_process_group() -> ray.train.BackendConfig:
     return config
 
 
+@patience()
 def _worker(job: dict[str, Any]) -> None:
     is_first = ray.train.get_context().get_world_rank() == 0
     with kept_log(Location.of(job["trial_dir"]), "train", errors_only=not is_first):
@@ -267,11 +269,10 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
     limit_memory(device, job["memory"])
     # Ray sees to it only where nobody has set OMP_NUM_THREADS.
     torch.set_num_threads(job["threads"])
-    with patience():
-        # On a cluster, perhaps the first on its node to need them.
-        data = at_hand(job["data"], config.domains)
+    # On a cluster, perhaps the first on its node to need them.
+    data = at_hand(job["data"], config.domains)
     try:
-        with patience(), watchdog(60 * job["settings"].hang_minutes) as beat:
+        with watchdog(60 * job["settings"].hang_minutes) as beat:
 
             def report_and_beat(progress: Progress) -> Wish | None:
                 beat()

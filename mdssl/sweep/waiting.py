@@ -46,8 +46,8 @@ class Others:
             for work in list(waiting):
                 trial_id = work.config.trial_id
                 trial_dir = self.storage / "trials" / trial_id
-                owner = holder_of(trial_dir)
-                if owner and not self.watches[trial_id].look(owner):
+                asked, owner = time.monotonic(), holder_of(trial_dir)
+                if owner and not self.watches[trial_id].look(owner, asked):
                     self.tell(trial_id, report_of(trial_dir, owner))
                     continue
                 waiting.remove(work)
