@@ -151,9 +151,19 @@ def test_a_file_is_written_new_where_there_are_no_links(tmp_path, monkeypatch):
 
 def test_temporary_files_of_killed_writers_are_cleared_away(tmp_path):
     folder = Location.of(tmp_path)
-    for name in (".a.1234.tmp", ".b.1234.tmp", "a", ".kept"):
+    for name in (".a.0123abcd.tmp", ".b.0123abcd.tmp", "a", ".kept", ".a.mine.tmp"):
         (tmp_path / name).write_bytes(b"")
     folder.clear_temporaries("a")
-    assert sorted(os.listdir(tmp_path)) == [".b.1234.tmp", ".kept", "a"]
+    assert sorted(os.listdir(tmp_path)) == [".a.mine.tmp", ".b.0123abcd.tmp", ".kept", "a"]
     folder.clear_temporaries()
-    assert sorted(os.listdir(tmp_path)) == [".kept", "a"]
+    assert sorted(os.listdir(tmp_path)) == [".a.mine.tmp", ".kept", "a"]
+
+
+def test_a_link_is_followed_and_stays(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/a").write_bytes(b"old")
+    (tmp_path / "b").symlink_to(tmp_path / "disk/a")
+    Location.of(tmp_path / "b").write_bytes(b"new")
+    assert (tmp_path / "b").is_symlink()
+    assert (tmp_path / "disk/a").read_bytes() == b"new"
+    assert os.listdir(tmp_path / "disk") == ["a"]

@@ -88,7 +88,7 @@ def test_a_probe_keeps_what_is_to_be_seen_and_a_second_one_leaves_it(probed, tin
 
 
 def test_the_probe_of_a_sweep_keeps_the_same(trial_dir, probed, tiny_data):
-    left = trial_dir / "representations" / ".tiny-a.safetensors.0.tmp"
+    left = trial_dir / "representations" / ".tiny-a.safetensors.00000000.tmp"
     left.parent.mkdir()
     left.write_bytes(b"of a probe that was killed")
     actor = Evaluator.__ray_metadata__.modified_class(tiny_data, ProbeConfig(), "cpu")
