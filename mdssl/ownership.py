@@ -10,21 +10,28 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
 import pyarrow.fs
 
 from mdssl.errors import InputError
 from mdssl.storage import Location
 
-MADE_BY = b"mdssl"
-"""What a picture or document of ours has in its metadata."""
+MADE_BY = "mdssl"
+"""What the metadata of a picture or page of ours say: the software of a PNG, the creator of SVG and PDF, ..."""
+_MARKS = (
+    b"tEXtSoftware\0mdssl",
+    b"<dc:title>mdssl</dc:title>",
+    b"/Creator (mdssl)",
+    b'<meta name="generator" content="mdssl">',
+)
 _SHOWN = 3
 """Files that a message names."""
 
@@ -60,24 +67,23 @@ def files_in(place: Location) -> list[str]:
         paths = [info.path for info in found if info.type != pyarrow.fs.FileType.Directory]
         return sorted(path.removeprefix(f"{place.path}/") for path in paths)
     paths = []
-    for folder, subfolders, files in os.walk(place.path):
+
+    def refuse(error: OSError) -> NoReturn:
+        # A folder that cannot be listed may hold anything.
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}. Nothing was touched. See to its rights.")
+
+    for folder, subfolders, files in os.walk(place.path, onerror=refuse if os.path.isdir(place.path) else None):
         links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
         paths += [os.path.relpath(os.path.join(folder, name), place.path) for name in (*files, *links)]
     return sorted(paths)
 
 
 def is_ours(place: Location, kind: FolderKind) -> bool:
-    """Whether the marker of ``kind`` is in the folder ``place``.
-
-    A marker that is damaged counts where the folder holds several files, and all of them are of the kind.
-    """
+    """Whether the marker of ``kind`` is in the folder ``place``. One that cannot be read says nothing."""
     try:
         return kind.is_marker(json.loads((place / kind.marker).read_bytes()))
-    except FileNotFoundError:
-        return False
     except (ValueError, OSError):
-        found = files_in(place)
-        return len(found) > 1 and all(kind.holds(path) for path in found)
+        return False
 
 
 def check_replaceable(place: Location, kind: FolderKind, *, beside: tuple[str, ...] = ()) -> bool:
@@ -106,15 +112,16 @@ def check_replaceable(place: Location, kind: FolderKind, *, beside: tuple[str, .
 
 
 def delete(place: Location, kind: FolderKind) -> None:
-    """Delete the files of ``kind`` in ``place``, and the folders that are empty then. Other files stay."""
+    """Delete the files of ``kind`` in ``place``, and its folders if they are empty then. All else stays."""
     paths = [path for path in files_in(place) if kind.holds(path)]
     # The marker goes last: what is left of a run that is killed is still known as ours.
     for path in sorted(paths, key=lambda path: path == kind.marker):
         _below(place, path).delete()
     if place.is_local:
-        for folder, _, _ in sorted(os.walk(place.path), reverse=True):
+        folders = {str(PurePosixPath(path).parent) for path in (*paths, *kind.files)}
+        for folder in sorted(folders, reverse=True):
             with suppress(OSError):
-                os.rmdir(folder)
+                os.rmdir(os.path.join(place.path, folder) if folder != "." else place.path)
 
 
 @contextmanager
@@ -129,13 +136,14 @@ def replaced(target: Path, kind: FolderKind) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(target))
     check_replaceable(Location.of(target), kind)
-    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = target.parent / f".{target.name}.mdssl-{uuid.uuid4().hex[:8]}.tmp"
     previous = temporary.with_suffix(".old")
     temporary.mkdir(parents=True)
     try:
         yield temporary
         if target.exists():
             check_replaceable(Location.of(target), kind)
+            shutil.copymode(target, temporary)
             os.rename(target, previous)
         try:
             os.rename(temporary, target)
@@ -145,19 +153,25 @@ def replaced(target: Path, kind: FolderKind) -> Iterator[Path]:
             raise
     finally:
         for leftover in (temporary, previous):
-            delete(Location.of(leftover), kind)
+            _delete_if_possible(leftover, kind)
 
 
 def clear_leftovers(target: Path, kind: FolderKind) -> None:
     """Remove what a killed `replaced` has left. For those who know that nobody replaces ``target`` now."""
     target = Path(os.path.realpath(target))
-    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.(tmp|old)")
-    for leftover in sorted(target.parent.glob(".*")) if target.parent.is_dir() else ():
-        if not ours.fullmatch(leftover.name):
+    ours = re.compile(rf"\.{re.escape(target.name)}\.mdssl-[0-9a-f]{{8}}\.(tmp|old)")
+    for leftover in sorted(target.parent.glob(".*.mdssl-*")) if target.parent.is_dir() else ():
+        if not ours.fullmatch(leftover.name) or leftover.is_symlink() or not leftover.is_dir():
             continue
-        if leftover.suffix == ".old" and not target.exists():
+        if leftover.suffix == ".old" and not target.exists() and is_ours(Location.of(leftover), kind):
             # The run ended between its two renames.
             os.rename(leftover, target)
+        _delete_if_possible(leftover, kind)
+
+
+def _delete_if_possible(leftover: Path, kind: FolderKind) -> None:
+    """`delete`, where the rights allow it; what is left is in nobody's way."""
+    with suppress(OSError, InputError):
         delete(Location.of(leftover), kind)
 
 
@@ -191,7 +205,7 @@ def check_file(place: Location) -> None:
         return
     except OSError as error:
         raise InputError(f"{place} cannot be written: {error}. Give another --output.") from error
-    if MADE_BY not in data:
+    if not any(mark in data for mark in _MARKS):
         raise InputError(f"{place} is there, and mdssl did not write it. Move it away, or give another --output.")
 
 

@@ -364,7 +364,10 @@ def test_who_has_a_claim_sees_that_it_is_gone(trial_dir):
 
 def test_who_takes_a_claim_removes_what_killed_writers_left(trial_dir):
     board = trial_dir.parent.parent / "leaderboard"
-    left = [trial_dir / ".config.json.0123abcd.tmp", trial_dir / "checkpoints" / ".step-00000002.safetensors.0123abcd.tmp"]
+    left = [
+        trial_dir / ".config.json.0123abcd.tmp",
+        trial_dir / "checkpoints" / ".step-00000002.safetensors.0123abcd.tmp",
+    ]
     left += [trial_dir / "claim-after-nobody.json", board / ".0123456789ab.parquet.0123abcd.tmp"]
     for file in left:
         file.write_bytes(b"half")

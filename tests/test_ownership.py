@@ -11,18 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mdssl.claim import TRIAL, Claim
 from mdssl.config import TrialConfig
 from mdssl.data.local_copy import fetch
 from mdssl.data.prepare import prepare
 from mdssl.data.sources import DOWNLOADS
-from mdssl.data.staging import DATASET
+from mdssl.data.staging import DATASET, locked
 from mdssl.data.upload import prepare_in
 from mdssl.errors import InputError
 from mdssl.export.folder import EXPORT, export
-from mdssl.ownership import check_replaceable, clear_leftovers, delete, refuse_overlap, replaced
+from mdssl.ownership import check_file, clear_leftovers, delete, refuse_overlap, replaced
 from mdssl.pretrain.loop import train
 from mdssl.storage import Location
 
@@ -139,7 +141,7 @@ prepare("cells", data=sys.argv[1], source=sys.argv[2], overwrite=True, image_siz
     a_dataset(source, data / "cells", None)
     after = snapshot(tmp_path)
     assert {name: after.get(name) for name in before} == before
-    assert [path.name for path in data.glob(".cells.*") if len(path.name) > 18] == []
+    assert list(data.glob(".cells.mdssl-*")) == []
 
 
 def test_a_link_to_an_empty_folder_is_filled(tmp_path):
@@ -160,6 +162,8 @@ def test_an_export_goes_into_a_fresh_clone(storage, tmp_path):
         after = snapshot(tmp_path)
         assert {name: after.get(name) for name in before} == before
         assert (tmp_path / "hub/model.safetensors").is_file()
+        # Also its empty folders are there.
+        subprocess.run(["git", "-C", str(tmp_path / "hub"), "status"], check=True, capture_output=True)
 
 
 def test_a_failed_export_into_a_clone_leaves_the_clone(storage, tmp_path, monkeypatch):
@@ -242,16 +246,45 @@ def test_overlap_is_seen_through_links_and_dots(tmp_path):
     refuse_overlap(tmp_path / "a/b", Location.of(tmp_path / "a/c"), **what)
 
 
-def test_a_damaged_marker_counts_where_all_else_is_ours(tmp_path):
+@pytest.mark.parametrize("meta", ["", "{", "[]", '{"format": 1, "classes": [], "splits": {}}', "// mine"])
+def test_a_marker_that_is_not_ours_counts_for_nothing(meta, tmp_path):
     write_images(tmp_path / "source")
     a_dataset(tmp_path / "source", tmp_path / "data/cells", None)
-    (tmp_path / "data/cells/meta.json").write_text("{")
-    a_dataset(tmp_path / "source", tmp_path / "data/cells", None)
-    shutil.rmtree(tmp_path / "data/cells/train")
-    shutil.rmtree(tmp_path / "data/cells/test")
-    (tmp_path / "data/cells/meta.json").write_text("{")
+    (tmp_path / "data/cells/meta.json").write_text(meta)
+    before = snapshot(tmp_path)
     with pytest.raises(InputError, match="did not write"):
-        check_replaceable(Location.of(tmp_path / "data/cells"), DATASET)
+        a_dataset(tmp_path / "source", tmp_path / "data/cells", None)
+    assert snapshot(tmp_path) == before
+
+
+def test_what_only_looks_like_a_leftover_stays(tmp_path):
+    source, data = write_images(tmp_path / "source"), tmp_path / "data"
+    for name in (".cells.mdssl-0123abcd.old/notes.txt", ".cells.0123abcd.tmp/meta.json", ".cells.0123abcd.old/a"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("mine")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/meta.json").write_text("mine")
+    (data / ".cells.mdssl-89abcdef.tmp").symlink_to(tmp_path / "elsewhere")
+    before = snapshot(tmp_path)
+    a_dataset(source, data / "cells", None)
+    after = snapshot(tmp_path)
+    assert {name: after.get(name) for name in before} == before
+
+
+def test_two_names_for_one_folder_share_a_lock(tmp_path):
+    source, data = write_images(tmp_path / "source"), tmp_path / "data"
+    a_dataset(source, data / "cells", None)
+    (data / "alias").symlink_to(data / "cells")
+    with locked(data, "alias", progress=False), pytest.raises(Timeout):
+        FileLock(data / ".cells.lock").acquire(timeout=0)
+
+
+def test_a_picture_that_only_mentions_us_is_not_ours(tmp_path):
+    mark = PngInfo()
+    mark.add_text("Comment", "screenshot of mdssl")
+    Image.new("RGB", (3, 3)).save(tmp_path / "mine.png", pnginfo=mark)
+    with pytest.raises(InputError, match="mdssl did not write it"):
+        check_file(Location.of(tmp_path / "mine.png"))
 
 
 def test_a_file_that_comes_meanwhile_stays(tmp_path):

@@ -101,6 +101,9 @@ def data_prepare(settings: DataPrepare) -> None:
 
     if not settings.names:
         raise InputError("no dataset is named; give one or more, e.g. `mdssl data prepare cifar10 --download`.")
+    for name, value in (("source", settings.source), ("data", settings.data)):
+        if value is not None and not value.strip():
+            raise InputError(f"{name} is empty; is a variable on the command line not set?")
     sources = dict.fromkeys(settings.names, settings.source)
     if settings.source and len(settings.names) > 1:
         sources = {name: f"{settings.source.rstrip('/')}/{name}" for name in settings.names}
@@ -131,14 +134,14 @@ def _reading(settings: DataPrepare) -> Reading:
 
     splits: dict[str, str] | None = {} if settings.splits == ("none",) else None
     if settings.splits and splits is None:
-        pairs = [text.partition("=") for text in settings.splits]
-        if wrong := [
-            text for text, (split, _, place) in zip(settings.splits, pairs, strict=True) if not (split and place)
-        ]:
-            raise InputError(
-                f"splits has {wrong[0]!r}; write SPLIT=FOLDER_OR_FILE, such as train=Training, or none alone."
-            )
-        splits = {split: place for split, _, place in pairs}
+        splits = {}
+        for text in settings.splits:
+            split, _, place = text.partition("=")
+            if not split or not place or split in splits:
+                raise InputError(
+                    f"splits has {text!r}; write SPLIT=FOLDER_OR_FILE for each split, such as train=Training, or none."
+                )
+            splits[split] = place
     classes = () if settings.classes == ("none",) else settings.classes or None
     return Reading(splits=splits, classes=classes, label_column=settings.label_column)
 

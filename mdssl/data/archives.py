@@ -24,7 +24,7 @@ def unpack(archive: Path, folder: Path, wanted: Iterable[str]) -> None:
     Raises:
         ValueError: the archive is cut off, or one of its members points outside ``folder``.
     """
-    temporary = folder / f".{archive.name}.unpacking"
+    temporary = folder / f".{archive.name}.mdssl-unpacking"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

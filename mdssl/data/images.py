@@ -20,7 +20,7 @@ from mdssl.errors import InputError
 
 SMALLEST_SIZE, LARGEST_SIZE = 8, 1024
 """Of prepared images, in pixels."""
-SEVERAL_FRAMES = "images have several frames or pages, of which the first is taken"
+SEVERAL_FRAMES = "images with several frames or pages, of which the first is taken"
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -77,6 +77,8 @@ def _open(raw: RawImage) -> Image.Image:
     data = raw if isinstance(raw, bytes) else raw.read_bytes()
     if not data:
         raise InputError("it is empty")
+    if data.startswith(b"version https://git-lfs.github.com"):
+        raise InputError("it is a pointer of Git LFS; run `git lfs pull` where it is from")
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image = Image.open(io.BytesIO(data))

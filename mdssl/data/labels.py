@@ -38,6 +38,13 @@ def class_numbers(
     if names is not None and are_text == {False}:
         return tuple(names), {split: array.astype(np.int64) for split, array in labels.items()}
     different = np.unique(np.concatenate([array for array in known if len(array)]))
+    if are_text == {False} and any(NO_LABEL in array for array in labels.values()):
+        if list(different) == [1]:
+            raise InputError(
+                f"the labels of {where} are {NO_LABEL} and 1. {NO_LABEL} says that an image has no label; if it is a "
+                "class, number the classes from 0."
+            )
+        findings.remarks.append(f"the label {NO_LABEL} is taken for none; classes are numbered from 0 on")
     if are_text == {False} and different[0] < NO_LABEL:
         raise InputError(f"{where} has the negative label {different[0]}; a label is a class number, from 0 on.")
     images = sum(map(len, known))
@@ -49,7 +56,7 @@ def class_numbers(
         )
     if are_text == {False} and not np.array_equal(different, np.arange(len(different))):
         listed = ", ".join(map(str, different[:_NAMED])) + (", …" if len(different) > _NAMED else "")
-        findings.remarks.append(f"the labels are {listed}: {len(different)} classes, which they name")
+        findings.remarks.append(f"classes are named by their labels: {listed}")
     numbered = {}
     for split, array in labels.items():
         missing = _is_missing(array)
@@ -80,8 +87,10 @@ def _plain(array: np.ndarray, where: str) -> np.ndarray:
         return np.where(array, "True", "False").astype(object)
     if array.dtype.kind == "f":
         array = np.where(np.isnan(array), NO_LABEL, array)
-        if not np.array_equal(array, np.round(array)):
+        if not np.isfinite(array).all() or not np.array_equal(array, np.round(array)):
             raise InputError(_other_kind(where, "fractions"))
+    if array.dtype.kind == "u" and len(array) and array.max() > np.iinfo(np.int64).max:
+        raise InputError(_other_kind(where, f"as large as {array.max()}"))
     if array.dtype.kind not in "iuf":
         raise InputError(_other_kind(where, str(array.dtype)))
     return array.astype(np.int64)

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mdssl.errors import InputError
 
 # An encoded file, its path, or pixels: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
 RawImage = bytes | Path | np.ndarray
@@ -72,7 +76,9 @@ class Findings:
     remarks: list[str] = field(default_factory=list)
 
     def leave_out(self, reason: str, example: str, count: int = 1) -> None:
-        """Count what is left out. ``reason`` follows a number, as in "files that are no images (.txt)"."""
+        """Count what is left out. ``reason`` is what it is, such as "files that are no images (.txt)"."""
+        # A name that is no UTF-8 cannot be written.
+        reason, example = (text.encode(errors="backslashreplace").decode() for text in (reason, example))
         entry = self.left_out.setdefault(reason, {"count": 0, "example": example})
         entry["count"] += count
 
@@ -110,3 +116,17 @@ class Reading:
     splits: dict[str, str] | None = None
     classes: tuple[str, ...] | None = None
     label_column: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ``InputError`` for splits that overlap, and classes that are named twice."""
+        if self.splits:
+            places = {split: os.path.normpath(place) for split, place in self.splits.items()}
+            for (split, place), (other, around) in itertools.permutations(places.items(), 2):
+                if place == around or around == "." or place.startswith(f"{around}/"):
+                    raise InputError(
+                        f"split {split!r} is {place!r}, which lies in {around!r}, the split {other!r}. Give each "
+                        "split a folder or file of its own."
+                    )
+            object.__setattr__(self, "splits", places)
+        if self.classes and len(set(self.classes)) < len(self.classes):
+            raise InputError(f"classes are {', '.join(self.classes)}; name each once.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -85,7 +86,7 @@ def prepare(
     reading = reading or Reading()
     check_settings(name, kind, reading, image_size, resize_filter, workers, seed, test_fraction)
     data = Path(data).expanduser()
-    source = None if source is None else Path(source).expanduser().absolute()
+    source = None if source is None else Path(os.path.abspath(Path(source).expanduser()))
     target = Location.of(data / name)
     if source is not None:
         refuse_overlap(source, target, what=DATASET.what, setting=DATASET.setting)
@@ -138,7 +139,8 @@ def prepare(
                     streams[stream] = _counted(convert_part(part, image_size, resize_filter, workers), advance)
                 damaged += write_split(folder / split, parts, classes, image_size, streams, written, contents, notes)
             _answer_damaged(name, damaged, opened, skip_damaged)
-            opened.findings.remarks += [f"{count:,} {what}" for what, count in notes.items()]
+            _check_not_empty(name, classes, written)
+            opened.findings.remarks += [f"{what}: {count:,}" for what, count in notes.items()]
             meta = _meta(name, source, opened, classes, reading, image_size, resize_filter, rule, written)
             meta["same_pixels"] = same_pixels(contents)
             meta["variant"] = _variant(name, meta, contents)
@@ -197,6 +199,20 @@ def _answer_damaged(name: str, damaged: list[InputError], opened: Source, skip: 
     )
 
 
+def _check_not_empty(name: str, classes: tuple[str, ...], written: dict[str, dict]) -> None:
+    """Raise ``ValueError`` where damaged images have left a class, or the whole of it, without any."""
+    if not classes and not written[UNLABELLED]["count"]:
+        raise InputError(f"all images of {name!r} are damaged. See to the source.")
+    for split in SPLITS if classes else ():
+        counts = written[split]["per_class"]
+        if not sum(counts) or (split == "train" and not all(counts)):
+            what = repr(classes[counts.index(0)]) if sum(counts) else "any class"
+            raise InputError(
+                f"all {split} images of {what} of {name!r} are damaged. Replace them, or leave the class out with "
+                "--classes."
+            )
+
+
 def _variant(name: str, meta: dict, contents: dict[str, Content]) -> str:
     """See `Dataset.variant`: by numbers, and for the size at which they are known by the pixels and labels too."""
     counts = {UNLABELLED: 0} | {split: said["count"] for split, said in meta["splits"].items()}
@@ -219,7 +235,8 @@ def _meta(
     rule: dict,
     splits: dict,
 ) -> dict:
-    origin = {"kind": opened.kind, "origin": opened.origin, "path_digest": digest(source)}
+    named = opened.origin.encode(errors="backslashreplace").decode()
+    origin = {"kind": opened.kind, "origin": named, "path_digest": digest(source)}
     if source is not None:
         origin["state"] = source_state(source, opened.kind, reading)
     places = {split: opened.findings.splits[split] for split in PARTS if split in opened.findings.splits}

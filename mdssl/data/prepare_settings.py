@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def check_settings(
     """Raise ``ValueError`` for a setting of `mdssl.data.prepare.prepare` that cannot work."""
     if not NAME.fullmatch(name) or name == DOWNLOADS:
         raise InputError(
-            f"dataset name {name!r} is not valid; allowed are up to 64 letters, digits, '-', '_' and '.', not as the "
-            f"first character, and not {DOWNLOADS!r}. Choose another name."
+            f"dataset name {name!r} is not valid; allowed are up to 64 letters, digits, '-', '_' and '.', but no '.' "
+            f"as the first character, and not {DOWNLOADS!r}. Choose another name."
         )
     for split in reading.splits or ():
         check_name("split", split, PARTS)
@@ -93,4 +94,4 @@ def recorded(reading: Reading) -> dict:
 
 def digest(source: Path | None) -> str | None:
     """Tells sources of one name apart without writing the machine's folders into the dataset."""
-    return hashlib.sha256(str(source).encode()).hexdigest()[:12] if source else None
+    return hashlib.sha256(os.fsencode(source)).hexdigest()[:12] if source else None

@@ -211,7 +211,9 @@ def dataset_of(name: str, path: Path, meta: bytes, data: str | Path) -> Dataset:
 
 def _unreadable(data: str | Path, name: str, why: object) -> InputError:
     again = prepare_command(data, name)
-    return InputError(f"{data}/{name}/meta.json cannot be read: {why}. Prepare it again: {again} --overwrite")
+    return InputError(
+        f"{data}/{name}/meta.json cannot be read: {why}. Move the folder away, and prepare the dataset again: {again}"
+    )
 
 
 def is_prepared(data: Path, name: str) -> bool:

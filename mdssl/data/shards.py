@@ -6,7 +6,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from mdssl.data.parts import Findings, Reading
-from mdssl.data.source_folder import is_hidden
+from mdssl.data.scan import is_hidden
 from mdssl.data.splits import split_of
 from mdssl.errors import InputError
 
@@ -16,7 +16,7 @@ _NUMBERED = re.compile(r"(?P<stem>.*?)-?(?P<k>\d+)-of-(?P<n>\d+)(?P<hash>-[0-9a-
 
 def parquet_files(path: Path) -> list[str]:
     """The relative paths of all Parquet files in the folder ``path``, however deep, hidden ones left out; sorted."""
-    found = (file.relative_to(path) for file in path.rglob("*.parquet") if file.is_file())
+    found = (file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() == ".parquet" and file.is_file())
     return sorted(str(file) for file in found if not any(map(is_hidden, file.parts)))
 
 
@@ -70,7 +70,7 @@ def split_of_file(file: str) -> str | None:
 
 
 def _is_at(file: str, place: str) -> bool:
-    return file == place or file.startswith(f"{place.strip('/')}/")
+    return place in (".", file) or file.startswith(f"{place}/")
 
 
 def _check_one_configuration(path: Path, files: list[str]) -> None:

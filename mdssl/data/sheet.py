@@ -92,7 +92,7 @@ def write_png(sheet: Image.Image, path: Location, what: str = "contact sheet") -
     """
     buffer = io.BytesIO()
     mark = PngInfo()
-    mark.add_text("Software", MADE_BY.decode())
+    mark.add_text("Software", MADE_BY)
     sheet.save(buffer, "PNG", optimize=True, pnginfo=mark)
     try:
         path.write_bytes(buffer.getvalue())

@@ -5,45 +5,26 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mdssl.data.labels import class_name
 from mdssl.data.parts import NO_LABEL, Findings, Part, Reading, Source
+from mdssl.data.scan import is_hidden, scan, suffixes
 from mdssl.data.splits import one_per_split, split_of
 from mdssl.errors import InputError, check_name
 
-_SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".tga", ".avif"),
+_NO_CLASS = re.compile(
+    "images?|imgs?|photos|pictures|jpegimages|annotations?|labels?|(ground)?truth|gt|masks?|trimaps?|"
+    "segmentation(class|object|s)?|bounding_?boxes|original|augmented"
 )
-_LITTER = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"}
-"""What systems leave in folders of others, in small letters."""
-_NO_TEXT = re.compile("[\ud800-\udfff]")
-"""What Python makes of bytes in a file's name that are no UTF-8."""
-_HIDDEN = "hidden files and folders"
+"""Names that say what kind of files a folder has, in small letters."""
 _BESIDE_CLASSES = "images outside of the class folders"
 
 Rows = dict[str, list[str]]
-
-
-@cache
-def suffixes() -> frozenset[str]:
-    """The endings of file names that are images, in small letters: of those that Pillow opens here."""
-    from PIL import Image
-
-    can_open = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return frozenset(_SUFFIXES) & can_open
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's own: hidden, or left by the system."""
-    return name.startswith((".", "._")) or name.lower() in _LITTER
 
 
 def folder_source(path: Path, reading: Reading | None = None) -> Source:
@@ -72,6 +53,13 @@ def folder_source(path: Path, reading: Reading | None = None) -> Source:
             findings.remarks.append(f"the one class folder, {next(iter(names))}, is taken for images without labels")
         labelled = {}
     classes = tuple(sorted(names if labelled else ()))
+    if reading.label_column is not None:
+        raise InputError(
+            f"label column {reading.label_column!r} is of Parquet files, and {path.name} has images in folders. Leave "
+            "--label-column out."
+        )
+    if depth := _depth_in_classes(by_split.values() if labelled else ()):
+        findings.remarks.append(f"images lie up to {depth} folders deep in a class folder")
     if reading.classes:
         for name in reading.classes:
             check_name(f"class of {path.name}", class_name(name), classes)
@@ -92,56 +80,6 @@ def folder_source(path: Path, reading: Reading | None = None) -> Source:
         if paths:
             parts[split] = paths_part(path, [path / file for file in paths], labels)
     return Source("folder", path.name, classes, parts, findings)
-
-
-def scan(root: Path, findings: Findings) -> list[str]:
-    """The relative paths of all images below ``root``, sorted; links are followed.
-
-    Raises:
-        InputError: a folder's or image's name is no UTF-8, as in archives from Windows.
-    """
-    found: list[str] = []
-    unnamed: list[str] = []
-
-    def look_into(folder: str, inside: str, above: tuple[str, ...]) -> None:
-        before = len(found)
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        for entry in entries:
-            place = f"{inside}{entry.name}"
-            if is_hidden(entry.name):
-                findings.leave_out(_HIDDEN, place)
-            elif entry.is_dir():
-                real = os.path.realpath(entry.path)
-                if real in above:
-                    findings.leave_out("links that lead back to a folder around them", place)
-                    continue
-                if entry.is_symlink():
-                    linked.append(place)
-                look_into(entry.path, f"{place}/", (*above, real))
-            elif os.path.splitext(entry.name)[1].lower() not in suffixes():
-                suffix = os.path.splitext(entry.name)[1].lower()
-                findings.leave_out(f"files that are no images by their names ({suffix or 'no suffix'})", place)
-            elif not entry.is_file():
-                findings.leave_out("links to nothing", place)
-            else:
-                if entry.is_symlink():
-                    linked.append(place)
-                found.append(place)
-                if _NO_TEXT.search(place):
-                    unnamed.append(place)
-        if len(found) == before and inside:
-            findings.leave_out("folders without images", inside.rstrip("/"))
-
-    linked: list[str] = []
-    look_into(str(root), "", (os.path.realpath(root),))
-    if unnamed:
-        raise InputError(
-            f"{len(unnamed)} images have paths that are no UTF-8, such as {unnamed[0]!a}; rename them, for names from "
-            "Windows with: convmv -r -f cp1252 -t utf8 --notest FOLDER."
-        )
-    if linked:
-        findings.remarks.append(f"{len(linked):,} links are followed, such as {linked[0]}")
-    return found
 
 
 def layout(files: list[str], reading: Reading, origin: str, findings: Findings) -> dict[str, Rows]:
@@ -165,7 +103,11 @@ def layout(files: list[str], reading: Reading, origin: str, findings: Findings) 
     rest = [file for file in files if file not in taken]
     if named.keys() <= {"unlabelled"}:
         # Class folders, maybe with a folder beside them of images that nobody has sorted.
-        return by_split | {"train": {"paths": rest, "inside": [file[len(prefix) :] for file in rest]}}
+        by_split["train"] = {"paths": rest, "inside": [file[len(prefix) :] for file in rest]}
+        rest = []
+    if reading.splits is None and reading.classes is None:
+        for split in by_split.keys() - {"unlabelled"}:
+            _refuse_unclear_classes(by_split[split]["inside"], origin)
     if rest:
         findings.leave_out("images outside of the split folders", rest[0], len(rest))
     return by_split
@@ -183,15 +125,39 @@ def _split_folders(tops: list[str], inside: list[str], origin: str) -> dict[str,
     if others and not with_classes:
         return {}
     has_train = any(says[top] == "train" for top in with_classes)
-    beside = [top for top in others if any("/" not in name for name in _inside(top, inside))]
-    if beside and not (has_train and splits & {"test", "validation"}):
+    if others and not (has_train and splits & {"test", "validation"}):
         said = ", ".join(says)
         raise InputError(
             f"the folders of {origin} can be read in two ways: {said} as split, with classes in it; or "
-            f"{', '.join((*beside[:3], said))} as classes. Decide with --splits train=FOLDER test=FOLDER, or with "
+            f"{', '.join((*others[:3], said))} as classes. Decide with --splits train=FOLDER test=FOLDER, or with "
             "--splits none where all are classes."
         )
     return one_per_split(says, origin)
+
+
+def _refuse_unclear_classes(inside: list[str], origin: str) -> None:
+    """Raise ``InputError`` where the folders on top may be something else than classes."""
+    folders = {tuple(name.split("/")[:-1]) for name in inside}
+    tops = {folder[0] for folder in folders if folder}
+    below: dict[str, set[str]] = {}
+    for folder in folders:
+        if len(folder) > 1:
+            below.setdefault(folder[1], set()).add(folder[0])
+    # One folder of the same name in each class, as in CLASS/images, tells nothing apart.
+    again = sorted(name for name, above in below.items() if len(above) > 1 or name in tops or split_of(name))
+    again = again if len(below) > 1 or any(map(split_of, again)) else []
+    odd = sorted(top for top in tops if _NO_CLASS.fullmatch(top.lower()))
+    if again:
+        why = f"{again[0]!r} is a folder in {', '.join(sorted(below[again[0]])[:3])}"
+    elif odd and len(tops) > 1:
+        why = f"{odd[0]!r} does not sound like a class"
+    else:
+        return
+    raise InputError(
+        f"what the classes of {origin} are is not clear: {why}. If they are the folders on top, such as "
+        f"{', '.join(sorted(tops)[:3])}, say so with --splits none; else give the folder that has one folder for each "
+        "class, name the splits with --splits, or take the images without labels with --classes none."
+    )
 
 
 def _told(splits: Mapping[str, str], files: list[str], origin: str, findings: Findings) -> dict[str, str]:
@@ -232,6 +198,11 @@ def _classes_in(split: str, rows: Rows, reading: Reading, findings: Findings) ->
     return found
 
 
+def _depth_in_classes(splits: Iterable[Rows]) -> int:
+    """How many folders below a class folder the deepest image lies."""
+    return max((name.count("/") - 1 for rows in splits for name in rows["inside"] if "/" in name), default=0)
+
+
 def _wrapping(files: list[str], only: str | None = None) -> str:
     """The folders, with a slash at the end, that hold nothing but one folder of folders each.
 
@@ -242,7 +213,8 @@ def _wrapping(files: list[str], only: str | None = None) -> str:
         tops = {file[len(prefix) :].partition("/")[0] for file in files}
         top = next(iter(tops))
         deeper = f"{prefix}{top}/"
-        if len(tops) > 1 or split_of(top) != only or any("/" not in file[len(deeper) :] for file in files):
+        has_images = any("/" not in file[len(deeper) :] for file in files)
+        if len(tops) > 1 or split_of(top) != only or (has_images and only is None):
             break
         prefix = deeper
     return prefix
@@ -253,7 +225,7 @@ def _inside(top: str, inside: list[str]) -> list[str]:
 
 
 def _slashed(folder: str) -> str:
-    return f"{folder.strip('/')}/"
+    return "" if folder == "." else f"{folder}/"
 
 
 def subfolders(path: Path) -> list[Path]:

@@ -15,7 +15,8 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from mdssl.data.parts import Part
-from mdssl.data.source_folder import subfolders, suffixes
+from mdssl.data.scan import suffixes
+from mdssl.data.source_folder import subfolders
 from mdssl.data.source_raw import Read, naming
 from mdssl.errors import InputError
 

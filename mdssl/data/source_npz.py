@@ -40,26 +40,33 @@ def npz_source(path: Path, reading: Reading | None = None) -> Source:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key in _known_keys()}
             found = list(file.files)
+        if plain := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"its member {plain[0]} is no array")
     # Truncated archives surface as any of these, depending on where they end.
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        why = "it holds Python objects" if "pickle" in str(error) else str(error)
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        if not zipfile.is_zipfile(path):
+            why = "it is no zip file of arrays, or is cut off"
+        else:
+            why = "it holds Python objects" if "pickle" in str(error) else str(error)
         raise InputError(
             f"{path} cannot be read as npz: {why}. Write it again with numpy.savez_compressed and plain arrays."
         ) from error
-    parts, labels = {}, {}
+    parts, labels, used = {}, {}, {"classes"}
     for split, styles in KEYS.items():
         for images_key, labels_key in styles:
             if images_key in arrays and split not in parts:
-                given = None if reading.classes == () else arrays.get(labels_key)
+                # Whatever the style of the images' name is.
+                keys = [labels_key, *(key for _, key in styles)]
+                own = next((key for key in keys if key in arrays and reading.classes != ()), "")
                 parts[split] = _part(path, images_key, arrays[images_key])
-                labels[split] = _labels(path, images_key, len(arrays[images_key]), labels_key, given)
+                labels[split] = _labels(path, images_key, len(arrays[images_key]), own, arrays.get(own))
                 findings.splits[split] = images_key
+                used |= {images_key, own}
     if not parts.keys() & {"train", "unlabelled"}:
         raise InputError(
             f"{path} has the arrays {', '.join(found) or 'none'}; needed are train_images and train_labels, or x_train "
             "and y_train; or images alone. Rename them."
         )
-    used = {"classes", *findings.splits.values(), *(key for style in KEYS.values() for _, key in style)}
     if unused := [key for key in found if key not in used]:
         findings.leave_out("arrays of other names", unused[0], len(unused))
     classes, numbers = class_numbers(labels, _classes(path, arrays.get("classes")), findings, path.name)

@@ -19,7 +19,10 @@ IMAGE_COLUMNS = ("image", "img")
 # CIFAR-100 has coarse_label as well; the fine classes are the ones everybody reports.
 LABEL_COLUMNS = ("label", "fine_label", "labels", "target")
 # Beside the images in files without labels.
-_NO_LABEL_COLUMNS = ("id", "image_id", "index", "path", "file", "file_name", "filename", "width", "height", "__key__")
+_NO_LABEL_COLUMNS = (
+    *("id", "image_id", "index", "__index_level_0__", "__key__", "path", "file", "file_name", "filename"),
+    *("width", "height"),
+)
 
 # Rows decoded from Parquet at a time: 256 photos of 100 kB are 25 MB.
 BATCH_ROWS = 256
@@ -45,6 +48,17 @@ def parquet_source(path: Path, reading: Reading | None = None) -> Source:
                 "the data."
             )
     findings.remarks += dict.fromkeys(shard.remark for shard in shards if shard.remark)
+    if unread := dict.fromkeys(name for shard in shards for name in shard.unread):
+        findings.remarks.append(
+            f"columns that are read: {', '.join(filter(None, (shards[0].image_column, shards[0].label_column)))}; that "
+            f"are not: {', '.join(unread)}"
+        )
+    for split, own in splits.items():
+        if len({shard.has_labels for shard in own}) > 1:
+            raise InputError(
+                f"some Parquet files of {split} in {path} have a column of labels, and others have none. Take one kind "
+                f"with --splits {split}=FILE, or all without labels with --classes none."
+            )
     labels = {split: np.concatenate([shard.labels for shard in shards]) for split, shards in splits.items()}
     names = next((shard.classes for shard in shards if shard.classes), None)
     classes, numbers = class_numbers(labels, names, findings, path.name)
@@ -114,6 +128,7 @@ class _Shard:
         labels: (N,) as `mdssl.data.labels.class_numbers` takes them.
         classes: names from the schema, None without.
         remark: on what is odd about the schema; mostly empty.
+        unread: names of the columns that are not read.
     """
 
     def __init__(self, path: Path, root: Path, *, strict: bool = True, reading: Reading | None = None) -> None:
@@ -127,9 +142,12 @@ class _Shard:
                 self.label_column = self._label_column(schema, reading or Reading())
                 count = file.metadata.num_rows
                 column = file.read(columns=[self.label_column]).column(0) if self.label_column else None
-            self.labels = np.full(count, NO_LABEL) if column is None else _values(column)
+            self.labels = np.full(count, NO_LABEL) if column is None else _values(column, self.name)
         except (OSError, pa.ArrowException) as error:
             raise self._broken(error) from error
+        except KeyError as error:
+            raise InputError(f"{self.name} has two columns of one name: {error}. Rename one of them.") from error
+        self.unread = [name for name in schema.names if name not in (self.image_column, self.label_column)]
         self.has_labels = column is not None
         self.classes, self.remark = _class_names(self.name, schema, self.label_column)
         _check_image_type(self.name, self.image_column, schema.field(self.image_column).type)
@@ -154,11 +172,7 @@ class _Shard:
             return image["bytes"]
         if image.get("path") is not None and (self.path.parent / image["path"]).is_file():
             return self.path.parent / image["path"]
-        if not self.strict:
-            return b""
-        raise InputError(
-            f"{self.name} row {row} has neither image bytes nor the path of a file beside it. Fill or remove the row."
-        )
+        return b""
 
     def _label_column(self, schema: pa.Schema, reading: Reading) -> str | None:
         if reading.classes == ():
@@ -182,12 +196,15 @@ class _Shard:
         return InputError(f"{self.path} cannot be read as Parquet: {error}. It may be cut off: fetch it again.")
 
 
-def _values(column: pa.ChunkedArray) -> np.ndarray:
+def _values(column: pa.ChunkedArray, where: str) -> np.ndarray:
     """(N,) integers, with ``NO_LABEL`` for null, or objects in which None is null."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_integer(column.type):
-        return column.cast(pa.int64()).fill_null(NO_LABEL).to_numpy().astype(np.int64)
+        try:
+            return column.cast(pa.int64()).fill_null(NO_LABEL).to_numpy().astype(np.int64)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"the labels of {where} are too large for class numbers: {error}.") from error
     return np.array([*column.to_pylist(), None], dtype=object)[:-1]
 
 
@@ -214,7 +231,7 @@ def _image_column(name: str, schema: pa.Schema) -> str:
         return holding[0]
     raise InputError(
         f"{name} has no image column; it has {', '.join(schema.names) or 'none'}, and looked for are "
-        f"{', '.join(IMAGE_COLUMNS)}. Rename the column."
+        f"{', '.join(IMAGE_COLUMNS)}, or one alone that holds bytes. Rename the one with the images."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from mdssl.data.builtin import BUILTIN, builtin_source
 from mdssl.data.catalog import CATALOG
 from mdssl.data.parts import Findings, Reading, Source
 from mdssl.data.raw_files import check_complete, has_archives, owner_of_files, prepare_raw, raw_root, refuse_incomplete
+from mdssl.data.scan import is_hidden, scan
 from mdssl.data.shards import parquet_files, shard_paths
-from mdssl.data.source_folder import folder_source, is_hidden, scan
+from mdssl.data.source_folder import folder_source
 from mdssl.data.source_npz import npz_source
 from mdssl.data.source_parquet import parquet_source
 from mdssl.errors import InputError, check_name
@@ -80,7 +82,7 @@ def source_state(source: Path, kind: str, reading: Reading) -> str:
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()
-        digest.update(f"{file.relative_to(source.parent)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{file.relative_to(source.parent)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
     return f"{len(files):,} files {digest.hexdigest()[:16]}"
 
 
@@ -89,7 +91,14 @@ def _npz_files(source: Path) -> list[Path]:
 
 
 def _refuse(source: Path) -> NoReturn:
-    raise InputError(f"source {str(source)!r} holds nothing that can be read. Expected is {LAYOUTS}.")
+    findings = Findings()
+    if source.is_dir():
+        scan(source, findings)
+    seen = "; ".join(f"{reason}: {left['count']:,}" for reason, left in findings.left_out.items())
+    raise InputError(
+        f"source {str(source)!r} holds nothing that can be read{f' ({seen})' if seen else ''}. Expected is {LAYOUTS}. "
+        "Unpack archives first."
+    )
 
 
 def open_source(

@@ -28,11 +28,13 @@ _NAMED = 5
 
 
 def split_of(name: str) -> str | None:
-    """The split that the name of a folder or file says, as ``seg_train`` and ``Training`` say train; else None.
+    """The split that the name of a folder or file says, as ``seg_train`` and ``TrainImages`` say train; else None.
 
-    The keyword stands between characters that are no letters, as Hugging Face's datasets have it.
+    The keyword is a word of the name: it stands between characters that are no letters, as Hugging Face's datasets have
+    it, or begins with a capital letter.
     """
-    found = {_SPLIT_OF_WORD[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLIT_OF_WORD}
+    words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower())
+    found = {_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD}
     return found.pop() if len(found) == 1 else None
 
 
@@ -48,7 +50,7 @@ def one_per_split(names: Iterable[str], where: str) -> dict[str, str]:
         if split is not None and found.setdefault(split, name) != name:
             raise InputError(
                 f"{where} has {found[split]!r} and {name!r}, and both say {split}. Say which to take, such as "
-                f"--splits {split}={found[split]}."
+                f"--splits {split}='{found[split]}'; or --splits none, if they are no splits."
             )
     return found
 
@@ -81,7 +83,8 @@ def resolve_splits(
     if not source.parts.keys() & {"train", "unlabelled"}:
         raise InputError(
             f"dataset {name!r} has no train split in {source.origin}, only {', '.join(source.parts) or 'nothing'}. "
-            "Add the training images under the name 'train', or say where they are: --splits train=FOLDER_OR_FILE."
+            "Add the training images under the name 'train', or say where they are: --splits train=FOLDER_OR_FILE, or "
+            "--splits none if no name means a split."
         )
     for split, part in source.parts.items():
         if len(part.labels) == 0:

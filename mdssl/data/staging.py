@@ -7,6 +7,7 @@ killed run left is put right by the next one that holds the lock. `mdssl.ownersh
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from mdssl.ownership import FolderKind, clear_leftovers, replaced
 DATASET = FolderKind(
     what="a prepared dataset",
     marker="meta.json",
-    is_marker=lambda said: isinstance(said, dict) and {"format", "classes", "splits"} <= said.keys(),
+    is_marker=lambda said: isinstance(said, dict) and {"format", "splits", "mdssl_version"} <= said.keys(),
     files=("meta.json", *(f"{split}/{array}.npy" for split in ("train", "test") for array in ("images", "labels"))),
     setting="--data or MDSSL_DATA",
 )
@@ -34,7 +35,9 @@ def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
     """
     with _writing(data):
         data.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(data / f".{name}.lock")
+        # Two names may be links to one folder.
+        target = Path(os.path.realpath(data / name))
+        lock = FileLock(target.parent / f".{target.name}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -31,12 +31,12 @@ def _lines(dataset: Dataset) -> Iterator[str]:
         yield _classes(dataset)
     yield from meta.get("remarks", ())
     for reason, left in meta.get("left_out", {}).items():
-        yield f"left out: {left['count']:,} {reason}, such as {left['example']}"
+        yield f"left out: {reason}: {left['count']:,}, such as {left['example']}"
     same = meta.get("same_pixels", {})
     if same.get("test_in_train"):
-        yield f"{same['test_in_train']:,} test images have the same pixels as a training image"
+        yield f"test images with the pixels of a training image: {same['test_in_train']:,}"
     if same.get("within_train"):
-        yield f"{same['within_train']:,} training images have the same pixels as another training image"
+        yield f"training images with the pixels of another training image: {same['within_train']:,}"
 
 
 def _splits(rule: dict) -> str:

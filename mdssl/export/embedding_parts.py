@@ -16,6 +16,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ import pyarrow.parquet as pq
 from mdssl.errors import InputError
 from mdssl.export.images_to_embed import ImagesToEmbed
 from mdssl.filesystems import OBJECT_STORES
-from mdssl.ownership import files_in
 from mdssl.storage import Location
 
 ABOUT = b"mdssl"
@@ -114,10 +114,14 @@ class Parts:
         if len(skipped) == len(self.images):
             raise InputError(f"no image of {self.images.name} can be decoded: {next(iter(skipped.values()))}")
         if self.output.is_local:
-            temporary = Path(self.output.path).parent / f".{self.output.name}.{uuid.uuid4().hex[:8]}.tmp"
+            # Where a link leads, which stays a link.
+            target = Path(os.path.realpath(self.output.path))
+            temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
             try:
                 rows = self._join_to(temporary, skipped)
-                os.replace(temporary, self.output.path)
+                # Somebody may have put a file there meanwhile.
+                self.is_complete()
+                os.replace(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
         else:
@@ -126,8 +130,9 @@ class Parts:
                 _upload(Path(folder) / "joined", self.output)
         for number in range(self.count):
             self._file(number).delete()
-        if not files_in(self.folder):
-            self.folder.delete()
+        if self.folder.is_local:
+            with suppress(OSError):
+                os.rmdir(self.folder.path)
         return rows, skipped
 
     def _join_to(self, file: Path, skipped: Mapping[str, str]) -> int:
@@ -178,7 +183,7 @@ def _metadata_of(file: Location) -> dict[bytes, bytes] | None:
     try:
         with file.filesystem.open_input_file(file.path) as opened:
             return pq.read_schema(opened).metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowInvalid):
         return None
 
 

@@ -15,8 +15,8 @@ from mdssl.data.builtin import BUILTIN
 from mdssl.data.local_copy import at_hand, is_prepared_in
 from mdssl.data.parts import Findings, Part
 from mdssl.data.prepared import SPLITS, Dataset, open_dataset
+from mdssl.data.scan import scan, suffixes
 from mdssl.data.shards import parquet_files, shard_paths
-from mdssl.data.source_folder import scan, suffixes
 from mdssl.data.source_parquet import parquet_images
 from mdssl.errors import InputError, check_name
 from mdssl.terminal import printable
@@ -92,7 +92,7 @@ def _folder(root: Path) -> ImagesToEmbed:
     if not found:
         raise InputError(f"folder {str(root)!r} has no images, at any depth; read are {', '.join(sorted(suffixes()))}.")
     for reason, left in findings.left_out.items():
-        print(printable(f"left out: {left['count']:,} {reason}, such as {left['example']}"), file=sys.stderr)
+        print(printable(f"left out: {reason}: {left['count']:,}, such as {left['example']}"), file=sys.stderr)
 
     def keys(rows: np.ndarray) -> dict[str, Sequence[Any]]:
         return {"path": [found[row] for row in rows]}

@@ -169,7 +169,7 @@ def test_the_leftovers_of_a_killed_run_are_cleaned_by_the_next(data, write_npz, 
     process = start_slowly(path, delay=60)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert [re.sub(r"\.\w{8}\.", ".", name) for name in names_in(data)] == [".toy.tmp"]
+    assert [re.sub(r"\.mdssl-\w{8}\.", ".", name) for name in names_in(data)] == [".toy.tmp"]
     with pytest.raises(ValueError, match=r"unknown dataset 'toy'.*Prepared in .*: none yet"):
         open_dataset(data, "toy")
     assert list_datasets(data) == ([], [])
@@ -180,7 +180,7 @@ def test_the_leftovers_of_a_killed_run_are_cleaned_by_the_next(data, write_npz, 
 def test_a_run_killed_between_its_renames_loses_nothing(data, write_npz):
     path = write_npz()
     first = prepare("toy", data=data, source=path, progress=False)
-    (data / "toy").rename(data / ".toy.0123abcd.old")
+    (data / "toy").rename(data / ".toy.mdssl-0123abcd.old")
     assert prepare("toy", data=data, source=path, progress=False).meta == first.meta
     assert names_in(data) == ["toy"]
 

@@ -68,6 +68,34 @@ def test_images_alone_are_one_split_without_classes():
 @pytest.mark.parametrize(
     "folders",
     [
+        ("cat/train", "cat/test", "dog/train", "dog/test"),
+        ("a/images", "a/masks", "b/images", "b/masks"),
+        ("train/images", "train/masks", "val/images", "val/masks"),
+        ("images", "annotations"),
+        ("JPEGImages", "SegmentationClass"),
+        ("leftImg8bit/train/x", "gtFine/train/x"),
+        ("color/a", "color/b", "grey/a", "grey/b"),
+        ("fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog"),
+        ("A", "B", "cell_images/A", "cell_images/B"),
+        ("2023/01/05", "2023/01/06", "2023/02/05"),
+        ("trainA", "trainB", "testA", "testB"),
+        ("train/2020", "train/2021", "car/2020", "bus/2020"),
+    ],
+)
+def test_what_is_no_clear_class_is_refused(folders):
+    with pytest.raises(ValueError, match="--splits"):
+        read(each(*folders))
+
+
+def test_a_folder_of_the_same_name_in_each_class_is_no_question():
+    assert read(each("train/a/images", "train/b/images", "val/a/images")) == {"train": {"a", "b"}, "validation": {"a"}}
+    assert read(each("TrainImages/a", "TrainImages/b", "TestImages/a")) == {"train": {"a", "b"}, "test": {"a"}}
+    assert read(each("abbey", "bar/indoor", "bar/outdoor")) == {"train": {"abbey", "bar"}}
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
         ("bus", "car", "train/steam", "train/electric"),
         ("cat", "dog", "test/cat", "test/dog"),
         ("train/cat", "training/cat", "test/cat"),
@@ -148,9 +176,9 @@ def test_what_was_left_out_is_counted_and_kept(photos, prepared, tmp_path):
     }
     assert toy.meta["split"]["from"] == {"train": "train", "validation": "val", "test": "test"}
     said = "\n".join(summary(toy))
-    assert "left out: 2 files that are no images by their names (.txt), such as train/cat/notes.txt" in said
-    assert "1 links are followed, such as train/dog/linked.png" in said
-    assert "1 training images have the same pixels as another training image" in said
+    assert "left out: files that are no images by their names (.txt): 2, such as train/cat/notes.txt" in said
+    assert "links that are followed: 1, such as train/dog/linked.png" in said
+    assert "training images with the pixels of another training image: 1" in said
     assert "cat 2/2, dog 3/2" in said
     assert open_dataset(tmp_path / "data", "toy").meta == toy.meta
 
@@ -183,7 +211,7 @@ def test_pages_after_the_first_are_said_to_be_left_out(photos, prepared, tmp_pat
     pages[0].save(root / "cat/stack.tif", save_all=True, append_images=pages[1:])
     pages[0].save(root / "dog/film.gif", save_all=True, append_images=pages[1:])
     toy = prepared(root, test_fraction=0.5)
-    assert "2 images have several frames or pages, of which the first is taken" in summary(toy)
+    assert "images with several frames or pages, of which the first is taken: 2" in summary(toy)
 
 
 def test_test_images_that_are_training_images_are_counted(photos, prepared):
@@ -192,7 +220,7 @@ def test_test_images_that_are_training_images_are_counted(photos, prepared):
         (root / f"test/{label}/0.png").write_bytes((root / f"train/{label}/0.png").read_bytes())
     toy = prepared(root)
     assert toy.meta["same_pixels"] == {"test_in_train": 2, "within_train": 0}
-    assert "2 test images have the same pixels as a training image" in summary(toy)
+    assert "test images with the pixels of a training image: 2" in summary(toy)
 
 
 @pytest.mark.parametrize(
@@ -391,10 +419,10 @@ def test_the_command_tells_and_show_and_list_tell_again(photos, tmp_path, monkey
         _main(["data", "prepare", "toy", "--source", str(root), "--splits", "train:cat"])
     _main(["data", "prepare", "toy", "--source", str(root), "--splits", "none", "--classes", "cat", "train"])
     told = capsys.readouterr().out
-    assert "left out: 2 images of classes that were not asked for, such as dog/0.png" in told
+    assert "left out: images of classes that were not asked for: 2, such as dog/0.png" in told
     assert json.loads((tmp_path / "data/toy/meta.json").read_text())["classes"] == ["cat", "train"]
     _main(["data", "show", "toy"])
-    assert "left out: 2 images of classes that were not asked for" in capsys.readouterr().out
+    assert "left out: images of classes that were not asked for: 2" in capsys.readouterr().out
     _main(["data", "list"])
     assert "2 left out, see `mdssl data show toy`" in capsys.readouterr().out
 
@@ -420,3 +448,66 @@ def test_the_validation_split_of_dtd_belongs_to_its_train_split(tmp_path, prepar
         shard(tmp_path / f"hub/{split}.parquet", [0, 1] * 4)
     assert prepared(tmp_path / "hub", "dtd").counts == {"train": 16, "test": 8}
     assert prepared(tmp_path / "hub", "other").counts == {"train": 8, "test": 8}
+
+
+@pytest.mark.parametrize(
+    "splits", [{"train": "a", "test": "./a"}, {"train": ".", "test": "a"}, {"train": "a", "test": "a/b"}]
+)
+def test_splits_that_overlap_are_refused(splits):
+    with pytest.raises(ValueError, match="Give each split a folder or file of its own"):
+        Reading(splits=splits)
+
+
+def test_minus_one_is_no_label_and_said(tmp_path, prepared):
+    toy = prepared(shard(tmp_path / "a.parquet", [-1, 0, 1, 1, 0]), test_fraction=0.5)
+    assert toy.counts["unlabelled"] == 1
+    assert "the label -1 is taken for none; classes are numbered from 0 on" in toy.meta["remarks"]
+    with pytest.raises(ValueError, match="-1 and 1.*number the classes from 0"):
+        prepared(shard(tmp_path / "b.parquet", [-1, 1] * 4), "b")
+
+
+@pytest.mark.parametrize("keys", [("x_train", "train_labels"), ("train_images", "y_train"), ("images", "labels")])
+def test_arrays_of_mixed_styles_keep_their_labels(keys, tmp_path, prepared):
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", **dict(zip(keys, (images, np.arange(8) % 2), strict=True)))
+    assert prepared(tmp_path / "a.npz", test_fraction=0.5).classes == ("0", "1")
+
+
+@pytest.mark.parametrize("broken", ["cat", "all"])
+def test_skipping_damaged_images_leaves_no_class_empty(broken, photos, prepared):
+    root = photos(*each("train/cat", "train/dog", "test/cat", "test/dog"))
+    for path in root.rglob("*.png"):
+        if broken == "all" or (path.parts[-2:-1] == ("cat",) and "train" in path.parts):
+            path.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="all train images of .* are damaged"):
+        prepared(root, skip_damaged=True)
+
+
+def test_names_that_are_no_utf8_of_other_files_are_written_as_they_can_be(photos, prepared):
+    root = photos(*each("cat", "dog"))
+    (root / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"")
+    moved = root.rename(os.fsdecode(os.fsencode(root) + b"\xe9"))
+    toy = prepared(moved, test_fraction=0.5)
+    assert toy.meta["left_out"]["files that are no images by their names (.txt)"]["example"] == "caf\\udce9.txt"
+
+
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html>", b"\x93NUMPY", b""])
+def test_what_is_no_npz_is_said(content, tmp_path, prepared):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be read as npz: it is no zip file of arrays"):
+        prepared(tmp_path / "a.npz")
+
+
+def test_columns_that_are_not_read_are_said(tmp_path, prepared):
+    toy = prepared(shard(tmp_path / "a.parquet", [0, 1] * 4, split=["x"] * 8, target=[1] * 8))
+    assert "columns that are read: image, label; that are not: split, target" in toy.meta["remarks"]
+
+
+def test_an_image_that_is_null_can_be_left_out(tmp_path, prepared):
+    path = shard(tmp_path / "a.parquet", [0, 1] * 4)
+    table = pq.read_table(path).to_pydict()
+    table["image"][3] = None
+    pq.write_table(pa.table(table), path)
+    with pytest.raises(ValueError, match="row 3 cannot be decoded: it is empty"):
+        prepared(path)
+    assert sum(prepared(path, skip_damaged=True).counts.values()) == 7

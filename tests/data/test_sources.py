@@ -175,7 +175,7 @@ def test_a_bad_shard_is_refused(shard, refused, changed, message):
 
 def test_an_image_without_bytes_is_named(shard, refused, write_parquet):
     root = write_parquet("train.parquet", [None] * 6, [0, 1] * 3)
-    assert "hub/train.parquet row 0 has neither image bytes" in refused(root)
+    assert "hub/train.parquet row 0 cannot be decoded: it is empty" in refused(root)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])

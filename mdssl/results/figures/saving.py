@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from mdssl.errors import check_name
+from mdssl.ownership import MADE_BY
 from mdssl.results.figures.style import Figure
 from mdssl.storage import Location
 from mdssl.terminal import printable
@@ -17,9 +18,9 @@ FORMATS = ("svg", "png", "pdf")
 _SAYS = {"svg": ("Title", "Description"), "png": ("Title", "Description"), "pdf": ("Title", "Subject")}
 """By format, which metadata are a title and a description."""
 _MADE_BY = {
-    "svg": {"Date": None, "Creator": "mdssl"},
-    "png": {"Software": "mdssl"},
-    "pdf": {"CreationDate": None, "Producer": None, "Creator": "mdssl"},
+    "svg": {"Date": None, "Creator": MADE_BY},
+    "png": {"Software": MADE_BY},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": MADE_BY},
 }
 """By format, what says whose the file is (see `mdssl.ownership.check_file`), and nothing of when it was made."""
 

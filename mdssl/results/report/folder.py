@@ -62,9 +62,12 @@ class Folder:
         self.place.check_writable("--output")
         there = {f"{name}/{file}" for name in _SUBFOLDERS for file in (self.place / name).names()}
         there |= set(self.place.names())
+        # A table has no mark: a run that is interrupted before it remembers one is known by these.
+        self._announced = set(memory.get("announced", ()))
         self._made_from = {path: key for path, key in memory.get("files", {}).items() if path in there}
         self.pictures: dict[str, dict[str, Any]] = memory.get("pictures", {})
         if not memory:
+            self._announced = {"ledger.csv", "leaderboard.csv"}
             # At once, so that a report that is interrupted is known as one.
             self.remember()
 
@@ -82,7 +85,7 @@ class Folder:
 
     def check(self, path: str) -> None:
         """Raise ``InputError`` if ``path`` is there and neither this report nor an interrupted run has written it."""
-        if path not in self._made_from and not path.endswith(".csv"):
+        if path not in self._made_from and path not in self._announced:
             check_file(self.at(path))
 
     def note(self, path: str, made_from: str) -> None:
@@ -115,6 +118,7 @@ class Folder:
 
     def remember(self) -> None:
         memory = {"made_by": _MADE_BY, "storage": self.storage, "files": self._made_from, "pictures": self.pictures}
+        memory["announced"] = sorted(self._announced - set(self._made_from))
         (self.place / MARKER).write_bytes(json.dumps(memory, indent=1).encode())
 
 
