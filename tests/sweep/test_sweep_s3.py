@@ -139,8 +139,8 @@ from mdssl.sweep.launch import run_sweep
 from mdssl.sweep.settings import SweepSettings
 storage, data, executor = sys.argv[1:]
 settings = SweepSettings(
-    domains=("tiny-a",), evaluate=("tiny-a",), arch="resnet18", storage=storage, data=data, executor=executor, iterations=2,
-    batch_per_domain=8, checkpoint_seconds=0, report_every=1, seeds=(0,),
+    domains=("tiny-a",), evaluate=("tiny-a",), storage=storage, data=data, executor=executor,
+    arch="resnet18", iterations=2, batch_per_domain=8, checkpoint_seconds=0, report_every=1, seeds=(0,),
 )
 sys.exit(run_sweep("one", settings, [{"method": "simclr"}]))
 """
