@@ -7,6 +7,8 @@ import s3_server
 import torch
 from tiny_domains import prepare_tiny
 
+from mdssl import filesystems
+
 # Two trainings that share the cores with all their threads each are slower than with one.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -39,3 +41,13 @@ def bucket(s3_environment, monkeypatch) -> str:
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
     return s3_server.new_bucket(s3_environment)
+
+
+@pytest.fixture
+def gate(s3_environment, bucket, monkeypatch):
+    """What stands between the bucket and this process with all that it starts."""
+    gate = s3_server.Gate(s3_environment)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.environment["AWS_ENDPOINT_URL"])
+    monkeypatch.setattr(filesystems, "_found", set())
+    yield gate
+    gate.go_away()

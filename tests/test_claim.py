@@ -226,7 +226,7 @@ def test_an_answer_that_was_long_under_way_tells_of_the_time_when_it_was_asked_f
     for _ in range(3):
         assert not watch.look(owner, now)
         now += 0.3
-    asked, now = now - 0.25, now + 1
+    asked, now = now - 0.2, now + 0.15
     assert not watch.look(owner, asked), "it may have renewed its claim while the answer was under way"
 
 

@@ -7,7 +7,6 @@ import time
 import pytest
 import s3_server
 
-from mdssl import filesystems
 from mdssl import patience as patiences
 from mdssl.claim import Claim
 from mdssl.data.local_copy import at_hand
@@ -20,19 +19,9 @@ LONG = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def gate(s3_environment, bucket, monkeypatch):
-    """Through which this process reaches the bucket."""
-    gate = s3_server.Gate(s3_environment)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.environment["AWS_ENDPOINT_URL"])
-    monkeypatch.setattr(filesystems, "_found", set())
-    monkeypatch.setattr(patiences, "_LONGEST_PAUSE", 0.5)
-    yield gate
-    gate.go_away()
-
-
-@pytest.fixture
-def outage(gate):
+def outage(gate, monkeypatch):
     """Begin an outage that ends by itself."""
+    monkeypatch.setattr(patiences, "_LONGEST_PAUSE", 0.5)
     ending = []
 
     def begin(fault, seconds):

@@ -42,10 +42,9 @@ class Evaluator:
         self.data, self.probe, self.device = data, probe, pick_device(device)
         limit_memory(self.device, memory)
 
-    @patience()
     def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
         """Scores of one trial's encoder: a list of entries per dataset, or the error that one dataset ended in."""
-        with kept_log(Location.of(trial_dir), "probe"):
+        with patience(), kept_log(Location.of(trial_dir), "probe"):
             return self._score(trial_dir, datasets)
 
     def _score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:

@@ -119,3 +119,63 @@ def test_a_wrong_bucket_is_one_message_before_anything_begins(results, bucket, s
     with pytest.raises(ValueError, match=message):
         _main(["train", *TINY, "--storage", given["storage"], "--data", given["data"]])
     assert not results.names()
+
+
+def for_a_while(kind, seconds, since=""):
+    """Refuse requests of a kind from the first that has ``since`` in its path."""
+    begun = []
+
+    def refuses(method, path):
+        if not begun and kind(method, path) and since in path:
+            begun.append(time.monotonic())
+        return bool(begun) and kind(method, path) and time.monotonic() < begun[0] + seconds
+
+    return refuses
+
+
+ONE_TRIAL = """
+import sys
+from mdssl.sweep.launch import run_sweep
+from mdssl.sweep.settings import SweepSettings
+storage, data, executor = sys.argv[1:]
+settings = SweepSettings(
+    domains=("tiny-a",), evaluate=("tiny-a",), storage=storage, data=data, executor=executor,
+    arch="resnet18", iterations=2, batch_per_domain=8, checkpoint_seconds=0, report_every=1, seeds=(0,),
+)
+sys.exit(run_sweep("one", settings, [{"method": "simclr"}]))
+"""
+LONG = [pytest.mark.long, pytest.mark.timeout(1200)]
+
+
+@pytest.mark.parametrize(
+    ("executor", "refuses"),
+    [
+        ("inline", for_a_while(s3_server.writes, 8, "/claim.json")),
+        pytest.param("torchtrainer", for_a_while(s3_server.writes, 180, "/claim.json"), marks=LONG),
+        pytest.param("torchtrainer", for_a_while(s3_server.lists, 180, "/claim.json"), marks=LONG),
+        pytest.param("torchtrainer", for_a_while(s3_server.everything, 180, "/checkpoints/"), marks=LONG),
+        pytest.param("torchtrainer", for_a_while(s3_server.everything, 180), marks=LONG),
+    ],
+    ids=["writes", "writes for 3 minutes", "lists", "everything", "everything from the first request"],
+)
+def test_a_sweep_waits_for_a_server_that_throttles(gate, results, executor, refuses):
+    gate.refuses = refuses
+    command = [sys.executable, "-c", ONE_TRIAL, *places(results)[1::2], executor]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1100)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert gate.refused
+    assert set(pd.read_parquet(f"{results}/leaderboard")["status"]) == {"finished"}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_sweep_waits_for_a_server_that_goes_away_again_and_again(gate, results):
+    """For 20 s each time, in which even the clients' own retries end."""
+    running = subprocess.Popen(sweep(results), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while running.poll() is None:
+        time.sleep(20)
+        gate.go_away()
+        time.sleep(20)
+        gate.come_back()
+    assert running.returncode == 0, running.communicate()[0]
+    assert set(pd.read_parquet(f"{results}/leaderboard")["status"]) == {"finished"}
