@@ -19,6 +19,7 @@ from mdssl.data.prepared import SPLITS, Dataset, open_dataset
 from mdssl.data.source_folder import SUFFIXES
 from mdssl.data.source_parquet import parquet_images, shard_paths
 from mdssl.errors import InputError, check_name
+from mdssl.evaluate.neighbours import split_to_search
 
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 """What Python makes of bytes in a file's name that are no UTF-8."""
@@ -132,14 +133,14 @@ def _parquet(path: Path, split: str) -> ImagesToEmbed:
 def _dataset(name: str, data: str | Path, split: str) -> ImagesToEmbed:
     dataset = open_dataset(at_hand(data, [name], progress=True), name)
     parts = {each: _prepared_part(dataset, each) for each in SPLITS}
-    state = " ".join(dataset.fingerprints[each] for each in SPLITS)
-    return _of_splits(name, parts, dataset.classes, split, state, dataset)
+    state = " ".join(dataset.fingerprints.values())
+    return _of_splits(name, parts, dataset.classes or None, split, state, dataset)
 
 
 def _prepared_part(dataset: Dataset, split: str) -> Part:
-    arrays = dataset.split(split)
+    arrays = split_to_search(dataset, split)
     return Part(
-        np.asarray(arrays.labels),
+        np.asarray(arrays.labels) if dataset.is_labelled else np.full(len(arrays.labels), -1),
         lambda row: f"{dataset.name} {split} image {row}",
         lambda rows: (arrays.images[row] for row in rows),
     )
