@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mdssl.config import Recipe, TrialConfig
-from mdssl.run_config import ProbeConfig
+from mdssl.run_config import PROBES, ProbeConfig, probe_flags, probe_named_now
 
 
 def config(**changes):
@@ -105,15 +105,41 @@ def test_defaults_are_the_papers():
 
 
 def test_probe_names_tell_settings_apart():
-    assert ProbeConfig(probe="sgd").name == "sgd"
-    assert ProbeConfig(probe="sgd", probe_epochs=30).name == "sgd(epochs=30)"
-    several = ProbeConfig(probe="sgd", probe_learning_rate=(0.1, 0.3))
-    assert [probe.name for probe in several.each()] == ["sgd", "sgd(learning_rate=0.3)"]
-    for probe, rates in (("sgd", ()), ("sgd", (0.5, 0.50000001)), ("lbfgs", (0.1, 0.3))):
+    assert ProbeConfig(probe="sgd").name == "sgd(standardized)"
+    assert ProbeConfig(probe="sgd", probe_epochs=30).name == "sgd(standardized,epochs=30)"
+    assert ProbeConfig(probe="sgd-raw", probe_epochs=30).name == "sgd-raw(epochs=30)"
+    for probe, first in (("sgd", "sgd(standardized,learning_rate=0.1)"), ("sgd-raw", "sgd-raw")):
+        several = ProbeConfig(probe=probe, probe_learning_rate=(0.1, 0.3))
+        assert [own.name for own in several.each()] == [first, several.each()[1].name]
+        assert "learning_rate=0.3" in several.each()[1].name
+    for probe, rates in (("sgd", (0.5, 0.50000001)), ("lbfgs", (0.1,)), ("lbfgs", (0.1, 0.3))):
         with pytest.raises(ValueError, match="probe_learning_rate"):
             ProbeConfig(probe=probe, probe_learning_rate=rates)
     assert ProbeConfig(probe="lbfgs", probe_epochs=30).name == "lbfgs", "epochs mean nothing to lbfgs"
+    assert probe_named_now("sgd(learning_rate=0.3)") == "sgd-raw(learning_rate=0.3)"
+    for name in ("lbfgs", "lbfgs(l2=0.1)", *(ProbeConfig(probe=probe, probe_epochs=3).name for probe in PROBES)):
+        assert probe_named_now(name) == name
     with pytest.raises(ValueError, match="unknown probe 'lbgfs'.*Did you mean 'lbfgs'"):
         ProbeConfig(probe="lbgfs")
     with pytest.raises(ValueError, match="each layer once"):
         ProbeConfig(features=("encoder", "encoder"))
+
+
+@pytest.mark.parametrize("probe", ["sgd", "sgd-raw"])
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1e30])
+def test_learning_rates_that_learn_nothing_or_diverge_are_refused(probe, rate):
+    with pytest.raises(ValueError, match=rf"probe_learning_rate is \S+; the {probe} probe .* above 0 and at most"):
+        ProbeConfig(probe=probe, probe_learning_rate=(0.1, rate))
+
+
+def test_the_probe_of_a_row_is_asked_for_by_its_own_settings():
+    for asked in (
+        *(ProbeConfig(probe=probe) for probe in PROBES),
+        ProbeConfig(probe="sgd", probe_learning_rate=(0.5,), probe_batch=64, knn_neighbours=5),
+        ProbeConfig(probe="sgd-raw", probe_learning_rate=(0.5,), probe_epochs=7),
+        ProbeConfig(probe_l2=0.5),
+    ):
+        again = ProbeConfig(**probe_flags(asked.settings() | {"chosen_learning_rate": 3.0, "data_fingerprint": "x"}))
+        assert (again.name, again.settings()) == (asked.name, asked.settings())
+    before = {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 100, "probe_batch": 1024, "probe_l2": 0.001}
+    assert ProbeConfig(**probe_flags(before)).name == "sgd-raw(learning_rate=0.3)"

@@ -75,7 +75,7 @@ class Probe(ProbeConfig):
     input_size: int | None = None
     """Pixels that images are resized to for it; default: as they are prepared. 224 for most ImageNet encoders."""
     evaluate: tuple[str, ...] = ()
-    """Prepared datasets to score on; default: those the trial was trained on."""
+    """Prepared datasets to score on; default: those the trial was trained on that have labels."""
     device: str = "auto"
     """cpu | cuda | auto (a GPU where there is one)."""
     storage: str = STORAGE

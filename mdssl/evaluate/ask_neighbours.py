@@ -13,7 +13,7 @@ from mdssl.device import pick_device
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.neighbour_sheet import neighbour_sheet
-from mdssl.evaluate.neighbours import Pictures, described, encode_rows, nearest
+from mdssl.evaluate.neighbours import Pictures, described, encode_rows, nearest, split_to_search
 from mdssl.evaluate.query_images import query_pictures
 from mdssl.ownership import check_file
 from mdssl.pretrain.model import Model, build_model
@@ -58,7 +58,7 @@ def ask_neighbours(settings) -> None:
     candidates = _candidates(settings, datasets, model, config, device)
     matches = nearest(queries, np.concatenate(asked), candidates, settings.neighbours)
     searched = ", ".join(
-        f"{len(pictures):,} of {dataset.counts['train']:,} training images of {dataset.name}"
+        f"{len(pictures):,} of {len(split_to_search(dataset, 'train').images):,} training images of {dataset.name}"
         for pictures, dataset in zip(candidates, datasets, strict=True)
     )
     sheet = neighbour_sheet(
@@ -123,7 +123,7 @@ def _candidates(settings, datasets: list[Dataset], model: Model, config: TrialCo
         for dataset in datasets:
             directions = encode_rows(
                 model,
-                dataset.split("train").images,
+                split_to_search(dataset, "train").images,
                 rows[dataset.name],
                 layer=settings.features,
                 device=device,
@@ -135,4 +135,5 @@ def _candidates(settings, datasets: list[Dataset], model: Model, config: TrialCo
 
 
 def _rows(settings, dataset: Dataset) -> np.ndarray:
-    return chosen(dataset.name, "train", dataset.split("train").labels, settings.sample, seed=settings.seed)
+    labels = split_to_search(dataset, "train").labels
+    return chosen(dataset.name, "train", labels, settings.sample, seed=settings.seed)

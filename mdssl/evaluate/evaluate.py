@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,10 +14,13 @@ from torch import nn
 
 from mdssl.data.prepared import Dataset
 from mdssl.errors import InputError
+from mdssl.evaluate.classifier import classes_present
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.knn import knn_top1
 from mdssl.evaluate.probe import run_probes
 from mdssl.run_config import ProbeConfig
+
+log = logging.getLogger(__name__)
 
 
 class Encoded(NamedTuple):
@@ -67,10 +71,9 @@ def encode_dataset(
         ValueError: a part that is empty or has one class only, or features that are not finite; the message names the
             dataset.
     """
+    check_scorable(dataset)
     parts = {name: dataset.split(name) for name in ("train", "test")}
     with _about(dataset):
-        for name, part in parts.items():
-            _check_labels(name, part.labels)
         started = time.perf_counter()
         wanted = {"train": tuple(layers), "test": tuple(dict.fromkeys(("encoder", *layers)))}
         features = {
@@ -92,12 +95,14 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
 
     Returns:
         For each layer, and each learning rate of an sgd probe, the leaderboard's columns ``features``, ``probe``,
-        ``top1``, ``top5``, ``knn_top1`` (percent; top5 None with five classes or fewer), ``num_classes``,
-        ``num_train``, ``num_test``, and ``eval_seconds``: an equal share of the encoder pass and of the layer's fits,
-        so that rows add up to the time spent. Besides them ``probe_settings``, all that the probe was made with.
+        ``top1``, ``top5``, ``knn_top1`` (percent; top5 None with five classes or fewer), ``num_classes`` (those that
+        have an image), ``num_train``, ``num_test``, and ``eval_seconds``: an equal share of the encoder pass and of the
+        layer's fits, so that rows add up to the time spent. Besides them ``probe_settings``, all that the probe was
+        made with and what it found out: the rate that it chose; whether its score is unstable, which is a warning in
+        the log as well; how many neighbours there are where fewer than kNN asks for.
 
     Raises:
-        ValueError: fewer training images than neighbours; the message names the dataset.
+        ValueError: a learning rate at which a fit diverged; the message names the dataset.
     """
     device = encoded.test["encoder"].device
     train_y, test_y = (torch.from_numpy(np.array(dataset.split(name).labels)).to(device) for name in ("train", "test"))
@@ -109,24 +114,53 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
             parts = (train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
             probes = probe.each()
             results = run_probes(*parts, config=probe, seed=seed)
-            knn = knn_top1(*parts, k=probe.knn_neighbours)
+            neighbours = min(probe.knn_neighbours, len(train_y))
+            knn = knn_top1(*parts, k=neighbours)
+            fewer = {} if neighbours == probe.knn_neighbours else {"knn_neighbours_there_are": neighbours}
             seconds = (share + time.perf_counter() - started) / len(probes)
             rows += [
                 {
                     "features": layer,
                     "probe": own.name,
-                    "probe_settings": own.settings(),
+                    "probe_settings": own.settings() | fewer | dict(result.found),
                     "top1": result.top1,
                     "top5": result.top5,
                     "knn_top1": knn,
-                    "num_classes": len(dataset.classes),
+                    "num_classes": classes_present(train_y, test_y),
                     "num_train": len(train_y),
                     "num_test": len(test_y),
                     "eval_seconds": seconds,
                 }
                 for own, result in zip(probes, results, strict=True)
             ]
+    for row in rows:
+        if unstable := instability(row):
+            log.warning("%s on %s features of %s: %s", row["probe"], row["features"], dataset.name, unstable)
     return rows
+
+
+def instability(row: Mapping[str, Any]) -> str:
+    """Of a row of `score_dataset`, what makes its score unstable, in words; empty if nothing does."""
+    other = row["probe_settings"].get("top1_in_other_order")
+    return "" if other is None else f"unstable, as another order of summation gives {other:.1f} for {row['top1']:.1f}"
+
+
+def check_scorable(dataset: Dataset) -> None:
+    """Raise ``ValueError`` unless ``dataset`` has labels, and images of two classes in either part."""
+    if not dataset.classes:
+        raise InputError(
+            f"dataset {dataset.name!r} has no labels, so it cannot be evaluated; train on it, and name a labelled "
+            "dataset with --evaluate."
+        )
+    with _about(dataset):
+        for part in ("train", "test"):
+            found = np.unique(dataset.split(part).labels)
+            if len(found) < 2:
+                has = "no images" if len(found) == 0 else f"images of class {found[0]} only"
+                raise InputError(
+                    f"its {part} part has {has}; a score needs at least two classes. Prepare it with more images, or "
+                    "leave it out of --evaluate."
+                )
 
 
 @contextmanager
@@ -135,10 +169,3 @@ def _about(dataset: Dataset) -> Iterator[None]:
         yield
     except ValueError as error:
         raise InputError(f"dataset {dataset.name!r} cannot be evaluated: {error}") from error
-
-
-def _check_labels(part: str, labels: np.ndarray) -> None:
-    found = np.unique(labels)
-    if len(found) < 2:
-        has = "no images" if len(found) == 0 else f"images of class {found[0]} only"
-        raise InputError(f"its {part} part has {has}; a score needs at least two classes. Prepare it with more images.")

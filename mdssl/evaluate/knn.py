@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from mdssl.errors import InputError, check_number
-from mdssl.evaluate.probe import check_parts
+from mdssl.evaluate.classifier import check_parts
 from mdssl.run_config import ProbeConfig
 
 _CHUNK_NUMBERS = 2**23
@@ -29,7 +29,7 @@ def knn_top1(
     equal votes the lowest number wins. They take k = 200, later work 20. Memory is a chunk of test rows times N_train.
 
     Args:
-        train_x, train_y, test_x, test_y, num_classes: as for `mdssl.evaluate.probe.sgd_probes`.
+        train_x, train_y, test_x, test_y, num_classes: as for `mdssl.evaluate.sgd.sgd_probes`.
         k: neighbours that vote; at most N_train.
         temperature: the smaller, the more the nearest decide.
 

@@ -64,7 +64,9 @@ class Pictures:
 
     @cached_property
     def classes(self) -> list[str]:
-        """The name of each one's class."""
+        """The name of each one's class; empty where the dataset has no labels."""
+        if not self.dataset.classes:
+            return [""] * len(self.rows)
         return [self.dataset.classes[label] for label in self._part.labels[self.rows]]
 
     def __len__(self) -> int:
@@ -76,7 +78,7 @@ class Pictures:
 
     @cached_property
     def _part(self) -> Split:
-        return self.dataset.split(self.split)
+        return split_to_search(self.dataset, self.split)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,14 @@ class Match:
     query: Picture
     neighbours: tuple[Picture, ...]
     similarities: tuple[float, ...]
+
+
+def split_to_search(dataset: Dataset, split: str) -> Split:
+    """``train`` or ``test``; of a dataset without labels ``train`` is all of its images, and all labels are 0."""
+    if dataset.classes or split != "train":
+        return dataset.split(split)
+    images = dataset.pretraining_images()
+    return Split(images, np.zeros(len(images), dtype=np.int64), dataset.pretraining_fingerprint)
 
 
 def directions(features: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from mdssl.data.parts import RawImage
 from mdssl.data.prepared import SPLITS, Dataset, open_dataset
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.evaluate.choice import chosen
-from mdssl.evaluate.neighbours import Picture
+from mdssl.evaluate.neighbours import Picture, split_to_search
 from mdssl.storage import Location
 
 OF_EACH = 4
@@ -56,7 +56,9 @@ def _pictures(text: str, like: Dataset, data: str, seed: int) -> list[Picture]:
 def _of_dataset(name: str, split: str, row: str | None, like: Dataset, data: str, seed: int) -> list[Picture]:
     check_name("split", split, SPLITS)
     dataset = open_dataset(at_hand(data, [name], progress=True), name)
-    part = dataset.split(split)
+    part = split_to_search(dataset, split)
+    if not len(part.labels):
+        raise InputError(f"dataset {name!r} has no {split} images; name other images, such as {name}:train.")
     rows = chosen(name, split, part.labels, OF_EACH, seed=seed)
     if row is not None:
         if not re.fullmatch(r"-?[0-9]+", row):
@@ -68,7 +70,7 @@ def _of_dataset(name: str, split: str, row: str | None, like: Dataset, data: str
             name,
             split,
             int(row),
-            dataset.classes[part.labels[row]],
+            dataset.classes[part.labels[row]] if dataset.classes else "",
             _like(part.images[row], like, f"{name}:{split}:{row}"),
         )
         for row in rows

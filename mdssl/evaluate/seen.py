@@ -74,7 +74,10 @@ class Seen:
         names = tuple(dict.fromkeys((*self.config.domains, *before, *self.added)))
         data = at_hand(self.data, names)
         datasets = {name: open_dataset(data, name) for name in names}
-        if trial_sheet.shows(said, {name: trial_sheet.fingerprints_of(dataset) for name, dataset in datasets.items()}):
+        asking = [dataset for dataset in datasets.values() if dataset.counts["test"]]
+        if not asking:
+            raise InputError(f"{', '.join(names)}: no test images to show with their neighbours; name other datasets.")
+        if trial_sheet.shows(said, {dataset.name: trial_sheet.fingerprints_of(dataset) for dataset in asking}):
             return said
         for name in names:
             if name not in self.parts:

@@ -21,7 +21,7 @@ from mdssl.data.sheet import write_png
 from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.evaluate import Encoded
 from mdssl.evaluate.neighbour_sheet import neighbour_sheet
-from mdssl.evaluate.neighbours import Match, Picture, Pictures, directions, encode_rows, nearest
+from mdssl.evaluate.neighbours import Match, Picture, Pictures, directions, encode_rows, nearest, split_to_search
 from mdssl.pretrain.model import Model
 from mdssl.storage import Location
 
@@ -55,11 +55,13 @@ def part_of(model: Model, config: TrialConfig, dataset: Dataset, device: str, en
     """Choose and encode images of ``dataset``; those that are ``encoded`` already are taken from there."""
     pictures = {}
     for split, count in (("test", QUERIES), ("train", CANDIDATES)):
-        images, labels = dataset.split(split).images, dataset.split(split).labels
-        rows = chosen(dataset.name, split, labels, count)
+        part = split_to_search(dataset, split)
+        rows = chosen(dataset.name, split, part.labels, count)
         features = getattr(encoded, split).get("encoder") if encoded else None
-        if features is None:
-            found = encode_rows(model, images, rows, device=device, input_size=config.input_size)
+        if not len(rows):
+            found = np.zeros((0, 1), dtype=np.float32)
+        elif features is None:
+            found = encode_rows(model, part.images, rows, device=device, input_size=config.input_size)
         else:
             found = directions(features[rows].cpu().numpy())
         pictures[split] = Pictures(dataset, split, rows, found)
@@ -71,15 +73,17 @@ def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part])
 
     Args:
         parts: of the trial's domains, and of what it was scored on. Neighbours are of its domains; where it has none,
-            as an encoder that was not trained here, of all.
+            as an encoder that was not trained here, of all. One without test images, as a domain without labels, is
+            searched and asks nothing.
     """
     candidates = [part.candidates for part in parts if part.name in config.domains or not config.domains]
-    matches = {part.name: _matches(part, candidates) for part in parts}
-    each = max(1, min(_ROWS_EACH, _ROWS // len(parts)))
+    asking = [part for part in parts if len(part.queries)]
+    matches = {part.name: _matches(part, candidates) for part in asking}
+    each = max(1, min(_ROWS_EACH, _ROWS // len(asking)))
     shown = [match for found in matches.values() for match in found[:each]]
     domains = [pictures.dataset.name for pictures in candidates]
     counts = {pictures.dataset.name: len(pictures) for pictures in candidates}
-    datasets = {part.name: _summary(part, matches[part.name], candidates) for part in parts}
+    datasets = {part.name: _summary(part, matches[part.name], candidates) for part in asking}
     said = {
         "format": FORMAT,
         "features": "encoder",

@@ -19,6 +19,7 @@ from mdssl.data.scan import scan, suffixes
 from mdssl.data.shards import parquet_files, shard_paths
 from mdssl.data.source_parquet import parquet_images
 from mdssl.errors import InputError, check_name
+from mdssl.evaluate.neighbours import split_to_search
 from mdssl.terminal import printable
 
 
@@ -124,14 +125,14 @@ def _parquet(path: Path, split: str) -> ImagesToEmbed:
 def _dataset(name: str, data: str | Path, split: str) -> ImagesToEmbed:
     dataset = open_dataset(at_hand(data, [name], progress=True), name)
     parts = {each: _prepared_part(dataset, each) for each in SPLITS}
-    state = " ".join(dataset.fingerprints[each] for each in SPLITS)
-    return _of_splits(name, parts, dataset.classes, split, state, dataset)
+    state = " ".join(dataset.fingerprints.values())
+    return _of_splits(name, parts, dataset.classes or None, split, state, dataset)
 
 
 def _prepared_part(dataset: Dataset, split: str) -> Part:
-    arrays = dataset.split(split)
+    arrays = split_to_search(dataset, split)
     return Part(
-        np.asarray(arrays.labels),
+        np.asarray(arrays.labels) if dataset.is_labelled else np.full(len(arrays.labels), -1),
         lambda row: f"{dataset.name} {split} image {row}",
         lambda rows: (arrays.images[row] for row in rows),
     )

@@ -15,6 +15,7 @@ from mdssl.claim import Claim, Owner
 from mdssl.config import TrialConfig
 from mdssl.data.local_copy import at_hand
 from mdssl.data.mixture import fingerprint
+from mdssl.data.prepared import open_dataset
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.patience import patience
@@ -90,7 +91,8 @@ def train_standalone(settings) -> None:
         print(
             f"trial {config.trial_id}: {ended['step']} steps in {ended['train_seconds']:.0f} s, encoder in {trial_dir}"
         )
-        print(f"score it: mdssl probe {config.trial_id}")
+        labelled = any(open_dataset(data, name).is_labelled for name in config.domains)
+        print(f"score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,10 +50,50 @@ def read_weights(location: Location) -> WeightsFile:
         data = location.read_bytes()
     except OSError as error:
         raise InputError(f"it cannot be read ({error}). Give the path of one file of weights.") from error
+    _check_kind(data, location.name)
     # By content, as many a .pt or .bin holds the other: a safetensors header is JSON behind eight bytes of its length.
     if data[8:9] == b"{" or location.name.endswith(".safetensors"):
         return _read_safetensors(data)
     return _read_torch(data, location.name)
+
+
+_POINTER = "a pointer to the file, which is not there itself"
+_KINDS = {
+    b"version https://git-lfs.github.com/spec/": f"it is a Git LFS pointer: {_POINTER}. Run: git lfs pull",
+    b"/annex/objects/": f"it is a git-annex pointer: {_POINTER}. Run: git annex get FILE",
+    b"<": "it is a web page or XML, not the file itself. The site may want a login or a confirmation: download it in a "
+    "browser.",
+    b"\x89HDF": "it is no file of weights of torch but HDF5, as Keras writes it. Convert it to safetensors.",
+    b"\x1f\x8b": "it is no file of weights but a gzip archive. Unpack it, and give the file in it.",
+}
+"""Beginnings of files that are something else, and what to say of them."""
+
+
+def _check_kind(data: bytes, name: str) -> None:
+    """Raise ``InputError`` where ``data`` is something else that is known: what it is, and what to do."""
+    for start, said in _KINDS.items():
+        if data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
+            raise InputError(said)
+    try:
+        inside = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    except zipfile.BadZipFile:
+        return
+    if any(file.endswith(("/models/model.json", "serialized_exported_program.json")) for file in inside):
+        kind, weights = "an exported program of torch.export", f"torch.export.load({name!r}).state_dict"
+    elif any(file.endswith("/constants.pkl") for file in inside):
+        kind, weights = "a TorchScript program", f"torch.jit.load({name!r}, 'cpu').state_dict()"
+    elif any(file.endswith("data.pkl") for file in inside):
+        return
+    else:
+        raise InputError("it is no file of weights but a zip archive. Unpack it, and give the file in it.")
+    raise InputError(
+        f"it is {kind}, not weights, and loading it can run code. Where you trust the file, save its weights, and give "
+        f"that file:\n    import torch; torch.save(dict({weights}), {_weights_file(name)!r})"
+    )
+
+
+def _weights_file(name: str) -> str:
+    return f"{Path(name).stem}-weights.pth"
 
 
 def _read_safetensors(data: bytes) -> WeightsFile:
@@ -68,6 +109,17 @@ def _read_safetensors(data: bytes) -> WeightsFile:
     return WeightsFile(tensors, config, OURS) if is_ours else WeightsFile(tensors, {}, "safetensors")
 
 
+_CONVERSION = """\
+    import numpy as np, torch
+    array = lambda v: isinstance(v, np.ndarray) and v.dtype.kind in 'fiub'
+    plain = lambda v: isinstance(v, torch.Tensor) or type(v) in (str, int, float, bool)
+    named = lambda v: {{k: keep(x) for k, x in v.items() if isinstance(k, str)}}
+    keep = lambda v: named(v.state_dict()) if hasattr(v, 'state_dict') else named(v) if isinstance(v, dict) else \
+torch.as_tensor(v) if array(v) else v if plain(v) else None
+    torch.save(keep(torch.load({file!r}, 'cpu', weights_only=False)), {output!r})"""
+"""Keeps tensors and plain settings of dicts, modules and what has a ``state_dict``, by their names."""
+
+
 def _read_torch(data: bytes, name: str) -> WeightsFile:
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -81,12 +133,8 @@ def _read_torch(data: bytes, name: str) -> WeightsFile:
             ) from error
         raise InputError(
             f"its pickle wants {wanted[1]}, and unpickling more than tensors can run any code. Where you trust the "
-            "file and have what wrote it installed, convert it to safetensors (without ['state_dict'] if there is "
-            "none):\n"
-            f"    import torch, safetensors.torch; state = torch.load({name!r}, 'cpu', weights_only=False)"
-            "['state_dict']\n"
-            "    safetensors.torch.save_file({k: v.contiguous().clone() for k, v in state.items()}, "
-            f"{Path(name).stem + '.safetensors'!r})"
+            "file and have what wrote it installed, save its tensors alone, and give that file:\n"
+            + _CONVERSION.format(file=name, output=_weights_file(name))
         ) from error
     if not isinstance(loaded, Mapping):
         raise InputError(f"it holds a {type(loaded).__name__}, not tensors by name. Save a state dict.")

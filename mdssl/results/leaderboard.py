@@ -21,6 +21,7 @@ from mdssl.errors import InputError, check_name
 from mdssl.results.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, SETTING_COLUMNS, STATUSES
 from mdssl.results.compacted import read_folder
 from mdssl.results.row_files import file_of, read_files, to_bytes
+from mdssl.run_config import probe_named_now
 from mdssl.storage import Location
 
 _OF_A_SCORE = ("eval_dataset", "seen", "features", "probe", "top1", "num_classes", "num_train", "num_test")
@@ -50,10 +51,13 @@ def write_rows(storage: str | Location, trial_id: str, rows: Sequence[dict[str, 
 def read_rows(storage: str | Location, trial_id: str) -> list[dict[str, Any]]:
     """The rows of one trial by column name, null as None and times as aware datetimes; empty if it has no file.
 
+    As by `read`, probes are named as they are now (`mdssl.run_config.probe_named_now`).
+
     Raises:
         ValueError: ``trial_id`` is not one, or its file is not one of ours.
     """
-    return read_files([file_of(storage, trial_id)]).to_pylist()
+    rows = read_files([file_of(storage, trial_id)]).to_pylist()
+    return [row | {"probe": row["probe"] and probe_named_now(row["probe"])} for row in rows]
 
 
 def read(storage: str | Location, **filters: object) -> pd.DataFrame:
@@ -79,6 +83,7 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
         table = read_folder(storage)
     types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame = table.to_pandas(types_mapper=types.get)
+    frame["probe"] = frame["probe"].replace({name: probe_named_now(name) for name in frame["probe"].dropna().unique()})
     return select(frame, filters).reset_index(drop=True)
 
 

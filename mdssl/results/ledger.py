@@ -57,7 +57,7 @@ PAPER_RECIPE = {
     "optimizer": "lars",
     "learning_rate": 4.0,
     "weight_decay": 1e-6,
-    "probe": "sgd",
+    "probe": "sgd-raw",
 }
 """What the paper says of its recipe (section 3.1, tables 6 and 7), by column. Where it is silent, as about the strength
 of augmentations, ours may be anything."""

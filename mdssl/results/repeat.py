@@ -9,7 +9,7 @@ from typing import Any
 
 from mdssl.config import TrialConfig, relevant_settings
 from mdssl.presets import PRESETS
-from mdssl.run_config import ProbeConfig
+from mdssl.run_config import ProbeConfig, probe_flags
 
 _FILLED_IN = ("data_fingerprint", *("weights", "weights_fingerprint", "input_size"))
 """By whoever opens the data or the weights."""
@@ -47,11 +47,9 @@ def probe_command(trial_id: str, trial: Mapping[str, Any], probe: Mapping[str, A
     else:
         words.append(trial_id)
     words += _flag("evaluate", scored["evaluate"], ())
+    asked = probe_flags(probe) | {"features": scored["features"]}
     for field in fields(ProbeConfig):
-        value = scored["features"] if field.name == "features" else probe.get(field.name, field.default)
-        if field.name == "probe_learning_rate" and not isinstance(value, tuple):
-            value = (value,)
-        words += _flag(field.name, value, field.default)
+        words += _flag(field.name, asked.get(field.name, field.default), field.default)
     return shlex.join(words)
 
 

@@ -16,6 +16,7 @@ from mdssl.data.local_copy import at_hand
 from mdssl.data.mixture import check_batch, fingerprint
 from mdssl.data.prepared import open_dataset
 from mdssl.errors import InputError
+from mdssl.evaluate.evaluate import check_scorable
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import read_training
 from mdssl.results.leaderboard import read_rows
@@ -87,6 +88,23 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
     return list(found.values())
 
 
+def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Those of ``domains`` that can be evaluated on, where none is named, and a note on those that have no labels.
+
+    Raises:
+        ValueError: one is not prepared, or none has labels.
+    """
+    folder = at_hand(data, domains)
+    labelled = tuple(name for name in domains if open_dataset(folder, name).is_labelled)
+    others = ", ".join(name for name in domains if name not in labelled)
+    if not labelled:
+        raise InputError(
+            f"no domain has labels ({others}), so there is nothing to score on; name a labelled dataset, such as "
+            "--evaluate cifar10."
+        )
+    return labelled, f"note: no scores on {others}: no labels" if others else ""
+
+
 def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings) -> list[Work]:
     """What is left to do for each trial, from what is in ``storage`` alone.
 
@@ -94,6 +112,8 @@ def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings)
         ValueError: an evaluation dataset that is not prepared or cannot be scored.
     """
     data = at_hand(settings.data, settings.evaluate)
+    for name in settings.evaluate:
+        check_scorable(open_dataset(data, name))
     fingerprints = {name: evaluation_fingerprint(data, name) for name in settings.evaluate}
     wanted = scores_of(settings.probe_config)
     return [_work(storage, config, settings, fingerprints, wanted) for config in configs]

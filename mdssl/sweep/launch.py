@@ -10,7 +10,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from mdssl.pretrain.trial_files import now
 from mdssl.results import leaderboard
 from mdssl.results.compacted import renew
 from mdssl.storage import Location
-from mdssl.sweep.grid import Work, plan, trials
+from mdssl.sweep.grid import Work, labelled_domains, plan, trials
 from mdssl.sweep.resources import Share, check_resources, described
 from mdssl.sweep.rows import failed_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
@@ -70,6 +70,11 @@ def run_sweep(
     console = Terminal(width=None if sys.stdout.isatty() else 160, highlight=False)
     storage = Location.of(settings.storage)
     at_hand(settings.data, [*settings.domains, *settings.evaluate], progress=True)
+    if settings.evaluates_domains:
+        labelled, note = labelled_domains(settings.data, settings.domains)
+        settings = replace(settings, evaluate=labelled)
+        if note:
+            console.print(note, soft_wrap=True)
     configs = trials(settings, methods)
     works = plan(storage, configs, settings)
     left = [work for work in works if work.is_left]

@@ -22,6 +22,8 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
 
     own_axes: ClassVar[tuple[str, ...]] = ()
     """Settings of a trial that the script has axes for under other names."""
+    evaluates_domains: ClassVar[bool] = False
+    """Whether ``evaluate`` is the domains because nothing was named: those without labels are then left out."""
 
     preset: str = "quick"
     """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar (ResNet-18, cifar
@@ -29,7 +31,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     domains: tuple[str, ...] = ()
     """Prepared datasets to train on, one domain each. Their order is part of what a trial is."""
     evaluate: tuple[str, ...] = ()
-    """Prepared datasets to score on; default: the training domains."""
+    """Prepared datasets to score on; default: the training domains that have labels."""
     lambda1: tuple[float, ...] = (1.0,)
     """Weights of the within-domain term, each in (0, 1]. The paper's figures label this axis -lambda1."""
     lambda2: tuple[float, ...] = (0.1,)
@@ -106,6 +108,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             )
         if not self.evaluate:
             object.__setattr__(self, "evaluate", self.domains)
+            object.__setattr__(self, "evaluates_domains", True)
         for axis in ("lambda1", "lambda2", "temperature", "seeds", "evaluate"):
             check_axis(axis, getattr(self, axis))
         for value in self.lambda1:

@@ -9,7 +9,7 @@ from mdssl.data.local_copy import at_hand
 from mdssl.data.prepared import open_dataset
 from mdssl.device import pick_device
 from mdssl.errors import InputError
-from mdssl.evaluate.evaluate import encode_dataset, score_dataset
+from mdssl.evaluate.evaluate import check_scorable, encode_dataset, instability, score_dataset
 from mdssl.evaluate.seen import Seen
 from mdssl.patience import patience
 from mdssl.pretrain.loop import train
@@ -18,7 +18,7 @@ from mdssl.pretrain.trial_files import load_model, read_training
 from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.run_config import ProbeConfig, check_layers
 from mdssl.storage import Location
-from mdssl.sweep.grid import evaluation_fingerprint, has_score
+from mdssl.sweep.grid import evaluation_fingerprint, has_score, labelled_domains
 from mdssl.sweep.rows import finished_row, git_commit, merged
 from mdssl.sweep.settings import check_axis
 from mdssl.terminal import printable
@@ -41,20 +41,27 @@ def probe_standalone(settings) -> None:
         raise InputError("give either a trial id, or --weights FILE for an encoder from elsewhere.")
     if settings.trial_id and settings.input_size is not None:
         raise InputError("input_size belongs to --weights; a trial's encoder takes images as they are prepared.")
-    at_hand(settings.data, settings.evaluate, progress=True)
+    data = at_hand(settings.data, settings.evaluate, progress=True)
+    for name in settings.evaluate:
+        check_scorable(open_dataset(data, name))
     trial_id = settings.trial_id or _take_in(settings, storage)
     rows = read_rows(storage, trial_id)
     trial_dir = storage / "trials" / trial_id
     config, model = load_model(trial_dir, device)
-    names = settings.evaluate or config.domains
+    names = settings.evaluate
     if not names:
-        raise InputError(f"trial {trial_id} was trained on nothing; name datasets to score with --evaluate.")
+        if not config.domains:
+            raise InputError(f"trial {trial_id} was trained on nothing; name datasets to score with --evaluate.")
+        at_hand(settings.data, config.domains, progress=True)
+        names, note = labelled_domains(settings.data, config.domains)
+        if note:
+            print(note)
     data = at_hand(settings.data, names, progress=True)
     context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
     seen = Seen(trial_dir, config, model, data=settings.data, device=device)
     for name in names:
         data_fingerprint = evaluation_fingerprint(data, name)
-        dataset, encoded, new = open_dataset(data, name), None, []
+        dataset, encoded, new, scores = open_dataset(data, name), None, [], []
         if has_score(rows, name, data_fingerprint, probe):
             print(f"{name}: already there")
         else:
@@ -72,8 +79,10 @@ def probe_standalone(settings) -> None:
                 rows = merged(read_rows(storage, config.trial_id), new)
                 write_rows(storage, config.trial_id, rows)
             seen.add(dataset, encoded)
-        for row in new:
-            print(f"{name} ({row['features']}, {row['probe']}): top-1 {row['top1']:.1f}, kNN {row['knn_top1']:.1f}")
+        for row, score in zip(new, scores, strict=True):
+            unstable = f"; {said}" if (said := instability(score)) else ""
+            numbers = f"top-1 {row['top1']:.1f}, kNN {row['knn_top1']:.1f}{unstable}"
+            print(f"{name} ({row['features']}, {row['probe']}): {numbers}")
     with Claim(trial_dir, "mdssl probe") as claim:
         claim.wait(_say_who)
         seen.draw()

@@ -11,7 +11,7 @@ from mdssl.evaluate.probe import ProbeResult, run_probes
 from mdssl.run_config import ProbeConfig
 
 TRAIN, TEST = np.arange(240) % 6, np.arange(90) % 6
-SGD = ProbeConfig(probe="sgd", probe_epochs=60, probe_batch=16, probe_learning_rate=(1.0,))
+SGD = ProbeConfig(probe="sgd", probe_epochs=20, probe_batch=16, probe_learning_rate=(1.0,))
 LBFGS = ProbeConfig()
 
 
@@ -84,10 +84,32 @@ def test_the_same_seed_gives_the_same_scores(tiny_model, make_dataset, fitted):
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_more_neighbours_than_training_images_are_refused_with_the_datasets_name(tiny_model, make_dataset):
-    too_many = ProbeConfig(knn_neighbours=241)
-    with pytest.raises(ValueError, match="dataset 'tinted' cannot be evaluated: knn_neighbours is 241"):
-        evaluate_dataset(tiny_model, make_dataset(TRAIN, TEST, 6), layers=("encoder",), probe=too_many)
+def test_fewer_training_images_than_neighbours_all_vote_and_the_row_says_so(tiny_model, make_dataset):
+    dataset = make_dataset(np.arange(12) % 2, TEST % 2, 2)
+    (row,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=LBFGS)
+    (of_twelve,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=replace(LBFGS, knn_neighbours=12))
+    assert row["knn_top1"] == of_twelve["knn_top1"]
+    assert row["top1"] == of_twelve["top1"]
+    assert row["probe_settings"] == LBFGS.settings() | {"knn_neighbours_there_are": 12}
+    assert of_twelve["probe_settings"]["knn_neighbours"] == 12
+    assert "knn_neighbours_there_are" not in of_twelve["probe_settings"]
+
+
+def test_an_unstable_score_is_marked_and_warned_of(tiny_model, make_dataset, monkeypatch, caplog):
+    result = ProbeResult(43.0, None, None, None, {"unstable": True, "top1_in_other_order": 38.0})
+    monkeypatch.setattr(evaluate, "run_probes", lambda *parts, **settings: [result])
+    dataset, raw = make_dataset(TRAIN, TEST, 6), ProbeConfig(probe="sgd-raw")
+    (row,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=raw)
+    assert row["probe_settings"] == raw.settings() | result.found
+    assert "sgd-raw on encoder features of tinted: unstable, as another order of summation gives 38.0" in caplog.text
+
+
+def test_classes_without_images_count_for_nothing(tiny_model, make_dataset):
+    ids = np.array([3, 7, 11])
+    (row,) = evaluate_dataset(
+        tiny_model, make_dataset(ids[np.arange(60) % 3], ids[np.arange(30) % 3], 12), layers=("encoder",), probe=LBFGS
+    )
+    assert (row["num_classes"], row["top5"]) == (3, None)
 
 
 def test_a_class_may_be_absent_from_the_test_split(tiny_model, make_dataset):

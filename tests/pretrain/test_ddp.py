@@ -3,7 +3,9 @@
 Two gloo processes are started once; they run every case and leave their results in a file.
 """
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -13,13 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mdssl.config import TrialConfig
 from mdssl.data.mixture import Mixture
-from mdssl.pretrain import pseudo_domains
+from mdssl.pretrain import loop, pseudo_domains
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.loss import mdssl_loss
 from mdssl.pretrain.model import build_model
-from mdssl.pretrain.trial_files import load_model
+from mdssl.pretrain.step import two_views
 from mdssl.run_config import RunSettings
-from mdssl.storage import Location
 
 pytestmark = pytest.mark.ddp
 
@@ -51,6 +52,26 @@ def trial(**changes) -> TrialConfig:
     return tiny_trial(**{"norm": "group", "batch_per_domain": 9} | changes)
 
 
+def exact_model(config: TrialConfig) -> nn.Module:
+    """In float64: in float32 the order of sums, which each CPU has its own of, decides the sign of a ReLU's input that
+    is near zero, and that moves the weights by up to 1e-2 of what training changes."""
+    model = build_model(config).double()
+    model.encoder.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
+    return model
+
+
+def exact_views(config, mixture, groups, step, shares, *, compiled=False):
+    """A worker's part of the views of the whole batch: made for its share alone, in float32, they round otherwise.
+    That the parts are those of the whole is tested in test_step.py."""
+    whole = two_views(config, mixture, groups, step, [slice(0, group.batch) for group in groups], compiled=compiled)
+    starts = np.cumsum([0, *(group.batch for group in groups)])
+    rows = np.concatenate([np.arange(a + s.start, a + s.stop) for a, s in zip(starts, shares, strict=False)])
+    return whole[torch.from_numpy(np.concatenate([rows, rows + starts[-1]]))]
+
+
+EXACT = {"build_model": exact_model, "two_views": exact_views}
+
+
 def run(data, folder, report=lambda progress: None, *, gradient_caching=False, **changes):
     settings = RunSettings(report_every=2, checkpoint_seconds=0, gradient_caching=gradient_caching)
     return train(trial(**changes), data=data, trial_dir=folder, settings=settings, device="cpu", report=report)
@@ -58,6 +79,8 @@ def run(data, folder, report=lambda progress: None, *, gradient_caching=False, *
 
 def worker(rank: int, folder: str, data: str) -> None:
     torch.set_num_threads(1)
+    for name, exact in EXACT.items():
+        setattr(loop, name, exact)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results = {}
     for case, labels in LABELS.items():
@@ -79,7 +102,7 @@ def worker(rank: int, folder: str, data: str) -> None:
 def clusters_of_an_untrained_encoder(data: str) -> list[torch.Tensor]:
     config = trial(**CLUSTERED)
     mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device="cpu")
-    found, _ = pseudo_domains.find(config, build_model(config), mixture, None, number=0, step=0)
+    found, _ = pseudo_domains.find(config, exact_model(config), mixture, None, number=0, step=0)
     return [found.labels, found.kept, found.centroids]
 
 
@@ -91,11 +114,14 @@ def folder(tmp_path_factory, tiny_data):
         if progress.step == 4:
             raise InterruptedError
 
-    with pytest.raises(InterruptedError):
-        run(tiny_data, folder / "resumed", stop_half_way)
-    mp.spawn(worker, args=(str(folder), tiny_data), nprocs=2)
-    run(tiny_data, folder / "one-worker")
-    run(tiny_data, folder / "clustered-by-one", **CLUSTERED)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, exact in EXACT.items():
+            patched.setattr(loop, name, exact)
+        with pytest.raises(InterruptedError):
+            run(tiny_data, folder / "resumed", stop_half_way)
+        mp.spawn(worker, args=(str(folder), tiny_data), nprocs=2)
+        run(tiny_data, folder / "one-worker")
+        run(tiny_data, folder / "clustered-by-one", **CLUSTERED)
     return folder
 
 
@@ -109,7 +135,8 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
     loss.total.backward()
     expected = [*(term.detach() for term in loss), *(p.grad for p in model.parameters())]
     for got, wanted in zip(torch.load(folder / f"rank-{rank}.pt")[case], expected, strict=True):
-        assert (got - wanted).norm() <= 1e-5 * wanted.norm()
+        # In float64, sums in another order.
+        assert (got - wanted).norm() <= 1e-12 * wanted.norm()
 
 
 @pytest.mark.parametrize(
@@ -124,14 +151,12 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
 def test_two_workers_train_the_encoder_of_one(folder, one, other):
     """Also where one worker began, was stopped after a checkpoint, and two went on; domain after domain with cached
     gradients; and where the domains are found by clustering."""
-    config, expected = load_model(Location.of(folder / one))
-    _, got = load_model(Location.of(folder / other))
-    initial, expected, got = (
-        torch.cat([p.detach().flatten() for p in model.parameters()]) for model in (build_model(config), expected, got)
-    )
-    # Of what training has changed. Sums in another order move it by 1e-6, and by 1e-3 where a ReLU's input is so near
-    # zero that they decide its sign.
-    assert (got - expected).norm() < 5e-3 * (expected - initial).norm()
+    expected, got = (safetensors.torch.load_file(folder / name / "encoder.safetensors") for name in (one, other))
+    initial = build_model(trial()).state_dict()
+    changed = torch.cat([(expected[name] - value).flatten() for name, value in initial.items()])
+    apart = torch.cat([(got[name] - value).flatten() for name, value in expected.items()])
+    # Sums in another order, in float64 over 6 steps: 1e-14 was the most seen.
+    assert apart.norm() < 1e-10 * changed.norm()
 
 
 def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):
@@ -140,4 +165,5 @@ def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):
         labels, kept, centroids = torch.load(folder / f"rank-{rank}.pt")["clusters"]
         assert torch.equal(labels, expected[0])
         assert torch.equal(kept, expected[1])
-        torch.testing.assert_close(centroids, expected[2])
+        # Means of float32 embeddings that are the same to their last bit or two.
+        torch.testing.assert_close(centroids, expected[2], rtol=1e-5, atol=1e-6)

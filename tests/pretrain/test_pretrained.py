@@ -1,11 +1,17 @@
 """Encoders of other libraries: each layout is built from a real network, whose features our encoder must compute."""
 
 import argparse
+import copy
+import gzip
+import io
 import os
 import pickle
 import re
+import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -74,12 +80,13 @@ def assert_computes(pretrained, original: nn.Module, size: int = 64) -> None:
     config = SimpleNamespace(arch=pretrained.arch, stem=pretrained.stem, norm="batch", projection_dim=8)
     model = Model(config).eval()
     model.encoder.load_state_dict(pretrained.encoder)
-    seen = []
-    x = torch.randn(2, 3, size, size)
+    # In float64, in which only sums in another order differ.
+    model, original, seen = model.double(), copy.deepcopy(original).double(), []
+    x = torch.randn(2, 3, size, size, dtype=torch.float64)
     with torch.no_grad(), original.fc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])):
         original(x)
         features = model.encoder(x)
-    torch.testing.assert_close(features, seen[0], rtol=1e-4, atol=1e-5 * float(seen[0].max()))
+    torch.testing.assert_close(features, seen[0], rtol=1e-9, atol=1e-9 * float(seen[0].max()))
 
 
 LAYOUTS = {
@@ -291,17 +298,96 @@ def test_loading_runs_no_code(resnet, tmp_path, by, protocol):
     assert not trap.exists()
 
 
-def test_the_message_about_a_pickle_converts_it(resnet, tmp_path, monkeypatch):
-    """Settings as argparse made them: many checkpoints hold such objects beside their weights."""
-    content = lightning(under("backbone.", resnet) | head("classifier"), arguments=argparse.Namespace(lr=1.0))
-    content["state_dict"]["alias"] = content["state_dict"]["backbone.conv1.weight"]
-    torch.save(content, tmp_path / "model.ckpt")
-    with pytest.raises(InputError, match=r"wants argparse.Namespace, .* Where you trust the file") as refused:
+def recipe_of(message: str) -> str:
+    """The code that a message prints, indented by four."""
+    return "\n".join(line[4:] for line in message.splitlines() if line.startswith("    "))
+
+
+def whole_module(net: nn.Module) -> dict:
+    return {"epoch": 3, "model": net, "optimizer": torch.optim.SGD(net.parameters(), lr=0.1)}
+
+
+PICKLES = {
+    # Settings as argparse made them: many checkpoints hold such objects beside their weights.
+    "Lightning": lambda net: lightning(
+        under("backbone.", net) | head("classifier") | {"alias": net.conv1.weight},
+        arguments=argparse.Namespace(lr=1.0),
+    ),
+    "DINO": lambda net: (
+        LAYOUTS["torchvision's names, under 'student.module.backbone.'"](net)
+        | {"args": argparse.Namespace(arch="resnet18"), "center": torch.zeros(1, 3)}
+    ),
+    "a module": lambda net: net,
+    "a module in a dict": whole_module,
+    "numpy": lambda net: {"state_dict": {name: value.numpy() for name, value in net.state_dict().items()}},
+    "scalars of numpy": lambda net: {"model": net.state_dict(), "acc": np.float64(76.1), "best": [np.int64(3)]},
+}
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+def test_the_message_about_a_pickle_converts_it(resnet, tmp_path, monkeypatch, kind):
+    torch.save(PICKLES[kind](resnet), tmp_path / "model.ckpt")
+    with pytest.raises(InputError, match=r"its pickle wants \S+, .* Where you trust the file") as refused:
         load_pretrained(tmp_path / "model.ckpt")
-    snippet = "\n".join(line.strip() for line in str(refused.value).splitlines()[1:])
     monkeypatch.chdir(tmp_path)
-    exec(snippet, {})
-    assert_computes(load_pretrained(tmp_path / "model.safetensors"), resnet)
+    exec(recipe_of(str(refused.value)), {})
+    assert_computes(load_pretrained(tmp_path / "model-weights.pth"), resnet)
+
+
+def test_what_a_pickle_says_of_its_network_outlives_the_conversion(tmp_path, monkeypatch):
+    """Only the container tells that these are solo-learn's, whose stem pads by two."""
+    padded = network(stem="cifar", padding=2)
+    content = lightning(under("encoder.", padded) | head("classifier"), arguments=argparse.Namespace(lr=1.0))
+    torch.save(content, tmp_path / "byol.ckpt")
+    with pytest.raises(InputError, match="its pickle wants") as refused:
+        load_pretrained(tmp_path / "byol.ckpt")
+    monkeypatch.chdir(tmp_path)
+    exec(recipe_of(str(refused.value)), {})
+    assert load_pretrained(tmp_path / "byol-weights.pth").stem == "cifar-pad2"
+
+
+def exported(net: nn.Module, file: Path) -> None:
+    torch.export.save(torch.export.export(net, (torch.zeros(2, 3, 32, 32),)), file)
+
+
+def scripted(net: nn.Module, file: Path) -> None:
+    torch.jit.trace(net, torch.zeros(2, 3, 32, 32)).save(file)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(("save", "what"), [(exported, "exported program"), (scripted, "TorchScript program")])
+def test_a_program_is_named_and_its_weights_can_be_saved(resnet, tmp_path, monkeypatch, save, what):
+    save(resnet, tmp_path / "net.pt2")
+    with pytest.raises(InputError, match=rf"it is an? {what}") as refused:
+        load_pretrained(tmp_path / "net.pt2")
+    monkeypatch.chdir(tmp_path)
+    exec(recipe_of(str(refused.value)), {})
+    assert_computes(load_pretrained(tmp_path / "net-weights.pth"), resnet)
+
+
+def zipped() -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr("resnet18/readme.txt", "weights")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 46830571\n", "Git LFS .*git lfs pull"),
+        (b"/annex/objects/SHA256E-s46830571--00.pth\n", "git-annex .*git annex get"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html><title>Virus scan warning</title></html>", "web page .*in a browser"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"),
+        (gzip.compress(b"weights"), "gzip archive. Unpack"),
+        (zipped(), "zip archive. Unpack"),
+    ],
+)
+def test_what_a_download_left_instead_of_weights_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} cannot be loaded: it is .*{message}"):
+        load_pretrained(tmp_path / name)
 
 
 @pytest.mark.parametrize("kept", [10, 5000, -30])

@@ -15,7 +15,7 @@ PAPER = {
     "batch_per_domain": 1024,
     "optimizer": "lars",
     "learning_rate": 4.0,
-    "probe": "sgd",
+    "probe": "sgd-raw",
     "num_test": 10_000,
 }
 SMALL = PAPER | {"arch": "resnet18", "iterations": 500}

@@ -372,7 +372,7 @@ def test_the_command_names_only_what_the_preset_does_not_say():
 def test_the_commands_of_scores_ask_for_the_same_scores():
     trial = config()
     of_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
-    of_sgd["evaluation"] |= {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 30}
+    of_sgd["evaluation"] |= {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 30}  # before sgd-raw
     rows = rows_of(trial, {"svhn": 5, "cifar10": 6}) + rows_of(trial, {"stl10": 7}, config_json=json.dumps(of_sgd))
     rows = [row | {"preset": "quick", "num_workers": 2} for row in rows]
     training, lbfgs, sgd = commands_of(rows, of_sgd)
@@ -380,17 +380,17 @@ def test_the_commands_of_scores_ask_for_the_same_scores():
     assert lbfgs == f"mdssl probe {trial.trial_id} --evaluate svhn cifar10"
     settings = parse(Probe, prog="mdssl probe", description="", argv=shlex.split(sgd)[2:])
     assert (settings.trial_id, settings.evaluate) == (trial.trial_id, ("stl10",))
-    assert settings.name == "sgd(learning_rate=0.3,epochs=30)"
+    assert settings.name == "sgd-raw(learning_rate=0.3,epochs=30)"
 
 
 def test_scores_by_two_probes_are_two_rows_of_one_trial(storage, tmp_path, figures):
     trial = config()
-    rows = rows_of(trial, {"svhn": 40.0}) + rows_of(trial, {"svhn": 44.0}, probe="sgd")
+    rows = rows_of(trial, {"svhn": 40.0}) + rows_of(trial, {"svhn": 44.0}, probe="sgd-raw")
     write_rows(storage, trial.trial_id, rows)
     write_report(storage, tmp_path / "report")
     index = Page(tmp_path / "report" / "index.html")
     assert index.values("id", "tr") == [f"trial-{trial.trial_id}", f"trial-{trial.trial_id}-2"]
-    assert {"40.0", "44.0", "lbfgs", "sgd"} <= set(index.text.split())
+    assert {"40.0", "44.0", "lbfgs", "sgd-raw"} <= set(index.text.split())
 
 
 def test_a_report_goes_to_a_bucket_and_comes_from_one(bucket, figures):

@@ -129,11 +129,11 @@ def test_a_failed_baseline_leaves_the_difference_open(storage):
 def test_scores_of_one_probe_and_layer_at_a_time(storage):
     rows = [row(name, top1=50.0) for name in DATASETS]
     rows += [row(name, top1=40.0, features="projection") for name in DATASETS]
-    rows += [row(name, top1=45.0, probe="sgd") for name in DATASETS[:3]]
+    rows += [row(name, top1=45.0, probe="sgd-raw") for name in DATASETS[:3]]
     write_rows(storage, "1" * 12, rows)
     assert table(storage)[list(DATASETS)].to_numpy().tolist() == [[50.0] * 4]
     assert table(storage, features="projection")["seen"].tolist() == [40.0]
-    sgd = table(storage, probe="sgd")
+    sgd = table(storage, probe="sgd-raw")
     assert sgd["seen"].tolist() == [45.0]
     assert sgd["eurosat"].isna().all()
 
@@ -230,12 +230,12 @@ def leaderboard_text(storage: str, **asked) -> str:
 
 
 def test_the_whole_leaderboard_is_a_table_per_mixture_and_probe(swept):
-    trial(swept, 9, (11.5, 12.5, 13.5, 14.5), train_mixture="stl10+cifar10", probe="sgd")
+    trial(swept, 9, (11.5, 12.5, 13.5, 14.5), train_mixture="stl10+cifar10", probe="sgd-raw")
     tables = leaderboard_text(swept).strip().split("\n\n")
     assert [text.splitlines()[0] for text in tables] == [
         "cifar10+svhn: top-1 in percent on the test split, lbfgs probe on encoder features",
         "stl10+cifar10: top-1 in percent on the test split, lbfgs probe on encoder features",
-        "stl10+cifar10: top-1 in percent on the test split, sgd probe on encoder features",
+        "stl10+cifar10: top-1 in percent on the test split, sgd-raw probe on encoder features",
     ]
     assert "11.5" not in tables[0]
     # Seen datasets first, in the order of the mixture; (13.5 + 11.5) / 2 seen, (14.5 + 12.5) / 2 unseen.
@@ -260,7 +260,7 @@ def test_the_printed_leaderboard_can_be_narrowed(swept):
         ({"method": ["simclrr"]}, "unknown method 'simclrr'; allowed: mdssl, random, simclr.*Did you mean 'simclr'"),
         ({"train_mixture": ["svhn+cifar10"]}, "unknown train_mixture"),
         ({"evaluate": ["stl"]}, "unknown eval_dataset 'stl'.*Did you mean 'stl10'"),
-        ({"probe": "sgd"}, "unknown probe 'sgd'; allowed: lbfgs"),
+        ({"probe": "sgd-raw"}, "unknown probe 'sgd-raw'; allowed: lbfgs"),
         ({"features": "projection"}, "unknown features 'projection'; allowed: encoder"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import read_training
-from mdssl.results.leaderboard import read_rows, write_rows
+from mdssl.results.leaderboard import read, read_rows, write_rows
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint, news, plan, trials
@@ -109,6 +109,21 @@ def test_a_further_learning_rate_of_the_sgd_probe_is_a_missing_score(settings, t
     assert states(storage, settings, METHODS[2:]) == ["probe"]
     write_rows(storage, config.trial_id, rows)
     assert states(storage, settings, METHODS[2:]) == ["finished"]
+
+
+def test_rows_from_before_sgd_raw_had_its_name_are_its_scores(settings, trained):
+    storage, config, row = trained
+    settings = replace(settings, evaluate=("tiny-a",), probe="sgd-raw")
+    before = [row | {"probe": "sgd"}, row | {"probe": "sgd(learning_rate=0.3)", "eval_dataset": "tiny-a"}]
+    write_rows(storage, config.trial_id, before)
+    assert states(storage, settings, METHODS[2:]) == ["finished"]
+    assert states(storage, replace(settings, probe_learning_rate=(0.1, 0.3)), METHODS[2:]) == ["finished"]
+    assert states(storage, replace(settings, probe="sgd"), METHODS[2:]) == ["probe"]
+    names = ["sgd-raw", "sgd-raw(learning_rate=0.3)"]
+    assert [row["probe"] for row in read_rows(storage, config.trial_id)] == names
+    assert list(read(storage)["probe"]) == names
+    again = [row | {"top1": 1.0, "probe": name} for name in names]
+    assert merged(read_rows(storage, config.trial_id), again) == read_rows(storage, config.trial_id)
 
 
 def test_a_failed_learning_rate_costs_no_other_its_score(settings, trained):

@@ -103,10 +103,10 @@ def notes(rows: pd.DataFrame) -> list[str]:
         found.append(f"{name} was prepared anew between scores. The table has those on its latest images alone.")
     if scores["probe"].nunique() > 1:
         found.append("Scores by different probes do not compare; the table has a row for each.")
-    by_sgd = scores["probe"].dropna().str.startswith("sgd")
+    by_sgd = scores["probe"].dropna().str.startswith("sgd-raw")
     if not by_sgd.all():
         have = "Not all scores are" if by_sgd.any() else "No score is"
-        found.append(f"{have} by the sgd probe, which is the paper's.")
+        found.append(f"{have} by the sgd-raw probe, which is the paper's.")
     return found
 
 
