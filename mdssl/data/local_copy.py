@@ -96,6 +96,18 @@ def is_prepared_in(data: str | Path, name: str) -> bool:
     return is_prepared(folder_of(data), name) if bucket is None else (bucket / name / "meta.json").exists()
 
 
+def described_in(data: str | Path, name: str) -> Dataset:
+    """What ``meta.json`` says of ``name`` in the folder or bucket ``data``; of a bucket nothing else is fetched.
+
+    Raises:
+        ValueError: it is not prepared there, or ``meta.json`` is damaged.
+    """
+    bucket = bucket_of(data)
+    if bucket is None:
+        return open_dataset(folder_of(data), name)
+    return dataset_of(name, folder_of(data) / name, meta_in(bucket, name), data)
+
+
 def list_prepared(data: str | Path) -> tuple[list[Dataset], list[str]]:
     """`list_datasets`, for a bucket as well: of that nothing but each ``meta.json`` is read."""
     bucket = bucket_of(data)

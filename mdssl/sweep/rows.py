@@ -30,6 +30,9 @@ _FROM_TRAINING = (
     "started_at",
 )
 
+_FOR_JSON = ("data_fingerprint", "images", "probe_settings")
+"""Of a score: what ``config_json`` holds."""
+
 
 def finished_row(
     config: TrialConfig, training: dict, score: dict, *, context: dict, trial_dir: Location
@@ -39,16 +42,22 @@ def finished_row(
     Args:
         training: the content of ``training.json``.
         score: one entry of `mdssl.evaluate.evaluate.evaluate_dataset`, with ``eval_dataset`` and ``data_fingerprint``.
+
+    Besides the settings, ``config_json`` says what no column does: under ``evaluation`` the dataset's ``image_size``,
+    ``majority_top1`` (what always naming the most frequent class scores, percent) and ``variant`` (see
+    `mdssl.data.prepared.Dataset`); under ``variants`` those of the trial's domains, by name.
         context: columns that say who asked: sweep, preset, git_commit, ray_version.
     """
-    evaluation = {**score["probe_settings"], "data_fingerprint": score["data_fingerprint"]}
+    evaluation = {**score["probe_settings"], **score["images"], "data_fingerprint": score["data_fingerprint"]}
+    # A trial that is older than this record of its domains has none.
+    variants = {"variants": training["variants"]} if "variants" in training else {}
     row = _setting(config, context)
     row |= {key: training[key] for key in _FROM_TRAINING}
-    row |= {key: value for key, value in score.items() if key not in ("data_fingerprint", "probe_settings")}
+    row |= {key: value for key, value in score.items() if key not in _FOR_JSON}
     row |= {
         "status": "finished",
         "seen": score["eval_dataset"] in seen_in(config.domains),
-        "config_json": json.dumps(_produced_by(config) | {"evaluation": evaluation}, sort_keys=True),
+        "config_json": json.dumps(_produced_by(config) | variants | {"evaluation": evaluation}, sort_keys=True),
         "finished_at": now(),
         "checkpoint": (trial_dir / "encoder.safetensors").uri,
     }

@@ -17,10 +17,11 @@ from mdssl.config import check_trial_id
 from mdssl.errors import InputError
 from mdssl.results import leaderboard
 from mdssl.results.compacted import COPY
-from mdssl.results.ledger import RULE, VERDICTS, counts, ledger
+from mdssl.results.ledger import ledger
 from mdssl.results.report import overview, pages, pictures, trial
 from mdssl.results.report.folder import Folder, digest
 from mdssl.results.report.table import ReportTable, report_table
+from mdssl.results.verdicts import RULE, VERDICTS, counts
 from mdssl.storage import Location
 from mdssl.terminal import printable
 
@@ -224,8 +225,8 @@ def _claim(line: dict[str, Any]) -> dict[str, Any]:
         "published": _number(line["published"], signed) + unit,
         "ours": _number(line["ours"], signed) + (unit if pd.notna(line["ours"]) else ""),
         "difference": _number(line["difference"], True),
-        "tolerance": f"±{line['tolerance']:.2f}"
-        if line["verdict"] in ("agrees", "differs") and pd.notna(line["tolerance"])
+        "interval": f"{_number(line['low'], signed)} to {_number(line['high'], signed)}"
+        if pd.notna(line["low"])
         else "",
         # What differs from the paper's says the recipe already.
         "recipe": "" if line["verdict"] == "another recipe" else line["recipe"],
