@@ -12,7 +12,7 @@ import pandas as pd
 from mdssl.errors import InputError
 from mdssl.results import leaderboard
 from mdssl.results.columns import SETTING_COLUMNS
-from mdssl.results.names import plain
+from mdssl.results.names import plain_name
 from mdssl.results.published import (
     IMPLAUSIBLE,
     RESOURCES,
@@ -127,7 +127,7 @@ def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
         },
         index=scores.index,
     )
-    by = [scores["_model"], scores["eval_dataset"].map(plain)]
+    by = [scores["_model"], scores["eval_dataset"].map(plain_name)]
     best = rank.sort_values(["off", "unseen", "age"]).groupby(by)["_recipe"].first()
     kept = rank["_recipe"].to_numpy() == best.reindex(pd.MultiIndex.from_arrays(by)).to_numpy()
     return rows.drop(index=scores.index[~kept])
@@ -157,7 +157,8 @@ def _score(cell: dict[str, object], rows: pd.DataFrame) -> dict[str, object]:
     deviations: list[str] = []
     if cell["trial_ids"]:
         own = rows[
-            rows["trial_id"].isin(cell["trial_ids"]) & (rows["eval_dataset"].map(plain, na_action="ignore") == dataset)
+            rows["trial_id"].isin(cell["trial_ids"])
+            & (rows["eval_dataset"].map(plain_name, na_action="ignore") == dataset)
         ]
         own = own[(own["status"] == "finished") & (own["features"] == "encoder")]
         line["by_seed"] = own.groupby("seed")["top1"].mean().to_dict()

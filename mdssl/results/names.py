@@ -17,6 +17,9 @@ import pandas as pd
 
 from mdssl.data.catalog import variant_of
 
+NAMED = ("eval_dataset", "train_mixture")
+"""Columns of datasets' names."""
+
 _WORDS = re.compile(r" \([^()]*\)")
 _NO_PARENTHESES = str.maketrans("()", "[]")
 _COUNTS = ("num_classes", "num_train", "num_test")
@@ -32,7 +35,7 @@ def mixture_of(train_mixture: str, variants: Mapping[str, str]) -> str:
     return "+".join(name_of(name, variants.get(name, "")) for name in train_mixture.split("+"))
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A dataset, or a mixture, without the words of `name_of`."""
     return _WORDS.sub("", name)
 
@@ -40,7 +43,7 @@ def plain(name: str) -> str:
 def matching_names(wanted: Iterable[str], found: Iterable[str]) -> list[str]:
     """Those of ``found`` that ``wanted`` has, with their words or without."""
     wanted = set(wanted)
-    return [name for name in found if {name, plain(name)} & wanted]
+    return [name for name in found if {name, plain_name(name)} & wanted]
 
 
 def words_of_score(row: Mapping[str, Any]) -> str:
@@ -63,7 +66,7 @@ def marked(
     """
     if not {"eval_dataset", "train_mixture", "trial_id"} <= set(df):
         return df
-    names = [plain(name) if isinstance(name, str) else name for name in df["eval_dataset"]]
+    names = [plain_name(name) if isinstance(name, str) else name for name in df["eval_dataset"]]
     counts = zip(*(df[name].tolist() if name in df else [None] * len(df) for name in _COUNTS), strict=True)
     words = [
         _by_counts(name, *of) if recorded is None else recorded
@@ -81,7 +84,7 @@ def marked(
         variants |= recorded if recorded is not None else {name: own} if own else {}
     shown = [name_of(name, own) if own else name for name, own in zip(names, words, strict=True)]
     trained_on = [
-        mixture_of(plain(mixture), of_trial[trial_id])
+        mixture_of(plain_name(mixture), of_trial[trial_id])
         for mixture, trial_id in zip(df["train_mixture"], df["trial_id"], strict=True)
     ]
     return df.assign(eval_dataset=pd.Series(shown, df.index, dtype=df["eval_dataset"].dtype), train_mixture=trained_on)

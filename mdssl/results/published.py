@@ -23,7 +23,7 @@ import pandas as pd
 from mdssl.config import TrialConfig
 from mdssl.errors import InputError, check_name
 from mdssl.results import leaderboard
-from mdssl.results.names import plain
+from mdssl.results.names import plain_name
 
 IMPLAUSIBLE = ("cifar100",)
 """Evaluation datasets whose published values cannot be top-1, as the module says."""
@@ -196,7 +196,7 @@ def _selected(board: pd.DataFrame, settings: Mapping[str, object] | None) -> pd.
             lacks_it = rows[name].isna() | ((name == "iterations") & (rows["iterations"] == 0).fillna(False))
             rows = rows[rows.index.isin(leaderboard.select(rows, {name: wanted}).index) | lacks_it]
     models = [model_key(*(row[name] for name in _MODEL)) for _, row in rows.iterrows()]
-    datasets = rows["eval_dataset"].map(plain, na_action="ignore")
+    datasets = rows["eval_dataset"].map(plain_name, na_action="ignore")
     others = [", ".join(other_data(row)) for row in rows[["train_mixture", "eval_dataset"]].to_dict("records")]
     return rows.assign(_model=models, _dataset=datasets, _other_data=pd.Series(others, rows.index, dtype=object))
 
@@ -211,7 +211,7 @@ def other_data(row: Mapping[str, object]) -> list[str]:
     """Of the datasets that a row's trial was trained and scored on, those that are not the published ones."""
     scored_on = [row["eval_dataset"]] if isinstance(row.get("eval_dataset"), str) else []
     names = dict.fromkeys([*row["train_mixture"].split("+"), *scored_on])
-    return [name for name in names if name != plain(name)]
+    return [name for name in names if name != plain_name(name)]
 
 
 def model_key(method: str, train_mixture: str, lambda1: float, lambda2: float) -> str:
@@ -220,7 +220,7 @@ def model_key(method: str, train_mixture: str, lambda1: float, lambda2: float) -
     if method == "pretrained":
         return method
     # Six digits, for a lambda that was computed may be off by a bit.
-    return f"{method} {'+'.join(sorted(plain(train_mixture).split('+')))} {lambda1:g} {lambda2:g}"
+    return f"{method} {'+'.join(sorted(plain_name(train_mixture).split('+')))} {lambda1:g} {lambda2:g}"
 
 
 def _refuse_mixtures(rows: pd.DataFrame, by: list[str], what: str, also: tuple[str, ...] = ()) -> None:
