@@ -108,6 +108,12 @@ def described_in(data: str | Path, name: str) -> Dataset:
     return dataset_of(name, folder_of(data) / name, meta_in(bucket, name), data)
 
 
+def variants_in(data: str | Path, names: Iterable[str]) -> dict[str, str]:
+    """Of those of ``names`` that are prepared in ``data``, the `Dataset.variant` of each that has one."""
+    prepared = [name for name in dict.fromkeys(names) if is_prepared_in(data, name)]
+    return {name: words for name in prepared if (words := described_in(data, name).variant)}
+
+
 def list_prepared(data: str | Path) -> tuple[list[Dataset], list[str]]:
     """`list_datasets`, for a bucket as well: of that nothing but each ``meta.json`` is read."""
     bucket = bucket_of(data)

@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from mdssl.data.catalog import variant_of
+from mdssl.data.catalog import CATALOG, variant_of
 
 NAMED = ("eval_dataset", "train_mixture")
 """Columns of datasets' names."""
 
-_WORDS = re.compile(r" \([^()]*\)")
+_MARKED = re.compile(r"([\w.-]+) \([^()]*\)")
 _NO_PARENTHESES = str.maketrans("()", "[]")
 _COUNTS = ("num_classes", "num_train", "num_test")
 
@@ -37,7 +37,7 @@ def mixture_of(train_mixture: str, variants: Mapping[str, str]) -> str:
 
 def plain_name(name: str) -> str:
     """A dataset, or a mixture, without the words of `name_of`."""
-    return _WORDS.sub("", name)
+    return _MARKED.sub(lambda found: found[1] if found[1] in CATALOG else found[0], name)
 
 
 def matching_names(wanted: Iterable[str], found: Iterable[str]) -> list[str]:
@@ -48,7 +48,7 @@ def matching_names(wanted: Iterable[str], found: Iterable[str]) -> list[str]:
 
 def words_of_score(row: Mapping[str, Any]) -> str:
     """What sets the evaluation dataset of a row of the leaderboard apart; of older rows their numbers tell."""
-    evaluation = json.loads(row["config_json"]).get("evaluation", {})
+    evaluation = json.loads(row.get("config_json") or "{}").get("evaluation", {})
     return evaluation["variant"] if "variant" in evaluation else _by_counts(row["eval_dataset"], *_counts_of(row))
 
 

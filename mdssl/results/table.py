@@ -18,6 +18,7 @@ from mdssl.results import leaderboard
 from mdssl.results.averages import common_datasets, left_out, row_means
 from mdssl.results.drawing import TextColumn, side_by_side
 from mdssl.results.names import matching_names, plain_name
+from mdssl.results.opening import results_in
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 from mdssl.terminal import Terminal
@@ -154,11 +155,11 @@ def print_leaderboard(
         features: the layer whose scores are shown.
 
     Raises:
-        ValueError: a method, mixture, dataset, probe or layer that the leaderboard does not hold; a file that is not
+        ValueError: there is no such storage; a method, mixture, dataset, probe or layer that the leaderboard does not hold; a file that is not
             one of its own.
     """
     console = console or Terminal()
-    rows = leaderboard.read(storage)
+    rows = leaderboard.read(results_in(storage))
     if rows.empty:
         console.print(
             f"the leaderboard in {storage} is empty: run a sweep, or give another --storage",
