@@ -94,8 +94,7 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
         For each layer, and each learning rate of an sgd probe, the leaderboard's columns ``features``, ``probe``,
         ``top1``, ``top5``, ``knn_top1`` (percent; top5 None with five classes or fewer), ``num_classes``,
         ``num_train``, ``num_test``, and ``eval_seconds``: an equal share of the encoder pass and of the layer's fits,
-        so that rows add up to the time spent. Besides them ``probe_settings``, all that the probe was made with, and
-        ``images``, what the dataset is: ``image_size``, ``majority_top1`` (percent) and ``variant``.
+        so that rows add up to the time spent. Besides them ``probe_settings``, all that the probe was made with.
 
     Raises:
         ValueError: fewer training images than neighbours; the message names the dataset.
@@ -103,8 +102,6 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
     device = encoded.test["encoder"].device
     train_y, test_y = (torch.from_numpy(np.array(dataset.split(name).labels)).to(device) for name in ("train", "test"))
     share = encoded.seconds / len(encoded.train)
-    majority = 100 * torch.bincount(test_y).max().item() / len(test_y)
-    images = {"image_size": dataset.image_size, "majority_top1": majority, "variant": dataset.variant}
     rows = []
     with _about(dataset):
         for layer, train_x in encoded.train.items():
@@ -119,7 +116,6 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
                     "features": layer,
                     "probe": own.name,
                     "probe_settings": own.settings(),
-                    "images": images,
                     "top1": result.top1,
                     "top5": result.top5,
                     "knn_top1": knn,

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from mdssl.errors import InputError
 from mdssl.results.columns import SCHEMA, SCHEMA_VERSION
-from mdssl.results.opening import results_in
 from mdssl.results.row_files import FOLDER, SUFFIX, read_files
 from mdssl.storage import Location
 
@@ -60,7 +59,7 @@ def compact(storage: str | Location) -> Compacted:
         ValueError: there are no files; one of them is not one of ours; or the storage cannot be written, or does not
             tell when its files were.
     """
-    storage = results_in(storage)
+    storage = Location.of(storage)
     if not _stamps(storage):
         raise InputError(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage.")
     storage.check_writable()
@@ -150,14 +149,14 @@ def _read_copy(file: Location) -> tuple[dict[str, tuple[int, int]], pa.Table]:
 
 
 def _stamps(storage: Location) -> dict[str, tuple[int, int] | None]:
-    """Size in bytes and time of writing in ns since 1970 of each Parquet file in the folder; None of what is no file.
+    """Size in bytes and time of writing in ns since 1970 of each Parquet file in the folder; None of a folder in it.
 
-    What file managers and people leave there is passed over.
+    Other files, as file managers and people leave them, are passed over. A folder is not, for pandas reads it as well.
     """
     return {
         name: (info.size, info.mtime_ns) if info.type == pyarrow.fs.FileType.File else None
         for name, info in (storage / FOLDER).listing().items()
-        if name.endswith(SUFFIX)
+        if name.endswith(SUFFIX) or info.type != pyarrow.fs.FileType.File
     }
 
 

@@ -21,7 +21,7 @@ def results_in(storage: str | Location) -> Location:
     if kind == pyarrow.fs.FileType.File:
         raise InputError(f"storage {storage} is a file. {which}")
     if kind == pyarrow.fs.FileType.NotFound:
-        raise InputError(f"the leaderboard in {storage} is empty, for there is no such folder. {which}")
+        raise InputError(f"storage {storage} has no leaderboard and no trials: there is no such folder. {which}")
     return storage
 
 

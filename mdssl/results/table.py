@@ -155,8 +155,8 @@ def print_leaderboard(
         features: the layer whose scores are shown.
 
     Raises:
-        ValueError: there is no such storage; a method, mixture, dataset, probe or layer that the leaderboard does not hold; a file that is not
-            one of its own.
+        ValueError: there is no such storage; a method, mixture, dataset, probe or layer that the leaderboard does not
+            hold; a file that is not one of its own.
     """
     console = console or Terminal()
     rows = leaderboard.read(results_in(storage))
@@ -255,7 +255,7 @@ def _versus(
         theirs = settings[is_baseline]
         same = [((theirs == own) | (theirs < 0) | (own < 0)).all(axis=1) for own in different]
         means = [of_baselines[chosen].mean(axis=0) if chosen.any() else nothing for chosen in same]
-        baseline[rows] = np.array(means, dtype=float).reshape(-1, scores.shape[1])[which]
+        baseline[rows] = np.array(means, dtype=float).reshape(len(different), scores.shape[1])[which]
     return row_means(scores - baseline, counted)
 
 

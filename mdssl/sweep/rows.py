@@ -12,6 +12,7 @@ from typing import Any
 import mdssl
 from mdssl.config import TrialConfig, relevant_settings
 from mdssl.data.catalog import seen_in
+from mdssl.data.prepared import Dataset
 from mdssl.pretrain.trial_files import now
 from mdssl.results.leaderboard import SCHEMA_VERSION, SETTING_COLUMNS
 from mdssl.storage import Location
@@ -41,14 +42,12 @@ def finished_row(
 
     Args:
         training: the content of ``training.json``.
-        score: one entry of `mdssl.evaluate.evaluate.evaluate_dataset`, with ``eval_dataset`` and ``data_fingerprint``.
-
-    Besides the settings, ``config_json`` says what no column does: under ``evaluation`` the dataset's ``image_size``,
-    ``majority_top1`` (what always naming the most frequent class scores, percent) and ``variant`` (see
-    `mdssl.data.prepared.Dataset`); under ``variants`` those of the trial's domains, by name.
+        score: one entry of `mdssl.evaluate.evaluate.evaluate_dataset`, with ``eval_dataset``, ``data_fingerprint`` and
+            ``images`` (see `images_of`), which ``config_json`` has under ``evaluation``; under ``variants`` it has what
+            sets each of the trial's domains apart from the published one.
         context: columns that say who asked: sweep, preset, git_commit, ray_version.
     """
-    evaluation = {**score["probe_settings"], **score["images"], "data_fingerprint": score["data_fingerprint"]}
+    evaluation = {**score["probe_settings"], **score.get("images", {}), "data_fingerprint": score["data_fingerprint"]}
     # A trial that is older than this record of its domains has none.
     variants = {"variants": training["variants"]} if "variants" in training else {}
     row = _setting(config, context)
@@ -62,6 +61,18 @@ def finished_row(
         "checkpoint": (trial_dir / "encoder.safetensors").uri,
     }
     return row
+
+
+def images_of(dataset: Dataset) -> dict[str, Any]:
+    """What a row says of the images that it was scored on, and no column does.
+
+    Returns:
+        ``image_size`` (pixels), ``variant`` (see `mdssl.data.prepared.Dataset`) and ``majority_top1``: what always
+        naming the most frequent class of the test split scores, percent.
+    """
+    per_class = dataset.meta["splits"]["test"]["per_class"]
+    majority = 100 * max(per_class) / sum(per_class)
+    return {"image_size": dataset.image_size, "variant": dataset.variant, "majority_top1": majority}
 
 
 def failed_row(

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -131,6 +132,9 @@ def test_what_cannot_be_drawn_is_refused_with_the_reason_after_the_others_are_dr
 
 
 def test_a_storage_or_a_trial_that_is_not_there_is_named(storage, tmp_path):
+    with pytest.raises(ValueError, match=f"{storage} has no leaderboard and no trials"):
+        write_figures(storage, str(tmp_path / "new"))
+    Path(storage).mkdir()
     with pytest.raises(ValueError, match=f"leaderboard in {storage}.* is empty"):
         write_figures(storage, str(tmp_path / "new"))
     with pytest.raises(ValueError, match="no trial 000000000000 in "):

@@ -1,5 +1,6 @@
 import io
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -298,4 +299,5 @@ def test_asking_for_what_is_not_there_is_said(swept, asked, message):
 
 
 def test_an_empty_leaderboard_is_said(storage):
+    Path(storage).mkdir()
     assert "is empty: run a sweep" in leaderboard_text(storage)

@@ -177,7 +177,7 @@ def _write_index(
         "title": f"Sweeps in {storage.name}",
         "storage": storage.uri,
         "facts": overview.facts(rows, unfinished) if len(rows) else [("Trials", f"0 with a row, {unfinished} without")],
-        "notes": overview.notes(rows) if len(rows) else [],
+        "notes": [*overview.notes(rows), *table.notes] if len(rows) else [],
         "best": overview.best_scores(rows),
         "titles": titles,
         "table": table,
