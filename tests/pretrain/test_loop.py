@@ -227,6 +227,8 @@ def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path):
         finished = subprocess.run([*command, "--storage", storage], capture_output=True, text=True, check=True)
         assert ("step 2/30" in finished.stdout) is not is_killed, "a killed run goes on where it was"
         folders += list(storage.glob("trials/*"))
+    again = subprocess.run([*command, "--storage", storage], capture_output=True, text=True, check=True)
+    assert f"trial {folders[1].name} is already there: 30 steps" in again.stdout and "step 30/30" not in again.stdout
     first, second = (weights(folder) for folder in folders)
     assert all(torch.equal(first[name], second[name]) for name in first)
     pd.testing.assert_frame_equal(losses(folders[0]), losses(folders[1]), check_exact=True)

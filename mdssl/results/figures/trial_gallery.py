@@ -47,8 +47,8 @@ def trial_gallery(trial_dir: str | Location) -> Gallery:
             continue
         except (pa.ArrowException, ValueError, OSError) as error:
             raise InputError(
-                f"{trial_dir / file} cannot be read: {str(error).splitlines()[0]}. Training on from the trial's last "
-                "checkpoint writes it again; to draw the others, move it away."
+                f"{trial_dir / file} cannot be read: {str(error).splitlines()[0].rstrip('.')}. Move it away to draw "
+                "the trial's other figures."
             ) from error
         # What trains nothing reports nothing, and its table has not even columns.
         if table.empty:
