@@ -30,6 +30,7 @@ from functools import cache
 from pathlib import Path
 
 from mdssl.errors import InputError
+from mdssl.ownership import FolderKind, delete
 from mdssl.storage import Location
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,18 @@ POLL_SECONDS = 1.0
 """How often one who waits looks."""
 _FILE, _SUCCESSOR = "claim.json", "claim-after-"
 _SIZE = 512
+TRIAL = FolderKind(
+    what="a trial",
+    marker="config.json",
+    is_marker=lambda said: isinstance(said, dict) and "method" in said,
+    files=(
+        *("config.json", "run.json", "training.json", "metrics.parquet", "clusters.parquet", "encoder.safetensors"),
+        *("checkpoints/step-*.safetensors", "representations/*.safetensors", "neighbours.png", "neighbours.json"),
+        *("logs/*.txt", "tensorboard/events.out.tfevents.*"),
+    ),
+    setting="--storage or MDSSL_STORAGE",
+)
+"""The folder of a trial, but for its claim."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +158,8 @@ class Claim:
         check_held(self.trial_dir, self.token)
 
     def clear(self) -> None:
-        """Delete all that the trial has; the claim stays."""
-        for name in self.trial_dir.names():
-            if name != _FILE and not name.startswith(_SUCCESSOR):
-                (self.trial_dir / name).delete()
+        """Delete all that mdssl has written of the trial. The claim stays, and so does what others put there."""
+        delete(self.trial_dir, TRIAL)
 
     def release(self) -> None:
         """Give the claim back and leave no file of it; nothing where it is not held, or no longer."""

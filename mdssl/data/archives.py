@@ -18,7 +18,7 @@ def unpack(archive: Path, folder: Path, wanted: Iterable[str]) -> None:
 
     Args:
         archive: a ``.tar``, ``.tar.gz``, ``.tgz`` or ``.zip`` file.
-        folder: gets the top folders of the archive once all is unpacked; those of the same name are replaced.
+        folder: gets the files once all are unpacked; a file that is there already stays as it is.
         wanted: files and folders inside the archive, e.g. ``"dtd/images"``.
 
     Raises:
@@ -33,8 +33,7 @@ def unpack(archive: Path, folder: Path, wanted: Iterable[str]) -> None:
         else:
             _unpack_tar(archive, temporary, tuple(wanted))
         for top in temporary.iterdir():
-            shutil.rmtree(folder / top.name, ignore_errors=True)
-            os.replace(top, folder / top.name)
+            _move(top, folder / top.name)
     # zlib.error and EOFError: where a compressed stream ends early.
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise InputError(
@@ -42,6 +41,15 @@ def unpack(archive: Path, folder: Path, wanted: Iterable[str]) -> None:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(path: Path, target: Path) -> None:
+    """Move a file or folder; of what is there already nothing is replaced, as somebody may have put it there."""
+    if not os.path.lexists(target):
+        os.rename(path, target)
+    elif path.is_dir() and target.is_dir():
+        for child in path.iterdir():
+            _move(child, target / child.name)
 
 
 def _unpack_tar(archive: Path, folder: Path, wanted: tuple[str, ...]) -> None:

@@ -1,12 +1,12 @@
 """Every dataset that goes by a name alone. A new one is one entry in ``CATALOG``.
 
-Where torchvision knows a file's address and MD5 sum, they are taken from there, so that they stand in one place.
+Addresses and MD5 sums are those of torchvision where it has them, which a test compares: to import it takes seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -31,12 +31,13 @@ class Published:
     Attributes:
         needs: files and folders, relative to one root, that ``read`` opens.
         archives: the names of the files to download.
-        remotes: gives those files with their addresses; a function, because importing torchvision takes seconds. None
-            where nobody can fetch them without an account.
+        remotes: those files with their addresses; empty where nobody can fetch them without an account.
         by_hand: in that case, which files to put where, and where they come from.
         read: root -> classes and parts.
         classes: how many there are.
         counts: how many images the parts have; other numbers are refused, because they make another dataset.
+        joins_validation: whether a validation split, from whatever source, belongs to the train split.
+        contents: by split, `mdssl.data.arrays.Content` in hex of the dataset at 32x32, where known.
         train_per_class: how many training images of each class make the dataset, from whatever source; None for all.
         usual_folders: where the needed files often stand, relative to the folder that a user names.
         files_of: the dataset whose downloads these files are among; None if they have their own.
@@ -44,11 +45,13 @@ class Published:
 
     needs: tuple[str, ...]
     archives: tuple[str, ...] = ()
-    remotes: Callable[[], tuple[Remote, ...]] | None = None
+    remotes: tuple[Remote, ...] = ()
     by_hand: str = ""
     read: Callable[[Path], Read]
     classes: int
     counts: dict[str, int]
+    joins_validation: bool = False
+    contents: Mapping[str, str] = field(default_factory=dict)
     train_per_class: int | None = None
     usual_folders: tuple[str, ...] = ()
     files_of: str | None = None
@@ -76,55 +79,30 @@ class CatalogEntry:
     published: Published | None = None
 
 
-def _torchvision_archive(class_name: str, url: str, filename: str, md5: str) -> tuple[Remote, ...]:
-    """One archive whose facts are attributes of a torchvision class; ``filename`` is our own."""
-    import torchvision.datasets
-
-    dataset = getattr(torchvision.datasets, class_name)
-    return (Remote(getattr(dataset, url), filename, getattr(dataset, md5)),)
-
-
-def _svhn_files() -> tuple[Remote, ...]:
-    from torchvision.datasets import SVHN
-
-    return tuple(Remote(*SVHN.split_list[split]) for split in ("train", "test"))
-
-
-def _eurosat_archive() -> tuple[Remote, ...]:
-    # torchvision has these only inside a function.
-    commit = "c877bcd43f099cd0196738f714544e355477f3fd"
-    url = f"https://huggingface.co/datasets/torchgeo/eurosat/resolve/{commit}/EuroSAT.zip"
-    return (Remote(url, "EuroSAT.zip", "c8fa014336c82ac7804f0398fcb19387"),)
-
-
-def _tiny_imagenet_archive() -> tuple[Remote, ...]:
-    # Not in torchvision. The sum is the one that independent loaders agree on, e.g. Avalanche's.
-    url = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-    return (Remote(url, "tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),)
+_CONTENTS = {
+    "cifar10": {
+        "train": "ab38fe1c1699a2415da621a9ab962636282c7b06a6f497a39538e0fab14a1da4",
+        "test": "f5197b78b1b3850c3d66c4c640631997324a7cd5e58ee1476e56efc1b9939d82",
+    },
+}
+"""See `Published.contents`."""
 
 
 def _cifar(
-    class_name: str,
-    classes: int,
-    archive: str,
-    folder: str,
-    train: list[str],
-    test: str,
-    meta: str,
-    labels: str,
-    names: str,
+    classes: int, md5: str, folder: str, train: list[str], test: str, meta: str, keys: tuple[str, str]
 ) -> Published:
+    """``keys`` are those of the labels in a batch, and of the class names in ``meta``."""
+    archive = f"cifar-{classes}-python.tar.gz"
     train_files, test_files = [f"{folder}/{file}" for file in train], [f"{folder}/{test}"]
-    meta_file = f"{folder}/{meta}"
+    files = {"train": train_files, "test": test_files, "meta": f"{folder}/{meta}"}
     return Published(
-        needs=(*train_files, *test_files, meta_file),
+        needs=(*train_files, *test_files, files["meta"]),
         archives=(archive,),
-        remotes=partial(_torchvision_archive, class_name, "url", archive, "tgz_md5"),
-        read=partial(
-            read_cifar, train=train_files, test=test_files, meta=meta_file, labels_key=labels, names_key=names
-        ),
+        remotes=(Remote(f"https://www.cs.toronto.edu/~kriz/{archive}", archive, md5),),
+        read=partial(read_cifar, **files, labels_key=keys[0], names_key=keys[1]),
         classes=classes,
         counts={"train": 50_000, "test": 10_000},
+        contents=_CONTENTS.get(f"cifar{classes}", {}),
     )
 
 
@@ -134,7 +112,13 @@ def _stl10(unlabelled: bool) -> Published:
     return Published(
         needs=tuple(f"stl10_binary/{file}" for file in (*files, *(["unlabeled_X.bin"] if unlabelled else []))),
         archives=("stl10_binary.tar.gz",),
-        remotes=partial(_torchvision_archive, "STL10", "url", "stl10_binary.tar.gz", "tgz_md5"),
+        remotes=(
+            Remote(
+                "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+                "stl10_binary.tar.gz",
+                "91f7769df0f17e558f3565bffb0c7dfb",
+            ),
+        ),
         read=partial(read_stl10, unlabelled=unlabelled),
         classes=10,
         counts=counts | ({"unlabelled": 100_000} if unlabelled else {}),
@@ -147,30 +131,22 @@ CATALOG: dict[str, CatalogEntry] = {
         "CIFAR-10: 32x32 photos of 10 kinds of vehicles and animals",
         "official, 50,000 / 10,000",
         _cifar(
-            "CIFAR10",
             10,
-            "cifar-10-python.tar.gz",
+            "c58f30108f718f92721af3b95e74349a",
             "cifar-10-batches-py",
             [f"data_batch_{k}" for k in range(1, 6)],
-            "test_batch",
-            "batches.meta",
-            "labels",
-            "label_names",
+            *("test_batch", "batches.meta", ("labels", "label_names")),
         ),
     ),
     "cifar100": CatalogEntry(
         "CIFAR-100: 32x32 photos of 100 kinds of things, fine labels",
         "official, 50,000 / 10,000",
         _cifar(
-            "CIFAR100",
             100,
-            "cifar-100-python.tar.gz",
+            "eb9058c3a382ffc7106e4002c42a8d85",
             "cifar-100-python",
             ["train"],
-            "test",
-            "meta",
-            "fine_labels",
-            "fine_label_names",
+            *("test", "meta", ("fine_labels", "fine_label_names")),
         ),
     ),
     "svhn": CatalogEntry(
@@ -179,7 +155,13 @@ CATALOG: dict[str, CatalogEntry] = {
         Published(
             needs=("train_32x32.mat", "test_32x32.mat"),
             archives=("train_32x32.mat", "test_32x32.mat"),
-            remotes=_svhn_files,
+            remotes=tuple(
+                Remote(f"http://ufldl.stanford.edu/housenumbers/{file}", file, md5)
+                for file, md5 in (
+                    ("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
+                    ("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
+                )
+            ),
             read=read_svhn,
             classes=10,
             counts={"train": 73_257, "test": 26_032},
@@ -202,8 +184,15 @@ CATALOG: dict[str, CatalogEntry] = {
         Published(
             needs=("dtd/images", "dtd/labels"),
             archives=("dtd-r1.0.1.tar.gz",),
-            remotes=partial(_torchvision_archive, "DTD", "_URL", "dtd-r1.0.1.tar.gz", "_MD5"),
+            remotes=(
+                Remote(
+                    "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
+                    "dtd-r1.0.1.tar.gz",
+                    "fff73e5086ae6bdbea199a49dfb8a4c1",
+                ),
+            ),
             read=read_dtd,
+            joins_validation=True,
             classes=47,
             counts={"train": 3_760, "test": 1_880},
         ),
@@ -214,7 +203,14 @@ CATALOG: dict[str, CatalogEntry] = {
         Published(
             needs=("2750",),
             archives=("EuroSAT.zip",),
-            remotes=_eurosat_archive,
+            remotes=(
+                Remote(
+                    "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/"
+                    "EuroSAT.zip",
+                    "EuroSAT.zip",
+                    "c8fa014336c82ac7804f0398fcb19387",
+                ),
+            ),
             read=read_eurosat,
             classes=10,
             counts={"train": 27_000},
@@ -226,7 +222,14 @@ CATALOG: dict[str, CatalogEntry] = {
         Published(
             needs=tuple(f"tiny-imagenet-200/{part}" for part in ("train", "val", "wnids.txt", "words.txt")),
             archives=("tiny-imagenet-200.zip",),
-            remotes=_tiny_imagenet_archive,
+            # Not in torchvision. The sum is the one that independent loaders agree on, e.g. Avalanche's.
+            remotes=(
+                Remote(
+                    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+                    "tiny-imagenet-200.zip",
+                    "90528d7ca1a48142e341f4ef8d21d0de",
+                ),
+            ),
             read=read_tiny_imagenet,
             classes=200,
             counts={"train": 100_000, "validation": 10_000},
@@ -274,8 +277,8 @@ def seen_in(domains: Iterable[str]) -> set[str]:
 
     STL-10 with its unlabelled images holds those of STL-10 without them.
     """
-    published = {name: CATALOG[name].published for name in domains if name in CATALOG}
-    return {*domains, *(found.files_of for found in published.values() if found and found.files_of)}
+    published = map(published_as, domains)
+    return {*domains, *(found.files_of for found in published if found and found.files_of)}
 
 
 USUAL_SIZE = 32
@@ -288,34 +291,36 @@ def size_words(name: str, image_size: int) -> str:
     return f"{image_size}×{image_size} pixels" if other else ""
 
 
-def variant_of(name: str, *, classes: int, train: int, test: int) -> str:
+def variant_of(name: str, *, classes: int, train: int, test: int, unlabelled: int | None = None) -> str:
     """What sets a dataset that bears the catalogue's ``name`` apart from the published one; empty if nothing does.
 
     Args:
         classes, train, test: of the dataset as it is prepared, in which EuroSAT has a test split.
+        unlabelled: images without a label; None where their number is not known.
 
     Returns:
         Words that follow the name, such as ``"4,434 of 73,257"`` (training images) or ``"10 of 47 classes"``. Empty for
         a name that the catalogue does not have, or has drawn.
     """
-    published = CATALOG[name].published if name in CATALOG else None
+    published = published_as(name)
     if published is None:
         return ""
     whole_train, whole_test = published.prepared_counts
+    whole_unlabelled = published.counts.get("unlabelled", 0)
     for found, whole, what in (
         (classes, published.classes, " classes"),
         (train, whole_train, ""),
         (test, whole_test, " test images"),
+        (unlabelled, whole_unlabelled, " unlabelled images"),
     ):
-        if found != whole:
+        if found not in (whole, None):
             return f"{found:,} {'of' if found < whole else 'instead of'} {whole:,}{what}"
     return ""
 
 
-def train_per_class(name: str) -> int | None:
-    """How many training images of each class the dataset ``name`` takes; None where it takes all."""
-    published = CATALOG[name].published if name in CATALOG else None
-    return published.train_per_class if published else None
+def published_as(name: str) -> Published | None:
+    """What is published under ``name``; None for built-in domains, and names that are not in the catalogue."""
+    return CATALOG[name].published if name in CATALOG else None
 
 
 def description_of(name: str) -> str:

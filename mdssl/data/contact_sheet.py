@@ -15,11 +15,18 @@ from mdssl.data.sheet import (
     blank,
     enlarged,
     font,
+    legible,
     magnification,
     write_png,
 )
-from mdssl.errors import check_number
+from mdssl.errors import check_name, check_number
+from mdssl.ownership import check_file
 from mdssl.storage import Location
+from mdssl.terminal import printable
+
+_UNLABELLED_ROWS = 8
+_LONGEST_NAME = 40
+"""Characters of a class name."""
 
 
 def contact_sheet(
@@ -36,17 +43,27 @@ def contact_sheet(
         seed: of the choice of images.
 
     Raises:
-        ValueError: no such split, a count below 1, a damaged dataset, or a path that cannot be written.
+        ValueError: no such split, a count below 1, a damaged dataset, or a path that cannot be written, or has
+            a file of another.
     """
+    check_file(Location.of(path))
     check_number("images per class", per_class, low=1)
     check_number("number of classes", max_classes, low=1)
-    images, labels = dataset.split(split).images, dataset.split(split).labels
-    names = dataset.classes[:max_classes]
     rng = np.random.default_rng(seed)
+    if dataset.is_labelled:
+        images, labels = dataset.split(split).images, dataset.split(split).labels
+        names = dataset.classes[:max_classes]
+    else:
+        # Without labels the rows are just more images.
+        check_name("split of a dataset without labels", split, ("train",))
+        images = dataset.pretraining_images()
+        names = ("",) * min(max_classes, _UNLABELLED_ROWS, -(-len(images) // per_class))
+        labels = rng.permutation(len(images)) // per_class
     rows = [_choose(rng, labels, label, per_class) for label in range(len(names))]
 
     title, subtitle = _titles(dataset, split, len(names))
-    title_font, label_font = font(TITLE_FONT), font(LABEL_FONT)
+    title_font, label_font = font(TITLE_FONT, [title]), font(LABEL_FONT, [subtitle, *names])
+    names = [_shortened(legible(printable(name), label_font)) for name in names]
     side = dataset.image_size * magnification(dataset.image_size)
     label_width = max(int(label_font.getlength(name)) for name in names) + MARGIN
     head = MARGIN + TITLE_FONT + LABEL_FONT + 2 * GAP + MARGIN
@@ -63,6 +80,10 @@ def contact_sheet(
     write_png(sheet, Location.of(path))
 
 
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
 def _choose(rng: np.random.Generator, labels: np.ndarray, label: int, count: int) -> np.ndarray:
     rows = rng.permutation(np.flatnonzero(labels == label))
     return np.sort(rows[:count])
@@ -70,6 +91,8 @@ def _choose(rng: np.random.Generator, labels: np.ndarray, label: int, count: int
 
 def _titles(dataset: Dataset, split: str, shown: int) -> tuple[str, str]:
     size, total = dataset.image_size, len(dataset.classes)
+    count = dataset.counts[split] if total else dataset.pretraining_count
     classes = f"{total} classes" if shown == total else f"the first {shown} of {total} classes"
-    title = f"{dataset.name}, {split}: {dataset.counts[split]:,} images of {size}x{size} pixels, {classes}"
+    name = f"{dataset.name} ({dataset.variant})" if dataset.variant else dataset.name
+    title = f"{name}, {split}: {count:,} images of {size}x{size} pixels, {classes if total else 'without labels'}"
     return title, dataset.description

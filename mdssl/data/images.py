@@ -9,13 +9,18 @@ What becomes of the less usual kinds, so that nobody has to guess:
 """
 
 import io
+import warnings
+from collections import Counter
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from mdssl.data.parts import RawImage
 from mdssl.errors import InputError
 
+SMALLEST_SIZE, LARGEST_SIZE = 8, 1024
+"""Of prepared images, in pixels."""
+SEVERAL_FRAMES = "images have several frames or pages, of which the first is taken"
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -25,23 +30,41 @@ FILTERS = {
 }
 
 
-def convert(raw: RawImage, size: int, resize_filter: str, where: str) -> np.ndarray:
+# Pillow refuses whole photographs of microscopes and satellites, and PNG with long texts or profiles, as attacks.
+LARGEST_PIXELS = 2**30
+Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS // 2  # It warns from here on, and refuses twice as many.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
+
+
+def convert(raw: RawImage, size: int, resize_filter: str, where: str, notes: Counter[str] | None = None) -> np.ndarray:
     """Decode ``raw`` and bring it to uint8 (size, size, 3).
 
     Both sides are resized to ``size`` directly, without keeping the aspect ratio, as the paper does; Pillow's filters
     widen when they shrink, so nothing aliases. An RGB image that has the size already stays bit for bit as it is.
+
+    Args:
+        notes: counts images of which not all is taken, by what is not.
 
     Raises:
         ValueError: it cannot be decoded; the message names ``where``.
     """
     try:
         image = _open(raw)
+        if notes is not None and getattr(image, "is_animated", False):
+            notes[SEVERAL_FRAMES] += 1
         # Neither this nor _to_rgb copies a photograph that is as it should be: two copies were a quarter of the time.
         ImageOps.exif_transpose(image, in_place=True)
         image = _to_rgb(image)
         if image.size != (size, size):
             image = image.resize((size, size), FILTERS[resize_filter])
         return np.asarray(image)
+    except FileNotFoundError as error:
+        raise InputError(f"image {where} is missing now. Put it back, or prepare without it.") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"image {where} has more than {LARGEST_PIXELS:,} pixels, which would take gigabytes of memory. Make it "
+            "smaller, or cut it up."
+        ) from error
     # Pillow's decoders raise nearly anything on broken bytes, SyntaxError and struct.error among them.
     except Exception as error:
         raise InputError(f"image {where} cannot be decoded: {error}. Replace it or take it out.") from error
@@ -55,7 +78,8 @@ def _open(raw: RawImage) -> Image.Image:
     if not data:
         raise InputError("it is empty")
     try:
-        image = Image.open(io.BytesIO(data))
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         # Pillow names the object in memory, which says nothing, and is another one each time.
         raise InputError("it is of no kind that Pillow knows") from None

@@ -102,10 +102,11 @@ def described_in(data: str | Path, name: str) -> Dataset:
     Raises:
         ValueError: it is not prepared there, or ``meta.json`` is damaged.
     """
-    bucket = bucket_of(data)
-    if bucket is None:
-        return open_dataset(folder_of(data), name)
-    return dataset_of(name, folder_of(data) / name, meta_in(bucket, name), data)
+    folder, bucket = folder_of(data), bucket_of(data)
+    if bucket is None and not is_prepared(folder, name):
+        refuse_unprepared(data, name, [dataset.name for dataset in list_datasets(folder)[0]])
+    meta = (folder / name / "meta.json").read_bytes() if bucket is None else meta_in(bucket, name)
+    return dataset_of(name, folder / name, meta, data)
 
 
 def variants_in(data: str | Path, names: Iterable[str]) -> dict[str, str]:

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
-import os
-import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 from rich.progress import Progress
 
 import mdssl
+from mdssl.data.arrays import Content, same_pixels, write_split
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.catalog import description_of, train_per_class
-from mdssl.data.convert import convert_part
-from mdssl.data.images import FILTERS
-from mdssl.data.parts import Part, Source, resolve_splits
-from mdssl.data.prepared import META_FORMAT, SPLITS, UNLABELLED, Dataset, Fingerprint, is_prepared, open_dataset
+from mdssl.data.catalog import description_of, published_as, variant_of
+from mdssl.data.convert import Converted, convert_part
+from mdssl.data.parts import Reading, Source
+from mdssl.data.prepare_settings import check_same, check_settings, digest, recorded
+from mdssl.data.prepared import (
+    META_FORMAT,
+    SPLITS,
+    UNLABELLED,
+    Dataset,
+    is_prepared,
+    open_dataset,
+)
 from mdssl.data.progress import byte_progress, image_progress
 from mdssl.data.raw_files import owner_of_files
-from mdssl.data.sources import DOWNLOADS, KINDS, detect_kind, open_source
-from mdssl.data.staging import all_or_nothing, locked
-from mdssl.errors import InputError, check_name, check_number
+from mdssl.data.sources import detect_kind, open_source, source_state
+from mdssl.data.splits import PARTS, resolve_splits
+from mdssl.data.staging import DATASET, all_or_nothing, locked
+from mdssl.errors import InputError
+from mdssl.ownership import check_replaceable, refuse_overlap
+from mdssl.storage import Location
 
-SMALLEST_SIZE, LARGEST_SIZE = 8, 1024
-
-# A '+' joins the names of a mixture, and a leading '.' hides a folder that is not finished.
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_SHOWN = 10
+"""Damaged images that a message names."""
 
 
 def prepare(
@@ -41,11 +46,13 @@ def prepare(
     data: str | Path,
     source: str | Path | None = None,
     kind: str | None = None,
+    reading: Reading | None = None,
     download: bool = False,
     image_size: int = 32,
     resize_filter: str = "bicubic",
     workers: int | None = None,
     overwrite: bool = False,
+    skip_damaged: bool = False,
     seed: int = 0,
     test_fraction: float = 0.2,
     progress: bool = True,
@@ -59,22 +66,29 @@ def prepare(
         data: the data folder; made if need be.
         source: file or folder to read, see ``sources.LAYOUTS``.
         kind: one of ``sources.KINDS``; None goes by what ``source`` holds.
+        reading: which splits and classes of ``source`` to take; None goes by its names.
         download: whether the raw files of a catalogue dataset may be fetched.
         image_size: height and width in pixels.
         resize_filter: a key of ``images.FILTERS``, for images of another size.
         workers: processes that decode; None takes one per CPU.
         overwrite: whether to replace what was prepared before; it stays usable until the new one is complete.
+        skip_damaged: whether to leave out images that cannot be decoded.
         seed: of the choice of test images, for a source without a test split, and of that of training images, for a
             dataset that takes some of each class.
         test_fraction: of the test images, for a source without a test split.
         progress: whether to show progress on standard error.
 
     Raises:
-        ValueError: a setting, the source or the data folder is no good; nothing half-written is left.
+        ValueError: a setting, the source or the data folder is no good, or holds files that mdssl did not write;
+            nothing half-written is left.
     """
-    _check_settings(name, kind, image_size, resize_filter, workers, seed, test_fraction)
+    reading = reading or Reading()
+    check_settings(name, kind, reading, image_size, resize_filter, workers, seed, test_fraction)
     data = Path(data).expanduser()
     source = None if source is None else Path(source).expanduser().absolute()
+    target = Location.of(data / name)
+    if source is not None:
+        refuse_overlap(source, target, what=DATASET.what, setting=DATASET.setting)
     if kind is None and (source is not None or overwrite or not is_prepared(data, name)):
         kind = detect_kind(name, source)
     if name in BUILTIN and kind not in (None, "builtin"):
@@ -82,9 +96,10 @@ def prepare(
 
     def already_there() -> Dataset | None:
         if overwrite or not is_prepared(data, name):
+            check_replaceable(target, DATASET)
             return None
         dataset = open_dataset(data, name)
-        _check_same(dataset, source, kind, image_size, resize_filter, seed, test_fraction)
+        check_same(dataset, source, kind, reading, image_size, resize_filter, seed, test_fraction)
         return dataset
 
     # Asked before and after the lock: the first saves a read-only data folder from being locked, the second finds what
@@ -96,11 +111,23 @@ def prepare(
             return dataset
         with byte_progress(progress and download) as bar:
             fetched = _count_bytes(bar, name)
-            opened = open_source(name, data=data, source=source, kind=kind, download=download, progress=fetched)
-        chosen = train_per_class(name)
-        splits, rule = resolve_splits(name, opened, seed=seed, test_fraction=test_fraction, train_per_class=chosen)
+            opened = open_source(
+                name, data=data, source=source, kind=kind, download=download, progress=fetched, reading=reading
+            )
+        published = published_as(name)
+        splits, classes, rule = resolve_splits(
+            name,
+            opened,
+            seed=seed,
+            test_fraction=test_fraction,
+            train_per_class=published.train_per_class if published else None,
+            joins_validation=published.joins_validation if published else False,
+        )
         with all_or_nothing(data, name) as folder, image_progress(progress) as bar:
-            written = {}
+            written: dict[str, dict] = {}
+            contents: dict[str, Content] = {}
+            damaged: list[InputError] = []
+            notes: Counter[str] = Counter()
             for split in SPLITS:
                 parts = {split: splits[split]}
                 if split == "train" and UNLABELLED in splits:
@@ -109,8 +136,12 @@ def prepare(
                 for stream, part in parts.items():
                     advance = partial(bar.advance, bar.add_task(f"{name} {stream}", total=len(part.labels)))
                     streams[stream] = _counted(convert_part(part, image_size, resize_filter, workers), advance)
-                written |= _write_split(folder / split, parts, len(opened.classes), image_size, streams)
-            meta = _meta(name, source, opened, image_size, resize_filter, rule, written)
+                damaged += write_split(folder / split, parts, classes, image_size, streams, written, contents, notes)
+            _answer_damaged(name, damaged, opened, skip_damaged)
+            opened.findings.remarks += [f"{count:,} {what}" for what, count in notes.items()]
+            meta = _meta(name, source, opened, classes, reading, image_size, resize_filter, rule, written)
+            meta["same_pixels"] = same_pixels(contents)
+            meta["variant"] = _variant(name, meta, contents)
             (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
     return open_dataset(data, name)
 
@@ -139,133 +170,74 @@ def _locked(data: Path, name: str, progress: bool) -> Iterator[None]:
         yield
 
 
-def _check_settings(
-    name: str,
-    kind: str | None,
-    image_size: int,
-    resize_filter: str,
-    workers: int | None,
-    seed: int,
-    test_fraction: float,
-) -> None:
-    if not NAME.fullmatch(name) or name == DOWNLOADS:
-        raise InputError(
-            f"dataset name {name!r} is not valid; allowed are letters, digits, '-', '_' and '.', not as the first "
-            f"character, and not {DOWNLOADS!r}. Choose another name."
-        )
-    if kind is not None:
-        check_name("source kind", kind, KINDS)
-    check_name("resize filter", resize_filter, FILTERS)
-    mend = "Smaller images leave an encoder nothing to see, and all images of larger ones would not fit in memory."
-    check_number("image size", image_size, low=SMALLEST_SIZE, high=LARGEST_SIZE, mend=mend)
-    check_number("seed", seed, low=0)
-    check_number("test fraction", test_fraction, low=0.01, high=0.99)
-    if workers is not None:
-        check_number("workers", workers, low=1)
-
-
-def _check_same(
-    dataset: Dataset,
-    source: Path | None,
-    kind: str | None,
-    image_size: int,
-    resize_filter: str,
-    seed: int,
-    test_fraction: float,
-) -> None:
-    """Raise ``ValueError`` if ``dataset`` was prepared with other settings; no ``source`` means any."""
-    meta = dataset.meta
-    pairs = [("image size", meta["image_size"], image_size), ("resize filter", meta["resize_filter"], resize_filter)]
-    if kind is not None:
-        pairs.append(("source kind", meta["source"]["kind"], kind))
-    if source is not None and kind != "published":
-        there, digest = meta["source"]["origin"], _digest(source)
-        elsewhere = there == source.name and meta["source"].get("path_digest", digest) != digest
-        pairs.append(("source", f"{there} of another folder" if elsewhere else there, source.name))
-    # Recorded only where they decided anything.
-    decided = [("seed", "seed", seed), ("test fraction", "test_fraction", test_fraction)]
-    pairs += [(what, meta["split"][key], asked) for what, key, asked in decided if key in meta["split"]]
-    differences = [f"{what} {there}, not {asked}" for what, there, asked in pairs if there != asked]
-    if differences:
-        raise InputError(
-            f"dataset {dataset.name!r} is already prepared with {'; '.join(differences)}. Replace it with --overwrite, "
-            "or prepare it under another name."
-        )
-
-
-def _digest(source: Path | None) -> str | None:
-    """Tells sources of one name apart without writing the machine's folders into the dataset."""
-    return hashlib.sha256(str(source).encode()).hexdigest()[:12] if source else None
-
-
 def _count_bytes(bar: Progress, name: str) -> Callable[[int, int | None], None]:
     """A callback for downloads; the bar shows up with the first bytes."""
     task = bar.add_task(f"fetch {name}", total=None, visible=False)
     return lambda have, total: bar.update(task, completed=have, total=total, visible=True)
 
 
-def _counted(chunks: Iterator[np.ndarray], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
+def _counted(chunks: Iterator[Converted], advance: Callable[[int], None]) -> Iterator[Converted]:
     for chunk in chunks:
         yield chunk
-        advance(len(chunk))
+        advance(len(chunk.images) + len(chunk.errors))
 
 
-def _write_split(
-    folder: Path, parts: dict[str, Part], num_classes: int, size: int, streams: dict[str, Iterator[np.ndarray]]
-) -> dict:
-    """Write ``images.npy`` and ``labels.npy`` of a split; returns what ``meta.json`` says of each of ``parts``.
-
-    Args:
-        folder: the folder of the split, by its name and not there yet.
-        parts: the split by its name, and maybe the unlabelled images that follow it in ``images.npy``.
-        num_classes: for the counts by class.
-        size: height and width of the images.
-        streams: by part, its images in chunks, uint8 (n, size, size, 3).
-    """
-    counts = {name: len(part.labels) for name, part in parts.items()}
-    fingerprints = {name: Fingerprint(count, size) for name, count in counts.items()}
-    folder.mkdir()
-    # Appended, not written through a memory map, in which a full disk would end the process instead of raising.
-    with open(folder / "images.npy", "wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (sum(counts.values()), size, size, 3)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for name, chunks in streams.items():
-            for chunk in chunks:
-                file.write(chunk.data)
-                fingerprints[name].update(chunk)
-        _to_disk(file)
-    written: dict[str, dict] = {name: {"count": count} for name, count in counts.items()}
-    labels = parts[folder.name].labels
-    with open(folder / "labels.npy", "wb") as file:
-        np.save(file, labels)
-        _to_disk(file)
-    fingerprints[folder.name].update(labels)
-    written[folder.name]["per_class"] = np.bincount(labels, minlength=num_classes).tolist()
-    for name, fingerprint in fingerprints.items():
-        written[name]["sha256"] = fingerprint.hexdigest()
-    return written
+def _answer_damaged(name: str, damaged: list[InputError], opened: Source, skip: bool) -> None:
+    """Raise ``ValueError`` that names damaged images, or count them where they are to be skipped."""
+    if not damaged:
+        return
+    if skip:
+        opened.findings.leave_out("damaged images", str(damaged[0]), len(damaged))
+        return
+    listed = "\n".join(f"  {error}" for error in damaged[:_SHOWN])
+    more = f"\n  and {len(damaged) - _SHOWN:,} more" if len(damaged) > _SHOWN else ""
+    raise InputError(
+        f"{len(damaged):,} images of {name!r} are damaged:\n{listed}{more}\n"
+        "Replace them, or leave out all that are damaged with --skip-damaged."
+    )
 
 
-def _to_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _variant(name: str, meta: dict, contents: dict[str, Content]) -> str:
+    """See `Dataset.variant`: by numbers, and for the size at which they are known by the pixels and labels too."""
+    counts = {UNLABELLED: 0} | {split: said["count"] for split, said in meta["splits"].items()}
+    published = published_as(name)
+    if (by_count := variant_of(name, classes=len(meta["classes"]), **counts)) or published is None:
+        return by_count
+    known = published.contents if meta["image_size"] == 32 else {}
+    other = [split for split, content in known.items() if contents[split].hexdigest() != content]
+    return f"other {' and '.join(other)} images or labels than published" if other else ""
 
 
 def _meta(
-    name: str, source: Path | None, opened: Source, image_size: int, resize_filter: str, rule: dict, splits: dict
+    name: str,
+    source: Path | None,
+    opened: Source,
+    classes: tuple[str, ...],
+    reading: Reading,
+    image_size: int,
+    resize_filter: str,
+    rule: dict,
+    splits: dict,
 ) -> dict:
+    origin = {"kind": opened.kind, "origin": opened.origin, "path_digest": digest(source)}
+    if source is not None:
+        origin["state"] = source_state(source, opened.kind, reading)
+    places = {split: opened.findings.splits[split] for split in PARTS if split in opened.findings.splits}
     return {
         "format": META_FORMAT,
         "name": name,
         "description": description_of(name),
         "builtin": opened.kind == "builtin",
-        "source": {"kind": opened.kind, "origin": opened.origin, "path_digest": _digest(source)},
-        "classes": list(opened.classes),
+        "source": origin,
+        "reading": recorded(reading),
+        "classes": list(classes),
         "image_size": image_size,
         "resize_filter": resize_filter,
         "transparency": "composited on white",
-        "split": rule,
+        "split": rule | ({"from": places} if places else {}),
         "splits": splits,
+        "left_out": opened.findings.left_out,
+        "remarks": opened.findings.remarks,
         "mdssl_version": mdssl.__version__,
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

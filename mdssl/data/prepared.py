@@ -97,7 +97,7 @@ class Dataset:
     @property
     def variant(self) -> str:
         """What sets it apart from the published dataset of its name, such as ``"4,434 of 73,257"``; mostly empty."""
-        counts = {"train": self.counts["train"], "test": self.counts["test"]}
+        counts = {"unlabelled": 0} | self.counts
         words = self.meta.get("variant", variant_of(self.name, classes=len(self.classes), **counts))
         return ", ".join(filter(None, [words, size_words(self.name, self.image_size)]))
 

@@ -7,14 +7,14 @@ from pathlib import Path, PurePosixPath
 
 from mdssl.data import download as downloads
 from mdssl.data.archives import unpack
-from mdssl.data.catalog import CATALOG, Published
+from mdssl.data.catalog import Published, published_as
 from mdssl.data.parts import Source
 from mdssl.errors import InputError
 
 
 def owner_of_files(name: str) -> str:
     """The dataset in whose folder of downloads the files of ``name`` are kept: mostly itself."""
-    published = CATALOG[name].published if name in CATALOG else None
+    published = published_as(name)
     return published.files_of or name if published else name
 
 
@@ -32,10 +32,10 @@ def prepare_raw(
     if root:
         return root
     if not has_archives(published, place):
-        if not download or published.remotes is None:
+        if not download or not published.remotes:
             raise _missing(name, published, store)
         store.mkdir(parents=True, exist_ok=True)
-        for remote in published.remotes():
+        for remote in published.remotes:
             if not (store / remote.filename).exists():
                 downloads.download(remote.url, store / remote.filename, remote.md5, progress=progress)
         place = store
@@ -102,7 +102,7 @@ def _other_number(name: str, published: Published, found: str, count: int) -> In
 
 
 def _missing(name: str, published: Published, store: Path) -> InputError:
-    if published.remotes is None:
+    if not published.remotes:
         fetching = f"They cannot be downloaded from here. {_how_to_get(published)}"
     else:
         fetching = (
@@ -116,10 +116,10 @@ def _missing(name: str, published: Published, store: Path) -> InputError:
 
 
 def _how_to_get(published: Published) -> str:
-    if published.remotes is None:
+    if not published.remotes:
         return f"Put there: {published.by_hand}"
     return f"Put there what is in: {_remote_files(published)}"
 
 
 def _remote_files(published: Published) -> str:
-    return "; ".join(f"{remote.filename} (from {remote.url}, MD5 {remote.md5})" for remote in published.remotes())
+    return "; ".join(f"{remote.filename} (from {remote.url}, MD5 {remote.md5})" for remote in published.remotes)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from mdssl.data.parts import Part
-from mdssl.data.source_folder import SUFFIXES, subfolders
+from mdssl.data.source_folder import subfolders, suffixes
 from mdssl.data.source_raw import Read, naming
 from mdssl.errors import InputError
 
@@ -118,7 +118,7 @@ def _class_folders(root: Path, folders: list[Path]) -> Part:
     counts = []
     for folder in folders:
         found = os.listdir(folder) if folder.is_dir() else []
-        found = sorted(name for name in found if PurePath(name).suffix.lower() in SUFFIXES and name[0] != ".")
+        found = sorted(name for name in found if PurePath(name).suffix.lower() in suffixes() and name[0] != ".")
         if not found:
             raise InputError(f"class folder {folder} is missing or has no images. Unpack its images again.")
         names += found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,73 +10,74 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mdssl.data.parts import SPLIT_NAMES, Part, RawImage, Source
-from mdssl.errors import InputError
+from mdssl.data.labels import class_name, class_numbers
+from mdssl.data.parts import NO_LABEL, Findings, Part, RawImage, Reading, Source
+from mdssl.data.shards import shard_paths
+from mdssl.errors import InputError, check_name
 
 IMAGE_COLUMNS = ("image", "img")
 # CIFAR-100 has coarse_label as well; the fine classes are the ones everybody reports.
 LABEL_COLUMNS = ("label", "fine_label", "labels", "target")
-
-# A hub download puts shards into data/ and may add a hash to their names.
-SHARD = re.compile(r"(?P<split>[a-zA-Z]+)(-(?P<k>\d+)-of-(?P<n>\d+)(-[0-9a-f]+)?)?\.parquet")
+# Beside the images in files without labels.
+_NO_LABEL_COLUMNS = ("id", "image_id", "index", "path", "file", "file_name", "filename", "width", "height", "__key__")
 
 # Rows decoded from Parquet at a time: 256 photos of 100 kB are 25 MB.
 BATCH_ROWS = 256
 
 
-def shard_paths(path: Path) -> dict[str, list[Path]]:
-    """The shards in ``path`` or ``path/data`` by split, ``{"train": […], "test": […]}``; empty where there are none.
-
-    A single file is the whole train split unless its name says another one.
+def parquet_source(path: Path, reading: Reading | None = None) -> Source:
+    """Read the shards in ``path``. Class names come from the schema's ``huggingface`` metadata, else from the labels.
 
     Raises:
-        ValueError: one of the n shards of a split is missing.
+        InputError: a shard is truncated, lacks a column, has columns of other types, or names other classes; or the
+            files can be read in two ways.
     """
-    if path.is_file():
-        match = SHARD.fullmatch(path.name)
-        return {SPLIT_NAMES.get(match["split"].lower(), "train") if match else "train": [path]}
-    found: dict[str, dict[int, Path]] = {}
-    totals: dict[str, int] = {}
-    for file in sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
-        match = SHARD.fullmatch(file.name)
-        if match and match["split"].lower() in SPLIT_NAMES:
-            split = SPLIT_NAMES[match["split"].lower()]
-            found.setdefault(split, {})[int(match["k"] or 0)] = file
-            totals[split] = int(match["n"] or 1)
-    for split, shards in found.items():
-        missing = sorted(set(range(totals[split])) - set(shards))
-        if missing:
-            raise InputError(
-                f"{path} has {len(shards)} of the {totals[split]} Parquet shards of {split}; number {missing[0]:05d} "
-                "is missing. Fetch the rest."
-            )
-    return {split: [shards[k] for k in sorted(shards)] for split, shards in found.items()}
-
-
-def parquet_source(path: Path) -> Source:
-    """Read the shards in ``path``. Class names come from the schema's ``huggingface`` metadata, else "0", "1", ….
-
-    Raises:
-        ValueError: a shard is truncated, lacks a column, has columns of other types, or names other classes.
-    """
-    splits = {split: [_Shard(file, path) for file in files] for split, files in shard_paths(path).items()}
+    reading, findings = reading or Reading(), Findings()
+    files = shard_paths(path, reading, findings)
+    splits = {split: [_Shard(file, path, reading=reading) for file in found] for split, found in files.items()}
     if not splits:
-        raise InputError(
-            f"{path} has no Parquet shards named like train-00000-of-00001.parquet. Rename the files by their split."
-        )
-    parts = {split: _part(shards) for split, shards in splits.items()}
+        raise InputError(f"{path} has no Parquet files, such as train-00000-of-00001.parquet. Give another --source.")
     shards = [shard for shards in splits.values() for shard in shards]
     for shard in shards[1:]:
-        if shard.classes != shards[0].classes:
+        if shard.classes != shards[0].classes and shard.has_labels and shards[0].has_labels:
             raise InputError(
                 f"{shard.name} and {shards[0].name} name different classes. Take both from the same version of "
                 "the data."
             )
-    classes = shards[0].classes
-    if classes is None:
-        largest = max((int(part.labels.max()) for part in parts.values() if len(part.labels)), default=-1)
-        classes = tuple(str(label) for label in range(largest + 1))
-    return Source("parquet", path.name, classes, parts)
+    findings.remarks += dict.fromkeys(shard.remark for shard in shards if shard.remark)
+    labels = {split: np.concatenate([shard.labels for shard in shards]) for split, shards in splits.items()}
+    names = next((shard.classes for shard in shards if shard.classes), None)
+    classes, numbers = class_numbers(labels, names, findings, path.name)
+    parts = {split: _part(shards, numbers[split]) for split, shards in splits.items()}
+    if reading.classes:
+        classes, parts = only_classes(classes, parts, reading.classes, findings, path.name)
+    return Source("parquet", path.name, classes, parts, findings)
+
+
+def only_classes(
+    classes: tuple[str, ...], parts: dict[str, Part], wanted: tuple[str, ...], findings: Findings, origin: str
+) -> tuple[tuple[str, ...], dict[str, Part]]:
+    """The ``wanted`` classes, in this order, and their images; images without a label stay.
+
+    Raises:
+        InputError: one of ``wanted`` is not among ``classes``.
+    """
+    wanted = tuple(map(class_name, wanted))
+    for name in wanted:
+        check_name(f"class of {origin}", name, classes)
+    number = np.full(len(classes) + 1, -2)
+    number[[classes.index(name) for name in wanted]] = np.arange(len(wanted))
+    number[NO_LABEL] = NO_LABEL
+    kept = {}
+    for split, part in parts.items():
+        labels = number[part.labels]
+        rows = np.flatnonzero(labels != -2)
+        if left := len(labels) - len(rows):
+            first = int(np.flatnonzero(labels == -2)[0])
+            findings.leave_out("images of classes that were not asked for", part.where(first), left)
+        if len(rows):
+            kept[split] = part.take(rows).labelled(labels[rows])
+    return wanted, kept
 
 
 def parquet_images(path: Path) -> tuple[tuple[str, ...] | None, dict[str, Part]]:
@@ -94,31 +94,44 @@ def parquet_images(path: Path) -> tuple[tuple[str, ...] | None, dict[str, Part]]
     splits = {split: [_Shard(file, path, strict=False) for file in files] for split, files in shard_paths(path).items()}
     shards = [shard for shards in splits.values() for shard in shards]
     named = {shard.classes for shard in shards}
-    return named.pop() if len(named) == 1 else None, {split: _part(shards) for split, shards in splits.items()}
+    classes = named.pop() if len(named) == 1 else None
+    return classes, {
+        split: _part(shards, np.concatenate([_integers(shard.labels) for shard in shards]))
+        for split, shards in splits.items()
+    }
+
+
+def _integers(labels: np.ndarray) -> np.ndarray:
+    """Labels that are integers, and ``NO_LABEL`` in place of others."""
+    return labels if labels.dtype.kind == "i" else np.full(len(labels), NO_LABEL)
 
 
 class _Shard:
     """One Parquet file: its labels at once, its images in record batches.
 
     Attributes:
-        strict: whether every row must have a label and an image.
+        strict: whether it must say which column has the labels, and every row must have an image.
+        labels: (N,) as `mdssl.data.labels.class_numbers` takes them.
+        classes: names from the schema, None without.
+        remark: on what is odd about the schema; mostly empty.
     """
 
-    def __init__(self, path: Path, root: Path, *, strict: bool = True) -> None:
+    def __init__(self, path: Path, root: Path, *, strict: bool = True, reading: Reading | None = None) -> None:
         self.path = path
         self.strict = strict
         self.name = str(path.relative_to(root.parent))
         try:
             with pq.ParquetFile(path) as file:
                 schema = file.schema_arrow
-                self.image_column = _find_column(self.name, schema, "image", IMAGE_COLUMNS)
-                self.label_column = self._label_column(schema)
+                self.image_column = _image_column(self.name, schema)
+                self.label_column = self._label_column(schema, reading or Reading())
                 count = file.metadata.num_rows
                 column = file.read(columns=[self.label_column]).column(0) if self.label_column else None
+            self.labels = np.full(count, NO_LABEL) if column is None else _values(column)
         except (OSError, pa.ArrowException) as error:
             raise self._broken(error) from error
-        self.labels = np.full(count, -1) if column is None else self._checked_labels(column)
-        self.classes = _class_names(schema, self.label_column)
+        self.has_labels = column is not None
+        self.classes, self.remark = _class_names(self.name, schema, self.label_column)
         _check_image_type(self.name, self.image_column, schema.field(self.image_column).type)
 
     def read(self, rows: np.ndarray) -> Iterator[RawImage]:
@@ -147,31 +160,38 @@ class _Shard:
             f"{self.name} row {row} has neither image bytes nor the path of a file beside it. Fill or remove the row."
         )
 
-    def _label_column(self, schema: pa.Schema) -> str | None:
-        if self.strict:
-            return _find_column(self.name, schema, "label", LABEL_COLUMNS)
-        found = [name for name in LABEL_COLUMNS if name in schema.names]
-        return next((name for name in found if pa.types.is_integer(schema.field(name).type)), None)
-
-    def _checked_labels(self, column: pa.ChunkedArray) -> np.ndarray:
-        if not pa.types.is_integer(column.type):
+    def _label_column(self, schema: pa.Schema, reading: Reading) -> str | None:
+        if reading.classes == ():
+            return None
+        if reading.label_column is not None:
+            check_name(f"column of {self.name}", reading.label_column, schema.names)
+            return reading.label_column
+        found = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+        if found or not self.strict:
+            return found
+        others = [name for name in schema.names if name != self.image_column]
+        if unclear := [name for name in others if name.lower() not in _NO_LABEL_COLUMNS]:
             raise InputError(
-                f"column {self.label_column!r} of {self.name} has type {column.type}; it must be integer class numbers."
+                f"{self.name} has no column {' or '.join(LABEL_COLUMNS)}; it has {', '.join(schema.names)}. Name the "
+                f"one with the classes, such as --label-column {unclear[0]}, or take the images without labels with "
+                "--classes none."
             )
-        if not self.strict:
-            column = column.fill_null(-1)
-        if column.null_count:
-            row = column.is_null().to_numpy().argmax()
-            raise InputError(
-                f"{self.name} row {row} has no label ({column.null_count} such rows). Leave out images without a label."
-            )
-        return column.to_numpy().astype(np.int64)
+        return None
 
     def _broken(self, error: Exception) -> InputError:
         return InputError(f"{self.path} cannot be read as Parquet: {error}. It may be cut off: fetch it again.")
 
 
-def _part(shards: list[_Shard]) -> Part:
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    """(N,) integers, with ``NO_LABEL`` for null, or objects in which None is null."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.int64()).fill_null(NO_LABEL).to_numpy().astype(np.int64)
+    return np.array([*column.to_pylist(), None], dtype=object)[:-1]
+
+
+def _part(shards: list[_Shard], labels: np.ndarray) -> Part:
     borders = np.cumsum([0, *(len(shard.labels) for shard in shards)])
 
     def where(row: int) -> str:
@@ -182,32 +202,55 @@ def _part(shards: list[_Shard]) -> Part:
         for shard, first, last in zip(shards, borders, borders[1:], strict=False):
             yield from shard.read(rows[(rows >= first) & (rows < last)] - first)
 
-    return Part(np.concatenate([shard.labels for shard in shards]), where, read)
+    return Part(labels, where, read)
 
 
-def _find_column(name: str, schema: pa.Schema, what: str, candidates: tuple[str, ...]) -> str:
-    for candidate in candidates:
+def _image_column(name: str, schema: pa.Schema) -> str:
+    for candidate in IMAGE_COLUMNS:
         if candidate in schema.names:
             return candidate
+    holding = [field.name for field in schema if _holds_images(field.type)]
+    if len(holding) == 1:
+        return holding[0]
     raise InputError(
-        f"{name} has no {what} column; it has {', '.join(schema.names) or 'none'}, and looked for are "
-        f"{', '.join(candidates)}. Rename the column."
+        f"{name} has no image column; it has {', '.join(schema.names) or 'none'}, and looked for are "
+        f"{', '.join(IMAGE_COLUMNS)}. Rename the column."
     )
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return True
+    return pa.types.is_struct(kind) and bool({field.name for field in kind} & {"bytes", "path"})
 
 
 def _check_image_type(name: str, column: str, kind: pa.DataType) -> None:
-    holds_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    if holds_bytes or (pa.types.is_struct(kind) and {field.name for field in kind} & {"bytes", "path"}):
-        return
-    raise InputError(
-        f"column {column!r} of {name} has type {kind}; it must be a struct of bytes and path, or binary, holding "
-        "encoded images such as PNG or JPEG."
-    )
+    if not _holds_images(kind):
+        raise InputError(
+            f"column {column!r} of {name} has type {kind}; it must be a struct of bytes and path, or binary, holding "
+            "encoded images such as PNG or JPEG."
+        )
 
 
-def _class_names(schema: pa.Schema, label_column: str | None) -> tuple[str, ...] | None:
+def _class_names(file: str, schema: pa.Schema, label_column: str | None) -> tuple[tuple[str, ...] | None, str]:
+    """The names that the schema's metadata has for the label column, and a remark where they cannot be used.
+
+    Raises:
+        InputError: two classes have one name.
+    """
     metadata = (schema.metadata or {}).get(b"huggingface")
-    if metadata is None:
-        return None
-    names = json.loads(metadata).get("info", {}).get("features", {}).get(label_column, {}).get("names")
-    return tuple(names) if names else None
+    if metadata is None or label_column is None:
+        return None, ""
+    try:
+        names = json.loads(metadata)["info"]["features"][label_column].get("names")
+        if isinstance(names, dict):
+            # As dataset cards have them: {"0": "cat", "1": "dog"}.
+            names = [names[str(number)] for number in range(len(names))]
+        if names is not None and not all(isinstance(name, str) for name in names):
+            raise ValueError("a class name is no text")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None, "the schema's metadata names no classes in a way that can be read: the labels name them"
+    names = tuple(map(class_name, names or ()))
+    if len(set(names)) < len(names):
+        raise InputError(f"{file} gives two classes one name, in {', '.join(names[:5])}. Correct the metadata.")
+    return names or None, ""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from mdssl.data.builtin import BUILTIN, builtin_source
 from mdssl.data.catalog import CATALOG
-from mdssl.data.parts import Source
+from mdssl.data.parts import Findings, Reading, Source
 from mdssl.data.raw_files import check_complete, has_archives, owner_of_files, prepare_raw, raw_root, refuse_incomplete
-from mdssl.data.source_folder import folder_source, subfolders
+from mdssl.data.shards import parquet_files, shard_paths
+from mdssl.data.source_folder import folder_source, is_hidden, scan
 from mdssl.data.source_npz import npz_source
-from mdssl.data.source_parquet import parquet_source, shard_paths
+from mdssl.data.source_parquet import parquet_source
 from mdssl.errors import InputError, check_name
 
 KINDS = ("published", "folder", "parquet", "npz", "builtin")
@@ -22,7 +25,7 @@ DOWNLOADS = "downloads"
 
 LAYOUTS = (
     "a known dataset's files as they are published, Parquet shards like train-00000-of-00001.parquet, one .npz file, "
-    "or class folders train/<class>/… and test/<class>/…, or <class>/…"
+    "class folders train/<class>/… and test/<class>/…, or <class>/…; or images without labels, in one folder"
 )
 
 
@@ -43,12 +46,49 @@ def detect_kind(name: str, source: Path | None) -> str:
         return "published"
     if published:
         refuse_incomplete(name, published, source)
-    if source.suffix == ".npz" or (source.is_dir() and len(list(source.glob("*.npz"))) == 1):
-        return "npz"
-    if source.suffix == ".parquet" or (source.is_dir() and shard_paths(source)):
-        return "parquet"
-    if source.is_dir() and subfolders(source):
-        return "folder"
+    if source.is_file():
+        return {".npz": "npz", ".parquet": "parquet"}.get(source.suffix) or _refuse(source)
+    found = {
+        "parquet": len(parquet_files(source)),
+        "npz": len(_npz_files(source)),
+        "folder": len(scan(source, Findings())),
+    }
+    kinds = [kind for kind, count in found.items() if count]
+    if len(kinds) > 1:
+        words = {"parquet": "Parquet", "npz": "npz", "folder": "image"}
+        listed = ", ".join(f"{found[kind]:,} {words[kind]} file{'s'[: found[kind] - 1]}" for kind in kinds)
+        raise InputError(
+            f"source {str(source)!r} can be read in {len(kinds)} ways: it has {listed}. Decide with --kind "
+            f"{' or --kind '.join(kinds)}."
+        )
+    return kinds[0] if kinds else _refuse(source)
+
+
+def source_state(source: Path, kind: str, reading: Reading) -> str:
+    """What changes when files of ``source`` are added, removed or written anew: their number, and a digest.
+
+    The digest is over their names, sizes and times of writing. Empty for a kind of which only certain files are read.
+    """
+    if kind == "folder":
+        files = [source / file for file in scan(source, Findings())]
+    elif kind == "parquet":
+        files = [file for found in shard_paths(source, reading).values() for file in found]
+    elif kind == "npz":
+        files = _npz_files(source) if source.is_dir() else [source]
+    else:
+        return ""
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file.relative_to(source.parent)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return f"{len(files):,} files {digest.hexdigest()[:16]}"
+
+
+def _npz_files(source: Path) -> list[Path]:
+    return sorted(path for path in source.glob("*.npz") if not is_hidden(path.name))
+
+
+def _refuse(source: Path) -> NoReturn:
     raise InputError(f"source {str(source)!r} holds nothing that can be read. Expected is {LAYOUTS}.")
 
 
@@ -60,6 +100,7 @@ def open_source(
     kind: str,
     download: bool,
     progress: Callable[[int, int | None], None] | None = None,
+    reading: Reading | None = None,
 ) -> Source:
     """Open the dataset ``name`` as a source of ``kind``, without decoding an image.
 
@@ -70,11 +111,17 @@ def open_source(
         kind: one of ``KINDS``.
         download: whether missing raw files may be fetched.
         progress: called with bytes so far and bytes in all while fetching.
+        reading: how to read a source that is no published one.
 
     Raises:
         ValueError: see the readers; raw files are missing and may not or cannot be fetched, or hold other numbers of
             classes or images than those published.
     """
+    if kind in ("builtin", "published") and reading not in (None, Reading()):
+        raise InputError(
+            f"{name!r} is read as it is published; leave out --splits, --classes and --label-column, or prepare it "
+            "under a name of your own."
+        )
     if kind == "builtin":
         check_name("built-in domain", name, BUILTIN)
         if source is not None:
@@ -91,9 +138,15 @@ def open_source(
         return opened
     if source is None:
         raise InputError(f"kind {kind!r} needs a path to read {name!r} from. Give one with --source PATH.")
+    if not source.is_dir() and not source.is_file():
+        raise InputError(f"source {str(source)!r} does not exist. Give the path of {LAYOUTS}.")
     if kind == "npz":
-        file = next(source.glob("*.npz"), source) if source.is_dir() else source
-        return replace(npz_source(file), origin=source.name)
+        files = _npz_files(source) if source.is_dir() else [source]
+        if len(files) != 1:
+            raise InputError(
+                f"source {str(source)!r} has {len(files)} npz files. Give the path of one of them with --source."
+            )
+        return replace(npz_source(files[0], reading), origin=source.name)
     if source.is_file() and kind == "folder":
-        raise InputError(f"source {str(source)!r} is a file; kind 'folder' reads a folder of class folders. Give one.")
-    return {"parquet": parquet_source, "folder": folder_source}[kind](source)
+        raise InputError(f"source {str(source)!r} is a file; kind 'folder' reads a folder of images. Give one.")
+    return {"parquet": parquet_source, "folder": folder_source}[kind](source, reading)

@@ -1,14 +1,12 @@
-"""One writer at a time, and a folder that appears whole or not at all.
+"""One writer of a dataset at a time, and a folder that appears whole or not at all.
 
-A dataset is written to ``<data>/.<name>.tmp`` under the lock ``<data>/.<name>.lock`` and then renamed. Whatever a
-killed run left is put right by the next one that holds the lock.
+Under the lock ``<data>/.<name>.lock`` a dataset is written to a hidden folder beside its own, and renamed. Whatever a
+killed run left is put right by the next one that holds the lock. `mdssl.ownership` says what may be replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mdssl.errors import InputError
+from mdssl.ownership import FolderKind, clear_leftovers, replaced
+
+DATASET = FolderKind(
+    what="a prepared dataset",
+    marker="meta.json",
+    is_marker=lambda said: isinstance(said, dict) and {"format", "classes", "splits"} <= said.keys(),
+    files=("meta.json", *(f"{split}/{array}.npy" for split in ("train", "test") for array in ("images", "labels"))),
+    setting="--data or MDSSL_DATA",
+)
 
 
 @contextlib.contextmanager
@@ -36,7 +43,7 @@ def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
             lock.acquire()
     try:
         with _writing(data):
-            _tidy(data, name)
+            clear_leftovers(data / name, DATASET)
         yield
     finally:
         lock.release()
@@ -44,40 +51,13 @@ def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def all_or_nothing(data: Path, name: str) -> Iterator[Path]:
-    """A hidden folder that becomes ``data/name`` when the block ends, and vanishes when the block raises.
-
-    What stood under the name before stays usable until then, and longer by those who have mapped its files.
+    """`mdssl.ownership.replaced` for the dataset ``name``.
 
     Raises:
-        ValueError: the folder cannot be written, the disk being full included.
+        ValueError: the folder cannot be written, the disk being full included, or holds something else.
     """
-    try:
-        with _writing(data):
-            temporary = _temporary(data, name)
-            temporary.mkdir()
-            yield temporary
-            if (data / name).exists():
-                os.rename(data / name, _previous(data, name))
-            os.rename(temporary, data / name)
-    finally:
-        _tidy(data, name)
-
-
-def _temporary(data: Path, name: str) -> Path:
-    return data / f".{name}.tmp"
-
-
-def _previous(data: Path, name: str) -> Path:
-    return data / f".{name}.old"
-
-
-def _tidy(data: Path, name: str) -> None:
-    shutil.rmtree(_temporary(data, name), ignore_errors=True)
-    if _previous(data, name).exists():
-        # A run ended between its two renames: without the new dataset, the previous one is put back.
-        if not (data / name).exists():
-            os.rename(_previous(data, name), data / name)
-        shutil.rmtree(_previous(data, name), ignore_errors=True)
+    with _writing(data), replaced(data / name, DATASET) as temporary:
+        yield temporary
 
 
 @contextlib.contextmanager

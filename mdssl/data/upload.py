@@ -10,8 +10,10 @@ from mdssl.data.local_copy import CHUNK, FILES, bucket_of, fetch, folder_of, is_
 from mdssl.data.prepare import prepare
 from mdssl.data.prepared import Dataset
 from mdssl.data.progress import byte_progress
+from mdssl.data.staging import DATASET
 from mdssl.errors import InputError
 from mdssl.filesystems import OBJECT_STORES
+from mdssl.ownership import check_replaceable
 from mdssl.storage import Location
 
 
@@ -28,8 +30,10 @@ def prepare_in(
     bucket, folder = bucket_of(data), folder_of(data)
     if bucket is None or name in BUILTIN:
         return prepare(name, data=folder, overwrite=overwrite, progress=progress, **settings)
-    bucket.check_writable("--data or MDSSL_DATA")
     is_there = is_prepared_in(data, name)
+    if overwrite or not is_there:
+        check_replaceable(bucket / name, DATASET)
+    bucket.check_writable("--data or MDSSL_DATA")
     if is_there and not overwrite:
         fetch(bucket, folder, name, progress=progress)
     dataset = prepare(name, data=folder, overwrite=overwrite, progress=progress, **settings)

@@ -15,6 +15,7 @@ from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.neighbour_sheet import neighbour_sheet
 from mdssl.evaluate.neighbours import Pictures, described, encode_rows, nearest
 from mdssl.evaluate.query_images import query_pictures
+from mdssl.ownership import check_file
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model
@@ -41,6 +42,7 @@ def ask_neighbours(settings) -> None:
     queries = query_pictures(settings.images, datasets[0], data=settings.data, seed=settings.seed)
     output = Location.of(settings.output)
     # Encoding takes a while, and shall not have been for nothing.
+    check_file(output)
     output.parent.check_writable("--output", what="folder of the sheet of neighbours")
     asked = [
         encode_rows(

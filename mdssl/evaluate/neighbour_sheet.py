@@ -19,6 +19,7 @@ from mdssl.data.sheet import (
     blank,
     enlarged,
     font,
+    legible,
 )
 from mdssl.evaluate.neighbours import Match, Picture
 from mdssl.terminal import printable
@@ -41,10 +42,12 @@ def neighbour_sheet(matches: Sequence[Match], domains: Sequence[str], *, title: 
         title, subtitle: above the rows.
     """
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(domains)}
-    title_font, label_font, small = font(TITLE_FONT), font(LABEL_FONT), font(SMALL_FONT)
+    pictures = [picture for match in matches for picture in (match.query, *match.neighbours)]
+    title_font, label_font = font(TITLE_FONT, [title]), font(LABEL_FONT, [subtitle, *domains])
+    small = font(SMALL_FONT, [picture.source + picture.label for picture in pictures])
     if any(match.query.source not in colours for match in matches):
         colours[_OTHER] = _GREY
-    legend = [printable(name) for name in colours]
+    legend = [legible(printable(name), label_font) for name in colours]
     legend_width = sum(LABEL_FONT + GAP + int(label_font.getlength(name)) + MARGIN for name in legend)
     columns = max(len(match.neighbours) for match in matches)
     row_width = _CELL + MARGIN + columns * _CELL
@@ -101,7 +104,7 @@ def _draw_cell(
     source = picture.source if picture.split else picture.source.rsplit("/", 1)[-1]
     lines = [(picture.label, INK), (source, FAINT), (similarity, FAINT)]
     for number, (text, ink) in enumerate((text, ink) for text, ink in lines if text):
-        text = _shortened(printable(text), small, _CELL - 2 * GAP)
+        text = _shortened(legible(printable(text), small), small, _CELL - 2 * GAP)
         draw.text((left, top + side + GAP + number * _LINE), text, ink, small)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mdssl.evaluate.features import extract_features
 from mdssl.export.embedding_parts import Parts
 from mdssl.export.images_to_embed import ImagesToEmbed, open_images
 from mdssl.export.preparation import Preparation, preparation_of
+from mdssl.ownership import refuse_overlap
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import fingerprint_of, pretrained_config
@@ -42,6 +44,8 @@ def embed(settings) -> None:
     check_layers((settings.features,), config.method == "pretrained")
     preparation = _preparation(settings, config, images, scored_on)
     output = Location.of(settings.output)
+    if images.dataset is None:
+        refuse_overlap(Path(settings.source).expanduser().absolute(), output, what="the embeddings", setting="--output")
     about = _about(config, model, preparation, images, settings.features)
     parts = Parts(output, about, images, size=preparation.size, skip_damaged=settings.skip_damaged)
     if parts.is_complete():

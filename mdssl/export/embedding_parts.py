@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from mdssl.errors import InputError
 from mdssl.export.images_to_embed import ImagesToEmbed
 from mdssl.filesystems import OBJECT_STORES
+from mdssl.ownership import files_in
 from mdssl.storage import Location
 
 ABOUT = b"mdssl"
@@ -123,7 +124,10 @@ class Parts:
             with tempfile.TemporaryDirectory() as folder:
                 rows = self._join_to(Path(folder) / "joined", skipped)
                 _upload(Path(folder) / "joined", self.output)
-        self.folder.delete()
+        for number in range(self.count):
+            self._file(number).delete()
+        if not files_in(self.folder):
+            self.folder.delete()
         return rows, skipped
 
     def _join_to(self, file: Path, skipped: Mapping[str, str]) -> int:
@@ -147,12 +151,12 @@ class Parts:
         done = set()
         for number in range(self.count) if self.folder.exists() else ():
             metadata = _metadata_of(self._file(number))
-            if metadata is None:
+            if metadata is None and not self._file(number).exists():
                 continue
-            if metadata.get(ABOUT) != self.about.encode():
+            if metadata is None or metadata.get(ABOUT) != self.about.encode():
                 raise InputError(
-                    f"{self.folder} holds what a run with another encoder or other settings has done for the same "
-                    "--output. Go on with that one, delete the folder, or give another --output."
+                    f"{self.folder} holds parts that are not of this run: another encoder, other settings, or other "
+                    "files. Go on with that run, move the folder away, or give another --output."
                 )
             whole = skip_damaged or metadata[_SKIPPED] == b"{}"
             if whole and metadata[_IMAGES] == self._digests[number]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from mdssl.errors import InputError, check_name
 from mdssl.export.card import card
 from mdssl.export.formats import FORMATS, to_programs, to_safetensors
 from mdssl.export.preparation import Preparation, preparation_of
+from mdssl.ownership import FolderKind, check_replaceable, delete, files_in, replaced
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.trial_files import load_model, read_training
 from mdssl.results.leaderboard import read_rows
@@ -24,7 +22,15 @@ from mdssl.storage import Location
 CARD = "README.md"
 TIMM_CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
-_FILES = (*FORMATS.values(), TIMM_CONFIG, PREPROCESSOR, CARD)
+EXPORT = FolderKind(
+    what="an export",
+    marker="mdssl.json",
+    is_marker=lambda said: isinstance(said, dict) and said.get("made_by") == "mdssl export",
+    files=(*FORMATS.values(), TIMM_CONFIG, PREPROCESSOR, CARD, "mdssl.json"),
+    setting="--output",
+)
+_OF_A_REPOSITORY = (".git", ".git/*", ".gitattributes", ".gitignore")
+"""What a fresh clone of a model's repository holds: an export goes into it, and leaves these as they are."""
 
 
 def export(
@@ -84,6 +90,7 @@ def export(
         programs=programs,
     )
     files[CARD] = text.encode()
+    files[EXPORT.marker] = _json({"made_by": "mdssl export", "trial_id": trial_id})
     try:
         _publish(files, output)
     except OSError as error:
@@ -138,48 +145,21 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 def _check_output(output: Location, overwrite: bool) -> None:
     """Raise ``ValueError`` unless ``output`` is free, or holds nothing but an export that may be replaced."""
-    names = output.names()
-    if not names:
-        return
-    if not overwrite:
-        raise InputError(f"folder {output} is not empty; give another --output, or replace an export by --overwrite.")
-    if foreign := [name for name in names if name not in _FILES]:
-        raise InputError(
-            f"folder {output} is no export: it holds {', '.join(foreign[:3])}, which --overwrite would delete. Give "
-            "another --output."
-        )
+    if check_replaceable(output, EXPORT, beside=_OF_A_REPOSITORY) and not overwrite:
+        raise InputError(f"folder {output} holds an export; give another --output, or replace it with --overwrite.")
 
 
 def _publish(files: Mapping[str, bytes], output: Location) -> None:
-    if not output.is_local:
-        _publish_elsewhere(files, output)
+    if output.is_local and all(map(EXPORT.holds, files_in(output))):
+        with replaced(Path(output.path), EXPORT) as folder:
+            for name, data in files.items():
+                (Location.of(folder) / name).write_bytes(data)
         return
-    target = Path(output.path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-    previous = temporary.with_suffix(".old")
+    # A bucket has no folders to rename, and a clone is not to be replaced: the marker comes last.
     try:
+        delete(output, EXPORT)
         for name, data in files.items():
-            (Location.of(temporary) / name).write_bytes(data)
-        if target.exists():
-            os.rename(target, previous)
-        try:
-            os.rename(temporary, target)
-        except BaseException:
-            if previous.exists():
-                os.rename(previous, target)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
-
-
-def _publish_elsewhere(files: Mapping[str, bytes], output: Location) -> None:
-    """A bucket has no folders to rename: the card comes last, and without it an export is not whole."""
-    try:
-        output.delete()
-        for name in sorted(files, key=lambda name: name == CARD):
-            (output / name).write_bytes(files[name])
+            (output / name).write_bytes(data)
     except BaseException:
-        output.delete()
+        delete(output, EXPORT)
         raise

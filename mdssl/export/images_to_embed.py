@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,13 @@ import pyarrow as pa
 
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.local_copy import at_hand, is_prepared_in
-from mdssl.data.parts import Part
+from mdssl.data.parts import Findings, Part
 from mdssl.data.prepared import SPLITS, Dataset, open_dataset
-from mdssl.data.source_folder import SUFFIXES
-from mdssl.data.source_parquet import parquet_images, shard_paths
+from mdssl.data.shards import parquet_files, shard_paths
+from mdssl.data.source_folder import scan, suffixes
+from mdssl.data.source_parquet import parquet_images
 from mdssl.errors import InputError, check_name
-
-_NO_TEXT = re.compile("[\ud800-\udfff]")
-"""What Python makes of bytes in a file's name that are no UTF-8."""
+from mdssl.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def open_images(source: str, *, data: str | Path, split: str = "") -> ImagesToEm
             f"source {source!r} is no folder or file here, and no dataset that is prepared in {data}. Give a folder of "
             "images, Parquet shards, or a name that `mdssl data list` shows."
         )
-    if path.suffix == ".parquet" or (path.is_dir() and shard_paths(path)):
+    if path.suffix == ".parquet" or (path.is_dir() and parquet_files(path)):
         return _parquet(path, split)
     if not path.is_dir():
         raise InputError(f"source {source!r} is one file and no Parquet; give a folder of images.")
@@ -89,18 +87,12 @@ def open_images(source: str, *, data: str | Path, split: str = "") -> ImagesToEm
 
 
 def _folder(root: Path) -> ImagesToEmbed:
-    # As text, a fraction of the memory of as many paths.
-    found = []
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        inside = os.path.relpath(folder, root)
-        images = [name for name in files if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
-        found += [name if inside == "." else f"{inside}/{name}" for name in images]
+    findings = Findings()
+    found = scan(root, findings)
     if not found:
-        raise InputError(f"folder {str(root)!r} has no images, at any depth; read are {', '.join(sorted(SUFFIXES))}.")
-    if unnamed := [name for name in found if _NO_TEXT.search(name)]:
-        raise InputError(f"{len(unnamed)} files have names that are no UTF-8, such as {unnamed[0]!a}; rename them.")
-    found.sort()
+        raise InputError(f"folder {str(root)!r} has no images, at any depth; read are {', '.join(sorted(suffixes()))}.")
+    for reason, left in findings.left_out.items():
+        print(printable(f"left out: {left['count']:,} {reason}, such as {left['example']}"), file=sys.stderr)
 
     def keys(rows: np.ndarray) -> dict[str, Sequence[Any]]:
         return {"path": [found[row] for row in rows]}

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mdssl.config import TrialConfig
-from mdssl.data.images import FILTERS
+from mdssl.data.images import FILTERS, LARGEST_SIZE, SMALLEST_SIZE
 from mdssl.data.local_copy import described_in, is_prepared_in
 from mdssl.data.mixture import fingerprint_of
-from mdssl.data.prepare import LARGEST_SIZE, SMALLEST_SIZE
 from mdssl.data.prepared import Dataset
 from mdssl.errors import InputError, check_name, check_number
 

@@ -1,8 +1,12 @@
 """The nine datasets of the paper: all are known by name, with its splits, and incomplete files are refused."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
-from mdssl.data.catalog import CATALOG, seen_in
+from mdssl.data.arrays import Content
+from mdssl.data.catalog import CATALOG, seen_in, variant_of
 from mdssl.data.prepare import prepare
 
 # The table of datasets: classes, and the images of train and test, or those from which a split is made.
@@ -37,12 +41,12 @@ def test_without_files_the_message_says_what_to_put_where(tmp_path, name):
     message = str(caught.value)
     assert str(tmp_path / "downloads" / (published.files_of or name)) in message
     assert "--source PATH" in message
-    if published.remotes is None:
+    if not published.remotes:
         assert "cannot be downloaded" in message
         assert published.by_hand in message
     else:
         assert "--download" in message
-        for remote in published.remotes():
+        for remote in published.remotes:
             assert remote.url in message
             assert remote.md5 in message
 
@@ -75,3 +79,58 @@ def test_some_of_the_needed_files_are_not_taken_for_a_folder_of_your_own(tmp_pat
 def test_with_its_unlabelled_images_stl10_is_seen_as_well():
     assert seen_in(("stl10-unlabelled", "cells")) == {"stl10-unlabelled", "stl10", "cells"}
     assert seen_in(["cifar10"]) == {"cifar10"}
+
+
+def test_addresses_and_sums_are_those_of_torchvision():
+    from torchvision import datasets
+
+    def facts(name):
+        return [(remote.url, remote.md5) for remote in CATALOG[name].published.remotes]
+
+    assert facts("cifar10") == [(datasets.CIFAR10.url, datasets.CIFAR10.tgz_md5)]
+    assert facts("cifar100") == [(datasets.CIFAR100.url, datasets.CIFAR100.tgz_md5)]
+    assert facts("stl10") == facts("stl10-unlabelled") == [(datasets.STL10.url, datasets.STL10.tgz_md5)]
+    assert facts("svhn") == [(url, md5) for url, _, md5 in (datasets.SVHN.split_list[s] for s in ("train", "test"))]
+    assert facts("dtd") == [(datasets.DTD._URL, datasets.DTD._MD5)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "train", "test", "words"),
+    [
+        (10, 73_257, 26_032, ""),
+        (10, 4_434, 8_372, "4,434 of 73,257"),
+        (3, 4_434, 8_372, "3 of 10 classes"),
+        (10, 73_257, 8_372, "8,372 of 26,032 test images"),
+        (10, 604_388, 26_032, "604,388 instead of 73,257"),
+    ],
+)
+def test_a_part_or_a_variant_of_svhn_is_told_from_it(classes, train, test, words):
+    assert variant_of("svhn", classes=classes, train=train, test=test) == words
+    assert variant_of("stl10-unlabelled", classes=10, train=5_000, test=8_000, unlabelled=0) == (
+        "0 of 100,000 unlabelled images"
+    )
+    assert variant_of("cells", classes=classes, train=train, test=test) == ""
+
+
+def test_other_pixels_or_labels_than_published_make_a_variant(tmp_path, write_npz, random_images, monkeypatch):
+    """With as many images of as many classes; their order does not count."""
+    images, labels, tests = random_images(12), np.arange(12) % 3, random_images(6)
+    content = Content()
+    content.update(images)
+    content.labels = labels
+    published = dataclasses.replace(
+        CATALOG["svhn"].published, classes=3, counts={"train": 12, "test": 6}, contents={"train": content.hexdigest()}
+    )
+    monkeypatch.setitem(CATALOG, "svhn", dataclasses.replace(CATALOG["svhn"], published=published))
+    order = np.random.default_rng(0).permutation(12)
+    variants = {}
+    for what, arrays in {
+        "same": (images, labels),
+        "order": (images[order], labels[order]),
+        "labels": (images, labels[::-1].copy()),
+        "pixels": (255 - images, labels),
+    }.items():
+        source = write_npz(f"{what}.npz", train_images=arrays[0], train_labels=arrays[1], test_images=tests)
+        variants[what] = prepare("svhn", data=tmp_path / what, source=source, progress=False).variant
+    other = "other train images or labels than published"
+    assert variants == {"same": "", "order": "", "labels": other, "pixels": other}

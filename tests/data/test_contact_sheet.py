@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mdssl.data import sheet
 from mdssl.data.contact_sheet import contact_sheet
 from mdssl.data.prepare import prepare
+from mdssl.data.sheet import font, legible
 
 
 @pytest.fixture
@@ -52,3 +54,38 @@ def test_bad_settings_are_refused(tmp_path, flat):
         contact_sheet(flat[0], "extra", tmp_path / "sheet.png")
     with pytest.raises(ValueError, match="cannot be written"):
         contact_sheet(flat[0], "train", "/dev/null/sheet.png")
+
+
+@pytest.mark.parametrize("name", ["café", "Straße", "ñandú", "кот", "αβγ", "עברית"])
+def test_names_of_the_worlds_scripts_can_be_read(name):
+    """No character is drawn as the box that stands for one that the font does not have."""
+    chosen = font(15, [name])
+    box = bytes(chosen.getmask("\uffff"))
+    assert legible(name, chosen) == name
+    assert all(bytes(chosen.getmask(sign)) != box for sign in name)
+
+
+def test_what_no_font_has_is_written_as_its_number(monkeypatch):
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [])
+    sheet._font_file.cache_clear()
+    assert legible("日本 é", font(15, ["日本 é"])) == "\\u65e5\\u672c é"
+    assert legible("日本", font(15)) == "\\u65e5\\u672c"
+
+
+def test_images_without_labels_are_shown_in_rows(tmp_path):
+    images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "bare.npz", images=images)
+    dataset = prepare("bare", data=tmp_path / "data", source=tmp_path / "bare.npz", image_size=8, progress=False)
+    contact_sheet(dataset, "train", tmp_path / "sheet.png", per_class=10)
+    shown = set(np.asarray(Image.open(tmp_path / "sheet.png"))[..., 0].ravel().tolist())
+    assert set(range(20)) <= shown
+    with pytest.raises(ValueError, match="without labels 'test'; allowed: train"):
+        contact_sheet(dataset, "test", tmp_path / "sheet.png")
+
+
+def test_a_picture_of_somebody_else_is_not_replaced(tmp_path, flat):
+    Image.new("RGB", (3, 3)).save(tmp_path / "mine.png")
+    with pytest.raises(ValueError, match="mdssl did not write it"):
+        contact_sheet(flat[0], "train", tmp_path / "mine.png")
+    for _ in range(2):
+        contact_sheet(flat[0], "train", tmp_path / "ours.png")

@@ -141,7 +141,7 @@ def test_prepare_downloads_when_asked(server, tmp_path, rng, monkeypatch, miniat
         md5 = hashlib.md5(buffer.getvalue()).hexdigest()
         remotes.append(catalog.Remote(f"{server.url}/{split}", f"{split}_32x32.mat", md5))
     published = catalog.CATALOG["svhn"].published
-    local = dataclasses.replace(published, remotes=lambda: tuple(remotes))
+    local = dataclasses.replace(published, remotes=tuple(remotes))
     monkeypatch.setitem(catalog.CATALOG, "svhn", catalog.CatalogEntry("digits", "official", local))
     svhn = prepare("svhn", data=tmp_path, download=True, progress=False)
     assert svhn.counts == {"train": 20, "test": 20}

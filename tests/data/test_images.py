@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, Resize
 
@@ -151,3 +152,22 @@ def test_a_cut_off_image_is_named(random_images, encode, file_format):
 def test_floats_without_a_range_are_refused(encode):
     with pytest.raises(ValueError, match="floats without a known range"):
         to_rgb(encode(np.ones((32, 32), dtype=np.float32), "TIFF"))
+
+
+def test_whole_images_beyond_what_pillow_takes_for_an_attack_are_read(tmp_path):
+    """A PNG of 200 million pixels, of which Pillow itself refuses from 179 million on; and one with a long text."""
+    Image.new("1", (20_000, 10_000), 1).save(tmp_path / "large.png")
+    assert to_rgb(tmp_path / "large.png", size=8).min() == 255
+    text = PngInfo()
+    text.add_text("profile", "x" * 2**21, zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "text.png", pnginfo=text)
+    assert to_rgb(tmp_path / "text.png").max() == 0
+
+
+def test_more_than_a_billion_pixels_and_a_file_that_is_gone_are_said(tmp_path, monkeypatch):
+    Image.new("RGB", (60, 60)).save(tmp_path / "image.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
+    with pytest.raises(ValueError, match="the image has more than 1,073,741,824 pixels"):
+        to_rgb(tmp_path / "image.png")
+    with pytest.raises(ValueError, match="the image is missing now"):
+        to_rgb(tmp_path / "nowhere.png")

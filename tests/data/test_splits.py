@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mdssl.data.parts import Part, Source, resolve_splits
+from mdssl.data.parts import Part, Source
+from mdssl.data.splits import resolve_splits
 
 CLASSES = ("a", "b", "c")
 
@@ -12,7 +13,7 @@ def split(labels, seed=0, test_fraction=0.2):
     """The rows in train and in test."""
     rows = np.arange(len(labels))
     part = Part(np.asarray(labels), str, lambda chosen: iter(rows[chosen]))
-    parts, rule = resolve_splits(
+    parts, _, rule = resolve_splits(
         "toy", Source("npz", "toy", CLASSES, {"train": part}), seed=seed, test_fraction=test_fraction
     )
     assert rule == {"rule": "stratified", "seed": seed, "test_fraction": test_fraction}
@@ -59,7 +60,8 @@ def resolve(parts, per_class=None, seed=0):
         rows = np.arange(len(labels))
         made[name] = Part(np.asarray(labels), str, lambda chosen, rows=rows: iter(rows[chosen]))
     source = Source("npz", "toy", CLASSES, made)
-    return resolve_splits("toy", source, seed=seed, test_fraction=0.2, train_per_class=per_class)
+    splits, _, rule = resolve_splits("toy", source, seed=seed, test_fraction=0.2, train_per_class=per_class)
+    return splits, rule
 
 
 def test_a_validation_part_beside_a_test_part_is_left_out_and_counted():

@@ -172,7 +172,7 @@ def test_parts_of_another_encoder_are_not_taken_for_ones_own(run, pictures, monk
     with pytest.raises(KeyboardInterrupt):
         run(pictures)
     monkeypatch.setattr(embedding_parts.Parts, "join", join)
-    with pytest.raises(ValueError, match="holds what a run with another encoder"):
+    with pytest.raises(ValueError, match="holds parts that are not of this run: another encoder"):
         run(pictures, "--features", "projection")
 
 
@@ -198,7 +198,9 @@ def test_a_damaged_image_is_named_and_left_out_only_where_asked_for(run, picture
     board = run(pictures, "--skip-damaged")
     left = [row for row in range(32) if row not in (3, 30)]
     np.testing.assert_allclose(np.stack(board["embedding"]), expected["test"][left], rtol=1e-4, atol=1e-5)
-    assert "left out, as they are damaged: 3" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "left out, as they are damaged: 2" in said.out
+    assert "left out: 1 links to nothing, such as b/nowhere.png" in said.err
     skipped = json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"mdssl.skipped"])
     assert skipped.keys() == {"a/deep/03.png", "b/30.png", "b/nowhere.png"}
 

@@ -213,7 +213,7 @@ def test_a_folder_is_there_whole_or_not_at_all(untrained, tmp_path, monkeypatch)
 
 def test_only_an_export_is_ever_replaced(untrained, tmp_path):
     output = exported(*untrained, tmp_path / "out", "safetensors")
-    with pytest.raises(ValueError, match="is not empty.*--overwrite"):
+    with pytest.raises(ValueError, match="holds an export.*--overwrite"):
         exported(*untrained, output, "safetensors")
     exported(*untrained, output, "safetensors", overwrite=True)
     (output / "thesis.tex").write_text("years of work")
@@ -225,7 +225,7 @@ def test_only_an_export_is_ever_replaced(untrained, tmp_path):
 def test_a_bucket_takes_an_export(bucket, untrained):
     output = Location.of(bucket) / "encoders" / "first"
     export(*untrained, output, formats=("safetensors",), data="", size=32, resize_filter="bicubic")
-    assert output.names() == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    assert output.names() == ["README.md", "config.json", "mdssl.json", "model.safetensors", "preprocessor_config.json"]
     assert load_pretrained(output / "model.safetensors").arch == "resnet18"
 
 

@@ -123,6 +123,19 @@ def test_the_command_writes_what_is_named_and_refuses_before_it_writes(storage, 
     assert all(line.startswith(" " * 9) and len(line) <= 80 for line in caption) and "150 steps" in " ".join(caption)
 
 
+def test_a_figure_of_somebody_else_is_not_replaced(storage, tmp_path):
+    for number, lambda2 in enumerate((0.0, 0.1)):
+        leaderboard.write_rows(storage, f"{number + 1:012x}", trial(number + 1, ("svhn",), lambda2=lambda2))
+    files = write_figures(storage, tmp_path, names=["lambda-heatmap"], formats=["svg", "png", "pdf"])
+    assert len(files) % 3 == 0
+    write_figures(storage, tmp_path, names=["lambda-heatmap"], formats=["svg", "png", "pdf"])
+    mine = tmp_path / files[-1].name
+    mine.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=f"{mine.name} is there, and mdssl did not write it"):
+        write_figures(storage, tmp_path, names=["lambda-heatmap"], formats=["svg", "png", "pdf"])
+    assert mine.read_bytes() == b"mine"
+
+
 def test_what_cannot_be_drawn_is_refused_with_the_reason_after_the_others_are_drawn(storage, tmp_path):
     for number, lambda2 in enumerate((0.0, 0.1)):
         leaderboard.write_rows(storage, f"{number + 1:012x}", trial(number + 1, ("svhn",), lambda2=lambda2))

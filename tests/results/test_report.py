@@ -255,7 +255,7 @@ def test_a_folder_that_is_no_report_is_left_alone(small, content):
     storage, output = small
     output.mkdir()
     (output / content).write_text('{"mine": 1}')
-    with pytest.raises(ValueError, match="holds something that is no report.*--output"):
+    with pytest.raises(ValueError, match=f"holds {content}, which mdssl did not write as a report.*--output"):
         write_report(storage, output)
     assert list(files_in(output)) == [content]
     assert (output / content).read_text() == '{"mine": 1}'
@@ -420,3 +420,33 @@ def test_a_report_goes_to_a_bucket_and_comes_from_one(bucket, figures):
     written = write_report(storage, output)
     assert b"Sweeps in results" in written.index.read_bytes()
     assert write_report(storage, output).written == 0
+
+
+def test_what_others_put_into_a_report_stays(small):
+    storage, output = small
+    write_report(storage, output)
+    mine = ("figures/mine.svg", "trials/0123456789ab.html", "notes.md", ".git/HEAD")
+    for name in mine:
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_text("mine")
+    file_of(storage, sorted(read(storage)["trial_id"])[0]).delete()
+    assert write_report(storage, output).removed
+    assert {name for name in mine if (output / name).read_text() == "mine"} == set(mine)
+
+
+def test_a_figure_of_somebody_else_is_not_replaced(small, figures):
+    storage, output = small
+    (output / "figures").mkdir(parents=True)
+    (output / "report.json").write_text(json.dumps({"made_by": "mdssl report", "storage": storage}))
+    (output / "index.html").write_text("mine")
+    with pytest.raises(ValueError, match=r"index\.html is there, and mdssl did not write it"):
+        write_report(storage, output)
+    assert (output / "index.html").read_text() == "mine"
+
+
+def test_a_folder_with_nothing_but_hidden_files_is_not_taken(small):
+    storage, output = small
+    (output / ".git").mkdir(parents=True)
+    (output / ".git/HEAD").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds \.git/HEAD, which mdssl did not write as a report"):
+        write_report(storage, output)

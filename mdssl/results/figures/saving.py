@@ -16,7 +16,12 @@ FORMATS = ("svg", "png", "pdf")
 
 _SAYS = {"svg": ("Title", "Description"), "png": ("Title", "Description"), "pdf": ("Title", "Subject")}
 """By format, which metadata are a title and a description."""
-_NO_DATES = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
+_MADE_BY = {
+    "svg": {"Date": None, "Creator": "mdssl"},
+    "png": {"Software": "mdssl"},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": "mdssl"},
+}
+"""By format, what says whose the file is (see `mdssl.ownership.check_file`), and nothing of when it was made."""
 
 
 def to_bytes(figure: Figure, suffix: str, *, title: str = "", description: str = "") -> bytes:
@@ -34,7 +39,7 @@ def to_bytes(figure: Figure, suffix: str, *, title: str = "", description: str =
     check_name("format of a figure", suffix, FORMATS)
     buffer = io.BytesIO()
     said = zip(_SAYS[suffix], (printable(title), printable(description)), strict=True)
-    figure.savefig(buffer, format=suffix, metadata=_NO_DATES[suffix] | {name: text for name, text in said if text})
+    figure.savefig(buffer, format=suffix, metadata=_MADE_BY[suffix] | {name: text for name, text in said if text})
     data = buffer.getvalue()
     return _with_description(data, printable(description)) if suffix == "svg" and title else data
 

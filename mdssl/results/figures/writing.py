@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from mdssl.errors import InputError, check_name
+from mdssl.ownership import check_file
 from mdssl.results import leaderboard
 from mdssl.results.figures.entry import Gallery
 from mdssl.results.figures.gallery import gallery
@@ -38,7 +39,7 @@ def write_figures(
 
     Args:
         storage: where results live.
-        output: the folder for the files; one that is there is replaced.
+        output: the folder for the files; a figure of ours that is there is replaced.
         names: kinds of figures, or names of single ones; all where empty.
         formats: of `mdssl.results.figures.saving.FORMATS`.
         width: inches; what suits each figure where None.
@@ -48,8 +49,9 @@ def write_figures(
         The files.
 
     Raises:
-        ValueError: a name or a format that there is not, no such trial, or nothing that can be drawn, before anything
-            is written; ``output`` cannot be written; or a figure of ``names`` cannot be drawn, after the others were.
+        ValueError: a name or a format that there is not, no such trial, nothing that can be drawn, or a file of
+            somebody else with a figure's name, before anything is written; ``output`` cannot be written; or a figure of
+            ``names`` cannot be drawn, after the others were.
     """
     console = console or Terminal()
     if not formats:
@@ -64,6 +66,9 @@ def write_figures(
     output = Location.of(output)
     output.check_writable("--output")
     wanted = [entry for entry in found.entries if not names or {entry.figure, entry.name} & set(names)]
+    for entry in wanted:
+        for suffix in formats:
+            check_file(output / f"{entry.name}.{suffix}")
     files = []
     for number, entry in enumerate(wanted, start=1):
         figure = entry.draw() if width is None else entry.draw(width=width)

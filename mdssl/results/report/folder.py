@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from mdssl.errors import InputError
+from mdssl.ownership import FolderKind, check_file, check_replaceable
 from mdssl.storage import Location
 
 MARKER = "report.json"
@@ -15,6 +17,13 @@ MARKER = "report.json"
 BOARD = "board"
 """What `Folder.pictures` calls the figures that are of no trial."""
 _MADE_BY = "mdssl report"
+REPORT = FolderKind(
+    what="a report",
+    marker=MARKER,
+    is_marker=lambda said: isinstance(said, dict) and said.get("made_by") == _MADE_BY,
+    files=(MARKER, "index.html", "ledger.csv", "leaderboard.csv", "trials/*", "figures/*"),
+    setting="--output",
+)
 _SUBFOLDERS = ("trials", "figures")
 _OF_A_TRIAL = re.compile(r"([0-9a-f]{12})(\.html|-.+\.(svg|png))")
 
@@ -39,16 +48,11 @@ class Folder:
         self.written = self.removed = 0
         try:
             memory = json.loads((self.place / MARKER).read_bytes())
-            ours = memory["made_by"] == _MADE_BY
-        except FileNotFoundError:
-            memory, ours = {}, not self.place.names()
-        except (ValueError, TypeError, KeyError):
-            ours = False
-        if not ours:
-            raise InputError(
-                f"output {str(self.place)!r} holds something that is no report; nothing in it was touched. Give a new "
-                "or an empty folder, or that of an earlier report, with --output."
-            )
+        except (FileNotFoundError, ValueError):
+            memory = None
+        if not REPORT.is_marker(memory):
+            check_replaceable(self.place, replace(REPORT, files=()))
+            memory = {}
         if memory and memory.get("storage") != storage:
             # Its pages would be removed, as of trials that are gone.
             raise InputError(
@@ -72,8 +76,14 @@ class Folder:
         """Write ``path``, unless it is there, made from the same; without ``made_from`` that is its own content."""
         key = made_from or digest(data)
         if not self.has(path, key):
+            self.check(path)
             self.at(path).write_bytes(data)
             self.note(path, key)
+
+    def check(self, path: str) -> None:
+        """Raise ``InputError`` if ``path`` is there and neither this report nor an interrupted run has written it."""
+        if path not in self._made_from and not path.endswith(".csv"):
+            check_file(self.at(path))
 
     def note(self, path: str, made_from: str) -> None:
         """Remember a file that somebody else has written."""
@@ -88,13 +98,12 @@ class Folder:
 
     def remove_others(self, trial_ids: set[str], figures: set[str]) -> None:
         """Remove pages and pictures of trials that are gone, and figures that this leaderboard no longer gives."""
-        for name in (self.place / "trials").names():
-            found = _OF_A_TRIAL.fullmatch(name)
-            if found and found[1] not in trial_ids:
-                self.remove(f"trials/{name}")
-        for name in (self.place / "figures").names():
-            if name.endswith(".svg") and name not in figures:
-                self.remove(f"figures/{name}")
+        for path in list(self._made_from):
+            folder, _, name = path.rpartition("/")
+            of_trial = _OF_A_TRIAL.fullmatch(name)
+            is_gone = of_trial and of_trial[1] not in trial_ids if folder == "trials" else name not in figures
+            if folder in _SUBFOLDERS and is_gone:
+                self.remove(path)
         kept = trial_ids | {BOARD}
         self.pictures = {trial_id: known for trial_id, known in self.pictures.items() if trial_id in kept}
 

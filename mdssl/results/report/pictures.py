@@ -98,6 +98,7 @@ def draw_board(board: pd.DataFrame, storage: Location, folder: Folder, made_from
     for entry in found.entries:
         file = f"{entry.name}.svg"
         figure = entry.draw()
+        folder.check(f"figures/{file}")
         save(figure, folder.at(f"figures/{file}"))
         folder.note(f"figures/{file}", made_from)
         figures.append(_described(entry, file, figure))

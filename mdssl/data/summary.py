@@ -1,0 +1,67 @@
+"""What ``meta.json`` keeps of how a dataset was prepared, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mdssl.data.prepared import Dataset
+
+_CLASSES_LISTED = 12
+
+
+def summary(dataset: Dataset) -> list[str]:
+    """What was taken from the source and what was left out, a line each, without line ends."""
+    return list(_lines(dataset))
+
+
+def counts_in_words(dataset: Dataset) -> str:
+    """``"8 train / 2 test images of 2 classes"``"""
+    if not dataset.is_labelled:
+        return f"{dataset.pretraining_count:,} images without labels"
+    counts = " / ".join(f"{count:,} {split}" for split, count in dataset.counts.items())
+    return f"{counts} images of {len(dataset.classes)} classes"
+
+
+def _lines(dataset: Dataset) -> Iterator[str]:
+    meta = dataset.meta
+    if dataset.variant:
+        yield f"not the published {dataset.name}: {dataset.variant}"
+    yield _splits(meta["split"])
+    if dataset.is_labelled:
+        yield _classes(dataset)
+    yield from meta.get("remarks", ())
+    for reason, left in meta.get("left_out", {}).items():
+        yield f"left out: {left['count']:,} {reason}, such as {left['example']}"
+    same = meta.get("same_pixels", {})
+    if same.get("test_in_train"):
+        yield f"{same['test_in_train']:,} test images have the same pixels as a training image"
+    if same.get("within_train"):
+        yield f"{same['within_train']:,} training images have the same pixels as another training image"
+
+
+def _splits(rule: dict) -> str:
+    words = {
+        "as given": "splits as they are given",
+        "validation as test": "the validation split is the test split",
+        "train and validation joined": "the validation split belongs to the train split, as it is published",
+        "no labels": "no labels: a domain to train on, which gives no scores",
+    }
+    if rule["rule"] == "stratified":
+        said = f"no test split: {rule['test_fraction']:.0%} of each class, chosen with seed {rule['seed']}"
+    else:
+        said = words.get(rule["rule"], rule["rule"])
+    if "train_per_class" in rule:
+        said += f"; {rule['train_per_class']:,} training images of each class, chosen with seed {rule['seed']}"
+    places = [f"{split} from {place}" for split, place in rule.get("from", {}).items()]
+    return f"{said} ({', '.join(places)})" if places else said
+
+
+def _classes(dataset: Dataset) -> str:
+    train, test = (dataset.meta["splits"][split]["per_class"] for split in ("train", "test"))
+    if len(dataset.classes) > _CLASSES_LISTED:
+        return (
+            f"{len(dataset.classes)} classes of {min(train):,} to {max(train):,} training and {min(test):,} to "
+            f"{max(test):,} test images"
+        )
+    listed = (f"{name} {own:,}/{other:,}" for name, own, other in zip(dataset.classes, train, test, strict=True))
+    return f"classes, with train/test images: {', '.join(listed)}"
