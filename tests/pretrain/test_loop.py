@@ -107,16 +107,31 @@ def test_costs_are_what_a_stopwatch_and_a_count_say_also_over_a_resumption(tiny_
     assert before <= ended["peak_memory_mb"] <= most_memory_mb()
 
 
-def test_gpu_hours_are_the_hours_of_all_gpus():
-    state = checkpoint.LoopState(started_at="", seconds=1800.0, gpu_seconds=4 * 1800.0)
-    model = build_model(tiny_trial())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
-        patch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X")
-        place = Location.of(f"memory://{os.getpid()}-hours")
-        ended = write_finished(place, tiny_trial(), model, state, device="cuda", workers=4)
-    assert (ended["gpu_hours"], ended["train_seconds"], ended["num_workers"]) == (2.0, 1800.0, 4)
+class LikeCuda(str):
+    """The CPU, taken for a GPU by whoever asks for the beginning of its name."""
+
+    def startswith(self, prefix: str) -> bool:
+        return prefix == "cuda"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A CPU that passes for a GPU, which has had 3 GiB in use."""
+    monkeypatch.setattr(loop, "pick_device", lambda device: LikeCuda("cpu"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X")
+
+
+def test_gpu_hours_and_memory_are_those_of_the_gpus(tiny_data, tmp_path, clock, gpu):
+    ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP)
+    assert ended["train_seconds"] == pytest.approx(24.0)
+    assert ended["gpu_hours"] == pytest.approx(24.0 / 3600)
     assert (ended["peak_memory_mb"], ended["device"]) == (3 * 1024, "NVIDIA X")
+    # Of four workers each has a GPU.
+    state = checkpoint.LoopState(started_at="", seconds=1800.0, gpu_seconds=4 * 1800.0)
+    place = Location.of(tmp_path / "four")
+    ended = write_finished(place, tiny_trial(), build_model(tiny_trial()), state, device="cuda", workers=4)
+    assert (ended["gpu_hours"], ended["train_seconds"], ended["num_workers"]) == (2.0, 1800.0, 4)
 
 
 def test_the_encoders_file_says_how_images_are_made_ready_for_it(tiny_data, tmp_path):
