@@ -278,9 +278,13 @@ def relevant_settings(trial: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in trial.items() if name not in other}
 
 
+def is_trial_id(name: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{12}", name) is not None
+
+
 def check_trial_id(trial_id: str) -> None:
     """Raise ``ValueError`` where ``trial_id`` is none."""
-    if not re.fullmatch(r"[0-9a-f]{12}", trial_id):
+    if not is_trial_id(trial_id):
         raise InputError(f"trial id {trial_id!r} is not one: it has 12 hex digits, such as 0123456789ab.")
 
 

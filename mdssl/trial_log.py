@@ -104,6 +104,8 @@ def _entries(trial_dir: Location) -> dict[str, list[str]]:
     folder = trial_dir / FOLDER
     found = {}
     for name in folder.names():
+        if not name.endswith(".txt"):
+            continue
         text = (folder / name).read_bytes().decode(errors="replace")
         found[name] = [entry for entry in _ENTRY.split(text) if entry.endswith("\n")]
     return found

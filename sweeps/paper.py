@@ -2,7 +2,8 @@
 
 A trial that several experiments share is trained once. Where a dataset is not prepared, the trials and scores that
 need it are skipped and named. Afterwards each table stands beside its published values, cell by cell; those are the
-paper's, not ours, and no gate. What the text leaves open, and what was decided, is in the notes of --list.
+paper's, not ours, and no gate. Each figure is printed as a table, and drawn into the folder figures of the storage.
+What the text leaves open, and what was decided, is in the notes of --list.
 
   python sweeps/paper.py --list
       every experiment with its trials, the datasets it needs and the GPU-hours to expect
@@ -20,20 +21,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
-import pandas as pd
-from rich.console import Console
 from tyro.conf import Positional, Suppress
 
 from mdssl.command_line import parse, run
 from mdssl.config import ClusterSettings
 from mdssl.errors import InputError, check_name
 from mdssl.results import leaderboard
-from mdssl.results.published import published, resources_side_by_side, side_by_side
-from mdssl.results.published_table import print_resources, print_side_by_side
 from mdssl.sweep.paper_experiments import EXPERIMENTS
 from mdssl.sweep.paper_plan import plan_experiments, print_list, print_skipped
+from mdssl.sweep.paper_results import show_results
 from mdssl.sweep.settings import SweepSettings
 from mdssl.terminal import Terminal
 
@@ -84,24 +83,18 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"no experiment is named; give one or more of {', '.join(EXPERIMENTS)}, or --list.")
     plan = plan_experiments(names, settings.data, has_weights=bool(settings.pretrained))
     print_skipped(plan, console)
-    if not plan.trials or not plan.evaluate:
+    if not (plan.trials or settings.pretrained) or not plan.evaluate:
         raise InputError(
-            f"no trial of {', '.join(names)} can be done: prepared in {settings.data} is none of the mixtures, or no "
-            "dataset to score on. `mdssl data prepare NAME` prepares one."
+            f"no trial of {', '.join(names)} can be done: none of its mixtures is prepared in {settings.data}, and no "
+            "encoder is given with --pretrained; or no dataset to score on is prepared. `mdssl data prepare NAME` "
+            "prepares one."
         )
-    domains = dict.fromkeys(name for trial in plan.trials for name in trial.domains)
-    settings = replace(settings, domains=tuple(domains), evaluate=plan.evaluate)
+    # A pretrained encoder alone needs none to train on, but the settings name some.
+    domains = tuple(dict.fromkeys(name for trial in plan.trials for name in trial.domains)) or plan.evaluate
+    settings = replace(settings, domains=domains, evaluate=plan.evaluate)
 
-    def beside_the_published(rows: pd.DataFrame, console: Console) -> None:
-        for name in names:
-            console.print()
-            if name in set(published()["experiment"]):
-                for probe in settings.probe_config.each():
-                    print_side_by_side(side_by_side(rows, name, settings={"probe": probe.name}), console)
-            elif EXPERIMENTS[name].reports == "resources":
-                print_resources(resources_side_by_side(rows), console)
-
-    return run_sweep("paper", settings, [trial.settings for trial in plan.trials], afterwards=beside_the_published)
+    show = partial(show_results, names, settings)
+    return run_sweep("paper", settings, [trial.settings for trial in plan.trials], afterwards=show)
 
 
 if __name__ == "__main__":

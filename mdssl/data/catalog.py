@@ -281,6 +281,16 @@ def seen_in(domains: Iterable[str]) -> set[str]:
     return {*domains, *(found.files_of for found in published if found and found.files_of)}
 
 
+USUAL_SIZE = 32
+"""Pixels, height and width, of the images of the catalogue's datasets, as the paper and most of the field have them."""
+
+
+def size_words(name: str, image_size: int) -> str:
+    """What sets a dataset of the catalogue apart that is prepared in another size than the usual; mostly empty."""
+    other = name in CATALOG and CATALOG[name].published is not None and image_size != USUAL_SIZE
+    return f"{image_size}×{image_size} pixels" if other else ""
+
+
 def variant_of(name: str, *, classes: int, train: int, test: int, unlabelled: int | None = None) -> str:
     """What sets a dataset that bears the catalogue's ``name`` apart from the published one; empty if nothing does.
 

@@ -96,6 +96,25 @@ def is_prepared_in(data: str | Path, name: str) -> bool:
     return is_prepared(folder_of(data), name) if bucket is None else (bucket / name / "meta.json").exists()
 
 
+def described_in(data: str | Path, name: str) -> Dataset:
+    """What ``meta.json`` says of ``name`` in the folder or bucket ``data``; of a bucket nothing else is fetched.
+
+    Raises:
+        ValueError: it is not prepared there, or ``meta.json`` is damaged.
+    """
+    folder, bucket = folder_of(data), bucket_of(data)
+    if bucket is None and not is_prepared(folder, name):
+        refuse_unprepared(data, name, [dataset.name for dataset in list_datasets(folder)[0]])
+    meta = (folder / name / "meta.json").read_bytes() if bucket is None else meta_in(bucket, name)
+    return dataset_of(name, folder / name, meta, data)
+
+
+def variants_in(data: str | Path, names: Iterable[str]) -> dict[str, str]:
+    """Of those of ``names`` that are prepared in ``data``, the `Dataset.variant` of each that has one."""
+    prepared = [name for name in dict.fromkeys(names) if is_prepared_in(data, name)]
+    return {name: words for name in prepared if (words := described_in(data, name).variant)}
+
+
 def list_prepared(data: str | Path) -> tuple[list[Dataset], list[str]]:
     """`list_datasets`, for a bucket as well: of that nothing but each ``meta.json`` is read."""
     bucket = bucket_of(data)

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from mdssl.data.catalog import CATALOG, variant_of
+from mdssl.data.catalog import CATALOG, size_words, variant_of
 from mdssl.errors import InputError, check_name
 
 SPLITS = ("train", "test")
@@ -97,10 +97,9 @@ class Dataset:
     @property
     def variant(self) -> str:
         """What sets it apart from the published dataset of its name, such as ``"4,434 of 73,257"``; mostly empty."""
-        if "variant" in self.meta:
-            return self.meta["variant"]
         counts = {"unlabelled": 0} | self.counts
-        return variant_of(self.name, classes=len(self.classes), **counts)
+        words = self.meta.get("variant", variant_of(self.name, classes=len(self.classes), **counts))
+        return ", ".join(filter(None, [words, size_words(self.name, self.image_size)]))
 
     @property
     def builtin(self) -> bool:

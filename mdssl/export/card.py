@@ -12,6 +12,7 @@ from mdssl.data.builtin import BUILTIN
 from mdssl.export.formats import FORMATS, Exported, file_name
 from mdssl.export.loading import loading_code
 from mdssl.export.preparation import Preparation
+from mdssl.results.names import name_of, words_of_score
 from mdssl.results.repeat import probe_command, train_command
 from mdssl.terminal import printable
 
@@ -51,7 +52,7 @@ def card(
     provenance = dict(rows[0]) if rows else {}
     sections = [
         _front_matter(config),
-        _what_it_is(config, preparation, width),
+        _what_it_is(config, preparation, width, training),
         f"## Scores\n\n{_scores(scored)}",
         f"## How to use it\n\n{_use(config, preparation, formats, programs)}",
         f"## How it was trained\n\n{_training(config, training)}",
@@ -79,8 +80,10 @@ def _front_matter(config: TrialConfig) -> str:
     )
 
 
-def _what_it_is(config: TrialConfig, preparation: Preparation, width: int) -> str:
-    trained_on = f" on {escaped(', '.join(config.domains))}" if config.domains else ""
+def _what_it_is(config: TrialConfig, preparation: Preparation, width: int, training: Mapping[str, Any]) -> str:
+    variants = training.get("variants", {})
+    names = [name_of(name, variants.get(name, "")) for name in config.domains]
+    trained_on = f" on {escaped(', '.join(names))}" if names else ""
     stem = {
         "imagenet": "torchvision's own first layers (7x7 convolution of stride 2, max-pool)",
         "cifar": "a 3x3 convolution of stride 1 and no max-pool at its beginning",
@@ -102,7 +105,8 @@ def _scores(scored: Sequence[Mapping[str, Any]]) -> str:
     lines = [header, ("---", "--:", "---", "---", "--:", "--:", "--:", "--:")]
     for row in scored:
         percents = [_percent(row[name]) for name in ("top1", "top5", "knn_top1")]
-        name = escaped(row["eval_dataset"]) + (" (made-up images)" if row["eval_dataset"] in BUILTIN else "")
+        name = escaped(name_of(row["eval_dataset"], words_of_score(row)))
+        name += " (made-up images)" if row["eval_dataset"] in BUILTIN else ""
         seen = "yes" if row["seen"] else "no"
         lines.append((name, str(row["num_classes"]), seen, escaped(row["probe"]), *percents, f"{row['num_test']:,}"))
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -9,9 +9,9 @@ from typing import Any
 
 from mdssl.config import TrialConfig
 from mdssl.data.images import FILTERS, LARGEST_SIZE, SMALLEST_SIZE
-from mdssl.data.local_copy import bucket_of, folder_of, is_prepared_in, meta_in
+from mdssl.data.local_copy import described_in, is_prepared_in
 from mdssl.data.mixture import fingerprint_of
-from mdssl.data.prepared import Dataset, dataset_of
+from mdssl.data.prepared import Dataset
 from mdssl.errors import InputError, check_name, check_number
 
 
@@ -67,7 +67,7 @@ def preparation_of(
 
 def _datasets(config: TrialConfig, data: str | Path, scored_on: Sequence[str]) -> list[Dataset]:
     names = config.domains or tuple(dict.fromkeys(scored_on))
-    found = [_said_of(data, name) for name in names if is_prepared_in(data, name)]
+    found = [described_in(data, name) for name in names if is_prepared_in(data, name)]
     say = "Give the --data that has them, or say --size and --filter."
     if not found:
         named = ", ".join(names) or "no dataset"
@@ -81,12 +81,6 @@ def _datasets(config: TrialConfig, data: str | Path, scored_on: Sequence[str]) -
             f"other images or not all of them, so nobody can tell how large its images are to be. {say}"
         )
     return found
-
-
-def _said_of(data: str | Path, name: str) -> Dataset:
-    folder, bucket = folder_of(data) / name, bucket_of(data)
-    meta = (folder / "meta.json").read_bytes() if bucket is None else meta_in(bucket, name)
-    return dataset_of(name, folder, meta, data)
 
 
 def _common(what: str, flag: str, found: set[Any]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,4 +117,4 @@ def _as_state_of(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 
 def _steps(folder: Location) -> list[str]:
-    return [name for name in folder.names() if name.startswith("step-") and name.endswith(".safetensors")]
+    return [name for name in folder.names() if re.fullmatch(r"step-\d{8,}\.safetensors", name)]

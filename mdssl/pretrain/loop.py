@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mdssl.config import CLUSTERED, UNTRAINED, TrialConfig
 from mdssl.data.mixture import Group, Mixture, fingerprint
+from mdssl.data.prepared import open_dataset
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.patience import patience
@@ -152,6 +153,7 @@ def _train(
     tracks.start(resumed_at=state.step)
     iterations = 0 if config.method in UNTRAINED else config.iterations
 
+    datasets = [open_dataset(data, name) for name in config.domains]
     mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
     groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
     backward = backward_by_domain if settings.gradient_caching else backward_at_once
@@ -225,9 +227,8 @@ def _train(
 
     if rank == 0:
         before_writing()
-        ended = write_finished(
-            trial_dir, config, model, state, device=device, workers=workers, compiled=settings.compile
-        )
+        of_run = {"device": device, "workers": workers, "compiled": settings.compile}
+        ended = write_finished(trial_dir, config, model, state, **of_run, datasets=datasets)
     if workers > 1:
         # Nobody leaves, and ends the process group, while rank 0 still writes.
         dist.barrier()

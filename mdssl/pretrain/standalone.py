@@ -20,6 +20,7 @@ from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.patience import patience
 from mdssl.pretrain.loop import LeftError, NonFiniteLossError, Progress, Wish, train
+from mdssl.pretrain.trial_files import read_training
 from mdssl.pretrain.watchdog import watchdog
 from mdssl.run_config import RunSettings
 from mdssl.storage import Location
@@ -52,6 +53,12 @@ def train_standalone(settings) -> None:
     trial_dir.check_writable()
     claim = Claim(trial_dir, "mdssl train")
     run_settings = RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)})
+    there = read_training(trial_dir)
+    if there and there["status"] == "finished":
+        if is_first:
+            print(f"trial {config.trial_id} is already there: {there['step']} steps, encoder in {trial_dir}")
+            print(f"score it: mdssl probe {config.trial_id}")
+        return
     try:
         if is_first:
             claim.wait(lambda owner: _say_who(owner, config.trial_id))

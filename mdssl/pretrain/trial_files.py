@@ -5,7 +5,8 @@ run.json                with it, each time anew: where it trains
 checkpoints/            while it runs
 metrics.parquet         with each checkpoint
 clusters.parquet        with it, where the method has pseudo-domains
-encoder.safetensors     when it has ended: encoder and projection head, float32
+encoder.safetensors     when it has ended: encoder and projection head, float32; its metadata (strings) are config, mean
+                        and std (of each channel, after division by 255) and image_size (pixels), as JSON
 training.json           last of all: that training ended, how, and what it cost
 
 When it is probed, representations/, neighbours.png and neighbours.json follow: see `mdssl.evaluate.seen`.
@@ -18,6 +19,7 @@ import json
 import os
 import resource
 import socket
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +31,9 @@ import torch
 from torch import nn
 
 from mdssl.config import TrialConfig
+from mdssl.data.prepared import Dataset
 from mdssl.errors import InputError
+from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import Model, build_model
 from mdssl.safetensors_header import safetensors_metadata
@@ -98,8 +102,13 @@ def write_finished(
     device: str,
     workers: int,
     compiled: bool = False,
+    datasets: Sequence[Dataset] = (),
 ) -> dict[str, Any]:
-    """Write the encoder and then the record of its training, which is returned."""
+    """Write the encoder and then the record of its training, which is returned.
+
+    Args:
+        datasets: what it was trained on.
+    """
     on_gpu = device.startswith("cuda")
     peak_bytes = (
         torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -118,14 +127,17 @@ def write_finished(
         "peak_memory_mb": peak_bytes / 2**20,
         "encoder_mb": sum(v.nbytes for name, v in weights.items() if name.startswith("encoder.")) / 2**20,
         "final_loss": state.metrics[-1]["loss"] if state.metrics else None,
+        "variants": {dataset.name: dataset.variant for dataset in datasets if dataset.variant},
         "torch_version": torch.__version__,
         "started_at": state.started_at,
         "finished_at": now(),
     }
     # Once more, for a run that had nothing left to do but this.
     write_metrics(trial_dir, state)
-    encoder = safetensors.torch.save(weights, metadata={"config": json.dumps(config.to_dict())})
-    (trial_dir / "encoder.safetensors").write_bytes(encoder)
+    metadata = {"config": json.dumps(config.to_dict()), "mean": json.dumps(MEAN), "std": json.dumps(STD)}
+    size = datasets[0].image_size if datasets else config.input_size
+    metadata |= {"image_size": str(size)} if size else {}
+    (trial_dir / "encoder.safetensors").write_bytes(safetensors.torch.save(weights, metadata=metadata))
     (trial_dir / "training.json").write_bytes(json.dumps(ended, indent=2).encode())
     return ended
 

@@ -31,10 +31,8 @@ def compared_settings(board: pd.DataFrame) -> list[str]:
     return names + [name for name in board if name not in (*SCHEMA.names, "eval_fingerprint", "weights_fingerprint")]
 
 
-def baseline_values(
-    rows: pd.DataFrame, board: pd.DataFrame, wanted: Sequence[str], values: Sequence[str]
-) -> pd.DataFrame:
-    """``values`` of the baseline of each of ``rows``.
+def baselines(rows: pd.DataFrame, board: pd.DataFrame, wanted: Sequence[str]) -> dict[str, str]:
+    """By trial of ``rows`` the trial that is its baseline; trials without one are left out.
 
     A trial's baseline has the same training mixture, seed and other settings. A setting that one of the two does not
     have is not compared: SimCLR on the union has no λ1 and λ2, a random encoder was trained on nothing. Those that
@@ -45,11 +43,9 @@ def baseline_values(
         board: where baselines are looked for, with the same columns; it may hold ``rows``.
         wanted: the baseline: a method, conditions (``lambda1=1``), both; or a trial id, which is that trial and those
             that differ from it in nothing but the seed, whatever the settings of ``rows`` are.
-        values: columns with numbers.
 
     Returns:
-        (len(rows), len(values)) DataFrame with the index of ``rows``. Null where there is no baseline, or no score of
-        it for the same dataset, layer and probe; also for an untrained encoder that has several, on several mixtures.
+        Trial ids. An untrained encoder that has several baselines, on several mixtures, has none here.
 
     Raises:
         ValueError: ``wanted`` is nothing that the board has, or some trained row has several baselines.
@@ -59,9 +55,25 @@ def baseline_values(
     names = compared_settings(board)
     candidates, compared = _candidates(trials, names, wanted)
     own = rows.drop_duplicates("trial_id").set_index("trial_id")
-    partner = _partners(own[names], trials.loc[candidates, names], compared, " ".join(wanted))
-    # Of the same type also where no row has a partner.
-    keys = rows[_SCORE].assign(trial_id=rows["trial_id"].map(partner).astype(rows["trial_id"].dtype))
+    return _partners(own[names], trials.loc[candidates, names], compared, " ".join(wanted))
+
+
+def values_of_baselines(
+    rows: pd.DataFrame, board: pd.DataFrame, baseline_of: dict[str, str], values: Sequence[str]
+) -> pd.DataFrame:
+    """``values`` of the baseline of each of ``rows``, on the same dataset, layer and probe.
+
+    Args:
+        rows, board: as for `baselines`, which gives ``baseline_of``.
+        values: columns with numbers.
+
+    Returns:
+        (len(rows), len(values)) DataFrame with the index of ``rows``. Null where there is no baseline, or no such score
+        of it.
+    """
+    scored = board[board["eval_dataset"].notna()]
+    # Of the same type also where no row has a baseline.
+    keys = rows[_SCORE].assign(trial_id=rows["trial_id"].map(baseline_of).astype(rows["trial_id"].dtype))
     found = keys.merge(scored[["trial_id", *_SCORE, *values]], how="left", on=["trial_id", *_SCORE])
     return found[list(values)].astype(float).set_axis(rows.index)
 

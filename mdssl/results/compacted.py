@@ -60,7 +60,7 @@ def compact(storage: str | Location) -> Compacted:
             tell when its files were.
     """
     storage = Location.of(storage)
-    if not (storage / FOLDER).names():
+    if not _stamps(storage):
         raise InputError(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage.")
     storage.check_writable()
     now = storage.now_ns()
@@ -149,10 +149,14 @@ def _read_copy(file: Location) -> tuple[dict[str, tuple[int, int]], pa.Table]:
 
 
 def _stamps(storage: Location) -> dict[str, tuple[int, int] | None]:
-    """Size in bytes and time of writing in ns since 1970 of each file in the folder; None of what is not a file."""
+    """Size in bytes and time of writing in ns since 1970 of each Parquet file in the folder; None of a folder in it.
+
+    Other files, as file managers and people leave them, are passed over. A folder is not, for pandas reads it as well.
+    """
     return {
         name: (info.size, info.mtime_ns) if info.type == pyarrow.fs.FileType.File else None
         for name, info in (storage / FOLDER).listing().items()
+        if name.endswith(SUFFIX) or info.type != pyarrow.fs.FileType.File
     }
 
 

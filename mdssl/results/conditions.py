@@ -11,6 +11,7 @@ import pandas as pd
 from pandas.api import types
 
 from mdssl.errors import InputError, check_name
+from mdssl.results.names import NAMED, plain_name
 
 NULL = "null"
 """The word for a missing value."""
@@ -69,8 +70,10 @@ def matching(rows: pd.DataFrame, conditions: Sequence[Condition]) -> pd.DataFram
 def _meets(column: pd.Series, condition: Condition) -> pd.Series:
     if condition.sign in ("=", "!="):
         given = [_value(column, text, condition) for text in condition.values if text != NULL]
-        _check_there(column, given, condition)
-        equal = column.isin(given)
+        # A dataset that is a part or a variant has its own name, and also that of which it is one.
+        names = column.map(plain_name, na_action="ignore") if condition.name in NAMED else column
+        _check_there(pd.concat([column, names]), given, condition)
+        equal = column.isin(given) | names.isin(given)
         if NULL in condition.values:
             equal |= column.isna()
         return equal if condition.sign == "=" else ~equal

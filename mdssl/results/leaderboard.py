@@ -20,6 +20,7 @@ from mdssl.config import CLUSTERED, relevant_settings
 from mdssl.errors import InputError, check_name
 from mdssl.results.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, SETTING_COLUMNS, STATUSES
 from mdssl.results.compacted import read_folder
+from mdssl.results.names import marked
 from mdssl.results.row_files import file_of, read_files, to_bytes
 from mdssl.run_config import probe_named_now
 from mdssl.storage import Location
@@ -104,24 +105,27 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
 
     Such as ``weight_decay``, ``crop_min_area`` or ``recipe_version``, null where the method has no such setting, and
     ``eval_fingerprint``: what the images were that gave the score. Filter by them, or name them in the index of
-    `pivot`.
+    `pivot`. ``eval_dataset`` and ``train_mixture`` have names as they are shown, see `mdssl.results.names`.
     """
-    of_evaluation = cache(_evaluation_fingerprint)
-    fingerprints, numbers, different = [], [], {}
+    of_evaluation = cache(_evaluation)
+    evaluations, numbers, different = [], [], {}
     for text in df["config_json"]:
         # The evaluation stands first. What is left is long, and the same in all rows of a trial: parse that once.
         evaluation, _, rest = text.partition(_AFTER_EVALUATION)
-        fingerprint = of_evaluation(evaluation)
-        if fingerprint is None:
-            fingerprint, rest = json.loads(text).get("evaluation", {}).get("data_fingerprint", ""), text
+        found = of_evaluation(evaluation)
+        if found is None:
+            found, rest = json.loads(text).get("evaluation", {}), text
         else:
             rest = "{" + _AFTER_EVALUATION.removeprefix(", ") + rest
-        fingerprints.append(fingerprint)
+        evaluations.append(found)
         numbers.append(different.setdefault(rest, len(different)))
-    hidden = pd.DataFrame([_settings_without_column(json.loads(rest)) for rest in different])
+    produced_by = [json.loads(rest) for rest in different]
+    hidden = pd.DataFrame([_settings_without_column(one) for one in produced_by])
     hidden = hidden.reindex(numbers).set_axis(df.index)
-    hidden["eval_fingerprint"] = fingerprints
-    return df.join(hidden[[name for name in hidden if name not in df]])
+    hidden["eval_fingerprint"] = [found.get("data_fingerprint", "") for found in evaluations]
+    df = pd.concat([df, hidden[[name for name in hidden if name not in df]]], axis=1)
+    variants = [one.get("variants") for one in produced_by]
+    return marked(df, [found.get("variant") for found in evaluations], [variants[number] for number in numbers])
 
 
 def pivot(
@@ -179,13 +183,13 @@ def mixed_settings(df: pd.DataFrame, by: Sequence[str], also: Sequence[str] = ()
     }
 
 
-def _evaluation_fingerprint(text: str) -> str | None:
-    """What the images were, from the first member of a ``config_json``; None if ``text`` is not that member alone."""
+def _evaluation(text: str) -> dict[str, Any] | None:
+    """What a ``config_json`` says of the evaluation, its first member; None if ``text`` is not that member alone."""
     try:
         first = json.loads(text + "}")
     except json.JSONDecodeError:
         return None
-    return first["evaluation"].get("data_fingerprint", "") if list(first) == ["evaluation"] else None
+    return first["evaluation"] if list(first) == ["evaluation"] else None
 
 
 def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:

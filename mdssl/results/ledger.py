@@ -6,45 +6,25 @@ smaller encoder or scored by another probe are shown, for they are what there is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import hypot, sqrt
-
 import numpy as np
 import pandas as pd
 
 from mdssl.errors import InputError
 from mdssl.results import leaderboard
 from mdssl.results.columns import SETTING_COLUMNS
+from mdssl.results.names import plain_name
 from mdssl.results.published import (
     IMPLAUSIBLE,
     RESOURCES,
     UNPUBLISHED_LAMBDAS,
     averages,
     model_key,
+    other_data,
     published,
     resources_side_by_side,
     side_by_side,
 )
-
-VERDICTS = {
-    "agrees": "ours, made by the paper's recipe, lie within the tolerance",
-    "differs": "ours, made by the paper's recipe, do not",
-    "another recipe": "ours were trained or scored in another way than the paper's: a difference is no evidence",
-    "implausible": "the published number cannot be what it is said to be, so ours cannot agree or differ",
-    "not run": "nobody has trained or scored this here yet",
-}
-"""Meanings by verdict, in the order in which a reader wants them."""
-
-TOLERANCE = 1.0
-"""Points by which ours may differ from a published top-1 in any case."""
-
-RULE = (
-    "Ours agree where they differ from the published top-1 by no more than 1 point or twice the standard error of "
-    "ours, whichever is larger. The standard error joins the spread over seeds, divided by the root of their number, "
-    "and the binomial error of the test split; with one seed the spread is unknown and counts as none. A mean takes "
-    "the mean of its scores' standard errors, as if they erred together. A lead agrees where ours has the same sign "
-    "and is more than twice its standard error; a cost where ours lie within a tenth of the published."
-)
+from mdssl.results.verdicts import MARGIN, judged
 
 PAPER_RECIPE = {
     "arch": "resnet50",
@@ -60,7 +40,7 @@ PAPER_RECIPE = {
     "probe": "sgd-raw",
 }
 """What the paper says of its recipe (section 3.1, tables 6 and 7), by column. Where it is silent, as about the strength
-of augmentations, ours may be anything."""
+of augmentations, ours may be anything. Its datasets are the published ones, whole, at 32×32 pixels."""
 
 _OF_A_PRETRAINED = ("arch", "stem", "probe")
 _NOT_TOP1 = (
@@ -72,17 +52,17 @@ _UNCHECKED_WEIGHTS = "; whether these weights are the paper's (Lightning Bolts' 
 _MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
 
 COLUMNS = (
-    "source", "kind", *_MODEL, "eval_dataset", "unit", "published", "ours", "difference", "standard_error",
-    "tolerance", "seeds", "verdict", "why", "recipe", "trial_ids", "command",
+    "source", "kind", *_MODEL, "eval_dataset", "unit", "published", "ours", "difference", "low", "high",
+    "margin", "seeds", "verdict", "why", "recipe", "trial_ids", "command",
 )  # fmt: skip
 
 
 def ledger(board: pd.DataFrame) -> pd.DataFrame:
     """Every published number of tables 1 to 5, ours beside it, and what that says about the claim.
 
-    `RULE` says when ours agree. Of a model that was trained by several recipes, the one that differs from the paper's
-    in the fewest settings is taken, for each evaluation dataset by itself; then the one with the most images seen, then
-    the newest.
+    `mdssl.results.verdicts.RULE` says when ours agree. Of a model that was trained by several recipes, the one that
+    differs from the paper's in the fewest settings is taken, for each evaluation dataset by itself; then the one with
+    the most images seen, then the newest.
 
     Args:
         board: the leaderboard, as `mdssl.results.leaderboard.read` gives it. It may hold anything besides.
@@ -91,9 +71,9 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
         A row per claim. ``source`` (``table1`` … ``table5``), ``kind`` (``score``; ``mean``, as the paper prints it;
         ``lead``, of MDSSL's mean over multi-domain SimCLR's, over the datasets whose published values are plausible;
         ``cost``), the model's ``method``, ``train_mixture``, ``lambda1``, ``lambda2``, then ``eval_dataset`` (of a mean
-        its kind, of a cost the resource), ``unit``, ``published``, ``ours``, ``difference`` and ``standard_error``,
-        ``tolerance``, ``seeds``, ``verdict`` (one of `VERDICTS`), ``why``, ``recipe``, ``trial_ids`` (a tuple) and
-        ``command``.
+        its kind, of a cost the resource), ``unit``, ``published``, ``ours``, ``difference``, ``low`` and ``high`` (the
+        interval of ours), ``margin``, ``seeds``, ``verdict`` (one of `mdssl.results.verdicts.VERDICTS`), ``why``,
+        ``recipe``, ``trial_ids`` (a tuple) and ``command``.
     """
     rows = _of_published_models(board)
     chosen = _closest_recipe(rows)
@@ -109,23 +89,6 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=list(COLUMNS)).sort_values(
         "source", key=lambda names: names.map(order), kind="stable", ignore_index=True
     )
-
-
-def counts(claims: pd.DataFrame) -> dict[str, int]:
-    """How many of ``claims`` have each verdict, in the order of `VERDICTS`."""
-    return {verdict: int((claims["verdict"] == verdict).sum()) for verdict in VERDICTS}
-
-
-def standard_error(scores: Iterable[float], num_test: int) -> float:
-    """Of the mean of ``scores``, percent, of one model with several seeds on one test split of ``num_test`` images.
-
-    The seeds share their test images, so more of them make the binomial part no smaller.
-    """
-    scores = np.asarray(list(scores), dtype=float)
-    share = scores.mean() / 100
-    binomial = 100 * sqrt(share * (1 - share) / num_test)
-    spread = scores.std(ddof=1) / sqrt(len(scores)) if len(scores) > 1 else 0.0
-    return hypot(binomial, spread)
 
 
 def _of_published_models(board: pd.DataFrame) -> pd.DataFrame:
@@ -164,20 +127,24 @@ def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
         },
         index=scores.index,
     )
-    by = [scores["_model"], scores["eval_dataset"]]
+    by = [scores["_model"], scores["eval_dataset"].map(plain_name)]
     best = rank.sort_values(["off", "unseen", "age"]).groupby(by)["_recipe"].first()
     kept = rank["_recipe"].to_numpy() == best.reindex(pd.MultiIndex.from_arrays(by)).to_numpy()
     return rows.drop(index=scores.index[~kept])
 
 
 def _deviations(row: dict[str, object]) -> list[str]:
-    """In words, each setting of ``row`` that is not what the paper says."""
+    """In words, each setting of ``row`` that is not what the paper says, and each dataset that is not as published."""
     names = _OF_A_PRETRAINED if row["method"] == "pretrained" else PAPER_RECIPE
-    return [
+    return _off_data(row) + [
         f"{name.replace('_', ' ')} {_value(row[name])} (paper: {_value(PAPER_RECIPE[name])})"
         for name in names
         if pd.notna(row.get(name)) and row[name] != PAPER_RECIPE[name]
     ]
+
+
+def _off_data(row: dict[str, object]) -> list[str]:
+    return [f"{name} is not the published dataset" for name in other_data(row)]
 
 
 def _value(value: object) -> str:
@@ -189,14 +156,16 @@ def _score(cell: dict[str, object], rows: pd.DataFrame) -> dict[str, object]:
     line = _line(cell, cell["experiment"], "score")
     deviations: list[str] = []
     if cell["trial_ids"]:
-        own = rows[rows["trial_id"].isin(cell["trial_ids"]) & (rows["eval_dataset"] == dataset)]
+        own = rows[
+            rows["trial_id"].isin(cell["trial_ids"])
+            & (rows["eval_dataset"].map(plain_name, na_action="ignore") == dataset)
+        ]
         own = own[(own["status"] == "finished") & (own["features"] == "encoder")]
-        line["standard_error"] = standard_error(own["top1"], int(own["num_test"].iloc[0]))
-        line["tolerance"] = max(TOLERANCE, 2 * line["standard_error"])
+        line["by_seed"] = own.groupby("seed")["top1"].mean().to_dict()
         deviations = _deviations(own.iloc[0].to_dict())
     elif cell["status"] != "not run":
         line["why"] = {"failed": "it failed", "stopped": "it was stopped"}.get(cell["status"], cell["status"])
-    line = _judged(line, deviations, implausible=_NOT_TOP1 if dataset in IMPLAUSIBLE else "")
+    line = judged(line, deviations, implausible=_NOT_TOP1 if dataset in IMPLAUSIBLE else "")
     if dataset == "chestxray":
         line["why"] = (line["why"] + _NOT_OF_624).removeprefix("; ")
     if cell["method"] == "pretrained" and cell["trial_ids"]:
@@ -210,15 +179,12 @@ def _mean(mean: dict[str, object], scores: list[dict[str, object]]) -> dict[str,
     domains = set(line["train_mixture"].split("+"))
     wanted = {"seen": lambda name: name in domains, "unseen": lambda name: name not in domains}
     cells = [cell for cell in cells if wanted.get(mean["eval_dataset"], lambda name: True)(cell["eval_dataset"])]
-    if pd.notna(line["ours"]):
-        line["standard_error"] = float(np.mean([cell["standard_error"] for cell in cells]))
-        line["tolerance"] = max(TOLERANCE, 2 * line["standard_error"])
-    elif mean["status"] == "incomplete":
+    line["by_seed"] = _means_by_seed(cells)
+    if mean["status"] == "incomplete":
         line["why"] = "not all of its scores are there"
-    of_others = [cell["recipe"] for cell in cells if cell["verdict"] == "another recipe"]
-    deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1] if of_others else []
+    deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1]
     doubtful = [cell["eval_dataset"] for cell in cells if cell["eval_dataset"] in IMPLAUSIBLE]
-    return _judged(line, deviations, implausible=f"it holds the score on {doubtful[0]}" if doubtful else "")
+    return judged(line, deviations, implausible=f"it holds the score on {doubtful[0]}" if doubtful else "")
 
 
 def _leads(source: str, scores: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -235,28 +201,32 @@ def _leads(source: str, scores: list[dict[str, object]]) -> list[dict[str, objec
         if not baseline:
             continue
         cells = [*ours, *baseline]
-        difference = {
+        lead = {
             name: float(np.mean([cell[name] for cell in ours]) - np.mean([cell[name] for cell in baseline]))
             for name in ("published", "ours")
         }
-        line = ours[0] | difference | {"source": source, "kind": "lead", "eval_dataset": "MDSSL − SimCLR", "why": ""}
-        line |= {"difference": difference["ours"] - difference["published"], "tolerance": float("nan")}
-        line |= {"seeds": min(cell["seeds"] for cell in cells), "verdict": ""}
-        line["trial_ids"] = tuple(dict.fromkeys(sum((cell["trial_ids"] for cell in cells), ())))
-        of_two = [np.mean([cell["standard_error"] for cell in part]) for part in (ours, baseline)]
-        line["standard_error"] = hypot(*of_two)
-        recipes = dict.fromkeys(cell["recipe"] for cell in cells)
-        line["recipe"] = "; ".join(filter(None, recipes))
+        line = ours[0] | lead | {"source": source, "kind": "lead", "eval_dataset": "MDSSL − SimCLR", "why": ""}
         deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1]
+        of_mdssl, of_simclr = _means_by_seed(ours), _means_by_seed(baseline)
+        line |= {
+            "difference": float("nan")
+            if any(pd.isna(cell["difference"]) for cell in cells)
+            else lead["ours"] - lead["published"],
+            "seeds": min(cell["seeds"] for cell in cells),
+            "trial_ids": tuple(dict.fromkeys(sum((cell["trial_ids"] for cell in cells), ()))),
+            "recipe": "; ".join(filter(None, dict.fromkeys(cell["recipe"] for cell in cells))),
+            "by_seed": {seed: of_mdssl[seed] - of_simclr[seed] for seed in of_mdssl if seed in of_simclr},
+        }
         if pd.isna(line["ours"]):
-            line |= {"verdict": "not run", "recipe": "", "trial_ids": (), "seeds": 0}
-        elif deviations:
-            line |= {"verdict": "another recipe", "why": deviations[0]}
-        else:
-            same = line["ours"] * np.sign(line["published"]) > 2 * line["standard_error"]
-            line["verdict"] = "agrees" if same else "differs"
-        lines.append(line)
+            line |= {"recipe": "", "trial_ids": (), "seeds": 0}
+        lines.append(judged(line, deviations, implausible=""))
     return lines
+
+
+def _means_by_seed(cells: list[dict[str, object]]) -> dict[int, float]:
+    """Of the seeds that all of ``cells`` have, the means over these."""
+    seeds = set.intersection(*(set(cell["by_seed"]) for cell in cells)) if cells else set()
+    return {seed: float(np.mean([cell["by_seed"][seed] for cell in cells])) for seed in sorted(seeds)}
 
 
 def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
@@ -275,7 +245,7 @@ def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
             table = resources_side_by_side(best.sort_values("finished_at").drop_duplicates("_model", keep="last"))
         first = best.iloc[0].to_dict()
         recipe = f"{first['arch']}, {_value(int(first['iterations']))} iterations, {first['device']}"
-        deviations = [text for text in _deviations(first) if not text.startswith("probe")]
+        deviations = _deviations(first | {"probe": PAPER_RECIPE["probe"], "eval_dataset": None})
         if "RTX 2080" not in str(first["device"]):
             deviations.insert(0, f"on {first['device']} (paper: GeForce RTX 2080)")
     lines = []
@@ -287,10 +257,10 @@ def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
             cell |= {"method": "mdssl against simclr", "train_mixture": "one model for four"}
         cell |= {name: cost[name] for name in ("published", "ours", "difference", "trial_ids")}
         line = _line(cell | {"seeds": 0, "recipe": recipe}, "table2", "cost") | {"unit": cost["unit"]}
-        line["tolerance"] = abs(cost["published"]) / 10
+        line["margin"] = abs(cost["published"]) / 10
         if cost["status"] not in ("ours", "not run"):
             line["why"] = f"{cost['status']} trained"
-        lines.append(_judged(line, deviations, implausible=""))
+        lines.append(judged(line, deviations, implausible=""))
     assert len(lines) == 3 * len(RESOURCES), lines
     return lines
 
@@ -299,27 +269,8 @@ def _line(cell: dict[str, object], source: str, kind: str) -> dict[str, object]:
     line = dict.fromkeys(COLUMNS) | {name: cell[name] for name in (*_MODEL, "eval_dataset", "published", "ours")}
     line |= {name: cell[name] for name in ("difference", "seeds", "recipe", "trial_ids")}
     weights = " --pretrained WEIGHTS" if source == "table5" else ""
-    command = f"python sweeps/paper.py {source}{weights}"
-    return (
-        line
-        | {"source": source, "kind": kind, "unit": "%", "why": "", "command": command}
-        | {
-            "standard_error": float("nan"),
-            "tolerance": float("nan"),
-        }
-    )
-
-
-def _judged(line: dict[str, object], deviations: list[str], *, implausible: str) -> dict[str, object]:
-    if implausible:
-        verdict, why = "implausible", implausible
-    elif pd.isna(line["ours"]):
-        verdict, why = "not run", line["why"]
-    elif deviations:
-        verdict, why = "another recipe", "; ".join(deviations)
-    else:
-        verdict, why = ("agrees" if abs(line["difference"]) <= line["tolerance"] else "differs"), line["why"]
-    return line | {"verdict": verdict, "why": why}
+    own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "by_seed": {}}
+    return line | own | {"command": f"python sweeps/paper.py {source}{weights}"}
 
 
 def _model_of(line: dict[str, object]) -> str:

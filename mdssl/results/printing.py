@@ -9,6 +9,7 @@ from typing import Any
 from mdssl.errors import InputError
 from mdssl.results import formats, leaderboard
 from mdssl.results.conditions import Condition, parse_condition
+from mdssl.results.opening import results_in
 from mdssl.results.view import view
 from mdssl.storage import Location
 from mdssl.terminal import Terminal, printable
@@ -39,7 +40,7 @@ def print_one_table(
     name = formats.format_for(output, format)
     conditions = [Condition(column, "=", tuple(values)) for column, values in choice.items() if values]
     conditions += [parse_condition(text) for text in where]
-    rows = leaderboard.read(storage)
+    rows = leaderboard.read(results_in(storage))
     if rows.empty:
         message = f"the leaderboard in {storage} is empty: run a sweep, or give another --storage"
         if format is not None or output is not None:

@@ -23,6 +23,7 @@ import pandas as pd
 from mdssl.config import TrialConfig
 from mdssl.errors import InputError, check_name
 from mdssl.results import leaderboard
+from mdssl.results.names import plain_name
 
 IMPLAUSIBLE = ("cifar100",)
 """Evaluation datasets whose published values cannot be top-1, as the module says."""
@@ -35,6 +36,7 @@ RESOURCES = {"training_hours": "h", "disk_mb": "MB", "gpus": ""}
 
 _MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
 _NOT_RUN = {"ours": float("nan"), "seeds": 0, "trial_ids": (), "recipe": "", "status": "not run"}
+_OTHER_DATA = "other data: "
 _MEANS_OF_MIXTURES = {"table3": ("seen", "unseen")}
 """Where the paper prints other means than one over all columns. Table 3's single domains have that one as well."""
 
@@ -76,9 +78,10 @@ def side_by_side(board: pd.DataFrame, experiment: str, *, settings: Mapping[str,
         The columns of `published`, ``published`` in place of ``top1``, and
 
         - ``ours``: mean over seeds, percent; null where there is none. ``difference``: ours less published, points;
+          null where ours are of other data than the published datasets of these names, for then it means nothing;
         - ``seeds``: how many; ``trial_ids``: a tuple; ``recipe``: in words, how they were trained and probed;
-        - ``status``: ``ours``; ``not scored`` (trained, but not scored on this dataset); ``failed``, ``stopped``;
-          ``not run``.
+        - ``status``: ``ours``; ``other data: svhn (4,434 of 73,257)``; ``not scored`` (trained, but not scored on this
+          dataset); ``failed``, ``stopped``; ``not run``.
 
     Raises:
         ValueError: an experiment without published top-1; a setting that the leaderboard does not have; rows of one
@@ -88,15 +91,15 @@ def side_by_side(board: pd.DataFrame, experiment: str, *, settings: Mapping[str,
     rows = _selected(board, settings)
     models = [model_key(*(cell[name] for name in _MODEL)) for _, cell in cells.iterrows()]
     scored = rows[rows["_model"].isin(models) & (rows["status"] == "finished") & (rows["features"] == "encoder")]
-    _refuse_mixtures(scored, ["_model", "eval_dataset"], f"top-1 beside {experiment}")
+    compared = _on_published_data(scored, ["_model", "_dataset"])
+    rows, scored = rows.drop(index=scored.index.difference(compared.index)), compared
+    _refuse_mixtures(scored, ["_model", "_dataset"], f"top-1 beside {experiment}")
     of_model = dict(list(rows[rows["_model"].isin(models)].groupby("_model")))
     found = [
         _cell(of_model[model], dataset) if model in of_model else dict(_NOT_RUN)
         for model, dataset in zip(models, cells["eval_dataset"], strict=True)
     ]
-    table = cells.join(pd.DataFrame(found))
-    table.insert(table.columns.get_loc("ours") + 1, "difference", table["ours"] - table["published"])
-    return table
+    return _with_difference(cells.join(pd.DataFrame(found)))
 
 
 def averages(table: pd.DataFrame) -> pd.DataFrame:
@@ -117,16 +120,21 @@ def averages(table: pd.DataFrame) -> pd.DataFrame:
         kinds = _MEANS_OF_MIXTURES.get(first["experiment"], ("average",)) if len(domains) > 1 else ("average",)
         for kind in kinds:
             of_mean = {"average": cells, "seen": cells[seen], "unseen": cells[~seen]}[kind]
-            whole = of_mean["ours"].notna().all()
             mean = of_mean[["published", "ours", "difference"]].mean(skipna=False)
             means.append(
                 first.to_dict()
                 | {"eval_dataset": kind, **mean, "seeds": of_mean["seeds"].min()}
                 | {"trial_ids": tuple(dict.fromkeys(sum(of_mean["trial_ids"], ())))}
                 | {"recipe": "; ".join(dict.fromkeys(filter(None, of_mean["recipe"])))}
-                | {"status": "ours" if whole else "incomplete" if of_mean["ours"].notna().any() else "not run"}
+                | {"status": _status_of_mean(of_mean)}
             )
     return pd.DataFrame(means, columns=table.columns)
+
+
+def _status_of_mean(cells: pd.DataFrame) -> str:
+    if not cells["ours"].notna().all():
+        return "incomplete" if cells["ours"].notna().any() else "not run"
+    return next((status for status in cells["status"] if status != "ours"), "ours")
 
 
 def resources_side_by_side(board: pd.DataFrame, *, settings: Mapping[str, object] | None = None) -> pd.DataFrame:
@@ -151,8 +159,10 @@ def resources_side_by_side(board: pd.DataFrame, *, settings: Mapping[str, object
     """
     rows = _selected(board, settings)
     trials = rows[rows["status"] == "finished"].drop_duplicates("trial_id")
-    # What it cost to train an encoder does not depend on how it was scored.
+    # What it cost to train an encoder does not depend on how, and on what, it was scored.
     trials = trials.drop(columns=["features", "probe", "eval_fingerprint"])
+    trials["_other_data"] = [", ".join(other_data({"train_mixture": name})) for name in trials["train_mixture"]]
+    trials = _on_published_data(trials, ["_model"])
     found = []
     for _, row in _read("published_resources.csv").iterrows():
         lambdas = (1.0, 0.0) if row["method"] == "simclr" else UNPUBLISHED_LAMBDAS
@@ -163,7 +173,12 @@ def resources_side_by_side(board: pd.DataFrame, *, settings: Mapping[str, object
     simclr, mdssl = found
     lines = [line for name in RESOURCES for line in (simclr[name], mdssl[name], _change(simclr[name], mdssl[name]))]
     table = pd.DataFrame(lines).astype({"models": "Int64", "trained": "Int64"})
-    table.insert(table.columns.get_loc("ours") + 1, "difference", table["ours"] - table["published"])
+    return _with_difference(table)
+
+
+def _with_difference(table: pd.DataFrame) -> pd.DataFrame:
+    difference = (table["ours"] - table["published"]).where(~table["status"].str.startswith(_OTHER_DATA))
+    table.insert(table.columns.get_loc("ours") + 1, "difference", difference)
     return table
 
 
@@ -180,7 +195,23 @@ def _selected(board: pd.DataFrame, settings: Mapping[str, object] | None) -> pd.
         if name in rows:
             lacks_it = rows[name].isna() | ((name == "iterations") & (rows["iterations"] == 0).fillna(False))
             rows = rows[rows.index.isin(leaderboard.select(rows, {name: wanted}).index) | lacks_it]
-    return rows.assign(_model=[model_key(*(row[name] for name in _MODEL)) for _, row in rows.iterrows()])
+    models = [model_key(*(row[name] for name in _MODEL)) for _, row in rows.iterrows()]
+    datasets = rows["eval_dataset"].map(plain_name, na_action="ignore")
+    others = [", ".join(other_data(row)) for row in rows[["train_mixture", "eval_dataset"]].to_dict("records")]
+    return rows.assign(_model=models, _dataset=datasets, _other_data=pd.Series(others, rows.index, dtype=object))
+
+
+def _on_published_data(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """``rows`` less, where a group has some on the published data, those on others of the same names."""
+    is_published = rows["_other_data"] == ""
+    return rows[is_published | ~is_published.groupby([rows[name] for name in by]).transform("any").astype(bool)]
+
+
+def other_data(row: Mapping[str, object]) -> list[str]:
+    """Of the datasets that a row's trial was trained and scored on, those that are not the published ones."""
+    scored_on = [row["eval_dataset"]] if isinstance(row.get("eval_dataset"), str) else []
+    names = dict.fromkeys([*row["train_mixture"].split("+"), *scored_on])
+    return [name for name in names if name != plain_name(name)]
 
 
 def model_key(method: str, train_mixture: str, lambda1: float, lambda2: float) -> str:
@@ -189,7 +220,7 @@ def model_key(method: str, train_mixture: str, lambda1: float, lambda2: float) -
     if method == "pretrained":
         return method
     # Six digits, for a lambda that was computed may be off by a bit.
-    return f"{method} {'+'.join(sorted(train_mixture.split('+')))} {lambda1:g} {lambda2:g}"
+    return f"{method} {'+'.join(sorted(plain_name(train_mixture).split('+')))} {lambda1:g} {lambda2:g}"
 
 
 def _refuse_mixtures(rows: pd.DataFrame, by: list[str], what: str, also: tuple[str, ...] = ()) -> None:
@@ -206,12 +237,13 @@ def _refuse_mixtures(rows: pd.DataFrame, by: list[str], what: str, also: tuple[s
 def _cell(of_model: pd.DataFrame, dataset: str) -> dict[str, object]:
     """What we have for one published cell, from all rows of its model."""
     finished = of_model[of_model["status"] == "finished"]
-    ours = finished[(finished["features"] == "encoder") & (finished["eval_dataset"] == dataset)]
+    ours = finished[(finished["features"] == "encoder") & (finished["_dataset"] == dataset)]
     failures = of_model[of_model["status"] != "finished"]
     if len(ours):
-        status = "ours"
+        others = [text for text in ours["_other_data"].unique() if text]
+        status = f"{_OTHER_DATA}{others[0]}" if others else "ours"
     elif len(finished):
-        status = "failed" if dataset in set(failures["eval_dataset"]) else "not scored"
+        status = "failed" if dataset in set(failures["_dataset"]) else "not scored"
     else:
         status = failures["status"].iloc[0] if len(failures) else "not run"
     return {
@@ -242,13 +274,15 @@ def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dic
     )
     of_models = costs.groupby(trials["_model"]).mean().reindex(models)
     trained = trials["_model"].nunique()
+    others = [text for text in trials["_other_data"].unique() if text]
+    found = f"{_OTHER_DATA}{others[0]}" if others else "ours"
     common = {
         "method": published["method"],
         "models": len(models),
         "trained": trained,
         "trial_ids": tuple(trials["trial_id"]),
         "devices": ", ".join(sorted(trials["device"].dropna().unique())),
-        "status": "ours" if trained == len(models) else f"{trained} of {len(models)} models" if trained else "not run",
+        "status": found if trained == len(models) else f"{trained} of {len(models)} models" if trained else "not run",
     }
     return {
         name: {"resource": name, "unit": unit, "published": float(published[name])}

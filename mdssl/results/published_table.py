@@ -1,4 +1,4 @@
-"""Published and ours on the screen and in Markdown. What is published says so wherever it is shown."""
+"""Published and ours on the screen. What is published says so wherever it is shown."""
 
 from __future__ import annotations
 
@@ -54,23 +54,6 @@ def print_side_by_side(table: pd.DataFrame, console: Console | None = None) -> N
         _say(console, line)
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """A `mdssl.results.published.side_by_side` and its averages as one Markdown table, a line per number.
-
-    Ends in the notes that `print_side_by_side` has above its blocks.
-    """
-    header = ("evaluated on", "method", "trained on", "λ1", "λ2", "published", "ours", "difference", "seeds", "status")
-    lines = [
-        (_TITLES.get(name, name), *_model(row), _published(row), *_ours(row), str(row["seeds"] or "-"), row["status"])
-        for name, block in _blocks(table)
-        for _, row in block.iterrows()
-    ]
-    notes = [SOURCE, RECIPE, *(f"ours: {line}" for line in _recipes(table))]
-    if table["eval_dataset"].isin(IMPLAUSIBLE).any():
-        notes.append(DOUBT)
-    return _markdown(header, lines, left=3) + "\n" + "".join(f"- {note}\n" for note in notes)
-
-
 def print_resources(table: pd.DataFrame, console: Console | None = None) -> None:
     """Print a `mdssl.results.published.resources_side_by_side`: a line per resource and method, ``-`` for none.
 
@@ -85,11 +68,6 @@ def print_resources(table: pd.DataFrame, console: Console | None = None) -> None
     for line in _resource_lines(table):
         drawn.add_row(*line[:4], Text(line[4], style="italic"), *line[5:])
     _whole(drawn, console)
-
-
-def resources_to_markdown(table: pd.DataFrame) -> str:
-    """A `mdssl.results.published.resources_side_by_side` as a Markdown table."""
-    return _markdown(_RESOURCE_HEADER, _resource_lines(table), left=2)
 
 
 _RESOURCE_HEADER = ("resource", "method", "models", "unit", "published", "ours", "difference", "status")
@@ -177,8 +155,3 @@ def _whole(drawn: Table, console: Console) -> None:
 
 def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
-    rule = ["---" if place < left or name == "status" else "---:" for place, name in enumerate(header)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))

@@ -118,7 +118,8 @@ def _statistics(groups: Any, difference: bool, over_seeds: bool) -> list[pd.Seri
 
 def _measure(header: str, name: str, over_seeds: bool = False) -> Measure:
     difference = _DIFFERENCE in name
-    stem = header.replace(" ", "_")
+    # Not in the words of a dataset's name.
+    stem = re.sub(r"( \([^()]*\))| ", lambda found: found[1] or "_", header)
     endings = ("",)
     if over_seeds:
         endings = ("_mean", "_se", "_pairs") if difference else ("_mean", "_sd", "_seeds")

@@ -15,7 +15,10 @@ from mdssl.config import TrialConfig
 from mdssl.data.catalog import seen_in
 from mdssl.errors import check_name
 from mdssl.results import leaderboard
+from mdssl.results.averages import common_datasets, left_out, row_means
 from mdssl.results.drawing import TextColumn, side_by_side
+from mdssl.results.names import matching_names, plain_name
+from mdssl.results.opening import results_in
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 from mdssl.terminal import Terminal
@@ -57,13 +60,16 @@ def sweep_table(
         ``temperature``, ``seed`` or ``weight_decay``), top-1 in percent by dataset (where a dataset was prepared anew
         between two scores, only those on its latest images), and
 
-        - ``seen``, ``unseen``: means over the datasets that the trial's mixture holds, and over the others; null as
-          long as one of them has no score. With one mixture an untrained encoder's are over the same datasets;
-        - ``vs simclr``: the trial's mean over all ``datasets`` less that of its baseline, in points. Its baseline is
-          the finished trial of ``baseline_method`` with the same mixture, seed and other settings shown; a setting
-          that one of the two does not have is not compared. For an untrained encoder only the seed has to be the same,
-          and several such baselines are averaged;
+        - ``seen``, ``unseen``: means over the datasets that the trial's mixture holds, and over the others, as far as
+          the trials of the mixture have them in common (see `mdssl.results.averages.common_datasets`); null where the
+          trial itself lacks one. With one mixture an untrained encoder's are over the same datasets;
+        - ``vs simclr``: the mean over both kinds of datasets of the trial's score less that of its baseline, in points.
+          Its baseline is the finished trial of ``baseline_method`` with the same mixture, seed and other settings
+          shown; a setting that one of the two does not have is not compared. For an untrained encoder only the seed has
+          to be the same, and several such baselines are averaged;
         - ``status``, and ``error``: the first line of what a failed trial, or a score of it, failed with.
+
+        ``attrs["notes"]`` says which datasets the means leave out.
     """
     rows = rows[[name for name in rows if name in _USED]][rows["train_mixture"].isin([*mixtures, ""])]
     rows = leaderboard.with_settings(rows) if "config_json" in rows else rows
@@ -88,19 +94,22 @@ def sweep_table(
     mixture = ["train_mixture"] if len(mixtures) > 1 else []
     table = pd.concat([trials[["method", *mixture, "lambda1", "lambda2", *differing]], scores], axis=1)
     trained_on = list(trials["train_mixture"]) if mixture else [mixtures[0] if mixtures else ""] * len(trials)
-    seen_by = {mixture: seen_in(mixture.split("+")) for mixture in set(trained_on)}
-    seen = pd.DataFrame({name: [name in seen_by[mixture] for mixture in trained_on] for name in datasets})
+    seen_by = {mixture: seen_in(plain_name(mixture).split("+")) for mixture in set(trained_on)}
+    seen = pd.DataFrame({name: [plain_name(name) in seen_by[mixture] for mixture in trained_on] for name in datasets})
     seen.index = trials.index
-    table["seen"] = _mean_where(scores, seen)
-    table["unseen"] = _mean_where(scores, ~seen)
-    table[f"vs {baseline_method}"] = _versus(baseline_method, trials, scores.mean(axis=1, skipna=False), differing)
+    counted, notes = _counted(scores, trials["train_mixture"], (trials["method"] == baseline_method).to_numpy(bool))
+    table["seen"] = row_means(scores, seen & counted)
+    table["unseen"] = row_means(scores, ~seen & counted)
+    table[f"vs {baseline_method}"] = _versus(baseline_method, trials, scores, counted, differing)
     table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
     table["error"] = failures.map(_first_line, na_action="ignore").reindex(trials.index)
-    return table.loc[_order(trials, mixtures, differing)]
+    table = table.loc[_order(trials, mixtures, differing)]
+    table.attrs["notes"] = notes
+    return table
 
 
 def print_table(df: pd.DataFrame, console: Console | None = None) -> None:
-    """Print a `sweep_table`: numbers with one decimal, the best of each column bold, failures in words below.
+    """Print a `sweep_table`: numbers with one decimal, the best of each column bold, notes and failures below.
 
     Columns of averages that hold nothing, and the status where all trials finished, are not shown. A table that is
     wider than the console is printed in parts that repeat the settings, for a number cut short is a wrong number.
@@ -119,6 +128,8 @@ def print_table(df: pd.DataFrame, console: Console | None = None) -> None:
         if number:
             console.print()
         console.print(part, crop=False)
+    for note in df.attrs.get("notes", ()):
+        console.print(Text(f"note: {note}"), soft_wrap=True)
     for row in df[df["error"].notna()].to_dict("records"):
         asked = [f"{_HEADERS.get(name, name)}={_setting(row[name])}" for name in settings[1:] if pd.notna(row[name])]
         console.print(Text(f"failed: {' '.join([row['method'], *asked])}: {row['error']}"), soft_wrap=True)
@@ -144,11 +155,11 @@ def print_leaderboard(
         features: the layer whose scores are shown.
 
     Raises:
-        ValueError: a method, mixture, dataset, probe or layer that the leaderboard does not hold; a file that is not
-            one of its own.
+        ValueError: there is no such storage; a method, mixture, dataset, probe or layer that the leaderboard does not
+            hold; a file that is not one of its own.
     """
     console = console or Terminal()
-    rows = leaderboard.read(storage)
+    rows = leaderboard.read(results_in(storage))
     if rows.empty:
         console.print(
             f"the leaderboard in {storage} is empty: run a sweep, or give another --storage",
@@ -167,16 +178,20 @@ def print_leaderboard(
         "features": [features] if rows["features"].notna().any() else (),
     }
     for name, values in wanted.items():
+        found = set(rows[name].dropna().unique()) - {""}
         for value in values:
-            check_name(name, value, sorted(set(rows[name].dropna().unique()) - {""}))
-    mixtures = list(train_mixture) or sorted(set(rows["train_mixture"].unique()) - {""}) or [""]
+            check_name(name, value, sorted(found | {plain_name(text) for text in found}))
+    mixtures = sorted(set(rows["train_mixture"].unique()) - {""}) or [""]
+    mixtures = matching_names(train_mixture, mixtures) if train_mixture else mixtures
     scores = rows.loc[rows["features"] == features, ["train_mixture", "eval_dataset", "probe"]].drop_duplicates()
     for mixture in mixtures:
         scored = scores[scores["train_mixture"].isin([mixture, ""])]
-        seen = mixture.split("+")
-        found = set(scored["eval_dataset"])
-        datasets = list(evaluate) or [name for name in seen if name in found] + sorted(found - set(seen))
         for name in [probe] if probe else sorted(set(scored["probe"])) or [ProbeConfig.probe]:
+            found = set(scored.loc[scored["probe"] == name, "eval_dataset"])
+            seen = [part for part in mixture.split("+") if part in found]
+            datasets = seen + sorted(found - set(seen))
+            if evaluate:
+                datasets = [one for asked in evaluate for one in matching_names([asked], datasets) or [asked]]
             table = sweep_table(rows, mixtures=[mixture], datasets=datasets, features=features, probe=name)
             # Left out only now: the differences are to the baseline, shown or not.
             if method:
@@ -206,26 +221,42 @@ def _drawn(df: pd.DataFrame, settings: list[str], scores: list[str], status: lis
     return columns
 
 
-def _versus(method: str, trials: pd.DataFrame, average: pd.Series, differing: list[str]) -> pd.Series:
-    is_baseline = ((trials["method"] == method) & average.notna()).to_numpy(dtype=bool)
+def _counted(scores: pd.DataFrame, mixtures: pd.Series, baseline: np.ndarray) -> tuple[pd.DataFrame, list[str]]:
+    """Which scores means are over: those that the trials of one mixture have in common; and notes on the others.
+
+    An untrained encoder's are what the trials of all mixtures have in common.
+    """
+    untrained = (mixtures == "").to_numpy(dtype=bool)
+    counted = pd.DataFrame(False, index=scores.index, columns=scores.columns)
+    of_all, notes = common_datasets(scores, untrained=untrained, baseline=baseline), []
+    trained_on = list(mixtures[~untrained].unique())
+    for mixture in trained_on:
+        own = (mixtures == mixture).to_numpy(dtype=bool)
+        common = common_datasets(scores[own], untrained=untrained[own], baseline=baseline[own])
+        counted.loc[own, common] = True
+        if scores[own].notna().any(axis=None):
+            notes += left_out(scores, common, f" of {mixture}" if len(trained_on) > 1 else "")
+    counted.loc[untrained, of_all] = True
+    return counted, notes
+
+
+def _versus(
+    method: str, trials: pd.DataFrame, scores: pd.DataFrame, counted: pd.DataFrame, differing: list[str]
+) -> pd.Series:
+    is_baseline = ((trials["method"] == method) & scores.notna().any(axis=1)).to_numpy(dtype=bool)
     untrained = (trials["train_mixture"] == "").to_numpy(dtype=bool)
-    of_baselines = average.to_numpy()[is_baseline]
-    baseline = np.full(len(trials), np.nan)
+    of_baselines = scores.to_numpy()[is_baseline]
+    baseline = np.full(scores.shape, np.nan)
+    nothing = np.full(scores.shape[1], np.nan)
     for rows, names in ((untrained, ["seed"]), (~untrained, ["train_mixture", *differing])):
         # Each value by a number of its own, -1 for none: what one of the two does not have is not compared.
         settings = np.stack([pd.factorize(trials[name])[0] for name in names], axis=1)
         different, which = np.unique(settings[rows], axis=0, return_inverse=True)
         theirs = settings[is_baseline]
         same = [((theirs == own) | (theirs < 0) | (own < 0)).all(axis=1) for own in different]
-        means = [of_baselines[chosen].mean() if chosen.any() else np.nan for chosen in same]
-        baseline[rows] = np.array(means, dtype=float)[which]
-    return average - baseline
-
-
-def _mean_where(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.Series:
-    """Each row's mean over its chosen scores; null where one of them is, or where there is none."""
-    complete = ~(scores.isna() & chosen).any(axis=1)
-    return scores.where(chosen).mean(axis=1).where(complete)
+        means = [of_baselines[chosen].mean(axis=0) if chosen.any() else nothing for chosen in same]
+        baseline[rows] = np.array(means, dtype=float).reshape(len(different), scores.shape[1])[which]
+    return row_means(scores - baseline, counted)
 
 
 def _order(trials: pd.DataFrame, mixtures: Sequence[str], differing: list[str]) -> pd.Index:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from mdssl.errors import InputError, check_name
-from mdssl.results.baseline import baseline_values, compared_settings
+from mdssl.results.averages import common_datasets, left_out, mean
+from mdssl.results.baseline import baselines, compared_settings, values_of_baselines
 from mdssl.results.conditions import Condition, matching
 from mdssl.results.spread import MEAN, MEASURED, SCORES, Measure, grouped, single
 from mdssl.results.table import METHOD_ORDER
@@ -20,6 +22,8 @@ _OF_SCORES = ("eval_dataset", "features", "probe", "eval_fingerprint")
 """Which score a row is. Conditions on these hold for the baseline too."""
 _OF_DATASETS = ("seen", "num_classes", "num_train", "num_test", "eval_fingerprint")
 """What a mean over datasets has only where they agree."""
+_WAY = ("features", "probe")
+"""How a score is made: means are over scores of one way."""
 _DESCENDING = ":desc"
 
 
@@ -60,7 +64,7 @@ def view(
             trial, the settings in which trials differ, and top1, spread over the evaluation datasets.
         pivot: a column whose values become columns each.
         over_seeds: mean, standard deviation and number of seeds, of rows that differ in nothing else.
-        baseline: also the difference to it, see `mdssl.results.baseline.baseline_values`.
+        baseline: also the difference to it, see `mdssl.results.baseline.baselines`.
         sort: columns to sort by, each with ``:desc`` for the largest first. Missing values are last.
 
     Raises:
@@ -81,17 +85,18 @@ def view(
     if (pivot or over_seeds or baseline) and "eval_fingerprint" not in named:
         board = _on_latest_images(board, notes)
     kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
+    baseline_of = baselines(kept, board, baseline) if baseline else {}
+    averaged: dict[tuple[str, str], list[str]] = {}
     if pivot == "eval_dataset":
-        # The baseline's mean is over the datasets of the table as well, whichever of its scores the table shows.
-        datasets = kept["eval_dataset"].dropna().unique()
-        scores = [name for name in values if name in SCORES]
-        board, kept = _with_mean(board, scores, datasets), _with_mean(kept, scores, datasets)
+        averaged = _averaged_datasets(kept, board, baseline_of, notes)
+        kept = _with_means(kept, averaged, [name for name in values if name in SCORES])
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
     if pivot:
         kept = _with_value(kept, pivot, notes)
     numbers = kept[values].astype(float) if baseline or over_seeds or pivot else kept[values]
     if baseline:
-        differences = numbers - baseline_values(kept, board, baseline, values)
+        differences = numbers - values_of_baselines(kept, board, baseline_of, values)
+        differences = _of_means(kept, differences, averaged)
         label = baseline[0] if len(baseline) == 1 and baseline[0].replace("-", "").isalnum() else "baseline"
         numbers = numbers.join(differences.add_suffix(f" vs {label}"))
         if label == "baseline":
@@ -150,19 +155,68 @@ def _on_latest_images(board: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return board[~outdated]
 
 
-def _with_mean(board: pd.DataFrame, scores: Sequence[str], datasets: Sequence[str]) -> pd.DataFrame:
-    """``board`` and a row per trial, layer and probe with its means over ``datasets``, null where one is missing."""
-    if len(datasets) < 2 or not scores:
-        return board
-    scored = board[board["eval_dataset"].isin(datasets)]
-    groups = scored.groupby(["trial_id", "features", "probe"], sort=False)
-    means = groups[list(scores)].mean().where(groups[list(scores)].count() == len(datasets)).reset_index()
-    rows = scored.drop_duplicates(["trial_id", "features", "probe"]).reset_index(drop=True)
+def _averaged_datasets(
+    rows: pd.DataFrame, board: pd.DataFrame, baseline_of: dict[str, str], notes: list[str]
+) -> dict[tuple[str, str], list[str]]:
+    """By layer and probe, the datasets that means are over: those that the trials and their baselines in ``board``
+    have in common. Nothing where these are fewer than two."""
+    scored = rows[rows["eval_dataset"].notna()]
+    of_baselines = board[board["trial_id"].isin(set(baseline_of.values()) - set(rows["trial_id"]))]
+    probes = scored["probe"].nunique()
+    found = {}
+    for way, own in scored.groupby(list(_WAY), sort=False):
+        theirs = of_baselines[of_baselines["eval_dataset"].isin(own["eval_dataset"])]
+        theirs = theirs[(theirs[list(_WAY)] == list(way)).all(axis=1)]
+        compared = pd.concat([own, theirs]) if len(theirs) else own
+        scores = compared.groupby(["trial_id", "eval_dataset"])["top1"].first().unstack()
+        untrained = (compared.groupby("trial_id")["train_mixture"].first() == "").to_numpy(dtype=bool)
+        is_baseline = scores.index.isin(set(baseline_of.values()))
+        common = common_datasets(scores, untrained=untrained, baseline=is_baseline)
+        if len(scores.columns) > 1:
+            notes += left_out(scores, common, f" by the {way[1]} probe" if probes > 1 else "")
+        if len(common) > 1:
+            found[way] = common
+    return found
+
+
+def _with_means(rows: pd.DataFrame, averaged: dict[tuple[str, str], list[str]], scores: Sequence[str]) -> pd.DataFrame:
+    """``rows`` and one per trial, layer and probe with its means; null where the trial lacks a score."""
+    if not scores or not averaged:
+        return rows
+    scored = rows[_is_averaged(rows, averaged)]
+    groups = scored.groupby(["trial_id", *_WAY], sort=False)
+    means = groups[list(scores)].agg(mean).reset_index()
+    firsts = scored.drop_duplicates(["trial_id", *_WAY]).reset_index(drop=True)
+    counts = groups["eval_dataset"].nunique()
+    complete = [count == len(averaged[way]) for (_, *way), count in counts.items() for way in [tuple(way)]]
     agree = groups[list(_OF_DATASETS)].nunique(dropna=False).eq(1).reset_index()
-    common = {name: rows[name].where(agree[name]) for name in _OF_DATASETS}
+    common = {name: firsts[name].where(agree[name]) for name in _OF_DATASETS}
     others = ["eval_seconds", *(name for name in SCORES if name not in scores)]
-    rows = rows.assign(**common, **means[list(scores)], eval_dataset=MEAN).drop(columns=others)
-    return pd.concat([board, rows], ignore_index=True)
+    of_means = means[list(scores)].where(pd.Series(complete))
+    firsts = firsts.assign(**common, **of_means, eval_dataset=MEAN).drop(columns=others)
+    return pd.concat([rows, firsts], ignore_index=True)
+
+
+def _of_means(
+    rows: pd.DataFrame, differences: pd.DataFrame, averaged: dict[tuple[str, str], list[str]]
+) -> pd.DataFrame:
+    """``differences``, those of means being means of the differences of their datasets."""
+    is_mean = rows["eval_dataset"] == MEAN
+    if not is_mean.any():
+        return differences
+    by = ["trial_id", *_WAY]
+    chosen = _is_averaged(rows, averaged)
+    means = rows.loc[chosen, by].join(differences[chosen]).groupby(by, sort=False).agg(mean)
+    of_means = pd.MultiIndex.from_frame(rows.loc[is_mean, by])
+    there = rows.loc[is_mean, list(SCORES)].notna().any(axis=1).to_numpy()
+    differences = differences.copy()
+    differences.loc[is_mean] = np.where(there[:, None], means.reindex(of_means).to_numpy(), np.nan)
+    return differences
+
+
+def _is_averaged(rows: pd.DataFrame, averaged: dict[tuple[str, str], list[str]]) -> pd.Series:
+    cells = {(*way, name) for way, names in averaged.items() for name in names}
+    return pd.Series([cell in cells for cell in rows[[*_WAY, "eval_dataset"]].itertuples(index=False)], rows.index)
 
 
 def _telling_apart(rows: pd.DataFrame, pivot: str | None, over_seeds: bool) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mdssl.config import TrialConfig, relevant_settings
+from mdssl.results.names import mixture_of
 from mdssl.storage import Location
 
 _SHORT = {
@@ -22,10 +23,11 @@ _SHORT = {
 _TOLD_OTHERWISE = {"method", "domains", "data_fingerprint", "weights", "weights_fingerprint"}
 
 
-def labels(configs: Iterable[TrialConfig]) -> dict[str, str]:
+def labels(configs: Iterable[TrialConfig], variants: Mapping[str, str] | None = None) -> dict[str, str]:
     """A few words for each trial, by its id: its method and what tells it from the others.
 
-    ``mdssl λ1=0.9 λ2=0.05 seed=1``; a mixture stands after the method where there are several.
+    ``mdssl λ1=0.9 λ2=0.05 seed=1``; a mixture stands after the method where there are several. ``variants``: by domain,
+    what sets it apart from the published dataset.
     """
     configs = list(configs)
     settings = {config.trial_id: relevant_settings(config.to_dict()) for config in configs}
@@ -40,7 +42,7 @@ def labels(configs: Iterable[TrialConfig]) -> dict[str, str]:
     for config in configs:
         words = [config.method]
         if len(mixtures) > 1 and config.domains:
-            words.append(config.train_mixture)
+            words.append(mixture_of(config.train_mixture, variants or {}))
         if config.weights:
             words.append(Location.of(config.weights).name)
         for name, value in settings[config.trial_id].items():

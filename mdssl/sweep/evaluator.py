@@ -25,6 +25,7 @@ from mdssl.pretrain.trial_files import load_model
 from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint
+from mdssl.sweep.rows import images_of
 from mdssl.trial_log import kept_log
 
 log = logging.getLogger(__name__)
@@ -71,5 +72,9 @@ class Evaluator:
         )
         found = score_dataset(encoded, dataset, probe=self.probe, seed=config.seed)
         seen.add(dataset, encoded)
-        own = {"eval_dataset": name, "data_fingerprint": evaluation_fingerprint(data, name)}
+        own = {
+            "eval_dataset": name,
+            "data_fingerprint": evaluation_fingerprint(data, name),
+            "images": images_of(dataset),
+        }
         return [entry | own for entry in found]

@@ -58,6 +58,8 @@ class PaperExperiment:
     """Datasets that its encoders are scored on, or whose representations it shows, in the order of its columns."""
     reports: str = "top1"
     """top1 | resources (hours, disk, GPUs) | hours | embedding (t-SNE) | similarity (class-averaged heat maps)."""
+    figure: str = ""
+    """Of a figure, which of ours shows it: how the names of these begin in `mdssl.results.figures.gallery`."""
     notes: tuple[str, ...] = ()
     """Where the text is silent or contradicts itself, and what was decided."""
 
@@ -181,6 +183,7 @@ EXPERIMENTS: dict[str, PaperExperiment] = {
     ),
     "figure2": PaperExperiment(
         title="Top-1 as training domains are added one by one",
+        figure="domains-against-top1",
         section="section 3.4, figure 2",
         trials=(
             _simclr("cifar10"),
@@ -200,6 +203,7 @@ EXPERIMENTS: dict[str, PaperExperiment] = {
     ),
     "figure3": PaperExperiment(
         title="Top-1 against λ1 and against λ2",
+        figure="lambda-curves",
         section="section 3.5, figure 3",
         trials=(
             *(_mdssl(_PAIR, lambda1, 0.0) for lambda1 in (1.0, 0.9, 0.7, 0.5)),
@@ -216,6 +220,7 @@ EXPERIMENTS: dict[str, PaperExperiment] = {
     ),
     "figure4": PaperExperiment(
         title="Latent space of MDSSL with clustering",
+        figure="embedding",
         section="section 4.1, figure 4",
         trials=_without_labels(_PAIR),
         evaluate=_PAIR,
@@ -224,6 +229,7 @@ EXPERIMENTS: dict[str, PaperExperiment] = {
     ),
     "figure5-left": PaperExperiment(
         title="MDSSL without domain labels, on domains that look different",
+        figure="methods-bars",
         section="section 4.1, figure 5 (left)",
         trials=_figure5(_PAIR),
         evaluate=(*_PAIR, "cifar100"),
@@ -235,6 +241,7 @@ EXPERIMENTS: dict[str, PaperExperiment] = {
     ),
     "figure5-right": PaperExperiment(
         title="MDSSL without domain labels, on domains that look alike",
+        figure="methods-bars",
         section="section 4.1, figure 5 (right)",
         trials=_figure5(_SIMILAR_PAIR),
         evaluate=(*_SIMILAR_PAIR, "cifar100"),
@@ -242,6 +249,7 @@ EXPERIMENTS: dict[str, PaperExperiment] = {
     ),
     "figureA1": PaperExperiment(
         title="Similarity of class-averaged representations as λ1 falls",
+        figure="class-similarity-lambda1",
         section="appendix A.3, figure A.1",
         trials=tuple(_mdssl(_PAIR, lambda1, 0.0) for lambda1 in (1.0, 0.9, 0.7, 0.5)),
         evaluate=_PAIR,
@@ -254,6 +262,7 @@ EXPERIMENTS: dict[str, PaperExperiment] = {
     ),
     "figureA2": PaperExperiment(
         title="Similarity of class-averaged representations as λ2 grows",
+        figure="class-similarity-lambda2",
         section="appendix A.3, figure A.2",
         trials=tuple(_mdssl(_PAIR, lambda1, lambda2) for lambda1 in (1.0, 0.9) for lambda2 in (0.05, 0.1, 0.2)),
         evaluate=_PAIR,
@@ -262,6 +271,7 @@ EXPERIMENTS: dict[str, PaperExperiment] = {
     ),
     "figureA3": PaperExperiment(
         title="Training time as training domains are added one by one",
+        figure="training-hours",
         section="appendix A.4, figure A.3",
         trials=(
             _mdssl(_PAIR, 1.0, 0.1),

@@ -11,8 +11,9 @@ import pandas as pd
 from rich.console import Console
 
 from mdssl.config import Recipe
-from mdssl.data.local_copy import is_prepared_in
+from mdssl.data.local_copy import is_prepared_in, variants_in
 from mdssl.data.prepared import prepare_command
+from mdssl.results.names import name_of
 from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperTrial, experiment
 from mdssl.sweep.settings import SweepSettings
 
@@ -31,12 +32,14 @@ _COST_OF_A_VIEW = {
 
 class Plan(NamedTuple):
     """What of some experiments can be done: ``trials``, each once, and the datasets to ``evaluate`` on; ``skipped`` are
-    the trials that lack something and ``lacking`` the datasets that are not prepared."""
+    the trials that lack something, ``lacking`` the datasets that are not prepared, and ``unscored`` those of them that
+    the experiments score on."""
 
     trials: tuple[PaperTrial, ...]
     evaluate: tuple[str, ...]
     skipped: tuple[PaperTrial, ...]
     lacking: tuple[str, ...]
+    unscored: tuple[str, ...]
 
 
 def plan_experiments(names: Sequence[str], data: str | Path, *, has_weights: bool = False) -> Plan:
@@ -58,6 +61,7 @@ def plan_experiments(names: Sequence[str], data: str | Path, *, has_weights: boo
         tuple(name for name in evaluate if name in prepared),
         tuple(trial for trial in wanted if trial not in possible),
         tuple(name for name in datasets if name not in prepared),
+        tuple(name for name in evaluate if name not in prepared),
     )
 
 
@@ -90,10 +94,14 @@ def print_list(names: Sequence[str], settings: SweepSettings, board: pd.DataFram
         _say(console, f"{name}: {chosen.title} ({chosen.section})")
         for trial in chosen.trials:
             _say(console, f"    {_words(trial)}")
-        needed = dict.fromkeys([*chosen.domains, *chosen.evaluate])
-        lacking = plan_experiments([name], data).lacking
-        listed = ", ".join(f"{dataset} (not prepared)" if dataset in lacking else dataset for dataset in needed)
-        _say(console, f"  datasets: {listed}")
+        marks = variants_in(data, [*chosen.domains, *chosen.evaluate])
+        marks |= dict.fromkeys(plan_experiments([name], data).lacking, "not prepared")
+        trained, scored = (
+            ", ".join(name_of(dataset, marks.get(dataset, "")) for dataset in names)
+            for names in (chosen.domains, chosen.evaluate)
+        )
+        same = set(chosen.domains) == set(chosen.evaluate)
+        _say(console, f"  datasets: {trained}" if same else f"  datasets: trained on {trained}; scored on {scored}")
         trained = [trial for trial in chosen.trials if trial.domains]
         hours = repeats * gpu_hours(trained, recipe, views_per_second)
         _say(console, f"  {len(trained)} trials{each}, about {hours:.1f} GPU-hours")
@@ -114,9 +122,8 @@ def print_skipped(plan: Plan, console: Console) -> None:
         absent = [name for name in trial.domains if name in plan.lacking]
         why = f"not prepared: {', '.join(absent)}" if absent else "give its file with --pretrained"
         _say(console, f"skipped: {_words(trial)}; {why}")
-    scored = [name for name in plan.lacking if name not in {name for trial in plan.trials for name in trial.domains}]
-    if scored:
-        _say(console, f"not scored on, for they are not prepared: {', '.join(scored)}")
+    if plan.unscored:
+        _say(console, f"not scored on, for they are not prepared: {', '.join(plan.unscored)}")
 
 
 def _words(trial: PaperTrial) -> str:

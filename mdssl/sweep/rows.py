@@ -12,6 +12,7 @@ from typing import Any
 import mdssl
 from mdssl.config import TrialConfig, relevant_settings
 from mdssl.data.catalog import seen_in
+from mdssl.data.prepared import Dataset
 from mdssl.pretrain.trial_files import now
 from mdssl.results.leaderboard import SCHEMA_VERSION, SETTING_COLUMNS
 from mdssl.storage import Location
@@ -30,6 +31,9 @@ _FROM_TRAINING = (
     "started_at",
 )
 
+_FOR_JSON = ("data_fingerprint", "images", "probe_settings")
+"""Of a score: what ``config_json`` holds."""
+
 
 def finished_row(
     config: TrialConfig, training: dict, score: dict, *, context: dict, trial_dir: Location
@@ -38,21 +42,37 @@ def finished_row(
 
     Args:
         training: the content of ``training.json``.
-        score: one entry of `mdssl.evaluate.evaluate.evaluate_dataset`, with ``eval_dataset`` and ``data_fingerprint``.
+        score: one entry of `mdssl.evaluate.evaluate.evaluate_dataset`, with ``eval_dataset``, ``data_fingerprint`` and
+            ``images`` (see `images_of`), which ``config_json`` has under ``evaluation``; under ``variants`` it has what
+            sets each of the trial's domains apart from the published one.
         context: columns that say who asked: sweep, preset, git_commit, ray_version.
     """
-    evaluation = {**score["probe_settings"], "data_fingerprint": score["data_fingerprint"]}
+    evaluation = {**score["probe_settings"], **score.get("images", {}), "data_fingerprint": score["data_fingerprint"]}
+    # A trial that is older than this record of its domains has none.
+    variants = {"variants": training["variants"]} if "variants" in training else {}
     row = _setting(config, context)
     row |= {key: training[key] for key in _FROM_TRAINING}
-    row |= {key: value for key, value in score.items() if key not in ("data_fingerprint", "probe_settings")}
+    row |= {key: value for key, value in score.items() if key not in _FOR_JSON}
     row |= {
         "status": "finished",
         "seen": score["eval_dataset"] in seen_in(config.domains),
-        "config_json": json.dumps(_produced_by(config) | {"evaluation": evaluation}, sort_keys=True),
+        "config_json": json.dumps(_produced_by(config) | variants | {"evaluation": evaluation}, sort_keys=True),
         "finished_at": now(),
         "checkpoint": (trial_dir / "encoder.safetensors").uri,
     }
     return row
+
+
+def images_of(dataset: Dataset) -> dict[str, Any]:
+    """What a row says of the images that it was scored on, and no column does.
+
+    Returns:
+        ``image_size`` (pixels), ``variant`` (see `mdssl.data.prepared.Dataset`) and ``majority_top1``: what always
+        naming the most frequent class of the test split scores, percent.
+    """
+    per_class = dataset.meta["splits"]["test"]["per_class"]
+    majority = 100 * max(per_class) / sum(per_class)
+    return {"image_size": dataset.image_size, "variant": dataset.variant, "majority_top1": majority}
 
 
 def failed_row(

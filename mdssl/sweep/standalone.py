@@ -19,7 +19,7 @@ from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.run_config import ProbeConfig, check_layers
 from mdssl.storage import Location
 from mdssl.sweep.grid import evaluation_fingerprint, has_score, labelled_domains
-from mdssl.sweep.rows import finished_row, git_commit, merged
+from mdssl.sweep.rows import finished_row, git_commit, images_of, merged
 from mdssl.sweep.settings import check_axis
 from mdssl.terminal import printable
 
@@ -67,7 +67,7 @@ def probe_standalone(settings) -> None:
         else:
             encoded = encode_dataset(model, dataset, layers=probe.features, device=device, input_size=config.input_size)
             scores = score_dataset(encoded, dataset, probe=probe, seed=config.seed)
-            own = {"eval_dataset": name, "data_fingerprint": data_fingerprint}
+            own = {"eval_dataset": name, "data_fingerprint": data_fingerprint, "images": images_of(dataset)}
             new = [
                 finished_row(config, read_training(trial_dir), score | own, context=context, trial_dir=trial_dir)
                 for score in scores

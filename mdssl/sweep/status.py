@@ -22,6 +22,7 @@ from mdssl.config import CLUSTERED, TrialConfig
 from mdssl.errors import InputError
 from mdssl.results import leaderboard
 from mdssl.results.drawing import TextColumn, TextTable
+from mdssl.results.opening import results_in, trial_ids
 from mdssl.storage import Location
 from mdssl.sweep.describe import duration, labels
 from mdssl.terminal import Terminal
@@ -82,12 +83,12 @@ def trial_statuses(storage: str | Location) -> list[TrialStatus]:
     """Every trial that the storage knows, those that need somebody first.
 
     Raises:
-        ValueError: a file of the leaderboard is not one of its own.
+        ValueError: there is no such storage; a file of the leaderboard is not one of its own.
     """
-    storage = Location.of(storage)
+    storage = results_in(storage)
     rows = leaderboard.read(storage)
     of_trial = dict(list(rows.groupby("trial_id")))
-    names = dict.fromkeys([*of_trial, *(storage / "trials").names()])
+    names = dict.fromkeys([*of_trial, *trial_ids(storage)])
     with ThreadPoolExecutor(_READERS) as pool:
         found = pool.map(lambda trial_id: _status(storage, trial_id, of_trial.get(trial_id)), names)
         return sorted(filter(None, found), key=lambda trial: STATES.index(trial.state))

@@ -10,9 +10,13 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from mdssl.config import TrialConfig
+from mdssl.config import Recipe, TrialConfig
+from mdssl.data.builtin import BUILTIN
+from mdssl.data.local_copy import variants_in
 from mdssl.errors import InputError
+from mdssl.presets import PRESETS
 from mdssl.results import leaderboard
+from mdssl.results.names import matching_names, mixture_of, name_of, plain_name
 from mdssl.results.table import print_table, sweep_table
 from mdssl.storage import Location
 from mdssl.sweep.describe import labels
@@ -31,16 +35,35 @@ def print_plan(console: Console, name: str, settings: SweepSettings, storage: Lo
     }
     counts = Counter(work.state for work in works)
     summary = ", ".join(f"{counts[state]} {text}" for state, text in words.items() if counts[state])
+    variants = variants_in(settings.data, [*settings.domains, *settings.evaluate])
     mixtures = list(dict.fromkeys(work.config.train_mixture for work in works if work.config.domains))
-    trained_on = mixtures[0] if len(mixtures) == 1 else f"{len(mixtures)} mixtures"
+    trained_on = mixture_of(mixtures[0], variants) if len(mixtures) == 1 else f"{len(mixtures)} mixtures"
     console.print(f"{name}: {len(works)} trials on {trained_on} in {storage.uri}: {summary}", markup=False)
+    for note in _notes(settings, variants):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     if settings.dry_run:
-        names = labels(work.config for work in works)
+        names = labels((work.config for work in works), variants)
         width = max(map(len, names.values()))
         for work in works:
-            missing = f"; probes: {', '.join(work.missing)}" if work.is_left else ""
+            missing = ", ".join(name_of(dataset, variants.get(dataset, "")) for dataset in work.missing)
+            missing = f"; probes: {missing}" if work.is_left else ""
             line = f"  {work.config.trial_id}  {names[work.config.trial_id]:{width}}  {words[work.state]}{missing}"
             console.print(line, markup=False, soft_wrap=True)
+
+
+def _notes(settings: SweepSettings, variants: dict[str, str]) -> list[str]:
+    notes = []
+    if variants:
+        listed = ", ".join(name_of(name, words) for name, words in variants.items())
+        notes.append(f"not the published datasets of these names: {listed}; no score of theirs is compared with papers")
+    crops = PRESETS["quick"]["crop_min_area"]
+    if settings.preset == "quick" and settings.crop_min_area == crops and set(settings.domains) - set(BUILTIN):
+        paper = Recipe.crop_min_area
+        notes.append(
+            f"preset quick crops no less than {crops:g} of an image, for the built-in domains; photos are usually "
+            f"cropped as --crop-min-area {paper:g} does"
+        )
+    return notes
 
 
 def print_results(
@@ -51,12 +74,18 @@ def print_results(
     probes = [probe.name for probe in settings.probe_config.each()]
     # What failed and was not asked for this time is another sweep's business.
     asked_for = rows["eval_dataset"].isin(settings.evaluate) & rows["probe"].isin(probes)
-    rows = rows[rows["eval_dataset"].isna() | asked_for]
+    rows = leaderboard.with_settings(rows[rows["eval_dataset"].isna() | asked_for])
+    variants, found = variants_in(settings.data, settings.evaluate), dict.fromkeys(rows["eval_dataset"].dropna())
+    marked = [name_of(name, variants.get(name, "")) for name in settings.evaluate]
+    # What rows know of a dataset that is not what is prepared now.
+    datasets = [name if name in found else (*matching_names([plain_name(name)], found), name)[0] for name in marked]
+    mixtures = list(dict.fromkeys(config.train_mixture for config in configs if config.domains))
+    mixtures = [name for mixture in mixtures for name in matching_names([mixture], rows["train_mixture"].unique())]
     for layer, probe in itertools.product(settings.features, probes):
         table = sweep_table(
             rows,
-            mixtures=list(dict.fromkeys(config.train_mixture for config in configs if config.domains)),
-            datasets=settings.evaluate,
+            mixtures=mixtures,
+            datasets=datasets,
             probe=probe,
             features=layer,
         )

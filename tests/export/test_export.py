@@ -272,5 +272,15 @@ def test_names_of_others_stay_text_in_the_card(tmp_path):
     assert all(line.count(" | ") == 7 for line in text.splitlines() if "lbfgs" in line)
 
 
+def test_the_card_marks_datasets_that_are_not_the_published_ones():
+    config = TrialConfig(method="simclr", domains=("svhn", "cifar10"), data_fingerprint="0")
+    row = {"status": "finished", "features": "encoder", "eval_dataset": "dtd", "probe": "lbfgs", "seen": False}
+    row |= {"top1": 50.0, "top5": None, "knn_top1": 40.0, "num_classes": 10, "num_train": 400, "num_test": 400}
+    training = {"variants": {"svhn": "4,434 of 73,257"}}
+    text = card(config, Preparation(32, "bicubic"), [row], training, width=512, formats=(), programs={})
+    assert "taken as one on svhn \\(4,434 of 73,257\\), cifar10." in text
+    assert "| dtd \\(10 of 47 classes\\) | 10 |" in text
+
+
 def test_escapes_are_those_of_markdown():
     assert escaped("a_b *c* [d](e) | <f>\n# g\x1b\u202e") == "a\\_b \\*c\\* \\[d\\]\\(e\\) \\| \\<f\\> \\# g"

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors
 import safetensors.torch
 import torch
+import torchvision
 from tiny_trial import tiny_trial
 
 from mdssl.config import TrialConfig
@@ -21,7 +24,7 @@ from mdssl.pretrain import checkpoint, loop
 from mdssl.pretrain.loop import LeftError, NonFiniteLossError, Wish, train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.step import two_views
-from mdssl.pretrain.trial_files import load_model, read_training
+from mdssl.pretrain.trial_files import load_model, read_training, write_finished
 from mdssl.run_config import RunSettings
 from mdssl.storage import Location
 
@@ -46,6 +49,101 @@ def weights(folder):
 
 def losses(folder):
     return pd.read_parquet(folder / "metrics.parquet").drop(columns="views_per_second")
+
+
+class Clock:
+    """Stands for the time: each step takes what it is told."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def most_memory_mb() -> float:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes in the steps alone: four seconds in each."""
+    clock = Clock()
+
+    def slow(function, seconds):
+        def slowed(*arguments, **named):
+            clock.now += seconds
+            return function(*arguments, **named)
+
+        return slowed
+
+    monkeypatch.setattr(loop.time, "perf_counter", clock.perf_counter)
+    monkeypatch.setattr(loop, "two_views", slow(loop.two_views, 4.0))
+    return clock
+
+
+def test_costs_are_what_a_stopwatch_and_a_count_say_also_over_a_resumption(tiny_data, tmp_path, clock):
+    settings = RunSettings(report_every=2, checkpoint_seconds=0)
+    own = dict(data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu")
+    with pytest.raises(Killed):
+        train(tiny_trial(), report=kill_at(4), **own)
+    # The two steps since the checkpoint of step 2 are done, and paid for, again: what was lost is not in the record.
+    clock.now += 5000.0
+    before = most_memory_mb()
+    ended = train(tiny_trial(), **own)
+    assert ended["train_seconds"] == pytest.approx(6 * 4.0)
+    # A view is an image through the encoder: 6 steps of 8 images of 2 domains, twice.
+    assert ended["views_seen"] == 6 * 8 * 2 * 2
+    assert ended["views_per_second"] == pytest.approx(ended["views_seen"] / 24.0)
+    assert (ended["gpu_hours"], ended["num_workers"], ended["device"]) == (0.0, 1, "cpu")
+    metrics = pd.read_parquet(tmp_path / "metrics.parquet")
+    assert metrics["views_per_second"].tolist() == pytest.approx([2 * 8 * 2 * 2 / 8.0] * 3)
+    # The encoder alone, in float32, counted from torchvision's own network.
+    encoder = torchvision.models.resnet18()
+    encoder.fc = torch.nn.Identity()
+    size = sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
+    assert ended["encoder_mb"] == pytest.approx(size / 2**20)
+    # The kernel's own record of the most memory that this process has had.
+    assert before <= ended["peak_memory_mb"] <= most_memory_mb()
+
+
+class LikeCuda(str):
+    """The CPU, taken for a GPU by whoever asks for the beginning of its name."""
+
+    def startswith(self, prefix: str) -> bool:
+        return prefix == "cuda"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A CPU that passes for a GPU, which has had 3 GiB in use."""
+    monkeypatch.setattr(loop, "pick_device", lambda device: LikeCuda("cpu"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X")
+
+
+def test_gpu_hours_and_memory_are_those_of_the_gpus(tiny_data, tmp_path, clock, gpu):
+    ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP)
+    assert ended["train_seconds"] == pytest.approx(24.0)
+    assert ended["gpu_hours"] == pytest.approx(24.0 / 3600)
+    assert (ended["peak_memory_mb"], ended["device"]) == (3 * 1024, "NVIDIA X")
+    # Of four workers each has a GPU.
+    state = checkpoint.LoopState(started_at="", seconds=1800.0, gpu_seconds=4 * 1800.0)
+    place = Location.of(tmp_path / "four")
+    ended = write_finished(place, tiny_trial(), build_model(tiny_trial()), state, device="cuda", workers=4)
+    assert (ended["gpu_hours"], ended["train_seconds"], ended["num_workers"]) == (2.0, 1800.0, 4)
+
+
+def test_the_encoders_file_says_how_images_are_made_ready_for_it(tiny_data, tmp_path):
+    train(tiny_trial(iterations=1), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu")
+    with safetensors.safe_open(tmp_path / "encoder.safetensors", "pt") as file:
+        said = file.metadata()
+    # torchvision's own numbers for ImageNet.
+    usual = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+    assert (json.loads(said["mean"]), json.loads(said["std"])) == (list(usual.mean), list(usual.std))
+    assert json.loads(said["image_size"]) == 16
+    assert TrialConfig.from_dict(json.loads(said["config"])).domains == ("tiny-a", "tiny-b")
 
 
 def test_a_finished_trial_has_all_its_files(tiny_data, tmp_path):
@@ -145,6 +243,8 @@ def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path):
         finished = subprocess.run([*command, "--storage", storage], capture_output=True, text=True, check=True)
         assert ("step 2/30" in finished.stdout) is not is_killed, "a killed run goes on where it was"
         folders += list(storage.glob("trials/*"))
+    again = subprocess.run([*command, "--storage", storage], capture_output=True, text=True, check=True)
+    assert f"trial {folders[1].name} is already there: 30 steps" in again.stdout and "step 30/30" not in again.stdout
     first, second = (weights(folder) for folder in folders)
     assert all(torch.equal(first[name], second[name]) for name in first)
     pd.testing.assert_frame_equal(losses(folders[0]), losses(folders[1]), check_exact=True)

@@ -1,5 +1,16 @@
 """Leaderboard rows as trials write them."""
 
+from mdssl.data.catalog import CATALOG
+
+
+def counts_of(dataset: str | None) -> dict[str, int]:
+    """Classes and images of the whole published dataset, or of a small one of the user's own."""
+    published = CATALOG[dataset].published if dataset in CATALOG else None
+    if published is None:
+        return {"num_classes": 10, "num_train": 100, "num_test": 50}
+    train, test = published.prepared_counts
+    return {"num_classes": published.classes, "num_train": train, "num_test": test}
+
 
 def row(eval_dataset: str | None = "svhn", **changes) -> dict:
     """A finished row; ``changes`` are columns with other values."""
@@ -20,9 +31,7 @@ def row(eval_dataset: str | None = "svhn", **changes) -> dict:
         "features": "encoder",
         "probe": "lbfgs",
         "top1": 50.0,
-        "num_classes": 10,
-        "num_train": 100,
-        "num_test": 50,
+        **counts_of(eval_dataset),
         "config_json": "{}",
         "mdssl_version": "0.1.0",
         "started_at": "2026-11-02T10:00:00.250+00:00",

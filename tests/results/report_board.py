@@ -52,8 +52,6 @@ def rows_of(trial: TrialConfig, scores: dict[str, float], **changes) -> list[dic
         "gpu_hours": 0.0,
         "device": "cpu",
         "knn_top1": 40.0,
-        "num_train": 2000,
-        "num_test": 1000,
         "finished_at": "2026-11-02T11:00:00.000+00:00",
     }
     own |= UNTRAINED if trial.method == "random" else {}

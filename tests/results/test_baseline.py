@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from leaderboard_rows import UNTRAINED, row
 
-from mdssl.results.baseline import baseline_values
+from mdssl.results.baseline import baselines, values_of_baselines
 from mdssl.results.columns import SCHEMA
 from mdssl.results.view import view
 
@@ -31,6 +31,10 @@ def board(trials: list[dict], datasets=("cifar10", "svhn")) -> pd.DataFrame:
     df = pd.DataFrame(rows).astype({"seed": "Int64", "seen": "boolean", "top1": float, "lambda1": float})
     # Other domains are other images, as in a real leaderboard.
     return df.assign(weight_decay=1e-6, eval_fingerprint=df["eval_dataset"], data_fingerprint=df["train_mixture"])
+
+
+def baseline_values(rows: pd.DataFrame, df: pd.DataFrame, wanted: list[str], values: list[str]) -> pd.DataFrame:
+    return values_of_baselines(rows, df, baselines(rows, df, wanted), values)
 
 
 GRID = [trial | own for trial in TRAINED for own in (SIMCLR, *MDSSL)]

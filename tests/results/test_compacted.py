@@ -168,9 +168,9 @@ def test_a_copy_that_cannot_be_believed_is_named_and_left_aside(board, case, cap
 
 
 def test_a_foreign_file_in_the_folder_is_named_with_a_copy_as_without(board):
-    Path(board, "leaderboard", "notes.txt").write_bytes(b"remember the milk, and more")
+    Path(board, "leaderboard", "notes.parquet").write_bytes(b"remember the milk, and more")
     for use in (read, compact):
-        with pytest.raises(ValueError, match="notes.txt is not a leaderboard file"):
+        with pytest.raises(ValueError, match="notes.parquet is not a leaderboard file"):
             use(board) if use is read else (written_long_ago(board), use(board))
 
 

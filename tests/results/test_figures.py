@@ -166,11 +166,11 @@ def test_cells_that_tie_at_the_shown_digit_are_all_framed(board):
     figure = figures.lambda_heatmap(grid, "svhn")
     assert frames_of(figure) == 2
     assert [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold"] == ["70.0", "70.0"]
-    assert "One seed. Framed: the best 2, which tie." in figure.get_supxlabel()
+    assert "One seed. Framed: the best 2, equal to one decimal." in figure.get_supxlabel()
     heat = next(entry for entry in figures.gallery(grid).entries if entry.figure == "lambda-heatmap")
-    assert heat.caption.startswith("One seed. Framed: the best 2, which tie.")
+    assert heat.caption.startswith("One seed. Framed: the best 2, equal to one decimal.")
     assert (
-        "one of 2 that tie for the best"
+        "one of 2 that are the best to one decimal"
         in next(entry for entry in figures.gallery(grid).entries if entry.name.endswith("svhn")).alt
     )
 

@@ -1,6 +1,8 @@
 """Which figures a leaderboard and a trial can give, and the files that `mdssl figures` writes of them."""
 
 import io
+from collections.abc import Iterable
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,6 +13,8 @@ from leaderboard_rows import failed
 from PIL import Image
 from rich.console import Console
 
+from mdssl.errors import InputError
+from mdssl.evaluate import representations
 from mdssl.results import figures, leaderboard
 from mdssl.results.figures.gallery import KINDS
 from mdssl.results.figures.saving import to_bytes
@@ -141,6 +145,9 @@ def test_what_cannot_be_drawn_is_refused_with_the_reason_after_the_others_are_dr
 
 
 def test_a_storage_or_a_trial_that_is_not_there_is_named(storage, tmp_path):
+    with pytest.raises(ValueError, match=f"{storage} has no leaderboard and no trials"):
+        write_figures(storage, str(tmp_path / "new"))
+    Path(storage).mkdir()
     with pytest.raises(ValueError, match=f"leaderboard in {storage}.* is empty"):
         write_figures(storage, str(tmp_path / "new"))
     with pytest.raises(ValueError, match="no trial 000000000000 in "):
@@ -171,16 +178,35 @@ def test_files_say_what_they_show(board):
     assert "λ of <cells>".encode("utf-16-be") in pdf and b"/Subject" in pdf and pdf == to_bytes(figure, "pdf", **words)
 
 
-def test_figures_of_representations_are_of_trials_that_have_them(board, storage):
-    representations = pytest.importorskip("mdssl.evaluate.representations")
+def write_representations(storage: str, trial_ids: Iterable[str]) -> None:
     random = np.random.default_rng(0)
-    trials = board[(board["train_mixture"] == MIXTURES[2]) & (board["seed"] == 0) & (board["method"] != "mdssl-robust")]
-    for trial_id in trials["trial_id"].unique():
+    for trial_id in trial_ids:
         for name in MIXTURES[2].split("+"):
             means, sample = random.normal(size=(3, 8)).astype("f4"), random.normal(size=(9, 8)).astype("f4")
             layers = dict.fromkeys(("encoder", "projection"), representations.Layer(means, sample))
             kept = representations.Representations(name, ("a", "b", "c"), layers, np.arange(9) % 3, np.arange(9), "")
             representations.write(Location.of(storage) / "trials" / trial_id, kept)
+
+
+def test_a_figure_of_similarities_does_not_need_what_the_other_one_lacks(board, storage):
+    of_mdssl = board[(board["train_mixture"] == MIXTURES[2]) & (board["method"] == "mdssl") & (board["lambda2"] > 0)]
+    write_representations(storage, of_mdssl["trial_id"].unique())
+    names = [one.name for one in figures.gallery(board, storage).entries if one.figure == "class-similarity"]
+    assert names == ["class-similarity-lambda2"]
+
+
+def test_a_file_of_a_trial_that_is_cut_off_is_named(tmp_path):
+    pd.DataFrame({"step": [1], "loss": [2.0]}).to_parquet(tmp_path / "metrics.parquet")
+    whole = (tmp_path / "metrics.parquet").read_bytes()
+    for cut in (0, 3, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "metrics.parquet").write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="metrics.parquet cannot be read"):
+            figures.trial_gallery(str(tmp_path))
+
+
+def test_figures_of_representations_are_of_trials_that_have_them(board, storage):
+    trials = board[(board["train_mixture"] == MIXTURES[2]) & (board["seed"] == 0) & (board["method"] != "mdssl-robust")]
+    write_representations(storage, trials["trial_id"].unique())
     found = figures.gallery(board, storage)
     assert not found.absent
     by_name = {entry.name: entry for entry in found.entries}

@@ -261,7 +261,7 @@ def table_of(storage: str) -> pa.Table:
 FOREIGN = {
     "an empty file": (f"{B}.parquet", lambda good: b"", "size is 0 bytes"),
     "a file that was cut off": (f"{B}.parquet", lambda good: good[: len(good) // 2], "not whole"),
-    "a text file": ("notes.txt", lambda good: b"remember the milk, and more", "not Parquet"),
+    "a text file": ("notes.parquet", lambda good: b"remember the milk, and more", "not Parquet"),
     "a copy": ("copy.parquet", lambda good: good, "rows of another trial"),
     "a copy under another id": (f"{B}.parquet", lambda good: good, "rows of another trial"),
 }
@@ -294,6 +294,13 @@ def test_a_parquet_file_with_other_columns_is_foreign(filled, change, why):
     for use in (lambda: read(filled), lambda: read_rows(filled, A)):
         with pytest.raises(ValueError, match=f"is not a leaderboard file: {why}"):
             use()
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", "notes.txt", f"{B}.parquet.bak"])
+def test_what_is_no_parquet_file_is_passed_over(filled, name):
+    expected = read(filled)
+    Path(filled, "leaderboard", name).write_bytes(b"what")
+    pd.testing.assert_frame_equal(read(filled), expected)
 
 
 def test_a_folder_among_the_files_is_named(filled):

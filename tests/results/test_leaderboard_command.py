@@ -104,12 +104,22 @@ def test_control_characters_of_others_do_not_reach_the_terminal(storage, capsys)
 
 
 def test_an_empty_leaderboard_says_so_and_is_an_error_where_a_program_waits_for_the_table(storage, tmp_path, capsys):
+    os.mkdir(storage)
     run(storage, "--over-seeds")
     assert "is empty: run a sweep" in capsys.readouterr().err
     for wanted in (["--output", str(tmp_path / "table.csv")], ["--format", "csv"]):
         with pytest.raises(InputError, match="is empty: run a sweep"):
             run(storage, *wanted)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["results"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--over-seeds"], ["--output", "table.csv"]])
+def test_a_storage_that_is_a_file_or_not_there_is_an_error(flags, tmp_path):
+    with pytest.raises(InputError, match="results has no leaderboard and no trials: there is no such folder"):
+        run(str(tmp_path / "results"), *flags)
+    (tmp_path / "results").write_bytes(b"what")
+    with pytest.raises(InputError, match="results is a file"):
+        run(str(tmp_path / "results"), *flags)
 
 
 @pytest.mark.parametrize("flags", [[], ["--over-seeds"], ["--output", "table.csv"]])

@@ -21,17 +21,19 @@ from report_board import (
     write_failed,
     write_trial,
 )
+from scipy import stats
 
 from mdssl.command_line import parse
 from mdssl.commands.trials import Probe, Train
 from mdssl.config import TrialConfig
 from mdssl.presets import PRESETS
 from mdssl.results.columns import SCHEMA
-from mdssl.results.leaderboard import file_of, read, write_rows
+from mdssl.results.leaderboard import file_of, read, with_settings, write_rows
 from mdssl.results.ledger import ledger
 from mdssl.results.repeat import train_command
 from mdssl.results.report import build
 from mdssl.results.report.build import watch_report, write_report
+from mdssl.results.report.overview import best_scores
 from mdssl.results.report.trial import commands_of, usual_settings
 
 VOID = {"meta", "link", "img", "input", "br", "wbr"}
@@ -338,6 +340,25 @@ def test_it_says_what_the_numbers_cannot_tell(storage, tmp_path, figures):
     assert "builtin-shapes: images that this program makes up" in text
     assert "1 trial failed" in text
     assert "no commit holds" in text
+
+
+def test_scores_stand_beside_their_error_by_test_size_and_beside_what_guessing_scores(storage, tmp_path, figures):
+    rows = rows_of(config(), {"mine": 70.0}, num_classes=2, num_test=240)
+    for row in rows:
+        said = json.loads(row["config_json"])
+        said["evaluation"]["majority_top1"] = 62.5
+        row["config_json"] = json.dumps(said, sort_keys=True)
+    rows += rows_of(config(), {"others": 50.0}, num_classes=4, num_test=10_000)
+    write_rows(storage, config().trial_id, rows)
+    write_report(storage, tmp_path / "report")
+    # As scipy has it: the deviation of a share of successes.
+    errors = [100 * stats.binom.std(n, share) / n for n, share in ((240, 0.7), (10_000, 0.5))]
+    page = Page(tmp_path / "report" / "index.html")
+    small = f"{errors[0]:.1f} on mine (240 test images)"
+    assert f"in points: {small} and {errors[1]:.1f} on others (10,000 test images)" in page.text
+    best = {line.eval_dataset: line for line in best_scores(with_settings(read(storage)))}
+    assert (best["mine"].chance, best["mine"].majority) == (50.0, 62.5)
+    assert best["others"].chance == 25.0 and pd.isna(best["others"].majority)
 
 
 @pytest.mark.parametrize("preset", ["quick", "paper"])

@@ -1,5 +1,6 @@
 import io
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -61,14 +62,42 @@ def test_a_row_per_trial_with_averages_and_the_difference_to_the_baseline(swept)
     assert [int(trial_id, 16) for trial_id in df.index] == [5, 4, 3, 6, 2, 1]
 
 
-def test_an_average_waits_for_all_of_its_scores(storage):
+def test_averages_are_over_what_the_trials_have_in_common(storage):
     trial(storage, 1, (66, 60, None, 42), **SIMCLR)
     trial(storage, 2, (70, 60, 50, 40))
     df = table(storage)
-    assert df.loc[f"{1:012x}", ["seen", "unseen", "vs simclr"]].isna().tolist() == [False, True, True]
-    # A baseline without all of its scores is not one to be compared with.
-    assert pd.isna(df.loc[f"{2:012x}", "vs simclr"])
-    assert table(storage, datasets=("cifar10", "svhn")).loc[f"{2:012x}", "vs simclr"] == 2
+    assert df["unseen"].tolist() == [42, 40]
+    assert df["vs simclr"].tolist() == pytest.approx([0, (4 + 0 - 2) / 3])
+    assert df.attrs["notes"] == [
+        "averages are over cifar10, svhn, eurosat; left out, as not enough trials have a score: stl10"
+    ]
+    assert df.attrs["notes"][0] in " ".join(printed(df).split())
+
+
+def test_a_score_that_few_have_empties_no_average_and_a_trial_that_lacks_one_has_none(storage):
+    for number, lambda2 in enumerate((0.0, 0.1, 0.2)):
+        trial(storage, number, (60 + number, 50, None, 40), lambda1=0.9, lambda2=lambda2)
+    trial(storage, 3, (66, 50, None, 42), **SIMCLR)
+    before = table(storage)
+    # One trial scored on one more dataset, and one that was scored on a single dataset, which it is good at.
+    trial(storage, 2, (62, 50, 99, 40), lambda1=0.9, lambda2=0.2)
+    trial(storage, 4, (99, None, None, None), lambda1=1.0, lambda2=0.3)
+    after = table(storage)
+    averages = ["seen", "unseen", "vs simclr"]
+    pd.testing.assert_frame_equal(after.loc[before.index, averages], before[averages])
+    # What it was trained on is what it lacks a score of.
+    assert after.loc[f"{4:012x}", averages].isna().all()
+
+
+def test_what_only_another_probe_or_untrained_encoders_scored_empties_no_average(storage):
+    trial(storage, 1, (66, 60, 44, None), **SIMCLR)
+    rows = [row(name, top1=top1) for name, top1 in zip(DATASETS, (70, 60, 50, 0), strict=True) if top1]
+    write_rows(storage, f"{2:012x}", [*rows, row("eurosat", top1=90, probe="sgd")])
+    trial(storage, 3, (None, None, None, 30), **UNTRAINED)
+    out = io.StringIO()
+    print_leaderboard(storage, console=Console(file=out, width=200))
+    lbfgs = out.getvalue().split("sgd probe")[0]
+    assert "65.0" in lbfgs and "+3.3" in lbfgs
 
 
 def test_trials_are_compared_with_the_baseline_of_their_own_seed_and_temperature(storage):
@@ -161,8 +190,8 @@ def test_a_score_that_failed_marks_its_trial_and_leaves_its_other_scores(storage
     broken = failed("ValueError: features are not finite") | {"eval_dataset": "eurosat"}
     write_rows(storage, "1" * 12, [*(row(name) for name in DATASETS[:3]), broken])
     (found,) = table(storage).to_dict("records")
-    assert (found["seen"], found["status"]) == (50.0, "failed")
-    assert pd.isna(found["unseen"])
+    assert (found["seen"], found["unseen"], found["status"]) == (50.0, 50.0, "failed")
+    assert "left out, as not enough trials have a score: eurosat" in table(storage).attrs["notes"][0]
     assert found["error"] == "ValueError: features are not finite"
 
 
@@ -270,4 +299,5 @@ def test_asking_for_what_is_not_there_is_said(swept, asked, message):
 
 
 def test_an_empty_leaderboard_is_said(storage):
+    Path(storage).mkdir()
     assert "is empty: run a sweep" in leaderboard_text(storage)

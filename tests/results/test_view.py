@@ -7,6 +7,7 @@ from leaderboard_rows import UNTRAINED, failed, row
 
 from mdssl.results.conditions import parse_condition
 from mdssl.results.leaderboard import read, with_settings, write_rows
+from mdssl.results.table import sweep_table
 from mdssl.results.view import view
 
 DATASETS = ["builtin-clutter", "builtin-shapes", "builtin-textures", "builtin-digits"]
@@ -110,6 +111,31 @@ def test_an_average_over_datasets_waits_for_all_of_them(board):
     assert frame.index[frame["average"].isna()].tolist() == ["a8775168321c"]
 
 
+def test_a_score_that_one_trial_has_empties_no_average_and_ranks_it_nowhere(board):
+    before = view(board, baseline=("simclr",)).frame.set_index("trial_id")
+    one = board[board["method"] == "mdssl"].iloc[:1]
+    # On another dataset by the same probe, and on one more by another probe.
+    more = [one.assign(eval_dataset="cifar10", top1=99.0), one.assign(eval_dataset="svhn", top1=99.0, probe="sgd")]
+    few = one.assign(trial_id="f" * 12, eval_dataset="cifar10", top1=99.5, lambda2=0.7)
+    larger = pd.concat([board, *more, few], ignore_index=True)
+    shown = view(larger, baseline=("simclr",), sort=("average:desc",))
+    after = shown.frame[shown.frame["probe"] == "lbfgs"].set_index("trial_id")
+    columns = ["average", "average_vs_simclr"]
+    pd.testing.assert_frame_equal(after.loc[before.index, columns], before[columns])
+    assert after.index[-1] == "f" * 12 and pd.isna(after["average"].iloc[-1])
+    assert after["average"].iloc[0] == before["average"].max()
+    assert any("left out" in note and "cifar10" in note for note in shown.notes)
+
+
+def test_a_difference_is_the_same_in_the_view_and_in_the_table_of_the_sweep(board):
+    draw = np.random.default_rng(0)
+    noisy = board.assign(top1=draw.uniform(20, 90, len(board)).round(2))
+    in_table = sweep_table(noisy, mixtures=list(set(noisy["train_mixture"]) - {""}), datasets=DATASETS[::-1])
+    in_view = view(noisy, baseline=("simclr",)).frame.set_index("trial_id")
+    trained = in_table.index[in_table["method"] != "random"]
+    assert in_table.loc[trained, "vs simclr"].tolist() == in_view.loc[trained, "average_vs_simclr"].tolist()
+
+
 @pytest.fixture(scope="module")
 def scored_on_three(tmp_path_factory) -> pd.DataFrame:
     """Two seeds each of three methods, trained on cifar10, on datasets that differ in classes and test images."""
@@ -140,10 +166,16 @@ CHOICES = {
 }
 
 
-def means_in_pandas(rows: pd.DataFrame) -> pd.Series:
-    """By trial, the mean over all datasets of ``rows``; null where one lacks."""
+def means_in_pandas(rows: pd.DataFrame, over: list[str] | None = None) -> pd.Series:
+    """By trial, the mean over the datasets that most trained trials have, or ``over`` others; null where one lacks."""
     table = rows.pivot(index="trial_id", columns="eval_dataset", values="top1")
-    return table.mean(axis=1, skipna=False).rename(None)
+    return table[over or datasets_of_most(rows)].mean(axis=1, skipna=False).rename(None)
+
+
+def datasets_of_most(rows: pd.DataFrame) -> list[str]:
+    trained = rows[rows["train_mixture"] != ""]
+    shares = trained.groupby("eval_dataset")["trial_id"].nunique() / trained["trial_id"].nunique()
+    return list(shares.index[shares > 0.5])
 
 
 @pytest.mark.parametrize("condition", CHOICES)
@@ -155,7 +187,7 @@ def test_the_average_is_over_the_datasets_that_the_table_shows(scored_on_three, 
 
     # The baseline's scores count also where they do not meet the condition themselves.
     same = scored_on_three[scored_on_three["eval_dataset"].isin(chosen["eval_dataset"])]
-    of_baseline = means_in_pandas(same[same["method"] == "simclr"]).to_numpy()
+    of_baseline = means_in_pandas(same[same["method"] == "simclr"], datasets_of_most(chosen)).to_numpy()
     compared = view(scored_on_three, where=conditions(condition), baseline=("simclr",)).frame.set_index("trial_id")
     differences = compared["average_vs_simclr"].sort_index()
     expected = means_in_pandas(chosen) - of_baseline[[int(name, 16) % 2 for name in differences.index]]

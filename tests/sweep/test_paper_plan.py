@@ -39,6 +39,15 @@ def test_what_lacks_a_dataset_is_skipped_and_named(papers_data):
     assert "mdssl cifar10+cifar100+svhn+stl10 λ1=1 λ2=0.1; not prepared: cifar100, stl10" in text.replace("\n", " ")
 
 
+def test_what_is_trained_on_alone_is_not_said_to_be_scored_on(papers_data, tmp_path):
+    text = " ".join(said(print_list, ["table3"], settings(papers_data), empty_board(tmp_path)).split())
+    scored_on = text.split("scored on ")[1].split(" 13 trials")[0]
+    assert "imagenet250k" in text.split("scored on ")[0] and "imagenet250k" not in scored_on
+    skipped = said(print_skipped, plan_experiments(["table3"], papers_data))
+    not_scored = " ".join(skipped.split()).split("not scored on")[1]
+    assert "tiny-imagenet" in not_scored and "imagenet250k" not in not_scored
+
+
 def test_trials_that_experiments_share_stand_once(papers_data):
     names = ["figure3", "figureA1", "figureA2"]
     plan = plan_experiments(names, papers_data)
@@ -69,7 +78,8 @@ def test_a_measured_speed_replaces_the_assumed_one(tmp_path):
 def test_the_list_says_what_each_needs_and_the_sum_counts_shared_trials_once(papers_data, tmp_path):
     text = said(print_list, ["figure3", "figureA1"], settings(papers_data), empty_board(tmp_path))
     assert "figure3: Top-1 against λ1 and against λ2 (section 3.5, figure 3)" in text
-    assert "datasets: cifar10, svhn" in text
+    marked = "cifar10 (2 of 10 classes, 8×8 pixels), svhn (2 of 10 classes, 8×8 pixels)"
+    assert f"datasets: {marked}" in " ".join(text.split())
     assert "9 trials, about" in text
     assert "together, shared trials once: 9 trials" in text
     assert "not prepared: dtd" in said(print_list, ["table4"], settings(papers_data), empty_board(tmp_path))

@@ -154,8 +154,33 @@ def test_paper_plans_what_is_prepared_and_skips_the_rest(papers_data, tmp_path, 
     text = capsys.readouterr().out
     assert "skipped: simclr stl10; not prepared: stl10" in text
     assert "paper: 6 trials on 3 mixtures" in text
+    marked = "cifar10 (2 of 10 classes, 8×8 pixels), svhn (2 of 10 classes, 8×8 pixels)"
+    assert f"not the published datasets of these names: {marked};" in " ".join(text.split())
+    assert "mdssl cifar10 (2 of 10 classes, 8×8 pixels)+svhn (2 of 10 classes, 8×8 pixels) λ1=" in text
     assert not (tmp_path / "results").exists()
     with pytest.raises(ValueError, match="no trial of table4 can be done"):
         script.main(["table4", "--dry-run", *where])
     with pytest.raises(ValueError, match="no experiment is named"):
         script.main(where)
+
+
+def test_table_5_needs_no_mixture_where_a_pretrained_encoder_is_given(papers_data, tmp_path, capsys, monkeypatch):
+    script = load("paper", monkeypatch)
+    where = ["--data", str(papers_data), "--storage", str(tmp_path / "results"), "--batch-per-domain", "8"]
+    file = tmp_path / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
+    assert script.main(["table5", "--pretrained", str(file), "--dry-run", *where]) == 0
+    text = capsys.readouterr().out
+    assert "pretrained resnet18.pth" in text and "probes: cifar10" in text
+    with pytest.raises(ValueError, match="no encoder is given with --pretrained"):
+        script.main(["table5", "--dry-run", *where])
+
+
+@pytest.mark.parametrize(
+    ("domains", "said"), [(("tiny-a", "tiny-b"), True), (("builtin-shapes", "builtin-textures"), False)]
+)
+def test_the_plan_says_where_the_quick_presets_crops_meet_other_images(tiny_data, capsys, monkeypatch, domains, said):
+    script = load("lambda_grid", monkeypatch)
+    where = ["--data", tiny_data, "--storage", f"{tiny_data}/none", "--batch-per-domain", "8", "--dry-run"]
+    assert script.main(["--domains", *domains, "--evaluate", *domains, *where]) == 0
+    assert ("preset quick crops no less than 0.5 of an image" in " ".join(capsys.readouterr().out.split())) is said

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from mdssl.claim import Claim
 from mdssl.config import TrialConfig
+from mdssl.errors import InputError
 from mdssl.results.leaderboard import write_rows
 from mdssl.storage import Location
 from mdssl.sweep.rows import failed_row
@@ -127,6 +128,23 @@ def test_a_living_process_of_this_machine_is_seen_by_its_claim(storage):
         assert (trial.state, trial.holder) == ("training", str(claim.owner))
     (trial,) = trial_statuses(storage)
     assert (trial.state, trial.holder) == ("stopped", "")
+
+
+def test_what_is_no_trial_is_passed_over_and_a_storage_that_is_none_is_an_error(storage, capsys):
+    begin(storage, config(seed=1), step=40)
+    before = trial_statuses(storage)
+    for name in ("Thumbs.db", "desktop.ini", "0123456789ab", "notes"):
+        (storage / "trials" / name).write_bytes(b"what")
+        (storage / "leaderboard" / name).write_bytes(b"what")
+    for folder in ("new folder", "0123456789AB", "abcdefabcdef"):
+        os.makedirs(f"{storage.path}/trials/{folder}/sub")
+    (trial,) = trial_statuses(storage)
+    assert trial.config == before[0].config and trial.state == before[0].state == "training"
+    for function in (trial_statuses, print_status, print_json, watch_status):
+        with pytest.raises(InputError, match="nowhere has no leaderboard and no trials: there is no such folder"):
+            function(storage / "nowhere")
+        with pytest.raises(InputError, match="Thumbs.db is a file"):
+            function(storage / "trials" / "Thumbs.db")
 
 
 def test_json_has_an_entry_for_each_trial(storage, capsys):

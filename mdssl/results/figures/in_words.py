@@ -39,7 +39,7 @@ def of_heatmap(rows: pd.DataFrame, union: pd.DataFrame, dataset: str) -> str:
     means = over_seeds(rows[rows["eval_dataset"] == dataset], ["lambda1", "lambda2"])
     low, high = means.loc[means["mean"].idxmin()], means.loc[means["mean"].idxmax()]
     ties = means["mean"].map("{:.1f}".format).eq(f"{high['mean']:.1f}").sum()
-    rank = "the best" if ties == 1 else f"one of {ties} that tie for the best"
+    rank = "the best" if ties == 1 else f"one of {ties} that are the best to one decimal"
     return (
         f"Heat map of {len(means)} cells: top-1 on {dataset} from {low['mean']:.1f} % at λ1 = {low['lambda1']:g}, "
         f"λ2 = {low['lambda2']:g} to {high['mean']:.1f} % at λ1 = {high['lambda1']:g}, λ2 = {high['lambda2']:g}, {rank}"

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from mdssl.data.builtin import BUILTIN
 from mdssl.errors import InputError, check_name
+from mdssl.results.averages import common_datasets
 from mdssl.results.figures.scores import refuse_mixed, scored, trained
 from mdssl.results.figures.style import (
     INK,
@@ -57,7 +58,7 @@ def cost_against_score(
 
     Args:
         board, features, width: as for `mdssl.results.figures.lambda_curves`.
-        evaluate: the datasets of the mean; all where empty.
+        evaluate: the datasets of the mean; those that most trials have where empty.
 
     Raises:
         ValueError: no trained encoder has all of the scores; or trials of several devices, whose hours do not
@@ -104,7 +105,9 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
     found = sorted(rows["eval_dataset"].unique())
     for name in evaluate:
         check_name("evaluation dataset", name, found)
-    evaluate = tuple(evaluate) or tuple(found)
+    by_dataset = rows.groupby(["trial_id", "eval_dataset"])["top1"].first().unstack()
+    none = np.zeros(len(by_dataset), dtype=bool)
+    evaluate = tuple(evaluate) or tuple(common_datasets(by_dataset, untrained=none, baseline=none)) or tuple(found)
     rows = rows[rows["eval_dataset"].isin(evaluate)]
     # Trials may differ in anything, for none are averaged; but not in the images that they were scored on.
     images = [name for name in ("eval_dataset", "method", "eval_fingerprint") if name in rows]

@@ -24,6 +24,7 @@ from mdssl.results.figures.style import (
     panels,
     plain,
 )
+from mdssl.results.names import plain_name
 
 _VARIES = ("train_mixture", "data_fingerprint", "batching")
 """Many domains are encoded one after another (appendix A.5)."""
@@ -48,7 +49,7 @@ def domains_against_top1(board: pd.DataFrame, *, features: str = "encoder", widt
     handles: dict[str, object] = {}
     for axis, dataset in zip(axes, datasets, strict=True):
         own = means[means["eval_dataset"] == dataset].sort_values(["num_domains", "train_mixture"])
-        seen = [dataset in seen_in(mixture.split("+")) for mixture in own["train_mixture"]]
+        seen = [plain_name(dataset) in seen_in(plain_name(mixture).split("+")) for mixture in own["train_mixture"]]
         _points(axis, own, own["num_domains"].nunique() == len(own))
         for name, chosen, face in (
             ("MDSSL that has seen it", True, COLOURS[0]),

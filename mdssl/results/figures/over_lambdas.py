@@ -127,8 +127,8 @@ def lambda_heatmap(
     features: str = "encoder",
     width: float | None = None,
 ) -> Figure:
-    """Top-1 on one dataset over the grid of λ1 and λ2: means over seeds, the best cell framed, or all
-    that tie at the digit that is shown.
+    """Top-1 on one dataset over the grid of λ1 and λ2: means over seeds, the best cell framed, or all that have the
+    best score to the decimal that is shown.
 
     λ of trials that have no score on the dataset, failed ones among them, have their cells too: all maps of one grid
     compare.
@@ -185,7 +185,7 @@ def cells_said(means: pd.DataFrame) -> str:
     low, high = means["n"].min(), means["n"].max()
     seeds = "One seed" if high == 1 else f"Means over {high if low == high else f'{low} to {high}'} seeds"
     ties = means["mean"].map("{:.1f}".format).eq(f"{means['mean'].max():.1f}").sum()
-    return f"{seeds}. Framed: {'the best' if ties == 1 else f'the best {ties}, which tie'}."
+    return f"{seeds}. Framed: {'the best' if ties == 1 else f'the best {ties}, equal to one decimal'}."
 
 
 def _unscored(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

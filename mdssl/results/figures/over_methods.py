@@ -20,6 +20,7 @@ from mdssl.results.figures.style import (
     note,
     panels,
 )
+from mdssl.results.names import plain_name
 
 
 @look()
@@ -48,7 +49,7 @@ def methods_bars(
     per_row = -(-len(datasets) // lines)
     figure, axes = panels(lines, width=width, height=1.6, per_row=1)
     handles: dict[str, object] = {}
-    seen = seen_in(mixture.split("+"))
+    seen = seen_in(plain_name(mixture).split("+"))
     wide = 0.8 / len(methods)
     for number, axis in enumerate(axes):
         group = datasets[number * per_row : (number + 1) * per_row]
@@ -82,7 +83,10 @@ def methods_bars(
                 )
                 handles["untrained encoder"] = line
         characters = int(width / per_row * 13)
-        names = [f"{dataset_label(name, characters)}\n{'trained on' if name in seen else 'unseen'}" for name in group]
+        names = [
+            f"{dataset_label(name, characters)}\n{'trained on' if plain_name(name) in seen else 'unseen'}"
+            for name in group
+        ]
         axis.set_xticks(range(len(group)), names)
         axis.tick_params(axis="x", length=0)
         axis.set_xlim(-0.5, per_row - 0.5)

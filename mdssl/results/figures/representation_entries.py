@@ -14,6 +14,7 @@ from mdssl.results.figures.entry import Entry
 from mdssl.results.figures.latent_space import class_similarity, embedding
 from mdssl.results.figures.recipes import Recipe, mixtures, one_of_each_method
 from mdssl.results.figures.style import METHODS
+from mdssl.results.names import plain_name
 from mdssl.storage import Location
 
 LAYER = "projection"
@@ -40,29 +41,41 @@ def class_similarities(recipe: Recipe, storage: str | Location | None) -> Iterat
         raise InputError("class similarities need a trial of method mdssl, and the leaderboard has none.")
     over1 = trials[trials["lambda2"] == 0].sort_values("lambda1", ascending=False)
     over2 = trials[trials["lambda2"] > 0].sort_values(["lambda1", "lambda2"], ascending=[False, True])
+    lacking: list[InputError] = []
     for name, moves, paper, varied in (("lambda1", "λ1 falls", "A.1", over1), ("lambda2", "λ2 grows", "A.2", over2)):
-        if varied.empty:
-            continue
-        shown, per_row = (_evenly(varied, MOST_MATRICES), None) if name == "lambda1" else _grid(varied)
-        means = {
-            f"λ1 = {trial['lambda1']:g}, λ2 = {trial['lambda2']:g}": _read(storage, trial, mixture, "class_means")
-            for _, trial in shown.iterrows()
-        }
-        means = _complete(means, mixture, varied)
-        per_row = per_row if len(means) == len(shown) else None
-        as_moves = f"as {moves}" if len(means) > 1 else f"at {next(iter(means))}"
-        groups = {domain: len(part) for domain, part in next(iter(means.values())).items()}
-        matrices = {title: _similarity(parts) for title, parts in means.items()}
-        of = f"{len(means)} of {len(varied)} values of λ. " if len(means) < len(varied) else ""
-        yield Entry(
-            figure="class-similarity",
-            name=f"class-similarity-{name}",
-            title=f"Similarity of class means {as_moves}, trained on {mixture}",
-            caption=f"As the paper's figure {paper}: cosine similarity between class-averaged projections of test "
-            f"images; all panels have one scale. {of}One seed.",
-            alt=in_words.of_similarities(matrices, groups),
-            draw=partial(class_similarity, matrices, groups, per_row=per_row),
-        )
+        try:
+            if len(varied):
+                yield _similarities_over(name, moves, paper, varied, mixture, storage)
+        except InputError as error:
+            # The other figure may have all that it shows.
+            lacking.append(error)
+    if lacking:
+        raise lacking[0]
+
+
+def _similarities_over(
+    name: str, moves: str, paper: str, varied: pd.DataFrame, mixture: str, storage: str | Location | None
+) -> Entry:
+    shown, per_row = (_evenly(varied, MOST_MATRICES), None) if name == "lambda1" else _grid(varied)
+    means = {
+        f"λ1 = {trial['lambda1']:g}, λ2 = {trial['lambda2']:g}": _read(storage, trial, mixture, "class_means")
+        for _, trial in shown.iterrows()
+    }
+    means = _complete(means, mixture, varied)
+    per_row = per_row if len(means) == len(shown) else None
+    as_moves = f"as {moves}" if len(means) > 1 else f"at {next(iter(means))}"
+    groups = {domain: len(part) for domain, part in next(iter(means.values())).items()}
+    matrices = {title: _similarity(parts) for title, parts in means.items()}
+    of = f"{len(means)} of {len(varied)} values of λ. " if len(means) < len(varied) else ""
+    return Entry(
+        figure="class-similarity",
+        name=f"class-similarity-{name}",
+        title=f"Similarity of class means {as_moves}, trained on {mixture}",
+        caption=f"As the paper's figure {paper}: cosine similarity between class-averaged projections of test "
+        f"images; all panels have one scale. {of}One seed.",
+        alt=in_words.of_similarities(matrices, groups),
+        draw=partial(class_similarity, matrices, groups, per_row=per_row),
+    )
 
 
 def embeddings(recipe: Recipe, storage: str | Location | None) -> Iterator[Entry]:
@@ -122,8 +135,9 @@ def _read(storage: str | Location | None, trial: pd.Series, mixture: str, which:
         raise InputError("no storage is given, so representations of trials cannot be read; gallery(board, storage).")
     from mdssl.evaluate import representations
 
-    found = representations.of_trial(storage, trial["trial_id"], mixture.split("+"))
-    return {domain: getattr(kept.layers[LAYER], which) for domain, kept in found.items()}
+    shown_as = {plain_name(domain): domain for domain in mixture.split("+")}
+    found = representations.of_trial(storage, trial["trial_id"], list(shown_as))
+    return {shown_as[domain]: getattr(kept.layers[LAYER], which) for domain, kept in found.items()}
 
 
 def _complete(panels: Panels, mixture: str, trials: pd.DataFrame) -> Panels:
@@ -134,7 +148,7 @@ def _complete(panels: Panels, mixture: str, trials: pd.DataFrame) -> Panels:
         trial_id = trials["trial_id"].iloc[0]
         raise InputError(
             f"no trial on {mixture} that would be shown has saved representations of all its domains; `mdssl probe "
-            f"{trial_id} --evaluate {' '.join(domains)}` makes those of one."
+            f"{trial_id} --evaluate {' '.join(plain_name(mixture).split('+'))}` makes those of one."
         )
     return complete
 

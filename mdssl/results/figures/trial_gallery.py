@@ -6,7 +6,9 @@ import io
 from functools import partial
 
 import pandas as pd
+import pyarrow as pa
 
+from mdssl.errors import InputError
 from mdssl.results.figures import in_words
 from mdssl.results.figures.entry import Entry, Gallery
 from mdssl.results.figures.one_trial import clusters, loss_terms
@@ -43,6 +45,11 @@ def trial_gallery(trial_dir: str | Location) -> Gallery:
         except FileNotFoundError:
             found.absent[kind] = f"trial {trial_dir.name} has no {file}: {why_not}."
             continue
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise InputError(
+                f"{trial_dir / file} cannot be read: {str(error).splitlines()[0].rstrip('.')}. Move it away to draw "
+                "the trial's other figures."
+            ) from error
         # What trains nothing reports nothing, and its table has not even columns.
         if table.empty:
             found.absent[kind] = f"trial {trial_dir.name} has nothing in {file}: {why_not}."

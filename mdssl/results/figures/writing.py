@@ -14,6 +14,7 @@ from mdssl.results.figures.entry import Gallery
 from mdssl.results.figures.gallery import gallery
 from mdssl.results.figures.saving import FORMATS, to_bytes
 from mdssl.results.figures.trial_gallery import trial_gallery
+from mdssl.results.opening import results_in
 from mdssl.results.row_files import file_of
 from mdssl.storage import Location
 from mdssl.terminal import Terminal
@@ -91,7 +92,7 @@ def write_figures(
 
 
 def _of_board(storage: str | Location) -> Gallery:
-    board = leaderboard.read(storage)
+    board = leaderboard.read(results_in(storage))
     if board.empty:
         raise InputError(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage.")
     found = gallery(board, storage)
@@ -104,7 +105,7 @@ def _of_board(storage: str | Location) -> Gallery:
 def _of_trial(storage: str | Location, trial_id: str) -> Gallery:
     # Checks that it is an id, and no path.
     row_file = file_of(storage, trial_id)
-    trial_dir = Location.of(storage) / "trials" / trial_id
+    trial_dir = results_in(storage) / "trials" / trial_id
     if not row_file.exists() and not trial_dir.exists():
         raise InputError(
             f"there is no trial {trial_id} in {storage}; `mdssl leaderboard` lists those that there are, and --storage "

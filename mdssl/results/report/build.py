@@ -17,10 +17,12 @@ from mdssl.config import check_trial_id
 from mdssl.errors import InputError
 from mdssl.results import leaderboard
 from mdssl.results.compacted import COPY
-from mdssl.results.ledger import RULE, VERDICTS, counts, ledger
+from mdssl.results.ledger import ledger
+from mdssl.results.opening import results_in, trial_ids
 from mdssl.results.report import overview, pages, pictures, trial
 from mdssl.results.report.folder import Folder, digest
 from mdssl.results.report.table import ReportTable, report_table
+from mdssl.results.verdicts import RULE, VERDICTS, counts
 from mdssl.storage import Location
 from mdssl.terminal import printable
 
@@ -64,7 +66,7 @@ def write_report(
         ValueError: there are no results in ``storage``; ``output`` holds something else, or the report of another
             storage; a file of the leaderboard is not one of its own.
     """
-    storage = Location.of(storage)
+    storage = results_in(storage)
     if not {"leaderboard", COPY, "trials"} & set(storage.names()):
         raise InputError(
             f"storage {storage} has no leaderboard and no trials, so there is nothing to report; nothing was written. "
@@ -79,7 +81,7 @@ def write_report(
         check_trial_id(trial_id)
     try:
         _draw(storage, folder, trial_ids, progress)
-        titles = _write_trials(folder, board, trial_ids)
+        titles = _write_trials(folder, rows[board.columns], trial_ids)
         figures = pictures.draw_board(board, storage, folder, pictures.of_board(storage, board))
         folder.remove_others(set(trial_ids), {figure["file"] for figure in figures["figures"]})
         _write_index(storage, folder, rows, table, titles, figures, watched)
@@ -170,12 +172,12 @@ def _write_index(
         folder.write("leaderboard.csv", _csv(rows[leaderboard.SCHEMA.names].drop(columns="config_json")))
     elif "leaderboard.csv" in folder.place.names():
         folder.remove("leaderboard.csv")
-    unfinished = len(set((storage / "trials").names()) - set(titles))
+    unfinished = len(set(trial_ids(storage)) - set(titles))
     values = {
         "title": f"Sweeps in {storage.name}",
         "storage": storage.uri,
         "facts": overview.facts(rows, unfinished) if len(rows) else [("Trials", f"0 with a row, {unfinished} without")],
-        "notes": overview.notes(rows) if len(rows) else [],
+        "notes": [*overview.notes(rows), *table.notes] if len(rows) else [],
         "best": overview.best_scores(rows),
         "titles": titles,
         "table": table,
@@ -224,8 +226,8 @@ def _claim(line: dict[str, Any]) -> dict[str, Any]:
         "published": _number(line["published"], signed) + unit,
         "ours": _number(line["ours"], signed) + (unit if pd.notna(line["ours"]) else ""),
         "difference": _number(line["difference"], True),
-        "tolerance": f"±{line['tolerance']:.2f}"
-        if line["verdict"] in ("agrees", "differs") and pd.notna(line["tolerance"])
+        "interval": f"{_number(line['low'], signed)} to {_number(line['high'], signed)}"
+        if pd.notna(line["low"])
         else "",
         # What differs from the paper's says the recipe already.
         "recipe": "" if line["verdict"] == "another recipe" else line["recipe"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import sqrt
 
 import pandas as pd
 
@@ -14,12 +16,22 @@ from mdssl.results.report.table import short_date
 
 @dataclass(frozen=True)
 class Best:
-    """The best score on one dataset: ``row`` of the leaderboard, ``of`` how many trials, ``chance`` in percent."""
+    """The best score on one dataset.
+
+    Attributes:
+        row: of the leaderboard.
+        of: how many trials.
+        chance: what guessing a class scores, percent.
+        majority: what always naming the most frequent class scores, percent; NaN where no row says it.
+        error: the binomial standard error of the score, points: what another draw of as many test images would change.
+    """
 
     eval_dataset: str
     row: dict
     of: int
     chance: float
+    majority: float
+    error: float
 
 
 def facts(rows: pd.DataFrame, unfinished: int) -> list[tuple[str, str]]:
@@ -55,12 +67,26 @@ def facts(rows: pd.DataFrame, unfinished: int) -> list[tuple[str, str]]:
 
 
 def best_scores(rows: pd.DataFrame) -> list[Best]:
-    """The best top-1 on each evaluation dataset, on encoder features, whatever the probe."""
+    """The best top-1 on each evaluation dataset, on encoder features, whatever the probe.
+
+    Args:
+        rows: the leaderboard with all settings, ``config_json`` among them.
+    """
     scores = rows[(rows["status"] == "finished") & (rows["features"] == "encoder") & rows["top1"].notna()]
-    return [
-        Best(name, of.loc[of["top1"].idxmax()].to_dict(), of["trial_id"].nunique(), 100 / int(of["num_classes"].max()))
-        for name, of in scores.groupby("eval_dataset")
-    ]
+    found = []
+    for name, of in scores.groupby("eval_dataset"):
+        best = of.loc[of["top1"].idxmax()].to_dict()
+        evaluation = json.loads(best["config_json"]).get("evaluation", {})
+        majority = evaluation.get("majority_top1", float("nan"))
+        chance, error = 100 / int(of["num_classes"].max()), binomial_error(best["top1"], int(best["num_test"]))
+        found.append(Best(name, best, of["trial_id"].nunique(), chance, majority, error))
+    return found
+
+
+def binomial_error(top1: float, num_test: int) -> float:
+    """The standard error of ``top1``, percent, on ``num_test`` independent test images, in points."""
+    share = top1 / 100
+    return 100 * sqrt(share * (1 - share) / num_test)
 
 
 def notes(rows: pd.DataFrame) -> list[str]:
@@ -70,11 +96,17 @@ def notes(rows: pd.DataFrame) -> list[str]:
     found = []
     seeds = trained.groupby(_all_but_the_seed(trained), dropna=False)["seed"].nunique()
     if len(seeds) and seeds.max() == 1:
-        found.append("One seed: every setting was trained once. Differences of a point or two may be noise.")
+        found.append("One seed: every setting was trained once, so how much another seed would change is not known.")
     elif (seeds == 1).any():
         found.append(
-            f"{(seeds == 1).sum():,} of {len(seeds):,} settings were trained with one seed alone. Their differences of "
-            "a point or two may be noise."
+            f"{(seeds == 1).sum():,} of {len(seeds):,} settings were trained with one seed alone: how much another "
+            "would change is not known of them."
+        )
+    if best := best_scores(rows):
+        errors = [f"{one.error:.1f} on {one.eval_dataset} ({one.row['num_test']:,} test images)" for one in best]
+        found.append(
+            f"The standard error of the best scores by the number of test images alone, in points: {_listed(errors)}. "
+            "Differences between trials of less than two or three of these may be noise."
         )
     if rows["eval_dataset"].notna().any():
         found.append(

@@ -60,6 +60,7 @@ class TableRow:
 class ReportTable:
     columns: tuple[Heading, ...]
     rows: tuple[TableRow, ...]
+    notes: tuple[str, ...] = ()
 
     def choices(self, name: str) -> list[str]:
         """The different cells of a column, for a list to choose from; none where there is no such column."""
@@ -81,14 +82,21 @@ def report_table(rows: pd.DataFrame) -> ReportTable:
     datasets = sorted(rows["eval_dataset"].dropna().unique())
     scored = rows[rows["status"] == "finished"]
     ways = sorted(set(zip(scored["features"], scored["probe"], strict=True)))
-    parts = []
+    parts, notes = [], []
     for features, probe in ways or [("encoder", "lbfgs")]:
-        part = sweep_table(rows, mixtures=mixtures, datasets=datasets, features=features, probe=probe)
         of_way = scored[(scored["features"] == features) & (scored["probe"] == probe)]
+        own = [name for name in datasets if name in set(of_way["eval_dataset"])] if ways else datasets
+        part = sweep_table(rows, mixtures=mixtures, datasets=own, features=features, probe=probe)
+        by = f"{probe} probe on {features} features: " if len(ways) > 1 else ""
+        notes += [f"{by}{note}." for note in part.attrs["notes"]]
         unscored = set() if parts else set(rows["trial_id"]) - set(scored["trial_id"])
         part = part[part.index.isin(set(of_way["trial_id"]) | unscored)]
         parts.append(part.assign(features=features, probe=probe) if len(ways) > 1 else part)
     table = pd.concat(parts)
+    # A dataset that the first way does not score stands among the others all the same.
+    names = [name for name in table if name not in datasets]
+    before = names.index("seen")
+    table = table.reindex(columns=[*names[:before], *datasets, *names[before:]])
     of_trial = rows.drop_duplicates("trial_id").set_index("trial_id").reindex(table.index)
     if "seed" not in table:
         table.insert(table.columns.get_loc("lambda2") + 1, "seed", of_trial["seed"])
@@ -96,7 +104,7 @@ def report_table(rows: pd.DataFrame) -> ReportTable:
         if name in table:
             table.insert(table.columns.get_loc("seed") + 1, name, table.pop(name))
     table["hours"] = of_trial["train_seconds"] / 3600
-    return _rendered(table, set(datasets))
+    return _rendered(table, set(datasets), notes)
 
 
 def short_date(at: datetime | None) -> str:
@@ -115,7 +123,7 @@ def setting_text(value: object) -> str:
     return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-def _rendered(table: pd.DataFrame, datasets: set[str]) -> ReportTable:
+def _rendered(table: pd.DataFrame, datasets: set[str], notes: list[str]) -> ReportTable:
     names = [name for name in table if name not in _AT_THE_END and (name in datasets or table[name].notna().any())]
     at_the_end = {"status": (table["status"] != "finished").any(), "error": table["error"].notna().any()}
     names += [name for name in _AT_THE_END if at_the_end.get(name, True)]
@@ -136,7 +144,7 @@ def _rendered(table: pd.DataFrame, datasets: set[str]) -> ReportTable:
         anchor = f"trial-{trial_id}" + (f"-{times[trial_id]}" if times[trial_id] > 1 else "")
         leading = frozenset(place for place, of_column in enumerate(best) if number in of_column)
         rows.append(TableRow(trial_id, anchor, cells, leading))
-    return ReportTable(tuple(headings), tuple(rows))
+    return ReportTable(tuple(headings), tuple(rows), tuple(notes))
 
 
 def _cell(name: str, kind: str, value: object) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 
 from mdssl.config import ClusterSettings, TrialConfig, relevant_settings
+from mdssl.results.names import plain_name
 from mdssl.results.repeat import probe_command, train_command
 from mdssl.results.report.table import NOTHING, setting_text, short_date
+from mdssl.run_config import ProbeConfig
 from mdssl.storage import Location
 
 _GROUPS = {
@@ -23,6 +25,7 @@ _GROUPS = {
     "Clustering": tuple(field.name for field in fields(ClusterSettings)),
 }
 _REMAINING = "Other"
+_OF_PROBES = {field.name for field in fields(ProbeConfig)}
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,10 @@ def commands_of(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[s
     scored: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["status"] == "finished":
-            probe = {name: value for name, value in json.loads(row["config_json"])["evaluation"].items()}
-            probe.pop("data_fingerprint", None)
+            evaluation = json.loads(row["config_json"])["evaluation"]
+            probe = {name: value for name, value in evaluation.items() if name in _OF_PROBES}
             of = scored.setdefault(json.dumps(probe, sort_keys=True), {"evaluate": {}, "features": {}})
-            of["evaluate"][row["eval_dataset"]] = of["features"][row["features"]] = None
+            of["evaluate"][plain_name(row["eval_dataset"])] = of["features"][row["features"]] = None
     for probe, of in scored.items():
         what = {name: tuple(values) for name, values in of.items()}
         commands.append(probe_command(first["trial_id"], trial, json.loads(probe), what))

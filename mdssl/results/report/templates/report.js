@@ -84,8 +84,8 @@
     for (const select of selects) if (select.value) state.set(select.dataset.column, select.value);
     if (dataset && dataset.value) state.set("on", dataset.value);
     if (sorted.name) state.set("sort", (sorted.direction === "descending" ? "-" : "") + sorted.name);
-    const hidden = boxes.filter((box) => !box.checked).map((box) => box.value);
-    if (hidden.length) state.set("hide", hidden.join(" "));
+    // Each by itself, for names of columns have spaces.
+    for (const box of boxes) if (!box.checked) state.append("hide", box.value);
     const address = String(state);
     history.replaceState(null, "", address ? `#${address}` : location.pathname + location.search);
   };
@@ -97,7 +97,7 @@
     text.value = state.get("q") || "";
     for (const select of selects) select.value = state.get(select.dataset.column) || "";
     if (dataset) dataset.value = state.get("on") || "";
-    const hidden = new Set((state.get("hide") || "").split(" "));
+    const hidden = new Set(state.getAll("hide"));
     for (const box of boxes) box.checked = !hidden.has(box.value);
     const by = state.get("sort") || "";
     const name = by.replace(/^-/, "");

@@ -1,0 +1,88 @@
+"""When our numbers agree with published ones: equivalence within a margin, by an interval over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+VERDICTS = {
+    "agrees": "ours, made by the paper's recipe, are equivalent to the published number",
+    "differs": "ours, made by the paper's recipe, are not",
+    "cannot be told": "ours were made by the paper's recipe, but their seeds are too few or too far apart to say",
+    "another recipe": "ours were trained or scored in another way, or on other data, than the paper's: a difference is "
+    "no evidence",
+    "implausible": "the published number cannot be what it is said to be, so ours cannot agree or differ",
+    "not run": "nobody has trained or scored this here yet",
+}
+"""Meanings by verdict, in the order in which a reader wants them."""
+
+MARGIN = 2.0
+"""Points of top-1 within which ours and a published number are equivalent."""
+
+CONFIDENCE = 0.95
+"""Of the intervals of ours."""
+
+RULE = (
+    f"Agreement is equivalence. Ours agree where the {CONFIDENCE:.0%} t-interval of our mean over seeds lies within "
+    f"{MARGIN:g} points of the published top-1, and differ where it lies wholly beyond them. Else, and with one seed, "
+    "which has no interval, it cannot be told: the more ours vary, the harder it is to agree. A mean over datasets has "
+    "the interval of the seeds' means. A lead is paired by seed: it agrees where its interval lies on the published "
+    "side of zero, and differs where it lies on the other. A cost, which has no interval, agrees within a tenth of the "
+    "published."
+)
+
+
+def interval(scores: Iterable[float]) -> tuple[float, float]:
+    """Where the mean of what ``scores``, one of each seed, are drawn from lies with `CONFIDENCE`; NaN for one score."""
+    from scipy import stats
+
+    scores = np.asarray(list(scores), dtype=float)
+    if len(scores) < 2:
+        return float("nan"), float("nan")
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1)
+    half = float(quantile * scores.std(ddof=1) / np.sqrt(len(scores)))
+    return scores.mean() - half, scores.mean() + half
+
+
+def counts(claims: pd.DataFrame) -> dict[str, int]:
+    """How many of ``claims`` have each verdict, in the order of `VERDICTS`."""
+    return {verdict: int((claims["verdict"] == verdict).sum()) for verdict in VERDICTS}
+
+
+def judged(line: dict[str, object], deviations: list[str], *, implausible: str) -> dict[str, object]:
+    """``line``, a claim of the ledger with our scores ``by_seed``, and its interval, verdict and why.
+
+    Args:
+        deviations: what of ours is not as the paper says, in words.
+        implausible: why the published number cannot be what it is said to be; empty where it can.
+    """
+    low, high = interval(line["by_seed"].values())
+    if implausible:
+        verdict, why = "implausible", implausible
+    elif pd.isna(line["ours"]):
+        verdict, why = "not run", line["why"]
+    elif deviations:
+        verdict, why = "another recipe", "; ".join(deviations)
+    elif line["kind"] == "cost":
+        verdict, why = ("agrees" if abs(line["difference"]) <= line["margin"] else "differs"), line["why"]
+    elif pd.isna(low):
+        verdict, why = "cannot be told", "one seed has no interval"
+    else:
+        verdict = _by_sign(line, low, high) if line["kind"] == "lead" else _by_margin(line, low, high)
+        why = line["why"]
+    return line | {"low": low, "high": high, "verdict": verdict, "why": why}
+
+
+def _by_margin(line: dict[str, object], low: float, high: float) -> str:
+    bottom, top = line["published"] - line["margin"], line["published"] + line["margin"]
+    if bottom <= low and high <= top:
+        return "agrees"
+    return "differs" if high < bottom or top < low else "cannot be told"
+
+
+def _by_sign(line: dict[str, object], low: float, high: float) -> str:
+    if low <= 0 <= high:
+        return "cannot be told"
+    return "agrees" if (low > 0) == (line["published"] > 0) else "differs"

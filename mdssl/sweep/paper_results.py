@@ -1,0 +1,73 @@
+"""The paper's experiments after they ran: tables beside the published numbers, figures as tables and as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from rich.console import Console
+
+from mdssl.results.leaderboard import with_settings
+from mdssl.results.names import plain_name
+from mdssl.results.published import model_key, published, resources_side_by_side, side_by_side
+from mdssl.results.published_table import print_resources, print_side_by_side
+from mdssl.results.table import print_table, sweep_table
+from mdssl.storage import Location
+from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperExperiment
+from mdssl.sweep.settings import SweepSettings
+
+
+def show_results(names: Sequence[str], settings: SweepSettings, rows: pd.DataFrame, console: Console) -> None:
+    """Print each experiment of ``names``, and draw those that are figures into the folder ``figures`` of the storage.
+
+    Args:
+        rows: of the leaderboard, those of the experiments' trials.
+    """
+    probes = [probe.name for probe in settings.probe_config.each()]
+    for name in names:
+        console.print()
+        chosen = EXPERIMENTS[name]
+        if name in set(published()["experiment"]):
+            for probe in probes:
+                print_side_by_side(side_by_side(rows, name, settings={"probe": probe}), console)
+        elif chosen.reports == "resources":
+            print_resources(resources_side_by_side(rows), console)
+        else:
+            own = _rows_of(chosen, rows)
+            for probe in probes:
+                _print_scores(name, chosen, own, probe, console)
+            _draw(name, chosen, own, Location.of(settings.storage), console)
+
+
+def _rows_of(chosen: PaperExperiment, rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` of the experiment's own trials and evaluation datasets; failed trials have no dataset."""
+    models = {model_key(one.method, "+".join(one.domains), one.lambda1, one.lambda2) for one in chosen.trials}
+    of_rows = rows[["method", "train_mixture", "lambda1", "lambda2"]].itertuples(index=False)
+    own = pd.Series([model_key(*row) in models for row in of_rows], index=rows.index, dtype=bool)
+    return rows[own & (rows["eval_dataset"].isna() | rows["eval_dataset"].isin(chosen.evaluate))]
+
+
+def _print_scores(name: str, chosen: PaperExperiment, rows: pd.DataFrame, probe: str, console: Console) -> None:
+    console.print(f"{name}: {chosen.title}; top-1 in percent on the test split, {probe} probe", markup=False)
+    rows = with_settings(rows)
+    found = list(dict.fromkeys(rows["eval_dataset"].dropna()))
+    datasets = sorted(found, key=lambda dataset: chosen.evaluate.index(plain_name(dataset)))
+    mixtures = list(dict.fromkeys(rows.loc[rows["train_mixture"] != "", "train_mixture"]))
+    print_table(sweep_table(rows, mixtures=mixtures, datasets=datasets, probe=probe), console)
+
+
+def _draw(name: str, chosen: PaperExperiment, rows: pd.DataFrame, storage: Location, console: Console) -> None:
+    # matplotlib takes a second.
+    from mdssl.results.figures import gallery
+    from mdssl.results.figures.saving import to_bytes
+
+    found = gallery(rows, storage)
+    entries = [entry for entry in found.entries if entry.name.startswith(chosen.figure)]
+    for entry in entries:
+        file = storage / "figures" / f"{name}-{entry.name}.svg"
+        file.write_bytes(to_bytes(entry.draw(), "svg", title=entry.title, description=f"{entry.caption} {entry.alt}"))
+        console.print(f"{file}: {entry.title}", markup=False, soft_wrap=True)
+    if not entries:
+        reasons = [reason for kind, reason in found.absent.items() if chosen.figure.startswith(kind)]
+        reason = reasons[0] if reasons else f"its trials give no {chosen.figure}."
+        console.print(f"{name} is not drawn: {reason}", markup=False, soft_wrap=True)

@@ -1,0 +1,73 @@
+"""What `sweeps/paper.py` shows of figures: a table of the experiment's own trials, and a file."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mdssl.config import TrialConfig
+from mdssl.results.leaderboard import read, write_rows
+from mdssl.sweep.paper_experiments import EXPERIMENTS
+from mdssl.sweep.paper_results import show_results
+from mdssl.sweep.rows import failed_row
+from mdssl.sweep.settings import SweepSettings
+
+CONTEXT = {"sweep": "paper", "preset": "paper", "git_commit": "", "ray_version": ""}
+NAMES = [name for name, chosen in EXPERIMENTS.items() if chosen.figure]
+
+
+def write(storage: str, experiment: str, top1: float = 50.0, **changes) -> None:
+    """Rows of all trials of an experiment, as if its datasets were the whole ones."""
+    for number, trial in enumerate(EXPERIMENTS[experiment].trials):
+        config = TrialConfig(**trial.settings | changes | {"precision": "fp32"})
+        row = failed_row(config, "", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00")
+        said = json.loads(row["config_json"]) | {"evaluation": {"variant": "", "data_fingerprint": "x"}, "variants": {}}
+        row |= {"status": "finished", "error": None, "seen": True, "features": "encoder", "probe": "sgd"}
+        row |= {"num_classes": 10, "num_train": 9, "num_test": 9, "top1": top1 + number, "device": "cpu"}
+        row |= {"train_seconds": 60.0, "num_workers": 1, "gpu_hours": 0.0}
+        row |= {"config_json": json.dumps(said, sort_keys=True)}
+        rows = [row | {"eval_dataset": name} for name in EXPERIMENTS[experiment].evaluate]
+        write_rows(storage, config.trial_id, rows)
+
+
+def shown(storage: str, *names: str) -> str:
+    out = io.StringIO()
+    settings = SweepSettings(preset="paper", domains=("cifar10", "svhn"), storage=storage, probe="sgd")
+    show_results(names, settings, read(storage), Console(file=out, width=160))
+    return out.getvalue()
+
+
+def test_every_experiment_that_is_no_table_has_a_figure():
+    assert set(NAMES) == {name for name in EXPERIMENTS if name.startswith("figure")}
+
+
+@pytest.mark.parametrize("name", ["figure2", "figure3", "figure5-left", "figureA3"])
+def test_a_figure_is_printed_as_a_table_and_drawn(tmp_path, name):
+    write(str(tmp_path), name)
+    text = shown(str(tmp_path), name)
+    chosen = EXPERIMENTS[name]
+    assert f"{name}: {chosen.title}; top-1" in text and f"{50.0:.1f}" in text
+    files = sorted(Path(tmp_path, "figures").iterdir())
+    assert files and all(file.name.startswith(f"{name}-{chosen.figure}") for file in files)
+    assert all(f"{file}: " in text for file in files)
+
+
+def test_trials_of_other_experiments_are_not_in_it(tmp_path):
+    write(str(tmp_path), "figure3")
+    write(str(tmp_path), "table1", top1=80.0)
+    text = shown(str(tmp_path), "figure3")
+    assert "80.0" not in text and "stl10" not in text
+
+
+@pytest.mark.parametrize("name", ["figure4", "figureA1", "figureA2"])
+def test_why_a_figure_is_not_drawn_is_said(tmp_path, name):
+    write(str(tmp_path), name)
+    text = shown(str(tmp_path), name)
+    assert f"{name} is not drawn: " in text and "saved representations" in text
+
+
+def test_an_experiment_without_scores_says_so(tmp_path):
+    write(str(tmp_path), "table4")
+    assert "no trials to show" in shown(str(tmp_path), "figure3")
