@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import tyro
 
-from mdssl.errors import InputError, check_name
+from mdssl.errors import InputError, Terminated, check_name
 from mdssl.patience import StorageLostError
 from mdssl.presets import PRESETS
 from mdssl.terminal import printable
@@ -54,7 +54,8 @@ def parse(settings_class: type[Settings], *, prog: str, description: str, argv: 
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
-    """Run a command: a wrong setting is one message and exit code 2, Ctrl-C is 130, a defect shows its traceback."""
+    """Run a command: a wrong setting is one message and exit code 2, Ctrl-C is 130, SIGTERM 143, a defect shows its
+    traceback."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         code = main(argv)
@@ -68,10 +69,10 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         # Whoever read the output, such as head, has enough; what Python still holds back for it would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        word, code = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
         again = "the same command without --force" if "--force" in argv else "the same command"
-        print(f"\ninterrupted; {again} goes on from what was saved.", file=sys.stderr)
-        code = 130
+        print(f"\n{word}; {again} goes on from what was saved.", file=sys.stderr)
     sys.exit(code)
 
 

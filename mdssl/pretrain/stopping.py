@@ -54,8 +54,9 @@ class Agreement:
     def stop_after(self, step: int) -> bool:
         """Whether any worker has been asked to stop.
 
-        Of several workers each calls this before its first step and after each one. They exchange their answers about every `_ASK_SECONDS`, for
-        each exchange waits for a GPU, and at steps that all of them know: those follow from the slowest one's speed.
+        Of several workers each calls this before its first step and after each one. They exchange their answers about
+        every `_ASK_SECONDS`, for each exchange waits for a GPU, and after steps that all of them know, for those follow
+        from the speed of the slowest.
         """
         if not self.several:
             return self.requested()

@@ -88,7 +88,9 @@ class SweepProgress(tune.Callback):
         elif phase == "waits":
             text = f"waits for {latest['owner']}, which is at step {latest['reached']} or after"
         else:
-            text = {"probe": "trained; probing", "finished": "finished"}.get(phase, f"FAILED: {latest.get('error')}")
+            text = {"probe": "trained; probing", "finished": "finished", "stopped": "stopped"}.get(
+                phase, f"FAILED: {latest.get('error')}"
+            )
         done = sum(1 for entry in self.latest.values() if entry.get("phase") in ("finished", "failed"))
         self.console.print(
             f"[{elapsed}] {who}: {text}  [sweep {done}/{len(self.configs)}, ETA {self._sweep_eta()}]",

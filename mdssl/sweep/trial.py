@@ -26,7 +26,9 @@ from mdssl.data.local_copy import at_hand
 from mdssl.device import limit_memory, pick_device
 from mdssl.patience import patience
 from mdssl.pretrain import checkpoint
-from mdssl.pretrain.loop import NonFiniteLossError, Progress, Wish, train
+from mdssl.pretrain.loop import train
+from mdssl.pretrain.progress import NonFiniteLossError, Progress
+from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import now, read_training
 from mdssl.pretrain.watchdog import watchdog
 from mdssl.results.leaderboard import read_rows, write_rows
@@ -37,6 +39,7 @@ from mdssl.sweep.grid import evaluation_fingerprint, news
 from mdssl.sweep.memory import release_memory
 from mdssl.sweep.resources import Share
 from mdssl.sweep.rows import failed_row, finished_row, merged
+from mdssl.sweep.stopping import stop_requested, stop_requested_now_and_then
 from mdssl.sweep.train_records import train_records
 from mdssl.sweep.waiting import report_of
 from mdssl.tracking.tracks import tell_scores
@@ -77,6 +80,9 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     work = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
     trial_dir = Location.of(run.storage) / "trials" / config.trial_id
+    if stop_requested():
+        tune.report({"phase": "stopped"})
+        return
     with patience(), kept_log(trial_dir, "trial"), Claim(trial_dir, run.context["sweep"]) as claim:
         if owner := claim.take(dead=Owner(**work["dead"]) if work["dead"] else None):
             tune.report(report_of(trial_dir, owner))
@@ -87,6 +93,11 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
             tune.report(last_report)
         except ClaimLostError:
             tune.report(report_of(trial_dir, holder_of(trial_dir)))
+        except StoppedError:
+            # One process alone that got SIGTERM: Tune starts the trial anew, and it goes on from its checkpoint.
+            if not stop_requested():
+                raise
+            tune.report({"phase": "stopped"})
 
 
 def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: TrialRun, claim: Claim) -> dict[str, Any]:
@@ -109,7 +120,7 @@ def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: Tri
         # No result of this trial: the sweep is being stopped, or the actor died more often than it may. For that Tune
         # starts the trial anew, and in the end the sweep's driver writes the row.
         raise
-    except ClaimLostError:
+    except (ClaimLostError, StoppedError):
         raise
     except Exception as error:
         # The boundary of the trial: an error of any kind is this trial's result, and its row says so.
@@ -142,6 +153,7 @@ def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun, claim: Cla
 
     Raises:
         ClaimLostError: another process has taken the trial over meanwhile.
+        StoppedError: the sweep has been asked to stop, or this process.
     """
     ended = read_training(trial_dir)
     if ended and ended["status"] == "finished":
@@ -166,6 +178,7 @@ def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun, to
     """Train in Ray Train's workers, while the claim with ``token`` is held.
 
     Raises:
+        StoppedError: the sweep has been asked to stop.
         ray.train.TrainingFailedError: a worker failed, or died more often than it may.
     """
     folder = train_records(Location.of(run.storage), config)
@@ -173,7 +186,9 @@ def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun, to
     while True:
         try:
             _trainer(_job(config, trial_dir, run, token), run, folder).fit()
+            _raise_if_stopped()
         except ray.train.TrainingFailedError as error:
+            _raise_if_stopped()
             # Deaths between which training gets on are the machines' doing, and over days there are many.
             before, reached = reached, checkpoint.latest_step(trial_dir / "checkpoints")
             in_vain = in_vain + 1 if reached <= before else 0
@@ -184,6 +199,11 @@ def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun, to
             return
         finally:
             folder.delete()
+
+
+def _raise_if_stopped() -> None:
+    if stop_requested():
+        raise StoppedError("the sweep stops")
 
 
 def _trainer(job: dict[str, Any], run: TrialRun, records: Location) -> ray.train.torch.TorchTrainer:
@@ -239,23 +259,28 @@ def _no_process_group() -> ray.train.BackendConfig:
 def _worker(job: dict[str, Any]) -> None:
     is_first = ray.train.get_context().get_world_rank() == 0
     with kept_log(Location.of(job["trial_dir"]), "train", errors_only=not is_first):
-        _train_in_worker(job)
+        try:
+            _train_in_worker(job)
+        except StoppedError:
+            # One worker alone that got SIGTERM: Ray Train starts all of them anew, from the checkpoint.
+            if not stop_requested():
+                raise
 
 
 def _train_in_worker(job: dict[str, Any]) -> None:
     warned = False
 
-    def report(progress: Progress) -> Wish | None:
+    def report(progress: Progress) -> bool:
         nonlocal warned
         ray.train.report({"phase": "train", **progress._asdict()})
         # A node will be taken away, as spot instances are. One checkpoint at once; then on as ever until it is gone.
         before, warned = warned, ray.train.get_preemption_info() is not None
-        return Wish.CHECKPOINT if warned and not before else None
+        return warned and not before
 
     _train_here(job, report)
 
 
-def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) -> None:
+def _train_here(job: dict[str, Any], report: Callable[[Progress], bool | None]) -> None:
     check_claim = partial(check_held, Location.of(job["trial_dir"]), job["claim"])
     try:
         check_claim()
@@ -271,9 +296,10 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
         # On a cluster, perhaps the first on its node to need them.
         data = at_hand(job["data"], config.domains)
     try:
-        with patience(), watchdog(60 * job["settings"].hang_minutes) as beat:
+        with sigterm_received() as terminated, patience(), watchdog(60 * job["settings"].hang_minutes) as beat:
+            sweep_stops = stop_requested_now_and_then()
 
-            def report_and_beat(progress: Progress) -> Wish | None:
+            def report_and_beat(progress: Progress) -> bool | None:
                 beat()
                 return report(progress)
 
@@ -284,6 +310,7 @@ def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) 
                 settings=job["settings"],
                 device=device,
                 report=report_and_beat,
+                stop_requested=lambda: terminated() or sweep_stops(),
                 before_writing=check_claim,
             )
     except NonFiniteLossError as error:
