@@ -73,6 +73,8 @@ def run_sweep(
     works = plan(storage, configs, settings)
     left = [work for work in works if work.is_left]
     print_plan(console, name, settings, storage, works)
+    if left and not settings.address:
+        _check_this_machine(settings)
     if settings.dry_run:
         return 0
     if left:
@@ -89,6 +91,13 @@ def run_sweep(
     if afterwards:
         afterwards(leaderboard.read(storage, trial_id=[config.trial_id for config in configs]), console)
     return code
+
+
+def _check_this_machine(settings: SweepSettings) -> None:
+    from mdssl.sweep.ray_session import resources_here
+
+    nodes = [resources_here(settings)]
+    check_resources(_share(settings, nodes), nodes, where="this machine")
 
 
 def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console) -> None:

@@ -108,6 +108,15 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
         )
 
 
+def resources_here(settings: SweepSettings) -> dict[str, float]:
+    """The CPUs and GPUs that a Ray of its own would have on this machine."""
+    set_environment(settings)
+    import torch
+    from ray._private.utils import get_num_cpus
+
+    return {"CPU": get_num_cpus(), "GPU": torch.cuda.device_count()}
+
+
 def set_environment(settings: SweepSettings) -> dict[str, str]:
     """Set the variables that Ray reads, where the user has not, and return them."""
     defaults = _ENVIRONMENT | (_ENVIRONMENT_OF_A_CLUSTER if settings.address else _ENVIRONMENT_OF_ITS_OWN)
@@ -133,7 +142,7 @@ def _address_of_cluster(address: str) -> str:
         GcsClient(address=found).internal_kv_exists(b"", None, _CONNECT_SECONDS)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RpcError) as error:
         raise InputError(
-            f"no Ray cluster answers at --address {address}: {error}. Give auto on one of its machines, or HOST:PORT "
+            f"no Ray cluster answers at --address {address} ({error}). Give auto on one of its machines, or HOST:PORT "
             "as `ray start` prints it; without --address the sweep starts a Ray of its own."
         ) from error
     return found
