@@ -13,10 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mdssl.config import TrialConfig
 from mdssl.data.mixture import Mixture
-from mdssl.pretrain import pseudo_domains
+from mdssl.pretrain import pseudo_domains, stopping
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.loss import mdssl_loss
 from mdssl.pretrain.model import build_model
+from mdssl.pretrain.stopping import StoppedError
 from mdssl.pretrain.trial_files import load_model
 from mdssl.run_config import RunSettings
 from mdssl.storage import Location
@@ -51,9 +52,17 @@ def trial(**changes) -> TrialConfig:
     return tiny_trial(**{"norm": "group", "batch_per_domain": 9} | changes)
 
 
-def run(data, folder, report=lambda progress: None, *, gradient_caching=False, **changes):
+def run(data, folder, report=lambda progress: None, *, gradient_caching=False, stop_requested=lambda: False, **changes):
     settings = RunSettings(report_every=2, checkpoint_seconds=0, gradient_caching=gradient_caching)
-    return train(trial(**changes), data=data, trial_dir=folder, settings=settings, device="cpu", report=report)
+    return train(
+        trial(**changes),
+        data=data,
+        trial_dir=folder,
+        settings=settings,
+        device="cpu",
+        report=report,
+        stop_requested=stop_requested,
+    )
 
 
 def worker(rank: int, folder: str, data: str) -> None:
@@ -71,9 +80,20 @@ def worker(rank: int, folder: str, data: str) -> None:
     run(data, f"{folder}/resumed")
     run(data, f"{folder}/cached", gradient_caching=True)
     run(data, f"{folder}/clustered-by-two", **CLUSTERED)
+    results["stopped"] = stop_in_step_3(data, f"{folder}/stopped", asked=rank == 1)
+    run(data, f"{folder}/stopped")
     results["clusters"] = clusters_of_an_untrained_encoder(data)
     torch.save(results, f"{folder}/rank-{rank}.pt")
     dist.destroy_process_group()
+
+
+def stop_in_step_3(data: str, folder: str, asked: bool) -> str:
+    answers = iter([False] * 3 + [asked] * 10)
+    stopping._ASK_SECONDS = 0.0
+    try:
+        run(data, folder, stop_requested=lambda: next(answers))
+    except StoppedError as stopped:
+        return str(stopped)
 
 
 def clusters_of_an_untrained_encoder(data: str) -> list[torch.Tensor]:
@@ -118,6 +138,7 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
         ("one-worker", "two-workers"),
         ("one-worker", "resumed"),
         ("one-worker", "cached"),
+        ("one-worker", "stopped"),
         ("clustered-by-one", "clustered-by-two"),
     ],
 )
@@ -141,3 +162,8 @@ def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):
         assert torch.equal(labels, expected[0])
         assert torch.equal(kept, expected[1])
         torch.testing.assert_close(centroids, expected[2])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_workers_stop_after_the_same_step_when_one_is_asked_to(folder, rank):
+    assert torch.load(folder / f"rank-{rank}.pt")["stopped"] == "stopped at step 3 of 6"
