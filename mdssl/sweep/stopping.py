@@ -31,7 +31,7 @@ def _key() -> bytes:
 
 def stop_requested() -> bool:
     """Whether the sweep that this process works for has been asked to stop."""
-    return bool(internal_kv._internal_kv_exists(_key()))
+    return ray.is_initialized() and bool(internal_kv._internal_kv_exists(_key()))
 
 
 def stop_requested_now_and_then() -> Callable[[], bool]:

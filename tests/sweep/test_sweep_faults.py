@@ -26,7 +26,7 @@ from mdssl.pretrain.loop import train
 from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.run_config import ProbeConfig, RunSettings
 from mdssl.storage import Location
-from mdssl.sweep import launch, trial
+from mdssl.sweep import launch, training, trial
 from mdssl.sweep.evaluator import Evaluator
 from mdssl.sweep.grid import Work
 
@@ -101,7 +101,7 @@ def trainer(monkeypatch):
                     raise ray.train.WorkerGroupError("died", {0: RuntimeError("killed")})
 
         monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
-        monkeypatch.setattr(trial, "TuneReportCallback", ray.train.UserCallback)
+        monkeypatch.setattr(training, "TuneReportCallback", ray.train.UserCallback)
         return outcomes
 
     return install
@@ -109,24 +109,24 @@ def trainer(monkeypatch):
 
 def test_a_trial_that_gets_on_between_deaths_may_die_as_often_as_machines_do(run, trial_dir, trainer):
     left = trainer(trial_dir, [10, 20, 30, 40, None])
-    trial.train_in_workers(CONFIG, trial_dir, run, "token")
+    training.train_in_workers(CONFIG, trial_dir, run, "token")
     assert not left
 
 
 def test_a_trial_that_gets_on_no_more_fails(run, trial_dir, trainer):
     left = trainer(trial_dir, [10, 0, None])
     with pytest.raises(ray.train.TrainingFailedError, match="died"):
-        trial.train_in_workers(CONFIG, trial_dir, run, "token")
+        training.train_in_workers(CONFIG, trial_dir, run, "token")
     assert left == [None]
 
 
 def test_a_controller_may_die_with_its_node_three_times_in_a_row(run, trial_dir, trainer):
     left = trainer(trial_dir, ["controller"] * 3 + [10] + ["controller"] * 3 + [None])
-    trial.train_in_workers(CONFIG, trial_dir, run, "token")
+    training.train_in_workers(CONFIG, trial_dir, run, "token")
     assert not left
     trainer(trial_dir, ["controller"] * 4)
     with pytest.raises(ray.train.ControllerError) as raised:
-        trial.train_in_workers(CONFIG, trial_dir, run, "token")
+        training.train_in_workers(CONFIG, trial_dir, run, "token")
     assert trial._cause(raised.value) == "RuntimeError: its node is gone"
 
 
@@ -318,14 +318,16 @@ from mdssl.sweep import trial
 def run_trial(tune_config, run):
     from mdssl.sweep import trial
 
-    trial._worker = worker
+    from mdssl.sweep import training
+
+    training._worker = worker
     trial.run_trial(tune_config, run)
 
 
 def worker(job):
-    from mdssl.sweep import trial
+    from mdssl.sweep import training
 
-    real = trial.train
+    real = training.train
 
     def train(*arguments, report, **named):
         def hang_once(progress):
@@ -336,8 +338,8 @@ def worker(job):
 
         return real(*arguments, report=hang_once, **named)
 
-    trial.train = train
-    trial._worker(job)
+    training.train = train
+    training._worker(job)
 
 
 trial.run_trial = run_trial
