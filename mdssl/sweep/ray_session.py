@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -17,6 +18,8 @@ from mdssl.errors import InputError
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.temporary import TemporaryFolder, temporary_folder
 from mdssl.tracking.choice import TRACKER_VARIABLES
+
+log = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
     # Ray Train's controller looks after its workers, and takes their reports, this often.
@@ -76,6 +79,8 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
     environment = set_environment(settings)
     import ray
 
+    # A raylet's warnings and dumps of its state, which reach the terminal of each driver in spite of `log_to_driver`.
+    ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: log.debug("%s", data["lines"])
     if settings.address:
         address = _address_of_cluster(settings.address)
         environment |= {name: os.environ[name] for name in TRACKER_VARIABLES if name in os.environ}
