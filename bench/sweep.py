@@ -118,7 +118,7 @@ def run_trials(contender: str, folder: Path, count: int, device: str) -> dict[st
     gpus = float(device == "cuda")
     started = time.time()
     if contender in (NESTED, INLINE):
-        start_ray(SweepSettings(domains=("none",)))
+        start_ray(SweepSettings(domains=("none",)), Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp")))
         run = TrialRun(
             storage=str(folder), data=str(folder), probe=ProbeConfig(), settings=RunSettings(),
             executor="inline" if contender == INLINE else "torchtrainer", workers=1, cpus_per_worker=1,

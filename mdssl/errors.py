@@ -8,6 +8,10 @@ class InputError(ValueError):
     """What a user gave cannot work. The command line shows its message alone; any other error is a defect of ours."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has ended a command, as Ctrl-C would."""
+
+
 def check_name(what: str, value: object, valid: Iterable[str], mend: str = "") -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``valid``; the message names the nearest one.
 

@@ -1,17 +1,22 @@
 """Kill anything: a sweep on a cluster of this machine, with random kills, ends as one that nobody disturbs.
 
     python tests/chaos.py --kills 20 --seed 0
+    python tests/chaos.py --workers 2 --method clustered --storage-kind bucket
 
-``kill -9`` hits workers of Ray Train, the trials' own processes, the probe actor, the sweep itself (the same command is
-then started again) and whole nodes (another then joins). Each kill comes when the trials' checkpoints have passed so
-many steps, by a seeded draw, and have got on since the kill before. At the end there must be the same trials with the
-same encoders, losses, scores, representations and sheets of neighbours to the last bit, every step once, and no process
-and no temporary file left.
+``kill -9`` hits workers of Ray Train, its controllers, the trials' own processes, the probe actor, the sweep itself
+(the same command is then started again) and whole nodes (another then joins). The seed gives a plan, which is printed:
+what is killed, in places two at a time, and when: before the first checkpoint, when the trials' checkpoints have passed
+so many steps, or seconds after the kill before, while all recovers from that.
+
+At the end there must be the same trials with the same encoders, losses, scores, representations and sheets of
+neighbours to the last bit, each step trained again only where no checkpoint had it (by a log that each process writes
+beside the storage: see `work_log`), and no process and no temporary file left.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -23,36 +28,83 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
+import s3_server
 import safetensors.torch
 import torch
 from processes import ours
 from tiny_domains import prepare_tiny
+from work_log import VARIABLE, check_work
 
-SCRIPT = Path(__file__).parents[1] / "sweeps" / "lambda_grid.py"
+from mdssl.pretrain.checkpoint import latest_step
+from mdssl.storage import Location
+
+SWEEPS = Path(__file__).parents[1] / "sweeps"
+PLUGIN = Path(__file__).parent / "chaos_plugin"
 KINDS = {
     "worker": re.compile(r"ray::.*RayTrainWorker"),
+    "controller": re.compile(r"ray::TrainController"),
     "trial": re.compile(r"ray::(ImplicitFunc|run_trial)"),
     "probe": re.compile(r"ray::Evaluator"),
-    "sweep": re.compile(r"python\S* \S*lambda_grid\.py"),
+    "sweep": re.compile(r"python\S* \S*sweeps/\w+\.py"),
     "node": None,
 }
-TRAINED = 3
-"""Trials of the sweep that have steps: simclr and two of mdssl."""
+METHODS = {
+    "mdssl": ("lambda_grid.py", ["--lambda1", "0.9", "--lambda2", "0", "0.1"]),
+    "clustered": ("clustering.py", ["--lambda2", "0.1", "--clusters", "2", "--warmups", "30", "--intervals", "30"]),
+}
+"""By --method: the script, and what makes it the smallest sweep."""
+TRAINED = {"mdssl": 3, "clustered": 4}
+"""Trials that have steps."""
 SEEN = ("representations/*", "neighbours.*")
 STALLED_SECONDS = 400
 """So long without a checkpoint or a row is a failure."""
 
 
+class Kill(NamedTuple):
+    """One entry of a plan.
+
+    Attributes:
+        kinds: what is killed, at once.
+        steps: that the trials' checkpoints have passed before; None for a kill that waits for no progress, but
+            ``pause`` seconds after the start or the kill before.
+        pick: which one of several of a kind, from 0 to 1.
+    """
+
+    kinds: tuple[str, ...]
+    steps: float | None
+    pause: float
+    pick: float
+
+
+def plan(seed: int, kills: int, steps: int) -> list[Kill]:
+    """``kills`` kills over a sweep of so many ``steps``, the same for the same arguments."""
+    rng = random.Random(seed)
+    kinds = [list(KINDS)[number % len(KINDS)] for number in range(kills)]
+    rng.shuffle(kinds)
+    entries: list[tuple[str, ...]] = []
+    while kinds:
+        count = 2 if len(entries) % 4 == 3 and len(set(kinds[-2:])) == 2 else 1
+        entries.append(tuple(kinds.pop() for _ in range(count)))
+    due = sorted(rng.uniform(0, 0.9 * steps) for _ in entries)
+    # The first one before any progress, and each third one during the recovery from the one before.
+    return [
+        Kill(kinds, None if number == 0 or number % 3 == 2 else due[number], rng.uniform(0, 20), rng.random())
+        for number, kinds in enumerate(entries)
+    ]
+
+
 class Sweep:
     """The command that a user types, started again whenever it was killed."""
 
-    def __init__(self, storage: Path, data: str, iterations: int, *more: str):
-        self.storage, self.iterations = storage, iterations
-        self.output = storage.with_suffix(".txt")
-        self.command = [sys.executable, str(SCRIPT), "--domains", "tiny-a", "tiny-b", "--evaluate", "tiny-a", "tiny-c"]
-        self.command += ["--batch-per-domain", "4", "--precision", "fp32", "--lambda1", "0.9", "--lambda2", "0", "0.1"]
+    def __init__(self, storage: Path | str, data: str, iterations: int, *more: str, method: str = "mdssl"):
+        self.storage, self.iterations = Location.of(storage), iterations
+        script, axes = METHODS[method]
+        self.output = Path(data).with_name(f"{self.storage.name}.txt")
+        self.command = [sys.executable, str(SWEEPS / script), "--domains", "tiny-a", "tiny-b", *axes]
+        self.command += ["--evaluate", "tiny-a", "tiny-c", "--batch-per-domain", "4", "--precision", "fp32"]
         self.command += ["--iterations", str(iterations), "--report-every", "2", "--checkpoint-seconds", "0.5"]
         self.command += ["--storage", str(storage), "--data", data, *more]
         self.process: subprocess.Popen | None = None
@@ -63,42 +115,37 @@ class Sweep:
 
     def steps(self) -> int:
         """Steps that are safe, over all trials."""
-        reached = 0
-        for trial in self.storage.glob("trials/*"):
-            names = [file.name for file in trial.glob("checkpoints/step-*.safetensors")]
-            reached += max((int(re.findall(r"\d+", name)[0]) for name in names), default=0)
-        return reached
+        trials = self.storage / "trials"
+        return sum(latest_step(trials / name / "checkpoints") for name in trials.names())
 
     def rows(self) -> int:
-        return len(list(self.storage.glob("leaderboard/*.parquet")))
+        return len((self.storage / "leaderboard").names())
 
 
-def disturb(sweep: Sweep, cluster, token: str, kills: int, rng: random.Random) -> list[str]:
-    """Run the sweep to its end with ``kills`` kills; what was killed, in order."""
-    kinds = [list(KINDS)[number % len(KINDS)] for number in range(kills)]
-    rng.shuffle(kinds)
-    due = sorted(rng.uniform(0, 0.9 * TRAINED * sweep.iterations) for _ in kinds)
-    killed, last, got_on = [], (-1, 0), time.monotonic()
+def disturb(sweep: Sweep, cluster, token: str, kills: list[Kill]) -> None:
+    """Run the sweep to its end with ``kills``."""
+    left, last, got_on = list(kills), (-1, 0), time.monotonic()
+    killed_at = got_on
     sweep.start()
     # Also after the last kill, which may have hit the sweep itself.
-    while sweep.process.poll() != 0 or len(killed) < kills:
+    while sweep.process.poll() != 0 or left:
         reached = (sweep.steps(), sweep.rows())
         code = sweep.process.poll()
         if code is not None:
-            assert code == -signal.SIGKILL, f"the sweep ended with {code} after {killed}:\n{sweep.output.read_text()}"
+            assert code == -signal.SIGKILL, f"the sweep ended with {code}, {left} left:\n{sweep.output.read_text()}"
             sweep.start()
         if reached > last:
             got_on = time.monotonic()
-        assert time.monotonic() - got_on < STALLED_SECONDS, f"no progress after {killed}:\n{sweep.output.read_text()}"
-        if len(killed) < kills and reached > last and reached[0] >= due[len(killed)]:
-            victim = kill(kinds[len(killed)], sweep, cluster, token, rng)
-            if victim:
-                killed.append(kinds[len(killed)])
-                print(f"{len(killed):3d}. {victim} at {reached[0]} steps, {reached[1]} trials with rows", flush=True)
-                last = (sweep.steps(), sweep.rows())
+        assert time.monotonic() - got_on < STALLED_SECONDS, f"no progress, {left} left:\n{sweep.output.read_text()}"
+        if left:
+            progressed = left[0].steps is not None and reached > last and reached[0] >= left[0].steps
+            paused = left[0].steps is None and time.monotonic() - killed_at >= left[0].pause
+            if (progressed or paused) and (victims := kill(left[0], sweep, cluster, token)):
+                print(f"{' and '.join(victims)} at {reached[0]} steps, {reached[1]} trials with rows", flush=True)
+                left.pop(0)
+                last, killed_at = (sweep.steps(), sweep.rows()), time.monotonic()
         time.sleep(0.2)
     assert sweep.process.returncode == 0, sweep.output.read_text()
-    return killed
 
 
 def free_port() -> int:
@@ -107,21 +154,26 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def kill(kind: str, sweep: Sweep, cluster, token: str, rng: random.Random) -> str:
-    """Who was killed; empty where there is nobody of this kind just now."""
-    if kind == "node":
-        node = rng.choice(sorted(cluster.worker_nodes, key=lambda node: node.node_id))
-        cluster.remove_node(node, allow_graceful=False)
-        cluster.add_node(num_cpus=1)
-        return f"node {node.node_id[:8]}"
-    pids = [pid for pid, line in sorted(ours(token).items()) if KINDS[kind].match(line)]
-    if kind == "sweep":
-        pids = [sweep.process.pid]
-    if not pids:
-        return ""
-    victim = rng.choice(pids)
-    os.kill(victim, signal.SIGKILL)
-    return f"{kind} {victim}"
+def kill(due: Kill, sweep: Sweep, cluster, token: str) -> list[str]:
+    """Who was killed; nobody where one of the kinds has no process just now."""
+    running = sorted(ours(token).items())
+    candidates = {kind: [pid for pid, line in running if KINDS[kind] and KINDS[kind].match(line)] for kind in due.kinds}
+    candidates |= {"sweep": [sweep.process.pid]}
+    candidates |= {"node": sorted(cluster.worker_nodes, key=lambda node: node.node_id)}
+    if not all(candidates[kind] for kind in due.kinds):
+        return []
+    said = []
+    for kind in due.kinds:
+        victim = candidates[kind][int(due.pick * len(candidates[kind]))]
+        if kind == "node":
+            cluster.remove_node(victim, allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+            victim = victim.node_id[:8]
+        else:
+            with contextlib.suppress(ProcessLookupError):  # the other victim took it along
+                os.kill(victim, signal.SIGKILL)
+        said.append(f"{kind} {victim}")
+    return said
 
 
 def compare(disturbed: Path, straight: Path, iterations: int) -> None:
@@ -132,7 +184,7 @@ def compare(disturbed: Path, straight: Path, iterations: int) -> None:
     first, second = (board[scores].sort_values(identity).reset_index(drop=True) for board in boards)
     pd.testing.assert_frame_equal(first, second, check_exact=True)
     assert set(first["status"]) == {"finished"}
-    assert not first.duplicated(identity).any()
+    assert not first.duplicated(identity).any(), "a row twice"
     for trial in straight.glob("trials/*"):
         same = disturbed / "trials" / trial.name
         weights = [safetensors.torch.load_file(folder / "encoder.safetensors") for folder in (same, trial)]
@@ -153,19 +205,49 @@ def compare(disturbed: Path, straight: Path, iterations: int) -> None:
     assert not left, f"left over: {left}"
 
 
+@contextlib.contextmanager
+def storage(kind: str, folder: Path):
+    """Where a disturbed sweep writes, a folder or a bucket."""
+    if kind == "folder":
+        yield str(folder / "disturbed")
+        return
+    with s3_server.running() as environment:
+        os.environ |= environment
+        yield f"{s3_server.new_bucket(environment)}/disturbed"
+
+
+def as_folder(place: Location, folder: Path) -> Path:
+    """The storage as a local folder: itself, or a copy of a bucket."""
+    if place.is_local:
+        return Path(place.path)
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    copy_files(place.path, str(folder), source_filesystem=place.filesystem, destination_filesystem=LocalFileSystem())
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the plan of kills")
     parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=1, choices=(1, 2), help="of each trial")
+    parser.add_argument("--method", default="mdssl", choices=METHODS)
+    parser.add_argument("--storage-kind", default="folder", choices=("folder", "bucket"))
     arguments = parser.parse_args()
-    begun, token = time.monotonic(), f"mdssl-chaos-{uuid.uuid4().hex}"
+    begun, token, iterations = time.monotonic(), f"mdssl-chaos-{uuid.uuid4().hex}", arguments.iterations
+    kills = plan(arguments.seed, arguments.kills, TRAINED[arguments.method] * iterations)
+    print("\n".join(f"plan: {each}" for each in kills), flush=True)
     # Ray's own files and sockets, apart from any other Ray of this machine; the paths of sockets must be short.
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        os.environ |= {"RAY_TMPDIR": folder, "TMPDIR": folder, "MDSSL_CHAOS": token}
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as name,
+        storage(arguments.storage_kind, Path(name)) as place,
+    ):
+        folder = Path(name)
+        data, log = prepare_tiny(folder), folder / "work.txt"
+        os.environ |= {"RAY_TMPDIR": name, "TMPDIR": name, "MDSSL_CHAOS": token, VARIABLE: str(log)}
         os.environ |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-        folder = Path(folder)
-        data = prepare_tiny(folder)
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), os.environ.get("PYTHONPATH", "")])
         # Here, for Ray takes the variables above as it is imported.
         from ray.cluster_utils import Cluster
 
@@ -173,11 +255,12 @@ def main() -> None:
             initialize_head=True,
             head_node_args={"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()},
         )
-        sweep = Sweep(folder / "disturbed", data, arguments.iterations, "--address", cluster.address)
+        more = ["--workers", str(arguments.workers), "--norm", "group"]
+        sweep = Sweep(place, data, iterations, "--address", cluster.address, *more, method=arguments.method)
         try:
             for _ in range(2):
                 cluster.add_node(num_cpus=1)
-            killed = disturb(sweep, cluster, token, arguments.kills, random.Random(arguments.seed))
+            disturb(sweep, cluster, token, kills)
         finally:
             if sweep.process and sweep.process.poll() is None:
                 sweep.process.kill()
@@ -188,12 +271,20 @@ def main() -> None:
             assert time.monotonic() < deadline, f"still running: {left}"
             time.sleep(0.5)
         print(f"disturbed: {time.monotonic() - begun:.0f} s; once more without", flush=True)
-        straight = Sweep(folder / "straight", data, arguments.iterations, "--executor", "inline")
+        again = check_work(log, iterations)
+        executor = ["--executor", "inline"] if arguments.workers == 1 else []
+        log.unlink()
+        straight = Sweep(folder / "straight", data, iterations, *executor, *more, method=arguments.method)
         straight.start()
         assert straight.process.wait() == 0, straight.output.read_text()
-        compare(sweep.storage, straight.storage, arguments.iterations)
-    counts = ", ".join(f"{killed.count(kind)} {kind}" for kind in KINDS)
-    print(f"{len(killed)} kills ({counts}) in {time.monotonic() - begun:.0f} s; all is as undisturbed, nothing is left")
+        assert not any(check_work(log, iterations).values()), "nothing is trained again where nothing is killed"
+        compare(as_folder(sweep.storage, folder / "copied"), folder / "straight", iterations)
+    victims = [kind for each in kills for kind in each.kinds]
+    counts = ", ".join(f"{victims.count(kind)} {kind}" for kind in KINDS)
+    print(
+        f"{len(victims)} kills ({counts}) in {time.monotonic() - begun:.0f} s; {sum(again.values())} steps trained "
+        "again, none that a checkpoint had; all is as undisturbed, nothing is left"
+    )
 
 
 if __name__ == "__main__":

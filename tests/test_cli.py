@@ -54,6 +54,14 @@ def test_overview_lists_every_command(capsys):
         (["train", "--method", "random", "--device", "cdua"], "unknown device 'cdua'"),
         (["probe", "../../etc"], "trial id '../../etc' is not one"),
         (["probe", "0123456789ab"], "has no encoder"),
+        (["train", "--iterations", "abc"], "--iterations: invalid literal for int.*: 'abc'.*mdssl train --help"),
+        (["train", "--lamda1", "0.9"], "--lamda1, 0.9. Did you mean --lambda1"),
+        (["train", "--domains", "--lambda1", "1"], "--domains has no value"),
+        (["train", "--lambda1"], "Missing value for argument '--lambda1'"),
+        (["log"], "mdssl log --help"),
+        (["train", "--storage", __file__], "storage is '.*test_cli.py', but .*test_cli.py is a file"),
+        (["status", "--storage", f"{__file__}/results"], "test_cli.py is a file; give a folder or a bucket"),
+        (["train", "--data", __file__], "data is '.*test_cli.py', but .* is a file"),
     ],
 )
 def test_a_wrong_setting_is_one_message_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -114,11 +122,11 @@ def test_output_that_nobody_reads_to_the_end_is_no_error():
     assert ended.stdout.startswith("usage: mdssl train")
 
 
-def test_an_unknown_flag_names_the_nearest(capsys):
-    with pytest.raises(SystemExit) as ended:
-        run("train", "--lamda1", "0.9")
-    assert ended.value.code == 2
-    assert "--lambda1" in capsys.readouterr().err
+def test_what_mdssl_train_cannot_train_on_leaves_nothing(tiny_data, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command_line.run(_main, list(map(str, ["train", *tiny(tmp_path, tiny_data), "--batch-per-domain", 65])))
+    assert "use at most 64" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):

@@ -50,7 +50,7 @@ def test_a_worker_whose_node_will_be_taken_away_saves_a_checkpoint_and_goes_on_e
         wait_while_it_runs(lambda: re.search(went_on, sweep.output.read_text()), sweep)
         assert int(re.search(went_on, sweep.output.read_text())[1]) == saved + 2
         sweep.process.send_signal(signal.SIGTERM)
-        assert sweep.process.wait(120) == 130
+        assert sweep.process.wait(120) == 143
     finally:
         if sweep.process.poll() is None:
             sweep.process.kill()

@@ -40,6 +40,8 @@ class LoopState:
         views: augmented images that went through the encoder.
         rounds: one record per clustering; see `mdssl.pretrain.pseudo_domains.find`.
         clusters: what the last clustering found.
+        terms: loss terms of the steps since the last report, where training stopped between two.
+        checkpoints: names of those that this run has read or written, of which the last `KEEP` stay; not saved itself.
     """
 
     step: int = 0
@@ -50,18 +52,20 @@ class LoopState:
     views: int = 0
     rounds: list[dict[str, Any]] = field(default_factory=list)
     clusters: PseudoDomains | None = None
+    terms: list[list[float]] = field(default_factory=list)
+    checkpoints: list[str] = field(default_factory=list)
 
 
 def save(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState) -> None:
-    """Write ``folder/step-00000480.safetensors`` and remove all but the last two checkpoints up to it.
+    """Write ``folder/step-00000480.safetensors`` and remove all but the last `KEEP` that this run has read or written.
 
-    Later ones could not be read when this run resumed, else it would be past them.
+    Others are older, or could not be read when this run resumed.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
-    scalars = {key: value for key, value in vars(state).items() if key != "clusters"}
+    scalars = {key: value for key, value in vars(state).items() if key not in ("clusters", "checkpoints")}
     if state.clusters is not None:
         tensors |= {f"clusters.{name}": getattr(state.clusters, name) for name in _CLUSTER_TENSORS}
         scalars["round"] = state.clusters.round
@@ -69,9 +73,8 @@ def save(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, s
     data = safetensors.torch.save(tensors, metadata={"loop_state": json.dumps(scalars)})
     saved = f"step-{state.step:08d}.safetensors"
     (folder / saved).write_bytes(data)
-    names = _steps(folder)
-    kept = [name for name in names if name <= saved][-KEEP:]
-    for name in set(names) - set(kept):
+    state.checkpoints = [*state.checkpoints, saved][-KEEP:]
+    for name in set(_steps(folder)) - set(state.checkpoints):
         (folder / name).delete()
 
 
@@ -86,7 +89,7 @@ def load_latest(folder: Location, model: nn.Module, optimizer: torch.optim.Optim
             tensors = safetensors.torch.load(data)
             scalars = json.loads(safetensors_metadata(data)["loop_state"])
             number = scalars.pop("round", None)
-            state = LoopState(**scalars)
+            state = LoopState(**scalars, checkpoints=[name])
             if number is not None:
                 state.clusters = PseudoDomains(number, *(tensors[f"clusters.{name}"] for name in _CLUSTER_TENSORS))
             weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}

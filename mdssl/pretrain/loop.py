@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,8 +30,10 @@ from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer, learning_rate
 from mdssl.pretrain.pretrained import encoder_of
+from mdssl.pretrain.progress import NonFiniteLossError, Progress, check_finite, means_of
 from mdssl.pretrain.pseudo_domains import PseudoDomains
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views
+from mdssl.pretrain.stopping import Agreement, StoppedError
 from mdssl.pretrain.trial_files import (
     now,
     read_training,
@@ -49,39 +50,6 @@ from mdssl.tracking.tracks import Tracks, of_clustering, of_report
 log = logging.getLogger(__name__)
 
 
-class Progress(NamedTuple):
-    """What a report says. Loss terms are means over the steps since the report before, over all workers."""
-
-    step: int
-    iterations: int
-    loss: float
-    alignment: float
-    within: float
-    across: float
-    learning_rate: float
-    views_per_second: float
-    eta_seconds: float
-
-
-class Wish(Enum):
-    """What a report may be answered with, where more is wanted than to go on."""
-
-    CHECKPOINT = "save one now, as before a machine is taken away"
-    LEAVE = "save one and stop"
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite at ``step``; trying again would end in the same place."""
-
-    def __init__(self, step: int, message: str):
-        super().__init__(message)
-        self.step = step
-
-
-class LeftError(RuntimeError):
-    """Training stopped because that was wished, with a checkpoint to go on from."""
-
-
 def train(
     config: TrialConfig,
     *,
@@ -89,7 +57,8 @@ def train(
     trial_dir: str | Path | Location,
     settings: RunSettings | None = None,
     device: str = "auto",
-    report: Callable[[Progress], Wish | None] = lambda progress: None,
+    report: Callable[[Progress], bool | None] = lambda progress: None,
+    stop_requested: Callable[[], bool] = lambda: False,
     before_writing: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train one encoder, or go on where an earlier run of the same trial stopped.
@@ -102,7 +71,10 @@ def train(
         data: folder of prepared datasets.
         trial_dir: where the trial's files are, any storage.
         device: cpu, cuda, cuda:1, or auto for the worker's own GPU where there is one.
-        report: called on every rank, every ``report_every`` steps and after the last one. Rank 0's answer counts.
+        report: called on every rank, every ``report_every`` steps and after the last one. Where it returns true on
+            rank 0, a checkpoint is saved at once.
+        stop_requested: called on every rank between steps. Soon after it returns true on one of them, a checkpoint is
+            saved and training ends, on all ranks after the same step.
         before_writing: called on rank 0 before it writes any of the trial's files; raises if it must not.
 
     Returns:
@@ -111,7 +83,7 @@ def train(
     Raises:
         ValueError: data that are not there, do not fit the config, or changed since the trial began.
         NonFiniteLossError: the loss became NaN or infinite; says where, with its terms. ``training.json`` says it too.
-        LeftError: a report was answered with `Wish.LEAVE`.
+        StoppedError: ``stop_requested`` returned true.
     """
     settings, trial_dir = settings or RunSettings(), Location.of(trial_dir)
     check_gradient_caching(config, settings)
@@ -121,7 +93,7 @@ def train(
         return ended
     is_first = not dist.is_initialized() or dist.get_rank() == 0
     with Tracks(settings.track if is_first else (), config, trial_dir) as tracks:
-        return _train(config, data, trial_dir, settings, device, report, before_writing, tracks)
+        return _train(config, data, trial_dir, settings, device, report, stop_requested, before_writing, tracks)
 
 
 def _train(
@@ -130,13 +102,15 @@ def _train(
     trial_dir: Location,
     settings: RunSettings,
     device: str,
-    report: Callable[[Progress], Wish | None],
+    report: Callable[[Progress], bool | None],
+    stop_requested: Callable[[], bool],
     before_writing: Callable[[], None],
     tracks: Tracks,
 ) -> dict[str, Any]:
     # --- State: all that the loop needs, and all that a checkpoint restores ---
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = pick_device(device)
+    mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
     model = build_model(config)
     if config.method == "pretrained":
         model.encoder.load_state_dict(encoder_of(config))
@@ -154,7 +128,6 @@ def _train(
     iterations = 0 if config.method in UNTRAINED else config.iterations
 
     datasets = [open_dataset(data, name) for name in config.domains]
-    mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
     groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
     backward = backward_by_domain if settings.gradient_caching else backward_at_once
     if settings.compile:
@@ -164,9 +137,15 @@ def _train(
     if rank == 0:
         _say_once_what_runs(config, mixture, device, workers, state)
 
-    terms = torch.zeros(settings.report_every, 4, device=device)  # of the steps since the last report
-    reported_step, reported_views, reported_at = state.step, state.views, time.perf_counter()
-    saved_at = counted_at = reported_at
+    # Of the steps since the last report, with those before a stop between two reports.
+    terms = torch.zeros(max(settings.report_every, len(state.terms) + 1), 4, device=device)
+    terms[: len(state.terms)] = torch.tensor(state.terms).view(-1, 4)
+    reported_step = state.step - len(state.terms)
+    timed_step, timed_views, timed_at = state.step, state.views, time.perf_counter()
+    saved_at = timed_at
+    agreement = Agreement(stop_requested, device)
+    if state.step < iterations and agreement.stop_after(state.step):
+        raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
     while state.step < iterations:
         # Every `recluster_every` steps, where the method has pseudo-domains; a resumed run may be past that.
@@ -192,38 +171,47 @@ def _train(
         state.step += 1
         state.views += sum(2 * group.batch for group in groups)
 
-        # Every `report_every` steps, and at the end: the only place that waits for a GPU.
+        # Every `report_every` steps, at the end, and when asked to stop: the only place that waits for a GPU.
         is_last = state.step == iterations
-        if state.step - reported_step == settings.report_every or is_last:
-            try:
-                means = _means(terms[: state.step - reported_step], reported_step)
-            except NonFiniteLossError as error:
-                if rank == 0:
-                    before_writing()
-                    write_metrics(trial_dir, state)
-                    write_failure(trial_dir, error.step, str(error))
-                if workers > 1:
-                    # The loss is that of all ranks, so all come here; the first to leave would have rank 0 ended.
-                    dist.barrier()
-                raise
-            instant = time.perf_counter()
-            speed = (state.views - reported_views) / (instant - reported_at)
-            eta = (iterations - state.step) * (instant - reported_at) / (state.step - reported_step)
-            progress = Progress(state.step, iterations, *means, rate, speed, eta)
-            state.metrics.append(_metrics_row(progress))
+        stops = not is_last and agreement.stop_after(state.step)
+        is_report = is_last or state.step - reported_step >= settings.report_every
+        if not (is_report or stops):
+            continue
+        state.terms = terms[: state.step - reported_step].tolist()
+        try:
+            check_finite(state.terms, state.step)
+        except NonFiniteLossError as error:
+            if rank == 0:
+                before_writing()
+                write_metrics(trial_dir, state)
+                write_failure(trial_dir, error.step, str(error))
+            if workers > 1:
+                # The loss is that of all ranks, so all come here; the first to leave would have rank 0 ended.
+                dist.barrier()
+            raise
+        instant = time.perf_counter()
+        seconds, steps, views = instant - timed_at, state.step - timed_step, state.views - timed_views
+        timed_step, timed_views, timed_at = state.step, state.views, instant
+        state.seconds += seconds
+        state.gpu_seconds += seconds * workers * device.startswith("cuda")
+        must_save = is_last or stops
+        if is_report:
+            eta = (iterations - state.step) * seconds / steps
+            progress = Progress(state.step, iterations, *means_of(state.terms), rate, views / seconds, eta)
+            state.metrics.append(progress.as_row())
             tracks.log(state.step, of_report(state.metrics[-1]))
-            state.seconds += instant - counted_at
-            state.gpu_seconds += (instant - counted_at) * workers * device.startswith("cuda")
-            reported_step, reported_views, reported_at, counted_at = state.step, state.views, instant, instant
-            wish = report(progress)
+            reported_step, state.terms = state.step, []
+            must_save |= bool(report(progress))
 
-            # Every `checkpoint_seconds`, and when wished, only ever right after a report: its losses are known to be
-            # finite.
-            if rank == 0 and (is_last or wish or instant - saved_at >= settings.checkpoint_seconds):
-                _save(trial_dir, model, optimizer, state, before_writing, must=bool(is_last or wish))
-                saved_at = time.perf_counter()
-                if wish is Wish.LEAVE and not is_last:
-                    raise LeftError(f"stopped at step {state.step} of {iterations}, with a checkpoint")
+        # Every `checkpoint_seconds`, and when asked for, only ever right here: the losses are known to be finite.
+        if rank == 0 and (must_save or instant - saved_at >= settings.checkpoint_seconds):
+            _save(trial_dir, model, optimizer, state, before_writing, must=must_save)
+            saved_at = time.perf_counter()
+        if stops:
+            if workers > 1:
+                # Nobody leaves while rank 0 still writes.
+                dist.barrier()
+            raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
     if rank == 0:
         before_writing()
@@ -290,26 +278,6 @@ def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
             f"was made for {config.data_fingerprint}; restore the data it was made for, or begin a new trial on these."
         )
     return replace(config, data_fingerprint=actual)
-
-
-def _means(terms: torch.Tensor, first_step: int) -> list[float]:
-    """Of each loss term over the steps. Raises ``NonFiniteLossError`` where one is not finite."""
-    rows = terms.tolist()
-    for step, row in enumerate(rows, first_step + 1):
-        if not all(abs(value) < float("inf") for value in row):
-            total, alignment, within, across = row
-            raise NonFiniteLossError(
-                step,
-                f"the loss is not finite at step {step}: total {total}, alignment {alignment}, within {within}, across "
-                f"{across}. A lower learning rate, a longer warm-up or a higher temperature may help.",
-            )
-    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-
-
-def _metrics_row(progress: Progress) -> dict[str, Any]:
-    row = progress._asdict()
-    del row["iterations"], row["eta_seconds"]
-    return row
 
 
 def _say_once_what_runs(config: TrialConfig, mixture: Mixture, device: str, workers: int, state: LoopState) -> None:

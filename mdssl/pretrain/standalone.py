@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 
 import torch.distributed as dist
@@ -14,12 +12,14 @@ import torch.distributed as dist
 from mdssl.claim import Claim, Owner
 from mdssl.config import TrialConfig
 from mdssl.data.local_copy import at_hand
-from mdssl.data.mixture import fingerprint
+from mdssl.data.mixture import check_batch, fingerprint_of
 from mdssl.data.prepared import open_dataset
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.patience import patience
-from mdssl.pretrain.loop import LeftError, NonFiniteLossError, Progress, Wish, train
+from mdssl.pretrain.loop import train
+from mdssl.pretrain.progress import NonFiniteLossError, Progress
+from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import read_training
 from mdssl.pretrain.watchdog import watchdog
 from mdssl.run_config import RunSettings
@@ -32,8 +32,8 @@ from mdssl.trial_log import kept_log
 def train_standalone(settings) -> None:
     """Train the trial that ``settings`` (an `mdssl.commands.trials.Train`) describes and say where its files are.
 
-    After SIGTERM, as from a batch system whose time is up or a machine that is taken away, it saves a checkpoint at the
-    next report and leaves. Under torchrun, which passes the signal on, the first process does so and ends the others.
+    After SIGTERM, as from a batch system whose time is up or a machine that is taken away, it saves a checkpoint and
+    ends. Under torchrun all workers do so as soon as one has the signal.
 
     Raises:
         ValueError: data or storage that cannot work, a loss that became non-finite, or a trial that another process has
@@ -48,7 +48,9 @@ def train_standalone(settings) -> None:
     device = pick_device(settings.device)
     data = at_hand(settings.data, settings.domains, progress=is_first)
     values = {field.name: getattr(settings, field.name) for field in fields(TrialConfig)}
-    config = TrialConfig(**values | {"data_fingerprint": fingerprint(data, settings.domains)})
+    datasets = [open_dataset(data, name) for name in settings.domains]
+    check_batch(datasets, settings.batch_per_domain)
+    config = TrialConfig(**values | {"data_fingerprint": fingerprint_of(datasets)})
     trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
     trial_dir.check_writable()
     claim = Claim(trial_dir, "mdssl train")
@@ -62,19 +64,18 @@ def train_standalone(settings) -> None:
     try:
         if is_first:
             claim.wait(lambda owner: _say_who(owner, config.trial_id))
-        if under_torchrun:
-            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         with (
+            sigterm_received() as stop_requested,
             kept_log(trial_dir, "train", errors_only=not is_first),
-            _told_to_leave() as told,
             watchdog(60 * run_settings.hang_minutes) as beat,
         ):
+            if under_torchrun:
+                dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
 
-            def report(progress: Progress) -> Wish | None:
+            def report(progress: Progress) -> None:
                 beat()
                 if is_first:
                     _print_progress(progress)
-                return Wish.LEAVE if told else None
 
             ended = train(
                 config,
@@ -83,11 +84,13 @@ def train_standalone(settings) -> None:
                 settings=run_settings,
                 device=device,
                 report=report,
+                stop_requested=stop_requested,
                 before_writing=claim.check,
             )
-    except LeftError as left:
-        print(f"trial {config.trial_id} {left}; the same command goes on from there", flush=True)
-        raise SystemExit(128 + signal.SIGTERM) from left
+    except StoppedError as stopped:
+        if is_first:
+            print(f"trial {config.trial_id} {stopped}; the same command goes on from there", flush=True)
+        raise SystemExit(128 + signal.SIGTERM) from stopped
     except NonFiniteLossError as error:
         raise InputError(f"trial {config.trial_id} failed: {error}") from error
     finally:
@@ -100,17 +103,6 @@ def train_standalone(settings) -> None:
         )
         labelled = any(open_dataset(data, name).is_labelled for name in config.domains)
         print(f"score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
-
-
-@contextmanager
-def _told_to_leave() -> Iterator[list[int]]:
-    """A list that is empty until SIGTERM arrives."""
-    told: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    try:
-        yield told
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say_who(owner: Owner, trial_id: str) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -30,7 +30,6 @@ from mdssl.sweep.grid import Work, labelled_domains, plan, trials
 from mdssl.sweep.resources import Share, check_resources, described
 from mdssl.sweep.rows import failed_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
-from mdssl.sweep.sigterm import sigterm_as_ctrl_c
 from mdssl.sweep.summary import print_plan, print_results
 from mdssl.sweep.train_records import train_records, trials_with_records
 from mdssl.sweep.waiting import Others
@@ -39,7 +38,8 @@ from mdssl.terminal import Terminal
 if TYPE_CHECKING:
     from ray.tune import Callback, ResultGrid
 
-    from mdssl.sweep.ray_session import RaySession
+    from mdssl.sweep.stopping import Stop
+    from mdssl.sweep.temporary import TemporaryFolder
     from mdssl.sweep.trial import TrialRun
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,8 @@ def run_sweep(
     works = plan(storage, configs, settings)
     left = [work for work in works if work.is_left]
     print_plan(console, name, settings, storage, works)
+    if left and not settings.address:
+        _check_this_machine(settings)
     if settings.dry_run:
         return 0
     if left:
@@ -96,20 +98,35 @@ def run_sweep(
     return code
 
 
+def _check_this_machine(settings: SweepSettings) -> None:
+    from mdssl.sweep.ray_session import resources_here
+
+    nodes = [resources_here(settings)]
+    check_resources(_share(settings, nodes), nodes, where="this machine")
+
+
 def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console) -> None:
     # Ray and what imports it take seconds; a sweep that is done, or wrong, should not wait for them.
     from mdssl.sweep.ray_session import ray_session
+    from mdssl.sweep.stopping import Stop
 
+    stop = Stop(console)
     try:
-        with ray_session(settings, console) as session:
-            _run_on_ray(name, settings, storage, left, console, session)
+        with stop.on_signals(), ray_session(settings, console) as folder, stop.on_signals():
+            _run_on_ray(name, settings, storage, left, console, folder, stop)
     finally:
         for work in left:
             _clear_up(storage, work.config)
 
 
 def _run_on_ray(
-    name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console, session: RaySession
+    name: str,
+    settings: SweepSettings,
+    storage: Location,
+    left: list[Work],
+    console: Console,
+    folder: TemporaryFolder,
+    stop: Stop,
 ) -> None:
     import ray
 
@@ -161,13 +178,14 @@ def _run_on_ray(
     # CPU that a trial leaves is what probes it, and a process more would only take memory.
     spare = 1 if share.gpus and settings.executor != "inline" and not settings.max_concurrent else 0
     shown = SweepProgress({work.config.trial_id: work.config for work in left}, console)
-    with shown as progress, sigterm_as_ctrl_c():
+    with shown as progress:
         others, todo = Others(storage, settings, progress.tell), left
         while todo:
             reached = {work.config.trial_id: _step(storage, work.config) for work in todo}
-            callbacks = [progress, Machines(share, at_once, console)]
-            results = _fit(name, run, todo, at_once + spare, callbacks)
-            session.keep_logs |= bool(results.errors)
+            callbacks = [progress, Machines(share, at_once, console), stop.callback]
+            with stop.while_tune_runs():
+                results = _fit(name, run, todo, at_once + spare, callbacks, folder.path)
+            folder.keep |= bool(results.errors)
             todo = others.wait(_settle(storage, run.context, results, todo, reached))
     ray.kill(actor)
 
@@ -197,7 +215,9 @@ def _clear_up(storage: Location, config: TrialConfig) -> None:
         log.warning("trial %s: what it left could not be cleared away: %s", config.trial_id, error)
 
 
-def _fit(name: str, run: TrialRun, works: list[Work], at_once: int, callbacks: list[Callback]) -> ResultGrid:
+def _fit(
+    name: str, run: TrialRun, works: list[Work], at_once: int, callbacks: list[Callback], folder: Path
+) -> ResultGrid:
     from ray import tune
 
     from mdssl.sweep.trial import run_trial
@@ -211,19 +231,18 @@ def _fit(name: str, run: TrialRun, works: list[Work], at_once: int, callbacks: l
         }
         for work in works
     ]
-    with tempfile.TemporaryDirectory(prefix="mdssl-tune-") as records:
-        return tune.Tuner(
-            tune.with_resources(partial(run_trial, run=run), trial_resources(run)),
-            param_space={"work": tune.grid_search(each)},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
-            run_config=tune.RunConfig(
-                name=name,
-                storage_path=records,
-                verbose=0,
-                callbacks=callbacks,
-                failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
-            ),
-        ).fit()
+    return tune.Tuner(
+        tune.with_resources(partial(run_trial, run=run), trial_resources(run)),
+        param_space={"work": tune.grid_search(each)},
+        tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(folder / "tune"),
+            verbose=0,
+            callbacks=callbacks,
+            failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
+        ),
+    ).fit()
 
 
 def trial_resources(run: TrialRun) -> dict[str, float]:
@@ -247,8 +266,7 @@ def _settle(
         reached: steps by trial, before it died the first time. One that got on between its deaths is not to blame.
 
     Raises:
-        KeyboardInterrupt: trials are left. Tune takes Ctrl-C for itself, stops its trials and returns as if nothing had
-            happened.
+        KeyboardInterrupt: trials are left, as after a signal: Tune then returns as if nothing had happened.
     """
     ended, again = 0, set()
     for result in results:

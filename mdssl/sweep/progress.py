@@ -16,6 +16,13 @@ from mdssl.sweep.describe import duration, labels
 
 _LINE_SECONDS = {"train": 10, "waits": 60}
 """Where output is a file or a pipe: how often a line is printed for a trial that trains, or that another sweep has."""
+_SILENT_SECONDS = 110
+"""After how long without a report of a trial a line says what it may be waiting for, and how often."""
+_SILENT = {
+    "start": "its processes start, or wait for CPUs or GPUs that are not free",
+    "train": "a step takes long, or workers that died are being replaced",
+    "probe": "its encoder is being scored, or waits until those of other trials have been",
+}
 
 
 class SweepProgress(tune.Callback):
@@ -27,6 +34,8 @@ class SweepProgress(tune.Callback):
         self.first_step: dict[str, int] = {}
         self.started = time.monotonic()
         self.printed: dict[tuple[str, str], float] = {}
+        self.heard: dict[str, float] = {}
+        self.looked = float("-inf")
         self.live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
     def __getstate__(self) -> dict:
@@ -41,11 +50,25 @@ class SweepProgress(tune.Callback):
     def __exit__(self, *exception: object) -> None:
         self.live.stop()
 
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        now = time.monotonic()
+        if now - self.looked < 1:
+            return
+        self.looked, heard = now, {}
+        for trial in (trial for trial in trials if trial.status == "RUNNING"):
+            trial_id = _trial_id(trial)
+            heard[trial_id] = self.heard.get(trial_id, now)
+            if now - heard[trial_id] >= _SILENT_SECONDS:
+                heard[trial_id] = now
+                self._say_what_it_waits_for(trial_id, trial.last_result.get("phase", "start"))
+        self.heard = heard
+
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.tell(_trial_id(trial), result)
 
     def tell(self, trial_id: str, result: dict) -> None:
         """Show what is new of a trial: what it reported, or what this sweep sees of one that another sweep has."""
+        self.heard[trial_id] = time.monotonic()
         if "step" in result:
             self.first_step.setdefault(trial_id, result["step"])
             before = self.latest.get(trial_id, {}).get("step", 0)
@@ -69,6 +92,14 @@ class SweepProgress(tune.Callback):
         self.latest[trial_id] = self.latest.get(trial_id, {}) | {"phase": "failed", "error": "its processes died"}
         self._say(trial_id)
 
+    def _say_what_it_waits_for(self, trial_id: str, phase: str) -> None:
+        self.console.print(
+            f"[{time.monotonic() - self.started:5.0f} s] {trial_id} {self.labels[trial_id]}: no report for "
+            f"{duration(_SILENT_SECONDS)}: {_SILENT.get(phase, phase)}",
+            markup=False,
+            soft_wrap=True,
+        )
+
     def _say(self, trial_id: str) -> None:
         latest = self.latest[trial_id]
         phase = latest.get("phase", "train")
@@ -88,7 +119,9 @@ class SweepProgress(tune.Callback):
         elif phase == "waits":
             text = f"waits for {latest['owner']}, which is at step {latest['reached']} or after"
         else:
-            text = {"probe": "trained; probing", "finished": "finished"}.get(phase, f"FAILED: {latest.get('error')}")
+            text = {"probe": "trained; probing", "finished": "finished", "stopped": "stopped"}.get(
+                phase, f"FAILED: {latest.get('error')}"
+            )
         done = sum(1 for entry in self.latest.values() if entry.get("phase") in ("finished", "failed"))
         self.console.print(
             f"[{elapsed}] {who}: {text}  [sweep {done}/{len(self.configs)}, ETA {self._sweep_eta()}]",

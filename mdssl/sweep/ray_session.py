@@ -2,111 +2,193 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
-import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from mdssl.errors import InputError
 from mdssl.sweep.settings import SweepSettings
+from mdssl.sweep.temporary import TemporaryFolder, temporary_folder
 from mdssl.tracking.choice import TRACKER_VARIABLES
+
+log = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
     # Ray Train's controller looks after its workers, and takes their reports, this often.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     # A trial whose CPUs are still taken waits; the default gives up after a minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
-    # A machine of one's own gives no notice.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # A nested trial has several processes; Ray warns of them where it may start as few at once as there are CPUs.
     "RAY_worker_maximum_startup_concurrency": "16",
     # Tune's own report says what ours says, and more than once.
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Ctrl-C is ours: see `mdssl.sweep.stopping`.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
+_ENVIRONMENT_OF_A_CLUSTER = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
 _ENVIRONMENT_OF_ITS_OWN = {
+    # A machine of one's own gives no notice.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # All of Ray's ports on loopback, as it has them on macOS and Windows; it reads this when it is imported.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # The workers of a trial, which would meet at the address that the host's name has. The first of several also has
     # PyTorch's TCPStore, which listens on all interfaces whatever it is told.
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
+_CONNECT_SECONDS = 10.0
 TOKEN = Path("~/.ray/auth_token")
 
 
-@dataclass
-class RaySession:
-    """A Ray that runs.
-
-    Attributes:
-        folder: its files and logs; None of a cluster, whose they are.
-        keep_logs: whether they stay when it ends, for somebody to look what went wrong.
-    """
-
-    folder: Path | None = None
-    keep_logs: bool = False
-
-
 @contextmanager
-def ray_session(settings: SweepSettings, console: Console) -> Iterator[RaySession]:
-    """Ray from here on; at the end its session's folder is removed, which Ray itself never does.
+def ray_session(settings: SweepSettings, console: Console) -> Iterator[TemporaryFolder]:
+    """Ray from here on, and a folder for the sweep's temporary files, in which a Ray of its own has its session.
 
-    After an error, or with `RaySession.keep_logs`, the folder stays, and the console says where it is.
+    After an error, or with ``keep``, the folder stays, and the console says where Ray's logs are.
     """
-    session = RaySession()
-    try:
-        session.folder = start_ray(settings)
-        yield session
-    except Exception:
-        session.keep_logs = True
-        raise
-    finally:
-        import ray
+    with temporary_folder() as folder:
+        try:
+            start_ray(settings, folder.path)
+            yield folder
+        except Exception as error:
+            folder.keep = not isinstance(error, InputError)
+            raise
+        finally:
+            import ray
 
-        ray.shutdown()
-        if session.folder and session.keep_logs:
-            console.print(f"Ray's logs: {session.folder / 'logs'}", markup=False, soft_wrap=True)
-        elif session.folder:
-            # Its last processes may still write there while they end.
-            shutil.rmtree(session.folder, ignore_errors=True)
+            ray.shutdown()
+            # Those of a cluster are where it has them.
+            folder.keep &= not settings.address
+    if folder.keep:
+        console.print(f"Ray's logs: {folder.path}", markup=False, soft_wrap=True)
 
 
-def start_ray(settings: SweepSettings) -> Path | None:
-    """A Ray of its own, or with ``address`` a running one, set up so that trials start soon and wait quietly.
+def start_ray(settings: SweepSettings, folder: Path) -> None:
+    """A Ray of its own in ``folder``, or with ``address`` a running one, where trials start soon and wait quietly.
 
-    Returns:
-        The folder of a Ray of its own.
+    Raises:
+        ValueError: there is no Ray at ``address``.
     """
-    if settings.address:
-        import ray
-
-        defaults = _ENVIRONMENT | {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
-        environment = {key: os.environ.get(key, value) for key, value in defaults.items()}
-        os.environ.update(environment)
-        environment |= {name: os.environ[name] for name in TRACKER_VARIABLES if name in os.environ}
-        ray.init(address=settings.address, runtime_env={"env_vars": environment}, log_to_driver=False)
-        return None
-    for key, value in (_ENVIRONMENT | _ENVIRONMENT_OF_ITS_OWN).items():
-        os.environ.setdefault(key, value)
+    environment = set_environment(settings)
     import ray
 
+    # A raylet's warnings and dumps of its state, which reach the terminal of each driver in spite of `log_to_driver`.
+    ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: log.debug("%s", data["lines"])
+    if settings.address:
+        address = _address_of_cluster(settings.address)
+        environment |= {name: os.environ[name] for name in TRACKER_VARIABLES if name in os.environ}
+        environment |= {"RAY_ADDRESS": address}
+        try:
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": environment},
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"the Ray cluster at {address} cannot be joined: {error}; a sweep starts on one of its machines."
+            ) from error
+        return
     # For this process, where somebody imported Ray before.
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     make_private_token()
-    # The dashboard process stays: without its State API a trial that Tune stops would leak its placement group.
-    ray.init(
-        address="local",
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=256 << 20,
-    )
-    return Path(ray._private.worker._global_node.get_session_dir_path())
+    with _processes_in_sessions_of_their_own(), _own_address():
+        # The dashboard process stays: without its State API a trial that Tune stops would leak its placement group.
+        ray.init(
+            address="local",
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=256 << 20,
+            _temp_dir=str(folder),
+        )
+
+
+def resources_here(settings: SweepSettings) -> dict[str, float]:
+    """The CPUs and GPUs that a Ray of its own would have on this machine."""
+    set_environment(settings)
+    import torch
+    from ray._private.utils import get_num_cpus
+
+    return {"CPU": get_num_cpus(), "GPU": torch.cuda.device_count()}
+
+
+def set_environment(settings: SweepSettings) -> dict[str, str]:
+    """Set the variables that Ray reads, where the user has not, and return them."""
+    defaults = _ENVIRONMENT | (_ENVIRONMENT_OF_A_CLUSTER if settings.address else _ENVIRONMENT_OF_ITS_OWN)
+    environment = {key: os.environ.get(key, value) for key, value in defaults.items()}
+    os.environ.update(environment)
+    return environment
+
+
+def _address_of_cluster(address: str) -> str:
+    """HOST:PORT of a Ray that answers. Ray's own attempt to join one that does not takes a quarter of an hour.
+
+    Raises:
+        ValueError: none does.
+    """
+    import ray
+    from ray._private import services
+    from ray._raylet import GcsClient
+
+    try:
+        found = services.canonicalize_bootstrap_address_or_die(address)
+        host, _, port = found.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        GcsClient(address=found).internal_kv_exists(b"", None, _CONNECT_SECONDS)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RpcError) as error:
+        raise InputError(
+            f"no Ray cluster answers at --address {address} ({error}). Give auto on one of its machines, or HOST:PORT "
+            "as `ray start` prints it; without --address the sweep starts a Ray of its own."
+        ) from error
+    return found
+
+
+@contextmanager
+def _processes_in_sessions_of_their_own() -> Iterator[None]:
+    """Within, a signal to the process group of the sweep, as ``timeout`` sends it, does not reach what Ray starts.
+
+    Trials need Ray until they have saved their checkpoints.
+    """
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
+@contextmanager
+def _own_address() -> Iterator[None]:
+    """Within, a Ray that starts listens at an address that its processes find in their environment.
+
+    Ray Train looks for "the" Ray of the machine otherwise, which fails where there are two: nobody then frees the
+    resources of a trial whose processes die, and its retry waits for them.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    own = {"RAY_GCS_SERVER_PORT": port, "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    before = {name: os.environ.pop(name, None) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def make_private_token() -> None:

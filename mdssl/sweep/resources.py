@@ -56,13 +56,20 @@ def slots(share: Share, nodes: Sequence[dict[str, float]]) -> int:
     return sum(share.on(node) for node in nodes) // share.workers
 
 
-def check_resources(share: Share, nodes: Sequence[dict[str, float]], *, growing_to: int | None = None) -> int:
+def check_resources(
+    share: Share,
+    nodes: Sequence[dict[str, float]],
+    *,
+    growing_to: int | None = None,
+    where: str = "the cluster",
+) -> int:
     """How many trials fit a cluster at once.
 
     Args:
         nodes: the resources of each node.
         growing_to: how many will fit a cluster that starts nodes where they are missing. Ray does not tell a driver
             whether a cluster is one, or how far it may grow, so what the user says is taken.
+        where: the nodes are, for the message.
 
     Raises:
         ValueError: not one fits.
@@ -77,12 +84,12 @@ def check_resources(share: Share, nodes: Sequence[dict[str, float]], *, growing_
         need, have = share.workers * each, sum(node.get(what, 0) for node in nodes)
         if need > have:
             raise InputError(
-                f"a trial needs {need:g} {what}s ({share.workers} worker(s) with {each:g} each), but the cluster has "
+                f"a trial needs {need:g} {what}s ({share.workers} worker(s) with {each:g} each), but {where} has "
                 f"{have:g}; {mend}"
             )
     held = sum(share.on(node) for node in nodes)
     raise InputError(
-        f"a trial is {share}, and a worker is on one node, but of these workers the cluster's nodes hold {held}: "
+        f"a trial is {share}, and a worker is on one node, but of these workers {where}'s nodes hold {held}: "
         f"{described(nodes)}; {mend}"
     )
 

@@ -1,75 +1,38 @@
 """One trial: train (or go on, or find it trained), score what is missing, write its leaderboard file.
 
-Runs as a Tune function. Training runs in Ray Train's workers, or right here with ``--executor inline``; both are
-`mdssl.pretrain.loop.train` with a report callback. Checkpoints are train()'s own, in the trial's folder, so a trial
-goes on from them whatever died: a worker, the trial's driver, the sweep or the machine.
+Runs as a Tune function. How it trains is in `mdssl.sweep.training`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
-import torch
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 
-from mdssl.claim import Claim, ClaimLostError, Owner, check_held, holder_of
+from mdssl.claim import Claim, ClaimLostError, Owner, holder_of
 from mdssl.config import UNTRAINED, TrialConfig
 from mdssl.data.local_copy import at_hand
-from mdssl.device import limit_memory, pick_device
 from mdssl.patience import patience
-from mdssl.pretrain import checkpoint
-from mdssl.pretrain.loop import NonFiniteLossError, Progress, Wish, train
+from mdssl.pretrain.progress import NonFiniteLossError
+from mdssl.pretrain.stopping import StoppedError
 from mdssl.pretrain.trial_files import now, read_training
-from mdssl.pretrain.watchdog import watchdog
 from mdssl.results.leaderboard import read_rows, write_rows
-from mdssl.run_config import ProbeConfig, RunSettings
 from mdssl.storage import Location
 from mdssl.sweep import evaluator
 from mdssl.sweep.grid import evaluation_fingerprint, news
 from mdssl.sweep.memory import release_memory
-from mdssl.sweep.resources import Share
 from mdssl.sweep.rows import failed_row, finished_row, merged
-from mdssl.sweep.train_records import train_records
+from mdssl.sweep.stopping import stop_requested
+from mdssl.sweep.training import TrialRun, train_in_workers, train_inline
 from mdssl.sweep.waiting import report_of
 from mdssl.tracking.tracks import tell_scores
 from mdssl.trial_log import kept_log
 
 log = logging.getLogger(__name__)
-
-_WORKER_RESTARTS = 3
-"""How often Ray Train starts a trial's workers anew after one of them died, with no new checkpoint meanwhile."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRun:
-    """What all trials of a sweep share, in plain values that travel to any node.
-
-    Attributes:
-        context: leaderboard columns that say which sweep made a row: sweep, preset, git_commit, ray_version.
-        device: of each worker, cpu or auto (its GPU).
-    """
-
-    storage: str
-    data: str
-    probe: ProbeConfig
-    settings: RunSettings
-    executor: str
-    workers: int
-    cpus_per_worker: int
-    gpus_per_worker: float
-    context: dict[str, str]
-
-    @property
-    def device(self) -> str:
-        return "auto" if self.gpus_per_worker > 0 else "cpu"
 
 
 @patience()
@@ -78,6 +41,9 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     work = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
     trial_dir = Location.of(run.storage) / "trials" / config.trial_id
+    if stop_requested():
+        tune.report({"phase": "stopped"})
+        return
     with kept_log(trial_dir, "trial"), Claim(trial_dir, run.context["sweep"]) as claim:
         if owner := claim.take(dead=Owner(**work["dead"]) if work["dead"] else None):
             tune.report(report_of(trial_dir, owner))
@@ -88,6 +54,11 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
             tune.report(last_report)
         except ClaimLostError:
             tune.report(report_of(trial_dir, holder_of(trial_dir)))
+        except StoppedError:
+            # One process alone that got SIGTERM: Tune starts the trial anew, and it goes on from its checkpoint.
+            if not stop_requested():
+                raise
+            tune.report({"phase": "stopped"})
 
 
 def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: TrialRun, claim: Claim) -> dict[str, Any]:
@@ -110,7 +81,7 @@ def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: Tri
         # No result of this trial: the sweep is being stopped, or the actor died more often than it may. For that Tune
         # starts the trial anew, and in the end the sweep's driver writes the row.
         raise
-    except ClaimLostError:
+    except (ClaimLostError, StoppedError):
         raise
     except Exception as error:
         # The boundary of the trial: an error of any kind is this trial's result, and its row says so.
@@ -143,6 +114,7 @@ def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun, claim: Cla
 
     Raises:
         ClaimLostError: another process has taken the trial over meanwhile.
+        StoppedError: the sweep has been asked to stop, or this process.
     """
     ended = read_training(trial_dir)
     if ended and ended["status"] == "finished":
@@ -153,144 +125,6 @@ def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun, claim: Cla
         train_in_workers(config, trial_dir, run, claim.token)
     claim.check()
     return read_training(trial_dir)
-
-
-def train_inline(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> None:
-    """Train in this process, the Tune trial's own; as `train_in_workers`, the end is in ``training.json``."""
-    _train_here(
-        _job(config, trial_dir, run, token),
-        report=lambda progress: tune.report({"phase": "train", **progress._asdict()}),
-    )
-
-
-def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> None:
-    """Train in Ray Train's workers, while the claim with ``token`` is held.
-
-    Raises:
-        ray.train.TrainingFailedError: a worker failed, or died more often than it may.
-    """
-    folder = train_records(Location.of(run.storage), config)
-    reached, in_vain = checkpoint.latest_step(trial_dir / "checkpoints"), 0
-    while True:
-        try:
-            _trainer(_job(config, trial_dir, run, token), run, folder).fit()
-        except ray.train.TrainingFailedError as error:
-            # Deaths between which training gets on are the machines' doing, and over days there are many.
-            before, reached = reached, checkpoint.latest_step(trial_dir / "checkpoints")
-            in_vain = in_vain + 1 if reached <= before else 0
-            # Ray Train has started the workers anew already, but nobody its controller, which dies with its node.
-            if in_vain > (_WORKER_RESTARTS if isinstance(error, ray.train.ControllerError) else 0):
-                raise
-        else:
-            return
-        finally:
-            folder.delete()
-
-
-def _trainer(job: dict[str, Any], run: TrialRun, records: Location) -> ray.train.torch.TorchTrainer:
-    return ray.train.torch.TorchTrainer(
-        _worker,
-        train_loop_config=job,
-        torch_config=_no_process_group() if run.workers == 1 else None,
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=run.workers,
-            use_gpu=run.gpus_per_worker > 0,
-            resources_per_worker={"CPU": run.cpus_per_worker}
-            | ({"GPU": run.gpus_per_worker} if run.gpus_per_worker > 0 else {}),
-        ),
-        run_config=ray.train.RunConfig(
-            name=records.name,
-            storage_path=records.parent.path,
-            storage_filesystem=records.filesystem,
-            callbacks=[TuneReportCallback()],
-            failure_config=ray.train.FailureConfig(max_failures=_WORKER_RESTARTS),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-        ),
-    )
-
-
-def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> dict[str, Any]:
-    """What a worker needs to train. Ray Train's controller unpickles it as well, and is to import no torch for that.
-
-    So no `TrialRun` is in it: this module would come with the class, and torch with the module.
-    """
-    return {
-        "trial": config.to_dict(),
-        "data": run.data,
-        "trial_dir": trial_dir.uri,
-        "settings": run.settings,
-        "device": run.device,
-        "threads": run.cpus_per_worker,
-        "memory": Share(workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker).memory,
-        "claim": token,
-    }
-
-
-def _no_process_group() -> ray.train.BackendConfig:
-    """In place of Ray's ``TorchConfig`` for a lone worker, which has nobody to talk to.
-
-    The class of that config is beside torch, which the controller would import for nothing: with what `_job` says, a
-    fourth of the time that a trial takes to start, and 0.35 GB.
-    """
-    config = ray.train.BackendConfig()
-    config.backend = "none"  # a name is all that TorchTrainer asks of it
-    return config
-
-
-@patience()
-def _worker(job: dict[str, Any]) -> None:
-    is_first = ray.train.get_context().get_world_rank() == 0
-    with kept_log(Location.of(job["trial_dir"]), "train", errors_only=not is_first):
-        _train_in_worker(job)
-
-
-def _train_in_worker(job: dict[str, Any]) -> None:
-    warned = False
-
-    def report(progress: Progress) -> Wish | None:
-        nonlocal warned
-        ray.train.report({"phase": "train", **progress._asdict()})
-        # A node will be taken away, as spot instances are. One checkpoint at once; then on as ever until it is gone.
-        before, warned = warned, ray.train.get_preemption_info() is not None
-        return Wish.CHECKPOINT if warned and not before else None
-
-    _train_here(job, report)
-
-
-def _train_here(job: dict[str, Any], report: Callable[[Progress], Wish | None]) -> None:
-    check_claim = partial(check_held, Location.of(job["trial_dir"]), job["claim"])
-    try:
-        check_claim()
-    except ClaimLostError:
-        # Raised here, Ray Train would start the workers again, as after the loss itself; the trial sees it by itself.
-        return
-    config = TrialConfig.from_dict(job["trial"])
-    device = pick_device(job["device"])
-    limit_memory(device, job["memory"])
-    # Ray sees to it only where nobody has set OMP_NUM_THREADS.
-    torch.set_num_threads(job["threads"])
-    # On a cluster, perhaps the first on its node to need them.
-    data = at_hand(job["data"], config.domains)
-    try:
-        with watchdog(60 * job["settings"].hang_minutes) as beat:
-
-            def report_and_beat(progress: Progress) -> Wish | None:
-                beat()
-                return report(progress)
-
-            train(
-                config,
-                data=data,
-                trial_dir=job["trial_dir"],
-                settings=job["settings"],
-                device=device,
-                report=report_and_beat,
-                before_writing=check_claim,
-            )
-    except NonFiniteLossError as error:
-        log.error("%s", error)
-        # training.json says it; raised here, Ray Train would train into the same wall again.
-        return
 
 
 def _cause(error: BaseException) -> str:

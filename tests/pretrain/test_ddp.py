@@ -15,11 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mdssl.config import TrialConfig
 from mdssl.data.mixture import Mixture
-from mdssl.pretrain import loop, pseudo_domains
+from mdssl.pretrain import loop, pseudo_domains, stopping
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.loss import mdssl_loss
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.step import two_views
+from mdssl.pretrain.stopping import StoppedError
 from mdssl.run_config import RunSettings
 
 pytestmark = pytest.mark.ddp
@@ -72,9 +73,17 @@ def exact_views(config, mixture, groups, step, shares, *, compiled=False):
 EXACT = {"build_model": exact_model, "two_views": exact_views}
 
 
-def run(data, folder, report=lambda progress: None, *, gradient_caching=False, **changes):
+def run(data, folder, report=lambda progress: None, *, gradient_caching=False, stop_requested=lambda: False, **changes):
     settings = RunSettings(report_every=2, checkpoint_seconds=0, gradient_caching=gradient_caching)
-    return train(trial(**changes), data=data, trial_dir=folder, settings=settings, device="cpu", report=report)
+    return train(
+        trial(**changes),
+        data=data,
+        trial_dir=folder,
+        settings=settings,
+        device="cpu",
+        report=report,
+        stop_requested=stop_requested,
+    )
 
 
 def worker(rank: int, folder: str, data: str) -> None:
@@ -94,9 +103,20 @@ def worker(rank: int, folder: str, data: str) -> None:
     run(data, f"{folder}/resumed")
     run(data, f"{folder}/cached", gradient_caching=True)
     run(data, f"{folder}/clustered-by-two", **CLUSTERED)
+    results["stopped"] = stop_in_step_3(data, f"{folder}/stopped", asked=rank == 1)
+    run(data, f"{folder}/stopped")
     results["clusters"] = clusters_of_an_untrained_encoder(data)
     torch.save(results, f"{folder}/rank-{rank}.pt")
     dist.destroy_process_group()
+
+
+def stop_in_step_3(data: str, folder: str, asked: bool) -> str:
+    answers = iter([False] * 3 + [asked] * 10)
+    stopping._ASK_SECONDS = 0.0
+    try:
+        run(data, folder, stop_requested=lambda: next(answers))
+    except StoppedError as stopped:
+        return str(stopped)
 
 
 def clusters_of_an_untrained_encoder(data: str) -> list[torch.Tensor]:
@@ -145,6 +165,7 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
         ("one-worker", "two-workers"),
         ("one-worker", "resumed"),
         ("one-worker", "cached"),
+        ("one-worker", "stopped"),
         ("clustered-by-one", "clustered-by-two"),
     ],
 )
@@ -167,3 +188,8 @@ def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):
         assert torch.equal(kept, expected[1])
         # Means of float32 embeddings that are the same to their last bit or two.
         torch.testing.assert_close(centroids, expected[2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_workers_stop_after_the_same_step_when_one_is_asked_to(folder, rank):
+    assert torch.load(folder / f"rank-{rank}.pt")["stopped"] == "stopped at step 3 of 6"

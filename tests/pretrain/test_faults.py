@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from processes import descendants
 from tiny_trial import tiny_trial
 
 from mdssl import patience as patiences
 from mdssl.patience import StorageLostError, patience
 from mdssl.pretrain.loop import train
+from mdssl.pretrain.stopping import sigterm_received
 from mdssl.run_config import RunSettings
 
 EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
@@ -163,33 +166,57 @@ def test_a_worker_that_hangs_is_killed_and_shows_where(limit, pause, code, said)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["python", pytest.param("torchrun", marks=pytest.mark.long)])
-def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_path, launcher):
+@pytest.mark.parametrize(
+    "victim", ["mdssl train", *(pytest.param(each, marks=pytest.mark.long) for each in ("torchrun", "its worker"))]
+)
+def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_path, victim):
     command = [sys.executable, "-m", "mdssl"]
-    if launcher == "torchrun":
+    if victim != "mdssl train":
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         command += ["-m", "mdssl"]
     command += ["train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data, "--storage", str(tmp_path)]
     command += ["--iterations", "30", "--batch-per-domain", "8", "--report-every", "2", "--precision", "fp32"]
     command += ["--checkpoint-seconds", "1000", "--norm", "group", "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = ""
+    said, signalled = "", None
     for line in process.stdout:
         said += line
         if line.startswith("step 6/"):
-            process.send_signal(signal.SIGTERM)
+            # Of torchrun's two workers the one that writes nothing.
+            pid = max(descendants(process.pid)) if victim == "its worker" else process.pid
+            os.kill(pid, signal.SIGTERM)
+            signalled = time.monotonic()
     code = process.wait(60)
     process.stdout.close()
+    assert time.monotonic() - signalled < 20
     (trial,) = (tmp_path / "trials").iterdir()
     (step,) = checkpoints(trial)
     assert 6 <= step < 30, said
-    if launcher == "python":
-        assert code == 128 + signal.SIGTERM
-        assert f"stopped at step {step} of 30, with a checkpoint; the same command goes on from there" in said
-    else:
-        assert code != 0
+    assert f"stopped at step {step} of 30; the same command goes on from there" in said
+    assert code == 128 + signal.SIGTERM if victim == "mdssl train" else code != 0
     assert not [name for name in os.listdir(trial) if name.startswith("claim")], "no claim is left"
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert re.search(r"^step (\d+)/", finished.stdout, re.MULTILINE)[1] == str(step + 2)
+    assert re.search(r"^step (\d+)/", finished.stdout, re.MULTILINE)[1] == str(step + 2 - step % 2)
     assert list(pd.read_parquet(trial / "metrics.parquet")["step"]) == list(range(2, 31, 2))
+
+
+def test_sigterm_is_seen_from_any_thread_and_is_as_before_afterwards():
+    before = signal.getsignal(signal.SIGTERM)
+    with sigterm_received() as received, ThreadPoolExecutor() as pool:
+        assert not pool.submit(received).result()
+        for _ in range(1000):  # more than a pipe holds
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert pool.submit(received).result() and received()
+    ended = subprocess.run([sys.executable, "-c", AFTERWARDS], capture_output=True, timeout=60)
+    assert ended.returncode == -signal.SIGTERM, "it ends a process again"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+AFTERWARDS = """
+import os, signal
+from mdssl.pretrain.stopping import sigterm_received
+with sigterm_received():
+    os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGTERM)
+"""

@@ -21,9 +21,11 @@ from tiny_trial import tiny_trial
 from mdssl.config import TrialConfig
 from mdssl.data.prepare import prepare
 from mdssl.pretrain import checkpoint, loop
-from mdssl.pretrain.loop import LeftError, NonFiniteLossError, Wish, train
+from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
+from mdssl.pretrain.progress import NonFiniteLossError
 from mdssl.pretrain.step import two_views
+from mdssl.pretrain.stopping import StoppedError
 from mdssl.pretrain.trial_files import load_model, read_training, write_finished
 from mdssl.run_config import RunSettings
 from mdssl.storage import Location
@@ -179,25 +181,56 @@ def test_a_kill_in_the_middle_changes_nothing(tiny_data, tmp_path, optimizer):
     with pytest.raises(Killed):
         train(trial, **arguments, report=kill_at(4))
     train(trial, **arguments)
-    first, second = weights(tmp_path / "straight"), weights(tmp_path / "killed")
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    pd.testing.assert_frame_equal(losses(tmp_path / "straight"), losses(tmp_path / "killed"), check_exact=True)
+    assert_same(tmp_path / "straight", tmp_path / "killed")
 
 
-def test_a_wished_checkpoint_is_saved_at_once_and_who_leaves_goes_on_from_it(tiny_data, tmp_path):
+def saved_steps(folder):
+    return sorted(int(file.name[5:13]) for file in (folder / "checkpoints").iterdir())
+
+
+def assert_same(first, second):
+    expected, got = weights(first), weights(second)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    pd.testing.assert_frame_equal(losses(first), losses(second), check_exact=True)
+
+
+def test_a_checkpoint_that_a_report_asks_for_is_saved_at_once(tiny_data, tmp_path):
     settings = RunSettings(report_every=1, checkpoint_seconds=1000)
-    arguments = {"data": tiny_data, "trial_dir": tmp_path / "left", "settings": settings, "device": "cpu"}
-    wishes = {2: Wish.CHECKPOINT, 4: Wish.LEAVE}
-    with pytest.raises(LeftError, match="stopped at step 4 of 6"):
-        train(tiny_trial(), **arguments, report=lambda progress: wishes.get(progress.step))
-    saved = sorted(file.name for file in (tmp_path / "left" / "checkpoints").iterdir())
-    assert saved == ["step-00000002.safetensors", "step-00000004.safetensors"]
-    reports = []
-    train(tiny_trial(), **arguments, report=reports.append)
-    assert [progress.step for progress in reports] == [5, 6]
-    train(tiny_trial(), **arguments | {"trial_dir": tmp_path / "straight"})
-    first, second = weights(tmp_path / "straight"), weights(tmp_path / "left")
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    saved = {}
+
+    def report(progress):
+        saved[progress.step] = saved_steps(tmp_path) if progress.step > 2 else []
+        return progress.step == 2
+
+    train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu", report=report)
+    assert saved == {1: [], 2: [], 3: [2], 4: [2], 5: [2], 6: [2]}
+    assert saved_steps(tmp_path) == [2, 6]
+
+
+@pytest.mark.parametrize("report_every", [1, 4])
+def test_a_run_that_is_stopped_after_any_step_goes_on_as_if_it_had_not_been(tiny_data, tmp_path, report_every):
+    """Also where it stops between two reports: the next report is the mean over the steps before and after the stop."""
+    settings = RunSettings(report_every=report_every, checkpoint_seconds=1000)
+    arguments = {"data": tiny_data, "settings": settings, "device": "cpu"}
+    train(tiny_trial(), **arguments, trial_dir=tmp_path / "straight")
+    folder, stops = tmp_path / "stopped", 0
+    while not (folder / "training.json").exists():
+        # Asked before the first step, and after each one.
+        answers = iter([False, True])
+        try:
+            train(tiny_trial(), **arguments, trial_dir=folder, stop_requested=lambda answers=answers: next(answers))
+        except StoppedError as stopped:
+            stops += 1
+            assert str(stopped) == f"stopped at step {stops} of 6"
+            assert saved_steps(folder)[-1] == stops
+    assert stops == 5
+    assert_same(tmp_path / "straight", folder)
+
+
+def test_a_run_that_is_asked_to_stop_before_its_first_step_takes_none(tiny_data, tmp_path):
+    with pytest.raises(StoppedError, match="stopped at step 0 of 6"):
+        train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu", stop_requested=lambda: True)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])
@@ -245,9 +278,7 @@ def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path):
         folders += list(storage.glob("trials/*"))
     again = subprocess.run([*command, "--storage", storage], capture_output=True, text=True, check=True)
     assert f"trial {folders[1].name} is already there: 30 steps" in again.stdout and "step 30/30" not in again.stdout
-    first, second = (weights(folder) for folder in folders)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    pd.testing.assert_frame_equal(losses(folders[0]), losses(folders[1]), check_exact=True)
+    assert_same(*folders)
 
 
 def test_two_checkpoints_are_kept_and_a_cut_off_one_is_passed_over(tiny_data, tmp_path, caplog):
@@ -272,6 +303,18 @@ def test_a_checkpoint_that_could_not_be_read_is_not_one_of_the_two(tiny_data, tm
     train(tiny_trial(), **arguments)
     names = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000005.safetensors", "step-00000006.safetensors"]
+
+
+def test_a_damaged_checkpoint_does_not_cost_the_last_good_one(tiny_data, tmp_path):
+    arguments = {"data": tiny_data, "trial_dir": tmp_path, "device": "cpu"}
+    with pytest.raises(Killed):
+        train(tiny_trial(), **arguments, settings=EVERY_STEP, report=kill_at(5))
+    assert saved_steps(tmp_path) == [3, 4]
+    (tmp_path / "checkpoints/step-00000004.safetensors").write_bytes(b"cut off")
+    # Goes on from step 3; its first report and checkpoint are at step 5.
+    with pytest.raises(Killed):
+        train(tiny_trial(), **arguments, settings=replace(EVERY_STEP, report_every=2), report=kill_at(6))
+    assert saved_steps(tmp_path) == [3, 5], "5 may be damaged as well"
 
 
 @pytest.mark.parametrize("name", ["encoder.safetensors", "training.json"])
@@ -314,6 +357,7 @@ def test_data_that_changed_since_the_trial_began_are_refused(tiny_data, tmp_path
 def test_a_batch_larger_than_a_domain_is_refused(tiny_data, tmp_path):
     with pytest.raises(ValueError, match="'tiny-a' has 64 training images; use at most 64"):
         train(tiny_trial(batch_per_domain=65), data=tiny_data, trial_dir=tmp_path, device="cpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_random_encoder_is_saved_untrained(tiny_data, tmp_path):

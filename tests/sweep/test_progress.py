@@ -2,6 +2,7 @@
 
 import io
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -85,3 +86,22 @@ def test_a_trial_that_another_sweep_has_says_whose_it_is_and_is_then_as_any_othe
     assert not any("a worker died" in line for line in shown.lines())
     shown.progress.tell(CONFIG.trial_id, {"phase": "finished", "error": ""})
     assert "finished  [sweep 1/1" in shown.lines()[-1]
+
+
+def test_a_trial_without_a_report_for_two_minutes_says_what_it_may_wait_for(shown, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    shown.progress.started = now
+    shown.trial.status, shown.trial.last_result = "RUNNING", {}
+    times = [now]
+    for now in range(1000, 1600):
+        if now == 1300:
+            shown.step(10)
+            shown.trial.last_result = {"phase": "train"}
+        shown.progress.on_step_begin(0, [shown.trial])
+        times += [now] * (len(shown.lines()) - len(times) + 1)
+    waits = [line for line in shown.lines() if "no report for" in line]
+    starts = [line for line in waits if "its processes start, or wait for CPUs or GPUs" in line]
+    assert (len(starts), len(waits)) == (2, 4)
+    assert all(f"{CONFIG.trial_id} mdssl" in line for line in waits)
+    assert all(later - earlier <= 120 for earlier, later in pairwise([*times, now]))

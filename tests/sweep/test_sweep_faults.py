@@ -1,10 +1,12 @@
 """Faults of a sweep's processes: who is to blame is a row, and what died of something else goes on."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +26,7 @@ from mdssl.pretrain.loop import train
 from mdssl.results.leaderboard import read_rows, write_rows
 from mdssl.run_config import ProbeConfig, RunSettings
 from mdssl.storage import Location
-from mdssl.sweep import launch, trial
+from mdssl.sweep import launch, training, trial
 from mdssl.sweep.evaluator import Evaluator
 from mdssl.sweep.grid import Work
 
@@ -99,7 +101,7 @@ def trainer(monkeypatch):
                     raise ray.train.WorkerGroupError("died", {0: RuntimeError("killed")})
 
         monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
-        monkeypatch.setattr(trial, "TuneReportCallback", ray.train.UserCallback)
+        monkeypatch.setattr(training, "TuneReportCallback", ray.train.UserCallback)
         return outcomes
 
     return install
@@ -107,24 +109,24 @@ def trainer(monkeypatch):
 
 def test_a_trial_that_gets_on_between_deaths_may_die_as_often_as_machines_do(run, trial_dir, trainer):
     left = trainer(trial_dir, [10, 20, 30, 40, None])
-    trial.train_in_workers(CONFIG, trial_dir, run, "token")
+    training.train_in_workers(CONFIG, trial_dir, run, "token")
     assert not left
 
 
 def test_a_trial_that_gets_on_no_more_fails(run, trial_dir, trainer):
     left = trainer(trial_dir, [10, 0, None])
     with pytest.raises(ray.train.TrainingFailedError, match="died"):
-        trial.train_in_workers(CONFIG, trial_dir, run, "token")
+        training.train_in_workers(CONFIG, trial_dir, run, "token")
     assert left == [None]
 
 
 def test_a_controller_may_die_with_its_node_three_times_in_a_row(run, trial_dir, trainer):
     left = trainer(trial_dir, ["controller"] * 3 + [10] + ["controller"] * 3 + [None])
-    trial.train_in_workers(CONFIG, trial_dir, run, "token")
+    training.train_in_workers(CONFIG, trial_dir, run, "token")
     assert not left
     trainer(trial_dir, ["controller"] * 4)
     with pytest.raises(ray.train.ControllerError) as raised:
-        trial.train_in_workers(CONFIG, trial_dir, run, "token")
+        training.train_in_workers(CONFIG, trial_dir, run, "token")
     assert trial._cause(raised.value) == "RuntimeError: its node is gone"
 
 
@@ -184,26 +186,107 @@ def command(storage, data, script=SCRIPT):
     return [str(word) for word in base]
 
 
+@pytest.fixture
+def sweep(tiny_data, tmp_path):
+    """A sweep that trains, with checkpoints only where it is asked for them; its processes have a token."""
+
+    class Running:
+        def __init__(self):
+            self.token, self.said = uuid.uuid4().hex, tmp_path / "said.txt"
+            self.command = [*command(tmp_path / "results", tiny_data), "--iterations", "2000", "--report-every", "1000"]
+            self.command += ["--checkpoint-seconds", "10000", "--max-concurrent", "1"]
+
+        def start(self, *more):
+            with open(self.said, "w") as out:
+                self.process = subprocess.Popen(
+                    [*self.command, *more],
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | {"MDSSL_TEST": self.token},
+                    start_new_session=True,
+                )
+            self.wait(self.trains)
+            time.sleep(5)  # its first steps
+
+        def wait(self, condition):
+            wait_for(lambda: condition() or self.process.poll() is not None, why=self.said.read_text)
+            assert self.process.poll() is None, self.said.read_text()
+
+        def trains(self, from_step=0):
+            """Whether a trial has begun or gone on at ``from_step`` or later."""
+            found = [json.loads(file.read_bytes()) for file in tmp_path.glob("results/trials/*/run.json")]
+            methods = [
+                json.loads(file.read_bytes())["method"] for file in tmp_path.glob("results/trials/*/config.json")
+            ]
+            return "simclr" in methods and any(run["from_step"] >= from_step for run in found)
+
+        def processes(self, pattern):
+            return [pid for pid, line in ours(self.token).items() if line.startswith(pattern)]
+
+        def checkpoints(self):
+            return list(tmp_path.glob("results/trials/*/checkpoints/step-*"))
+
+    running = Running()
+    yield running
+    if running.process.poll() is None:
+        os.killpg(running.process.pid, signal.SIGKILL)
+        running.process.wait()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("executor", "group"),
+    [
+        ("inline", True),
+        pytest.param("inline", False, marks=pytest.mark.long),
+        pytest.param("torchtrainer", True, marks=pytest.mark.long),
+        pytest.param("torchtrainer", False, marks=pytest.mark.long),
+    ],
+)
+def test_sigterm_to_a_sweep_or_its_process_group_saves_a_checkpoint_and_ends_it(sweep, tmp_path, executor, group):
+    sweep.start("--executor", executor)
+    (os.killpg if group else os.kill)(sweep.process.pid, signal.SIGTERM)
+    signalled = time.monotonic()
+    wait_for(sweep.checkpoints, 20, sweep.said.read_text)
+    assert sweep.process.wait(60) == 143, sweep.said.read_text()
+    # Ray takes some seconds to end, the longer the busier the machine is.
+    assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
+    assert "terminated; the same command goes on from what was saved" in sweep.said.read_text()
+    assert not list(tmp_path.glob("results/trials/*/claim*"))
+    assert not [path for path in (tmp_path / "results").rglob(".*") if path.name != ".ray"]
+    wait_for(lambda: not ours(sweep.token), 60, why=lambda: ours(sweep.token))
+    plan = subprocess.run([*sweep.command, "--dry-run"], capture_output=True, text=True).stdout
+    assert "to go on from its checkpoint" in plan
+
+
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.timeout(400)
-def test_sigterm_ends_a_sweep_as_ctrl_c_does(tiny_data, tmp_path):
-    token = uuid.uuid4().hex
-    sweep = [*command(tmp_path / "results", tiny_data), "--iterations", "2000", "--checkpoint-seconds", "0"]
-    with open(tmp_path / "said.txt", "w") as said:
-        environment = os.environ | {"MDSSL_TEST": token}
-        process = subprocess.Popen(
-            [*sweep, "--executor", "inline"], stdout=said, stderr=subprocess.STDOUT, env=environment
-        )
-    wait_for(lambda: list(tmp_path.glob("results/trials/*/checkpoints/step-*")) or process.poll() is not None)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 130, (tmp_path / "said.txt").read_text()
-    assert "the same command goes on from what was saved" in (tmp_path / "said.txt").read_text()
-    wait_for(lambda: not ours(token), 60, why=lambda: ours(token))
-    assert not list(tmp_path.glob("results/trials/*/claim*"))
-    assert not [path for path in (tmp_path / "results").rglob(".*") if path.name != ".ray"]
-    plan = subprocess.run([*sweep, "--dry-run"], capture_output=True, text=True).stdout
-    assert "to go on from its checkpoint" in plan
+@pytest.mark.parametrize(
+    ("executor", "victim"), [("inline", "ray::ImplicitFunc"), ("torchtrainer", "ray::RayTrainWorker")]
+)
+def test_sigterm_to_a_worker_saves_a_checkpoint_from_which_it_is_started_again(sweep, executor, victim):
+    sweep.start("--executor", executor)
+    (pid,) = sweep.processes(victim)[-1:]
+    os.kill(pid, signal.SIGTERM)
+    wait_for(sweep.checkpoints, 20, sweep.said.read_text)
+    sweep.wait(lambda: sweep.trains(from_step=1))
+    assert pid not in ours(sweep.token)
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_beside_another_ray_the_death_of_a_trials_process_or_of_trains_controller_costs_a_restart(sweep, another_ray):
+    sweep.command += ["--checkpoint-seconds", "0", "--report-every", "2"]
+    sweep.start("--executor", "torchtrainer")
+    for victim in ("ray::ImplicitFunc", "ray::TrainController"):
+        sweep.wait(sweep.checkpoints)
+        reached = max(int(file.name[5:13]) for file in sweep.checkpoints())
+        for pid in sweep.processes(victim):
+            os.kill(pid, signal.SIGKILL)
+        sweep.wait(lambda reached=reached: sweep.trains(from_step=reached))
 
 
 @pytest.mark.ray
@@ -235,14 +318,16 @@ from mdssl.sweep import trial
 def run_trial(tune_config, run):
     from mdssl.sweep import trial
 
-    trial._worker = worker
+    from mdssl.sweep import training
+
+    training._worker = worker
     trial.run_trial(tune_config, run)
 
 
 def worker(job):
-    from mdssl.sweep import trial
+    from mdssl.sweep import training
 
-    real = trial.train
+    real = training.train
 
     def train(*arguments, report, **named):
         def hang_once(progress):
@@ -253,8 +338,8 @@ def worker(job):
 
         return real(*arguments, report=hang_once, **named)
 
-    trial.train = train
-    trial._worker(job)
+    training.train = train
+    training._worker(job)
 
 
 trial.run_trial = run_trial

@@ -11,7 +11,7 @@ import torch
 from mdssl.config import TrialConfig
 from mdssl.run_config import ProbeConfig, RunSettings
 from mdssl.storage import Location
-from mdssl.sweep import evaluator, trial
+from mdssl.sweep import evaluator, training
 
 LOAD = "import pickle, sys; pickle.load(sys.stdin.buffer); print('torch' in sys.modules)"
 
@@ -32,8 +32,8 @@ def handed_over(tmp_path, monkeypatch):
 
         monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
         # It insists on a running Tune trial.
-        monkeypatch.setattr(trial, "TuneReportCallback", ray.train.UserCallback)
-        run = trial.TrialRun(
+        monkeypatch.setattr(training, "TuneReportCallback", ray.train.UserCallback)
+        run = training.TrialRun(
             storage=str(tmp_path),
             data=str(tmp_path),
             probe=ProbeConfig(),
@@ -44,7 +44,7 @@ def handed_over(tmp_path, monkeypatch):
             gpus_per_worker=gpus,
             context={},
         )
-        trial.train_in_workers(TrialConfig(method="random"), Location.of(tmp_path), run, "token")
+        training.train_in_workers(TrialConfig(method="random"), Location.of(tmp_path), run, "token")
         return found
 
     return start
@@ -68,9 +68,9 @@ def asked_of_the_gpu(monkeypatch):
     """What is asked of a GPU that is not there, in order: limits of memory, and trainings."""
     asked = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *arguments: asked.append(arguments))
-    monkeypatch.setattr(trial, "train", lambda config, **arguments: asked.append(arguments["device"]))
-    monkeypatch.setattr(trial, "check_held", lambda *arguments: None)
-    for module in (trial, evaluator):
+    monkeypatch.setattr(training, "train", lambda config, **arguments: asked.append(arguments["device"]))
+    monkeypatch.setattr(training, "check_held", lambda *arguments: None)
+    for module in (training, evaluator):
         monkeypatch.setattr(module, "pick_device", lambda device: "cuda:0" if device == "auto" else device)
     return asked
 
@@ -79,14 +79,14 @@ def asked_of_the_gpu(monkeypatch):
 def test_a_trial_with_a_part_of_a_gpu_takes_a_part_of_its_memory(handed_over, asked_of_the_gpu, gpus, expected):
     handed = handed_over(workers=1, gpus=gpus)
     assert handed["scaling_config"].resources_per_worker.get("GPU", 0) == gpus
-    trial._train_here(handed["train_loop_config"], report=lambda progress: None)
+    training._train_here(handed["train_loop_config"], lambda progress: None, lambda: False)
     assert asked_of_the_gpu == expected
 
 
 def test_a_worker_has_a_thread_for_each_of_its_cpus(handed_over, asked_of_the_gpu, monkeypatch):
     threads = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    trial._train_here(handed_over(workers=1, cpus=3)["train_loop_config"], report=lambda progress: None)
+    training._train_here(handed_over(workers=1, cpus=3)["train_loop_config"], lambda progress: None, lambda: False)
     assert threads == [3]
 
 

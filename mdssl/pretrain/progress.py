@@ -1,0 +1,51 @@
+"""What a training loop reports: its step, loss terms and speed."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any, NamedTuple
+
+
+class Progress(NamedTuple):
+    """What a report says. Loss terms are means over the steps since the report before, over all workers."""
+
+    step: int
+    iterations: int
+    loss: float
+    alignment: float
+    within: float
+    across: float
+    learning_rate: float
+    views_per_second: float
+    eta_seconds: float
+
+    def as_row(self) -> dict[str, Any]:
+        """The row of ``metrics.parquet``."""
+        row = self._asdict()
+        del row["iterations"], row["eta_seconds"]
+        return row
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite at ``step``; trying again would end in the same place."""
+
+    def __init__(self, step: int, message: str):
+        super().__init__(message)
+        self.step = step
+
+
+def check_finite(terms: list[list[float]], last_step: int) -> None:
+    """Raise `NonFiniteLossError` where a loss term of the steps up to ``last_step`` is not finite."""
+    for step, row in enumerate(terms, last_step - len(terms) + 1):
+        if not all(map(isfinite, row)):
+            total, alignment, within, across = row
+            raise NonFiniteLossError(
+                step,
+                f"the loss is not finite at step {step}: total {total}, alignment {alignment}, within {within}, across "
+                f"{across}. A lower learning rate, a longer warm-up or a higher temperature may help.",
+            )
+
+
+def means_of(terms: list[list[float]]) -> list[float]:
+    """The mean of each loss term over the steps."""
+    return [sum(column) / len(terms) for column in zip(*terms, strict=True)]

@@ -1,0 +1,72 @@
+"""The Ray of a sweep, beside another one: its address, its process groups, and what it leaves in a temporary folder."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mdssl.sweep import temporary
+from mdssl.sweep.ray_session import ray_session
+from mdssl.sweep.settings import SweepSettings
+from mdssl.sweep.temporary import temporary_folder
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_processes_of_a_sweep_find_their_own_ray_beside_another_and_are_in_no_group_of_the_sweeps(
+    another_ray, tmp_path, monkeypatch
+):
+    """Ray Train looks for the actors of a trial that died: without an address it finds two Rays, and gives up."""
+    import ray
+
+    # Too long for the paths of Ray's sockets.
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    with ray_session(SweepSettings(domains=("none",)), Console()) as folder:
+
+        @ray.remote(num_cpus=0)
+        def seen():
+            from ray.util.state import list_nodes
+
+            return len(list_nodes()), os.getpgid(os.getppid())
+
+        nodes, group_of_raylet = ray.get(seen.remote())
+        assert nodes == 1
+        assert group_of_raylet != os.getpgrp()
+        assert folder.path.parent == Path("/tmp")
+    assert not folder.path.exists()
+    assert "RAY_ADDRESS" not in os.environ
+
+
+def test_what_killed_sweeps_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    # pytest's own folders are too long.
+    monkeypatch.setattr(temporary, "_LONGEST", 1000)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with temporary_folder() as runs:
+        killed, kept, foreign = (tmp_path / f"mdssl-ray-{name}" for name in ("killed", "kept", "foreign"))
+        for folder in (killed, kept, foreign):
+            (folder / "session").mkdir(parents=True)
+            (folder / "session/file").touch()
+        (killed / temporary._MARKER).touch()
+        (tmp_path / "mdssl-ray-link").symlink_to(killed)
+        with temporary_folder() as second:
+            second.keep = True
+        assert not killed.exists() and second.path.exists()
+        assert kept.exists() and foreign.exists() and runs.path.exists()
+        with temporary_folder():
+            assert second.path.exists(), "its logs were kept for somebody to read"
+    assert not runs.path.exists()
+
+
+def test_a_folder_whose_sweep_runs_is_locked(tmp_path, monkeypatch):
+    monkeypatch.setattr(temporary, "_LONGEST", 1000)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with temporary_folder() as folder:
+        descriptor = os.open(folder.path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+        assert folder.path.stat().st_mode & 0o777 == 0o700
