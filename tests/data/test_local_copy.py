@@ -139,7 +139,7 @@ def test_what_is_prepared_anew_in_the_bucket_is_fetched_anew(bucket, tmp_path, m
 def test_what_is_prepared_for_a_bucket_is_prepared_once_for_all_machines(bucket, tmp_path, monkeypatch, capsys):
     source = npz(tmp_path / "cells.npz")
     prepare("cells", f"{bucket}/data", source)
-    assert f"24 train, 12 test images of 3 classes in {bucket}/data/cells" in capsys.readouterr().out
+    assert f"24 train / 12 test images of 3 classes in {bucket}/data/cells" in capsys.readouterr().out
     assert Location.of(f"{bucket}/data").names() == ["cells"]
     meta = Location.of(f"{bucket}/data/cells/meta.json").read_bytes()
     monkeypatch.setenv("MDSSL_DATA_CACHE", str(tmp_path / "another machine's"))
