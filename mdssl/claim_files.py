@@ -1,4 +1,4 @@
-"""The files of a claim: who has a trial, who had it before, and when each was alive. `mdssl.claim` has the rules."""
+"""The files of a claim: who has a trial, who had it before, when each was last alive. `mdssl.claim` has the rules."""
 
 from __future__ import annotations
 
