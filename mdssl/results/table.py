@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -31,6 +32,8 @@ _NAMED_ANYWAY = {"method", "train_mixture", "num_domains", "lambda1", "lambda2",
 _SETTINGS = {column.name for column in leaderboard.SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
 _SETTINGS |= {"recipe_version", "recipe_version_clustering"}
 _SCORE = ["trial_id", "eval_dataset", "eval_fingerprint", "top1", "finished_at"]
+_UNSTABLE_NAMED = 3
+"""Scores that the note on unstable ones names."""
 _USED = {*_SETTINGS, *_SCORE, "status", "error", "features", "probe", "config_json"}
 
 
@@ -69,9 +72,10 @@ def sweep_table(
           to be the same, and several such baselines are averaged;
         - ``status``, and ``error``: the first line of what a failed trial, or a score of it, failed with.
 
-        ``attrs["notes"]`` says which datasets the means leave out.
+        ``attrs["notes"]`` says which datasets the means leave out, and which scores rounding has decided.
     """
     rows = rows[[name for name in rows if name in _USED]][rows["train_mixture"].isin([*mixtures, ""])]
+    unstable = _unstable(rows[(rows["features"] == features) & (rows["probe"] == probe)])
     rows = leaderboard.with_settings(rows) if "config_json" in rows else rows
     shown = rows.loc[(rows["features"] == features) & (rows["probe"] == probe), _SCORE].sort_values("finished_at")
     latest = shown.groupby("eval_dataset")["eval_fingerprint"].transform("last")
@@ -104,7 +108,7 @@ def sweep_table(
     table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
     table["error"] = failures.map(_first_line, na_action="ignore").reindex(trials.index)
     table = table.loc[_order(trials, mixtures, differing)]
-    table.attrs["notes"] = notes
+    table.attrs["notes"] = notes + unstable
     return table
 
 
@@ -238,6 +242,22 @@ def _counted(scores: pd.DataFrame, mixtures: pd.Series, baseline: np.ndarray) ->
             notes += left_out(scores, common, f" of {mixture}" if len(trained_on) > 1 else "")
     counted.loc[untrained, of_all] = True
     return counted, notes
+
+
+def _unstable(rows: pd.DataFrame) -> list[str]:
+    """A note on scores that another order of summation changes: see `mdssl.evaluate.sgd.raw_sgd_probes`."""
+    if "config_json" not in rows:
+        return []
+    said = rows["config_json"].map(json.loads).map(lambda made: made.get("evaluation", {}))
+    rows = rows[said.map(lambda evaluation: bool(evaluation.get("unstable")))]
+    if rows.empty:
+        return []
+    where = ", ".join(f"{row.trial_id} on {row.eval_dataset}" for row in rows.head(_UNSTABLE_NAMED).itertuples())
+    more = f" and {len(rows) - _UNSTABLE_NAMED} more" if len(rows) > _UNSTABLE_NAMED else ""
+    return [
+        f"unstable: another order of summation gives other scores of {rows['probe'].iloc[0]} for {where}{more}; "
+        "--probe sgd has no such scores"
+    ]
 
 
 def _versus(

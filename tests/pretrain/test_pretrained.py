@@ -383,6 +383,7 @@ def zipped() -> bytes:
         (gzip.compress(b"weights"), "gzip archive. Unpack"),
         (zipped(), "zip archive. Unpack"),
     ],
+    ids=["lfs", "annex", "page", "hdf5", "gzip", "zip"],
 )
 def test_what_a_download_left_instead_of_weights_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)

@@ -301,3 +301,15 @@ def test_asking_for_what_is_not_there_is_said(swept, asked, message):
 def test_an_empty_leaderboard_is_said(storage):
     Path(storage).mkdir()
     assert "is empty: run a sweep" in leaderboard_text(storage)
+
+
+def test_scores_that_rounding_has_decided_are_named(storage):
+    unstable = json.dumps({"evaluation": {"unstable": True, "top1_in_other_order": 51.0}})
+    trial(storage, 1, (70, 60, 50, 40), lambda1=0.9, probe="sgd-raw", config_json=unstable)
+    trial(storage, 2, (61, 62, 63, 64), lambda1=1.0, probe="sgd-raw")
+    df = table(storage, probe="sgd-raw")
+    assert df.attrs["notes"] == [
+        "unstable: another order of summation gives other scores of sgd-raw for 000000000001 on cifar10, 000000000001 "
+        "on svhn, 000000000001 on stl10 and 1 more; --probe sgd has no such scores"
+    ]
+    assert "note: unstable: another order" in printed(df)
