@@ -282,13 +282,13 @@ def seen(tiny_data, tmp_path_factory):
                 assert process.poll() is None and time.monotonic() < deadline, said.read_text()
                 time.sleep(0.2)
             ports = listening(descendants(process.pid))
-            sessions = list(Path(temporary).glob("mdssl-*/session_2*"))
+            sessions = list(Path(temporary).glob("mdssl-*/r/session_2*"))
             assert process.wait(180) == 0, said.read_text()
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        left = list(Path(temporary).glob("mdssl-*/session_2*"))
+        left = list(Path(temporary).glob("mdssl-*/r/session_2*"))
         yield SimpleNamespace(home=folder, ports=ports, sessions=sessions, left=left)
 
 

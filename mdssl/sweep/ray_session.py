@@ -109,7 +109,7 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
             log_to_driver=False,
             logging_level="ERROR",
             object_store_memory=256 << 20,
-            _temp_dir=str(folder),
+            _temp_dir=str(folder / "r"),  # which Ray opens to all users; the folder above is not
         )
 
 

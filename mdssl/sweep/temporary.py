@@ -14,7 +14,7 @@ from pathlib import Path
 from mdssl.errors import InputError
 
 _PREFIX, _MARKER = "mdssl-ray-", ".temporary-folder-of-a-sweep"
-_LONGEST = 107 - len("/mdssl-ray-01234567/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+_LONGEST = 107 - len("/mdssl-ray-01234567/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 """Characters of a folder in which Ray can have its sockets: their paths may have 107."""
 
 

@@ -37,6 +37,7 @@ def test_processes_of_a_sweep_find_their_own_ray_beside_another_and_are_in_no_gr
         assert nodes == 1
         assert group_of_raylet != os.getpgrp()
         assert folder.path.parent == Path("/tmp")
+        assert folder.path.stat().st_mode & 0o777 == 0o700
     assert not folder.path.exists()
     assert "RAY_ADDRESS" not in os.environ
 
