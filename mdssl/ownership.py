@@ -201,7 +201,7 @@ def check_file(place: Location) -> None:
     """Raise ``InputError`` if there is a file at ``place`` that mdssl did not write: a picture without our mark."""
     try:
         data = place.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise InputError(f"{place} cannot be written: {error}. Give another --output.") from error

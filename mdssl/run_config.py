@@ -114,6 +114,8 @@ class ProbeConfig:
 
 def probe_flags(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `ProbeConfig` that ask for the probe of a row whose ``config_json`` has this ``evaluation``."""
+    if "probe" not in evaluation:
+        return {}
     probe = evaluation["probe"]
     if probe == "sgd" and not evaluation.get("standardized"):
         probe = "sgd-raw"

@@ -28,11 +28,13 @@ sys.stdin.readline()
 COUNTER = """
 import random, sys, time
 from mdssl import claim
+from mdssl.patience import patience
 from mdssl.storage import Location
 claim.POLL_SECONDS = 0.05
 folder = Location.of(sys.argv[1])
 for _ in range(int(sys.argv[2])):
-    with claim.Claim(folder / "trial") as mine:
+    # As everywhere where claims are taken: a server that is busy may break an answer off.
+    with patience(), claim.Claim(folder / "trial") as mine:
         mine.wait()
         seen = int((folder / "count").read_bytes())
         time.sleep(random.uniform(0, 0.05))

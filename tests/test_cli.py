@@ -48,7 +48,8 @@ def test_overview_lists_every_command(capsys):
         (["train", "--num-clusters", "3"], "method 'mdssl' has no such setting"),
         (["train", "--method", "mdssl-clustered", "--epsilon", "2"], "method 'mdssl-clustered' has no such setting"),
         (["data", "prepare"], "no dataset is named"),
-        (["data", "prepare", "a", "b", "--source", "x"], "one source cannot become 2 datasets"),
+        (["data", "prepare", "a", "b", "--source", "x"], "source '.*x/a' does not exist"),
+        (["data", "prepare", "a", "--source", ""], "source is empty"),
         (["data", "show", "nothing"], "unknown dataset 'nothing'"),
         (["data", "show", "nothing", "--output", "sheet.jpg"], "output 'sheet.jpg' would not be a PNG"),
         (["train", "--method", "random", "--device", "cdua"], "unknown device 'cdua'"),
@@ -153,6 +154,6 @@ def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
 def test_data_is_prepared_listed_and_shown(tiny_data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("data", "list", "--data", tiny_data)
-    assert re.search(r"tiny-a +64 train / 32 test +4 classes +16x16", capsys.readouterr().out)
+    assert re.search(r"tiny-a +64 train / 32 test images of 4 classes +16x16", capsys.readouterr().out)
     run("data", "show", "tiny-a", "--data", tiny_data)
     assert (tmp_path / "tiny-a-train.png").exists()

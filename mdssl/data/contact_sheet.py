@@ -62,7 +62,7 @@ def contact_sheet(
     rows = [_choose(rng, labels, label, per_class) for label in range(len(names))]
 
     title, subtitle = _titles(dataset, split, len(names))
-    title_font, label_font = font(TITLE_FONT, [title]), font(LABEL_FONT, [subtitle, *names])
+    title_font, label_font = font(TITLE_FONT, [title]), font(LABEL_FONT, [subtitle, *map(printable, names)])
     names = [_shortened(legible(printable(name), label_font)) for name in names]
     side = dataset.image_size * magnification(dataset.image_size)
     label_width = max(int(label_font.getlength(name)) for name in names) + MARGIN

@@ -43,8 +43,8 @@ def neighbour_sheet(matches: Sequence[Match], domains: Sequence[str], *, title: 
     """
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(domains)}
     pictures = [picture for match in matches for picture in (match.query, *match.neighbours)]
-    title_font, label_font = font(TITLE_FONT, [title]), font(LABEL_FONT, [subtitle, *domains])
-    small = font(SMALL_FONT, [picture.source + picture.label for picture in pictures])
+    title_font, label_font = font(TITLE_FONT, [title]), font(LABEL_FONT, [subtitle, *map(printable, domains)])
+    small = font(SMALL_FONT, [printable(picture.source + picture.label) for picture in pictures])
     if any(match.query.source not in colours for match in matches):
         colours[_OTHER] = _GREY
     legend = [legible(printable(name), label_font) for name in colours]

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from mdssl.errors import InputError
 from mdssl.export.images_to_embed import ImagesToEmbed
 from mdssl.filesystems import OBJECT_STORES
+from mdssl.ownership import files_in
 from mdssl.storage import Location
 
 ABOUT = b"mdssl"
@@ -133,6 +134,9 @@ class Parts:
         if self.folder.is_local:
             with suppress(OSError):
                 os.rmdir(self.folder.path)
+        elif not files_in(self.folder):
+            # What stands for an empty folder in a bucket.
+            self.folder.delete()
         return rows, skipped
 
     def _join_to(self, file: Path, skipped: Mapping[str, str]) -> int:

@@ -28,6 +28,7 @@ from mdssl.errors import InputError
 from mdssl.evaluate.features import extract_features
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.model import Model, SmallMapConv2d
+from mdssl.safetensors_header import with_sorted_metadata
 
 FORMATS = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx": "model.onnx"}
 """File names by format."""
@@ -66,7 +67,8 @@ def to_safetensors(config: TrialConfig, model: Model) -> bytes:
     settings = config.to_dict()
     settings["weights"] = file_name(config.weights)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.encoder.state_dict().items()}
-    return safetensors.torch.save(weights, metadata={"format": "pt", "config": json.dumps(settings)})
+    metadata = {"format": "pt", "config": json.dumps(settings)}
+    return with_sorted_metadata(safetensors.torch.save(weights, metadata=metadata))
 
 
 def file_name(uri: str) -> str:

@@ -36,7 +36,7 @@ from mdssl.errors import InputError
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import Model, build_model
-from mdssl.safetensors_header import safetensors_metadata
+from mdssl.safetensors_header import safetensors_metadata, with_sorted_metadata
 from mdssl.storage import Location
 
 
@@ -137,7 +137,8 @@ def write_finished(
     metadata = {"config": json.dumps(config.to_dict()), "mean": json.dumps(MEAN), "std": json.dumps(STD)}
     size = datasets[0].image_size if datasets else config.input_size
     metadata |= {"image_size": str(size)} if size else {}
-    (trial_dir / "encoder.safetensors").write_bytes(safetensors.torch.save(weights, metadata=metadata))
+    encoder = with_sorted_metadata(safetensors.torch.save(weights, metadata=metadata))
+    (trial_dir / "encoder.safetensors").write_bytes(encoder)
     (trial_dir / "training.json").write_bytes(json.dumps(ended, indent=2).encode())
     return ended
 

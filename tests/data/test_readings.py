@@ -429,7 +429,7 @@ def test_the_command_tells_and_show_and_list_tell_again(photos, tmp_path, monkey
 
 def test_a_part_of_a_published_dataset_is_marked(tmp_path, photos, prepared, capsys, monkeypatch):
     root = photos(*each("train/cat", "train/dog", "test/cat", "test/dog"))
-    part = prepared(root, "svhn")
+    part = prepared(root, "svhn", image_size=32)
     assert part.variant == "2 of 10 classes"
     assert summary(part)[0] == "not the published svhn: 2 of 10 classes"
     monkeypatch.chdir(tmp_path)

@@ -94,4 +94,4 @@ def test_labels_of_unlabelled_images_are_not_looked_at():
     assert list(splits) == ["train", "test", "unlabelled"]
     assert rule == {"rule": "as given"}
     with pytest.raises(ValueError, match="negative label"):
-        resolve({"train": [*LABELS, -1], "test": [0, 1]})
+        resolve({"train": [*LABELS, -2], "test": [0, 1]})

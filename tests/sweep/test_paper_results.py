@@ -24,7 +24,7 @@ def write(storage: str, experiment: str, top1: float = 50.0, **changes) -> None:
         config = TrialConfig(**trial.settings | changes | {"precision": "fp32"})
         row = failed_row(config, "", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00")
         said = json.loads(row["config_json"]) | {"evaluation": {"variant": "", "data_fingerprint": "x"}, "variants": {}}
-        row |= {"status": "finished", "error": None, "seen": True, "features": "encoder", "probe": "sgd"}
+        row |= {"status": "finished", "error": None, "seen": True, "features": "encoder", "probe": "sgd-raw"}
         row |= {"num_classes": 10, "num_train": 9, "num_test": 9, "top1": top1 + number, "device": "cpu"}
         row |= {"train_seconds": 60.0, "num_workers": 1, "gpu_hours": 0.0}
         row |= {"config_json": json.dumps(said, sort_keys=True)}
@@ -34,7 +34,7 @@ def write(storage: str, experiment: str, top1: float = 50.0, **changes) -> None:
 
 def shown(storage: str, *names: str) -> str:
     out = io.StringIO()
-    settings = SweepSettings(preset="paper", domains=("cifar10", "svhn"), storage=storage, probe="sgd")
+    settings = SweepSettings(preset="paper", domains=("cifar10", "svhn"), storage=storage, probe="sgd-raw")
     show_results(names, settings, read(storage), Console(file=out, width=160))
     return out.getvalue()
 
