@@ -181,7 +181,11 @@ class Claim:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.release()
+        try:
+            self.release()
+        except OSError as error:
+            # Without its heartbeats others take over after a while; what the block did counts.
+            log.warning("trial %s: its claim could not be given back: %s", self.trial_dir.name, error)
 
     def _beat(self) -> None:
         while not self._released.wait(BEAT_SECONDS):
@@ -191,7 +195,7 @@ class Claim:
             except ClaimLostError:
                 # Whoever trains finds it by itself; renewing what is another's would be wrong.
                 return
-            except OSError as error:
+            except (OSError, InputError) as error:
                 log.warning("trial %s: its claim could not be renewed: %s", self.trial_dir.name, error)
 
     def _clear_up(self) -> None:

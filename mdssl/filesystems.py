@@ -129,6 +129,11 @@ def _put_if_absent(filesystem: pyarrow.fs.FileSystem, path: str, data: bytes) ->
         kind = PermissionError if isinstance(error, exceptions.PermissionDenied) else OSError
         # The message goes on with the request's headers and a backtrace.
         raise kind(str(error).partition("\n")[0]) from error
+    except (exceptions.Error, exceptions.NotFound, exceptions.ConfigInvalid, exceptions.Unsupported) as error:
+        why = str(error).partition("\n")[0]
+        raise InputError(
+            f"{path} cannot be written if it is absent: {why}. Check the bucket and its settings."
+        ) from error
     return True
 
 

@@ -19,8 +19,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-import pyarrow.fs
-
 from mdssl.errors import InputError
 from mdssl.storage import Location
 
@@ -62,15 +60,14 @@ class FolderKind:
 def files_in(place: Location) -> list[str]:
     """The relative paths of all files below ``place``, sorted. Hidden files are among them; links are not followed."""
     if not place.is_local:
-        selector = pyarrow.fs.FileSelector(place.path, allow_not_found=True, recursive=True)
-        found = place.filesystem.get_file_info(selector)
-        paths = [info.path for info in found if info.type != pyarrow.fs.FileType.Directory]
-        return sorted(path.removeprefix(f"{place.path}/") for path in paths)
+        return place.files()
     paths = []
 
     def refuse(error: OSError) -> NoReturn:
         # A folder that cannot be listed may hold anything.
-        raise InputError(f"{error.filename} cannot be read: {error.strerror}. Nothing was touched. See to its rights.")
+        raise InputError(
+            f"{error.filename} cannot be read: {error.strerror}. Nothing was touched. Check its permissions."
+        )
 
     for folder, subfolders, files in os.walk(place.path, onerror=refuse if os.path.isdir(place.path) else None):
         links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
@@ -82,7 +79,7 @@ def is_ours(place: Location, kind: FolderKind) -> bool:
     """Whether the marker of ``kind`` is in the folder ``place``. One that cannot be read says nothing."""
     try:
         return kind.is_marker(json.loads((place / kind.marker).read_bytes()))
-    except (ValueError, OSError):
+    except (ValueError, FileNotFoundError, NotADirectoryError):
         return False
 
 

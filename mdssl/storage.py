@@ -107,6 +107,13 @@ class Location:
         found = {info.base_name: info for info in self._insist(lambda: self.filesystem.get_file_info(selector))}
         return {name: found[name] for name in sorted(found) if not name.startswith((".", "_"))}
 
+    def files(self) -> list[str]:
+        """The relative paths of all files in this folder and below, sorted, hidden ones among them."""
+        selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        found = self._insist(lambda: self.filesystem.get_file_info(selector))
+        paths = [info.path for info in found if info.type != pyarrow.fs.FileType.Directory]
+        return sorted(path.removeprefix(f"{self.path}/") for path in paths)
+
     def now_ns(self) -> int | None:
         """The time by the clock of those who keep this folder, as `listing` tells it: ns since 1970 UTC.
 

@@ -158,7 +158,7 @@ def kill(due: Kill, sweep: Sweep, cluster, token: str) -> list[str]:
     """Who was killed; nobody where one of the kinds has no process just now."""
     running = sorted(ours(token).items())
     candidates = {kind: [pid for pid, line in running if KINDS[kind] and KINDS[kind].match(line)] for kind in due.kinds}
-    candidates |= {"sweep": [sweep.process.pid]}
+    candidates |= {"sweep": [sweep.process.pid] if sweep.process.poll() is None else []}
     candidates |= {"node": sorted(cluster.worker_nodes, key=lambda node: node.node_id)}
     if not all(candidates[kind] for kind in due.kinds):
         return []
@@ -200,7 +200,7 @@ def compare(disturbed: Path, straight: Path, iterations: int) -> None:
         ]
         assert len(seen[1]) == 4, "representations of two datasets, and a sheet with its numbers"
         assert seen[0] == seen[1], trial.name
-    left = [file for file in disturbed.rglob("*") if re.match(r"\..*\.(tmp|bid)$|claim.*\.json$", file.name)]
+    left = [file for file in disturbed.rglob("*") if re.match(r"\..*\.tmp$|claim", file.name)]
     left += disturbed.glob(".ray/*")
     assert not left, f"left over: {left}"
 

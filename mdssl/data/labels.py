@@ -77,17 +77,19 @@ def _plain(array: np.ndarray, where: str) -> np.ndarray:
     if array.dtype.kind == "O":
         found = {type(value) for value in array if value is not None}
         if found <= {str}:
-            return np.array([class_name(value) if value else None for value in array] or [], dtype=object)
+            return np.array([class_name(value) if value else None for value in array], dtype=object)
         if found <= {bool, np.bool_}:
             return np.array([None if value is None else str(bool(value)) for value in array], dtype=object)
         if not found <= {int, float, np.int64, np.float64}:
             raise InputError(_other_kind(where, ", ".join(sorted(kind.__name__ for kind in found))))
+        if found <= {int, np.int64}:
+            return np.array([NO_LABEL if value is None else value for value in array], dtype=np.int64)
         array = np.array([np.nan if value is None else value for value in array], dtype=np.float64)
     if array.dtype.kind == "b":
         return np.where(array, "True", "False").astype(object)
     if array.dtype.kind == "f":
         array = np.where(np.isnan(array), NO_LABEL, array)
-        if not np.isfinite(array).all() or not np.array_equal(array, np.round(array)):
+        if not (np.abs(array) < 2**53).all() or not np.array_equal(array, np.round(array)):
             raise InputError(_other_kind(where, "fractions"))
     if array.dtype.kind == "u" and len(array) and array.max() > np.iinfo(np.int64).max:
         raise InputError(_other_kind(where, f"as large as {array.max()}"))

@@ -202,7 +202,7 @@ def _answer_damaged(name: str, damaged: list[InputError], opened: Source, skip: 
 def _check_not_empty(name: str, classes: tuple[str, ...], written: dict[str, dict]) -> None:
     """Raise ``ValueError`` where damaged images have left a class, or the whole of it, without any."""
     if not classes and not written[UNLABELLED]["count"]:
-        raise InputError(f"all images of {name!r} are damaged. See to the source.")
+        raise InputError(f"all images of {name!r} are damaged. Check the source.")
     for split in SPLITS if classes else ():
         counts = written[split]["per_class"]
         if not sum(counts) or (split == "train" and not all(counts)):

@@ -35,7 +35,7 @@ def suffixes() -> frozenset[str]:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is none of the user's own: hidden, or left by the system."""
-    return name.startswith((".", "._")) or name.lower() in _LITTER
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def scan(root: Path, findings: Findings) -> list[str]:
@@ -53,10 +53,10 @@ def scan(root: Path, findings: Findings) -> list[str]:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             raise InputError(
-                f"folder {folder} of the source cannot be read: {error.strerror}. See to its rights."
+                f"folder {folder} of the source cannot be read: {error.strerror}. Check its permissions."
             ) from error
         for entry in entries:
-            place = f"{inside}{entry.name}"
+            place, suffix = f"{inside}{entry.name}", os.path.splitext(entry.name)[1].lower()
             if is_hidden(entry.name):
                 findings.leave_out(_HIDDEN, place)
             elif "\\" in entry.name:
@@ -64,7 +64,7 @@ def scan(root: Path, findings: Findings) -> list[str]:
                     f"{place!r} in {root} is one name with backslashes: its archive, from Windows, was unpacked by a "
                     "program that does not know them. Unpack it with another, such as 7z."
                 )
-            elif entry.is_dir():
+            elif os.path.isdir(entry.path):
                 real = os.path.realpath(entry.path)
                 if real in above:
                     findings.leave_out("links that lead back to a folder around them", place)
@@ -72,10 +72,9 @@ def scan(root: Path, findings: Findings) -> list[str]:
                 if entry.is_symlink():
                     linked.append(place)
                 look_into(entry.path, f"{place}/", (*above, real))
-            elif os.path.splitext(entry.name)[1].lower() not in suffixes():
-                suffix = os.path.splitext(entry.name)[1].lower()
+            elif suffix not in suffixes():
                 findings.leave_out(f"files that are no images by their names ({suffix or 'no suffix'})", place)
-            elif not entry.is_file():
+            elif not os.path.isfile(entry.path):
                 findings.leave_out("links to nothing", place)
             else:
                 if entry.is_symlink():

@@ -52,7 +52,6 @@ def train_standalone(settings) -> None:
     check_batch(datasets, settings.batch_per_domain)
     config = TrialConfig(**values | {"data_fingerprint": fingerprint_of(datasets)})
     trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
-    trial_dir.check_writable()
     claim = Claim(trial_dir, "mdssl train")
     run_settings = RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)})
     there = read_training(trial_dir)
@@ -63,6 +62,7 @@ def train_standalone(settings) -> None:
         return
     try:
         if is_first:
+            trial_dir.check_writable()
             claim.wait(lambda owner: _say_who(owner, config.trial_id))
         with (
             sigterm_received() as stop_requested,
@@ -94,9 +94,11 @@ def train_standalone(settings) -> None:
     except NonFiniteLossError as error:
         raise InputError(f"trial {config.trial_id} failed: {error}") from error
     finally:
-        claim.release()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        try:
+            claim.release()
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
     if is_first:
         print(
             f"trial {config.trial_id}: {ended['step']} steps in {ended['train_seconds']:.0f} s, encoder in {trial_dir}"
@@ -106,7 +108,7 @@ def train_standalone(settings) -> None:
 
 
 def _say_who(owner: Owner, trial_id: str) -> None:
-    print(printable(f"waits for {owner}, who works on trial {trial_id}"), flush=True)
+    print(printable(f"waits for {owner}, which works on trial {trial_id}"), flush=True)
 
 
 def _print_progress(progress: Progress) -> None:

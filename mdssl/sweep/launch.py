@@ -186,6 +186,9 @@ def _run_on_ray(
             with stop.while_tune_runs():
                 results = _fit(name, run, todo, at_once + spare, callbacks, folder.path)
             folder.keep |= bool(results.errors)
+            if stop.signals:
+                # Trials that died of the same signal are not to blame for it.
+                raise KeyboardInterrupt
             todo = others.wait(_settle(storage, run.context, results, todo, reached))
     ray.kill(actor)
 

@@ -66,8 +66,8 @@ def ray_session(settings: SweepSettings, console: Console) -> Iterator[Temporary
             ray.shutdown()
             # Those of a cluster are where it has them.
             folder.keep &= not settings.address
-    if folder.keep:
-        console.print(f"Ray's logs: {folder.path}", markup=False, soft_wrap=True)
+            if folder.keep:
+                console.print(f"Ray's logs: {folder.path}", markup=False, soft_wrap=True)
 
 
 def start_ray(settings: SweepSettings, folder: Path) -> None:
@@ -102,15 +102,18 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
     make_private_token()
     with _processes_in_sessions_of_their_own(), _own_address():
         # The dashboard process stays: without its State API a trial that Tune stops would leak its placement group.
-        ray.init(
-            address="local",
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=256 << 20,
-            _temp_dir=str(folder / "r"),  # which Ray opens to all users; the folder above is not
-        )
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level="ERROR",
+                object_store_memory=256 << 20,
+                _temp_dir=str(folder / "r"),  # which Ray opens to all users; the folder above is not
+            )
+        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+            raise RuntimeError(f"Ray could not be started on this machine; its logs are in {folder}") from error
 
 
 def resources_here(settings: SweepSettings) -> dict[str, float]:
@@ -186,7 +189,7 @@ def _own_address() -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
-            del os.environ[name]
+            os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
 
@@ -198,11 +201,17 @@ def make_private_token() -> None:
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
     token = TOKEN.expanduser()
-    token.parent.mkdir(exist_ok=True)
     try:
-        descriptor = os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        token.chmod(0o600)
-        return
-    with open(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
+        token.parent.mkdir(exist_ok=True)
+        if token.exists() and token.stat().st_size:
+            token.chmod(0o600)
+            return
+        # Whole or not at all: others may read it at any moment.
+        temporary = token.with_name(f".{token.name}.{secrets.token_hex(4)}.tmp")
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        os.replace(temporary, token)
+    except OSError as error:
+        raise InputError(
+            f"Ray's token cannot be written: {error}. Set RAY_AUTH_TOKEN_PATH to a file that you can write."
+        ) from error

@@ -70,6 +70,8 @@ class Stop:
             Terminated: in place of KeyboardInterrupt, after SIGTERM.
         """
         before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Tune takes it while it runs; before that it would end the process.
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         try:
             yield
         except KeyboardInterrupt as interrupt:

@@ -1,4 +1,4 @@
-"""The temporary folder of a sweep, with Ray's session and Tune's records; those of sweeps that were killed go, too."""
+"""The temporary folder of a sweep, with Ray's session and Tune's records. Removes those that killed sweeps left."""
 
 from __future__ import annotations
 

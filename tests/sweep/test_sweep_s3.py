@@ -150,7 +150,7 @@ LONG = [pytest.mark.long, pytest.mark.timeout(1200)]
 @pytest.mark.parametrize(
     ("executor", "refuses"),
     [
-        ("inline", for_a_while(s3_server.writes, 8, "/claim.json")),
+        pytest.param("inline", for_a_while(s3_server.writes, 8, "/claim.json"), marks=pytest.mark.long),
         pytest.param("torchtrainer", for_a_while(s3_server.writes, 180, "/claim.json"), marks=LONG),
         pytest.param("torchtrainer", for_a_while(s3_server.lists, 180, "/claim.json"), marks=LONG),
         pytest.param("torchtrainer", for_a_while(s3_server.everything, 180, "/checkpoints/"), marks=LONG),
