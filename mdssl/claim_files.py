@@ -10,7 +10,6 @@ from typing import TypeAlias
 from mdssl.process_identity import has_ended, machine
 from mdssl.storage import Location
 
-FILES = "claim"
 FIRST, SUCCESSOR, BEAT = "claim.json", "claim-after-", "claim-beat-"
 
 

@@ -113,7 +113,7 @@ def delete(place: Location, kind: FolderKind) -> None:
     paths = [path for path in files_in(place) if kind.holds(path)]
     # The marker goes last: what is left of a run that is killed is still known as ours.
     for path in sorted(paths, key=lambda path: path == kind.marker):
-        _below(place, path).delete()
+        (place / path).delete()
     if place.is_local:
         folders = {str(PurePosixPath(path).parent) for path in (*paths, *kind.files)}
         for folder in sorted(folders, reverse=True):
@@ -212,9 +212,3 @@ def _is_inside(inner: Path, outer: Path) -> bool:
         return False
     inner = Path(os.path.realpath(inner))
     return any(path.exists() and os.path.samefile(path, outer) for path in (inner, *inner.parents))
-
-
-def _below(place: Location, path: str) -> Location:
-    for name in Path(path).parts:
-        place = place / name
-    return place

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mdssl.data.builtin import BUILTIN, builtin_source
-from mdssl.data.catalog import CATALOG
+from mdssl.data.catalog import CATALOG, published_as
 from mdssl.data.parts import Findings, Reading, Source
 from mdssl.data.raw_files import check_complete, has_archives, owner_of_files, prepare_raw, raw_root, refuse_incomplete
 from mdssl.data.scan import is_hidden, scan
@@ -43,7 +43,7 @@ def detect_kind(name: str, source: Path | None) -> str:
         return "builtin" if name in BUILTIN else "published"
     if not source.exists():
         raise InputError(f"source {str(source)!r} does not exist. Give the path of {LAYOUTS}.")
-    published = CATALOG[name].published if name in CATALOG else None
+    published = published_as(name)
     if published and (raw_root(name, published, source) or has_archives(published, source)):
         return "published"
     if published:

@@ -94,10 +94,7 @@ class Folder:
         self.written += 1
 
     def at(self, path: str) -> Location:
-        place = self.place
-        for name in path.split("/"):
-            place = place / name
-        return place
+        return self.place / path
 
     def remove_others(self, trial_ids: set[str], figures: set[str]) -> None:
         """Remove pages and pictures of trials that are gone, and figures that this leaderboard no longer gives."""
