@@ -19,7 +19,7 @@ from harness import Report, arguments, duration, take_turns, timed
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
-from mdssl.config import Recipe
+from mdssl.config.trial import Recipe
 from mdssl.device import send
 from mdssl.pretrain import augment as ours
 

@@ -17,7 +17,7 @@ from harness import Report, arguments, duration, take_turns, timed
 from sklearn.cluster import KMeans
 from torch.nn import functional as F
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Mixture
 from mdssl.pretrain import pseudo_domains
 from mdssl.pretrain.kmeans import _scikit_learn, kmeans

@@ -28,12 +28,13 @@ import pandas as pd
 from harness import Report, arguments, duration, paired_ratio, take_turns
 from rich.console import Console
 
-from mdssl.config import TrialConfig
-from mdssl.results import compacted, leaderboard
-from mdssl.results.table import print_leaderboard
-from mdssl.run_config import ProbeConfig
-from mdssl.storage import Location
+from mdssl.config.run import ProbeConfig
+from mdssl.config.trial import TrialConfig
+from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard import compacted
+from mdssl.storage.location import Location
 from mdssl.sweep.rows import failed_row, finished_row
+from mdssl.tables.table import print_leaderboard
 
 DATASETS = ("cifar10", "svhn", "stl10", "cifar100", "dtd", "eurosat")
 STARTED = "2026-11-02T10:00:00.250+00:00"

@@ -33,7 +33,7 @@ from PIL import Image
 
 from mdssl.data.convert import convert_part
 from mdssl.data.prepare import prepare
-from mdssl.data.source_folder import folder_source
+from mdssl.data.sources.folder import folder_source
 
 if TYPE_CHECKING:
     from harness import Report
@@ -140,7 +140,7 @@ def training_start(data: Path, batch: int, device: str) -> list[float]:
     times = [time.perf_counter()]
     import torch
 
-    from mdssl.config import TrialConfig
+    from mdssl.config.trial import TrialConfig
     from mdssl.data.mixture import Mixture
     from mdssl.pretrain.loop import with_fingerprint
     from mdssl.pretrain.step import two_views

@@ -16,7 +16,7 @@ import torch
 from harness import Report, arguments, assert_close, take_turns
 from torch import nn
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.pretrain.model import SmallMapConv2d, build_model
 
 VIEWS = 256

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Mixture
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer

@@ -31,11 +31,11 @@ import numpy as np
 import torch
 from harness import AGAIN, Report, arguments, timed
 
-from mdssl.config import TrialConfig
+from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.trial import TrialConfig
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import read_training
-from mdssl.run_config import ProbeConfig, RunSettings
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 
 NESTED, INLINE = "nested", "inline"
 BARE_NESTED, BARE = "TorchTrainer in a Tune function", "Tune function"
@@ -154,7 +154,7 @@ def our_trial(tune_config: dict[str, Any], run: Any) -> None:
     """What `mdssl.sweep.trial.run_trial` does to train, of a trial where nothing is left to train."""
     from ray import tune
 
-    from mdssl.claim import Claim
+    from mdssl.storage.claim import Claim
     from mdssl.sweep.trial import train_in_workers, train_inline
 
     trial_dir = Location.of(run.storage) / "trials" / NOTHING.trial_id
@@ -241,11 +241,11 @@ def make_finished_sweep(folder: Path) -> list[str]:
     Returns:
         The command of that sweep.
     """
-    from mdssl.command_line import parse
+    from mdssl.cli.parse import parse
     from mdssl.data.prepare import prepare
+    from mdssl.leaderboard.board import write_rows
     from mdssl.pretrain.checkpoint import LoopState
     from mdssl.pretrain.trial_files import now, write_config, write_finished
-    from mdssl.results.leaderboard import write_rows
     from mdssl.sweep.grid import evaluation_fingerprint, trials
     from mdssl.sweep.rows import finished_row, git_commit
 

@@ -1,4 +1,4 @@
-"""What a user gave is checked once and answered in one message: what, the value, what is allowed, how to mend."""
+"""What a user gave is checked once and answered in one message: what, the value, what is allowed, and a hint."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,27 +12,27 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM has ended a command, as Ctrl-C would."""
 
 
-def check_name(what: str, value: object, valid: Iterable[str], mend: str = "") -> None:
+def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``valid``; the message names the nearest one.
 
     Args:
         what: the setting as the user knows it, e.g. ``"dataset"``.
         value: what was given.
         valid: the names that are allowed, in the order in which to list them.
-        mend: a closing sentence that says how to make the value valid, where naming it anew is not the only way.
+        hint: a closing sentence that says how to make the value valid, where naming it anew is not the only way.
     """
     valid = list(valid)
     if value in valid:
         return
     close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    nearest = f" Did you mean {close[0]!r}?" if close else ""
     allowed = ", ".join(valid) if valid else "none yet"
-    raise InputError(f"unknown {what} {value!r}; allowed: {allowed}.{hint}{' ' + mend if mend else ''}")
+    raise InputError(f"unknown {what} {value!r}; allowed: {allowed}.{nearest}{' ' + hint if hint else ''}")
 
 
-def check_number(what: str, value: float, *, low: float, high: float = float("inf"), mend: str = "") -> None:
+def check_number(what: str, value: float, *, low: float, high: float = float("inf"), hint: str = "") -> None:
     """Raise ``ValueError`` unless ``low <= value <= high``; NaN and infinities are refused as well."""
     if low <= value <= high and value not in (float("inf"), float("-inf")):
         return
     allowed = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-    raise InputError(f"{what} is {value}; it must be {allowed}.{' ' + mend if mend else ''}")
+    raise InputError(f"{what} is {value}; it must be {allowed}.{' ' + hint if hint else ''}")

@@ -25,8 +25,8 @@ from typing import Annotated
 
 from tyro.conf import Suppress
 
-from mdssl.command_line import parse, run
-from mdssl.config import ClusterSettings
+from mdssl.cli.parse import parse, run
+from mdssl.config.trial import ClusterSettings
 from mdssl.sweep.settings import SweepSettings, check_axis
 
 

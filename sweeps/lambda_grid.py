@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mdssl.command_line import parse, run
+from mdssl.cli.parse import parse, run
 from mdssl.sweep.settings import SweepSettings
 
 

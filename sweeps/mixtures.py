@@ -22,8 +22,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mdssl.command_line import parse, run
-from mdssl.config import check_mixture
+from mdssl.cli.parse import parse, run
+from mdssl.config.trial import check_mixture
 from mdssl.errors import InputError
 from mdssl.sweep.settings import SweepSettings
 

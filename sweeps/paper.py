@@ -26,10 +26,10 @@ from typing import Annotated
 
 from tyro.conf import Positional, Suppress
 
-from mdssl.command_line import parse, run
-from mdssl.config import ClusterSettings
+from mdssl.cli.parse import parse, run
+from mdssl.config.trial import ClusterSettings
 from mdssl.errors import InputError, check_name
-from mdssl.results import leaderboard
+from mdssl.leaderboard import board as leaderboard
 from mdssl.sweep.paper_experiments import EXPERIMENTS
 from mdssl.sweep.paper_plan import plan_experiments, print_list, print_skipped
 from mdssl.sweep.paper_results import show_results

@@ -39,7 +39,7 @@ from tiny_domains import prepare_tiny
 from work_log import VARIABLE, check_work
 
 from mdssl.pretrain.checkpoint import latest_step
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 PLUGIN = Path(__file__).parent / "chaos_plugin"

@@ -2,7 +2,7 @@
 
 Each process, and the thread that renews its claim, is a greenlet that stops before each request and whenever it sleeps.
 The world decides who goes on, what becomes of the request, and who dies, by one random generator; time is its own.
-`mdssl.claim` and `mdssl.storage` run as they are: only their clocks, threads and the store itself are replaced.
+`mdssl.storage.claim` and `mdssl.storage.location` run as they are, but for their clocks, threads and the store.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from types import SimpleNamespace
 import greenlet
 import pyarrow.fs
 
-from mdssl import claim as claims
-from mdssl import claim_files, filesystems
-from mdssl import patience as patiences
-from mdssl.claim import Claim, ClaimLostError
-from mdssl.patience import StorageLostError, patience
-from mdssl.storage import Location
+from mdssl.storage import claim as claims
+from mdssl.storage import claim_files, filesystems
+from mdssl.storage import retry as retries
+from mdssl.storage.claim import Claim, ClaimLostError
+from mdssl.storage.location import Location
+from mdssl.storage.retry import StorageLostError, retrying
 
 FAULTS = ("refused", "lost", "late", "twice", "slow")
 """Of one request: it is not done; done, and the answer lost; done after the answer was given up; done once more later;
@@ -166,7 +166,7 @@ class World:
         while True:
             claim = Claim(Location(Store(self), FOLDER, f"s3://{FOLDER}"), f"sweep {pid}")
             try:
-                with patience(self.random.choice((0, 60))), claim:
+                with retrying(self.random.choice((0, 60))), claim:
                     claim.wait()
                     for _ in range(self.random.randint(1, 4)):
                         claim.check()
@@ -248,7 +248,7 @@ def check(seed: int, monkeypatch, **settings) -> World:
     world = World(seed, **settings)
     clock = SimpleNamespace(monotonic=lambda: world.now, sleep=world.pause)
     with monkeypatch.context() as patched:
-        for module in (claims, claim_files, patiences):
+        for module in (claims, claim_files, retries):
             patched.setattr(module, "time", clock)
         patched.setattr(claims, "threading", SimpleNamespace(Thread=_thread_of(world), Event=_event_of(world)))
         patched.setattr(claims, "random", world.random)
@@ -260,7 +260,7 @@ def check(seed: int, monkeypatch, **settings) -> World:
         patched.setattr(claims, "started", lambda pid: 1)
         patched.setattr(claim_files, "has_ended", lambda pid, started: pid in world.dead)
         patched.setattr(filesystems, "_put_if_absent", world.put_if_absent)
-        patched.setattr(patiences.log, "disabled", True)
+        patched.setattr(retries.log, "disabled", True)
         patched.setattr(claims.log, "disabled", True)
         try:
             _run(world)

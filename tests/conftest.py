@@ -1,13 +1,15 @@
 """What tests of all rooms share: tiny prepared domains, and a bucket."""
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import s3_server
 import torch
 from tiny_domains import prepare_tiny
 
-from mdssl import filesystems
+from mdssl.storage import filesystems
 
 # Two trainings that share the cores with all their threads each are slower than with one.
 torch.set_num_threads(1)
@@ -51,3 +53,18 @@ def gate(s3_environment, bucket, monkeypatch):
     monkeypatch.setattr(filesystems, "_found", set())
     yield gate
     gate.go_away()
+
+
+@pytest.fixture
+def storage(tmp_path, monkeypatch) -> str:
+    # Hundreds of files that nobody needs after a power cut: on a busy disk waiting for it takes most of the time.
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    return str(tmp_path / "results")
+
+
+@pytest.fixture(scope="session")
+def sweep_results(tmp_path_factory) -> Path:
+    """A storage with the rows and curves of a real sweep: see sweep_results/README.md. To be read, not written."""
+    copy = tmp_path_factory.mktemp("sweep") / "results"
+    shutil.copytree(Path(__file__).parent / "sweep_results", copy, ignore=shutil.ignore_patterns("README.md"))
+    return copy

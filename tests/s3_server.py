@@ -48,7 +48,7 @@ def new_bucket(environment: dict[str, str]) -> str:
 
 def sync(folder: str | Path, uri: str) -> None:
     """Copy the files in ``folder`` to ``uri``, as ``aws s3 sync`` does."""
-    from mdssl.storage import Location
+    from mdssl.storage.location import Location
 
     for path in Path(folder).rglob("*"):
         if path.is_file() and not path.name.startswith("."):

@@ -9,10 +9,10 @@ import pytest
 from chaos import KINDS, compare, plan
 from work_log import VARIABLE, check_work, watch
 
-from mdssl.config import TrialConfig
+from mdssl.config.run import RunSettings
+from mdssl.config.trial import TrialConfig
 from mdssl.pretrain import loop
 from mdssl.pretrain.progress import Progress
-from mdssl.run_config import RunSettings
 
 CONFIG = TrialConfig(
     domains=("tiny-a", "tiny-b"), arch="resnet18", iterations=8, batch_per_domain=4, precision="fp32", lambda2=0.1

@@ -25,18 +25,18 @@ import torch
 from processes import descendants, listening
 from rich.console import Console
 
-from mdssl.command_line import run
-from mdssl.commands import trials
-from mdssl.config import TrialConfig
+from mdssl.cli import trials
+from mdssl.cli.parse import run
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
-from mdssl.data.prepared import open_dataset
 from mdssl.errors import InputError
+from mdssl.leaderboard import board as leaderboard
 from mdssl.pretrain import checkpoint
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.trial_files import load_model, now
-from mdssl.results import leaderboard
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 from mdssl.sweep.progress import SweepProgress
 from mdssl.sweep.ray_session import make_private_token
 from mdssl.sweep.rows import failed_row
@@ -224,7 +224,7 @@ def test_a_stored_error_and_stored_names_type_nothing_into_the_terminal(tmp_path
     context = {"sweep": "s", "preset": "", "git_commit": "", "ray_version": ""}
     row = failed_row(config, error, context=context, started_at=now())
     leaderboard.write_rows(Location.of(tmp_path), config.trial_id, [row])
-    from mdssl.results.table import print_leaderboard
+    from mdssl.tables.table import print_leaderboard
 
     print_leaderboard(tmp_path, console=console)
     print_status(tmp_path, console=console)

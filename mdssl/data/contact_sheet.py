@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdssl.data.prepared import Dataset
+from mdssl.data.dataset import Dataset
 from mdssl.data.sheet import (
     FAINT,
     GAP,
@@ -20,8 +20,8 @@ from mdssl.data.sheet import (
     write_png,
 )
 from mdssl.errors import check_name, check_number
-from mdssl.ownership import check_file
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.ownership import check_file
 from mdssl.terminal import printable
 
 _UNLABELLED_ROWS = 8

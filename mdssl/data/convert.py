@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mdssl.data.images import convert
-from mdssl.data.parts import Part, RawImage
+from mdssl.data.sources.base import Part, RawImage
 from mdssl.errors import InputError
 
 # Small enough that progress moves and that a worker holds few raw images, large enough to hide the cost of sending.

@@ -15,7 +15,7 @@ from collections import Counter
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from mdssl.data.parts import RawImage
+from mdssl.data.sources.base import RawImage
 from mdssl.errors import InputError
 
 SMALLEST_SIZE, LARGEST_SIZE = 8, 1024

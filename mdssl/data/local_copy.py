@@ -18,8 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.prepare import ensure_builtin
-from mdssl.data.prepared import (
+from mdssl.data.dataset import (
     SPLITS,
     Dataset,
     dataset_of,
@@ -28,11 +27,12 @@ from mdssl.data.prepared import (
     open_dataset,
     refuse_unprepared,
 )
+from mdssl.data.prepare import ensure_builtin
 from mdssl.data.progress import byte_progress
 from mdssl.data.staging import all_or_nothing, locked
 from mdssl.errors import InputError
-from mdssl.patience import insist, patience
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.retry import retry, retrying
 
 FILES = tuple(f"{split}/{array}.npy" for split in SPLITS for array in ("images", "labels"))
 """Of a prepared dataset, besides ``meta.json``."""
@@ -48,7 +48,7 @@ class _DamagedError(InputError):
     """What arrived is not what its SHA-256 says, or not all of it was there."""
 
 
-def at_hand(data: str | Path, names: Iterable[str], *, progress: bool = False) -> Path:
+def ensure_local(data: str | Path, names: Iterable[str], *, progress: bool = False) -> Path:
     """The folder on this node from which ``names`` can be opened, after what is missing was fetched or made.
 
     For a local ``data`` it is that folder. Built-in domains are made where they are needed, never fetched.
@@ -137,7 +137,7 @@ def fetch(bucket: Location, folder: Path, name: str, *, progress: bool = False) 
     """
     if _is_copy(folder, name, meta_in(bucket, name)):
         return
-    with locked(folder, name, progress), patience():
+    with locked(folder, name, progress), retrying():
         for attempt in (1, 2):
             # Read anew under the lock, and again after damage: it may have been prepared anew meanwhile.
             meta = meta_in(bucket, name)
@@ -205,7 +205,7 @@ def _download(source: Location, target: Path, progress: bool) -> None:
 
 def _size(file: Location) -> int:
     with _answering(file):
-        size = insist(file.uri, lambda: file.filesystem.get_file_info(file.path).size, is_local=False)
+        size = retry(file.uri, lambda: file.filesystem.get_file_info(file.path).size, is_local=False)
     if size is None:
         raise _DamagedError(f"{file} is missing.")
     return size
@@ -221,7 +221,7 @@ def _chunk(file: Location, start: int) -> bytes:
     # Only what the bucket says: an error of the disk that it is written to is another one.
     try:
         with _answering(file):
-            return insist(file.uri, read, is_local=False)
+            return retry(file.uri, read, is_local=False)
     except FileNotFoundError as error:
         raise _DamagedError(f"{file} is missing.") from error
 

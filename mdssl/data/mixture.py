@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mdssl.data.prepared import Dataset, open_dataset
+from mdssl.data.dataset import Dataset, open_dataset
 from mdssl.device import send
 from mdssl.errors import InputError
 

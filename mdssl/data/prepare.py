@@ -14,13 +14,9 @@ from pathlib import Path
 from rich.progress import Progress
 
 import mdssl
-from mdssl.data.arrays import Content, same_pixels, write_split
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.catalog import description_of, published_as, variant_of
 from mdssl.data.convert import Converted, convert_part
-from mdssl.data.parts import Reading, Source
-from mdssl.data.prepare_settings import check_same, check_settings, digest, recorded
-from mdssl.data.prepared import (
+from mdssl.data.dataset import (
     META_FORMAT,
     SPLITS,
     UNLABELLED,
@@ -28,14 +24,18 @@ from mdssl.data.prepared import (
     is_prepared,
     open_dataset,
 )
+from mdssl.data.prepare_settings import check_same, check_settings, digest, recorded
 from mdssl.data.progress import byte_progress, image_progress
-from mdssl.data.raw_files import owner_of_files
-from mdssl.data.sources import detect_kind, open_source, source_state
-from mdssl.data.splits import PARTS, resolve_splits
+from mdssl.data.sources.arrays import Content, same_pixels, write_split
+from mdssl.data.sources.base import Reading, Source
+from mdssl.data.sources.catalog import description_of, published_as, variant_of
+from mdssl.data.sources.open import detect_kind, open_source, source_state
+from mdssl.data.sources.raw_files import owner_of_files
+from mdssl.data.sources.splits import PARTS, resolve_splits
 from mdssl.data.staging import DATASET, all_or_nothing, locked
 from mdssl.errors import InputError
-from mdssl.ownership import check_replaceable, refuse_overlap
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.ownership import check_replaceable, refuse_overlap
 
 _SHOWN = 10
 """Damaged images that a message names."""

@@ -7,11 +7,11 @@ import os
 import re
 from pathlib import Path
 
+from mdssl.data.dataset import Dataset
 from mdssl.data.images import FILTERS, LARGEST_SIZE, SMALLEST_SIZE
-from mdssl.data.parts import Reading
-from mdssl.data.prepared import Dataset
-from mdssl.data.sources import DOWNLOADS, KINDS, source_state
-from mdssl.data.splits import PARTS
+from mdssl.data.sources.base import Reading
+from mdssl.data.sources.open import DOWNLOADS, KINDS, source_state
+from mdssl.data.sources.splits import PARTS
 from mdssl.errors import InputError, check_name, check_number
 
 # A '+' joins the names of a mixture, and a leading '.' hides a folder that is not finished.
@@ -39,8 +39,8 @@ def check_settings(
     if kind is not None:
         check_name("source kind", kind, KINDS)
     check_name("resize filter", resize_filter, FILTERS)
-    mend = "Smaller images leave an encoder nothing to see, and all images of larger ones would not fit in memory."
-    check_number("image size", image_size, low=SMALLEST_SIZE, high=LARGEST_SIZE, mend=mend)
+    hint = "Smaller images leave an encoder nothing to see, and all images of larger ones would not fit in memory."
+    check_number("image size", image_size, low=SMALLEST_SIZE, high=LARGEST_SIZE, hint=hint)
     check_number("seed", seed, low=0)
     check_number("test fraction", test_fraction, low=0.01, high=0.99)
     if workers is not None:

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from mdssl.errors import InputError
-from mdssl.ownership import MADE_BY
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.ownership import MADE_BY
 
 # Pixels of the sheet. A 32x32 image is shown at twice its size, one sheet pixel per image pixel from 64 on.
 THUMBNAIL = 64

@@ -1,7 +1,7 @@
 """One writer of a dataset at a time, and a folder that appears whole or not at all.
 
 Under the lock ``<data>/.<name>.lock`` a dataset is written to a hidden folder beside its own, and renamed. Whatever a
-killed run left is put right by the next one that holds the lock. `mdssl.ownership` says what may be replaced.
+killed run left is put right by the next one that holds the lock. `mdssl.storage.ownership` says what may be replaced.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mdssl.errors import InputError
-from mdssl.ownership import FolderKind, clear_leftovers, replaced
+from mdssl.storage.ownership import FolderKind, clear_leftovers, replaced
 
 DATASET = FolderKind(
     what="a prepared dataset",
@@ -54,7 +54,7 @@ def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def all_or_nothing(data: Path, name: str) -> Iterator[Path]:
-    """`mdssl.ownership.replaced` for the dataset ``name``.
+    """`mdssl.storage.ownership.replaced` for the dataset ``name``.
 
     Raises:
         ValueError: the folder cannot be written, the disk being full included, or holds something else.

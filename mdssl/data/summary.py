@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mdssl.data.prepared import Dataset
+from mdssl.data.dataset import Dataset
 
 _CLASSES_LISTED = 12
 

@@ -9,16 +9,16 @@ from typing import Any
 from rich.progress import Progress, TaskID
 
 from mdssl.data.builtin import BUILTIN
+from mdssl.data.dataset import Dataset
 from mdssl.data.local_copy import CHUNK, FILES, bucket_of, fetch, folder_of, is_prepared_in, meta_in
 from mdssl.data.prepare import prepare
-from mdssl.data.prepared import Dataset
 from mdssl.data.progress import byte_progress
 from mdssl.data.staging import DATASET
 from mdssl.errors import InputError
-from mdssl.filesystems import OBJECT_STORES
-from mdssl.ownership import check_replaceable
-from mdssl.patience import insist, patience
-from mdssl.storage import Location
+from mdssl.storage.filesystems import OBJECT_STORES
+from mdssl.storage.location import Location
+from mdssl.storage.ownership import check_replaceable
+from mdssl.storage.retry import retry, retrying
 
 
 def prepare_in(
@@ -46,7 +46,7 @@ def prepare_in(
     return dataset
 
 
-@patience()
+@retrying()
 def _upload(folder: Path, target: Location, progress: bool) -> None:
     """Without ``meta.json`` a dataset is not there, so nobody takes half of the old and half of the new for one."""
     try:
@@ -54,7 +54,7 @@ def _upload(folder: Path, target: Location, progress: bool) -> None:
         with byte_progress(progress) as bar:
             task = bar.add_task(f"upload {target.name}", total=sum((folder / file).stat().st_size for file in FILES))
             for file in FILES:
-                insist(target.uri, partial(_upload_file, folder / file, target / file, bar, task), is_local=False)
+                retry(target.uri, partial(_upload_file, folder / file, target / file, bar, task), is_local=False)
         (target / "meta.json").write_bytes((folder / "meta.json").read_bytes())
     except OSError as error:
         raise InputError(

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mdssl.data.prepared import Dataset
+from mdssl.config.run import ProbeConfig
+from mdssl.data.dataset import Dataset
 from mdssl.errors import InputError
 from mdssl.evaluate.classifier import classes_present
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.knn import knn_top1
 from mdssl.evaluate.probe import run_probes
-from mdssl.run_config import ProbeConfig
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mdssl.config.run import FEATURES
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.pretrain.augment import normalise
-from mdssl.run_config import FEATURES
 
 _PASS_PIXELS = 2**21
 """Input pixels in one pass at most: 2048 images of 32x32, 41 of 224x224."""
@@ -58,7 +58,7 @@ def extract_features(
             f"images are {images.shape} of {images.dtype}; features need at least one image, as (N, S, S, 3) of uint8."
         )
     if input_size is not None:
-        check_number("input_size", input_size, low=1, mend="It is the side of the encoder's input in pixels.")
+        check_number("input_size", input_size, low=1, hint="It is the side of the encoder's input in pixels.")
     height, width = images.shape[1:3] if input_size is None else (input_size, input_size)
     batch_size = max(1, min(batch_size, _PASS_PIXELS // max(1, height * width)))
     model.to(device)

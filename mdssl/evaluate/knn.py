@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from mdssl.config.run import ProbeConfig
 from mdssl.errors import InputError, check_number
 from mdssl.evaluate.classifier import check_parts
-from mdssl.run_config import ProbeConfig
 
 _CHUNK_NUMBERS = 2**23
 """Numbers in the largest intermediate tensor: 32 MiB of float32."""
@@ -42,7 +42,7 @@ def knn_top1(
         k,
         low=1,
         high=len(train_x),
-        mend="There are no more neighbours than training images: lower knn_neighbours, or give more images.",
+        hint="There are no more neighbours than training images: lower knn_neighbours, or give more images.",
     )
     if temperature <= 0:
         raise InputError(f"kNN temperature is {temperature}; it must be above 0, such as 0.07.")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
+from mdssl.config.run import ProbeConfig
 from mdssl.errors import check_number
 from mdssl.evaluate.classifier import (
     Classifier,
@@ -22,7 +23,6 @@ from mdssl.evaluate.classifier import (
     standardisation,
 )
 from mdssl.evaluate.sgd import raw_sgd_probes, sgd_probes
-from mdssl.run_config import ProbeConfig
 
 LBFGS_MAX_ITERATIONS = 2000
 """Above what a penalised fit needs (20 to 100 on images); reached only with ``l2`` near 0, and then said."""

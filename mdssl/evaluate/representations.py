@@ -16,18 +16,18 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from mdssl.config import check_trial_id
+from mdssl.config.run import FEATURES
+from mdssl.config.trial import check_trial_id
 from mdssl.errors import InputError
 from mdssl.evaluate.choice import SEED, chosen
-from mdssl.run_config import FEATURES
-from mdssl.safetensors_header import safetensors_metadata
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.safetensors_header import safetensors_metadata
 
 if TYPE_CHECKING:
     import torch
 
-    from mdssl.config import TrialConfig
-    from mdssl.data.prepared import Dataset
+    from mdssl.config.trial import TrialConfig
+    from mdssl.data.dataset import Dataset
     from mdssl.pretrain.model import Model
 
 FOLDER = "representations"
@@ -61,7 +61,7 @@ class Representations:
             projection: their colours go below 0, and encoder features, which come from a ReLU, have no negative cosine.
         labels: (n,) int64, classes of the sample.
         rows: (n,) int64, where the sample is in the test split, ascending.
-        fingerprint: of the test split; see `mdssl.data.prepared.Split`.
+        fingerprint: of the test split; see `mdssl.data.dataset.Split`.
         seed: of the choice of the sample.
     """
 
@@ -194,13 +194,13 @@ def layers_of(config: TrialConfig) -> tuple[str, ...]:
 
 
 def _made(trial_dir: Location, datasets: Sequence[str], data: str, device: str) -> dict[str, Representations]:
-    from mdssl.data.local_copy import at_hand
-    from mdssl.data.prepared import open_dataset
+    from mdssl.data.dataset import open_dataset
+    from mdssl.data.local_copy import ensure_local
     from mdssl.evaluate.features import extract_features
     from mdssl.pretrain.trial_files import load_model
 
     config, model = load_model(trial_dir, device)
-    folder = at_hand(data, datasets)
+    folder = ensure_local(data, datasets)
     made = {}
     for name in datasets:
         dataset = open_dataset(folder, name)

@@ -10,17 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mdssl.config import TrialConfig, check_trial_id
-from mdssl.data.local_copy import at_hand, is_prepared_in
-from mdssl.data.prepared import Dataset, open_dataset
+from mdssl.config.trial import TrialConfig, check_trial_id
+from mdssl.data.dataset import Dataset, open_dataset
+from mdssl.data.local_copy import ensure_local, is_prepared_in
 from mdssl.errors import InputError
 from mdssl.evaluate import representations, trial_sheet
 from mdssl.evaluate.evaluate import Encoded
 from mdssl.evaluate.features import extract_features
-from mdssl.patience import patience
 from mdssl.pretrain.model import Model
 from mdssl.pretrain.trial_files import load_model
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Seen:
         said = trial_sheet.read_sheet(self.trial_dir)
         before = [name for name in (said["datasets"] if said else ()) if is_prepared_in(self.data, name)]
         names = tuple(dict.fromkeys((*self.config.domains, *before, *self.added)))
-        data = at_hand(self.data, names)
+        data = ensure_local(self.data, names)
         datasets = {name: open_dataset(data, name) for name in names}
         asking = [dataset for dataset in datasets.values() if dataset.counts["test"]]
         if not asking:
@@ -120,7 +120,7 @@ def sheet_of_trial(
 @contextmanager
 def _costs_no_score(what: str, trial_dir: Location) -> Iterator[None]:
     try:
-        with patience(_PATIENCE_SECONDS):
+        with retrying(_PATIENCE_SECONDS):
             yield
     except Exception as error:
         # Of any kind: scores come first, and this can be made again at any time.

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
+from mdssl.config.run import MAX_STABLE_RATE
 from mdssl.errors import InputError
 from mdssl.evaluate.classifier import (
     Classifier,
@@ -23,7 +24,6 @@ from mdssl.evaluate.classifier import (
     score,
     standardisation,
 )
-from mdssl.run_config import MAX_STABLE_RATE
 
 RATES = (MAX_STABLE_RATE, 0.8, 0.25)
 """Among which the sgd probe chooses."""
@@ -69,7 +69,7 @@ def sgd_probes(
     """One linear layer by plain SGD on standardised features, in float64.
 
     Features are standardised, then divided by the root of their `curvature`, so that learning rates up to
-    `mdssl.run_config.MAX_STABLE_RATE` are stable whatever the features. An incomplete batch takes a step that is
+    `mdssl.config.run.MAX_STABLE_RATE` are stable whatever the features. An incomplete batch takes a step that is
     smaller in proportion. No momentum, weight decay or schedule; the score is that at the end, never the best on the
     way. All ``learning_rates`` are fitted side by side on the same batches, which takes little longer than one; each
     result is that of its rate alone.

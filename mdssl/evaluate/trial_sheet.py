@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mdssl.config import TrialConfig
-from mdssl.data.prepared import Dataset
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import Dataset
 from mdssl.data.sheet import write_png
 from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.evaluate import Encoded
-from mdssl.evaluate.neighbour_sheet import neighbour_sheet
-from mdssl.evaluate.neighbours import Match, Picture, Pictures, directions, encode_rows, nearest, split_to_search
+from mdssl.evaluate.neighbors.search import Match, Picture, Pictures, directions, encode_rows, nearest, split_to_search
+from mdssl.evaluate.neighbors.sheet import neighbour_sheet
 from mdssl.pretrain.model import Model
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 
 PNG, JSON = "neighbours.png", "neighbours.json"
 FORMAT = 1

@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdssl.config import TrialConfig, relevant_settings
+from mdssl.config.trial import TrialConfig, relevant_settings
 from mdssl.data.builtin import BUILTIN
 from mdssl.export.formats import FORMATS, Exported, file_name
 from mdssl.export.loading import loading_code
 from mdssl.export.preparation import Preparation
-from mdssl.results.names import name_of, words_of_score
-from mdssl.results.repeat import probe_command, train_command
+from mdssl.leaderboard.names import name_of, words_of_score
+from mdssl.tables.repeat import probe_command, train_command
 from mdssl.terminal import printable
 
 _METHODS = {

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mdssl.config import TrialConfig
+from mdssl.config.run import FEATURES, check_layers
+from mdssl.config.trial import TrialConfig
 from mdssl.data.convert import convert_each
 from mdssl.data.progress import image_progress
 from mdssl.device import pick_device
@@ -17,19 +18,18 @@ from mdssl.evaluate.features import extract_features
 from mdssl.export.embedding_parts import Parts
 from mdssl.export.images_to_embed import ImagesToEmbed, open_images
 from mdssl.export.preparation import Preparation, preparation_of
-from mdssl.ownership import refuse_overlap
+from mdssl.leaderboard.board import read_rows
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import fingerprint_of, pretrained_config
 from mdssl.pretrain.trial_files import load_model
-from mdssl.results.leaderboard import read_rows
-from mdssl.run_config import FEATURES, check_layers
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.ownership import refuse_overlap
 from mdssl.terminal import printable
 
 
 def embed(settings) -> None:
-    """Do what ``settings`` (an `mdssl.commands.encoders.Embed`) asks for, or what is left of it.
+    """Do what ``settings`` (an `mdssl.cli.encoders.Embed`) asks for, or what is left of it.
 
     Raises:
         ValueError: a setting, the source or the output is no good; or an image cannot be decoded. What was encoded up

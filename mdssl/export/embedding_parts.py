@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 
 from mdssl.errors import InputError
 from mdssl.export.images_to_embed import ImagesToEmbed
-from mdssl.filesystems import OBJECT_STORES
-from mdssl.ownership import files_in
-from mdssl.storage import Location
+from mdssl.storage.filesystems import OBJECT_STORES
+from mdssl.storage.location import Location
+from mdssl.storage.ownership import files_in
 
 ABOUT = b"mdssl"
 """Key of the files' metadata: JSON, what the embeddings are."""

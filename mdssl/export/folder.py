@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.data.images import FILTERS
 from mdssl.errors import InputError, check_name
 from mdssl.export.card import card
 from mdssl.export.formats import FORMATS, to_programs, to_safetensors
 from mdssl.export.preparation import Preparation, preparation_of
-from mdssl.ownership import FolderKind, check_replaceable, delete, files_in, replaced
+from mdssl.leaderboard.board import read_rows
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.trial_files import load_model, read_training
-from mdssl.results.leaderboard import read_rows
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.ownership import FolderKind, check_replaceable, delete, files_in, replaced
 
 CARD = "README.md"
 TIMM_CONFIG = "config.json"

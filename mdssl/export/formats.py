@@ -21,14 +21,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.images import convert
 from mdssl.errors import InputError
 from mdssl.evaluate.features import extract_features
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.model import Model, SmallMapConv2d
-from mdssl.safetensors_header import with_sorted_metadata
+from mdssl.storage.safetensors_header import with_sorted_metadata
 
 FORMATS = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx": "model.onnx"}
 """File names by format."""

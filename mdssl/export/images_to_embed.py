@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.local_copy import at_hand, is_prepared_in
-from mdssl.data.parts import Findings, Part
-from mdssl.data.prepared import SPLITS, Dataset, open_dataset
-from mdssl.data.scan import scan, suffixes
-from mdssl.data.shards import parquet_files, shard_paths
-from mdssl.data.source_parquet import parquet_images
+from mdssl.data.dataset import SPLITS, Dataset, open_dataset
+from mdssl.data.local_copy import ensure_local, is_prepared_in
+from mdssl.data.sources.base import Findings, Part
+from mdssl.data.sources.parquet import parquet_images
+from mdssl.data.sources.scan import scan, suffixes
+from mdssl.data.sources.shards import parquet_files, shard_paths
 from mdssl.errors import InputError, check_name
-from mdssl.evaluate.neighbours import split_to_search
+from mdssl.evaluate.neighbors.search import split_to_search
 from mdssl.terminal import printable
 
 
@@ -123,7 +123,7 @@ def _parquet(path: Path, split: str) -> ImagesToEmbed:
 
 
 def _dataset(name: str, data: str | Path, split: str) -> ImagesToEmbed:
-    dataset = open_dataset(at_hand(data, [name], progress=True), name)
+    dataset = open_dataset(ensure_local(data, [name], progress=True), name)
     parts = {each: _prepared_part(dataset, each) for each in SPLITS}
     state = " ".join(dataset.fingerprints.values())
     return _of_splits(name, parts, dataset.classes or None, split, state, dataset)

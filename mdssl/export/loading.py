@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.export.formats import FORMATS
 from mdssl.export.preparation import Preparation
 from mdssl.pretrain.augment import MEAN, STD

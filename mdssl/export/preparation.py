@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import Dataset
 from mdssl.data.images import FILTERS, LARGEST_SIZE, SMALLEST_SIZE
 from mdssl.data.local_copy import described_in, is_prepared_in
 from mdssl.data.mixture import fingerprint_of
-from mdssl.data.prepared import Dataset
 from mdssl.errors import InputError, check_name, check_number
 
 
@@ -51,7 +51,7 @@ def preparation_of(
         ValueError: a size or filter that is not allowed; or it is not said, and the datasets do not tell it.
     """
     if size is not None:
-        check_number("size", size, low=SMALLEST_SIZE, high=LARGEST_SIZE, mend="It is in pixels.")
+        check_number("size", size, low=SMALLEST_SIZE, high=LARGEST_SIZE, hint="It is in pixels.")
     if resize_filter is not None:
         check_name("resize filter", resize_filter, FILTERS)
     if config.input_size is not None:

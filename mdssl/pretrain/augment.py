@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from mdssl.config import Recipe
+from mdssl.config.trial import Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's channel statistics, for every domain alike: they are what torchvision's pretrained encoders expect too."""

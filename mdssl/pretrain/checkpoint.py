@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from mdssl.pretrain.pseudo_domains import PseudoDomains
-from mdssl.safetensors_header import safetensors_metadata
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.safetensors_header import safetensors_metadata
 
 log = logging.getLogger(__name__)
 

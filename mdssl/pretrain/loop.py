@@ -19,12 +19,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mdssl.config import CLUSTERED, UNTRAINED, TrialConfig
+from mdssl.config.run import RunSettings, check_gradient_caching
+from mdssl.config.trial import CLUSTERED, UNTRAINED, TrialConfig
+from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import Group, Mixture, fingerprint
-from mdssl.data.prepared import open_dataset
 from mdssl.device import pick_device
 from mdssl.errors import InputError
-from mdssl.patience import patience
 from mdssl.pretrain import checkpoint, pseudo_domains
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import build_model
@@ -43,9 +43,9 @@ from mdssl.pretrain.trial_files import (
     write_metrics,
     write_run,
 )
-from mdssl.run_config import RunSettings, check_gradient_caching
-from mdssl.storage import Location
-from mdssl.tracking.tracks import Tracks, of_clustering, of_report
+from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
+from mdssl.tracking.trackers import Trackers, of_clustering, of_report
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +92,8 @@ def train(
     if ended and ended["status"] == "finished":
         return ended
     is_first = not dist.is_initialized() or dist.get_rank() == 0
-    with Tracks(settings.track if is_first else (), config, trial_dir) as tracks:
-        return _train(config, data, trial_dir, settings, device, report, stop_requested, before_writing, tracks)
+    with Trackers(settings.track if is_first else (), config, trial_dir) as trackers:
+        return _train(config, data, trial_dir, settings, device, report, stop_requested, before_writing, trackers)
 
 
 def _train(
@@ -105,7 +105,7 @@ def _train(
     report: Callable[[Progress], bool | None],
     stop_requested: Callable[[], bool],
     before_writing: Callable[[], None],
-    tracks: Tracks,
+    trackers: Trackers,
 ) -> dict[str, Any]:
     # --- State: all that the loop needs, and all that a checkpoint restores ---
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -124,7 +124,7 @@ def _train(
         before_writing()
         write_config(trial_dir, config)
         write_run(trial_dir, device=device, workers=workers, step=state.step)
-    tracks.start(resumed_at=state.step)
+    trackers.start(resumed_at=state.step)
     iterations = 0 if config.method in UNTRAINED else config.iterations
 
     datasets = [open_dataset(data, name) for name in config.domains]
@@ -155,7 +155,7 @@ def _train(
                 config, model, mixture, state.clusters, number=number, step=state.step
             )
             state.rounds.append(record)
-            tracks.log(state.step, of_clustering(record))
+            trackers.log(state.step, of_clustering(record))
             groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
 
         # Every step: two views of every domain's batch, one loss over the global batch.
@@ -199,7 +199,7 @@ def _train(
             eta = (iterations - state.step) * seconds / steps
             progress = Progress(state.step, iterations, *means_of(state.terms), rate, views / seconds, eta)
             state.metrics.append(progress.as_row())
-            tracks.log(state.step, of_report(state.metrics[-1]))
+            trackers.log(state.step, of_report(state.metrics[-1]))
             reported_step, state.terms = state.step, []
             must_save |= bool(report(progress))
 
@@ -234,7 +234,7 @@ def _save(
 ) -> None:
     """Save a checkpoint. One that need not be is passed over where the storage is full or away: training goes on."""
     try:
-        with nullcontext() if must else patience(0):
+        with nullcontext() if must else retrying(0):
             before_writing()
             checkpoint.save(trial_dir / "checkpoints", model, optimizer, state)
             write_metrics(trial_dir, state)

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from mdssl.config import check_lambda1
+from mdssl.config.trial import check_lambda1
 from mdssl.device import send
 from mdssl.errors import InputError, check_number
 

@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 
 
 class Model(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mdssl.config import Recipe
+from mdssl.config.trial import Recipe
 
 _MOMENTUM = 0.9
 _TRUST_COEFFICIENT = 0.001

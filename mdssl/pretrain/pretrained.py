@@ -17,10 +17,10 @@ from typing import NamedTuple
 import torch
 import torchvision
 
-from mdssl.config import ARCHS, TrialConfig
+from mdssl.config.trial import ARCHS, TrialConfig
 from mdssl.errors import InputError, check_number
 from mdssl.pretrain.weights_file import WeightsFile, read_weights
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 
 _ALLOWED = (
     "Allowed: resnet18 or resnet50 of torchvision's layers with batch-norm, 7x7 or 3x3 stem. Choose such a checkpoint."
@@ -95,7 +95,7 @@ def pretrained_config(file: str | Path | Location, input_size: int | None = None
         ValueError: as `load_pretrained`, or an input size below 8.
     """
     if input_size is not None:
-        check_number("input_size", input_size, low=8, mend="It is the side of the encoder's input in pixels.")
+        check_number("input_size", input_size, low=8, hint="It is the side of the encoder's input in pixels.")
     found = load_pretrained(file)
     config = TrialConfig(
         method="pretrained",

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from mdssl.config import CLUSTERED, TrialConfig
+from mdssl.config.trial import CLUSTERED, TrialConfig
 from mdssl.data.mixture import Group, Mixture
 from mdssl.pretrain.augment import normalise
 from mdssl.pretrain.kmeans import kmeans

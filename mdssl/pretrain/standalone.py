@@ -9,28 +9,28 @@ from dataclasses import fields
 
 import torch.distributed as dist
 
-from mdssl.claim import Claim, Owner
-from mdssl.config import TrialConfig
-from mdssl.data.local_copy import at_hand
+from mdssl.config.run import RunSettings
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
+from mdssl.data.local_copy import ensure_local
 from mdssl.data.mixture import check_batch, fingerprint_of
-from mdssl.data.prepared import open_dataset
 from mdssl.device import pick_device
 from mdssl.errors import InputError
-from mdssl.patience import patience
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.progress import NonFiniteLossError, Progress
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import read_training
 from mdssl.pretrain.watchdog import watchdog
-from mdssl.run_config import RunSettings
-from mdssl.storage import Location
+from mdssl.storage.claim import Claim, Owner
+from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
+from mdssl.storage.trial_log import kept_log
 from mdssl.terminal import printable
-from mdssl.trial_log import kept_log
 
 
-@patience()
+@retrying()
 def train_standalone(settings) -> None:
-    """Train the trial that ``settings`` (an `mdssl.commands.trials.Train`) describes and say where its files are.
+    """Train the trial that ``settings`` (an `mdssl.cli.trials.Train`) describes and say where its files are.
 
     After SIGTERM, as from a batch system whose time is up or a machine that is taken away, it saves a checkpoint and
     ends. Under torchrun all workers do so as soon as one has the signal.
@@ -46,7 +46,7 @@ def train_standalone(settings) -> None:
     if not is_first:
         logging.disable(logging.WARNING)
     device = pick_device(settings.device)
-    data = at_hand(settings.data, settings.domains, progress=is_first)
+    data = ensure_local(settings.data, settings.domains, progress=is_first)
     values = {field.name: getattr(settings, field.name) for field in fields(TrialConfig)}
     datasets = [open_dataset(data, name) for name in settings.domains]
     check_batch(datasets, settings.batch_per_domain)

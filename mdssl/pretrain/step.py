@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Group, Mixture, domain_key
 from mdssl.device import send
 from mdssl.pretrain.augment import Views, augment, draw, draw_jitter_order

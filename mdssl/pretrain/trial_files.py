@@ -10,7 +10,7 @@ encoder.safetensors     when it has ended: encoder and projection head, float32;
 training.json           last of all: that training ended, how, and what it cost
 
 When it is probed, representations/, neighbours.png and neighbours.json follow: see `mdssl.evaluate.seen`.
-logs/ and tensorboard/ grow from the begin to the end: see `mdssl.trial_log` and `mdssl.tracking`.
+logs/ and tensorboard/ grow from the begin to the end: see `mdssl.storage.trial_log` and `mdssl.tracking`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from mdssl.config import TrialConfig
-from mdssl.data.prepared import Dataset
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import Dataset
 from mdssl.errors import InputError
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import Model, build_model
-from mdssl.safetensors_header import safetensors_metadata, with_sorted_metadata
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.safetensors_header import safetensors_metadata, with_sorted_metadata
 
 
 def now() -> str:

@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 
 from mdssl.errors import InputError
-from mdssl.safetensors_header import safetensors_metadata
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.safetensors_header import safetensors_metadata
 
 OURS = "mdssl's encoder.safetensors"
 

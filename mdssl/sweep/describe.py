@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from mdssl.config import TrialConfig, relevant_settings
-from mdssl.results.names import mixture_of
-from mdssl.storage import Location
+from mdssl.config.trial import TrialConfig, relevant_settings
+from mdssl.leaderboard.names import mixture_of
+from mdssl.storage.location import Location
 
 _SHORT = {
     "lambda1": "λ1",

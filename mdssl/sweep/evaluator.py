@@ -13,20 +13,20 @@ from typing import Any
 import ray
 import torch
 
-from mdssl.config import TrialConfig
-from mdssl.data.local_copy import at_hand
-from mdssl.data.prepared import open_dataset
+from mdssl.config.run import ProbeConfig
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
+from mdssl.data.local_copy import ensure_local
 from mdssl.device import limit_memory, pick_device
 from mdssl.evaluate.evaluate import encode_dataset, score_dataset
 from mdssl.evaluate.seen import Seen
-from mdssl.patience import patience
 from mdssl.pretrain.model import Model
 from mdssl.pretrain.trial_files import load_model
-from mdssl.run_config import ProbeConfig
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
+from mdssl.storage.trial_log import kept_log
 from mdssl.sweep.grid import evaluation_fingerprint
 from mdssl.sweep.rows import images_of
-from mdssl.trial_log import kept_log
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Evaluator:
 
     def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
         """Scores of one trial's encoder: a list of entries per dataset, or the error that one dataset ended in."""
-        with patience(), kept_log(Location.of(trial_dir), "probe"):
+        with retrying(), kept_log(Location.of(trial_dir), "probe"):
             return self._score(trial_dir, datasets)
 
     def _score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
@@ -65,7 +65,7 @@ class Evaluator:
 
     def _score_on(self, name: str, config: TrialConfig, model: Model, seen: Seen) -> list[dict[str, Any]]:
         # On a cluster, perhaps the first on its node to need it.
-        data = at_hand(self.data, [name])
+        data = ensure_local(self.data, [name])
         dataset = open_dataset(data, name)
         encoded = encode_dataset(
             model, dataset, layers=self.probe.features, device=self.device, input_size=config.input_size

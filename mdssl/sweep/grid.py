@@ -10,18 +10,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mdssl.claim import Owner
-from mdssl.config import UNTRAINED, TrialConfig
-from mdssl.data.local_copy import at_hand
+from mdssl.config.run import ProbeConfig
+from mdssl.config.trial import UNTRAINED, TrialConfig
+from mdssl.data.dataset import open_dataset
+from mdssl.data.local_copy import ensure_local
 from mdssl.data.mixture import check_batch, fingerprint
-from mdssl.data.prepared import open_dataset
 from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import check_scorable
+from mdssl.leaderboard.board import read_rows
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import read_training
-from mdssl.results.leaderboard import read_rows
-from mdssl.run_config import ProbeConfig
-from mdssl.storage import Location
+from mdssl.storage.claim import Owner
+from mdssl.storage.location import Location
 from mdssl.sweep.settings import SweepSettings
 
 
@@ -67,7 +67,7 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
 
     @cache
     def images_of(domains: tuple[str, ...], batch_per_domain: int) -> str:
-        data = at_hand(settings.data, domains)
+        data = ensure_local(settings.data, domains)
         check_batch([open_dataset(data, name) for name in domains], batch_per_domain)
         return fingerprint(data, domains)
 
@@ -94,7 +94,7 @@ def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[st
     Raises:
         ValueError: one is not prepared, or none has labels.
     """
-    folder = at_hand(data, domains)
+    folder = ensure_local(data, domains)
     labelled = tuple(name for name in domains if open_dataset(folder, name).is_labelled)
     others = ", ".join(name for name in domains if name not in labelled)
     if not labelled:
@@ -111,7 +111,7 @@ def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings)
     Raises:
         ValueError: an evaluation dataset that is not prepared or cannot be scored.
     """
-    data = at_hand(settings.data, settings.evaluate)
+    data = ensure_local(settings.data, settings.evaluate)
     for name in settings.evaluate:
         check_scorable(open_dataset(data, name))
     fingerprints = {name: evaluation_fingerprint(data, name) for name in settings.evaluate}
@@ -144,7 +144,7 @@ def _work(
     return Work(config, "resume" if (trial_dir / "checkpoints").names() else "train", missing, tried=tried)
 
 
-def news(
+def still_missing(
     rows: list[dict], tried: Sequence[str], missing: Sequence[str], data: str | Path, probe: ProbeConfig
 ) -> tuple[tuple[str, ...], str]:
     """Of what was ``missing`` by a plan, what still is by a trial's ``rows``: another sweep may have made it meanwhile.

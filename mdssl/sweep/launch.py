@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
-from mdssl.claim import Claim, Owner, holder_of
-from mdssl.config import TrialConfig
-from mdssl.data.local_copy import at_hand
-from mdssl.patience import patience
+from mdssl.config.trial import TrialConfig
+from mdssl.data.local_copy import ensure_local
+from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.compacted import renew
 from mdssl.pretrain import checkpoint
 from mdssl.pretrain.trial_files import now
-from mdssl.results import leaderboard
-from mdssl.results.compacted import renew
-from mdssl.storage import Location
+from mdssl.storage.claim import Claim, Owner, holder_of
+from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
 from mdssl.sweep.grid import Work, labelled_domains, plan, trials
 from mdssl.sweep.resources import Share, check_resources, described
 from mdssl.sweep.rows import failed_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_plan, print_results
 from mdssl.sweep.train_records import train_records, trials_with_records
-from mdssl.sweep.waiting import Others
+from mdssl.sweep.waiting import ClaimedElsewhere
 from mdssl.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _TRIAL_RESTARTS = 2
 """How often Tune starts a trial's own process anew after it died, with no new checkpoint meanwhile."""
 
 
-@patience()
+@retrying()
 def run_sweep(
     name: str,
     settings: SweepSettings,
@@ -69,7 +69,7 @@ def run_sweep(
     """
     console = Terminal(width=None if sys.stdout.isatty() else 160, highlight=False)
     storage = Location.of(settings.storage)
-    at_hand(settings.data, [*settings.domains, *settings.evaluate], progress=True)
+    ensure_local(settings.data, [*settings.domains, *settings.evaluate], progress=True)
     if settings.evaluates_domains:
         labelled, note = labelled_domains(settings.data, settings.domains)
         settings = replace(settings, evaluate=labelled)
@@ -179,7 +179,7 @@ def _run_on_ray(
     spare = 1 if share.gpus and settings.executor != "inline" and not settings.max_concurrent else 0
     shown = SweepProgress({work.config.trial_id: work.config for work in left}, console)
     with shown as progress:
-        others, todo = Others(storage, settings, progress.tell), left
+        others, todo = ClaimedElsewhere(storage, settings, progress.tell), left
         while todo:
             reached = {work.config.trial_id: _step(storage, work.config) for work in todo}
             callbacks = [progress, Machines(share, at_once, console), stop.callback]
@@ -209,7 +209,7 @@ def _clear_up(storage: Location, config: TrialConfig) -> None:
     """Remove what a trial that was stopped could not clear away itself, unless another sweep has the trial now."""
     trial_dir, records = storage / "trials" / config.trial_id, train_records(storage, config)
     try:
-        with patience(0):
+        with retrying(0):
             if records.exists() or holder_of(trial_dir):
                 with Claim(trial_dir) as claim:
                     if claim.take() is None:

@@ -59,7 +59,7 @@ class PaperExperiment:
     reports: str = "top1"
     """top1 | resources (hours, disk, GPUs) | hours | embedding (t-SNE) | similarity (class-averaged heat maps)."""
     figure: str = ""
-    """Of a figure, which of ours shows it: how the names of these begin in `mdssl.results.figures.gallery`."""
+    """Of a figure, which of ours shows it: how the names of these begin in `mdssl.figures.gallery`."""
     notes: tuple[str, ...] = ()
     """Where the text is silent or contradicts itself, and what was decided."""
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pandas as pd
 from rich.console import Console
 
-from mdssl.config import Recipe
+from mdssl.config.trial import Recipe
+from mdssl.data.dataset import prepare_command
 from mdssl.data.local_copy import is_prepared_in, variants_in
-from mdssl.data.prepared import prepare_command
-from mdssl.results.names import name_of
+from mdssl.leaderboard.names import name_of
 from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperTrial, experiment
 from mdssl.sweep.settings import SweepSettings
 

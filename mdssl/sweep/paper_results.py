@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import pandas as pd
 from rich.console import Console
 
-from mdssl.results.leaderboard import with_settings
-from mdssl.results.names import plain_name
-from mdssl.results.published import model_key, published, resources_side_by_side, side_by_side
-from mdssl.results.published_table import print_resources, print_side_by_side
-from mdssl.results.table import print_table, sweep_table
-from mdssl.storage import Location
+from mdssl.leaderboard.board import with_settings
+from mdssl.leaderboard.names import plain_name
+from mdssl.paper.published import model_key, published, resources_side_by_side, side_by_side
+from mdssl.paper.published_table import print_resources, print_side_by_side
+from mdssl.storage.location import Location
 from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperExperiment
 from mdssl.sweep.settings import SweepSettings
+from mdssl.tables.table import print_table, sweep_table
 
 
 def show_results(names: Sequence[str], settings: SweepSettings, rows: pd.DataFrame, console: Console) -> None:
@@ -58,8 +58,8 @@ def _print_scores(name: str, chosen: PaperExperiment, rows: pd.DataFrame, probe:
 
 def _draw(name: str, chosen: PaperExperiment, rows: pd.DataFrame, storage: Location, console: Console) -> None:
     # matplotlib takes a second.
-    from mdssl.results.figures import gallery
-    from mdssl.results.figures.saving import to_bytes
+    from mdssl.figures import gallery
+    from mdssl.figures.saving import to_bytes
 
     found = gallery(rows, storage)
     entries = [entry for entry in found.entries if entry.name.startswith(chosen.figure)]

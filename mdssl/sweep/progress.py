@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mdssl.config import UNTRAINED, TrialConfig
+from mdssl.config.trial import UNTRAINED, TrialConfig
 from mdssl.sweep.describe import duration, labels
 
 _LINE_SECONDS = {"train": 10, "waits": 60}

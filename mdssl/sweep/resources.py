@@ -78,19 +78,19 @@ def check_resources(
         return growing_to
     if fitting := slots(share, nodes):
         return fitting
-    mend = "lower --workers, --cpus-per-worker or --gpus-per-worker, or give a larger cluster with --address, and with "
-    mend += "--max-concurrent if it starts its nodes as they are needed."
+    hint = "lower --workers, --cpus-per-worker or --gpus-per-worker, or give a larger cluster with --address, and with "
+    hint += "--max-concurrent if it starts its nodes as they are needed."
     for what, each in (("CPU", share.cpus), ("GPU", share.gpus)):
         need, have = share.workers * each, sum(node.get(what, 0) for node in nodes)
         if need > have:
             raise InputError(
                 f"a trial needs {need:g} {what}s ({share.workers} worker(s) with {each:g} each), but {where} has "
-                f"{have:g}; {mend}"
+                f"{have:g}; {hint}"
             )
     held = sum(share.on(node) for node in nodes)
     raise InputError(
         f"a trial is {share}, and a worker is on one node, but of these workers {where}'s nodes hold {held}: "
-        f"{described(nodes)}; {mend}"
+        f"{described(nodes)}; {hint}"
     )
 
 

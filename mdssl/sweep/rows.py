@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import mdssl
-from mdssl.config import TrialConfig, relevant_settings
-from mdssl.data.catalog import seen_in
-from mdssl.data.prepared import Dataset
+from mdssl.config.trial import TrialConfig, relevant_settings
+from mdssl.data.dataset import Dataset
+from mdssl.data.sources.catalog import seen_in
+from mdssl.leaderboard.board import SCHEMA_VERSION, SETTING_COLUMNS
 from mdssl.pretrain.trial_files import now
-from mdssl.results.leaderboard import SCHEMA_VERSION, SETTING_COLUMNS
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 
 _FROM_TRAINING = (
     "train_seconds",
@@ -67,7 +67,7 @@ def images_of(dataset: Dataset) -> dict[str, Any]:
     """What a row says of the images that it was scored on, and no column does.
 
     Returns:
-        ``image_size`` (pixels), ``variant`` (see `mdssl.data.prepared.Dataset`) and ``majority_top1``: what always
+        ``image_size`` (pixels), ``variant`` (see `mdssl.data.dataset.Dataset`) and ``majority_top1``: what always
         naming the most frequent class of the test split scores, percent.
     """
     per_class = dataset.meta["splits"]["test"]["per_class"]

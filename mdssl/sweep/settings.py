@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 import tyro
 
-from mdssl.config import ClusterSettings, Recipe, check_lambda1, check_mixture
+from mdssl.config.field_types import parse_as
+from mdssl.config.run import ProbeConfig, RunSettings, check_gradient_caching, check_layers
+from mdssl.config.trial import ClusterSettings, Recipe, check_lambda1, check_mixture
 from mdssl.errors import InputError, check_name, check_number
-from mdssl.field_types import parse_as
-from mdssl.run_config import ProbeConfig, RunSettings, check_gradient_caching, check_layers
 
 EXECUTORS = ("torchtrainer", "inline")
 

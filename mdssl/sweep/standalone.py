@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from mdssl.claim import Claim, Owner
-from mdssl.data.local_copy import at_hand
-from mdssl.data.prepared import open_dataset
+from mdssl.config.run import ProbeConfig, check_layers
+from mdssl.data.dataset import open_dataset
+from mdssl.data.local_copy import ensure_local
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import check_scorable, encode_dataset, instability, score_dataset
 from mdssl.evaluate.seen import Seen
-from mdssl.patience import patience
+from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model, read_training
-from mdssl.results.leaderboard import read_rows, write_rows
-from mdssl.run_config import ProbeConfig, check_layers
-from mdssl.storage import Location
+from mdssl.storage.claim import Claim, Owner
+from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
 from mdssl.sweep.grid import evaluation_fingerprint, has_score, labelled_domains
 from mdssl.sweep.rows import finished_row, git_commit, images_of, merged
 from mdssl.sweep.settings import check_axis
 from mdssl.terminal import printable
 
 
-@patience()
+@retrying()
 def probe_standalone(settings) -> None:
-    """Make the scores that ``settings`` (an `mdssl.commands.trials.Probe`) asks for, if the leaderboard lacks them.
+    """Make the scores that ``settings`` (an `mdssl.cli.trials.Probe`) asks for, if the leaderboard lacks them.
 
     Raises:
         ValueError: the trial is not trained, or a dataset is not prepared or cannot be scored.
@@ -41,7 +41,7 @@ def probe_standalone(settings) -> None:
         raise InputError("give either a trial id, or --weights FILE for an encoder from elsewhere.")
     if settings.trial_id and settings.input_size is not None:
         raise InputError("input_size belongs to --weights; a trial's encoder takes images as they are prepared.")
-    data = at_hand(settings.data, settings.evaluate, progress=True)
+    data = ensure_local(settings.data, settings.evaluate, progress=True)
     for name in settings.evaluate:
         check_scorable(open_dataset(data, name))
     trial_id = settings.trial_id or _take_in(settings, storage)
@@ -52,11 +52,11 @@ def probe_standalone(settings) -> None:
     if not names:
         if not config.domains:
             raise InputError(f"trial {trial_id} was trained on nothing; name datasets to score with --evaluate.")
-        at_hand(settings.data, config.domains, progress=True)
+        ensure_local(settings.data, config.domains, progress=True)
         names, note = labelled_domains(settings.data, config.domains)
         if note:
             print(note)
-    data = at_hand(settings.data, names, progress=True)
+    data = ensure_local(settings.data, names, progress=True)
     context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
     seen = Seen(trial_dir, config, model, data=settings.data, device=device)
     for name in names:

@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from mdssl import trial_log
-from mdssl.claim import DEAD_SECONDS, Owner, holder_of
-from mdssl.config import CLUSTERED, TrialConfig
+from mdssl.config.trial import CLUSTERED, TrialConfig
 from mdssl.errors import InputError
-from mdssl.results import leaderboard
-from mdssl.results.drawing import TextColumn, TextTable
-from mdssl.results.opening import results_in, trial_ids
-from mdssl.storage import Location
+from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.opening import results_in, trial_ids
+from mdssl.storage import trial_log
+from mdssl.storage.claim import DEAD_SECONDS, Owner, holder_of
+from mdssl.storage.location import Location
 from mdssl.sweep.describe import duration, labels
+from mdssl.tables.drawing import TextColumn, TextTable
 from mdssl.terminal import Terminal
 
 STATES = ("failed", "dead", "silent", "stopped", "training", "trained", "probing", "finished")

@@ -10,18 +10,18 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from mdssl.config import Recipe, TrialConfig
+from mdssl.config.presets import PRESETS
+from mdssl.config.trial import Recipe, TrialConfig
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.local_copy import variants_in
 from mdssl.errors import InputError
-from mdssl.presets import PRESETS
-from mdssl.results import leaderboard
-from mdssl.results.names import matching_names, mixture_of, name_of, plain_name
-from mdssl.results.table import print_table, sweep_table
-from mdssl.storage import Location
+from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.names import matching_names, mixture_of, name_of, plain_name
+from mdssl.storage.location import Location
 from mdssl.sweep.describe import labels
 from mdssl.sweep.grid import Work, plan
 from mdssl.sweep.settings import SweepSettings
+from mdssl.tables.table import print_table, sweep_table
 
 
 def print_plan(console: Console, name: str, settings: SweepSettings, storage: Location, works: list[Work]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mdssl.config import TrialConfig
-from mdssl.storage import Location
+from mdssl.config.trial import TrialConfig
+from mdssl.storage.location import Location
 
 _FOLDER = ".ray"
 

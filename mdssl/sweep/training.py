@@ -19,22 +19,22 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mdssl.claim import ClaimLostError, check_held
-from mdssl.config import TrialConfig
-from mdssl.data.local_copy import at_hand
+from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.trial import TrialConfig
+from mdssl.data.local_copy import ensure_local
 from mdssl.device import limit_memory, pick_device
-from mdssl.patience import patience
 from mdssl.pretrain import checkpoint
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.progress import NonFiniteLossError, Progress
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.watchdog import watchdog
-from mdssl.run_config import ProbeConfig, RunSettings
-from mdssl.storage import Location
+from mdssl.storage.claim import ClaimLostError, check_held
+from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
+from mdssl.storage.trial_log import kept_log
 from mdssl.sweep.resources import Share
 from mdssl.sweep.stopping import stop_requested, stop_requested_now_and_then
 from mdssl.sweep.train_records import train_records
-from mdssl.trial_log import kept_log
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _no_process_group() -> ray.train.BackendConfig:
     return config
 
 
-@patience()
+@retrying()
 def _worker(job: dict[str, Any]) -> None:
     is_first = ray.train.get_context().get_world_rank() == 0
     with kept_log(Location.of(job["trial_dir"]), "train", errors_only=not is_first):
@@ -187,7 +187,7 @@ def _train_here(
     # Ray sees to it only where nobody has set OMP_NUM_THREADS.
     torch.set_num_threads(job["threads"])
     # On a cluster, perhaps the first on its node to need them.
-    data = at_hand(job["data"], config.domains)
+    data = ensure_local(job["data"], config.domains)
     try:
         with sigterm_received() as terminated, watchdog(60 * job["settings"].hang_minutes) as beat:
             sweep_stops, warned = stop_requested_now_and_then(), False

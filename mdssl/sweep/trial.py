@@ -13,29 +13,29 @@ import ray.train
 import ray.train.torch
 from ray import tune
 
-from mdssl.claim import Claim, ClaimLostError, Owner, holder_of
-from mdssl.config import UNTRAINED, TrialConfig
-from mdssl.data.local_copy import at_hand
-from mdssl.patience import patience
+from mdssl.config.trial import UNTRAINED, TrialConfig
+from mdssl.data.local_copy import ensure_local
+from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.progress import NonFiniteLossError
 from mdssl.pretrain.stopping import StoppedError
 from mdssl.pretrain.trial_files import now, read_training
-from mdssl.results.leaderboard import read_rows, write_rows
-from mdssl.storage import Location
+from mdssl.storage.claim import Claim, ClaimLostError, Owner, holder_of
+from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
+from mdssl.storage.trial_log import kept_log
 from mdssl.sweep import evaluator
-from mdssl.sweep.grid import evaluation_fingerprint, news
+from mdssl.sweep.grid import evaluation_fingerprint, still_missing
 from mdssl.sweep.memory import release_memory
 from mdssl.sweep.rows import failed_row, finished_row, merged
 from mdssl.sweep.stopping import stop_requested
 from mdssl.sweep.training import TrialRun, train_in_workers, train_inline
 from mdssl.sweep.waiting import report_of
-from mdssl.tracking.tracks import tell_scores
-from mdssl.trial_log import kept_log
+from mdssl.tracking.trackers import tell_scores
 
 log = logging.getLogger(__name__)
 
 
-@patience()
+@retrying()
 def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     """Do what is left of one trial, unless another process has it: see `mdssl.sweep.waiting`."""
     work = tune_config["work"]
@@ -66,8 +66,10 @@ def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: Tri
     storage = Location.of(run.storage)
     started_at = now()
     try:
-        data = at_hand(run.data, work["missing"])
-        missing, error = news(read_rows(storage, config.trial_id), work["tried"], work["missing"], data, run.probe)
+        data = ensure_local(run.data, work["missing"])
+        missing, error = still_missing(
+            read_rows(storage, config.trial_id), work["tried"], work["missing"], data, run.probe
+        )
         if not missing:
             return {"phase": "failed", "error": error} if error else {"phase": "finished"}
         training = _trained(config, trial_dir, run, claim)

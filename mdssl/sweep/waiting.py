@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mdssl.claim import POLL_SECONDS, Owner, Watch, holder_of
-from mdssl.data.local_copy import at_hand
+from mdssl.data.local_copy import ensure_local
+from mdssl.leaderboard.board import read_rows
 from mdssl.pretrain import checkpoint
-from mdssl.results.leaderboard import read_rows
-from mdssl.storage import Location
-from mdssl.sweep.grid import Work, news
+from mdssl.storage.claim import POLL_SECONDS, Owner, Watch, holder_of
+from mdssl.storage.location import Location
+from mdssl.sweep.grid import Work, still_missing
 from mdssl.sweep.settings import SweepSettings
 
 
@@ -30,7 +30,7 @@ def report_of(trial_dir: Location, owner: Owner | None) -> dict[str, Any]:
     return {"phase": "waits", "owner": str(owner or "another process"), "reached": reached}
 
 
-class Others:
+class ClaimedElsewhere:
     """The trials of a sweep that others have."""
 
     def __init__(self, storage: Location, settings: SweepSettings, tell: Callable[[str, dict[str, Any]], None]):
@@ -65,9 +65,9 @@ class Others:
     def _left_of(self, work: Work, dead: Owner | None) -> Work:
         """What the other has left to do, and no more: what has failed for it, since the plan, would fail here."""
         storage, config = self.storage, work.config
-        data = at_hand(self.settings.data, work.missing)
+        data = ensure_local(self.settings.data, work.missing)
         rows = read_rows(storage, config.trial_id)
-        missing, error = news(rows, work.tried, work.missing, data, self.settings.probe_config)
+        missing, error = still_missing(rows, work.tried, work.missing, data, self.settings.probe_config)
         if not missing:
             return replace(work, state="failed" if error else "finished", missing=(), error=error)
         return replace(work, missing=missing, dead=dead)

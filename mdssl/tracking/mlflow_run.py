@@ -11,12 +11,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from mdssl.config import TrialConfig, relevant_settings
-from mdssl.storage import Location
+from mdssl.config.trial import TrialConfig, relevant_settings
+from mdssl.storage.location import Location
 
 
 class MLflowRun:
-    """See `mdssl.tracking.tracks.Tracker`."""
+    """See `mdssl.tracking.trackers.Tracker`."""
 
     def __init__(self, config: TrialConfig, trial_dir: Location, resumed_at: int | None):
         self.client = MlflowClient()

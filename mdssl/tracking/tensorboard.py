@@ -18,18 +18,18 @@ from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
-from mdssl.config import TrialConfig, relevant_settings
-from mdssl.growing_file import GrowingFile
-from mdssl.storage import Location
+from mdssl.config.trial import TrialConfig, relevant_settings
+from mdssl.storage.append_file import AppendFile
+from mdssl.storage.location import Location
 
 
 class TensorBoard:
-    """See `mdssl.tracking.tracks.Tracker`."""
+    """See `mdssl.tracking.trackers.Tracker`."""
 
     def __init__(self, config: TrialConfig, trial_dir: Location, resumed_at: int | None):
         # Readers take the files in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:4]}"
-        self.file = GrowingFile(trial_dir / "tensorboard" / name)
+        self.file = AppendFile(trial_dir / "tensorboard" / name)
         self._write(Event(file_version="brain.Event:2"))
         if resumed_at is not None:
             self._write(Event(step=resumed_at + 1, session_log=SessionLog(status=SessionLog.START)))

@@ -9,12 +9,12 @@ import os
 
 import wandb
 
-from mdssl.config import TrialConfig, relevant_settings
-from mdssl.storage import Location
+from mdssl.config.trial import TrialConfig, relevant_settings
+from mdssl.storage.location import Location
 
 
 class WeightsAndBiases:
-    """See `mdssl.tracking.tracks.Tracker`."""
+    """See `mdssl.tracking.trackers.Tracker`."""
 
     def __init__(self, config: TrialConfig, trial_dir: Location, resumed_at: int | None):
         self.only_scores = resumed_at is None

@@ -206,7 +206,7 @@ def test_kuberay_entrypoint_has_flags_that_the_sweep_knows(job, monkeypatch):
     import importlib.util
     import sys
 
-    from mdssl.command_line import parse
+    from mdssl.cli.parse import parse
 
     script, *flags = job["spec"]["entrypoint"].split()[1:]
     spec = importlib.util.spec_from_file_location("kuberay_sweep", PROJECT / script)

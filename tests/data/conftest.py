@@ -18,7 +18,7 @@ def rng():
 @pytest.fixture
 def miniature(monkeypatch):
     """Files in a published format with fewer images than are published, which are refused else."""
-    monkeypatch.setattr("mdssl.data.sources.check_complete", lambda *_: None)
+    monkeypatch.setattr("mdssl.data.sources.open.check_complete", lambda *_: None)
 
 
 @pytest.fixture

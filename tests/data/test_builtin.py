@@ -7,10 +7,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mdssl.data import builtin_digits
 from mdssl.data.builtin import BUILTIN, builtin_source
+from mdssl.data.builtin import digits as builtin_digits
+from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import ensure_builtin
-from mdssl.data.prepared import open_dataset
 
 
 @pytest.fixture(scope="module")

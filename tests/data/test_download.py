@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import scipy.io
 
-from mdssl.data import catalog
-from mdssl.data import download as download_module
-from mdssl.data.archives import unpack
-from mdssl.data.download import download
 from mdssl.data.prepare import prepare
+from mdssl.data.sources import catalog
+from mdssl.data.sources import download as download_module
+from mdssl.data.sources.archives import unpack
+from mdssl.data.sources.download import download
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()

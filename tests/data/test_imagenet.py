@@ -12,8 +12,8 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from mdssl.data.catalog import CATALOG
 from mdssl.data.prepare import prepare
+from mdssl.data.sources.catalog import CATALOG
 
 pytestmark = pytest.mark.usefixtures("miniature")
 

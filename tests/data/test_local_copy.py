@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import s3_server
 
-from mdssl.cli import _main
+from mdssl.cli.main import _main
 from mdssl.data import local_copy
-from mdssl.data.local_copy import at_hand, folder_of
-from mdssl.data.prepared import open_dataset
-from mdssl.storage import Location
+from mdssl.data.dataset import open_dataset
+from mdssl.data.local_copy import ensure_local, folder_of
+from mdssl.storage.location import Location
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +46,13 @@ def change(remote, file, change):
 
 
 def test_a_local_folder_is_used_as_it_is(tiny_data, cache):
-    assert str(at_hand(tiny_data, ["tiny-a"])) == tiny_data
-    assert str(at_hand(f"file://{tiny_data}", ["tiny-a"])) == tiny_data
+    assert str(ensure_local(tiny_data, ["tiny-a"])) == tiny_data
+    assert str(ensure_local(f"file://{tiny_data}", ["tiny-a"])) == tiny_data
     assert not cache.exists()
 
 
 def test_what_is_named_is_copied_byte_by_byte_and_nothing_else(remote, tiny_data, cache):
-    folder = at_hand(remote, ["tiny-b", "builtin-digits"])
+    folder = ensure_local(remote, ["tiny-b", "builtin-digits"])
     assert folder.parent == cache
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["builtin-digits", "tiny-b"]
     for split in ("train", "test"):
@@ -68,7 +68,7 @@ def test_another_bucket_has_another_copy(remote):
 def test_a_copy_is_made_once(remote, caplog):
     caplog.set_level(logging.INFO)
     for _ in range(3):
-        at_hand(remote, ["tiny-a", "tiny-a"])
+        ensure_local(remote, ["tiny-a", "tiny-a"])
     assert caplog.text.count("fetched tiny-a") == 1
 
 
@@ -102,7 +102,7 @@ def test_of_two_processes_at_once_one_fetches(remote):
 def test_what_is_not_what_its_sha_says_is_refused_and_leaves_nothing(remote, cache, file, damage):
     change(remote, f"tiny-b/{file}", damage)
     with pytest.raises(ValueError, match=rf"prepared file {remote}/tiny-b/.* is damaged.*--data {remote}"):
-        at_hand(remote, ["tiny-b"])
+        ensure_local(remote, ["tiny-b"])
     (folder,) = cache.iterdir()
     assert [path.name for path in folder.iterdir()] == [".tiny-b.lock"]
 
@@ -116,24 +116,24 @@ def test_a_download_that_is_cut_off_is_made_again(remote, monkeypatch, caplog):
         return read(source, start)[: 100 if first else None]
 
     monkeypatch.setattr(local_copy, "_chunk", chunk)
-    open_dataset(at_hand(remote, ["tiny-a"]), "tiny-a").check_fingerprints()
+    open_dataset(ensure_local(remote, ["tiny-a"]), "tiny-a").check_fingerprints()
     assert "arrived damaged" in caplog.text
 
 
 def test_a_copy_that_was_cut_off_on_disk_is_fetched_again(remote):
-    folder = at_hand(remote, ["tiny-a"])
+    folder = ensure_local(remote, ["tiny-a"])
     os.truncate(folder / "tiny-a/test/images.npy", 1000)
-    open_dataset(at_hand(remote, ["tiny-a"]), "tiny-a").check_fingerprints()
+    open_dataset(ensure_local(remote, ["tiny-a"]), "tiny-a").check_fingerprints()
 
 
 def test_what_is_prepared_anew_in_the_bucket_is_fetched_anew(bucket, tmp_path, monkeypatch):
     prepare("cells", f"{bucket}/data", npz(tmp_path / "cells.npz"))
-    before = open_dataset(at_hand(f"{bucket}/data", ["cells"]), "cells").fingerprints
+    before = open_dataset(ensure_local(f"{bucket}/data", ["cells"]), "cells").fingerprints
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("MDSSL_DATA_CACHE", str(tmp_path / "another machine's"))
         prepare("cells", f"{bucket}/data", npz(tmp_path / "cells.npz", seed=1), "--overwrite")
         new = open_dataset(folder_of(f"{bucket}/data"), "cells").fingerprints
-    assert open_dataset(at_hand(f"{bucket}/data", ["cells"]), "cells").fingerprints == new != before
+    assert open_dataset(ensure_local(f"{bucket}/data", ["cells"]), "cells").fingerprints == new != before
 
 
 def test_what_is_prepared_for_a_bucket_is_prepared_once_for_all_machines(bucket, tmp_path, monkeypatch, capsys):
@@ -160,19 +160,19 @@ def test_listing_and_showing(remote, tmp_path, capsys, cache):
 
 def test_what_is_not_there_gets_a_message(remote, bucket):
     with pytest.raises(ValueError, match=rf"unknown dataset 'tiny-x'.*Prepared in {remote}: tiny-a, tiny-b, tiny-c"):
-        at_hand(remote, ["tiny-a", "tiny-x"])
+        ensure_local(remote, ["tiny-a", "tiny-x"])
     with pytest.raises(
         ValueError, match=rf"'svhn' is not prepared in {remote}.*mdssl data prepare svhn --data {remote}"
     ):
-        at_hand(remote, ["svhn"])
+        ensure_local(remote, ["svhn"])
     with pytest.raises(ValueError, match=f"there is no bucket '{bucket[5:]}-not'"):
-        at_hand(f"{bucket}-not/data", ["tiny-a"])
+        ensure_local(f"{bucket}-not/data", ["tiny-a"])
     Location.of(f"{remote}/tiny-b/test/labels.npy").delete()
     with pytest.raises(ValueError, match=f"{remote}/tiny-b/test/labels.npy is missing"):
-        at_hand(remote, ["tiny-b"])
+        ensure_local(remote, ["tiny-b"])
 
 
 def test_a_copy_that_cannot_be_written_names_the_setting(remote, monkeypatch):
     monkeypatch.setenv("MDSSL_DATA_CACHE", "/proc/nothing")
     with pytest.raises(ValueError, match=r"'/proc/nothing/.* cannot be written.*MDSSL_DATA_CACHE"):
-        at_hand(remote, ["tiny-a"])
+        ensure_local(remote, ["tiny-a"])

@@ -11,10 +11,11 @@ import time
 import numpy as np
 import pytest
 
-from mdssl.data import arrays, convert
+from mdssl.data import convert
 from mdssl.data import prepare as prepare_module
+from mdssl.data.dataset import list_datasets, open_dataset
 from mdssl.data.prepare import ensure_builtin, prepare
-from mdssl.data.prepared import list_datasets, open_dataset
+from mdssl.data.sources import arrays
 
 
 @pytest.fixture

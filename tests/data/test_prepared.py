@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from mdssl.data.dataset import list_datasets, open_dataset
 from mdssl.data.prepare import prepare
-from mdssl.data.prepared import list_datasets, open_dataset
 
 
 @pytest.fixture

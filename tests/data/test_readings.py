@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mdssl.cli import _main
-from mdssl.data.parts import Findings, Reading
+from mdssl.cli.main import _main
+from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
-from mdssl.data.prepared import open_dataset
-from mdssl.data.source_folder import layout
-from mdssl.data.splits import split_of
+from mdssl.data.sources.base import Findings, Reading
+from mdssl.data.sources.folder import layout
+from mdssl.data.sources.splits import split_of
 from mdssl.data.summary import summary
 
 

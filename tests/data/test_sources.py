@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mdssl.data.prepare import prepare
-from mdssl.data.sources import detect_kind
+from mdssl.data.sources.open import detect_kind
 
 
 @pytest.fixture

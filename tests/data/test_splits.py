@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mdssl.data.parts import Part, Source
-from mdssl.data.splits import resolve_splits
+from mdssl.data.sources.base import Part, Source
+from mdssl.data.sources.splits import resolve_splits
 
 CLASSES = ("a", "b", "c")
 

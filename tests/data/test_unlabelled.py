@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mdssl.data import convert
+from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
-from mdssl.data.prepared import open_dataset
 
 pytestmark = pytest.mark.usefixtures("miniature")
 

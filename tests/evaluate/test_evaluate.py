@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from mdssl.config.run import ProbeConfig
 from mdssl.evaluate import evaluate
 from mdssl.evaluate.evaluate import evaluate_dataset
 from mdssl.evaluate.probe import ProbeResult, run_probes
-from mdssl.run_config import ProbeConfig
 
 TRAIN, TEST = np.arange(240) % 6, np.arange(90) % 6
 SGD = ProbeConfig(probe="sgd", probe_epochs=20, probe_batch=16, probe_learning_rate=(1.0,))

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdssl import command_line
-from mdssl.cli import _main
-from mdssl.config import TrialConfig
+from mdssl.cli import parse as command_line
+from mdssl.cli.main import _main
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
-from mdssl.data.prepared import open_dataset
-from mdssl.evaluate.neighbour_sheet import neighbour_sheet
-from mdssl.evaluate.neighbours import Match, Picture, Pictures, directions, nearest
+from mdssl.evaluate.neighbors.search import Match, Picture, Pictures, directions, nearest
+from mdssl.evaluate.neighbors.sheet import neighbour_sheet
 from mdssl.pretrain.loop import train
 
 ESCAPE = "\x1b[2J"

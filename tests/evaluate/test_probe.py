@@ -6,7 +6,7 @@ from sklearn.metrics import top_k_accuracy_score
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
-from mdssl import run_config
+from mdssl.config import run as run_config
 from mdssl.evaluate import probe
 from mdssl.evaluate.classifier import standardisation
 from mdssl.evaluate.probe import PROBES, lbfgs_probe, run_probes

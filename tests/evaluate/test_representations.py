@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from mdssl.config import TrialConfig
-from mdssl.data.prepared import open_dataset
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
 from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.representations import Layer, Representations, class_means, of_trial, read, represent, write
 from mdssl.evaluate.similarity import class_similarity, stacked, summarise
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 
 
 @pytest.fixture

@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mdssl import command_line
-from mdssl.cli import _main
-from mdssl.config import TrialConfig
+from mdssl.cli import parse as command_line
+from mdssl.cli.main import _main
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import fingerprint
-from mdssl.data.prepared import open_dataset
 from mdssl.evaluate.features import extract_features
 from mdssl.export import embed, embedding_parts
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.trial_files import LoopState, load_model, write_finished
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mdssl import command_line
-from mdssl.cli import _main
-from mdssl.config import TrialConfig
+from mdssl.cli import parse as command_line
+from mdssl.cli.main import _main
+from mdssl.config.trial import TrialConfig
 from mdssl.evaluate.features import extract_features
 from mdssl.export import formats
 from mdssl.export.card import card, escaped
@@ -22,7 +22,7 @@ from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import load_pretrained, pretrained_config
 from mdssl.pretrain.trial_files import load_model
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 
 
 def random_trial(storage, **settings) -> str:

@@ -8,7 +8,7 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
-from mdssl.config import Recipe
+from mdssl.config.trial import Recipe
 from mdssl.pretrain.augment import (
     Views,
     adjust_brightness,

@@ -13,7 +13,8 @@ from tiny_trial import tiny_trial
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mdssl.config import TrialConfig
+from mdssl.config.run import RunSettings
+from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Mixture
 from mdssl.pretrain import loop, pseudo_domains, stopping
 from mdssl.pretrain.loop import train
@@ -21,7 +22,6 @@ from mdssl.pretrain.loss import mdssl_loss
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.step import two_views
 from mdssl.pretrain.stopping import StoppedError
-from mdssl.run_config import RunSettings
 
 pytestmark = pytest.mark.ddp
 

@@ -17,11 +17,11 @@ import torch
 from processes import descendants
 from tiny_trial import tiny_trial
 
-from mdssl import patience as patiences
-from mdssl.patience import StorageLostError, patience
+from mdssl.config.run import RunSettings
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.stopping import sigterm_received
-from mdssl.run_config import RunSettings
+from mdssl.storage import retry as retries
+from mdssl.storage.retry import StorageLostError, retrying
 
 EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -43,7 +43,7 @@ def disk(monkeypatch):
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(patiences, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(retries, "_FIRST_PAUSE", 0.01)
     return Disk
 
 
@@ -73,7 +73,7 @@ def test_a_checkpoint_that_a_full_disk_refuses_ends_no_training(tiny_data, tmp_p
         disk.full = {3: 10**6, 4: 10**6}.get(progress.step, 0)
         seen.append(checkpoints(tmp_path) if progress.step > 1 else [])
 
-    with patience(60):
+    with retrying(60):
         train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu", report=report)
     assert seen == [[], [1], [1, 2], [1, 2], [1, 2], [2, 5]], "those before are left alone"
     assert caplog.text.count("no checkpoint of step") == 2
@@ -85,7 +85,7 @@ def test_the_end_of_training_waits_for_the_disk(tiny_data, tmp_path, straight, d
     def report(progress):
         disk.full = 5 if progress.step == 6 else 0
 
-    with patience(60):
+    with retrying(60):
         train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu", report=report)
     assert disk.full == 0
     assert_same(tmp_path, straight)
@@ -98,7 +98,7 @@ def test_a_disk_that_stays_full_costs_no_more_than_what_came_after_the_last_chec
         disk.full = 10**6 if progress.step >= 5 else 0
 
     arguments = {"data": tiny_data, "trial_dir": tmp_path, "settings": EVERY_STEP, "device": "cpu"}
-    with patience(0.1), pytest.raises(StorageLostError, match="goes on from the last checkpoints"):
+    with retrying(0.1), pytest.raises(StorageLostError, match="goes on from the last checkpoints"):
         train(tiny_trial(), **arguments, report=report)
     assert checkpoints(tmp_path) == [3, 4]
     disk.full, again = 0, []

@@ -18,7 +18,8 @@ import torch
 import torchvision
 from tiny_trial import tiny_trial
 
-from mdssl.config import TrialConfig
+from mdssl.config.run import RunSettings
+from mdssl.config.trial import TrialConfig
 from mdssl.data.prepare import prepare
 from mdssl.pretrain import checkpoint, loop
 from mdssl.pretrain.loop import train
@@ -27,8 +28,7 @@ from mdssl.pretrain.progress import NonFiniteLossError
 from mdssl.pretrain.step import two_views
 from mdssl.pretrain.stopping import StoppedError
 from mdssl.pretrain.trial_files import load_model, read_training, write_finished
-from mdssl.run_config import RunSettings
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 
 EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
 

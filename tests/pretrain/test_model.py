@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.pretrain.model import SmallMapConv2d, build_model
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mdssl.config import Recipe
+from mdssl.config.trial import Recipe
 from mdssl.pretrain.optim import LARS, build_optimizer, learning_rate
 
 

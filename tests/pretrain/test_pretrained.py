@@ -18,13 +18,13 @@ import torch
 import torchvision
 from torch import nn
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import load_pretrained
 from mdssl.pretrain.trial_files import write_finished
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 
 
 def network(arch="resnet18", *, stem="imagenet", padding=1) -> nn.Module:

@@ -10,12 +10,12 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 from tiny_trial import tiny_trial
 
+from mdssl.config.run import RunSettings
 from mdssl.data.mixture import Mixture
 from mdssl.pretrain import pseudo_domains
 from mdssl.pretrain.loop import groups_of, objective_of, train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.pseudo_domains import PseudoDomains, certainty, epsilon_of, keep, renumber, round_due
-from mdssl.run_config import RunSettings
 
 
 def config(**changes):

@@ -8,9 +8,9 @@ import time
 import pandas as pd
 import pytest
 
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.storage.trial_log import read
 from mdssl.sweep.status import trial_statuses
-from mdssl.trial_log import read
 
 
 @pytest.mark.slow

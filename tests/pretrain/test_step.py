@@ -5,10 +5,10 @@ import pytest
 import torch
 from tiny_trial import tiny_trial
 
+from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.data.mixture import Group, Mixture
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, by_domain, by_view, loss_of, two_views
-from mdssl.run_config import RunSettings, check_gradient_caching
 
 
 def load(data, trial):

@@ -1,6 +1,6 @@
 """A trial on the tiny domains that trains in seconds."""
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 
 
 def tiny_trial(**changes) -> TrialConfig:

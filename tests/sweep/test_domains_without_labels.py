@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mdssl.cli import _main
-from mdssl.config import TrialConfig
+from mdssl.cli.main import _main
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import Fingerprint, open_dataset
 from mdssl.data.prepare import prepare
-from mdssl.data.prepared import Fingerprint, open_dataset
+from mdssl.leaderboard.board import read
 from mdssl.pretrain.loop import train, with_fingerprint
-from mdssl.results.leaderboard import read
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 from mdssl.sweep.grid import plan, trials
 from mdssl.sweep.launch import run_sweep
 from mdssl.sweep.settings import SweepSettings

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
+from mdssl.config.run import ProbeConfig
+from mdssl.leaderboard.board import read, read_rows, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import read_training
-from mdssl.results.leaderboard import read, read_rows, write_rows
-from mdssl.run_config import ProbeConfig
-from mdssl.storage import Location
-from mdssl.sweep.grid import evaluation_fingerprint, news, plan, trials
+from mdssl.storage.location import Location
+from mdssl.sweep.grid import evaluation_fingerprint, plan, still_missing, trials
 from mdssl.sweep.rows import failed_row, finished_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
-from mdssl.sweep.waiting import Others
+from mdssl.sweep.waiting import ClaimedElsewhere
 
 CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
 METHODS = [{"method": "random"}, {"method": "simclr"}, {"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}]
@@ -192,13 +192,16 @@ def test_a_failed_score_is_left_alone_until_asked_and_costs_no_other_score(setti
 def test_what_another_sweep_made_since_the_plan_is_no_longer_missing(settings, trained):
     storage, config, _ = trained
     probe, missing = settings.probe_config, ("tiny-a", "tiny-c")
-    assert news([], (), missing, settings.data, probe) == (missing, "")
-    assert news(read_rows(storage, config.trial_id), (), missing, settings.data, probe) == (("tiny-c",), "")
+    assert still_missing([], (), missing, settings.data, probe) == (missing, "")
+    assert still_missing(read_rows(storage, config.trial_id), (), missing, settings.data, probe) == (("tiny-c",), "")
     failure = failed_row(config, "NaN", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00")
     write_rows(storage, config.trial_id, [failure])
-    assert news(read_rows(storage, config.trial_id), (), missing, settings.data, probe) == ((), "NaN")
+    assert still_missing(read_rows(storage, config.trial_id), (), missing, settings.data, probe) == ((), "NaN")
     (work,) = plan(storage, [config], replace(settings, retry_failed=True))
-    assert news(read_rows(storage, config.trial_id), work.tried, missing, settings.data, probe) == (missing, "")
+    assert still_missing(read_rows(storage, config.trial_id), work.tried, missing, settings.data, probe) == (
+        missing,
+        "",
+    )
 
 
 def test_what_had_failed_before_the_plan_is_tried_again_when_another_sweep_gives_the_trial_back(settings, trained):
@@ -207,7 +210,7 @@ def test_what_had_failed_before_the_plan_is_tried_again_when_another_sweep_gives
     write_rows(storage, config.trial_id, [failure | {"finished_at": "2026-01-01T00:00:00.000+00:00"}])
     asked, told = replace(settings, retry_failed=True), []
     (work,) = plan(storage, [config], asked)
-    others = Others(storage, asked, lambda *said: told.append(said))
+    others = ClaimedElsewhere(storage, asked, lambda *said: told.append(said))
     (again,) = others.wait([work])
     assert (again.is_left, again.missing, told) == (True, work.missing, [])
     write_rows(storage, config.trial_id, [failure])

@@ -1,7 +1,7 @@
 import pytest
 
-from mdssl.config import TrialConfig
-from mdssl.results.published import published
+from mdssl.config.trial import TrialConfig
+from mdssl.paper.published import published
 from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperTrial, experiment
 
 ALL_TRIALS = [trial for found in EXPERIMENTS.values() for trial in found.trials]

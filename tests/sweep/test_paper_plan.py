@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from mdssl.config import Recipe
-from mdssl.results import leaderboard
+from mdssl.config.trial import Recipe
+from mdssl.leaderboard import board as leaderboard
 from mdssl.sweep.paper_experiments import EXPERIMENTS
 from mdssl.sweep.paper_plan import gpu_hours, plan_experiments, print_list, print_skipped, speed
 from mdssl.sweep.settings import SweepSettings

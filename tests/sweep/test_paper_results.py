@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mdssl.config import TrialConfig
-from mdssl.results.leaderboard import read, write_rows
+from mdssl.config.trial import TrialConfig
+from mdssl.leaderboard.board import read, write_rows
 from mdssl.sweep.paper_experiments import EXPERIMENTS
 from mdssl.sweep.paper_results import show_results
 from mdssl.sweep.rows import failed_row

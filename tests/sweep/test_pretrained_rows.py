@@ -5,18 +5,18 @@ import pytest
 import torch
 import torchvision
 
-from mdssl import command_line
-from mdssl.cli import _main
-from mdssl.config import TrialConfig
-from mdssl.data.prepared import open_dataset
+from mdssl.cli import parse as command_line
+from mdssl.cli.main import _main
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
 from mdssl.evaluate.features import extract_features
+from mdssl.leaderboard.board import read
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model
-from mdssl.results.leaderboard import read
-from mdssl.results.table import sweep_table
-from mdssl.storage import Location
+from mdssl.storage.location import Location
+from mdssl.tables.table import sweep_table
 
 
 @pytest.fixture(scope="module")

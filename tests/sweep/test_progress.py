@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.sweep.progress import SweepProgress
 
 CONFIG = TrialConfig(domains=("a", "b"), iterations=100, lambda2=0.1, precision="fp32")

@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mdssl.config import TrialConfig
+from mdssl.config.run import ProbeConfig
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
-from mdssl.data.prepared import open_dataset
 from mdssl.evaluate.evaluate import evaluate_dataset
+from mdssl.leaderboard.board import read, with_settings, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import load_model
-from mdssl.results.leaderboard import read, with_settings, write_rows
-from mdssl.run_config import ProbeConfig
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 from mdssl.sweep.rows import finished_row, images_of
 
 CONTEXT = {"sweep": "s", "preset": "quick", "git_commit": "", "ray_version": ""}

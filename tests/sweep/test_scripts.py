@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from mdssl.command_line import parse
+from mdssl.cli.parse import parse
 
 SCRIPTS = Path(__file__).parents[2] / "sweeps"
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdssl.cli import _main
-from mdssl.config import TrialConfig
-from mdssl.data.prepared import open_dataset
+from mdssl.cli.main import _main
+from mdssl.config.run import ProbeConfig
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
 from mdssl.evaluate import seen
 from mdssl.evaluate.representations import of_trial, read
 from mdssl.evaluate.seen import sheet_of_trial
+from mdssl.leaderboard.board import read as read_leaderboard
 from mdssl.pretrain.loop import train, with_fingerprint
-from mdssl.results.leaderboard import read as read_leaderboard
-from mdssl.run_config import ProbeConfig
-from mdssl.storage import Location
+from mdssl.storage.location import Location
 from mdssl.sweep.evaluator import Evaluator
 
 CONFIG = TrialConfig(

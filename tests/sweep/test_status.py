@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from mdssl.claim import Claim
-from mdssl.config import TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
-from mdssl.results.leaderboard import write_rows
-from mdssl.storage import Location
+from mdssl.leaderboard.board import write_rows
+from mdssl.storage.claim import Claim
+from mdssl.storage.location import Location
 from mdssl.sweep.rows import failed_row
 from mdssl.sweep.status import print_json, print_status, trial_statuses, watch_status
 

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from mdssl.config import TrialConfig
-from mdssl.results.leaderboard import write_rows
-from mdssl.storage import Location
+from mdssl.config.trial import TrialConfig
+from mdssl.leaderboard.board import write_rows
+from mdssl.storage.location import Location
 from mdssl.sweep.rows import failed_row
 from mdssl.sweep.summary import _pandas_line
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mdssl.storage import Location
-from mdssl.trial_log import read
+from mdssl.storage.location import Location
+from mdssl.storage.trial_log import read
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
 
@@ -175,7 +175,7 @@ def test_bad_input_is_one_message_and_leaves_nothing(tiny_data, tmp_path, argume
 def test_the_probe_actor_survives_a_crash(first, tiny_data):
     import ray
 
-    from mdssl.run_config import ProbeConfig
+    from mdssl.config.run import ProbeConfig
     from mdssl.sweep.evaluator import Evaluator
 
     storage, _, _ = first

@@ -19,13 +19,13 @@ import ray.train
 import torch
 from processes import ours, wait_for
 
-from mdssl import patience as patiences
-from mdssl.claim import Claim
-from mdssl.config import TrialConfig
+from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.trial import TrialConfig
+from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.loop import train
-from mdssl.results.leaderboard import read_rows, write_rows
-from mdssl.run_config import ProbeConfig, RunSettings
-from mdssl.storage import Location
+from mdssl.storage import retry as retries
+from mdssl.storage.claim import Claim
+from mdssl.storage.location import Location
 from mdssl.sweep import launch, training, trial
 from mdssl.sweep.evaluator import Evaluator
 from mdssl.sweep.grid import Work
@@ -171,9 +171,9 @@ def test_the_rows_of_a_trial_wait_for_a_disk_that_is_full(tmp_path, monkeypatch)
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(patiences, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(retries, "_FIRST_PAUSE", 0.01)
     row = trial.failed_row(CONFIG, "some reason", context=CONTEXT, started_at=trial.now())
-    with patiences.patience(60):
+    with retries.retrying(60):
         write_rows(tmp_path, CONFIG.trial_id, [row])
     assert not failures
     assert [row["error"] for row in read_rows(tmp_path, CONFIG.trial_id)] == ["some reason"]
@@ -311,7 +311,7 @@ import os, sys, time
 
 sys.path.insert(0, os.path.dirname({script!r}))
 import lambda_grid
-from mdssl.command_line import run
+from mdssl.cli.parse import run
 from mdssl.sweep import trial
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import s3_server
 
-from mdssl.cli import _main
-from mdssl.storage import Location
+from mdssl.cli.main import _main
+from mdssl.storage.location import Location
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
 

@@ -8,9 +8,9 @@ import ray.cloudpickle
 import ray.train
 import torch
 
-from mdssl.config import TrialConfig
-from mdssl.run_config import ProbeConfig, RunSettings
-from mdssl.storage import Location
+from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.trial import TrialConfig
+from mdssl.storage.location import Location
 from mdssl.sweep import evaluator, training
 
 LOAD = "import pickle, sys; pickle.load(sys.stdin.buffer); print('torch' in sys.modules)"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mdssl.claim import Claim
-from mdssl.storage import Location
+from mdssl.storage.claim import Claim
+from mdssl.storage.location import Location
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
 

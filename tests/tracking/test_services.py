@@ -4,9 +4,9 @@ import struct
 
 import pytest
 
-from mdssl.config import TrialConfig
-from mdssl.storage import Location
-from mdssl.tracking.tracks import Tracks, tell_scores
+from mdssl.config.trial import TrialConfig
+from mdssl.storage.location import Location
+from mdssl.tracking.trackers import Trackers, tell_scores
 
 CONFIG = TrialConfig(domains=("a", "b"), arch="resnet18", iterations=6, batch_per_domain=8)
 SCORE = {"status": "finished", "eval_dataset": "a", "features": "encoder", "probe": "sgd(epochs=30)"}
@@ -15,10 +15,10 @@ SCORE = {"status": "finished", "eval_dataset": "a", "features": "encoder", "prob
 def a_trial_that_was_killed_once(name, trial_dir):
     (trial_dir / "config.json").write_bytes(b"{}")  # as training does first
     for resumed_at, steps in ((0, (2, 4)), (2, (4, 6))):
-        with Tracks((name,), CONFIG, trial_dir) as tracks:
-            tracks.start(resumed_at)
+        with Trackers((name,), CONFIG, trial_dir) as trackers:
+            trackers.start(resumed_at)
             for step in steps:
-                tracks.log(step, {"loss/total": 10.0 - step})
+                trackers.log(step, {"loss/total": 10.0 - step})
     tell_scores((name,), CONFIG, trial_dir, [SCORE | {"top1": 50.0, "knn_top1": 40.0}])
 
 

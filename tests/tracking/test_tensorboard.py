@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from mdssl.config import TrialConfig
+from mdssl.config.run import RunSettings
+from mdssl.config.trial import TrialConfig
 from mdssl.pretrain.loop import train
-from mdssl.run_config import RunSettings
-from mdssl.storage import Location
-from mdssl.tracking.tracks import Tracks, tell_scores
+from mdssl.storage.location import Location
+from mdssl.tracking.trackers import Trackers, tell_scores
 
 TINY = {
     "domains": ("tiny-a", "tiny-b"),
@@ -46,10 +46,10 @@ def events(data: bytes) -> list[Event]:
 
 
 def run(trial_dir, *steps, resumed_at):
-    with Tracks(("tensorboard",), CONFIG, trial_dir) as tracks:
-        tracks.start(resumed_at)
+    with Trackers(("tensorboard",), CONFIG, trial_dir) as trackers:
+        trackers.start(resumed_at)
         for step in steps:
-            tracks.log(step, {"loss/total": step / 2})
+            trackers.log(step, {"loss/total": step / 2})
 
 
 @pytest.fixture(params=["disk", "memory"])

@@ -1,0 +1,167 @@
+"""Commands that read results: ``mdssl leaderboard``, ``figures`` and ``report``.
+
+Imports of torch and what needs it stay inside the functions: ``--help`` should not wait for them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import tyro
+
+from mdssl.cli.places import STORAGE
+from mdssl.errors import check_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaderboard:
+    method: tuple[str, ...] = ()
+    """Only these methods."""
+    train_mixture: tuple[str, ...] = ()
+    """Only these training mixtures, written cifar10+svhn."""
+    evaluate: tuple[str, ...] = ()
+    """Only these evaluation datasets."""
+    probe: str | None = None
+    """Scores of this probe; default: of each that has been run."""
+    features: str | None = None
+    """Scores of this layer: encoder | projection; default: encoder."""
+    where: tuple[str, ...] = ()
+    """Only rows that meet all of these, on any column or setting: lambda1=0.9,1.0 seed!=0 "top1>40" error=null. Quotes
+    keep > and < from the shell."""
+    columns: tuple[str, ...] = ()
+    """A row per score with these columns, or all (but config_json). Default: trial, settings that differ, and top1 by
+    dataset."""
+    pivot: str | None = None
+    """A row for each combination of the other columns, and a column for each value of this one, such as eval_dataset or
+    lambda2."""
+    over_seeds: bool = False
+    """Mean, standard deviation and number of seeds, of rows that differ in nothing else."""
+    baseline: tuple[str, ...] = ()
+    """Also the difference to the trial of the same mixture, seed and other settings that is this: a method, conditions
+    as in --where, or a trial id."""
+    sort: tuple[str, ...] = ()
+    """Columns to sort by, smallest first; name:desc is largest first."""
+    format: str | None = None
+    """table | markdown | csv | parquet | latex | json; default: as --output ends, else table."""
+    output: str | None = None
+    """Write the table to this file, whole or not at all: .txt, .md, .csv, .parquet, .tex or .json."""
+    compact: bool = False
+    """First copy all rows into one file, leaderboard-compacted.parquet, from which thousands of trials are read in a
+    moment. The files of the trials stay the truth: what changes later is still read from them."""
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+
+
+def leaderboard(settings: Leaderboard) -> None:
+    """Print what storage holds: for each training mixture and probe a table, one row a trial, top-1 in percent.
+
+    With any of --where, --columns, --pivot, --over-seeds, --baseline, --sort, --format, --output it is one table, as
+    these say. They go together; docs/leaderboard.md shows what comes out.
+
+    Examples:
+      mdssl leaderboard --method mdssl simclr --evaluate cifar10
+      mdssl leaderboard --where arch=resnet18 --sort average:desc
+      mdssl leaderboard --over-seeds --baseline simclr --output table.tex
+      mdssl leaderboard --columns method lambda1 top1 --pivot lambda2 --where eval_dataset=svhn
+      mdssl leaderboard --columns all --output leaderboard.csv
+      mdssl leaderboard --compact
+    """
+    from mdssl.leaderboard.compacted import compact
+    from mdssl.tables.printing import print_one_table
+    from mdssl.tables.table import print_leaderboard
+
+    own = (settings.where, settings.columns, settings.pivot, settings.over_seeds, settings.baseline, settings.sort)
+    one_table = any((*own, settings.format, settings.output))
+    if settings.compact:
+        print(compact(settings.storage), file=sys.stderr if one_table else sys.stdout)
+    choice = {"method": settings.method, "train_mixture": settings.train_mixture}
+    if not one_table:
+        print_leaderboard(
+            settings.storage,
+            **choice,
+            evaluate=settings.evaluate,
+            probe=settings.probe,
+            features=settings.features or "encoder",
+        )
+        return
+    choice |= {"eval_dataset": settings.evaluate, "probe": (settings.probe,) if settings.probe else ()}
+    choice |= {"features": (settings.features,) if settings.features else ()}
+    print_one_table(
+        settings.storage,
+        choice=choice,
+        where=settings.where,
+        columns=settings.columns,
+        pivot=settings.pivot,
+        over_seeds=settings.over_seeds,
+        baseline=settings.baseline,
+        sort=settings.sort,
+        format=settings.format,
+        output=settings.output,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which figures: kinds, such as lambda-heatmap, or names of single files; default: all."""
+    output: str = "figures"
+    """Folder or bucket to write them to."""
+    formats: tuple[str, ...] = ("svg",)
+    """svg (text that can be selected) | png (200 dots an inch) | pdf (fonts embedded); several give several files."""
+    width: float | None = None
+    """Of each figure, in inches: 3.3 is a column of print, 7 a page; default: what suits the figure."""
+    trial: str | None = None
+    """Figures of this trial while it trained, instead of those of the leaderboard: 12 hex digits."""
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+
+
+def figures(settings: Figures) -> None:
+    """Draw the figures that the leaderboard can give, those of the paper among them, or those of one trial.
+
+    Each file is named as it is written, with its title and caption, then the figures that cannot be drawn, and why.
+
+    Examples:
+      mdssl figures --formats svg pdf
+      mdssl figures lambda-heatmap --output paper/figures --formats pdf --width 3.3
+      mdssl figures --trial 0123456789ab
+    """
+    from mdssl.figures.writing import write_figures
+
+    if settings.width is not None:
+        check_number("width of figures in inches", settings.width, low=2, high=40)
+    write_figures(
+        settings.storage,
+        settings.output,
+        names=settings.names,
+        formats=settings.formats,
+        width=settings.width,
+        trial_id=settings.trial,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    output: str = "report"
+    """Folder or bucket for the report: new, empty, or with an earlier one, of which only what changed is written."""
+    watch: bool = False
+    """Bring it up to date every 30 seconds, or every few minutes where there is much to draw, until Ctrl-C; its first
+    page then renews itself in the browser."""
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+
+
+def report(settings: Report) -> None:
+    """Write a folder of HTML that opens without a network: a page for all trials, one for each, and the paper's claims.
+
+    Examples:
+      mdssl report --output report
+      mdssl report --storage s3://bucket/results --watch
+    """
+    from mdssl.report.build import watch_report, write_report
+
+    if settings.watch:
+        watch_report(settings.storage, settings.output)
+    else:
+        print(write_report(settings.storage, settings.output, progress=True))

@@ -1,0 +1,145 @@
+"""Commands for single trials, and for what trials do: ``mdssl train``, ``probe``, ``status`` and ``log``.
+
+Imports of torch and what needs it stay inside the functions: ``--help`` should not wait for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated
+
+import tyro
+
+from mdssl.cli.places import DATA, STORAGE
+from mdssl.config.presets import PRESETS
+from mdssl.config.run import ProbeConfig, RunSettings, check_gradient_caching
+from mdssl.config.trial import ClusterSettings, TrialConfig, foreign_cluster_settings
+from mdssl.errors import InputError, check_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(TrialConfig, RunSettings):
+    data_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
+    weights: Annotated[str, tyro.conf.Suppress] = ""
+    weights_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
+    input_size: Annotated[int | None, tyro.conf.Suppress] = None
+    preset: str = "quick"
+    """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar (ResNet-18, cifar
+    stem, 100 epochs: one GPU) | paper (section 3.1)."""
+    device: str = "auto"
+    """cpu | cuda | auto (a GPU where there is one)."""
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+    data: str = DATA
+    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
+
+    def __post_init__(self) -> None:
+        check_name("preset", self.preset, PRESETS)
+        if self.method == "random" and self.domains == PRESETS[self.preset].get("domains"):
+            # The preset's domains, which nobody asked for.
+            object.__setattr__(self, "domains", ())
+        self._refuse_settings_of_other_methods()
+        TrialConfig.__post_init__(self)
+        RunSettings.__post_init__(self)
+        check_gradient_caching(self, self)
+
+    def _refuse_settings_of_other_methods(self) -> None:
+        for field in fields(ClusterSettings):
+            unasked = PRESETS[self.preset].get(field.name, field.default)
+            if field.name in foreign_cluster_settings(self.method) and getattr(self, field.name) != unasked:
+                raise InputError(
+                    f"{field.name} is {getattr(self, field.name)!r}, but method {self.method!r} has no such setting; "
+                    "leave it out, or choose a clustered method."
+                )
+
+
+def train(settings: Train) -> None:
+    """Train one encoder without Ray, or go on with it. Under torchrun each process is a worker of the one trial.
+
+    Examples:
+      mdssl train --lambda1 0.9 --lambda2 0.1
+      torchrun --nproc-per-node 2 -m mdssl train --lambda1 0.9 --lambda2 0.1
+    """
+    from mdssl.pretrain.standalone import train_standalone
+
+    train_standalone(settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(ProbeConfig):
+    trial_id: tyro.conf.Positional[str] = ""
+    """A trained trial: the 12 hex digits that `mdssl train` and the leaderboard print."""
+    weights: str = ""
+    """Instead of a trial: the file of an encoder that was pretrained elsewhere: torchvision, timm, solo-learn, lightly,
+    Bolts, safetensors."""
+    input_size: int | None = None
+    """Pixels that images are resized to for it; default: as they are prepared. 224 for most ImageNet encoders."""
+    evaluate: tuple[str, ...] = ()
+    """Prepared datasets to score on; default: those the trial was trained on that have labels."""
+    device: str = "auto"
+    """cpu | cuda | auto (a GPU where there is one)."""
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+    data: str = DATA
+    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
+
+
+def probe(settings: Probe) -> None:
+    """Score a trained encoder on more datasets, or with another probe, and add the rows to the leaderboard.
+
+    Examples:
+      mdssl probe 0123456789ab --evaluate stl10 --probe sgd
+      mdssl probe --weights resnet50.pth --input-size 224 --evaluate cifar10
+    """
+    from mdssl.sweep.standalone import probe_standalone
+
+    probe_standalone(settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    watch: bool = False
+    """Say it again every few seconds, until Ctrl-C."""
+    json: bool = False
+    """As a JSON list with one entry a trial, for scripts."""
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+
+
+def status(settings: Status) -> None:
+    """Say what every trial in a storage is doing: where, how far, how fast, ETA; and why what failed did.
+
+    Examples:
+      mdssl status --storage s3://bucket/results
+      mdssl status --watch
+    """
+    from mdssl.sweep.status import print_json, print_status, watch_status
+
+    if settings.json and settings.watch:
+        raise InputError("json and watch go not together; call `mdssl status --json` as often as you need it.")
+    if settings.json:
+        print_json(settings.storage)
+    elif settings.watch:
+        watch_status(settings.storage)
+    else:
+        print_status(settings.storage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    trial_id: tyro.conf.Positional[str]
+    """A trial: the 12 hex digits that `mdssl status` and the leaderboard print."""
+    follow: bool = False
+    """Go on with what is new, until Ctrl-C."""
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+
+
+def log(settings: Log) -> None:
+    """Print what the processes of a trial have logged, warned of and printed, over all its starts, with tracebacks.
+
+    Example: mdssl log 0123456789ab --follow
+    """
+    from mdssl.storage.trial_log import print_log
+
+    print_log(settings.storage, settings.trial_id, follow=settings.follow)

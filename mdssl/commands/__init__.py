@@ -1,1 +1,0 @@
-"""The commands of ``mdssl``: a settings class and a function for each, by subject."""

@@ -1,0 +1,317 @@
+"""What one trial is: frozen dataclasses, checked once, where they are made.
+
+A setting is one field here with its docstring; ``mdssl train`` and every script in ``sweeps/`` take their flags from
+these classes, so a new setting needs no other place than this and the code that acts on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mdssl.config.field_types import check_types
+from mdssl.errors import InputError, check_name, check_number
+
+METHODS = ("simclr", "mdssl", "mdssl-clustered", "mdssl-robust", "pretrained", "random")
+UNTRAINED = ("pretrained", "random")
+"""Methods that train nothing here, and so have no domains."""
+CLUSTERED = ("mdssl-clustered", "mdssl-robust")
+"""Methods that find their domains themselves."""
+ARCHS = ("resnet18", "resnet50")
+STEMS = ("imagenet", "cifar")
+PRETRAINED_STEMS = (*STEMS, "cifar-pad2")
+"""Those that an encoder from elsewhere may have; see `mdssl.pretrain.pretrained`."""
+NORMS = ("batch", "group")
+BATCHINGS = ("joint", "per-domain")
+OUTLIER_RULES = ("farthest", "runner-up")
+CLUSTER_SPACES = ("projection", "encoder")
+OPTIMIZERS = ("lars", "sgd", "adamw")
+PRECISIONS = ("auto", "bf16", "fp32")
+INITIAL_SETTINGS = ("method", "arch", "stem", "norm", "projection_dim", "seed")
+"""Settings of an encoder before its first step. Nothing else can make two untrained encoders differ."""
+PRETRAINED_SETTINGS = ("weights", "weights_fingerprint", "input_size")
+OUTLIER_SETTINGS = ("epsilon", "epsilon_final", "outlier_rule")
+CLUSTER_SETTINGS = (
+    "num_clusters", "warmup_iterations", "recluster_every", "cluster_space", "cluster_normalised", *OUTLIER_SETTINGS
+)  # fmt: skip
+
+RECIPE_VERSION = 1
+"""Part of every ``trial_id``. Raise it whenever training itself changes by more than rounding, so that no old encoder
+passes for a new one."""
+CLUSTERING_VERSION = 2
+"""The same of clustered methods alone. 2: K-Means tries its starts on a sample of the images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How encoders are trained: what a sweep holds fixed. The defaults are the paper's (section 3.1, tables 6, 7)."""
+
+    arch: str = "resnet50"
+    """Encoder, torchvision's: resnet18 | resnet50."""
+    stem: str = "imagenet"
+    """First layers: imagenet (7x7 stride 2 and max-pool, as the paper) | cifar (3x3 stride 1, no pool: slower, better
+    at 32x32)."""
+    norm: str = "batch"
+    """Normalisation layers: batch | group (GroupNorm: the same curve with any number of workers, on CPU as well)."""
+    projection_dim: int = 128
+    """Width of the representations that the loss compares."""
+    batching: str = "joint"
+    """joint: one encoder pass over all domains | per-domain: a pass each, so that batch-norm sees one domain at a time.
+    """
+    batch_per_domain: int = 1024
+    """Images of each domain in a step, over all workers; each gives two views."""
+    iterations: int = 48_000
+    """Training steps."""
+    optimizer: str = "lars"
+    """lars | sgd (momentum 0.9 in both) | adamw."""
+    learning_rate: float = 4.0
+    """Peak learning rate; linear warm-up, then cosine to zero."""
+    lr_warmup_iterations: int = 480
+    """Steps of linear learning-rate warm-up."""
+    weight_decay: float = 1e-6
+    """Weight decay; never on biases and normalisation parameters."""
+    precision: str = "auto"
+    """Encoder arithmetic: bf16 (autocast) | fp32 | auto (bf16 where the hardware multiplies it; asked on the machine
+    that starts the run, so name it where workers have other hardware). The loss is float32."""
+    crop_min_area: float = 0.08
+    """Smallest area of a random resized crop, as a share of the image."""
+    jitter_strength: float = 0.5
+    """Strength of SimCLR's colour jitter: 0.5 is its value at 32x32, 0 turns it off."""
+    blur_probability: float = 0.5
+    """Share of views that get a Gaussian blur."""
+
+    @property
+    def _stems(self) -> tuple[str, ...]:
+        return STEMS
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_name("encoder (arch)", self.arch, ARCHS)
+        check_name("stem", self.stem, self._stems)
+        check_name("norm", self.norm, NORMS)
+        check_name("batching", self.batching, BATCHINGS)
+        check_name("optimizer", self.optimizer, OPTIMIZERS)
+        check_name("precision", self.precision, PRECISIONS)
+        check_number("batch_per_domain", self.batch_per_domain, low=2, hint="A contrastive loss needs other images.")
+        check_number("iterations", self.iterations, low=1)
+        check_number("projection_dim", self.projection_dim, low=1)
+        check_number("learning_rate", self.learning_rate, low=0)
+        check_number("lr_warmup_iterations", self.lr_warmup_iterations, low=0)
+        check_number("weight_decay", self.weight_decay, low=0)
+        check_number("crop_min_area", self.crop_min_area, low=0.01, high=1)
+        check_number("jitter_strength", self.jitter_strength, low=0, high=1)
+        check_number("blur_probability", self.blur_probability, low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """How the clustered methods find their domains. The defaults are the paper's (section 4)."""
+
+    num_clusters: int | None = None
+    """Pseudo-domains K; default: as many as training domains."""
+    warmup_iterations: int = 480
+    """Steps of SimCLR on the union before the first clustering."""
+    recluster_every: int = 2_400
+    """Steps between two clusterings."""
+    cluster_space: str = "projection"
+    """What is clustered: projection (the representations that the loss compares) | encoder (the features)."""
+    cluster_normalised: bool = True
+    """Whether it is l2-normalised first, as the loss does it."""
+    epsilon: float = 1.0
+    """mdssl-robust: ε of eq. 5 at the first clustering. A larger one leaves out more images, 0 leaves out none."""
+    epsilon_final: float = 0.01
+    """mdssl-robust: ε at the last clustering; it decays exponentially from one to the other."""
+    outlier_rule: str = "farthest"
+    """mdssl-robust: which distances eq. 5 divides by that to the nearest centroid: farthest (as printed) | runner-up
+    (as the paper's prose)."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.num_clusters is not None:
+            check_number("num_clusters", self.num_clusters, low=1)
+        check_number("warmup_iterations", self.warmup_iterations, low=0)
+        check_number("recluster_every", self.recluster_every, low=1)
+        check_name("cluster space", self.cluster_space, CLUSTER_SPACES)
+        check_name("outlier rule", self.outlier_rule, OUTLIER_RULES)
+        check_number("epsilon", self.epsilon, low=0)
+        if self.epsilon > 0:
+            check_number("epsilon_final", self.epsilon_final, low=0, high=self.epsilon, hint="It decays from epsilon.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig(Recipe, ClusterSettings):
+    """Everything that can change one trained encoder, and nothing else.
+
+    Worker count, paths, device and checkpoint interval are not in it, evaluation neither: they change what a run costs
+    or what is asked of its encoder, not the encoder.
+
+    Raises:
+        ValueError: a setting that training cannot mean; the message says what is allowed.
+    """
+
+    method: str = "mdssl"
+    """simclr (the union of all domains as one) | mdssl (domain labels known) | mdssl-clustered (unknown: K-Means finds
+    them) | mdssl-robust (the same, without outliers) | pretrained (an encoder from elsewhere) | random (an untrained
+    encoder)."""
+    domains: tuple[str, ...] = ()
+    """Names of prepared datasets to train on, one domain each."""
+    lambda1: float = 1.0
+    """Weight of the within-domain term (eq. 3), in (0, 1]. The paper's figures label this axis -lambda1."""
+    lambda2: float = 0.0
+    """Weight of the across-domain term (eq. 4), at least 0; useful up to about 0.2."""
+    temperature: float = 0.1
+    """Temperature tau of the similarities (eq. 1), at least 0.02."""
+    seed: int = 0
+    """Seed of initial weights, batches and views."""
+    data_fingerprint: str = ""
+    """What the training images were: see `mdssl.data.mixture.fingerprint`. Filled in by whoever opens the data."""
+    weights: str = ""
+    """Method pretrained: the file that the encoder comes from. Its arch and stem are the file's."""
+    weights_fingerprint: str = ""
+    """Method pretrained: what the weights are; see `mdssl.pretrain.pretrained.Pretrained`."""
+    input_size: int | None = None
+    """Method pretrained: pixels that images are resized to before they are encoded; default: as they are prepared."""
+
+    def __post_init__(self) -> None:
+        Recipe.__post_init__(self)
+        ClusterSettings.__post_init__(self)
+        if self.precision == "auto":
+            object.__setattr__(self, "precision", _hardware_precision())
+        check_name("method", self.method, METHODS)
+        check_lambda1(self.lambda1)
+        check_number("lambda2", self.lambda2, low=0, hint="It weighs how far domains are pushed apart.")
+        check_number(
+            "temperature", self.temperature, low=0.02, hint="Below it, exp(1/temperature) leaves the range of float32."
+        )
+        check_number("seed", self.seed, low=0)
+        check_mixture(self.domains)
+        if (self.method == "pretrained") != bool(self.weights_fingerprint):
+            raise InputError(
+                f"method {self.method!r} and weights {self.weights!r} do not go together: a pretrained encoder is made "
+                "by `mdssl probe --weights FILE`, or in a sweep by --pretrained FILE."
+            )
+        if self.method in UNTRAINED and self.domains:
+            raise InputError(
+                f"method {self.method!r} trains on nothing, but domains are {'+'.join(self.domains)!r}; leave domains "
+                "out."
+            )
+        if self.method not in UNTRAINED and not self.domains:
+            raise InputError(f"method {self.method!r} needs domains to train on; give at least one prepared dataset.")
+        if self.method == "simclr" and (self.lambda1, self.lambda2) != (1.0, 0.0):
+            raise InputError(
+                f"method 'simclr' has no domains to weigh, but lambda1, lambda2 are {self.lambda1}, {self.lambda2}; "
+                "it allows only 1, 0. For other values use method 'mdssl'."
+            )
+        if self.method in CLUSTERED and self.num_clusters is None:
+            object.__setattr__(self, "num_clusters", len(self.domains))
+        if self.method in CLUSTERED and self.warmup_iterations >= self.iterations:
+            raise InputError(
+                f"warmup_iterations is {self.warmup_iterations}, but iterations is {self.iterations}: {self.method!r} "
+                "would never look for its domains. Shorten the warm-up, or use method 'simclr'."
+            )
+        # -0.0 and 0.0 are the same weight and must be the same trial.
+        object.__setattr__(self, "lambda2", self.lambda2 + 0.0)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrialConfig:
+        """Make a config from plain values, e.g. a parsed ``config.json``.
+
+        Raises:
+            ValueError: an unknown key (the nearest valid one is named), or a value that is not allowed.
+        """
+        valid = [field.name for field in fields(cls)]
+        for key in values:
+            check_name("config key", key, valid)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; `from_dict` is its inverse."""
+        return asdict(self) | {"domains": list(self.domains)}
+
+    @property
+    def _stems(self) -> tuple[str, ...]:
+        return PRETRAINED_STEMS if self.method == "pretrained" else STEMS
+
+    @property
+    def train_mixture(self) -> str:
+        """The domains as the leaderboard writes them: ``cifar10+svhn``, in the order given."""
+        return "+".join(self.domains)
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Versions of what trains this trial, by name; part of `trial_id`."""
+        return {"recipe_version": RECIPE_VERSION} | (
+            {"recipe_version_clustering": CLUSTERING_VERSION} if self.method in CLUSTERED else {}
+        )
+
+    @property
+    def trial_id(self) -> str:
+        """12 hex digits of a SHA-256 over all that can change the encoder, `versions` included."""
+        identity = relevant_settings(self.to_dict()) | self.versions
+        # What the file is called changes nothing.
+        identity.pop("weights", None)
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def foreign_cluster_settings(method: str | None) -> tuple[str, ...]:
+    """Those of `ClusterSettings` that mean nothing to ``method``."""
+    return {"mdssl-robust": (), "mdssl-clustered": OUTLIER_SETTINGS}.get(method, CLUSTER_SETTINGS)
+
+
+def relevant_settings(trial: dict[str, Any]) -> dict[str, Any]:
+    """Those settings of a trial (`TrialConfig.to_dict`) that its method has: what can change its encoder."""
+    method = trial.get("method")
+    if method == "random":
+        return {name: value for name, value in trial.items() if name in INITIAL_SETTINGS}
+    if method == "pretrained":
+        own = ("method", "arch", "stem", *PRETRAINED_SETTINGS)
+        return {name: value for name, value in trial.items() if name in own}
+    other = foreign_cluster_settings(method)
+    if method == "mdssl-robust" and trial["num_clusters"] <= 2:
+        # The farthest of two centroids is the runner-up.
+        other = ("outlier_rule",)
+    other = {*other, *PRETRAINED_SETTINGS}
+    return {name: value for name, value in trial.items() if name not in other}
+
+
+def is_trial_id(name: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{12}", name) is not None
+
+
+def check_trial_id(trial_id: str) -> None:
+    """Raise ``ValueError`` where ``trial_id`` is none."""
+    if not is_trial_id(trial_id):
+        raise InputError(f"trial id {trial_id!r} is not one: it has 12 hex digits, such as 0123456789ab.")
+
+
+def check_lambda1(value: float) -> None:
+    """Raise ``ValueError`` unless ``value`` lies in (0, 1]."""
+    if 0 < value <= 1:
+        return
+    hint = "The paper stays at 0.9 or above."
+    if -1 <= value < 0:
+        hint = f"The paper's figures label this axis -lambda1: what they call {value:g} is lambda1 = {-value:g}."
+    raise InputError(f"lambda1 is {value:g}; it must lie in (0, 1]. {hint}")
+
+
+def check_mixture(domains: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` if a domain stands twice in ``domains`` or a name cannot be part of ``a+b``."""
+    for name in domains:
+        if domains.count(name) > 1:
+            raise InputError(
+                f"domain {name!r} stands {domains.count(name)} times in {'+'.join(domains)!r}; name each once."
+            )
+        if "+" in name:
+            raise InputError(f"domain {name!r} holds a '+', which joins domains; give them as separate names.")
+
+
+def _hardware_precision() -> str:
+    """bf16 autocast gains where the hardware multiplies bf16, and loses several-fold where it does not."""
+    import torch
+
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if on_gpu or torch.cpu._is_avx512_bf16_supported() else "fp32"

@@ -1,0 +1,182 @@
+"""Readers of Tiny ImageNet and ImageNet, whose classes are WordNet IDs such as n01443537.
+
+A class's number is the place of its ID among the sorted IDs, the usual numbering of ImageNet's 1,000 classes; Tiny
+ImageNet's own ``wnids.txt`` lists its 200 in another order.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from mdssl.data.sources.base import Part
+from mdssl.data.sources.folder import subfolders
+from mdssl.data.sources.raw import Read, naming
+from mdssl.data.sources.scan import suffixes
+from mdssl.errors import InputError
+
+SOLUTION = "LOC_val_solution.csv"
+SYNSETS = "LOC_synset_mapping.txt"
+DEVKIT = "ILSVRC2012_devkit_t12/data"
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+
+
+def read_tiny_imagenet(root: Path) -> Read:
+    """Tiny ImageNet; its test images are published without labels and left out.
+
+    Raises:
+        ValueError: a text file is missing or broken, a class has no images, or an annotation names an absent image or
+            an unknown class.
+    """
+    folder = root / "tiny-imagenet-200"
+    wnids = sorted(filter(None, map(str.strip, _lines(folder / "wnids.txt"))))
+    annotations = folder / "val/val_annotations.txt"
+    labelled = {}
+    for number, line in enumerate(_lines(annotations), 1):
+        columns = line.split("\t")
+        if len(columns) < 2:
+            raise InputError(
+                f"{annotations} line {number} is {line!r}; it must have an image and a WordNet ID with a tab between. "
+                "Fetch it again."
+            )
+        labelled[columns[0]] = columns[1]
+    parts = {
+        "train": _class_folders(folder, [folder / "train" / wnid / "images" for wnid in wnids]),
+        "validation": _annotated(folder, folder / "val/images", annotations, labelled, wnids),
+    }
+    return _class_names(wnids, _first_words(_lines(folder / "words.txt"))), parts
+
+
+def read_imagenet(root: Path) -> Read:
+    """ImageNet (ILSVRC 2012): class folders in ``train``, and in ``val`` class folders or just images.
+
+    Of images without class folders, Kaggle's ``LOC_val_solution.csv`` or the unpacked devkit says the classes; it
+    stands beside ``train`` or up to three folders above, as in Kaggle's ``ILSVRC/Data/CLS-LOC``. The class names come
+    from ``LOC_synset_mapping.txt`` or the devkit; without both, the WordNet IDs are the names.
+
+    Raises:
+        ValueError: there are no class folders, one has no images, nothing says the classes of ``val``, or what says
+            them names an absent image or an unknown class.
+    """
+    wnids = [folder.name for folder in subfolders(root / "train")]
+    if not wnids:
+        raise InputError(
+            f"{root / 'train'} has no class folders; expected train/<WordNet ID>/<image>.JPEG. Unpack each class's tar "
+            "file into a folder of its name."
+        )
+    solution, synsets, devkit = (_upwards(root, name) for name in (SOLUTION, SYNSETS, DEVKIT))
+    meta = _devkit_classes(devkit / "meta.mat") if devkit else []
+    if subfolders(root / "val"):
+        validation = _class_folders(root, [root / "val" / wnid for wnid in wnids])
+    elif solution:
+        validation = _annotated(root, root / "val", solution, _solved(solution), wnids)
+    elif devkit:
+        truth = devkit / GROUND_TRUTH
+        wnid_by_id = {number: wnid for number, wnid, _ in meta}
+        with naming(truth):
+            # One line per image, in the order of the images' own numbers.
+            answers = [wnid_by_id.get(int(line), f"number {line}") for line in _lines(truth)]
+        labelled = {f"ILSVRC2012_val_{number:08d}.JPEG": wnid for number, wnid in enumerate(answers, 1)}
+        validation = _annotated(root, root / "val", truth, labelled, wnids)
+    else:
+        raise InputError(
+            f"nothing says the classes of the images in {root / 'val'}: it has no class folders, and neither "
+            f"{SOLUTION} nor {DEVKIT} is beside it. Put one of them into {root}, or sort the images into class folders."
+        )
+    words = _first_words(_lines(synsets)) if synsets else {wnid: words.split(",")[0] for _, wnid, words in meta}
+    parts = {"train": _class_folders(root, [root / "train" / wnid for wnid in wnids]), "validation": validation}
+    return _class_names(wnids, words), parts
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"{path} is missing. Put it there; it comes with the images.")
+    with naming(path):
+        return path.read_text().splitlines()
+
+
+def _first_words(lines: list[str]) -> dict[str, str]:
+    """The first of the words of each WordNet ID, from lines like ``n01443537  goldfish, Carassius auratus``."""
+    pairs = [line.split(maxsplit=1) for line in lines]
+    return {pair[0]: pair[1].split(",")[0].strip() for pair in pairs if len(pair) == 2}
+
+
+def _class_names(wnids: list[str], words: dict[str, str]) -> tuple[str, ...]:
+    """A different name for each class: its word, with its ID where another class has that word too."""
+    names = [words.get(wnid, wnid) for wnid in wnids]
+    times = Counter(names)
+    return tuple(name if times[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True))
+
+
+def _class_folders(root: Path, folders: list[Path]) -> Part:
+    """The images directly in ``folders``, one folder per class."""
+    names: list[str] = []
+    counts = []
+    for folder in folders:
+        found = os.listdir(folder) if folder.is_dir() else []
+        found = sorted(name for name in found if PurePath(name).suffix.lower() in suffixes() and name[0] != ".")
+        if not found:
+            raise InputError(f"class folder {folder} is missing or has no images. Unpack its images again.")
+        names += found
+        counts.append(len(found))
+    return _files_part(root, folders, names, np.repeat(np.arange(len(folders)), counts))
+
+
+def _annotated(root: Path, folder: Path, said_by: Path, labelled: dict[str, str], wnids: list[str]) -> Part:
+    """The images in ``folder`` that are in ``labelled``, image -> WordNet ID, in its order."""
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    absent = [name for name in labelled if name not in present]
+    if absent:
+        raise InputError(
+            f"{said_by} names {len(absent)} images that are not in {folder}, {absent[0]!r} for one. Unpack the "
+            "validation images again."
+        )
+    numbers = {wnid: number for number, wnid in enumerate(wnids)}
+    unknown = [(name, wnid) for name, wnid in labelled.items() if wnid not in numbers]
+    if unknown:
+        raise InputError(
+            f"{said_by} puts {unknown[0][0]!r} into the class {unknown[0][1]!r}, which the training images do not have "
+            f"({len(unknown)} such images). Take both from the same dataset, and all classes of it."
+        )
+    labels = np.array([numbers[wnid] for wnid in labelled.values()], dtype=np.int64)
+    return _files_part(root, [folder] * len(wnids), list(labelled), labels)
+
+
+def _files_part(root: Path, folders: list[Path], names: list[str], labels: np.ndarray) -> Part:
+    """The images ``folders[label] / name``; messages name them relative to ``root``."""
+
+    # Joined when asked for: a million paths would take half a gigabyte.
+    def path(row: int) -> Path:
+        return folders[labels[row]] / names[row]
+
+    def read(rows: np.ndarray) -> Iterator[Path]:
+        return (path(row) for row in rows)
+
+    return Part(labels, lambda row: str(path(row).relative_to(root.parent)), read)
+
+
+def _upwards(root: Path, name: str) -> Path | None:
+    """``name`` in ``root`` or up to three folders above it."""
+    return next((place / name for place in (root, *root.parents[:3]) if (place / name).exists()), None)
+
+
+def _solved(path: Path) -> dict[str, str]:
+    """Image -> WordNet ID from rows like ``ILSVRC2012_val_00000001,n01751748 156 48 272 332``, by image."""
+    with naming(path), open(path, newline="") as file:
+        rows = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+    return {f"{image}.JPEG": rows[image] for image in sorted(rows)}
+
+
+def _devkit_classes(path: Path) -> list[tuple[int, str, str]]:
+    """The devkit's own number, the WordNet ID and the words of each class; its groups of classes are passed over."""
+    from scipy.io import loadmat
+
+    with naming(path):
+        synsets = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
+        leaves = synsets[synsets["num_children"] == 0]
+        return [(int(leaf["ILSVRC2012_ID"]), str(leaf["WNID"]), str(leaf["words"])) for leaf in leaves]

@@ -1,0 +1,160 @@
+"""Readers of the files in which the catalogue's datasets are published; ``source_imagenet`` has those of ImageNet.
+
+Read here rather than by torchvision's classes: those insist on MD5 sums of files that nobody needs (STL-10's 2.6 GB of
+unlabelled images), load what a pickle asks for, and answer a missing file with "not found or corrupted".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdssl.data.sources.base import Part
+from mdssl.data.sources.folder import class_folder, folder_source, paths_part
+from mdssl.errors import InputError
+
+# What one reader returns: the class names, and the parts by split.
+Read = tuple[tuple[str, ...], dict[str, Part]]
+
+STL10_SHAPE = (3, 96, 96)
+CIFAR_SHAPE = (3, 32, 32)
+CHESTXRAY_CLASSES = ("NORMAL", "PNEUMONIA")
+
+
+def read_cifar(root: Path, train: list[str], test: list[str], meta: str, labels_key: str, names_key: str) -> Read:
+    """CIFAR-10 and CIFAR-100: pickled batches of flat rows, channels first.
+
+    Args:
+        root: the folder that the paths are relative to.
+        train, test: the batch files of each split.
+        meta: the file with the class names, under ``names_key``.
+        labels_key: where a batch holds its labels.
+    """
+    (classes,) = _unpickle(root / meta, names_key)
+    parts = {}
+    for split, files in {"train": train, "test": test}.items():
+        for file in files:
+            with naming(root / file):
+                rows, labels = _unpickle(root / file, "data", labels_key)
+                pixels = rows.reshape(-1, *CIFAR_SHAPE).transpose(0, 2, 3, 1)
+                batch = _pixels_part(file, pixels, np.array(labels))
+            parts[split] = Part.join(parts[split], batch) if split in parts else batch
+    return tuple(classes), parts
+
+
+def read_svhn(root: Path) -> Read:
+    """SVHN, cropped digits: MATLAB files with X (32, 32, 3, N) and y (N, 1), in which the digit 0 is labelled 10."""
+    from scipy.io import loadmat
+
+    parts = {}
+    for split in ("train", "test"):
+        path = root / f"{split}_32x32.mat"
+        with naming(path):
+            file = loadmat(path)
+            parts[split] = _pixels_part(path.name, file["X"].transpose(3, 0, 1, 2), file["y"].ravel() % 10)
+    return tuple(str(digit) for digit in range(10)), parts
+
+
+def read_stl10(root: Path, unlabelled: bool = False) -> Read:
+    """STL-10: bytes in the order channel, column, row; labels from 1 to 10; the unlabelled images where asked for."""
+    folder = root / "stl10_binary"
+    parts = {}
+    for split in ("train", "test"):
+        path = folder / f"{split}_X.bin"
+        with naming(path):
+            labels = np.fromfile(folder / f"{split}_y.bin", dtype=np.uint8).astype(np.int64) - 1
+            parts[split] = _pixels_part(path.name, _stl10_images(path), labels)
+    if unlabelled:
+        path = folder / "unlabeled_X.bin"
+        with naming(path):
+            images = _stl10_images(path)
+            parts["unlabelled"] = _pixels_part(path.name, images, np.full(len(images), -1))
+    return tuple((folder / "class_names.txt").read_text().split()), parts
+
+
+def _stl10_images(path: Path) -> np.ndarray:
+    return np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, *STL10_SHAPE).transpose(0, 3, 2, 1)
+
+
+def read_dtd(root: Path) -> Read:
+    """DTD, partition 1: train and val together are the train split, as the paper counts them."""
+    lists = {}
+    for split in ("train", "val", "test"):
+        path = root / f"dtd/labels/{split}1.txt"
+        with naming(path):
+            lists[split] = path.read_text().split()
+    classes = tuple(sorted({line.split("/")[0] for lines in lists.values() for line in lines}))
+    parts = {}
+    for split, lines in lists.items():
+        paths = [root / "dtd/images" / line for line in lines]
+        parts[split] = paths_part(root / "dtd", paths, [classes.index(line.split("/")[0]) for line in lines])
+    return classes, {"train": Part.join(parts["train"], parts["val"]), "test": parts["test"]}
+
+
+def read_eurosat(root: Path) -> Read:
+    """EuroSAT, RGB: one folder of class folders, no official split."""
+    source = folder_source(root / "2750")
+    return source.classes, source.parts
+
+
+def read_chestxray(root: Path) -> Read:
+    """Chest X-rays (Kermany et al. 2018) as Kaggle has them: train, test and a val folder of 16 images."""
+    folder = root / "chest_xray"
+    parts = {}
+    for split, name in {"train": "train", "test": "test", "validation": "val"}.items():
+        if split == "validation" and not (folder / name).is_dir():
+            continue
+        found = [class_folder(folder / name / label) for label in CHESTXRAY_CLASSES]
+        labels = [label for label, paths in enumerate(found) for _ in paths]
+        parts[split] = paths_part(folder, [path for paths in found for path in paths], labels)
+    return CHESTXRAY_CLASSES, parts
+
+
+def _pixels_part(name: str, images: np.ndarray, labels: np.ndarray) -> Part:
+    if len(images) != len(labels):
+        raise InputError(f"{name} has {len(images)} images and {len(labels)} labels")
+
+    def read(rows: np.ndarray) -> Iterator[np.ndarray]:
+        return (np.ascontiguousarray(images[row]) for row in rows)
+
+    return Part(labels.astype(np.int64), lambda row: f"{name} row {row}", read)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles dicts, lists, strings and NumPy arrays; a pickle that asks for any other code is refused."""
+
+    ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "encode"})
+    MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy._core.numeric", "_codecs"})
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module not in self.MODULES or name not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR batch needs")
+        # The published files name NumPy 1's modules.
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _unpickle(path: Path, *keys: str) -> list:
+    """The values under ``keys`` of the dict that is pickled in ``path``."""
+    with naming(path), open(path, "rb") as file:
+        # Written by Python 2: its str is bytes here, and latin-1 keeps every byte.
+        content = _ArraysOnly(file, encoding="latin1").load()
+        return [content[key] for key in keys]
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Answer whatever a reader raises on broken bytes with one message that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise InputError(
+            f"{path} cannot be read: {str(error) or type(error).__name__}. It may be cut off or changed: fetch it "
+            "again."
+        ) from error

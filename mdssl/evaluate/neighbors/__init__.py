@@ -1,0 +1,1 @@
+"""Images that an encoder takes for similar."""

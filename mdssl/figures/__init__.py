@@ -1,0 +1,44 @@
+"""Figures of a leaderboard and of its trials: one function each, which returns a matplotlib figure, without pyplot.
+
+    from mdssl import figures, leaderboard
+
+    board = leaderboard.read("results")
+    figures.lambda_heatmap(board, "svhn")
+
+A notebook shows the value of its cell. ``figure.axes`` are matplotlib's own, to change what you like, and
+`save` writes SVG, PNG or PDF. Those of the paper are named after what they show: figure 2 `domains_against_top1`,
+3 `lambda_curves`, 4 `embedding`, 5 `methods_bars`, A.1 and A.2 `class_similarity`, A.3 `training_hours`. `gallery`
+makes all that a leaderboard can give.
+"""
+
+from mdssl.figures.gallery import Entry, Gallery, gallery
+from mdssl.figures.latent_space import class_similarity, embedding
+from mdssl.figures.one_trial import clusters, loss_terms
+from mdssl.figures.over_cost import cost_against_score
+from mdssl.figures.over_domains import domains_against_top1, training_hours
+from mdssl.figures.over_lambdas import lambda_curves, lambda_heatmap
+from mdssl.figures.over_methods import methods_bars
+from mdssl.figures.saving import save
+from mdssl.figures.style import COLUMN, PAGE, Figure
+from mdssl.figures.trial_gallery import trial_gallery
+
+__all__ = [
+    "COLUMN",
+    "PAGE",
+    "Entry",
+    "Figure",
+    "Gallery",
+    "class_similarity",
+    "clusters",
+    "cost_against_score",
+    "domains_against_top1",
+    "embedding",
+    "gallery",
+    "lambda_curves",
+    "lambda_heatmap",
+    "loss_terms",
+    "methods_bars",
+    "save",
+    "training_hours",
+    "trial_gallery",
+]

@@ -1,0 +1,227 @@
+"""The leaderboard: a folder of Parquet files, one per trial, that any Parquet reader opens as one table.
+
+A trial's file is replaced whole and has the schema below down to the last type, also where a column holds nothing yet,
+so a bare ``pd.read_parquet("results/leaderboard")`` works at any time. A row is one trial on one evaluation dataset,
+by one probe of one feature layer; a trial that failed to train is one row with its error and no evaluation dataset.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from mdssl.config.run import probe_named_now
+from mdssl.config.trial import CLUSTERED, relevant_settings
+from mdssl.errors import InputError, check_name
+from mdssl.leaderboard.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, SETTING_COLUMNS, STATUSES
+from mdssl.leaderboard.compacted import read_folder
+from mdssl.leaderboard.files import file_of, read_files, to_bytes
+from mdssl.leaderboard.names import marked
+from mdssl.storage.location import Location
+
+_OF_A_SCORE = ("eval_dataset", "seen", "features", "probe", "top1", "num_classes", "num_train", "num_test")
+
+_SAID_BY_COLUMNS = {*SCHEMA.names, "domains"}
+_AFTER_EVALUATION = ', "recipe_version": '
+
+
+def write_rows(storage: str | Location, trial_id: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Replace the file of one trial by ``rows``, whole.
+
+    Args:
+        storage: where results live; the file is ``leaderboard/<trial_id>.parquet`` in it.
+        rows: values by column name. Columns left out are null; times are aware datetimes or ISO 8601 strings.
+
+    Raises:
+        ValueError: ``trial_id`` is not one.
+        AssertionError: the rows are not what a leaderboard holds, which is an error of the program, not of its user.
+    """
+    file = file_of(storage, trial_id)
+    complete = [_complete(row, trial_id) for row in rows]
+    scores = [(row["eval_dataset"], row["features"], row["probe"]) for row in complete]
+    assert len(set(scores)) == len(scores), f"rows of trial {trial_id} repeat a score: {scores}"
+    file.write_bytes(to_bytes(pa.Table.from_pylist(complete, schema=SCHEMA)))
+
+
+def read_rows(storage: str | Location, trial_id: str) -> list[dict[str, Any]]:
+    """The rows of one trial by column name, null as None and times as aware datetimes; empty if it has no file.
+
+    As by `read`, probes are named as they are now (`mdssl.config.run.probe_named_now`).
+
+    Raises:
+        ValueError: ``trial_id`` is not one, or its file is not one of ours.
+    """
+    rows = read_files([file_of(storage, trial_id)]).to_pylist()
+    return [row | {"probe": row["probe"] and probe_named_now(row["probe"])} for row in rows]
+
+
+def read(storage: str | Location, **filters: object) -> pd.DataFrame:
+    """The whole leaderboard, or the rows that match all ``filters``.
+
+    Columns and dtypes are always the same, also with no rows: whole numbers are ``Int64`` and ``seen`` is ``boolean``,
+    so that a missing value does not change the type of its column.
+
+    Args:
+        storage: where results live, the folder above ``leaderboard``.
+        filters: a column name with a value, or with a list of values of which a row must have one; None is null:
+            ``read("results", method="mdssl", lambda1=[0.9, 1.0])``.
+
+    Raises:
+        ValueError: a filter is not a column, or a file in the folder is not one of ours or of a newer version.
+    """
+    for name in filters:
+        check_name("leaderboard column", name, SCHEMA.names)
+    if "trial_id" in filters:
+        # A trial's rows are in the file of its name, so no other needs to be opened, or to be whole.
+        table = read_files([file_of(storage, str(trial_id)) for trial_id in _values(filters["trial_id"])])
+    else:
+        table = read_folder(storage)
+    types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frame = table.to_pandas(types_mapper=types.get)
+    frame["probe"] = frame["probe"].replace({name: probe_named_now(name) for name in frame["probe"].dropna().unique()})
+    return select(frame, filters).reset_index(drop=True)
+
+
+def select(df: pd.DataFrame, filters: Mapping[str, object]) -> pd.DataFrame:
+    """The rows of ``df`` that match all ``filters``: by column name a value, or a list of values, as for `read`.
+
+    Raises:
+        ValueError: a filter is not a column of ``df``.
+    """
+    for name, wanted in filters.items():
+        check_name("leaderboard column", name, df.columns)
+        df = df[_matches(df[name], wanted)]
+    return df
+
+
+def with_settings(df: pd.DataFrame) -> pd.DataFrame:
+    """``df`` and, from ``config_json``, a column for each setting that has none of its own.
+
+    Such as ``weight_decay``, ``crop_min_area`` or ``recipe_version``, null where the method has no such setting, and
+    ``eval_fingerprint``: what the images were that gave the score. Filter by them, or name them in the index of
+    `pivot`. ``eval_dataset`` and ``train_mixture`` have names as they are shown, see `mdssl.leaderboard.names`.
+    """
+    of_evaluation = cache(_evaluation)
+    evaluations, numbers, different = [], [], {}
+    for text in df["config_json"]:
+        # The evaluation stands first. What is left is long, and the same in all rows of a trial: parse that once.
+        evaluation, _, rest = text.partition(_AFTER_EVALUATION)
+        found = of_evaluation(evaluation)
+        if found is None:
+            found, rest = json.loads(text).get("evaluation", {}), text
+        else:
+            rest = "{" + _AFTER_EVALUATION.removeprefix(", ") + rest
+        evaluations.append(found)
+        numbers.append(different.setdefault(rest, len(different)))
+    produced_by = [json.loads(rest) for rest in different]
+    hidden = pd.DataFrame([_settings_without_column(one) for one in produced_by])
+    hidden = hidden.reindex(numbers).set_axis(df.index)
+    hidden["eval_fingerprint"] = [found.get("data_fingerprint", "") for found in evaluations]
+    df = pd.concat([df, hidden[[name for name in hidden if name not in df]]], axis=1)
+    variants = [one.get("variants") for one in produced_by]
+    return marked(df, [found.get("variant") for found in evaluations], [variants[number] for number in numbers])
+
+
+def pivot(
+    df: pd.DataFrame,
+    *,
+    index: Sequence[str] = ("method", "lambda1", "lambda2"),
+    columns: str = "eval_dataset",
+    values: str = "top1",
+) -> pd.DataFrame:
+    """Means of ``values`` over seeds, and over nothing else: a row per ``index``, a column per value of ``columns``.
+
+    Unlike pandas' ``pivot_table`` it keeps rows whose index holds a null (a random encoder has no lambda), and refuses
+    to mix what cannot be averaged, also where rows differ in nothing but a setting that only ``config_json`` tells.
+    Rows without a value in ``columns``, such as those of failed trials, are left out.
+
+    Raises:
+        ValueError: a name that is not a column, or rows that differ in a setting that ``index`` does not name.
+    """
+    index = list(index)
+    given = df.columns
+    df = with_settings(df) if "config_json" in given else df
+    for name in (*index, columns, values):
+        check_name("leaderboard column", name, df.columns)
+    df = df.dropna(subset=[columns])
+    for name, found in mixed_settings(df, [*index, columns]).items():
+        hint = f"df[df.{name} == …]" if name in given else f"df = with_settings(df); df[df.{name} == …]"
+        raise InputError(
+            f"the mean of {values} would mix rows that differ in {name}: {found}. Keep one of them, {hint}, or add "
+            f"{name!r} to index."
+        )
+    groups = df.groupby([*index, columns], dropna=False)
+    return groups[values].mean().unstack(columns)
+
+
+def mixed_settings(df: pd.DataFrame, by: Sequence[str], also: Sequence[str] = ()) -> dict[str, str]:
+    """Settings other than the seed in which rows of one group differ, so that their mean would mean nothing.
+
+    Args:
+        df: rows, best with all their settings (`with_settings`).
+        by: columns of which the rows of one group have the same values.
+        also: further columns in which they must not differ.
+
+    Returns:
+        By name, in order of the alphabet, the values that there are, for an error message. Empty if means are sound.
+    """
+    groups = df.groupby(list(by), dropna=False)
+    # A seed is what is averaged over, and a preset is but a name for settings that are compared one by one.
+    told_apart = {column.name for column in SETTING_COLUMNS} | (set(df.columns) - set(SCHEMA.names))
+    told_apart |= {"features", "probe", "data_fingerprint", *also}
+    told_apart -= {"seed", "preset", "num_domains", *by}
+    return {
+        name: ", ".join(str(value) for value in df[name].unique())
+        for name in sorted(told_apart & set(df.columns))
+        if (groups[name].nunique(dropna=False) > 1).any()
+    }
+
+
+def _evaluation(text: str) -> dict[str, Any] | None:
+    """What a ``config_json`` says of the evaluation, its first member; None if ``text`` is not that member alone."""
+    try:
+        first = json.loads(text + "}")
+    except json.JSONDecodeError:
+        return None
+    return first["evaluation"] if list(first) == ["evaluation"] else None
+
+
+def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
+    trial = relevant_settings(produced_by.get("trial", {}))
+    own = {name: value for name, value in trial.items() if name not in _SAID_BY_COLUMNS}
+    # Rows from before clustering had a version of its own were made by its first.
+    clustering = produced_by.get("recipe_version_clustering", 1 if trial.get("method") in CLUSTERED else None)
+    return own | {"recipe_version": produced_by.get("recipe_version"), "recipe_version_clustering": clustering}
+
+
+def _complete(row: dict[str, Any], trial_id: str) -> dict[str, Any]:
+    unknown = row.keys() - set(SCHEMA.names)
+    assert not unknown, f"no such leaderboard columns: {sorted(unknown)}"
+    row = dict.fromkeys(SCHEMA.names) | {"trial_id": trial_id, "schema_version": SCHEMA_VERSION} | row
+    assert row["trial_id"] == trial_id, f"a row of trial {row['trial_id']} in the file of {trial_id}"
+    assert row["status"] in STATUSES, f"status {row['status']!r}"
+    required = [column.name for column in COLUMNS if column.required]
+    missing = [
+        name for name in required + list(_OF_A_SCORE if row["status"] == "finished" else ()) if row[name] is None
+    ]
+    assert not missing, f"a {row['status']} row of trial {trial_id} lacks {missing}"
+    for name in ("started_at", "finished_at"):
+        if isinstance(row[name], str):
+            row[name] = datetime.fromisoformat(row[name])
+    return row
+
+
+def _values(wanted: object) -> list[object]:
+    return list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
+
+
+def _matches(column: pd.Series, wanted: object) -> pd.Series:
+    values = _values(wanted)
+    mask = column.isin([value for value in values if value is not None])
+    return mask | column.isna() if None in values else mask

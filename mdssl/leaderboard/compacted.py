@@ -1,0 +1,165 @@
+"""The compacted copy: all rows of the leaderboard in one file beside its folder, for ten thousand trials and more.
+
+Opening thousands of small files takes most of the time of reading them. The truth stays with the files of the trials:
+the copy says of each which size and modification time it had, and whoever reads the copy lists the folder, in one call,
+and takes from it only the rows of files that are still the same. What is new or changed is read from its file, and what
+is gone is left out, so the copy may be as old as it likes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from mdssl.errors import InputError
+from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION
+from mdssl.leaderboard.files import FOLDER, SUFFIX, read_files
+from mdssl.storage.location import Location
+
+COPY = "leaderboard-compacted.parquet"
+"""Not in the folder: whoever reads that would count each row twice."""
+
+_FILES = b"mdssl.leaderboard_files"
+"""Key of the copy's metadata: JSON, for each trial its number of rows and the stamp of its file."""
+_SETTLED_NS = 10 * 10**9
+"""Age of a file whose stamp can be trusted. Clocks of file systems have ticks, of seconds in object stores: a file that
+is written twice in a tick may look the same, so the copy holds no file that was still fresh when it was made."""
+
+_MANY = 1000
+"""So many files take half a second to read one by one (bench/leaderboard.py)."""
+
+log = logging.getLogger(__name__)
+
+
+class Compacted(NamedTuple):
+    """What `compact` did: ``file`` has ``rows`` rows of ``trials`` trials; of ``fresh`` others it has none yet, because
+    their files were written in the last seconds."""
+
+    file: Location
+    rows: int
+    trials: int
+    fresh: int
+
+    def __str__(self) -> str:
+        fresh = f"; {self.fresh} of the last ten seconds will be read from their files" if self.fresh else ""
+        return f"{self.file}: {self.rows:,} rows of {self.trials:,} trials in one file{fresh}"
+
+
+def compact(storage: str | Location) -> Compacted:
+    """Write the compacted copy anew, from the files of all trials.
+
+    Raises:
+        ValueError: there are no files; one of them is not one of ours; or the storage cannot be written, or does not
+            tell when its files were.
+    """
+    storage = Location.of(storage)
+    if not _stamps(storage):
+        raise InputError(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage.")
+    storage.check_writable()
+    now = storage.now_ns()
+    if now is None:
+        raise InputError(
+            f"the leaderboard in {storage} cannot be compacted: this kind of storage does not tell when a file was "
+            "written, so nobody could see that a copy is out of date. It is read file by file."
+        )
+    # Listed before anything is read: a file that is replaced meanwhile has another stamp from then on.
+    listed = _stamps(storage)
+    settled = {name: stamp for name, stamp in listed.items() if stamp and stamp[1] <= now - _SETTLED_NS}
+    table = read_files([storage / FOLDER / name for name in settled])
+    counts = _rows_by_trial(table)
+    files = {trial_id: [rows, *settled[trial_id + SUFFIX]] for trial_id, rows in counts.items()}
+    table = table.replace_schema_metadata({_FILES: json.dumps(files)})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_statistics=False, write_page_checksum=True)
+    (storage / COPY).write_bytes(buffer.getvalue())
+    return Compacted(storage / COPY, len(table), len(files), len(listed) - len(settled))
+
+
+def renew(storage: str | Location) -> Compacted | None:
+    """`compact`, where a thousand files are not in the copy as they are now; None where that is not worth it.
+
+    None as well where `compact` would raise: a copy is only for speed, and what is wrong with the folder is said by
+    whoever reads it.
+    """
+    storage = Location.of(storage)
+    listed = _stamps(storage)
+    if len(listed) < _MANY:
+        return None
+    copied, _ = _read_copy(storage / COPY)
+    if sum(copied.get(name) != stamp for name, stamp in listed.items()) < _MANY:
+        return None
+    try:
+        return compact(storage)
+    except InputError:
+        return None
+
+
+def read_folder(storage: str | Location) -> pa.Table:
+    """All rows of the leaderboard as its files hold them now, sorted by trial; from the compacted copy where it can.
+
+    Raises:
+        ValueError: a file in the folder is not one of ours, or of a newer version.
+    """
+    storage = Location.of(storage)
+    listed = _stamps(storage)
+    copied, table = _read_copy(storage / COPY)
+    unchanged = {name for name, stamp in copied.items() if stamp and listed.get(name) == stamp}
+    others = read_files([storage / FOLDER / name for name in listed if name not in unchanged])
+    if len(unchanged) < len(copied):
+        trials = pa.array([name.removesuffix(SUFFIX) for name in unchanged], pa.string())
+        table = table.filter(pc.is_in(table["trial_id"], value_set=trials))
+    if not len(others) or not len(table):
+        return table if len(table) else others
+    table = pa.concat_tables([table, others]).combine_chunks()
+    # Stable, so rows of one trial, which are all from one of the two, keep their order.
+    return table.take(pc.sort_indices(table["trial_id"]))
+
+
+def _read_copy(file: Location) -> tuple[dict[str, tuple[int, int]], pa.Table]:
+    """Stamps by name of the files that are in the copy, and their rows; nothing of a copy that cannot be believed."""
+    try:
+        data = file.read_bytes()
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as parquet:
+            table = parquet.read(use_threads=False)
+        files = json.loads((table.schema.metadata or {})[_FILES])
+        stamps = {f"{trial_id}{SUFFIX}": (size, written) for trial_id, (_, size, written) in files.items()}
+        if not table.schema.equals(SCHEMA) or (pc.max(table["schema_version"]).as_py() or 0) > SCHEMA_VERSION:
+            problem = "another version of mdssl made it"
+        elif _rows_by_trial(table) != {trial_id: rows for trial_id, (rows, _, _) in files.items()}:
+            problem = "rows were added or taken away"
+        else:
+            return stamps, table.replace_schema_metadata()
+    except FileNotFoundError:
+        return {}, SCHEMA.empty_table()
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        problem = str(error).splitlines()[0] if isinstance(error, (OSError, pa.ArrowException)) else "it is not a copy"
+    log.warning(
+        "%s cannot be used (%s), and each trial's file is read instead; `mdssl leaderboard --compact` makes it anew",
+        file,
+        problem,
+    )
+    return {}, SCHEMA.empty_table()
+
+
+def _stamps(storage: Location) -> dict[str, tuple[int, int] | None]:
+    """Size in bytes and time of writing in ns since 1970 of each Parquet file in the folder; None of a folder in it.
+
+    Other files, as file managers and people leave them, are passed over. A folder is not, for pandas reads it as well.
+    """
+    return {
+        name: (info.size, info.mtime_ns) if info.type == pyarrow.fs.FileType.File else None
+        for name, info in (storage / FOLDER).listing().items()
+        if name.endswith(SUFFIX) or info.type != pyarrow.fs.FileType.File
+    }
+
+
+def _rows_by_trial(table: pa.Table) -> dict[str, int]:
+    counts = pc.value_counts(table["trial_id"])
+    return dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))

@@ -1,0 +1,109 @@
+"""The Parquet file of one trial: how its rows are written, and read back only if they are a trial's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mdssl.config.trial import check_trial_id
+from mdssl.errors import InputError
+from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION
+from mdssl.storage.location import Location
+
+FOLDER = "leaderboard"
+SUFFIX = ".parquet"
+_LOCAL, _REMOTE = (64, 2), (1, 16)
+"""Files that a thread reads and joins before the next ones, and threads. An object store answers in tens of
+milliseconds, and a leaderboard may have hundreds of files; on a disk threads wait for each other alone, and 16 take
+twice as long as two."""
+
+
+def file_of(storage: str | Location, trial_id: str) -> Location:
+    """Where the rows of a trial are. Raises ``ValueError`` where ``trial_id`` is not one."""
+    check_trial_id(trial_id)
+    return Location.of(storage) / FOLDER / f"{trial_id}{SUFFIX}"
+
+
+def to_bytes(table: pa.Table) -> bytes:
+    """What a trial's file holds. Of a handful of rows, most of a file and of the time to read it would be dictionaries,
+    statistics and a second copy of the schema: without them it has a third of the size, and any reader is faster."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, use_dictionary=False, write_statistics=False, store_schema=False)
+    return buffer.getvalue()
+
+
+def read_files(files: Sequence[Location]) -> pa.Table:
+    """The rows of ``files``, in their order. Files that are not there (any more) have none.
+
+    Raises:
+        ValueError: a file is not one of ours, or of a newer version.
+    """
+    at_a_time, readers = _LOCAL if all(file.is_local for file in files) else _REMOTE
+    slices = [files[start : start + at_a_time] for start in range(0, len(files), at_a_time)]
+    if len(slices) == 1:
+        # Threads would not have the patience with the storage that a trial has with it.
+        return _rows_in(slices[0])
+    with ThreadPoolExecutor(readers) as pool:
+        return pa.concat_tables([SCHEMA.empty_table(), *pool.map(_rows_in, slices)])
+
+
+def _rows_in(files: Sequence[Location]) -> pa.Table:
+    found = [(file, table) for file in files if (table := _table_in(file)) is not None]
+    if all(table.schema.equals(SCHEMA) and file.name.endswith(SUFFIX) for file, table in found):
+        joined = pa.concat_tables([SCHEMA.empty_table(), *(table for _, table in found)]).combine_chunks()
+        expected = [file.name.removesuffix(SUFFIX) for file, table in found for _ in range(len(table))]
+        newest = pc.max(joined["schema_version"]).as_py() or 0
+        if newest <= SCHEMA_VERSION and joined["trial_id"].to_pylist() == expected:
+            return joined
+    # One of them is not as it should be: a file at a time, for the message is to name it.
+    return pa.concat_tables([SCHEMA.empty_table(), *(_checked(table, file) for file, table in found)])
+
+
+def _table_in(file: Location) -> pa.Table | None:
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(
+            f"leaderboard file {file} cannot be read: {error}. Make it readable; if it is not a trial's file, move it "
+            "out of the folder."
+        ) from error
+    try:
+        # Not pq.read_table: it starts threads that a process which ends at once, on a damaged file, would not survive.
+        with pq.ParquetFile(pa.BufferReader(data)) as parquet:
+            return parquet.read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _foreign(file, f"it is not whole, or not Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
+
+
+def _checked(table: pa.Table, file: Location) -> pa.Table:
+    if "schema_version" in table.column_names:
+        newest = max((v for v in table["schema_version"].to_pylist() if isinstance(v, int)), default=0)
+        if newest > SCHEMA_VERSION:
+            raise InputError(
+                f"leaderboard file {file} has schema version {newest}, and this mdssl reads up to {SCHEMA_VERSION}: "
+                "upgrade mdssl, or give another --storage."
+            )
+    if table.column_names != SCHEMA.names:
+        differing = sorted(set(SCHEMA.names) ^ set(table.column_names))
+        raise _foreign(file, f"its columns differ ({', '.join(differing[:5]) or 'another order'})")
+    try:
+        table = table.cast(SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        raise _foreign(file, f"a column has another type ({error})") from error
+    if any(f"{trial_id}{SUFFIX}" != file.name for trial_id in table["trial_id"].to_pylist()):
+        raise _foreign(file, "it holds rows of another trial, so their scores would count twice")
+    return table
+
+
+def _foreign(file: Location, why: str) -> InputError:
+    return InputError(
+        f"{file} is not a leaderboard file: {why}. Move it out of the folder; if it was a trial's, the same sweep then "
+        "scores the saved encoder again."
+    )

@@ -1,0 +1,277 @@
+"""The claims ledger: every number of the paper's tables beside ours, with a verdict and the command that makes ours.
+
+A verdict on a claim needs the claim's own recipe. Rows of the same model that were trained for fewer steps, with a
+smaller encoder or scored by another probe are shown, for they are what there is, but they confirm and refute nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from mdssl.errors import InputError
+from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.columns import SETTING_COLUMNS
+from mdssl.leaderboard.names import plain_name
+from mdssl.paper.published import (
+    IMPLAUSIBLE,
+    RESOURCES,
+    UNPUBLISHED_LAMBDAS,
+    averages,
+    model_key,
+    other_data,
+    published,
+    resources_side_by_side,
+    side_by_side,
+)
+from mdssl.paper.verdicts import MARGIN, judged
+
+PAPER_RECIPE = {
+    "arch": "resnet50",
+    "stem": "imagenet",
+    "norm": "batch",
+    "projection_dim": 128,
+    "temperature": 0.1,
+    "batch_per_domain": 1024,
+    "iterations": 48_000,
+    "optimizer": "lars",
+    "learning_rate": 4.0,
+    "weight_decay": 1e-6,
+    "probe": "sgd-raw",
+}
+"""What the paper says of its recipe (section 3.1, tables 6 and 7), by column. Where it is silent, as about the strength
+of augmentations, ours may be anything. Its datasets are the published ones, whole, at 32×32 pixels."""
+
+_OF_A_PRETRAINED = ("arch", "stem", "probe")
+_NOT_TOP1 = (
+    "the paper's CIFAR-100 values go up to 90.29 %, where supervised training of this encoder at 32×32 reaches about "
+    "80 %: top-5, or the 20 coarse classes?"
+)
+_NOT_OF_624 = "; no multiple of 1/624, so not one score on the official test split of 624 images"
+_UNCHECKED_WEIGHTS = "; whether these weights are the paper's (Lightning Bolts' SimCLR) is not checked"
+_MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
+
+COLUMNS = (
+    "source", "kind", *_MODEL, "eval_dataset", "unit", "published", "ours", "difference", "low", "high",
+    "margin", "seeds", "verdict", "why", "recipe", "trial_ids", "command",
+)  # fmt: skip
+
+
+def ledger(board: pd.DataFrame) -> pd.DataFrame:
+    """Every published number of tables 1 to 5, ours beside it, and what that says about the claim.
+
+    `mdssl.paper.verdicts.RULE` says when ours agree. Of a model that was trained by several recipes, the one that
+    differs from the paper's in the fewest settings is taken, for each evaluation dataset by itself; then the one with
+    the most images seen, then the newest.
+
+    Args:
+        board: the leaderboard, as `mdssl.leaderboard.board.read` gives it. It may hold anything besides.
+
+    Returns:
+        A row per claim. ``source`` (``table1`` … ``table5``), ``kind`` (``score``; ``mean``, as the paper prints it;
+        ``lead``, of MDSSL's mean over multi-domain SimCLR's, over the datasets whose published values are plausible;
+        ``cost``), the model's ``method``, ``train_mixture``, ``lambda1``, ``lambda2``, then ``eval_dataset`` (of a mean
+        its kind, of a cost the resource), ``unit``, ``published``, ``ours``, ``difference``, ``low`` and ``high`` (the
+        interval of ours), ``margin``, ``seeds``, ``verdict`` (one of `mdssl.paper.verdicts.VERDICTS`), ``why``,
+        ``recipe``, ``trial_ids`` (a tuple) and ``command``.
+    """
+    rows = _of_published_models(board)
+    chosen = _closest_recipe(rows)
+    lines = []
+    for name in published()["experiment"].unique():
+        table = side_by_side(chosen, name)
+        scores = [_score(cell, chosen) for cell in table.to_dict("records")]
+        lines += scores
+        lines += [_mean(mean, scores) for mean in averages(table).to_dict("records")]
+        lines += _leads(name, scores)
+    lines += _costs(rows)
+    order = {name: place for place, name in enumerate(("table1", "table2", "table3", "table4", "table5"))}
+    return pd.DataFrame(lines, columns=list(COLUMNS)).sort_values(
+        "source", key=lambda names: names.map(order), kind="stable", ignore_index=True
+    )
+
+
+def _of_published_models(board: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``board`` whose model some table has, with all their settings; its key as ``_model``."""
+    wanted = published()[_MODEL].drop_duplicates()
+    keys = {model_key(*model) for model in wanted.itertuples(index=False)}
+    keys |= {model_key(*model) for model in _models_of_table2()}
+    models = board[_MODEL].drop_duplicates()
+    ours = {tuple(model): model_key(*model) for model in models.fillna(-1.0).itertuples(index=False)}
+    found = [ours[tuple(model)] for model in board[_MODEL].fillna(-1.0).itertuples(index=False)]
+    rows = board.assign(_model=pd.Series(found, index=board.index, dtype=object))
+    return leaderboard.with_settings(rows[rows["_model"].isin(keys)].reset_index(drop=True))
+
+
+def _models_of_table2() -> list[tuple[str, str, float, float]]:
+    singles = [("simclr", name, 1.0, 0.0) for name in ("cifar10", "stl10", "svhn", "cifar100")]
+    return [*singles, ("mdssl", "cifar10+stl10+svhn+cifar100", *UNPUBLISHED_LAMBDAS)]
+
+
+def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` less, for each model and evaluation dataset, the finished scores of all recipes but one."""
+    scored = (rows["status"] == "finished") & (rows["features"] == "encoder")
+    if not scored.any():
+        return rows
+    told_apart = {column.name for column in SETTING_COLUMNS} | (set(rows) - set(leaderboard.SCHEMA.names))
+    told_apart |= {"probe", "data_fingerprint"}
+    told_apart -= {"seed", "preset", "num_domains", "_model"}
+    scores = rows[scored]
+    groups = scores.groupby(sorted(told_apart), dropna=False).ngroup()
+    rank = pd.DataFrame(
+        {
+            "_recipe": groups,
+            "off": [len(_deviations(row)) for row in scores.to_dict("records")],
+            "unseen": -(scores["iterations"].fillna(0) * scores["batch_per_domain"].fillna(0)).astype(float),
+            "age": -scores["finished_at"].map(lambda at: at.timestamp() if pd.notna(at) else 0.0),
+        },
+        index=scores.index,
+    )
+    by = [scores["_model"], scores["eval_dataset"].map(plain_name)]
+    best = rank.sort_values(["off", "unseen", "age"]).groupby(by)["_recipe"].first()
+    kept = rank["_recipe"].to_numpy() == best.reindex(pd.MultiIndex.from_arrays(by)).to_numpy()
+    return rows.drop(index=scores.index[~kept])
+
+
+def _deviations(row: dict[str, object]) -> list[str]:
+    """In words, each setting of ``row`` that is not what the paper says, and each dataset that is not as published."""
+    names = _OF_A_PRETRAINED if row["method"] == "pretrained" else PAPER_RECIPE
+    return _off_data(row) + [
+        f"{name.replace('_', ' ')} {_value(row[name])} (paper: {_value(PAPER_RECIPE[name])})"
+        for name in names
+        if pd.notna(row.get(name)) and row[name] != PAPER_RECIPE[name]
+    ]
+
+
+def _off_data(row: dict[str, object]) -> list[str]:
+    return [f"{name} is not the published dataset" for name in other_data(row)]
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _score(cell: dict[str, object], rows: pd.DataFrame) -> dict[str, object]:
+    dataset = cell["eval_dataset"]
+    line = _line(cell, cell["experiment"], "score")
+    deviations: list[str] = []
+    if cell["trial_ids"]:
+        own = rows[
+            rows["trial_id"].isin(cell["trial_ids"])
+            & (rows["eval_dataset"].map(plain_name, na_action="ignore") == dataset)
+        ]
+        own = own[(own["status"] == "finished") & (own["features"] == "encoder")]
+        line["by_seed"] = own.groupby("seed")["top1"].mean().to_dict()
+        deviations = _deviations(own.iloc[0].to_dict())
+    elif cell["status"] != "not run":
+        line["why"] = {"failed": "it failed", "stopped": "it was stopped"}.get(cell["status"], cell["status"])
+    line = judged(line, deviations, implausible=_NOT_TOP1 if dataset in IMPLAUSIBLE else "")
+    if dataset == "chestxray":
+        line["why"] = (line["why"] + _NOT_OF_624).removeprefix("; ")
+    if cell["method"] == "pretrained" and cell["trial_ids"]:
+        line["why"] = (line["why"] + _UNCHECKED_WEIGHTS).removeprefix("; ")
+    return line
+
+
+def _mean(mean: dict[str, object], scores: list[dict[str, object]]) -> dict[str, object]:
+    line = _line(mean, mean["experiment"], "mean")
+    cells = [cell for cell in scores if _model_of(cell) == _model_of(line)]
+    domains = set(line["train_mixture"].split("+"))
+    wanted = {"seen": lambda name: name in domains, "unseen": lambda name: name not in domains}
+    cells = [cell for cell in cells if wanted.get(mean["eval_dataset"], lambda name: True)(cell["eval_dataset"])]
+    line["by_seed"] = _means_by_seed(cells)
+    if mean["status"] == "incomplete":
+        line["why"] = "not all of its scores are there"
+    deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1]
+    doubtful = [cell["eval_dataset"] for cell in cells if cell["eval_dataset"] in IMPLAUSIBLE]
+    return judged(line, deviations, implausible=f"it holds the score on {doubtful[0]}" if doubtful else "")
+
+
+def _leads(source: str, scores: list[dict[str, object]]) -> list[dict[str, object]]:
+    """By how much MDSSL's mean lies above SimCLR's on the union of the same domains."""
+    lines = []
+    plausible = [cell for cell in scores if cell["eval_dataset"] not in IMPLAUSIBLE]
+    for model in dict.fromkeys(_model_of(cell) for cell in plausible if cell["method"] == "mdssl"):
+        ours = [cell for cell in plausible if _model_of(cell) == model]
+        baseline = [
+            cell
+            for cell in plausible
+            if cell["method"] == "simclr" and cell["train_mixture"] == ours[0]["train_mixture"]
+        ]
+        if not baseline:
+            continue
+        cells = [*ours, *baseline]
+        lead = {
+            name: float(np.mean([cell[name] for cell in ours]) - np.mean([cell[name] for cell in baseline]))
+            for name in ("published", "ours")
+        }
+        line = ours[0] | lead | {"source": source, "kind": "lead", "eval_dataset": "MDSSL − SimCLR", "why": ""}
+        deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1]
+        of_mdssl, of_simclr = _means_by_seed(ours), _means_by_seed(baseline)
+        line |= {
+            "difference": float("nan")
+            if any(pd.isna(cell["difference"]) for cell in cells)
+            else lead["ours"] - lead["published"],
+            "seeds": min(cell["seeds"] for cell in cells),
+            "trial_ids": tuple(dict.fromkeys(sum((cell["trial_ids"] for cell in cells), ()))),
+            "recipe": "; ".join(filter(None, dict.fromkeys(cell["recipe"] for cell in cells))),
+            "by_seed": {seed: of_mdssl[seed] - of_simclr[seed] for seed in of_mdssl if seed in of_simclr},
+        }
+        if pd.isna(line["ours"]):
+            line |= {"recipe": "", "trial_ids": (), "seeds": 0}
+        lines.append(judged(line, deviations, implausible=""))
+    return lines
+
+
+def _means_by_seed(cells: list[dict[str, object]]) -> dict[int, float]:
+    """Of the seeds that all of ``cells`` have, the means over these."""
+    seeds = set.intersection(*(set(cell["by_seed"]) for cell in cells)) if cells else set()
+    return {seed: float(np.mean([cell["by_seed"][seed] for cell in cells])) for seed in sorted(seeds)}
+
+
+def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
+    """Table 2, on the group of settings closest to the paper's that trained most of its models."""
+    trials = rows[rows["status"] == "finished"].drop_duplicates("trial_id")
+    trials = trials[trials["_model"].isin({model_key(*model) for model in _models_of_table2()})]
+    table, recipe, deviations = resources_side_by_side(rows.iloc[:0]), "", []
+    if len(trials):
+        of_cost = ["arch", "stem", "batch_per_domain", "iterations", "device", "num_workers", "precision", "batching"]
+        groups = [group for _, group in trials.groupby(of_cost, dropna=False)]
+        best = max(groups, key=lambda group: (group["_model"].nunique(), -len(_deviations(group.iloc[0].to_dict()))))
+        try:
+            table = resources_side_by_side(best)
+        except InputError:
+            # The same cost, but other settings besides: the newest trial of each model.
+            table = resources_side_by_side(best.sort_values("finished_at").drop_duplicates("_model", keep="last"))
+        first = best.iloc[0].to_dict()
+        recipe = f"{first['arch']}, {_value(int(first['iterations']))} iterations, {first['device']}"
+        deviations = _deviations(first | {"probe": PAPER_RECIPE["probe"], "eval_dataset": None})
+        if "RTX 2080" not in str(first["device"]):
+            deviations.insert(0, f"on {first['device']} (paper: GeForce RTX 2080)")
+    lines = []
+    for cost in table.to_dict("records"):
+        simclr = cost["method"] == "simclr"
+        model = ("simclr", "each of four domains", 1.0, 0.0) if simclr else ("mdssl", "all four", *UNPUBLISHED_LAMBDAS)
+        cell = dict(zip(_MODEL, model, strict=True)) | {"eval_dataset": cost["resource"].replace("_", " ")}
+        if cost["method"] == "change":
+            cell |= {"method": "mdssl against simclr", "train_mixture": "one model for four"}
+        cell |= {name: cost[name] for name in ("published", "ours", "difference", "trial_ids")}
+        line = _line(cell | {"seeds": 0, "recipe": recipe}, "table2", "cost") | {"unit": cost["unit"]}
+        line["margin"] = abs(cost["published"]) / 10
+        if cost["status"] not in ("ours", "not run"):
+            line["why"] = f"{cost['status']} trained"
+        lines.append(judged(line, deviations, implausible=""))
+    assert len(lines) == 3 * len(RESOURCES), lines
+    return lines
+
+
+def _line(cell: dict[str, object], source: str, kind: str) -> dict[str, object]:
+    line = dict.fromkeys(COLUMNS) | {name: cell[name] for name in (*_MODEL, "eval_dataset", "published", "ours")}
+    line |= {name: cell[name] for name in ("difference", "seeds", "recipe", "trial_ids")}
+    weights = " --pretrained WEIGHTS" if source == "table5" else ""
+    own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "by_seed": {}}
+    return line | own | {"command": f"python sweeps/paper.py {source}{weights}"}
+
+
+def _model_of(line: dict[str, object]) -> str:
+    return model_key(*(line[name] for name in _MODEL))

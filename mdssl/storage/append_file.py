@@ -1,0 +1,96 @@
+"""A file that one process writes from its first line to its last and others may read meanwhile, as a log is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
+
+log = logging.getLogger(__name__)
+
+RENEW_SECONDS = 30.0
+"""How often a file in an object store, to which nothing can be appended, is written anew."""
+
+
+class AppendFile:
+    """A context manager. There is no file before the first `write`.
+
+    On a local or network filesystem bytes are appended and seen at once. In an object store the file is renewed whole
+    every `RENEW_SECONDS` and at the end. A file that cannot be written is given up with one warning: whoever logs has
+    better things to do.
+    """
+
+    def __init__(self, place: Location):
+        self.place = place
+        self._file: BinaryIO | None = None
+        self._data, self._unsaved = bytearray(), False
+        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._renewing: threading.Thread | None = None
+        self._given_up = False
+
+    def write(self, data: bytes) -> None:
+        if self._given_up or self._closed.is_set():
+            return
+        try:
+            if self.place.is_local:
+                self._append(data)
+            else:
+                self._keep(data)
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """All that was written is in the storage, unless it cannot be reached."""
+        self._closed.set()
+        if self._file:
+            self._file.close()
+        if self._renewing:
+            self._renewing.join()
+            self._renew()
+
+    def __enter__(self) -> AppendFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _append(self, data: bytes) -> None:
+        if self._file is None:
+            path = Path(self.place.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._file.write(data)
+
+    def _keep(self, data: bytes) -> None:
+        with self._lock:
+            self._data += data
+            self._unsaved = True
+        if self._renewing is None:
+            self._renewing = threading.Thread(target=self._renew_often, name=f"renew-{self.place.name}", daemon=True)
+            self._renewing.start()
+
+    def _renew_often(self) -> None:
+        while not self._closed.wait(RENEW_SECONDS):
+            self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            data, unsaved = bytes(self._data), self._unsaved
+            self._unsaved = False
+        if not unsaved or self._given_up:
+            return
+        try:
+            with retrying(0):
+                self.place.write_bytes(data)
+        except OSError as error:
+            # A network comes back: what is missing now goes with the next renewal.
+            self._unsaved = True
+            log.debug("%s could not be renewed: %s", self.place, error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._given_up = True
+        log.warning("%s cannot be written (%s); training goes on without it", self.place, error)

@@ -1,0 +1,83 @@
+"""The files of a claim: who has a trial, who had it before, when each was last alive. Rules: `mdssl.storage.claim`."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TypeAlias
+
+from mdssl.storage.location import Location
+from mdssl.storage.process_identity import has_ended, machine
+
+FIRST, SUCCESSOR, BEAT = "claim.json", "claim-after-", "claim-beat-"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a claim says.
+
+    Attributes:
+        token: random; no two claims have the same.
+        host: for people, with ``pid`` and ``sweep``.
+        machine: this boot of the machine, and its space of process ids; empty where it cannot be told.
+        started: when the process started, in ticks since that boot: a process id alone is given again.
+        heartbeat: by the owner's clock, for people; for others only whether it changes counts.
+    """
+
+    token: str
+    host: str = ""
+    pid: int = 0
+    machine: str = ""
+    started: int | None = None
+    sweep: str = ""
+    heartbeat: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}" + (f" ({self.sweep})" if self.sweep else "")
+
+    def is_gone(self) -> bool:
+        """Whether its process is known to be gone, which only a process of the same machine can know."""
+        return bool(self.machine) and self.machine == machine() and has_ended(self.pid, self.started)
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+
+Chain: TypeAlias = list[tuple[Location, Owner]]
+"""From the first owner to the one that has the trial."""
+
+
+def read_chain(trial_dir: Location) -> Chain:
+    chain: Chain = []
+    place = trial_dir / FIRST
+    while owner := read_claim(place, torn := f"torn-{len(chain)}"):
+        if owner.token in (before.token for _, before in chain):
+            owner = Owner(torn)  # damaged: it would lead back into the chain
+        chain.append((place, owner))
+        place = trial_dir / f"{SUCCESSOR}{owner.token}.json"
+    return chain
+
+
+def last_of(trial_dir: Location, chain: Chain) -> Owner | None:
+    """Who has the trial, with its last heartbeat."""
+    if not chain:
+        return None
+    owner = chain[-1][1]
+    try:
+        return replace(owner, heartbeat=(trial_dir / f"{BEAT}{owner.token}").read_bytes().decode(errors="replace"))
+    except FileNotFoundError:
+        return owner
+
+
+def read_claim(place: Location, token_if_torn: str) -> Owner | None:
+    for _ in range(20):
+        try:
+            said = json.loads(place.read_bytes())
+            # A later version may say more.
+            return Owner(**{field.name: said[field.name] for field in fields(Owner) if field.name in said})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            time.sleep(0.01)  # being written, where files cannot appear whole
+    return Owner(token_if_torn)  # killed in it: nobody renews this one

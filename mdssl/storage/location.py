@@ -1,0 +1,293 @@
+"""Where results live: one small interface over local folders, S3, GCS and whatever else fsspec opens.
+
+A file appears whole or not at all. Object stores give that by themselves; on a local or network filesystem the bytes go
+to a hidden temporary name in the same folder, reach the disk, and are renamed. Where the storage is away for a while,
+whoever has `mdssl.storage.retry` waits for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow.fs
+
+from mdssl.errors import InputError
+from mdssl.storage.filesystems import OBJECT_STORES, open_uri, write_if_absent
+from mdssl.storage.retry import is_transient, retry, retrying
+
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder in some storage. ``Location.of(uri) / "leaderboard"`` walks down.
+
+    Attributes:
+        filesystem: the pyarrow filesystem that opens it.
+        path: its path inside that filesystem.
+        uri: what a user would type to reach it, with its scheme (``s3://…``), or an absolute local path.
+    """
+
+    filesystem: pyarrow.fs.FileSystem
+    path: str
+    uri: str
+
+    @classmethod
+    def of(cls, uri: str | Path | Location) -> Location:
+        """Open ``uri``: a local path, or a URI that pyarrow's filesystems or fsspec know.
+
+        Raises:
+            ValueError: the name is empty; the scheme is unknown, or needs a package that is not installed; or the
+                bucket does not exist, or does not let us in.
+        """
+        if isinstance(uri, Location):
+            return uri
+        uri = str(uri)
+        if not uri.strip():
+            raise InputError("the name of a folder or bucket is empty; is a variable on the command line not set?")
+        if "://" not in uri:
+            path = str(Path(uri).expanduser().absolute())
+            return cls(pyarrow.fs.LocalFileSystem(), path, path)
+        filesystem, path = open_uri(uri)
+        if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+            uri = path
+        return cls(filesystem, path.rstrip("/"), uri.rstrip("/"))
+
+    def __truediv__(self, name: str) -> Location:
+        place, options = self._split_uri()
+        return Location(self.filesystem, f"{self.path}/{name}", f"{place}/{name}{options}")
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Location:
+        place, options = self._split_uri()
+        return Location(self.filesystem, self.path.rsplit("/", 1)[0], place.rsplit("/", 1)[0] + options)
+
+    def _split_uri(self) -> tuple[str, str]:
+        """The URI up to its options, as in ``s3://…?region=…``, and those."""
+        place, mark, options = ("" if self.is_local else self.uri).partition("?")
+        return (place, mark + options) if mark else (self.uri, "")
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
+
+    def exists(self) -> bool:
+        info = self._insist(lambda: self.filesystem.get_file_info(self.path))
+        return info.type != pyarrow.fs.FileType.NotFound
+
+    def may_come_back(self, error: OSError) -> bool:
+        """Whether what failed with ``error`` here may succeed in some minutes."""
+        return is_transient(error, is_local=self.is_local)
+
+    def names(self) -> list[str]:
+        """The names directly inside this folder, sorted, hidden ones left out; empty where there is no folder."""
+        return list(self.listing())
+
+    def listing(self) -> dict[str, pyarrow.fs.FileInfo]:
+        """What is known of each of `names` without opening it, such as ``size`` and ``mtime_ns``; one call for all."""
+        selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
+        found = {info.base_name: info for info in self._insist(lambda: self.filesystem.get_file_info(selector))}
+        return {name: found[name] for name in sorted(found) if not name.startswith((".", "_"))}
+
+    def files(self) -> list[str]:
+        """The relative paths of all files in this folder and below, sorted, hidden ones among them."""
+        selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        found = self._insist(lambda: self.filesystem.get_file_info(selector))
+        paths = [info.path for info in found if info.type != pyarrow.fs.FileType.Directory]
+        return sorted(path.removeprefix(f"{self.path}/") for path in paths)
+
+    def now_ns(self) -> int | None:
+        """The time by the clock of those who keep this folder, as `listing` tells it: ns since 1970 UTC.
+
+        None where they do not tell when files were written. A hidden file is written for it, and deleted.
+        """
+        clock = self / f".clock-{uuid.uuid4().hex[:8]}"
+        try:
+            clock.write_bytes(b"")
+            return self._insist(lambda: self.filesystem.get_file_info(clock.path)).mtime_ns
+        finally:
+            clock.delete()
+
+    def read_bytes(self) -> bytes:
+        """The whole file. Raises ``FileNotFoundError`` where there is none."""
+        return self._insist(self._read)
+
+    def _read(self) -> bytes:
+        try:
+            with self.filesystem.open_input_file(self.path) as file:
+                return file.read()
+        except OSError as error:
+            # S3 looks the object up first and then gets it; one that vanishes in between is an error of its own.
+            if isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" not in str(error):
+                raise
+            raise FileNotFoundError(self.uri) from error
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write the whole file, or leave what was there before untouched."""
+        self._insist(lambda: self._write(data))
+
+    def _write(self, data: bytes) -> None:
+        if not self.is_local:
+            self._write_elsewhere(data)
+            return
+        # Where a link leads, which stays a link.
+        target = Path(os.path.realpath(self.path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Hidden, so that nobody who lists or reads the folder meanwhile takes it for a result.
+        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            _write_synced(temporary, data)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _write_elsewhere(self, data: bytes) -> None:
+        if self.filesystem.type_name in OBJECT_STORES:
+            self._stream(data)
+            return
+        temporary = self.parent / f".{self.name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            temporary._stream(data)
+            self.filesystem.move(temporary.path, self.path)
+        except BaseException:
+            with suppress(OSError):
+                temporary._delete()
+            raise
+
+    def _stream(self, data: bytes) -> None:
+        """Write the file as it comes; where it is not an object, others may see a part of it."""
+        if self.filesystem.type_name not in OBJECT_STORES:
+            self.filesystem.create_dir(self.parent.path, recursive=True)
+        with self.filesystem.open_output_stream(self.path) as stream:
+            stream.write(data)
+
+    def write_new(self, data: bytes) -> bool:
+        """Write the whole file if there is none; of several that try at once, exactly one is told that it did.
+
+        ``data`` tell the writers apart, as a random token in them does: who finds its own there has written them, by
+        a request whose answer was lost.
+        """
+        return self._insist(lambda: self._write_new(data))
+
+    def _write_new(self, data: bytes) -> bool:
+        is_new = self._link_new(data) if self.is_local else write_if_absent(self.filesystem, self.path, data)
+        try:
+            return is_new or self._read() == data
+        except FileNotFoundError:
+            return False
+
+    def _link_new(self, data: bytes) -> bool:
+        target = Path(self.path)
+        while True:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                _write_synced(temporary, data)
+                # Unlike a rename this fails where there is a file, on network filesystems too.
+                os.link(temporary, target)
+                return True
+            except FileNotFoundError:
+                continue  # `clear_temporaries` has taken it for one that was left
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return _write_exclusively(target, data)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _hidden(self, start: str, end: str) -> set[str]:
+        selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
+        names = {info.base_name for info in self._insist(lambda: self.filesystem.get_file_info(selector))}
+        return {name for name in names if name.startswith(start) and name.endswith(end)}
+
+    def clear_temporaries(self, name: str = "") -> None:
+        """Remove the temporary files of killed writers from this folder, or only those of its file ``name``.
+
+        For those who know that nobody writes there now. Object stores keep none.
+        """
+        ours = re.compile(rf"\.{re.escape(name)}.*\.[0-9a-f]{{8}}\.tmp")
+        if self.is_local:
+            for left in Path(self.path).glob(".*.tmp"):
+                if ours.fullmatch(left.name):
+                    left.unlink(missing_ok=True)
+        elif self.filesystem.type_name not in OBJECT_STORES:
+            for left in self._hidden(".", ".tmp"):
+                if ours.fullmatch(left):
+                    (self / left).delete()
+
+    def delete(self) -> None:
+        """Remove this file, or this folder with all that is in it. Nothing there is fine."""
+        self._insist(self._delete)
+
+    def _delete(self) -> None:
+        kind = self.filesystem.get_file_info(self.path).type
+        if self.is_local and kind == pyarrow.fs.FileType.Directory:
+            shutil.rmtree(self.path, ignore_errors=False)
+        elif kind == pyarrow.fs.FileType.Directory:
+            self.filesystem.delete_dir(self.path)
+        elif kind != pyarrow.fs.FileType.NotFound:
+            self.filesystem.delete_file(self.path)
+
+    def check_writable(self, setting: str = "--storage or MDSSL_STORAGE", what: str = "storage") -> None:
+        """Raise ``ValueError`` unless a file can be made here; leaves nothing behind but the folder itself.
+
+        Args:
+            setting: where the user gave this place.
+            what: it is, for the message.
+        """
+        probe = self / f".writable-{uuid.uuid4().hex[:8]}"
+        try:
+            # A full disk is no place to begin; a bucket that is busy or away for a while is waited for.
+            with retrying(0) if self.is_local else nullcontext():
+                # Some bytes: a full disk takes an empty file.
+                probe.write_bytes(bytes(4096))
+                probe.delete()
+        except OSError as error:
+            raise InputError(
+                f"{what} {self.uri!r} cannot be written: {error}. Give a writable folder or bucket with {setting}."
+            ) from error
+
+    def _insist(self, action: Callable[[], T]) -> T:
+        return retry(self.uri, action, is_local=self.is_local)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_exclusively(target: Path, data: bytes) -> bool:
+    """Where there are no hard links: readers may see the file before all of it is written."""
+    try:
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+    except BaseException:
+        target.unlink()
+        raise
+    return True

@@ -1,0 +1,214 @@
+"""The rule for all that mdssl replaces or deletes: it must have written it.
+
+A folder is replaced only where a marker says that mdssl wrote it and where it holds nothing else, hidden files counted.
+Files are deleted by name, never as a tree, so a file of somebody else stays whatever happens. Links are resolved: the
+folder that a link leads to is filled, and the link stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from mdssl.errors import InputError
+from mdssl.storage.location import Location
+
+MADE_BY = "mdssl"
+"""What the metadata of a picture or page of ours say: the software of a PNG, the creator of SVG and PDF, ..."""
+_MARKS = (
+    b"tEXtSoftware\0mdssl",
+    b"<dc:title>mdssl</dc:title>",
+    b"/Creator (mdssl)",
+    b'<meta name="generator" content="mdssl">',
+)
+_SHOWN = 3
+"""Files that a message names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderKind:
+    """A kind of folder that mdssl writes.
+
+    Attributes:
+        what: it is called in messages.
+        marker: the JSON file that says that mdssl wrote the folder.
+        is_marker: whether the content of that file, any JSON value, is what mdssl writes.
+        files: patterns of all files of such a folder, relative to it; ``*`` stands for any characters, ``/`` included.
+        setting: where the user gave the folder.
+    """
+
+    what: str
+    marker: str
+    is_marker: Callable[[Any], bool]
+    files: tuple[str, ...]
+    setting: str
+
+    def holds(self, path: str) -> bool:
+        """Whether a file with this relative path belongs to the kind."""
+        return any(fnmatchcase(path, pattern) for pattern in self.files)
+
+
+def files_in(place: Location) -> list[str]:
+    """The relative paths of all files below ``place``, sorted. Hidden files are among them; links are not followed."""
+    if not place.is_local:
+        return place.files()
+    paths = []
+
+    def refuse(error: OSError) -> NoReturn:
+        # A folder that cannot be listed may hold anything.
+        raise InputError(
+            f"{error.filename} cannot be read: {error.strerror}. Nothing was touched. Check its permissions."
+        )
+
+    for folder, subfolders, files in os.walk(place.path, onerror=refuse if os.path.isdir(place.path) else None):
+        links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
+        paths += [os.path.relpath(os.path.join(folder, name), place.path) for name in (*files, *links)]
+    return sorted(paths)
+
+
+def is_ours(place: Location, kind: FolderKind) -> bool:
+    """Whether the marker of ``kind`` is in the folder ``place``. One that cannot be read says nothing."""
+    try:
+        return kind.is_marker(json.loads((place / kind.marker).read_bytes()))
+    except (ValueError, FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def check_replaceable(place: Location, kind: FolderKind, *, beside: tuple[str, ...] = ()) -> bool:
+    """Whether there is a folder of ``kind`` to be replaced; False where ``place`` is free, or an empty folder.
+
+    Args:
+        beside: patterns of other files that may be in the folder, and stay there.
+
+    Raises:
+        InputError: ``place`` is a file, or holds something that mdssl did not write as a folder of ``kind``.
+    """
+    if place.is_local and os.path.lexists(place.path) and not os.path.isdir(os.path.realpath(place.path)):
+        if not os.path.islink(place.path) or os.path.exists(place.path):
+            raise InputError(f"{place} is a file, where {kind.what} would be written. Give another {kind.setting}.")
+        return False
+    found = [path for path in files_in(place) if not any(fnmatchcase(path, pattern) for pattern in beside)]
+    ours = bool(found) and is_ours(place, kind)
+    foreign = [path for path in found if not (ours and kind.holds(path))]
+    if foreign:
+        more = f" and {len(foreign) - _SHOWN} more files" if len(foreign) > _SHOWN else ""
+        raise InputError(
+            f"folder {place} holds {', '.join(foreign[:_SHOWN])}{more}, which mdssl did not write as {kind.what}. "
+            f"Nothing was touched. Move that away, or give another {kind.setting}."
+        )
+    return ours
+
+
+def delete(place: Location, kind: FolderKind) -> None:
+    """Delete the files of ``kind`` in ``place``, and its folders if they are empty then. All else stays."""
+    paths = [path for path in files_in(place) if kind.holds(path)]
+    # The marker goes last: what is left of a run that is killed is still known as ours.
+    for path in sorted(paths, key=lambda path: path == kind.marker):
+        (place / path).delete()
+    if place.is_local:
+        folders = {str(PurePosixPath(path).parent) for path in (*paths, *kind.files)}
+        for folder in sorted(folders, reverse=True):
+            with suppress(OSError):
+                os.rmdir(os.path.join(place.path, folder) if folder != "." else place.path)
+
+
+@contextmanager
+def replaced(target: Path, kind: FolderKind) -> Iterator[Path]:
+    """A hidden folder that becomes ``target`` when the block ends, and vanishes when the block raises.
+
+    What was there before stays usable until then, and longer by those who have mapped its files.
+
+    Raises:
+        InputError: ``target`` holds something else; see `check_replaceable`.
+        OSError: the folder cannot be written.
+    """
+    target = Path(os.path.realpath(target))
+    check_replaceable(Location.of(target), kind)
+    temporary = target.parent / f".{target.name}.mdssl-{uuid.uuid4().hex[:8]}.tmp"
+    previous = temporary.with_suffix(".old")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if target.exists():
+            check_replaceable(Location.of(target), kind)
+            shutil.copymode(target, temporary)
+            os.rename(target, previous)
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            if previous.exists():
+                os.rename(previous, target)
+            raise
+    finally:
+        for leftover in (temporary, previous):
+            _delete_if_possible(leftover, kind)
+
+
+def clear_leftovers(target: Path, kind: FolderKind) -> None:
+    """Remove what a killed `replaced` has left. For those who know that nobody replaces ``target`` now."""
+    target = Path(os.path.realpath(target))
+    ours = re.compile(rf"\.{re.escape(target.name)}\.mdssl-[0-9a-f]{{8}}\.(tmp|old)")
+    for leftover in sorted(target.parent.glob(".*.mdssl-*")) if target.parent.is_dir() else ():
+        if not ours.fullmatch(leftover.name) or leftover.is_symlink() or not leftover.is_dir():
+            continue
+        if leftover.suffix == ".old" and not target.exists() and is_ours(Location.of(leftover), kind):
+            # The run ended between its two renames.
+            os.rename(leftover, target)
+        _delete_if_possible(leftover, kind)
+
+
+def _delete_if_possible(leftover: Path, kind: FolderKind) -> None:
+    """`delete`, where the rights allow it; what is left is in nobody's way."""
+    with suppress(OSError, InputError):
+        delete(Location.of(leftover), kind)
+
+
+def refuse_overlap(source: Path, target: Location, *, what: str, setting: str) -> None:
+    """Raise ``InputError`` if one of ``source`` and ``target`` lies in the other, by whatever path or link.
+
+    Args:
+        what: would be written to ``target``, for the message.
+        setting: where the user gave ``target``.
+    """
+    place = Path(target.path)
+    if not target.is_local:
+        return
+    if _is_inside(source, place):
+        raise InputError(
+            f"source {str(source)!r} lies in {target}, where {what} would replace it. Nothing was touched. Give "
+            f"another {setting}, or move the source."
+        )
+    if _is_inside(place, source):
+        raise InputError(
+            f"{what} would be written to {target}, which lies in the source {str(source)!r}. Nothing was written. Give "
+            f"another {setting}."
+        )
+
+
+def check_file(place: Location) -> None:
+    """Raise ``InputError`` if there is a file at ``place`` that mdssl did not write: a picture without our mark."""
+    try:
+        data = place.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise InputError(f"{place} cannot be written: {error}. Give another --output.") from error
+    if not any(mark in data for mark in _MARKS):
+        raise InputError(f"{place} is there, and mdssl did not write it. Move it away, or give another --output.")
+
+
+def _is_inside(inner: Path, outer: Path) -> bool:
+    """By the files themselves, so that links and other spellings of a name change nothing."""
+    if not outer.exists():
+        return False
+    inner = Path(os.path.realpath(inner))
+    return any(path.exists() and os.path.samefile(path, outer) for path in (inner, *inner.parents))

@@ -1,0 +1,151 @@
+"""Paired differences: the row of the baseline that stands beside each row of the leaderboard.
+
+Which images and views a step sees depends on the seed alone, so two trials with one seed differ in their settings and
+in nothing that is random: their difference has less noise than their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from string import hexdigits
+
+import numpy as np
+import pandas as pd
+
+from mdssl.config.trial import INITIAL_SETTINGS, PRETRAINED_SETTINGS, check_trial_id
+from mdssl.errors import InputError, check_name
+from mdssl.leaderboard.columns import SCHEMA, SETTING_COLUMNS
+from mdssl.tables.conditions import Condition, matching, parse_condition, shown
+
+_SCORE = ["eval_dataset", "features", "probe"]
+_NAMES_ONLY = {"num_domains", "preset"}
+"""Settings that others say: the mixture, and those that the preset stands for."""
+
+
+def compared_settings(board: pd.DataFrame) -> list[str]:
+    """Columns of ``board`` in which two trials can differ, with those that `with_settings` adds.
+
+    Of weights from elsewhere their file stands for what is in it.
+    """
+    names = [column.name for column in SETTING_COLUMNS if column.name not in _NAMES_ONLY] + ["data_fingerprint"]
+    return names + [name for name in board if name not in (*SCHEMA.names, "eval_fingerprint", "weights_fingerprint")]
+
+
+def baselines(rows: pd.DataFrame, board: pd.DataFrame, wanted: Sequence[str]) -> dict[str, str]:
+    """By trial of ``rows`` the trial that is its baseline; trials without one are left out.
+
+    A trial's baseline has the same training mixture, seed and other settings. A setting that one of the two does not
+    have is not compared: SimCLR on the union has no λ1 and λ2, a random encoder was trained on nothing. Those that
+    ``wanted`` names are not compared either.
+
+    Args:
+        rows: with all their settings (`mdssl.leaderboard.board.with_settings`).
+        board: where baselines are looked for, with the same columns; it may hold ``rows``.
+        wanted: the baseline: a method, conditions (``lambda1=1``), both; or a trial id, which is that trial and those
+            that differ from it in nothing but the seed, whatever the settings of ``rows`` are.
+
+    Returns:
+        Trial ids. An untrained encoder that has several baselines, on several mixtures, has none here.
+
+    Raises:
+        ValueError: ``wanted`` is nothing that the board has, or some trained row has several baselines.
+    """
+    scored = board[board["eval_dataset"].notna()]
+    trials = scored.drop_duplicates("trial_id").set_index("trial_id")
+    names = compared_settings(board)
+    candidates, compared = _candidates(trials, names, wanted)
+    own = rows.drop_duplicates("trial_id").set_index("trial_id")
+    return _partners(own[names], trials.loc[candidates, names], compared, " ".join(wanted))
+
+
+def values_of_baselines(
+    rows: pd.DataFrame, board: pd.DataFrame, baseline_of: dict[str, str], values: Sequence[str]
+) -> pd.DataFrame:
+    """``values`` of the baseline of each of ``rows``, on the same dataset, layer and probe.
+
+    Args:
+        rows, board: as for `baselines`, which gives ``baseline_of``.
+        values: columns with numbers.
+
+    Returns:
+        (len(rows), len(values)) DataFrame with the index of ``rows``. Null where there is no baseline, or no such score
+        of it.
+    """
+    scored = board[board["eval_dataset"].notna()]
+    # Of the same type also where no row has a baseline.
+    keys = rows[_SCORE].assign(trial_id=rows["trial_id"].map(baseline_of).astype(rows["trial_id"].dtype))
+    found = keys.merge(scored[["trial_id", *_SCORE, *values]], how="left", on=["trial_id", *_SCORE])
+    return found[list(values)].astype(float).set_axis(rows.index)
+
+
+def _candidates(trials: pd.DataFrame, names: list[str], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Trials that may be baselines, and the settings that they must have in common with the row."""
+    if len(wanted) == 1 and set(wanted[0]) <= set(hexdigits):
+        check_trial_id(wanted[0])
+        if wanted[0] not in trials.index:
+            raise InputError(f"baseline {wanted[0]!r} is no trial with a score on the datasets shown.")
+        settings = np.stack([pd.factorize(trials[name])[0] for name in names if name != "seed"], axis=1)
+        same = (settings == settings[trials.index.get_loc(wanted[0])]).all(axis=1)
+        return list(trials.index[same]), ["seed"]
+    conditions = [_condition(word, trials) for word in wanted]
+    named = {condition.name for condition in conditions} | {"method"}
+    if "train_mixture" in named:
+        named.add("data_fingerprint")
+    return list(matching(trials, conditions).index), [name for name in names if name not in named]
+
+
+def _condition(word: str, trials: pd.DataFrame) -> Condition:
+    if set(word) & set("=<>"):
+        return parse_condition(word)
+    hint = "A trial id, or conditions such as method=mdssl lambda1=1 lambda2=0, name a baseline as well."
+    check_name("baseline", word, sorted(set(trials["method"])), hint)
+    return Condition("method", "=", (word,))
+
+
+def _partners(own: pd.DataFrame, baselines: pd.DataFrame, compared: Sequence[str], label: str) -> dict[str, str]:
+    """By trial id the baseline's."""
+    codes, theirs = _codes(own, baselines, compared)
+    different, which = np.unique(codes, axis=0, return_inverse=True)
+    untrained = (own["train_mixture"] == "").to_numpy()
+    partner_of = []
+    for number, settings in enumerate(different):
+        agree = ((theirs == settings) | (theirs < 0) | (settings < 0)).all(axis=1)
+        found = baselines.index[agree]
+        if len(found) > 1 and not untrained[which == number].all():
+            raise InputError(_ambiguous(baselines.loc[found], own.index[which == number][0], label))
+        partner_of.append(found[0] if len(found) == 1 else None)
+    pairs = zip(own.index, which, strict=True)
+    return {trial_id: partner_of[number] for trial_id, number in pairs if partner_of[number] is not None}
+
+
+def _codes(own: pd.DataFrame, baselines: pd.DataFrame, compared: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Each value by a number of its own, -1 for what the method of the trial does not have."""
+    both = pd.concat([own, baselines], ignore_index=True)
+    method = both["method"]
+    columns = []
+    for name in compared:
+        absent = both[name].isna() | (both[name] == "").fillna(False).astype(bool)
+        absent |= method == "pretrained"
+        if name not in INITIAL_SETTINGS:
+            absent |= method == "random"
+        if name in ("lambda1", "lambda2"):
+            absent |= method == "simclr"
+        if name in PRETRAINED_SETTINGS:
+            absent |= True
+        columns.append(pd.factorize(both[name].where(~absent))[0])
+    codes = np.stack(columns, axis=1) if columns else np.zeros((len(both), 1), int)
+    return codes[: len(own)], codes[len(own) :]
+
+
+def _ambiguous(found: pd.DataFrame, trial_id: str, label: str) -> str:
+    differing = {
+        name: [shown(value) for value in sorted(found[name].dropna().unique().tolist())]
+        for name in compared_settings(found.reset_index())
+        if found[name].nunique() > 1
+    }
+    listed = "; ".join(f"{name}: {', '.join(values)}" for name, values in differing.items())
+    example = " ".join(f"{name}={values[-1]}" for name, values in differing.items())
+    return (
+        f"baseline {label!r} is {len(found)} trials for trial {trial_id}, which differ in {listed}. Name one of them: "
+        f"--baseline {label} {example}"
+    )

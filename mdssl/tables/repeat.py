@@ -1,0 +1,64 @@
+"""The commands that make a trial and its scores again, from what its rows say."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from mdssl.config.presets import PRESETS
+from mdssl.config.run import ProbeConfig, probe_flags
+from mdssl.config.trial import TrialConfig, relevant_settings
+
+_FILLED_IN = ("data_fingerprint", *("weights", "weights_fingerprint", "input_size"))
+"""By whoever opens the data or the weights."""
+
+
+def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int = 1) -> str:
+    """``mdssl train …`` with every setting that is not the preset's; the same trial where the images are the same.
+
+    Args:
+        trial: what `TrialConfig.to_dict` gives, of any method but ``pretrained``.
+        preset: that it was made with; ``quick``, the default, if that has gone.
+        workers: training processes. The trial is the same with any number, but on CPUs batch-norm is each one's own.
+    """
+    preset = preset if preset in PRESETS else "quick"
+    words = ["mdssl"] if workers == 1 else ["torchrun", "--nproc-per-node", str(workers), "-m", "mdssl"]
+    words += ["train"] + (["--preset", preset] if preset != "quick" else [])
+    relevant = relevant_settings(dict(trial))
+    for field in fields(TrialConfig):
+        if field.name in relevant and field.name not in _FILLED_IN:
+            words += _flag(field.name, relevant[field.name], PRESETS[preset].get(field.name, field.default))
+    return shlex.join(words)
+
+
+def probe_command(trial_id: str, trial: Mapping[str, Any], probe: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
+    """``mdssl probe …``, which scores a trained trial, or an encoder from elsewhere, by one probe.
+
+    Args:
+        probe: the settings of the probe, as a row's ``config_json`` has them under ``evaluation``.
+        scored: ``evaluate``, the datasets, and ``features``, the layers.
+    """
+    words = ["mdssl", "probe"]
+    if trial["method"] == "pretrained":
+        words += ["--weights", trial["weights"]]
+        words += _flag("input_size", trial.get("input_size"), None)
+    else:
+        words.append(trial_id)
+    words += _flag("evaluate", scored["evaluate"], ())
+    asked = probe_flags(probe) | {"features": scored["features"]}
+    for field in fields(ProbeConfig):
+        words += _flag(field.name, asked.get(field.name, field.default), field.default)
+    return shlex.join(words)
+
+
+def _flag(name: str, value: Any, default: Any) -> list[str]:
+    """As the parser takes it (`mdssl.cli.parse.parse`); nothing where ``value`` is the default anyway."""
+    several = isinstance(value, list | tuple)
+    if default is not MISSING and (tuple(value) if several else value) == default:
+        return []
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    return [flag, *(str(item) for item in (value if several else [value]))]

@@ -1,0 +1,272 @@
+"""Views of the leaderboard: rows chosen, averaged over seeds, compared with a baseline, and spread over columns.
+
+``mdssl leaderboard`` prints them. They refuse what would mean nothing, such as an average over anything but the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mdssl.errors import InputError, check_name
+from mdssl.tables.averages import common_datasets, left_out, mean
+from mdssl.tables.baseline import baselines, compared_settings, values_of_baselines
+from mdssl.tables.conditions import Condition, matching
+from mdssl.tables.spread import MEAN, MEASURED, SCORES, Measure, grouped, single
+from mdssl.tables.table import METHOD_ORDER
+
+_OF_SCORES = ("eval_dataset", "features", "probe", "eval_fingerprint")
+"""Which score a row is. Conditions on these hold for the baseline too."""
+_OF_DATASETS = ("seen", "num_classes", "num_train", "num_test", "eval_fingerprint")
+"""What a mean over datasets has only where they agree."""
+_WAY = ("features", "probe")
+"""How a score is made: means are over scores of one way."""
+_DESCENDING = ":desc"
+
+
+@dataclass(frozen=True)
+class View:
+    """A table.
+
+    Attributes:
+        frame: all its values, numbers in full: first ``keys``, the columns that say what a row is, then numbers.
+        keys: names of columns.
+        measures: what is shown of the numbers.
+        notes: sentences that a reader needs.
+    """
+
+    frame: pd.DataFrame
+    keys: tuple[str, ...]
+    measures: tuple[Measure, ...]
+    notes: tuple[str, ...]
+
+
+def view(
+    rows: pd.DataFrame,
+    *,
+    where: Sequence[Condition] = (),
+    columns: Sequence[str] = (),
+    pivot: str | None = None,
+    over_seeds: bool = False,
+    baseline: Sequence[str] = (),
+    sort: Sequence[str] = (),
+) -> View:
+    """Make a view of ``rows``.
+
+    Args:
+        rows: of the leaderboard with all their settings (`mdssl.leaderboard.board.with_settings`).
+        where: only rows that meet these; means over datasets are of the rows that do. The baseline is looked for among
+            all that meet those on ``eval_dataset``, ``features``, ``probe`` and ``eval_fingerprint``.
+        columns: of the table; ``all`` is every column but ``config_json``, which repeats the others. Default: the
+            trial, the settings in which trials differ, and top1, spread over the evaluation datasets.
+        pivot: a column whose values become columns each.
+        over_seeds: mean, standard deviation and number of seeds, of rows that differ in nothing else.
+        baseline: also the difference to it, see `mdssl.tables.baseline.baselines`.
+        sort: columns to sort by, each with ``:desc`` for the largest first. Missing values are last.
+
+    Raises:
+        ValueError: a name that is none, a mean that would mix what cannot be averaged, or what does not go together.
+    """
+    notes: list[str] = []
+    pivot = "eval_dataset" if not columns and not pivot else pivot
+    if "all" in columns and len(set(columns)) > 1:
+        raise InputError(f"columns are {' '.join(columns)}; 'all' goes alone: leave the others out, or 'all'.")
+    if "all" in columns:
+        columns = rows.columns.drop("config_json")
+    columns = tuple(dict.fromkeys(columns))
+    values = [name for name in columns if name in MEASURED] if columns else ["top1"]
+    _check(rows, columns, values, pivot, over_seeds, baseline)
+
+    board = matching(rows, [condition for condition in where if condition.name in _OF_SCORES])
+    named = {*columns, *(condition.name for condition in where)}
+    if (pivot or over_seeds or baseline) and "eval_fingerprint" not in named:
+        board = _on_latest_images(board, notes)
+    kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
+    baseline_of = baselines(kept, board, baseline) if baseline else {}
+    averaged: dict[tuple[str, str], list[str]] = {}
+    if pivot == "eval_dataset":
+        averaged = _averaged_datasets(kept, board, baseline_of, notes)
+        kept = _with_means(kept, averaged, [name for name in values if name in SCORES])
+    keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
+    if pivot:
+        kept = _with_value(kept, pivot, notes)
+    numbers = kept[values].astype(float) if baseline or over_seeds or pivot else kept[values]
+    if baseline:
+        differences = numbers - values_of_baselines(kept, board, baseline_of, values)
+        differences = _of_means(kept, differences, averaged)
+        label = baseline[0] if len(baseline) == 1 and baseline[0].replace("-", "").isalnum() else "baseline"
+        numbers = numbers.join(differences.add_suffix(f" vs {label}"))
+        if label == "baseline":
+            notes.append(f"the baseline is {' '.join(baseline)}")
+    kept = _in_usual_order(kept, keys)
+    if pivot or over_seeds:
+        frame, measures = grouped(kept, numbers.loc[kept.index], keys, pivot, over_seeds)
+    else:
+        frame, measures = single(kept, numbers.loc[kept.index], keys)
+    if over_seeds:
+        notes.append("± is the standard deviation over seeds, and the number in brackets is how many there are")
+        if baseline:
+            notes.append("± of a difference is the standard error of its mean over pairs with the same seed")
+    frame = _sorted(frame, measures, kept if not pivot and not over_seeds else kept[[]], sort)
+    return View(frame.reset_index(drop=True), tuple(keys), tuple(measures), tuple(notes))
+
+
+def _check(
+    rows: pd.DataFrame,
+    columns: Sequence[str],
+    values: Sequence[str],
+    pivot: str | None,
+    over_seeds: bool,
+    baseline: Sequence[str],
+) -> None:
+    for name in columns:
+        check_name("leaderboard column", name, rows.columns)
+    if pivot:
+        check_name("leaderboard column", pivot, rows.columns)
+    if pivot in MEASURED:
+        raise InputError(f"pivot is {pivot!r}, which is a number that trials gave; name a setting, or eval_dataset.")
+    if pivot in columns:
+        raise InputError(f"{pivot!r} is both in columns and the pivot; leave it out of one of them.")
+    asked = {"pivot": pivot, "over-seeds": over_seeds, "baseline": baseline}
+    asked = [name for name, given in asked.items() if given]
+    if asked and not values:
+        raise InputError(
+            f"nothing to show by {' and '.join(asked)}: no column is a number that trials gave; add one of: "
+            f"{', '.join(MEASURED)}."
+        )
+    if over_seeds and (single_seed := [name for name in ("trial_id", "seed") if name in (*columns, pivot)]):
+        raise InputError(
+            f"a mean over seeds has no {single_seed[0]} of its own; leave out {single_seed[0]!r}, or --over-seeds."
+        )
+
+
+def _on_latest_images(board: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Without scores on images that were prepared anew since, which are another dataset of the same name."""
+    latest = board.sort_values("finished_at").groupby("eval_dataset")["eval_fingerprint"].last()
+    outdated = board["eval_dataset"].notna() & (board["eval_fingerprint"] != board["eval_dataset"].map(latest))
+    if outdated.any():
+        names = ", ".join(sorted(board.loc[outdated, "eval_dataset"].unique()))
+        notes.append(
+            f"{outdated.sum()} scores on earlier images of {names} are left out: eval_fingerprint tells them apart"
+        )
+    return board[~outdated]
+
+
+def _averaged_datasets(
+    rows: pd.DataFrame, board: pd.DataFrame, baseline_of: dict[str, str], notes: list[str]
+) -> dict[tuple[str, str], list[str]]:
+    """By layer and probe, the datasets that means are over: those that the trials and their baselines in ``board``
+    have in common. Nothing where these are fewer than two."""
+    scored = rows[rows["eval_dataset"].notna()]
+    of_baselines = board[board["trial_id"].isin(set(baseline_of.values()) - set(rows["trial_id"]))]
+    probes = scored["probe"].nunique()
+    found = {}
+    for way, own in scored.groupby(list(_WAY), sort=False):
+        theirs = of_baselines[of_baselines["eval_dataset"].isin(own["eval_dataset"])]
+        theirs = theirs[(theirs[list(_WAY)] == list(way)).all(axis=1)]
+        compared = pd.concat([own, theirs]) if len(theirs) else own
+        scores = compared.groupby(["trial_id", "eval_dataset"])["top1"].first().unstack()
+        untrained = (compared.groupby("trial_id")["train_mixture"].first() == "").to_numpy(dtype=bool)
+        is_baseline = scores.index.isin(set(baseline_of.values()))
+        common = common_datasets(scores, untrained=untrained, baseline=is_baseline)
+        if len(scores.columns) > 1:
+            notes += left_out(scores, common, f" by the {way[1]} probe" if probes > 1 else "")
+        if len(common) > 1:
+            found[way] = common
+    return found
+
+
+def _with_means(rows: pd.DataFrame, averaged: dict[tuple[str, str], list[str]], scores: Sequence[str]) -> pd.DataFrame:
+    """``rows`` and one per trial, layer and probe with its means; null where the trial lacks a score."""
+    if not scores or not averaged:
+        return rows
+    scored = rows[_is_averaged(rows, averaged)]
+    groups = scored.groupby(["trial_id", *_WAY], sort=False)
+    means = groups[list(scores)].agg(mean).reset_index()
+    firsts = scored.drop_duplicates(["trial_id", *_WAY]).reset_index(drop=True)
+    counts = groups["eval_dataset"].nunique()
+    complete = [count == len(averaged[way]) for (_, *way), count in counts.items() for way in [tuple(way)]]
+    agree = groups[list(_OF_DATASETS)].nunique(dropna=False).eq(1).reset_index()
+    common = {name: firsts[name].where(agree[name]) for name in _OF_DATASETS}
+    others = ["eval_seconds", *(name for name in SCORES if name not in scores)]
+    of_means = means[list(scores)].where(pd.Series(complete))
+    firsts = firsts.assign(**common, **of_means, eval_dataset=MEAN).drop(columns=others)
+    return pd.concat([rows, firsts], ignore_index=True)
+
+
+def _of_means(
+    rows: pd.DataFrame, differences: pd.DataFrame, averaged: dict[tuple[str, str], list[str]]
+) -> pd.DataFrame:
+    """``differences``, those of means being means of the differences of their datasets."""
+    is_mean = rows["eval_dataset"] == MEAN
+    if not is_mean.any():
+        return differences
+    by = ["trial_id", *_WAY]
+    chosen = _is_averaged(rows, averaged)
+    means = rows.loc[chosen, by].join(differences[chosen]).groupby(by, sort=False).agg(mean)
+    of_means = pd.MultiIndex.from_frame(rows.loc[is_mean, by])
+    there = rows.loc[is_mean, list(SCORES)].notna().any(axis=1).to_numpy()
+    differences = differences.copy()
+    differences.loc[is_mean] = np.where(there[:, None], means.reindex(of_means).to_numpy(), np.nan)
+    return differences
+
+
+def _is_averaged(rows: pd.DataFrame, averaged: dict[tuple[str, str], list[str]]) -> pd.Series:
+    cells = {(*way, name) for way, names in averaged.items() for name in names}
+    return pd.Series([cell in cells for cell in rows[[*_WAY, "eval_dataset"]].itertuples(index=False)], rows.index)
+
+
+def _telling_apart(rows: pd.DataFrame, pivot: str | None, over_seeds: bool) -> list[str]:
+    """Columns that say which row is which, for who has named none."""
+    trials = rows.drop_duplicates("trial_id")
+    names = [] if over_seeds else ["trial_id"]
+    mixtures = trials["train_mixture"][trials["train_mixture"] != ""]
+    names += (
+        ["method", "train_mixture", "lambda1", "lambda2"]
+        if mixtures.nunique() > 1
+        else ["method", "lambda1", "lambda2"]
+    )
+    # Trials on other domains, and untrained ones, have other images and settings anyway.
+    varied = trials.groupby("train_mixture")[compared_settings(rows)].nunique().max() > 1
+    names += [name for name in varied.index[varied] if not (over_seeds and name == "seed")]
+    names += [name for name in ("eval_dataset", "features", "probe") if rows[name].nunique() > 1]
+    return [name for name in dict.fromkeys(names) if name != pivot]
+
+
+def _with_value(rows: pd.DataFrame, pivot: str, notes: list[str]) -> pd.DataFrame:
+    without = rows[pivot].isna()
+    if without.any():
+        trials = rows[without].drop_duplicates("trial_id")
+        failed = (trials["status"] == "failed").sum()
+        which = f", {failed} of which failed (--where status=failed --columns trial_id error)" if failed else ""
+        notes.append(f"trials whose rows have no {pivot} are not shown: {len(trials)}{which}")
+    return rows[~without]
+
+
+def _in_usual_order(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """From the floor upwards, as the tables of sweeps: by mixture, method, λ1 from high to low, and λ2."""
+    rank = {method: place for place, method in enumerate(METHOD_ORDER)}
+    order = rows[["train_mixture", "lambda2"]].assign(
+        method=rows["method"].map(lambda method: rank.get(method, len(rank))), falling_lambda1=-rows["lambda1"]
+    )
+    first = ["train_mixture", "method", "falling_lambda1", "lambda2"]
+    others = [name for name in keys if name not in (*first, "lambda1", "trial_id")]
+    order = order.join(rows[others]).sort_values([*first, *others], kind="stable")
+    return rows.loc[order.index]
+
+
+def _sorted(frame: pd.DataFrame, measures: Sequence[Measure], rows: pd.DataFrame, sort: Sequence[str]) -> pd.DataFrame:
+    """``frame`` sorted by its columns, or by those of ``rows``, which has its index."""
+    shown = {measure.header: measure.names[0] for measure in measures}
+    for wanted in reversed(sort):
+        name = wanted.removesuffix(_DESCENDING)
+        hint = f"Largest first is {name.partition(':')[0]}{_DESCENDING}." if ":" in name else ""
+        if name in MEASURED:
+            hint = f"{name} is spread over columns, or not among --columns."
+        check_name("column to sort by", name, [*dict.fromkeys([*shown, *frame.columns, *rows.columns])], hint)
+        column = frame[shown.get(name, name)] if shown.get(name, name) in frame else rows.loc[frame.index, name]
+        frame = frame.loc[column.sort_values(kind="stable", ascending=name == wanted).index]
+    return frame

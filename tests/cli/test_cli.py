@@ -1,0 +1,159 @@
+"""The command line: what it teaches, one message for a wrong setting, and training and probing without Ray."""
+
+import re
+import subprocess
+import sys
+from functools import partial
+
+import pandas as pd
+import pytest
+
+from mdssl.cli import parse as command_line
+from mdssl.cli.main import COMMANDS, _main
+
+
+def run(*arguments):
+    _main([str(argument) for argument in arguments])
+
+
+def tiny(storage, data):
+    flags = ["--domains", "tiny-a", "tiny-b", "--iterations", 4, "--batch-per-domain", 8, "--report-every", 2]
+    return [*flags, "--precision", "fp32", "--device", "cpu", "--storage", storage, "--data", data]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_it_does_with_defaults_and_an_example(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(*command.split(), "--help")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert re.search(r"[Ee]xamples?:", text)
+    assert "(default: " in text
+    assert f"mdssl {command}" in text
+
+
+def test_overview_lists_every_command(capsys):
+    run("--help")
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+    assert "sweeps/lambda_grid.py" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian'.*Did you mean 'train'"),
+        (["train", "--lambda1", "-0.9"], "what they call -0.9 is lambda1 = 0.9"),
+        (["train", "--arch", "resnet19"], "Did you mean 'resnet18'"),
+        (["train", "--num-clusters", "3"], "method 'mdssl' has no such setting"),
+        (["train", "--method", "mdssl-clustered", "--epsilon", "2"], "method 'mdssl-clustered' has no such setting"),
+        (["data", "prepare"], "no dataset is named"),
+        (["data", "prepare", "a", "b", "--source", "x"], "source '.*x/a' does not exist"),
+        (["data", "prepare", "a", "--source", ""], "source is empty"),
+        (["data", "show", "nothing"], "unknown dataset 'nothing'"),
+        (["data", "show", "nothing", "--output", "sheet.jpg"], "output 'sheet.jpg' would not be a PNG"),
+        (["train", "--method", "random", "--device", "cdua"], "unknown device 'cdua'"),
+        (["probe", "../../etc"], "trial id '../../etc' is not one"),
+        (["probe", "0123456789ab"], "has no encoder"),
+        (["train", "--iterations", "abc"], "--iterations: invalid literal for int.*: 'abc'.*mdssl train --help"),
+        (["train", "--lamda1", "0.9"], "--lamda1, 0.9. Did you mean --lambda1"),
+        (["train", "--domains", "--lambda1", "1"], "--domains has no value"),
+        (["train", "--lambda1"], "Missing value for argument '--lambda1'"),
+        (["log"], "mdssl log --help"),
+        (["train", "--storage", __file__], "storage is '.*test_cli.py', but .*test_cli.py is a file"),
+        (["status", "--storage", f"{__file__}/results"], "test_cli.py is a file; give a folder or a bucket"),
+        (["train", "--data", __file__], "data is '.*test_cli.py', but .* is a file"),
+    ],
+)
+def test_a_wrong_setting_is_one_message_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(_main, arguments)
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argv", "preset"), [([], "quick"), (["--preset", "paper"], "paper"), (["--preset=paper"], "paper")]
+)
+def test_defaults_are_those_of_the_preset(argv, preset):
+    flags = [*argv, "--domains", "a"] if argv else []
+    settings = command_line.parse(COMMANDS["train"][0], prog="train", description="", argv=flags)
+    assert settings.preset == preset
+    assert settings.arch == {"quick": "resnet18", "paper": "resnet50"}[preset]
+
+
+def test_an_untrained_encoder_takes_no_domains_from_the_preset():
+    parse = partial(command_line.parse, COMMANDS["train"][0], prog="train", description="")
+    assert parse(argv=["--method", "random"]).domains == ()
+    with pytest.raises(ValueError, match="'random' trains on nothing"):
+        parse(argv=["--method", "random", "--domains", "cifar10"])
+
+
+@pytest.mark.parametrize("flags", [[], ["--num-clusters", "2", "--outlier-rule", "runner-up"]])
+def test_a_clustered_method_takes_its_settings_or_none(flags):
+    parse = partial(command_line.parse, COMMANDS["train"][0], prog="train", description="")
+    settings = parse(argv=["--method", "mdssl-robust", *flags])
+    assert settings.num_clusters == (2 if flags else 3)
+    assert parse(argv=["--method", "mdssl-clustered"]).num_clusters == 3
+
+
+def test_a_commands_own_flags_come_before_the_shared_ones(capsys):
+    with pytest.raises(SystemExit):
+        command_line.run(_main, ["train", "--help"])
+    text = capsys.readouterr().out.partition("options")[2]
+    assert text.index("--device") < text.index("--lambda1") < text.index("--arch") < text.index("--report-every")
+
+
+def test_a_defect_is_not_taken_for_a_wrong_setting():
+    def main(argv):
+        int("not a number")
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        command_line.run(main, [])
+
+
+def test_output_that_nobody_reads_to_the_end_is_no_error():
+    shell = f"{sys.executable} -m mdssl train --help | head -1"
+    ended = subprocess.run(["bash", "-c", f"set -o pipefail; {shell}"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("usage: mdssl train")
+
+
+def test_what_mdssl_train_cannot_train_on_leaves_nothing(tiny_data, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command_line.run(_main, list(map(str, ["train", *tiny(tmp_path, tiny_data), "--batch-per-domain", 65])))
+    assert "use at most 64" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
+    train = ["train", "--lambda1", 0.9, *tiny(tmp_path, tiny_data)]
+    run(*train)
+    printed = capsys.readouterr().out
+    assert re.search(r"step 4/4  loss .* = align .*, within .*, across .* views/s  ETA", printed)
+    trial_id = re.search(r"mdssl probe ([0-9a-f]{12})", printed).group(1)
+
+    probe = ["probe", trial_id, "--evaluate", "tiny-a", "tiny-c", "--storage", tmp_path, "--data", tiny_data]
+    run(*probe)
+    assert "tiny-c (encoder, lbfgs): top-1" in capsys.readouterr().out
+    run(*probe, "--features", "encoder", "projection")
+    board = pd.read_parquet(tmp_path / "leaderboard")
+    assert list(board.groupby(["eval_dataset", "features"]).size()) == [1, 1, 1, 1]
+    assert dict(zip(board["eval_dataset"], board["seen"], strict=True)) == {"tiny-a": True, "tiny-c": False}
+    run(*probe, "--features", "encoder", "projection")
+    assert "tiny-a: already there" in capsys.readouterr().out
+
+    run("leaderboard", "--storage", tmp_path)
+    assert re.search(r"mdssl +0.9 +0 ", capsys.readouterr().out)
+
+
+def test_data_is_prepared_listed_and_shown(tiny_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("data", "list", "--data", tiny_data)
+    assert re.search(r"tiny-a +64 train / 32 test images of 4 classes +16x16", capsys.readouterr().out)
+    run("data", "show", "tiny-a", "--data", tiny_data)
+    assert (tmp_path / "tiny-a-train.png").exists()

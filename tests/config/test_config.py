@@ -1,0 +1,145 @@
+"""Configs: identity, JSON, and the one message that a wrong setting gets."""
+
+import json
+
+import pytest
+
+from mdssl.config.run import PROBES, ProbeConfig, probe_flags, probe_named_now
+from mdssl.config.trial import Recipe, TrialConfig
+
+
+def config(**changes):
+    return TrialConfig(**{"domains": ("cifar10", "svhn"), "precision": "fp32"} | changes)
+
+
+def test_survives_json():
+    original = config(lambda1=0.9, lambda2=0.1)
+    again = TrialConfig.from_dict(json.loads(json.dumps(original.to_dict())))
+    assert again == original
+    assert again.trial_id == original.trial_id
+
+
+def test_trial_id_is_stable():
+    """A golden value: if it moves, every leaderboard out there loses its trials."""
+    assert config(lambda1=0.9, lambda2=0.1, data_fingerprint="0123").trial_id == "a98d8076ed36"
+
+
+def test_another_way_to_cluster_makes_other_trials_of_clustered_methods_only(monkeypatch):
+    methods = {"mdssl": {}, "mdssl-clustered": {"num_clusters": 2}, "mdssl-robust": {"num_clusters": 2}}
+    before = {method: config(method=method, **own).trial_id for method, own in methods.items()}
+    monkeypatch.setattr("mdssl.config.trial.CLUSTERING_VERSION", 1_000)
+    after = {method: config(method=method, **own).trial_id for method, own in methods.items()}
+    assert [method for method in methods if before[method] == after[method]] == ["mdssl"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lambda1": 0.9},
+        {"lambda2": 0.1},
+        {"temperature": 0.2},
+        {"seed": 1},
+        {"domains": ("svhn", "cifar10")},
+        {"iterations": 10},
+        {"data_fingerprint": "other"},
+        {"method": "simclr"},
+        {"precision": "bf16"},
+    ],
+)
+def test_trial_id_changes_with_whatever_changes_the_encoder(change):
+    assert config(**change).trial_id != config().trial_id
+
+
+def test_equal_numbers_are_one_trial():
+    assert config(lambda1=1, lambda2=-0.0).trial_id == config(lambda1=1.0, lambda2=0.0).trial_id
+
+
+def test_a_random_encoder_is_the_same_whatever_the_training():
+    random = {"method": "random", "domains": ()}
+    assert config(**random, iterations=5, temperature=0.2).trial_id == config(**random).trial_id
+    assert config(**random, seed=1).trial_id != config(**random).trial_id
+    assert config(**random, arch="resnet18").trial_id != config(**random).trial_id
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "mdsl"}, "unknown method 'mdsl'.*Did you mean 'mdssl'"),
+        ({"arch": "resnet81"}, "unknown encoder.*Did you mean 'resnet18'"),
+        ({"stem": "imagnet"}, "Did you mean 'imagenet'"),
+        ({"optimizer": "lasr"}, "Did you mean 'lars'"),
+        ({"lambda1": -0.9}, "what they call -0.9 is lambda1 = 0.9"),
+        ({"lambda1": 0}, r"lambda1 is 0; it must lie in \(0, 1\]"),
+        ({"lambda2": -0.1}, "lambda2 is -0.1"),
+        ({"lambda1": float("nan")}, "lambda1 is nan; it must be a finite number"),
+        ({"temperature": 0.01}, "temperature is 0.01; it must be at least 0.02"),
+        ({"batch_per_domain": 1}, "batch_per_domain is 1; it must be at least 2"),
+        ({"iterations": 1.5}, "iterations is 1.5 .*whole number"),
+        ({"iterations": True}, "iterations is True"),
+        ({"domains": ("svhn", "svhn")}, "domain 'svhn' stands 2 times"),
+        ({"domains": ()}, "needs domains"),
+        ({"domains": "svhn"}, "list of strings"),
+        ({"method": "random"}, "trains on nothing"),
+        ({"method": "simclr", "lambda2": 0.1}, "use method 'mdssl'"),
+    ],
+)
+def test_wrong_settings_get_one_message_that_helps(change, message):
+    with pytest.raises(ValueError, match=message):
+        config(**change)
+
+
+def test_unknown_key_names_the_nearest():
+    with pytest.raises(ValueError, match="unknown config key 'lamda1'.*Did you mean 'lambda1'"):
+        TrialConfig.from_dict({"lamda1": 0.9})
+
+
+def test_defaults_are_the_papers():
+    recipe = Recipe()
+    assert (recipe.arch, recipe.stem, recipe.batch_per_domain, recipe.iterations) == (
+        "resnet50",
+        "imagenet",
+        1024,
+        48_000,
+    )
+    assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("lars", 4.0, 1e-6)
+
+
+def test_probe_names_tell_settings_apart():
+    assert ProbeConfig(probe="sgd").name == "sgd(standardized)"
+    assert ProbeConfig(probe="sgd", probe_epochs=30).name == "sgd(standardized,epochs=30)"
+    assert ProbeConfig(probe="sgd-raw", probe_epochs=30).name == "sgd-raw(epochs=30)"
+    for probe, first in (("sgd", "sgd(standardized,learning_rate=0.1)"), ("sgd-raw", "sgd-raw")):
+        several = ProbeConfig(probe=probe, probe_learning_rate=(0.1, 0.3))
+        assert [own.name for own in several.each()] == [first, several.each()[1].name]
+        assert "learning_rate=0.3" in several.each()[1].name
+    for probe, rates in (("sgd", (0.5, 0.50000001)), ("lbfgs", (0.1,)), ("lbfgs", (0.1, 0.3))):
+        with pytest.raises(ValueError, match="probe_learning_rate"):
+            ProbeConfig(probe=probe, probe_learning_rate=rates)
+    assert ProbeConfig(probe="lbfgs", probe_epochs=30).name == "lbfgs", "epochs mean nothing to lbfgs"
+    assert probe_named_now("sgd(learning_rate=0.3)") == "sgd-raw(learning_rate=0.3)"
+    for name in ("lbfgs", "lbfgs(l2=0.1)", *(ProbeConfig(probe=probe, probe_epochs=3).name for probe in PROBES)):
+        assert probe_named_now(name) == name
+    with pytest.raises(ValueError, match="unknown probe 'lbgfs'.*Did you mean 'lbfgs'"):
+        ProbeConfig(probe="lbgfs")
+    with pytest.raises(ValueError, match="each layer once"):
+        ProbeConfig(features=("encoder", "encoder"))
+
+
+@pytest.mark.parametrize("probe", ["sgd", "sgd-raw"])
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1e30])
+def test_learning_rates_that_learn_nothing_or_diverge_are_refused(probe, rate):
+    with pytest.raises(ValueError, match=rf"probe_learning_rate is \S+; the {probe} probe .* above 0 and at most"):
+        ProbeConfig(probe=probe, probe_learning_rate=(0.1, rate))
+
+
+def test_the_probe_of_a_row_is_asked_for_by_its_own_settings():
+    for asked in (
+        *(ProbeConfig(probe=probe) for probe in PROBES),
+        ProbeConfig(probe="sgd", probe_learning_rate=(0.5,), probe_batch=64, knn_neighbours=5),
+        ProbeConfig(probe="sgd-raw", probe_learning_rate=(0.5,), probe_epochs=7),
+        ProbeConfig(probe_l2=0.5),
+    ):
+        again = ProbeConfig(**probe_flags(asked.settings() | {"chosen_learning_rate": 3.0, "data_fingerprint": "x"}))
+        assert (again.name, again.settings()) == (asked.name, asked.settings())
+    before = {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 100, "probe_batch": 1024, "probe_l2": 0.001}
+    assert ProbeConfig(**probe_flags(before)).name == "sgd-raw(learning_rate=0.3)"

@@ -1,0 +1,226 @@
+"""Which figures a leaderboard and a trial can give, and the files that `mdssl figures` writes of them."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from figure_board import MIXTURES, a_board, board_of_all_kinds, grid_of, trial
+from leaderboard_rows import failed
+from PIL import Image
+from rich.console import Console
+
+from mdssl import figures
+from mdssl.errors import InputError
+from mdssl.evaluate import representations
+from mdssl.figures.gallery import KINDS
+from mdssl.figures.saving import to_bytes
+from mdssl.figures.writing import write_figures
+from mdssl.leaderboard import board as leaderboard
+from mdssl.storage.location import Location
+
+
+@pytest.fixture(scope="module")
+def board() -> pd.DataFrame:
+    return board_of_all_kinds()
+
+
+def test_a_gallery_draws_what_there_is_and_says_why_not_the_rest(board):
+    found = figures.gallery(board)
+    kinds = {entry.figure for entry in found.entries}
+    assert kinds == set(KINDS) - {"class-similarity", "embedding"}
+    assert set(found.absent) == {"class-similarity", "embedding"}
+    assert len({entry.name for entry in found.entries}) == len(found.entries)
+    heat = next(entry for entry in found.entries if entry.name.endswith("svhn") and entry.figure == "lambda-heatmap")
+    best = grid_of(board)[lambda df: df["eval_dataset"] == "svhn"].groupby(["lambda1", "lambda2"])["top1"].mean().max()
+    assert f"{best:.1f} %" in heat.alt and "150 steps" in heat.caption
+
+
+def test_a_gallery_keeps_settings_apart_and_says_which(board):
+    grid = grid_of(board)
+    longer = grid.assign(iterations=300, trial_id="e" + grid["trial_id"].str[1:], top1=grid["top1"] + 5)
+    few = longer[longer["seed"] == 0]
+    entries = [one for one in figures.gallery(pd.concat([grid, few])).entries if one.figure == "lambda-curves"]
+    assert ["150 steps" in entries[0].caption, "300 steps" in entries[1].caption] == [True, True]
+    assert "group 2 of 2" in entries[1].caption
+
+
+def test_an_empty_leaderboard_gives_reasons_for_all(storage):
+    found = figures.gallery(leaderboard.read(storage), storage)
+    assert not found.entries and set(found.absent) == set(KINDS)
+    assert "run a sweep" in found.absent["lambda-curves"]
+
+
+def test_forty_datasets_and_a_failed_probe_are_drawn(board):
+    names = [f"dataset-{number:02}" for number in range(40)]
+    rows = [
+        one
+        for number, lambda2 in enumerate((0.0, 0.1))
+        for one in trial(number + 1, names, lambda1=0.9, lambda2=lambda2, train_mixture="dataset-00+dataset-01")
+    ]
+    rows[3] |= {"status": "failed", "top1": None}
+    found = figures.gallery(a_board(rows))
+    assert [entry.figure for entry in found.entries].count("lambda-curves") == 7
+    to_bytes(next(entry for entry in found.entries if entry.figure == "lambda-curves").draw(), "svg")
+
+
+METRICS = pd.DataFrame(
+    {"step": [10, 20], "loss": [5.0, 4.0], "alignment": [-7.0, -8.0], "within": [12.0, 11.0], "across": [np.nan] * 2}
+)
+ROUNDS = pd.DataFrame(
+    {
+        **{
+            "round": [0, 1],
+            "step": [10, 20],
+            "sizes": [[6, 4], [5, 5]],
+            "kept_share": [0.5, 1.0],
+            "churn": [None, 0.1],
+        },
+        **{"purity": [0.8, 0.9], "nmi": [0.5, 0.7], "epsilon": [1.0, 0.1]},
+    }
+)
+
+
+def test_a_trial_shows_the_terms_that_it_has_and_its_clusters(tmp_path):
+    METRICS.to_parquet(tmp_path / "metrics.parquet")
+    ROUNDS.to_parquet(tmp_path / "clusters.parquet")
+    found = figures.trial_gallery(str(tmp_path))
+    terms, clusters = (entry.draw() for entry in found.entries)
+    assert [axis.get_title(loc="left").split()[0] for axis in terms.axes] == ["total", "alignment", "within"]
+    np.testing.assert_allclose(terms.axes[1].lines[0].get_ydata(), METRICS["alignment"])
+    np.testing.assert_allclose(clusters.axes[2].lines[0].get_ydata(), [np.nan, 10.0])
+    assert "purity from 0.80 to 0.90" in found.entries[1].alt
+
+
+def test_a_trial_without_files_says_what_it_lacks(tmp_path):
+    assert "no clusters.parquet" in figures.trial_gallery(str(tmp_path)).absent["clusters"]
+
+
+def test_a_trial_that_reported_nothing_says_so(tmp_path):
+    pd.DataFrame().to_parquet(tmp_path / "metrics.parquet")
+    ROUNDS.iloc[:0].to_parquet(tmp_path / "clusters.parquet")
+    found = figures.trial_gallery(str(tmp_path))
+    assert not found.entries
+    assert "has nothing to train" in found.absent["loss-terms"] and "not clustered yet" in found.absent["clusters"]
+
+
+def test_the_command_writes_what_is_named_and_refuses_before_it_writes(storage, tmp_path):
+    for number, lambda2 in enumerate((0.0, 0.1)):
+        leaderboard.write_rows(storage, f"{number + 1:012x}", trial(number + 1, ("svhn",), lambda2=lambda2))
+    output, console = tmp_path / "figures", Console(file=io.StringIO(), width=80)
+    with pytest.raises(ValueError, match="Did you mean 'lambda-heatmap'"):
+        write_figures(storage, str(output), names=["lambda-heatmaps"])
+    with pytest.raises(ValueError, match="unknown format of a figure 'gif'"):
+        write_figures(storage, str(output), formats=["gif"])
+    assert not output.exists()
+    files = write_figures(storage, str(output), names=["lambda-heatmap"], console=console)
+    assert [file.name for file in files] == ["lambda-heatmap-svhn.svg"]
+    assert [path.name for path in output.iterdir()] == ["lambda-heatmap-svhn.svg"]
+    title, *caption = console.file.getvalue().splitlines()
+    assert "lambda-heatmap-svhn.svg  Top-1 on svhn over λ1 and λ2" in title
+    assert all(line.startswith(" " * 9) and len(line) <= 80 for line in caption) and "150 steps" in " ".join(caption)
+
+
+def test_a_figure_of_somebody_else_is_not_replaced(storage, tmp_path):
+    for number, lambda2 in enumerate((0.0, 0.1)):
+        leaderboard.write_rows(storage, f"{number + 1:012x}", trial(number + 1, ("svhn",), lambda2=lambda2))
+    files = write_figures(storage, tmp_path, names=["lambda-heatmap"], formats=["svg", "png", "pdf"])
+    assert len(files) % 3 == 0
+    write_figures(storage, tmp_path, names=["lambda-heatmap"], formats=["svg", "png", "pdf"])
+    mine = tmp_path / files[-1].name
+    mine.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=f"{mine.name} is there, and mdssl did not write it"):
+        write_figures(storage, tmp_path, names=["lambda-heatmap"], formats=["svg", "png", "pdf"])
+    assert mine.read_bytes() == b"mine"
+
+
+def test_what_cannot_be_drawn_is_refused_with_the_reason_after_the_others_are_drawn(storage, tmp_path):
+    for number, lambda2 in enumerate((0.0, 0.1)):
+        leaderboard.write_rows(storage, f"{number + 1:012x}", trial(number + 1, ("svhn",), lambda2=lambda2))
+    with pytest.raises(ValueError, match="not drawn: embedding: .*representations"):
+        write_figures(storage, str(tmp_path), names=["embedding", "lambda-heatmap"])
+    assert [path.name for path in tmp_path.glob("*.svg")] == ["lambda-heatmap-svhn.svg"]
+
+
+def test_a_storage_or_a_trial_that_is_not_there_is_named(storage, tmp_path):
+    with pytest.raises(ValueError, match=f"{storage} has no leaderboard and no trials"):
+        write_figures(storage, str(tmp_path / "new"))
+    Path(storage).mkdir()
+    with pytest.raises(ValueError, match=f"leaderboard in {storage}.* is empty"):
+        write_figures(storage, str(tmp_path / "new"))
+    with pytest.raises(ValueError, match="no trial 000000000000 in "):
+        write_figures(storage, str(tmp_path / "new"), trial_id="0" * 12)
+    with pytest.raises(ValueError, match="no format of a figure is named; allowed: svg, png, pdf"):
+        write_figures(storage, str(tmp_path / "new"), formats=())
+    leaderboard.write_rows(storage, "f" * 12, [failed()])
+    with pytest.raises(ValueError, match=f"no figure of {storage}.* no scores yet"):
+        write_figures(storage, str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_say_what_they_show(board):
+    figure = figures.lambda_heatmap(grid_of(board), "svhn")
+    words = {"title": "λ of <cells> & $x", "description": "From 9 to 90 %,\x1b[2J <all>."}
+    svg = to_bytes(figure, "svg", **words)
+    assert svg == to_bytes(figure, "svg", **words)
+    root = ElementTree.fromstring(svg)
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.get("role") == "img"
+    assert [root.find(f"{space}title").text, root.find(f"{space}desc").text] == [
+        "λ of <cells> & $x",
+        "From 9 to 90 %,\\x1b[2J <all>.",
+    ]
+    png = Image.open(io.BytesIO(to_bytes(figure, "png", **words)))
+    assert png.text["Title"] == words["title"] and "9 to 90" in png.text["Description"]
+    pdf = to_bytes(figure, "pdf", **words)
+    assert "λ of <cells>".encode("utf-16-be") in pdf and b"/Subject" in pdf and pdf == to_bytes(figure, "pdf", **words)
+
+
+def write_representations(storage: str, trial_ids: Iterable[str]) -> None:
+    random = np.random.default_rng(0)
+    for trial_id in trial_ids:
+        for name in MIXTURES[2].split("+"):
+            means, sample = random.normal(size=(3, 8)).astype("f4"), random.normal(size=(9, 8)).astype("f4")
+            layers = dict.fromkeys(("encoder", "projection"), representations.Layer(means, sample))
+            kept = representations.Representations(name, ("a", "b", "c"), layers, np.arange(9) % 3, np.arange(9), "")
+            representations.write(Location.of(storage) / "trials" / trial_id, kept)
+
+
+def test_a_figure_of_similarities_does_not_need_what_the_other_one_lacks(board, storage):
+    of_mdssl = board[(board["train_mixture"] == MIXTURES[2]) & (board["method"] == "mdssl") & (board["lambda2"] > 0)]
+    write_representations(storage, of_mdssl["trial_id"].unique())
+    names = [one.name for one in figures.gallery(board, storage).entries if one.figure == "class-similarity"]
+    assert names == ["class-similarity-lambda2"]
+
+
+def test_a_file_of_a_trial_that_is_cut_off_is_named(tmp_path):
+    pd.DataFrame({"step": [1], "loss": [2.0]}).to_parquet(tmp_path / "metrics.parquet")
+    whole = (tmp_path / "metrics.parquet").read_bytes()
+    for cut in (0, 3, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "metrics.parquet").write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="metrics.parquet cannot be read"):
+            figures.trial_gallery(str(tmp_path))
+
+
+def test_figures_of_representations_are_of_trials_that_have_them(board, storage):
+    trials = board[(board["train_mixture"] == MIXTURES[2]) & (board["seed"] == 0) & (board["method"] != "mdssl-robust")]
+    write_representations(storage, trials["trial_id"].unique())
+    found = figures.gallery(board, storage)
+    assert not found.absent
+    by_name = {entry.name: entry for entry in found.entries}
+    over1, over2 = (by_name[f"class-similarity-lambda{n}"].draw() for n in (1, 2))
+    titles = [axis.get_title(loc="left") for axis in (*over1.axes[:2], *over2.axes[:4])]
+    grid = [(1, 0), (0.9, 0), (1, 0.1), (1, 0.2), (0.9, 0.1), (0.9, 0.2)]
+    assert titles == [f"λ1 = {a:g}, λ2 = {b:g}" for a, b in grid]
+    panels = [axis.get_title(loc="left").replace("\n", " ") for axis in by_name["embedding"].draw().axes]
+    assert panels == ["SimCLR, union", "MDSSL", "MDSSL, clustered"]
+    assert "MDSSL at λ1 = 0.9" in by_name["embedding"].caption
+    for trial_id in trials.loc[trials["method"] != "simclr", "trial_id"].unique():
+        if trial_id != trials.loc[trials["lambda2"] == 0, "trial_id"].iloc[0]:
+            (Location.of(storage) / "trials" / trial_id).delete()
+    by_name = {entry.name: entry for entry in figures.gallery(board, storage).entries}
+    assert "MDSSL" not in by_name["embedding"].caption
+    assert "Similarity of class means at λ1 = 1, λ2 = 0" in by_name["class-similarity-lambda1"].title

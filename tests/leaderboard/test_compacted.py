@@ -1,0 +1,229 @@
+"""Whatever the compacted copy holds, the leaderboard is what the files of the trials say."""
+
+import json
+import logging
+import os
+import time
+import uuid
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from leaderboard_rows import UNTRAINED, failed, row
+
+from mdssl.leaderboard import compacted
+from mdssl.leaderboard import files as row_files
+from mdssl.leaderboard.board import SCHEMA_VERSION, read, write_rows
+from mdssl.leaderboard.compacted import COPY, compact, renew
+
+A, B, C, D = (letter * 12 for letter in "abcd")
+
+
+def file_of(storage: str, trial_id: str) -> Path:
+    return Path(storage, "leaderboard", f"{trial_id}.parquet")
+
+
+def written_long_ago(storage: str) -> None:
+    for number, file in enumerate(sorted(Path(storage, "leaderboard").iterdir())):
+        os.utime(file, (time.time() - 3600 - number,) * 2)
+
+
+def tops(storage: str) -> dict[str, list[float]]:
+    """The scores of each trial, in the order of the leaderboard."""
+    return {trial_id: list(rows["top1"]) for trial_id, rows in read(storage).groupby("trial_id", sort=False)}
+
+
+@pytest.fixture
+def board(storage):
+    """Four trials, compacted: two with two scores, an untrained one, and one that failed."""
+    write_rows(storage, A, [row("svhn", top1=10.0), row("stl10", top1=11.0, seen=False)])
+    write_rows(storage, B, [row("svhn", top1=20.0, seed=1), row("stl10", top1=21.0, seen=False, seed=1)])
+    write_rows(storage, C, [row("svhn", top1=30.0, **UNTRAINED)])
+    write_rows(storage, D, [failed()])
+    written_long_ago(storage)
+    assert compact(storage)[1:] == (6, 4, 0)
+    return storage
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """Names of the trials' files that are opened from now on."""
+    names = []
+    table_in = row_files._table_in
+    monkeypatch.setattr(row_files, "_table_in", lambda file: names.append(file.name) or table_in(file))
+    return names
+
+
+@pytest.mark.parametrize("filters", [{}, {"method": "mdssl", "seed": 1}, {"status": "failed"}, {"trial_id": [A, D]}])
+def test_the_copy_gives_what_the_files_give(board, filters):
+    copied = read(board, **filters)
+    Path(board, COPY).unlink()
+    pd.testing.assert_frame_equal(copied, read(board, **filters))
+    assert len(copied) > 0
+
+
+def test_no_file_of_a_trial_is_opened_that_the_copy_has(board, opened):
+    assert len(read(board)) == 6
+    assert opened == []
+
+
+def test_bare_pandas_counts_no_row_twice(board):
+    bare = pd.read_parquet(Path(board, "leaderboard"))
+    assert sorted(bare["trial_id"]) == [A, A, B, B, C, D]
+    assert sorted(os.listdir(board)) == ["leaderboard", COPY]
+
+
+def test_new_changed_and_deleted_trials_are_seen_in_their_order(board, opened):
+    write_rows(board, "b" * 11 + "c", [row("svhn", top1=25.0)])
+    write_rows(board, "0" * 12, [row("svhn", top1=1.0)])
+    write_rows(board, B, [row("stl10", top1=23.0), row("svhn", top1=22.0), row("dtd", top1=24.0)])
+    file_of(board, C).unlink()
+    found = read(board)
+    assert set(opened) == {f"{'b' * 11}c.parquet", f"{'0' * 12}.parquet", f"{B}.parquet"}
+    assert found["top1"].fillna(-1).tolist() == [1.0, 10.0, 11.0, 23.0, 22.0, 24.0, 25.0, -1.0]
+    Path(board, COPY).unlink()
+    pd.testing.assert_frame_equal(found, read(board))
+
+
+def test_a_trial_that_was_replaced_by_a_file_of_the_same_size_is_seen(board):
+    size = file_of(board, A).stat().st_size
+    write_rows(board, A, [row("svhn", top1=12.0), row("stl10", top1=13.0, seen=False)])
+    assert file_of(board, A).stat().st_size == size
+    assert tops(board)[A] == [12.0, 13.0]
+
+
+def test_a_file_that_was_fresh_when_the_copy_was_made_is_read_itself(board, opened):
+    """Within a tick of the file system's clock a second version has the time of the first."""
+    write_rows(board, A, [row("svhn", top1=14.0)])
+    assert compact(board)[1:] == (4, 3, 1)
+    first = file_of(board, A).stat()
+    write_rows(board, A, [row("svhn", top1=15.0)])
+    os.utime(file_of(board, A), ns=(first.st_atime_ns, first.st_mtime_ns))
+    assert file_of(board, A).stat().st_size == first.st_size
+    opened.clear()
+    assert tops(board)[A] == [15.0]
+    assert opened == [f"{A}.parquet"]
+
+
+def test_a_board_whose_files_are_all_gone_is_empty(board):
+    for file in Path(board, "leaderboard").iterdir():
+        file.unlink()
+    assert read(board).empty
+
+
+def test_a_copy_beside_the_files_of_another_board_gives_none_of_its_rows(board, tmp_path):
+    other = str(tmp_path / "other")
+    write_rows(other, A, [row("svhn", top1=77.0)])
+    Path(other, COPY).write_bytes(Path(board, COPY).read_bytes())
+    assert tops(other) == {A: [77.0]}
+
+
+def flipped(good: bytes, at: int) -> bytes:
+    return good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :]
+
+
+def rewritten(good: bytes, change) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(change(pq.read_table(pa.BufferReader(good))), buffer)
+    return buffer.getvalue().to_pybytes()
+
+
+def of_the_future(table: pa.Table) -> pa.Table:
+    place = table.column_names.index("schema_version")
+    return table.set_column(place, table.field(place), pa.array([SCHEMA_VERSION + 1] * len(table)))
+
+
+UNBELIEVABLE = {
+    "empty": lambda good: b"",
+    "cut off": lambda good: good[: len(good) // 2],
+    "text": lambda good: b"remember the milk, and more",
+    "a page that rotted": lambda good: flipped(good, 40),
+    "an end that rotted": lambda good: flipped(good, len(good) - 6),
+    "without stamps": lambda good: rewritten(good, lambda table: table.replace_schema_metadata()),
+    "with other stamps": lambda good: rewritten(
+        good, lambda table: table.replace_schema_metadata({"mdssl.leaderboard_files": json.dumps([1, 2])})
+    ),
+    "rows taken away": lambda good: rewritten(good, lambda table: table.slice(1)),
+    "rows twice": lambda good: rewritten(good, lambda table: pa.concat_tables([table, table])),
+    "another column": lambda good: rewritten(good, lambda table: table.append_column("mine", table["top1"])),
+    "a newer version": lambda good: rewritten(good, of_the_future),
+}
+
+
+@pytest.mark.parametrize("case", UNBELIEVABLE)
+def test_a_copy_that_cannot_be_believed_is_named_and_left_aside(board, case, caplog):
+    expected = read(board)
+    copy = Path(board, COPY)
+    copy.write_bytes(UNBELIEVABLE[case](copy.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        pd.testing.assert_frame_equal(read(board), expected)
+    (record,) = caplog.records
+    assert str(copy) in record.getMessage()
+    assert "mdssl leaderboard --compact" in record.getMessage()
+    caplog.clear()
+    compact(board)
+    pd.testing.assert_frame_equal(read(board), expected)
+    assert not caplog.records
+
+
+def test_a_foreign_file_in_the_folder_is_named_with_a_copy_as_without(board):
+    Path(board, "leaderboard", "notes.parquet").write_bytes(b"remember the milk, and more")
+    for use in (read, compact):
+        with pytest.raises(ValueError, match="notes.parquet is not a leaderboard file"):
+            use(board) if use is read else (written_long_ago(board), use(board))
+
+
+def test_a_damaged_file_is_named_though_the_copy_has_its_rows(board):
+    file_of(board, A).write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=f"{A}.parquet is not a leaderboard file"):
+        read(board)
+
+
+def test_what_was_compacted_is_said(board):
+    write_rows(board, A, [row()])
+    assert str(compact(board)) == (
+        f"{board}/{COPY}: 4 rows of 3 trials in one file; 1 of the last ten seconds will be read from their files"
+    )
+
+
+def test_the_copy_is_renewed_where_many_files_are_not_in_it(board, monkeypatch):
+    assert renew(board) is None, "four files are read in no time"
+    monkeypatch.setattr(compacted, "_MANY", 2)
+    assert renew(board) is None, "it has them all"
+    write_rows(board, A, [row("svhn", top1=99.0)])
+    assert renew(board) is None, "one file is read in no time"
+    write_rows(board, B, [row("svhn", top1=98.0)])
+    written_long_ago(board)
+    assert renew(board)[1:] == (4, 4, 0)
+    assert tops(board)[A] == [99.0]
+    Path(board, COPY).unlink()
+    Path(board, "leaderboard", "foreign.parquet").write_bytes(b"what")
+    written_long_ago(board)
+    assert renew(board) is None, "who reads the folder says what is wrong with it"
+
+
+def test_an_empty_board_is_not_compacted(storage):
+    with pytest.raises(ValueError, match="is empty: run a sweep"):
+        compact(storage)
+    assert not Path(storage).exists()
+
+
+def test_a_storage_without_times_is_not_compacted():
+    storage = f"memory://{uuid.uuid4().hex}"
+    write_rows(storage, A, [row()])
+    with pytest.raises(ValueError, match="cannot be compacted: .*does not tell when"):
+        compact(storage)
+    assert len(read(storage)) == 1
+
+
+def test_of_hundreds_of_files_the_one_that_is_foreign_is_named(storage):
+    for number in range(150):
+        write_rows(storage, f"{number:012x}", [row()])
+    copy = file_of(storage, "f" * 12)
+    copy.write_bytes(file_of(storage, f"{7:012x}").read_bytes())
+    with pytest.raises(ValueError, match=f"{copy} is not a leaderboard file: it holds rows of another trial"):
+        read(storage)
+    copy.unlink()
+    assert list(read(storage)["trial_id"]) == [f"{number:012x}" for number in range(150)]

@@ -1,0 +1,367 @@
+import itertools
+import json
+import multiprocessing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from leaderboard_rows import UNTRAINED, failed, row
+
+from mdssl.leaderboard.board import COLUMNS, SCHEMA, SCHEMA_VERSION, pivot, read, read_rows, with_settings, write_rows
+
+A, B, C = "a" * 12, "b" * 12, "c" * 12
+
+DESIGNED_TEXT = """
+trial_id sweep status error
+method train_mixture num_domains lambda1 lambda2 temperature arch stem batching batch_per_domain iterations optimizer
+learning_rate precision seed num_clusters warmup_iterations recluster_every epsilon outlier_rule preset
+eval_dataset seen features probe top1 top5 knn_top1 num_classes num_train num_test
+train_seconds eval_seconds gpu_hours num_workers device views_seen views_per_second peak_memory_mb encoder_mb final_loss
+config_json data_fingerprint git_commit mdssl_version torch_version ray_version started_at finished_at checkpoint
+schema_version
+"""
+DESIGNED = DESIGNED_TEXT.split()
+
+
+def file_of(storage: str, trial_id: str) -> Path:
+    return Path(storage) / "leaderboard" / f"{trial_id}.parquet"
+
+
+def test_the_columns_are_the_designed_ones_in_order(storage):
+    assert SCHEMA.names == DESIGNED
+    assert all(column.meaning for column in COLUMNS)
+    write_rows(storage, A, [row()])
+    assert list(pd.read_parquet(file_of(storage, A)).columns) == DESIGNED
+
+
+def test_what_was_written_is_read_back(storage):
+    rows = [row("svhn", top1=np.float64(61.5)), row("stl10", seen=False, top5=None, views_seen=np.int64(2**40))]
+    write_rows(storage, A, rows)
+    back = read_rows(storage, A)
+    assert [set(found) for found in back] == [set(DESIGNED)] * 2
+    started = datetime(2026, 11, 2, 10, 0, 0, 250_000, tzinfo=UTC)
+    for found, given in zip(back, rows, strict=True):
+        complete = dict.fromkeys(DESIGNED) | {"trial_id": A, "schema_version": SCHEMA_VERSION} | given
+        assert found == complete | {"started_at": started}
+
+
+def test_rows_read_back_can_be_written_with_more(storage):
+    write_rows(storage, A, [row("svhn")])
+    write_rows(storage, A, [*read_rows(storage, A), row("stl10", seen=False)])
+    assert [found["eval_dataset"] for found in read_rows(storage, A)] == ["svhn", "stl10"]
+
+
+def test_a_file_has_the_schema_to_the_last_type_for_any_reader(storage):
+    write_rows(storage, A, [failed()])
+    assert pq.read_schema(file_of(storage, A)).equals(SCHEMA)
+
+
+def test_a_file_is_replaced_whole(storage):
+    write_rows(storage, A, [row("svhn"), row("stl10")])
+    write_rows(storage, A, [failed()])
+    assert [found["status"] for found in read_rows(storage, A)] == ["failed"]
+    assert [path.name for path in Path(storage, "leaderboard").iterdir()] == [f"{A}.parquet"]
+
+
+def test_a_trial_without_a_file_has_no_rows(storage):
+    assert read_rows(storage, A) == []
+
+
+@pytest.mark.parametrize("trial_id", ["../../etc/x", "A" * 12, "a" * 11, "a" * 13, "", "a" * 12 + "\n"])
+def test_only_trial_ids_become_paths(storage, trial_id):
+    for use in (lambda: write_rows(storage, trial_id, [row()]), lambda: read_rows(storage, trial_id)):
+        with pytest.raises(ValueError, match="12 hex digits"):
+            use()
+    assert not Path(storage).exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row(tpo1=3)], "no such leaderboard columns.*tpo1"),
+        ([row(method=None)], "lacks.*method"),
+        ([row(top1=None)], "a finished row .* lacks.*top1"),
+        ([row(status="done")], "status 'done'"),
+        ([row(trial_id=B)], "row of trial bbb"),
+        ([row("svhn"), row("svhn")], "repeat a score"),
+    ],
+)
+def test_rows_that_are_not_a_leaderboards_are_a_bug(storage, rows, message):
+    with pytest.raises(AssertionError, match=message):
+        write_rows(storage, A, rows)
+    assert not Path(storage).exists()
+
+
+def test_an_empty_leaderboard_has_the_dtypes_of_a_full_one(storage):
+    empty = read(storage)
+    write_rows(storage, A, [row(num_clusters=2, seen=True)])
+    write_rows(storage, B, [failed()])
+    full = read(storage)
+    assert (len(empty), len(full)) == (0, 2)
+    pd.testing.assert_series_equal(empty.dtypes, full.dtypes)
+    assert full.dtypes["seed"] == full.dtypes["num_clusters"] == "Int64"
+    assert (full.dtypes["seen"], full.dtypes["top1"]) == ("boolean", "float64")
+    assert str(full.dtypes["started_at"]) == "datetime64[ms, UTC]"
+
+
+@pytest.fixture
+def filled(storage):
+    write_rows(storage, A, [row("svhn"), row("stl10", seen=False)])
+    write_rows(storage, B, [row("svhn", lambda1=1.0, seed=1), row("stl10", seen=False, lambda1=1.0, seed=1)])
+    write_rows(storage, C, [row("svhn", **UNTRAINED)])
+    write_rows(storage, "d" * 12, [failed()])
+    return storage
+
+
+@pytest.mark.parametrize(
+    ("filters", "trials"),
+    [
+        ({}, "aabbcd"),
+        ({"method": "mdssl"}, "aabbd"),
+        ({"lambda1": 1}, "bb"),
+        ({"lambda1": [0.9, 1.0]}, "aabbd"),
+        ({"lambda1": None}, "c"),
+        ({"lambda1": (None, 1.0)}, "bbc"),
+        ({"seed": {1}}, "bb"),
+        ({"seen": True}, "ab"),
+        ({"seen": None}, "d"),
+        ({"eval_dataset": ["svhn", "stl10"], "status": "finished", "method": "mdssl"}, "aabb"),
+        ({"status": "failed"}, "d"),
+        ({"method": "nothing of the kind"}, ""),
+        ({"trial_id": []}, ""),
+    ],
+)
+def test_filters_keep_the_rows_that_match_all(filled, filters, trials):
+    found = read(filled, **filters)
+    assert "".join(trial_id[0] for trial_id in found["trial_id"]) == trials
+    assert list(found.index) == list(range(len(found)))
+    pd.testing.assert_series_equal(found.dtypes, read(filled).dtypes)
+
+
+def test_a_filter_that_is_no_column_is_named_with_the_nearest(filled):
+    with pytest.raises(ValueError, match=r"unknown leaderboard column 'lamda1'.*Did you mean 'lambda1'"):
+        read(filled, lamda1=0.9)
+
+
+def test_pivot_is_the_mean_over_seeds_and_keeps_null_settings(storage):
+    for trial_id, seed, lambda1, score in ((A, 0, 0.9, 60.0), (B, 1, 0.9, 64.0), (C, 0, 1.0, 50.0)):
+        same = {"seed": seed, "lambda1": lambda1}
+        write_rows(storage, trial_id, [row("svhn", top1=score, **same), row("stl10", top1=score + 10, **same)])
+    write_rows(storage, "d" * 12, [row(name, top1=20.0, **UNTRAINED) for name in ("svhn", "stl10")])
+    write_rows(storage, "e" * 12, [failed(lambda1=0.8)])
+    table = pivot(read(storage))
+    assert list(table.columns) == ["stl10", "svhn"]
+    expected = {
+        ("mdssl", 0.9, 0.1): [72.0, 62.0],
+        ("mdssl", 1.0, 0.1): [60.0, 50.0],
+        ("random", None, None): [20.0, 20.0],
+    }
+    found = {tuple(None if pd.isna(key) else key for key in keys): list(values) for keys, values in table.T.items()}
+    assert found == expected
+
+
+def test_pivot_agrees_with_pandas_where_nothing_is_null(storage):
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        setting = {"lambda1": [0.9, 1.0][number % 2], "lambda2": [0.0, 0.1, 0.2][number % 3], "seed": number // 6}
+        scores = rng.uniform(0, 100, 2)
+        names = ("svhn", "stl10")
+        rows = [row(name, knn_top1=score, **setting) for name, score in zip(names, scores, strict=True)]
+        write_rows(storage, f"{number:012x}", rows)
+    df = read(storage)
+    expected = df.pivot_table(index=["lambda1", "lambda2"], columns="eval_dataset", values="knn_top1")
+    pd.testing.assert_frame_equal(pivot(df, index=["lambda1", "lambda2"], values="knn_top1"), expected)
+
+
+def test_pivot_refuses_to_average_what_differs_in_more_than_the_seed(storage):
+    write_rows(storage, A, [row("svhn"), row("svhn", features="projection", top1=10.0)])
+    df = read(storage)
+    with pytest.raises(
+        ValueError, match=r"would mix rows that differ in features: encoder, projection.*add 'features' to index"
+    ):
+        pivot(df)
+    assert pivot(df, index=["features"])["svhn"].to_dict() == {"encoder": 50.0, "projection": 10.0}
+    assert pivot(read(storage, features="encoder")).to_numpy() == [[50.0]]
+
+
+def test_pivot_refuses_to_average_over_a_setting_that_only_config_json_tells(storage):
+    for trial_id, weight_decay in ((A, 1e-6), (B, 1e-4)):
+        said = {"trial": {"method": "mdssl", "lambda1": 0.9, "weight_decay": weight_decay}}
+        write_rows(storage, trial_id, [row("svhn", top1=weight_decay, config_json=json.dumps(said))])
+    df = read(storage)
+    with pytest.raises(ValueError, match=r"differ in weight_decay: 1e-06, 0.0001\..*df = with_settings\(df\)"):
+        pivot(df)
+    df = with_settings(df)
+    assert pivot(df, index=["weight_decay"])["svhn"].to_dict() == {1e-6: 1e-6, 1e-4: 1e-4}
+    assert pivot(df[df.weight_decay == 1e-4]).to_numpy() == [[1e-4]]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"evaluation": {"data_fingerprint": "images"}, "recipe_version": 3, "trial": {"weight_decay": 0.5}},
+        {"trial": {"weight_decay": 0.5}, "recipe_version": 3, "evaluation": {"data_fingerprint": "images"}},
+        {
+            "evaluation": {
+                "data_fingerprint": "images",
+                "x": {"a": 1, "recipe_version": 9},
+                "y": ', "recipe_version": ',
+            },
+            "recipe_version": 3,
+            "trial": {"weight_decay": 0.5},
+        },
+    ],
+)
+def test_settings_are_read_from_config_json_however_it_is_written(storage, said):
+    write_rows(storage, A, [row("svhn", config_json=json.dumps(said)), row("stl10", config_json=json.dumps(said))])
+    write_rows(storage, B, [row("svhn", config_json="{}")])
+    found = with_settings(read(storage))
+    assert found["eval_fingerprint"].tolist() == ["images", "images", ""]
+    assert found["weight_decay"].fillna(-1).tolist() == [0.5, 0.5, -1]
+    assert found["recipe_version"].fillna(-1).tolist() == [3, 3, -1]
+
+
+def test_pivot_does_not_tell_untrained_encoders_apart_by_how_they_were_not_trained(storage):
+    initial = {"method": "random", "arch": "resnet18", "stem": "imagenet", "norm": "batch", "projection_dim": 128}
+    for trial_id, seed, decay in ((A, 0, 1e-6), (B, 1, 1e-4)):
+        said = {"trial": initial | {"seed": seed, "weight_decay": decay}}
+        write_rows(storage, trial_id, [row("svhn", **UNTRAINED | {"seed": seed}, config_json=json.dumps(said))])
+    assert pivot(read(storage)).to_numpy() == [[50.0]]
+
+
+def test_pivot_refuses_to_mix_scores_on_different_images_of_one_name(storage):
+    for trial_id, images in ((A, "1" * 64), (B, "2" * 64)):
+        said = json.dumps({"evaluation": {"data_fingerprint": images}})
+        write_rows(storage, trial_id, [row("svhn", config_json=said)])
+    with pytest.raises(ValueError, match=r"differ in eval_fingerprint"):
+        pivot(read(storage))
+
+
+def test_asking_for_some_trials_opens_no_other_file(filled):
+    (Path(str(filled)) / "leaderboard" / "stray.parquet").write_bytes(b"not a table")
+    assert set(read(filled, trial_id=A)["trial_id"]) == set(read(filled, trial_id=[A])["trial_id"]) == {A}
+    with pytest.raises(ValueError, match="stray.parquet is not a leaderboard file"):
+        read(filled)
+
+
+def test_pivot_of_nothing_is_empty_and_a_wrong_name_is_said(storage):
+    assert pivot(read(storage)).empty
+    with pytest.raises(ValueError, match=r"unknown leaderboard column 'top_1'.*Did you mean 'top1'"):
+        pivot(read(storage), values="top_1")
+
+
+def table_of(storage: str) -> pa.Table:
+    return pq.read_table(file_of(storage, A))
+
+
+FOREIGN = {
+    "an empty file": (f"{B}.parquet", lambda good: b"", "size is 0 bytes"),
+    "a file that was cut off": (f"{B}.parquet", lambda good: good[: len(good) // 2], "not whole"),
+    "a text file": ("notes.parquet", lambda good: b"remember the milk, and more", "not Parquet"),
+    "a copy": ("copy.parquet", lambda good: good, "rows of another trial"),
+    "a copy under another id": (f"{B}.parquet", lambda good: good, "rows of another trial"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_foreign_file_is_named_with_what_to_do(filled, case):
+    name, make, why = FOREIGN[case]
+    foreign = Path(filled, "leaderboard", name)
+    foreign.write_bytes(make(file_of(filled, A).read_bytes()))
+    with pytest.raises(ValueError, match=f"{foreign} is not a leaderboard file: .*{why}.*Move it out of the folder"):
+        read(filled)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda table: pa.table({"x": [1]}), "its columns differ"),
+        (lambda table: table.drop_columns("top1"), r"its columns differ \(top1\)"),
+        (lambda table: table.append_column("mine", table["top1"]), r"its columns differ \(mine\)"),
+        (lambda table: table.select(SCHEMA.names[::-1]), r"its columns differ \(another order\)"),
+        (
+            lambda table: table.set_column(SCHEMA.names.index("top1"), "top1", pa.array(["good"] * len(table))),
+            "a column has another type",
+        ),
+    ],
+)
+def test_a_parquet_file_with_other_columns_is_foreign(filled, change, why):
+    pq.write_table(change(table_of(filled)), file_of(filled, A))
+    for use in (lambda: read(filled), lambda: read_rows(filled, A)):
+        with pytest.raises(ValueError, match=f"is not a leaderboard file: {why}"):
+            use()
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", "notes.txt", f"{B}.parquet.bak"])
+def test_what_is_no_parquet_file_is_passed_over(filled, name):
+    expected = read(filled)
+    Path(filled, "leaderboard", name).write_bytes(b"what")
+    pd.testing.assert_frame_equal(read(filled), expected)
+
+
+def test_a_folder_among_the_files_is_named(filled):
+    Path(filled, "leaderboard", "old").mkdir()
+    with pytest.raises(ValueError, match=r"leaderboard/old cannot be read: .*directory.*out of the folder"):
+        read(filled)
+
+
+def test_a_newer_file_asks_for_an_upgrade(filled):
+    newer = table_of(filled)
+    place = SCHEMA.names.index("schema_version")
+    newer = newer.set_column(place, "schema_version", pa.array([SCHEMA_VERSION + 1] * len(newer)))
+    pq.write_table(newer.append_column("of the future", newer["top1"]), file_of(filled, A))
+    with pytest.raises(ValueError, match=f"{A}.parquet has schema version 2, .* reads up to 1: upgrade mdssl"):
+        read(filled)
+
+
+@pytest.mark.parametrize("name", [f".{A}.parquet.0123abcd.tmp", "_SUCCESS"])
+def test_hidden_files_are_left_alone(filled, name):
+    Path(filled, "leaderboard", name).write_bytes(b"half a file")
+    assert len(read(filled)) == len(pd.read_parquet(Path(filled, "leaderboard"))) == 6
+
+
+def test_columns_that_hold_nothing_do_not_trouble_bare_pandas(storage):
+    """The first file decides on the schema of the folder: here every optional column of it is null."""
+    bare = {key: value for key, value in failed().items() if value is not None}
+    write_rows(storage, A, [bare | {"lambda1": None, "lambda2": None, "temperature": None}])
+    write_rows(storage, B, [row(num_clusters=3, outlier_rule="farthest", top5=99.0, views_seen=7)])
+    both = pd.read_parquet(Path(storage, "leaderboard"))
+    assert both["outlier_rule"].tolist()[1] == "farthest"
+    assert both[["num_clusters", "top5", "views_seen", "lambda1"]].iloc[1].tolist() == [3, 99.0, 7, 0.9]
+    assert both.iloc[0][["num_clusters", "top5", "seen", "lambda1"]].isna().all()
+
+
+def replace_for_ever(storage: str, trials: list[str]) -> None:
+    number = 0
+    while True:
+        number += 1
+        names = [f"dataset-{index}" for index in range(number % 9)]
+        rows = [row(name, top1=float(number), config_json="x" * (number * 37 % 2000)) for name in names]
+        write_rows(storage, trials[number % len(trials)], rows or [failed("x" * (number % 500), top1=float(number))])
+
+
+def test_bare_pandas_reads_the_folder_while_files_are_replaced(storage):
+    trials = [f"{index:012x}" for index in range(6)]
+    for trial_id in trials:
+        write_rows(storage, trial_id, [row()])
+    folder = Path(storage, "leaderboard")
+    writer = multiprocessing.get_context("spawn").Process(target=replace_for_ever, args=(storage, trials), daemon=True)
+    writer.start()
+    versions = set()
+    try:
+        # Until the files were seen to change many times; how long that takes is the disk's affair.
+        for reads in itertools.count():
+            if reads >= 40 and len(versions) > 40:
+                break
+            assert writer.is_alive()
+            for df in (pd.read_parquet(folder), read(storage)):
+                assert sorted(df["trial_id"].unique()) == trials
+                assert df.groupby("trial_id")["top1"].nunique().eq(1).all(), "rows of two versions of one file"
+                versions |= set(df["top1"])
+    finally:
+        writer.kill()
+        writer.join()

@@ -1,0 +1,225 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from leaderboard_rows import failed, row
+
+from mdssl.leaderboard.board import read, write_rows
+from mdssl.paper.ledger import ledger
+from mdssl.paper.published import published
+from mdssl.paper.verdicts import MARGIN, VERDICTS, counts, interval
+
+PAPER = {
+    "arch": "resnet50",
+    "stem": "imagenet",
+    "iterations": 48_000,
+    "batch_per_domain": 1024,
+    "optimizer": "lars",
+    "learning_rate": 4.0,
+    "probe": "sgd-raw",
+}
+SMALL = PAPER | {"arch": "resnet18", "iterations": 500}
+SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
+CIFAR10 = SIMCLR | {"train_mixture": "cifar10", "num_domains": 1}
+UNION = SIMCLR | {"train_mixture": "cifar10+stl10+svhn", "num_domains": 3}
+MDSSL = UNION | {"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}
+
+
+@pytest.fixture
+def write(storage):
+    """A function that writes a trial with these scores, and gives the leaderboard so far."""
+    numbers = iter(range(1000))
+
+    def write(scores: dict[str, float], **settings) -> pd.DataFrame:
+        rows = [row(name, **{"top1": top1, **settings}) for name, top1 in scores.items()]
+        write_rows(storage, f"{next(numbers):012x}", rows)
+        return read(storage)
+
+    return write
+
+
+def claim(
+    board: pd.DataFrame, dataset: str = "svhn", kind: str = "score", source: str = "table1", **model
+) -> pd.Series:
+    wanted = {"source": source, "kind": kind, "eval_dataset": dataset, "train_mixture": "cifar10", **model}
+    claims = ledger(board)
+    (line,) = [line for _, line in claims.iterrows() if all(line[name] == value for name, value in wanted.items())]
+    return line
+
+
+def test_without_trials_every_published_number_is_there_and_none_is_judged(storage):
+    claims = ledger(read(storage))
+    scores = claims[claims["kind"] == "score"]
+    assert sorted(scores["published"]) == sorted(published()["top1"])
+    assert (claims["kind"] == "cost").sum() == 9
+    assert set(claims["verdict"]) == {"not run", "implausible"}
+    assert claims["ours"].isna().all()
+    assert set(scores.loc[scores["verdict"] == "implausible", "eval_dataset"]) == {"cifar100"}
+    assert sum(counts(claims).values()) == len(claims)
+
+
+def test_an_interval_over_seeds_holds_the_true_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    for seeds in (2, 3, 8):
+        found = [interval(rng.normal(50, 3, seeds)) for _ in range(4000)]
+        # 4,000 draws: three standard errors of a share of 95 % are a point.
+        assert np.mean([low <= 50 <= high for low, high in found]) == pytest.approx(0.95, abs=0.0104)
+    assert np.isnan(interval([50.0])).all()
+
+
+# Published is 55.97. Of three seeds the t-quantile is 4.30, and the interval that / √3 = 2.48 deviations to each side.
+@pytest.mark.parametrize(
+    ("top1", "verdict"),
+    [
+        ((55.9, 56.0, 56.1), "agrees"),
+        ((54.3, 54.4, 54.5), "agrees"),
+        ((53.8, 53.9, 54.0), "cannot be told"),
+        ((53.2, 53.3, 53.4), "differs"),
+        ((58.3, 58.4, 58.5), "differs"),
+        ((60.0, 70.0, 80.0), "cannot be told"),
+        ((50.0, 56.0, 62.0), "cannot be told"),
+        ((56.0,), "cannot be told"),
+    ],
+)
+def test_ours_agree_where_their_interval_lies_within_the_margin(write, top1, verdict):
+    for seed, score in enumerate(top1):
+        board = write({"svhn": score}, **CIFAR10, **PAPER, seed=seed)
+    line = claim(board)
+    assert line["verdict"] == verdict
+    assert line["difference"] == pytest.approx(np.mean(top1) - 55.97)
+    assert line["margin"] == MARGIN == 2
+    assert line["command"] == "python sweeps/paper.py table1"
+
+
+def test_the_more_ours_vary_the_harder_it_is_to_agree(write):
+    ranks = []
+    for number, spread in enumerate((0.1, 0.5, 2.0, 8.0)):
+        for seed in (0, 1, 2):
+            settings = PAPER | {"learning_rate": 4.0, "precision": f"fp{number}"}
+            board = write({"svhn": 56.0 + spread * (seed - 1)}, **CIFAR10, **settings, seed=seed)
+        newest = board[board["precision"] == f"fp{number}"]
+        ranks.append(claim(newest)["verdict"])
+    assert ranks == ["agrees", "agrees", "cannot be told", "cannot be told"]
+
+
+SMALLER = {
+    "svhn": ({"num_train": 4_434}, "svhn (4,434 of 73,257) is not the published dataset"),
+    "dtd": ({"num_classes": 10}, "dtd (10 of 47 classes) is not the published dataset"),
+    "eurosat": ({"num_test": 540}, "eurosat (540 of 5,400 test images) is not the published dataset"),
+}
+
+
+@pytest.mark.parametrize("dataset", SMALLER)
+def test_a_score_on_a_part_of_a_dataset_is_shown_and_judges_nothing(write, dataset):
+    counts, why = SMALLER[dataset]
+    model = {"source": "table3", "train_mixture": "cifar10"} if dataset == "dtd" else {}
+    model = {"source": "table4", "train_mixture": "eurosat"} if dataset == "eurosat" else model
+    settings = CIFAR10 | {"train_mixture": model.get("train_mixture", "cifar10")}
+    for seed in (0, 1, 2):
+        board = write({dataset: 60.0}, **settings, **PAPER | counts, seed=seed)
+    line = claim(board, dataset, **model)
+    assert (line["verdict"], line["ours"]) == ("another recipe", 60)
+    assert why in line["why"] and np.isnan(line["difference"])
+
+
+def test_what_was_trained_on_a_part_is_not_compared_either_and_gives_way_to_the_whole(write):
+    part = json.dumps({"recipe_version": 1, "variants": {"cifar10": "64×64 pixels"}})
+    board = write({"svhn": 56.0}, **CIFAR10, **PAPER, config_json=part, data_fingerprint="a")
+    assert claim(board)["why"] == "cifar10 (64×64 pixels) is not the published dataset"
+    whole = json.dumps({"recipe_version": 1, "variants": {}})
+    board = write({"svhn": 50.0}, **CIFAR10, **PAPER, config_json=whole, data_fingerprint="b")
+    assert (claim(board)["ours"], claim(board)["verdict"]) == (50, "cannot be told")
+
+
+@pytest.mark.parametrize("off", [{"arch": "resnet18"}, {"iterations": 500}, {"probe": "lbfgs"}])
+def test_another_recipe_is_shown_and_judges_nothing(write, off):
+    line = claim(write({"svhn": 20.0}, **CIFAR10, **PAPER | off))
+    assert line["verdict"] == "another recipe"
+    assert line["ours"] == 20
+    ((name, value),) = off.items()
+    assert line["why"].startswith(f"{name} {value}")
+    assert "(paper: " in line["why"]
+
+
+def test_an_implausible_number_is_called_so_with_ours_beside_it(write):
+    line = claim(write({"cifar100": 55.0}, **CIFAR10, **PAPER), "cifar100")
+    assert (line["verdict"], line["ours"]) == ("implausible", 55)
+    assert "top-5" in line["why"]
+
+
+def test_of_several_recipes_the_closest_to_the_papers_is_taken(write):
+    write({"svhn": 30.0, "stl10": 31.0}, **CIFAR10, **PAPER | {"arch": "resnet18", "iterations": 80})
+    write({"svhn": 40.0}, **CIFAR10, **PAPER | {"iterations": 500})
+    board = write({"svhn": 50.0}, **CIFAR10, **PAPER | {"iterations": 2_000})
+    assert claim(board)["ours"] == 50
+    # Where only the farther one was scored, it is the closest.
+    assert claim(board, "stl10")["ours"] == 31
+    assert claim(write({"svhn": 56.0}, **CIFAR10, **PAPER))["verdict"] == "cannot be told"
+
+
+def test_a_trial_that_failed_is_not_run_and_says_so(storage):
+    write_rows(storage, "0" * 12, [failed(**CIFAR10)])
+    line = claim(read(storage))
+    assert (line["verdict"], line["why"]) == ("not run", "it failed")
+
+
+def test_other_models_and_layers_are_none_of_its_business(write):
+    write({"svhn": 56.0}, **CIFAR10, **PAPER, features="projection")
+    write({"svhn": 56.0}, **CIFAR10 | {"method": "mdssl", "lambda2": 0.3}, **PAPER)
+    assert claim(write({"svhn": 56.0}, **CIFAR10 | {"train_mixture": "eurosat"}, **PAPER))["verdict"] == "not run"
+
+
+def test_a_mean_is_judged_when_all_of_its_scores_are_there(write):
+    mean = {"kind": "mean", "source": "table3", "train_mixture": "cifar10+stl10+svhn", "method": "mdssl"}
+    board = write({"cifar10": 87.5, "stl10": 65.0}, **MDSSL, **PAPER)
+    line = claim(board, "seen", **mean)
+    assert (line["verdict"], line["why"]) == ("not run", "not all of its scores are there")
+    # The seeds' scores differ by points, but their means by tenths.
+    for seed, off in enumerate((-3.0, 0.0, 3.0)):
+        scores = {"svhn": 88.05 + off, "cifar10": 87.5 - off, "stl10": 65.0 + off / 30}
+        board = write(scores, **MDSSL, **PAPER | {"precision": "bf16"}, seed=seed)
+    board = board[board["precision"] == "bf16"]
+    line = claim(board, "seen", **mean)
+    assert (line["verdict"], line["seeds"]) == ("agrees", 3)
+    assert claim(board, "svhn", **mean | {"kind": "score"})["verdict"] == "cannot be told"
+    assert claim(board, "unseen", **mean)["verdict"] == "implausible"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "leads", "verdict"),
+    [
+        (PAPER, (9.0, 10.0, 11.0), "agrees"),
+        (PAPER, (-9.0, -10.0, -11.0), "differs"),
+        (PAPER, (-1.0, 0.2, 1.0), "cannot be told"),
+        (PAPER, (10.0,), "cannot be told"),
+        (SMALL, (9.0, 10.0, 11.0), "another recipe"),
+    ],
+)
+def test_a_lead_over_simclr_needs_an_interval_of_the_same_sign(write, recipe, leads, verdict):
+    datasets = ("cifar10", "stl10", "svhn", "dtd", "tiny-imagenet")
+    for seed, lead in enumerate(leads):
+        # Seeds that differ by more than the lead, which is paired.
+        write(dict.fromkeys(datasets, 50.0 + 20 * seed), **UNION, **recipe, seed=seed)
+        board = write(dict.fromkeys(datasets, 50.0 + 20 * seed + lead), **MDSSL, **recipe, seed=seed)
+    line = claim(board, "MDSSL − SimCLR", "lead", "table3", train_mixture="cifar10+stl10+svhn")
+    assert line["ours"] == pytest.approx(np.mean(leads))
+    assert line["published"] == pytest.approx(5.016)
+    assert line["verdict"] == verdict
+
+
+def test_hours_on_another_device_are_no_evidence(write):
+    cost = {"device": "cpu", "train_seconds": 3600.0, "num_workers": 1, "encoder_mb": 90.0}
+    for name in ("cifar10", "stl10", "svhn", "cifar100"):
+        board = write({"svhn": 50.0}, **CIFAR10 | {"train_mixture": name}, **PAPER, **cost)
+    claims = ledger(board)
+    hours = claims[(claims["eval_dataset"] == "training hours") & (claims["method"] == "simclr")].iloc[0]
+    assert (hours["ours"], hours["verdict"]) == (4, "another recipe")
+    assert "GeForce RTX 2080" in hours["why"]
+
+
+def test_every_verdict_is_explained(write):
+    board = write({"svhn": 56.0, "stl10": 20.0, "cifar100": 50.0}, **CIFAR10, **PAPER)
+    claims = ledger(board)
+    assert set(claims["verdict"]) <= set(VERDICTS)
+    assert counts(claims)["cannot be told"] >= 1

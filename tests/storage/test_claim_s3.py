@@ -1,0 +1,100 @@
+"""Claims on S3, with real processes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+RACER = """
+import json, sys
+from mdssl.storage.claim import Claim
+from mdssl.storage.location import Location
+folder, rounds = Location.of(sys.argv[1]), int(sys.argv[2])
+folder.exists()
+print("ready", flush=True)
+won = []
+for number in range(rounds):
+    sys.stdin.readline()
+    if Claim(folder / str(number)).take() is None:
+        won.append(number)
+    print("done", flush=True)
+print(json.dumps(won), flush=True)
+sys.stdin.readline()
+"""
+
+COUNTER = """
+import random, sys, time
+from mdssl import claim
+from mdssl.storage.retry import patience
+from mdssl.storage.location import Location
+claim.POLL_SECONDS = 0.05
+folder = Location.of(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    # As everywhere where claims are taken: a server that is busy may break an answer off.
+    with patience(), claim.Claim(folder / "trial") as mine:
+        mine.wait()
+        seen = int((folder / "count").read_bytes())
+        time.sleep(random.uniform(0, 0.05))
+        (folder / "count").write_bytes(str(seen + 1).encode())
+"""
+
+
+@pytest.fixture
+def python(bucket):
+    """Start a Python process that knows the bucket."""
+    running = []
+
+    def start(code, *arguments):
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def names(python, folder):
+    code = "import sys; from mdssl.storage.location import Location; f = Location.of(sys.argv[1]); "
+    code += "import pyarrow.fs as p; s = p.FileSelector(f.path, recursive=True, allow_not_found=True); "
+    code += "print(sorted(i.base_name for i in f.filesystem.get_file_info(s) if i.type == p.FileType.File))"
+    return eval(python(code, folder).communicate(timeout=60)[0])
+
+
+@pytest.mark.parametrize("after", [pytest.param("nobody", marks=pytest.mark.long), "a dead owner"])
+def test_of_several_that_race_exactly_one_gets_the_claim(bucket, python, after):
+    folder, rounds = f"{bucket}/claims", 8
+    if after == "a dead owner":
+        code = "import os, signal, sys; from mdssl.storage.claim import Claim; "
+        code += "from mdssl.storage.location import Location; "
+        code += f"f = Location.of(sys.argv[1]); [Claim(f / str(n)).take() for n in range({rounds})]; "
+        code += "os.kill(os.getpid(), signal.SIGKILL)"
+        python(code, folder).wait(60)
+        assert len(names(python, folder)) == rounds
+    racers = [python(RACER, folder, rounds) for _ in range(4)]
+    assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 4
+    for _ in range(rounds):
+        for racer in racers:
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        assert [racer.stdout.readline() for racer in racers] == ["done\n"] * 4
+    won = [number for racer in racers for number in json.loads(racer.stdout.readline())]
+    assert sorted(won) == list(range(rounds)), "each once"
+    assert not [name for name in names(python, folder) if name.endswith(".bid")]
+
+
+def test_what_is_done_under_a_claim_is_never_done_by_two_at_once(bucket, python):
+    folder, times = f"{bucket}/counted", 5
+    code = "import sys; from mdssl.storage.location import Location; "
+    code += "(Location.of(sys.argv[1]) / 'count').write_bytes(b'0')"
+    assert python(code, folder).wait(60) == 0
+    workers = [python(COUNTER, folder, times) for _ in range(4)]
+    assert [worker.wait(200) for worker in workers] == [0] * 4
+    read = "import sys; from mdssl.storage.location import Location; "
+    read += "print(int((Location.of(sys.argv[1]) / 'count').read_bytes()))"
+    assert int(python(read, folder).communicate(timeout=60)[0]) == times * 4
+    assert names(python, folder) == ["count"]

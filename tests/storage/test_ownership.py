@@ -1,0 +1,299 @@
+"""Nothing that mdssl did not write is replaced or deleted: random trees, and whatever becomes of the command."""
+
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock, Timeout
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from mdssl.config.trial import TrialConfig
+from mdssl.data.local_copy import fetch
+from mdssl.data.prepare import prepare
+from mdssl.data.sources.open import DOWNLOADS
+from mdssl.data.staging import DATASET, locked
+from mdssl.data.upload import prepare_in
+from mdssl.errors import InputError
+from mdssl.export.folder import EXPORT, export
+from mdssl.pretrain.loop import train
+from mdssl.storage.claim import TRIAL, Claim
+from mdssl.storage.location import Location
+from mdssl.storage.ownership import check_file, clear_leftovers, delete, refuse_overlap, replaced
+
+NAMES = ("a.png", ".git/HEAD", ".hidden", "notes.txt", "train/images.npy", "train/mine.npy", "meta.json", "README.md")
+
+
+def snapshot(root: Path) -> dict[str, str]:
+    """By relative path, the digest of each file below ``root`` and the target of each link."""
+    found = {}
+    for folder, folders, files in os.walk(root):
+        for name in (*files, *(name for name in folders if os.path.islink(os.path.join(folder, name)))):
+            path = Path(folder, name)
+            content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+            found[str(path.relative_to(root))] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def random_tree(root: Path, rng: random.Random) -> None:
+    """Some files of somebody else: names of ours among them, hidden ones, and links."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name in rng.sample(NAMES, rng.randint(0, 4)):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if rng.random() < 0.2:
+            path.symlink_to(root.parent / "elsewhere")
+        else:
+            path.write_bytes(rng.randbytes(20))
+
+
+def write_images(root: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        for number in range(3):
+            path = root / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """A storage with an encoder that was never trained, and its trial's id."""
+    folder = tmp_path_factory.mktemp("storage")
+    config = TrialConfig(method="random", precision="fp32", arch="resnet18")
+    train(config, data="", trial_dir=Location.of(folder) / "trials" / config.trial_id, device="cpu")
+    return folder, config.trial_id
+
+
+def a_dataset(source, target, storage):
+    prepare(target.name, data=target.parent, source=source, overwrite=True, image_size=8, workers=1, progress=False)
+
+
+def an_export(source, target, storage):
+    export(*storage, target, formats=("safetensors",), data="", size=8, resize_filter="bicubic", overwrite=True)
+
+
+@pytest.mark.parametrize(("command", "trees"), [(a_dataset, 60), (an_export, 12)])
+def test_what_others_put_there_stays(command, trees, tmp_path, storage):
+    """With targets that are free, of others, links, inside of the source or around it; and commands that fail."""
+    outcomes = set()
+    for number in range(trees):
+        rng = random.Random(number)
+        place = tmp_path / str(number)
+        target = place / "data" / "cells"
+        source = write_images(place / rng.choice(["source", "data/cells", "data/cells/raw", "data"]))
+        if rng.random() < 0.6:
+            random_tree(target, rng)
+        elif rng.random() < 0.5 and not target.exists():
+            random_tree(place / "disk", rng)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(place / "disk")
+        is_link = target.is_symlink()
+        if rng.random() < 0.2:
+            (source / "cat" / "0.png").write_bytes(b"damaged")
+        before = snapshot(place)
+        try:
+            command(source, target, storage)
+            outcomes.add("done")
+        except InputError:
+            outcomes.add("refused")
+        after = snapshot(place)
+        assert {name: after.get(name) for name in before} == before, number
+        assert target.is_symlink() == is_link
+    assert outcomes == {"done", "refused"}
+
+
+@pytest.mark.parametrize("moment", range(5))
+def test_a_kill_at_any_moment_takes_nothing(moment, tmp_path):
+    """The process ends at the n-th rename or deletion; the next run tidies up, and what others put there is there."""
+    script = f"""
+import os, shutil, sys
+from mdssl.data.prepare import prepare
+count = 0
+def counted(function):
+    def wrapped(*arguments, **options):
+        global count
+        if count == {moment}:
+            os._exit(9)
+        count += 1
+        return function(*arguments, **options)
+    return wrapped
+for name in ("rename", "replace", "rmdir", "unlink"):
+    setattr(os, name, counted(getattr(os, name)))
+prepare("cells", data=sys.argv[1], source=sys.argv[2], overwrite=True, image_size=8, workers=1, progress=False)
+"""
+    source, data = write_images(tmp_path / "source"), tmp_path / "data"
+    prepare("cells", data=data, source=source, image_size=8, workers=1, progress=False)
+    (data / ".cells.notes.tmp").mkdir()
+    (data / ".cells.notes.tmp" / "images.npy").write_bytes(b"mine")
+    (data / ".cells.old").write_bytes(b"mine")
+    before = {name: content for name, content in snapshot(tmp_path).items() if not name.startswith("data/cells/")}
+    ended = subprocess.run([sys.executable, "-c", script, str(data), str(source)], capture_output=True, text=True)
+    assert ended.returncode in (0, 9), ended.stderr
+    a_dataset(source, data / "cells", None)
+    after = snapshot(tmp_path)
+    assert {name: after.get(name) for name in before} == before
+    assert list(data.glob(".cells.mdssl-*")) == []
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/cells").symlink_to(tmp_path / "disk")
+    a_dataset(write_images(tmp_path / "source"), tmp_path / "data/cells", None)
+    assert (tmp_path / "data/cells").is_symlink()
+    assert (tmp_path / "disk/meta.json").is_file()
+
+
+def test_an_export_goes_into_a_fresh_clone(storage, tmp_path):
+    subprocess.run(["git", "init", "-q", str(tmp_path / "hub")], check=True)
+    (tmp_path / "hub/.gitattributes").write_text("*.safetensors filter=lfs")
+    before = snapshot(tmp_path)
+    for _ in range(2):
+        an_export(None, tmp_path / "hub", storage)
+        after = snapshot(tmp_path)
+        assert {name: after.get(name) for name in before} == before
+        assert (tmp_path / "hub/model.safetensors").is_file()
+        # Also its empty folders are there.
+        subprocess.run(["git", "-C", str(tmp_path / "hub"), "status"], check=True, capture_output=True)
+
+
+def test_a_failed_export_into_a_clone_leaves_the_clone(storage, tmp_path, monkeypatch):
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub/.gitattributes").write_text("mine")
+    write = Location.write_bytes
+
+    def full(self, data):
+        if self.name == EXPORT.marker:
+            raise OSError(28, "No space left on device")
+        write(self, data)
+
+    monkeypatch.setattr(Location, "write_bytes", full)
+    with pytest.raises(ValueError, match="No space left"):
+        an_export(None, tmp_path / "hub", storage)
+    assert list(snapshot(tmp_path / "hub")) == [".gitattributes"]
+
+
+def test_force_deletes_the_trial_and_nothing_else(storage, tmp_path):
+    folder = tmp_path / "trials" / storage[1]
+    shutil.copytree(storage[0] / "trials" / storage[1], folder)
+    for name in ("notes.md", "checkpoints/mine.pt", ".hidden"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+    with Claim(Location.of(folder)) as claim:
+        assert claim.take() is None
+        claim.clear()
+        left = set(snapshot(folder))
+    assert left - {"claim.json"} == {"notes.md", "checkpoints/mine.pt", ".hidden"}
+
+
+def test_all_files_of_a_trial_are_known(storage):
+    """Else --force would leave some of them."""
+    files = snapshot(storage[0] / "trials" / storage[1])
+    assert [file for file in files if not TRIAL.holds(file)] == []
+
+
+def test_a_bucket_is_not_emptied(bucket, storage, tmp_path):
+    mine = Location.of(bucket) / "data" / "cells" / ".hidden"
+    mine.write_bytes(b"mine")
+    source = write_images(tmp_path / "source")
+    with pytest.raises(InputError, match=r"holds \.hidden, which mdssl did not write as a prepared dataset"):
+        prepare_in(f"{bucket}/data", "cells", source=source, image_size=8, workers=1, progress=False)
+    with pytest.raises(InputError, match=r"holds \.hidden, which mdssl did not write as an export"):
+        an_export(None, mine.parent, storage)
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_copy_from_a_bucket_replaces_copies_alone(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("MDSSL_DATA_CACHE", str(tmp_path / "cache"))
+    source = write_images(tmp_path / "source")
+    prepare_in(f"{bucket}/data", "cells", source=source, image_size=8, workers=1, progress=False)
+    folder = tmp_path / "other"
+    random_tree(folder / "cells", random.Random(1))
+    before = snapshot(folder)
+    with pytest.raises(InputError, match="which mdssl did not write"):
+        fetch(Location.of(bucket) / "data", folder, "cells")
+    after = snapshot(folder)
+    assert {name: after.get(name) for name in before} == before
+
+
+def test_unpacking_leaves_what_is_there(tmp_path):
+    mine = tmp_path / DOWNLOADS / "eurosat/2750/Forest/mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    archive = shutil.make_archive(tmp_path / "EuroSAT", "zip", write_images(tmp_path / "zip/2750").parent)
+    shutil.copy(archive, tmp_path / DOWNLOADS / "eurosat/EuroSAT.zip")
+    with suppress(InputError):
+        prepare("eurosat", data=tmp_path, progress=False)
+    assert mine.read_text() == "mine"
+
+
+def test_overlap_is_seen_through_links_and_dots(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    what = {"what": "a prepared dataset", "setting": "--data"}
+    for source, target in (("a", "link/b"), ("link", "a/b/new"), ("a/../a/b", "link"), ("a", "a"), ("a/b", "link/.")):
+        with pytest.raises(InputError, match="lies in"):
+            refuse_overlap(tmp_path / source, Location.of(tmp_path / target), **what)
+    refuse_overlap(tmp_path / "a/b", Location.of(tmp_path / "a/c"), **what)
+
+
+@pytest.mark.parametrize("meta", ["", "{", "[]", '{"format": 1, "classes": [], "splits": {}}', "// mine"])
+def test_a_marker_that_is_not_ours_counts_for_nothing(meta, tmp_path):
+    write_images(tmp_path / "source")
+    a_dataset(tmp_path / "source", tmp_path / "data/cells", None)
+    (tmp_path / "data/cells/meta.json").write_text(meta)
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match="did not write"):
+        a_dataset(tmp_path / "source", tmp_path / "data/cells", None)
+    assert snapshot(tmp_path) == before
+
+
+def test_what_only_looks_like_a_leftover_stays(tmp_path):
+    source, data = write_images(tmp_path / "source"), tmp_path / "data"
+    for name in (".cells.mdssl-0123abcd.old/notes.txt", ".cells.0123abcd.tmp/meta.json", ".cells.0123abcd.old/a"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("mine")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/meta.json").write_text("mine")
+    (data / ".cells.mdssl-89abcdef.tmp").symlink_to(tmp_path / "elsewhere")
+    before = snapshot(tmp_path)
+    a_dataset(source, data / "cells", None)
+    after = snapshot(tmp_path)
+    assert {name: after.get(name) for name in before} == before
+
+
+def test_two_names_for_one_folder_share_a_lock(tmp_path):
+    source, data = write_images(tmp_path / "source"), tmp_path / "data"
+    a_dataset(source, data / "cells", None)
+    (data / "alias").symlink_to(data / "cells")
+    with locked(data, "alias", progress=False), pytest.raises(Timeout):
+        FileLock(data / ".cells.lock").acquire(timeout=0)
+
+
+def test_a_picture_that_only_mentions_us_is_not_ours(tmp_path):
+    mark = PngInfo()
+    mark.add_text("Comment", "screenshot of mdssl")
+    Image.new("RGB", (3, 3)).save(tmp_path / "mine.png", pnginfo=mark)
+    with pytest.raises(InputError, match="mdssl did not write it"):
+        check_file(Location.of(tmp_path / "mine.png"))
+
+
+def test_a_file_that_comes_meanwhile_stays(tmp_path):
+    """Somebody writes into the folder while its replacement is made."""
+    a_dataset(write_images(tmp_path / "source"), tmp_path / "data/cells", None)
+    with pytest.raises(InputError, match=r"holds mine\.txt"), replaced(tmp_path / "data/cells", DATASET) as folder:
+        (folder / "meta.json").write_text("{}")
+        (tmp_path / "data/cells/mine.txt").write_text("mine")
+    assert (tmp_path / "data/cells/mine.txt").read_text() == "mine"
+    clear_leftovers(tmp_path / "data/cells", DATASET)
+    delete(Location.of(tmp_path / "data/cells"), DATASET)
+    assert set(snapshot(tmp_path / "data")) == {"cells/mine.txt", ".cells.lock"}

@@ -1,0 +1,200 @@
+"""A storage that is full or away for a while is waited for, by those who said so, and by nobody else."""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+import uuid
+
+import fsspec
+import pyarrow.fs
+import pytest
+
+from mdssl.storage import retry as retries
+from mdssl.storage.location import Location
+from mdssl.storage.retry import StorageLostError, retrying
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+AWAY = OSError("When reading information: AWS Error NETWORK_CONNECTION during HeadObject operation")
+
+
+class Flaky:
+    """Raises ``error`` the first ``times``."""
+
+    def __init__(self, error, times):
+        self.error, self.left = error, times
+
+    def __call__(self):
+        if self.left:
+            self.left -= 1
+            raise self.error
+
+
+class FlakyHandler(pyarrow.fs.FSSpecHandler):
+    """fsspec's, as an object store whose every request first meets ``fault``."""
+
+    def __init__(self, filesystem, fault):
+        super().__init__(filesystem)
+        self.fault = fault
+
+
+for method in ("get_file_info", "get_file_info_selector", "open_input_file", "open_output_stream", "delete_file"):
+
+    def _request(self, *arguments, _method=method, **named):
+        self.fault()
+        return getattr(pyarrow.fs.FSSpecHandler, _method)(self, *arguments, **named)
+
+    setattr(FlakyHandler, method, _request)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(retries, "_FIRST_PAUSE", 0.01)
+
+
+@pytest.fixture
+def bucket():
+    """A folder in an object store, and what decides whether the store answers."""
+
+    def make(error, times):
+        fault = Flaky(error, 0)
+        filesystem = pyarrow.fs.PyFileSystem(FlakyHandler(fsspec.filesystem("memory"), fault))
+        folder = Location(filesystem, f"/{uuid.uuid4().hex}", "s3://bucket")
+        (folder / "a").write_bytes(b"one")
+        fault.error, fault.left = error, times
+        return folder, fault
+
+    return make
+
+
+def full_disk(monkeypatch, error, times):
+    fault, fsync = Flaky(error, times), os.fsync
+
+    def sync(descriptor):
+        fault()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    return fault
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_local_disk_that_comes_back_is_waited_for_and_told_of_once(tmp_path, monkeypatch, caplog, code):
+    fault = full_disk(monkeypatch, OSError(code, os.strerror(code)), times=4)
+    with retrying(60):
+        (Location.of(tmp_path) / "row").write_bytes(b"new")
+    assert fault.left == 0
+    assert (tmp_path / "row").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["row"]
+    assert [caplog.text.count(words) for words in ("tried again for up to 1 min", "can be used again")] == [1, 1]
+
+
+FULL_TMPFS = """
+import os, sys, threading, time
+from mdssl.storage.retry import patience
+from mdssl.storage.location import Location
+folder = sys.argv[1]
+filler = open(f"{folder}/filler", "wb", buffering=0)
+try:
+    while True:
+        filler.write(bytes(4096))
+except OSError as error:
+    print(error.strerror)
+file = Location.of(folder) / "row"
+try:
+    file.write_bytes(bytes(100_000))
+except OSError as error:
+    print(error.strerror, os.listdir(folder))
+threading.Timer(1, lambda: os.truncate(f"{folder}/filler", 0)).start()
+with patience(60):
+    file.write_bytes(bytes(100_000))
+print(len(file.read_bytes()), sorted(os.listdir(folder)))
+"""
+
+
+def in_full_disk(folder):
+    mount = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, folder]
+    return subprocess.run([*command, sys.executable, "-c", FULL_TMPFS, folder], capture_output=True, text=True)
+
+
+def may_mount(folder):
+    try:
+        command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", folder]
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def test_a_disk_that_is_really_full_is_waited_for_until_somebody_clears_it(tmp_path):
+    if not may_mount(tmp_path):
+        pytest.skip("this machine lets nobody mount a disk of one's own")
+    lines = in_full_disk(tmp_path)
+    full = "No space left on device"
+    assert lines.stdout.splitlines() == [full, f"{full} ['filler']", "100000 ['filler', 'row']"], lines.stderr
+
+
+@pytest.mark.parametrize("action", ["read", "write", "list", "exists", "delete"])
+def test_an_object_store_that_comes_back_is_waited_for(bucket, action):
+    folder, fault = bucket(AWAY, times=3)
+    with retrying(60):
+        if action == "read":
+            assert (folder / "a").read_bytes() == b"one"
+        elif action == "write":
+            (folder / "b").write_bytes(b"two")
+        elif action == "list":
+            assert folder.names() == ["a"]
+        elif action == "exists":
+            assert (folder / "a").exists()
+        else:
+            (folder / "a").delete()
+    assert fault.left == 0
+    assert folder.names() == {"write": ["a", "b"], "delete": []}.get(action, ["a"])
+
+
+def test_a_storage_that_does_not_come_back_ends_in_a_message_that_says_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "row").write_bytes(b"old")
+    full_disk(monkeypatch, FULL, times=10**6)
+    with (
+        retrying(0.2),
+        pytest.raises(StorageLostError, match=r"row could not be used for .* No space left.*--retry-failed"),
+    ):
+        (Location.of(tmp_path) / "row").write_bytes(b"new")
+    assert (tmp_path / "row").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["row"]
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "denied"), OSError("AWS Error ACCESS_DENIED during PutObject operation")]
+)
+def test_what_will_not_pass_is_not_waited_for(bucket, error):
+    folder, fault = bucket(error, times=5)
+    with retrying(60), pytest.raises(OSError) as raised:
+        (folder / "a").read_bytes()
+    assert not isinstance(raised.value, StorageLostError)
+    assert fault.left >= 3, "it was tried once (and looked whether the file is there)"
+
+
+def test_a_file_that_is_not_there_is_not_waited_for(tmp_path):
+    with retrying(60), pytest.raises(FileNotFoundError):
+        (Location.of(tmp_path) / "nothing").read_bytes()
+
+
+def test_who_did_not_ask_for_patience_has_none(bucket, tmp_path, monkeypatch):
+    folder, fault = bucket(AWAY, times=9)
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        folder.names()
+    assert fault.left == 8
+    fault = full_disk(monkeypatch, FULL, times=9)
+    with retrying(60), pytest.raises(ValueError, match="cannot be written: .*No space left"):
+        Location.of(tmp_path).check_writable()
+    assert fault.left == 8, "a sweep that cannot begin says so at once"
+
+
+def test_a_wall_clock_that_jumps_changes_no_patience(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    full_disk(monkeypatch, FULL, times=4)
+    with retrying(60):
+        (Location.of(tmp_path) / "row").write_bytes(b"new")
+    assert (tmp_path / "row").read_bytes() == b"new"

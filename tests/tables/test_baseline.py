@@ -1,0 +1,122 @@
+"""Paired differences, against a slow search for the partner of each row and against scipy."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from leaderboard_rows import UNTRAINED, row
+
+from mdssl.leaderboard.columns import SCHEMA
+from mdssl.tables.baseline import baselines, values_of_baselines
+from mdssl.tables.view import view
+
+SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
+TRAINED = [
+    {"seed": seed, "temperature": temperature, "train_mixture": mixture}
+    for seed, temperature, mixture in itertools.product(range(3), (0.1, 0.5), ("cifar10+svhn", "cifar10+stl10"))
+]
+MDSSL = [{"lambda1": 0.9, "lambda2": 0.1}, {"lambda1": 1.0, "lambda2": 0.0}]
+
+
+def board(trials: list[dict], datasets=("cifar10", "svhn")) -> pd.DataFrame:
+    """Rows with all their settings, of trials with scores drawn at random."""
+    draw = np.random.default_rng(0)
+    rows = [
+        dict.fromkeys(SCHEMA.names) | row(name, top1=draw.uniform(20, 90), **trial) | {"trial_id": f"{number:012x}"}
+        for number, trial in enumerate(trials)
+        for name in datasets
+    ]
+    df = pd.DataFrame(rows).astype({"seed": "Int64", "seen": "boolean", "top1": float, "lambda1": float})
+    # Other domains are other images, as in a real leaderboard.
+    return df.assign(weight_decay=1e-6, eval_fingerprint=df["eval_dataset"], data_fingerprint=df["train_mixture"])
+
+
+def baseline_values(rows: pd.DataFrame, df: pd.DataFrame, wanted: list[str], values: list[str]) -> pd.DataFrame:
+    return values_of_baselines(rows, df, baselines(rows, df, wanted), values)
+
+
+GRID = [trial | own for trial in TRAINED for own in (SIMCLR, *MDSSL)]
+
+
+def test_a_row_is_compared_with_the_baseline_of_its_mixture_seed_and_temperature():
+    df = board(GRID)
+    found = baseline_values(df, df, ["simclr"], ["top1"])["top1"]
+    same = ["train_mixture", "seed", "temperature", "eval_dataset"]
+    for number, own in df.iterrows():
+        (partner,) = [
+            other["top1"]
+            for _, other in df[df["method"] == "simclr"].iterrows()
+            if all(other[name] == own[name] for name in same)
+        ]
+        assert found[number] == partner
+
+
+def test_rows_without_such_a_baseline_have_no_difference():
+    df = board([trial for trial in GRID if trial.get("method") != "simclr" or trial["seed"] == 1])
+    found = baseline_values(df, df, ["simclr"], ["top1"])["top1"]
+    assert found.notna().tolist() == (df["seed"] == 1).tolist()
+
+
+def test_settings_that_the_baseline_names_are_not_compared():
+    df = board(GRID)
+    found = baseline_values(df, df, ["simclr", "temperature=0.5", "train_mixture=cifar10+stl10"], ["top1"])["top1"]
+    for (seed, dataset), own in df.groupby(["seed", "eval_dataset"]):
+        chosen = df[(df["method"] == "simclr") & (df["temperature"] == 0.5) & (df["seed"] == seed)]
+        chosen = chosen[(chosen["train_mixture"] == "cifar10+stl10") & (chosen["eval_dataset"] == dataset)]
+        assert (found[own.index] == chosen["top1"].item()).all()
+
+
+def test_a_trial_stands_for_its_repetitions_with_other_seeds():
+    df = board(GRID)
+    trial = df[(df["lambda1"] == 0.9) & (df["temperature"] == 0.1)].iloc[0]
+    found = baseline_values(df, df, [trial["trial_id"]], ["top1"])["top1"]
+    alike = df[
+        (df["lambda1"] == 0.9) & (df["temperature"] == 0.1) & (df["train_mixture"] == trial["train_mixture"])
+    ].set_index(["seed", "eval_dataset"])["top1"]
+    assert found.tolist() == [
+        alike[seed, dataset] for seed, dataset in zip(df["seed"], df["eval_dataset"], strict=True)
+    ]
+
+
+def test_an_untrained_encoder_is_compared_by_its_seed_alone_and_with_one_mixture_only():
+    untrained = [UNTRAINED | {"seed": seed} for seed in range(3)]
+    one = [trial for trial in GRID if trial["train_mixture"] == "cifar10+svhn" and trial["temperature"] == 0.1]
+    df = board([*one, *untrained])
+    simclr = df[df["method"] == "simclr"].set_index(["seed", "eval_dataset"])["top1"]
+    random = df[df["method"] == "random"]
+    found = baseline_values(random, df, ["simclr"], ["top1"])["top1"]
+    assert found.tolist() == [simclr[key] for key in zip(random["seed"], random["eval_dataset"], strict=True)]
+    floor = baseline_values(df, df, ["random"], ["top1"])["top1"]
+    assert floor.notna().all()
+    df = board([*GRID, *untrained])
+    assert baseline_values(df[df["method"] == "random"], df, ["simclr"], ["top1"]).isna().all(axis=None)
+
+
+def test_means_and_standard_errors_are_those_of_a_paired_test():
+    df = board([{"seed": seed, **own} for seed in range(5) for own in (SIMCLR, MDSSL[0])], datasets=("svhn",))
+    shown = view(df, columns=("method", "top1"), over_seeds=True, baseline=("simclr",)).frame.set_index("method")
+    scores = df.pivot(index="seed", columns="method", values="top1")
+    test = scipy.stats.ttest_rel(scores["mdssl"], scores["simclr"])
+    mean, error = shown.loc["mdssl", ["top1_vs_simclr_mean", "top1_vs_simclr_se"]]
+    assert mean == pytest.approx((scores["mdssl"] - scores["simclr"]).mean())
+    assert mean / error == pytest.approx(test.statistic)
+    assert shown.loc["mdssl", "top1_vs_simclr_pairs"] == 5
+    assert shown.loc["mdssl", "top1_sd"] == pytest.approx(np.std(scores["mdssl"], ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (["mdssl"], "differ in lambda1: 0.9, 1; lambda2: 0, 0.1. Name one of them: --baseline mdssl lambda1=1 lambda2"),
+        (["simcrl"], "unknown baseline 'simcrl'; allowed: mdssl, simclr. Did you mean 'simclr'"),
+        (["abc"], "trial id 'abc' is not one"),
+        (["ffffffffffff"], "is no trial with a score"),
+        (["method=mdssl", "lambda1=0.7"], "no row has lambda1 '0.7'"),
+    ],
+)
+def test_what_is_no_baseline_or_several_is_refused(wanted, message):
+    df = board(GRID)
+    with pytest.raises(ValueError, match=message):
+        baseline_values(df, df, wanted, ["top1"])

@@ -1,0 +1,92 @@
+"""docs/leaderboard.md: each of its blocks runs, in order, on the results of a real sweep, and shows what it says."""
+
+import ast
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import s3_server
+
+from mdssl.cli.main import _main
+
+PAGE = Path(__file__).parents[2] / "docs" / "leaderboard.md"
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each block."""
+    return [(found[1], found[2]) for found in _BLOCK.finditer(text)]
+
+
+def shown_by(code: str, names: dict) -> str:
+    """What a notebook shows below a cell: what it prints, and the value of its last line."""
+    *lines, last = ast.parse(code).body
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(ast.Module(lines, []), "cell", "exec"), names)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+            print("" if value is None else repr(value))
+        else:
+            exec(compile(ast.Module([last], []), "cell", "exec"), names)
+    return tidy(out.getvalue())
+
+
+def printed_by(console: str) -> list[tuple[str, str, str]]:
+    """Of each command in a block: itself, what the block shows below it, and what it prints."""
+    found = []
+    for command in re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]:
+        line, _, expected = command.partition("\n")
+        program, *arguments = shlex.split(line)
+        assert program == "mdssl"
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            _main(arguments)
+        found.append((line, tidy(expected), tidy(out.getvalue())))
+    return found
+
+
+def tidy(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
+
+
+@pytest.fixture
+def beside_results(sweep_results, tmp_path, monkeypatch):
+    """A folder with ``results`` in it, where what a block writes is no other test's."""
+    (tmp_path / "results").symlink_to(sweep_results)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+def test_every_block_shows_what_the_page_says(beside_results):
+    found = blocks(PAGE.read_text())
+    names: dict = {}
+    for number, (language, content) in enumerate(found):
+        if language == "python" and not re.search("s3://|mdssl.figures", content):
+            result = shown_by(content, names)
+            following = found[number + 1] if number + 1 < len(found) else ("", "")
+            assert result == (tidy(following[1]) if following[0] == "text" else ""), content
+        elif language == "console":
+            for line, expected, printed in printed_by(content):
+                assert printed == expected, line
+
+
+def test_the_page_reads_from_a_bucket(beside_results, sweep_results, bucket):
+    s3_server.sync(sweep_results / "leaderboard", f"{bucket}/results/leaderboard")
+    found = blocks(PAGE.read_text())
+    (place,) = [number for number, (_, content) in enumerate(found) if "s3://" in content]
+    result = shown_by(found[place][1].replace("s3://BUCKET", bucket), {"pd": pd})
+    assert result == tidy(found[place + 1][1]) == "True"
+
+
+def test_the_page_hands_a_leaderboard_to_a_figure(beside_results):
+    pytest.importorskip("mdssl.figures")
+    names = {"pd": pd}
+    (figures,) = [content for _, content in blocks(PAGE.read_text()) if "mdssl.figures import" in content]
+    exec(figures, names)
+    assert names["figure"].axes

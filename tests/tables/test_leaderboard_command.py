@@ -1,0 +1,153 @@
+"""``mdssl leaderboard`` with flags that shape one table."""
+
+import io
+import os
+
+import pandas as pd
+import pytest
+from leaderboard_rows import failed, row
+
+from mdssl.cli.main import _main
+from mdssl.errors import InputError
+from mdssl.leaderboard.board import read, write_rows
+
+
+def run(storage, *arguments: str) -> None:
+    _main(["leaderboard", "--storage", str(storage), *arguments])
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_flags_that_choose_rows_go_with_those_that_shape_a_table(sweep_results, capsys):
+    run(
+        sweep_results,
+        "--method",
+        "mdssl",
+        "--evaluate",
+        "builtin-digits",
+        "--columns",
+        "lambda1",
+        "top1",
+        "--format",
+        "csv",
+    )
+    found = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    board = read(sweep_results, method="mdssl", eval_dataset="builtin-digits")
+    assert sorted(found["top1"]) == sorted(board["top1"])
+
+
+@pytest.mark.parametrize("suffix", ["txt", "md", "csv", "parquet", "tex", "json"])
+def test_a_file_holds_what_would_have_been_printed(sweep_results, suffix, tmp_path, capsys):
+    output = tmp_path / "new" / f"table.{suffix}"
+    run(sweep_results, "--over-seeds", "--output", str(output))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"{output}: 8 rows" in captured.err
+    if suffix == "parquet":
+        assert len(pd.read_parquet(output)) == 8
+        return
+    names = {"txt": "table", "md": "markdown", "tex": "latex"}
+    run(sweep_results, "--over-seeds", "--format", names.get(suffix, suffix))
+    assert output.read_text() == capsys.readouterr().out
+
+
+def test_a_file_in_a_bucket(sweep_results, bucket):
+    run(sweep_results, "--columns", "all", "--output", f"{bucket}/tables/board.parquet")
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(f"{bucket}/tables/board.parquet")[["trial_id", "top1"]].sort_values(
+            ["trial_id", "top1"], ignore_index=True
+        ),
+        read(sweep_results)[["trial_id", "top1"]].sort_values(["trial_id", "top1"], ignore_index=True),
+    )
+
+
+def test_what_is_refused_or_cannot_be_written_leaves_the_file_as_it_was(sweep_results, tmp_path, monkeypatch):
+    output = tmp_path / "table.csv"
+    output.write_text("before")
+    for wrong in (["--where", "lamda1=1"], ["--sort", "top1"], ["--baseline", "mdssl"], ["--format", "latex"]):
+        with pytest.raises(ValueError, match=r"lamda1|top1|mdssl|latex"):
+            run(sweep_results, "--output", str(output), *wrong)
+
+    def full(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(KeyboardInterrupt):
+        run(sweep_results, "--output", str(output), "--over-seeds")
+    assert output.read_text() == "before"
+    assert os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_layers_are_not_mixed_unless_asked_for(storage, capsys):
+    write_rows(storage, "1" * 12, [row("svhn", top1=50.5), row("svhn", features="projection", top1=40.5)])
+    write_rows(storage, "2" * 12, [failed("no memory", seed=1)])
+    run(storage, "--columns", "features", "top1")
+    assert "40.5" not in capsys.readouterr().out
+    run(storage, "--columns", "features", "top1", "--where", "features=projection")
+    assert "50.5" not in capsys.readouterr().out
+    run(storage, "--columns", "trial_id", "error", "--where", "status=failed")
+    assert "no memory" in capsys.readouterr().out
+
+
+def test_control_characters_of_others_do_not_reach_the_terminal(storage, capsys):
+    write_rows(storage, "1" * 12, [failed("\x1b[2Jgone", sweep="\x1b]0;title\x07")])
+    for shape in ("table", "markdown", "latex"):
+        run(storage, "--columns", "sweep", "error", "--format", shape)
+        assert "\x1b" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no row has sweep"):
+        run(storage, "--where", "sweep=x")
+    run(storage, "--columns", "error", "--format", "csv")
+    assert capsys.readouterr().out == "error\n\x1b[2Jgone\n"
+
+
+def test_an_empty_leaderboard_says_so_and_is_an_error_where_a_program_waits_for_the_table(storage, tmp_path, capsys):
+    os.mkdir(storage)
+    run(storage, "--over-seeds")
+    assert "is empty: run a sweep" in capsys.readouterr().err
+    for wanted in (["--output", str(tmp_path / "table.csv")], ["--format", "csv"]):
+        with pytest.raises(InputError, match="is empty: run a sweep"):
+            run(storage, *wanted)
+    assert os.listdir(tmp_path) == ["results"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--over-seeds"], ["--output", "table.csv"]])
+def test_a_storage_that_is_a_file_or_not_there_is_an_error(flags, tmp_path):
+    with pytest.raises(InputError, match="results has no leaderboard and no trials: there is no such folder"):
+        run(str(tmp_path / "results"), *flags)
+    (tmp_path / "results").write_bytes(b"what")
+    with pytest.raises(InputError, match="results is a file"):
+        run(str(tmp_path / "results"), *flags)
+
+
+@pytest.mark.parametrize("flags", [[], ["--over-seeds"], ["--output", "table.csv"]])
+def test_a_storage_without_a_name_is_an_error(flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="name of a folder or bucket is empty"):
+        run("", *flags)
+    assert os.listdir(tmp_path) == []
+
+
+def test_conditions_that_nothing_meets_print_no_rows(sweep_results, capsys):
+    run(sweep_results, "--where", "top1>99.5")
+    assert capsys.readouterr().out == "no rows to show\n"
+    run(sweep_results, "--where", "top1>99.5", "--over-seeds", "--baseline", "simclr", "--format", "csv")
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_without_these_flags_twelve_datasets_and_six_settings_fit_eighty_columns(storage, capsys):
+    draws = {"temperature": [0.1, 0.5], "iterations": [100, 48000], "batch_per_domain": [64, 1024]}
+    draws |= {"learning_rate": [1.0, 4.0], "seed": [0, 1]}
+    scores = []
+    for number in range(2):
+        own = {name: values[number] for name, values in draws.items()}
+        scores += [round(20 + number + dataset * 1.1, 1) for dataset in range(12)]
+        rows = [row(f"dataset-{dataset}", top1=scores[-12 + dataset], **own) for dataset in range(12)]
+        write_rows(storage, f"{number:012x}", rows)
+    run(storage)
+    out = capsys.readouterr().out
+    table = out.split("\n", 2)[2]
+    assert max(len(line) for line in table.splitlines()) <= 80
+    assert all(f"{score:.1f}" in table for score in scores)
