@@ -30,7 +30,7 @@ PROCESSES = 4
 
 HOLDER = """
 import sys, time
-from mdssl import claim
+from mdssl.storage import claim
 from mdssl.storage.location import Location
 claim.BEAT_SECONDS, claim.DEAD_SECONDS, claim.POLL_SECONDS = 0.1, 1.0, 0.05
 trial_dir = Location.of(sys.argv[1])
