@@ -84,13 +84,14 @@ def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun, to
         try:
             _trainer(_job(config, trial_dir, run, token), run, folder).fit()
             _raise_if_stopped()
-        except ray.train.TrainingFailedError as error:
+        except (ray.train.TrainingFailedError, ray.exceptions.ActorDiedError) as error:
             _raise_if_stopped()
             # Deaths between which training gets on are the machines' doing, and over days there are many.
             before, reached = reached, checkpoint.latest_step(trial_dir / "checkpoints")
             in_vain = in_vain + 1 if reached <= before else 0
-            # Ray Train has started the workers anew already, but nobody its controller, which dies with its node.
-            if in_vain > (_WORKER_RESTARTS if isinstance(error, ray.train.ControllerError) else 0):
+            # Ray Train has restarted the workers already. Its controller, which dies with its node or where it starts
+            # during an outage of the storage, is restarted here.
+            if in_vain > (0 if isinstance(error, ray.train.WorkerGroupError) else _WORKER_RESTARTS):
                 raise
         else:
             return

@@ -152,7 +152,7 @@ LONG = [pytest.mark.long, pytest.mark.timeout(1200)]
     [
         pytest.param("inline", for_a_while(s3_server.writes, 8, "/claim.json"), marks=pytest.mark.long),
         pytest.param("torchtrainer", for_a_while(s3_server.writes, 180, "/claim.json"), marks=LONG),
-        pytest.param("torchtrainer", for_a_while(s3_server.lists, 180, "/claim.json"), marks=LONG),
+        pytest.param("torchtrainer", for_a_while(s3_server.lists, 180), marks=LONG),
         pytest.param("torchtrainer", for_a_while(s3_server.everything, 180, "/checkpoints/"), marks=LONG),
         pytest.param("torchtrainer", for_a_while(s3_server.everything, 180), marks=LONG),
     ],
