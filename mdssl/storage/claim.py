@@ -35,6 +35,7 @@ from mdssl.storage.location import Location
 from mdssl.storage.ownership import FolderKind, delete
 from mdssl.storage.process_identity import machine, started
 from mdssl.storage.retry import retry, retrying
+from mdssl.storage.trial_dir import rows_file_in, storage_of
 
 log = logging.getLogger(__name__)
 
@@ -209,8 +210,8 @@ class Claim:
                 (self.trial_dir / name).delete()
         for folder in (self.trial_dir, self.trial_dir / "checkpoints", self.trial_dir / "representations"):
             folder.clear_temporaries()
-        storage = self.trial_dir.parent.parent
-        (storage / "leaderboard").clear_temporaries(f"{self.trial_dir.name}.parquet")
+        rows = rows_file_in(storage_of(self.trial_dir), self.trial_dir.name)
+        rows.parent.clear_temporaries(rows.name)
 
 
 class Watch:

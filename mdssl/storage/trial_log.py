@@ -25,6 +25,7 @@ from mdssl.config.trial import check_trial_id
 from mdssl.errors import InputError
 from mdssl.storage.append_file import AppendFile
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.terminal import printable
 
 FOLDER = "logs"
@@ -83,7 +84,7 @@ def print_log(storage: str | Location, trial_id: str, *, follow: bool = False) -
         ValueError: the storage has no log of such a trial.
     """
     check_trial_id(trial_id)
-    trial_dir = Location.of(storage) / "trials" / trial_id
+    trial_dir = trial_dir_in(storage, trial_id)
     shown = _entries(trial_dir)
     if not shown and not (follow and trial_dir.names()):
         raise InputError(

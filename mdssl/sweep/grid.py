@@ -22,6 +22,7 @@ from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.settings import SweepSettings
 
 
@@ -137,7 +138,7 @@ def _work(
     missing, failed = _missing(rows, fingerprints, wanted, failures)
     if not missing:
         return Work(config, "failed", (), failed[0]) if failed else Work(config, "finished", ())
-    trial_dir = storage / "trials" / config.trial_id
+    trial_dir = trial_dir_in(storage, config.trial_id)
     training = read_training(trial_dir)
     if training and training["status"] == "finished":
         return Work(config, "probe", missing, tried=tried)

@@ -18,6 +18,7 @@ from mdssl.pretrain.trial_files import load_model, read_training
 from mdssl.storage.claim import Claim, Owner
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import evaluation_fingerprint, has_score, labelled_domains
 from mdssl.sweep.rows import finished_row, git_commit, images_of, merged
 from mdssl.sweep.settings import check_axis
@@ -46,7 +47,7 @@ def probe_standalone(settings) -> None:
         check_scorable(open_dataset(data, name))
     trial_id = settings.trial_id or _take_in(settings, storage)
     rows = read_rows(storage, trial_id)
-    trial_dir = storage / "trials" / trial_id
+    trial_dir = trial_dir_in(storage, trial_id)
     config, model = load_model(trial_dir, device)
     names = settings.evaluate
     if not names:
@@ -98,7 +99,7 @@ def _take_in(settings, storage: Location) -> str:
     if not settings.evaluate:
         raise InputError("an encoder from elsewhere has no domains of its own; name datasets with --evaluate.")
     storage.check_writable()
-    trial_dir = storage / "trials" / config.trial_id
+    trial_dir = trial_dir_in(storage, config.trial_id)
     with Claim(trial_dir, "mdssl probe") as claim:
         claim.wait(_say_who)
         train(config, data=settings.data, trial_dir=trial_dir, device="cpu")
