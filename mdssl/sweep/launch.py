@@ -21,14 +21,15 @@ from mdssl.config.trial import TrialConfig
 from mdssl.data.local_copy import ensure_local
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import renew
-from mdssl.pretrain import checkpoint
-from mdssl.pretrain.trial_files import now
+from mdssl.pretrain.model import batch_norm_note
 from mdssl.storage.claim import Claim, Owner, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
+from mdssl.storage.trial_dir import rows_file_in, trial_dir_in
 from mdssl.sweep.grid import Work, labelled_domains, plan, trials
 from mdssl.sweep.resources import Share, check_resources, described
-from mdssl.sweep.rows import failed_row, git_commit, merged
+from mdssl.sweep.restarts import TRIAL_RESTARTS, step_saved, to_run_again
+from mdssl.sweep.rows import git_commit
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_plan, print_results
 from mdssl.sweep.train_records import train_records, trials_with_records
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
     from mdssl.sweep.trial import TrialRun
 
 log = logging.getLogger(__name__)
-
-_TRIAL_RESTARTS = 2
-"""How often Tune starts a trial's own process anew after it died, with no new checkpoint meanwhile."""
 
 
 @retrying()
@@ -112,7 +110,7 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
 
     stop = Stop(console)
     try:
-        with stop.on_signals(), ray_session(settings, console) as folder, stop.on_signals():
+        with stop.on_signals(), ray_session(settings, console) as folder:
             _run_on_ray(name, settings, storage, left, console, folder, stop)
     finally:
         for work in left:
@@ -145,12 +143,8 @@ def _run_on_ray(
         console.print(
             f"the cluster has {described(nodes)} now; trials that need more wait until it has grown", soft_wrap=True
         )
-    if settings.workers > 1 and not share.gpus and settings.norm == "batch":
-        console.print(
-            f"note: batch-norm on CPU takes its statistics per worker, so {settings.workers} workers train "
-            "other encoders than one does, under the same trial ids; --norm group makes their number irrelevant",
-            soft_wrap=True,
-        )
+    if note := batch_norm_note(settings.norm, settings.workers, on_cpu=not share.gpus):
+        console.print(f"note: {note}", soft_wrap=True)
     if settings.force:
         for work in left:
             _forget(name, storage, work.config, console)
@@ -181,7 +175,8 @@ def _run_on_ray(
     with shown as progress:
         others, todo = ClaimedElsewhere(storage, settings, progress.tell), left
         while todo:
-            reached = {work.config.trial_id: _step(storage, work.config) for work in todo}
+            ids = [work.config.trial_id for work in todo]
+            reached = {trial_id: step_saved(trial_dir_in(storage, trial_id)) for trial_id in ids}
             callbacks = [progress, Machines(share, at_once, console), stop.callback]
             with stop.while_tune_runs():
                 results = _fit(name, run, todo, at_once + spare, callbacks, folder.path)
@@ -189,16 +184,16 @@ def _run_on_ray(
             if stop.signals:
                 # Trials that died of the same signal are not to blame for it.
                 raise KeyboardInterrupt
-            todo = others.wait(_settle(storage, run.context, results, todo, reached))
+            todo = others.wait(to_run_again(storage, run.context, results, todo, reached))
     ray.kill(actor)
 
 
 def _forget(name: str, storage: Location, config: TrialConfig, console: Console) -> None:
     """Delete what a trial has, once nobody works on it."""
-    with Claim(storage / "trials" / config.trial_id, name) as claim:
+    with Claim(trial_dir_in(storage, config.trial_id), name) as claim:
         claim.wait(lambda owner: _say_who(config, owner, console))
         claim.clear()
-        (storage / "leaderboard" / f"{config.trial_id}.parquet").delete()
+        rows_file_in(storage, config.trial_id).delete()
 
 
 def _say_who(config: TrialConfig, owner: Owner, console: Console) -> None:
@@ -207,7 +202,7 @@ def _say_who(config: TrialConfig, owner: Owner, console: Console) -> None:
 
 def _clear_up(storage: Location, config: TrialConfig) -> None:
     """Remove what a trial that was stopped could not clear away itself, unless another sweep has the trial now."""
-    trial_dir, records = storage / "trials" / config.trial_id, train_records(storage, config)
+    trial_dir, records = trial_dir_in(storage, config.trial_id), train_records(storage, config)
     try:
         with retrying(0):
             if records.exists() or holder_of(trial_dir):
@@ -243,7 +238,7 @@ def _fit(
             storage_path=str(folder / "tune"),
             verbose=0,
             callbacks=callbacks,
-            failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
+            failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS),
         ),
     ).fit()
 
@@ -256,50 +251,8 @@ def trial_resources(run: TrialRun) -> dict[str, float]:
     return {"CPU": 0, "memory": 1 << 20}
 
 
-def _step(storage: Location, config: TrialConfig) -> int:
-    return checkpoint.latest_step(storage / "trials" / config.trial_id / "checkpoints")
-
-
-def _settle(
-    storage: Location, context: dict, results: ResultGrid, works: list[Work], reached: dict[str, int]
-) -> list[Work]:
-    """Write rows for trials that could not; those of ``works`` that others have, and those to be started once more.
-
-    Args:
-        reached: steps by trial, before it died the first time. One that got on between its deaths is not to blame.
-
-    Raises:
-        KeyboardInterrupt: trials are left, as after a signal: Tune then returns as if nothing had happened.
-    """
-    ended, again = 0, set()
-    for result in results:
-        phase = (result.metrics or {}).get("phase")
-        if result.error is not None:
-            config = TrialConfig.from_dict(result.config["work"]["trial"])
-            if _step(storage, config) > reached[config.trial_id]:
-                again.add(config.trial_id)
-            else:
-                _record_death(storage, config, str(result.error), context)
-        elif phase == "waits":
-            again.add(TrialConfig.from_dict(result.config["work"]["trial"]).trial_id)
-        ended += result.error is not None or phase in ("finished", "failed", "waits")
-    if ended < len(works):
-        raise KeyboardInterrupt
-    return [work for work in works if work.config.trial_id in again]
-
-
 def _share(settings: SweepSettings, nodes: list[dict[str, float]]) -> Share:
     gpus = settings.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU") for node in nodes) else 0.0
     return Share(workers=settings.workers, cpus=settings.cpus_per_worker, gpus=gpus)
-
-
-def _record_death(storage: Location, config: TrialConfig, error: str, context: dict) -> None:
-    """A row for a trial whose own process died too often to write one."""
-    last_line = error.strip().rsplit("\n", 1)[-1]
-    failure = failed_row(config, f"the trial's process died: {last_line}", context=context, started_at=now())
-    with Claim(storage / "trials" / config.trial_id, context["sweep"]) as claim:
-        claim.wait()
-        rows = merged(leaderboard.read_rows(storage, config.trial_id), [failure])
-        leaderboard.write_rows(storage, config.trial_id, rows)

@@ -30,6 +30,7 @@ _ENVIRONMENT = {
     "RAY_worker_maximum_startup_concurrency": "16",
     # Tune's own report says what ours says, and more than once.
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Ctrl-C is ours: see `mdssl.sweep.stopping`.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
@@ -86,12 +87,13 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
         environment |= {name: os.environ[name] for name in TRACKER_VARIABLES if name in os.environ}
         environment |= {"RAY_ADDRESS": address}
         try:
-            ray.init(
-                address=address,
-                runtime_env={"env_vars": environment},
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+            with _own_signal_handlers():
+                ray.init(
+                    address=address,
+                    runtime_env={"env_vars": environment},
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"the Ray cluster at {address} cannot be joined: {error}; a sweep starts on one of its machines."
@@ -100,7 +102,7 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
     # For this process, where somebody imported Ray before.
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     make_private_token()
-    with _processes_in_sessions_of_their_own(), _own_address():
+    with _processes_in_sessions_of_their_own(), _own_address(), _own_signal_handlers():
         # The dashboard process stays: without its State API a trial that Tune stops would leak its placement group.
         try:
             ray.init(
@@ -173,21 +175,39 @@ def _processes_in_sessions_of_their_own() -> Iterator[None]:
 
 
 @contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Within, a Ray that starts leaves SIGTERM to `mdssl.sweep.stopping`; its own handler would end the process."""
+    from ray._private import utils
+
+    set_handler, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = set_handler
+
+
+@contextmanager
 def _own_address() -> Iterator[None]:
     """Within, a Ray that starts listens at an address that its processes find in their environment.
 
     Ray Train looks for "the" Ray of the machine otherwise, which fails where there are two: nobody then frees the
     resources of a trial whose processes die, and its retry waits for them.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    own = {"RAY_GCS_SERVER_PORT": port, "RAY_ADDRESS": f"127.0.0.1:{port}"}
-    before = {name: os.environ.pop(name, None) for name in own}
-    os.environ.update(own)
+    from ray._private.node import Node
+
+    start = Node.start_gcs_server
+
+    def start_and_tell(node: Node) -> None:
+        # The first of Ray's processes, which takes a free port. Those that follow get this environment.
+        start(node)
+        os.environ["RAY_ADDRESS"] = node.gcs_address
+
+    before = {name: os.environ.pop(name, None) for name in ("RAY_GCS_SERVER_PORT", "RAY_ADDRESS")}
+    Node.start_gcs_server = start_and_tell
     try:
         yield
     finally:
+        Node.start_gcs_server = start
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:

@@ -1,12 +1,14 @@
-"""How a sweep stops: after Ctrl-C or SIGTERM its trials save a checkpoint and end, then the sweep ends.
+"""How a sweep and its trials stop: after Ctrl-C or SIGTERM trials save a checkpoint and end.
 
-The request travels through the key-value store of the Ray that the sweep runs on, where each trial looks once a second.
-So it reaches trials on all machines, and Ray has to survive the signal: see `mdssl.sweep.ray_session`.
+The request travels through the key-value store of the Ray that the sweep runs on, where each worker looks once a
+second. So it reaches all machines, and Ray has to survive the signal: see `mdssl.sweep.ray_session`. A signal to the
+sweep stops all trials; one to the process of a trial stops that trial's workers, and Tune starts the trial anew.
 """
 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,26 +27,50 @@ WAIT_SECONDS = 12.0
 _LOOK_SECONDS = 1.0
 
 
-def _key() -> bytes:
-    return f"mdssl-stop-{ray.get_runtime_context().get_job_id()}".encode()
+def _key(token: str = "") -> bytes:
+    return f"mdssl-stop-{ray.get_runtime_context().get_job_id()}-{token}".encode()
 
 
-def stop_requested() -> bool:
-    """Whether the sweep that this process works for has been asked to stop."""
-    return ray.is_initialized() and bool(internal_kv._internal_kv_exists(_key()))
+def stop_requested(token: str = "") -> bool:
+    """Whether the sweep that this process works for, or its trial whose claim has ``token``, has been asked to stop."""
+    keys = {_key(), _key(token)}
+    return ray.is_initialized() and any(internal_kv._internal_kv_exists(key) for key in keys)
 
 
-def stop_requested_now_and_then() -> Callable[[], bool]:
+def stop_requested_now_and_then(token: str) -> Callable[[], bool]:
     """`stop_requested`, cheap enough to be called after each step: it looks once in `_LOOK_SECONDS`."""
     looked, answer = float("-inf"), False
 
     def requested() -> bool:
         nonlocal looked, answer
         if time.monotonic() - looked >= _LOOK_SECONDS:
-            looked, answer = time.monotonic(), stop_requested()
+            looked, answer = time.monotonic(), stop_requested(token)
         return answer
 
     return requested
+
+
+@contextmanager
+def passing_on(terminated: Callable[[], bool], token: str) -> Iterator[None]:
+    """Within the context, once this process is ``terminated``, the workers of its trial are asked to stop."""
+    ended, told = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            if terminated():
+                internal_kv._internal_kv_put(_key(token), b"")
+                told.set()
+                return
+
+    thread = threading.Thread(target=watch, name="pass-on-sigterm", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if told.is_set():
+            internal_kv._internal_kv_del(_key(token))
 
 
 class Stop:
@@ -64,7 +90,7 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Within, signals come here. Ray's own handlers, which `ray.init` installs, must be there before.
+        """Within the context, signals come here.
 
         Raises:
             Terminated: in place of KeyboardInterrupt, after SIGTERM.
@@ -119,7 +145,7 @@ class _StopTrials(tune.Callback):
         if not self.stop.signals:
             return
         # A score that is being made is made again; there is nothing to save.
-        training = {t.trial_id for t in trials if t.status == "RUNNING" and t.last_result.get("phase") != "probe"}
+        training = {t.trial_id for t in trials if t.status == "RUNNING" and t.last_result.get("phase") != "evaluating"}
         if self.running is None:
             internal_kv._internal_kv_put(_key(), b"")
             self.running, self.since = training, time.monotonic()

@@ -23,7 +23,6 @@ from mdssl.config.run import ProbeConfig, RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.data.local_copy import ensure_local
 from mdssl.device import limit_memory, pick_device
-from mdssl.pretrain import checkpoint
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.progress import NonFiniteLossError, Progress
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
@@ -33,13 +32,11 @@ from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep.resources import Share
-from mdssl.sweep.stopping import stop_requested, stop_requested_now_and_then
+from mdssl.sweep.restarts import WORKER_RESTARTS, got_on, step_saved
+from mdssl.sweep.stopping import passing_on, stop_requested, stop_requested_now_and_then
 from mdssl.sweep.train_records import train_records
 
 log = logging.getLogger(__name__)
-
-_WORKER_RESTARTS = 3
-"""How often Ray Train starts a trial's workers anew after one of them died, with no new checkpoint meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,31 +63,42 @@ class TrialRun:
         return "auto" if self.gpus_per_worker > 0 else "cpu"
 
 
-def train_inline(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> None:
+def train_inline(
+    config: TrialConfig, trial_dir: Location, run: TrialRun, token: str, terminated: Callable[[], bool]
+) -> None:
     """Train in this process, the Tune trial's own; as `train_in_workers`, the end is in ``training.json``."""
-    _train_here(_job(config, trial_dir, run, token), tune.report, node_is_to_go)
+    _train_here(_job(config, trial_dir, run, token), tune.report, node_is_to_go, terminated)
 
 
-def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> None:
+def train_in_workers(
+    config: TrialConfig,
+    trial_dir: Location,
+    run: TrialRun,
+    token: str,
+    terminated: Callable[[], bool] = lambda: False,
+) -> None:
     """Train in Ray Train's workers, while the claim with ``token`` is held.
 
+    Args:
+        terminated: whether this process, which is not one of the workers, has got SIGTERM.
+
     Raises:
-        StoppedError: the sweep has been asked to stop.
+        StoppedError: the sweep has been asked to stop, or this process.
         ray.train.TrainingFailedError: a worker failed, or died more often than it may.
     """
     folder = train_records(Location.of(run.storage), config)
-    reached, in_vain = checkpoint.latest_step(trial_dir / "checkpoints"), 0
+    reached, in_vain = step_saved(trial_dir), 0
     while True:
         try:
-            _trainer(_job(config, trial_dir, run, token), run, folder).fit()
-            _raise_if_stopped()
+            with passing_on(terminated, token):
+                _trainer(_job(config, trial_dir, run, token), run, folder).fit()
+            _raise_if_stopped(terminated)
         except ray.train.TrainingFailedError as error:
-            _raise_if_stopped()
-            # Deaths between which training gets on are the machines' doing, and over days there are many.
-            before, reached = reached, checkpoint.latest_step(trial_dir / "checkpoints")
-            in_vain = in_vain + 1 if reached <= before else 0
+            _raise_if_stopped(terminated)
+            before, reached = reached, step_saved(trial_dir)
+            in_vain = 0 if got_on(before, reached) else in_vain + 1
             # Ray Train has started the workers anew already, but nobody its controller, which dies with its node.
-            if in_vain > (_WORKER_RESTARTS if isinstance(error, ray.train.ControllerError) else 0):
+            if in_vain > (WORKER_RESTARTS if isinstance(error, ray.train.ControllerError) else 0):
                 raise
         else:
             return
@@ -98,9 +106,9 @@ def train_in_workers(config: TrialConfig, trial_dir: Location, run: TrialRun, to
             folder.delete()
 
 
-def _raise_if_stopped() -> None:
-    if stop_requested():
-        raise StoppedError("the sweep stops")
+def _raise_if_stopped(terminated: Callable[[], bool]) -> None:
+    if terminated() or stop_requested():
+        raise StoppedError("asked to stop")
 
 
 def _trainer(job: dict[str, Any], run: TrialRun, records: Location) -> ray.train.torch.TorchTrainer:
@@ -119,7 +127,7 @@ def _trainer(job: dict[str, Any], run: TrialRun, records: Location) -> ray.train
             storage_path=records.parent.path,
             storage_filesystem=records.filesystem,
             callbacks=[TuneReportCallback()],
-            failure_config=ray.train.FailureConfig(max_failures=_WORKER_RESTARTS),
+            failure_config=ray.train.FailureConfig(max_failures=WORKER_RESTARTS),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -158,10 +166,11 @@ def _worker(job: dict[str, Any]) -> None:
     is_first = ray.train.get_context().get_world_rank() == 0
     with kept_log(Location.of(job["trial_dir"]), "train", errors_only=not is_first):
         try:
-            _train_here(job, ray.train.report, lambda: ray.train.get_preemption_info() is not None)
+            with sigterm_received() as terminated:
+                _train_here(job, ray.train.report, lambda: ray.train.get_preemption_info() is not None, terminated)
         except StoppedError:
             # One worker alone that got SIGTERM: Ray Train starts all of them anew, from the checkpoint.
-            if not stop_requested():
+            if not stop_requested(job["claim"]):
                 raise
 
 
@@ -171,10 +180,16 @@ def node_is_to_go() -> bool:
 
 
 def _train_here(
-    job: dict[str, Any], report: Callable[[dict[str, Any]], object], will_be_taken_away: Callable[[], bool]
+    job: dict[str, Any],
+    report: Callable[[dict[str, Any]], object],
+    will_be_taken_away: Callable[[], bool],
+    terminated: Callable[[], bool],
 ) -> None:
-    """Train, and ``report`` how far it is. Where this node ``will_be_taken_away``, as spot instances are, one
-    checkpoint is saved at once; then it goes on as ever until the node is gone."""
+    """Train, and ``report`` how far it is, until this process is ``terminated`` or the trial is asked to stop.
+
+    Where this node ``will_be_taken_away``, as spot instances are, one checkpoint is saved at once; then training goes
+    on until the node is gone.
+    """
     check_claim = partial(check_held, Location.of(job["trial_dir"]), job["claim"])
     try:
         check_claim()
@@ -189,13 +204,13 @@ def _train_here(
     # On a cluster, perhaps the first on its node to need them.
     data = ensure_local(job["data"], config.domains)
     try:
-        with sigterm_received() as terminated, watchdog(60 * job["settings"].hang_minutes) as beat:
-            sweep_stops, warned = stop_requested_now_and_then(), False
+        with watchdog(60 * job["settings"].hang_minutes) as beat:
+            asked_to_stop, warned = stop_requested_now_and_then(job["claim"]), False
 
             def report_progress(progress: Progress) -> bool:
                 nonlocal warned
                 beat()
-                report({"phase": "train", **progress._asdict()})
+                report({"phase": "training", **progress._asdict()})
                 before, warned = warned, warned or will_be_taken_away()
                 return warned and not before
 
@@ -206,7 +221,7 @@ def _train_here(
                 settings=job["settings"],
                 device=device,
                 report=report_progress,
-                stop_requested=lambda: terminated() or sweep_stops(),
+                stop_requested=lambda: terminated() or asked_to_stop(),
                 before_writing=check_claim,
             )
     except NonFiniteLossError as error:

@@ -6,6 +6,7 @@ Runs as a Tune function. How it trains is in `mdssl.sweep.training`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -17,15 +18,17 @@ from mdssl.config.trial import UNTRAINED, TrialConfig
 from mdssl.data.local_copy import ensure_local
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.progress import NonFiniteLossError
-from mdssl.pretrain.stopping import StoppedError
+from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import now, read_training
 from mdssl.storage.claim import Claim, ClaimLostError, Owner, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep import evaluator
 from mdssl.sweep.grid import evaluation_fingerprint, still_missing
 from mdssl.sweep.memory import release_memory
+from mdssl.sweep.restarts import step_saved
 from mdssl.sweep.rows import failed_row, finished_row, merged
 from mdssl.sweep.stopping import stop_requested
 from mdssl.sweep.training import TrialRun, train_in_workers, train_inline
@@ -40,28 +43,43 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     """Do what is left of one trial, unless another process has it: see `mdssl.sweep.waiting`."""
     work = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
-    trial_dir = Location.of(run.storage) / "trials" / config.trial_id
+    trial_dir = trial_dir_in(run.storage, config.trial_id)
     if stop_requested():
         tune.report({"phase": "stopped"})
         return
-    with kept_log(trial_dir, "trial"), Claim(trial_dir, run.context["sweep"]) as claim:
+    with (
+        sigterm_received() as terminated,
+        Claim(trial_dir, run.context["sweep"]) as claim,
+        kept_log(trial_dir, "trial"),
+    ):
         if owner := claim.take(dead=Owner(**work["dead"]) if work["dead"] else None):
             tune.report(report_of(trial_dir, owner))
             return
         try:
-            last_report = _do(config, work, trial_dir, run, claim)
+            last_report = _do(config, work, trial_dir, run, claim, terminated)
             release_memory()
             tune.report(last_report)
         except ClaimLostError:
             tune.report(report_of(trial_dir, holder_of(trial_dir)))
         except StoppedError:
-            # One process alone that got SIGTERM: Tune starts the trial anew, and it goes on from its checkpoint.
-            if not stop_requested():
-                raise
-            tune.report({"phase": "stopped"})
+            if stop_requested():
+                tune.report({"phase": "stopped"})
+                return
+            tune.report({"phase": "queued", "step_saved": step_saved(trial_dir)})
+        else:
+            return
+    # This process alone got SIGTERM. Tune ends it and starts the trial anew, which goes on from its checkpoint.
+    raise StoppedError("its process got SIGTERM")
 
 
-def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: TrialRun, claim: Claim) -> dict[str, Any]:
+def _do(
+    config: TrialConfig,
+    work: dict[str, Any],
+    trial_dir: Location,
+    run: TrialRun,
+    claim: Claim,
+    terminated: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """Train, score, write rows; the last report. Whatever goes wrong becomes a row, and the sweep goes on."""
     storage = Location.of(run.storage)
     started_at = now()
@@ -72,12 +90,16 @@ def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: Tri
         )
         if not missing:
             return {"phase": "failed", "error": error} if error else {"phase": "finished"}
-        training = _trained(config, trial_dir, run, claim)
+        training = _trained(config, trial_dir, run, claim, terminated)
         if training["status"] != "finished":
             raise NonFiniteLossError(training["step"], training["error"])
         actor = ray.get_actor(evaluator.NAME)
-        tune.report({"phase": "probe"})
-        scores = ray.get(actor.score.remote(trial_dir.uri, missing))
+        tune.report({"phase": "evaluating"})
+        scores = actor.score.remote(trial_dir.uri, missing)
+        while not ray.wait([scores], timeout=1.0)[0]:
+            if terminated():
+                raise StoppedError("asked to stop")
+        scores = ray.get(scores)
         claim.check()
     except ray.exceptions.RayActorError:
         # No result of this trial: the sweep is being stopped, or the actor died more often than it may. For that Tune
@@ -111,7 +133,9 @@ def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: Tri
     return {"phase": "failed", "error": errors[0]} if errors else {"phase": "finished"}
 
 
-def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun, claim: Claim) -> dict[str, Any]:
+def _trained(
+    config: TrialConfig, trial_dir: Location, run: TrialRun, claim: Claim, terminated: Callable[[], bool]
+) -> dict[str, Any]:
     """Train by the executor that was asked for; the content of ``training.json``.
 
     Raises:
@@ -122,9 +146,9 @@ def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun, claim: Cla
     if ended and ended["status"] == "finished":
         return ended
     if run.executor == "inline" or config.method in UNTRAINED:
-        train_inline(config, trial_dir, run, claim.token)
+        train_inline(config, trial_dir, run, claim.token, terminated)
     else:
-        train_in_workers(config, trial_dir, run, claim.token)
+        train_in_workers(config, trial_dir, run, claim.token, terminated)
     claim.check()
     return read_training(trial_dir)
 

@@ -1,6 +1,6 @@
 """Trials that another sweep has: put off, looked at again, done where the other left something or died.
 
-A trial whose claim another process holds ends at once in this sweep's Tune run, with the phase ``waits``: a trial that
+A trial whose claim another process holds ends at once in this sweep's Tune run, with the phase ``queued``: a trial that
 waited inside of Tune would hold a slot, and with the executor inline a CPU or GPU, that this sweep's next trial could
 have. Trials that were put off are the driver's, which needs no slot to wait, once Tune has done all others; those that
 are then nobody's go into another Tune run. The price is at the end alone: a trial whose owner dies while this sweep
@@ -17,17 +17,17 @@ from typing import Any
 
 from mdssl.data.local_copy import ensure_local
 from mdssl.leaderboard.board import read_rows
-from mdssl.pretrain import checkpoint
 from mdssl.storage.claim import POLL_SECONDS, Owner, Watch, holder_of
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import Work, still_missing
+from mdssl.sweep.restarts import step_saved
 from mdssl.sweep.settings import SweepSettings
 
 
 def report_of(trial_dir: Location, owner: Owner | None) -> dict[str, Any]:
     """What progress says of a trial that another has."""
-    reached = checkpoint.latest_step(trial_dir / "checkpoints")
-    return {"phase": "waits", "owner": str(owner or "another process"), "reached": reached}
+    return {"phase": "queued", "owner": str(owner or "another process"), "reached": step_saved(trial_dir)}
 
 
 class ClaimedElsewhere:
@@ -45,7 +45,7 @@ class ClaimedElsewhere:
             ready = []
             for work in list(waiting):
                 trial_id = work.config.trial_id
-                trial_dir = self.storage / "trials" / trial_id
+                trial_dir = trial_dir_in(self.storage, trial_id)
                 asked, owner = time.monotonic(), holder_of(trial_dir)
                 if owner and not self.watches[trial_id].look(owner, asked):
                     self.tell(trial_id, report_of(trial_dir, owner))
