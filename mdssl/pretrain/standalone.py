@@ -24,11 +24,10 @@ from mdssl.pretrain.progress import NonFiniteLossError, Progress
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import read_training
 from mdssl.pretrain.watchdog import watchdog
-from mdssl.storage.claim import POLL_SECONDS, Claim, Owner
+from mdssl.storage.claim import POLL_SECONDS, Claim
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.storage.trial_log import kept_log
-from mdssl.terminal import printable
 
 _CLAIMED = "mdssl-claimed"
 """Key by which the first worker tells the others that it has the claim."""
@@ -74,7 +73,7 @@ def train_standalone(settings) -> None:
             meeting = {"store": store, "rank": rank, "world_size": world_size}
         if is_first:
             trial_dir.check_writable()
-            claim.wait(lambda owner: _say_who(owner, config.trial_id))
+            claim.wait_aloud()
             if under_torchrun:
                 store.set(_CLAIMED, claim.token)
         else:
@@ -125,10 +124,6 @@ def train_standalone(settings) -> None:
         )
         labelled = any(open_dataset(data, name).is_labelled for name in config.domains)
         print(f"score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
-
-
-def _say_who(owner: Owner, trial_id: str) -> None:
-    print(printable(f"waits for {owner}, which works on trial {trial_id}"), flush=True)
 
 
 def _print_progress(progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""A file that one process writes from its first line to its last and others may read meanwhile, as a log is."""
+"""A file to which one process appends while others read it, such as a log."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from mdssl.storage.retry import retrying
 log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 30.0
-"""How often a file in an object store, to which nothing can be appended, is written anew."""
+"""Interval at which a file in an object store, where nothing can be appended, is written anew."""
 
 
 class AppendFile:
-    """A context manager. There is no file before the first `write`.
+    """A context manager. The first `write` makes the file.
 
-    On a local or network filesystem bytes are appended and seen at once. In an object store the file is renewed whole
-    every `RENEW_SECONDS` and at the end. A file that cannot be written is given up with one warning: whoever logs has
-    better things to do.
+    On a local or network filesystem bytes are appended at once. In an object store the whole file is written every
+    `RENEW_SECONDS` and at the end. A file that cannot be written is given up with one warning, and training goes on.
     """
 
     def __init__(self, place: Location):
@@ -44,7 +43,7 @@ class AppendFile:
             self._give_up(error)
 
     def close(self) -> None:
-        """All that was written is in the storage, unless it cannot be reached."""
+        """Write what is missing in the storage, if it can be reached."""
         self._closed.set()
         if self._file:
             self._file.close()
@@ -87,7 +86,7 @@ class AppendFile:
             with retrying(0):
                 self.place.write_bytes(data)
         except OSError as error:
-            # A network comes back: what is missing now goes with the next renewal.
+            # The next renewal may succeed.
             self._unsaved = True
             log.debug("%s could not be renewed: %s", self.place, error)
 

@@ -22,7 +22,7 @@ from mdssl.data.local_copy import ensure_local
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import renew
 from mdssl.pretrain.model import batch_norm_note
-from mdssl.storage.claim import Claim, Owner, holder_of
+from mdssl.storage.claim import Claim, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import rows_file_in, trial_dir_in
@@ -147,7 +147,7 @@ def _run_on_ray(
         console.print(f"note: {note}", soft_wrap=True)
     if settings.force:
         for work in left:
-            _forget(name, storage, work.config, console)
+            _forget(name, storage, work.config)
     run = TrialRun(
         storage=storage.uri,
         data=Location.of(settings.data).uri,
@@ -188,16 +188,12 @@ def _run_on_ray(
     ray.kill(actor)
 
 
-def _forget(name: str, storage: Location, config: TrialConfig, console: Console) -> None:
+def _forget(name: str, storage: Location, config: TrialConfig) -> None:
     """Delete what a trial has, once nobody works on it."""
     with Claim(trial_dir_in(storage, config.trial_id), name) as claim:
-        claim.wait(lambda owner: _say_who(config, owner, console))
+        claim.wait_aloud()
         claim.clear()
         rows_file_in(storage, config.trial_id).delete()
-
-
-def _say_who(config: TrialConfig, owner: Owner, console: Console) -> None:
-    console.print(f"{config.trial_id}: waits for {owner} to end before it is deleted", markup=False)
 
 
 def _clear_up(storage: Location, config: TrialConfig) -> None:

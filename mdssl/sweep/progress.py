@@ -77,11 +77,10 @@ class SweepProgress(tune.Callback):
             self.first_step.setdefault(trial_id, result["step"])
             before = self.latest.get(trial_id, {}).get("step", 0)
             if result["step"] <= before:
-                self.console.print(
-                    f"{trial_id} {self.labels[trial_id]}: a worker died at step {before} or after; it went on from its "
-                    f"checkpoint and is at step {result['step']}",
-                    markup=False,
-                    soft_wrap=True,
+                self._say_of(
+                    trial_id,
+                    f"a worker died at step {before} or after; it went on from its checkpoint and is at step "
+                    f"{result['step']}",
                 )
         if "owner" in result:
             # What this sweep has seen of its steps says nothing about those of the other.
@@ -120,7 +119,6 @@ class SweepProgress(tune.Callback):
         if now - self.printed.get((trial_id, phase), float("-inf")) < _LINE_SECONDS.get(phase, 0):
             return
         self.printed[trial_id, phase] = now
-        who, elapsed = f"{trial_id} {self.labels[trial_id]}", f"{now - self.started:5.0f} s"
         if was_stopped:
             text = f"its process got SIGTERM; it goes on by itself from its checkpoint of step {latest['step_saved']}"
         elif phase == "training":
@@ -134,11 +132,7 @@ class SweepProgress(tune.Callback):
         else:
             text = f"FAILED: {latest.get('error')}" if phase == "failed" else phase
         done = sum(1 for entry in self.latest.values() if entry.get("phase") in ("finished", "failed"))
-        self.console.print(
-            f"[{elapsed}] {who}: {text}  [sweep {done}/{len(self.configs)}, ETA {self._sweep_eta()}]",
-            markup=False,
-            soft_wrap=True,
-        )
+        self._say_of(trial_id, f"{text}  [sweep {done}/{len(self.configs)}, ETA {self._sweep_eta()}]")
 
     def _sweep_eta(self) -> str:
         """From the share of this sweep's steps that is done; trials start and end at different times.

@@ -15,7 +15,7 @@ from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model, read_training
-from mdssl.storage.claim import Claim, Owner
+from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import trial_dir_in
@@ -74,7 +74,7 @@ def probe_standalone(settings) -> None:
                 for score in scores
             ]
         with Claim(trial_dir, "mdssl probe") as claim:
-            claim.wait(_say_who)
+            claim.wait_aloud()
             if new:
                 # Read anew: a sweep may have added rows of this trial while this score was made.
                 rows = merged(read_rows(storage, config.trial_id), new)
@@ -85,7 +85,7 @@ def probe_standalone(settings) -> None:
             numbers = f"top-1 {row['top1']:.1f}, kNN {row['knn_top1']:.1f}{unstable}"
             print(f"{name} ({row['features']}, {row['probe']}): {numbers}")
     with Claim(trial_dir, "mdssl probe") as claim:
-        claim.wait(_say_who)
+        claim.wait_aloud()
         seen.draw()
 
 
@@ -101,11 +101,7 @@ def _take_in(settings, storage: Location) -> str:
     storage.check_writable()
     trial_dir = trial_dir_in(storage, config.trial_id)
     with Claim(trial_dir, "mdssl probe") as claim:
-        claim.wait(_say_who)
+        claim.wait_aloud()
         train(config, data=settings.data, trial_dir=trial_dir, device="cpu")
     print(f"trial {config.trial_id}")
     return config.trial_id
-
-
-def _say_who(owner: Owner) -> None:
-    print(printable(f"waits for {owner}, who works on this trial"), flush=True)

@@ -5,6 +5,7 @@ Runs as a Tune function. How it trains is in `mdssl.sweep.training`.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,6 @@ from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep import evaluator
 from mdssl.sweep.grid import evaluation_fingerprint, still_missing
-from mdssl.sweep.memory import release_memory
 from mdssl.sweep.restarts import step_saved
 from mdssl.sweep.rows import failed_row, finished_row, merged
 from mdssl.sweep.stopping import stop_requested
@@ -57,7 +57,7 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
             return
         try:
             last_report = _do(config, work, trial_dir, run, claim, terminated)
-            release_memory()
+            _release_memory()
             tune.report(last_report)
         except ClaimLostError:
             tune.report(report_of(trial_dir, holder_of(trial_dir)))
@@ -151,6 +151,17 @@ def _trained(
         train_in_workers(config, trial_dir, run, claim.token, terminated)
     claim.check()
     return read_training(trial_dir)
+
+
+def _release_memory() -> None:
+    """Give freed memory back to the machine, where glibc would keep it.
+
+    Tune runs trial after trial in one process, each in a new thread. Without this the process grows by some 10 MB a
+    trial although nothing is held: it had 1.3 GB after 113 trials.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def _cause(error: BaseException) -> str:
