@@ -86,12 +86,8 @@ def run(
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main(argv)
-    except (InputError, StorageLostError) as error:
+    except (InputError, StorageLostError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        code = 2
-    except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        check = f" Check {error.filename!r}." if error.filename else ""
-        print(f"error: {printable(f'{error}.{check}')}", file=sys.stderr)
         code = 2
     except BrokenPipeError:
         # Whoever read the output, such as head, has enough; what Python still holds back for it would fail again.

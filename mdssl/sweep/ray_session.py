@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -79,7 +80,10 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
     """
     environment = set_environment(settings)
     import ray
+    from ray._private import services, utils
 
+    # Ray's own handler would end the process: see `mdssl.sweep.stopping`.
+    leaves_sigterm = _replaced(utils, "set_sigterm_handler", lambda handler: None)
     # A raylet's warnings and dumps of its state, which reach the terminal of each driver in spite of `log_to_driver`.
     ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: log.debug("%s", data["lines"])
     if settings.address:
@@ -87,7 +91,7 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
         environment |= {name: os.environ[name] for name in TRACKER_VARIABLES if name in os.environ}
         environment |= {"RAY_ADDRESS": address}
         try:
-            with _own_signal_handlers():
+            with leaves_sigterm:
                 ray.init(
                     address=address,
                     runtime_env={"env_vars": environment},
@@ -102,7 +106,13 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
     # For this process, where somebody imported Ray before.
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     make_private_token()
-    with _processes_in_sessions_of_their_own(), _own_address(), _own_signal_handlers():
+    with (
+        # A signal to the process group of the sweep, as ``timeout`` sends it, must not reach Ray's processes: trials
+        # need them until they have saved their checkpoints.
+        _replaced(services, "ConsolePopen", partial(services.ConsolePopen, start_new_session=True)),
+        _own_address(),
+        leaves_sigterm,
+    ):
         # The dashboard process stays: without its State API a trial that Tune stops would leak its placement group.
         try:
             ray.init(
@@ -159,38 +169,21 @@ def _address_of_cluster(address: str) -> str:
 
 
 @contextmanager
-def _processes_in_sessions_of_their_own() -> Iterator[None]:
-    """Within, a signal to the process group of the sweep, as ``timeout`` sends it, does not reach what Ray starts.
-
-    Trials need Ray until they have saved their checkpoints.
-    """
-    from ray._private import services
-
-    popen = services.ConsolePopen
-    services.ConsolePopen = partial(popen, start_new_session=True)
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Within the context, an attribute of Ray's modules or classes has another value."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        services.ConsolePopen = popen
-
-
-@contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Within, a Ray that starts leaves SIGTERM to `mdssl.sweep.stopping`; its own handler would end the process."""
-    from ray._private import utils
-
-    set_handler, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = set_handler
+        setattr(owner, name, before)
 
 
 @contextmanager
 def _own_address() -> Iterator[None]:
-    """Within, a Ray that starts listens at an address that its processes find in their environment.
+    """Within the context, the processes of a Ray that starts find its address in their environment.
 
-    Ray Train looks for "the" Ray of the machine otherwise, which fails where there are two: nobody then frees the
+    Otherwise Ray Train looks for "the" Ray of the machine, which fails where there are two: nobody then frees the
     resources of a trial whose processes die, and its retry waits for them.
     """
     from ray._private.node import Node
@@ -203,11 +196,10 @@ def _own_address() -> Iterator[None]:
         os.environ["RAY_ADDRESS"] = node.gcs_address
 
     before = {name: os.environ.pop(name, None) for name in ("RAY_GCS_SERVER_PORT", "RAY_ADDRESS")}
-    Node.start_gcs_server = start_and_tell
     try:
-        yield
+        with _replaced(Node, "start_gcs_server", start_and_tell):
+            yield
     finally:
-        Node.start_gcs_server = start
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
