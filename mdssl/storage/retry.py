@@ -27,12 +27,8 @@ _TRANSIENT = {
 }  # fmt: skip
 _PERMANENT = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 _PERMANENT_S3 = (
-    "ACCESS_DENIED",
-    "NO_SUCH_BUCKET",
-    "NO_SUCH_KEY",
-    "INVALID_ACCESS_KEY_ID",
-    "SIGNATURE_DOES_NOT_MATCH",
-)
+    "ACCESS_DENIED", "NO_SUCH_BUCKET", "NO_SUCH_KEY", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH",
+)  # fmt: skip
 
 _seconds: ContextVar[float] = ContextVar("retry_seconds", default=0.0)
 T = TypeVar("T")

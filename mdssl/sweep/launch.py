@@ -1,7 +1,7 @@
-"""Launch a sweep: plan it, do what is left of it through Ray Tune, show what came out.
+"""Launch a sweep: plan it, run what is left of it through Ray Tune, print its results.
 
-There is no state of a sweep but its leaderboard and its trials' folders. Each start makes a new Tuner over what is
-left, so a sweep can grow by a value, lose its driver, or be started again when it is done.
+A sweep has no state but its leaderboard and its trials' folders. Each start makes a new Tuner over the work that is
+left, so a sweep can get more values, lose its driver, or be started again when it is finished.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def run_sweep(
     """Run the trials of ``methods`` (see `mdssl.sweep.grid.trials`) as the sweep ``name``.
 
     Args:
-        afterwards: what else to print, from the leaderboard's rows of these trials.
+        afterwards: prints more, from the leaderboard's rows of these trials.
 
     Returns:
         The exit code: 0 when every trial has all its scores (or with ``dry_run``), 1 when some failed.
 
     Raises:
-        ValueError: settings, data, storage or resources that cannot work; nothing has been started then.
+        InputError: settings, data, storage or resources that cannot work; then nothing has been started.
     """
     console = Terminal(width=None if sys.stdout.isatty() else 160, highlight=False)
     storage = Location.of(settings.storage)
@@ -84,7 +84,7 @@ def run_sweep(
     if left:
         storage.check_writable()
         _run(name, settings, storage, left, console)
-    # Of trials, too, that another sweep had finished when it was killed.
+    # Also of trials that another sweep had finished when it was killed.
     records = trials_with_records(storage)
     for config in configs:
         if config.trial_id in records:
@@ -104,7 +104,7 @@ def _check_this_machine(settings: SweepSettings) -> None:
 
 
 def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console) -> None:
-    # Ray and what imports it take seconds; a sweep that is done, or wrong, should not wait for them.
+    # Ray takes seconds to import; a sweep that is finished, or refused, should not wait for it.
     from mdssl.sweep.ray_session import ray_session
     from mdssl.sweep.stopping import Stop
 
@@ -164,12 +164,11 @@ def _run_on_ray(
             "ray_version": ray.__version__,
         },
     )
-    # Where a node has a GPU: the head of a cluster often has none.
     device = "auto" if share.gpus else "cpu"
-    # A handle that is held: Ray ends an actor that nobody can call any more.
+    # The handle is kept because Ray ends an actor that nobody can call any more.
     actor = evaluator.Evaluator.options(name=evaluator.NAME).remote(run.data, run.probe, device, share.probe_memory)
-    # One trial more than train at once, where that is by GPU: it is ready to start while another is being probed. A
-    # CPU that a trial leaves is what probes it, and a process more would only take memory.
+    # On GPUs, one trial more than train at once: it is ready to start while another is being evaluated. On CPUs, the
+    # core that a trial leaves evaluates it.
     spare = 1 if share.gpus and settings.executor != "inline" and not settings.max_concurrent else 0
     shown = SweepProgress({work.config.trial_id: work.config for work in left}, console)
     with shown as progress:
@@ -182,14 +181,14 @@ def _run_on_ray(
                 results = _fit(name, run, todo, at_once + spare, callbacks, folder.path)
             folder.keep |= bool(results.errors)
             if stop.signals:
-                # Trials that died of the same signal are not to blame for it.
+                # Trials that died of the same signal did not fail.
                 raise KeyboardInterrupt
             todo = others.wait(to_run_again(storage, run.context, results, todo, reached))
     ray.kill(actor)
 
 
 def _forget(name: str, storage: Location, config: TrialConfig) -> None:
-    """Delete what a trial has, once nobody works on it."""
+    """Delete a trial's files and rows, once nobody works on it."""
     with Claim(trial_dir_in(storage, config.trial_id), name) as claim:
         claim.wait_aloud()
         claim.clear()
@@ -197,7 +196,7 @@ def _forget(name: str, storage: Location, config: TrialConfig) -> None:
 
 
 def _clear_up(storage: Location, config: TrialConfig) -> None:
-    """Remove what a trial that was stopped could not clear away itself, unless another sweep has the trial now."""
+    """Delete what a stopped trial has left, unless another sweep has the trial now."""
     trial_dir, records = trial_dir_in(storage, config.trial_id), train_records(storage, config)
     try:
         with retrying(0):
@@ -240,10 +239,10 @@ def _fit(
 
 
 def trial_resources(run: TrialRun) -> dict[str, float]:
-    """What Tune sets aside for the Tune function of one trial; a nested trial's workers get theirs from Ray Train."""
+    """The resources of one trial's Tune function; a nested trial's workers get theirs from Ray Train."""
     if run.executor == "inline":
         return {"CPU": run.cpus_per_worker, "GPU": run.gpus_per_worker}
-    # Besides its workers a nested trial needs next to nothing, yet Tune refuses a request for nothing at all.
+    # Without its workers a nested trial needs next to nothing, but Tune refuses a request for no resource.
     return {"CPU": 0, "memory": 1 << 20}
 
 

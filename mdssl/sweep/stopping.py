@@ -23,7 +23,7 @@ from rich.console import Console
 from mdssl.errors import Terminated
 
 WAIT_SECONDS = 12.0
-"""How long a sweep waits for its trials to stop. A batch system may kill it 30 s after SIGTERM."""
+"""How long a sweep waits for its trials to stop; a batch system may kill it 30 s after SIGTERM."""
 _LOOK_SECONDS = 1.0
 
 
@@ -74,13 +74,13 @@ def passing_on(terminated: Callable[[], bool], token: str) -> Iterator[None]:
 
 
 class Stop:
-    """What Ctrl-C and SIGTERM do to a sweep's own process.
+    """Handles Ctrl-C and SIGTERM in a sweep's own process.
 
-    While Tune runs, the first signal asks the trials to stop, and Tune ends when they have; the second one ends it at
-    once. At any other time a signal is a KeyboardInterrupt.
+    While Tune runs, the first signal asks the trials to stop, and Tune ends when they have; the second one ends Tune at
+    once. At any other time a signal raises KeyboardInterrupt.
 
     Attributes:
-        callback: has to be one of Tune's.
+        callback: to be passed to Tune.
     """
 
     def __init__(self, console: Console):
@@ -90,13 +90,13 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Within the context, signals come here.
+        """Within the context, this object handles signals.
 
         Raises:
             Terminated: in place of KeyboardInterrupt, after SIGTERM.
         """
         before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
-        # Tune takes it while it runs; before that it would end the process.
+        # Tune handles it while it runs; before that it would end the process.
         before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         try:
             yield
@@ -125,12 +125,12 @@ class Stop:
 
 
 def end_tune() -> None:
-    """Have Tune kill the trials that still run, and return."""
+    """Make Tune kill the trials that still run, and return."""
     signal.raise_signal(signal.SIGUSR1)
 
 
 class _StopTrials(tune.Callback):
-    """Passes the first signal on to the trials, and ends Tune when those that ran have stopped."""
+    """Passes the first signal on to the trials, and ends Tune when they have stopped."""
 
     def __init__(self, stop: Stop, console: Console):
         self.stop, self.console = stop, console
@@ -144,7 +144,7 @@ class _StopTrials(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         if not self.stop.signals:
             return
-        # A score that is being made is made again; there is nothing to save.
+        # A trial that is being evaluated has nothing to save: its scores are made again.
         training = {t.trial_id for t in trials if t.status == "RUNNING" and t.last_result.get("phase") != "evaluating"}
         if self.running is None:
             internal_kv._internal_kv_put(_key(), b"")

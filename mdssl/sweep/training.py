@@ -1,7 +1,7 @@
-"""The training of one trial, by the executor that was asked for: here, or in Ray Train's workers.
+"""The training of one trial by either executor: in this process, or in Ray Train's workers.
 
-Both are `mdssl.pretrain.loop.train` with a report callback. Checkpoints are train()'s own, in the trial's folder, so a
-trial goes on from them whatever died: a worker, the trial's driver, the sweep or the machine.
+Both call `mdssl.pretrain.loop.train` with a report callback. Its checkpoints are in the trial's folder, so a trial goes
+on from them after the death of a worker, of its own process, of the sweep or of the machine.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRun:
-    """What all trials of a sweep share, in plain values that travel to any node.
+    """What all trials of a sweep share, in values that can be sent to any node.
 
     Attributes:
-        context: leaderboard columns that say which sweep made a row: sweep, preset, git_commit, ray_version.
+        context: the leaderboard columns sweep, preset, git_commit and ray_version.
         device: of each worker, cpu or auto (its GPU).
     """
 
@@ -66,7 +66,7 @@ class TrialRun:
 def train_inline(
     config: TrialConfig, trial_dir: Location, run: TrialRun, token: str, terminated: Callable[[], bool]
 ) -> None:
-    """Train in this process, the Tune trial's own; as `train_in_workers`, the end is in ``training.json``."""
+    """Train in this process, which is the Tune trial's own. The result is in ``training.json``."""
     _train_here(_job(config, trial_dir, run, token), tune.report, node_is_to_go, terminated)
 
 
@@ -84,7 +84,7 @@ def train_in_workers(
 
     Raises:
         StoppedError: the sweep has been asked to stop, or this process.
-        ray.train.TrainingFailedError: a worker failed, or died more often than it may.
+        ray.train.TrainingFailedError: a worker failed, or died too often: see `mdssl.sweep.restarts`.
     """
     folder = train_records(Location.of(run.storage), config)
     reached, in_vain = step_saved(trial_dir), 0
@@ -97,7 +97,7 @@ def train_in_workers(
             _raise_if_stopped(terminated)
             before, reached = reached, step_saved(trial_dir)
             in_vain = 0 if got_on(before, reached) else in_vain + 1
-            # Ray Train has started the workers anew already, but nobody its controller, which dies with its node.
+            # Ray Train has restarted the workers already, but nobody restarts its controller, which dies with its node.
             if in_vain > (WORKER_RESTARTS if isinstance(error, ray.train.ControllerError) else 0):
                 raise
         else:
@@ -134,9 +134,9 @@ def _trainer(job: dict[str, Any], run: TrialRun, records: Location) -> ray.train
 
 
 def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> dict[str, Any]:
-    """What a worker needs to train. Ray Train's controller unpickles it as well, and is to import no torch for that.
+    """What a worker needs to train, without a `TrialRun`.
 
-    So no `TrialRun` is in it: this module would come with the class, and torch with the module.
+    Ray Train's controller unpickles it too; with the class it would import this module, and with that torch.
     """
     return {
         "trial": config.to_dict(),
@@ -151,13 +151,12 @@ def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) ->
 
 
 def _no_process_group() -> ray.train.BackendConfig:
-    """In place of Ray's ``TorchConfig`` for a lone worker, which has nobody to talk to.
+    """A backend for a single worker, in place of Ray's ``TorchConfig``, for which the controller would import torch.
 
-    The class of that config is beside torch, which the controller would import for nothing: with what `_job` says, a
-    fourth of the time that a trial takes to start, and 0.35 GB.
+    With what `_job` does, that saves a fourth of a trial's start time, and 0.35 GB.
     """
     config = ray.train.BackendConfig()
-    config.backend = "none"  # a name is all that TorchTrainer asks of it
+    config.backend = "none"  # TorchTrainer reads the name alone
     return config
 
 
@@ -169,13 +168,13 @@ def _worker(job: dict[str, Any]) -> None:
             with sigterm_received() as terminated:
                 _train_here(job, ray.train.report, lambda: ray.train.get_preemption_info() is not None, terminated)
         except StoppedError:
-            # One worker alone that got SIGTERM: Ray Train starts all of them anew, from the checkpoint.
+            # This worker alone got SIGTERM: Ray Train restarts all of them, from the checkpoint.
             if not stop_requested(job["claim"]):
                 raise
 
 
 def node_is_to_go() -> bool:
-    """Whether the cluster has been told that this node will be taken away."""
+    """Whether Ray has been told that this node will be taken away."""
     return ray.get_runtime_context().get_node_id() in (ray._private.state.state.get_draining_nodes() or {})
 
 
@@ -194,14 +193,14 @@ def _train_here(
     try:
         check_claim()
     except ClaimLostError:
-        # Raised here, Ray Train would start the workers again, as after the loss itself; the trial sees it by itself.
+        # Raised here, it would have Ray Train restart the workers. The trial's own process checks the claim too.
         return
     config = TrialConfig.from_dict(job["trial"])
     device = pick_device(job["device"])
     limit_memory(device, job["memory"])
-    # Ray sees to it only where nobody has set OMP_NUM_THREADS.
+    # Ray sets it only where OMP_NUM_THREADS is not set.
     torch.set_num_threads(job["threads"])
-    # On a cluster, perhaps the first on its node to need them.
+    # On a cluster, this may be the first process of its node that needs them.
     data = ensure_local(job["data"], config.domains)
     try:
         with watchdog(60 * job["settings"].hang_minutes) as beat:
@@ -226,5 +225,5 @@ def _train_here(
             )
     except NonFiniteLossError as error:
         log.error("%s", error)
-        # training.json says it; raised here, Ray Train would train into the same wall again.
+        # training.json has the error. Raised here, it would have Ray Train repeat the same steps.
         return

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @retrying()
 def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
-    """Do what is left of one trial, unless another process has it: see `mdssl.sweep.waiting`."""
+    """Do what is left of one trial, unless it is claimed elsewhere: see `mdssl.sweep.waiting`."""
     work = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
     trial_dir = trial_dir_in(run.storage, config.trial_id)
@@ -80,7 +80,7 @@ def _do(
     claim: Claim,
     terminated: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Train, score, write rows; the last report. Whatever goes wrong becomes a row, and the sweep goes on."""
+    """Train, score and write rows; returns the last report. An error becomes a row, and the sweep goes on."""
     storage = Location.of(run.storage)
     started_at = now()
     try:
@@ -102,13 +102,13 @@ def _do(
         scores = ray.get(scores)
         claim.check()
     except ray.exceptions.RayActorError:
-        # No result of this trial: the sweep is being stopped, or the actor died more often than it may. For that Tune
-        # starts the trial anew, and in the end the sweep's driver writes the row.
+        # Not this trial's error: the sweep is being stopped, or the probe actor died too often. Then Tune starts the
+        # trial anew, and in the end the sweep's driver writes the row.
         raise
     except (ClaimLostError, StoppedError):
         raise
     except Exception as error:
-        # The boundary of the trial: an error of any kind is this trial's result, and its row says so.
+        # Any other error is the result of this trial.
         log.exception("trial %s failed", config.trial_id)
         claim.check()
         failure = failed_row(config, _cause(error), context=run.context, started_at=started_at)
@@ -136,7 +136,7 @@ def _do(
 def _trained(
     config: TrialConfig, trial_dir: Location, run: TrialRun, claim: Claim, terminated: Callable[[], bool]
 ) -> dict[str, Any]:
-    """Train by the executor that was asked for; the content of ``training.json``.
+    """Train with the sweep's executor; returns the content of ``training.json``.
 
     Raises:
         ClaimLostError: another process has taken the trial over meanwhile.
