@@ -84,7 +84,9 @@ def start(tiny_data, tmp_path):
         if config.method != "mdssl":
             command += ["--warmup-iterations", "3", "--recluster-every", "2", "--num-clusters", "2"]
         said = tmp_path / "said.txt"
-        process = subprocess.Popen(command, stdout=said.open("w"), stderr=subprocess.STDOUT)
+        # Where the tests run in the background, SIGINT is ignored, and would be here.
+        heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        process = subprocess.Popen(command, stdout=said.open("w"), stderr=subprocess.STDOUT, **heed)
         running.append(process)
         return process, said.read_text
 

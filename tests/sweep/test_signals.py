@@ -49,6 +49,8 @@ def sweep(tiny_data, tmp_path):
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"MDSSL_TEST": self.token},
                 start_new_session=True,
+                # Where the tests run in the background, SIGINT is ignored, and would be here.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
         def said(self):
