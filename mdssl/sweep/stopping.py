@@ -33,8 +33,9 @@ def _key(token: str = "") -> bytes:
 
 def stop_requested(token: str = "") -> bool:
     """Whether the sweep that this process works for, or its trial whose claim has ``token``, has been asked to stop."""
-    keys = {_key(), _key(token)}
-    return ray.is_initialized() and any(internal_kv._internal_kv_exists(key) for key in keys)
+    if not ray.is_initialized():
+        return False
+    return any(internal_kv._internal_kv_exists(key) for key in {_key(), _key(token)})
 
 
 def stop_requested_now_and_then(token: str) -> Callable[[], bool]:

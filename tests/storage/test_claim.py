@@ -407,7 +407,8 @@ def test_who_has_a_claim_sees_that_it_is_gone(trial_dir):
         wait_for(lambda: not claim._heart.is_alive(), 10)
         with pytest.raises(ClaimLostError, match="its claim is gone"):
             claim.check()
-        assert files(trial_dir) == [], "a heartbeat makes no claim anew"
+        assert not (trial_dir / "claim.json").exists(), "a heartbeat makes no claim anew"
+    assert files(trial_dir) == []
 
 
 def test_who_takes_a_claim_removes_what_killed_writers_left(trial_dir):
