@@ -1,7 +1,6 @@
 """What a user gave is checked once and answered in one message: what, the value, what is allowed, and a hint."""
 
 import difflib
-import signal
 from collections.abc import Iterable
 
 
@@ -11,11 +10,6 @@ class InputError(ValueError):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM has ended a command, as Ctrl-C would."""
-
-
-def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """Of a command that Ctrl-C or SIGTERM has ended: 128 and the number of the signal, as shells have it."""
-    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
 def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -> None:

@@ -17,7 +17,7 @@ from typing import TypeVar
 import tyro
 
 from mdssl.config.presets import PRESETS
-from mdssl.errors import InputError, Terminated, check_name, exit_code
+from mdssl.errors import InputError, Terminated, check_name
 from mdssl.storage.retry import StorageLostError
 from mdssl.terminal import printable
 
@@ -94,11 +94,11 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except KeyboardInterrupt as interrupt:
-        code = exit_code(interrupt)
-        word = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
+        word, code = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
         again = "the same command without --force" if "--force" in argv else "the same command"
         goes_on = f"; {again} goes on from what was saved" if saves_progress(argv) else ""
-        print(f"\n{word}{goes_on}.", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's workers one says it
+            print(f"\n{word}{goes_on}.", file=sys.stderr)
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.exit(code)

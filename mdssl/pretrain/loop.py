@@ -153,8 +153,7 @@ def _train(
         if rank == 0:
             _save(trial_dir, model, optimizer, state, before_writing, must=True)
         if workers > 1:
-            # Nobody leaves while rank 0 still writes.
-            dist.barrier()
+            dist.barrier()  # nobody leaves while rank 0 still writes
         raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
     while state.step < iterations:

@@ -18,7 +18,7 @@ from mdssl.data.dataset import open_dataset
 from mdssl.data.local_copy import ensure_local
 from mdssl.data.mixture import check_batch, fingerprint_of
 from mdssl.device import pick_device
-from mdssl.errors import InputError, exit_code
+from mdssl.errors import InputError
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.progress import NonFiniteLossError, Progress
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
@@ -68,7 +68,7 @@ def train_standalone(settings) -> None:
     try:
         meeting = {}
         if under_torchrun:
-            # Before anybody waits: what waits in init_process_group, or in a collective, is ended by its time-out.
+            # The others wait for the claim of the first here: in init_process_group a time-out would end them.
             store, rank, world_size = next(rendezvous("env://", timeout=default_pg_timeout))
             meeting = {"store": store, "rank": rank, "world_size": world_size}
         if is_first:
@@ -102,10 +102,6 @@ def train_standalone(settings) -> None:
                 stop_requested=stop_requested,
                 before_writing=claim.check,
             )
-    except KeyboardInterrupt as interrupt:
-        if is_first:
-            raise
-        raise SystemExit(exit_code(interrupt)) from interrupt
     except StoppedError as stopped:
         if is_first:
             print(f"trial {config.trial_id} {stopped}; the same command goes on from there", flush=True)
