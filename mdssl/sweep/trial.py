@@ -49,27 +49,22 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
         return
     with (
         sigterm_received() as terminated,
-        Claim(trial_dir, run.context["sweep"]) as claim,
         kept_log(trial_dir, "trial"),
+        Claim(trial_dir, run.context["sweep"]) as claim,
     ):
-        if owner := claim.take(dead=Owner(**work["dead"]) if work["dead"] else None):
-            tune.report(report_of(trial_dir, owner))
-            return
         try:
-            last_report = _do(config, work, trial_dir, run, claim, terminated)
+            owner = claim.take(dead=Owner(**work["dead"]) if work["dead"] else None)
+            report = report_of(trial_dir, owner) if owner else _do(config, work, trial_dir, run, claim, terminated)
             _release_memory()
-            tune.report(last_report)
         except ClaimLostError:
-            tune.report(report_of(trial_dir, holder_of(trial_dir)))
+            report = report_of(trial_dir, holder_of(trial_dir))
         except StoppedError:
-            if stop_requested():
-                tune.report({"phase": "stopped"})
-                return
-            tune.report({"phase": "queued", "step_saved": step_saved(trial_dir)})
-        else:
-            return
-    # This process alone got SIGTERM. Tune ends it and starts the trial anew, which goes on from its checkpoint.
-    raise StoppedError("its process got SIGTERM")
+            was_sweep = stop_requested()
+            report = {"phase": "stopped"} if was_sweep else {"phase": "queued", "step_saved": step_saved(trial_dir)}
+        tune.report(report)
+    if "step_saved" in report:
+        # This process alone got SIGTERM. Tune ends it and starts the trial anew, which goes on from its checkpoint.
+        raise StoppedError("its process got SIGTERM")
 
 
 def _do(
