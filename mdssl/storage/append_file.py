@@ -26,7 +26,7 @@ class AppendFile:
     def __init__(self, place: Location):
         self.place = place
         self._file: BinaryIO | None = None
-        self._data, self._unsaved = bytearray(), False
+        self._data, self._saved = bytearray(), 0
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._renewing: threading.Thread | None = None
         self._given_up = False
@@ -34,13 +34,18 @@ class AppendFile:
     def write(self, data: bytes) -> None:
         if self._given_up or self._closed.is_set():
             return
+        if not self.place.is_local:
+            self._keep(data)
+            return
         try:
-            if self.place.is_local:
-                self._append(data)
-            else:
-                self._keep(data)
+            if self._file is None:
+                path = Path(self.place.path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+            self._file.write(data)
         except OSError as error:
-            self._give_up(error)
+            self._given_up = True
+            log.warning("%s cannot be written (%s); training goes on without it", self.place, error)
 
     def close(self) -> None:
         """Write what is missing in the storage, if it can be reached."""
@@ -57,17 +62,9 @@ class AppendFile:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _append(self, data: bytes) -> None:
-        if self._file is None:
-            path = Path(self.place.path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
-        self._file.write(data)
-
     def _keep(self, data: bytes) -> None:
         with self._lock:
             self._data += data
-            self._unsaved = True
         if self._renewing is None:
             self._renewing = threading.Thread(target=self._renew_often, name=f"renew-{self.place.name}", daemon=True)
             self._renewing.start()
@@ -78,18 +75,13 @@ class AppendFile:
 
     def _renew(self) -> None:
         with self._lock:
-            data, unsaved = bytes(self._data), self._unsaved
-            self._unsaved = False
-        if not unsaved or self._given_up:
+            data = bytes(self._data)
+        if len(data) == self._saved:
             return
         try:
             with retrying(0):
                 self.place.write_bytes(data)
+            self._saved = len(data)
         except OSError as error:
             # The next renewal may succeed.
-            self._unsaved = True
             log.debug("%s could not be renewed: %s", self.place, error)
-
-    def _give_up(self, error: OSError) -> None:
-        self._given_up = True
-        log.warning("%s cannot be written (%s); training goes on without it", self.place, error)

@@ -7,6 +7,7 @@ sweep stops all trials; one to the process of a trial stops that trial's workers
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -24,6 +25,8 @@ from mdssl.errors import Terminated
 
 WAIT_SECONDS = 12.0
 """How long a sweep waits for its trials to stop; a batch system may kill it 30 s after SIGTERM."""
+_GRACE_SECONDS = 16.0
+"""How long the process of a trial may take to stop after SIGTERM."""
 _LOOK_SECONDS = 1.0
 
 
@@ -53,7 +56,10 @@ def stop_requested_now_and_then(token: str) -> Callable[[], bool]:
 
 @contextmanager
 def passing_on(terminated: Callable[[], bool], token: str) -> Iterator[None]:
-    """Within the context, once this process is ``terminated``, the workers of its trial are asked to stop."""
+    """Within the context, once this process is ``terminated``, the workers of its trial are asked to stop.
+
+    Where the context does not end soon after that, as while Ray Train waits for a free CPU, this process kills itself.
+    """
     ended, told = threading.Event(), threading.Event()
 
     def watch() -> None:
@@ -61,6 +67,8 @@ def passing_on(terminated: Callable[[], bool], token: str) -> Iterator[None]:
             if terminated():
                 internal_kv._internal_kv_put(_key(token), b"")
                 told.set()
+                if not ended.wait(_GRACE_SECONDS):
+                    os.kill(os.getpid(), signal.SIGKILL)
                 return
 
     thread = threading.Thread(target=watch, name="pass-on-sigterm", daemon=True)

@@ -33,7 +33,7 @@ from mdssl.storage.retry import retrying
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep.resources import Share
 from mdssl.sweep.restarts import WORKER_RESTARTS, got_on, step_saved
-from mdssl.sweep.stopping import passing_on, stop_requested, stop_requested_now_and_then
+from mdssl.sweep.stopping import stop_requested, stop_requested_now_and_then
 from mdssl.sweep.train_records import train_records
 
 log = logging.getLogger(__name__)
@@ -90,8 +90,7 @@ def train_in_workers(
     reached, in_vain = step_saved(trial_dir), 0
     while True:
         try:
-            with passing_on(terminated, token):
-                _trainer(_job(config, trial_dir, run, token), run, folder).fit()
+            _trainer(_job(config, trial_dir, run, token), run, folder).fit()
             _raise_if_stopped(terminated)
         except ray.train.TrainingFailedError as error:
             _raise_if_stopped(terminated)

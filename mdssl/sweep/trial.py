@@ -30,7 +30,7 @@ from mdssl.sweep import evaluator
 from mdssl.sweep.grid import evaluation_fingerprint, still_missing
 from mdssl.sweep.restarts import step_saved
 from mdssl.sweep.rows import failed_row, finished_row, merged
-from mdssl.sweep.stopping import stop_requested
+from mdssl.sweep.stopping import passing_on, stop_requested
 from mdssl.sweep.training import TrialRun, train_in_workers, train_inline
 from mdssl.sweep.waiting import report_of
 from mdssl.tracking.trackers import tell_scores
@@ -54,8 +54,12 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     ):
         try:
             owner = claim.take(dead=Owner(**work["dead"]) if work["dead"] else None)
-            report = report_of(trial_dir, owner) if owner else _do(config, work, trial_dir, run, claim, terminated)
-            _release_memory()
+            if owner:
+                report = report_of(trial_dir, owner)
+            else:
+                with passing_on(terminated, claim.token):
+                    report = _do(config, work, trial_dir, run, claim, terminated)
+                _release_memory()
         except ClaimLostError:
             report = report_of(trial_dir, holder_of(trial_dir))
         except StoppedError:

@@ -26,8 +26,6 @@ def main(argv):
 run(main)
 """
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
 
 @pytest.fixture
 def sweep(tiny_data, tmp_path):
@@ -76,6 +74,8 @@ def sweep(tiny_data, tmp_path):
         running.process.wait()
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("executor", ["inline", pytest.param("torchtrainer", marks=pytest.mark.long)])
 def test_sigterm_to_the_process_of_a_trial_saves_a_checkpoint_and_the_trial_goes_on_by_itself(sweep, executor):
@@ -92,6 +92,8 @@ def test_sigterm_to_the_process_of_a_trial_saves_a_checkpoint_and_the_trial_goes
     assert "Traceback" not in sweep.said() and "Error" not in sweep.said()
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("number", "seconds"),
@@ -114,3 +116,20 @@ def test_a_signal_before_trials_train_ends_the_sweep_with_one_line(sweep, number
     assert sweep.said().splitlines()[-1] == f"{word}; the same command goes on from what was saved."
     assert "Traceback" not in sweep.said()
     wait_for(lambda: not ours(sweep.token), 60, why=lambda: ours(sweep.token))
+
+
+HANGS = """
+import time
+from mdssl.sweep import stopping
+stopping._LOOK_SECONDS, stopping._GRACE_SECONDS = 0.1, 0.3
+stopping._key = lambda token: token.encode()
+stopping.internal_kv._internal_kv_put = lambda key, value: print("asks the workers of", key.decode(), flush=True)
+with stopping.passing_on(lambda: True, "its trial"):
+    time.sleep(60)
+"""
+
+
+def test_the_process_of_a_trial_that_cannot_stop_after_sigterm_kills_itself():
+    """As while Ray Train waits for a free CPU; Tune starts it again."""
+    ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=50)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "asks the workers of its trial\n")
