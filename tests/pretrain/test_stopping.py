@@ -108,7 +108,7 @@ def claim_of(start, storage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_signal_ends_a_run_that_waits_for_a_claim_with_one_line(start, tmp_path, number):
     claim = claim_of(start, tmp_path)
     process, said = start(ONE, tiny_trial())
