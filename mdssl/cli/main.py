@@ -25,6 +25,9 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "embed": (encoders.Embed, encoders.embed),
 }
 
+_SAVE_PROGRESS = {"train", "probe", "embed"}
+"""Commands that go on where they were interrupted."""
+
 
 def _main(argv: Sequence[str]) -> None:
     words = argv[:2] if argv[:1] == ["data"] else argv[:1]
@@ -48,4 +51,4 @@ def _usage() -> str:
 
 def main() -> None:
     """Entry point of the command ``mdssl``."""
-    run(_main)
+    run(_main, saves_progress=lambda argv: bool(_SAVE_PROGRESS.intersection(argv[:1])))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 import tyro
@@ -68,17 +70,24 @@ def parse(settings_class: type[Settings], *, prog: str, description: str, argv: 
     return settings_class(**{name: getattr(parsed, name) for name in names})
 
 
-def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
+def run(
+    main: Callable[[Sequence[str]], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    saves_progress: Callable[[Sequence[str]], bool] = lambda argv: True,
+) -> None:
     """Run a command: a wrong setting is one message and exit code 2, Ctrl-C is 130, SIGTERM 143, a defect shows its
-    traceback."""
+    traceback.
+
+    Args:
+        saves_progress: whether the command that is given goes on, when it is interrupted and started again.
+    """
     argv = sys.argv[1:] if argv is None else argv
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main(argv)
-    except (InputError, StorageLostError) as error:
+    except (InputError, StorageLostError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        code = 2
-    except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        print(f"error: {printable(str(error))}. Check the folders of data and results.", file=sys.stderr)
         code = 2
     except BrokenPipeError:
         # Whoever read the output, such as head, has enough; what Python still holds back for it would fail again.
@@ -87,8 +96,16 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     except KeyboardInterrupt as interrupt:
         word, code = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
         again = "the same command without --force" if "--force" in argv else "the same command"
-        print(f"\n{word}; {again} goes on from what was saved.", file=sys.stderr)
+        goes_on = f"; {again} goes on from what was saved" if saves_progress(argv) else ""
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's workers one says it
+            print(f"\n{word}{goes_on}.", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(code)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def _check_values(settings_class: type, argv: Sequence[str]) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from dataclasses import fields
 
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.rendezvous import rendezvous
 
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
@@ -21,11 +24,13 @@ from mdssl.pretrain.progress import NonFiniteLossError, Progress
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import read_training
 from mdssl.pretrain.watchdog import watchdog
-from mdssl.storage.claim import Claim, Owner
-from mdssl.storage.location import Location
+from mdssl.storage.claim import POLL_SECONDS, Claim
 from mdssl.storage.retry import retrying
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.storage.trial_log import kept_log
-from mdssl.terminal import printable
+
+_CLAIMED = "mdssl-claimed"
+"""Key by which the first worker tells the others that it has the claim."""
 
 
 @retrying()
@@ -51,7 +56,7 @@ def train_standalone(settings) -> None:
     datasets = [open_dataset(data, name) for name in settings.domains]
     check_batch(datasets, settings.batch_per_domain)
     config = TrialConfig(**values | {"data_fingerprint": fingerprint_of(datasets)})
-    trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
+    trial_dir = trial_dir_in(settings.storage, config.trial_id)
     claim = Claim(trial_dir, "mdssl train")
     run_settings = RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)})
     there = read_training(trial_dir)
@@ -61,16 +66,26 @@ def train_standalone(settings) -> None:
             print(f"score it: mdssl probe {config.trial_id}")
         return
     try:
+        meeting = {}
+        if under_torchrun:
+            # The others wait for the claim of the first here: in init_process_group a time-out would end them.
+            store, rank, world_size = next(rendezvous("env://", timeout=default_pg_timeout))
+            meeting = {"store": store, "rank": rank, "world_size": world_size}
         if is_first:
             trial_dir.check_writable()
-            claim.wait(lambda owner: _say_who(owner, config.trial_id))
+            claim.wait_aloud()
+            if under_torchrun:
+                store.set(_CLAIMED, claim.token)
+        else:
+            while not store.check([_CLAIMED]):
+                time.sleep(POLL_SECONDS)
         with (
             sigterm_received() as stop_requested,
             kept_log(trial_dir, "train", errors_only=not is_first),
             watchdog(60 * run_settings.hang_minutes) as beat,
         ):
             if under_torchrun:
-                dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+                dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", **meeting)
 
             def report(progress: Progress) -> None:
                 beat()
@@ -105,10 +120,6 @@ def train_standalone(settings) -> None:
         )
         labelled = any(open_dataset(data, name).is_labelled for name in config.domains)
         print(f"score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
-
-
-def _say_who(owner: Owner, trial_id: str) -> None:
-    print(printable(f"waits for {owner}, which works on trial {trial_id}"), flush=True)
 
 
 def _print_progress(progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""From settings to trials, and from trials and what storage holds to the work that is left."""
+"""The trials of a sweep, from its settings, and the work that is left of them, from the storage."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.settings import SweepSettings
 
 
 @dataclass(frozen=True)
 class Work:
-    """One trial of a sweep and what is left to do for it.
+    """One trial of a sweep and the work that is left.
 
     Attributes:
         config: the trial.
@@ -35,8 +36,8 @@ class Work:
             ``resume`` (has checkpoints) or ``train``.
         missing: evaluation datasets whose scores are missing.
         error: of a failed trial.
-        tried: when the failures ended that the plan knows of, ISO 8601; a later one is news.
-        dead: who had claimed the trial, and was seen to be dead.
+        tried: end times, ISO 8601, of the failures that the plan knows; a later failure is new.
+        dead: the owner of the trial's claim, if it was found dead.
     """
 
     config: TrialConfig
@@ -52,17 +53,17 @@ class Work:
 
 
 def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[TrialConfig]:
-    """One trial for each pretrained encoder, and each seed, temperature, point of ``--grid`` and entry of ``methods``;
-    each trial once.
+    """The trials of a sweep, each once: the pretrained encoders, then each combination of seed, temperature, point of
+    ``--grid`` and entry of ``methods``.
 
     Args:
-        settings: what all trials share.
-        methods: what a trial has of its own, e.g. ``{"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}``; its
-            ``domains`` are those of the settings unless it has some.
+        settings: shared by all trials.
+        methods: the settings of each trial's own, e.g. ``{"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}``;
+            ``domains`` are by default those of the sweep.
 
     Raises:
-        ValueError: a domain that is not prepared or has too few images, a setting that training cannot mean, or a file
-            of weights that is none.
+        InputError: a domain is not prepared or has too few images, a setting is not allowed, or a file of weights
+            cannot be used.
     """
 
     @cache
@@ -89,10 +90,10 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
 
 
 def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Those of ``domains`` that can be evaluated on, where none is named, and a note on those that have no labels.
+    """The evaluation datasets where the user names none: the domains with labels; and a note on the others.
 
     Raises:
-        ValueError: one is not prepared, or none has labels.
+        InputError: a domain is not prepared, or none has labels.
     """
     folder = ensure_local(data, domains)
     labelled = tuple(name for name in domains if open_dataset(folder, name).is_labelled)
@@ -106,10 +107,10 @@ def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[st
 
 
 def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings) -> list[Work]:
-    """What is left to do for each trial, from what is in ``storage`` alone.
+    """The work that is left of each trial, by the content of ``storage`` alone.
 
     Raises:
-        ValueError: an evaluation dataset that is not prepared or cannot be scored.
+        InputError: an evaluation dataset is not prepared, or cannot be scored.
     """
     data = ensure_local(settings.data, settings.evaluate)
     for name in settings.evaluate:
@@ -137,7 +138,7 @@ def _work(
     missing, failed = _missing(rows, fingerprints, wanted, failures)
     if not missing:
         return Work(config, "failed", (), failed[0]) if failed else Work(config, "finished", ())
-    trial_dir = storage / "trials" / config.trial_id
+    trial_dir = trial_dir_in(storage, config.trial_id)
     training = read_training(trial_dir)
     if training and training["status"] == "finished":
         return Work(config, "probe", missing, tried=tried)
@@ -147,14 +148,13 @@ def _work(
 def still_missing(
     rows: list[dict], tried: Sequence[str], missing: Sequence[str], data: str | Path, probe: ProbeConfig
 ) -> tuple[tuple[str, ...], str]:
-    """Of what was ``missing`` by a plan, what still is by a trial's ``rows``: another sweep may have made it meanwhile.
+    """The datasets of a plan's ``missing`` that still lack a score in ``rows``: another sweep may have added some.
 
     Args:
         tried: see `Work`.
 
     Returns:
-        The datasets that are to be scored, and the error that the other has met, if it did: what has failed for one
-        sweep would fail for the next.
+        The datasets, and the error of the other sweep, if there was one: it would occur again.
     """
     fingerprints = {name: evaluation_fingerprint(data, name) for name in missing}
     failures = _failures([row for row in rows if row["finished_at"].isoformat() not in tried], fingerprints)
@@ -170,7 +170,7 @@ def _missing(
     wanted: set[tuple[str, str]],
     failures: dict[tuple[str | None, str | None], str],
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Datasets that lack a score for which nothing has failed, and an error for each that lacks only what has."""
+    """Datasets that lack a score that has not failed, and for each that lacks only failed scores an error."""
     missing, failed = [], []
     for name, images in fingerprints.items():
         unscored = {probe for _, probe in wanted - _scored(rows, name, images)}
@@ -182,7 +182,7 @@ def _missing(
 
 
 def _failures(rows: list[dict], fingerprints: dict[str, str]) -> dict[tuple[str | None, str | None], str]:
-    """Errors by evaluation dataset, as it is now, and probe; by None and None that of the training itself."""
+    """Errors by evaluation dataset, as it is now, and probe; by (None, None) the error of the training."""
     found: dict[tuple[str | None, str | None], str] = {}
     for row in rows:
         name = row["eval_dataset"]
@@ -196,13 +196,12 @@ def _failures(rows: list[dict], fingerprints: dict[str, str]) -> dict[tuple[str 
 
 
 def scores_of(probe: ProbeConfig) -> set[tuple[str, str]]:
-    """What ``probe`` gives on each dataset: layers, and names of probes in the leaderboard."""
+    """The scores that ``probe`` makes on each dataset, by layer and the probe's name in the leaderboard."""
     return {(layer, own.name) for layer in probe.features for own in probe.each()}
 
 
 def has_score(rows: list[dict], dataset: str, dataset_fingerprint: str, probe: ProbeConfig) -> bool:
-    """Whether ``rows`` hold a finished score for every layer and learning rate of ``probe``, made on the dataset as it
-    is now."""
+    """Whether ``rows`` have finished scores for all layers and learning rates, on the dataset as it is now."""
     return scores_of(probe) <= _scored(rows, dataset, dataset_fingerprint)
 
 
@@ -217,6 +216,6 @@ def _scored(rows: list[dict], dataset: str, dataset_fingerprint: str) -> set[tup
 
 
 def evaluation_fingerprint(data: str | Path, name: str) -> str:
-    """Of the train and test split that a probe is fitted and scored on."""
+    """The fingerprint of the train and test images of a probe."""
     dataset = open_dataset(data, name)
     return f"{dataset.fingerprints['train'][:16]}-{dataset.fingerprints['test'][:16]}"

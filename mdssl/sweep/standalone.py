@@ -15,9 +15,10 @@ from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model, read_training
-from mdssl.storage.claim import Claim, Owner
+from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import evaluation_fingerprint, has_score, labelled_domains
 from mdssl.sweep.rows import finished_row, git_commit, images_of, merged
 from mdssl.sweep.settings import check_axis
@@ -46,7 +47,7 @@ def probe_standalone(settings) -> None:
         check_scorable(open_dataset(data, name))
     trial_id = settings.trial_id or _take_in(settings, storage)
     rows = read_rows(storage, trial_id)
-    trial_dir = storage / "trials" / trial_id
+    trial_dir = trial_dir_in(storage, trial_id)
     config, model = load_model(trial_dir, device)
     names = settings.evaluate
     if not names:
@@ -73,7 +74,7 @@ def probe_standalone(settings) -> None:
                 for score in scores
             ]
         with Claim(trial_dir, "mdssl probe") as claim:
-            claim.wait(_say_who)
+            claim.wait_aloud()
             if new:
                 # Read anew: a sweep may have added rows of this trial while this score was made.
                 rows = merged(read_rows(storage, config.trial_id), new)
@@ -84,7 +85,7 @@ def probe_standalone(settings) -> None:
             numbers = f"top-1 {row['top1']:.1f}, kNN {row['knn_top1']:.1f}{unstable}"
             print(f"{name} ({row['features']}, {row['probe']}): {numbers}")
     with Claim(trial_dir, "mdssl probe") as claim:
-        claim.wait(_say_who)
+        claim.wait_aloud()
         seen.draw()
 
 
@@ -98,13 +99,9 @@ def _take_in(settings, storage: Location) -> str:
     if not settings.evaluate:
         raise InputError("an encoder from elsewhere has no domains of its own; name datasets with --evaluate.")
     storage.check_writable()
-    trial_dir = storage / "trials" / config.trial_id
+    trial_dir = trial_dir_in(storage, config.trial_id)
     with Claim(trial_dir, "mdssl probe") as claim:
-        claim.wait(_say_who)
+        claim.wait_aloud()
         train(config, data=settings.data, trial_dir=trial_dir, device="cpu")
     print(f"trial {config.trial_id}")
     return config.trial_id
-
-
-def _say_who(owner: Owner) -> None:
-    print(printable(f"waits for {owner}, who works on this trial"), flush=True)

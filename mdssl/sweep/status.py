@@ -23,6 +23,7 @@ from mdssl.leaderboard.opening import results_in, trial_ids
 from mdssl.storage import trial_log
 from mdssl.storage.claim import DEAD_SECONDS, Owner, holder_of
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.describe import duration, labels
 from mdssl.tables.drawing import TextColumn, TextTable
 from mdssl.terminal import Terminal
@@ -179,7 +180,7 @@ def _where(trial: TrialStatus) -> str:
 def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> TrialStatus | None:
     """None for a folder that is no trial's."""
     scores = 0 if rows is None else int((rows["status"] == "finished").groupby(rows["eval_dataset"]).any().sum())
-    folder, error = storage / "trials" / trial_id, ""
+    folder, error = trial_dir_in(storage, trial_id), ""
     if rows is not None:
         config = TrialConfig.from_dict(json.loads(rows["config_json"].iloc[0])["trial"])
         failed = rows[rows["status"] == "failed"]

@@ -21,6 +21,7 @@ from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import check_file
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.terminal import printable
 
 
@@ -100,7 +101,7 @@ def _encoder(settings) -> tuple[TrialConfig, Model, str]:
         what = Location.of(settings.weights).name
     else:
         check_trial_id(settings.trial_id)
-        config, model = load_model(Location.of(settings.storage) / "trials" / settings.trial_id)
+        config, model = load_model(trial_dir_in(settings.storage, settings.trial_id))
         what = f"trial {settings.trial_id}"
     check_layers((settings.features,), config.method == "pretrained")
     return config, model, what
