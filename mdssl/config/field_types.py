@@ -42,17 +42,16 @@ def choices(config_class: type, field: str) -> tuple[str, ...]:
     return get_args(get_args(expected)[0] if get_origin(expected) is tuple else expected)
 
 
-def check_types(config: Any, **instead: Any) -> None:
+def check_types(config: Any) -> None:
     """Check every field against its annotation and convert it, so that a typo in a JSON file is named before training.
 
     Args:
-        config: a dataclass.
-        instead: by name of a field, another type than it is annotated with.
+        config: a dataclass; in ``types_instead`` it may have other types by name of a field.
 
     Raises:
         ValueError: a value of another type, or none of the choices of a ``Literal``.
     """
-    hints = get_type_hints(type(config)) | instead
+    hints = get_type_hints(type(config)) | getattr(config, "types_instead", {})
     for field in fields(config):
         value, expected = getattr(config, field.name), hints[field.name]
         try:

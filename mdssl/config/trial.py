@@ -68,7 +68,7 @@ class Recipe:
     """Share of views that get a Gaussian blur."""
 
     def __post_init__(self) -> None:
-        check_types(self, **self._other_types)
+        check_types(self)
         check_number("batch_per_domain", self.batch_per_domain, low=2, hint="A contrastive loss needs other images.")
         check_number("iterations", self.iterations, low=1)
         check_number("projection_dim", self.projection_dim, low=1)
@@ -78,10 +78,6 @@ class Recipe:
         check_number("crop_min_area", self.crop_min_area, low=0.01, high=1)
         check_number("jitter_strength", self.jitter_strength, low=0, high=1)
         check_number("blur_probability", self.blur_probability, low=0, high=1)
-
-    @property
-    def _other_types(self) -> dict[str, Any]:
-        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +208,8 @@ class TrialConfig(Recipe, ClusterSettings):
         return asdict(self) | {"domains": list(self.domains)}
 
     @property
-    def _other_types(self) -> dict[str, Any]:
+    def types_instead(self) -> dict[str, Any]:
+        """By name of a field, the type that it has instead of the annotated one (see `check_types`)."""
         return {"stem": PretrainedStem} if METHODS[self.method].loads_weights else {}
 
     @property
