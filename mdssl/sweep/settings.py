@@ -138,12 +138,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
         for method in methods:
             entry = {"method": method} if isinstance(method, str) else dict(method)
             check_name("method", entry.get("method"), METHODS)
-            if METHODS[entry["method"]].weighs_domains:
-                found += [
-                    {"lambda1": first, "lambda2": second} | entry for first in self.lambda1 for second in self.lambda2
-                ]
-            else:
-                found.append(entry)
+            found += [pair | entry for pair in (lambdas if METHODS[entry["method"]].weighs_domains else [{}])]
         return found
 
     @property
