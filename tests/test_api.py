@@ -64,6 +64,7 @@ def test_an_encoder_gives_the_features_that_probes_score(trained, tiny_data, tmp
     from mdssl.data.dataset import open_dataset
     from mdssl.evaluate.features import extract_features
     from mdssl.pretrain.trial_files import load_model
+    from mdssl.storage.location import Location
 
     images = open_dataset(tiny_data, "tiny-a").split("test").images[:5]
     encoder = load_encoder(trained, device="cpu")
@@ -72,7 +73,7 @@ def test_an_encoder_gives_the_features_that_probes_score(trained, tiny_data, tmp
     with torch.no_grad():
         features = encoder(pixels)
         assert torch.allclose(features, encoder(pixels / 255), atol=1e-5)
-    config, model = load_model(mdssl.pretrain.encoder.Location.of(trained))
+    config, model = load_model(Location.of(trained))
     assert torch.allclose(features, extract_features(model, images)["encoder"], atol=1e-5)
     assert features.shape == (5, encoder.width) and encoder.config == config
 
