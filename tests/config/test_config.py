@@ -157,13 +157,13 @@ def test_settings_in_the_spelling_of_before_are_read():
     before = settings | {"cluster_normalised": False}
     again = TrialConfig.from_dict(before)
     assert not again.cluster_normalized
-    assert again.trial_id == ""
+    assert again.trial_id == "2791f0d9d226"
     assert relevant_settings(before) == settings | {"cluster_normalized": False}
     assert "cluster_normalised" not in again.to_dict()
 
 
 def test_the_lists_of_settings_are_those_of_the_classes():
-    assert CLUSTER_SETTINGS == tuple(field.name for field in fields(ClusterSettings))
+    assert tuple(field.name for field in fields(ClusterSettings)) == CLUSTER_SETTINGS
     for method in METHODS.values():
         assert set(method.settings) <= {field.name for field in fields(TrialConfig)}
         assert method.has_setting("seed") is not method.loads_weights
