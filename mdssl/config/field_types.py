@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -38,8 +39,13 @@ def pick(config_class: type[Settings], settings: Any) -> Settings:
 
 def choices(config_class: type, field: str) -> tuple[str, ...]:
     """The values that a ``Literal`` field, or a tuple of them, can have."""
-    expected = get_type_hints(config_class)[field]
+    expected = _hints(config_class)[field]
     return get_args(get_args(expected)[0] if get_origin(expected) is tuple else expected)
+
+
+@cache
+def _hints(config_class: type) -> dict[str, Any]:
+    return get_type_hints(config_class)
 
 
 def check_types(config: Any) -> None:
@@ -51,13 +57,13 @@ def check_types(config: Any) -> None:
     Raises:
         ValueError: a value of another type, or none of the choices of a ``Literal``.
     """
-    hints = get_type_hints(type(config)) | getattr(config, "types_instead", {})
+    hints = _hints(type(config)) | getattr(config, "types_instead", {})
     for field in fields(config):
         value, expected = getattr(config, field.name), hints[field.name]
         try:
             object.__setattr__(config, field.name, _as_type(value, expected, field.name))
         except TypeError:
-            allowed = _TYPE_NAMES.get(expected, str(expected))
+            allowed = _TYPE_NAMES.get(expected, "a list of strings" if get_origin(expected) is tuple else str(expected))
             raise InputError(f"{field.name} is {value!r} ({type(value).__name__}); it must be {allowed}.") from None
         except OverflowError as error:
             raise InputError(f"{field.name} is {error}; it must be a finite number.") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 INITIAL_SETTINGS = ("method", "arch", "stem", "norm", "projection_dim", "seed")
 """Settings of an encoder before its first step. Nothing else can make two untrained encoders differ."""
@@ -35,7 +36,11 @@ class Method:
 
     def has_setting(self, name: str) -> bool:
         """Whether the field ``name`` of `TrialConfig` can change an encoder of this method."""
-        return name in self.settings or (self.trains and name not in OWN_SETTINGS)
+        return name not in self._lacking if self.trains else name in self.settings
+
+    @cached_property
+    def _lacking(self) -> frozenset[str]:
+        return OWN_SETTINGS.difference(self.settings)
 
     @property
     def finds_domains(self) -> bool:

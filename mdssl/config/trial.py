@@ -245,7 +245,9 @@ def relevant_settings(trial: Mapping[str, Any]) -> dict[str, Any]:
         trial: `TrialConfig.to_dict`, also as earlier versions wrote it, or of a method that only later ones know.
     """
     method = METHODS.get(trial.get("method", ""), METHODS["simclr"])
-    settings = {current_name(name): value for name, value in trial.items()}
+    settings = dict(trial)
+    if "cluster_normalised" in settings:
+        settings["cluster_normalized"] = settings.pop("cluster_normalised")
     if method.rejects_outliers and trial["num_clusters"] <= 2:
         # The farthest of two centroids is the runner-up.
         settings.pop("outlier_rule")
