@@ -1,4 +1,4 @@
-"""The trials of a sweep, from its settings, and the work that is left of them, from the storage."""
+"""The trials of a sweep, from its settings, and the work that is left of each, from the storage."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mdssl.config.methods import METHODS
 from mdssl.config.run import ProbeConfig
-from mdssl.config.trial import UNTRAINED, TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.local_copy import ensure_local
 from mdssl.data.mixture import check_batch, fingerprint
@@ -32,11 +33,11 @@ class Work:
 
     Attributes:
         config: the trial.
-        state: ``finished`` (nothing left), ``failed`` (left alone unless asked), ``probe`` (trained, scores missing),
-            ``resume`` (has checkpoints) or ``train``.
-        missing: evaluation datasets whose scores are missing.
-        error: of a failed trial.
-        tried: end times, ISO 8601, of the failures that the plan knows; a later failure is new.
+        state: ``finished`` (nothing left), ``failed`` (only tried again with --retry-failed), ``probe`` (trained,
+            scores missing), ``resume`` (has checkpoints) or ``train``.
+        missing: evaluation datasets without scores.
+        error: the error of a failed trial.
+        tried: end times, ISO 8601, of the failures that the plan has taken into account; a later one is new.
         dead: the owner of the trial's claim, if it was found dead.
     """
 
@@ -53,13 +54,13 @@ class Work:
 
 
 def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[TrialConfig]:
-    """The trials of a sweep, each once: the pretrained encoders, then each combination of seed, temperature, point of
-    ``--grid`` and entry of ``methods``.
+    """One trial for each pretrained encoder, and each seed, temperature, point of ``--grid`` and entry of ``methods``;
+    equal trials are listed once.
 
     Args:
-        settings: shared by all trials.
-        methods: the settings of each trial's own, e.g. ``{"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}``;
-            ``domains`` are by default those of the sweep.
+        settings: settings that all trials share.
+        methods: settings that differ, e.g. ``{"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}``; with ``domains``,
+            if they are not those of ``settings``.
 
     Raises:
         InputError: a domain is not prepared or has too few images, a setting is not allowed, or a file of weights
@@ -81,7 +82,7 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
         shared = settings.trial_settings | dict(zip(grid, point, strict=True))
         for method in methods:
             own = shared | {"domains": settings.domains, "temperature": temperature, "seed": seed} | method
-            if method["method"] in UNTRAINED:
+            if not METHODS[method["method"]].trains:
                 own["domains"] = ()
             config = TrialConfig(**own)
             config = replace(config, data_fingerprint=images_of(config.domains, config.batch_per_domain))
@@ -90,7 +91,7 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
 
 
 def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """The evaluation datasets where the user names none: the domains with labels; and a note on the others.
+    """The domains that have labels, to evaluate on, and a note on the others.
 
     Raises:
         InputError: a domain is not prepared, or none has labels.
@@ -107,7 +108,7 @@ def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[st
 
 
 def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings) -> list[Work]:
-    """The work that is left of each trial, by the content of ``storage`` alone.
+    """What is left to do for each trial, decided from ``storage`` alone.
 
     Raises:
         InputError: an evaluation dataset is not prepared, or cannot be scored.
@@ -148,13 +149,15 @@ def _work(
 def still_missing(
     rows: list[dict], tried: Sequence[str], missing: Sequence[str], data: str | Path, probe: ProbeConfig
 ) -> tuple[tuple[str, ...], str]:
-    """The datasets of a plan's ``missing`` that still lack a score in ``rows``: another sweep may have added some.
+    """Datasets that still lack a score: another sweep may have made some since the plan.
 
     Args:
+        rows: the trial's rows now.
         tried: see `Work`.
+        missing: datasets that lacked a score when the plan was made.
 
     Returns:
-        The datasets, and the error of the other sweep, if there was one: it would occur again.
+        The datasets to score, and the error of a failure in the other sweep, which would fail here as well.
     """
     fingerprints = {name: evaluation_fingerprint(data, name) for name in missing}
     failures = _failures([row for row in rows if row["finished_at"].isoformat() not in tried], fingerprints)
@@ -170,7 +173,7 @@ def _missing(
     wanted: set[tuple[str, str]],
     failures: dict[tuple[str | None, str | None], str],
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Datasets that lack a score that has not failed, and for each that lacks only failed scores an error."""
+    """Datasets that lack a score that has not failed, and an error of each dataset that only lacks failed scores."""
     missing, failed = [], []
     for name, images in fingerprints.items():
         unscored = {probe for _, probe in wanted - _scored(rows, name, images)}
@@ -182,7 +185,7 @@ def _missing(
 
 
 def _failures(rows: list[dict], fingerprints: dict[str, str]) -> dict[tuple[str | None, str | None], str]:
-    """Errors by evaluation dataset, as it is now, and probe; by (None, None) the error of the training."""
+    """Errors by evaluation dataset (with its present images) and probe; the key of a failed training is None, None."""
     found: dict[tuple[str | None, str | None], str] = {}
     for row in rows:
         name = row["eval_dataset"]
@@ -196,12 +199,12 @@ def _failures(rows: list[dict], fingerprints: dict[str, str]) -> dict[tuple[str 
 
 
 def scores_of(probe: ProbeConfig) -> set[tuple[str, str]]:
-    """The scores that ``probe`` makes on each dataset, by layer and the probe's name in the leaderboard."""
+    """The scores that ``probe`` gives on each dataset: layers and names of probes, as in the leaderboard."""
     return {(layer, own.name) for layer in probe.features for own in probe.each()}
 
 
 def has_score(rows: list[dict], dataset: str, dataset_fingerprint: str, probe: ProbeConfig) -> bool:
-    """Whether ``rows`` have finished scores for all layers and learning rates, on the dataset as it is now."""
+    """Whether ``rows`` have a finished score for every layer and learning rate of ``probe``, on the present images."""
     return scores_of(probe) <= _scored(rows, dataset, dataset_fingerprint)
 
 
@@ -216,6 +219,6 @@ def _scored(rows: list[dict], dataset: str, dataset_fingerprint: str) -> set[tup
 
 
 def evaluation_fingerprint(data: str | Path, name: str) -> str:
-    """The fingerprint of the train and test images of a probe."""
+    """The fingerprint of a dataset's train and test images, on which a probe is fitted and scored."""
     dataset = open_dataset(data, name)
     return f"{dataset.fingerprints['train'][:16]}-{dataset.fingerprints['test'][:16]}"

@@ -57,7 +57,7 @@ def ask_neighbours(settings) -> None:
         for query in queries
     ]
     candidates = _candidates(settings, datasets, model, config, device)
-    matches = nearest(queries, np.concatenate(asked), candidates, settings.neighbours)
+    matches = nearest(queries, np.concatenate(asked), candidates, settings.neighbors)
     searched = ", ".join(
         f"{len(pictures):,} of {len(split_to_search(dataset, 'train').images):,} training images of {dataset.name}"
         for pictures, dataset in zip(candidates, datasets, strict=True)
@@ -87,8 +87,8 @@ def _check(settings) -> None:
     if not settings.output.lower().endswith(".png"):
         raise InputError(f"output {settings.output!r} would not be a PNG file by its name; end it in .png.")
     check_name("feature layer", settings.features, FEATURES)
-    check_number("neighbours", settings.neighbours, low=1, high=50, hint="More have no place on a sheet.")
-    check_number("sample", settings.sample, low=settings.neighbours + 1)
+    check_number("neighbours", settings.neighbors, low=1, high=50, hint="More have no place on a sheet.")
+    check_number("sample", settings.sample, low=settings.neighbors + 1)
     check_number("seed", settings.seed, low=0)
 
 
