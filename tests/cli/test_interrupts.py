@@ -2,12 +2,11 @@
 
 import os
 import signal
-import sys
 
 import pytest
 
 from mdssl.cli import main as command_line
-from mdssl.cli.parse import run
+from mdssl.cli.parse import command as as_command
 
 
 def sigterm(settings):
@@ -28,10 +27,8 @@ def test_how_to_go_on_is_said_of_commands_that_save_progress(monkeypatch, capsys
     settings_class, _ = command_line.COMMANDS[command]
     monkeypatch.setitem(command_line.COMMANDS, command, (settings_class, interrupt))
     interrupt.__doc__ = "Interrupted."
-    monkeypatch.setattr(sys, "argv", ["mdssl", command])
-    with pytest.raises(SystemExit) as ended:
-        command_line.main()
-    assert (ended.value.code, capsys.readouterr().err) == (code, f"\n{word}{more}.\n")
+    assert command_line.main([command]) == code
+    assert capsys.readouterr().err == f"\n{word}{more}.\n"
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -39,7 +36,5 @@ def test_a_missing_right_is_said_with_its_path_and_nothing_that_is_not_known(cap
     def refuse(argv):
         raise PermissionError(13, "Permission denied", "/somewhere/file")
 
-    with pytest.raises(SystemExit) as ended:
-        run(refuse, [])
-    assert ended.value.code == 2
+    assert as_command(refuse)([]) == 2
     assert capsys.readouterr().err == "error: [Errno 13] Permission denied: '/somewhere/file'\n"
