@@ -25,7 +25,7 @@ from mdssl.pretrain.model import batch_norm_note
 from mdssl.storage.claim import Claim, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
-from mdssl.storage.trial_dir import rows_file_in, trial_dir_in
+from mdssl.storage.trial_dir import delete_trial, rows_file_in, trial_dir_in
 from mdssl.sweep.grid import Work, labelled_domains, plan, trials
 from mdssl.sweep.resources import Share, check_resources, described
 from mdssl.sweep.restarts import TRIAL_RESTARTS, step_saved, to_run_again
@@ -191,7 +191,7 @@ def _forget(name: str, storage: Location, config: TrialConfig) -> None:
     """Delete a trial's files and rows, once nobody works on it."""
     with Claim(trial_dir_in(storage, config.trial_id), name) as claim:
         claim.wait_aloud()
-        claim.clear()
+        delete_trial(claim.trial_dir)
         rows_file_in(storage, config.trial_id).delete()
 
 
