@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from mdssl.sweep.trial import TrialRun
 
 log = logging.getLogger(__name__)
+
+_REQUESTS = 16
+"""Trials that are cleared up at once."""
 
 
 @retrying()
@@ -113,8 +117,9 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
         with stop.on_signals(), ray_session(settings, console) as folder:
             _run_on_ray(name, settings, storage, left, console, folder, stop)
     finally:
-        for work in left:
-            _clear_up(storage, work.config)
+        # At once, because after SIGTERM there is little time, and a bucket takes some for each request.
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            list(pool.map(lambda work: _clear_up(storage, work.config), left))
 
 
 def _run_on_ray(
