@@ -31,7 +31,6 @@ from datetime import UTC, datetime
 from mdssl.errors import InputError
 from mdssl.storage.claim_files import BEAT, FIRST, SUCCESSOR, Chain, Owner, last_of, read_chain, read_claim
 from mdssl.storage.location import Location
-from mdssl.storage.ownership import FolderKind, delete
 from mdssl.storage.process_identity import machine, started
 from mdssl.storage.retry import retry, retrying
 from mdssl.storage.trial_dir import rows_file_in, storage_of
@@ -45,18 +44,6 @@ DEAD_SECONDS = 60.0
 """Age of the last heartbeat from which on an owner is dead."""
 POLL_SECONDS = 1.0
 """Interval at which a waiting process looks."""
-TRIAL = FolderKind(
-    what="a trial",
-    marker="config.json",
-    is_marker=lambda said: isinstance(said, dict) and "method" in said,
-    files=(
-        *("config.json", "run.json", "training.json", "metrics.parquet", "clusters.parquet", "encoder.safetensors"),
-        *("checkpoints/step-*.safetensors", "representations/*.safetensors", "neighbours.png", "neighbours.json"),
-        *("logs/*.txt", "tensorboard/events.out.tfevents.*"),
-    ),
-    setting="--storage or MDSSL_STORAGE",
-)
-"""The folder of a trial, without its claim."""
 
 
 class ClaimLostError(InputError):
@@ -162,10 +149,6 @@ class Claim:
     def check(self) -> None:
         """Raise `ClaimLostError` unless the claim is held."""
         check_held(self.trial_dir, self.token)
-
-    def clear(self) -> None:
-        """Delete all files of the trial that mdssl wrote, but not the claim and the files of others."""
-        delete(self.trial_dir, TRIAL)
 
     def release(self) -> None:
         """Delete the files of the claim, if it is held."""

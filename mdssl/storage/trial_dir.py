@@ -5,8 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from mdssl.storage.location import Location
+from mdssl.storage.ownership import FolderKind, delete
 
 TRIALS, LEADERBOARD = "trials", "leaderboard"
+TRIAL = FolderKind(
+    what="a trial",
+    marker="config.json",
+    is_marker=lambda said: isinstance(said, dict) and "method" in said,
+    files=(
+        *("config.json", "run.json", "training.json", "metrics.parquet", "clusters.parquet", "encoder.safetensors"),
+        *("checkpoints/step-*.safetensors", "representations/*.safetensors", "neighbours.png", "neighbours.json"),
+        *("logs/*.txt", "tensorboard/events.out.tfevents.*"),
+    ),
+    setting="--storage or MDSSL_STORAGE",
+)
+"""The folder of a trial, without its claim."""
 
 
 def trial_dir_in(storage: str | Path | Location, trial_id: str) -> Location:
@@ -22,3 +35,8 @@ def rows_file_in(storage: str | Path | Location, trial_id: str) -> Location:
 def storage_of(trial_dir: Location) -> Location:
     """The storage in which ``trial_dir`` is the folder of a trial."""
     return trial_dir.parent.parent
+
+
+def delete_trial(trial_dir: Location) -> None:
+    """Delete all files of the trial that mdssl wrote, but not its claim and the files of others."""
+    delete(trial_dir, TRIAL)

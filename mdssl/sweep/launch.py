@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from mdssl.pretrain.model import batch_norm_note
 from mdssl.storage.claim import Claim, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
-from mdssl.storage.trial_dir import rows_file_in, trial_dir_in
+from mdssl.storage.trial_dir import delete_trial, rows_file_in, trial_dir_in
 from mdssl.sweep.grid import Work, labelled_domains, plan, trials
 from mdssl.sweep.resources import Share, check_resources, described
 from mdssl.sweep.restarts import TRIAL_RESTARTS, step_saved, to_run_again
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from mdssl.sweep.trial import TrialRun
 
 log = logging.getLogger(__name__)
+
+_REQUESTS = 16
+"""Trials that are cleared up at once."""
 
 
 @retrying()
@@ -113,8 +117,9 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
         with stop.on_signals(), ray_session(settings, console) as folder:
             _run_on_ray(name, settings, storage, left, console, folder, stop)
     finally:
-        for work in left:
-            _clear_up(storage, work.config)
+        # At once, because after SIGTERM there is little time, and a bucket takes some for each request.
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            list(pool.map(lambda work: _clear_up(storage, work.config), left))
 
 
 def _run_on_ray(
@@ -191,7 +196,7 @@ def _forget(name: str, storage: Location, config: TrialConfig) -> None:
     """Delete a trial's files and rows, once nobody works on it."""
     with Claim(trial_dir_in(storage, config.trial_id), name) as claim:
         claim.wait_aloud()
-        claim.clear()
+        delete_trial(claim.trial_dir)
         rows_file_in(storage, config.trial_id).delete()
 
 

@@ -64,7 +64,11 @@ class TrialRun:
 
 
 def train_inline(
-    config: TrialConfig, trial_dir: Location, run: TrialRun, token: str, terminated: Callable[[], bool]
+    config: TrialConfig,
+    trial_dir: Location,
+    run: TrialRun,
+    token: str,
+    terminated: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train in this process, which is the Tune trial's own. The result is in ``training.json``."""
     _train_here(_job(config, trial_dir, run, token), tune.report, node_is_to_go, terminated)
@@ -182,7 +186,7 @@ def _train_here(
     job: dict[str, Any],
     report: Callable[[dict[str, Any]], object],
     will_be_taken_away: Callable[[], bool],
-    terminated: Callable[[], bool],
+    terminated: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train, and ``report`` how far it is, until this process is ``terminated`` or the trial is asked to stop.
 

@@ -24,9 +24,10 @@ from mdssl.data.upload import prepare_in
 from mdssl.errors import InputError
 from mdssl.export.folder import EXPORT, export
 from mdssl.pretrain.loop import train
-from mdssl.storage.claim import TRIAL, Claim
+from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import check_file, clear_leftovers, delete, refuse_overlap, replaced
+from mdssl.storage.trial_dir import TRIAL, delete_trial
 
 NAMES = ("a.png", ".git/HEAD", ".hidden", "notes.txt", "train/images.npy", "train/mine.npy", "meta.json", "README.md")
 
@@ -190,7 +191,7 @@ def test_force_deletes_the_trial_and_nothing_else(storage, tmp_path):
         (folder / name).write_text("mine")
     with Claim(Location.of(folder)) as claim:
         assert claim.take() is None
-        claim.clear()
+        delete_trial(claim.trial_dir)
         left = set(snapshot(folder))
     assert left - {"claim.json"} == {"notes.md", "checkpoints/mine.pt", ".hidden"}
 
