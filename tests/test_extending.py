@@ -57,7 +57,7 @@ def test_a_method_is_added_by_its_record(tiny_data, tmp_path):
     shutil.copytree(ROOT / "mdssl", tmp_path / "code" / "mdssl", ignore=shutil.ignore_patterns("__pycache__"))
     file = tmp_path / "code" / "mdssl" / "config" / "methods.py"
     before, place, after = file.read_text().partition('        Method(\n            name="mdssl-clustered"')
-    file.write_text(before + textwrap.indent(textwrap.dedent(record), 8 * " ") + place + after)
+    file.write_text(before + textwrap.indent(textwrap.dedent(record).strip() + ",\n", 8 * " ") + place + after)
 
     command = [sys.executable, "-c", USE_IT, tiny_data, str(tmp_path / "results"), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "code")}

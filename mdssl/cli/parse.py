@@ -101,13 +101,13 @@ def parse(settings_class: type[Settings], *, prog: str, description: str | None,
     assert is_dataclass(settings_class)
     argv = [_current_flag(word) for word in argv]
     _check_values(settings_class, argv)
-    names = [field.name for field in fields(settings_class)]
+    names = {field.name: field.default for field in fields(settings_class)}
     values: dict[str, Any] = {}
-    if hasattr(settings_class, "preset"):
+    if "preset" in names:
         given = [name for name in names if _value(argv, name) is not None]
         preset = _value(argv, "preset")
-        values = preset_values(settings_class.preset if preset is None else preset, given)
-    required = {field.name: tyro.MISSING for field in fields(settings_class) if field.default is MISSING}
+        values = preset_values(names["preset"] if preset is None else preset, given)
+    required = {name: tyro.MISSING for name, default in names.items() if default is MISSING}
     unchecked = _unchecked(settings_class)
     defaults = unchecked(**required | {name: value for name, value in values.items() if name in names})
     said = io.StringIO()

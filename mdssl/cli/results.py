@@ -73,18 +73,23 @@ def leaderboard(settings: Leaderboard) -> None:
     one_table = any((*own, settings.format, settings.output))
     if settings.compact:
         print(compact(settings.storage), file=sys.stderr if one_table else sys.stdout)
-    choice = {"method": settings.method, "train_mixture": settings.train_mixture}
     if not one_table:
         print_leaderboard(
             settings.storage,
-            **choice,
+            method=settings.method,
+            train_mixture=settings.train_mixture,
             evaluate=settings.evaluate,
             probe=settings.probe,
             features=settings.features or "encoder",
         )
         return
-    choice |= {"eval_dataset": settings.evaluate, "probe": (settings.probe,) if settings.probe else ()}
-    choice |= {"features": (settings.features,) if settings.features else ()}
+    choice = {
+        "method": settings.method,
+        "train_mixture": settings.train_mixture,
+        "eval_dataset": settings.evaluate,
+        "probe": (settings.probe,) if settings.probe else (),
+        "features": (settings.features,) if settings.features else (),
+    }
     print_one_table(
         settings.storage,
         choice=choice,

@@ -74,9 +74,11 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     """Try failed trials and failed probes again."""
 
     def __post_init__(self) -> None:
-        for base in (Recipe, ProbeConfig, RunSettings, ClusterSettings):
-            if isinstance(self, base):
-                base.__post_init__(self)
+        Recipe.__post_init__(self)
+        ProbeConfig.__post_init__(self)
+        RunSettings.__post_init__(self)
+        if isinstance(self, ClusterSettings):
+            ClusterSettings.__post_init__(self)
         check_gradient_caching(self, self)
         self._check_workers()
         self._check_domains()

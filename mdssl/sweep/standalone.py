@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdssl.config.run import ProbeConfig, check_layers
-from mdssl.config.trial import TrialConfig
+from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.data.dataset import Dataset, open_dataset
 from mdssl.data.local_copy import ensure_local
 from mdssl.device import pick_device
@@ -53,6 +53,8 @@ def probe_standalone(
     """
     results = Location.of(storage)
     device = pick_device(device)
+    if trial_id:
+        check_trial_id(trial_id)
     check_layers(probe.features, bool(weights))
     if evaluate:
         check_axis("evaluate", evaluate)

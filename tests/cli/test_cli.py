@@ -44,7 +44,7 @@ def test_names_in_british_spelling_are_still_understood(capsys):
     assert "mdssl neighbors" in capsys.readouterr().out
     asked = parse(COMMANDS["probe"][0], prog="", description="", argv=["--knn-neighbours=5"])
     assert (asked.knn_neighbors, asked.name) == (5, "lbfgs(knn_neighbours=5)")
-    assert not train_settings("--no-cluster-normalised").cluster_normalized
+    assert not train_settings("--method", "mdssl-clustered", "--no-cluster-normalised").cluster_normalized
 
 
 def test_overview_lists_every_command(capsys):
