@@ -43,7 +43,8 @@ def print_plan(console: Console, name: str, settings: SweepSettings, storage: Lo
     for note in _notes(settings, variants):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if settings.dry_run:
-        names = labels((work.config for work in works), variants)
+        shown = {work.config.trial_id: mixture_of(work.config.train_mixture, variants) for work in works}
+        names = labels((work.config for work in works), shown)
         width = max(map(len, names.values()))
         for work in works:
             missing = ", ".join(name_of(dataset, variants.get(dataset, "")) for dataset in work.missing)
