@@ -1,7 +1,7 @@
-"""The claims ledger: every number of the paper's tables beside ours, with a verdict and the command that makes ours.
+"""Comparison with the paper: every number of its tables beside ours, with a verdict and the command that makes ours.
 
-A verdict on a claim needs the claim's own recipe. Rows of the same model that were trained for fewer steps, with a
-smaller encoder or scored by another probe are shown, for they are what there is, but they confirm and refute nothing.
+A verdict needs the settings of the paper. Rows of the same model that were trained for fewer steps, with a smaller
+encoder or scored by another probe are shown, for they are what there is, but they confirm and refute nothing.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _mean(of_mean: dict[str, object], scores: list[dict[str, object]]) -> dict[s
     line["by_seed"] = _means_by_seed(cells)
     if of_mean["status"] == "incomplete":
         line["why"] = "not all of its scores are there"
-    deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1]
+    deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
     doubtful = [cell["eval_dataset"] for cell in cells if cell["eval_dataset"] in IMPLAUSIBLE]
     return judged(line, deviations, implausible=f"it holds the score on {doubtful[0]}" if doubtful else "")
 
@@ -204,7 +204,7 @@ def _leads(source: str, scores: list[dict[str, object]]) -> list[dict[str, objec
             "recipe": "; ".join(filter(None, dict.fromkeys(cell["recipe"] for cell in cells))) if by_seed else "",
             "by_seed": by_seed,
         }
-        deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1]
+        deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
         lines.append(judged(line, deviations, implausible=""))
     return lines
 

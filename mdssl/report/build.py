@@ -230,7 +230,7 @@ def _claim(line: dict[str, Any]) -> dict[str, Any]:
         if pd.notna(line["low"])
         else "",
         # What differs from the paper's says the recipe already.
-        "recipe": "" if line["verdict"] == "another recipe" else line["recipe"],
+        "recipe": "" if line["verdict"] == "different settings" else line["recipe"],
     }
 
 

@@ -25,6 +25,9 @@ from mdssl.leaderboard.columns import SCHEMA, SETTING_COLUMNS
 SCORE = ("eval_dataset", "features", "probe")
 """Columns that say which score of a trial a row is."""
 
+METHOD_ORDER = ("random", "pretrained", "simclr", "mdssl", "mdssl-clustered", "mdssl-robust")
+"""From the floor upwards; methods not named here come last."""
+
 _NAMES_ONLY = ("num_domains", "preset")
 """Settings that repeat others: the mixture, and those that the preset stands for."""
 _OF_A_SCORE = ("features", "probe", "eval_fingerprint")
@@ -85,6 +88,21 @@ def settings_to_show(rows: pd.DataFrame) -> list[str]:
     if "data_fingerprint" in found and trials.groupby("train_mixture")["data_fingerprint"].nunique().max() == 1:
         found.remove("data_fingerprint")
     return found
+
+
+def usual_order(rows: pd.DataFrame, others: Sequence[str], mixtures: Sequence[str] = ()) -> pd.Index:
+    """The index of ``rows`` by mixture, as in ``mixtures`` or by name, then by method from the floor upwards, by λ1
+    from high to low, by λ2, and by ``others``."""
+    methods = {method: place for place, method in enumerate(METHOD_ORDER)}
+    places = {mixture: place for place, mixture in enumerate(["", *(mixtures or sorted(set(rows["train_mixture"])))])}
+    first = {
+        "train_mixture": rows["train_mixture"].map(places),
+        "method": rows["method"].map(lambda method: methods.get(method, len(methods))),
+        "lambda1": -rows["lambda1"],
+        "lambda2": rows["lambda2"],
+    }
+    keys = rows[[name for name in others if name not in first]].assign(**first)
+    return keys.sort_values([*first, *(name for name in keys if name not in first)], kind="stable").index
 
 
 def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of: str = "eval_dataset") -> pd.DataFrame:
