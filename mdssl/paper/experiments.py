@@ -36,7 +36,7 @@ class PaperTrial:
         if self.method == "pretrained":
             return {"method": self.method}
         own = {"method": self.method, "domains": self.domains, "lambda1": self.lambda1, "lambda2": self.lambda2}
-        # When they are found anew, and ε, are settings of the recipe: section 4's are the preset's.
+        # The schedule of clustering and ε are settings of the recipe: section 4's are the preset's.
         return own | ({"num_clusters": self.num_clusters} if self.num_clusters else {})
 
     def __str__(self) -> str:

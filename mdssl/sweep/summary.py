@@ -1,4 +1,4 @@
-"""What a sweep says of itself: the plan before, the table after."""
+"""What a sweep prints: the plan before it runs, the table after."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ def print_results(
         console.print(f"To try what failed again: {again}", markup=False, soft_wrap=True)
     folder = (storage / "leaderboard").uri
     console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
-    console.print(_pandas_line(storage), markup=False, soft_wrap=True)
+    console.print(pandas_line(storage), markup=False, soft_wrap=True)
     pages = shlex.join(["mdssl", "report", "--storage", settings.storage])
     console.print(f"to look at: {pages}", markup=False, soft_wrap=True)
     return 0 if complete else 1
 
 
-def _pandas_line(storage: Location) -> str:
+def pandas_line(storage: Location) -> str:
     """A line that pivots the whole folder without averaging over anything but seeds.
 
     The folder may hold other sweeps as well, so what its rows differ in, and the index must name, is seen from it.

@@ -4,7 +4,7 @@ Tables, figures, the report and the comparison with the paper take their means a
 same trials have the same numbers everywhere:
 
 - Only seeds are averaged. Rows that differ in any other setting are not (`settings_apart`, `pivot`).
-- Scores on images of a dataset that was prepared anew since are left out (`latest_images`).
+- Where a dataset was prepared again between scores, only those on its latest images count (`latest_images`).
 - A difference to the baseline of the same settings (`mdssl.tables.baseline.find_baselines`) is taken for each dataset
   and seed first (`paired`). Then differences are averaged. Numbers are rounded once, where they are printed.
 - Means over datasets are over those that the compared trials have in common (`common_datasets`).
@@ -106,7 +106,7 @@ def usual_order(rows: pd.DataFrame, others: Sequence[str], mixtures: Sequence[st
 
 
 def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of: str = "eval_dataset") -> pd.DataFrame:
-    """``rows`` less those on earlier images of a dataset that was prepared anew: another dataset of the same name.
+    """``rows`` without those on earlier images of a dataset that was prepared again: another dataset of the same name.
 
     Args:
         rows: with ``finished_at``. Those without ``of`` or without a fingerprint stay.

@@ -61,7 +61,7 @@ def sweep_table(
         A row per trial, indexed by ``trial_id``: the floor first, then by mixture in the order given, the baseline,
         then by lambda1 from high to low and lambda2 from low to high. Columns: ``method``, ``train_mixture`` where
         there are several, ``lambda1``, ``lambda2``, every other setting in which trials differ (such as
-        ``temperature``, ``seed`` or ``weight_decay``), top-1 in percent by dataset (where a dataset was prepared anew
+        ``temperature``, ``seed`` or ``weight_decay``), top-1 in percent by dataset (where a dataset was prepared again
         between two scores, only those on its latest images), and
 
         - ``seen``, ``unseen``: means over the datasets that the trial's mixture holds, and over the others, as far as

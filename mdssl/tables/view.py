@@ -183,9 +183,9 @@ def _with_means(
     index = pd.MultiIndex.from_frame(firsts[by])
     groups = scored.groupby(by)
     counts = groups["eval_dataset"].nunique().reindex(index)
-    complete = [count == len(averaged[way]) for (_, *way), count in counts.items() for way in [tuple(way)]]
-    means = scored[by].join(numbers[of_score]).groupby(by).agg(mean).reindex(index)
-    means = means.where(np.array(complete)[:, None]).set_axis(firsts.index)
+    lacking = [count < len(averaged[tuple(way)]) for (_, *way), count in counts.items()]
+    means = scored[by].join(numbers[of_score]).groupby(by).agg(mean).reindex(index).set_axis(firsts.index)
+    means.loc[lacking] = np.nan
     of_means = numbers.loc[firsts.index].assign(**means, **dict.fromkeys({"eval_seconds"} & set(numbers), np.nan))
     agree = groups[list(_OF_DATASETS)].nunique(dropna=False).eq(1).reindex(index).set_axis(firsts.index)
     firsts = firsts.assign(**firsts[list(_OF_DATASETS)].where(agree), eval_dataset=MEAN)
@@ -193,7 +193,7 @@ def _with_means(
 
 
 def _telling_apart(rows: pd.DataFrame, pivot: str | None, over_seeds: bool) -> list[str]:
-    """Columns that say which row is which, for who has named none."""
+    """The columns that identify a row, where none are named."""
     trials = rows.drop_duplicates("trial_id")
     names = [] if over_seeds else ["trial_id"]
     mixtures = trials["train_mixture"][trials["train_mixture"] != ""]
