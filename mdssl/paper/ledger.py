@@ -14,7 +14,7 @@ from mdssl.leaderboard.names import plain_name
 from mdssl.paper.costs import RESOURCES, UNPUBLISHED_LAMBDAS, resources_side_by_side
 from mdssl.paper.published import IMPLAUSIBLE, averages, model_key, other_data, published, side_by_side
 from mdssl.paper.verdicts import MARGIN, judged
-from mdssl.tables.compare import mean, settings_of
+from mdssl.tables.compare import mean, settings_apart
 
 PAPER_RECIPE = {
     "arch": "resnet50",
@@ -29,8 +29,8 @@ PAPER_RECIPE = {
     "weight_decay": 1e-6,
     "probe": "sgd-raw",
 }
-"""What the paper says of its recipe (section 3.1, tables 6 and 7), by column. Where it is silent, as about the strength
-of augmentations, ours may be anything. Its datasets are the published ones, whole, at 32×32 pixels."""
+"""The settings that the paper gives (section 3.1, tables 6 and 7), by column. Others, such as the strength of
+augmentations, may have any value. Its datasets are the published ones, whole, at 32×32 pixels."""
 
 _OF_A_PRETRAINED = ("arch", "stem", "probe")
 _NOT_TOP1 = (
@@ -55,7 +55,7 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
     the most images seen, then the newest.
 
     Args:
-        board: the leaderboard, as `mdssl.leaderboard.board.read` gives it. It may hold anything besides.
+        board: the leaderboard, as `mdssl.leaderboard.board.read` gives it. It may hold other rows as well.
 
     Returns:
         A row per claim. ``source`` (``table1`` … ``table5``), ``kind`` (``score``; ``mean``, as the paper prints it;
@@ -104,8 +104,8 @@ def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
     if not scored.any():
         return rows
     scores = rows[scored]
-    told_apart = [name for name in settings_of(rows) if name not in ("seed", "_model")]
-    groups = scores.groupby([*told_apart, "probe", "eval_fingerprint"], dropna=False).ngroup()
+    told_apart = [*settings_apart(scores.drop(columns="_model"))] or ["method"]
+    groups = scores.groupby(told_apart, dropna=False).ngroup()
     rank = pd.DataFrame(
         {
             "_recipe": groups,

@@ -30,8 +30,8 @@ METHOD_ORDER = ("random", "pretrained", "simclr", "mdssl", "mdssl-clustered", "m
 
 _NAMES_ONLY = ("num_domains", "preset")
 """Settings that repeat others: the mixture, and those that the preset stands for."""
-_OF_A_SCORE = ("features", "probe", "eval_fingerprint")
-"""How a score was made, and on which images."""
+_ALSO_APART = ("features", "probe", "eval_fingerprint", "weights_fingerprint")
+"""How a score was made, on which images, and of which weights from elsewhere."""
 _IDS_LISTED = 3
 
 
@@ -66,7 +66,7 @@ def settings_apart(
     Returns:
         By name, in alphabetical order, the values in ``rows``, as text for a message.
     """
-    names = sorted({*settings_of(rows), *_OF_A_SCORE, *also} & set(rows) - {*but, *by})
+    names = sorted({*settings_of(rows), *_ALSO_APART, *also} & set(rows) - {*but, *by})
     if by:
         groups = rows.groupby(list(by), dropna=False)
         varied = [name for name in names if (groups[name].nunique(dropna=not missing_differs) > 1).any()]
