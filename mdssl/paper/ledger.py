@@ -12,7 +12,7 @@ from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.names import plain_name
 from mdssl.paper.costs import RESOURCES, UNPUBLISHED_LAMBDAS, resources_side_by_side
-from mdssl.paper.published import IMPLAUSIBLE, averages, model_key, other_data, published, side_by_side
+from mdssl.paper.published import IMPLAUSIBLE, MODEL, averages, model_key, other_data, published, side_by_side
 from mdssl.paper.verdicts import MARGIN, judged
 from mdssl.tables.compare import mean, settings_apart
 
@@ -39,10 +39,9 @@ _NOT_TOP1 = (
 )
 _NOT_OF_624 = "; no multiple of 1/624, so not one score on the official test split of 624 images"
 _UNCHECKED_WEIGHTS = "; whether these weights are the paper's (Lightning Bolts' SimCLR) is not checked"
-_MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
 
 COLUMNS = (
-    "source", "kind", *_MODEL, "eval_dataset", "unit", "published", "ours", "difference", "low", "high",
+    "source", "kind", *MODEL, "eval_dataset", "unit", "published", "ours", "difference", "low", "high",
     "margin", "seeds", "verdict", "why", "recipe", "trial_ids", "command",
 )  # fmt: skip
 
@@ -83,12 +82,12 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
 
 def _of_published_models(board: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``board`` whose model some table has, with all their settings; its key as ``_model``."""
-    wanted = published()[_MODEL].drop_duplicates()
+    wanted = published()[MODEL].drop_duplicates()
     keys = {model_key(*model) for model in wanted.itertuples(index=False)}
     keys |= {model_key(*model) for model in _models_of_table2()}
-    models = board[_MODEL].drop_duplicates()
+    models = board[MODEL].drop_duplicates()
     ours = {tuple(model): model_key(*model) for model in models.fillna(-1.0).itertuples(index=False)}
-    found = [ours[tuple(model)] for model in board[_MODEL].fillna(-1.0).itertuples(index=False)]
+    found = [ours[tuple(model)] for model in board[MODEL].fillna(-1.0).itertuples(index=False)]
     rows = board.assign(_model=pd.Series(found, index=board.index, dtype=object))
     return leaderboard.with_settings(rows[rows["_model"].isin(keys)].reset_index(drop=True))
 
@@ -238,7 +237,7 @@ def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
     for cost in table.to_dict("records"):
         simclr = cost["method"] == "simclr"
         model = ("simclr", "each of four domains", 1.0, 0.0) if simclr else ("mdssl", "all four", *UNPUBLISHED_LAMBDAS)
-        cell = dict(zip(_MODEL, model, strict=True)) | {"eval_dataset": cost["resource"].replace("_", " ")}
+        cell = dict(zip(MODEL, model, strict=True)) | {"eval_dataset": cost["resource"].replace("_", " ")}
         if cost["method"] == "change":
             cell |= {"method": "mdssl against simclr", "train_mixture": "one model for four"}
         cell |= {name: cost[name] for name in ("published", "ours", "difference", "trial_ids")}
@@ -252,7 +251,7 @@ def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _line(cell: dict[str, object], source: str, kind: str) -> dict[str, object]:
-    line = dict.fromkeys(COLUMNS) | {name: cell[name] for name in (*_MODEL, "eval_dataset", "published", "ours")}
+    line = dict.fromkeys(COLUMNS) | {name: cell[name] for name in (*MODEL, "eval_dataset", "published", "ours")}
     line |= {name: cell[name] for name in ("difference", "seeds", "recipe", "trial_ids")}
     weights = " --pretrained WEIGHTS" if source == "table5" else ""
     own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "by_seed": {}}
@@ -260,4 +259,4 @@ def _line(cell: dict[str, object], source: str, kind: str) -> dict[str, object]:
 
 
 def _model_of(line: dict[str, object]) -> str:
-    return model_key(*(line[name] for name in _MODEL))
+    return model_key(*(line[name] for name in MODEL))

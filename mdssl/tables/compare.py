@@ -138,7 +138,8 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> p
         the standard error of the mean; and ``n``, the number of values.
     """
     groups = rows.groupby(list(by), dropna=False)[values]
-    return groups.agg(mean=lambda of_group: mean(of_group.dropna()), std="std", sem="sem", n="count").reset_index()
+    found = groups.agg(mean=lambda group: mean(group.dropna().tolist()), std="std", sem="sem", n="count")
+    return found.reset_index()
 
 
 def pivot(
