@@ -8,7 +8,7 @@ by one probe of one feature layer; a trial that failed to train is one row with 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -85,19 +85,9 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame = table.to_pandas(types_mapper=types.get)
     frame["probe"] = frame["probe"].replace({name: probe_named_now(name) for name in frame["probe"].dropna().unique()})
-    return select(frame, filters).reset_index(drop=True)
-
-
-def select(df: pd.DataFrame, filters: Mapping[str, object]) -> pd.DataFrame:
-    """The rows of ``df`` that match all ``filters``: by column name a value, or a list of values, as for `read`.
-
-    Raises:
-        ValueError: a filter is not a column of ``df``.
-    """
     for name, wanted in filters.items():
-        check_name("leaderboard column", name, df.columns)
-        df = df[_matches(df[name], wanted)]
-    return df
+        frame = frame[_matches(frame[name], wanted)]
+    return frame.reset_index(drop=True)
 
 
 def with_settings(df: pd.DataFrame) -> pd.DataFrame:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pandas as pd
 
 from mdssl.paper.published import (
@@ -24,11 +22,11 @@ UNPUBLISHED_LAMBDAS = (1.0, 0.1)
 """λ1 and λ2 of table 2's MDSSL model. The paper does not say them; table 1 has one MDSSL model of these domains."""
 
 
-def resources_side_by_side(board: pd.DataFrame, *, settings: Mapping[str, object] | None = None) -> pd.DataFrame:
+def resources_side_by_side(board: pd.DataFrame) -> pd.DataFrame:
     """Table 2: what four single-domain models cost, and what one MDSSL model of the four domains costs.
 
     Args:
-        board, settings: as for `side_by_side`.
+        board: as for `mdssl.paper.published.side_by_side`.
 
     Returns:
         Three rows for each ``resource``: ``training_hours`` (train_seconds, summed over models), ``disk_mb``
@@ -44,7 +42,7 @@ def resources_side_by_side(board: pd.DataFrame, *, settings: Mapping[str, object
     Raises:
         ValueError: as `side_by_side`; also where runs of one model differ in device or worker count.
     """
-    rows = rows_with_models(board, settings)
+    rows = rows_with_models(board)
     trials = rows[rows["status"] == "finished"].drop_duplicates("trial_id")
     # What it cost to train an encoder does not depend on how, and on what, it was scored.
     trials = trials.drop(columns=["features", "probe", "eval_fingerprint"])

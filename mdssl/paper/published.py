@@ -15,14 +15,12 @@ the official test split.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib.resources import files
 
 import pandas as pd
 
-from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError, check_name
-from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.names import plain_name
 from mdssl.tables.compare import settings_apart
 
@@ -56,18 +54,15 @@ def published(experiment: str | None = None) -> pd.DataFrame:
     return cells[cells["experiment"] == experiment].reset_index(drop=True)
 
 
-def side_by_side(board: pd.DataFrame, experiment: str, *, settings: Mapping[str, object] | None = None) -> pd.DataFrame:
+def side_by_side(board: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """The published top-1 of ``experiment`` and ours, of encoder features: a row per published cell.
 
     A model of ours is the published one if method, λ1, λ2 and the set of its domains are the same. The order of the
     domains changes nothing that the paper would call another model.
 
     Args:
-        board: the leaderboard, as `mdssl.leaderboard.board.read` gives it.
+        board: rows of the leaderboard, as `mdssl.leaderboard.board.read` gives them.
         experiment: ``table1``, ``table3``, ``table4`` or ``table5``.
-        settings: which of our rows to take, by column (those of `mdssl.leaderboard.board.with_settings` as well) a
-            value or a list of values: ``{"arch": "resnet50", "iterations": 48_000, "probe": "sgd"}``. It filters rows
-            that have the setting: the pretrained encoder had no iterations, a failed trial no probe.
 
     Returns:
         The columns of `published`, ``published`` in place of ``top1``, and
@@ -79,11 +74,11 @@ def side_by_side(board: pd.DataFrame, experiment: str, *, settings: Mapping[str,
           dataset); ``failed``, ``stopped``; ``not run``.
 
     Raises:
-        ValueError: an experiment without published top-1; a setting that the leaderboard does not have; rows of one
-            model that differ in more than the seed, which no mean makes one number.
+        ValueError: an experiment without published top-1; rows of one model that differ in more than the seed, which no
+            mean makes one number.
     """
     cells = published(experiment).rename(columns={"top1": "published"})
-    rows = rows_with_models(board, settings)
+    rows = rows_with_models(board)
     models = [model_key(*(cell[name] for name in MODEL)) for _, cell in cells.iterrows()]
     scored = rows[rows["_model"].isin(models) & (rows["status"] == "finished") & (rows["features"] == "encoder")]
     compared = on_published_data(scored, ["_model", "_dataset"])
@@ -143,14 +138,9 @@ def read_csv(name: str) -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def rows_with_models(board: pd.DataFrame, settings: Mapping[str, object] | None) -> pd.DataFrame:
-    """The rows of ``board`` that ``settings`` ask for, with all settings as columns, and their model as ``_model``."""
-    rows = leaderboard.with_settings(board.reset_index(drop=True))
-    for name, wanted in (settings or {}).items():
-        check_name("setting", name, dict.fromkeys([*rows.columns, *(field.name for field in fields(TrialConfig))]))
-        if name in rows:
-            lacks_it = rows[name].isna() | ((name == "iterations") & (rows["iterations"] == 0).fillna(False))
-            rows = rows[rows.index.isin(leaderboard.select(rows, {name: wanted}).index) | lacks_it]
+def rows_with_models(board: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``board`` with all settings as columns, and their model as ``_model``."""
+    rows = with_settings(board.reset_index(drop=True)) if "config_json" in board else board.reset_index(drop=True)
     models = [model_key(*(row[name] for name in MODEL)) for _, row in rows.iterrows()]
     datasets = rows["eval_dataset"].map(plain_name, na_action="ignore")
     others = [", ".join(other_data(row)) for row in rows[["train_mixture", "eval_dataset"]].to_dict("records")]
@@ -183,10 +173,10 @@ def refuse_mixed(rows: pd.DataFrame, by: list[str], what: str, also: tuple[str, 
     mixed = settings_apart(rows, by, also=also)
     if mixed:
         found = "; ".join(f"{name}: {values}" for name, values in mixed.items())
-        hint = ", ".join(f"{name!r}: …" for name in mixed)
+        hint = " and ".join(f"board[board.{name} == …]" for name in mixed)
         raise InputError(
             f"{what}: a mean over seeds would mix rows of one model that differ in {found}. Keep one value of each, "
-            f"settings={{{hint}}}."
+            f"{hint}, after board = with_settings(board)."
         )
 
 

@@ -32,7 +32,9 @@ def show_results(
         chosen = EXPERIMENTS[name]
         if name in set(published()["experiment"]):
             for probe in probes:
-                print_side_by_side(side_by_side(rows, name, settings={"probe": probe}), console)
+                # A failed trial has no probe.
+                of_probe = rows[rows["probe"].isna() | (rows["probe"] == probe)]
+                print_side_by_side(side_by_side(of_probe, name), console)
         elif chosen.reports == "resources":
             print_resources(resources_side_by_side(rows), console)
         else:
