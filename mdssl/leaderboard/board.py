@@ -78,7 +78,7 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     for name in filters:
         check_name("leaderboard column", name, SCHEMA.names)
     if "trial_id" in filters:
-        # A trial's rows are in the file of its name, so no other needs to be opened, or to be whole.
+        # A trial's rows are in the file of its name, so no other file is opened or checked.
         table = read_files([file_of(storage, str(trial_id)) for trial_id in _values(filters["trial_id"])])
     else:
         table = read_folder(storage)
@@ -120,7 +120,7 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def _evaluation(text: str) -> dict[str, Any] | None:
-    """What a ``config_json`` says of the evaluation, its first member; None if ``text`` is not that member alone."""
+    """The evaluation in a ``config_json``, its first member; None if ``text`` is not that member alone."""
     try:
         first = json.loads(text + "}")
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""The paper's experiments before they run: what each needs, what it would cost, and what of it can be done here."""
+"""The paper's experiments before they run: what each needs and costs, and which trials can run on the prepared data."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Views of the leaderboard: rows chosen, averaged over seeds, compared with a baseline, and spread over columns.
 
-``mdssl leaderboard`` prints them. They refuse what would mean nothing, such as an average over anything but the seed.
+``mdssl leaderboard`` prints them. Means over anything but the seed are refused.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def view(
         sort: columns to sort by, each with ``:desc`` for the largest first. Missing values are last.
 
     Raises:
-        ValueError: a name that is none, a mean that would mix what cannot be averaged, or what does not go together.
+        ValueError: an unknown name, a mean over rows that differ in more than the seed, or arguments that cannot be
+            combined.
     """
     notes: list[str] = []
     pivot = "eval_dataset" if not columns and not pivot else pivot
