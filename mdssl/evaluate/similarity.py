@@ -73,7 +73,7 @@ def stacked(representations: Mapping[str, Representations], layer: str = "projec
     return ClassSimilarity(class_similarity(means), classes, groups)
 
 
-def summarise(matrix: np.ndarray, groups: Sequence[str]) -> Summary:
+def summarize(matrix: np.ndarray, groups: Sequence[str]) -> Summary:
     """Mean similarities within and across domains, the diagonal left out, and classes without images.
 
     Args:
@@ -88,6 +88,9 @@ def summarise(matrix: np.ndarray, groups: Sequence[str]) -> Summary:
     by_domain = {name: blocks[name, name] for name in names}
     by_pair = {pair: mean for pair, mean in blocks.items() if names.index(pair[0]) < names.index(pair[1])}
     return Summary(_mean(list(by_domain.values())), _mean(list(by_pair.values())), by_domain, by_pair)
+
+
+summarise = summarize
 
 
 def _mean(values: np.ndarray | list[float]) -> float:

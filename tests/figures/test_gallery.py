@@ -17,8 +17,7 @@ from mdssl import figures
 from mdssl.errors import InputError
 from mdssl.evaluate import representations
 from mdssl.figures.gallery import KINDS
-from mdssl.figures.saving import to_bytes
-from mdssl.figures.writing import write_figures
+from mdssl.figures.saving import to_bytes, write_figures
 from mdssl.leaderboard import board as leaderboard
 from mdssl.storage.location import Location
 
