@@ -15,7 +15,7 @@ from mdssl.figures import scores, style
 from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.style import METHODS
-from mdssl.tables.averages import common_datasets
+from mdssl.tables.compare import common_datasets, row_means
 
 _MARGINS = (0.08, 0.12)
 """Around the points, as shares of their range."""
@@ -60,8 +60,7 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
     for name in evaluate:
         check_name("evaluation dataset", name, found)
     by_dataset = rows.groupby(["trial_id", "eval_dataset"])["top1"].first().unstack()
-    none = np.zeros(len(by_dataset), dtype=bool)
-    evaluate = tuple(evaluate) or tuple(common_datasets(by_dataset, untrained=none, baseline=none)) or tuple(found)
+    evaluate = tuple(evaluate or common_datasets(by_dataset) or found)
     rows = rows[rows["eval_dataset"].isin(evaluate)]
     # Trials may differ in any setting, because none are averaged, but not in the images that gave the score.
     images = [name for name in ("eval_dataset", "method", "eval_fingerprint") if name in rows]
@@ -72,7 +71,8 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
             f"hours on several devices are no comparison: {', '.join(devices)}. Keep one, "
             f"board[board.device == {devices[0]!r}]."
         )
-    means = by_dataset.reindex(columns=list(evaluate)).dropna().mean(axis=1)
+    complete = by_dataset[list(evaluate)].dropna()
+    means = row_means(complete, complete.notna())
     points = rows.drop_duplicates("trial_id").set_index("trial_id").loc[means.index].reset_index()
     if points.empty:
         raise InputError(f"no trained encoder has scores on all of {', '.join(evaluate)}. Name fewer, evaluate=….")

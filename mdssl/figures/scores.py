@@ -11,7 +11,7 @@ import pandas as pd
 from mdssl.config.trial import CLUSTER_SETTINGS, UNTRAINED
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
-from mdssl.leaderboard.columns import SCHEMA, SETTING_COLUMNS
+from mdssl.tables.compare import latest_images, over_seeds, settings_apart, settings_of
 
 PAPERS_LAMBDAS = (0.9, 0.1)
 """λ1 and λ2 that section 3.5 of the paper chooses and table 3 uses."""
@@ -19,10 +19,8 @@ MOST_MIXTURES = 4
 """Training mixtures in a group of settings that get figures of their own."""
 
 _CLUSTERING = ("recipe_version_clustering", *CLUSTER_SETTINGS)
-_SHOWN_BY_FIGURES = {
-    *("method", "train_mixture", "num_domains", "lambda1", "lambda2", "seed", "preset", "data_fingerprint"),
-    *("eval_fingerprint", *_CLUSTERING),
-}
+_SHOWN = ("method", "train_mixture", "lambda1", "lambda2", "seed", "data_fingerprint", *_CLUSTERING)
+"""Settings that figures show; they never mix rows that differ in others."""
 T = TypeVar("T")
 
 
@@ -111,23 +109,14 @@ def refuse_mixed(
     """
     if rows.empty:
         return
-    mixed = leaderboard.mixed_settings(rows, ["eval_dataset", *by], also)
-    if "method" not in by:
-        # Only clustered methods have cluster settings, so these always differ between methods.
-        of_method = leaderboard.mixed_settings(rows, ["eval_dataset", "method", *by])
-        mixed = {name: found for name, found in mixed.items() if name not in _CLUSTERING or name in of_method}
-    for name, found in mixed.items():
-        if name not in varies:
+    # Only clustered methods have cluster settings, so these always differ between methods.
+    within = settings_apart(rows, ["eval_dataset", *dict.fromkeys(["method", *by])])
+    for name, found in settings_apart(rows, ["eval_dataset", *by], also=also, but=("seed", *varies)).items():
+        if name not in _CLUSTERING or name in within:
             raise InputError(
                 f"{what} would mix rows that differ in {name}: {found}. Keep one of them, "
                 f"board = leaderboard.with_settings(board); board = board[board.{name} == …]."
             )
-
-
-def over_seeds(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> pd.DataFrame:
-    """A row per group: ``mean`` and ``std`` (n - 1 in the denominator, null for one) of ``values``, and ``n`` seeds."""
-    groups = rows.groupby(list(by), dropna=False)[values]
-    return groups.agg(mean="mean", std="std", n="count").reset_index()
 
 
 def seeds_note(counts: Iterable[int]) -> str:
@@ -194,7 +183,8 @@ def settings_groups(board: pd.DataFrame) -> list[SettingsGroup]:
         first = group.iloc[0]
         group = pd.concat([group, rows[untrained & (rows[same] == first[same]).all(axis=1)]])
         probes = group["probe"].value_counts()
-        group = _on_latest_images(group[group["probe"] == probes.index[0]])
+        group = group[group["probe"] == probes.index[0]]
+        group = latest_images(latest_images(group), "data_fingerprint", "train_mixture")
         trials = group.loc[~group["method"].isin(UNTRAINED), "trial_id"].nunique()
         found.append(SettingsGroup(group, trials, _described(first, differing, probes), unscored_like(without, first)))
     return found
@@ -253,19 +243,8 @@ def one_of_each_method(rows: pd.DataFrame, mixture: str) -> tuple[pd.DataFrame, 
 
 
 def _hidden_settings(rows: pd.DataFrame) -> list[str]:
-    """The columns of ``rows`` that are settings which no figure shows."""
-    settings = [column.name for column in SETTING_COLUMNS] + [name for name in rows if name not in SCHEMA.names]
-    return [name for name in settings if name in rows and name not in _SHOWN_BY_FIGURES]
-
-
-def _on_latest_images(rows: pd.DataFrame) -> pd.DataFrame:
-    """Where a dataset or a mixture was prepared again between two trials, only the rows of its latest images."""
-    rows = rows.sort_values("finished_at") if "finished_at" in rows else rows
-    for name, of in (("eval_fingerprint", "eval_dataset"), ("data_fingerprint", "train_mixture")):
-        if name in rows:
-            latest = rows.groupby(of)[name].transform("last")
-            rows = rows[rows[name].isna() | (rows[name] == latest)]
-    return rows.sort_index()
+    """The settings of ``rows`` that no figure shows."""
+    return [name for name in settings_of(rows) if name not in _SHOWN]
 
 
 def _described(trial: pd.Series, differing: list[str], probes: pd.Series) -> str:

@@ -24,6 +24,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.names import plain_name
+from mdssl.tables.compare import settings_apart
 
 IMPLAUSIBLE = ("cifar100",)
 """Evaluation datasets whose published values cannot be top-1, as the module says."""
@@ -224,7 +225,7 @@ def model_key(method: str, train_mixture: str, lambda1: float, lambda2: float) -
 
 
 def _refuse_mixtures(rows: pd.DataFrame, by: list[str], what: str, also: tuple[str, ...] = ()) -> None:
-    mixed = leaderboard.mixed_settings(rows, by, also)
+    mixed = settings_apart(rows, by, also=also)
     if mixed:
         found = "; ".join(f"{name}: {values}" for name, values in mixed.items())
         hint = ", ".join(f"{name!r}: …" for name in mixed)

@@ -10,8 +10,8 @@ from math import sqrt
 import pandas as pd
 
 from mdssl.data.builtin import BUILTIN
-from mdssl.leaderboard.board import mixed_settings
 from mdssl.report.table import short_date
+from mdssl.tables.compare import settings_apart
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,7 @@ def _all_but_the_seed(trained: pd.DataFrame) -> list[str]:
     """Settings in which trials differ, so that grouping by them leaves only seeds apart."""
     if trained.empty:
         return ["method"]
-    everything = trained.assign(_all=0)
-    return ["method", "train_mixture", *(set(mixed_settings(everything, ["_all"])) - {"method", "train_mixture"})]
+    return ["method", "train_mixture", *(set(settings_apart(trained)) - {"method", "train_mixture"})]
 
 
 def _each(values: pd.Series) -> list:

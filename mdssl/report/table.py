@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from mdssl.tables.table import sweep_table
+from mdssl.tables.sweep_table import sweep_table
 
 NOTHING = "–"
 """A cell without a value."""
@@ -72,8 +72,8 @@ def report_table(rows: pd.DataFrame) -> ReportTable:
     """All trials of a leaderboard.
 
     A trial that was scored by two probes, or on two layers, has a row for each; one without any score has one as well.
-    The columns are those of `mdssl.tables.table.sweep_table`, over all mixtures, and training hours. What holds the
-    same for all, as a status of ``finished``, has none.
+    The columns are those of `mdssl.tables.sweep_table.sweep_table`, over all mixtures, and training hours. What holds
+    the same for all, as a status of ``finished``, has none.
 
     Args:
         rows: the leaderboard with all settings (`mdssl.leaderboard.board.with_settings`).

@@ -14,7 +14,7 @@ from mdssl.paper.published_table import print_resources, print_side_by_side
 from mdssl.storage.location import Location
 from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperExperiment
 from mdssl.sweep.settings import SweepSettings
-from mdssl.tables.table import print_table, sweep_table
+from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 
 
 def show_results(names: Sequence[str], settings: SweepSettings, rows: pd.DataFrame, console: Console) -> None:
@@ -53,7 +53,7 @@ def _print_scores(name: str, chosen: PaperExperiment, rows: pd.DataFrame, probe:
     found = list(dict.fromkeys(rows["eval_dataset"].dropna()))
     datasets = sorted(found, key=lambda dataset: chosen.evaluate.index(plain_name(dataset)))
     mixtures = list(dict.fromkeys(rows.loc[rows["train_mixture"] != "", "train_mixture"]))
-    print_table(sweep_table(rows, mixtures=mixtures, datasets=datasets, probe=probe), console)
+    print_sweep_table(sweep_table(rows, mixtures=mixtures, datasets=datasets, probe=probe), console)
 
 
 def _draw(name: str, chosen: PaperExperiment, rows: pd.DataFrame, storage: Location, console: Console) -> None:

@@ -24,7 +24,7 @@ from mdssl.storage import trial_log
 from mdssl.storage.claim import DEAD_SECONDS, Owner, holder_of
 from mdssl.storage.location import Location
 from mdssl.sweep.describe import duration, labels
-from mdssl.tables.drawing import TextColumn, TextTable
+from mdssl.tables.terminal_table import TextColumn, TextTable
 from mdssl.terminal import Terminal
 
 STATES = ("failed", "dead", "silent", "stopped", "training", "trained", "probing", "finished")

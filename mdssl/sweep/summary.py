@@ -21,7 +21,8 @@ from mdssl.storage.location import Location
 from mdssl.sweep.describe import labels
 from mdssl.sweep.grid import Work, plan
 from mdssl.sweep.settings import SweepSettings
-from mdssl.tables.table import print_table, sweep_table
+from mdssl.tables.compare import settings_apart
+from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 
 
 def print_plan(console: Console, name: str, settings: SweepSettings, storage: Location, works: list[Work]) -> None:
@@ -90,7 +91,7 @@ def print_results(
             features=layer,
         )
         console.print(f"\n{name}: top-1 in percent on the test split, {probe} probe on {layer} features")
-        print_table(table, console=console)
+        print_sweep_table(table, console=console)
     works = plan(storage, configs, replace(settings, force=False, retry_failed=False))
     complete = all(work.state == "finished" for work in works)
     if not complete:
@@ -117,7 +118,7 @@ def _pandas_line(storage: Location) -> str:
         if len(set(rows["train_mixture"]) - {""}) > 1:
             # Before the rest: other domains are other images, and one of the two says it.
             index.insert(1, "train_mixture")
-        mixed = list(leaderboard.mixed_settings(rows, [*index, "eval_dataset"]))
+        mixed = list(settings_apart(rows, [*index, "eval_dataset"]))
     except InputError as error:
         return f"note: {error}"
     index += [name for name in mixed if name in leaderboard.SCHEMA.names]

@@ -70,4 +70,4 @@ def test_why_a_figure_is_not_drawn_is_said(tmp_path, name):
 
 def test_an_experiment_without_scores_says_so(tmp_path):
     write(str(tmp_path), "table4")
-    assert "no trials to show" in shown(str(tmp_path), "figure3")
+    assert "no rows to show" in shown(str(tmp_path), "figure3")
