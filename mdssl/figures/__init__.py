@@ -11,10 +11,11 @@ A.1 and A.2 `class_similarity`, and A.3 `training_hours`. `gallery` makes all th
 """
 
 from mdssl.figures.cost import cost_against_score
+from mdssl.figures.curves import lambda_curves
 from mdssl.figures.domains import domains_against_top1, training_hours
 from mdssl.figures.gallery import gallery
+from mdssl.figures.heatmaps import lambda_heatmap
 from mdssl.figures.kind import Entry, Gallery
-from mdssl.figures.lambdas import lambda_curves, lambda_heatmap
 from mdssl.figures.latent_space import class_similarity, embedding
 from mdssl.figures.methods import methods_bars
 from mdssl.figures.one_trial import clusters, loss_terms, trial_gallery

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mdssl.config.trial import UNTRAINED
+from mdssl.config.methods import UNTRAINED
 from mdssl.data.builtin import BUILTIN
 from mdssl.errors import InputError, check_name
 from mdssl.figures import scores, style
@@ -119,11 +119,11 @@ def _draw(points: pd.DataFrame, width: float = style.PAGE) -> style.Figure:
     handles: dict[str, object] = {}
     # Of a thousand trials each is visible where it is alone.
     size, alpha = (14, 0.9) if len(points) < 200 else (6, 0.5)
-    for number, (method, (label, color)) in enumerate(METHODS.items()):
-        own = points[points["shown_as"] == method]
+    for number, method in enumerate(METHODS.values()):
+        own = points[points["shown_as"] == method.name]
         if len(own):
-            marks = dict(marker=style.MARKERS[number], color=color, edgecolor=style.INK, linewidth=0.3)
-            handles[label] = axis.scatter(own["x"], own["score"], s=size, alpha=alpha, zorder=2, **marks)
+            marks = dict(marker=style.MARKERS[number], color=method.color, edgecolor=style.INK, linewidth=0.3)
+            handles[method.label] = axis.scatter(own["x"], own["score"], s=size, alpha=alpha, zorder=2, **marks)
     front = points[points["on_front"]].drop_duplicates(["cost", "score"]).sort_values("cost")
     # More time than that of the best trial reaches its score as well.
     steps = [*front["x"], points["x"].max()], [*front["score"], front["score"].max()]
@@ -171,7 +171,7 @@ def _name_front(axis: Axes, points: pd.DataFrame, front: pd.DataFrame, width: fl
 
 def _label(trial: pd.Series) -> str:
     if trial["method"] == "simclr":
-        return trial["train_mixture"] if trial["shown_as"] == "alone" else METHODS["simclr"][0]
+        return trial["train_mixture"] if trial["shown_as"] == "alone" else METHODS["simclr"].label
     return f"λ1 {trial['lambda1']:g}, λ2 {trial['lambda2']:g}"
 
 

@@ -16,6 +16,7 @@ from mdssl.figures import scores, style
 from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.scores import SettingsGroup
 from mdssl.leaderboard.names import plain_name
+from mdssl.tables.compare import over_seeds
 
 _VARIES = ("train_mixture", "data_fingerprint", "batching")
 """Settings that change with the number of domains; many are encoded one after another (appendix A.5)."""
@@ -76,7 +77,7 @@ def _growth(board: pd.DataFrame, features: str = "encoder") -> Growth:
     scores.refuse_mixed(grown, what, by=("train_mixture",))
     scores.refuse_mixed(pd.concat([grown, single]), what, varies=(*_VARIES, "method", "lambda1", "lambda2"))
     scores.refuse_mixed(grown, what, varies=_VARIES)
-    means = scores.over_seeds(grown, ["eval_dataset", "num_domains", "train_mixture"])
+    means = over_seeds(grown, ["eval_dataset", "num_domains", "train_mixture"])
     return Growth(means, single.groupby("eval_dataset")["top1"].mean())
 
 
@@ -89,7 +90,7 @@ def _hours(board: pd.DataFrame) -> Hours:
     trials = scores.all_settings(trials).drop_duplicates("trial_id").assign(**no_score)
     scores.refuse_mixed(trials, what, varies=(*_VARIES, "lambda1", "lambda2"), also=("device", "num_workers"))
     trials = trials.assign(hours=trials["train_seconds"] / 3600)
-    means = scores.over_seeds(trials, ["num_domains", "train_mixture"], "hours")
+    means = over_seeds(trials, ["num_domains", "train_mixture"], "hours")
     device = trials["device"].iloc[0] or "an unknown device"
     return Hours(means, "a CPU" if device == "cpu" else device, int(trials["num_workers"].fillna(1).iloc[0]))
 
@@ -173,8 +174,7 @@ def _draw_hours(hours: Hours, width: float = style.COLUMN) -> style.Figure:
     axis.set_ylim(bottom=0)
     _count_domains(axis, means)
     style.outer_labels([axis], "training domains", f"training time ({unit})")
-    low, high = means["n"].min(), means["n"].max()
-    trials = "one trial" if high == 1 else f"{low if low == high else f'{low} to {high}'} trials"
+    trials = scores.span(means["n"], "one trial", "{} trials")
     on = f"On {hours.device}, {hours.workers} worker{'s' if hours.workers > 1 else ''}."
     style.note(figure, style.plain(f"{on} A point is a mixture: the mean of {trials} ± one standard deviation."))
     return figure

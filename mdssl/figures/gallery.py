@@ -8,15 +8,15 @@ import pandas as pd
 
 from mdssl.data.builtin import BUILTIN
 from mdssl.errors import InputError
-from mdssl.figures import cost, domains, lambdas, latent_space, methods
+from mdssl.figures import cost, curves, domains, heatmaps, latent_space, methods
 from mdssl.figures.kind import Entry, Gallery, Storage, file_name
 from mdssl.figures.scores import settings_groups
 
 KINDS = {
     kind.name: kind
     for kind in (
-        lambdas.HEATMAPS,
-        lambdas.CURVES,
+        heatmaps.HEATMAPS,
+        curves.CURVES,
         methods.BARS,
         domains.GROWTH,
         latent_space.SIMILARITIES,

@@ -225,12 +225,12 @@ def _find_embedding(group: SettingsGroup, storage: Storage) -> Iterator[tuple[di
     mixture = group.largest_mixture()
     kept, lambdas = scores.one_of_each_method(group.rows, mixture)
     trials = kept[kept["train_mixture"] == mixture].sort_values("seed").drop_duplicates("method").set_index("method")
-    shown = {METHODS[method][0]: trials.loc[method, "trial_id"] for method in METHODS if method in trials.index}
+    shown = {METHODS[method].label: trials.loc[method, "trial_id"] for method in METHODS if method in trials.index}
     samples = {
         title: {domain: part[:MOST_IMAGES] for domain, part in parts.items()}
         for title, parts in _read(storage, shown, mixture, "sample").items()
     }
-    shows_mdssl = any(METHODS[method][0] in samples for method in METHODS if method.startswith("mdssl"))
+    shows_mdssl = any(method.label in samples for method in METHODS.values() if method.weighs_domains)
     at = f" MDSSL at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g}." if lambdas and shows_mdssl else ""
     shares = [f"{title}: {_nearest_of_own_domain(panel):.0f} %" for title, panel in samples.items()]
     words = Words(

@@ -14,6 +14,7 @@ from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.style import METHODS
 from mdssl.leaderboard.names import plain_name
+from mdssl.tables.compare import over_seeds
 
 
 class Bars(NamedTuple):
@@ -63,8 +64,8 @@ def _bars(board: pd.DataFrame, mixture: str | None, features: str = "encoder") -
     scores.refuse_mixed(shown, "bars of methods", varies=varies)
     untrained = rows[rows["method"] == "random"].groupby("eval_dataset")["top1"].mean()
     lambdas = shown.drop_duplicates("method").set_index("method")[["lambda1", "lambda2"]]
-    lambdas = {name: tuple(lambdas.loc[name]) for name in METHODS if name in methods and name.startswith("mdssl")}
-    return Bars(scores.over_seeds(shown, ["method", "eval_dataset"]), untrained, lambdas, mixture, datasets)
+    lambdas = {name: tuple(lambdas.loc[name]) for name in METHODS if name in methods and METHODS[name].weighs_domains}
+    return Bars(over_seeds(shown, ["method", "eval_dataset"]), untrained, lambdas, mixture, datasets)
 
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Bars, Words]]:
@@ -78,7 +79,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Bars, Words]
         parts = []
         for dataset in bars.datasets:
             own = top1.loc[dataset].dropna()
-            values = [f"{label} {own[name]:.1f}" for name, (label, _) in METHODS.items() if name in own]
+            values = [f"{method.label} {own[name]:.1f}" for name, method in METHODS.items() if name in own]
             values += [f"untrained encoder {bars.untrained[dataset]:.1f}"] if dataset in bars.untrained else []
             parts.append(f"{dataset}: {', '.join(values)}.")
         words = Words(
@@ -106,11 +107,13 @@ def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
         for place, method in enumerate(methods):
             own = means[(means["method"] == method) & means["eval_dataset"].isin(group)]
             x = own["eval_dataset"].map(places).astype(float) + (place - (len(methods) - 1) / 2) * wide
-            label, color = METHODS[method]
             look = dict(
-                color=color, hatch=style.HATCHES[list(METHODS).index(method)], edgecolor=style.INK, linewidth=0.5
+                color=METHODS[method].color,
+                hatch=style.HATCHES[list(METHODS).index(method)],
+                edgecolor=style.INK,
+                linewidth=0.5,
             )
-            handles.setdefault(label, axis.bar(x, own["mean"], wide * 0.92, **look))
+            handles.setdefault(METHODS[method].label, axis.bar(x, own["mean"], wide * 0.92, **look))
             varied = own["std"] > 0
             error = dict(fmt="none", ecolor=style.INK, elinewidth=0.8, capsize=1.5)
             axis.errorbar(x[varied], own["mean"][varied], own["std"][varied], **error)
@@ -134,7 +137,7 @@ def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
     # Once, if all methods have the same λ1 and λ2.
     lambdas = bars.lambdas if len(set(bars.lambdas.values())) > 1 else dict(list(bars.lambdas.items())[:1])
     at = [
-        f" {'MDSSL' if len(lambdas) == 1 else METHODS[name][0]} (λ1 = {pair[0]:g}, λ2 = {pair[1]:g})."
+        f" {'MDSSL' if len(lambdas) == 1 else METHODS[name].label} (λ1 = {pair[0]:g}, λ2 = {pair[1]:g})."
         for name, pair in lambdas.items()
     ]
     style.note(figure, scores.seeds_note(bars.means["n"]) + "".join(at))

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import pandas as pd
 
-from mdssl.config.trial import CLUSTER_SETTINGS, UNTRAINED
+from mdssl.config.methods import CLUSTER_SETTINGS, METHODS, UNTRAINED
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
-from mdssl.tables.compare import latest_images, over_seeds, settings_apart, settings_of
+from mdssl.tables.compare import latest_images, settings_apart, settings_of
 
 PAPERS_LAMBDAS = (0.9, 0.1)
 """λ1 and λ2 that section 3.5 of the paper chooses and table 3 uses."""
@@ -119,13 +119,15 @@ def refuse_mixed(
             )
 
 
+def span(counts: Iterable[int], one: str, many: str) -> str:
+    """``one`` if all counts are 1, otherwise ``many`` with their range for ``{}``."""
+    low, high = min(counts, default=1), max(counts, default=1)
+    return one if high == 1 else many.format(high if low == high else f"{low} to {high}")
+
+
 def seeds_note(counts: Iterable[int]) -> str:
     """How many seeds the means of a figure are over, and what shows their spread."""
-    counts = sorted({int(count) for count in counts})
-    if counts in ([], [1]):
-        return "One seed, so no spread is known."
-    span = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"Means over {span} seeds ± one standard deviation."
+    return span(counts, "One seed, so no spread is known.", "Means over {} seeds ± one standard deviation.")
 
 
 def in_order(names: Iterable[str], mixture: str) -> list[str]:
@@ -165,17 +167,15 @@ class SettingsGroup:
 
 def settings_groups(board: pd.DataFrame) -> list[SettingsGroup]:
     """The groups of ``board``, the one with most trials first."""
-    rows = all_settings(
-        board[(board["status"] == "finished") & (board["features"] == "encoder") & board["top1"].notna()]
-    )
-    if rows.empty:
-        return []
-    settings = _hidden_settings(rows)
+    is_scored = (board["status"] == "finished") & board["top1"].notna()
+    rows = all_settings(board[is_scored & (board["features"] == "encoder")])
     untrained = rows["method"].isin(UNTRAINED)
     trained = rows[~untrained]
-    groups = [group for _, group in trained.groupby(settings, dropna=False, sort=False)] if settings else [trained]
-    groups = sorted((group for group in groups if len(group)), key=lambda group: -group["trial_id"].nunique())
-    differing = [name for name in settings if trained[name].nunique(dropna=False) > 1]
+    if trained.empty:
+        return []
+    differing = [name for name in _hidden_settings(trained) if trained[name].nunique(dropna=False) > 1]
+    groups = [group for _, group in trained.groupby(differing, dropna=False, sort=False)] if differing else [trained]
+    groups.sort(key=lambda group: -group["trial_id"].nunique())
     same = [name for name in ("arch", "stem", "norm") if name in rows]
     without = unscored(board)
     found = []
@@ -228,7 +228,8 @@ def one_of_each_method(rows: pd.DataFrame, mixture: str) -> tuple[pd.DataFrame, 
     Returns:
         The rows of ``mixture`` that remain, with those of other mixtures; and λ1 and λ2, None without MDSSL.
     """
-    is_compared = (rows["train_mixture"] == mixture) & rows["method"].str.startswith("mdssl")
+    weighs_domains = [name for name, method in METHODS.items() if method.weighs_domains]
+    is_compared = (rows["train_mixture"] == mixture) & rows["method"].isin(weighs_domains)
     if not is_compared.any():
         return rows, None
     lambdas = chosen_lambdas(rows[is_compared])

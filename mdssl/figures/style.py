@@ -12,6 +12,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -20,6 +21,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from mdssl.config import methods
 from mdssl.data.builtin import BUILTIN
 from mdssl.terminal import printable
 
@@ -33,14 +35,9 @@ DOTTED = (0, (1, 1))
 LINES = ("-", (0, (5, 1.5)), DOTTED, (0, (5, 1.5, 1, 1.5)))
 HATCHES = ("", "////", "\\\\\\\\", "xxxx", "----")
 
-METHODS = {
-    "alone": ("SimCLR, one domain", "#BBBBBB"),
-    "simclr": ("SimCLR, union", "#56B4E9"),
-    "mdssl": ("MDSSL", "#D55E00"),
-    "mdssl-clustered": ("MDSSL, clustered", "#009E73"),
-    "mdssl-robust": ("MDSSL, robust clustering", "#CC79A7"),
-}
-"""Label and color of each method that trains; ``alone`` is SimCLR on a single domain."""
+_ALONE = replace(methods.METHODS["simclr"], name="alone", label="SimCLR, one domain", color="#BBBBBB")
+METHODS = {"alone": _ALONE} | {name: method for name, method in methods.METHODS.items() if method.trains}
+"""Methods that train; ``alone`` is SimCLR on a single domain."""
 
 MOST_NAMES = 8
 """Datasets that a note or an alternative text names."""

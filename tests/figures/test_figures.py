@@ -313,7 +313,7 @@ def test_colors_differ_for_those_who_see_no_red_or_no_green():
         f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
         return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
 
-    for palette in (COLORS, [color for _, color in METHODS.values()]):
+    for palette in (COLORS, [method.color for method in METHODS.values()]):
         rgb = np.array([matplotlib_colors.to_rgb(colour) for colour in palette])
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         for seen in (np.eye(3), deutan, protan):
