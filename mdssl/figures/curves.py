@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from mdssl.errors import InputError
 from mdssl.figures import scores, style
-from mdssl.figures.kind import FigureKind, Storage, Words
+from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup, in_order
 from mdssl.tables.compare import over_seeds
 
@@ -112,7 +112,7 @@ def _find_curves(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Curve
                 caption="Corresponds to figure 3 of the paper, with λ1 on the axis instead of −λ1. Each dataset has "
                 f"its own scale. {scores.seeds_note(own.counts())}{remark}",
                 alt=style.in_words("Top-1 in percent on", [_ranges(own, dataset) for dataset in own.datasets]),
-                name=(group.label(mixture), str(part) if part > 1 else ""),
+                name=file_name(group.label(mixture), str(part) if part > 1 else ""),
             )
             yield own, words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -53,19 +54,12 @@ def gallery(board: pd.DataFrame, storage: Storage = None) -> Gallery:
                 caption += " The built-in domains are synthetic images."
             try:
                 for data, words in kind.find(group, storage):
-                    name = file_name(kind.name, *words.name, f"settings{number}" if number > 1 else "")
+                    name = file_name(f"{kind.name}-{words.name}", f"settings{number}" if number > 1 else "")
                     # Names of datasets may differ in characters that no file name can have.
                     same = sum(entry.name.split("~")[0] == name for entry in found.entries)
-                    found.entries.append(
-                        Entry(
-                            figure=kind.name,
-                            name=f"{name}~{same + 1}" if same else name,
-                            title=words.title,
-                            caption=f"{words.caption} {caption}",
-                            alt=words.alt,
-                            draw=partial(kind.draw, data),
-                        )
-                    )
+                    name += f"~{same + 1}" if same else ""
+                    words = replace(words, name=name, caption=f"{words.caption} {caption}")
+                    found.entries.append(Entry(figure=kind.name, draw=partial(kind.draw, data), **vars(words)))
             except InputError as error:
                 reasons.setdefault(kind.name, str(error))
     drawn = {entry.figure for entry in found.entries}

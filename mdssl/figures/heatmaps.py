@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from mdssl.errors import InputError, check_name
 from mdssl.figures import scores, style
 from mdssl.figures.curves import LAMBDAS, lambda_grid, union_in_words
-from mdssl.figures.kind import FigureKind, Storage, Words
+from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup, in_order
 from mdssl.tables.compare import over_seeds
 
@@ -97,7 +97,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Heatmap, Wor
                 alt=f"Heat map of {len(means)} cells: top-1 on {dataset} from {low['mean']:.1f} % at "
                 f"λ1 = {low['lambda1']:g}, λ2 = {low['lambda2']:g} to {high['mean']:.1f} % at "
                 f"λ1 = {high['lambda1']:g}, λ2 = {high['lambda2']:g}, {rank}{union_in_words(union, dataset)}.",
-                name=(group.label(mixture), dataset),
+                name=file_name(group.label(mixture), dataset),
             )
             yield heatmap, words
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.style import Figure
@@ -14,13 +14,19 @@ from mdssl.storage.location import Location
 Storage = str | Location | None
 
 
-class Words(NamedTuple):
-    """Title, caption and alternative text of a figure; ``name`` distinguishes its file from others of its kind."""
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Attributes:
+    title: one line.
+    caption: what the figure shows, of which settings, over how many seeds, as plain text.
+    alt: alternative text: what can be seen, with numbers.
+    name: what distinguishes its file from those of other figures of the same kind.
+    """
 
     title: str
     caption: str
     alt: str
-    name: tuple[str, ...] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,23 +46,15 @@ class FigureKind:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A figure that can be drawn.
+class Entry(Words):
+    """A figure that can be drawn; ``name`` is that of its file without suffix, unique in the gallery.
 
     Attributes:
         figure: its kind, such as ``lambda-heatmap``.
-        name: file name without suffix, unique in the gallery.
-        title: one line.
-        caption: what it shows, of which settings, over how many seeds, as plain text.
-        alt: alternative text: what can be seen, with numbers.
         draw: draws it; ``draw(width=3.3)`` sets the width in inches.
     """
 
     figure: str
-    name: str
-    title: str
-    caption: str
-    alt: str
     draw: Callable[..., Figure]
 
 

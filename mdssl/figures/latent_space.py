@@ -216,7 +216,7 @@ def _similarities(
         caption=f"Corresponds to figure {paper} of the paper: cosine similarity between class-averaged projections of "
         f"test images; all panels have one scale. {some}One seed.",
         alt=f"Mean cosine similarity of different classes within and across domains, of {counts}. {'; '.join(parts)}.",
-        name=(name,),
+        name=name,
     )
 
 

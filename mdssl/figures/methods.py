@@ -10,7 +10,7 @@ import pandas as pd
 from mdssl.data.sources.catalog import seen_in
 from mdssl.errors import InputError
 from mdssl.figures import scores, style
-from mdssl.figures.kind import FigureKind, Storage, Words
+from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.style import METHODS
 from mdssl.leaderboard.names import plain_name
@@ -86,7 +86,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Bars, Words]
             title=f"Comparison of methods, trained on {mixture}",
             caption=f"Corresponds to figure 5 of the paper.{at} {scores.seeds_note(bars.means['n'])}",
             alt=style.in_words("Bars of top-1 in percent on", parts),
-            name=(group.label(mixture),),
+            name=file_name(group.label(mixture)),
         )
         yield bars, words
 

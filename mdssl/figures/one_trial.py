@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -152,7 +153,6 @@ def trial_gallery(trial_dir: str | Location) -> Gallery:
         if table.empty:
             found.absent[kind] = f"trial {trial_dir.name} has nothing in {file}: {why_not}."
             continue
-        title, caption, alt, _ = words_of(table)
-        entry = Entry(figure=kind, name=kind, title=title, caption=caption, alt=alt, draw=partial(draw, table))
-        found.entries.append(entry)
+        words = replace(words_of(table), name=kind)
+        found.entries.append(Entry(figure=kind, draw=partial(draw, table), **vars(words)))
     return found

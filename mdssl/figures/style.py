@@ -41,17 +41,15 @@ METHODS = {"alone": _ALONE} | {name: method for name, method in methods.METHODS.
 
 MOST_NAMES = 8
 """Datasets that a note or an alternative text names."""
-SIZE, SMALL = 7, 6
-"""Font sizes in points."""
+SMALL = 6
+"""Font size in points; other text has 7."""
 
 _STYLE = {
     "font.family": "sans-serif",
     # DejaVu Sans comes with matplotlib. Verdana has the same widths, for readers of an SVG who lack it.
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Geneva", "sans-serif"],
-    "font.size": SIZE,
-    "axes.titlesize": SIZE,
-    "axes.labelsize": SIZE,
-    "legend.fontsize": SIZE,
+    "font.size": 7,
+    "axes.titlesize": "medium",
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,
     "axes.linewidth": 0.6,
