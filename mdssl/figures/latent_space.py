@@ -7,7 +7,7 @@ ReLU and have no negative cosine.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.style import METHODS
 from mdssl.leaderboard.names import plain_name
+
+if TYPE_CHECKING:
+    from mdssl.evaluate.representations import Representations
 
 LAYER = "projection"
 PERPLEXITY = 30
@@ -186,7 +189,7 @@ def _find_similarities(group: SettingsGroup, storage: Storage) -> Iterator[tuple
 def _similarities(
     name: str, paper: str, moves: str, varied: pd.DataFrame, mixture: str, storage: Storage
 ) -> tuple[dict[str, Any], Words]:
-    from mdssl.evaluate import similarity
+    from mdssl.evaluate.similarity import stacked, summarize
 
     shown, per_row = varied.iloc[style.evenly(range(len(varied)), MOST_MATRICES)], None
     if name == "lambda2":
@@ -198,21 +201,21 @@ def _similarities(
     trials = {
         f"λ1 = {trial['lambda1']:g}, λ2 = {trial['lambda2']:g}": trial["trial_id"] for _, trial in shown.iterrows()
     }
-    means = _read(storage, trials, mixture, "class_means")
-    groups = {domain: len(part) for domain, part in next(iter(means.values())).items()}
-    matrices = {title: similarity.class_similarity(np.concatenate([*parts.values()])) for title, parts in means.items()}
-    owners = np.repeat([*groups], [*groups.values()])
+    panels = _read(storage, trials, mixture)
+    maps = {title: stacked(panel, LAYER) for title, panel in panels.items()}
+    groups = {domain: len(kept.classes) for domain, kept in next(iter(panels.values())).items()}
     parts = []
-    for title, matrix in matrices.items():
-        found = similarity.summarize(matrix, owners)._asdict()
-        values = [f"{where} {found[where]:.2f}" for where in ("within", "across") if not np.isnan(found[where])]
+    for title, found in maps.items():
+        means = summarize(found.matrix, found.groups)._asdict()
+        values = [f"{where} {means[where]:.2f}" for where in ("within", "across") if not np.isnan(means[where])]
         parts.append(f"{title}: {', '.join(values)}")
     counts = ", ".join(f"{domain} ({count} classes)" for domain, count in groups.items())
-    some = f"{len(means)} of {len(varied)} values of λ. " if len(means) < len(varied) else ""
-    data = dict(matrices=matrices, groups=groups, per_row=per_row if len(means) == len(shown) else None)
+    some = f"{len(maps)} of {len(varied)} values of λ. " if len(maps) < len(varied) else ""
+    matrices = {title: found.matrix for title, found in maps.items()}
+    data = dict(matrices=matrices, groups=groups, per_row=per_row if len(maps) == len(shown) else None)
+    at = f"as {moves}" if len(maps) > 1 else f"at {next(iter(maps))}"
     return data, Words(
-        title=f"Similarity of class means {f'as {moves}' if len(means) > 1 else f'at {next(iter(means))}'}, trained on "
-        f"{mixture}",
+        title=f"Similarity of class means {at}, trained on {mixture}",
         caption=f"Corresponds to figure {paper} of the paper: cosine similarity between class-averaged projections of "
         f"test images; all panels have one scale. {some}One seed.",
         alt=f"Mean cosine similarity of different classes within and across domains, of {counts}. {'; '.join(parts)}.",
@@ -227,8 +230,8 @@ def _find_embedding(group: SettingsGroup, storage: Storage) -> Iterator[tuple[di
     trials = kept[kept["train_mixture"] == mixture].sort_values("seed").drop_duplicates("method").set_index("method")
     shown = {METHODS[method].label: trials.loc[method, "trial_id"] for method in METHODS if method in trials.index}
     samples = {
-        title: {domain: part[:MOST_IMAGES] for domain, part in parts.items()}
-        for title, parts in _read(storage, shown, mixture, "sample").items()
+        title: {domain: kept.layers[LAYER].sample[:MOST_IMAGES] for domain, kept in panel.items()}
+        for title, panel in _read(storage, shown, mixture).items()
     }
     shows_mdssl = any(method.label in samples for method in METHODS.values() if method.weighs_domains)
     at = f" MDSSL at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g}." if lambdas and shows_mdssl else ""
@@ -253,8 +256,8 @@ def _nearest_of_own_domain(panel: Mapping[str, np.ndarray]) -> float:
     return 100 * (domain[similarity.argmax(axis=1)] == domain).mean()
 
 
-def _read(storage: Storage, trials: Mapping[str, str], mixture: str, which: str) -> dict[str, dict[str, np.ndarray]]:
-    """``class_means`` or ``sample``, by panel title and domain, of the trials that have them for all domains.
+def _read(storage: Storage, trials: Mapping[str, str], mixture: str) -> dict[str, dict[str, Representations]]:
+    """Representations by panel title and domain, of the trials that have them for all domains.
 
     Args:
         trials: trial ids by panel title.
@@ -268,7 +271,7 @@ def _read(storage: Storage, trials: Mapping[str, str], mixture: str, which: str)
     for title, trial_id in trials.items():
         found = representations.of_trial(storage, trial_id, list(domains))
         if len(found) == len(domains):
-            panels[title] = {domains[name]: getattr(kept.layers[LAYER], which) for name, kept in found.items()}
+            panels[title] = {domains[name]: kept for name, kept in found.items()}
     if not panels:
         raise InputError(
             f"no trial on {mixture} that would be shown has saved representations of all its domains; `mdssl probe "
