@@ -127,7 +127,7 @@ def figures(settings: Figures) -> None:
       mdssl figures lambda-heatmap --output paper/figures --formats pdf --width 3.3
       mdssl figures --trial 0123456789ab
     """
-    from mdssl.figures.writing import write_figures
+    from mdssl.figures.saving import write_figures
 
     if settings.width is not None:
         check_number("width of figures in inches", settings.width, low=2, high=40)
