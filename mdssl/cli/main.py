@@ -20,10 +20,11 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "leaderboard": (results.Leaderboard, results.leaderboard),
     "figures": (results.Figures, results.figures),
     "report": (results.Report, results.report),
-    "neighbours": (encoders.Neighbours, encoders.neighbours),
+    "neighbors": (encoders.Neighbors, encoders.neighbors),
     "export": (encoders.Export, encoders.export),
     "embed": (encoders.Embed, encoders.embed),
 }
+ALIASES = {"neighbours": "neighbors"}
 
 
 def _main(argv: Sequence[str]) -> None:
@@ -32,6 +33,7 @@ def _main(argv: Sequence[str]) -> None:
         print(_usage())
         return
     command = " ".join(words)
+    command = ALIASES.get(command, command)
     check_name("command", command, COMMANDS, "`mdssl --help` says what each does.")
     settings_class, function = COMMANDS[command]
     description = inspect.cleandoc(function.__doc__)
