@@ -116,7 +116,7 @@ def status(settings: Status) -> None:
     from mdssl.sweep.status import print_json, print_status, watch_status
 
     if settings.json and settings.watch:
-        raise InputError("json and watch go not together; call `mdssl status --json` as often as you need it.")
+        raise InputError("--json and --watch cannot be combined; call `mdssl status --json` as often as you need it.")
     if settings.json:
         print_json(settings.storage)
     elif settings.watch:

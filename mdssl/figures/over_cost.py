@@ -23,7 +23,7 @@ from mdssl.figures.style import (
     panels,
     plain,
 )
-from mdssl.tables.averages import common_datasets
+from mdssl.tables.compare import common_datasets
 
 _MOST_NAMES = 8
 """Datasets that the note names."""

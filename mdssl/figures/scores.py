@@ -9,6 +9,7 @@ import pandas as pd
 from mdssl.config.trial import CLUSTER_SETTINGS, UNTRAINED
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
+from mdssl.tables.compare import settings_apart
 
 
 def scored(board: pd.DataFrame, features: str = "encoder") -> pd.DataFrame:
@@ -66,10 +67,10 @@ def refuse_mixed(
     """
     if rows.empty:
         return
-    mixed = leaderboard.mixed_settings(rows, ["eval_dataset", *by], also)
+    mixed = settings_apart(rows, ["eval_dataset", *by], also=also)
     if "method" not in by:
         # Only clustered methods have these, so between methods they differ in any case.
-        of_method = leaderboard.mixed_settings(rows, ["eval_dataset", "method", *by])
+        of_method = settings_apart(rows, ["eval_dataset", "method", *by])
         own = {*CLUSTER_SETTINGS, "recipe_version_clustering"}
         mixed = {name: found for name, found in mixed.items() if name not in own or name in of_method}
     for name, found in mixed.items():

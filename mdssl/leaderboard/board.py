@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from mdssl.config.run import probe_named_now
 from mdssl.config.trial import CLUSTERED, relevant_settings
-from mdssl.errors import InputError, check_name
-from mdssl.leaderboard.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, SETTING_COLUMNS, STATUSES
+from mdssl.errors import check_name
+from mdssl.leaderboard.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, STATUSES
 from mdssl.leaderboard.compacted import read_folder
 from mdssl.leaderboard.files import file_of, read_files, to_bytes
 from mdssl.leaderboard.names import marked
@@ -105,7 +105,8 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
 
     Such as ``weight_decay``, ``crop_min_area`` or ``recipe_version``, null where the method has no such setting, and
     ``eval_fingerprint``: what the images were that gave the score. Filter by them, or name them in the index of
-    `pivot`. ``eval_dataset`` and ``train_mixture`` have names as they are shown, see `mdssl.leaderboard.names`.
+    `mdssl.tables.compare.pivot`. ``eval_dataset`` and ``train_mixture`` have names as they are shown, see
+    `mdssl.leaderboard.names`.
     """
     of_evaluation = cache(_evaluation)
     evaluations, numbers, different = [], [], {}
@@ -126,61 +127,6 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
     df = pd.concat([df, hidden[[name for name in hidden if name not in df]]], axis=1)
     variants = [one.get("variants") for one in produced_by]
     return marked(df, [found.get("variant") for found in evaluations], [variants[number] for number in numbers])
-
-
-def pivot(
-    df: pd.DataFrame,
-    *,
-    index: Sequence[str] = ("method", "lambda1", "lambda2"),
-    columns: str = "eval_dataset",
-    values: str = "top1",
-) -> pd.DataFrame:
-    """Means of ``values`` over seeds, and over nothing else: a row per ``index``, a column per value of ``columns``.
-
-    Unlike pandas' ``pivot_table`` it keeps rows whose index holds a null (a random encoder has no lambda), and refuses
-    to mix what cannot be averaged, also where rows differ in nothing but a setting that only ``config_json`` tells.
-    Rows without a value in ``columns``, such as those of failed trials, are left out.
-
-    Raises:
-        ValueError: a name that is not a column, or rows that differ in a setting that ``index`` does not name.
-    """
-    index = list(index)
-    given = df.columns
-    df = with_settings(df) if "config_json" in given else df
-    for name in (*index, columns, values):
-        check_name("leaderboard column", name, df.columns)
-    df = df.dropna(subset=[columns])
-    for name, found in mixed_settings(df, [*index, columns]).items():
-        hint = f"df[df.{name} == …]" if name in given else f"df = with_settings(df); df[df.{name} == …]"
-        raise InputError(
-            f"the mean of {values} would mix rows that differ in {name}: {found}. Keep one of them, {hint}, or add "
-            f"{name!r} to index."
-        )
-    groups = df.groupby([*index, columns], dropna=False)
-    return groups[values].mean().unstack(columns)
-
-
-def mixed_settings(df: pd.DataFrame, by: Sequence[str], also: Sequence[str] = ()) -> dict[str, str]:
-    """Settings other than the seed in which rows of one group differ, so that their mean would mean nothing.
-
-    Args:
-        df: rows, best with all their settings (`with_settings`).
-        by: columns of which the rows of one group have the same values.
-        also: further columns in which they must not differ.
-
-    Returns:
-        By name, in order of the alphabet, the values that there are, for an error message. Empty if means are sound.
-    """
-    groups = df.groupby(list(by), dropna=False)
-    # A seed is what is averaged over, and a preset is but a name for settings that are compared one by one.
-    told_apart = {column.name for column in SETTING_COLUMNS} | (set(df.columns) - set(SCHEMA.names))
-    told_apart |= {"features", "probe", "data_fingerprint", *also}
-    told_apart -= {"seed", "preset", "num_domains", *by}
-    return {
-        name: ", ".join(str(value) for value in df[name].unique())
-        for name in sorted(told_apart & set(df.columns))
-        if (groups[name].nunique(dropna=False) > 1).any()
-    }
 
 
 def _evaluation(text: str) -> dict[str, Any] | None:

@@ -6,25 +6,15 @@ smaller encoder or scored by another probe are shown, for they are what there is
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
-from mdssl.leaderboard.columns import SETTING_COLUMNS
 from mdssl.leaderboard.names import plain_name
-from mdssl.paper.published import (
-    IMPLAUSIBLE,
-    RESOURCES,
-    UNPUBLISHED_LAMBDAS,
-    averages,
-    model_key,
-    other_data,
-    published,
-    resources_side_by_side,
-    side_by_side,
-)
+from mdssl.paper.costs import RESOURCES, UNPUBLISHED_LAMBDAS, resources_side_by_side
+from mdssl.paper.published import IMPLAUSIBLE, averages, model_key, other_data, published, side_by_side
 from mdssl.paper.verdicts import MARGIN, judged
+from mdssl.tables.compare import mean, settings_of
 
 PAPER_RECIPE = {
     "arch": "resnet50",
@@ -82,7 +72,7 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
         table = side_by_side(chosen, name)
         scores = [_score(cell, chosen) for cell in table.to_dict("records")]
         lines += scores
-        lines += [_mean(mean, scores) for mean in averages(table).to_dict("records")]
+        lines += [_mean(of_mean, scores) for of_mean in averages(table).to_dict("records")]
         lines += _leads(name, scores)
     lines += _costs(rows)
     order = {name: place for place, name in enumerate(("table1", "table2", "table3", "table4", "table5"))}
@@ -113,11 +103,9 @@ def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
     scored = (rows["status"] == "finished") & (rows["features"] == "encoder")
     if not scored.any():
         return rows
-    told_apart = {column.name for column in SETTING_COLUMNS} | (set(rows) - set(leaderboard.SCHEMA.names))
-    told_apart |= {"probe", "data_fingerprint"}
-    told_apart -= {"seed", "preset", "num_domains", "_model"}
     scores = rows[scored]
-    groups = scores.groupby(sorted(told_apart), dropna=False).ngroup()
+    told_apart = [name for name in settings_of(rows) if name not in ("seed", "_model")]
+    groups = scores.groupby([*told_apart, "probe", "eval_fingerprint"], dropna=False).ngroup()
     rank = pd.DataFrame(
         {
             "_recipe": groups,
@@ -173,14 +161,14 @@ def _score(cell: dict[str, object], rows: pd.DataFrame) -> dict[str, object]:
     return line
 
 
-def _mean(mean: dict[str, object], scores: list[dict[str, object]]) -> dict[str, object]:
-    line = _line(mean, mean["experiment"], "mean")
+def _mean(of_mean: dict[str, object], scores: list[dict[str, object]]) -> dict[str, object]:
+    line = _line(of_mean, of_mean["experiment"], "mean")
     cells = [cell for cell in scores if _model_of(cell) == _model_of(line)]
     domains = set(line["train_mixture"].split("+"))
     wanted = {"seen": lambda name: name in domains, "unseen": lambda name: name not in domains}
-    cells = [cell for cell in cells if wanted.get(mean["eval_dataset"], lambda name: True)(cell["eval_dataset"])]
+    cells = [cell for cell in cells if wanted.get(of_mean["eval_dataset"], lambda name: True)(cell["eval_dataset"])]
     line["by_seed"] = _means_by_seed(cells)
-    if mean["status"] == "incomplete":
+    if of_mean["status"] == "incomplete":
         line["why"] = "not all of its scores are there"
     deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1]
     doubtful = [cell["eval_dataset"] for cell in cells if cell["eval_dataset"] in IMPLAUSIBLE]
@@ -201,24 +189,22 @@ def _leads(source: str, scores: list[dict[str, object]]) -> list[dict[str, objec
         if not baseline:
             continue
         cells = [*ours, *baseline]
-        lead = {
-            name: float(np.mean([cell[name] for cell in ours]) - np.mean([cell[name] for cell in baseline]))
-            for name in ("published", "ours")
-        }
-        line = ours[0] | lead | {"source": source, "kind": "lead", "eval_dataset": "MDSSL − SimCLR", "why": ""}
-        deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1]
         of_mdssl, of_simclr = _means_by_seed(ours), _means_by_seed(baseline)
+        by_seed = {seed: of_mdssl[seed] - of_simclr[seed] for seed in of_mdssl if seed in of_simclr}
+        lead = mean(by_seed.values())
+        papers = mean(cell["published"] for cell in ours) - mean(cell["published"] for cell in baseline)
+        compared = by_seed and not any(pd.isna(cell["difference"]) for cell in cells)
+        line = ours[0] | {"source": source, "kind": "lead", "eval_dataset": "MDSSL − SimCLR", "why": ""}
         line |= {
-            "difference": float("nan")
-            if any(pd.isna(cell["difference"]) for cell in cells)
-            else lead["ours"] - lead["published"],
-            "seeds": min(cell["seeds"] for cell in cells),
-            "trial_ids": tuple(dict.fromkeys(sum((cell["trial_ids"] for cell in cells), ()))),
-            "recipe": "; ".join(filter(None, dict.fromkeys(cell["recipe"] for cell in cells))),
-            "by_seed": {seed: of_mdssl[seed] - of_simclr[seed] for seed in of_mdssl if seed in of_simclr},
+            "published": papers,
+            "ours": lead,
+            "difference": lead - papers if compared else float("nan"),
+            "seeds": len(by_seed),
+            "trial_ids": tuple(dict.fromkeys(sum((cell["trial_ids"] for cell in cells), ()))) if by_seed else (),
+            "recipe": "; ".join(filter(None, dict.fromkeys(cell["recipe"] for cell in cells))) if by_seed else "",
+            "by_seed": by_seed,
         }
-        if pd.isna(line["ours"]):
-            line |= {"recipe": "", "trial_ids": (), "seeds": 0}
+        deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1]
         lines.append(judged(line, deviations, implausible=""))
     return lines
 
@@ -226,7 +212,7 @@ def _leads(source: str, scores: list[dict[str, object]]) -> list[dict[str, objec
 def _means_by_seed(cells: list[dict[str, object]]) -> dict[int, float]:
     """Of the seeds that all of ``cells`` have, the means over these."""
     seeds = set.intersection(*(set(cell["by_seed"]) for cell in cells)) if cells else set()
-    return {seed: float(np.mean([cell["by_seed"][seed] for cell in cells])) for seed in sorted(seeds)}
+    return {seed: mean(cell["by_seed"][seed] for cell in cells) for seed in sorted(seeds)}
 
 
 def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:

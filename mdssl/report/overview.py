@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from mdssl.data.builtin import BUILTIN
-from mdssl.leaderboard.board import mixed_settings
-from mdssl.tables.table import sweep_table
+from mdssl.tables.compare import settings_apart
+from mdssl.tables.sweep_table import sweep_table
 
 _AT_THE_END = ("status", "hours", "error")
 
@@ -100,9 +100,7 @@ def cautions(rows: pd.DataFrame) -> dict[str, Any]:
     """What limits the conclusions from the numbers, for ``index.html``; ``rows`` as for `facts`."""
     trials = rows.drop_duplicates("trial_id")
     trained = trials[trials["train_mixture"] != ""]
-    settings = {"method", "train_mixture"}
-    if len(trained):
-        settings |= set(mixed_settings(trained.assign(_all=0), ["_all"]))
+    settings = {"method", "train_mixture", *settings_apart(trained)}
     seeds = trained.groupby(sorted(settings), dropna=False)["seed"].nunique()
     names = {name for mixture in trials["train_mixture"] for name in mixture.split("+")}
     scores = rows[(rows["status"] == "finished") & (rows["features"] == "encoder")]
@@ -129,7 +127,7 @@ def trial_table(rows: pd.DataFrame) -> TrialTable:
     """All trials of a leaderboard.
 
     A trial that was scored by two probes, or on two layers, has a row for each; one without a score has one row. The
-    columns are those of `mdssl.tables.table.sweep_table` over all mixtures, and training hours; those without
+    columns are those of `mdssl.tables.sweep_table.sweep_table` over all mixtures, and training hours; those without
     information, such as a status of ``finished`` everywhere, are left out.
 
     Args:

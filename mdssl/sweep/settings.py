@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, get_type_hints
@@ -144,6 +145,11 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             axes[name] = tuple(parse_as(name, text, types[name]) for text in texts)
             check_axis(name, axes[name])
         return axes
+
+    @property
+    def repeats(self) -> int:
+        """How many trials each point of a script's own axes stands for: with each seed, temperature and ``--grid``."""
+        return math.prod(map(len, (self.seeds, self.temperature, *self.grid_axes.values())))
 
     @property
     def lambdas(self) -> list[dict[str, float]]:

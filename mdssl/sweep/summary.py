@@ -21,7 +21,8 @@ from mdssl.storage.location import Location
 from mdssl.sweep.describe import labels
 from mdssl.sweep.grid import Work, plan
 from mdssl.sweep.settings import SweepSettings
-from mdssl.tables.table import print_table, sweep_table
+from mdssl.tables.compare import settings_apart
+from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 
 
 def print_plan(console: Console, name: str, settings: SweepSettings, storage: Location, works: list[Work]) -> None:
@@ -42,7 +43,8 @@ def print_plan(console: Console, name: str, settings: SweepSettings, storage: Lo
     for note in _notes(settings, variants):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if settings.dry_run:
-        names = labels((work.config for work in works), variants)
+        shown = {work.config.trial_id: mixture_of(work.config.train_mixture, variants) for work in works}
+        names = labels((work.config for work in works), shown)
         width = max(map(len, names.values()))
         for work in works:
             missing = ", ".join(name_of(dataset, variants.get(dataset, "")) for dataset in work.missing)
@@ -90,7 +92,7 @@ def print_results(
             features=layer,
         )
         console.print(f"\n{name}: top-1 in percent on the test split, {probe} probe on {layer} features")
-        print_table(table, console=console)
+        print_sweep_table(table, console=console)
     works = plan(storage, configs, replace(settings, force=False, retry_failed=False))
     complete = all(work.state == "finished" for work in works)
     if not complete:
@@ -117,7 +119,7 @@ def _pandas_line(storage: Location) -> str:
         if len(set(rows["train_mixture"]) - {""}) > 1:
             # Before the rest: other domains are other images, and one of the two says it.
             index.insert(1, "train_mixture")
-        mixed = list(leaderboard.mixed_settings(rows, [*index, "eval_dataset"]))
+        mixed = list(settings_apart(rows, [*index, "eval_dataset"]))
     except InputError as error:
         return f"note: {error}"
     index += [name for name in mixed if name in leaderboard.SCHEMA.names]

@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from mdssl.errors import InputError, check_name
-from mdssl.tables.averages import common_datasets, left_out, mean
-from mdssl.tables.baseline import baselines, compared_settings, values_of_baselines
-from mdssl.tables.conditions import Condition, matching
-from mdssl.tables.spread import MEAN, MEASURED, SCORES, Measure, grouped, single
-from mdssl.tables.table import METHOD_ORDER
+from mdssl.tables.baseline import find_baselines
+from mdssl.tables.compare import common_datasets, latest_images, mean, notes_on_means, paired, settings_to_show
+from mdssl.tables.render import Measure, Table
+from mdssl.tables.seeds import MEAN, MEASURED, SCORES, grouped, single
+from mdssl.tables.select import Condition, matching
+from mdssl.tables.sweep_table import METHOD_ORDER
 
 _OF_SCORES = ("eval_dataset", "features", "probe", "eval_fingerprint")
 """Which score a row is. Conditions on these hold for the baseline too."""
@@ -25,23 +25,6 @@ _OF_DATASETS = ("seen", "num_classes", "num_train", "num_test", "eval_fingerprin
 _WAY = ("features", "probe")
 """How a score is made: means are over scores of one way."""
 _DESCENDING = ":desc"
-
-
-@dataclass(frozen=True)
-class View:
-    """A table.
-
-    Attributes:
-        frame: all its values, numbers in full: first ``keys``, the columns that say what a row is, then numbers.
-        keys: names of columns.
-        measures: what is shown of the numbers.
-        notes: sentences that a reader needs.
-    """
-
-    frame: pd.DataFrame
-    keys: tuple[str, ...]
-    measures: tuple[Measure, ...]
-    notes: tuple[str, ...]
 
 
 def view(
@@ -53,7 +36,7 @@ def view(
     over_seeds: bool = False,
     baseline: Sequence[str] = (),
     sort: Sequence[str] = (),
-) -> View:
+) -> Table:
     """Make a view of ``rows``.
 
     Args:
@@ -64,7 +47,7 @@ def view(
             trial, the settings in which trials differ, and top1, spread over the evaluation datasets.
         pivot: a column whose values become columns each.
         over_seeds: mean, standard deviation and number of seeds, of rows that differ in nothing else.
-        baseline: also the difference to it, see `mdssl.tables.baseline.baselines`.
+        baseline: also the difference to it, see `mdssl.tables.baseline.find_baselines`.
         sort: columns to sort by, each with ``:desc`` for the largest first. Missing values are last.
 
     Raises:
@@ -83,9 +66,15 @@ def view(
     board = matching(rows, [condition for condition in where if condition.name in _OF_SCORES])
     named = {*columns, *(condition.name for condition in where)}
     if (pivot or over_seeds or baseline) and "eval_fingerprint" not in named:
-        board = _on_latest_images(board, notes)
+        latest = latest_images(board)
+        if names := sorted(board["eval_dataset"].drop(latest.index).unique()):
+            notes.append(
+                f"{len(board) - len(latest)} scores on earlier images of {', '.join(names)} are left out: "
+                "eval_fingerprint tells them apart"
+            )
+        board = latest
     kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
-    baseline_of = baselines(kept, board, baseline) if baseline else {}
+    baseline_of = find_baselines(kept, board, baseline) if baseline else {}
     averaged: dict[tuple[str, str], list[str]] = {}
     if pivot == "eval_dataset":
         averaged = _averaged_datasets(kept, board, baseline_of, notes)
@@ -95,8 +84,7 @@ def view(
         kept = _with_value(kept, pivot, notes)
     numbers = kept[values].astype(float) if baseline or over_seeds or pivot else kept[values]
     if baseline:
-        differences = numbers - values_of_baselines(kept, board, baseline_of, values)
-        differences = _of_means(kept, differences, averaged)
+        differences = _of_means(kept, paired(kept, board, baseline_of, values), averaged)
         label = baseline[0] if len(baseline) == 1 and baseline[0].replace("-", "").isalnum() else "baseline"
         numbers = numbers.join(differences.add_suffix(f" vs {label}"))
         if label == "baseline":
@@ -107,11 +95,16 @@ def view(
     else:
         frame, measures = single(kept, numbers.loc[kept.index], keys)
     if over_seeds:
-        notes.append("± is the standard deviation over seeds, and the number in brackets is how many there are")
-        if baseline:
+        several = any((frame[measure.names[-1]] > 1).any() for measure in measures)
+        notes.append(
+            "± is the standard deviation over seeds, and the number in brackets is how many there are"
+            if several
+            else "the number in brackets is how many seeds there are"
+        )
+        if baseline and several:
             notes.append("± of a difference is the standard error of its mean over pairs with the same seed")
     frame = _sorted(frame, measures, kept if not pivot and not over_seeds else kept[[]], sort)
-    return View(frame.reset_index(drop=True), tuple(keys), tuple(measures), tuple(notes))
+    return Table(frame.reset_index(drop=True), tuple(keys), tuple(measures), tuple(notes))
 
 
 def _check(
@@ -143,18 +136,6 @@ def _check(
         )
 
 
-def _on_latest_images(board: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """Without scores on images that were prepared anew since, which are another dataset of the same name."""
-    latest = board.sort_values("finished_at").groupby("eval_dataset")["eval_fingerprint"].last()
-    outdated = board["eval_dataset"].notna() & (board["eval_fingerprint"] != board["eval_dataset"].map(latest))
-    if outdated.any():
-        names = ", ".join(sorted(board.loc[outdated, "eval_dataset"].unique()))
-        notes.append(
-            f"{outdated.sum()} scores on earlier images of {names} are left out: eval_fingerprint tells them apart"
-        )
-    return board[~outdated]
-
-
 def _averaged_datasets(
     rows: pd.DataFrame, board: pd.DataFrame, baseline_of: dict[str, str], notes: list[str]
 ) -> dict[tuple[str, str], list[str]]:
@@ -173,7 +154,7 @@ def _averaged_datasets(
         is_baseline = scores.index.isin(set(baseline_of.values()))
         common = common_datasets(scores, untrained=untrained, baseline=is_baseline)
         if len(scores.columns) > 1:
-            notes += left_out(scores, common, f" by the {way[1]} probe" if probes > 1 else "")
+            notes += notes_on_means(scores, common, f" by the {way[1]} probe" if probes > 1 else "")
         if len(common) > 1:
             found[way] = common
     return found
@@ -229,9 +210,7 @@ def _telling_apart(rows: pd.DataFrame, pivot: str | None, over_seeds: bool) -> l
         if mixtures.nunique() > 1
         else ["method", "lambda1", "lambda2"]
     )
-    # Trials on other domains, and untrained ones, have other images and settings anyway.
-    varied = trials.groupby("train_mixture")[compared_settings(rows)].nunique().max() > 1
-    names += [name for name in varied.index[varied] if not (over_seeds and name == "seed")]
+    names += [name for name in settings_to_show(rows) if not (over_seeds and name == "seed")]
     names += [name for name in ("eval_dataset", "features", "probe") if rows[name].nunique() > 1]
     return [name for name in dict.fromkeys(names) if name != pivot]
 

@@ -9,8 +9,9 @@ from leaderboard_rows import failed, row
 from rich.console import Console
 
 from mdssl.leaderboard.board import read, write_rows
-from mdssl.paper.published import averages, published, resources_side_by_side, side_by_side
-from mdssl.paper.published_table import print_resources, print_side_by_side
+from mdssl.paper.costs import resources_side_by_side
+from mdssl.paper.printing import print_resources, print_side_by_side
+from mdssl.paper.published import averages, published, side_by_side
 
 FOUR = "stl10+svhn+cifar100+cifar10"
 """Table 1's domains in an order that is not the paper's."""

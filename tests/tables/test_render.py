@@ -11,9 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from mdssl.leaderboard.board import read, with_settings
-from mdssl.tables.formats import format_for, print_view, to_bytes
-from mdssl.tables.spread import Measure
-from mdssl.tables.view import View, view
+from mdssl.tables.render import Measure, Table, format_for, print_table, to_bytes
+from mdssl.tables.view import view
 
 NASTY = [
     "50% & more",
@@ -29,15 +28,15 @@ NASTY = [
 
 
 @pytest.fixture(scope="module")
-def shown(sweep_results) -> View:
+def shown(sweep_results) -> Table:
     return view(with_settings(read(sweep_results)), over_seeds=True, baseline=("simclr",))
 
 
 @pytest.fixture(scope="module")
-def nasty() -> View:
+def nasty() -> Table:
     frame = pd.DataFrame({"error": NASTY, "top1": np.arange(9) + 0.05})
     measures = (Measure("a_b vs x", "top1", ("top1",), True, False),)
-    return View(frame, ("error",), measures, ("a note of eval_dataset \x1b[2J\ngone",))
+    return Table(frame, ("error",), measures, ("a note of eval_dataset \x1b[2J\ngone",))
 
 
 def test_data_comes_back_with_all_its_digits(shown):
@@ -53,7 +52,7 @@ def test_texts_of_others_are_plain_data_in_csv_and_json(nasty):
     assert [record["error"] for record in json.loads(to_bytes(nasty, "json"))] == NASTY
 
 
-def cells_of(view: View) -> list[list[str]]:
+def cells_of(view: Table) -> list[list[str]]:
     """Mean, deviation and number as one would write them by hand."""
     cells = []
     for _, own in view.frame.iterrows():
@@ -118,7 +117,7 @@ def test_latex_of_texts_of_others_has_no_command_but_ours(nasty):
     assert not set(re.sub(ours, "", texts).replace("}", "", 1)) & set("\\&%$#_^~{")
 
 
-def wide(settings: int, datasets: int) -> View:
+def wide(settings: int, datasets: int) -> Table:
     draw = np.random.default_rng(0)
     names = [f"setting_{'long_' * (number % 3)}{number}" for number in range(settings)]
     columns = {"train_mixture": ["cifar10+stl10+svhn", "a", "b+c", "eurosat", "chestxray+cifar100"]}
@@ -133,14 +132,14 @@ def wide(settings: int, datasets: int) -> View:
     measures = [
         Measure(name, "top1", tuple(name + end for end in ("_mean", "_sd", "_seeds")), True, False) for name in scores
     ]
-    return View(pd.DataFrame(columns), ("train_mixture", *names), tuple(measures), ())
+    return Table(pd.DataFrame(columns), ("train_mixture", *names), tuple(measures), ())
 
 
 @pytest.mark.parametrize(("settings", "datasets"), [(6, 12), (2, 1), (25, 2), (1, 40)])
 def test_a_table_is_as_narrow_as_the_terminal_and_every_number_is_there(settings, datasets):
     table = wide(settings, datasets)
     console = Console(file=io.StringIO(), width=80)
-    print_view(table, console)
+    print_table(table, console)
     text = console.file.getvalue()
     assert max(cell_len(line) for line in text.splitlines()) <= 80
     for measure in table.measures:
@@ -152,7 +151,7 @@ def test_a_table_is_as_narrow_as_the_terminal_and_every_number_is_there(settings
 
 def printed(frame: pd.DataFrame, *keys: str, width: int = 80) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    print_view(View(frame, keys, (), ()), console)
+    print_table(Table(frame, keys, (), ()), console)
     return console.file.getvalue().splitlines()
 
 

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from mdssl.tables.conditions import matching, parse_condition
+from mdssl.tables.select import matching, parse_condition
 
 ROWS = pd.DataFrame(
     {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mdssl.errors import InputError
-from mdssl.leaderboard.board import mixed_settings
+from mdssl.tables.compare import over_seeds as statistics
+from mdssl.tables.compare import settings_apart
+from mdssl.tables.render import Measure
 
 SCORES = ("top1", "top5", "knn_top1")
 """In percent, and more is better."""
@@ -22,25 +23,6 @@ MEAN = "average"
 """The column beside the datasets: each trial's mean over them, as in the paper's tables 1, 4 and 5."""
 
 _DIFFERENCE = " vs "
-_ALL = "(all)"
-
-
-class Measure(NamedTuple):
-    """What a column of a table shows.
-
-    Attributes:
-        header: stands above it.
-        of: the leaderboard's column.
-        names: columns of the view's frame: the value; or mean, deviation and number.
-        score: whether it is in percent, and more is better.
-        difference: whether it is one to a baseline, so that its sign matters.
-    """
-
-    header: str
-    of: str
-    names: tuple[str, ...]
-    score: bool
-    difference: bool
 
 
 def single(rows: pd.DataFrame, numbers: pd.DataFrame, keys: list[str]) -> tuple[pd.DataFrame, list[Measure]]:
@@ -83,8 +65,13 @@ def grouped(
             chosen = rows[pivot] == place if pivot else pd.Series(True, rows.index)
             header = _header(name, pivot, place, alone)
             measure = _measure(header, name, over_seeds)
-            groups = numbers.loc[chosen, name].groupby(number[chosen])
-            columns |= zip(measure.names, _statistics(groups, measure.difference, over_seeds), strict=True)
+            own = pd.DataFrame({"row": number[chosen], "value": numbers.loc[chosen, name]})
+            if over_seeds:
+                found = statistics(own, ["row"], "value").set_index("row")
+                found = [found["mean"], found["sem" if measure.difference else "std"], found["n"].astype("Int64")]
+            else:
+                found = [own.groupby("row")["value"].first()]
+            columns |= zip(measure.names, found, strict=True)
             measures.append(measure)
     return frame.join(pd.DataFrame(columns, index=frame.index)), measures
 
@@ -95,8 +82,7 @@ def _check_cells(rows: pd.DataFrame, by: list[str], over_seeds: bool) -> None:
         return
     among = rows[repeated]
     varied = [name for name in among if name in by or among[name].nunique(dropna=False) > 1]
-    one_group = among[varied].assign(**{_ALL: 0})
-    found = mixed_settings(one_group, by or [_ALL], also=["eval_dataset"])
+    found = settings_apart(among[varied], by, also=["eval_dataset"])
     if not over_seeds and not found:
         found = {"seed": ", ".join(str(seed) for seed in among["seed"].unique())}
     # Other datasets are other images, which need not be said besides.
@@ -106,14 +92,6 @@ def _check_cells(rows: pd.DataFrame, by: list[str], over_seeds: bool) -> None:
             " or take means over seeds (--over-seeds)" if name == "seed" else f" or keep one of them (--where {name}=…)"
         )
         raise InputError(f"rows of one cell differ in {name}: {values}. Add {name} to columns,{hint}.")
-
-
-def _statistics(groups: Any, difference: bool, over_seeds: bool) -> list[pd.Series]:
-    if not over_seeds:
-        return [groups.first()]
-    counts = groups.count()
-    deviation = groups.std() / np.sqrt(counts) if difference else groups.std()
-    return [groups.mean(), deviation, counts.astype("Int64")]
 
 
 def _measure(header: str, name: str, over_seeds: bool = False) -> Measure:

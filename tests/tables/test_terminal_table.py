@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mdssl.tables.drawing import TextColumn, TextTable
+from mdssl.tables.terminal_table import TextColumn, TextTable
 
 COLUMNS = {
     "flat": [TextColumn("method", ["a", "longer"], right=False), TextColumn("λ1", ["0.9", "-"], bold=frozenset({0}))],
