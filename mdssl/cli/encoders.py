@@ -6,7 +6,6 @@ Functions import torch, and modules that need it, themselves: ``--help`` does no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import tyro
 
@@ -129,7 +128,7 @@ class Neighbors:
     """Prepared datasets whose training images are searched; default: the training domains of the trial."""
     features: str = "encoder"
     """Layer that is compared: encoder | projection."""
-    neighbors: Annotated[int, tyro.conf.arg(aliases=["--neighbours"])] = 10
+    neighbors: int = 10
     """Nearest images to show for each."""
     sample: int = 2_000
     """Number of training images of each dataset to search, taken from its classes in turn; at most all."""

@@ -11,9 +11,10 @@ from typing import Annotated
 import tyro
 
 from mdssl.cli.places import DATA, STORAGE
+from mdssl.config.methods import METHODS
 from mdssl.config.presets import PRESETS
 from mdssl.config.run import ProbeConfig, RunSettings, check_gradient_caching
-from mdssl.config.trial import ClusterSettings, TrialConfig, foreign_cluster_settings
+from mdssl.config.trial import ClusterSettings, TrialConfig
 from mdssl.errors import InputError, check_name
 
 
@@ -35,6 +36,7 @@ class Train(TrialConfig, RunSettings):
 
     def __post_init__(self) -> None:
         check_name("preset", self.preset, PRESETS)
+        check_name("method", self.method, METHODS)
         if self.method == "random" and self.domains == PRESETS[self.preset].get("domains"):
             # The preset's domains, which nobody asked for.
             object.__setattr__(self, "domains", ())
@@ -46,7 +48,7 @@ class Train(TrialConfig, RunSettings):
     def _refuse_settings_of_other_methods(self) -> None:
         for field in fields(ClusterSettings):
             unasked = PRESETS[self.preset].get(field.name, field.default)
-            if field.name in foreign_cluster_settings(self.method) and getattr(self, field.name) != unasked:
+            if not METHODS[self.method].has_setting(field.name) and getattr(self, field.name) != unasked:
                 raise InputError(
                     f"{field.name} is {getattr(self, field.name)!r}, but method {self.method!r} has no such setting; "
                     "leave it out, or choose a clustered method."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mdssl.config.methods import METHODS
 from mdssl.config.run import check_layers
 from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.errors import InputError
@@ -41,5 +42,5 @@ def open_encoder(
         model = build_model(config)
         model.encoder.load_state_dict(found.encoder)
         model = model.to(device).eval()
-    check_layers((layer,), config.method == "pretrained")
+    check_layers((layer,), METHODS[config.method].loads_weights)
     return config, model

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig, relevant_settings
 from mdssl.data.builtin import BUILTIN
 from mdssl.export.images import Preparation
@@ -18,14 +19,6 @@ from mdssl.pretrain.augment import MEAN, STD
 from mdssl.tables.repeat import probe_command, train_command
 from mdssl.terminal import printable
 
-_METHODS = {
-    "simclr": "SimCLR on the union of its training domains, taken as one",
-    "mdssl": "multi-domain self-supervised learning (MDSSL) with known domain labels",
-    "mdssl-clustered": "MDSSL with domains that K-Means finds in the embeddings again and again",
-    "mdssl-robust": "MDSSL with domains that K-Means finds, without the images that no cluster is sure of",
-    "random": "none; its weights are the random ones that training would begin with",
-    "pretrained": "elsewhere; mdssl has loaded and scored it, and trained nothing",
-}
 _PAPER_VIEWS_PER_DOMAIN = 48_000 * 1024 * 2
 """Section 3.1: 48,000 steps of 1024 images of each domain, two views of each."""
 _SPECIAL_IN_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#!|<>~&$])")
@@ -57,8 +50,8 @@ def card(
     ]
     row = rows[0] if rows else {}
     variants = training.get("variants", {})
-    settings = relevant_settings(config.to_dict())
-    if config.method == "pretrained":
+    method, settings = METHODS[config.method], relevant_settings(config.to_dict())
+    if method.loads_weights:
         settings["weights"] = file_name(config.weights)
         command = probe_command(config.trial_id, settings, {}, {"evaluate": ("DATASET",), "features": ("encoder",)})
     else:
@@ -69,7 +62,7 @@ def card(
         size=preparation.size,
         filter=preparation.filter,
         width=width,
-        method=_METHODS[config.method],
+        method=method,
         domains=[name_of(name, variants.get(name, "")) for name in config.domains],
         synthetic=[name for name in config.domains if name in BUILTIN],
         builtin=BUILTIN,

@@ -19,8 +19,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mdssl.config.methods import METHODS
 from mdssl.config.run import RunSettings, check_gradient_caching
-from mdssl.config.trial import CLUSTERED, UNTRAINED, TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import Group, Mixture, fingerprint
 from mdssl.device import pick_device
@@ -112,7 +113,7 @@ def _train(
     device = pick_device(device)
     mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
     model = build_model(config)
-    if config.method == "pretrained":
+    if METHODS[config.method].loads_weights:
         model.encoder.load_state_dict(encoder_of(config))
     model = model.to(device)
     if workers > 1 and device.startswith("cuda"):
@@ -125,7 +126,7 @@ def _train(
         write_config(trial_dir, config)
         write_run(trial_dir, device=device, workers=workers, step=state.step)
     trackers.start(resumed_at=state.step)
-    iterations = 0 if config.method in UNTRAINED else config.iterations
+    iterations = config.iterations if METHODS[config.method].trains else 0
 
     datasets = [open_dataset(data, name) for name in config.domains]
     groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
@@ -251,7 +252,7 @@ def _save(
 
 def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | None) -> tuple[Group, ...]:
     """What a step takes as domains: the domains, the clusters, or before the first clustering the union as one."""
-    if config.method not in CLUSTERED:
+    if not METHODS[config.method].finds_domains:
         return mixture.domains
     if clusters is None:
         return (mixture.union(config.num_clusters * config.batch_per_domain),)
@@ -260,7 +261,7 @@ def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | N
 
 def objective_of(config: TrialConfig, clusters: PseudoDomains | None) -> TrialConfig:
     """The config whose loss a step takes: before the first clustering a clustered method is SimCLR."""
-    if config.method in CLUSTERED and clusters is None:
+    if METHODS[config.method].finds_domains and clusters is None:
         return replace(config, method="simclr", lambda1=1.0, lambda2=0.0)
     return config
 

@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from mdssl.config.trial import CLUSTERED, TrialConfig
+from mdssl.config.methods import METHODS
+from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Group, Mixture
 from mdssl.pretrain.augment import normalise
 from mdssl.pretrain.kmeans import kmeans
@@ -53,7 +54,7 @@ class PseudoDomains:
 
 def round_due(config: TrialConfig, step: int) -> int | None:
     """The number of the clustering that belongs before step ``step``, None where none does."""
-    if config.method not in CLUSTERED or step < config.warmup_iterations:
+    if not METHODS[config.method].finds_domains or step < config.warmup_iterations:
         return None
     number, rest = divmod(step - config.warmup_iterations, config.recluster_every)
     return number if rest == 0 else None
@@ -123,7 +124,7 @@ def embed(config: TrialConfig, model: Model, mixture: Mixture, *, rank: int = 0,
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
             z = model.encoder(views)
             z = model.projection(z) if config.cluster_space == "projection" else z
-        parts.append(F.normalize(z.float(), dim=1) if config.cluster_normalised else z.float())
+        parts.append(F.normalize(z.float(), dim=1) if config.cluster_normalized else z.float())
     model.train()
     z = torch.cat(parts)
     if workers > 1:
@@ -195,7 +196,7 @@ def _cluster(
         churn = float((labels != before.labels).float().mean())
     sizes = torch.bincount(labels, minlength=k)
     kept, epsilon, topped_up = torch.ones(len(labels), dtype=torch.bool), None, 0
-    if config.method == "mdssl-robust":
+    if METHODS[config.method].rejects_outliers:
         epsilon = epsilon_of(config, number)
         sure = certainty(z, centroids[(sizes > 0).to(z.device)], config.outlier_rule).cpu()
         kept, topped_up = keep(sure, labels, epsilon, config.batch_per_domain)

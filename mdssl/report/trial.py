@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from mdssl.config.field_types import current_name
+from mdssl.config.methods import METHODS
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import ClusterSettings, TrialConfig, relevant_settings
 from mdssl.leaderboard.names import plain_name
@@ -89,22 +91,24 @@ def title_of(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
         words += f" {Location.of(trial['weights']).name}"
     if row["train_mixture"]:
         words += f" on {row['train_mixture'].replace('+', ' + ')}"
-    if pd.notna(row["lambda1"]) and row["method"] != "simclr":
+    if pd.notna(row["lambda1"]) and METHODS[row["method"]].weighs_domains:
         words += f", λ1 = {row['lambda1']:g}, λ2 = {row['lambda2']:g}"
-    return words if row["method"] == "pretrained" else f"{words}, seed {row['seed']}"
+    return words if METHODS[row["method"]].loads_weights else f"{words}, seed {row['seed']}"
 
 
 def reproduce_commands(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
     """The command that trains the trial, and one for each probe that scores it."""
     first, trial = rows[0], config["trial"]
     workers = int(first["num_workers"]) if pd.notna(first["num_workers"]) else 1
-    commands = [] if trial["method"] == "pretrained" else [train_command(trial, first["preset"], workers=workers)]
-    of_probes = {field.name for field in fields(ProbeConfig)}
+    commands = (
+        [] if METHODS[trial["method"]].loads_weights else [train_command(trial, first["preset"], workers=workers)]
+    )
+    of_probes = {field.name for field in fields(ProbeConfig)} | {"standardized"}
     scored: dict[str, tuple[dict, dict]] = {}
     for row in rows:
         if row["status"] == "finished":
             evaluation = json.loads(row["config_json"])["evaluation"]
-            probe = {name: value for name, value in evaluation.items() if name in of_probes}
+            probe = {name: value for name, value in evaluation.items() if current_name(name) in of_probes}
             # Dicts as ordered sets.
             datasets, layers = scored.setdefault(json.dumps(probe, sort_keys=True), ({}, {}))
             datasets[plain_name(row["eval_dataset"])] = layers[row["features"]] = None
@@ -116,4 +120,5 @@ def reproduce_commands(rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
 
 def all_settings(trial: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a trial, with defaults for those that were added after its rows were written."""
-    return {field.name: trial.get(field.name, field.default) for field in fields(TrialConfig)}
+    stored = {current_name(name): value for name, value in trial.items()}
+    return {field.name: stored.get(field.name, field.default) for field in fields(TrialConfig)}

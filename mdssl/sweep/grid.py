@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mdssl.config.methods import METHODS
 from mdssl.config.run import ProbeConfig
-from mdssl.config.trial import UNTRAINED, TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.local_copy import ensure_local
 from mdssl.data.mixture import check_batch, fingerprint
@@ -80,7 +81,7 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
         shared = settings.trial_settings | dict(zip(grid, point, strict=True))
         for method in methods:
             own = shared | {"domains": settings.domains, "temperature": temperature, "seed": seed} | method
-            if method["method"] in UNTRAINED:
+            if not METHODS[method["method"]].trains:
                 own["domains"] = ()
             config = TrialConfig(**own)
             config = replace(config, data_fingerprint=images_of(config.domains, config.batch_per_domain))

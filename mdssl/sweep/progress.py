@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mdssl.config.trial import UNTRAINED, TrialConfig
+from mdssl.config.methods import METHODS
+from mdssl.config.trial import TrialConfig
 from mdssl.sweep.describe import duration, labels
 
 _LINE_SECONDS = {"train": 10, "waits": 60}
@@ -134,7 +135,7 @@ class SweepProgress(tune.Callback):
 
         What a trial had done before this start of the sweep is neither done now nor left to do.
         """
-        total = sum(config.iterations for config in self.configs.values() if config.method not in UNTRAINED)
+        total = sum(config.iterations for config in self.configs.values() if METHODS[config.method].trains)
         before = sum(self.first_step.values())
         done = sum(entry.get("step", 0) for entry in self.latest.values()) - before
         elapsed = time.monotonic() - self.started

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from mdssl.config.trial import CLUSTERED, TrialConfig
+from mdssl.config.methods import METHODS
+from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.names import mixture_of
@@ -79,7 +80,7 @@ class TrialStatus:
         """Seconds of training that are left at the speed of the last report; None where nothing trains."""
         if self.state != "training" or not self.views_per_second:
             return None
-        domains = self.config.num_clusters if self.config.method in CLUSTERED else len(self.config.domains)
+        domains = self.config.num_clusters if METHODS[self.config.method].finds_domains else len(self.config.domains)
         views_per_step = 2 * domains * self.config.batch_per_domain
         return (self.config.iterations - self.step) * views_per_step / self.views_per_second
 

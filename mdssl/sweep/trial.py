@@ -13,7 +13,8 @@ import ray.train
 import ray.train.torch
 from ray import tune
 
-from mdssl.config.trial import UNTRAINED, TrialConfig
+from mdssl.config.methods import METHODS
+from mdssl.config.trial import TrialConfig
 from mdssl.data.local_copy import ensure_local
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.progress import NonFiniteLossError
@@ -121,7 +122,7 @@ def _trained(config: TrialConfig, trial_dir: Location, run: TrialRun, claim: Cla
     ended = read_training(trial_dir)
     if ended and ended["status"] == "finished":
         return ended
-    if run.executor == "inline" or config.method in UNTRAINED:
+    if run.executor == "inline" or not METHODS[config.method].trains:
         train_inline(config, trial_dir, run, claim.token)
     else:
         train_in_workers(config, trial_dir, run, claim.token)

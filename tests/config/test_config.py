@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mdssl.config.run import PROBES, ProbeConfig, probe_flags, probe_named_now
+from mdssl.config.field_types import choices
+from mdssl.config.run import ProbeConfig, probe_flags, probe_named_now
 from mdssl.config.trial import Recipe, TrialConfig
 
 
@@ -65,7 +66,7 @@ def test_a_random_encoder_is_the_same_whatever_the_training():
     ("change", "message"),
     [
         ({"method": "mdsl"}, "unknown method 'mdsl'.*Did you mean 'mdssl'"),
-        ({"arch": "resnet81"}, "unknown encoder.*Did you mean 'resnet18'"),
+        ({"arch": "resnet81"}, "unknown arch.*Did you mean 'resnet18'"),
         ({"stem": "imagnet"}, "Did you mean 'imagenet'"),
         ({"optimizer": "lasr"}, "Did you mean 'lars'"),
         ({"lambda1": -0.9}, "what they call -0.9 is lambda1 = 0.9"),
@@ -76,7 +77,7 @@ def test_a_random_encoder_is_the_same_whatever_the_training():
         ({"batch_per_domain": 1}, "batch_per_domain is 1; it must be at least 2"),
         ({"iterations": 1.5}, "iterations is 1.5 .*whole number"),
         ({"iterations": True}, "iterations is True"),
-        ({"domains": ("svhn", "svhn")}, "domain 'svhn' stands 2 times"),
+        ({"domains": ("svhn", "svhn")}, "domain 'svhn' is 2 times"),
         ({"domains": ()}, "needs domains"),
         ({"domains": "svhn"}, "list of strings"),
         ({"method": "random"}, "trains on nothing"),
@@ -117,7 +118,11 @@ def test_probe_names_tell_settings_apart():
             ProbeConfig(probe=probe, probe_learning_rate=rates)
     assert ProbeConfig(probe="lbfgs", probe_epochs=30).name == "lbfgs", "epochs mean nothing to lbfgs"
     assert probe_named_now("sgd(learning_rate=0.3)") == "sgd-raw(learning_rate=0.3)"
-    for name in ("lbfgs", "lbfgs(l2=0.1)", *(ProbeConfig(probe=probe, probe_epochs=3).name for probe in PROBES)):
+    for name in (
+        "lbfgs",
+        "lbfgs(l2=0.1)",
+        *(ProbeConfig(probe=probe, probe_epochs=3).name for probe in choices(ProbeConfig, "probe")),
+    ):
         assert probe_named_now(name) == name
     with pytest.raises(ValueError, match="unknown probe 'lbgfs'.*Did you mean 'lbfgs'"):
         ProbeConfig(probe="lbgfs")
@@ -134,8 +139,8 @@ def test_learning_rates_that_learn_nothing_or_diverge_are_refused(probe, rate):
 
 def test_the_probe_of_a_row_is_asked_for_by_its_own_settings():
     for asked in (
-        *(ProbeConfig(probe=probe) for probe in PROBES),
-        ProbeConfig(probe="sgd", probe_learning_rate=(0.5,), probe_batch=64, knn_neighbours=5),
+        *(ProbeConfig(probe=probe) for probe in choices(ProbeConfig, "probe")),
+        ProbeConfig(probe="sgd", probe_learning_rate=(0.5,), probe_batch=64, knn_neighbors=5),
         ProbeConfig(probe="sgd-raw", probe_learning_rate=(0.5,), probe_epochs=7),
         ProbeConfig(probe_l2=0.5),
     ):
