@@ -87,22 +87,22 @@ def usual_settings(trials: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def title_of(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     """``mdssl on cifar10 + svhn, λ1 = 0.9, λ2 = 0.1, seed 0``"""
     words = row["method"]
-    if trial.get("weights"):
+    # A later version may have other methods.
+    method = METHODS.get(row["method"], METHODS["mdssl"])
+    if trial["weights"]:
         words += f" {Location.of(trial['weights']).name}"
     if row["train_mixture"]:
         words += f" on {row['train_mixture'].replace('+', ' + ')}"
-    if pd.notna(row["lambda1"]) and METHODS[row["method"]].weighs_domains:
+    if pd.notna(row["lambda1"]) and method.weighs_domains:
         words += f", λ1 = {row['lambda1']:g}, λ2 = {row['lambda2']:g}"
-    return words if METHODS[row["method"]].loads_weights else f"{words}, seed {row['seed']}"
+    return words if trial["weights"] else f"{words}, seed {row['seed']}"
 
 
 def reproduce_commands(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
     """The command that trains the trial, and one for each probe that scores it."""
     first, trial = rows[0], config["trial"]
     workers = int(first["num_workers"]) if pd.notna(first["num_workers"]) else 1
-    commands = (
-        [] if METHODS[trial["method"]].loads_weights else [train_command(trial, first["preset"], workers=workers)]
-    )
+    commands = [] if trial["weights"] else [train_command(trial, first["preset"], workers=workers)]
     of_probes = {field.name for field in fields(ProbeConfig)} | {"standardized"}
     scored: dict[str, tuple[dict, dict]] = {}
     for row in rows:

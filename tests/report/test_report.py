@@ -394,14 +394,19 @@ def test_the_commands_of_scores_ask_for_the_same_scores():
     trial = config()
     of_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
     of_sgd["evaluation"] |= {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 30}  # before sgd-raw
+    of_scaled_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
+    of_scaled_sgd["evaluation"] |= {"probe": "sgd", "probe_learning_rate": None, "probe_batch": 256, "standardized": True}
     rows = rows_of(trial, {"svhn": 5, "cifar10": 6}) + rows_of(trial, {"stl10": 7}, config_json=json.dumps(of_sgd))
+    rows += rows_of(trial, {"dtd": 8}, config_json=json.dumps(of_scaled_sgd))
     rows = [row | {"preset": "quick", "num_workers": 2} for row in rows]
-    training, lbfgs, sgd = reproduce_commands(rows, of_sgd)
+    training, lbfgs, sgd, scaled_sgd = reproduce_commands(rows, of_sgd)
     assert training.startswith("torchrun --nproc-per-node 2 -m mdssl train ")
     assert lbfgs == f"mdssl probe {trial.trial_id} --evaluate svhn cifar10"
     settings = parse(Probe, prog="mdssl probe", description="", argv=shlex.split(sgd)[2:])
     assert (settings.trial_id, settings.evaluate) == (trial.trial_id, ("stl10",))
     assert settings.name == "sgd-raw(learning_rate=0.3,epochs=30)"
+    settings = parse(Probe, prog="mdssl probe", description="", argv=shlex.split(scaled_sgd)[2:])
+    assert settings.name == "sgd(standardized)"
 
 
 def test_scores_by_two_probes_are_two_rows_of_one_trial(storage, tmp_path, figures):
