@@ -395,7 +395,12 @@ def test_the_commands_of_scores_ask_for_the_same_scores():
     of_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
     of_sgd["evaluation"] |= {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 30}  # before sgd-raw
     of_scaled_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
-    of_scaled_sgd["evaluation"] |= {"probe": "sgd", "probe_learning_rate": None, "probe_batch": 256, "standardized": True}
+    of_scaled_sgd["evaluation"] |= {
+        "probe": "sgd",
+        "probe_learning_rate": None,
+        "probe_batch": 256,
+        "standardized": True,
+    }
     rows = rows_of(trial, {"svhn": 5, "cifar10": 6}) + rows_of(trial, {"stl10": 7}, config_json=json.dumps(of_sgd))
     rows += rows_of(trial, {"dtd": 8}, config_json=json.dumps(of_scaled_sgd))
     rows = [row | {"preset": "quick", "num_workers": 2} for row in rows]
