@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
@@ -32,8 +31,7 @@ _SAVE_SECONDS = 5.0
 _FILTERS = {"method": "method", "train_mixture": "mixture", "status": "status", "seed": "seed", "probe": "probe"}
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """The result of `write_report`."""
 
     index: Location
@@ -124,6 +122,7 @@ def _write_trials(folder: Folder, board: pd.DataFrame, trial_ids: list[str]) -> 
     usual = {sweep: trial.usual_settings(trials) for sweep, trials in by_sweep.items()}
     titles = {trial_id: trial.title_of(rows[trial_id][0], configs[trial_id]["trial"]) for trial_id in trial_ids}
     for before, trial_id, after in zip([None, *trial_ids], trial_ids, [*trial_ids[1:], None], strict=False):
+        of_trial, config = rows[trial_id], configs[trial_id]
         page = pages.render(
             "trial.html",
             trial_id=trial_id,
@@ -131,8 +130,11 @@ def _write_trials(folder: Folder, board: pd.DataFrame, trial_ids: list[str]) -> 
             neighbors={name: titles[name] for name in (before, after) if name},
             previous=before,
             next=after,
+            rows=of_trial,
+            config=config,
+            groups=trial.grouped_settings(config["trial"], usual[of_trial[0]["sweep"]]),
+            commands=trial.reproduce_commands(of_trial, config),
             pictures=folder.pictures[trial_id]["pictures"],
-            **trial.page_values(rows[trial_id], configs[trial_id], usual[rows[trial_id][0]["sweep"]]),
         )
         folder.write(f"trials/{trial_id}.html", page)
     return titles
@@ -155,12 +157,12 @@ def _write_index(
     else:
         folder.remove("leaderboard.csv")
     choices = {column.name: column.choices for column in table.columns}
+    summary = overview.summary(rows) if len(rows) else None
     values = {
         "title": f"Sweeps in {storage.name}",
         "storage": storage.uri,
-        "facts": overview.facts(rows) if len(rows) else None,
+        "summary": summary,
         "unfinished": unfinished,
-        "cautions": overview.cautions(rows) if len(rows) else None,
         "best": overview.best_scores(rows),
         "titles": titles,
         "table": table,

@@ -62,21 +62,6 @@ class TrialTable(NamedTuple):
     notes: list[str]
 
 
-def facts(rows: pd.DataFrame) -> dict[str, Any]:
-    """What the storage holds, for ``index.html``; ``rows`` is the leaderboard with all settings."""
-    trials = rows.drop_duplicates("trial_id")
-    status = rows.groupby("trial_id")["status"].agg(lambda found: "failed" if "failed" in set(found) else found.iloc[0])
-    return {
-        "rows": rows,
-        "trials": trials,
-        "status": status.value_counts().to_dict(),
-        "scores": int((rows["status"] == "finished").sum()),
-        "hours": trials["train_seconds"].sum() / 3600,
-        "gpu_hours": trials["gpu_hours"].sum(),
-        "commits": trials["git_commit"].str.replace(r"^(.{12})[^-]*", r"\1", regex=True),
-    }
-
-
 def best_scores(rows: pd.DataFrame) -> list[Best]:
     """The best top-1 on each evaluation dataset, on encoder features, by any probe.
 
@@ -96,25 +81,36 @@ def best_scores(rows: pd.DataFrame) -> list[Best]:
     return found
 
 
-def cautions(rows: pd.DataFrame) -> dict[str, Any]:
-    """What limits the conclusions from the numbers, for ``index.html``; ``rows`` as for `facts`."""
+def summary(rows: pd.DataFrame) -> dict[str, Any]:
+    """What the storage holds, and what limits conclusions from it, for ``index.html``.
+
+    Args:
+        rows: the leaderboard with all settings, not empty.
+    """
     trials = rows.drop_duplicates("trial_id")
     trained = trials[trials["train_mixture"] != ""]
-    settings = {"method", "train_mixture", *settings_apart(trained)}
-    seeds = trained.groupby(sorted(settings), dropna=False)["seed"].nunique()
-    names = {name for mixture in trials["train_mixture"] for name in mixture.split("+")}
     scores = rows[(rows["status"] == "finished") & (rows["features"] == "encoder")]
+    failed = rows.groupby("trial_id")["status"].agg(lambda found: "failed" in set(found))
+    status = trials["status"].mask(trials["trial_id"].map(failed), "failed")
+    settings = settings_apart(trained, but=("seed", "features", "probe", "eval_fingerprint"))
+    seeds = trained.groupby(sorted({"method", "train_mixture", *settings}), dropna=False)["seed"].nunique()
     by_sgd_raw = scores["probe"].dropna().str.startswith("sgd-raw")
     fingerprints = scores.groupby("eval_dataset")["eval_fingerprint"].nunique()
     images = trained.groupby("train_mixture")["data_fingerprint"].nunique()
+    names = {*trials["train_mixture"].str.split("+").explode(), *rows["eval_dataset"].dropna()}
     return {
+        "rows": rows,
+        "trials": trials,
+        "status": status.value_counts().to_dict(),
+        "finished": int((rows["status"] == "finished").sum()),
+        "hours": trials["train_seconds"].sum() / 3600,
+        "gpu_hours": trials["gpu_hours"].sum(),
+        "commits": trials["git_commit"].str.replace(r"^(.{12})[^-]*", r"\1", regex=True),
+        "dirty": int(trials["git_commit"].dropna().str.endswith("-dirty").sum()),
         "settings": len(seeds),
         "settings_with_one_seed": int((seeds == 1).sum()),
-        "has_scores": bool(rows["eval_dataset"].notna().any()),
-        "synthetic": sorted(name for name in names | set(rows["eval_dataset"].dropna()) if name in BUILTIN),
-        "failed": rows.loc[rows["status"] == "failed", "trial_id"].nunique(),
-        "dirty": int(trials["git_commit"].dropna().str.endswith("-dirty").sum()),
-        "commits": trials["git_commit"].nunique(),
+        "synthetic": sorted(name for name in names if name in BUILTIN),
+        "failed": int(failed.sum()),
         "mixtures_of_several_images": images[images > 1].to_dict(),
         "datasets_of_several_images": list(fingerprints.index[fingerprints > 1]),
         "probes": scores["probe"].nunique(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,6 +48,7 @@ _TEMPLATES = Environment(
 for _name, _file in (("style", "report.css"), ("script", "report.js")):
     _TEMPLATES.globals[_name] = Markup(_TEMPLATES.loader.get_source(_TEMPLATES, _file)[0])
 _TEMPLATES.filters |= {
+    "from_json": json.loads,
     "listed": listed,
     "each": lambda values: values.dropna().sort_values().unique().tolist(),
     "sha256": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),

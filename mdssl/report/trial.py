@@ -36,33 +36,8 @@ class Setting(NamedTuple):
     usual: Any
 
 
-def page_values(rows: list[dict[str, Any]], config: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The trial's values in ``trial.html``.
-
-    Args:
-        rows: of the leaderboard, None for null.
-        config: the content of their ``config_json``, with `all_settings` as ``trial``.
-        usual: see `usual_settings`.
-    """
-    groups = _grouped(config["trial"], usual)
-    return {
-        "row": rows[0],
-        "rows": rows,
-        "versions": {name: value for name, value in config.items() if "version" in name},
-        "eval_fingerprints": {
-            row["eval_dataset"]: json.loads(row["config_json"]).get("evaluation", {}).get("data_fingerprint", "")
-            for row in rows
-            if row["eval_dataset"]
-        },
-        "last_score": max((row["finished_at"] for row in rows if row["finished_at"]), default=None),
-        "commands": reproduce_commands(rows, config),
-        "groups": groups,
-        "any_unusual": any(setting.is_unusual for settings in groups.values() for setting in settings),
-    }
-
-
-def _grouped(trial: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, list[Setting]]:
-    """The settings of the trial's method, by group."""
+def grouped_settings(trial: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, list[Setting]]:
+    """The settings of the trial's method, by group; for ``usual`` see `usual_settings`."""
     own = relevant_settings(dict(trial))
     own.pop("data_fingerprint", None)
     found: dict[str, list[Setting]] = {}
