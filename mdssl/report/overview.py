@@ -7,13 +7,14 @@ from collections import Counter
 from math import sqrt
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from mdssl.data.builtin import BUILTIN
 from mdssl.tables.compare import settings_apart
 from mdssl.tables.sweep_table import sweep_table
 
+NOTHING = "–"
+"""A cell without a value."""
 _AT_THE_END = ("status", "hours", "error")
 
 
@@ -45,15 +46,15 @@ class Column(NamedTuple):
     name: str
     kind: str
     is_numeric: bool
-    choices: list
+    choices: list[str]
 
 
 class Row(NamedTuple):
-    """A row of the table: ``anchor`` is its id on the page, ``cells`` are (value, whether it is the column's best)."""
+    """A row of the table: ``anchor`` is its id on the page, ``cells`` are (text, whether it is the column's best)."""
 
     trial_id: str
     anchor: str
-    cells: list[tuple[Any, bool]]
+    cells: list[tuple[str, bool]]
 
 
 class TrialTable(NamedTuple):
@@ -162,22 +163,34 @@ def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str]) -> T
     names = [name for name in table if name not in _AT_THE_END and (name in datasets or table[name].notna().any())]
     names += ["status"] if (table["status"] != "finished").any() else []
     names += ["hours", "error"] if table["error"].notna().any() else ["hours"]
-    means = {"seen", "unseen", "vs simclr"}
     columns, cells = [], []
     for name in names:
         values = table[name]
-        kind = "score" if name in datasets else "mean" if name in means else "setting"
-        kind = "other" if name in _AT_THE_END else kind
-        is_numeric = pd.api.types.is_numeric_dtype(values)
-        objects = [None if pd.isna(value) or value == "" else value for value in values]
-        choices = sorted({value for value in objects if value is not None}) + [None] * (None in objects)
-        shown = values.round(1) if kind in ("score", "mean") else None
-        best = np.zeros(len(values), dtype=bool) if shown is None else (shown == shown.max()).to_numpy()
-        columns.append(Column(name, kind, bool(is_numeric), choices))
-        cells.append(list(zip(objects, best.tolist(), strict=True)))
+        kind = "other" if name in _AT_THE_END else "score" if name in datasets else "setting"
+        kind = "mean" if name in ("seen", "unseen", "vs simclr") else kind
+        texts = [_text(name, kind, value) for value in values]
+        best = texts[values.argmax()] if kind in ("score", "mean") and values.notna().any() else None
+        by_value = dict(zip(values, texts, strict=True))
+        choices = [by_value[value] for value in sorted(value for value in by_value if by_value[value] != NOTHING)]
+        choices += [NOTHING] * (NOTHING in texts)
+        columns.append(Column(name, kind, pd.api.types.is_numeric_dtype(values), choices))
+        cells.append([(text, text == best) for text in texts])
     rows, times = [], Counter()
     for trial_id, of_row in zip(table.index, zip(*cells, strict=True), strict=True):
         times[trial_id] += 1
         anchor = f"trial-{trial_id}" + (f"-{times[trial_id]}" if times[trial_id] > 1 else "")
         rows.append(Row(trial_id, anchor, list(of_row)))
     return TrialTable(columns, rows, notes)
+
+
+def _text(name: str, kind: str, value: Any) -> str:
+    if pd.isna(value) or value == "" or (name == "hours" and not value):
+        return NOTHING
+    if kind in ("score", "mean"):
+        # Not -0.0.
+        return f"{round(value, 1) + 0.0:+.1f}" if name == "vs simclr" else f"{value:.1f}"
+    if name == "hours":
+        return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+    if isinstance(value, str):
+        return value[:8] if name.endswith("fingerprint") else value
+    return f"{value:g}"

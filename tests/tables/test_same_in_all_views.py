@@ -88,8 +88,7 @@ def test_the_difference_to_the_baseline_is_one_number_in_all_views(swept, capsys
 
     table = trial_table(rows)
     (place,) = [number for number, column in enumerate(table.columns) if column.name == "vs simclr"]
-    values = {own.trial_id: own.cells[place][0] for own in table.rows}
-    of_report = {trial_id: "-" if value is None else f"{value:+.1f}" for trial_id, value in values.items()}
+    of_report = {own.trial_id: own.cells[place][0].replace("–", "-") for own in table.rows}
     assert {key: of_report[config.trial_id] for key, config in CONFIGS.items()} == shown
 
     over = view(rows, over_seeds=True, baseline=("simclr",)).frame.set_index(["method", "lambda1"])
