@@ -19,13 +19,14 @@ The same command again trains nothing twice: it goes on where it stopped, or pri
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from tyro.conf import Suppress
 
-from mdssl.cli.parse import parse, run
+from mdssl.cli.parse import command, parse
 from mdssl.config.trial import ClusterSettings
 from mdssl.sweep.settings import SweepSettings, check_axis
 
@@ -59,9 +60,10 @@ class Clustering(SweepSettings, ClusterSettings):
             check_axis(axis, getattr(self, axis))
 
 
+@command
 def main(argv: Sequence[str]) -> int:
     settings = parse(Clustering, prog="clustering.py", description=__doc__, argv=argv)
-    # After the flags, for it brings torch: --help should not wait for that.
+    # Imported after the flags are read, because --help should not wait for torch.
     from mdssl.sweep.launch import run_sweep
 
     methods = [{"method": "random"}, {"method": "simclr"}]
@@ -88,4 +90,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(main())

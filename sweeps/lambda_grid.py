@@ -15,10 +15,11 @@ The same command again trains nothing twice: it goes on where it stopped, or pri
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mdssl.cli.parse import parse, run
+from mdssl.cli.parse import command, parse
 from mdssl.sweep.settings import SweepSettings
 
 
@@ -30,9 +31,10 @@ class LambdaGrid(SweepSettings):
     """Weights of the across-domain term, each at least 0; useful up to about 0.2."""
 
 
+@command
 def main(argv: Sequence[str]) -> int:
     settings = parse(LambdaGrid, prog="lambda_grid.py", description=__doc__, argv=argv)
-    # After the flags, for it brings torch: --help should not wait for that.
+    # Imported after the flags are read, because --help should not wait for torch.
     from mdssl.sweep.launch import run_sweep
 
     methods = [{"method": "random"}, {"method": "simclr"}]
@@ -41,4 +43,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(main())

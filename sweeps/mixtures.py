@@ -19,10 +19,11 @@ The same command again trains nothing twice: it goes on where it stopped, or pri
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mdssl.cli.parse import parse, run
+from mdssl.cli.parse import command, parse
 from mdssl.config.trial import check_mixture
 from mdssl.errors import InputError
 from mdssl.sweep.settings import SweepSettings
@@ -71,9 +72,10 @@ class Mixtures(SweepSettings):
         return tuple(dict.fromkeys(found))
 
 
+@command
 def main(argv: Sequence[str]) -> int:
     settings = parse(Mixtures, prog="mixtures.py", description=__doc__, argv=argv)
-    # After the flags, for it brings torch: --help should not wait for that.
+    # Imported after the flags are read, because --help should not wait for torch.
     from mdssl.sweep.launch import run_sweep
 
     methods = [{"method": "random"}]
@@ -87,4 +89,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(main())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from mdssl.config.trial import CLUSTERED
+from mdssl.config.methods import METHODS
 from mdssl.errors import check_name
 
 
@@ -28,7 +28,7 @@ class PaperTrial:
     @property
     def num_clusters(self) -> int | None:
         """Pseudo-domains M of the clustered methods: as many as there are domains (section 4)."""
-        return len(self.domains) if self.method in CLUSTERED else None
+        return len(self.domains) if METHODS[self.method].finds_domains else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class PaperTrial:
 
     def __str__(self) -> str:
         words = [self.method, "+".join(self.domains) or "(weights from elsewhere)"]
-        if self.method.startswith("mdssl"):
+        if METHODS[self.method].weighs_domains:
             words += [f"λ1={self.lambda1:g}", f"λ2={self.lambda2:g}"]
         return " ".join(words + ([f"K={self.num_clusters}"] if self.num_clusters else []))
 

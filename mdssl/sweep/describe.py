@@ -43,7 +43,8 @@ def labels(configs: Iterable[TrialConfig], mixtures: Mapping[str, str] | None = 
         if config.weights:
             words.append(Location.of(config.weights).name)
         for name, value in settings[config.trial_id].items():
-            if name in differing or (name in ("lambda1", "lambda2") and METHODS[config.method].weighs_domains):
+            weighs = name in ("lambda1", "lambda2") and METHODS[config.method].weighs_domains
+            if name in differing or weighs:
                 words.append(f"{_SHORT.get(name, name)}={value if isinstance(value, str) else format(value, 'g')}")
         found[config.trial_id] = " ".join(words)
     return found

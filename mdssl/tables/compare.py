@@ -18,15 +18,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from mdssl.config.methods import METHODS
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.columns import SCHEMA, SETTING_COLUMNS
 
 SCORE = ("eval_dataset", "features", "probe")
 """Columns that say which score of a trial a row is."""
-
-METHOD_ORDER = ("random", "pretrained", "simclr", "mdssl", "mdssl-clustered", "mdssl-robust")
-"""From the floor upwards; methods not named here come last."""
 
 _NAMES_ONLY = ("num_domains", "preset")
 """Settings that repeat others: the mixture, and those that the preset stands for."""
@@ -93,7 +91,7 @@ def settings_to_show(rows: pd.DataFrame) -> list[str]:
 def usual_order(rows: pd.DataFrame, others: Sequence[str], mixtures: Sequence[str] = ()) -> pd.Index:
     """The index of ``rows`` by mixture, as in ``mixtures`` or by name, then by method from the floor upwards, by λ1
     from high to low, by λ2, and by ``others``."""
-    methods = {method: place for place, method in enumerate(METHOD_ORDER)}
+    methods = {method: place for place, method in enumerate(METHODS)}
     places = {mixture: place for place, mixture in enumerate(["", *(mixtures or sorted(set(rows["train_mixture"])))])}
     first = {
         "train_mixture": rows["train_mixture"].map(places),

@@ -11,7 +11,7 @@ from rich.console import Console
 from mdssl.config.trial import TrialConfig
 from mdssl.figures.scores import over_seeds, scored
 from mdssl.leaderboard.board import read, with_settings, write_rows
-from mdssl.report.table import report_table
+from mdssl.report.overview import trial_table
 from mdssl.storage.location import Location
 from mdssl.sweep.rows import failed_row
 from mdssl.sweep.settings import SweepSettings
@@ -86,9 +86,9 @@ def test_the_difference_to_the_baseline_is_one_number_in_all_views(swept, capsys
     assert {key: by_id[config.trial_id] for key, config in CONFIGS.items()} == shown
     assert cells[-1][0] == CONFIGS["other", 0].trial_id, "what lacks a score ranks below what has it"
 
-    table = report_table(rows)
+    table = trial_table(rows)
     (place,) = [number for number, column in enumerate(table.columns) if column.name == "vs simclr"]
-    of_report = {own.trial_id: own.cells[place].replace("–", "-") for own in table.rows}
+    of_report = {own.trial_id: own.cells[place][0].replace("–", "-") for own in table.rows}
     assert {key: of_report[config.trial_id] for key, config in CONFIGS.items()} == shown
 
     over = view(rows, over_seeds=True, baseline=("simclr",)).frame.set_index(["method", "lambda1"])
