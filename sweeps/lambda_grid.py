@@ -1,8 +1,7 @@
 """λ1 × λ2: how strongly to push apart images within a domain, and across domains (figure 3 and table 1 of the paper).
 
-Trains one MDSSL encoder for each pair of --lambda1 and --lambda2, and beside them the two that every pair is held
-against: SimCLR on the union of all domains, and a random encoder as the floor. Expect λ2 a little above 0 to help the
-most.
+Trains one MDSSL encoder for each pair of --lambda1 and --lambda2, and two baselines: SimCLR on the union of all
+domains, and a random encoder as the floor. Expect λ2 a little above 0 to help the most.
 
   python sweeps/lambda_grid.py
       preset quick: 8 trials on built-in domains, minutes on 2 CPU cores
@@ -10,7 +9,7 @@ most.
   python sweeps/lambda_grid.py --preset paper --domains cifar10 svhn --evaluate cifar10 svhn stl10
       ResNet-50, 48,000 steps a trial: GPU-days
 
-The same command again trains nothing twice: it goes on where it stopped, or prints the table.
+Run the same command again: it trains nothing twice, and continues where it stopped or prints the table.
 """
 
 from __future__ import annotations
@@ -37,9 +36,7 @@ def main(argv: Sequence[str]) -> int:
     # Imported after the flags are read, because --help should not wait for torch.
     from mdssl.sweep.launch import run_sweep
 
-    methods = [{"method": "random"}, {"method": "simclr"}]
-    methods += [{"method": "mdssl", **lambdas} for lambdas in settings.lambdas]
-    return run_sweep("lambda_grid", settings, methods)
+    return run_sweep("lambda_grid", settings, settings.expand("random", "simclr", "mdssl"))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ What the text leaves open, and what was decided, is in the notes of --list.
   python sweeps/paper.py table1 --arch resnet18 --iterations 500 --batch-per-domain 128 --learning-rate 1.5
       a small one, to see it work; the numbers then say nothing about the paper's
 
-The same command again trains nothing twice: it goes on where it stopped, or prints the tables.
+Run the same command again: it trains nothing twice, and continues where it stopped or prints the tables.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from mdssl.cli.places import DATA, STORAGE
+from mdssl.config.presets import DATA, STORAGE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ def command(body: Callable[[Sequence[str]], int | None]) -> Main:
         except KeyboardInterrupt as interrupt:
             word, code = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
             again = "the same command without --force" if "--force" in argv else "the same command"
-            print(f"\n{word}; {again} continues from what was saved.", file=sys.stderr)
+            print(f"\n{word}; {again} goes on from what was saved.", file=sys.stderr)
             return code
 
     return main

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from mdssl.cli.places import DATA, STORAGE
+from mdssl.cli.places import DataFlag, DeviceFlag, StorageFlag
 from mdssl.config.field_types import pick
 from mdssl.config.methods import METHODS
 from mdssl.config.presets import PRESETS
@@ -20,7 +20,7 @@ from mdssl.errors import InputError, check_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(TrialConfig, RunSettings):
+class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
     data_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
     weights: Annotated[str, tyro.conf.Suppress] = ""
     weights_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
@@ -28,12 +28,6 @@ class Train(TrialConfig, RunSettings):
     preset: str = "quick"
     """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar (ResNet-18, cifar
     stem, 100 epochs: one GPU) | paper (section 3.1)."""
-    device: str = "auto"
-    """cpu | cuda | auto (a GPU where there is one)."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
-    data: str = DATA
-    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
     def __post_init__(self) -> None:
         check_name("preset", self.preset, PRESETS)
@@ -75,7 +69,7 @@ def train(settings: Train) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(ProbeConfig):
+class Probe(DeviceFlag, StorageFlag, DataFlag, ProbeConfig):
     trial_id: tyro.conf.Positional[str] = ""
     """A trained trial: the 12 hex digits that `mdssl train` and the leaderboard print."""
     weights: str = ""
@@ -86,12 +80,6 @@ class Probe(ProbeConfig):
     """
     evaluate: tuple[str, ...] = ()
     """Prepared datasets to score on; default: those the trial was trained on that have labels."""
-    device: str = "auto"
-    """cpu | cuda | auto (a GPU where there is one)."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
-    data: str = DATA
-    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def probe(settings: Probe) -> None:
@@ -120,13 +108,11 @@ def probe(settings: Probe) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status:
+class Status(StorageFlag):
     watch: bool = False
     """Print it again every few seconds, until Ctrl-C."""
     json: bool = False
     """Print a JSON list with one entry for each trial, for scripts."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
 
 
 def status(settings: Status) -> None:
@@ -149,13 +135,11 @@ def status(settings: Status) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log:
+class Log(StorageFlag):
     trial_id: tyro.conf.Positional[str]
     """A trial: the 12 hex digits that `mdssl status` and the leaderboard print."""
     follow: bool = False
     """Wait for new lines and print them, until Ctrl-C."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
 
 
 def log(settings: Log) -> None:

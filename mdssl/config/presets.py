@@ -1,8 +1,13 @@
-"""What a preset is: other defaults for the settings classes, by the name of the setting."""
+"""Presets, which are other defaults for the settings classes by the name of the setting, and default places."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+DATA = os.environ.get("MDSSL_DATA", "data")
+STORAGE = os.environ.get("MDSSL_STORAGE", "results")
+"""Where prepared datasets and results are if no flag says so."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {

@@ -124,7 +124,7 @@ def test_any_setting_is_an_axis(planned):
         ("lambda_grid", ["--grid", "iterations", "many"], "iterations is 'many'; it must be a whole number"),
         ("lambda_grid", ["--grid", "stem"], "axis stem has no value"),
         ("lambda_grid", ["--grid", "stem", "cifra"], "Did you mean 'cifar'"),
-        ("lambda_grid", ["--grid", "stem", "cifar", "--grid", "stem", "imagenet"], "axis stem stands twice"),
+        ("lambda_grid", ["--grid", "stem", "cifar", "--grid", "stem", "imagenet"], "axis stem is in --grid twice"),
         ("clustering", ["--grid", "epsilon", 1], "unknown grid axis 'epsilon'"),
         ("clustering", ["--rules", "far"], "Did you mean 'farthest'"),
         ("clustering", ["--clusters", 2, 2], "axis clusters has a value twice"),

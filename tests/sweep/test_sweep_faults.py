@@ -252,7 +252,7 @@ def test_sigterm_to_a_sweep_or_its_process_group_saves_a_checkpoint_and_ends_it(
     assert sweep.process.wait(60) == 143, sweep.said.read_text()
     # Ray takes some seconds to end, the longer the busier the machine is.
     assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
-    assert "terminated; the same command continues from what was saved" in sweep.said.read_text()
+    assert "terminated; the same command goes on from what was saved" in sweep.said.read_text()
     assert not list(tmp_path.glob("results/trials/*/claim*"))
     assert not [path for path in (tmp_path / "results").rglob(".*") if path.name != ".ray"]
     wait_for(lambda: not ours(sweep.token), 60, why=lambda: ours(sweep.token))
