@@ -33,7 +33,7 @@ from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
 from mdssl.paper.experiments import EXPERIMENTS
 from mdssl.paper.plan import plan_experiments, print_list, print_skipped
-from mdssl.paper.results import show_results
+from mdssl.sweep.paper_results import show_results
 from mdssl.sweep.settings import SweepSettings
 from mdssl.terminal import Terminal
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard.board import read, write_rows
 from mdssl.paper.experiments import EXPERIMENTS
-from mdssl.paper.results import show_results
+from mdssl.sweep.paper_results import show_results
 from mdssl.sweep.rows import failed_row
 
 CONTEXT = {"sweep": "paper", "preset": "paper", "git_commit": "", "ray_version": ""}
