@@ -16,6 +16,7 @@ from mdssl.data.builtin import BUILTIN
 from mdssl.data.local_copy import variants_in
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.columns import SCHEMA
 from mdssl.leaderboard.names import matching_names, mixture_of, name_of, plain_name
 from mdssl.storage.location import Location
 from mdssl.sweep.describe import labels
@@ -122,7 +123,7 @@ def pandas_line(storage: Location) -> str:
         mixed = list(settings_apart(rows, [*index, "eval_dataset"]))
     except InputError as error:
         return f"note: {error}"
-    index += [name for name in mixed if name in leaderboard.SCHEMA.names]
+    index += [name for name in mixed if name in SCHEMA.names]
     if set(mixed) - set(index):
         # Settings that only config_json tells.
         index.append("trial_id")
