@@ -30,7 +30,6 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
     stem, 100 epochs: one GPU) | paper (section 3.1)."""
 
     def __post_init__(self) -> None:
-        check_name("preset", self.preset, PRESETS)
         check_name("method", self.method, METHODS)
         if not METHODS[self.method].trains and self.domains == PRESETS[self.preset].get("domains"):
             # Nobody has asked for the preset's domains.

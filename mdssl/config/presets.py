@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
+
+from mdssl.errors import check_name
 
 DATA = os.environ.get("MDSSL_DATA", "data")
 STORAGE = os.environ.get("MDSSL_STORAGE", "results")
@@ -39,3 +42,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"probe": "sgd"},
 }
 """What a preset changes from the defaults of the settings classes, which are the paper's where the paper says."""
+
+
+def preset_values(name: str, given: Iterable[str]) -> dict[str, Any]:
+    """The values of a preset, for defaults beside the settings that are ``given``.
+
+    Its own domains, and what they are scored on, are not for users who give other domains.
+
+    Raises:
+        ValueError: no such preset.
+    """
+    check_name("preset", name, PRESETS)
+    values, given = {"preset": name, **PRESETS[name]}, set(given)
+    if "mixtures" in given:
+        values.pop("domains", None)
+    if given & {"domains", "mixtures"}:
+        values.pop("evaluate", None)
+    return values

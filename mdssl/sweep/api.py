@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mdssl.config.field_types import current_name
-from mdssl.config.presets import PRESETS
+from mdssl.config.presets import preset_values
 from mdssl.config.trial import ClusterSettings, TrialConfig
 from mdssl.data.local_copy import ensure_local
 from mdssl.errors import check_name
@@ -49,16 +49,13 @@ class Sweep:
         preset: str = "quick",
         **settings: Any,
     ):
-        check_name("preset", preset, PRESETS)
         valid = [field.name for field in fields(_Settings)]
         given = {current_name(key): value for key, value in settings.items()}
         for key in given:
             check_name("setting", key, valid)
-        defaults = {key: value for key, value in PRESETS[preset].items() if key in valid}
-        if "domains" in given:
-            defaults.pop("evaluate", None)
+        defaults = {key: value for key, value in preset_values(preset, given).items() if key in valid}
         self.name = name
-        self.settings = _Settings(**{"preset": preset, **defaults, **given})
+        self.settings = _Settings(**defaults | given)
         self.methods = self.settings.expand(*methods)
 
     def trials(self) -> list[TrialConfig]:
