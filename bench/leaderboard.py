@@ -35,7 +35,7 @@ from mdssl.leaderboard import compacted
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.rows import failed_row, finished_row
-from mdssl.tables.table import print_leaderboard
+from mdssl.tables.printing import print_leaderboard
 
 DATASETS = ("cifar10", "svhn", "stl10", "cifar100", "dtd", "eurosat")
 STARTED = "2026-11-02T10:00:00.250+00:00"

@@ -31,8 +31,8 @@ from mdssl.cli.parse import command, parse
 from mdssl.config.trial import ClusterSettings
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
-from mdssl.sweep.paper_experiments import EXPERIMENTS
-from mdssl.sweep.paper_plan import plan_experiments, print_list, print_skipped
+from mdssl.paper.experiments import EXPERIMENTS
+from mdssl.paper.plan import plan_experiments, print_list, print_skipped
 from mdssl.sweep.paper_results import show_results
 from mdssl.sweep.settings import SweepSettings
 from mdssl.terminal import Terminal
@@ -79,7 +79,8 @@ def main(argv: Sequence[str]) -> int:
     console = Terminal()
     names = settings.experiments or tuple(EXPERIMENTS)
     if settings.list:
-        print_list(names, settings, leaderboard.read(settings.storage), console)
+        board = leaderboard.read(settings.storage)
+        print_list(names, settings, board, console, data=settings.data, repeats=settings.repeats)
         return 0
     if not settings.experiments:
         raise InputError(f"no experiment is named; give one or more of {', '.join(EXPERIMENTS)}, or --list.")
@@ -95,7 +96,8 @@ def main(argv: Sequence[str]) -> int:
     domains = tuple(dict.fromkeys(name for trial in plan.trials for name in trial.domains)) or plan.evaluate
     settings = replace(settings, domains=domains, evaluate=plan.evaluate)
 
-    show = partial(show_results, names, settings)
+    probes = [probe.name for probe in settings.probe_config.each()]
+    show = partial(show_results, names, probes=probes, storage=settings.storage)
     return run_sweep("paper", settings, [trial.settings for trial in plan.trials], afterwards=show)
 
 

@@ -1,4 +1,4 @@
-"""A made-up leaderboard that can give each of the figures that need no representations."""
+"""A synthetic leaderboard that can give each of the figures that need no representations."""
 
 import numpy as np
 import pandas as pd

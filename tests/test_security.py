@@ -224,7 +224,7 @@ def test_a_stored_error_and_stored_names_type_nothing_into_the_terminal(tmp_path
     context = {"sweep": "s", "preset": "", "git_commit": "", "ray_version": ""}
     row = failed_row(config, error, context=context, started_at=now())
     leaderboard.write_rows(Location.of(tmp_path), config.trial_id, [row])
-    from mdssl.tables.table import print_leaderboard
+    from mdssl.tables.printing import print_leaderboard
 
     print_leaderboard(tmp_path, console=console)
     print_status(tmp_path, console=console)

@@ -43,9 +43,10 @@ class Leaderboard(StorageFlag):
     sort: tuple[str, ...] = ()
     """Columns to sort by, smallest first; name:desc is largest first."""
     format: str | None = None
-    """table | markdown | csv | parquet | latex | json; default: as --output ends, else table."""
+    """table | markdown | csv | parquet | latex | json | html; default: as --output ends, else table."""
     output: str | None = None
-    """Write the table to this file, whole or not at all: .txt, .md, .csv, .parquet, .tex or .json."""
+    """Write the table to this file, whole or not at all: .txt, .md, .csv, .parquet, .tex, .json or
+    .html."""
     compact: bool = False
     """First copy all rows into one file, leaderboard-compacted.parquet, from which thousands of trials are read in a
     moment. The files of the trials stay the truth: what changes later is still read from them."""
@@ -66,8 +67,7 @@ def leaderboard(settings: Leaderboard) -> None:
       mdssl leaderboard --compact
     """
     from mdssl.leaderboard.compacted import compact
-    from mdssl.tables.printing import print_one_table
-    from mdssl.tables.table import print_leaderboard
+    from mdssl.tables.printing import print_leaderboard, print_one_table
 
     own = (settings.where, settings.columns, settings.pivot, settings.over_seeds, settings.baseline, settings.sort)
     one_table = any((*own, settings.format, settings.output))
@@ -128,7 +128,7 @@ def figures(settings: Figures) -> None:
       mdssl figures lambda-heatmap --output paper/figures --formats pdf --width 3.3
       mdssl figures --trial 0123456789ab
     """
-    from mdssl.figures.writing import write_figures
+    from mdssl.figures.saving import write_figures
 
     if settings.width is not None:
         check_number("width of figures in inches", settings.width, low=2, high=40)

@@ -1,4 +1,4 @@
-"""How similar classes are in an encoder's space: the heat maps of figures A.1 and A.2, and the numbers they show."""
+"""Similarity of classes in the space of an encoder: the heat maps of figures A.1 and A.2, and their means."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ClassSimilarity(NamedTuple):
     """The heat map of several datasets.
 
     Attributes:
-        matrix: (C, C), as `class_similarity` gives it, C classes of all datasets one after another.
+        matrix: (C, C) similarities, see `class_similarity`; the classes of one dataset after those of another.
         classes: (C,) names.
         groups: (C,) the dataset of each class.
     """
@@ -26,10 +26,10 @@ class ClassSimilarity(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What is read off a heat map: means of cosine similarities, between -1 and 1.
+    """Means of the cosine similarities of a heat map, between -1 and 1.
 
     "The similarity within a domain is comparable with the similarity across domains, meaning that domains are
-    indistinguishable" (appendix A.3): ``within`` less ``across`` says how far they are told apart.
+    indistinguishable" (appendix A.3): ``within`` minus ``across`` measures how well they are distinguished.
 
     Attributes:
         within: between different classes of one domain; each domain counts the same. NaN where all have one class.
@@ -53,10 +53,10 @@ def class_similarity(class_means: np.ndarray) -> np.ndarray:
 
 
 def stacked(representations: Mapping[str, Representations], layer: str = "projection") -> ClassSimilarity:
-    """Similarities between all classes of several datasets, as `mdssl.evaluate.representations.of_trial` gives them.
+    """Similarities between all classes of several datasets, as `mdssl.evaluate.representations.of_trial` returns them.
 
     Args:
-        layer: ``projection``, as the paper has it, or ``encoder``.
+        layer: ``projection``, as in the paper, or ``encoder``.
 
     Raises:
         ValueError: there is no dataset, or one has no such layer.
@@ -73,8 +73,8 @@ def stacked(representations: Mapping[str, Representations], layer: str = "projec
     return ClassSimilarity(class_similarity(means), classes, groups)
 
 
-def summarise(matrix: np.ndarray, groups: Sequence[str]) -> Summary:
-    """Mean similarities within and across domains, the diagonal left out, and classes without images.
+def summarize(matrix: np.ndarray, groups: Sequence[str]) -> Summary:
+    """Mean similarities within and across domains, without the diagonal and classes without images.
 
     Args:
         matrix: (C, C).
@@ -88,6 +88,9 @@ def summarise(matrix: np.ndarray, groups: Sequence[str]) -> Summary:
     by_domain = {name: blocks[name, name] for name in names}
     by_pair = {pair: mean for pair, mean in blocks.items() if names.index(pair[0]) < names.index(pair[1])}
     return Summary(_mean(list(by_domain.values())), _mean(list(by_pair.values())), by_domain, by_pair)
+
+
+summarise = summarize
 
 
 def _mean(values: np.ndarray | list[float]) -> float:

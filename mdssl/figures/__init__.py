@@ -5,22 +5,22 @@
     board = leaderboard.read("results")
     figures.lambda_heatmap(board, "svhn")
 
-A notebook shows the value of its cell. ``figure.axes`` are matplotlib's own, to change what you like, and
-`save` writes SVG, PNG or PDF. Those of the paper are named after what they show: figure 2 `domains_against_top1`,
-3 `lambda_curves`, 4 `embedding`, 5 `methods_bars`, A.1 and A.2 `class_similarity`, A.3 `training_hours`. `gallery`
-makes all that a leaderboard can give.
+A notebook shows the value of its cell. ``figure.axes`` are axes of matplotlib, which you can change, and `save` writes
+SVG, PNG or PDF. Figures of the paper are 2 `domains_against_top1`, 3 `lambda_curves`, 4 `embedding`, 5 `methods_bars`,
+A.1 and A.2 `class_similarity`, and A.3 `training_hours`. `gallery` makes all that a leaderboard can give.
 """
 
-from mdssl.figures.gallery import Entry, Gallery, gallery
+from mdssl.figures.cost import cost_against_score
+from mdssl.figures.curves import lambda_curves
+from mdssl.figures.domains import domains_against_top1, training_hours
+from mdssl.figures.gallery import gallery
+from mdssl.figures.heatmaps import lambda_heatmap
+from mdssl.figures.kind import Entry, Gallery
 from mdssl.figures.latent_space import class_similarity, embedding
-from mdssl.figures.one_trial import clusters, loss_terms
-from mdssl.figures.over_cost import cost_against_score
-from mdssl.figures.over_domains import domains_against_top1, training_hours
-from mdssl.figures.over_lambdas import lambda_curves, lambda_heatmap
-from mdssl.figures.over_methods import methods_bars
+from mdssl.figures.methods import methods_bars
+from mdssl.figures.one_trial import clusters, loss_terms, trial_gallery
 from mdssl.figures.saving import save
 from mdssl.figures.style import COLUMN, PAGE, Figure
-from mdssl.figures.trial_gallery import trial_gallery
 
 __all__ = [
     "COLUMN",

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+from functools import partial
+
 import pandas as pd
+import pyarrow as pa
 
 from mdssl.errors import InputError
-from mdssl.figures.style import COLOURS, INK, LINES, MARKERS, PAGE, Figure, legend, look, note, panels
+from mdssl.figures import style
+from mdssl.figures.kind import Entry, Gallery, Words
+from mdssl.storage.location import Location
 
 _TERMS = {
     "loss": "total",
@@ -15,8 +22,8 @@ _TERMS = {
 }
 
 
-@look()
-def loss_terms(metrics: pd.DataFrame, *, width: float = PAGE) -> Figure:
+@style.styled()
+def loss_terms(metrics: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure:
     """The training loss and its three terms, unweighted, by step: total = alignment + λ1 within + λ2 across.
 
     Args:
@@ -29,25 +36,23 @@ def loss_terms(metrics: pd.DataFrame, *, width: float = PAGE) -> Figure:
     if metrics.empty:
         raise InputError("the metrics hold no step yet: the trial has not reported.")
     terms = {name: title for name, title in _TERMS.items() if name in metrics and metrics[name].notna().any()}
-    figure, axes = panels(len(terms), width=width, height=1.25)
-    for number, (axis, (name, title)) in enumerate(zip(axes, terms.items(), strict=True)):
-        line = dict(color=INK if name == "loss" else COLOURS[0], linewidth=1)
-        # One report is a point, and a line of one point is nothing.
+    figure, axes = style.panels(len(terms), width=width, height=1.25)
+    for axis, (name, title) in zip(axes, terms.items(), strict=True):
+        line = dict(color=style.INK if name == "loss" else style.COLORS[0], linewidth=1)
+        # A line through a single report would be invisible.
         axis.plot(metrics["step"], metrics[name], marker="o" if len(metrics) == 1 else "", **line)
         axis.set_title(title, loc="left")
-        spot = axis.get_subplotspec()
-        axis.set_xlabel("training step" if number + spot.get_gridspec().ncols >= len(axes) else "")
-        axis.set_ylabel("loss" if spot.is_first_col() else "")
         axis.locator_params(axis="x", nbins=4)
+    style.outer_labels(axes, "training step", "loss")
     return figure
 
 
-@look()
-def clusters(rounds: pd.DataFrame, *, width: float = PAGE) -> Figure:
-    """What each clustering found: agreement with the true domains, churn, and the share of images kept.
+@style.styled()
+def clusters(rounds: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure:
+    """Result of each clustering: agreement with the true domains, churn, and the share of images kept.
 
-    Purity is the share of images that are of their cluster's most frequent domain; NMI is normalised mutual
-    information. Both are looked at alone: training never sees the true domains.
+    Purity is the share of images from the most frequent domain of their cluster; NMI is normalized mutual information.
+    Training never sees the true domains.
 
     Args:
         rounds: a trial's ``clusters.parquet``.
@@ -59,34 +64,95 @@ def clusters(rounds: pd.DataFrame, *, width: float = PAGE) -> Figure:
     if rounds.empty:
         raise InputError("the clusters hold no round yet: the trial has not clustered.")
     churns = rounds["churn"].notna().any()
-    figure, axes = panels(2 + churns, width=width, height=1.35)
+    figure, axes = style.panels(2 + churns, width=width, height=1.35)
     step = rounds["step"]
-    lines = [
-        axes[0].plot(step, rounds[name], color=COLOURS[n], marker=MARKERS[n], linestyle=LINES[n])[0]
-        for n, name in enumerate(("purity", "nmi"))
-    ]
+    lines = {
+        title: axes[0].plot(step, rounds[name], **style.line(number))[0]
+        for number, (title, name) in enumerate((("purity", "purity"), ("NMI", "nmi")))
+    }
     axes[0].set_ylim(-0.03, 1.05)
     axes[0].set_title("agreement with domains", loc="left")
     axes[0].set_ylabel("purity, NMI (0 to 1)")
-    axes[1].plot(step, 100 * rounds["kept_share"], color=COLOURS[0], marker="o")
+    axes[1].plot(step, 100 * rounds["kept_share"], color=style.COLORS[0], marker="o")
     axes[1].set_ylim(-3, 105)
     axes[1].set_title("images kept", loc="left")
     axes[1].set_ylabel("share (%)")
     if churns:
         churn = 100 * rounds["churn"].astype(float)
-        axes[2].plot(step, churn, color=COLOURS[0], marker="o")
+        axes[2].plot(step, churn, color=style.COLORS[0], marker="o")
         axes[2].set_ylim(-0.5, 1.08 * max(churn.max(), 1))
         axes[2].set_title("churn: changed cluster", loc="left")
         axes[2].set_ylabel("images (%)")
     for axis in axes:
         axis.set_xlabel("training step")
         axis.locator_params(axis="x", nbins=4)
-    legend(figure, lines, ["purity", "NMI"])
+    style.legend(figure, lines)
     sizes = rounds["sizes"].iloc[-1]
-    note(figure, f"Sizes of the {len(sizes)} clusters at the last of {len(rounds)} rounds: {_some(sizes)}.")
+    some = ", ".join(f"{size:,}" for size in sizes[:8]) + (f" and {len(sizes) - 8} more" if len(sizes) > 8 else "")
+    style.note(figure, f"Sizes of the {len(sizes)} clusters at the last of {len(rounds)} rounds: {some}.")
     return figure
 
 
-def _some(sizes: list[int]) -> str:
-    shown = ", ".join(f"{size:,}" for size in sizes[:8])
-    return shown if len(sizes) <= 8 else f"{shown} and {len(sizes) - 8} more"
+def _loss_words(metrics: pd.DataFrame) -> Words:
+    names = [name for name in _TERMS if name in metrics and metrics[name].notna().any()]
+    first, last = metrics.iloc[0], metrics.iloc[-1]
+    terms = [f"{'total' if name == 'loss' else name} from {first[name]:.2f} to {last[name]:.2f}" for name in names]
+    return Words(
+        title="The loss and its terms during training",
+        caption="Total = alignment + λ1 within + λ2 across. Each panel has its own scale.",
+        alt=f"From step {first['step']:.0f} to step {last['step']:.0f}: {', '.join(terms)}.",
+    )
+
+
+def _cluster_words(rounds: pd.DataFrame) -> Words:
+    first, last = rounds.iloc[0], rounds.iloc[-1]
+    churn = (
+        f"; at the last {100 * last['churn']:.1f} % of images changed their cluster" if pd.notna(last["churn"]) else ""
+    )
+    return Words(
+        title="Clusters during training",
+        caption="At each clustering: purity and normalized mutual information (NMI) against the true domains, which "
+        "training never sees; the share of images that eq. 5 keeps; and the share that changed cluster.",
+        alt=f"{len(rounds)} clusterings: purity from {first['purity']:.2f} to {last['purity']:.2f}, NMI from "
+        f"{first['nmi']:.2f} to {last['nmi']:.2f}, images kept from {100 * first['kept_share']:.0f} to "
+        f"{100 * last['kept_share']:.0f} %{churn}.",
+    )
+
+
+_KINDS = {
+    "loss-terms": ("metrics.parquet", loss_terms, _loss_words, "it has not reported yet, or has nothing to train"),
+    "clusters": (
+        "clusters.parquet",
+        clusters,
+        _cluster_words,
+        "its method has no clusters, or it has not clustered yet",
+    ),
+}
+
+
+def trial_gallery(trial_dir: str | Location) -> Gallery:
+    """The figures of the trial with its files in ``trial_dir``, ``trials/<trial_id>`` of a storage.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    trial_dir = Location.of(trial_dir)
+    found = Gallery()
+    for kind, (file, draw, words_of, why_not) in _KINDS.items():
+        try:
+            table = pd.read_parquet(io.BytesIO((trial_dir / file).read_bytes()))
+        except FileNotFoundError:
+            found.absent[kind] = f"trial {trial_dir.name} has no {file}: {why_not}."
+            continue
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise InputError(
+                f"{trial_dir / file} cannot be read: {str(error).splitlines()[0].rstrip('.')}. Move it away to draw "
+                "the other figures of the trial."
+            ) from error
+        # A method without training reports nothing, and its table has no columns.
+        if table.empty:
+            found.absent[kind] = f"trial {trial_dir.name} has nothing in {file}: {why_not}."
+            continue
+        words = replace(words_of(table), name=kind)
+        found.entries.append(Entry(figure=kind, draw=partial(draw, table), **vars(words)))
+    return found

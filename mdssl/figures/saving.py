@@ -1,28 +1,36 @@
-"""Figures as files: SVG, PNG and PDF, whole or not at all, and the same bytes for the same figure."""
+"""Figures as files: SVG, PNG and PDF, with the same bytes for the same figure; and folders of them."""
 
 from __future__ import annotations
 
 import io
 import re
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from mdssl.errors import check_name
+from rich.console import Console
+
+from mdssl.errors import InputError, check_name
+from mdssl.figures.gallery import gallery
+from mdssl.figures.kind import Gallery
+from mdssl.figures.one_trial import trial_gallery
 from mdssl.figures.style import Figure
+from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.files import file_of
+from mdssl.leaderboard.opening import results_in
 from mdssl.storage.location import Location
-from mdssl.storage.ownership import MADE_BY
-from mdssl.terminal import printable
+from mdssl.storage.ownership import MADE_BY, check_file
+from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.terminal import Terminal, printable
 
-FORMATS = ("svg", "png", "pdf")
-
-_SAYS = {"svg": ("Title", "Description"), "png": ("Title", "Description"), "pdf": ("Title", "Subject")}
-"""By format, which metadata are a title and a description."""
-_MADE_BY = {
+_METADATA = {
     "svg": {"Date": None, "Creator": MADE_BY},
     "png": {"Software": MADE_BY},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": MADE_BY},
 }
-"""By format, what says whose the file is (`mdssl.storage.ownership.check_file`), and nothing of when it was made."""
+"""By format, how `mdssl.storage.ownership.check_file` recognizes our files; and no dates."""
+FORMATS = tuple(_METADATA)
 
 
 def to_bytes(figure: Figure, suffix: str, *, title: str = "", description: str = "") -> bytes:
@@ -31,30 +39,30 @@ def to_bytes(figure: Figure, suffix: str, *, title: str = "", description: str =
     Args:
         figure: what is drawn.
         suffix: one of `FORMATS`.
-        title: one line that the file bears: the accessible name of an SVG, metadata of the others.
-        description: the same in full, with what is to be seen.
+        title: one line in the metadata of the file; the accessible name of an SVG.
+        description: the same in full.
 
     Raises:
         ValueError: another suffix.
     """
     check_name("format of a figure", suffix, FORMATS)
+    title, description = printable(title), printable(description)
+    words = {"Title": title, "Subject" if suffix == "pdf" else "Description": description}
     buffer = io.BytesIO()
-    said = zip(_SAYS[suffix], (printable(title), printable(description)), strict=True)
-    figure.savefig(buffer, format=suffix, metadata=_MADE_BY[suffix] | {name: text for name, text in said if text})
+    figure.savefig(
+        buffer, format=suffix, metadata=_METADATA[suffix] | {name: text for name, text in words.items() if text}
+    )
     data = buffer.getvalue()
-    return _with_description(data, printable(description)) if suffix == "svg" and title else data
-
-
-def _with_description(svg: bytes, description: str) -> bytes:
-    """One picture to a screen reader, not its many parts. Matplotlib writes the title, and the description where no
-    browser looks for it."""
-    svg = svg.replace(b"<svg ", b'<svg role="img" ', 1)
-    element = f"\n <desc>{escape(description)}</desc>".encode()
-    return re.sub(rb"</title>", lambda end: end[0] + element, svg, count=1)
+    if suffix != "svg" or not title:
+        return data
+    # For screen readers: one picture instead of its parts, and the description where browsers look for it.
+    data = data.replace(b"<svg ", b'<svg role="img" ', 1)
+    element = f"</title>\n <desc>{escape(description)}</desc>".encode()
+    return re.sub(rb"</title>", lambda _: element, data, count=1)
 
 
 def save(figure: Figure, location: str | Path | Location) -> Location:
-    """Write ``figure`` to a file, in a local folder or a bucket, in the format that its suffix says.
+    """Write ``figure`` to a file, in a local folder or a bucket, in the format of its suffix.
 
     Raises:
         ValueError: the suffix is none of `FORMATS`.
@@ -62,3 +70,93 @@ def save(figure: Figure, location: str | Path | Location) -> Location:
     location = Location.of(location)
     location.write_bytes(to_bytes(figure, location.name.rpartition(".")[2].lower()))
     return location
+
+
+def write_figures(
+    storage: str | Location,
+    output: str | Location,
+    *,
+    names: Sequence[str] = (),
+    formats: Sequence[str] = ("svg",),
+    width: float | None = None,
+    trial_id: str | None = None,
+    console: Console | None = None,
+) -> list[Location]:
+    """Write figures with their words, print file, title and caption of each, and say why others cannot be drawn.
+
+    Args:
+        storage: where results are.
+        output: the folder for the files; earlier figures are replaced.
+        names: kinds of figures, or names of single ones; all by default.
+        formats: of `FORMATS`.
+        width: inches; by default what suits each figure.
+        trial_id: draw figures of this trial instead of those of the leaderboard.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: before anything is written: an unknown name, format or trial, nothing that can be drawn, a file with
+            the name of a figure that is not ours, or ``output`` cannot be written. After the others were written: a
+            figure of ``names`` cannot be drawn.
+    """
+    console = console or Terminal()
+    if not formats:
+        raise InputError(f"no format of a figure is named; allowed: {', '.join(FORMATS)}.")
+    for suffix in formats:
+        check_name("format of a figure", suffix, FORMATS)
+    found = _of_board(storage) if trial_id is None else _of_trial(storage, trial_id)
+    known = [*(entry.figure for entry in found.entries), *found.absent, *(entry.name for entry in found.entries)]
+    for name in names:
+        check_name("figure", name, dict.fromkeys(known))
+    output = Location.of(output)
+    output.check_writable("--output")
+    wanted = [entry for entry in found.entries if not names or {entry.figure, entry.name} & set(names)]
+    for entry in wanted:
+        for suffix in formats:
+            check_file(output / f"{entry.name}.{suffix}")
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    files = []
+    for number, entry in enumerate(wanted, start=1):
+        figure = entry.draw() if width is None else entry.draw(width=width)
+        for suffix in formats:
+            file = output / f"{entry.name}.{suffix}"
+            data = to_bytes(figure, suffix, title=entry.title, description=f"{entry.caption} {entry.alt}")
+            file.write_bytes(data)
+            files.append(file)
+            say(f"{number:3}/{len(wanted)}  {file}  {entry.title}")
+        say(textwrap.indent(textwrap.fill(entry.caption, max(console.width, 40) - 9), " " * 9))
+    if names:
+        reasons = [f"{kind}: {reason.rstrip('.')}" for kind, reason in found.absent.items() if kind in names]
+        if reasons:
+            raise InputError(f"not drawn: {'; '.join(reasons)}.")
+        return files
+    for kind, reason in found.absent.items():
+        say(f"not drawn: {kind}: {reason}")
+    return files
+
+
+def _of_board(storage: str | Location) -> Gallery:
+    board = leaderboard.read(results_in(storage))
+    if board.empty:
+        raise InputError(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage.")
+    found = gallery(board, storage)
+    reasons = set(found.absent.values())
+    if not found.entries and len(reasons) == 1:
+        raise InputError(f"no figure of {storage} can be drawn: {reasons.pop()}")
+    return found
+
+
+def _of_trial(storage: str | Location, trial_id: str) -> Gallery:
+    # This checks that it is an id and not a path.
+    row_file = file_of(storage, trial_id)
+    trial_dir = trial_dir_in(results_in(storage), trial_id)
+    if not row_file.exists() and not trial_dir.exists():
+        raise InputError(
+            f"there is no trial {trial_id} in {storage}; `mdssl leaderboard` lists those that exist, and --storage "
+            "selects another place."
+        )
+    return trial_gallery(trial_dir)

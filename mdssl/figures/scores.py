@@ -1,20 +1,31 @@
-"""Which rows of a leaderboard a figure shows, and their means over seeds: never over anything else."""
+"""Which rows of a leaderboard a figure shows: groups of trials with the same settings, and their means over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import pandas as pd
 
-from mdssl.config.trial import CLUSTER_SETTINGS, UNTRAINED
+from mdssl.config.methods import CLUSTER_SETTINGS, METHODS, UNTRAINED
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
+from mdssl.tables.compare import latest_images, settings_apart, settings_of
+
+PAPERS_LAMBDAS = (0.9, 0.1)
+"""λ1 and λ2 that section 3.5 of the paper chooses and table 3 uses."""
+MOST_MIXTURES = 4
+"""Training mixtures in a group of settings that get figures of their own."""
+
+_CLUSTERING = ("recipe_version_clustering", *CLUSTER_SETTINGS)
+_SHOWN = ("method", "train_mixture", "lambda1", "lambda2", "seed", "data_fingerprint", *_CLUSTERING)
+"""Settings that figures show; they never mix rows that differ in others."""
+T = TypeVar("T")
 
 
-def scored(board: pd.DataFrame, features: str = "encoder") -> pd.DataFrame:
-    """The rows of ``board`` that have a score of ``features``, with all their settings as columns.
-
-    Failed trials and failed probes have none.
+def select(board: pd.DataFrame, features: str = "encoder") -> pd.DataFrame:
+    """The rows of ``board`` with a score of ``features``, with all their settings as columns.
 
     Raises:
         ValueError: there is no such row, or the scores are of several probes.
@@ -29,21 +40,33 @@ def scored(board: pd.DataFrame, features: str = "encoder") -> pd.DataFrame:
         raise InputError(
             f"the scores are of several probes: {', '.join(probes)}. Keep one, board[board.probe == {probes[0]!r}]."
         )
-    return leaderboard.with_settings(rows) if "config_json" in rows else rows
+    return all_settings(rows)
 
 
-def trained(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of encoders that were trained here."""
-    return rows[~rows["method"].isin(UNTRAINED)]
+def all_settings(rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` with a column for each setting, unless they have them already."""
+    is_needed = len(rows) and "config_json" in rows and "eval_fingerprint" not in rows
+    return leaderboard.with_settings(rows) if is_needed else rows
+
+
+def is_single(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of trials with one training domain, or none."""
+    return ~rows["train_mixture"].str.contains("+", regex=False)
+
+
+def mixtures(rows: pd.DataFrame) -> list[str]:
+    """Training mixtures of several domains, the one with most trials first."""
+    counts = rows[~is_single(rows)].groupby("train_mixture")["trial_id"].nunique()
+    return list(counts.sort_values(ascending=False, kind="stable").index)
 
 
 def one_mixture(rows: pd.DataFrame, mixture: str | None) -> str:
-    """``mixture``, or the only one of several domains that ``rows`` have.
+    """``mixture``, or the only mixture of several domains in ``rows``.
 
     Raises:
-        ValueError: it is not among them, or none is named and there are several.
+        ValueError: ``rows`` do not have it, or it is None and they have several.
     """
-    found = sorted({name for name in rows["train_mixture"].unique() if "+" in name})
+    found = sorted(mixtures(rows))
     if mixture is None and len(found) == 1:
         return found[0]
     if mixture is None and found:
@@ -52,51 +75,186 @@ def one_mixture(rows: pd.DataFrame, mixture: str | None) -> str:
     return mixture
 
 
+def each_mixture(rows: pd.DataFrame, read: Callable[[pd.DataFrame, str], T]) -> Iterator[tuple[str, T]]:
+    """The largest mixtures that have a figure, with ``read(rows, mixture)`` of their rows and those of single domains.
+
+    Raises:
+        ValueError: no mixture has a figure; the reason of the largest one.
+    """
+    reasons, found = [], 0
+    for mixture in mixtures(rows):
+        try:
+            shown = read(rows[is_single(rows) | (rows["train_mixture"] == mixture)], mixture)
+        except InputError as error:
+            reasons.append(error)
+            continue
+        yield mixture, shown
+        found += 1
+        if found == MOST_MIXTURES:
+            return
+    if not found:
+        raise reasons[0] if reasons else InputError("the leaderboard has no trial on a mixture of domains.")
+
+
 def refuse_mixed(
     rows: pd.DataFrame, what: str, *, varies: Iterable[str] = (), by: Sequence[str] = (), also: Sequence[str] = ()
 ) -> None:
-    """Raise ``ValueError`` if ``rows`` differ in a setting that ``what`` does not show.
+    """Raise ``ValueError`` if ``rows`` differ in a setting that the figure ``what`` does not show.
 
     Args:
-        rows: as `scored` gives them.
-        what: the figure, for the message.
-        varies: settings that it shows; the seed always may vary.
-        by: columns that tell groups apart which may differ in settings.
+        rows: as `select` returns them.
+        varies: settings that the figure shows, beside the seed.
+        by: columns whose groups may differ in settings.
         also: further columns in which rows must not differ.
     """
     if rows.empty:
         return
-    mixed = leaderboard.mixed_settings(rows, ["eval_dataset", *by], also)
-    if "method" not in by:
-        # Only clustered methods have these, so between methods they differ in any case.
-        of_method = leaderboard.mixed_settings(rows, ["eval_dataset", "method", *by])
-        own = {*CLUSTER_SETTINGS, "recipe_version_clustering"}
-        mixed = {name: found for name, found in mixed.items() if name not in own or name in of_method}
-    for name, found in mixed.items():
-        if name not in varies:
+    # Only clustered methods have cluster settings, so these always differ between methods.
+    within = settings_apart(rows, ["eval_dataset", *dict.fromkeys(["method", *by])])
+    for name, found in settings_apart(rows, ["eval_dataset", *by], also=also, but=("seed", *varies)).items():
+        if name not in _CLUSTERING or name in within:
             raise InputError(
                 f"{what} would mix rows that differ in {name}: {found}. Keep one of them, "
                 f"board = leaderboard.with_settings(board); board = board[board.{name} == …]."
             )
 
 
-def over_seeds(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> pd.DataFrame:
-    """A row per group: ``mean`` and ``std`` (n - 1 in the denominator, null for one) of ``values``, and ``n`` seeds."""
-    groups = rows.groupby(list(by), dropna=False)[values]
-    return groups.agg(mean="mean", std="std", n="count").reset_index()
+def span(counts: Iterable[int], one: str, many: str) -> str:
+    """``one`` if all counts are 1, otherwise ``many`` with their range for ``{}``."""
+    low, high = min(counts, default=1), max(counts, default=1)
+    return one if high == 1 else many.format(high if low == high else f"{low} to {high}")
 
 
-def seeds_said(counts: Iterable[int]) -> str:
-    """In words, of how many seeds the means of a figure are, and what shows their spread."""
-    counts = sorted(set(int(count) for count in counts))
-    if counts in ([], [1]):
-        return "One seed, so no spread is known."
-    span = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"Means over {span} seeds ± one standard deviation."
+def seeds_note(counts: Iterable[int]) -> str:
+    """How many seeds the means of a figure are over, and what shows their spread."""
+    return span(counts, "One seed, so no spread is known.", "Means over {} seeds ± one standard deviation.")
 
 
 def in_order(names: Iterable[str], mixture: str) -> list[str]:
-    """Evaluation datasets with those of the training mixture first, in its order, then the unseen ones by name."""
+    """Evaluation datasets: those of the training mixture first, in its order, then the others by name."""
     names = set(names)
     own = [name for name in mixture.split("+") if name in names]
     return own + sorted(names - set(own))
+
+
+@dataclass(frozen=True)
+class SettingsGroup:
+    """Trials that differ in nothing but what figures show: method, mixture, λ, seed and clustering.
+
+    Attributes:
+        rows: their scores by one probe on one version of each dataset, with all settings, and those of untrained
+            encoders of the same architecture.
+        trials: number of trained encoders.
+        description: their settings in words.
+        unscored: rows of trials with the same settings without a score.
+    """
+
+    rows: pd.DataFrame
+    trials: int
+    description: str
+    unscored: pd.DataFrame
+
+    def label(self, mixture: str) -> str:
+        """``mixture`` where the group has several, for the names of files."""
+        return mixture if len(mixtures(self.rows)) > 1 else ""
+
+    def largest_mixture(self) -> str:
+        found = mixtures(self.rows)
+        if not found:
+            raise InputError("the leaderboard has no trial on a mixture of domains.")
+        return found[0]
+
+
+def settings_groups(board: pd.DataFrame) -> list[SettingsGroup]:
+    """The groups of ``board``, the one with most trials first."""
+    is_scored = (board["status"] == "finished") & board["top1"].notna()
+    rows = all_settings(board[is_scored & (board["features"] == "encoder")])
+    untrained = rows["method"].isin(UNTRAINED)
+    trained = rows[~untrained]
+    if trained.empty:
+        return []
+    differing = [name for name in _hidden_settings(trained) if trained[name].nunique(dropna=False) > 1]
+    groups = [group for _, group in trained.groupby(differing, dropna=False, sort=False)] if differing else [trained]
+    groups.sort(key=lambda group: -group["trial_id"].nunique())
+    same = [name for name in ("arch", "stem", "norm") if name in rows]
+    without = unscored(board)
+    found = []
+    for group in groups:
+        first = group.iloc[0]
+        group = pd.concat([group, rows[untrained & (rows[same] == first[same]).all(axis=1)]])
+        probes = group["probe"].value_counts()
+        group = group[group["probe"] == probes.index[0]]
+        group = latest_images(latest_images(group), "data_fingerprint", "train_mixture")
+        trials = group.loc[~group["method"].isin(UNTRAINED), "trial_id"].nunique()
+        found.append(SettingsGroup(group, trials, _described(first, differing, probes), unscored_like(without, first)))
+    return found
+
+
+def unscored(board: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``board`` without a score, with all their settings."""
+    return all_settings(board[(board["status"] != "finished") | board["top1"].isna()])
+
+
+def unscored_like(rows: pd.DataFrame, trial: pd.Series) -> pd.DataFrame:
+    """Those of ``rows`` that differ from ``trial`` in nothing but what figures show."""
+    for name in _hidden_settings(rows):
+        if name in trial:
+            rows = rows[rows[name].isna() if pd.isna(trial[name]) else rows[name] == trial[name]]
+    return rows
+
+
+def of_one_device(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of trials that ran on the most frequent device with the most frequent number of workers."""
+    for name in ("device", "num_workers"):
+        rows = rows[rows[name].isna() | (rows[name] == rows[name].mode().iloc[0])] if rows[name].notna().any() else rows
+    return rows
+
+
+def chosen_lambdas(rows: pd.DataFrame, by: str = "method") -> tuple[float, float]:
+    """The λ1 and λ2 that most values of ``by`` have, and of these the nearest to the paper's. Scores play no part."""
+    pairs = rows.groupby(["lambda1", "lambda2"]).agg(kinds=(by, "nunique"), trials=("trial_id", "nunique"))
+    nearness = [-sum(abs(own - paper) for own, paper in zip(pair, PAPERS_LAMBDAS, strict=True)) for pair in pairs.index]
+    return pairs.assign(nearness=nearness).sort_values(["kinds", "nearness", "trials"], kind="stable").index[-1]
+
+
+def at_lambdas(rows: pd.DataFrame, lambdas: tuple[float, float]) -> pd.Series:
+    """Which rows have these λ1 and λ2."""
+    return (rows["lambda1"] == lambdas[0]) & (rows["lambda2"] == lambdas[1])
+
+
+def one_of_each_method(rows: pd.DataFrame, mixture: str) -> tuple[pd.DataFrame, tuple[float, float] | None]:
+    """For a comparison of methods: one λ1 and λ2, and the most frequent clustering of each clustered method.
+
+    Returns:
+        The rows of ``mixture`` that remain, with those of other mixtures; and λ1 and λ2, None without MDSSL.
+    """
+    weighs_domains = [name for name, method in METHODS.items() if method.weighs_domains]
+    is_compared = (rows["train_mixture"] == mixture) & rows["method"].isin(weighs_domains)
+    if not is_compared.any():
+        return rows, None
+    lambdas = chosen_lambdas(rows[is_compared])
+    keep = ~is_compared
+    for _, group in rows[is_compared & at_lambdas(rows, lambdas)].groupby("method"):
+        clustering = [name for name in _CLUSTERING if name in group]
+        if clustering:
+            numbers = group.groupby(clustering, dropna=False, sort=False).ngroup()
+            group = group[numbers == numbers.mode().iloc[0]]
+        keep |= rows.index.isin(group.index)
+    return rows[keep], lambdas
+
+
+def _hidden_settings(rows: pd.DataFrame) -> list[str]:
+    """The settings of ``rows`` that no figure shows."""
+    return [name for name in settings_of(rows) if name not in _SHOWN]
+
+
+def _described(trial: pd.Series, differing: list[str], probes: pd.Series) -> str:
+    stem = f" ({trial['stem']} stem)" if pd.notna(trial.get("stem")) else ""
+    parts = [f"{trial['arch']}{stem}"] if pd.notna(trial.get("arch")) else []
+    if pd.notna(trial.get("iterations")):
+        batch = f" of {trial['batch_per_domain']} images a domain" if pd.notna(trial.get("batch_per_domain")) else ""
+        parts.append(f"{trial['iterations']:,} steps{batch}")
+    named = {"arch", "stem", "iterations", "batch_per_domain", "probe", "features"}
+    parts += [f"{name} {trial[name]}" for name in differing if name not in named]
+    others = f" (the most frequent of {len(probes)})" if len(probes) > 1 else ""
+    return ", ".join([*parts, f"{probes.index[0]} probe{others} of encoder features"])

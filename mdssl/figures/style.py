@@ -1,56 +1,55 @@
-"""How all figures look, and `Figure`, which keeps that look wherever it is drawn.
+"""The style of all figures, and `Figure`, which keeps it wherever it is drawn.
 
-Sizes are those of print: type of 7 points is read at the width of a column as at that of a page. Colours are Okabe and
-Ito's, without their yellow, which is invisible on paper; a marker, a line style or a hatch says the same once more, for
-readers in greyscale.
+Text has 7 points, which is legible in a column of print and on a page. Colors are those of Okabe and Ito, without
+yellow, which is invisible on paper. Markers, line styles and hatches repeat what colors show, for readers in greyscale.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from mdssl.config import methods
 from mdssl.data.builtin import BUILTIN
 from mdssl.terminal import printable
 
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches: of a column of print, and of a page."""
 
-INK, FAINT, PAPER = "#1a1a1a", "#5f5f5f", "white"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe and Ito's palette, in the order of use."""
+INK, FAINT = "#1a1a1a", "#5f5f5f"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
+DOTTED = (0, (1, 1))
+LINES = ("-", (0, (5, 1.5)), DOTTED, (0, (5, 1.5, 1, 1.5)))
 HATCHES = ("", "////", "\\\\\\\\", "xxxx", "----")
 
-METHODS = {
-    "alone": ("SimCLR, one domain", "#BBBBBB"),
-    "simclr": ("SimCLR, union", "#56B4E9"),
-    "mdssl": ("MDSSL", "#D55E00"),
-    "mdssl-clustered": ("MDSSL, clustered", "#009E73"),
-    "mdssl-robust": ("MDSSL, robust clustering", "#CC79A7"),
-}
-"""By method what it is called and its colour; ``alone`` is SimCLR on a single domain."""
+_ALONE = replace(methods.METHODS["simclr"], name="alone", label="SimCLR, one domain", color="#BBBBBB")
+METHODS = {"alone": _ALONE} | {name: method for name, method in methods.METHODS.items() if method.trains}
+"""Methods that train; ``alone`` is SimCLR on a single domain."""
 
-SIZE, SMALL = 7, 6
-"""Of type, in points."""
+MOST_NAMES = 8
+"""Datasets that a note or an alternative text names."""
+SMALL = 6
+"""Font size in points; other text has 7."""
 
-_LOOK = {
+_STYLE = {
     "font.family": "sans-serif",
-    # The first comes with matplotlib. Of the others Verdana has its widths, where a reader's machine lacks it.
+    # DejaVu Sans comes with matplotlib. Verdana has the same widths, for readers of an SVG who lack it.
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Geneva", "sans-serif"],
-    "font.size": SIZE,
-    "axes.titlesize": SIZE,
-    "axes.labelsize": SIZE,
-    "legend.fontsize": SIZE,
+    "font.size": 7,
+    "axes.titlesize": "medium",
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,
     "axes.linewidth": 0.6,
@@ -78,10 +77,9 @@ _LOOK = {
     "legend.columnspacing": 1.2,
     "figure.dpi": 200,
     "savefig.dpi": 200,
-    # Text that stays text is selected, searched and read aloud, and is a third of the bytes of its outlines. The price
-    # is that the reader's fonts draw it; the families above keep its widths.
+    # Text that stays text can be selected, searched and read aloud, and takes a third of the bytes of outlines.
     "svg.fonttype": "none",
-    # A fixed salt, and no dates: the same figure is the same bytes.
+    # With a fixed salt and no dates, the same figure has the same bytes.
     "svg.hashsalt": "mdssl",
     "pdf.fonttype": 42,
 }
@@ -89,36 +87,35 @@ _DEFAULTS = {name: value for name, value in matplotlib.rcParamsDefault.items() i
 
 
 @contextmanager
-def look() -> Iterator[None]:
-    """Our look, whatever style the notebook around has chosen. ``@look()`` stands above each function that draws."""
-    with matplotlib.rc_context({**_DEFAULTS, **_LOOK}), warnings.catch_warnings():
-        # Of names in scripts that DejaVu lacks: an SVG keeps them as text, and other files show boxes.
+def styled() -> Iterator[None]:
+    """The style of our figures, independent of the one of the notebook. ``@styled()`` decorates functions that draw."""
+    with matplotlib.rc_context({**_DEFAULTS, **_STYLE}), warnings.catch_warnings():
+        # Names in scripts that DejaVu lacks: an SVG keeps them as text, other formats show boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 class Figure(MatplotlibFigure):
-    """A figure without pyplot. A notebook shows it where it is the value of a cell; `mdssl.figures.save` saves
-    it."""
+    """A figure without pyplot. A notebook shows it as the value of a cell; `mdssl.figures.save` saves it."""
 
     def draw(self, renderer: Any) -> None:
-        # Ticks are made as late as here.
-        with look():
+        # Ticks are created here.
+        with styled():
             super().draw(renderer)
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
-        # From where they were at first: a layout begins at the one before, and would differ a little each time.
+        # Reset the layout. It starts from the previous one, and the bytes would differ each time.
         for axis in self.axes:
             if axis.get_subplotspec() is not None:
                 axis.set_subplotspec(axis.get_subplotspec())
-        with look():
+        with styled():
             super().savefig(*args, **kwargs)
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """What Jupyter shows: PNG, because all of its front ends keep that in a saved notebook."""
+        """What Jupyter shows: PNG, which all of its front ends keep in a saved notebook."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
-        # Half its pixels, and so sharp where a screen has two for each.
+        # Half the pixels, so that it is sharp on screens with two pixels for each.
         width, height = (round(inches * 100) for inches in self.get_size_inches())
         return buffer.getvalue(), {"width": width, "height": height}
 
@@ -126,16 +123,14 @@ class Figure(MatplotlibFigure):
 def panels(
     count: int, *, width: float, height: float, per_row: int | None = None, sharex: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of ``width`` inches with ``count`` panels, each ``height`` inches high, side by side as far as they fit.
+    """A figure of ``width`` inches with ``count`` panels, each ``height`` inches high.
 
     Args:
-        per_row: how many stand side by side; by default two in a column, and four on a page.
-        sharex: whether panels have one x axis, drawn under the lowest.
+        per_row: panels in a row; by default at most two in a column of print, and four on a page.
+        sharex: whether panels have one x axis, drawn below the lowest.
     """
     if per_row is None:
-        per_row = min(count, max(1, int(width / 1.6)))
-        # As equal as rows can be: six are 3 + 3, not 4 + 2.
-        per_row = -(-count // -(-count // per_row))
+        per_row = equal_rows(count, int(width / 1.6))
     rows = -(-count // per_row)
     figure = Figure(figsize=(width, rows * height + 0.2), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03)
@@ -147,68 +142,98 @@ def panels(
     return figure, axes[:count]
 
 
-def plain(text: object) -> str:
-    """``text`` of others as it is drawn: no mathematics between dollar signs, no control characters, one line."""
-    return printable(" ".join(str(text).split())).replace("$", r"\$")
+def equal_rows(count: int, most: int) -> int:
+    """How many of ``count`` to place in a row, at most ``most``, so that rows are equal: six as 3 + 3, not 4 + 2."""
+    rows = -(-count // max(most, 1))
+    return -(-count // rows)
 
 
-def wrapped(text: object, characters: int, lines: int = 3) -> str:
-    """``text`` in lines of at most so many characters, broken at its joints where it has some; the rest is cut off."""
-    # A zero-width space is a joint that nobody sees.
-    joints = str(text).replace("+", "+\u200b").replace("_", "_\u200b").replace("-", "-\u200b")
-    pieces = " ".join(joints.split()).replace("\u200b", " \u200b").split(" ")
-    found = [""]
-    for piece in pieces:
-        glue = "" if piece.startswith("\u200b") or not found[-1] else " "
-        piece = piece.lstrip("\u200b")
-        while len(piece) > characters:
-            head, piece = piece[:characters], piece[characters:]
-            found += [head] if found[-1] else []
-            found[-1] = head
-        if len(found[-1]) + len(glue) + len(piece) <= characters:
-            found[-1] += glue + piece
-        else:
-            found.append(piece)
-    if len(found) > lines:
-        found = [*found[: lines - 1], found[lines - 1][: characters - 1] + "…"]
-    return "\n".join(plain(line) for line in found)
+def outer_labels(axes: list[Axes], x: str, y: str) -> None:
+    """Labels of the left and lower panels only; each panel keeps its own scale."""
+    for number, axis in enumerate(axes):
+        spot = axis.get_subplotspec()
+        axis.set_ylabel(y if spot.is_first_col() else "")
+        axis.set_xlabel(x if number + spot.get_gridspec().ncols >= len(axes) else "")
 
 
 def no_negative(axis: Axes) -> None:
-    """No ticks below zero, where nothing can be; what is drawn at zero is whole."""
+    """No ticks below zero, where no value can be; markers at zero stay whole."""
     low, high = axis.get_ylim()
     if low < 0:
         high = max(high, 1)
         axis.set_ylim(-0.03 * high, high)
 
 
+def line(number: int) -> dict[str, Any]:
+    """Color, marker and line style of the curve with this number."""
+    return dict(color=COLORS[number], marker=MARKERS[number], linestyle=LINES[number % len(LINES)])
+
+
+def evenly(values: Sequence[Any], most: int) -> list[Any]:
+    """At most ``most`` of ``values``, evenly from the first to the last."""
+    return [values[place] for place in np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))]
+
+
+def plain(text: object) -> str:
+    """``text`` as one line to draw: no mathematics between dollar signs, no control characters."""
+    return printable(" ".join(str(text).split())).replace("$", r"\$")
+
+
+class _AtJoints(textwrap.TextWrapper):
+    """Breaks lines behind plus signs, underscores and hyphens, too."""
+
+    wordsep_re = re.compile(r"(\s+)|(?<=[+_-])")
+
+
+def wrapped(text: object, characters: int, lines: int = 3) -> str:
+    """``text`` in lines of at most so many characters. What does not fit into ``lines`` is cut off."""
+    found = _AtJoints(characters).wrap(str(text)) or [""]
+    if len(found) > lines:
+        found = [*found[: lines - 1], found[lines - 1][: characters - 1] + "…"]
+    return "\n".join(plain(line) for line in found)
+
+
 def dataset_label(name: str, characters: int = 24, *, before: str = "") -> str:
-    """The name of a dataset, in lines, the first of which begins with ``before``; those of the built-in domains say
-    that they are made-up."""
+    """``before`` and the name of a dataset in lines; built-in domains are marked as synthetic."""
     label = wrapped(before + name, characters, lines=4 if before else 3)
     if name not in BUILTIN:
         return label
-    fits = len(label.split("\n")[-1]) + len(" (made-up)") <= characters
-    return f"{label}{' ' if fits else chr(10)}(made-up)"
+    fits = len(label.split("\n")[-1]) + len(" (synthetic)") <= characters
+    return f"{label}{' ' if fits else chr(10)}(synthetic)"
 
 
 def note(figure: Figure, text: str) -> None:
-    """Small print below the panels, in as many lines as it takes; the figure grows by them."""
+    """Small print below the panels; the figure grows by its lines."""
     lines = textwrap.wrap(text, int(figure.get_figwidth() * 20))
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color=FAINT)
     figure.set_figheight(figure.get_figheight() + 0.11 * len(lines))
 
 
-def legend(figure: Figure, handles: list[Any], labels: list[str]) -> None:
-    """One legend for all panels, above them, in as few rows as fit; the figure grows by them."""
-    if not labels:
+def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """One legend for all panels, above them, in as few rows as fit; the figure grows by them.
+
+    Args:
+        handles: what matplotlib drew, by label.
+    """
+    if not handles:
         return
-    # In inches: a character of this size, and a handle with its gaps.
-    widths = [0.054 * max(len(line) for line in label.split("\n")) + 0.5 for label in labels]
-    for rows in range(1, len(labels) + 1):
-        columns = -(-len(labels) // rows)
-        # Filled column by column, each as wide as its longest.
+    # In inches: characters, and a handle with its gaps.
+    widths = [0.054 * max(len(line) for line in label.split("\n")) + 0.5 for label in handles]
+    for rows in range(1, len(widths) + 1):
+        # It is filled column by column, each as wide as its longest label.
         if sum(max(widths[first : first + rows]) for first in range(0, len(widths), rows)) <= figure.get_figwidth():
             break
-    figure.legend(handles, labels, loc="outside upper left", ncols=columns, borderpad=0.3, borderaxespad=0)
+    box = dict(loc="outside upper left", ncols=-(-len(widths) // rows), borderpad=0.3, borderaxespad=0)
+    figure.legend(list(handles.values()), list(handles), **box)
     figure.set_figheight(figure.get_figheight() + 0.15 * rows)
+
+
+def time_unit(hours: pd.Series) -> tuple[str, int]:
+    """Unit for ``hours``, and how many of it are an hour."""
+    return ("hours", 1) if hours.max() >= 0.5 else ("minutes", 60)
+
+
+def in_words(what: str, by_dataset: Sequence[str]) -> str:
+    """An alternative text: ``what`` and a sentence for each of the first datasets."""
+    more = len(by_dataset) - MOST_NAMES
+    return " ".join([what, *by_dataset[:MOST_NAMES], *([f"And {more} more datasets."] if more > 0 else [])])

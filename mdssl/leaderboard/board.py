@@ -8,7 +8,7 @@ by one probe of one feature layer; a trial that failed to train is one row with 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from mdssl.config.run import probe_named_now
 from mdssl.config.trial import CLUSTERED, relevant_settings
-from mdssl.errors import InputError, check_name
-from mdssl.leaderboard.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, SETTING_COLUMNS, STATUSES
+from mdssl.errors import check_name
+from mdssl.leaderboard.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, STATUSES
 from mdssl.leaderboard.compacted import read_folder
 from mdssl.leaderboard.files import file_of, read_files, to_bytes
 from mdssl.leaderboard.names import marked
@@ -78,26 +78,16 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     for name in filters:
         check_name("leaderboard column", name, SCHEMA.names)
     if "trial_id" in filters:
-        # A trial's rows are in the file of its name, so no other needs to be opened, or to be whole.
+        # A trial's rows are in the file of its name, so no other file is opened or checked.
         table = read_files([file_of(storage, str(trial_id)) for trial_id in _values(filters["trial_id"])])
     else:
         table = read_folder(storage)
     types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame = table.to_pandas(types_mapper=types.get)
     frame["probe"] = frame["probe"].replace({name: probe_named_now(name) for name in frame["probe"].dropna().unique()})
-    return select(frame, filters).reset_index(drop=True)
-
-
-def select(df: pd.DataFrame, filters: Mapping[str, object]) -> pd.DataFrame:
-    """The rows of ``df`` that match all ``filters``: by column name a value, or a list of values, as for `read`.
-
-    Raises:
-        ValueError: a filter is not a column of ``df``.
-    """
     for name, wanted in filters.items():
-        check_name("leaderboard column", name, df.columns)
-        df = df[_matches(df[name], wanted)]
-    return df
+        frame = frame[_matches(frame[name], wanted)]
+    return frame.reset_index(drop=True)
 
 
 def with_settings(df: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +95,8 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
 
     Such as ``weight_decay``, ``crop_min_area`` or ``recipe_version``, null where the method has no such setting, and
     ``eval_fingerprint``: what the images were that gave the score. Filter by them, or name them in the index of
-    `pivot`. ``eval_dataset`` and ``train_mixture`` have names as they are shown, see `mdssl.leaderboard.names`.
+    `mdssl.tables.compare.pivot`. ``eval_dataset`` and ``train_mixture`` have names as they are shown, see
+    `mdssl.leaderboard.names`.
     """
     of_evaluation = cache(_evaluation)
     evaluations, numbers, different = [], [], {}
@@ -128,63 +119,8 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
     return marked(df, [found.get("variant") for found in evaluations], [variants[number] for number in numbers])
 
 
-def pivot(
-    df: pd.DataFrame,
-    *,
-    index: Sequence[str] = ("method", "lambda1", "lambda2"),
-    columns: str = "eval_dataset",
-    values: str = "top1",
-) -> pd.DataFrame:
-    """Means of ``values`` over seeds, and over nothing else: a row per ``index``, a column per value of ``columns``.
-
-    Unlike pandas' ``pivot_table`` it keeps rows whose index holds a null (a random encoder has no lambda), and refuses
-    to mix what cannot be averaged, also where rows differ in nothing but a setting that only ``config_json`` tells.
-    Rows without a value in ``columns``, such as those of failed trials, are left out.
-
-    Raises:
-        ValueError: a name that is not a column, or rows that differ in a setting that ``index`` does not name.
-    """
-    index = list(index)
-    given = df.columns
-    df = with_settings(df) if "config_json" in given else df
-    for name in (*index, columns, values):
-        check_name("leaderboard column", name, df.columns)
-    df = df.dropna(subset=[columns])
-    for name, found in mixed_settings(df, [*index, columns]).items():
-        hint = f"df[df.{name} == …]" if name in given else f"df = with_settings(df); df[df.{name} == …]"
-        raise InputError(
-            f"the mean of {values} would mix rows that differ in {name}: {found}. Keep one of them, {hint}, or add "
-            f"{name!r} to index."
-        )
-    groups = df.groupby([*index, columns], dropna=False)
-    return groups[values].mean().unstack(columns)
-
-
-def mixed_settings(df: pd.DataFrame, by: Sequence[str], also: Sequence[str] = ()) -> dict[str, str]:
-    """Settings other than the seed in which rows of one group differ, so that their mean would mean nothing.
-
-    Args:
-        df: rows, best with all their settings (`with_settings`).
-        by: columns of which the rows of one group have the same values.
-        also: further columns in which they must not differ.
-
-    Returns:
-        By name, in order of the alphabet, the values that there are, for an error message. Empty if means are sound.
-    """
-    groups = df.groupby(list(by), dropna=False)
-    # A seed is what is averaged over, and a preset is but a name for settings that are compared one by one.
-    told_apart = {column.name for column in SETTING_COLUMNS} | (set(df.columns) - set(SCHEMA.names))
-    told_apart |= {"features", "probe", "data_fingerprint", *also}
-    told_apart -= {"seed", "preset", "num_domains", *by}
-    return {
-        name: ", ".join(str(value) for value in df[name].unique())
-        for name in sorted(told_apart & set(df.columns))
-        if (groups[name].nunique(dropna=False) > 1).any()
-    }
-
-
 def _evaluation(text: str) -> dict[str, Any] | None:
-    """What a ``config_json`` says of the evaluation, its first member; None if ``text`` is not that member alone."""
+    """The evaluation in a ``config_json``, its first member; None if ``text`` is not that member alone."""
     try:
         first = json.loads(text + "}")
     except json.JSONDecodeError:

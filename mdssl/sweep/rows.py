@@ -13,7 +13,7 @@ import mdssl
 from mdssl.config.trial import TrialConfig, relevant_settings
 from mdssl.data.dataset import Dataset
 from mdssl.data.sources.catalog import seen_in
-from mdssl.leaderboard.board import SCHEMA_VERSION, SETTING_COLUMNS
+from mdssl.leaderboard.columns import SCHEMA_VERSION, SETTING_COLUMNS
 from mdssl.pretrain.trial_files import now
 from mdssl.storage.location import Location
 

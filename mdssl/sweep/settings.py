@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
@@ -162,6 +163,11 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             axes[name] = tuple(parse_as(name, text, types[name]) for text in texts)
             check_axis(name, axes[name])
         return axes
+
+    @property
+    def repeats(self) -> int:
+        """How many trials each point of a script's own axes stands for: with each seed, temperature and ``--grid``."""
+        return math.prod(map(len, (self.seeds, self.temperature, *self.grid_axes.values())))
 
     @property
     def trial_settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One table of the leaderboard, printed or written to a file: what ``mdssl leaderboard`` does with its flags."""
+"""What ``mdssl leaderboard`` prints: a table for each mixture and probe, or one table as its flags say."""
 
 from __future__ import annotations
 
@@ -6,14 +6,82 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdssl.errors import InputError
+from rich.console import Console
+
+from mdssl.config.run import ProbeConfig
+from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.names import matching_names, plain_name
 from mdssl.leaderboard.opening import results_in
 from mdssl.storage.location import Location
-from mdssl.tables import formats
-from mdssl.tables.conditions import Condition, parse_condition
+from mdssl.tables import render
+from mdssl.tables.select import Condition, parse_condition
+from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 from mdssl.tables.view import view
 from mdssl.terminal import Terminal, printable
+
+
+def print_leaderboard(
+    storage: str | Location,
+    *,
+    method: Sequence[str] = (),
+    train_mixture: Sequence[str] = (),
+    evaluate: Sequence[str] = (),
+    probe: str | None = None,
+    features: str = "encoder",
+    console: Console | None = None,
+) -> None:
+    """Print all of a leaderboard: a `sweep_table` for each training mixture and probe.
+
+    Args:
+        storage: where results live.
+        method, train_mixture, evaluate: only these; all where empty. Untrained encoders stand in every mixture's
+            table.
+        probe: only this one; all that have been run where None.
+        features: the layer whose scores are shown.
+
+    Raises:
+        ValueError: there is no such storage; a method, mixture, dataset, probe or layer that the leaderboard does not
+            hold; a file that is not one of its own.
+    """
+    console = console or Terminal()
+    rows = leaderboard.read(results_in(storage))
+    if rows.empty:
+        console.print(_empty(storage), markup=False, soft_wrap=True)
+        return
+    # Once for all tables, which then need not carry the texts along: of 60,000 rows they are 60 MB.
+    rows = leaderboard.with_settings(rows).drop(columns="config_json")
+    wanted = {
+        "method": method,
+        "train_mixture": train_mixture,
+        "eval_dataset": evaluate,
+        "probe": [probe] if probe else (),
+        # Where nothing has been scored, there is no layer to name, and failures are still worth printing.
+        "features": [features] if rows["features"].notna().any() else (),
+    }
+    for name, values in wanted.items():
+        found = set(rows[name].dropna().unique()) - {""}
+        for value in values:
+            check_name(name, value, sorted(found | {plain_name(text) for text in found}))
+    mixtures = sorted(set(rows["train_mixture"].unique()) - {""}) or [""]
+    mixtures = matching_names(train_mixture, mixtures) if train_mixture else mixtures
+    scores = rows.loc[rows["features"] == features, ["train_mixture", "eval_dataset", "probe"]].drop_duplicates()
+    for mixture in mixtures:
+        scored = scores[scores["train_mixture"].isin([mixture, ""])]
+        for name in [probe] if probe else sorted(set(scored["probe"])) or [ProbeConfig.probe]:
+            found = set(scored.loc[scored["probe"] == name, "eval_dataset"])
+            seen = [part for part in mixture.split("+") if part in found]
+            datasets = seen + sorted(found - set(seen))
+            if evaluate:
+                datasets = [one for asked in evaluate for one in matching_names([asked], datasets) or [asked]]
+            table = sweep_table(rows, mixtures=[mixture], datasets=datasets, features=features, probe=name)
+            # Left out only now: the differences are to the baseline, shown or not.
+            if method:
+                table = table[table["method"].isin(method)]
+            if not table.empty:
+                shown = f"top-1 in percent on the test split, {name} probe on {features} features"
+                console.print(f"\n{mixture or 'untrained'}: {shown}", markup=False, soft_wrap=True)
+                print_sweep_table(table, console)
 
 
 def print_one_table(
@@ -30,42 +98,45 @@ def print_one_table(
     Args:
         storage: where results live.
         choice: by column, values of which a row must have one; any where there are none.
-        where: conditions as texts, see `mdssl.tables.conditions`.
-        format: one of `mdssl.tables.formats.FORMATS`; None: as ``output`` ends.
+        where: conditions as texts, see `mdssl.tables.select`.
+        format: one of `mdssl.tables.render.FORMATS`; None: as ``output`` ends.
         output: file to write, here or in a bucket; None: print it.
         asked: the other arguments of `mdssl.tables.view.view`.
 
     Raises:
         ValueError: what cannot be meant, or with ``format`` or ``output`` no rows; nothing has been written then.
     """
-    name = formats.format_for(output, format)
+    name = render.format_for(output, format)
     conditions = [Condition(column, "=", tuple(values)) for column, values in choice.items() if values]
     conditions += [parse_condition(text) for text in where]
     rows = leaderboard.read(results_in(storage))
     if rows.empty:
-        message = f"the leaderboard in {storage} is empty: run a sweep, or give another --storage"
         if format is not None or output is not None:
             # A script that goes on would read what an earlier run wrote, or nothing.
-            raise InputError(message)
-        print(message, file=sys.stderr)
+            raise InputError(_empty(storage))
+        print(_empty(storage), file=sys.stderr)
         return
     rows = leaderboard.with_settings(rows)
     if not any(condition.name == "features" for condition in conditions) and "encoder" in set(rows["features"]):
         # Trials that failed before they were scored have no layer.
         conditions.append(Condition("features", "=", ("encoder", "null")))
-    shown = view(rows, where=conditions, **asked)
+    table = view(rows, where=conditions, **asked)
     if output is None and name == "table":
-        formats.print_view(shown, Terminal())
+        render.print_table(table, Terminal())
         return
-    data = formats.to_bytes(shown, name)
-    if output is not None or name not in formats.WITH_NOTES:
-        for note in shown.notes:
+    data = render.to_bytes(table, name)
+    if output is not None or name not in render.WITH_NOTES:
+        for note in table.notes:
             print(printable(note), file=sys.stderr)
     if output is not None:
         file = Location.of(output)
         file.parent.check_writable("--output")
         file.write_bytes(data)
-        print(f"{output}: {len(shown.frame):,} rows", file=sys.stderr)
+        print(f"{output}: {len(table.frame):,} rows", file=sys.stderr)
         return
     text = data.decode()
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+
+
+def _empty(storage: str | Location) -> str:
+    return f"the leaderboard in {storage} is empty: run a sweep, or give another --storage"

@@ -1,22 +1,29 @@
 """Views of the leaderboard: rows chosen, averaged over seeds, compared with a baseline, and spread over columns.
 
-``mdssl leaderboard`` prints them. They refuse what would mean nothing, such as an average over anything but the seed.
+``mdssl leaderboard`` prints them. Means over anything but the seed are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from mdssl.errors import InputError, check_name
-from mdssl.tables.averages import common_datasets, left_out, mean
-from mdssl.tables.baseline import baselines, compared_settings, values_of_baselines
-from mdssl.tables.conditions import Condition, matching
-from mdssl.tables.spread import MEAN, MEASURED, SCORES, Measure, grouped, single
-from mdssl.tables.table import METHOD_ORDER
+from mdssl.tables.baseline import find_baselines
+from mdssl.tables.compare import (
+    common_datasets,
+    latest_images,
+    mean,
+    notes_on_means,
+    paired,
+    settings_to_show,
+    usual_order,
+)
+from mdssl.tables.render import Measure, Table
+from mdssl.tables.seeds import MEAN, MEASURED, SCORES, grouped, single
+from mdssl.tables.select import Condition, matching
 
 _OF_SCORES = ("eval_dataset", "features", "probe", "eval_fingerprint")
 """Which score a row is. Conditions on these hold for the baseline too."""
@@ -25,23 +32,6 @@ _OF_DATASETS = ("seen", "num_classes", "num_train", "num_test", "eval_fingerprin
 _WAY = ("features", "probe")
 """How a score is made: means are over scores of one way."""
 _DESCENDING = ":desc"
-
-
-@dataclass(frozen=True)
-class View:
-    """A table.
-
-    Attributes:
-        frame: all its values, numbers in full: first ``keys``, the columns that say what a row is, then numbers.
-        keys: names of columns.
-        measures: what is shown of the numbers.
-        notes: sentences that a reader needs.
-    """
-
-    frame: pd.DataFrame
-    keys: tuple[str, ...]
-    measures: tuple[Measure, ...]
-    notes: tuple[str, ...]
 
 
 def view(
@@ -53,7 +43,7 @@ def view(
     over_seeds: bool = False,
     baseline: Sequence[str] = (),
     sort: Sequence[str] = (),
-) -> View:
+) -> Table:
     """Make a view of ``rows``.
 
     Args:
@@ -64,11 +54,12 @@ def view(
             trial, the settings in which trials differ, and top1, spread over the evaluation datasets.
         pivot: a column whose values become columns each.
         over_seeds: mean, standard deviation and number of seeds, of rows that differ in nothing else.
-        baseline: also the difference to it, see `mdssl.tables.baseline.baselines`.
+        baseline: also the difference to it, see `mdssl.tables.baseline.find_baselines`.
         sort: columns to sort by, each with ``:desc`` for the largest first. Missing values are last.
 
     Raises:
-        ValueError: a name that is none, a mean that would mix what cannot be averaged, or what does not go together.
+        ValueError: an unknown name, a mean over rows that differ in more than the seed, or arguments that cannot be
+            combined.
     """
     notes: list[str] = []
     pivot = "eval_dataset" if not columns and not pivot else pivot
@@ -83,35 +74,44 @@ def view(
     board = matching(rows, [condition for condition in where if condition.name in _OF_SCORES])
     named = {*columns, *(condition.name for condition in where)}
     if (pivot or over_seeds or baseline) and "eval_fingerprint" not in named:
-        board = _on_latest_images(board, notes)
+        latest = latest_images(board)
+        if names := sorted(board["eval_dataset"].drop(latest.index).unique()):
+            notes.append(
+                f"{len(board) - len(latest)} scores on earlier images of {', '.join(names)} are left out: "
+                "eval_fingerprint tells them apart"
+            )
+        board = latest
     kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
-    baseline_of = baselines(kept, board, baseline) if baseline else {}
-    averaged: dict[tuple[str, str], list[str]] = {}
-    if pivot == "eval_dataset":
-        averaged = _averaged_datasets(kept, board, baseline_of, notes)
-        kept = _with_means(kept, averaged, [name for name in values if name in SCORES])
+    baseline_of = find_baselines(kept, board, baseline) if baseline else {}
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
+    averaged = _averaged_datasets(kept, board, baseline_of, notes) if pivot == "eval_dataset" else {}
     if pivot:
         kept = _with_value(kept, pivot, notes)
     numbers = kept[values].astype(float) if baseline or over_seeds or pivot else kept[values]
     if baseline:
-        differences = numbers - values_of_baselines(kept, board, baseline_of, values)
-        differences = _of_means(kept, differences, averaged)
+        differences = paired(kept, board, baseline_of, values)
         label = baseline[0] if len(baseline) == 1 and baseline[0].replace("-", "").isalnum() else "baseline"
         numbers = numbers.join(differences.add_suffix(f" vs {label}"))
         if label == "baseline":
             notes.append(f"the baseline is {' '.join(baseline)}")
-    kept = _in_usual_order(kept, keys)
+    if averaged:
+        kept, numbers = _with_means(kept, numbers, averaged)
+    kept = kept.loc[usual_order(kept, [name for name in keys if name != "trial_id"])]
     if pivot or over_seeds:
         frame, measures = grouped(kept, numbers.loc[kept.index], keys, pivot, over_seeds)
     else:
         frame, measures = single(kept, numbers.loc[kept.index], keys)
     if over_seeds:
-        notes.append("± is the standard deviation over seeds, and the number in brackets is how many there are")
-        if baseline:
+        several = any((frame[measure.names[-1]] > 1).any() for measure in measures)
+        notes.append(
+            "± is the standard deviation over seeds, and the number in brackets is how many there are"
+            if several
+            else "the number in brackets is how many seeds there are"
+        )
+        if baseline and several:
             notes.append("± of a difference is the standard error of its mean over pairs with the same seed")
     frame = _sorted(frame, measures, kept if not pivot and not over_seeds else kept[[]], sort)
-    return View(frame.reset_index(drop=True), tuple(keys), tuple(measures), tuple(notes))
+    return Table(frame.reset_index(drop=True), tuple(keys), tuple(measures), tuple(notes))
 
 
 def _check(
@@ -143,18 +143,6 @@ def _check(
         )
 
 
-def _on_latest_images(board: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """Without scores on images that were prepared anew since, which are another dataset of the same name."""
-    latest = board.sort_values("finished_at").groupby("eval_dataset")["eval_fingerprint"].last()
-    outdated = board["eval_dataset"].notna() & (board["eval_fingerprint"] != board["eval_dataset"].map(latest))
-    if outdated.any():
-        names = ", ".join(sorted(board.loc[outdated, "eval_dataset"].unique()))
-        notes.append(
-            f"{outdated.sum()} scores on earlier images of {names} are left out: eval_fingerprint tells them apart"
-        )
-    return board[~outdated]
-
-
 def _averaged_datasets(
     rows: pd.DataFrame, board: pd.DataFrame, baseline_of: dict[str, str], notes: list[str]
 ) -> dict[tuple[str, str], list[str]]:
@@ -173,54 +161,40 @@ def _averaged_datasets(
         is_baseline = scores.index.isin(set(baseline_of.values()))
         common = common_datasets(scores, untrained=untrained, baseline=is_baseline)
         if len(scores.columns) > 1:
-            notes += left_out(scores, common, f" by the {way[1]} probe" if probes > 1 else "")
+            notes += notes_on_means(scores, common, f" by the {way[1]} probe" if probes > 1 else "")
         if len(common) > 1:
             found[way] = common
     return found
 
 
-def _with_means(rows: pd.DataFrame, averaged: dict[tuple[str, str], list[str]], scores: Sequence[str]) -> pd.DataFrame:
-    """``rows`` and one per trial, layer and probe with its means; null where the trial lacks a score."""
-    if not scores or not averaged:
-        return rows
-    scored = rows[_is_averaged(rows, averaged)]
-    groups = scored.groupby(["trial_id", *_WAY], sort=False)
-    means = groups[list(scores)].agg(mean).reset_index()
-    firsts = scored.drop_duplicates(["trial_id", *_WAY]).reset_index(drop=True)
-    counts = groups["eval_dataset"].nunique()
-    complete = [count == len(averaged[way]) for (_, *way), count in counts.items() for way in [tuple(way)]]
-    agree = groups[list(_OF_DATASETS)].nunique(dropna=False).eq(1).reset_index()
-    common = {name: firsts[name].where(agree[name]) for name in _OF_DATASETS}
-    others = ["eval_seconds", *(name for name in SCORES if name not in scores)]
-    of_means = means[list(scores)].where(pd.Series(complete))
-    firsts = firsts.assign(**common, **of_means, eval_dataset=MEAN).drop(columns=others)
-    return pd.concat([rows, firsts], ignore_index=True)
+def _with_means(
+    rows: pd.DataFrame, numbers: pd.DataFrame, averaged: dict[tuple[str, str], list[str]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """``rows`` and ``numbers``, and one more row per trial, layer and probe: the means of scores and of differences.
 
-
-def _of_means(
-    rows: pd.DataFrame, differences: pd.DataFrame, averaged: dict[tuple[str, str], list[str]]
-) -> pd.DataFrame:
-    """``differences``, those of means being means of the differences of their datasets."""
-    is_mean = rows["eval_dataset"] == MEAN
-    if not is_mean.any():
-        return differences
-    by = ["trial_id", *_WAY]
-    chosen = _is_averaged(rows, averaged)
-    means = rows.loc[chosen, by].join(differences[chosen]).groupby(by, sort=False).agg(mean)
-    of_means = pd.MultiIndex.from_frame(rows.loc[is_mean, by])
-    there = rows.loc[is_mean, list(SCORES)].notna().any(axis=1).to_numpy()
-    differences = differences.copy()
-    differences.loc[is_mean] = np.where(there[:, None], means.reindex(of_means).to_numpy(), np.nan)
-    return differences
-
-
-def _is_averaged(rows: pd.DataFrame, averaged: dict[tuple[str, str], list[str]]) -> pd.Series:
+    Null where the trial lacks a score. What it cost to train is the same on all datasets.
+    """
+    of_score = [name for name in numbers if name.partition(" vs ")[0] in SCORES]
     cells = {(*way, name) for way, names in averaged.items() for name in names}
-    return pd.Series([cell in cells for cell in rows[[*_WAY, "eval_dataset"]].itertuples(index=False)], rows.index)
+    scored = rows[[cell in cells for cell in rows[[*_WAY, "eval_dataset"]].itertuples(index=False)]]
+    if scored.empty or not of_score:
+        return rows, numbers
+    by = ["trial_id", *_WAY]
+    firsts = scored.drop_duplicates(by)
+    index = pd.MultiIndex.from_frame(firsts[by])
+    groups = scored.groupby(by)
+    counts = groups["eval_dataset"].nunique().reindex(index)
+    lacking = [count < len(averaged[tuple(way)]) for (_, *way), count in counts.items()]
+    means = scored[by].join(numbers[of_score]).groupby(by).agg(mean).reindex(index).set_axis(firsts.index)
+    means.loc[lacking] = np.nan
+    of_means = numbers.loc[firsts.index].assign(**means, **dict.fromkeys({"eval_seconds"} & set(numbers), np.nan))
+    agree = groups[list(_OF_DATASETS)].nunique(dropna=False).eq(1).reindex(index).set_axis(firsts.index)
+    firsts = firsts.assign(**firsts[list(_OF_DATASETS)].where(agree), eval_dataset=MEAN)
+    return pd.concat([rows, firsts], ignore_index=True), pd.concat([numbers, of_means], ignore_index=True)
 
 
 def _telling_apart(rows: pd.DataFrame, pivot: str | None, over_seeds: bool) -> list[str]:
-    """Columns that say which row is which, for who has named none."""
+    """The columns that identify a row, where none are named."""
     trials = rows.drop_duplicates("trial_id")
     names = [] if over_seeds else ["trial_id"]
     mixtures = trials["train_mixture"][trials["train_mixture"] != ""]
@@ -229,9 +203,7 @@ def _telling_apart(rows: pd.DataFrame, pivot: str | None, over_seeds: bool) -> l
         if mixtures.nunique() > 1
         else ["method", "lambda1", "lambda2"]
     )
-    # Trials on other domains, and untrained ones, have other images and settings anyway.
-    varied = trials.groupby("train_mixture")[compared_settings(rows)].nunique().max() > 1
-    names += [name for name in varied.index[varied] if not (over_seeds and name == "seed")]
+    names += [name for name in settings_to_show(rows) if not (over_seeds and name == "seed")]
     names += [name for name in ("eval_dataset", "features", "probe") if rows[name].nunique() > 1]
     return [name for name in dict.fromkeys(names) if name != pivot]
 
@@ -244,18 +216,6 @@ def _with_value(rows: pd.DataFrame, pivot: str, notes: list[str]) -> pd.DataFram
         which = f", {failed} of which failed (--where status=failed --columns trial_id error)" if failed else ""
         notes.append(f"trials whose rows have no {pivot} are not shown: {len(trials)}{which}")
     return rows[~without]
-
-
-def _in_usual_order(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """From the floor upwards, as the tables of sweeps: by mixture, method, λ1 from high to low, and λ2."""
-    rank = {method: place for place, method in enumerate(METHOD_ORDER)}
-    order = rows[["train_mixture", "lambda2"]].assign(
-        method=rows["method"].map(lambda method: rank.get(method, len(rank))), falling_lambda1=-rows["lambda1"]
-    )
-    first = ["train_mixture", "method", "falling_lambda1", "lambda2"]
-    others = [name for name in keys if name not in (*first, "lambda1", "trial_id")]
-    order = order.join(rows[others]).sort_values([*first, *others], kind="stable")
-    return rows.loc[order.index]
 
 
 def _sorted(frame: pd.DataFrame, measures: Sequence[Measure], rows: pd.DataFrame, sort: Sequence[str]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from mdssl.data.dataset import open_dataset
 from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.representations import Layer, Representations, class_means, of_trial, read, represent, write
-from mdssl.evaluate.similarity import class_similarity, stacked, summarise
+from mdssl.evaluate.similarity import class_similarity, stacked, summarize
 from mdssl.storage.location import Location
 
 
@@ -123,7 +123,7 @@ def test_a_summary_is_the_mean_off_the_diagonal_within_and_across():
             [0.5, np.nan, -0.5, -0.1, 1.0],
         ]
     )
-    found = summarise(matrix, ["a", "a", "b", "b", "c"])
+    found = summarize(matrix, ["a", "a", "b", "b", "c"])
     assert found.by_domain == pytest.approx({"a": 0.8, "b": 0.6, "c": np.nan}, nan_ok=True)
     assert found.by_pair == pytest.approx({("a", "b"): 0.25, ("a", "c"): 0.5, ("b", "c"): -0.3})
     assert found.within == pytest.approx(0.7)

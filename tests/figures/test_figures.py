@@ -10,9 +10,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from mdssl import figures
-from mdssl.figures.over_cost import costs_and_scores, pareto_front
+from mdssl.figures.cost import costs_and_scores, pareto_front
 from mdssl.figures.saving import to_bytes
-from mdssl.figures.style import COLOURS, METHODS, wrapped
+from mdssl.figures.style import COLORS, METHODS, wrapped
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_single_domain_baselines_are_lines_at_their_score_and_unseen_datasets_ar
     faces = {
         line.get_markerfacecolor(): list(line.get_xdata()) for line in figure.axes[2].lines if line.get_marker() == "o"
     }
-    assert faces == {COLOURS[0]: [3, 4], "white": [2]}
+    assert faces == {COLORS[0]: [3, 4], "white": [2]}
 
 
 def test_bars_are_as_high_as_the_means_of_each_method(board):
@@ -264,9 +264,9 @@ def test_a_long_name_breaks_at_its_joints_and_loses_no_character():
     assert wrapped("a" * 99, 10).endswith("…") and len(wrapped("a" * 99, 10)) <= 32
 
 
-def test_made_up_domains_are_called_so(board):
+def test_built_in_domains_are_marked_as_synthetic(board):
     grid = grid_of(board).replace({"eval_dataset": {"svhn": "builtin-shapes"}})
-    assert b"(made-up)" in to_bytes(figures.lambda_heatmap(grid, "builtin-shapes"), "svg")
+    assert b"(synthetic)" in to_bytes(figures.lambda_heatmap(grid, "builtin-shapes"), "svg")
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
@@ -302,7 +302,7 @@ def test_a_notebook_gets_a_picture_as_large_as_the_figure_whatever_its_style(boa
     assert size["width"] == 330
 
 
-def test_colours_differ_for_those_who_see_no_red_or_no_green():
+def test_colors_differ_for_those_who_see_no_red_or_no_green():
     """Machado, Oliveira and Fernandes 2009, severity 1; distances in CIELAB of 1976."""
     deutan = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
     protan = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
@@ -313,7 +313,7 @@ def test_colours_differ_for_those_who_see_no_red_or_no_green():
         f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
         return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
 
-    for palette in (COLOURS, [colour for _, colour in METHODS.values()]):
+    for palette in (COLORS, [method.color for method in METHODS.values()]):
         rgb = np.array([matplotlib_colors.to_rgb(colour) for colour in palette])
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         for seen in (np.eye(3), deutan, protan):

@@ -16,9 +16,9 @@ from rich.console import Console
 from mdssl import figures
 from mdssl.errors import InputError
 from mdssl.evaluate import representations
+from mdssl.evaluate.similarity import class_similarity, summarize
 from mdssl.figures.gallery import KINDS
-from mdssl.figures.saving import to_bytes
-from mdssl.figures.writing import write_figures
+from mdssl.figures.saving import to_bytes, write_figures
 from mdssl.leaderboard import board as leaderboard
 from mdssl.storage.location import Location
 
@@ -218,6 +218,16 @@ def test_figures_of_representations_are_of_trials_that_have_them(board, storage)
     panels = [axis.get_title(loc="left").replace("\n", " ") for axis in by_name["embedding"].draw().axes]
     assert panels == ["SimCLR, union", "MDSSL", "MDSSL, clustered"]
     assert "MDSSL at λ1 = 0.9" in by_name["embedding"].caption
+    domains = [
+        representations.read(
+            Location.of(storage) / "trials" / trials.loc[trials["method"] == "mdssl", "trial_id"].iloc[0], name
+        )
+        for name in MIXTURES[2].split("+")
+    ]
+    matrix = class_similarity(np.concatenate([one.layers["projection"].class_means for one in domains]))
+    summary = summarize(matrix, np.repeat([0, 1], 3))
+    first = f"λ1 = 1, λ2 = 0: within {summary.within:.2f}, across {summary.across:.2f};"
+    assert first in by_name["class-similarity-lambda1"].alt
     for trial_id in trials.loc[trials["method"] != "simclr", "trial_id"].unique():
         if trial_id != trials.loc[trials["lambda2"] == 0, "trial_id"].iloc[0]:
             (Location.of(storage) / "trials" / trial_id).delete()

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from leaderboard_rows import UNTRAINED, failed, row
 
-from mdssl.leaderboard.board import COLUMNS, SCHEMA, SCHEMA_VERSION, pivot, read, read_rows, with_settings, write_rows
+from mdssl.leaderboard.board import COLUMNS, SCHEMA, SCHEMA_VERSION, read, read_rows, with_settings, write_rows
+from mdssl.tables.compare import pivot
 
 A, B, C = "a" * 12, "b" * 12, "c" * 12
 

@@ -15,9 +15,8 @@ from mdssl.leaderboard.board import read, with_settings, write_rows
 from mdssl.leaderboard.names import plain_name
 from mdssl.paper.published import side_by_side
 from mdssl.report.build import write_report
-from mdssl.tables.formats import FORMATS, to_bytes
-from mdssl.tables.printing import print_one_table
-from mdssl.tables.table import print_leaderboard
+from mdssl.tables.printing import print_leaderboard, print_one_table
+from mdssl.tables.render import FORMATS, to_bytes
 from mdssl.tables.view import view
 
 PART = {"num_train": 4_434}

@@ -15,7 +15,7 @@ from mdssl.pretrain.model import build_model
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
-from mdssl.tables.table import sweep_table
+from mdssl.tables.sweep_table import sweep_table
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import scipy.stats
 from leaderboard_rows import UNTRAINED, row
 
 from mdssl.leaderboard.columns import SCHEMA
-from mdssl.tables.baseline import baselines, values_of_baselines
+from mdssl.tables.baseline import find_baselines
+from mdssl.tables.compare import paired
 from mdssl.tables.view import view
 
 SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
@@ -33,8 +34,8 @@ def board(trials: list[dict], datasets=("cifar10", "svhn")) -> pd.DataFrame:
     return df.assign(weight_decay=1e-6, eval_fingerprint=df["eval_dataset"], data_fingerprint=df["train_mixture"])
 
 
-def baseline_values(rows: pd.DataFrame, df: pd.DataFrame, wanted: list[str], values: list[str]) -> pd.DataFrame:
-    return values_of_baselines(rows, df, baselines(rows, df, wanted), values)
+def differences(rows: pd.DataFrame, df: pd.DataFrame, wanted: list[str]) -> pd.Series:
+    return paired(rows, df, find_baselines(rows, df, wanted))["top1"]
 
 
 GRID = [trial | own for trial in TRAINED for own in (SIMCLR, *MDSSL)]
@@ -42,7 +43,7 @@ GRID = [trial | own for trial in TRAINED for own in (SIMCLR, *MDSSL)]
 
 def test_a_row_is_compared_with_the_baseline_of_its_mixture_seed_and_temperature():
     df = board(GRID)
-    found = baseline_values(df, df, ["simclr"], ["top1"])["top1"]
+    found = differences(df, df, ["simclr"])
     same = ["train_mixture", "seed", "temperature", "eval_dataset"]
     for number, own in df.iterrows():
         (partner,) = [
@@ -50,33 +51,34 @@ def test_a_row_is_compared_with_the_baseline_of_its_mixture_seed_and_temperature
             for _, other in df[df["method"] == "simclr"].iterrows()
             if all(other[name] == own[name] for name in same)
         ]
-        assert found[number] == partner
+        assert found[number] == own["top1"] - partner
 
 
 def test_rows_without_such_a_baseline_have_no_difference():
     df = board([trial for trial in GRID if trial.get("method") != "simclr" or trial["seed"] == 1])
-    found = baseline_values(df, df, ["simclr"], ["top1"])["top1"]
+    found = differences(df, df, ["simclr"])
     assert found.notna().tolist() == (df["seed"] == 1).tolist()
 
 
 def test_settings_that_the_baseline_names_are_not_compared():
     df = board(GRID)
-    found = baseline_values(df, df, ["simclr", "temperature=0.5", "train_mixture=cifar10+stl10"], ["top1"])["top1"]
+    found = differences(df, df, ["simclr", "temperature=0.5", "train_mixture=cifar10+stl10"])
     for (seed, dataset), own in df.groupby(["seed", "eval_dataset"]):
         chosen = df[(df["method"] == "simclr") & (df["temperature"] == 0.5) & (df["seed"] == seed)]
         chosen = chosen[(chosen["train_mixture"] == "cifar10+stl10") & (chosen["eval_dataset"] == dataset)]
-        assert (found[own.index] == chosen["top1"].item()).all()
+        assert (found[own.index] == own["top1"] - chosen["top1"].item()).all()
 
 
 def test_a_trial_stands_for_its_repetitions_with_other_seeds():
     df = board(GRID)
     trial = df[(df["lambda1"] == 0.9) & (df["temperature"] == 0.1)].iloc[0]
-    found = baseline_values(df, df, [trial["trial_id"]], ["top1"])["top1"]
+    found = differences(df, df, [trial["trial_id"]])
     alike = df[
         (df["lambda1"] == 0.9) & (df["temperature"] == 0.1) & (df["train_mixture"] == trial["train_mixture"])
     ].set_index(["seed", "eval_dataset"])["top1"]
     assert found.tolist() == [
-        alike[seed, dataset] for seed, dataset in zip(df["seed"], df["eval_dataset"], strict=True)
+        top1 - alike[seed, dataset]
+        for top1, seed, dataset in zip(df["top1"], df["seed"], df["eval_dataset"], strict=True)
     ]
 
 
@@ -86,12 +88,13 @@ def test_an_untrained_encoder_is_compared_by_its_seed_alone_and_with_one_mixture
     df = board([*one, *untrained])
     simclr = df[df["method"] == "simclr"].set_index(["seed", "eval_dataset"])["top1"]
     random = df[df["method"] == "random"]
-    found = baseline_values(random, df, ["simclr"], ["top1"])["top1"]
-    assert found.tolist() == [simclr[key] for key in zip(random["seed"], random["eval_dataset"], strict=True)]
-    floor = baseline_values(df, df, ["random"], ["top1"])["top1"]
+    found = differences(random, df, ["simclr"])
+    theirs = [simclr[key] for key in zip(random["seed"], random["eval_dataset"], strict=True)]
+    assert found.tolist() == (random["top1"] - theirs).tolist()
+    floor = differences(df, df, ["random"])
     assert floor.notna().all()
     df = board([*GRID, *untrained])
-    assert baseline_values(df[df["method"] == "random"], df, ["simclr"], ["top1"]).isna().all(axis=None)
+    assert differences(df[df["method"] == "random"], df, ["simclr"]).isna().all()
 
 
 def test_means_and_standard_errors_are_those_of_a_paired_test():
@@ -119,4 +122,4 @@ def test_means_and_standard_errors_are_those_of_a_paired_test():
 def test_what_is_no_baseline_or_several_is_refused(wanted, message):
     df = board(GRID)
     with pytest.raises(ValueError, match=message):
-        baseline_values(df, df, wanted, ["top1"])
+        differences(df, df, wanted)

@@ -6,8 +6,8 @@ import pytest
 from leaderboard_rows import UNTRAINED, failed, row
 
 from mdssl.leaderboard.board import read, with_settings, write_rows
-from mdssl.tables.conditions import parse_condition
-from mdssl.tables.table import sweep_table
+from mdssl.tables.select import parse_condition
+from mdssl.tables.sweep_table import sweep_table
 from mdssl.tables.view import view
 
 DATASETS = ["builtin-clutter", "builtin-shapes", "builtin-textures", "builtin-digits"]

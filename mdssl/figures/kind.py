@@ -1,0 +1,74 @@
+"""`FigureKind`, of which each kind of figure is one, and `Gallery`: figures of a leaderboard or of a trial."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdssl.figures.scores import SettingsGroup
+from mdssl.figures.style import Figure
+from mdssl.storage.location import Location
+
+Storage = str | Location | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Attributes:
+    title: one line.
+    caption: what the figure shows, of which settings, over how many seeds, as plain text.
+    alt: alternative text: what can be seen, with numbers.
+    name: what distinguishes its file from those of other figures of the same kind.
+    """
+
+    title: str
+    caption: str
+    alt: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class FigureKind:
+    """A kind of figure of a leaderboard.
+
+    Attributes:
+        name: such as ``lambda-heatmap``.
+        find: ``find(group, storage)`` yields the data of each figure of this kind with its words. It raises
+            `InputError` with the reason where there is none.
+        draw: ``draw(data)`` or ``draw(data, width=3.3)`` draws one of them.
+    """
+
+    name: str
+    find: Callable[[SettingsGroup, Storage], Iterator[tuple[Any, Words]]]
+    draw: Callable[..., Figure]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry(Words):
+    """A figure that can be drawn; ``name`` is that of its file without suffix, unique in the gallery.
+
+    Attributes:
+        figure: its kind, such as ``lambda-heatmap``.
+        draw: draws it; ``draw(width=3.3)`` sets the width in inches.
+    """
+
+    figure: str
+    draw: Callable[..., Figure]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Attributes:
+    entries: figures that can be drawn.
+    absent: the reason why there is no figure, by kind.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def file_name(*parts: str) -> str:
+    """``parts`` joined to a name that is safe in file systems and in web addresses."""
+    return "-".join(re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip("-.")[:60] for part in parts if part)

@@ -1,0 +1,238 @@
+"""Comparison of trials: what may be averaged, over which datasets, and how far trials are from their baseline.
+
+Tables, figures, the report and the comparison with the paper take their means and differences from here, so that the
+same trials have the same numbers everywhere:
+
+- Only seeds are averaged. Rows that differ in any other setting are not (`settings_apart`, `pivot`).
+- Where a dataset was prepared again between scores, only those on its latest images count (`latest_images`).
+- A difference to the baseline of the same settings (`mdssl.tables.baseline.find_baselines`) is taken for each dataset
+  and seed first (`paired`). Then differences are averaged. Numbers are rounded once, where they are printed.
+- Means over datasets are over those that the compared trials have in common (`common_datasets`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mdssl.config.methods import METHODS
+from mdssl.errors import InputError, check_name
+from mdssl.leaderboard.board import with_settings
+from mdssl.leaderboard.columns import SCHEMA, SETTING_COLUMNS
+
+SCORE = ("eval_dataset", "features", "probe")
+"""Columns that say which score of a trial a row is."""
+
+_NAMES_ONLY = ("num_domains", "preset")
+"""Settings that repeat others: the mixture, and those that the preset stands for."""
+_ALSO_APART = ("features", "probe", "eval_fingerprint", "weights_fingerprint")
+"""How a score was made, on which images, and of which weights from elsewhere."""
+_IDS_LISTED = 3
+
+
+def settings_of(rows: pd.DataFrame) -> list[str]:
+    """The columns of ``rows`` that are settings of a trial, its training images among them.
+
+    Those that `with_settings` adds are included. Weights from elsewhere are told apart by their file, not by its
+    fingerprint.
+    """
+    known = [column.name for column in SETTING_COLUMNS if column.name not in _NAMES_ONLY] + ["data_fingerprint"]
+    hidden = [name for name in rows if name not in (*SCHEMA.names, "eval_fingerprint", "weights_fingerprint")]
+    return [name for name in known if name in rows] + hidden
+
+
+def settings_apart(
+    rows: pd.DataFrame,
+    by: Sequence[str] = (),
+    *,
+    also: Sequence[str] = (),
+    but: Sequence[str] = ("seed",),
+    missing_differs: bool = True,
+) -> dict[str, str]:
+    """The settings in which ``rows``, or rows of the same ``by``, differ: a mean over them would mix these.
+
+    Args:
+        rows: best with all their settings (`mdssl.leaderboard.board.with_settings`).
+        by: columns that the rows of one group have in common; none: all rows are one group.
+        also: further columns in which rows of a group must not differ.
+        but: settings in which they may.
+        missing_differs: whether a missing value differs from others. A method without a setting has none.
+
+    Returns:
+        By name, in alphabetical order, the values in ``rows``, as text for a message.
+    """
+    names = sorted({*settings_of(rows), *_ALSO_APART, *also} & set(rows) - {*but, *by})
+    if by:
+        groups = rows.groupby(list(by), dropna=False)
+        varied = [name for name in names if (groups[name].nunique(dropna=not missing_differs) > 1).any()]
+    else:
+        varied = [name for name in names if rows[name].nunique(dropna=not missing_differs) > 1]
+    return {name: ", ".join(str(value) for value in rows[name].unique()) for name in varied}
+
+
+def settings_to_show(rows: pd.DataFrame) -> list[str]:
+    """The settings besides method, mixture and λ that tell the trials of ``rows`` apart, in the order of the columns.
+
+    Untrained encoders lack most settings, which alone tells nothing. Other domains are other images anyway.
+    """
+    trials = rows.drop_duplicates("trial_id")
+    untrained = trials["train_mixture"] == ""
+    names = [name for name in settings_of(rows) if name not in ("method", "train_mixture", "lambda1", "lambda2")]
+    varied = trials.groupby(untrained)[names].nunique().max() > 1
+    found = [name for name in names if varied[name]]
+    if "data_fingerprint" in found and trials.groupby("train_mixture")["data_fingerprint"].nunique().max() == 1:
+        found.remove("data_fingerprint")
+    return found
+
+
+def usual_order(rows: pd.DataFrame, others: Sequence[str], mixtures: Sequence[str] = ()) -> pd.Index:
+    """The index of ``rows`` by mixture, as in ``mixtures`` or by name, then by method from the floor upwards, by λ1
+    from high to low, by λ2, and by ``others``."""
+    methods = {method: place for place, method in enumerate(METHODS)}
+    places = {mixture: place for place, mixture in enumerate(["", *(mixtures or sorted(set(rows["train_mixture"])))])}
+    first = {
+        "train_mixture": rows["train_mixture"].map(places),
+        "method": rows["method"].map(lambda method: methods.get(method, len(methods))),
+        "lambda1": -rows["lambda1"],
+        "lambda2": rows["lambda2"],
+    }
+    keys = rows[[name for name in others if name not in first]].assign(**first)
+    return keys.sort_values([*first, *(name for name in keys if name not in first)], kind="stable").index
+
+
+def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of: str = "eval_dataset") -> pd.DataFrame:
+    """``rows`` without those on earlier images of a dataset that was prepared again: another dataset of the same name.
+
+    Args:
+        rows: with ``finished_at``. Those without ``of`` or without a fingerprint stay.
+        fingerprint: the column that says what the images were.
+        of: the column with the name of the dataset or mixture.
+    """
+    latest = rows.sort_values("finished_at", kind="stable").groupby(of)[fingerprint].last()
+    outdated = rows[of].notna() & rows[fingerprint].notna() & (rows[fingerprint] != rows[of].map(latest))
+    return rows[~outdated]
+
+
+def mean(values: Iterable[float]) -> float:
+    """The arithmetic mean, the same float in any order of ``values``; NaN where a value is NaN or there is none."""
+    values = list(values)
+    return math.fsum(values) / len(values) if values else float("nan")
+
+
+def row_means(values: pd.DataFrame, counted: pd.DataFrame) -> pd.Series:
+    """Of each row the `mean` of those ``values`` that are ``counted``, a DataFrame of booleans of the same shape."""
+    pairs = zip(values.to_numpy(dtype=float), counted.to_numpy(dtype=bool), strict=True)
+    return pd.Series([mean(row[chosen].tolist()) for row, chosen in pairs], index=values.index, dtype=float)
+
+
+def over_seeds(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> pd.DataFrame:
+    """Statistics of ``values`` for each combination of ``by``, missing values left out.
+
+    Returns:
+        The columns ``by``; ``mean``; ``std``, the standard deviation (n - 1 in the denominator, null for one); ``sem``,
+        the standard error of the mean; and ``n``, the number of values.
+    """
+    groups = rows.groupby(list(by), dropna=False)[values]
+    found = groups.agg(mean=lambda group: mean(group.dropna().tolist()), std="std", sem="sem", n="count")
+    return found.reset_index()
+
+
+def pivot(
+    df: pd.DataFrame,
+    *,
+    index: Sequence[str] = ("method", "lambda1", "lambda2"),
+    columns: str = "eval_dataset",
+    values: str = "top1",
+) -> pd.DataFrame:
+    """Means of ``values`` over seeds, and over nothing else: a row per ``index``, a column per value of ``columns``.
+
+    Unlike pandas' ``pivot_table`` it keeps rows whose index holds a null (a random encoder has no lambda), and refuses
+    to mix what cannot be averaged, also where rows differ in nothing but a setting that only ``config_json`` tells.
+    Rows without a value in ``columns``, such as those of failed trials, are left out.
+
+    Raises:
+        ValueError: a name that is not a column, or rows that differ in a setting that ``index`` does not name.
+    """
+    index = list(index)
+    given = df.columns
+    df = with_settings(df) if "config_json" in given else df
+    for name in (*index, columns, values):
+        check_name("leaderboard column", name, df.columns)
+    df = df.dropna(subset=[columns])
+    for name, found in settings_apart(df, [*index, columns]).items():
+        hint = f"df[df.{name} == …]" if name in given else f"df = with_settings(df); df[df.{name} == …]"
+        raise InputError(
+            f"the mean of {values} would mix rows that differ in {name}: {found}. Keep one of them, {hint}, or add "
+            f"{name!r} to index."
+        )
+    groups = df.groupby([*index, columns], dropna=False)
+    return groups[values].mean().unstack(columns)
+
+
+def common_datasets(
+    scores: pd.DataFrame, *, untrained: np.ndarray | None = None, baseline: np.ndarray | None = None
+) -> list[str]:
+    """The datasets that means are over: those on which most trained trials, and all baselines, have a score.
+
+    So a score that few have takes nothing from the others. A trial that lacks one of these scores has no mean, and
+    ranks nowhere. An encoder without any score counts for nothing, and untrained ones count where no other is there.
+
+    Args:
+        scores: a row per trial and a column per dataset; NaN where there is no score.
+        untrained, baseline: booleans by row: encoders that nothing was trained for, and what others are compared with.
+    """
+    nobody = np.zeros(len(scores), dtype=bool)
+    untrained, baseline = (nobody if chosen is None else chosen for chosen in (untrained, baseline))
+    has = scores.notna().to_numpy()
+    has_some = has.any(axis=1)
+    compared = has_some & ~untrained if (has_some & ~untrained).any() else has_some
+    if not compared.any():
+        return []
+    chosen = (2 * has[compared].sum(axis=0) > compared.sum()) & has[has_some & baseline].all(axis=0)
+    return list(scores.columns[chosen])
+
+
+def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> list[str]:
+    """Notes on the datasets that means leave out, and on the trials that have no mean.
+
+    Args:
+        scores: as for `common_datasets`, with trial ids as index.
+        common: the datasets that the means are over.
+        of: which means, such as `` of cifar10+svhn``; empty for all.
+    """
+    notes = []
+    if others := [name for name in scores if name not in common]:
+        are = f"are over {', '.join(common)}" if common else "do not exist"
+        notes.append(f"averages{of} {are}; left out, as not enough trials have a score: {', '.join(others)}")
+    scored = scores[scores.notna().any(axis=1)]
+    lacking = scored.index[scored[common].isna().any(axis=1)]
+    if len(lacking):
+        missing = [name for name in common if scored.loc[lacking, name].isna().any()]
+        listed = ", ".join(lacking[:_IDS_LISTED])
+        more = f" and {len(lacking) - _IDS_LISTED} more" if len(lacking) > _IDS_LISTED else ""
+        notes.append(f"no average{of} for lack of a score on {' or '.join(missing)}: {listed}{more}")
+    return notes
+
+
+def paired(
+    rows: pd.DataFrame, board: pd.DataFrame, baseline_of: Mapping[str, str], values: Sequence[str] = ("top1",)
+) -> pd.DataFrame:
+    """``values`` of each of ``rows`` less those of its baseline, on the same dataset, layer and probe.
+
+    Args:
+        rows, board: as for `mdssl.tables.baseline.find_baselines`, which gives ``baseline_of``.
+        values: columns with numbers.
+
+    Returns:
+        (len(rows), len(values)) DataFrame with the index of ``rows``. Null where there is no baseline, or no such score
+        of one of the two.
+    """
+    values, score = list(values), list(SCORE)
+    scored = board[board["eval_dataset"].notna()]
+    # Of the same type also where no row has a baseline.
+    keys = rows[score].assign(trial_id=rows["trial_id"].map(dict(baseline_of)).astype(rows["trial_id"].dtype))
+    found = keys.merge(scored[["trial_id", *score, *values]], how="left", on=["trial_id", *score])
+    return rows[values].astype(float) - found[values].astype(float).set_axis(rows.index)

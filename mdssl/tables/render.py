@@ -1,0 +1,268 @@
+"""One table, as text (terminal, Markdown, LaTeX, HTML) or as data (CSV, JSON, Parquet).
+
+Text has one decimal, three in a column of costs below 10, and the best score of each column in bold where there is
+bold. Data has all digits, and of a mean over seeds each number in a column of its own.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from mdssl.errors import InputError, check_name
+from mdssl.tables.terminal_table import TextColumn, side_by_side, wrapped
+from mdssl.terminal import printable
+
+FORMATS = ("table", "markdown", "csv", "parquet", "latex", "json", "html")
+SUFFIXES = {
+    ".txt": "table", ".md": "markdown", ".csv": "csv", ".parquet": "parquet", ".tex": "latex", ".json": "json",
+    ".html": "html"
+}  # fmt: skip
+
+WITH_NOTES = ("table", "markdown", "latex", "html")
+"""Formats whose text holds the notes of the table as well."""
+TERMINAL_ROWS = 200
+"""Rows of a table that a terminal shows."""
+HEADERS = {"train_mixture": "mixture", "lambda1": "λ1", "lambda2": "λ2"}
+
+_WHOLE = ("views_seen",)
+_LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"
+}  # fmt: skip
+_MARKDOWN = {character: "\\" + character for character in "\\|*_`<[]~$"} | {"&": "&amp;"}
+
+
+class Measure(NamedTuple):
+    """A column of numbers.
+
+    Attributes:
+        header: stands above it.
+        of: the leaderboard's column.
+        names: columns of the table's frame: the value; or mean, deviation and number.
+        score: whether it is in percent, and more is better.
+        difference: whether it is one to a baseline, so that its sign matters.
+    """
+
+    header: str
+    of: str
+    names: tuple[str, ...]
+    score: bool
+    difference: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        frame: all its values, numbers in full: first ``keys``, the columns that identify a row, then numbers.
+        keys: names of columns.
+        measures: what is shown of the numbers.
+        notes: sentences that a reader needs.
+        remarks: names of columns that stand behind the numbers.
+    """
+
+    frame: pd.DataFrame
+    keys: tuple[str, ...]
+    measures: tuple[Measure, ...]
+    notes: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+
+class _Column(NamedTuple):
+    """The texts of a column, whether they are numbers, and which rows are its best."""
+
+    header: str
+    cells: list[str]
+    number: bool
+    best: frozenset[int] = frozenset()
+
+
+def format_for(output: str | None, asked: str | None) -> str:
+    """The format of a file by its name, or of what is printed where ``output`` is None, if not ``asked`` for by name.
+
+    Raises:
+        ValueError: there is no such format; the name says none, or another one; Parquet cannot be printed.
+    """
+    if asked is not None:
+        check_name("format", asked, FORMATS)
+    if output is None:
+        if asked == "parquet":
+            raise InputError("format parquet is not text; say in which file with --output FILE.parquet.")
+        return asked or "table"
+    suffix = next((suffix for suffix in SUFFIXES if output.lower().endswith(suffix)), None)
+    if asked is None and suffix is None:
+        raise InputError(
+            f"output {output!r} does not say its format; end it in {', '.join(SUFFIXES)}, or add --format."
+        )
+    if asked and suffix and SUFFIXES[suffix] != asked:
+        raise InputError(
+            f"output {output!r} and format {asked} do not agree; leave --format out, or name another file."
+        )
+    return asked or SUFFIXES[suffix]
+
+
+def to_bytes(table: Table, name: str) -> bytes:
+    """The table in one of `FORMATS`, as the content of a file."""
+    frame = table.frame
+    if name == "parquet":
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        return buffer.getvalue()
+    if name == "table":
+        console = Console(file=io.StringIO(), width=80)
+        print_table(table, console, rows=None)
+        text = printable(console.file.getvalue())
+    elif name == "csv":
+        text = frame.to_csv(index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S.%f%z")
+    elif name == "json":
+        records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        text = json.dumps(records, ensure_ascii=False, indent=2, default=lambda time: time.isoformat()) + "\n"
+    else:
+        text = {"markdown": _to_markdown, "latex": _to_latex, "html": _to_html}[name](table)
+    return text.encode(errors="backslashreplace")
+
+
+def print_table(table: Table, console: Console, *, rows: int | None = TERMINAL_ROWS) -> None:
+    """Print the first ``rows``, or all, in as many parts side by side as the console is narrow.
+
+    Each part repeats the keys. No number is cut short, and a note says how many rows there are besides.
+    """
+    if table.frame.empty:
+        console.print("no rows to show", *table.notes, sep="\n", markup=False, soft_wrap=True)
+        return
+    columns = []
+    for column in _columns(table):
+        cells = [text.replace("+", "+\n") if column.header == "mixture" else text for text in column.cells[:rows]]
+        header = _broken(column.header, max(cell_len(line) for text in cells for line in text.split("\n")))
+        best = frozenset(row for row in column.best if row < len(cells))
+        columns.append(TextColumn(header, cells, right=column.number, bold=best))
+    columns = wrapped(columns, console.width)
+    for number, part in enumerate(side_by_side(columns, len(table.keys), console.width)):
+        if number:
+            console.print()
+        console.print(part, crop=False)
+    total = len(table.frame)
+    more = [f"{rows} of {total:,} rows; mdssl leaderboard --output FILE has all"] if rows and total > rows else []
+    for note in (*more, *table.notes):
+        console.print(Text(note), soft_wrap=True)
+
+
+def _broken(header: str, width: int) -> str:
+    """``header`` in lines of ``width`` cells, or as wide as its longest word where that is wider."""
+    words = re.split(r"(?<=[-_+ =])(?=[^ -])", header)
+    width = max(width, *(cell_len(word.rstrip()) for word in words))
+    lines = [words[0]]
+    for word in words[1:]:
+        if cell_len((lines[-1] + word).rstrip()) <= width:
+            lines[-1] += word
+        else:
+            lines.append(word)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+# By hand: pandas' to_markdown needs another package, and its to_latex takes 40 seconds for 10,000 rows.
+def _to_markdown(table: Table) -> str:
+    """A table as GitHub reads it, and below it each note as a paragraph."""
+    columns, header, lines = _marked_up(table, lambda text: _escaped(text, _MARKDOWN), "**{}**")
+    rule = ["---:" if column.number else "---" for column in columns]
+    text = "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *lines))
+    return text + "".join(f"\n{_escaped(note, _MARKDOWN)}\n" for note in table.notes)
+
+
+def _to_latex(table: Table) -> str:
+    r"""A ``tabular`` for the package booktabs, and below it each note as a comment."""
+    columns, header, lines = _marked_up(table, _latex_cell, r"\textbf{{{}}}")
+    places = "".join("r" if column.number else "l" for column in columns)
+    head, *body = (" & ".join(cells) + " \\\\\n" for cells in (header, *lines))
+    text = (
+        f"\\begin{{tabular}}{{{places}}}\n\\toprule\n{head}\\midrule\n{''.join(body)}\\bottomrule\n\\end{{tabular}}\n"
+    )
+    return text + "".join(f"% {_escaped(note, {})}\n" for note in table.notes)
+
+
+def _to_html(table: Table) -> str:
+    """A ``table`` element, and below it each note as a paragraph."""
+    columns, header, lines = _marked_up(table, lambda text: html.escape(_escaped(text, {})), "<b>{}</b>")
+    tags = ['<td style="text-align:right">' if column.number else "<td>" for column in columns]
+    head = "".join(f"<th>{cell}</th>" for cell in header)
+    body = [
+        "<tr>" + "".join(f"{tag}{cell}</td>" for tag, cell in zip(tags, cells, strict=True)) + "</tr>\n"
+        for cells in lines
+    ]
+    text = f"<table>\n<thead>\n<tr>{head}</tr>\n</thead>\n<tbody>\n{''.join(body)}</tbody>\n</table>\n"
+    return text + "".join(f"<p>{html.escape(_escaped(note, {}))}</p>\n" for note in table.notes)
+
+
+def _marked_up(
+    table: Table, escape: Callable[[str], str], bold: str
+) -> tuple[list[_Column], list[str], list[tuple[str, ...]]]:
+    """The columns, their headers and the rows of cells, escaped; the best in ``bold``."""
+    columns = _columns(table)
+    cells = [
+        [bold.format(escape(text)) if row in column.best else escape(text) for row, text in enumerate(column.cells)]
+        for column in columns
+    ]
+    return columns, [escape(column.header) for column in columns], list(zip(*cells, strict=True))
+
+
+def _latex_cell(text: str) -> str:
+    text = re.sub(r"λ(\d)", r"$\\lambda_\1$", _escaped(text, _LATEX))
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text)
+
+
+def _escaped(text: str, characters: dict[str, str]) -> str:
+    return "".join(characters.get(character, character) for character in " ".join(printable(text).split()))
+
+
+def _columns(table: Table) -> list[_Column]:
+    keys, remarks = ([_key_column(table.frame[name]) for name in names] for names in (table.keys, table.remarks))
+    return [*keys, *(_number_column(table.frame, measure) for measure in table.measures), *remarks]
+
+
+def _key_column(values: pd.Series) -> _Column:
+    number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    codes, different = pd.factorize(values, use_na_sentinel=False)
+    texts = ["-" if pd.isna(value) else _key(value) for value in different]
+    return _Column(HEADERS.get(values.name, values.name), [texts[code] for code in codes], number)
+
+
+def _key(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat(timespec="seconds")
+    # A tab is as wide as the terminal likes, and an error may have lines.
+    return " ".join(printable(str(value)).split())
+
+
+def _number_column(frame: pd.DataFrame, measure: Measure) -> _Column:
+    numbers = [frame[name].astype(float).to_numpy() for name in measure.names]
+    size = np.nanmax(np.abs(numbers[0]), initial=0)
+    digits = 0 if measure.of in _WHOLE else 1 if measure.score or size >= 10 else 3
+    sign = "+" if measure.difference else ""
+    # Python rounds the number that there is, NumPy one that is a little beside it.
+    shown = [round(value, digits) for value in numbers[0].tolist()]
+    cells = []
+    for value, *over_seeds in zip(shown, *numbers[1:], strict=True):
+        # Adding 0.0 turns -0.0 into 0.0.
+        text = "-" if np.isnan(value) else f"{value + 0.0:{sign}.{digits}f}"
+        if over_seeds and text != "-":
+            deviation, seeds = over_seeds
+            text += f"{'' if np.isnan(deviation) else f' ± {deviation:.{digits}f}'} ({seeds:.0f})"
+        cells.append(text)
+    most = max((value for value in shown if not np.isnan(value)), default=None)
+    best = frozenset(row for row, value in enumerate(shown) if value == most) if measure.score else frozenset()
+    return _Column(re.sub(r"^lambda(?=\d=)", "λ", measure.header), cells, True, best)

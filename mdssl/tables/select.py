@@ -1,0 +1,125 @@
+"""Conditions on rows, as written on a command line: ``lambda1=0.9,1.0``, ``top1>40``, ``seed!=0``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+from pandas.api import types
+
+from mdssl.errors import InputError, check_name
+from mdssl.leaderboard.names import NAMED, plain_name
+
+NULL = "null"
+"""The word for a missing value."""
+
+_WRITTEN = re.compile(r"\s*([\w.-]+?)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*", re.DOTALL)
+_HOW = 'Write NAME=VALUE, NAME=VALUE,VALUE or NAME!=VALUE, and with >, >=, < or <= in quotes: "top1>40".'
+_COMMA = re.compile(r",(?![^()]*\))")
+"""Not those of a probe's name: sgd(learning_rate=0.03,epochs=30)."""
+_LISTED = 12
+
+
+class Condition(NamedTuple):
+    """What the rows of a table must meet in the column ``name``: ``sign`` is =, !=, >, >=, < or <=.
+
+    ``values`` are the texts as given, one for an order, and for = and != any number.
+    """
+
+    name: str
+    sign: str
+    values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.sign}{','.join(self.values)}"
+
+
+def parse_condition(text: str) -> Condition:
+    """Read one condition. Raises ``ValueError`` where it is not one."""
+    found = _WRITTEN.fullmatch(text)
+    if not found or not found[3]:
+        raise InputError(f"condition {text!r} is not one. {_HOW}")
+    name, sign, values = found.groups()
+    parts = tuple(part.strip() for part in _COMMA.split(values)) if sign in ("=", "!=") else (values,)
+    return Condition(name, sign, parts)
+
+
+def matching(rows: pd.DataFrame, conditions: Sequence[Condition]) -> pd.DataFrame:
+    """The rows that meet all ``conditions``.
+
+    A missing value meets ``=null``, and ``!=`` of any other value, but no order.
+
+    Args:
+        rows: of the leaderboard, best with all their settings (`mdssl.leaderboard.board.with_settings`).
+        conditions: of their columns.
+
+    Raises:
+        ValueError: a name that is no column, a value that is not of the column's type, or one to be equal to that no
+            row has: that is a typo more often than not, and the message names what there is.
+    """
+    kept = pd.Series(True, index=rows.index)
+    for condition in conditions:
+        check_name("leaderboard column", condition.name, rows.columns)
+        kept &= _meets(rows[condition.name], condition)
+    return rows[kept]
+
+
+def _meets(column: pd.Series, condition: Condition) -> pd.Series:
+    if condition.sign in ("=", "!="):
+        given = [_value(column, text, condition) for text in condition.values if text != NULL]
+        # A dataset that is a part or a variant has its own name, and also that of which it is one.
+        names = column.map(plain_name, na_action="ignore") if condition.name in NAMED else column
+        _check_there(pd.concat([column, names]), given, condition)
+        equal = column.isin(given) | names.isin(given)
+        if NULL in condition.values:
+            equal |= column.isna()
+        return equal if condition.sign == "=" else ~equal
+    if not (types.is_numeric_dtype(column) or types.is_datetime64_any_dtype(column)) or types.is_bool_dtype(column):
+        raise InputError(f"condition {str(condition)!r} asks for an order, and {condition.name} has none; use = or !=.")
+    value = _value(column, condition.values[0], condition)
+    order = {">": column.gt, ">=": column.ge, "<": column.lt, "<=": column.le}[condition.sign]
+    return order(value).fillna(False).astype(bool)
+
+
+def _value(column: pd.Series, text: str, condition: Condition) -> Any:
+    """``text`` as a value of ``column``."""
+    if types.is_bool_dtype(column.dropna().infer_objects()) and len(column.dropna()):
+        kind, read = "true or false", {"true": True, "false": False}.__getitem__
+        text = text.lower()
+    elif types.is_numeric_dtype(column):
+        kind, read = "a number", float
+    elif types.is_datetime64_any_dtype(column):
+        kind, read = "a time such as 2026-11-02T10:00", lambda text: pd.to_datetime(text, utc=True)
+    else:
+        return text
+    try:
+        return read(text)
+    except (KeyError, ValueError):
+        raise InputError(
+            f"condition {str(condition)!r} compares {condition.name} with {text!r}; it must be {kind}, or {NULL} for "
+            "a missing value."
+        ) from None
+
+
+def _check_there(column: pd.Series, given: Sequence[Any], condition: Condition) -> None:
+    there = column.dropna().unique().tolist()
+    missing = [value for value in given if value not in there]
+    if not missing:
+        return
+    # Numbers as numbers, and texts in order of the alphabet.
+    listed = [shown(value) for value in sorted(there, key=lambda value: (isinstance(value, str), value))]
+    close = difflib.get_close_matches(shown(missing[0]), listed, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close and isinstance(missing[0], str) else ""
+    named = ", ".join(listed[:_LISTED]) + (f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else "")
+    raise InputError(
+        f"condition {str(condition)!r}: no row has {condition.name} {shown(missing[0])!r}; there are: "
+        f"{named or 'none'}.{hint}"
+    )
+
+
+def shown(value: Any) -> str:
+    """``value`` as one would type it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,174 @@
+"""The table of a sweep: a row per trial, its scores, and how far it is from the baseline that it is paired with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from mdssl.config.run import ProbeConfig
+from mdssl.config.trial import TrialConfig
+from mdssl.data.sources.catalog import seen_in
+from mdssl.leaderboard.board import with_settings
+from mdssl.leaderboard.columns import SETTING_COLUMNS
+from mdssl.leaderboard.names import plain_name
+from mdssl.storage.location import Location
+from mdssl.tables.baseline import find_baselines
+from mdssl.tables.compare import (
+    common_datasets,
+    latest_images,
+    notes_on_means,
+    paired,
+    row_means,
+    settings_to_show,
+    usual_order,
+)
+from mdssl.tables.render import HEADERS, Measure, Table, print_table
+from mdssl.terminal import Terminal
+
+_SETTINGS = {column.name for column in SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
+_SETTINGS |= {"recipe_version", "recipe_version_clustering"}
+_SCORE = ["trial_id", "eval_dataset", "features", "probe", "eval_fingerprint", "top1", "finished_at"]
+_USED = {*_SETTINGS, *_SCORE, "status", "error", "config_json"}
+_UNSTABLE_NAMED = 3
+"""Scores that the note on unstable ones names."""
+
+
+def sweep_table(
+    rows: pd.DataFrame,
+    *,
+    mixtures: Sequence[str],
+    datasets: Sequence[str],
+    baseline_method: str = "simclr",
+    features: str = "encoder",
+    probe: str = ProbeConfig.probe,
+) -> pd.DataFrame:
+    """Compare the trials of one training mixture, or of several, and the encoders that were not trained at all.
+
+    Args:
+        rows: of the leaderboard, as `mdssl.leaderboard.board.read` gives them, or with all their settings
+            (`with_settings`) instead of ``config_json``; those of other mixtures are left out.
+        mixtures: as the leaderboard writes them.
+        datasets: evaluation datasets, in the order of the columns.
+        baseline_method: the method that the others are compared with.
+        features, probe: which of a trial's scores are shown, by the leaderboard's columns of these names.
+
+    Returns:
+        A row per trial, indexed by ``trial_id``: the floor first, then by mixture in the order given, the baseline,
+        then by lambda1 from high to low and lambda2 from low to high. Columns: ``method``, ``train_mixture`` where
+        there are several, ``lambda1``, ``lambda2``, every other setting in which trials differ (such as
+        ``temperature``, ``seed`` or ``weight_decay``), top-1 in percent by dataset (where a dataset was prepared again
+        between two scores, only those on its latest images), and
+
+        - ``seen``, ``unseen``: means over the datasets that the trial's mixture holds, and over the others, as far as
+          the trials of the mixture have them in common (see `mdssl.tables.compare.common_datasets`); null where the
+          trial itself lacks one. With one mixture an untrained encoder's are over the same datasets;
+        - ``vs simclr``: the mean over both kinds of datasets of the difference to the trial's baseline
+          (`mdssl.tables.baseline.find_baselines`), in points;
+        - ``status``, and ``error``: the first line of what a failed trial, or a score of it, failed with.
+
+        ``attrs["notes"]`` says which datasets the means leave out, which trials have no mean, and which scores rounding
+        has decided.
+    """
+    rows = rows[[name for name in rows if name in _USED]][rows["train_mixture"].isin([*mixtures, ""])]
+    unstable = _unstable(rows[(rows["features"] == features) & (rows["probe"] == probe)])
+    rows = with_settings(rows) if "config_json" in rows else rows
+    shown = latest_images(rows[(rows["features"] == features) & (rows["probe"] == probe)])
+    trials = rows.drop_duplicates("trial_id").set_index("trial_id")
+
+    def by_dataset(values: pd.Series) -> pd.DataFrame:
+        wide = shown.assign(_value=values).pivot(index="trial_id", columns="eval_dataset", values="_value")
+        return wide.reindex(index=trials.index, columns=list(datasets)).astype(float)
+
+    scores = by_dataset(shown["top1"])
+    baseline_of = find_baselines(shown, shown, (baseline_method,), strict=False)
+    differences = by_dataset(paired(shown, shown, baseline_of)["top1"])
+
+    differing = settings_to_show(rows[[name for name in rows if name in _SETTINGS or name == "trial_id"]])
+    if "weights" in trials and trials["weights"].notna().any():
+        # The name of the file: nothing else tells pretrained encoders apart.
+        trials["weights"] = trials["weights"].map(lambda file: Location.of(file).name, na_action="ignore")
+        differing = [*(name for name in differing if name != "weights"), "weights"]
+    mixture = ["train_mixture"] if len(mixtures) > 1 else []
+    table = pd.concat([trials[["method", *mixture, "lambda1", "lambda2", *differing]], scores], axis=1)
+    trained_on = list(trials["train_mixture"]) if mixture else [mixtures[0] if mixtures else ""] * len(trials)
+    seen_by = {mixture: seen_in(plain_name(mixture).split("+")) for mixture in set(trained_on)}
+    seen = pd.DataFrame({name: [plain_name(name) in seen_by[mixture] for mixture in trained_on] for name in datasets})
+    seen.index = trials.index
+    counted, notes = _counted(scores, trials["train_mixture"], (trials["method"] == baseline_method).to_numpy(bool))
+    table["seen"] = row_means(scores, seen & counted)
+    table["unseen"] = row_means(scores, ~seen & counted)
+    table[f"vs {baseline_method}"] = row_means(differences, counted)
+    failures = rows[rows["status"] == "failed"].drop_duplicates("trial_id").set_index("trial_id")["error"]
+    table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
+    table["error"] = failures.map(lambda error: error.strip().partition("\n")[0]).reindex(trials.index)
+    table = table.loc[usual_order(trials, differing, mixtures)]
+    table.attrs["notes"] = notes + unstable
+    return table
+
+
+def print_sweep_table(df: pd.DataFrame, console: Console | None = None) -> None:
+    """Print a `sweep_table`, with its notes and failures below.
+
+    Columns of averages that hold nothing, and the status where all trials finished, are not shown.
+    """
+    settings = [name for name in df.columns if name in _SETTINGS]
+    scores = [name for name in df.columns if name not in (*settings, "status", "error")]
+    averages = scores[scores.index("seen") :]
+    measures = [
+        Measure(name, "top1", (name,), score=True, difference=name.startswith("vs "))
+        for name in scores
+        if name not in averages or df[name].notna().any()
+    ]
+    # The first digits tell fingerprints apart.
+    short = {name: df[name].str[:8] for name in settings if name.endswith("_fingerprint")}
+    frame = df.assign(**short)
+    notes = [f"note: {note}" for note in df.attrs.get("notes", ())]
+    for row in frame[frame["error"].notna()].to_dict("records"):
+        asked = [f"{HEADERS.get(name, name)}={_setting(row[name])}" for name in settings[1:] if pd.notna(row[name])]
+        notes.append(f"failed: {' '.join([row['method'], *asked])}: {row['error']}")
+    remarks = () if (df["status"] == "finished").all() else ("status",)
+    print_table(Table(frame, tuple(settings), tuple(measures), tuple(notes), remarks), console or Terminal())
+
+
+def _counted(scores: pd.DataFrame, mixtures: pd.Series, baseline: np.ndarray) -> tuple[pd.DataFrame, list[str]]:
+    """Which scores means are over: those that the trials of one mixture have in common; and notes on the others.
+
+    An untrained encoder's are what the trials of all mixtures have in common.
+    """
+    untrained = (mixtures == "").to_numpy(dtype=bool)
+    counted = pd.DataFrame(False, index=scores.index, columns=scores.columns)
+    of_all, notes = common_datasets(scores, untrained=untrained, baseline=baseline), []
+    trained_on = list(mixtures[~untrained].unique())
+    for mixture in trained_on:
+        own = (mixtures == mixture).to_numpy(dtype=bool)
+        common = common_datasets(scores[own], untrained=untrained[own], baseline=baseline[own])
+        counted.loc[own, common] = True
+        if scores[own].notna().any(axis=None):
+            notes += notes_on_means(scores[own], common, f" of {mixture}" if len(trained_on) > 1 else "")
+    counted.loc[untrained, of_all] = True
+    return counted, notes
+
+
+def _unstable(rows: pd.DataFrame) -> list[str]:
+    """A note on scores that another order of summation changes: see `mdssl.evaluate.sgd.raw_sgd_probes`."""
+    if "config_json" not in rows:
+        return []
+    said = rows["config_json"].map(json.loads).map(lambda made: made.get("evaluation", {}))
+    rows = rows[said.map(lambda evaluation: bool(evaluation.get("unstable")))]
+    if rows.empty:
+        return []
+    where = ", ".join(f"{row.trial_id} on {row.eval_dataset}" for row in rows.head(_UNSTABLE_NAMED).itertuples())
+    more = f" and {len(rows) - _UNSTABLE_NAMED} more" if len(rows) > _UNSTABLE_NAMED else ""
+    return [
+        f"unstable: another order of summation gives other scores of {rows['probe'].iloc[0]} for {where}{more}; "
+        "--probe sgd has no such scores"
+    ]
+
+
+def _setting(value: object) -> str:
+    return value if isinstance(value, str) else f"{value:g}"

@@ -1,0 +1,175 @@
+"""Neighbors of an image: found exactly, shown as they are, and said in words."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdssl.cli.main import main
+from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
+from mdssl.data.prepare import prepare
+from mdssl.evaluate.neighbors.search import Match, Picture, Pictures, directions, nearest
+from mdssl.evaluate.neighbors.sheet import neighbor_sheet
+from mdssl.pretrain.loop import train
+
+ESCAPE = "\x1b[2J"
+
+
+def run(*arguments):
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Domains left and right: 60 training images of noise; the test images are copies of the training images 0 to 9."""
+    folder = tmp_path_factory.mktemp("planted")
+    for seed, name in enumerate(("left", "right")):
+        rng = np.random.default_rng(seed)
+        images = rng.integers(256, size=(60, 16, 16, 3), dtype=np.uint8)
+        labels = np.arange(60) % 3
+        source = folder / f"{name}.npz"
+        np.savez(source, train_images=images, train_labels=labels, test_images=images[:10], test_labels=labels[:10])
+        prepare(name, data=folder / "data", source=source, image_size=16, workers=1, progress=False)
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def storage(data, tmp_path_factory):
+    """Of one untrained encoder."""
+    folder = tmp_path_factory.mktemp("results")
+    config = TrialConfig(method="random", arch="resnet18")
+    train(config, data=data, trial_dir=folder / "trials" / config.trial_id, device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trial_id(storage):
+    return next((storage / "trials").iterdir()).name
+
+
+def test_the_search_is_that_of_a_slow_loop(data):
+    rng = np.random.default_rng(0)
+    pools = [
+        Pictures(open_dataset(data, name), "train", np.arange(40), directions(rng.normal(size=(40, 5))))
+        for name in ("left", "right")
+    ]
+    asked = directions(rng.normal(size=(7, 5)))
+    queries = [Picture(f"{number}.png", "", -1, "", None) for number in range(7)]
+    for match, direction in zip(nearest(queries, asked, pools, 4), asked, strict=True):
+        slow = [(-float(pool.directions[at] @ direction), pool[at].place) for pool in pools for at in range(40)]
+        slow.sort(key=lambda found: found[0])
+        assert [picture.place for picture in match.neighbors] == [place for _, place in slow[:4]]
+        np.testing.assert_allclose(match.similarities, [-distance for distance, _ in slow[:4]])
+
+
+def test_an_image_that_was_planted_is_found_first(data, storage, trial_id, tmp_path, capsys):
+    asked = [f"left:test:{row}" for row in range(3)] + ["right:test:7"]
+    flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
+    run("neighbors", *asked, *flags, "--among", "left", "right", "--neighbors", 5)
+    lines = capsys.readouterr().out.splitlines()
+    for line, domain, label in zip(lines, ["left", "left", "left", "right"], "0121", strict=False):
+        assert re.search(rf"nearest first: {label} of {domain} \(1\.00\)", line), line
+        said, listed = line.split("; nearest first")
+        for name in ("left", "right"):
+            count = listed.count(f" of {name} (")
+            assert (not count and name not in said.split(": ")[1]) or re.search(
+                rf"{count} (of 5 neighbors are )?from {name}", said
+            )
+    assert "60 of 60 training images of left, 60 of 60 training images of right" in lines[4]
+
+
+def test_the_british_spelling_is_an_alias(data, storage, trial_id, tmp_path, capsys):
+    flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
+    run("neighbours", "left:test:1", *flags, "--among", "left", "--neighbours", 3)
+    assert "of 3 neighbors are from left" in capsys.readouterr().out
+
+
+def test_a_training_image_is_not_its_own_neighbor(data, storage, trial_id, tmp_path, capsys):
+    flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
+    run("neighbors", "left:train:3", *flags, "--among", "left")
+    assert "(1.00)" not in capsys.readouterr().out
+
+
+def test_a_file_of_any_kind_finds_the_image_that_it_shows(data, storage, trial_id, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = open_dataset(data, "right").split("train").images[30]
+    Image.fromarray(pixels).save("right:test", "PNG")
+    Image.fromarray(pixels).convert("RGBA").save("alpha.png")
+    Image.fromarray(pixels).save("image.webp", lossless=True)
+    Image.fromarray(pixels).convert("CMYK").save("cmyk.tif")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save("grey16.png")
+    files = ["right:test", "alpha.png", "image.webp", "cmyk.tif", "grey16.png"]
+    flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--among", "left", "right"]
+    run("neighbors", *files, *flags)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines[:5]] == files, "a file goes before a dataset of its name"
+    assert all("0 of right (1.00)" in line for line in lines[:4])
+    assert Image.open("neighbours.png").width > 900
+
+
+def test_an_encoder_from_elsewhere_needs_no_trial(data, storage, trial_id, tmp_path, capsys):
+    weights = storage / "trials" / trial_id / "encoder.safetensors"
+    flags = ["--weights", weights, "--data", data, "--output", tmp_path / "n.png", "--storage", tmp_path / "none"]
+    run("neighbors", "left:test:4", *flags, "--among", "left", "--input-size", 24)
+    assert "1 of left (1.00)" in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir()] == ["n.png"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ([], "no image is given"),
+        (["nowhere.png"], "'nowhere.png' cannot be read: there is no such file; allowed: a file, DATASET:test"),
+        (["left:tset"], "unknown split 'tset'.*Did you mean 'test'"),
+        (["middle:test"], "unknown dataset 'middle'"),
+        (["left:test:10"], "row of left:test is 10; it must be from 0 to 9"),
+        (["left:test:-1"], "row of left:test is -1; it must be from 0 to 9"),
+        (["left:train:60"], "row of left:train is 60; it must be from 0 to 59"),
+        (["left:test:one"], "row 'one' of left:test is not a number; allowed: .*DATASET:train:ROW"),
+        (["TEXT"], "cannot be decoded"),
+        (["left:test", "--output", "sheet.jpg"], "output 'sheet.jpg' does not end in .png"),
+        (["left:test", "--output", "/dev/null/sheet.png"], "sheet of neighbors '/dev/null' cannot be written"),
+        (["left:test", "--among", "lefd"], "unknown dataset 'lefd'.*Did you mean 'left'"),
+        (["left:test", "--features", "head"], "unknown feature layer 'head'"),
+        (["left:test", "--neighbors", 0], "neighbors is 0"),
+        (["left:test", "--sample", 5], "sample is 5; it must be at least 11"),
+        (["left:test", "--weights", "x.pth"], "give either --trial-id ID, or --weights FILE"),
+        (["left:test", "--trial-id", "../../etc"], "'../../etc' is not a trial id"),
+        (["left:test", "--trial-id", "0123456789ab"], "has no encoder"),
+    ],
+)
+def test_a_wrong_setting_is_one_message_and_leaves_nothing(
+    data, storage, trial_id, tmp_path, capsys, monkeypatch, asked, message
+):
+    monkeypatch.chdir(tmp_path)
+    asked = ["text.png" if word == "TEXT" else str(word) for word in asked]
+    (tmp_path / "text.png").write_text("no image")
+    among = [] if "--among" in asked else ["--among", "left"]
+    trial = [] if "--trial-id" in asked else ["--trial-id", trial_id]
+    assert main(["neighbors", *asked, *trial, *among, "--storage", str(storage), "--data", str(data)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert [file.name for file in tmp_path.iterdir()] == ["text.png"]
+
+
+def test_names_cannot_write_on_a_terminal_or_a_sheet(data, storage, trial_id, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image = open_dataset(data, "left").split("train").images[0]
+    Image.fromarray(image).save(f"{ESCAPE}.png")
+    run("neighbors", f"{ESCAPE}.png", "--trial-id", trial_id, "--storage", storage, "--data", data, "--among", "left")
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "\\x1b[2J.png: " in printed
+
+    def sheet(name):
+        match = Match(Picture(name, "", -1, "", image), (Picture(name, "train", 0, name, image),), (0.5,))
+        return neighbor_sheet([match], [name], title="", subtitle="").tobytes()
+
+    assert sheet(ESCAPE) == sheet("\\x1b[2J")
+
+
+def test_names_too_long_for_their_place_are_shortened(data):
+    image = open_dataset(data, "left").split("train").images[0]
+    match = Match(Picture("a.png", "", -1, "", image), (Picture("left", "train", 0, "w" * 300, image),), (0.5,))
+    assert neighbor_sheet([match], ["left"], title="", subtitle="").width < 400

@@ -1,0 +1,106 @@
+"""The plan of the paper's experiments: what can be done, what is skipped and named, and what it would cost."""
+
+import io
+import re
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from mdssl.config.trial import Recipe
+from mdssl.leaderboard import board as leaderboard
+from mdssl.paper.experiments import EXPERIMENTS
+from mdssl.paper.plan import gpu_hours, plan_experiments, print_list, print_skipped, speed
+from mdssl.sweep.settings import SweepSettings
+
+
+def said(function, *arguments):
+    out = io.StringIO()
+    function(*arguments, Console(file=out, width=80))
+    return out.getvalue()
+
+
+def listed(names, chosen, board):
+    out = io.StringIO()
+    print_list(names, chosen, board, Console(file=out, width=80), data=chosen.data, repeats=chosen.repeats)
+    return out.getvalue()
+
+
+def settings(papers_data, **changes):
+    return SweepSettings(preset="paper", domains=("cifar10", "svhn"), data=str(papers_data), **changes)
+
+
+def empty_board(tmp_path):
+    return leaderboard.read(str(tmp_path))
+
+
+def test_what_lacks_a_dataset_is_skipped_and_named(papers_data):
+    plan = plan_experiments(["table1", "figure3"], papers_data)
+    assert {trial.domains for trial in plan.trials} == {("cifar10",), ("svhn",), ("cifar10", "svhn")}
+    assert plan.evaluate == ("cifar10", "svhn")
+    assert plan.lacking == ("stl10", "cifar100")
+    assert len(plan.trials) + len(plan.skipped) == 6 + 9
+    text = said(print_skipped, plan)
+    assert "skipped: simclr stl10; not prepared: stl10" in text
+    assert "mdssl cifar10+cifar100+svhn+stl10 λ1=1 λ2=0.1; not prepared: cifar100, stl10" in text.replace("\n", " ")
+
+
+def test_what_is_trained_on_alone_is_not_said_to_be_scored_on(papers_data, tmp_path):
+    text = " ".join(listed(["table3"], settings(papers_data), empty_board(tmp_path)).split())
+    scored_on = text.split("scored on ")[1].split(" 13 trials")[0]
+    assert "imagenet250k" in text.split("scored on ")[0] and "imagenet250k" not in scored_on
+    skipped = said(print_skipped, plan_experiments(["table3"], papers_data))
+    not_scored = " ".join(skipped.split()).split("not scored on")[1]
+    assert "tiny-imagenet" in not_scored and "imagenet250k" not in not_scored
+
+
+def test_trials_that_experiments_share_stand_once(papers_data):
+    names = ["figure3", "figureA1", "figureA2"]
+    plan = plan_experiments(names, papers_data)
+    assert len(plan.trials) == len(set(plan.trials)) < sum(len(EXPERIMENTS[name].trials) for name in names)
+
+
+def test_hours_are_views_by_speed():
+    recipe = Recipe()
+    (trial,) = [trial for trial in EXPERIMENTS["figure5-left"].trials if trial.method == "mdssl"]
+    assert gpu_hours([trial], recipe, 1e5) == pytest.approx(2 * 2 * 1024 * 48_000 / 1e5 / 3600)
+
+
+def test_a_measured_speed_replaces_the_assumed_one(tmp_path):
+    nothing = empty_board(tmp_path)
+    assert speed(Recipe(), nothing) == (200_000, "assumed for an H100, not measured")
+    measured = pd.DataFrame(
+        {
+            "trial_id": ["a", "a", "b", "c", "d"],
+            "arch": ["resnet50"] * 4 + ["resnet18"],
+            "stem": "imagenet",
+            "device": ["NVIDIA X"] * 3 + ["cpu", "NVIDIA X"],
+            "views_per_second": [100.0, 100.0, 300.0, 5.0, 9.0],
+        }
+    )
+    assert speed(Recipe(), measured) == (200, "median of 2 trial(s) on NVIDIA X")
+
+
+def test_the_list_says_what_each_needs_and_the_sum_counts_shared_trials_once(papers_data, tmp_path):
+    text = listed(["figure3", "figureA1"], settings(papers_data), empty_board(tmp_path))
+    assert "figure3: Top-1 against λ1 and against λ2 (section 3.5, figure 3)" in text
+    marked = "cifar10 (2 of 10 classes, 8×8 pixels), svhn (2 of 10 classes, 8×8 pixels)"
+    assert f"datasets: {marked}" in " ".join(text.split())
+    assert "9 trials, about" in text
+    assert "together, shared trials once: 9 trials" in text
+    assert "not prepared: dtd" in listed(["table4"], settings(papers_data), empty_board(tmp_path))
+
+
+def test_every_seed_and_point_of_a_grid_costs_its_hours(papers_data, tmp_path):
+    several = settings(papers_data, seeds=(0, 1), grid=(("learning_rate", "2", "4", "8"),))
+    once, often = (listed(["figure3"], chosen, empty_board(tmp_path)) for chosen in (settings(papers_data), several))
+    hours = [
+        float(re.search(r"together.*?about ([0-9.]+) GPU-hours", text, re.DOTALL).group(1)) for text in (once, often)
+    ]
+    assert hours[1] == pytest.approx(6 * hours[0], abs=0.4)
+    assert "9 trials, 6 times each" in often
+
+
+def test_every_experiment_can_be_listed(papers_data, tmp_path):
+    text = listed(list(EXPERIMENTS), settings(papers_data), empty_board(tmp_path))
+    assert all(f"\n{name}: " in f"\n{text}" for name in EXPERIMENTS)

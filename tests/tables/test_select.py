@@ -1,0 +1,81 @@
+import pandas as pd
+import pytest
+
+from mdssl.tables.select import matching, parse_condition
+
+ROWS = pd.DataFrame(
+    {
+        "method": ["simclr", "mdssl", "mdssl", "random"],
+        "lambda1": [1.0, 1.0, 0.9, None],
+        "seed": pd.array([0, 1, 0, 0], "Int64"),
+        "seen": pd.array([True, False, None, False], "boolean"),
+        "top1": [50.0, 40.0, 60.5, None],
+        "probe": ["sgd", "sgd(learning_rate=0.03,epochs=30)", "sgd", "sgd"],
+        "started_at": pd.to_datetime(["2026-11-02T10:00", "2026-11-03T00:00", None, "2026-11-04T00:00"], utc=True),
+        "error": [None, None, None, "out of memory, twice"],
+        "normalised": [None, True, False, None],
+    }
+)
+
+
+def found(*texts: str) -> list[int]:
+    return list(matching(ROWS, [parse_condition(text) for text in texts]).index)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["lambda1=1"], [0, 1]),
+        (["lambda1=0.9,1.0"], [0, 1, 2]),
+        (["lambda1=null"], [3]),
+        (["lambda1=0.9,null"], [2, 3]),
+        (["lambda1!=1"], [2, 3]),
+        (["lambda1!=null"], [0, 1, 2]),
+        (["lambda1!=1,null"], [2]),
+        (["top1>40"], [0, 2]),
+        (["top1 >= 40"], [0, 1, 2]),
+        (["top1<60.5"], [0, 1]),
+        (["top1<=60.5", "seed!=1"], [0, 2]),
+        (["method=mdssl", "seed=0"], [2]),
+        (["method=mdssl,random"], [1, 2, 3]),
+        (["seen=true"], [0]),
+        (["seen=False"], [1, 3]),
+        (["seen!=true"], [1, 2, 3]),
+        (["normalised=false"], [2]),
+        (["probe=sgd(learning_rate=0.03,epochs=30)"], [1]),
+        (["probe=sgd,sgd(learning_rate=0.03,epochs=30)"], [0, 1, 2, 3]),
+        (["started_at>2026-11-02T12:00"], [1, 3]),
+        (["error!=null"], [3]),
+        ([], [0, 1, 2, 3]),
+    ],
+)
+def test_conditions_keep_the_rows_that_meet_all_of_them(texts, expected):
+    assert found(*texts) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("top1", "condition 'top1' is not one. Write NAME=VALUE"),
+        ("=3", "is not one"),
+        ("top1>", "is not one"),
+        ("lamda1=1", "unknown leaderboard column 'lamda1'.*Did you mean 'lambda1'"),
+        ("method=mdsl", "no row has method 'mdsl'; there are: mdssl, random, simclr. Did you mean 'mdssl'"),
+        ("lambda1=0.8", "no row has lambda1 '0.8'; there are: 0.9, 1"),
+        ("lambda1=high", "compares lambda1 with 'high'; it must be a number, or null"),
+        ("seen=maybe", "it must be true or false"),
+        ("started_at>noon-ish", "it must be a time such as"),
+        ("method>mdssl", "method has none; use = or !="),
+        ("seen>false", "seen has none"),
+    ],
+)
+def test_what_is_no_condition_is_refused_in_one_message(text, message):
+    with pytest.raises(ValueError, match=message):
+        found(text)
+
+
+def test_a_long_list_of_what_there_is_is_cut_short():
+    rows = pd.DataFrame({"trial_id": [f"{number:012x}" for number in range(1000)]})
+    with pytest.raises(ValueError, match="and 988 more") as refused:
+        matching(rows, [parse_condition("trial_id=123")])
+    assert len(str(refused.value)) < 400

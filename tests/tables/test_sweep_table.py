@@ -1,0 +1,319 @@
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from leaderboard_rows import UNTRAINED, failed, row
+from rich.console import Console
+
+from mdssl.leaderboard.board import read, write_rows
+from mdssl.tables.printing import print_leaderboard
+from mdssl.tables.sweep_table import print_sweep_table, sweep_table
+
+DATASETS = ("cifar10", "svhn", "stl10", "eurosat")
+SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
+
+
+def trial(storage: str, number: int, scores: tuple[float | None, ...], **changes) -> None:
+    """Write a finished trial with these top-1 scores on `DATASETS`; None is a score that is not there."""
+    pairs = zip(DATASETS, scores, strict=True)
+    write_rows(
+        storage, f"{number:012x}", [row(name, top1=score, **changes) for name, score in pairs if score is not None]
+    )
+
+
+def table(storage: str, **changes) -> pd.DataFrame:
+    asked = {"mixtures": ["cifar10+svhn"], "datasets": DATASETS} | changes
+    return sweep_table(read(storage), **asked)
+
+
+def printed(df: pd.DataFrame, **console) -> str:
+    out = io.StringIO()
+    print_sweep_table(df, Console(file=out, width=80, **console))
+    return out.getvalue()
+
+
+@pytest.fixture
+def swept(storage):
+    trial(storage, 1, (70, 60, 50, 40), lambda1=0.9, lambda2=0.1)
+    trial(storage, 2, (61, 62, 63, 64), lambda1=0.9, lambda2=0.0)
+    trial(storage, 3, (64, 56, 48, 40), lambda1=1.0, lambda2=0.0)
+    trial(storage, 4, (66, 60, 44, 42), **SIMCLR)
+    trial(storage, 5, (30, 20, 25, 35), **UNTRAINED)
+    write_rows(storage, "0" * 11 + "6", [failed("ValueError: the loss is nan at step 3\nTraceback", lambda1=0.95)])
+    return storage
+
+
+def test_a_row_per_trial_with_averages_and_the_difference_to_the_baseline(swept):
+    df = table(swept)
+    columns = ["method", "lambda1", "lambda2", *DATASETS, "seen", "unseen", "vs simclr", "status", "error"]
+    assert list(df.columns) == columns
+    nan, failure = None, "ValueError: the loss is nan at step 3"
+    expected = [
+        ("random", nan, nan, 30, 20, 25, 35, 25, 30, 27.5 - 53, "finished", nan),
+        ("simclr", 1.0, 0.0, 66, 60, 44, 42, 63, 43, 0, "finished", nan),
+        ("mdssl", 1.0, 0.0, 64, 56, 48, 40, 60, 44, 52 - 53, "finished", nan),
+        ("mdssl", 0.95, 0.1, nan, nan, nan, nan, nan, nan, nan, "failed", failure),
+        ("mdssl", 0.9, 0.0, 61, 62, 63, 64, 61.5, 63.5, 62.5 - 53, "finished", nan),
+        ("mdssl", 0.9, 0.1, 70, 60, 50, 40, 65, 45, 55 - 53, "finished", nan),
+    ]
+    found = [tuple(None if pd.isna(value) else value for value in values) for values in df.itertuples(index=False)]
+    assert found == expected
+    assert [int(trial_id, 16) for trial_id in df.index] == [5, 4, 3, 6, 2, 1]
+
+
+def test_averages_are_over_what_the_trials_have_in_common(storage):
+    trial(storage, 1, (66, 60, None, 42), **SIMCLR)
+    trial(storage, 2, (70, 60, 50, 40))
+    df = table(storage)
+    assert df["unseen"].tolist() == [42, 40]
+    assert df["vs simclr"].tolist() == pytest.approx([0, (4 + 0 - 2) / 3])
+    assert df.attrs["notes"] == [
+        "averages are over cifar10, svhn, eurosat; left out, as not enough trials have a score: stl10"
+    ]
+    assert df.attrs["notes"][0] in " ".join(printed(df).split())
+
+
+def test_a_score_that_few_have_empties_no_average_and_a_trial_that_lacks_one_has_none(storage):
+    for number, lambda2 in enumerate((0.0, 0.1, 0.2)):
+        trial(storage, number, (60 + number, 50, None, 40), lambda1=0.9, lambda2=lambda2)
+    trial(storage, 3, (66, 50, None, 42), **SIMCLR)
+    before = table(storage)
+    # One trial scored on one more dataset, and one that was scored on a single dataset, which it is good at.
+    trial(storage, 2, (62, 50, 99, 40), lambda1=0.9, lambda2=0.2)
+    trial(storage, 4, (99, None, None, None), lambda1=1.0, lambda2=0.3)
+    after = table(storage)
+    averages = ["seen", "unseen", "vs simclr"]
+    pd.testing.assert_frame_equal(after.loc[before.index, averages], before[averages])
+    # What it was trained on is what it lacks a score of.
+    assert after.loc[f"{4:012x}", averages].isna().all()
+
+
+def test_what_only_another_probe_or_untrained_encoders_scored_empties_no_average(storage):
+    trial(storage, 1, (66, 60, 44, None), **SIMCLR)
+    rows = [row(name, top1=top1) for name, top1 in zip(DATASETS, (70, 60, 50, 0), strict=True) if top1]
+    write_rows(storage, f"{2:012x}", [*rows, row("eurosat", top1=90, probe="sgd")])
+    trial(storage, 3, (None, None, None, 30), **UNTRAINED)
+    out = io.StringIO()
+    print_leaderboard(storage, console=Console(file=out, width=200))
+    lbfgs = out.getvalue().split("sgd probe")[0]
+    assert "65.0" in lbfgs and "+3.3" in lbfgs
+
+
+def test_trials_are_compared_with_the_baseline_of_their_own_seed_and_temperature(storage):
+    baselines = {(0, 0.1): 10.0, (1, 0.1): 20.0, (0, 0.5): 30.0, (1, 0.5): 50.0}
+    for number, ((seed, temperature), score) in enumerate(baselines.items()):
+        trial(storage, number, (score,) * 4, seed=seed, temperature=temperature, **SIMCLR)
+        trial(storage, 10 + number, (60,) * 4, seed=seed, temperature=temperature)
+    for seed in (0, 1):
+        trial(storage, 20 + seed, (5,) * 4, **UNTRAINED | {"seed": seed})
+    df = table(storage)
+    assert list(df.columns[:5]) == ["method", "lambda1", "lambda2", "temperature", "seed"]
+    trained = df[df["method"] == "mdssl"]
+    assert trained["vs simclr"].tolist() == [50, 40, 30, 10]
+    assert trained[["temperature", "seed"]].to_numpy().tolist() == [[0.1, 0], [0.1, 1], [0.5, 0], [0.5, 1]]
+    # An untrained encoder has no temperature, so none of the two baselines of its seed is its own.
+    assert df[df["method"] == "random"]["vs simclr"].isna().all()
+    rows = read(storage)
+    one = sweep_table(rows[rows["temperature"] != 0.5], mixtures=["cifar10+svhn"], datasets=DATASETS)
+    assert one[one["method"] == "random"]["vs simclr"].tolist() == [5 - 10, 5 - 20]
+
+
+def test_trials_are_compared_with_the_baseline_of_their_own_hidden_settings(storage):
+    for number, (decay, score) in enumerate({1e-6: 10.0, 1e-4: 20.0}.items()):
+        said = json.dumps({"trial": {"weight_decay": decay}})
+        trial(storage, number, (score,) * 4, config_json=said, **SIMCLR)
+        trial(storage, 10 + number, (60,) * 4, config_json=said)
+    df = table(storage)
+    assert df[df["method"] == "mdssl"]["vs simclr"].to_dict() == {f"{10:012x}": 50, f"{11:012x}": 40}
+    assert df["weight_decay"].tolist() == [1e-6, 1e-4, 1e-6, 1e-4]
+
+
+def test_scores_on_images_that_were_since_prepared_anew_are_left_out(storage):
+    for number, (images, day) in enumerate((("1" * 64, 1), ("2" * 64, 2))):
+        said = json.dumps({"evaluation": {"data_fingerprint": images}})
+        at = f"2026-11-0{day}T10:00:00+00:00"
+        trial(storage, number, (40 + number,) * 4, config_json=said, finished_at=at, lambda2=number / 10)
+    assert table(storage)["cifar10"].fillna(-1).tolist() == [-1, 41]
+
+
+def test_a_setting_that_only_the_clustered_have_does_not_part_them_from_the_baseline(storage):
+    trial(storage, 1, (40,) * 4, **SIMCLR)
+    for number in (2, 3):
+        trial(storage, number, (40 + number,) * 4, method="mdssl-clustered", num_clusters=number)
+    df = table(storage)
+    assert df["num_clusters"].isna().tolist() == [True, False, False]
+    assert df["vs simclr"].tolist() == [0, 2, 3]
+
+
+def test_settings_that_do_not_vary_take_no_column(swept):
+    assert "seed" not in table(swept).columns
+    # The untrained encoder has 0 iterations and the others 150; that alone is no difference between trials.
+    assert "iterations" not in table(swept).columns
+
+
+def test_a_failed_baseline_leaves_the_difference_open(storage):
+    trial(storage, 1, (40,) * 4)
+    write_rows(storage, "f" * 12, [failed(**SIMCLR)])
+    assert table(storage)["vs simclr"].isna().all()
+
+
+def test_scores_of_one_probe_and_layer_at_a_time(storage):
+    rows = [row(name, top1=50.0) for name in DATASETS]
+    rows += [row(name, top1=40.0, features="projection") for name in DATASETS]
+    rows += [row(name, top1=45.0, probe="sgd-raw") for name in DATASETS[:3]]
+    write_rows(storage, "1" * 12, rows)
+    assert table(storage)[list(DATASETS)].to_numpy().tolist() == [[50.0] * 4]
+    assert table(storage, features="projection")["seen"].tolist() == [40.0]
+    sgd = table(storage, probe="sgd-raw")
+    assert sgd["seen"].tolist() == [45.0]
+    assert sgd["eurosat"].isna().all()
+
+
+def test_another_mixtures_trials_are_left_out(swept):
+    trial(swept, 9, (99,) * 4, train_mixture="cifar10+stl10")
+    assert f"{9:012x}" not in table(swept).index
+    assert list(table(swept, mixtures=["cifar10+stl10"])["seen"]) == [27.5, 99]
+
+
+def test_several_mixtures_stand_in_one_table_each_with_its_own_seen_and_baseline(swept):
+    trial(swept, 8, (50, 40, 60, 30), train_mixture="cifar10+stl10", **SIMCLR)
+    trial(swept, 9, (60, 50, 70, 40), train_mixture="cifar10+stl10")
+    df = table(swept, mixtures=["cifar10+stl10", "cifar10+svhn"])
+    assert list(df.columns[:4]) == ["method", "train_mixture", "lambda1", "lambda2"]
+    assert [int(trial_id, 16) for trial_id in df.index] == [5, 8, 9, 4, 3, 6, 2, 1]
+    assert df.loc[f"{9:012x}", ["seen", "unseen", "vs simclr"]].tolist() == [65, 45, 10]
+    assert df.loc[f"{4:012x}", ["seen", "unseen", "vs simclr"]].tolist() == [63, 43, 0]
+    assert df.loc[f"{5:012x}", ["seen", "unseen"]].isna().tolist() == [True, False], "the untrained one has seen none"
+    assert "data_fingerprint" not in df.columns
+    assert "cifar10+" in printed(df)
+
+
+def test_a_score_that_failed_marks_its_trial_and_leaves_its_other_scores(storage):
+    broken = failed("ValueError: features are not finite") | {"eval_dataset": "eurosat"}
+    write_rows(storage, "1" * 12, [*(row(name) for name in DATASETS[:3]), broken])
+    (found,) = table(storage).to_dict("records")
+    assert (found["seen"], found["unseen"], found["status"]) == (50.0, 50.0, "failed")
+    assert "left out, as not enough trials have a score: eurosat" in table(storage).attrs["notes"][0]
+    assert found["error"] == "ValueError: features are not finite"
+
+
+def test_no_rows_make_an_empty_table_that_prints(storage):
+    df = table(storage)
+    assert df.empty
+    assert printed(df) == "no rows to show\n"
+
+
+def test_the_table_is_readable_in_80_columns_without_a_terminal(swept):
+    assert printed(table(swept)) == (
+        "                                                           vs \n"
+        "method   λ1  λ2 cifar10 svhn stl10 eurosat seen unseen simclr status\n"
+        "──────────────────────────────────────────────────────────────────────\n"
+        "random    -   -    30.0 20.0  25.0    35.0 25.0   30.0  -25.5 finished\n"
+        "simclr    1   0    66.0 60.0  44.0    42.0 63.0   43.0   +0.0 finished\n"
+        "mdssl     1   0    64.0 56.0  48.0    40.0 60.0   44.0   -1.0 finished\n"
+        "mdssl  0.95 0.1       -    -     -       -    -      -      - failed\n"
+        "mdssl   0.9   0    61.0 62.0  63.0    64.0 61.5   63.5   +9.5 finished\n"
+        "mdssl   0.9 0.1    70.0 60.0  50.0    40.0 65.0   45.0   +2.0 finished\n"
+        "failed: mdssl λ1=0.95 λ2=0.1: ValueError: the loss is nan at step 3\n"
+    )
+
+
+def test_the_best_of_each_column_is_bold(swept):
+    lines = printed(table(swept), force_terminal=True, color_system="standard").splitlines()
+    bold = [[part.split("\x1b[0m")[0].strip() for part in line.split("\x1b[1m")[1:]] for line in lines[3:]]
+    assert bold == [[], [], [], [], ["62.0", "63.0", "64.0", "63.5", "+9.5"], ["70.0", "65.0"], []]
+
+
+def test_equal_numbers_are_all_bold(storage):
+    trial(storage, 1, (50.04,) * 4, **SIMCLR)
+    trial(storage, 2, (50.01,) * 4)
+    text = printed(table(storage), force_terminal=True)
+    assert text.count("50.0\x1b[0m") == 2 * 6
+
+
+def test_numbers_stay_whole_where_the_table_is_wider_than_the_console(swept):
+    df = table(swept)
+    wide = df.assign(**{f"dataset-{letter}": 12.3 for letter in "abcdefghij"})
+    front = [name for name in wide.columns if name not in ("seen", "unseen", "vs simclr", "status", "error")]
+    text = printed(wide[[*front, "seen", "unseen", "vs simclr", "status", "error"]])
+    assert text.count("12.3") == 10 * len(df)
+    assert "…" not in text
+
+
+def test_columns_that_hold_nothing_are_not_printed(storage):
+    trial(storage, 1, (50, 40, None, None))
+    text = printed(table(storage, datasets=("cifar10", "svhn")))
+    assert "unseen" not in text
+    assert "simclr" not in text
+    assert "status" not in text
+    assert "45.0" in text
+
+
+def test_errors_are_printed_as_they_are(storage):
+    write_rows(storage, "1" * 12, [failed("ValueError: [bold]not markup[/bold] [/]")])
+    assert "ValueError: [bold]not markup[/bold] [/]\n" in printed(table(storage))
+
+
+def leaderboard_text(storage: str, **asked) -> str:
+    out = io.StringIO()
+    print_leaderboard(storage, console=Console(file=out, width=80), **asked)
+    return out.getvalue()
+
+
+def test_the_whole_leaderboard_is_a_table_per_mixture_and_probe(swept):
+    trial(swept, 9, (11.5, 12.5, 13.5, 14.5), train_mixture="stl10+cifar10", probe="sgd-raw")
+    tables = leaderboard_text(swept).strip().split("\n\n")
+    assert [text.splitlines()[0] for text in tables] == [
+        "cifar10+svhn: top-1 in percent on the test split, lbfgs probe on encoder features",
+        "stl10+cifar10: top-1 in percent on the test split, lbfgs probe on encoder features",
+        "stl10+cifar10: top-1 in percent on the test split, sgd-raw probe on encoder features",
+    ]
+    assert "11.5" not in tables[0]
+    # Seen datasets first, in the order of the mixture; (13.5 + 11.5) / 2 seen, (14.5 + 12.5) / 2 unseen.
+    last = tables[2].splitlines()
+    assert last[1].split() == ["method", "λ1", "λ2", "stl10", "cifar10", "eurosat", "svhn", "seen", "unseen"]
+    assert last[-1].split() == ["mdssl", "0.9", "0.1", "13.5", "11.5", "14.5", "12.5", "12.5", "13.5"]
+
+
+def test_the_printed_leaderboard_can_be_narrowed(swept):
+    trial(swept, 9, (11.5,) * 4, train_mixture="stl10+cifar10")
+    asked = {"method": ["mdssl", "random"], "train_mixture": ["cifar10+svhn"], "evaluate": ["stl10"]}
+    lines = leaderboard_text(swept, probe="lbfgs", **asked).strip().splitlines()
+    assert lines[2].split() == ["method", "λ1", "λ2", "stl10", "unseen", "simclr", "status"]
+    assert [line.split()[0] for line in lines[4:-1]] == ["random", *["mdssl"] * 4]
+    # The baseline, 44.0 on stl10, is not shown, and still what the others are compared with.
+    assert lines[-2].split() == ["mdssl", "0.9", "0.1", "50.0", "50.0", "+6.0", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"method": ["simclrr"]}, "unknown method 'simclrr'; allowed: mdssl, random, simclr.*Did you mean 'simclr'"),
+        ({"train_mixture": ["svhn+cifar10"]}, "unknown train_mixture"),
+        ({"evaluate": ["stl"]}, "unknown eval_dataset 'stl'.*Did you mean 'stl10'"),
+        ({"probe": "sgd-raw"}, "unknown probe 'sgd-raw'; allowed: lbfgs"),
+        ({"features": "projection"}, "unknown features 'projection'; allowed: encoder"),
+    ],
+)
+def test_asking_for_what_is_not_there_is_said(swept, asked, message):
+    with pytest.raises(ValueError, match=message):
+        leaderboard_text(swept, **asked)
+
+
+def test_an_empty_leaderboard_is_said(storage):
+    Path(storage).mkdir()
+    assert "is empty: run a sweep" in leaderboard_text(storage)
+
+
+def test_scores_that_rounding_has_decided_are_named(storage):
+    unstable = json.dumps({"evaluation": {"unstable": True, "top1_in_other_order": 51.0}})
+    trial(storage, 1, (70, 60, 50, 40), lambda1=0.9, probe="sgd-raw", config_json=unstable)
+    trial(storage, 2, (61, 62, 63, 64), lambda1=1.0, probe="sgd-raw")
+    df = table(storage, probe="sgd-raw")
+    assert df.attrs["notes"] == [
+        "unstable: another order of summation gives other scores of sgd-raw for 000000000001 on cifar10, 000000000001 "
+        "on svhn, 000000000001 on stl10 and 1 more; --probe sgd has no such scores"
+    ]
+    assert "note: unstable: another order" in printed(df)
