@@ -260,7 +260,7 @@ def make_finished_sweep(folder: Path) -> list[str]:
     flags = [str(flag) for flag in flags]
     grid = runpy.run_path(str(SCRIPT))["LambdaGrid"]
     settings = parse(grid, prog=SCRIPT.name, description="", argv=flags)
-    methods = [{"method": "random"}, {"method": "simclr"}, *({"method": "mdssl", **pair} for pair in settings.lambdas)]
+    methods = settings.expand("random", "simclr", "mdssl")
     probe, context = settings.probe_config, {"sweep": "lambda_grid", "preset": "quick", "git_commit": git_commit()}
     configs = trials(settings, methods)
     assert len(configs) == TRIALS, len(configs)

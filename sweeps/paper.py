@@ -14,11 +14,12 @@ What the text leaves open, and what was decided, is in the notes of --list.
   python sweeps/paper.py table1 --arch resnet18 --iterations 500 --batch-per-domain 128 --learning-rate 1.5
       a small one, to see it work; the numbers then say nothing about the paper's
 
-The same command again trains nothing twice: it goes on where it stopped, or prints the tables.
+Run the same command again: it trains nothing twice, and continues where it stopped or prints the tables.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,12 +27,12 @@ from typing import Annotated
 
 from tyro.conf import Positional, Suppress
 
-from mdssl.cli.parse import parse, run
+from mdssl.cli.parse import command, parse
 from mdssl.config.trial import ClusterSettings
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
-from mdssl.sweep.paper_experiments import EXPERIMENTS
-from mdssl.sweep.paper_plan import plan_experiments, print_list, print_skipped
+from mdssl.paper.experiments import EXPERIMENTS
+from mdssl.paper.plan import plan_experiments, print_list, print_skipped
 from mdssl.sweep.paper_results import show_results
 from mdssl.sweep.settings import SweepSettings
 from mdssl.terminal import Terminal
@@ -69,15 +70,17 @@ class Paper(SweepSettings, ClusterSettings):
         super().__post_init__()
 
 
+@command
 def main(argv: Sequence[str]) -> int:
     settings = parse(Paper, prog="paper.py", description=__doc__, argv=argv)
-    # After the flags, for it brings torch: --help should not wait for that.
+    # Imported after the flags are read, because --help should not wait for torch.
     from mdssl.sweep.launch import run_sweep
 
     console = Terminal()
     names = settings.experiments or tuple(EXPERIMENTS)
     if settings.list:
-        print_list(names, settings, leaderboard.read(settings.storage), console)
+        board = leaderboard.read(settings.storage)
+        print_list(names, settings, board, console, data=settings.data, repeats=settings.repeats)
         return 0
     if not settings.experiments:
         raise InputError(f"no experiment is named; give one or more of {', '.join(EXPERIMENTS)}, or --list.")
@@ -93,9 +96,10 @@ def main(argv: Sequence[str]) -> int:
     domains = tuple(dict.fromkeys(name for trial in plan.trials for name in trial.domains)) or plan.evaluate
     settings = replace(settings, domains=domains, evaluate=plan.evaluate)
 
-    show = partial(show_results, names, settings)
+    probes = [probe.name for probe in settings.probe_config.each()]
+    show = partial(show_results, names, probes=probes, storage=settings.storage)
     return run_sweep("paper", settings, [trial.settings for trial in plan.trials], afterwards=show)
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(main())

@@ -26,7 +26,7 @@ from processes import descendants, listening
 from rich.console import Console
 
 from mdssl.cli import trials
-from mdssl.cli.parse import run
+from mdssl.cli.parse import command
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
@@ -210,11 +210,11 @@ def test_a_console_keeps_its_own_styles_and_no_others(console):
 
 
 def test_an_error_types_nothing_into_the_terminal(capsys):
+    @command
     def main(argv):
         raise InputError(f"class folder {CLEARS_THE_SCREEN} has no images")
 
-    with pytest.raises(SystemExit):
-        run(main, [])
+    assert main([]) == 2
     assert capsys.readouterr().err == "error: class folder \\x1b[2J has no images\n"
 
 

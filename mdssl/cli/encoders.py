@@ -1,6 +1,6 @@
-"""Commands that take encoders elsewhere, and that ask them: ``mdssl export``, ``embed`` and ``neighbours``.
+"""Commands that use a trained encoder: ``mdssl export``, ``embed`` and ``neighbors``.
 
-Imports of torch and what needs it stay inside the functions: ``--help`` should not wait for them.
+Functions import torch, and modules that need it, themselves: ``--help`` does not wait for it.
 """
 
 from __future__ import annotations
@@ -9,24 +9,23 @@ from dataclasses import dataclass
 
 import tyro
 
-from mdssl.cli.places import DATA, STORAGE
+from mdssl.config.presets import DATA, STORAGE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
     trial_id: tyro.conf.Positional[str]
-    """A finished trial: the 12 hex digits that the leaderboard prints."""
+    """Id of a finished trial: the 12 hex digits that the leaderboard prints."""
     output: str = ""
-    """Folder to make, here or in a bucket; default: encoder-TRIAL_ID here. In a bucket README.md comes last."""
+    """Folder to write, local or in a bucket; default: encoder-TRIAL_ID. In a bucket README.md is written last."""
     formats: tuple[str, ...] = ("safetensors",)
-    """What the folder holds: safetensors (weights by torchvision's names: every program that reads such files loads
-    them, whatever its version of torch, and no code of a file runs) | torch-export (a program for torch.export.load) |
-    onnx (the same for onnxruntime; needs pip install 'mdssl[onnx]'). Programs take uint8 pixels and normalise them
-    themselves."""
+    """Files to write: safetensors (weights under torchvision's names, for any version of torch; loading them runs no
+    code) | torch-export (a program for torch.export.load) | onnx (the same for onnxruntime; needs pip install
+    'mdssl[onnx]'). Programs take uint8 pixels and normalize them themselves."""
     size: int | None = None
-    """Pixels that images are to be resized to; default: what the training images have, by --data."""
+    """Image size in pixels; default: that of the training images, from --data."""
     filter: str | None = None
-    """Resize filter of theirs: bicubic | bilinear | box | lanczos | nearest; default: what the training images had."""
+    """Resize filter: bicubic | bilinear | box | lanczos | nearest; default: that of the training images."""
     overwrite: bool = False
     """Replace an earlier export in the same folder."""
     storage: str = STORAGE
@@ -65,32 +64,32 @@ def export(settings: Export) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Embed:
     source: tyro.conf.Positional[str]
-    """Folder of images, however nested; Parquet file or shards as Hugging Face lays them out, with or without labels;
-    or the name of a prepared dataset."""
+    """A folder of images, at any depth; a Parquet file or shards in Hugging Face's layout, with or without labels; or
+    the name of a prepared dataset."""
     output: str
-    """Parquet file to write, here or in a bucket."""
+    """Parquet file to write, local or in a bucket."""
     trial_id: str = ""
-    """The encoder: a finished trial."""
+    """The encoder of a finished trial."""
     weights: str = ""
-    """Instead of a trial: the file of an encoder that was pretrained elsewhere, as for `mdssl probe`."""
+    """Instead of a trial: the file of a pretrained encoder from elsewhere, as for `mdssl probe`."""
     input_size: int | None = None
-    """With --weights: pixels that images are resized to for it."""
+    """With --weights: size in pixels of the encoder's input."""
     features: str = "encoder"
-    """Layer: encoder (what probes score) | projection (what the loss compares)."""
+    """Layer: encoder (scored by probes) | projection (compared by the loss)."""
     split: str = ""
-    """Of a dataset or of shards only this split: train | test; default: all, and a column says which."""
+    """Only this split of a dataset or of shards: train | test; default: all, with a column for the split."""
     size: int | None = None
-    """Pixels that images are resized to; default: what the trial's training images have, by --data."""
+    """Image size in pixels; default: that of the trial's training images, from --data."""
     filter: str | None = None
-    """Resize filter: bicubic | bilinear | box | lanczos | nearest; default: what the training images had."""
+    """Resize filter: bicubic | bilinear | box | lanczos | nearest; default: that of the training images."""
     skip_damaged: bool = False
-    """Leave out images that cannot be decoded, and list them. Without it the first of them ends the run."""
+    """Leave out images that cannot be decoded, and list them. Without it the first such image ends the run."""
     batch_size: int = 256
-    """Images in a pass of the encoder."""
+    """Batch size of the encoder."""
     workers: int | None = None
-    """Processes that decode images; default: one per CPU, where there are many images."""
+    """Processes that decode images; default: one per CPU if there are many images."""
     device: str = "auto"
-    """cpu | cuda | auto (a GPU where there is one)."""
+    """cpu | cuda | auto (a GPU if there is one)."""
     storage: str = STORAGE
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
     data: str = DATA
@@ -100,7 +99,7 @@ class Embed:
 def embed(settings: Embed) -> None:
     """Write the embeddings of any images to Parquet: `path`, or `split` and `row`; `label` if known; `embedding`.
 
-    Images are made ready as `mdssl data prepare` does it. A run that was interrupted goes on where it stopped.
+    Images are resized as by `mdssl data prepare`. An interrupted run continues where it stopped.
 
     Examples:
       mdssl embed ~/pictures/cells --trial-id 0123456789ab --output cells.parquet
@@ -111,49 +110,48 @@ def embed(settings: Embed) -> None:
     """
     from mdssl.export.embed import embed
 
-    embed(settings)
+    embed(**vars(settings))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbours:
+class Neighbors:
     images: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Image files of any kind; DATASET:test or DATASET:train for four images of that split of a prepared dataset;
+    """Image files; DATASET:test or DATASET:train for four images of that split of a prepared dataset; or
     DATASET:test:ROW or DATASET:train:ROW for one."""
     trial_id: str = ""
-    """A trained trial: the 12 hex digits that `mdssl train` and the leaderboard print."""
+    """Id of a trained trial: the 12 hex digits that `mdssl train` and the leaderboard print."""
     weights: str = ""
-    """Instead of a trial: the file of an encoder that was pretrained elsewhere, as `mdssl probe` takes it."""
+    """Instead of a trial: the file of a pretrained encoder from elsewhere, as for `mdssl probe`."""
     input_size: int | None = None
-    """Pixels that images are resized to for it; default: as they are prepared. 224 for most ImageNet encoders."""
+    """With --weights: size in pixels of the encoder's input, 224 for most ImageNet encoders; default: as prepared."""
     among: tuple[str, ...] = ()
-    """Prepared datasets whose training images are searched; default: the domains that the trial was trained on."""
+    """Prepared datasets whose training images are searched; default: the training domains of the trial."""
     features: str = "encoder"
     """Layer that is compared: encoder | projection."""
-    neighbours: int = 10
-    """Nearest images of each."""
+    neighbors: int = 10
+    """Nearest images to show for each."""
     sample: int = 2_000
-    """Training images of each dataset that are searched, its classes in turns: a few seconds of a CPU core. A larger
-    number than there are takes all."""
+    """Number of training images of each dataset to search, taken from its classes in turn; at most all."""
     seed: int = 0
-    """Of the choice of these, and of what DATASET:test and DATASET:train mean."""
+    """Random seed of this sample, and of the images of DATASET:test and DATASET:train."""
     output: str = "neighbours.png"
     """PNG file to write."""
     device: str = "auto"
-    """cpu | cuda | auto (a GPU where there is one)."""
+    """cpu | cuda | auto (a GPU if there is one)."""
     storage: str = STORAGE
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
     data: str = DATA
     """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
-def neighbours(settings: Neighbours) -> None:
-    """Show the training images that an encoder takes for most like yours: a sheet, and the same in words.
+def neighbors(settings: Neighbors) -> None:
+    """Show the training images that are nearest to yours in an encoder's feature space, as a sheet and in words.
 
     Examples:
-      mdssl neighbours photo.jpg --trial-id 0123456789ab
-      mdssl neighbours svhn:test cifar10:test:17 --trial-id 0123456789ab --features projection
-      mdssl neighbours photo.jpg --weights resnet50.pth --input-size 224 --among cifar10 stl10
+      mdssl neighbors photo.jpg --trial-id 0123456789ab
+      mdssl neighbors svhn:test cifar10:test:17 --trial-id 0123456789ab --features projection
+      mdssl neighbors photo.jpg --weights resnet50.pth --input-size 224 --among cifar10 stl10
     """
-    from mdssl.evaluate.neighbors.ask import ask_neighbours
+    from mdssl.evaluate.neighbors.show import show_neighbors
 
-    ask_neighbours(settings)
+    show_neighbors(**vars(settings))

@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "leaderboard": (results.Leaderboard, results.leaderboard),
     "figures": (results.Figures, results.figures),
     "report": (results.Report, results.report),
-    "neighbors": (encoders.Neighbours, encoders.neighbours),
+    "neighbors": (encoders.Neighbors, encoders.neighbors),
     "export": (encoders.Export, encoders.export),
     "embed": (encoders.Embed, encoders.embed),
 }

@@ -16,15 +16,12 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_ori
 import tyro
 
 from mdssl.config.field_types import current_name
-from mdssl.config.presets import PRESETS
-from mdssl.errors import InputError, Terminated, check_name
+from mdssl.config.presets import preset_values
+from mdssl.errors import InputError, Terminated
 from mdssl.storage.retry import StorageLostError
 from mdssl.terminal import printable
 
 Settings = TypeVar("Settings")
-
-_GOES_WITH = {"domains": ("--mixtures",), "evaluate": ("--domains", "--mixtures")}
-"""Flags that replace a preset's own domains and what they are scored on."""
 
 
 class Main(Protocol):
@@ -59,7 +56,7 @@ def command(body: Callable[[Sequence[str]], int | None]) -> Main:
         except KeyboardInterrupt as interrupt:
             word, code = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
             again = "the same command without --force" if "--force" in argv else "the same command"
-            print(f"\n{word}; {again} continues from what was saved.", file=sys.stderr)
+            print(f"\n{word}; {again} goes on from what was saved.", file=sys.stderr)
             return code
 
     return main
@@ -77,11 +74,11 @@ def parse(settings_class: type[Settings], *, prog: str, description: str | None,
     argv = [_current_flag(word) for word in argv]
     _check_values(settings_class, argv)
     names = [field.name for field in fields(settings_class)]
-    preset = _preset(argv, getattr(settings_class, "preset")) if "preset" in names else None  # noqa: B009
-    values: dict[str, Any] = {"preset": preset, **PRESETS[preset]} if preset else {}
-    for name, instead in _GOES_WITH.items():
-        if any(_value(argv, flag) is not None for flag in instead):
-            values.pop(name, None)
+    values: dict[str, Any] = {}
+    if hasattr(settings_class, "preset"):
+        given = [name for name in names if _value(argv, name) is not None]
+        preset = _value(argv, "preset")
+        values = preset_values(settings_class.preset if preset is None else preset, given)
     required = {field.name: tyro.MISSING for field in fields(settings_class) if field.default is MISSING}
     unchecked = _unchecked(settings_class)
     defaults = unchecked(**required | {name: value for name, value in values.items() if name in names})
@@ -139,11 +136,10 @@ def _current_flag(word: str) -> str:
 def _check_values(settings_class: type, argv: Sequence[str]) -> None:
     """Raise ``ValueError`` where a flag that takes values has none; of the settings only ``track`` may be empty."""
     for field in fields(settings_class):
-        flag = f"--{field.name.replace('_', '-')}"
         if isinstance(field.default, tuple) and field.name != "track":
-            value = _value(argv, flag)
+            value = _value(argv, field.name)
             if value is not None and (not value or value.startswith("--")):
-                raise InputError(f"{flag} has no value; give at least one, or leave the flag out.")
+                raise InputError(f"{_flag(field.name)} has no value; give at least one, or leave the flag out.")
 
 
 def _check_is_no_file(name: str, value: str) -> None:
@@ -165,16 +161,13 @@ def _without_box(text: str) -> str:
     return f"{message}." + (f" Did you mean {' or '.join(near[:2])}?" if near else "")
 
 
-def _preset(argv: Sequence[str], default: str) -> str:
-    found = _value(argv, "--preset")
-    name = default if found is None else found
-    check_name("preset", name, PRESETS)
-    return name
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def _value(argv: Sequence[str], flag: str) -> str | None:
-    """What follows the last ``flag`` in ``argv``; None where it is not there."""
-    found = None
+def _value(argv: Sequence[str], name: str) -> str | None:
+    """The word after the last flag of the setting ``name``; None if ``argv`` does not have it."""
+    flag, found = _flag(name), None
     for word, following in zip(argv, [*argv, ""][1:], strict=True):
         if word == flag:
             found = following

@@ -10,6 +10,8 @@ PRETRAINED_SETTINGS = ("weights", "weights_fingerprint", "input_size")
 SCHEDULE_SETTINGS = ("num_clusters", "warmup_iterations", "recluster_every", "cluster_space", "cluster_normalized")
 OUTLIER_SETTINGS = ("epsilon", "epsilon_final", "outlier_rule")
 CLUSTER_SETTINGS = (*SCHEDULE_SETTINGS, *OUTLIER_SETTINGS)
+OWN_SETTINGS = frozenset({*CLUSTER_SETTINGS, *PRETRAINED_SETTINGS})
+"""Settings of some methods only: of those whose record lists them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +31,11 @@ class Method:
     weighs_domains: bool = True
     """Whether its loss has λ1 and λ2. Without them they are 1 and 0, and all images of a batch are one domain."""
     settings: tuple[str, ...] = ()
-    """Its settings. A method that trains has those that all such methods share besides."""
+    """Those of `OWN_SETTINGS` that it has; of a method that does not train, all that it has."""
 
     def has_setting(self, name: str) -> bool:
         """Whether the field ``name`` of `TrialConfig` can change an encoder of this method."""
-        shared = self.trains and name not in (*CLUSTER_SETTINGS, *PRETRAINED_SETTINGS)
-        return shared or name in self.settings
+        return name in self.settings or (self.trains and name not in OWN_SETTINGS)
 
     @property
     def finds_domains(self) -> bool:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from mdssl.config.field_types import check_types, current_name
 from mdssl.config.trial import Recipe
-from mdssl.errors import InputError, check_number
-from mdssl.tracking.choice import checked
+from mdssl.errors import InputError, check_name, check_number
 
 Layer = Literal["encoder", "projection"]
 FEATURES = get_args(Layer)
+
+TRACKERS = {
+    "tensorboard": ("tensorboardX", "pip install tensorboardX"),
+    "wandb": ("wandb", 'pip install "mdssl[wandb]"'),
+    "mlflow": ("mlflow", 'pip install "mdssl[mlflow]"'),
+}
+"""By tracker: the package that it needs, and the command that installs it."""
 
 MAX_STABLE_RATE = 2.5
 """Highest learning rate of the sgd probe. Its features are scaled so that no step expands at rates up to 4, or, as some
@@ -151,10 +158,25 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_types(self)
-        object.__setattr__(self, "track", checked(self.track))
+        object.__setattr__(self, "track", () if self.track == ("none",) else self.track)
+        check_trackers(self.track)
         check_number("checkpoint_seconds", self.checkpoint_seconds, low=0)
         check_number("report_every", self.report_every, low=1)
         check_number("hang_minutes", self.hang_minutes, low=0)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a tracker that is unknown, listed twice, or lacks its package."""
+    for name in names:
+        check_name("tracker", name, TRACKERS, "--track none uses none of them.")
+        package, command = TRACKERS[name]
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"tracker {name!r} needs the package {package}, which is not installed; {command}, on every machine "
+                "that trains, or leave it out of --track."
+            )
+    if len(set(names)) < len(names):
+        raise InputError(f"track is {', '.join(names)}; name each tracker once.")
 
 
 def check_gradient_caching(recipe: Recipe, settings: RunSettings) -> None:

@@ -21,7 +21,7 @@ from mdssl.data.sheet import write_png
 from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.evaluate import Encoded
 from mdssl.evaluate.neighbors.search import Match, Picture, Pictures, directions, encode_rows, nearest, split_to_search
-from mdssl.evaluate.neighbors.sheet import neighbour_sheet
+from mdssl.evaluate.neighbors.sheet import neighbor_sheet
 from mdssl.pretrain.model import Model
 from mdssl.storage.location import Location
 
@@ -93,7 +93,7 @@ def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part])
         "in_words": [_in_words(name, summary) for name, summary in datasets.items()],
         "rows": [_row(match) for match in shown],
     }
-    sheet = neighbour_sheet(
+    sheet = neighbor_sheet(
         shown,
         domains,
         title=f"Nearest training images, as trial {config.trial_id} sees them",
@@ -147,7 +147,7 @@ def _summary(part: Part, matches: Sequence[Match], candidates: Sequence[Pictures
     sources = {pictures.dataset.name: len(pictures) for pictures in candidates}
     names = Counter(name for pictures in candidates for name in pictures.classes)
     searched = sum(sources.values())
-    found = [(match.query, picture) for match in matches for picture in match.neighbours]
+    found = [(match.query, picture) for match in matches for picture in match.neighbors]
     by_domain = Counter(picture.source for _, picture in found)
     same = sum(query.label == picture.label for query, picture in found)
     same_by_chance = sum(names[match.query.label] for match in matches)
@@ -174,7 +174,7 @@ def _in_words(name: str, summary: Mapping[str, Any]) -> str:
 
 
 def _row(match: Match) -> dict[str, Any]:
-    pairs = zip(match.neighbours, match.similarities, strict=True)
+    pairs = zip(match.neighbors, match.similarities, strict=True)
     return _image(match.query) | {
         "neighbours": [_image(picture) | {"similarity": round(similarity, 3)} for picture, similarity in pairs]
     }

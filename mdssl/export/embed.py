@@ -1,108 +1,127 @@
-"""Embeddings of any number of images, in the memory of a few hundred: ``mdssl embed``."""
+"""``mdssl embed``: the embeddings of any number of images, in the memory of a few hundred."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mdssl.config.run import FEATURES, check_layers
+from mdssl.config.run import FEATURES
 from mdssl.config.trial import TrialConfig
 from mdssl.data.convert import convert_each
 from mdssl.data.progress import image_progress
 from mdssl.device import pick_device
 from mdssl.errors import InputError, check_name, check_number
+from mdssl.evaluate.encoder import open_encoder
 from mdssl.evaluate.features import extract_features
-from mdssl.export.embedding_parts import Parts
-from mdssl.export.images_to_embed import ImagesToEmbed, open_images
-from mdssl.export.preparation import Preparation, preparation_of
+from mdssl.export.embeddings_file import Parts
+from mdssl.export.images import ImagesToEmbed, Preparation, open_images, preparation_of
 from mdssl.leaderboard.board import read_rows
 from mdssl.pretrain.augment import MEAN, STD
-from mdssl.pretrain.model import Model, build_model
-from mdssl.pretrain.pretrained import fingerprint_of, pretrained_config
-from mdssl.pretrain.trial_files import load_model
+from mdssl.pretrain.model import Model
+from mdssl.pretrain.pretrained import fingerprint_of
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import refuse_overlap
+from mdssl.storage.retry import retrying
 from mdssl.terminal import printable
 
+_SKIPPED_LISTED = 10
 
-def embed(settings) -> None:
-    """Do what ``settings`` (an `mdssl.cli.encoders.Embed`) asks for, or what is left of it.
+
+@retrying()
+def embed(
+    source: str,
+    output: str,
+    *,
+    storage: str,
+    data: str,
+    trial_id: str = "",
+    weights: str = "",
+    input_size: int | None = None,
+    features: str = "encoder",
+    split: str = "",
+    size: int | None = None,
+    filter: str | None = None,
+    skip_damaged: bool = False,
+    batch_size: int = 256,
+    workers: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Write the Parquet file ``output``, or what an interrupted run left to do; `mdssl.cli.encoders.Embed` has the
+    meaning of each argument.
 
     Raises:
-        ValueError: a setting, the source or the output is no good; or an image cannot be decoded. What was encoded up
-            to then stays beside the output, and the same command goes on from it.
+        ValueError: an invalid argument, source or output; or an image cannot be decoded. The images encoded before
+            are kept beside the output, and the same call continues from there.
     """
-    check_name("feature layer", settings.features, FEATURES)
-    check_number("batch_size", settings.batch_size, low=1)
-    if not settings.output.endswith(".parquet"):
-        raise InputError(f"output {settings.output!r} would not be a Parquet file by its name; end it in .parquet.")
-    images = open_images(settings.source, data=settings.data, split=settings.split)
-    config, model, scored_on = _encoder(settings)
-    check_layers((settings.features,), config.method == "pretrained")
-    preparation = _preparation(settings, config, images, scored_on)
-    output = Location.of(settings.output)
-    if images.dataset is None:
-        refuse_overlap(Path(settings.source).expanduser().absolute(), output, what="the embeddings", setting="--output")
-    about = _about(config, model, preparation, images, settings.features)
-    parts = Parts(output, about, images, size=preparation.size, skip_damaged=settings.skip_damaged)
-    if parts.is_complete():
-        print(printable(f"{output}: already there"))
-        return
-    output.parent.check_writable("--output")
-    try:
-        _encode(parts, images, model, config, preparation, settings)
-        rows, skipped = parts.join()
-    except OSError as error:
-        raise InputError(
-            f"{output} cannot be written: {error}. The same command goes on where this one ended."
-        ) from error
-    width = model.projection[0].in_features if settings.features == "encoder" else config.projection_dim
-    print(printable(f"{output}: {rows:,} images, {width} features each"))
-    if skipped:
-        listed = "\n".join(f"  {why}" for why in list(skipped.values())[:10])
-        more = f"\n  and {len(skipped) - 10} more; the file's metadata lists all" if len(skipped) > 10 else ""
-        print(printable(f"left out, as they are damaged: {len(skipped)}\n{listed}{more}"))
-
-
-def _encoder(settings) -> tuple[TrialConfig, Model, tuple[str, ...]]:
-    """Config and model, and the datasets that it was scored on."""
-    if bool(settings.trial_id) == bool(settings.weights):
-        raise InputError("give either --trial-id ID, or --weights FILE for an encoder from elsewhere.")
-    device = pick_device(settings.device)
-    if settings.weights:
-        config, found = pretrained_config(settings.weights, settings.input_size)
-        model = build_model(config)
-        model.encoder.load_state_dict(found.encoder)
-        return config, model.to(device).eval(), ()
-    if settings.input_size is not None:
-        raise InputError("input_size belongs to --weights; a trial's encoder has its own.")
-    rows = read_rows(settings.storage, settings.trial_id)
-    config, model = load_model(Location.of(settings.storage) / "trials" / settings.trial_id, device)
-    return config, model, tuple(row["eval_dataset"] for row in rows if row["eval_dataset"])
-
-
-def _preparation(settings, config: TrialConfig, images: ImagesToEmbed, scored_on: tuple[str, ...]) -> Preparation:
-    size, resize_filter = settings.size, settings.filter
+    check_name("feature layer", features, FEATURES)
+    check_number("batch_size", batch_size, low=1)
+    if not output.endswith(".parquet"):
+        raise InputError(f"output {output!r} does not end in .parquet; a Parquet file is written.")
+    device = pick_device(device)
+    images = open_images(source, data=data, split=split)
+    config, model = open_encoder(storage, trial_id, weights, layer=features, input_size=input_size, device=device)
+    rows = read_rows(storage, trial_id) if trial_id else []
     if images.dataset is not None:
-        # As the probe sees it: as it is prepared, whatever else the encoder was trained on.
+        # As a probe sees it: in the dataset's own size, whatever the encoder was trained on.
         size = size or images.dataset.image_size
-        resize_filter = resize_filter or images.dataset.meta["resize_filter"]
-    return preparation_of(config, settings.data, scored_on=scored_on, size=size, resize_filter=resize_filter)
+        filter = filter or images.dataset.meta["resize_filter"]
+    scored_on = tuple(row["eval_dataset"] for row in rows if row["eval_dataset"])
+    preparation = preparation_of(config, data, scored_on=scored_on, size=size, resize_filter=filter)
+    target = Location.of(output)
+    if images.dataset is None:
+        refuse_overlap(Path(source).expanduser().absolute(), target, what="the embeddings", setting="--output")
+    about = _about(config, model, preparation, images, features)
+    width = model.projection[0].in_features if features == "encoder" else config.projection_dim
+
+    def encode(decoded: list[np.ndarray]) -> np.ndarray:
+        if not decoded:
+            return np.empty((0, width), np.float32)
+        options = {"layers": (features,), "device": device, "batch_size": batch_size, "input_size": config.input_size}
+        return extract_features(model, np.stack(decoded), **options)[features].cpu().numpy()
+
+    try:
+        parts = Parts(target, about, images, size=preparation.size, skip_damaged=skip_damaged)
+        if parts.is_complete():
+            print(printable(f"{target}: already there"))
+            return
+        target.parent.check_writable("--output")
+        missing = np.concatenate([parts.rows[number] for number in parts.missing] or [np.empty(0, np.int64)])
+        decoded = _decoded(images, missing, preparation, workers, skip_damaged)
+        with image_progress(shown=bool(parts.missing)) as bar:
+            task = bar.add_task(images.name, total=len(images), completed=len(images) - len(missing))
+            for number in parts.missing:
+                of_part = dict(zip(parts.rows[number], islice(decoded, len(parts.rows[number])), strict=True))
+                errors = {row: image for row, image in of_part.items() if isinstance(image, InputError)}
+                kept = [row for row in of_part if row not in errors]
+                skipped = {images.part.where(int(row)): str(error) for row, error in errors.items()}
+                parts.write(number, np.array(kept, np.int64), encode([of_part[row] for row in kept]), skipped)
+                bar.advance(task, len(of_part))
+        count, skipped = parts.join()
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error}. Run the same command to continue.") from error
+    print(printable(f"{target}: {count:,} images, {width} features each"))
+    if skipped:
+        listed = "\n".join(f"  {error}" for error in list(skipped.values())[:_SKIPPED_LISTED])
+        left = len(skipped) - _SKIPPED_LISTED
+        more = f"\n  and {left} more; the file's metadata lists all" if left > 0 else ""
+        print(printable(f"left out, as they are damaged: {len(skipped)}\n{listed}{more}"))
 
 
 def _about(
     config: TrialConfig, model: Model, preparation: Preparation, images: ImagesToEmbed, layer: str
 ) -> dict[str, Any]:
+    """The description of the embeddings in the file's metadata."""
     return {
         "trial_id": config.trial_id,
         "method": config.method,
         "arch": config.arch,
         "stem": config.stem,
         "features": layer,
-        "weights_fingerprint": fingerprint_of(model.cpu().state_dict()),
+        "weights_fingerprint": fingerprint_of({name: value.cpu() for name, value in model.state_dict().items()}),
         "source": images.name,
         "image_size": preparation.size,
         "resize_filter": preparation.filter,
@@ -112,56 +131,12 @@ def _about(
     }
 
 
-def _encode(
-    parts: Parts, images: ImagesToEmbed, model: Model, config: TrialConfig, preparation: Preparation, settings
-) -> None:
-    """Make the parts that are missing."""
-    missing = [number for number in range(parts.count) if number not in parts.done]
-    if not missing:
-        return
-    device = pick_device(settings.device)
-    rows = np.concatenate([parts.rows_of(number) for number in missing])
-    decoded = _decoded(images, rows, preparation, settings)
-    with image_progress(shown=True) as bar:
-        task = bar.add_task(images.name, total=len(images), completed=len(images) - len(rows))
-        for number in missing:
-            of_part = parts.rows_of(number)
-            skipped, kept, embeddings, batch = {}, [], [], []
-            for row in of_part:
-                image = next(decoded)
-                if isinstance(image, InputError):
-                    skipped[images.part.where(int(row))] = str(image)
-                else:
-                    kept.append(row)
-                    batch.append(image)
-                if batch and (len(batch) == settings.batch_size or row == of_part[-1]):
-                    found = extract_features(
-                        model,
-                        np.stack(batch),
-                        layers=(settings.features,),
-                        device=device,
-                        batch_size=settings.batch_size,
-                        input_size=config.input_size,
-                    )
-                    embeddings.append(found[settings.features].cpu().numpy())
-                    batch = []
-                    bar.update(task, completed=len(images) - len(rows) + int(np.searchsorted(rows, row)) + 1)
-            width = model.projection[0].in_features if settings.features == "encoder" else config.projection_dim
-            found = np.concatenate([np.empty((0, width), np.float32), *embeddings])
-            parts.write(number, np.array(kept, dtype=np.int64), found, skipped)
-
-
 def _decoded(
-    images: ImagesToEmbed, rows: np.ndarray, preparation: Preparation, settings
+    images: ImagesToEmbed, rows: np.ndarray, preparation: Preparation, workers: int | None, skip_damaged: bool
 ) -> Iterator[np.ndarray | InputError]:
-    """Each image as uint8 (S, S, 3), or what is wrong with it where such are skipped.
-
-    Raises:
-        ValueError: an image cannot be decoded, and is not to be skipped.
-    """
-    chunks = convert_each(images.part.take(rows), preparation.size, preparation.filter, settings.workers)
-    for chunk in chunks:
-        for image in chunk:
-            if isinstance(image, InputError) and not settings.skip_damaged:
-                raise InputError(f"{image} Or leave out all that are damaged with --skip-damaged.")
-            yield image
+    """Each image as uint8 (S, S, 3), or its error where ``skip_damaged`` allows it."""
+    chunks = convert_each(images.part.take(rows), preparation.size, preparation.filter, workers)
+    for image in chain.from_iterable(chunks):
+        if isinstance(image, InputError) and not skip_damaged:
+            raise InputError(f"{image} Or leave out all damaged images with --skip-damaged.")
+        yield image

@@ -1,4 +1,4 @@
-"""A trial's encoder as a folder that others can load, which appears whole or not at all."""
+"""``mdssl export``: a trial's encoder as a folder that other programs load. It appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mdssl.config.trial import TrialConfig
 from mdssl.data.images import FILTERS
 from mdssl.errors import InputError, check_name
 from mdssl.export.card import card
-from mdssl.export.formats import FORMATS, to_programs, to_safetensors
-from mdssl.export.preparation import Preparation, preparation_of
+from mdssl.export.images import Preparation, preparation_of
+from mdssl.export.programs import FORMATS, to_programs, to_safetensors
 from mdssl.leaderboard.board import read_rows
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.trial_files import load_model, read_training
@@ -30,7 +30,7 @@ EXPORT = FolderKind(
     setting="--output",
 )
 _OF_A_REPOSITORY = (".git", ".git/*", ".gitattributes", ".gitignore")
-"""What a fresh clone of a model's repository holds: an export goes into it, and leaves these as they are."""
+"""Files of a fresh clone of a model repository: an export goes beside them."""
 
 
 def export(
@@ -44,29 +44,31 @@ def export(
     resize_filter: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, float]:
-    """Write ``output``, a folder in this machine or a bucket.
+    """Write a trial's encoder to ``output``, a local folder or a bucket.
 
     Args:
-        storage: where results live.
-        formats: keys of `mdssl.export.formats.FORMATS`.
-        data: prepared datasets, which tell how large images are to be.
-        size: pixels, where those do not tell.
-        resize_filter: the same.
+        storage: folder or bucket of results.
+        formats: keys of `mdssl.export.programs.FORMATS`.
+        data: folder or bucket of prepared datasets, whose image size and resize filter are the defaults of the next
+            two.
+        size: image size in pixels.
+        resize_filter: a key of `mdssl.data.images.FILTERS`.
         overwrite: whether to replace an earlier export.
 
     Returns:
         By format of a program, the largest difference of its features from the encoder's.
 
     Raises:
-        ValueError: no such trial, or no encoder of it; a format that is unknown, cannot be made here, or computes
-            something else; a folder that is there, or cannot be written. Nothing is left of it then.
+        ValueError: the trial has no encoder; a format is unknown, not available here, or gives other features; the
+            folder exists, or cannot be written. Nothing is left of it then.
     """
     for name in formats:
         check_name("format", name, FORMATS)
     if not formats:
-        raise InputError(f"formats has none; give one or more of {', '.join(FORMATS)}.")
+        raise InputError(f"--formats has no value; give one or more of {', '.join(FORMATS)}.")
     output = Location.of(output)
-    _check_output(output, overwrite)
+    if check_replaceable(output, EXPORT, beside=_OF_A_REPOSITORY) and not overwrite:
+        raise InputError(f"folder {output} holds an export; give another --output, or replace it with --overwrite.")
     rows = read_rows(storage, trial_id)
     trial_dir = Location.of(storage) / "trials" / trial_id
     config, model = load_model(trial_dir)
@@ -80,15 +82,8 @@ def export(
         if config.stem == "imagenet":
             files[TIMM_CONFIG] = _json(_timm_config(config, preparation, width))
     files[PREPROCESSOR] = _json(_preprocessor(preparation, width))
-    text = card(
-        config,
-        preparation,
-        rows,
-        read_training(trial_dir) or {},
-        width=width,
-        formats=formats,
-        programs=programs,
-    )
+    training = read_training(trial_dir) or {}
+    text = card(config, preparation, rows, training, width=width, formats=formats, programs=programs)
     files[CARD] = text.encode()
     files[EXPORT.marker] = _json({"made_by": "mdssl export", "trial_id": trial_id})
     try:
@@ -99,8 +94,7 @@ def export(
 
 
 def _timm_config(config: TrialConfig, preparation: Preparation, width: int) -> dict[str, Any]:
-    """What timm's ``local-dir:`` and ``hf-hub:`` read. It knows no other stem, so there is none where that is another:
-    timm would build a network that the weights do not fit."""
+    """What timm's ``local-dir:`` and ``hf-hub:`` read. timm knows only the imagenet stem."""
     return {
         "architecture": config.arch,
         "num_classes": 0,
@@ -110,7 +104,7 @@ def _timm_config(config: TrialConfig, preparation: Preparation, width: int) -> d
             "input_size": [3, preparation.size, preparation.size],
             "fixed_input_size": False,
             "interpolation": preparation.filter,
-            # Both sides are resized, whatever the aspect ratio, and nothing is cut off.
+            # Both sides are resized, whatever the aspect ratio, and nothing is cropped.
             "crop_pct": 1.0,
             "crop_mode": "squash",
             "mean": MEAN,
@@ -123,7 +117,7 @@ def _timm_config(config: TrialConfig, preparation: Preparation, width: int) -> d
 
 
 def _preprocessor(preparation: Preparation, width: int) -> dict[str, Any]:
-    """By the names of Hugging Face's image processors."""
+    """The preparation under the names of Hugging Face's image processors."""
     return {
         "do_convert_rgb": True,
         "do_resize": True,
@@ -143,19 +137,13 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _check_output(output: Location, overwrite: bool) -> None:
-    """Raise ``ValueError`` unless ``output`` is free, or holds nothing but an export that may be replaced."""
-    if check_replaceable(output, EXPORT, beside=_OF_A_REPOSITORY) and not overwrite:
-        raise InputError(f"folder {output} holds an export; give another --output, or replace it with --overwrite.")
-
-
 def _publish(files: Mapping[str, bytes], output: Location) -> None:
     if output.is_local and all(map(EXPORT.holds, files_in(output))):
         with replaced(Path(output.path), EXPORT) as folder:
             for name, data in files.items():
                 (Location.of(folder) / name).write_bytes(data)
         return
-    # A bucket has no folders to rename, and a clone is not to be replaced: the marker comes last.
+    # A bucket has no folders to rename, and a clone must not be replaced: the marker comes last.
     try:
         delete(output, EXPORT)
         for name, data in files.items():

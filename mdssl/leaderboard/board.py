@@ -8,7 +8,7 @@ by one probe of one feature layer; a trial that failed to train is one row with 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -78,26 +78,16 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     for name in filters:
         check_name("leaderboard column", name, SCHEMA.names)
     if "trial_id" in filters:
-        # A trial's rows are in the file of its name, so no other needs to be opened, or to be whole.
+        # A trial's rows are in the file of its name, so no other file is opened or checked.
         table = read_files([file_of(storage, str(trial_id)) for trial_id in _values(filters["trial_id"])])
     else:
         table = read_folder(storage)
     types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame = table.to_pandas(types_mapper=types.get)
     frame["probe"] = frame["probe"].replace({name: probe_named_now(name) for name in frame["probe"].dropna().unique()})
-    return select(frame, filters).reset_index(drop=True)
-
-
-def select(df: pd.DataFrame, filters: Mapping[str, object]) -> pd.DataFrame:
-    """The rows of ``df`` that match all ``filters``: by column name a value, or a list of values, as for `read`.
-
-    Raises:
-        ValueError: a filter is not a column of ``df``.
-    """
     for name, wanted in filters.items():
-        check_name("leaderboard column", name, df.columns)
-        df = df[_matches(df[name], wanted)]
-    return df
+        frame = frame[_matches(frame[name], wanted)]
+    return frame.reset_index(drop=True)
 
 
 def with_settings(df: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +120,7 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def _evaluation(text: str) -> dict[str, Any] | None:
-    """What a ``config_json`` says of the evaluation, its first member; None if ``text`` is not that member alone."""
+    """The evaluation in a ``config_json``, its first member; None if ``text`` is not that member alone."""
     try:
         first = json.loads(text + "}")
     except json.JSONDecodeError:

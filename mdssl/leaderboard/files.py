@@ -1,4 +1,4 @@
-"""The Parquet file of one trial: how its rows are written, and read back only if they are a trial's."""
+"""The Parquet file of one trial: writing its rows, and reading and checking them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_files(files: Sequence[Location]) -> pa.Table:
     at_a_time, readers = _LOCAL if all(file.is_local for file in files) else _REMOTE
     slices = [files[start : start + at_a_time] for start in range(0, len(files), at_a_time)]
     if len(slices) == 1:
-        # Threads would not have the patience with the storage that a trial has with it.
+        # In this thread, where the trial's retries of the storage apply.
         return _rows_in(slices[0])
     with ThreadPoolExecutor(readers) as pool:
         return pa.concat_tables([SCHEMA.empty_table(), *pool.map(_rows_in, slices)])
@@ -60,7 +60,7 @@ def _rows_in(files: Sequence[Location]) -> pa.Table:
         newest = pc.max(joined["schema_version"]).as_py() or 0
         if newest <= SCHEMA_VERSION and joined["trial_id"].to_pylist() == expected:
             return joined
-    # One of them is not as it should be: a file at a time, for the message is to name it.
+    # One of them is wrong: check a file at a time, so that the message can name it.
     return pa.concat_tables([SCHEMA.empty_table(), *(_checked(table, file) for file, table in found)])
 
 

@@ -1,8 +1,8 @@
-"""Names of datasets as every view shows them: one that is a part or a variant of the published one says so.
+"""Names of datasets as tables, figures and the report show them.
 
-Where the prepared images are not those that bear the name in the literature, `Dataset.variant` has words for it, and
-the name is written ``svhn (4,434 of 73,257)``. Rows of the leaderboard keep plain names, and the words in
-``config_json``; `marked` puts the two together.
+A dataset that is a part or a variant of the published one of its name is marked: ``svhn (4,434 of 73,257)``. The words
+come from `Dataset.variant`. Rows of the leaderboard keep plain names, and the words in ``config_json``; `marked`
+combines the two.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def matching_names(wanted: Iterable[str], found: Iterable[str]) -> list[str]:
 
 
 def words_of_score(row: Mapping[str, Any]) -> str:
-    """What sets the evaluation dataset of a row of the leaderboard apart; of older rows their numbers tell."""
+    """What sets the evaluation dataset of a row apart from the published one; in older rows their counts tell."""
     evaluation = json.loads(row.get("config_json") or "{}").get("evaluation", {})
     return evaluation["variant"] if "variant" in evaluation else _by_counts(row["eval_dataset"], *_counts_of(row))
 
@@ -61,7 +61,7 @@ def marked(
 
     Args:
         df: rows of the leaderboard, with ``eval_fingerprint``.
-        evaluations: by row the recorded words of its evaluation dataset; None where it is older than such words.
+        evaluations: by row the recorded words of its evaluation dataset; None in older rows, which record none.
         mixtures: by row the recorded words of the trial's domains, likewise.
     """
     if not {"eval_dataset", "train_mixture", "trial_id"} <= set(df):
@@ -74,7 +74,7 @@ def marked(
     ]
     if not any(words) and not any(mixtures):
         return df
-    # The same images have the same name, also in rows that are older than what is known of them now.
+    # The same images have the same name, also in older rows that do not record what sets them apart.
     images = list(zip(names, df["eval_fingerprint"].tolist(), strict=True))
     known = {image: own for image, own in zip(images, words, strict=True) if own and image[1]}
     words = [known.get(image, own) for image, own in zip(images, words, strict=True)]

@@ -1,4 +1,4 @@
-"""A storage as whoever reads it opens it: it has to be there, and not all that lies in it is ours."""
+"""Opening a storage to read it: it must exist, and it may hold other files than ours."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def results_in(storage: str | Location) -> Location:
 
 
 def trial_ids(storage: Location) -> list[str]:
-    """The ids of the trials that have a folder, sorted; whatever else lies among them is passed over."""
+    """The ids of the trials that have a folder, sorted; other files and folders among them are passed over."""
     found = (storage / "trials").listing().items()
     return [name for name, info in found if is_trial_id(name) and info.type == pyarrow.fs.FileType.Directory]

@@ -1,30 +1,20 @@
-"""The claims ledger: every number of the paper's tables beside ours, with a verdict and the command that makes ours.
+"""Comparison with the paper: every number of its tables beside ours, with a verdict and the command that makes ours.
 
-A verdict on a claim needs the claim's own recipe. Rows of the same model that were trained for fewer steps, with a
-smaller encoder or scored by another probe are shown, for they are what there is, but they confirm and refute nothing.
+A verdict needs the settings of the paper. Rows of the same model that were trained for fewer steps, with a smaller
+encoder or scored by another probe are shown, for they are what there is, but they confirm and refute nothing.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
-from mdssl.leaderboard.columns import SETTING_COLUMNS
 from mdssl.leaderboard.names import plain_name
-from mdssl.paper.published import (
-    IMPLAUSIBLE,
-    RESOURCES,
-    UNPUBLISHED_LAMBDAS,
-    averages,
-    model_key,
-    other_data,
-    published,
-    resources_side_by_side,
-    side_by_side,
-)
+from mdssl.paper.costs import RESOURCES, UNPUBLISHED_LAMBDAS, resources_side_by_side
+from mdssl.paper.published import IMPLAUSIBLE, MODEL, averages, model_key, other_data, published, side_by_side
 from mdssl.paper.verdicts import MARGIN, judged
+from mdssl.tables.compare import mean, settings_apart
 
 PAPER_RECIPE = {
     "arch": "resnet50",
@@ -39,8 +29,8 @@ PAPER_RECIPE = {
     "weight_decay": 1e-6,
     "probe": "sgd-raw",
 }
-"""What the paper says of its recipe (section 3.1, tables 6 and 7), by column. Where it is silent, as about the strength
-of augmentations, ours may be anything. Its datasets are the published ones, whole, at 32×32 pixels."""
+"""The settings that the paper gives (section 3.1, tables 6 and 7), by column. Others, such as the strength of
+augmentations, may have any value. Its datasets are the published ones, whole, at 32×32 pixels."""
 
 _OF_A_PRETRAINED = ("arch", "stem", "probe")
 _NOT_TOP1 = (
@@ -49,10 +39,9 @@ _NOT_TOP1 = (
 )
 _NOT_OF_624 = "; no multiple of 1/624, so not one score on the official test split of 624 images"
 _UNCHECKED_WEIGHTS = "; whether these weights are the paper's (Lightning Bolts' SimCLR) is not checked"
-_MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
 
 COLUMNS = (
-    "source", "kind", *_MODEL, "eval_dataset", "unit", "published", "ours", "difference", "low", "high",
+    "source", "kind", *MODEL, "eval_dataset", "unit", "published", "ours", "difference", "low", "high",
     "margin", "seeds", "verdict", "why", "recipe", "trial_ids", "command",
 )  # fmt: skip
 
@@ -65,7 +54,7 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
     the most images seen, then the newest.
 
     Args:
-        board: the leaderboard, as `mdssl.leaderboard.board.read` gives it. It may hold anything besides.
+        board: the leaderboard, as `mdssl.leaderboard.board.read` gives it. It may hold other rows as well.
 
     Returns:
         A row per claim. ``source`` (``table1`` … ``table5``), ``kind`` (``score``; ``mean``, as the paper prints it;
@@ -82,7 +71,7 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
         table = side_by_side(chosen, name)
         scores = [_score(cell, chosen) for cell in table.to_dict("records")]
         lines += scores
-        lines += [_mean(mean, scores) for mean in averages(table).to_dict("records")]
+        lines += [_mean(of_mean, scores) for of_mean in averages(table).to_dict("records")]
         lines += _leads(name, scores)
     lines += _costs(rows)
     order = {name: place for place, name in enumerate(("table1", "table2", "table3", "table4", "table5"))}
@@ -93,12 +82,12 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
 
 def _of_published_models(board: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``board`` whose model some table has, with all their settings; its key as ``_model``."""
-    wanted = published()[_MODEL].drop_duplicates()
+    wanted = published()[MODEL].drop_duplicates()
     keys = {model_key(*model) for model in wanted.itertuples(index=False)}
     keys |= {model_key(*model) for model in _models_of_table2()}
-    models = board[_MODEL].drop_duplicates()
+    models = board[MODEL].drop_duplicates()
     ours = {tuple(model): model_key(*model) for model in models.fillna(-1.0).itertuples(index=False)}
-    found = [ours[tuple(model)] for model in board[_MODEL].fillna(-1.0).itertuples(index=False)]
+    found = [ours[tuple(model)] for model in board[MODEL].fillna(-1.0).itertuples(index=False)]
     rows = board.assign(_model=pd.Series(found, index=board.index, dtype=object))
     return leaderboard.with_settings(rows[rows["_model"].isin(keys)].reset_index(drop=True))
 
@@ -113,11 +102,9 @@ def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
     scored = (rows["status"] == "finished") & (rows["features"] == "encoder")
     if not scored.any():
         return rows
-    told_apart = {column.name for column in SETTING_COLUMNS} | (set(rows) - set(leaderboard.SCHEMA.names))
-    told_apart |= {"probe", "data_fingerprint"}
-    told_apart -= {"seed", "preset", "num_domains", "_model"}
     scores = rows[scored]
-    groups = scores.groupby(sorted(told_apart), dropna=False).ngroup()
+    told_apart = [*settings_apart(scores.drop(columns="_model"))] or ["method"]
+    groups = scores.groupby(told_apart, dropna=False).ngroup()
     rank = pd.DataFrame(
         {
             "_recipe": groups,
@@ -173,16 +160,16 @@ def _score(cell: dict[str, object], rows: pd.DataFrame) -> dict[str, object]:
     return line
 
 
-def _mean(mean: dict[str, object], scores: list[dict[str, object]]) -> dict[str, object]:
-    line = _line(mean, mean["experiment"], "mean")
+def _mean(of_mean: dict[str, object], scores: list[dict[str, object]]) -> dict[str, object]:
+    line = _line(of_mean, of_mean["experiment"], "mean")
     cells = [cell for cell in scores if _model_of(cell) == _model_of(line)]
     domains = set(line["train_mixture"].split("+"))
     wanted = {"seen": lambda name: name in domains, "unseen": lambda name: name not in domains}
-    cells = [cell for cell in cells if wanted.get(mean["eval_dataset"], lambda name: True)(cell["eval_dataset"])]
+    cells = [cell for cell in cells if wanted.get(of_mean["eval_dataset"], lambda name: True)(cell["eval_dataset"])]
     line["by_seed"] = _means_by_seed(cells)
-    if mean["status"] == "incomplete":
+    if of_mean["status"] == "incomplete":
         line["why"] = "not all of its scores are there"
-    deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1]
+    deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
     doubtful = [cell["eval_dataset"] for cell in cells if cell["eval_dataset"] in IMPLAUSIBLE]
     return judged(line, deviations, implausible=f"it holds the score on {doubtful[0]}" if doubtful else "")
 
@@ -201,24 +188,22 @@ def _leads(source: str, scores: list[dict[str, object]]) -> list[dict[str, objec
         if not baseline:
             continue
         cells = [*ours, *baseline]
-        lead = {
-            name: float(np.mean([cell[name] for cell in ours]) - np.mean([cell[name] for cell in baseline]))
-            for name in ("published", "ours")
-        }
-        line = ours[0] | lead | {"source": source, "kind": "lead", "eval_dataset": "MDSSL − SimCLR", "why": ""}
-        deviations = [cell["why"] for cell in cells if cell["verdict"] == "another recipe"][:1]
         of_mdssl, of_simclr = _means_by_seed(ours), _means_by_seed(baseline)
+        by_seed = {seed: of_mdssl[seed] - of_simclr[seed] for seed in of_mdssl if seed in of_simclr}
+        lead = mean(by_seed.values())
+        papers = mean(cell["published"] for cell in ours) - mean(cell["published"] for cell in baseline)
+        compared = by_seed and not any(pd.isna(cell["difference"]) for cell in cells)
+        line = ours[0] | {"source": source, "kind": "lead", "eval_dataset": "MDSSL − SimCLR", "why": ""}
         line |= {
-            "difference": float("nan")
-            if any(pd.isna(cell["difference"]) for cell in cells)
-            else lead["ours"] - lead["published"],
-            "seeds": min(cell["seeds"] for cell in cells),
-            "trial_ids": tuple(dict.fromkeys(sum((cell["trial_ids"] for cell in cells), ()))),
-            "recipe": "; ".join(filter(None, dict.fromkeys(cell["recipe"] for cell in cells))),
-            "by_seed": {seed: of_mdssl[seed] - of_simclr[seed] for seed in of_mdssl if seed in of_simclr},
+            "published": papers,
+            "ours": lead,
+            "difference": lead - papers if compared else float("nan"),
+            "seeds": len(by_seed),
+            "trial_ids": tuple(dict.fromkeys(sum((cell["trial_ids"] for cell in cells), ()))) if by_seed else (),
+            "recipe": "; ".join(filter(None, dict.fromkeys(cell["recipe"] for cell in cells))) if by_seed else "",
+            "by_seed": by_seed,
         }
-        if pd.isna(line["ours"]):
-            line |= {"recipe": "", "trial_ids": (), "seeds": 0}
+        deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
         lines.append(judged(line, deviations, implausible=""))
     return lines
 
@@ -226,7 +211,7 @@ def _leads(source: str, scores: list[dict[str, object]]) -> list[dict[str, objec
 def _means_by_seed(cells: list[dict[str, object]]) -> dict[int, float]:
     """Of the seeds that all of ``cells`` have, the means over these."""
     seeds = set.intersection(*(set(cell["by_seed"]) for cell in cells)) if cells else set()
-    return {seed: float(np.mean([cell["by_seed"][seed] for cell in cells])) for seed in sorted(seeds)}
+    return {seed: mean(cell["by_seed"][seed] for cell in cells) for seed in sorted(seeds)}
 
 
 def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
@@ -252,7 +237,7 @@ def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
     for cost in table.to_dict("records"):
         simclr = cost["method"] == "simclr"
         model = ("simclr", "each of four domains", 1.0, 0.0) if simclr else ("mdssl", "all four", *UNPUBLISHED_LAMBDAS)
-        cell = dict(zip(_MODEL, model, strict=True)) | {"eval_dataset": cost["resource"].replace("_", " ")}
+        cell = dict(zip(MODEL, model, strict=True)) | {"eval_dataset": cost["resource"].replace("_", " ")}
         if cost["method"] == "change":
             cell |= {"method": "mdssl against simclr", "train_mixture": "one model for four"}
         cell |= {name: cost[name] for name in ("published", "ours", "difference", "trial_ids")}
@@ -266,7 +251,7 @@ def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _line(cell: dict[str, object], source: str, kind: str) -> dict[str, object]:
-    line = dict.fromkeys(COLUMNS) | {name: cell[name] for name in (*_MODEL, "eval_dataset", "published", "ours")}
+    line = dict.fromkeys(COLUMNS) | {name: cell[name] for name in (*MODEL, "eval_dataset", "published", "ours")}
     line |= {name: cell[name] for name in ("difference", "seeds", "recipe", "trial_ids")}
     weights = " --pretrained WEIGHTS" if source == "table5" else ""
     own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "by_seed": {}}
@@ -274,4 +259,4 @@ def _line(cell: dict[str, object], source: str, kind: str) -> dict[str, object]:
 
 
 def _model_of(line: dict[str, object]) -> str:
-    return model_key(*(line[name] for name in _MODEL))
+    return model_key(*(line[name] for name in MODEL))

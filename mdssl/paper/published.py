@@ -15,29 +15,21 @@ the official test split.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib.resources import files
 
 import pandas as pd
 
-from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError, check_name
-from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.names import plain_name
 from mdssl.tables.compare import settings_apart
 
 IMPLAUSIBLE = ("cifar100",)
 """Evaluation datasets whose published values cannot be top-1, as the module says."""
 
-UNPUBLISHED_LAMBDAS = (1.0, 0.1)
-"""λ1 and λ2 of table 2's MDSSL model. The paper does not say them; table 1 has one MDSSL model of these domains."""
-
-RESOURCES = {"training_hours": "h", "disk_mb": "MB", "gpus": ""}
-"""Of table 2, with their units."""
-
-_MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
+MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
 _NOT_RUN = {"ours": float("nan"), "seeds": 0, "trial_ids": (), "recipe": "", "status": "not run"}
-_OTHER_DATA = "other data: "
+OTHER_DATA = "other data: "
 _MEANS_OF_MIXTURES = {"table3": ("seen", "unseen")}
 """Where the paper prints other means than one over all columns. Table 3's single domains have that one as well."""
 
@@ -55,25 +47,22 @@ def published(experiment: str | None = None) -> pd.DataFrame:
     Raises:
         ValueError: the paper prints no top-1 for ``experiment``.
     """
-    cells = _read("published.csv")
+    cells = read_csv("published.csv")
     if experiment is None:
         return cells
     check_name("experiment with published top-1", experiment, cells["experiment"].unique())
     return cells[cells["experiment"] == experiment].reset_index(drop=True)
 
 
-def side_by_side(board: pd.DataFrame, experiment: str, *, settings: Mapping[str, object] | None = None) -> pd.DataFrame:
+def side_by_side(board: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """The published top-1 of ``experiment`` and ours, of encoder features: a row per published cell.
 
     A model of ours is the published one if method, λ1, λ2 and the set of its domains are the same. The order of the
     domains changes nothing that the paper would call another model.
 
     Args:
-        board: the leaderboard, as `mdssl.leaderboard.board.read` gives it.
+        board: rows of the leaderboard, as `mdssl.leaderboard.board.read` gives them.
         experiment: ``table1``, ``table3``, ``table4`` or ``table5``.
-        settings: which of our rows to take, by column (those of `mdssl.leaderboard.board.with_settings` as well) a
-            value or a list of values: ``{"arch": "resnet50", "iterations": 48_000, "probe": "sgd"}``. It filters rows
-            that have the setting: the pretrained encoder had no iterations, a failed trial no probe.
 
     Returns:
         The columns of `published`, ``published`` in place of ``top1``, and
@@ -85,22 +74,22 @@ def side_by_side(board: pd.DataFrame, experiment: str, *, settings: Mapping[str,
           dataset); ``failed``, ``stopped``; ``not run``.
 
     Raises:
-        ValueError: an experiment without published top-1; a setting that the leaderboard does not have; rows of one
-            model that differ in more than the seed, which no mean makes one number.
+        ValueError: an experiment without published top-1; rows of one model that differ in more than the seed, which no
+            mean makes one number.
     """
     cells = published(experiment).rename(columns={"top1": "published"})
-    rows = _selected(board, settings)
-    models = [model_key(*(cell[name] for name in _MODEL)) for _, cell in cells.iterrows()]
+    rows = rows_with_models(board)
+    models = [model_key(*(cell[name] for name in MODEL)) for _, cell in cells.iterrows()]
     scored = rows[rows["_model"].isin(models) & (rows["status"] == "finished") & (rows["features"] == "encoder")]
-    compared = _on_published_data(scored, ["_model", "_dataset"])
+    compared = on_published_data(scored, ["_model", "_dataset"])
     rows, scored = rows.drop(index=scored.index.difference(compared.index)), compared
-    _refuse_mixtures(scored, ["_model", "_dataset"], f"top-1 beside {experiment}")
+    refuse_mixed(scored, ["_model", "_dataset"], f"top-1 beside {experiment}")
     of_model = dict(list(rows[rows["_model"].isin(models)].groupby("_model")))
     found = [
         _cell(of_model[model], dataset) if model in of_model else dict(_NOT_RUN)
         for model, dataset in zip(models, cells["eval_dataset"], strict=True)
     ]
-    return _with_difference(cells.join(pd.DataFrame(found)))
+    return with_difference(cells.join(pd.DataFrame(found)))
 
 
 def averages(table: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +103,7 @@ def averages(table: pd.DataFrame) -> pd.DataFrame:
     The paper cuts its means off after two digits instead of rounding them, so 71.575 is printed as 71.57.
     """
     means = []
-    for _, cells in table.groupby(["experiment", *_MODEL], sort=False, dropna=False):
+    for _, cells in table.groupby(["experiment", *MODEL], sort=False, dropna=False):
         first = cells.iloc[0]
         domains = first["train_mixture"].split("+")
         seen = cells["eval_dataset"].isin(domains)
@@ -138,71 +127,27 @@ def _status_of_mean(cells: pd.DataFrame) -> str:
     return next((status for status in cells["status"] if status != "ours"), "ours")
 
 
-def resources_side_by_side(board: pd.DataFrame, *, settings: Mapping[str, object] | None = None) -> pd.DataFrame:
-    """Table 2: what four single-domain models cost, and what one MDSSL model of the four domains costs.
-
-    Args:
-        board, settings: as for `side_by_side`.
-
-    Returns:
-        Three rows for each ``resource``: ``training_hours`` (train_seconds, summed over models), ``disk_mb``
-        (encoder_mb, summed) and ``gpus`` (num_workers, summed; 0 on a CPU). ``method`` is ``simclr`` (four models),
-        ``mdssl`` (one), or ``change``: mdssl against simclr, percent. Columns ``unit``, ``models`` (how many there
-        should be), ``published``, ``ours`` (each model's mean over seeds; null as long as a model is missing),
-        ``difference``, ``trained`` (models found), ``trial_ids``, ``devices``, ``status``.
-
-        What the paper leaves open: whether its 42.41 h are four runs one after another, as ours are summed, and what
-        lies on its disk. Its 242 MB a model are about what a checkpoint with head and momentum takes; our
-        ``encoder_mb`` is the encoder alone. Its GPUs are GeForce RTX 2080: hours on another device are no comparison.
-
-    Raises:
-        ValueError: as `side_by_side`; also where runs of one model differ in device or worker count.
-    """
-    rows = _selected(board, settings)
-    trials = rows[rows["status"] == "finished"].drop_duplicates("trial_id")
-    # What it cost to train an encoder does not depend on how, and on what, it was scored.
-    trials = trials.drop(columns=["features", "probe", "eval_fingerprint"])
-    trials["_other_data"] = [", ".join(other_data({"train_mixture": name})) for name in trials["train_mixture"]]
-    trials = _on_published_data(trials, ["_model"])
-    found = []
-    for _, row in _read("published_resources.csv").iterrows():
-        lambdas = (1.0, 0.0) if row["method"] == "simclr" else UNPUBLISHED_LAMBDAS
-        models = [model_key(row["method"], mixture, *lambdas) for mixture in row["train_mixtures"].split(" ")]
-        of_models = trials[trials["_model"].isin(models)]
-        _refuse_mixtures(of_models, ["_model"], "resources beside table 2", also=("device", "num_workers"))
-        found.append(_costs(of_models, models, row))
-    simclr, mdssl = found
-    lines = [line for name in RESOURCES for line in (simclr[name], mdssl[name], _change(simclr[name], mdssl[name]))]
-    table = pd.DataFrame(lines).astype({"models": "Int64", "trained": "Int64"})
-    return _with_difference(table)
-
-
-def _with_difference(table: pd.DataFrame) -> pd.DataFrame:
-    difference = (table["ours"] - table["published"]).where(~table["status"].str.startswith(_OTHER_DATA))
+def with_difference(table: pd.DataFrame) -> pd.DataFrame:
+    difference = (table["ours"] - table["published"]).where(~table["status"].str.startswith(OTHER_DATA))
     table.insert(table.columns.get_loc("ours") + 1, "difference", difference)
     return table
 
 
-def _read(name: str) -> pd.DataFrame:
+def read_csv(name: str) -> pd.DataFrame:
     with (files(__package__) / name).open() as file:
         return pd.read_csv(file)
 
 
-def _selected(board: pd.DataFrame, settings: Mapping[str, object] | None) -> pd.DataFrame:
-    """The rows of ``board`` that ``settings`` ask for, with all settings as columns, and their model as ``_model``."""
-    rows = leaderboard.with_settings(board.reset_index(drop=True))
-    for name, wanted in (settings or {}).items():
-        check_name("setting", name, dict.fromkeys([*rows.columns, *(field.name for field in fields(TrialConfig))]))
-        if name in rows:
-            lacks_it = rows[name].isna() | ((name == "iterations") & (rows["iterations"] == 0).fillna(False))
-            rows = rows[rows.index.isin(leaderboard.select(rows, {name: wanted}).index) | lacks_it]
-    models = [model_key(*(row[name] for name in _MODEL)) for _, row in rows.iterrows()]
+def rows_with_models(board: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``board`` with all settings as columns, and their model as ``_model``."""
+    rows = with_settings(board.reset_index(drop=True)) if "config_json" in board else board.reset_index(drop=True)
+    models = [model_key(*(row[name] for name in MODEL)) for _, row in rows.iterrows()]
     datasets = rows["eval_dataset"].map(plain_name, na_action="ignore")
     others = [", ".join(other_data(row)) for row in rows[["train_mixture", "eval_dataset"]].to_dict("records")]
     return rows.assign(_model=models, _dataset=datasets, _other_data=pd.Series(others, rows.index, dtype=object))
 
 
-def _on_published_data(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+def on_published_data(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """``rows`` less, where a group has some on the published data, those on others of the same names."""
     is_published = rows["_other_data"] == ""
     return rows[is_published | ~is_published.groupby([rows[name] for name in by]).transform("any").astype(bool)]
@@ -224,14 +169,14 @@ def model_key(method: str, train_mixture: str, lambda1: float, lambda2: float) -
     return f"{method} {'+'.join(sorted(plain_name(train_mixture).split('+')))} {lambda1:g} {lambda2:g}"
 
 
-def _refuse_mixtures(rows: pd.DataFrame, by: list[str], what: str, also: tuple[str, ...] = ()) -> None:
+def refuse_mixed(rows: pd.DataFrame, by: list[str], what: str, also: tuple[str, ...] = ()) -> None:
     mixed = settings_apart(rows, by, also=also)
     if mixed:
         found = "; ".join(f"{name}: {values}" for name, values in mixed.items())
-        hint = ", ".join(f"{name!r}: …" for name in mixed)
+        hint = " and ".join(f"board[board.{name} == …]" for name in mixed)
         raise InputError(
             f"{what}: a mean over seeds would mix rows of one model that differ in {found}. Keep one value of each, "
-            f"settings={{{hint}}}."
+            f"{hint}, after board = with_settings(board)."
         )
 
 
@@ -242,7 +187,7 @@ def _cell(of_model: pd.DataFrame, dataset: str) -> dict[str, object]:
     failures = of_model[of_model["status"] != "finished"]
     if len(ours):
         others = [text for text in ours["_other_data"].unique() if text]
-        status = f"{_OTHER_DATA}{others[0]}" if others else "ours"
+        status = f"{OTHER_DATA}{others[0]}" if others else "ours"
     elif len(finished):
         status = "failed" if dataset in set(failures["_dataset"]) else "not scored"
     else:
@@ -262,49 +207,3 @@ def _recipe(row: pd.Series) -> str:
         of_batch = f" of {row['batch_per_domain']} images a domain" if pd.notna(row["batch_per_domain"]) else ""
         parts.append(f"{row['iterations']:,} iterations{of_batch}")
     return ", ".join([*(part for part in parts if pd.notna(part)), f"{row['probe']} probe"])
-
-
-def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dict[str, dict[str, object]]:
-    """By resource, a row of `resources_side_by_side`: the sum over ``models`` of each one's mean over seeds."""
-    costs = pd.DataFrame(
-        {
-            "training_hours": trials["train_seconds"] / 3600,
-            "disk_mb": trials["encoder_mb"],
-            "gpus": trials["num_workers"].where(trials["device"] != "cpu", 0).astype(float),
-        }
-    )
-    of_models = costs.groupby(trials["_model"]).mean().reindex(models)
-    trained = trials["_model"].nunique()
-    others = [text for text in trials["_other_data"].unique() if text]
-    found = f"{_OTHER_DATA}{others[0]}" if others else "ours"
-    common = {
-        "method": published["method"],
-        "models": len(models),
-        "trained": trained,
-        "trial_ids": tuple(trials["trial_id"]),
-        "devices": ", ".join(sorted(trials["device"].dropna().unique())),
-        "status": found if trained == len(models) else f"{trained} of {len(models)} models" if trained else "not run",
-    }
-    return {
-        name: {"resource": name, "unit": unit, "published": float(published[name])}
-        | {"ours": of_models[name].sum(skipna=False)}
-        | common
-        for name, unit in RESOURCES.items()
-    }
-
-
-def _change(before: dict[str, object], after: dict[str, object]) -> dict[str, object]:
-    """The row of `resources_side_by_side` that says how much less ``after`` takes than ``before``, in percent."""
-    return {
-        "resource": after["resource"],
-        "unit": "%",
-        "published": 100 * (after["published"] / before["published"] - 1),
-        # On CPUs there are no GPUs to save.
-        "ours": 100 * (after["ours"] / before["ours"] - 1) if before["ours"] else float("nan"),
-        "method": "change",
-        "models": None,
-        "trained": None,
-        "trial_ids": (),
-        "devices": "",
-        "status": before["status"] if after["status"] == "ours" else after["status"],
-    }

@@ -11,8 +11,8 @@ VERDICTS = {
     "agrees": "ours, made by the paper's recipe, are equivalent to the published number",
     "differs": "ours, made by the paper's recipe, are not",
     "cannot be told": "ours were made by the paper's recipe, but their seeds are too few or too far apart to say",
-    "another recipe": "ours were trained or scored in another way, or on other data, than the paper's: a difference is "
-    "no evidence",
+    "different settings": "ours were trained or scored in another way than the paper's, or on other data: a difference "
+    "is no evidence",
     "implausible": "the published number cannot be what it is said to be, so ours cannot agree or differ",
     "not run": "nobody has trained or scored this here yet",
 }
@@ -64,7 +64,7 @@ def judged(line: dict[str, object], deviations: list[str], *, implausible: str) 
     elif pd.isna(line["ours"]):
         verdict, why = "not run", line["why"]
     elif deviations:
-        verdict, why = "another recipe", "; ".join(deviations)
+        verdict, why = "different settings", "; ".join(deviations)
     elif line["kind"] == "cost":
         verdict, why = ("agrees" if abs(line["difference"]) <= line["margin"] else "differs"), line["why"]
     elif pd.isna(low):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from dataclasses import fields
+from dataclasses import replace
 
 import torch.distributed as dist
 
@@ -29,11 +29,17 @@ from mdssl.terminal import printable
 
 
 @retrying()
-def train_standalone(settings) -> None:
-    """Train the trial that ``settings`` (an `mdssl.cli.trials.Train`) describes and say where its files are.
+def train_standalone(config: TrialConfig, settings: RunSettings, *, data: str, storage: str, device: str) -> None:
+    """Train a trial and print where its files are.
 
-    After SIGTERM, as from a batch system whose time is up or a machine that is taken away, it saves a checkpoint and
+    After SIGTERM, as from a batch system at its time limit or a machine that is reclaimed, it saves a checkpoint and
     ends. Under torchrun all workers do so as soon as one has the signal.
+
+    Args:
+        config: the trial; its ``data_fingerprint`` is filled in.
+        data: folder or bucket of prepared datasets.
+        storage: folder or bucket of results.
+        device: cpu, cuda, or auto.
 
     Raises:
         ValueError: data or storage that cannot work, a loss that became non-finite, or a trial that another process has
@@ -45,15 +51,13 @@ def train_standalone(settings) -> None:
     is_first = int(os.environ.get("RANK", 0)) == 0
     if not is_first:
         logging.disable(logging.WARNING)
-    device = pick_device(settings.device)
-    data = ensure_local(settings.data, settings.domains, progress=is_first)
-    values = {field.name: getattr(settings, field.name) for field in fields(TrialConfig)}
-    datasets = [open_dataset(data, name) for name in settings.domains]
-    check_batch(datasets, settings.batch_per_domain)
-    config = TrialConfig(**values | {"data_fingerprint": fingerprint_of(datasets)})
-    trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
+    device = pick_device(device)
+    folder = ensure_local(data, config.domains, progress=is_first)
+    datasets = [open_dataset(folder, name) for name in config.domains]
+    check_batch(datasets, config.batch_per_domain)
+    config = replace(config, data_fingerprint=fingerprint_of(datasets))
+    trial_dir = Location.of(storage) / "trials" / config.trial_id
     claim = Claim(trial_dir, "mdssl train")
-    run_settings = RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)})
     there = read_training(trial_dir)
     if there and there["status"] == "finished":
         if is_first:
@@ -67,7 +71,7 @@ def train_standalone(settings) -> None:
         with (
             sigterm_received() as stop_requested,
             kept_log(trial_dir, "train", errors_only=not is_first),
-            watchdog(60 * run_settings.hang_minutes) as beat,
+            watchdog(60 * settings.hang_minutes) as beat,
         ):
             if under_torchrun:
                 dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
@@ -79,9 +83,9 @@ def train_standalone(settings) -> None:
 
             ended = train(
                 config,
-                data=data,
+                data=folder,
                 trial_dir=trial_dir,
-                settings=run_settings,
+                settings=settings,
                 device=device,
                 report=report,
                 stop_requested=stop_requested,
@@ -103,7 +107,7 @@ def train_standalone(settings) -> None:
         print(
             f"trial {config.trial_id}: {ended['step']} steps in {ended['train_seconds']:.0f} s, encoder in {trial_dir}"
         )
-        labelled = any(open_dataset(data, name).is_labelled for name in config.domains)
+        labelled = any(dataset.is_labelled for dataset in datasets)
         print(f"score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
 
 

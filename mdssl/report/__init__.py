@@ -1,5 +1,5 @@
 """The report: a leaderboard as a folder of HTML pages that open without a network or a server.
 
-Each page stands by itself: its style and script are inside it, and its policy allows nothing else. Figures are files
-beside the pages. What a page was made from is remembered in the folder, so that only what changed is written again.
+Each page contains its style and script, and its content security policy allows nothing else. Figures are files beside
+the pages. The folder records what each file was made from, so that only outdated files are written again.
 """

@@ -1,4 +1,4 @@
-"""The folder of a report: which files it has, and what each was made from."""
+"""The folder of a report: its files, and what each of them was made from."""
 
 from __future__ import annotations
 
@@ -13,83 +13,89 @@ from mdssl.storage.location import Location
 from mdssl.storage.ownership import FolderKind, check_file, check_replaceable
 
 MARKER = "report.json"
-"""Marks a folder as a report, and holds what `Folder` remembers."""
+"""Marks a folder as a report, and stores the state of `Folder`."""
 BOARD = "board"
-"""What `Folder.pictures` calls the figures that are of no trial."""
+"""Key in `Folder.pictures` of the figures of the whole leaderboard."""
 _MADE_BY = "mdssl report"
+_TABLES = ("ledger.csv", "leaderboard.csv")
+_SUBFOLDERS = ("trials", "figures")
 REPORT = FolderKind(
     what="a report",
     marker=MARKER,
     is_marker=lambda said: isinstance(said, dict) and said.get("made_by") == _MADE_BY,
-    files=(MARKER, "index.html", "ledger.csv", "leaderboard.csv", "trials/*", "figures/*"),
+    files=(MARKER, "index.html", *_TABLES, *(f"{name}/*" for name in _SUBFOLDERS)),
     setting="--output",
 )
-_SUBFOLDERS = ("trials", "figures")
 _OF_A_TRIAL = re.compile(r"([0-9a-f]{12})(\.html|-.+\.(svg|png))")
 
 
 class Folder:
-    """Writes the files of a report, each only if it is not there already as it should be.
+    """Writes the files of a report that are missing or outdated.
 
     Attributes:
-        written: how many files have been written.
-        removed: how many have been removed.
-        pictures: by trial, and by `BOARD`, what pictures were drawn from and what they show; see
-            `mdssl.report.pictures`.
+        written: number of files written.
+        removed: number of files removed.
+        pictures: by trial, and by `BOARD`: ``made_from``, the digest of the source; and ``pictures``, a list of
+            `mdssl.report.pictures.Picture`.
     """
 
     def __init__(self, place: str | Location, *, storage: str):
-        """Open a folder, new, empty or with an earlier report of ``storage``.
+        """Open a folder that is new, empty or has an earlier report of ``storage``.
 
         Raises:
-            ValueError: it holds something else, the report of another storage, or cannot be written.
+            ValueError: it has other files, the report of another storage, or cannot be written.
         """
         self.place, self.storage = Location.of(place), storage
         self.written = self.removed = 0
         try:
-            memory = json.loads((self.place / MARKER).read_bytes())
+            state = json.loads((self.place / MARKER).read_bytes())
         except (FileNotFoundError, ValueError):
-            memory = None
-        if not REPORT.is_marker(memory):
+            state = None
+        is_new = not REPORT.is_marker(state)
+        if is_new:
             check_replaceable(self.place, replace(REPORT, files=()))
-            memory = {}
-        if memory and memory.get("storage") != storage:
-            # Its pages would be removed, as of trials that are gone.
+            state = {"storage": storage, "announced": _TABLES}
+        if state.get("storage") != storage:
+            # Its pages would be removed, because their trials are not in this storage.
             raise InputError(
-                f"output {str(self.place)!r} holds the report of {memory.get('storage')}, not of {storage}; nothing in "
+                f"output {str(self.place)!r} holds the report of {state.get('storage')}, not of {storage}; nothing in "
                 "it was touched. Give another --output, or delete it."
             )
         self.place.check_writable("--output")
         there = {f"{name}/{file}" for name in _SUBFOLDERS for file in (self.place / name).names()}
         there |= set(self.place.names())
-        # A table has no mark: a run that is interrupted before it remembers one is known by these.
-        self._announced = set(memory.get("announced", ()))
-        self._made_from = {path: key for path, key in memory.get("files", {}).items() if path in there}
-        self.pictures: dict[str, dict[str, Any]] = memory.get("pictures", {})
-        if not memory:
-            self._announced = {"ledger.csv", "leaderboard.csv"}
-            # At once, so that a report that is interrupted is known as one.
-            self.remember()
+        # CSV files contain no mark of ours: after an interruption they are recognized by this list.
+        self._announced = set(state.get("announced", ()))
+        self._made_from = {path: key for path, key in state.get("files", {}).items() if path in there}
+        self.pictures: dict[str, dict[str, Any]] = state.get("pictures", {})
+        if is_new:
+            self.save_state()
 
     def has(self, path: str, made_from: str) -> bool:
-        """Whether ``path`` is there, made from what ``made_from`` stands for."""
+        """Whether ``path`` exists and was made from ``made_from``."""
         return self._made_from.get(path) == made_from
 
+    def has_pictures(self, key: str, subfolder: str, made_from: str) -> bool:
+        """Whether the `pictures` of ``key`` exist and were made from ``made_from``."""
+        known = self.pictures.get(key, {})
+        files = [picture["file"] for picture in known.get("pictures", ()) if "file" in picture]
+        return known.get("made_from") == made_from and all(self.has(f"{subfolder}/{f}", made_from) for f in files)
+
     def write(self, path: str, data: bytes, made_from: str | None = None) -> None:
-        """Write ``path``, unless it is there, made from the same; without ``made_from`` that is its own content."""
-        key = made_from or digest(data)
-        if not self.has(path, key):
+        """Write ``path`` unless it exists and was made from ``made_from``, by default ``data``."""
+        made_from = made_from or digest(data)
+        if not self.has(path, made_from):
             self.check(path)
             self.at(path).write_bytes(data)
-            self.note(path, key)
+            self.note(path, made_from)
 
     def check(self, path: str) -> None:
-        """Raise ``InputError`` if ``path`` is there and neither this report nor an interrupted run has written it."""
+        """Raise ``InputError`` if ``path`` exists and was not written by this report."""
         if path not in self._made_from and path not in self._announced:
             check_file(self.at(path))
 
     def note(self, path: str, made_from: str) -> None:
-        """Remember a file that somebody else has written."""
+        """Record a file that was written by other means."""
         self._made_from[path] = made_from
         self.written += 1
 
@@ -97,7 +103,7 @@ class Folder:
         return self.place / path
 
     def remove_others(self, trial_ids: set[str], figures: set[str]) -> None:
-        """Remove pages and pictures of trials that are gone, and figures that this leaderboard no longer gives."""
+        """Remove the report's files of other trials, and other figures."""
         for path in list(self._made_from):
             folder, _, name = path.rpartition("/")
             of_trial = _OF_A_TRIAL.fullmatch(name)
@@ -105,22 +111,22 @@ class Folder:
             if folder in _SUBFOLDERS and is_gone:
                 self.remove(path)
         kept = trial_ids | {BOARD}
-        self.pictures = {trial_id: known for trial_id, known in self.pictures.items() if trial_id in kept}
+        self.pictures = {key: known for key, known in self.pictures.items() if key in kept}
 
     def remove(self, path: str) -> None:
-        """Remove ``path``, one of the report's own files."""
-        self.at(path).delete()
-        self._made_from.pop(path, None)
-        self.removed += 1
+        """Remove ``path`` if it is a file of the report."""
+        if self._made_from.pop(path, None):
+            self.at(path).delete()
+            self.removed += 1
 
-    def remember(self) -> None:
-        memory = {"made_by": _MADE_BY, "storage": self.storage, "files": self._made_from, "pictures": self.pictures}
-        memory["announced"] = sorted(self._announced - set(self._made_from))
-        (self.place / MARKER).write_bytes(json.dumps(memory, indent=1).encode())
+    def save_state(self) -> None:
+        state = {"made_by": _MADE_BY, "storage": self.storage, "files": self._made_from, "pictures": self.pictures}
+        state["announced"] = sorted(self._announced - set(self._made_from))
+        (self.place / MARKER).write_bytes(json.dumps(state, indent=1).encode())
 
 
 def digest(*parts: object) -> str:
-    """32 hex digits that stand for ``parts``."""
+    """32 hex digits that identify ``parts``: bytes, or values that JSON can express."""
     whole = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode()

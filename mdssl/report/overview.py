@@ -1,160 +1,196 @@
-"""What the report's first page says before its table: what is there, what it cost, and how far it can be trusted."""
+"""The first page of the report: what the storage holds, how far the numbers can be trusted, and the table of trials."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
 from math import sqrt
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mdssl.data.builtin import BUILTIN
-from mdssl.report.table import short_date
 from mdssl.tables.compare import settings_apart
+from mdssl.tables.sweep_table import sweep_table
+
+NOTHING = "–"
+"""A cell without a value."""
+_AT_THE_END = ("status", "hours", "error")
 
 
-@dataclass(frozen=True)
-class Best:
-    """The best score on one dataset.
+class Best(NamedTuple):
+    """The best score on one dataset: a row of the leaderboard, and the number of trials with a score.
 
-    Attributes:
-        row: of the leaderboard.
-        of: how many trials.
-        chance: what guessing a class scores, percent.
-        majority: what always naming the most frequent class scores, percent; NaN where no row says it.
-        error: the binomial standard error of the score, points: what another draw of as many test images would change.
+    ``chance`` and ``majority``, in percent, are the scores of random guessing and of always predicting the most
+    frequent class (NaN where no row records it). ``error`` is the binomial standard error of the score, in points.
     """
 
     eval_dataset: str
     row: dict
-    of: int
+    trials: int
     chance: float
     majority: float
     error: float
 
 
-def facts(rows: pd.DataFrame, unfinished: int) -> list[tuple[str, str]]:
-    """What the storage holds, as terms with their descriptions.
+class Column(NamedTuple):
+    """A column of the table of trials.
 
-    Args:
-        rows: the leaderboard with all settings, not empty.
-        unfinished: trials that have a folder and no row yet.
+    Attributes:
+        name: in the leaderboard.
+        kind: ``setting``, ``score`` (on one evaluation dataset), ``mean`` or ``other``.
+        is_numeric: whether it is right-aligned and sorted as numbers.
+        choices: its different values in order.
     """
-    trials = rows.drop_duplicates("trial_id")
-    status = rows.groupby("trial_id")["status"].agg(lambda of_trial: "failed" if "failed" in set(of_trial) else None)
-    status = status.fillna(trials.set_index("trial_id")["status"])
-    counted = [f"{count:,} {name}" for name, count in status.value_counts().items()]
-    if unfinished:
-        counted.append(f"{unfinished:,} without a row yet, which train, wait for their scores or were stopped")
-    hours, gpu_hours = trials["train_seconds"].sum() / 3600, trials["gpu_hours"].sum()
-    cost = f"{hours:.3g} h of training" + (f", {gpu_hours:.3g} GPU-hours" if gpu_hours else ", none of it on a GPU")
-    mixtures = [name or "none (untrained encoders)" for name in _each(trials["train_mixture"])]
-    commits = [name[:12] + ("-dirty" if name.endswith("-dirty") else "") for name in _each(trials["git_commit"])]
-    versions = [f"{name} {_listed(_each(trials[f'{name}_version']))}" for name in ("mdssl", "torch", "ray")]
-    return [
-        ("Trials", f"{len(trials):,}: {', '.join(counted)}"),
-        ("Scores", f"{(rows['status'] == 'finished').sum():,}, by {_listed(_each(rows['probe'])) or 'no'} probe"),
-        ("Sweeps", _listed(_each(trials["sweep"])) or "none"),
-        ("Trained on", _listed(mixtures)),
-        ("Scored on", _listed(_each(rows["eval_dataset"])) or "nothing yet"),
-        ("Seeds", _listed(str(seed) for seed in _each(trials["seed"]))),
-        ("Cost", cost),
-        ("Devices", _listed(_each(trials["device"])) or "none"),
-        ("Dates", f"{short_date(rows['started_at'].min())} to {short_date(rows['finished_at'].max())} UTC"),
-        ("Code", f"{_listed(versions)}; commit {_listed(commits) or 'unknown'}"),
-    ]
+
+    name: str
+    kind: str
+    is_numeric: bool
+    choices: list[str]
+
+
+class Row(NamedTuple):
+    """A row of the table: ``anchor`` is its id on the page, ``cells`` are (text, whether it is the column's best)."""
+
+    trial_id: str
+    anchor: str
+    cells: list[tuple[str, bool]]
+
+
+class TrialTable(NamedTuple):
+    columns: list[Column]
+    rows: list[Row]
+    notes: list[str]
 
 
 def best_scores(rows: pd.DataFrame) -> list[Best]:
-    """The best top-1 on each evaluation dataset, on encoder features, whatever the probe.
+    """The best top-1 on each evaluation dataset, on encoder features, by any probe.
 
     Args:
-        rows: the leaderboard with all settings, ``config_json`` among them.
+        rows: the leaderboard with all settings, including ``config_json``.
     """
     scores = rows[(rows["status"] == "finished") & (rows["features"] == "encoder") & rows["top1"].notna()]
     found = []
-    for name, of in scores.groupby("eval_dataset"):
-        best = of.loc[of["top1"].idxmax()].to_dict()
+    for name, of_dataset in scores.groupby("eval_dataset"):
+        best = of_dataset.loc[of_dataset["top1"].idxmax()].to_dict()
         evaluation = json.loads(best["config_json"]).get("evaluation", {})
         majority = evaluation.get("majority_top1", float("nan"))
-        chance, error = 100 / int(of["num_classes"].max()), binomial_error(best["top1"], int(best["num_test"]))
-        found.append(Best(name, best, of["trial_id"].nunique(), chance, majority, error))
+        share = best["top1"] / 100
+        error = 100 * sqrt(share * (1 - share) / int(best["num_test"]))
+        chance = 100 / int(of_dataset["num_classes"].max())
+        found.append(Best(name, best, of_dataset["trial_id"].nunique(), chance, majority, error))
     return found
 
 
-def binomial_error(top1: float, num_test: int) -> float:
-    """The standard error of ``top1``, percent, on ``num_test`` independent test images, in points."""
-    share = top1 / 100
-    return 100 * sqrt(share * (1 - share) / num_test)
+def summary(rows: pd.DataFrame) -> dict[str, Any]:
+    """What the storage holds, and what limits conclusions from it, for ``index.html``.
 
-
-def notes(rows: pd.DataFrame) -> list[str]:
-    """What a reader has to know so as not to read too much into the numbers; each a sentence or two."""
+    Args:
+        rows: the leaderboard with all settings, not empty.
+    """
     trials = rows.drop_duplicates("trial_id")
     trained = trials[trials["train_mixture"] != ""]
-    found = []
-    seeds = trained.groupby(_all_but_the_seed(trained), dropna=False)["seed"].nunique()
-    if len(seeds) and seeds.max() == 1:
-        found.append("One seed: every setting was trained once, so how much another seed would change is not known.")
-    elif (seeds == 1).any():
-        found.append(
-            f"{(seeds == 1).sum():,} of {len(seeds):,} settings were trained with one seed alone: how much another "
-            "would change is not known of them."
-        )
-    if best := best_scores(rows):
-        errors = [f"{one.error:.1f} on {one.eval_dataset} ({one.row['num_test']:,} test images)" for one in best]
-        found.append(
-            f"The standard error of the best scores by the number of test images alone, in points: {_listed(errors)}. "
-            "Differences between trials of less than two or three of these may be noise."
-        )
-    if rows["eval_dataset"].notna().any():
-        found.append(
-            "The best scores are the best on the test split they are read from. The more trials, the more of such a "
-            "lead is luck."
-        )
-    names = {name for mixture in trials["train_mixture"] for name in mixture.split("+")}
-    builtin = sorted(name for name in names | set(rows["eval_dataset"].dropna()) if name in BUILTIN)
-    if builtin:
-        found.append(
-            f"{_listed(builtin)}: images that this program makes up. They show that all works and say nothing about "
-            "real images."
-        )
-    if (failed := rows.loc[rows["status"] == "failed", "trial_id"].nunique()) > 0:
-        found.append(f"{failed:,} {'trial' if failed == 1 else 'trials'} failed, whole or in a score: see their pages.")
-    commits = trials["git_commit"].dropna()
-    if (dirty := commits.str.endswith("-dirty").sum()) > 0:
-        found.append(f"{dirty:,} trials were made by code with changes that no commit holds.")
-    if commits.nunique() > 1:
-        found.append(f"The trials were made by {commits.nunique()} commits of the code.")
-    images = trained.groupby("train_mixture")["data_fingerprint"].nunique()
-    for mixture in images[images > 1].index:
-        found.append(f"{mixture} stands for {images[mixture]} different sets of images: it was prepared anew between.")
     scores = rows[(rows["status"] == "finished") & (rows["features"] == "encoder")]
-    for name in scores.groupby("eval_dataset")["eval_fingerprint"].nunique().loc[lambda count: count > 1].index:
-        found.append(f"{name} was prepared anew between scores. The table has those on its latest images alone.")
-    if scores["probe"].nunique() > 1:
-        found.append("Scores by different probes do not compare; the table has a row for each.")
-    by_sgd = scores["probe"].dropna().str.startswith("sgd-raw")
-    if not by_sgd.all():
-        have = "Not all scores are" if by_sgd.any() else "No score is"
-        found.append(f"{have} by the sgd-raw probe, which is the paper's.")
-    return found
+    failed = rows.groupby("trial_id")["status"].agg(lambda found: "failed" in set(found))
+    status = trials["status"].mask(trials["trial_id"].map(failed), "failed")
+    settings = settings_apart(trained, but=("seed", "features", "probe", "eval_fingerprint"))
+    seeds = trained.groupby(sorted({"method", "train_mixture", *settings}), dropna=False)["seed"].nunique()
+    by_sgd_raw = scores["probe"].dropna().str.startswith("sgd-raw")
+    fingerprints = scores.groupby("eval_dataset")["eval_fingerprint"].nunique()
+    images = trained.groupby("train_mixture")["data_fingerprint"].nunique()
+    names = {*trials["train_mixture"].str.split("+").explode(), *rows["eval_dataset"].dropna()}
+    return {
+        "rows": rows,
+        "trials": trials,
+        "status": status.value_counts().to_dict(),
+        "finished": int((rows["status"] == "finished").sum()),
+        "hours": trials["train_seconds"].sum() / 3600,
+        "gpu_hours": trials["gpu_hours"].sum(),
+        "commits": trials["git_commit"].str.replace(r"^(.{12})[^-]*", r"\1", regex=True),
+        "dirty": int(trials["git_commit"].dropna().str.endswith("-dirty").sum()),
+        "settings": len(seeds),
+        "settings_with_one_seed": int((seeds == 1).sum()),
+        "synthetic": sorted(name for name in names if name in BUILTIN),
+        "failed": int(failed.sum()),
+        "mixtures_of_several_images": images[images > 1].to_dict(),
+        "datasets_of_several_images": list(fingerprints.index[fingerprints > 1]),
+        "probes": scores["probe"].nunique(),
+        "by_sgd_raw": bool(by_sgd_raw.all()),
+        "some_by_sgd_raw": bool(by_sgd_raw.any()),
+    }
 
 
-def _all_but_the_seed(trained: pd.DataFrame) -> list[str]:
-    """Settings in which trials differ, so that grouping by them leaves only seeds apart."""
-    if trained.empty:
-        return ["method"]
-    return ["method", "train_mixture", *(set(settings_apart(trained)) - {"method", "train_mixture"})]
+def trial_table(rows: pd.DataFrame) -> TrialTable:
+    """All trials of a leaderboard.
+
+    A trial that was scored by two probes, or on two layers, has a row for each; one without a score has one row. The
+    columns are those of `mdssl.tables.sweep_table.sweep_table` over all mixtures, and training hours; those without
+    information, such as a status of ``finished`` everywhere, are left out.
+
+    Args:
+        rows: the leaderboard with all settings (`mdssl.leaderboard.board.with_settings`).
+    """
+    mixtures = sorted(set(rows["train_mixture"]) - {""})
+    datasets = sorted(rows["eval_dataset"].dropna().unique())
+    scored = rows[rows["status"] == "finished"]
+    ways = sorted(set(zip(scored["features"], scored["probe"], strict=True)))
+    parts, notes = [], []
+    for features, probe in ways or [("encoder", "lbfgs")]:
+        of_way = scored[(scored["features"] == features) & (scored["probe"] == probe)]
+        own = [name for name in datasets if name in set(of_way["eval_dataset"])] if ways else datasets
+        part = sweep_table(rows, mixtures=mixtures, datasets=own, features=features, probe=probe)
+        prefix = f"{probe} probe on {features} features: " if len(ways) > 1 else ""
+        notes += [f"{prefix}{note}." for note in part.attrs["notes"]]
+        unscored = set() if parts else set(rows["trial_id"]) - set(scored["trial_id"])
+        part = part[part.index.isin(set(of_way["trial_id"]) | unscored)]
+        parts.append(part.assign(features=features, probe=probe) if len(ways) > 1 else part)
+    table = pd.concat(parts)
+    names = [name for name in table if name not in datasets]
+    before = names.index("seen")
+    # All datasets side by side, also those that the first probe did not score.
+    table = table.reindex(columns=[*names[:before], *datasets, *names[before:]])
+    of_trial = rows.drop_duplicates("trial_id").set_index("trial_id").reindex(table.index)
+    if "seed" not in table:
+        table.insert(table.columns.get_loc("lambda2") + 1, "seed", of_trial["seed"])
+    for name in ("probe", "features"):
+        if name in table:
+            table.insert(table.columns.get_loc("seed") + 1, name, table.pop(name))
+    table["hours"] = of_trial["train_seconds"] / 3600
+    return _with_kinds(table, datasets, notes)
 
 
-def _each(values: pd.Series) -> list:
-    return list(dict.fromkeys(values.dropna().sort_values()))
+def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str]) -> TrialTable:
+    names = [name for name in table if name not in _AT_THE_END and (name in datasets or table[name].notna().any())]
+    names += ["status"] if (table["status"] != "finished").any() else []
+    names += ["hours", "error"] if table["error"].notna().any() else ["hours"]
+    columns, cells = [], []
+    for name in names:
+        values = table[name]
+        kind = "other" if name in _AT_THE_END else "score" if name in datasets else "setting"
+        kind = "mean" if name in ("seen", "unseen", "vs simclr") else kind
+        texts = [_text(name, kind, value) for value in values]
+        best = texts[values.argmax()] if kind in ("score", "mean") and values.notna().any() else None
+        by_value = dict(zip(values, texts, strict=True))
+        choices = [by_value[value] for value in sorted(value for value in by_value if by_value[value] != NOTHING)]
+        choices += [NOTHING] * (NOTHING in texts)
+        columns.append(Column(name, kind, pd.api.types.is_numeric_dtype(values), choices))
+        cells.append([(text, text == best) for text in texts])
+    rows, times = [], Counter()
+    for trial_id, of_row in zip(table.index, zip(*cells, strict=True), strict=True):
+        times[trial_id] += 1
+        anchor = f"trial-{trial_id}" + (f"-{times[trial_id]}" if times[trial_id] > 1 else "")
+        rows.append(Row(trial_id, anchor, list(of_row)))
+    return TrialTable(columns, rows, notes)
 
 
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    if len(names) > 12:
-        return f"{', '.join(names[:10])} and {len(names) - 10} more"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def _text(name: str, kind: str, value: Any) -> str:
+    if pd.isna(value) or value == "" or (name == "hours" and not value):
+        return NOTHING
+    if kind in ("score", "mean"):
+        # Not -0.0.
+        return f"{round(value, 1) + 0.0:+.1f}" if name == "vs simclr" else f"{value:.1f}"
+    if name == "hours":
+        return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+    if isinstance(value, str):
+        return value[:8] if name.endswith("fingerprint") else value
+    return f"{value:g}"

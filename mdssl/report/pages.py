@@ -1,73 +1,55 @@
-"""Templates to pages. All that goes into one is escaped, and a policy keeps out whatever is not the page's own."""
+"""Templates to pages. Every value is escaped, and a content security policy admits only the page's own content."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from functools import cache
-from importlib.resources import files
+import json
+from collections.abc import Iterable
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mdssl.terminal import printable
 
-_TEMPLATES = files(__package__) / "templates"
+_LONGEST_LIST, _SHOWN_OF_LONGER = 12, 10
 
 
 def render(template: str, **values: object) -> bytes:
     """The page ``template`` with ``values``, as UTF-8.
 
-    Text is escaped for HTML, and its control characters are written as their escapes: a name or an error is text and
-    no more, whatever is in it.
+    Text is escaped for HTML, and control characters are written as escapes: names and errors are text, whatever they
+    contain.
     """
-    style, script = _text("report.css"), _text("report.js")
-    own = {"style": Markup(style), "script": Markup(script), "policy": _policy(style, script)}
-    return _environment().get_template(template).render(**own, **values).encode()
+    return _TEMPLATES.get_template(template).render(**values).encode()
 
 
-@cache
-def look() -> str:
-    """Stands for the templates: pages made from others are out of date."""
-    names = sorted(file.name for file in _TEMPLATES.iterdir())
-    return hashlib.sha256("".join(_text(name) for name in names).encode()).hexdigest()[:16]
+def listed(names: Iterable[object]) -> str:
+    """``a, b and c``; a long list is cut."""
+    names = [str(name) for name in names]
+    if len(names) > _LONGEST_LIST:
+        return f"{', '.join(names[:_SHOWN_OF_LONGER])} and {len(names) - _SHOWN_OF_LONGER} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FunctionLoader(_text),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_without_control_characters,
-    )
-
-
-def _without_control_characters(value: Any) -> Any:
+def _printable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-@cache
-def _text(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
-
-
-@cache
-def _policy(style: str, script: str) -> str:
-    """Of the page's content: its own style and script by their digests, and images beside it."""
-    own = {
-        "default-src": "'none'",
-        "style-src": _by_digest(style),
-        "script-src": _by_digest(script),
-        "img-src": "'self' data:",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
-    return "; ".join(f"{name} {allowed}" for name, allowed in own.items())
-
-
-def _by_digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+_TEMPLATES = Environment(
+    loader=PackageLoader("mdssl.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    finalize=_printable,
+)
+for _name, _file in (("style", "report.css"), ("script", "report.js")):
+    _TEMPLATES.globals[_name] = Markup(_TEMPLATES.loader.get_source(_TEMPLATES, _file)[0])
+_TEMPLATES.filters |= {
+    "from_json": json.loads,
+    "listed": listed,
+    "each": lambda values: values.dropna().sort_values().unique().tolist(),
+    "sha256": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
+}

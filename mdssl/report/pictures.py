@@ -1,7 +1,7 @@
-"""The pictures of a report: figures of the whole leaderboard, and of each trial its curves and nearest neighbours.
+"""The pictures of a report: figures of the leaderboard, and curves and nearest neighbors of each trial.
 
-Trials' figures are drawn by the same functions as in a notebook, which takes some tenths of a second each: so they are
-drawn once, by several processes where there are many, and again only when the files that they show have changed.
+Drawing a trial takes some tenths of a second. A trial is therefore drawn again only after its files have changed, and
+many trials are drawn by several processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 
@@ -20,165 +20,157 @@ from mdssl.report.folder import BOARD, Folder, digest
 from mdssl.storage.location import Location
 
 FILES = ("metrics.parquet", "clusters.parquet", "neighbours.png", "neighbours.json")
-"""Of a trial: what its pictures show."""
-DRAWING_VERSION = 2
-"""Raise it where the same files shall be drawn anew, or more is to be remembered of them."""
+"""Files of a trial that its pictures show."""
+DRAWING_VERSION = 3
+"""Increase it where the same files give other pictures or records."""
+PARALLEL_TRIALS = 24
+"""From this number of trials on, several processes, which take two seconds to start, draw them."""
 
 _PIXELS_PER_INCH = 130
-"""At which type of 7 points is read on a screen as the text around it is."""
-_MANY = 24
-"""So many trials are worth the two seconds in which other processes start."""
+"""Text of 7 points then has the size of the page's text."""
 _READERS = 16
+_NEIGHBORS_NAMED = 3
+"""Neighbors in each row of the text alternative."""
 
 
-def stamps(storage: Location, trial_ids: Iterable[str]) -> dict[str, str]:
-    """By trial, what stands for its `FILES` as they are now: their names, sizes and times of writing."""
+class Picture(TypedDict, total=False):
+    """A picture on a page, with its size in pixels; or ``problem``, where a trial's files are damaged."""
 
-    def stamp(trial_id: str) -> str:
-        listing = (storage / "trials" / trial_id).listing()
-        found = {name: (listing[name].size, listing[name].mtime_ns) for name in FILES if name in listing}
-        return digest(DRAWING_VERSION, found)
-
-    trial_ids = list(trial_ids)
-    with ThreadPoolExecutor(_READERS) as pool:
-        return dict(zip(trial_ids, pool.map(stamp, trial_ids), strict=True))
-
-
-def of_board(storage: Location, board: pd.DataFrame) -> str:
-    """Stands for all that figures of the whole leaderboard show: its rows, and what is saved of representations."""
-
-    def saved(trial_id: str) -> list[tuple]:
-        listing = (storage / "trials" / trial_id / "representations").listing()
-        return [(trial_id, name, info.size, info.mtime_ns) for name, info in listing.items()]
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        representations = list(pool.map(saved, sorted(board["trial_id"].unique())))
-    return digest(DRAWING_VERSION, board.to_json(orient="split", date_format="iso"), representations)
+    file: str
+    width: int
+    height: int
+    title: str
+    caption: str
+    alt: str
+    problem: str
 
 
 def draw_trials(storage: Location, folder: Folder, trial_ids: list[str]) -> Iterator[str]:
-    """Draw the pictures of those trials whose files have changed; yields each trial when it is done.
+    """Draw the trials whose files have changed, into ``folder.pictures[trial_id]`` and the subfolder ``trials``.
 
-    Afterwards ``folder.pictures[trial_id]`` has ``made_from`` and ``pictures``, a list of: ``file`` (in the folder
-    ``trials``), ``width`` and ``height`` (pixels on the page), ``title``, ``caption``, ``alt``; or ``problem``, where
-    the trial's files are damaged.
+    Yields:
+        Each trial id, when its pictures are up to date.
     """
-    now = stamps(storage, trial_ids)
-    changed = [trial_id for trial_id in trial_ids if not _is_drawn(folder, trial_id, now[trial_id])]
-    yield from (trial_id for trial_id in trial_ids if trial_id not in set(changed))
-    places = (storage.uri, folder.place.uri)
-    if len(changed) < _MANY:
-        drawn: Iterable = ((trial_id, _draw(*places, trial_id)) for trial_id in changed)
-    else:
-        drawn = _draw_at_once(places, changed)
-    for trial_id, pictures in drawn:
+    now = _versions([storage / "trials" / trial_id for trial_id in trial_ids], FILES)
+    made_from = {trial_id: digest(DRAWING_VERSION, found) for trial_id, found in zip(trial_ids, now, strict=True)}
+    changed = [id for id in trial_ids if not folder.has_pictures(id, "trials", made_from[id])]
+    yield from set(trial_ids) - set(changed)
+    for trial_id, pictures in _draw_all(storage.uri, folder.place.uri, changed):
         for picture in pictures:
             if "file" in picture:
-                folder.note(f"trials/{picture['file']}", now[trial_id])
-        folder.pictures[trial_id] = {"made_from": now[trial_id], "pictures": pictures}
+                folder.note(f"trials/{picture['file']}", made_from[trial_id])
+        folder.pictures[trial_id] = {"made_from": made_from[trial_id], "pictures": pictures}
         yield trial_id
 
 
-def draw_board(board: pd.DataFrame, storage: Location, folder: Folder, made_from: str) -> dict[str, Any]:
-    """Draw the figures of the whole leaderboard, unless they are there, made from the same.
+def draw_board(board: pd.DataFrame, storage: Location, folder: Folder) -> dict[str, Any]:
+    """Draw the figures of the leaderboard if it, or a saved representation, has changed.
 
     Returns:
-        ``figures``, a list as that of `draw_trials`, in the folder ``figures``; and ``absent``: by figure the reason
-        why this leaderboard cannot give it.
+        ``pictures``, in the subfolder ``figures``; and ``absent``, the reason for each figure that cannot be drawn.
     """
-    known = folder.pictures.get(BOARD, {})
-    if known.get("made_from") == made_from and all(
-        folder.has(f"figures/{figure['file']}", made_from) for figure in known["figures"]
-    ):
-        return known
+    trials = sorted(board["trial_id"].unique())
+    representations = _versions([storage / "trials" / trial_id / "representations" for trial_id in trials])
+    content = board.to_json(orient="split", date_format="iso")
+    made_from = digest(DRAWING_VERSION, content, list(zip(trials, representations, strict=True)))
+    if folder.has_pictures(BOARD, "figures", made_from):
+        return folder.pictures[BOARD]
     from mdssl.figures import gallery, save
 
     found = gallery(board, storage)
-    figures = []
+    pictures = []
     for entry in found.entries:
-        file = f"{entry.name}.svg"
+        path = f"figures/{entry.name}.svg"
+        folder.check(path)
         figure = entry.draw()
-        folder.check(f"figures/{file}")
-        save(figure, folder.at(f"figures/{file}"))
-        folder.note(f"figures/{file}", made_from)
-        figures.append(_described(entry, file, figure))
-    folder.pictures[BOARD] = {"made_from": made_from, "figures": figures, "absent": dict(found.absent)}
+        save(figure, folder.at(path))
+        folder.note(path, made_from)
+        pictures.append(_picture(entry, f"{entry.name}.svg", figure))
+    folder.pictures[BOARD] = {"made_from": made_from, "pictures": pictures, "absent": dict(found.absent)}
     return folder.pictures[BOARD]
 
 
-def _is_drawn(folder: Folder, trial_id: str, made_from: str) -> bool:
-    known = folder.pictures.get(trial_id, {})
-    files = [picture["file"] for picture in known.get("pictures", []) if "file" in picture]
-    return known.get("made_from") == made_from and all(folder.has(f"trials/{file}", made_from) for file in files)
+def _versions(places: list[Location], names: Iterable[str] | None = None) -> list[dict[str, tuple[int, int]]]:
+    """For each folder, size and modification time of its files ``names``, by default all."""
+
+    def version(place: Location) -> dict[str, tuple[int, int]]:
+        return {
+            name: (info.size, info.mtime_ns) for name, info in place.listing().items() if not names or name in names
+        }
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(version, places))
 
 
-def _draw_at_once(places: tuple[str, str], trial_ids: list[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    # Not by forking: Arrow has threads, of which a fork would inherit the locks alone.
+def _draw_all(storage: str, output: str, trial_ids: list[str]) -> Iterator[tuple[str, list[Picture]]]:
+    if len(trial_ids) < PARALLEL_TRIALS:
+        yield from ((trial_id, _draw(storage, output, trial_id)) for trial_id in trial_ids)
+        return
+    # Not fork: Arrow has threads, and a fork would inherit their locks without them.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
-        waiting = {pool.submit(_draw, *places, trial_id): trial_id for trial_id in trial_ids}
+        running = {pool.submit(_draw, storage, output, trial_id): trial_id for trial_id in trial_ids}
         try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
+            for done in as_completed(running):
+                yield running[done], done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _draw(storage: str, output: str, trial_id: str) -> list[dict[str, Any]]:
-    """Draw one trial's pictures into the report's folder; in whichever process."""
+def _draw(storage: str, output: str, trial_id: str) -> list[Picture]:
+    """Draw one trial's pictures into the report's folder."""
     from mdssl.figures import save, trial_gallery
 
-    trial_dir = Location.of(storage) / "trials" / trial_id
-    pages = Location.of(output) / "trials"
+    trial_dir, pages = Location.of(storage) / "trials" / trial_id, Location.of(output) / "trials"
     pictures = []
     try:
         for entry in trial_gallery(trial_dir).entries:
             file = f"{trial_id}-{entry.name}.svg"
             figure = entry.draw()
             save(figure, pages / file)
-            pictures.append(_described(entry, file, figure))
-        pictures += _neighbours(trial_dir, pages, trial_id)
+            pictures.append(_picture(entry, file, figure))
+        pictures += _neighbors(trial_dir, pages, trial_id)
     except (ValueError, KeyError) as error:
-        # A file that is damaged, or lacks a column, is that trial's problem, and its page says so.
+        # A damaged file is a note on the trial's page, not the end of the report.
         pictures.append({"problem": f"{trial_dir} cannot be drawn: {error}"})
     return pictures
 
 
-def _neighbours(trial_dir: Location, pages: Location, trial_id: str) -> list[dict[str, Any]]:
-    """The contact sheet of nearest training images, where the trial has one."""
+def _picture(entry: Any, file: str, figure: Any) -> Picture:
+    width, height = (round(_PIXELS_PER_INCH * inches) for inches in figure.get_size_inches())
+    return Picture(file=file, width=width, height=height, title=entry.title, caption=entry.caption, alt=entry.alt)
+
+
+def _neighbors(trial_dir: Location, pages: Location, trial_id: str) -> list[Picture]:
+    """The trial's sheet of nearest training images, if it has one."""
     try:
         sheet = (trial_dir / "neighbours.png").read_bytes()
-        shown = json.loads((trial_dir / "neighbours.json").read_bytes())
+        content = json.loads((trial_dir / "neighbours.json").read_bytes())
     except FileNotFoundError:
         return []
     except ValueError as error:
         raise InputError(f"{trial_dir / 'neighbours.json'} is damaged: {error}") from error
     file = f"{trial_id}-neighbours.png"
     (pages / file).write_bytes(sheet)
-    # The header of a PNG begins with its size.
+    # Width and height in the header of a PNG.
     width, height = (int.from_bytes(sheet[start : start + 4], "big") for start in (16, 20))
-    words = {"title": "Nearest training images", "caption": " ".join([_SHEET, *shown["in_words"]])}
-    words["alt"] = "Nearest, with cosine similarity: " + " ".join(_row_in_words(row) for row in shown["rows"])
-    return [{"file": file, "width": width, "height": height} | words]
-
-
-_SHEET = (
-    "Each row begins with a test image; the training images nearest to it in the encoder's space follow, nearest first."
-)
-_NAMED = 3
-"""Neighbours of a row that are named for those who do not see them."""
-
-
-def _row_in_words(row: dict[str, Any]) -> str:
-    near = [
-        f"{neighbour['class'] or 'an image'} of {neighbour['dataset']} ({neighbour['similarity']:.2f})"
-        for neighbour in row["neighbours"][:_NAMED]
+    caption = "Each row is a test image, followed by the training images nearest to it in the encoder's feature space."
+    rows = [
+        f"{row['class'] or 'An image'} of {row['dataset']}: "
+        + ", ".join(
+            f"{neighbor['class'] or 'an image'} of {neighbor['dataset']} ({neighbor['similarity']:.2f})"
+            for neighbor in row["neighbours"][:_NEIGHBORS_NAMED]
+        )
+        for row in content["rows"]
     ]
-    return f"{row['class'] or 'An image'} of {row['dataset']}: {', '.join(near)}."
-
-
-def _described(entry: Any, file: str, figure: Any) -> dict[str, Any]:
-    width, height = (round(_PIXELS_PER_INCH * inches) for inches in figure.get_size_inches())
-    words = {"title": entry.title, "caption": entry.caption, "alt": entry.alt}
-    return {"file": file, "width": width, "height": height} | words
+    return [
+        Picture(
+            file=file,
+            width=width,
+            height=height,
+            title="Nearest training images",
+            caption=" ".join([caption, *content["in_words"]]),
+            alt=f"Nearest, with cosine similarity: {'. '.join(rows)}.",
+        )
+    ]

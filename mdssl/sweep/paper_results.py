@@ -9,34 +9,39 @@ from rich.console import Console
 
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.names import plain_name
-from mdssl.paper.published import model_key, published, resources_side_by_side, side_by_side
-from mdssl.paper.published_table import print_resources, print_side_by_side
+from mdssl.paper.costs import resources_side_by_side
+from mdssl.paper.experiments import EXPERIMENTS, PaperExperiment
+from mdssl.paper.printing import print_resources, print_side_by_side
+from mdssl.paper.published import model_key, published, side_by_side
 from mdssl.storage.location import Location
-from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperExperiment
-from mdssl.sweep.settings import SweepSettings
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 
 
-def show_results(names: Sequence[str], settings: SweepSettings, rows: pd.DataFrame, console: Console) -> None:
+def show_results(
+    names: Sequence[str], rows: pd.DataFrame, console: Console, *, probes: Sequence[str], storage: str | Location
+) -> None:
     """Print each experiment of ``names``, and draw those that are figures into the folder ``figures`` of the storage.
 
     Args:
         rows: of the leaderboard, those of the experiments' trials.
+        probes: whose scores are shown.
+        storage: where results live.
     """
-    probes = [probe.name for probe in settings.probe_config.each()]
     for name in names:
         console.print()
         chosen = EXPERIMENTS[name]
         if name in set(published()["experiment"]):
             for probe in probes:
-                print_side_by_side(side_by_side(rows, name, settings={"probe": probe}), console)
+                # A failed trial has no probe.
+                of_probe = rows[rows["probe"].isna() | (rows["probe"] == probe)]
+                print_side_by_side(side_by_side(of_probe, name), console)
         elif chosen.reports == "resources":
             print_resources(resources_side_by_side(rows), console)
         else:
             own = _rows_of(chosen, rows)
             for probe in probes:
                 _print_scores(name, chosen, own, probe, console)
-            _draw(name, chosen, own, Location.of(settings.storage), console)
+            _draw(name, chosen, own, Location.of(storage), console)
 
 
 def _rows_of(chosen: PaperExperiment, rows: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from rich.console import Console
 from mdssl.errors import InputError
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.temporary import TemporaryFolder, temporary_folder
-from mdssl.tracking.choice import TRACKER_VARIABLES
+from mdssl.tracking.trackers import TRACKER_VARIABLES
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -20,15 +20,16 @@ from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.names import mixture_of
 from mdssl.leaderboard.opening import results_in, trial_ids
 from mdssl.storage import trial_log
-from mdssl.storage.claim import DEAD_SECONDS, Owner, holder_of
+from mdssl.storage.claim import DEAD_SECONDS, holder_of
 from mdssl.storage.location import Location
 from mdssl.sweep.describe import duration, labels
 from mdssl.tables.terminal_table import TextColumn, TextTable
 from mdssl.terminal import Terminal
 
-STATES = ("failed", "dead", "silent", "stopped", "training", "trained", "probing", "finished")
+STATES = ("failed", "stopped", "training", "evaluating", "finished")
 """In the order in which they are shown: what needs somebody first."""
 WATCH_SECONDS = 5.0
 _READERS = 16
@@ -42,22 +43,25 @@ class TrialStatus:
 
     Attributes:
         config: what it is.
-        state: ``finished`` (it has scores), ``trained`` (its encoder waits for its scores) and ``probing`` (it gets
-            them), ``training``, ``stopped`` (nobody works on it; its sweep goes on with it when started again),
-            ``silent`` (whoever has it did not renew its claim for a minute, by this machine's clock), ``dead`` (whoever
-            has it is known to be gone) or ``failed``.
+        state: ``failed``, ``stopped`` (no living process works on it; its sweep goes on with it when started again),
+            ``training``, ``evaluating`` (its encoder is trained and being scored) or ``finished`` (it has its scores).
+            Trials that wait for their turn in a sweep have no folder yet, and are not known here.
+        mixture: its domains as tables show them, with what sets them apart from the published datasets.
         step: steps done at the last checkpoint.
         loss, views_per_second: of the last report before that; None before the first.
         scores: evaluation datasets with a finished score.
-        seconds_ago: since its last sign of life, by this machine's clock; None of a finished trial.
+        seconds_ago: since its last update, by this machine's clock; None of a finished trial.
         error: why it failed, its first line.
         holder: the process that has it, as host:pid and sweep; for a nested trial that which started its workers.
+        lost: why the process that has it no longer works on it: ``died``, or ``has not responded for 10m00s`` (it did
+            not renew its claim, by this machine's clock); empty while it lives.
         host, device, workers: where it trains, or did last.
         log: the folder of what its processes logged, empty where there is none.
     """
 
     config: TrialConfig
     state: str
+    mixture: str = ""
     step: int = 0
     loss: float | None = None
     views_per_second: float | None = None
@@ -65,6 +69,7 @@ class TrialStatus:
     seconds_ago: float | None = None
     error: str = ""
     holder: str = ""
+    lost: str = ""
     host: str = ""
     device: str = ""
     workers: int | None = None
@@ -87,17 +92,23 @@ def trial_statuses(storage: str | Location) -> list[TrialStatus]:
         ValueError: there is no such storage; a file of the leaderboard is not one of its own.
     """
     storage = results_in(storage)
-    rows = leaderboard.read(storage)
-    of_trial = dict(list(rows.groupby("trial_id")))
+    of_trial = dict(list(leaderboard.with_settings(leaderboard.read(storage)).groupby("trial_id")))
     names = dict.fromkeys([*of_trial, *trial_ids(storage)])
     with ThreadPoolExecutor(_READERS) as pool:
         found = pool.map(lambda trial_id: _status(storage, trial_id, of_trial.get(trial_id)), names)
-        return sorted(filter(None, found), key=lambda trial: STATES.index(trial.state))
+        trials = [trial for trial in found if trial]
+    # What its domains are is recorded when a trial ends. The same images have the same name before.
+    known = {trial.config.data_fingerprint: trial.mixture for trial in trials if trial.mixture}
+    trials = [
+        replace(trial, mixture=trial.mixture or known.get(trial.config.data_fingerprint, trial.config.train_mixture))
+        for trial in trials
+    ]
+    return sorted(trials, key=lambda trial: STATES.index(trial.state))
 
 
 def print_status(storage: str | Location, console: Console | None = None) -> None:
-    """Print how many trials are in which state, a line for each that is not finished, where those are that somebody
-    works on, and why what failed did.
+    """Print how many trials are in which state, a line for each that is not finished, where they are, and the error of
+    each failed trial.
 
     Raises:
         ValueError: as `trial_statuses`.
@@ -108,28 +119,30 @@ def print_status(storage: str | Location, console: Console | None = None) -> Non
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials"
     console.print(f"{Location.of(storage).uri}: {summary}", markup=False, soft_wrap=True)
     shown = [trial for trial in trials if trial.state != "finished"]
-    if shown:
-        names = labels(trial.config for trial in trials)
-        columns = {
-            "trial": ([trial.config.trial_id for trial in shown], False),
-            "": (["\n".join(textwrap.wrap(names[trial.config.trial_id], _LABEL_WIDTH)) for trial in shown], False),
-            "state": ([trial.state for trial in shown], False),
-            "step": ([f"{trial.step}/{trial.config.iterations}" for trial in shown], True),
-            "loss": ([_or_dash(trial.loss, "{:.3f}".format) for trial in shown], True),
-            "views/s": ([_or_dash(trial.views_per_second, "{:,.0f}".format) for trial in shown], True),
-            "ETA": ([_or_dash(trial.eta_seconds, duration) for trial in shown], True),
-            "seen": ([_or_dash(trial.seconds_ago, duration) for trial in shown], True),
-        }
-        console.print(
-            TextTable([TextColumn(name, cells, right=right) for name, (cells, right) in columns.items()]), crop=False
-        )
-    for trial in shown:
-        if trial.holder or (trial.host and trial.state != "trained"):
-            console.print(f"{trial.config.trial_id} {_where(trial)}", markup=False, soft_wrap=True)
+    if not shown:
+        return
+    names = _labels(trials)
+    texts = {
+        "trial": [trial.config.trial_id for trial in shown],
+        "": ["\n".join(textwrap.wrap(names[trial.config.trial_id], _LABEL_WIDTH)) for trial in shown],
+        "state": [trial.state for trial in shown],
+    }
+    numbers = {
+        "step": [f"{trial.step}/{trial.config.iterations}" for trial in shown],
+        "loss": [_or_dash(trial.loss, "{:.3f}".format) for trial in shown],
+        "views/s": [_or_dash(trial.views_per_second, "{:,.0f}".format) for trial in shown],
+        "ETA": [_or_dash(trial.eta_seconds, duration) for trial in shown],
+        "last\nupdate": [_or_dash(trial.seconds_ago, duration) for trial in shown],
+    }
+    columns = [TextColumn(name, cells, right=name in numbers) for name, cells in (texts | numbers).items()]
+    console.print(TextTable(columns), crop=False)
+    lines = [f"{trial.config.trial_id} {where}" for trial in shown if (where := _where(trial))]
     for trial in shown:
         if trial.error:
             log = f"; log: {trial.log}" if trial.log else ""
-            console.print(f"{trial.config.trial_id} failed: {trial.error}{log}", markup=False, soft_wrap=True)
+            lines.append(f"{trial.config.trial_id} failed: {trial.error}{log}")
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def watch_status(storage: str | Location) -> None:
@@ -155,7 +168,7 @@ def print_json(storage: str | Location) -> None:
         ValueError: as `trial_statuses`.
     """
     trials = trial_statuses(storage)
-    names = labels(trial.config for trial in trials)
+    names = _labels(trials)
     entries = [
         {"trial_id": trial.config.trial_id, "label": names[trial.config.trial_id], "eta_seconds": trial.eta_seconds}
         | asdict(trial)
@@ -163,6 +176,11 @@ def print_json(storage: str | Location) -> None:
         for trial in trials
     ]
     print(json.dumps(entries, indent=2))
+
+
+def _labels(trials: list[TrialStatus]) -> dict[str, str]:
+    mixtures = {trial.config.trial_id: trial.mixture for trial in trials}
+    return labels((trial.config for trial in trials), mixtures)
 
 
 def _where(trial: TrialStatus) -> str:
@@ -173,43 +191,49 @@ def _where(trial: TrialStatus) -> str:
         was = "" if trial.state == "training" else "was "
         parts.append(f"{was}on {trial.host} ({trial.device}{workers})")
     if trial.holder:
-        parts.append(f"held by {trial.holder}")
+        parts.append(f"held by {trial.holder}" + (f", which {trial.lost}" if trial.lost else ""))
     return ", ".join(parts)
 
 
 def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> TrialStatus | None:
     """None for a folder that is no trial's."""
     scores = 0 if rows is None else int((rows["status"] == "finished").groupby(rows["eval_dataset"]).any().sum())
-    folder, error = storage / "trials" / trial_id, ""
+    folder, error, mixture = storage / "trials" / trial_id, "", ""
     if rows is not None:
         config = TrialConfig.from_dict(json.loads(rows["config_json"].iloc[0])["trial"])
-        failed = rows[rows["status"] == "failed"]
+        failed, mixture = rows[rows["status"] == "failed"], rows["train_mixture"].iloc[0]
         if failed.empty:
-            return TrialStatus(config=config, state="finished", step=config.iterations, scores=scores)
+            done = dict(step=config.iterations, scores=scores, mixture=mixture)
+            return TrialStatus(config=config, state="finished", **done)
         error = _first_line(failed["error"].iloc[0])
     else:
         config = _read(folder / "config.json", lambda data: TrialConfig.from_dict(json.loads(data)))
         if config is None:
             return None
     ended = _read(folder / "training.json", json.loads) or {}
-    listing = folder.listing()
+    written = {name: (info.mtime_ns or 0) / 1e9 for name, info in folder.listing().items()}
     last = _read(folder / "metrics.parquet", _last_row) or {}
     run = _read(folder / "run.json", json.loads) or {}
-    holder = holder_of(folder)
-    written = {name: (info.mtime_ns or 0) / 1e9 for name, info in listing.items()}
-    step, is_trained = last.get("step", 0), ended.get("status") == "finished"
+    step = last.get("step", 0)
     if ended.get("status") == "failed":
         step, error = ended["step"], error or _first_line(ended["error"])
-    if holder:
+    if "variants" in ended:
+        mixture = mixture or mixture_of(config.train_mixture, ended["variants"])
+    state, lost = "stopped", ""
+    if holder := holder_of(folder):
         renewed = max((at for name, at in written.items() if name.startswith("claim")), default=time.time())
-        state = _state_of(holder, time.time() - renewed, is_trained)
-        if state in ("training", "probing"):
-            error = ""  # it is being tried again
-    else:
-        state = "trained" if is_trained else "stopped"
+        silent = time.time() - renewed
+        if holder.is_gone():
+            lost = "died"
+        elif silent > DEAD_SECONDS:
+            lost = f"has not responded for {duration(silent)}"
+        else:
+            # A trial that failed before is being tried again.
+            state, error = "evaluating" if ended.get("status") == "finished" else "training", ""
     return TrialStatus(
         config=config,
         state="failed" if error else state,
+        mixture=mixture,
         step=step,
         loss=last.get("loss"),
         views_per_second=last.get("views_per_second"),
@@ -217,20 +241,12 @@ def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> Tria
         seconds_ago=max(0.0, time.time() - max(written.values())) if written else None,
         error=error,
         holder=str(holder or ""),
+        lost=lost,
         host=run.get("host", ""),
         device=run.get("device", ""),
         workers=run.get("workers"),
-        log=(folder / trial_log.FOLDER).uri if trial_log.FOLDER in listing else "",
+        log=(folder / trial_log.FOLDER).uri if trial_log.FOLDER in written else "",
     )
-
-
-def _state_of(holder: Owner, seconds: float, is_trained: bool) -> str:
-    """Of a trial whose claim was renewed ``seconds`` ago."""
-    if holder.is_gone():
-        return "dead"
-    if seconds > DEAD_SECONDS:
-        return "silent"
-    return "probing" if is_trained else "training"
 
 
 def _read(file: Location, parse: Callable[[bytes], Any]) -> Any:
@@ -244,7 +260,7 @@ def _read(file: Location, parse: Callable[[bytes], Any]) -> Any:
     except FileNotFoundError:
         return None
     except (ValueError, pa.ArrowException) as error:
-        raise InputError(f"{file} is damaged ({error}); delete it, and its sweep makes it anew.") from error
+        raise InputError(f"{file} is damaged ({error}); delete it, and its sweep writes a new one.") from error
 
 
 def _last_row(data: bytes) -> dict[str, Any]:

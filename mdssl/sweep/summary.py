@@ -1,4 +1,4 @@
-"""What a sweep says of itself: the plan before, the table after."""
+"""What a sweep prints: the plan before it runs, the table after."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mdssl.data.builtin import BUILTIN
 from mdssl.data.local_copy import variants_in
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.columns import SCHEMA
 from mdssl.leaderboard.names import matching_names, mixture_of, name_of, plain_name
 from mdssl.storage.location import Location
 from mdssl.sweep.describe import labels
@@ -43,7 +44,8 @@ def print_plan(console: Console, name: str, settings: SweepSettings, storage: Lo
     for note in _notes(settings, variants):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if settings.dry_run:
-        names = labels((work.config for work in works), variants)
+        shown = {work.config.trial_id: mixture_of(work.config.train_mixture, variants) for work in works}
+        names = labels((work.config for work in works), shown)
         width = max(map(len, names.values()))
         for work in works:
             missing = ", ".join(name_of(dataset, variants.get(dataset, "")) for dataset in work.missing)
@@ -100,13 +102,13 @@ def print_results(
         console.print(f"To try what failed again: {again}", markup=False, soft_wrap=True)
     folder = (storage / "leaderboard").uri
     console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
-    console.print(_pandas_line(storage), markup=False, soft_wrap=True)
+    console.print(pandas_line(storage), markup=False, soft_wrap=True)
     pages = shlex.join(["mdssl", "report", "--storage", settings.storage])
     console.print(f"to look at: {pages}", markup=False, soft_wrap=True)
     return 0 if complete else 1
 
 
-def _pandas_line(storage: Location) -> str:
+def pandas_line(storage: Location) -> str:
     """A line that pivots the whole folder without averaging over anything but seeds.
 
     The folder may hold other sweeps as well, so what its rows differ in, and the index must name, is seen from it.
@@ -121,7 +123,7 @@ def _pandas_line(storage: Location) -> str:
         mixed = list(settings_apart(rows, [*index, "eval_dataset"]))
     except InputError as error:
         return f"note: {error}"
-    index += [name for name in mixed if name in leaderboard.SCHEMA.names]
+    index += [name for name in mixed if name in SCHEMA.names]
     if set(mixed) - set(index):
         # Settings that only config_json tells.
         index.append("trial_id")

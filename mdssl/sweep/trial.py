@@ -31,7 +31,7 @@ from mdssl.sweep.rows import failed_row, finished_row, merged
 from mdssl.sweep.stopping import stop_requested
 from mdssl.sweep.training import TrialRun, train_in_workers, train_inline
 from mdssl.sweep.waiting import report_of
-from mdssl.tracking.trackers import tell_scores
+from mdssl.tracking.trackers import log_scores
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _do(config: TrialConfig, work: dict[str, Any], trial_dir: Location, run: Tri
         else:
             new += [finished_row(config, training, score, context=run.context, trial_dir=trial_dir) for score in result]
     write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), new))
-    tell_scores(run.settings.track, config, trial_dir, new)
+    log_scores(run.settings.track, config, trial_dir, new)
     errors = [row["error"] for row in new if row["status"] == "failed"] + ([error] if error else [])
     return {"phase": "failed", "error": errors[0]} if errors else {"phase": "finished"}
 

@@ -12,7 +12,8 @@ from string import hexdigits
 import numpy as np
 import pandas as pd
 
-from mdssl.config.trial import INITIAL_SETTINGS, PRETRAINED_SETTINGS, check_trial_id
+from mdssl.config.methods import METHODS
+from mdssl.config.trial import check_trial_id
 from mdssl.errors import InputError, check_name
 from mdssl.tables.compare import settings_of
 from mdssl.tables.select import Condition, matching, parse_condition, shown
@@ -100,16 +101,19 @@ def _codes(own: pd.DataFrame, baselines: pd.DataFrame, compared: Iterable[str]) 
     columns = []
     for name in compared:
         absent = both[name].isna() | (both[name] == "").fillna(False).astype(bool)
-        absent |= method == "pretrained"
-        if name not in INITIAL_SETTINGS:
-            absent |= method == "random"
-        if name in ("lambda1", "lambda2"):
-            absent |= method == "simclr"
-        if name in PRETRAINED_SETTINGS:
-            absent |= True
+        absent |= ~method.map({own: _has(own, name) for own in method.unique()}).astype(bool)
         columns.append(pd.factorize(both[name].where(~absent))[0])
     codes = np.stack(columns, axis=1) if columns else np.zeros((len(both), 1), int)
     return codes[: len(own)], codes[len(own) :]
+
+
+def _has(method: str, name: str) -> bool:
+    """Whether trials of the method are compared by the setting. What weights from elsewhere are is told by none."""
+    if method not in METHODS:
+        return True
+    own = METHODS[method]
+    weighed = own.weighs_domains or name not in ("lambda1", "lambda2")
+    return own.has_setting(name) and weighed and not own.loads_weights
 
 
 def _ambiguous(found: pd.DataFrame, trial_id: str, label: str) -> str:

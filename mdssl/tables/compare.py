@@ -4,7 +4,7 @@ Tables, figures, the report and the comparison with the paper take their means a
 same trials have the same numbers everywhere:
 
 - Only seeds are averaged. Rows that differ in any other setting are not (`settings_apart`, `pivot`).
-- Scores on images of a dataset that was prepared anew since are left out (`latest_images`).
+- Where a dataset was prepared again between scores, only those on its latest images count (`latest_images`).
 - A difference to the baseline of the same settings (`mdssl.tables.baseline.find_baselines`) is taken for each dataset
   and seed first (`paired`). Then differences are averaged. Numbers are rounded once, where they are printed.
 - Means over datasets are over those that the compared trials have in common (`common_datasets`).
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from mdssl.config.methods import METHODS
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.columns import SCHEMA, SETTING_COLUMNS
@@ -27,8 +28,8 @@ SCORE = ("eval_dataset", "features", "probe")
 
 _NAMES_ONLY = ("num_domains", "preset")
 """Settings that repeat others: the mixture, and those that the preset stands for."""
-_OF_A_SCORE = ("features", "probe", "eval_fingerprint")
-"""How a score was made, and on which images."""
+_ALSO_APART = ("features", "probe", "eval_fingerprint", "weights_fingerprint")
+"""How a score was made, on which images, and of which weights from elsewhere."""
 _IDS_LISTED = 3
 
 
@@ -63,7 +64,7 @@ def settings_apart(
     Returns:
         By name, in alphabetical order, the values in ``rows``, as text for a message.
     """
-    names = sorted({*settings_of(rows), *_OF_A_SCORE, *also} & set(rows) - {*but, *by})
+    names = sorted({*settings_of(rows), *_ALSO_APART, *also} & set(rows) - {*but, *by})
     if by:
         groups = rows.groupby(list(by), dropna=False)
         varied = [name for name in names if (groups[name].nunique(dropna=not missing_differs) > 1).any()]
@@ -87,8 +88,23 @@ def settings_to_show(rows: pd.DataFrame) -> list[str]:
     return found
 
 
+def usual_order(rows: pd.DataFrame, others: Sequence[str], mixtures: Sequence[str] = ()) -> pd.Index:
+    """The index of ``rows`` by mixture, as in ``mixtures`` or by name, then by method from the floor upwards, by λ1
+    from high to low, by λ2, and by ``others``."""
+    methods = {method: place for place, method in enumerate(METHODS)}
+    places = {mixture: place for place, mixture in enumerate(["", *(mixtures or sorted(set(rows["train_mixture"])))])}
+    first = {
+        "train_mixture": rows["train_mixture"].map(places),
+        "method": rows["method"].map(lambda method: methods.get(method, len(methods))),
+        "lambda1": -rows["lambda1"],
+        "lambda2": rows["lambda2"],
+    }
+    keys = rows[[name for name in others if name not in first]].assign(**first)
+    return keys.sort_values([*first, *(name for name in keys if name not in first)], kind="stable").index
+
+
 def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of: str = "eval_dataset") -> pd.DataFrame:
-    """``rows`` less those on earlier images of a dataset that was prepared anew: another dataset of the same name.
+    """``rows`` without those on earlier images of a dataset that was prepared again: another dataset of the same name.
 
     Args:
         rows: with ``finished_at``. Those without ``of`` or without a fingerprint stay.
@@ -120,7 +136,8 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> p
         the standard error of the mean; and ``n``, the number of values.
     """
     groups = rows.groupby(list(by), dropna=False)[values]
-    return groups.agg(mean=lambda of_group: mean(of_group.dropna()), std="std", sem="sem", n="count").reset_index()
+    found = groups.agg(mean=lambda group: mean(group.dropna().tolist()), std="std", sem="sem", n="count")
+    return found.reset_index()
 
 
 def pivot(

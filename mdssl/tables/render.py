@@ -67,7 +67,7 @@ class Table:
     """A table.
 
     Attributes:
-        frame: all its values, numbers in full: first ``keys``, the columns that say what a row is, then numbers.
+        frame: all its values, numbers in full: first ``keys``, the columns that identify a row, then numbers.
         keys: names of columns.
         measures: what is shown of the numbers.
         notes: sentences that a reader needs.

@@ -1,4 +1,4 @@
-"""The commands that make a trial and its scores again, from what its rows say."""
+"""The commands that reproduce a trial and its scores, from its rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mdssl.config.run import ProbeConfig, probe_flags
 from mdssl.config.trial import TrialConfig, relevant_settings
 
 _FILLED_IN = ("data_fingerprint", *("weights", "weights_fingerprint", "input_size"))
-"""By whoever opens the data or the weights."""
+"""When the data or the weights are opened."""
 
 
 def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int = 1) -> str:

@@ -18,7 +18,7 @@ MEASURED = (
     *SCORES, "train_seconds", "eval_seconds", "gpu_hours", "views_seen", "views_per_second", "peak_memory_mb",
     "encoder_mb", "final_loss"
 )  # fmt: skip
-"""Columns of what a trial gave. All others say which row it is."""
+"""Columns of results and costs. All others identify the row."""
 MEAN = "average"
 """The column beside the datasets: each trial's mean over them, as in the paper's tables 1, 4 and 5."""
 
@@ -85,7 +85,7 @@ def _check_cells(rows: pd.DataFrame, by: list[str], over_seeds: bool) -> None:
     found = settings_apart(among[varied], by, also=["eval_dataset"])
     if not over_seeds and not found:
         found = {"seed": ", ".join(str(seed) for seed in among["seed"].unique())}
-    # Other datasets are other images, which need not be said besides.
+    # Other datasets are other images: one message is enough.
     for name in sorted(found, key=lambda name: name not in ("eval_dataset", "train_mixture")):
         values = found[name]
         hint = (

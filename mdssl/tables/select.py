@@ -1,4 +1,4 @@
-"""Conditions on rows as a command line writes them: ``lambda1=0.9,1.0``, ``top1>40``, ``seed!=0``."""
+"""Conditions on rows, as written on a command line: ``lambda1=0.9,1.0``, ``top1>40``, ``seed!=0``."""
 
 from __future__ import annotations
 

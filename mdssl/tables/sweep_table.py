@@ -18,12 +18,17 @@ from mdssl.leaderboard.columns import SETTING_COLUMNS
 from mdssl.leaderboard.names import plain_name
 from mdssl.storage.location import Location
 from mdssl.tables.baseline import find_baselines
-from mdssl.tables.compare import common_datasets, latest_images, notes_on_means, paired, row_means, settings_to_show
+from mdssl.tables.compare import (
+    common_datasets,
+    latest_images,
+    notes_on_means,
+    paired,
+    row_means,
+    settings_to_show,
+    usual_order,
+)
 from mdssl.tables.render import HEADERS, Measure, Table, print_table
 from mdssl.terminal import Terminal
-
-METHOD_ORDER = ("random", "pretrained", "simclr", "mdssl", "mdssl-clustered", "mdssl-robust")
-"""From the floor upwards; methods not named here come last."""
 
 _SETTINGS = {column.name for column in SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
 _SETTINGS |= {"recipe_version", "recipe_version_clustering"}
@@ -56,7 +61,7 @@ def sweep_table(
         A row per trial, indexed by ``trial_id``: the floor first, then by mixture in the order given, the baseline,
         then by lambda1 from high to low and lambda2 from low to high. Columns: ``method``, ``train_mixture`` where
         there are several, ``lambda1``, ``lambda2``, every other setting in which trials differ (such as
-        ``temperature``, ``seed`` or ``weight_decay``), top-1 in percent by dataset (where a dataset was prepared anew
+        ``temperature``, ``seed`` or ``weight_decay``), top-1 in percent by dataset (where a dataset was prepared again
         between two scores, only those on its latest images), and
 
         - ``seen``, ``unseen``: means over the datasets that the trial's mixture holds, and over the others, as far as
@@ -101,7 +106,7 @@ def sweep_table(
     failures = rows[rows["status"] == "failed"].drop_duplicates("trial_id").set_index("trial_id")["error"]
     table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
     table["error"] = failures.map(lambda error: error.strip().partition("\n")[0]).reindex(trials.index)
-    table = table.loc[_order(trials, mixtures, differing)]
+    table = table.loc[usual_order(trials, differing, mixtures)]
     table.attrs["notes"] = notes + unstable
     return table
 
@@ -163,17 +168,6 @@ def _unstable(rows: pd.DataFrame) -> list[str]:
         f"unstable: another order of summation gives other scores of {rows['probe'].iloc[0]} for {where}{more}; "
         "--probe sgd has no such scores"
     ]
-
-
-def _order(trials: pd.DataFrame, mixtures: Sequence[str], differing: list[str]) -> pd.Index:
-    rank = {method: place for place, method in enumerate(METHOD_ORDER)}
-    place = {mixture: number for number, mixture in enumerate(["", *mixtures])}
-    keys = trials[["lambda2", *differing]].assign(
-        mixture=trials["train_mixture"].map(place),
-        method=trials["method"].map(lambda method: rank.get(method, len(rank))),
-        falling_lambda1=-trials["lambda1"],
-    )
-    return keys.sort_values(["mixture", "method", "falling_lambda1", "lambda2", *differing], kind="stable").index
 
 
 def _setting(value: object) -> str:

@@ -1,6 +1,6 @@
 """Views of the leaderboard: rows chosen, averaged over seeds, compared with a baseline, and spread over columns.
 
-``mdssl leaderboard`` prints them. They refuse what would mean nothing, such as an average over anything but the seed.
+``mdssl leaderboard`` prints them. Means over anything but the seed are refused.
 """
 
 from __future__ import annotations
@@ -12,11 +12,18 @@ import pandas as pd
 
 from mdssl.errors import InputError, check_name
 from mdssl.tables.baseline import find_baselines
-from mdssl.tables.compare import common_datasets, latest_images, mean, notes_on_means, paired, settings_to_show
+from mdssl.tables.compare import (
+    common_datasets,
+    latest_images,
+    mean,
+    notes_on_means,
+    paired,
+    settings_to_show,
+    usual_order,
+)
 from mdssl.tables.render import Measure, Table
 from mdssl.tables.seeds import MEAN, MEASURED, SCORES, grouped, single
 from mdssl.tables.select import Condition, matching
-from mdssl.tables.sweep_table import METHOD_ORDER
 
 _OF_SCORES = ("eval_dataset", "features", "probe", "eval_fingerprint")
 """Which score a row is. Conditions on these hold for the baseline too."""
@@ -51,7 +58,8 @@ def view(
         sort: columns to sort by, each with ``:desc`` for the largest first. Missing values are last.
 
     Raises:
-        ValueError: a name that is none, a mean that would mix what cannot be averaged, or what does not go together.
+        ValueError: an unknown name, a mean over rows that differ in more than the seed, or arguments that cannot be
+            combined.
     """
     notes: list[str] = []
     pivot = "eval_dataset" if not columns and not pivot else pivot
@@ -75,21 +83,20 @@ def view(
         board = latest
     kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
     baseline_of = find_baselines(kept, board, baseline) if baseline else {}
-    averaged: dict[tuple[str, str], list[str]] = {}
-    if pivot == "eval_dataset":
-        averaged = _averaged_datasets(kept, board, baseline_of, notes)
-        kept = _with_means(kept, averaged, [name for name in values if name in SCORES])
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
+    averaged = _averaged_datasets(kept, board, baseline_of, notes) if pivot == "eval_dataset" else {}
     if pivot:
         kept = _with_value(kept, pivot, notes)
     numbers = kept[values].astype(float) if baseline or over_seeds or pivot else kept[values]
     if baseline:
-        differences = _of_means(kept, paired(kept, board, baseline_of, values), averaged)
+        differences = paired(kept, board, baseline_of, values)
         label = baseline[0] if len(baseline) == 1 and baseline[0].replace("-", "").isalnum() else "baseline"
         numbers = numbers.join(differences.add_suffix(f" vs {label}"))
         if label == "baseline":
             notes.append(f"the baseline is {' '.join(baseline)}")
-    kept = _in_usual_order(kept, keys)
+    if averaged:
+        kept, numbers = _with_means(kept, numbers, averaged)
+    kept = kept.loc[usual_order(kept, [name for name in keys if name != "trial_id"])]
     if pivot or over_seeds:
         frame, measures = grouped(kept, numbers.loc[kept.index], keys, pivot, over_seeds)
     else:
@@ -160,48 +167,34 @@ def _averaged_datasets(
     return found
 
 
-def _with_means(rows: pd.DataFrame, averaged: dict[tuple[str, str], list[str]], scores: Sequence[str]) -> pd.DataFrame:
-    """``rows`` and one per trial, layer and probe with its means; null where the trial lacks a score."""
-    if not scores or not averaged:
-        return rows
-    scored = rows[_is_averaged(rows, averaged)]
-    groups = scored.groupby(["trial_id", *_WAY], sort=False)
-    means = groups[list(scores)].agg(mean).reset_index()
-    firsts = scored.drop_duplicates(["trial_id", *_WAY]).reset_index(drop=True)
-    counts = groups["eval_dataset"].nunique()
-    complete = [count == len(averaged[way]) for (_, *way), count in counts.items() for way in [tuple(way)]]
-    agree = groups[list(_OF_DATASETS)].nunique(dropna=False).eq(1).reset_index()
-    common = {name: firsts[name].where(agree[name]) for name in _OF_DATASETS}
-    others = ["eval_seconds", *(name for name in SCORES if name not in scores)]
-    of_means = means[list(scores)].where(pd.Series(complete))
-    firsts = firsts.assign(**common, **of_means, eval_dataset=MEAN).drop(columns=others)
-    return pd.concat([rows, firsts], ignore_index=True)
+def _with_means(
+    rows: pd.DataFrame, numbers: pd.DataFrame, averaged: dict[tuple[str, str], list[str]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """``rows`` and ``numbers``, and one more row per trial, layer and probe: the means of scores and of differences.
 
-
-def _of_means(
-    rows: pd.DataFrame, differences: pd.DataFrame, averaged: dict[tuple[str, str], list[str]]
-) -> pd.DataFrame:
-    """``differences``, those of means being means of the differences of their datasets."""
-    is_mean = rows["eval_dataset"] == MEAN
-    if not is_mean.any():
-        return differences
-    by = ["trial_id", *_WAY]
-    chosen = _is_averaged(rows, averaged)
-    means = rows.loc[chosen, by].join(differences[chosen]).groupby(by, sort=False).agg(mean)
-    of_means = pd.MultiIndex.from_frame(rows.loc[is_mean, by])
-    there = rows.loc[is_mean, list(SCORES)].notna().any(axis=1).to_numpy()
-    differences = differences.copy()
-    differences.loc[is_mean] = np.where(there[:, None], means.reindex(of_means).to_numpy(), np.nan)
-    return differences
-
-
-def _is_averaged(rows: pd.DataFrame, averaged: dict[tuple[str, str], list[str]]) -> pd.Series:
+    Null where the trial lacks a score. What it cost to train is the same on all datasets.
+    """
+    of_score = [name for name in numbers if name.partition(" vs ")[0] in SCORES]
     cells = {(*way, name) for way, names in averaged.items() for name in names}
-    return pd.Series([cell in cells for cell in rows[[*_WAY, "eval_dataset"]].itertuples(index=False)], rows.index)
+    scored = rows[[cell in cells for cell in rows[[*_WAY, "eval_dataset"]].itertuples(index=False)]]
+    if scored.empty or not of_score:
+        return rows, numbers
+    by = ["trial_id", *_WAY]
+    firsts = scored.drop_duplicates(by)
+    index = pd.MultiIndex.from_frame(firsts[by])
+    groups = scored.groupby(by)
+    counts = groups["eval_dataset"].nunique().reindex(index)
+    lacking = [count < len(averaged[tuple(way)]) for (_, *way), count in counts.items()]
+    means = scored[by].join(numbers[of_score]).groupby(by).agg(mean).reindex(index).set_axis(firsts.index)
+    means.loc[lacking] = np.nan
+    of_means = numbers.loc[firsts.index].assign(**means, **dict.fromkeys({"eval_seconds"} & set(numbers), np.nan))
+    agree = groups[list(_OF_DATASETS)].nunique(dropna=False).eq(1).reindex(index).set_axis(firsts.index)
+    firsts = firsts.assign(**firsts[list(_OF_DATASETS)].where(agree), eval_dataset=MEAN)
+    return pd.concat([rows, firsts], ignore_index=True), pd.concat([numbers, of_means], ignore_index=True)
 
 
 def _telling_apart(rows: pd.DataFrame, pivot: str | None, over_seeds: bool) -> list[str]:
-    """Columns that say which row is which, for who has named none."""
+    """The columns that identify a row, where none are named."""
     trials = rows.drop_duplicates("trial_id")
     names = [] if over_seeds else ["trial_id"]
     mixtures = trials["train_mixture"][trials["train_mixture"] != ""]
@@ -223,18 +216,6 @@ def _with_value(rows: pd.DataFrame, pivot: str, notes: list[str]) -> pd.DataFram
         which = f", {failed} of which failed (--where status=failed --columns trial_id error)" if failed else ""
         notes.append(f"trials whose rows have no {pivot} are not shown: {len(trials)}{which}")
     return rows[~without]
-
-
-def _in_usual_order(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """From the floor upwards, as the tables of sweeps: by mixture, method, λ1 from high to low, and λ2."""
-    rank = {method: place for place, method in enumerate(METHOD_ORDER)}
-    order = rows[["train_mixture", "lambda2"]].assign(
-        method=rows["method"].map(lambda method: rank.get(method, len(rank))), falling_lambda1=-rows["lambda1"]
-    )
-    first = ["train_mixture", "method", "falling_lambda1", "lambda2"]
-    others = [name for name in keys if name not in (*first, "lambda1", "trial_id")]
-    order = order.join(rows[others]).sort_values([*first, *others], kind="stable")
-    return rows.loc[order.index]
 
 
 def _sorted(frame: pd.DataFrame, measures: Sequence[Measure], rows: pd.DataFrame, sort: Sequence[str]) -> pd.DataFrame:

@@ -1,9 +1,9 @@
-"""A trial in TensorBoard: an event file for each run of it, in ``tensorboard/`` of its folder.
+"""A trial in TensorBoard: an event file for each run, in ``tensorboard/`` of the trial's folder.
 
     tensorboard --logdir results/trials
 
-Event files are logs of checked records, which readers follow while they grow. A run that goes on from a checkpoint says
-so at the start of its file, and readers forget what an earlier one had told of later steps.
+An event file is a log of records with checksums, which readers follow while it grows. A run that resumes from a
+checkpoint says so at the start of its file, and readers discard what an earlier file has of later steps.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class TensorBoard:
     """See `mdssl.tracking.trackers.Tracker`."""
 
     def __init__(self, config: TrialConfig, trial_dir: Location, resumed_at: int | None):
-        # Readers take the files in the order of their names.
+        # Readers sort the files by name.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:4]}"
         self.file = AppendFile(trial_dir / "tensorboard" / name)
         self._write(Event(file_version="brain.Event:2"))
         if resumed_at is not None:
             self._write(Event(step=resumed_at + 1, session_log=SessionLog(status=SessionLog.START)))
-        # No summary of an experiment: the HPARAMS page makes one of all trials that it finds.
+        # Without a summary of the experiment: the HPARAMS page infers it from all trials.
         _, begin, self._end = summary.hparams(_plain(relevant_settings(config.to_dict())), {})
         self._write(Event(summary=begin))
 
@@ -55,6 +55,6 @@ class TensorBoard:
 
 
 def _plain(settings: dict) -> dict[str, bool | int | float | str]:
-    """Settings as TensorBoard takes them: without lists, and without those that are not set."""
+    """Settings without lists and without None, which TensorBoard does not take."""
     known = {name: value for name, value in settings.items() if value is not None}
     return {name: "+".join(value) if isinstance(value, list) else value for name, value in known.items()}

@@ -1,16 +1,17 @@
-"""What a trial tells its trackers, and that no tracker can do it harm.
+"""What is logged to the trackers of a trial.
 
-Trackers work in a thread of their own: training never waits for a disk or a network. What one of them raises is a
-warning, after which the trial goes on without that one.
+Trackers run in a thread of their own: training never waits for a disk or a network. An exception in one of them is a
+warning, and the trial continues without that tracker.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
+import pkgutil
 import queue
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from mdssl.config.trial import TrialConfig
@@ -19,26 +20,32 @@ from mdssl.storage.location import Location
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 60.0
-"""How long the end of a trial waits for trackers that have not said all."""
-_CLASSES = {
-    "tensorboard": ("mdssl.tracking.tensorboard", "TensorBoard"),
-    "wandb": ("mdssl.tracking.weights_and_biases", "WeightsAndBiases"),
-    "mlflow": ("mdssl.tracking.mlflow_run", "MLflowRun"),
+"""How long the end of a trial waits for its trackers."""
+CLASSES = {
+    "tensorboard": "mdssl.tracking.tensorboard:TensorBoard",
+    "wandb": "mdssl.tracking.wandb:WeightsAndBiases",
+    "mlflow": "mdssl.tracking.mlflow:MLflowRun",
 }
+TRACKER_VARIABLES = (
+    *("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL"),
+    *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
+)
+"""Variables that a sweep passes on to the machines of a cluster. Keys are not among them, because Ray shows such
+variables to every user of the cluster: each machine logs in by itself."""
 
 
 class Tracker(Protocol):
-    """One trial in one tool. The constructor takes what `Tracks.start` has: config, trial_dir and resumed_at."""
+    """A trial in one tool. The constructor's arguments are config, trial_dir and `Trackers.start`'s resumed_at."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Show ``values``, by names such as ``loss/total``, at ``step``."""
+        """Log ``values``, by names such as ``loss/total``, at ``step``."""
 
     def finish(self, failed: bool) -> None:
-        """Nothing comes any more."""
+        """End the run; no more values follow."""
 
 
 class Trackers:
-    """The trackers of one trial. A context manager; without `start` it does nothing."""
+    """The trackers of one trial, as a context manager. It does nothing without `start`."""
 
     def __init__(self, names: Sequence[str], config: TrialConfig, trial_dir: Location):
         self.names, self.config, self.trial_dir = names, config, trial_dir
@@ -50,15 +57,15 @@ class Trackers:
         """Open the trackers.
 
         Args:
-            resumed_at: the step after which training goes on: what was told of later ones before a kill is told again.
-                None where there is nothing but scores to tell of a trained encoder.
+            resumed_at: the step from which training continues: values of later steps are logged again. None where only
+                scores of a trained encoder are logged.
         """
         if self.names:
             self._thread = threading.Thread(target=self._work, args=(resumed_at,), name="trackers", daemon=True)
             self._thread.start()
 
     def log(self, step: int, values: dict[str, float | None]) -> None:
-        """Tell all trackers; what is None is not known and is left out."""
+        """Log to all trackers; values of None are left out."""
         if self._thread:
             self._queue.put((step, {name: value for name, value in values.items() if value is not None}))
 
@@ -72,38 +79,30 @@ class Trackers:
         self._queue.put(None)
         self._thread.join(FINISH_SECONDS)
         if self._thread.is_alive():
-            log.warning("trackers did not finish within %.0f s; they may miss the end of the trial", FINISH_SECONDS)
+            log.warning("trackers did not finish within %.0f s; they may lack the end of the trial", FINISH_SECONDS)
 
     def _work(self, resumed_at: int | None) -> None:
-        trackers = {}
+        trackers: dict[str, Tracker] = {}
         for name in self.names:
-            module, class_name = _CLASSES[name]
-            with _Harmless(trackers, name):
-                tracker = getattr(importlib.import_module(module), class_name)
-                trackers[name] = tracker(self.config, self.trial_dir, resumed_at)
-        while (told := self._queue.get()) is not None:
+            with _dropped_on_error(trackers, name):
+                trackers[name] = pkgutil.resolve_name(CLASSES[name])(self.config, self.trial_dir, resumed_at)
+        while (logged := self._queue.get()) is not None:
             for name, tracker in list(trackers.items()):
-                with _Harmless(trackers, name):
-                    tracker.log(*told)
+                with _dropped_on_error(trackers, name):
+                    tracker.log(*logged)
         for name, tracker in list(trackers.items()):
-            with _Harmless(trackers, name):
+            with _dropped_on_error(trackers, name):
                 tracker.finish(self._failed)
 
 
-class _Harmless:
-    """What goes wrong in this context costs the trial the tracker ``name``, and nothing else."""
-
-    def __init__(self, trackers: dict[str, Tracker], name: str):
-        self.trackers, self.name = trackers, name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, Exception):
-            self.trackers.pop(self.name, None)
-            log.warning("tracker %s failed (%s: %s); the trial goes on without it", self.name, kind.__name__, error)
-        return isinstance(error, Exception)
+@contextmanager
+def _dropped_on_error(trackers: dict[str, Tracker], name: str) -> Iterator[None]:
+    """An exception removes the tracker ``name``, with a warning."""
+    try:
+        yield
+    except Exception as error:
+        trackers.pop(name, None)
+        log.warning("tracker %s failed (%s: %s); the trial continues without it", name, type(error).__name__, error)
 
 
 def of_report(row: dict[str, Any]) -> dict[str, float]:
@@ -119,8 +118,8 @@ def of_clustering(record: dict[str, Any]) -> dict[str, float | None]:
     return sizes | {f"clusters/{name}": record[name] for name in names}
 
 
-def tell_scores(names: Sequence[str], config: TrialConfig, trial_dir: Location, rows: Iterable[dict[str, Any]]) -> None:
-    """Tell trackers the finished scores among ``rows`` of the leaderboard, at the trial's last step."""
+def log_scores(names: Sequence[str], config: TrialConfig, trial_dir: Location, rows: Iterable[dict[str, Any]]) -> None:
+    """Log the finished scores among leaderboard ``rows``, at the trial's last step."""
     values = {
         f"{score}/{row['eval_dataset']}/{row['features']}/{row['probe']}": row[score]
         for row in rows

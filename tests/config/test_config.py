@@ -1,12 +1,14 @@
 """Configs: identity, JSON, and the one message that a wrong setting gets."""
 
 import json
+from dataclasses import fields
 
 import pytest
 
 from mdssl.config.field_types import choices
+from mdssl.config.methods import CLUSTER_SETTINGS, METHODS
 from mdssl.config.run import ProbeConfig, probe_flags, probe_named_now
-from mdssl.config.trial import Recipe, TrialConfig
+from mdssl.config.trial import ClusterSettings, Recipe, TrialConfig, relevant_settings
 
 
 def config(**changes):
@@ -148,3 +150,30 @@ def test_the_probe_of_a_row_is_asked_for_by_its_own_settings():
         assert (again.name, again.settings()) == (asked.name, asked.settings())
     before = {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 100, "probe_batch": 1024, "probe_l2": 0.001}
     assert ProbeConfig(**probe_flags(before)).name == "sgd-raw(learning_rate=0.3)"
+
+
+def test_settings_in_the_spelling_of_before_are_read():
+    settings = {"method": "mdssl-clustered", "domains": ["a", "b"], "precision": "fp32", "num_clusters": 2}
+    before = settings | {"cluster_normalised": False}
+    again = TrialConfig.from_dict(before)
+    assert not again.cluster_normalized
+    assert again.trial_id == "2791f0d9d226"
+    assert relevant_settings(before) == settings | {"cluster_normalized": False}
+    assert "cluster_normalised" not in again.to_dict()
+
+
+def test_the_lists_of_settings_are_those_of_the_classes():
+    assert tuple(field.name for field in fields(ClusterSettings)) == CLUSTER_SETTINGS
+    for method in METHODS.values():
+        assert set(method.settings) <= {field.name for field in fields(TrialConfig)}
+        assert method.has_setting("seed") is not method.loads_weights
+
+
+def test_choices_of_a_list_are_checked_one_by_one():
+    with pytest.raises(ValueError, match="unknown features 'encodr'; allowed: encoder, projection. Did you mean"):
+        ProbeConfig(features=("projection", "encodr"))
+    assert choices(ProbeConfig, "features") == ("encoder", "projection")
+    with pytest.raises(ValueError, match="unknown outlier rule 1; allowed: farthest, runner-up"):
+        config(outlier_rule=1)
+    with pytest.raises(ValueError, match="unknown stem 'cifar-pad2'"):
+        config(stem="cifar-pad2")

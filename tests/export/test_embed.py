@@ -1,25 +1,31 @@
 """Embeddings of folders, Parquet and datasets: the features that probes see, whatever happens on the way."""
 
 import json
+import re
 import shutil
+import uuid
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mdssl.cli import parse as command_line
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import fingerprint
 from mdssl.evaluate.features import extract_features
-from mdssl.export import embed, embedding_parts
+from mdssl.export import embed, embeddings_file
+from mdssl.export.images import open_images
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.trial_files import LoopState, load_model, write_finished
+from mdssl.storage import retry as retries
 from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +52,13 @@ def expected(trial, tiny_data) -> dict[str, np.ndarray]:
 @pytest.fixture
 def run(trial, tiny_data, tmp_path, monkeypatch):
     """``run(source, *flags)``: the embeddings as a frame. Parts are of 16 images, and passes of 8."""
-    monkeypatch.setattr(embedding_parts, "_FEWEST", 16)
-    monkeypatch.setattr(embedding_parts, "_MOST", 16)
+    monkeypatch.setattr(embeddings_file, "FEWEST", 16)
+    monkeypatch.setattr(embeddings_file, "MOST", 16)
 
     def run(source, *flags, output=tmp_path / "out.parquet"):
         command = ["embed", str(source), "--output", str(output), "--trial-id", trial[1], "--storage", trial[0]]
-        _main([*command, "--data", tiny_data, "--device", "cpu", "--batch-size", "8", "--workers", "1", *flags])
+        command += ["--data", tiny_data, "--device", "cpu", "--batch-size", "8", "--workers", "1"]
+        assert main([*command, *flags]) == 0
         return pd.read_parquet(output)
 
     return run
@@ -134,20 +141,20 @@ def test_other_sizes_are_resized_as_prepare_does_it(run, pictures, trial):
 def test_a_run_that_was_interrupted_goes_on_and_encodes_nothing_twice(run, encoded, tmp_path, expected, monkeypatch):
     whole = run("tiny-a", output=tmp_path / "whole.parquet")
     encoded.clear()
-    write = embedding_parts.Parts.write
+    write = embeddings_file.Parts.write
 
     def interrupted(self, number, *rest):
         if number == 2:
             raise KeyboardInterrupt
         write(self, number, *rest)
 
-    monkeypatch.setattr(embedding_parts.Parts, "write", interrupted)
+    monkeypatch.setattr(embeddings_file.Parts, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("tiny-a")
     assert not (tmp_path / "out.parquet").exists()
     assert sum(encoded) == 48
     encoded.clear()
-    monkeypatch.setattr(embedding_parts.Parts, "write", write)
+    monkeypatch.setattr(embeddings_file.Parts, "write", write)
     pd.testing.assert_frame_equal(run("tiny-a"), whole)
     assert sum(encoded) == 96 - 32
     assert not (tmp_path / "out.parquet.parts").exists()
@@ -162,26 +169,26 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(run, encoded
     with pytest.raises(ValueError, match="another encoder or other settings"):
         run(pictures, "--features", "projection")
     Image.new("RGB", (16, 16)).save(pictures / "b" / "new.png")
-    with pytest.raises(ValueError, match="of other images"):
+    with pytest.raises(ValueError, match="with other images"):
         run(pictures)
 
 
 def test_parts_of_another_encoder_are_not_taken_for_ones_own(run, pictures, monkeypatch):
-    join = embedding_parts.Parts.join
-    monkeypatch.setattr(embedding_parts.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    join = embeddings_file.Parts.join
+    monkeypatch.setattr(embeddings_file.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(pictures)
-    monkeypatch.setattr(embedding_parts.Parts, "join", join)
-    with pytest.raises(ValueError, match="holds parts that are not of this run: another encoder"):
+    monkeypatch.setattr(embeddings_file.Parts, "join", join)
+    with pytest.raises(ValueError, match="holds parts of another run: another encoder"):
         run(pictures, "--features", "projection")
 
 
 def test_an_image_that_was_replaced_meanwhile_is_encoded_anew(run, encoded, pictures, monkeypatch):
-    join = embedding_parts.Parts.join
-    monkeypatch.setattr(embedding_parts.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    join = embeddings_file.Parts.join
+    monkeypatch.setattr(embeddings_file.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(pictures)
-    monkeypatch.setattr(embedding_parts.Parts, "join", join)
+    monkeypatch.setattr(embeddings_file.Parts, "join", join)
     shutil.copy(pictures / "a/deep/00.png", pictures / "b/31.png")
     encoded.clear()
     found = np.stack(run(pictures)["embedding"])
@@ -215,7 +222,7 @@ def test_a_folder_of_damaged_images_gives_no_file(run, tmp_path):
 
 def test_a_bucket_takes_embeddings(run, trial, bucket, expected, tiny_data):
     command = ["embed", "tiny-a", "--split", "test", "--trial-id", trial[1], "--storage", trial[0], "--data", tiny_data]
-    _main([*command, "--output", f"{bucket}/deep/out.parquet", "--device", "cpu", "--batch-size", "8"])
+    assert main([*command, "--output", f"{bucket}/deep/out.parquet", "--device", "cpu", "--batch-size", "8"]) == 0
     output = Location.of(f"{bucket}/deep/out.parquet")
     table = pq.read_table(pa.BufferReader(output.read_bytes()))
     assert table.schema.field("embedding").type.list_size == 512
@@ -225,7 +232,8 @@ def test_a_bucket_takes_embeddings(run, trial, bucket, expected, tiny_data):
 
 
 def test_weights_from_elsewhere_embed_as_a_trial_of_them_would(run, trial, expected, tiny_data, tmp_path):
-    _main(["export", trial[1], "--storage", trial[0], "--data", tiny_data, "--output", str(tmp_path / "exported")])
+    exported = ["export", trial[1], "--storage", trial[0], "--data", tiny_data, "--output", str(tmp_path / "exported")]
+    assert main(exported) == 0
     weights = ["--weights", str(tmp_path / "exported" / "model.safetensors"), "--trial-id", ""]
     assert np.array_equal(np.stack(run("tiny-a", "--split", "test", *weights)["embedding"]), expected["test"])
 
@@ -233,15 +241,63 @@ def test_weights_from_elsewhere_embed_as_a_trial_of_them_would(run, trial, expec
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["photos", "--output", "out.npy", "--trial-id", "0123456789ab"], "end it in .parquet"),
-        (["photos", "--output", "out.parquet", "--trial-id", "0123456789ab"], "'photos' is no folder or file here"),
+        (["photos", "--output", "out.npy", "--trial-id", "0123456789ab"], "does not end in .parquet"),
+        (
+            ["photos", "--output", "out.parquet", "--trial-id", "0123456789ab"],
+            "'photos' is neither a folder or file",
+        ),
         ([".", "--output", "out.parquet", "--trial-id", "0123456789ab"], "has no images, at any depth"),
         (["photos", "--output", "out.parquet", "--features", "top"], "unknown feature layer 'top'"),
     ],
 )
 def test_a_wrong_wish_is_one_message(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        command_line.run(_main, ["embed", *arguments])
+    assert main(["embed", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+class RefusesOnce(pyarrow.fs.FSSpecHandler):
+    """An object store that refuses the first request of each kind for each path."""
+
+    def __init__(self):
+        super().__init__(fsspec.filesystem("memory"))
+        self.refused = set()
+
+
+REQUESTS = ("get_file_info", "get_file_info_selector", "open_input_file", "open_output_stream", "move", "delete_file")
+for method in REQUESTS:
+
+    def _request(self, *arguments, _method=method):
+        key = _method, re.sub("[0-9a-f]{8}", "", str(arguments[0]))
+        if key not in self.refused:
+            self.refused.add(key)
+            raise OSError("AWS Error SLOW_DOWN")
+        return getattr(pyarrow.fs.FSSpecHandler, _method)(self, *arguments)
+
+    setattr(RefusesOnce, method, _request)
+
+
+def test_requests_that_a_bucket_refuses_for_a_while_are_retried(tiny_data, monkeypatch):
+    monkeypatch.setattr(retries, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(embeddings_file, "MOST", 16)
+    store = RefusesOnce()
+    output = Location(pyarrow.fs.PyFileSystem(store), f"/{uuid.uuid4().hex}/out.parquet", "s3://bucket/out.parquet")
+    images = open_images("tiny-a", data=tiny_data, split="test")
+    made = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+
+    def parts():
+        return embeddings_file.Parts(output, {"of": "test"}, images, size=2048, skip_damaged=False)
+
+    with retrying(60):
+        first = parts()
+        assert not first.is_complete() and first.missing == [0, 1]
+        first.write(0, first.rows[0], made[:16], {})
+        second = parts()
+        assert second.missing == [1]
+        second.write(1, second.rows[1], made[16:], {})
+        assert second.join() == (32, {})
+        assert parts().is_complete()
+    found = pq.read_table(pa.BufferReader(output.read_bytes()))["embedding"].combine_chunks()
+    assert np.array_equal(found.flatten().to_numpy().reshape(-1, 4), made)
+    assert {method for method, _ in store.refused} == set(REQUESTS)

@@ -10,14 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mdssl.cli import parse as command_line
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.evaluate.features import extract_features
-from mdssl.export import formats
+from mdssl.export import programs
 from mdssl.export.card import card, escaped
 from mdssl.export.folder import export
-from mdssl.export.preparation import Preparation
+from mdssl.export.images import Preparation
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import load_pretrained, pretrained_config
@@ -131,7 +130,7 @@ def with_programs(untrained) -> tuple[Path, str]:
     """The same, exported in all formats to ``out``."""
     pytest.importorskip("onnxruntime")
     storage, trial_id = untrained
-    exported(storage, trial_id, storage / "out", *formats.FORMATS, size=24)
+    exported(storage, trial_id, storage / "out", *programs.FORMATS, size=24)
     return untrained
 
 
@@ -144,21 +143,21 @@ def test_programs_take_pixels_and_any_number_of_images(with_programs, monkeypatc
     _, model = load_model(Location.of(storage) / "trials" / trial_id)
     images = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
     for name in ("torch-export", "onnx"):
-        data = (storage / "out" / formats.FORMATS[name]).read_bytes()
-        features = formats._PROGRAMS[name][1](data, images)
+        data = (storage / "out" / programs.FORMATS[name]).read_bytes()
+        features = programs.PROGRAMS[name].run(data, images)
         np.testing.assert_allclose(features, extract_features(model, images)["encoder"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_program_refuses_images_of_another_size(with_programs):
     images = np.zeros((2, 32, 32, 3), np.uint8)
     for name in ("torch-export", "onnx"):
-        data = (with_programs[0] / "out" / formats.FORMATS[name]).read_bytes()
+        data = (with_programs[0] / "out" / programs.FORMATS[name]).read_bytes()
         with pytest.raises(Exception, match=r"images|dimension"):
-            formats._PROGRAMS[name][1](data, images)
+            programs.PROGRAMS[name].run(data, images)
 
 
 def test_no_file_names_a_folder_of_this_machine(with_programs):
-    home = str(Path(formats.__file__).parents[2]).encode()
+    home = str(Path(programs.__file__).parents[2]).encode()
     for file in (with_programs[0] / "out").iterdir():
         data = file.read_bytes()
         assert home not in data
@@ -178,10 +177,9 @@ def test_every_kind_of_encoder_becomes_a_program(settings, tmp_path):
 
 
 def test_a_program_that_computes_something_else_is_not_published(untrained, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "_traced", lambda model, size: None)
-    programs = {"torch-export": (lambda program: b"", lambda data, images: np.zeros((len(images), 512)))}
-    monkeypatch.setattr(formats, "_PROGRAMS", programs)
-    with pytest.raises(ValueError, match="features differ by up to"):
+    wrong = programs.Program(lambda traced: b"", lambda data, images: np.zeros((len(images), 512)))
+    monkeypatch.setitem(programs.PROGRAMS, "torch-export", wrong)
+    with pytest.raises(ValueError, match="features of the torch-export program differ by up to"):
         exported(*untrained, tmp_path / "out", "torch-export")
     assert not (tmp_path / "out").exists()
 
@@ -233,30 +231,30 @@ def test_a_bucket_takes_an_export(bucket, untrained):
     ("arguments", "message"),
     [
         (["0123456789ab"], "trial 0123456789ab has no encoder"),
-        (["0123"], "trial id '0123' is not one"),
+        (["0123"], "'0123' is not a trial id"),
         (["0123456789ab", "--formats", "torchscript"], "unknown format 'torchscript'; allowed: safetensors, torch-ex"),
     ],
 )
 def test_a_wrong_wish_is_one_message(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        command_line.run(_main, ["export", *arguments])
+    assert main(["export", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_size_and_filter_are_those_of_the_training_images(tiny_data, tmp_path, capsys):
     trained = ["train", "--domains", "tiny-a", "tiny-b", "--iterations", "1", "--batch-per-domain", "8"]
-    _main([*trained, "--precision", "fp32", "--device", "cpu", "--storage", str(tmp_path), "--data", tiny_data])
+    trained += ["--precision", "fp32", "--device", "cpu", "--storage", str(tmp_path), "--data", tiny_data]
+    assert main(trained) == 0
     trial_id = re.search(r"mdssl probe ([0-9a-f]{12})", capsys.readouterr().out)[1]
-    _main(["probe", trial_id, "--evaluate", "tiny-c", "--storage", str(tmp_path), "--data", tiny_data])
+    assert main(["probe", trial_id, "--evaluate", "tiny-c", "--storage", str(tmp_path), "--data", tiny_data]) == 0
     out = tmp_path / "out"
-    _main(["export", trial_id, "--output", str(out), "--storage", str(tmp_path), "--data", tiny_data])
+    assert main(["export", trial_id, "--output", str(out), "--storage", str(tmp_path), "--data", tiny_data]) == 0
     assert json.loads((out / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 16, 16]
     text = (out / "README.md").read_text()
     assert "1 steps, 32 augmented images" in text
     assert re.search(r"\| tiny-c \| 4 \| no \| lbfgs \| \d+\.\d \|  \| \d+\.\d \| 32 \|", text)
-    with pytest.raises(ValueError, match="say --size and --filter"):
+    with pytest.raises(ValueError, match="or --size and --filter"):
         export(tmp_path, trial_id, tmp_path / "other", formats=("safetensors",), data=tmp_path / "nothing")
 
 

@@ -119,7 +119,7 @@ def test_a_score_on_a_part_of_a_dataset_is_shown_and_judges_nothing(write, datas
     for seed in (0, 1, 2):
         board = write({dataset: 60.0}, **settings, **PAPER | counts, seed=seed)
     line = claim(board, dataset, **model)
-    assert (line["verdict"], line["ours"]) == ("another recipe", 60)
+    assert (line["verdict"], line["ours"]) == ("different settings", 60)
     assert why in line["why"] and np.isnan(line["difference"])
 
 
@@ -135,7 +135,7 @@ def test_what_was_trained_on_a_part_is_not_compared_either_and_gives_way_to_the_
 @pytest.mark.parametrize("off", [{"arch": "resnet18"}, {"iterations": 500}, {"probe": "lbfgs"}])
 def test_another_recipe_is_shown_and_judges_nothing(write, off):
     line = claim(write({"svhn": 20.0}, **CIFAR10, **PAPER | off))
-    assert line["verdict"] == "another recipe"
+    assert line["verdict"] == "different settings"
     assert line["ours"] == 20
     ((name, value),) = off.items()
     assert line["why"].startswith(f"{name} {value}")
@@ -193,7 +193,7 @@ def test_a_mean_is_judged_when_all_of_its_scores_are_there(write):
         (PAPER, (-9.0, -10.0, -11.0), "differs"),
         (PAPER, (-1.0, 0.2, 1.0), "cannot be told"),
         (PAPER, (10.0,), "cannot be told"),
-        (SMALL, (9.0, 10.0, 11.0), "another recipe"),
+        (SMALL, (9.0, 10.0, 11.0), "different settings"),
     ],
 )
 def test_a_lead_over_simclr_needs_an_interval_of_the_same_sign(write, recipe, leads, verdict):
@@ -214,7 +214,7 @@ def test_hours_on_another_device_are_no_evidence(write):
         board = write({"svhn": 50.0}, **CIFAR10 | {"train_mixture": name}, **PAPER, **cost)
     claims = ledger(board)
     hours = claims[(claims["eval_dataset"] == "training hours") & (claims["method"] == "simclr")].iloc[0]
-    assert (hours["ours"], hours["verdict"]) == (4, "another recipe")
+    assert (hours["ours"], hours["verdict"]) == (4, "different settings")
     assert "GeForce RTX 2080" in hours["why"]
 
 

@@ -8,9 +8,10 @@ import pytest
 from leaderboard_rows import failed, row
 from rich.console import Console
 
-from mdssl.leaderboard.board import read, write_rows
-from mdssl.paper.published import averages, published, resources_side_by_side, side_by_side
-from mdssl.paper.published_table import print_resources, print_side_by_side
+from mdssl.leaderboard.board import read, with_settings, write_rows
+from mdssl.paper.costs import resources_side_by_side
+from mdssl.paper.printing import print_resources, print_side_by_side
+from mdssl.paper.published import averages, published, side_by_side
 
 FOUR = "stl10+svhn+cifar100+cifar10"
 """Table 1's domains in an order that is not the paper's."""
@@ -106,7 +107,7 @@ def test_a_table_of_the_paper_stands_in_the_others_with_the_same_values():
 
 
 def test_without_any_row_of_ours_everything_is_published_and_not_run(storage):
-    table = side_by_side(read(storage), "table1", settings={"arch": "resnet50", "weight_decay": 1e-6})
+    table = side_by_side(read(storage), "table1")
     assert len(table) == 24
     assert table["published"].notna().all()
     assert table[["ours", "difference"]].isna().all(axis=None)
@@ -143,7 +144,7 @@ def test_scores_of_the_projection_are_never_ours(storage):
 def test_what_kept_a_score_from_being_there_is_said(storage):
     write_rows(storage, "a" * 12, [failed(**MDSSL)])
     failed_score = failed(**MDSSL, **{"eval_dataset": "stl10", "probe": "lbfgs", "seed": 1})
-    assert mdssl_cell(side_by_side(read(storage), "table1", settings={"probe": "lbfgs"}))["status"] == "failed"
+    assert mdssl_cell(side_by_side(read(storage), "table1"))["status"] == "failed"
     write_rows(storage, "b" * 12, [row("svhn", **MDSSL, seed=1), failed_score])
     table = side_by_side(read(storage), "table1")
     assert [mdssl_cell(table, name)["status"] for name in ("svhn", "stl10", "cifar10")] == [
@@ -157,12 +158,11 @@ def test_rows_that_differ_in_more_than_the_seed_are_not_averaged(storage):
     write(storage, 1, {"svhn": 50.0}, **MDSSL)
     write(storage, 2, {"svhn": 80.0}, **MDSSL, arch="resnet50", iterations=48_000)
     board = read(storage)
-    with pytest.raises(
-        ValueError, match=r"arch: resnet18, resnet50; iterations: 150, 48000\..*settings=\{'arch': …, 'iterations': …\}"
-    ):
+    keep = r"board\[board.arch == …\] and board\[board.iterations == …\]"
+    with pytest.raises(ValueError, match=rf"arch: resnet18, resnet50; iterations: 150, 48000\..*{keep}"):
         side_by_side(board, "table1")
-    assert mdssl_cell(side_by_side(board, "table1", settings={"iterations": 48_000}))["ours"] == 80.0
-    assert mdssl_cell(side_by_side(board, "table1", settings={"arch": ["resnet18"]}))["ours"] == 50.0
+    assert mdssl_cell(side_by_side(board[board["iterations"] == 48_000], "table1"))["ours"] == 80.0
+    assert mdssl_cell(side_by_side(board[board["arch"] == "resnet18"], "table1"))["ours"] == 50.0
     # None of these domains is trained on there.
     assert set(side_by_side(board, "table4")["status"]) == {"not run"}
 
@@ -174,29 +174,29 @@ def test_a_setting_that_only_config_json_tells_counts_and_filters(storage):
     board = read(storage)
     with pytest.raises(ValueError, match="weight_decay: 1e-06, 0.0001"):
         side_by_side(board, "table1")
-    assert mdssl_cell(side_by_side(board, "table1", settings={"weight_decay": 1e-4}))["ours"] == 51.0
+    board = with_settings(board)
+    assert mdssl_cell(side_by_side(board[board["weight_decay"] == 1e-4], "table1"))["ours"] == 51.0
 
 
 def test_a_pretrained_encoder_needs_no_mixture_no_lambda_and_no_iterations(storage):
     nothing = {"train_mixture": "", "lambda1": None, "lambda2": None, "iterations": 0, "seen": False}
     write(storage, 1, {"dtd": 48.0}, method="pretrained", **nothing)
     write(storage, 2, {"dtd": 10.0}, method="random", **nothing)
-    table = side_by_side(read(storage), "table5", settings={"iterations": 48_000})
+    table = side_by_side(read(storage), "table5")
     assert cell(table, "imagenet", "pretrained", "dtd")[["published", "ours"]].tolist() == [47.36, 48.0]
     assert Counter(table["status"]) == {"ours": 1, "not scored": 5, "not run": 12}
 
 
 @pytest.mark.parametrize(
-    ("experiment", "settings", "message"),
+    ("experiment", "message"),
     [
-        ("tabel1", None, "unknown experiment with published top-1 'tabel1'.*Did you mean 'table1'"),
-        ("figure2", None, "allowed: table1, table3, table4, table5"),
-        ("table1", {"iteration": 1}, "unknown setting 'iteration'.*Did you mean 'iterations'"),
+        ("tabel1", "unknown experiment with published top-1 'tabel1'.*Did you mean 'table1'"),
+        ("figure2", "allowed: table1, table3, table4, table5"),
     ],
 )
-def test_a_wrong_name_is_answered_with_the_nearest(storage, experiment, settings, message):
+def test_a_wrong_name_is_answered_with_the_nearest(storage, experiment, message):
     with pytest.raises(ValueError, match=message):
-        side_by_side(read(storage), experiment, settings=settings)
+        side_by_side(read(storage), experiment)
 
 
 def test_our_means_are_over_the_same_cells_and_only_if_all_are_there(storage):
@@ -299,7 +299,7 @@ def test_hours_on_different_devices_are_not_averaged(paid):
     write(paid, 30, {"svhn": 50.0}, **MDSSL, seed=1, train_seconds=1.0, **COST | {"device": "cpu"})
     with pytest.raises(ValueError, match="device: NVIDIA H200, cpu; num_workers: 2, 1"):
         resources_side_by_side(read(paid))
-    table = resources_side_by_side(read(paid), settings={"device": "NVIDIA H200"})
+    table = resources_side_by_side(read(paid, device="NVIDIA H200"))
     assert resource(table, "training_hours", "mdssl")["ours"] == 3.0
 
 

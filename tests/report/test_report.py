@@ -33,7 +33,7 @@ from mdssl.paper.ledger import ledger
 from mdssl.report import build
 from mdssl.report.build import watch_report, write_report
 from mdssl.report.overview import best_scores
-from mdssl.report.trial import commands_of, usual_settings
+from mdssl.report.trial import reproduce_commands, usual_settings
 from mdssl.tables.repeat import train_command
 
 VOID = {"meta", "link", "img", "input", "br", "wbr"}
@@ -227,7 +227,7 @@ def test_an_interrupted_report_goes_on(small, figures, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(build, "_write_index", interrupted)
+        patch.setattr(build, "ledger", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_report(storage, output)
     figures.drawn.clear()
@@ -337,9 +337,9 @@ def test_it_says_what_the_numbers_cannot_tell(storage, tmp_path, figures):
     write_report(storage, tmp_path / "report")
     text = Page(tmp_path / "report" / "index.html").text
     assert "One seed" in text
-    assert "builtin-shapes: images that this program makes up" in text
+    assert "builtin-shapes: synthetic images" in text
     assert "1 trial failed" in text
-    assert "no commit holds" in text
+    assert "uncommitted changes" in text
 
 
 def test_scores_stand_beside_their_error_by_test_size_and_beside_what_guessing_scores(storage, tmp_path, figures):
@@ -394,14 +394,24 @@ def test_the_commands_of_scores_ask_for_the_same_scores():
     trial = config()
     of_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
     of_sgd["evaluation"] |= {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 30}  # before sgd-raw
+    of_scaled_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
+    of_scaled_sgd["evaluation"] |= {
+        "probe": "sgd",
+        "probe_learning_rate": None,
+        "probe_batch": 256,
+        "standardized": True,
+    }
     rows = rows_of(trial, {"svhn": 5, "cifar10": 6}) + rows_of(trial, {"stl10": 7}, config_json=json.dumps(of_sgd))
+    rows += rows_of(trial, {"dtd": 8}, config_json=json.dumps(of_scaled_sgd))
     rows = [row | {"preset": "quick", "num_workers": 2} for row in rows]
-    training, lbfgs, sgd = commands_of(rows, of_sgd)
+    training, lbfgs, sgd, scaled_sgd = reproduce_commands(rows, of_sgd)
     assert training.startswith("torchrun --nproc-per-node 2 -m mdssl train ")
     assert lbfgs == f"mdssl probe {trial.trial_id} --evaluate svhn cifar10"
     settings = parse(Probe, prog="mdssl probe", description="", argv=shlex.split(sgd)[2:])
     assert (settings.trial_id, settings.evaluate) == (trial.trial_id, ("stl10",))
     assert settings.name == "sgd-raw(learning_rate=0.3,epochs=30)"
+    settings = parse(Probe, prog="mdssl probe", description="", argv=shlex.split(scaled_sgd)[2:])
+    assert settings.name == "sgd(standardized)"
 
 
 def test_scores_by_two_probes_are_two_rows_of_one_trial(storage, tmp_path, figures):

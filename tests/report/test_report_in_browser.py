@@ -29,7 +29,7 @@ def report(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         # Other processes would not have the stand-in.
-        patch.setattr(pictures, "_MANY", 100)
+        patch.setattr(pictures, "PARALLEL_TRIALS", 100)
         patch.setitem(sys.modules, "mdssl.figures", stand_in_for_figures())
         write_board(str(folder / "results"), seeds=2)
         write_trial(str(folder / "results"), config(lambda2=0.3), {"svhn": 9.25})

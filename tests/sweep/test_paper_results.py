@@ -9,10 +9,9 @@ from rich.console import Console
 
 from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard.board import read, write_rows
-from mdssl.sweep.paper_experiments import EXPERIMENTS
+from mdssl.paper.experiments import EXPERIMENTS
 from mdssl.sweep.paper_results import show_results
 from mdssl.sweep.rows import failed_row
-from mdssl.sweep.settings import SweepSettings
 
 CONTEXT = {"sweep": "paper", "preset": "paper", "git_commit": "", "ray_version": ""}
 NAMES = [name for name, chosen in EXPERIMENTS.items() if chosen.figure]
@@ -34,8 +33,7 @@ def write(storage: str, experiment: str, top1: float = 50.0, **changes) -> None:
 
 def shown(storage: str, *names: str) -> str:
     out = io.StringIO()
-    settings = SweepSettings(preset="paper", domains=("cifar10", "svhn"), storage=storage, probe="sgd-raw")
-    show_results(names, settings, read(storage), Console(file=out, width=160))
+    show_results(names, read(storage), Console(file=out, width=160), probes=["sgd-raw"], storage=storage)
     return out.getvalue()
 
 

@@ -85,13 +85,13 @@ def test_every_state_is_told_from_the_files_alone(storage):
     assert {seed: trial.state for seed, trial in found.items()} == {
         0: "finished",
         1: "training",
-        2: "silent",
-        3: "trained",
+        2: "stopped",
+        3: "stopped",
         4: "failed",
         5: "failed",
         6: "stopped",
-        7: "dead",
-        8: "probing",
+        7: "stopped",
+        8: "evaluating",
     }
     assert (found[0].scores, found[0].seconds_ago) == (2, None)
     assert (found[1].step, found[1].loss) == (40, 5.0)
@@ -103,6 +103,8 @@ def test_every_state_is_told_from_the_files_alone(storage):
     assert found[5].error == "ValueError: no such file"
     assert re.fullmatch(r"head:\d+ \(lambda_grid\)", found[1].holder)
     assert found[6].holder == ""
+    assert [found[seed].lost for seed in (1, 6, 7)] == ["", "", "died"]
+    assert found[2].lost == "has not responded for 10m00s"
 
 
 def gone():
@@ -197,6 +199,19 @@ def test_what_is_printed_says_how_many_how_far_and_why(storage):
     assert f"{config(seed=2).trial_id} failed: the loss is nan at step 7; log: {log}" in printed
     table = [line for line in printed.splitlines() if "/100 " in line]
     assert max(map(len, table)) <= 80
+
+
+def test_a_mixture_is_marked_as_in_tables_also_before_its_trial_has_ended(storage):
+    part = {"status": "finished", "step": 100, "variants": {"svhn": "4,434 of 73,257"}}
+    own = {"domains": ("cifar10", "svhn"), "data_fingerprint": "f" * 64}
+    begin(storage, config(**own), step=100, training=part)
+    begin(storage, config(**own, seed=1), step=40)
+    begin(storage, config(domains=("cifar10", "stl10")), step=40)
+    marked = "cifar10+svhn (4,434 of 73,257)"
+    assert {trial.mixture for trial in trial_statuses(storage)} == {marked, "cifar10+stl10"}
+    console = Console(file=io.StringIO(), width=80)
+    print_status(storage, console)
+    assert "4,434 of" in console.file.getvalue()
 
 
 def test_an_empty_storage_has_no_trials(storage):

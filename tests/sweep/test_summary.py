@@ -7,7 +7,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.location import Location
 from mdssl.sweep.rows import failed_row
-from mdssl.sweep.summary import _pandas_line
+from mdssl.sweep.summary import pandas_line
 
 CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
 
@@ -21,7 +21,7 @@ def write(storage: str, score: float, probe: str = "lbfgs", **changes) -> None:
 
 
 def scores(storage) -> list[float]:
-    table = eval(_pandas_line(Location.of(storage)), {"pd": pd})
+    table = eval(pandas_line(Location.of(storage)), {"pd": pd})
     return sorted(float(value) for value in table["a"])
 
 
@@ -45,4 +45,4 @@ def test_seeds_are_averaged(tmp_path):
 def test_a_foreign_file_is_a_note(tmp_path):
     write(str(tmp_path), 50.0)
     (tmp_path / "leaderboard/stray.parquet").write_bytes(b"no table")
-    assert _pandas_line(Location.of(str(tmp_path))).startswith("note: ")
+    assert pandas_line(Location.of(str(tmp_path))).startswith("note: ")

@@ -311,7 +311,6 @@ import os, sys, time
 
 sys.path.insert(0, os.path.dirname({script!r}))
 import lambda_grid
-from mdssl.cli.parse import run
 from mdssl.sweep import trial
 
 
@@ -343,7 +342,7 @@ def worker(job):
 
 
 trial.run_trial = run_trial
-run(lambda_grid.main)
+sys.exit(lambda_grid.main())
 """
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import s3_server
 
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.storage.location import Location
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
@@ -57,7 +57,7 @@ def begun(results):
 
 def test_all_of_it_in_a_bucket(results, tmp_path, capsys):
     def said(*command):
-        _main([str(word) for word in command])
+        assert main([str(word) for word in command]) == 0
         return capsys.readouterr().out
 
     storage, data = places(results)[:2], places(results)[2:]
@@ -108,7 +108,7 @@ def test_all_of_it_in_a_bucket(results, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("setting", ["storage", "data"])
-def test_a_wrong_bucket_is_one_message_before_anything_begins(results, bucket, setting):
+def test_a_wrong_bucket_is_one_message_before_anything_begins(results, bucket, setting, capsys):
     from mdssl.sweep.launch import run_sweep
     from mdssl.sweep.settings import SweepSettings
 
@@ -116,8 +116,8 @@ def test_a_wrong_bucket_is_one_message_before_anything_begins(results, bucket, s
     message = f"'{bucket}x/here' cannot be opened: there is no bucket '{bucket[5:]}x'"
     with pytest.raises(ValueError, match=message):
         run_sweep("lambda_grid", SweepSettings(domains=("tiny-a", "tiny-b"), **given), [{"method": "simclr"}])
-    with pytest.raises(ValueError, match=message):
-        _main(["train", *TINY, "--storage", given["storage"], "--data", given["data"]])
+    assert main(["train", *TINY, "--storage", given["storage"], "--data", given["data"]]) == 2
+    assert message in capsys.readouterr().err
     assert not results.names()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mdssl.config.trial import TrialConfig
 from mdssl.storage.location import Location
-from mdssl.tracking.trackers import Trackers, tell_scores
+from mdssl.tracking.trackers import Trackers, log_scores
 
 CONFIG = TrialConfig(domains=("a", "b"), arch="resnet18", iterations=6, batch_per_domain=8)
 SCORE = {"status": "finished", "eval_dataset": "a", "features": "encoder", "probe": "sgd(epochs=30)"}
@@ -19,7 +19,7 @@ def a_trial_that_was_killed_once(name, trial_dir):
             trackers.start(resumed_at)
             for step in steps:
                 trackers.log(step, {"loss/total": 10.0 - step})
-    tell_scores((name,), CONFIG, trial_dir, [SCORE | {"top1": 50.0, "knn_top1": 40.0}])
+    log_scores((name,), CONFIG, trial_dir, [SCORE | {"top1": 50.0, "knn_top1": 40.0}])
 
 
 def records(data):

@@ -10,7 +10,7 @@ from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.pretrain.loop import train
 from mdssl.storage.location import Location
-from mdssl.tracking.trackers import Trackers, tell_scores
+from mdssl.tracking.trackers import Trackers, log_scores
 
 TINY = {
     "domains": ("tiny-a", "tiny-b"),
@@ -83,7 +83,7 @@ def test_steps_trained_again_after_a_kill_are_shown_once_and_scores_beside_them(
         "top1": 5.0,
         "knn_top1": 4.0,
     }
-    tell_scores(("tensorboard",), CONFIG, trial_dir, [row])
+    log_scores(("tensorboard",), CONFIG, trial_dir, [row])
     seen = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     seen.Reload()
     assert [(event.step, event.value) for event in seen.Scalars("loss/total")] == [(s, s / 2) for s in range(1, 7)]

@@ -9,7 +9,7 @@ from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.storage.location import Location
 from mdssl.tracking import trackers as tracker_list
-from mdssl.tracking.trackers import Trackers, of_clustering, tell_scores
+from mdssl.tracking.trackers import Trackers, log_scores, of_clustering
 
 CONFIG = TrialConfig(domains=("a", "b"), arch="resnet18", iterations=8, batch_per_domain=8)
 
@@ -49,8 +49,8 @@ def trackers(monkeypatch):
     """Puts classes of this file in the place of trackers."""
 
     def use(**classes):
-        places = {name: (__name__, found.__name__) for name, found in classes.items()}
-        monkeypatch.setattr(tracker_list, "_CLASSES", places)
+        places = {name: f"{__name__}:{found.__name__}" for name, found in classes.items()}
+        monkeypatch.setattr(tracker_list, "CLASSES", places)
         return tuple(places)
 
     return use
@@ -126,7 +126,7 @@ def test_scores_are_told_at_the_last_step(trackers, tmp_path):
         "knn_top1": 4.0,
     }
     failed = {"status": "failed", "eval_dataset": "b"}
-    tell_scores(trackers(one=Told), CONFIG, Location.of(tmp_path), [row, failed])
+    log_scores(trackers(one=Told), CONFIG, Location.of(tmp_path), [row, failed])
     assert Told.last.resumed_at is None
     assert Told.last.told == [(8, {"top1/a/encoder/lbfgs": 50.0, "knn_top1/a/encoder/lbfgs": 4.0})]
 

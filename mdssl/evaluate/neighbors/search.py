@@ -1,4 +1,4 @@
-"""Nearest training images in an encoder's space: what an encoder takes for alike, and whether it tells domains apart.
+"""Nearest training images in an encoder's feature space: what it finds similar, and whether it separates domains.
 
 Exact search by cosine similarity, over a seeded sample of the training images of each domain.
 """
@@ -18,17 +18,17 @@ from mdssl.evaluate.features import extract_features
 
 _CHUNK_IMAGES = 1024
 _CHUNK_NUMBERS = 2**24
-"""Similarities that are sorted at a time: 128 MiB."""
+"""Similarities that are sorted at once: 128 MiB."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, and where it is from.
+    """An image and its origin.
 
     Attributes:
-        source: dataset, or what the user called the file.
-        split, row: where in the dataset; empty and -1 for a file.
-        label: name of its class; empty where that is not known.
+        source: dataset, or the file as the user named it.
+        split, row: its place in the dataset; empty and -1 for a file.
+        label: name of its class; empty where it is unknown.
         image: uint8 (S, S, 3).
     """
 
@@ -50,10 +50,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Some images of one split of a dataset, with their directions in an encoder's space.
+    """Some images of one split of a dataset, with their directions in an encoder's feature space.
 
     Attributes:
-        rows: (n,) where they are in the split.
+        rows: (n,) indices into the split.
         directions: (n, width) float32, l2-normalised features.
     """
 
@@ -64,7 +64,7 @@ class Pictures:
 
     @cached_property
     def classes(self) -> list[str]:
-        """The name of each one's class; empty where the dataset has no labels."""
+        """The class name of each image; empty where the dataset has no labels."""
         if not self.dataset.classes:
             return [""] * len(self.rows)
         return [self.dataset.classes[label] for label in self._part.labels[self.rows]]
@@ -83,15 +83,15 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Match:
-    """A query's nearest images, the nearest first, and their cosine similarities to it."""
+    """A query, its nearest images, nearest first, and their cosine similarities to it."""
 
     query: Picture
-    neighbours: tuple[Picture, ...]
+    neighbors: tuple[Picture, ...]
     similarities: tuple[float, ...]
 
 
 def split_to_search(dataset: Dataset, split: str) -> Split:
-    """``train`` or ``test``; of a dataset without labels ``train`` is all of its images, and all labels are 0."""
+    """Split ``train`` or ``test``. In a dataset without labels ``train`` has all images, and all labels are 0."""
     if dataset.classes or split != "train":
         return dataset.split(split)
     images = dataset.pretraining_images()
@@ -118,7 +118,7 @@ def encode_rows(
     Args:
         images: (N, S, S, 3) uint8; a memory map is fine.
         layer, device, input_size: as for `mdssl.evaluate.features.extract_features`.
-        advance: told how many images are done, now and then.
+        advance: is called with the number of images encoded since the last call.
     """
     parts = []
     for start in range(0, len(rows), _CHUNK_IMAGES):
@@ -131,9 +131,9 @@ def encode_rows(
 def nearest(
     queries: Sequence[Picture], query_directions: np.ndarray, candidates: Sequence[Pictures], count: int
 ) -> list[Match]:
-    """For each query its ``count`` nearest among ``candidates``; of two that are as near, the earlier one first.
+    """The ``count`` nearest of ``candidates`` for each query; of equally near ones, the earlier first.
 
-    A query that is a candidate itself is not its own neighbour.
+    A query that is itself a candidate is not its own neighbor.
 
     Args:
         query_directions: (Q, width), l2-normalised.
@@ -144,7 +144,7 @@ def nearest(
     matches = []
     for start in range(0, len(queries), chunk):
         similarity = np.clip(query_directions[start : start + chunk] @ every.T, -1, 1)
-        # One more than asked for, should one of them be the query.
+        # One more than requested, in case one of them is the query.
         order = np.argsort(-similarity, axis=1, kind="stable")[:, : count + 1]
         for query, row, indices in zip(queries[start : start + chunk], similarity, order, strict=True):
             owners = np.searchsorted(begins, indices, side="right") - 1
@@ -157,14 +157,14 @@ def nearest(
 
 
 def described(match: Match) -> str:
-    """In words: ``photo.png: 8 of 10 neighbours are from svhn, 2 from cifar10; nearest first: 7 of svhn (0.93), …``"""
-    counts = Counter(picture.source for picture in match.neighbours).most_common()
+    """In words: ``photo.png: 8 of 10 neighbors are from svhn, 2 from cifar10; nearest first: 7 of svhn (0.93), …``"""
+    counts = Counter(picture.source for picture in match.neighbors).most_common()
     (first, most), *others = counts
-    domains = f"{most} of {len(match.neighbours)} neighbours are from {first}"
+    domains = f"{most} of {len(match.neighbors)} neighbors are from {first}"
     domains += "".join(f", {number} from {name}" for name, number in others)
     listed = ", ".join(
         f"{picture.label} of {picture.source} ({similarity:.2f})"
-        for picture, similarity in zip(match.neighbours, match.similarities, strict=True)
+        for picture, similarity in zip(match.neighbors, match.similarities, strict=True)
     )
     label = f" ({match.query.label})" if match.query.label else ""
     return f"{match.query.name}{label}: {domains}; nearest first: {listed}"

@@ -1,4 +1,4 @@
-"""The picture of a search for neighbours: each query at the left, its nearest images beside it, framed by domain."""
+"""The sheet of neighbors: a row for each query, with its nearest images beside it, framed in their domain's color."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from mdssl.data.sheet import (
 from mdssl.evaluate.neighbors.search import Match, Picture
 from mdssl.terminal import printable
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
-"""Of Okabe and Ito, told apart with any colour vision; a ninth domain begins anew, and names stand under images."""
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
+"""Okabe and Ito's, for any color vision. A ninth domain has the first color again; names are below the images."""
 
 _OTHER, _GREY = "not searched", "#c8c8c8"
 _FRAME = 4
@@ -34,22 +34,22 @@ _CELL = 92
 _LINE = SMALL_FONT + 3
 
 
-def neighbour_sheet(matches: Sequence[Match], domains: Sequence[str], *, title: str, subtitle: str) -> Image.Image:
-    """Draw ``matches``, a row each.
+def neighbor_sheet(matches: Sequence[Match], domains: Sequence[str], *, title: str, subtitle: str) -> Image.Image:
+    """Draw a row for each of ``matches``.
 
     Args:
-        domains: those of the candidates, in the order of the legend.
-        title, subtitle: above the rows.
+        domains: of the candidates, in the order of the legend.
+        title, subtitle: text above the rows.
     """
-    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(domains)}
-    pictures = [picture for match in matches for picture in (match.query, *match.neighbours)]
+    colors = {name: COLORS[number % len(COLORS)] for number, name in enumerate(domains)}
+    pictures = [picture for match in matches for picture in (match.query, *match.neighbors)]
     title_font, label_font = font(TITLE_FONT, [title]), font(LABEL_FONT, [subtitle, *map(printable, domains)])
     small = font(SMALL_FONT, [printable(picture.source + picture.label) for picture in pictures])
-    if any(match.query.source not in colours for match in matches):
-        colours[_OTHER] = _GREY
-    legend = [legible(printable(name), label_font) for name in colours]
+    if any(match.query.source not in colors for match in matches):
+        colors[_OTHER] = _GREY
+    legend = [legible(printable(name), label_font) for name in colors]
     legend_width = sum(LABEL_FONT + GAP + int(label_font.getlength(name)) + MARGIN for name in legend)
-    columns = max(len(match.neighbours) for match in matches)
+    columns = max(len(match.neighbors) for match in matches)
     row_width = _CELL + MARGIN + columns * _CELL
     texts = (title_font.getlength(title), label_font.getlength(subtitle), legend_width)
     head = MARGIN + TITLE_FONT + 3 * (LABEL_FONT + 2 * GAP) + MARGIN
@@ -61,26 +61,26 @@ def neighbour_sheet(matches: Sequence[Match], domains: Sequence[str], *, title: 
     top += TITLE_FONT + 2 * GAP
     draw.text((MARGIN, top), subtitle, FAINT, label_font)
     top += LABEL_FONT + 2 * GAP
-    _draw_legend(draw, top, legend, colours.values(), label_font)
+    _draw_legend(draw, top, legend, colors.values(), label_font)
     top += LABEL_FONT + 3 * GAP
     draw.text((MARGIN, top), "query", FAINT, small)
     draw.text((MARGIN + _CELL + MARGIN, top), "nearest first, with cosine similarity", FAINT, small)
     for number, match in enumerate(matches):
         top = head + number * row_height
-        _draw_cell(sheet, draw, (MARGIN, top), match.query, "", colours, small)
+        _draw_cell(sheet, draw, (MARGIN, top), match.query, "", colors, small)
         line = MARGIN + _CELL + MARGIN // 2
         draw.line((line, top, line, top + row_height - MARGIN), "#d0d0d0")
-        for column, (picture, similarity) in enumerate(zip(match.neighbours, match.similarities, strict=True)):
+        for column, (picture, similarity) in enumerate(zip(match.neighbors, match.similarities, strict=True)):
             left = MARGIN + _CELL + MARGIN + column * _CELL
-            _draw_cell(sheet, draw, (left, top), picture, f"{similarity:.2f}", colours, small)
+            _draw_cell(sheet, draw, (left, top), picture, f"{similarity:.2f}", colors, small)
     return sheet
 
 
 def _draw_legend(
-    draw: ImageDraw.ImageDraw, top: int, names: Sequence[str], colours: Sequence[str], label_font: ImageFont.ImageFont
+    draw: ImageDraw.ImageDraw, top: int, names: Sequence[str], colors: Sequence[str], label_font: ImageFont.ImageFont
 ) -> None:
     left = MARGIN
-    for name, colour in zip(names, colours, strict=True):
+    for name, colour in zip(names, colors, strict=True):
         draw.rectangle((left, top + 2, left + LABEL_FONT - 2, top + LABEL_FONT), colour)
         draw.text((left + LABEL_FONT + GAP, top), name, INK, label_font)
         left += LABEL_FONT + GAP + int(label_font.getlength(name)) + MARGIN
@@ -92,15 +92,15 @@ def _draw_cell(
     corner: tuple[int, int],
     picture: Picture,
     similarity: str,
-    colours: dict[str, str],
+    colors: dict[str, str],
     small: ImageFont.ImageFont,
 ) -> None:
-    """A thumbnail in the frame of its domain, grey where that is none of the candidates', over class and source."""
+    """A thumbnail in its domain's color, grey where that domain is not searched, above its class and source."""
     left, top = corner
     side = THUMBNAIL + 2 * _FRAME
-    draw.rectangle((left, top, left + side - 1, top + side - 1), colours.get(picture.source, _GREY))
+    draw.rectangle((left, top, left + side - 1, top + side - 1), colors.get(picture.source, _GREY))
     sheet.paste(_thumbnail(picture.image), (left + _FRAME, top + _FRAME))
-    # Of a file's path the end says most.
+    # The end of a file's path is the informative part.
     source = picture.source if picture.split else picture.source.rsplit("/", 1)[-1]
     lines = [(picture.label, INK), (source, FAINT), (similarity, FAINT)]
     for number, (text, ink) in enumerate((text, ink) for text, ink in lines if text):
@@ -109,7 +109,7 @@ def _draw_cell(
 
 
 def _thumbnail(image: np.ndarray) -> Image.Image:
-    """Of one size, however large the image is."""
+    """All thumbnails have one size."""
     thumbnail = enlarged(image)
     if thumbnail.size == (THUMBNAIL, THUMBNAIL):
         return thumbnail

@@ -1,4 +1,4 @@
-"""Neighbours of an image: found exactly, shown as they are, and said in words."""
+"""Neighbors of an image: found exactly, shown as they are, and said in words."""
 
 import re
 
@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdssl.cli import parse as command_line
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
 from mdssl.evaluate.neighbors.search import Match, Picture, Pictures, directions, nearest
-from mdssl.evaluate.neighbors.sheet import neighbour_sheet
+from mdssl.evaluate.neighbors.sheet import neighbor_sheet
 from mdssl.pretrain.loop import train
 
 ESCAPE = "\x1b[2J"
 
 
 def run(*arguments):
-    _main([str(argument) for argument in arguments])
+    assert main([str(argument) for argument in arguments]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +60,14 @@ def test_the_search_is_that_of_a_slow_loop(data):
     for match, direction in zip(nearest(queries, asked, pools, 4), asked, strict=True):
         slow = [(-float(pool.directions[at] @ direction), pool[at].place) for pool in pools for at in range(40)]
         slow.sort(key=lambda found: found[0])
-        assert [picture.place for picture in match.neighbours] == [place for _, place in slow[:4]]
+        assert [picture.place for picture in match.neighbors] == [place for _, place in slow[:4]]
         np.testing.assert_allclose(match.similarities, [-distance for distance, _ in slow[:4]])
 
 
 def test_an_image_that_was_planted_is_found_first(data, storage, trial_id, tmp_path, capsys):
     asked = [f"left:test:{row}" for row in range(3)] + ["right:test:7"]
     flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
-    run("neighbours", *asked, *flags, "--among", "left", "right", "--neighbours", 5)
+    run("neighbors", *asked, *flags, "--among", "left", "right", "--neighbors", 5)
     lines = capsys.readouterr().out.splitlines()
     for line, domain, label in zip(lines, ["left", "left", "left", "right"], "0121", strict=False):
         assert re.search(rf"nearest first: {label} of {domain} \(1\.00\)", line), line
@@ -76,14 +75,20 @@ def test_an_image_that_was_planted_is_found_first(data, storage, trial_id, tmp_p
         for name in ("left", "right"):
             count = listed.count(f" of {name} (")
             assert (not count and name not in said.split(": ")[1]) or re.search(
-                rf"{count} (of 5 neighbours are )?from {name}", said
+                rf"{count} (of 5 neighbors are )?from {name}", said
             )
     assert "60 of 60 training images of left, 60 of 60 training images of right" in lines[4]
 
 
-def test_a_training_image_is_not_its_own_neighbour(data, storage, trial_id, tmp_path, capsys):
+def test_the_british_spelling_is_an_alias(data, storage, trial_id, tmp_path, capsys):
     flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
-    run("neighbours", "left:train:3", *flags, "--among", "left")
+    run("neighbours", "left:test:1", *flags, "--among", "left", "--neighbours", 3)
+    assert "of 3 neighbors are from left" in capsys.readouterr().out
+
+
+def test_a_training_image_is_not_its_own_neighbor(data, storage, trial_id, tmp_path, capsys):
+    flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
+    run("neighbors", "left:train:3", *flags, "--among", "left")
     assert "(1.00)" not in capsys.readouterr().out
 
 
@@ -97,7 +102,7 @@ def test_a_file_of_any_kind_finds_the_image_that_it_shows(data, storage, trial_i
     Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save("grey16.png")
     files = ["right:test", "alpha.png", "image.webp", "cmyk.tif", "grey16.png"]
     flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--among", "left", "right"]
-    run("neighbours", *files, *flags)
+    run("neighbors", *files, *flags)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[0] for line in lines[:5]] == files, "a file goes before a dataset of its name"
     assert all("0 of right (1.00)" in line for line in lines[:4])
@@ -107,7 +112,7 @@ def test_a_file_of_any_kind_finds_the_image_that_it_shows(data, storage, trial_i
 def test_an_encoder_from_elsewhere_needs_no_trial(data, storage, trial_id, tmp_path, capsys):
     weights = storage / "trials" / trial_id / "encoder.safetensors"
     flags = ["--weights", weights, "--data", data, "--output", tmp_path / "n.png", "--storage", tmp_path / "none"]
-    run("neighbours", "left:test:4", *flags, "--among", "left", "--input-size", 24)
+    run("neighbors", "left:test:4", *flags, "--among", "left", "--input-size", 24)
     assert "1 of left (1.00)" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["n.png"]
 
@@ -115,23 +120,23 @@ def test_an_encoder_from_elsewhere_needs_no_trial(data, storage, trial_id, tmp_p
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ([], "no image is named"),
+        ([], "no image is given"),
         (["nowhere.png"], "'nowhere.png' cannot be read: there is no such file; allowed: a file, DATASET:test"),
         (["left:tset"], "unknown split 'tset'.*Did you mean 'test'"),
         (["middle:test"], "unknown dataset 'middle'"),
         (["left:test:10"], "row of left:test is 10; it must be from 0 to 9"),
         (["left:test:-1"], "row of left:test is -1; it must be from 0 to 9"),
         (["left:train:60"], "row of left:train is 60; it must be from 0 to 59"),
-        (["left:test:one"], "row 'one' of left:test is no number; allowed: .*DATASET:train:ROW"),
+        (["left:test:one"], "row 'one' of left:test is not a number; allowed: .*DATASET:train:ROW"),
         (["TEXT"], "cannot be decoded"),
-        (["left:test", "--output", "sheet.jpg"], "output 'sheet.jpg' would not be a PNG"),
-        (["left:test", "--output", "/dev/null/sheet.png"], "sheet of neighbours '/dev/null' cannot be written"),
+        (["left:test", "--output", "sheet.jpg"], "output 'sheet.jpg' does not end in .png"),
+        (["left:test", "--output", "/dev/null/sheet.png"], "sheet of neighbors '/dev/null' cannot be written"),
         (["left:test", "--among", "lefd"], "unknown dataset 'lefd'.*Did you mean 'left'"),
         (["left:test", "--features", "head"], "unknown feature layer 'head'"),
-        (["left:test", "--neighbours", 0], "neighbours is 0"),
+        (["left:test", "--neighbors", 0], "neighbors is 0"),
         (["left:test", "--sample", 5], "sample is 5; it must be at least 11"),
-        (["left:test", "--weights", "x.pth"], "give either --trial-id, or --weights"),
-        (["left:test", "--trial-id", "../../etc"], "'../../etc' is not one"),
+        (["left:test", "--weights", "x.pth"], "give either --trial-id ID, or --weights FILE"),
+        (["left:test", "--trial-id", "../../etc"], "'../../etc' is not a trial id"),
         (["left:test", "--trial-id", "0123456789ab"], "has no encoder"),
     ],
 )
@@ -143,9 +148,7 @@ def test_a_wrong_setting_is_one_message_and_leaves_nothing(
     (tmp_path / "text.png").write_text("no image")
     among = [] if "--among" in asked else ["--among", "left"]
     trial = [] if "--trial-id" in asked else ["--trial-id", trial_id]
-    with pytest.raises(SystemExit) as ended:
-        command_line.run(_main, ["neighbours", *asked, *trial, *among, "--storage", str(storage), "--data", str(data)])
-    assert ended.value.code == 2
+    assert main(["neighbors", *asked, *trial, *among, "--storage", str(storage), "--data", str(data)]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert [file.name for file in tmp_path.iterdir()] == ["text.png"]
 
@@ -154,14 +157,14 @@ def test_names_cannot_write_on_a_terminal_or_a_sheet(data, storage, trial_id, tm
     monkeypatch.chdir(tmp_path)
     image = open_dataset(data, "left").split("train").images[0]
     Image.fromarray(image).save(f"{ESCAPE}.png")
-    run("neighbours", f"{ESCAPE}.png", "--trial-id", trial_id, "--storage", storage, "--data", data, "--among", "left")
+    run("neighbors", f"{ESCAPE}.png", "--trial-id", trial_id, "--storage", storage, "--data", data, "--among", "left")
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert "\\x1b[2J.png: " in printed
 
     def sheet(name):
         match = Match(Picture(name, "", -1, "", image), (Picture(name, "train", 0, name, image),), (0.5,))
-        return neighbour_sheet([match], [name], title="", subtitle="").tobytes()
+        return neighbor_sheet([match], [name], title="", subtitle="").tobytes()
 
     assert sheet(ESCAPE) == sheet("\\x1b[2J")
 
@@ -169,4 +172,4 @@ def test_names_cannot_write_on_a_terminal_or_a_sheet(data, storage, trial_id, tm
 def test_names_too_long_for_their_place_are_shortened(data):
     image = open_dataset(data, "left").split("train").images[0]
     match = Match(Picture("a.png", "", -1, "", image), (Picture("left", "train", 0, "w" * 300, image),), (0.5,))
-    assert neighbour_sheet([match], ["left"], title="", subtitle="").width < 400
+    assert neighbor_sheet([match], ["left"], title="", subtitle="").width < 400

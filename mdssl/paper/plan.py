@@ -1,8 +1,7 @@
-"""The paper's experiments before they run: what each needs, what it would cost, and what of it can be done here."""
+"""The paper's experiments before they run: what each needs and costs, and which trials can run on the prepared data."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +13,7 @@ from mdssl.config.trial import Recipe
 from mdssl.data.dataset import prepare_command
 from mdssl.data.local_copy import is_prepared_in, variants_in
 from mdssl.leaderboard.names import name_of
-from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperTrial, experiment
-from mdssl.sweep.settings import SweepSettings
+from mdssl.paper.experiments import EXPERIMENTS, PaperTrial, experiment
 
 ASSUMED_VIEWS_PER_SECOND = 200_000
 """Of a ResNet-50 with the ImageNet stem at 32x32 in bf16 on one H100 or H200: an estimate from its arithmetic and
@@ -82,35 +80,44 @@ def speed(recipe: Recipe, board: pd.DataFrame) -> tuple[float, str]:
     return ASSUMED_VIEWS_PER_SECOND / _COST_OF_A_VIEW[recipe.arch, recipe.stem], "assumed for an H100, not measured"
 
 
-def print_list(names: Sequence[str], settings: SweepSettings, board: pd.DataFrame, console: Console) -> None:
-    """Print each experiment with its trials, the datasets it needs and what it would cost; then the sum."""
-    recipe, data = settings, settings.data
-    axes = (settings.seeds, settings.temperature, *settings.grid_axes.values())
-    repeats = math.prod(len(values) for values in axes)
+def print_list(
+    names: Sequence[str], recipe: Recipe, board: pd.DataFrame, console: Console, *, data: str | Path, repeats: int = 1
+) -> None:
+    """Print each experiment with its trials, the datasets it needs and what it would cost; then the sum.
+
+    Args:
+        recipe: how every trial is trained.
+        board: the leaderboard, for measured speeds.
+        data: where prepared datasets are.
+        repeats: how many times each trial is trained, with other seeds and settings of a grid.
+    """
     each = f", {repeats} times each" if repeats > 1 else ""
     views_per_second, source = speed(recipe, board)
+
+    def cost(trials: Iterable[PaperTrial]) -> str:
+        trained = [trial for trial in trials if trial.domains]
+        hours = repeats * gpu_hours(trained, recipe, views_per_second)
+        return f"{len(trained)} trials{each}, about {hours:.1f} GPU-hours"
+
     for name in names:
         chosen = EXPERIMENTS[name]
         _say(console, f"{name}: {chosen.title} ({chosen.section})")
         for trial in chosen.trials:
-            _say(console, f"    {_words(trial)}")
+            _say(console, f"    {trial}")
         marks = variants_in(data, [*chosen.domains, *chosen.evaluate])
         marks |= dict.fromkeys(plan_experiments([name], data).lacking, "not prepared")
         trained, scored = (
-            ", ".join(name_of(dataset, marks.get(dataset, "")) for dataset in names)
-            for names in (chosen.domains, chosen.evaluate)
+            ", ".join(name_of(dataset, marks.get(dataset, "")) for dataset in datasets)
+            for datasets in (chosen.domains, chosen.evaluate)
         )
         same = set(chosen.domains) == set(chosen.evaluate)
         _say(console, f"  datasets: {trained}" if same else f"  datasets: trained on {trained}; scored on {scored}")
-        trained = [trial for trial in chosen.trials if trial.domains]
-        hours = repeats * gpu_hours(trained, recipe, views_per_second)
-        _say(console, f"  {len(trained)} trials{each}, about {hours:.1f} GPU-hours")
+        _say(console, f"  {cost(chosen.trials)}")
         for note in chosen.notes:
             _say(console, f"  note: {note}")
         _say(console, "")
-    once = dict.fromkeys(trial for name in names for trial in EXPERIMENTS[name].trials if trial.domains)
-    hours = repeats * gpu_hours(once, recipe, views_per_second)
-    _say(console, f"together, shared trials once: {len(once)} trials{each}, about {hours:.1f} GPU-hours")
+    once = dict.fromkeys(trial for name in names for trial in EXPERIMENTS[name].trials)
+    _say(console, f"together, shared trials once: {cost(once)}")
     _say(console, f"at {views_per_second:,.0f} views/s ({source})")
     for dataset in plan_experiments(names, data).lacking:
         _say(console, f"not prepared: {dataset}; {prepare_command(data, dataset)}")
@@ -121,18 +128,9 @@ def print_skipped(plan: Plan, console: Console) -> None:
     for trial in plan.skipped:
         absent = [name for name in trial.domains if name in plan.lacking]
         why = f"not prepared: {', '.join(absent)}" if absent else "give its file with --pretrained"
-        _say(console, f"skipped: {_words(trial)}; {why}")
+        _say(console, f"skipped: {trial}; {why}")
     if plan.unscored:
         _say(console, f"not scored on, for they are not prepared: {', '.join(plan.unscored)}")
-
-
-def _words(trial: PaperTrial) -> str:
-    words = [trial.method, "+".join(trial.domains) or "(weights from elsewhere)"]
-    if trial.method.startswith("mdssl"):
-        words += [f"λ1={trial.lambda1:g}", f"λ2={trial.lambda2:g}"]
-    if trial.num_clusters:
-        words.append(f"K={trial.num_clusters}")
-    return " ".join(words)
 
 
 def _say(console: Console, line: str) -> None:

@@ -1,8 +1,8 @@
 import pytest
 
 from mdssl.config.trial import TrialConfig
+from mdssl.paper.experiments import EXPERIMENTS, PaperTrial, experiment
 from mdssl.paper.published import published
-from mdssl.sweep.paper_experiments import EXPERIMENTS, PaperTrial, experiment
 
 ALL_TRIALS = [trial for found in EXPERIMENTS.values() for trial in found.trials]
 

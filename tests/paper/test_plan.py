@@ -9,14 +9,20 @@ from rich.console import Console
 
 from mdssl.config.trial import Recipe
 from mdssl.leaderboard import board as leaderboard
-from mdssl.sweep.paper_experiments import EXPERIMENTS
-from mdssl.sweep.paper_plan import gpu_hours, plan_experiments, print_list, print_skipped, speed
+from mdssl.paper.experiments import EXPERIMENTS
+from mdssl.paper.plan import gpu_hours, plan_experiments, print_list, print_skipped, speed
 from mdssl.sweep.settings import SweepSettings
 
 
 def said(function, *arguments):
     out = io.StringIO()
     function(*arguments, Console(file=out, width=80))
+    return out.getvalue()
+
+
+def listed(names, chosen, board):
+    out = io.StringIO()
+    print_list(names, chosen, board, Console(file=out, width=80), data=chosen.data, repeats=chosen.repeats)
     return out.getvalue()
 
 
@@ -40,7 +46,7 @@ def test_what_lacks_a_dataset_is_skipped_and_named(papers_data):
 
 
 def test_what_is_trained_on_alone_is_not_said_to_be_scored_on(papers_data, tmp_path):
-    text = " ".join(said(print_list, ["table3"], settings(papers_data), empty_board(tmp_path)).split())
+    text = " ".join(listed(["table3"], settings(papers_data), empty_board(tmp_path)).split())
     scored_on = text.split("scored on ")[1].split(" 13 trials")[0]
     assert "imagenet250k" in text.split("scored on ")[0] and "imagenet250k" not in scored_on
     skipped = said(print_skipped, plan_experiments(["table3"], papers_data))
@@ -76,20 +82,18 @@ def test_a_measured_speed_replaces_the_assumed_one(tmp_path):
 
 
 def test_the_list_says_what_each_needs_and_the_sum_counts_shared_trials_once(papers_data, tmp_path):
-    text = said(print_list, ["figure3", "figureA1"], settings(papers_data), empty_board(tmp_path))
+    text = listed(["figure3", "figureA1"], settings(papers_data), empty_board(tmp_path))
     assert "figure3: Top-1 against λ1 and against λ2 (section 3.5, figure 3)" in text
     marked = "cifar10 (2 of 10 classes, 8×8 pixels), svhn (2 of 10 classes, 8×8 pixels)"
     assert f"datasets: {marked}" in " ".join(text.split())
     assert "9 trials, about" in text
     assert "together, shared trials once: 9 trials" in text
-    assert "not prepared: dtd" in said(print_list, ["table4"], settings(papers_data), empty_board(tmp_path))
+    assert "not prepared: dtd" in listed(["table4"], settings(papers_data), empty_board(tmp_path))
 
 
 def test_every_seed_and_point_of_a_grid_costs_its_hours(papers_data, tmp_path):
     several = settings(papers_data, seeds=(0, 1), grid=(("learning_rate", "2", "4", "8"),))
-    once, often = (
-        said(print_list, ["figure3"], chosen, empty_board(tmp_path)) for chosen in (settings(papers_data), several)
-    )
+    once, often = (listed(["figure3"], chosen, empty_board(tmp_path)) for chosen in (settings(papers_data), several))
     hours = [
         float(re.search(r"together.*?about ([0-9.]+) GPU-hours", text, re.DOTALL).group(1)) for text in (once, often)
     ]
@@ -98,5 +102,5 @@ def test_every_seed_and_point_of_a_grid_costs_its_hours(papers_data, tmp_path):
 
 
 def test_every_experiment_can_be_listed(papers_data, tmp_path):
-    text = said(print_list, list(EXPERIMENTS), settings(papers_data), empty_board(tmp_path))
+    text = listed(list(EXPERIMENTS), settings(papers_data), empty_board(tmp_path))
     assert all(f"\n{name}: " in f"\n{text}" for name in EXPERIMENTS)

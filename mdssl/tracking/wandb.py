@@ -1,6 +1,6 @@
-"""A trial in Weights & Biases: the run with its id, in the project ``mdssl`` unless ``WANDB_PROJECT`` names another.
+"""A trial as a run in Weights & Biases, with the trial's id, in the project ``WANDB_PROJECT`` (default ``mdssl``).
 
-All else is as wandb's own variables say: ``WANDB_MODE=offline`` keeps runs in the trial's folder until `wandb sync`.
+wandb's own variables apply: ``WANDB_MODE=offline`` keeps runs in the trial's folder until `wandb sync`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class WeightsAndBiases:
             resume="allow",
             config=relevant_settings(config.to_dict()),
             dir=trial_dir.path if own_folder else None,
-            # What the process prints is kept with the trial.
+            # The trial's own log has what the process prints.
             settings=wandb.Settings(console="off", silent=True),
         )
 
@@ -34,7 +34,7 @@ class WeightsAndBiases:
         if self.only_scores:
             self.run.summary.update(values)
         else:
-            # A step that was told before a kill is not taken a second time.
+            # wandb ignores a step that was logged before a kill.
             self.run.log(values, step=step)
 
     def finish(self, failed: bool) -> None:

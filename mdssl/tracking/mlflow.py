@@ -1,5 +1,7 @@
-"""A trial in MLflow: the run with the tag ``trial_id``, in the experiment ``mdssl`` unless ``MLFLOW_EXPERIMENT_NAME``
-names another, of the server or folder that ``MLFLOW_TRACKING_URI`` says."""
+"""A trial as a run in MLflow, with the tag ``trial_id``.
+
+``MLFLOW_TRACKING_URI`` is the server or folder, ``MLFLOW_EXPERIMENT_NAME`` the experiment, by default ``mdssl``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ class MLflowRun:
 
     def __init__(self, config: TrialConfig, trial_dir: Location, resumed_at: int | None):
         self.client = MlflowClient()
-        experiment_id = _experiment(self.client, os.environ.get("MLFLOW_EXPERIMENT_NAME", "mdssl"))
+        experiment_id = _experiment_id(self.client, os.environ.get("MLFLOW_EXPERIMENT_NAME", "mdssl"))
         found = self.client.search_runs([experiment_id], f"tags.trial_id = '{config.trial_id}'", max_results=1)
         if found:
             self.run_id = found[0].info.run_id
@@ -35,7 +37,7 @@ class MLflowRun:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         now = int(time.time() * 1000)
-        # Of a probe's name MLflow takes no brackets.
+        # MLflow allows no brackets in names, and names of probes have them.
         named = {re.sub(r"[^\w\-./ ]+", "_", name).strip("_"): float(value) for name, value in values.items()}
         new = [Metric(name, value, now, step) for name, value in named.items() if self._is_new(name, step)]
         self.client.log_batch(self.run_id, metrics=new)
@@ -44,7 +46,7 @@ class MLflowRun:
         self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
 
     def _is_new(self, name: str, step: int) -> bool:
-        """Steps that are trained again after a kill give the numbers that are there already."""
+        """False for a step that is trained again after a kill: its values are there already."""
         if self.only_scores:
             return True
         if name not in self.last_step:
@@ -53,8 +55,8 @@ class MLflowRun:
         return step > self.last_step[name]
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
-    """Its id. Of several trials that begin at once one makes it."""
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    """The experiment's id. It is created by one of several trials that start at once."""
     try:
         return client.create_experiment(name)
     except MlflowException:

@@ -1,0 +1,46 @@
+"""The encoder that a command was given: of a trial, or a file from elsewhere."""
+
+from __future__ import annotations
+
+from mdssl.config.methods import METHODS
+from mdssl.config.run import check_layers
+from mdssl.config.trial import TrialConfig, check_trial_id
+from mdssl.errors import InputError
+from mdssl.pretrain.model import Model, build_model
+from mdssl.pretrain.pretrained import pretrained_config
+from mdssl.pretrain.trial_files import load_model
+from mdssl.storage.location import Location
+
+
+def open_encoder(
+    storage: str,
+    trial_id: str = "",
+    weights: str = "",
+    *,
+    layer: str = "encoder",
+    input_size: int | None = None,
+    device: str = "cpu",
+) -> tuple[TrialConfig, Model]:
+    """Load the encoder of ``trial_id``, or of the file ``weights``, in evaluation mode.
+
+    Args:
+        layer: the features that it will be asked for; a pretrained encoder has no projection head.
+        input_size: pixels that images are resized to for ``weights``.
+
+    Raises:
+        ValueError: both or none of the two are given; there is no such encoder, or it has no such layer.
+    """
+    if bool(trial_id) == bool(weights):
+        raise InputError("give either --trial-id ID, or --weights FILE for an encoder from elsewhere.")
+    if trial_id and input_size is not None:
+        raise InputError("--input-size requires --weights; a trial's encoder has its own input size.")
+    if trial_id:
+        check_trial_id(trial_id)
+        config, model = load_model(Location.of(storage) / "trials" / trial_id, device)
+    else:
+        config, found = pretrained_config(weights, input_size)
+        model = build_model(config)
+        model.encoder.load_state_dict(found.encoder)
+        model = model.to(device).eval()
+    check_layers((layer,), METHODS[config.method].loads_weights)
+    return config, model

@@ -1,0 +1,103 @@
+"""Every experiment of the paper as trials; ``experiments.toml`` lists them."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from mdssl.config.methods import METHODS
+from mdssl.errors import check_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperTrial:
+    """One encoder of the paper."""
+
+    method: str
+    """simclr (one domain: the single-domain baseline; several: their union) | mdssl | mdssl-clustered | mdssl-robust |
+    pretrained (nothing is trained)."""
+    domains: tuple[str, ...] = ()
+    """To train on, in the paper's order; none where the encoder comes pretrained."""
+    lambda1: float = 1.0
+    """Weight of the within-domain term (eq. 3)."""
+    lambda2: float = 0.0
+    """Weight of the across-domain term (eq. 4)."""
+
+    @property
+    def num_clusters(self) -> int | None:
+        """Pseudo-domains M of the clustered methods: as many as there are domains (section 4)."""
+        return len(self.domains) if METHODS[self.method].finds_domains else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Values by setting: what `mdssl.sweep.grid.trials` takes as one of its methods."""
+        if self.method == "pretrained":
+            return {"method": self.method}
+        own = {"method": self.method, "domains": self.domains, "lambda1": self.lambda1, "lambda2": self.lambda2}
+        # The schedule of clustering and ε are settings of the recipe: section 4's are the preset's.
+        return own | ({"num_clusters": self.num_clusters} if self.num_clusters else {})
+
+    def __str__(self) -> str:
+        words = [self.method, "+".join(self.domains) or "(weights from elsewhere)"]
+        if METHODS[self.method].weighs_domains:
+            words += [f"λ1={self.lambda1:g}", f"λ2={self.lambda2:g}"]
+        return " ".join(words + ([f"K={self.num_clusters}"] if self.num_clusters else []))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperExperiment:
+    """One table or figure of the paper."""
+
+    title: str
+    """What it shows, in our words."""
+    section: str
+    """Where the paper describes it."""
+    trials: tuple[PaperTrial, ...]
+    """What has to be trained, in the order of the paper's rows."""
+    evaluate: tuple[str, ...]
+    """Datasets that its encoders are scored on, or whose representations it shows, in the order of its columns."""
+    reports: str = "top1"
+    """top1 | resources (hours, disk, GPUs) | hours | embedding (t-SNE) | similarity (class-averaged heat maps)."""
+    figure: str = ""
+    """Of a figure, which of ours shows it: how the names of these begin in `mdssl.figures.gallery`."""
+    notes: tuple[str, ...] = ()
+    """Where the text is silent or contradicts itself, and what was decided."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """All datasets that it trains on, each once."""
+        return tuple(dict.fromkeys(name for trial in self.trials for name in trial.domains))
+
+
+def _trial(text: str) -> PaperTrial:
+    method, *rest = text.split()
+    domains = {"domains": tuple(rest[0].split("+"))} if rest else {}
+    weights = zip(("lambda1", "lambda2"), map(float, rest[1:]), strict=False)
+    return PaperTrial(method=method, **domains, **dict(weights))
+
+
+def _experiments() -> dict[str, PaperExperiment]:
+    tables = tomllib.loads((files(__package__) / "experiments.toml").read_text(encoding="utf-8"))
+    return {
+        name: PaperExperiment(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+            | {"trials": tuple(map(_trial, table["trials"]))}
+        )
+        for name, table in tables.items()
+    }
+
+
+EXPERIMENTS = _experiments()
+"""By the name of the table or figure."""
+
+
+def experiment(name: str) -> PaperExperiment:
+    """The table or figure called ``name``.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    check_name("experiment of the paper", name, EXPERIMENTS)
+    return EXPERIMENTS[name]

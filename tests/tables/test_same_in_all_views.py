@@ -1,0 +1,125 @@
+"""The same trials have the same difference to their baseline wherever it is shown."""
+
+import io
+
+import pandas as pd
+import pytest
+from leaderboard_rows import row
+from rich.console import Console
+
+from mdssl.config.trial import TrialConfig
+from mdssl.figures.cost import costs_and_scores
+from mdssl.leaderboard.board import read, with_settings, write_rows
+from mdssl.report.overview import trial_table
+from mdssl.storage.location import Location
+from mdssl.sweep.rows import failed_row
+from mdssl.sweep.settings import SweepSettings
+from mdssl.sweep.summary import print_results
+from mdssl.tables.printing import print_leaderboard, print_one_table
+from mdssl.tables.render import TERMINAL_ROWS
+from mdssl.tables.view import view
+
+DOMAINS = ("cifar10", "svhn")
+# The differences of the first trial are -5.5, -8.0, -7.8 and 0.7. Their mean is -5.15, which one decimal tells from the
+# difference of the means by the order of the sums. One baseline lacks dtd, on which the others score: no mean is over
+# it, while a difference of means would be. The last trial lacks a score that all others have.
+SCORES = {
+    ("simclr", 0): {"cifar10": 39.6, "svhn": 43.7, "stl10": 53.9, "eurosat": 70.1, "dtd": 5.0},
+    ("simclr", 1): {"cifar10": 39.1, "svhn": 47.9, "stl10": 51.7, "eurosat": 70.6},
+    ("mdssl", 0): {"cifar10": 34.1, "svhn": 35.7, "stl10": 46.1, "eurosat": 70.8, "dtd": 95.0},
+    ("mdssl", 1): {"cifar10": 40.0, "svhn": 43.0, "stl10": 43.2, "eurosat": 69.7, "dtd": 96.0},
+    ("other", 0): {"cifar10": 99.0, "svhn": 99.0, "stl10": 99.0, "dtd": 99.0},
+}
+EXPECTED = {
+    key: sum(SCORES[key][name] - SCORES["simclr", key[1]][name] for name in ("cifar10", "svhn", "stl10", "eurosat")) / 4
+    for key in SCORES
+    if key[0] != "other"
+}
+LAMBDAS = {"simclr": {"method": "simclr"}, "mdssl": {"lambda2": 0.1}, "other": {"lambda1": 0.5, "lambda2": 0.1}}
+CONFIGS = {
+    (name, seed): TrialConfig(domains=DOMAINS, seed=seed, precision="fp32", **LAMBDAS[name]) for name, seed in SCORES
+}
+CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
+
+
+@pytest.fixture
+def swept(storage) -> str:
+    for key, config in CONFIGS.items():
+        made = failed_row(config, "", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00")
+        rows = []
+        for name, top1 in SCORES[key].items():
+            own = {"features": "encoder", "probe": "lbfgs", "top1": top1, "seen": name in DOMAINS, "eval_dataset": name}
+            counts = {column: row(name)[column] for column in ("num_classes", "num_train", "num_test")}
+            cost = {"train_seconds": 60.0, "num_workers": 1, "device": "cpu"}
+            rows.append(made | own | counts | cost | {"status": "finished", "error": None})
+        write_rows(storage, config.trial_id, rows)
+    return storage
+
+
+def printed(text: str) -> dict[tuple[str, int], str]:
+    """The last cell of the row of each trial, by its method and seed."""
+    lines = [line.split() for line in text.splitlines() if line.startswith(("simclr ", "mdssl "))]
+    names = {("simclr", "1"): "simclr", ("mdssl", "1"): "mdssl", ("mdssl", "0.5"): "other"}
+    return {(names[method, lambda1], int(seed)): cells[-1] for method, lambda1, _, seed, *cells in lines}
+
+
+def test_the_difference_to_the_baseline_is_one_number_in_all_views(swept, capsys):
+    shown = {key: f"{round(value, 1) + 0.0:+.1f}" for key, value in EXPECTED.items()} | {("other", 0): "-"}
+    console = Console(file=io.StringIO(), width=200)
+    print_leaderboard(swept, console=console)
+    assert printed(console.file.getvalue()) == shown
+
+    console = Console(file=io.StringIO(), width=200)
+    settings = SweepSettings(domains=DOMAINS, evaluate=tuple(SCORES["simclr", 0]), storage=swept, data=swept)
+    print_results(console, "sweep", settings, Location.of(swept), list(CONFIGS.values()))
+    assert printed(console.file.getvalue()) == shown
+
+    rows = with_settings(read(swept))
+    frame = view(rows, baseline=("simclr",)).frame.set_index("trial_id")
+    found = {key: frame.loc[config.trial_id, "average_vs_simclr"] for key, config in CONFIGS.items()}
+    assert {key: found[key] for key in EXPECTED} == EXPECTED and pd.isna(found["other", 0])
+    asked = {"choice": {}, "where": [], "columns": (), "baseline": ("simclr",), "sort": ("average_vs_simclr:desc",)}
+    print_one_table(swept, **asked, format="markdown", output=None)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    by_id = {own[0]: own[-1].strip("*") for own in cells}
+    assert {key: by_id[config.trial_id] for key, config in CONFIGS.items()} == shown
+    assert cells[-1][0] == CONFIGS["other", 0].trial_id, "what lacks a score ranks below what has it"
+
+    table = trial_table(rows)
+    (place,) = [number for number, column in enumerate(table.columns) if column.name == "vs simclr"]
+    of_report = {own.trial_id: own.cells[place][0].replace("–", "-") for own in table.rows}
+    assert {key: of_report[config.trial_id] for key, config in CONFIGS.items()} == shown
+
+    over = view(rows, over_seeds=True, baseline=("simclr",)).frame.set_index(["method", "lambda1"])
+    mean = (EXPECTED["mdssl", 0] + EXPECTED["mdssl", 1]) / 2
+    assert over.loc[("mdssl", 1.0), "average_vs_simclr_mean"] == mean
+
+
+def test_means_over_datasets_are_one_number_in_tables_and_figures(swept):
+    points = costs_and_scores(read(swept)).set_index("trial_id")
+    frame = view(with_settings(read(swept))).frame.set_index("trial_id")
+    assert set(points.index) == set(frame.index[frame["average"].notna()])
+    assert points["score"].to_dict() == frame.loc[points.index, "average"].to_dict()
+
+
+def test_notes_name_the_datasets_left_out_and_the_trials_without_a_mean(swept):
+    notes = view(with_settings(read(swept)), baseline=("simclr",)).notes
+    assert notes == (
+        "averages are over cifar10, eurosat, stl10, svhn; left out, as not enough trials have a score: dtd",
+        f"no average for lack of a score on eurosat: {CONFIGS['other', 0].trial_id}",
+    )
+
+
+def test_a_terminal_shows_the_first_rows_and_says_how_many_there_are(storage, tmp_path):
+    for number in range(TERMINAL_ROWS + 5):
+        write_rows(storage, f"{number:012x}", [row("svhn", seed=number)])
+    console = Console(file=io.StringIO(), width=80)
+    print_leaderboard(storage, console=console)
+    lines = console.file.getvalue().splitlines()
+    assert sum(line.startswith("mdssl") for line in lines) == TERMINAL_ROWS
+    assert f"{TERMINAL_ROWS} of {TERMINAL_ROWS + 5} rows; mdssl leaderboard --output FILE has all" in lines
+    for name in ("all.txt", "all.html"):
+        file = tmp_path / name
+        print_one_table(storage, choice={}, where=[], columns=(), format=None, output=str(file))
+        assert file.read_text().count(" mdssl ") + file.read_text().count(">mdssl<") == TERMINAL_ROWS + 5
