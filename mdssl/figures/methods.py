@@ -109,7 +109,7 @@ def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
             x = own["eval_dataset"].map(places).astype(float) + (place - (len(methods) - 1) / 2) * wide
             look = dict(
                 color=METHODS[method].color,
-                hatch=style.HATCHES[list(METHODS).index(method)],
+                hatch=style.HATCHES[list(METHODS).index(method) % len(style.HATCHES)],
                 edgecolor=style.INK,
                 linewidth=0.5,
             )
