@@ -116,7 +116,7 @@ def _draw(heatmap: Heatmap, width: float | None = None) -> style.Figure:
     axis.set_yticks(range(rows), [f"{value:g}" for value in cells.index])
     axis.tick_params(length=0)
     axis.set(xlabel="λ2", ylabel="λ1")
-    axis.set_title(style.dataset_label(heatmap.dataset, int(width * 12), before="top-1 (%) on "), loc="left")
+    axis.set_title(style.dataset_label(heatmap.dataset, int(width * 12.5), before="top-1 (%) on "), loc="left")
     has_numbers = columns * 0.3 + 0.7 <= width and rows <= 40
     if not has_numbers:
         figure.colorbar(image, ax=axis, label="top-1 (%)", fraction=0.05)

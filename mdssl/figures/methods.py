@@ -74,7 +74,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Bars, Words]
         return _bars(kept, mixture), lambdas
 
     for mixture, (bars, lambdas) in scores.each_mixture(group.rows, read):
-        at = f" MDSSL at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g}, not chosen by scores." if lambdas else ""
+        at = f" MDSSL at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g} (not selected by score)." if lambdas else ""
         top1 = bars.means.pivot(index="eval_dataset", columns="method", values="mean")
         parts = []
         for dataset in bars.datasets:
@@ -109,7 +109,7 @@ def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
             x = own["eval_dataset"].map(places).astype(float) + (place - (len(methods) - 1) / 2) * wide
             look = dict(
                 color=METHODS[method].color,
-                hatch=style.HATCHES[list(METHODS).index(method)],
+                hatch=style.HATCHES[list(METHODS).index(method) % len(style.HATCHES)],
                 edgecolor=style.INK,
                 linewidth=0.5,
             )

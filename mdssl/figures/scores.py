@@ -206,7 +206,7 @@ def unscored_like(rows: pd.DataFrame, trial: pd.Series) -> pd.DataFrame:
 def of_one_device(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of trials that ran on the most frequent device with the most frequent number of workers."""
     for name in ("device", "num_workers"):
-        rows = rows[rows[name].isna() | (rows[name] == rows[name].mode().iloc[0])] if rows[name].notna().any() else rows
+        rows = rows[rows[name].isna() | rows[name].isin(rows[name].mode()[:1])]
     return rows
 
 
