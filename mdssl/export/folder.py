@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mdssl.config.trial import TrialConfig
-from mdssl.data.images import FILTERS
+from mdssl.data.decode import FILTERS
 from mdssl.errors import InputError, check_name
 from mdssl.export.card import card
 from mdssl.export.formats import FORMATS, to_programs, to_safetensors

@@ -9,19 +9,19 @@ from typing import Any
 
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import Dataset
-from mdssl.data.images import FILTERS, LARGEST_SIZE, SMALLEST_SIZE
-from mdssl.data.local_copy import described_in, is_prepared_in
+from mdssl.data.decode import FILTERS, LARGEST_SIZE, SMALLEST_SIZE
 from mdssl.data.mixture import fingerprint_of
+from mdssl.data.remote import described_in, is_prepared_in
 from mdssl.errors import InputError, check_name, check_number
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What `mdssl.data.images.convert` makes of an image before it is encoded.
+    """What `mdssl.data.decode.convert` makes of an image before it is encoded.
 
     Attributes:
         size: height and width in pixels.
-        filter: the resize filter, a key of `mdssl.data.images.FILTERS`.
+        filter: the resize filter, a key of `mdssl.data.decode.FILTERS`.
     """
 
     size: int

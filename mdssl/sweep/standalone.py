@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from mdssl.config.run import ProbeConfig, check_layers
 from mdssl.data.dataset import open_dataset
-from mdssl.data.local_copy import ensure_local
+from mdssl.data.remote import ensure_local
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import check_scorable, encode_dataset, instability, score_dataset

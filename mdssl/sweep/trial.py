@@ -14,7 +14,7 @@ import ray.train.torch
 from ray import tune
 
 from mdssl.config.trial import UNTRAINED, TrialConfig
-from mdssl.data.local_copy import ensure_local
+from mdssl.data.remote import ensure_local
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.progress import NonFiniteLossError
 from mdssl.pretrain.stopping import StoppedError

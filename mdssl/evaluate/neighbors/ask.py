@@ -6,10 +6,10 @@ import numpy as np
 
 from mdssl.config.run import FEATURES, check_layers
 from mdssl.config.trial import TrialConfig, check_trial_id
+from mdssl.data.contact_sheet import write_png
 from mdssl.data.dataset import Dataset, open_dataset
-from mdssl.data.local_copy import ensure_local
 from mdssl.data.progress import image_progress
-from mdssl.data.sheet import write_png
+from mdssl.data.remote import ensure_local
 from mdssl.device import pick_device
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.evaluate.choice import chosen

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mdssl.data.dataset import SPLITS, Dataset, open_dataset
-from mdssl.data.images import convert
-from mdssl.data.local_copy import ensure_local
+from mdssl.data.decode import convert
+from mdssl.data.remote import ensure_local
 from mdssl.data.sources.base import RawImage
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.evaluate.choice import chosen
@@ -30,7 +30,7 @@ def query_pictures(asked: Sequence[str], like: Dataset, *, data: str, seed: int 
     """The images that ``asked`` names, in this order.
 
     Args:
-        asked: paths or URIs of image files (see `mdssl.data.images` for what becomes of the less usual kinds),
+        asked: paths or URIs of image files (see `mdssl.data.decode` for what becomes of the less usual kinds),
             ``DATASET:SPLIT`` for a few images of different classes, or ``DATASET:SPLIT:ROW``.
         like: all are brought to its images' size, by its resize filter.
         data: folder or bucket of prepared datasets.
