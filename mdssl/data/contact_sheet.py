@@ -32,13 +32,7 @@ def contact_sheet(
 ) -> None:
     """Write a PNG with ``per_class`` random images of each of the first ``max_classes`` classes.
 
-    Args:
-        dataset: the dataset to show; synthetic domains are labelled as such.
-        split: ``train`` or ``test``.
-        path: the PNG file; its folder is created if necessary.
-        per_class: images in a row; fewer if the class has fewer.
-        max_classes: rows; the title says if there are more classes.
-        seed: of the random choice of images.
+    The folder of ``path`` is created if necessary. Without labels, the rows are more images.
 
     Raises:
         InputError: there is no such split, a count is below 1, the dataset is damaged, or the path cannot be written or
@@ -52,16 +46,16 @@ def contact_sheet(
         images, labels = dataset.split(split).images, dataset.split(split).labels
         names = dataset.classes[:max_classes]
     else:
-        # Without labels, the rows are more images.
         check_name("split of a dataset without labels", split, ("train",))
         images = dataset.pretraining_images()
         names = ("",) * min(max_classes, _UNLABELLED_ROWS, -(-len(images) // per_class))
         labels = rng.permutation(len(images)) // per_class
-    rows = [_choose(rng, labels, label, per_class) for label in range(len(names))]
+    rows = [np.sort(rng.permutation(np.flatnonzero(labels == label))[:per_class]) for label in range(len(names))]
 
     title, subtitle = _titles(dataset, split, len(names))
     title_font, label_font = font(TITLE_FONT, [title]), font(LABEL_FONT, [subtitle, *map(printable, names)])
-    names = [_shortened(legible(printable(name), label_font)) for name in names]
+    names = [legible(printable(name), label_font) for name in names]
+    names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names]
     side = dataset.image_size * magnification(dataset.image_size)
     label_width = max(int(label_font.getlength(name)) for name in names) + MARGIN
     head = MARGIN + TITLE_FONT + LABEL_FONT + 2 * GAP + MARGIN
@@ -76,15 +70,6 @@ def contact_sheet(
         for column, row in enumerate(chosen):
             sheet.paste(enlarged(images[row]), (MARGIN + label_width + column * (side + GAP), top))
     write_png(sheet, Location.of(path))
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
-
-
-def _choose(rng: np.random.Generator, labels: np.ndarray, label: int, count: int) -> np.ndarray:
-    rows = rng.permutation(np.flatnonzero(labels == label))
-    return np.sort(rows[:count])
 
 
 def _titles(dataset: Dataset, split: str, shown: int) -> tuple[str, str]:

@@ -104,7 +104,7 @@ class Dataset:
 
     @property
     def builtin(self) -> bool:
-        """Whether its images are synthetic."""
+        """Whether it is a built-in domain of synthetic images."""
         return self.meta["builtin"]
 
     @property

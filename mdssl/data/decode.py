@@ -159,15 +159,11 @@ class Converted(NamedTuple):
 def convert_part(
     part: Part, size: int, resize_filter: str, workers: int | None = None, bits: int = 0
 ) -> Iterator[Converted]:
-    """Yield the images of ``part`` in order, in chunks of up to 64.
+    """Yield the images of ``part`` in order, in chunks of up to 64; see `convert`.
 
     Args:
-        part: the images.
-        size: height and width of the result.
-        resize_filter: a key of ``FILTERS``.
         workers: number of processes; None for one per CPU. They are started only if the first chunk shows that this
             saves time.
-        bits: see `convert`.
     """
     workers = workers or available_cpus()
     tasks = _tasks(part, size, resize_filter, bits)

@@ -69,17 +69,10 @@ def resolve_splits(
 ) -> tuple[dict[str, Part], tuple[str, ...], dict]:
     """Choose the train and test part, and the unlabelled one if there is one, and check their labels.
 
-    A test part is used as it is, and a validation part beside it is left out. Without a test part, the validation part
-    is the test split; without both, a stratified random ``test_fraction`` of the training images is. Classes without
-    any image are dropped.
-
-    Args:
-        name: of the dataset, for messages.
-        source: its parts. Its findings receive what is left out here.
-        seed: of the random choices.
-        test_fraction: of the test images where the source has no test or validation part.
-        train_per_class: take a random choice of that many training images of each class.
-        joins_validation: whether a validation part beside a test part belongs to train.
+    A test part is used as it is. A validation part beside it is left out, or belongs to train if ``joins_validation``.
+    Without a test part, the validation part is the test split; without both, a stratified random ``test_fraction`` of
+    the training images is. With ``train_per_class``, train is a random choice of that many images of each class.
+    Classes without any image are dropped. The findings of ``source`` receive what is left out.
 
     Returns:
         ``{"train": …, "test": …}``, optionally with ``"unlabelled"``; the class names; and the rule for ``meta.json``,
@@ -120,7 +113,7 @@ def resolve_splits(
         train, test = _stratify(name, train, classes, seed, test_fraction)
         rule = {"rule": "stratified", "seed": seed, "test_fraction": test_fraction}
     if train_per_class is not None:
-        train = _choose(name, train, classes, seed, train_per_class)
+        train = _take_per_class(name, train, classes, seed, train_per_class)
         rule |= {"train_per_class": train_per_class, "seed": seed}
     _check_classes(name, train, test, classes, hint="" if rule["rule"] == "stratified" else _NOT_SPLITS)
     unlabelled = {"unlabelled": parts["unlabelled"]} if "unlabelled" in parts else {}
@@ -176,22 +169,18 @@ def _drop_empty_classes(
 
 def _stratify(name: str, part: Part, classes: tuple[str, ...], seed: int, fraction: float) -> tuple[Part, Part]:
     """Train and test: per class, ``fraction`` of the images for test, at least one and never all, in source order."""
-    in_test = np.zeros(len(part), dtype=bool)
-    for label in np.unique(part.labels):
-        rows = np.flatnonzero(part.labels == label)
-        if len(rows) < 2:
-            raise InputError(
-                f"dataset {name!r} has no test split and its class {classes[label]!r} has 1 image; a stratified split "
-                "needs at least 2. Add images or give a test split; without labels (--classes none) it is a domain for "
-                "pretraining."
-            )
-        count = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
-        # One generator per class: adding a class does not change the choice within the others.
-        in_test[np.random.default_rng([seed, label]).permutation(rows)[:count]] = True
+    counts = np.bincount(part.labels, minlength=len(classes))
+    if len(single := np.flatnonzero(counts == 1)):
+        raise InputError(
+            f"dataset {name!r} has no test split and its class {classes[single[0]]!r} has 1 image; a stratified split "
+            "needs at least 2. Add images or give a test split; without labels (--classes none) it is a domain for "
+            "pretraining."
+        )
+    in_test = _choose(part, np.clip(np.round(counts * fraction).astype(int), 1, counts - 1), seed)
     return part.take(np.flatnonzero(~in_test)), part.take(np.flatnonzero(in_test))
 
 
-def _choose(name: str, part: Part, classes: tuple[str, ...], seed: int, per_class: int) -> Part:
+def _take_per_class(name: str, part: Part, classes: tuple[str, ...], seed: int, per_class: int) -> Part:
     """A random choice of ``per_class`` images of each class, in source order."""
     counts = np.bincount(part.labels, minlength=len(classes))
     if len(short := np.flatnonzero(counts < per_class)):
@@ -200,11 +189,18 @@ def _choose(name: str, part: Part, classes: tuple[str, ...], seed: int, per_clas
             f"{len(short)} of the {len(classes)} classes of {name!r} have fewer than the {per_class} training images "
             f"that are chosen of each: {named}. Complete their folders."
         )
-    chosen = []
+    return part.take(np.flatnonzero(_choose(part, np.full(len(classes), per_class), seed)))
+
+
+def _choose(part: Part, counts: np.ndarray, seed: int) -> np.ndarray:
+    """(N,) bool: a random choice of ``counts[label]`` images of each class."""
+    chosen = np.zeros(len(part), dtype=bool)
     # Sorted by label once, so that each class looks at its own images and not at all of a million.
-    for label, rows in enumerate(np.split(np.argsort(part.labels, kind="stable"), np.cumsum(counts)[:-1])):
-        chosen.append(np.random.default_rng([seed, label]).permutation(rows)[:per_class])
-    return part.take(np.sort(np.concatenate(chosen)))
+    borders = np.cumsum(np.bincount(part.labels, minlength=len(counts)))[:-1]
+    for label, rows in enumerate(np.split(np.argsort(part.labels, kind="stable"), borders)):
+        # One generator per class: adding a class does not change the choice within the others.
+        chosen[np.random.default_rng([seed, label]).permutation(rows)[: counts[label]]] = True
+    return chosen
 
 
 def _check_labels(name: str, split: str, part: Part, classes: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from mdssl.data.sources.base import Part, count_of
 from mdssl.data.sources.files import suffixes
 from mdssl.data.sources.folder import subfolders
-from mdssl.data.sources.raw import Read, naming
+from mdssl.data.sources.raw import Read, file_errors
 from mdssl.errors import InputError
 
 SOLUTION = "LOC_val_solution.csv"
@@ -77,7 +77,7 @@ def read_imagenet(root: Path) -> Read:
     elif devkit:
         truth = devkit / GROUND_TRUTH
         wnid_by_id = {number: wnid for number, wnid, _ in meta}
-        with naming(truth):
+        with file_errors(truth):
             # One line per image, in the order of the images' own numbers.
             answers = [wnid_by_id.get(int(line), f"number {line}") for line in _lines(truth)]
         labelled = {f"ILSVRC2012_val_{number:08d}.JPEG": wnid for number, wnid in enumerate(answers, 1)}
@@ -95,7 +95,7 @@ def read_imagenet(root: Path) -> Read:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path} is missing. Put it there; it comes with the images.")
-    with naming(path):
+    with file_errors(path):
         return path.read_text().splitlines()
 
 
@@ -163,7 +163,7 @@ def _upwards(root: Path, name: str) -> Path | None:
 
 def _solved(path: Path) -> dict[str, str]:
     """Image -> WordNet ID from rows like ``ILSVRC2012_val_00000001,n01751748 156 48 272 332``, by image."""
-    with naming(path), open(path, newline="") as file:
+    with file_errors(path), open(path, newline="") as file:
         rows = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
     return {f"{image}.JPEG": rows[image] for image in sorted(rows)}
 
@@ -172,7 +172,7 @@ def _devkit_classes(path: Path) -> list[tuple[int, str, str]]:
     """The devkit's own number, the WordNet ID and the words of each class, without the groups of classes."""
     from scipy.io import loadmat
 
-    with naming(path):
+    with file_errors(path):
         synsets = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
         leaves = synsets[synsets["num_children"] == 0]
         return [(int(leaf["ILSVRC2012_ID"]), str(leaf["WNID"]), str(leaf["words"])) for leaf in leaves]

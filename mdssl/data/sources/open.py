@@ -119,14 +119,8 @@ def open_source(
 ) -> Source:
     """Open the dataset ``name`` as a source of ``kind``, without decoding an image.
 
-    Args:
-        name: the name of the prepared dataset; for the kinds ``published`` and ``builtin``, what is opened.
-        data: the data folder. Raw files are in its ``downloads/<owner_of_files(name)>``.
-        source: the file or folder to read, or None.
-        kind: one of ``KINDS``.
-        download: whether missing raw files may be fetched.
-        progress: called with the bytes so far and in total while fetching.
-        reading: how to read a source that is not a published one.
+    Raw files of a published dataset are in ``source`` or in ``<data>/downloads/<owner_of_files(name)>``. With
+    ``download``, missing ones are fetched, and ``progress`` is called with the bytes so far and in total.
 
     Raises:
         InputError: see the readers; or raw files are missing and cannot be fetched, or have other numbers of classes or
@@ -251,7 +245,7 @@ def _refuse_incomplete(name: str, published: Published, place: Path) -> None:
         missing = [needed for needed in published.needs if not (root / needed).exists()]
         if len(missing) < len(published.needs):
             raise InputError(
-                f"the raw files of {name!r} in {root} lack {', '.join(missing)}. {_how_to_get(published)}."
+                f"the raw files of {name!r} in {root} lack {', '.join(missing)}. Put there {_how_to_get(published)}."
             )
 
 
@@ -263,27 +257,21 @@ def check_complete(name: str, published: Published, opened: Source) -> None:
         if found[what] != count:
             raise InputError(
                 f"the raw files of {name!r} hold {count_of(found[what], what)}, where {count:,} are published: some "
-                f"are missing, or they are of another version. {_how_to_get(published)}. You can prepare images of "
-                "your own under another name."
+                f"are missing, or they are of another version. Put there {_how_to_get(published)}. You can prepare "
+                "images of your own under another name."
             )
 
 
 def _missing(name: str, published: Published, store: Path) -> InputError:
-    if not published.remotes:
-        fetching = f"They cannot be downloaded automatically. {_how_to_get(published)}"
-    else:
-        files = _remote_files(published)
-        fetching = f"Add --download to fetch them, or, on a machine without a network, put there by hand: {files}"
+    way = "Add --download to fetch them, or" if published.remotes else "They cannot be downloaded automatically:"
     return InputError(
-        f"the raw files of {name!r} are not in {store}. {fetching}. If they are elsewhere, give --source PATH."
+        f"the raw files of {name!r} are not in {store}. {way} put there {_how_to_get(published)}. If they are "
+        "elsewhere, give --source PATH."
     )
 
 
 def _how_to_get(published: Published) -> str:
     if not published.remotes:
-        return f"Put there: {published.by_hand}"
-    return f"Put there what is in: {_remote_files(published)}"
-
-
-def _remote_files(published: Published) -> str:
-    return "; ".join(f"{remote.filename} (from {remote.url}, MD5 {remote.md5})" for remote in published.remotes)
+        return published.by_hand
+    files = (f"{remote.filename} (from {remote.url}, MD5 {remote.md5})" for remote in published.remotes)
+    return f"what is in {'; '.join(files)}"

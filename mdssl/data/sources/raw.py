@@ -46,7 +46,7 @@ def _read_cifar(folder: Path, files: dict[str, list[str]], labels_key: str, meta
     parts = {}
     for split, names in files.items():
         for name in names:
-            with naming(folder / name):
+            with file_errors(folder / name):
                 rows, labels = _unpickle(folder / name, "data", labels_key)
                 pixels = rows.reshape(-1, *CIFAR_SHAPE).transpose(0, 2, 3, 1)
                 batch = _pixels_part(f"{folder.name}/{name}", pixels, np.array(labels))
@@ -61,7 +61,7 @@ def read_svhn(root: Path) -> Read:
     parts = {}
     for split in ("train", "test"):
         path = root / f"{split}_32x32.mat"
-        with naming(path):
+        with file_errors(path):
             file = loadmat(path)
             parts[split] = _pixels_part(path.name, file["X"].transpose(3, 0, 1, 2), file["y"].ravel() % 10)
     return tuple(str(digit) for digit in range(10)), parts
@@ -73,12 +73,12 @@ def read_stl10(root: Path, unlabelled: bool = False) -> Read:
     parts = {}
     for split in ("train", "test"):
         path = folder / f"{split}_X.bin"
-        with naming(path):
+        with file_errors(path):
             labels = np.fromfile(folder / f"{split}_y.bin", dtype=np.uint8).astype(np.int64) - 1
             parts[split] = _pixels_part(path.name, _stl10_images(path), labels)
     if unlabelled:
         path = folder / "unlabeled_X.bin"
-        with naming(path):
+        with file_errors(path):
             images = _stl10_images(path)
             parts["unlabelled"] = _pixels_part(path.name, images, np.full(len(images), NO_LABEL))
     return tuple((folder / "class_names.txt").read_text().split()), parts
@@ -93,7 +93,7 @@ def read_dtd(root: Path) -> Read:
     lists = {}
     for split in ("train", "val", "test"):
         path = root / f"dtd/labels/{split}1.txt"
-        with naming(path):
+        with file_errors(path):
             lists[split] = path.read_text().split()
     classes = tuple(sorted({line.split("/")[0] for lines in lists.values() for line in lines}))
     parts = {}
@@ -154,14 +154,14 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _unpickle(path: Path, *keys: str) -> list:
     """The values under ``keys`` of the dict that is pickled in ``path``."""
-    with naming(path), open(path, "rb") as file:
+    with file_errors(path), open(path, "rb") as file:
         # Written by Python 2: its str is bytes here, and latin-1 keeps every byte.
         content = _ArraysOnly(file, encoding="latin1").load()
         return [content[key] for key in keys]
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def file_errors(path: Path) -> Iterator[None]:
     """Turn any error of a reader on broken bytes into one message that names the file."""
     try:
         yield
