@@ -23,9 +23,9 @@ def read(files, **reading):
     """Split to its files by class folder; None stands for images without one."""
     found = layout(sorted(files), Reading(**reading), "photos", Findings())
     return {
-        split: {name.partition("/")[0] if "/" in name else None for name in rows["inside"]}
+        split: {name.partition("/")[0] if "/" in name else None for name in rows.values()}
         for split, rows in found.items()
-        if rows["paths"]
+        if rows
     }
 
 

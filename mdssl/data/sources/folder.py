@@ -23,7 +23,8 @@ _NOT_A_CLASS = re.compile(
 )
 """Folder names that say what kind of files are inside, in lower case."""
 
-Rows = dict[str, list[str]]
+Rows = dict[str, str]
+"""Path of an image -> its path below the folder of the split."""
 
 
 def folder_source(path: Path, reading: Reading | None = None) -> Source:
@@ -81,7 +82,7 @@ def folder_source(path: Path, reading: Reading | None = None) -> Source:
 
 
 def layout(files: list[str], reading: Reading, origin: str, findings: Findings) -> dict[str, Rows]:
-    """By split, ``{"paths": …, "inside": …}``: the files, and their paths below the folder of the split.
+    """The images of each split.
 
     Raises:
         InputError: the folders can be read in two ways; the message names the option that decides.
@@ -96,15 +97,14 @@ def layout(files: list[str], reading: Reading, origin: str, findings: Findings) 
     named = {} if reading.splits == {} else _split_folders(tops, inside, origin)
     findings.splits |= named
     by_split = {split: _below(f"{prefix}{folder}/", files, split) for split, folder in named.items()}
-    taken = {path for rows in by_split.values() for path in rows["paths"]}
-    rest = [file for file in files if file not in taken]
+    rest = _not_in(by_split, files)
     if named.keys() <= {"unlabelled"}:
         # Class folders, optionally beside a folder of unlabelled images.
-        by_split["train"] = {"paths": rest, "inside": [file[len(prefix) :] for file in rest]}
+        by_split["train"] = {file: file[len(prefix) :] for file in rest}
         rest = []
     if reading.splits is None and reading.classes is None:
         for split in by_split.keys() - {"unlabelled"}:
-            _refuse_unclear_classes(by_split[split]["inside"], origin)
+            _refuse_unclear_classes(by_split[split].values(), origin)
     if rest:
         findings.leave_out("images outside of the split folders", rest[0], len(rest))
     return by_split
@@ -132,7 +132,7 @@ def _split_folders(tops: list[str], inside: list[str], origin: str) -> dict[str,
     return one_per_split(split_by_top, origin)
 
 
-def _refuse_unclear_classes(inside: list[str], origin: str) -> None:
+def _refuse_unclear_classes(inside: Iterable[str], origin: str) -> None:
     """Raise ``InputError`` if the top folders may be something else than classes."""
     folders = {tuple(name.split("/")[:-1]) for name in inside}
     tops = {folder[0] for folder in folders if folder}
@@ -160,13 +160,12 @@ def _refuse_unclear_classes(inside: list[str], origin: str) -> None:
 def _named_by_user(splits: dict[str, str], files: list[str], origin: str, findings: Findings) -> dict[str, Rows]:
     by_split = {split: _below("" if place == "." else f"{place}/", files, split) for split, place in splits.items()}
     for split, rows in by_split.items():
-        if not rows["paths"]:
+        if not rows:
             raise InputError(
                 f"split {split!r} is {splits[split]!r}, but {origin} has no images there. Name a folder in it; or use "
                 "--splits none if it has no splits."
             )
-    taken = {path for rows in by_split.values() for path in rows["paths"]}
-    if left := [file for file in files if file not in taken]:
+    if left := _not_in(by_split, files):
         findings.leave_out("images in folders that are not a split", left[0], len(left))
     findings.splits |= splits
     return by_split
@@ -174,17 +173,21 @@ def _named_by_user(splits: dict[str, str], files: list[str], origin: str, findin
 
 def _below(prefix: str, files: list[str], split: str) -> Rows:
     rows = [file for file in files if file.startswith(prefix)]
-    inside = [file[len(prefix) :] for file in rows]
     # As in seg_train/seg_train/CLASS: a second folder named like the split is skipped.
-    wrapped = _wrapping(inside, only=split)
-    return {"paths": rows, "inside": [name[len(wrapped) :] for name in inside]}
+    wrapped = _wrapping([file[len(prefix) :] for file in rows], only=split)
+    return {file: file[len(prefix) + len(wrapped) :] for file in rows}
+
+
+def _not_in(by_split: dict[str, Rows], files: list[str]) -> list[str]:
+    taken = {file for rows in by_split.values() for file in rows}
+    return [file for file in files if file not in taken]
 
 
 def _classes_in(split: str, rows: Rows, reading: Reading) -> dict[str | None, list[str]]:
     """Class -> paths; None for images that lie in no class folder."""
     found: dict[str | None, list[str]] = {}
     folder_of: dict[str, str] = {}
-    for path, name in zip(rows["paths"], rows["inside"], strict=True):
+    for path, name in rows.items():
         folder, _, rest = name.partition("/")
         has_no_class = not rest or reading.classes == () or split == "unlabelled"
         named = None if has_no_class else class_name(folder)
@@ -198,7 +201,7 @@ def _classes_in(split: str, rows: Rows, reading: Reading) -> dict[str | None, li
 
 def _depth_in_classes(splits: Iterable[Rows]) -> int:
     """How many folders below a class folder the deepest image lies."""
-    return max((name.count("/") - 1 for rows in splits for name in rows["inside"] if "/" in name), default=0)
+    return max((name.count("/") - 1 for rows in splits for name in rows.values() if "/" in name), default=0)
 
 
 def _wrapping(files: list[str], only: str | None = None) -> str:
