@@ -1,6 +1,6 @@
 """``python -m mdssl``."""
 
-from mdssl.cli import main
+from mdssl.cli.main import main
 
 if __name__ == "__main__":
     main()
