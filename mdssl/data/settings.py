@@ -11,7 +11,7 @@ from pathlib import Path
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.dataset import Dataset
 from mdssl.data.decode import FILTERS, LARGEST_SIZE, SMALLEST_SIZE
-from mdssl.data.sources.base import Reading
+from mdssl.data.sources.base import Reading, count_of
 from mdssl.data.sources.open import DOWNLOADS, KINDS, detect_kind, source_state
 from mdssl.data.splits import PARTS
 from mdssl.errors import InputError, check_name, check_number
@@ -107,7 +107,7 @@ def check_same(dataset: Dataset, settings: PrepareSettings) -> None:
     if not differences and source is not None and origin.get("state"):
         state = source_state(source, origin["kind"], settings.reading)
         if state != origin["state"]:
-            then, now = (text.rpartition(" ")[0] for text in (origin["state"], state))
+            then, now = (count_of(int(text.split()[0].replace(",", "")), "file") for text in (origin["state"], state))
             counts = f"{then} then, {now} now" if then != now else f"{now}, some with other sizes or times"
             differences = [f"{origin['origin']} as it was before it changed ({counts})"]
     if differences:
