@@ -138,7 +138,7 @@ def check_batch(datasets: list, batch_per_domain: int) -> None:
         if count < batch_per_domain:
             raise InputError(
                 f"batch_per_domain is {batch_per_domain}, but domain {dataset.name!r} has {count} training images; "
-                f"set --batch-per-domain to at most {count}, or prepare the domain with more images."
+                f"use at most {count} (--batch-per-domain), or prepare the domain with more images."
             )
         if dataset.image_size != datasets[0].image_size:
             raise InputError(
