@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mdssl.data.convert import convert_part
+from mdssl.data.decode import convert_part
 from mdssl.data.prepare import prepare
 from mdssl.data.sources.folder import folder_source
 

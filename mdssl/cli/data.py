@@ -25,11 +25,11 @@ class DataList:
 
 
 def data_list(settings: DataList) -> None:
-    """List the datasets that are prepared, and those that are known by name and are not.
+    """List the prepared datasets, and the other datasets that are known by name.
 
     Example: mdssl data list
     """
-    from mdssl.data.local_copy import list_prepared
+    from mdssl.data.remote import list_prepared
     from mdssl.data.sources.catalog import CATALOG, description_of
     from mdssl.data.summary import counts_in_words
 
@@ -40,7 +40,7 @@ def data_list(settings: DataList) -> None:
         name = f"{dataset.name} ({dataset.variant})" if dataset.variant else dataset.name
         line = f"  {name:18} {counts_in_words(dataset):44} {size}x{size}  {dataset.description}"
         print(printable(line + (f"; {left:,} left out, see `mdssl data show {dataset.name}`" if left else "")))
-    print("known by name; `mdssl data prepare NAME` prepares one:")
+    print("known by name, to prepare with `mdssl data prepare NAME`:")
     there = {dataset.name for dataset in prepared}
     for name in CATALOG:
         if name not in there:
@@ -52,55 +52,54 @@ def data_list(settings: DataList) -> None:
 @dataclass(frozen=True, kw_only=True)
 class DataPrepare:
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """What to prepare: names that `mdssl data list` knows, or new ones together with --source."""
+    """Datasets to prepare: names that `mdssl data list` shows, or new ones together with --source."""
     source: str | None = None
-    """File or folder to read: class folders, images without labels, Parquet shards as Hugging Face lays them out, an
-    npz, or raw downloads. With several names, the folder in which each has a folder of its name."""
+    """File or folder to read: class folders, images without labels, Parquet shards in the layout of Hugging Face, an
+    npz file, or raw downloads. With several names, the folder that has a folder for each name."""
     kind: str | None = None
-    """What the source is: folder | parquet | npz | published (a known dataset's raw files); default: seen from its
-    files."""
+    """Kind of the source: folder | parquet | npz | published (a known dataset's raw files); default: detected."""
     splits: tuple[str, ...] = ()
-    """Where the splits are in the source, such as train=Training test=Testing, by folder or Parquet file; or none,
-    where names that sound like splits are classes. Default: by names such as train, val and test."""
+    """Folder or Parquet file of each split in the source, such as train=Training test=Testing; or none, if names such
+    as train are classes. Default: by names such as train, val and test."""
     classes: tuple[str, ...] = ()
-    """Only these classes, in this order; or none: the images have no labels, and are a domain to train on."""
+    """Only these classes, in this order; or none: read the images without labels, for pretraining only."""
     label_column: str | None = None
     """Column of Parquet files with the classes; default: label, fine_label, labels or target."""
     download: bool = False
-    """Fetch the raw files of a known dataset from its authors; goes on where it stopped."""
+    """Fetch the raw files of a known dataset from its authors; an interrupted download is resumed."""
     size: int = 32
     """Height and width in pixels."""
     filter: str = "bicubic"
     """Resize filter: bicubic | bilinear | box | lanczos | nearest."""
     test_fraction: float = 0.2
-    """Share of a source without a test split that becomes one, stratified by class."""
+    """Share of test images, stratified by class, for a source without a test split."""
     seed: int = 0
-    """Seed of that split, and of imagenet250k's choice of training images."""
+    """Seed of that split, and of the choice of training images of imagenet250k."""
     workers: int | None = None
     """Processes that decode images; default: one per CPU."""
     overwrite: bool = False
-    """Replace what was prepared before with other settings."""
+    """Replace a dataset that was prepared with other settings."""
     skip_damaged: bool = False
-    """Leave out images that cannot be decoded. Without it all of them are named, and nothing is prepared."""
+    """Leave out images that cannot be decoded. Without it, they are listed and nothing is prepared."""
     data: str = DATA
     """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def data_prepare(settings: DataPrepare) -> None:
-    """Turn images from any source into arrays to train on: decoded, RGB, one size. All or nothing.
+    """Decode images from any source into arrays for training: RGB, one size. All or nothing.
 
-    What was taken and what was left out is printed, and kept for `mdssl data show`.
+    Prints what was taken and what was left out; `mdssl data show` prints it again.
 
     Examples:
       mdssl data prepare cifar10 svhn --download
       mdssl data prepare cells --source ~/pictures/cells
       mdssl data prepare slides --source ~/pictures/slides --classes none
     """
+    from mdssl.data.remote import prepare_in
     from mdssl.data.summary import counts_in_words, summary
-    from mdssl.data.upload import prepare_in
 
     if not settings.names:
-        raise InputError("no dataset is named; give one or more, e.g. `mdssl data prepare cifar10 --download`.")
+        raise InputError("no dataset is named; give one or more, such as `mdssl data prepare cifar10 --download`.")
     for name, value in (("source", settings.source), ("data", settings.data)):
         if value is not None and not value.strip():
             raise InputError(f"{name} is empty; is a variable on the command line not set?")
@@ -155,7 +154,7 @@ class DataShow:
     per_class: int = 10
     """Images of each class."""
     max_classes: int = 20
-    """Classes that are shown."""
+    """Maximum number of classes."""
     output: str | None = None
     """PNG file to write; default: NAME-SPLIT.png here."""
     data: str = DATA
@@ -163,13 +162,13 @@ class DataShow:
 
 
 def data_show(settings: DataShow) -> None:
-    """Write a contact sheet, random images of each class, and say how they were prepared. Look before you train.
+    """Write a contact sheet, random images of each class, and print how they were prepared.
 
     Example: mdssl data show builtin-shapes
     """
     from mdssl.data.contact_sheet import contact_sheet
     from mdssl.data.dataset import open_dataset
-    from mdssl.data.local_copy import ensure_local
+    from mdssl.data.remote import ensure_local
     from mdssl.data.summary import counts_in_words, summary
 
     path = settings.output or f"{settings.name}-{settings.split}.png"

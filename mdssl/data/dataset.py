@@ -1,13 +1,13 @@
-"""Prepared datasets: where they lie, what ``meta.json`` says of them, and their arrays as read-only memory maps.
+"""Prepared datasets: their files, what ``meta.json`` says about them, and their arrays as read-only memory maps.
 
     <data>/<name>/meta.json
     <data>/<name>/{train,test}/images.npy      uint8 (N, S, S, 3)
     <data>/<name>/{train,test}/labels.npy      int64 (N,)
 
-Images for pretraining alone, where a dataset has some, follow the labelled ones in ``train/images.npy``: pretraining
-maps one array, and whoever asks for the train split never sees them.
+Images for pretraining only, if a dataset has any, follow the labelled ones in ``train/images.npy``. So pretraining maps
+one array, and users of the train split never see them.
 
-All trials of a node map the same files, so the page cache holds one copy of the pixels however many trials run.
+All trials of a node map the same files, so the page cache holds one copy of the pixels for any number of trials.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from typing import NoReturn
 
 import numpy as np
 
-from mdssl.data.sources.catalog import CATALOG, size_words, variant_of
+from mdssl.data.sources.catalog import CATALOG, published_as, size_words, variant_of
 from mdssl.errors import InputError, check_name
 
 SPLITS = ("train", "test")
-# In ``meta.json`` beside the splits, where there are such images.
 UNLABELLED = "unlabelled"
+"""Key of ``meta.json`` beside the splits, for images without a label."""
 META_FORMAT = 1
-_ROWS_AT_A_TIME = 4096
+ROWS_AT_A_TIME = 4096
+"""Images that are hashed at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Split:
     Attributes:
         images: uint8 (N, S, S, 3), RGB, a read-only memory map.
         labels: int64 (N,), class numbers.
-        fingerprint: SHA-256 in hex over the shape and bytes of both, as ``meta.json`` has it.
+        fingerprint: SHA-256 in hex over the shape and bytes of both, from ``meta.json``.
     """
 
     images: np.ndarray
@@ -48,15 +49,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset; nothing but ``meta.json`` has been read.
+    """A prepared dataset. Only ``meta.json`` has been read.
 
     Attributes:
-        name: the name it was prepared under.
+        name: its name.
         path: its folder.
         classes: class names; a label is an index into them.
         image_size: S, height and width in pixels.
         meta: all of ``meta.json``.
-        data: the data folder or bucket that it is from, as the user knows it.
+        data: the data folder or bucket, as the user wrote it.
     """
 
     name: str
@@ -68,13 +69,13 @@ class Dataset:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """The number of images by split, that of the unlabelled ones among them where there are any."""
-        return {split: self.meta["splits"][split]["count"] for split in self._written}
+        """The number of images of each split, and of the unlabelled ones if there are any."""
+        return {split: self.meta["splits"][split]["count"] for split in self._parts}
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """The SHA-256 of each split, and of the unlabelled images, without opening the arrays."""
-        return {split: self.meta["splits"][split]["sha256"] for split in self._written}
+        """The SHA-256 of each split, and of the unlabelled images if there are any, from ``meta.json``."""
+        return {split: self.meta["splits"][split]["sha256"] for split in self._parts}
 
     @property
     def pretraining_count(self) -> int:
@@ -83,7 +84,7 @@ class Dataset:
 
     @property
     def pretraining_fingerprint(self) -> str:
-        """64 hex digits over all that pretraining sees: the train split's own where no image is unlabelled."""
+        """64 hex digits over all images for pretraining: that of the train split if no image is unlabelled."""
         if UNLABELLED not in self.fingerprints:
             return self.fingerprints["train"]
         both = f"{self.fingerprints['train']}\n{self.fingerprints[UNLABELLED]}"
@@ -91,19 +92,19 @@ class Dataset:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether it has classes, and so scores; without, all its images are ``UNLABELLED`` ones for pretraining."""
+        """Whether it has classes and can be scored. If not, all its images are for pretraining only."""
         return bool(self.classes)
 
     @property
     def variant(self) -> str:
-        """What sets it apart from the published dataset of its name, such as ``"4,434 of 73,257"``; mostly empty."""
+        """How it differs from the published dataset of its name, such as ``"4,434 of 73,257"``; mostly empty."""
         counts = {"unlabelled": 0} | self.counts
         words = self.meta.get("variant", variant_of(self.name, classes=len(self.classes), **counts))
         return ", ".join(filter(None, [words, size_words(self.name, self.image_size)]))
 
     @property
     def builtin(self) -> bool:
-        """Whether its images are made up."""
+        """Whether it is a built-in domain of synthetic images."""
         return self.meta["builtin"]
 
     @property
@@ -114,7 +115,7 @@ class Dataset:
         """Map the arrays of ``train`` or ``test``.
 
         Raises:
-            ValueError: another split is asked for, or a file is cut off or not what ``meta.json`` says.
+            InputError: there is no such split, or a file is cut off or does not match ``meta.json``.
         """
         check_name("split", which, SPLITS)
         count = self.counts[which]
@@ -123,15 +124,15 @@ class Dataset:
         return Split(images, labels, self.fingerprints[which])
 
     def pretraining_images(self) -> np.ndarray:
-        """Map what pretraining sees: the images of the train split, then the unlabelled ones; uint8 (N, S, S, 3).
+        """Map the images for pretraining: those of the train split, then the unlabelled ones; uint8 (N, S, S, 3).
 
         Raises:
-            ValueError: the file is cut off or not what ``meta.json`` says.
+            InputError: the file is cut off or does not match ``meta.json``.
         """
         return self._images("train", self.pretraining_count)
 
     @property
-    def _written(self) -> tuple[str, ...]:
+    def _parts(self) -> tuple[str, ...]:
         return (*SPLITS, UNLABELLED) if UNLABELLED in self.meta["splits"] else SPLITS
 
     def _images(self, which: str, count: int) -> np.ndarray:
@@ -141,7 +142,7 @@ class Dataset:
     def _map(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         try:
             array = np.lib.format.open_memmap(path, mode="r")
-        # EOFError: not even the header is whole.
+        # EOFError: the header itself is cut off.
         except (OSError, ValueError, EOFError) as error:
             raise self._damaged(path, str(error)) from error
         if array.dtype != dtype or array.shape != shape:
@@ -150,15 +151,15 @@ class Dataset:
         return array
 
     def check_fingerprints(self) -> None:
-        """Read all arrays, and raise ``ValueError`` unless they have the fingerprints that ``meta.json`` says."""
+        """Read all arrays, and raise ``InputError`` unless their fingerprints match ``meta.json``."""
         images = self.pretraining_images()
         parts = {split: [self.split(split).images, self.split(split).labels] for split in SPLITS}
         parts[UNLABELLED] = [images[self.counts["train"] :]]
         for name, said in self.fingerprints.items():
             found = Fingerprint(self.counts[name], self.image_size)
             for array in parts[name]:
-                for start in range(0, len(array), _ROWS_AT_A_TIME):
-                    found.update(array[start : start + _ROWS_AT_A_TIME])
+                for start in range(0, len(array), ROWS_AT_A_TIME):
+                    found.update(array[start : start + ROWS_AT_A_TIME])
             if found.hexdigest() != said:
                 split = self.path / ("train" if name == UNLABELLED else name)
                 raise self._damaged(split, f"its SHA-256 is {found.hexdigest()}, and meta.json says {said}")
@@ -173,7 +174,7 @@ def open_dataset(data: str | Path, name: str) -> Dataset:
     """Open the prepared dataset ``name`` in the folder ``data``.
 
     Raises:
-        ValueError: it is not prepared, or its files are cut off or do not match ``meta.json``.
+        InputError: it is not prepared, or its files are cut off or do not match ``meta.json``.
     """
     data = Path(data).expanduser()
     if not is_prepared(data, name):
@@ -189,13 +190,13 @@ def open_dataset(data: str | Path, name: str) -> Dataset:
 
 
 def dataset_of(name: str, path: Path, meta: bytes, data: str | Path) -> Dataset:
-    """The dataset ``name`` in the folder ``path`` of which ``meta.json`` says ``meta``; its arrays are not looked at.
+    """The dataset ``name`` in the folder ``path``, from the bytes ``meta`` of its ``meta.json`` alone.
 
     Args:
-        data: the data folder as the user knows it, for messages.
+        data: the data folder as the user wrote it, for messages.
 
     Raises:
-        ValueError: ``meta`` is damaged, or of another version.
+        InputError: ``meta`` is damaged, or of another version.
     """
     try:
         said = json.loads(meta)
@@ -216,12 +217,12 @@ def _unreadable(data: str | Path, name: str, why: object) -> InputError:
 
 
 def is_prepared(data: Path, name: str) -> bool:
-    """Whether ``name`` stands in ``data``; says nothing about its files being whole."""
+    """Whether ``name`` is in ``data``. Its files are not checked."""
     return name != "" and not name.startswith(".") and "/" not in name and (data / name / "meta.json").is_file()
 
 
 def list_datasets(data: str | Path) -> tuple[list[Dataset], list[str]]:
-    """All datasets prepared in the folder ``data``, by name, and what is wrong with those that cannot be opened."""
+    """All datasets prepared in the folder ``data``, by name, and the errors of those that cannot be opened."""
     datasets, problems = [], []
     for name in _prepared_names(Path(data).expanduser()):
         try:
@@ -232,27 +233,25 @@ def list_datasets(data: str | Path) -> tuple[list[Dataset], list[str]]:
 
 
 def prepare_command(data: str | Path, name: str) -> str:
-    """The command that prepares ``name``, as a user would type it."""
+    """The command that prepares ``name``."""
     command = f"mdssl data prepare {name} --data {data}"
-    if name not in CATALOG:
-        return f"{command} --source PATH"
-    published = CATALOG[name].published
-    if published is None:
+    if name in CATALOG and CATALOG[name].published is None:
         return command
-    return f"{command} --download" if published.remotes else f"{command} --source PATH"
+    published = published_as(name)
+    return f"{command} --download" if published and published.remotes else f"{command} --source PATH"
 
 
 class Fingerprint:
-    """SHA-256 over the shape and bytes of images and labels, fed chunk by chunk while they are written.
+    """SHA-256 over the shape and bytes of images and labels, updated chunk by chunk.
 
-    Of unlabelled images the shape of the labels is in it, but no label.
+    For unlabelled images, it includes the shape of the labels and no label.
     """
 
     def __init__(self, count: int, size: int) -> None:
         self._hash = hashlib.sha256(f"images uint8 {(count, size, size, 3)} labels int64 {(count,)}\n".encode())
 
     def update(self, array: np.ndarray) -> None:
-        """Take the next images, uint8 (n, S, S, 3), or, after the last of them, all labels, int64 (N,)."""
+        """Add the next images, uint8 (n, S, S, 3), or, after the last of them, all labels, int64 (N,)."""
         self._hash.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
 
     def hexdigest(self) -> str:
@@ -264,7 +263,7 @@ def _prepared_names(data: Path) -> list[str]:
 
 
 def refuse_unprepared(data: str | Path, name: str, prepared: list[str]) -> NoReturn:
-    """Raise ``ValueError`` for ``name``, which is not among those that are ``prepared`` in ``data``."""
+    """Raise ``InputError`` for ``name``, which is not among the datasets ``prepared`` in ``data``."""
     listed, command = ", ".join(prepared) or "none yet", prepare_command(data, name)
     known = dict.fromkeys([*prepared, *CATALOG])
     check_name("dataset", name, known, f"Prepared in {data}: {listed}. To add it: {command}")

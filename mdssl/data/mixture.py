@@ -1,8 +1,8 @@
-"""Domain batches: which images of which domain a training step sees.
+"""Domain batches: which images of which domain a training step uses.
 
-A batch is a function of (seed, step, domain) and nothing else. It is drawn for all workers together and each takes its
-slice, so one worker and eight train on the same batches, a resumed run goes on as if it had never stopped, and all
-trials of a λ grid see the same images.
+A batch is a function of (seed, step, domain) and nothing else. It is drawn for all workers together, and each takes its
+slice. So one worker and eight train on the same batches, a resumed run continues as if it had never stopped, and all
+trials of a λ grid use the same images.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from mdssl.errors import InputError
 
 
 def domain_key(name: str) -> int:
-    """The number that stands for a domain in random draws; the same in every process and mixture."""
+    """The number of a domain in random draws, the same in every process and mixture."""
     return zlib.crc32(name.encode())
 
 
 def fingerprint(data: str | Path, domains: tuple[str, ...]) -> str:
-    """16 hex digits over all images that pretraining on ``domains`` sees, in order; empty where there are none."""
+    """16 hex digits over all images for pretraining on ``domains``, in order; empty without domains."""
     return fingerprint_of([open_dataset(data, name) for name in domains])
 
 
 def fingerprint_of(datasets: Sequence[Dataset]) -> str:
-    """`fingerprint`, of datasets of which nothing but ``meta.json`` needs to be there."""
+    """`fingerprint` of datasets. Only their ``meta.json`` is needed."""
     parts = [dataset.pretraining_fingerprint for dataset in datasets]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] if parts else ""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Images that a step takes as one domain: a domain, a cluster of a mixture, or its union.
+    """Images that a step treats as one domain: a domain, a cluster of a mixture, or the union of its domains.
 
     Attributes:
-        name: stands for the group in random draws.
-        rows: (n,) which images of the mixture belong to it.
-        batch: how many of them a step takes, over all workers; at most n.
+        name: identifies the group in random draws.
+        rows: (n,) the images of the mixture that belong to it.
+        batch: number of images in a step, over all workers; at most n.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Group:
     def drawn(self, seed: int, step: int) -> np.ndarray:
         """(batch,) the images of step ``step``.
 
-        A group cycles through its own epochs, every epoch in a new order, its incomplete last batch left out.
+        A group goes through its own epochs, each in a new order and without its incomplete last batch.
         """
         count = len(self.rows)
         epoch, position = divmod(step, count // self.batch)
@@ -70,12 +70,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Training images of several domains, ready to be indexed; image i is the i-th of all domains one after another.
+    """Training images of several domains. Image i is the i-th of the concatenated domains.
 
     Attributes:
         names: the D domains.
-        images: per domain, uint8 (n, S, S, 3); on the CPU a memory map that all trials of a node share, else on the
-            GPU.
+        images: per domain, uint8 (n, S, S, 3): a memory map that all trials of a node share, or a tensor on the GPU.
         batch_per_domain: images of each domain in a step, over all workers.
     """
 
@@ -85,10 +84,10 @@ class Mixture:
 
     @classmethod
     def load(cls, data: str | Path, names: tuple[str, ...], *, batch_per_domain: int, device: str) -> Mixture:
-        """Open the train split of every domain, with the unlabelled images that belong to it.
+        """Open the train split of every domain, with its unlabelled images.
 
         Raises:
-            ValueError: a domain is not prepared, has fewer images than a batch, or another image size than the first.
+            InputError: a domain is not prepared, has fewer images than a batch, or another image size than the first.
         """
         datasets = [open_dataset(data, name) for name in names]
         check_batch(datasets, batch_per_domain)
@@ -101,12 +100,12 @@ class Mixture:
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """(D + 1,) where each domain begins, and where the last one ends."""
+        """(D + 1,) the first image of each domain, and the end of the last one."""
         return np.cumsum([0, *(len(images) for images in self.images)])
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """(N,) int64, the domain that each image really is of."""
+        """(N,) int64, the true domain of each image."""
         return np.repeat(np.arange(len(self.names)), np.diff(self.offsets))
 
     @cached_property
@@ -121,7 +120,7 @@ class Mixture:
         return Group("+".join(self.names), np.arange(count), min(batch, count))
 
     def gather(self, rows: np.ndarray) -> torch.Tensor:
-        """(len(rows), S, S, 3) uint8: these images, in this order, on the device that holds them."""
+        """(len(rows), S, S, 3) uint8: these images, in this order, on the device of ``images``."""
         first = self.images[0]
         found = torch.empty((len(rows), *first.shape[1:]), dtype=torch.uint8, device=first.device)
         domain_of_row = np.searchsorted(self.offsets, rows, side="right") - 1
@@ -133,13 +132,13 @@ class Mixture:
 
 
 def check_batch(datasets: list, batch_per_domain: int) -> None:
-    """Raise ``ValueError`` unless every dataset fills a batch and all have images of one size."""
+    """Raise ``InputError`` unless every dataset fills a batch and all have images of one size."""
     for dataset in datasets:
         count = dataset.pretraining_count
         if count < batch_per_domain:
             raise InputError(
                 f"batch_per_domain is {batch_per_domain}, but domain {dataset.name!r} has {count} training images; "
-                f"use at most {count}, or leave the domain out."
+                f"use at most {count} (--batch-per-domain), or prepare the domain with more images."
             )
         if dataset.image_size != datasets[0].image_size:
             raise InputError(
@@ -154,7 +153,7 @@ def _epoch_order(seed: int, domain: int, epoch: int, count: int) -> np.ndarray:
 
 
 def _shared_tensor(array: np.ndarray) -> torch.Tensor:
-    """A tensor over a read-only memory map; a mixture only gathers from it, which copies, so torch need not warn."""
+    """A tensor over a read-only memory map. A mixture only copies from it, so torch's warning does not apply."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

@@ -5,37 +5,28 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 
 import mdssl
+from mdssl.data.arrays import Written, write_arrays
+from mdssl.data.atomic_folder import DATASET, all_or_nothing, check_target, locked
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.convert import Converted, convert_part
-from mdssl.data.dataset import (
-    META_FORMAT,
-    SPLITS,
-    UNLABELLED,
-    Dataset,
-    is_prepared,
-    open_dataset,
-)
-from mdssl.data.prepare_settings import check_same, check_settings, digest, recorded
+from mdssl.data.dataset import META_FORMAT, SPLITS, UNLABELLED, Dataset, is_prepared, open_dataset
+from mdssl.data.decode import Converted, convert_part, grey_bits
 from mdssl.data.progress import byte_progress, image_progress
-from mdssl.data.sources.arrays import Content, same_pixels, write_split
-from mdssl.data.sources.base import Reading, Source
-from mdssl.data.sources.catalog import description_of, published_as, variant_of
-from mdssl.data.sources.open import detect_kind, open_source, source_state
-from mdssl.data.sources.raw_files import owner_of_files
-from mdssl.data.sources.splits import PARTS, resolve_splits
-from mdssl.data.staging import DATASET, all_or_nothing, locked
-from mdssl.errors import InputError
+from mdssl.data.settings import PrepareSettings, check_dataset_name, check_same
+from mdssl.data.sources.base import Part, Source, count_of
+from mdssl.data.sources.catalog import USUAL_SIZE, description_of, published_as, variant_of
+from mdssl.data.sources.open import open_source, owner_of_files, source_state
+from mdssl.data.splits import PARTS, resolve_splits
+from mdssl.errors import InputError, check_number
 from mdssl.storage.location import Location
-from mdssl.storage.ownership import check_replaceable, refuse_overlap
+from mdssl.storage.ownership import refuse_overlap
 
 _SHOWN = 10
 """Damaged images that a message names."""
@@ -45,114 +36,101 @@ def prepare(
     name: str,
     *,
     data: str | Path,
-    source: str | Path | None = None,
-    kind: str | None = None,
-    reading: Reading | None = None,
     download: bool = False,
-    image_size: int = 32,
-    resize_filter: str = "bicubic",
     workers: int | None = None,
     overwrite: bool = False,
     skip_damaged: bool = False,
-    seed: int = 0,
-    test_fraction: float = 0.2,
     progress: bool = True,
+    **options: Any,
 ) -> Dataset:
-    """Prepare ``name`` in the folder ``data``, or open it where that was done before with the same settings.
+    """Prepare ``name`` in the folder ``data``, or open it if it is already prepared with the same settings.
 
-    Any number of processes may ask for the same dataset at once: one prepares it, the others wait and open the result.
+    Several processes may prepare the same dataset at once: one does the work, the others wait and open the result.
 
     Args:
-        name: what it will be called; without a ``source``, one of ``catalog.CATALOG``.
-        data: the data folder; made if need be.
-        source: file or folder to read, see ``sources.LAYOUTS``.
-        kind: one of ``sources.KINDS``; None goes by what ``source`` holds.
-        reading: which splits and classes of ``source`` to take; None goes by its names.
-        download: whether the raw files of a catalogue dataset may be fetched.
-        image_size: height and width in pixels.
-        resize_filter: a key of ``images.FILTERS``, for images of another size.
-        workers: processes that decode; None takes one per CPU.
-        overwrite: whether to replace what was prepared before; it stays usable until the new one is complete.
+        name: of the prepared dataset; without a ``source``, a name of ``catalog.CATALOG``.
+        data: the data folder, created if necessary.
+        download: whether the raw files of a dataset of the catalog may be fetched.
+        workers: processes that decode; None for one per CPU.
+        overwrite: whether to replace a dataset prepared with other settings. It stays usable until the new one is
+            complete.
         skip_damaged: whether to leave out images that cannot be decoded.
-        seed: of the choice of test images, for a source without a test split, and of that of training images, for a
-            dataset that takes some of each class.
-        test_fraction: of the test images, for a source without a test split.
         progress: whether to show progress on standard error.
+        options: the fields of `mdssl.data.settings.PrepareSettings`.
 
     Raises:
-        ValueError: a setting, the source or the data folder is no good, or holds files that mdssl did not write;
-            nothing half-written is left.
+        InputError: a setting or the source is not valid, or the data folder cannot be written or holds files that mdssl
+            did not write. Nothing half-written is left.
     """
-    reading = reading or Reading()
-    check_settings(name, kind, reading, image_size, resize_filter, workers, seed, test_fraction)
+    check_dataset_name(name)
+    settings = PrepareSettings(**options)
+    if workers is not None:
+        check_number("workers", workers, low=1)
     data = Path(data).expanduser()
-    source = None if source is None else Path(os.path.abspath(Path(source).expanduser()))
-    target = Location.of(data / name)
-    if source is not None:
-        refuse_overlap(source, target, what=DATASET.what, setting=DATASET.setting)
-    if kind is None and (source is not None or overwrite or not is_prepared(data, name)):
-        kind = detect_kind(name, source)
-    if name in BUILTIN and kind not in (None, "builtin"):
-        raise InputError(f"the name {name!r} belongs to a built-in domain. Give your own images another name.")
+    if settings.source is not None:
+        refuse_overlap(settings.source, Location.of(data / name), what=DATASET.what, setting=DATASET.setting)
+    if settings.source is not None or overwrite or not is_prepared(data, name):
+        settings = replace(settings, kind=settings.kind_for(name))
 
     def already_there() -> Dataset | None:
         if overwrite or not is_prepared(data, name):
-            check_replaceable(target, DATASET)
+            check_target(data, name)
             return None
         dataset = open_dataset(data, name)
-        check_same(dataset, source, kind, reading, image_size, resize_filter, seed, test_fraction)
+        check_same(dataset, settings)
         return dataset
 
-    # Asked before and after the lock: the first saves a read-only data folder from being locked, the second finds what
-    # another process finished meanwhile.
+    # Before the lock, so that a read-only data folder need not be locked; and again after it, as another process may
+    # have finished meanwhile.
     if dataset := already_there():
         return dataset
     with _locked(data, name, progress):
         if dataset := already_there():
             return dataset
         with byte_progress(progress and download) as bar:
-            fetched = _count_bytes(bar, name)
-            opened = open_source(
-                name, data=data, source=source, kind=kind, download=download, progress=fetched, reading=reading
+            source = open_source(
+                name,
+                data=data,
+                source=settings.source,
+                kind=settings.kind,
+                download=download,
+                progress=_count_bytes(bar, name),
+                reading=settings.reading,
             )
         published = published_as(name)
-        splits, classes, rule = resolve_splits(
+        parts, classes, rule = resolve_splits(
             name,
-            opened,
-            seed=seed,
-            test_fraction=test_fraction,
+            source,
+            seed=settings.seed,
+            test_fraction=settings.test_fraction,
             train_per_class=published.train_per_class if published else None,
-            joins_validation=published.joins_validation if published else False,
+            joins_validation=bool(published and published.joins_validation),
         )
+        bits = max(map(grey_bits, parts.values()))
         with all_or_nothing(data, name) as folder, image_progress(progress) as bar:
-            written: dict[str, dict] = {}
-            contents: dict[str, Content] = {}
-            damaged: list[InputError] = []
-            notes: Counter[str] = Counter()
-            for split in SPLITS:
-                parts = {split: splits[split]}
-                if split == "train" and UNLABELLED in splits:
-                    parts[UNLABELLED] = splits[UNLABELLED]
-                streams = {}
-                for stream, part in parts.items():
-                    advance = partial(bar.advance, bar.add_task(f"{name} {stream}", total=len(part.labels)))
-                    streams[stream] = _counted(convert_part(part, image_size, resize_filter, workers), advance)
-                damaged += write_split(folder / split, parts, classes, image_size, streams, written, contents, notes)
-            _answer_damaged(name, damaged, opened, skip_damaged)
+
+            def decode(part_name: str, part: Part) -> Iterator[Converted]:
+                task = bar.add_task(f"{name} {part_name}", total=len(part))
+                for chunk in convert_part(part, settings.image_size, settings.resize_filter, workers, bits):
+                    yield chunk
+                    bar.advance(task, len(chunk.images) + len(chunk.errors))
+
+            written = write_arrays(folder, parts, len(classes), settings.image_size, decode)
+            _handle_damaged(name, written.damaged, source, skip_damaged)
             _check_not_empty(name, classes, written)
-            opened.findings.remarks += [f"{what}: {count:,}" for what, count in notes.items()]
-            meta = _meta(name, source, opened, classes, reading, image_size, resize_filter, rule, written)
-            meta["same_pixels"] = same_pixels(contents)
-            meta["variant"] = _variant(name, meta, contents)
+            source.findings.remarks += [f"{what}: {count:,}" for what, count in written.notes.items()]
+            if bits:
+                source.findings.remarks.append(f"grey images of more than 8 bits, scaled from 0 to {2**bits - 1:,}")
+            meta = _meta(name, settings, source, classes, rule, written)
             (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
     return open_dataset(data, name)
 
 
 def ensure_builtin(data: str | Path, names: Iterable[str]) -> None:
-    """Prepare those of ``names`` that are built-in domains and not there yet, which takes seconds.
+    """Prepare those of ``names`` that are built-in domains and missing, which takes seconds.
 
     Raises:
-        ValueError: another of them is not prepared; nothing is made then.
+        InputError: another of them is not prepared. Then nothing is made.
     """
     names = tuple(names)
     for name in names:
@@ -165,7 +143,7 @@ def ensure_builtin(data: str | Path, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def _locked(data: Path, name: str, progress: bool) -> Iterator[None]:
-    """Hold the lock of ``name``, and before it that of the dataset whose downloads it shares."""
+    """Hold the lock of ``name``, and first that of the dataset whose downloads it shares."""
     with contextlib.ExitStack() as stack:
         for each in dict.fromkeys((owner_of_files(name), name)):
             stack.enter_context(locked(data, each, progress))
@@ -173,38 +151,33 @@ def _locked(data: Path, name: str, progress: bool) -> Iterator[None]:
 
 
 def _count_bytes(bar: Progress, name: str) -> Callable[[int, int | None], None]:
-    """A callback for downloads; the bar shows up with the first bytes."""
+    """A callback for downloads. The bar appears with the first bytes."""
     task = bar.add_task(f"fetch {name}", total=None, visible=False)
     return lambda have, total: bar.update(task, completed=have, total=total, visible=True)
 
 
-def _counted(chunks: Iterator[Converted], advance: Callable[[int], None]) -> Iterator[Converted]:
-    for chunk in chunks:
-        yield chunk
-        advance(len(chunk.images) + len(chunk.errors))
-
-
-def _answer_damaged(name: str, damaged: list[InputError], opened: Source, skip: bool) -> None:
-    """Raise ``ValueError`` that names damaged images, or count them where they are to be skipped."""
+def _handle_damaged(name: str, damaged: list[InputError], source: Source, skip: bool) -> None:
+    """Count damaged images as left out, or raise ``InputError`` that names them."""
     if not damaged:
         return
     if skip:
-        opened.findings.leave_out("damaged images", str(damaged[0]), len(damaged))
+        source.findings.leave_out("damaged images", str(damaged[0]), len(damaged))
         return
-    listed = "\n".join(f"  {error}" for error in damaged[:_SHOWN])
+    lines = "\n".join(f"  {error}" for error in damaged[:_SHOWN])
     more = f"\n  and {len(damaged) - _SHOWN:,} more" if len(damaged) > _SHOWN else ""
+    are = "is" if len(damaged) == 1 else "are"
     raise InputError(
-        f"{len(damaged):,} images of {name!r} are damaged:\n{listed}{more}\n"
-        "Replace them, or leave out all that are damaged with --skip-damaged."
+        f"{count_of(len(damaged), 'image')} of {name!r} {are} damaged:\n{lines}{more}\n"
+        "Replace them, or leave out all damaged images with --skip-damaged."
     )
 
 
-def _check_not_empty(name: str, classes: tuple[str, ...], written: dict[str, dict]) -> None:
-    """Raise ``ValueError`` where damaged images have left a class, or the whole of it, without any."""
-    if not classes and not written[UNLABELLED]["count"]:
+def _check_not_empty(name: str, classes: tuple[str, ...], written: Written) -> None:
+    """Raise ``InputError`` if a class, or the whole dataset, has damaged images only."""
+    if not classes and not written.splits[UNLABELLED]["count"]:
         raise InputError(f"all images of {name!r} are damaged. Check the source.")
     for split in SPLITS if classes else ():
-        counts = written[split]["per_class"]
+        counts = written.splits[split]["per_class"]
         if not sum(counts) or (split == "train" and not all(counts)):
             what = repr(classes[counts.index(0)]) if sum(counts) else "any class"
             raise InputError(
@@ -213,48 +186,46 @@ def _check_not_empty(name: str, classes: tuple[str, ...], written: dict[str, dic
             )
 
 
-def _variant(name: str, meta: dict, contents: dict[str, Content]) -> str:
-    """See `Dataset.variant`: by numbers, and for the size at which they are known by the pixels and labels too."""
-    counts = {UNLABELLED: 0} | {split: said["count"] for split, said in meta["splits"].items()}
+def _variant(name: str, image_size: int, num_classes: int, written: Written) -> str:
+    """See `Dataset.variant`: by the numbers of images and, if known for this size, by the pixels and labels."""
+    counts = {UNLABELLED: 0} | {part: said["count"] for part, said in written.splits.items()}
     published = published_as(name)
-    if (by_count := variant_of(name, classes=len(meta["classes"]), **counts)) or published is None:
+    if (by_count := variant_of(name, classes=num_classes, **counts)) or published is None:
         return by_count
-    known = published.contents if meta["image_size"] == 32 else {}
-    other = [split for split, content in known.items() if contents[split].hexdigest() != content]
+    known = published.contents if image_size == USUAL_SIZE else {}
+    other = [split for split, content in known.items() if written.contents[split].hexdigest() != content]
     return f"other {' and '.join(other)} images or labels than published" if other else ""
 
 
 def _meta(
-    name: str,
-    source: Path | None,
-    opened: Source,
-    classes: tuple[str, ...],
-    reading: Reading,
-    image_size: int,
-    resize_filter: str,
-    rule: dict,
-    splits: dict,
-) -> dict:
-    named = opened.origin.encode(errors="backslashreplace").decode()
-    origin = {"kind": opened.kind, "origin": named, "path_digest": digest(source)}
-    if source is not None:
-        origin["state"] = source_state(source, opened.kind, reading)
-    places = {split: opened.findings.splits[split] for split in PARTS if split in opened.findings.splits}
+    name: str, settings: PrepareSettings, source: Source, classes: tuple[str, ...], rule: dict, written: Written
+) -> dict[str, Any]:
+    findings = source.findings
+    origin = {
+        "kind": source.kind,
+        "origin": source.origin.encode(errors="backslashreplace").decode(),
+        "path_digest": settings.source_digest(),
+    }
+    if settings.source is not None:
+        origin["state"] = source_state(settings.source, source.kind, settings.reading)
+    places = {split: findings.splits[split] for split in PARTS if split in findings.splits}
     return {
         "format": META_FORMAT,
         "name": name,
         "description": description_of(name),
-        "builtin": opened.kind == "builtin",
+        "builtin": source.kind == "builtin",
         "source": origin,
-        "reading": recorded(reading),
+        "reading": settings.recorded_reading(),
         "classes": list(classes),
-        "image_size": image_size,
-        "resize_filter": resize_filter,
+        "image_size": settings.image_size,
+        "resize_filter": settings.resize_filter,
         "transparency": "composited on white",
         "split": rule | ({"from": places} if places else {}),
-        "splits": splits,
-        "left_out": opened.findings.left_out,
-        "remarks": opened.findings.remarks,
+        "splits": written.splits,
+        "left_out": findings.left_out,
+        "remarks": findings.remarks,
         "mdssl_version": mdssl.__version__,
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "same_pixels": written.same_pixels(),
+        "variant": _variant(name, settings.image_size, len(classes), written),
     }

@@ -1,4 +1,4 @@
-"""Progress bars on standard error: images with their rate, bytes with theirs, and the time that is left."""
+"""Progress bars on standard error for images and bytes, with the rate and the remaining time."""
 
 from rich.console import Console
 from rich.progress import (
@@ -22,12 +22,12 @@ class _ImageRate(ProgressColumn):
 
 
 def image_progress(shown: bool) -> Progress:
-    """A bar that counts images; invisible unless ``shown``."""
+    """A bar that counts images, hidden unless ``shown``."""
     return _progress(shown, MofNCompleteColumn(), _ImageRate())
 
 
 def byte_progress(shown: bool) -> Progress:
-    """A bar that counts bytes; invisible unless ``shown``."""
+    """A bar that counts bytes, hidden unless ``shown``."""
     return _progress(shown, DownloadColumn(), TransferSpeedColumn())
 
 

@@ -1,28 +1,31 @@
-"""What ``meta.json`` keeps of how a dataset was prepared, in sentences."""
+"""What ``meta.json`` says about how a dataset was prepared, as sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from mdssl.data.dataset import Dataset
+from mdssl.data.sources.base import count_of
 
 _CLASSES_LISTED = 12
-
-
-def summary(dataset: Dataset) -> list[str]:
-    """What was taken from the source and what was left out, a line each, without line ends."""
-    return list(_lines(dataset))
+_RULES = {
+    "as given": "splits as they are given",
+    "validation as test": "the validation split is the test split",
+    "train and validation joined": "the validation split belongs to the train split, as published",
+    "no labels": "no labels: for pretraining only, without scores",
+}
 
 
 def counts_in_words(dataset: Dataset) -> str:
     """``"8 train / 2 test images of 2 classes"``"""
     if not dataset.is_labelled:
-        return f"{dataset.pretraining_count:,} images without labels"
+        return f"{count_of(dataset.pretraining_count, 'image')} without labels"
     counts = " / ".join(f"{count:,} {split}" for split, count in dataset.counts.items())
     return f"{counts} images of {len(dataset.classes)} classes"
 
 
-def _lines(dataset: Dataset) -> Iterator[str]:
+def summary(dataset: Dataset) -> Iterator[str]:
+    """What was taken from the source and what was left out, one line each."""
     meta = dataset.meta
     if dataset.variant:
         yield f"not the published {dataset.name}: {dataset.variant}"
@@ -40,16 +43,10 @@ def _lines(dataset: Dataset) -> Iterator[str]:
 
 
 def _splits(rule: dict) -> str:
-    words = {
-        "as given": "splits as they are given",
-        "validation as test": "the validation split is the test split",
-        "train and validation joined": "the validation split belongs to the train split, as it is published",
-        "no labels": "no labels: a domain to train on, which gives no scores",
-    }
     if rule["rule"] == "stratified":
         said = f"no test split: {rule['test_fraction']:.0%} of each class, chosen with seed {rule['seed']}"
     else:
-        said = words.get(rule["rule"], rule["rule"])
+        said = _RULES.get(rule["rule"], rule["rule"])
     if "train_per_class" in rule:
         said += f"; {rule['train_per_class']:,} training images of each class, chosen with seed {rule['seed']}"
     places = [f"{split} from {place}" for split, place in rule.get("from", {}).items()]
@@ -63,5 +60,5 @@ def _classes(dataset: Dataset) -> str:
             f"{len(dataset.classes)} classes of {min(train):,} to {max(train):,} training and {min(test):,} to "
             f"{max(test):,} test images"
         )
-    listed = (f"{name} {own:,}/{other:,}" for name, own, other in zip(dataset.classes, train, test, strict=True))
-    return f"classes, with train/test images: {', '.join(listed)}"
+    counts = zip(dataset.classes, train, test, strict=True)
+    return f"classes, with train/test images: {', '.join(f'{name} {own:,}/{other:,}' for name, own, other in counts)}"

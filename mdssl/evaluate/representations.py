@@ -196,7 +196,7 @@ def layers_of(config: TrialConfig) -> tuple[str, ...]:
 
 def _made(trial_dir: Location, datasets: Sequence[str], data: str, device: str) -> dict[str, Representations]:
     from mdssl.data.dataset import open_dataset
-    from mdssl.data.local_copy import ensure_local
+    from mdssl.data.remote import ensure_local
     from mdssl.evaluate.features import extract_features
     from mdssl.pretrain.trial_files import load_model
 

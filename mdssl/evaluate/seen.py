@@ -12,7 +12,7 @@ from typing import Any
 
 from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.data.dataset import Dataset, open_dataset
-from mdssl.data.local_copy import ensure_local, is_prepared_in
+from mdssl.data.remote import ensure_local, is_prepared_in
 from mdssl.errors import InputError
 from mdssl.evaluate import representations, trial_sheet
 from mdssl.evaluate.evaluate import Encoded

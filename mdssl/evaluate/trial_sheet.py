@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from mdssl.config.trial import TrialConfig
+from mdssl.data.contact_sheet import write_png
 from mdssl.data.dataset import Dataset
-from mdssl.data.sheet import write_png
 from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.evaluate import Encoded
 from mdssl.evaluate.neighbors.search import Match, Picture, Pictures, directions, encode_rows, nearest, split_to_search

@@ -11,7 +11,7 @@ import numpy as np
 
 from mdssl.config.run import FEATURES
 from mdssl.config.trial import TrialConfig
-from mdssl.data.convert import convert_each
+from mdssl.data.decode import convert_each
 from mdssl.data.progress import image_progress
 from mdssl.device import pick_device
 from mdssl.errors import InputError, check_name, check_number

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mdssl.config.trial import TrialConfig
-from mdssl.data.images import FILTERS
+from mdssl.data.decode import FILTERS
 from mdssl.errors import InputError, check_name
 from mdssl.export.card import card
 from mdssl.export.images import Preparation, preparation_of
@@ -53,7 +53,7 @@ def export(
         data: folder or bucket of prepared datasets, whose image size and resize filter are the defaults of the next
             two.
         size: image size in pixels.
-        resize_filter: a key of `mdssl.data.images.FILTERS`.
+        resize_filter: a key of `mdssl.data.decode.FILTERS`.
         overwrite: whether to replace an earlier export.
 
     Returns:

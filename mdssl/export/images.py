@@ -15,13 +15,12 @@ import pyarrow as pa
 from mdssl.config.trial import TrialConfig
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.dataset import SPLITS, Dataset, open_dataset
-from mdssl.data.images import FILTERS, LARGEST_SIZE, SMALLEST_SIZE
-from mdssl.data.local_copy import described_in, ensure_local, is_prepared_in
+from mdssl.data.decode import FILTERS, LARGEST_SIZE, SMALLEST_SIZE
 from mdssl.data.mixture import fingerprint_of
+from mdssl.data.remote import described_in, ensure_local, is_prepared_in
 from mdssl.data.sources.base import Findings, Part
+from mdssl.data.sources.files import parquet_files, scan, shard_paths, suffixes
 from mdssl.data.sources.parquet import parquet_images
-from mdssl.data.sources.scan import scan, suffixes
-from mdssl.data.sources.shards import parquet_files, shard_paths
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.evaluate.neighbors.search import split_to_search
 from mdssl.terminal import printable

@@ -25,7 +25,7 @@ from torch.export import ExportedProgram
 
 from mdssl.config.trial import TrialConfig
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.images import convert
+from mdssl.data.decode import convert
 from mdssl.errors import InputError
 from mdssl.evaluate.features import extract_features
 from mdssl.pretrain.augment import MEAN, STD

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mdssl.config.trial import Recipe
 from mdssl.data.dataset import prepare_command
-from mdssl.data.local_copy import is_prepared_in, variants_in
+from mdssl.data.remote import is_prepared_in, variants_in
 from mdssl.leaderboard.names import name_of
 from mdssl.paper.experiments import EXPERIMENTS, PaperTrial, experiment
 

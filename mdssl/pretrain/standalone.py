@@ -15,8 +15,8 @@ from torch.distributed.rendezvous import rendezvous
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
-from mdssl.data.local_copy import ensure_local
 from mdssl.data.mixture import check_batch, fingerprint_of
+from mdssl.data.remote import ensure_local
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.pretrain.loop import train

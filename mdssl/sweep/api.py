@@ -11,7 +11,7 @@ import pandas as pd
 from mdssl.config.field_types import current_name
 from mdssl.config.presets import preset_values
 from mdssl.config.trial import ClusterSettings, TrialConfig
-from mdssl.data.local_copy import ensure_local
+from mdssl.data.remote import ensure_local
 from mdssl.errors import check_name
 from mdssl.leaderboard.board import read
 from mdssl.sweep.grid import trials

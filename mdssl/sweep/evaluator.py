@@ -16,7 +16,7 @@ import torch
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
-from mdssl.data.local_copy import ensure_local
+from mdssl.data.remote import ensure_local
 from mdssl.device import limit_memory, pick_device
 from mdssl.evaluate.evaluate import encode_dataset, score_dataset
 from mdssl.evaluate.seen import Seen

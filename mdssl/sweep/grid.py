@@ -14,8 +14,8 @@ from mdssl.config.methods import METHODS
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
-from mdssl.data.local_copy import ensure_local
 from mdssl.data.mixture import check_batch, fingerprint
+from mdssl.data.remote import ensure_local
 from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import check_scorable
 from mdssl.leaderboard.board import read_rows

@@ -19,7 +19,7 @@ import pandas as pd
 from rich.console import Console
 
 from mdssl.config.trial import TrialConfig
-from mdssl.data.local_copy import ensure_local
+from mdssl.data.remote import ensure_local
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import renew
 from mdssl.pretrain.model import batch_norm_note

@@ -9,7 +9,7 @@ from typing import Any
 from mdssl.config.run import ProbeConfig, check_layers
 from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.data.dataset import Dataset, open_dataset
-from mdssl.data.local_copy import ensure_local
+from mdssl.data.remote import ensure_local
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import Encoded, check_scorable, encode_dataset, instability, score_dataset

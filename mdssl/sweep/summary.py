@@ -13,7 +13,7 @@ from rich.console import Console
 from mdssl.config.presets import PRESETS
 from mdssl.config.trial import Recipe, TrialConfig
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.local_copy import variants_in
+from mdssl.data.remote import variants_in
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.columns import SCHEMA

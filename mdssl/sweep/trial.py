@@ -17,7 +17,7 @@ from ray import tune
 
 from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
-from mdssl.data.local_copy import ensure_local
+from mdssl.data.remote import ensure_local
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.progress import NonFiniteLossError
 from mdssl.pretrain.stopping import StoppedError, sigterm_received

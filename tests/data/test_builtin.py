@@ -7,8 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mdssl.data.builtin import BUILTIN, builtin_source
-from mdssl.data.builtin import digits as builtin_digits
+from mdssl.data.builtin import BUILTIN, builtin_source, drawings
 from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import ensure_builtin
 
@@ -20,10 +19,10 @@ def domains(tmp_path_factory):
     return {name: open_dataset(data, name) for name in BUILTIN}
 
 
-def test_they_have_ten_balanced_classes_and_say_that_they_are_made_up(domains):
+def test_they_have_ten_balanced_classes_and_say_that_they_are_synthetic(domains):
     for dataset in domains.values():
         assert dataset.builtin
-        assert "made-up built-in domain" in dataset.description
+        assert "synthetic built-in domain" in dataset.description
         assert dataset.counts == {"train": 2000, "test": 1000}
         assert dataset.image_size == 32
         for split, each in (("train", 200), ("test", 100)):
@@ -50,7 +49,7 @@ def test_no_image_stands_twice(domains):
 
 
 def test_train_and_test_come_from_different_handwriting():
-    scans = {split: builtin_digits._scans(split)[0] for split in ("train", "test")}
+    scans = {split: drawings._scans(split)[0] for split in ("train", "test")}
     train, test = ({scan.tobytes() for scan in scans[split]} for split in ("train", "test"))
     assert len(scans["train"]) + len(scans["test"]) == 1797
     # Apart from twins in the original data.

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mdssl.data.arrays import Content
 from mdssl.data.prepare import prepare
-from mdssl.data.sources.arrays import Content
 from mdssl.data.sources.catalog import CATALOG, seen_in, variant_of
 
 # The table of datasets: classes, and the images of train and test, or those from which a split is made.

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdssl.data import sheet
-from mdssl.data.contact_sheet import contact_sheet
+from mdssl.data import contact_sheet as sheets
+from mdssl.data.contact_sheet import contact_sheet, font, legible
 from mdssl.data.prepare import prepare
-from mdssl.data.sheet import font, legible
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def test_names_of_the_worlds_scripts_can_be_read(name):
 
 def test_what_no_font_has_is_written_as_its_number(monkeypatch):
     monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [])
-    sheet._font_file.cache_clear()
+    sheets._font_file.cache_clear()
     assert legible("日本 é", font(15, ["日本 é"])) == "\\u65e5\\u672c é"
     assert legible("日本", font(15)) == "\\u65e5\\u672c"
 

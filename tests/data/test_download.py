@@ -15,8 +15,7 @@ import scipy.io
 from mdssl.data.prepare import prepare
 from mdssl.data.sources import catalog
 from mdssl.data.sources import download as download_module
-from mdssl.data.sources.archives import unpack
-from mdssl.data.sources.download import download
+from mdssl.data.sources.download import download, unpack
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -108,7 +107,7 @@ def test_a_server_without_ranges_starts_over(server, tmp_path):
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_a_wrong_md5_is_thrown_away(server, tmp_path):
+def test_a_file_with_a_wrong_md5_is_deleted(server, tmp_path):
     with pytest.raises(ValueError, match=f"MD5 {MD5} instead of 0123"):
         download(f"{server.url}/file", tmp_path / "file", "0123")
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,8 @@ from PIL.PngImagePlugin import PngInfo
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, Resize
 
-from mdssl.data.images import FILTERS, convert
+from mdssl.data.decode import FILTERS, convert
+from mdssl.data.prepare import prepare
 
 
 def to_rgb(encoded, size=32, resize_filter="bicubic"):
@@ -62,6 +63,27 @@ def test_16_bit_grey_is_scaled_and_not_clipped(rng, encode, file_format):
     values = rng.integers(0, 65536, (32, 32), dtype=np.uint16)
     expected = np.round(values / 65535 * 255)
     assert np.array_equal(to_rgb(encode(values, file_format))[..., 2], expected)
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(8, 255), (10, 1023), (12, 4095), (14, 16383)])
+def test_grey_of_a_camera_in_files_of_16_bits_is_scaled_by_its_bit_depth(rng, encode, bits, largest):
+    values = rng.integers(0, largest + 1, (32, 32), dtype=np.uint16)
+    values[0, 0] = largest
+    expected = np.round(values / largest * 255)
+    assert np.array_equal(to_rgb(encode(values))[..., 0], expected)
+
+
+def test_a_dark_image_of_a_12_bit_camera_stays_dark(rng, encode, tmp_path):
+    """The bit depth is that of the dataset, and is told."""
+    for number in range(8):
+        folder = tmp_path / f"scans/{'ab'[number % 2]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        values = rng.integers(0, 200 if number == 0 else 4096, (32, 32), dtype=np.uint16)
+        (folder / f"{number}.png").write_bytes(encode(values))
+    scans = prepare("scans", data=tmp_path / "data", source=tmp_path / "scans", progress=False)
+    brightest = sorted(image.max() for split in ("train", "test") for image in scans.split(split).images)
+    assert brightest[0] <= 13 and brightest[1] > 250
+    assert "grey images of more than 8 bits, scaled from 0 to 4,095" in scans.meta["remarks"]
 
 
 def test_cmyk_is_ink_subtracted_from_white(rng, encode):

@@ -10,9 +10,9 @@ import pytest
 import s3_server
 
 from mdssl.cli.main import main
-from mdssl.data import local_copy
+from mdssl.data import remote as remote_module
 from mdssl.data.dataset import open_dataset
-from mdssl.data.local_copy import ensure_local, folder_of
+from mdssl.data.remote import ensure_local, folder_of
 from mdssl.storage.location import Location
 
 
@@ -74,9 +74,7 @@ def test_a_copy_is_made_once(remote, caplog):
 
 
 def test_of_two_processes_at_once_one_fetches(remote):
-    code = (
-        "import logging, sys; logging.basicConfig(level=logging.INFO); from mdssl.data.local_copy import ensure_local; "
-    )
+    code = "import logging, sys; logging.basicConfig(level=logging.INFO); from mdssl.data.remote import ensure_local; "
     code += "print(flush=True); sys.stdin.readline(); ensure_local(sys.argv[1], ['tiny-a', 'tiny-b', 'tiny-c'])"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-c", code, remote], **pipes) for _ in range(2)]
@@ -111,14 +109,14 @@ def test_what_is_not_what_its_sha_says_is_refused_and_leaves_nothing(remote, cac
 
 
 def test_a_download_that_is_cut_off_is_made_again(remote, monkeypatch, caplog):
-    read, cut = local_copy._chunk, []
+    read, cut = remote_module._chunk, []
 
     def chunk(source, start):
         first = not cut
         cut.append(source)
         return read(source, start)[: 100 if first else None]
 
-    monkeypatch.setattr(local_copy, "_chunk", chunk)
+    monkeypatch.setattr(remote_module, "_chunk", chunk)
     open_dataset(ensure_local(remote, ["tiny-a"]), "tiny-a").check_fingerprints()
     assert "arrived damaged" in caplog.text
 

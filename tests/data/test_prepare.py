@@ -11,11 +11,10 @@ import time
 import numpy as np
 import pytest
 
-from mdssl.data import convert
+from mdssl.data import arrays, decode
 from mdssl.data import prepare as prepare_module
 from mdssl.data.dataset import list_datasets, open_dataset
 from mdssl.data.prepare import ensure_builtin, prepare
-from mdssl.data.sources import arrays
 
 
 @pytest.fixture
@@ -98,13 +97,13 @@ def test_other_settings_need_overwrite_and_then_replace(data, write_npz, setting
 def test_a_pool_of_processes_gives_the_same_bytes(data, write_npz, random_images, monkeypatch):
     source = write_npz(train_images=random_images(200, size=40), train_labels=np.arange(200) % 3)
     prepare("alone", data=data, source=source, workers=1, progress=False)
-    monkeypatch.setattr(convert, "POOL_PAYS_AFTER_SECONDS", 0)
+    monkeypatch.setattr(decode, "POOL_PAYS_AFTER_SECONDS", 0)
     prepare("pool", data=data, source=source, workers=2, progress=False)
     assert contents(data / "alone") == contents(data / "pool")
 
 
 def test_a_failure_in_the_pool_names_the_image_and_leaves_nothing(data, write_folder, random_images, monkeypatch):
-    monkeypatch.setattr(convert, "POOL_PAYS_AFTER_SECONDS", 0)
+    monkeypatch.setattr(decode, "POOL_PAYS_AFTER_SECONDS", 0)
     root = write_folder({"train/cat": random_images(100), "train/dog": random_images(100)})
     (root / "train/dog/090.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"train/dog/090\.png cannot be decoded"):
@@ -133,15 +132,31 @@ def test_a_failed_overwrite_keeps_the_old_dataset(data, write_npz):
     assert open_dataset(data, "toy").meta == first.meta
 
 
+def test_empty_folders_in_a_dataset_survive_an_overwrite(data, write_npz):
+    prepare("toy", data=data, source=write_npz(), progress=False)
+    (data / "toy/my notes/later").mkdir(parents=True)
+    prepare("toy", data=data, source=write_npz(), overwrite=True, progress=False)
+    assert (data / "toy/my notes/later").is_dir()
+    assert names_in(data) == ["toy"]
+
+
+def test_a_mount_point_is_refused_before_anything_is_decoded(data, write_npz, monkeypatch):
+    (data / "toy").mkdir(parents=True)
+    monkeypatch.setattr(prepare_module, "open_source", None)
+    monkeypatch.setattr("os.path.ismount", lambda path: path == str(data / "toy"))
+    with pytest.raises(ValueError, match=r"toy is a mount point, .* Mount the folder around it"):
+        prepare("toy", data=data, source=write_npz(), progress=False)
+
+
 def _prepare_slowly(data, source, started, delay):
-    write = prepare_module.write_split
+    write = prepare_module.write_arrays
 
     def slow(*arguments):
         started.set()
         time.sleep(delay)
         return write(*arguments)
 
-    prepare_module.write_split = slow
+    prepare_module.write_arrays = slow
     prepare("toy", data=data, source=source, progress=False)
 
 

@@ -15,7 +15,7 @@ from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
 from mdssl.data.sources.base import Findings, Reading
 from mdssl.data.sources.folder import layout
-from mdssl.data.sources.splits import split_of
+from mdssl.data.splits import split_of
 from mdssl.data.summary import summary
 
 
@@ -23,9 +23,9 @@ def read(files, **reading):
     """Split to its files by class folder; None stands for images without one."""
     found = layout(sorted(files), Reading(**reading), "photos", Findings())
     return {
-        split: {name.partition("/")[0] if "/" in name else None for name in rows["inside"]}
+        split: {name.partition("/")[0] if "/" in name else None for name in rows.values()}
         for split, rows in found.items()
-        if rows["paths"]
+        if rows
     }
 
 
@@ -166,7 +166,7 @@ def test_what_was_left_out_is_counted_and_kept(photos, prepared, tmp_path):
     toy = prepared(root)
     assert toy.counts == {"train": 5, "test": 4}
     assert {reason: left["count"] for reason, left in toy.meta["left_out"].items()} == {
-        "files that are no images by their names (.txt)": 2,
+        "files that are not images by their names (.txt)": 2,
         "hidden files and folders": 2,
         "folders without images": 1,
         "links to nothing": 1,
@@ -176,7 +176,7 @@ def test_what_was_left_out_is_counted_and_kept(photos, prepared, tmp_path):
     }
     assert toy.meta["split"]["from"] == {"train": "train", "validation": "val", "test": "test"}
     said = "\n".join(summary(toy))
-    assert "left out: files that are no images by their names (.txt): 2, such as train/cat/notes.txt" in said
+    assert "left out: files that are not images by their names (.txt): 2, such as train/cat/notes.txt" in said
     assert "links that are followed: 1, such as train/dog/linked.png" in said
     assert "training images with the pixels of another training image: 1" in said
     assert "cat 2/2, dog 3/2" in said
@@ -239,9 +239,17 @@ def test_class_folders_can_be_taken_without_labels_or_in_part(photos, prepared):
     assert prepared(root, "all", reading=Reading(classes=())).pretraining_count == 6
     two = prepared(root, "two", reading=Reading(classes=("2026", "2024")), test_fraction=0.5)
     assert two.classes == ("2026", "2024")
-    assert two.meta["left_out"]["images of classes that were not asked for"]["count"] == 2
+    assert two.meta["left_out"]["images of classes that were not selected"]["count"] == 2
     with pytest.raises(ValueError, match=r"unknown class of photos '2027'; allowed: 2024, 2025, 2026"):
         prepared(root, "none", reading=Reading(classes=("2027",)))
+
+
+def test_classes_of_images_without_labels_are_refused_with_the_reason(photos, prepared, tmp_path):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "bare.npz", images=images)
+    for source in (photos(*each("all")), tmp_path / "bare.npz"):
+        with pytest.raises(ValueError, match="classes cat, dog cannot be selected: the images of .* have no labels"):
+            prepared(source, reading=Reading(classes=("cat", "dog")))
 
 
 def test_accents_in_two_encodings_are_one_class(photos, prepared):
@@ -256,7 +264,7 @@ def test_accents_in_two_encodings_are_one_class(photos, prepared):
 def test_names_that_are_no_utf8_are_one_message(photos, prepared):
     root = photos(*each("cat", "dog"))
     os.rename(os.fsencode(root / "cat"), os.fsencode(root) + b"/caf\xe9")
-    with pytest.raises(ValueError, match=r"2 images have paths that are no UTF-8, such as 'caf\\udce9/0.png'; rename"):
+    with pytest.raises(ValueError, match=r"paths of 2 images are not valid UTF-8, such as 'caf\\udce9/0.png'; rename"):
         prepared(root)
 
 
@@ -357,7 +365,7 @@ def test_parquet_that_says_no_split_is_left_out_beside_what_does(tmp_path, prepa
         shard(tmp_path / f"hub/{split}.parquet", [0, 1] * 3)
     toy = prepared(tmp_path / "hub")
     assert toy.counts == {"train": 6, "test": 6}
-    assert toy.meta["left_out"]["Parquet files that say no split"] == {"count": 1, "example": "extra.parquet"}
+    assert toy.meta["left_out"]["Parquet files that name no split"] == {"count": 1, "example": "extra.parquet"}
 
 
 def test_columns_of_other_names_are_asked_for(tmp_path, prepared):
@@ -381,7 +389,7 @@ def test_class_names_that_cannot_be_read_are_left_out_and_said(said, tmp_path, p
     pq.write_table(pq.read_table(path).replace_schema_metadata({b"huggingface": said}), path)
     toy = prepared(path)
     assert toy.classes == ("0", "1")
-    assert any("names no classes" in remark for remark in toy.meta["remarks"])
+    assert any("cannot be read: the labels name the classes" in remark for remark in toy.meta["remarks"])
 
 
 def test_a_source_of_two_kinds_is_refused(photos, prepared):
@@ -419,10 +427,10 @@ def test_the_command_tells_and_show_and_list_tell_again(photos, tmp_path, monkey
     assert "splits has 'train:cat'; write SPLIT=FOLDER_OR_FILE" in capsys.readouterr().err
     assert main(["data", "prepare", "toy", "--source", str(root), "--splits", "none", "--classes", "cat", "train"]) == 0
     told = capsys.readouterr().out
-    assert "left out: images of classes that were not asked for: 2, such as dog/0.png" in told
+    assert "left out: images of classes that were not selected: 2, such as dog/0.png" in told
     assert json.loads((tmp_path / "data/toy/meta.json").read_text())["classes"] == ["cat", "train"]
     assert main(["data", "show", "toy"]) == 0
-    assert "left out: images of classes that were not asked for: 2" in capsys.readouterr().out
+    assert "left out: images of classes that were not selected: 2" in capsys.readouterr().out
     assert main(["data", "list"]) == 0
     assert "2 left out, see `mdssl data show toy`" in capsys.readouterr().out
 
@@ -431,7 +439,7 @@ def test_a_part_of_a_published_dataset_is_marked(tmp_path, photos, prepared, cap
     root = photos(*each("train/cat", "train/dog", "test/cat", "test/dog"))
     part = prepared(root, "svhn", image_size=32)
     assert part.variant == "2 of 10 classes"
-    assert summary(part)[0] == "not the published svhn: 2 of 10 classes"
+    assert next(summary(part)) == "not the published svhn: 2 of 10 classes"
     monkeypatch.chdir(tmp_path)
     assert main(["data", "list"]) == 0
     assert "svhn (2 of 10 classes)" in capsys.readouterr().out
@@ -461,7 +469,7 @@ def test_splits_that_overlap_are_refused(splits):
 def test_minus_one_is_no_label_and_said(tmp_path, prepared):
     toy = prepared(shard(tmp_path / "a.parquet", [-1, 0, 1, 1, 0]), test_fraction=0.5)
     assert toy.counts["unlabelled"] == 1
-    assert "the label -1 is taken for none; classes are numbered from 0 on" in toy.meta["remarks"]
+    assert "the label -1 means no label; classes are numbered from 0" in toy.meta["remarks"]
     with pytest.raises(ValueError, match="-1 and 1.*number the classes from 0"):
         prepared(shard(tmp_path / "b.parquet", [-1, 1] * 4), "b")
 
@@ -488,13 +496,13 @@ def test_names_that_are_no_utf8_of_other_files_are_written_as_they_can_be(photos
     (root / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"")
     moved = root.rename(os.fsdecode(os.fsencode(root) + b"\xe9"))
     toy = prepared(moved, test_fraction=0.5)
-    assert toy.meta["left_out"]["files that are no images by their names (.txt)"]["example"] == "caf\\udce9.txt"
+    assert toy.meta["left_out"]["files that are not images by their names (.txt)"]["example"] == "caf\\udce9.txt"
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html>", b"\x93NUMPY", b""])
 def test_what_is_no_npz_is_said(content, tmp_path, prepared):
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(ValueError, match="cannot be read as npz: it is no zip file of arrays"):
+    with pytest.raises(ValueError, match="cannot be read as npz: it is not a zip file of arrays"):
         prepared(tmp_path / "a.npz")
 
 

@@ -164,7 +164,7 @@ def shard(write_parquet, random_images, encode):
         ({"labels": tuple("abcdefgh")}, "8 different labels on 8 images, such as h: these are not classes"),
         ({"labels": (0,) * 8}, "single class 'cat'"),
         ({"content": b"no image"}, "hub/train-00000-of-00001.parquet row 5 cannot be decoded"),
-        ({"label": "species"}, "such as --label-column species, or take the images without labels with --classes none"),
+        ({"label": "species"}, "such as --label-column species, or read the images without labels with --classes none"),
         ({"extra": {"img": [b""] * 8}, "image": "photo"}, "row 0 cannot be decoded: it is empty"),
         ({"file": "train-00000-of-00003.parquet"}, "number 00001 is missing"),
     ],
@@ -207,6 +207,24 @@ def test_raw_files_beside_a_source_are_not_taken_for_it(shard):
         (root.parent / file).write_bytes(b"")
     assert detect_kind("svhn", root) == "parquet"
     assert detect_kind("svhn", root.parent) == detect_kind("svhn", root.parent / "test_32x32.mat") == "published"
+
+
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [("a.zip", "unpack them first"), ("a.tar.gz", "unpack them first"), ("a.dcm", "convert them first")],
+)
+def test_archives_and_dicom_files_come_with_what_to_do(tmp_path, refused, file, hint):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / file).write_bytes(b"some")
+    assert hint in refused(tmp_path / "scans")
+    assert hint in refused(tmp_path / "scans" / file)
+
+
+@pytest.mark.parametrize("shape", [(12, 28, 28, 28), (12, 28, 28, 28, 1)])
+def test_volumes_are_said_to_be_volumes(write_npz, refused, shape):
+    assert "look like volumes, as in the 3D datasets of MedMNIST" in refused(
+        write_npz(train_images=np.zeros(shape, dtype=np.uint8))
+    )
 
 
 def test_what_is_no_source_is_said(tmp_path, refused):

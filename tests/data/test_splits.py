@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mdssl.data.sources.base import Part, Source
-from mdssl.data.sources.splits import resolve_splits
+from mdssl.data.splits import resolve_splits
 
 CLASSES = ("a", "b", "c")
 

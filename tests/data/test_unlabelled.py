@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from mdssl.data import convert
+from mdssl.data import decode
 from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
 
@@ -47,7 +47,7 @@ def test_pretraining_sees_the_labelled_images_and_then_the_unlabelled_ones(both,
     assert np.array_equal(images[:5], labelled.split("train").images)
     raw = np.fromfile(tmp_path / "raw/stl10_binary/unlabeled_X.bin", np.uint8).reshape(-1, 3, 96, 96)
     picture = raw[69].transpose(2, 1, 0)
-    assert np.array_equal(images[74], convert.convert(picture, 32, "bicubic", "the last image"))
+    assert np.array_equal(images[74], decode.convert(picture, 32, "bicubic", "the last image"))
 
 
 def test_a_probe_sees_the_labelled_images_alone(both):
@@ -87,7 +87,7 @@ def test_the_fingerprint_of_pretraining_covers_both_parts(tmp_path, both, write_
 
 
 def test_a_pool_of_processes_gives_the_same_bytes(tmp_path, both, monkeypatch):
-    monkeypatch.setattr(convert, "POOL_PAYS_AFTER_SECONDS", 0)
+    monkeypatch.setattr(decode, "POOL_PAYS_AFTER_SECONDS", 0)
     source = tmp_path / "raw"
     pooled = prepare("stl10-unlabelled", data=tmp_path / "pool", source=source, workers=2, progress=False)
     assert pooled.pretraining_fingerprint == both[1].pretraining_fingerprint

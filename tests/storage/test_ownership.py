@@ -16,11 +16,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mdssl.config.trial import TrialConfig
-from mdssl.data.local_copy import fetch
+from mdssl.data.atomic_folder import DATASET, locked
 from mdssl.data.prepare import prepare
+from mdssl.data.remote import fetch, prepare_in
 from mdssl.data.sources.open import DOWNLOADS
-from mdssl.data.staging import DATASET, locked
-from mdssl.data.upload import prepare_in
 from mdssl.errors import InputError
 from mdssl.export.folder import EXPORT, export
 from mdssl.pretrain.loop import train

@@ -8,7 +8,7 @@ import pytest
 import s3_server
 
 from mdssl.data.dataset import open_dataset
-from mdssl.data.local_copy import ensure_local
+from mdssl.data.remote import ensure_local
 from mdssl.storage import retry as retries
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location

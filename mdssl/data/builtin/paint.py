@@ -1,6 +1,6 @@
-"""What the built-in domains are painted with: coordinates, colours of a wanted brightness, noise and blending.
+"""Tools to draw the built-in domains: coordinates, colors of a given brightness, noise and blending.
 
-Everything here works on a whole batch of N images and takes all of its randomness from the generator it is given.
+All functions work on a batch of N images and draw all random numbers from the given generator.
 """
 
 import numpy as np
@@ -8,8 +8,8 @@ import numpy as np
 SIZE = 32
 OVERSAMPLE = 2
 
-# ITU-R BT.601: how bright an eye sees red, green and blue.
 LUMA = np.array([0.299, 0.587, 0.114])
+"""Perceived brightness of red, green and blue, from ITU-R BT.601."""
 
 
 def coordinates(size: int = SIZE * OVERSAMPLE) -> tuple[np.ndarray, np.ndarray]:
@@ -19,12 +19,12 @@ def coordinates(size: int = SIZE * OVERSAMPLE) -> tuple[np.ndarray, np.ndarray]:
 
 
 def placed(rng: np.random.Generator, n: int, *, angle: float, shift: float, scale: tuple[float, float]):
-    """Coordinates u, v, each (N, 64, 64), as seen from N things that are rotated, scaled and moved at random.
+    """Coordinates u, v, each (N, 64, 64), in the frames of N objects that are rotated, scaled and moved at random.
 
     Args:
         angle: the largest rotation to either side, in radians.
         shift: the largest displacement along each axis, in half picture widths.
-        scale: smallest and largest size; a thing that reaches to ±1 in u and v reaches to ±scale in the picture.
+        scale: smallest and largest size; an object that extends to ±1 in u and v extends to ±scale in the picture.
     """
     x, y = coordinates()
     turn = rng.uniform(-angle, angle, (n, 1, 1))
@@ -41,14 +41,14 @@ def shrink(images: np.ndarray) -> np.ndarray:
     return images.reshape(blocks).mean(axis=(2, 4))
 
 
-def colours(rng: np.random.Generator, n: int, brightness: tuple[float, float]) -> np.ndarray:
-    """N random colours (N, 3) in [0, 1] of any hue, their luma drawn from the range ``brightness``.
+def colors(rng: np.random.Generator, n: int, brightness: tuple[float, float]) -> np.ndarray:
+    """N random colors (N, 3) in [0, 1] of any hue, with a luma in the range ``brightness``.
 
-    Ink and ground differ in brightness, never by hue alone, so that colour jitter and greyscale keep a drawing visible.
+    Ink and ground differ in brightness, never by hue alone, so that color jitter and greyscale keep a drawing visible.
     """
-    colour = rng.uniform(0, 1, (n, 3))
-    colour += (rng.uniform(*brightness, n) - (colour * LUMA).sum(axis=1))[:, None]
-    return np.clip(colour, 0, 1)
+    color = rng.uniform(0, 1, (n, 3))
+    color += (rng.uniform(*brightness, n) - (color * LUMA).sum(axis=1))[:, None]
+    return np.clip(color, 0, 1)
 
 
 def smooth_noise(rng: np.random.Generator, n: int, cells: int) -> np.ndarray:
@@ -56,13 +56,13 @@ def smooth_noise(rng: np.random.Generator, n: int, cells: int) -> np.ndarray:
     lattice = rng.uniform(0, 1, (n, cells, cells))
     position = np.linspace(0, cells - 1, SIZE)
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells)))
-    # Not as matrix products: BLAS differs in the last bit between machines, and its threads only get in the way here.
+    # Not as matrix products: BLAS differs in the last bit between machines.
     return np.einsum("xi,nij,yj->nxy", weights, lattice, weights)
 
 
 def blend(mask: np.ndarray, ink: np.ndarray, ground: np.ndarray) -> np.ndarray:
     """Lay ``ink`` over ``ground`` where ``mask`` is 1: (N, 32, 32) and two of (N, 3) or (N, 32, 32, 3)."""
-    ink, ground = (colour if colour.ndim == 4 else colour[:, None, None, :] for colour in (ink, ground))
+    ink, ground = (color if color.ndim == 4 else color[:, None, None, :] for color in (ink, ground))
     return ground + mask[..., None] * (ink - ground)
 
 

@@ -1,13 +1,13 @@
-"""What every kind of source hands over: labels known at once, images read one by one when they are wanted.
+"""What every reader of a source returns: all labels at once, and images one by one when they are needed.
 
-`mdssl.data.sources.splits.resolve_splits` turns whatever parts a source has into the splits of a prepared dataset.
+`mdssl.data.splits.resolve_splits` turns the parts of a source into the splits of a prepared dataset.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,28 @@ from mdssl.errors import InputError
 RawImage = bytes | Path | np.ndarray
 
 NO_LABEL = -1
-"""In place of a class number: an image that nobody has labelled."""
+"""Label of an image without a class."""
+
+
+def count_of(count: int, noun: str) -> str:
+    """``"1 image"``, ``"2,000 images"``, ``"3 classes"``"""
+    plural = f"{noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def listed(names: Iterable[str], limit: int) -> str:
+    """The first ``limit`` of ``names``, separated by commas."""
+    names = list(names)
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some images of a source, in order.
+    """Images of a source in a fixed order.
 
     Attributes:
-        labels: int64 (N,), not yet checked; ``NO_LABEL`` where there is none.
-        where: row -> the file or row that a message names.
+        labels: int64 (N,), not yet checked; ``NO_LABEL`` for images without a label.
+        where: row -> the file or row that messages name.
         read: ascending rows (M,) -> their M raw images, in that order.
     """
 
@@ -37,8 +49,11 @@ class Part:
     where: Callable[[int], str]
     read: Callable[[np.ndarray], Iterator[RawImage]]
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def take(self, rows: np.ndarray) -> Part:
-        """The part that consists of ``rows`` (M,), which ascend."""
+        """The images of ascending ``rows`` (M,)."""
         return Part(self.labels[rows], lambda row: self.where(rows[row]), lambda chosen: self.read(rows[chosen]))
 
     def labelled(self, labels: np.ndarray) -> Part:
@@ -48,7 +63,7 @@ class Part:
     @classmethod
     def join(cls, first: Part, second: Part) -> Part:
         """The images of ``first``, then those of ``second``."""
-        border = len(first.labels)
+        border = len(first)
 
         def read(rows: np.ndarray) -> Iterator[RawImage]:
             yield from first.read(rows[rows < border])
@@ -63,12 +78,12 @@ class Part:
 
 @dataclass
 class Findings:
-    """What a reader took from a source and what it left out, as ``meta.json`` keeps it and a person is told.
+    """What a reader took from a source and what it left out. Stored in ``meta.json`` and printed once.
 
     Attributes:
-        splits: by part, the folder, files or arrays that it comes from.
-        left_out: by reason, the number of files, images or folders that were not taken, and one of them.
-        remarks: sentences on what was taken in a way that is not obvious.
+        splits: split -> the folder, files or arrays it comes from.
+        left_out: reason -> how many files, images or folders were left out, and one of them as an example.
+        remarks: sentences about choices that are not obvious.
     """
 
     splits: dict[str, str] = field(default_factory=dict)
@@ -76,22 +91,26 @@ class Findings:
     remarks: list[str] = field(default_factory=list)
 
     def leave_out(self, reason: str, example: str, count: int = 1) -> None:
-        """Count what is left out. ``reason`` is what it is, such as "files that are no images (.txt)"."""
-        # A name that is no UTF-8 cannot be written.
+        """Count what is left out. ``reason`` says what it is, such as "files that are not images (.txt)"."""
+        # Names that are not valid UTF-8 cannot be written.
         reason, example = (text.encode(errors="backslashreplace").decode() for text in (reason, example))
         entry = self.left_out.setdefault(reason, {"count": 0, "example": example})
         entry["count"] += count
 
+    def left_out_in_words(self) -> str:
+        """All reasons with their counts on one line; empty if nothing was left out."""
+        return "; ".join(f"{reason}: {left['count']:,}" for reason, left in self.left_out.items())
+
 
 @dataclass(frozen=True)
 class Source:
-    """One dataset as it was found.
+    """A dataset as it was found.
 
     Attributes:
-        kind: one of ``sources.KINDS``.
-        origin: what ``meta.json`` says about where it came from; names only, no folders of the machine.
-        classes: the class names; a label is an index into them.
-        parts: ``train``, and maybe ``test``, ``validation`` or ``unlabelled``; the labels of the last mean nothing.
+        kind: one of ``open.KINDS``.
+        origin: the name of the file or folder it comes from, for ``meta.json``; without the folders of this machine.
+        classes: class names; a label is an index into them.
+        parts: ``train`` and optionally ``test``, ``validation`` and ``unlabelled``; labels of the last are ignored.
         findings: what was taken and what was left out.
     """
 
@@ -104,13 +123,13 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a user wants a source to be read, where it can be read in two ways.
+    """The user's choices for a source that can be read in several ways.
 
     Attributes:
-        splits: the folder or file of each split, relative to the source; None goes by their names. An empty dict means
-            that the source has no splits, whatever the names.
-        classes: the classes to take, in this order; None takes all. An empty tuple means that there are no labels.
-        label_column: the Parquet column that has the labels; None goes by the names of the columns.
+        splits: split -> folder or file relative to the source. None goes by names; an empty dict means that no name
+            stands for a split.
+        classes: the classes to take, in this order. None takes all; an empty tuple means that there are no labels.
+        label_column: the Parquet column with the labels. None goes by the names of the columns.
     """
 
     splits: dict[str, str] | None = None
@@ -118,15 +137,15 @@ class Reading:
     label_column: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ``InputError`` for splits that overlap, and classes that are named twice."""
+        """Raise ``InputError`` for splits that overlap and for classes that are named twice."""
         if self.splits:
             places = {split: os.path.normpath(place) for split, place in self.splits.items()}
-            for (split, place), (other, around) in itertools.permutations(places.items(), 2):
-                if place == around or around == "." or place.startswith(f"{around}/"):
+            for (split, place), (other, outer) in itertools.permutations(places.items(), 2):
+                if place == outer or outer == "." or place.startswith(f"{outer}/"):
                     raise InputError(
-                        f"split {split!r} is {place!r}, which lies in {around!r}, the split {other!r}. Give each "
+                        f"split {split!r} is {place!r}, which lies in {outer!r}, the split {other!r}. Give each "
                         "split a folder or file of its own."
                     )
             object.__setattr__(self, "splits", places)
         if self.classes and len(set(self.classes)) < len(self.classes):
-            raise InputError(f"classes are {', '.join(self.classes)}; name each once.")
+            raise InputError(f"classes are {', '.join(self.classes)}; name each class once.")

@@ -1,4 +1,4 @@
-"""Readers of Tiny ImageNet and ImageNet, whose classes are WordNet IDs such as n01443537.
+"""Readers of Tiny ImageNet and ImageNet. Their classes are WordNet IDs such as n01443537.
 
 A class's number is the place of its ID among the sorted IDs, the usual numbering of ImageNet's 1,000 classes; Tiny
 ImageNet's own ``wnids.txt`` lists its 200 in another order.
@@ -9,15 +9,14 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 import numpy as np
 
-from mdssl.data.sources.base import Part
+from mdssl.data.sources.base import Part, count_of
+from mdssl.data.sources.files import suffixes
 from mdssl.data.sources.folder import subfolders
-from mdssl.data.sources.raw import Read, naming
-from mdssl.data.sources.scan import suffixes
+from mdssl.data.sources.raw import Read, file_errors
 from mdssl.errors import InputError
 
 SOLUTION = "LOC_val_solution.csv"
@@ -27,10 +26,10 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
 def read_tiny_imagenet(root: Path) -> Read:
-    """Tiny ImageNet; its test images are published without labels and left out.
+    """Tiny ImageNet. Its test images are published without labels and are left out.
 
     Raises:
-        ValueError: a text file is missing or broken, a class has no images, or an annotation names an absent image or
+        InputError: a text file is missing or broken, a class has no images, or an annotation names an absent image or
             an unknown class.
     """
     folder = root / "tiny-imagenet-200"
@@ -55,13 +54,13 @@ def read_tiny_imagenet(root: Path) -> Read:
 def read_imagenet(root: Path) -> Read:
     """ImageNet (ILSVRC 2012): class folders in ``train``, and in ``val`` class folders or just images.
 
-    Of images without class folders, Kaggle's ``LOC_val_solution.csv`` or the unpacked devkit says the classes; it
-    stands beside ``train`` or up to three folders above, as in Kaggle's ``ILSVRC/Data/CLS-LOC``. The class names come
-    from ``LOC_synset_mapping.txt`` or the devkit; without both, the WordNet IDs are the names.
+    The classes of images without class folders come from Kaggle's ``LOC_val_solution.csv`` or the unpacked devkit,
+    beside ``train`` or up to three folders above, as in Kaggle's ``ILSVRC/Data/CLS-LOC``. The class names come from
+    ``LOC_synset_mapping.txt`` or the devkit; without both, the WordNet IDs are the names.
 
     Raises:
-        ValueError: there are no class folders, one has no images, nothing says the classes of ``val``, or what says
-            them names an absent image or an unknown class.
+        InputError: there are no class folders, one has no images, the classes of ``val`` are given nowhere, or their
+            list names an absent image or an unknown class.
     """
     wnids = [folder.name for folder in subfolders(root / "train")]
     if not wnids:
@@ -78,15 +77,15 @@ def read_imagenet(root: Path) -> Read:
     elif devkit:
         truth = devkit / GROUND_TRUTH
         wnid_by_id = {number: wnid for number, wnid, _ in meta}
-        with naming(truth):
+        with file_errors(truth):
             # One line per image, in the order of the images' own numbers.
             answers = [wnid_by_id.get(int(line), f"number {line}") for line in _lines(truth)]
         labelled = {f"ILSVRC2012_val_{number:08d}.JPEG": wnid for number, wnid in enumerate(answers, 1)}
         validation = _annotated(root, root / "val", truth, labelled, wnids)
     else:
         raise InputError(
-            f"nothing says the classes of the images in {root / 'val'}: it has no class folders, and neither "
-            f"{SOLUTION} nor {DEVKIT} is beside it. Put one of them into {root}, or sort the images into class folders."
+            f"the classes of the images in {root / 'val'} are unknown: it has no class folders, and neither {SOLUTION} "
+            f"nor {DEVKIT} is beside it. Put one of them into {root}, or sort the images into class folders."
         )
     words = _first_words(_lines(synsets)) if synsets else {wnid: words.split(",")[0] for _, wnid, words in meta}
     parts = {"train": _class_folders(root, [root / "train" / wnid for wnid in wnids]), "validation": validation}
@@ -96,7 +95,7 @@ def read_imagenet(root: Path) -> Read:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path} is missing. Put it there; it comes with the images.")
-    with naming(path):
+    with file_errors(path):
         return path.read_text().splitlines()
 
 
@@ -107,7 +106,7 @@ def _first_words(lines: list[str]) -> dict[str, str]:
 
 
 def _class_names(wnids: list[str], words: dict[str, str]) -> tuple[str, ...]:
-    """A different name for each class: its word, with its ID where another class has that word too."""
+    """A different name for each class: its word, followed by its ID if another class has the same word."""
     names = [words.get(wnid, wnid) for wnid in wnids]
     times = Counter(names)
     return tuple(name if times[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True))
@@ -127,37 +126,34 @@ def _class_folders(root: Path, folders: list[Path]) -> Part:
     return _files_part(root, folders, names, np.repeat(np.arange(len(folders)), counts))
 
 
-def _annotated(root: Path, folder: Path, said_by: Path, labelled: dict[str, str], wnids: list[str]) -> Part:
-    """The images in ``folder`` that are in ``labelled``, image -> WordNet ID, in its order."""
+def _annotated(root: Path, folder: Path, listing: Path, labelled: dict[str, str], wnids: list[str]) -> Part:
+    """The images in ``folder`` that ``labelled``, image -> WordNet ID, names, in its order."""
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     absent = [name for name in labelled if name not in present]
     if absent:
         raise InputError(
-            f"{said_by} names {len(absent)} images that are not in {folder}, {absent[0]!r} for one. Unpack the "
+            f"{listing} names {count_of(len(absent), 'image')} not in {folder}, such as {absent[0]!r}. Unpack the "
             "validation images again."
         )
     numbers = {wnid: number for number, wnid in enumerate(wnids)}
     unknown = [(name, wnid) for name, wnid in labelled.items() if wnid not in numbers]
     if unknown:
         raise InputError(
-            f"{said_by} puts {unknown[0][0]!r} into the class {unknown[0][1]!r}, which the training images do not have "
-            f"({len(unknown)} such images). Take both from the same dataset, and all classes of it."
+            f"{listing} puts {unknown[0][0]!r} into the class {unknown[0][1]!r}, which the training images do not have "
+            f"({count_of(len(unknown), 'such image')}). Take both from the same dataset, with all its classes."
         )
     labels = np.array([numbers[wnid] for wnid in labelled.values()], dtype=np.int64)
     return _files_part(root, [folder] * len(wnids), list(labelled), labels)
 
 
 def _files_part(root: Path, folders: list[Path], names: list[str], labels: np.ndarray) -> Part:
-    """The images ``folders[label] / name``; messages name them relative to ``root``."""
+    """The images ``folders[label] / name``; messages name them relative to the folder around ``root``."""
 
-    # Joined when asked for: a million paths would take half a gigabyte.
+    # Joined on demand: a million paths would take half a gigabyte.
     def path(row: int) -> Path:
         return folders[labels[row]] / names[row]
 
-    def read(rows: np.ndarray) -> Iterator[Path]:
-        return (path(row) for row in rows)
-
-    return Part(labels, lambda row: str(path(row).relative_to(root.parent)), read)
+    return Part(labels, lambda row: str(path(row).relative_to(root.parent)), lambda rows: map(path, rows))
 
 
 def _upwards(root: Path, name: str) -> Path | None:
@@ -167,16 +163,16 @@ def _upwards(root: Path, name: str) -> Path | None:
 
 def _solved(path: Path) -> dict[str, str]:
     """Image -> WordNet ID from rows like ``ILSVRC2012_val_00000001,n01751748 156 48 272 332``, by image."""
-    with naming(path), open(path, newline="") as file:
+    with file_errors(path), open(path, newline="") as file:
         rows = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
     return {f"{image}.JPEG": rows[image] for image in sorted(rows)}
 
 
 def _devkit_classes(path: Path) -> list[tuple[int, str, str]]:
-    """The devkit's own number, the WordNet ID and the words of each class; its groups of classes are passed over."""
+    """The devkit's own number, the WordNet ID and the words of each class, without the groups of classes."""
     from scipy.io import loadmat
 
-    with naming(path):
+    with file_errors(path):
         synsets = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
         leaves = synsets[synsets["num_children"] == 0]
         return [(int(leaf["ILSVRC2012_ID"]), str(leaf["WNID"]), str(leaf["words"])) for leaf in leaves]

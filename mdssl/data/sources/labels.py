@@ -1,4 +1,4 @@
-"""From labels of any kind to class numbers: one rule for Parquet columns and arrays of an npz."""
+"""Labels of any kind become class numbers, by one rule for Parquet columns and npz arrays."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mdssl.data.sources.base import NO_LABEL, Findings
-from mdssl.errors import InputError
+from mdssl.data.sources.base import NO_LABEL, Findings, Part, listed
+from mdssl.errors import InputError, check_name
 
+NOT_SELECTED = "images of classes that were not selected"
 _NAMED = 5
 
 
@@ -19,44 +20,38 @@ def class_numbers(
     """Class names, and by split the labels as int64 (N,), ``NO_LABEL`` where there is none.
 
     Args:
-        labels: by split (N,) integers, booleans, floats that are whole numbers or NaN, or an object array of these or
-            of strings, in which None and the empty string stand for no label.
-        names: of the classes that integers number. None: each different label is a class, named by itself.
-        findings: gets a remark where the numbers change.
+        labels: by split, (N,) integers, booleans, whole floats or NaN, or an object array of these or of strings.
+            None and the empty string mean no label.
+        names: the classes that integers index. None: each different label is a class of that name.
+        findings: receives a remark where labels are renumbered.
         where: the source, for messages.
 
     Raises:
         InputError: labels of another kind, or nearly as many different labels as images.
     """
     labels = {split: _plain(array, where) for split, array in labels.items()}
-    known = [array[~_is_missing(array)] for array in labels.values()]
-    are_text = {array.dtype.kind == "O" for array in known if len(array)}
-    if len(are_text) > 1:
-        raise InputError(f"the labels of {where} are text in one split and numbers in another. Write them alike.")
-    if not are_text:
+    known = [present for array in labels.values() if len(present := array[~_is_missing(array)])]
+    is_text = {array.dtype.kind == "O" for array in known}
+    if len(is_text) > 1:
+        raise InputError(f"the labels of {where} are text in one split and numbers in another. Use one kind.")
+    if not known:
         return (), {split: np.full(len(array), NO_LABEL) for split, array in labels.items()}
-    if names is not None and are_text == {False}:
-        return tuple(names), {split: array.astype(np.int64) for split, array in labels.items()}
-    different = np.unique(np.concatenate([array for array in known if len(array)]))
-    if are_text == {False} and any(NO_LABEL in array for array in labels.values()):
-        if list(different) == [1]:
-            raise InputError(
-                f"the labels of {where} are {NO_LABEL} and 1. {NO_LABEL} says that an image has no label; if it is a "
-                "class, number the classes from 0."
-            )
-        findings.remarks.append(f"the label {NO_LABEL} is taken for none; classes are numbered from 0 on")
-    if are_text == {False} and different[0] < NO_LABEL:
-        raise InputError(f"{where} has the negative label {different[0]}; a label is a class number, from 0 on.")
-    images = sum(map(len, known))
+    are_numbers = is_text == {False}
+    if names is not None and are_numbers:
+        return tuple(names), {
+            split: np.where(_is_missing(array), NO_LABEL, array).astype(np.int64) for split, array in labels.items()
+        }
+    different, images = np.unique(np.concatenate(known)), sum(map(len, known))
+    if are_numbers:
+        _check_numbers(different, any(NO_LABEL in array for array in labels.values()), findings, where)
     if len(different) > max(images / 2, 2):
         raise InputError(
             f"{where} has {len(different):,} different labels on {images:,} images, such as {different[-1]}: these are "
-            "not classes. Take the images without labels with --classes none, or name the column of the classes with "
+            "not classes. Read the images without labels with --classes none, or name the column of the classes with "
             "--label-column."
         )
-    if are_text == {False} and not np.array_equal(different, np.arange(len(different))):
-        listed = ", ".join(map(str, different[:_NAMED])) + (", …" if len(different) > _NAMED else "")
-        findings.remarks.append(f"classes are named by their labels: {listed}")
+    if are_numbers and not np.array_equal(different, np.arange(len(different))):
+        findings.remarks.append(f"classes are named by their labels: {listed(map(str, different), _NAMED)}")
     numbered = {}
     for split, array in labels.items():
         missing = _is_missing(array)
@@ -65,13 +60,60 @@ def class_numbers(
     return tuple(map(str, different)), numbered
 
 
+def _check_numbers(different: np.ndarray, some_missing: bool, findings: Findings, where: str) -> None:
+    if some_missing:
+        if list(different) == [1]:
+            raise InputError(
+                f"the labels of {where} are {NO_LABEL} and 1. {NO_LABEL} means that an image has no label; if it is a "
+                "class, number the classes from 0."
+            )
+        findings.remarks.append(f"the label {NO_LABEL} means no label; classes are numbered from 0")
+    if different[0] < NO_LABEL:
+        raise InputError(f"{where} has the negative label {different[0]}; a label is a class number, from 0 on.")
+
+
+def select_classes(
+    classes: tuple[str, ...], parts: dict[str, Part], wanted: tuple[str, ...], findings: Findings, origin: str
+) -> tuple[tuple[str, ...], dict[str, Part]]:
+    """The ``wanted`` classes, in this order, with their images. Images without a label stay.
+
+    Raises:
+        InputError: one of ``wanted`` is not among ``classes``.
+    """
+    wanted = tuple(map(class_name, wanted))
+    check_classes(wanted, classes, origin)
+    number = np.full(len(classes) + 1, -2)
+    number[[classes.index(name) for name in wanted]] = np.arange(len(wanted))
+    number[NO_LABEL] = NO_LABEL
+    kept = {}
+    for split, part in parts.items():
+        labels = number[part.labels]
+        rows = np.flatnonzero(labels != -2)
+        if left := len(part) - len(rows):
+            findings.leave_out(NOT_SELECTED, part.where(int(np.flatnonzero(labels == -2)[0])), left)
+        if len(rows):
+            kept[split] = part.take(rows).labelled(labels[rows])
+    return wanted, kept
+
+
+def check_classes(wanted: Sequence[str], classes: Sequence[str], origin: str) -> None:
+    """Raise ``InputError`` unless all ``wanted`` classes are among ``classes`` of the source ``origin``."""
+    if not classes:
+        raise InputError(
+            f"classes {', '.join(wanted)} cannot be selected: the images of {origin} have no labels. Leave --classes "
+            "out, or give a source with class folders or labels."
+        )
+    for name in wanted:
+        check_name(f"class of {origin}", name, classes)
+
+
 def class_name(text: str) -> str:
-    """A class name as it is compared: macOS writes é as two characters, other systems as one."""
+    """A class name in one Unicode form: macOS writes é as two characters, other systems as one."""
     return unicodedata.normalize("NFC", text)
 
 
 def _plain(array: np.ndarray, where: str) -> np.ndarray:
-    """Integers, or an object array of text in which None is no label."""
+    """int64, or an object array of text in which None means no label."""
     if array.dtype.kind == "U":
         array = array.astype(object)
     if array.dtype.kind == "O":
@@ -81,7 +123,7 @@ def _plain(array: np.ndarray, where: str) -> np.ndarray:
         if found <= {bool, np.bool_}:
             return np.array([None if value is None else str(bool(value)) for value in array], dtype=object)
         if not found <= {int, float, np.int64, np.float64}:
-            raise InputError(_other_kind(where, ", ".join(sorted(kind.__name__ for kind in found))))
+            raise _wrong_kind(where, ", ".join(sorted(kind.__name__ for kind in found)))
         if found <= {int, np.int64}:
             return np.array([NO_LABEL if value is None else value for value in array], dtype=np.int64)
         array = np.array([np.nan if value is None else value for value in array], dtype=np.float64)
@@ -90,11 +132,11 @@ def _plain(array: np.ndarray, where: str) -> np.ndarray:
     if array.dtype.kind == "f":
         array = np.where(np.isnan(array), NO_LABEL, array)
         if not (np.abs(array) < 2**53).all() or not np.array_equal(array, np.round(array)):
-            raise InputError(_other_kind(where, "fractions"))
+            raise _wrong_kind(where, "fractions")
     if array.dtype.kind == "u" and len(array) and array.max() > np.iinfo(np.int64).max:
-        raise InputError(_other_kind(where, f"as large as {array.max()}"))
+        raise _wrong_kind(where, f"as large as {array.max()}")
     if array.dtype.kind not in "iuf":
-        raise InputError(_other_kind(where, str(array.dtype)))
+        raise _wrong_kind(where, str(array.dtype))
     return array.astype(np.int64)
 
 
@@ -102,8 +144,8 @@ def _is_missing(array: np.ndarray) -> np.ndarray:
     return np.equal(array, None) if array.dtype.kind == "O" else array == NO_LABEL
 
 
-def _other_kind(where: str, kind: str) -> str:
-    return (
-        f"the labels of {where} are {kind}; a label is a class number, text or a boolean. Convert them, or take the "
+def _wrong_kind(where: str, kind: str) -> InputError:
+    return InputError(
+        f"the labels of {where} are {kind}; a label is a class number, text or a boolean. Convert them, or read the "
         "images without labels with --classes none."
     )

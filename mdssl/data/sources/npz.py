@@ -2,14 +2,12 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from mdssl.data.sources.base import NO_LABEL, Findings, Part, Reading, Source
-from mdssl.data.sources.labels import class_name, class_numbers
-from mdssl.data.sources.parquet import only_classes
+from mdssl.data.sources.labels import class_name, class_numbers, select_classes
 from mdssl.errors import InputError
 
 # Keras writes the second style, MedMNIST the first with a validation part under "val". One set of images is "images".
@@ -19,43 +17,30 @@ KEYS = {
     "validation": [("val_images", "val_labels"), ("x_val", "y_val")],
     "unlabelled": [("unlabelled_images", ""), ("unlabeled_images", "")],
 }
+_KNOWN_KEYS = {"classes"} | {key for styles in KEYS.values() for pair in styles for key in pair}
 
 
 def npz_source(path: Path, reading: Reading | None = None) -> Source:
     """Read ``path``: images uint8 (N, H, W), (N, H, W, 1), (N, H, W, 3) or (N, H, W, 4), labels (N,) or (N, 1).
 
     Labels are numbers, text or booleans; images without labels are for pretraining. An array ``classes`` of strings
-    names the classes that integers number.
+    names the classes that integers index.
 
     Raises:
-        InputError: the file is truncated, needs unpickling, lacks arrays, or an array has a wrong shape or type.
+        InputError: the file is truncated, needs unpickling or lacks arrays, or an array has a wrong shape or type.
     """
     reading, findings = reading or Reading(), Findings()
     if reading.splits or reading.label_column:
         raise InputError(
-            f"{path} says its splits and labels by the names of its arrays, such as train_images and train_labels. "
-            "Leave --splits and --label-column out."
+            f"{path} names its splits and labels by its arrays, such as train_images and train_labels. Leave --splits "
+            "and --label-column out."
         )
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files if key in _known_keys()}
-            found = list(file.files)
-        if plain := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"its member {plain[0]} is no array")
-    # Truncated archives surface as any of these, depending on where they end.
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        if not zipfile.is_zipfile(path):
-            why = "it is no zip file of arrays, or is cut off"
-        else:
-            why = "it holds Python objects" if "pickle" in str(error) else str(error)
-        raise InputError(
-            f"{path} cannot be read as npz: {why}. Write it again with numpy.savez_compressed and plain arrays."
-        ) from error
+    arrays, found = _load(path)
     parts, labels, used = {}, {}, {"classes"}
     for split, styles in KEYS.items():
         for images_key, labels_key in styles:
             if images_key in arrays and split not in parts:
-                # Whatever the style of the images' name is.
+                # Images of one style may have labels of the other.
                 keys = [labels_key, *(key for _, key in styles)]
                 own = next((key for key in keys if key in arrays and reading.classes != ()), "")
                 parts[split] = _part(path, images_key, arrays[images_key])
@@ -72,12 +57,28 @@ def npz_source(path: Path, reading: Reading | None = None) -> Source:
     classes, numbers = class_numbers(labels, _classes(path, arrays.get("classes")), findings, path.name)
     parts = {split: part.labelled(numbers[split]) for split, part in parts.items()}
     if reading.classes:
-        classes, parts = only_classes(classes, parts, reading.classes, findings, path.name)
+        classes, parts = select_classes(classes, parts, reading.classes, findings, path.name)
     return Source("npz", path.name, classes, parts, findings)
 
 
-def _known_keys() -> set[str]:
-    return {"classes"} | {key for styles in KEYS.values() for pair in styles for key in pair}
+def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays with known names, and all names."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files if key in _KNOWN_KEYS}
+            found = list(file.files)
+        if plain := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"its member {plain[0]} is not an array")
+        return arrays, found
+    # Truncated archives raise any of these, depending on where they end.
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        if not zipfile.is_zipfile(path):
+            why = "it is not a zip file of arrays, or is cut off"
+        else:
+            why = "it holds Python objects" if "pickle" in str(error) else str(error)
+        raise InputError(
+            f"{path} cannot be read as npz: {why}. Write it again with numpy.savez_compressed and plain arrays."
+        ) from error
 
 
 def _part(path: Path, key: str, images: np.ndarray) -> Part:
@@ -89,13 +90,24 @@ def _part(path: Path, key: str, images: np.ndarray) -> Part:
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3, 4)) or 0 in images.shape[1:]:
         raise InputError(
             f"{key} of {path} has shape {images.shape}; it must be (N, H, W), (N, H, W, 1), (N, H, W, 3) or "
-            "(N, H, W, 4). Move the channels last."
+            f"(N, H, W, 4). {_shape_hint(images.shape)}"
         )
+    return Part(
+        np.full(len(images), NO_LABEL),
+        lambda row: f"{path.name} {key} row {row}",
+        lambda rows: (images[row] for row in rows),
+    )
 
-    def read(rows: np.ndarray) -> Iterator[np.ndarray]:
-        return (images[row] for row in rows)
 
-    return Part(np.full(len(images), NO_LABEL), lambda row: f"{path.name} {key} row {row}", read)
+def _shape_hint(shape: tuple[int, ...]) -> str:
+    if len(shape) == 4 and shape[1] in (1, 3, 4):
+        return "Move the channels last."
+    if len(shape) in (4, 5) and 2 * min(shape[1:4]) >= max(shape[1:4]) > 0:
+        return (
+            "These look like volumes, as in the 3D datasets of MedMNIST, and mdssl reads 2D images. Save slices "
+            "instead, such as images[:, images.shape[1] // 2]."
+        )
+    return "Save it again in one of these shapes."
 
 
 def _labels(path: Path, images_key: str, count: int, key: str, labels: np.ndarray | None) -> np.ndarray:

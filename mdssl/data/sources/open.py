@@ -1,4 +1,4 @@
-"""Which kind of source a path is, and the source itself."""
+"""Which kind of source a path is, and opening it; and finding, fetching and checking the files of a known dataset."""
 
 from __future__ import annotations
 
@@ -6,84 +6,98 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import NoReturn
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from mdssl.data.builtin import BUILTIN, builtin_source
-from mdssl.data.sources.base import Findings, Reading, Source
-from mdssl.data.sources.catalog import CATALOG, published_as
+from mdssl.data.sources import download as downloads
+from mdssl.data.sources import raw
+from mdssl.data.sources.base import Findings, Reading, Source, count_of
+from mdssl.data.sources.catalog import CATALOG, Published, published_as
+from mdssl.data.sources.files import npz_files, parquet_files, scan, shard_paths
 from mdssl.data.sources.folder import folder_source
+from mdssl.data.sources.imagenet import read_imagenet, read_tiny_imagenet
 from mdssl.data.sources.npz import npz_source
 from mdssl.data.sources.parquet import parquet_source
-from mdssl.data.sources.raw_files import (
-    check_complete,
-    has_archives,
-    owner_of_files,
-    prepare_raw,
-    raw_root,
-    refuse_incomplete,
-)
-from mdssl.data.sources.scan import is_hidden, scan
-from mdssl.data.sources.shards import parquet_files, shard_paths
 from mdssl.errors import InputError, check_name
 
 KINDS = ("published", "folder", "parquet", "npz", "builtin")
 
-# Beside the prepared datasets, but not one of them.
 DOWNLOADS = "downloads"
+"""A folder beside the prepared datasets, with a folder of raw files for each known dataset."""
 
 LAYOUTS = (
     "a known dataset's files as they are published, Parquet shards like train-00000-of-00001.parquet, one .npz file, "
     "class folders train/<class>/… and test/<class>/…, or <class>/…; or images without labels, in one folder"
 )
 
+READERS: dict[str, Callable[[Path], raw.Read]] = {
+    "cifar10": raw.read_cifar10,
+    "cifar100": raw.read_cifar100,
+    "svhn": raw.read_svhn,
+    "stl10": raw.read_stl10,
+    "stl10-unlabelled": partial(raw.read_stl10, unlabelled=True),
+    "dtd": raw.read_dtd,
+    "eurosat": raw.read_eurosat,
+    "tiny-imagenet": read_tiny_imagenet,
+    "imagenet250k": read_imagenet,
+    "chestxray": raw.read_chestxray,
+}
+"""Root folder -> class names and parts, for each published dataset of the catalog."""
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+Progress = Callable[[int, int | None], None]
+
 
 def detect_kind(name: str, source: Path | None) -> str:
-    """The kind of ``source``, a file or folder, or of the dataset that goes by ``name`` alone where it is None.
+    """The kind of ``source``, a file or folder; without a path, that of the known dataset ``name``.
 
     Raises:
-        ValueError: the path does not exist or holds nothing that could be read; without a path, the name is unknown.
+        InputError: the path does not exist or holds nothing that can be read; without a path, the name is unknown.
     """
     if source is None:
         hint = f"For your own images: mdssl data prepare {name} --source PATH, where PATH has {LAYOUTS}."
         check_name("dataset", name, CATALOG, hint)
         return "builtin" if name in BUILTIN else "published"
-    if not source.exists():
-        raise InputError(f"source {str(source)!r} does not exist. Give the path of {LAYOUTS}.")
-    published = published_as(name)
-    if published and (raw_root(name, published, source) or has_archives(published, source)):
-        return "published"
-    if published:
-        refuse_incomplete(name, published, source)
+    _check_exists(source)
+    if published := published_as(name):
+        if _root(name, published, source) or _has_archives(published, source):
+            return "published"
+        _refuse_incomplete(name, published, source)
     if source.is_file():
-        return {".npz": "npz", ".parquet": "parquet"}.get(source.suffix) or _refuse(source)
+        kind = {".npz": "npz", ".parquet": "parquet"}.get(source.suffix)
+        if kind is None:
+            raise _nothing_to_read(source)
+        return kind
     found = {
         "parquet": len(parquet_files(source)),
-        "npz": len(_npz_files(source)),
+        "npz": len(npz_files(source)),
         "folder": len(scan(source, Findings())),
     }
     kinds = [kind for kind, count in found.items() if count]
     if len(kinds) > 1:
-        words = {"parquet": "Parquet", "npz": "npz", "folder": "image"}
-        listed = ", ".join(f"{found[kind]:,} {words[kind]} file{'s'[: found[kind] - 1]}" for kind in kinds)
+        words = {"parquet": "Parquet file", "npz": "npz file", "folder": "image file"}
         raise InputError(
-            f"source {str(source)!r} can be read in {len(kinds)} ways: it has {listed}. Decide with --kind "
+            f"source {str(source)!r} can be read in {len(kinds)} ways: it has "
+            f"{', '.join(count_of(found[kind], words[kind]) for kind in kinds)}. Decide with --kind "
             f"{' or --kind '.join(kinds)}."
         )
-    return kinds[0] if kinds else _refuse(source)
+    if not kinds:
+        raise _nothing_to_read(source)
+    return kinds[0]
 
 
 def source_state(source: Path, kind: str, reading: Reading) -> str:
-    """What changes when files of ``source`` are added, removed or written anew: their number, and a digest.
+    """The number of files in ``source`` and a digest over their names, sizes and times of writing.
 
-    The digest is over their names, sizes and times of writing. Empty for a kind of which only certain files are read.
+    Empty for kinds that only read certain files.
     """
     if kind == "folder":
         files = [source / file for file in scan(source, Findings())]
     elif kind == "parquet":
         files = [file for found in shard_paths(source, reading).values() for file in found]
     elif kind == "npz":
-        files = _npz_files(source) if source.is_dir() else [source]
+        files = npz_files(source)
     else:
         return ""
     digest = hashlib.sha256()
@@ -93,21 +107,6 @@ def source_state(source: Path, kind: str, reading: Reading) -> str:
     return f"{len(files):,} files {digest.hexdigest()[:16]}"
 
 
-def _npz_files(source: Path) -> list[Path]:
-    return sorted(path for path in source.glob("*.npz") if not is_hidden(path.name))
-
-
-def _refuse(source: Path) -> NoReturn:
-    findings = Findings()
-    if source.is_dir():
-        scan(source, findings)
-    seen = "; ".join(f"{reason}: {left['count']:,}" for reason, left in findings.left_out.items())
-    raise InputError(
-        f"source {str(source)!r} holds nothing that can be read{f' ({seen})' if seen else ''}. Expected is {LAYOUTS}. "
-        "Unpack archives first."
-    )
-
-
 def open_source(
     name: str,
     *,
@@ -115,23 +114,17 @@ def open_source(
     source: Path | None,
     kind: str,
     download: bool,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
     reading: Reading | None = None,
 ) -> Source:
     """Open the dataset ``name`` as a source of ``kind``, without decoding an image.
 
-    Args:
-        name: the name it will be prepared under; for the kinds ``published`` and ``builtin`` also what is opened.
-        data: the data folder, whose ``downloads/<owner_of_files(name)>`` keeps raw files.
-        source: the file or folder to read, or None.
-        kind: one of ``KINDS``.
-        download: whether missing raw files may be fetched.
-        progress: called with bytes so far and bytes in all while fetching.
-        reading: how to read a source that is no published one.
+    Raw files of a published dataset are in ``source`` or in ``<data>/downloads/<owner_of_files(name)>``. With
+    ``download``, missing ones are fetched, and ``progress`` is called with the bytes so far and in total.
 
     Raises:
-        ValueError: see the readers; raw files are missing and may not or cannot be fetched, or hold other numbers of
-            classes or images than those published.
+        InputError: see the readers; or raw files are missing and cannot be fetched, or have other numbers of classes or
+            images than those published.
     """
     if kind in ("builtin", "published") and reading not in (None, Reading()):
         raise InputError(
@@ -144,25 +137,141 @@ def open_source(
             raise InputError(f"built-in domain {name!r} is drawn, not read; leave out source {str(source)!r}.")
         return builtin_source(name)
     if kind == "published":
-        known = [known for known, entry in CATALOG.items() if entry.published]
-        check_name("published dataset", name, known)
+        check_name("published dataset", name, READERS)
         published = CATALOG[name].published
-        root = prepare_raw(name, published, data / DOWNLOADS / owner_of_files(name), source, download, progress)
-        classes, parts = published.read(root)
-        opened = Source(kind, f"raw files of {name}", classes, parts)
+        root = _fetch_files(name, published, data / DOWNLOADS / owner_of_files(name), source, download, progress)
+        opened = Source(kind, f"raw files of {name}", *READERS[name](root))
         check_complete(name, published, opened)
         return opened
     if source is None:
         raise InputError(f"kind {kind!r} needs a path to read {name!r} from. Give one with --source PATH.")
-    if not source.is_dir() and not source.is_file():
-        raise InputError(f"source {str(source)!r} does not exist. Give the path of {LAYOUTS}.")
+    _check_exists(source)
     if kind == "npz":
-        files = _npz_files(source) if source.is_dir() else [source]
+        files = npz_files(source)
         if len(files) != 1:
             raise InputError(
-                f"source {str(source)!r} has {len(files)} npz files. Give the path of one of them with --source."
+                f"source {str(source)!r} has {count_of(len(files), 'npz file')}. Give the path of one with --source."
             )
         return replace(npz_source(files[0], reading), origin=source.name)
     if source.is_file() and kind == "folder":
         raise InputError(f"source {str(source)!r} is a file; kind 'folder' reads a folder of images. Give one.")
-    return {"parquet": parquet_source, "folder": folder_source}[kind](source, reading)
+    return (parquet_source if kind == "parquet" else folder_source)(source, reading)
+
+
+def _check_exists(source: Path) -> None:
+    if not source.exists():
+        raise InputError(f"source {str(source)!r} does not exist. Give the path of {LAYOUTS}.")
+
+
+def _nothing_to_read(source: Path) -> InputError:
+    findings = Findings()
+    if source.is_dir():
+        scan(source, findings)
+        suffixes = {file.suffix.lower() for file in source.rglob("*")}
+    else:
+        suffixes = {source.suffix.lower()}
+    left = findings.left_out_in_words()
+    hint = ""
+    if suffixes & {".dcm", ".dicom"}:
+        hint = " DICOM files are not read: convert them first, for example with pydicom, to PNG of 8 or 16 bits."
+    elif suffixes & set(_ARCHIVES):
+        hint = " Archives are not read: unpack them first, and give the folder."
+    return InputError(
+        f"source {str(source)!r} holds nothing that can be read{f' ({left})' if left else ''}.{hint} Expected is "
+        f"{LAYOUTS}."
+    )
+
+
+def owner_of_files(name: str) -> str:
+    """The dataset whose download folder has the raw files of ``name``: mostly itself."""
+    published = published_as(name)
+    return published.files_of or name if published else name
+
+
+def _fetch_files(
+    name: str, published: Published, store: Path, source: Path | None, download: bool, progress: Progress | None
+) -> Path:
+    """The folder with all of ``published.needs``. Missing files are unpacked or downloaded into ``store``."""
+    place = source or store
+    root = _root(name, published, place) or _root(name, published, store)
+    if root:
+        return root
+    if not _has_archives(published, place):
+        if not download or not published.remotes:
+            raise _missing(name, published, store)
+        store.mkdir(parents=True, exist_ok=True)
+        for remote in published.remotes:
+            if not (store / remote.filename).exists():
+                downloads.download(remote.url, store / remote.filename, remote.md5, progress=progress)
+        place = store
+    for archive in published.archives:
+        # Files that are used as they are published, such as SVHN's .mat files, need no unpacking.
+        if archive not in published.needs:
+            downloads.unpack((place if place.is_dir() else place.parent) / archive, store, published.needs)
+    root = _root(name, published, store)
+    if root is None:
+        raise InputError(
+            f"{', '.join(published.archives)} for {name!r} lacks some of {', '.join(published.needs)}. Remove it and "
+            "fetch it again (--download)."
+        )
+    return root
+
+
+def _root(name: str, published: Published, place: Path) -> Path | None:
+    """The folder in or around ``place`` with all the needed files, if there is one."""
+    roots = _possible_roots(name, published, place)
+    return next((root for root in roots if all((root / needed).exists() for needed in published.needs)), None)
+
+
+def _possible_roots(name: str, published: Published, place: Path) -> list[Path]:
+    """Here, one level up, where torchvision puts DTD and EuroSAT, or where others usually put the files."""
+    roots = [place, place / name, *(place / usual for usual in published.usual_folders)]
+    # Only if the path itself is one of the needed files: the user did not ask for anything else beside it.
+    if place.name in {PurePosixPath(needed).parts[0] for needed in published.needs}:
+        roots.append(place.parent)
+    return roots
+
+
+def _has_archives(published: Published, place: Path) -> bool:
+    """Whether ``place`` is a folder with all of the archives, or one of them with the others beside it."""
+    folder = place if place.is_dir() else place.parent
+    named = place.is_dir() or place.name in published.archives
+    return bool(published.archives) and named and all((folder / archive).is_file() for archive in published.archives)
+
+
+def _refuse_incomplete(name: str, published: Published, place: Path) -> None:
+    """Raise ``InputError`` if only some of the needed files are there."""
+    for root in _possible_roots(name, published, place):
+        missing = [needed for needed in published.needs if not (root / needed).exists()]
+        if len(missing) < len(published.needs):
+            raise InputError(
+                f"the raw files of {name!r} in {root} lack {', '.join(missing)}. Put there {_how_to_get(published)}."
+            )
+
+
+def check_complete(name: str, published: Published, opened: Source) -> None:
+    """Raise ``InputError`` if ``opened`` has other numbers of classes or images than are published."""
+    found = {"class": len(opened.classes)} | {f"{split} image": len(part) for split, part in opened.parts.items()}
+    expected = {"class": published.classes} | {f"{split} image": n for split, n in published.counts.items()}
+    for what, count in expected.items():
+        if found[what] != count:
+            raise InputError(
+                f"the raw files of {name!r} hold {count_of(found[what], what)}, where {count:,} are published: some "
+                f"are missing, or they are of another version. Put there {_how_to_get(published)}. You can prepare "
+                "images of your own under another name."
+            )
+
+
+def _missing(name: str, published: Published, store: Path) -> InputError:
+    way = "Add --download to fetch them, or" if published.remotes else "They cannot be downloaded automatically:"
+    return InputError(
+        f"the raw files of {name!r} are not in {store}. {way} put there {_how_to_get(published)}. If they are "
+        "elsewhere, give --source PATH."
+    )
+
+
+def _how_to_get(published: Published) -> str:
+    if not published.remotes:
+        return published.by_hand
+    files = (f"{remote.filename} (from {remote.url}, MD5 {remote.md5})" for remote in published.remotes)
+    return f"what is in {'; '.join(files)}"

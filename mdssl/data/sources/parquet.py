@@ -11,21 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdssl.data.sources.base import NO_LABEL, Findings, Part, RawImage, Reading, Source
-from mdssl.data.sources.labels import class_name, class_numbers
-from mdssl.data.sources.shards import shard_paths
+from mdssl.data.sources.files import shard_paths
+from mdssl.data.sources.labels import class_name, class_numbers, select_classes
 from mdssl.errors import InputError, check_name
 
 IMAGE_COLUMNS = ("image", "img")
-# CIFAR-100 has coarse_label as well; the fine classes are the ones everybody reports.
+# CIFAR-100 has coarse_label as well; results are reported on the fine classes.
 LABEL_COLUMNS = ("label", "fine_label", "labels", "target")
-# Beside the images in files without labels.
+# Columns that stand beside the images in files without labels.
 _NO_LABEL_COLUMNS = (
     *("id", "image_id", "index", "__index_level_0__", "__key__", "path", "file", "file_name", "filename"),
     *("width", "height"),
 )
-
-# Rows decoded from Parquet at a time: 256 photos of 100 kB are 25 MB.
-BATCH_ROWS = 256
+_BATCH_ROWS = 256
+"""Rows decoded from Parquet at a time: 256 photos of 100 kB are 25 MB."""
 
 
 def parquet_source(path: Path, reading: Reading | None = None) -> Source:
@@ -40,94 +39,67 @@ def parquet_source(path: Path, reading: Reading | None = None) -> Source:
     splits = {split: [_Shard(file, path, reading=reading) for file in found] for split, found in files.items()}
     if not splits:
         raise InputError(f"{path} has no Parquet files, such as train-00000-of-00001.parquet. Give another --source.")
-    shards = [shard for shards in splits.values() for shard in shards]
-    for shard in shards[1:]:
-        if shard.classes != shards[0].classes and shard.has_labels and shards[0].has_labels:
-            raise InputError(
-                f"{shard.name} and {shards[0].name} name different classes. Take both from the same version of "
-                "the data."
-            )
+    shards = [shard for own in splits.values() for shard in own]
+    _check_alike(path, splits)
     findings.remarks += dict.fromkeys(shard.remark for shard in shards if shard.remark)
     if unread := dict.fromkeys(name for shard in shards for name in shard.unread):
-        findings.remarks.append(
-            f"columns that are read: {', '.join(filter(None, (shards[0].image_column, shards[0].label_column)))}; that "
-            f"are not: {', '.join(unread)}"
-        )
-    for split, own in splits.items():
-        if len({shard.has_labels for shard in own}) > 1:
-            raise InputError(
-                f"some Parquet files of {split} in {path} have a column of labels, and others have none. Take one kind "
-                f"with --splits {split}=FILE, or all without labels with --classes none."
-            )
-    labels = {split: np.concatenate([shard.labels for shard in shards]) for split, shards in splits.items()}
+        read = ", ".join(filter(None, (shards[0].image_column, shards[0].label_column)))
+        findings.remarks.append(f"columns that are read: {read}; that are not: {', '.join(unread)}")
+    labels = {split: np.concatenate([shard.labels for shard in own]) for split, own in splits.items()}
     names = next((shard.classes for shard in shards if shard.classes), None)
     classes, numbers = class_numbers(labels, names, findings, path.name)
-    parts = {split: _part(shards, numbers[split]) for split, shards in splits.items()}
+    parts = {split: _part(own, numbers[split]) for split, own in splits.items()}
     if reading.classes:
-        classes, parts = only_classes(classes, parts, reading.classes, findings, path.name)
+        classes, parts = select_classes(classes, parts, reading.classes, findings, path.name)
     return Source("parquet", path.name, classes, parts, findings)
 
 
-def only_classes(
-    classes: tuple[str, ...], parts: dict[str, Part], wanted: tuple[str, ...], findings: Findings, origin: str
-) -> tuple[tuple[str, ...], dict[str, Part]]:
-    """The ``wanted`` classes, in this order, and their images; images without a label stay.
-
-    Raises:
-        InputError: one of ``wanted`` is not among ``classes``.
-    """
-    wanted = tuple(map(class_name, wanted))
-    for name in wanted:
-        check_name(f"class of {origin}", name, classes)
-    number = np.full(len(classes) + 1, -2)
-    number[[classes.index(name) for name in wanted]] = np.arange(len(wanted))
-    number[NO_LABEL] = NO_LABEL
-    kept = {}
-    for split, part in parts.items():
-        labels = number[part.labels]
-        rows = np.flatnonzero(labels != -2)
-        if left := len(labels) - len(rows):
-            first = int(np.flatnonzero(labels == -2)[0])
-            findings.leave_out("images of classes that were not asked for", part.where(first), left)
-        if len(rows):
-            kept[split] = part.take(rows).labelled(labels[rows])
-    return wanted, kept
-
-
 def parquet_images(path: Path) -> tuple[tuple[str, ...] | None, dict[str, Part]]:
-    """The images of the shards in ``path`` by split, for whoever needs no labels.
+    """The images of the shards in ``path`` by split, for purposes that need no labels.
 
     The label of a row without one is -1, and a row without an image has no bytes.
 
     Returns:
-        Class names, None where the schema has none; and by split its part.
+        Class names, None if the schema has none; and the part of each split.
 
     Raises:
-        ValueError: a shard is truncated, or has no column of images.
+        InputError: a shard is truncated, or has no column of images.
     """
     splits = {split: [_Shard(file, path, strict=False) for file in files] for split, files in shard_paths(path).items()}
-    shards = [shard for shards in splits.values() for shard in shards]
-    named = {shard.classes for shard in shards}
-    classes = named.pop() if len(named) == 1 else None
-    return classes, {
-        split: _part(shards, np.concatenate([_integers(shard.labels) for shard in shards]))
-        for split, shards in splits.items()
-    }
+    named = {shard.classes for shards in splits.values() for shard in shards}
+    parts = {}
+    for split, shards in splits.items():
+        integers = [
+            shard.labels if shard.labels.dtype.kind == "i" else np.full(len(shard.labels), NO_LABEL) for shard in shards
+        ]
+        parts[split] = _part(shards, np.concatenate(integers))
+    return named.pop() if len(named) == 1 else None, parts
 
 
-def _integers(labels: np.ndarray) -> np.ndarray:
-    """Labels that are integers, and ``NO_LABEL`` in place of others."""
-    return labels if labels.dtype.kind == "i" else np.full(len(labels), NO_LABEL)
+def _check_alike(path: Path, splits: dict[str, list[_Shard]]) -> None:
+    """Raise ``InputError`` if shards name different classes, or only some of a split have labels."""
+    first, *others = (shard for own in splits.values() for shard in own)
+    for shard in others:
+        if shard.classes != first.classes and shard.label_column and first.label_column:
+            raise InputError(
+                f"{shard.name} and {first.name} name different classes. Take both from the same version of the data."
+            )
+    for split, own in splits.items():
+        if len({bool(shard.label_column) for shard in own}) > 1:
+            raise InputError(
+                f"some Parquet files of {split} in {path} have a column of labels, and others have none. Take one kind "
+                f"with --splits {split}=FILE, or all without labels with --classes none."
+            )
 
 
 class _Shard:
     """One Parquet file: its labels at once, its images in record batches.
 
     Attributes:
-        strict: whether it must say which column has the labels, and every row must have an image.
+        strict: whether it must be clear which column has the labels.
         labels: (N,) as `mdssl.data.sources.labels.class_numbers` takes them.
-        classes: names from the schema, None without.
-        remark: on what is odd about the schema; mostly empty.
+        classes: names from the schema, or None.
+        remark: about class names in the schema that cannot be read; mostly empty.
         unread: names of the columns that are not read.
     """
 
@@ -148,25 +120,23 @@ class _Shard:
         except KeyError as error:
             raise InputError(f"{self.name} has two columns of one name: {error}. Rename one of them.") from error
         self.unread = [name for name in schema.names if name not in (self.image_column, self.label_column)]
-        self.has_labels = column is not None
         self.classes, self.remark = _class_names(self.name, schema, self.label_column)
-        _check_image_type(self.name, self.image_column, schema.field(self.image_column).type)
 
     def read(self, rows: np.ndarray) -> Iterator[RawImage]:
         """The raw images of ascending ``rows``."""
         start = 0
         try:
             with pq.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(BATCH_ROWS, columns=[self.image_column]):
+                for batch in file.iter_batches(_BATCH_ROWS, columns=[self.image_column]):
                     first, last = np.searchsorted(rows, [start, start + batch.num_rows])
                     images = batch.column(0)
                     for row in rows[first:last]:
-                        yield self._raw(images[int(row) - start].as_py(), int(row))
+                        yield self._raw(images[int(row) - start].as_py())
                     start += batch.num_rows
         except (OSError, pa.ArrowException) as error:
             raise self._broken(error) from error
 
-    def _raw(self, image: dict | bytes | None, row: int) -> RawImage:
+    def _raw(self, image: dict | bytes | None) -> RawImage:
         image = image if isinstance(image, dict) else {"bytes": image}
         if image.get("bytes") is not None:
             return image["bytes"]
@@ -187,7 +157,7 @@ class _Shard:
         if unclear := [name for name in others if name.lower() not in _NO_LABEL_COLUMNS]:
             raise InputError(
                 f"{self.name} has no column {' or '.join(LABEL_COLUMNS)}; it has {', '.join(schema.names)}. Name the "
-                f"one with the classes, such as --label-column {unclear[0]}, or take the images without labels with "
+                f"one with the classes, such as --label-column {unclear[0]}, or read the images without labels with "
                 "--classes none."
             )
         return None
@@ -205,6 +175,7 @@ def _values(column: pa.ChunkedArray, where: str) -> np.ndarray:
             return column.cast(pa.int64()).fill_null(NO_LABEL).to_numpy().astype(np.int64)
         except pa.ArrowInvalid as error:
             raise InputError(f"the labels of {where} are too large for class numbers: {error}.") from error
+    # Nested lists stay objects: NumPy would make a 2D array of them.
     return np.array([*column.to_pylist(), None], dtype=object)[:-1]
 
 
@@ -223,16 +194,21 @@ def _part(shards: list[_Shard], labels: np.ndarray) -> Part:
 
 
 def _image_column(name: str, schema: pa.Schema) -> str:
-    for candidate in IMAGE_COLUMNS:
-        if candidate in schema.names:
-            return candidate
-    holding = [field.name for field in schema if _holds_images(field.type)]
-    if len(holding) == 1:
+    column = next((column for column in IMAGE_COLUMNS if column in schema.names), None)
+    if column is None:
+        holding = [field.name for field in schema if _holds_images(field.type)]
+        if len(holding) != 1:
+            raise InputError(
+                f"{name} has no image column; it has {', '.join(schema.names) or 'none'}. The column must be called "
+                f"{' or '.join(IMAGE_COLUMNS)}, or be the only one that holds bytes. Rename the one with the images."
+            )
         return holding[0]
-    raise InputError(
-        f"{name} has no image column; it has {', '.join(schema.names) or 'none'}, and looked for are "
-        f"{', '.join(IMAGE_COLUMNS)}, or one alone that holds bytes. Rename the one with the images."
-    )
+    if not _holds_images(kind := schema.field(column).type):
+        raise InputError(
+            f"column {column!r} of {name} has type {kind}; it must be a struct of bytes and path, or binary, holding "
+            "encoded images such as PNG or JPEG."
+        )
+    return column
 
 
 def _holds_images(kind: pa.DataType) -> bool:
@@ -241,16 +217,8 @@ def _holds_images(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and bool({field.name for field in kind} & {"bytes", "path"})
 
 
-def _check_image_type(name: str, column: str, kind: pa.DataType) -> None:
-    if not _holds_images(kind):
-        raise InputError(
-            f"column {column!r} of {name} has type {kind}; it must be a struct of bytes and path, or binary, holding "
-            "encoded images such as PNG or JPEG."
-        )
-
-
 def _class_names(file: str, schema: pa.Schema, label_column: str | None) -> tuple[tuple[str, ...] | None, str]:
-    """The names that the schema's metadata has for the label column, and a remark where they cannot be used.
+    """The class names in the schema's metadata, and a remark if they cannot be read.
 
     Raises:
         InputError: two classes have one name.
@@ -264,9 +232,9 @@ def _class_names(file: str, schema: pa.Schema, label_column: str | None) -> tupl
             # As dataset cards have them: {"0": "cat", "1": "dog"}.
             names = [names[str(number)] for number in range(len(names))]
         if names is not None and not all(isinstance(name, str) for name in names):
-            raise ValueError("a class name is no text")
+            raise ValueError("a class name is not text")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None, "the schema's metadata names no classes in a way that can be read: the labels name them"
+        return None, "the class names in the schema's metadata cannot be read: the labels name the classes"
     names = tuple(map(class_name, names or ()))
     if len(set(names)) < len(names):
         raise InputError(f"{file} gives two classes one name, in {', '.join(names[:5])}. Correct the metadata.")

@@ -1,7 +1,7 @@
-"""Readers of the files in which the catalogue's datasets are published; ``source_imagenet`` has those of ImageNet.
+"""Readers of the files in which datasets are published; `mdssl.data.sources.imagenet` has those of ImageNet.
 
-Read here rather than by torchvision's classes: those insist on MD5 sums of files that nobody needs (STL-10's 2.6 GB of
-unlabelled images), load what a pickle asks for, and answer a missing file with "not found or corrupted".
+torchvision's classes are not used: they require files that are not needed (STL-10's 2.6 GB of unlabelled images),
+unpickle arbitrary objects, and report a missing file as "not found or corrupted".
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from mdssl.data.sources.base import Part
-from mdssl.data.sources.folder import class_folder, folder_source, paths_part
+from mdssl.data.sources.base import NO_LABEL, Findings, Part
+from mdssl.data.sources.files import scan
+from mdssl.data.sources.folder import folder_source, paths_part
 from mdssl.errors import InputError
 
-# What one reader returns: the class names, and the parts by split.
+# What a reader returns: the class names, and the parts by split.
 Read = tuple[tuple[str, ...], dict[str, Part]]
 
 STL10_SHAPE = (3, 96, 96)
@@ -26,23 +27,29 @@ CIFAR_SHAPE = (3, 32, 32)
 CHESTXRAY_CLASSES = ("NORMAL", "PNEUMONIA")
 
 
-def read_cifar(root: Path, train: list[str], test: list[str], meta: str, labels_key: str, names_key: str) -> Read:
-    """CIFAR-10 and CIFAR-100: pickled batches of flat rows, channels first.
+def read_cifar10(root: Path) -> Read:
+    """CIFAR-10: five pickled batches for train and one for test."""
+    folder = root / "cifar-10-batches-py"
+    files = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+    return _read_cifar(folder, files, "labels", "batches.meta", "label_names")
 
-    Args:
-        root: the folder that the paths are relative to.
-        train, test: the batch files of each split.
-        meta: the file with the class names, under ``names_key``.
-        labels_key: where a batch holds its labels.
-    """
-    (classes,) = _unpickle(root / meta, names_key)
+
+def read_cifar100(root: Path) -> Read:
+    """CIFAR-100 with its fine labels."""
+    files = {"train": ["train"], "test": ["test"]}
+    return _read_cifar(root / "cifar-100-python", files, "fine_labels", "meta", "fine_label_names")
+
+
+def _read_cifar(folder: Path, files: dict[str, list[str]], labels_key: str, meta: str, names_key: str) -> Read:
+    """Pickled batches of flat rows, channels first; ``names_key`` of ``meta`` has the class names."""
+    (classes,) = _unpickle(folder / meta, names_key)
     parts = {}
-    for split, files in {"train": train, "test": test}.items():
-        for file in files:
-            with naming(root / file):
-                rows, labels = _unpickle(root / file, "data", labels_key)
+    for split, names in files.items():
+        for name in names:
+            with file_errors(folder / name):
+                rows, labels = _unpickle(folder / name, "data", labels_key)
                 pixels = rows.reshape(-1, *CIFAR_SHAPE).transpose(0, 2, 3, 1)
-                batch = _pixels_part(file, pixels, np.array(labels))
+                batch = _pixels_part(f"{folder.name}/{name}", pixels, np.array(labels))
             parts[split] = Part.join(parts[split], batch) if split in parts else batch
     return tuple(classes), parts
 
@@ -54,26 +61,26 @@ def read_svhn(root: Path) -> Read:
     parts = {}
     for split in ("train", "test"):
         path = root / f"{split}_32x32.mat"
-        with naming(path):
+        with file_errors(path):
             file = loadmat(path)
             parts[split] = _pixels_part(path.name, file["X"].transpose(3, 0, 1, 2), file["y"].ravel() % 10)
     return tuple(str(digit) for digit in range(10)), parts
 
 
 def read_stl10(root: Path, unlabelled: bool = False) -> Read:
-    """STL-10: bytes in the order channel, column, row; labels from 1 to 10; the unlabelled images where asked for."""
+    """STL-10: bytes in the order channel, column, row; labels from 1 to 10; optionally with the unlabelled images."""
     folder = root / "stl10_binary"
     parts = {}
     for split in ("train", "test"):
         path = folder / f"{split}_X.bin"
-        with naming(path):
+        with file_errors(path):
             labels = np.fromfile(folder / f"{split}_y.bin", dtype=np.uint8).astype(np.int64) - 1
             parts[split] = _pixels_part(path.name, _stl10_images(path), labels)
     if unlabelled:
         path = folder / "unlabeled_X.bin"
-        with naming(path):
+        with file_errors(path):
             images = _stl10_images(path)
-            parts["unlabelled"] = _pixels_part(path.name, images, np.full(len(images), -1))
+            parts["unlabelled"] = _pixels_part(path.name, images, np.full(len(images), NO_LABEL))
     return tuple((folder / "class_names.txt").read_text().split()), parts
 
 
@@ -82,11 +89,11 @@ def _stl10_images(path: Path) -> np.ndarray:
 
 
 def read_dtd(root: Path) -> Read:
-    """DTD, partition 1: train and val together are the train split, as the paper counts them."""
+    """DTD, partition 1: train and val together are the train split, as in the paper."""
     lists = {}
     for split in ("train", "val", "test"):
         path = root / f"dtd/labels/{split}1.txt"
-        with naming(path):
+        with file_errors(path):
             lists[split] = path.read_text().split()
     classes = tuple(sorted({line.split("/")[0] for lines in lists.values() for line in lines}))
     parts = {}
@@ -109,24 +116,31 @@ def read_chestxray(root: Path) -> Read:
     for split, name in {"train": "train", "test": "test", "validation": "val"}.items():
         if split == "validation" and not (folder / name).is_dir():
             continue
-        found = [class_folder(folder / name / label) for label in CHESTXRAY_CLASSES]
-        labels = [label for label, paths in enumerate(found) for _ in paths]
-        parts[split] = paths_part(folder, [path for paths in found for path in paths], labels)
+        paths: list[Path] = []
+        labels: list[int] = []
+        for label, class_name in enumerate(CHESTXRAY_CLASSES):
+            place = folder / name / class_name
+            found = [place / file for file in scan(place, Findings())]
+            if not found:
+                raise InputError(f"class folder {place} has no images. Put them there, or remove it.")
+            paths += found
+            labels += [label] * len(found)
+        parts[split] = paths_part(folder, paths, labels)
     return CHESTXRAY_CLASSES, parts
 
 
 def _pixels_part(name: str, images: np.ndarray, labels: np.ndarray) -> Part:
     if len(images) != len(labels):
         raise InputError(f"{name} has {len(images)} images and {len(labels)} labels")
-
-    def read(rows: np.ndarray) -> Iterator[np.ndarray]:
-        return (np.ascontiguousarray(images[row]) for row in rows)
-
-    return Part(labels.astype(np.int64), lambda row: f"{name} row {row}", read)
+    return Part(
+        labels.astype(np.int64),
+        lambda row: f"{name} row {row}",
+        lambda rows: (np.ascontiguousarray(images[row]) for row in rows),
+    )
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles dicts, lists, strings and NumPy arrays; a pickle that asks for any other code is refused."""
+    """Unpickles dicts, lists, strings and NumPy arrays, and refuses a pickle that asks for any other code."""
 
     ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "encode"})
     MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy._core.numeric", "_codecs"})
@@ -140,15 +154,15 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _unpickle(path: Path, *keys: str) -> list:
     """The values under ``keys`` of the dict that is pickled in ``path``."""
-    with naming(path), open(path, "rb") as file:
+    with file_errors(path), open(path, "rb") as file:
         # Written by Python 2: its str is bytes here, and latin-1 keeps every byte.
         content = _ArraysOnly(file, encoding="latin1").load()
         return [content[key] for key in keys]
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Answer whatever a reader raises on broken bytes with one message that names the file."""
+def file_errors(path: Path) -> Iterator[None]:
+    """Turn any error of a reader on broken bytes into one message that names the file."""
     try:
         yield
     except Exception as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mdssl.data.sheet import (
+from mdssl.data.contact_sheet import (
     FAINT,
     GAP,
     INK,

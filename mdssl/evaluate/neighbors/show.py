@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from mdssl.config.run import FEATURES
+from mdssl.data.contact_sheet import write_png
 from mdssl.data.dataset import SPLITS, Dataset, open_dataset
-from mdssl.data.images import convert
-from mdssl.data.local_copy import ensure_local
+from mdssl.data.decode import convert
 from mdssl.data.progress import image_progress
-from mdssl.data.sheet import write_png
+from mdssl.data.remote import ensure_local
 from mdssl.data.sources.base import RawImage
 from mdssl.device import pick_device
 from mdssl.errors import InputError, check_name, check_number

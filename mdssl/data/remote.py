@@ -1,10 +1,12 @@
-"""Prepared datasets that live in a bucket: each node keeps a copy on its disk, where training maps it.
+"""Prepared datasets in a bucket: each node keeps a copy on its disk, which training maps into memory.
 
-    <cache>/<bucket>-<12 hex digits>/<name>/...      as in a data folder; the digits stand for the whole URI
+    <cache>/<bucket>-<12 hex digits>/<name>/...      as in a data folder; the digits are a hash of the URI
 
-A copy is fetched when it is first needed, under the lock with which datasets are prepared, to a hidden name; it gets
-its own only when its pixels and labels have the SHA-256 that ``meta.json`` says. From then on only ``meta.json`` is
-compared, one small request, so a dataset that is prepared anew in the bucket is fetched anew.
+A copy is fetched when it is first needed, under the lock for preparing, to a hidden folder. It is renamed when its
+pixels and labels have the SHA-256 in ``meta.json``. After that only ``meta.json`` is compared, one small request, so a
+dataset that is prepared again in the bucket is fetched again.
+
+Preparing for a bucket prepares in the folder of copies and uploads from there, ``meta.json`` last.
 """
 
 from __future__ import annotations
@@ -15,50 +17,46 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from rich.progress import Progress, TaskID
+
+from mdssl.data.atomic_folder import ARRAYS, DATASET, all_or_nothing, locked
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.dataset import (
-    SPLITS,
-    Dataset,
-    dataset_of,
-    is_prepared,
-    list_datasets,
-    open_dataset,
-    refuse_unprepared,
-)
-from mdssl.data.prepare import ensure_builtin
+from mdssl.data.dataset import Dataset, dataset_of, is_prepared, list_datasets, open_dataset, refuse_unprepared
+from mdssl.data.prepare import ensure_builtin, prepare
 from mdssl.data.progress import byte_progress
-from mdssl.data.staging import all_or_nothing, locked
 from mdssl.errors import InputError
+from mdssl.storage.filesystems import OBJECT_STORES
 from mdssl.storage.location import Location
+from mdssl.storage.ownership import check_replaceable
 from mdssl.storage.retry import retry, retrying
 
-FILES = tuple(f"{split}/{array}.npy" for split in SPLITS for array in ("images", "labels"))
-"""Of a prepared dataset, besides ``meta.json``."""
-CHUNK = 8 << 20
-"""Bytes that travel at a time."""
+_CHUNK = 8 << 20
+"""Bytes per request."""
 _BIG = 32 << 20
-"""Bytes from which on progress is shown."""
+"""Progress is shown from this number of bytes on."""
 
 log = logging.getLogger(__name__)
 
 
 class _DamagedError(InputError):
-    """What arrived is not what its SHA-256 says, or not all of it was there."""
+    """A copy does not have the SHA-256 of the dataset, or a file is missing."""
 
 
 def ensure_local(data: str | Path, names: Iterable[str], *, progress: bool = False) -> Path:
-    """The folder on this node from which ``names`` can be opened, after what is missing was fetched or made.
+    """Fetch missing datasets, and return the folder on this node from which ``names`` can be opened.
 
-    For a local ``data`` it is that folder. Built-in domains are made where they are needed, never fetched.
+    For a local ``data`` it is that folder. Built-in domains are made on each node, never fetched.
 
     Args:
         data: folder or bucket of prepared datasets.
-        progress: whether to show on standard error what takes long.
+        progress: whether to show progress on standard error.
 
     Raises:
-        ValueError: one of ``names`` is not prepared, is not what its SHA-256 says, or cannot be reached.
+        InputError: one of ``names`` is not prepared, does not have its SHA-256, or cannot be reached.
     """
     names = tuple(names)
     folder = folder_of(data)
@@ -71,7 +69,7 @@ def ensure_local(data: str | Path, names: Iterable[str], *, progress: bool = Fal
 
 
 def bucket_of(data: str | Path) -> Location | None:
-    """Where ``data`` is, unless that is a folder of this machine."""
+    """The location of ``data``, or None if it is a local folder."""
     if "://" not in str(data):
         return None
     place = Location.of(data)
@@ -79,7 +77,7 @@ def bucket_of(data: str | Path) -> Location | None:
 
 
 def folder_of(data: str | Path) -> Path:
-    """The folder of this machine that holds ``data``, or its copy: see ``MDSSL_DATA_CACHE``."""
+    """The local folder of ``data``: itself, or that of the copies, which ``MDSSL_DATA_CACHE`` can set."""
     if "://" not in str(data):
         return Path(data).expanduser()
     place = Location.of(data)
@@ -91,16 +89,16 @@ def folder_of(data: str | Path) -> Path:
 
 
 def is_prepared_in(data: str | Path, name: str) -> bool:
-    """Whether ``name`` stands in the folder or bucket ``data``."""
+    """Whether ``name`` is prepared in the folder or bucket ``data``."""
     bucket = bucket_of(data)
     return is_prepared(folder_of(data), name) if bucket is None else (bucket / name / "meta.json").exists()
 
 
 def described_in(data: str | Path, name: str) -> Dataset:
-    """What ``meta.json`` says of ``name`` in the folder or bucket ``data``; of a bucket nothing else is fetched.
+    """The dataset ``name`` in the folder or bucket ``data``, from ``meta.json`` alone.
 
     Raises:
-        ValueError: it is not prepared there, or ``meta.json`` is damaged.
+        InputError: it is not prepared there, or ``meta.json`` is damaged.
     """
     folder, bucket = folder_of(data), bucket_of(data)
     if bucket is None and not is_prepared(folder, name):
@@ -110,13 +108,13 @@ def described_in(data: str | Path, name: str) -> Dataset:
 
 
 def variants_in(data: str | Path, names: Iterable[str]) -> dict[str, str]:
-    """Of those of ``names`` that are prepared in ``data``, the `Dataset.variant` of each that has one."""
+    """The `Dataset.variant` of each of ``names`` that is prepared in ``data`` and has one."""
     prepared = [name for name in dict.fromkeys(names) if is_prepared_in(data, name)]
     return {name: words for name in prepared if (words := described_in(data, name).variant)}
 
 
 def list_prepared(data: str | Path) -> tuple[list[Dataset], list[str]]:
-    """`list_datasets`, for a bucket as well: of that nothing but each ``meta.json`` is read."""
+    """`list_datasets` of a folder or bucket; from a bucket only each ``meta.json`` is read."""
     bucket = bucket_of(data)
     if bucket is None:
         return list_datasets(folder_of(data))
@@ -130,16 +128,16 @@ def list_prepared(data: str | Path) -> tuple[list[Dataset], list[str]]:
 
 
 def fetch(bucket: Location, folder: Path, name: str, *, progress: bool = False) -> None:
-    """Have ``name`` in ``folder`` as it is in ``bucket``.
+    """Copy ``name`` from ``bucket`` to ``folder`` unless the same copy is there. A damaged copy is fetched once more.
 
     Raises:
-        ValueError: see `at_hand`. What arrived damaged is fetched once more before that is said.
+        InputError: see `ensure_local`.
     """
     if _is_copy(folder, name, meta_in(bucket, name)):
         return
     with locked(folder, name, progress), retrying():
         for attempt in (1, 2):
-            # Read anew under the lock, and again after damage: it may have been prepared anew meanwhile.
+            # Read again under the lock, and again after damage: the dataset may have been prepared again meanwhile.
             meta = meta_in(bucket, name)
             if _is_copy(folder, name, meta):
                 return
@@ -147,17 +145,17 @@ def fetch(bucket: Location, folder: Path, name: str, *, progress: bool = False) 
                 with all_or_nothing(folder, name) as temporary:
                     _download(bucket / name, temporary, progress)
                     (temporary / "meta.json").write_bytes(meta)
-                    _check(dataset_of(name, temporary, meta, bucket.uri))
+                    _check_copy(dataset_of(name, temporary, meta, bucket.uri))
             except _DamagedError as error:
                 if attempt == 2:
                     raise
-                log.warning("%s arrived damaged from %s, and is fetched again: %s", name, bucket, error)
+                log.warning("%s arrived damaged from %s and is fetched again: %s", name, bucket, error)
             else:
                 log.info("fetched %s from %s to %s", name, bucket, folder)
                 return
 
 
-def _check(dataset: Dataset) -> None:
+def _check_copy(dataset: Dataset) -> None:
     try:
         dataset.check_fingerprints()
     except InputError as error:
@@ -165,7 +163,7 @@ def _check(dataset: Dataset) -> None:
 
 
 def meta_in(bucket: Location, name: str) -> bytes:
-    """The ``meta.json`` of ``name``. Raises ``ValueError`` where it is not prepared there."""
+    """The bytes of the ``meta.json`` of ``name``. Raises ``InputError`` if it is not prepared there."""
     try:
         with _answering(bucket):
             return (bucket / name / "meta.json").read_bytes()
@@ -179,7 +177,7 @@ def _names_in(bucket: Location) -> list[str]:
 
 
 def _is_copy(folder: Path, name: str, meta: bytes) -> bool:
-    """Whether ``name`` is in ``folder``, with this ``meta.json``, and none of its files cut off."""
+    """Whether ``name`` is in ``folder`` with this ``meta.json``, and none of its files is cut off."""
     if not is_prepared(folder, name) or (folder / name / "meta.json").read_bytes() != meta:
         return False
     try:
@@ -190,14 +188,14 @@ def _is_copy(folder: Path, name: str, meta: bytes) -> bool:
 
 
 def _download(source: Location, target: Path, progress: bool) -> None:
-    sizes = {file: _size(source / file) for file in FILES}
+    sizes = {file: _size(source / file) for file in ARRAYS}
     total = sum(sizes.values())
     with byte_progress(progress and total >= _BIG) as bar:
         task = bar.add_task(f"fetch {source.name}", total=total)
-        for file in FILES:
+        for file in ARRAYS:
             (target / file).parent.mkdir(exist_ok=True)
             with open(target / file, "wb") as copy:
-                for start in range(0, sizes[file], CHUNK):
+                for start in range(0, sizes[file], _CHUNK):
                     bar.advance(task, copy.write(_chunk(source / file, start)))
                 copy.flush()
                 os.fsync(copy.fileno())
@@ -212,13 +210,13 @@ def _size(file: Location) -> int:
 
 
 def _chunk(file: Location, start: int) -> bytes:
-    """`CHUNK` bytes from ``start``, or those up to the end. Opened for each: so one that is cut off is read again."""
+    """Up to `_CHUNK` bytes from ``start``. The file is opened each time, so that a retry reads a broken chunk again."""
 
     def read() -> bytes:
         with file.filesystem.open_input_file(file.path) as opened:
-            return opened.read_at(CHUNK, start)
+            return opened.read_at(_CHUNK, start)
 
-    # Only what the bucket says: an error of the disk that it is written to is another one.
+    # Reading only: an error of the local disk is another one.
     try:
         with _answering(file):
             return retry(file.uri, read, is_local=False)
@@ -228,7 +226,7 @@ def _chunk(file: Location, start: int) -> bytes:
 
 @contextlib.contextmanager
 def _answering(place: Location) -> Iterator[None]:
-    """Turn what a bucket answers into a message; that something is not there stays ``FileNotFoundError``."""
+    """Turn errors of a bucket into a message, but for ``FileNotFoundError``."""
     try:
         yield
     except FileNotFoundError:
@@ -238,3 +236,60 @@ def _answering(place: Location) -> Iterator[None]:
             f"data in {place} cannot be read: {error}. Check the network, the credentials and what they allow, or give "
             "another --data."
         ) from error
+
+
+def prepare_in(
+    data: str | Path, name: str, *, overwrite: bool = False, progress: bool = True, **options: Any
+) -> Dataset:
+    """`mdssl.data.prepare.prepare` for a folder or bucket.
+
+    Built-in domains are never uploaded: every machine makes its own.
+
+    Raises:
+        InputError: the bucket cannot be written, or see `prepare`.
+    """
+    bucket, folder = bucket_of(data), folder_of(data)
+    if bucket is None or name in BUILTIN:
+        return prepare(name, data=folder, overwrite=overwrite, progress=progress, **options)
+    was_there = is_prepared_in(data, name)
+    if overwrite or not was_there:
+        check_replaceable(bucket / name, DATASET)
+    bucket.check_writable("--data or MDSSL_DATA")
+    if was_there and not overwrite:
+        fetch(bucket, folder, name, progress=progress)
+    dataset = prepare(name, data=folder, overwrite=overwrite, progress=progress, **options)
+    if not was_there or meta_in(bucket, name) != (dataset.path / "meta.json").read_bytes():
+        _upload(dataset.path, bucket / name, progress)
+    return dataset
+
+
+@retrying()
+def _upload(folder: Path, target: Location, progress: bool) -> None:
+    """Without ``meta.json`` there is no dataset, so nobody reads a mix of old and new files."""
+    try:
+        (target / "meta.json").delete()
+        with byte_progress(progress) as bar:
+            task = bar.add_task(f"upload {target.name}", total=sum((folder / file).stat().st_size for file in ARRAYS))
+            for file in ARRAYS:
+                retry(target.uri, partial(_upload_file, folder / file, target / file, bar, task), is_local=False)
+        (target / "meta.json").write_bytes((folder / "meta.json").read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"dataset {target.name!r} cannot be uploaded to {target.parent}: {error}. It is prepared in {folder}; "
+            "repeat the command to upload it."
+        ) from error
+
+
+def _upload_file(source: Path, target: Location, bar: Progress, task: TaskID) -> None:
+    if target.filesystem.type_name not in OBJECT_STORES:
+        target.filesystem.create_dir(target.parent.path, recursive=True)
+    sent = 0
+    try:
+        with open(source, "rb") as file, target.filesystem.open_output_stream(target.path) as stream:
+            while chunk := file.read(_CHUNK):
+                stream.write(chunk)
+                bar.advance(task, len(chunk))
+                sent += len(chunk)
+    except OSError:
+        bar.advance(task, -sent)
+        raise

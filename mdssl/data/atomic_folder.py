@@ -1,0 +1,111 @@
+"""One writer of a dataset at a time, and a folder that appears whole or not at all.
+
+Under the lock ``<data>/.<name>.lock`` a dataset is written to a hidden folder beside its own, which is then renamed.
+The next process that holds the lock cleans up after a killed run. `mdssl.storage.ownership` says what may be replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mdssl.data.dataset import SPLITS
+from mdssl.errors import InputError
+from mdssl.storage.location import Location
+from mdssl.storage.ownership import FolderKind, check_replaceable, clear_leftovers, replaced
+
+ARRAYS = tuple(f"{split}/{array}.npy" for split in SPLITS for array in ("images", "labels"))
+"""The files of a prepared dataset besides ``meta.json``."""
+
+DATASET = FolderKind(
+    what="a prepared dataset",
+    marker="meta.json",
+    is_marker=lambda said: isinstance(said, dict) and {"format", "splits", "mdssl_version"} <= said.keys(),
+    files=("meta.json", *ARRAYS),
+    setting="--data or MDSSL_DATA",
+)
+
+
+@contextlib.contextmanager
+def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
+    """Hold the lock of the dataset ``name``. With ``progress``, say so if another process has it.
+
+    Raises:
+        InputError: the data folder cannot be created or written.
+    """
+    with _writing(data):
+        data.mkdir(parents=True, exist_ok=True)
+        # Two names may be links to one folder.
+        target = Path(os.path.realpath(data / name))
+        lock = FileLock(target.parent / f".{target.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if progress:
+                print(f"another process prepares or fetches {name}; waiting for it", file=sys.stderr)
+            lock.acquire()
+    try:
+        with _writing(data):
+            clear_leftovers(data / name, DATASET)
+        yield
+    finally:
+        lock.release()
+
+
+def check_target(data: Path, name: str) -> None:
+    """Raise ``InputError`` if the folder of ``name`` cannot be replaced: it is a mount point, or not ours."""
+    target = os.path.realpath(data / name)
+    if os.path.ismount(target) or target in _mount_points():
+        raise InputError(
+            f"{data / name} is a mount point, which cannot be replaced. Mount the folder around it instead and give "
+            f"that as {DATASET.setting}, or choose another name."
+        )
+    check_replaceable(Location.of(data / name), DATASET)
+
+
+def _mount_points() -> set[str]:
+    """All mount points on Linux, where ``os.path.ismount`` does not see a folder bound on the same file system."""
+    try:
+        lines = Path("/proc/self/mounts").read_bytes().splitlines()
+    except OSError:
+        return set()
+    # The kernel writes spaces and the like as octal escapes.
+    return {os.fsdecode(line.split()[1].decode("unicode_escape").encode("latin-1")) for line in lines}
+
+
+@contextlib.contextmanager
+def all_or_nothing(data: Path, name: str) -> Iterator[Path]:
+    """A hidden folder that becomes the dataset ``name`` when the block ends, and vanishes when it raises.
+
+    Empty folders that the user made in the dataset are kept.
+
+    Raises:
+        InputError: the folder cannot be written, for example because the disk is full, or holds something else.
+    """
+    check_target(data, name)
+    with _writing(data), replaced(data / name, DATASET) as temporary:
+        yield temporary
+        _move_empty_folders(data / name, temporary)
+
+
+def _move_empty_folders(target: Path, new: Path) -> None:
+    for folder, _, _ in os.walk(target, topdown=False):
+        if folder != str(target) and not os.listdir(folder):
+            (new / os.path.relpath(folder, target)).mkdir(parents=True, exist_ok=True)
+            os.rmdir(folder)
+
+
+@contextlib.contextmanager
+def _writing(data: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"data folder {str(data)!r} cannot be written: {error}. Give a writable folder with enough space with "
+            "--data or MDSSL_DATA, or for copies from a bucket with MDSSL_DATA_CACHE."
+        ) from error

@@ -1,0 +1,229 @@
+"""Decoding: one image of any kind becomes RGB uint8 of the wanted size, and all images of a part do so in order.
+
+How special images are converted:
+
+- alpha, palettes and color keys with transparency: composited on white;
+- grey of more than 8 bits: scaled by its bit depth, see `grey_bits`; of color, Pillow reads the high byte;
+- CMYK, YCbCr, 1-bit, palette: as Pillow converts them; grey is repeated three times;
+- EXIF orientation: applied; several frames: the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import multiprocessing
+import os
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from mdssl.data.sources.base import Part, RawImage
+from mdssl.errors import InputError
+
+SMALLEST_SIZE, LARGEST_SIZE = 8, 1024
+"""Of prepared images, in pixels."""
+SEVERAL_FRAMES = "images with several frames or pages, of which the first is taken"
+FILTERS = {name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "bicubic", "lanczos")}
+
+# Pillow refuses whole microscope and satellite images, and PNG files with long texts or profiles, as attacks.
+LARGEST_PIXELS = 2**30
+Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS // 2  # Pillow warns from this number on, and refuses twice as many.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
+
+CHUNK = 64
+"""Images per task: few enough that progress moves, many enough to hide the cost of sending them to a process."""
+POOL_PAYS_AFTER_SECONDS = 2.0
+"""Starting processes takes half a second or more, so less work than this is done in this process."""
+_GREY_BITS = (8, 10, 12, 14, 16)
+"""Bit depths of cameras and scanners, which store their values in files of 16 bits."""
+_SAMPLE = 256
+
+
+def convert(
+    raw: RawImage, size: int, resize_filter: str, where: str, notes: Counter[str] | None = None, bits: int = 0
+) -> np.ndarray:
+    """Decode ``raw`` to uint8 (size, size, 3).
+
+    Both sides are resized to ``size`` directly, without keeping the aspect ratio, as in the paper. Pillow's filters are
+    antialiased. An RGB image that has the size already is returned bit for bit.
+
+    Args:
+        notes: counts images of which only a part is taken, by the reason.
+        bits: the bit depth of the dataset if this is a grey image of more than 8 bits; never less than its values need.
+
+    Raises:
+        InputError: it cannot be decoded; the message names ``where``.
+    """
+    try:
+        image = _open(raw)
+        if notes is not None and getattr(image, "is_animated", False):
+            notes[SEVERAL_FRAMES] += 1
+        # Neither this nor _to_rgb copies an upright RGB image: two copies were a quarter of the time.
+        ImageOps.exif_transpose(image, in_place=True)
+        image = _to_rgb(image, bits)
+        if image.size != (size, size):
+            image = image.resize((size, size), FILTERS[resize_filter])
+        return np.asarray(image)
+    except FileNotFoundError as error:
+        raise InputError(f"image {where} is missing now. Put it back, or prepare without it.") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"image {where} has more than {LARGEST_PIXELS:,} pixels, which would take gigabytes of memory. Make it "
+            "smaller, or cut it into tiles."
+        ) from error
+    # Pillow's decoders raise nearly anything on broken bytes, SyntaxError and struct.error among them.
+    except Exception as error:
+        raise InputError(f"image {where} cannot be decoded: {error}. Replace it or take it out.") from error
+
+
+def _open(raw: RawImage) -> Image.Image:
+    if isinstance(raw, np.ndarray):
+        return Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw)
+    # A path is read to bytes, too: Pillow keeps the file of a lazily read image open until it is collected.
+    data = raw if isinstance(raw, bytes) else raw.read_bytes()
+    if not data:
+        raise InputError("it is empty")
+    if data.startswith(b"version https://git-lfs.github.com"):
+        raise InputError("it is a pointer of Git LFS; run `git lfs pull` where it comes from")
+    try:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        # Pillow names the object in memory, which says nothing and changes each time.
+        raise InputError("Pillow does not know its format") from None
+    image.load()
+    return image
+
+
+def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips at 255, which turns most such images white.
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"its values go from {values.min()} to {values.max()}; the range is 0 to 65535")
+        largest = 2 ** max(bits, _bits_of(values)) - 1
+        return Image.fromarray(((values * 255 + largest // 2) // largest).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise InputError("its pixels are floats without a known range; save it as 8 or 16 bit integers")
+    if image.has_transparency_data:
+        # White, the page that logos, drawings and cut-out objects are made for; black would hide dark lines.
+        page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _bits_of(values: np.ndarray) -> int:
+    return next(bits for bits in _GREY_BITS if values.max() < 2**bits)
+
+
+def grey_bits(part: Part) -> int:
+    """The bit depth of grey images of more than 8 bits in ``part``, by the largest value in up to 256 of them.
+
+    One depth for all, so that a dark image stays darker than a bright one. 0 if the first image is not of that kind.
+    """
+    found = 0
+    rows = np.unique(np.linspace(0, len(part) - 1, min(_SAMPLE, len(part))).astype(int))
+    for raw in part.read(rows):
+        # What cannot be decoded is reported when all images are.
+        with contextlib.suppress(Exception):
+            image = None if isinstance(raw, np.ndarray) else _open(raw)
+            if image is not None and image.mode.startswith("I"):
+                found = max(found, _bits_of(np.asarray(image)))
+        if not found:
+            break
+    return found
+
+
+class Converted(NamedTuple):
+    """A chunk of images.
+
+    Attributes:
+        images: uint8 (n, size, size, 3).
+        errors: place in the chunk -> what is wrong with an image that is not in ``images``.
+        notes: what `convert` counts.
+    """
+
+    images: np.ndarray
+    errors: dict[int, InputError]
+    notes: Counter[str]
+
+
+def convert_part(
+    part: Part, size: int, resize_filter: str, workers: int | None = None, bits: int = 0
+) -> Iterator[Converted]:
+    """Yield the images of ``part`` in order, in chunks of up to 64; see `convert`.
+
+    Args:
+        workers: number of processes; None for one per CPU. They are started only if the first chunk shows that this
+            saves time.
+    """
+    workers = workers or available_cpus()
+    tasks = _tasks(part, size, resize_filter, bits)
+    start = time.perf_counter()
+    for first in itertools.islice(tasks, 1):
+        yield _convert_chunk(*first)
+    seconds = (time.perf_counter() - start) * len(part) / CHUNK
+    if workers == 1 or seconds < POOL_PAYS_AFTER_SECONDS:
+        yield from itertools.starmap(_convert_chunk, tasks)
+    else:
+        yield from _in_pool(tasks, workers)
+
+
+def convert_each(
+    part: Part, size: int, resize_filter: str, workers: int | None = None
+) -> Iterator[list[np.ndarray | InputError]]:
+    """`convert_part` with an error in place of each image that cannot be decoded."""
+    for images, errors, _ in convert_part(part, size, resize_filter, workers):
+        good = iter(images)
+        yield [errors[place] if place in errors else next(good) for place in range(len(images) + len(errors))]
+
+
+def available_cpus() -> int:
+    """The CPUs that this process may use; under a scheduler or in a container fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+Task = tuple[list[RawImage], list[str], int, str, int]
+
+
+def _tasks(part: Part, size: int, resize_filter: str, bits: int) -> Iterator[Task]:
+    images = part.read(np.arange(len(part)))
+    for start in range(0, len(part), CHUNK):
+        raw = list(itertools.islice(images, CHUNK))
+        yield raw, [part.where(row) for row in range(start, start + len(raw))], size, resize_filter, bits
+
+
+def _convert_chunk(raw: list[RawImage], where: list[str], size: int, resize_filter: str, bits: int) -> Converted:
+    if all(isinstance(image, np.ndarray) and image.shape == (size, size, 3) for image in raw):
+        return Converted(np.stack(raw), {}, Counter())
+    images, errors, notes = [], {}, Counter()
+    for place, image in enumerate(raw):
+        try:
+            images.append(convert(image, size, resize_filter, where[place], notes, bits))
+        except InputError as error:
+            errors[place] = error
+    return Converted(np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), errors, notes)
+
+
+def _in_pool(tasks: Iterator[Task], workers: int) -> Iterator[Converted]:
+    """Map in order with a bounded number of chunks in progress, so that memory does not grow with the dataset."""
+    # Spawned: the caller may run threads (torch, Ray), which a forked child cannot use safely.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pending: deque = deque()
+    try:
+        for task in tasks:
+            pending.append(pool.submit(_convert_chunk, *task))
+            if len(pending) >= 4 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
