@@ -43,6 +43,27 @@ def test_all_go_where_lloyds_algorithm_goes_from_the_same_start(run):
     torch.testing.assert_close(found.centroids.double(), expected_centroids, rtol=1e-2, atol=1e-2)
 
 
+def test_it_goes_on_from_the_centroids_that_it_is_given():
+    # Rows without clusters, of which each start finds another division.
+    x = torch.rand(1500, 2, generator=torch.Generator().manual_seed(0))
+    best = KMeans(30, n_init=50, random_state=0).fit(x.numpy())
+    assert all(kmeans(x, 30, seed=seed, starts=1).inertia > 1.003 * best.inertia_ for seed in range(3))
+    found = kmeans(x, 30, seed=0, starts=1, init=torch.from_numpy(best.cluster_centers_))
+    assert found.inertia == pytest.approx(best.inertia_, rel=1e-4)
+    torch.testing.assert_close(found.centroids, torch.from_numpy(best.cluster_centers_), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_the_best_start_is_kept(run):
+    x, labels = blobs(k=8)
+    good = torch.stack([x[labels == number].mean(0) for number in range(8)])
+    bad = torch.cat([good[:1] + 0.01 * torch.arange(7)[:, None], good[-1:]])
+    inertia = [run(x, first[None]).inertia for first in (good, bad)]
+    assert inertia[0] < 0.9 * inertia[1], "the starts differ in where they lead"
+    for order in ([0, 1], [1, 0]):
+        assert run(x, torch.stack([good, bad])[order]).inertia == pytest.approx(inertia[0])
+
+
 def test_lloyd_keeps_the_best_of_its_starts():
     x, _ = blobs(spread=6.0, k=8)
     alone = [_lloyd(x, x[None, first : first + 8]).inertia for first in (0, 8)]
