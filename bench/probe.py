@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from mdssl.evaluate.probe import lbfgs_probe
-from mdssl.evaluate.sgd import _fit, raw_sgd_probes, sgd_probe
+from mdssl.evaluate.sgd import fit_sgd, raw_sgd_probes, sgd_probes
 
 TRAIN, TEST, WIDTH, CLASSES, BATCH = 50_000, 10_000, 2_048, 10, 1_024
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -74,17 +74,17 @@ def main() -> None:
     loader = DataLoader(
         TensorDataset(x.cpu(), y.cpu()), batch_size=BATCH, shuffle=True, pin_memory=flags.device == "cuda"
     )
-    settings = (CLASSES, EPOCHS, BATCH, 0)
+    settings = {"num_classes": CLASSES, "epochs": EPOCHS, "batch_size": BATCH, "seed": 0, "whole_batch": False}
     probes = DATASETS * len(LEARNING_RATES)
 
     def all_at_once() -> None:
         for parts in datasets:
-            _fit(*parts[:2], LEARNING_RATES, settings, of_whole_batch=False)
+            fit_sgd(*parts[:2], LEARNING_RATES, **settings)
 
     contenders = {
         f"ours, {probes} probes": all_at_once,
         "DataLoader + Linear + SGD": lambda: usual_probe(WIDTH, lambda: loader, 0.1, EPOCHS, flags.device),
-        "ours, one probe": lambda: _fit(*datasets[0][:2], (0.1,), settings, of_whole_batch=False),
+        "ours, one probe": lambda: fit_sgd(*datasets[0][:2], (0.1,), **settings),
     }
     seconds = take_turns(contenders, rounds=flags.rounds, device=flags.device)
     # Per probe: only then do sixteen and one stand side by side.
@@ -95,7 +95,7 @@ def main() -> None:
 
     found = {}
     fitted = timed(lambda: found.update(lbfgs=lbfgs_probe(*datasets[0], CLASSES)), flags.device)
-    stable = timed(lambda: found.update(stable=sgd_probe(*datasets[0], CLASSES)), flags.device)
+    stable = timed(lambda: found.update(stable=sgd_probes(*datasets[0], CLASSES)[0]), flags.device)
     swept = timed(
         lambda: found.update(sgd=raw_sgd_probes(*datasets[0], CLASSES, learning_rates=LEARNING_RATES)), flags.device
     )

@@ -63,7 +63,7 @@ TESTS = {
 """Which tests must notice a change of a file."""
 
 IMPORTED_FIRST = (
-    "pytest", "pytest_timeout", "torch", "torchvision.transforms.v2.functional", "pandas", "pyarrow.parquet",
+    "pytest", "torch", "torchvision.transforms.v2.functional", "pandas", "pyarrow.parquet",
     "safetensors.torch", "scipy.optimize", "sklearn.cluster", "sklearn.linear_model", "sklearn.metrics",
     "sklearn.neighbors", "rich.live", "PIL.Image",
 )  # fmt: skip
@@ -200,7 +200,8 @@ class Tester:
 
     def __init__(self, folder: Path):
         self.copy, self.log = folder / "repository", folder / "log.txt"
-        names = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+        listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listing, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
         for name in names.splitlines():
             if (REPOSITORY / name).is_file():
                 (self.copy / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A fitted linear layer and its score, and what all probes need before a fit."""
+"""A fitted linear layer, its score, and the checks and standardization that probes share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mdssl.errors import InputError
 from mdssl.evaluate.features import check_finite
 
 _CONSTANT_BELOW = 1e-6
-"""A feature whose standard deviation is a smaller share of its mean is float32 rounding noise and stays unscaled."""
+"""A smaller ratio of standard deviation to mean is float32 rounding noise; such a feature is not scaled."""
 
 _CHUNK_ROWS = 8192
 
@@ -25,7 +25,7 @@ class Classifier:
     Attributes:
         weight: (num_classes, width).
         bias: (num_classes,).
-        shift, scale: (width,) of the training part where the fit standardises; 0 and 1 where it takes raw features.
+        shift, scale: (width,) mean and deviation of the training features; 0 and 1 for raw features.
     """
 
     weight: torch.Tensor
@@ -41,14 +41,13 @@ class Classifier:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A probe's score on the test part, at the end of its training.
+    """A probe's score on the test part, after its training.
 
     Attributes:
         top1: percent of test images whose class has the largest logit.
-        top5: percent whose class is among the five largest; None with five classes or fewer, where it says nothing.
+        top5: percent whose class is among the five largest; None with five classes or fewer.
         predictions: (N_test,) int64 predicted classes.
-        classifier: what was fitted.
-        found: what the fit found out and its settings do not say, as it stands in ``config_json``.
+        found: what the fit adds to its settings in ``config_json``, such as a chosen learning rate.
     """
 
     top1: float
@@ -61,7 +60,7 @@ class ProbeResult:
 def check_parts(
     train_x: torch.Tensor, train_y: torch.Tensor, test_x: torch.Tensor, test_y: torch.Tensor, num_classes: int
 ) -> None:
-    """Raise ``ValueError`` unless both parts hold finite features of one width and a valid class for each row."""
+    """Raise ``ValueError`` unless both parts have finite features of one width and a valid class for each row."""
     for part, x, y in (("training", train_x, train_y), ("test", test_x, test_y)):
         if x.ndim != 2 or len(x) == 0 or y.shape != x.shape[:1]:
             raise InputError(
@@ -82,7 +81,7 @@ def check_parts(
         )
 
 
-def standardisation(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def standardization(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of each column of (N, width) ``x``, float64; 1 for a column that is constant."""
     count = len(x)
     shift = sum(rows.double().sum(dim=0) for rows in x.split(_CHUNK_ROWS)) / count
@@ -98,17 +97,15 @@ def score(
     present: int,
     found: Mapping[str, Any] | None = None,
 ) -> ProbeResult:
-    """The result of ``classifier`` on the test part; ``present`` is how many classes the dataset has images of."""
+    """The result of ``classifier`` on the test part; ``present`` is the number of classes with images."""
     logits = classifier.logits(test_x)
     predictions = logits.argmax(dim=1)
-    top5 = None
-    if present > 5:
-        top5 = percent((logits.topk(5, dim=1).indices == test_y[:, None]).any(dim=1))
+    top5 = percent((logits.topk(5, dim=1).indices == test_y[:, None]).any(dim=1)) if present > 5 else None
     return ProbeResult(percent(predictions == test_y), top5, predictions, classifier, found or {})
 
 
 def classes_present(train_y: torch.Tensor, test_y: torch.Tensor) -> int:
-    """Classes that have an image in either part."""
+    """The number of classes with an image in either part."""
     return len(torch.cat([train_y, test_y]).unique())
 
 

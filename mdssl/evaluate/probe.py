@@ -1,7 +1,6 @@
-"""Linear probes: how well one linear layer on frozen features tells the classes apart.
+"""Linear probes: accuracy of one linear layer on frozen features.
 
-A fit never sees the test part: it is not among its arguments. The test labels meet the predictions once, in
-`mdssl.evaluate.classifier.score`. A new probe is a fit, and one entry in `PROBES`.
+The test part is used in `mdssl.evaluate.classifier.score` alone. A new probe is a function and an entry in `PROBES`.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from mdssl.evaluate.classifier import (
     check_parts,
     classes_present,
     score,
-    standardisation,
+    standardization,
 )
 from mdssl.evaluate.sgd import raw_sgd_probes, sgd_probes
 
 LBFGS_MAX_ITERATIONS = 2000
-"""Above what a penalised fit needs (20 to 100 on images); reached only with ``l2`` near 0, and then said."""
+"""A penalized fit needs 20 to 100 on images; reached, with a warning, only with ``l2`` near 0."""
 
 _GRADIENT_TOLERANCE = 1e-7
 """Largest entry of the gradient at the optimum, in the coordinates of `_fit_lbfgs`."""
@@ -40,22 +39,20 @@ def lbfgs_probe(
     *,
     l2: float = ProbeConfig.probe_l2,
 ) -> ProbeResult:
-    """Multinomial logistic regression on standardised features, solved to its optimum in float64.
+    """Multinomial logistic regression on standardized features, solved to its unique optimum in float64.
 
-    Minimises mean cross-entropy + l2/2 ‖W‖² (b is free). The optimum is unique: there is no learning rate, order of
-    batches or seed for a score to depend on. scikit-learn's is the same with C = 1 / (l2 N); with two classes, of which
-    it fits one row of weights and not two, with C = 2 / (l2 N).
+    Minimizes mean cross-entropy + l2/2 ‖W‖², without a penalty on b. It is scikit-learn's with C = 1 / (l2 N), or
+    C = 2 / (l2 N) for two classes, for which scikit-learn fits one row of weights.
 
-    Measured on held-out parts of the training splits of four image datasets (3,500 to 16,000 images, untrained and
-    patch features): at 1e-2 accuracy was within 2 points of each one's best penalty, at 1e-3 within 4 and best with the
-    most images, at 1e-5 up to 8 below.
+    On held-out training images of four datasets (3,500 to 16,000 images), accuracy was within 2 points of the best
+    penalty at 1e-2, within 4 at 1e-3, and up to 8 below at 1e-5.
 
     Args:
         train_x, train_y, test_x, test_y, num_classes: as for `mdssl.evaluate.sgd.sgd_probes`.
-        l2: weight of the penalty, per sample, so that it means the same for small and large datasets.
+        l2: weight of the penalty per sample.
 
     Raises:
-        ValueError: parts that do not fit together, a negative ``l2``, or features that are not finite.
+        ValueError: parts that do not match, a negative ``l2``, or features that are not finite.
     """
     check_parts(train_x, train_y, test_x, test_y, num_classes)
     check_number("probe_l2", l2, low=0)
@@ -98,13 +95,12 @@ def run_probes(
 
 
 def _fit_lbfgs(x: torch.Tensor, y: torch.Tensor, num_classes: int, l2: float) -> Classifier:
-    """Fit in coordinates in which the objective is about equally curved in all directions.
+    """Fit in coordinates V = W R with Rᵀ R the covariance plus a multiple of the penalty.
 
-    Standardised features are strongly correlated, and the objective is curved a thousand times more in some directions
-    than in others. With V = W R and Rᵀ R the covariance plus a multiple of the penalty, some tens of iterations reach
-    what took hundreds to thousands.
+    In them the objective is about equally curved in all directions, so that some tens of iterations are enough. For W,
+    as features are strongly correlated, it would take hundreds to thousands.
     """
-    shift, scale = standardisation(x)
+    shift, scale = standardization(x)
     x = (x.double() - shift) / scale
     penalty = (50 * l2 + 1e-5) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     root = torch.linalg.cholesky(x.T @ x / len(x) + penalty, upper=True)

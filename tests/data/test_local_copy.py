@@ -73,7 +73,9 @@ def test_a_copy_is_made_once(remote, caplog):
 
 
 def test_of_two_processes_at_once_one_fetches(remote):
-    code = "import logging, sys; logging.basicConfig(level=logging.INFO); from mdssl.data.local_copy import ensure_local; "
+    code = (
+        "import logging, sys; logging.basicConfig(level=logging.INFO); from mdssl.data.local_copy import ensure_local; "
+    )
     code += "print(flush=True); sys.stdin.readline(); ensure_local(sys.argv[1], ['tiny-a', 'tiny-b', 'tiny-c'])"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-c", code, remote], **pipes) for _ in range(2)]

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from mdssl.config import run as run_config
 from mdssl.evaluate import probe
-from mdssl.evaluate.classifier import standardisation
+from mdssl.evaluate.classifier import standardization
 from mdssl.evaluate.probe import PROBES, lbfgs_probe, run_probes
-from mdssl.evaluate.sgd import RATES, curvature, held_out, raw_sgd_probes, sgd_probe, sgd_probes
+from mdssl.evaluate.sgd import RATES, curvature, held_out, raw_sgd_probes, sgd_probes
 
 FAST_SGD = run_config.ProbeConfig(probe="sgd", probe_epochs=5)
 RAW_SGD = run_config.ProbeConfig(probe="sgd-raw", probe_epochs=5, probe_learning_rate=(0.001,), probe_batch=256)
@@ -21,6 +21,12 @@ BOTH = pytest.mark.parametrize("settings", [FAST_SGD, RAW_SGD, LBFGS], ids=lambd
 def run_probe(*parts, **settings):
     """The result of a probe with one learning rate."""
     (result,) = run_probes(*parts, **settings)
+    return result
+
+
+def sgd_probe(*parts, learning_rate=None, **settings):
+    """The result of `sgd_probes` at one learning rate, or at the one that it chooses."""
+    (result,) = sgd_probes(*parts, learning_rates=[learning_rate] if learning_rate else (), **settings)
     return result
 
 
@@ -110,7 +116,7 @@ def test_rounding_does_not_grow_at_the_highest_rate(steep, batch_size):
 def test_no_batch_is_so_steep_that_a_step_expands(steep):
     """A step at rate r is no expansion where r/2 times the batch's largest second moment is at most 2."""
     train_x = steep[0]
-    shift, scale = standardisation(train_x)
+    shift, scale = standardization(train_x)
     x = (train_x.double() - shift) / scale
     for size in (16, 64, 256):
         scaled = torch.nn.functional.pad(x / curvature(x, size) ** 0.5, (0, 1), value=1)

@@ -19,7 +19,7 @@ from mdssl.pretrain.augment import (
     draw,
     draw_jitter_order,
     gaussian_blur,
-    normalise,
+    normalize,
     resized_crop_flip,
 )
 
@@ -195,6 +195,6 @@ def test_images_are_not_written_to(images, parameters):
     assert torch.equal(images, before)
 
 
-def test_normalise_is_torchvisions():
+def test_normalize_is_torchvisions():
     x = torch.rand(2, 3, 4, 4)
-    torch.testing.assert_close(normalise(x), TF.normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    torch.testing.assert_close(normalize(x), TF.normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -156,17 +155,17 @@ def test_a_round_finds_domains_that_look_different_and_records_what_it_did(tiny_
 
 @pytest.fixture
 def two_rounds(tiny_data, monkeypatch):
-    """A clustering, the same one with its clusters numbered anew, what follows on that, and what K-Means was given."""
+    """A clustering, the next one, in which K-Means numbers the clusters in another way, and what K-Means was given."""
     trial = config(method="mdssl-clustered", cluster_space="encoder")
     mixture, model = load(tiny_data, trial), build_model(trial)
-    first, _ = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
+    before, _ = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
     other = torch.tensor([2, 0, 1])
-    before = replace(first, labels=other[first.labels], centroids=first.centroids[other.argsort()])
     given = []
 
     def spied(*arguments, **settings):
         given.append(settings)
-        return kmeans(*arguments, **settings)
+        found = kmeans(*arguments, **settings)
+        return found._replace(labels=other[found.labels], centroids=found.centroids[other.argsort()])
 
     monkeypatch.setattr(pseudo_domains, "kmeans", spied)
     after, _ = pseudo_domains.find(trial, model, mixture, before, number=1, step=5)

@@ -12,10 +12,10 @@ from mdssl.data.progress import image_progress
 from mdssl.data.sheet import write_png
 from mdssl.device import pick_device
 from mdssl.errors import InputError, check_name, check_number
-from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.neighbors.query_images import query_pictures
 from mdssl.evaluate.neighbors.search import Pictures, described, encode_rows, nearest, split_to_search
 from mdssl.evaluate.neighbors.sheet import neighbour_sheet
+from mdssl.evaluate.sampling import sample_rows
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model
@@ -136,4 +136,4 @@ def _candidates(settings, datasets: list[Dataset], model: Model, config: TrialCo
 
 def _rows(settings, dataset: Dataset) -> np.ndarray:
     labels = split_to_search(dataset, "train").labels
-    return chosen(dataset.name, "train", labels, settings.sample, seed=settings.seed)
+    return sample_rows(dataset.name, "train", labels, settings.sample, seed=settings.seed)

@@ -13,8 +13,8 @@ from mdssl.data.images import convert
 from mdssl.data.local_copy import ensure_local
 from mdssl.data.sources.base import RawImage
 from mdssl.errors import InputError, check_name, check_number
-from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.neighbors.search import Picture, split_to_search
+from mdssl.evaluate.sampling import sample_rows
 from mdssl.storage.location import Location
 
 OF_EACH = 4
@@ -59,7 +59,7 @@ def _of_dataset(name: str, split: str, row: str | None, like: Dataset, data: str
     part = split_to_search(dataset, split)
     if not len(part.labels):
         raise InputError(f"dataset {name!r} has no {split} images; name other images, such as {name}:train.")
-    rows = chosen(name, split, part.labels, OF_EACH, seed=seed)
+    rows = sample_rows(name, split, part.labels, OF_EACH, seed=seed)
     if row is not None:
         if not re.fullmatch(r"-?[0-9]+", row):
             raise InputError(f"row {row!r} of {name}:{split} is no number; {_ALLOWED}")
