@@ -9,8 +9,8 @@ from mdssl.data.dataset import open_dataset
 from mdssl.data.local_copy import ensure_local
 from mdssl.device import pick_device
 from mdssl.errors import InputError
+from mdssl.evaluate.artifacts import TrialArtifacts
 from mdssl.evaluate.evaluate import check_scorable, encode_dataset, instability, score_dataset
-from mdssl.evaluate.seen import Seen
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.pretrained import pretrained_config
@@ -58,7 +58,7 @@ def probe_standalone(settings) -> None:
             print(note)
     data = ensure_local(settings.data, names, progress=True)
     context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
-    seen = Seen(trial_dir, config, model, data=settings.data, device=device)
+    artifacts = TrialArtifacts(trial_dir, config, model, data=settings.data, device=device)
     for name in names:
         data_fingerprint = evaluation_fingerprint(data, name)
         dataset, encoded, new, scores = open_dataset(data, name), None, [], []
@@ -78,14 +78,14 @@ def probe_standalone(settings) -> None:
                 # Read anew: a sweep may have added rows of this trial while this score was made.
                 rows = merged(read_rows(storage, config.trial_id), new)
                 write_rows(storage, config.trial_id, rows)
-            seen.add(dataset, encoded)
+            artifacts.add(dataset, encoded)
         for row, score in zip(new, scores, strict=True):
             unstable = f"; {said}" if (said := instability(score)) else ""
             numbers = f"top-1 {row['top1']:.1f}, kNN {row['knn_top1']:.1f}{unstable}"
             print(f"{name} ({row['features']}, {row['probe']}): {numbers}")
     with Claim(trial_dir, "mdssl probe") as claim:
         claim.wait(_say_who)
-        seen.draw()
+        artifacts.draw()
 
 
 def _take_in(settings, storage: Location) -> str:
