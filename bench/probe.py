@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from mdssl.evaluate.classifier import Parts
 from mdssl.evaluate.probe import lbfgs_probe
 from mdssl.evaluate.sgd import fit_sgd, raw_sgd_probes, sgd_probes
 
@@ -27,10 +28,10 @@ DATASETS = 2
 EPOCHS = 5
 """Timed; the cost of a probe is proportional to its epochs."""
 
-Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+Features = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def features(seed: int, device: str) -> Parts:
+def features(seed: int, device: str) -> Features:
     """Non-negative features as a ResNet's average pooling gives them, whose classes overlap."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(CLASSES, (TRAIN + TEST,), generator=generator)
@@ -54,12 +55,12 @@ def usual_probe(width: int, batches: Callable[[], Iterable], learning_rate: floa
     return layer
 
 
-def check_agreement(parts: Parts) -> None:
+def check_agreement(parts: Features) -> None:
     x, y, test_x, test_y = (part[:4_000] for part in parts)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     batches = [(x[rows.to(x.device)], y[rows.to(x.device)]) for rows in order.split(BATCH)]
     together = raw_sgd_probes(
-        x, y, test_x, test_y, CLASSES, learning_rates=LEARNING_RATES, epochs=1, batch_size=BATCH, seed=0
+        Parts(x, y, test_x, test_y, CLASSES), learning_rates=LEARNING_RATES, epochs=1, batch_size=BATCH, seed=0
     )
     for rate, result in zip(LEARNING_RATES, together, strict=True):
         peer = usual_probe(WIDTH, lambda: batches, rate, 1, x.device.type)
@@ -94,10 +95,11 @@ def main() -> None:
     report.timings(f"{title} × {DATASETS} datasets", seconds, work=1)
 
     found = {}
-    fitted = timed(lambda: found.update(lbfgs=lbfgs_probe(*datasets[0], CLASSES)), flags.device)
-    stable = timed(lambda: found.update(stable=sgd_probes(*datasets[0], CLASSES)[0]), flags.device)
+    fitted = timed(lambda: found.update(lbfgs=lbfgs_probe(Parts(*datasets[0], CLASSES))), flags.device)
+    stable = timed(lambda: found.update(stable=sgd_probes(Parts(*datasets[0], CLASSES))[0]), flags.device)
     swept = timed(
-        lambda: found.update(sgd=raw_sgd_probes(*datasets[0], CLASSES, learning_rates=LEARNING_RATES)), flags.device
+        lambda: found.update(sgd=raw_sgd_probes(Parts(*datasets[0], CLASSES), learning_rates=LEARNING_RATES)),
+        flags.device,
     )
     rows = [["L-BFGS", duration(fitted), f"{found['lbfgs'].top1:.1f}"]]
     rate = found["stable"].found["chosen_learning_rate"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -16,6 +16,48 @@ _CONSTANT_BELOW = 1e-6
 """A smaller ratio of standard deviation to mean is float32 rounding noise; such a feature is not scaled."""
 
 _CHUNK_ROWS = 8192
+
+
+class Parts(NamedTuple):
+    """Features and labels of a dataset, all on one device.
+
+    Attributes:
+        train_x, test_x: (N, width) float32 features.
+        train_y, test_y: (N,) int64 classes in [0, num_classes).
+        num_classes: classes of the dataset, including those without images.
+    """
+
+    train_x: torch.Tensor
+    train_y: torch.Tensor
+    test_x: torch.Tensor
+    test_y: torch.Tensor
+    num_classes: int
+
+    @property
+    def classes_present(self) -> int:
+        """The number of classes with an image in either part."""
+        return len(torch.cat([self.train_y, self.test_y]).unique())
+
+    def check(self) -> None:
+        """Raise ``ValueError`` unless both parts have finite features of one width and a valid class for each row."""
+        for part, x, y in (("training", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
+            if x.ndim != 2 or len(x) == 0 or y.shape != x.shape[:1]:
+                raise InputError(
+                    f"the {part} part has features {tuple(x.shape)} and labels {tuple(y.shape)}; "
+                    "it needs (N, width) and (N,) with at least one row."
+                )
+            check_finite(f"{part} features", x)
+            low, high = int(y.min()), int(y.max())
+            if low < 0 or high >= self.num_classes:
+                raise InputError(
+                    f"the {part} part has labels from {low} to {high}; with {self.num_classes} classes they must be "
+                    f"from 0 to {self.num_classes - 1}. Prepare the dataset again with all of its classes."
+                )
+        if self.train_x.shape[1] != self.test_x.shape[1]:
+            raise InputError(
+                f"training features are {self.train_x.shape[1]} wide, test features {self.test_x.shape[1]}; take both "
+                "from one layer of one encoder."
+            )
 
 
 @dataclass(frozen=True)
@@ -57,30 +99,6 @@ class ProbeResult:
     found: Mapping[str, Any] = field(default_factory=dict)
 
 
-def check_parts(
-    train_x: torch.Tensor, train_y: torch.Tensor, test_x: torch.Tensor, test_y: torch.Tensor, num_classes: int
-) -> None:
-    """Raise ``ValueError`` unless both parts have finite features of one width and a valid class for each row."""
-    for part, x, y in (("training", train_x, train_y), ("test", test_x, test_y)):
-        if x.ndim != 2 or len(x) == 0 or y.shape != x.shape[:1]:
-            raise InputError(
-                f"the {part} part has features {tuple(x.shape)} and labels {tuple(y.shape)}; "
-                "it needs (N, width) and (N,) with at least one row."
-            )
-        check_finite(f"{part} features", x)
-        low, high = int(y.min()), int(y.max())
-        if low < 0 or high >= num_classes:
-            raise InputError(
-                f"the {part} part has labels from {low} to {high}; with {num_classes} classes they must be from 0 to "
-                f"{num_classes - 1}. Prepare the dataset again with all of its classes."
-            )
-    if train_x.shape[1] != test_x.shape[1]:
-        raise InputError(
-            f"training features are {train_x.shape[1]} wide, test features {test_x.shape[1]}; take both from one layer "
-            "of one encoder."
-        )
-
-
 def standardization(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of each column of (N, width) ``x``, float64; 1 for a column that is constant."""
     count = len(x)
@@ -90,23 +108,14 @@ def standardization(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return shift, torch.where(scale > _CONSTANT_BELOW * shift.abs(), scale, 1)
 
 
-def score(
-    classifier: Classifier,
-    test_x: torch.Tensor,
-    test_y: torch.Tensor,
-    present: int,
-    found: Mapping[str, Any] | None = None,
-) -> ProbeResult:
-    """The result of ``classifier`` on the test part; ``present`` is the number of classes with images."""
-    logits = classifier.logits(test_x)
+def score(classifier: Classifier, parts: Parts, found: Mapping[str, Any] | None = None) -> ProbeResult:
+    """The result of ``classifier`` on the test part."""
+    logits = classifier.logits(parts.test_x)
     predictions = logits.argmax(dim=1)
-    top5 = percent((logits.topk(5, dim=1).indices == test_y[:, None]).any(dim=1)) if present > 5 else None
-    return ProbeResult(percent(predictions == test_y), top5, predictions, classifier, found or {})
-
-
-def classes_present(train_y: torch.Tensor, test_y: torch.Tensor) -> int:
-    """The number of classes with an image in either part."""
-    return len(torch.cat([train_y, test_y]).unique())
+    top5 = None
+    if parts.classes_present > 5:
+        top5 = percent((logits.topk(5, dim=1).indices == parts.test_y[:, None]).any(dim=1))
+    return ProbeResult(percent(predictions == parts.test_y), top5, predictions, classifier, found or {})
 
 
 def percent(correct: torch.Tensor) -> float:

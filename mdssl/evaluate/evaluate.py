@@ -15,7 +15,7 @@ from torch import nn
 from mdssl.config.run import ProbeConfig
 from mdssl.data.dataset import Dataset
 from mdssl.errors import InputError
-from mdssl.evaluate.classifier import classes_present
+from mdssl.evaluate.classifier import Parts
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.knn import knn_top1
 from mdssl.evaluate.probe import run_probes
@@ -107,11 +107,11 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
     with _about(dataset):
         for layer, train_x in encoded.train.items():
             started = time.perf_counter()
-            parts = (train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
+            parts = Parts(train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
             probes = probe.each()
-            results = run_probes(*parts, config=probe, seed=seed)
+            results = run_probes(parts, config=probe, seed=seed)
             neighbours = min(probe.knn_neighbours, len(train_y))
-            knn = knn_top1(*parts, k=neighbours)
+            knn = knn_top1(parts, k=neighbours)
             fewer = {} if neighbours == probe.knn_neighbours else {"knn_neighbours_there_are": neighbours}
             seconds = (share + time.perf_counter() - started) / len(probes)
             rows += [
@@ -122,7 +122,7 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
                     "top1": result.top1,
                     "top5": result.top5,
                     "knn_top1": knn,
-                    "num_classes": classes_present(train_y, test_y),
+                    "num_classes": parts.classes_present,
                     "num_train": len(train_y),
                     "num_test": len(test_y),
                     "eval_seconds": seconds,

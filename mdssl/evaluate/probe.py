@@ -13,14 +13,7 @@ from torch.nn import functional as F
 
 from mdssl.config.run import ProbeConfig
 from mdssl.errors import check_number
-from mdssl.evaluate.classifier import (
-    Classifier,
-    ProbeResult,
-    check_parts,
-    classes_present,
-    score,
-    standardization,
-)
+from mdssl.evaluate.classifier import Classifier, Parts, ProbeResult, score, standardization
 from mdssl.evaluate.sgd import raw_sgd_probes, sgd_probes
 
 LBFGS_MAX_ITERATIONS = 2000
@@ -31,11 +24,7 @@ _GRADIENT_TOLERANCE = 1e-7
 
 
 def lbfgs_probe(
-    train_x: torch.Tensor,
-    train_y: torch.Tensor,
-    test_x: torch.Tensor,
-    test_y: torch.Tensor,
-    num_classes: int,
+    parts: Parts,
     *,
     l2: float = ProbeConfig.probe_l2,
 ) -> ProbeResult:
@@ -48,50 +37,39 @@ def lbfgs_probe(
     penalty at 1e-2, within 4 at 1e-3, and up to 8 below at 1e-5.
 
     Args:
-        train_x, train_y, test_x, test_y, num_classes: as for `mdssl.evaluate.sgd.sgd_probes`.
         l2: weight of the penalty per sample.
 
     Raises:
         ValueError: parts that do not match, a negative ``l2``, or features that are not finite.
     """
-    check_parts(train_x, train_y, test_x, test_y, num_classes)
+    parts.check()
     check_number("probe_l2", l2, low=0)
-    classifier = _fit_lbfgs(train_x, train_y, num_classes, l2)
-    return score(classifier, test_x, test_y, classes_present(train_y, test_y))
+    return score(_fit_lbfgs(parts.train_x, parts.train_y, parts.num_classes, l2), parts)
 
 
-def _sgd_settings(config: ProbeConfig, seed: int) -> dict[str, object]:
-    settings = config.each()[0].settings()
-    rates = config.probe_learning_rate
-    return {
-        **({"learning_rates": rates} if rates else {}),
-        "epochs": settings["probe_epochs"],
-        "batch_size": settings["probe_batch"],
-        "seed": seed,
-    }
+def _sgd(
+    probes: Callable[..., list[ProbeResult]],
+) -> Callable[[Parts, ProbeConfig, int], list[ProbeResult]]:
+    def run(parts: Parts, config: ProbeConfig, seed: int) -> list[ProbeResult]:
+        settings = config.each()[0].settings()
+        rates = {"learning_rates": config.probe_learning_rate} if config.probe_learning_rate else {}
+        own = {"epochs": settings["probe_epochs"], "batch_size": settings["probe_batch"], "seed": seed}
+        return probes(parts, **rates, **own)
+
+    return run
 
 
-PROBES: dict[str, Callable[..., list[ProbeResult]]] = {
-    "lbfgs": lambda *parts, config, seed: [lbfgs_probe(*parts, l2=config.probe_l2)],
-    "sgd": lambda *parts, config, seed: sgd_probes(*parts, **_sgd_settings(config, seed)),
-    "sgd-raw": lambda *parts, config, seed: raw_sgd_probes(*parts, **_sgd_settings(config, seed)),
+PROBES: dict[str, Callable[[Parts, ProbeConfig, int], list[ProbeResult]]] = {
+    "lbfgs": lambda parts, config, seed: [lbfgs_probe(parts, l2=config.probe_l2)],
+    "sgd": _sgd(sgd_probes),
+    "sgd-raw": _sgd(raw_sgd_probes),
 }
-"""``ProbeConfig.probe`` to ``(train_x, train_y, test_x, test_y, num_classes, *, config, seed) -> list of
-ProbeResult``, one for each of ``config.each()``."""
+"""``ProbeConfig.probe`` to a function of parts, config and seed, with a result for each of ``config.each()``."""
 
 
-def run_probes(
-    train_x: torch.Tensor,
-    train_y: torch.Tensor,
-    test_x: torch.Tensor,
-    test_y: torch.Tensor,
-    num_classes: int,
-    *,
-    config: ProbeConfig,
-    seed: int = 0,
-) -> list[ProbeResult]:
-    """A result for each of ``config.each()``; arguments and errors as for `mdssl.evaluate.sgd.sgd_probes`."""
-    return PROBES[config.probe](train_x, train_y, test_x, test_y, num_classes, config=config, seed=seed)
+def run_probes(parts: Parts, *, config: ProbeConfig, seed: int = 0) -> list[ProbeResult]:
+    """A result for each of ``config.each()``; errors as for `mdssl.evaluate.sgd.sgd_probes`."""
+    return PROBES[config.probe](parts, config, seed)
 
 
 def _fit_lbfgs(x: torch.Tensor, y: torch.Tensor, num_classes: int, l2: float) -> Classifier:

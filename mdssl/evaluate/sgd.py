@@ -15,15 +15,7 @@ from torch.nn import functional as F
 
 from mdssl.config.run import MAX_STABLE_RATE
 from mdssl.errors import InputError
-from mdssl.evaluate.classifier import (
-    Classifier,
-    ProbeResult,
-    check_parts,
-    classes_present,
-    percent,
-    score,
-    standardization,
-)
+from mdssl.evaluate.classifier import Classifier, Parts, ProbeResult, percent, score, standardization
 
 RATES = (MAX_STABLE_RATE, 0.8, 0.25)
 """Candidates of the sgd probe."""
@@ -37,11 +29,7 @@ _POWER_ITERATIONS = 30
 
 
 def sgd_probes(
-    train_x: torch.Tensor,
-    train_y: torch.Tensor,
-    test_x: torch.Tensor,
-    test_y: torch.Tensor,
-    num_classes: int,
+    parts: Parts,
     *,
     learning_rates: Sequence[float] = (),
     epochs: int = 100,
@@ -60,9 +48,6 @@ def sgd_probes(
     result names it.
 
     Args:
-        train_x, test_x: (N, width) float32 features on one device.
-        train_y, test_y: (N,) int64 classes in [0, num_classes), on that device.
-        num_classes: classes of the dataset, including those without images.
         seed: of the order of the batches and of the choice of held-out images; the same on every device.
 
     Returns:
@@ -71,29 +56,22 @@ def sgd_probes(
     Raises:
         ValueError: parts that do not match, or features that are not finite.
     """
-    check_parts(train_x, train_y, test_x, test_y, num_classes)
-    settings = {"num_classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed}
+    parts.check()
+    settings = {"num_classes": parts.num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed}
     found = {}
-    shift, scale = standardization(train_x)
-    x = (train_x.double() - shift) / scale
+    shift, scale = standardization(parts.train_x)
+    x = (parts.train_x.double() - shift) / scale
     flatness = curvature(x, batch_size) ** 0.5
     x /= flatness
     if not learning_rates:
-        found = _chosen_rate(x, train_y, settings)
+        found = _chosen_rate(x, parts.train_y, settings)
         learning_rates = (found["chosen_learning_rate"],)
-    present = classes_present(train_y, test_y)
-    return [
-        score(Classifier(weight, bias, shift, scale * flatness), test_x, test_y, present, found)
-        for weight, bias in fit_sgd(x, train_y, learning_rates, **settings, whole_batch=True)
-    ]
+    fits = fit_sgd(x, parts.train_y, learning_rates, **settings, whole_batch=True)
+    return [score(Classifier(weight, bias, shift, scale * flatness), parts, found) for weight, bias in fits]
 
 
 def raw_sgd_probes(
-    train_x: torch.Tensor,
-    train_y: torch.Tensor,
-    test_x: torch.Tensor,
-    test_y: torch.Tensor,
-    num_classes: int,
+    parts: Parts,
     *,
     learning_rates: Sequence[float] = (0.1,),
     epochs: int = 100,
@@ -107,36 +85,33 @@ def raw_sgd_probes(
     order of sums. If top-1 then differs by more than `UNSTABLE_ABOVE` points and more than one image, ``found`` has
     ``unstable`` and the other score, ``top1_in_other_order``.
 
-    Args:
-        train_x, train_y, test_x, test_y, num_classes, seed: as for `sgd_probes`.
-
     Returns:
         A result for each of ``learning_rates``.
 
     Raises:
         ValueError: parts that do not match, or features or fitted weights that are not finite.
     """
-    check_parts(train_x, train_y, test_x, test_y, num_classes)
-    settings = {"num_classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed}
-    present = classes_present(train_y, test_y)
+    parts.check()
+    settings = {"num_classes": parts.num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed}
 
-    def fitted(train: torch.Tensor, test: torch.Tensor) -> list[ProbeResult]:
-        fits = fit_sgd(train, train_y, learning_rates, **settings, whole_batch=False)
+    def fitted(parts: Parts) -> list[ProbeResult]:
+        fits = fit_sgd(parts.train_x, parts.train_y, learning_rates, **settings, whole_batch=False)
         for rate, (weight, _) in zip(learning_rates, fits, strict=True):
             if not torch.isfinite(weight).all():
                 raise InputError(
                     f"the sgd-raw probe diverged at learning rate {rate:g}; give a smaller one, or use the sgd probe, "
                     "whose rates are stable."
                 )
-        as_they_are = (train.new_zeros(()), train.new_ones(()))
-        return [score(Classifier(weight, bias, *as_they_are), test, test_y, present) for weight, bias in fits]
+        unscaled = (parts.train_x.new_zeros(()), parts.train_x.new_ones(()))
+        return [score(Classifier(weight, bias, *unscaled), parts) for weight, bias in fits]
 
-    least = max(UNSTABLE_ABOVE, 100.1 / len(test_y))
+    reversed_parts = parts._replace(train_x=parts.train_x.flip(1), test_x=parts.test_x.flip(1))
+    least = max(UNSTABLE_ABOVE, 100.1 / len(parts.test_y))
     return [
         replace(result, found={"unstable": True, "top1_in_other_order": other.top1})
         if abs(result.top1 - other.top1) > least
         else result
-        for result, other in zip(fitted(train_x, test_x), fitted(train_x.flip(1), test_x.flip(1)), strict=True)
+        for result, other in zip(fitted(parts), fitted(reversed_parts), strict=True)
     ]
 
 

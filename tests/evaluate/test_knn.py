@@ -4,7 +4,11 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from mdssl.evaluate import knn
-from mdssl.evaluate.knn import knn_top1
+from mdssl.evaluate.classifier import Parts
+
+
+def knn_top1(*parts, **settings):
+    return knn.knn_top1(Parts(*parts), **settings)
 
 
 @pytest.fixture
