@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install sweep test test-long test-cluster chaos soak lint bench
+.PHONY: install sweep test test-long test-cluster chaos soak mutants lint bench
 
 # The environment is made once, and again when what it should hold has changed.
 install: $(VENV)/installed
@@ -35,6 +35,10 @@ chaos: install
 # A sweep of 300 short trials, and what its processes hold on the way.
 soak: install
 	$(BIN)/python tests/soak.py --trials 300
+
+# Changes one place of the source at a time and lists the changes that no test notices; half an hour.
+mutants: install
+	$(BIN)/python tests/mutants.py --minutes 25
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Two SimCLR views are 3 times as fast as kornia's on a CPU as shipped, and 7 times where they are compiled.
 
-512 uint8 images of 32×32, both views of each: crop, flip, colour jitter at strength 0.5, greyscale, blur, normalise.
+512 uint8 images of 32×32, both views of each: crop, flip, colour jitter at strength 0.5, greyscale, blur, normalize.
 Each of our operations is first held against torchvision's at the same parameters. kornia is batched, as ours is;
 torchvision and lightly transform image by image, as their users' data loaders do.
 
@@ -101,13 +101,13 @@ def differences_from_torchvision(images: torch.Tensor) -> dict[str, float]:
     def blur(image: torch.Tensor, i: int) -> torch.Tensor:
         return TF.gaussian_blur(image, [3, 3], [float(views.sigma[i])] * 2) if views.sigma[i] else image
 
-    def normalise(image: torch.Tensor, i: int) -> torch.Tensor:
+    def normalize(image: torch.Tensor, i: int) -> torch.Tensor:
         return TF.normalize(image, list(ours.MEAN), list(ours.STD))
 
     cases: dict[str, tuple[torch.Tensor, Callable]] = {
         "crop, resize, flip": (ours.resized_crop_flip(images, views), crop_flip),
         "blur": (ours.gaussian_blur(x, views.sigma), blur),
-        "normalise": (ours.normalise(x), normalise),
+        "normalize": (ours.normalize(x), normalize),
     }
     for name in ("brightness", "contrast", "saturation", "hue"):
         factors = getattr(views, name)

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Mixture
 from mdssl.pretrain import pseudo_domains
-from mdssl.pretrain.kmeans import _scikit_learn, kmeans
+from mdssl.pretrain.kmeans import fit_from, kmeans
 from mdssl.pretrain.model import build_model
-from mdssl.pretrain.pseudo_domains import _means
+from mdssl.pretrain.pseudo_domains import means_of_clusters
 
 ROWS, WIDTH, CENTRES, ROUNDS = 250_000, 128, 12, 4
 """Rounds: clusterings of the schedule that is timed."""
@@ -44,7 +44,7 @@ def on_schedule(rounds: list[torch.Tensor], k: int) -> list[float]:
     """As `mdssl.pretrain.pseudo_domains` clusters; the inertia of each round."""
     inertias, labels = [], None
     for number, x in enumerate(rounds):
-        init = None if labels is None else _means(x, labels, k)
+        init = None if labels is None else means_of_clusters(x, labels, k)
         clusters = kmeans(x, k, seed=number, starts=3 if labels is None else 1, init=init)
         labels = clusters.labels
         inertias.append(clusters.inertia)
@@ -68,7 +68,7 @@ def with_faiss(rounds: list[torch.Tensor], k: int) -> list[float]:
 
 def check_agreement(x: torch.Tensor) -> None:
     first = x[:CENTRES]
-    ours = _scikit_learn(x, first[None])
+    ours = fit_from(x.numpy(), [first.numpy()])
     lloyd = KMeans(CENTRES, init=first.numpy(), n_init=1, algorithm="lloyd").fit(x.numpy())
     same = (ours.labels.numpy() == lloyd.labels_).mean()
     assert same > 0.98, f"only {same:.1%} of the rows are in the same cluster"
@@ -89,7 +89,7 @@ def share_of_a_run(report: Report, device: str) -> None:
     mixture = Mixture(config.domains, images, config.batch_per_domain)
     model = build_model(clustered).to(device)
     embedding = timed(lambda: pseudo_domains.embed(clustered, model, mixture), device) / (5_000 * len(images)) * ROWS
-    x = embeddings()[0].to(device)
+    x = embeddings()[0]
     clustering = timed(lambda: kmeans(x, 4, seed=0, starts=1, init=x[:4]), device)
     between = clustered.recluster_every * per_step
     rows = [
@@ -107,10 +107,9 @@ def main() -> None:
     report = Report("clusterings/s", peer="scikit-learn KMeans, defaults")
     rounds = embeddings()
     check_agreement(rounds[0])
-    moved = [x.to(flags.device) for x in rounds]
     for k in (4, 16):
         contenders = {
-            "ours, warm-started": lambda k=k: on_schedule(moved, k),
+            "ours, warm-started": lambda k=k: on_schedule(rounds, k),
             "scikit-learn, defaults": lambda k=k: anew(rounds, k),
             "faiss, all rows": lambda k=k: with_faiss(rounds, k),
         }

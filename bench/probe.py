@@ -18,8 +18,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from mdssl.evaluate.classifier import Parts
 from mdssl.evaluate.probe import lbfgs_probe
-from mdssl.evaluate.sgd import _fit, raw_sgd_probes, sgd_probe
+from mdssl.evaluate.sgd import fit_sgd, raw_sgd_probes, sgd_probes
 
 TRAIN, TEST, WIDTH, CLASSES, BATCH = 50_000, 10_000, 2_048, 10, 1_024
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -27,10 +28,10 @@ DATASETS = 2
 EPOCHS = 5
 """Timed; the cost of a probe is proportional to its epochs."""
 
-Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+Features = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def features(seed: int, device: str) -> Parts:
+def features(seed: int, device: str) -> Features:
     """Non-negative features as a ResNet's average pooling gives them, whose classes overlap."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(CLASSES, (TRAIN + TEST,), generator=generator)
@@ -54,12 +55,12 @@ def usual_probe(width: int, batches: Callable[[], Iterable], learning_rate: floa
     return layer
 
 
-def check_agreement(parts: Parts) -> None:
+def check_agreement(parts: Features) -> None:
     x, y, test_x, test_y = (part[:4_000] for part in parts)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     batches = [(x[rows.to(x.device)], y[rows.to(x.device)]) for rows in order.split(BATCH)]
     together = raw_sgd_probes(
-        x, y, test_x, test_y, CLASSES, learning_rates=LEARNING_RATES, epochs=1, batch_size=BATCH, seed=0
+        Parts(x, y, test_x, test_y, CLASSES), learning_rates=LEARNING_RATES, epochs=1, batch_size=BATCH, seed=0
     )
     for rate, result in zip(LEARNING_RATES, together, strict=True):
         peer = usual_probe(WIDTH, lambda: batches, rate, 1, x.device.type)
@@ -74,17 +75,17 @@ def main() -> None:
     loader = DataLoader(
         TensorDataset(x.cpu(), y.cpu()), batch_size=BATCH, shuffle=True, pin_memory=flags.device == "cuda"
     )
-    settings = (CLASSES, EPOCHS, BATCH, 0)
+    settings = {"num_classes": CLASSES, "epochs": EPOCHS, "batch_size": BATCH, "seed": 0, "whole_batch": False}
     probes = DATASETS * len(LEARNING_RATES)
 
     def all_at_once() -> None:
         for parts in datasets:
-            _fit(*parts[:2], LEARNING_RATES, settings, of_whole_batch=False)
+            fit_sgd(*parts[:2], LEARNING_RATES, **settings)
 
     contenders = {
         f"ours, {probes} probes": all_at_once,
         "DataLoader + Linear + SGD": lambda: usual_probe(WIDTH, lambda: loader, 0.1, EPOCHS, flags.device),
-        "ours, one probe": lambda: _fit(*datasets[0][:2], (0.1,), settings, of_whole_batch=False),
+        "ours, one probe": lambda: fit_sgd(*datasets[0][:2], (0.1,), **settings),
     }
     seconds = take_turns(contenders, rounds=flags.rounds, device=flags.device)
     # Per probe: only then do sixteen and one stand side by side.
@@ -94,10 +95,11 @@ def main() -> None:
     report.timings(f"{title} × {DATASETS} datasets", seconds, work=1)
 
     found = {}
-    fitted = timed(lambda: found.update(lbfgs=lbfgs_probe(*datasets[0], CLASSES)), flags.device)
-    stable = timed(lambda: found.update(stable=sgd_probe(*datasets[0], CLASSES)), flags.device)
+    fitted = timed(lambda: found.update(lbfgs=lbfgs_probe(Parts(*datasets[0], CLASSES))), flags.device)
+    stable = timed(lambda: found.update(stable=sgd_probes(Parts(*datasets[0], CLASSES))[0]), flags.device)
     swept = timed(
-        lambda: found.update(sgd=raw_sgd_probes(*datasets[0], CLASSES, learning_rates=LEARNING_RATES)), flags.device
+        lambda: found.update(sgd=raw_sgd_probes(Parts(*datasets[0], CLASSES), learning_rates=LEARNING_RATES)),
+        flags.device,
     )
     rows = [["L-BFGS", duration(fitted), f"{found['lbfgs'].top1:.1f}"]]
     rate = found["stable"].found["chosen_learning_rate"]

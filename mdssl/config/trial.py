@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from mdssl.config.field_types import check_types, current_name
-from mdssl.config.methods import CLUSTER_SETTINGS, CLUSTERED, INITIAL_SETTINGS, METHODS, UNTRAINED  # noqa: F401
-from mdssl.config.methods import PRETRAINED_SETTINGS as PRETRAINED_SETTINGS
+from mdssl.config.methods import METHODS
 from mdssl.errors import InputError, check_name, check_number
 
 Stem = Literal["imagenet", "cifar"]

@@ -1,10 +1,10 @@
-"""A fitted linear layer and its score, and what all probes need before a fit."""
+"""A fitted linear layer, its score, and the checks and standardization that probes share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -13,9 +13,51 @@ from mdssl.errors import InputError
 from mdssl.evaluate.features import check_finite
 
 _CONSTANT_BELOW = 1e-6
-"""A feature whose standard deviation is a smaller share of its mean is float32 rounding noise and stays unscaled."""
+"""A smaller ratio of standard deviation to mean is float32 rounding noise; such a feature is not scaled."""
 
 _CHUNK_ROWS = 8192
+
+
+class Parts(NamedTuple):
+    """Features and labels of a dataset, all on one device.
+
+    Attributes:
+        train_x, test_x: (N, width) float32 features.
+        train_y, test_y: (N,) int64 classes in [0, num_classes).
+        num_classes: classes of the dataset, including those without images.
+    """
+
+    train_x: torch.Tensor
+    train_y: torch.Tensor
+    test_x: torch.Tensor
+    test_y: torch.Tensor
+    num_classes: int
+
+    @property
+    def classes_present(self) -> int:
+        """The number of classes with an image in either part."""
+        return len(torch.cat([self.train_y, self.test_y]).unique())
+
+    def check(self) -> None:
+        """Raise ``ValueError`` unless both parts have finite features of one width and a valid class for each row."""
+        for part, x, y in (("training", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
+            if x.ndim != 2 or len(x) == 0 or y.shape != x.shape[:1]:
+                raise InputError(
+                    f"the {part} part has features {tuple(x.shape)} and labels {tuple(y.shape)}; "
+                    "it needs (N, width) and (N,) with at least one row."
+                )
+            check_finite(f"{part} features", x)
+            low, high = int(y.min()), int(y.max())
+            if low < 0 or high >= self.num_classes:
+                raise InputError(
+                    f"the {part} part has labels from {low} to {high}; with {self.num_classes} classes they must be "
+                    f"from 0 to {self.num_classes - 1}. Prepare the dataset again with all of its classes."
+                )
+        if self.train_x.shape[1] != self.test_x.shape[1]:
+            raise InputError(
+                f"training features are {self.train_x.shape[1]} wide, test features {self.test_x.shape[1]}; take both "
+                "from one layer of one encoder."
+            )
 
 
 @dataclass(frozen=True)
@@ -25,7 +67,7 @@ class Classifier:
     Attributes:
         weight: (num_classes, width).
         bias: (num_classes,).
-        shift, scale: (width,) of the training part where the fit standardises; 0 and 1 where it takes raw features.
+        shift, scale: (width,) mean and deviation of the training features; 0 and 1 for raw features.
     """
 
     weight: torch.Tensor
@@ -41,14 +83,13 @@ class Classifier:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A probe's score on the test part, at the end of its training.
+    """A probe's score on the test part, after its training.
 
     Attributes:
         top1: percent of test images whose class has the largest logit.
-        top5: percent whose class is among the five largest; None with five classes or fewer, where it says nothing.
+        top5: percent whose class is among the five largest; None with five classes or fewer.
         predictions: (N_test,) int64 predicted classes.
-        classifier: what was fitted.
-        found: what the fit found out and its settings do not say, as it stands in ``config_json``.
+        found: what the fit adds to its settings in ``config_json``, such as a chosen learning rate.
     """
 
     top1: float
@@ -58,31 +99,7 @@ class ProbeResult:
     found: Mapping[str, Any] = field(default_factory=dict)
 
 
-def check_parts(
-    train_x: torch.Tensor, train_y: torch.Tensor, test_x: torch.Tensor, test_y: torch.Tensor, num_classes: int
-) -> None:
-    """Raise ``ValueError`` unless both parts hold finite features of one width and a valid class for each row."""
-    for part, x, y in (("training", train_x, train_y), ("test", test_x, test_y)):
-        if x.ndim != 2 or len(x) == 0 or y.shape != x.shape[:1]:
-            raise InputError(
-                f"the {part} part has features {tuple(x.shape)} and labels {tuple(y.shape)}; "
-                "it needs (N, width) and (N,) with at least one row."
-            )
-        check_finite(f"{part} features", x)
-        low, high = int(y.min()), int(y.max())
-        if low < 0 or high >= num_classes:
-            raise InputError(
-                f"the {part} part has labels from {low} to {high}; with {num_classes} classes they must be from 0 to "
-                f"{num_classes - 1}. Prepare the dataset again with all of its classes."
-            )
-    if train_x.shape[1] != test_x.shape[1]:
-        raise InputError(
-            f"training features are {train_x.shape[1]} wide, test features {test_x.shape[1]}; take both from one layer "
-            "of one encoder."
-        )
-
-
-def standardisation(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def standardization(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of each column of (N, width) ``x``, float64; 1 for a column that is constant."""
     count = len(x)
     shift = sum(rows.double().sum(dim=0) for rows in x.split(_CHUNK_ROWS)) / count
@@ -91,25 +108,14 @@ def standardisation(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return shift, torch.where(scale > _CONSTANT_BELOW * shift.abs(), scale, 1)
 
 
-def score(
-    classifier: Classifier,
-    test_x: torch.Tensor,
-    test_y: torch.Tensor,
-    present: int,
-    found: Mapping[str, Any] | None = None,
-) -> ProbeResult:
-    """The result of ``classifier`` on the test part; ``present`` is how many classes the dataset has images of."""
-    logits = classifier.logits(test_x)
+def score(classifier: Classifier, parts: Parts, found: Mapping[str, Any] | None = None) -> ProbeResult:
+    """The result of ``classifier`` on the test part."""
+    logits = classifier.logits(parts.test_x)
     predictions = logits.argmax(dim=1)
     top5 = None
-    if present > 5:
-        top5 = percent((logits.topk(5, dim=1).indices == test_y[:, None]).any(dim=1))
-    return ProbeResult(percent(predictions == test_y), top5, predictions, classifier, found or {})
-
-
-def classes_present(train_y: torch.Tensor, test_y: torch.Tensor) -> int:
-    """Classes that have an image in either part."""
-    return len(torch.cat([train_y, test_y]).unique())
+    if parts.classes_present > 5:
+        top5 = percent((logits.topk(5, dim=1).indices == parts.test_y[:, None]).any(dim=1))
+    return ProbeResult(percent(predictions == parts.test_y), top5, predictions, classifier, found or {})
 
 
 def percent(correct: torch.Tensor) -> float:

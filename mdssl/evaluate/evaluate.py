@@ -1,4 +1,4 @@
-"""One encoder on one dataset: features of both parts, then a probe and kNN on each feature layer."""
+"""Evaluate one encoder on one dataset: features, then a probe and kNN on each feature layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from mdssl.config.run import ProbeConfig
 from mdssl.data.dataset import Dataset
 from mdssl.errors import InputError
-from mdssl.evaluate.classifier import classes_present
+from mdssl.evaluate.classifier import Parts
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.knn import knn_top1
 from mdssl.evaluate.probe import run_probes
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 
 class Encoded(NamedTuple):
-    """A dataset's features, from one encoder pass over each part.
+    """Features of a dataset.
 
     Attributes:
-        train: (N_train, width) by layer, of the layers that are to be scored.
-        test: (N_test, width) by layer, of these, and of ``encoder`` in any case: a projection can be made of it.
-        seconds: of both passes.
+        train: (N_train, width) by layer, for the layers to score.
+        test: (N_test, width) by layer, for the same layers and always for ``encoder``.
+        seconds: duration of both encoder passes.
     """
 
     train: dict[str, torch.Tensor]
@@ -64,12 +64,11 @@ def encode_dataset(
 
     Args:
         model: as for `mdssl.evaluate.features.extract_features`; its weights stay as they are.
-        layers: feature layers to score, e.g. those that have no row yet.
-        input_size: pixels that images are resized to first; None leaves them.
+        layers: feature layers to score.
+        input_size: pixels to which images are resized first; None keeps their size.
 
     Raises:
-        ValueError: a part that is empty or has one class only, or features that are not finite; the message names the
-            dataset.
+        ValueError: a part with fewer than two classes, or features that are not finite; the message names the dataset.
     """
     check_scorable(dataset)
     parts = {name: dataset.split(name) for name in ("train", "test")}
@@ -84,22 +83,19 @@ def encode_dataset(
 
 
 def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, seed: int = 0) -> list[dict[str, Any]]:
-    """Scores of ``encoded``, the features of ``dataset``: fit on its train part, score on its test part.
-
-    The same features, probe and seed give the same scores. The test part is used for nothing but the score.
+    """Fit on the train part of ``encoded``, the features of ``dataset``, and score on its test part.
 
     Args:
-        encoded: its layers are scored; ``probe.features`` is not consulted.
-        probe: which probe, and its settings; several learning rates are fitted at once.
+        encoded: its layers are scored; ``probe.features`` is ignored.
+        probe: the probe and its settings.
         seed: of the order of the sgd probe's batches.
 
     Returns:
         For each layer, and each learning rate of an sgd probe, the leaderboard's columns ``features``, ``probe``,
-        ``top1``, ``top5``, ``knn_top1`` (percent; top5 None with five classes or fewer), ``num_classes`` (those that
-        have an image), ``num_train``, ``num_test``, and ``eval_seconds``: an equal share of the encoder pass and of the
-        layer's fits, so that rows add up to the time spent. Besides them ``probe_settings``, all that the probe was
-        made with and what it found out: the rate that it chose; whether its score is unstable, which is a warning in
-        the log as well; how many neighbours there are where fewer than kNN asks for.
+        ``top1``, ``top5``, ``knn_top1`` (percent; top5 None with five classes or fewer), ``num_classes`` (those with
+        images), ``num_train``, ``num_test``, and ``eval_seconds``, an equal share of the time spent. Also
+        ``probe_settings``: all settings and findings of the probe, such as a chosen rate, an unstable score, or the
+        number of training images where there are fewer than kNN's neighbors.
 
     Raises:
         ValueError: a learning rate at which a fit diverged; the message names the dataset.
@@ -111,11 +107,11 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
     with _about(dataset):
         for layer, train_x in encoded.train.items():
             started = time.perf_counter()
-            parts = (train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
+            parts = Parts(train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
             probes = probe.each()
-            results = run_probes(*parts, config=probe, seed=seed)
+            results = run_probes(parts, config=probe, seed=seed)
             neighbours = min(probe.knn_neighbors, len(train_y))
-            knn = knn_top1(*parts, k=neighbours)
+            knn = knn_top1(parts, k=neighbours)
             fewer = {} if neighbours == probe.knn_neighbors else {"knn_neighbours_there_are": neighbours}
             seconds = (share + time.perf_counter() - started) / len(probes)
             rows += [
@@ -126,7 +122,7 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
                     "top1": result.top1,
                     "top5": result.top5,
                     "knn_top1": knn,
-                    "num_classes": classes_present(train_y, test_y),
+                    "num_classes": parts.classes_present,
                     "num_train": len(train_y),
                     "num_test": len(test_y),
                     "eval_seconds": seconds,
@@ -140,13 +136,13 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
 
 
 def instability(row: Mapping[str, Any]) -> str:
-    """Of a row of `score_dataset`, what makes its score unstable, in words; empty if nothing does."""
+    """Why the score of a row of `score_dataset` is unstable, or an empty string."""
     other = row["probe_settings"].get("top1_in_other_order")
     return "" if other is None else f"unstable, as another order of summation gives {other:.1f} for {row['top1']:.1f}"
 
 
 def check_scorable(dataset: Dataset) -> None:
-    """Raise ``ValueError`` unless ``dataset`` has labels, and images of two classes in either part."""
+    """Raise ``ValueError`` unless ``dataset`` has labels and both parts have images of two classes."""
     if not dataset.classes:
         raise InputError(
             f"dataset {dataset.name!r} has no labels, so it cannot be evaluated; train on it, and name a labelled "

@@ -1,4 +1,4 @@
-"""Images through a frozen encoder, once: all probes, learning rates and kNN scores work on the features kept here."""
+"""Features of images by a frozen encoder, computed once for all probes and kNN."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from mdssl.config.run import FEATURES
 from mdssl.errors import InputError, check_name, check_number
-from mdssl.pretrain.augment import normalise
+from mdssl.pretrain.augment import normalize
 
 _PASS_PIXELS = 2**21
-"""Input pixels in one pass at most: 2048 images of 32x32, 41 of 224x224."""
+"""Most input pixels in one pass: 2048 images of 32x32, 41 of 224x224."""
 
 
 def extract_features(
@@ -27,28 +27,26 @@ def extract_features(
     batch_size: int = 512,
     input_size: int | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Features of ``images``, unaugmented, from one pass over the encoder for all ``layers``.
+    """Features of unaugmented ``images`` from one pass over the encoder for all ``layers``.
 
-    The arithmetic is float32 also under autocast, and the model is in evaluation mode for the length of the call, so an
-    image's features do not depend on the images beside it.
+    Computed in float32, even under autocast, with the model in evaluation mode for the duration of the call.
 
     Args:
         model: has ``encoder``, (B, 3, S, S) to (B, width), and ``projection``, (B, width) to (B, r); moved to
-            ``device`` if it is elsewhere.
-        images: (N, S, S, 3) uint8; a read-only memory map is fine, one batch at a time is copied.
-        layers: ``encoder``, ``projection`` or both. The projection head's output is not l2-normalised.
+            ``device``.
+        images: (N, S, S, 3) uint8; may be a read-only memory map.
+        layers: ``encoder``, ``projection`` or both. The projections are not l2-normalized.
         device: where the pass runs and the features stay.
-        batch_size: images in a pass at most; changes memory and speed only. Fewer than this where they are large, so
-            that memory does not grow with ``input_size``: 41 of 224x224 take 0.6 GiB in a ResNet-50 with the imagenet
-            stem on a CPU.
-        input_size: pixels; images are resized to input_size x input_size before they are normalised, bilinearly, with
-            antialiasing where they shrink. 224 is what an ImageNet encoder was trained on. None leaves them.
+        batch_size: most images in a pass. Large images have smaller batches: 41 of 224x224 take 0.6 GiB in a ResNet-50
+            on a CPU.
+        input_size: pixels; images are resized to input_size x input_size, bilinearly, with antialiasing when they
+            shrink. An ImageNet encoder was trained on 224. None keeps the size.
 
     Returns:
         For each layer an (N, width of the layer) float32 tensor on ``device``.
 
     Raises:
-        ValueError: an unknown layer, images of another shape or type, an input size below 1, or features that are not
+        ValueError: an unknown layer, a wrong shape or type of images, an input size below 1, or features that are not
             finite.
     """
     for layer in layers:
@@ -67,7 +65,7 @@ def extract_features(
         for start in range(0, len(images), batch_size):
             batch = _to_views(images[start : start + batch_size], device, input_size)
             for layer, rows in _forward(model, batch, layers).items():
-                # Filled in place: concatenating at the end would hold every feature twice.
+                # Filled in place, because torch.cat would hold all features twice.
                 whole = features.setdefault(layer, rows.new_empty(len(images), rows.shape[1]))
                 whole[start : start + len(rows)] = rows
     for layer, whole in features.items():
@@ -76,8 +74,8 @@ def extract_features(
 
 
 def check_finite(what: str, features: torch.Tensor) -> None:
-    """Raise ``ValueError`` if any row of (N, width) ``features`` holds a NaN or an infinity."""
-    # What is not finite makes its row's sum so; looking at each number takes ten times as long, and few ever need it.
+    """Raise ``ValueError`` if a row of (N, width) ``features`` has a NaN or an infinity."""
+    # A NaN or infinity makes the row's sum so; checking each number takes ten times as long.
     if torch.isfinite(features.sum(dim=1)).all():
         return
     bad = int((~torch.isfinite(features)).any(dim=1).sum())
@@ -94,24 +92,22 @@ def _forward(model: nn.Module, batch: torch.Tensor, layers: Sequence[str]) -> di
 
 
 def _to_views(images: np.ndarray, device: str | torch.device, size: int | None) -> torch.Tensor:
-    """(B, S, S, 3) uint8 to the encoder's float32 input in channels-last memory order: (B, 3, S, S), or (B, 3, size,
-    size)."""
-    # A copy, because torch.from_numpy would share the map that all trials read, and torch knows no read-only tensors.
-    x = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2)
-    x = x.float().div_(255)
+    """(B, S, S, 3) uint8 to the encoder's (B, 3, S, S) float32 input in channels-last memory order."""
+    # A copy, because torch has no read-only tensors, and all trials share the memory map.
+    x = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float().div_(255)
     if size is not None and x.shape[2:] != (size, size):
         x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=size < max(x.shape[2:]))
         x = x.contiguous(memory_format=torch.channels_last)
-    return normalise(x)
+    return normalize(x)
 
 
 @contextmanager
 def _frozen(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, float32 and no gradients; afterwards every module is in the mode that it was in."""
+    """Evaluation mode, float32 and no gradients; afterwards the former mode of each module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        # Not inference_mode: its tensors may never enter autograd, and a probe's fit may want to.
+        # Not inference_mode, whose tensors cannot be used in autograd by a probe.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:

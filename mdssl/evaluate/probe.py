@@ -1,7 +1,6 @@
-"""Linear probes: how well one linear layer on frozen features tells the classes apart.
+"""Linear probes: accuracy of one linear layer on frozen features.
 
-A fit never sees the test part: it is not among its arguments. The test labels meet the predictions once, in
-`mdssl.evaluate.classifier.score`. A new probe is a fit, and one entry in `PROBES`.
+The test part is used in `mdssl.evaluate.classifier.score` alone. A new probe is a function and an entry in `PROBES`.
 """
 
 from __future__ import annotations
@@ -14,97 +13,72 @@ from torch.nn import functional as F
 
 from mdssl.config.run import ProbeConfig
 from mdssl.errors import check_number
-from mdssl.evaluate.classifier import (
-    Classifier,
-    ProbeResult,
-    check_parts,
-    classes_present,
-    score,
-    standardisation,
-)
+from mdssl.evaluate.classifier import Classifier, Parts, ProbeResult, score, standardization
 from mdssl.evaluate.sgd import raw_sgd_probes, sgd_probes
 
 LBFGS_MAX_ITERATIONS = 2000
-"""Above what a penalised fit needs (20 to 100 on images); reached only with ``l2`` near 0, and then said."""
+"""A penalized fit needs 20 to 100 on images; reached, with a warning, only with ``l2`` near 0."""
 
 _GRADIENT_TOLERANCE = 1e-7
 """Largest entry of the gradient at the optimum, in the coordinates of `_fit_lbfgs`."""
 
 
 def lbfgs_probe(
-    train_x: torch.Tensor,
-    train_y: torch.Tensor,
-    test_x: torch.Tensor,
-    test_y: torch.Tensor,
-    num_classes: int,
+    parts: Parts,
     *,
     l2: float = ProbeConfig.probe_l2,
 ) -> ProbeResult:
-    """Multinomial logistic regression on standardised features, solved to its optimum in float64.
+    """Multinomial logistic regression on standardized features, solved to its unique optimum in float64.
 
-    Minimises mean cross-entropy + l2/2 ‖W‖² (b is free). The optimum is unique: there is no learning rate, order of
-    batches or seed for a score to depend on. scikit-learn's is the same with C = 1 / (l2 N); with two classes, of which
-    it fits one row of weights and not two, with C = 2 / (l2 N).
+    Minimizes mean cross-entropy + l2/2 ‖W‖², without a penalty on b. It is scikit-learn's with C = 1 / (l2 N), or
+    C = 2 / (l2 N) for two classes, for which scikit-learn fits one row of weights.
 
-    Measured on held-out parts of the training splits of four image datasets (3,500 to 16,000 images, untrained and
-    patch features): at 1e-2 accuracy was within 2 points of each one's best penalty, at 1e-3 within 4 and best with the
-    most images, at 1e-5 up to 8 below.
+    On held-out training images of four datasets (3,500 to 16,000 images), accuracy was within 2 points of the best
+    penalty at 1e-2, within 4 at 1e-3, and up to 8 below at 1e-5.
 
     Args:
-        train_x, train_y, test_x, test_y, num_classes: as for `mdssl.evaluate.sgd.sgd_probes`.
-        l2: weight of the penalty, per sample, so that it means the same for small and large datasets.
+        l2: weight of the penalty per sample.
 
     Raises:
-        ValueError: parts that do not fit together, a negative ``l2``, or features that are not finite.
+        ValueError: parts that do not match, a negative ``l2``, or features that are not finite.
     """
-    check_parts(train_x, train_y, test_x, test_y, num_classes)
+    parts.check()
     check_number("probe_l2", l2, low=0)
-    classifier = _fit_lbfgs(train_x, train_y, num_classes, l2)
-    return score(classifier, test_x, test_y, classes_present(train_y, test_y))
+    return score(_fit_lbfgs(parts.train_x, parts.train_y, parts.num_classes, l2), parts)
 
 
-def _sgd_settings(config: ProbeConfig, seed: int) -> dict[str, object]:
-    settings = config.each()[0].settings()
-    rates = config.probe_learning_rate
-    return {
-        **({"learning_rates": rates} if rates else {}),
-        "epochs": settings["probe_epochs"],
-        "batch_size": settings["probe_batch"],
-        "seed": seed,
-    }
+def _sgd(
+    probes: Callable[..., list[ProbeResult]],
+) -> Callable[[Parts, ProbeConfig, int], list[ProbeResult]]:
+    def run(parts: Parts, config: ProbeConfig, seed: int) -> list[ProbeResult]:
+        settings = config.each()[0].settings()
+        rates = {"learning_rates": config.probe_learning_rate} if config.probe_learning_rate else {}
+        own = {"epochs": settings["probe_epochs"], "batch_size": settings["probe_batch"], "seed": seed}
+        return probes(parts, **rates, **own)
+
+    return run
 
 
-PROBES: dict[str, Callable[..., list[ProbeResult]]] = {
-    "lbfgs": lambda *parts, config, seed: [lbfgs_probe(*parts, l2=config.probe_l2)],
-    "sgd": lambda *parts, config, seed: sgd_probes(*parts, **_sgd_settings(config, seed)),
-    "sgd-raw": lambda *parts, config, seed: raw_sgd_probes(*parts, **_sgd_settings(config, seed)),
+PROBES: dict[str, Callable[[Parts, ProbeConfig, int], list[ProbeResult]]] = {
+    "lbfgs": lambda parts, config, seed: [lbfgs_probe(parts, l2=config.probe_l2)],
+    "sgd": _sgd(sgd_probes),
+    "sgd-raw": _sgd(raw_sgd_probes),
 }
-"""``ProbeConfig.probe`` to ``(train_x, train_y, test_x, test_y, num_classes, *, config, seed) -> list of
-ProbeResult``, one for each of ``config.each()``."""
+"""``ProbeConfig.probe`` to a function of parts, config and seed, with a result for each of ``config.each()``."""
 
 
-def run_probes(
-    train_x: torch.Tensor,
-    train_y: torch.Tensor,
-    test_x: torch.Tensor,
-    test_y: torch.Tensor,
-    num_classes: int,
-    *,
-    config: ProbeConfig,
-    seed: int = 0,
-) -> list[ProbeResult]:
-    """A result for each of ``config.each()``; arguments and errors as for `mdssl.evaluate.sgd.sgd_probes`."""
-    return PROBES[config.probe](train_x, train_y, test_x, test_y, num_classes, config=config, seed=seed)
+def run_probes(parts: Parts, *, config: ProbeConfig, seed: int = 0) -> list[ProbeResult]:
+    """A result for each of ``config.each()``; errors as for `mdssl.evaluate.sgd.sgd_probes`."""
+    return PROBES[config.probe](parts, config, seed)
 
 
 def _fit_lbfgs(x: torch.Tensor, y: torch.Tensor, num_classes: int, l2: float) -> Classifier:
-    """Fit in coordinates in which the objective is about equally curved in all directions.
+    """Fit in coordinates V = W R with Rᵀ R the covariance plus a multiple of the penalty.
 
-    Standardised features are strongly correlated, and the objective is curved a thousand times more in some directions
-    than in others. With V = W R and Rᵀ R the covariance plus a multiple of the penalty, some tens of iterations reach
-    what took hundreds to thousands.
+    In them the objective is about equally curved in all directions, so that some tens of iterations are enough. For W,
+    as features are strongly correlated, it would take hundreds to thousands.
     """
-    shift, scale = standardisation(x)
+    shift, scale = standardization(x)
     x = (x.double() - shift) / scale
     penalty = (50 * l2 + 1e-5) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     root = torch.linalg.cholesky(x.T @ x / len(x) + penalty, upper=True)

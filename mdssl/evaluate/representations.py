@@ -19,7 +19,7 @@ import safetensors.numpy
 from mdssl.config.run import FEATURES
 from mdssl.config.trial import check_trial_id
 from mdssl.errors import InputError
-from mdssl.evaluate.choice import SEED, chosen
+from mdssl.evaluate.sampling import SEED, sample_rows
 from mdssl.storage.location import Location
 from mdssl.storage.safetensors_header import safetensors_metadata
 from mdssl.storage.trial_dir import trial_dir_in
@@ -138,7 +138,7 @@ def represent(model: Model, config: TrialConfig, dataset: Dataset, encoded: dict
     from mdssl.evaluate.features import check_finite
 
     labels = np.array(dataset.split("test").labels)
-    rows = np.sort(chosen(dataset.name, "test", labels, SAMPLE_IMAGES))
+    rows = np.sort(sample_rows(dataset.name, "test", labels, SAMPLE_IMAGES))
     layers = {}
     for layer in layers_of(config):
         features = encoded[layer] if layer in encoded else _projected(model, encoded["encoder"])

@@ -90,9 +90,6 @@ def summarize(matrix: np.ndarray, groups: Sequence[str]) -> Summary:
     return Summary(_mean(list(by_domain.values())), _mean(list(by_pair.values())), by_domain, by_pair)
 
 
-summarise = summarize
-
-
 def _mean(values: np.ndarray | list[float]) -> float:
     values = np.asarray(values, dtype=np.float64)
     values = values[~np.isnan(values)]

@@ -18,10 +18,10 @@ from PIL import Image
 from mdssl.config.trial import TrialConfig
 from mdssl.data.contact_sheet import write_png
 from mdssl.data.dataset import Dataset
-from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.evaluate import Encoded
 from mdssl.evaluate.neighbors.search import Match, Picture, Pictures, directions, encode_rows, nearest, split_to_search
 from mdssl.evaluate.neighbors.sheet import neighbor_sheet
+from mdssl.evaluate.sampling import sample_rows
 from mdssl.pretrain.model import Model
 from mdssl.storage.location import Location
 
@@ -56,7 +56,7 @@ def part_of(model: Model, config: TrialConfig, dataset: Dataset, device: str, en
     pictures = {}
     for split, count in (("test", QUERIES), ("train", CANDIDATES)):
         part = split_to_search(dataset, split)
-        rows = chosen(dataset.name, split, part.labels, count)
+        rows = sample_rows(dataset.name, split, part.labels, count)
         features = getattr(encoded, split).get("encoder") if encoded else None
         if not len(rows):
             found = np.zeros((0, 1), dtype=np.float32)

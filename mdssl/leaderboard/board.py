@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from mdssl.config.methods import CLUSTERED
 from mdssl.config.run import probe_named_now
-from mdssl.config.trial import CLUSTERED, relevant_settings
+from mdssl.config.trial import relevant_settings
 from mdssl.errors import check_name
 from mdssl.leaderboard.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, STATUSES
 from mdssl.leaderboard.compacted import read_folder

@@ -1,10 +1,9 @@
-"""SimCLR's augmentation, batched on the device: each view has parameters of its own, no view has a Python loop.
+"""SimCLR's augmentation, batched on the device, with parameters of its own for each view.
 
-Drawing is apart from applying. `draw` gives plain uniform numbers, a function of (seed, step, domain) alone; `Views.of`
-turns them into parameters; `augment` applies these. So views do not depend on λ, on the number of workers, or on how
-often a run was resumed, and each operation can be held against torchvision's at the same parameters.
-
-"Not applied" is an identity parameter: hue 0, blur weights (1, 0), brightness 1.
+`draw` gives uniform numbers, a function of (seed, step, domain) alone; `Views.of` turns them into parameters; `augment`
+applies these. So views do not depend on λ, on the number of workers, or on how often a run was resumed, and each
+operation can be tested against torchvision's at the same parameters. An operation that is not applied has the
+parameters of an identity: hue 0, brightness 1.
 """
 
 from __future__ import annotations
@@ -20,27 +19,23 @@ import torch
 from mdssl.config.trial import Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's channel statistics, for every domain alike: they are what torchvision's pretrained encoders expect too."""
+"""ImageNet's channel statistics, which torchvision's pretrained encoders expect; used for all domains."""
 
 _CROP_ATTEMPTS = 10
-"""As torchvision's RandomResizedCrop: the first crop that fits is taken, the whole image if none does."""
+"""As in torchvision's RandomResizedCrop: the first crop that fits is used, or the whole image."""
 _CROP_RATIO = (3 / 4, 4 / 3)
 _JITTER_PROBABILITY, _GREY_PROBABILITY = 0.8, 0.2
 _BLUR_SIGMA = (0.1, 2.0)
 _NUMBERS_PER_VIEW = 2 * _CROP_ATTEMPTS + 11
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 _CPU_CHUNK = 128
-"""Views augmented at a time on a CPU, so that the passes over them stay in its cache."""
+"""Views augmented at a time on a CPU, so that they stay in its cache."""
 
 
 def draw(count: int, *, seed: int, step: int, domain: int) -> np.ndarray:
-    """Uniform numbers behind both views of ``count`` images of one domain at one step.
+    """(2, count, numbers per view) float32 in [0, 1) for both views of ``count`` images of one domain at one step.
 
-    Args:
-        domain: a number that stands for the domain, the same in every run; see `mdssl.data.mixture.domain_key`.
-
-    Returns:
-        (2, count, numbers per view) float32 in [0, 1).
+    ``domain`` is the domain's `mdssl.data.mixture.domain_key`.
     """
     return np.random.default_rng([1, seed, step, domain]).random((2, count, _NUMBERS_PER_VIEW), dtype=np.float32)
 
@@ -48,8 +43,8 @@ def draw(count: int, *, seed: int, step: int, domain: int) -> np.ndarray:
 def draw_jitter_order(*, seed: int, step: int) -> np.ndarray:
     """The order of brightness 0, contrast 1, saturation 2 and hue 3 in the first and second views of one step: (2, 4).
 
-    torchvision draws an order for each image. One for all the first (or second) views of a step, as kornia and batched
-    torchvision have it, needs a fourth of the work; all domains share it, so that it tells none of them apart.
+    torchvision draws an order for each image. One order for all the first (or second) views of a step, as in kornia,
+    needs a fourth of the work. All domains share it, so that it does not tell them apart.
     """
     rng = np.random.default_rng([2, seed, step])
     return np.stack([rng.permutation(4), rng.permutation(4)])
@@ -120,13 +115,13 @@ class Views:
 
 
 def augment(images: torch.Tensor, views: Views, jitter_order: np.ndarray, *, compiled: bool = False) -> torch.Tensor:
-    """One view of each image: crop, flip, colour jitter, greyscale, blur, then `normalise`.
+    """One view of each image: crop, flip, colour jitter, greyscale, blur, then `normalize`.
 
     Args:
         images: (B, S, S, 3) uint8.
         views: parameters of the B views, on the images' device.
         jitter_order: (4,) order of the colour operations.
-        compiled: run each part as torch.compile makes it; the same views, up to rounding.
+        compiled: compile each part with torch.compile; gives the same views up to rounding.
 
     Returns:
         (B, 3, S, S) float32 in channels-last memory order.
@@ -143,8 +138,8 @@ def augment(images: torch.Tensor, views: Views, jitter_order: np.ndarray, *, com
 def _augment_chunk(images: torch.Tensor, views: Views, jitter_order: np.ndarray, compiled: bool) -> torch.Tensor:
     operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
     factors = (views.brightness, views.contrast, views.saturation, views.hue)
-    # Compiled apart, not as one: there are 24 orders of the colour operations.
-    part = _compiled if compiled else _as_written
+    # Compiled one by one, because the colour operations have 24 orders.
+    part = _compiled if compiled else lambda function: function
     x = part(resized_crop_flip)(images, views)
     for index in jitter_order:
         x = part(operations[index])(x, factors[index])
@@ -152,12 +147,8 @@ def _augment_chunk(images: torch.Tensor, views: Views, jitter_order: np.ndarray,
 
 
 def _finish(x: torch.Tensor, grey: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    x = normalise(gaussian_blur(adjust_saturation(x, 1 - grey), sigma))
+    x = normalize(gaussian_blur(adjust_saturation(x, 1 - grey), sigma))
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _as_written(function: Callable) -> Callable:
-    return function
 
 
 @cache
@@ -165,9 +156,9 @@ def _compiled(function: Callable) -> Callable:
     return torch.compile(function)
 
 
-def normalise(x: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) in [0, 1] to zero mean and unit variance over ImageNet: what an encoder sees, always."""
-    # Filled on the device: a tensor made of a list is copied there, and waited for.
+def normalize(x: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) in [0, 1] to zero mean and unit variance over ImageNet, as all encoders get them."""
+    # Filled on the device: copying a tensor made from a list would wait for the GPU.
     mean, std = (torch.cat([x.new_full((1, 1, 1), value) for value in values]) for values in (MEAN, STD))
     return (x - mean) / std
 
@@ -175,7 +166,7 @@ def normalise(x: torch.Tensor) -> torch.Tensor:
 def resized_crop_flip(images: torch.Tensor, views: Views) -> torch.Tensor:
     """Bilinear resized crop and horizontal flip: (B, S, S, 3) uint8 to (B, 3, S, S) float32 in [0, 1].
 
-    A crop and a resize are a small matrix per image and axis, A_y X A_xᵀ; a flip reverses the rows of A_x.
+    Computed as A_y X A_xᵀ with a small matrix per image and axis; a flip reverses the rows of A_x.
     """
     count, size = len(images), images.shape[1]
     rows = _interpolation(views.top, views.height, torch.zeros_like(views.flip), size)
@@ -186,7 +177,7 @@ def resized_crop_flip(images: torch.Tensor, views: Views) -> torch.Tensor:
 
 
 def _interpolation(start: torch.Tensor, length: torch.Tensor, mirrored: torch.Tensor, size: int) -> torch.Tensor:
-    """(B, size, size) matrices that sample ``length`` pixels from ``start`` on to ``size`` pixels, bilinearly."""
+    """(B, size, size) matrices that resample ``length`` pixels from ``start`` on to ``size`` pixels, bilinearly."""
     pixel = torch.arange(size, device=start.device, dtype=start.dtype)
     target = torch.where(mirrored[:, None] > 0, size - 1 - pixel, pixel)
     source = (target + 0.5) * (length / size)[:, None] - 0.5
@@ -201,7 +192,7 @@ def adjust_brightness(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 def adjust_contrast(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Move each image away from, or towards, the mean of its grey values."""
-    # The grey of the mean colour, which is the mean of the greys in a third of the work.
+    # The grey value of the mean colour is the mean of the grey values, in a third of the work.
     return _blend(x, _grey(x.mean((2, 3), keepdim=True)), factor)
 
 
@@ -211,7 +202,7 @@ def adjust_saturation(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def adjust_hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Turn the hue of each pixel by ``shift`` of the colour circle, in HSV: value and saturation stay."""
+    """Rotate the hue of each pixel by ``shift`` of the colour circle; value and saturation (HSV) stay."""
     red, green, blue = x.unbind(1)
     value = x.amax(1)
     chroma = value - x.amin(1)
@@ -222,7 +213,7 @@ def adjust_hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         torch.where(green == value, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     sector = torch.remainder(sector + 6 * shift.view(-1, 1, 1), 6)
-    # HSV to RGB in closed form: how full each channel is, on the way from red over yellow, green and blue back to red.
+    # HSV to RGB in closed form.
     fullness = torch.stack(((sector - 3).abs() - 1, 2 - (sector - 2).abs(), 2 - (sector - 4).abs()), 1).clamp_(0, 1)
     return torch.addcmul((value - chroma)[:, None], chroma[:, None], fullness)
 
@@ -238,7 +229,7 @@ def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     weights = weights / (weights[:, :1] + 2 * weights[:, 1:].sum(1, keepdim=True))
     for axis in (2, 3):
         size = x.shape[axis]
-        # F.pad(mode="reflect") says the same, and takes twice as long where it is compiled.
+        # F.pad(mode="reflect") does the same, but takes twice as long when compiled.
         before, after = x.narrow(axis, 1, radius).flip(axis), x.narrow(axis, size - 1 - radius, radius).flip(axis)
         padded = torch.cat((before, x, after), axis)
         x = padded.narrow(axis, radius, size) * weights[:, 0].view(-1, 1, 1, 1)

@@ -1,7 +1,6 @@
-"""All that a run carries on, in one safetensors file: it appears whole or not at all, and loading it runs no code.
+"""Checkpoints: the state of a run in one safetensors file, written atomically.
 
-Random numbers need no saving: batches and views are functions of (seed, step, domain), so the step is the sampler's
-state.
+Random states are not saved, because batches and views are functions of (seed, step, domain).
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ _CLUSTER_TENSORS = ("labels", "kept", "centroids")
 
 @dataclass
 class LoopState:
-    """What the training loop carries from step to step besides model and optimiser.
+    """The state of the training loop besides model and optimizer.
 
     Attributes:
         step: steps done.
         seconds: wall time spent in training, over all runs of this trial.
-        gpu_seconds: the same times the GPUs in use.
+        gpu_seconds: the same, multiplied by the number of GPUs.
         started_at: when the first run began, ISO 8601 in UTC.
         metrics: one row per report: step, loss terms, learning rate, views/s.
         views: augmented images that went through the encoder.
         rounds: one record per clustering; see `mdssl.pretrain.pseudo_domains.find`.
-        clusters: what the last clustering found.
-        terms: loss terms of the steps since the last report, where training stopped between two.
-        checkpoints: names of those that this run has read or written, of which the last `KEEP` stay; not saved itself.
+        clusters: of the last clustering.
+        terms: loss terms of the steps since the last report.
+        checkpoints: names of those that this run has read or written; not saved.
     """
 
     step: int = 0
@@ -57,10 +56,7 @@ class LoopState:
 
 
 def save(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState) -> None:
-    """Write ``folder/step-00000480.safetensors`` and remove all but the last `KEEP` that this run has read or written.
-
-    Others are older, or could not be read when this run resumed.
-    """
+    """Write ``folder/step-00000480.safetensors`` and keep only the last `KEEP` that this run read or wrote."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -79,9 +75,9 @@ def save(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, s
 
 
 def load_latest(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer) -> LoopState | None:
-    """Restore the newest checkpoint that can be read whole, in place; None where there is none.
+    """Restore the newest checkpoint that can be read, in place; None if there is none.
 
-    A file that was cut off is passed over, with a warning, for the one before it.
+    A damaged file is skipped with a warning.
     """
     for name in reversed(_steps(folder)):
         data = (folder / name).read_bytes()
@@ -107,14 +103,14 @@ def load_latest(folder: Location, model: nn.Module, optimizer: torch.optim.Optim
 
 
 def latest_step(folder: Location) -> int:
-    """Of the newest checkpoint; 0 where there is none."""
+    """Step of the newest checkpoint; 0 if there is none."""
     return max((int(name.removeprefix("step-").split(".")[0]) for name in _steps(folder)), default=0)
 
 
 def _as_state_of(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """On the parameter's device and in its memory order, else sums would run in another order after a resume.
+    """The value on the parameter's device and in its memory order, so that sums run in the same order after a resume.
 
-    A step counter is no image of its parameter and stays on the CPU, where AdamW keeps it.
+    AdamW's step counter stays on the CPU.
     """
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 

@@ -1,7 +1,6 @@
-"""The training loop: one function from a `TrialConfig` to an encoder on disk.
+"""The training loop: from a `TrialConfig` to an encoder on disk, in a plain process, under torchrun or inside Ray.
 
-Runs as plain Python, under torchrun and inside Ray alike: it looks at the process group that it finds and reports
-through a callback. What it leaves behind is listed in `mdssl.pretrain.trial_files`.
+`mdssl.pretrain.trial_files` lists the files that it writes.
 """
 
 from __future__ import annotations
@@ -62,28 +61,28 @@ def train(
     stop_requested: Callable[[], bool] = lambda: False,
     before_writing: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Train one encoder, or go on where an earlier run of the same trial stopped.
+    """Train one encoder, or resume an earlier run of the same trial. A finished trial is not trained again.
 
-    With an initialised process group, every rank calls this with the same arguments; the loss is that of the global
-    batch, and rank 0 writes. A trial that is finished is not trained again.
+    With an initialized process group, every rank calls this with the same arguments; the loss is that of the global
+    batch, and rank 0 writes.
 
     Args:
-        config: the trial. Its ``data_fingerprint`` may be empty, else it must be that of the data.
+        config: the trial. Its ``data_fingerprint`` is empty or that of the data.
         data: folder of prepared datasets.
-        trial_dir: where the trial's files are, any storage.
-        device: cpu, cuda, cuda:1, or auto for the worker's own GPU where there is one.
-        report: called on every rank, every ``report_every`` steps and after the last one. Where it returns true on
-            rank 0, a checkpoint is saved at once.
-        stop_requested: called on every rank between steps. Soon after it returns true on one of them, a checkpoint is
+        trial_dir: folder of the trial's files, on any storage.
+        device: cpu, cuda, cuda:1, or auto: the worker's GPU if there is one.
+        report: called on every rank, every ``report_every`` steps and after the last one. If it returns true on rank 0,
+            a checkpoint is saved at once.
+        stop_requested: called on every rank between steps. Soon after it returns true on one rank, a checkpoint is
             saved and training ends, on all ranks after the same step.
-        before_writing: called on rank 0 before it writes any of the trial's files; raises if it must not.
+        before_writing: called on rank 0 before it writes any of the trial's files; may raise.
 
     Returns:
         The content of ``training.json``: status, steps, cost and provenance of the training.
 
     Raises:
-        ValueError: data that are not there, do not fit the config, or changed since the trial began.
-        NonFiniteLossError: the loss became NaN or infinite; says where, with its terms. ``training.json`` says it too.
+        ValueError: the data are missing, do not fit the config, or changed since the trial began.
+        NonFiniteLossError: the loss became NaN or infinite, which ``training.json`` records as well.
         StoppedError: ``stop_requested`` returned true.
     """
     settings, trial_dir = settings or RunSettings(), Location.of(trial_dir)
@@ -108,7 +107,6 @@ def _train(
     before_writing: Callable[[], None],
     trackers: Trackers,
 ) -> dict[str, Any]:
-    # --- State: all that the loop needs, and all that a checkpoint restores ---
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = pick_device(device)
     mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
@@ -136,9 +134,9 @@ def _train(
     step_model = DistributedDataParallel(model) if workers > 1 else model
     step_model.train()
     if rank == 0:
-        _say_once_what_runs(config, mixture, device, workers, state)
+        _log_start(config, mixture, device, workers, state)
 
-    # Of the steps since the last report, with those before a stop between two reports.
+    # Loss terms of the steps since the last report, including those of a run that stopped between two reports.
     terms = torch.zeros(max(settings.report_every, len(state.terms) + 1), 4, device=device)
     terms[: len(state.terms)] = torch.tensor(state.terms).view(-1, 4)
     reported_step = state.step - len(state.terms)
@@ -158,7 +156,7 @@ def _train(
         raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
     while state.step < iterations:
-        # Every `recluster_every` steps, where the method has pseudo-domains; a resumed run may be past that.
+        # Every `recluster_every` steps of a clustered method; a resumed run may already have clustered.
         number = pseudo_domains.round_due(config, state.step)
         if number is not None and (state.clusters is None or state.clusters.round < number):
             due = {"number": number, "step": state.step, "stop_requested": stop_requested}
@@ -171,7 +169,7 @@ def _train(
             trackers.log(state.step, of_clustering(record))
             groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
 
-        # Every step: two views of every domain's batch, one loss over the global batch.
+        # Every step: two views of the batch of each domain, one loss over the global batch.
         rate = learning_rate(config, state.step)
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate
@@ -184,7 +182,7 @@ def _train(
         state.step += 1
         state.views += sum(2 * group.batch for group in groups)
 
-        # Every `report_every` steps, at the end, and when asked to stop: the only place that waits for a GPU.
+        # Every `report_every` steps, at the end, and on a request to stop: only here the host waits for the GPU.
         is_last = state.step == iterations
         stops = not is_last and agreement.stop_after(state.step)
         is_report = is_last or state.step - reported_step >= settings.report_every
@@ -199,7 +197,7 @@ def _train(
                 write_metrics(trial_dir, state)
                 write_failure(trial_dir, error.step, str(error))
             if workers > 1:
-                # The loss is that of all ranks, so all come here; the first to leave would have rank 0 ended.
+                # The loss is the same on all ranks, so all come here. Rank 0 must have written before one ends.
                 dist.barrier()
             raise
         instant = time.perf_counter()
@@ -218,7 +216,7 @@ def _train(
 
         if stops:
             save_and_stop()
-        # Every `checkpoint_seconds`, and when asked for, only ever right here: the losses are known to be finite.
+        # Every `checkpoint_seconds` and on request, only here, where the losses are known to be finite.
         if rank == 0 and (must_save or instant - saved_at >= settings.checkpoint_seconds):
             _save(trial_dir, model, optimizer, state, before_writing, must=must_save)
             saved_at = time.perf_counter()
@@ -228,7 +226,7 @@ def _train(
         of_run = {"device": device, "workers": workers, "compiled": settings.compile}
         ended = write_finished(trial_dir, config, model, state, **of_run, datasets=datasets)
     if workers > 1:
-        # Nobody leaves, and ends the process group, while rank 0 still writes.
+        # No rank ends the process group while rank 0 writes.
         dist.barrier()
     return ended if rank == 0 else read_training(trial_dir)
 
@@ -242,7 +240,7 @@ def _save(
     *,
     must: bool,
 ) -> None:
-    """Save a checkpoint. One that need not be is passed over where the storage is full or away: training goes on."""
+    """Save a checkpoint. Unless it ``must`` be saved, a full or unreachable storage only gives a warning."""
     try:
         with nullcontext() if must else retrying(0):
             before_writing()
@@ -252,15 +250,13 @@ def _save(
         if must or not trial_dir.may_come_back(error):
             raise
         log.warning(
-            "trial %s has no checkpoint of step %d: %s. Training goes on; the next one is tried when it is due",
-            trial_dir.name,
-            state.step,
-            error,
-        )
+            "trial %s: no checkpoint of step %d could be saved: %s. Training continues, and so do later checkpoints",
+            trial_dir.name, state.step, error,
+        )  # fmt: skip
 
 
 def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | None) -> tuple[Group, ...]:
-    """What a step takes as domains: the domains, the clusters, or before the first clustering the union as one."""
+    """The groups of a step: the domains, the clusters, or, before the first clustering, the union as one group."""
     if not METHODS[config.method].finds_domains:
         return mixture.domains
     if clusters is None:
@@ -269,17 +265,17 @@ def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | N
 
 
 def objective_of(config: TrialConfig, clusters: PseudoDomains | None) -> TrialConfig:
-    """The config whose loss a step takes: before the first clustering a clustered method is SimCLR."""
+    """The config that defines the loss of a step: SimCLR's before the first clustering of a clustered method."""
     if METHODS[config.method].finds_domains and clusters is None:
         return replace(config, method="simclr", lambda1=1.0, lambda2=0.0)
     return config
 
 
 def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
-    """The config with the fingerprint of the data it trains on.
+    """The config with the fingerprint of its training data.
 
     Raises:
-        ValueError: it already has one, and the data are no longer those.
+        ValueError: the config has the fingerprint of other data.
     """
     actual = fingerprint(data, config.domains)
     if config.data_fingerprint not in ("", actual):
@@ -290,7 +286,7 @@ def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
     return replace(config, data_fingerprint=actual)
 
 
-def _say_once_what_runs(config: TrialConfig, mixture: Mixture, device: str, workers: int, state: LoopState) -> None:
+def _log_start(config: TrialConfig, mixture: Mixture, device: str, workers: int, state: LoopState) -> None:
     sizes = ", ".join(f"{name} {len(images):,}" for name, images in zip(mixture.names, mixture.images, strict=True))
     log.info(
         "%s %s on %s (%s images): steps %d to %d of %d images per domain, %d worker(s) on %s",

@@ -7,11 +7,11 @@ With S_ij = exp(z_i·z_j / τ), d(i) the domain of row i and p(i) its other view
     within    = 1/2B  Σ_rows  log Σ_{j≠i, d(j)=d(i)} S_ij           (eq. 3)
     across    = 1/2B  Σ_rows  log Σ_{d(j)≠d(i)} S_ij                (eq. 4)
 
-Eq. 3's sum holds the positive; with one domain and λ1 = 1, λ2 = 0 the total is SimCLR's NT-Xent.
+The sum of eq. 3 contains the positive; with one domain and λ1 = 1, λ2 = 0 the total is SimCLR's NT-Xent.
 
-With rows sorted by domain, every tile of S lies within one pair of domains, so no mask is needed but the diagonal. S is
-symmetric, so a tile above the diagonal serves its rows and its columns, and the backward pass computes tiles anew
-instead of keeping them. Several workers share the tiles evenly, whatever domain their own images are of.
+With rows sorted by domain, every tile of S lies within one pair of domains, so only the diagonal needs a mask. S is
+symmetric, so a tile above the diagonal serves its rows and its columns. The backward pass recomputes tiles instead of
+storing them. Several workers share the tiles evenly.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ from mdssl.device import send
 from mdssl.errors import InputError, check_number
 
 _TILE_ROWS = {"cpu": 512, "cuda": 4096}
-"""Rows of a tile: its square should stay in a CPU's cache, and fill a GPU."""
+"""Rows of a tile, whose square should stay in a CPU's cache, and fill a GPU."""
 
 
 class LossTerms(NamedTuple):
-    """Scalars. ``total`` carries the gradient; the other three are detached and unweighted, so that the trials of a λ
-    grid can be compared term by term."""
+    """Scalars. ``total`` carries the gradient; the other three are detached and not weighted by λ1 and λ2."""
 
     total: torch.Tensor
     alignment: torch.Tensor
@@ -50,23 +49,22 @@ def mdssl_loss(
     lambda2: float,
     temperature: float,
 ) -> LossTerms:
-    """The MDSSL loss of two views of a batch (eqs. 1-4); computed in float32, or float64 where the inputs are.
+    """The MDSSL loss of two views of a batch (eqs. 1-4), computed in float32, or in float64 for float64 inputs.
 
-    Under an initialised process group with more than one rank the loss is that of the *global* batch, the same number
-    on every rank, and gradients are scaled so that their *mean* over ranks, which DistributedDataParallel takes, is the
-    gradient of that loss. Ranks may hold different numbers of images, and domains that others lack.
+    Under an initialized process group with more than one rank the loss is that of the *global* batch, the same on all
+    ranks, and gradients are scaled so that their *mean* over ranks, which DistributedDataParallel takes, is the
+    gradient of that loss. Ranks may hold different numbers of images, and different domains.
 
     Args:
-        z_a: (B, r) representations of the first views, not normalised.
+        z_a: (B, r) representations of the first views, not normalized.
         z_b: (B, r) representations of the second views, in the same order.
-        domains: (B,) integer domain labels, in any order and of any sizes. Give them on the CPU: on a GPU they have to
-            be waited for.
+        domains: (B,) integer domain labels, in any order; on the CPU, because labels on a GPU would be waited for.
         lambda1: weight of the within-domain term, in (0, 1].
         lambda2: weight of the across-domain term, at least 0. A batch of one domain has an across term of 0.
-        temperature: τ, at least 0.02. As |cos| ≤ 1, exp(cos/τ) then stays inside float32 and needs no max pass.
+        temperature: τ, at least 0.02, so that exp(cos/τ) stays inside float32 without subtracting a maximum.
 
     Raises:
-        ValueError: a weight or temperature outside its range, or shapes that do not fit.
+        ValueError: a weight or temperature out of range, or shapes that do not match.
     """
     check_lambda1(lambda1)
     check_number("lambda2", lambda2, low=0)
@@ -111,8 +109,7 @@ class _LogSums(torch.autograd.Function):
             dist.all_reduce(across)
         ctx.save_for_backward(z, within, across)
         ctx.sizes, ctx.temperature = sizes, temperature
-        # With λ2 = 0 the across sums are only logged; without a gradient their tiles can be left out of the backward
-        # pass.
+        # With λ2 = 0 the across sums have no gradient, and the backward pass skips their tiles.
         ctx.set_materialize_grads(False)
         return within.log(), across.log() if len(sizes) > 1 else torch.zeros_like(across)
 
@@ -131,19 +128,19 @@ class _LogSums(torch.autograd.Function):
             grad[rows] += similarity @ z[columns]
             if rows != columns:
                 grad[columns] += similarity.T @ z[rows]
-        # Each worker has seen its own tiles only; the gather's backward adds them up over workers. The alignment, which
-        # every worker computes whole, comes out world-size-fold there, and so must this.
+        # The gather's backward sums over workers. That multiplies the alignment, which every worker computes whole, by
+        # the number of workers, so the tiles, each computed by one worker, are multiplied here.
         return grad * _world_size(), None, None
 
 
 def _exp_similarity(z: torch.Tensor, rows: slice, columns: slice, temperature: float) -> torch.Tensor:
     similarity = (z[rows] @ z[columns].T).div_(temperature).exp_()
-    # Left out here: subtracted from the sum afterwards, exp(1/τ) would swallow the other terms.
+    # Zeroed here, because subtracting exp(1/τ) from the sum afterwards would cancel the other terms.
     return similarity.fill_diagonal_(0) if rows == columns else similarity
 
 
 def _tiles(sizes: tuple[int, ...], tile_rows: int) -> Iterator[tuple[slice, slice, bool]]:
-    """This worker's share of the tiles on and above the diagonal: rows, columns, whether both are of one domain."""
+    """This worker's share of the tiles on and above the diagonal: rows, columns, and whether both are of one domain."""
     chunks, start = [], 0
     for domain, size in enumerate(sizes):
         for first in range(start, start + size, tile_rows):
@@ -156,7 +153,7 @@ def _tiles(sizes: tuple[int, ...], tile_rows: int) -> Iterator[tuple[slice, slic
 
 
 def _gather_batch(z: torch.Tensor, domains: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Everybody's (b, 2, r) representations and (b,) labels, in rank order."""
+    """The (b, 2, r) representations and (b,) labels of all ranks, in rank order."""
     counts = torch.zeros(_world_size(), dtype=torch.long, device=z.device)
     counts[_rank()] = len(z)
     dist.all_reduce(counts)
@@ -166,10 +163,9 @@ def _gather_batch(z: torch.Tensor, domains: torch.Tensor) -> tuple[torch.Tensor,
 
 
 class _GatherRows(torch.autograd.Function):
-    """All-gather whose backward pass sums over ranks: every rank's loss reaches the rows that this rank encoded.
+    """All-gather with a backward pass that sums over ranks, so that each row gets the gradient of all ranks' losses.
 
-    Without that sum each rank would learn from its own anchors only and never as somebody's negative, which trains, and
-    trains worse.
+    Without the sum, rows would get no gradient as the negatives of other ranks' anchors.
     """
 
     @staticmethod

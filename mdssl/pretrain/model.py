@@ -14,8 +14,8 @@ class Model(nn.Module):
     """``model(views)`` gives z = g(f(x)); ``model.encoder`` alone gives the features that a probe scores.
 
     Attributes:
-        encoder: (B, 3, S, S) normalised views to (B, width) features; width 512 for ResNet-18, 2048 for ResNet-50.
-        projection: (B, width) features to (B, projection_dim) representations, not yet l2-normalised.
+        encoder: (B, 3, S, S) normalized views to (B, width) features; width 512 for ResNet-18, 2048 for ResNet-50.
+        projection: (B, width) features to (B, projection_dim) representations, not yet l2-normalized.
     """
 
     def __init__(self, config: TrialConfig):
@@ -25,7 +25,7 @@ class Model(nn.Module):
         width = self.encoder.fc.in_features
         self.encoder.fc = nn.Identity()
         if config.stem != "imagenet":
-            # solo-learn's encoders for CIFAR pad by 2, and their weights give other features without it.
+            # solo-learn's encoders for CIFAR pad by 2; their weights give other features without it.
             padding = {"cifar": 1, "cifar-pad2": 2}[config.stem]
             self.encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
             nn.init.kaiming_normal_(self.encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -35,7 +35,7 @@ class Model(nn.Module):
 
     def forward(self, views: torch.Tensor, parts: list[int] | None = None) -> torch.Tensor:
         """(B, 3, S, S) to (B, projection_dim). With ``parts``, rows are encoded in consecutive groups of these sizes,
-        each a forward pass with batch-norm statistics of its own."""
+        each with its own batch-norm statistics."""
         groups = [views] if parts is None else views.split(parts)
         return torch.cat([self.projection(self.encoder(group)) for group in groups])
 
@@ -62,10 +62,10 @@ def _group_norm(channels: int) -> nn.GroupNorm:
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """A 3x3 convolution with padding 1, fast on a CPU where maps are 2x2 or 1x1, as the paper's stem makes of 32x32.
+    """A 3x3 convolution with padding 1, fast on a CPU for maps of 2x2 or 1x1, which the paper's stem makes of 32x32.
 
-    There each output pixel sees the whole map through a part of the kernel, so it is one matrix product. The CPU's own
-    kernels multiply the padding as well: with them these few layers take half of a ResNet-18's training step.
+    Each output pixel sees the whole map through a part of the kernel, so it is one matrix product. PyTorch's CPU
+    kernels multiply the padding as well, and take half of a ResNet-18's training step for these few layers.
     """
 
     @classmethod
@@ -89,10 +89,5 @@ class SmallMapConv2d(nn.Conv2d):
 def _speed_up_small_maps(encoder: nn.Module) -> None:
     for block in encoder.modules():
         for name, child in block.named_children():
-            if (
-                type(child) is nn.Conv2d
-                and child.kernel_size == (3, 3)
-                and child.padding == (1, 1)
-                and child.groups == 1
-            ):
+            if type(child) is nn.Conv2d and child.kernel_size == (3, 3) and child.padding == (1, 1):
                 setattr(block, name, SmallMapConv2d.like(child))

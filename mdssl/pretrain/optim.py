@@ -1,4 +1,4 @@
-"""Optimisers with their exclusions, and the learning rate as a closed-form function of the step."""
+"""Optimizers with their exclusions, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ _TRUST_COEFFICIENT = 0.001
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling (You et al., 2017) with momentum, as PyTorch Lightning Bolts and lightly define
-    it.
+    """Layer-wise adaptive rate scaling (You et al., 2017) with momentum, as in Lightning Bolts and lightly.
 
     For a parameter w with gradient g in a group with ``adapt``:
 
@@ -32,14 +31,14 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
-        """One update of all parameters that have a gradient; waits for nothing on a GPU."""
+        """Update all parameters that have a gradient, without waiting for a GPU."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             for p in params:
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             on_cpu = all(p.device.type == "cpu" for p in params)
-            # Together on a GPU, where a launch may serve them all; one by one on a CPU, where one stays in the cache.
+            # On a GPU one launch updates all of them; on a CPU they are faster one by one, in the cache.
             for some in [[p] for p in params] if on_cpu else [params]:
                 self._update(some, group)
 
@@ -47,7 +46,7 @@ class LARS(torch.optim.Optimizer):
         grads, buffers = [p.grad for p in params], [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_mul_(buffers, _MOMENTUM)
         if group["adapt"]:
-            # The scaled sum of gradient and decay, without a copy of either.
+            # buffers += scales * (grads + weight_decay * params), without a copy.
             scales = _scales(params, grads, group["weight_decay"])
             torch._foreach_addcmul_(buffers, grads, list(scales.unbind()))
             torch._foreach_addcmul_(buffers, params, list((scales * group["weight_decay"]).unbind()))
@@ -60,13 +59,12 @@ def _scales(params: list[torch.Tensor], grads: list[torch.Tensor], weight_decay:
     weight_norms = torch.stack(torch._foreach_norm(params))
     grad_norms = torch.stack(torch._foreach_norm(grads))
     scales = _TRUST_COEFFICIENT * weight_norms / (grad_norms + weight_decay * weight_norms)
-    # A tensor expression, not an `if`: the host must not wait for the norms.
+    # torch.where, because an `if` would wait for the GPU.
     return torch.where((weight_norms > 0) & (grad_norms > 0), scales, torch.ones_like(scales))
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimiser over ``model``; biases and normalisation parameters have no weight decay and no LARS
-    scale."""
+    """The optimizer of ``model``, without weight decay and LARS scale on biases and normalization parameters."""
     kernels = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     if recipe.optimizer == "lars":
@@ -79,10 +77,9 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Learning rate of step 0, 1, …, iterations - 1: linear warm-up to the peak, then half a cosine towards zero.
+    """Learning rate of steps 0 to iterations - 1: linear warm-up to the peak, then a half cosine towards zero.
 
-    The first step has peak / warm-up steps, the last warm-up step the peak, and the step after the last would have
-    zero.
+    The first step has peak / warm-up steps, the last warm-up step the peak; zero would be that of step ``iterations``.
     """
     warmup = min(recipe.lr_warmup_iterations, recipe.iterations)
     if step < warmup:

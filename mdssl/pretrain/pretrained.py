@@ -1,10 +1,9 @@
-"""Encoders pretrained elsewhere: files of other libraries to weights for ``Model.encoder``, and no code is run.
+"""Load encoders that other libraries pretrained into ``Model.encoder``, without running code.
 
-Weights do not say all that a network computes. What the tensors or the file's own settings show to differ from our
-encoder is refused or named by a stem of its own. What nothing in a file can show is taken as torchvision has it: the
-stride of a bottleneck in its 3x3 convolution, no anti-aliasing (timm's resnetaa50 and resnetblur50 have resnet50's
-names and shapes, and only their own names in the path tell), 3x3 stems of stride 1 without max-pool, inputs normalised
-by ImageNet's mean and deviation (solo-learn and Bolts train with CIFAR-10's own on CIFAR-10).
+Networks that tensors or settings in the file show to differ from our encoder are refused, or have a stem of their own.
+What no file shows is assumed to be as in torchvision: the stride in the 3x3 convolution of a bottleneck, no
+anti-aliasing (except by the file's name), 3x3 stems with stride 1 and no max-pool, inputs normalized by ImageNet's mean
+and deviation (solo-learn and Bolts use CIFAR-10's on CIFAR-10).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _BLOCKS = {
 _STEMS = {(64, 3, 7, 7): "imagenet", (64, 3, 3, 3): "cifar"}
 _FIRST_BLOCK = re.compile(r"(?:^|(?<=\.))(layer1|[2-4])\.0\.conv1\.weight$")
 _AVERAGES = {"momentum", "target", "teacher", "ema", "swa", "key", "k"}
-"""Words in the name of a network that is an average of another, or a copy of it that no gradient reaches."""
+"""Words in the names of moving averages and of copies without a gradient."""
 
 
 class Pretrained(NamedTuple):
@@ -44,12 +43,12 @@ class Pretrained(NamedTuple):
 
     Attributes:
         arch: resnet18 | resnet50.
-        stem: imagenet | cifar | cifar-pad2, solo-learn's: cifar with a padding of 2, which computes something else.
-        encoder: float32 tensors on the CPU by the names of ``Model(config).encoder.state_dict()``, all of them.
-        unmatched: names in the file that were not used, in its order.
-        source: where it seems to come from, in words.
-        fingerprint: 16 hex digits of a SHA-256 over names, shapes and bytes of ``encoder``, the counters
-            ``num_batches_tracked`` left out. It says nothing of ``arch`` and ``stem``: an identity needs those too.
+        stem: imagenet | cifar | cifar-pad2 (solo-learn's, with a padding of 2).
+        encoder: float32 state dict of ``Model(config).encoder``, on the CPU.
+        unmatched: names in the file that were not used.
+        source: the library that it seems to come from.
+        fingerprint: 16 hex digits of a SHA-256 over names, shapes and bytes of ``encoder`` without
+            ``num_batches_tracked``. ``arch`` and ``stem`` are not part of it.
     """
 
     arch: str
@@ -61,21 +60,19 @@ class Pretrained(NamedTuple):
 
 
 def load_pretrained(file: str | Path | Location) -> Pretrained:
-    """Read a ResNet that this or another library pretrained, from safetensors or from ``torch.save``.
+    """Read a pretrained ResNet from safetensors or from ``torch.save``.
 
     Known layouts: torchvision, timm, solo-learn, lightly, Lightning Bolts' SimCLR, MoCo, our ``encoder.safetensors``,
-    and in general any file with a ResNet by torchvision's names under some prefix, or numbered as the children of an
-    ``nn.Sequential``. Where several lie there, averages are passed over (prefixes with a word such as ``momentum``,
-    ``target``, ``teacher``, ``ema``, or ``encoder_k``) for the network that the gradient trained, as SimCLR, MoCo and
-    BYOL evaluate it. DINO evaluates its teacher: save that alone to have it.
+    and any other file with a ResNet by torchvision's names under a prefix, or numbered as the children of an
+    ``nn.Sequential``. Of several networks, moving averages are skipped (prefixes such as ``momentum``, ``target``,
+    ``teacher``, ``ema`` or ``encoder_k``). To load DINO's teacher, save it to a file of its own.
 
     Raises:
-        InputError: no such file; not a file of weights, or one whose loading would run code; not exactly one encoder,
-            another architecture, or an incomplete one. The message names the file.
+        InputError: the file is missing, not a file of weights, would run code, or does not hold exactly one complete
+            encoder of a known architecture. The message names the file.
     """
     location = Location.of(file)
     try:
-        # timm publishes these as resnetblur50-….pth or resnetaa50.a1h_in1k/model.safetensors.
         if antialiased := re.search(r"resnet(aa|blur)\d+", f"{location.parent.name}/{location.name}"):
             raise InputError(f"it is named {antialiased[0]}, which our encoder, not anti-aliased, is not. {_ALLOWED}")
         contents = read_weights(location)
@@ -90,7 +87,7 @@ def load_pretrained(file: str | Path | Location) -> Pretrained:
 
 
 def pretrained_config(file: str | Path | Location, input_size: int | None = None) -> tuple[TrialConfig, Pretrained]:
-    """The trial that an encoder from elsewhere is, and the encoder.
+    """The trial config of a pretrained encoder, and the encoder.
 
     Raises:
         ValueError: as `load_pretrained`, or an input size below 8.
@@ -113,7 +110,7 @@ def encoder_of(config: TrialConfig) -> dict[str, torch.Tensor]:
     """The encoder of a pretrained trial, from its file.
 
     Raises:
-        ValueError: as `load_pretrained`, or the file is no longer what the trial was made of.
+        ValueError: as `load_pretrained`, or the file has changed since the trial was made.
     """
     found = load_pretrained(config.weights)
     if found.fingerprint != config.weights_fingerprint:
@@ -125,7 +122,7 @@ def encoder_of(config: TrialConfig) -> dict[str, torch.Tensor]:
 
 
 def _choose(contents: WeightsFile) -> tuple[str, dict[str, torch.Tensor], set[str]]:
-    """The encoder's prefix, its tensors by torchvision's names, and the names that those have in the file."""
+    """The prefix of the encoder, its tensors by torchvision's names, and the names of those in the file."""
     names = contents.tensors.keys()
     prefixes = dict.fromkeys(name[: m.start()] for name in names if (m := _FIRST_BLOCK.search(name)))
     if not prefixes:
@@ -170,7 +167,7 @@ def _trunk(tensors: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, tor
 
 
 def _arch_of(trunk: dict[str, torch.Tensor]) -> str:
-    """The architecture, if it is one of ours and all its tensors are there, as large as they must be."""
+    """The architecture, after a check that all its tensors are there in their right shapes."""
     if any(name.startswith("conv1.") and name != "conv1.weight" for name in trunk):
         raise InputError(f"it looks like a ResNet with a deep stem or a bias, such as timm's resnet50d. {_ALLOWED}")
     kind = "bottleneck" if any(name.endswith(".conv3.weight") for name in trunk) else "basic"
@@ -200,7 +197,7 @@ def _arch_of(trunk: dict[str, torch.Tensor]) -> str:
 
 
 def _stem_and_source(contents: WeightsFile, prefix: str, trunk: dict[str, torch.Tensor]) -> tuple[str, str]:
-    """The stem, which its weights tell but in part, and the library that the names around it point to."""
+    """The stem, and the library that the names in the file point to."""
     tensors, settings, container = contents
     stem = _STEMS[tuple(trunk["conv1.weight"].shape)]
     *outer, own = prefix.removesuffix(".").split(".")
@@ -210,11 +207,11 @@ def _stem_and_source(contents: WeightsFile, prefix: str, trunk: dict[str, torch.
     if contents.is_ours:
         return settings["stem"], container
     if is_solo and ("projector" in beside or "Lightning" in container):
-        # solo-learn sets padding=2 there in all its versions (solo/methods/base.py): 34x34 maps of a 32x32 image.
+        # All versions of solo-learn set padding=2 here (solo/methods/base.py).
         stem, library = "cifar-pad2" if stem == "cifar" else stem, "solo-learn"
     elif "maxpool1" in settings:
         library = "Lightning Bolts"
-        # Bolts chooses first_conv and maxpool1 apart; its SimCLR for STL-10 has the 7x7 convolution and no pool.
+        # Bolts sets first_conv and maxpool1 separately; its SimCLR for STL-10 has the 7x7 convolution and no pool.
         if bool(settings["maxpool1"]) != (stem == "imagenet"):
             raise InputError(
                 f"its {stem} stem was trained with maxpool1={settings['maxpool1']}; ours differs. Use "
@@ -234,12 +231,11 @@ def _stem_and_source(contents: WeightsFile, prefix: str, trunk: dict[str, torch.
 
 
 def _as_encoder(arch: str, trunk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    counter = torch.zeros((), dtype=torch.int64)
-    encoder = {name: trunk.get(name, counter) for name in _reference(arch)}
-    return {
-        name: value.detach().to(torch.int64 if name.endswith("num_batches_tracked") else torch.float32).clone()
-        for name, value in encoder.items()
-    }
+    def typed(name: str) -> torch.Tensor:
+        is_counter = name.endswith("num_batches_tracked")
+        return trunk.get(name, torch.zeros(())).detach().to(torch.int64 if is_counter else torch.float32).clone()
+
+    return {name: typed(name) for name in _reference(arch)}
 
 
 def _reference(arch: str) -> dict[str, torch.Tensor]:
@@ -250,7 +246,7 @@ def _reference(arch: str) -> dict[str, torch.Tensor]:
 
 
 def fingerprint_of(encoder: dict[str, torch.Tensor]) -> str:
-    """16 hex digits that stand for weights; see `Pretrained`."""
+    """See `Pretrained`."""
     digest = hashlib.sha256()
     for name, value in sorted(encoder.items()):
         if not name.endswith("num_batches_tracked"):

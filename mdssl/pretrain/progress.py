@@ -1,4 +1,4 @@
-"""What a training loop reports: its step, loss terms and speed."""
+"""What training reports: step, loss terms and speed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Progress(NamedTuple):
-    """What a report says. Loss terms are means over the steps since the report before, over all workers."""
+    """A report. Loss terms are means over the steps since the last report, and over all workers."""
 
     step: int
     iterations: int
@@ -21,13 +21,11 @@ class Progress(NamedTuple):
 
     def as_row(self) -> dict[str, Any]:
         """The row of ``metrics.parquet``."""
-        row = self._asdict()
-        del row["iterations"], row["eta_seconds"]
-        return row
+        return {name: value for name, value in self._asdict().items() if name not in ("iterations", "eta_seconds")}
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite at ``step``; trying again would end in the same place."""
+    """The loss became NaN or infinite at ``step``. A retry would end at the same step."""
 
     def __init__(self, step: int, message: str):
         super().__init__(message)
@@ -35,7 +33,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 def check_finite(terms: list[list[float]], last_step: int) -> None:
-    """Raise `NonFiniteLossError` where a loss term of the steps up to ``last_step`` is not finite."""
+    """Raise `NonFiniteLossError` if a loss term of the steps up to ``last_step`` is not finite."""
     for step, row in enumerate(terms, last_step - len(terms) + 1):
         if not all(map(isfinite, row)):
             total, alignment, within, across = row

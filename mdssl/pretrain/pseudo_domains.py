@@ -1,7 +1,7 @@
-"""Pseudo-domains: where no image says which domain it is of, clusters of the representations stand for the domains.
+"""Pseudo-domains: clusters of the representations, for training without domain labels (section 4 of the paper).
 
-SimCLR on the union first, then K-Means over the embeddings of the whole training set, again on a schedule (section 4 of
-the paper). The robust variant leaves out, until the next clustering, images that no cluster is sure of (eq. 5).
+After a warm-up by SimCLR on the union, K-Means clusters the embeddings of the whole training set on a schedule. The
+robust variant leaves out ambiguous images until the next clustering (eq. 5).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Group, Mixture
-from mdssl.pretrain.augment import normalise
+from mdssl.pretrain.augment import normalize
 from mdssl.pretrain.kmeans import kmeans
 from mdssl.pretrain.model import Model
 from mdssl.pretrain.stopping import Agreement, StoppedError
@@ -33,13 +33,13 @@ _EMBED_ROWS = 1024
 
 @dataclass(frozen=True)
 class PseudoDomains:
-    """What one clustering found, until the next one.
+    """The result of one clustering.
 
     Attributes:
         round: number of the clustering, from 0.
         labels: (N,) int64, the cluster of each image of the mixture.
         kept: (N,) bool, False for outliers.
-        centroids: (K, r) float32; of an empty cluster they mean nothing.
+        centroids: (K, r) float32; meaningless for an empty cluster.
     """
 
     round: int
@@ -48,7 +48,7 @@ class PseudoDomains:
     centroids: torch.Tensor
 
     def groups(self, batch_per_domain: int) -> tuple[Group, ...]:
-        """The clusters that have images, as a training step takes them; of a small one all its images."""
+        """The clusters that have images, with their batch sizes: a small cluster gives all its images."""
         members = [torch.nonzero((self.labels == k) & self.kept)[:, 0].numpy() for k in range(len(self.centroids))]
         return tuple(
             Group(f"cluster {k}", rows, min(batch_per_domain, len(rows))) for k, rows in enumerate(members) if len(rows)
@@ -56,7 +56,7 @@ class PseudoDomains:
 
 
 def round_due(config: TrialConfig, step: int) -> int | None:
-    """The number of the clustering that belongs before step ``step``, None where none does."""
+    """The number of the clustering that is due before step ``step``, or None."""
     if not METHODS[config.method].finds_domains or step < config.warmup_iterations:
         return None
     number, rest = divmod(step - config.warmup_iterations, config.recluster_every)
@@ -64,8 +64,8 @@ def round_due(config: TrialConfig, step: int) -> int | None:
 
 
 def epsilon_of(config: TrialConfig, number: int) -> float:
-    """ε of eq. 5 at clustering ``number``: exponentially from ``epsilon`` at the first to ``epsilon_final`` at the
-    last. A run with one clustering has ``epsilon``."""
+    """ε of eq. 5 at clustering ``number``: decays exponentially from ``epsilon`` at the first to ``epsilon_final`` at
+    the last clustering."""
     rounds = -(-(config.iterations - config.warmup_iterations) // config.recluster_every)
     share = number / (rounds - 1) if rounds > 1 else 0.0
     return config.epsilon * (config.epsilon_final / config.epsilon) ** share if config.epsilon > 0 else 0.0
@@ -81,21 +81,21 @@ def find(
     step: int,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> tuple[PseudoDomains, dict[str, Any]]:
-    """Cluster the training set anew. Every rank calls this, and every rank gets the same.
+    """Cluster the training set. Every rank calls this and gets the same result.
 
     Args:
-        model: not wrapped; what its embeddings are now.
-        before: the clusters until now; the new ones get their numbers.
+        model: not wrapped.
+        before: the last clustering; the new clusters keep its numbers where they match.
         number: of this clustering.
         step: steps done, for the record.
         stop_requested: whether this worker has been asked to stop.
 
     Returns:
-        The pseudo-domains, and a record of the round: ``round``, ``step``, ``epsilon`` (null without outliers),
-        ``sizes`` and ``kept_sizes`` by cluster, ``kept_share`` of all images, ``churn`` (share of images that changed
-        their cluster; null in the first round), ``topped_up`` (clusters that the rule would have left less than a
-        batch), ``purity`` and ``nmi`` (normalised mutual information) against the true domains, ``inertia``, and
-        ``seconds`` that it took.
+        The pseudo-domains, and the row of ``clusters.parquet``: ``round``, ``step``, ``epsilon`` (null without
+        outliers), ``sizes`` and ``kept_sizes`` by cluster, ``kept_share`` of all images, ``churn`` (share of images
+        that changed their cluster; null in the first round), ``topped_up`` (clusters that eq. 5 would have left with
+        less than a batch), ``purity`` and ``nmi`` (normalized mutual information) against the true domains,
+        ``inertia``, and ``seconds``.
 
     Raises:
         StoppedError: on all ranks, soon after ``stop_requested`` returned true on one; the model is as before.
@@ -103,15 +103,15 @@ def find(
     began = time.perf_counter()
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     agreement = Agreement(stop_requested, next(model.parameters()).device)
-    z = embed(config, model, mixture, rank=rank, workers=workers, agreement=agreement)
+    z = embed(config, model, mixture, rank=rank, workers=workers, agreement=agreement).cpu()
     cluster = partial(_cluster, config, z, before, mixture.labels, number, step) if rank == 0 else None
-    found = list(agreement.unless_stopped(cluster) or (None, None))
+    found: list[Any] = list(agreement.unless_stopped(cluster) or (None, None))
     if workers > 1:
         dist.broadcast_object_list(found, src=0)
     pseudo_domains, record = found
     record["seconds"] = time.perf_counter() - began
     if rank == 0:
-        _say(config, record)
+        _log(record)
     return pseudo_domains, record
 
 
@@ -125,17 +125,17 @@ def embed(
     workers: int = 1,
     agreement: Agreement | None = None,
 ) -> torch.Tensor:
-    """(N, r) float32 embeddings of all training images, unaugmented, by the model as it is in evaluation mode.
+    """(N, r) float32 embeddings of all training images, unaugmented, in evaluation mode.
 
-    Each worker encodes a share, and all get all.
+    Each worker encodes a share, and all workers get all embeddings.
     """
     if workers > 1:
-        # Without synchronised batch-norm each worker has running statistics of its own; the encoder is rank 0's.
+        # On a CPU each worker has its own running statistics; rank 0's encoder is the one that is saved.
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
     count = int(mixture.offsets[-1])
     per_worker = -(-count // workers)
-    # Padded by wrapping around, because an all-gather takes shares of one size.
+    # Padded by wrapping around, because all_gather needs shares of equal size.
     share = np.arange(rank * per_worker, (rank + 1) * per_worker) % count
     device = next(model.parameters()).device
     model.eval()
@@ -145,7 +145,7 @@ def embed(
             model.train()
             raise StoppedError("stopped on request")
         images = mixture.gather(share[first : first + _EMBED_ROWS]).to(device)
-        views = normalise(images.permute(0, 3, 1, 2).float() / 255)
+        views = normalize(images.permute(0, 3, 1, 2).float() / 255)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
             z = model.encoder(views)
             z = model.projection(z) if config.cluster_space == "projection" else z
@@ -160,15 +160,14 @@ def embed(
 
 
 def certainty(z: torch.Tensor, centroids: torch.Tensor, rule: str) -> torch.Tensor:
-    """(N,) how sure each row of ``z`` is of its nearest centroid, at least 1; infinite with one centroid.
+    """(N,) the ratio of eq. 5 for each row of ``z``, at least 1; infinite with one centroid.
 
-    Eq. 5 takes the maximum over pairs of centroids, which is the farthest distance over the nearest; the paper's prose
-    ("almost equidistant from at least two centroids") asks for the runner-up over the nearest. Both exist; with two
-    centroids they are the same.
+    By the printed formula, the maximum over pairs of centroids, it is the ``farthest`` distance over the nearest; by
+    the paper's prose ("almost equidistant from at least two centroids") the ``runner-up`` over the nearest.
     """
     if len(centroids) == 1:
         return z.new_full((len(z),), float("inf"))
-    # Not by a matrix product, which is off where a row is near a centroid: the very rows that are most certain.
+    # A matrix product would be inexact for rows near a centroid, which are the most certain ones.
     exact = "donot_use_mm_for_euclid_dist"
     distances = torch.cdist(z, centroids, compute_mode=exact).sort(dim=1).values
     other = distances[:, -1] if rule == "farthest" else distances[:, 1]
@@ -176,10 +175,10 @@ def certainty(z: torch.Tensor, centroids: torch.Tensor, rule: str) -> torch.Tens
 
 
 def keep(sure: torch.Tensor, labels: torch.Tensor, epsilon: float, batch_per_domain: int) -> tuple[torch.Tensor, int]:
-    """(N,) which images eq. 5 keeps, ``sure > 1 + ε``, and how many clusters had to be topped up.
+    """(N,) bool: the images that eq. 5 keeps, ``sure > 1 + ε``; and how many clusters were topped up.
 
-    Of a cluster that would be left with less than a batch the most certain images stay, up to a batch: training never
-    stalls, and never sees an empty domain.
+    A cluster that would be left with less than a batch keeps its most certain images up to a batch, so that no domain
+    is empty.
     """
     kept = sure > 1 + epsilon
     topped_up = 0
@@ -194,8 +193,7 @@ def keep(sure: torch.Tensor, labels: torch.Tensor, epsilon: float, batch_per_dom
 
 
 def renumber(labels: np.ndarray, before: np.ndarray, k: int) -> np.ndarray:
-    """(K,) the number that each cluster of ``labels`` gets so that most images keep theirs (Hungarian algorithm)."""
-    # Here, not above: every process of every trial imports this module, and few of them cluster.
+    """(K,) a new number for each cluster of ``labels``, so that most images keep theirs (Hungarian algorithm)."""
     from scipy.optimize import linear_sum_assignment
 
     overlap = np.zeros((k, k), dtype=np.int64)
@@ -210,20 +208,20 @@ def _cluster(
     from sklearn.metrics import normalized_mutual_info_score
 
     k = config.num_clusters
-    # The encoder has moved since: its old clusters are where their images are now.
-    init = None if before is None else _means(z, before.labels.to(z.device), k)
+    # The encoder has changed since: the start is where the images of the last clusters are now.
+    init = None if before is None else means_of_clusters(z, before.labels, k)
     seed = int(np.random.default_rng([3, config.seed, number]).integers(2**31))
-    clusters = kmeans(z, k, seed=seed, starts=3 if before is None else 1, init=init)
-    labels, centroids, churn = clusters.labels.cpu(), clusters.centroids, None
+    labels, centroids, inertia = kmeans(z, k, seed=seed, starts=3 if before is None else 1, init=init)
+    churn = None
     if before is not None:
         numbers = torch.from_numpy(renumber(labels.numpy(), before.labels.numpy(), k))
-        labels, centroids = numbers[labels], centroids[numbers.argsort().to(z.device)]
+        labels, centroids = numbers[labels], centroids[numbers.argsort()]
         churn = float((labels != before.labels).float().mean())
     sizes = torch.bincount(labels, minlength=k)
     kept, epsilon, topped_up = torch.ones(len(labels), dtype=torch.bool), None, 0
     if METHODS[config.method].rejects_outliers:
         epsilon = epsilon_of(config, number)
-        sure = certainty(z, centroids[(sizes > 0).to(z.device)], config.outlier_rule).cpu()
+        sure = certainty(z, centroids[sizes > 0], config.outlier_rule)
         kept, topped_up = keep(sure, labels, epsilon, config.batch_per_domain)
     overlap = np.zeros((k, domains.max() + 1), dtype=np.int64)
     np.add.at(overlap, (labels.numpy(), domains), 1)
@@ -238,19 +236,19 @@ def _cluster(
         "topped_up": topped_up,
         "purity": float(overlap.max(axis=1).sum() / len(domains)),
         "nmi": float(normalized_mutual_info_score(domains, labels.numpy())),
-        "inertia": clusters.inertia,
+        "inertia": inertia,
     }
-    return PseudoDomains(number, labels, kept, centroids.cpu()), record
+    return PseudoDomains(number, labels, kept, centroids), record
 
 
-def _means(z: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
-    """(K, r) mean row of each cluster; of an empty one some row, from which K-Means may move it on."""
+def means_of_clusters(z: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
+    """(K, r) mean row of each cluster; for an empty cluster the first row, from which K-Means may move it."""
     members = F.one_hot(labels, k).to(z.dtype)
     counts = members.sum(0)[:, None]
     return torch.where(counts > 0, (members.T @ z) / counts.clamp(min=1), z[:1])
 
 
-def _say(config: TrialConfig, record: dict[str, Any]) -> None:
+def _log(record: dict[str, Any]) -> None:
     sizes = " ".join(f"{size:,}" for size in record["sizes"])
     parts = [f"purity {record['purity']:.2f}", f"NMI {record['nmi']:.2f}"]
     if record["churn"] is not None:
@@ -259,12 +257,7 @@ def _say(config: TrialConfig, record: dict[str, Any]) -> None:
         parts.append(f"ε {record['epsilon']:.3g}, kept {record['kept_share']:.1%}")
     log.info("clustering %d at step %d: sizes %s, %s", record["round"], record["step"], sizes, ", ".join(parts))
     if record["topped_up"]:
-        log.warning(
-            "the outlier rule left less than a batch of %d cluster(s) with ε %.3g; their most certain images stay",
-            record["topped_up"], record["epsilon"],
-        )  # fmt: skip
-    empty = record["sizes"].count(0)
-    if empty:
-        log.warning(
-            "%d of %d clusters are empty and take no part until the next clustering", empty, config.num_clusters
-        )
+        message = "ε %.3g leaves less than a batch of %d cluster(s); their most certain images are kept"
+        log.warning(message, record["epsilon"], record["topped_up"])
+    if empty := record["sizes"].count(0):
+        log.warning("%d of %d clusters are empty until the next clustering", empty, len(record["sizes"]))

@@ -1,4 +1,4 @@
-"""One training step: two views of every group's batch, and the gradients of the loss over all of them."""
+"""One training step: two views of the batch of each group, and the gradients of the loss over all of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def two_views(
     *,
     compiled: bool = False,
 ) -> torch.Tensor:
-    """(2 · b, 3, S, S): this worker's first views of all groups, then their second views in the same order."""
+    """(2 · b, 3, S, S): this worker's first views of all groups, then the second views in the same order."""
     rows = [group.drawn(config.seed, step)[share] for group, share in zip(groups, shares, strict=True)]
     images = mixture.gather(np.concatenate(rows))
     uniform = [
@@ -44,7 +44,7 @@ def two_views(
 
 
 def backward_at_once(config: TrialConfig, model: nn.Module, views: torch.Tensor, counts: list[int]) -> LossTerms:
-    """Add the gradients of one step: the `LossTerms` of the global batch, from ``counts`` images of each group."""
+    """Backward pass of one step with ``counts`` images of each group; returns the loss of the global batch."""
     with autocast(config, views):
         if config.batching == "joint":
             z = model(views)
@@ -56,11 +56,10 @@ def backward_at_once(config: TrialConfig, model: nn.Module, views: torch.Tensor,
 
 
 def backward_by_domain(config: TrialConfig, model: nn.Module, views: torch.Tensor, counts: list[int]) -> LossTerms:
-    """`backward_at_once` in the memory of one domain's pass: the gradients are the same, for one more forward pass.
+    """`backward_at_once` by gradient caching: the same gradients in the memory of one domain's pass.
 
-    Gradient caching (Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"):
-    embeddings without a graph, the loss and its gradient for each of them, then each domain's pass again, with a graph
-    into which that gradient goes.
+    Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup": embeddings without a
+    graph, the gradient of the loss for each of them, then the pass of each domain again, with a graph.
     """
     inner = model.module if isinstance(model, DistributedDataParallel) else model
     parts = by_domain(views, counts).split([2 * count for count in counts])
@@ -72,7 +71,7 @@ def backward_by_domain(config: TrialConfig, model: nn.Module, views: torch.Tenso
     gradients = z.grad.split([2 * count for count in counts])
     for place, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
         is_last = place == len(parts) - 1
-        # Workers add up their gradients once, in the last pass.
+        # Gradients are averaged over workers once, in the last pass.
         waits = nullcontext() if inner is model or is_last else model.no_sync()
         with waits, autocast(config, views):
             model(part).backward(gradient)
@@ -89,8 +88,9 @@ def loss_of(config: TrialConfig, z: torch.Tensor, counts: list[int]) -> LossTerm
 
 
 def by_domain(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """From all first views, then all second ones, to both views of the first group, of the next, …: then a pass over
-    one group gives both its views the same batch-norm statistics."""
+    """Reorder all first views, then all second views, to both views of the first group, of the next, and so on.
+
+    A pass over one group then gives both views the same batch-norm statistics."""
     first, second = (half.split(counts) for half in rows.chunk(2))
     return torch.cat([part for pair in zip(first, second, strict=True) for part in pair])
 
@@ -107,7 +107,7 @@ def autocast(config: TrialConfig, views: torch.Tensor) -> torch.autocast:
 
 @contextmanager
 def statistics_untouched(model: nn.Module) -> Iterator[None]:
-    """Batch-norm as in training, without adding to the running statistics: the pass with a graph does that."""
+    """Batch-norm as in training, but without an update of the running statistics, which the second pass makes."""
     tracking = [module for module in model.modules() if getattr(module, "track_running_stats", False)]
     for module in tracking:
         module.track_running_stats = False

@@ -1,16 +1,16 @@
-"""The files of one trial, and the order in which they appear.
+"""The files of one trial, in the order in which they are written.
 
 config.json             when training begins
-run.json                with it, each time anew: where it trains
-checkpoints/            while it runs
+run.json                at each start: where it trains
+checkpoints/            during training
 metrics.parquet         with each checkpoint
-clusters.parquet        with it, where the method has pseudo-domains
-encoder.safetensors     when it has ended: encoder and projection head, float32; its metadata (strings) are config, mean
-                        and std (of each channel, after division by 255) and image_size (pixels), as JSON
-training.json           last of all: that training ended, how, and what it cost
+clusters.parquet        with each checkpoint of a method with pseudo-domains
+encoder.safetensors     at the end: encoder and projection head, float32; its metadata (JSON) are config, mean and std
+                        (of each channel, after division by 255) and image_size (pixels)
+training.json           last: status and cost of the training
 
-When it is probed, representations/, neighbours.png and neighbours.json follow: see `mdssl.evaluate.seen`.
-logs/ and tensorboard/ grow from the begin to the end: see `mdssl.storage.trial_log` and `mdssl.tracking`.
+Evaluation adds representations/, neighbours.png and neighbours.json: see `mdssl.evaluate.artifacts`. logs/ and
+tensorboard/ grow during all of this: see `mdssl.storage.trial_log` and `mdssl.tracking`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from mdssl.storage.safetensors_header import safetensors_metadata, with_sorted_m
 
 
 def now() -> str:
-    """The time as files and rows write it: ISO 8601, UTC, milliseconds."""
+    """The current time in ISO 8601, UTC, with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -50,7 +50,7 @@ def write_config(trial_dir: Location, config: TrialConfig) -> None:
 
 
 def write_run(trial_dir: Location, *, device: str, workers: int, step: int) -> None:
-    """Write where the training that begins now runs, for people: that of its first worker, where it has several."""
+    """Write where this start of the training runs: host, process and device of its first worker."""
     run = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -71,7 +71,7 @@ def write_metrics(trial_dir: Location, state: LoopState) -> None:
 
 
 def read_training(trial_dir: Location) -> dict[str, Any] | None:
-    """The content of ``training.json``, or None while training has not ended, or where its encoder is gone.
+    """The content of ``training.json``, or None if training has not ended or its encoder is missing.
 
     Raises:
         ValueError: the file is damaged.
@@ -104,11 +104,7 @@ def write_finished(
     compiled: bool = False,
     datasets: Sequence[Dataset] = (),
 ) -> dict[str, Any]:
-    """Write the encoder and then the record of its training, which is returned.
-
-    Args:
-        datasets: what it was trained on.
-    """
+    """Write the encoder, then ``training.json``, and return the content of the latter."""
     on_gpu = device.startswith("cuda")
     peak_bytes = (
         torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -132,7 +128,7 @@ def write_finished(
         "started_at": state.started_at,
         "finished_at": now(),
     }
-    # Once more, for a run that had nothing left to do but this.
+    # Again, for a run that resumed after its last step.
     write_metrics(trial_dir, state)
     metadata = {"config": json.dumps(config.to_dict()), "mean": json.dumps(MEAN), "std": json.dumps(STD)}
     size = datasets[0].image_size if datasets else config.input_size

@@ -1,6 +1,6 @@
-"""A worker that hangs, in a driver call or a collective that never returns, is killed; who started it starts it anew.
+"""Kill a worker that hangs, such as in a collective that never returns, so that it is started again.
 
-Ray sees a process that is gone or stopped, and not one whose training stands still in a thread while others answer.
+Ray notices a process that has ended, but not one whose training thread hangs while other threads answer.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
-_LOOKS = 20
-"""How often it looks while it would wait."""
+_CHECKS = 20
+"""How often the time since the last sign of life is checked within the limit."""
 
 
 @contextmanager
 def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
-    """Kill this process, its stacks in the log, when what this gives was not called for ``seconds``.
+    """Kill this process, with its stacks in the log, when the yielded function was not called for ``seconds``.
 
-    Zero is never. Steps of the wall clock, and time in which the machine sleeps, do not count.
+    0 turns this off. Changes of the wall clock and time in which the machine sleeps do not count.
     """
     last, ended = [time.monotonic()], threading.Event()
 
@@ -33,13 +33,10 @@ def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
         last[0] = time.monotonic()
 
     def watch() -> None:
-        while not ended.wait(seconds / _LOOKS):
+        while not ended.wait(seconds / _CHECKS):
             if time.monotonic() - last[0] > seconds:
-                log.error(
-                    "no report for %.3g min: this worker hangs, and is killed (--hang-minutes)\n%s",
-                    seconds / 60,
-                    _stacks(),
-                )
+                message = "no report for %.3g min: this worker hangs, and is killed (--hang-minutes)\n%s"
+                log.error(message, seconds / 60, _stacks())
                 os.kill(os.getpid(), signal.SIGKILL)
 
     if not seconds:

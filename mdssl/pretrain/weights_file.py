@@ -1,4 +1,4 @@
-"""Files of named tensors that others wrote, read whole and without running code."""
+"""Read files of named tensors from other libraries without running code."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class WeightsFile(NamedTuple):
 
 
 def read_weights(location: Location) -> WeightsFile:
-    """Read a whole file of safetensors or of ``torch.save``, whichever its content is.
+    """Read a file of safetensors or of ``torch.save``; the content decides, not the name.
 
     Raises:
-        InputError: no such file, a truncated or a foreign one, or one whose loading would run code.
+        InputError: the file is missing, truncated, of another kind, or would run code when loaded.
     """
     try:
         data = location.read_bytes()
     except OSError as error:
         raise InputError(f"it cannot be read ({error}). Give the path of one file of weights.") from error
     _check_kind(data, location.name)
-    # By content, as many a .pt or .bin holds the other: a safetensors header is JSON behind eight bytes of its length.
+    # A safetensors file begins with eight bytes of length and a JSON header.
     if data[8:9] == b"{" or location.name.endswith(".safetensors"):
         return _read_safetensors(data)
     return _read_torch(data, location.name)
@@ -66,11 +66,10 @@ _KINDS = {
     b"\x89HDF": "it is no file of weights of torch but HDF5, as Keras writes it. Convert it to safetensors.",
     b"\x1f\x8b": "it is no file of weights but a gzip archive. Unpack it, and give the file in it.",
 }
-"""Beginnings of files that are something else, and what to say of them."""
+"""First bytes of other kinds of files, and the message for each."""
 
 
 def _check_kind(data: bytes, name: str) -> None:
-    """Raise ``InputError`` where ``data`` is something else that is known: what it is, and what to do."""
     for start, said in _KINDS.items():
         if data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
             raise InputError(said)
@@ -88,12 +87,8 @@ def _check_kind(data: bytes, name: str) -> None:
         raise InputError("it is no file of weights but a zip archive. Unpack it, and give the file in it.")
     raise InputError(
         f"it is {kind}, not weights, and loading it can run code. Where you trust the file, save its weights, and give "
-        f"that file:\n    import torch; torch.save(dict({weights}), {_weights_file(name)!r})"
+        f"that file:\n    import torch; torch.save(dict({weights}), {f'{Path(name).stem}-weights.pth'!r})"
     )
-
-
-def _weights_file(name: str) -> str:
-    return f"{Path(name).stem}-weights.pth"
 
 
 def _read_safetensors(data: bytes) -> WeightsFile:
@@ -117,13 +112,13 @@ _CONVERSION = """\
     keep = lambda v: named(v.state_dict()) if hasattr(v, 'state_dict') else named(v) if isinstance(v, dict) else \
 torch.as_tensor(v) if array(v) else v if plain(v) else None
     torch.save(keep(torch.load({file!r}, 'cpu', weights_only=False)), {output!r})"""
-"""Keeps tensors and plain settings of dicts, modules and what has a ``state_dict``, by their names."""
+"""Keeps tensors and plain settings of dicts, modules and objects with a ``state_dict``."""
 
 
 def _read_torch(data: bytes, name: str) -> WeightsFile:
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    # Whatever bytes a foreign or truncated file has, the unpickler stumbles in its own way: KeyError, IndexError, ….
+    # For other and truncated files the unpickler raises KeyError, IndexError and more.
     except Exception as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if wanted is None:
@@ -134,7 +129,7 @@ def _read_torch(data: bytes, name: str) -> WeightsFile:
         raise InputError(
             f"its pickle wants {wanted[1]}, and unpickling more than tensors can run any code. Where you trust the "
             "file and have what wrote it installed, save its tensors alone, and give that file:\n"
-            + _CONVERSION.format(file=name, output=_weights_file(name))
+            + _CONVERSION.format(file=name, output=f"{Path(name).stem}-weights.pth")
         ) from error
     if not isinstance(loaded, Mapping):
         raise InputError(f"it holds a {type(loaded).__name__}, not tensors by name. Save a state dict.")
@@ -145,7 +140,7 @@ def _read_torch(data: bytes, name: str) -> WeightsFile:
 
 
 def _named_tensors(values: Mapping, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of nested dicts, their keys joined by dots. An optimiser's state has numbers for keys and stays out."""
+    """Tensors of nested dicts, with keys joined by dots. An optimizer's state has integer keys and is left out."""
     for key, value in values.items():
         if isinstance(key, str) and isinstance(value, torch.Tensor):
             yield path + key, value

@@ -18,8 +18,8 @@ from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.remote import ensure_local
 from mdssl.device import limit_memory, pick_device
+from mdssl.evaluate.artifacts import TrialArtifacts
 from mdssl.evaluate.evaluate import encode_dataset, score_dataset
-from mdssl.evaluate.seen import Seen
 from mdssl.pretrain.model import Model
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
@@ -50,20 +50,22 @@ class Evaluator:
 
     def _score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
         config, model = load_model(Location.of(trial_dir), self.device)
-        seen = Seen(Location.of(trial_dir), config, model, data=self.data, device=self.device)
-        seen.clear_up()
+        artifacts = TrialArtifacts(Location.of(trial_dir), config, model, data=self.data, device=self.device)
+        artifacts.clear_up()
         scores: dict[str, list[dict[str, Any]] | str] = {}
         for name in datasets:
             try:
-                scores[name] = self._score_on(name, config, model, seen)
+                scores[name] = self._score_on(name, config, model, artifacts)
             except (ValueError, RuntimeError, OSError) as error:
                 # The scores on the other datasets count.
                 log.exception("%s could not be scored", name)
                 scores[name] = f"{type(error).__name__}: {error}"
-        seen.draw()
+        artifacts.draw()
         return scores
 
-    def _score_on(self, name: str, config: TrialConfig, model: Model, seen: Seen) -> list[dict[str, Any]]:
+    def _score_on(
+        self, name: str, config: TrialConfig, model: Model, artifacts: TrialArtifacts
+    ) -> list[dict[str, Any]]:
         # On a cluster, this may be the first process of its node that needs it.
         data = ensure_local(self.data, [name])
         dataset = open_dataset(data, name)
@@ -71,7 +73,7 @@ class Evaluator:
             model, dataset, layers=self.probe.features, device=self.device, input_size=config.input_size
         )
         found = score_dataset(encoded, dataset, probe=self.probe, seed=config.seed)
-        seen.add(dataset, encoded)
+        artifacts.add(dataset, encoded)
         own = {
             "eval_dataset": name,
             "data_fingerprint": evaluation_fingerprint(data, name),

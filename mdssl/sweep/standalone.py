@@ -12,8 +12,8 @@ from mdssl.data.dataset import Dataset, open_dataset
 from mdssl.data.remote import ensure_local
 from mdssl.device import pick_device
 from mdssl.errors import InputError
+from mdssl.evaluate.artifacts import TrialArtifacts
 from mdssl.evaluate.evaluate import Encoded, check_scorable, encode_dataset, instability, score_dataset
-from mdssl.evaluate.seen import Seen
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.pretrained import pretrained_config
@@ -74,7 +74,7 @@ def probe_standalone(
             print(note)
         folder = ensure_local(data, evaluate, progress=True)
     rows = read_rows(results, trial_id)
-    artifacts = Seen(trial_dir, config, model, data=data, device=device)
+    artifacts = TrialArtifacts(trial_dir, config, model, data=data, device=device)
     for name in evaluate:
         dataset, fingerprint = open_dataset(folder, name), evaluation_fingerprint(folder, name)
         encoded: Encoded | None = None

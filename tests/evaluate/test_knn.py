@@ -4,7 +4,11 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from mdssl.evaluate import knn
-from mdssl.evaluate.knn import knn_top1
+from mdssl.evaluate.classifier import Parts
+
+
+def knn_top1(*parts, **settings):
+    return knn.knn_top1(Parts(*parts), **settings)
 
 
 @pytest.fixture
@@ -49,6 +53,15 @@ def test_memory_stays_within_the_chunk(noisy, monkeypatch):
 
 def test_a_small_temperature_leaves_the_vote_to_the_nearest(noisy):
     assert knn_top1(*noisy, 10, k=20, temperature=1e-4) == knn_top1(*noisy, 10, k=1)
+
+
+def test_the_usual_temperature_is_that_of_wu_et_al():
+    """0.07. Three neighbours at a cosine of 1 - 0.07 ln 3 weigh as much as one at a cosine of 1."""
+    even = 1 - 0.07 * np.log(3)
+    for cosine, winner in ((even + 1e-3, 1), (even - 1e-3, 0)):
+        train_x = torch.tensor([[1.0, 0.0], *[[cosine, np.sqrt(1 - cosine**2)]] * 3], dtype=torch.float32)
+        test_x, train_y = torch.tensor([[1.0, 0.0]] * 2), torch.tensor([0, 1, 1, 1])
+        assert knn_top1(train_x, train_y, test_x, torch.tensor([winner] * 2), 2, k=4) == 100
 
 
 def test_the_length_of_features_does_not_matter(noisy):

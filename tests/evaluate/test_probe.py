@@ -7,10 +7,10 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
 from mdssl.config import run as run_config
-from mdssl.evaluate import probe
-from mdssl.evaluate.classifier import standardisation
-from mdssl.evaluate.probe import PROBES, lbfgs_probe, run_probes
-from mdssl.evaluate.sgd import RATES, curvature, held_out, raw_sgd_probes, sgd_probe, sgd_probes
+from mdssl.evaluate import probe, sgd
+from mdssl.evaluate.classifier import Parts, standardization
+from mdssl.evaluate.probe import PROBES
+from mdssl.evaluate.sgd import RATES, curvature, held_out
 
 FAST_SGD = run_config.ProbeConfig(probe="sgd", probe_epochs=5)
 RAW_SGD = run_config.ProbeConfig(probe="sgd-raw", probe_epochs=5, probe_learning_rate=(0.001,), probe_batch=256)
@@ -20,7 +20,25 @@ BOTH = pytest.mark.parametrize("settings", [FAST_SGD, RAW_SGD, LBFGS], ids=lambd
 
 def run_probe(*parts, **settings):
     """The result of a probe with one learning rate."""
-    (result,) = run_probes(*parts, **settings)
+    (result,) = probe.run_probes(Parts(*parts), **settings)
+    return result
+
+
+def lbfgs_probe(*parts, **settings):
+    return probe.lbfgs_probe(Parts(*parts), **settings)
+
+
+def sgd_probes(*parts, **settings):
+    return sgd.sgd_probes(Parts(*parts), **settings)
+
+
+def raw_sgd_probes(*parts, **settings):
+    return sgd.raw_sgd_probes(Parts(*parts), **settings)
+
+
+def sgd_probe(*parts, learning_rate=None, **settings):
+    """The result of `sgd_probes` at one learning rate, or at the one that it chooses."""
+    (result,) = sgd_probes(*parts, learning_rates=[learning_rate] if learning_rate else (), **settings)
     return result
 
 
@@ -78,7 +96,7 @@ def test_sgd_takes_the_steps_of_plain_sgd_on_scaled_features(digits):
 def test_raw_sgd_defaults_are_the_papers():
     settings = run_config.ProbeConfig(probe="sgd-raw").settings()
     assert (settings["probe_learning_rate"], settings["probe_epochs"], settings["probe_batch"]) == (0.1, 100, 1024)
-    defaults = raw_sgd_probes.__kwdefaults__
+    defaults = sgd.raw_sgd_probes.__kwdefaults__
     assert (defaults["learning_rates"], defaults["epochs"], defaults["batch_size"]) == ((0.1,), 100, 1024)
 
 
@@ -110,7 +128,7 @@ def test_rounding_does_not_grow_at_the_highest_rate(steep, batch_size):
 def test_no_batch_is_so_steep_that_a_step_expands(steep):
     """A step at rate r is no expansion where r/2 times the batch's largest second moment is at most 2."""
     train_x = steep[0]
-    shift, scale = standardisation(train_x)
+    shift, scale = standardization(train_x)
     x = (train_x.double() - shift) / scale
     for size in (16, 64, 256):
         scaled = torch.nn.functional.pad(x / curvature(x, size) ** 0.5, (0, 1), value=1)
@@ -245,9 +263,9 @@ def test_a_probe_is_deterministic_and_leaves_its_input_alone(digits, settings):
 
 
 def test_the_seed_orders_the_batches_of_sgd_only(digits):
-    sgd, other_sgd = (run_probe(*digits, 10, config=FAST_SGD, seed=seed).classifier.weight for seed in (0, 1))
+    first, other = (run_probe(*digits, 10, config=FAST_SGD, seed=seed).classifier.weight for seed in (0, 1))
     lbfgs, other_lbfgs = (run_probe(*digits, 10, config=LBFGS, seed=seed).classifier.weight for seed in (0, 1))
-    assert not torch.equal(sgd, other_sgd)
+    assert not torch.equal(first, other)
     assert torch.equal(lbfgs, other_lbfgs)
 
 

@@ -9,9 +9,9 @@ import torch
 
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
-from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.representations import Layer, Representations, class_means, of_trial, read, represent, write
+from mdssl.evaluate.sampling import sample_rows
 from mdssl.evaluate.similarity import class_similarity, stacked, summarize
 from mdssl.storage.location import Location
 
@@ -97,12 +97,12 @@ def test_reading_needs_no_torch():
 
 def test_choices_are_nested_and_classes_take_turns():
     labels = np.random.default_rng(0).integers(5, size=200)
-    few, many = chosen("cells", "test", labels, 5), chosen("cells", "test", labels, 300)
+    few, many = sample_rows("cells", "test", labels, 5), sample_rows("cells", "test", labels, 300)
     assert sorted(labels[few]) == [0, 1, 2, 3, 4]
     assert (many[:5] == few).all()
     assert sorted(many) == list(range(200))
-    assert not (chosen("cells", "train", labels, 200) == many).all()
-    assert not (chosen("cells", "test", labels, 200, seed=1) == many).all()
+    assert not (sample_rows("cells", "train", labels, 200) == many).all()
+    assert not (sample_rows("cells", "test", labels, 200, seed=1) == many).all()
 
 
 def test_similarity_is_the_cosine():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import ColorJitter, GaussianBlur, InterpolationMode, RandomResizedCrop
 
 from mdssl.config.trial import Recipe
 from mdssl.pretrain.augment import (
@@ -19,7 +19,7 @@ from mdssl.pretrain.augment import (
     draw,
     draw_jitter_order,
     gaussian_blur,
-    normalise,
+    normalize,
     resized_crop_flip,
 )
 
@@ -141,9 +141,31 @@ def test_shares_of_random_operations_are_simclrs():
         ((parameters.hue != 0).float().mean(), 0.8),
     ):
         assert abs(share - expected) < 0.03
-    assert 0.59 < parameters.brightness.min() < 0.62
-    assert 1.38 < parameters.brightness.max() < 1.41
-    assert 0.09 < parameters.hue.abs().max() < 0.101
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_strengths_are_those_of_torchvision(strength):
+    """SimCLR's colour distortion (Chen et al. 2020, appendix A) and its blur, by the ranges that torchvision makes."""
+    jitter = ColorJitter(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
+    ranges = {name: getattr(jitter, name) for name in ("brightness", "contrast", "saturation", "hue")}
+    uniform = torch.from_numpy(draw(8000, seed=2, step=0, domain=0)[1])
+    parameters = Views.of(uniform, 32, Recipe(jitter_strength=strength))
+    for name, (low, high) in ranges.items():
+        drawn = getattr(parameters, name)
+        assert drawn.min() == pytest.approx(low, abs=0.005 * (high - low)), name
+        assert drawn.max() == pytest.approx(high, abs=0.005 * (high - low)), name
+        assert drawn[drawn != drawn.median()].mean() == pytest.approx((low + high) / 2, abs=0.02), name
+    low, high = GaussianBlur(3, (0.1, 2.0)).sigma
+    blurred = parameters.sigma[parameters.sigma > 0]
+    assert blurred.min() == pytest.approx(low, abs=0.01) and blurred.max() == pytest.approx(high, abs=0.01)
+    columns = torch.stack([getattr(parameters, name) for name in ranges])
+    assert (torch.corrcoef(columns) - torch.eye(4)).abs().max() < 0.05, "drawn independently of each other"
+
+
+def test_each_view_that_is_jittered_has_all_four_operations():
+    parameters = Views.of(torch.from_numpy(draw(1000, seed=3, step=0, domain=0)[0]), 32, RECIPE)
+    untouched = [parameters.brightness == 1, parameters.contrast == 1, parameters.saturation == 1, parameters.hue == 0]
+    assert all(torch.equal(one, untouched[0]) for one in untouched)
 
 
 def test_draws_depend_on_seed_step_and_domain_alone():
@@ -173,6 +195,6 @@ def test_images_are_not_written_to(images, parameters):
     assert torch.equal(images, before)
 
 
-def test_normalise_is_torchvisions():
+def test_normalize_is_torchvisions():
     x = torch.rand(2, 3, 4, 4)
-    torch.testing.assert_close(normalise(x), TF.normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    torch.testing.assert_close(normalize(x), TF.normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))

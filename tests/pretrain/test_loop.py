@@ -24,6 +24,7 @@ from mdssl.data.prepare import prepare
 from mdssl.pretrain import checkpoint, loop
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
+from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.progress import NonFiniteLossError
 from mdssl.pretrain.step import two_views
 from mdssl.pretrain.stopping import StoppedError
@@ -164,6 +165,29 @@ def test_a_finished_trial_has_all_its_files(tiny_data, tmp_path):
     assert saved == replace(tiny_trial(), data_fingerprint=saved.data_fingerprint)
     assert model.encoder(torch.zeros(1, 3, 16, 16)).shape == (1, 512)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("warmup", [2, 0])
+def test_each_step_has_the_learning_rate_of_torchs_schedule(tiny_data, tmp_path, monkeypatch, warmup):
+    used = []
+
+    def watched(config, model):
+        optimizer = build_optimizer(config, model)
+        optimizer.register_step_pre_hook(lambda *_: used.append([group["lr"] for group in optimizer.param_groups]))
+        return optimizer
+
+    monkeypatch.setattr(loop, "build_optimizer", watched)
+    trial = tiny_trial(learning_rate=0.4, lr_warmup_iterations=warmup)
+    train(trial, data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu")
+    theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=6 - warmup)
+    expected = [0.4 * (step + 1) / warmup for step in range(warmup)]
+    for _ in range(6 - warmup):
+        expected.append(theirs.param_groups[0]["lr"])
+        theirs.step()
+        schedule.step()
+    np.testing.assert_allclose(used, np.transpose([expected] * 2), rtol=1e-6)
+    np.testing.assert_allclose(losses(tmp_path)["learning_rate"], expected, rtol=1e-6)
 
 
 def test_a_finished_trial_is_not_trained_again(tiny_data, tmp_path):

@@ -1,5 +1,7 @@
 """LARS against its definition written out in numpy, exclusions, and the learning rate in closed form."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,46 @@ def test_a_parameter_without_a_gradient_stays():
     LARS([used, unused], lr=1.0).step()
     assert not torch.equal(used, torch.ones(2, 2))
     assert torch.equal(unused, torch.ones(2, 2))
+
+
+def numpy_sgd(weight, grads, *, lr, weight_decay):
+    velocity = 0.0
+    for grad in grads:
+        velocity = 0.9 * velocity + grad + weight_decay * weight
+        weight = weight - lr * velocity
+    return weight
+
+
+def numpy_adamw(weight, grads, *, lr, weight_decay):
+    """Loshchilov & Hutter 2019, algorithm 2, with the usual β1 = 0.9, β2 = 0.999, ε = 1e-8."""
+    first, second = 0.0, 0.0
+    for step, grad in enumerate(grads, start=1):
+        weight = weight * (1 - lr * weight_decay)
+        first, second = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad**2
+        weight = weight - lr * first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    return weight
+
+
+@pytest.mark.parametrize(
+    ("name", "definition"),
+    [("lars", partial(numpy_lars, adapt=True)), ("sgd", numpy_sgd), ("adamw", numpy_adamw)],
+    ids=["lars", "sgd", "adamw"],
+)
+def test_each_optimizer_follows_its_definition(name, definition):
+    rng = np.random.default_rng(0)
+    layer = nn.Linear(4, 3, dtype=torch.float64)
+    before = {key: value.detach().numpy().copy() for key, value in layer.named_parameters()}
+    grads = {key: rng.normal(size=(4, *value.shape)) for key, value in before.items()}
+    optimizer = build_optimizer(Recipe(optimizer=name, learning_rate=0.3, weight_decay=0.1), layer)
+    for step in range(4):
+        for key, parameter in layer.named_parameters():
+            parameter.grad = torch.tensor(grads[key][step])
+        optimizer.step()
+    expected = definition(before["weight"], grads["weight"], lr=0.3, weight_decay=0.1)
+    np.testing.assert_allclose(layer.weight.detach().numpy(), expected, rtol=1e-7)
+    without = partial(numpy_lars, adapt=False) if name == "lars" else definition
+    expected = without(before["bias"], grads["bias"], lr=0.3, weight_decay=0.0)
+    np.testing.assert_allclose(layer.bias.detach().numpy(), expected, rtol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])

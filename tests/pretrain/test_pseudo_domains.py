@@ -13,6 +13,7 @@ from tiny_trial import tiny_trial
 from mdssl.config.run import RunSettings
 from mdssl.data.mixture import Mixture
 from mdssl.pretrain import pseudo_domains
+from mdssl.pretrain.kmeans import Clusters, kmeans
 from mdssl.pretrain.loop import groups_of, objective_of, train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.pseudo_domains import PseudoDomains, certainty, epsilon_of, keep, renumber, round_due
@@ -68,6 +69,11 @@ def test_outliers_are_left_out_and_clusters_keep_a_batch_of_their_most_certain()
     kept, topped_up = keep(sure, labels, epsilon=1.0, batch_per_domain=2)
     assert kept.tolist() == [True, False, True, False, True, False, True]
     assert topped_up == 1
+
+
+def test_eq_5_leaves_out_an_image_that_lies_on_the_border():
+    kept, _ = keep(torch.tensor([2.0, 3.0, 2.0]), torch.zeros(3, dtype=torch.int64), epsilon=1.0, batch_per_domain=1)
+    assert kept.tolist() == [False, True, False]
 
 
 def test_where_all_are_outliers_each_cluster_keeps_a_batch_or_all_it_has():
@@ -145,6 +151,51 @@ def test_a_round_finds_domains_that_look_different_and_records_what_it_did(tiny_
     again, record = pseudo_domains.find(trial, model, mixture, found, number=1, step=5)
     assert record["churn"] == pytest.approx(float((again.labels != found.labels).float().mean()))
     assert record["churn"] < 0.1, "the same encoder, the same numbers"
+
+
+@pytest.fixture
+def two_rounds(tiny_data, monkeypatch):
+    """A clustering, the next one, in which K-Means numbers the clusters in another way, and what K-Means was given."""
+    trial = config(method="mdssl-clustered", cluster_space="encoder")
+    mixture, model = load(tiny_data, trial), build_model(trial)
+    before, _ = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
+    other = torch.tensor([2, 0, 1])
+    given = []
+
+    def spied(*arguments, **settings):
+        given.append(settings)
+        found = kmeans(*arguments, **settings)
+        return found._replace(labels=other[found.labels], centroids=found.centroids[other.argsort()])
+
+    monkeypatch.setattr(pseudo_domains, "kmeans", spied)
+    after, _ = pseudo_domains.find(trial, model, mixture, before, number=1, step=5)
+    return pseudo_domains.embed(trial, model, mixture), before, after, given
+
+
+def test_a_clustering_begins_where_the_images_of_the_one_before_are_now(two_rounds):
+    z, before, _, (given,) = two_rounds
+    means = torch.stack([z[before.labels == number].mean(0) for number in range(3)])
+    torch.testing.assert_close(given["init"], means)
+    assert given["starts"] == 1
+
+
+def test_centroids_are_numbered_as_their_clusters(two_rounds):
+    z, before, after, _ = two_rounds
+    assert (after.labels == before.labels).float().mean() > 0.9
+    assert torch.equal(torch.cdist(z, after.centroids).argmin(1), after.labels)
+
+
+def test_an_empty_cluster_makes_no_image_certain(tiny_data, monkeypatch):
+    trial = config(outlier_rule="farthest", epsilon=0.5)
+    mixture, model = load(tiny_data, trial), build_model(trial)
+    z = pseudo_domains.embed(trial, model, mixture)
+    labels = (torch.arange(192) % 2).long()
+    centroids = torch.stack([z[0], z[1], z[0] + 1e6])
+    monkeypatch.setattr(pseudo_domains, "kmeans", lambda *_, **__: Clusters(labels, centroids, 1.0))
+    found, record = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
+    expected, _ = keep(certainty(z, centroids[:2], "farthest"), labels, 0.5, trial.batch_per_domain)
+    assert torch.equal(found.kept, expected)
+    assert 0 < record["kept_share"] < 1
 
 
 def test_embeddings_are_the_same_whatever_share_a_worker_takes(tiny_data):

@@ -54,6 +54,12 @@ def test_an_epoch_shows_every_image_at_most_once_and_each_epoch_has_its_own_orde
     assert epochs[0] != epochs[1]
 
 
+def test_domains_of_one_size_have_orders_of_their_own():
+    drawn = [Group(name, np.arange(64), batch=64).drawn(0, 0).tolist() for name in ("tiny-a", "tiny-b")]
+    assert sorted(drawn[0]) == sorted(drawn[1]) and drawn[0] != drawn[1]
+    assert Group("tiny-a", np.arange(64), batch=64).drawn(1, 0).tolist() != drawn[0], "and seeds have"
+
+
 def test_simclr_on_a_union_differs_from_mdssl_without_an_across_term(tiny_data):
     totals = []
     for change in ({"method": "simclr"}, {"method": "mdssl"}):

@@ -113,7 +113,7 @@ def test_there_is_a_page_for_all_trials_and_one_for_each(reported, parsed):
     index = next(page for page in parsed if page.file.stem == "index")
     assert {f"trials/{trial_id}.html" for trial_id in trial_ids} <= set(index.values("href"))
     assert len(pd.read_csv(folder / "leaderboard.csv")) == len(read(storage))
-    assert {"verdict", "published", "ours"} <= set(pd.read_csv(folder / "ledger.csv"))
+    assert {"verdict", "published", "ours", "seeds"} <= set(pd.read_csv(folder / "ledger.csv"))
 
 
 def test_every_page_is_well_formed_and_loads_nothing_from_elsewhere(parsed):

@@ -70,6 +70,12 @@ def test_a_step_that_comes_again_means_that_a_worker_died(shown):
     assert any("a worker died at step 50 or after" in line and "is at step 40" in line for line in shown.lines())
 
 
+def test_a_worker_that_goes_on_at_the_step_of_its_last_report_has_died_too(shown):
+    shown.step(50)
+    shown.step(50)
+    assert any("a worker died at step 50 or after" in line for line in shown.lines())
+
+
 def test_a_failure_says_why(shown):
     shown.report(phase="failed", error="the loss is not finite")
     assert "FAILED: the loss is not finite" in shown.lines()[0]

@@ -14,11 +14,12 @@ from mdssl.cli.main import main
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
-from mdssl.evaluate import seen
+from mdssl.evaluate import artifacts
+from mdssl.evaluate.artifacts import TrialArtifacts
 from mdssl.evaluate.representations import of_trial, read
-from mdssl.evaluate.seen import sheet_of_trial
 from mdssl.leaderboard.board import read as read_leaderboard
 from mdssl.pretrain.loop import train, with_fingerprint
+from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
 from mdssl.sweep.evaluator import Evaluator
 
@@ -66,6 +67,11 @@ def probe(trial_dir, data, *datasets):
     assert main(["probe", trial_dir.name, *flags]) == 0
 
 
+def artifacts_of(trial_dir, data):
+    place = Location.of(trial_dir)
+    return TrialArtifacts(place, *load_model(place), data=data, device="cpu")
+
+
 def files(trial_dir):
     found = [*trial_dir.glob("neighbours.*"), *trial_dir.glob("representations/*")]
     return {str(file.relative_to(trial_dir)): (file.read_bytes(), file.stat().st_mtime_ns) for file in sorted(found)}
@@ -99,7 +105,10 @@ def test_the_probe_of_a_sweep_keeps_the_same(trial_dir, probed, tiny_data):
 def test_what_was_probed_before_is_made_when_it_is_asked_for(trial_dir, storage, probed, tiny_data):
     assert of_trial(storage, trial_dir.name, ["tiny-a", "tiny-c"]) == {}
     made = of_trial(storage, trial_dir.name, ["tiny-a", "tiny-c"], data=tiny_data)
-    sheet_of_trial(storage, trial_dir.name, data=tiny_data)
+    found = artifacts_of(trial_dir, tiny_data)
+    for name in made:
+        found.add(open_dataset(tiny_data, name))
+    found.draw()
     assert list(made) == ["tiny-a", "tiny-c"]
     for name in made:
         kept = read(Location.of(probed), name)
@@ -137,7 +146,7 @@ def test_what_cannot_be_written_costs_no_score_and_is_made_by_the_next_probe(tri
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    monkeypatch.setattr(seen, "_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(artifacts, "_RETRY_SECONDS", 0.01)
     with caplog.at_level(logging.WARNING, logger="mdssl"):
         probe(trial_dir, tiny_data, "tiny-a")
     board = read_leaderboard(str(trial_dir.parents[1]))
@@ -159,6 +168,6 @@ def test_an_untrained_encoder_is_asked_about_what_it_is_scored_on(tiny_data, tmp
     trial_dir = tmp_path / "trials" / config.trial_id
     train(config, data=tiny_data, trial_dir=trial_dir, device="cpu")
     with pytest.raises(ValueError, match="trained on nothing; name datasets"):
-        sheet_of_trial(tmp_path, config.trial_id, data=tiny_data)
+        artifacts_of(trial_dir, tiny_data).sheet()
     probe(trial_dir, tiny_data, "tiny-c")
     assert json.loads((trial_dir / "neighbours.json").read_text())["candidates"] == {"tiny-c": 64}

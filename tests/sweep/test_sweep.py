@@ -110,6 +110,15 @@ def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, tiny_data):
     assert not board.duplicated(["trial_id", "eval_dataset", "features", "probe"]).any()
 
 
+def test_force_deletes_finished_trials_and_trains_them_again(first, tiny_data, tmp_path):
+    copy = shutil.copytree(first[0], tmp_path / "results")
+    before = encoders(copy)
+    sweep(copy, tiny_data, *first[2], "--force", "--executor", "inline")
+    after = encoders(copy)
+    assert after.keys() == before.keys()
+    assert all(after[name] > before[name] for name in before)
+
+
 def test_a_killed_sweep_goes_on(tiny_data, tmp_path):
     """``kill -9`` of the sweep while a trial trains; the same command then trains on from the checkpoint."""
     arguments = ["--iterations", 30, "--lambda1", 0.9, "--lambda2", 0.1, "--executor", "inline", "--max-concurrent", 1]

@@ -18,10 +18,10 @@ from mdssl.data.remote import ensure_local
 from mdssl.data.sources.base import RawImage
 from mdssl.device import pick_device
 from mdssl.errors import InputError, check_name, check_number
-from mdssl.evaluate.choice import chosen
 from mdssl.evaluate.encoder import open_encoder
 from mdssl.evaluate.neighbors.search import Picture, Pictures, described, encode_rows, nearest, split_to_search
 from mdssl.evaluate.neighbors.sheet import neighbor_sheet
+from mdssl.evaluate.sampling import sample_rows
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import check_file
 from mdssl.terminal import printable
@@ -83,7 +83,9 @@ def show_neighbors(
     options = {"layer": features, "device": device, "input_size": config.input_size}
     asked = [encode_rows(model, query.image[None], np.zeros(1, int), **options) for query in queries]
     splits = [split_to_search(dataset, "train") for dataset in datasets]
-    rows = [chosen(d.name, "train", split.labels, sample, seed=seed) for d, split in zip(datasets, splits, strict=True)]
+    rows = [
+        sample_rows(d.name, "train", split.labels, sample, seed=seed) for d, split in zip(datasets, splits, strict=True)
+    ]
     candidates = []
     with image_progress(True) as bar:
         task = bar.add_task("encode training images", total=sum(map(len, rows)))
@@ -142,7 +144,7 @@ def _pictures_in_dataset(name: str, split: str, row: str | None, like: Dataset, 
     if not len(part.labels):
         raise InputError(f"dataset {name!r} has no {split} images; name other images, such as {name}:train.")
     if row is None:
-        rows = chosen(name, split, part.labels, IMAGES_OF_SPLIT, seed=seed)
+        rows = sample_rows(name, split, part.labels, IMAGES_OF_SPLIT, seed=seed)
     elif re.fullmatch(r"-?[0-9]+", row):
         check_number(f"row of {name}:{split}", int(row), low=0, high=len(part.labels) - 1)
         rows = [int(row)]

@@ -1,0 +1,78 @@
+"""Presets against lists of their own: the paper's numbers, and the arithmetic of CIFAR-10's epochs."""
+
+import pytest
+
+from mdssl.config.presets import PRESETS
+from mdssl.config.run import ProbeConfig
+from mdssl.config.trial import TrialConfig
+
+EPOCH = 50_000 // 512
+"""Steps that CIFAR-10's 50,000 images fill with batches of 512."""
+
+# The paper's section 3.1, tables 6 and 7, section 4 and equation 5; what it does not say is SimCLR's at 32×32.
+PAPER = {
+    "arch": "resnet50",
+    "stem": "imagenet",
+    "norm": "batch",
+    "projection_dim": 128,
+    "batch_per_domain": 1024,
+    "iterations": 48_000,
+    "optimizer": "lars",
+    "learning_rate": 4.0,
+    "lr_warmup_iterations": 480,
+    "weight_decay": 1e-6,
+    "temperature": 0.1,
+    "jitter_strength": 0.5,
+    "blur_probability": 0.5,
+    "crop_min_area": 0.08,
+    "warmup_iterations": 480,
+    "recluster_every": 2400,
+    "cluster_space": "projection",
+    "cluster_normalised": True,
+    "epsilon": 1.0,
+    "epsilon_final": 0.01,
+    "outlier_rule": "farthest",
+}
+CIFAR = PAPER | {
+    "arch": "resnet18",
+    "stem": "cifar",
+    "batch_per_domain": 512,
+    "iterations": 100 * EPOCH,
+    "lr_warmup_iterations": 10 * EPOCH,
+    "learning_rate": 4.0 * 512 / 1024,
+    "warmup_iterations": 10 * EPOCH,
+    "recluster_every": 10 * EPOCH,
+}
+QUICK = PAPER | {
+    "arch": "resnet18",
+    "batch_per_domain": 64,
+    "iterations": 80,
+    "lr_warmup_iterations": 10,
+    "learning_rate": 1.5,
+    "crop_min_area": 0.5,
+    "warmup_iterations": 16,
+    "recluster_every": 16,
+}
+
+
+@pytest.mark.parametrize(("preset", "expected"), [("paper", PAPER), ("cifar", CIFAR), ("quick", QUICK)])
+def test_a_preset_trains_by_its_list(preset, expected):
+    own = {name: value for name, value in PRESETS[preset].items() if name in TrialConfig.__dataclass_fields__}
+    domains = {"domains": ("cifar10", "svhn")}
+    trial = TrialConfig(**own | domains).to_dict()
+    assert {name: trial[name] for name in expected} == expected
+
+
+def test_probes_are_those_of_their_preset():
+    probes = {name: preset.get("probe", ProbeConfig().probe) for name, preset in PRESETS.items()}
+    assert probes == {"quick": "lbfgs", "cifar": "lbfgs", "paper": "sgd"}
+    raw = ProbeConfig(probe="sgd-raw").settings()
+    # Table 7.
+    assert (raw["probe_learning_rate"], raw["probe_batch"], raw["probe_epochs"]) == (0.1, 1024, 100)
+
+
+def test_the_quick_preset_scores_on_a_domain_that_it_does_not_train_on():
+    quick = PRESETS["quick"]
+    assert quick["domains"] == ("builtin-clutter", "builtin-shapes", "builtin-textures")
+    assert quick["evaluate"] == (*quick["domains"], "builtin-digits")
+    assert (quick["clusters"], quick["rules"]) == ((2, 3), ("farthest", "runner-up"))
