@@ -5,7 +5,7 @@ import os
 
 import pandas as pd
 import pytest
-from leaderboard_rows import failed, row
+from factories import failed, row
 
 from mdssl.cli.main import _main
 from mdssl.errors import InputError
