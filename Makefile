@@ -18,11 +18,11 @@ sweep: install
 
 test: install
 # Tests that share what is slow to set up stay in one process. Which do, and what comes first: tests/conftest.py.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What takes no Ray and no further processes, in a minute or so: for use after each change.
 test-fast: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not (process or ddp or slow or long or cluster)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not (process or ddp or slow or long or cluster)"
 
 # Two nodes on loopback, with sshd and rsync: brings one up, trains over both, kills a worker, takes it down.
 test-cluster: install

@@ -24,20 +24,27 @@ threadpool_limits(1)
 os.fsync = lambda descriptor: None
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests that start processes their marker, and say which tests stay together in one of several processes.
-
-    Those with Ray share a cluster; the others of a file share what its fixtures made. What takes longest comes first:
-    left for the end, it would have one process wait for the other.
-    """
+    """Give tests that start processes their marker. Files that take longest come first: left for the end, they would
+    have one process wait for the other."""
     for item in items:
-        with_ray = item.get_closest_marker("ray") is not None
-        if with_ray or process_use.starts_processes(item):
+        if process_use.starts_processes(item):
             item.add_marker("process")
-        item.add_marker(pytest.mark.xdist_group("ray" if with_ray else item.location[0]))
     long = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("ddp")}
-    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, item.path not in long))
+    items.sort(key=lambda item: (not process_use.starts_ray(item.path), item.path not in long))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``--dist loadfile``: a file stays with one process, and all that start Ray do, which share the cluster."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "with Ray" if process_use.starts_ray(config.rootpath / file) else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""Which tests start processes, by what they, their fixtures and the helpers of both mention."""
+"""Which tests start processes, by what they, their fixtures and the helpers of both mention; and which files Ray."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -12,7 +13,14 @@ TESTS = Path(__file__).parent
 STARTERS = {"subprocess", "multiprocessing", "Popen", "spawn", "get_context", "sync_playwright"}
 
 
+@cache
+def starts_ray(file: Path) -> bool:
+    return "pytest.mark.ray" in file.read_text()
+
+
 def starts_processes(item: pytest.Item) -> bool:
+    if item.get_closest_marker("ray"):
+        return True
     fixtures = [definition.func for found in item._fixtureinfo.name2fixturedefs.values() for definition in found]
     return any(_mentions_a_starter(function, set()) for function in [item.function, *fixtures])
 
