@@ -20,6 +20,9 @@ from mdssl.storage import filesystems
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 threadpool_limits(1)
+# Whoever joins a test's Ray has its token, as docs/cluster.md has it. Ray reads the mode when it is imported.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 # Thousands of files that nobody needs after a power cut. Tests of a disk that is full put their own in its place.
 os.fsync = lambda descriptor: None
 
@@ -99,9 +102,6 @@ def cluster(s3_environment, data_cache) -> str:
     own. What a test starts there ends with the driver that it runs.
     """
     with pytest.MonkeyPatch.context() as patch:
-        # As docs/cluster.md has it: who joins has the token in its environment.
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # Nobody takes this machine away; to be told so takes a process more for each trial.
         patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         with sweep_runs.running_ray(2, MDSSL_DATA_CACHE=str(data_cache), **s3_environment) as address:
