@@ -43,6 +43,8 @@ soak: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 
 # The peers that the benches compare with are of no use to anything else.
 bench: install

@@ -33,6 +33,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard import compacted
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.rows import failed_row, finished_row
 from mdssl.tables.table import print_leaderboard
 
@@ -94,7 +95,7 @@ def rows_of(config: TrialConfig, storage: Location, rng: np.random.Generator) ->
             "num_test": 10_000,
             "eval_seconds": rng.uniform(10, 20),
         }
-        trial_dir = storage / "trials" / config.trial_id
+        trial_dir = trial_dir_in(storage, config.trial_id)
         rows.append(finished_row(config, cost, score, context=CONTEXT, trial_dir=trial_dir))
     return rows
 

@@ -35,7 +35,7 @@ from mdssl.config.run import ProbeConfig, RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import read_training
-from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 
 NESTED, INLINE = "nested", "inline"
 BARE_NESTED, BARE = "TorchTrainer in a Tune function", "Tune function"
@@ -61,7 +61,7 @@ def main() -> None:
 
 def compare(folder: Path, rounds: int, device: str) -> None:
     report = Report("s", peer=f"{BARE_NESTED}, Ray's defaults")
-    train(NOTHING, data=folder, trial_dir=folder / "trials" / NOTHING.trial_id, device="cpu")
+    train(NOTHING, data=folder, trial_dir=trial_dir_in(folder, NOTHING.trial_id), device="cpu")
     found: dict[str, dict[str, Any]] = {}
     for name in (NESTED, INLINE, BARE_NESTED, BARE, NESTED + AGAIN):
         # A process each: Ray reads its settings where it starts.
@@ -157,7 +157,7 @@ def our_trial(tune_config: dict[str, Any], run: Any) -> None:
     from mdssl.storage.claim import Claim
     from mdssl.sweep.trial import train_in_workers, train_inline
 
-    trial_dir = Location.of(run.storage) / "trials" / NOTHING.trial_id
+    trial_dir = trial_dir_in(run.storage, NOTHING.trial_id)
     with Claim(trial_dir) as claim:
         claim.wait()
         (train_inline if run.executor == "inline" else train_in_workers)(NOTHING, trial_dir, run, claim.token)
@@ -178,7 +178,7 @@ def bare_nested_trial(tune_config: dict[str, Any], folder: str, use_gpu: bool) -
             name=f"bare-{tune_config['number']}", storage_path=folder, callbacks=[TuneReportCallback()]
         ),
     ).fit()
-    tune.report({"status": read_training(Location.of(folder) / "trials" / NOTHING.trial_id)["status"]})
+    tune.report({"status": read_training(trial_dir_in(folder, NOTHING.trial_id))["status"]})
 
 
 def bare_trial(tune_config: dict[str, Any], folder: str, use_gpu: bool) -> None:
@@ -260,12 +260,12 @@ def make_finished_sweep(folder: Path) -> list[str]:
     flags = [str(flag) for flag in flags]
     grid = runpy.run_path(str(SCRIPT))["LambdaGrid"]
     settings = parse(grid, prog=SCRIPT.name, description="", argv=flags)
-    methods = [{"method": "random"}, {"method": "simclr"}, *({"method": "mdssl", **pair} for pair in settings.lambdas)]
+    methods = settings.expand("random", "simclr", "mdssl")
     probe, context = settings.probe_config, {"sweep": "lambda_grid", "preset": "quick", "git_commit": git_commit()}
     configs = trials(settings, methods)
     assert len(configs) == TRIALS, len(configs)
     for config in configs:
-        trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
+        trial_dir = trial_dir_in(settings.storage, config.trial_id)
         write_config(trial_dir, config)
         state = LoopState(started_at=now())
         training = write_finished(trial_dir, config, torch.nn.Linear(1, 1), state, device="cpu", workers=1)

@@ -1,6 +1,8 @@
 """``python -m mdssl``."""
 
-from mdssl.cli import main
+import sys
+
+from mdssl.cli.main import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

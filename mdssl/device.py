@@ -1,4 +1,4 @@
-"""Which device, and how to send it numbers without waiting for it."""
+"""Choose a device, limit its memory, and send tensors to it without waiting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mdssl.errors import check_name
 
 
 def pick_device(device: str) -> str:
-    """``auto`` becomes the worker's own GPU where there is one, else cpu.
+    """``auto`` becomes the worker's own GPU if there is one, else cpu.
 
     Raises:
         ValueError: no such device, or none here.
@@ -37,18 +37,18 @@ def check_device(device: str) -> None:
 
 
 def limit_memory(device: str, part: float) -> None:
-    """Take no more than ``part`` (0 to 1) of a GPU's memory in this process, which Ray does not see to.
+    """Limit this process to a share of a GPU's memory, from 0 to 1, because Ray does not.
 
-    Who asks for more gets an out-of-memory error, and its neighbours on that GPU go on.
+    A process that needs more gets an out-of-memory error, and the others on that GPU are not affected.
     """
     if device.startswith("cuda") and part < 1:
         torch.cuda.set_per_process_memory_fraction(part, device)
 
 
 def send(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A tensor of ``numbers`` on ``device``, for which the host does not wait.
+    """A tensor of ``numbers`` on ``device``, copied without waiting.
 
-    From pinned memory: a GPU takes pageable memory only after all that was asked of it before is done.
+    From pinned memory: a copy from pageable memory waits for all earlier work of the GPU.
     """
     tensor = torch.from_numpy(numbers)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,15 +1,15 @@
-"""What a user gave is checked once and answered in one message: what, the value, what is allowed, and a hint."""
+"""Errors of users, and the checks of values: one message with the setting, its value, what is allowed, and a hint."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """What a user gave cannot work. The command line shows its message alone; any other error is a defect of ours."""
+    """A value that a user gave cannot work. The command line shows the message alone; any other error is a defect."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM has ended a command, as Ctrl-C would."""
+    """SIGTERM ends a command, as Ctrl-C does."""
 
 
 def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -> None:
@@ -19,7 +19,7 @@ def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -
         what: the setting as the user knows it, e.g. ``"dataset"``.
         value: what was given.
         valid: the names that are allowed, in the order in which to list them.
-        hint: a closing sentence that says how to make the value valid, where naming it anew is not the only way.
+        hint: a last sentence, on other ways to make the value valid.
     """
     valid = list(valid)
     if value in valid:
@@ -31,7 +31,7 @@ def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -
 
 
 def check_number(what: str, value: float, *, low: float, high: float = float("inf"), hint: str = "") -> None:
-    """Raise ``ValueError`` unless ``low <= value <= high``; NaN and infinities are refused as well."""
+    """Raise ``ValueError`` unless ``low <= value <= high``; NaN and infinities are refused."""
     if low <= value <= high and value not in (float("inf"), float("-inf")):
         return
     allowed = f"at least {low}" if high == float("inf") else f"from {low} to {high}"

@@ -1,4 +1,4 @@
-"""What others wrote on a terminal: names and errors may hold sequences that rewrite it, or type into it."""
+"""Safe output: names and errors of others may contain sequences that rewrite a terminal, or type into it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""All but tabs and line ends, and what turns the direction of text around; halves of characters cannot be printed."""
+"""Control characters but tabs and line ends, marks that reverse the direction of text, and lone surrogates."""
 
 
 def printable(text: str) -> str:
@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 
 
 class Terminal(Console):
-    """A console for text of others: no part of it but its own styles can be more than characters."""
+    """A console for text of others: only its own styles produce control sequences."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

@@ -1,8 +1,7 @@
 """λ1 × λ2: how strongly to push apart images within a domain, and across domains (figure 3 and table 1 of the paper).
 
-Trains one MDSSL encoder for each pair of --lambda1 and --lambda2, and beside them the two that every pair is held
-against: SimCLR on the union of all domains, and a random encoder as the floor. Expect λ2 a little above 0 to help the
-most.
+Trains one MDSSL encoder for each pair of --lambda1 and --lambda2, and two baselines: SimCLR on the union of all
+domains, and a random encoder as the floor. Expect λ2 a little above 0 to help the most.
 
   python sweeps/lambda_grid.py
       preset quick: 8 trials on built-in domains, minutes on 2 CPU cores
@@ -10,15 +9,16 @@ most.
   python sweeps/lambda_grid.py --preset paper --domains cifar10 svhn --evaluate cifar10 svhn stl10
       ResNet-50, 48,000 steps a trial: GPU-days
 
-The same command again trains nothing twice: it goes on where it stopped, or prints the table.
+Run the same command again: it trains nothing twice, and continues where it stopped or prints the table.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mdssl.cli.parse import parse, run
+from mdssl.cli.parse import command, parse
 from mdssl.sweep.settings import SweepSettings
 
 
@@ -30,15 +30,14 @@ class LambdaGrid(SweepSettings):
     """Weights of the across-domain term, each at least 0; useful up to about 0.2."""
 
 
+@command
 def main(argv: Sequence[str]) -> int:
     settings = parse(LambdaGrid, prog="lambda_grid.py", description=__doc__, argv=argv)
-    # After the flags, for it brings torch: --help should not wait for that.
+    # Imported after the flags are read, because --help should not wait for torch.
     from mdssl.sweep.launch import run_sweep
 
-    methods = [{"method": "random"}, {"method": "simclr"}]
-    methods += [{"method": "mdssl", **lambdas} for lambdas in settings.lambdas]
-    return run_sweep("lambda_grid", settings, methods)
+    return run_sweep("lambda_grid", settings, settings.expand("random", "simclr", "mdssl"))
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(main())

@@ -1,8 +1,9 @@
-"""Mixtures: which domains to train on together, and what one more domain costs or gives (tables 1 and 3, figure 2).
+"""Mixtures: which domains to train on together, and what one more domain costs or gains (tables 1 and 3, figure 2).
 
-For each mixture one MDSSL encoder at each pair of --lambda1 and --lambda2, beside SimCLR on its union; for each domain
-alone SimCLR (--singles); and a random encoder as the floor. All are scored on every dataset of --evaluate, so that
-each mixture has domains it saw and domains it did not. The paper reports that each further domain helps (figure 2).
+Trains for each mixture one MDSSL encoder at each pair of --lambda1 and --lambda2 and SimCLR on its union; for each
+domain alone SimCLR (--singles); and scores a random encoder as the floor. All are scored on every dataset of
+--evaluate, so that each mixture has seen and unseen domains. The paper reports that each further domain helps (figure
+2).
 
   python sweeps/mixtures.py
       preset quick: the built-in domains one by one, 8 trials, minutes on 2 CPU cores
@@ -13,16 +14,17 @@ each mixture has domains it saw and domains it did not. The paper reports that e
   python sweeps/mixtures.py --preset paper --mixtures cifar10+stl10+svhn cifar100+dtd+tiny-imagenet --no-singles
       just these
 
-The same command again trains nothing twice: it goes on where it stopped, or prints the table.
+Run the same command again: it trains nothing twice, and continues where it stopped or prints the table.
 """
 
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mdssl.cli.parse import parse, run
+from mdssl.cli.parse import command, parse
 from mdssl.config.trial import check_mixture
 from mdssl.errors import InputError
 from mdssl.sweep.settings import SweepSettings
@@ -49,7 +51,7 @@ class Mixtures(SweepSettings):
             if not 2 <= size <= len(self.domains):
                 raise InputError(
                     f"subsets has {size}, but of {len(self.domains)} domains mixtures have 2 to {len(self.domains)}. "
-                    "Each domain alone stands beside them anyway."
+                    "Each domain alone is trained anyway."
                 )
         for mixture in self.mixtures:
             check_mixture(tuple(mixture.split("+")))
@@ -71,20 +73,20 @@ class Mixtures(SweepSettings):
         return tuple(dict.fromkeys(found))
 
 
+@command
 def main(argv: Sequence[str]) -> int:
     settings = parse(Mixtures, prog="mixtures.py", description=__doc__, argv=argv)
-    # After the flags, for it brings torch: --help should not wait for that.
+    # Imported after the flags are read, because --help should not wait for torch.
     from mdssl.sweep.launch import run_sweep
 
-    methods = [{"method": "random"}]
+    methods: list[str | dict] = ["random"]
     if settings.singles:
         alone = dict.fromkeys(domain for mixture in settings.all_mixtures for domain in mixture)
         methods += [{"method": "simclr", "domains": (domain,)} for domain in alone]
     for mixture in settings.all_mixtures:
-        methods += [{"method": "simclr", "domains": mixture}]
-        methods += [{"method": "mdssl", "domains": mixture, **lambdas} for lambdas in settings.lambdas]
-    return run_sweep("mixtures", settings, methods)
+        methods += [{"method": method, "domains": mixture} for method in ("simclr", "mdssl")]
+    return run_sweep("mixtures", settings, settings.expand(*methods))
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(main())

@@ -14,11 +14,12 @@ What the text leaves open, and what was decided, is in the notes of --list.
   python sweeps/paper.py table1 --arch resnet18 --iterations 500 --batch-per-domain 128 --learning-rate 1.5
       a small one, to see it work; the numbers then say nothing about the paper's
 
-The same command again trains nothing twice: it goes on where it stopped, or prints the tables.
+Run the same command again: it trains nothing twice, and continues where it stopped or prints the tables.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, Suppress
 
-from mdssl.cli.parse import parse, run
+from mdssl.cli.parse import command, parse
 from mdssl.config.trial import ClusterSettings
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
@@ -69,9 +70,10 @@ class Paper(SweepSettings, ClusterSettings):
         super().__post_init__()
 
 
+@command
 def main(argv: Sequence[str]) -> int:
     settings = parse(Paper, prog="paper.py", description=__doc__, argv=argv)
-    # After the flags, for it brings torch: --help should not wait for that.
+    # Imported after the flags are read, because --help should not wait for torch.
     from mdssl.sweep.launch import run_sweep
 
     console = Terminal()
@@ -98,4 +100,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(main())

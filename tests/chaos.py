@@ -1,7 +1,7 @@
 """Kill anything: a sweep on a cluster of this machine, with random kills, ends as one that nobody disturbs.
 
     python tests/chaos.py --kills 20 --seed 0
-    python tests/chaos.py --workers 2 --method clustered --storage-kind bucket
+    python tests/chaos.py --workers 2 --method clustered --storage-kind bucket --second-ray
 
 ``kill -9`` hits workers of Ray Train, its controllers, the trials' own processes, the probe actor, the sweep itself
 (the same command is then started again) and whole nodes (another then joins). The seed gives a plan, which is printed:
@@ -59,6 +59,12 @@ METHODS = {
 TRAINED = {"mdssl": 3, "clustered": 4}
 """Trials that have steps."""
 SEEN = ("representations/*", "neighbours.*")
+IDLES = """
+import ray, sys
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
+print("runs", flush=True)
+sys.stdin.read()
+"""
 STALLED_SECONDS = 400
 """So long without a checkpoint or a row is a failure."""
 
@@ -216,6 +222,17 @@ def storage(kind: str, folder: Path):
         yield f"{s3_server.new_bucket(environment)}/disturbed"
 
 
+@contextlib.contextmanager
+def another_ray():
+    """A Ray that idles on this machine: who looks for "the" Ray of the machine finds two."""
+    with subprocess.Popen(
+        [sys.executable, "-c", IDLES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as ray:
+        assert any("runs" in line for line in ray.stdout)
+        yield
+        ray.stdin.close()
+
+
 def as_folder(place: Location, folder: Path) -> Path:
     """The storage as a local folder: itself, or a copy of a bucket."""
     if place.is_local:
@@ -234,12 +251,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, choices=(1, 2), help="of each trial")
     parser.add_argument("--method", default="mdssl", choices=METHODS)
     parser.add_argument("--storage-kind", default="folder", choices=("folder", "bucket"))
+    parser.add_argument("--second-ray", action="store_true", help="another Ray idles on the machine meanwhile")
     arguments = parser.parse_args()
     begun, token, iterations = time.monotonic(), f"mdssl-chaos-{uuid.uuid4().hex}", arguments.iterations
     kills = plan(arguments.seed, arguments.kills, TRAINED[arguments.method] * iterations)
     print("\n".join(f"plan: {each}" for each in kills), flush=True)
     # Ray's own files and sockets, apart from any other Ray of this machine; the paths of sockets must be short.
     with (
+        another_ray() if arguments.second_ray else contextlib.nullcontext(),
         tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as name,
         storage(arguments.storage_kind, Path(name)) as place,
     ):

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from mdssl.cli import trials
-from mdssl.cli.parse import run
+from mdssl.cli.parse import command
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
@@ -204,11 +204,11 @@ def test_a_console_keeps_its_own_styles_and_no_others(console):
 
 
 def test_an_error_types_nothing_into_the_terminal(capsys):
+    @command
     def main(argv):
         raise InputError(f"class folder {CLEARS_THE_SCREEN} has no images")
 
-    with pytest.raises(SystemExit):
-        run(main, [])
+    assert main([]) == 2
     assert capsys.readouterr().err == "error: class folder \\x1b[2J has no images\n"
 
 
@@ -231,7 +231,7 @@ def test_names_are_no_markup_while_a_sweep_runs(console):
     other = TrialConfig(domains=("[blink]x",), precision="fp32", iterations=9)
     with SweepProgress({each.trial_id: each for each in (config, other)}, console) as progress:
         trial = SimpleNamespace(config={"work": {"trial": config.to_dict()}})
-        waits = {"phase": "waits", "owner": f"[bold]host{CLEARS_THE_SCREEN}", "reached": 3}
+        waits = {"phase": "queued", "owner": f"[bold]host{CLEARS_THE_SCREEN}", "reached": 3}
         progress.on_trial_result(0, [], trial, waits)
         console.print(progress._table())
     assert "waits for [bold]host\\x1" in shown(console) and CLEARS_THE_SCREEN not in shown(console)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from mdssl.cli.places import DATA
+from mdssl.config.presets import DATA
 from mdssl.errors import InputError
 from mdssl.terminal import printable
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from mdssl.cli.places import DATA, STORAGE
+from mdssl.config.presets import DATA, STORAGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class Neighbours:
     """Prepared datasets whose training images are searched; default: the domains that the trial was trained on."""
     features: str = "encoder"
     """Layer that is compared: encoder | projection."""
-    neighbours: int = 10
+    neighbors: int = 10
     """Nearest images of each."""
     sample: int = 2_000
     """Training images of each dataset that are searched, its classes in turns: a few seconds of a CPU core. A larger
@@ -150,9 +150,9 @@ def neighbours(settings: Neighbours) -> None:
     """Show the training images that an encoder takes for most like yours: a sheet, and the same in words.
 
     Examples:
-      mdssl neighbours photo.jpg --trial-id 0123456789ab
-      mdssl neighbours svhn:test cifar10:test:17 --trial-id 0123456789ab --features projection
-      mdssl neighbours photo.jpg --weights resnet50.pth --input-size 224 --among cifar10 stl10
+      mdssl neighbors photo.jpg --trial-id 0123456789ab
+      mdssl neighbors svhn:test cifar10:test:17 --trial-id 0123456789ab --features projection
+      mdssl neighbors photo.jpg --weights resnet50.pth --input-size 224 --among cifar10 stl10
     """
     from mdssl.evaluate.neighbors.ask import ask_neighbours
 

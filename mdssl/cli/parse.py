@@ -2,51 +2,113 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
-from dataclasses import MISSING, fields
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import TypeVar
+from types import FrameType
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from mdssl.config.presets import PRESETS
-from mdssl.errors import InputError, Terminated, check_name
+from mdssl.config.field_types import current_name
+from mdssl.config.presets import preset_values
+from mdssl.errors import InputError, Terminated
 from mdssl.storage.retry import StorageLostError
 from mdssl.terminal import printable
 
 Settings = TypeVar("Settings")
 
-_GOES_WITH = {"domains": ("--mixtures",), "evaluate": ("--domains", "--mixtures")}
-"""A preset's own domains, and what they are scored on, are nothing that a user with other domains has asked for."""
+
+class Main(Protocol):
+    """The main function of a command: takes the arguments, by default those of the process; returns the exit code."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
 
 
-def parse(settings_class: type[Settings], *, prog: str, description: str, argv: Sequence[str]) -> Settings:
+def command(
+    body: Callable[[Sequence[str]], int | None],
+    *,
+    saves_progress: Callable[[Sequence[str]], bool] = lambda argv: True,
+) -> Main:
+    """Make a main function of ``body``: errors of users are one message and exit code 2, Ctrl-C is 130, SIGTERM 143.
+
+    Any other exception is a defect, and is raised.
+
+    Args:
+        saves_progress: whether the command with these arguments continues where it was interrupted.
+    """
+
+    @functools.wraps(body)
+    def main(argv: Sequence[str] | None = None) -> int:
+        argv = sys.argv[1:] if argv is None else argv
+        try:
+            with _sigterm_raises():
+                return body(argv) or 0
+        except SystemExit as ended:
+            return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        except (InputError, StorageLostError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+            print(f"error: {printable(str(error))}", file=sys.stderr)
+            return 2
+        except BrokenPipeError:
+            # The reader of the output, such as head, has enough. What Python still buffers for it would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except KeyboardInterrupt as interrupt:
+            word, code = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
+            again = "the same command without --force" if "--force" in argv else "the same command"
+            goes_on = f"; {again} goes on from what was saved" if saves_progress(argv) else ""
+            # Of the workers of torchrun one prints it.
+            if os.environ.get("RANK", "0") == "0":
+                print(f"\n{word}{goes_on}.", file=sys.stderr)
+            return code
+
+    return main
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Within the context, SIGTERM raises `Terminated`. Threads other than the main one cannot handle signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def parse(settings_class: type[Settings], *, prog: str, description: str | None, argv: Sequence[str]) -> Settings:
     """Read ``argv`` into ``settings_class``; the defaults are those of the preset that ``argv`` names, if it has one.
 
     Raises:
-        ValueError: a setting that is not allowed, from the class's own checks, or a flag that does not exist or does
-            not parse.
+        ValueError: a setting that is not allowed, from the class's own checks, or a flag that does not exist or cannot
+            be parsed.
         SystemExit: ``--help``.
     """
+    assert is_dataclass(settings_class)
+    argv = [_current_flag(word) for word in argv]
     _check_values(settings_class, argv)
-    # The defaults alone may be incomplete (no domains yet), and tyro would put a message of ours into one of its own;
-    # so it fills in a class without checks, and the checks come after.
-    unchecked = type(settings_class.__name__, (settings_class,), {"__post_init__": lambda self: None})
-    # A command's own flags before those that it shares: dataclasses put inherited fields first, --help should not.
-    own_first = dict.fromkeys(name for base in settings_class.__mro__ for name in vars(base).get("__annotations__", ()))
-    unchecked.__dataclass_fields__ = {name: settings_class.__dataclass_fields__[name] for name in own_first}
     names = [field.name for field in fields(settings_class)]
-    preset = _preset(argv, settings_class.preset) if "preset" in names else None
-    values = {"preset": preset, **PRESETS[preset]} if preset else {}
-    for name, instead in _GOES_WITH.items():
-        if any(_value(argv, flag) is not None for flag in instead):
-            values.pop(name, None)
+    values: dict[str, Any] = {}
+    if hasattr(settings_class, "preset"):
+        given = [name for name in names if _value(argv, name) is not None]
+        preset = _value(argv, "preset")
+        values = preset_values(settings_class.preset if preset is None else preset, given)
     required = {field.name: tyro.MISSING for field in fields(settings_class) if field.default is MISSING}
+    unchecked = _unchecked(settings_class)
     defaults = unchecked(**required | {name: value for name, value in values.items() if name in names})
     said = io.StringIO()
     try:
@@ -56,7 +118,7 @@ def parse(settings_class: type[Settings], *, prog: str, description: str, argv: 
                 prog=prog,
                 description=description,
                 default=defaults,
-                args=list(argv),
+                args=argv,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
             )
     except SystemExit as ended:
@@ -68,37 +130,44 @@ def parse(settings_class: type[Settings], *, prog: str, description: str, argv: 
     return settings_class(**{name: getattr(parsed, name) for name in names})
 
 
-def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
-    """Run a command: a wrong setting is one message and exit code 2, Ctrl-C is 130, SIGTERM 143, a defect shows its
-    traceback."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        code = main(argv)
-    except (InputError, StorageLostError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        code = 2
-    except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        print(f"error: {printable(str(error))}. Check the folders of data and results.", file=sys.stderr)
-        code = 2
-    except BrokenPipeError:
-        # Whoever read the output, such as head, has enough; what Python still holds back for it would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except KeyboardInterrupt as interrupt:
-        word, code = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
-        again = "the same command without --force" if "--force" in argv else "the same command"
-        print(f"\n{word}; {again} goes on from what was saved.", file=sys.stderr)
-    sys.exit(code)
+def _unchecked(settings_class: type) -> type:
+    """The class that tyro fills in: without checks, as the defaults alone may be incomplete (no domains yet), and with
+    choices as words, because our message on a wrong one names the nearest."""
+    unchecked = type(settings_class.__name__, (settings_class,), {"__post_init__": lambda self: None})
+    hints = get_type_hints(settings_class, include_extras=True)
+    unchecked.__annotations__ = {name: word for name, hint in hints.items() if (word := _word_of(hint)) is not None}
+    # A command's own flags before those that it shares: dataclasses put inherited fields first, --help should not.
+    own_first = dict.fromkeys(name for base in settings_class.__mro__ for name in vars(base).get("__annotations__", ()))
+    known = settings_class.__dataclass_fields__  # type: ignore[attr-defined]
+    unchecked.__dataclass_fields__ = {name: known[name] for name in own_first if name in known}  # type: ignore[attr-defined]
+    return unchecked
+
+
+def _word_of(hint: Any) -> Any:
+    """What tyro is to read for a ``Literal``, or a tuple of them; None for other types."""
+    several = get_origin(hint) is tuple
+    choices = get_args(hint)[0] if several else hint
+    if get_origin(choices) is not Literal:
+        return None
+    metavar = "|".join(get_args(choices))
+    if several:
+        return Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{{{metavar}}} ...")]
+    return Annotated[str, tyro.conf.arg(metavar=f"{{{metavar}}}")]
+
+
+def _current_flag(word: str) -> str:
+    """``word`` with American spelling, if it is a flag: ``--knn-neighbours=5`` was its name before."""
+    flag, equals, value = word.partition("=")
+    return current_name(flag) + equals + value if flag.startswith("--") else word
 
 
 def _check_values(settings_class: type, argv: Sequence[str]) -> None:
     """Raise ``ValueError`` where a flag that takes values has none; of the settings only ``track`` may be empty."""
     for field in fields(settings_class):
-        flag = f"--{field.name.replace('_', '-')}"
         if isinstance(field.default, tuple) and field.name != "track":
-            value = _value(argv, flag)
+            value = _value(argv, field.name)
             if value is not None and (not value or value.startswith("--")):
-                raise InputError(f"{flag} has no value; give at least one, or leave the flag out.")
+                raise InputError(f"{_flag(field.name)} has no value; give at least one, or leave the flag out.")
 
 
 def _check_is_no_file(name: str, value: str) -> None:
@@ -120,16 +189,13 @@ def _without_box(text: str) -> str:
     return f"{message}." + (f" Did you mean {' or '.join(near[:2])}?" if near else "")
 
 
-def _preset(argv: Sequence[str], default: str) -> str:
-    found = _value(argv, "--preset")
-    name = default if found is None else found
-    check_name("preset", name, PRESETS)
-    return name
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def _value(argv: Sequence[str], flag: str) -> str | None:
-    """What follows the last ``flag`` in ``argv``; None where it is not there."""
-    found = None
+def _value(argv: Sequence[str], name: str) -> str | None:
+    """The word after the last flag of the setting ``name``; None if ``argv`` does not have it."""
+    flag, found = _flag(name), None
     for word, following in zip(argv, [*argv, ""][1:], strict=True):
         if word == flag:
             found = following

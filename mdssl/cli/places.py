@@ -1,6 +1,25 @@
-"""Where commands look for data and results when no flag says so."""
+"""Flags that many commands share."""
 
-import os
+from __future__ import annotations
 
-DATA = os.environ.get("MDSSL_DATA", "data")
-STORAGE = os.environ.get("MDSSL_STORAGE", "results")
+from dataclasses import dataclass
+
+from mdssl.config.presets import DATA, STORAGE
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageFlag:
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFlag:
+    data: str = DATA
+    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFlag:
+    device: str = "auto"
+    """cpu | cuda | auto (a GPU if there is one)."""

@@ -1,6 +1,6 @@
-"""Commands that read results: ``mdssl leaderboard``, ``figures`` and ``report``.
+"""The commands that read results: ``mdssl leaderboard``, ``figures`` and ``report``.
 
-Imports of torch and what needs it stay inside the functions: ``--help`` should not wait for them.
+What takes long to import is imported inside the functions, because ``--help`` should not wait for it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import tyro
 
-from mdssl.cli.places import STORAGE
+from mdssl.cli.places import StorageFlag
 from mdssl.errors import check_number
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leaderboard:
+class Leaderboard(StorageFlag):
     method: tuple[str, ...] = ()
     """Only these methods."""
     train_mixture: tuple[str, ...] = ()
@@ -49,8 +49,6 @@ class Leaderboard:
     compact: bool = False
     """First copy all rows into one file, leaderboard-compacted.parquet, from which thousands of trials are read in a
     moment. The files of the trials stay the truth: what changes later is still read from them."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
 
 
 def leaderboard(settings: Leaderboard) -> None:
@@ -102,7 +100,7 @@ def leaderboard(settings: Leaderboard) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class Figures(StorageFlag):
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """Which figures: kinds, such as lambda-heatmap, or names of single files; default: all."""
     output: str = "figures"
@@ -113,8 +111,6 @@ class Figures:
     """Of each figure, in inches: 3.3 is a column of print, 7 a page; default: what suits the figure."""
     trial: str | None = None
     """Figures of this trial while it trained, instead of those of the leaderboard: 12 hex digits."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
 
 
 def figures(settings: Figures) -> None:
@@ -142,14 +138,12 @@ def figures(settings: Figures) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(StorageFlag):
     output: str = "report"
     """Folder or bucket for the report: new, empty, or with an earlier one, of which only what changed is written."""
     watch: bool = False
     """Bring it up to date every 30 seconds, or every few minutes where there is much to draw, until Ctrl-C; its first
     page then renews itself in the browser."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
 
 
 def report(settings: Report) -> None:

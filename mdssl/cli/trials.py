@@ -1,6 +1,6 @@
-"""Commands for single trials, and for what trials do: ``mdssl train``, ``probe``, ``status`` and ``log``.
+"""The commands ``mdssl train``, ``probe``, ``status`` and ``log``.
 
-Imports of torch and what needs it stay inside the functions: ``--help`` should not wait for them.
+Torch and what imports it are imported inside the functions, because ``--help`` should not wait for them.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from typing import Annotated
 
 import tyro
 
-from mdssl.cli.places import DATA, STORAGE
+from mdssl.cli.places import DataFlag, DeviceFlag, StorageFlag
+from mdssl.config.field_types import pick
+from mdssl.config.methods import METHODS
 from mdssl.config.presets import PRESETS
 from mdssl.config.run import ProbeConfig, RunSettings, check_gradient_caching
-from mdssl.config.trial import ClusterSettings, TrialConfig, foreign_cluster_settings
+from mdssl.config.trial import ClusterSettings, TrialConfig
 from mdssl.errors import InputError, check_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(TrialConfig, RunSettings):
+class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
     data_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
     weights: Annotated[str, tyro.conf.Suppress] = ""
     weights_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
@@ -26,17 +28,11 @@ class Train(TrialConfig, RunSettings):
     preset: str = "quick"
     """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar (ResNet-18, cifar
     stem, 100 epochs: one GPU) | paper (section 3.1)."""
-    device: str = "auto"
-    """cpu | cuda | auto (a GPU where there is one)."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
-    data: str = DATA
-    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
     def __post_init__(self) -> None:
-        check_name("preset", self.preset, PRESETS)
-        if self.method == "random" and self.domains == PRESETS[self.preset].get("domains"):
-            # The preset's domains, which nobody asked for.
+        check_name("method", self.method, METHODS)
+        if not METHODS[self.method].trains and self.domains == PRESETS[self.preset].get("domains"):
+            # Nobody has asked for the preset's domains.
             object.__setattr__(self, "domains", ())
         self._refuse_settings_of_other_methods()
         TrialConfig.__post_init__(self)
@@ -46,7 +42,7 @@ class Train(TrialConfig, RunSettings):
     def _refuse_settings_of_other_methods(self) -> None:
         for field in fields(ClusterSettings):
             unasked = PRESETS[self.preset].get(field.name, field.default)
-            if field.name in foreign_cluster_settings(self.method) and getattr(self, field.name) != unasked:
+            if not METHODS[self.method].has_setting(field.name) and getattr(self, field.name) != unasked:
                 raise InputError(
                     f"{field.name} is {getattr(self, field.name)!r}, but method {self.method!r} has no such setting; "
                     "leave it out, or choose a clustered method."
@@ -54,7 +50,7 @@ class Train(TrialConfig, RunSettings):
 
 
 def train(settings: Train) -> None:
-    """Train one encoder without Ray, or go on with it. Under torchrun each process is a worker of the one trial.
+    """Train one encoder without Ray, or resume it. Under torchrun each process is a worker of the same trial.
 
     Examples:
       mdssl train --lambda1 0.9 --lambda2 0.1
@@ -62,26 +58,27 @@ def train(settings: Train) -> None:
     """
     from mdssl.pretrain.standalone import train_standalone
 
-    train_standalone(settings)
+    train_standalone(
+        pick(TrialConfig, settings),
+        pick(RunSettings, settings),
+        data=settings.data,
+        storage=settings.storage,
+        device=settings.device,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(ProbeConfig):
+class Probe(DeviceFlag, StorageFlag, DataFlag, ProbeConfig):
     trial_id: tyro.conf.Positional[str] = ""
     """A trained trial: the 12 hex digits that `mdssl train` and the leaderboard print."""
     weights: str = ""
-    """Instead of a trial: the file of an encoder that was pretrained elsewhere: torchvision, timm, solo-learn, lightly,
-    Bolts, safetensors."""
+    """Instead of a trial: a file of pretrained weights from torchvision, timm, solo-learn, lightly, Bolts, or
+    safetensors."""
     input_size: int | None = None
-    """Pixels that images are resized to for it; default: as they are prepared. 224 for most ImageNet encoders."""
+    """With --weights: pixels that images are resized to, 224 for most ImageNet encoders; default: as they are prepared.
+    """
     evaluate: tuple[str, ...] = ()
     """Prepared datasets to score on; default: those the trial was trained on that have labels."""
-    device: str = "auto"
-    """cpu | cuda | auto (a GPU where there is one)."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
-    data: str = DATA
-    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def probe(settings: Probe) -> None:
@@ -93,21 +90,32 @@ def probe(settings: Probe) -> None:
     """
     from mdssl.sweep.standalone import probe_standalone
 
-    probe_standalone(settings)
+    if bool(settings.trial_id) == bool(settings.weights):
+        raise InputError("give either a trial id, or --weights FILE for an encoder from elsewhere.")
+    if settings.trial_id and settings.input_size is not None:
+        raise InputError("input_size belongs to --weights; a trial's encoder takes images as they are prepared.")
+    probe_standalone(
+        pick(ProbeConfig, settings),
+        trial_id=settings.trial_id,
+        weights=settings.weights,
+        input_size=settings.input_size,
+        evaluate=settings.evaluate,
+        data=settings.data,
+        storage=settings.storage,
+        device=settings.device,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status:
+class Status(StorageFlag):
     watch: bool = False
-    """Say it again every few seconds, until Ctrl-C."""
+    """Print it again every few seconds, until Ctrl-C."""
     json: bool = False
-    """As a JSON list with one entry a trial, for scripts."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+    """Print a JSON list with one entry for each trial, for scripts."""
 
 
 def status(settings: Status) -> None:
-    """Say what every trial in a storage is doing: where, how far, how fast, ETA; and why what failed did.
+    """Show what every trial in a storage is doing: where, how far, how fast, ETA; and the error of each failed trial.
 
     Examples:
       mdssl status --storage s3://bucket/results
@@ -116,7 +124,7 @@ def status(settings: Status) -> None:
     from mdssl.sweep.status import print_json, print_status, watch_status
 
     if settings.json and settings.watch:
-        raise InputError("json and watch go not together; call `mdssl status --json` as often as you need it.")
+        raise InputError("--json and --watch cannot be combined; call `mdssl status --json` as often as you need it.")
     if settings.json:
         print_json(settings.storage)
     elif settings.watch:
@@ -126,17 +134,15 @@ def status(settings: Status) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log:
+class Log(StorageFlag):
     trial_id: tyro.conf.Positional[str]
     """A trial: the 12 hex digits that `mdssl status` and the leaderboard print."""
     follow: bool = False
-    """Go on with what is new, until Ctrl-C."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
+    """Wait for new lines and print them, until Ctrl-C."""
 
 
 def log(settings: Log) -> None:
-    """Print what the processes of a trial have logged, warned of and printed, over all its starts, with tracebacks.
+    """Print the log of a trial: all its processes, over all restarts, with warnings, output and tracebacks.
 
     Example: mdssl log 0123456789ab --follow
     """

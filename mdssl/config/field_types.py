@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from functools import cache
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from mdssl.errors import InputError
+from mdssl.errors import InputError, check_name
 
+Settings = TypeVar("Settings")
 
-def check_types(config: Any) -> None:
-    """Hold every field to its annotation, so that a typo in a JSON file is named here and not deep in training."""
-    hints = get_type_hints(type(config))
-    for field in fields(config):
-        value, expected = getattr(config, field.name), hints[field.name]
-        try:
-            object.__setattr__(config, field.name, _as_type(value, expected))
-        except TypeError:
-            allowed = _TYPE_NAMES.get(expected, str(expected))
-            raise InputError(f"{field.name} is {value!r} ({type(value).__name__}); it must be {allowed}.") from None
-        except OverflowError as error:
-            raise InputError(f"{field.name} is {error}; it must be a finite number.") from None
-
+_SPELLINGS = {"neighbours": "neighbors", "normalised": "normalized"}
 
 _TYPE_NAMES = {
     float: "a number",
@@ -35,14 +25,60 @@ _TYPE_NAMES = {
 }
 
 
+def current_name(name: str) -> str:
+    """The name of a setting or command today, for one that may be spelled as before: ``knn_neighbours``."""
+    for before, now in _SPELLINGS.items():
+        name = name.replace(before, now)
+    return name
+
+
+def pick(config_class: type[Settings], settings: Any) -> Settings:
+    """A ``config_class`` with those fields of ``settings``, an object that has them all."""
+    return config_class(**{field.name: getattr(settings, field.name) for field in fields(config_class)})  # type: ignore[arg-type]
+
+
+def choices(config_class: type, field: str) -> tuple[str, ...]:
+    """The values that a ``Literal`` field, or a tuple of them, can have."""
+    expected = _hints(config_class)[field]
+    return get_args(get_args(expected)[0] if get_origin(expected) is tuple else expected)
+
+
+@cache
+def _hints(config_class: type) -> dict[str, Any]:
+    return get_type_hints(config_class)
+
+
+def check_types(config: Any) -> None:
+    """Check every field against its annotation and convert it, so that a typo in a JSON file is named before training.
+
+    Args:
+        config: a dataclass; in ``types_instead`` it may have other types by name of a field.
+
+    Raises:
+        ValueError: a value of another type, or none of the choices of a ``Literal``.
+    """
+    hints = _hints(type(config)) | getattr(config, "types_instead", {})
+    for field in fields(config):
+        value, expected = getattr(config, field.name), hints[field.name]
+        try:
+            object.__setattr__(config, field.name, _as_type(value, expected, field.name))
+        except TypeError:
+            allowed = _TYPE_NAMES.get(expected, "a list of strings" if get_origin(expected) is tuple else str(expected))
+            raise InputError(f"{field.name} is {value!r} ({type(value).__name__}); it must be {allowed}.") from None
+        except OverflowError as error:
+            raise InputError(f"{field.name} is {error}; it must be a finite number.") from None
+
+
 def parse_as(name: str, text: str, expected: Any) -> Any:
-    """What ``text`` from a command line means as the setting ``name``, of type ``expected``.
+    """The value that ``text`` from a command line is for the setting ``name``, of type ``expected``.
 
     Raises:
         ValueError: it is not of that type.
     """
     if get_origin(expected) is UnionType:
         expected = get_args(expected)[0]
+    if get_origin(expected) is Literal:
+        return _as_type(text, expected, name)
     try:
         if expected is bool:
             return {"true": True, "false": False}[text.lower()]
@@ -51,15 +87,22 @@ def parse_as(name: str, text: str, expected: Any) -> Any:
         raise InputError(f"{name} is {text!r}; it must be {_TYPE_NAMES[expected]}.") from None
 
 
-def _as_type(value: Any, expected: Any) -> Any:
-    """``value`` as ``expected``: lists become tuples and whole numbers floats. Raises TypeError, or OverflowError for
-    what is not finite."""
+def _as_type(value: Any, expected: Any, name: str) -> Any:
+    """``value`` as ``expected``: lists become tuples and whole numbers floats.
+
+    Raises:
+        TypeError: another type.
+        OverflowError: a number that is not finite.
+    """
+    if get_origin(expected) is Literal:
+        check_name(name.replace("_", " "), value, get_args(expected))
+        return value
     if get_origin(expected) is tuple:
         if not isinstance(value, list | tuple):
             raise TypeError
-        return tuple(_as_type(item, get_args(expected)[0]) for item in value)
+        return tuple(_as_type(item, get_args(expected)[0], name) for item in value)
     if get_origin(expected) is UnionType:
-        return None if value is None else _as_type(value, get_args(expected)[0])
+        return None if value is None else _as_type(value, get_args(expected)[0], name)
     if expected is float and type(value) is int:
         value = float(value)
     if type(value) is not expected:

@@ -1,8 +1,16 @@
-"""What a preset is: other defaults for the settings classes, by the name of the setting."""
+"""Presets, which are other defaults for the settings classes by the name of the setting, and default places."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import Any
+
+from mdssl.errors import check_name
+
+DATA = os.environ.get("MDSSL_DATA", "data")
+STORAGE = os.environ.get("MDSSL_STORAGE", "results")
+"""Where prepared datasets and results are if no flag says so."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -34,3 +42,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"probe": "sgd"},
 }
 """What a preset changes from the defaults of the settings classes, which are the paper's where the paper says."""
+
+
+def preset_values(name: str, given: Iterable[str]) -> dict[str, Any]:
+    """The values of a preset, for defaults beside the settings that are ``given``.
+
+    Its own domains, and what they are scored on, are not for users who give other domains.
+
+    Raises:
+        ValueError: no such preset.
+    """
+    check_name("preset", name, PRESETS)
+    values, given = {"preset": name, **PRESETS[name]}, set(given)
+    if "mixtures" in given:
+        values.pop("domains", None)
+    if given & {"domains", "mixtures"}:
+        values.pop("evaluate", None)
+    return values

@@ -2,64 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
-from mdssl.config.field_types import check_types
+from mdssl.config.field_types import check_types, current_name
 from mdssl.config.trial import Recipe
-from mdssl.errors import InputError, check_name, check_number
+from mdssl.errors import InputError, check_number
 from mdssl.tracking.choice import checked
 
-PROBES = ("lbfgs", "sgd", "sgd-raw")
-FEATURES = ("encoder", "projection")
+Layer = Literal["encoder", "projection"]
+FEATURES = get_args(Layer)
 
 MAX_STABLE_RATE = 2.5
-"""Of the sgd probe. Its features are scaled so that at rates up to 4 no step expands, or, as some batches are more
-curved than others, at rates up to 4 / 1.6 (see `mdssl.evaluate.sgd.curvature`)."""
+"""Highest learning rate of the sgd probe. Its features are scaled so that no step expands at rates up to 4, or, as some
+batches are more curved than others, up to 4 / 1.6 (see `mdssl.evaluate.sgd.curvature`)."""
 _MAX_RAW_RATE = 100.0
 
-_OWN_SETTINGS = {
-    "lbfgs": ("probe_l2", "knn_neighbours"),
-    "sgd": ("probe_learning_rate", "probe_epochs", "probe_batch", "knn_neighbours"),
-    "sgd-raw": ("probe_learning_rate", "probe_epochs", "probe_batch", "knn_neighbours"),
-}
+_SGD_SETTINGS = ("probe_learning_rate", "probe_epochs", "probe_batch", "knn_neighbors")
+_OWN_SETTINGS = {"lbfgs": ("probe_l2", "knn_neighbors"), "sgd": _SGD_SETTINGS, "sgd-raw": _SGD_SETTINGS}
 _BATCHES = {"sgd": 256, "sgd-raw": 1024}
+_STORED_NAMES = {"knn_neighbors": "knn_neighbours"}
+"""Rows keep the spelling of the first ones, so that names of probes stay what they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
     """How a finished encoder is scored. The `sgd-raw` defaults are the paper's (table 7)."""
 
-    probe: str = "lbfgs"
-    """Linear probe: lbfgs (regularised logistic regression, solved to convergence) | sgd (on standardised features, at
-    rates that are stable) | sgd-raw (as the paper, on raw features, where rounding may decide)."""
-    features: tuple[str, ...] = ("encoder",)
-    """Layers to probe: encoder | projection, or both."""
+    probe: Literal["lbfgs", "sgd", "sgd-raw"] = "lbfgs"
+    """Linear probe: lbfgs (regularized logistic regression, solved to convergence) | sgd (on standardized features, at
+    stable rates) | sgd-raw (as in the paper, on raw features, where rounding may decide)."""
+    features: tuple[Layer, ...] = ("encoder",)
+    """Layers to probe."""
     probe_learning_rate: tuple[float, ...] = ()
-    """Learning rates of an sgd probe. All are fitted at once, and each gives a row. Default: sgd chooses a rate on 15 %
-    of the training images, sgd-raw has 0.1. The rates of sgd are at most 2.5: its features are scaled to that end."""
+    """Learning rates of an sgd probe, at most 2.5 for sgd. All are fitted at once, and each gives a row. Default: sgd
+    chooses a rate on 15 % of the training images, sgd-raw has 0.1."""
     probe_epochs: int = 100
     """Epochs of an sgd probe."""
     probe_batch: int | None = None
     """Batch size of an sgd probe. Default: 256, and 1024 for sgd-raw."""
     probe_l2: float = 1e-3
-    """L2 penalty of the lbfgs probe, on standardised features, per sample."""
-    knn_neighbours: int = 20
-    """Neighbours of the kNN score that comes with every probe; all training images where there are fewer."""
+    """L2 penalty of the lbfgs probe, on standardized features, per sample."""
+    knn_neighbors: int = 20
+    """Neighbors of the kNN score that comes with every probe; all training images if there are fewer."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_name("probe", self.probe, PROBES)
-        for layer in self.features:
-            check_name("feature layer", layer, FEATURES)
         if not self.features or len(set(self.features)) < len(self.features):
             raise InputError(f"features are {self.features}; name each layer once: encoder, projection, or both.")
         self._check_learning_rates()
         check_number("probe_epochs", self.probe_epochs, low=1)
         check_number("probe_batch", self._batch, low=1)
         check_number("probe_l2", self.probe_l2, low=0)
-        check_number("knn_neighbours", self.knn_neighbours, low=1)
+        check_number("knn_neighbors", self.knn_neighbors, low=1)
 
     def _check_learning_rates(self) -> None:
         rates = self.probe_learning_rate
@@ -90,35 +86,35 @@ class ProbeConfig:
 
     @property
     def name(self) -> str:
-        """What the leaderboard's ``probe`` column says: the probe and those of its settings that are not the default.
+        """The leaderboard's ``probe``: the probe and those of its settings that are not the default.
 
         ``sgd-raw``, ``sgd(standardized,epochs=30)``: two probes with one name gave their scores in the same way. For
-        `each`, not for several learning rates together.
+        one of `each`, not for several learning rates together.
         """
         settings, defaults = self.settings(), ProbeConfig(probe=self.probe).settings()
-        told = ["standardized"] if self.probe == "sgd" else []
-        told += [
-            f"{key.removeprefix('probe_')}={settings[key]:g}"
-            for key in _OWN_SETTINGS[self.probe]
-            if settings[key] != defaults[key]
-        ]
-        return f"{self.probe}({','.join(told)})" if told else self.probe
+        changed = [name for name, value in settings.items() if value != defaults[name]]
+        told = [f"{name.removeprefix('probe_')}={settings[name]:g}" for name in changed]
+        parts = ["standardized", *told] if self.probe == "sgd" else told
+        return f"{self.probe}({','.join(parts)})" if parts else self.probe
 
     def settings(self) -> dict[str, Any]:
-        """The settings of one of `each` as they stand in a row's ``config_json``, those of its probe alone."""
+        """The settings of one of `each` as a row's ``config_json`` has them, only those that its probe has."""
         (rate,) = self.probe_learning_rate or ((0.1,) if self.probe == "sgd-raw" else (None,))
         values = {"probe_learning_rate": rate, "probe_batch": self._batch}
-        own = {name: values.get(name, getattr(self, name)) for name in _OWN_SETTINGS[self.probe]}
+        own = {
+            _STORED_NAMES.get(name, name): values.get(name, getattr(self, name)) for name in _OWN_SETTINGS[self.probe]
+        }
         return {"probe": self.probe, **own} | ({"standardized": True} if self.probe == "sgd" else {})
 
 
 def probe_flags(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `ProbeConfig` that ask for the probe of a row whose ``config_json`` has this ``evaluation``."""
+    """Fields of `ProbeConfig` that ask for the probe of a row with this ``evaluation`` in its ``config_json``."""
     if "probe" not in evaluation:
         return {}
     probe = evaluation["probe"]
     if probe == "sgd" and not evaluation.get("standardized"):
         probe = "sgd-raw"
+    evaluation = {current_name(name): value for name, value in evaluation.items()}
     found = {name: evaluation[name] for name in _OWN_SETTINGS[probe] if name in evaluation}
     rate = found.pop("probe_learning_rate", None)
     found["probe_learning_rate"] = () if rate is None or (probe == "sgd-raw" and rate == 0.1) else (rate,)
@@ -128,32 +124,30 @@ def probe_flags(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def probe_named_now(name: str) -> str:
-    """What a ``probe`` of the leaderboard is called now: ``sgd`` was the name of ``sgd-raw``."""
+    """The present name of a ``probe`` of the leaderboard: ``sgd`` was the name of ``sgd-raw``."""
     is_old = name == "sgd" or (name.startswith("sgd(") and not name.startswith("sgd(standardized"))
     return name.replace("sgd", "sgd-raw", 1) if is_old else name
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How training is run. Nothing here changes the encoder that comes out, but for rounding, so none of it is part of
-    ``trial_id``."""
+    """How training is run. Nothing here changes the encoder but for rounding, so none of it is part of ``trial_id``."""
 
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints: what a kill can cost."""
     report_every: int = 10
     """Steps between progress reports, each a row of metrics.parquet."""
     hang_minutes: float = 30.0
-    """Minutes without a report after which a worker is taken to hang, and killed: a sweep then starts it anew from the
-    last checkpoint. 0 is never. A storage that is away is waited for up to 8 minutes, which is no hang."""
+    """Minutes without a report after which a worker counts as hanging and is killed; a sweep restarts it from the last
+    checkpoint. 0 is never. Storage outages of up to 8 minutes are waited for, and are no hang."""
     gradient_caching: bool = False
-    """Encode domain after domain in the memory of one: for many domains. The same gradients for one more forward pass;
-    needs --batching per-domain, or --norm group."""
+    """Encode one domain at a time, in the memory of one: for many domains. The same gradients for one more forward
+    pass; needs --batching per-domain, or --norm group."""
     compile: bool = False
-    """Run views and model as torch.compile makes them: meant for long runs on a GPU. That takes a minute or more at the
-    start."""
+    """Compile views and model with torch.compile, which takes a minute or more at the start: for long runs on a GPU."""
     track: tuple[str, ...] = ("tensorboard",)
-    """Where else to show curves and scores: tensorboard | wandb | mlflow, several of them, or none. TensorBoard reads
-    them from the storage: tensorboard --logdir results/trials"""
+    """Trackers that also get curves and scores: tensorboard | wandb | mlflow, several of them, or none. TensorBoard
+    reads them from the storage: tensorboard --logdir results/trials"""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -164,15 +158,15 @@ class RunSettings:
 
 
 def check_gradient_caching(recipe: Recipe, settings: RunSettings) -> None:
-    """Raise ``ValueError`` where encoding domain after domain would not give the gradients of the run asked for."""
+    """Raise ``ValueError`` if encoding one domain at a time would not give the gradients of the run asked for."""
     if settings.gradient_caching and recipe.batching == "joint" and recipe.norm == "batch":
         raise InputError(
-            "gradient_caching encodes domain after domain, but with batching 'joint' batch-norm takes its statistics "
+            "gradient_caching encodes one domain at a time, but with batching 'joint' batch-norm takes its statistics "
             "over all of them; use --batching per-domain, or --norm group."
         )
 
 
-def check_layers(features: tuple[str, ...], pretrained: bool) -> None:
-    """Raise ``ValueError`` where a layer is to be scored that an encoder from elsewhere does not have."""
+def check_layers(features: Sequence[str], pretrained: bool) -> None:
+    """Raise ``ValueError`` if a layer is to be scored that a pretrained encoder does not have."""
     if pretrained and "projection" in features:
         raise InputError("features has 'projection', but a pretrained encoder comes without our head; leave it out.")

@@ -1,7 +1,7 @@
 """What one trial is: frozen dataclasses, checked once, where they are made.
 
-A setting is one field here with its docstring; ``mdssl train`` and every script in ``sweeps/`` take their flags from
-these classes, so a new setting needs no other place than this and the code that acts on it.
+A setting is one field with its docstring. ``mdssl train`` and every script in ``sweeps/`` take their flags from these
+classes, so a new setting needs no other place than this and the code that acts on it.
 """
 
 from __future__ import annotations
@@ -9,92 +9,66 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
-from mdssl.config.field_types import check_types
+from mdssl.config.field_types import check_types, current_name
+from mdssl.config.methods import CLUSTER_SETTINGS, CLUSTERED, INITIAL_SETTINGS, METHODS, UNTRAINED  # noqa: F401
+from mdssl.config.methods import PRETRAINED_SETTINGS as PRETRAINED_SETTINGS
 from mdssl.errors import InputError, check_name, check_number
 
-METHODS = ("simclr", "mdssl", "mdssl-clustered", "mdssl-robust", "pretrained", "random")
-UNTRAINED = ("pretrained", "random")
-"""Methods that train nothing here, and so have no domains."""
-CLUSTERED = ("mdssl-clustered", "mdssl-robust")
-"""Methods that find their domains themselves."""
-ARCHS = ("resnet18", "resnet50")
-STEMS = ("imagenet", "cifar")
-PRETRAINED_STEMS = (*STEMS, "cifar-pad2")
+Stem = Literal["imagenet", "cifar"]
+PretrainedStem = Literal["imagenet", "cifar", "cifar-pad2"]
 """Those that an encoder from elsewhere may have; see `mdssl.pretrain.pretrained`."""
-NORMS = ("batch", "group")
-BATCHINGS = ("joint", "per-domain")
-OUTLIER_RULES = ("farthest", "runner-up")
-CLUSTER_SPACES = ("projection", "encoder")
-OPTIMIZERS = ("lars", "sgd", "adamw")
-PRECISIONS = ("auto", "bf16", "fp32")
-INITIAL_SETTINGS = ("method", "arch", "stem", "norm", "projection_dim", "seed")
-"""Settings of an encoder before its first step. Nothing else can make two untrained encoders differ."""
-PRETRAINED_SETTINGS = ("weights", "weights_fingerprint", "input_size")
-OUTLIER_SETTINGS = ("epsilon", "epsilon_final", "outlier_rule")
-CLUSTER_SETTINGS = (
-    "num_clusters", "warmup_iterations", "recluster_every", "cluster_space", "cluster_normalised", *OUTLIER_SETTINGS
-)  # fmt: skip
 
 RECIPE_VERSION = 1
 """Part of every ``trial_id``. Raise it whenever training itself changes by more than rounding, so that no old encoder
 passes for a new one."""
 CLUSTERING_VERSION = 2
-"""The same of clustered methods alone. 2: K-Means tries its starts on a sample of the images."""
+"""The same for clustered methods alone. 2: K-Means tries its starts on a sample of the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How encoders are trained: what a sweep holds fixed. The defaults are the paper's (section 3.1, tables 6, 7)."""
 
-    arch: str = "resnet50"
-    """Encoder, torchvision's: resnet18 | resnet50."""
-    stem: str = "imagenet"
-    """First layers: imagenet (7x7 stride 2 and max-pool, as the paper) | cifar (3x3 stride 1, no pool: slower, better
-    at 32x32)."""
-    norm: str = "batch"
-    """Normalisation layers: batch | group (GroupNorm: the same curve with any number of workers, on CPU as well)."""
+    arch: Literal["resnet18", "resnet50"] = "resnet50"
+    """Encoder, torchvision's."""
+    stem: Stem = "imagenet"
+    """First layers: imagenet (7x7 stride 2 and max-pool, as in the paper) | cifar (3x3 stride 1, no pool: slower,
+    better at 32x32)."""
+    norm: Literal["batch", "group"] = "batch"
+    """Normalization layers: batch | group (GroupNorm: the same curve with any number of workers, also on CPUs)."""
     projection_dim: int = 128
     """Width of the representations that the loss compares."""
-    batching: str = "joint"
+    batching: Literal["joint", "per-domain"] = "joint"
     """joint: one encoder pass over all domains | per-domain: a pass each, so that batch-norm sees one domain at a time.
     """
     batch_per_domain: int = 1024
     """Images of each domain in a step, over all workers; each gives two views."""
     iterations: int = 48_000
     """Training steps."""
-    optimizer: str = "lars"
-    """lars | sgd (momentum 0.9 in both) | adamw."""
+    optimizer: Literal["lars", "sgd", "adamw"] = "lars"
+    """lars and sgd have momentum 0.9."""
     learning_rate: float = 4.0
     """Peak learning rate; linear warm-up, then cosine to zero."""
     lr_warmup_iterations: int = 480
     """Steps of linear learning-rate warm-up."""
     weight_decay: float = 1e-6
-    """Weight decay; never on biases and normalisation parameters."""
-    precision: str = "auto"
-    """Encoder arithmetic: bf16 (autocast) | fp32 | auto (bf16 where the hardware multiplies it; asked on the machine
-    that starts the run, so name it where workers have other hardware). The loss is float32."""
+    """Weight decay; never on biases and normalization parameters."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Encoder arithmetic: bf16 (autocast) | fp32 | auto (bf16 where the machine that starts the run multiplies it in
+    hardware; name one if workers have other hardware). The loss is float32."""
     crop_min_area: float = 0.08
     """Smallest area of a random resized crop, as a share of the image."""
     jitter_strength: float = 0.5
-    """Strength of SimCLR's colour jitter: 0.5 is its value at 32x32, 0 turns it off."""
+    """Strength of SimCLR's color jitter: 0.5 is its value at 32x32, 0 turns it off."""
     blur_probability: float = 0.5
     """Share of views that get a Gaussian blur."""
 
-    @property
-    def _stems(self) -> tuple[str, ...]:
-        return STEMS
-
     def __post_init__(self) -> None:
         check_types(self)
-        check_name("encoder (arch)", self.arch, ARCHS)
-        check_name("stem", self.stem, self._stems)
-        check_name("norm", self.norm, NORMS)
-        check_name("batching", self.batching, BATCHINGS)
-        check_name("optimizer", self.optimizer, OPTIMIZERS)
-        check_name("precision", self.precision, PRECISIONS)
         check_number("batch_per_domain", self.batch_per_domain, low=2, hint="A contrastive loss needs other images.")
         check_number("iterations", self.iterations, low=1)
         check_number("projection_dim", self.projection_dim, low=1)
@@ -116,15 +90,15 @@ class ClusterSettings:
     """Steps of SimCLR on the union before the first clustering."""
     recluster_every: int = 2_400
     """Steps between two clusterings."""
-    cluster_space: str = "projection"
+    cluster_space: Literal["projection", "encoder"] = "projection"
     """What is clustered: projection (the representations that the loss compares) | encoder (the features)."""
-    cluster_normalised: bool = True
-    """Whether it is l2-normalised first, as the loss does it."""
+    cluster_normalized: bool = True
+    """Whether it is l2-normalized first, as in the loss."""
     epsilon: float = 1.0
     """mdssl-robust: ε of eq. 5 at the first clustering. A larger one leaves out more images, 0 leaves out none."""
     epsilon_final: float = 0.01
     """mdssl-robust: ε at the last clustering; it decays exponentially from one to the other."""
-    outlier_rule: str = "farthest"
+    outlier_rule: Literal["farthest", "runner-up"] = "farthest"
     """mdssl-robust: which distances eq. 5 divides by that to the nearest centroid: farthest (as printed) | runner-up
     (as the paper's prose)."""
 
@@ -134,8 +108,6 @@ class ClusterSettings:
             check_number("num_clusters", self.num_clusters, low=1)
         check_number("warmup_iterations", self.warmup_iterations, low=0)
         check_number("recluster_every", self.recluster_every, low=1)
-        check_name("cluster space", self.cluster_space, CLUSTER_SPACES)
-        check_name("outlier rule", self.outlier_rule, OUTLIER_RULES)
         check_number("epsilon", self.epsilon, low=0)
         if self.epsilon > 0:
             check_number("epsilon_final", self.epsilon_final, low=0, high=self.epsilon, hint="It decays from epsilon.")
@@ -145,11 +117,10 @@ class ClusterSettings:
 class TrialConfig(Recipe, ClusterSettings):
     """Everything that can change one trained encoder, and nothing else.
 
-    Worker count, paths, device and checkpoint interval are not in it, evaluation neither: they change what a run costs
-    or what is asked of its encoder, not the encoder.
+    Worker count, paths, device, checkpoint interval and evaluation are not in it: they do not change the encoder.
 
     Raises:
-        ValueError: a setting that training cannot mean; the message says what is allowed.
+        ValueError: a setting that training cannot have; the message says what is allowed.
     """
 
     method: str = "mdssl"
@@ -167,20 +138,20 @@ class TrialConfig(Recipe, ClusterSettings):
     seed: int = 0
     """Seed of initial weights, batches and views."""
     data_fingerprint: str = ""
-    """What the training images were: see `mdssl.data.mixture.fingerprint`. Filled in by whoever opens the data."""
+    """Hash of the training images, see `mdssl.data.mixture.fingerprint`. Filled in when the data are opened."""
     weights: str = ""
     """Method pretrained: the file that the encoder comes from. Its arch and stem are the file's."""
     weights_fingerprint: str = ""
-    """Method pretrained: what the weights are; see `mdssl.pretrain.pretrained.Pretrained`."""
+    """Method pretrained: hash of the weights, see `mdssl.pretrain.pretrained.Pretrained`."""
     input_size: int | None = None
     """Method pretrained: pixels that images are resized to before they are encoded; default: as they are prepared."""
 
     def __post_init__(self) -> None:
+        check_name("method", self.method, METHODS)
         Recipe.__post_init__(self)
         ClusterSettings.__post_init__(self)
         if self.precision == "auto":
             object.__setattr__(self, "precision", _hardware_precision())
-        check_name("method", self.method, METHODS)
         check_lambda1(self.lambda1)
         check_number("lambda2", self.lambda2, low=0, hint="It weighs how far domains are pushed apart.")
         check_number(
@@ -188,40 +159,45 @@ class TrialConfig(Recipe, ClusterSettings):
         )
         check_number("seed", self.seed, low=0)
         check_mixture(self.domains)
-        if (self.method == "pretrained") != bool(self.weights_fingerprint):
+        self._check_method()
+        # -0.0 and 0.0 are the same weight and must be the same trial.
+        object.__setattr__(self, "lambda2", self.lambda2 + 0.0)
+
+    def _check_method(self) -> None:
+        method = METHODS[self.method]
+        if method.loads_weights != bool(self.weights_fingerprint):
             raise InputError(
                 f"method {self.method!r} and weights {self.weights!r} do not go together: a pretrained encoder is made "
                 "by `mdssl probe --weights FILE`, or in a sweep by --pretrained FILE."
             )
-        if self.method in UNTRAINED and self.domains:
+        if self.domains and not method.trains:
             raise InputError(
                 f"method {self.method!r} trains on nothing, but domains are {'+'.join(self.domains)!r}; leave domains "
                 "out."
             )
-        if self.method not in UNTRAINED and not self.domains:
+        if method.trains and not self.domains:
             raise InputError(f"method {self.method!r} needs domains to train on; give at least one prepared dataset.")
-        if self.method == "simclr" and (self.lambda1, self.lambda2) != (1.0, 0.0):
+        if method.trains and not method.weighs_domains and (self.lambda1, self.lambda2) != (1.0, 0.0):
             raise InputError(
-                f"method 'simclr' has no domains to weigh, but lambda1, lambda2 are {self.lambda1}, {self.lambda2}; "
-                "it allows only 1, 0. For other values use method 'mdssl'."
+                f"method {self.method!r} has no domains to weigh, but lambda1, lambda2 are {self.lambda1}, "
+                f"{self.lambda2}; it allows only 1, 0. For other values use method 'mdssl'."
             )
-        if self.method in CLUSTERED and self.num_clusters is None:
+        if method.finds_domains and self.num_clusters is None:
             object.__setattr__(self, "num_clusters", len(self.domains))
-        if self.method in CLUSTERED and self.warmup_iterations >= self.iterations:
+        if method.finds_domains and self.warmup_iterations >= self.iterations:
             raise InputError(
                 f"warmup_iterations is {self.warmup_iterations}, but iterations is {self.iterations}: {self.method!r} "
                 "would never look for its domains. Shorten the warm-up, or use method 'simclr'."
             )
-        # -0.0 and 0.0 are the same weight and must be the same trial.
-        object.__setattr__(self, "lambda2", self.lambda2 + 0.0)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrialConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> TrialConfig:
         """Make a config from plain values, e.g. a parsed ``config.json``.
 
         Raises:
             ValueError: an unknown key (the nearest valid one is named), or a value that is not allowed.
         """
+        values = {current_name(key): value for key, value in values.items()}
         valid = [field.name for field in fields(cls)]
         for key in values:
             check_name("config key", key, valid)
@@ -232,8 +208,9 @@ class TrialConfig(Recipe, ClusterSettings):
         return asdict(self) | {"domains": list(self.domains)}
 
     @property
-    def _stems(self) -> tuple[str, ...]:
-        return PRETRAINED_STEMS if self.method == "pretrained" else STEMS
+    def types_instead(self) -> dict[str, Any]:
+        """By name of a field, the type that it has instead of the annotated one (see `check_types`)."""
+        return {"stem": PretrainedStem} if METHODS[self.method].loads_weights else {}
 
     @property
     def train_mixture(self) -> str:
@@ -242,40 +219,39 @@ class TrialConfig(Recipe, ClusterSettings):
 
     @property
     def versions(self) -> dict[str, int]:
-        """Versions of what trains this trial, by name; part of `trial_id`."""
-        return {"recipe_version": RECIPE_VERSION} | (
-            {"recipe_version_clustering": CLUSTERING_VERSION} if self.method in CLUSTERED else {}
-        )
+        """Versions of the code that trains this trial, by name; part of `trial_id`."""
+        versions = {"recipe_version": RECIPE_VERSION}
+        if METHODS[self.method].finds_domains:
+            versions["recipe_version_clustering"] = CLUSTERING_VERSION
+        return versions
 
     @property
     def trial_id(self) -> str:
         """12 hex digits of a SHA-256 over all that can change the encoder, `versions` included."""
         identity = relevant_settings(self.to_dict()) | self.versions
-        # What the file is called changes nothing.
+        # The name of the file changes nothing.
         identity.pop("weights", None)
+        if "cluster_normalized" in identity:
+            # As it was called when the first ids were made.
+            identity["cluster_normalised"] = identity.pop("cluster_normalized")
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def foreign_cluster_settings(method: str | None) -> tuple[str, ...]:
-    """Those of `ClusterSettings` that mean nothing to ``method``."""
-    return {"mdssl-robust": (), "mdssl-clustered": OUTLIER_SETTINGS}.get(method, CLUSTER_SETTINGS)
+def relevant_settings(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a trial that its method has: what can change its encoder.
 
-
-def relevant_settings(trial: dict[str, Any]) -> dict[str, Any]:
-    """Those settings of a trial (`TrialConfig.to_dict`) that its method has: what can change its encoder."""
-    method = trial.get("method")
-    if method == "random":
-        return {name: value for name, value in trial.items() if name in INITIAL_SETTINGS}
-    if method == "pretrained":
-        own = ("method", "arch", "stem", *PRETRAINED_SETTINGS)
-        return {name: value for name, value in trial.items() if name in own}
-    other = foreign_cluster_settings(method)
-    if method == "mdssl-robust" and trial["num_clusters"] <= 2:
+    Args:
+        trial: `TrialConfig.to_dict`, also as earlier versions wrote it, or of a method that only later ones know.
+    """
+    method = METHODS.get(trial.get("method", ""), METHODS["simclr"])
+    settings = dict(trial)
+    if "cluster_normalised" in settings:
+        settings["cluster_normalized"] = settings.pop("cluster_normalised")
+    if method.rejects_outliers and trial["num_clusters"] <= 2:
         # The farthest of two centroids is the runner-up.
-        other = ("outlier_rule",)
-    other = {*other, *PRETRAINED_SETTINGS}
-    return {name: value for name, value in trial.items() if name not in other}
+        settings.pop("outlier_rule")
+    return {name: value for name, value in settings.items() if method.has_setting(name)}
 
 
 def is_trial_id(name: str) -> bool:
@@ -283,9 +259,9 @@ def is_trial_id(name: str) -> bool:
 
 
 def check_trial_id(trial_id: str) -> None:
-    """Raise ``ValueError`` where ``trial_id`` is none."""
+    """Raise ``ValueError`` if ``trial_id`` cannot be one."""
     if not is_trial_id(trial_id):
-        raise InputError(f"trial id {trial_id!r} is not one: it has 12 hex digits, such as 0123456789ab.")
+        raise InputError(f"{trial_id!r} is not a trial id (12 hex digits, such as 0123456789ab).")
 
 
 def check_lambda1(value: float) -> None:
@@ -299,14 +275,14 @@ def check_lambda1(value: float) -> None:
 
 
 def check_mixture(domains: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` if a domain stands twice in ``domains`` or a name cannot be part of ``a+b``."""
+    """Raise ``ValueError`` if a domain is in ``domains`` twice or a name cannot be part of ``a+b``."""
     for name in domains:
         if domains.count(name) > 1:
             raise InputError(
-                f"domain {name!r} stands {domains.count(name)} times in {'+'.join(domains)!r}; name each once."
+                f"domain {name!r} is {domains.count(name)} times in {'+'.join(domains)!r}; name each once."
             )
         if "+" in name:
-            raise InputError(f"domain {name!r} holds a '+', which joins domains; give them as separate names.")
+            raise InputError(f"domain {name!r} contains a '+', which joins domains; give them as separate names.")
 
 
 def _hardware_precision() -> str:

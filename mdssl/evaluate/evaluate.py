@@ -114,9 +114,9 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
             parts = (train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
             probes = probe.each()
             results = run_probes(*parts, config=probe, seed=seed)
-            neighbours = min(probe.knn_neighbours, len(train_y))
+            neighbours = min(probe.knn_neighbors, len(train_y))
             knn = knn_top1(*parts, k=neighbours)
-            fewer = {} if neighbours == probe.knn_neighbours else {"knn_neighbours_there_are": neighbours}
+            fewer = {} if neighbours == probe.knn_neighbors else {"knn_neighbours_there_are": neighbours}
             seconds = (share + time.perf_counter() - started) / len(probes)
             rows += [
                 {

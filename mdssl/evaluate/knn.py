@@ -20,7 +20,7 @@ def knn_top1(
     test_y: torch.Tensor,
     num_classes: int,
     *,
-    k: int = ProbeConfig.knn_neighbours,
+    k: int = ProbeConfig.knn_neighbors,
     temperature: float = 0.07,
 ) -> float:
     """Percent of test rows whose class wins the vote of their ``k`` nearest training rows.
@@ -38,11 +38,11 @@ def knn_top1(
     """
     check_parts(train_x, train_y, test_x, test_y, num_classes)
     check_number(
-        "knn_neighbours",
+        "knn_neighbors",
         k,
         low=1,
         high=len(train_x),
-        hint="There are no more neighbours than training images: lower knn_neighbours, or give more images.",
+        hint="There are no more neighbours than training images: lower knn_neighbors, or give more images.",
     )
     if temperature <= 0:
         raise InputError(f"kNN temperature is {temperature}; it must be above 0, such as 0.07.")

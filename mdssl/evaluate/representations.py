@@ -22,6 +22,7 @@ from mdssl.errors import InputError
 from mdssl.evaluate.choice import SEED, chosen
 from mdssl.storage.location import Location
 from mdssl.storage.safetensors_header import safetensors_metadata
+from mdssl.storage.trial_dir import trial_dir_in
 
 if TYPE_CHECKING:
     import torch
@@ -180,7 +181,7 @@ def of_trial(
         ValueError: a file is damaged; or, with ``data``, the trial has no encoder or a dataset is not prepared.
     """
     check_trial_id(trial_id)
-    trial_dir = Location.of(storage) / "trials" / trial_id
+    trial_dir = trial_dir_in(storage, trial_id)
     found = {name: read(trial_dir, name) for name in datasets}
     missing = [name for name, kept in found.items() if kept is None]
     if data is not None and missing:

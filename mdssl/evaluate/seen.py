@@ -21,6 +21,7 @@ from mdssl.pretrain.model import Model
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
+from mdssl.storage.trial_dir import trial_dir_in
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def sheet_of_trial(
         ValueError: the trial has no encoder; a dataset is not prepared; or there is none to show.
     """
     check_trial_id(trial_id)
-    trial_dir = Location.of(storage) / "trials" / trial_id
+    trial_dir = trial_dir_in(storage, trial_id)
     config, model = load_model(trial_dir, device)
     seen = Seen(trial_dir, config, model, data=data, device=device)
     kept = [name.removesuffix(".safetensors") for name in (trial_dir / representations.FOLDER).names()]

@@ -25,9 +25,12 @@ from mdssl.pretrain.pretrained import fingerprint_of, pretrained_config
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import refuse_overlap
+from mdssl.storage.retry import retrying
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.terminal import printable
 
 
+@retrying()
 def embed(settings) -> None:
     """Do what ``settings`` (an `mdssl.cli.encoders.Embed`) asks for, or what is left of it.
 
@@ -80,7 +83,7 @@ def _encoder(settings) -> tuple[TrialConfig, Model, tuple[str, ...]]:
     if settings.input_size is not None:
         raise InputError("input_size belongs to --weights; a trial's encoder has its own.")
     rows = read_rows(settings.storage, settings.trial_id)
-    config, model = load_model(Location.of(settings.storage) / "trials" / settings.trial_id, device)
+    config, model = load_model(trial_dir_in(settings.storage, settings.trial_id), device)
     return config, model, tuple(row["eval_dataset"] for row in rows if row["eval_dataset"])
 
 

@@ -30,6 +30,7 @@ from mdssl.export.images_to_embed import ImagesToEmbed
 from mdssl.storage.filesystems import OBJECT_STORES
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import files_in
+from mdssl.storage.retry import retry
 
 ABOUT = b"mdssl"
 """Key of the files' metadata: JSON, what the embeddings are."""
@@ -184,10 +185,21 @@ class Parts:
 
 def _metadata_of(file: Location) -> dict[bytes, bytes] | None:
     """None where there is no file, or none that is Parquet."""
-    try:
+
+    def read() -> dict[bytes, bytes] | None:
         with file.filesystem.open_input_file(file.path) as opened:
-            return pq.read_schema(opened).metadata or {}
-    except (OSError, pa.ArrowInvalid):
+            try:
+                return pq.read_schema(opened).metadata or {}
+            except pa.ArrowInvalid:
+                return None
+            except OSError as error:
+                if "thrift" in str(error):  # a damaged footer; no other error of the storage says so
+                    return None
+                raise
+
+    try:
+        return retry(file.uri, read, is_local=file.is_local)
+    except FileNotFoundError:
         return None
 
 
@@ -195,6 +207,10 @@ def _upload(file: Path, output: Location) -> None:
     """An object appears when all of it is there; elsewhere it goes to a hidden name first."""
     local, is_object = pyarrow.fs.LocalFileSystem(), output.filesystem.type_name in OBJECT_STORES
     target = output if is_object else output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}.tmp"
-    pyarrow.fs.copy_files(str(file), target.path, source_filesystem=local, destination_filesystem=output.filesystem)
-    if not is_object:
-        output.filesystem.move(target.path, output.path)
+
+    def upload() -> None:
+        pyarrow.fs.copy_files(str(file), target.path, source_filesystem=local, destination_filesystem=output.filesystem)
+        if not is_object:
+            output.filesystem.move(target.path, output.path)
+
+    retry(output.uri, upload, is_local=False)

@@ -18,6 +18,7 @@ from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.trial_files import load_model, read_training
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import FolderKind, check_replaceable, delete, files_in, replaced
+from mdssl.storage.trial_dir import trial_dir_in
 
 CARD = "README.md"
 TIMM_CONFIG = "config.json"
@@ -68,7 +69,7 @@ def export(
     output = Location.of(output)
     _check_output(output, overwrite)
     rows = read_rows(storage, trial_id)
-    trial_dir = Location.of(storage) / "trials" / trial_id
+    trial_dir = trial_dir_in(storage, trial_id)
     config, model = load_model(trial_dir)
     scored_on = tuple(row["eval_dataset"] for row in rows if row["eval_dataset"])
     preparation = preparation_of(config, data, scored_on=scored_on, size=size, resize_filter=resize_filter)

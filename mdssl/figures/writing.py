@@ -17,6 +17,7 @@ from mdssl.leaderboard.files import file_of
 from mdssl.leaderboard.opening import results_in
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import check_file
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.terminal import Terminal
 
 _INDENT = 9
@@ -105,7 +106,7 @@ def _of_board(storage: str | Location) -> Gallery:
 def _of_trial(storage: str | Location, trial_id: str) -> Gallery:
     # Checks that it is an id, and no path.
     row_file = file_of(storage, trial_id)
-    trial_dir = results_in(storage) / "trials" / trial_id
+    trial_dir = trial_dir_in(results_in(storage), trial_id)
     if not row_file.exists() and not trial_dir.exists():
         raise InputError(
             f"there is no trial {trial_id} in {storage}; `mdssl leaderboard` lists those that there are, and --storage "

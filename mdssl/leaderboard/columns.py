@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from mdssl.config.methods import METHODS
+
 SCHEMA_VERSION = 1
 """Raise it whenever a column comes, goes or changes its meaning."""
 
@@ -24,7 +26,7 @@ class Column(NamedTuple):
 
 
 SETTING_COLUMNS = (
-    Column("method", _TEXT, "simclr, mdssl, mdssl-clustered, mdssl-robust, pretrained or random", required=True),
+    Column("method", _TEXT, f"one of {', '.join(METHODS)}", required=True),
     Column(
         "train_mixture", _TEXT, "training domains in order, cifar10+svhn; empty if nothing was trained", required=True
     ),

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from mdssl.errors import InputError
 from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION
-from mdssl.leaderboard.files import FOLDER, SUFFIX, read_files
+from mdssl.leaderboard.files import SUFFIX, read_files
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import LEADERBOARD
 
 COPY = "leaderboard-compacted.parquet"
 """Not in the folder: whoever reads that would count each row twice."""
@@ -72,7 +73,7 @@ def compact(storage: str | Location) -> Compacted:
     # Listed before anything is read: a file that is replaced meanwhile has another stamp from then on.
     listed = _stamps(storage)
     settled = {name: stamp for name, stamp in listed.items() if stamp and stamp[1] <= now - _SETTLED_NS}
-    table = read_files([storage / FOLDER / name for name in settled])
+    table = read_files([storage / LEADERBOARD / name for name in settled])
     counts = _rows_by_trial(table)
     files = {trial_id: [rows, *settled[trial_id + SUFFIX]] for trial_id, rows in counts.items()}
     table = table.replace_schema_metadata({_FILES: json.dumps(files)})
@@ -111,7 +112,7 @@ def read_folder(storage: str | Location) -> pa.Table:
     listed = _stamps(storage)
     copied, table = _read_copy(storage / COPY)
     unchanged = {name for name, stamp in copied.items() if stamp and listed.get(name) == stamp}
-    others = read_files([storage / FOLDER / name for name in listed if name not in unchanged])
+    others = read_files([storage / LEADERBOARD / name for name in listed if name not in unchanged])
     if len(unchanged) < len(copied):
         trials = pa.array([name.removesuffix(SUFFIX) for name in unchanged], pa.string())
         table = table.filter(pc.is_in(table["trial_id"], value_set=trials))
@@ -155,7 +156,7 @@ def _stamps(storage: Location) -> dict[str, tuple[int, int] | None]:
     """
     return {
         name: (info.size, info.mtime_ns) if info.type == pyarrow.fs.FileType.File else None
-        for name, info in (storage / FOLDER).listing().items()
+        for name, info in (storage / LEADERBOARD).listing().items()
         if name.endswith(SUFFIX) or info.type != pyarrow.fs.FileType.File
     }
 

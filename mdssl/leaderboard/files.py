@@ -14,8 +14,8 @@ from mdssl.config.trial import check_trial_id
 from mdssl.errors import InputError
 from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import rows_file_in
 
-FOLDER = "leaderboard"
 SUFFIX = ".parquet"
 _LOCAL, _REMOTE = (64, 2), (1, 16)
 """Files that a thread reads and joins before the next ones, and threads. An object store answers in tens of
@@ -26,7 +26,7 @@ twice as long as two."""
 def file_of(storage: str | Location, trial_id: str) -> Location:
     """Where the rows of a trial are. Raises ``ValueError`` where ``trial_id`` is not one."""
     check_trial_id(trial_id)
-    return Location.of(storage) / FOLDER / f"{trial_id}{SUFFIX}"
+    return rows_file_in(storage, trial_id)
 
 
 def to_bytes(table: pa.Table) -> bytes:

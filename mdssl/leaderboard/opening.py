@@ -7,6 +7,7 @@ import pyarrow.fs
 from mdssl.config.trial import is_trial_id
 from mdssl.errors import InputError
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import TRIALS
 
 
 def results_in(storage: str | Location) -> Location:
@@ -27,5 +28,5 @@ def results_in(storage: str | Location) -> Location:
 
 def trial_ids(storage: Location) -> list[str]:
     """The ids of the trials that have a folder, sorted; whatever else lies among them is passed over."""
-    found = (storage / "trials").listing().items()
+    found = (storage / TRIALS).listing().items()
     return [name for name, info in found if is_trial_id(name) and info.type == pyarrow.fs.FileType.Directory]

@@ -12,22 +12,23 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mdssl.config.methods import METHODS
 from mdssl.config.run import RunSettings, check_gradient_caching
-from mdssl.config.trial import CLUSTERED, UNTRAINED, TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import Group, Mixture, fingerprint
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.pretrain import checkpoint, pseudo_domains
 from mdssl.pretrain.checkpoint import LoopState
-from mdssl.pretrain.model import build_model
+from mdssl.pretrain.model import batch_norm_note, build_model
 from mdssl.pretrain.optim import build_optimizer, learning_rate
 from mdssl.pretrain.pretrained import encoder_of
 from mdssl.pretrain.progress import NonFiniteLossError, Progress, check_finite, means_of
@@ -112,7 +113,7 @@ def _train(
     device = pick_device(device)
     mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
     model = build_model(config)
-    if config.method == "pretrained":
+    if METHODS[config.method].loads_weights:
         model.encoder.load_state_dict(encoder_of(config))
     model = model.to(device)
     if workers > 1 and device.startswith("cuda"):
@@ -125,7 +126,7 @@ def _train(
         write_config(trial_dir, config)
         write_run(trial_dir, device=device, workers=workers, step=state.step)
     trackers.start(resumed_at=state.step)
-    iterations = 0 if config.method in UNTRAINED else config.iterations
+    iterations = config.iterations if METHODS[config.method].trains else 0
 
     datasets = [open_dataset(data, name) for name in config.domains]
     groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
@@ -147,13 +148,25 @@ def _train(
     if state.step < iterations and agreement.stop_after(state.step):
         raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
+    def save_and_stop() -> NoReturn:
+        state.seconds += (spent := time.perf_counter() - timed_at)
+        state.gpu_seconds += spent * workers * device.startswith("cuda")
+        if rank == 0:
+            _save(trial_dir, model, optimizer, state, before_writing, must=True)
+        if workers > 1:
+            dist.barrier()  # nobody leaves while rank 0 still writes
+        raise StoppedError(f"stopped at step {state.step} of {iterations}")
+
     while state.step < iterations:
         # Every `recluster_every` steps, where the method has pseudo-domains; a resumed run may be past that.
         number = pseudo_domains.round_due(config, state.step)
         if number is not None and (state.clusters is None or state.clusters.round < number):
-            state.clusters, record = pseudo_domains.find(
-                config, model, mixture, state.clusters, number=number, step=state.step
-            )
+            due = {"number": number, "step": state.step, "stop_requested": stop_requested}
+            try:
+                state.clusters, record = pseudo_domains.find(config, model, mixture, state.clusters, **due)
+            except StoppedError:
+                state.terms = terms[: state.step - reported_step].tolist()
+                save_and_stop()
             state.rounds.append(record)
             trackers.log(state.step, of_clustering(record))
             groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
@@ -194,7 +207,7 @@ def _train(
         timed_step, timed_views, timed_at = state.step, state.views, instant
         state.seconds += seconds
         state.gpu_seconds += seconds * workers * device.startswith("cuda")
-        must_save = is_last or stops
+        must_save = is_last
         if is_report:
             eta = (iterations - state.step) * seconds / steps
             progress = Progress(state.step, iterations, *means_of(state.terms), rate, views / seconds, eta)
@@ -203,15 +216,12 @@ def _train(
             reported_step, state.terms = state.step, []
             must_save |= bool(report(progress))
 
+        if stops:
+            save_and_stop()
         # Every `checkpoint_seconds`, and when asked for, only ever right here: the losses are known to be finite.
         if rank == 0 and (must_save or instant - saved_at >= settings.checkpoint_seconds):
             _save(trial_dir, model, optimizer, state, before_writing, must=must_save)
             saved_at = time.perf_counter()
-        if stops:
-            if workers > 1:
-                # Nobody leaves while rank 0 still writes.
-                dist.barrier()
-            raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
     if rank == 0:
         before_writing()
@@ -251,7 +261,7 @@ def _save(
 
 def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | None) -> tuple[Group, ...]:
     """What a step takes as domains: the domains, the clusters, or before the first clustering the union as one."""
-    if config.method not in CLUSTERED:
+    if not METHODS[config.method].finds_domains:
         return mixture.domains
     if clusters is None:
         return (mixture.union(config.num_clusters * config.batch_per_domain),)
@@ -260,7 +270,7 @@ def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | N
 
 def objective_of(config: TrialConfig, clusters: PseudoDomains | None) -> TrialConfig:
     """The config whose loss a step takes: before the first clustering a clustered method is SimCLR."""
-    if config.method in CLUSTERED and clusters is None:
+    if METHODS[config.method].finds_domains and clusters is None:
         return replace(config, method="simclr", lambda1=1.0, lambda2=0.0)
     return config
 
@@ -287,9 +297,5 @@ def _say_once_what_runs(config: TrialConfig, mixture: Mixture, device: str, work
         config.trial_id, config.method, config.train_mixture, sizes, state.step, config.iterations,
         config.batch_per_domain, workers, device,
     )  # fmt: skip
-    if workers > 1 and device == "cpu" and config.norm == "batch":
-        log.warning(
-            "batch-norm on CPU takes its statistics per worker, so %d workers train another encoder than one does; "
-            "--norm group does not depend on the number of workers",
-            workers,
-        )
+    if note := batch_norm_note(config.norm, workers, on_cpu=device == "cpu"):
+        log.warning(note)

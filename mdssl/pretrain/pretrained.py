@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 import torchvision
 
-from mdssl.config.trial import ARCHS, TrialConfig
+from mdssl.config.field_types import choices
+from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError, check_number
 from mdssl.pretrain.weights_file import WeightsFile, read_weights
 from mdssl.storage.location import Location
@@ -176,7 +177,7 @@ def _arch_of(trunk: dict[str, torch.Tensor]) -> str:
     blocks = {(int(layer), int(b)) for layer, b in re.findall(r"^layer(\d+)\.(\d+)\.", "\n".join(trunk), re.MULTILINE)}
     counts = tuple(max((b + 1 for layer, b in blocks if layer == i), default=0) for i in (1, 2, 3, 4))
     arch = _BLOCKS.get((kind, counts), f"a ResNet of {'-'.join(map(str, counts))} {kind} blocks")
-    if arch not in ARCHS:
+    if arch not in choices(TrialConfig, "arch"):
         raise InputError(f"it looks like {arch}. {_ALLOWED}")
     expected = _reference(arch)
     required = [name for name in expected if not name.endswith("num_batches_tracked")]

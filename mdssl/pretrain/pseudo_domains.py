@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,13 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from mdssl.config.trial import CLUSTERED, TrialConfig
+from mdssl.config.methods import METHODS
+from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Group, Mixture
 from mdssl.pretrain.augment import normalise
 from mdssl.pretrain.kmeans import kmeans
 from mdssl.pretrain.model import Model
+from mdssl.pretrain.stopping import Agreement, StoppedError
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ class PseudoDomains:
 
 def round_due(config: TrialConfig, step: int) -> int | None:
     """The number of the clustering that belongs before step ``step``, None where none does."""
-    if config.method not in CLUSTERED or step < config.warmup_iterations:
+    if not METHODS[config.method].finds_domains or step < config.warmup_iterations:
         return None
     number, rest = divmod(step - config.warmup_iterations, config.recluster_every)
     return number if rest == 0 else None
@@ -68,7 +72,14 @@ def epsilon_of(config: TrialConfig, number: int) -> float:
 
 
 def find(
-    config: TrialConfig, model: Model, mixture: Mixture, before: PseudoDomains | None, *, number: int, step: int
+    config: TrialConfig,
+    model: Model,
+    mixture: Mixture,
+    before: PseudoDomains | None,
+    *,
+    number: int,
+    step: int,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> tuple[PseudoDomains, dict[str, Any]]:
     """Cluster the training set anew. Every rank calls this, and every rank gets the same.
 
@@ -77,6 +88,7 @@ def find(
         before: the clusters until now; the new ones get their numbers.
         number: of this clustering.
         step: steps done, for the record.
+        stop_requested: whether this worker has been asked to stop.
 
     Returns:
         The pseudo-domains, and a record of the round: ``round``, ``step``, ``epsilon`` (null without outliers),
@@ -84,13 +96,16 @@ def find(
         their cluster; null in the first round), ``topped_up`` (clusters that the rule would have left less than a
         batch), ``purity`` and ``nmi`` (normalised mutual information) against the true domains, ``inertia``, and
         ``seconds`` that it took.
+
+    Raises:
+        StoppedError: on all ranks, soon after ``stop_requested`` returned true on one; the model is as before.
     """
     began = time.perf_counter()
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    z = embed(config, model, mixture, rank=rank, workers=workers)
-    found: list[Any] = [None, None]
-    if rank == 0:
-        found = list(_cluster(config, z, before, mixture.labels, number, step))
+    agreement = Agreement(stop_requested, next(model.parameters()).device)
+    z = embed(config, model, mixture, rank=rank, workers=workers, agreement=agreement)
+    cluster = partial(_cluster, config, z, before, mixture.labels, number, step) if rank == 0 else None
+    found = list(agreement.unless_stopped(cluster) or (None, None))
     if workers > 1:
         dist.broadcast_object_list(found, src=0)
     pseudo_domains, record = found
@@ -101,7 +116,15 @@ def find(
 
 
 @torch.no_grad()
-def embed(config: TrialConfig, model: Model, mixture: Mixture, *, rank: int = 0, workers: int = 1) -> torch.Tensor:
+def embed(
+    config: TrialConfig,
+    model: Model,
+    mixture: Mixture,
+    *,
+    rank: int = 0,
+    workers: int = 1,
+    agreement: Agreement | None = None,
+) -> torch.Tensor:
     """(N, r) float32 embeddings of all training images, unaugmented, by the model as it is in evaluation mode.
 
     Each worker encodes a share, and all get all.
@@ -117,13 +140,16 @@ def embed(config: TrialConfig, model: Model, mixture: Mixture, *, rank: int = 0,
     device = next(model.parameters()).device
     model.eval()
     parts = []
-    for first in range(0, per_worker, _EMBED_ROWS):
+    for number, first in enumerate(range(0, per_worker, _EMBED_ROWS)):
+        if agreement and agreement.stop_after(number):
+            model.train()
+            raise StoppedError("stopped on request")
         images = mixture.gather(share[first : first + _EMBED_ROWS]).to(device)
         views = normalise(images.permute(0, 3, 1, 2).float() / 255)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
             z = model.encoder(views)
             z = model.projection(z) if config.cluster_space == "projection" else z
-        parts.append(F.normalize(z.float(), dim=1) if config.cluster_normalised else z.float())
+        parts.append(F.normalize(z.float(), dim=1) if config.cluster_normalized else z.float())
     model.train()
     z = torch.cat(parts)
     if workers > 1:
@@ -195,7 +221,7 @@ def _cluster(
         churn = float((labels != before.labels).float().mean())
     sizes = torch.bincount(labels, minlength=k)
     kept, epsilon, topped_up = torch.ones(len(labels), dtype=torch.bool), None, 0
-    if config.method == "mdssl-robust":
+    if METHODS[config.method].rejects_outliers:
         epsilon = epsilon_of(config, number)
         sure = certainty(z, centroids[(sizes > 0).to(z.device)], config.outlier_rule).cpu()
         kept, topped_up = keep(sure, labels, epsilon, config.batch_per_domain)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from dataclasses import fields
+import time
+from dataclasses import replace
 
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.rendezvous import rendezvous
 
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
@@ -21,19 +24,27 @@ from mdssl.pretrain.progress import NonFiniteLossError, Progress
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import read_training
 from mdssl.pretrain.watchdog import watchdog
-from mdssl.storage.claim import Claim, Owner
-from mdssl.storage.location import Location
+from mdssl.storage.claim import POLL_SECONDS, Claim
 from mdssl.storage.retry import retrying
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.storage.trial_log import kept_log
-from mdssl.terminal import printable
+
+_CLAIMED = "mdssl-claimed"
+"""Key by which the first worker tells the others that it has the claim."""
 
 
 @retrying()
-def train_standalone(settings) -> None:
-    """Train the trial that ``settings`` (an `mdssl.cli.trials.Train`) describes and say where its files are.
+def train_standalone(config: TrialConfig, settings: RunSettings, *, data: str, storage: str, device: str) -> None:
+    """Train a trial and print where its files are.
 
-    After SIGTERM, as from a batch system whose time is up or a machine that is taken away, it saves a checkpoint and
+    After SIGTERM, as from a batch system at its time limit or a machine that is reclaimed, it saves a checkpoint and
     ends. Under torchrun all workers do so as soon as one has the signal.
+
+    Args:
+        config: the trial; its ``data_fingerprint`` is filled in.
+        data: folder or bucket of prepared datasets.
+        storage: folder or bucket of results.
+        device: cpu, cuda, or auto.
 
     Raises:
         ValueError: data or storage that cannot work, a loss that became non-finite, or a trial that another process has
@@ -45,15 +56,13 @@ def train_standalone(settings) -> None:
     is_first = int(os.environ.get("RANK", 0)) == 0
     if not is_first:
         logging.disable(logging.WARNING)
-    device = pick_device(settings.device)
-    data = ensure_local(settings.data, settings.domains, progress=is_first)
-    values = {field.name: getattr(settings, field.name) for field in fields(TrialConfig)}
-    datasets = [open_dataset(data, name) for name in settings.domains]
-    check_batch(datasets, settings.batch_per_domain)
-    config = TrialConfig(**values | {"data_fingerprint": fingerprint_of(datasets)})
-    trial_dir = Location.of(settings.storage) / "trials" / config.trial_id
+    device = pick_device(device)
+    folder = ensure_local(data, config.domains, progress=is_first)
+    datasets = [open_dataset(folder, name) for name in config.domains]
+    check_batch(datasets, config.batch_per_domain)
+    config = replace(config, data_fingerprint=fingerprint_of(datasets))
+    trial_dir = trial_dir_in(storage, config.trial_id)
     claim = Claim(trial_dir, "mdssl train")
-    run_settings = RunSettings(**{field.name: getattr(settings, field.name) for field in fields(RunSettings)})
     there = read_training(trial_dir)
     if there and there["status"] == "finished":
         if is_first:
@@ -61,16 +70,26 @@ def train_standalone(settings) -> None:
             print(f"score it: mdssl probe {config.trial_id}")
         return
     try:
+        meeting = {}
+        if under_torchrun:
+            # The others wait for the claim of the first here: in init_process_group a time-out would end them.
+            store, rank, world_size = next(rendezvous("env://", timeout=default_pg_timeout))
+            meeting = {"store": store, "rank": rank, "world_size": world_size}
         if is_first:
             trial_dir.check_writable()
-            claim.wait(lambda owner: _say_who(owner, config.trial_id))
+            claim.wait_aloud()
+            if under_torchrun:
+                store.set(_CLAIMED, claim.token)
+        else:
+            while not store.check([_CLAIMED]):
+                time.sleep(POLL_SECONDS)
         with (
             sigterm_received() as stop_requested,
             kept_log(trial_dir, "train", errors_only=not is_first),
-            watchdog(60 * run_settings.hang_minutes) as beat,
+            watchdog(60 * settings.hang_minutes) as beat,
         ):
             if under_torchrun:
-                dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+                dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", **meeting)
 
             def report(progress: Progress) -> None:
                 beat()
@@ -79,9 +98,9 @@ def train_standalone(settings) -> None:
 
             ended = train(
                 config,
-                data=data,
+                data=folder,
                 trial_dir=trial_dir,
-                settings=run_settings,
+                settings=settings,
                 device=device,
                 report=report,
                 stop_requested=stop_requested,
@@ -103,12 +122,8 @@ def train_standalone(settings) -> None:
         print(
             f"trial {config.trial_id}: {ended['step']} steps in {ended['train_seconds']:.0f} s, encoder in {trial_dir}"
         )
-        labelled = any(open_dataset(data, name).is_labelled for name in config.domains)
+        labelled = any(dataset.is_labelled for dataset in datasets)
         print(f"score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
-
-
-def _say_who(owner: Owner, trial_id: str) -> None:
-    print(printable(f"waits for {owner}, which works on trial {trial_id}"), flush=True)
 
 
 def _print_progress(progress: Progress) -> None:

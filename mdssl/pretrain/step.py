@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Group, Mixture, domain_key
 from mdssl.device import send
@@ -82,7 +83,7 @@ def loss_of(config: TrialConfig, z: torch.Tensor, counts: list[int]) -> LossTerm
     """The loss of (2 · b, r) representations: first views of all groups, then second views."""
     z_a, z_b = z.chunk(2)
     domains = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    if config.method == "simclr":
+    if not METHODS[config.method].weighs_domains:
         domains = torch.zeros_like(domains)
     return mdssl_loss(z_a, z_b, domains, lambda1=config.lambda1, lambda2=config.lambda2, temperature=config.temperature)
 

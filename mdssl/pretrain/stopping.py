@@ -6,15 +6,20 @@ import faulthandler
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 _ASK_SECONDS = 1.0
 """How often several workers agree on whether to stop."""
+
+T = TypeVar("T")
 
 
 class StoppedError(RuntimeError):
@@ -23,10 +28,10 @@ class StoppedError(RuntimeError):
 
 @contextmanager
 def sigterm_received() -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM does not end this process; what this gives says whether one has arrived.
+    """Within the context, SIGTERM does not end this process; the callable tells, in any thread, if one has arrived.
 
-    For any thread, which Python's own handlers are not: those run in the main thread alone, and in a worker of Ray that
-    thread waits in C++. So the handler is faulthandler's, in C, which writes to a pipe.
+    Python runs its own signal handlers in the main thread alone, and in a Ray worker that thread waits in C++. So the
+    handler is faulthandler's, in C, which writes to a pipe. Contexts cannot be nested.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -42,21 +47,19 @@ def sigterm_received() -> Iterator[Callable[[], bool]]:
 
 
 class Agreement:
-    """Whether to stop, to which all workers give the same answer after the same step."""
+    """A common answer of all workers to whether to stop. ``requested`` says whether this worker has been asked to."""
 
-    def __init__(self, requested: Callable[[], bool], device: str):
-        """``requested`` says whether this worker has been asked to stop."""
+    def __init__(self, requested: Callable[[], bool], device: str | torch.device):
         self.requested, self.device = requested, device
         self.several = dist.is_initialized() and dist.get_world_size() > 1
         self.asked_at, self.asked_after = float("-inf"), -1
         self.next_step = 0
 
     def stop_after(self, step: int) -> bool:
-        """Whether any worker has been asked to stop.
+        """Whether any worker has been asked to stop. Each worker calls this before its first step and after each one.
 
-        Of several workers each calls this before its first step and after each one. They exchange their answers about
-        every `_ASK_SECONDS`, for each exchange waits for a GPU, and after steps that all of them know, for those follow
-        from the speed of the slowest.
+        Several workers exchange their answers about every `_ASK_SECONDS`, because each exchange waits for a GPU. All
+        know after which steps: these follow from the speed of the slowest worker.
         """
         if not self.several:
             return self.requested()
@@ -64,9 +67,45 @@ class Agreement:
             return False
         now = time.monotonic()
         seconds_per_step = (now - self.asked_at) / (step - self.asked_after)
-        answers = torch.tensor([float(self.requested()), seconds_per_step], device=self.device)
-        dist.all_reduce(answers, dist.ReduceOp.MAX)
-        requested, slowest = answers.tolist()
+        requested, slowest = self._maximum(float(self.requested()), seconds_per_step)
         self.asked_at, self.asked_after = now, step
         self.next_step = step + max(int(_ASK_SECONDS / max(slowest, 1e-3)), 1)
         return bool(requested)
+
+    def unless_stopped(self, work: Callable[[], T] | None) -> T | None:
+        """The result of ``work``, which one worker does in a thread; None for the others, which wait for it.
+
+        Raises:
+            StoppedError: on all workers, when one has been asked to stop. The thread is abandoned.
+        """
+        future: Future[T] | None = None if work is None else _in_thread(work)
+        while True:
+            if future:
+                wait([future], _ASK_SECONDS)
+            stops, runs = self._maximum(float(self.requested()), float(future is not None and not future.done()))
+            if not runs:
+                return future.result() if future else None
+            if stops:
+                raise StoppedError("stopped on request")
+
+    def _maximum(self, *values: float) -> list[float]:
+        """Of each value over all workers."""
+        if not self.several:
+            return list(values)
+        answers = torch.tensor(values, device=self.device)
+        dist.all_reduce(answers, dist.ReduceOp.MAX)
+        return answers.tolist()
+
+
+def _in_thread(work: Callable[[], T]) -> Future[T]:
+    """A daemon thread: unlike a pool's, it does not keep the process from ending."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="stoppable", daemon=True).start()
+    return future

@@ -18,6 +18,7 @@ import pandas as pd
 from mdssl.errors import InputError
 from mdssl.report.folder import BOARD, Folder, digest
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 
 FILES = ("metrics.parquet", "clusters.parquet", "neighbours.png", "neighbours.json")
 """Of a trial: what its pictures show."""
@@ -35,7 +36,7 @@ def stamps(storage: Location, trial_ids: Iterable[str]) -> dict[str, str]:
     """By trial, what stands for its `FILES` as they are now: their names, sizes and times of writing."""
 
     def stamp(trial_id: str) -> str:
-        listing = (storage / "trials" / trial_id).listing()
+        listing = trial_dir_in(storage, trial_id).listing()
         found = {name: (listing[name].size, listing[name].mtime_ns) for name in FILES if name in listing}
         return digest(DRAWING_VERSION, found)
 
@@ -48,7 +49,7 @@ def of_board(storage: Location, board: pd.DataFrame) -> str:
     """Stands for all that figures of the whole leaderboard show: its rows, and what is saved of representations."""
 
     def saved(trial_id: str) -> list[tuple]:
-        listing = (storage / "trials" / trial_id / "representations").listing()
+        listing = (trial_dir_in(storage, trial_id) / "representations").listing()
         return [(trial_id, name, info.size, info.mtime_ns) for name, info in listing.items()]
 
     with ThreadPoolExecutor(_READERS) as pool:
@@ -129,7 +130,7 @@ def _draw(storage: str, output: str, trial_id: str) -> list[dict[str, Any]]:
     """Draw one trial's pictures into the report's folder; in whichever process."""
     from mdssl.figures import save, trial_gallery
 
-    trial_dir = Location.of(storage) / "trials" / trial_id
+    trial_dir = trial_dir_in(storage, trial_id)
     pages = Location.of(output) / "trials"
     pictures = []
     try:

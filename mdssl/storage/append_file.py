@@ -1,4 +1,4 @@
-"""A file that one process writes from its first line to its last and others may read meanwhile, as a log is."""
+"""A file to which one process appends while others read it, such as a log."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from mdssl.storage.retry import retrying
 log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 30.0
-"""How often a file in an object store, to which nothing can be appended, is written anew."""
+"""Interval at which a file in an object store, where nothing can be appended, is written anew."""
 
 
 class AppendFile:
-    """A context manager. There is no file before the first `write`.
+    """A context manager. The first `write` makes the file.
 
-    On a local or network filesystem bytes are appended and seen at once. In an object store the file is renewed whole
-    every `RENEW_SECONDS` and at the end. A file that cannot be written is given up with one warning: whoever logs has
-    better things to do.
+    On a local or network filesystem bytes are appended at once. In an object store the whole file is written every
+    `RENEW_SECONDS` and at the end. A file that cannot be written is given up with one warning, and training goes on.
     """
 
     def __init__(self, place: Location):
         self.place = place
         self._file: BinaryIO | None = None
-        self._data, self._unsaved = bytearray(), False
+        self._data, self._saved = bytearray(), 0
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._renewing: threading.Thread | None = None
         self._given_up = False
@@ -35,16 +34,21 @@ class AppendFile:
     def write(self, data: bytes) -> None:
         if self._given_up or self._closed.is_set():
             return
+        if not self.place.is_local:
+            self._keep(data)
+            return
         try:
-            if self.place.is_local:
-                self._append(data)
-            else:
-                self._keep(data)
+            if self._file is None:
+                path = Path(self.place.path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+            self._file.write(data)
         except OSError as error:
-            self._give_up(error)
+            self._given_up = True
+            log.warning("%s cannot be written (%s); training goes on without it", self.place, error)
 
     def close(self) -> None:
-        """All that was written is in the storage, unless it cannot be reached."""
+        """Write what is missing in the storage, if it can be reached."""
         self._closed.set()
         if self._file:
             self._file.close()
@@ -58,17 +62,9 @@ class AppendFile:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _append(self, data: bytes) -> None:
-        if self._file is None:
-            path = Path(self.place.path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
-        self._file.write(data)
-
     def _keep(self, data: bytes) -> None:
         with self._lock:
             self._data += data
-            self._unsaved = True
         if self._renewing is None:
             self._renewing = threading.Thread(target=self._renew_often, name=f"renew-{self.place.name}", daemon=True)
             self._renewing.start()
@@ -79,18 +75,13 @@ class AppendFile:
 
     def _renew(self) -> None:
         with self._lock:
-            data, unsaved = bytes(self._data), self._unsaved
-            self._unsaved = False
-        if not unsaved or self._given_up:
+            data = bytes(self._data)
+        if len(data) == self._saved:
             return
         try:
             with retrying(0):
                 self.place.write_bytes(data)
+            self._saved = len(data)
         except OSError as error:
-            # A network comes back: what is missing now goes with the next renewal.
-            self._unsaved = True
+            # The next renewal may succeed.
             log.debug("%s could not be renewed: %s", self.place, error)
-
-    def _give_up(self, error: OSError) -> None:
-        self._given_up = True
-        log.warning("%s cannot be written (%s); training goes on without it", self.place, error)

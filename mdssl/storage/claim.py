@@ -1,19 +1,18 @@
-"""Who works on a trial: one process at a time, among all that share a storage, on one machine or many.
+"""A lock on a trial that outlives no process: of all processes that share a storage, one at a time works on the trial.
 
-A claim is a small file in the trial's folder that says who has it, beside one that its owner renews while it lives::
+A claim is a file in the trial's folder that names its owner, with a file that the owner renews while it lives::
 
     claim.json                 the first owner
-    claim-after-TOKEN.json     who took over when the owner with that token had died, and so on
-    claim-beat-TOKEN           when the owner with that token was last alive
+    claim-after-TOKEN.json     the owner that took over when the owner with that token had died, and so on
+    claim-beat-TOKEN           the last heartbeat of the owner with that token
 
-The last of this chain has the trial. Every step along it is `Location.write_new`, of which one of several that try at
-once is told that it succeeded, and no name is ever used for a second owner: so exactly one process succeeds a dead one,
-and a slow observer of it cannot hit whoever came next, as it could by deleting or renaming one ``claim.json``. No file
-of the chain is ever written over: a request that arrives late gives nobody a claim that another has meanwhile.
+The last owner of this chain has the trial. Each file of the chain is written by `Location.write_new`, which succeeds
+for one of several callers, and its name is used for one owner only. So exactly one process succeeds a dead owner. A
+slow observer of the dead owner cannot harm the successor, as it could by deleting or renaming one ``claim.json``.
 
-Dead is an owner of this machine whose process is gone: at once. Any other is dead when its beat has not changed for
-`DEAD_SECONDS` by the observer's own clock; clocks of two machines are never compared. A process that was suspended for
-so long finds, before it writes a checkpoint or a row, that the claim is no longer its own, and stops.
+An owner on this machine is dead when its process is gone. Any other is dead when its heartbeat has not changed for
+`DEAD_SECONDS` by the observer's clock; clocks of two machines are never compared. A process that was suspended for that
+long sees, before it writes a checkpoint or a row, that it has lost the claim, and stops.
 """
 
 from __future__ import annotations
@@ -35,15 +34,17 @@ from mdssl.storage.location import Location
 from mdssl.storage.ownership import FolderKind, delete
 from mdssl.storage.process_identity import machine, started
 from mdssl.storage.retry import retry, retrying
+from mdssl.storage.trial_dir import rows_file_in, storage_of
+from mdssl.terminal import printable
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 10.0
-"""How often an owner renews its claim, and looks whether it still has it."""
+"""Interval at which an owner checks and renews its claim."""
 DEAD_SECONDS = 60.0
-"""A claim that has not changed for so long is dead."""
+"""Age of the last heartbeat from which on an owner is dead."""
 POLL_SECONDS = 1.0
-"""How often one who waits looks."""
+"""Interval at which a waiting process looks."""
 TRIAL = FolderKind(
     what="a trial",
     marker="config.json",
@@ -55,18 +56,21 @@ TRIAL = FolderKind(
     ),
     setting="--storage or MDSSL_STORAGE",
 )
-"""The folder of a trial, but for its claim."""
+"""The folder of a trial, without its claim."""
 
 
 class ClaimLostError(InputError):
-    """Another process has taken the trial over; this one must write no more."""
+    """Another process has taken the trial over; this one must not write any more."""
 
 
 class Claim:
-    """The right to write one trial's files and rows. A context manager that releases it, if it is held."""
+    """The right to write one trial's files and rows. A context manager that releases it, if it is held.
+
+    Args:
+        sweep: for messages about the owner.
+    """
 
     def __init__(self, trial_dir: Location, sweep: str = ""):
-        """``sweep`` tells people who has it."""
         self.trial_dir = trial_dir
         self.owner = Owner(
             token=_new_token(),
@@ -77,7 +81,7 @@ class Claim:
             sweep=sweep[:80],
             heartbeat=_now(),
         )
-        self._tokens = {self.token}  # of all tries: a write whose answer was lost may arrive late
+        self._tokens = {self.token}  # of all attempts: a write whose answer was lost may arrive late
         self._place: Location | None = None
         self._released = threading.Event()
         self._heart: threading.Thread | None = None
@@ -91,11 +95,10 @@ class Claim:
         return self.trial_dir / f"{BEAT}{self.token}"
 
     def take(self, dead: Owner | None = None) -> Owner | None:
-        """Take the claim unless another lives that has it: None, or that other.
+        """Take the claim, unless a living process has it: None, or its owner.
 
         Args:
-            dead: an owner that was seen to be dead (see `Watch`) as it was then: if it has renewed its claim since, it
-                lives.
+            dead: an owner that `Watch` found dead, as it was then: if it has renewed its claim since, it lives.
         """
         while True:
             chain = read_chain(self.trial_dir)
@@ -125,9 +128,10 @@ class Claim:
         self._clear_up()
 
     def _withdraw(self, chain: Chain) -> None:
-        """Leave a place that this one no longer has, or never had: its predecessor had released its claim meanwhile.
+        """Give up the place in the chain that was written last, and draw a new token.
 
-        The first place, or one in the chain, is not, or no longer, its own to delete.
+        Its file is an orphan if the predecessor released its claim meanwhile. A file that is in the chain, or is the
+        first, may be another process's.
         """
         if self._place is None:
             return
@@ -138,7 +142,7 @@ class Claim:
         self._tokens.add(self.token)
 
     def wait(self, say: Callable[[Owner], None] = lambda owner: None) -> None:
-        """Take the claim as soon as nobody who lives has it; ``say`` who has it, once for each."""
+        """Take the claim as soon as no living process has it; ``say`` is called once for each owner before."""
         watch, told = Watch(), ""
         while True:
             asked = time.monotonic()
@@ -150,16 +154,21 @@ class Claim:
             watch.look(holder, asked)
             time.sleep(POLL_SECONDS)
 
+    def wait_aloud(self) -> None:
+        """`wait`, and print who has the claim."""
+        trial_id = self.trial_dir.name
+        self.wait(lambda owner: print(printable(f"waits for {owner}, which works on trial {trial_id}"), flush=True))
+
     def check(self) -> None:
         """Raise `ClaimLostError` unless the claim is held."""
         check_held(self.trial_dir, self.token)
 
     def clear(self) -> None:
-        """Delete all that mdssl has written of the trial. The claim stays, and so does what others put there."""
+        """Delete all files of the trial that mdssl wrote, but not the claim and the files of others."""
         delete(self.trial_dir, TRIAL)
 
     def release(self) -> None:
-        """Give the claim back and leave no file of it; nothing where it is not held, or no longer."""
+        """Delete the files of the claim, if it is held."""
         if self._place is None:
             return
         self._released.set()
@@ -168,12 +177,12 @@ class Claim:
             self._heart = None
         chain = read_chain(self.trial_dir)
         if chain and chain[-1][1].token in self._tokens:
-            # The first goes first. Without the last, those before it would be seen: dead owners, to be taken over from
-            # while their files still vanish.
+            # From the first to the last: without the last one, others would see the dead owners before it, and take
+            # over from them while their files are being deleted.
             _delete_first(*chain[0])
             for place, _ in chain[1:]:
                 place.delete()
-        # Last: without its beats an owner that still lives would look as it did at first.
+        # Last of all: without its heartbeat an owner looks as it did at first.
         self._beat_file.delete()
         self._withdraw(chain)
 
@@ -184,7 +193,7 @@ class Claim:
         try:
             self.release()
         except OSError as error:
-            # Without its heartbeats others take over after a while; what the block did counts.
+            # Others take over when they see no heartbeat. What the block did counts.
             log.warning("trial %s: its claim could not be given back: %s", self.trial_dir.name, error)
 
     def _beat(self) -> None:
@@ -193,13 +202,12 @@ class Claim:
                 check_held(self.trial_dir, self.token)
                 self._beat_file.write_bytes(_now().encode())
             except ClaimLostError:
-                # Whoever trains finds it by itself; renewing what is another's would be wrong.
-                return
+                return  # `check` tells the training
             except (OSError, InputError) as error:
                 log.warning("trial %s: its claim could not be renewed: %s", self.trial_dir.name, error)
 
     def _clear_up(self) -> None:
-        """Remove what processes that were killed have left: only whoever has the claim may write here."""
+        """Delete what killed processes have left: only the owner of the claim may write here."""
         own = {place.name for place, _ in read_chain(self.trial_dir)} | {
             f"{SUCCESSOR}{self.token}.json",
             self._beat_file.name,
@@ -209,15 +217,16 @@ class Claim:
                 (self.trial_dir / name).delete()
         for folder in (self.trial_dir, self.trial_dir / "checkpoints", self.trial_dir / "representations"):
             folder.clear_temporaries()
-        storage = self.trial_dir.parent.parent
-        (storage / "leaderboard").clear_temporaries(f"{self.trial_dir.name}.parquet")
+        rows = rows_file_in(storage_of(self.trial_dir), self.trial_dir.name)
+        rows.parent.clear_temporaries(rows.name)
 
 
 class Watch:
-    """Sees by its own clock whether an owner still renews its claim.
+    """Observes, by its own clock, whether an owner still renews its claim.
 
-    Who could not look for a while, suspended or without the storage, begins to count anew: the owner may not have had
-    the storage either, and is to have the time to renew its claim first. Who always looks as rarely goes on counting.
+    After an interval without a look, because the process was suspended or the storage away, the count begins anew: the
+    owner may have been without the storage too, and gets time to renew. An observer that always looks so rarely goes
+    on counting.
     """
 
     def __init__(self) -> None:
@@ -226,7 +235,7 @@ class Watch:
         self.was_slow = False
 
     def look(self, owner: Owner, asked: float) -> bool:
-        """Whether ``owner`` is dead, as the storage said that was asked then: what it answers late may be old."""
+        """Whether ``owner`` is dead, by what the storage answered to a request at the time ``asked``."""
         before, self.looked = self.looked, asked
         is_new, is_slow = owner != self.seen, self.looked - before > DEAD_SECONDS / 2
         if is_new or (is_slow and not self.was_slow):
@@ -236,13 +245,13 @@ class Watch:
 
     @property
     def dead(self) -> Owner | None:
-        """The owner, as it was seen last, if it is dead."""
+        """The owner as it was seen last, if it is dead."""
         is_dead = self.seen and (self.seen.is_gone() or self.looked - self.since >= DEAD_SECONDS)
         return self.seen if is_dead else None
 
 
 def holder_of(trial_dir: Location) -> Owner | None:
-    """Who has the trial, dead or alive."""
+    """The owner of the trial, dead or alive."""
     return last_of(trial_dir, read_chain(trial_dir))
 
 
@@ -253,14 +262,14 @@ def check_held(trial_dir: Location, token: str) -> None:
     if holder is None or holder.token != token:
         who = f"{holder} has it now" if holder else "its claim is gone"
         raise ClaimLostError(
-            f"trial {trial_dir.name} is no longer this process's: {who}, as happens when a process is suspended, or "
-            f"cannot reach the storage, for {DEAD_SECONDS:g} s. It stops, for only one may write a trial; the same "
-            "command waits for the trial, or goes on with it."
+            f"trial {trial_dir.name} is no longer this process's: {who}. This happens when a process is suspended, or "
+            f"cannot reach the storage, for {DEAD_SECONDS:g} s. It stops, because only one process may write a trial. "
+            "The same command waits for the trial, or goes on with it."
         )
 
 
 def _delete_first(place: Location, owner: Owner) -> None:
-    """Delete the file of ``owner``. After a request whose answer was lost the name may be another's already."""
+    """Delete the file of ``owner``. If the answer to a first request was lost, the file may be another's already."""
 
     def delete() -> None:
         now = read_claim(place, owner.token)

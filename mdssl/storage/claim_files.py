@@ -1,4 +1,4 @@
-"""The files of a claim: who has a trial, who had it before, when each was last alive. Rules: `mdssl.storage.claim`."""
+"""The files of a claim: who has a trial, who had it before, and their heartbeats. Rules: `mdssl.storage.claim`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Owner:
         host: for people, with ``pid`` and ``sweep``.
         machine: this boot of the machine, and its space of process ids; empty where it cannot be told.
         started: when the process started, in ticks since that boot: a process id alone is given again.
-        heartbeat: by the owner's clock, for people; for others only whether it changes counts.
+        heartbeat: by the owner's clock; other processes only compare it with the one before.
     """
 
     token: str
@@ -79,5 +79,5 @@ def read_claim(place: Location, token_if_torn: str) -> Owner | None:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
-            time.sleep(0.01)  # being written, where files cannot appear whole
-    return Owner(token_if_torn)  # killed in it: nobody renews this one
+            time.sleep(0.01)  # it is being written, on a filesystem where files do not appear whole
+    return Owner(token_if_torn)  # its writer was killed: nobody renews this claim

@@ -1,4 +1,4 @@
-"""From a URI to the filesystem that opens it: pyarrow's own, or one of fsspec's; and the write that pyarrow lacks."""
+"""The filesystem of a URI, pyarrow's own or one of fsspec's, and the conditional write that pyarrow lacks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from opendal import Operator
 
 OBJECT_STORES = {"s3", "gcs", "abfs"}
-"""Filesystems of pyarrow in which a file appears whole when it has been written."""
+"""Filesystems of pyarrow in which files appear whole."""
 _OPTIONS = {"s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=60", "gcs": "retry_limit_seconds=60"}
-"""On S3 one request for a small file instead of three; on GCS a minute, not fifteen, until it is said that nobody
-answers."""
+"""On S3, one request for a small file instead of three; on GCS, an error after a minute without an answer, not
+fifteen."""
 _WRITE_SECONDS = 15.0
 """How long one conditional write may take."""
 
@@ -28,16 +28,16 @@ def open_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """The filesystem of ``uri``, and the path in it.
 
     Raises:
-        ValueError: the scheme is unknown, or needs a package that is not installed; or the bucket does not exist, or
-            does not let us in.
-        StorageLostError: it did not answer within the patience.
+        InputError: the scheme is unknown or needs a package that is not installed, or the bucket does not exist or
+            denies access.
+        StorageLostError: it did not answer in time.
     """
     try:
         return retry(uri, lambda: _open_by_pyarrow(uri), is_local=False)
     except StorageLostError:
         raise
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
-        # A scheme that pyarrow does not know; or one that it does, wrongly written, and then its word counts too.
+        # pyarrow does not know the scheme, or the URI is wrong.
         return _from_fsspec(uri, str(error))
     except OSError as error:
         raise InputError(
@@ -47,7 +47,7 @@ def open_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 def _open_by_pyarrow(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    # Both ask the server, the first for the bucket's region where nobody says it.
+    # Both ask the server, the first for the bucket's region if it is not given.
     filesystem, path = pyarrow.fs.FileSystem.from_uri(_with_our_options(uri))
     _check_bucket(filesystem, path.split("/")[0], uri)
     return filesystem, path
@@ -61,10 +61,10 @@ def _with_our_options(uri: str) -> str:
 
 
 def _check_bucket(filesystem: pyarrow.fs.FileSystem, bucket: str, uri: str) -> None:
-    """Ask once for each bucket whether it is there: to all who look into one that is not, it is an empty folder.
+    """Check once that each bucket exists: without that, a missing one looks like an empty folder.
 
     Raises:
-        OSError: it does not answer, or not us.
+        OSError: it does not answer, or denies access.
     """
     kind = filesystem.type_name
     if kind not in OBJECT_STORES or (kind, bucket) in _found:
@@ -80,7 +80,7 @@ def _from_fsspec(uri: str, pyarrow_says: str) -> tuple[pyarrow.fs.FileSystem, st
     import fsspec
 
     try:
-        # What others write must be seen at once, which a cached listing would prevent.
+        # A cached listing would hide what other processes write.
         filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     except (ValueError, ImportError) as error:
         raise InputError(
@@ -91,13 +91,13 @@ def _from_fsspec(uri: str, pyarrow_says: str) -> tuple[pyarrow.fs.FileSystem, st
 
 
 def write_if_absent(filesystem: pyarrow.fs.FileSystem, path: str, data: bytes) -> bool:
-    """Write a small file unless there is one; whether it was written.
+    """Write a small file if there is none; returns whether it was written.
 
-    S3 and GCS decide it in one request, and a filesystem of fsspec when it opens the file. Azure and HDFS offer it
-    neither in pyarrow nor here: of two that write at the same moment both are told that they did, and the last counts.
+    On S3 and GCS this is one request, on fsspec's filesystems an exclusive open. Azure and HDFS have neither: of two
+    that write at the same moment both get True, and the last file stays.
 
     Raises:
-        OSError: the request failed, or its answer was lost, and then the file may be there.
+        OSError: the request failed, or its answer was lost; in that case the file may have been written.
     """
     if filesystem.type_name in ("s3", "gcs"):
         return _put_if_absent(filesystem, path, data)
@@ -127,7 +127,7 @@ def _put_if_absent(filesystem: pyarrow.fs.FileSystem, path: str, data: bytes) ->
         return False
     except (exceptions.Unexpected, exceptions.RateLimited, exceptions.Conflict, exceptions.PermissionDenied) as error:
         kind = PermissionError if isinstance(error, exceptions.PermissionDenied) else OSError
-        # The message goes on with the request's headers and a backtrace.
+        # Without the request's headers and the backtrace that follow.
         raise kind(str(error).partition("\n")[0]) from error
     except (exceptions.Error, exceptions.NotFound, exceptions.ConfigInvalid, exceptions.Unsupported) as error:
         why = str(error).partition("\n")[0]
@@ -138,10 +138,10 @@ def _put_if_absent(filesystem: pyarrow.fs.FileSystem, path: str, data: bytes) ->
 
 
 def _settings(filesystem: pyarrow.fs.FileSystem) -> dict[str, str]:
-    """What pyarrow's client was given, by the URI and the environment, in OpenDAL's words.
+    """The settings of pyarrow's client, from the URI and the environment, under OpenDAL's names.
 
-    Credentials that the URI does not have both clients find by themselves, where AWS and Google document them: in the
-    environment, in profiles, at a service of the machine.
+    Both clients find credentials that are not in the URI as AWS and Google document it: in the environment, in
+    profiles, from the machine's metadata service.
     """
     _, (given,) = filesystem.__reduce__()
     endpoint, region = given["endpoint_override"], getattr(filesystem, "region", None)

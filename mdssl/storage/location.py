@@ -1,8 +1,7 @@
-"""Where results live: one small interface over local folders, S3, GCS and whatever else fsspec opens.
+"""One interface for files on local disks, S3, GCS and every other filesystem that fsspec opens.
 
-A file appears whole or not at all. Object stores give that by themselves; on a local or network filesystem the bytes go
-to a hidden temporary name in the same folder, reach the disk, and are renamed. Where the storage is away for a while,
-whoever has `mdssl.storage.retry` waits for it.
+A file appears whole or not at all. Object stores guarantee that; on other filesystems the bytes are written to a hidden
+temporary name in the same folder, synced to the disk, and renamed. Requests are retried as `mdssl.storage.retry` says.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Location:
-    """A file or folder in some storage. ``Location.of(uri) / "leaderboard"`` walks down.
+    """A file or folder of a storage. ``Location.of(uri) / "name"`` is one that lies in it.
 
     Attributes:
         filesystem: the pyarrow filesystem that opens it.
-        path: its path inside that filesystem.
-        uri: what a user would type to reach it, with its scheme (``s3://…``), or an absolute local path.
+        path: its path in that filesystem.
+        uri: as a user types it, with its scheme (``s3://…``), or an absolute local path.
     """
 
     filesystem: pyarrow.fs.FileSystem
@@ -45,11 +44,10 @@ class Location:
 
     @classmethod
     def of(cls, uri: str | Path | Location) -> Location:
-        """Open ``uri``: a local path, or a URI that pyarrow's filesystems or fsspec know.
+        """The location of a local path, or of a URI that pyarrow's filesystems or fsspec know.
 
         Raises:
-            ValueError: the name is empty; the scheme is unknown, or needs a package that is not installed; or the
-                bucket does not exist, or does not let us in.
+            InputError: the name is empty, or `mdssl.storage.filesystems.open_uri` raises it.
         """
         if isinstance(uri, Location):
             return uri
@@ -90,7 +88,7 @@ class Location:
         return isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
 
     def exists(self) -> bool:
-        info = self._insist(lambda: self.filesystem.get_file_info(self.path))
+        info = self._retry(lambda: self.filesystem.get_file_info(self.path))
         return info.type != pyarrow.fs.FileType.NotFound
 
     def may_come_back(self, error: OSError) -> bool:
@@ -98,37 +96,38 @@ class Location:
         return is_transient(error, is_local=self.is_local)
 
     def names(self) -> list[str]:
-        """The names directly inside this folder, sorted, hidden ones left out; empty where there is no folder."""
+        """The names directly in this folder, sorted, without hidden ones; empty if there is no folder."""
         return list(self.listing())
 
     def listing(self) -> dict[str, pyarrow.fs.FileInfo]:
-        """What is known of each of `names` without opening it, such as ``size`` and ``mtime_ns``; one call for all."""
-        selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
-        found = {info.base_name: info for info in self._insist(lambda: self.filesystem.get_file_info(selector))}
+        """`names` with what one request tells of each file, such as ``size`` and ``mtime_ns``."""
+        found = {info.base_name: info for info in self._infos()}
         return {name: found[name] for name in sorted(found) if not name.startswith((".", "_"))}
 
     def files(self) -> list[str]:
-        """The relative paths of all files in this folder and below, sorted, hidden ones among them."""
-        selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True, recursive=True)
-        found = self._insist(lambda: self.filesystem.get_file_info(selector))
-        paths = [info.path for info in found if info.type != pyarrow.fs.FileType.Directory]
+        """The relative paths of all files in this folder and below, sorted, with hidden ones."""
+        paths = [info.path for info in self._infos(recursive=True) if info.type != pyarrow.fs.FileType.Directory]
         return sorted(path.removeprefix(f"{self.path}/") for path in paths)
 
-    def now_ns(self) -> int | None:
-        """The time by the clock of those who keep this folder, as `listing` tells it: ns since 1970 UTC.
+    def _infos(self, *, recursive: bool = False) -> list[pyarrow.fs.FileInfo]:
+        selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
+        return self._retry(lambda: self.filesystem.get_file_info(selector))
 
-        None where they do not tell when files were written. A hidden file is written for it, and deleted.
+    def now_ns(self) -> int | None:
+        """The time by the storage's own clock, as in `listing`: ns since 1970 UTC; None if it tells no times.
+
+        Writes a hidden file, and deletes it.
         """
         clock = self / f".clock-{uuid.uuid4().hex[:8]}"
         try:
             clock.write_bytes(b"")
-            return self._insist(lambda: self.filesystem.get_file_info(clock.path)).mtime_ns
+            return self._retry(lambda: self.filesystem.get_file_info(clock.path)).mtime_ns
         finally:
             clock.delete()
 
     def read_bytes(self) -> bytes:
         """The whole file. Raises ``FileNotFoundError`` where there is none."""
-        return self._insist(self._read)
+        return self._retry(self._read)
 
     def _read(self) -> bytes:
         try:
@@ -142,7 +141,7 @@ class Location:
 
     def write_bytes(self, data: bytes) -> None:
         """Write the whole file, or leave what was there before untouched."""
-        self._insist(lambda: self._write(data))
+        self._retry(lambda: self._write(data))
 
     def _write(self, data: bytes) -> None:
         if not self.is_local:
@@ -165,6 +164,7 @@ class Location:
             return
         temporary = self.parent / f".{self.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
+            self.filesystem.create_dir(self.parent.path, recursive=True)
             temporary._stream(data)
             self.filesystem.move(temporary.path, self.path)
         except BaseException:
@@ -173,19 +173,16 @@ class Location:
             raise
 
     def _stream(self, data: bytes) -> None:
-        """Write the file as it comes; where it is not an object, others may see a part of it."""
-        if self.filesystem.type_name not in OBJECT_STORES:
-            self.filesystem.create_dir(self.parent.path, recursive=True)
         with self.filesystem.open_output_stream(self.path) as stream:
             stream.write(data)
 
     def write_new(self, data: bytes) -> bool:
-        """Write the whole file if there is none; of several that try at once, exactly one is told that it did.
+        """Write the whole file if there is none; of several callers at once, exactly one gets True.
 
-        ``data`` tell the writers apart, as a random token in them does: who finds its own there has written them, by
-        a request whose answer was lost.
+        ``data`` must differ between callers, for example by a random token: a caller that finds its own data has
+        written them by a request whose answer was lost.
         """
-        return self._insist(lambda: self._write_new(data))
+        return self._retry(lambda: self._write_new(data))
 
     def _write_new(self, data: bytes) -> bool:
         is_new = self._link_new(data) if self.is_local else write_if_absent(self.filesystem, self.path, data)
@@ -215,29 +212,21 @@ class Location:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def _hidden(self, start: str, end: str) -> set[str]:
-        selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
-        names = {info.base_name for info in self._insist(lambda: self.filesystem.get_file_info(selector))}
-        return {name for name in names if name.startswith(start) and name.endswith(end)}
-
     def clear_temporaries(self, name: str = "") -> None:
-        """Remove the temporary files of killed writers from this folder, or only those of its file ``name``.
+        """Delete the temporary files of killed writers in this folder, or only those of its file ``name``.
 
-        For those who know that nobody writes there now. Object stores keep none.
+        Only for a caller that knows that nobody writes there now. Object stores have none.
         """
+        if self.filesystem.type_name in OBJECT_STORES:
+            return
         ours = re.compile(rf"\.{re.escape(name)}.*\.[0-9a-f]{{8}}\.tmp")
-        if self.is_local:
-            for left in Path(self.path).glob(".*.tmp"):
-                if ours.fullmatch(left.name):
-                    left.unlink(missing_ok=True)
-        elif self.filesystem.type_name not in OBJECT_STORES:
-            for left in self._hidden(".", ".tmp"):
-                if ours.fullmatch(left):
-                    (self / left).delete()
+        for info in self._infos():
+            if ours.fullmatch(info.base_name):
+                (self / info.base_name).delete()
 
     def delete(self) -> None:
-        """Remove this file, or this folder with all that is in it. Nothing there is fine."""
-        self._insist(self._delete)
+        """Delete this file, or this folder with all its content, if it exists."""
+        self._retry(self._delete)
 
     def _delete(self) -> None:
         kind = self.filesystem.get_file_info(self.path).type
@@ -249,11 +238,11 @@ class Location:
             self.filesystem.delete_file(self.path)
 
     def check_writable(self, setting: str = "--storage or MDSSL_STORAGE", what: str = "storage") -> None:
-        """Raise ``ValueError`` unless a file can be made here; leaves nothing behind but the folder itself.
+        """Raise ``InputError`` unless a file can be written in this folder, which is made.
 
         Args:
-            setting: where the user gave this place.
-            what: it is, for the message.
+            setting: with which the user named this folder.
+            what: the kind of folder, for the message.
         """
         probe = self / f".writable-{uuid.uuid4().hex[:8]}"
         try:
@@ -267,7 +256,7 @@ class Location:
                 f"{what} {self.uri!r} cannot be written: {error}. Give a writable folder or bucket with {setting}."
             ) from error
 
-    def _insist(self, action: Callable[[], T]) -> T:
+    def _retry(self, action: Callable[[], T]) -> T:
         return retry(self.uri, action, is_local=self.is_local)
 
 

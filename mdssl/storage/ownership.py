@@ -1,8 +1,8 @@
-"""The rule for all that mdssl replaces or deletes: it must have written it.
+"""mdssl replaces and deletes only files that it wrote.
 
-A folder is replaced only where a marker says that mdssl wrote it and where it holds nothing else, hidden files counted.
-Files are deleted by name, never as a tree, so a file of somebody else stays whatever happens. Links are resolved: the
-folder that a link leads to is filled, and the link stays.
+A folder is replaced only if a marker tells that mdssl wrote it, and if it has no other files, including hidden ones.
+Files are deleted by name, never as a tree, so files of others always stay. Links are followed: the folder that a link
+points to is filled, and the link stays.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mdssl.errors import InputError
 from mdssl.storage.location import Location
 
 MADE_BY = "mdssl"
-"""What the metadata of a picture or page of ours say: the software of a PNG, the creator of SVG and PDF, ..."""
+"""In the metadata of pictures and pages: the software of a PNG, the creator of SVG and PDF, ..."""
 _MARKS = (
     b"tEXtSoftware\0mdssl",
     b"<dc:title>mdssl</dc:title>",
@@ -31,7 +31,7 @@ _MARKS = (
     b'<meta name="generator" content="mdssl">',
 )
 _SHOWN = 3
-"""Files that a message names."""
+"""The number of files that a message names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,11 @@ class FolderKind:
     """A kind of folder that mdssl writes.
 
     Attributes:
-        what: it is called in messages.
-        marker: the JSON file that says that mdssl wrote the folder.
-        is_marker: whether the content of that file, any JSON value, is what mdssl writes.
-        files: patterns of all files of such a folder, relative to it; ``*`` stands for any characters, ``/`` included.
-        setting: where the user gave the folder.
+        what: its name in messages.
+        marker: the JSON file that tells that mdssl wrote the folder.
+        is_marker: whether the JSON value in that file is one that mdssl writes.
+        files: patterns of all files of such a folder, relative to it; ``*`` stands for any characters, also ``/``.
+        setting: with which the user named the folder.
     """
 
     what: str
@@ -58,13 +58,13 @@ class FolderKind:
 
 
 def files_in(place: Location) -> list[str]:
-    """The relative paths of all files below ``place``, sorted. Hidden files are among them; links are not followed."""
+    """The relative paths of all files below ``place``, sorted, with hidden ones; links are not followed."""
     if not place.is_local:
         return place.files()
     paths = []
 
     def refuse(error: OSError) -> NoReturn:
-        # A folder that cannot be listed may hold anything.
+        # A folder that cannot be listed may contain anything.
         raise InputError(
             f"{error.filename} cannot be read: {error.strerror}. Nothing was touched. Check its permissions."
         )
@@ -76,7 +76,7 @@ def files_in(place: Location) -> list[str]:
 
 
 def is_ours(place: Location, kind: FolderKind) -> bool:
-    """Whether the marker of ``kind`` is in the folder ``place``. One that cannot be read says nothing."""
+    """Whether the folder ``place`` has a readable marker of ``kind``."""
     try:
         return kind.is_marker(json.loads((place / kind.marker).read_bytes()))
     except (ValueError, FileNotFoundError, NotADirectoryError):
@@ -84,13 +84,13 @@ def is_ours(place: Location, kind: FolderKind) -> bool:
 
 
 def check_replaceable(place: Location, kind: FolderKind, *, beside: tuple[str, ...] = ()) -> bool:
-    """Whether there is a folder of ``kind`` to be replaced; False where ``place`` is free, or an empty folder.
+    """Whether ``place`` is a folder of ``kind``; False if it does not exist or is empty.
 
     Args:
         beside: patterns of other files that may be in the folder, and stay there.
 
     Raises:
-        InputError: ``place`` is a file, or holds something that mdssl did not write as a folder of ``kind``.
+        InputError: ``place`` is a file, or has files that mdssl did not write as a folder of ``kind``.
     """
     if place.is_local and os.path.lexists(place.path) and not os.path.isdir(os.path.realpath(place.path)):
         if not os.path.islink(place.path) or os.path.exists(place.path):
@@ -109,9 +109,9 @@ def check_replaceable(place: Location, kind: FolderKind, *, beside: tuple[str, .
 
 
 def delete(place: Location, kind: FolderKind) -> None:
-    """Delete the files of ``kind`` in ``place``, and its folders if they are empty then. All else stays."""
+    """Delete the files of ``kind`` in ``place``, and its folders if they are empty then."""
     paths = [path for path in files_in(place) if kind.holds(path)]
-    # The marker goes last: what is left of a run that is killed is still known as ours.
+    # The marker goes last: the rest of a run that is killed is still known to be mdssl's.
     for path in sorted(paths, key=lambda path: path == kind.marker):
         (place / path).delete()
     if place.is_local:
@@ -123,12 +123,12 @@ def delete(place: Location, kind: FolderKind) -> None:
 
 @contextmanager
 def replaced(target: Path, kind: FolderKind) -> Iterator[Path]:
-    """A hidden folder that becomes ``target`` when the block ends, and vanishes when the block raises.
+    """A hidden folder that becomes ``target`` when the block ends, and is deleted when the block raises.
 
-    What was there before stays usable until then, and longer by those who have mapped its files.
+    The previous folder stays usable until then, and longer for processes that have mapped its files.
 
     Raises:
-        InputError: ``target`` holds something else; see `check_replaceable`.
+        InputError: see `check_replaceable`.
         OSError: the folder cannot be written.
     """
     target = Path(os.path.realpath(target))
@@ -154,7 +154,7 @@ def replaced(target: Path, kind: FolderKind) -> Iterator[Path]:
 
 
 def clear_leftovers(target: Path, kind: FolderKind) -> None:
-    """Remove what a killed `replaced` has left. For those who know that nobody replaces ``target`` now."""
+    """Delete what a killed `replaced` has left. Only for a caller that knows that nobody replaces ``target`` now."""
     target = Path(os.path.realpath(target))
     ours = re.compile(rf"\.{re.escape(target.name)}\.mdssl-[0-9a-f]{{8}}\.(tmp|old)")
     for leftover in sorted(target.parent.glob(".*.mdssl-*")) if target.parent.is_dir() else ():
@@ -167,17 +167,17 @@ def clear_leftovers(target: Path, kind: FolderKind) -> None:
 
 
 def _delete_if_possible(leftover: Path, kind: FolderKind) -> None:
-    """`delete`, where the rights allow it; what is left is in nobody's way."""
+    """`delete`, if permissions allow it; leftovers do no harm."""
     with suppress(OSError, InputError):
         delete(Location.of(leftover), kind)
 
 
 def refuse_overlap(source: Path, target: Location, *, what: str, setting: str) -> None:
-    """Raise ``InputError`` if one of ``source`` and ``target`` lies in the other, by whatever path or link.
+    """Raise ``InputError`` if one of ``source`` and ``target`` lies in the other, through links too.
 
     Args:
         what: would be written to ``target``, for the message.
-        setting: where the user gave ``target``.
+        setting: with which the user named ``target``.
     """
     place = Path(target.path)
     if not target.is_local:
@@ -195,7 +195,7 @@ def refuse_overlap(source: Path, target: Location, *, what: str, setting: str) -
 
 
 def check_file(place: Location) -> None:
-    """Raise ``InputError`` if there is a file at ``place`` that mdssl did not write: a picture without our mark."""
+    """Raise ``InputError`` if the file at ``place`` exists and mdssl did not write it."""
     try:
         data = place.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -207,7 +207,7 @@ def check_file(place: Location) -> None:
 
 
 def _is_inside(inner: Path, outer: Path) -> bool:
-    """By the files themselves, so that links and other spellings of a name change nothing."""
+    """By the files themselves, not by their paths."""
     if not outer.exists():
         return False
     inner = Path(os.path.realpath(inner))

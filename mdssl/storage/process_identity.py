@@ -1,4 +1,4 @@
-"""Whether a process of this machine is still the one that it was: a process id alone is given again."""
+"""Whether a process of this machine still runs; its id alone does not tell, because ids are used again."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from functools import cache
 from pathlib import Path
 
 DEAD = -1
-"""When a process started that is dead and not yet reaped."""
+"""The start time of a process that is dead and not yet reaped."""
 
 
 @cache
 def machine() -> str:
-    """This boot of this machine and its space of process ids; empty where it cannot be told.
-
-    A host's name may be another's as well.
-    """
+    """An identifier of this machine's boot and process id namespace, unlike a host name unique; empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -24,7 +21,7 @@ def machine() -> str:
 
 
 def started(pid: int) -> int | None:
-    """When the process started, in ticks since boot, or `DEAD`; None where ``/proc`` does not show it."""
+    """When the process started, in ticks since boot, or `DEAD`; None if ``/proc`` does not show it."""
     try:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -33,10 +30,10 @@ def started(pid: int) -> int | None:
 
 
 def has_ended(pid: int, started_then: int | None) -> bool:
-    """Whether the process of this machine that had ``pid`` is known to be gone.
+    """Whether the process of this machine that had ``pid`` is known to have ended.
 
-    With hidepid, as on many shared machines, ``/proc`` shows no process of another user. A signal then tells whether
-    there is one, but not whether it is the same one: False.
+    With hidepid, as on many shared machines, ``/proc`` hides processes of other users. A signal then tells whether
+    there is a process, but not whether it is the same: False.
     """
     now = started(pid)
     if now is not None and started_then is not None:

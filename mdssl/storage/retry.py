@@ -1,7 +1,7 @@
-"""Storage that is away for a while: a full disk that somebody clears, a file server or a bucket that comes back.
+"""Retries of requests to a storage that is away for a while: a full disk, a file server or bucket that is down.
 
-Work that costs hours waits for it, within ``patience``; a command that only reads or checks fails at once, as does
-whatever runs outside. What is wrong for good, such as a missing file or a missing right, is never waited for.
+Inside `retrying`, which work that takes hours uses, requests are repeated while their errors may be transient. Outside
+of it they fail at once, as commands that only read should. A missing file or permission is never retried.
 """
 
 from __future__ import annotations
@@ -17,52 +17,54 @@ from typing import TypeVar
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 8 * 60.0
-"""How long one read or write may be tried: less than the ten minutes after which NCCL gives up a rank that waits."""
+"""How long one request is retried: less than the ten minutes after which NCCL gives up a rank that waits."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
-_PASSING = {
+_TRANSIENT = {
     errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ENODEV, errno.EREMOTEIO, errno.ESTALE,
     errno.ENOSPC, errno.EDQUOT,
     errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.ESHUTDOWN,
     errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
 }  # fmt: skip
-_LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-_LASTING_ON_S3 = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "NO_SUCH_KEY", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+_PERMANENT = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+_PERMANENT_S3 = (
+    "ACCESS_DENIED", "NO_SUCH_BUCKET", "NO_SUCH_KEY", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH",
+)  # fmt: skip
 
-_patience: ContextVar[float] = ContextVar("patience", default=0.0)
+_seconds: ContextVar[float] = ContextVar("retry_seconds", default=0.0)
 T = TypeVar("T")
 
 
 class StorageLostError(OSError):
-    """The storage did not come back within the patience."""
+    """The storage did not come back in time."""
 
 
 @contextmanager
 def retrying(seconds: float | None = None) -> Iterator[None]:
-    """Within, in this thread, reads and writes wait up to ``seconds`` for the storage; default `PATIENCE_SECONDS`."""
-    token = _patience.set(RETRY_SECONDS if seconds is None else seconds)
+    """Within the context, in this thread, requests are retried for ``seconds``; default `RETRY_SECONDS`, 0 is never."""
+    token = _seconds.set(RETRY_SECONDS if seconds is None else seconds)
     try:
         yield
     finally:
-        _patience.reset(token)
+        _seconds.reset(token)
 
 
 def is_transient(error: OSError, *, is_local: bool) -> bool:
-    """Whether the same may succeed in some minutes. Errors of object stores have no numbers, so all may but a few."""
-    if isinstance(error, _LASTING):
+    """Whether the same request may succeed in some minutes. Errors of object stores have no numbers: all but a few."""
+    if isinstance(error, _PERMANENT):
         return False
     if is_local:
-        return error.errno in _PASSING
-    return not any(f"AWS Error {name}" in str(error) for name in _LASTING_ON_S3)
+        return error.errno in _TRANSIENT
+    return not any(f"AWS Error {name}" in str(error) for name in _PERMANENT_S3)
 
 
 def retry(uri: str, action: Callable[[], T], *, is_local: bool) -> T:
-    """What ``action`` returns, tried again with growing pauses while its errors may pass and patience lasts.
+    """The result of ``action``, which is repeated with growing pauses while its errors are transient.
 
     Raises:
         StorageLostError: it did not succeed in time.
-        OSError: the error of ``action``, where that will not pass, or where there is no patience.
+        OSError: an error of ``action`` that is not transient, or any outside of `retrying`.
     """
-    seconds, begun, pause = _patience.get(), time.monotonic(), _FIRST_PAUSE
+    seconds, begun, pause = _seconds.get(), time.monotonic(), _FIRST_PAUSE
     warned = False
     while True:
         try:
@@ -74,8 +76,8 @@ def retry(uri: str, action: Callable[[], T], *, is_local: bool) -> T:
             if left <= 0:
                 raise StorageLostError(
                     error.errno,
-                    f"{uri} could not be used for {seconds / 60:.3g} min: {error}. See to the disk, the file server or "
-                    "the network, then start the same again (a sweep with --retry-failed): it goes on from the last "
+                    f"{uri} could not be used for {seconds / 60:.3g} min: {error}. Repair the disk, the file server or "
+                    "the network, then start the same command (a sweep with --retry-failed): it goes on from the last "
                     "checkpoints.",
                 ) from error
             if not warned:

@@ -1,11 +1,10 @@
-"""What the processes of a trial log, warn of and print, kept in the trial's folder.
+"""The log of a trial, in its folder: what its processes log, warn of and print.
 
-Each process that works on a trial (its training, its driver, its probe; after a restart others) has a file of its own,
-so that none needs to know of the others, also on an object store, to which nothing can be appended::
+Each process that works on a trial (training, driver, probe, and those after a restart) writes a file of its own::
 
     logs/20261123T193002.123-train-gpu3-4711.txt
 
-`read` puts them together by the time at the start of each line.
+`read` merges them by the time at the start of each entry.
 """
 
 from __future__ import annotations
@@ -25,23 +24,24 @@ from mdssl.config.trial import check_trial_id
 from mdssl.errors import InputError
 from mdssl.storage.append_file import AppendFile
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.terminal import printable
 
 FOLDER = "logs"
 FOLLOW_SECONDS = 2.0
 _ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z )", re.MULTILINE)
-"""Where an entry begins; a traceback has more lines than its first."""
+"""The start of an entry, which may have several lines."""
 
 
 @contextmanager
 def kept_log(trial_dir: Location, process: str, *, errors_only: bool = False) -> Iterator[None]:
-    """Keep what this process logs, from INFO of ours and WARNING of others, and what it prints, while in the context.
+    """Within the context, keep what this process prints and logs: INFO of mdssl, WARNING of others.
 
-    An exception that leaves the context is kept with its traceback. Nothing to keep makes no file.
+    An exception that leaves the context is kept with its traceback. Without entries there is no file.
 
     Args:
-        process: what it does for the trial, e.g. ``train``.
-        errors_only: for all but the first of several that do the same.
+        process: its part in the trial, e.g. ``train``.
+        errors_only: for all but the first of several workers.
     """
     host, began = socket.gethostname()[:80], datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
     name = f"{began}-{process}-{host}-{os.getpid()}.txt"
@@ -57,7 +57,7 @@ def kept_log(trial_dir: Location, process: str, *, errors_only: bool = False) ->
         try:
             yield
         except Exception:
-            # To this file alone: whoever catches it says what people are to see.
+            # To this file alone: who catches the exception says what the user is to see.
             handler.handle(
                 logging.LogRecord(__name__, logging.ERROR, "", 0, "ended by an error:", (), exc_info=sys.exc_info())
             )
@@ -72,18 +72,18 @@ def kept_log(trial_dir: Location, process: str, *, errors_only: bool = False) ->
 
 
 def read(trial_dir: Location) -> str:
-    """All that is kept of a trial, in the order of time; empty where there is nothing."""
+    """The entries of a trial in the order of time; empty if there are none."""
     return _in_order(_entries(trial_dir))
 
 
 def print_log(storage: str | Location, trial_id: str, *, follow: bool = False) -> None:
-    """Print what is kept of a trial, and with ``follow`` go on until Ctrl-C.
+    """Print the log of a trial, and with ``follow`` new entries until Ctrl-C.
 
     Raises:
-        ValueError: the storage has no log of such a trial.
+        InputError: the storage has no log of the trial.
     """
     check_trial_id(trial_id)
-    trial_dir = Location.of(storage) / "trials" / trial_id
+    trial_dir = trial_dir_in(storage, trial_id)
     shown = _entries(trial_dir)
     if not shown and not (follow and trial_dir.names()):
         raise InputError(
@@ -100,7 +100,7 @@ def print_log(storage: str | Location, trial_id: str, *, follow: bool = False) -
 
 
 def _entries(trial_dir: Location) -> dict[str, list[str]]:
-    """By file; the last entry of one that is being written may be cut off, and is left for later."""
+    """By file, without a last entry that is still being written."""
     folder = trial_dir / FOLDER
     found = {}
     for name in folder.names():
@@ -134,7 +134,7 @@ class _Handler(logging.Handler):
 
 
 class _Tee:
-    """A stream whose whole lines also go to a log; all else of it is the stream's own."""
+    """A stream whose whole lines also go to a log; everything else is the stream's own."""
 
     def __init__(self, stream: TextIO, handler: _Handler):
         self._stream, self._handler, self._begun = stream, handler, ""
@@ -145,13 +145,13 @@ class _Tee:
             return count  # the handler beside this one has it
         *lines, self._begun = (self._begun + text).split("\n")
         for line in lines:
-            # A progress bar draws its line again and again; the last of it says what came of it.
+            # A progress bar draws its line again and again: the last one counts.
             if line := line.rstrip("\r").rpartition("\r")[2].rstrip():
                 self._handler.put(line, "PRINT")
         return count
 
     def end_line(self) -> None:
-        """Keep a line that was begun."""
+        """Keep an unfinished line."""
         if self._begun.strip():
             self._handler.put(self._begun.rpartition("\r")[2], "PRINT")
         self._begun = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig, relevant_settings
 from mdssl.leaderboard.names import mixture_of
 from mdssl.storage.location import Location
@@ -46,7 +47,7 @@ def labels(configs: Iterable[TrialConfig], variants: Mapping[str, str] | None = 
         if config.weights:
             words.append(Location.of(config.weights).name)
         for name, value in settings[config.trial_id].items():
-            weighs = name in ("lambda1", "lambda2") and config.method != "simclr"
+            weighs = name in ("lambda1", "lambda2") and METHODS[config.method].weighs_domains
             if weighs or (name in differing and name not in ("lambda1", "lambda2")):
                 words.append(f"{_SHORT.get(name, name)}={value if isinstance(value, str) else format(value, 'g')}")
         labels[config.trial_id] = " ".join(words)

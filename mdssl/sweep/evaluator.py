@@ -1,8 +1,8 @@
-"""The probe actor: scores finished encoders, one after another, beside the trials that still train.
+"""The probe actor: scores finished encoders, one after another, while other trials train.
 
-One named actor serves a sweep. It is made by the sweep's driver, so it is in no trial's placement group and outlives
-them all; it asks for no CPU of its own, so the next trial starts to train while it works. It holds nothing that a crash
-could lose: Ray starts it again and repeats the call.
+A sweep has one named actor. The driver creates it, so it belongs to no trial's placement group and outlives all trials.
+It requests no CPU, so the next trial starts to train meanwhile. It has no state: after a crash Ray restarts it and
+repeats the call.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Evaluator:
     """Scores encoders on evaluation datasets."""
 
     def __init__(self, data: str, probe: ProbeConfig, device: str, memory: float = 1.0):
-        """``memory``: the part of its GPU's that it may take, where trials share that GPU."""
+        """``memory``: the share of its GPU's memory that it may use, if trials share that GPU."""
         torch.set_num_threads(1)
         self.data, self.probe, self.device = data, probe, pick_device(device)
         limit_memory(self.device, memory)
 
     def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
-        """Scores of one trial's encoder: a list of entries per dataset, or the error that one dataset ended in."""
+        """Scores of one trial's encoder: for each dataset a list of entries, or the error."""
         with retrying(), kept_log(Location.of(trial_dir), "probe"):
             return self._score(trial_dir, datasets)
 
@@ -57,14 +57,14 @@ class Evaluator:
             try:
                 scores[name] = self._score_on(name, config, model, seen)
             except (ValueError, RuntimeError, OSError) as error:
-                # One dataset that cannot be scored must not cost the scores of the others.
+                # The scores on the other datasets count.
                 log.exception("%s could not be scored", name)
                 scores[name] = f"{type(error).__name__}: {error}"
         seen.draw()
         return scores
 
     def _score_on(self, name: str, config: TrialConfig, model: Model, seen: Seen) -> list[dict[str, Any]]:
-        # On a cluster, perhaps the first on its node to need it.
+        # On a cluster, this may be the first process of its node that needs it.
         data = ensure_local(self.data, [name])
         dataset = open_dataset(data, name)
         encoded = encode_dataset(

@@ -1,4 +1,4 @@
-"""From settings to trials, and from trials and what storage holds to the work that is left."""
+"""The trials of a sweep, from its settings, and the work that is left of each, from the storage."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mdssl.config.methods import METHODS
 from mdssl.config.run import ProbeConfig
-from mdssl.config.trial import UNTRAINED, TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.local_copy import ensure_local
 from mdssl.data.mixture import check_batch, fingerprint
@@ -22,21 +23,22 @@ from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.settings import SweepSettings
 
 
 @dataclass(frozen=True)
 class Work:
-    """One trial of a sweep and what is left to do for it.
+    """One trial of a sweep and the work that is left.
 
     Attributes:
         config: the trial.
-        state: ``finished`` (nothing left), ``failed`` (left alone unless asked), ``probe`` (trained, scores missing),
-            ``resume`` (has checkpoints) or ``train``.
-        missing: evaluation datasets whose scores are missing.
-        error: of a failed trial.
-        tried: when the failures ended that the plan knows of, ISO 8601; a later one is news.
-        dead: who had claimed the trial, and was seen to be dead.
+        state: ``finished`` (nothing left), ``failed`` (only tried again with --retry-failed), ``probe`` (trained,
+            scores missing), ``resume`` (has checkpoints) or ``train``.
+        missing: evaluation datasets without scores.
+        error: the error of a failed trial.
+        tried: end times, ISO 8601, of the failures that the plan has taken into account; a later one is new.
+        dead: the owner of the trial's claim, if it was found dead.
     """
 
     config: TrialConfig
@@ -53,16 +55,16 @@ class Work:
 
 def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[TrialConfig]:
     """One trial for each pretrained encoder, and each seed, temperature, point of ``--grid`` and entry of ``methods``;
-    each trial once.
+    equal trials are listed once.
 
     Args:
-        settings: what all trials share.
-        methods: what a trial has of its own, e.g. ``{"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}``; its
-            ``domains`` are those of the settings unless it has some.
+        settings: settings that all trials share.
+        methods: settings that differ, e.g. ``{"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}``; with ``domains``,
+            if they are not those of ``settings``.
 
     Raises:
-        ValueError: a domain that is not prepared or has too few images, a setting that training cannot mean, or a file
-            of weights that is none.
+        InputError: a domain is not prepared or has too few images, a setting is not allowed, or a file of weights
+            cannot be used.
     """
 
     @cache
@@ -80,7 +82,7 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
         shared = settings.trial_settings | dict(zip(grid, point, strict=True))
         for method in methods:
             own = shared | {"domains": settings.domains, "temperature": temperature, "seed": seed} | method
-            if method["method"] in UNTRAINED:
+            if not METHODS[method["method"]].trains:
                 own["domains"] = ()
             config = TrialConfig(**own)
             config = replace(config, data_fingerprint=images_of(config.domains, config.batch_per_domain))
@@ -89,10 +91,10 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
 
 
 def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Those of ``domains`` that can be evaluated on, where none is named, and a note on those that have no labels.
+    """The domains that have labels, to evaluate on, and a note on the others.
 
     Raises:
-        ValueError: one is not prepared, or none has labels.
+        InputError: a domain is not prepared, or none has labels.
     """
     folder = ensure_local(data, domains)
     labelled = tuple(name for name in domains if open_dataset(folder, name).is_labelled)
@@ -106,10 +108,10 @@ def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[st
 
 
 def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings) -> list[Work]:
-    """What is left to do for each trial, from what is in ``storage`` alone.
+    """What is left to do for each trial, decided from ``storage`` alone.
 
     Raises:
-        ValueError: an evaluation dataset that is not prepared or cannot be scored.
+        InputError: an evaluation dataset is not prepared, or cannot be scored.
     """
     data = ensure_local(settings.data, settings.evaluate)
     for name in settings.evaluate:
@@ -137,7 +139,7 @@ def _work(
     missing, failed = _missing(rows, fingerprints, wanted, failures)
     if not missing:
         return Work(config, "failed", (), failed[0]) if failed else Work(config, "finished", ())
-    trial_dir = storage / "trials" / config.trial_id
+    trial_dir = trial_dir_in(storage, config.trial_id)
     training = read_training(trial_dir)
     if training and training["status"] == "finished":
         return Work(config, "probe", missing, tried=tried)
@@ -147,14 +149,15 @@ def _work(
 def still_missing(
     rows: list[dict], tried: Sequence[str], missing: Sequence[str], data: str | Path, probe: ProbeConfig
 ) -> tuple[tuple[str, ...], str]:
-    """Of what was ``missing`` by a plan, what still is by a trial's ``rows``: another sweep may have made it meanwhile.
+    """Datasets that still lack a score: another sweep may have made some since the plan.
 
     Args:
+        rows: the trial's rows now.
         tried: see `Work`.
+        missing: datasets that lacked a score when the plan was made.
 
     Returns:
-        The datasets that are to be scored, and the error that the other has met, if it did: what has failed for one
-        sweep would fail for the next.
+        The datasets to score, and the error of a failure in the other sweep, which would fail here as well.
     """
     fingerprints = {name: evaluation_fingerprint(data, name) for name in missing}
     failures = _failures([row for row in rows if row["finished_at"].isoformat() not in tried], fingerprints)
@@ -170,7 +173,7 @@ def _missing(
     wanted: set[tuple[str, str]],
     failures: dict[tuple[str | None, str | None], str],
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Datasets that lack a score for which nothing has failed, and an error for each that lacks only what has."""
+    """Datasets that lack a score that has not failed, and an error of each dataset that only lacks failed scores."""
     missing, failed = [], []
     for name, images in fingerprints.items():
         unscored = {probe for _, probe in wanted - _scored(rows, name, images)}
@@ -182,7 +185,7 @@ def _missing(
 
 
 def _failures(rows: list[dict], fingerprints: dict[str, str]) -> dict[tuple[str | None, str | None], str]:
-    """Errors by evaluation dataset, as it is now, and probe; by None and None that of the training itself."""
+    """Errors by evaluation dataset (with its present images) and probe; the key of a failed training is None, None."""
     found: dict[tuple[str | None, str | None], str] = {}
     for row in rows:
         name = row["eval_dataset"]
@@ -196,13 +199,12 @@ def _failures(rows: list[dict], fingerprints: dict[str, str]) -> dict[tuple[str 
 
 
 def scores_of(probe: ProbeConfig) -> set[tuple[str, str]]:
-    """What ``probe`` gives on each dataset: layers, and names of probes in the leaderboard."""
+    """The scores that ``probe`` gives on each dataset: layers and names of probes, as in the leaderboard."""
     return {(layer, own.name) for layer in probe.features for own in probe.each()}
 
 
 def has_score(rows: list[dict], dataset: str, dataset_fingerprint: str, probe: ProbeConfig) -> bool:
-    """Whether ``rows`` hold a finished score for every layer and learning rate of ``probe``, made on the dataset as it
-    is now."""
+    """Whether ``rows`` have a finished score for every layer and learning rate of ``probe``, on the present images."""
     return scores_of(probe) <= _scored(rows, dataset, dataset_fingerprint)
 
 
@@ -217,6 +219,6 @@ def _scored(rows: list[dict], dataset: str, dataset_fingerprint: str) -> set[tup
 
 
 def evaluation_fingerprint(data: str | Path, name: str) -> str:
-    """Of the train and test split that a probe is fitted and scored on."""
+    """The fingerprint of a dataset's train and test images, on which a probe is fitted and scored."""
     dataset = open_dataset(data, name)
     return f"{dataset.fingerprints['train'][:16]}-{dataset.fingerprints['test'][:16]}"

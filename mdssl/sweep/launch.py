@@ -1,7 +1,7 @@
-"""Launch a sweep: plan it, do what is left of it through Ray Tune, show what came out.
+"""Launch a sweep: plan it, run what is left of it through Ray Tune, print its results.
 
-There is no state of a sweep but its leaderboard and its trials' folders. Each start makes a new Tuner over what is
-left, so a sweep can grow by a value, lose its driver, or be started again when it is done.
+A sweep has no state but its leaderboard and its trials' folders. Each start makes a new Tuner over the work that is
+left, so a sweep can get more values, lose its driver, or be started again when it is finished.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from mdssl.config.trial import TrialConfig
 from mdssl.data.local_copy import ensure_local
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import renew
-from mdssl.pretrain import checkpoint
-from mdssl.pretrain.trial_files import now
-from mdssl.storage.claim import Claim, Owner, holder_of
+from mdssl.pretrain.model import batch_norm_note
+from mdssl.storage.claim import Claim, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
+from mdssl.storage.trial_dir import rows_file_in, trial_dir_in
 from mdssl.sweep.grid import Work, labelled_domains, plan, trials
 from mdssl.sweep.resources import Share, check_resources, described
-from mdssl.sweep.rows import failed_row, git_commit, merged
+from mdssl.sweep.restarts import TRIAL_RESTARTS, step_saved, to_run_again
+from mdssl.sweep.rows import git_commit
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_plan, print_results
 from mdssl.sweep.train_records import train_records, trials_with_records
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TRIAL_RESTARTS = 2
-"""How often Tune starts a trial's own process anew after it died, with no new checkpoint meanwhile."""
-
 
 @retrying()
 def run_sweep(
@@ -59,13 +57,13 @@ def run_sweep(
     """Run the trials of ``methods`` (see `mdssl.sweep.grid.trials`) as the sweep ``name``.
 
     Args:
-        afterwards: what else to print, from the leaderboard's rows of these trials.
+        afterwards: prints more, from the leaderboard's rows of these trials.
 
     Returns:
         The exit code: 0 when every trial has all its scores (or with ``dry_run``), 1 when some failed.
 
     Raises:
-        ValueError: settings, data, storage or resources that cannot work; nothing has been started then.
+        InputError: settings, data, storage or resources that cannot work; then nothing has been started.
     """
     console = Terminal(width=None if sys.stdout.isatty() else 160, highlight=False)
     storage = Location.of(settings.storage)
@@ -86,7 +84,7 @@ def run_sweep(
     if left:
         storage.check_writable()
         _run(name, settings, storage, left, console)
-    # Of trials, too, that another sweep had finished when it was killed.
+    # Also of trials that another sweep had finished when it was killed.
     records = trials_with_records(storage)
     for config in configs:
         if config.trial_id in records:
@@ -106,13 +104,13 @@ def _check_this_machine(settings: SweepSettings) -> None:
 
 
 def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console) -> None:
-    # Ray and what imports it take seconds; a sweep that is done, or wrong, should not wait for them.
+    # Ray takes seconds to import; a sweep that is finished, or refused, should not wait for it.
     from mdssl.sweep.ray_session import ray_session
     from mdssl.sweep.stopping import Stop
 
     stop = Stop(console)
     try:
-        with stop.on_signals(), ray_session(settings, console) as folder, stop.on_signals():
+        with stop.on_signals(), ray_session(settings, console) as folder:
             _run_on_ray(name, settings, storage, left, console, folder, stop)
     finally:
         for work in left:
@@ -145,15 +143,11 @@ def _run_on_ray(
         console.print(
             f"the cluster has {described(nodes)} now; trials that need more wait until it has grown", soft_wrap=True
         )
-    if settings.workers > 1 and not share.gpus and settings.norm == "batch":
-        console.print(
-            f"note: batch-norm on CPU takes its statistics per worker, so {settings.workers} workers train "
-            "other encoders than one does, under the same trial ids; --norm group makes their number irrelevant",
-            soft_wrap=True,
-        )
+    if note := batch_norm_note(settings.norm, settings.workers, on_cpu=not share.gpus):
+        console.print(f"note: {note}", soft_wrap=True)
     if settings.force:
         for work in left:
-            _forget(name, storage, work.config, console)
+            _forget(name, storage, work.config)
     run = TrialRun(
         storage=storage.uri,
         data=Location.of(settings.data).uri,
@@ -170,44 +164,40 @@ def _run_on_ray(
             "ray_version": ray.__version__,
         },
     )
-    # Where a node has a GPU: the head of a cluster often has none.
     device = "auto" if share.gpus else "cpu"
-    # A handle that is held: Ray ends an actor that nobody can call any more.
+    # The handle is kept because Ray ends an actor that nobody can call any more.
     actor = evaluator.Evaluator.options(name=evaluator.NAME).remote(run.data, run.probe, device, share.probe_memory)
-    # One trial more than train at once, where that is by GPU: it is ready to start while another is being probed. A
-    # CPU that a trial leaves is what probes it, and a process more would only take memory.
+    # On GPUs, one trial more than train at once: it is ready to start while another is being evaluated. On CPUs, the
+    # core that a trial leaves evaluates it.
     spare = 1 if share.gpus and settings.executor != "inline" and not settings.max_concurrent else 0
     shown = SweepProgress({work.config.trial_id: work.config for work in left}, console)
     with shown as progress:
         others, todo = ClaimedElsewhere(storage, settings, progress.tell), left
         while todo:
-            reached = {work.config.trial_id: _step(storage, work.config) for work in todo}
+            ids = [work.config.trial_id for work in todo]
+            reached = {trial_id: step_saved(trial_dir_in(storage, trial_id)) for trial_id in ids}
             callbacks = [progress, Machines(share, at_once, console), stop.callback]
             with stop.while_tune_runs():
                 results = _fit(name, run, todo, at_once + spare, callbacks, folder.path)
             folder.keep |= bool(results.errors)
             if stop.signals:
-                # Trials that died of the same signal are not to blame for it.
+                # Trials that died of the same signal did not fail.
                 raise KeyboardInterrupt
-            todo = others.wait(_settle(storage, run.context, results, todo, reached))
+            todo = others.wait(to_run_again(storage, run.context, results, todo, reached))
     ray.kill(actor)
 
 
-def _forget(name: str, storage: Location, config: TrialConfig, console: Console) -> None:
-    """Delete what a trial has, once nobody works on it."""
-    with Claim(storage / "trials" / config.trial_id, name) as claim:
-        claim.wait(lambda owner: _say_who(config, owner, console))
+def _forget(name: str, storage: Location, config: TrialConfig) -> None:
+    """Delete a trial's files and rows, once nobody works on it."""
+    with Claim(trial_dir_in(storage, config.trial_id), name) as claim:
+        claim.wait_aloud()
         claim.clear()
-        (storage / "leaderboard" / f"{config.trial_id}.parquet").delete()
-
-
-def _say_who(config: TrialConfig, owner: Owner, console: Console) -> None:
-    console.print(f"{config.trial_id}: waits for {owner} to end before it is deleted", markup=False)
+        rows_file_in(storage, config.trial_id).delete()
 
 
 def _clear_up(storage: Location, config: TrialConfig) -> None:
-    """Remove what a trial that was stopped could not clear away itself, unless another sweep has the trial now."""
-    trial_dir, records = storage / "trials" / config.trial_id, train_records(storage, config)
+    """Delete what a stopped trial has left, unless another sweep has the trial now."""
+    trial_dir, records = trial_dir_in(storage, config.trial_id), train_records(storage, config)
     try:
         with retrying(0):
             if records.exists() or holder_of(trial_dir):
@@ -243,49 +233,17 @@ def _fit(
             storage_path=str(folder / "tune"),
             verbose=0,
             callbacks=callbacks,
-            failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
+            failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS),
         ),
     ).fit()
 
 
 def trial_resources(run: TrialRun) -> dict[str, float]:
-    """What Tune sets aside for the Tune function of one trial; a nested trial's workers get theirs from Ray Train."""
+    """The resources of one trial's Tune function; a nested trial's workers get theirs from Ray Train."""
     if run.executor == "inline":
         return {"CPU": run.cpus_per_worker, "GPU": run.gpus_per_worker}
-    # Besides its workers a nested trial needs next to nothing, yet Tune refuses a request for nothing at all.
+    # Without its workers a nested trial needs next to nothing, but Tune refuses a request for no resource.
     return {"CPU": 0, "memory": 1 << 20}
-
-
-def _step(storage: Location, config: TrialConfig) -> int:
-    return checkpoint.latest_step(storage / "trials" / config.trial_id / "checkpoints")
-
-
-def _settle(
-    storage: Location, context: dict, results: ResultGrid, works: list[Work], reached: dict[str, int]
-) -> list[Work]:
-    """Write rows for trials that could not; those of ``works`` that others have, and those to be started once more.
-
-    Args:
-        reached: steps by trial, before it died the first time. One that got on between its deaths is not to blame.
-
-    Raises:
-        KeyboardInterrupt: trials are left, as after a signal: Tune then returns as if nothing had happened.
-    """
-    ended, again = 0, set()
-    for result in results:
-        phase = (result.metrics or {}).get("phase")
-        if result.error is not None:
-            config = TrialConfig.from_dict(result.config["work"]["trial"])
-            if _step(storage, config) > reached[config.trial_id]:
-                again.add(config.trial_id)
-            else:
-                _record_death(storage, config, str(result.error), context)
-        elif phase == "waits":
-            again.add(TrialConfig.from_dict(result.config["work"]["trial"]).trial_id)
-        ended += result.error is not None or phase in ("finished", "failed", "waits")
-    if ended < len(works):
-        raise KeyboardInterrupt
-    return [work for work in works if work.config.trial_id in again]
 
 
 def _share(settings: SweepSettings, nodes: list[dict[str, float]]) -> Share:
@@ -293,13 +251,3 @@ def _share(settings: SweepSettings, nodes: list[dict[str, float]]) -> Share:
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU") for node in nodes) else 0.0
     return Share(workers=settings.workers, cpus=settings.cpus_per_worker, gpus=gpus)
-
-
-def _record_death(storage: Location, config: TrialConfig, error: str, context: dict) -> None:
-    """A row for a trial whose own process died too often to write one."""
-    last_line = error.strip().rsplit("\n", 1)[-1]
-    failure = failed_row(config, f"the trial's process died: {last_line}", context=context, started_at=now())
-    with Claim(storage / "trials" / config.trial_id, context["sweep"]) as claim:
-        claim.wait()
-        rows = merged(leaderboard.read_rows(storage, config.trial_id), [failure])
-        leaderboard.write_rows(storage, config.trial_id, rows)

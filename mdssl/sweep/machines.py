@@ -1,4 +1,4 @@
-"""Says when trials wait for machines: for one that a cluster has still to start, or for one that it has lost."""
+"""Tells when trials wait for machines, because a cluster has not started them yet or has lost them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SAY_SECONDS = 60.0
 
 
 def node_resources() -> list[dict[str, float]]:
-    """The resources of each node that is there now, taken or not."""
+    """The resources of each node that is alive, used or not."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 class Machines(tune.Callback):
-    """Compares what the trials of a sweep need with what the cluster has, each time that Tune looks up."""
+    """Compares the resources that the trials of a sweep need with those of the cluster, while Tune runs."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Machines(tune.Callback):
             self.look(min(self.at_once, sum(not trial.is_finished() for trial in trials)))
 
     def look(self, wanted: int) -> None:
-        """Say, now and then, that less than the ``wanted`` number of trials has room, and once when all have."""
+        """Print, at intervals, that fewer than the ``wanted`` number of trials fit, and once that all fit again."""
         now, nodes = self.clock(), self.nodes()
         room = slots(self.share, nodes)
         if room >= wanted:

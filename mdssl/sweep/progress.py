@@ -11,18 +11,23 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mdssl.config.trial import UNTRAINED, TrialConfig
+from mdssl.config.methods import METHODS
+from mdssl.config.trial import TrialConfig
 from mdssl.sweep.describe import duration, labels
 
-_LINE_SECONDS = {"train": 10, "waits": 60}
+_LINE_SECONDS = {"training": 10, "queued": 60}
 """Where output is a file or a pipe: how often a line is printed for a trial that trains, or that another sweep has."""
 _SILENT_SECONDS = 110
 """After how long without a report of a trial a line says what it may be waiting for, and how often."""
 _SILENT = {
     "start": "its processes start, or wait for CPUs or GPUs that are not free",
-    "train": "a step takes long, or workers that died are being replaced",
-    "probe": "its encoder is being scored, or waits until those of other trials have been",
+    "training": "a step takes long, or workers that died are being replaced",
+    "evaluating": "its encoder is being scored, or waits until those of other trials have been",
 }
+
+
+_OF_ONE_REPORT = ("owner", "reached", "step_saved")
+"""What a report says of a trial that is queued: claimed elsewhere, or stopped with a checkpoint of that step."""
 
 
 class SweepProgress(tune.Callback):
@@ -73,18 +78,18 @@ class SweepProgress(tune.Callback):
             self.first_step.setdefault(trial_id, result["step"])
             before = self.latest.get(trial_id, {}).get("step", 0)
             if result["step"] <= before:
-                self.console.print(
-                    f"{trial_id} {self.labels[trial_id]}: a worker died at step {before} or after; it went on from its "
-                    f"checkpoint and is at step {result['step']}",
-                    markup=False,
-                    soft_wrap=True,
+                self._say_of(
+                    trial_id,
+                    f"a worker died at step {before} or after; it went on from its checkpoint and is at step "
+                    f"{result['step']}",
                 )
-        if result.get("phase") == "waits":
+        if "owner" in result:
             # What this sweep has seen of its steps says nothing about those of the other.
             self.first_step.pop(trial_id, None)
             self.latest[trial_id] = {}
         # Later phases report no numbers; the last ones of training stay on show.
-        self.latest[trial_id] = self.latest.get(trial_id, {}) | result
+        before = self.latest.get(trial_id, {})
+        self.latest[trial_id] = {key: value for key, value in before.items() if key not in _OF_ONE_REPORT} | result
         self._say(trial_id)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -92,49 +97,50 @@ class SweepProgress(tune.Callback):
         self.latest[trial_id] = self.latest.get(trial_id, {}) | {"phase": "failed", "error": "its processes died"}
         self._say(trial_id)
 
-    def _say_what_it_waits_for(self, trial_id: str, phase: str) -> None:
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        trial_id = _trial_id(trial)
+        if "step_saved" not in self.latest.get(trial_id, {}):
+            self._say_of(trial_id, "its process died, and is started again; it goes on from its last checkpoint")
+
+    def _say_of(self, trial_id: str, text: str) -> None:
+        elapsed = time.monotonic() - self.started
         self.console.print(
-            f"[{time.monotonic() - self.started:5.0f} s] {trial_id} {self.labels[trial_id]}: no report for "
-            f"{duration(_SILENT_SECONDS)}: {_SILENT.get(phase, phase)}",
-            markup=False,
-            soft_wrap=True,
+            f"[{elapsed:5.0f} s] {trial_id} {self.labels[trial_id]}: {text}", markup=False, soft_wrap=True
         )
+
+    def _say_what_it_waits_for(self, trial_id: str, phase: str) -> None:
+        self._say_of(trial_id, f"no report for {duration(_SILENT_SECONDS)}: {_SILENT.get(phase, phase)}")
 
     def _say(self, trial_id: str) -> None:
         latest = self.latest[trial_id]
-        phase = latest.get("phase", "train")
-        if self.console.is_terminal and phase != "failed":
+        phase, was_stopped = latest.get("phase", "training"), "step_saved" in latest
+        if self.console.is_terminal and phase != "failed" and not was_stopped:
             return
         now = time.monotonic()
         if now - self.printed.get((trial_id, phase), float("-inf")) < _LINE_SECONDS.get(phase, 0):
             return
         self.printed[trial_id, phase] = now
-        who, elapsed = f"{trial_id} {self.labels[trial_id]}", f"{now - self.started:5.0f} s"
-        if phase == "train":
+        if was_stopped:
+            text = f"its process got SIGTERM; it goes on by itself from its checkpoint of step {latest['step_saved']}"
+        elif phase == "training":
             text = (
                 f"step {latest['step']}/{latest['iterations']}  loss {latest['loss']:.3f} = "
                 f"align {latest['alignment']:.3f}, within {latest['within']:.3f}, across {latest['across']:.3f}  "
                 f"{latest['views_per_second']:,.0f} views/s  ETA {duration(latest['eta_seconds'])}"
             )
-        elif phase == "waits":
+        elif phase == "queued":
             text = f"waits for {latest['owner']}, which is at step {latest['reached']} or after"
         else:
-            text = {"probe": "trained; probing", "finished": "finished", "stopped": "stopped"}.get(
-                phase, f"FAILED: {latest.get('error')}"
-            )
+            text = f"FAILED: {latest.get('error')}" if phase == "failed" else phase
         done = sum(1 for entry in self.latest.values() if entry.get("phase") in ("finished", "failed"))
-        self.console.print(
-            f"[{elapsed}] {who}: {text}  [sweep {done}/{len(self.configs)}, ETA {self._sweep_eta()}]",
-            markup=False,
-            soft_wrap=True,
-        )
+        self._say_of(trial_id, f"{text}  [sweep {done}/{len(self.configs)}, ETA {self._sweep_eta()}]")
 
     def _sweep_eta(self) -> str:
         """From the share of this sweep's steps that is done; trials start and end at different times.
 
         What a trial had done before this start of the sweep is neither done now nor left to do.
         """
-        total = sum(config.iterations for config in self.configs.values() if config.method not in UNTRAINED)
+        total = sum(config.iterations for config in self.configs.values() if METHODS[config.method].trains)
         before = sum(self.first_step.values())
         done = sum(entry.get("step", 0) for entry in self.latest.values()) - before
         elapsed = time.monotonic() - self.started
@@ -148,14 +154,14 @@ class SweepProgress(tune.Callback):
         for trial_id, label in self.labels.items():
             latest = self.latest.get(trial_id)
             if latest is None:
-                table.add_row(Text(label), "waits")
+                table.add_row(Text(label), "queued")
                 continue
-            cells = [label, latest.get("phase", "train")]
+            cells = [label, latest.get("phase", "training")]
             if "step" in latest:
                 cells += [f"{latest['step']}/{latest['iterations']}"]
                 cells += [f"{latest[term]:.3f}" for term in ("loss", "alignment", "within", "across")]
                 cells += [f"{latest['views_per_second']:,.0f}", duration(latest["eta_seconds"])]
-            elif latest.get("phase") == "waits":
+            elif "owner" in latest:
                 cells = [label, f"waits for {latest['owner']}", str(latest["reached"])]
             table.add_row(*map(Text, cells))
         return table

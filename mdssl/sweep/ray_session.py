@@ -1,4 +1,4 @@
-"""The Ray that a sweep runs on: one of its own on this machine, which nobody else reaches, or a running cluster."""
+"""The Ray that a sweep runs on: a private one on this machine, or a running cluster."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -22,25 +23,26 @@ from mdssl.tracking.choice import TRACKER_VARIABLES
 log = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
-    # Ray Train's controller looks after its workers, and takes their reports, this often.
+    # How often Ray Train's controller checks its workers and takes their reports.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-    # A trial whose CPUs are still taken waits; the default gives up after a minute.
+    # A trial waits until its CPUs are free; by default it fails after a minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
     # A nested trial has several processes; Ray warns of them where it may start as few at once as there are CPUs.
     "RAY_worker_maximum_startup_concurrency": "16",
-    # Tune's own report says what ours says, and more than once.
+    # `mdssl.sweep.progress` reports what Tune would.
     "RAY_AIR_NEW_OUTPUT": "0",
-    # Ctrl-C is ours: see `mdssl.sweep.stopping`.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # `mdssl.sweep.stopping` handles Ctrl-C.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 _ENVIRONMENT_OF_A_CLUSTER = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
 _ENVIRONMENT_OF_ITS_OWN = {
-    # A machine of one's own gives no notice.
+    # Only cloud machines give notice.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # All of Ray's ports on loopback, as it has them on macOS and Windows; it reads this when it is imported.
+    # All of Ray's ports on loopback, as on macOS and Windows; Ray reads this when it is imported.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # The workers of a trial, which would meet at the address that the host's name has. The first of several also has
-    # PyTorch's TCPStore, which listens on all interfaces whatever it is told.
+    # The workers of a trial would meet at the address of the host's name. PyTorch's TCPStore, which the first of
+    # several workers has, listens on all interfaces in any case.
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
 _CONNECT_SECONDS = 10.0
@@ -49,9 +51,9 @@ TOKEN = Path("~/.ray/auth_token")
 
 @contextmanager
 def ray_session(settings: SweepSettings, console: Console) -> Iterator[TemporaryFolder]:
-    """Ray from here on, and a folder for the sweep's temporary files, in which a Ray of its own has its session.
+    """Start or join Ray; yields the folder for the sweep's temporary files, with the session of a private Ray.
 
-    After an error, or with ``keep``, the folder stays, and the console says where Ray's logs are.
+    After an error, or with ``keep``, the folder stays, and the console tells where Ray's logs are.
     """
     with temporary_folder() as folder:
         try:
@@ -64,21 +66,24 @@ def ray_session(settings: SweepSettings, console: Console) -> Iterator[Temporary
             import ray
 
             ray.shutdown()
-            # Those of a cluster are where it has them.
+            # A cluster has its logs elsewhere.
             folder.keep &= not settings.address
             if folder.keep:
                 console.print(f"Ray's logs: {folder.path}", markup=False, soft_wrap=True)
 
 
 def start_ray(settings: SweepSettings, folder: Path) -> None:
-    """A Ray of its own in ``folder``, or with ``address`` a running one, where trials start soon and wait quietly.
+    """Start a private Ray in ``folder``, or join the one at ``address``.
 
     Raises:
         ValueError: there is no Ray at ``address``.
     """
     environment = set_environment(settings)
     import ray
+    from ray._private import services, utils
 
+    # Ray's own handler would end the process: see `mdssl.sweep.stopping`.
+    leaves_sigterm = _replaced(utils, "set_sigterm_handler", lambda handler: None)
     # A raylet's warnings and dumps of its state, which reach the terminal of each driver in spite of `log_to_driver`.
     ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: log.debug("%s", data["lines"])
     if settings.address:
@@ -86,21 +91,28 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
         environment |= {name: os.environ[name] for name in TRACKER_VARIABLES if name in os.environ}
         environment |= {"RAY_ADDRESS": address}
         try:
-            ray.init(
-                address=address,
-                runtime_env={"env_vars": environment},
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+            with leaves_sigterm:
+                ray.init(
+                    address=address,
+                    runtime_env={"env_vars": environment},
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"the Ray cluster at {address} cannot be joined: {error}; a sweep starts on one of its machines."
             ) from error
         return
-    # For this process, where somebody imported Ray before.
+    # For this process, if Ray had been imported before.
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     make_private_token()
-    with _processes_in_sessions_of_their_own(), _own_address():
+    with (
+        # A signal to the process group of the sweep, as ``timeout`` sends it, must not reach Ray's processes: trials
+        # need them until they have saved their checkpoints.
+        _replaced(services, "ConsolePopen", partial(services.ConsolePopen, start_new_session=True)),
+        _own_address(),
+        leaves_sigterm,
+    ):
         # The dashboard process stays: without its State API a trial that Tune stops would leak its placement group.
         try:
             ray.init(
@@ -117,7 +129,7 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
 
 
 def resources_here(settings: SweepSettings) -> dict[str, float]:
-    """The CPUs and GPUs that a Ray of its own would have on this machine."""
+    """The CPUs and GPUs that a private Ray has on this machine."""
     set_environment(settings)
     import torch
     from ray._private.utils import get_num_cpus
@@ -126,7 +138,7 @@ def resources_here(settings: SweepSettings) -> dict[str, float]:
 
 
 def set_environment(settings: SweepSettings) -> dict[str, str]:
-    """Set the variables that Ray reads, where the user has not, and return them."""
+    """Set the variables that Ray reads and the user has not set, and return them."""
     defaults = _ENVIRONMENT | (_ENVIRONMENT_OF_A_CLUSTER if settings.address else _ENVIRONMENT_OF_ITS_OWN)
     environment = {key: os.environ.get(key, value) for key, value in defaults.items()}
     os.environ.update(environment)
@@ -134,7 +146,7 @@ def set_environment(settings: SweepSettings) -> dict[str, str]:
 
 
 def _address_of_cluster(address: str) -> str:
-    """HOST:PORT of a Ray that answers. Ray's own attempt to join one that does not takes a quarter of an hour.
+    """HOST:PORT of a Ray that answers. Ray itself would try for a quarter of an hour.
 
     Raises:
         ValueError: none does.
@@ -157,36 +169,36 @@ def _address_of_cluster(address: str) -> str:
 
 
 @contextmanager
-def _processes_in_sessions_of_their_own() -> Iterator[None]:
-    """Within, a signal to the process group of the sweep, as ``timeout`` sends it, does not reach what Ray starts.
-
-    Trials need Ray until they have saved their checkpoints.
-    """
-    from ray._private import services
-
-    popen = services.ConsolePopen
-    services.ConsolePopen = partial(popen, start_new_session=True)
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Within the context, an attribute of Ray's modules or classes has another value."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        services.ConsolePopen = popen
+        setattr(owner, name, before)
 
 
 @contextmanager
 def _own_address() -> Iterator[None]:
-    """Within, a Ray that starts listens at an address that its processes find in their environment.
+    """Within the context, the processes of a Ray that starts find its address in their environment.
 
-    Ray Train looks for "the" Ray of the machine otherwise, which fails where there are two: nobody then frees the
+    Otherwise Ray Train looks for "the" Ray of the machine, which fails where there are two: nobody then frees the
     resources of a trial whose processes die, and its retry waits for them.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    own = {"RAY_GCS_SERVER_PORT": port, "RAY_ADDRESS": f"127.0.0.1:{port}"}
-    before = {name: os.environ.pop(name, None) for name in own}
-    os.environ.update(own)
+    from ray._private.node import Node
+
+    start = Node.start_gcs_server
+
+    def start_and_tell(node: Node) -> None:
+        # The first of Ray's processes, which takes a free port. Those that follow get this environment.
+        start(node)
+        os.environ["RAY_ADDRESS"] = node.gcs_address
+
+    before = {name: os.environ.pop(name, None) for name in ("RAY_GCS_SERVER_PORT", "RAY_ADDRESS")}
     try:
-        yield
+        with _replaced(Node, "start_gcs_server", start_and_tell):
+            yield
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
@@ -195,7 +207,7 @@ def _own_address() -> Iterator[None]:
 
 
 def make_private_token() -> None:
-    """The token that a Ray of its own asks everybody for, in a file for its user alone; Ray would let all read it."""
+    """Write the token of a private Ray to a file that only the user can read; Ray's own would be readable by all."""
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
         return
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
@@ -206,7 +218,7 @@ def make_private_token() -> None:
         if token.exists() and token.stat().st_size:
             token.chmod(0o600)
             return
-        # Whole or not at all: others may read it at any moment.
+        # It appears whole: other processes may read it at any moment.
         temporary = token.with_name(f".{token.name}.{secrets.token_hex(4)}.tmp")
         with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_hex(32))

@@ -1,7 +1,7 @@
-"""What a trial takes, and how many trials a cluster holds at once.
+"""The resources of a trial, and how many trials fit a cluster at once.
 
-A worker lives on one node, and a part of a GPU is of one GPU: four GPUs with 0.4 each hold two workers each, not ten
-together.
+A worker is on one node, and a fraction of a GPU is of one GPU: with 0.4 GPU each, four GPUs hold eight workers, not
+ten.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from mdssl.errors import InputError
 
 _MEMORY_OF_TRIALS, _MEMORY_OF_PROBE = 0.8, 0.15
-"""Of a GPU that trials share. The rest is for what PyTorch does not count, some 0.4 GB of each process."""
+"""Of a GPU that trials share. The rest is memory that PyTorch does not count, some 0.4 GB of each process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What each of a trial's ``workers`` gets: ``cpus`` cores, as many torch threads, and ``gpus``, perhaps a part of
-    one."""
+    """The resources of each of a trial's ``workers``: ``cpus`` cores and torch threads, and ``gpus`` or a fraction."""
 
     workers: int
     cpus: int
@@ -34,12 +33,12 @@ class Share:
 
     @property
     def memory(self) -> float:
-        """What a worker may take of the memory of its GPU, from 0 to 1."""
+        """The share of its GPU's memory that a worker may use, from 0 to 1."""
         return self.gpus * _MEMORY_OF_TRIALS if 0 < self.gpus < 1 else 1.0
 
     @property
     def probe_memory(self) -> float:
-        """What the probe beside such workers may take of the memory of a GPU."""
+        """The share of a GPU's memory that the probe beside such workers may use."""
         return _MEMORY_OF_PROBE if 0 < self.gpus < 1 else 1.0
 
     def on(self, node: dict[str, float]) -> int:

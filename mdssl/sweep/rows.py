@@ -1,4 +1,4 @@
-"""A trial's leaderboard rows: what was asked, what came out, what it cost and what exactly produced it."""
+"""A trial's leaderboard rows: settings, results, cost and provenance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FROM_TRAINING = (
 )
 
 _FOR_JSON = ("data_fingerprint", "images", "probe_settings")
-"""Of a score: what ``config_json`` holds."""
+"""The entries of a score that are in ``config_json``."""
 
 
 def finished_row(
@@ -48,7 +48,7 @@ def finished_row(
         context: columns that say who asked: sweep, preset, git_commit, ray_version.
     """
     evaluation = {**score["probe_settings"], **score.get("images", {}), "data_fingerprint": score["data_fingerprint"]}
-    # A trial that is older than this record of its domains has none.
+    # Older trials have no record of their domains.
     variants = {"variants": training["variants"]} if "variants" in training else {}
     row = _setting(config, context)
     row |= {key: training[key] for key in _FROM_TRAINING}
@@ -122,9 +122,9 @@ def _setting(config: TrialConfig, context: dict) -> dict[str, Any]:
 def merged(old: list[dict], new: list[dict]) -> list[dict]:
     """The trial's rows after ``new`` came in.
 
-    A finished score stays, also where it was made again, as it is beside other learning rates: a number that somebody
-    may have read does not move. It gives way to a score on other images. A failed score gives way to a new result on
-    the same dataset by the same probe, a failed training to whatever came of the next one.
+    A finished score stays, also when it was made again beside other learning rates: published numbers do not change.
+    A score on other images replaces it. A failed score is replaced by a new result of the same dataset and probe, a
+    failed training by the result of the next one.
     """
     there = {_score_of(row) for row in old if row["status"] == "finished"}
     new = [row for row in new if row["status"] != "finished" or _score_of(row) not in there]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, get_type_hints
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import tyro
 
-from mdssl.config.field_types import parse_as
+from mdssl.config.field_types import current_name, parse_as, pick
+from mdssl.config.methods import METHODS
+from mdssl.config.presets import DATA, STORAGE
 from mdssl.config.run import ProbeConfig, RunSettings, check_gradient_caching, check_layers
 from mdssl.config.trial import ClusterSettings, Recipe, check_lambda1, check_mixture
 from mdssl.errors import InputError, check_name, check_number
-
-EXECUTORS = ("torchtrainer", "inline")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,13 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     grid: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """One more axis: a setting that has no axis of its own, and its values: --grid learning_rate 2 4"""
     pretrained: tuple[str, ...] = ()
-    """Files of encoders that were pretrained elsewhere, each a row of its own: torchvision, timm, solo-learn, lightly,
-    Bolts, safetensors."""
+    """Files of pretrained weights, each a row of its own: torchvision, timm, solo-learn, lightly, Bolts, or
+    safetensors."""
     input_size: int | None = None
     """Pixels that images are resized to for them; default: as they are prepared."""
-    storage: str = os.environ.get("MDSSL_STORAGE", "results")
+    storage: str = STORAGE
     """Folder or bucket of results (or set MDSSL_STORAGE)."""
-    data: str = os.environ.get("MDSSL_DATA", "data")
+    data: str = DATA
     """Folder or bucket of prepared datasets (or set MDSSL_DATA); each machine keeps a copy of a bucket's, in the folder
     that MDSSL_DATA_CACHE names."""
     workers: int = 1
@@ -59,7 +59,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
     gpus_per_worker: float | None = None
     """GPUs of each worker; default: 1 where the cluster has GPUs, else 0. With one worker these are the trial's: 0.5
     puts two trials on a GPU."""
-    executor: str = "torchtrainer"
+    executor: Literal["torchtrainer", "inline"] = "torchtrainer"
     """torchtrainer (Ray Train, any number of workers) | inline (one worker inside the Tune trial: starts in a second).
     """
     max_concurrent: int | None = None
@@ -78,37 +78,8 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             if isinstance(self, base):
                 base.__post_init__(self)
         check_gradient_caching(self, self)
-        check_name("executor", self.executor, EXECUTORS)
-        check_number("workers", self.workers, low=1)
-        check_number("cpus_per_worker", self.cpus_per_worker, low=1)
-        if self.max_concurrent is not None:
-            check_number("max_concurrent", self.max_concurrent, low=1)
-        if self.gpus_per_worker is not None:
-            check_number("gpus_per_worker", self.gpus_per_worker, low=0)
-            if self.gpus_per_worker % 1 and not 0.01 <= self.gpus_per_worker < 1:
-                raise InputError(
-                    f"gpus_per_worker is {self.gpus_per_worker:g}; it must be a whole number of GPUs, or a part of one "
-                    "from 0.01, such as 0.5."
-                )
-            if self.workers > 1 and self.gpus_per_worker % 1:
-                raise InputError(
-                    f"gpus_per_worker is {self.gpus_per_worker} with {self.workers} workers, but NCCL "
-                    "refuses two ranks on one GPU; use one worker, or a whole number of GPUs."
-                )
-        if self.executor == "inline" and self.workers > 1:
-            raise InputError(
-                f"executor 'inline' runs one worker inside the trial, but workers is {self.workers}; "
-                "use --executor torchtrainer."
-            )
-        check_mixture(self.domains)
-        if not self.domains:
-            raise InputError(
-                f"preset {self.preset!r} names no domains to train on; give prepared datasets with --domains, e.g. "
-                "--domains cifar10 svhn. `mdssl data list` shows them."
-            )
-        if not self.evaluate:
-            object.__setattr__(self, "evaluate", self.domains)
-            object.__setattr__(self, "evaluates_domains", True)
+        self._check_workers()
+        self._check_domains()
         for axis in ("lambda1", "lambda2", "temperature", "seeds", "evaluate"):
             check_axis(axis, getattr(self, axis))
         for value in self.lambda1:
@@ -120,9 +91,55 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
         if self.input_size is not None and not self.pretrained:
             raise InputError(f"input_size is {self.input_size}, but no encoder comes from elsewhere; add --pretrained.")
 
-    def values_of(self, config_class: type) -> dict[str, Any]:
-        """Those of the settings that are fields of ``config_class``."""
-        return {field.name: getattr(self, field.name) for field in fields(config_class)}
+    def _check_workers(self) -> None:
+        check_number("workers", self.workers, low=1)
+        check_number("cpus_per_worker", self.cpus_per_worker, low=1)
+        if self.max_concurrent is not None:
+            check_number("max_concurrent", self.max_concurrent, low=1)
+        if self.executor == "inline" and self.workers > 1:
+            raise InputError(
+                f"executor 'inline' runs one worker inside the trial, but workers is {self.workers}; "
+                "use --executor torchtrainer."
+            )
+        gpus = self.gpus_per_worker
+        if gpus is None:
+            return
+        check_number("gpus_per_worker", gpus, low=0)
+        if gpus % 1 and not 0.01 <= gpus < 1:
+            raise InputError(
+                f"gpus_per_worker is {gpus:g}; it must be a whole number of GPUs, or a part of one from 0.01, such as "
+                "0.5."
+            )
+        if self.workers > 1 and gpus % 1:
+            raise InputError(
+                f"gpus_per_worker is {gpus} with {self.workers} workers, but NCCL refuses two ranks on one GPU; use "
+                "one worker, or a whole number of GPUs."
+            )
+
+    def _check_domains(self) -> None:
+        check_mixture(self.domains)
+        if not self.domains:
+            raise InputError(
+                f"preset {self.preset!r} names no domains to train on; give prepared datasets with --domains, e.g. "
+                "--domains cifar10 svhn. `mdssl data list` shows them."
+            )
+        if not self.evaluate:
+            object.__setattr__(self, "evaluate", self.domains)
+            object.__setattr__(self, "evaluates_domains", True)
+
+    def expand(self, *methods: str | Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What `mdssl.sweep.grid.trials` takes: each method, at every pair of λ1 and λ2 if its loss has them.
+
+        Args:
+            methods: names, or settings such as ``{"method": "simclr", "domains": ("cifar10",)}``.
+        """
+        lambdas = [{"lambda1": first, "lambda2": second} for first in self.lambda1 for second in self.lambda2]
+        found: list[dict[str, Any]] = []
+        for method in methods:
+            entry = {"method": method} if isinstance(method, str) else dict(method)
+            check_name("method", entry.get("method"), METHODS)
+            found += [pair | entry for pair in (lambdas if METHODS[entry["method"]].weighs_domains else [{}])]
+        return found
 
     @property
     def grid_axes(self) -> dict[str, tuple[Any, ...]]:
@@ -134,39 +151,33 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
         types = get_type_hints(type(self))
         axes: dict[str, tuple[Any, ...]] = {}
         for name, *texts in (axis or ("",) for axis in self.grid):
-            name = name.replace("-", "_")
+            name = current_name(name.replace("-", "_"))
             valid = [name for name in self.trial_settings if name not in self.own_axes]
-            check_name(
-                "grid axis", name, valid, "Domains, λ1, λ2, temperature, seeds and the like have their own flags."
-            )
+            hint = "Domains, λ1, λ2, temperature, seeds and the like have their own flags."
+            check_name("grid axis", name, valid, hint)
             if name in axes:
-                raise InputError(f"axis {name} stands twice in --grid; give all its values at once.")
+                raise InputError(f"axis {name} is in --grid twice; give all its values at once.")
             axes[name] = tuple(parse_as(name, text, types[name]) for text in texts)
             check_axis(name, axes[name])
         return axes
 
     @property
-    def lambdas(self) -> list[dict[str, float]]:
-        """Every pair of λ1 and λ2."""
-        return [{"lambda1": first, "lambda2": second} for first in self.lambda1 for second in self.lambda2]
-
-    @property
     def trial_settings(self) -> dict[str, Any]:
         """What all trials share; a script whose methods find their domains has `ClusterSettings` as a base as well."""
-        shared = self.values_of(Recipe)
-        return shared | self.values_of(ClusterSettings) if isinstance(self, ClusterSettings) else shared
+        shared = asdict(pick(Recipe, self))
+        return shared | asdict(pick(ClusterSettings, self)) if isinstance(self, ClusterSettings) else shared
 
     @property
     def probe_config(self) -> ProbeConfig:
-        return ProbeConfig(**self.values_of(ProbeConfig))
+        return pick(ProbeConfig, self)
 
     @property
     def run_settings(self) -> RunSettings:
-        return RunSettings(**self.values_of(RunSettings))
+        return pick(RunSettings, self)
 
 
-def check_axis(name: str, values: tuple) -> None:
-    """Raise ``ValueError`` unless the axis has values and each stands once."""
+def check_axis(name: str, values: Sequence[object]) -> None:
+    """Raise ``ValueError`` unless the axis has values, each of them once."""
     if not values:
         raise InputError(f"axis {name} has no value; give at least one.")
     if len(set(values)) < len(values):

@@ -16,13 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from mdssl.config.trial import CLUSTERED, TrialConfig
+from mdssl.config.methods import METHODS
+from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.opening import results_in, trial_ids
 from mdssl.storage import trial_log
 from mdssl.storage.claim import DEAD_SECONDS, Owner, holder_of
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.describe import duration, labels
 from mdssl.tables.drawing import TextColumn, TextTable
 from mdssl.terminal import Terminal
@@ -74,7 +76,7 @@ class TrialStatus:
         """Seconds of training that are left at the speed of the last report; None where nothing trains."""
         if self.state != "training" or not self.views_per_second:
             return None
-        domains = self.config.num_clusters if self.config.method in CLUSTERED else len(self.config.domains)
+        domains = self.config.num_clusters if METHODS[self.config.method].finds_domains else len(self.config.domains)
         views_per_step = 2 * domains * self.config.batch_per_domain
         return (self.config.iterations - self.step) * views_per_step / self.views_per_second
 
@@ -179,7 +181,7 @@ def _where(trial: TrialStatus) -> str:
 def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> TrialStatus | None:
     """None for a folder that is no trial's."""
     scores = 0 if rows is None else int((rows["status"] == "finished").groupby(rows["eval_dataset"]).any().sum())
-    folder, error = storage / "trials" / trial_id, ""
+    folder, error = trial_dir_in(storage, trial_id), ""
     if rows is not None:
         config = TrialConfig.from_dict(json.loads(rows["config_json"].iloc[0])["trial"])
         failed = rows[rows["status"] == "failed"]

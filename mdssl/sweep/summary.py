@@ -18,6 +18,7 @@ from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.names import matching_names, mixture_of, name_of, plain_name
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import LEADERBOARD
 from mdssl.sweep.describe import labels
 from mdssl.sweep.grid import Work, plan
 from mdssl.sweep.settings import SweepSettings
@@ -97,7 +98,7 @@ def print_results(
         command = [word for word in sys.argv if word not in ("--force", "--retry-failed")]
         again = shlex.join(["python", *command, "--retry-failed"])
         console.print(f"To try what failed again: {again}", markup=False, soft_wrap=True)
-    folder = (storage / "leaderboard").uri
+    folder = (storage / LEADERBOARD).uri
     console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
     console.print(_pandas_line(storage), markup=False, soft_wrap=True)
     pages = shlex.join(["mdssl", "report", "--storage", settings.storage])
@@ -126,6 +127,6 @@ def _pandas_line(storage: Location) -> str:
         index.append("trial_id")
     names = ", ".join(f'"{name}"' for name in index)
     return (
-        f'pd.read_parquet("{(storage / "leaderboard").uri}").pivot_table(index=[{names}], columns="eval_dataset", '
+        f'pd.read_parquet("{(storage / LEADERBOARD).uri}").pivot_table(index=[{names}], columns="eval_dataset", '
         'values="top1", dropna=False).dropna(how="all")'
     )

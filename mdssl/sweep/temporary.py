@@ -1,4 +1,4 @@
-"""The temporary folder of a sweep, with Ray's session and Tune's records. Removes those that killed sweeps left."""
+"""The temporary folder of a sweep, for Ray's session and Tune's records. Deletes those that killed sweeps left."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mdssl.errors import InputError
 
 _PREFIX, _MARKER = "mdssl-ray-", ".temporary-folder-of-a-sweep"
 _LONGEST = 107 - len("/mdssl-ray-01234567/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-"""Characters of a folder in which Ray can have its sockets: their paths may have 107."""
+"""The longest path of a folder for Ray's sockets, whose paths may have 107 characters."""
 
 
 @dataclass
 class TemporaryFolder:
-    """A folder that goes at the end, unless ``keep`` is set."""
+    """A folder that is deleted at the end, unless ``keep`` is set."""
 
     path: Path
     keep: bool = False
@@ -28,10 +28,10 @@ class TemporaryFolder:
 
 @contextmanager
 def temporary_folder() -> Iterator[TemporaryFolder]:
-    """A new folder for this user alone, in RAY_TMPDIR or TMPDIR, or in /tmp where those are too long for Ray.
+    """A new folder for this user alone, in RAY_TMPDIR or TMPDIR, or in /tmp if their paths are too long for Ray.
 
-    What sweeps have left there that were killed is removed. One that lives has a lock on its folder, which no other
-    machine or container that shares the disk can miss, as it could a process id.
+    Folders that killed sweeps left there are deleted. A running sweep locks its folder, which also other machines and
+    containers that share the disk see, unlike a process id.
 
     Raises:
         ValueError: no folder can be made.
@@ -48,7 +48,7 @@ def temporary_folder() -> Iterator[TemporaryFolder]:
         if folder.keep:
             (path / _MARKER).unlink(missing_ok=True)
         else:
-            # Ray's last processes may still write there while they end; what they leave goes at a later start.
+            # Ray's last processes may still write there; what they leave is deleted at a later start.
             shutil.rmtree(path, ignore_errors=True)
         os.close(lock)
 
@@ -68,7 +68,7 @@ def _make(parent: Path) -> tuple[Path, int]:
         ) from error
     lock = os.open(path, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    # After the lock: what has no marker is nobody's to remove.
+    # After the lock: a folder without the marker is never deleted.
     (path / _MARKER).touch()
     return path, lock
 

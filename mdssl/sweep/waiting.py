@@ -1,10 +1,8 @@
-"""Trials that another sweep has: put off, looked at again, done where the other left something or died.
+"""Trials claimed elsewhere: the sweep's driver waits for them when Tune has done all others.
 
-A trial whose claim another process holds ends at once in this sweep's Tune run, with the phase ``waits``: a trial that
-waited inside of Tune would hold a slot, and with the executor inline a CPU or GPU, that this sweep's next trial could
-have. Trials that were put off are the driver's, which needs no slot to wait, once Tune has done all others; those that
-are then nobody's go into another Tune run. The price is at the end alone: a trial whose owner dies while this sweep
-trains its own last one begins after that.
+A trial whose claim another process holds ends at once in this sweep's Tune run, with the phase ``queued``. A trial that
+waited inside Tune would hold a slot, and with the executor inline a CPU or GPU, that the next trial could use. Trials
+that nobody has any more, and that are not done, go into another Tune run.
 """
 
 from __future__ import annotations
@@ -17,35 +15,34 @@ from typing import Any
 
 from mdssl.data.local_copy import ensure_local
 from mdssl.leaderboard.board import read_rows
-from mdssl.pretrain import checkpoint
 from mdssl.storage.claim import POLL_SECONDS, Owner, Watch, holder_of
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import Work, still_missing
+from mdssl.sweep.restarts import step_saved
 from mdssl.sweep.settings import SweepSettings
 
 
 def report_of(trial_dir: Location, owner: Owner | None) -> dict[str, Any]:
-    """What progress says of a trial that another has."""
-    reached = checkpoint.latest_step(trial_dir / "checkpoints")
-    return {"phase": "waits", "owner": str(owner or "another process"), "reached": reached}
+    """A progress report of a trial that is claimed elsewhere."""
+    return {"phase": "queued", "owner": str(owner or "another process"), "reached": step_saved(trial_dir)}
 
 
 class ClaimedElsewhere:
-    """The trials of a sweep that others have."""
+    """The trials of a sweep that are claimed elsewhere. ``tell`` gets trial ids and reports, as trials make them."""
 
     def __init__(self, storage: Location, settings: SweepSettings, tell: Callable[[str, dict[str, Any]], None]):
-        """``tell`` gets the id of a trial and what is new of it, in the form of a trial's own reports."""
         self.storage, self.settings, self.tell = storage, settings, tell
         self.watches: dict[str, Watch] = defaultdict(Watch)
 
     def wait(self, works: list[Work]) -> list[Work]:
-        """Wait until one or more of ``works`` can be done here; empty where others have done all that was left."""
+        """Those of ``works`` that are left, as soon as one can be done here; empty when others have done all."""
         waiting = list(works)
         while waiting:
             ready = []
             for work in list(waiting):
                 trial_id = work.config.trial_id
-                trial_dir = self.storage / "trials" / trial_id
+                trial_dir = trial_dir_in(self.storage, trial_id)
                 asked, owner = time.monotonic(), holder_of(trial_dir)
                 if owner and not self.watches[trial_id].look(owner, asked):
                     self.tell(trial_id, report_of(trial_dir, owner))
@@ -63,7 +60,7 @@ class ClaimedElsewhere:
         return []
 
     def _left_of(self, work: Work, dead: Owner | None) -> Work:
-        """What the other has left to do, and no more: what has failed for it, since the plan, would fail here."""
+        """What the other process has left to do. What has failed for it since the plan would fail here."""
         storage, config = self.storage, work.config
         data = ensure_local(self.settings.data, work.missing)
         rows = read_rows(storage, config.trial_id)

@@ -3,17 +3,21 @@
 import re
 import subprocess
 import sys
-from functools import partial
 
 import pandas as pd
 import pytest
 
-from mdssl.cli import parse as command_line
-from mdssl.cli.main import COMMANDS, _main
+import mdssl
+from mdssl.cli.main import COMMANDS, main
+from mdssl.cli.parse import command, parse
 
 
 def run(*arguments):
-    _main([str(argument) for argument in arguments])
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def train_settings(*argv):
+    return parse(COMMANDS["train"][0], prog="train", description="", argv=argv)
 
 
 def tiny(storage, data):
@@ -23,13 +27,24 @@ def tiny(storage, data):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_says_what_it_does_with_defaults_and_an_example(command, capsys):
-    with pytest.raises(SystemExit) as ended:
-        run(*command.split(), "--help")
-    assert ended.value.code == 0
+    run(*command.split(), "--help")
     text = capsys.readouterr().out
     assert re.search(r"[Ee]xamples?:", text)
     assert "(default: " in text
     assert f"mdssl {command}" in text
+
+
+def test_version(capsys):
+    run("--version")
+    assert capsys.readouterr().out == f"mdssl {mdssl.__version__}\n"
+
+
+def test_names_in_british_spelling_are_still_understood(capsys):
+    run("neighbours", "--help")
+    assert "mdssl neighbors" in capsys.readouterr().out
+    asked = parse(COMMANDS["probe"][0], prog="", description="", argv=["--knn-neighbours=5"])
+    assert (asked.knn_neighbors, asked.name) == (5, "lbfgs(knn_neighbours=5)")
+    assert not train_settings("--no-cluster-normalised").cluster_normalized
 
 
 def test_overview_lists_every_command(capsys):
@@ -53,7 +68,7 @@ def test_overview_lists_every_command(capsys):
         (["data", "show", "nothing"], "unknown dataset 'nothing'"),
         (["data", "show", "nothing", "--output", "sheet.jpg"], "output 'sheet.jpg' would not be a PNG"),
         (["train", "--method", "random", "--device", "cdua"], "unknown device 'cdua'"),
-        (["probe", "../../etc"], "trial id '../../etc' is not one"),
+        (["probe", "../../etc"], "'../../etc' is not a trial id"),
         (["probe", "0123456789ab"], "has no encoder"),
         (["train", "--iterations", "abc"], "--iterations: invalid literal for int.*: 'abc'.*mdssl train --help"),
         (["train", "--lamda1", "0.9"], "--lamda1, 0.9. Did you mean --lambda1"),
@@ -67,9 +82,7 @@ def test_overview_lists_every_command(capsys):
 )
 def test_a_wrong_setting_is_one_message_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        command_line.run(_main, arguments)
-    assert ended.value.code == 2
+    assert main(arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert re.search(message, lines[0])
@@ -80,40 +93,37 @@ def test_a_wrong_setting_is_one_message_and_exit_code_2(arguments, message, caps
     ("argv", "preset"), [([], "quick"), (["--preset", "paper"], "paper"), (["--preset=paper"], "paper")]
 )
 def test_defaults_are_those_of_the_preset(argv, preset):
-    flags = [*argv, "--domains", "a"] if argv else []
-    settings = command_line.parse(COMMANDS["train"][0], prog="train", description="", argv=flags)
+    settings = train_settings(*argv, *(["--domains", "a"] if argv else []))
     assert settings.preset == preset
     assert settings.arch == {"quick": "resnet18", "paper": "resnet50"}[preset]
 
 
 def test_an_untrained_encoder_takes_no_domains_from_the_preset():
-    parse = partial(command_line.parse, COMMANDS["train"][0], prog="train", description="")
-    assert parse(argv=["--method", "random"]).domains == ()
+    assert train_settings("--method", "random").domains == ()
     with pytest.raises(ValueError, match="'random' trains on nothing"):
-        parse(argv=["--method", "random", "--domains", "cifar10"])
+        train_settings("--method", "random", "--domains", "cifar10")
 
 
 @pytest.mark.parametrize("flags", [[], ["--num-clusters", "2", "--outlier-rule", "runner-up"]])
 def test_a_clustered_method_takes_its_settings_or_none(flags):
-    parse = partial(command_line.parse, COMMANDS["train"][0], prog="train", description="")
-    settings = parse(argv=["--method", "mdssl-robust", *flags])
+    settings = train_settings("--method", "mdssl-robust", *flags)
     assert settings.num_clusters == (2 if flags else 3)
-    assert parse(argv=["--method", "mdssl-clustered"]).num_clusters == 3
+    assert train_settings("--method", "mdssl-clustered").num_clusters == 3
 
 
 def test_a_commands_own_flags_come_before_the_shared_ones(capsys):
-    with pytest.raises(SystemExit):
-        command_line.run(_main, ["train", "--help"])
+    run("train", "--help")
     text = capsys.readouterr().out.partition("options")[2]
     assert text.index("--device") < text.index("--lambda1") < text.index("--arch") < text.index("--report-every")
 
 
 def test_a_defect_is_not_taken_for_a_wrong_setting():
+    @command
     def main(argv):
         int("not a number")
 
     with pytest.raises(ValueError, match="invalid literal"):
-        command_line.run(main, [])
+        main([])
 
 
 def test_output_that_nobody_reads_to_the_end_is_no_error():
@@ -124,8 +134,7 @@ def test_output_that_nobody_reads_to_the_end_is_no_error():
 
 
 def test_what_mdssl_train_cannot_train_on_leaves_nothing(tiny_data, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        command_line.run(_main, list(map(str, ["train", *tiny(tmp_path, tiny_data), "--batch-per-domain", 65])))
+    assert main(list(map(str, ["train", *tiny(tmp_path, tiny_data), "--batch-per-domain", 65]))) == 2
     assert "use at most 64" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

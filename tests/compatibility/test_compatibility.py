@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from sweep_runs import encoders, run_here
 
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.data.prepare import prepare
 from mdssl.leaderboard.board import read
@@ -99,7 +99,7 @@ def test_the_same_sweep_trains_nothing_of_it_again_and_goes_on_with_what_was_beg
 
 
 def test_its_trials_are_told_by_their_state(earlier, capsys):
-    _main(["status", "--storage", str(earlier)])
+    assert main(["status", "--storage", str(earlier)]) == 0
     said = capsys.readouterr().out
     assert "4 finished" in said and trial_of(earlier, "mdssl-robust") in said
 
@@ -107,7 +107,7 @@ def test_its_trials_are_told_by_their_state(earlier, capsys):
 def test_it_grows_by_a_score_from_the_encoder_that_was_saved(storage, data, capsys):
     trial_id, before = trial_of(storage, "mdssl-clustered"), encoders(storage)
     evaluate = ["--evaluate", "builtin-shapes", "builtin-digits"]
-    _main(["probe", trial_id, *evaluate, "--data", data, "--storage", str(storage), "--device", "cpu"])
+    assert main(["probe", trial_id, *evaluate, "--data", data, "--storage", str(storage), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert "builtin-shapes: already there" in said and "builtin-digits (encoder, lbfgs): top-1" in said
     assert encoders(storage) == before

@@ -1,11 +1,14 @@
 """Configs: identity, JSON, and the one message that a wrong setting gets."""
 
 import json
+from dataclasses import fields
 
 import pytest
 
-from mdssl.config.run import PROBES, ProbeConfig, probe_flags, probe_named_now
-from mdssl.config.trial import Recipe, TrialConfig
+from mdssl.config.field_types import choices
+from mdssl.config.methods import CLUSTER_SETTINGS, METHODS
+from mdssl.config.run import ProbeConfig, probe_flags, probe_named_now
+from mdssl.config.trial import ClusterSettings, Recipe, TrialConfig, relevant_settings
 
 
 def config(**changes):
@@ -65,7 +68,7 @@ def test_a_random_encoder_is_the_same_whatever_the_training():
     ("change", "message"),
     [
         ({"method": "mdsl"}, "unknown method 'mdsl'.*Did you mean 'mdssl'"),
-        ({"arch": "resnet81"}, "unknown encoder.*Did you mean 'resnet18'"),
+        ({"arch": "resnet81"}, "unknown arch.*Did you mean 'resnet18'"),
         ({"stem": "imagnet"}, "Did you mean 'imagenet'"),
         ({"optimizer": "lasr"}, "Did you mean 'lars'"),
         ({"lambda1": -0.9}, "what they call -0.9 is lambda1 = 0.9"),
@@ -76,7 +79,7 @@ def test_a_random_encoder_is_the_same_whatever_the_training():
         ({"batch_per_domain": 1}, "batch_per_domain is 1; it must be at least 2"),
         ({"iterations": 1.5}, "iterations is 1.5 .*whole number"),
         ({"iterations": True}, "iterations is True"),
-        ({"domains": ("svhn", "svhn")}, "domain 'svhn' stands 2 times"),
+        ({"domains": ("svhn", "svhn")}, "domain 'svhn' is 2 times"),
         ({"domains": ()}, "needs domains"),
         ({"domains": "svhn"}, "list of strings"),
         ({"method": "random"}, "trains on nothing"),
@@ -117,7 +120,11 @@ def test_probe_names_tell_settings_apart():
             ProbeConfig(probe=probe, probe_learning_rate=rates)
     assert ProbeConfig(probe="lbfgs", probe_epochs=30).name == "lbfgs", "epochs mean nothing to lbfgs"
     assert probe_named_now("sgd(learning_rate=0.3)") == "sgd-raw(learning_rate=0.3)"
-    for name in ("lbfgs", "lbfgs(l2=0.1)", *(ProbeConfig(probe=probe, probe_epochs=3).name for probe in PROBES)):
+    for name in (
+        "lbfgs",
+        "lbfgs(l2=0.1)",
+        *(ProbeConfig(probe=probe, probe_epochs=3).name for probe in choices(ProbeConfig, "probe")),
+    ):
         assert probe_named_now(name) == name
     with pytest.raises(ValueError, match="unknown probe 'lbgfs'.*Did you mean 'lbfgs'"):
         ProbeConfig(probe="lbgfs")
@@ -134,8 +141,8 @@ def test_learning_rates_that_learn_nothing_or_diverge_are_refused(probe, rate):
 
 def test_the_probe_of_a_row_is_asked_for_by_its_own_settings():
     for asked in (
-        *(ProbeConfig(probe=probe) for probe in PROBES),
-        ProbeConfig(probe="sgd", probe_learning_rate=(0.5,), probe_batch=64, knn_neighbours=5),
+        *(ProbeConfig(probe=probe) for probe in choices(ProbeConfig, "probe")),
+        ProbeConfig(probe="sgd", probe_learning_rate=(0.5,), probe_batch=64, knn_neighbors=5),
         ProbeConfig(probe="sgd-raw", probe_learning_rate=(0.5,), probe_epochs=7),
         ProbeConfig(probe_l2=0.5),
     ):
@@ -143,3 +150,30 @@ def test_the_probe_of_a_row_is_asked_for_by_its_own_settings():
         assert (again.name, again.settings()) == (asked.name, asked.settings())
     before = {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 100, "probe_batch": 1024, "probe_l2": 0.001}
     assert ProbeConfig(**probe_flags(before)).name == "sgd-raw(learning_rate=0.3)"
+
+
+def test_settings_in_the_spelling_of_before_are_read():
+    settings = {"method": "mdssl-clustered", "domains": ["a", "b"], "precision": "fp32", "num_clusters": 2}
+    before = settings | {"cluster_normalised": False}
+    again = TrialConfig.from_dict(before)
+    assert not again.cluster_normalized
+    assert again.trial_id == "2791f0d9d226"
+    assert relevant_settings(before) == settings | {"cluster_normalized": False}
+    assert "cluster_normalised" not in again.to_dict()
+
+
+def test_the_lists_of_settings_are_those_of_the_classes():
+    assert tuple(field.name for field in fields(ClusterSettings)) == CLUSTER_SETTINGS
+    for method in METHODS.values():
+        assert set(method.settings) <= {field.name for field in fields(TrialConfig)}
+        assert method.has_setting("seed") is not method.loads_weights
+
+
+def test_choices_of_a_list_are_checked_one_by_one():
+    with pytest.raises(ValueError, match="unknown features 'encodr'; allowed: encoder, projection. Did you mean"):
+        ProbeConfig(features=("projection", "encodr"))
+    assert choices(ProbeConfig, "features") == ("encoder", "projection")
+    with pytest.raises(ValueError, match="unknown outlier rule 1; allowed: farthest, runner-up"):
+        config(outlier_rule=1)
+    with pytest.raises(ValueError, match="unknown stem 'cifar-pad2'"):
+        config(stem="cifar-pad2")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import s3_server
 
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.data import local_copy
 from mdssl.data.dataset import open_dataset
 from mdssl.data.local_copy import ensure_local, folder_of
@@ -37,7 +37,8 @@ def npz(path, seed=0, count=24):
 
 
 def prepare(name, data, source, *more):
-    _main(["data", "prepare", name, "--data", data, "--source", str(source), "--size", "8", "--workers", "1", *more])
+    command = ["data", "prepare", name, "--data", data, "--source", str(source), "--size", "8", "--workers", "1"]
+    assert main([*command, *more]) == 0
 
 
 def change(remote, file, change):
@@ -73,8 +74,10 @@ def test_a_copy_is_made_once(remote, caplog):
 
 
 def test_of_two_processes_at_once_one_fetches(remote):
-    code = "import logging, sys; logging.basicConfig(level=logging.INFO); from mdssl.data.local_copy import at_hand; "
-    code += "print(flush=True); sys.stdin.readline(); at_hand(sys.argv[1], ['tiny-a', 'tiny-b', 'tiny-c'])"
+    code = (
+        "import logging, sys; logging.basicConfig(level=logging.INFO); from mdssl.data.local_copy import ensure_local; "
+    )
+    code += "print(flush=True); sys.stdin.readline(); ensure_local(sys.argv[1], ['tiny-a', 'tiny-b', 'tiny-c'])"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-c", code, remote], **pipes) for _ in range(2)]
     for process in both:
@@ -145,16 +148,16 @@ def test_what_is_prepared_for_a_bucket_is_prepared_once_for_all_machines(bucket,
     monkeypatch.setenv("MDSSL_DATA_CACHE", str(tmp_path / "another machine's"))
     prepare("cells", f"{bucket}/data", source)
     assert Location.of(f"{bucket}/data/cells/meta.json").read_bytes() == meta
-    with pytest.raises(ValueError, match="already prepared with image size 8, not 16"):
-        _main(["data", "prepare", "cells", "--data", f"{bucket}/data", "--source", str(source), "--size", "16"])
+    assert main(["data", "prepare", "cells", "--data", f"{bucket}/data", "--source", str(source), "--size", "16"]) == 2
+    assert "already prepared with image size 8, not 16" in capsys.readouterr().err
 
 
 def test_listing_and_showing(remote, tmp_path, capsys, cache):
-    _main(["data", "list", "--data", remote])
+    assert main(["data", "list", "--data", remote]) == 0
     said = capsys.readouterr().out
     assert f"prepared in {remote}" in said and "tiny-c             64 train / 32 test" in said
     assert not cache.exists(), "a list needs no copy"
-    _main(["data", "show", "tiny-c", "--data", remote, "--output", str(tmp_path / "sheet.png")])
+    assert main(["data", "show", "tiny-c", "--data", remote, "--output", str(tmp_path / "sheet.png")]) == 0
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 

@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_scores(tiny_model, make_dataset, fitted):
 def test_fewer_training_images_than_neighbours_all_vote_and_the_row_says_so(tiny_model, make_dataset):
     dataset = make_dataset(np.arange(12) % 2, TEST % 2, 2)
     (row,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=LBFGS)
-    (of_twelve,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=replace(LBFGS, knn_neighbours=12))
+    (of_twelve,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=replace(LBFGS, knn_neighbors=12))
     assert row["knn_top1"] == of_twelve["knn_top1"]
     assert row["top1"] == of_twelve["top1"]
     assert row["probe_settings"] == LBFGS.settings() | {"knn_neighbours_there_are": 12}

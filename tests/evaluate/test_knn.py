@@ -59,7 +59,7 @@ def test_the_length_of_features_does_not_matter(noisy):
 
 def test_more_neighbours_than_training_images_are_refused(digits):
     train_x, train_y, test_x, test_y = digits
-    with pytest.raises(ValueError, match=r"knn_neighbours is 20; it must be from 1 to 19.*lower knn_neighbours"):
+    with pytest.raises(ValueError, match=r"knn_neighbors is 20; it must be from 1 to 19.*lower knn_neighbors"):
         knn_top1(train_x[:19], train_y[:19], test_x, test_y, 10, k=20)
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdssl.cli import parse as command_line
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
@@ -19,7 +18,7 @@ ESCAPE = "\x1b[2J"
 
 
 def run(*arguments):
-    _main([str(argument) for argument in arguments])
+    assert main([str(argument) for argument in arguments]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +130,7 @@ def test_an_encoder_from_elsewhere_needs_no_trial(data, storage, trial_id, tmp_p
         (["left:test", "--neighbours", 0], "neighbours is 0"),
         (["left:test", "--sample", 5], "sample is 5; it must be at least 11"),
         (["left:test", "--weights", "x.pth"], "give either --trial-id, or --weights"),
-        (["left:test", "--trial-id", "../../etc"], "'../../etc' is not one"),
+        (["left:test", "--trial-id", "../../etc"], "'../../etc' is not a trial id"),
         (["left:test", "--trial-id", "0123456789ab"], "has no encoder"),
     ],
 )
@@ -143,9 +142,7 @@ def test_a_wrong_setting_is_one_message_and_leaves_nothing(
     (tmp_path / "text.png").write_text("no image")
     among = [] if "--among" in asked else ["--among", "left"]
     trial = [] if "--trial-id" in asked else ["--trial-id", trial_id]
-    with pytest.raises(SystemExit) as ended:
-        command_line.run(_main, ["neighbours", *asked, *trial, *among, "--storage", str(storage), "--data", str(data)])
-    assert ended.value.code == 2
+    assert main(["neighbours", *asked, *trial, *among, "--storage", str(storage), "--data", str(data)]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert [file.name for file in tmp_path.iterdir()] == ["text.png"]
 

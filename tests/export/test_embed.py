@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mdssl.cli import parse as command_line
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import fingerprint
@@ -51,7 +50,8 @@ def run(trial, tiny_data, tmp_path, monkeypatch):
 
     def run(source, *flags, output=tmp_path / "out.parquet"):
         command = ["embed", str(source), "--output", str(output), "--trial-id", trial[1], "--storage", trial[0]]
-        _main([*command, "--data", tiny_data, "--device", "cpu", "--batch-size", "8", "--workers", "1", *flags])
+        command += ["--data", tiny_data, "--device", "cpu", "--batch-size", "8", "--workers", "1"]
+        assert main([*command, *flags]) == 0
         return pd.read_parquet(output)
 
     return run
@@ -215,7 +215,7 @@ def test_a_folder_of_damaged_images_gives_no_file(run, tmp_path):
 
 def test_a_bucket_takes_embeddings(run, trial, bucket, expected, tiny_data):
     command = ["embed", "tiny-a", "--split", "test", "--trial-id", trial[1], "--storage", trial[0], "--data", tiny_data]
-    _main([*command, "--output", f"{bucket}/deep/out.parquet", "--device", "cpu", "--batch-size", "8"])
+    assert main([*command, "--output", f"{bucket}/deep/out.parquet", "--device", "cpu", "--batch-size", "8"]) == 0
     output = Location.of(f"{bucket}/deep/out.parquet")
     table = pq.read_table(pa.BufferReader(output.read_bytes()))
     assert table.schema.field("embedding").type.list_size == 512
@@ -225,7 +225,8 @@ def test_a_bucket_takes_embeddings(run, trial, bucket, expected, tiny_data):
 
 
 def test_weights_from_elsewhere_embed_as_a_trial_of_them_would(run, trial, expected, tiny_data, tmp_path):
-    _main(["export", trial[1], "--storage", trial[0], "--data", tiny_data, "--output", str(tmp_path / "exported")])
+    exported = ["export", trial[1], "--storage", trial[0], "--data", tiny_data, "--output", str(tmp_path / "exported")]
+    assert main(exported) == 0
     weights = ["--weights", str(tmp_path / "exported" / "model.safetensors"), "--trial-id", ""]
     assert np.array_equal(np.stack(run("tiny-a", "--split", "test", *weights)["embedding"]), expected["test"])
 
@@ -241,7 +242,6 @@ def test_weights_from_elsewhere_embed_as_a_trial_of_them_would(run, trial, expec
 )
 def test_a_wrong_wish_is_one_message(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        command_line.run(_main, ["embed", *arguments])
+    assert main(["embed", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mdssl.cli import parse as command_line
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.evaluate.features import extract_features
 from mdssl.export import formats
@@ -233,25 +232,25 @@ def test_a_bucket_takes_an_export(bucket, untrained):
     ("arguments", "message"),
     [
         (["0123456789ab"], "trial 0123456789ab has no encoder"),
-        (["0123"], "trial id '0123' is not one"),
+        (["0123"], "'0123' is not a trial id"),
         (["0123456789ab", "--formats", "torchscript"], "unknown format 'torchscript'; allowed: safetensors, torch-ex"),
     ],
 )
 def test_a_wrong_wish_is_one_message(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        command_line.run(_main, ["export", *arguments])
+    assert main(["export", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_size_and_filter_are_those_of_the_training_images(tiny_data, tmp_path, capsys):
     trained = ["train", "--domains", "tiny-a", "tiny-b", "--iterations", "1", "--batch-per-domain", "8"]
-    _main([*trained, "--precision", "fp32", "--device", "cpu", "--storage", str(tmp_path), "--data", tiny_data])
+    trained += ["--precision", "fp32", "--device", "cpu", "--storage", str(tmp_path), "--data", tiny_data]
+    assert main(trained) == 0
     trial_id = re.search(r"mdssl probe ([0-9a-f]{12})", capsys.readouterr().out)[1]
-    _main(["probe", trial_id, "--evaluate", "tiny-c", "--storage", str(tmp_path), "--data", tiny_data])
+    assert main(["probe", trial_id, "--evaluate", "tiny-c", "--storage", str(tmp_path), "--data", tiny_data]) == 0
     out = tmp_path / "out"
-    _main(["export", trial_id, "--output", str(out), "--storage", str(tmp_path), "--data", tiny_data])
+    assert main(["export", trial_id, "--output", str(out), "--storage", str(tmp_path), "--data", tiny_data]) == 0
     assert json.loads((out / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 16, 16]
     text = (out / "README.md").read_text()
     assert "1 steps, 32 augmented images" in text

@@ -17,7 +17,7 @@ import torch
 from factories import tiny_trial
 from processes import descendants
 
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.stopping import sigterm_received
@@ -202,7 +202,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_
     assert code == 128 + signal.SIGTERM if victim == "mdssl train" else code != 0
     assert not [name for name in os.listdir(trial) if name.startswith("claim")], "no claim is left"
     if victim == "mdssl train":
-        _main(command[3:])
+        assert main(command[3:]) == 0
         said = capsys.readouterr().out
     else:
         said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout

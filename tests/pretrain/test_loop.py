@@ -18,7 +18,7 @@ import torch
 import torchvision
 from factories import Killed, kill_at, prepare_arrays, tiny_trial
 
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.pretrain import checkpoint, loop
@@ -253,7 +253,7 @@ def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path, capsys):
     straight, killed = (["--storage", str(tmp_path / name)] for name in ("straight", "killed"))
 
     def said(*more):
-        _main([*command, *more])
+        assert main([*command, *more]) == 0
         return capsys.readouterr().out
 
     assert "step 2/16" in said(*straight)

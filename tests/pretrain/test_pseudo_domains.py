@@ -153,7 +153,7 @@ def test_embeddings_are_the_same_whatever_share_a_worker_takes(tiny_data):
     z = pseudo_domains.embed(trial, model, mixture)
     assert z.shape == (192, 128)
     torch.testing.assert_close(z.norm(dim=1), torch.ones(192))
-    raw = pseudo_domains.embed(config(cluster_space="encoder", cluster_normalised=False), model, mixture)
+    raw = pseudo_domains.embed(config(cluster_space="encoder", cluster_normalized=False), model, mixture)
     assert raw.shape == (192, 512)
     assert raw.norm(dim=1).std() > 0
 

@@ -8,6 +8,7 @@ WORLDS = {
     "on one machine": {"deaths": 2, "seen": True},
     "late": {"faults": ("late", "slow", "twice"), "rate": 0.25, "deaths": 0},
     "lost": {"faults": ("refused", "lost"), "rate": 0.25, "deaths": 0},
+    "nobody is late": {"faults": ("refused", "lost"), "deaths": 2, "seen": True, "suspends": False},
 }
 
 

@@ -27,14 +27,14 @@ sys.stdin.readline()
 
 COUNTER = """
 import random, sys, time
-from mdssl import claim
-from mdssl.storage.retry import patience
+from mdssl.storage import claim
+from mdssl.storage.retry import retrying
 from mdssl.storage.location import Location
 claim.POLL_SECONDS = 0.05
 folder = Location.of(sys.argv[1])
 for _ in range(int(sys.argv[2])):
     # As everywhere where claims are taken: a server that is busy may break an answer off.
-    with patience(), claim.Claim(folder / "trial") as mine:
+    with retrying(), claim.Claim(folder / "trial") as mine:
         mine.wait()
         seen = int((folder / "count").read_bytes())
         time.sleep(random.uniform(0, 0.05))

@@ -92,7 +92,7 @@ def test_a_local_disk_that_comes_back_is_waited_for_and_told_of_once(tmp_path, m
 
 FULL_TMPFS = """
 import os, sys, threading, time
-from mdssl.storage.retry import patience
+from mdssl.storage.retry import retrying
 from mdssl.storage.location import Location
 folder = sys.argv[1]
 filler = open(f"{folder}/filler", "wb", buffering=0)
@@ -107,7 +107,7 @@ try:
 except OSError as error:
     print(error.strerror, os.listdir(folder))
 threading.Timer(1, lambda: os.truncate(f"{folder}/filler", 0)).start()
-with patience(60):
+with retrying(60):
     file.write_bytes(bytes(100_000))
 print(len(file.read_bytes()), sorted(os.listdir(folder)))
 """

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import Fingerprint, open_dataset
 from mdssl.data.prepare import prepare
@@ -75,7 +75,7 @@ def trained(data, tmp_path_factory):
 
 
 def run(command, data, storage, *words):
-    _main([command, *map(str, words), "--data", data, "--storage", str(storage), "--device", "cpu"])
+    assert main([command, *map(str, words), "--data", data, "--storage", str(storage), "--device", "cpu"]) == 0
 
 
 @pytest.mark.parametrize("method", ["mdssl", "mdssl-robust"])

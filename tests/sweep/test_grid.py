@@ -184,7 +184,7 @@ def test_a_failed_score_is_left_alone_until_asked_and_costs_no_other_score(setti
     other = row | {"eval_dataset": "tiny-b"}
     assert [r["eval_dataset"] for r in merged(rows, [other])] == ["tiny-a", "tiny-c", "tiny-b"]
     assert states(storage, replace(settings, evaluate=("tiny-a",)), METHODS[2:]) == ["finished"]
-    assert states(storage, replace(settings, knn_neighbours=5), METHODS[2:]) == ["probe"]
+    assert states(storage, replace(settings, knn_neighbors=5), METHODS[2:]) == ["probe"]
     better = row | {"eval_dataset": "tiny-c"}
     assert [r["status"] for r in merged(rows, [better])] == ["finished", "finished"]
 

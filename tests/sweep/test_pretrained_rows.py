@@ -5,8 +5,7 @@ import pytest
 import torch
 import torchvision
 
-from mdssl.cli import parse as command_line
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.evaluate.features import extract_features
@@ -28,7 +27,7 @@ def weights(tmp_path_factory):
 
 
 def run(*arguments):
-    _main([str(argument) for argument in arguments])
+    assert main([str(argument) for argument in arguments]) == 0
 
 
 def test_the_command_scores_a_file_of_weights(weights, tiny_data, tmp_path, capsys):
@@ -86,9 +85,7 @@ def test_what_the_file_is_called_does_not_make_another_trial(weights, tmp_path):
 )
 def test_wrong_flags_are_one_message_and_leave_nothing(weights, tiny_data, tmp_path, capsys, flags, message):
     flags = [str(weights) if flag == "FILE" else str(flag) for flag in flags]
-    with pytest.raises(SystemExit) as ended:
-        command_line.run(_main, ["probe", *flags, "--data", tiny_data, "--storage", str(tmp_path / "new")])
-    assert ended.value.code == 2
+    assert main(["probe", *flags, "--data", tiny_data, "--storage", str(tmp_path / "new")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 

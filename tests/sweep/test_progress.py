@@ -25,7 +25,7 @@ class Shown:
 
     def step(self, step):
         numbers = {"loss": 4.5, "alignment": -6.0, "within": 10.5, "across": 0.25}
-        self.report(phase="train", step=step, iterations=100, views_per_second=1234.0, eta_seconds=75, **numbers)
+        self.report(phase="training", step=step, iterations=100, views_per_second=1234.0, eta_seconds=75, **numbers)
 
     def lines(self):
         return self.out.getvalue().splitlines()
@@ -46,11 +46,11 @@ def test_a_line_names_the_trial_its_step_loss_terms_speed_and_eta(shown):
 def test_phases_are_said_at_once_and_steps_every_few_seconds(shown):
     for step in (10, 20, 30):
         shown.step(step)
-    shown.report(phase="probe")
+    shown.report(phase="evaluating")
     shown.report(phase="finished")
     assert [line.split(": ")[1].split("  ")[0] for line in shown.lines()] == [
         "step 10/100",
-        "trained; probing",
+        "evaluating",
         "finished",
     ]
     assert "[sweep 1/1" in shown.lines()[-1]
@@ -76,7 +76,7 @@ def test_a_failure_says_why(shown):
 
 
 def test_a_trial_that_another_sweep_has_says_whose_it_is_and_is_then_as_any_other(shown):
-    waits = {"phase": "waits", "owner": "node7:123 (mixtures)", "reached": 40}
+    waits = {"phase": "queued", "owner": "node7:123 (mixtures)", "reached": 40}
     shown.step(50)
     shown.report(**waits)
     shown.report(**waits)
@@ -97,7 +97,7 @@ def test_a_trial_without_a_report_for_two_minutes_says_what_it_may_wait_for(show
     for now in range(1000, 1600):
         if now == 1300:
             shown.step(10)
-            shown.trial.last_result = {"phase": "train"}
+            shown.trial.last_result = {"phase": "training"}
         shown.progress.on_step_begin(0, [shown.trial])
         times += [now] * (len(shown.lines()) - len(times) + 1)
     waits = [line for line in shown.lines() if "no report for" in line]

@@ -31,7 +31,7 @@ def test_a_row_records_what_sets_its_datasets_apart_and_views_say_it(papers_data
     assert training["variants"] == {"cifar10": WORDS, "svhn": WORDS}
     dataset = open_dataset(papers_data, "svhn")
     model = load_model(trial_dir)[1]
-    (score,) = evaluate_dataset(model, dataset, layers=("encoder",), probe=ProbeConfig(knn_neighbours=3))
+    (score,) = evaluate_dataset(model, dataset, layers=("encoder",), probe=ProbeConfig(knn_neighbors=3))
     score |= {"eval_dataset": "svhn", "data_fingerprint": "x", "images": images_of(dataset)}
     row = finished_row(config, training, score, context=CONTEXT, trial_dir=trial_dir)
     said = json.loads(row["config_json"])

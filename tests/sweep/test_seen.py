@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
@@ -63,7 +63,7 @@ def probed(trained, tiny_data, tmp_path_factory):
 
 def probe(trial_dir, data, *datasets):
     flags = ["--evaluate", *datasets, "--data", data, "--storage", str(trial_dir.parents[1]), "--device", "cpu"]
-    _main(["probe", trial_dir.name, *flags])
+    assert main(["probe", trial_dir.name, *flags]) == 0
 
 
 def files(trial_dir):

@@ -143,7 +143,7 @@ def test_a_trial_that_fails_is_a_row_and_the_sweep_goes_on(cluster, tiny_data, t
 
 BAD_INPUT = [
     (["--lambda1", "-0.9"], "what they call -0.9 is lambda1 = 0.9"),
-    (["--domains", "tiny-a", "tiny-a"], "domain 'tiny-a' stands 2 times"),
+    (["--domains", "tiny-a", "tiny-a"], "domain 'tiny-a' is 2 times"),
     (["--domains", "tiny-x"], "unknown dataset 'tiny-x'"),
     (["--preset", "quik"], "Did you mean 'quick'"),
     (["--workers", "64"], "needs 64 CPUs"),

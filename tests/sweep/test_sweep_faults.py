@@ -24,7 +24,7 @@ from mdssl.pretrain.loop import train
 from mdssl.storage import retry as retries
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
-from mdssl.sweep import launch, training, trial
+from mdssl.sweep import restarts, training, trial
 from mdssl.sweep.evaluator import Evaluator
 from mdssl.sweep.grid import Work
 
@@ -130,11 +130,11 @@ def test_a_controller_may_die_with_its_node_three_times_in_a_row(run, trial_dir,
 @pytest.mark.parametrize("got_on", [True, False])
 def test_a_trials_own_process_that_died_too_often_is_started_again_if_it_got_on(tmp_path, trial_dir, got_on):
     reach(trial_dir, 10)
-    before = launch._step(Location.of(tmp_path), CONFIG)
+    before = restarts.step_saved(trial_dir)
     reach(trial_dir, 20 if got_on else 10)
     work = Work(CONFIG, "train", ("tiny-c",))
     result = SimpleNamespace(metrics=None, error="died", config={"work": {"trial": CONFIG.to_dict()}})
-    again = launch._settle(Location.of(tmp_path), CONTEXT, [result], [work], {CONFIG.trial_id: before})
+    again = restarts.to_run_again(Location.of(tmp_path), CONTEXT, [result], [work], {CONFIG.trial_id: before})
     assert again == ([work] if got_on else [])
     statuses = [row["status"] for row in read_rows(tmp_path, CONFIG.trial_id)]
     assert statuses == ([] if got_on else ["failed"])
@@ -285,7 +285,6 @@ import os, sys, time
 
 sys.path.insert(0, os.path.dirname({script!r}))
 import lambda_grid
-from mdssl.cli.parse import run
 from mdssl.sweep import trial
 
 
@@ -317,7 +316,7 @@ def worker(job):
 
 
 trial.run_trial = run_trial
-run(lambda_grid.main)
+sys.exit(lambda_grid.main())
 """
 
 

@@ -111,7 +111,7 @@ def test_means_and_standard_errors_are_those_of_a_paired_test():
     [
         (["mdssl"], "differ in lambda1: 0.9, 1; lambda2: 0, 0.1. Name one of them: --baseline mdssl lambda1=1 lambda2"),
         (["simcrl"], "unknown baseline 'simcrl'; allowed: mdssl, simclr. Did you mean 'simclr'"),
-        (["abc"], "trial id 'abc' is not one"),
+        (["abc"], "'abc' is not a trial id"),
         (["ffffffffffff"], "is no trial with a score"),
         (["method=mdssl", "lambda1=0.7"], "no row has lambda1 '0.7'"),
     ],

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import s3_server
 
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "leaderboard.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
@@ -45,7 +45,7 @@ def printed_by(console: str) -> list[tuple[str, str, str]]:
         assert program == "mdssl"
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            _main(arguments)
+            assert main(arguments) == 0
         found.append((line, tidy(expected), tidy(out.getvalue())))
     return found
 

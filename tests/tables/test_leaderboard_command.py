@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from factories import failed, row
 
-from mdssl.cli.main import _main
+from mdssl.cli.main import main
 from mdssl.errors import InputError
 from mdssl.leaderboard.board import read, write_rows
 
 
 def run(storage, *arguments: str) -> None:
-    _main(["leaderboard", "--storage", str(storage), *arguments])
+    assert main(["leaderboard", "--storage", str(storage), *arguments]) == 0
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import check_file
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.terminal import printable
 
 
@@ -56,7 +57,7 @@ def ask_neighbours(settings) -> None:
         for query in queries
     ]
     candidates = _candidates(settings, datasets, model, config, device)
-    matches = nearest(queries, np.concatenate(asked), candidates, settings.neighbours)
+    matches = nearest(queries, np.concatenate(asked), candidates, settings.neighbors)
     searched = ", ".join(
         f"{len(pictures):,} of {len(split_to_search(dataset, 'train').images):,} training images of {dataset.name}"
         for pictures, dataset in zip(candidates, datasets, strict=True)
@@ -86,8 +87,8 @@ def _check(settings) -> None:
     if not settings.output.lower().endswith(".png"):
         raise InputError(f"output {settings.output!r} would not be a PNG file by its name; end it in .png.")
     check_name("feature layer", settings.features, FEATURES)
-    check_number("neighbours", settings.neighbours, low=1, high=50, hint="More have no place on a sheet.")
-    check_number("sample", settings.sample, low=settings.neighbours + 1)
+    check_number("neighbours", settings.neighbors, low=1, high=50, hint="More have no place on a sheet.")
+    check_number("sample", settings.sample, low=settings.neighbors + 1)
     check_number("seed", settings.seed, low=0)
 
 
@@ -100,7 +101,7 @@ def _encoder(settings) -> tuple[TrialConfig, Model, str]:
         what = Location.of(settings.weights).name
     else:
         check_trial_id(settings.trial_id)
-        config, model = load_model(Location.of(settings.storage) / "trials" / settings.trial_id)
+        config, model = load_model(trial_dir_in(settings.storage, settings.trial_id))
         what = f"trial {settings.trial_id}"
     check_layers((settings.features,), config.method == "pretrained")
     return config, model, what

@@ -12,6 +12,7 @@ import heapq
 import itertools
 import json
 import random
+from collections import defaultdict
 from types import SimpleNamespace
 
 import greenlet
@@ -42,10 +43,13 @@ class World:
         rate: how many of the requests meet one.
         deaths: how many of the processes may die.
         seen: whether processes see at once that another has died, as on one machine.
+        suspends: whether processes may stand still for minutes.
     """
 
-    def __init__(self, seed: int, *, faults=FAULTS, rate=0.1, deaths=1, seen=False, processes=3):
+    def __init__(self, seed: int, *, faults=FAULTS, rate=0.1, deaths=1, seen=False, processes=3, suspends=True):
         self.random, self.faults, self.rate, self.deaths, self.seen = random.Random(seed), faults, rate, deaths, seen
+        self.suspends = suspends
+        self.tokens: dict[int, set[str]] = defaultdict(set)
         self.now, self.steps, self.order = 0.0, 0, itertools.count()
         self.files: dict[str, bytes] = {}
         self.queue: list[tuple[float, int, object]] = []
@@ -114,7 +118,7 @@ class World:
                 action()
             self.dead.add(pid)
             self.loop.switch()
-        if self.random.random() < 0.05:
+        if self.suspends and self.random.random() < 0.05:
             self.suspended[pid] = self.now + self.random.uniform(0, 3 * claims.DEAD_SECONDS)
             self.pause(0)
         fault = self.random.choice(self.faults)
@@ -145,6 +149,24 @@ class World:
 
         return self.request(action, changes=True)
 
+    def new_token(self) -> str:
+        token = f"{next(self.order):012x}"
+        if self.current:
+            self.tokens[self.current[0]].add(token)
+        return token
+
+    def check_deletion(self, path: str) -> None:
+        """Nobody deletes a file of a chain that another has now, unless requests or processes are late."""
+        if self.suspends or {"late", "twice"} & set(self.faults) or _BEAT in path:
+            return
+        chain, name = {}, f"{FOLDER}/claim.json"
+        while data := self.files.get(name):
+            chain[name] = json.loads(data)
+            name = f"{FOLDER}/claim-after-{chain[name]['token']}.json"
+        if path in chain:
+            holder = list(chain.values())[-1]["pid"]
+            assert holder == self.current[0] or holder in self.dead, f"{path} is of a chain that {holder} has"
+
     def check_succession(self, path: str) -> None:
         """Who asks to succeed an owner has seen it dead, or its file unchanged for so long."""
         token = path.rpartition("/")[2].removeprefix("claim-after-").removesuffix(".json")
@@ -164,10 +186,14 @@ class World:
 
     def work(self, pid: int) -> None:
         while True:
+            self.tokens[pid] = set()
             claim = Claim(Location(Store(self), FOLDER, f"s3://{FOLDER}"), f"sweep {pid}")
             try:
                 with retrying(self.random.choice((0, 60))), claim:
-                    claim.wait()
+                    try:
+                        claim.wait(self.check_other)
+                    except OSError:
+                        claim.wait(self.check_other)
                     for _ in range(self.random.randint(1, 4)):
                         claim.check()
                         # It held when the store was read, however late that was answered.
@@ -178,6 +204,9 @@ class World:
                 continue
             self.done.add(pid)
             return
+
+    def check_other(self, holder) -> None:
+        assert holder.token not in self.tokens[self.current[0]], "it waits for itself"
 
 
 def _ignoring(action) -> None:
@@ -238,6 +267,7 @@ class Store:
         def action():
             if path not in self.world.files:
                 raise FileNotFoundError(path)
+            self.world.check_deletion(path)
             del self.world.files[path]
 
         self.world.request(action, changes=True)
@@ -253,7 +283,7 @@ def check(seed: int, monkeypatch, **settings) -> World:
         patched.setattr(claims, "threading", SimpleNamespace(Thread=_thread_of(world), Event=_event_of(world)))
         patched.setattr(claims, "random", world.random)
         patched.setattr(claims, "os", SimpleNamespace(getpid=lambda: world.current[0] if world.current else 0))
-        patched.setattr(claims, "_new_token", lambda: f"{next(world.order):012x}")
+        patched.setattr(claims, "_new_token", world.new_token)
         patched.setattr(claims, "_now", lambda: f"{world.now:.3f}")
         for module in (claims, claim_files):
             patched.setattr(module, "machine", lambda: "one" if world.seen else "")

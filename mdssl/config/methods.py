@@ -1,0 +1,116 @@
+"""The methods: one record each, with all that other rooms know of a method. `docs/extending.md` adds one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+INITIAL_SETTINGS = ("method", "arch", "stem", "norm", "projection_dim", "seed")
+"""Settings of an encoder before its first step. Nothing else can make two untrained encoders differ."""
+PRETRAINED_SETTINGS = ("weights", "weights_fingerprint", "input_size")
+SCHEDULE_SETTINGS = ("num_clusters", "warmup_iterations", "recluster_every", "cluster_space", "cluster_normalized")
+OUTLIER_SETTINGS = ("epsilon", "epsilon_final", "outlier_rule")
+CLUSTER_SETTINGS = (*SCHEDULE_SETTINGS, *OUTLIER_SETTINGS)
+OWN_SETTINGS = frozenset({*CLUSTER_SETTINGS, *PRETRAINED_SETTINGS})
+"""Settings of some methods only: of those whose record lists them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What the package knows of one method."""
+
+    name: str
+    """As users type it, and as the leaderboard's ``method`` column has it."""
+    label: str
+    """In legends and captions of figures."""
+    color: str
+    """In figures, as #RRGGBB."""
+    description: str
+    """How the encoder came about: a noun phrase, for model cards."""
+    trains: bool = True
+    """Whether it trains an encoder, and so has training domains and a training schedule."""
+    weighs_domains: bool = True
+    """Whether its loss has λ1 and λ2. Without them they are 1 and 0, and all images of a batch are one domain."""
+    settings: tuple[str, ...] = ()
+    """Those of `OWN_SETTINGS` that it has; of a method that does not train, all that it has."""
+
+    def has_setting(self, name: str) -> bool:
+        """Whether the field ``name`` of `TrialConfig` can change an encoder of this method."""
+        return name not in self._lacking if self.trains else name in self.settings
+
+    @cached_property
+    def _lacking(self) -> frozenset[str]:
+        return OWN_SETTINGS.difference(self.settings)
+
+    @property
+    def finds_domains(self) -> bool:
+        """Whether it clusters the images instead of using the names of their domains."""
+        return "num_clusters" in self.settings
+
+    @property
+    def rejects_outliers(self) -> bool:
+        """Whether images that no cluster is sure of are left out of training (eq. 5)."""
+        return "outlier_rule" in self.settings
+
+    @property
+    def loads_weights(self) -> bool:
+        """Whether its encoder comes from a file that another program made."""
+        return "weights" in self.settings
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(
+            name="random",
+            label="Random encoder",
+            color="#999999",
+            description="no training: its weights are the random ones that training would begin with",
+            trains=False,
+            weighs_domains=False,
+            settings=INITIAL_SETTINGS,
+        ),
+        Method(
+            name="pretrained",
+            label="Pretrained elsewhere",
+            color="#E69F00",
+            description="training elsewhere; mdssl has loaded and scored it, and trained nothing",
+            trains=False,
+            weighs_domains=False,
+            settings=("method", "arch", "stem", *PRETRAINED_SETTINGS),
+        ),
+        Method(
+            name="simclr",
+            label="SimCLR, union",
+            color="#56B4E9",
+            description="SimCLR on the union of its training domains, taken as one",
+            weighs_domains=False,
+        ),
+        Method(
+            name="mdssl",
+            label="MDSSL",
+            color="#D55E00",
+            description="multi-domain self-supervised learning (MDSSL) with known domain labels",
+        ),
+        Method(
+            name="mdssl-clustered",
+            label="MDSSL, clustered",
+            color="#009E73",
+            description="MDSSL with domains that K-Means finds in the embeddings again and again",
+            settings=SCHEDULE_SETTINGS,
+        ),
+        Method(
+            name="mdssl-robust",
+            label="MDSSL, robust clustering",
+            color="#CC79A7",
+            description="MDSSL with domains that K-Means finds, without the images that no cluster is sure of",
+            settings=CLUSTER_SETTINGS,
+        ),
+    )
+}
+"""By name, in the order of tables and legends."""
+
+UNTRAINED = tuple(name for name, method in METHODS.items() if not method.trains)
+"""Methods that train nothing here, and so have no domains."""
+CLUSTERED = tuple(name for name, method in METHODS.items() if method.finds_domains)
+"""Methods that find their domains themselves."""

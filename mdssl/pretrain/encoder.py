@@ -1,0 +1,93 @@
+"""A trained encoder as one torch module: pixels in, features out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mdssl.config.trial import TrialConfig
+from mdssl.device import pick_device
+from mdssl.errors import InputError
+from mdssl.pretrain.augment import MEAN, STD
+from mdssl.pretrain.model import build_model
+from mdssl.pretrain.pretrained import pretrained_config
+from mdssl.pretrain.trial_files import load_model
+from mdssl.storage.location import Location
+from mdssl.storage.safetensors_header import safetensors_metadata
+
+
+class Encoder(nn.Module):
+    """The features that probes score, with normalization inside.
+
+    Attributes:
+        config: the trial that trained it.
+        width: number of features: 512 for ResNet-18, 2048 for ResNet-50.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, config: TrialConfig, encoder: nn.Module):
+        super().__init__()
+        self.config, self.encoder = config, encoder
+        self.width = 2048 if config.arch == "resnet50" else 512
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) RGB images, uint8 or floats from 0 to 1, to (B, width) float32 features.
+
+        Images should be as large as those that it was trained on; most datasets are prepared at 32 pixels.
+        """
+        x = images.float() / 255 if images.dtype == torch.uint8 else images
+        size = self.config.input_size
+        if size is not None and x.shape[2:] != (size, size):
+            x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=size < max(x.shape[2:]))
+        return self.encoder((x - self.mean) / self.std).float()
+
+
+def load_encoder(source: str | Path | Location, *, device: str = "auto") -> Encoder:
+    """The encoder of a trial, of an export, or of a file of pretrained weights, in evaluation mode.
+
+    Args:
+        source: a trial's folder, such as ``results/trials/0123456789ab``; a folder that ``mdssl export`` made; or a
+            file of weights that ``mdssl probe --weights`` takes. Each may be in a bucket.
+        device: cpu, cuda, cuda:1, or auto for a GPU if there is one.
+
+    Raises:
+        ValueError: there is no encoder, or its file is damaged or of another network.
+    """
+    place = Location.of(source)
+    device = pick_device(device)
+    if (place / "encoder.safetensors").exists():
+        config, model = load_model(place)
+        encoder = model.encoder
+    elif (place / "model.safetensors").exists():
+        config, encoder = _exported(place / "model.safetensors")
+    elif place.exists() and "." in place.name:
+        config, found = pretrained_config(place)
+        encoder = build_model(config).encoder
+        encoder.load_state_dict(found.encoder)
+    else:
+        raise InputError(
+            f"{place} has no encoder: it is neither the folder of a finished trial, such as results/trials/TRIAL_ID, "
+            "nor a folder that `mdssl export` made, nor a file of weights."
+        )
+    return Encoder(config, encoder).to(device).eval()
+
+
+def _exported(file: Location) -> tuple[TrialConfig, nn.Module]:
+    data = file.read_bytes()
+    try:
+        config = TrialConfig.from_dict(json.loads(safetensors_metadata(data)["config"]))
+        encoder = build_model(config).encoder
+        encoder.load_state_dict(safetensors.torch.load(data))
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise InputError(f"{file} is no export of mdssl ({type(error).__name__}: {error}).") from error
+    return config, encoder

@@ -1,0 +1,79 @@
+"""A sweep from Python, as a notebook starts it: the same trials as the scripts in ``sweeps/``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pandas as pd
+
+from mdssl.config.field_types import current_name
+from mdssl.config.presets import preset_values
+from mdssl.config.trial import ClusterSettings, TrialConfig
+from mdssl.data.local_copy import ensure_local
+from mdssl.errors import check_name
+from mdssl.leaderboard.board import read
+from mdssl.sweep.grid import trials
+from mdssl.sweep.launch import run_sweep
+from mdssl.sweep.settings import SweepSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings(SweepSettings, ClusterSettings):
+    """The settings of all methods: those that a method lacks are no part of its trials."""
+
+
+class Sweep:
+    """A grid of trials: every seed and temperature, every method, and every pair of λ1 and λ2 for those that have them.
+
+    A trial that this storage has finished, from a script or another sweep, is not trained again.
+
+    Args:
+        methods: names of methods, or settings such as ``{"method": "mdssl-robust", "epsilon": 0.5}``.
+        name: the leaderboard's column ``sweep``.
+        preset: where settings that are not given come from: quick, cifar, or paper.
+        settings: any flag of ``sweeps/lambda_grid.py --help`` or setting of clustering, with underscores:
+            ``domains``, ``evaluate``, ``lambda1``, ``lambda2``, ``seeds``, ``grid``, ``iterations``, ``executor``,
+            ``storage``, ``data``, ….
+
+    Raises:
+        ValueError: an unknown setting (the nearest valid one is named), or a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        *,
+        methods: Sequence[str | Mapping[str, Any]] = ("random", "simclr", "mdssl"),
+        name: str = "sweep",
+        preset: str = "quick",
+        **settings: Any,
+    ):
+        valid = [field.name for field in fields(_Settings)]
+        given = {current_name(key): value for key, value in settings.items()}
+        for key in given:
+            check_name("setting", key, valid)
+        defaults = {key: value for key, value in preset_values(preset, given).items() if key in valid}
+        self.name = name
+        self.settings = _Settings(**defaults | given)
+        self.methods = self.settings.expand(*methods)
+
+    def trials(self) -> list[TrialConfig]:
+        """The trials of the grid, whether finished or not.
+
+        Raises:
+            ValueError: a domain that is not prepared, or settings that training cannot have.
+        """
+        ensure_local(self.settings.data, self.settings.domains)
+        return trials(self.settings, self.methods)
+
+    def run(self) -> pd.DataFrame:
+        """Train and score what is missing, with Ray, and print progress and tables; returns the rows of these trials.
+
+        A trial that failed is a row with its ``error``. With ``dry_run=True`` it prints the plan and runs nothing.
+
+        Raises:
+            ValueError: settings, data, storage or resources that cannot work; nothing has been started then.
+        """
+        run_sweep(self.name, self.settings, self.methods)
+        return read(self.settings.storage, trial_id=[config.trial_id for config in self.trials()])

@@ -1,0 +1,89 @@
+"""Who starts what anew after a process died, and when a trial has died too often.
+
+Five layers, from the inside out. Each goes on from the newest checkpoint, so at most `checkpoint_seconds` of work is
+lost. Deaths count against a trial only where it saved no new checkpoint between them: over days, machines die often.
+
+1. Ray Train starts a trial's workers anew, `WORKER_RESTARTS` times: a worker was killed, by the OOM killer, by the
+   watchdog (`mdssl.pretrain.watchdog`) or with its node.
+2. The trial's own process starts Ray Train anew (`mdssl.sweep.training.train_in_workers`): the workers died more often
+   than that, but the trial got on; or Ray Train's controller died, which nobody else restarts.
+3. Ray Tune starts the trial's own process anew, `TRIAL_RESTARTS` times. The claim of the dead process is taken over.
+4. The sweep's driver gives a trial that Tune has given up to another run of Tune, if the trial got on (`to_run_again`).
+   Else it writes a row with the error.
+5. The user, a batch system or another sweep starts the same command: it plans from the storage alone, and takes over
+   the claims of processes that died (`mdssl.storage.claim`). A failed trial is tried again with ``--retry-failed``.
+
+The probe actor is restarted by Ray, and its call is repeated (`mdssl.sweep.evaluator`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mdssl.config.trial import TrialConfig
+from mdssl.leaderboard.board import read_rows, write_rows
+from mdssl.pretrain import checkpoint
+from mdssl.pretrain.trial_files import now
+from mdssl.storage.claim import Claim
+from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.sweep.grid import Work
+from mdssl.sweep.rows import failed_row, merged
+
+if TYPE_CHECKING:
+    from ray.tune import ResultGrid
+
+WORKER_RESTARTS = 3
+"""How often Ray Train starts a trial's workers anew after one of them died."""
+TRIAL_RESTARTS = 2
+"""How often Tune starts a trial's own process anew after it died."""
+
+
+def step_saved(trial_dir: Location) -> int:
+    """The step of the trial's newest checkpoint; 0 where it has none."""
+    return checkpoint.latest_step(trial_dir / "checkpoints")
+
+
+def got_on(before: int, after: int) -> bool:
+    """Whether a trial made progress between two deaths, by the steps that were saved (`step_saved`) at each."""
+    return after > before
+
+
+def to_run_again(
+    storage: Location, context: dict, results: ResultGrid, works: list[Work], reached: dict[str, int]
+) -> list[Work]:
+    """Those of ``works`` that are not done after a run of Tune: claimed elsewhere, or died although they got on.
+
+    A trial that died without getting on gets a row.
+
+    Args:
+        reached: `step_saved` by trial id, when Tune began.
+
+    Raises:
+        KeyboardInterrupt: trials are left, as after a signal: Tune then returns as if nothing had happened.
+    """
+    ended, again = 0, set()
+    for result in results:
+        config = TrialConfig.from_dict(result.config["work"]["trial"])
+        phase = (result.metrics or {}).get("phase")
+        if result.error is None:
+            ended += phase in ("finished", "failed", "queued")
+            again |= {config.trial_id} if phase == "queued" else set()
+            continue
+        ended += 1
+        if got_on(reached[config.trial_id], step_saved(trial_dir_in(storage, config.trial_id))):
+            again.add(config.trial_id)
+        else:
+            _record_death(storage, config, str(result.error), context)
+    if ended < len(works):
+        raise KeyboardInterrupt
+    return [work for work in works if work.config.trial_id in again]
+
+
+def _record_death(storage: Location, config: TrialConfig, error: str, context: dict) -> None:
+    """Write a row for a trial whose own process died too often to write one."""
+    last_line = error.strip().rsplit("\n", 1)[-1]
+    failure = failed_row(config, f"the trial's process died: {last_line}", context=context, started_at=now())
+    with Claim(trial_dir_in(storage, config.trial_id), context["sweep"]) as claim:
+        claim.wait()
+        write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), [failure]))

@@ -1,0 +1,45 @@
+"""What a command says that is interrupted: how to go on, where that is true."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from mdssl.cli import main as command_line
+from mdssl.cli.parse import run
+
+
+def sigterm(settings):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def ctrl_c(settings):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("interrupt", "word", "code"), [(sigterm, "terminated", 143), (ctrl_c, "interrupted", 130)])
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [("status", ""), ("leaderboard", ""), ("train", "; the same command goes on from what was saved")],
+)
+def test_how_to_go_on_is_said_of_commands_that_save_progress(monkeypatch, capsys, interrupt, word, code, command, more):
+    before = signal.getsignal(signal.SIGTERM)
+    settings_class, _ = command_line.COMMANDS[command]
+    monkeypatch.setitem(command_line.COMMANDS, command, (settings_class, interrupt))
+    interrupt.__doc__ = "Interrupted."
+    monkeypatch.setattr(sys, "argv", ["mdssl", command])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    assert (ended.value.code, capsys.readouterr().err) == (code, f"\n{word}{more}.\n")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_missing_right_is_said_with_its_path_and_nothing_that_is_not_known(capsys):
+    def refuse(argv):
+        raise PermissionError(13, "Permission denied", "/somewhere/file")
+
+    with pytest.raises(SystemExit) as ended:
+        run(refuse, [])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: [Errno 13] Permission denied: '/somewhere/file'\n"

@@ -1,0 +1,170 @@
+"""Requests to stop while nothing is trained: while a claim is waited for, while images are clustered."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import safetensors.torch
+import torch
+from factories import tiny_trial
+from processes import descendants, wait_for
+
+from mdssl.config.run import RunSettings
+from mdssl.pretrain import pseudo_domains, stopping
+from mdssl.pretrain.loop import train
+from mdssl.pretrain.stopping import Agreement, StoppedError
+from mdssl.storage.claim import Claim
+from mdssl.storage.location import Location
+
+CLUSTERED = tiny_trial(method="mdssl-robust", warmup_iterations=3, recluster_every=2, num_clusters=2)
+SETTINGS = RunSettings(report_every=2, checkpoint_seconds=1000, track=())
+
+
+def test_a_request_to_stop_while_images_are_clustered_saves_a_checkpoint_at_once(tiny_data, tmp_path, monkeypatch):
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    arguments = {"data": tiny_data, "settings": SETTINGS, "device": "cpu"}
+    train(CLUSTERED, trial_dir=straight, **arguments)
+    clusters, ended, kmeans = threading.Event(), threading.Event(), pseudo_domains.kmeans
+
+    def hang(*arguments, **named):
+        clusters.set()
+        ended.wait(60)
+        return kmeans(*arguments, **named)
+
+    monkeypatch.setattr(stopping, "_ASK_SECONDS", 0.05)
+    monkeypatch.setattr(pseudo_domains, "kmeans", hang)
+    with pytest.raises(StoppedError, match="stopped at step 3 of 6"):
+        train(CLUSTERED, trial_dir=stopped, **arguments, stop_requested=clusters.is_set)
+    ended.set()
+    assert os.listdir(stopped / "checkpoints") == ["step-00000003.safetensors"]
+    monkeypatch.undo()
+    train(CLUSTERED, trial_dir=stopped, **arguments)
+    first, second = (safetensors.torch.load_file(each / "encoder.safetensors") for each in (straight, stopped))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_work_that_nobody_asks_to_stop_gives_its_result_or_its_error():
+    agreement = Agreement(lambda: False, "cpu")
+    assert agreement.unless_stopped(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        agreement.unless_stopped(lambda: 1 / 0)
+
+
+ONE = [sys.executable, "-m", "mdssl"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SCRIPT = """
+import datetime, sys, time
+import torch.distributed.distributed_c10d as c10d
+c10d.default_pg_timeout = datetime.timedelta(seconds=4)  # after which who waits in a collective is ended
+from mdssl.pretrain import pseudo_domains
+def hang(*arguments, **named):
+    print("clusters", flush=True)
+    time.sleep(1000)
+pseudo_domains.kmeans = hang
+from mdssl.cli.main import main
+main()
+"""
+
+
+@pytest.fixture
+def start(tiny_data, tmp_path):
+    """Starts ``mdssl train``; all that it says."""
+    script, running = tmp_path / "script.py", []
+    script.write_text(SCRIPT)
+
+    def start(launcher, config):
+        command = [*launcher, *([str(script)] if launcher == TORCHRUN else [])]
+        command += ["train", "--data", tiny_data, "--storage", str(tmp_path), "--device", "cpu", "--arch", "resnet18"]
+        command += ["--domains", *config.domains, "--batch-per-domain", "8", "--precision", "fp32", "--norm", "group"]
+        command += ["--method", config.method, "--iterations", "6", "--report-every", "2"]
+        if config.method != "mdssl":
+            command += ["--warmup-iterations", "3", "--recluster-every", "2", "--num-clusters", "2"]
+        said = tmp_path / "said.txt"
+        # Where the tests run in the background, SIGINT is ignored, and would be here.
+        heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        process = subprocess.Popen(command, stdout=said.open("w"), stderr=subprocess.STDOUT, **heed)
+        running.append(process)
+        return process, said.read_text
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def claim_of(start, storage):
+    """The claim of the trial that `start` begins, held by this process. A first run, which is killed, tells its id."""
+    process, said = start(ONE, tiny_trial())
+    (trial,) = wait_for(lambda: list(storage.glob("trials/*/config.json")), why=said)
+    process.kill()
+    process.wait()
+    claim = Claim(Location.of(trial.parent), "another")
+    claim.wait()
+    return claim
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+def test_a_signal_ends_a_run_that_waits_for_a_claim_with_one_line(start, tmp_path, number):
+    claim = claim_of(start, tmp_path)
+    process, said = start(ONE, tiny_trial())
+    wait_for(lambda: "waits for" in said(), why=said)
+    process.send_signal(number)
+    signalled = time.monotonic()
+    assert process.wait(30) == 128 + number
+    assert time.monotonic() - signalled < 20
+    word = "terminated" if number == signal.SIGTERM else "interrupted"
+    assert said().splitlines()[-1] == f"{word}; the same command goes on from what was saved."
+    assert "Traceback" not in said()
+    claim.check()
+    claim.release()
+
+
+@pytest.mark.ddp
+@pytest.mark.long
+def test_workers_wait_for_the_claim_of_the_first_as_long_as_it_takes(start, tmp_path):
+    claim = claim_of(start, tmp_path)
+    process, said = start(TORCHRUN, tiny_trial())
+    wait_for(lambda: "waits for" in said(), why=said)
+    time.sleep(10)  # more than the time-out of the process group
+    assert process.poll() is None, said()
+    claim.release()
+    assert process.wait(100) == 0, said()
+    assert "6 steps" in said()
+
+
+@pytest.mark.ddp
+@pytest.mark.long
+@pytest.mark.parametrize("victim", ["torchrun", "the first worker"])
+def test_sigterm_while_the_first_worker_waits_for_a_claim_ends_all(start, tmp_path, victim):
+    claim = claim_of(start, tmp_path)
+    process, said = start(TORCHRUN, tiny_trial())
+    wait_for(lambda: "waits for" in said(), why=said)
+    everybody = descendants(process.pid)
+    os.kill(process.pid if victim == "torchrun" else min(everybody - {process.pid}), signal.SIGTERM)
+    signalled = time.monotonic()
+    assert process.wait(40) != 0
+    wait_for(lambda: not [pid for pid in everybody if os.path.exists(f"/proc/{pid}")], 20)
+    assert time.monotonic() - signalled < 20
+    assert said().count("terminated; the same command goes on from what was saved.") == 1, said()
+    claim.release()
+
+
+@pytest.mark.ddp
+@pytest.mark.long
+def test_sigterm_while_the_first_worker_clusters_saves_a_checkpoint_and_ends_all(start, tmp_path):
+    process, said = start(TORCHRUN, CLUSTERED)
+    wait_for(lambda: "clusters" in said(), why=said)
+    time.sleep(6)  # the others wait longer than the time-out of the process group
+    os.kill(process.pid, signal.SIGTERM)
+    signalled = time.monotonic()
+    assert process.wait(40) != 0
+    assert time.monotonic() - signalled < 20
+    assert "stopped at step 3 of 6; the same command goes on from there" in said(), said()
+    (trial,) = (tmp_path / "trials").iterdir()
+    assert os.listdir(trial / "checkpoints") == ["step-00000003.safetensors"]
+    assert not list(trial.glob("claim*"))

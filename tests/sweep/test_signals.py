@@ -1,0 +1,134 @@
+"""SIGTERM and Ctrl-C to a sweep before its trials train, and SIGTERM to the processes of its trials."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from processes import ours, wait_for
+
+ONE_TRIAL = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2] / "sweeps")!r})
+import lambda_grid
+from mdssl.cli.parse import parse, run
+
+def main(argv):
+    settings = parse(lambda_grid.LambdaGrid, prog="one_trial.py", description="", argv=argv)
+    from mdssl.sweep.launch import run_sweep
+    return run_sweep("one_trial", settings, [{{"method": "simclr"}}])
+
+run(main)
+"""
+
+
+@pytest.fixture
+def sweep(tiny_data, tmp_path):
+    """A sweep of one trial that would train for hours, with checkpoints only where it is asked for them."""
+
+    class Running:
+        def __init__(self):
+            self.token, self.file = uuid.uuid4().hex, tmp_path / "said.txt"
+            (tmp_path / "one_trial.py").write_text(ONE_TRIAL)
+
+        def start(self, *more):
+            command = [sys.executable, tmp_path / "one_trial.py", "--domains", "tiny-a", "--precision", "fp32"]
+            command += ["--batch-per-domain", "8", "--data", tiny_data, "--storage", tmp_path / "results"]
+            command += ["--iterations", "20000", "--report-every", "1"]
+            command += ["--checkpoint-seconds", "10000", "--max-concurrent", "1", *more]
+            self.process = subprocess.Popen(
+                [str(word) for word in command],
+                stdout=self.file.open("w"),
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"MDSSL_TEST": self.token},
+                start_new_session=True,
+                # Where the tests run in the background, SIGINT is ignored, and would be here.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+        def said(self):
+            return self.file.read_text()
+
+        def wait(self, condition):
+            wait_for(lambda: condition() or self.process.poll() is not None, why=self.said)
+            assert self.process.poll() is None, self.said()
+
+        def processes(self, pattern):
+            return [pid for pid, line in ours(self.token).items() if line.startswith(pattern)]
+
+        def checkpoints(self):
+            return [int(file.name[5:13]) for file in tmp_path.glob("results/trials/*/checkpoints/step-*")]
+
+        def steps(self):
+            return [int(step) for step in re.findall(r": step (\d+)/20000", self.said())]
+
+    running = Running()
+    yield running
+    if running.process.poll() is None:
+        os.killpg(running.process.pid, signal.SIGKILL)
+        running.process.wait()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("executor", ["inline", pytest.param("torchtrainer", marks=pytest.mark.long)])
+def test_sigterm_to_the_process_of_a_trial_saves_a_checkpoint_and_the_trial_goes_on_by_itself(sweep, executor):
+    sweep.start("--executor", executor)
+    sweep.wait(sweep.steps)
+    (victim,) = sweep.processes("ray::ImplicitFunc")
+    os.kill(victim, signal.SIGTERM)
+    wait_for(lambda: sweep.checkpoints() and victim not in ours(sweep.token), 20, sweep.said)
+    (step,) = sweep.checkpoints()
+    line = f"its process got SIGTERM; it goes on by itself from its checkpoint of step {step}"
+    sweep.wait(lambda: line in sweep.said())
+    sweep.wait(lambda: max(sweep.steps()) > step)
+    assert sweep.said().count("SIGTERM") == 1
+    assert "Traceback" not in sweep.said() and "Error" not in sweep.said()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("number", "seconds"),
+    [
+        (signal.SIGTERM, 2.0),
+        *(pytest.param(signal.SIGTERM, late, marks=pytest.mark.long) for late in (0.0, 1.0, 4.0, 8.0)),
+        *(pytest.param(signal.SIGINT, late, marks=pytest.mark.long) for late in (0.0, 2.0)),
+    ],
+)
+def test_a_signal_before_trials_train_ends_the_sweep_with_one_line(sweep, number, seconds):
+    sweep.start()
+    sweep.wait(lambda: "1 trials on" in sweep.said())
+    time.sleep(seconds)
+    sweep.process.send_signal(number)
+    signalled = time.monotonic()
+    assert sweep.process.wait(60) == 128 + number, sweep.said()
+    assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
+    word = "terminated" if number == signal.SIGTERM else "interrupted"
+    assert sweep.said().splitlines()[-1] == f"{word}; the same command goes on from what was saved."
+    assert "Traceback" not in sweep.said()
+    wait_for(lambda: not ours(sweep.token), 60, why=lambda: ours(sweep.token))
+
+
+HANGS = """
+import time
+from mdssl.sweep import stopping
+stopping._LOOK_SECONDS, stopping._GRACE_SECONDS = 0.1, 0.3
+stopping._key = lambda token: token.encode()
+stopping.internal_kv._internal_kv_put = lambda key, value: print("asks the workers of", key.decode(), flush=True)
+with stopping.passing_on(lambda: True, "its trial"):
+    time.sleep(60)
+"""
+
+
+def test_the_process_of_a_trial_that_cannot_stop_after_sigterm_kills_itself():
+    """As while Ray Train waits for a free CPU; Tune starts it again."""
+    ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=50)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "asks the workers of its trial\n")

@@ -1,0 +1,144 @@
+"""The public API as a notebook uses it: the blocks of docs/api.md, on tiny data."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mdssl
+from mdssl import Sweep, TrialConfig, load_encoder, train
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"arch": "resnet18", "batch_per_domain": 8, "precision": "fp32", "lr_warmup_iterations": 1}
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_import_loads_neither_torch_nor_ray():
+    code = (
+        "import sys, mdssl; dir(mdssl); assert not {'torch', 'ray', 'pandas'} & sys.modules.keys(); mdssl.TrialConfig"
+    )
+    subprocess.run([sys.executable, "-c", code + "; assert 'torch' not in sys.modules"], check=True)
+
+
+def test_every_public_name_is_there_and_described():
+    assert set(mdssl.__all__) <= set(dir(mdssl))
+    page = (ROOT / "docs" / "api.md").read_text()
+    for name in mdssl.__all__:
+        assert getattr(mdssl, name).__doc__, name
+        assert f"`{name}`" in page, name
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = mdssl.trian
+    assert (Path(mdssl.__file__).parent / "py.typed").exists()
+
+
+def test_the_loss_in_another_loop_as_the_readme_has_it():
+    (block,) = [block for block in blocks("README.md") if "mdssl_loss" in block]
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8))
+    names = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "batches": [(torch.rand(6, 3, 2, 2), torch.rand(6, 3, 2, 2), torch.tensor([4, 4, 7, 7, 7, 4]))],
+    }
+    before = model[1].weight.clone()
+    exec(block, names)
+    assert len(block.strip().splitlines()) <= 7
+    assert not torch.equal(model[1].weight, before)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data, tmp_path_factory):
+    results = tmp_path_factory.mktemp("results")
+    config = TrialConfig(domains=("tiny-a", "tiny-b"), lambda1=0.9, iterations=2, **SMALL)
+    train(config, data=tiny_data, trial_dir=results / "trials" / "mine", device="cpu")
+    return results / "trials" / "mine"
+
+
+def test_an_encoder_gives_the_features_that_probes_score(trained, tiny_data, tmp_path):
+    from mdssl.data.dataset import open_dataset
+    from mdssl.evaluate.features import extract_features
+    from mdssl.pretrain.trial_files import load_model
+    from mdssl.storage.location import Location
+
+    images = open_dataset(tiny_data, "tiny-a").split("test").images[:5]
+    encoder = load_encoder(trained, device="cpu")
+    assert not any(module.training for module in encoder.modules())
+    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        features = encoder(pixels)
+        assert torch.allclose(features, encoder(pixels / 255), atol=1e-5)
+    config, model = load_model(Location.of(trained))
+    assert torch.allclose(features, extract_features(model, images)["encoder"], atol=1e-5)
+    assert features.shape == (5, encoder.width) and encoder.config == config
+
+    # A file of weights gives the same encoder, and so does an export (tests/export).
+    weights = tmp_path / "resnet18.pth"
+    torch.save(model.encoder.state_dict(), weights)
+    with torch.no_grad():
+        assert torch.allclose(features, load_encoder(weights, device="cpu")(pixels), atol=1e-5)
+
+
+def test_a_place_without_an_encoder_is_one_message(tmp_path):
+    with pytest.raises(ValueError, match=r"has no encoder: it is neither the folder of a finished trial"):
+        load_encoder(tmp_path, device="cpu")
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is no export of mdssl"):
+        load_encoder(tmp_path, device="cpu")
+
+
+def test_a_sweep_has_the_trials_of_the_script(tiny_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "sweeps")
+    import lambda_grid
+
+    flags = ["--domains", "tiny-a", "tiny-b", "--lambda1", "1", "0.9", "--lambda2", "0.1", "--seeds", "0", "1"]
+    flags += ["--batch-per-domain", "8", "--data", tiny_data, "--storage", str(tmp_path), "--dry-run"]
+    assert lambda_grid.main(flags) == 0
+    planned = re.findall(r"^  ([0-9a-f]{12})  ", capsys.readouterr().out, re.MULTILINE)
+    sweep = Sweep(
+        domains=["tiny-a", "tiny-b"],
+        lambda1=[1, 0.9],
+        lambda2=[0.1],
+        seeds=[0, 1],
+        batch_per_domain=8,
+        data=tiny_data,
+        storage=str(tmp_path),
+    )
+    assert [trial.trial_id for trial in sweep.trials()] == planned
+    assert len(planned) == 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lamda1": [1]}, "unknown setting 'lamda1'.*Did you mean 'lambda1'"),
+        ({"methods": ["mdsl"]}, "unknown method 'mdsl'.*Did you mean 'mdssl'"),
+        ({"preset": "papr"}, "unknown preset 'papr'.*Did you mean 'paper'"),
+        ({"lambda1": [-0.9]}, "is lambda1 = 0.9"),
+    ],
+)
+def test_a_wrong_setting_of_a_sweep_is_one_message(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Sweep(domains=["tiny-a"], **settings)
+
+
+@pytest.mark.ray
+def test_the_blocks_of_the_page_run_on_tiny_data(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in blocks("docs/api.md"):
+        code = (
+            block.replace('"cifar10"', '"tiny-a"')
+            .replace('"svhn"', '"tiny-b"')
+            .replace('data="data"', f"data={tiny_data!r}")
+        )
+        code = code.replace("iterations=2_000", "iterations=2").replace("batch_per_domain=128", "batch_per_domain=8")
+        exec(code, names)
+    board = names["board"]
+    assert set(board["method"]) == {"random", "simclr", "mdssl"}
+    assert set(board["status"]) == {"finished"}
