@@ -151,7 +151,7 @@ def test_a_trial_id_leads_to_no_other_folder(tmp_path, trial_id):
     elsewhere.mkdir()
     (elsewhere / "encoder.safetensors").write_bytes(b"")
     settings = trials.Probe(trial_id=trial_id, storage=str(tmp_path / "results" / "deep"), device="cpu")
-    with pytest.raises(InputError, match="it has 12 hex digits"):
+    with pytest.raises(InputError, match="is not a trial id"):
         trials.probe(settings)
 
 
