@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install sweep test test-long test-cluster chaos soak mutants lint bench
+.PHONY: install sweep test test-fast test-long test-cluster chaos soak mutants lint bench
 
 # The environment is made once, and again when what it should hold has changed.
 install: $(VENV)/installed
@@ -17,8 +17,12 @@ sweep: install
 	$(BIN)/python sweeps/lambda_grid.py
 
 test: install
-# A file stays with one process: its tests share what is slow to set up. Which goes first is said in tests/conftest.py.
+# Tests that share what is slow to set up stay in one process. Which do, and what comes first: tests/conftest.py.
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# What takes no Ray and no further processes, in a minute or so: for use after each change.
+test-fast: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not (process or ddp or slow or long or cluster)"
 
 # Two nodes on loopback, with sshd and rsync: brings one up, trains over both, kills a worker, takes it down.
 test-cluster: install

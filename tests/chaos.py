@@ -34,8 +34,8 @@ import pandas as pd
 import s3_server
 import safetensors.torch
 import torch
+from factories import prepare_tiny
 from processes import ours
-from tiny_domains import prepare_tiny
 from work_log import VARIABLE, check_work
 
 from mdssl.pretrain.checkpoint import latest_step

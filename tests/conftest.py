@@ -1,26 +1,54 @@
 """What tests of all rooms share: tiny prepared domains, and a bucket."""
 
 import os
+import secrets
 import shutil
 from pathlib import Path
 
 import numpy as np
+import process_use
 import pytest
 import s3_server
+import sweep_runs
 import torch
-from tiny_domains import prepare_tiny
+from factories import prepare_tiny
+from threadpoolctl import threadpool_limits
 
 from mdssl.storage import filesystems
 
-# Two trainings that share the cores with all their threads each are slower than with one.
-torch.set_num_threads(1)
+# Processes that share the cores with all their threads each wait for one another: libraries that are loaded later, and
+# all processes that tests start, then PyTorch, then BLAS as NumPy has loaded it.
 os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+threadpool_limits(1)
+# Whoever joins a test's Ray has its token, as docs/cluster.md has it. Ray reads the mode when it is imported.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+# Thousands of files that nobody needs after a power cut. Tests of a disk that is full put their own in its place.
+os.fsync = lambda descriptor: None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray come first: the longest, left for the end, would have one process wait for the other."""
-    first = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in first)
+    """Give tests that start processes their marker. Files that take longest come first: left for the end, they would
+    have one process wait for the other."""
+    for item in items:
+        if process_use.starts_processes(item):
+            item.add_marker("process")
+    long = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("ddp")}
+    items.sort(key=lambda item: (not process_use.starts_ray(item.path), item.path not in long))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``--dist loadfile``: a file stays with one process, and all that start Ray do, which share the cluster."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "with Ray" if process_use.starts_ray(config.rootpath / file) else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
@@ -72,10 +100,34 @@ def gate(s3_environment, bucket, monkeypatch):
 
 
 @pytest.fixture
-def storage(tmp_path, monkeypatch) -> str:
-    # Hundreds of files that nobody needs after a power cut: on a busy disk waiting for it takes most of the time.
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+def storage(tmp_path) -> str:
     return str(tmp_path / "results")
+
+
+@pytest.fixture(scope="session")
+def data_cache(tmp_path_factory) -> Path:
+    """Where the processes of the cluster keep their copies of datasets that are in a bucket."""
+    return tmp_path_factory.mktemp("cluster") / "cache"
+
+
+@pytest.fixture(scope="session")
+def cluster(s3_environment, data_cache) -> str:
+    """The address of a Ray with two CPUs and the keys to the buckets, which sweeps join with --address.
+
+    It takes many seconds to start: only tests of how a sweep starts, stops or dies with a Ray of its own have their
+    own. What a test starts there ends with the driver that it runs.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        # Nobody takes this machine away; to be told so takes a process more for each trial.
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        with sweep_runs.running_ray(2, MDSSL_DATA_CACHE=str(data_cache), **s3_environment) as address:
+            yield address
+
+
+@pytest.fixture(scope="session")
+def stopped_sweep(tiny_data, tmp_path_factory):
+    """A sweep with a Ray of its own that SIGTERM to its process group has ended: see `stop_a_sweep`."""
+    return sweep_runs.stop_a_sweep(tmp_path_factory.mktemp("stopped"), tiny_data)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from leaderboard_rows import UNTRAINED, failed, row
+from factories import UNTRAINED, failed, row
 
 from mdssl.leaderboard.columns import SCHEMA
 

@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 import pandas as pd
-from leaderboard_rows import UNTRAINED, failed, row
+from factories import UNTRAINED, failed, row
 
 from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard.board import write_rows

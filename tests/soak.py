@@ -177,7 +177,7 @@ def main() -> None:
 
 
 def _tiny_data(folder: Path) -> str:
-    from tiny_domains import prepare_tiny
+    from factories import prepare_tiny
 
     return prepare_tiny(folder)
 

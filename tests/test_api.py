@@ -128,7 +128,7 @@ def test_a_wrong_setting_of_a_sweep_is_one_message(settings, message):
 
 
 @pytest.mark.ray
-def test_the_blocks_of_the_page_run_on_tiny_data(tiny_data, tmp_path, monkeypatch):
+def test_the_blocks_of_the_page_run_on_tiny_data(cluster, tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in blocks("docs/api.md"):
@@ -138,6 +138,8 @@ def test_the_blocks_of_the_page_run_on_tiny_data(tiny_data, tmp_path, monkeypatc
             .replace('data="data"', f"data={tiny_data!r}")
         )
         code = code.replace("iterations=2_000", "iterations=2").replace("batch_per_domain=128", "batch_per_domain=8")
+        code = code.replace("[1.0, 0.9]", "[0.9]").replace("[0.0, 0.1]", "[0.1]")
+        code = code.replace('executor="inline"', f'executor="inline", address="{cluster}"')
         exec(code, names)
     board = names["board"]
     assert set(board["method"]) == {"random", "simclr", "mdssl"}

@@ -7,6 +7,7 @@ import shutil
 import pandas as pd
 import pytest
 from chaos import KINDS, compare, plan
+from factories import Killed
 from work_log import VARIABLE, check_work, watch
 
 from mdssl.config.run import RunSettings
@@ -18,10 +19,6 @@ CONFIG = TrialConfig(
     domains=("tiny-a", "tiny-b"), arch="resnet18", iterations=8, batch_per_domain=4, precision="fp32", lambda2=0.1
 )
 SETTINGS = RunSettings(report_every=2, checkpoint_seconds=0, track=())
-
-
-class Killed(BaseException):
-    """Not an Exception: nothing on the way may catch it."""
 
 
 def trained(storage, data, killed_at=()):

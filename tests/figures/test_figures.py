@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from factories import failed
 from figure_board import MIXTURES, a_board, at_one_lambda, board_of_all_kinds, grid_of, trial
-from leaderboard_rows import failed
 from matplotlib import colors as matplotlib_colors
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text

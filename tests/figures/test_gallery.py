@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from factories import failed
 from figure_board import MIXTURES, a_board, board_of_all_kinds, grid_of, trial
-from leaderboard_rows import failed
 from PIL import Image
 from rich.console import Console
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from leaderboard_rows import UNTRAINED, failed, row
+from factories import UNTRAINED, failed, row
 
 from mdssl.leaderboard import compacted
 from mdssl.leaderboard import files as row_files

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from leaderboard_rows import UNTRAINED, failed, row
+from factories import UNTRAINED, failed, row
 
 from mdssl.leaderboard.board import COLUMNS, SCHEMA, SCHEMA_VERSION, read, read_rows, with_settings, write_rows
 from mdssl.tables.compare import pivot

@@ -6,7 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
-from leaderboard_rows import UNTRAINED, row
+from factories import UNTRAINED, row
 from report_board import config, rows_of, stand_in_for_figures
 from rich.console import Console
 

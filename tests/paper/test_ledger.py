@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from leaderboard_rows import failed, row
+from factories import failed, row
 
 from mdssl.leaderboard.board import read, write_rows
 from mdssl.paper.ledger import ledger

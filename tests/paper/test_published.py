@@ -5,7 +5,7 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-from leaderboard_rows import failed, row
+from factories import failed, row
 from rich.console import Console
 
 from mdssl.leaderboard.board import read, with_settings, write_rows

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tiny_trial import tiny_trial
+from factories import tiny_trial
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -73,13 +73,14 @@ def exact_views(config, mixture, groups, step, shares, *, compiled=False):
 EXACT = {"build_model": exact_model, "two_views": exact_views}
 
 
-def run(data, folder, report=lambda progress: None, *, gradient_caching=False, stop_requested=lambda: False, **changes):
-    settings = RunSettings(report_every=2, checkpoint_seconds=0, gradient_caching=gradient_caching)
+def run(data, folder, report=lambda progress: None, *, stop_requested=lambda: False, settings=None, **changes):
+    # A checkpoint has 180 MB here: one at the end, and where a run is stopped.
+    settings = {"report_every": 2, "checkpoint_seconds": 1000} | (settings or {})
     return train(
         trial(**changes),
         data=data,
         trial_dir=folder,
-        settings=settings,
+        settings=RunSettings(**settings),
         device="cpu",
         report=report,
         stop_requested=stop_requested,
@@ -101,7 +102,7 @@ def worker(rank: int, folder: str, data: str) -> None:
         results[case] = [*(term.detach() for term in loss), *(p.grad for p in model.parameters())]
     run(data, f"{folder}/two-workers")
     run(data, f"{folder}/resumed")
-    run(data, f"{folder}/cached", gradient_caching=True)
+    run(data, f"{folder}/cached", settings={"gradient_caching": True})
     run(data, f"{folder}/clustered-by-two", **CLUSTERED)
     results["stopped"] = stop_in_step_3(data, f"{folder}/stopped", asked=rank == 1)
     run(data, f"{folder}/stopped")
@@ -138,7 +139,7 @@ def folder(tmp_path_factory, tiny_data):
         for name, exact in EXACT.items():
             patched.setattr(loop, name, exact)
         with pytest.raises(InterruptedError):
-            run(tiny_data, folder / "resumed", stop_half_way)
+            run(tiny_data, folder / "resumed", stop_half_way, settings={"checkpoint_seconds": 0})
         mp.spawn(worker, args=(str(folder), tiny_data), nprocs=2)
         run(tiny_data, folder / "one-worker")
         run(tiny_data, folder / "clustered-by-one", **CLUSTERED)

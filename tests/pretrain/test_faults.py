@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from factories import tiny_trial
 from processes import descendants
-from tiny_trial import tiny_trial
 
+from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.stopping import sigterm_received
@@ -24,6 +25,8 @@ from mdssl.storage import retry as retries
 from mdssl.storage.retry import StorageLostError, retrying
 
 EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
+AT_THE_END = RunSettings(report_every=1, checkpoint_seconds=1000)
+"""A checkpoint has 90 MB: these runs write one."""
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -50,7 +53,7 @@ def disk(monkeypatch):
 @pytest.fixture(scope="module")
 def straight(tiny_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight")
-    train(tiny_trial(), data=tiny_data, trial_dir=folder, settings=EVERY_STEP, device="cpu")
+    train(tiny_trial(), data=tiny_data, trial_dir=folder, settings=AT_THE_END, device="cpu")
     return folder
 
 
@@ -86,7 +89,7 @@ def test_the_end_of_training_waits_for_the_disk(tiny_data, tmp_path, straight, d
         disk.full = 5 if progress.step == 6 else 0
 
     with retrying(60):
-        train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu", report=report)
+        train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END, device="cpu", report=report)
     assert disk.full == 0
     assert_same(tmp_path, straight)
 
@@ -113,24 +116,23 @@ def test_after_memory_ran_out_the_trial_goes_on_from_its_checkpoint(tiny_data, t
         if progress.step == 4:
             raise error
 
-    arguments = {"data": tiny_data, "trial_dir": tmp_path, "settings": EVERY_STEP, "device": "cpu"}
+    arguments = {"data": tiny_data, "trial_dir": tmp_path, "device": "cpu"}
     with pytest.raises(type(error)):
-        train(tiny_trial(), **arguments, report=report)
-    train(tiny_trial(), **arguments)
+        train(tiny_trial(), **arguments, settings=EVERY_STEP, report=report)
+    train(tiny_trial(), **arguments, settings=AT_THE_END)
     assert_same(tmp_path, straight)
 
 
 def test_a_wall_clock_that_jumps_changes_nothing(tiny_data, tmp_path, straight, monkeypatch):
     jumps = random.Random(0)
     monkeypatch.setattr(time, "time", lambda: jumps.uniform(0, 4e9))
-    settings = RunSettings(report_every=1, checkpoint_seconds=1000)
     left = []
 
     def report(progress):
         left.append(os.path.exists(tmp_path / "checkpoints"))
         assert 0 < progress.views_per_second < 1e6
 
-    ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu", report=report)
+    ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END, device="cpu", report=report)
     assert not any(left), "a checkpoint is due by a clock that does not jump"
     assert 0 < ended["train_seconds"] < 1000
     assert_same(tmp_path, straight)
@@ -141,7 +143,7 @@ import sys, time
 from mdssl.pretrain.watchdog import watchdog
 time.time = iter(range(0, 10**9, 10**6)).__next__  # jumps by days
 with watchdog(float(sys.argv[1])) as beat:
-    for _ in range(20):
+    for _ in range(int(sys.argv[3])):
         time.sleep(0.1)
         beat()
     print("beaten", flush=True)
@@ -153,11 +155,15 @@ print("after", flush=True)
 
 
 @pytest.mark.parametrize(
-    ("limit", "pause", "code", "said"),
-    [(1.5, 100, -signal.SIGKILL, "beaten\n"), (0, 2, 0, "beaten\nafter\n"), (50, 2, 0, "beaten\nafter\n")],
+    ("limit", "pause", "beats", "code", "said"),
+    [
+        (1.5, 100, 20, -signal.SIGKILL, "beaten\n"),
+        (0, 0.1, 1, 0, "beaten\nafter\n"),
+        (50, 0.1, 1, 0, "beaten\nafter\n"),
+    ],
 )
-def test_a_worker_that_hangs_is_killed_and_shows_where(limit, pause, code, said):
-    command = [sys.executable, "-c", WATCHED, str(limit), str(pause)]
+def test_a_worker_that_hangs_is_killed_and_shows_where(limit, pause, beats, code, said):
+    command = [sys.executable, "-c", WATCHED, str(limit), str(pause), str(beats)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout) == (code, said)
     if code:
@@ -169,13 +175,13 @@ def test_a_worker_that_hangs_is_killed_and_shows_where(limit, pause, code, said)
 @pytest.mark.parametrize(
     "victim", ["mdssl train", *(pytest.param(each, marks=pytest.mark.long) for each in ("torchrun", "its worker"))]
 )
-def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_path, victim):
+def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_path, capsys, victim):
     command = [sys.executable, "-m", "mdssl"]
     if victim != "mdssl train":
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         command += ["-m", "mdssl"]
     command += ["train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data, "--storage", str(tmp_path)]
-    command += ["--iterations", "30", "--batch-per-domain", "8", "--report-every", "2", "--precision", "fp32"]
+    command += ["--iterations", "20", "--batch-per-domain", "8", "--report-every", "2", "--precision", "fp32"]
     command += ["--checkpoint-seconds", "1000", "--norm", "group", "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said, signalled = "", None
@@ -191,14 +197,17 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_
     assert time.monotonic() - signalled < 20
     (trial,) = (tmp_path / "trials").iterdir()
     (step,) = checkpoints(trial)
-    assert 6 <= step < 30, said
-    assert f"stopped at step {step} of 30; the same command goes on from there" in said
+    assert 6 <= step < 20, said
+    assert f"stopped at step {step} of 20; the same command goes on from there" in said
     assert code == 128 + signal.SIGTERM if victim == "mdssl train" else code != 0
     assert not [name for name in os.listdir(trial) if name.startswith("claim")], "no claim is left"
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert re.search(r"^step (\d+)/", finished.stdout, re.MULTILINE)[1] == str(step + 2 - step % 2)
-    assert list(pd.read_parquet(trial / "metrics.parquet")["step"]) == list(range(2, 31, 2))
+    if victim == "mdssl train":
+        assert main(command[3:]) == 0
+        said = capsys.readouterr().out
+    else:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert re.search(r"^step (\d+)/", said, re.MULTILINE)[1] == str(step + 2 - step % 2)
+    assert list(pd.read_parquet(trial / "metrics.parquet")["step"]) == list(range(2, 21, 2))
 
 
 def test_sigterm_is_seen_from_any_thread_and_is_as_before_afterwards():

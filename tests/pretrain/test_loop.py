@@ -16,11 +16,11 @@ import safetensors
 import safetensors.torch
 import torch
 import torchvision
-from tiny_trial import tiny_trial
+from factories import Killed, kill_at, prepare_arrays, tiny_trial
 
+from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
-from mdssl.data.prepare import prepare
 from mdssl.pretrain import checkpoint, loop
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
@@ -32,18 +32,8 @@ from mdssl.pretrain.trial_files import load_model, read_training, write_finished
 from mdssl.storage.location import Location
 
 EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
-
-
-class Killed(BaseException):
-    """Not an Exception: nothing on the way may catch it."""
-
-
-def kill_at(step):
-    def report(progress):
-        if progress.step == step:
-            raise Killed
-
-    return report
+AT_THE_END = RunSettings(report_every=1, checkpoint_seconds=1000)
+"""A checkpoint has 90 MB: these runs write one."""
 
 
 def weights(folder):
@@ -127,7 +117,7 @@ def gpu(monkeypatch):
 
 
 def test_gpu_hours_and_memory_are_those_of_the_gpus(tiny_data, tmp_path, clock, gpu):
-    ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP)
+    ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END)
     assert ended["train_seconds"] == pytest.approx(24.0)
     assert ended["gpu_hours"] == pytest.approx(24.0 / 3600)
     assert (ended["peak_memory_mb"], ended["device"]) == (3 * 1024, "NVIDIA X")
@@ -152,7 +142,7 @@ def test_the_encoders_file_says_how_images_are_made_ready_for_it(tiny_data, tmp_
 def test_a_finished_trial_has_all_its_files(tiny_data, tmp_path):
     reports = []
     ended = train(
-        tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, report=reports.append, device="cpu"
+        tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END, report=reports.append, device="cpu"
     )
     assert [progress.step for progress in reports] == [1, 2, 3, 4, 5, 6]
     assert ended == read_training(Location.of(tmp_path))
@@ -200,11 +190,11 @@ def test_a_finished_trial_is_not_trained_again(tiny_data, tmp_path):
 @pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
 def test_a_kill_in_the_middle_changes_nothing(tiny_data, tmp_path, optimizer):
     trial = tiny_trial(optimizer=optimizer, learning_rate=0.01)
-    train(trial, data=tiny_data, trial_dir=tmp_path / "straight", settings=EVERY_STEP, device="cpu")
-    arguments = {"data": tiny_data, "trial_dir": tmp_path / "killed", "settings": EVERY_STEP, "device": "cpu"}
+    train(trial, data=tiny_data, trial_dir=tmp_path / "straight", settings=AT_THE_END, device="cpu")
+    arguments = {"data": tiny_data, "trial_dir": tmp_path / "killed", "device": "cpu"}
     with pytest.raises(Killed):
-        train(trial, **arguments, report=kill_at(4))
-    train(trial, **arguments)
+        train(trial, **arguments, settings=EVERY_STEP, report=kill_at(4))
+    train(trial, **arguments, settings=AT_THE_END)
     assert_same(tmp_path / "straight", tmp_path / "killed")
 
 
@@ -219,14 +209,13 @@ def assert_same(first, second):
 
 
 def test_a_checkpoint_that_a_report_asks_for_is_saved_at_once(tiny_data, tmp_path):
-    settings = RunSettings(report_every=1, checkpoint_seconds=1000)
     saved = {}
 
     def report(progress):
         saved[progress.step] = saved_steps(tmp_path) if progress.step > 2 else []
         return progress.step == 2
 
-    train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu", report=report)
+    train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END, device="cpu", report=report)
     assert saved == {1: [], 2: [], 3: [2], 4: [2], 5: [2], 6: [2]}
     assert saved_steps(tmp_path) == [2, 6]
 
@@ -281,27 +270,29 @@ def test_nothing_is_written_once_that_is_forbidden(tiny_data, tmp_path, allowed)
 
 
 @pytest.mark.slow
-def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path):
-    """30 steps straight, and 30 steps with ``kill -9`` in the middle, by the command that a user types, in bf16."""
-    command = [sys.executable, "-m", "mdssl", "train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data]
-    command += ["--iterations", "30", "--batch-per-domain", "8", "--report-every", "2", "--checkpoint-seconds", "0"]
-    command += ["--precision", "bf16", "--device", "cpu"]
-    folders = []
-    for storage, is_killed in ((tmp_path / "straight", False), (tmp_path / "killed", True)):
-        if is_killed:
-            process = subprocess.Popen([*command, "--storage", storage], stdout=subprocess.PIPE, text=True)
-            for line in process.stdout:
-                if line.startswith("step 16/"):
-                    process.send_signal(signal.SIGKILL)
-                    break
-            assert process.wait() == -signal.SIGKILL
-            process.stdout.close()
-            assert not list(storage.glob("trials/*/encoder.safetensors"))
-        finished = subprocess.run([*command, "--storage", storage], capture_output=True, text=True, check=True)
-        assert ("step 2/30" in finished.stdout) is not is_killed, "a killed run goes on where it was"
-        folders += list(storage.glob("trials/*"))
-    again = subprocess.run([*command, "--storage", storage], capture_output=True, text=True, check=True)
-    assert f"trial {folders[1].name} is already there: 30 steps" in again.stdout and "step 30/30" not in again.stdout
+def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path, capsys):
+    """16 steps straight, and 16 steps with ``kill -9`` in the middle, by the command that a user types, in bf16."""
+    command = ["train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data, "--iterations", "16", "--report-every"]
+    command += ["2", "--batch-per-domain", "8", "--checkpoint-seconds", "0", "--precision", "bf16", "--device", "cpu"]
+    straight, killed = (["--storage", str(tmp_path / name)] for name in ("straight", "killed"))
+
+    def said(*more):
+        assert main([*command, *more]) == 0
+        return capsys.readouterr().out
+
+    assert "step 2/16" in said(*straight)
+    process = subprocess.Popen([sys.executable, "-m", "mdssl", *command, *killed], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step 8/"):
+            process.send_signal(signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    assert not list(tmp_path.glob("killed/trials/*/encoder.safetensors"))
+    assert "step 2/16" not in said(*killed), "a killed run goes on where it was"
+    folders = [next(tmp_path.glob(f"{name}/trials/*")) for name in ("straight", "killed")]
+    again = said(*killed)
+    assert f"trial {folders[1].name} is already there: 16 steps" in again and "step 16/16" not in again
     assert_same(*folders)
 
 
@@ -408,11 +399,8 @@ def test_a_run_over_12_domains_works_in_the_memory_of_one(tmp_path):
     names = tuple(f"domain-{number}" for number in range(12))
     for name in names:
         images, labels = rng.integers(256, size=(16, 16, 16, 3), dtype=np.uint8), np.arange(16) % 2
-        np.savez(
-            tmp_path / f"{name}.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels
-        )
-        source = tmp_path / f"{name}.npz"
-        prepare(name, data=tmp_path / "data", source=source, image_size=16, workers=1, progress=False)
+        arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+        prepare_arrays(name, tmp_path / "data", 16, **arrays)
     trial = tiny_trial(domains=names, batching="per-domain", iterations=3, batch_per_domain=4)
     settings = RunSettings(gradient_caching=True, report_every=1)
     ended = train(trial, data=tmp_path / "data", trial_dir=tmp_path / "trial", settings=settings, device="cpu")

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tiny_trial import tiny_trial
+from factories import tiny_trial
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from factories import Killed, kill_at, tiny_trial
 from sklearn.metrics import normalized_mutual_info_score
-from tiny_trial import tiny_trial
 
 from mdssl.config.run import RunSettings
 from mdssl.data.mixture import Mixture
@@ -235,10 +235,6 @@ def test_an_empty_cluster_takes_no_part(tiny_data, tmp_path, caplog):
     assert [group.name for group in identical.groups(2)] == ["cluster 0", "cluster 2"]
 
 
-class Killed(BaseException):
-    """Not an Exception: nothing on the way may catch it."""
-
-
 @pytest.mark.parametrize(
     "step",
     [
@@ -248,17 +244,13 @@ class Killed(BaseException):
     ],
 )
 def test_a_kill_changes_nothing(tiny_data, tmp_path, step):
+    # Clusterings after steps 2 and 5.
+    trial, arguments = config(iterations=7), {"data": tiny_data, "device": "cpu"}
     every_step = RunSettings(report_every=1, checkpoint_seconds=0)
-
-    def kill(progress):
-        if progress.step == step + 1:
-            raise Killed
-
-    arguments = {"data": tiny_data, "settings": every_step, "device": "cpu"}
-    train(config(), trial_dir=tmp_path / "straight", **arguments)
+    train(trial, trial_dir=tmp_path / "straight", settings=RunSettings(report_every=1), **arguments)
     with pytest.raises(Killed):
-        train(config(), trial_dir=tmp_path / "killed", report=kill, **arguments)
-    train(config(), trial_dir=tmp_path / "killed", **arguments)
+        train(trial, trial_dir=tmp_path / "killed", settings=every_step, report=kill_at(step + 1), **arguments)
+    train(trial, trial_dir=tmp_path / "killed", settings=RunSettings(report_every=1), **arguments)
     for name, changing in (("metrics", "views_per_second"), ("clusters", "seconds")):
         first, second = (
             pd.read_parquet(tmp_path / folder / f"{name}.parquet").drop(columns=changing)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_trial import tiny_trial
+from factories import tiny_trial
 
 from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.data.mixture import Group, Mixture

@@ -10,8 +10,8 @@ import time
 import pytest
 import safetensors.torch
 import torch
+from factories import tiny_trial
 from processes import descendants, wait_for
-from tiny_trial import tiny_trial
 
 from mdssl.config.run import RunSettings
 from mdssl.pretrain import pseudo_domains, stopping

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from factories import CONTEXT
 
 from mdssl.config.run import ProbeConfig
 from mdssl.leaderboard.board import read, read_rows, write_rows
@@ -15,7 +16,6 @@ from mdssl.sweep.rows import failed_row, finished_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.waiting import ClaimedElsewhere
 
-CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
 METHODS = [{"method": "random"}, {"method": "simclr"}, {"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}]
 
 

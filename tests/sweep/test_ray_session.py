@@ -16,7 +16,7 @@ from mdssl.sweep.temporary import temporary_folder
 @pytest.mark.ray
 @pytest.mark.slow
 def test_processes_of_a_sweep_find_their_own_ray_beside_another_and_are_in_no_group_of_the_sweeps(
-    another_ray, tmp_path, monkeypatch
+    cluster, tmp_path, monkeypatch
 ):
     """Ray Train looks for the actors of a trial that died: without an address it finds two Rays, and gives up."""
     import ray

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from factories import CONTEXT
 
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import TrialConfig
@@ -17,7 +18,6 @@ from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
 from mdssl.sweep.rows import finished_row, images_of
 
-CONTEXT = {"sweep": "s", "preset": "quick", "git_commit": "", "ray_version": ""}
 WORDS = "2 of 10 classes, 8×8 pixels"
 
 

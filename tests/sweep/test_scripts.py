@@ -1,33 +1,22 @@
 """The sweep scripts: which trials each makes of its flags, seen from its plan (``--dry-run``)."""
 
-import importlib.util
 import re
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from sweep_runs import load_script
 
 from mdssl.cli.parse import parse
 
-SCRIPTS = Path(__file__).parents[2] / "sweeps"
-
-
-def load(name: str, monkeypatch):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, script)
-    spec.loader.exec_module(script)
-    return script
-
 
 @pytest.fixture
-def planned(tiny_data, tmp_path, capsys, monkeypatch):
+def planned(tiny_data, tmp_path, capsys):
     """Run a script with ``--dry-run`` on the tiny domains; its planned trials as {id: words}."""
 
     def plan(name: str, *flags: object, code: int = 0) -> dict[str, str]:
-        script = load(name, monkeypatch)
+        script = load_script(name)
         base = ["--domains", "tiny-a", "tiny-b", "tiny-c", "--evaluate", "tiny-a", "--batch-per-domain", 8]
         base += ["--data", tiny_data, "--storage", tmp_path, "--dry-run"]
         assert script.main([str(flag) for flag in [*base, *flags]]) == code
@@ -66,8 +55,8 @@ def test_mixtures_of_a_size_and_by_name(planned):
     assert len(plan) == 1 + 2 * 4
 
 
-def test_domains_of_ones_own_are_not_scored_on_those_of_the_preset(monkeypatch):
-    script = load("mixtures", monkeypatch)
+def test_domains_of_ones_own_are_not_scored_on_those_of_the_preset():
+    script = load_script("mixtures")
 
     def settings(*argv):
         return parse(script.Mixtures, prog="", description="", argv=argv)
@@ -149,9 +138,9 @@ def test_a_pretrained_encoder_is_one_more_row_of_any_sweep(planned, tmp_path):
     assert [words for words in plan.values() if words.startswith("pretrained")] == ["pretrained resnet18.pth"]
 
 
-def test_paper_plans_what_is_prepared_and_skips_the_rest(papers_data, tmp_path, capsys, monkeypatch):
+def test_paper_plans_what_is_prepared_and_skips_the_rest(papers_data, tmp_path, capsys):
     where = ["--data", str(papers_data), "--storage", str(tmp_path / "results"), "--batch-per-domain", "8"]
-    script = load("paper", monkeypatch)
+    script = load_script("paper")
     assert script.main(["table1", "figureA1", "--dry-run", *where]) == 0
     text = capsys.readouterr().out
     assert "skipped: simclr stl10; not prepared: stl10" in text
@@ -166,8 +155,8 @@ def test_paper_plans_what_is_prepared_and_skips_the_rest(papers_data, tmp_path, 
     assert "no experiment is named" in capsys.readouterr().err
 
 
-def test_table_5_needs_no_mixture_where_a_pretrained_encoder_is_given(papers_data, tmp_path, capsys, monkeypatch):
-    script = load("paper", monkeypatch)
+def test_table_5_needs_no_mixture_where_a_pretrained_encoder_is_given(papers_data, tmp_path, capsys):
+    script = load_script("paper")
     where = ["--data", str(papers_data), "--storage", str(tmp_path / "results"), "--batch-per-domain", "8"]
     file = tmp_path / "resnet18.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
@@ -181,8 +170,8 @@ def test_table_5_needs_no_mixture_where_a_pretrained_encoder_is_given(papers_dat
 @pytest.mark.parametrize(
     ("domains", "said"), [(("tiny-a", "tiny-b"), True), (("builtin-shapes", "builtin-textures"), False)]
 )
-def test_the_plan_says_where_the_quick_presets_crops_meet_other_images(tiny_data, capsys, monkeypatch, domains, said):
-    script = load("lambda_grid", monkeypatch)
+def test_the_plan_says_where_the_quick_presets_crops_meet_other_images(tiny_data, capsys, domains, said):
+    script = load_script("lambda_grid")
     where = ["--data", tiny_data, "--storage", f"{tiny_data}/none", "--batch-per-domain", "8", "--dry-run"]
     assert script.main(["--domains", *domains, "--evaluate", *domains, *where]) == 0
     assert ("preset quick crops no less than 0.5 of an image" in " ".join(capsys.readouterr().out.split())) is said

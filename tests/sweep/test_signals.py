@@ -16,14 +16,15 @@ ONE_TRIAL = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2] / "sweeps")!r})
 import lambda_grid
-from mdssl.cli.parse import parse, run
+from mdssl.cli.parse import command, parse
 
+@command
 def main(argv):
     settings = parse(lambda_grid.LambdaGrid, prog="one_trial.py", description="", argv=argv)
     from mdssl.sweep.launch import run_sweep
     return run_sweep("one_trial", settings, [{{"method": "simclr"}}])
 
-run(main)
+sys.exit(main())
 """
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from factories import CONTEXT
 from rich.console import Console
 
 from mdssl.config.trial import TrialConfig
@@ -22,7 +23,6 @@ from mdssl.storage.location import Location
 from mdssl.sweep.rows import failed_row
 from mdssl.sweep.status import print_json, print_status, trial_statuses, watch_status
 
-CONTEXT = {"sweep": "s", "preset": "quick", "git_commit": "", "ray_version": ""}
 STARTED = "2026-01-01T00:00:00+00:00"
 
 

@@ -2,14 +2,13 @@
 
 import pandas as pd
 import pytest
+from factories import CONTEXT
 
 from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.location import Location
 from mdssl.sweep.rows import failed_row
 from mdssl.sweep.summary import pandas_line
-
-CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
 
 
 def write(storage: str, score: float, probe: str = "lbfgs", **changes) -> None:

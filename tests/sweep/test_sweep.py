@@ -7,34 +7,21 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import ours, wait_for
+from sweep_runs import SCRIPT, TINY, Running, assert_nothing_is_left_over, encoders, run_here
 
 from mdssl.storage.location import Location
 from mdssl.storage.trial_log import read
 
-SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
-
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+NOISE = ("(raylet)", "TorchTrainer pid", "RayTrainWorker", "tensorboard", "Traceback")
 
 
-def command(storage, data, *more):
-    base = ["--domains", "tiny-a", "tiny-b", "--batch-per-domain", "8", "--precision", "fp32", "--report-every", "2"]
-    base += ["--checkpoint-seconds", "0", "--storage", str(storage), "--data", data]
-    return [sys.executable, str(SCRIPT), *base, *map(str, more)]
-
-
-def sweep(storage, data, *more, code=0):
-    result = subprocess.run(command(storage, data, *more), capture_output=True, text=True, timeout=200)
-    assert result.returncode == code, result.stdout + result.stderr
-    return result.stdout
-
-
-def encoders(storage):
-    return {file.parent.name: file.stat().st_mtime_ns for file in Path(storage).glob("trials/*/encoder.safetensors")}
+def flags(storage, data, *more):
+    return [*TINY, "--report-every", 2, "--storage", storage, "--data", data, *more]
 
 
 def table(output):
@@ -43,11 +30,14 @@ def table(output):
 
 
 @pytest.fixture(scope="module")
-def first(tiny_data, tmp_path_factory):
+def first(cluster, tiny_data, tmp_path_factory):
     """A finished sweep under TorchTrainer: random, simclr and one mdssl trial. Its storage and what it printed."""
     storage = tmp_path_factory.mktemp("results")
     one = ["--iterations", 6, "--lambda1", 0.9, "--lambda2", 0.1, "--evaluate", "tiny-a", "tiny-c"]
-    return storage, sweep(storage, tiny_data, *one), one
+    words = [sys.executable, SCRIPT, *flags(storage, tiny_data, *one, "--address", cluster)]
+    result = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return storage, result.stdout + result.stderr, one
 
 
 def test_each_trial_fills_the_leaderboard(first):
@@ -64,16 +54,13 @@ def test_each_trial_fills_the_leaderboard(first):
     assert "3 trials" in output
 
 
-def test_output_is_ours_and_not_rays(first):
-    _, output, _ = first
-    for noise in ("(raylet)", "TorchTrainer pid", "RayTrainWorker", "tensorboard", "Traceback"):
-        assert noise not in output
+def test_output_is_ours_and_not_rays(first, stopped_sweep):
+    for output in (first[1], stopped_sweep.said):
+        assert not [noise for noise in NOISE if noise in output], output
 
 
 def test_nothing_is_left_over(first):
-    storage, _, _ = first
-    assert not [path for path in storage.rglob(".*") if path.name != ".ray"]
-    assert not list(storage.glob(".ray/*"))
+    assert_nothing_is_left_over(first[0])
 
 
 def test_the_same_command_again_trains_nothing(first, tiny_data):
@@ -81,11 +68,11 @@ def test_the_same_command_again_trains_nothing(first, tiny_data):
     before = encoders(storage)
     # As a sweep leaves them that is killed between a trial's rows and its end; the second is nobody's business here.
     trial_id = min(before)
-    method = json.loads((Path(storage) / "trials" / trial_id / "config.json").read_bytes())["method"]
-    of_ours, of_others = (Path(storage) / ".ray" / f"{method}-{name}" for name in (trial_id, "0" * 12))
+    method = json.loads((storage / "trials" / trial_id / "config.json").read_bytes())["method"]
+    of_ours, of_others = (storage / ".ray" / f"{method}-{name}" for name in (trial_id, "0" * 12))
     for folder in (of_ours, of_others):
         (folder / "snapshot.json").parent.mkdir(parents=True)
-    again = sweep(storage, tiny_data, *arguments)
+    again = run_here(*flags(storage, tiny_data, *arguments))
     assert (of_ours.exists(), of_others.exists()) == (False, True)
     shutil.rmtree(of_others)
     assert "at a time" not in again, "Ray is not even started"
@@ -94,14 +81,14 @@ def test_the_same_command_again_trains_nothing(first, tiny_data):
     assert table(again) == table(output)
 
 
-def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, tiny_data):
+def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, cluster, tiny_data):
     storage, _, arguments = first
     before = encoders(storage)
     grown = [*arguments, "--lambda2", 0.1, 0.0, "--evaluate", "tiny-a", "tiny-c", "tiny-b", "--executor", "inline"]
-    plan = sweep(storage, tiny_data, *grown, "--dry-run")
-    assert "3 only to be probed, 1 to be trained" in plan
+    grown = flags(storage, tiny_data, *grown, "--address", cluster)
+    assert "3 only to be probed, 1 to be trained" in run_here(*grown, "--dry-run")
     assert encoders(storage) == before, "a dry run does nothing"
-    sweep(storage, tiny_data, *grown)
+    run_here(*grown)
     after = encoders(storage)
     assert {name: after[name] for name in before} == before
     assert len(after) == len(before) + 1
@@ -110,94 +97,100 @@ def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, tiny_data):
     assert not board.duplicated(["trial_id", "eval_dataset", "features", "probe"]).any()
 
 
-def test_force_deletes_finished_trials_and_trains_them_again(first, tiny_data, tmp_path):
+def test_force_deletes_finished_trials_and_trains_them_again(first, cluster, tiny_data, tmp_path):
     copy = shutil.copytree(first[0], tmp_path / "results")
     before = encoders(copy)
-    sweep(copy, tiny_data, *first[2], "--force", "--executor", "inline")
+    run_here(*flags(copy, tiny_data, *first[2], "--force", "--executor", "inline", "--address", cluster))
     after = encoders(copy)
     assert after.keys() == before.keys()
     assert all(after[name] > before[name] for name in before)
 
 
 def test_a_killed_sweep_goes_on(tiny_data, tmp_path):
-    """``kill -9`` of the sweep while a trial trains; the same command then trains on from the checkpoint."""
-    arguments = ["--iterations", 30, "--lambda1", 0.9, "--lambda2", 0.1, "--executor", "inline", "--max-concurrent", 1]
-    process = subprocess.Popen(
-        command(tmp_path, tiny_data, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not (begun := list(tmp_path.glob("trials/*/checkpoints/step-*0.safetensors"))):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.2)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(5)  # its workers notice that their driver is gone
-    unfinished = begun[0].parent.parent
+    """``kill -9`` of a sweep with its own Ray, and of what trains, which would end a moment later; the same command
+    then trains on from the checkpoint."""
+    storage = tmp_path / "results"
+    same = ["--iterations", 10, "--checkpoint-seconds", 0, "--lambda1", 0.9, "--lambda2", 0.1]
+    same = flags(storage, tiny_data, *same, "--evaluate", "tiny-a", "--executor", "inline", "--max-concurrent", 1)
+    killed = Running(tmp_path / "said.txt", sys.executable, SCRIPT, *same)
+    try:
+        killed.wait_for(lambda: list(storage.glob("trials/*/checkpoints/step-*.safetensors")))
+        trials = killed.processes("ray::ImplicitFunc")
+        for pid in (killed.process.pid, *trials):
+            os.kill(pid, signal.SIGKILL)
+        assert trials
+    finally:
+        killed.end()
+    wait_for(lambda: not ours(killed.token), 60, lambda: ours(killed.token))
+    (unfinished,) = (file.parent for file in storage.glob("trials/*/checkpoints"))
     assert not (unfinished / "encoder.safetensors").exists()
-    started = json.loads((unfinished / "config.json").read_text())
-    plan = sweep(tmp_path, tiny_data, *arguments, "--dry-run")
-    assert re.search(rf"{unfinished.name} .*{started['method']}.* to go on from its checkpoint", plan)
-    sweep(tmp_path, tiny_data, *arguments)
-    board = pd.read_parquet(tmp_path / "leaderboard")
+    method = json.loads((unfinished / "config.json").read_text())["method"]
+    plan = run_here(*same, "--dry-run")
+    assert re.search(rf"{unfinished.name} .*{method}.* to go on from its checkpoint", plan)
+    run_here(*same)
+    board = pd.read_parquet(storage / "leaderboard")
     assert set(board["status"]) == {"finished"}
     assert board["trial_id"].nunique() == 3
     metrics = pd.read_parquet(unfinished / "metrics.parquet")
-    assert list(metrics["step"]) == list(range(2, 31, 2)), "every step once"
+    assert list(metrics["step"]) == list(range(2, 11, 2)), "every step once"
 
 
-def test_a_trial_that_fails_is_a_row_and_the_sweep_goes_on(tiny_data, tmp_path):
-    arguments = ["--iterations", 4, "--lambda1", 0.9, "--lambda2", 0.1, "--optimizer", "sgd"]
-    arguments += ["--learning-rate", 1e30, "--lr-warmup-iterations", 0, "--executor", "inline"]
-    output = sweep(tmp_path, tiny_data, *arguments, code=1)
+def test_a_trial_that_fails_is_a_row_and_the_sweep_goes_on(cluster, tiny_data, tmp_path):
+    arguments = ["--iterations", 4, "--lambda1", 0.9, "--lambda2", 0.1, "--optimizer", "sgd", "--evaluate", "tiny-a"]
+    arguments += ["--learning-rate", 1e30, "--lr-warmup-iterations", 0, "--executor", "inline", "--address", cluster]
+    arguments = flags(tmp_path, tiny_data, *arguments)
+    output = run_here(*arguments, code=1)
     board = pd.read_parquet(tmp_path / "leaderboard").set_index("method")
     assert board["status"].to_dict() == {"random": "finished", "simclr": "failed", "mdssl": "failed"}
     assert re.search(r"not finite at step \d+: total .* within .* across", board.loc["mdssl", "error"])
     kept = read(Location.of(tmp_path) / "trials" / board.loc["mdssl", "trial_id"])
     assert re.search(r"Traceback[\s\S]*NonFiniteLossError: the loss is not finite at step", kept)
     assert "--retry-failed" in output
-    assert "2 failed before" in sweep(tmp_path, tiny_data, *arguments, code=1)
-    assert "2 to be trained" in sweep(tmp_path, tiny_data, *arguments, "--retry-failed", "--dry-run")
+    assert "2 failed before" in run_here(*arguments, code=1)
+    assert "2 to be trained" in run_here(*arguments, "--retry-failed", "--dry-run")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--lambda1", "-0.9"], "what they call -0.9 is lambda1 = 0.9"),
-        (["--domains", "tiny-a", "tiny-a"], "domain 'tiny-a' is 2 times"),
-        (["--domains", "tiny-x"], "unknown dataset 'tiny-x'"),
-        (["--preset", "quik"], "Did you mean 'quick'"),
-        (["--workers", "64"], "needs 64 CPUs"),
-        (["--storage", "/proc/no"], "cannot be written"),
-    ],
-)
+BAD_INPUT = [
+    (["--lambda1", "-0.9"], "what they call -0.9 is lambda1 = 0.9"),
+    (["--domains", "tiny-a", "tiny-a"], "domain 'tiny-a' is 2 times"),
+    (["--domains", "tiny-x"], "unknown dataset 'tiny-x'"),
+    (["--preset", "quik"], "Did you mean 'quick'"),
+    (["--workers", "64"], "needs 64 CPUs"),
+    (["--storage", "/proc/no"], "cannot be written"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_INPUT)
 def test_bad_input_is_one_message_and_leaves_nothing(tiny_data, tmp_path, arguments, message):
-    result = subprocess.run(
-        command(tmp_path / "new", tiny_data, *arguments), capture_output=True, text=True, timeout=100
-    )
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    said = run_here(*flags(tmp_path / "new", tiny_data, *arguments), code=2)
+    assert message in said
+    assert "Traceback" not in said
     assert not list((tmp_path / "new").glob("**/*"))
 
 
-def test_the_probe_actor_survives_a_crash(first, tiny_data):
+def test_bad_input_ends_the_command_with_2(tiny_data, tmp_path):
+    (arguments, message), *_ = BAD_INPUT
+    words = [sys.executable, SCRIPT, *flags(tmp_path / "new", tiny_data, *arguments)]
+    result = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=100)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_the_probe_actor_survives_a_crash(first, cluster, tiny_data):
     import ray
+    from ray.util.state import list_actors
 
     from mdssl.config.run import ProbeConfig
     from mdssl.sweep.evaluator import Evaluator
 
-    storage, _, _ = first
-    trial_dir = next(storage.glob("trials/*/encoder.safetensors")).parent
-    ray.init(address="local", num_cpus=1, log_to_driver=False, include_dashboard=True, dashboard_host="127.0.0.1")
+    trial_dir = next(first[0].glob("trials/*/encoder.safetensors")).parent
+    ray.init(address=cluster, log_to_driver=False)
     try:
-        address = ray.get_runtime_context().gcs_address
         actor = Evaluator.remote(tiny_data, ProbeConfig(), "cpu")
         before = ray.get(actor.score.remote(str(trial_dir), ("tiny-a",)))
-        from ray.util.state import list_actors
-
-        pid = next(entry.pid for entry in list_actors(address) if entry.class_name == "Evaluator")
-        os.kill(pid, signal.SIGKILL)
+        alive = [("class_name", "=", "Evaluator"), ("state", "=", "ALIVE")]
+        (entry,) = list_actors(cluster, filters=alive)
+        os.kill(entry.pid, signal.SIGKILL)
         after = ray.get(actor.score.remote(str(trial_dir), ("tiny-a",)))
         assert [row["top1"] for row in after["tiny-a"]] == [row["top1"] for row in before["tiny-a"]]
     finally:

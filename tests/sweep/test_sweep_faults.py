@@ -6,9 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import uuid
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +14,8 @@ import pytest
 import ray
 import ray.train
 import torch
-from processes import ours, wait_for
+from processes import ours
+from sweep_runs import SCRIPT, Running, assert_nothing_is_left_over, run_here, stop_a_sweep
 
 from mdssl.config.run import ProbeConfig, RunSettings
 from mdssl.config.trial import TrialConfig
@@ -30,7 +28,6 @@ from mdssl.sweep import restarts, training, trial
 from mdssl.sweep.evaluator import Evaluator
 from mdssl.sweep.grid import Work
 
-SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
 CONFIG = TrialConfig(method="simclr", lambda1=1.0, lambda2=0.0, domains=("tiny-a",), batch_per_domain=8, iterations=9)
 CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ray.__version__}
 
@@ -186,78 +183,54 @@ def command(storage, data, script=SCRIPT):
     return [str(word) for word in base]
 
 
-@pytest.fixture
-def sweep(tiny_data, tmp_path):
-    """A sweep that trains, with checkpoints only where it is asked for them; its processes have a token."""
-
-    class Running:
-        def __init__(self):
-            self.token, self.said = uuid.uuid4().hex, tmp_path / "said.txt"
-            self.command = [*command(tmp_path / "results", tiny_data), "--iterations", "2000", "--report-every", "1000"]
-            self.command += ["--checkpoint-seconds", "10000", "--max-concurrent", "1"]
-
-        def start(self, *more):
-            with open(self.said, "w") as out:
-                self.process = subprocess.Popen(
-                    [*self.command, *more],
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    env=os.environ | {"MDSSL_TEST": self.token},
-                    start_new_session=True,
-                )
-            self.wait(self.trains)
-            time.sleep(5)  # its first steps
-
-        def wait(self, condition):
-            wait_for(lambda: condition() or self.process.poll() is not None, why=self.said.read_text)
-            assert self.process.poll() is None, self.said.read_text()
-
-        def trains(self, from_step=0):
-            """Whether a trial has begun or gone on at ``from_step`` or later."""
-            found = [json.loads(file.read_bytes()) for file in tmp_path.glob("results/trials/*/run.json")]
-            methods = [
-                json.loads(file.read_bytes())["method"] for file in tmp_path.glob("results/trials/*/config.json")
-            ]
-            return "simclr" in methods and any(run["from_step"] >= from_step for run in found)
-
-        def processes(self, pattern):
-            return [pid for pid, line in ours(self.token).items() if line.startswith(pattern)]
-
-        def checkpoints(self):
-            return list(tmp_path.glob("results/trials/*/checkpoints/step-*"))
-
-    running = Running()
-    yield running
-    if running.process.poll() is None:
-        os.killpg(running.process.pid, signal.SIGKILL)
-        running.process.wait()
+def assert_saved_and_ended(stopped):
+    """Of a sweep that SIGTERM ended, see `stop_a_sweep`."""
+    assert stopped.code == 143, stopped.said
+    # Ray takes some seconds to end, the longer the busier the machine is.
+    assert stopped.seconds < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
+    assert "terminated; the same command goes on from what was saved" in stopped.said
+    assert list(stopped.storage.glob("trials/*/checkpoints/step-*"))
+    assert_nothing_is_left_over(stopped.storage)
+    assert not stopped.processes
+    assert "to go on from its checkpoint" in run_here(*stopped.command[2:], "--dry-run")
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("executor", "group"),
-    [
-        ("inline", True),
-        pytest.param("inline", False, marks=pytest.mark.long),
-        pytest.param("torchtrainer", True, marks=pytest.mark.long),
-        pytest.param("torchtrainer", False, marks=pytest.mark.long),
-    ],
-)
-def test_sigterm_to_a_sweep_or_its_process_group_saves_a_checkpoint_and_ends_it(sweep, tmp_path, executor, group):
-    sweep.start("--executor", executor)
-    (os.killpg if group else os.kill)(sweep.process.pid, signal.SIGTERM)
-    signalled = time.monotonic()
-    wait_for(sweep.checkpoints, 20, sweep.said.read_text)
-    assert sweep.process.wait(60) == 143, sweep.said.read_text()
-    # Ray takes some seconds to end, the longer the busier the machine is.
-    assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
-    assert "terminated; the same command goes on from what was saved" in sweep.said.read_text()
-    assert not list(tmp_path.glob("results/trials/*/claim*"))
-    assert not [path for path in (tmp_path / "results").rglob(".*") if path.name != ".ray"]
-    wait_for(lambda: not ours(sweep.token), 60, why=lambda: ours(sweep.token))
-    plan = subprocess.run([*sweep.command, "--dry-run"], capture_output=True, text=True).stdout
-    assert "to go on from its checkpoint" in plan
+def test_sigterm_to_the_process_group_of_a_sweep_saves_a_checkpoint_and_ends_it(stopped_sweep):
+    assert_saved_and_ended(stopped_sweep)
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.parametrize(("executor", "group"), [("inline", False), ("torchtrainer", True), ("torchtrainer", False)])
+def test_sigterm_to_a_sweep_saves_a_checkpoint_and_ends_it(tiny_data, tmp_path, executor, group):
+    assert_saved_and_ended(stop_a_sweep(tmp_path, tiny_data, executor, group))
+
+
+@pytest.fixture
+def start(tiny_data, tmp_path):
+    """Start a sweep that trains for long, with checkpoints only where it is asked for them."""
+    running = []
+
+    def sweep(*more):
+        words = [*command(tmp_path / "results", tiny_data), "--iterations", 2000, "--checkpoint-seconds", 10000]
+        running.append(Running(tmp_path / "said.txt", *words, "--max-concurrent", 1, *more))
+        running[0].wait_for(r"simclr.*: step ")
+        return running[0]
+
+    yield sweep
+    running[0].end()
+
+
+def checkpoints(storage):
+    return [int(file.name[5:13]) for file in storage.glob("trials/*/checkpoints/step-*")]
+
+
+def went_on(storage, step):
+    """Whether a training has begun at ``step`` or later."""
+    found = [json.loads(file.read_bytes()) for file in storage.glob("trials/*/run.json")]
+    return any(run["from_step"] >= step for run in found)
 
 
 @pytest.mark.ray
@@ -266,27 +239,28 @@ def test_sigterm_to_a_sweep_or_its_process_group_saves_a_checkpoint_and_ends_it(
 @pytest.mark.parametrize(
     ("executor", "victim"), [("inline", "ray::ImplicitFunc"), ("torchtrainer", "ray::RayTrainWorker")]
 )
-def test_sigterm_to_a_worker_saves_a_checkpoint_from_which_it_is_started_again(sweep, executor, victim):
-    sweep.start("--executor", executor)
+def test_sigterm_to_a_worker_saves_a_checkpoint_from_which_it_is_started_again(start, tmp_path, executor, victim):
+    sweep, storage = start("--executor", executor), tmp_path / "results"
     (pid,) = sweep.processes(victim)[-1:]
     os.kill(pid, signal.SIGTERM)
-    wait_for(sweep.checkpoints, 20, sweep.said.read_text)
-    sweep.wait(lambda: sweep.trains(from_step=1))
+    sweep.wait_for(lambda: checkpoints(storage), 20)
+    sweep.wait_for(lambda: went_on(storage, 1))
     assert pid not in ours(sweep.token)
 
 
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_beside_another_ray_the_death_of_a_trials_process_or_of_trains_controller_costs_a_restart(sweep, another_ray):
-    sweep.command += ["--checkpoint-seconds", "0", "--report-every", "2"]
-    sweep.start("--executor", "torchtrainer")
+def test_beside_another_ray_the_death_of_a_trials_process_or_of_trains_controller_costs_a_restart(
+    start, another_ray, tmp_path
+):
+    sweep, storage = start("--executor", "torchtrainer", "--checkpoint-seconds", 0), tmp_path / "results"
     for victim in ("ray::ImplicitFunc", "ray::TrainController"):
-        sweep.wait(sweep.checkpoints)
-        reached = max(int(file.name[5:13]) for file in sweep.checkpoints())
+        sweep.wait_for(lambda: checkpoints(storage))
+        reached = max(checkpoints(storage))
         for pid in sweep.processes(victim):
             os.kill(pid, signal.SIGKILL)
-        sweep.wait(lambda reached=reached: sweep.trains(from_step=reached))
+        sweep.wait_for(lambda reached=reached: went_on(storage, reached))
 
 
 @pytest.mark.ray

@@ -1,21 +1,18 @@
 """Data and results in a bucket, from the first `mdssl data prepare` to the table, with a kill on the way."""
 
-import os
 import re
-import signal
+import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import s3_server
+from sweep_runs import SCRIPT, Running, run_here, trained
 
 from mdssl.cli.main import main
 from mdssl.storage.location import Location
-
-SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(500)]
 
@@ -25,9 +22,10 @@ TINY += ["--checkpoint-seconds", "0", "--iterations", "12", "--lambda1", "0.9", 
 
 
 @pytest.fixture
-def results(bucket, tiny_data, tmp_path, monkeypatch):
+def results(bucket, tiny_data, data_cache, monkeypatch):
     """Where results go, in a bucket that has data."""
-    monkeypatch.setenv("MDSSL_DATA_CACHE", str(tmp_path / "cache"))
+    shutil.rmtree(data_cache, ignore_errors=True)
+    monkeypatch.setenv("MDSSL_DATA_CACHE", str(data_cache))
     s3_server.sync(tiny_data, f"{bucket}/data")
     return Location.of(f"{bucket}/results")
 
@@ -36,12 +34,8 @@ def places(results):
     return ["--storage", str(results), "--data", f"{results.parent}/data"]
 
 
-def sweep(results, *more):
-    return [sys.executable, str(SCRIPT), *TINY, *places(results), "--evaluate", "tiny-a", *more]
-
-
-def trained(output):
-    return set(re.findall(r"([0-9a-f]{12}) [^\n]*: step \d+/", output))
+def flags(results, *more):
+    return [*TINY, *places(results), "--evaluate", "tiny-a", *more]
 
 
 def begun(results):
@@ -55,7 +49,7 @@ def begun(results):
     ]
 
 
-def test_all_of_it_in_a_bucket(results, tmp_path, capsys):
+def test_all_of_it_in_a_bucket(results, cluster, data_cache, tmp_path, capsys):
     def said(*command):
         assert main([str(word) for word in command]) == 0
         return capsys.readouterr().out
@@ -64,23 +58,20 @@ def test_all_of_it_in_a_bucket(results, tmp_path, capsys):
     alone = said("train", *TINY, "--device", "cpu", *storage, *data)
     trial_id = re.search(r"mdssl probe ([0-9a-f]{12})", alone).group(1)
 
-    # `kill -9` of the sweep while its first trial trains.
-    command = sweep(results, "--executor", "inline", "--max-concurrent", "1")
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
-    while not (unfinished := begun(results)):
-        assert killed.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
-    assert re.search(rf"{unfinished[0]} .*\d+/12", said("status", *storage)), "it has not finished"
+    # `kill -9` of a sweep on a cluster while its first trial trains.
+    there = ["--executor", "inline", "--max-concurrent", "1", "--address", cluster]
+    killed = Running(tmp_path / "said.txt", sys.executable, SCRIPT, *flags(results, *there))
+    try:
+        (unfinished,) = killed.wait_for(lambda: begun(results))
+    finally:
+        killed.end()
+    assert re.search(rf"{unfinished} .*\d+/12", said("status", *storage)), "it has not finished"
 
     # The same sweep goes on from the checkpoint, in Ray Train's workers this time.
-    again = subprocess.run(sweep(results), capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert unfinished[0] in trained(again.stdout)
-    assert trial_id not in trained(again.stdout), "found as `mdssl train` has trained it"
-    for trial in [unfinished[0], trial_id]:
+    again = run_here(*flags(results, "--address", cluster))
+    assert unfinished in trained(again)
+    assert trial_id not in trained(again), "found as `mdssl train` has trained it"
+    for trial in [unfinished, trial_id]:
         steps = pd.read_parquet((results / "trials" / trial / "metrics.parquet").uri)["step"]
         assert list(steps) == [4, 8, 12], "every step once"
 
@@ -99,7 +90,7 @@ def test_all_of_it_in_a_bucket(results, tmp_path, capsys):
     assert "3 finished" in said("status", *storage)
 
     # Each dataset once on this node; and nothing of claims, bids and Ray's records is left.
-    (copy,) = (tmp_path / "cache").iterdir()
+    (copy,) = data_cache.iterdir()
     assert sorted(path.name for path in copy.iterdir() if path.is_dir()) == ["tiny-a", "tiny-b", "tiny-c"]
     assert results.names() == ["leaderboard", "leaderboard-compacted.parquet", "trials"]
     assert not (results / ".ray").names()
@@ -171,7 +162,9 @@ def test_a_sweep_waits_for_a_server_that_throttles(gate, results, executor, refu
 @pytest.mark.timeout(1200)
 def test_a_sweep_waits_for_a_server_that_goes_away_again_and_again(gate, results):
     """For 20 s each time, in which even the clients' own retries end."""
-    running = subprocess.Popen(sweep(results), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running = subprocess.Popen(
+        [sys.executable, SCRIPT, *flags(results)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     while running.poll() is None:
         time.sleep(20)
         gate.go_away()

@@ -1,49 +1,17 @@
 """Two sweeps share one storage: each trial is trained once, and nothing that the other's death leaves is lost."""
 
 import os
-import re
 import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from sweep_runs import SCRIPT, TINY, Running, assert_nothing_is_left_over, run_here, trained
 
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 
-SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
-
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
-
-TINY = ["--domains", "tiny-a", "tiny-b", "--batch-per-domain", "8", "--precision", "fp32"]
-
-
-class Running:
-    """A command that runs beside the test; what it has printed so far is in ``said``."""
-
-    def __init__(self, out, *command):
-        self.out = out
-        with open(out, "w") as file:
-            environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-            words = [str(word) for word in command]
-            self.process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment)
-
-    @property
-    def said(self):
-        return self.out.read_text()
-
-    def wait_for(self, pattern, seconds=150):
-        deadline = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.said)):
-            assert self.process.poll() is None and time.monotonic() < deadline, self.said
-            time.sleep(0.1)
-        return found
-
-    def ends(self, code, seconds=300):
-        assert self.process.wait(seconds) == code, self.said
 
 
 @pytest.fixture
@@ -57,38 +25,27 @@ def start(tiny_data, tmp_path):
 
     yield sweep
     for each in running:
-        if each.process.poll() is None:
-            each.process.kill()
-            each.process.wait()
+        each.end()
 
 
-def trained(running):
-    """The trials that a sweep has trained itself: those whose steps it has shown."""
-    return set(re.findall(r"([0-9a-f]{12}) [^\n]*: step \d+/", running.said))
-
-
-def assert_nothing_is_left_over(storage):
-    assert not list(storage.glob("trials/*/claim*"))
-    assert not [path for path in storage.rglob(".*") if path.name != ".ray"]
-    assert not list(storage.glob(".ray/*"))
-
-
-def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, tmp_path):
-    shared = ["--iterations", 20, "--report-every", 2, "--checkpoint-seconds", 0, "--lambda1", 0.9]
-    shared += ["--executor", "inline", "--max-concurrent", 1]
-    first = start(*shared, "--lambda2", 0.1, 0.0, "--evaluate", "tiny-a")
-    second = start(*shared, "--lambda2", 0.1, 0.05, "--evaluate", "tiny-a", "tiny-c")
-    first.ends(0)
-    second.ends(0)
+def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, cluster, tiny_data, tmp_path):
     storage = tmp_path / "results"
+    shared = ["--iterations", 12, "--report-every", 2, "--checkpoint-seconds", 0, "--lambda1", 0.9]
+    shared += ["--executor", "inline", "--max-concurrent", 1, "--address", cluster]
+    # One in a process beside this one, which is as far as to have Ray when the other begins.
+    first = start(*shared, "--lambda2", 0.1, 0.0, "--evaluate", "tiny-a")
+    first.wait_for("at a time")
+    here = [*TINY, "--storage", storage, "--data", tiny_data, *shared]
+    second = run_here(*here, "--lambda2", 0.1, 0.05, "--evaluate", "tiny-a", "tiny-c")
+    first.ends(0)
     with_steps = {path.parent.name for path in storage.glob("trials/*/metrics.parquet")}
     random_id = pd.read_parquet(storage / "leaderboard").set_index("method").loc[["random"], "trial_id"].iloc[0]
-    assert trained(first) | trained(second) == with_steps - {random_id}
-    assert not trained(first) & trained(second), "no trial by both"
-    assert "waits for" in first.said + second.said
+    assert trained(first.said) | trained(second) == with_steps - {random_id}
+    assert not trained(first.said) & trained(second), "no trial by both"
+    assert "waits for" in first.said + second
     for trial_id in with_steps - {random_id}:
         steps = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet")["step"]
-        assert list(steps) == list(range(2, 21, 2)), "every step once"
+        assert list(steps) == list(range(2, 13, 2)), "every step once"
     board = pd.read_parquet(storage / "leaderboard")
     assert set(board["status"]) == {"finished"}
     scores = board.groupby(["method", "lambda2"], dropna=False)["eval_dataset"].apply(sorted).to_dict()
@@ -112,7 +69,7 @@ def test_a_sweep_takes_over_what_another_process_was_killed_in(start, tmp_path):
     storage = tmp_path / "results"
     assert not (storage / "trials" / trial_id / "encoder.safetensors").exists()
     second.ends(0)
-    assert trial_id in trained(second)
+    assert trial_id in trained(second.said)
     assert f"{trial_id} mdssl λ1=0.9 λ2=0.1: step 2/20" not in second.said, "it goes on from the checkpoint"
     steps = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet")["step"]
     assert list(steps) == list(range(2, 21, 2)), "every step once"

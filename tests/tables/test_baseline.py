@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from leaderboard_rows import UNTRAINED, row
+from factories import UNTRAINED, row
 
 from mdssl.leaderboard.columns import SCHEMA
 from mdssl.tables.baseline import find_baselines

@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 import pytest
-from leaderboard_rows import failed, row
+from factories import failed, row
 
 from mdssl.cli.main import main
 from mdssl.leaderboard.board import read, write_rows

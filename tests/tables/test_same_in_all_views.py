@@ -4,7 +4,7 @@ import io
 
 import pandas as pd
 import pytest
-from leaderboard_rows import row
+from factories import row
 from rich.console import Console
 
 from mdssl.config.trial import TrialConfig

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from leaderboard_rows import UNTRAINED, failed, row
+from factories import UNTRAINED, failed, row
 from rich.console import Console
 
 from mdssl.leaderboard.board import read, write_rows

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from leaderboard_rows import UNTRAINED, failed, row
+from factories import UNTRAINED, failed, row
 
 from mdssl.leaderboard.board import read, with_settings, write_rows
 from mdssl.tables.select import parse_condition

@@ -1,0 +1,135 @@
+"""What an earlier version left is read, is not made again, grows, and goes on: see README.md."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from sweep_runs import encoders, run_here
+
+from mdssl.cli.main import main
+from mdssl.config.trial import TrialConfig
+from mdssl.data.prepare import prepare
+from mdssl.leaderboard.board import read
+from mdssl.leaderboard.columns import SCHEMA
+from mdssl.pretrain.loop import train
+
+EARLIER = Path(__file__).parent / "5dacb93"
+SWEEP = "--domains builtin-shapes builtin-digits --evaluate builtin-shapes --arch resnet18 --iterations 16"
+SWEEP += " --batch-per-domain 8 --lr-warmup-iterations 2 --warmups 4 --intervals 6 --precision fp32"
+DTYPES = {"F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}
+
+
+def some_tensor(dtype: str, shape: list[int], generator: torch.Generator) -> torch.Tensor:
+    """Small numbers for weights, positive ones for batch-norms and their variances, 0 or 1 for counters and labels."""
+    if DTYPES[dtype].is_floating_point:
+        of_norms = len(shape) < 2
+        return (
+            torch.rand(shape, generator=generator) + 0.5 if of_norms else torch.randn(shape, generator=generator) / 20
+        )
+    return torch.randint(2, shape, generator=generator).to(DTYPES[dtype])
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory) -> Path:
+    """The storage with encoders and checkpoints of the right shapes. To be read, not written."""
+    storage = tmp_path_factory.mktemp("earlier") / "results"
+    shutil.copytree(EARLIER, storage)
+    (storage / "tensors.json").unlink()
+    said = json.loads((EARLIER / "tensors.json").read_text())
+    for name, header in said["files"].items():
+        if "/checkpoints/" in name and (storage / name).parents[1].joinpath("training.json").exists():
+            continue
+        generator = torch.Generator().manual_seed(0)
+        kind = said["kinds"][header["tensors"]]
+        tensors = {key: some_tensor(*part, generator) for key, part in kind.items()}
+        (storage / name).parent.mkdir(exist_ok=True)
+        safetensors.torch.save_file(tensors, storage / name, metadata=header["metadata"])
+    return storage
+
+
+@pytest.fixture
+def storage(earlier, tmp_path) -> Path:
+    return shutil.copytree(earlier, tmp_path / "results", copy_function=shutil.os.link)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    """The built-in domains, drawn by today's code: trials find them unchanged by their fingerprints."""
+    folder = str(tmp_path_factory.mktemp("data"))
+    for name in ("builtin-shapes", "builtin-digits"):
+        prepare(name, data=folder, workers=1, progress=False)
+    return folder
+
+
+def trials(storage: Path) -> dict[str, TrialConfig]:
+    files = storage.glob("trials/*/config.json")
+    return {file.parent.name: TrialConfig.from_dict(json.loads(file.read_text())) for file in files}
+
+
+def trial_of(storage: Path, method: str) -> str:
+    return next(trial_id for trial_id, config in trials(storage).items() if config.method == method)
+
+
+def test_trials_have_the_ids_that_they_had(earlier):
+    found = trials(earlier)
+    assert {config.method for config in found.values()} >= {"random", "simclr", "mdssl", "mdssl-clustered"}
+    assert {trial_id: config.trial_id for trial_id, config in found.items()} == {each: each for each in found}
+
+
+def test_the_leaderboard_is_read_with_todays_columns(earlier):
+    board = read(earlier)
+    assert list(board.columns) == SCHEMA.names
+    before = pd.read_parquet(EARLIER / "leaderboard").set_index("trial_id")
+    assert not set(before.columns) - set(board.columns)
+    board = board.set_index("trial_id").loc[before.index]
+    for column in ("method", "status", "eval_dataset", "top1", "knn_top1", "train_seconds", "config_json"):
+        pd.testing.assert_series_equal(board[column], before[column], check_dtype=False)
+
+
+def test_the_same_sweep_trains_nothing_of_it_again_and_goes_on_with_what_was_begun(earlier, data):
+    plan = run_here(*SWEEP.split(), "--storage", earlier, "--data", data, "--dry-run", script="clustering")
+    assert "clustering: 8 trials" in plan, plan
+    assert "4 already there, 1 to go on from its checkpoint, 3 to be trained" in " ".join(plan.split()), plan
+    assert re.search(rf"{trial_of(earlier, 'mdssl-robust')} .*to go on from its checkpoint", plan), plan
+
+
+def test_its_trials_are_told_by_their_state(earlier, capsys):
+    assert main(["status", "--storage", str(earlier)]) == 0
+    said = capsys.readouterr().out
+    assert "4 finished" in said and trial_of(earlier, "mdssl-robust") in said
+
+
+def test_it_grows_by_a_score_from_the_encoder_that_was_saved(storage, data, capsys):
+    trial_id, before = trial_of(storage, "mdssl-clustered"), encoders(storage)
+    evaluate = ["--evaluate", "builtin-shapes", "builtin-digits"]
+    assert main(["probe", trial_id, *evaluate, "--data", data, "--storage", str(storage), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "builtin-shapes: already there" in said and "builtin-digits (encoder, lbfgs): top-1" in said
+    assert encoders(storage) == before
+    rows = read(storage, trial_id=trial_id).set_index("eval_dataset")
+    assert list(rows["status"]) == ["finished"] * 2
+    assert rows["train_seconds"].nunique() == rows["started_at"].nunique() == 1, "one training, as it was"
+
+
+def test_what_was_begun_goes_on_from_its_checkpoint(storage, data):
+    trial_id = trial_of(storage, "mdssl-robust")
+    folder = storage / "trials" / trial_id
+    reached = max(int(file.name[5:13]) for file in (folder / "checkpoints").iterdir())
+    before, steps = pd.read_parquet(folder / "metrics.parquet"), []
+    ended = train(
+        trials(storage)[trial_id],
+        data=data,
+        trial_dir=folder,
+        device="cpu",
+        report=lambda progress: steps.append(progress.step),
+    )
+    assert (ended["status"], ended["step"]) == ("finished", 16)
+    assert min(steps) > reached
+    after = pd.read_parquet(folder / "metrics.parquet")
+    pd.testing.assert_frame_equal(after.head(len(before))[list(before.columns)], before)
+    assert list(after["step"])[len(before) :] == steps

@@ -1,0 +1,186 @@
+"""Sweeps as tests run them: in this process, or as a command beside it that is watched, signalled and killed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+from processes import descendants, listening, ours, wait_for
+
+SWEEPS = Path(__file__).parents[1] / "sweeps"
+SCRIPT = SWEEPS / "lambda_grid.py"
+TINY = ["--domains", "tiny-a", "tiny-b", "--batch-per-domain", "8", "--precision", "fp32"]
+AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+CLUSTER = """
+import ray, sys
+ray.init(
+    address="local", num_cpus=int(sys.argv[1]), include_dashboard=sys.argv[2] == "dashboard",
+    dashboard_host="127.0.0.1", log_to_driver=False, object_store_memory=80 << 20, _temp_dir=sys.argv[3],
+)
+print("address", ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def running_ray(cpus: int, *, dashboard: bool = True, **environment: str) -> Iterator[str]:
+    """A Ray of this machine in a process of its own; its address."""
+    # Ray's sockets lie below the folder, and their paths may have 107 characters.
+    with tempfile.TemporaryDirectory(prefix="mdssl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        command = [sys.executable, "-c", CLUSTER, str(cpus), "dashboard" if dashboard else "", folder]
+        environment = os.environ | {"RAY_worker_maximum_startup_concurrency": "16"} | environment
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            address = next(line.split()[1] for line in process.stdout if line.startswith("address"))
+            yield address
+            process.stdin.close()
+
+
+@functools.cache
+def load_script(name: str) -> ModuleType:
+    """One of the scripts in ``sweeps/`` as a module."""
+    spec = importlib.util.spec_from_file_location(name, SWEEPS / f"{name}.py")
+    script = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def run_here(*flags: object, script: str = "lambda_grid", code: int = 0) -> str:
+    """Run a sweep script in this process, which is to end with ``code``; what it prints on both streams."""
+    said, before = io.StringIO(), dict(os.environ)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            assert load_script(script).main([str(flag) for flag in flags]) == code, said.getvalue()
+    finally:
+        # The driver of a sweep sets Ray's variables for its own process.
+        os.environ.clear()
+        os.environ.update(before)
+    return said.getvalue()
+
+
+class Running:
+    """A command that runs beside the test, in a process group of its own.
+
+    Attributes:
+        said: what it has printed so far.
+        token: in the environment of the command and of all that it starts: see `processes.ours`.
+    """
+
+    def __init__(self, out: Path, *command: object, environment: dict[str, str] | None = None):
+        self.out, self.command = out, [str(word) for word in command]
+        self.token = uuid.uuid4().hex
+        environment = (environment or dict(os.environ)) | {"PYTHONUNBUFFERED": "1", "MDSSL_TEST": self.token}
+        with open(out, "w") as file:
+            self.process = subprocess.Popen(
+                self.command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+
+    @property
+    def said(self) -> str:
+        return self.out.read_text()
+
+    def wait_for(self, condition: str | Callable[[], object], seconds: float = 200) -> object:
+        """The first match of a pattern in what it says, or true value of a function; fails where it ends before."""
+        look = condition if callable(condition) else lambda: re.search(condition, self.said)
+        wait_for(lambda: look() or self.process.poll() is not None, seconds, lambda: self.said)
+        # Once more: it may have ended right after.
+        found = look()
+        assert found, self.said
+        return found
+
+    def ends(self, code: int, seconds: float = 300) -> None:
+        assert self.process.wait(seconds) == code, self.said
+
+    def processes(self, pattern: str) -> list[int]:
+        """The ids of its processes whose command lines begin so."""
+        return [pid for pid, line in ours(self.token).items() if line.startswith(pattern)]
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def trained(output: str) -> set[str]:
+    """The trials that a sweep has trained itself: those whose steps it has shown."""
+    return set(re.findall(r"([0-9a-f]{12}) [^\n]*: step \d+/", output))
+
+
+def encoders(storage: Path) -> dict[str, int]:
+    """When each trial's encoder was written."""
+    return {file.parent.name: file.stat().st_mtime_ns for file in storage.glob("trials/*/encoder.safetensors")}
+
+
+def assert_nothing_is_left_over(storage: Path) -> None:
+    assert not list(storage.glob("trials/*/claim*"))
+    assert not [path for path in storage.rglob(".*") if path.name != ".ray"]
+    assert not list(storage.glob(".ray/*"))
+
+
+def stop_a_sweep(folder: Path, data: str, executor: str = "inline", group: bool = True) -> SimpleNamespace:
+    """Start a sweep with a Ray of its own, look at its processes while it trains, and stop it by SIGTERM.
+
+    Args:
+        group: whether the signal goes to its process group, as ``timeout`` sends it, or to the sweep's process alone.
+
+    Returns:
+        ``command``, its exit ``code``, what it ``said``, the ``seconds`` that it took to end, its ``storage`` and
+        ``home``; the ``ports`` at which its processes listened, and Ray's ``sessions`` while it trained; those that
+        are ``left``, and its ``processes`` that are.
+    """
+    command = [sys.executable, SCRIPT, "--domains", "tiny-a", "--batch-per-domain", 8, "--precision", "fp32"]
+    command += ["--lambda1", 1, "--lambda2", 0, "--iterations", 2000, "--report-every", 2, "--max-concurrent", 1]
+    command += ["--checkpoint-seconds", 10000, "--executor", executor, "--storage", folder / "results", "--data", data]
+    with tempfile.TemporaryDirectory(prefix="mdssl-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
+        environment = os.environ | {"HOME": str(folder), "RAY_TMPDIR": temporary}
+        # Others who share this machine may have set them for Rays of theirs.
+        for name in (*AUTHENTICATION, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+            environment.pop(name, None)
+        sweep = Running(folder / "said.txt", *command, environment=environment)
+        try:
+            sweep.wait_for(r"simclr.*: step ")
+            ports, sessions = listening(descendants(sweep.process.pid)), ray_sessions(temporary)
+            (os.killpg if group else os.kill)(sweep.process.pid, signal.SIGTERM)
+            signalled = time.monotonic()
+            code = sweep.process.wait(100)
+            seconds = time.monotonic() - signalled
+        finally:
+            sweep.end()
+        return SimpleNamespace(
+            command=sweep.command,
+            code=code,
+            said=sweep.said,
+            seconds=seconds,
+            storage=folder / "results",
+            home=folder,
+            ports=ports,
+            sessions=sessions,
+            left=ray_sessions(temporary),
+            processes=_those_that_stay(sweep.token),
+        )
+
+
+def ray_sessions(temporary: str) -> list[Path]:
+    return list(Path(temporary).glob("mdssl-*/r/session_2*"))
+
+
+def _those_that_stay(token: str, seconds: float = 60) -> dict[int, str]:
+    deadline = time.monotonic() + seconds
+    while (left := ours(token)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
