@@ -37,8 +37,9 @@ def _printable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+_LOADER = PackageLoader("mdssl.report")
 _TEMPLATES = Environment(
-    loader=PackageLoader("mdssl.report"),
+    loader=_LOADER,
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -46,7 +47,7 @@ _TEMPLATES = Environment(
     finalize=_printable,
 )
 for _name, _file in (("style", "report.css"), ("script", "report.js")):
-    _TEMPLATES.globals[_name] = Markup(_TEMPLATES.loader.get_source(_TEMPLATES, _file)[0])
+    _TEMPLATES.globals[_name] = Markup(_LOADER.get_source(_TEMPLATES, _file)[0])
 _TEMPLATES.filters |= {
     "from_json": json.loads,
     "listed": listed,
