@@ -114,7 +114,8 @@ def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work]
 
     stop = Stop(console)
     try:
-        with stop.on_signals(), ray_session(settings, console) as folder:
+        # Once more after Ray has started: its C++ handler of SIGTERM aborts a process that has not ended 3 s later.
+        with stop.on_signals(), ray_session(settings, console) as folder, stop.on_signals():
             _run_on_ray(name, settings, storage, left, console, folder, stop)
     finally:
         # At once, because after SIGTERM there is little time, and a bucket takes some for each request.
