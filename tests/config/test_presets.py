@@ -28,7 +28,7 @@ PAPER = {
     "warmup_iterations": 480,
     "recluster_every": 2400,
     "cluster_space": "projection",
-    "cluster_normalised": True,
+    "cluster_normalized": True,
     "epsilon": 1.0,
     "epsilon_final": 0.01,
     "outlier_rule": "farthest",

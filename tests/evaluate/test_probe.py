@@ -7,6 +7,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
 from mdssl.config import run as run_config
+from mdssl.config.field_types import choices
 from mdssl.evaluate import probe, sgd
 from mdssl.evaluate.classifier import Parts, standardization
 from mdssl.evaluate.probe import PROBES
@@ -289,7 +290,7 @@ def test_top5_is_none_where_it_would_say_nothing(digits, settings):
 
 
 def test_every_probe_that_can_be_asked_for_is_there():
-    assert set(PROBES) == set(run_config.PROBES)
+    assert set(PROBES) == set(choices(run_config.ProbeConfig, "probe"))
 
 
 def test_learning_rates_fitted_together_are_each_fitted_alone(steep):
