@@ -1,4 +1,4 @@
-"""Views against plain pandas, on the results of a real sweep and on made-up boards."""
+"""Views against plain pandas, on the results of a real sweep and on synthetic boards."""
 
 import numpy as np
 import pandas as pd
