@@ -149,7 +149,7 @@ def _address_of_cluster(address: str) -> str:
     """HOST:PORT of a Ray that answers. Ray itself would try for a quarter of an hour.
 
     Raises:
-        ValueError: none does.
+        InputError: none does, or it refuses the token.
     """
     import ray
     from ray._private import services
@@ -160,6 +160,11 @@ def _address_of_cluster(address: str) -> str:
         host, _, port = found.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
         GcsClient(address=found).internal_kv_exists(b"", None, _CONNECT_SECONDS)
+    except ray.exceptions.AuthenticationError as error:
+        raise InputError(
+            f"the Ray cluster at --address {address} refuses this machine's token. Set RAY_AUTH_MODE=token and give the "
+            "cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token."
+        ) from error
     except (OSError, ValueError, RuntimeError, ray.exceptions.RpcError) as error:
         raise InputError(
             f"no Ray cluster answers at --address {address} ({error}). Give auto on one of its machines, or HOST:PORT "

@@ -99,11 +99,13 @@ def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, cluster, tiny_data):
 
 def test_force_deletes_finished_trials_and_trains_them_again(first, cluster, tiny_data, tmp_path):
     copy = shutil.copytree(first[0], tmp_path / "results")
+    ids = set(re.findall(r"([0-9a-f]{12}) [^\n]*: finished", first[1]))
+    assert len(ids) == 3
     before = encoders(copy)
     run_here(*flags(copy, tiny_data, *first[2], "--force", "--executor", "inline", "--address", cluster))
     after = encoders(copy)
     assert after.keys() == before.keys()
-    assert all(after[name] > before[name] for name in before)
+    assert {name for name in after if after[name] > before[name]} == ids
 
 
 def test_a_killed_sweep_goes_on(tiny_data, tmp_path):
@@ -121,7 +123,8 @@ def test_a_killed_sweep_goes_on(tiny_data, tmp_path):
         assert trials
     finally:
         killed.end()
-    wait_for(lambda: not ours(killed.token), 60, lambda: ours(killed.token))
+    # Ray's agents, which do not train, may stay for some minutes on a busy machine.
+    wait_for(lambda: not [line for line in ours(killed.token).values() if "Agent" not in line])
     (unfinished,) = (file.parent for file in storage.glob("trials/*/checkpoints"))
     assert not (unfinished / "encoder.safetensors").exists()
     method = json.loads((unfinished / "config.json").read_text())["method"]
