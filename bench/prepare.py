@@ -1,6 +1,6 @@
 """Preparing images to disk takes as long as an ImageFolder loop over them, ±5 %; training then starts in 0.1 s.
 
-Class folders of synthetic photographs, as JPEG (500×375, quality 90, like ImageNet) and as PNG (64×64, like EuroSAT), to
+Class folders of synthetic photographs, as JPEG (500×375, quality 90, as ImageNet) and as PNG (64×64, as EuroSAT), to
 arrays of 32×32×3, bicubic. Ours is the whole of `prepare`, from listing the folders to arrays on disk with their
 SHA-256, and decoding alone; the peers only collect arrays in memory: a loop over torchvision's ImageFolder, and a
 DataLoader with two workers around it. All give the same pixels, bit for bit, which is checked first.

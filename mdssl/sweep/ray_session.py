@@ -162,8 +162,8 @@ def _address_of_cluster(address: str) -> str:
         GcsClient(address=found).internal_kv_exists(b"", None, _CONNECT_SECONDS)
     except ray.exceptions.AuthenticationError as error:
         raise InputError(
-            f"the Ray cluster at --address {address} refuses this machine's token. Set RAY_AUTH_MODE=token and give the "
-            "cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token."
+            f"the Ray cluster at --address {address} refuses this machine's token. Set RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token."
         ) from error
     except (OSError, ValueError, RuntimeError, ray.exceptions.RpcError) as error:
         raise InputError(
