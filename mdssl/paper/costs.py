@@ -6,6 +6,7 @@ import pandas as pd
 
 from mdssl.paper.published import (
     OTHER_DATA,
+    Row,
     model_key,
     on_published_data,
     other_data,
@@ -61,7 +62,7 @@ def resources_side_by_side(board: pd.DataFrame) -> pd.DataFrame:
     return with_difference(table)
 
 
-def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dict[str, dict[str, object]]:
+def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dict[str, Row]:
     """By resource, a row of `resources_side_by_side`: the sum over ``models`` of each one's mean over seeds."""
     costs = pd.DataFrame(
         {
@@ -74,7 +75,7 @@ def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dic
     trained = trials["_model"].nunique()
     others = [text for text in trials["_other_data"].unique() if text]
     found = f"{OTHER_DATA}{others[0]}" if others else "ours"
-    common = {
+    common: Row = {
         "method": published["method"],
         "models": len(models),
         "trained": trained,
@@ -90,7 +91,7 @@ def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dic
     }
 
 
-def _change(before: dict[str, object], after: dict[str, object]) -> dict[str, object]:
+def _change(before: Row, after: Row) -> Row:
     """The row of `resources_side_by_side` that says how much less ``after`` takes than ``before``, in percent."""
     return {
         "resource": after["resource"],

@@ -40,7 +40,7 @@ def settings_of(rows: pd.DataFrame) -> list[str]:
     fingerprint.
     """
     known = [column.name for column in SETTING_COLUMNS if column.name not in _NAMES_ONLY] + ["data_fingerprint"]
-    hidden = [name for name in rows if name not in (*SCHEMA.names, "eval_fingerprint", "weights_fingerprint")]
+    hidden = [name for name in rows.columns if name not in (*SCHEMA.names, "eval_fingerprint", "weights_fingerprint")]
     return [name for name in known if name in rows] + hidden
 
 
@@ -100,7 +100,7 @@ def usual_order(rows: pd.DataFrame, others: Sequence[str], mixtures: Sequence[st
         "lambda2": rows["lambda2"],
     }
     keys = rows[[name for name in others if name not in first]].assign(**first)
-    return keys.sort_values([*first, *(name for name in keys if name not in first)], kind="stable").index
+    return keys.sort_values([*first, *(name for name in keys.columns if name not in first)], kind="stable").index
 
 
 def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of: str = "eval_dataset") -> pd.DataFrame:
@@ -204,7 +204,7 @@ def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> lis
         of: which means, such as `` of cifar10+svhn``; empty for all.
     """
     notes = []
-    if others := [name for name in scores if name not in common]:
+    if others := [name for name in scores.columns if name not in common]:
         are = f"are over {', '.join(common)}" if common else "do not exist"
         notes.append(f"averages{of} {are}; left out, as not enough trials have a score: {', '.join(others)}")
     scored = scores[scores.notna().any(axis=1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -86,6 +86,7 @@ def _meets(column: pd.Series, condition: Condition) -> pd.Series:
 
 def _value(column: pd.Series, text: str, condition: Condition) -> Any:
     """``text`` as a value of ``column``."""
+    read: Callable[[str], Any]
     if types.is_bool_dtype(column.dropna().infer_objects()) and len(column.dropna()):
         kind, read = "true or false", {"true": True, "false": False}.__getitem__
         text = text.lower()

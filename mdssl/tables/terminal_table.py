@@ -83,7 +83,8 @@ def side_by_side(columns: Sequence[TextColumn], keys: int, width: int) -> list[T
     if not front or sum(widths[:keys]) + keys + widest > width:
         front, others = [numbers], list(zip(columns, widths, strict=True))
     taken = sum(_width(column) + 1 for column in front) - 1
-    blocks, room = [], -1
+    blocks: list[list[TextColumn]] = []
+    room = -1
     for column, own in others:
         if not blocks or own + 1 > room:
             blocks.append(list(front))
