@@ -17,7 +17,7 @@ from mdssl.paper.published import (
 )
 
 RESOURCES = {"training_hours": "h", "disk_mb": "MB", "gpus": ""}
-"""Of table 2, with their units."""
+"""The resources of table 2, with their units."""
 
 UNPUBLISHED_LAMBDAS = (1.0, 0.1)
 """λ1 and λ2 of table 2's MDSSL model. The paper does not say them; table 1 has one MDSSL model of these domains."""
@@ -63,7 +63,7 @@ def resources_side_by_side(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dict[str, Row]:
-    """By resource, a row of `resources_side_by_side`: the sum over ``models`` of each one's mean over seeds."""
+    """The rows of `resources_side_by_side` by resource: each sums the means over seeds of ``models``."""
     costs = pd.DataFrame(
         {
             "training_hours": trials["train_seconds"] / 3600,
@@ -92,7 +92,7 @@ def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dic
 
 
 def _change(before: Row, after: Row) -> Row:
-    """The row of `resources_side_by_side` that says how much less ``after`` takes than ``before``, in percent."""
+    """The row of `resources_side_by_side` with the change from ``before`` to ``after``, in percent."""
     return {
         "resource": after["resource"],
         "unit": "%",

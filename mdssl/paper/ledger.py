@@ -47,7 +47,7 @@ COLUMNS = (
 
 
 def ledger(board: pd.DataFrame) -> pd.DataFrame:
-    """Every published number of tables 1 to 5, ours beside it, and what that says about the claim.
+    """List every published number of tables 1 to 5 with our number and a verdict on the claim.
 
     `mdssl.paper.verdicts.RULE` says when ours agree. Of a model that was trained by several recipes, the one that
     differs from the paper's in the fewest settings is taken, for each evaluation dataset by itself; then the one with
@@ -81,7 +81,7 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_published_models(board: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``board`` whose model some table has, with all their settings; its key as ``_model``."""
+    """The rows of ``board`` for models of the paper's tables, with all settings and the model's key as ``_model``."""
     wanted = published()[MODEL].drop_duplicates()
     keys = {model_key(*model) for model in wanted.itertuples(index=False)}
     keys |= {model_key(*model) for model in _models_of_table2()}
@@ -98,7 +98,7 @@ def _models_of_table2() -> list[tuple[str, str, float, float]]:
 
 
 def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
-    """``rows`` less, for each model and evaluation dataset, the finished scores of all recipes but one."""
+    """Drop, for each model and evaluation dataset, the finished scores of all recipes but the closest."""
     scored = (rows["status"] == "finished") & (rows["features"] == "encoder")
     if not scored.any():
         return rows
@@ -121,7 +121,7 @@ def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _deviations(row: Row) -> list[str]:
-    """In words, each setting of ``row`` that is not what the paper says, and each dataset that is not as published."""
+    """In words, each setting of ``row`` that differs from the paper's, and each dataset that is not a published one."""
     names = _OF_A_PRETRAINED if row["method"] == "pretrained" else PAPER_RECIPE
     return _off_data(row) + [
         f"{name.replace('_', ' ')} {_value(row[name])} (paper: {_value(PAPER_RECIPE[name])})"
@@ -171,11 +171,11 @@ def _mean(of_mean: Row, scores: list[Row]) -> Row:
         line["why"] = "not all of its scores are there"
     deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
     doubtful = [cell["eval_dataset"] for cell in cells if cell["eval_dataset"] in IMPLAUSIBLE]
-    return judged(line, deviations, implausible=f"it holds the score on {doubtful[0]}" if doubtful else "")
+    return judged(line, deviations, implausible=f"it includes the score on {doubtful[0]}" if doubtful else "")
 
 
 def _leads(source: str, scores: list[Row]) -> list[Row]:
-    """By how much MDSSL's mean lies above SimCLR's on the union of the same domains."""
+    """The claims about the difference between MDSSL's mean and that of SimCLR on the union of the same domains."""
     lines = []
     plausible = [cell for cell in scores if cell["eval_dataset"] not in IMPLAUSIBLE]
     for model in dict.fromkeys(_model_of(cell) for cell in plausible if cell["method"] == "mdssl"):
@@ -209,13 +209,13 @@ def _leads(source: str, scores: list[Row]) -> list[Row]:
 
 
 def _means_by_seed(cells: list[Row]) -> dict[int, float]:
-    """Of the seeds that all of ``cells`` have, the means over these."""
+    """The mean over ``cells`` for each seed that all of them have."""
     seeds = set.intersection(*(set(cell["by_seed"]) for cell in cells)) if cells else set()
     return {seed: mean(cell["by_seed"][seed] for cell in cells) for seed in sorted(seeds)}
 
 
 def _costs(rows: pd.DataFrame) -> list[Row]:
-    """Table 2, on the group of settings closest to the paper's that trained most of its models."""
+    """The claims of table 2, from the settings that trained most of its models and are closest to the paper."""
     trials = rows[rows["status"] == "finished"].drop_duplicates("trial_id")
     trials = trials[trials["_model"].isin({model_key(*model) for model in _models_of_table2()})]
     table, recipe, deviations = resources_side_by_side(rows.iloc[:0]), "", []

@@ -79,7 +79,7 @@ def print_resources(table: pd.DataFrame, console: Console | None = None) -> None
 
 
 def _recipes(table: pd.DataFrame) -> list[str]:
-    """How ours were trained; with their models where not all were trained in the same way."""
+    """The recipes of our models; where there are several, each with the names of its models."""
     ours = table[table["recipe"] != ""].drop_duplicates(["recipe", "method", "train_mixture"])
     found = {str(recipe): rows for recipe, rows in ours.groupby("recipe")}
     if len(found) < 2:

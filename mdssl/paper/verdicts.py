@@ -37,7 +37,7 @@ RULE = (
 
 
 def interval(scores: Iterable[float]) -> tuple[float, float]:
-    """Where the mean of what ``scores``, one of each seed, are drawn from lies with `CONFIDENCE`; NaN for one score."""
+    """The t-interval of the mean of ``scores``, one per seed, at the level `CONFIDENCE`; NaN for one score."""
     from scipy import stats
 
     scores = np.asarray(list(scores), dtype=float)

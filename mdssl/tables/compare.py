@@ -52,7 +52,7 @@ def settings_apart(
     but: Sequence[str] = ("seed",),
     missing_differs: bool = True,
 ) -> dict[str, str]:
-    """The settings in which ``rows``, or rows of the same ``by``, differ: a mean over them would mix these.
+    """The settings in which ``rows``, or rows of the same ``by``, differ, so that a mean would mix them.
 
     Args:
         rows: best with all their settings (`mdssl.leaderboard.board.with_settings`).
@@ -104,7 +104,7 @@ def usual_order(rows: pd.DataFrame, others: Sequence[str], mixtures: Sequence[st
 
 
 def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of: str = "eval_dataset") -> pd.DataFrame:
-    """``rows`` without those on earlier images of a dataset that was prepared again: another dataset of the same name.
+    """Drop the rows on earlier images of a dataset that was prepared again, which is then another dataset.
 
     Args:
         rows: with ``finished_at``. Those without ``of`` or without a fingerprint stay.
@@ -123,7 +123,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def row_means(values: pd.DataFrame, counted: pd.DataFrame) -> pd.Series:
-    """Of each row the `mean` of those ``values`` that are ``counted``, a DataFrame of booleans of the same shape."""
+    """The `mean` of each row's ``values`` that are ``counted``, a DataFrame of booleans of the same shape."""
     pairs = zip(values.to_numpy(dtype=float), counted.to_numpy(dtype=bool), strict=True)
     return pd.Series([mean(row[chosen].tolist()) for row, chosen in pairs], index=values.index, dtype=float)
 
@@ -220,7 +220,7 @@ def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> lis
 def paired(
     rows: pd.DataFrame, board: pd.DataFrame, baseline_of: Mapping[str, str], values: Sequence[str] = ("top1",)
 ) -> pd.DataFrame:
-    """``values`` of each of ``rows`` less those of its baseline, on the same dataset, layer and probe.
+    """Subtract the baseline's ``values`` from those of each row, on the same dataset, layer and probe.
 
     Args:
         rows, board: as for `mdssl.tables.baseline.find_baselines`, which gives ``baseline_of``.

@@ -91,7 +91,7 @@ class _Column(NamedTuple):
 
 
 def format_for(output: str | None, asked: str | None) -> str:
-    """The format of a file by its name, or of what is printed where ``output`` is None, if not ``asked`` for by name.
+    """The format that is ``asked`` for, or that of the file name ``output``; ``table`` where both are None.
 
     Raises:
         ValueError: there is no such format; the name says none, or another one; Parquet cannot be printed.
@@ -137,7 +137,7 @@ def to_bytes(table: Table, name: str) -> bytes:
 
 
 def print_table(table: Table, console: Console, *, rows: int | None = TERMINAL_ROWS) -> None:
-    """Print the first ``rows``, or all, in as many parts side by side as the console is narrow.
+    """Print the first ``rows`` (all if None), with columns split into parts that fit the width of the console.
 
     Each part repeats the keys. No number is cut short, and a note says how many rows there are besides.
     """

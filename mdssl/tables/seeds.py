@@ -26,7 +26,7 @@ _DIFFERENCE = " vs "
 
 
 def single(rows: pd.DataFrame, numbers: pd.DataFrame, keys: list[str]) -> tuple[pd.DataFrame, list[Measure]]:
-    """A row each of ``keys`` and ``numbers``; without numbers equal rows stand once."""
+    """Join the ``keys`` and ``numbers`` of each row; without numbers, drop duplicate rows."""
     if not len(numbers.columns):
         return rows[keys].drop_duplicates(), []
     # Each difference beside what it is of.
@@ -116,7 +116,7 @@ def _header(name: str, pivot: str | None, place: Any, alone: bool) -> str:
 
 
 def _places(rows: pd.DataFrame, pivot: str) -> list[Any]:
-    """Values of ``pivot`` from left to right: of datasets those that were trained on first, the mean over all last."""
+    """The values of ``pivot`` from left to right: training datasets come first, and the mean over all comes last."""
     values = rows[pivot].unique().tolist()
     if pivot != "eval_dataset":
         return sorted(values)

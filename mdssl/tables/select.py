@@ -78,7 +78,7 @@ def _meets(column: pd.Series, condition: Condition) -> pd.Series:
             equal |= column.isna()
         return equal if condition.sign == "=" else ~equal
     if not (types.is_numeric_dtype(column) or types.is_datetime64_any_dtype(column)) or types.is_bool_dtype(column):
-        raise InputError(f"condition {str(condition)!r} asks for an order, and {condition.name} has none; use = or !=.")
+        raise InputError(f"condition {str(condition)!r} needs an order, but {condition.name} has none; use = or !=.")
     value = _value(column, condition.values[0], condition)
     order = {">": column.gt, ">=": column.ge, "<": column.lt, "<=": column.le}[condition.sign]
     return order(value).fillna(False).astype(bool)
@@ -122,5 +122,5 @@ def _check_there(column: pd.Series, given: Sequence[Any], condition: Condition) 
 
 
 def shown(value: Any) -> str:
-    """``value`` as one would type it."""
+    """Format ``value`` as a user types it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
