@@ -6,6 +6,7 @@ import pandas as pd
 
 from mdssl.paper.published import (
     OTHER_DATA,
+    Row,
     model_key,
     on_published_data,
     other_data,
@@ -16,7 +17,7 @@ from mdssl.paper.published import (
 )
 
 RESOURCES = {"training_hours": "h", "disk_mb": "MB", "gpus": ""}
-"""Of table 2, with their units."""
+"""The resources of table 2, with their units."""
 
 UNPUBLISHED_LAMBDAS = (1.0, 0.1)
 """λ1 and λ2 of table 2's MDSSL model. The paper does not say them; table 1 has one MDSSL model of these domains."""
@@ -61,8 +62,8 @@ def resources_side_by_side(board: pd.DataFrame) -> pd.DataFrame:
     return with_difference(table)
 
 
-def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dict[str, dict[str, object]]:
-    """By resource, a row of `resources_side_by_side`: the sum over ``models`` of each one's mean over seeds."""
+def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dict[str, Row]:
+    """The rows of `resources_side_by_side` by resource: each sums the means over seeds of ``models``."""
     costs = pd.DataFrame(
         {
             "training_hours": trials["train_seconds"] / 3600,
@@ -74,7 +75,7 @@ def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dic
     trained = trials["_model"].nunique()
     others = [text for text in trials["_other_data"].unique() if text]
     found = f"{OTHER_DATA}{others[0]}" if others else "ours"
-    common = {
+    common: Row = {
         "method": published["method"],
         "models": len(models),
         "trained": trained,
@@ -90,8 +91,8 @@ def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dic
     }
 
 
-def _change(before: dict[str, object], after: dict[str, object]) -> dict[str, object]:
-    """The row of `resources_side_by_side` that says how much less ``after`` takes than ``before``, in percent."""
+def _change(before: Row, after: Row) -> Row:
+    """The row of `resources_side_by_side` with the change from ``before`` to ``after``, in percent."""
     return {
         "resource": after["resource"],
         "unit": "%",

@@ -73,20 +73,20 @@ class PaperExperiment:
 
 def _trial(text: str) -> PaperTrial:
     method, *rest = text.split()
-    domains = {"domains": tuple(rest[0].split("+"))} if rest else {}
-    weights = zip(("lambda1", "lambda2"), map(float, rest[1:]), strict=False)
-    return PaperTrial(method=method, **domains, **dict(weights))
+    domains: dict[str, Any] = {"domains": tuple(rest[0].split("+"))} if rest else {}
+    weights: dict[str, Any] = dict(zip(("lambda1", "lambda2"), map(float, rest[1:]), strict=False))
+    return PaperTrial(method=method, **domains, **weights)
+
+
+def _experiment(table: dict[str, Any]) -> PaperExperiment:
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    values["trials"] = tuple(map(_trial, table["trials"]))
+    return PaperExperiment(**values)
 
 
 def _experiments() -> dict[str, PaperExperiment]:
     tables = tomllib.loads((files(__package__) / "experiments.toml").read_text(encoding="utf-8"))
-    return {
-        name: PaperExperiment(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-            | {"trials": tuple(map(_trial, table["trials"]))}
-        )
-        for name, table in tables.items()
-    }
+    return {name: _experiment(table) for name, table in tables.items()}
 
 
 EXPERIMENTS = _experiments()

@@ -12,7 +12,7 @@ from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.names import plain_name
 from mdssl.paper.costs import RESOURCES, UNPUBLISHED_LAMBDAS, resources_side_by_side
-from mdssl.paper.published import IMPLAUSIBLE, MODEL, averages, model_key, other_data, published, side_by_side
+from mdssl.paper.published import IMPLAUSIBLE, MODEL, Row, averages, model_key, other_data, published, side_by_side
 from mdssl.paper.verdicts import MARGIN, judged
 from mdssl.tables.compare import mean, settings_apart
 
@@ -47,7 +47,7 @@ COLUMNS = (
 
 
 def ledger(board: pd.DataFrame) -> pd.DataFrame:
-    """Every published number of tables 1 to 5, ours beside it, and what that says about the claim.
+    """List every published number of tables 1 to 5 with our number and a verdict on the claim.
 
     `mdssl.paper.verdicts.RULE` says when ours agree. Of a model that was trained by several recipes, the one that
     differs from the paper's in the fewest settings is taken, for each evaluation dataset by itself; then the one with
@@ -81,7 +81,7 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_published_models(board: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``board`` whose model some table has, with all their settings; its key as ``_model``."""
+    """The rows of ``board`` for models of the paper's tables, with all settings and the model's key as ``_model``."""
     wanted = published()[MODEL].drop_duplicates()
     keys = {model_key(*model) for model in wanted.itertuples(index=False)}
     keys |= {model_key(*model) for model in _models_of_table2()}
@@ -98,7 +98,7 @@ def _models_of_table2() -> list[tuple[str, str, float, float]]:
 
 
 def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
-    """``rows`` less, for each model and evaluation dataset, the finished scores of all recipes but one."""
+    """Drop, for each model and evaluation dataset, the finished scores of all recipes but the closest."""
     scored = (rows["status"] == "finished") & (rows["features"] == "encoder")
     if not scored.any():
         return rows
@@ -120,8 +120,8 @@ def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop(index=scores.index[~kept])
 
 
-def _deviations(row: dict[str, object]) -> list[str]:
-    """In words, each setting of ``row`` that is not what the paper says, and each dataset that is not as published."""
+def _deviations(row: Row) -> list[str]:
+    """In words, each setting of ``row`` that differs from the paper's, and each dataset that is not a published one."""
     names = _OF_A_PRETRAINED if row["method"] == "pretrained" else PAPER_RECIPE
     return _off_data(row) + [
         f"{name.replace('_', ' ')} {_value(row[name])} (paper: {_value(PAPER_RECIPE[name])})"
@@ -130,7 +130,7 @@ def _deviations(row: dict[str, object]) -> list[str]:
     ]
 
 
-def _off_data(row: dict[str, object]) -> list[str]:
+def _off_data(row: Row) -> list[str]:
     return [f"{name} is not the published dataset" for name in other_data(row)]
 
 
@@ -138,7 +138,7 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-def _score(cell: dict[str, object], rows: pd.DataFrame) -> dict[str, object]:
+def _score(cell: Row, rows: pd.DataFrame) -> Row:
     dataset = cell["eval_dataset"]
     line = _line(cell, cell["experiment"], "score")
     deviations: list[str] = []
@@ -160,7 +160,7 @@ def _score(cell: dict[str, object], rows: pd.DataFrame) -> dict[str, object]:
     return line
 
 
-def _mean(of_mean: dict[str, object], scores: list[dict[str, object]]) -> dict[str, object]:
+def _mean(of_mean: Row, scores: list[Row]) -> Row:
     line = _line(of_mean, of_mean["experiment"], "mean")
     cells = [cell for cell in scores if _model_of(cell) == _model_of(line)]
     domains = set(line["train_mixture"].split("+"))
@@ -171,11 +171,11 @@ def _mean(of_mean: dict[str, object], scores: list[dict[str, object]]) -> dict[s
         line["why"] = "not all of its scores are there"
     deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
     doubtful = [cell["eval_dataset"] for cell in cells if cell["eval_dataset"] in IMPLAUSIBLE]
-    return judged(line, deviations, implausible=f"it holds the score on {doubtful[0]}" if doubtful else "")
+    return judged(line, deviations, implausible=f"it includes the score on {doubtful[0]}" if doubtful else "")
 
 
-def _leads(source: str, scores: list[dict[str, object]]) -> list[dict[str, object]]:
-    """By how much MDSSL's mean lies above SimCLR's on the union of the same domains."""
+def _leads(source: str, scores: list[Row]) -> list[Row]:
+    """The claims about the difference between MDSSL's mean and that of SimCLR on the union of the same domains."""
     lines = []
     plausible = [cell for cell in scores if cell["eval_dataset"] not in IMPLAUSIBLE]
     for model in dict.fromkeys(_model_of(cell) for cell in plausible if cell["method"] == "mdssl"):
@@ -208,14 +208,14 @@ def _leads(source: str, scores: list[dict[str, object]]) -> list[dict[str, objec
     return lines
 
 
-def _means_by_seed(cells: list[dict[str, object]]) -> dict[int, float]:
-    """Of the seeds that all of ``cells`` have, the means over these."""
+def _means_by_seed(cells: list[Row]) -> dict[int, float]:
+    """The mean over ``cells`` for each seed that all of them have."""
     seeds = set.intersection(*(set(cell["by_seed"]) for cell in cells)) if cells else set()
     return {seed: mean(cell["by_seed"][seed] for cell in cells) for seed in sorted(seeds)}
 
 
-def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
-    """Table 2, on the group of settings closest to the paper's that trained most of its models."""
+def _costs(rows: pd.DataFrame) -> list[Row]:
+    """The claims of table 2, from the settings that trained most of its models and are closest to the paper."""
     trials = rows[rows["status"] == "finished"].drop_duplicates("trial_id")
     trials = trials[trials["_model"].isin({model_key(*model) for model in _models_of_table2()})]
     table, recipe, deviations = resources_side_by_side(rows.iloc[:0]), "", []
@@ -237,7 +237,7 @@ def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
     for cost in table.to_dict("records"):
         simclr = cost["method"] == "simclr"
         model = ("simclr", "each of four domains", 1.0, 0.0) if simclr else ("mdssl", "all four", *UNPUBLISHED_LAMBDAS)
-        cell = dict(zip(MODEL, model, strict=True)) | {"eval_dataset": cost["resource"].replace("_", " ")}
+        cell: Row = dict(zip(MODEL, model, strict=True)) | {"eval_dataset": cost["resource"].replace("_", " ")}
         if cost["method"] == "change":
             cell |= {"method": "mdssl against simclr", "train_mixture": "one model for four"}
         cell |= {name: cost[name] for name in ("published", "ours", "difference", "trial_ids")}
@@ -250,13 +250,13 @@ def _costs(rows: pd.DataFrame) -> list[dict[str, object]]:
     return lines
 
 
-def _line(cell: dict[str, object], source: str, kind: str) -> dict[str, object]:
-    line = dict.fromkeys(COLUMNS) | {name: cell[name] for name in (*MODEL, "eval_dataset", "published", "ours")}
+def _line(cell: Row, source: str, kind: str) -> Row:
+    line: Row = dict.fromkeys(COLUMNS) | {name: cell[name] for name in (*MODEL, "eval_dataset", "published", "ours")}
     line |= {name: cell[name] for name in ("difference", "seeds", "recipe", "trial_ids")}
     weights = " --pretrained WEIGHTS" if source == "table5" else ""
     own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "by_seed": {}}
     return line | own | {"command": f"python sweeps/paper.py {source}{weights}"}
 
 
-def _model_of(line: dict[str, object]) -> str:
+def _model_of(line: Row) -> str:
     return model_key(*(line[name] for name in MODEL))

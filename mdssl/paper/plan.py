@@ -70,8 +70,8 @@ def gpu_hours(trials: Iterable[PaperTrial], recipe: Recipe, views_per_second: fl
 
 
 def speed(recipe: Recipe, board: pd.DataFrame) -> tuple[float, str]:
-    """Views/s to reckon with, and where the number is from: the median over trials of the same encoder that a GPU has
-    trained, or an assumption."""
+    """The views/s for estimates, and their source: the median over trials of the same encoder on GPUs, or an
+    assumption."""
     same = board[(board["arch"] == recipe.arch) & (board["stem"] == recipe.stem) & (board["device"] != "cpu")]
     measured = same.dropna(subset=["views_per_second"]).drop_duplicates("trial_id")
     if len(measured):
@@ -124,13 +124,13 @@ def print_list(
 
 
 def print_skipped(plan: Plan, console: Console) -> None:
-    """Name what cannot be done, and why."""
+    """Print the trials and datasets that are skipped, and why."""
     for trial in plan.skipped:
         absent = [name for name in trial.domains if name in plan.lacking]
         why = f"not prepared: {', '.join(absent)}" if absent else "give its file with --pretrained"
         _say(console, f"skipped: {trial}; {why}")
     if plan.unscored:
-        _say(console, f"not scored on, for they are not prepared: {', '.join(plan.unscored)}")
+        _say(console, f"not scored on, because they are not prepared: {', '.join(plan.unscored)}")
 
 
 def _say(console: Console, line: str) -> None:

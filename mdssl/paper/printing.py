@@ -46,7 +46,7 @@ def print_side_by_side(table: pd.DataFrame, console: Console | None = None) -> N
             "ours": [_number(value) for value in block["ours"]],
             "differ-\nence": [_number(value, "+") for value in block["difference"]],
         }
-        _say(console, "", _TITLES.get(name, name))
+        _say(console, "", _TITLES.get(str(name), str(name)))
         # One set of widths, so that the numbers of all blocks stand below each other.
         widths = {"λ1": 3, "λ2": 4, "ours": 6, "differ-\nence": 7}
         _draw(console, {name: [text.rjust(widths.get(name, 0)) for text in texts] for name, texts in cells.items()})
@@ -79,9 +79,9 @@ def print_resources(table: pd.DataFrame, console: Console | None = None) -> None
 
 
 def _recipes(table: pd.DataFrame) -> list[str]:
-    """How ours were trained; with their models where not all were trained in the same way."""
+    """The recipes of our models; where there are several, each with the names of its models."""
     ours = table[table["recipe"] != ""].drop_duplicates(["recipe", "method", "train_mixture"])
-    found = dict(list(ours.groupby("recipe")))
+    found = {str(recipe): rows for recipe, rows in ours.groupby("recipe")}
     if len(found) < 2:
         return list(found) or ["none yet"]
     return [

@@ -14,8 +14,9 @@ the official test split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable
 from importlib.resources import files
+from typing import Any
 
 import pandas as pd
 
@@ -23,6 +24,9 @@ from mdssl.errors import InputError, check_name
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.names import plain_name
 from mdssl.tables.compare import settings_apart
+
+Row = dict[Hashable, Any]
+"""A row of a table by column, as ``DataFrame.to_dict("records")`` gives it."""
 
 IMPLAUSIBLE = ("cifar100",)
 """Evaluation datasets whose published values cannot be top-1, as the module says."""
@@ -129,7 +133,7 @@ def _status_of_mean(cells: pd.DataFrame) -> str:
 
 def with_difference(table: pd.DataFrame) -> pd.DataFrame:
     difference = (table["ours"] - table["published"]).where(~table["status"].str.startswith(OTHER_DATA))
-    table.insert(table.columns.get_loc("ours") + 1, "difference", difference)
+    table.insert(list(table.columns).index("ours") + 1, "difference", difference)
     return table
 
 
@@ -148,20 +152,20 @@ def rows_with_models(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def on_published_data(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """``rows`` less, where a group has some on the published data, those on others of the same names."""
+    """Drop the rows on other data from each group that also has rows on the published data."""
     is_published = rows["_other_data"] == ""
     return rows[is_published | ~is_published.groupby([rows[name] for name in by]).transform("any").astype(bool)]
 
 
-def other_data(row: Mapping[str, object]) -> list[str]:
-    """Of the datasets that a row's trial was trained and scored on, those that are not the published ones."""
+def other_data(row: Row) -> list[str]:
+    """The datasets that a row's trial was trained or scored on and that are not the published ones."""
     scored_on = [row["eval_dataset"]] if isinstance(row.get("eval_dataset"), str) else []
     names = dict.fromkeys([*row["train_mixture"].split("+"), *scored_on])
     return [name for name in names if name != plain_name(name)]
 
 
 def model_key(method: str, train_mixture: str, lambda1: float, lambda2: float) -> str:
-    """The same text for what the paper would call the same model, whatever the order of its domains."""
+    """The key of a model of the paper; it does not depend on the order of the domains."""
     # Nothing is trained where an encoder comes pretrained, and the leaderboard has no mixture and no lambda for it.
     if method == "pretrained":
         return method
@@ -180,8 +184,8 @@ def refuse_mixed(rows: pd.DataFrame, by: list[str], what: str, also: tuple[str, 
         )
 
 
-def _cell(of_model: pd.DataFrame, dataset: str) -> dict[str, object]:
-    """What we have for one published cell, from all rows of its model."""
+def _cell(of_model: pd.DataFrame, dataset: str) -> Row:
+    """Our values for one published cell, from all rows of its model."""
     finished = of_model[of_model["status"] == "finished"]
     ours = finished[(finished["features"] == "encoder") & (finished["_dataset"] == dataset)]
     failures = of_model[of_model["status"] != "finished"]

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from mdssl.paper.published import Row
+
 VERDICTS = {
     "agrees": "ours, made by the paper's recipe, are equivalent to the published number",
     "differs": "ours, made by the paper's recipe, are not",
@@ -35,7 +37,7 @@ RULE = (
 
 
 def interval(scores: Iterable[float]) -> tuple[float, float]:
-    """Where the mean of what ``scores``, one of each seed, are drawn from lies with `CONFIDENCE`; NaN for one score."""
+    """The t-interval of the mean of ``scores``, one per seed, at the level `CONFIDENCE`; NaN for one score."""
     from scipy import stats
 
     scores = np.asarray(list(scores), dtype=float)
@@ -51,7 +53,7 @@ def counts(claims: pd.DataFrame) -> dict[str, int]:
     return {verdict: int((claims["verdict"] == verdict).sum()) for verdict in VERDICTS}
 
 
-def judged(line: dict[str, object], deviations: list[str], *, implausible: str) -> dict[str, object]:
+def judged(line: Row, deviations: list[str], *, implausible: str) -> Row:
     """``line``, a claim of the ledger with our scores ``by_seed``, and its interval, verdict and why.
 
     Args:
@@ -75,14 +77,14 @@ def judged(line: dict[str, object], deviations: list[str], *, implausible: str) 
     return line | {"low": low, "high": high, "verdict": verdict, "why": why}
 
 
-def _by_margin(line: dict[str, object], low: float, high: float) -> str:
+def _by_margin(line: Row, low: float, high: float) -> str:
     bottom, top = line["published"] - line["margin"], line["published"] + line["margin"]
     if bottom <= low and high <= top:
         return "agrees"
     return "differs" if high < bottom or top < low else "cannot be told"
 
 
-def _by_sign(line: dict[str, object], low: float, high: float) -> str:
+def _by_sign(line: Row, low: float, high: float) -> str:
     if low <= 0 <= high:
         return "cannot be told"
     return "agrees" if (low > 0) == (line["published"] > 0) else "differs"

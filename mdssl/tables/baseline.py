@@ -22,7 +22,7 @@ from mdssl.tables.select import Condition, matching, parse_condition, shown
 def find_baselines(
     rows: pd.DataFrame, board: pd.DataFrame, wanted: Sequence[str] = ("simclr",), *, strict: bool = True
 ) -> dict[str, str]:
-    """By trial of ``rows`` the trial that is its baseline; trials without one are left out.
+    """Find the baseline of each trial of ``rows``; trials without one are left out.
 
     A trial's baseline has the same training mixture, seed and other settings. A setting that one of the two does not
     have is not compared: SimCLR on the union has no λ1 and λ2, a random encoder was trained on nothing. Those that
@@ -79,7 +79,7 @@ def _condition(word: str, trials: pd.DataFrame) -> Condition:
 def _partners(
     own: pd.DataFrame, baselines: pd.DataFrame, compared: Sequence[str], label: str, strict: bool
 ) -> dict[str, str]:
-    """By trial id the baseline's."""
+    """The trial ids of baselines by trial id."""
     codes, theirs = _codes(own, baselines, compared)
     different, which = np.unique(codes, axis=0, return_inverse=True)
     untrained = (own["train_mixture"] == "").to_numpy()
@@ -95,7 +95,7 @@ def _partners(
 
 
 def _codes(own: pd.DataFrame, baselines: pd.DataFrame, compared: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Each value by a number of its own, -1 for what the method of the trial does not have."""
+    """Encode each value as a number; -1 marks a setting that the trial's method does not have."""
     both = pd.concat([own, baselines], ignore_index=True)
     method = both["method"]
     columns = []
@@ -108,7 +108,7 @@ def _codes(own: pd.DataFrame, baselines: pd.DataFrame, compared: Iterable[str]) 
 
 
 def _has(method: str, name: str) -> bool:
-    """Whether trials of the method are compared by the setting. What weights from elsewhere are is told by none."""
+    """Whether trials of the method are compared by the setting. No setting describes weights from elsewhere."""
     if method not in METHODS:
         return True
     own = METHODS[method]

@@ -40,7 +40,7 @@ def settings_of(rows: pd.DataFrame) -> list[str]:
     fingerprint.
     """
     known = [column.name for column in SETTING_COLUMNS if column.name not in _NAMES_ONLY] + ["data_fingerprint"]
-    hidden = [name for name in rows if name not in (*SCHEMA.names, "eval_fingerprint", "weights_fingerprint")]
+    hidden = [name for name in rows.columns if name not in (*SCHEMA.names, "eval_fingerprint", "weights_fingerprint")]
     return [name for name in known if name in rows] + hidden
 
 
@@ -52,7 +52,7 @@ def settings_apart(
     but: Sequence[str] = ("seed",),
     missing_differs: bool = True,
 ) -> dict[str, str]:
-    """The settings in which ``rows``, or rows of the same ``by``, differ: a mean over them would mix these.
+    """The settings in which ``rows``, or rows of the same ``by``, differ, so that a mean would mix them.
 
     Args:
         rows: best with all their settings (`mdssl.leaderboard.board.with_settings`).
@@ -100,11 +100,11 @@ def usual_order(rows: pd.DataFrame, others: Sequence[str], mixtures: Sequence[st
         "lambda2": rows["lambda2"],
     }
     keys = rows[[name for name in others if name not in first]].assign(**first)
-    return keys.sort_values([*first, *(name for name in keys if name not in first)], kind="stable").index
+    return keys.sort_values([*first, *(name for name in keys.columns if name not in first)], kind="stable").index
 
 
 def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of: str = "eval_dataset") -> pd.DataFrame:
-    """``rows`` without those on earlier images of a dataset that was prepared again: another dataset of the same name.
+    """Drop the rows on earlier images of a dataset that was prepared again, which is then another dataset.
 
     Args:
         rows: with ``finished_at``. Those without ``of`` or without a fingerprint stay.
@@ -123,7 +123,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def row_means(values: pd.DataFrame, counted: pd.DataFrame) -> pd.Series:
-    """Of each row the `mean` of those ``values`` that are ``counted``, a DataFrame of booleans of the same shape."""
+    """The `mean` of each row's ``values`` that are ``counted``, a DataFrame of booleans of the same shape."""
     pairs = zip(values.to_numpy(dtype=float), counted.to_numpy(dtype=bool), strict=True)
     return pd.Series([mean(row[chosen].tolist()) for row, chosen in pairs], index=values.index, dtype=float)
 
@@ -204,7 +204,7 @@ def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> lis
         of: which means, such as `` of cifar10+svhn``; empty for all.
     """
     notes = []
-    if others := [name for name in scores if name not in common]:
+    if others := [name for name in scores.columns if name not in common]:
         are = f"are over {', '.join(common)}" if common else "do not exist"
         notes.append(f"averages{of} {are}; left out, as not enough trials have a score: {', '.join(others)}")
     scored = scores[scores.notna().any(axis=1)]
@@ -220,7 +220,7 @@ def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> lis
 def paired(
     rows: pd.DataFrame, board: pd.DataFrame, baseline_of: Mapping[str, str], values: Sequence[str] = ("top1",)
 ) -> pd.DataFrame:
-    """``values`` of each of ``rows`` less those of its baseline, on the same dataset, layer and probe.
+    """Subtract the baseline's ``values`` from those of each row, on the same dataset, layer and probe.
 
     Args:
         rows, board: as for `mdssl.tables.baseline.find_baselines`, which gives ``baseline_of``.

@@ -104,7 +104,7 @@ def print_one_table(
         asked: the other arguments of `mdssl.tables.view.view`.
 
     Raises:
-        ValueError: what cannot be meant, or with ``format`` or ``output`` no rows; nothing has been written then.
+        ValueError: an invalid argument, or with ``format`` or ``output`` no rows; nothing has been written then.
     """
     name = render.format_for(output, format)
     conditions = [Condition(column, "=", tuple(values)) for column, values in choice.items() if values]

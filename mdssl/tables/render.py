@@ -91,7 +91,7 @@ class _Column(NamedTuple):
 
 
 def format_for(output: str | None, asked: str | None) -> str:
-    """The format of a file by its name, or of what is printed where ``output`` is None, if not ``asked`` for by name.
+    """The format that is ``asked`` for, or that of the file name ``output``; ``table`` where both are None.
 
     Raises:
         ValueError: there is no such format; the name says none, or another one; Parquet cannot be printed.
@@ -102,16 +102,17 @@ def format_for(output: str | None, asked: str | None) -> str:
         if asked == "parquet":
             raise InputError("format parquet is not text; say in which file with --output FILE.parquet.")
         return asked or "table"
-    suffix = next((suffix for suffix in SUFFIXES if output.lower().endswith(suffix)), None)
-    if asked is None and suffix is None:
+    named = next((name for suffix, name in SUFFIXES.items() if output.lower().endswith(suffix)), None)
+    found = asked or named
+    if found is None:
         raise InputError(
             f"output {output!r} does not say its format; end it in {', '.join(SUFFIXES)}, or add --format."
         )
-    if asked and suffix and SUFFIXES[suffix] != asked:
+    if named and named != found:
         raise InputError(
             f"output {output!r} and format {asked} do not agree; leave --format out, or name another file."
         )
-    return asked or SUFFIXES[suffix]
+    return found
 
 
 def to_bytes(table: Table, name: str) -> bytes:
@@ -122,9 +123,9 @@ def to_bytes(table: Table, name: str) -> bytes:
         frame.to_parquet(buffer, index=False)
         return buffer.getvalue()
     if name == "table":
-        console = Console(file=io.StringIO(), width=80)
-        print_table(table, console, rows=None)
-        text = printable(console.file.getvalue())
+        printed = io.StringIO()
+        print_table(table, Console(file=printed, width=80), rows=None)
+        text = printable(printed.getvalue())
     elif name == "csv":
         text = frame.to_csv(index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S.%f%z")
     elif name == "json":
@@ -136,7 +137,7 @@ def to_bytes(table: Table, name: str) -> bytes:
 
 
 def print_table(table: Table, console: Console, *, rows: int | None = TERMINAL_ROWS) -> None:
-    """Print the first ``rows``, or all, in as many parts side by side as the console is narrow.
+    """Print the first ``rows`` (all if None), with columns split into parts that fit the width of the console.
 
     Each part repeats the keys. No number is cut short, and a note says how many rows there are besides.
     """
@@ -228,15 +229,16 @@ def _escaped(text: str, characters: dict[str, str]) -> str:
 
 
 def _columns(table: Table) -> list[_Column]:
-    keys, remarks = ([_key_column(table.frame[name]) for name in names] for names in (table.keys, table.remarks))
+    keys, remarks = ([_key_column(table.frame, name) for name in names] for names in (table.keys, table.remarks))
     return [*keys, *(_number_column(table.frame, measure) for measure in table.measures), *remarks]
 
 
-def _key_column(values: pd.Series) -> _Column:
+def _key_column(frame: pd.DataFrame, name: str) -> _Column:
+    values = frame[name]
     number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     codes, different = pd.factorize(values, use_na_sentinel=False)
     texts = ["-" if pd.isna(value) else _key(value) for value in different]
-    return _Column(HEADERS.get(values.name, values.name), [texts[code] for code in codes], number)
+    return _Column(HEADERS.get(name, name), [texts[code] for code in codes], number)
 
 
 def _key(value: object) -> str:

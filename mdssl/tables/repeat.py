@@ -16,7 +16,7 @@ _FILLED_IN = ("data_fingerprint", *("weights", "weights_fingerprint", "input_siz
 
 
 def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int = 1) -> str:
-    """``mdssl train …`` with every setting that is not the preset's; the same trial where the images are the same.
+    """The ``mdssl train`` command with every setting that differs from the preset's; same images give the same trial.
 
     Args:
         trial: what `TrialConfig.to_dict` gives, of any method but ``pretrained``.
@@ -34,7 +34,7 @@ def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int 
 
 
 def probe_command(trial_id: str, trial: Mapping[str, Any], probe: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
-    """``mdssl probe …``, which scores a trained trial, or an encoder from elsewhere, by one probe.
+    """The ``mdssl probe`` command that scores a trained trial, or an encoder from elsewhere, by one probe.
 
     Args:
         probe: the settings of the probe, as a row's ``config_json`` has them under ``evaluation``.
@@ -54,7 +54,7 @@ def probe_command(trial_id: str, trial: Mapping[str, Any], probe: Mapping[str, A
 
 
 def _flag(name: str, value: Any, default: Any) -> list[str]:
-    """As the parser takes it (`mdssl.cli.parse.parse`); nothing where ``value`` is the default anyway."""
+    """The words of one flag, as `mdssl.cli.parse.parse` reads them; none where ``value`` is the default."""
     several = isinstance(value, list | tuple)
     if default is not MISSING and (tuple(value) if several else value) == default:
         return []

@@ -26,11 +26,11 @@ _DIFFERENCE = " vs "
 
 
 def single(rows: pd.DataFrame, numbers: pd.DataFrame, keys: list[str]) -> tuple[pd.DataFrame, list[Measure]]:
-    """A row each of ``keys`` and ``numbers``; without numbers equal rows stand once."""
+    """Join the ``keys`` and ``numbers`` of each row; without numbers, drop duplicate rows."""
     if not len(numbers.columns):
         return rows[keys].drop_duplicates(), []
     # Each difference beside what it is of.
-    names = sorted(numbers, key=lambda name: list(numbers).index(name.partition(_DIFFERENCE)[0]))
+    names = sorted(numbers.columns, key=lambda name: list(numbers).index(name.partition(_DIFFERENCE)[0]))
     measures = [_measure(name, name) for name in names]
     renamed = numbers[names].set_axis([measure.names[0] for measure in measures], axis=1)
     return rows[keys].join(renamed), measures
@@ -57,10 +57,10 @@ def grouped(
     number = rows.groupby(keys, dropna=False, sort=False).ngroup() if keys else pd.Series(0, rows.index)
     frame = rows.loc[~number.duplicated(), keys].set_axis(number[~number.duplicated()].to_numpy())
     places = _places(rows, pivot) if pivot else [None]
-    alone = len([name for name in numbers if _DIFFERENCE not in name]) == 1
+    alone = len([name for name in numbers.columns if _DIFFERENCE not in name]) == 1
     columns: dict[str, pd.Series] = {}
     measures = []
-    for name in numbers:
+    for name in numbers.columns:
         for place in places:
             chosen = rows[pivot] == place if pivot else pd.Series(True, rows.index)
             header = _header(name, pivot, place, alone)
@@ -68,10 +68,10 @@ def grouped(
             own = pd.DataFrame({"row": number[chosen], "value": numbers.loc[chosen, name]})
             if over_seeds:
                 found = statistics(own, ["row"], "value").set_index("row")
-                found = [found["mean"], found["sem" if measure.difference else "std"], found["n"].astype("Int64")]
+                values = [found["mean"], found["sem" if measure.difference else "std"], found["n"].astype("Int64")]
             else:
-                found = [own.groupby("row")["value"].first()]
-            columns |= zip(measure.names, found, strict=True)
+                values = [own.groupby("row")["value"].first()]
+            columns |= zip(measure.names, values, strict=True)
             measures.append(measure)
     return frame.join(pd.DataFrame(columns, index=frame.index)), measures
 
@@ -98,7 +98,7 @@ def _measure(header: str, name: str, over_seeds: bool = False) -> Measure:
     difference = _DIFFERENCE in name
     # Not in the words of a dataset's name.
     stem = re.sub(r"( \([^()]*\))| ", lambda found: found[1] or "_", header)
-    endings = ("",)
+    endings: tuple[str, ...] = ("",)
     if over_seeds:
         endings = ("_mean", "_se", "_pairs") if difference else ("_mean", "_sd", "_seeds")
     of = name.partition(_DIFFERENCE)[0]
@@ -116,7 +116,7 @@ def _header(name: str, pivot: str | None, place: Any, alone: bool) -> str:
 
 
 def _places(rows: pd.DataFrame, pivot: str) -> list[Any]:
-    """Values of ``pivot`` from left to right: of datasets those that were trained on first, the mean over all last."""
+    """The values of ``pivot`` from left to right: training datasets come first, and the mean over all comes last."""
     values = rows[pivot].unique().tolist()
     if pivot != "eval_dataset":
         return sorted(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -78,7 +78,7 @@ def _meets(column: pd.Series, condition: Condition) -> pd.Series:
             equal |= column.isna()
         return equal if condition.sign == "=" else ~equal
     if not (types.is_numeric_dtype(column) or types.is_datetime64_any_dtype(column)) or types.is_bool_dtype(column):
-        raise InputError(f"condition {str(condition)!r} asks for an order, and {condition.name} has none; use = or !=.")
+        raise InputError(f"condition {str(condition)!r} needs an order, but {condition.name} has none; use = or !=.")
     value = _value(column, condition.values[0], condition)
     order = {">": column.gt, ">=": column.ge, "<": column.lt, "<=": column.le}[condition.sign]
     return order(value).fillna(False).astype(bool)
@@ -86,6 +86,7 @@ def _meets(column: pd.Series, condition: Condition) -> pd.Series:
 
 def _value(column: pd.Series, text: str, condition: Condition) -> Any:
     """``text`` as a value of ``column``."""
+    read: Callable[[str], Any]
     if types.is_bool_dtype(column.dropna().infer_objects()) and len(column.dropna()):
         kind, read = "true or false", {"true": True, "false": False}.__getitem__
         text = text.lower()
@@ -121,5 +122,5 @@ def _check_there(column: pd.Series, given: Sequence[Any], condition: Condition) 
 
 
 def shown(value: Any) -> str:
-    """``value`` as one would type it."""
+    """Format ``value`` as a user types it."""
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -136,7 +136,7 @@ def print_sweep_table(df: pd.DataFrame, console: Console | None = None) -> None:
 
 
 def _counted(scores: pd.DataFrame, mixtures: pd.Series, baseline: np.ndarray) -> tuple[pd.DataFrame, list[str]]:
-    """Which scores means are over: those that the trials of one mixture have in common; and notes on the others.
+    """Mark the scores that means are over, which the trials of one mixture have in common; and note the others.
 
     An untrained encoder's are what the trials of all mixtures have in common.
     """

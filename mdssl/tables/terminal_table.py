@@ -68,7 +68,7 @@ class TextTable:
 
 
 def side_by_side(columns: Sequence[TextColumn], keys: int, width: int) -> list[TextTable]:
-    """The table, or where it is wider than ``width`` cells, tables of some of its columns each.
+    """Split a table that is wider than ``width`` cells into tables of some of its columns each.
 
     Each repeats the first ``keys`` columns, or where these leave too little room, the numbers of the rows. A cell stays
     whole: only a column that is wider than that by itself makes a table wider than ``width``.
@@ -83,7 +83,8 @@ def side_by_side(columns: Sequence[TextColumn], keys: int, width: int) -> list[T
     if not front or sum(widths[:keys]) + keys + widest > width:
         front, others = [numbers], list(zip(columns, widths, strict=True))
     taken = sum(_width(column) + 1 for column in front) - 1
-    blocks, room = [], -1
+    blocks: list[list[TextColumn]] = []
+    room = -1
     for column, own in others:
         if not blocks or own + 1 > room:
             blocks.append(list(front))
@@ -123,7 +124,7 @@ def _width(column: TextColumn) -> int:
 
 
 def _lines(texts: Sequence[str], heights: Sequence[int]) -> list[str]:
-    """The lines of ``texts``, each with empty ones below until it is as high as its row."""
+    """The lines of ``texts``, each padded with empty lines to the height of its row."""
     if max(heights, default=1) == 1:
         return list(texts)
     lines = [(text.split("\n"), height) for text, height in zip(texts, heights, strict=True)]

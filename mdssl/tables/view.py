@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,7 @@ def view(
     if "all" in columns and len(set(columns)) > 1:
         raise InputError(f"columns are {' '.join(columns)}; 'all' goes alone: leave the others out, or 'all'.")
     if "all" in columns:
-        columns = rows.columns.drop("config_json")
+        columns = list(rows.columns.drop("config_json"))
     columns = tuple(dict.fromkeys(columns))
     values = [name for name in columns if name in MEASURED] if columns else ["top1"]
     _check(rows, columns, values, pivot, over_seeds, baseline)
@@ -130,8 +130,8 @@ def _check(
         raise InputError(f"pivot is {pivot!r}, which is a number that trials gave; name a setting, or eval_dataset.")
     if pivot in columns:
         raise InputError(f"{pivot!r} is both in columns and the pivot; leave it out of one of them.")
-    asked = {"pivot": pivot, "over-seeds": over_seeds, "baseline": baseline}
-    asked = [name for name, given in asked.items() if given]
+    given = {"pivot": pivot, "over-seeds": over_seeds, "baseline": baseline}
+    asked = [name for name, value in given.items() if value]
     if asked and not values:
         raise InputError(
             f"nothing to show by {' and '.join(asked)}: no column is a number that trials gave; add one of: "
@@ -145,7 +145,7 @@ def _check(
 
 def _averaged_datasets(
     rows: pd.DataFrame, board: pd.DataFrame, baseline_of: dict[str, str], notes: list[str]
-) -> dict[tuple[str, str], list[str]]:
+) -> dict[tuple[Hashable, ...], list[str]]:
     """By layer and probe, the datasets that means are over: those that the trials and their baselines in ``board``
     have in common. Nothing where these are fewer than two."""
     scored = rows[rows["eval_dataset"].notna()]
@@ -168,13 +168,13 @@ def _averaged_datasets(
 
 
 def _with_means(
-    rows: pd.DataFrame, numbers: pd.DataFrame, averaged: dict[tuple[str, str], list[str]]
+    rows: pd.DataFrame, numbers: pd.DataFrame, averaged: dict[tuple[Hashable, ...], list[str]]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``rows`` and ``numbers``, and one more row per trial, layer and probe: the means of scores and of differences.
 
     Null where the trial lacks a score. What it cost to train is the same on all datasets.
     """
-    of_score = [name for name in numbers if name.partition(" vs ")[0] in SCORES]
+    of_score = [name for name in numbers.columns if name.partition(" vs ")[0] in SCORES]
     cells = {(*way, name) for way, names in averaged.items() for name in names}
     scored = rows[[cell in cells for cell in rows[[*_WAY, "eval_dataset"]].itertuples(index=False)]]
     if scored.empty or not of_score:
@@ -184,7 +184,8 @@ def _with_means(
     index = pd.MultiIndex.from_frame(firsts[by])
     groups = scored.groupby(by)
     counts = groups["eval_dataset"].nunique().reindex(index)
-    lacking = [count < len(averaged[tuple(way)]) for (_, *way), count in counts.items()]
+    ways = firsts[list(_WAY)].itertuples(index=False)
+    lacking = [count < len(averaged[tuple(way)]) for way, count in zip(ways, counts, strict=True)]
     means = scored[by].join(numbers[of_score]).groupby(by).agg(mean).reindex(index).set_axis(firsts.index)
     means.loc[lacking] = np.nan
     of_means = numbers.loc[firsts.index].assign(**means, **dict.fromkeys({"eval_seconds"} & set(numbers), np.nan))
