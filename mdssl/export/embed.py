@@ -50,8 +50,8 @@ def embed(
     workers: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Write the Parquet file ``output``, or what an interrupted run left to do; `mdssl.cli.encoders.Embed` has the
-    meaning of each argument.
+    """Write the Parquet file ``output``, or continue an interrupted run; `mdssl.cli.encoders.Embed` describes the
+    arguments.
 
     Raises:
         ValueError: an invalid argument, source or output; or an image cannot be decoded. The images encoded before
@@ -66,7 +66,7 @@ def embed(
     config, model = open_encoder(storage, trial_id, weights, layer=features, input_size=input_size, device=device)
     rows = read_rows(storage, trial_id) if trial_id else []
     if images.dataset is not None:
-        # As a probe sees it: in the dataset's own size, whatever the encoder was trained on.
+        # As a probe sees it: in the dataset's own size, not that of the encoder's training images.
         size = size or images.dataset.image_size
         filter = filter or images.dataset.meta["resize_filter"]
     scored_on = tuple(row["eval_dataset"] for row in rows if row["eval_dataset"])
@@ -75,13 +75,17 @@ def embed(
     if images.dataset is None:
         refuse_overlap(Path(source).expanduser().absolute(), target, what="the embeddings", setting="--output")
     about = _about(config, model, preparation, images, features)
-    width = model.projection[0].in_features if features == "encoder" else config.projection_dim
+    # The projection's first weights are (width, width).
+    width = next(model.projection.parameters()).shape[1] if features == "encoder" else config.projection_dim
 
     def encode(decoded: list[np.ndarray]) -> np.ndarray:
         if not decoded:
             return np.empty((0, width), np.float32)
-        options = {"layers": (features,), "device": device, "batch_size": batch_size, "input_size": config.input_size}
-        return extract_features(model, np.stack(decoded), **options)[features].cpu().numpy()
+        pixels, input_size = np.stack(decoded), config.input_size
+        found = extract_features(
+            model, pixels, layers=(features,), device=device, batch_size=batch_size, input_size=input_size
+        )
+        return found[features].cpu().numpy()
 
     try:
         parts = Parts(target, about, images, size=preparation.size, skip_damaged=skip_damaged)

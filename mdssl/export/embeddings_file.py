@@ -112,7 +112,7 @@ class Parts:
         Raises:
             ValueError: no image could be decoded.
         """
-        metadata = [_read_metadata(self._file(number)) for number in range(len(self.rows))]
+        metadata = [_read_metadata(self._file(number)) or {} for number in range(len(self.rows))]
         skipped = {name: error for each in metadata for name, error in json.loads(each[_SKIPPED]).items()}
         if len(skipped) == len(self.images):
             raise InputError(f"no image of {self.images.name} can be decoded: {next(iter(skipped.values()))}")
@@ -146,7 +146,8 @@ class Parts:
 
     def _join_to(self, file: Path, skipped: Mapping[str, str]) -> int:
         metadata = self._metadata(self._whole_digest(), skipped)
-        rows, writer = 0, None
+        rows = 0
+        writer: pq.ParquetWriter | None = None
         with open(file, "wb") as sink:
             for number in range(len(self.rows)):
                 part = pq.read_table(pa.BufferReader(self._file(number).read_bytes()))
@@ -156,6 +157,7 @@ class Parts:
                 writer = writer or pq.ParquetWriter(sink, table.schema)
                 writer.write_table(table)
                 rows += len(table)
+            assert writer is not None  # `join` has refused images of which none could be decoded
             writer.close()
             sink.flush()
             os.fsync(sink.fileno())

@@ -50,8 +50,8 @@ def export(
     Args:
         storage: folder or bucket of results.
         formats: keys of `mdssl.export.programs.FORMATS`.
-        data: folder or bucket of prepared datasets, whose image size and resize filter are the defaults of the next
-            two.
+        data: folder or bucket of prepared datasets. Their image size and resize filter are the defaults of the
+            next two.
         size: image size in pixels.
         resize_filter: a key of `mdssl.data.decode.FILTERS`.
         overwrite: whether to replace an earlier export.
@@ -76,7 +76,8 @@ def export(
     scored_on = tuple(row["eval_dataset"] for row in rows if row["eval_dataset"])
     preparation = preparation_of(config, data, scored_on=scored_on, size=size, resize_filter=resize_filter)
     programs = to_programs(model, preparation.size, formats)
-    width = model.projection[0].in_features
+    # The projection's first weights are (width, width).
+    width = next(model.projection.parameters()).shape[1]
     files = {FORMATS[name]: exported.data for name, exported in programs.items()}
     if "safetensors" in formats:
         files[FORMATS["safetensors"]] = to_safetensors(config, model)
@@ -95,7 +96,7 @@ def export(
 
 
 def _timm_config(config: TrialConfig, preparation: Preparation, width: int) -> dict[str, Any]:
-    """What timm's ``local-dir:`` and ``hf-hub:`` read. timm knows only the imagenet stem."""
+    """The configuration that timm's ``local-dir:`` and ``hf-hub:`` read. timm knows only the imagenet stem."""
     return {
         "architecture": config.arch,
         "num_classes": 0,
@@ -105,7 +106,7 @@ def _timm_config(config: TrialConfig, preparation: Preparation, width: int) -> d
             "input_size": [3, preparation.size, preparation.size],
             "fixed_input_size": False,
             "interpolation": preparation.filter,
-            # Both sides are resized, whatever the aspect ratio, and nothing is cropped.
+            # Both sides are resized, at any aspect ratio, and nothing is cropped.
             "crop_pct": 1.0,
             "crop_mode": "squash",
             "mean": MEAN,

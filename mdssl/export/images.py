@@ -44,7 +44,7 @@ def preparation_of(
 ) -> Preparation:
     """The preparation of the trial's training images, as far as ``size`` and ``resize_filter`` do not set it.
 
-    An encoder that was not trained here has that of its input size, or of the datasets that it was ``scored_on``.
+    For an encoder that was not trained here, it is that of its input size or of the datasets in ``scored_on``.
 
     Args:
         data: folder or bucket of prepared datasets.

@@ -50,6 +50,9 @@ class Exported(NamedTuple):
 class FromPixels(nn.Module):
     """The encoder with its normalization: (batch, S, S, 3) uint8 to (batch, width) float32."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, encoder: nn.Module):
         super().__init__()
         self.encoder = encoder
@@ -80,7 +83,7 @@ def to_programs(model: Model, size: int, formats: Sequence[str]) -> dict[str, Ex
     """Write those of ``formats`` that are programs, and check each against the encoder on batches of 1 and 7 images.
 
     Raises:
-        ValueError: features that are not finite; ONNX without its packages; a program whose features differ.
+        ValueError: features that are not finite; ONNX without its packages; a program with other features.
     """
     wanted = [name for name in PROGRAMS if name in formats]
     if not wanted:
@@ -97,8 +100,8 @@ def to_programs(model: Model, size: int, formats: Sequence[str]) -> dict[str, Ex
         difference = float(max(runs))
         if not difference <= _TOLERANCE * np.abs(expected).max():
             raise InputError(
-                f"the features of the {name} program differ by up to {difference:.3g} from the encoder's, whose "
-                f"largest is {np.abs(expected).max():.3g}; leave {name} out of --formats."
+                f"the features of the {name} program differ by up to {difference:.3g} from the encoder's "
+                f"(at most {np.abs(expected).max():.3g}); leave {name} out of --formats."
             )
         exported[name] = Exported(data, difference)
     return exported
@@ -121,8 +124,9 @@ def _with_plain_convolutions(encoder: nn.Module) -> nn.Module:
     for block in plain.modules():
         for name, child in block.named_children():
             if type(child) is SmallMapConv2d:
+                stride = (child.stride[0], child.stride[1])
                 conv = nn.Conv2d(
-                    child.in_channels, child.out_channels, 3, stride=child.stride, padding=1, bias=False, device="meta"
+                    child.in_channels, child.out_channels, 3, stride=stride, padding=1, bias=False, device="meta"
                 )
                 conv.weight = child.weight
                 setattr(block, name, conv)
@@ -143,8 +147,9 @@ def _run_torch_export(data: bytes, images: np.ndarray) -> np.ndarray:
 
 def _write_onnx(program: ExportedProgram) -> bytes:
     with _quiet():
-        options = {"input_names": ["images"], "output_names": ["features"], "dynamo": True, "verbose": False}
-        model = torch.onnx.export(program, **options).model_proto
+        onnx = torch.onnx.export(program, input_names=["images"], output_names=["features"], dynamo=True, verbose=False)
+        assert onnx is not None
+        model = onnx.model_proto
     graph = model.graph
     symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     values = (*graph.input, *graph.output, *graph.value_info)
@@ -166,7 +171,7 @@ def _run_onnx(data: bytes, images: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' progress messages and their warnings about opsets and devices."""
+    """Silence the exporters' progress messages and their warnings about opsets and devices."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -27,11 +28,12 @@ from mdssl.terminal import printable
 
 WATCH_SECONDS = 30
 _SAVE_SECONDS = 5.0
-"""An interrupted report draws at most the pictures of this time again."""
+"""Time between saves of the state. After an interruption, the pictures since the last one are drawn again."""
 _FILTERS = {"method": "method", "train_mixture": "mixture", "status": "status", "seed": "seed", "probe": "probe"}
 
 
-class Report(NamedTuple):
+@dataclass(frozen=True)
+class Report:
     """The result of `write_report`."""
 
     index: Location
@@ -111,7 +113,7 @@ def watch_report(storage: str | Location, output: str | Location, say: Callable[
 
 def _write_trials(folder: Folder, board: pd.DataFrame, trial_ids: list[str]) -> dict[str, str]:
     """Write a page for each trial; returns their titles in the order of ``trial_ids``."""
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[dict]] = {}
     for row in board.astype(object).where(board.notna(), None).to_dict("records"):
         rows.setdefault(row["trial_id"], []).append(row)
     configs = {trial_id: json.loads(of_trial[0]["config_json"]) for trial_id, of_trial in rows.items()}
@@ -183,5 +185,6 @@ def _write_index(
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    texts = {name: frame[name].map(printable, na_action="ignore") for name in frame.select_dtypes(["object", "string"])}
+    names = map(str, frame.select_dtypes(["object", "string"]))
+    texts = {name: frame[name].map(printable, na_action="ignore") for name in names}
     return frame.assign(**texts).to_csv(index=False).encode()

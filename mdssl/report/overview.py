@@ -72,13 +72,13 @@ def best_scores(rows: pd.DataFrame) -> list[Best]:
     scores = rows[(rows["status"] == "finished") & (rows["features"] == "encoder") & rows["top1"].notna()]
     found = []
     for name, of_dataset in scores.groupby("eval_dataset"):
-        best = of_dataset.loc[of_dataset["top1"].idxmax()].to_dict()
+        best = of_dataset.iloc[of_dataset["top1"].argmax()].to_dict()
         evaluation = json.loads(best["config_json"]).get("evaluation", {})
         majority = evaluation.get("majority_top1", float("nan"))
         share = best["top1"] / 100
         error = 100 * sqrt(share * (1 - share) / int(best["num_test"]))
         chance = 100 / int(of_dataset["num_classes"].max())
-        found.append(Best(name, best, of_dataset["trial_id"].nunique(), chance, majority, error))
+        found.append(Best(str(name), best, of_dataset["trial_id"].nunique(), chance, majority, error))
     return found
 
 
@@ -134,7 +134,8 @@ def trial_table(rows: pd.DataFrame) -> TrialTable:
     datasets = sorted(rows["eval_dataset"].dropna().unique())
     scored = rows[rows["status"] == "finished"]
     ways = sorted(set(zip(scored["features"], scored["probe"], strict=True)))
-    parts, notes = [], []
+    parts: list[pd.DataFrame] = []
+    notes: list[str] = []
     for features, probe in ways or [("encoder", "lbfgs")]:
         of_way = scored[(scored["features"] == features) & (scored["probe"] == probe)]
         own = [name for name in datasets if name in set(of_way["eval_dataset"])] if ways else datasets
@@ -151,16 +152,16 @@ def trial_table(rows: pd.DataFrame) -> TrialTable:
     table = table.reindex(columns=[*names[:before], *datasets, *names[before:]])
     of_trial = rows.drop_duplicates("trial_id").set_index("trial_id").reindex(table.index)
     if "seed" not in table:
-        table.insert(table.columns.get_loc("lambda2") + 1, "seed", of_trial["seed"])
+        table.insert(list(table).index("lambda2") + 1, "seed", of_trial["seed"])
     for name in ("probe", "features"):
         if name in table:
-            table.insert(table.columns.get_loc("seed") + 1, name, table.pop(name))
+            table.insert(list(table).index("seed") + 1, name, table.pop(name))
     table["hours"] = of_trial["train_seconds"] / 3600
     return _with_kinds(table, datasets, notes)
 
 
 def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str]) -> TrialTable:
-    names = [name for name in table if name not in _AT_THE_END and (name in datasets or table[name].notna().any())]
+    names = [str(name) for name in table if name not in _AT_THE_END and (name in datasets or table[name].notna().any())]
     names += ["status"] if (table["status"] != "finished").any() else []
     names += ["hours", "error"] if table["error"].notna().any() else ["hours"]
     columns, cells = [], []
@@ -175,7 +176,8 @@ def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str]) -> T
         choices += [NOTHING] * (NOTHING in texts)
         columns.append(Column(name, kind, pd.api.types.is_numeric_dtype(values), choices))
         cells.append([(text, text == best) for text in texts])
-    rows, times = [], Counter()
+    rows: list[Row] = []
+    times: Counter[str] = Counter()
     for trial_id, of_row in zip(table.index, zip(*cells, strict=True), strict=True):
         times[trial_id] += 1
         anchor = f"trial-{trial_id}" + (f"-{times[trial_id]}" if times[trial_id] > 1 else "")

@@ -17,20 +17,19 @@ _LONGEST_LIST, _SHOWN_OF_LONGER = 12, 10
 
 
 def render(template: str, **values: object) -> bytes:
-    """The page ``template`` with ``values``, as UTF-8.
+    """Render the page ``template`` with ``values``, as UTF-8.
 
-    Text is escaped for HTML, and control characters are written as escapes: names and errors are text, whatever they
-    contain.
+    Text is escaped for HTML, and control characters are written as escapes: names and errors never become markup.
     """
     return _TEMPLATES.get_template(template).render(**values).encode()
 
 
 def listed(names: Iterable[object]) -> str:
     """``a, b and c``; a long list is cut."""
-    names = [str(name) for name in names]
-    if len(names) > _LONGEST_LIST:
-        return f"{', '.join(names[:_SHOWN_OF_LONGER])} and {len(names) - _SHOWN_OF_LONGER} more"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    words = [str(name) for name in names]
+    if len(words) > _LONGEST_LIST:
+        return f"{', '.join(words[:_SHOWN_OF_LONGER])} and {len(words) - _SHOWN_OF_LONGER} more"
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _printable(value: Any) -> Any:

@@ -25,7 +25,7 @@ FILES = ("metrics.parquet", "clusters.parquet", "neighbours.png", "neighbours.js
 DRAWING_VERSION = 3
 """Increase it where the same files give other pictures or records."""
 PARALLEL_TRIALS = 24
-"""From this number of trials on, several processes, which take two seconds to start, draw them."""
+"""Several processes, which take two seconds to start, draw this number of trials or more."""
 
 _PIXELS_PER_INCH = 130
 """Text of 7 points then has the size of the page's text."""
@@ -47,7 +47,7 @@ class Picture(TypedDict, total=False):
 
 
 def draw_trials(storage: Location, folder: Folder, trial_ids: list[str]) -> Iterator[str]:
-    """Draw the trials whose files have changed, into ``folder.pictures[trial_id]`` and the subfolder ``trials``.
+    """Draw the trials with changed files into ``folder.pictures[trial_id]`` and the subfolder ``trials``.
 
     Yields:
         Each trial id, when its pictures are up to date.
@@ -91,10 +91,10 @@ def draw_board(board: pd.DataFrame, storage: Location, folder: Folder) -> dict[s
     return folder.pictures[BOARD]
 
 
-def _versions(places: list[Location], names: Iterable[str] | None = None) -> list[dict[str, tuple[int, int]]]:
-    """For each folder, size and modification time of its files ``names``, by default all."""
+def _versions(places: list[Location], names: Iterable[str] | None = None) -> list[dict[str, tuple[int, int | None]]]:
+    """List, for each folder, size and modification time of its files ``names``, by default all."""
 
-    def version(place: Location) -> dict[str, tuple[int, int]]:
+    def version(place: Location) -> dict[str, tuple[int, int | None]]:
         return {
             name: (info.size, info.mtime_ns) for name, info in place.listing().items() if not names or name in names
         }

@@ -50,7 +50,7 @@ def grouped_settings(trial: Mapping[str, Any], usual: Mapping[str, Any]) -> dict
 
 
 def usual_settings(trials: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """By setting, the value of more than half of the ``trials`` that have the setting. The axes of a grid have none."""
+    """Map each setting to its value in more than half of the ``trials`` that have it. The axes of a grid have none."""
     counts: dict[str, Counter] = {}
     for trial in trials:
         for name, value in relevant_settings(dict(trial)).items():
@@ -87,9 +87,9 @@ def reproduce_commands(rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
             # Dicts as ordered sets.
             datasets, layers = scored.setdefault(json.dumps(probe, sort_keys=True), ({}, {}))
             datasets[plain_name(row["eval_dataset"])] = layers[row["features"]] = None
-    for probe, (datasets, layers) in scored.items():
+    for settings, (datasets, layers) in scored.items():
         asked = {"evaluate": tuple(datasets), "features": tuple(layers)}
-        commands.append(probe_command(first["trial_id"], trial, json.loads(probe), asked))
+        commands.append(probe_command(first["trial_id"], trial, json.loads(settings), asked))
     return commands
 
 

@@ -25,7 +25,7 @@ _TOLD_OTHERWISE = ("method", "domains", "data_fingerprint", "weights", "weights_
 
 
 def labels(configs: Iterable[TrialConfig], mixtures: Mapping[str, str] | None = None) -> dict[str, str]:
-    """A few words for each trial, by its id: its method and what tells it from the others.
+    """A few words for each trial, by its id: its method and the settings that distinguish it.
 
     ``mdssl λ1=0.9 λ2=0.05 seed=1``; a mixture stands after the method where there are several. ``mixtures``: by trial
     id, the mixture as it is shown.

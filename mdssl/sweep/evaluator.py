@@ -44,7 +44,7 @@ class Evaluator:
         limit_memory(self.device, memory)
 
     def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
-        """Scores of one trial's encoder: for each dataset a list of entries, or the error."""
+        """Score one trial's encoder; returns for each dataset a list of entries, or the error."""
         with retrying(), kept_log(Location.of(trial_dir), "probe"):
             return self._score(trial_dir, datasets)
 

@@ -108,7 +108,7 @@ def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[st
 
 
 def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings) -> list[Work]:
-    """What is left to do for each trial, decided from ``storage`` alone.
+    """Determine the work that is left of each trial, from ``storage`` alone.
 
     Raises:
         InputError: an evaluation dataset is not prepared, or cannot be scored.

@@ -171,8 +171,9 @@ def _run_on_ray(
         },
     )
     device = "auto" if share.gpus else "cpu"
+    actor_class = evaluator.Evaluator.options(name=evaluator.NAME)  # type: ignore[attr-defined]  # of `ray.remote`
     # The handle is kept because Ray ends an actor that nobody can call any more.
-    actor = evaluator.Evaluator.options(name=evaluator.NAME).remote(run.data, run.probe, device, share.probe_memory)
+    actor = actor_class.remote(run.data, run.probe, device, share.probe_memory)
     # On GPUs, one trial more than train at once: it is ready to start while another is being evaluated. On CPUs, the
     # core that a trial leaves evaluates it.
     spare = 1 if share.gpus and settings.executor != "inline" and not settings.max_concurrent else 0
@@ -202,7 +203,7 @@ def _forget(name: str, storage: Location, config: TrialConfig) -> None:
 
 
 def _clear_up(storage: Location, config: TrialConfig) -> None:
-    """Delete what a stopped trial has left, unless another sweep has the trial now."""
+    """Delete the leftover files of a stopped trial, unless another sweep has the trial now."""
     trial_dir, records = trial_dir_in(storage, config.trial_id), train_records(storage, config)
     try:
         with retrying(0):
@@ -211,7 +212,7 @@ def _clear_up(storage: Location, config: TrialConfig) -> None:
                     if claim.take() is None:
                         records.delete()
     except OSError as error:
-        log.warning("trial %s: what it left could not be cleared away: %s", config.trial_id, error)
+        log.warning("trial %s: its leftover files could not be deleted: %s", config.trial_id, error)
 
 
 def _fit(

@@ -24,7 +24,7 @@ def show_results(
 
     Args:
         rows: of the leaderboard, those of the experiments' trials.
-        probes: whose scores are shown.
+        probes: names of the probes with scores to show.
         storage: where results live.
     """
     for name in names:

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: each trial's step, loss terms, speed and ETA, and the whole sweep's."""
+"""The display of a running sweep: each trial's step, loss terms, speed and ETA, and the whole sweep's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mdssl.sweep.describe import duration, labels
 _LINE_SECONDS = {"training": 10, "queued": 60}
 """Where output is a file or a pipe: how often a line is printed for a trial that trains, or that another sweep has."""
 _SILENT_SECONDS = 110
-"""After how long without a report of a trial a line says what it may be waiting for, and how often."""
+"""Time without a report of a trial until a line names what it may wait for, and between such lines."""
 _SILENT = {
     "start": "its processes start, or wait for CPUs or GPUs that are not free",
     "training": "a step takes long, or workers that died are being replaced",

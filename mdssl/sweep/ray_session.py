@@ -96,7 +96,7 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
                     address=address,
                     runtime_env={"env_vars": environment},
                     log_to_driver=False,
-                    logging_level="ERROR",
+                    logging_level=logging.ERROR,
                 )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(
@@ -120,7 +120,7 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 object_store_memory=256 << 20,
                 _temp_dir=str(folder / "r"),  # which Ray opens to all users; the folder above is not
             )
@@ -153,7 +153,7 @@ def _address_of_cluster(address: str) -> str:
     """
     import ray
     from ray._private import services
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     try:
         found = services.canonicalize_bootstrap_address_or_die(address)
@@ -189,7 +189,7 @@ def _own_address() -> Iterator[None]:
     """Within the context, the processes of a Ray that starts find its address in their environment.
 
     Otherwise Ray Train looks for "the" Ray of the machine, which fails where there are two: nobody then frees the
-    resources of a trial whose processes die, and its retry waits for them.
+    resources of a trial after its processes die, and its retry waits for them.
     """
     from ray._private.node import Node
 

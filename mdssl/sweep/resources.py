@@ -42,7 +42,7 @@ class Share:
         return _MEMORY_OF_PROBE if 0 < self.gpus < 1 else 1.0
 
     def on(self, node: dict[str, float]) -> int:
-        """How many workers the node holds."""
+        """Number of workers that the node holds."""
         held = int(node.get("CPU", 0) // self.cpus)
         if self.gpus:
             of_one = int(1 / self.gpus + 1e-6) if self.gpus < 1 else 1 / self.gpus
@@ -51,7 +51,7 @@ class Share:
 
 
 def slots(share: Share, nodes: Sequence[dict[str, float]]) -> int:
-    """How many trials fit ``nodes`` at once."""
+    """Number of trials that fit ``nodes`` at once."""
     return sum(share.on(node) for node in nodes) // share.workers
 
 
@@ -62,13 +62,13 @@ def check_resources(
     growing_to: int | None = None,
     where: str = "the cluster",
 ) -> int:
-    """How many trials fit a cluster at once.
+    """Number of trials that fit a cluster at once.
 
     Args:
         nodes: the resources of each node.
         growing_to: how many will fit a cluster that starts nodes where they are missing. Ray does not tell a driver
             whether a cluster is one, or how far it may grow, so what the user says is taken.
-        where: the nodes are, for the message.
+        where: name of the cluster or machine in messages.
 
     Raises:
         ValueError: not one fits.

@@ -1,4 +1,4 @@
-"""Who starts what anew after a process died, and when a trial has died too often.
+"""The restarts after a process died, and the limit after which a trial has failed.
 
 Five layers, from the inside out. Each goes on from the newest checkpoint, so at most `checkpoint_seconds` of work is
 lost. Deaths count against a trial only where it saved no new checkpoint between them: over days, machines die often.
@@ -52,7 +52,7 @@ def got_on(before: int, after: int) -> bool:
 def to_run_again(
     storage: Location, context: dict, results: ResultGrid, works: list[Work], reached: dict[str, int]
 ) -> list[Work]:
-    """Those of ``works`` that are not done after a run of Tune: claimed elsewhere, or died although they got on.
+    """Select the ``works`` that are not done after a run of Tune: claimed elsewhere, or died after progress.
 
     A trial that died without getting on gets a row.
 
@@ -63,7 +63,7 @@ def to_run_again(
         KeyboardInterrupt: trials are left, as after a signal: Tune then returns as if nothing had happened.
     """
     ended, again = 0, set()
-    for result in results:
+    for result in results:  # type: ignore[attr-defined]  # iterable by its __getitem__
         config = TrialConfig.from_dict(result.config["work"]["trial"])
         phase = (result.metrics or {}).get("phase")
         if result.error is None:
@@ -81,7 +81,7 @@ def to_run_again(
 
 
 def _record_death(storage: Location, config: TrialConfig, error: str, context: dict) -> None:
-    """Write a row for a trial whose own process died too often to write one."""
+    """Write a row for a trial after its own process died too often to write one."""
     last_line = error.strip().rsplit("\n", 1)[-1]
     failure = failed_row(config, f"the trial's process died: {last_line}", context=context, started_at=now())
     with Claim(trial_dir_in(storage, config.trial_id), context["sweep"]) as claim:

@@ -64,7 +64,7 @@ def finished_row(
 
 
 def images_of(dataset: Dataset) -> dict[str, Any]:
-    """What a row says of the images that it was scored on, and no column does.
+    """Describe the images of ``dataset`` for a row's ``config_json``; no column has these values.
 
     Returns:
         ``image_size`` (pixels), ``variant`` (see `mdssl.data.dataset.Dataset`) and ``majority_top1``: what always
@@ -120,7 +120,7 @@ def _setting(config: TrialConfig, context: dict) -> dict[str, Any]:
 
 
 def merged(old: list[dict], new: list[dict]) -> list[dict]:
-    """The trial's rows after ``new`` came in.
+    """Merge ``new`` rows into the trial's ``old`` ones.
 
     A finished score stays, also when it was made again beside other learning rates: published numbers do not change.
     A score on other images replaces it. A failed score is replaced by a new result of the same dataset and probe, a
@@ -140,7 +140,7 @@ def merged(old: list[dict], new: list[dict]) -> list[dict]:
 
 
 def _score_of(row: dict) -> tuple[str | None, str | None, str | None, str | None]:
-    """Dataset, layer and probe of a row, and what the dataset's images were."""
+    """Dataset, layer and probe of a row, and the fingerprint of the dataset's images."""
     evaluation = json.loads(row["config_json"]).get("evaluation", {})
     return row["eval_dataset"], row.get("features"), row.get("probe"), evaluation.get("data_fingerprint")
 
@@ -149,7 +149,7 @@ def _score_of(row: dict) -> tuple[str | None, str | None, str | None, str | None
 def git_commit() -> str:
     """The commit of the checkout that this package runs from, ``-dirty`` where files differ.
 
-    Outside of one, as on a cluster, which gets the files alone: what ``MDSSL_GIT_COMMIT`` says, or nothing.
+    Outside of a checkout, as on a cluster, which gets the files alone: ``MDSSL_GIT_COMMIT``, or an empty string.
     """
     folder = Path(mdssl.__file__).parents[1]
     if not (folder / ".git").exists():

@@ -131,7 +131,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             object.__setattr__(self, "evaluates_domains", True)
 
     def expand(self, *methods: str | Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What `mdssl.sweep.grid.trials` takes: each method, at every pair of λ1 and λ2 if its loss has them.
+        """Settings for `mdssl.sweep.grid.trials`: each method, at every pair of λ1 and λ2 if its loss has them.
 
         Args:
             methods: names, or settings such as ``{"method": "simclr", "domains": ("cifar10",)}``.
@@ -171,7 +171,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
 
     @property
     def trial_settings(self) -> dict[str, Any]:
-        """What all trials share; a script whose methods find their domains has `ClusterSettings` as a base as well."""
+        """Settings of all trials, with those of `ClusterSettings` in a script with methods that find their domains."""
         shared = asdict(pick(Recipe, self))
         return shared | asdict(pick(ClusterSettings, self)) if isinstance(self, ClusterSettings) else shared
 

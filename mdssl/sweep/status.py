@@ -1,4 +1,4 @@
-"""What every trial is doing, told by the storage alone: from any machine, without Ray, while sweeps run or after."""
+"""The state of every trial, from the storage alone: on any machine, without Ray, during sweeps or after them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mdssl.tables.terminal_table import TextColumn, TextTable
 from mdssl.terminal import Terminal
 
 STATES = ("failed", "stopped", "training", "evaluating", "finished")
-"""In the order in which they are shown: what needs somebody first."""
+"""In the order of display: trials that need attention first."""
 WATCH_SECONDS = 5.0
 _READERS = 16
 _LABEL_WIDTH = 20
@@ -53,7 +53,7 @@ class TrialStatus:
         scores: evaluation datasets with a finished score.
         seconds_ago: since its last update, by this machine's clock; None of a finished trial.
         error: why it failed, its first line.
-        holder: the process that has it, as host:pid and sweep; for a nested trial that which started its workers.
+        holder: the process that has it, as host:pid and sweep; for a nested trial, the one that started its workers.
         lost: why the process that has it no longer works on it: ``died``, or ``has not responded for 10m00s`` (it did
             not renew its claim, by this machine's clock); empty while it lives.
         host, device, workers: where it trains, or did last.
@@ -82,12 +82,13 @@ class TrialStatus:
         if self.state != "training" or not self.views_per_second:
             return None
         domains = self.config.num_clusters if METHODS[self.config.method].finds_domains else len(self.config.domains)
+        assert domains is not None  # `TrialConfig` sets num_clusters for a method that finds domains
         views_per_step = 2 * domains * self.config.batch_per_domain
         return (self.config.iterations - self.step) * views_per_step / self.views_per_second
 
 
 def trial_statuses(storage: str | Location) -> list[TrialStatus]:
-    """Every trial that the storage knows, those that need somebody first.
+    """List all trials in the storage, those that need attention first.
 
     Raises:
         ValueError: there is no such storage; a file of the leaderboard is not one of its own.
@@ -154,7 +155,7 @@ def watch_status(storage: str | Location) -> None:
     """
     console = Terminal()
     while True:
-        # Whole before the one that is shown is cleared: reading takes a while.
+        # The old status stays on the screen until the new one is complete, because reading takes a while.
         with console.capture() as capture:
             print_status(storage, console)
         console.clear()
@@ -197,7 +198,7 @@ def _where(trial: TrialStatus) -> str:
 
 
 def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> TrialStatus | None:
-    """None for a folder that is no trial's."""
+    """The status of one trial; None for a folder that is no trial's."""
     scores = 0 if rows is None else int((rows["status"] == "finished").groupby(rows["eval_dataset"]).any().sum())
     folder, error, mixture = trial_dir_in(storage, trial_id), "", ""
     if rows is not None:
@@ -251,7 +252,7 @@ def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> Tria
 
 
 def _read(file: Location, parse: Callable[[bytes], Any]) -> Any:
-    """What ``parse`` makes of a file, None where it is not there.
+    """Apply ``parse`` to the content of a file; None if it does not exist.
 
     Raises:
         ValueError: it is damaged.

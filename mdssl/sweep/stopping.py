@@ -35,7 +35,7 @@ def _key(token: str = "") -> bytes:
 
 
 def stop_requested(token: str = "") -> bool:
-    """Whether the sweep that this process works for, or its trial whose claim has ``token``, has been asked to stop."""
+    """Whether this process's sweep, or its trial that has the claim with ``token``, has been asked to stop."""
     if not ray.is_initialized():
         return False
     return any(internal_kv._internal_kv_exists(key) for key in {_key(), _key(token)})

@@ -1,4 +1,4 @@
-"""What a sweep prints: the plan before it runs, the table after."""
+"""The printed plan of a sweep before it runs, and its table afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 
 
 def print_plan(console: Console, name: str, settings: SweepSettings, storage: Location, works: list[Work]) -> None:
-    """What is there and what is left; with ``dry_run`` trial by trial."""
+    """Print what is finished and what is left; with ``dry_run`` trial by trial."""
     words = {
         "finished": "already there",
         "failed": "failed before (--retry-failed tries again)",
@@ -73,7 +73,7 @@ def _notes(settings: SweepSettings, variants: dict[str, str]) -> list[str]:
 def print_results(
     console: Console, name: str, settings: SweepSettings, storage: Location, configs: list[TrialConfig]
 ) -> int:
-    """The sweep's table and where it is; the exit code: 0 when every trial has all its scores, 1 when some failed."""
+    """Print the sweep's table and its location; returns 0 when every trial has all its scores, 1 when some failed."""
     rows = leaderboard.read(storage, trial_id=[config.trial_id for config in configs])
     probes = [probe.name for probe in settings.probe_config.each()]
     # What failed and was not asked for this time is another sweep's business.
@@ -100,7 +100,7 @@ def print_results(
     if not complete:
         command = [word for word in sys.argv if word not in ("--force", "--retry-failed")]
         again = shlex.join(["python", *command, "--retry-failed"])
-        console.print(f"To try what failed again: {again}", markup=False, soft_wrap=True)
+        console.print(f"To retry failed trials and probes: {again}", markup=False, soft_wrap=True)
     folder = (storage / LEADERBOARD).uri
     console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
     console.print(pandas_line(storage), markup=False, soft_wrap=True)
@@ -112,8 +112,8 @@ def print_results(
 def pandas_line(storage: Location) -> str:
     """A line that pivots the whole folder without averaging over anything but seeds.
 
-    The folder may hold other sweeps as well, so what its rows differ in, and the index must name, is seen from it.
-    Where it cannot be read whole, pandas could not either, and a note says why instead.
+    The folder may hold other sweeps as well, so the index names the settings in which its rows differ. Where the
+    folder cannot be read, a note with the reason takes the place of the line.
     """
     index = ["method", "lambda1", "lambda2"]
     try:
@@ -126,7 +126,7 @@ def pandas_line(storage: Location) -> str:
         return f"note: {error}"
     index += [name for name in mixed if name in SCHEMA.names]
     if set(mixed) - set(index):
-        # Settings that only config_json tells.
+        # Settings that only config_json has.
         index.append("trial_id")
     names = ", ".join(f'"{name}"' for name in index)
     return (

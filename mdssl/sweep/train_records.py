@@ -13,5 +13,5 @@ def train_records(storage: Location, config: TrialConfig) -> Location:
 
 
 def trials_with_records(storage: Location) -> set[str]:
-    """Ids of trials that train now, or whose processes were killed before they could clear up."""
+    """Ids of trials that train now, or left records because their processes were killed."""
     return {name.rpartition("-")[2] for name in (storage / _FOLDER).names()}

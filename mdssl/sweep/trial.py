@@ -95,11 +95,11 @@ def _do(
             raise NonFiniteLossError(training["step"], training["error"])
         actor = ray.get_actor(evaluator.NAME)
         tune.report({"phase": "evaluating"})
-        scores = actor.score.remote(trial_dir.uri, missing)
-        while not ray.wait([scores], timeout=1.0)[0]:
+        asked: ray.ObjectRef[dict[str, list[dict[str, Any]] | str]] = actor.score.remote(trial_dir.uri, missing)
+        while not ray.wait([asked], timeout=1.0)[0]:
             if terminated():
                 raise StoppedError("asked to stop")
-        scores = ray.get(scores)
+        scores = ray.get(asked)
         claim.check()
     except ray.exceptions.RayActorError:
         # Not this trial's error: the sweep is being stopped, or the probe actor died too often. Then Tune starts the
@@ -150,7 +150,9 @@ def _trained(
     else:
         train_in_workers(config, trial_dir, run, claim.token, terminated)
     claim.check()
-    return read_training(trial_dir)
+    ended = read_training(trial_dir)
+    assert ended is not None  # training without it has lost the claim
+    return ended
 
 
 def _release_memory() -> None:
@@ -165,7 +167,7 @@ def _release_memory() -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason: what the worker said, without Ray's tracebacks around it."""
+    """The innermost error, as the worker raised it, without Ray's tracebacks."""
     failures = getattr(error, "worker_failures", None)
     if failures:
         return _cause(next(iter(failures.values())))

@@ -1,8 +1,8 @@
 """Trials claimed elsewhere: the sweep's driver waits for them when Tune has done all others.
 
-A trial whose claim another process holds ends at once in this sweep's Tune run, with the phase ``queued``. A trial that
-waited inside Tune would hold a slot, and with the executor inline a CPU or GPU, that the next trial could use. Trials
-that nobody has any more, and that are not done, go into another Tune run.
+A trial ends at once in this sweep's Tune run, with the phase ``queued``, if another process holds its claim. A trial
+that waited inside Tune would hold a slot, and with the executor inline a CPU or GPU, that the next trial could use.
+Trials that are not done, and that no process holds any more, go into another Tune run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ClaimedElsewhere:
         self.watches: dict[str, Watch] = defaultdict(Watch)
 
     def wait(self, works: list[Work]) -> list[Work]:
-        """Those of ``works`` that are left, as soon as one can be done here; empty when others have done all."""
+        """Wait until one of ``works`` can be done here; returns those that are left, none if others have done all."""
         waiting = list(works)
         while waiting:
             ready = []
@@ -60,7 +60,7 @@ class ClaimedElsewhere:
         return []
 
     def _left_of(self, work: Work, dead: Owner | None) -> Work:
-        """What the other process has left to do. What has failed for it since the plan would fail here."""
+        """The work that the other process has left. A score that failed there since the plan would fail here."""
         storage, config = self.storage, work.config
         data = ensure_local(self.settings.data, work.missing)
         rows = read_rows(storage, config.trial_id)
