@@ -92,7 +92,7 @@ def prepare(
                 name,
                 data=data,
                 source=settings.source,
-                kind=settings.kind,
+                kind=settings.kind_for(name),
                 download=download,
                 progress=_count_bytes(bar, name),
                 reading=settings.reading,

@@ -99,7 +99,7 @@ def resolve_splits(
         return _all_unlabelled(parts, source.findings)
     parts, classes = _drop_empty_classes(parts, source.classes, source.findings)
     rule: dict = {"rule": "as given"}
-    train, test, validation = (parts.get(split) for split in ("train", "test", "validation"))
+    train, test, validation = parts["train"], parts.get("test"), parts.get("validation")
     if test is not None and validation is not None:
         if joins_validation:
             train, rule = Part.join(train, validation), {"rule": "train and validation joined"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ def check_finite(what: str, features: torch.Tensor) -> None:
         )
 
 
-def _forward(model: nn.Module, batch: torch.Tensor, layers: Sequence[str]) -> dict[str, torch.Tensor]:
+def _forward(model: Any, batch: torch.Tensor, layers: Sequence[str]) -> dict[str, torch.Tensor]:
     encoded = model.encoder(batch).float()
     return {layer: encoded if layer == "encoder" else model.projection(encoded).float() for layer in layers}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -90,7 +90,7 @@ def read(trial_dir: Location, dataset: str) -> Representations | None:
             layer: Layer(tensors[f"{layer}.class_means"], tensors[f"{layer}.sample"].astype(np.float32))
             for layer in said["layers"]
         }
-        sample = {"labels": tensors["labels"], "rows": tensors["rows"]}
+        sample: dict[str, Any] = {"labels": tensors["labels"], "rows": tensors["rows"]}
         source = {"fingerprint": said["fingerprint"], "seed": said["seed"]}
         return Representations(said["dataset"], tuple(said["classes"]), layers, **sample, **source)
     except FileNotFoundError:
@@ -143,8 +143,8 @@ def represent(model: Model, config: TrialConfig, dataset: Dataset, encoded: dict
     for layer in layers_of(config):
         features = encoded[layer] if layer in encoded else _projected(model, encoded["encoder"])
         check_finite(f"{layer} features", features)
-        features = features.cpu().numpy()
-        layers[layer] = Layer(class_means(features, labels, len(dataset.classes)), features[rows])
+        array = features.cpu().numpy()
+        layers[layer] = Layer(class_means(array, labels, len(dataset.classes)), array[rows])
     fingerprint = dataset.fingerprints["test"]
     return Representations(dataset.name, dataset.classes, layers, labels[rows], rows, fingerprint)
 

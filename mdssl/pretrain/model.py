@@ -71,8 +71,8 @@ class SmallMapConv2d(nn.Conv2d):
     @classmethod
     def like(cls, conv: nn.Conv2d) -> SmallMapConv2d:
         """The same layer with the same weights."""
-        channels = {"in_channels": conv.in_channels, "out_channels": conv.out_channels}
-        new = cls(**channels, kernel_size=3, stride=conv.stride, padding=1, bias=False, device="meta")
+        down, right = conv.stride
+        new = cls(conv.in_channels, conv.out_channels, 3, (down, right), padding=1, bias=False, device="meta")
         new.weight = conv.weight
         return new
 

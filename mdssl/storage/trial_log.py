@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any, TextIO
 
 from mdssl.config.trial import check_trial_id
@@ -53,7 +54,8 @@ def kept_log(trial_dir: Location, process: str, *, errors_only: bool = False) ->
         root.addHandler(handler)
         if not errors_only:
             ours.setLevel(min(ours.getEffectiveLevel(), logging.INFO))
-            tees = sys.stdout, sys.stderr = _Tee(sys.stdout, handler), _Tee(sys.stderr, handler)
+            tees = _Tee(sys.stdout, handler), _Tee(sys.stderr, handler)
+            sys.stdout, sys.stderr = tees
         try:
             yield
         except Exception:
@@ -161,7 +163,7 @@ class _Tee:
 
 
 def _comes_from_logging() -> bool:
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame:
         if frame.f_globals.get("__name__") == "logging":
             return True
