@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSettings:
-    """What decides the arrays of a prepared dataset.
+    """The settings that determine the arrays of a prepared dataset.
 
     Attributes:
         source: file or folder to read, also as text, see ``open.LAYOUTS``; None for a dataset of the catalog.

@@ -28,7 +28,7 @@ from mdssl.device import send
 from mdssl.errors import InputError, check_number
 
 _TILE_ROWS = {"cpu": 512, "cuda": 4096}
-"""Rows of a tile, whose square should stay in a CPU's cache, and fill a GPU."""
+"""Rows of a tile: a square tile should fit in a CPU's cache, and fill a GPU."""
 
 
 class LossTerms(NamedTuple):

@@ -41,14 +41,14 @@ class Model(nn.Module):
 
 
 def build_model(config: TrialConfig) -> Model:
-    """A model whose initial weights depend on ``config.seed`` and its shape only; made on the CPU for every device."""
+    """Build a model on the CPU, for every device; its initial weights depend only on ``config.seed`` and its shape."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return Model(config).to(memory_format=torch.channels_last)
 
 
 def batch_norm_note(norm: str, workers: int, *, on_cpu: bool) -> str:
-    """What a user must know about the batch-norm of several workers; empty where there is nothing to say."""
+    """A warning about the batch-norm of several workers; empty if none applies."""
     if norm != "batch" or workers == 1 or not on_cpu:
         return ""
     return (

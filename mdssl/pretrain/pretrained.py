@@ -148,8 +148,8 @@ def _trunk(tensors: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, tor
         if first == 2:
             raise InputError(
                 "its layers are numbered without a ReLU between the first batch-norm and the first block, as "
-                "nn.Sequential makes of lightly's ResNetGenerator, whose ReLU is no child; our encoder has one and "
-                f"would compute other features. {_ALLOWED}"
+                "nn.Sequential makes of lightly's ResNetGenerator (its ReLU is not a child module); our encoder has "
+                f"one and would compute other features. {_ALLOWED}"
             )
         if first == 3 and tensors.get(f"{prefix}0.weight", torch.empty(0)).shape[2:] == (7, 7):
             raise InputError(f"its 7x7 stem has no max-pool behind it; ours has one. {_ALLOWED}")

@@ -93,8 +93,8 @@ def _from_fsspec(uri: str, pyarrow_says: str) -> tuple[pyarrow.fs.FileSystem, st
 def write_if_absent(filesystem: pyarrow.fs.FileSystem, path: str, data: bytes) -> bool:
     """Write a small file if there is none; returns whether it was written.
 
-    On S3 and GCS this is one request, on fsspec's filesystems an exclusive open. Azure and HDFS have neither: of two
-    that write at the same moment both get True, and the last file stays.
+    On S3 and GCS this is one request, on fsspec's filesystems an exclusive open. Azure and HDFS have neither: if two
+    processes write at the same moment, both get True, and the last file stays.
 
     Raises:
         OSError: the request failed, or its answer was lost; in that case the file may have been written.

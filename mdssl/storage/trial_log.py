@@ -59,7 +59,7 @@ def kept_log(trial_dir: Location, process: str, *, errors_only: bool = False) ->
         try:
             yield
         except Exception:
-            # To this file alone: who catches the exception says what the user is to see.
+            # To this file only: the code that catches the exception reports it to the user.
             handler.handle(
                 logging.LogRecord(__name__, logging.ERROR, "", 0, "ended by an error:", (), exc_info=sys.exc_info())
             )
@@ -136,7 +136,7 @@ class _Handler(logging.Handler):
 
 
 class _Tee:
-    """A stream whose whole lines also go to a log; everything else is the stream's own."""
+    """A wrapper of a stream that also writes complete lines to a log; it leaves the rest to the stream."""
 
     def __init__(self, stream: TextIO, handler: _Handler):
         self._stream, self._handler, self._begun = stream, handler, ""
