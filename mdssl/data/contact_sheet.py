@@ -1,7 +1,7 @@
 """A contact sheet of a prepared dataset, one row per class, and the drawing functions that other sheets share."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def contact_sheet(
     rng = np.random.default_rng(seed)
     if dataset.is_labelled:
         images, labels = dataset.split(split).images, dataset.split(split).labels
-        names = dataset.classes[:max_classes]
+        names: Sequence[str] = dataset.classes[:max_classes]
     else:
         check_name("split of a dataset without labels", split, ("train",))
         images = dataset.pretraining_images()
@@ -93,7 +93,9 @@ def font(size: int, texts: Iterable[str] = ()) -> ImageFont.FreeTypeFont:
     matplotlib's font has the Latin, Greek, Cyrillic, Hebrew and Arabic scripts.
     """
     characters = frozenset("".join(texts)) - _ASCII
-    return ImageFont.truetype(_font_file(characters), size) if characters else ImageFont.load_default(size)
+    found = ImageFont.truetype(_font_file(characters), size) if characters else ImageFont.load_default(size)
+    assert isinstance(found, ImageFont.FreeTypeFont)  # as Pillow's own is in any given size
+    return found
 
 
 def legible(text: str, text_font: ImageFont.FreeTypeFont) -> str:

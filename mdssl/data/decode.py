@@ -202,9 +202,11 @@ def _tasks(part: Part, size: int, resize_filter: str, bits: int) -> Iterator[Tas
 
 
 def _convert_chunk(raw: list[RawImage], where: list[str], size: int, resize_filter: str, bits: int) -> Converted:
-    if all(isinstance(image, np.ndarray) and image.shape == (size, size, 3) for image in raw):
-        return Converted(np.stack(raw), {}, Counter())
-    images, errors, notes = [], {}, Counter()
+    ready = [image for image in raw if isinstance(image, np.ndarray) and image.shape == (size, size, 3)]
+    if len(ready) == len(raw):
+        return Converted(np.stack(ready), {}, Counter())
+    images, errors = [], {}
+    notes: Counter[str] = Counter()
     for place, image in enumerate(raw):
         try:
             images.append(convert(image, size, resize_filter, where[place], notes, bits))

@@ -92,7 +92,7 @@ def prepare(
                 name,
                 data=data,
                 source=settings.source,
-                kind=settings.kind,
+                kind=settings.kind_for(name),
                 download=download,
                 progress=_count_bytes(bar, name),
                 reading=settings.reading,
@@ -127,10 +127,10 @@ def prepare(
 
 
 def ensure_builtin(data: str | Path, names: Iterable[str]) -> None:
-    """Prepare those of ``names`` that are built-in domains and missing, which takes seconds.
+    """Prepare the missing built-in domains among ``names``, which takes seconds.
 
     Raises:
-        InputError: another of them is not prepared. Then nothing is made.
+        InputError: another dataset among them is not prepared. Then nothing is made.
     """
     names = tuple(names)
     for name in names:
@@ -143,7 +143,7 @@ def ensure_builtin(data: str | Path, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def _locked(data: Path, name: str, progress: bool) -> Iterator[None]:
-    """Hold the lock of ``name``, and first that of the dataset whose downloads it shares."""
+    """Hold the lock of ``name``, after the lock of the dataset that shares its downloads with it."""
     with contextlib.ExitStack() as stack:
         for each in dict.fromkeys((owner_of_files(name), name)):
             stack.enter_context(locked(data, each, progress))

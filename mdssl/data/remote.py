@@ -214,7 +214,7 @@ def _chunk(file: Location, start: int) -> bytes:
 
     def read() -> bytes:
         with file.filesystem.open_input_file(file.path) as opened:
-            return opened.read_at(_CHUNK, start)
+            return opened.read_at(_CHUNK, start)  # type: ignore[call-arg]
 
     # Reading only: an error of the local disk is another one.
     try:

@@ -22,10 +22,10 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSettings:
-    """What decides the arrays of a prepared dataset.
+    """The settings that determine the arrays of a prepared dataset.
 
     Attributes:
-        source: file or folder to read, see ``open.LAYOUTS``; None for a dataset of the catalog by its name.
+        source: file or folder to read, also as text, see ``open.LAYOUTS``; None for a dataset of the catalog.
         kind: one of ``open.KINDS``; None detects it from the source.
         reading: which splits and classes of the source to take.
         image_size: height and width in pixels.
@@ -35,7 +35,7 @@ class PrepareSettings:
         test_fraction: share of test images for a source without a test split.
     """
 
-    source: str | Path | None = None
+    source: Path | None = None
     kind: str | None = None
     reading: Reading = field(default_factory=Reading)
     image_size: int = 32

@@ -99,7 +99,7 @@ def resolve_splits(
         return _all_unlabelled(parts, source.findings)
     parts, classes = _drop_empty_classes(parts, source.classes, source.findings)
     rule: dict = {"rule": "as given"}
-    train, test, validation = (parts.get(split) for split in ("train", "test", "validation"))
+    train, test, validation = parts["train"], parts.get("test"), parts.get("validation")
     if test is not None and validation is not None:
         if joins_validation:
             train, rule = Part.join(train, validation), {"rule": "train and validation joined"}
@@ -154,7 +154,7 @@ def _all_unlabelled(parts: dict[str, Part], findings: Findings) -> tuple[dict[st
 def _drop_empty_classes(
     parts: dict[str, Part], classes: tuple[str, ...], findings: Findings
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """Without classes that have no image, which a score would count as possible answers."""
+    """Drop classes that have no image, because a score would count them as possible answers."""
     labelled = {split: part for split, part in parts.items() if split != "unlabelled"}
     present = np.unique(np.concatenate([part.labels for part in labelled.values()]))
     if len(present) == len(classes):

@@ -74,7 +74,8 @@ class TrialArtifacts:
         with_tests = [dataset for dataset in datasets.values() if dataset.counts["test"]]
         if not with_tests:
             raise InputError(f"{', '.join(names)}: no test images to show with their neighbours; name other datasets.")
-        if trial_sheet.shows(stored, {dataset.name: trial_sheet.fingerprints_of(dataset) for dataset in with_tests}):
+        now = {dataset.name: trial_sheet.fingerprints_of(dataset) for dataset in with_tests}
+        if stored and trial_sheet.shows(stored, now):
             return stored
         for name in names:
             if name not in self.parts:

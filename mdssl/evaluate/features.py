@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,18 +76,18 @@ def extract_features(
 
 def check_finite(what: str, features: torch.Tensor) -> None:
     """Raise ``ValueError`` if a row of (N, width) ``features`` has a NaN or an infinity."""
-    # A NaN or infinity makes the row's sum so; checking each number takes ten times as long.
+    # A NaN or infinity makes the row's sum non-finite; checking each number takes ten times as long.
     if torch.isfinite(features.sum(dim=1)).all():
         return
     bad = int((~torch.isfinite(features)).any(dim=1).sum())
     if bad:
         raise InputError(
-            f"{what} of {bad} of {len(features)} images are not finite (NaN or infinite); an encoder that diverged, or "
-            "whose weights were damaged, has no score. Train it again with a smaller learning rate, or load it anew."
+            f"{what} of {bad} of {len(features)} images are not finite (NaN or infinite); an encoder that diverged or "
+            "has damaged weights has no score. Train it again with a smaller learning rate, or load it anew."
         )
 
 
-def _forward(model: nn.Module, batch: torch.Tensor, layers: Sequence[str]) -> dict[str, torch.Tensor]:
+def _forward(model: Any, batch: torch.Tensor, layers: Sequence[str]) -> dict[str, torch.Tensor]:
     encoded = model.encoder(batch).float()
     return {layer: encoded if layer == "encoder" else model.projection(encoded).float() for layer in layers}
 

@@ -1,4 +1,4 @@
-"""What an encoder makes of a dataset's test images, kept with the trial: class averages, and a sample to embed.
+"""Representations of a dataset's test images, kept with the trial: class averages, and a sample to embed.
 
     trials/<trial_id>/representations/<dataset>.safetensors
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -35,7 +35,7 @@ FOLDER = "representations"
 SAMPLE_IMAGES = 400
 """Enough for a map of the latent space; with both layers of a ResNet-18 half a megabyte."""
 _METADATA = "representations"
-"""One key, whose value is JSON: safetensors writes several in an order that differs from run to run."""
+"""One key, with JSON as its value: safetensors writes several keys in an order that differs from run to run."""
 
 
 class Layer(NamedTuple):
@@ -76,7 +76,7 @@ class Representations:
 
 
 def read(trial_dir: Location, dataset: str) -> Representations | None:
-    """What is kept of ``dataset`` with the trial in ``trial_dir``; None where there is nothing.
+    """Read the representations of ``dataset`` from the folder of a trial; None if there are none.
 
     Raises:
         ValueError: the file is damaged.
@@ -90,7 +90,7 @@ def read(trial_dir: Location, dataset: str) -> Representations | None:
             layer: Layer(tensors[f"{layer}.class_means"], tensors[f"{layer}.sample"].astype(np.float32))
             for layer in said["layers"]
         }
-        sample = {"labels": tensors["labels"], "rows": tensors["rows"]}
+        sample: dict[str, Any] = {"labels": tensors["labels"], "rows": tensors["rows"]}
         source = {"fingerprint": said["fingerprint"], "seed": said["seed"]}
         return Representations(said["dataset"], tuple(said["classes"]), layers, **sample, **source)
     except FileNotFoundError:
@@ -103,7 +103,7 @@ def read(trial_dir: Location, dataset: str) -> Representations | None:
 
 
 def write(trial_dir: Location, representations: Representations) -> None:
-    """Keep ``representations`` with the trial; the same ones are the same bytes."""
+    """Write ``representations`` to the folder of the trial; equal ones give equal bytes."""
     tensors = {"labels": representations.labels, "rows": representations.rows}
     for name, layer in representations.layers.items():
         tensors[f"{name}.class_means"] = layer.class_means
@@ -125,8 +125,8 @@ def write(trial_dir: Location, representations: Representations) -> None:
 def represent(model: Model, config: TrialConfig, dataset: Dataset, encoded: dict[str, torch.Tensor]) -> Representations:
     """Representations of the test split of ``dataset``.
 
-    Class averages are of l2-normalised rows. The paper says "class-averaged representations" and no more; its loss sees
-    directions alone, so a row's length is nothing that was trained, and must not make one image count more than others.
+    Class averages are of l2-normalised rows. The paper says "class-averaged representations" and no more; its loss
+    depends on directions only, so a row's length is not trained, and must not make one image count more than others.
 
     Args:
         model, config: a trial's, as `mdssl.pretrain.trial_files.load_model` gives them.
@@ -143,8 +143,8 @@ def represent(model: Model, config: TrialConfig, dataset: Dataset, encoded: dict
     for layer in layers_of(config):
         features = encoded[layer] if layer in encoded else _projected(model, encoded["encoder"])
         check_finite(f"{layer} features", features)
-        features = features.cpu().numpy()
-        layers[layer] = Layer(class_means(features, labels, len(dataset.classes)), features[rows])
+        array = features.cpu().numpy()
+        layers[layer] = Layer(class_means(array, labels, len(dataset.classes)), array[rows])
     fingerprint = dataset.fingerprints["test"]
     return Representations(dataset.name, dataset.classes, layers, labels[rows], rows, fingerprint)
 
@@ -171,11 +171,11 @@ def is_kept(trial_dir: Location, dataset: Dataset) -> bool:
 def of_trial(
     storage: str | Location, trial_id: str, datasets: Sequence[str], *, data: str | None = None, device: str = "cpu"
 ) -> dict[str, Representations]:
-    """What is kept of ``datasets`` with a trial.
+    """The representations of ``datasets`` that are kept with a trial.
 
     Args:
-        data: folder or bucket of prepared datasets; with it, what is missing is made and kept, as for a trial that was
-            probed before there were any. Without it, what is missing is left out.
+        data: folder or bucket of prepared datasets; with it, missing representations are made and kept, as for a trial
+            that was probed before there were any. Without it, they are left out.
 
     Raises:
         ValueError: a file is damaged; or, with ``data``, the trial has no encoder or a dataset is not prepared.

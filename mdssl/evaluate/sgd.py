@@ -100,7 +100,7 @@ def raw_sgd_probes(
             if not torch.isfinite(weight).all():
                 raise InputError(
                     f"the sgd-raw probe diverged at learning rate {rate:g}; give a smaller one, or use the sgd probe, "
-                    "whose rates are stable."
+                    "which has stable rates."
                 )
         unscaled = (parts.train_x.new_zeros(()), parts.train_x.new_ones(()))
         return [score(Classifier(weight, bias, *unscaled), parts) for weight, bias in fits]

@@ -91,6 +91,6 @@ def summarize(matrix: np.ndarray, groups: Sequence[str]) -> Summary:
 
 
 def _mean(values: np.ndarray | list[float]) -> float:
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")
+    numbers = np.asarray(values, dtype=np.float64)
+    numbers = numbers[~np.isnan(numbers)]
+    return float(numbers.mean()) if len(numbers) else float("nan")

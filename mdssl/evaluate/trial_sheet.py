@@ -141,8 +141,8 @@ def _summary(part: Part, matches: Sequence[Match], candidates: Sequence[Pictures
     """How the neighbours of one dataset's test images divide.
 
     ``domains``: share of neighbours by domain. ``own_domain``: that of the dataset itself; None where it is not
-    searched. ``own_class``: share with the query's class, by its name, in whatever domain; None where no searched
-    image has a class of such a name. ``…_by_chance``: the same of all images that are searched.
+    searched. ``own_class``: share with the query's class, by its name, in any domain; None if no searched
+    image has a class of that name. ``…_by_chance``: the same of all images that are searched.
     """
     sources = {pictures.dataset.name: len(pictures) for pictures in candidates}
     names = Counter(name for pictures in candidates for name in pictures.classes)

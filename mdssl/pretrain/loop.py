@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 import torch.distributed as dist
@@ -159,7 +159,7 @@ def _train(
         # Every `recluster_every` steps of a clustered method; a resumed run may already have clustered.
         number = pseudo_domains.round_due(config, state.step)
         if number is not None and (state.clusters is None or state.clusters.round < number):
-            due = {"number": number, "step": state.step, "stop_requested": stop_requested}
+            due: dict[str, Any] = {"number": number, "step": state.step, "stop_requested": stop_requested}
             try:
                 state.clusters, record = pseudo_domains.find(config, model, mixture, state.clusters, **due)
             except StoppedError:
@@ -201,14 +201,14 @@ def _train(
                 dist.barrier()
             raise
         instant = time.perf_counter()
-        seconds, steps, views = instant - timed_at, state.step - timed_step, state.views - timed_views
+        seconds, steps, new_views = instant - timed_at, state.step - timed_step, state.views - timed_views
         timed_step, timed_views, timed_at = state.step, state.views, instant
         state.seconds += seconds
         state.gpu_seconds += seconds * workers * device.startswith("cuda")
         must_save = is_last
         if is_report:
             eta = (iterations - state.step) * seconds / steps
-            progress = Progress(state.step, iterations, *means_of(state.terms), rate, views / seconds, eta)
+            progress = Progress(state.step, iterations, *means_of(state.terms), rate, new_views / seconds, eta)
             state.metrics.append(progress.as_row())
             trackers.log(state.step, of_report(state.metrics[-1]))
             reported_step, state.terms = state.step, []
@@ -223,12 +223,12 @@ def _train(
 
     if rank == 0:
         before_writing()
-        of_run = {"device": device, "workers": workers, "compiled": settings.compile}
+        of_run: dict[str, Any] = {"device": device, "workers": workers, "compiled": settings.compile}
         ended = write_finished(trial_dir, config, model, state, **of_run, datasets=datasets)
     if workers > 1:
         # No rank ends the process group while rank 0 writes.
         dist.barrier()
-    return ended if rank == 0 else read_training(trial_dir)
+    return ended if rank == 0 else cast("dict[str, Any]", read_training(trial_dir))
 
 
 def _save(
@@ -260,6 +260,7 @@ def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | N
     if not METHODS[config.method].finds_domains:
         return mixture.domains
     if clusters is None:
+        assert config.num_clusters is not None
         return (mixture.union(config.num_clusters * config.batch_per_domain),)
     return clusters.groups(config.batch_per_domain)
 

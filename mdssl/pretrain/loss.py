@@ -17,7 +17,7 @@ storing them. Several workers share the tiles evenly.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,7 +28,7 @@ from mdssl.device import send
 from mdssl.errors import InputError, check_number
 
 _TILE_ROWS = {"cpu": 512, "cuda": 4096}
-"""Rows of a tile, whose square should stay in a CPU's cache, and fill a GPU."""
+"""Rows of a tile: a square tile should fit in a CPU's cache, and fill a GPU."""
 
 
 class LossTerms(NamedTuple):
@@ -96,7 +96,9 @@ class _LogSums(torch.autograd.Function):
     """(rows,) log-sums of S over each row's own domain without itself, and over all other domains."""
 
     @staticmethod
-    def forward(ctx, z: torch.Tensor, sizes: tuple[int, ...], temperature: float):
+    def forward(
+        ctx: Any, z: torch.Tensor, sizes: tuple[int, ...], temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         within, across = z.new_zeros(len(z)), z.new_zeros(len(z))
         for rows, columns, same_domain in _tiles(sizes, _TILE_ROWS.get(z.device.type, 512)):
             similarity = _exp_similarity(z, rows, columns, temperature)
@@ -114,7 +116,9 @@ class _LogSums(torch.autograd.Function):
         return within.log(), across.log() if len(sizes) > 1 else torch.zeros_like(across)
 
     @staticmethod
-    def backward(ctx, grad_within, grad_across):
+    def backward(
+        ctx: Any, grad_within: torch.Tensor | None, grad_across: torch.Tensor | None
+    ) -> tuple[torch.Tensor, None, None]:
         z, within, across = ctx.saved_tensors
         weight_within = None if grad_within is None else grad_within / (within * ctx.temperature)
         weight_across = None if grad_across is None else grad_across / (across * ctx.temperature)
@@ -157,9 +161,9 @@ def _gather_batch(z: torch.Tensor, domains: torch.Tensor) -> tuple[torch.Tensor,
     counts = torch.zeros(_world_size(), dtype=torch.long, device=z.device)
     counts[_rank()] = len(z)
     dist.all_reduce(counts)
-    counts = counts.tolist()
-    labels = _all_gather(domains.to(z.device), counts)
-    return _GatherRows.apply(z, counts), labels
+    sizes: list[int] = counts.tolist()
+    labels = _all_gather(domains.to(z.device), sizes)
+    return _GatherRows.apply(z, sizes), labels
 
 
 class _GatherRows(torch.autograd.Function):
@@ -169,12 +173,12 @@ class _GatherRows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, z: torch.Tensor, counts: list[int]):
+    def forward(ctx: Any, z: torch.Tensor, counts: list[int]) -> torch.Tensor:
         ctx.counts = counts
         return _all_gather(z, counts)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad.split(ctx.counts)[_rank()], None

@@ -41,14 +41,14 @@ class Model(nn.Module):
 
 
 def build_model(config: TrialConfig) -> Model:
-    """A model whose initial weights depend on ``config.seed`` and its shape only; made on the CPU for every device."""
+    """Build a model on the CPU, for every device; its initial weights depend only on ``config.seed`` and its shape."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return Model(config).to(memory_format=torch.channels_last)
 
 
 def batch_norm_note(norm: str, workers: int, *, on_cpu: bool) -> str:
-    """What a user must know about the batch-norm of several workers; empty where there is nothing to say."""
+    """A warning about the batch-norm of several workers; empty if none applies."""
     if norm != "batch" or workers == 1 or not on_cpu:
         return ""
     return (
@@ -71,8 +71,8 @@ class SmallMapConv2d(nn.Conv2d):
     @classmethod
     def like(cls, conv: nn.Conv2d) -> SmallMapConv2d:
         """The same layer with the same weights."""
-        channels = {"in_channels": conv.in_channels, "out_channels": conv.out_channels}
-        new = cls(**channels, kernel_size=3, stride=conv.stride, padding=1, bias=False, device="meta")
+        down, right = conv.stride
+        new = cls(conv.in_channels, conv.out_channels, 3, (down, right), padding=1, bias=False, device="meta")
         new.weight = conv.weight
         return new
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import ParamsT
 
 from mdssl.config.trial import Recipe
 
@@ -26,11 +27,11 @@ class LARS(torch.optim.Optimizer):
     Groups without ``adapt`` get neither the scale nor weight decay.
     """
 
-    def __init__(self, params, *, lr: float, weight_decay: float = 0.0):
+    def __init__(self, params: ParamsT, *, lr: float, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "adapt": True})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient, without waiting for a GPU."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -43,7 +44,8 @@ class LARS(torch.optim.Optimizer):
                 self._update(some, group)
 
     def _update(self, params: list[torch.Tensor], group: dict[str, Any]) -> None:
-        grads, buffers = [p.grad for p in params], [self.state[p]["momentum_buffer"] for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
+        buffers = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_mul_(buffers, _MOMENTUM)
         if group["adapt"]:
             # buffers += scales * (grads + weight_decay * params), without a copy.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -25,14 +25,14 @@ from mdssl.storage.location import Location
 _ALLOWED = (
     "Allowed: resnet18 or resnet50 of torchvision's layers with batch-norm, 7x7 or 3x3 stem. Choose such a checkpoint."
 )
-_BLOCKS = {
+_BLOCKS: dict[tuple[str, tuple[int, ...]], str] = {
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",
     ("bottleneck", (3, 4, 6, 3)): "resnet50",
     ("bottleneck", (3, 4, 23, 3)): "resnet101",
     ("bottleneck", (3, 8, 36, 3)): "resnet152",
 }
-_STEMS = {(64, 3, 7, 7): "imagenet", (64, 3, 3, 3): "cifar"}
+_STEMS: dict[tuple[int, ...], str] = {(64, 3, 7, 7): "imagenet", (64, 3, 3, 3): "cifar"}
 _FIRST_BLOCK = re.compile(r"(?:^|(?<=\.))(layer1|[2-4])\.0\.conv1\.weight$")
 _AVERAGES = {"momentum", "target", "teacher", "ema", "swa", "key", "k"}
 """Words in the names of moving averages and of copies without a gradient."""
@@ -95,10 +95,10 @@ def pretrained_config(file: str | Path | Location, input_size: int | None = None
     if input_size is not None:
         check_number("input_size", input_size, low=8, hint="It is the side of the encoder's input in pixels.")
     found = load_pretrained(file)
+    network: dict[str, Any] = {"arch": found.arch, "stem": found.stem}
     config = TrialConfig(
         method="pretrained",
-        arch=found.arch,
-        stem=found.stem,
+        **network,
         weights=Location.of(file).uri,
         weights_fingerprint=found.fingerprint,
         input_size=input_size,
@@ -148,8 +148,8 @@ def _trunk(tensors: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, tor
         if first == 2:
             raise InputError(
                 "its layers are numbered without a ReLU between the first batch-norm and the first block, as "
-                "nn.Sequential makes of lightly's ResNetGenerator, whose ReLU is no child; our encoder has one and "
-                f"would compute other features. {_ALLOWED}"
+                "nn.Sequential makes of lightly's ResNetGenerator (its ReLU is not a child module); our encoder has "
+                f"one and would compute other features. {_ALLOWED}"
             )
         if first == 3 and tensors.get(f"{prefix}0.weight", torch.empty(0)).shape[2:] == (7, 7):
             raise InputError(f"its 7x7 stem has no max-pool behind it; ours has one. {_ALLOWED}")

@@ -44,6 +44,7 @@ def check_finite(terms: list[list[float]], last_step: int) -> None:
             )
 
 
-def means_of(terms: list[list[float]]) -> list[float]:
+def means_of(terms: list[list[float]]) -> tuple[float, float, float, float]:
     """The mean of each loss term over the steps."""
-    return [sum(column) / len(terms) for column in zip(*terms, strict=True)]
+    total, alignment, within, across = (sum(column) / len(terms) for column in zip(*terms, strict=True))
+    return total, alignment, within, across

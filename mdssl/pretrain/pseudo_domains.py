@@ -208,6 +208,7 @@ def _cluster(
     from sklearn.metrics import normalized_mutual_info_score
 
     k = config.num_clusters
+    assert k is not None
     # The encoder has changed since: the start is where the images of the last clusters are now.
     init = None if before is None else means_of_clusters(z, before.labels, k)
     seed = int(np.random.default_rng([3, config.seed, number]).integers(2**31))

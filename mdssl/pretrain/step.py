@@ -68,11 +68,12 @@ def backward_by_domain(config: TrialConfig, model: nn.Module, views: torch.Tenso
     z.requires_grad_()
     loss = loss_of(config, by_view(z, counts), counts)
     loss.total.backward()
+    assert z.grad is not None
     gradients = z.grad.split([2 * count for count in counts])
     for place, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
         is_last = place == len(parts) - 1
         # Gradients are averaged over workers once, in the last pass.
-        waits = nullcontext() if inner is model or is_last else model.no_sync()
+        waits = model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else nullcontext()
         with waits, autocast(config, views):
             model(part).backward(gradient)
     return loss
@@ -108,7 +109,7 @@ def autocast(config: TrialConfig, views: torch.Tensor) -> torch.autocast:
 @contextmanager
 def statistics_untouched(model: nn.Module) -> Iterator[None]:
     """Batch-norm as in training, but without an update of the running statistics, which the second pass makes."""
-    tracking = [module for module in model.modules() if getattr(module, "track_running_stats", False)]
+    tracking = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     for module in tracking:
         module.track_running_stats = False
     try:

@@ -47,7 +47,7 @@ def sigterm_received() -> Iterator[Callable[[], bool]]:
 
 
 class Agreement:
-    """A common answer of all workers to whether to stop. ``requested`` says whether this worker has been asked to."""
+    """The common decision of all workers whether to stop. ``requested`` says whether this worker has been asked to."""
 
     def __init__(self, requested: Callable[[], bool], device: str | torch.device):
         self.requested, self.device = requested, device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.fs
 
@@ -87,14 +87,14 @@ def _from_fsspec(uri: str, pyarrow_says: str) -> tuple[pyarrow.fs.FileSystem, st
             f"storage {uri!r} cannot be opened: {error} (pyarrow: {pyarrow_says}). Give a local path, s3://…, gs://…, "
             "or a URI that an installed fsspec filesystem opens."
         ) from error
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), path
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), path  # type: ignore[abstract]
 
 
 def write_if_absent(filesystem: pyarrow.fs.FileSystem, path: str, data: bytes) -> bool:
     """Write a small file if there is none; returns whether it was written.
 
-    On S3 and GCS this is one request, on fsspec's filesystems an exclusive open. Azure and HDFS have neither: of two
-    that write at the same moment both get True, and the last file stays.
+    On S3 and GCS this is one request, on fsspec's filesystems an exclusive open. Azure and HDFS have neither: if two
+    processes write at the same moment, both get True, and the last file stays.
 
     Raises:
         OSError: the request failed, or its answer was lost; in that case the file may have been written.
@@ -102,7 +102,8 @@ def write_if_absent(filesystem: pyarrow.fs.FileSystem, path: str, data: bytes) -
     if filesystem.type_name in ("s3", "gcs"):
         return _put_if_absent(filesystem, path, data)
     if isinstance(filesystem, pyarrow.fs.PyFileSystem):
-        files = filesystem.handler.fs
+        assert isinstance(filesystem.handler, pyarrow.fs.FSSpecHandler)
+        files: Any = filesystem.handler.fs
         files.makedirs(path.rpartition("/")[0], exist_ok=True)
         try:
             with files.open(path, "xb") as file:
@@ -143,7 +144,8 @@ def _settings(filesystem: pyarrow.fs.FileSystem) -> dict[str, str]:
     Both clients find credentials that are not in the URI as AWS and Google document it: in the environment, in
     profiles, from the machine's metadata service.
     """
-    _, (given,) = filesystem.__reduce__()
+    reduced: Any = filesystem.__reduce__()
+    _, (given,) = reduced
     endpoint, region = given["endpoint_override"], getattr(filesystem, "region", None)
     if endpoint and "://" not in endpoint:
         endpoint = f"{given['scheme']}://{endpoint}"

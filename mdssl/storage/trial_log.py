@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any, TextIO
 
 from mdssl.config.trial import check_trial_id
@@ -53,11 +54,12 @@ def kept_log(trial_dir: Location, process: str, *, errors_only: bool = False) ->
         root.addHandler(handler)
         if not errors_only:
             ours.setLevel(min(ours.getEffectiveLevel(), logging.INFO))
-            tees = sys.stdout, sys.stderr = _Tee(sys.stdout, handler), _Tee(sys.stderr, handler)
+            tees = _Tee(sys.stdout, handler), _Tee(sys.stderr, handler)
+            sys.stdout, sys.stderr = tees
         try:
             yield
         except Exception:
-            # To this file alone: who catches the exception says what the user is to see.
+            # To this file only: the code that catches the exception reports it to the user.
             handler.handle(
                 logging.LogRecord(__name__, logging.ERROR, "", 0, "ended by an error:", (), exc_info=sys.exc_info())
             )
@@ -134,7 +136,7 @@ class _Handler(logging.Handler):
 
 
 class _Tee:
-    """A stream whose whole lines also go to a log; everything else is the stream's own."""
+    """A wrapper of a stream that also writes complete lines to a log; it leaves the rest to the stream."""
 
     def __init__(self, stream: TextIO, handler: _Handler):
         self._stream, self._handler, self._begun = stream, handler, ""
@@ -161,7 +163,7 @@ class _Tee:
 
 
 def _comes_from_logging() -> bool:
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame:
         if frame.f_globals.get("__name__") == "logging":
             return True

@@ -18,7 +18,9 @@ def coordinates(size: int = SIZE * OVERSAMPLE) -> tuple[np.ndarray, np.ndarray]:
     return np.meshgrid(line, line)
 
 
-def placed(rng: np.random.Generator, n: int, *, angle: float, shift: float, scale: tuple[float, float]):
+def placed(
+    rng: np.random.Generator, n: int, *, angle: float, shift: float, scale: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates u, v, each (N, 64, 64), in the frames of N objects that are rotated, scaled and moved at random.
 
     Args:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mdssl.data.builtin import BUILTIN
 
@@ -79,7 +80,7 @@ def _read_catalog() -> dict[str, CatalogEntry]:
     entries = {}
     for name, said in tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).items():
         remotes = tuple(Remote(**remote) for remote in said.pop("remotes", ()))
-        lists = {key: tuple(said.pop(key)) for key in ("needs", "usual_folders") if key in said}
+        lists: dict[str, Any] = {key: tuple(said.pop(key)) for key in ("needs", "usual_folders") if key in said}
         description, splits = said.pop("description"), said.pop("splits")
         entries[name] = CatalogEntry(description, splits, Published(remotes=remotes, **lists, **said))
     return entries

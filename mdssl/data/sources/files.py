@@ -140,8 +140,8 @@ def shard_paths(path: Path, reading: Reading | None = None, findings: Findings |
                 )
     else:
         for file in files:
-            if reading.splits is None and (split := _split_of_file(file)):
-                by_split.setdefault(split, []).append(file)
+            if reading.splits is None and (named := _split_of_file(file)):
+                by_split.setdefault(named, []).append(file)
         if files and not by_split:
             by_split = {"train": files}
     taken = {file for found in by_split.values() for file in found}

@@ -63,7 +63,7 @@ def folder_source(path: Path, reading: Reading | None = None) -> Source:
     if reading.classes:
         check_classes([class_name(name) for name in reading.classes], classes, path.name)
         classes = tuple(class_name(name) for name in reading.classes)
-    number = {name: label for label, name in enumerate(classes)}
+    number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
     parts = {}
     for split, found in by_class.items():
         has_classes = split in labelled and split != "unlabelled"

@@ -141,7 +141,7 @@ def _plain(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _is_missing(array: np.ndarray) -> np.ndarray:
-    return np.equal(array, None) if array.dtype.kind == "O" else array == NO_LABEL
+    return np.equal(array, None) if array.dtype.kind == "O" else array == NO_LABEL  # type: ignore[call-overload]
 
 
 def _wrong_kind(where: str, kind: str) -> InputError:

@@ -139,6 +139,7 @@ def open_source(
     if kind == "published":
         check_name("published dataset", name, READERS)
         published = CATALOG[name].published
+        assert published is not None
         root = _fetch_files(name, published, data / DOWNLOADS / owner_of_files(name), source, download, progress)
         opened = Source(kind, f"raw files of {name}", *READERS[name](root))
         check_complete(name, published, opened)

@@ -172,7 +172,8 @@ def _values(column: pa.ChunkedArray, where: str) -> np.ndarray:
         column = column.cast(column.type.value_type)
     if pa.types.is_integer(column.type):
         try:
-            return column.cast(pa.int64()).fill_null(NO_LABEL).to_numpy().astype(np.int64)
+            whole = column.cast(pa.int64()).fill_null(NO_LABEL)  # type: ignore[arg-type]
+            return whole.to_numpy().astype(np.int64)
         except pa.ArrowInvalid as error:
             raise InputError(f"the labels of {where} are too large for class numbers: {error}.") from error
     # Nested lists stay objects: NumPy would make a 2D array of them.

@@ -43,7 +43,7 @@ def read_cifar100(root: Path) -> Read:
 def _read_cifar(folder: Path, files: dict[str, list[str]], labels_key: str, meta: str, names_key: str) -> Read:
     """Pickled batches of flat rows, channels first; ``names_key`` of ``meta`` has the class names."""
     (classes,) = _unpickle(folder / meta, names_key)
-    parts = {}
+    parts: dict[str, Part] = {}
     for split, names in files.items():
         for name in names:
             with file_errors(folder / name):

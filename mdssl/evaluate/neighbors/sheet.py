@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -77,7 +77,7 @@ def neighbor_sheet(matches: Sequence[Match], domains: Sequence[str], *, title: s
 
 
 def _draw_legend(
-    draw: ImageDraw.ImageDraw, top: int, names: Sequence[str], colors: Sequence[str], label_font: ImageFont.ImageFont
+    draw: ImageDraw.ImageDraw, top: int, names: Sequence[str], colors: Iterable[str], label_font: ImageFont.FreeTypeFont
 ) -> None:
     left = MARGIN
     for name, colour in zip(names, colors, strict=True):
@@ -93,7 +93,7 @@ def _draw_cell(
     picture: Picture,
     similarity: str,
     colors: dict[str, str],
-    small: ImageFont.ImageFont,
+    small: ImageFont.FreeTypeFont,
 ) -> None:
     """A thumbnail in its domain's color, grey where that domain is not searched, above its class and source."""
     left, top = corner
@@ -116,7 +116,7 @@ def _thumbnail(image: np.ndarray) -> Image.Image:
     return thumbnail.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
 
 
-def _shortened(text: str, small: ImageFont.ImageFont, width: int) -> str:
+def _shortened(text: str, small: ImageFont.FreeTypeFont, width: int) -> str:
     if small.getlength(text) <= width:
         return text
     while text and small.getlength(text + "…") > width:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def show_neighbors(
     # Before the encoding, which takes a while.
     check_file(target)
     target.parent.check_writable("--output", what="folder of the sheet of neighbors")
-    options = {"layer": features, "device": device, "input_size": config.input_size}
+    options: dict[str, Any] = {"layer": features, "device": device, "input_size": config.input_size}
     asked = [encode_rows(model, query.image[None], np.zeros(1, int), **options) for query in queries]
     splits = [split_to_search(dataset, "train") for dataset in datasets]
     rows = [
@@ -147,10 +148,10 @@ def _pictures_in_dataset(name: str, split: str, row: str | None, like: Dataset, 
         rows = sample_rows(name, split, part.labels, IMAGES_OF_SPLIT, seed=seed)
     elif re.fullmatch(r"-?[0-9]+", row):
         check_number(f"row of {name}:{split}", int(row), low=0, high=len(part.labels) - 1)
-        rows = [int(row)]
+        rows = np.array([int(row)])
     else:
         raise InputError(f"row {row!r} of {name}:{split} is not a number; {_ALLOWED}")
-    chosen_images = Pictures(dataset, split, np.asarray(rows), np.empty((len(rows), 0)))
+    chosen_images = Pictures(dataset, split, rows, np.empty((len(rows), 0)))
     return [
         replace(picture, image=_resized(picture.image, like, picture.name))
         for picture in (chosen_images[index] for index in range(len(chosen_images)))
