@@ -72,6 +72,7 @@ def one_mixture(rows: pd.DataFrame, mixture: str | None) -> str:
     if mixture is None and found:
         raise InputError(f"the leaderboard has several training mixtures: {', '.join(found)}. Name one, mixture=….")
     check_name("training mixture", mixture, found)
+    assert mixture is not None
     return mixture
 
 
