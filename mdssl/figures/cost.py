@@ -23,7 +23,7 @@ _MARGINS = (0.08, 0.12)
 
 
 def pareto_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(N,) bool: which of N trials no other beats: costs no more, scores no less, and is better in one of the two.
+    """(N,) bool: whether no other trial beats this one, i.e. costs no more, scores no less, and is not equal.
 
     Trials that are equal in both are all on the front. A null never is.
     """

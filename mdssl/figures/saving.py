@@ -29,7 +29,7 @@ _METADATA: dict[str, dict[str, str | None]] = {
     "png": {"Software": MADE_BY},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": MADE_BY},
 }
-"""By format, how `mdssl.storage.ownership.check_file` recognizes our files; and no dates."""
+"""Metadata by format, without dates. `mdssl.storage.ownership.check_file` recognizes our files by it."""
 FORMATS = tuple(_METADATA)
 
 

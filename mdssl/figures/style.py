@@ -1,4 +1,4 @@
-"""The style of all figures, and `Figure`, which keeps it wherever it is drawn.
+"""The style of all figures, and `Figure`, which always draws in this style.
 
 Text has 7 points, which is legible in a column of print and on a page. Colors are those of Okabe and Ito, without
 yellow, which is invisible on paper. Markers, line styles and hatches repeat what colors show, for readers in greyscale.
@@ -92,7 +92,7 @@ _DEFAULTS = {name: value for name, value in matplotlib.rcParamsDefault.items() i
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The style of our figures, independent of the one of the notebook. ``@styled()`` decorates functions that draw."""
+    """Apply the style of our figures instead of the notebook's. ``@styled()`` decorates functions that draw."""
     with matplotlib.rc_context({**_DEFAULTS, **_STYLE}), warnings.catch_warnings():
         # Names in scripts that DejaVu lacks: an SVG keeps them as text, other formats show boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -148,7 +148,7 @@ def panels(
 
 
 def equal_rows(count: int, most: int) -> int:
-    """How many of ``count`` to place in a row, at most ``most``, so that rows are equal: six as 3 + 3, not 4 + 2."""
+    """The length of equal rows of ``count`` items, at most ``most`` each: six are 3 + 3, not 4 + 2."""
     rows = -(-count // max(most, 1))
     return -(-count // rows)
 
@@ -163,7 +163,7 @@ def outer_labels(axes: list[Axes], x: str, y: str) -> None:
 
 
 def no_negative(axis: Axes) -> None:
-    """No ticks below zero, where no value can be; markers at zero stay whole."""
+    """Remove ticks below zero, because no value is negative; markers at zero stay whole."""
     low, high = axis.get_ylim()
     if low < 0:
         high = max(high, 1)

@@ -30,7 +30,7 @@ COPY = "leaderboard-compacted.parquet"
 _FILES = b"mdssl.leaderboard_files"
 """Key of the copy's metadata: JSON, for each trial its number of rows and the stamp of its file."""
 _SETTLED_NS = 10 * 10**9
-"""Age of a file whose stamp can be trusted. Clocks of file systems have ticks, of seconds in object stores: a file that
+"""Age from which a file's stamp is reliable. File system clocks have ticks, of seconds in object stores: a file that
 is written twice in a tick may look the same, so the copy holds no file that was still fresh when it was made."""
 _MANY = 1000
 """So many files take half a second to read one by one."""
@@ -150,7 +150,7 @@ def _read_copy(file: Location) -> tuple[dict[str, tuple[int, int]], pa.Table]:
 
 
 def _stamps(storage: Location) -> dict[str, tuple[int, int | None] | None]:
-    """Size in bytes and time of writing in ns since 1970 of each Parquet file in the folder; None of a folder in it.
+    """Size in bytes and time of writing in ns since 1970 of each Parquet file in the folder; None for a subfolder.
 
     Other files, as file managers and people leave them, are passed over. A folder is not, for pandas reads it as well.
     """
