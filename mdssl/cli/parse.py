@@ -101,7 +101,7 @@ def parse(settings_class: type[Settings], *, prog: str, description: str | None,
     assert is_dataclass(settings_class)
     argv = [_current_flag(word) for word in argv]
     _check_values(settings_class, argv)
-    names = {field.name: field.default for field in fields(settings_class)}
+    names: dict[str, Any] = {field.name: field.default for field in fields(settings_class)}
     values: dict[str, Any] = {}
     if "preset" in names:
         given = [name for name in names if _value(argv, name) is not None]

@@ -57,7 +57,8 @@ def check_types(config: Any) -> None:
     Raises:
         ValueError: a value of another type, or none of the choices of a ``Literal``.
     """
-    hints = _hints(type(config)) | getattr(config, "types_instead", {})
+    config_class: type = type(config)
+    hints = _hints(config_class) | getattr(config, "types_instead", {})
     for field in fields(config):
         value, expected = getattr(config, field.name), hints[field.name]
         try:

@@ -12,7 +12,7 @@ SCHEDULE_SETTINGS = ("num_clusters", "warmup_iterations", "recluster_every", "cl
 OUTLIER_SETTINGS = ("epsilon", "epsilon_final", "outlier_rule")
 CLUSTER_SETTINGS = (*SCHEDULE_SETTINGS, *OUTLIER_SETTINGS)
 OWN_SETTINGS = frozenset({*CLUSTER_SETTINGS, *PRETRAINED_SETTINGS})
-"""Settings of some methods only: of those whose record lists them."""
+"""Settings that only some methods have; the record of a method lists its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ _MARGINS = (0.08, 0.12)
 
 
 def pareto_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(N,) bool: which of N trials no other beats: costs no more, scores no less, and is better in one of the two.
+    """(N,) bool: whether no other trial beats this one, i.e. costs no more, scores no less, and is not equal.
 
     Trials that are equal in both are all on the front. A null never is.
     """
@@ -122,7 +123,9 @@ def _draw(points: pd.DataFrame, width: float = style.PAGE) -> style.Figure:
     for number, method in enumerate(METHODS.values()):
         own = points[points["shown_as"] == method.name]
         if len(own):
-            marks = dict(marker=style.MARKERS[number], color=method.color, edgecolor=style.INK, linewidth=0.3)
+            marks: dict[str, Any] = dict(
+                marker=style.MARKERS[number], color=method.color, edgecolor=style.INK, linewidth=0.3
+            )
             handles[method.label] = axis.scatter(own["x"], own["score"], s=size, alpha=alpha, zorder=2, **marks)
     front = points[points["on_front"]].drop_duplicates(["cost", "score"]).sort_values("cost")
     # More time than that of the best trial reaches its score as well.
@@ -164,7 +167,9 @@ def _name_front(axis: Axes, points: pd.DataFrame, front: pd.DataFrame, width: fl
             overlaps = (left < high and low < right and bottom < t and b < top for low, high, b, t in named)
             if left >= 0 and right <= width - 0.5 and not covered.any() and not any(overlaps):
                 named.append(box)
-                text = dict(textcoords="offset points", xytext=(offset, 3), ha=align, fontsize=style.SMALL)
+                text: dict[str, Any] = dict(
+                    textcoords="offset points", xytext=(offset, 3), ha=align, fontsize=style.SMALL
+                )
                 axis.annotate(style.plain(label), (trial["x"], trial["score"]), **text)
                 break
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -123,9 +123,9 @@ def _ranges(curves: Curves, dataset: str) -> str:
         means = over_seeds(rows[rows["eval_dataset"] == dataset], LAMBDAS)
         if len(means):
             greek, other, fixed = ("λ1", "λ2", "lambda2") if name == "lambda1" else ("λ2", "λ1", "lambda1")
-            high = means.loc[means["mean"].idxmax()]
+            high = means.iloc[means["mean"].argmax()]
             means = means[means[fixed] == high[fixed]]
-            low = means.loc[means["mean"].idxmin()]
+            low = means.iloc[means["mean"].argmin()]
             ranges.append(
                 f"over {greek} from {low['mean']:.1f} at {greek} = {low[name]:g} to {high['mean']:.1f} at "
                 f"{greek} = {high[name]:g} (at {other} = {high[fixed]:g})"
@@ -155,7 +155,7 @@ def _draw_curves(curves: Curves, width: float = style.PAGE) -> style.Figure:
                 line = _draw_curve(axis, own[own["lambda1"] == level], name, **style.line(number))
                 handles.setdefault(f"λ1 = {level:g}", line)
             if dataset in curves.union:
-                dotted = dict(color=style.FAINT, linestyle=style.DOTTED, linewidth=1, zorder=1)
+                dotted: dict[str, Any] = dict(color=style.FAINT, linestyle=style.DOTTED, linewidth=1, zorder=1)
                 handles["SimCLR on the union"] = axis.axhline(curves.union[dataset], **dotted)
             axis.tick_params(labelleft=axis is left)
         left.set_ylabel("top-1 (%)")
@@ -179,7 +179,7 @@ def _draw_curves(curves: Curves, width: float = style.PAGE) -> style.Figure:
     return figure
 
 
-def _draw_curve(axis: Axes, rows: pd.DataFrame, name: str, **line: object) -> Line2D:
+def _draw_curve(axis: Axes, rows: pd.DataFrame, name: str, **line: Any) -> Line2D:
     """Draw means over seeds, a band of one standard deviation, and the seeds."""
     means = over_seeds(rows, [name]).sort_values(name)
     (drawn,) = axis.plot(means[name], means["mean"], **line)

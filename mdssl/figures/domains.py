@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -148,10 +148,12 @@ def _draw_growth(growth: Growth, width: float = style.PAGE) -> style.Figure:
             ("MDSSL, not trained on it", own[~is_seen], "white"),
         ):
             if len(part):
-                marks = dict(linestyle="none", marker="o", markerfacecolor=face, color=style.COLORS[0], zorder=3)
+                marks: dict[str, Any] = dict(
+                    linestyle="none", marker="o", markerfacecolor=face, color=style.COLORS[0], zorder=3
+                )
                 (handles[name],) = axis.plot(part["num_domains"], part["mean"], **marks)
         if dataset in growth.alone:
-            line = dict(color=style.INK, linestyle=style.DOTTED, linewidth=1)
+            line: dict[str, Any] = dict(color=style.INK, linestyle=style.DOTTED, linewidth=1)
             handles["SimCLR on it alone"] = axis.axhline(growth.alone[dataset], **line)
         style.no_negative(axis)
         axis.set_title(style.dataset_label(dataset), loc="left")
@@ -182,7 +184,7 @@ def _draw_hours(hours: Hours, width: float = style.COLUMN) -> style.Figure:
 
 def _draw_means(axis: Axes, means: pd.DataFrame) -> None:
     """Bars of one standard deviation, joined by a line if each number of domains has one mixture only."""
-    bars = dict(ecolor=style.FAINT, elinewidth=0.8, capsize=1.5, color=style.COLORS[0])
+    bars: dict[str, Any] = dict(ecolor=style.FAINT, elinewidth=0.8, capsize=1.5, color=style.COLORS[0])
     bars["linestyle"] = "-" if means["num_domains"].is_unique else "none"
     axis.errorbar(means["num_domains"].astype(int), means["mean"], means["std"].fillna(0), **bars)
 

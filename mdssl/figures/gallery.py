@@ -44,7 +44,8 @@ def gallery(board: pd.DataFrame, storage: Storage = None) -> Gallery:
     groups = settings_groups(board)
     if not groups:
         return Gallery(absent=dict.fromkeys(KINDS, "the leaderboard has no scores yet: run a sweep."))
-    found, reasons = Gallery(), {}
+    found = Gallery()
+    reasons: dict[str, str] = {}
     for kind in KINDS.values():
         for number, group in enumerate(groups[:MOST_GROUPS], start=1):
             caption = f"{group.description}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -89,7 +89,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Heatmap, Wor
         for dataset in datasets[:MOST_DATASETS]:
             heatmap = _heatmap(mdssl, union, dataset, group.unscored)
             means = heatmap.means
-            low, high = means.loc[means["mean"].idxmin()], means.loc[means["mean"].idxmax()]
+            low, high = means.iloc[means["mean"].argmin()], means.iloc[means["mean"].argmax()]
             rank = scores.span([heatmap.ties()], "the best", "one of {} that are the best to one decimal")
             words = Words(
                 title=f"Top-1 on {dataset} over λ1 and λ2, trained on {mixture}",
@@ -123,13 +123,13 @@ def _draw(heatmap: Heatmap, width: float | None = None) -> style.Figure:
     for (row, column), value in np.ndenumerate(values):
         is_best = f"{value:.1f}" == f"{np.nanmax(values):.1f}"
         if is_best:
-            frame = dict(fill=False, edgecolor=style.COLORS[1], linewidth=2, zorder=3, clip_on=False)
+            frame: dict[str, Any] = dict(fill=False, edgecolor=style.COLORS[1], linewidth=2, zorder=3, clip_on=False)
             axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
         if has_numbers:
             # White where it has more contrast than black (WCAG 2).
             luminance = np.dot(np.power(image.cmap(image.norm(value))[:3], 2.2), (0.2126, 0.7152, 0.0722))
             color = style.FAINT if np.isnan(value) else "white" if luminance < 0.18 else style.INK
-            text = dict(ha="center", va="center", color=color, weight="bold" if is_best else "normal")
+            text: dict[str, Any] = dict(ha="center", va="center", color=color, weight="bold" if is_best else "normal")
             size = style.SMALL if columns > 10 and not np.isnan(value) else None
             axis.text(column, row, "–" if np.isnan(value) else f"{value:.1f}", fontsize=size, **text)
     union = heatmap.union.get(heatmap.dataset)

@@ -1,4 +1,4 @@
-"""`FigureKind`, of which each kind of figure is one, and `Gallery`: figures of a leaderboard or of a trial."""
+"""`FigureKind`, which describes a kind of figure, and `Gallery`, the figures of a leaderboard or of a trial."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Words:
     title: one line.
     caption: what the figure shows, of which settings, over how many seeds, as plain text.
     alt: alternative text: what can be seen, with numbers.
-    name: what distinguishes its file from those of other figures of the same kind.
+    name: distinguishes its file from those of other figures of the same kind.
     """
 
     title: str

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.collections import PathCollection
 
 from mdssl.errors import InputError
 from mdssl.figures import scores, style
@@ -70,7 +71,9 @@ def embedding(
             for number, domain in enumerate(domains):
                 own = points[part[which[part] == number]]
                 marker, color = style.MARKERS[number % len(style.MARKERS)], style.COLORS[number % len(style.COLORS)]
-                marks = dict(s=5, alpha=0.75, linewidth=0, zorder=2 + slice_number, marker=marker, color=color)
+                marks: dict[str, Any] = dict(
+                    s=5, alpha=0.75, linewidth=0, zorder=2 + slice_number, marker=marker, color=color
+                )
                 handles.setdefault(style.dataset_label(domain, 40), axis.scatter(*own.T, **marks))
         axis.set_title(style.wrapped(title, int(width / len(axes) * 14)), loc="left")
         axis.grid(False)
@@ -79,6 +82,7 @@ def embedding(
         axis.spines[:].set(visible=True, color="#cccccc")
     style.legend(figure, handles)
     for handle in figure.legends[0].legend_handles:
+        assert isinstance(handle, PathCollection)
         handle.set_sizes([18])
         handle.set_alpha(1)
     counts = sorted({len(part) for panel in samples.values() for part in panel.values()})
@@ -228,7 +232,7 @@ def _find_embedding(group: SettingsGroup, storage: Storage) -> Iterator[tuple[di
     mixture = group.largest_mixture()
     kept, lambdas = scores.one_of_each_method(group.rows, mixture)
     trials = kept[kept["train_mixture"] == mixture].sort_values("seed").drop_duplicates("method").set_index("method")
-    shown = {METHODS[method].label: trials.loc[method, "trial_id"] for method in METHODS if method in trials.index}
+    shown = {METHODS[method].label: trials["trial_id"][method] for method in METHODS if method in trials.index}
     samples = {
         title: {domain: kept.layers[LAYER].sample[:MOST_IMAGES] for domain, kept in panel.items()}
         for title, panel in _read(storage, shown, mixture).items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -22,7 +22,7 @@ class Bars(NamedTuple):
 
     means: pd.DataFrame
     untrained: pd.Series
-    lambdas: dict[str, tuple[float, float]]
+    lambdas: dict[str, tuple[float, ...]]
     mixture: str
     datasets: list[str]
 
@@ -63,8 +63,8 @@ def _bars(board: pd.DataFrame, mixture: str | None, features: str = "encoder") -
     varies = ("method", "lambda1", "lambda2", "train_mixture", "data_fingerprint")
     scores.refuse_mixed(shown, "bars of methods", varies=varies)
     untrained = rows[rows["method"] == "random"].groupby("eval_dataset")["top1"].mean()
-    lambdas = shown.drop_duplicates("method").set_index("method")[["lambda1", "lambda2"]]
-    lambdas = {name: tuple(lambdas.loc[name]) for name in METHODS if name in methods and METHODS[name].weighs_domains}
+    pairs = shown.drop_duplicates("method").set_index("method")[["lambda1", "lambda2"]]
+    lambdas = {name: tuple(pairs.loc[name]) for name in METHODS if name in methods and METHODS[name].weighs_domains}
     return Bars(over_seeds(shown, ["method", "eval_dataset"]), untrained, lambdas, mixture, datasets)
 
 
@@ -107,7 +107,7 @@ def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
         for place, method in enumerate(methods):
             own = means[(means["method"] == method) & means["eval_dataset"].isin(group)]
             x = own["eval_dataset"].map(places).astype(float) + (place - (len(methods) - 1) / 2) * wide
-            look = dict(
+            look: dict[str, Any] = dict(
                 color=METHODS[method].color,
                 hatch=style.HATCHES[list(METHODS).index(method) % len(style.HATCHES)],
                 edgecolor=style.INK,
@@ -115,15 +115,15 @@ def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
             )
             handles.setdefault(METHODS[method].label, axis.bar(x, own["mean"], wide * 0.92, **look))
             varied = own["std"] > 0
-            error = dict(fmt="none", ecolor=style.INK, elinewidth=0.8, capsize=1.5)
+            error: dict[str, Any] = dict(fmt="none", ecolor=style.INK, elinewidth=0.8, capsize=1.5)
             axis.errorbar(x[varied], own["mean"][varied], own["std"][varied], **error)
             if (width - 0.4) / per_row * wide > 0.2:
                 for left, mean, spread in zip(x, own["mean"], own["std"], strict=True):
-                    text = dict(textcoords="offset points", xytext=(0, 1.5), ha="center", fontsize=5.5)
+                    text: dict[str, Any] = dict(textcoords="offset points", xytext=(0, 1.5), ha="center", fontsize=5.5)
                     axis.annotate(f"{mean:.1f}", (left, mean + spread), **text)
         for dataset, left in places.items():
             if dataset in bars.untrained:
-                line = dict(color=style.FAINT, linestyle=(0, (2, 1)), linewidth=1)
+                line: dict[str, Any] = dict(color=style.FAINT, linestyle=(0, (2, 1)), linewidth=1)
                 handles["untrained encoder"] = axis.hlines(bars.untrained[dataset], left - 0.45, left + 0.45, **line)
         names = [style.dataset_label(name, int(width / per_row * 13)) for name in group]
         kinds = ["trained on" if plain_name(name) in trained_on else "unseen" for name in group]

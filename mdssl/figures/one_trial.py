@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -38,7 +39,7 @@ def loss_terms(metrics: pd.DataFrame, *, width: float = style.PAGE) -> style.Fig
     terms = {name: title for name, title in _TERMS.items() if name in metrics and metrics[name].notna().any()}
     figure, axes = style.panels(len(terms), width=width, height=1.25)
     for axis, (name, title) in zip(axes, terms.items(), strict=True):
-        line = dict(color=style.INK if name == "loss" else style.COLORS[0], linewidth=1)
+        line: dict[str, Any] = dict(color=style.INK if name == "loss" else style.COLORS[0], linewidth=1)
         # A line through a single report would be invisible.
         axis.plot(metrics["step"], metrics[name], marker="o" if len(metrics) == 1 else "", **line)
         axis.set_title(title, loc="left")
@@ -63,7 +64,7 @@ def clusters(rounds: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure
     """
     if rounds.empty:
         raise InputError("the clusters hold no round yet: the trial has not clustered.")
-    churns = rounds["churn"].notna().any()
+    churns = bool(rounds["churn"].notna().any())
     figure, axes = style.panels(2 + churns, width=width, height=1.35)
     step = rounds["step"]
     lines = {

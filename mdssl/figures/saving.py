@@ -24,12 +24,12 @@ from mdssl.storage.ownership import MADE_BY, check_file
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.terminal import Terminal, printable
 
-_METADATA = {
+_METADATA: dict[str, dict[str, str | None]] = {
     "svg": {"Date": None, "Creator": MADE_BY},
     "png": {"Software": MADE_BY},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": MADE_BY},
 }
-"""By format, how `mdssl.storage.ownership.check_file` recognizes our files; and no dates."""
+"""Metadata by format, without dates. `mdssl.storage.ownership.check_file` recognizes our files by it."""
 FORMATS = tuple(_METADATA)
 
 

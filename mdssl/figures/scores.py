@@ -44,7 +44,7 @@ def select(board: pd.DataFrame, features: str = "encoder") -> pd.DataFrame:
 
 
 def all_settings(rows: pd.DataFrame) -> pd.DataFrame:
-    """``rows`` with a column for each setting, unless they have them already."""
+    """``rows`` with a column for each setting; columns are added only if they are missing."""
     is_needed = len(rows) and "config_json" in rows and "eval_fingerprint" not in rows
     return leaderboard.with_settings(rows) if is_needed else rows
 
@@ -72,6 +72,7 @@ def one_mixture(rows: pd.DataFrame, mixture: str | None) -> str:
     if mixture is None and found:
         raise InputError(f"the leaderboard has several training mixtures: {', '.join(found)}. Name one, mixture=….")
     check_name("training mixture", mixture, found)
+    assert mixture is not None
     return mixture
 
 
@@ -126,7 +127,7 @@ def span(counts: Iterable[int], one: str, many: str) -> str:
 
 
 def seeds_note(counts: Iterable[int]) -> str:
-    """How many seeds the means of a figure are over, and what shows their spread."""
+    """A note on the number of seeds behind the means of a figure, and on their spread."""
     return span(counts, "One seed, so no spread is known.", "Means over {} seeds ± one standard deviation.")
 
 

@@ -1,4 +1,4 @@
-"""The style of all figures, and `Figure`, which keeps it wherever it is drawn.
+"""The style of all figures, and `Figure`, which always draws in this style.
 
 Text has 7 points, which is legible in a column of print and on a page. Colors are those of Okabe and Ito, without
 yellow, which is invisible on paper. Markers, line styles and hatches repeat what colors show, for readers in greyscale.
@@ -13,17 +13,21 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mdssl.config import methods
 from mdssl.data.builtin import BUILTIN
 from mdssl.terminal import printable
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches: of a column of print, and of a page."""
@@ -44,7 +48,7 @@ MOST_NAMES = 8
 SMALL = 6
 """Font size in points; other text has 7."""
 
-_STYLE = {
+_STYLE: dict[RcKeyType, Any] = {
     "font.family": "sans-serif",
     # DejaVu Sans comes with matplotlib. Verdana has the same widths, for readers of an SVG who lack it.
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Geneva", "sans-serif"],
@@ -88,7 +92,7 @@ _DEFAULTS = {name: value for name, value in matplotlib.rcParamsDefault.items() i
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The style of our figures, independent of the one of the notebook. ``@styled()`` decorates functions that draw."""
+    """Apply the style of our figures instead of the notebook's. ``@styled()`` decorates functions that draw."""
     with matplotlib.rc_context({**_DEFAULTS, **_STYLE}), warnings.catch_warnings():
         # Names in scripts that DejaVu lacks: an SVG keeps them as text, other formats show boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -106,8 +110,9 @@ class Figure(MatplotlibFigure):
     def savefig(self, *args: Any, **kwargs: Any) -> None:
         # Reset the layout. It starts from the previous one, and the bytes would differ each time.
         for axis in self.axes:
-            if axis.get_subplotspec() is not None:
-                axis.set_subplotspec(axis.get_subplotspec())
+            spot = axis.get_subplotspec()
+            if spot is not None:
+                axis.set_subplotspec(spot)
         with styled():
             super().savefig(*args, **kwargs)
 
@@ -132,8 +137,8 @@ def panels(
     if per_row is None:
         per_row = equal_rows(count, int(width / 1.6))
     rows = -(-count // per_row)
-    figure = Figure(figsize=(width, rows * height + 0.2), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03)
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03)
+    figure = Figure(figsize=(width, rows * height + 0.2), layout=layout)
     axes = figure.subplots(rows, per_row, squeeze=False, sharex="col" if sharex else False).flatten().tolist()
     for empty in axes[count:]:
         empty.remove()
@@ -143,7 +148,7 @@ def panels(
 
 
 def equal_rows(count: int, most: int) -> int:
-    """How many of ``count`` to place in a row, at most ``most``, so that rows are equal: six as 3 + 3, not 4 + 2."""
+    """The length of equal rows of ``count`` items, at most ``most`` each: six are 3 + 3, not 4 + 2."""
     rows = -(-count // max(most, 1))
     return -(-count // rows)
 
@@ -152,12 +157,13 @@ def outer_labels(axes: list[Axes], x: str, y: str) -> None:
     """Labels of the left and lower panels only; each panel keeps its own scale."""
     for number, axis in enumerate(axes):
         spot = axis.get_subplotspec()
+        assert spot is not None
         axis.set_ylabel(y if spot.is_first_col() else "")
         axis.set_xlabel(x if number + spot.get_gridspec().ncols >= len(axes) else "")
 
 
 def no_negative(axis: Axes) -> None:
-    """No ticks below zero, where no value can be; markers at zero stay whole."""
+    """Remove ticks below zero, because no value is negative; markers at zero stay whole."""
     low, high = axis.get_ylim()
     if low < 0:
         high = max(high, 1)
@@ -169,7 +175,7 @@ def line(number: int) -> dict[str, Any]:
     return dict(color=COLORS[number], marker=MARKERS[number], linestyle=LINES[number % len(LINES)])
 
 
-def evenly(values: Sequence[Any], most: int) -> list[Any]:
+def evenly(values: Sequence[Any] | np.ndarray, most: int) -> list[Any]:
     """At most ``most`` of ``values``, evenly from the first to the last."""
     return [values[place] for place in np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))]
 
@@ -223,7 +229,7 @@ def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
         # It is filled column by column, each as wide as its longest label.
         if sum(max(widths[first : first + rows]) for first in range(0, len(widths), rows)) <= figure.get_figwidth():
             break
-    box = dict(loc="outside upper left", ncols=-(-len(widths) // rows), borderpad=0.3, borderaxespad=0)
+    box: dict[str, Any] = dict(loc="outside upper left", ncols=-(-len(widths) // rows), borderpad=0.3, borderaxespad=0)
     figure.legend(list(handles.values()), list(handles), **box)
     figure.set_figheight(figure.get_figheight() + 0.15 * rows)
 

@@ -100,7 +100,8 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
     `mdssl.leaderboard.names`.
     """
     of_evaluation = cache(_evaluation)
-    evaluations, numbers, different = [], [], {}
+    evaluations, numbers = [], []
+    different: dict[str, int] = {}
     for text in df["config_json"]:
         # The evaluation stands first. What is left is long, and the same in all rows of a trial: parse that once.
         evaluation, _, rest = text.partition(_AFTER_EVALUATION)

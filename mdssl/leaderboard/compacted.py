@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,7 +30,7 @@ COPY = "leaderboard-compacted.parquet"
 _FILES = b"mdssl.leaderboard_files"
 """Key of the copy's metadata: JSON, for each trial its number of rows and the stamp of its file."""
 _SETTLED_NS = 10 * 10**9
-"""Age of a file whose stamp can be trusted. Clocks of file systems have ticks, of seconds in object stores: a file that
+"""Age from which a file's stamp is reliable. File system clocks have ticks, of seconds in object stores: a file that
 is written twice in a tick may look the same, so the copy holds no file that was still fresh when it was made."""
 _MANY = 1000
 """So many files take half a second to read one by one."""
@@ -71,7 +71,11 @@ def compact(storage: str | Location) -> Compacted:
         )
     # Listed before anything is read: a file that is replaced meanwhile has another stamp from then on.
     listed = _stamps(storage)
-    settled = {name: stamp for name, stamp in listed.items() if stamp and stamp[1] <= now - _SETTLED_NS}
+    settled = {
+        name: stamp
+        for name, stamp in listed.items()
+        if stamp and stamp[1] is not None and stamp[1] <= now - _SETTLED_NS
+    }
     table = read_files([storage / LEADERBOARD / name for name in settled])
     files = {trial_id: [rows, *settled[trial_id + SUFFIX]] for trial_id, rows in _rows_by_trial(table).items()}
     buffer = io.BytesIO()
@@ -145,8 +149,8 @@ def _read_copy(file: Location) -> tuple[dict[str, tuple[int, int]], pa.Table]:
     return {}, SCHEMA.empty_table()
 
 
-def _stamps(storage: Location) -> dict[str, tuple[int, int] | None]:
-    """Size in bytes and time of writing in ns since 1970 of each Parquet file in the folder; None of a folder in it.
+def _stamps(storage: Location) -> dict[str, tuple[int, int | None] | None]:
+    """Size in bytes and time of writing in ns since 1970 of each Parquet file in the folder; None for a subfolder.
 
     Other files, as file managers and people leave them, are passed over. A folder is not, for pandas reads it as well.
     """
@@ -159,4 +163,6 @@ def _stamps(storage: Location) -> dict[str, tuple[int, int] | None]:
 
 def _rows_by_trial(table: pa.Table) -> dict[str, int]:
     counts = pc.value_counts(table["trial_id"])
-    return dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
+    trial_ids: list[Any] = counts.field("values").to_pylist()
+    rows: list[Any] = counts.field("counts").to_pylist()
+    return dict(zip(trial_ids, rows, strict=True))
