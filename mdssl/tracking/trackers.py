@@ -10,7 +10,7 @@ import logging
 import pkgutil
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -64,7 +64,7 @@ class Trackers:
             self._thread = threading.Thread(target=self._work, args=(resumed_at,), name="trackers", daemon=True)
             self._thread.start()
 
-    def log(self, step: int, values: dict[str, float | None]) -> None:
+    def log(self, step: int, values: Mapping[str, float | None]) -> None:
         """Log to all trackers; values of None are left out."""
         if self._thread:
             self._queue.put((step, {name: value for name, value in values.items() if value is not None}))
