@@ -83,7 +83,7 @@ def check_finite(what: str, features: torch.Tensor) -> None:
     if bad:
         raise InputError(
             f"{what} of {bad} of {len(features)} images are not finite (NaN or infinite); an encoder that diverged or "
-            "has damaged weights has no score. Train it again with a smaller learning rate, or load it anew."
+            "has damaged weights has no score. Train it again with a smaller learning rate, or load it again."
         )
 
 

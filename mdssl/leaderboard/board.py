@@ -40,7 +40,7 @@ def write_rows(storage: str | Location, trial_id: str, rows: Sequence[dict[str, 
         rows: values by column name. Columns left out are null; times are aware datetimes or ISO 8601 strings.
 
     Raises:
-        ValueError: ``trial_id`` is not one.
+        ValueError: ``trial_id`` is not a trial id.
         AssertionError: the rows are not what a leaderboard holds, which is an error of the program, not of its user.
     """
     file = file_of(storage, trial_id)
@@ -56,7 +56,7 @@ def read_rows(storage: str | Location, trial_id: str) -> list[dict[str, Any]]:
     As by `read`, probes are named as they are now (`mdssl.config.run.probe_named_now`).
 
     Raises:
-        ValueError: ``trial_id`` is not one, or its file is not one of ours.
+        ValueError: ``trial_id`` is not a trial id, or its file is not one of ours.
     """
     rows = read_files([file_of(storage, trial_id)]).to_pylist()
     return [row | {"probe": row["probe"] and probe_named_now(row["probe"])} for row in rows]

@@ -24,7 +24,7 @@ twice as long as two."""
 
 
 def file_of(storage: str | Location, trial_id: str) -> Location:
-    """Where the rows of a trial are. Raises ``ValueError`` where ``trial_id`` is not one."""
+    """Where the rows of a trial are. Raises ``ValueError`` where ``trial_id`` is not a trial id."""
     check_trial_id(trial_id)
     return rows_file_in(storage, trial_id)
 

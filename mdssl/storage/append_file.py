@@ -13,7 +13,7 @@ from mdssl.storage.retry import retrying
 log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 30.0
-"""Interval at which a file in an object store, where nothing can be appended, is written anew."""
+"""Interval at which a file in an object store, where nothing can be appended, is written again."""
 
 
 class AppendFile:

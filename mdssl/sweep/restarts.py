@@ -3,11 +3,11 @@
 Five layers, from the inside out. Each goes on from the newest checkpoint, so at most `checkpoint_seconds` of work is
 lost. Deaths count against a trial only where it saved no new checkpoint between them: over days, machines die often.
 
-1. Ray Train starts a trial's workers anew, `WORKER_RESTARTS` times: a worker was killed, by the OOM killer, by the
+1. Ray Train restarts a trial's workers, `WORKER_RESTARTS` times: a worker was killed, by the OOM killer, by the
    watchdog (`mdssl.pretrain.watchdog`) or with its node.
-2. The trial's own process starts Ray Train anew (`mdssl.sweep.training.train_in_workers`): the workers died more often
-   than that, but the trial got on; or Ray Train's controller died, which nobody else restarts.
-3. Ray Tune starts the trial's own process anew, `TRIAL_RESTARTS` times. The claim of the dead process is taken over.
+2. The trial's own process restarts Ray Train (`mdssl.sweep.training.train_in_workers`): the workers died more often
+   than that, but the trial got on; or Ray Train's controller died, which nothing else restarts.
+3. Ray Tune restarts the trial's own process, `TRIAL_RESTARTS` times. The claim of the dead process is taken over.
 4. The sweep's driver gives a trial that Tune has given up to another run of Tune, if the trial got on (`to_run_again`).
    Else it writes a row with the error.
 5. The user, a batch system or another sweep starts the same command: it plans from the storage alone, and takes over
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from ray.tune import ResultGrid
 
 WORKER_RESTARTS = 3
-"""How often Ray Train starts a trial's workers anew after one of them died."""
+"""How often Ray Train restarts a trial's workers after one of them died."""
 TRIAL_RESTARTS = 2
-"""How often Tune starts a trial's own process anew after it died."""
+"""How often Tune restarts a trial's own process after it died."""
 
 
 def step_saved(trial_dir: Location) -> int:

@@ -2,7 +2,7 @@
 
 The request travels through the key-value store of the Ray that the sweep runs on, where each worker looks once a
 second. So it reaches all machines, and Ray has to survive the signal: see `mdssl.sweep.ray_session`. A signal to the
-sweep stops all trials; one to the process of a trial stops that trial's workers, and Tune starts the trial anew.
+sweep stops all trials; one to the process of a trial stops that trial's workers, and Tune restarts the trial.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
             report = {"phase": "stopped"} if was_sweep else {"phase": "queued", "step_saved": step_saved(trial_dir)}
         tune.report(report)
     if "step_saved" in report:
-        # This process alone got SIGTERM. Tune ends it and starts the trial anew, which goes on from its checkpoint.
+        # This process alone got SIGTERM. Tune ends it and restarts the trial, which resumes from its checkpoint.
         raise StoppedError("its process got SIGTERM")
 
 
