@@ -235,7 +235,9 @@ class Location:
         elif kind == pyarrow.fs.FileType.Directory:
             self.filesystem.delete_dir(self.path)
         elif kind != pyarrow.fs.FileType.NotFound:
-            self.filesystem.delete_file(self.path)
+            # Another process may have deleted it since.
+            with suppress(FileNotFoundError):
+                self.filesystem.delete_file(self.path)
 
     def check_writable(self, setting: str = "--storage or MDSSL_STORAGE", what: str = "storage") -> None:
         """Raise ``InputError`` unless a file can be written in this folder, which is made.

@@ -3,6 +3,7 @@
 import errno
 import os
 import uuid
+from types import SimpleNamespace
 
 import pyarrow.fs
 import pytest
@@ -167,3 +168,12 @@ def test_a_link_is_followed_and_stays(tmp_path):
     assert (tmp_path / "b").is_symlink()
     assert (tmp_path / "disk/a").read_bytes() == b"new"
     assert os.listdir(tmp_path / "disk") == ["a"]
+
+
+def test_a_file_that_another_process_deletes_first_is_no_error(tmp_path):
+    missing = SimpleNamespace(
+        type_name="local",
+        get_file_info=lambda path: pyarrow.fs.FileInfo(path, type=pyarrow.fs.FileType.File),
+        delete_file=pyarrow.fs.LocalFileSystem().delete_file,
+    )
+    Location(missing, str(tmp_path / "gone"), "gone").delete()

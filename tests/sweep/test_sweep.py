@@ -35,7 +35,7 @@ def first(cluster, tiny_data, tmp_path_factory):
     storage = tmp_path_factory.mktemp("results")
     one = ["--iterations", 6, "--lambda1", 0.9, "--lambda2", 0.1, "--evaluate", "tiny-a", "tiny-c"]
     words = [sys.executable, SCRIPT, *flags(storage, tiny_data, *one, "--address", cluster)]
-    result = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=200)
+    result = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=230)
     assert result.returncode == 0, result.stdout + result.stderr
     return storage, result.stdout + result.stderr, one
 
