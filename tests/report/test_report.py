@@ -27,7 +27,7 @@ from mdssl.cli.parse import parse
 from mdssl.cli.trials import Probe, Train
 from mdssl.config.presets import PRESETS
 from mdssl.config.trial import TrialConfig
-from mdssl.leaderboard.board import file_of, read, with_settings, write_rows
+from mdssl.leaderboard.board import file_of, read, read_rows, with_settings, write_rows
 from mdssl.leaderboard.columns import SCHEMA
 from mdssl.paper.ledger import ledger
 from mdssl.report import build
@@ -369,8 +369,8 @@ def test_the_best_trial_is_selected_by_validation_score_and_its_test_scores_stan
     assert "Best scores are selected on the test split and therefore optimistic" in text
     # The better one on the test split, of which nothing is held out, is the worse one here.
     for trial, val in ((config(), 30.0), (config(method="simclr"), 60.0)):
-        rows = read(storage, trial_id=trial.trial_id).to_dict("records")
-        write_rows(storage, trial.trial_id, [row | {"val_top1": val, "step": None} for row in rows])
+        rows = read_rows(storage, trial.trial_id)
+        write_rows(storage, trial.trial_id, [row | {"val_top1": val} for row in rows])
     write_report(storage, folder)
     page = Page(folder / "index.html")
     (only,) = selected(with_settings(read(storage)))
