@@ -55,6 +55,12 @@ class SweepProgress(tune.Callback):
     def __exit__(self, *exception: object) -> None:
         self.live.stop()
 
+    def add(self, config: TrialConfig) -> None:
+        """Show one more trial: a search chooses them one by one."""
+        if config.trial_id not in self.configs:
+            self.configs[config.trial_id] = config
+            self.labels = labels(self.configs.values())
+
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         now = time.monotonic()
         if now - self.looked < 1:
