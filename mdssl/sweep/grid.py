@@ -18,6 +18,7 @@ from mdssl.data.mixture import check_batch, fingerprint
 from mdssl.data.remote import ensure_local
 from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import check_scorable
+from mdssl.evaluate.validation import check_validatable
 from mdssl.leaderboard.board import read_rows
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import read_training
@@ -140,6 +141,8 @@ def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings)
     data = ensure_local(settings.data, settings.evaluate)
     for name in settings.evaluate:
         check_scorable(open_dataset(data, name))
+        if settings.score_every:
+            check_validatable(open_dataset(data, name))
     fingerprints = {name: evaluation_fingerprint(data, name) for name in settings.evaluate}
     wanted = scores_of(settings.probe_config)
     return [_work(storage, config, settings, fingerprints, wanted) for config in configs]
@@ -246,5 +249,4 @@ def _scored(rows: list[dict], dataset: str, dataset_fingerprint: str) -> set[tup
 
 def evaluation_fingerprint(data: str | Path, name: str) -> str:
     """The fingerprint of a dataset's train and test images, on which a probe is fitted and scored."""
-    dataset = open_dataset(data, name)
-    return f"{dataset.fingerprints['train'][:16]}-{dataset.fingerprints['test'][:16]}"
+    return open_dataset(data, name).evaluation_fingerprint

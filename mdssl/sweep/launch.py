@@ -176,6 +176,7 @@ def _run_on_ray(
         workers=settings.workers,
         cpus_per_worker=share.cpus,
         gpus_per_worker=share.gpus,
+        evaluate=settings.evaluate,
         context={
             "sweep": name,
             "preset": settings.preset,
