@@ -141,7 +141,7 @@ def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings)
     data = ensure_local(settings.data, settings.evaluate)
     for name in settings.evaluate:
         check_scorable(open_dataset(data, name))
-        if settings.score_every:
+        if settings.score_every or settings.skips_stopped:
             check_validatable(open_dataset(data, name))
     fingerprints = {name: evaluation_fingerprint(data, name) for name in settings.evaluate}
     wanted = scores_of(settings.probe_config)

@@ -85,6 +85,11 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
         check_gradient_caching(self, self)
         self._check_workers()
         self._check_domains()
+        if self.scheduler != "none" and self.score_every == 0:
+            raise InputError(
+                f"scheduler {self.scheduler!r} ends trials by their validation scores, but score_every is 0; leave "
+                "--score-every out, or use --scheduler none."
+            )
         if self.force and self.skips_stopped:
             raise InputError(
                 "force deletes what a sweep's trials had, but which trials a search has depends on what they had; "

@@ -34,7 +34,7 @@ from mdssl.storage.retry import retrying
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep.resources import Share
 from mdssl.sweep.restarts import WORKER_RESTARTS, got_on, step_saved
-from mdssl.sweep.stopping import stop_requested, stop_requested_now_and_then
+from mdssl.sweep.stopping import decision, stop_requested, stop_requested_now_and_then
 from mdssl.sweep.train_records import train_records
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class TrialRun:
         context: the leaderboard columns sweep, preset, git_commit and ray_version.
         device: of each worker, cpu or auto (its GPU).
         evaluate: datasets of the validation scores while a trial trains.
-        rungs: steps with a validation score besides those of ``settings.score_every``.
+        rungs: steps with a validation score besides those of ``settings.score_every``, at which a trial may end early.
     """
 
     storage: str
@@ -224,6 +224,9 @@ def _train_here(
                 nonlocal warned
                 beat()
                 report({"phase": "training", **progress._asdict()})
+                is_rung = progress.val_knn_top1 is not None and progress.step in job["rungs"]
+                if is_rung and decision(config.trial_id, progress.step):
+                    return "end"
                 before, warned = warned, warned or will_be_taken_away()
                 return "save" if warned and not before else None
 

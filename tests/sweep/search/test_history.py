@@ -1,6 +1,7 @@
 """What a search knows comes from the storage alone: rows, metrics, and folders of trials without rows."""
 
 import io
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,14 +13,14 @@ from mdssl.pretrain.trial_files import write_config
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import evaluation_fingerprint
-from mdssl.sweep.rows import failed_row, finished_row
+from mdssl.sweep.rows import failed_row, finished_row, stopped_rows
 from mdssl.sweep.search.history import History
 from mdssl.sweep.search.space import Space
 from mdssl.sweep.settings import SweepSettings
 
 NAMES = ("tiny-a", "tiny-b")
 TRAINING = {
-    "train_seconds": 1.0, "gpu_hours": 0.0, "num_workers": 1, "device": "cpu", "views_seen": 9, "views_per_second": 9.0,
+    "step": 90, "train_seconds": 1.0, "gpu_hours": 0.0, "num_workers": 1, "device": "cpu", "views_seen": 9, "views_per_second": 9.0,
     "peak_memory_mb": 1.0, "encoder_mb": 1.0, "final_loss": 1.0, "torch_version": "2",
 }  # fmt: skip
 
@@ -95,15 +96,15 @@ def test_trials_of_any_sweep_are_known_by_their_rows_metrics_and_folders(storage
 
 def test_a_trial_that_ended_early_has_its_scores(storage, settings, space, history):
     config = space.trial({"lambda1": 0.8})
-    finish(storage, settings, config, (None, None), status="stopped", probe=None, features=None)
+    ended = TRAINING | {"started_at": "2026-01-01T00:00:00.000+00:00", "step": 30, "variants": {}}
+    ended["val_knn_top1"] = dict.fromkeys(NAMES, 20.0)
+    write_rows(storage, config.trial_id, stopped_rows(config, ended, context=CONTEXT))
     write_metrics(storage, config, {10: 30.0, 30: 20.0})
     (found,) = history().ordered()
     assert (found.status, found.value, found.last_score) == ("stopped", None, 20.0)
 
 
 def test_other_trials_do_not_count(storage, settings, space, history):
-    from dataclasses import replace
-
     config = space.trial({"lambda1": 0.8})
     for other in (
         replace(config, lambda1=0.81),

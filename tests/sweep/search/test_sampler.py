@@ -80,8 +80,8 @@ def test_optuna_avoids_what_ended_early(space):
         return replace(found, value=None if bad else 50.0, scores={10: 10.0})
 
     known = [flat(number) for number in range(20)]
-    points = [next_point(space, known, kind="optuna", seed=seed) for seed in range(20)]
-    assert np.mean([point["lambda1"] >= 0.9 for point in points]) > 0.7
+    points = [next_point(space, known, kind="optuna", seed=seed) for seed in range(60)]
+    assert np.mean([point["lambda1"] >= 0.9 for point in points]) > 0.6
 
 
 @pytest.mark.parametrize("kind", KINDS)
