@@ -56,9 +56,9 @@ class History:
         self._others: set[str] = set()
         rows = leaderboard.read(storage)
         wanted = [
-            (trial_id, own.to_dict("records"))
+            (str(trial_id), own.to_dict("records"))
             for trial_id, own in rows.groupby("trial_id", sort=False)
-            if self._is_own(trial_id, json.loads(own["config_json"].iloc[0])["trial"])
+            if self._is_own(str(trial_id), json.loads(own["config_json"].iloc[0])["trial"])
         ]
         with ThreadPoolExecutor(_READERS) as pool:
             for trial_id, found in pool.map(lambda each: (each[0], self._observed(*each)), wanted):

@@ -42,6 +42,10 @@ class WorkQueue(Searcher):
         self._closed = closed
         self._trial_ids: dict[str, str] = {}
 
+    def __getstate__(self) -> dict:
+        # Tune pickles its searcher for a restore that this project does not use: the storage has all.
+        return {}
+
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         work = None if self._closed() else self._left.popleft() if self._left else self._choose()
         if work is None:
@@ -56,7 +60,7 @@ class WorkQueue(Searcher):
         self._ended(self._trial_ids[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the storage has all, and this project does not use Tune's restore."""
+        """Save nothing, see `__getstate__`."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Restore nothing."""

@@ -34,7 +34,7 @@ def ends_early(
     """
     names: dict[str, Any] = {"metric": "score", "mode": "max", "time_attr": "step"}
     first = rungs(settings, iterations)[0]
-    rule: TrialScheduler
+    rule: Any  # its methods take a controller and a trial of Tune, of which they use the trial's id
     if settings.scheduler == "asha":
         rule = ASHAScheduler(
             **names, max_t=iterations, grace_period=first, reduction_factor=settings.reduction_factor,
@@ -45,7 +45,7 @@ def ends_early(
             **names, grace_period=first, min_samples_required=_FEWEST_OTHERS, min_time_slice=float("inf")
         )
     *earlier, (step, score) = sorted(own.items())
-    asked: Any = _Told("")
+    asked = _Told("")
     for trial, scores in [(_Told(name), sorted(scores.items())) for name, scores in others.items()] + [
         (asked, earlier)
     ]:
