@@ -41,9 +41,9 @@ def ends_early(
             stop_last_trials=False,
         )  # fmt: skip
     else:
-        rule = MedianStoppingRule(
-            **names, grace_period=first, min_samples_required=_FEWEST_OTHERS, min_time_slice=float("inf")
-        )
+        # Without a time slice no trial is paused for others to catch up.
+        names |= {"min_samples_required": _FEWEST_OTHERS, "min_time_slice": float("inf")}
+        rule = MedianStoppingRule(**names, grace_period=first)
     *earlier, (step, score) = sorted(own.items())
     asked = _Told("")
     for trial, scores in [(_Told(name), sorted(scores.items())) for name, scores in others.items()] + [

@@ -43,8 +43,12 @@ def next_point(space: Space, known: Sequence[Observation], *, kind: str, seed: i
             worse than those that finished, and trials that run as bad, so that no two look at one place at once).
     """
     ids = {each.config.trial_id for each in known}
+    told = [_told(space, each) for each in known] if kind == "optuna" else []
     for attempt in range(_ATTEMPTS):
-        point = _drawn(space, known, kind, (seed, len(known), attempt))
+        rng = np.random.default_rng([seed, len(known), attempt])
+        point = (
+            _by_optuna(space, told, rng) if kind == "optuna" else {axis.name: axis.drawn(rng) for axis in space.axes}
+        )
         if _is_new(space, point, ids):
             return point
     if space.size > _ENUMERATED:
@@ -61,10 +65,7 @@ def _is_new(space: Space, point: Point, ids: set[str]) -> bool:
         return False
 
 
-def _drawn(space: Space, known: Sequence[Observation], kind: str, seeds: tuple[int, int, int]) -> Point:
-    rng = np.random.default_rng(seeds)
-    if kind == "random":
-        return {axis.name: axis.drawn(rng) for axis in space.axes}
+def _by_optuna(space: Space, told: list[optuna.trial.FrozenTrial], rng: np.random.Generator) -> Point:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -73,7 +74,7 @@ def _drawn(space: Space, known: Sequence[Observation], kind: str, seeds: tuple[i
         warnings.simplefilter("ignore")
         sampler = optuna.samplers.TPESampler(seed=int(rng.integers(2**31)), multivariate=True, constant_liar=True)
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        study.add_trials([_told(space, each) for each in known])
+        study.add_trials(told)
         values = study.ask({axis.name: _distribution(axis) for axis in space.axes}).params
     return {
         axis.name: axis.choices[values[axis.name]] if axis.choices else axis.rounded(values[axis.name])
