@@ -173,6 +173,7 @@ def _run_on_ray(
         settings=settings.run_settings,
         executor=settings.executor,
         rungs=trials.rungs,
+        needs_validation=settings.needs_validation,
         workers=settings.workers,
         cpus_per_worker=share.cpus,
         gpus_per_worker=share.gpus,
