@@ -149,10 +149,12 @@ def _train(
     def save_and_stop() -> NoReturn:
         state.seconds += (spent := time.perf_counter() - timed_at)
         state.gpu_seconds += spent * workers * device.startswith("cuda")
-        if rank == 0:
-            _save(trial_dir, model, optimizer, state, before_writing, must=True)
-        if workers > 1:
-            dist.barrier()  # nobody leaves while rank 0 still writes
+        try:
+            if rank == 0:
+                _save(trial_dir, model, optimizer, state, before_writing, must=True)
+        finally:
+            if workers > 1:
+                dist.barrier()  # nobody leaves while rank 0 still writes
         raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
     while state.step < iterations:
