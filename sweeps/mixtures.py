@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         methods += [{"method": "simclr", "domains": (domain,)} for domain in alone]
     for mixture in settings.all_mixtures:
         methods += [{"method": method, "domains": mixture} for method in ("simclr", "mdssl")]
-    return run_sweep("mixtures", settings, settings.expand(*methods))
+    return run_sweep("mixtures", settings, methods)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
     preset: str = "quick"
     """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar (ResNet-18, cifar
     stem, 100 epochs: one GPU) | paper (section 3.1)."""
+    evaluate: tuple[str, ...] = ()
+    """With --score-every: prepared datasets for validation scores; default: the training domains that have labels."""
 
     def __post_init__(self) -> None:
         check_name("method", self.method, METHODS)
@@ -38,6 +40,11 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
         TrialConfig.__post_init__(self)
         RunSettings.__post_init__(self)
         check_gradient_caching(self, self)
+        if self.evaluate and not self.score_every:
+            raise InputError(
+                f"evaluate is {', '.join(self.evaluate)}, but no scores are made while training; add --score-every N. "
+                "A trained encoder is scored by `mdssl probe`."
+            )
 
     def _refuse_settings_of_other_methods(self) -> None:
         for field in fields(ClusterSettings):
@@ -56,14 +63,21 @@ def train(settings: Train) -> None:
       mdssl train --lambda1 0.9 --lambda2 0.1
       torchrun --nproc-per-node 2 -m mdssl train --lambda1 0.9 --lambda2 0.1
     """
+    from mdssl.evaluate.validation import Validation
     from mdssl.pretrain.standalone import train_standalone
+    from mdssl.sweep.grid import labelled_domains
 
+    evaluate: tuple[str, ...] = ()
+    if settings.score_every:
+        evaluate = settings.evaluate or labelled_domains(settings.data, settings.domains)[0]
     train_standalone(
         pick(TrialConfig, settings),
         pick(RunSettings, settings),
         data=settings.data,
         storage=settings.storage,
         device=settings.device,
+        evaluate=evaluate,
+        validation=lambda data, device: Validation(data, evaluate, device=device),
     )
 
 

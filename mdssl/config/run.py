@@ -144,6 +144,9 @@ class RunSettings:
     """Seconds between checkpoints: what a kill can cost."""
     report_every: int = 10
     """Steps between progress reports, each a row of metrics.parquet."""
+    score_every: int | None = None
+    """Steps between validation scores while training; 0 is never; default: as the scheduler of a sweep needs them, else
+    never."""
     hang_minutes: float = 30.0
     """Minutes without a report after which a worker counts as hanging and is killed; a sweep restarts it from the last
     checkpoint. 0 is never. Storage outages of up to 8 minutes are waited for, and are no hang."""
@@ -162,6 +165,8 @@ class RunSettings:
         check_trackers(self.track)
         check_number("checkpoint_seconds", self.checkpoint_seconds, low=0)
         check_number("report_every", self.report_every, low=1)
+        if self.score_every is not None:
+            check_number("score_every", self.score_every, low=0)
         check_number("hang_minutes", self.hang_minutes, low=0)
 
 

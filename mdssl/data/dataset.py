@@ -91,6 +91,11 @@ class Dataset:
         return hashlib.sha256(both.encode()).hexdigest()
 
     @property
+    def evaluation_fingerprint(self) -> str:
+        """What the train and test images are, on which a probe is fitted and scored."""
+        return f"{self.fingerprints['train'][:16]}-{self.fingerprints['test'][:16]}"
+
+    @property
     def is_labelled(self) -> bool:
         """Whether it has classes and can be scored. If not, all its images are for pretraining only."""
         return bool(self.classes)

@@ -19,9 +19,29 @@ def sample_rows(name: str, split: str, labels: np.ndarray, count: int, *, seed: 
         name, split, labels, seed: determine the order; ``labels`` are the (N,) classes of the split.
     """
     order = np.random.default_rng([seed, zlib.crc32(f"{name}/{split}".encode())]).permutation(len(labels))
-    shuffled = np.asarray(labels)[order]
-    by_class = np.argsort(shuffled, kind="stable")
-    sizes = np.bincount(shuffled)
-    turn = np.empty(len(order), dtype=np.int64)
-    turn[by_class] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    turn, _ = _turns(np.asarray(labels)[order])
     return order[np.argsort(turn, kind="stable")[:count]]
+
+
+def stratified_rows(labels: np.ndarray, count: int, *, key: str, spare: int = 0) -> np.ndarray:
+    """(min(count, N),) rows in random order, of each class in proportion to its images, and at least one.
+
+    Args:
+        labels: (N,) classes.
+        key: determines the order, together with ``labels``.
+        spare: images of each class that are never drawn.
+    """
+    order = np.random.default_rng([SEED, zlib.crc32(key.encode())]).permutation(len(labels))
+    turn, size = _turns(np.asarray(labels)[order])
+    can_be_drawn = turn < size - spare
+    chosen = np.argsort(np.where(can_be_drawn, turn / size, np.inf), kind="stable")
+    return order[chosen[: min(count, int(can_be_drawn.sum()))]]
+
+
+def _turns(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each of (N,) ``labels``, how many of its class come before it, and how many its class has."""
+    by_class = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels)
+    turn = np.empty(len(labels), dtype=np.int64)
+    turn[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return turn, sizes[labels]

@@ -27,6 +27,8 @@ from mdssl.leaderboard.names import marked
 from mdssl.storage.location import Location
 
 _OF_A_SCORE = ("eval_dataset", "seen", "features", "probe", "top1", "num_classes", "num_train", "num_test")
+_NEEDED = {"finished": _OF_A_SCORE, "stopped": ("eval_dataset", "seen", "features", "step")}
+"""By status, the columns without which a row says nothing."""
 
 _SAID_BY_COLUMNS = {*SCHEMA.names, "domains"}
 _AFTER_EVALUATION = ', "recipe_version": '
@@ -141,13 +143,12 @@ def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
 def _complete(row: dict[str, Any], trial_id: str) -> dict[str, Any]:
     unknown = row.keys() - set(SCHEMA.names)
     assert not unknown, f"no such leaderboard columns: {sorted(unknown)}"
-    row = dict.fromkeys(SCHEMA.names) | {"trial_id": trial_id, "schema_version": SCHEMA_VERSION} | row
+    # Rows of an older version, read again, have all columns of this one.
+    row = dict.fromkeys(SCHEMA.names) | {"trial_id": trial_id} | row | {"schema_version": SCHEMA_VERSION}
     assert row["trial_id"] == trial_id, f"a row of trial {row['trial_id']} in the file of {trial_id}"
     assert row["status"] in STATUSES, f"status {row['status']!r}"
     required = [column.name for column in COLUMNS if column.required]
-    missing = [
-        name for name in required + list(_OF_A_SCORE if row["status"] == "finished" else ()) if row[name] is None
-    ]
+    missing = [name for name in [*required, *_NEEDED.get(row["status"], ())] if row[name] is None]
     assert not missing, f"a {row['status']} row of trial {trial_id} lacks {missing}"
     for name in ("started_at", "finished_at"):
         if isinstance(row[name], str):

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from mdssl.config.methods import METHODS
 
-SCHEMA_VERSION = 1
-"""Raise it whenever a column comes, goes or changes its meaning."""
+SCHEMA_VERSION = 2
+"""Raise it whenever a column comes, goes or changes its meaning. 2: val_top1, val_knn_top1 and step."""
 
 STATUSES = ("finished", "failed", "stopped")
 
@@ -17,12 +17,14 @@ _TEXT, _FLOAT, _INT, _BOOL, _TIME = pa.string(), pa.float64(), pa.int64(), pa.bo
 
 
 class Column(NamedTuple):
-    """A column: its name, its type, what it means and in which unit, and whether every row has a value."""
+    """A column: its name, its type, what it means and in which unit, whether every row has a value, and the first
+    schema version that has it."""
 
     name: str
     type: pa.DataType
     meaning: str
     required: bool = False
+    since: int = 1
 
 
 SETTING_COLUMNS = (
@@ -65,9 +67,18 @@ COLUMNS = (
     Column("top1", _FLOAT, "linear probe, test split, at the end of training: percent"),
     Column("top5", _FLOAT, "the same, class among the five best: percent; null with five classes or fewer"),
     Column("knn_top1", _FLOAT, "weighted nearest neighbours, test split: percent"),
+    Column(
+        "val_top1",
+        _FLOAT,
+        "the linear probe of this row fitted on a part of the train images and scored on the held-out rest, by which "
+        "settings are chosen: percent",
+        since=2,
+    ),
+    Column("val_knn_top1", _FLOAT, "weighted nearest neighbours, held-out train images: percent", since=2),
     Column("num_classes", _INT, "classes of the evaluation dataset"),
     Column("num_train", _INT, "train images of the evaluation dataset"),
     Column("num_test", _INT, "test images of the evaluation dataset"),
+    Column("step", _INT, "steps trained; less than iterations in a stopped row", since=2),
     Column("train_seconds", _FLOAT, "wall time of training, over all resumptions: s"),
     Column("eval_seconds", _FLOAT, "wall time of this score: s"),
     Column("gpu_hours", _FLOAT, "train_seconds times GPUs: h"),
@@ -92,3 +103,16 @@ COLUMNS = (
 """All columns, in the order of the files."""
 
 SCHEMA = pa.schema([pa.field(column.name, column.type, nullable=not column.required) for column in COLUMNS])
+
+_FIRST_COLUMNS = [column.name for column in COLUMNS if column.since == 1]
+
+
+def as_now(table: pa.Table) -> pa.Table:
+    """A table of schema version 1 with the columns of today, null where it has none; any other as it is."""
+    if table.column_names != _FIRST_COLUMNS:
+        return table
+    for number, column in enumerate(COLUMNS):
+        if column.since > 1:
+            nothing = pa.array([None] * len(table), column.type)
+            table = table.add_column(number, SCHEMA.field(number), nothing)
+    return table

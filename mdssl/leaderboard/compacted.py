@@ -19,7 +19,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from mdssl.errors import InputError
-from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION
+from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION, as_now
 from mdssl.leaderboard.files import SUFFIX, read_files
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import LEADERBOARD
@@ -126,7 +126,7 @@ def _read_copy(file: Location) -> tuple[dict[str, tuple[int, int]], pa.Table]:
     """Stamps by name of the files that are in the copy, and their rows; nothing of a copy that is damaged."""
     try:
         with pq.ParquetFile(pa.BufferReader(file.read_bytes()), page_checksum_verification=True) as parquet:
-            table = parquet.read(use_threads=False)
+            table = as_now(parquet.read(use_threads=False))
         files = json.loads((table.schema.metadata or {})[_FILES])
         if not table.schema.equals(SCHEMA) or (pc.max(table["schema_version"]).as_py() or 0) > SCHEMA_VERSION:
             problem = "another version of mdssl made it"

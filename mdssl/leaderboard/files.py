@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from mdssl.config.trial import check_trial_id
 from mdssl.errors import InputError
-from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION
+from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION, as_now
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import rows_file_in
 
@@ -77,7 +77,7 @@ def _table_in(file: Location) -> pa.Table | None:
     try:
         # Not pq.read_table: it starts threads that a process which ends at once, on a damaged file, would not survive.
         with pq.ParquetFile(pa.BufferReader(data)) as parquet:
-            return parquet.read(use_threads=False)
+            return as_now(parquet.read(use_threads=False))
     except (pa.ArrowException, OSError) as error:
         raise _foreign(file, f"it is not whole, or not Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
 

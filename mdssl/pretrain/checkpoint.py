@@ -37,6 +37,7 @@ class LoopState:
         started_at: when the first run began, ISO 8601 in UTC.
         metrics: one row per report: step, loss terms, learning rate, views/s.
         views: augmented images that went through the encoder.
+        score_seconds: the part of ``seconds`` that validation scores took.
         rounds: one record per clustering; see `mdssl.pretrain.pseudo_domains.find`.
         clusters: of the last clustering.
         terms: loss terms of the steps since the last report.
@@ -49,6 +50,7 @@ class LoopState:
     started_at: str = ""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     views: int = 0
+    score_seconds: float = 0.0
     rounds: list[dict[str, Any]] = field(default_factory=list)
     clusters: PseudoDomains | None = None
     terms: list[list[float]] = field(default_factory=list)

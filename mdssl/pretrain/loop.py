@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -22,7 +21,7 @@ from mdssl.config.methods import METHODS
 from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
-from mdssl.data.mixture import Group, Mixture, fingerprint
+from mdssl.data.mixture import Mixture, fingerprint
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.pretrain import checkpoint, pseudo_domains
@@ -30,21 +29,32 @@ from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import batch_norm_note, build_model
 from mdssl.pretrain.optim import build_optimizer, learning_rate
 from mdssl.pretrain.pretrained import encoder_of
-from mdssl.pretrain.progress import NonFiniteLossError, Progress, check_finite, means_of
-from mdssl.pretrain.pseudo_domains import PseudoDomains
+from mdssl.pretrain.progress import (
+    Answer,
+    NonFiniteLossError,
+    Progress,
+    Validate,
+    check_finite,
+    is_scored,
+    means_of,
+    validation_scores,
+)
+from mdssl.pretrain.pseudo_domains import groups_of, objective_of
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views
 from mdssl.pretrain.stopping import Agreement, StoppedError
 from mdssl.pretrain.trial_files import (
     now,
     read_training,
+    save_checkpoint,
     write_config,
     write_failure,
     write_finished,
     write_metrics,
     write_run,
+    write_stopped,
 )
 from mdssl.storage.location import Location
-from mdssl.storage.retry import retrying
+from mdssl.storage.trial_dir import stopped_early
 from mdssl.tracking.trackers import Trackers, of_clustering, of_report
 
 log = logging.getLogger(__name__)
@@ -57,9 +67,11 @@ def train(
     trial_dir: str | Path | Location,
     settings: RunSettings | None = None,
     device: str = "auto",
-    report: Callable[[Progress], bool | None] = lambda progress: None,
+    report: Callable[[Progress], Answer] = lambda progress: None,
     stop_requested: Callable[[], bool] = lambda: False,
     before_writing: Callable[[], None] = lambda: None,
+    validate: Validate | None = None,
+    rungs: Collection[int] = (),
 ) -> dict[str, Any]:
     """Train one encoder, or resume an earlier run of the same trial. A finished trial is not trained again.
 
@@ -71,14 +83,20 @@ def train(
         data: folder of prepared datasets.
         trial_dir: folder of the trial's files, on any storage.
         device: cpu, cuda, cuda:1, or auto: the worker's GPU if there is one.
-        report: called on every rank, every ``report_every`` steps and after the last one. If it returns true on rank 0,
-            a checkpoint is saved at once.
+        report: called on every rank, every ``report_every`` steps, after each scored step and after the last one. If
+            it returns ``"save"`` on rank 0, a checkpoint is saved at once. If it returns ``"end"`` after a scored step,
+            a checkpoint is saved and training ends early, on all ranks; a later call goes on from there.
         stop_requested: called on every rank between steps. Soon after it returns true on one rank, a checkpoint is
             saved and training ends, on all ranks after the same step.
         before_writing: called on rank 0 before it writes any of the trial's files; may raise.
+        validate: scores the model after each scored step, on rank 0 alone; all ranks pass one or none does. The encoder
+            is the same, bit for bit, with and without it.
+        rungs: scored steps besides those of ``settings.score_every``. The last step is not scored here, because the
+            finished encoder is.
 
     Returns:
-        The content of ``training.json``: status, steps, cost and provenance of the training.
+        The content of ``training.json``: status (``finished`` or ``stopped``, after an early end), steps, cost and
+        provenance of the training.
 
     Raises:
         ValueError: the data are missing, do not fit the config, or changed since the trial began.
@@ -91,9 +109,12 @@ def train(
     ended = read_training(trial_dir)
     if ended and ended["status"] == "finished":
         return ended
+    if ended and ended["status"] == "stopped":
+        log.info("%s; it goes on from there", stopped_early(trial_dir.name, ended))
     is_first = not dist.is_initialized() or dist.get_rank() == 0
     with Trackers(settings.track if is_first else (), config, trial_dir) as trackers:
-        return _train(config, data, trial_dir, settings, device, report, stop_requested, before_writing, trackers)
+        arguments = (config, data, trial_dir, settings, device, report, stop_requested, before_writing)
+        return _train(*arguments, validate, rungs, trackers)
 
 
 def _train(
@@ -102,9 +123,11 @@ def _train(
     trial_dir: Location,
     settings: RunSettings,
     device: str,
-    report: Callable[[Progress], bool | None],
+    report: Callable[[Progress], Answer],
     stop_requested: Callable[[], bool],
     before_writing: Callable[[], None],
+    validate: Validate | None,
+    rungs: Collection[int],
     trackers: Trackers,
 ) -> dict[str, Any]:
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -151,13 +174,15 @@ def _train(
         state.gpu_seconds += spent * workers * device.startswith("cuda")
         try:
             if rank == 0:
-                _save(trial_dir, model, optimizer, state, before_writing, must=True)
+                save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=True)
         finally:
             if workers > 1:
                 dist.barrier()  # nobody leaves while rank 0 still writes
         raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
-    while state.step < iterations:
+    scores: dict[str, float] = {}
+    ends_early = False
+    while state.step < iterations and not ends_early:
         # Every `recluster_every` steps of a clustered method; a resumed run may already have clustered.
         number = pseudo_domains.round_due(config, state.step)
         if number is not None and (state.clusters is None or state.clusters.round < number):
@@ -184,10 +209,12 @@ def _train(
         state.step += 1
         state.views += sum(2 * group.batch for group in groups)
 
-        # Every `report_every` steps, at the end, and on a request to stop: only here the host waits for the GPU.
+        # Every `report_every` steps, after scored ones, at the end, and on a request to stop: only here the host waits
+        # for the GPU.
         is_last = state.step == iterations
+        scored = validate is not None and not is_last and is_scored(state.step, settings.score_every, rungs)
         stops = not is_last and agreement.stop_after(state.step)
-        is_report = is_last or state.step - reported_step >= settings.report_every
+        is_report = is_last or scored or state.step - reported_step >= settings.report_every
         if not (is_report or stops):
             continue
         state.terms = terms[: state.step - reported_step].tolist()
@@ -209,69 +236,42 @@ def _train(
         state.gpu_seconds += seconds * workers * device.startswith("cuda")
         must_save = is_last
         if is_report:
+            scores = validation_scores(validate, model, state.step) if validate and scored and rank == 0 else {}
+            timed_at += (spent := time.perf_counter() - instant)
+            state.score_seconds += spent
+            state.seconds += spent
+            state.gpu_seconds += spent * workers * device.startswith("cuda")
             eta = (iterations - state.step) * seconds / steps
             progress = Progress(state.step, iterations, *means_of(state.terms), rate, new_views / seconds, eta)
-            state.metrics.append(progress.as_row())
+            mean = sum(scores.values()) / len(scores) if scores else None
+            progress = progress._replace(val_knn_top1=mean, score_seconds=state.score_seconds)
+            state.metrics.append(progress.as_row(scores))
             trackers.log(state.step, of_report(state.metrics[-1]))
             reported_step, state.terms = state.step, []
-            must_save |= bool(report(progress))
+            answer = report(progress)
+            assert answer != "end" or scored or is_last, "a trial can end early only after a scored step"
+            ends_early = scored and agreement.any_worker(answer == "end" and rank == 0)
+            must_save |= answer == "save" or ends_early
 
-        if stops:
+        if stops and not ends_early:
             save_and_stop()
         # Every `checkpoint_seconds` and on request, only here, where the losses are known to be finite.
         if rank == 0 and (must_save or instant - saved_at >= settings.checkpoint_seconds):
-            _save(trial_dir, model, optimizer, state, before_writing, must=must_save)
+            save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=must_save)
             saved_at = time.perf_counter()
 
     if rank == 0:
         before_writing()
-        of_run: dict[str, Any] = {"device": device, "workers": workers, "compiled": settings.compile}
-        ended = write_finished(trial_dir, config, model, state, **of_run, datasets=datasets)
+        of_run: dict[str, Any] = dict(device=device, workers=workers, compiled=settings.compile, datasets=datasets)
+        if ends_early:
+            fingerprints = dict(getattr(validate, "fingerprints", {}))
+            ended = write_stopped(trial_dir, config, model, state, scores=scores, fingerprints=fingerprints, **of_run)
+        else:
+            ended = write_finished(trial_dir, config, model, state, **of_run)
     if workers > 1:
         # No rank ends the process group while rank 0 writes.
         dist.barrier()
     return ended if rank == 0 else cast("dict[str, Any]", read_training(trial_dir))
-
-
-def _save(
-    trial_dir: Location,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: LoopState,
-    before_writing: Callable[[], None],
-    *,
-    must: bool,
-) -> None:
-    """Save a checkpoint. Unless it ``must`` be saved, a full or unreachable storage only gives a warning."""
-    try:
-        with nullcontext() if must else retrying(0):
-            before_writing()
-            checkpoint.save(trial_dir / "checkpoints", model, optimizer, state)
-            write_metrics(trial_dir, state)
-    except OSError as error:
-        if must or not trial_dir.may_come_back(error):
-            raise
-        log.warning(
-            "trial %s: no checkpoint of step %d could be saved: %s. Training continues, and so do later checkpoints",
-            trial_dir.name, state.step, error,
-        )  # fmt: skip
-
-
-def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | None) -> tuple[Group, ...]:
-    """The groups of a step: the domains, the clusters, or, before the first clustering, the union as one group."""
-    if not METHODS[config.method].finds_domains:
-        return mixture.domains
-    if clusters is None:
-        assert config.num_clusters is not None
-        return (mixture.union(config.num_clusters * config.batch_per_domain),)
-    return clusters.groups(config.batch_per_domain)
-
-
-def objective_of(config: TrialConfig, clusters: PseudoDomains | None) -> TrialConfig:
-    """The config that defines the loss of a step: SimCLR's before the first clustering of a clustered method."""
-    if METHODS[config.method].finds_domains and clusters is None:
-        return replace(config, method="simclr", lambda1=1.0, lambda2=0.0)
-    return config
 
 
 def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:

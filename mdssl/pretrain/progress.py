@@ -1,13 +1,30 @@
-"""What training reports: step, loss terms and speed."""
+"""What training reports: step, loss terms, speed and validation scores."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Collection, Mapping
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+from mdssl.errors import InputError
+
+log = logging.getLogger(__name__)
+
+Validate = Callable[[nn.Module], Mapping[str, float]]
+"""Scores a model while it trains: kNN top-1 in percent by dataset, as `mdssl.evaluate.validation.Validation` does."""
+Answer = Literal["save", "end"] | None
+"""What a report may ask for: that a checkpoint is saved at once, or that training ends early, with a checkpoint."""
 
 
 class Progress(NamedTuple):
-    """A report. Loss terms are means over the steps since the last report, and over all workers."""
+    """A report. Loss terms are means over the steps since the last report, and over all workers.
+
+    On rank 0, ``val_knn_top1`` is the mean validation score over the datasets, in percent; None in a report without
+    one. ``score_seconds`` is the time that all validation scores of the trial have taken.
+    """
 
     step: int
     iterations: int
@@ -18,10 +35,19 @@ class Progress(NamedTuple):
     learning_rate: float
     views_per_second: float
     eta_seconds: float
+    val_knn_top1: float | None = None
+    score_seconds: float = 0.0
 
-    def as_row(self) -> dict[str, Any]:
-        """The row of ``metrics.parquet``."""
-        return {name: value for name, value in self._asdict().items() if name not in ("iterations", "eta_seconds")}
+    def as_row(self, scores: Mapping[str, float]) -> dict[str, Any]:
+        """The row of ``metrics.parquet``, with the validation ``scores`` by dataset."""
+        left_out = ("iterations", "eta_seconds", "score_seconds")
+        row = {name: value for name, value in self._asdict().items() if name not in left_out}
+        return row | {f"val_knn_top1/{name}": score for name, score in scores.items()}
+
+
+def is_scored(step: int, score_every: int | None, rungs: Collection[int] = ()) -> bool:
+    """Whether there is a validation score after ``step``: each ``score_every`` steps, and after those in ``rungs``."""
+    return step in rungs or bool(score_every and step % score_every == 0)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -48,3 +74,12 @@ def means_of(terms: list[list[float]]) -> tuple[float, float, float, float]:
     """The mean of each loss term over the steps."""
     total, alignment, within, across = (sum(column) / len(terms) for column in zip(*terms, strict=True))
     return total, alignment, within, across
+
+
+def validation_scores(validate: Validate, model: nn.Module, step: int) -> dict[str, float]:
+    """Validation scores by dataset; none of a model whose features are not finite, which may still recover."""
+    try:
+        return dict(validate(model))
+    except InputError as error:
+        log.warning("no validation score at step %d: %s", step, error)
+        return {}

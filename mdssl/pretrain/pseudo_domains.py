@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -262,3 +262,20 @@ def _log(record: dict[str, Any]) -> None:
         log.warning(message, record["epsilon"], record["topped_up"])
     if empty := record["sizes"].count(0):
         log.warning("%d of %d clusters are empty until the next clustering", empty, len(record["sizes"]))
+
+
+def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | None) -> tuple[Group, ...]:
+    """The groups of a step: the domains, the clusters, or, before the first clustering, the union as one group."""
+    if not METHODS[config.method].finds_domains:
+        return mixture.domains
+    if clusters is None:
+        assert config.num_clusters is not None
+        return (mixture.union(config.num_clusters * config.batch_per_domain),)
+    return clusters.groups(config.batch_per_domain)
+
+
+def objective_of(config: TrialConfig, clusters: PseudoDomains | None) -> TrialConfig:
+    """The config that defines the loss of a step: SimCLR's before the first clustering of a clustered method."""
+    if METHODS[config.method].finds_domains and clusters is None:
+        return replace(config, method="simclr", lambda1=1.0, lambda2=0.0)
+    return config

@@ -6,7 +6,9 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
@@ -20,7 +22,7 @@ from mdssl.data.remote import ensure_local
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.pretrain.loop import train
-from mdssl.pretrain.progress import NonFiniteLossError, Progress
+from mdssl.pretrain.progress import NonFiniteLossError, Progress, Validate
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import read_training
 from mdssl.pretrain.watchdog import watchdog
@@ -34,7 +36,16 @@ _CLAIMED = "mdssl-claimed"
 
 
 @retrying()
-def train_standalone(config: TrialConfig, settings: RunSettings, *, data: str, storage: str, device: str) -> None:
+def train_standalone(
+    config: TrialConfig,
+    settings: RunSettings,
+    *,
+    data: str,
+    storage: str,
+    device: str,
+    evaluate: Sequence[str] = (),
+    validation: Callable[[Path, str], Validate] | None = None,
+) -> None:
     """Train a trial and print where its files are.
 
     After SIGTERM, as from a batch system at its time limit or a machine that is reclaimed, it saves a checkpoint and
@@ -45,6 +56,8 @@ def train_standalone(config: TrialConfig, settings: RunSettings, *, data: str, s
         data: folder or bucket of prepared datasets.
         storage: folder or bucket of results.
         device: cpu, cuda, or auto.
+        evaluate: datasets for validation scores while training.
+        validation: makes the scores from the folder of the data and the device, where there are such datasets.
 
     Raises:
         ValueError: data or storage that cannot work, a loss that became non-finite, or a trial that another process has
@@ -57,7 +70,8 @@ def train_standalone(config: TrialConfig, settings: RunSettings, *, data: str, s
     if not is_first:
         logging.disable(logging.WARNING)
     device = pick_device(device)
-    folder = ensure_local(data, config.domains, progress=is_first)
+    folder = ensure_local(data, list(dict.fromkeys([*config.domains, *evaluate])), progress=is_first)
+    validate = validation(folder, device) if validation and evaluate else None
     datasets = [open_dataset(folder, name) for name in config.domains]
     check_batch(datasets, config.batch_per_domain)
     config = replace(config, data_fingerprint=fingerprint_of(datasets))
@@ -107,6 +121,7 @@ def train_standalone(config: TrialConfig, settings: RunSettings, *, data: str, s
                     report=report,
                     stop_requested=stop_requested,
                     before_writing=claim.check,
+                    validate=validate,
                 )
     except StoppedError as stopped:
         if is_first:
@@ -126,9 +141,10 @@ def train_standalone(config: TrialConfig, settings: RunSettings, *, data: str, s
 
 
 def _print_progress(progress: Progress) -> None:
+    score = "" if progress.val_knn_top1 is None else f"  validation kNN {progress.val_knn_top1:.1f} %"
     print(
         f"step {progress.step}/{progress.iterations}  loss {progress.loss:.3f} = align {progress.alignment:.3f}, "
         f"within {progress.within:.3f}, across {progress.across:.3f}  lr {progress.learning_rate:.3g}  "
-        f"{progress.views_per_second:,.0f} views/s  ETA {progress.eta_seconds:.0f} s",
+        f"{progress.views_per_second:,.0f} views/s  ETA {progress.eta_seconds:.0f} s{score}",
         flush=True,
     )

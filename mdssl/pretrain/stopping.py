@@ -70,6 +70,10 @@ class Agreement:
         self.next_step = step + max(int(_ASK_SECONDS / max(slowest, 1e-3)), 1)
         return bool(requested)
 
+    def any_worker(self, answer: bool) -> bool:
+        """Whether ``answer`` is true on any worker. All call this after the same step."""
+        return bool(self._maximum(float(answer))[0])
+
     def unless_stopped(self, work: Callable[[], T] | None) -> T | None:
         """The result of ``work``, which one worker does in a thread; None for the others, which wait for it.
 

@@ -7,7 +7,7 @@ metrics.parquet         with each checkpoint
 clusters.parquet        with each checkpoint of a method with pseudo-domains
 encoder.safetensors     at the end: encoder and projection head, float32; its metadata (JSON) are config, mean and std
                         (of each channel, after division by 255) and image_size (pixels)
-training.json           last: status and cost of the training
+training.json           last: status and cost of the training; of one that ended early, its last validation scores
 
 Evaluation adds representations/, neighbours.png and neighbours.json: see `mdssl.evaluate.artifacts`. logs/ and
 tensorboard/ grow during all of this: see `mdssl.storage.trial_log` and `mdssl.tracking`.
@@ -16,10 +16,12 @@ tensorboard/ grow during all of this: see `mdssl.storage.trial_log` and `mdssl.t
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,11 +35,16 @@ from torch import nn
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import Dataset
 from mdssl.errors import InputError
+from mdssl.pretrain import checkpoint
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import Model, build_model
 from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
 from mdssl.storage.safetensors_header import safetensors_metadata, with_sorted_metadata
+from mdssl.storage.trial_dir import stopped_early
+
+log = logging.getLogger(__name__)
 
 
 def now() -> str:
@@ -63,8 +70,8 @@ def write_run(trial_dir: Location, *, device: str, workers: int, step: int) -> N
 
 
 def write_metrics(trial_dir: Location, state: LoopState) -> None:
-    """Write ``metrics.parquet``, a row per report with step, loss terms, learning rate and views/s, and
-    ``clusters.parquet``, a row per clustering (see `mdssl.pretrain.pseudo_domains.find`)."""
+    """Write ``metrics.parquet``, a row per report with step, loss terms, learning rate, views/s and validation
+    scores, and ``clusters.parquet``, a row per clustering (see `mdssl.pretrain.pseudo_domains.find`)."""
     _write_table(trial_dir / "metrics.parquet", state.metrics)
     if state.rounds:
         _write_table(trial_dir / "clusters.parquet", state.rounds)
@@ -99,21 +106,68 @@ def write_finished(
     model: nn.Module,
     state: LoopState,
     *,
+    datasets: Sequence[Dataset] = (),
+    **of_run: Any,
+) -> dict[str, Any]:
+    """Write the encoder, then ``training.json``, and return the content of the latter. See `_write_training`."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    metadata = {"config": json.dumps(config.to_dict()), "mean": json.dumps(MEAN), "std": json.dumps(STD)}
+    size = datasets[0].image_size if datasets else config.input_size
+    metadata |= {"image_size": str(size)} if size else {}
+    encoder = with_sorted_metadata(safetensors.torch.save(weights, metadata=metadata))
+    # Again, for a run that resumed after its last step.
+    write_metrics(trial_dir, state)
+    (trial_dir / "encoder.safetensors").write_bytes(encoder)
+    return _write_training(trial_dir, "finished", model, state, datasets=datasets, **of_run)
+
+
+def write_stopped(
+    trial_dir: Location,
+    config: TrialConfig,
+    model: nn.Module,
+    state: LoopState,
+    *,
+    scores: Mapping[str, float],
+    fingerprints: Mapping[str, str],
+    **of_run: Any,
+) -> dict[str, Any]:
+    """Write ``training.json`` of a training that ended early, after its checkpoint, and return the content.
+
+    Args:
+        scores: the last validation scores, by dataset.
+        fingerprints: of the images of these datasets.
+    """
+    of_stop: dict[str, Any] = {
+        "iterations": config.iterations,
+        "val_knn_top1": dict(scores),
+        "val_fingerprints": dict(fingerprints),
+    }
+    return _write_training(trial_dir, "stopped", model, state, **of_run, **of_stop)
+
+
+def _write_training(
+    trial_dir: Location,
+    status: str,
+    model: nn.Module,
+    state: LoopState,
+    *,
     device: str,
     workers: int,
     compiled: bool = False,
     datasets: Sequence[Dataset] = (),
+    **more: Any,
 ) -> dict[str, Any]:
-    """Write the encoder, then ``training.json``, and return the content of the latter."""
+    """Write ``training.json``: status, cost, provenance and what ``more`` says; returns its content."""
     on_gpu = device.startswith("cuda")
     peak_bytes = (
         torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    encoder_bytes = sum(value.nbytes for name, value in model.state_dict().items() if name.startswith("encoder."))
     ended = {
-        "status": "finished",
+        "status": status,
         "step": state.step,
         "train_seconds": state.seconds,
+        "score_seconds": state.score_seconds,
         "gpu_hours": state.gpu_seconds / 3600,
         "num_workers": workers,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
@@ -121,29 +175,47 @@ def write_finished(
         "views_seen": state.views,
         "views_per_second": state.views / state.seconds if state.seconds else None,
         "peak_memory_mb": peak_bytes / 2**20,
-        "encoder_mb": sum(v.nbytes for name, v in weights.items() if name.startswith("encoder.")) / 2**20,
+        "encoder_mb": encoder_bytes / 2**20,
         "final_loss": state.metrics[-1]["loss"] if state.metrics else None,
         "variants": {dataset.name: dataset.variant for dataset in datasets if dataset.variant},
         "torch_version": torch.__version__,
         "started_at": state.started_at,
         "finished_at": now(),
+        **more,
     }
-    # Again, for a run that resumed after its last step.
-    write_metrics(trial_dir, state)
-    metadata = {"config": json.dumps(config.to_dict()), "mean": json.dumps(MEAN), "std": json.dumps(STD)}
-    size = datasets[0].image_size if datasets else config.input_size
-    metadata |= {"image_size": str(size)} if size else {}
-    encoder = with_sorted_metadata(safetensors.torch.save(weights, metadata=metadata))
-    (trial_dir / "encoder.safetensors").write_bytes(encoder)
     (trial_dir / "training.json").write_bytes(json.dumps(ended, indent=2).encode())
     return ended
+
+
+def save_checkpoint(
+    trial_dir: Location,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: LoopState,
+    before_writing: Callable[[], None],
+    *,
+    must: bool,
+) -> None:
+    """Save a checkpoint. Unless it ``must`` be saved, a full or unreachable storage only gives a warning."""
+    try:
+        with nullcontext() if must else retrying(0):
+            before_writing()
+            checkpoint.save(trial_dir / "checkpoints", model, optimizer, state)
+            write_metrics(trial_dir, state)
+    except OSError as error:
+        if must or not trial_dir.may_come_back(error):
+            raise
+        log.warning(
+            "trial %s: no checkpoint of step %d could be saved: %s. Training continues, and so do later checkpoints",
+            trial_dir.name, state.step, error,
+        )  # fmt: skip
 
 
 def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, Model]:
     """A finished trial's config and model, in evaluation mode.
 
     Raises:
-        ValueError: the trial has no encoder yet, or its file is damaged.
+        ValueError: the trial has no encoder yet, also because it was stopped early, or its file is damaged.
     """
     file = trial_dir / "encoder.safetensors"
     try:
@@ -152,6 +224,12 @@ def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, M
         model = build_model(config)
         model.load_state_dict(safetensors.torch.load(data))
     except FileNotFoundError as error:
+        ended = read_training(trial_dir)
+        if ended and ended["status"] == "stopped":
+            raise InputError(
+                f"{stopped_early(trial_dir.name, ended)}; it has no encoder yet. `mdssl train` with its settings "
+                "trains it from there to the end."
+            ) from error
         raise InputError(
             f"trial {trial_dir.name} has no encoder at {trial_dir.uri}; train it to the end first."
         ) from error
@@ -161,8 +239,12 @@ def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, M
 
 
 def _write_table(file: Location, rows: list[dict[str, Any]]) -> None:
+    """Write ``rows``, whose columns are those of any of them. Columns without a value are numbers too."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = pa.Table.from_pylist([dict.fromkeys(names) | row for row in rows])
+    types = [pa.field(field.name, pa.float64() if field.type == pa.null() else field.type) for field in table.schema]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
+    pq.write_table(table.cast(pa.schema(types)), sink)
     file.write_bytes(sink.getvalue().to_pybytes())
 
 

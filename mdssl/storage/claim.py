@@ -160,6 +160,8 @@ class Claim:
             self._heart = None
         chain = read_chain(self.trial_dir)
         if chain and chain[-1][1].token in self._tokens:
+            # A worker of this owner may have been killed while it wrote.
+            self._clear_temporaries()
             # From the first to the last: without the last one, others would see the dead owners before it, and take
             # over from them while their files are being deleted.
             _delete_first(*chain[0])
@@ -198,6 +200,9 @@ class Claim:
         for name in self.trial_dir.names():
             if name.startswith((SUCCESSOR, BEAT)) and name not in own:
                 (self.trial_dir / name).delete()
+        self._clear_temporaries()
+
+    def _clear_temporaries(self) -> None:
         for folder in (self.trial_dir, self.trial_dir / "checkpoints", self.trial_dir / "representations"):
             folder.clear_temporaries()
         rows = rows_file_in(storage_of(self.trial_dir), self.trial_dir.name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import FolderKind, delete
@@ -40,3 +42,8 @@ def storage_of(trial_dir: Location) -> Location:
 def delete_trial(trial_dir: Location) -> None:
     """Delete all files of the trial that mdssl wrote, but not its claim and the files of others."""
     delete(trial_dir, TRIAL)
+
+
+def stopped_early(trial_id: str, training: Mapping[str, Any]) -> str:
+    """What messages say of a trial whose ``training.json`` has the status ``stopped``."""
+    return f"trial {trial_id} was stopped early at step {training['step']} of {training['iterations']}"

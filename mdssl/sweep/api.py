@@ -14,8 +14,9 @@ from mdssl.config.trial import ClusterSettings, TrialConfig
 from mdssl.data.remote import ensure_local
 from mdssl.errors import check_name
 from mdssl.leaderboard.board import read
-from mdssl.sweep.grid import trials
+from mdssl.storage.location import Location
 from mdssl.sweep.launch import run_sweep
+from mdssl.sweep.search.search import Trials
 from mdssl.sweep.settings import SweepSettings
 
 
@@ -56,7 +57,7 @@ class Sweep:
         defaults = {key: value for key, value in preset_values(preset, given).items() if key in valid}
         self.name = name
         self.settings = _Settings(**defaults | given)
-        self.methods = self.settings.expand(*methods)
+        self.methods = self.settings.entries(*methods)
 
     def trials(self) -> list[TrialConfig]:
         """The trials of the grid, whether finished or not.
@@ -65,7 +66,7 @@ class Sweep:
             ValueError: a domain that is not prepared, or settings that training cannot have.
         """
         ensure_local(self.settings.data, self.settings.domains)
-        return trials(self.settings, self.methods)
+        return Trials(Location.of(self.settings.storage), self.settings, self.methods).configs
 
     def run(self) -> pd.DataFrame:
         """Train and score what is missing, with Ray, and print progress and tables; returns the rows of these trials.

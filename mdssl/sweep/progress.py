@@ -55,6 +55,12 @@ class SweepProgress(tune.Callback):
     def __exit__(self, *exception: object) -> None:
         self.live.stop()
 
+    def add(self, config: TrialConfig) -> None:
+        """Show one more trial: a search chooses them one by one."""
+        if config.trial_id not in self.configs:
+            self.configs[config.trial_id] = config
+            self.labels = labels(self.configs.values())
+
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         now = time.monotonic()
         if now - self.looked < 1:
@@ -87,8 +93,10 @@ class SweepProgress(tune.Callback):
             # What this sweep has seen of its steps says nothing about those of the other.
             self.first_step.pop(trial_id, None)
             self.latest[trial_id] = {}
-        # Later phases report no numbers; the last ones of training stay on show.
+        # Later phases report no numbers, and most reports no score; the last ones stay on show.
         before = self.latest.get(trial_id, {})
+        if result.get("val_knn_top1", 0) is None:
+            result = {key: value for key, value in result.items() if key != "val_knn_top1"}
         self.latest[trial_id] = {key: value for key, value in before.items() if key not in _OF_ONE_REPORT} | result
         self._say(trial_id)
 
@@ -126,13 +134,15 @@ class SweepProgress(tune.Callback):
             text = (
                 f"step {latest['step']}/{latest['iterations']}  loss {latest['loss']:.3f} = "
                 f"align {latest['alignment']:.3f}, within {latest['within']:.3f}, across {latest['across']:.3f}  "
-                f"{latest['views_per_second']:,.0f} views/s  ETA {duration(latest['eta_seconds'])}"
+                f"{latest['views_per_second']:,.0f} views/s  ETA {duration(latest['eta_seconds'])}{_validation(latest)}"
             )
+        elif latest.get("ended_early"):
+            text = f"ended early after step {latest['step']}/{latest['iterations']}{_validation(latest)}"
         elif phase == "queued":
             text = f"waits for {latest['owner']}, which is at step {latest['reached']} or after"
         else:
             text = f"FAILED: {latest.get('error')}" if phase == "failed" else phase
-        done = sum(1 for entry in self.latest.values() if entry.get("phase") in ("finished", "failed"))
+        done = sum(1 for entry in self.latest.values() if _is_done(entry))
         self._say_of(trial_id, f"{text}  [sweep {done}/{len(self.configs)}, ETA {self._sweep_eta()}]")
 
     def _sweep_eta(self) -> str:
@@ -149,7 +159,8 @@ class SweepProgress(tune.Callback):
     def _table(self) -> Table:
         table = Table(caption=f"{duration(time.monotonic() - self.started)} so far, ETA {self._sweep_eta()}", box=None)
         table.add_column("trial", no_wrap=True)
-        for name in ("phase", "step", "loss", "align", "within", "across", "views/s", "ETA"):
+        scored = any("val_knn_top1" in latest for latest in self.latest.values())
+        for name in ("phase", "step", *["validation"] * scored, "loss", "align", "within", "across", "views/s", "ETA"):
             table.add_column(name, justify="right", no_wrap=True)
         for trial_id, label in self.labels.items():
             latest = self.latest.get(trial_id)
@@ -159,12 +170,22 @@ class SweepProgress(tune.Callback):
             cells = [label, latest.get("phase", "training")]
             if "step" in latest:
                 cells += [f"{latest['step']}/{latest['iterations']}"]
+                cells += [f"{latest['val_knn_top1']:.1f}" if "val_knn_top1" in latest else ""] * scored
                 cells += [f"{latest[term]:.3f}" for term in ("loss", "alignment", "within", "across")]
                 cells += [f"{latest['views_per_second']:,.0f}", duration(latest["eta_seconds"])]
             elif "owner" in latest:
                 cells = [label, f"waits for {latest['owner']}", str(latest["reached"])]
             table.add_row(*map(Text, cells))
         return table
+
+
+def _is_done(latest: dict[str, Any]) -> bool:
+    return latest.get("phase") in ("finished", "failed") or "ended_early" in latest
+
+
+def _validation(latest: dict[str, Any]) -> str:
+    score = latest.get("val_knn_top1")
+    return "" if score is None else f"  validation {score:.1f}"
 
 
 def _trial_id(trial: Any) -> str:

@@ -67,7 +67,7 @@ def to_run_again(
         config = TrialConfig.from_dict(result.config["work"]["trial"])
         phase = (result.metrics or {}).get("phase")
         if result.error is None:
-            ended += phase in ("finished", "failed", "queued")
+            ended += phase in ("finished", "failed", "queued") or (result.metrics or {}).get("ended_early", False)
             again |= {config.trial_id} if phase == "queued" else set()
             continue
         ended += 1

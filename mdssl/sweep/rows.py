@@ -18,6 +18,7 @@ from mdssl.pretrain.trial_files import now
 from mdssl.storage.location import Location
 
 _FROM_TRAINING = (
+    "step",
     "train_seconds",
     "gpu_hours",
     "num_workers",
@@ -61,6 +62,34 @@ def finished_row(
         "checkpoint": (trial_dir / "encoder.safetensors").uri,
     }
     return row
+
+
+def stopped_rows(config: TrialConfig, training: dict, *, context: dict) -> list[dict[str, Any]]:
+    """The rows of a trial that was stopped early: one for each dataset of its last validation scores.
+
+    Args:
+        training: the content of ``training.json``, with status ``stopped``.
+        context: as for `finished_row`.
+    """
+    images = training.get("val_fingerprints", {})
+    shared = _setting(config, context) | {key: training[key] for key in _FROM_TRAINING}
+    return [
+        shared
+        | {
+            "status": "stopped",
+            "eval_dataset": dataset,
+            "seen": dataset in seen_in(config.domains),
+            "features": "encoder",
+            "val_knn_top1": score,
+            "config_json": json.dumps(
+                _produced_by(config)
+                | {"variants": training["variants"], "evaluation": {"data_fingerprint": images.get(dataset, "")}},
+                sort_keys=True,
+            ),
+            "finished_at": now(),
+        }
+        for dataset, score in training["val_knn_top1"].items()
+    ]
 
 
 def images_of(dataset: Dataset) -> dict[str, Any]:
@@ -122,11 +151,17 @@ def _setting(config: TrialConfig, context: dict) -> dict[str, Any]:
 def merged(old: list[dict], new: list[dict]) -> list[dict]:
     """Merge ``new`` rows into the trial's ``old`` ones.
 
-    A finished score stays, also when it was made again beside other learning rates: published numbers do not change.
-    A score on other images replaces it. A failed score is replaced by a new result of the same dataset and probe, a
-    failed training by the result of the next one.
+    A finished score stays, also when it was made again beside other learning rates: published numbers do not change,
+    and only validation scores that it lacks are filled in. A score on other images replaces it. A failed score is
+    replaced by a new result of the same dataset and probe, a failed training by the result of the next one, and the
+    rows of a trial that was stopped early by anything newer.
     """
+    again = {_score_of(row): row for row in new if row["status"] == "finished"}
+    old = [_filled(row, again.get(_score_of(row), {})) for row in old if not new or row["status"] != "stopped"]
     there = {_score_of(row) for row in old if row["status"] == "finished"}
+    if there:
+        # Stopped when it was trained again: its scores are of the encoder that is there.
+        new = [row for row in new if row["status"] != "stopped"]
     new = [row for row in new if row["status"] != "finished" or _score_of(row) not in there]
     scores = {_score_of(row)[:3] for row in new}
     tried = {(row["eval_dataset"], row.get("probe")) for row in new}
@@ -137,6 +172,13 @@ def merged(old: list[dict], new: list[dict]) -> list[dict]:
         return row["eval_dataset"] is None or (row["eval_dataset"], row["probe"]) in tried
 
     return [row for row in old if not gives_way(row)] + new
+
+
+def _filled(row: dict, again: dict) -> dict:
+    """A finished row, with validation scores that it lacks from the same score, made ``again``."""
+    if row["status"] != "finished":
+        return row
+    return row | {name: again.get(name) for name in ("val_top1", "val_knn_top1") if row.get(name) is None}
 
 
 def _score_of(row: dict) -> tuple[str | None, str | None, str | None, str | None]:

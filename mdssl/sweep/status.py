@@ -25,7 +25,7 @@ from mdssl.leaderboard.opening import results_in, trial_ids
 from mdssl.storage import trial_log
 from mdssl.storage.claim import DEAD_SECONDS, holder_of
 from mdssl.storage.location import Location
-from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.storage.trial_dir import stopped_early, trial_dir_in
 from mdssl.sweep.describe import duration, labels
 from mdssl.tables.terminal_table import TextColumn, TextTable
 from mdssl.terminal import Terminal
@@ -44,7 +44,8 @@ class TrialStatus:
 
     Attributes:
         config: what it is.
-        state: ``failed``, ``stopped`` (no living process works on it; its sweep goes on with it when started again),
+        state: ``failed``, ``stopped`` (no living process works on it; its sweep goes on with it when started again,
+            unless it was stopped early, for its validation scores),
             ``training``, ``evaluating`` (its encoder is trained and being scored) or ``finished`` (it has its scores).
             Trials that wait for their turn in a sweep have no folder yet, and are not known here.
         mixture: its domains as tables show them, with what sets them apart from the published datasets.
@@ -53,6 +54,7 @@ class TrialStatus:
         scores: evaluation datasets with a finished score.
         seconds_ago: since its last update, by this machine's clock; None of a finished trial.
         error: why it failed, its first line.
+        stopped_early: where that happened, in words; empty of any other trial.
         holder: the process that has it, as host:pid and sweep; for a nested trial, the one that started its workers.
         lost: why the process that has it no longer works on it: ``died``, or ``has not responded for 10m00s`` (it did
             not renew its claim, by this machine's clock); empty while it lives.
@@ -69,6 +71,7 @@ class TrialStatus:
     scores: int = 0
     seconds_ago: float | None = None
     error: str = ""
+    stopped_early: str = ""
     holder: str = ""
     lost: str = ""
     host: str = ""
@@ -143,6 +146,7 @@ def print_status(storage: str | Location, console: Console | None = None) -> Non
         if trial.error:
             log = f"; log: {trial.log}" if trial.log else ""
             lines.append(f"{trial.config.trial_id} failed: {trial.error}{log}")
+    lines += [trial.stopped_early for trial in shown if trial.stopped_early]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 
@@ -204,10 +208,10 @@ def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> Tria
     if rows is not None:
         config = TrialConfig.from_dict(json.loads(rows["config_json"].iloc[0])["trial"])
         failed, mixture = rows[rows["status"] == "failed"], rows["train_mixture"].iloc[0]
-        if failed.empty:
+        if failed.empty and scores:
             done = dict(step=config.iterations, scores=scores, mixture=mixture)
             return TrialStatus(config=config, state="finished", **done)
-        error = _first_line(failed["error"].iloc[0])
+        error = "" if failed.empty else _first_line(failed["error"].iloc[0])
     else:
         config = _read(folder / "config.json", lambda data: TrialConfig.from_dict(json.loads(data)))
         if config is None:
@@ -219,6 +223,7 @@ def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> Tria
     step = last.get("step", 0)
     if ended.get("status") == "failed":
         step, error = ended["step"], error or _first_line(ended["error"])
+    early = stopped_early(trial_id, ended) if ended.get("status") == "stopped" else ""
     if "variants" in ended:
         mixture = mixture or mixture_of(config.train_mixture, ended["variants"])
     state, lost = "stopped", ""
@@ -231,7 +236,7 @@ def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> Tria
             lost = f"has not responded for {duration(silent)}"
         else:
             # A trial that failed before is being tried again.
-            state, error = "evaluating" if ended.get("status") == "finished" else "training", ""
+            state, error, early = "evaluating" if ended.get("status") == "finished" else "training", "", ""
     return TrialStatus(
         config=config,
         state="failed" if error else state,
@@ -242,6 +247,7 @@ def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> Tria
         scores=scores,
         seconds_ago=max(0.0, time.time() - max(written.values())) if written else None,
         error=error,
+        stopped_early=early,
         holder=str(holder or ""),
         lost=lost,
         host=run.get("host", ""),

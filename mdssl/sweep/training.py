@@ -23,8 +23,9 @@ from mdssl.config.run import ProbeConfig, RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.data.remote import ensure_local
 from mdssl.device import limit_memory, pick_device
+from mdssl.evaluate.validation import Validation
 from mdssl.pretrain.loop import train
-from mdssl.pretrain.progress import NonFiniteLossError, Progress
+from mdssl.pretrain.progress import Answer, NonFiniteLossError, Progress
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.watchdog import watchdog
 from mdssl.storage.claim import ClaimLostError, check_held
@@ -33,7 +34,7 @@ from mdssl.storage.retry import retrying
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep.resources import Share
 from mdssl.sweep.restarts import WORKER_RESTARTS, got_on, step_saved
-from mdssl.sweep.stopping import stop_requested, stop_requested_now_and_then
+from mdssl.sweep.stopping import decision, stop_requested, stop_requested_now_and_then
 from mdssl.sweep.train_records import train_records
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class TrialRun:
     Attributes:
         context: the leaderboard columns sweep, preset, git_commit and ray_version.
         device: of each worker, cpu or auto (its GPU).
+        evaluate: datasets of the validation scores while a trial trains.
+        rungs: steps with a validation score besides those of ``settings.score_every``, at which a trial may end early.
     """
 
     storage: str
@@ -57,6 +60,8 @@ class TrialRun:
     cpus_per_worker: int
     gpus_per_worker: float
     context: dict[str, str]
+    evaluate: tuple[str, ...] = ()
+    rungs: tuple[int, ...] = ()
 
     @property
     def device(self) -> str:
@@ -152,6 +157,8 @@ def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) ->
         "threads": run.cpus_per_worker,
         "memory": Share(workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker).memory,
         "claim": token,
+        "evaluate": run.evaluate,
+        "rungs": run.rungs,
     }
 
 
@@ -209,17 +216,22 @@ def _train_here(
     # Ray sets it only where OMP_NUM_THREADS is not set.
     torch.set_num_threads(job["threads"])
     # On a cluster, this may be the first process of its node that needs them.
-    data = ensure_local(job["data"], config.domains)
+    is_scored = job["evaluate"] and (job["settings"].score_every or job["rungs"])
+    evaluate = job["evaluate"] if is_scored else ()
+    data = ensure_local(job["data"], list(dict.fromkeys([*config.domains, *evaluate])))
     try:
         with watchdog(60 * job["settings"].hang_minutes) as beat:
             asked_to_stop, warned = stop_requested_now_and_then(job["claim"]), False
 
-            def report_progress(progress: Progress) -> bool:
+            def report_progress(progress: Progress) -> Answer:
                 nonlocal warned
                 beat()
                 report({"phase": "training", **progress._asdict()})
+                is_rung = progress.val_knn_top1 is not None and progress.step in job["rungs"]
+                if is_rung and decision(config.trial_id, progress.step):
+                    return "end"
                 before, warned = warned, warned or will_be_taken_away()
-                return warned and not before
+                return "save" if warned and not before else None
 
             train(
                 config,
@@ -230,6 +242,8 @@ def _train_here(
                 report=report_progress,
                 stop_requested=lambda: terminated() or asked_to_stop(),
                 before_writing=check_claim,
+                validate=Validation(data, evaluate, device=device) if evaluate else None,
+                rungs=job["rungs"],
             )
     except NonFiniteLossError as error:
         log.error("%s", error)

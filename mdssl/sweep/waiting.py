@@ -64,6 +64,8 @@ class ClaimedElsewhere:
         storage, config = self.storage, work.config
         data = ensure_local(self.settings.data, work.missing)
         rows = read_rows(storage, config.trial_id)
+        if work.may_end_early and any(row["status"] == "stopped" for row in rows):
+            return replace(work, state="stopped", dead=dead)
         missing, error = still_missing(rows, work.tried, work.missing, data, self.settings.probe_config)
         if not missing:
             return replace(work, state="failed" if error else "finished", missing=(), error=error)

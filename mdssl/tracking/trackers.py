@@ -105,10 +105,12 @@ def _dropped_on_error(trackers: dict[str, Tracker], name: str) -> Iterator[None]
         log.warning("tracker %s failed (%s: %s); the trial continues without it", name, type(error).__name__, error)
 
 
-def of_report(row: dict[str, Any]) -> dict[str, float]:
+def of_report(row: dict[str, Any]) -> dict[str, float | None]:
     """The values of a row of ``metrics.parquet``."""
+    scores = {name: value for name, value in row.items() if name.startswith("val_knn_top1")}
     terms = {f"loss/{name}": row[name] for name in ("alignment", "within", "across")}
-    return {"loss/total": row["loss"], **terms, **{name: row[name] for name in ("learning_rate", "views_per_second")}}
+    speed = {name: row[name] for name in ("learning_rate", "views_per_second")}
+    return {"loss/total": row["loss"], **terms, **speed, **scores}
 
 
 def of_clustering(record: dict[str, Any]) -> dict[str, float | None]:

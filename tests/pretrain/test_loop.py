@@ -213,7 +213,7 @@ def test_a_checkpoint_that_a_report_asks_for_is_saved_at_once(tiny_data, tmp_pat
 
     def report(progress):
         saved[progress.step] = saved_steps(tmp_path) if progress.step > 2 else []
-        return progress.step == 2
+        return "save" if progress.step == 2 else None
 
     train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END, device="cpu", report=report)
     assert saved == {1: [], 2: [], 3: [2], 4: [2], 5: [2], 6: [2]}

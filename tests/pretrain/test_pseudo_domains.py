@@ -14,9 +14,18 @@ from mdssl.config.run import RunSettings
 from mdssl.data.mixture import Mixture
 from mdssl.pretrain import pseudo_domains
 from mdssl.pretrain.kmeans import Clusters, kmeans
-from mdssl.pretrain.loop import groups_of, objective_of, train
+from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
-from mdssl.pretrain.pseudo_domains import PseudoDomains, certainty, epsilon_of, keep, renumber, round_due
+from mdssl.pretrain.pseudo_domains import (
+    PseudoDomains,
+    certainty,
+    epsilon_of,
+    groups_of,
+    keep,
+    objective_of,
+    renumber,
+    round_due,
+)
 
 
 def config(**changes):

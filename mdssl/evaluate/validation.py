@@ -1,0 +1,106 @@
+"""Validation scores: of a part of the training images that is held out, by which settings are chosen and trials ended.
+
+Test images and labels have no part in them, so a score on the test split stays one of images that decided nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mdssl.config.run import ProbeConfig
+from mdssl.data.dataset import Dataset, open_dataset
+from mdssl.errors import InputError
+from mdssl.evaluate.classifier import Parts
+from mdssl.evaluate.features import extract_features
+from mdssl.evaluate.knn import knn_top1
+from mdssl.evaluate.sampling import stratified_rows
+
+REFERENCES, HELD_OUT = 2000, 1000
+"""Most images whose classes vote, and most that are scored."""
+_SHARE = 5
+"""At most one in so many images is held out."""
+_LEAST = 10
+"""Fewest held-out images whose score says anything."""
+
+
+class Validation:
+    """``validation(model)`` is the kNN top-1 of the held-out images, percent, by dataset.
+
+    It leaves modes, weights and random states as they are. All models are compared on the same images.
+
+    Args:
+        data: folder of prepared datasets.
+        datasets: names of those to score on.
+        device: where features are computed.
+
+    Attributes:
+        fingerprints: what the images of each dataset are, as rows of the leaderboard have it.
+
+    Raises:
+        InputError: a dataset is not prepared, or cannot give a validation score.
+    """
+
+    def __init__(self, data: str | Path, datasets: Sequence[str], *, device: str | torch.device):
+        self.device = device
+        self._datasets = [open_dataset(data, name) for name in datasets]
+        for dataset in self._datasets:
+            check_validatable(dataset)
+        self.fingerprints = {dataset.name: dataset.evaluation_fingerprint for dataset in self._datasets}
+        self._rows = {dataset.name: held_out(dataset) for dataset in self._datasets}
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Raise ``InputError`` if features are not finite."""
+        return {dataset.name: self._score(model, dataset) for dataset in self._datasets}
+
+    def _score(self, model: nn.Module, dataset: Dataset) -> float:
+        fit, held = self._rows[dataset.name]
+        fit, train = fit[:REFERENCES], dataset.split("train")
+        rows = np.concatenate([fit, held])
+        x = extract_features(model, train.images[rows], device=self.device)["encoder"]
+        y = torch.from_numpy(train.labels[rows]).to(x.device)
+        size = len(fit)
+        return validation_knn(Parts(x[:size], y[:size], x[size:], y[size:], len(dataset.classes)))
+
+
+def held_out(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the train split to fit on, in random order, and up to `HELD_OUT` rows that are held out for a score.
+
+    They depend on the images and labels alone. Both parts have each class in proportion, as far as it has images: at
+    least one in each part of a class with two. The first rows to fit on are a sample of the same kind.
+    """
+    train = dataset.split("train")
+    held = stratified_rows(train.labels, min(HELD_OUT, len(train.labels) // _SHARE), key=train.fingerprint, spare=1)
+    rest = np.setdiff1d(np.arange(len(train.labels)), held)
+    return rest[stratified_rows(train.labels[rest], len(rest), key=train.fingerprint)], np.sort(held)
+
+
+def check_validatable(dataset: Dataset) -> None:
+    """Raise ``InputError`` unless ``dataset`` can give a validation score."""
+    labels = np.asarray(dataset.split("train").labels) if dataset.classes else np.array([], np.int64)
+    classes = int((np.bincount(labels) > 1).sum()) if len(labels) else 0
+    if classes < 2 or len(labels) < _SHARE * _LEAST:
+        raise InputError(
+            f"dataset {dataset.name!r} has {len(labels)} labelled training images, and {classes} classes with two or "
+            f"more; a validation score holds out a part of them, and needs {_SHARE * _LEAST} images and 2 such "
+            "classes. Prepare it with more images, leave it out of --evaluate, or train without --score-every."
+        )
+
+
+def is_validatable(dataset: Dataset) -> bool:
+    """Whether ``dataset`` passes `check_validatable`."""
+    try:
+        check_validatable(dataset)
+    except InputError:
+        return False
+    return True
+
+
+def validation_knn(parts: Parts, k: int = ProbeConfig.knn_neighbors) -> float:
+    """kNN top-1 of the held-out part, percent, by the votes of the first `REFERENCES` images to fit on."""
+    parts = parts._replace(train_x=parts.train_x[:REFERENCES], train_y=parts.train_y[:REFERENCES])
+    return knn_top1(parts, k=min(k, len(parts.train_y)))
