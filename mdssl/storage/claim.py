@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from mdssl.errors import InputError
+from mdssl.errors import InputError, StoppedError
 from mdssl.storage.claim_files import BEAT, FIRST, SUCCESSOR, Chain, Owner, last_of, read_chain, read_claim
 from mdssl.storage.location import Location
 from mdssl.storage.process_identity import machine, started
@@ -177,7 +177,7 @@ class Claim:
     def __exit__(self, *exception: object) -> None:
         try:
             self.release()
-        except OSError as error:
+        except (OSError, StoppedError) as error:
             # Others take over when they see no heartbeat. What the block did counts.
             log.warning("trial %s: its claim could not be given back: %s", self.trial_dir.name, error)
 

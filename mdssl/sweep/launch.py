@@ -28,9 +28,9 @@ from mdssl.storage.claim import Claim, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import delete_trial, rows_file_in, trial_dir_in
-from mdssl.sweep.grid import Work, labelled_domains
+from mdssl.sweep.grid import Work, labelled_domains, scores_of
 from mdssl.sweep.resources import Share, check_resources, described
-from mdssl.sweep.restarts import TRIAL_RESTARTS, step_saved, to_run_again
+from mdssl.sweep.restarts import TRIAL_RESTARTS, step_done, step_saved, to_run_again
 from mdssl.sweep.rows import git_commit
 from mdssl.sweep.search.search import Trials
 from mdssl.sweep.settings import SweepSettings
@@ -144,6 +144,7 @@ def _run_on_ray(
     import ray
 
     from mdssl.sweep import evaluator
+    from mdssl.sweep.eta import Pace, evaluation_seconds
     from mdssl.sweep.machines import Machines, node_resources
     from mdssl.sweep.progress import SweepProgress
     from mdssl.sweep.search.queue import WorkQueue
@@ -197,9 +198,16 @@ def _run_on_ray(
     def give(work: Work) -> None:
         reached[work.config.trial_id] = step_saved(trial_dir_in(storage, work.config.trial_id))
         trials.started.append(work.config)
-        progress.add(work.config)
+        progress.add(work.config, reached[work.config.trial_id])
 
-    shown = SweepProgress({work.config.trial_id: work.config for work in left}, console)
+    scores = leaderboard.read(storage)
+    pace = Pace(
+        at_once, at_once + spare, evaluation_seconds(scores, settings.evaluate, scores_of(settings.probe_config))
+    )
+    configs = {work.config.trial_id: work.config for work in left}
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        steps = dict(zip(configs, pool.map(partial(step_done, storage), left), strict=True))
+    shown = SweepProgress(configs, console, pace, steps=steps, to_come=lambda: trials.to_choose or 0)
     with shown as progress:
         others = ClaimedElsewhere(storage, settings, progress.tell)
         todo = left or [work for work in [trials.choose()] if work]

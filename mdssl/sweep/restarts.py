@@ -44,6 +44,13 @@ def step_saved(trial_dir: Location) -> int:
     return checkpoint.latest_step(trial_dir / "checkpoints")
 
 
+def step_done(storage: Location, work: Work) -> int:
+    """The step from which a trial's training goes on, as planned."""
+    if work.state == "train":
+        return 0
+    return work.config.iterations if work.state == "probe" else step_saved(trial_dir_in(storage, work.config.trial_id))
+
+
 def got_on(before: int, after: int) -> bool:
     """Whether a trial made progress between two deaths, by the steps that were saved (`step_saved`) at each."""
     return after > before

@@ -23,6 +23,7 @@ from ray.experimental import internal_kv
 from rich.console import Console
 
 from mdssl.errors import Terminated
+from mdssl.storage.retry import retrying
 
 WAIT_SECONDS = 12.0
 """How long a sweep waits for its trials to stop; a batch system may kill it 30 s after SIGTERM."""
@@ -146,7 +147,8 @@ class Stop:
         # Tune handles it while it runs; before that it would end the process.
         before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         try:
-            yield
+            with retrying(stop_requested=lambda: bool(self.signals)):
+                yield
         except KeyboardInterrupt as interrupt:
             if signal.SIGTERM in self.signals:
                 raise Terminated from interrupt

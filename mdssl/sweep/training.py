@@ -179,7 +179,10 @@ def _worker(job: dict[str, Any]) -> None:
     is_first = ray.train.get_context().get_world_rank() == 0
     with kept_log(Location.of(job["trial_dir"]), "train", errors_only=not is_first):
         try:
-            with sigterm_received() as terminated:
+            with (
+                sigterm_received() as terminated,
+                retrying(stop_requested=lambda: terminated() or stop_requested(job["claim"])),
+            ):
                 _train_here(job, ray.train.report, lambda: ray.train.get_preemption_info() is not None, terminated)
         except StoppedError:
             # This worker alone got SIGTERM: Ray Train restarts all of them, from the checkpoint.

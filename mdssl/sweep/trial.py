@@ -48,13 +48,13 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     """Do what is left of one trial, unless it is claimed elsewhere: see `mdssl.sweep.waiting`."""
     work = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
-    trial_dir = trial_dir_in(run.storage, config.trial_id)
     if stop_requested():
         tune.report({"phase": "stopped"})
         return
     with (
         sigterm_received() as terminated,
-        kept_log(trial_dir, "trial"),
+        retrying(stop_requested=lambda: terminated() or stop_requested()),
+        kept_log(trial_dir := trial_dir_in(run.storage, config.trial_id), "trial"),
         Claim(trial_dir, run.context["sweep"]) as claim,
     ):
         try:

@@ -2,6 +2,7 @@
 
 import io
 import time
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from mdssl.config.trial import TrialConfig
+from mdssl.sweep.eta import Pace, views_of
 from mdssl.sweep.progress import SweepProgress
 
 CONFIG = TrialConfig(domains=("a", "b"), iterations=100, lambda2=0.1, precision="fp32")
@@ -56,12 +58,20 @@ def test_phases_are_said_at_once_and_steps_every_few_seconds(shown):
     assert "[sweep 1/1" in shown.lines()[-1]
 
 
-def test_steps_that_an_earlier_start_has_done_do_not_count_as_done_now(shown):
-    shown.progress.started = time.monotonic() - 10
-    shown.step(80)
-    shown.step(90)
-    # Ten steps in ten seconds, ten to go: not 90 steps in ten seconds.
-    assert shown.progress._sweep_eta() in ("10s", "11s")
+def test_the_sweeps_eta_counts_evaluations_and_says_where_it_knows_nothing_of_them(monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    second = {"views_per_second": views_of(CONFIG, 1), "eta_seconds": 0, "iterations": 100}
+    numbers = {"loss": 4.5, "alignment": -6.0, "within": 10.5, "across": 0.25}
+    for pace, eta in ((Pace(), ">20s"), (Pace(evaluate=7.0), "27s")):
+        out, other = io.StringIO(), replace(CONFIG, seed=1)
+        progress = SweepProgress({CONFIG.trial_id: CONFIG}, Console(file=out, width=200), pace, to_come=lambda: 2)
+        progress.add(other, 100)
+        progress.tell(other.trial_id, {"phase": "finished"})
+        progress.to_come = lambda: 0
+        progress.tell(CONFIG.trial_id, {"phase": "training", "step": 80, **numbers, **second})
+        lines = out.getvalue().splitlines()
+        assert "[sweep 1/4, ETA ?]" in lines[0]
+        assert f"[sweep 1/2, ETA {eta}]" in lines[1]
 
 
 def test_a_step_that_comes_again_means_that_a_worker_died(shown):
