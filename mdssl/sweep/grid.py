@@ -176,7 +176,7 @@ def _work(
 
 
 def counting(rows: list[dict], *, needs_validation: bool) -> list[dict]:
-    """The rows of a trial that count; for a search not the finished ones of earlier versions, which it cannot compare."""
+    """The rows of a trial that count: without finished ones that lack a validation score where each needs one."""
     return [row for row in rows if not (needs_validation and row["status"] == "finished" and row["val_top1"] is None)]
 
 
