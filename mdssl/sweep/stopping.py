@@ -22,7 +22,7 @@ from ray import tune
 from ray.experimental import internal_kv
 from rich.console import Console
 
-from mdssl.errors import Terminated
+from mdssl.errors import InputError, Terminated
 from mdssl.storage.retry import retrying
 
 WAIT_SECONDS = 12.0
@@ -142,7 +142,13 @@ class Stop:
 
         Raises:
             Terminated: in place of KeyboardInterrupt, after SIGTERM.
+            InputError: this is not the main thread, which alone gets signals.
         """
+        if threading.current_thread() is not threading.main_thread():
+            raise InputError(
+                "a sweep was started in a thread, where no signal could stop it; start it in the main thread, or as a "
+                "process of its own."
+            )
         before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
         # Tune handles it while it runs; before that it would end the process.
         before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
