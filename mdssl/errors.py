@@ -12,6 +12,10 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM ends a command, as Ctrl-C does."""
 
 
+class StoppedError(RuntimeError):
+    """Work stopped on request; it goes on from what was saved."""
+
+
 def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``valid``; the message names the nearest one.
 

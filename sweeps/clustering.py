@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     for schedule in schedules:
         methods += [{"method": "mdssl-clustered", **schedule}]
         methods += [{"method": "mdssl-robust", **schedule, **rejection} for rejection in rejections]
-    return run_sweep("clustering", settings, settings.expand(*methods))
+    return run_sweep("clustering", settings, methods)
 
 
 if __name__ == "__main__":

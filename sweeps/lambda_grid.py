@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     # Imported after the flags are read, because --help should not wait for torch.
     from mdssl.sweep.launch import run_sweep
 
-    return run_sweep("lambda_grid", settings, settings.expand("random", "simclr", "mdssl"))
+    return run_sweep("lambda_grid", settings, ["random", "simclr", "mdssl"])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Mixtures: which domains to train on together, and what one more domain costs or gains (tables 1 and 3, figure 2).
 
 Trains for each mixture one MDSSL encoder at each pair of --lambda1 and --lambda2 and SimCLR on its union; for each
-domain alone SimCLR (--singles); and scores a random encoder as the floor. All are scored on every dataset of
---evaluate, so that each mixture has seen and unseen domains. The paper reports that each further domain helps (figure
-2).
+domain alone SimCLR, unless --no-singles is given; and scores a random encoder as the floor. All are scored on every
+dataset of --evaluate, so that each mixture has seen and unseen domains. The paper reports that each further domain
+helps (figure 2).
 
   python sweeps/mixtures.py
       preset quick: the built-in domains one by one, 8 trials, minutes on 2 CPU cores
@@ -51,7 +51,7 @@ class Mixtures(SweepSettings):
             if not 2 <= size <= len(self.domains):
                 raise InputError(
                     f"subsets has {size}, but of {len(self.domains)} domains mixtures have 2 to {len(self.domains)}. "
-                    "Each domain alone is trained anyway."
+                    "Each domain alone is trained without --no-singles."
                 )
         for mixture in self.mixtures:
             check_mixture(tuple(mixture.split("+")))
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         methods += [{"method": "simclr", "domains": (domain,)} for domain in alone]
     for mixture in settings.all_mixtures:
         methods += [{"method": method, "domains": mixture} for method in ("simclr", "mdssl")]
-    return run_sweep("mixtures", settings, settings.expand(*methods))
+    return run_sweep("mixtures", settings, methods)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,11 @@ class Paper(SweepSettings, ClusterSettings):
         for axis, names in of_experiments.items():
             object.__setattr__(self, axis, tuple(dict.fromkeys(names)))
         super().__post_init__()
+        if self.search != "grid" or self.range:
+            raise InputError(
+                "the paper's experiments have settings of their own, so there is nothing to search; leave --search and "
+                "--range out, or use sweeps/search.py."
+            )
 
 
 @command

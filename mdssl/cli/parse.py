@@ -21,7 +21,7 @@ import tyro
 from mdssl.config.field_types import current_name
 from mdssl.config.presets import preset_values
 from mdssl.errors import InputError, Terminated
-from mdssl.storage.retry import StorageLostError
+from mdssl.storage.retry import StorageLostError, retrying
 from mdssl.terminal import printable
 
 Settings = TypeVar("Settings")
@@ -50,7 +50,7 @@ def command(
     def main(argv: Sequence[str] | None = None) -> int:
         argv = sys.argv[1:] if argv is None else argv
         try:
-            with _sigterm_raises():
+            with _signals_raise():
                 return body(argv) or 0
         except SystemExit as ended:
             return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -74,20 +74,27 @@ def command(
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Within the context, SIGTERM raises `Terminated`. Threads other than the main one cannot handle signals."""
+def _signals_raise() -> Iterator[None]:
+    """Within the context, SIGTERM raises `Terminated` and Ctrl-C KeyboardInterrupt, and either ends retries of requests
+    to the storage. Threads other than the main one cannot handle signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    signalled = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signalled.set()
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    # Where SIGINT is ignored, as in a shell's background jobs, it still is.
+    numbers = [signal.SIGTERM] + [signal.SIGINT] * (signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
-        yield
+        with retrying(0, stop_requested=signalled.is_set):
+            yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def parse(settings_class: type[Settings], *, prog: str, description: str | None, argv: Sequence[str]) -> Settings:

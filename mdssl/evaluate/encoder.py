@@ -6,8 +6,8 @@ from mdssl.config.methods import METHODS
 from mdssl.config.run import check_layers
 from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.errors import InputError
-from mdssl.pretrain.model import Model, build_model
-from mdssl.pretrain.pretrained import pretrained_config
+from mdssl.pretrain.model import Model
+from mdssl.pretrain.pretrained import pretrained_model
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.trial_dir import trial_dir_in
 
@@ -38,9 +38,7 @@ def open_encoder(
         check_trial_id(trial_id)
         config, model = load_model(trial_dir_in(storage, trial_id), device)
     else:
-        config, found = pretrained_config(weights, input_size)
-        model = build_model(config)
-        model.encoder.load_state_dict(found.encoder)
-        model = model.to(device).eval()
+        config, model = pretrained_model(weights, input_size)
+        model = model.to(device)
     check_layers((layer,), METHODS[config.method].loads_weights)
     return config, model

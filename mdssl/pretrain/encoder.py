@@ -16,7 +16,7 @@ from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.model import build_model
-from mdssl.pretrain.pretrained import pretrained_config
+from mdssl.pretrain.pretrained import pretrained_model
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
 from mdssl.storage.safetensors_header import safetensors_metadata
@@ -71,9 +71,8 @@ def load_encoder(source: str | Path | Location, *, device: str = "auto") -> Enco
     elif (place / "model.safetensors").exists():
         config, encoder = _exported(place / "model.safetensors")
     elif place.exists() and "." in place.name:
-        config, found = pretrained_config(place)
-        encoder = build_model(config).encoder
-        encoder.load_state_dict(found.encoder)
+        config, model = pretrained_model(place)
+        encoder = model.encoder
     else:
         raise InputError(
             f"{place} has no encoder: it is neither the folder of a finished trial, such as results/trials/TRIAL_ID, "

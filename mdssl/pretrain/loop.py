@@ -172,10 +172,12 @@ def _train(
     def save_and_stop() -> NoReturn:
         state.seconds += (spent := time.perf_counter() - timed_at)
         state.gpu_seconds += spent * workers * device.startswith("cuda")
-        if rank == 0:
-            save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=True)
-        if workers > 1:
-            dist.barrier()  # nobody leaves while rank 0 still writes
+        try:
+            if rank == 0:
+                save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=True)
+        finally:
+            if workers > 1:
+                dist.barrier()  # nobody leaves while rank 0 still writes
         raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
     scores: dict[str, float] = {}
@@ -260,8 +262,7 @@ def _train(
 
     if rank == 0:
         before_writing()
-        of_run: dict[str, Any] = {"device": device, "workers": workers, "compiled": settings.compile}
-        of_run |= {"datasets": datasets}
+        of_run: dict[str, Any] = dict(device=device, workers=workers, compiled=settings.compile, datasets=datasets)
         if ends_early:
             fingerprints = dict(getattr(validate, "fingerprints", {}))
             ended = write_stopped(trial_dir, config, model, state, scores=scores, fingerprints=fingerprints, **of_run)

@@ -19,6 +19,7 @@ import torchvision
 from mdssl.config.field_types import choices
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError, check_number
+from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.weights_file import WeightsFile, read_weights
 from mdssl.storage.location import Location
 
@@ -104,6 +105,18 @@ def pretrained_config(file: str | Path | Location, input_size: int | None = None
         input_size=input_size,
     )
     return config, found
+
+
+def pretrained_model(file: str | Path | Location, input_size: int | None = None) -> tuple[TrialConfig, Model]:
+    """The trial config of a pretrained encoder, and a model of it in evaluation mode, whose head is untrained.
+
+    Raises:
+        ValueError: as `pretrained_config`.
+    """
+    config, found = pretrained_config(file, input_size)
+    model = build_model(config)
+    model.encoder.load_state_dict(found.encoder)
+    return config, model.eval()
 
 
 def encoder_of(config: TrialConfig) -> dict[str, torch.Tensor]:

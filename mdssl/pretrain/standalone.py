@@ -84,43 +84,45 @@ def train_standalone(
             print(f"score it: mdssl probe {config.trial_id}")
         return
     try:
-        meeting = {}
-        if under_torchrun:
-            # The others wait for the claim of the first here: in init_process_group a time-out would end them.
-            store, rank, world_size = next(rendezvous("env://", timeout=default_pg_timeout))
-            meeting = {"store": store, "rank": rank, "world_size": world_size}
-        if is_first:
-            trial_dir.check_writable()
-            claim.wait_aloud()
+        with claim:
+            meeting = {}
             if under_torchrun:
-                store.set(_CLAIMED, claim.token)
-        else:
-            while not store.check([_CLAIMED]):
-                time.sleep(POLL_SECONDS)
-        with (
-            sigterm_received() as stop_requested,
-            kept_log(trial_dir, "train", errors_only=not is_first),
-            watchdog(60 * settings.hang_minutes) as beat,
-        ):
-            if under_torchrun:
-                dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", **meeting)
+                # The others wait for the claim of the first here: in init_process_group a time-out would end them.
+                store, rank, world_size = next(rendezvous("env://", timeout=default_pg_timeout))
+                meeting = {"store": store, "rank": rank, "world_size": world_size}
+            if is_first:
+                trial_dir.check_writable()
+                claim.wait_aloud()
+                if under_torchrun:
+                    store.set(_CLAIMED, claim.token)
+            else:
+                while not store.check([_CLAIMED]):
+                    time.sleep(POLL_SECONDS)
+            with (
+                sigterm_received() as stop_requested,
+                retrying(stop_requested=stop_requested),
+                kept_log(trial_dir, "train", errors_only=not is_first),
+                watchdog(60 * settings.hang_minutes) as beat,
+            ):
+                if under_torchrun:
+                    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", **meeting)
 
-            def report(progress: Progress) -> None:
-                beat()
-                if is_first:
-                    _print_progress(progress)
+                def report(progress: Progress) -> None:
+                    beat()
+                    if is_first:
+                        _print_progress(progress)
 
-            ended = train(
-                config,
-                data=folder,
-                trial_dir=trial_dir,
-                settings=settings,
-                device=device,
-                report=report,
-                stop_requested=stop_requested,
-                before_writing=claim.check,
-                validate=validate,
-            )
+                ended = train(
+                    config,
+                    data=folder,
+                    trial_dir=trial_dir,
+                    settings=settings,
+                    device=device,
+                    report=report,
+                    stop_requested=stop_requested,
+                    before_writing=claim.check,
+                    validate=validate,
+                )
     except StoppedError as stopped:
         if is_first:
             print(f"trial {config.trial_id} {stopped}; the same command goes on from there", flush=True)
@@ -128,11 +130,8 @@ def train_standalone(
     except NonFiniteLossError as error:
         raise InputError(f"trial {config.trial_id} failed: {error}") from error
     finally:
-        try:
-            claim.release()
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
     if is_first:
         print(
             f"trial {config.trial_id}: {ended['step']} steps in {ended['train_seconds']:.0f} s, encoder in {trial_dir}"

@@ -16,14 +16,12 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from mdssl.errors import StoppedError
+
 _ASK_SECONDS = 1.0
 """How often several workers agree on whether to stop."""
 
 T = TypeVar("T")
-
-
-class StoppedError(RuntimeError):
-    """Training stopped on request, with a checkpoint to go on from."""
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import ClusterSettings, TrialConfig, relevant_settings
 from mdssl.leaderboard.names import plain_name
 from mdssl.storage.location import Location
+from mdssl.tables.compare import settings_apart
 from mdssl.tables.repeat import probe_command, train_command
 
 _GROUPS = {
@@ -50,13 +50,18 @@ def grouped_settings(trial: Mapping[str, Any], usual: Mapping[str, Any]) -> dict
 
 
 def usual_settings(trials: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Map each setting to its value in more than half of the ``trials`` that have it. The axes of a grid have none."""
-    counts: dict[str, Counter] = {}
-    for trial in trials:
-        for name, value in relevant_settings(dict(trial)).items():
-            counts.setdefault(name, Counter())[json.dumps(value)] += 1
-    most = {name: values.most_common(1)[0] for name, values in counts.items()}
-    return {name: json.loads(value) for name, (value, count) in most.items() if 2 * count > counts[name].total()}
+    """Map each setting in which ``trials`` differ to its value in more than half of those that have it.
+
+    The axes of a grid have no such value.
+    """
+    own = [relevant_settings(dict(trial)).items() for trial in trials]
+    settings = pd.DataFrame([{name: json.dumps(value) for name, value in each} for each in own])
+    found = {}
+    for name in settings_apart(settings, but=(), missing_differs=False):
+        values = settings[name].value_counts()
+        if 2 * values.iloc[0] > values.sum():
+            found[name] = json.loads(values.index[0])
+    return found
 
 
 def title_of(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:

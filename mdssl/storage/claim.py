@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from mdssl.errors import InputError
+from mdssl.errors import InputError, StoppedError
 from mdssl.storage.claim_files import BEAT, FIRST, SUCCESSOR, Chain, Owner, last_of, read_chain, read_claim
 from mdssl.storage.location import Location
 from mdssl.storage.process_identity import machine, started
@@ -160,6 +160,8 @@ class Claim:
             self._heart = None
         chain = read_chain(self.trial_dir)
         if chain and chain[-1][1].token in self._tokens:
+            # A worker of this owner may have been killed while it wrote.
+            self._clear_temporaries()
             # From the first to the last: without the last one, others would see the dead owners before it, and take
             # over from them while their files are being deleted.
             _delete_first(*chain[0])
@@ -175,7 +177,7 @@ class Claim:
     def __exit__(self, *exception: object) -> None:
         try:
             self.release()
-        except OSError as error:
+        except (OSError, StoppedError) as error:
             # Others take over when they see no heartbeat. What the block did counts.
             log.warning("trial %s: its claim could not be given back: %s", self.trial_dir.name, error)
 
@@ -198,6 +200,9 @@ class Claim:
         for name in self.trial_dir.names():
             if name.startswith((SUCCESSOR, BEAT)) and name not in own:
                 (self.trial_dir / name).delete()
+        self._clear_temporaries()
+
+    def _clear_temporaries(self) -> None:
         for folder in (self.trial_dir, self.trial_dir / "checkpoints", self.trial_dir / "representations"):
             folder.clear_temporaries()
         rows = rows_file_in(storage_of(self.trial_dir), self.trial_dir.name)

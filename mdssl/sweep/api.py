@@ -14,8 +14,9 @@ from mdssl.config.trial import ClusterSettings, TrialConfig
 from mdssl.data.remote import ensure_local
 from mdssl.errors import check_name
 from mdssl.leaderboard.board import read
-from mdssl.sweep.grid import trials
+from mdssl.storage.location import Location
 from mdssl.sweep.launch import run_sweep
+from mdssl.sweep.search.search import Trials
 from mdssl.sweep.settings import SweepSettings
 
 
@@ -26,6 +27,7 @@ class _Settings(SweepSettings, ClusterSettings):
 
 class Sweep:
     """A grid of trials: every seed and temperature, every method, and every pair of λ1 and λ2 for those that have them.
+    With ``search`` the trials are chosen one by one instead: see docs/search.md.
 
     A trial that this storage has finished, from a script or another sweep, is not trained again.
 
@@ -56,16 +58,16 @@ class Sweep:
         defaults = {key: value for key, value in preset_values(preset, given).items() if key in valid}
         self.name = name
         self.settings = _Settings(**defaults | given)
-        self.methods = self.settings.expand(*methods)
+        self.methods = self.settings.entries(*methods)
 
     def trials(self) -> list[TrialConfig]:
-        """The trials of the grid, whether finished or not.
+        """The trials of the grid, or those that a search has so far, whether finished or not.
 
         Raises:
             ValueError: a domain that is not prepared, or settings that training cannot have.
         """
         ensure_local(self.settings.data, self.settings.domains)
-        return trials(self.settings, self.methods)
+        return Trials(Location.of(self.settings.storage), self.settings, self.methods).configs
 
     def run(self) -> pd.DataFrame:
         """Train and score what is missing, with Ray, and print progress and tables; returns the rows of these trials.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,14 @@ class Work:
 
     Attributes:
         config: the trial.
-        state: ``finished`` (nothing left), ``failed`` (only tried again with --retry-failed), ``probe`` (trained,
-            scores missing), ``resume`` (has checkpoints) or ``train``.
+        state: ``finished`` (nothing left), ``failed`` (only tried again with --retry-failed), ``stopped`` (ended early,
+            which is all that this sweep wants), ``probe`` (trained, scores missing), ``resume`` (has checkpoints) or
+            ``train``.
         missing: evaluation datasets without scores.
         error: the error of a failed trial.
         tried: end times, ISO 8601, of the failures that the plan has taken into account; a later one is new.
         dead: the owner of the trial's claim, if it was found dead.
+        may_end_early: whether a scheduler may end its training.
     """
 
     config: TrialConfig
@@ -48,10 +50,21 @@ class Work:
     error: str = ""
     tried: tuple[str, ...] = ()
     dead: Owner | None = None
+    may_end_early: bool = False
 
     @property
     def is_left(self) -> bool:
         return self.state in ("probe", "resume", "train")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as Tune's processes get them."""
+        return {
+            "trial": self.config.to_dict(),
+            "missing": list(self.missing),
+            "tried": list(self.tried),
+            "dead": asdict(self.dead) if self.dead else None,
+            "may_end_early": self.may_end_early,
+        }
 
 
 def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[TrialConfig]:
@@ -68,27 +81,38 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
             cannot be used.
     """
 
+    make, grid = trial_maker(settings), settings.grid_axes
+    pretrained = [pretrained_config(file, settings.input_size)[0] for file in settings.pretrained]
+    found = {config.trial_id: config for config in pretrained}
+    if len(found) < len(pretrained):
+        raise InputError(f"two of the files {', '.join(settings.pretrained)} hold the same weights; give each once.")
+    for seed, temperature, *point in itertools.product(settings.seeds, settings.temperature, *grid.values()):
+        shared = dict(zip(grid, point, strict=True)) | {"temperature": temperature, "seed": seed}
+        for method in methods:
+            config = make(shared | method)
+            found.setdefault(config.trial_id, config)
+    return list(found.values())
+
+
+def trial_maker(settings: SweepSettings) -> Callable[[Mapping[str, Any]], TrialConfig]:
+    """A function that makes a trial of ``settings`` and of the values of those that vary, the method among them."""
+
     @cache
     def images_of(domains: tuple[str, ...], batch_per_domain: int) -> str:
         data = ensure_local(settings.data, domains)
         check_batch([open_dataset(data, name) for name in domains], batch_per_domain)
         return fingerprint(data, domains)
 
-    grid = settings.grid_axes
-    pretrained = [pretrained_config(file, settings.input_size)[0] for file in settings.pretrained]
-    found = {config.trial_id: config for config in pretrained}
-    if len(found) < len(pretrained):
-        raise InputError(f"two of the files {', '.join(settings.pretrained)} hold the same weights; give each once.")
-    for seed, temperature, *point in itertools.product(settings.seeds, settings.temperature, *grid.values()):
-        shared = settings.trial_settings | dict(zip(grid, point, strict=True))
-        for method in methods:
-            own = shared | {"domains": settings.domains, "temperature": temperature, "seed": seed} | method
-            if not METHODS[method["method"]].trains:
-                own["domains"] = ()
-            config = TrialConfig(**own)
-            config = replace(config, data_fingerprint=images_of(config.domains, config.batch_per_domain))
-            found.setdefault(config.trial_id, config)
-    return list(found.values())
+    shared = settings.trial_settings | {"domains": settings.domains, "seed": settings.seeds[0]}
+
+    def make(values: Mapping[str, Any]) -> TrialConfig:
+        own = shared | dict(values)
+        if not METHODS[own["method"]].trains:
+            own["domains"] = ()
+        config = TrialConfig(**own)
+        return replace(config, data_fingerprint=images_of(config.domains, config.batch_per_domain))
+
+    return make
 
 
 def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[str, ...], str]:
@@ -117,7 +141,7 @@ def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings)
     data = ensure_local(settings.data, settings.evaluate)
     for name in settings.evaluate:
         check_scorable(open_dataset(data, name))
-        if settings.score_every:
+        if settings.score_every or settings.skips_stopped:
             check_validatable(open_dataset(data, name))
     fingerprints = {name: evaluation_fingerprint(data, name) for name in settings.evaluate}
     wanted = scores_of(settings.probe_config)
@@ -134,7 +158,7 @@ def _work(
     everything = tuple(fingerprints)
     if settings.force:
         return Work(config, "train", everything)
-    rows = read_rows(storage, config.trial_id)
+    rows = counting(read_rows(storage, config.trial_id), needs_validation=settings.needs_validation)
     tried = tuple(row["finished_at"].isoformat() for row in rows if row["status"] == "failed")
     failures = {} if settings.retry_failed else _failures(rows, fingerprints)
     if (None, None) in failures:
@@ -142,11 +166,18 @@ def _work(
     missing, failed = _missing(rows, fingerprints, wanted, failures)
     if not missing:
         return Work(config, "failed", (), failed[0]) if failed else Work(config, "finished", ())
+    if settings.skips_stopped and any(row["status"] == "stopped" for row in rows):
+        return Work(config, "stopped", missing, tried=tried)
     trial_dir = trial_dir_in(storage, config.trial_id)
     training = read_training(trial_dir)
     if training and training["status"] == "finished":
         return Work(config, "probe", missing, tried=tried)
     return Work(config, "resume" if (trial_dir / "checkpoints").names() else "train", missing, tried=tried)
+
+
+def counting(rows: list[dict], *, needs_validation: bool) -> list[dict]:
+    """The rows of a trial that count: without finished ones that lack a validation score where each needs one."""
+    return [row for row in rows if not (needs_validation and row["status"] == "finished" and row["val_top1"] is None)]
 
 
 def still_missing(
@@ -155,7 +186,7 @@ def still_missing(
     """Datasets that still lack a score: another sweep may have made some since the plan.
 
     Args:
-        rows: the trial's rows now.
+        rows: the trial's rows now, those that count.
         tried: see `Work`.
         missing: datasets that lacked a score when the plan was made.
 

@@ -6,14 +6,14 @@ left, so a sweep can get more values, lose its driver, or be started again when 
 
 from __future__ import annotations
 
-import logging
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -23,28 +23,29 @@ from mdssl.data.remote import ensure_local
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import renew
 from mdssl.pretrain.model import batch_norm_note
-from mdssl.storage.claim import Claim, holder_of
+from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import delete_trial, rows_file_in, trial_dir_in
-from mdssl.sweep.grid import Work, labelled_domains, plan, trials
+from mdssl.sweep.grid import Work, labelled_domains, scores_of
 from mdssl.sweep.resources import Share, check_resources, described
-from mdssl.sweep.restarts import TRIAL_RESTARTS, step_saved, to_run_again
+from mdssl.sweep.restarts import TRIAL_RESTARTS, step_done, step_saved, to_run_again
 from mdssl.sweep.rows import git_commit
+from mdssl.sweep.search.search import Trials
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_plan, print_results
-from mdssl.sweep.train_records import train_records, trials_with_records
+from mdssl.sweep.train_records import clear_up, trials_with_records
 from mdssl.sweep.waiting import ClaimedElsewhere
 from mdssl.terminal import Terminal
 
 if TYPE_CHECKING:
     from ray.tune import Callback, ResultGrid
 
+    from mdssl.sweep.search.queue import WorkQueue
+    from mdssl.sweep.search.rules import EarlyStopping
     from mdssl.sweep.stopping import Stop
     from mdssl.sweep.temporary import TemporaryFolder
     from mdssl.sweep.trial import TrialRun
-
-log = logging.getLogger(__name__)
 
 _REQUESTS = 16
 """Trials that are cleared up at once."""
@@ -54,11 +55,11 @@ _REQUESTS = 16
 def run_sweep(
     name: str,
     settings: SweepSettings,
-    methods: list[dict],
+    methods: Sequence[str | Mapping[str, Any]],
     *,
     afterwards: Callable[[pd.DataFrame, Console], None] | None = None,
 ) -> int:
-    """Run the trials of ``methods`` (see `mdssl.sweep.grid.trials`) as the sweep ``name``.
+    """Run the trials of ``methods`` (see `mdssl.sweep.search.search.Trials`) as the sweep ``name``.
 
     Args:
         afterwards: prints more, from the leaderboard's rows of these trials.
@@ -77,22 +78,24 @@ def run_sweep(
         settings = replace(settings, evaluate=labelled)
         if note:
             console.print(note, soft_wrap=True)
-    configs = trials(settings, methods)
-    works = plan(storage, configs, settings)
+    trials = Trials(storage, settings, methods)
+    works = trials.works()
     left = [work for work in works if work.is_left]
-    print_plan(console, name, settings, storage, works)
-    if left and not settings.address:
+    print_plan(console, name, settings, storage, works, to_choose=trials.to_choose, space=trials.space)
+    has_work = bool(left) or trials.to_choose != 0
+    if has_work and not settings.address:
         _check_this_machine(settings)
     if settings.dry_run:
         return 0
-    if left:
+    if has_work:
         storage.check_writable()
-        _run(name, settings, storage, left, console)
+        _run(name, settings, storage, trials, left, console)
+    configs = trials.configs
     # Also of trials that another sweep had finished when it was killed.
     records = trials_with_records(storage)
     for config in configs:
         if config.trial_id in records:
-            _clear_up(storage, config)
+            clear_up(storage, config)
     renew(storage)
     code = print_results(console, name, settings, storage, configs)
     if afterwards:
@@ -107,26 +110,29 @@ def _check_this_machine(settings: SweepSettings) -> None:
     check_resources(_share(settings, nodes), nodes, where="this machine")
 
 
-def _run(name: str, settings: SweepSettings, storage: Location, left: list[Work], console: Console) -> None:
+def _run(
+    name: str, settings: SweepSettings, storage: Location, trials: Trials, left: list[Work], console: Console
+) -> None:
     # Ray takes seconds to import; a sweep that is finished, or refused, should not wait for it.
     from mdssl.sweep.ray_session import ray_session
     from mdssl.sweep.stopping import Stop
 
-    stop = Stop(console)
+    stop = Stop(console, settings.budget_seconds)
     try:
         # Once more after Ray has started: its C++ handler of SIGTERM aborts a process that has not ended 3 s later.
         with stop.on_signals(), ray_session(settings, console) as folder, stop.on_signals():
-            _run_on_ray(name, settings, storage, left, console, folder, stop)
+            _run_on_ray(name, settings, storage, trials, left, console, folder, stop)
     finally:
         # At once, because after SIGTERM there is little time, and a bucket takes some for each request.
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            list(pool.map(lambda work: _clear_up(storage, work.config), left))
+            list(pool.map(lambda config: clear_up(storage, config), trials.started))
 
 
 def _run_on_ray(
     name: str,
     settings: SweepSettings,
     storage: Location,
+    trials: Trials,
     left: list[Work],
     console: Console,
     folder: TemporaryFolder,
@@ -135,15 +141,19 @@ def _run_on_ray(
     import ray
 
     from mdssl.sweep import evaluator
+    from mdssl.sweep.eta import Pace, evaluation_seconds
     from mdssl.sweep.machines import Machines, node_resources
     from mdssl.sweep.progress import SweepProgress
+    from mdssl.sweep.search.queue import WorkQueue
+    from mdssl.sweep.search.rules import EarlyStopping
     from mdssl.sweep.trial import TrialRun
 
     nodes = node_resources()
     share = _share(settings, nodes)
     growing_to = settings.max_concurrent if settings.address else None
     fitting = check_resources(share, nodes, growing_to=growing_to)
-    at_once = min(fitting, settings.max_concurrent or fitting, len(left))
+    most = math.inf if trials.to_choose is None else len(left) + trials.to_choose
+    at_once = int(min(fitting, settings.max_concurrent or fitting, most))
     console.print(f"{at_once} trial(s) at a time, each {share}", soft_wrap=True)
     if growing_to:
         console.print(
@@ -160,6 +170,8 @@ def _run_on_ray(
         probe=settings.probe_config,
         settings=settings.run_settings,
         executor=settings.executor,
+        rungs=trials.rungs,
+        needs_validation=settings.needs_validation,
         workers=settings.workers,
         cpus_per_worker=share.cpus,
         gpus_per_worker=share.gpus,
@@ -178,20 +190,39 @@ def _run_on_ray(
     # On GPUs, one trial more than train at once: it is ready to start while another is being evaluated. On CPUs, the
     # core that a trial leaves evaluates it.
     spare = 1 if share.gpus and settings.executor != "inline" and not settings.max_concurrent else 0
-    shown = SweepProgress({work.config.trial_id: work.config for work in left}, console)
+    reached: dict[str, int] = {}
+
+    def give(work: Work) -> None:
+        reached[work.config.trial_id] = step_saved(trial_dir_in(storage, work.config.trial_id))
+        trials.started.append(work.config)
+        progress.add(work.config, reached[work.config.trial_id])
+
+    scores = leaderboard.read(storage)
+    pace = Pace(
+        at_once, at_once + spare, evaluation_seconds(scores, settings.evaluate, scores_of(settings.probe_config))
+    )
+    configs = {work.config.trial_id: work.config for work in left}
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        steps = dict(zip(configs, pool.map(partial(step_done, storage), left), strict=True))
+    shown = SweepProgress(configs, console, pace, steps=steps, to_come=lambda: trials.to_choose or 0)
     with shown as progress:
-        others, todo = ClaimedElsewhere(storage, settings, progress.tell), left
+        others = ClaimedElsewhere(storage, settings, progress.tell)
+        todo = left or [work for work in [trials.choose()] if work]
         while todo:
-            ids = [work.config.trial_id for work in todo]
-            reached = {trial_id: step_saved(trial_dir_in(storage, trial_id)) for trial_id in ids}
+            queue = WorkQueue(todo, choose=trials.choose, given=give, ended=trials.ended, closed=lambda: stop.is_asked)
+            scheduler = EarlyStopping(settings, trials.scores) if trials.rungs else None
             callbacks = [progress, Machines(share, at_once, console), stop.callback]
             with stop.while_tune_runs():
-                results = _fit(name, run, todo, at_once + spare, callbacks, folder.path)
+                results = _fit(name, run, queue, scheduler, at_once + spare, callbacks, folder.path)
             folder.keep |= bool(results.errors)
             if stop.signals:
                 # Trials that died of the same signal did not fail.
                 raise KeyboardInterrupt
-            todo = others.wait(to_run_again(storage, run.context, results, todo, reached))
+            if stop.is_asked:
+                break
+            todo = others.wait(to_run_again(storage, run.context, results, queue.works, reached))
+            for work in queue.works:
+                trials.ended(work.config.trial_id)
     ray.kill(actor)
 
 
@@ -203,39 +234,28 @@ def _forget(name: str, storage: Location, config: TrialConfig) -> None:
         rows_file_in(storage, config.trial_id).delete()
 
 
-def _clear_up(storage: Location, config: TrialConfig) -> None:
-    """Delete the leftover files of a stopped trial, unless another sweep has the trial now."""
-    trial_dir, records = trial_dir_in(storage, config.trial_id), train_records(storage, config)
-    try:
-        with retrying(0):
-            if records.exists() or holder_of(trial_dir):
-                with Claim(trial_dir) as claim:
-                    if claim.take() is None:
-                        records.delete()
-    except OSError as error:
-        log.warning("trial %s: its leftover files could not be deleted: %s", config.trial_id, error)
-
-
 def _fit(
-    name: str, run: TrialRun, works: list[Work], at_once: int, callbacks: list[Callback], folder: Path
+    name: str,
+    run: TrialRun,
+    queue: WorkQueue,
+    scheduler: EarlyStopping | None,
+    at_once: int,
+    callbacks: list[Callback],
+    folder: Path,
 ) -> ResultGrid:
     from ray import tune
 
     from mdssl.sweep.trial import run_trial
 
-    each = [
-        {
-            "trial": work.config.to_dict(),
-            "missing": list(work.missing),
-            "tried": list(work.tried),
-            "dead": asdict(work.dead) if work.dead else None,
-        }
-        for work in works
-    ]
     return tune.Tuner(
         tune.with_resources(partial(run_trial, run=run), trial_resources(run)),
-        param_space={"work": tune.grid_search(each)},
-        tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
+        tune_config=tune.TuneConfig(
+            search_alg=queue,
+            scheduler=scheduler,
+            num_samples=-1,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+        ),
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(folder / "tune"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -11,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
 from mdssl.sweep.describe import duration, labels
+from mdssl.sweep.eta import Pace
 
 _LINE_SECONDS = {"training": 10, "queued": 60}
 """Where output is a file or a pipe: how often a line is printed for a trial that trains, or that another sweep has."""
@@ -31,12 +32,29 @@ _OF_ONE_REPORT = ("owner", "reached", "step_saved")
 
 
 class SweepProgress(tune.Callback):
-    """A table that renews itself in a terminal, else a line per event and trial. Tune calls the ``on_…`` methods."""
+    """A table that renews itself in a terminal, else a line per event and trial. Tune calls the ``on_…`` methods.
 
-    def __init__(self, configs: dict[str, TrialConfig], console: Console):
+    Args:
+        configs: the trials, by id.
+        pace: for the sweep's ETA.
+        steps: of the latest checkpoint, by trial id; 0 for trials that it lacks.
+        to_come: how many trials are still to be added, as by a search.
+    """
+
+    def __init__(
+        self,
+        configs: dict[str, TrialConfig],
+        console: Console,
+        pace: Pace | None = None,
+        *,
+        steps: dict[str, int] | None = None,
+        to_come: Callable[[], int] = lambda: 0,
+    ):
         self.configs, self.labels, self.console = configs, labels(configs.values()), console
+        self.pace, self.to_come = pace or Pace(), to_come
+        for trial_id, config in configs.items():
+            self.pace.add(config, (steps or {}).get(trial_id, 0))
         self.latest: dict[str, dict[str, Any]] = {}
-        self.first_step: dict[str, int] = {}
         self.started = time.monotonic()
         self.printed: dict[tuple[str, str], float] = {}
         self.heard: dict[str, float] = {}
@@ -55,6 +73,13 @@ class SweepProgress(tune.Callback):
     def __exit__(self, *exception: object) -> None:
         self.live.stop()
 
+    def add(self, config: TrialConfig, step: int = 0) -> None:
+        """Show one more trial, which has a checkpoint of ``step``: a search chooses them one by one."""
+        if config.trial_id not in self.configs:
+            self.pace.add(config, step)
+            self.configs[config.trial_id] = config
+            self.labels = labels(self.configs.values())
+
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         now = time.monotonic()
         if now - self.looked < 1:
@@ -68,14 +93,17 @@ class SweepProgress(tune.Callback):
                 self._say_what_it_waits_for(trial_id, trial.last_result.get("phase", "start"))
         self.heard = heard
 
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.pace.begin(_trial_id(trial), time.monotonic())
+
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.tell(_trial_id(trial), result)
 
     def tell(self, trial_id: str, result: dict) -> None:
         """Show what is new of a trial: what it reported, or what this sweep sees of one that another sweep has."""
         self.heard[trial_id] = time.monotonic()
+        self.pace.report(trial_id, result, time.monotonic())
         if "step" in result:
-            self.first_step.setdefault(trial_id, result["step"])
             before = self.latest.get(trial_id, {}).get("step", 0)
             if result["step"] <= before:
                 self._say_of(
@@ -85,15 +113,19 @@ class SweepProgress(tune.Callback):
                 )
         if "owner" in result:
             # What this sweep has seen of its steps says nothing about those of the other.
-            self.first_step.pop(trial_id, None)
             self.latest[trial_id] = {}
-        # Later phases report no numbers; the last ones of training stay on show.
+        # Later phases report no numbers, and most reports no score; the last ones stay on show.
         before = self.latest.get(trial_id, {})
+        if result.get("val_knn_top1", 0) is None:
+            result = {key: value for key, value in result.items() if key != "val_knn_top1"}
+        elif "val_knn_top1" in result:
+            result = result | {"scored_step": result["step"]}
         self.latest[trial_id] = {key: value for key, value in before.items() if key not in _OF_ONE_REPORT} | result
         self._say(trial_id)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         trial_id = _trial_id(trial)
+        self.pace.report(trial_id, {"phase": "failed"}, time.monotonic())
         self.latest[trial_id] = self.latest.get(trial_id, {}) | {"phase": "failed", "error": "its processes died"}
         self._say(trial_id)
 
@@ -126,30 +158,45 @@ class SweepProgress(tune.Callback):
             text = (
                 f"step {latest['step']}/{latest['iterations']}  loss {latest['loss']:.3f} = "
                 f"align {latest['alignment']:.3f}, within {latest['within']:.3f}, across {latest['across']:.3f}  "
-                f"{latest['views_per_second']:,.0f} views/s  ETA {duration(latest['eta_seconds'])}"
+                f"{latest['views_per_second']:,.0f} views/s  ETA {duration(latest['eta_seconds'])}{_validation(latest)}"
             )
+        elif latest.get("ended_early"):
+            text = f"ended early after step {latest['step']}/{latest['iterations']}{_validation(latest)}"
         elif phase == "queued":
             text = f"waits for {latest['owner']}, which is at step {latest['reached']} or after"
         else:
             text = f"FAILED: {latest.get('error')}" if phase == "failed" else phase
-        done = sum(1 for entry in self.latest.values() if entry.get("phase") in ("finished", "failed"))
-        self._say_of(trial_id, f"{text}  [sweep {done}/{len(self.configs)}, ETA {self._sweep_eta()}]")
+        done = sum(1 for entry in self.latest.values() if _is_done(entry))
+        total = len(self.configs) + self.to_come()
+        self._say_of(trial_id, f"{text}  [sweep {done}/{total}, ETA {self._sweep_eta()}]")
 
     def _sweep_eta(self) -> str:
-        """From the share of this sweep's steps that is done; trials start and end at different times.
-
-        What a trial had done before this start of the sweep is neither done now nor left to do.
-        """
-        total = sum(config.iterations for config in self.configs.values() if METHODS[config.method].trains)
-        before = sum(self.first_step.values())
-        done = sum(entry.get("step", 0) for entry in self.latest.values()) - before
-        elapsed = time.monotonic() - self.started
-        return duration(elapsed * (total - before - done) / done) if done else "?"
+        """``5m36s``, or ``>5m36s`` where nothing is known yet of how long an evaluation takes."""
+        seconds, is_too_little = self.pace.left(time.monotonic(), self.to_come())
+        return "?" if seconds is None else f"{'>' * is_too_little}{duration(seconds)}"
 
     def _table(self) -> Table:
-        table = Table(caption=f"{duration(time.monotonic() - self.started)} so far, ETA {self._sweep_eta()}", box=None)
+        caption = f"{duration(time.monotonic() - self.started)} so far, ETA {self._sweep_eta()}"
+        scored = {trial_id: latest for trial_id, latest in self.latest.items() if "scored_step" in latest}
+        if scored:
+            # The best of those that got furthest: scores rise with steps.
+            ahead = max(
+                scored, key=lambda trial_id: (scored[trial_id]["scored_step"], scored[trial_id]["val_knn_top1"])
+            )
+            caption += f"; ahead: {self.labels[ahead]},{_validation(scored[ahead])}"
+        table = Table(caption=Text(caption), box=None)
         table.add_column("trial", no_wrap=True)
-        for name in ("phase", "step", "loss", "align", "within", "across", "views/s", "ETA"):
+        for name in (
+            "phase",
+            "step",
+            *["validation"] * bool(scored),
+            "loss",
+            "align",
+            "within",
+            "across",
+            "views/s",
+            "ETA",
+        ):
             table.add_column(name, justify="right", no_wrap=True)
         for trial_id, label in self.labels.items():
             latest = self.latest.get(trial_id)
@@ -159,12 +206,21 @@ class SweepProgress(tune.Callback):
             cells = [label, latest.get("phase", "training")]
             if "step" in latest:
                 cells += [f"{latest['step']}/{latest['iterations']}"]
+                cells += [_validation(latest).removeprefix("  validation ")] * bool(scored)
                 cells += [f"{latest[term]:.3f}" for term in ("loss", "alignment", "within", "across")]
                 cells += [f"{latest['views_per_second']:,.0f}", duration(latest["eta_seconds"])]
             elif "owner" in latest:
                 cells = [label, f"waits for {latest['owner']}", str(latest["reached"])]
             table.add_row(*map(Text, cells))
         return table
+
+
+def _is_done(latest: dict[str, Any]) -> bool:
+    return latest.get("phase") in ("finished", "failed") or "ended_early" in latest
+
+
+def _validation(latest: dict[str, Any]) -> str:
+    return f"  validation {latest['val_knn_top1']:.1f} at {latest['scored_step']}" if "scored_step" in latest else ""
 
 
 def _trial_id(trial: Any) -> str:

@@ -44,6 +44,13 @@ def step_saved(trial_dir: Location) -> int:
     return checkpoint.latest_step(trial_dir / "checkpoints")
 
 
+def step_done(storage: Location, work: Work) -> int:
+    """The step from which a trial's training goes on, as planned."""
+    if work.state == "train":
+        return 0
+    return work.config.iterations if work.state == "probe" else step_saved(trial_dir_in(storage, work.config.trial_id))
+
+
 def got_on(before: int, after: int) -> bool:
     """Whether a trial made progress between two deaths, by the steps that were saved (`step_saved`) at each."""
     return after > before
@@ -67,7 +74,7 @@ def to_run_again(
         config = TrialConfig.from_dict(result.config["work"]["trial"])
         phase = (result.metrics or {}).get("phase")
         if result.error is None:
-            ended += phase in ("finished", "failed", "queued")
+            ended += phase in ("finished", "failed", "queued") or (result.metrics or {}).get("ended_early", False)
             again |= {config.trial_id} if phase == "queued" else set()
             continue
         ended += 1

@@ -15,10 +15,11 @@ from mdssl.config.presets import DATA, STORAGE
 from mdssl.config.run import ProbeConfig, RunSettings, check_gradient_caching, check_layers
 from mdssl.config.trial import ClusterSettings, Recipe, check_lambda1, check_mixture
 from mdssl.errors import InputError, check_name, check_number
+from mdssl.sweep.search.settings import SearchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepSettings(Recipe, ProbeConfig, RunSettings):
+class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     """What is held fixed over a sweep, where it runs, and where its results go."""
 
     own_axes: ClassVar[tuple[str, ...]] = ()
@@ -78,11 +79,22 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
         Recipe.__post_init__(self)
         ProbeConfig.__post_init__(self)
         RunSettings.__post_init__(self)
+        SearchSettings.__post_init__(self)
         if isinstance(self, ClusterSettings):
             ClusterSettings.__post_init__(self)
         check_gradient_caching(self, self)
         self._check_workers()
         self._check_domains()
+        if self.scheduler != "none" and self.score_every == 0:
+            raise InputError(
+                f"scheduler {self.scheduler!r} ends trials by their validation scores, but score_every is 0; leave "
+                "--score-every out, or use --scheduler none."
+            )
+        if self.force and self.skips_stopped:
+            raise InputError(
+                "force deletes what a sweep's trials had, but which trials a search has depends on what they had; "
+                "leave --force out, or use another --storage."
+            )
         for axis in ("lambda1", "lambda2", "temperature", "seeds", "evaluate"):
             check_axis(axis, getattr(self, axis))
         for value in self.lambda1:
@@ -130,17 +142,23 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings):
             object.__setattr__(self, "evaluate", self.domains)
             object.__setattr__(self, "evaluates_domains", True)
 
-    def expand(self, *methods: str | Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Settings for `mdssl.sweep.grid.trials`: each method, at every pair of λ1 and λ2 if its loss has them.
+    def entries(self, *methods: str | Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The settings of ``methods``: names, or settings such as ``{"method": "simclr", "domains": ("cifar10",)}``.
 
-        Args:
-            methods: names, or settings such as ``{"method": "simclr", "domains": ("cifar10",)}``.
+        Raises:
+            InputError: an unknown method.
         """
+        found = [{"method": method} if isinstance(method, str) else dict(method) for method in methods]
+        for entry in found:
+            check_name("method", entry.get("method"), METHODS)
+        return found
+
+    def expand(self, *methods: str | Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Settings for `mdssl.sweep.grid.trials`: each of ``methods`` (see `entries`), at every pair of λ1 and λ2 if
+        its loss has them."""
         lambdas = [{"lambda1": first, "lambda2": second} for first in self.lambda1 for second in self.lambda2]
         found: list[dict[str, Any]] = []
-        for method in methods:
-            entry = {"method": method} if isinstance(method, str) else dict(method)
-            check_name("method", entry.get("method"), METHODS)
+        for entry in self.entries(*methods):
             found += [pair | entry for pair in (lambdas if METHODS[entry["method"]].weighs_domains else [{}])]
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import statistics
 import textwrap
 import time
 from collections.abc import Callable
@@ -16,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
@@ -27,6 +27,7 @@ from mdssl.storage.claim import DEAD_SECONDS, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import stopped_early, trial_dir_in
 from mdssl.sweep.describe import duration, labels
+from mdssl.sweep.eta import Left, eta, views_of
 from mdssl.tables.terminal_table import TextColumn, TextTable
 from mdssl.terminal import Terminal
 
@@ -52,6 +53,7 @@ class TrialStatus:
         step: steps done at the last checkpoint.
         loss, views_per_second: of the last report before that; None before the first.
         scores: evaluation datasets with a finished score.
+        eval_seconds: how long the scores of a finished trial took together; None of others, and if it is not known.
         seconds_ago: since its last update, by this machine's clock; None of a finished trial.
         error: why it failed, its first line.
         stopped_early: where that happened, in words; empty of any other trial.
@@ -69,6 +71,7 @@ class TrialStatus:
     loss: float | None = None
     views_per_second: float | None = None
     scores: int = 0
+    eval_seconds: float | None = None
     seconds_ago: float | None = None
     error: str = ""
     stopped_early: str = ""
@@ -84,10 +87,7 @@ class TrialStatus:
         """Seconds of training that are left at the speed of the last report; None where nothing trains."""
         if self.state != "training" or not self.views_per_second:
             return None
-        domains = self.config.num_clusters if METHODS[self.config.method].finds_domains else len(self.config.domains)
-        assert domains is not None  # `TrialConfig` sets num_clusters for a method that finds domains
-        views_per_step = 2 * domains * self.config.batch_per_domain
-        return (self.config.iterations - self.step) * views_per_step / self.views_per_second
+        return views_of(self.config, self.config.iterations - self.step) / self.views_per_second
 
 
 def trial_statuses(storage: str | Location) -> list[TrialStatus]:
@@ -122,7 +122,7 @@ def print_status(storage: str | Location, console: Console | None = None) -> Non
     trials = trial_statuses(storage)
     counts = {state: sum(trial.state == state for trial in trials) for state in STATES}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials"
-    console.print(f"{Location.of(storage).uri}: {summary}", markup=False, soft_wrap=True)
+    console.print(f"{Location.of(storage).uri}: {summary}{_eta(trials)}", markup=False, soft_wrap=True)
     shown = [trial for trial in trials if trial.state != "finished"]
     if not shown:
         return
@@ -184,6 +184,20 @@ def print_json(storage: str | Location) -> None:
     print(json.dumps(entries, indent=2))
 
 
+def _eta(trials: list[TrialStatus]) -> str:
+    """``; ETA 5m36s of these``: when the trials that train or are evaluated have their scores, as long as others took.
+
+    Trials that a sweep has not started are not known here.
+    """
+    running = [trial for trial in trials if trial.state in ("training", "evaluating")]
+    if not running or any(trial.state == "training" and trial.eta_seconds is None for trial in running):
+        return ""
+    took = [trial.eval_seconds for trial in trials if trial.eval_seconds is not None]
+    evaluate = statistics.median(took) if took else 0.0
+    seconds = eta([Left(trial.eta_seconds or 0.0, evaluate) for trial in running], [], slots=len(running))
+    return f"; ETA {duration(seconds)} of those at work" if took else f"; ETA over {duration(seconds)} of those at work"
+
+
 def _labels(trials: list[TrialStatus]) -> dict[str, str]:
     mixtures = {trial.config.trial_id: trial.mixture for trial in trials}
     return labels((trial.config for trial in trials), mixtures)
@@ -209,8 +223,9 @@ def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> Tria
         config = TrialConfig.from_dict(json.loads(rows["config_json"].iloc[0])["trial"])
         failed, mixture = rows[rows["status"] == "failed"], rows["train_mixture"].iloc[0]
         if failed.empty and scores:
+            took = rows["eval_seconds"].sum(min_count=1)
             done = dict(step=config.iterations, scores=scores, mixture=mixture)
-            return TrialStatus(config=config, state="finished", **done)
+            return TrialStatus(config=config, state="finished", eval_seconds=None if pd.isna(took) else took, **done)
         error = "" if failed.empty else _first_line(failed["error"].iloc[0])
     else:
         config = _read(folder / "config.json", lambda data: TrialConfig.from_dict(json.loads(data)))

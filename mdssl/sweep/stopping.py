@@ -7,6 +7,7 @@ sweep stops all trials; one to the process of a trial stops that trial's workers
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -21,13 +22,18 @@ from ray import tune
 from ray.experimental import internal_kv
 from rich.console import Console
 
-from mdssl.errors import Terminated
+from mdssl.errors import InputError, Terminated
+from mdssl.storage.retry import retrying
 
 WAIT_SECONDS = 12.0
 """How long a sweep waits for its trials to stop; a batch system may kill it 30 s after SIGTERM."""
 _GRACE_SECONDS = 16.0
 """How long the process of a trial may take to stop after SIGTERM."""
 _LOOK_SECONDS = 1.0
+_DECISION_SECONDS = 60.0
+"""How long a trial waits for a scheduler's decision, which takes a second or so."""
+
+log = logging.getLogger(__name__)
 
 
 def _key(token: str = "") -> bytes:
@@ -52,6 +58,32 @@ def stop_requested_now_and_then(token: str) -> Callable[[], bool]:
         return answer
 
     return requested
+
+
+def put_decision(trial_id: str, step: int, ends: bool) -> None:
+    """Tell a trial whether it ends early after ``step``."""
+    internal_kv._internal_kv_put(_decision_key(trial_id, step), b"end" if ends else b"go")
+
+
+def decision(trial_id: str, step: int) -> bool:
+    """Wait for the scheduler's decision whether the trial ends early after ``step``.
+
+    Without an answer, as where the sweep stops at this moment, the trial goes on.
+    """
+    asked = time.monotonic()
+    while time.monotonic() - asked < _DECISION_SECONDS:
+        answer = internal_kv._internal_kv_get(_decision_key(trial_id, step))
+        if answer is not None:
+            return bool(answer == b"end")
+        if stop_requested():
+            return False
+        time.sleep(0.05)
+    log.warning("trial %s: no decision after step %d whether it ends early; it goes on", trial_id, step)
+    return False
+
+
+def _decision_key(trial_id: str, step: int) -> bytes:
+    return f"mdssl-decision-{ray.get_runtime_context().get_job_id()}-{trial_id}-{step}".encode()
 
 
 @contextmanager
@@ -86,16 +118,23 @@ class Stop:
     """Handles Ctrl-C and SIGTERM in a sweep's own process.
 
     While Tune runs, the first signal asks the trials to stop, and Tune ends when they have; the second one ends Tune at
-    once. At any other time a signal raises KeyboardInterrupt.
+    once. At any other time a signal raises KeyboardInterrupt. The end of ``seconds``, where they are limited, is like a
+    first signal.
 
     Attributes:
         callback: to be passed to Tune.
     """
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, seconds: float | None = None):
         self.signals: list[int] = []
+        self.ends_at = None if seconds is None else time.monotonic() + seconds
         self.tune_runs = False
         self.callback = _StopTrials(self, console)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal has arrived, or the time is over."""
+        return bool(self.signals) or (self.ends_at is not None and time.monotonic() >= self.ends_at)
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -103,12 +142,19 @@ class Stop:
 
         Raises:
             Terminated: in place of KeyboardInterrupt, after SIGTERM.
+            InputError: this is not the main thread, which alone gets signals.
         """
+        if threading.current_thread() is not threading.main_thread():
+            raise InputError(
+                "a sweep was started in a thread, where no signal could stop it; start it in the main thread, or as a "
+                "process of its own."
+            )
         before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
         # Tune handles it while it runs; before that it would end the process.
         before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         try:
-            yield
+            with retrying(stop_requested=lambda: bool(self.signals)):
+                yield
         except KeyboardInterrupt as interrupt:
             if signal.SIGTERM in self.signals:
                 raise Terminated from interrupt
@@ -151,16 +197,17 @@ class _StopTrials(tune.Callback):
         return {}
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
-        if not self.stop.signals:
+        if not self.stop.is_asked:
             return
         # A trial that is being evaluated has nothing to save: its scores are made again.
         training = {t.trial_id for t in trials if t.status == "RUNNING" and t.last_result.get("phase") != "evaluating"}
         if self.running is None:
             internal_kv._internal_kv_put(_key(), b"")
             self.running, self.since = training, time.monotonic()
-            name = signal.Signals(self.stop.signals[0]).name
-            self.console.print(
-                f"{name}: {len(training)} trial(s) save a checkpoint and stop; once more stops at once", soft_wrap=True
-            )
+            signals = self.stop.signals
+            why = signal.Signals(signals[0]).name if signals else "time budget used up"
+            more = "; once more stops at once" if signals else "; the same command goes on"
+            text = f"{why}: {len(training)} trial(s) save a checkpoint and stop{more}"
+            self.console.print(text, soft_wrap=True)
         if not self.running & training or time.monotonic() - self.since > WAIT_SECONDS:
             end_tune()

@@ -22,32 +22,53 @@ from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import LEADERBOARD
 from mdssl.sweep.describe import labels
 from mdssl.sweep.grid import Work, plan
+from mdssl.sweep.search.space import Space
 from mdssl.sweep.settings import SweepSettings
 from mdssl.tables.compare import settings_apart
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 
 
-def print_plan(console: Console, name: str, settings: SweepSettings, storage: Location, works: list[Work]) -> None:
-    """Print what is finished and what is left; with ``dry_run`` trial by trial."""
+def print_plan(
+    console: Console,
+    name: str,
+    settings: SweepSettings,
+    storage: Location,
+    works: list[Work],
+    *,
+    to_choose: int | None = 0,
+    space: Space | None = None,
+) -> None:
+    """Print what is finished and what is left; with ``dry_run`` trial by trial.
+
+    Args:
+        to_choose: how many trials a search will choose; None where only its time limits it.
+        space: of a search.
+    """
     words = {
         "finished": "already there",
+        "stopped": "ended early before",
         "failed": "failed before (--retry-failed tries again)",
         "probe": "only to be probed",
         "resume": "to go on from its checkpoint",
         "train": "to be trained",
     }
     counts = Counter(work.state for work in works)
-    summary = ", ".join(f"{counts[state]} {text}" for state, text in words.items() if counts[state])
+    told = [f"{counts[state]} {text}" for state, text in words.items() if counts[state]]
+    if to_choose != 0:
+        told.append(f"{'more' if to_choose is None else to_choose} to be chosen by {settings.search} search")
+    summary = ", ".join(told)
     variants = variants_in(settings.data, [*settings.domains, *settings.evaluate])
     mixtures = list(dict.fromkeys(work.config.train_mixture for work in works if work.config.domains))
     trained_on = mixture_of(mixtures[0], variants) if len(mixtures) == 1 else f"{len(mixtures)} mixtures"
     console.print(f"{name}: {len(works)} trials on {trained_on} in {storage.uri}: {summary}", markup=False)
+    if space and settings.search != "grid":
+        console.print(f"search over {space}", markup=False, soft_wrap=True)
     for note in _notes(settings, variants):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if settings.dry_run:
         shown = {work.config.trial_id: mixture_of(work.config.train_mixture, variants) for work in works}
         names = labels((work.config for work in works), shown)
-        width = max(map(len, names.values()))
+        width = max(map(len, names.values()), default=0)
         for work in works:
             missing = ", ".join(name_of(dataset, variants.get(dataset, "")) for dataset in work.missing)
             missing = f"; probes: {missing}" if work.is_left else ""
@@ -78,7 +99,8 @@ def print_results(
     probes = [probe.name for probe in settings.probe_config.each()]
     # What failed and was not asked for this time is another sweep's business.
     asked_for = rows["eval_dataset"].isin(settings.evaluate) & rows["probe"].isin(probes)
-    rows = leaderboard.with_settings(rows[rows["eval_dataset"].isna() | asked_for])
+    asked_for |= rows["eval_dataset"].isna() | (rows["status"] == "stopped")
+    rows = leaderboard.with_settings(rows[asked_for])
     variants, found = variants_in(settings.data, settings.evaluate), dict.fromkeys(rows["eval_dataset"].dropna())
     marked = [name_of(name, variants.get(name, "")) for name in settings.evaluate]
     # What rows know of a dataset that is not what is prepared now.
@@ -96,7 +118,7 @@ def print_results(
         console.print(f"\n{name}: top-1 in percent on the test split, {probe} probe on {layer} features")
         print_sweep_table(table, console=console)
     works = plan(storage, configs, replace(settings, force=False, retry_failed=False))
-    complete = all(work.state == "finished" for work in works)
+    complete = all(work.state in ("finished", "stopped") for work in works)
     if not complete:
         command = [word for word in sys.argv if word not in ("--force", "--retry-failed")]
         again = shlex.join(["python", *command, "--retry-failed"])

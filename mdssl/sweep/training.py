@@ -34,7 +34,7 @@ from mdssl.storage.retry import retrying
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep.resources import Share
 from mdssl.sweep.restarts import WORKER_RESTARTS, got_on, step_saved
-from mdssl.sweep.stopping import stop_requested, stop_requested_now_and_then
+from mdssl.sweep.stopping import decision, stop_requested, stop_requested_now_and_then
 from mdssl.sweep.train_records import train_records
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ class TrialRun:
         context: the leaderboard columns sweep, preset, git_commit and ray_version.
         device: of each worker, cpu or auto (its GPU).
         evaluate: datasets of the validation scores while a trial trains.
-        rungs: steps with a validation score besides those of ``settings.score_every``.
+        rungs: steps with a validation score besides those of ``settings.score_every``, at which a trial may end early.
+        needs_validation: whether a finished score without a validation score is made again.
     """
 
     storage: str
@@ -62,6 +63,7 @@ class TrialRun:
     context: dict[str, str]
     evaluate: tuple[str, ...] = ()
     rungs: tuple[int, ...] = ()
+    needs_validation: bool = False
 
     @property
     def device(self) -> str:
@@ -177,7 +179,10 @@ def _worker(job: dict[str, Any]) -> None:
     is_first = ray.train.get_context().get_world_rank() == 0
     with kept_log(Location.of(job["trial_dir"]), "train", errors_only=not is_first):
         try:
-            with sigterm_received() as terminated:
+            with (
+                sigterm_received() as terminated,
+                retrying(stop_requested=lambda: terminated() or stop_requested(job["claim"])),
+            ):
                 _train_here(job, ray.train.report, lambda: ray.train.get_preemption_info() is not None, terminated)
         except StoppedError:
             # This worker alone got SIGTERM: Ray Train restarts all of them, from the checkpoint.
@@ -224,6 +229,9 @@ def _train_here(
                 nonlocal warned
                 beat()
                 report({"phase": "training", **progress._asdict()})
+                is_rung = progress.val_knn_top1 is not None and progress.step in job["rungs"]
+                if is_rung and decision(config.trial_id, progress.step):
+                    return "end"
                 before, warned = warned, warned or will_be_taken_away()
                 return "save" if warned and not before else None
 

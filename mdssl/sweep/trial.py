@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -28,9 +29,9 @@ from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep import evaluator
-from mdssl.sweep.grid import evaluation_fingerprint, still_missing
+from mdssl.sweep.grid import counting, evaluation_fingerprint, still_missing
 from mdssl.sweep.restarts import step_saved
-from mdssl.sweep.rows import failed_row, finished_row, merged
+from mdssl.sweep.rows import failed_row, finished_row, merged, stopped_rows
 from mdssl.sweep.stopping import passing_on, stop_requested
 from mdssl.sweep.training import TrialRun, train_in_workers, train_inline
 from mdssl.sweep.waiting import report_of
@@ -38,19 +39,22 @@ from mdssl.tracking.trackers import log_scores
 
 log = logging.getLogger(__name__)
 
+_STOPPED_EARLY = {"phase": "stopped", "ended_early": True}
+"""The last report of a trial that a scheduler ended. One that stopped because the sweep did has the phase alone."""
+
 
 @retrying()
 def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
     """Do what is left of one trial, unless it is claimed elsewhere: see `mdssl.sweep.waiting`."""
     work = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
-    trial_dir = trial_dir_in(run.storage, config.trial_id)
     if stop_requested():
         tune.report({"phase": "stopped"})
         return
     with (
         sigterm_received() as terminated,
-        kept_log(trial_dir, "trial"),
+        retrying(stop_requested=lambda: terminated() or stop_requested()),
+        kept_log(trial_dir := trial_dir_in(run.storage, config.trial_id), "trial"),
         Claim(trial_dir, run.context["sweep"]) as claim,
     ):
         try:
@@ -85,12 +89,19 @@ def _do(
     started_at = now()
     try:
         data = ensure_local(run.data, work["missing"])
-        missing, error = still_missing(
-            read_rows(storage, config.trial_id), work["tried"], work["missing"], data, run.probe
-        )
+        rows = counting(read_rows(storage, config.trial_id), needs_validation=run.needs_validation)
+        missing, error = still_missing(rows, work["tried"], work["missing"], data, run.probe)
         if not missing:
             return {"phase": "failed", "error": error} if error else {"phase": "finished"}
-        training = _trained(config, trial_dir, run, claim, terminated)
+        if work["may_end_early"] and any(row["status"] == "stopped" for row in rows):
+            return _STOPPED_EARLY
+        training = _trained(
+            config, trial_dir, run if work["may_end_early"] else replace(run, rungs=()), claim, terminated
+        )
+        if training["status"] == "stopped":
+            stopped = stopped_rows(config, training, context=run.context)
+            write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), stopped))
+            return _STOPPED_EARLY
         if training["status"] != "finished":
             raise NonFiniteLossError(training["step"], training["error"])
         actor = ray.get_actor(evaluator.NAME)
@@ -143,7 +154,7 @@ def _trained(
         StoppedError: the sweep has been asked to stop, or this process.
     """
     ended = read_training(trial_dir)
-    if ended and ended["status"] == "finished":
+    if ended and (ended["status"] == "finished" or (ended["status"] == "stopped" and run.rungs)):
         return ended
     if run.executor == "inline" or not METHODS[config.method].trains:
         train_inline(config, trial_dir, run, claim.token, terminated)

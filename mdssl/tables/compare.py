@@ -7,7 +7,7 @@ same trials have the same numbers everywhere:
 - Where a dataset was prepared again between scores, only those on its latest images count (`latest_images`).
 - A difference to the baseline of the same settings (`mdssl.tables.baseline.find_baselines`) is taken for each dataset
   and seed first (`paired`). Then differences are averaged. Numbers are rounded once, where they are printed.
-- Means over datasets are over those that the compared trials have in common (`common_datasets`).
+- Means over datasets are over those that the trials of one mixture have in common (`counted_scores`).
 """
 
 from __future__ import annotations
@@ -193,6 +193,34 @@ def common_datasets(
         return []
     chosen = (2 * has[compared].sum(axis=0) > compared.sum()) & has[has_some & baseline].all(axis=0)
     return list(scores.columns[chosen])
+
+
+def counted_scores(
+    scores: pd.DataFrame, mixtures: pd.Series, baseline: np.ndarray, of: str = ""
+) -> tuple[pd.DataFrame, list[str]]:
+    """Mark the scores that means are over: those that the trials of one mixture have in common.
+
+    Those of an untrained encoder are what the trials of all mixtures have in common.
+
+    Args:
+        scores, baseline: as for `common_datasets`, with trial ids as index.
+        mixtures: by trial id; empty for untrained encoders.
+        of: which means, for the notes.
+
+    Returns:
+        Booleans in the shape of ``scores``, and `notes_on_means`.
+    """
+    untrained = (mixtures == "").to_numpy(dtype=bool)
+    counted, notes = pd.DataFrame(False, index=scores.index, columns=scores.columns), []
+    trained_on = list(mixtures[~untrained].unique())
+    for mixture in trained_on:
+        own = (mixtures == mixture).to_numpy(dtype=bool)
+        common = common_datasets(scores[own], untrained=untrained[own], baseline=baseline[own])
+        counted.loc[own, common] = True
+        if scores[own].notna().any(axis=None):
+            notes += notes_on_means(scores[own], common, (f" of {mixture}" if len(trained_on) > 1 else "") + of)
+    counted.loc[untrained, common_datasets(scores, untrained=untrained, baseline=baseline)] = True
+    return counted, notes
 
 
 def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> list[str]:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 
@@ -19,9 +18,8 @@ from mdssl.leaderboard.names import plain_name
 from mdssl.storage.location import Location
 from mdssl.tables.baseline import find_baselines
 from mdssl.tables.compare import (
-    common_datasets,
+    counted_scores,
     latest_images,
-    notes_on_means,
     paired,
     row_means,
     settings_to_show,
@@ -66,7 +64,7 @@ def sweep_table(
         between two scores, only those on its latest images), and
 
         - ``seen``, ``unseen``: means over the datasets that the trial's mixture holds, and over the others, as far as
-          the trials of the mixture have them in common (see `mdssl.tables.compare.common_datasets`); null where the
+          the trials of the mixture have them in common (see `mdssl.tables.compare.counted_scores`); null where the
           trial itself lacks one. With one mixture an untrained encoder's are over the same datasets;
         - ``vs simclr``: the mean over both kinds of datasets of the difference to the trial's baseline
           (`mdssl.tables.baseline.find_baselines`), in points;
@@ -102,7 +100,8 @@ def sweep_table(
     seen_by = {mixture: seen_in(plain_name(mixture).split("+")) for mixture in set(trained_on)}
     seen = pd.DataFrame({name: [plain_name(name) in seen_by[mixture] for mixture in trained_on] for name in datasets})
     seen.index = trials.index
-    counted, notes = _counted(scores, trials["train_mixture"], (trials["method"] == baseline_method).to_numpy(bool))
+    is_baseline = (trials["method"] == baseline_method).to_numpy(bool)
+    counted, notes = counted_scores(scores, trials["train_mixture"], is_baseline)
     table["seen"] = row_means(scores, seen & counted)
     table["unseen"] = row_means(scores, ~seen & counted)
     table[f"vs {baseline_method}"] = row_means(differences, counted)
@@ -137,25 +136,6 @@ def print_sweep_table(df: pd.DataFrame, console: Console | None = None) -> None:
         notes.append(f"failed: {' '.join([row['method'], *asked])}: {row['error']}")
     remarks = () if (df["status"] == "finished").all() else ("status",)
     print_table(Table(frame, tuple(settings), tuple(measures), tuple(notes), remarks), console or Terminal())
-
-
-def _counted(scores: pd.DataFrame, mixtures: pd.Series, baseline: np.ndarray) -> tuple[pd.DataFrame, list[str]]:
-    """Mark the scores that means are over, which the trials of one mixture have in common; and note the others.
-
-    An untrained encoder's are what the trials of all mixtures have in common.
-    """
-    untrained = (mixtures == "").to_numpy(dtype=bool)
-    counted = pd.DataFrame(False, index=scores.index, columns=scores.columns)
-    of_all, notes = common_datasets(scores, untrained=untrained, baseline=baseline), []
-    trained_on = list(mixtures[~untrained].unique())
-    for mixture in trained_on:
-        own = (mixtures == mixture).to_numpy(dtype=bool)
-        common = common_datasets(scores[own], untrained=untrained[own], baseline=baseline[own])
-        counted.loc[own, common] = True
-        if scores[own].notna().any(axis=None):
-            notes += notes_on_means(scores[own], common, f" of {mixture}" if len(trained_on) > 1 else "")
-    counted.loc[untrained, of_all] = True
-    return counted, notes
 
 
 def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:

@@ -13,10 +13,9 @@ import pandas as pd
 from mdssl.errors import InputError, check_name
 from mdssl.tables.baseline import find_baselines
 from mdssl.tables.compare import (
-    common_datasets,
+    counted_scores,
     latest_images,
     mean,
-    notes_on_means,
     paired,
     settings_to_show,
     usual_order,
@@ -89,7 +88,7 @@ def view(
     kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
     baseline_of = find_baselines(kept, board, baseline) if baseline else {}
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
-    averaged = _averaged_datasets(kept, board, baseline_of, notes) if pivot == "eval_dataset" else {}
+    averaged = _averaged(kept, board, baseline_of, notes) if pivot == "eval_dataset" else {}
     if pareto:
         kept = on_front(kept, pareto, notes)
     if pivot:
@@ -153,11 +152,11 @@ def _check(
         )
 
 
-def _averaged_datasets(
+def _averaged(
     rows: pd.DataFrame, board: pd.DataFrame, baseline_of: dict[str, str], notes: list[str]
-) -> dict[tuple[Hashable, ...], list[str]]:
-    """By layer and probe, the datasets that means are over: those that the trials and their baselines in ``board``
-    have in common. Nothing where these are fewer than two."""
+) -> dict[tuple[Hashable, ...], pd.DataFrame]:
+    """By layer and probe, which scores of each trial its means are over (`mdssl.tables.compare.counted_scores`), among
+    the trials of ``rows`` and their baselines in ``board``. Nothing where each trial has at most one."""
     scored = rows[rows["eval_dataset"].notna()]
     of_baselines = board[board["trial_id"].isin(set(baseline_of.values()) - set(rows["trial_id"]))]
     probes = scored["probe"].nunique()
@@ -167,37 +166,42 @@ def _averaged_datasets(
         theirs = theirs[(theirs[list(_WAY)] == list(way)).all(axis=1)]
         compared = pd.concat([own, theirs]) if len(theirs) else own
         scores = compared.groupby(["trial_id", "eval_dataset"])["top1"].first().unstack()
-        untrained = (compared.groupby("trial_id")["train_mixture"].first() == "").to_numpy(dtype=bool)
+        mixtures = compared.groupby("trial_id")["train_mixture"].first()
         is_baseline = scores.index.isin(set(baseline_of.values()))
-        common = common_datasets(scores, untrained=untrained, baseline=is_baseline)
+        of = f" by the {way[1]} probe" if probes > 1 else ""
+        counted, new = counted_scores(scores, mixtures, is_baseline, of)
         if len(scores.columns) > 1:
-            notes += notes_on_means(scores, common, f" by the {way[1]} probe" if probes > 1 else "")
-        if len(common) > 1:
-            found[way] = common
+            notes += new
+        if (counted.sum(axis=1) > 1).any():
+            found[way] = counted
     return found
 
 
 def _with_means(
-    rows: pd.DataFrame, numbers: pd.DataFrame, averaged: dict[tuple[Hashable, ...], list[str]]
+    rows: pd.DataFrame, numbers: pd.DataFrame, averaged: dict[tuple[Hashable, ...], pd.DataFrame]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``rows`` and ``numbers``, and one more row per trial, layer and probe: the means of scores and of differences.
 
     Null where the trial lacks a score. What it cost to train is the same on all datasets.
     """
     of_score = [name for name in numbers.columns if name.partition(" vs ")[0] in SCORES]
-    cells = {(*way, name) for way, names in averaged.items() for name in names}
-    scored = rows[[cell in cells for cell in rows[[*_WAY, "eval_dataset"]].itertuples(index=False)]]
+    by = ["trial_id", *_WAY]
+    cells = {
+        (trial_id, *way, name)
+        for way, counted in averaged.items()
+        for trial_id, names in zip(counted.index, counted.to_numpy(), strict=True)
+        for name in counted.columns[names]
+    }
+    scored = rows[[cell in cells for cell in rows[[*by, "eval_dataset"]].itertuples(index=False)]]
     if scored.empty or not of_score:
         return rows, numbers
-    by = ["trial_id", *_WAY]
     firsts = scored.drop_duplicates(by)
     index = pd.MultiIndex.from_frame(firsts[by])
     groups = scored.groupby(by)
     counts = groups["eval_dataset"].nunique().reindex(index)
-    ways = firsts[list(_WAY)].itertuples(index=False)
-    lacking = [count < len(averaged[tuple(way)]) for way, count in zip(ways, counts, strict=True)]
+    wanted = [averaged[features, probe].loc[trial_id].sum() for trial_id, features, probe in index]
     means = scored[by].join(numbers[of_score]).groupby(by).agg(mean).reindex(index).set_axis(firsts.index)
-    means.loc[lacking] = np.nan
+    means.loc[(counts < wanted).to_numpy()] = np.nan
     of_means = numbers.loc[firsts.index].assign(**means, **dict.fromkeys({"eval_seconds"} & set(numbers), np.nan))
     agree = groups[list(_OF_DATASETS)].nunique(dropna=False).eq(1).reindex(index).set_axis(firsts.index)
     firsts = firsts.assign(**firsts[list(_OF_DATASETS)].where(agree), eval_dataset=MEAN)

@@ -1,5 +1,6 @@
 """Requests to stop while nothing is trained: while a claim is waited for, while images are clustered."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 
 import pytest
+import s3_server
 import safetensors.torch
 import torch
 from factories import tiny_trial
@@ -76,13 +78,14 @@ def start(tiny_data, tmp_path):
     script, running = tmp_path / "script.py", []
     script.write_text(SCRIPT)
 
-    def start(launcher, config):
+    def start(launcher, config, *more, storage=tmp_path):
         command = [*launcher, *([str(script)] if launcher == TORCHRUN else [])]
-        command += ["train", "--data", tiny_data, "--storage", str(tmp_path), "--device", "cpu", "--arch", "resnet18"]
+        command += ["train", "--data", tiny_data, "--storage", str(storage), "--device", "cpu", "--arch", "resnet18"]
         command += ["--domains", *config.domains, "--batch-per-domain", "8", "--precision", "fp32", "--norm", "group"]
         command += ["--method", config.method, "--iterations", "6", "--report-every", "2"]
         if config.method != "mdssl":
             command += ["--warmup-iterations", "3", "--recluster-every", "2", "--num-clusters", "2"]
+        command += more
         said = tmp_path / "said.txt"
         # Where the tests run in the background, SIGINT is ignored, and would be here.
         heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
@@ -122,6 +125,63 @@ def test_a_signal_ends_a_run_that_waits_for_a_claim_with_one_line(start, tmp_pat
     assert "Traceback" not in said()
     claim.check()
     claim.release()
+
+
+FULL_DISK = """
+import sys
+from mdssl.storage import location
+write = location._write_synced
+def write_unless_full(path, data):
+    if "step-00000006" in path.name:
+        raise OSError(28, "No space left on device")
+    write(path, data)
+location._write_synced = write_unless_full
+from mdssl.cli.main import main
+sys.exit(main())
+"""
+
+
+def assert_stops_with_one_line(process, said, uri):
+    process.send_signal(signal.SIGTERM)
+    signalled = time.monotonic()
+    assert process.wait(60) == 128 + signal.SIGTERM, said()
+    assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
+    (line,) = [line for line in said().splitlines() if "goes on" in line]
+    assert f"stopped; nothing could be saved since its last checkpoint, because {uri}" in line
+    assert line.endswith("; the same command goes on from there")
+    assert "Traceback" not in said()
+
+
+@pytest.mark.slow
+def test_sigterm_while_a_checkpoint_cannot_be_written_ends_training_with_the_one_before(start, tmp_path):
+    """It is the last one, whose writing is retried."""
+    process, said = start([sys.executable, "-c", FULL_DISK], tiny_trial(), "--checkpoint-seconds", "0")
+    wait_for(lambda: "it is tried again" in said(), why=said)
+    assert_stops_with_one_line(process, said, tmp_path)
+    (trial,) = (tmp_path / "trials").iterdir()
+    assert sorted(os.listdir(trial / "checkpoints")) == ["step-00000002.safetensors", "step-00000004.safetensors"]
+    assert not list(trial.glob("claim*"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_sigterm_while_a_bucket_is_away_ends_training_with_what_was_saved_before(start, gate, bucket):
+    away = threading.Event()
+
+    def refuses(method, path):
+        if method == "PUT" and "step-00000006" in path:
+            away.set()
+        return away.is_set()
+
+    gate.refuses = refuses
+    process, said = start(ONE, tiny_trial(), "--checkpoint-seconds", "0", storage=bucket)
+    wait_for(lambda: "it is tried again" in said(), why=said)
+    assert_stops_with_one_line(process, said, bucket)
+    gate.refuses = s3_server.nothing
+    process, said = start(ONE, tiny_trial(), storage=bucket)
+    assert process.wait(200) == 0, said()
+    (trial,) = (Location.of(bucket) / "trials").names()
+    assert json.loads((Location.of(bucket) / "trials" / trial / "run.json").read_bytes())["from_step"] == 4
 
 
 @pytest.mark.ddp

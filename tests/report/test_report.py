@@ -326,9 +326,9 @@ def test_a_storage_that_is_mistyped_leaves_an_earlier_report_as_it_is(storage, t
 
 def test_what_is_usual_is_what_more_than_half_have():
     trials = [config(lambda2=weight).to_dict() for weight in (0.0, 0.0, 0.05, 0.1, 0.2)]
+    trials[4]["lambda1"], trials[4]["domains"] = 0.5, ["svhn"]
     usual = usual_settings(trials)
-    assert "lambda2" not in usual
-    assert usual["lambda1"] == trials[0]["lambda1"]
+    assert usual == {"lambda1": trials[0]["lambda1"], "domains": trials[0]["domains"]}
 
 
 def test_it_says_what_the_numbers_cannot_tell(storage, tmp_path, figures):

@@ -426,6 +426,8 @@ def test_who_takes_a_claim_removes_what_killed_writers_left(trial_dir):
     with Claim(trial_dir) as claim:
         claim.take()
         assert not any(file.exists() for file in left)
+        left[1].write_bytes(b"half, by a worker of this owner that was killed")
+    assert not left[1].exists()
     assert others.exists()
     assert (trial_dir / "checkpoints").names() == ["step-00000001.safetensors"]
 

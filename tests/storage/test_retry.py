@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 
@@ -11,6 +12,7 @@ import fsspec
 import pyarrow.fs
 import pytest
 
+from mdssl.errors import StoppedError
 from mdssl.storage import retry as retries
 from mdssl.storage.location import Location
 from mdssl.storage.retry import StorageLostError, retrying
@@ -198,3 +200,45 @@ def test_a_wall_clock_that_jumps_changes_no_patience(tmp_path, monkeypatch):
     with retrying(60):
         (Location.of(tmp_path) / "row").write_bytes(b"new")
     assert (tmp_path / "row").read_bytes() == b"new"
+
+
+def test_a_request_to_stop_ends_retries_and_all_later_requests_at_once(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(retries, "_SECONDS_AFTER_STOP", 0.1)
+    monkeypatch.setattr(retries, "_FIRST_PAUSE", 50.0)
+    (folder, fault), stop = bucket(AWAY, times=10**6), threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    begun = time.monotonic()
+    with retrying(60, stop_requested=stop.is_set):
+        with retrying(50, stop_requested=lambda: False), pytest.raises(StoppedError, match=r"cannot be used .*NETWORK"):
+            folder.names()
+        left = fault.left
+        with pytest.raises(StorageLostError, match="not used any more"):
+            folder.names()
+        assert fault.left == left, "it is not tried again"
+        full_disk(monkeypatch, FULL, times=1)
+        with pytest.raises(OSError, match="No space left"):
+            (Location.of(tmp_path) / "row").write_bytes(b"new")
+        (Location.of(tmp_path) / "row").write_bytes(b"new")
+    assert 0.3 < time.monotonic() - begun < 5
+
+
+def test_a_storage_that_is_away_for_a_moment_still_gets_what_is_saved_at_a_stop(tmp_path, monkeypatch):
+    full_disk(monkeypatch, FULL, times=4)
+    with retrying(60, stop_requested=lambda: True):
+        (Location.of(tmp_path) / "row").write_bytes(b"new")
+    assert (tmp_path / "row").read_bytes() == b"new"
+
+
+def test_ctrl_c_while_a_request_is_retried_makes_later_requests_fail_at_once(bucket, monkeypatch):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    folder, fault = bucket(AWAY, times=10**6)
+    with retrying(60, stop_requested=lambda: False):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(time, "sleep", interrupt)
+            folder.names()
+        left = fault.left
+        with pytest.raises(StorageLostError, match="not used any more"):
+            folder.names()
+    assert fault.left == left

@@ -7,10 +7,17 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from processes import ours, wait_for
+from rich.console import Console
+
+from mdssl.errors import InputError
+from mdssl.leaderboard.board import read_rows
+from mdssl.storage.location import Location
+from mdssl.sweep.stopping import Stop
 
 ONE_TRIAL = f"""
 import sys
@@ -116,6 +123,40 @@ def test_a_signal_before_trials_train_ends_the_sweep_with_one_line(sweep, number
     assert sweep.said().splitlines()[-1] == f"{word}; the same command goes on from what was saved."
     assert "Traceback" not in sweep.said()
     wait_for(lambda: not ours(sweep.token), 60, why=lambda: ours(sweep.token))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sigterm_while_a_trial_is_evaluated_ends_the_sweep_and_the_same_command_scores_it(sweep, tmp_path):
+    sweep.start("--iterations", "2", "--probe", "sgd", "--probe-epochs", "10000000")
+    sweep.wait(lambda: ": evaluating" in sweep.said())
+    time.sleep(2)
+    sweep.process.send_signal(signal.SIGTERM)
+    signalled = time.monotonic()
+    assert sweep.process.wait(60) == 128 + signal.SIGTERM, sweep.said()
+    assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
+    assert sweep.said().splitlines()[-1] == "terminated; the same command goes on from what was saved."
+    assert "Traceback" not in sweep.said()
+    wait_for(lambda: not ours(sweep.token), 60, why=lambda: ours(sweep.token))
+    results = tmp_path / "results"
+    (encoder,) = results.glob("trials/*/encoder.safetensors")
+    assert not list(results.glob("leaderboard/*")) and not list(results.rglob("*.tmp"))
+    trained = encoder.stat().st_mtime_ns
+    sweep.start("--iterations", "2", "--probe", "sgd", "--probe-epochs", "2")
+    assert sweep.process.wait(400) == 0, sweep.said()
+    assert encoder.stat().st_mtime_ns == trained
+    rows = read_rows(Location.of(results), encoder.parent.name)
+    assert [row["status"] for row in rows] == ["finished"]
+
+
+def test_a_sweep_in_a_thread_is_refused_before_anything_is_started():
+    def run():
+        with Stop(Console()).on_signals():
+            pytest.fail("it was started")
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match="started in a thread.* main thread"):
+        pool.submit(run).result()
 
 
 HANGS = """

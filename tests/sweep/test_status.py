@@ -230,3 +230,20 @@ def test_a_damaged_file_is_named(storage):
 def test_it_needs_neither_torch_nor_ray():
     code = "import sys, mdssl.sweep.status; print({'torch', 'ray'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_the_eta_counts_the_evaluation_of_what_trains_and_what_is_being_evaluated(storage):
+    def said():
+        out = io.StringIO()
+        print_status(storage, Console(file=out, width=80))
+        return out.getvalue().splitlines()[0]
+
+    slow, evaluated, done = config(seed=0), config(seed=1), config(seed=2)
+    begin(storage, slow, step=40, views_per_second=20.0)
+    begin(storage, evaluated, step=100, training={"status": "finished", "step": 100})
+    # 60 steps of 40 views.
+    assert said().endswith("1 training, 1 evaluating; ETA over 2m00s of those at work")
+    scores = [finished_score(done, name) | {"eval_seconds": seconds} for name, seconds in (("a", 90.0), ("b", 60.0))]
+    write_rows(storage, done.trial_id, scores)
+    # One after another: the second begins 30 seconds after its training.
+    assert said().endswith("1 training, 1 evaluating, 1 finished; ETA 5m00s of those at work")

@@ -17,6 +17,7 @@ from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_results
 from mdssl.tables.printing import print_leaderboard, print_one_table
 from mdssl.tables.render import TERMINAL_ROWS
+from mdssl.tables.sweep_table import sweep_table
 from mdssl.tables.view import view
 
 DOMAINS = ("cifar10", "svhn")
@@ -42,18 +43,39 @@ CONFIGS = {
 CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
 
 
-@pytest.fixture
-def swept(storage) -> str:
-    for key, config in CONFIGS.items():
+OTHERS = ("stl10", "eurosat", "dtd")
+# Trials of a second mixture, which lack two of the datasets that the means of the first are over.
+OTHER_SCORES = {
+    ("simclr", 0): {"stl10": 61.3, "eurosat": 74.9, "dtd": 8.0},
+    ("mdssl", 0): {"stl10": 58.2, "eurosat": 77.7, "dtd": 9.9, "svhn": 50.0},
+    ("other", 0): {"stl10": 60.2, "eurosat": 70.7, "dtd": 3.9},
+}
+OTHER_EXPECTED = {
+    key: sum(OTHER_SCORES[key][name] - OTHER_SCORES["simclr", 0][name] for name in OTHERS) / 3 for key in OTHER_SCORES
+}
+OTHER_CONFIGS = {
+    (name, seed): TrialConfig(domains=OTHERS, seed=seed, precision="fp32", **LAMBDAS[name])
+    for name, seed in OTHER_SCORES
+}
+
+
+def write(storage: str, configs: dict, scores: dict) -> str:
+    for key, config in configs.items():
         made = failed_row(config, "", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00")
         rows = []
-        for name, top1 in SCORES[key].items():
-            own = {"features": "encoder", "probe": "lbfgs", "top1": top1, "seen": name in DOMAINS, "eval_dataset": name}
+        for name, top1 in scores[key].items():
+            seen = name in config.domains
+            own = {"features": "encoder", "probe": "lbfgs", "top1": top1, "seen": seen, "eval_dataset": name}
             counts = {column: row(name)[column] for column in ("num_classes", "num_train", "num_test")}
             cost = {"train_seconds": 60.0, "num_workers": 1, "device": "cpu"}
             rows.append(made | own | counts | cost | {"status": "finished", "error": None})
         write_rows(storage, config.trial_id, rows)
     return storage
+
+
+@pytest.fixture
+def swept(storage) -> str:
+    return write(storage, CONFIGS, SCORES)
 
 
 def printed(text: str) -> dict[tuple[str, int], str]:
@@ -96,6 +118,27 @@ def test_the_difference_to_the_baseline_is_one_number_in_all_views(swept, capsys
     over = view(rows, over_seeds=True, baseline=("simclr",)).frame.set_index(["method", "lambda1"])
     mean = (EXPECTED["mdssl", 0] + EXPECTED["mdssl", 1]) / 2
     assert over.loc[("mdssl", 1.0), "average_vs_simclr_mean"] == mean
+
+
+def test_several_mixtures_have_the_means_and_differences_that_each_has_alone(swept):
+    write(swept, OTHER_CONFIGS, OTHER_SCORES)
+    rows = with_settings(read(swept))
+    expected = {CONFIGS[key].trial_id: EXPECTED[key] for key in EXPECTED}
+    expected |= {OTHER_CONFIGS[key].trial_id: OTHER_EXPECTED[key] for key in OTHER_EXPECTED}
+    shown = {trial_id: f"{round(value, 1) + 0.0:+.1f}" for trial_id, value in expected.items()}
+    frame = view(rows, baseline=("simclr",)).frame.set_index("trial_id")
+    assert frame["average_vs_simclr"].dropna().to_dict() == pytest.approx(expected)
+    own = [row for row in trial_table(rows).rows if row.trial_id in shown]
+    (place,) = [number for number, column in enumerate(trial_table(rows).columns) if column.name == "vs simclr"]
+    assert {row.trial_id: row.cells[place][0] for row in own} == shown
+    for mixture in sorted(set(rows["train_mixture"])):
+        datasets = sorted(rows["eval_dataset"].unique())
+        alone = sweep_table(rows, mixtures=[mixture], datasets=datasets)["vs simclr"].dropna()
+        assert alone.to_dict() == pytest.approx({name: expected[name] for name in alone.index})
+        assert set(alone.index) == set(expected) & set(rows["trial_id"][rows["train_mixture"] == mixture])
+        kept = rows[rows["train_mixture"] == mixture]
+        averages = view(kept, baseline=("simclr",)).frame.set_index("trial_id")["average"].dropna()
+        assert averages.to_dict() == frame["average"].dropna()[averages.index].to_dict()
 
 
 def test_means_over_datasets_are_one_number_in_tables_and_figures(swept):

@@ -1,0 +1,197 @@
+"""How long a running sweep still takes: `eta`, and `Pace`, which learns from its trials how long each part takes.
+
+A trial waits for a slot, starts its processes, trains and is evaluated. All times are in seconds, on any one clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mdssl.config.methods import METHODS
+from mdssl.config.trial import TrialConfig
+
+_EARLIER_TRIALS = 20
+
+
+class Left(NamedTuple):
+    """What is left of a trial: seconds until it is trained (below 0: it has been for so long), and to evaluate it."""
+
+    train: float
+    evaluate: float
+
+
+def eta(
+    running: Iterable[Left],
+    queued: Sequence[Left],
+    *,
+    slots: int,
+    at_once: int | None = None,
+    evaluator_free: float = float("-inf"),
+) -> float:
+    """Seconds until all trials have been trained, and evaluated one after another.
+
+    Args:
+        running: trials that have a slot.
+        queued: trials that wait for one, in this order.
+        slots: trials that train at a time.
+        at_once: trials that train or are evaluated at a time; default ``slots``: a trial keeps its slot while it is
+            evaluated.
+        evaluator_free: seconds until the evaluator is free (below 0: it has been for so long).
+    """
+    # When each trains to its end, how long it is evaluated, and whether it has a training slot until then.
+    ends = [(left.train, left.evaluate, left.train > 0) for left in running]
+    heapq.heapify(ends)
+    free_slots = [0.0] * (slots - sum(trains for *_, trains in ends))
+    free_places = [0.0] * ((at_once or slots) - len(ends))
+    waiting, last = list(reversed(queued)), 0.0
+    while waiting or ends:
+        while waiting and free_slots and free_places:
+            start, trial = max(heapq.heappop(free_slots), heapq.heappop(free_places)), waiting.pop()
+            heapq.heappush(ends, (start + trial.train, trial.evaluate, True))
+        trained, evaluate, trains = heapq.heappop(ends)
+        # What should have ended by now ends now.
+        evaluator_free = last = max(max(trained, evaluator_free) + evaluate, 0.0)
+        heapq.heappush(free_places, evaluator_free)
+        if trains:
+            heapq.heappush(free_slots, trained)
+    return last
+
+
+def views_of(config: TrialConfig, steps: int) -> int:
+    """The augmented images of so many steps of a trial; 0 for a method that does not train."""
+    if not METHODS[config.method].trains:
+        return 0
+    groups = config.num_clusters if METHODS[config.method].finds_domains else len(config.domains)
+    assert groups is not None  # `TrialConfig` sets num_clusters for a method that finds domains
+    return 2 * groups * config.batch_per_domain * steps
+
+
+def evaluation_seconds(
+    rows: pd.DataFrame, datasets: Collection[str], scores: Collection[tuple[str, str]]
+) -> float | None:
+    """The median over the latest trials of the time that their scores took; None where no trial has them all.
+
+    Args:
+        rows: of the leaderboard.
+        datasets, scores: evaluation datasets, and layers and names of probes (`mdssl.sweep.grid.scores_of`).
+    """
+    is_wanted = [pair in scores for pair in zip(rows["features"], rows["probe"], strict=True)]
+    rows = rows[pd.Series(is_wanted, index=rows.index, dtype=bool)]
+    rows = rows[(rows["status"] == "finished") & rows["eval_dataset"].isin(list(datasets))]
+    rows = rows.sort_values("finished_at").drop_duplicates(["trial_id", "eval_dataset", "features", "probe"])
+    trials = rows.groupby("trial_id", sort=False)["eval_seconds"].agg(["sum", "count"])
+    complete = trials[trials["count"] == len(datasets) * len(scores)]["sum"]
+    return float(complete.tail(_EARLIER_TRIALS).median()) if len(complete) else None
+
+
+@dataclass
+class _Trial:
+    """``phase`` is queued, starting, training, evaluating or done; ``since``, when that began or was last reported."""
+
+    config: TrialConfig
+    step: int = 0
+    phase: str = "queued"
+    since: float = 0.0
+    views_per_second: float | None = None
+
+
+class Pace:
+    """Learns from the reports of trials how long starting, training and evaluation take.
+
+    Args:
+        slots, at_once: as for `eta`.
+        evaluate: seconds of an evaluation, as `evaluation_seconds` knows them from earlier trials, until the first
+            trial of this sweep has been evaluated.
+    """
+
+    def __init__(self, slots: int = 1, at_once: int | None = None, evaluate: float | None = None):
+        self.slots, self.at_once, self.evaluate_before = slots, at_once, evaluate
+        self.trials: dict[str, _Trial] = {}
+        self.starts: list[float] = []
+        self.evaluations: list[float] = []
+        self.evaluator_free = float("-inf")
+
+    def add(self, config: TrialConfig, step: int = 0) -> None:
+        """Count a trial, which has a checkpoint of ``step``."""
+        self.trials[config.trial_id] = _Trial(config, step)
+
+    def begin(self, trial_id: str, now: float) -> None:
+        """The process of a trial has started, or starts again."""
+        trial = self.trials[trial_id]
+        # One more than there are slots waits for one.
+        if sum(other.phase in ("starting", "training") for other in self.trials.values()) < self.slots:
+            trial.phase, trial.since = "starting", now
+
+    def report(self, trial_id: str, result: dict[str, Any], now: float) -> None:
+        """Take what a trial reports: ``phase``, and ``step`` and ``views_per_second`` while it trains."""
+        trial, phase = self.trials[trial_id], result.get("phase", "training")
+        if trial.phase == "starting" and phase in ("training", "evaluating"):
+            trained = 0.0
+            if phase == "training":
+                trained = views_of(trial.config, result["step"] - trial.step) / result["views_per_second"]
+            self.starts.append(max(now - trial.since - trained, 0.0))
+        if trial.phase == "evaluating" and phase == "finished":
+            # It may have waited for others.
+            self.evaluations.append(now - max(trial.since, self.evaluator_free))
+        if trial.phase == "evaluating":
+            self.evaluator_free = now
+        if phase == "training":
+            trial.step, trial.views_per_second = result["step"], result["views_per_second"]
+        elif phase == "queued":
+            trial.step = result.get("reached", result.get("step_saved", trial.step))
+        trial.phase, trial.since = phase if phase in ("training", "evaluating", "queued") else "done", now
+
+    def left(self, now: float, more: int = 0) -> tuple[float | None, bool]:
+        """Seconds until all trials are done, and ``more`` that are not known yet; None before the first report.
+
+        The second value tells whether that is too little, because nothing is known of evaluations yet.
+        """
+        trials = list(self.trials.values())
+        speeds = [trial.views_per_second for trial in trials if trial.views_per_second]
+        usual = fmean(speeds) if speeds else None
+        start = fmean(self.starts) if self.starts else 0.0
+        evaluate, is_known = self._evaluation(now)
+        if usual is None and any(views_of(t.config, 1) and t.phase in ("queued", "starting") for t in trials):
+            return None, False
+
+        def training(trial: _Trial) -> float:
+            views = views_of(trial.config, trial.config.iterations - trial.step)
+            return views / (trial.views_per_second or usual or 1.0)
+
+        seconds: dict[str, Callable[[_Trial], float]] = {
+            "starting": lambda trial: max(start - (now - trial.since), 0.0) + training(trial),
+            "training": lambda trial: max(training(trial) - (now - trial.since), 0.0),
+            "evaluating": lambda trial: trial.since - now,
+        }
+        running = [Left(seconds[t.phase](t), evaluate) for t in trials if t.phase in seconds]
+        queued = [Left(start + training(t), evaluate) for t in trials if t.phase == "queued"]
+        if more > 0 and trials:
+            queued += [Left(start + fmean(self._whole(t, usual) for t in trials), evaluate)] * more
+        return (
+            eta(
+                running,
+                queued,
+                slots=max(self.slots, sum(left.train > 0 for left in running)),
+                at_once=max(self.at_once or self.slots, len(running)),
+                evaluator_free=self.evaluator_free - now,
+            ),
+            not is_known,
+        )
+
+    @staticmethod
+    def _whole(trial: _Trial, usual: float | None) -> float:
+        return views_of(trial.config, trial.config.iterations) / (trial.views_per_second or usual or 1.0)
+
+    def _evaluation(self, now: float) -> tuple[float, bool]:
+        """The seconds that one takes, and whether that is known; else at least what the first has taken so far."""
+        if self.evaluations:
+            return fmean(self.evaluations), True
+        if self.evaluate_before is not None:
+            return self.evaluate_before, True
+        return max((now - t.since for t in self.trials.values() if t.phase == "evaluating"), default=0.0), False

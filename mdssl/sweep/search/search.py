@@ -1,0 +1,167 @@
+"""A search: which trials it has, and the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mdssl.config.methods import METHODS
+from mdssl.config.trial import TrialConfig
+from mdssl.errors import InputError
+from mdssl.storage.location import Location
+from mdssl.sweep.grid import Work, plan, trials
+from mdssl.sweep.search.history import History
+from mdssl.sweep.search.sampler import check_sampler, next_point
+from mdssl.sweep.search.settings import rungs
+from mdssl.sweep.search.space import Space
+from mdssl.sweep.settings import SweepSettings
+
+_MOST_OF_A_GRID = 100_000
+
+
+class Trials:
+    """The trials of a sweep: those of a grid, or those that a search has and will have.
+
+    Args:
+        methods: names of methods, or settings that differ, e.g. ``{"method": "mdssl-robust", "epsilon": 0.5}``. Those
+            with λ1 and λ2, or where there are none those that train, are searched and may end early; the others are
+            baselines.
+
+    Attributes:
+        history: what the storage knows of them; None of a grid whose trials all train to the end.
+        started: those that Tune has got in this process.
+        space: of a search, or of a grid with ranges.
+
+    Raises:
+        InputError: settings that training or a search cannot have.
+    """
+
+    def __init__(self, storage: Location, settings: SweepSettings, methods: Sequence[str | Mapping[str, Any]]):
+        self.storage, self.settings = storage, settings
+        entries = settings.entries(*methods)
+        searched = [entry for entry in entries if METHODS[entry["method"]].weighs_domains]
+        searched = searched or [entry for entry in entries if METHODS[entry["method"]].trains]
+        self.searched_methods = {entry["method"] for entry in searched}
+        self.space: Space | None = None
+        self.history: History | None = None
+        self.started: list[TrialConfig] = []
+        self.extended: set[str] = set()
+        self.rungs = rungs(settings, settings.iterations)
+        if settings.search == "grid" and not settings.range:
+            self.fixed = trials(settings, settings.expand(*methods))
+        else:
+            baselines = [entry for entry in entries if entry not in searched]
+            at_first = replace(settings, temperature=settings.temperature[:1], grid=(), range=())
+            self.fixed = trials(at_first, at_first.expand(*baselines))
+            self.space = self._space(searched)
+        if settings.search != "grid":
+            check_sampler(settings.search)
+            space = self.space
+            assert space is not None
+            self.history = History(storage, settings, lambda config: space.point_of(config) is not None)
+        elif self.space:
+            self.fixed += [self.space.trial(point) for point in self.space.points()]
+        self._check_lengths()
+        if settings.search == "grid" and settings.skips_stopped:
+            own = {config.trial_id for config in self.fixed if self.may_end_early(config)}
+            self.history = History(storage, settings, lambda config: config.trial_id in own)
+        self.extended = self._extended()
+
+    def _space(self, searched: list[dict[str, Any]]) -> Space:
+        settings, space = self.settings, Space(self.settings, searched)
+        if not space.axes:
+            raise InputError(
+                f"search {settings.search!r} has nothing to choose: give --range, such as --range lambda1 0.8 1, or "
+                "several values, such as --lambda2 0 0.1."
+            )
+        if settings.search == "grid" and space.size > _MOST_OF_A_GRID:
+            raise InputError(
+                f"a grid over {space} has {space.size:,.0f} trials; give each --range a step, or use --search "
+                "optuna or random."
+            )
+        return space
+
+    def _check_lengths(self) -> None:
+        if self.settings.scheduler == "none":
+            return
+        names = [axis.name for axis in self.space.axes] if self.space else self.settings.grid_axes
+        if "iterations" in names:
+            raise InputError(
+                f"scheduler {self.settings.scheduler!r} compares trials of one length, but iterations varies; give one "
+                "value, or use --scheduler none."
+            )
+
+    def _extended(self) -> set[str]:
+        wanted = self.settings.extend
+        if not wanted:
+            return set()
+        stopped = [each for each in self.history.ordered() if each.status == "stopped"] if self.history else []
+        if wanted > len(stopped):
+            raise InputError(
+                f"extend is {wanted}, but {len(stopped)} trials of this sweep ended early; give at most that many, "
+                "with the --search or --scheduler that ended them."
+            )
+        stopped.sort(key=lambda each: each.last_score, reverse=True)
+        return {each.config.trial_id for each in stopped[:wanted]}
+
+    def may_end_early(self, config: TrialConfig) -> bool:
+        """Whether a scheduler may end this trial: baselines, and trials that are extended, train to the end."""
+        is_searched = config.method in self.searched_methods
+        return bool(self.rungs) and is_searched and config.trial_id not in self.extended
+
+    @property
+    def configs(self) -> list[TrialConfig]:
+        """All trials so far, baselines first."""
+        own = [each.config for each in self.history.ordered()] if self.space and self.history else []
+        return list({config.trial_id: config for config in [*self.fixed, *own]}.values())
+
+    def works(self, configs: Sequence[TrialConfig] | None = None) -> list[Work]:
+        """The work that is left of each trial; see `mdssl.sweep.grid.plan`."""
+        works = plan(self.storage, list(configs or self.configs), self.settings)
+        return [
+            replace(
+                work,
+                state="resume" if work.config.trial_id in self.extended and work.state == "stopped" else work.state,
+                may_end_early=self.may_end_early(work.config),
+            )
+            for work in works
+        ]
+
+    @property
+    def to_choose(self) -> int | None:
+        """How many trials a search may still choose; None if only its time limits it."""
+        if self.settings.search == "grid":
+            return 0
+        assert self.history is not None
+        wanted = self.settings.trials
+        return None if wanted is None else max(0, wanted - len(self.history.trials))
+
+    def choose(self) -> Work | None:
+        """The next trial of a search; None when it has all its trials, or knows all of its space."""
+        if self.settings.search == "grid":
+            return None
+        assert self.history is not None and self.space is not None
+        self.history.refresh()
+        if self.to_choose == 0:
+            return None
+        seed = self.settings.seeds[0]
+        point = next_point(self.space, self.history.ordered(), kind=self.settings.search, seed=seed)
+        if point is None:
+            return None
+        config = self.space.trial(point)
+        self.history.begin(config)
+        return self.works([config])[0]
+
+    def scores(self) -> dict[str, dict[int, float]]:
+        """The validation scores that the storage has of all trials at the steps where they may end, by id and step."""
+        assert self.history is not None
+        return {
+            trial_id: {step: score for step, score in known.scores.items() if step in self.rungs}
+            for trial_id, known in self.history.trials.items()
+        }
+
+    def ended(self, trial_id: str) -> None:
+        """Take note of a trial that has ended, here or in another sweep."""
+        if self.history and trial_id in self.history.trials:
+            self.history.update(trial_id)

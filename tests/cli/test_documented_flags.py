@@ -1,0 +1,62 @@
+"""Flags that the documentation and the sweeps' own help name are flags that those commands have."""
+
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from sweep_runs import SWEEPS, load_script
+
+from mdssl.cli.main import COMMANDS
+from mdssl.sweep.settings import SweepSettings
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(SWEEPS.glob("*.py"))]
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
+COMMAND = re.compile(r"\bmdssl (data [a-z]+|[a-z]+)|\bsweeps/([a-z_]+)\.py")
+FOREIGN = set(
+    FLAG.findall("""--help --version --no-wait --submission-id --generate --schedule
+    aws: --capabilities --filters --instance-types --max-items --parameter-overrides --product-descriptions --query
+    --region --service-code --stack-name --template-file
+    sbatch and srun: --cpus-per-task --gres --nodes --ntasks --open-mode --requeue --signal --time
+    git, torchrun, tensorboard: --abbrev --always --dirty --exclude --nproc-per-node --logdir""")
+)
+
+
+def flags_of(settings: type) -> set[str]:
+    """A setting that is on by default has a flag to switch it off."""
+    return {f"--{'no-' * (field.default is True)}{field.name.replace('_', '-')}" for field in fields(settings)}
+
+
+def of_sweep(name: str) -> set[str]:
+    kinds = [kind for kind in vars(load_script(name)).values() if isinstance(kind, type) and is_dataclass(kind)]
+    return set().union(*(flags_of(kind) for kind in kinds if issubclass(kind, SweepSettings)))
+
+
+KNOWN = {name: flags_of(settings) for name, (settings, _) in COMMANDS.items()}
+KNOWN |= {path.stem: of_sweep(path.stem) for path in SWEEPS.glob("*.py")}
+EVERY = set().union(*KNOWN.values()) | FOREIGN
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_that_are_named_exist(page):
+    text = page.read_text()
+    if page.name == "CHANGELOG.md":
+        text = text.partition("\n## ")[2].partition("\n## ")[0]
+    unknown = set(FLAG.findall(text)) - EVERY
+    assert not unknown
+
+
+def test_each_command_that_is_shown_has_the_flags_that_stand_there():
+    seen = 0
+    for page in PAGES:
+        for line in page.read_text().replace("\\\n", " ").splitlines():
+            parts = list(COMMAND.finditer(line))
+            # What follows a command in prose or after a pipe is not its own.
+            if len(parts) != 1 or not re.match(r"\s*(\$ )?(python |uv run )?(mdssl|sweeps/)", line):
+                continue
+            name = parts[0][1] or parts[0][2]
+            found = set(FLAG.findall(line[parts[0].end() :].partition(" | ")[0])) - FOREIGN
+            assert found <= KNOWN[name], (page.name, line)
+            seen += bool(found)
+    assert seen > 20

@@ -1,0 +1,101 @@
+"""The next point of a search follows from what is known and the seed alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mdssl.sweep.search.history import Observation
+from mdssl.sweep.search.sampler import next_point
+from mdssl.sweep.search.space import Space
+from mdssl.sweep.settings import SweepSettings
+
+LR = ("learning_rate", "0.1", "10", "log")
+KINDS = ["random", "optuna"]
+
+
+@pytest.fixture(scope="module")
+def space(tiny_data):
+    return space_of(tiny_data, ("lambda1", "0.8", "1"), LR)
+
+
+def space_of(data, *ranges, **given):
+    settings = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
+    return Space(SweepSettings(**settings | {"data": data, "range": ranges} | given), [{"method": "mdssl"}])
+
+
+def objective(point) -> float:
+    """The best is at lambda1 0.9 and a learning rate of 1."""
+    return 100 - 400 * abs(point["lambda1"] - 0.9) - 30 * abs(np.log10(point["learning_rate"]))
+
+
+def observed(space, point, number, *, status="finished") -> Observation:
+    value = objective(point)
+    return Observation(
+        config=space.trial(point),
+        status=status,
+        started_at=f"2026-01-01T00:{number // 60:02d}:{number % 60:02d}",
+        value=value if status == "finished" else None,
+        scores={10: value / 2} if status in ("finished", "stopped") else {},
+    )
+
+
+def run(space, kind, count, *, seed=0, known=(), status=lambda point: "finished"):
+    known = list(known)
+    while len(known) < count:
+        point = next_point(space, known, kind=kind, seed=seed)
+        known.append(observed(space, point, len(known), status=status(point)))
+    return known
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_that_was_killed_chooses_the_same_points(space, kind):
+    def status(point):
+        return "finished" if objective(point) > 60 else "stopped"
+
+    undisturbed = [each.config.trial_id for each in run(space, kind, 16, status=status)]
+    assert len(set(undisturbed)) == 16
+    for killed_after in (0, 5, 11):
+        begun = run(space, kind, killed_after, status=status)
+        again = run(space, kind, 16, known=begun, status=status)
+        assert [each.config.trial_id for each in again] == undisturbed
+    assert [each.config.trial_id for each in run(space, kind, 16, seed=1)] != undisturbed
+
+
+def test_optuna_looks_where_it_was_good_and_random_does_not(space):
+    late = {kind: [] for kind in KINDS}
+    for kind in KINDS:
+        for seed in range(4):
+            late[kind] += [objective(space.point_of(each.config)) for each in run(space, kind, 30, seed=seed)[15:]]
+    assert np.median(late["optuna"]) > np.median(late["random"]) + 5
+
+
+def test_optuna_avoids_what_ended_early(space):
+    """Trials below lambda1 0.9 end early with a low score; those above are all equally good."""
+
+    def flat(number):
+        point = {"lambda1": round(0.8 + number / 100, 3), "learning_rate": 1.0}
+        bad = point["lambda1"] < 0.9
+        found = observed(space, point, number, status="stopped" if bad else "finished")
+        return replace(found, value=None if bad else 50.0, scores={10: 10.0})
+
+    known = [flat(number) for number in range(20)]
+    points = [next_point(space, known, kind="optuna", seed=seed) for seed in range(60)]
+    assert np.mean([point["lambda1"] >= 0.9 for point in points]) > 0.6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_finite_space_is_searched_to_its_end_without_repetition(tiny_data, kind):
+    space = space_of(tiny_data, ("lambda1", "0.8", "1", "0.1"), grid=(("learning_rate", "1", "2"),))
+    known = run(space, kind, 6)
+    assert {each.config.trial_id for each in known} == {space.trial(point).trial_id for point in space.points()}
+    assert next_point(space, known, kind=kind, seed=0) is None
+
+
+def test_trials_that_run_keep_the_next_one_away(space):
+    """With the constant liar a running trial counts as bad, so that two do not look at one place at once."""
+    known = run(space, "optuna", 14)
+    first = next_point(space, known, kind="optuna", seed=0)
+    running = observed(space, first, 0, status="begun")
+    second = next_point(space, [*known, running], kind="optuna", seed=0)
+    assert second != first

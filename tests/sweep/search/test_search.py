@@ -1,0 +1,163 @@
+"""A search from start to end: what it tries, what it ends early, and that a kill changes neither."""
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from factories import CONTEXT
+from sweep_runs import SWEEPS, TINY, Running, assert_nothing_is_left_over, run_here
+
+from mdssl import Sweep
+from mdssl.leaderboard.board import write_rows
+from mdssl.pretrain.checkpoint import latest_step
+from mdssl.pretrain.trial_files import now
+from mdssl.storage.location import Location
+from mdssl.sweep.rows import failed_row
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+
+RUNGS = (2, 6)
+TRIALS = 9
+SPACE = ["--range", "lambda1", "0.8", "1", "0.05", "--range", "learning_rate", "0.05", "5", "log"]
+SEARCH = [
+    *TINY,
+    *SPACE,
+    "--trials",
+    TRIALS,
+    "--iterations",
+    18,
+    "--grace-steps",
+    2,
+    "--report-every",
+    2,
+    "--max-concurrent",
+    1,
+]
+
+
+@pytest.fixture(scope="module")
+def search(cluster, tiny_data):
+    """The flags of a search that tries one trial at a time."""
+    return [*SEARCH, "--address", cluster, "--data", tiny_data, "--executor", "inline", "--checkpoint-seconds", 0]
+
+
+@pytest.fixture(scope="module")
+def searched(search, tmp_path_factory):
+    """The storage of such a search, and what it said."""
+    storage = tmp_path_factory.mktemp("searched") / "results"
+    return storage, run_here(*search, "--storage", storage, script="search")
+
+
+def history(storage):
+    """The trials of a search in the order in which they began: id, status, step and the scores at the rungs."""
+    board = pd.read_parquet(storage / "leaderboard")
+    board = board[board["method"] == "mdssl"]
+    found = []
+    for trial_id, rows in board.sort_values("started_at").groupby("trial_id", sort=False):
+        metrics = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet").dropna(subset="val_knn_top1")
+        scores = dict(zip(metrics["step"], metrics["val_knn_top1"], strict=True))
+        (status,), (step,) = rows["status"].unique(), rows["step"].unique()
+        found.append((trial_id, status, step, {rung: scores[rung] for rung in RUNGS if rung in scores}))
+    return found
+
+
+def test_a_search_has_as_many_trials_as_asked_for_and_ends_those_that_fall_behind(searched):
+    storage, said = searched
+    trials = history(storage)
+    assert len(trials) == TRIALS
+    assert {status for _, status, _, _ in trials} == {"finished", "stopped"}
+    for number, (trial_id, status, step, scores) in enumerate(trials):
+        ends = {rung: False for rung in RUNGS}
+        for rung in scores:
+            before = [other[rung] for _, _, _, other in trials[:number] if rung in other]
+            ends[rung] = bool(before) and scores[rung] < np.percentile(before, 200 / 3)
+        expected = next((rung for rung, ended in ends.items() if ended), 18)
+        assert (status, step) == ("finished" if expected == 18 else "stopped", expected), trial_id
+    assert_nothing_is_left_over(storage)
+    board = pd.read_parquet(storage / "leaderboard")
+    stopped = board[board["status"] == "stopped"]
+    assert stopped["top1"].isna().all() and stopped["val_knn_top1"].notna().all()
+    assert (stopped["train_seconds"] > 0).all()
+    finished = board[board["status"] == "finished"]
+    assert finished["val_top1"].notna().all(), "baselines too"
+    assert set(board["method"]) == {"random", "simclr", "mdssl"}
+    assert "best by validation score" in said
+
+
+def test_the_same_search_again_trains_nothing(searched, search):
+    storage, _ = searched
+    before = {file: file.stat().st_mtime_ns for file in (storage / "leaderboard").iterdir()}
+    again = run_here(*search, "--storage", storage, script="search")
+    assert "to be trained" not in again and "to be chosen" not in again
+    assert {file: file.stat().st_mtime_ns for file in (storage / "leaderboard").iterdir()} == before
+
+
+def test_a_search_that_is_killed_twice_tries_and_ends_the_same_trials(searched, search, tmp_path):
+    storage, _ = searched
+    again = tmp_path / "results"
+    for count in (2, 5):
+        sweep = Running(tmp_path / f"{count}.txt", sys.executable, SWEEPS / "search.py", *search, "--storage", again)
+        try:
+            sweep.wait_for(lambda count=count: len(list(again.glob("leaderboard/*.parquet"))) >= count + 2)
+            os.killpg(sweep.process.pid, signal.SIGKILL)
+        finally:
+            sweep.end()
+    said = run_here(*search, "--storage", again, script="search")
+    assert re.search(r"\d to be chosen by optuna search", " ".join(said.split()))
+    assert history(again) == history(storage)
+
+
+def test_a_grid_goes_on_with_what_a_search_ended_early(searched, search, tmp_path, tiny_data, cluster):
+    """And the encoder is that of a trial that nobody ended: see tests/pretrain/test_loop.py."""
+    storage, _ = searched
+    trial_id, _, step, _ = next(trial for trial in history(storage) if trial[1] == "stopped")
+    rows = pd.read_parquet(storage / "leaderboard" / f"{trial_id}.parquet")
+    trial = json.loads(rows["config_json"].iloc[0])["trial"]
+    flags = [*TINY, "--iterations", 18, "--lambda1", trial["lambda1"], "--lambda2", trial["lambda2"]]
+    flags += ["--learning-rate", trial["learning_rate"], "--address", cluster, "--data", tiny_data]
+    said = run_here(*flags, "--executor", "inline", "--storage", storage)
+    assert "1 to go on from its checkpoint" in said
+    after = pd.read_parquet(storage / "leaderboard" / f"{trial_id}.parquet")
+    assert set(after["status"]) == {"finished"} and set(after["step"]) == {18}
+    assert step < 18
+
+
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
+def test_all_workers_of_a_trial_end_early_together(workers, cluster, tiny_data, tmp_path):
+    """Beside a trial that has failed, with a score that no other reaches."""
+    asked = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
+    asked |= {"iterations": 12, "norm": "group", "lambda1": (1.0,), "lambda2": (0.1, 0.0), "report_every": 2}
+    asked |= {"scheduler": "asha", "grace_steps": 4, "workers": workers, "address": cluster, "data": tiny_data}
+    sweep = Sweep(methods=["mdssl"], storage=str(tmp_path / "results"), **asked)
+    trial, best = sweep.trials()
+    storage = Location.of(tmp_path / "results")
+    write_rows(storage, best.trial_id, [failed_row(best, "it failed", context=CONTEXT, started_at=now())])
+    names = ("tiny-a", "tiny-b")
+    metrics = pa.Table.from_pylist([{"step": 4, **{f"val_knn_top1/{name}": 100.0 for name in names}}])
+    folder = Path(storage.path, "trials", best.trial_id)
+    folder.mkdir(parents=True)
+    pq.write_table(metrics, folder / "metrics.parquet")
+
+    board = sweep.run().set_index("trial_id").loc[[trial.trial_id]]
+    assert set(board["status"]) == {"stopped"} and set(board["step"]) == {4} and set(board["num_workers"]) == {workers}
+    assert sorted(board["eval_dataset"]) == sorted(names)
+    assert latest_step(storage / "trials" / trial.trial_id / "checkpoints") == 4
+    assert_nothing_is_left_over(tmp_path / "results")
+
+
+def test_extend_trains_the_best_of_those_that_ended_early(search, searched):
+    storage, _ = searched
+    stopped = [trial for trial in history(storage) if trial[1] == "stopped"]
+    best = max(stopped, key=lambda trial: trial[3][max(trial[3])])
+    run_here(*search, "--storage", storage, "--extend", 1, script="search")
+    after = {trial_id: (status, step) for trial_id, status, step, _ in history(storage)}
+    assert after[best[0]] == ("finished", 18)
+    assert sum(status == "stopped" for status, _ in after.values()) == len(stopped) - 1

@@ -1,0 +1,130 @@
+"""The space of a search: what its flags mean, and that each trial is one point."""
+
+import numpy as np
+import pytest
+
+from mdssl.errors import InputError
+from mdssl.sweep.grid import trial_maker
+from mdssl.sweep.search.space import Space
+from mdssl.sweep.settings import SweepSettings
+
+MDSSL = [{"method": "mdssl"}]
+ALL_KINDS = (
+    ("lambda1", "0.8", "1", "0.05"),
+    ("learning_rate", "0.5", "8", "log"),
+    ("weight_decay", "0", "0.001"),
+    ("projection_dim", "8", "128"),
+    ("batch_per_domain", "2", "8", "2"),
+)
+
+
+@pytest.fixture
+def settings(tiny_data):
+    def made(**given):
+        shared = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "iterations": 6}
+        return SweepSettings(**shared | {"precision": "fp32", "data": tiny_data} | given)
+
+    return made
+
+
+def test_each_point_is_a_trial_and_each_trial_of_the_space_a_point(settings):
+    space = Space(settings(range=ALL_KINDS, temperature=(0.1, 0.2), grid=(("norm", "batch", "group"),)), MDSSL)
+    rng = np.random.default_rng(0)
+    ids = set()
+    for _ in range(50):
+        point = {axis.name: axis.drawn(rng) for axis in space.axes}
+        config = space.trial(point)
+        assert space.point_of(config) == point
+        assert {name: getattr(config, name) for name in point} == point
+        ids.add(config.trial_id)
+    assert len(ids) == 50
+    assert space.size == float("inf")
+
+
+def test_values_lie_on_steps_or_have_three_digits(settings):
+    space = Space(settings(range=ALL_KINDS), MDSSL)
+    drawn = {axis.name: [axis.drawn(np.random.default_rng(seed)) for seed in range(200)] for axis in space.axes}
+    assert set(drawn["lambda1"]) == {0.8, 0.85, 0.9, 0.95, 1.0}
+    assert all(float(f"{value:.3g}") == value and 0.5 <= value <= 8 for value in drawn["learning_rate"])
+    assert set(drawn["batch_per_domain"]) == {2, 4, 6, 8}
+    assert all(type(value) is int for value in drawn["projection_dim"])
+    # Uniform in the logarithm: half of the values are below the geometric mean, 2.
+    assert 80 <= sum(value < 2 for value in drawn["learning_rate"]) <= 120
+
+
+def test_a_trial_with_another_setting_is_no_point(settings):
+    space = Space(settings(range=(("lambda1", "0.8", "1", "0.05"),)), MDSSL)
+    inside = {"method": "mdssl", "lambda1": 0.85, "lambda2": 0.1, "temperature": 0.1}
+    assert space.point_of(trial_maker(settings())(inside)) == {"lambda1": 0.85}
+    for other in ({"lambda1": 0.86}, {"lambda2": 0.2}, {"temperature": 0.2}, {"weight_decay": 0.1}, {"seed": 1}):
+        assert space.point_of(trial_maker(settings())(inside | other)) is None, other
+    simclr = trial_maker(settings())({"method": "simclr", "temperature": 0.1})
+    assert space.point_of(simclr) is None
+
+
+def test_entries_of_a_sweep_are_an_axis(settings):
+    entries = [
+        {"method": "mdssl", "domains": ("tiny-a", "tiny-b")},
+        {"method": "mdssl", "domains": ("tiny-b", "tiny-c")},
+    ]
+    space = Space(settings(lambda2=(0.0, 0.1)), entries)
+    assert space.size == 4
+    found = [space.trial(point) for point in space.points()]
+    assert {(config.train_mixture, config.lambda2) for config in found} == {
+        ("tiny-a+tiny-b", 0.0),
+        ("tiny-a+tiny-b", 0.1),
+        ("tiny-b+tiny-c", 0.0),
+        ("tiny-b+tiny-c", 0.1),
+    }
+    assert [space.point_of(config) for config in found] == list(space.points())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"range": (("lambda1", "0.8", "1.2"),)}, "lambda1 is 1.2; it must lie in"),
+        ({"range": (("lamda1", "0.8", "1"),)}, "range 'lamda1'.*'lambda1'"),
+        ({"range": (("optimizer", "a", "b"),)}, "range 'optimizer'"),
+        ({"range": (("lambda1", "0.8"),)}, "a setting, its lowest and highest value"),
+        ({"range": (("lambda1", "1", "0.8"),)}, "the second value must be the larger one"),
+        ({"range": (("lambda2", "0", "1", "log"),)}, "has no logarithm"),
+        ({"range": (("lambda2", "0", "1", "2"),)}, "a step of 2; it must be above 0 and at most 1"),
+        ({"range": (("lambda2", "0", "x"),)}, "lambda2 is 'x'; it must be a number"),
+        ({"range": (("iterations", "1.5", "3"),)}, "iterations is '1.5'; it must be a whole number"),
+        ({"range": (("lambda2", "0", "1"), ("lambda2", "0", "2"))}, "names a setting twice"),
+        ({"range": (("epsilon", "0.1", "1"),)}, "epsilon cannot change a trial of mdssl"),
+        ({"range": (("lambda2", "0", "1"),), "lambda2": (0.0, 0.3)}, "lambda2 has both --range and --lambda2"),
+        ({"range": (("weight_decay", "0", "1"),), "grid": (("weight_decay", "0", "1"),)}, "both --range and --grid"),
+        ({"seeds": (0, 1), "range": (("lambda2", "0", "1"),)}, "a search compares settings at one seed"),
+        ({"range": (("temperature", "0.01", "0.1"),)}, "temperature is 0.01"),
+        ({"range": (("batch_per_domain", "2", "100"),)}, "domain 'tiny-a' has 64 training images"),
+    ],
+)
+def test_a_space_that_training_cannot_mean_is_refused(settings, given, message):
+    with pytest.raises(InputError, match=message):
+        Space(settings(**given), MDSSL)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"search": "optuna", "trials": 0}, "trials is 0"),
+        ({"search": "optuna"}, "has no end; give --trials"),
+        ({"search": "hyperopt", "trials": 3}, "search 'hyperopt'"),
+        ({"trials": 3}, "search 'grid' has one for each combination"),
+        ({"search": "random", "time_budget": "soon"}, "time_budget is 'soon'"),
+        ({"search": "random", "time_budget": "0h"}, "time_budget is '0h'"),
+        ({"grace_steps": 3}, "no scheduler ends trials"),
+        ({"scheduler": "asha", "score_every": 0}, "score_every is 0"),
+        ({"scheduler": "asha", "reduction_factor": 1}, "reduction_factor is 1"),
+        ({"search": "random", "trials": 3, "force": True}, "force deletes what"),
+    ],
+)
+def test_flags_that_make_no_search_are_refused(settings, given, message):
+    with pytest.raises(InputError, match=message):
+        settings(**given)
+
+
+def test_time_budgets(settings):
+    for text, seconds in {"90m": 5400, "8h": 28800, "2d": 172800, "1.5h": 5400, "30s": 30}.items():
+        assert settings(search="random", time_budget=text).budget_seconds == seconds

@@ -1,0 +1,151 @@
+"""The ETA of simulated sweeps, whose trials take random times, against how long they then take."""
+
+import random
+
+import pandas as pd
+import pytest
+from factories import row
+
+from mdssl.config.trial import TrialConfig
+from mdssl.sweep.eta import Left, Pace, eta, evaluation_seconds, views_of
+
+TICK, REPORT, LOOK = 1.0, 5.0, 10
+
+
+class Simulated:
+    """A trial as it really goes; `Pace` learns of it what a sweep's driver does."""
+
+    def __init__(self, rng, seed, resumed):
+        method = rng.choice(["random", "simclr", "mdssl", "mdssl", "mdssl"])
+        self.trains = method != "random"
+        shared = {"iterations": 100, "batch_per_domain": 8, "precision": "fp32"}
+        self.config = TrialConfig(method=method, domains=("a", "b") if self.trains else (), seed=seed, **shared)
+        self.step = self.saved = rng.randrange(100) * resumed * self.trains
+        self.start, self.evaluate = rng.gauss(12, 2), rng.gauss(30, 4)
+        self.seconds_per_step = rng.gauss(0.8, 0.08)
+        self.phase, self.reported = "queued", 0.0
+
+    @property
+    def id(self):
+        return self.config.trial_id
+
+    def tick(self, now, pace, evaluator):
+        if self.phase == "starting":
+            self.start -= TICK
+            if self.start <= 0:
+                self.phase = "training" if self.trains else self.trained(now, pace, evaluator)
+        elif self.phase == "training":
+            self.step = min(100, self.step + TICK / self.seconds_per_step)
+            if now - self.reported >= REPORT or self.step == 100:
+                self.reported = now
+                speed = views_of(self.config, 1) / self.seconds_per_step
+                pace.report(self.id, {"phase": "training", "step": self.step, "views_per_second": speed}, now)
+            if self.step == 100:
+                self.phase = self.trained(now, pace, evaluator)
+        elif self.phase == "evaluating" and evaluator[0] is self:
+            self.evaluate -= TICK
+            if self.evaluate <= 0:
+                evaluator.pop(0)
+                pace.report(self.id, {"phase": "finished"}, now)
+                self.phase = "done"
+
+    def trained(self, now, pace, evaluator):
+        pace.report(self.id, {"phase": "evaluating"}, now)
+        evaluator.append(self)
+        return "evaluating"
+
+
+def simulate(seed, *, slots, spare=0, count=16, evaluate=None, resumed=0.0):
+    """The ETAs of a sweep: the time, the ETA, whether it is too little; and the time when it ends."""
+    rng = random.Random(seed)
+    trials = [Simulated(rng, number, rng.random() < resumed) for number in range(count)]
+    pace, evaluator, now, told = Pace(slots, slots + spare, evaluate), [], 0.0, []
+    for trial in trials:
+        pace.add(trial.config, trial.saved)
+    while any(trial.phase != "done" for trial in trials):
+        for trial in trials:
+            if trial.phase == "queued":
+                on = [other for other in trials if other.phase not in ("queued", "done")]
+                if len(on) < slots + spare and sum(other.phase != "evaluating" for other in on) < slots:
+                    trial.phase = "starting"
+                    pace.begin(trial.id, now)
+        now += TICK
+        for trial in trials:
+            trial.tick(now, pace, evaluator)
+        if now % LOOK == 0:
+            told.append((now, *pace.left(now)))
+    return told, now
+
+
+def worst_factor(told, end, since):
+    """The largest factor between the ETA and the time that was left, until a tenth of the sweep is left."""
+    factors = [(seconds or 1e-9) / (end - now) for now, seconds, _ in told if since <= now < 0.9 * end]
+    return max(max(factors), 1 / min(factors))
+
+
+@pytest.mark.parametrize(("slots", "spare"), [(1, 0), (2, 0), (4, 0), (1, 1), (3, 1)])
+@pytest.mark.parametrize("resumed", [0.0, 0.5])
+def test_after_a_tenth_of_a_sweep_the_eta_is_right_within_a_factor_of_one_and_a_half(slots, spare, resumed):
+    for seed in range(8):
+        told, end = simulate(seed, slots=slots, spare=spare, evaluate=33.0, resumed=resumed)
+        assert worst_factor(told, end, end / 10) < 1.5, seed
+
+
+def test_without_earlier_scores_it_is_right_once_a_trial_has_been_evaluated_and_says_so_before():
+    for seed in range(8):
+        told, end = simulate(seed, slots=2)
+        known = next(now for now, seconds, is_too_little in told if seconds and not is_too_little)
+        assert worst_factor(told, end, max(known, end / 10)) < 1.5, seed
+        for now, seconds, is_too_little in told:
+            assert is_too_little == (now < known and seconds is not None)
+            assert not is_too_little or seconds < 1.2 * (end - now)
+
+
+@pytest.mark.parametrize(
+    ("running", "queued", "more", "expected"),
+    [
+        ([], [], {"slots": 2}, 0),
+        ([(10, 5)], [], {"slots": 2}, 15),
+        # Evaluated one after another, each trial keeping its slot.
+        ([(10, 5), (11, 5)], [], {"slots": 2}, 20),
+        ([(10, 5)], [(10, 5)], {"slots": 1}, 30),
+        ([(10, 5), (10, 5)], [(10, 5)], {"slots": 2}, 30),
+        # One more trial trains while another is evaluated.
+        ([(10, 5)], [(10, 5)], {"slots": 1, "at_once": 2}, 25),
+        # Evaluated for three seconds already, and longer than it should be.
+        ([(-3, 5)], [], {"slots": 1}, 2),
+        ([(-30, 5)], [(10, 5)], {"slots": 1}, 15),
+        ([(-3, 5), (-2, 5)], [], {"slots": 2, "evaluator_free": -9}, 7),
+        # Untrained encoders.
+        ([], [(0, 5)] * 3, {"slots": 2}, 15),
+    ],
+)
+def test_small_sweeps_by_hand(running, queued, more, expected):
+    assert eta([Left(*left) for left in running], [Left(*left) for left in queued], **more) == expected
+
+
+def test_trials_that_a_search_will_choose_count():
+    pace = Pace(1, evaluate=5.0)
+    config = TrialConfig(domains=("a", "b"), iterations=100, batch_per_domain=8, precision="fp32")
+    pace.add(config)
+    pace.begin(config.trial_id, 0.0)
+    pace.report(config.trial_id, {"step": 10, "views_per_second": views_of(config, 1)}, 10.0)
+    assert pace.left(10.0) == (95.0, False)
+    assert pace.left(10.0, more=2) == (95.0 + 2 * 105.0, False)
+
+
+def test_evaluations_take_what_they_took_trials_that_have_all_their_scores():
+    rows = pd.DataFrame(
+        [
+            row("svhn", trial_id=trial, features="encoder", probe="lbfgs", eval_seconds=seconds, status="finished")
+            | {"finished_at": pd.Timestamp("2026-01-01", tz="UTC"), "eval_dataset": name}
+            for trial, seconds in (("a", 10.0), ("b", 20.0), ("c", 60.0))
+            for name in (("svhn", "dtd") if trial != "c" else ("svhn",))
+        ]
+    )
+    scores = {("encoder", "lbfgs")}
+    assert evaluation_seconds(rows, ("svhn", "dtd"), scores) == 30.0
+    assert evaluation_seconds(rows, ("svhn",), scores) == 20.0
+    assert evaluation_seconds(rows, ("svhn", "stl10"), scores) is None
+    assert evaluation_seconds(rows, ("svhn",), {("encoder", "sgd")}) is None
+    assert evaluation_seconds(rows[:0], ("svhn",), scores) is None
