@@ -30,14 +30,12 @@ class Importance(NamedTuple):
 
     def warning(self) -> str:
         """Why the numbers may not be trusted, or an empty string."""
-        if self.explained <= 0:
-            return (
-                " Warning: the forest predicts held-out trials no better than their mean does, so these numbers say "
-                "nothing yet."
-            )
-        if self.trials < FEW_TRIALS:
-            return f" Warning: only {self.trials} trials; with fewer than {FEW_TRIALS} the order may be chance."
-        return ""
+        few = f" Warning: only {self.trials} trials; with fewer than {FEW_TRIALS} the order may be chance."
+        useless = (
+            " Warning: the forest predicts held-out trials no better than their mean does, so these numbers say nothing "
+            "yet."
+        )
+        return (few if self.trials < FEW_TRIALS else "") + (useless if self.explained <= 0 else "")
 
 
 def setting_importance(board: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure:

@@ -59,7 +59,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
         .groupby("trial_id")[["step", "val_knn_top1"]]
         .agg({"step": "max", "val_knn_top1": lambda found: found.mean(skipna=False)})
     )
-    for trial_id, end in ends.dropna().iterrows():
+    for trial_id, end in ends.dropna().astype(float).iterrows():
         if trial_id in curves and end["step"] > curves[trial_id]["step"].max():
             curves[trial_id] = pd.concat([curves[trial_id], end.to_frame().T], ignore_index=True)
     best = ranked["trial_id"][0] if ranked["val"].notna().any() and ranked["trial_id"][0] in curves else None
