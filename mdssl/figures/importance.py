@@ -32,8 +32,7 @@ class Importance(NamedTuple):
         """Why the numbers may not be trusted, or an empty string."""
         few = f" Warning: only {self.trials} trials; with fewer than {FEW_TRIALS} the order may be chance."
         useless = (
-            " Warning: the forest predicts held-out trials no better than their mean does, so these numbers say nothing "
-            "yet."
+            " Warning: the forest predicts held-out trials no better than their mean, so these numbers say nothing."
         )
         return (few if self.trials < FEW_TRIALS else "") + (useless if self.explained <= 0 else "")
 

@@ -164,7 +164,7 @@ def test_importance_finds_the_settings_that_matter_and_warns_of_few_trials():
     few = _importance(each_sweep(a_search(trials=22))[0])
     assert "only 14 trials; with fewer than 20" in few.warning()
     noise = many.assign(val_top1=np.random.default_rng(0).uniform(0, 100, len(many)))
-    assert "no better than their mean" in _importance(each_sweep(noise)[0]).warning()
+    assert "no better than their mean, so these" in _importance(each_sweep(noise)[0]).warning()
     with pytest.raises(ValueError, match="needs 10 trials"):
         figures.setting_importance(a_search(trials=9))
 
