@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -61,12 +61,12 @@ def _contours(group: SettingsGroup) -> Contours:
             f"{'is' if len(numbers) == 1 else 'are'} {', '.join(numbers) or 'none'}."
         )
     more = f" {len(pairs) - MOST_PAIRS} more pairs are not shown." if len(pairs) > MOST_PAIRS else ""
-    return Contours(pairs[:MOST_PAIRS], trials.loc[trials["val"].idxmax()], f"{note}{more}")
+    return Contours(pairs[:MOST_PAIRS], trials.iloc[trials["val"].argmax()], f"{note}{more}")
 
 
 def _pair(trials: pd.DataFrame, x: str, y: str) -> Pair | None:
     """None where the values are on one line."""
-    means = trials[[x, y, "val"]].astype(float).groupby([x, y], as_index=False)["val"].mean()
+    means = trials[[x, y, "val"]].astype(float).groupby([x, y])["val"].mean().reset_index()
     places = np.stack([drawn(means[name]) for name in (x, y)], axis=1)
     # So that triangles are not slivers.
     places = (places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-12)
@@ -105,7 +105,7 @@ def _draw(found: Contours, width: float = style.PAGE) -> style.Figure:
         mesh = Triangulation(x, y, pair.triangles)
         filled = axis.tricontourf(mesh, pair.means["val"], levels=levels, cmap="cividis", extend="neither")
         axis.scatter(x, y, s=5, color="white", edgecolor=style.INK, linewidth=0.4, zorder=2)
-        star = dict(s=50, marker="*", color=style.COLORS[1], edgecolor="white", linewidth=0.5, zorder=3)
+        star: dict[str, Any] = dict(s=50, marker="*", color=style.COLORS[1], edgecolor="white", linewidth=0.5, zorder=3)
         best = (pair.means[pair.x] == found.best[pair.x]) & (pair.means[pair.y] == found.best[pair.y])
         axis.scatter(x[best], y[best], **star)
         axis.grid(False)

@@ -65,10 +65,10 @@ def _progress(group: SettingsGroup) -> list[Progress]:
     if not by_datasets:
         raise reason
     found = []
-    for datasets, sweeps in by_datasets.items():
+    for names, sweeps in by_datasets.items():
         largest = dict(sorted(sweeps.items(), key=lambda item: -len(item[1]))[:MOST_SWEEPS])
         on_gpu = any((trials["gpu_hours"] > 0).any() for trials in largest.values())
-        found.append(Progress(largest, list(datasets), "GPU-" if on_gpu else ""))
+        found.append(Progress(largest, list(names), "GPU-" if on_gpu else ""))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.searches import each_sweep
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.tables.compare import mean
 from mdssl.tables.select import best_by_validation
 
 MOST_TRIALS = 300
@@ -34,7 +36,7 @@ class Rungs(NamedTuple):
     trials: int
 
     def counts(self) -> dict[str, int]:
-        return pd.Series([self.status[trial_id] for trial_id in self.curves]).value_counts().to_dict()
+        return Counter(self.status[trial_id] for trial_id in self.curves)
 
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words]]:
@@ -54,11 +56,8 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
             "--scheduler asha, or --score-every N."
         )
     # The last score is that of the trial's rows.
-    ends = (
-        rows[rows["status"] == "finished"]
-        .groupby("trial_id")[["step", "val_knn_top1"]]
-        .agg({"step": "max", "val_knn_top1": lambda found: found.mean(skipna=False)})
-    )
+    groups = rows[rows["status"] == "finished"].groupby("trial_id")
+    ends = pd.DataFrame({"step": groups["step"].max(), "val_knn_top1": groups["val_knn_top1"].agg(mean)})
     for trial_id, end in ends.dropna().astype(float).iterrows():
         if trial_id in curves and end["step"] > curves[trial_id]["step"].max():
             curves[trial_id] = pd.concat([curves[trial_id], end.to_frame().T], ignore_index=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -45,7 +45,7 @@ def _slices(group: SettingsGroup) -> Slices:
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Slices, Words]]:
     found = _slices(group)
-    best = found.trials.loc[found.trials["val"].idxmax()]
+    best = found.trials.iloc[found.trials["val"].argmax()]
     at = ", ".join(f"{header(name)} {style.setting(best[name])}" for name in found.names)
     words = Words(
         title=f"Validation score over each setting, sweep {group.name}",
@@ -62,7 +62,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Slices, Word
 def _draw(found: Slices, width: float = style.PAGE) -> style.Figure:
     figure, axes = style.panels(len(found.names), width=width, height=1.5)
     trials = found.trials
-    best = trials["val"].idxmax()
+    best = trials["val"].argmax()
     for axis, name in zip(axes, found.names, strict=True):
         values = trials[name]
         if is_number(values):
@@ -75,8 +75,10 @@ def _draw(found: Slices, width: float = style.PAGE) -> style.Figure:
             axis.set_xlim(-0.6, len(categories) - 0.4)
             axis.set_xlabel(style.plain(header(name)))
         axis.scatter(places, trials["val"], s=10, alpha=0.6, color=style.COLORS[0], linewidth=0)
-        star = dict(s=40, marker="*", color=style.COLORS[1], edgecolor=style.INK, linewidth=0.4, zorder=3)
-        axis.scatter([places[best]], [trials["val"][best]], **star)
+        star: dict[str, Any] = dict(
+            s=40, marker="*", color=style.COLORS[1], edgecolor=style.INK, linewidth=0.4, zorder=3
+        )
+        axis.scatter(places[[best]], trials["val"][[best]], **star)
     low, high = trials["val"].min(), trials["val"].max()
     margin = 0.08 * max(high - low, 0.1)
     for axis in axes:
