@@ -10,7 +10,7 @@ from types import CodeType, FunctionType
 import pytest
 
 TESTS = Path(__file__).parent
-STARTERS = {"subprocess", "multiprocessing", "Popen", "spawn", "get_context", "sync_playwright"}
+STARTERS = {"subprocess", "multiprocessing", "Popen", "Process", "spawn", "get_context", "sync_playwright"}
 
 
 @cache

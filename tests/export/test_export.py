@@ -23,6 +23,8 @@ from mdssl.pretrain.pretrained import load_pretrained, pretrained_config
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
 
+pytestmark = pytest.mark.usefixtures("full_encoders")
+
 
 def random_trial(storage, **settings) -> str:
     """An untrained trial whose batch-norms are no identity; its id."""

@@ -26,6 +26,8 @@ from mdssl.pretrain.pretrained import load_pretrained
 from mdssl.pretrain.trial_files import write_finished
 from mdssl.storage.location import Location
 
+pytestmark = pytest.mark.usefixtures("full_encoders")
+
 
 def network(arch="resnet18", *, stem="imagenet", padding=1) -> nn.Module:
     """torchvision's own network with statistics and scales that an identity would not pass for."""
