@@ -75,7 +75,7 @@ EXACT = {"build_model": exact_model, "two_views": exact_views}
 
 
 def run(data, folder, report=lambda at: None, *, stop_requested=lambda: False, settings=None, validate=None, **changes):
-    # A checkpoint has 180 MB here: one at the end, and where a run is stopped.
+    # One checkpoint at the end, and where a run is stopped.
     settings = {"report_every": 2, "checkpoint_seconds": 1000} | (settings or {})
     return train(
         trial(**changes),
