@@ -78,7 +78,8 @@ def print_results(
     probes = [probe.name for probe in settings.probe_config.each()]
     # What failed and was not asked for this time is another sweep's business.
     asked_for = rows["eval_dataset"].isin(settings.evaluate) & rows["probe"].isin(probes)
-    rows = leaderboard.with_settings(rows[rows["eval_dataset"].isna() | asked_for])
+    stopped = rows["status"] == "stopped"
+    rows = leaderboard.with_settings(rows[rows["eval_dataset"].isna() | asked_for | stopped])
     variants, found = variants_in(settings.data, settings.evaluate), dict.fromkeys(rows["eval_dataset"].dropna())
     marked = [name_of(name, variants.get(name, "")) for name in settings.evaluate]
     # What rows know of a dataset that is not what is prepared now.
@@ -117,7 +118,7 @@ def pandas_line(storage: Location) -> str:
     """
     index = ["method", "lambda1", "lambda2"]
     try:
-        rows = leaderboard.with_settings(leaderboard.read(storage))
+        rows = leaderboard.with_settings(leaderboard.read(storage, status=["finished", "failed"]))
         if len(set(rows["train_mixture"]) - {""}) > 1:
             # Before the rest: other domains are other images, and one of the two says it.
             index.insert(1, "train_mixture")

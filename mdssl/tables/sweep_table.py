@@ -33,7 +33,7 @@ from mdssl.terminal import Terminal
 _SETTINGS = {column.name for column in SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
 _SETTINGS |= {"recipe_version", "recipe_version_clustering"}
 _SCORE = ["trial_id", "eval_dataset", "features", "probe", "eval_fingerprint", "top1", "finished_at"]
-_USED = {*_SETTINGS, *_SCORE, "status", "error", "config_json"}
+_USED = {*_SETTINGS, *_SCORE, "status", "error", "step", "val_knn_top1", "config_json"}
 _UNSTABLE_NAMED = 3
 """Scores that the note on unstable ones names."""
 
@@ -71,8 +71,8 @@ def sweep_table(
           (`mdssl.tables.baseline.find_baselines`), in points;
         - ``status``, and ``error``: the first line of what a failed trial, or a score of it, failed with.
 
-        ``attrs["notes"]`` says which datasets the means leave out, which trials have no mean, and which scores rounding
-        has decided.
+        ``attrs["notes"]`` says which datasets the means leave out, which trials have no mean, which were stopped early,
+        and which scores rounding has decided.
     """
     rows = rows[[name for name in rows if name in _USED]][rows["train_mixture"].isin([*mixtures, ""])]
     unstable = _unstable(rows[(rows["features"] == features) & (rows["probe"] == probe)])
@@ -107,7 +107,7 @@ def sweep_table(
     table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
     table["error"] = failures.map(lambda error: error.strip().partition("\n")[0]).reindex(trials.index)
     table = table.loc[usual_order(trials, differing, mixtures)]
-    table.attrs["notes"] = notes + unstable
+    table.attrs["notes"] = notes + _stopped(rows) + unstable
     return table
 
 
@@ -152,6 +152,17 @@ def _counted(scores: pd.DataFrame, mixtures: pd.Series, baseline: np.ndarray) ->
             notes += notes_on_means(scores[own], common, f" of {mixture}" if len(trained_on) > 1 else "")
     counted.loc[untrained, of_all] = True
     return counted, notes
+
+
+def _stopped(rows: pd.DataFrame) -> list[str]:
+    """A note on each trial that was stopped early."""
+    notes = []
+    for trial_id, own in rows[rows["status"] == "stopped"].groupby("trial_id", sort=False):
+        scores = ", ".join(f"{row.eval_dataset} {row.val_knn_top1:.1f}" for row in own.itertuples())
+        first = own.iloc[0]
+        where = f"{trial_id} was stopped early at step {first['step']} of {first['iterations']}"
+        notes.append(f"{where}; kNN on held-out training images: {scores}")
+    return notes
 
 
 def _unstable(rows: pd.DataFrame) -> list[str]:

@@ -81,6 +81,8 @@ def view(
                 "eval_fingerprint tells them apart"
             )
         board = latest
+    if (pivot or over_seeds or baseline) and "status" not in named:
+        board = _finished(board, notes)
     kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
     baseline_of = find_baselines(kept, board, baseline) if baseline else {}
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
@@ -112,6 +114,15 @@ def view(
             notes.append("± of a difference is the standard error of its mean over pairs with the same seed")
     frame = _sorted(frame, measures, kept if not pivot and not over_seeds else kept[[]], sort)
     return Table(frame.reset_index(drop=True), tuple(keys), tuple(measures), tuple(notes))
+
+
+def _finished(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """``rows`` without those of trials that were stopped early, which have no score on a test split."""
+    stopped = rows["status"] == "stopped"
+    if stopped.any():
+        how = "--where status=stopped --columns trial_id step iterations val_knn_top1"
+        notes.append(f"trials that were stopped early are not shown: {rows.loc[stopped, 'trial_id'].nunique()} ({how})")
+    return rows[~stopped]
 
 
 def _check(
