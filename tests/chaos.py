@@ -130,8 +130,8 @@ class Sweep:
 
 def disturb(sweep: Sweep, cluster, token: str, kills: list[Kill]) -> None:
     """Run the sweep to its end with ``kills``."""
-    left, last, got_on = list(kills), (-1, 0), time.monotonic()
-    killed_at = got_on
+    left, last, seen = list(kills), (-1, 0), (-1, 0)
+    killed_at = got_on = time.monotonic()
     sweep.start()
     # Also after the last kill, which may have hit the sweep itself.
     while sweep.process.poll() != 0 or left:
@@ -140,8 +140,8 @@ def disturb(sweep: Sweep, cluster, token: str, kills: list[Kill]) -> None:
         if code is not None:
             assert code == -signal.SIGKILL, f"the sweep ended with {code}, {left} left:\n{sweep.output.read_text()}"
             sweep.start()
-        if reached > last:
-            got_on = time.monotonic()
+        if reached != seen:
+            seen, got_on = reached, time.monotonic()
         assert time.monotonic() - got_on < STALLED_SECONDS, f"no progress, {left} left:\n{sweep.output.read_text()}"
         if left:
             progressed = left[0].steps is not None and reached > last and reached[0] >= left[0].steps

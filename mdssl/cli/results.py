@@ -42,6 +42,9 @@ class Leaderboard(StorageFlag):
     as in --where, or a trial id."""
     sort: tuple[str, ...] = ()
     """Columns to sort by, smallest first; name:desc is largest first."""
+    pareto: tuple[str, ...] | None = None
+    """Only trials on the Pareto front of two objectives, which no other trial beats in both: seen unseen, average hours
+    or names of evaluation datasets. Default where none are given: seen unseen."""
     format: str | None = None
     """table | markdown | csv | parquet | latex | json | html; default: as --output ends, else table."""
     output: str | None = None
@@ -55,13 +58,14 @@ class Leaderboard(StorageFlag):
 def leaderboard(settings: Leaderboard) -> None:
     """Print what storage holds: for each training mixture and probe a table, one row a trial, top-1 in percent.
 
-    With any of --where, --columns, --pivot, --over-seeds, --baseline, --sort, --format, --output it is one table, as
-    these say. They go together; docs/leaderboard.md shows what comes out.
+    With any of --where, --columns, --pivot, --over-seeds, --baseline, --sort, --pareto, --format, --output it is one
+    table, as these say. They go together; docs/leaderboard.md shows what comes out.
 
     Examples:
       mdssl leaderboard --method mdssl simclr --evaluate cifar10
       mdssl leaderboard --where arch=resnet18 --sort average:desc
       mdssl leaderboard --over-seeds --baseline simclr --output table.tex
+      mdssl leaderboard --pareto average hours
       mdssl leaderboard --columns method lambda1 top1 --pivot lambda2 --where eval_dataset=svhn
       mdssl leaderboard --columns all --output leaderboard.csv
       mdssl leaderboard --compact
@@ -70,7 +74,7 @@ def leaderboard(settings: Leaderboard) -> None:
     from mdssl.tables.printing import print_leaderboard, print_one_table
 
     own = (settings.where, settings.columns, settings.pivot, settings.over_seeds, settings.baseline, settings.sort)
-    one_table = any((*own, settings.format, settings.output))
+    one_table = any((*own, settings.pareto is not None, settings.format, settings.output))
     if settings.compact:
         print(compact(settings.storage), file=sys.stderr if one_table else sys.stdout)
     if not one_table:
@@ -99,6 +103,7 @@ def leaderboard(settings: Leaderboard) -> None:
         over_seeds=settings.over_seeds,
         baseline=settings.baseline,
         sort=settings.sort,
+        pareto=() if settings.pareto is None else settings.pareto or ("seen", "unseen"),
         format=settings.format,
         output=settings.output,
     )

@@ -17,21 +17,10 @@ from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.style import METHODS
 from mdssl.tables.compare import common_datasets, row_means
+from mdssl.tables.pareto import pareto_front, training_hours
 
 _MARGINS = (0.08, 0.12)
 """Around the points, as shares of their range."""
-
-
-def pareto_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(N,) bool: whether no other trial beats this one, i.e. costs no more, scores no less, and is not equal.
-
-    Trials that are equal in both are all on the front. A null never is.
-    """
-    pairs, place = np.unique(np.stack([costs, -scores], axis=1), axis=0, return_inverse=True)
-    # Ascending costs, and at each the best first: a pair is on the front if it beats all before it.
-    best_before = np.fmin.accumulate(np.append(np.inf, pairs[:-1, 1]))
-    front = (pairs[:, 1] < best_before) & ~np.isnan(pairs[:, 0])
-    return front[place.ravel()]
 
 
 def cost_against_score(
@@ -66,19 +55,13 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
     # Trials may differ in any setting, because none are averaged, but not in the images that gave the score.
     images = [name for name in ("eval_dataset", "method", "eval_fingerprint") if name in rows]
     scores.refuse_mixed(rows[images], "cost against score", varies=("method",))
-    devices = sorted(rows["device"].dropna().unique())
-    if len(devices) > 1:
-        raise InputError(
-            f"hours on several devices are no comparison: {', '.join(devices)}. Keep one, "
-            f"board[board.device == {devices[0]!r}]."
-        )
+    hours = training_hours(rows.drop_duplicates("trial_id").set_index("trial_id"))
     complete = by_dataset[list(evaluate)].dropna()
     means = row_means(complete, complete.notna())
     points = rows.drop_duplicates("trial_id").set_index("trial_id").loc[means.index].reset_index()
     if points.empty:
         raise InputError(f"no trained encoder has scores on all of {', '.join(evaluate)}. Name fewer, evaluate=….")
-    on_cpu = points["train_seconds"] / 3600 * points["num_workers"].astype(float).fillna(1)
-    points["cost"] = points["gpu_hours"].where(points["gpu_hours"] > 0, on_cpu)
+    points["cost"] = hours.loc[means.index].to_numpy()
     points["score"] = means.to_numpy()
     points["on_front"] = pareto_front(points["cost"].to_numpy(dtype=float), points["score"].to_numpy(dtype=float))
     points["shown_as"] = points["method"].mask(scores.is_single(points) & (points["method"] == "simclr"), "alone")

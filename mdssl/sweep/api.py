@@ -27,6 +27,7 @@ class _Settings(SweepSettings, ClusterSettings):
 
 class Sweep:
     """A grid of trials: every seed and temperature, every method, and every pair of λ1 and λ2 for those that have them.
+    With ``search`` the trials are chosen one by one instead: see docs/search.md.
 
     A trial that this storage has finished, from a script or another sweep, is not trained again.
 
@@ -60,7 +61,7 @@ class Sweep:
         self.methods = self.settings.entries(*methods)
 
     def trials(self) -> list[TrialConfig]:
-        """The trials of the grid, whether finished or not.
+        """The trials of the grid, or those that a search has so far, whether finished or not.
 
         Raises:
             ValueError: a domain that is not prepared, or settings that training cannot have.

@@ -6,7 +6,6 @@ left, so a sweep can get more values, lose its driver, or be started again when 
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from mdssl.data.remote import ensure_local
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import renew
 from mdssl.pretrain.model import batch_norm_note
-from mdssl.storage.claim import Claim, holder_of
+from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import delete_trial, rows_file_in, trial_dir_in
@@ -35,7 +34,7 @@ from mdssl.sweep.rows import git_commit
 from mdssl.sweep.search.search import Trials
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_plan, print_results
-from mdssl.sweep.train_records import train_records, trials_with_records
+from mdssl.sweep.train_records import clear_up, trials_with_records
 from mdssl.sweep.waiting import ClaimedElsewhere
 from mdssl.terminal import Terminal
 
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
     from mdssl.sweep.stopping import Stop
     from mdssl.sweep.temporary import TemporaryFolder
     from mdssl.sweep.trial import TrialRun
-
-log = logging.getLogger(__name__)
 
 _REQUESTS = 16
 """Trials that are cleared up at once."""
@@ -98,7 +95,7 @@ def run_sweep(
     records = trials_with_records(storage)
     for config in configs:
         if config.trial_id in records:
-            _clear_up(storage, config)
+            clear_up(storage, config)
     renew(storage)
     code = print_results(console, name, settings, storage, configs)
     if afterwards:
@@ -128,7 +125,7 @@ def _run(
     finally:
         # At once, because after SIGTERM there is little time, and a bucket takes some for each request.
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            list(pool.map(lambda config: _clear_up(storage, config), trials.started))
+            list(pool.map(lambda config: clear_up(storage, config), trials.started))
 
 
 def _run_on_ray(
@@ -174,6 +171,7 @@ def _run_on_ray(
         settings=settings.run_settings,
         executor=settings.executor,
         rungs=trials.rungs,
+        needs_validation=settings.needs_validation,
         workers=settings.workers,
         cpus_per_worker=share.cpus,
         gpus_per_worker=share.gpus,
@@ -234,19 +232,6 @@ def _forget(name: str, storage: Location, config: TrialConfig) -> None:
         claim.wait_aloud()
         delete_trial(claim.trial_dir)
         rows_file_in(storage, config.trial_id).delete()
-
-
-def _clear_up(storage: Location, config: TrialConfig) -> None:
-    """Delete the leftover files of a stopped trial, unless another sweep has the trial now."""
-    trial_dir, records = trial_dir_in(storage, config.trial_id), train_records(storage, config)
-    try:
-        with retrying(0):
-            if records.exists() or holder_of(trial_dir):
-                with Claim(trial_dir) as claim:
-                    if claim.take() is None:
-                        records.delete()
-    except OSError as error:
-        log.warning("trial %s: its leftover files could not be deleted: %s", config.trial_id, error)
 
 
 def _fit(

@@ -1,17 +1,23 @@
-"""Tells when trials wait for machines, because a cluster has not started them yet or has lost them."""
+"""Tells when trials wait for machines, and frees what processes that died still hold of them."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray import tune
+from ray._private.state import state
+from ray.core.generated import gcs_pb2
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from rich.console import Console
 
 from mdssl.sweep.describe import duration
 from mdssl.sweep.resources import Share, described, slots
+
+log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 5.0
 _SAY_SECONDS = 60.0
@@ -22,8 +28,27 @@ def node_resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def free_orphaned_groups() -> None:
+    """Free the CPUs and GPUs of Ray Train controllers that died.
+
+    Ray Train's own cleaner learns of a placement group when all workers have started. A group whose controller dies
+    before that would hold its CPUs until the cluster ends. No workers are left in it: they end with their controller.
+    """
+    messages: Any = gcs_pb2  # without type hints
+    tables = state._connect_and_get_accessor()
+    for data in tables.get_placement_group_table():
+        group = messages.PlacementGroupTableData.FromString(data)
+        creator = ray.ActorID(group.creator_actor_id)
+        if group.state == messages.PlacementGroupTableData.REMOVED or group.is_detached or creator.is_nil():
+            continue
+        actor = messages.ActorTableData.FromString(tables.get_actor_info(creator) or b"")
+        if actor.class_name == "TrainController" and actor.state == messages.ActorTableData.DEAD:
+            log.warning("freeing the resources of a controller of Ray Train that died")
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
 class Machines(tune.Callback):
-    """Compares the resources that the trials of a sweep need with those of the cluster, while Tune runs."""
+    """While Tune runs, compares what trials need with what the cluster has, and frees what is orphaned."""
 
     def __init__(
         self,
@@ -45,6 +70,7 @@ class Machines(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         if self.clock() - self.looked >= _LOOK_SECONDS:
             self.looked = self.clock()
+            free_orphaned_groups()
             self.look(min(self.at_once, sum(not trial.is_finished() for trial in trials)))
 
     def look(self, wanted: int) -> None:

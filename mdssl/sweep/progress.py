@@ -118,6 +118,8 @@ class SweepProgress(tune.Callback):
         before = self.latest.get(trial_id, {})
         if result.get("val_knn_top1", 0) is None:
             result = {key: value for key, value in result.items() if key != "val_knn_top1"}
+        elif "val_knn_top1" in result:
+            result = result | {"scored_step": result["step"]}
         self.latest[trial_id] = {key: value for key, value in before.items() if key not in _OF_ONE_REPORT} | result
         self._say(trial_id)
 
@@ -174,10 +176,27 @@ class SweepProgress(tune.Callback):
         return "?" if seconds is None else f"{'>' * is_too_little}{duration(seconds)}"
 
     def _table(self) -> Table:
-        table = Table(caption=f"{duration(time.monotonic() - self.started)} so far, ETA {self._sweep_eta()}", box=None)
+        caption = f"{duration(time.monotonic() - self.started)} so far, ETA {self._sweep_eta()}"
+        scored = {trial_id: latest for trial_id, latest in self.latest.items() if "scored_step" in latest}
+        if scored:
+            # The best of those that got furthest: scores rise with steps.
+            ahead = max(
+                scored, key=lambda trial_id: (scored[trial_id]["scored_step"], scored[trial_id]["val_knn_top1"])
+            )
+            caption += f"; ahead: {self.labels[ahead]},{_validation(scored[ahead])}"
+        table = Table(caption=Text(caption), box=None)
         table.add_column("trial", no_wrap=True)
-        scored = any("val_knn_top1" in latest for latest in self.latest.values())
-        for name in ("phase", "step", *["validation"] * scored, "loss", "align", "within", "across", "views/s", "ETA"):
+        for name in (
+            "phase",
+            "step",
+            *["validation"] * bool(scored),
+            "loss",
+            "align",
+            "within",
+            "across",
+            "views/s",
+            "ETA",
+        ):
             table.add_column(name, justify="right", no_wrap=True)
         for trial_id, label in self.labels.items():
             latest = self.latest.get(trial_id)
@@ -187,7 +206,7 @@ class SweepProgress(tune.Callback):
             cells = [label, latest.get("phase", "training")]
             if "step" in latest:
                 cells += [f"{latest['step']}/{latest['iterations']}"]
-                cells += [f"{latest['val_knn_top1']:.1f}" if "val_knn_top1" in latest else ""] * scored
+                cells += [_validation(latest).removeprefix("  validation ")] * bool(scored)
                 cells += [f"{latest[term]:.3f}" for term in ("loss", "alignment", "within", "across")]
                 cells += [f"{latest['views_per_second']:,.0f}", duration(latest["eta_seconds"])]
             elif "owner" in latest:
@@ -201,8 +220,7 @@ def _is_done(latest: dict[str, Any]) -> bool:
 
 
 def _validation(latest: dict[str, Any]) -> str:
-    score = latest.get("val_knn_top1")
-    return "" if score is None else f"  validation {score:.1f}"
+    return f"  validation {latest['val_knn_top1']:.1f} at {latest['scored_step']}" if "scored_step" in latest else ""
 
 
 def _trial_id(trial: Any) -> str:

@@ -80,6 +80,7 @@ def stopped_rows(config: TrialConfig, training: dict, *, context: dict) -> list[
             "eval_dataset": dataset,
             "seen": dataset in seen_in(config.domains),
             "features": "encoder",
+            "probe": None,
             "val_knn_top1": score,
             "config_json": json.dumps(
                 _produced_by(config)

@@ -99,7 +99,8 @@ def print_results(
     probes = [probe.name for probe in settings.probe_config.each()]
     # What failed and was not asked for this time is another sweep's business.
     asked_for = rows["eval_dataset"].isin(settings.evaluate) & rows["probe"].isin(probes)
-    rows = leaderboard.with_settings(rows[rows["eval_dataset"].isna() | asked_for])
+    asked_for |= rows["eval_dataset"].isna() | (rows["status"] == "stopped")
+    rows = leaderboard.with_settings(rows[asked_for])
     variants, found = variants_in(settings.data, settings.evaluate), dict.fromkeys(rows["eval_dataset"].dropna())
     marked = [name_of(name, variants.get(name, "")) for name in settings.evaluate]
     # What rows know of a dataset that is not what is prepared now.

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from mdssl.config.trial import TrialConfig
+from mdssl.storage.claim import Claim, holder_of
 from mdssl.storage.location import Location
+from mdssl.storage.retry import retrying
+from mdssl.storage.trial_dir import trial_dir_in
+
+log = logging.getLogger(__name__)
 
 _FOLDER = ".ray"
 
@@ -15,3 +22,16 @@ def train_records(storage: Location, config: TrialConfig) -> Location:
 def trials_with_records(storage: Location) -> set[str]:
     """Ids of trials that train now, or left records because their processes were killed."""
     return {name.rpartition("-")[2] for name in (storage / _FOLDER).names()}
+
+
+def clear_up(storage: Location, config: TrialConfig) -> None:
+    """Delete the leftover files of a stopped trial, unless another sweep has the trial now."""
+    trial_dir, records = trial_dir_in(storage, config.trial_id), train_records(storage, config)
+    try:
+        with retrying(0):
+            if records.exists() or holder_of(trial_dir):
+                with Claim(trial_dir) as claim:
+                    if claim.take() is None:
+                        records.delete()
+    except OSError as error:
+        log.warning("trial %s: its leftover files could not be deleted: %s", config.trial_id, error)

@@ -49,6 +49,7 @@ class TrialRun:
         device: of each worker, cpu or auto (its GPU).
         evaluate: datasets of the validation scores while a trial trains.
         rungs: steps with a validation score besides those of ``settings.score_every``, at which a trial may end early.
+        needs_validation: whether a finished score without a validation score is made again.
     """
 
     storage: str
@@ -62,6 +63,7 @@ class TrialRun:
     context: dict[str, str]
     evaluate: tuple[str, ...] = ()
     rungs: tuple[int, ...] = ()
+    needs_validation: bool = False
 
     @property
     def device(self) -> str:

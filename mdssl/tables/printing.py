@@ -15,7 +15,7 @@ from mdssl.leaderboard.names import matching_names, plain_name
 from mdssl.leaderboard.opening import results_in
 from mdssl.storage.location import Location
 from mdssl.tables import render
-from mdssl.tables.select import Condition, parse_condition
+from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST, Condition, parse_condition
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 from mdssl.tables.view import view
 from mdssl.terminal import Terminal, printable
@@ -65,7 +65,9 @@ def print_leaderboard(
             check_name(name, value, sorted(found | {plain_name(text) for text in found}))
     mixtures = sorted(set(rows["train_mixture"].unique()) - {""}) or [""]
     mixtures = matching_names(train_mixture, mixtures) if train_mixture else mixtures
-    scores = rows.loc[rows["features"] == features, ["train_mixture", "eval_dataset", "probe"]].drop_duplicates()
+    # Those that were stopped early have no probe.
+    is_shown = (rows["features"] == features) & rows["probe"].notna()
+    scores = rows.loc[is_shown, ["train_mixture", "eval_dataset", "probe"]].drop_duplicates()
     for mixture in mixtures:
         scored = scores[scores["train_mixture"].isin([mixture, ""])]
         for name in [probe] if probe else sorted(set(scored["probe"])) or [ProbeConfig.probe]:
@@ -82,6 +84,9 @@ def print_leaderboard(
                 shown = f"top-1 in percent on the test split, {name} probe on {features} features"
                 console.print(f"\n{mixture or 'untrained'}: {shown}", markup=False, soft_wrap=True)
                 print_sweep_table(table, console)
+    if rows.loc[rows["top1"].notna(), "trial_id"].nunique() > 1:
+        lacking = "" if rows["val_top1"].notna().any() else f"{NO_VALIDATION} "
+        console.print(f"\nnote: {lacking}{SELECTED_ON_TEST}", markup=False, soft_wrap=True)
 
 
 def print_one_table(

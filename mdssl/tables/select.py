@@ -1,4 +1,5 @@
-"""Conditions on rows, as written on a command line: ``lambda1=0.9,1.0``, ``top1>40``, ``seed!=0``."""
+"""Selection of rows by conditions, as written on a command line (``lambda1=0.9,1.0``, ``top1>40``, ``seed!=0``), and
+of trials by their validation scores."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ from pandas.api import types
 
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard.names import NAMED, plain_name
+from mdssl.tables.compare import common_datasets, latest_images, row_means
 
+SELECTED_ON_TEST = "Best scores are selected on the test split and therefore optimistic, the more so with more trials."
+NO_VALIDATION = "No trial has a validation score (val_top1; `mdssl probe` adds it), so none is selected as the best."
 NULL = "null"
 """The word for a missing value."""
 
@@ -119,6 +123,44 @@ def _check_there(column: pd.Series, given: Sequence[Any], condition: Condition) 
         f"condition {str(condition)!r}: no row has {condition.name} {shown(missing[0])!r}; there are: "
         f"{named or 'none'}.{hint}"
     )
+
+
+def best_by_validation(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rank trials by their validation score, the mean of ``val_top1`` over evaluation datasets.
+
+    Test scores play no part. The mean is over the datasets on which most trials have a validation score
+    (`mdssl.tables.compare.common_datasets`), each on its latest images.
+
+    Args:
+        rows: of the leaderboard, of one training mixture and one probe. Of several layers, the encoder's count.
+
+    Returns:
+        A row per trial, best first: ``trial_id``; ``val``, in percent, null for trials that lack a validation score,
+        which are last; and ``status``, ``failed`` where training or one of the scores failed. Equal trials are in the
+        order of their ids.
+
+    Raises:
+        ValueError: the validation scores are of several probes.
+    """
+    trials = rows.groupby("trial_id")["status"].agg(lambda found: "failed" if "failed" in set(found) else found.iloc[0])
+    # Files of the first version have no such column.
+    rows = rows if "val_top1" in rows else rows.assign(val_top1=float("nan"))
+    validated = rows[rows["val_top1"].notna()]
+    if "encoder" in set(validated["features"]):
+        validated = validated[validated["features"] == "encoder"]
+    if "eval_fingerprint" in rows:
+        validated = latest_images(validated)
+    probes = sorted(validated["probe"].dropna().unique())
+    if len(probes) > 1:
+        raise InputError(
+            f"the validation scores are of several probes: {', '.join(probes)}. Keep one, "
+            f"rows[rows.probe == {probes[0]!r}]."
+        )
+    scores = validated.groupby(["trial_id", "eval_dataset"])["val_top1"].first().unstack()
+    complete = scores[common_datasets(scores)].dropna()
+    means = row_means(complete, complete.notna())
+    ranked = pd.DataFrame({"val": means.reindex(trials.index), "status": trials}).rename_axis("trial_id").reset_index()
+    return ranked.sort_values(["val", "trial_id"], ascending=[False, True], ignore_index=True)
 
 
 def shown(value: Any) -> str:

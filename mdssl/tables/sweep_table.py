@@ -26,11 +26,12 @@ from mdssl.tables.compare import (
     usual_order,
 )
 from mdssl.tables.render import HEADERS, Measure, Table, print_table
+from mdssl.tables.select import best_by_validation
 from mdssl.terminal import Terminal
 
 _SETTINGS = {column.name for column in SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
 _SETTINGS |= {"recipe_version", "recipe_version_clustering"}
-_SCORE = ["trial_id", "eval_dataset", "features", "probe", "eval_fingerprint", "top1", "finished_at"]
+_SCORE = ["trial_id", "eval_dataset", "features", "probe", "eval_fingerprint", "top1", "val_top1", "finished_at"]
 _USED = {*_SETTINGS, *_SCORE, "status", "error", "config_json"}
 _UNSTABLE_NAMED = 3
 """Scores that the note on unstable ones names."""
@@ -67,10 +68,12 @@ def sweep_table(
           trial itself lacks one. With one mixture an untrained encoder's are over the same datasets;
         - ``vs simclr``: the mean over both kinds of datasets of the difference to the trial's baseline
           (`mdssl.tables.baseline.find_baselines`), in points;
+        - ``val``: the validation score, by which the best trial of a mixture is selected
+          (`mdssl.tables.select.best_by_validation`), in percent;
         - ``status``, and ``error``: the first line of what a failed trial, or a score of it, failed with.
 
-        ``attrs["notes"]`` says which datasets the means leave out, which trials have no mean, and which scores rounding
-        has decided.
+        ``attrs["notes"]`` says which datasets the means leave out, which trials have no mean, which trial of a mixture
+        is the best by its validation score, and which scores rounding has decided.
     """
     rows = rows[[name for name in rows if name in _USED]][rows["train_mixture"].isin([*mixtures, ""])]
     unstable = _unstable(rows[(rows["features"] == features) & (rows["probe"] == probe)])
@@ -102,11 +105,12 @@ def sweep_table(
     table["seen"] = row_means(scores, seen & counted)
     table["unseen"] = row_means(scores, ~seen & counted)
     table[f"vs {baseline_method}"] = row_means(differences, counted)
+    table["val"], best = _validated(shown)
     failures = rows[rows["status"] == "failed"].drop_duplicates("trial_id").set_index("trial_id")["error"]
     table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
     table["error"] = failures.map(lambda error: error.strip().partition("\n")[0]).reindex(trials.index)
     table = table.loc[usual_order(trials, differing, mixtures)]
-    table.attrs["notes"] = notes + unstable
+    table.attrs["notes"] = notes + best + unstable
     return table
 
 
@@ -119,7 +123,7 @@ def print_sweep_table(df: pd.DataFrame, console: Console | None = None) -> None:
     scores = [name for name in df.columns if name not in (*settings, "status", "error")]
     averages = scores[scores.index("seen") :]
     measures = [
-        Measure(name, "top1", (name,), score=True, difference=name.startswith("vs "))
+        Measure(name, "val_top1" if name == "val" else "top1", (name,), score=True, difference=name.startswith("vs "))
         for name in scores
         if name not in averages or df[name].notna().any()
     ]
@@ -132,6 +136,22 @@ def print_sweep_table(df: pd.DataFrame, console: Console | None = None) -> None:
         notes.append(f"failed: {' '.join([row['method'], *asked])}: {row['error']}")
     remarks = () if (df["status"] == "finished").all() else ("status",)
     print_table(Table(frame, tuple(settings), tuple(measures), tuple(notes), remarks), console or Terminal())
+
+
+def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    """The validation score of each trial; and a note on the best of each mixture that has them."""
+    trained_on = rows["train_mixture"]
+    mixtures = [name for name in trained_on.unique() if name]
+    # Each mixture by itself. An untrained encoder is compared with the trials of all.
+    ranked = {name: best_by_validation(rows[trained_on == name]) for name in mixtures}
+    untrained = best_by_validation(rows)[lambda found: found["trial_id"].isin(rows.loc[trained_on == "", "trial_id"])]
+    notes = []
+    for name, trials in ranked.items():
+        if len(trials) > 1 and trials["val"].notna().any():
+            of = f" of {name}" if len(mixtures) > 1 else ""
+            notes.append(f"best{of} by validation score: {trials['trial_id'][0]}, val {trials['val'][0]:.1f}")
+    scores = pd.concat([untrained, *ranked.values()]).set_index("trial_id")["val"]
+    return scores.astype(float), notes
 
 
 def _unstable(rows: pd.DataFrame) -> list[str]:

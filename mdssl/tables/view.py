@@ -20,9 +20,10 @@ from mdssl.tables.compare import (
     settings_to_show,
     usual_order,
 )
+from mdssl.tables.pareto import on_front
 from mdssl.tables.render import Measure, Table
-from mdssl.tables.seeds import MEAN, MEASURED, SCORES, grouped, single
-from mdssl.tables.select import Condition, matching
+from mdssl.tables.seeds import MEAN, MEASURED, OF_TEST, SCORES, grouped, single
+from mdssl.tables.select import SELECTED_ON_TEST, Condition, matching
 
 _OF_SCORES = ("eval_dataset", "features", "probe", "eval_fingerprint")
 """Which score a row is. Conditions on these hold for the baseline too."""
@@ -42,6 +43,7 @@ def view(
     over_seeds: bool = False,
     baseline: Sequence[str] = (),
     sort: Sequence[str] = (),
+    pareto: Sequence[str] = (),
 ) -> Table:
     """Make a view of ``rows``.
 
@@ -55,6 +57,7 @@ def view(
         over_seeds: mean, standard deviation and number of seeds, of rows that differ in nothing else.
         baseline: also the difference to it, see `mdssl.tables.baseline.find_baselines`.
         sort: columns to sort by, each with ``:desc`` for the largest first. Missing values are last.
+        pareto: two objectives: only the trials on their front (`mdssl.tables.pareto.on_front`).
 
     Raises:
         ValueError: an unknown name, a mean over rows that differ in more than the seed, or arguments that cannot be
@@ -69,6 +72,8 @@ def view(
     columns = tuple(dict.fromkeys(columns))
     values = [name for name in columns if name in MEASURED] if columns else ["top1"]
     _check(rows, columns, values, pivot, over_seeds, baseline)
+    if over_seeds and pareto:
+        raise InputError("pareto keeps single trials, over which a mean over seeds would be too good; leave one out.")
 
     board = matching(rows, [condition for condition in where if condition.name in _OF_SCORES])
     named = {*columns, *(condition.name for condition in where)}
@@ -84,6 +89,8 @@ def view(
     baseline_of = find_baselines(kept, board, baseline) if baseline else {}
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
     averaged = _averaged(kept, board, baseline_of, notes) if pivot == "eval_dataset" else {}
+    if pareto:
+        kept = on_front(kept, pareto, notes)
     if pivot:
         kept = _with_value(kept, pivot, notes)
     numbers = kept[values].astype(float) if baseline or over_seeds or pivot else kept[values]
@@ -110,6 +117,9 @@ def view(
         if baseline and several:
             notes.append("± of a difference is the standard error of its mean over pairs with the same seed")
     frame = _sorted(frame, measures, kept if not pivot and not over_seeds else kept[[]], sort)
+    sorted_by = {name.removesuffix(_DESCENDING) for name in sort}
+    if any({measure.header, measure.of} & sorted_by for measure in measures if measure.of in OF_TEST):
+        notes.append(f"sorted by test scores. {SELECTED_ON_TEST}")
     return Table(frame.reset_index(drop=True), tuple(keys), tuple(measures), tuple(notes))
 
 

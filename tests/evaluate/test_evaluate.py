@@ -65,9 +65,11 @@ def fitted(monkeypatch) -> list[ProbeResult]:
     """What the probes inside `evaluate_dataset` gave."""
     results = []
 
-    def recorded(*parts, **settings):
-        results.extend(run_probes(*parts, **settings))
-        return results[-1:]
+    def recorded(parts, **settings):
+        found = run_probes(parts, **settings)
+        if len(parts.train_y) == len(TRAIN):  # not those of validation scores
+            results.extend(found)
+        return found
 
     monkeypatch.setattr(evaluate, "run_probes", recorded)
     return results

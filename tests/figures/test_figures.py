@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from mdssl import figures
-from mdssl.figures.cost import costs_and_scores, pareto_front
+from mdssl.figures.cost import costs_and_scores
 from mdssl.figures.saving import to_bytes
 from mdssl.figures.style import COLORS, METHODS, wrapped
 
@@ -91,24 +91,6 @@ def test_hours_are_those_of_the_trials(board):
     minutes = trials.groupby("num_domains")["train_seconds"].mean() / 60
     assert any(np.allclose(line.get_ydata(), minutes) for line in axis.lines if len(line.get_ydata()) == 3)
     assert "minutes" in axis.get_ylabel()
-
-
-def test_the_pareto_front_is_that_of_comparing_each_with_all():
-    random = np.random.default_rng(0)
-    for _ in range(20):
-        # Few values, so that many are equal in one or both.
-        costs, scores = random.integers(0, 8, 40).astype(float), random.integers(0, 8, 40).astype(float)
-        costs[random.integers(40)], scores[random.integers(40)] = np.nan, np.nan
-        beaten = [
-            any(
-                (c <= cost and s >= score) and (c < cost or s > score)
-                for c, s in zip(costs, scores, strict=True)
-                if not np.isnan(c + s)
-            )
-            for cost, score in zip(costs, scores, strict=True)
-        ]
-        expected = ~np.array(beaten) & ~np.isnan(costs + scores)
-        np.testing.assert_array_equal(pareto_front(costs, scores), expected)
 
 
 def test_a_trial_that_lacks_a_score_has_no_point(board):

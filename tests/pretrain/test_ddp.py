@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Mixture
+from mdssl.evaluate.validation import Validation
 from mdssl.pretrain import loop, pseudo_domains, stopping
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.loss import mdssl_loss
@@ -73,7 +74,7 @@ def exact_views(config, mixture, groups, step, shares, *, compiled=False):
 EXACT = {"build_model": exact_model, "two_views": exact_views}
 
 
-def run(data, folder, report=lambda progress: None, *, stop_requested=lambda: False, settings=None, **changes):
+def run(data, folder, report=lambda at: None, *, stop_requested=lambda: False, settings=None, validate=None, **changes):
     # A checkpoint has 180 MB here: one at the end, and where a run is stopped.
     settings = {"report_every": 2, "checkpoint_seconds": 1000} | (settings or {})
     return train(
@@ -84,6 +85,7 @@ def run(data, folder, report=lambda progress: None, *, stop_requested=lambda: Fa
         device="cpu",
         report=report,
         stop_requested=stop_requested,
+        validate=validate,
     )
 
 
@@ -106,9 +108,29 @@ def worker(rank: int, folder: str, data: str) -> None:
     run(data, f"{folder}/clustered-by-two", **CLUSTERED)
     results["stopped"] = stop_in_step_3(data, f"{folder}/stopped", asked=rank == 1)
     run(data, f"{folder}/stopped")
+    # With the statistics of batch-norm, which are those of rank 0: a score must not change them either.
+    run(data, f"{folder}/unscored", norm="batch")
+    results["ended"] = end_after_step_2(data, f"{folder}/scored", rank)
+    run(data, f"{folder}/scored", norm="batch", **SCORED, validate=Validation(data, ["tiny-a"], device="cpu"))
     results["clusters"] = clusters_of_an_untrained_encoder(data)
     torch.save(results, f"{folder}/rank-{rank}.pt")
     dist.destroy_process_group()
+
+
+SCORED = {"settings": {"score_every": 2, "report_every": 5}}
+
+
+def end_after_step_2(data: str, folder: str, rank: int) -> tuple[str, int, list[bool]]:
+    """Rank 0 asks for it in step 2, and rank 1 in vain: how training ended, and in which reports rank has a score."""
+    found = []
+
+    def report(progress):
+        found.append(progress.val_knn_top1 is not None)
+        return "end" if rank == 0 else "save"
+
+    validate = Validation(data, ["tiny-a"], device="cpu")
+    ended = run(data, folder, report, norm="batch", **SCORED, validate=validate)
+    return ended["status"], ended["step"], found
 
 
 def stop_in_step_3(data: str, folder: str, asked: bool) -> str:
@@ -194,3 +216,18 @@ def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_workers_stop_after_the_same_step_when_one_is_asked_to(folder, rank):
     assert torch.load(folder / f"rank-{rank}.pt")["stopped"] == "stopped at step 3 of 6"
+
+
+def test_scores_and_an_early_end_change_no_bit_of_an_encoder_of_two_workers(folder):
+    expected, got = (
+        safetensors.torch.load_file(folder / name / "encoder.safetensors") for name in ("unscored", "scored")
+    )
+    assert any("running_var" in name for name in expected)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_all_workers_end_early_after_the_same_step_and_rank_0_has_the_score(folder):
+    assert [torch.load(folder / f"rank-{rank}.pt")["ended"] for rank in (0, 1)] == [
+        ("stopped", 2, [True]),
+        ("stopped", 2, [False]),
+    ]

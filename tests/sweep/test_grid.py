@@ -264,3 +264,29 @@ def test_the_commit_of_files_without_a_checkout_is_what_the_environment_says(mon
     monkeypatch.setenv("MDSSL_GIT_COMMIT", "0cba2fd")
     assert git_commit() == "0cba2fd"
     git_commit.cache_clear()
+
+
+def test_a_search_scores_again_what_has_no_validation_score(settings, trained):
+    """A row of an earlier version. Its published numbers stay: see `merged`."""
+    storage, config, _ = trained
+    rows = read_rows(storage, config.trial_id)
+    assert rows[0]["val_top1"] is None
+    search = replace(settings, evaluate=("tiny-a",), search="random", trials=3)
+    assert [work.state for work in plan(storage, [config], search)] == ["probe"]
+    write_rows(storage, config.trial_id, [row | {"val_top1": 50.0} for row in rows])
+    assert [work.state for work in plan(storage, [config], search)] == ["finished"]
+    assert [work.state for work in plan(storage, [config], replace(settings, evaluate=("tiny-a",)))] == ["finished"]
+
+
+def test_a_trial_that_ended_early_is_done_for_a_search_and_left_for_a_grid(settings, trained):
+    storage, config, _ = trained
+    row = read_rows(storage, config.trial_id)[0] | {
+        "status": "stopped",
+        "probe": None,
+        "top1": None,
+        "val_knn_top1": 9.0,
+    }
+    write_rows(storage, config.trial_id, [row])
+    done = replace(settings, scheduler="asha", grace_steps=1)
+    assert [work.state for work in plan(storage, [config], done)] == ["stopped"]
+    assert [work.is_left for work in plan(storage, [config], settings)] == [True]

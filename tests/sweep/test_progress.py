@@ -1,6 +1,7 @@
 """What a person sees while a sweep runs, from the reports that Tune hands on."""
 
 import io
+import re
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -16,6 +17,11 @@ from mdssl.sweep.progress import SweepProgress
 CONFIG = TrialConfig(domains=("a", "b"), iterations=100, lambda2=0.1, precision="fp32")
 
 
+def report_of(step, **result):
+    numbers = {"loss": 4.5, "alignment": -6.0, "within": 10.5, "across": 0.25, "views_per_second": 1234.0}
+    return {"phase": "training", "step": step, "iterations": 100, "eta_seconds": 75} | numbers | result
+
+
 class Shown:
     def __init__(self):
         self.out = io.StringIO()
@@ -25,9 +31,8 @@ class Shown:
     def report(self, **result):
         self.progress.on_trial_result(0, [], self.trial, result)
 
-    def step(self, step):
-        numbers = {"loss": 4.5, "alignment": -6.0, "within": 10.5, "across": 0.25}
-        self.report(phase="training", step=step, iterations=100, views_per_second=1234.0, eta_seconds=75, **numbers)
+    def step(self, step, **result):
+        self.report(**report_of(step, **result))
 
     def lines(self):
         return self.out.getvalue().splitlines()
@@ -121,3 +126,23 @@ def test_a_trial_without_a_report_for_two_minutes_says_what_it_may_wait_for(show
     assert (len(starts), len(waits)) == (2, 4)
     assert all(f"{CONFIG.trial_id} mdssl" in line for line in waits)
     assert all(later - earlier <= 120 for earlier, later in pairwise([*times, now]))
+
+
+def test_the_table_shows_scores_at_their_steps_and_who_is_ahead(shown):
+    """Of the trials that got furthest, whatever one of a lower step has."""
+    other = replace(CONFIG, lambda2=0.3)
+    shown.progress.add(other)
+    shown.step(10, val_knn_top1=30.0)
+    shown.step(20, val_knn_top1=None)
+    shown.progress.tell(other.trial_id, report_of(5, val_knn_top1=80.0))
+    with shown.progress.console.capture() as captured:
+        shown.progress.console.print(shown.progress._table())
+    table = " ".join(captured.get().split())
+    assert "30.0 at 10" in table and "80.0 at 5" in table
+    assert re.search(r"ahead: [^;]*λ2=0.1[^;]*, validation 30.0 at 10", table)
+
+
+def test_a_trial_that_ends_early_says_where(shown):
+    shown.step(10, val_knn_top1=30.0)
+    shown.report(phase="stopped", ended_early=True)
+    assert "ended early after step 10/100  validation 30.0 at 10  [sweep 1/1" in shown.lines()[-1]

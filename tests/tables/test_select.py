@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
+from factories import failed, row, stopped
 
-from mdssl.tables.select import matching, parse_condition
+from mdssl.tables.select import best_by_validation, matching, parse_condition
 
 ROWS = pd.DataFrame(
     {
@@ -79,3 +80,50 @@ def test_a_long_list_of_what_there_is_is_cut_short():
     with pytest.raises(ValueError, match="and 988 more") as refused:
         matching(rows, [parse_condition("trial_id=123")])
     assert len(str(refused.value)) < 400
+
+
+def trial(number: int, scores: dict[str, tuple[float, float | None]], **changes) -> list[dict]:
+    """The rows of a trial: test and validation top-1 by dataset."""
+    same = {"trial_id": f"{number:012x}", "eval_fingerprint": "1", "finished_at": "2026-11-02"} | changes
+    return [row(name, top1=top1, val_top1=val, **same) for name, (top1, val) in scores.items()]
+
+
+def test_the_best_is_the_best_by_validation_whatever_the_test_scores_are():
+    rows = [
+        *trial(1, {"svhn": (90.0, 50.0), "stl10": (90.0, 40.0)}),
+        *trial(2, {"svhn": (10.0, 60.0), "stl10": (10.0, 44.0)}),
+        *trial(3, {"svhn": (99.0, None), "stl10": (99.0, 99.0)}),
+        stopped("svhn", trial_id=f"{4:012x}", val_knn_top1=99.0),
+        failed(trial_id=f"{5:012x}"),
+    ]
+    found = best_by_validation(pd.DataFrame(rows))
+    assert found["trial_id"].tolist() == [f"{number:012x}" for number in (2, 1, 3, 4, 5)]
+    assert found["val"].tolist()[:2] == [52.0, 45.0] and found["val"].isna().tolist() == [False] * 2 + [True] * 3
+    assert found["status"].tolist() == ["finished"] * 3 + ["stopped", "failed"]
+    # No test score can change it.
+    shuffled = pd.DataFrame(rows).assign(top1=lambda df: 100 - df["top1"])
+    pd.testing.assert_frame_equal(best_by_validation(shuffled), found)
+
+
+def test_without_validation_scores_nobody_is_the_best():
+    rows = pd.DataFrame([*trial(1, {"svhn": (90.0, None)}), *trial(2, {"svhn": (80.0, None)})])
+    for lacking in (rows, rows.drop(columns="val_top1")):
+        assert best_by_validation(lacking)["val"].isna().all()
+        assert best_by_validation(lacking)["trial_id"].tolist() == [f"{1:012x}", f"{2:012x}"]
+
+
+def test_validation_scores_of_earlier_images_and_other_layers_do_not_count():
+    rows = [
+        *trial(1, {"svhn": (1.0, 99.0)}, finished_at="2026-11-01", eval_fingerprint="0"),
+        *trial(2, {"svhn": (1.0, 50.0)}),
+        *trial(3, {"svhn": (1.0, 40.0)}),
+        *trial(3, {"svhn": (1.0, 98.0)}, features="projection"),
+    ]
+    found = best_by_validation(pd.DataFrame(rows)).set_index("trial_id")["val"]
+    assert found.iloc[:2].to_dict() == {f"{2:012x}": 50.0, f"{3:012x}": 40.0} and found.isna().sum() == 1
+
+
+def test_validation_scores_of_two_probes_are_refused():
+    rows = [*trial(1, {"svhn": (1.0, 50.0)}), *trial(2, {"svhn": (1.0, 50.0)}, probe="sgd")]
+    with pytest.raises(ValueError, match="validation scores are of several probes: lbfgs, sgd"):
+        best_by_validation(pd.DataFrame(rows))

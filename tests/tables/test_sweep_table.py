@@ -47,16 +47,16 @@ def swept(storage):
 
 def test_a_row_per_trial_with_averages_and_the_difference_to_the_baseline(swept):
     df = table(swept)
-    columns = ["method", "lambda1", "lambda2", *DATASETS, "seen", "unseen", "vs simclr", "status", "error"]
+    columns = ["method", "lambda1", "lambda2", *DATASETS, "seen", "unseen", "vs simclr", "val", "status", "error"]
     assert list(df.columns) == columns
     nan, failure = None, "ValueError: the loss is nan at step 3"
     expected = [
-        ("random", nan, nan, 30, 20, 25, 35, 25, 30, 27.5 - 53, "finished", nan),
-        ("simclr", 1.0, 0.0, 66, 60, 44, 42, 63, 43, 0, "finished", nan),
-        ("mdssl", 1.0, 0.0, 64, 56, 48, 40, 60, 44, 52 - 53, "finished", nan),
-        ("mdssl", 0.95, 0.1, nan, nan, nan, nan, nan, nan, nan, "failed", failure),
-        ("mdssl", 0.9, 0.0, 61, 62, 63, 64, 61.5, 63.5, 62.5 - 53, "finished", nan),
-        ("mdssl", 0.9, 0.1, 70, 60, 50, 40, 65, 45, 55 - 53, "finished", nan),
+        ("random", nan, nan, 30, 20, 25, 35, 25, 30, 27.5 - 53, nan, "finished", nan),
+        ("simclr", 1.0, 0.0, 66, 60, 44, 42, 63, 43, 0, nan, "finished", nan),
+        ("mdssl", 1.0, 0.0, 64, 56, 48, 40, 60, 44, 52 - 53, nan, "finished", nan),
+        ("mdssl", 0.95, 0.1, nan, nan, nan, nan, nan, nan, nan, nan, "failed", failure),
+        ("mdssl", 0.9, 0.0, 61, 62, 63, 64, 61.5, 63.5, 62.5 - 53, nan, "finished", nan),
+        ("mdssl", 0.9, 0.1, 70, 60, 50, 40, 65, 45, 55 - 53, nan, "finished", nan),
     ]
     found = [tuple(None if pd.isna(value) else value for value in values) for values in df.itertuples(index=False)]
     assert found == expected
@@ -264,7 +264,8 @@ def leaderboard_text(storage: str, **asked) -> str:
 
 def test_the_whole_leaderboard_is_a_table_per_mixture_and_probe(swept):
     trial(swept, 9, (11.5, 12.5, 13.5, 14.5), train_mixture="stl10+cifar10", probe="sgd-raw")
-    tables = leaderboard_text(swept).strip().split("\n\n")
+    *tables, said = leaderboard_text(swept).strip().split("\n\n")
+    assert said.startswith("note: No trial has a validation score")
     assert [text.splitlines()[0] for text in tables] == [
         "cifar10+svhn: top-1 in percent on the test split, lbfgs probe on encoder features",
         "stl10+cifar10: top-1 in percent on the test split, lbfgs probe on encoder features",
@@ -282,6 +283,8 @@ def test_the_printed_leaderboard_can_be_narrowed(swept):
     asked = {"method": ["mdssl", "random"], "train_mixture": ["cifar10+svhn"], "evaluate": ["stl10"]}
     lines = leaderboard_text(swept, probe="lbfgs", **asked).strip().splitlines()
     assert lines[2].split() == ["method", "λ1", "λ2", "stl10", "unseen", "simclr", "status"]
+    assert "No trial has a validation score" in lines[-1] and "optimistic, the more so with more trials" in lines[-1]
+    lines = lines[:-2]
     assert [line.split()[0] for line in lines[4:-1]] == ["random", *["mdssl"] * 4]
     # The baseline, 44.0 on stl10, is not shown, and still what the others are compared with.
     assert lines[-2].split() == ["mdssl", "0.9", "0.1", "50.0", "50.0", "+6.0", "finished"]
@@ -317,3 +320,20 @@ def test_scores_that_rounding_has_decided_are_named(storage):
         "on svhn, 000000000001 on stl10 and 1 more; --probe sgd has no such scores"
     ]
     assert "note: unstable: another order" in printed(df)
+
+
+def test_the_best_of_a_mixture_is_named_by_its_validation_score_and_test_scores_stand_beside(storage):
+    for number, (test, val) in enumerate(((70, 40), (60, 50), (99, None))):
+        rows = [row(name, top1=test, val_top1=None if val is None else val + 0.5) for name in DATASETS]
+        write_rows(storage, f"{number:012x}", [one | {"lambda2": number / 10} for one in rows])
+    write_rows(storage, "9" * 12, [row("svhn", top1=1, val_top1=99.0, train_mixture="svhn+dtd")])
+    df = table(storage)
+    assert df["val"].fillna(-1).to_dict() == {f"{0:012x}": 40.5, f"{1:012x}": 50.5, f"{2:012x}": -1}
+    assert df["seen"].tolist() == [70, 60, 99]
+    assert df.attrs["notes"] == ["best by validation score: 000000000001, val 50.5"]
+    both = table(storage, mixtures=["cifar10+svhn", "svhn+dtd"])
+    assert both["val"].fillna(-1).tolist() == [40.5, 50.5, -1, 99.0]
+    assert [line.split()[-1] for line in printed(df).splitlines()[2:-1]] == ["40.5", "50.5", "-"]
+    text = leaderboard_text(storage, train_mixture=["cifar10+svhn"])
+    assert "note: best by validation score: 000000000001, val 50.5" in text
+    assert "No trial has a validation score" not in text and "optimistic, the more so with more trials" in text

@@ -259,3 +259,14 @@ def test_mixtures_and_untrained_encoders_stand_in_one_table(storage):
 def test_what_means_nothing_is_refused_in_one_message(board, asked, message):
     with pytest.raises(ValueError, match=message):
         view(board, **asked)
+
+
+def test_a_ranking_by_test_scores_says_that_it_is_optimistic_and_one_by_others_does_not(board):
+    shown = ("trial_id", "eval_dataset", "top1", "train_seconds")
+    says = "optimistic, the more so with more trials"
+    assert says in " ".join(view(board, columns=shown, sort=("top1:desc",)).notes)
+    assert says in " ".join(view(board, sort=("average",)).notes)
+    for sort in ((), ("train_seconds",), ("eval_dataset",)):
+        assert says not in " ".join(view(board, columns=shown, sort=sort).notes)
+    validated = view(board.assign(val_top1=board["top1"]), columns=(*shown, "val_top1"), sort=("val_top1:desc",))
+    assert says not in " ".join(validated.notes)

@@ -46,6 +46,7 @@ class Trials:
         self.space: Space | None = None
         self.history: History | None = None
         self.started: list[TrialConfig] = []
+        self.extended: set[str] = set()
         self.rungs = rungs(settings, settings.iterations)
         if settings.search == "grid" and not settings.range:
             self.fixed = trials(settings, settings.expand(*methods))
@@ -106,11 +107,8 @@ class Trials:
 
     def may_end_early(self, config: TrialConfig) -> bool:
         """Whether a scheduler may end this trial: baselines, and trials that are extended, train to the end."""
-        return (
-            bool(self.rungs)
-            and config.method in self.searched_methods
-            and config.trial_id not in getattr(self, "extended", ())
-        )
+        is_searched = config.method in self.searched_methods
+        return bool(self.rungs) and is_searched and config.trial_id not in self.extended
 
     @property
     def configs(self) -> list[TrialConfig]:

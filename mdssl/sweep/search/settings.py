@@ -76,9 +76,14 @@ class SearchSettings:
         return float(found[1]) * _UNITS[found[2]]
 
     @property
+    def needs_validation(self) -> bool:
+        """Whether trials are compared by validation scores, so that a finished trial needs one."""
+        return self.search != "grid"
+
+    @property
     def skips_stopped(self) -> bool:
         """Whether a trial that ended early is done, as far as this sweep is concerned."""
-        return self.search != "grid" or self.scheduler != "none"
+        return self.needs_validation or self.scheduler != "none"
 
 
 def rungs(settings: SearchSettings, iterations: int) -> tuple[int, ...]:

@@ -20,8 +20,8 @@ from mdssl.sweep.settings import SweepSettings
 
 NAMES = ("tiny-a", "tiny-b")
 TRAINING = {
-    "step": 90, "train_seconds": 1.0, "gpu_hours": 0.0, "num_workers": 1, "device": "cpu", "views_seen": 9, "views_per_second": 9.0,
-    "peak_memory_mb": 1.0, "encoder_mb": 1.0, "final_loss": 1.0, "torch_version": "2",
+    "step": 90, "train_seconds": 1.0, "gpu_hours": 0.0, "num_workers": 1, "device": "cpu", "views_seen": 9,
+    "views_per_second": 9.0, "peak_memory_mb": 1.0, "encoder_mb": 1.0, "final_loss": 1.0, "torch_version": "2",
 }  # fmt: skip
 
 
