@@ -1,9 +1,12 @@
 """A synthetic leaderboard that can give each of the figures that need no representations."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
-from factories import UNTRAINED, failed, row
+from factories import UNTRAINED, failed, row, stopped
 
+from mdssl.leaderboard.board import write_rows
 from mdssl.leaderboard.columns import SCHEMA
 
 DATASETS = ("cifar10", "svhn", "stl10")
@@ -46,3 +49,52 @@ def grid_of(board: pd.DataFrame) -> pd.DataFrame:
 
 def at_one_lambda(board: pd.DataFrame) -> pd.DataFrame:
     return board[(board["method"] != "mdssl") | ((board["lambda1"] == 0.9) & (board["lambda2"] == 0.1))]
+
+
+def a_search(storage: str | None = None, *, trials: int = 24, sweep: str = "search", **settings) -> pd.DataFrame:
+    """A search over λ1, λ2, learning rate and stem: every third trial was stopped early, the first failed.
+
+    The validation score is 60 - 200 (λ1 - 0.9)² - 8 |log10(learning rate)|; test scores are its opposite. λ2 and stem
+    change nothing.
+
+    Args:
+        storage: where the metrics of the trials, and their rows, are written.
+    """
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(trials):
+        own = {
+            "trial_id": f"{number + 1:012x}",
+            "sweep": sweep,
+            "lambda1": round(random.uniform(0.8, 1), 2),
+            "lambda2": round(random.uniform(0, 0.4), 2),
+            "learning_rate": float(f"{10 ** random.uniform(-1, 1):.3g}"),
+            "stem": str(random.choice(["cifar", "imagenet"])),
+            "finished_at": f"2026-11-02T10:{number:02}:00.000+00:00",
+            **{"gpu_hours": 0.0, "num_workers": 1, "device": "cpu", "train_seconds": 90.0, "step": 150},
+            **settings,
+        }
+        val = 60 - 200 * (own["lambda1"] - 0.9) ** 2 - 8 * abs(np.log10(own["learning_rate"]))
+        if number == 0:
+            rows.append(failed(**own | {"train_seconds": 30.0, "step": None}))
+            continue
+        early = number % 3 == 2
+        if early:
+            own |= {"train_seconds": 30.0, "step": 50}
+        for place, name in enumerate(DATASETS):
+            offset = 10 * place - 10
+            if early:
+                rows.append(stopped(name, **own, val_knn_top1=val + offset - 15))
+            else:
+                rows.append(row(name, **own, top1=100 - val, val_top1=val + offset, val_knn_top1=val + offset - 5))
+        if storage is not None:
+            folder = Path(storage) / "trials" / own["trial_id"]
+            folder.mkdir(parents=True)
+            steps = [16, 50] if early else [16, 50, 100]
+            scores = [val - 30, val - 15, val - 8][: len(steps)]
+            reports = pd.DataFrame({"step": [8, *steps], "val_knn_top1": [None, *scores], "loss": 1.0})
+            reports.to_parquet(folder / "metrics.parquet")
+    if storage is not None:
+        for trial_id in dict.fromkeys(one["trial_id"] for one in rows):
+            write_rows(storage, str(trial_id), [one for one in rows if one["trial_id"] == trial_id])
+    return a_board(rows)

@@ -10,16 +10,21 @@ SVG, PNG or PDF. Figures of the paper are 2 `domains_against_top1`, 3 `lambda_cu
 A.1 and A.2 `class_similarity`, and A.3 `training_hours`. `gallery` makes all that a leaderboard can give.
 """
 
+from mdssl.figures.contours import setting_contours
 from mdssl.figures.cost import cost_against_score
 from mdssl.figures.curves import lambda_curves
 from mdssl.figures.domains import domains_against_top1, training_hours
 from mdssl.figures.gallery import gallery
 from mdssl.figures.heatmaps import lambda_heatmap
+from mdssl.figures.importance import setting_importance
 from mdssl.figures.kind import Entry, Gallery
 from mdssl.figures.latent_space import class_similarity, embedding
 from mdssl.figures.methods import methods_bars
 from mdssl.figures.one_trial import clusters, loss_terms, trial_gallery
+from mdssl.figures.pareto import seen_against_unseen
+from mdssl.figures.progress import sweep_progress
 from mdssl.figures.saving import save
+from mdssl.figures.slices import setting_slices
 from mdssl.figures.style import COLUMN, PAGE, Figure
 
 __all__ = [
@@ -39,6 +44,11 @@ __all__ = [
     "loss_terms",
     "methods_bars",
     "save",
+    "seen_against_unseen",
+    "setting_contours",
+    "setting_importance",
+    "setting_slices",
+    "sweep_progress",
     "training_hours",
     "trial_gallery",
 ]

@@ -9,7 +9,20 @@ import pandas as pd
 
 from mdssl.data.builtin import BUILTIN
 from mdssl.errors import InputError
-from mdssl.figures import cost, curves, domains, heatmaps, latent_space, methods
+from mdssl.figures import (
+    contours,
+    cost,
+    curves,
+    domains,
+    heatmaps,
+    importance,
+    latent_space,
+    methods,
+    pareto,
+    progress,
+    rungs,
+    slices,
+)
 from mdssl.figures.kind import Entry, Gallery, Storage, file_name
 from mdssl.figures.scores import settings_groups
 
@@ -24,6 +37,12 @@ KINDS = {
         latent_space.EMBEDDING,
         domains.HOURS,
         cost.COST,
+        pareto.PARETO,
+        progress.PROGRESS,
+        rungs.RUNGS,
+        slices.SLICES,
+        contours.CONTOURS,
+        importance.IMPORTANCE,
     )
 }
 """All kinds of figures of a leaderboard, in the order of a gallery."""
@@ -34,28 +53,31 @@ MOST_GROUPS = 3
 def gallery(board: pd.DataFrame, storage: Storage = None) -> Gallery:
     """All figures that ``board`` can give. None is drawn yet.
 
-    Trials that differ in settings which figures do not show are never in one figure. The largest groups of trials with
+    Trials that differ in settings which figures do not show are never averaged. The largest groups of trials with
     the same settings get figures of their own, and the caption names the settings.
 
     Args:
         board: as `mdssl.leaderboard.board.read` returns it.
         storage: where its trials are; required for figures of representations.
     """
-    groups = settings_groups(board)
-    if not groups:
+    by_settings = settings_groups(board)
+    if not by_settings:
         return Gallery(absent=dict.fromkeys(KINDS, "the leaderboard has no scores yet: run a sweep."))
     found = Gallery()
     reasons: dict[str, str] = {}
     for kind in KINDS.values():
+        groups = by_settings if kind.groups is settings_groups else kind.groups(board)
         for number, group in enumerate(groups[:MOST_GROUPS], start=1):
             caption = f"{group.description}."
-            if len(groups) > 1:
+            if kind.groups is settings_groups and len(groups) > 1:
                 caption += f" These are {group.trials} trials, group {number} of {len(groups)} that differ in settings."
             if set(group.rows["eval_dataset"]) & set(BUILTIN):
                 caption += " The built-in domains are synthetic images."
             try:
                 for data, words in kind.find(group, storage):
-                    name = file_name(f"{kind.name}-{words.name}", f"settings{number}" if number > 1 else "")
+                    name = file_name(
+                        f"{kind.name}-{words.name}", f"settings{number}" if number > 1 and not group.name else ""
+                    )
                     # Names of datasets may differ in characters that no file name can have.
                     same = sum(entry.name.split("~")[0] == name for entry in found.entries)
                     name += f"~{same + 1}" if same else ""

@@ -16,6 +16,7 @@ from mdssl.figures.curves import LAMBDAS, lambda_grid, union_in_words
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup, in_order
 from mdssl.tables.compare import over_seeds
+from mdssl.tables.select import SELECTED_ON_TEST
 
 MOST_DATASETS = 12
 """Evaluation datasets of a mixture that get a heat map."""
@@ -35,7 +36,7 @@ class Heatmap(NamedTuple):
 
     def note(self) -> str:
         best = scores.span([self.ties()], "the best", "the best {}, equal to one decimal")
-        return f"{scores.span(self.means['n'], 'One seed', 'Means over {} seeds')}. Framed: {best}."
+        return f"{scores.span(self.means['n'], 'One seed', 'Means over {} seeds')}. Framed: {best}. {SELECTED_ON_TEST}"
 
 
 def lambda_heatmap(

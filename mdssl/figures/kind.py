@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mdssl.figures.scores import SettingsGroup
+import pandas as pd
+
+from mdssl.figures.scores import SettingsGroup, settings_groups
 from mdssl.figures.style import Figure
 from mdssl.storage.location import Location
 
@@ -38,11 +40,13 @@ class FigureKind:
         find: ``find(group, storage)`` yields the data of each figure of this kind with its words. It raises
             `InputError` with the reason where there is none.
         draw: ``draw(data)`` or ``draw(data, width=3.3)`` draws one of them.
+        groups: ``groups(board)`` makes the groups of trials that get figures of their own.
     """
 
     name: str
     find: Callable[[SettingsGroup, Storage], Iterator[tuple[Any, Words]]]
     draw: Callable[..., Figure]
+    groups: Callable[[pd.DataFrame], list[SettingsGroup]] = settings_groups
 
 
 @dataclass(frozen=True, kw_only=True)

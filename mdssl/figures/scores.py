@@ -148,12 +148,14 @@ class SettingsGroup:
         trials: number of trained encoders.
         description: their settings in words.
         unscored: rows of trials with the same settings without a score.
+        name: of the sweep, where all trials are of one and may differ in any setting.
     """
 
     rows: pd.DataFrame
     trials: int
     description: str
     unscored: pd.DataFrame
+    name: str = ""
 
     def label(self, mixture: str) -> str:
         """``mixture`` where the group has several, for the names of files."""

@@ -185,6 +185,11 @@ def plain(text: object) -> str:
     return printable(" ".join(str(text).split())).replace("$", r"\$")
 
 
+def setting(value: object) -> str:
+    """The value of a setting as text."""
+    return f"{value:g}" if isinstance(value, float | np.floating) else plain(value)
+
+
 class _AtJoints(textwrap.TextWrapper):
     """Breaks lines behind plus signs, underscores and hyphens, too."""
 

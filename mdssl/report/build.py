@@ -24,6 +24,7 @@ from mdssl.report import overview, pages, trial
 from mdssl.report.folder import Folder, digest
 from mdssl.report.pictures import draw_board, draw_trials
 from mdssl.storage.location import Location
+from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST
 from mdssl.terminal import printable
 
 WATCH_SECONDS = 30
@@ -166,6 +167,9 @@ def _write_index(
         "summary": summary,
         "unfinished": unfinished,
         "best": overview.best_scores(rows),
+        "selected": overview.selected(rows),
+        "selected_on_test": SELECTED_ON_TEST,
+        "no_validation": NO_VALIDATION,
         "titles": titles,
         "table": table,
         "filters": [(name, text, choices[name]) for name, text in _FILTERS.items() if len(choices.get(name, ())) > 1],

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mdssl.data.builtin import BUILTIN
-from mdssl.tables.compare import settings_apart
+from mdssl.tables.compare import latest_images, settings_apart
+from mdssl.tables.select import best_by_validation
 from mdssl.tables.sweep_table import sweep_table
 
 NOTHING = "–"
@@ -61,6 +62,37 @@ class TrialTable(NamedTuple):
     columns: list[Column]
     rows: list[Row]
     notes: list[str]
+
+
+class Selected(NamedTuple):
+    """The best trial of a training mixture by its validation score ``val``, among ``trials`` that have one, and its
+    test scores by dataset; all by one probe."""
+
+    train_mixture: str
+    probe: str
+    trial_id: str
+    val: float
+    trials: int
+    scores: dict[str, float]
+
+
+def selected(rows: pd.DataFrame) -> list[Selected]:
+    """The best trial of each mixture and probe by validation score, on encoder features.
+
+    Args:
+        rows: the leaderboard with all settings.
+    """
+    of_encoder = rows[(rows["features"] == "encoder") & rows["probe"].notna() & (rows["train_mixture"] != "")]
+    found = []
+    for (mixture, probe), own in of_encoder.groupby(["train_mixture", "probe"]):
+        ranked = best_by_validation(own)
+        count = int(ranked["val"].notna().sum())
+        if count:
+            trial_id, val = ranked["trial_id"][0], ranked["val"][0]
+            scores = latest_images(own)[lambda found, trial_id=trial_id: found["trial_id"] == trial_id]
+            by_dataset = dict(zip(scores["eval_dataset"], scores["top1"], strict=True))
+            found.append(Selected(str(mixture), str(probe), trial_id, val, count, by_dataset))
+    return found
 
 
 def best_scores(rows: pd.DataFrame) -> list[Best]:
@@ -168,7 +200,7 @@ def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str]) -> T
     for name in names:
         values = table[name]
         kind = "other" if name in _AT_THE_END else "score" if name in datasets else "setting"
-        kind = "mean" if name in ("seen", "unseen", "vs simclr") else kind
+        kind = "mean" if name in ("seen", "unseen", "vs simclr", "val") else kind
         texts = [_text(name, kind, value) for value in values]
         best = texts[values.argmax()] if kind in ("score", "mean") and values.notna().any() else None
         by_value = dict(zip(values, texts, strict=True))

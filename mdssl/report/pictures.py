@@ -22,7 +22,7 @@ from mdssl.storage.trial_dir import trial_dir_in
 
 FILES = ("metrics.parquet", "clusters.parquet", "neighbours.png", "neighbours.json")
 """Files of a trial that its pictures show."""
-DRAWING_VERSION = 3
+DRAWING_VERSION = 4
 """Increase it where the same files give other pictures or records."""
 PARALLEL_TRIALS = 24
 """Several processes, which take two seconds to start, draw this number of trials or more."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mdssl.config.methods import UNTRAINED
 from mdssl.errors import InputError, check_name
-from mdssl.tables.compare import common_datasets, row_means
+from mdssl.tables.compare import counted_scores, row_means
 from mdssl.tables.select import SELECTED_ON_TEST
 from mdssl.tables.sweep_table import sweep_table
 
@@ -58,8 +58,8 @@ def objective_values(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
     Args:
         rows: scores of one probe on one layer, with all settings (`mdssl.leaderboard.board.with_settings`).
-        names: ``seen``, ``unseen`` (means as in `mdssl.tables.sweep_table.sweep_table`), ``average`` (the mean over the
-            datasets that the trials have in common), ``hours`` (`training_hours`), or an evaluation dataset.
+        names: ``seen``, ``unseen`` (means as in `mdssl.tables.sweep_table.sweep_table`), ``average`` (the mean over
+            both kinds), ``hours`` (`training_hours`), or an evaluation dataset.
 
     Returns:
         ``train_mixture`` and the columns ``names``, indexed by ``trial_id``; null where a trial lacks a score.
@@ -86,9 +86,10 @@ def objective_values(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         way = {name: rows[name].iloc[0] for name in ("features", "probe")}
         # As in the table of a sweep, so that both have the same means.
         table = sweep_table(rows.assign(top1=rows[by]), mixtures=mixtures, datasets=datasets, **way)
-        common = table[common_datasets(table[datasets])]
-        values = values.join(table[[*datasets, "seen", "unseen"]])
-        values["average"] = row_means(common, pd.DataFrame(True, common.index, common.columns))
+        is_baseline = (table["method"] == "simclr").to_numpy(bool)
+        counted, _ = counted_scores(table[datasets], trials["train_mixture"].reindex(table.index), is_baseline)
+        table["average"] = row_means(table[datasets], counted)
+        values = values.join(table[[*datasets, *MEANS]])
     if COST in names:
         values[COST] = training_hours(trials)
     values = values[["train_mixture", *names]]
@@ -99,7 +100,7 @@ def objective_values(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 def on_front(rows: pd.DataFrame, names: Sequence[str], notes: list[str]) -> pd.DataFrame:
     """The ``rows`` of trials on the Pareto front of two objectives; adds to ``notes`` how many these are.
 
-    What is seen and unseen differs between training mixtures, so each mixture has its own front of these.
+    Means of different training mixtures are over different datasets, so each mixture has its own front of these.
 
     Raises:
         ValueError: there are not two different objectives, or as `objective_values`.
@@ -111,7 +112,7 @@ def on_front(rows: pd.DataFrame, names: Sequence[str], notes: list[str]) -> pd.D
         )
     values = objective_values(rows, names)
     kept: list[str] = []
-    for _, own in values.groupby("train_mixture" if {"seen", "unseen"} & set(names) else (lambda _: 0)):
+    for _, own in values.groupby("train_mixture" if set(MEANS) & set(names) else (lambda _: 0)):
         costs, scores = (own[name].to_numpy(dtype=float) for name in sorted(names, key=lambda name: name != COST))
         kept += own.index[pareto_front(costs if COST in names else -costs, scores)].tolist()
     by_test = f"test scores. {SELECTED_ON_TEST}" if values.attrs["by"] == "top1" else "validation scores (val_top1)"

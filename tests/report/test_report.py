@@ -27,12 +27,12 @@ from mdssl.cli.parse import parse
 from mdssl.cli.trials import Probe, Train
 from mdssl.config.presets import PRESETS
 from mdssl.config.trial import TrialConfig
-from mdssl.leaderboard.board import file_of, read, with_settings, write_rows
+from mdssl.leaderboard.board import file_of, read, read_rows, with_settings, write_rows
 from mdssl.leaderboard.columns import SCHEMA
 from mdssl.paper.ledger import ledger
 from mdssl.report import build
 from mdssl.report.build import watch_report, write_report
-from mdssl.report.overview import best_scores
+from mdssl.report.overview import best_scores, selected
 from mdssl.report.trial import reproduce_commands, usual_settings
 from mdssl.tables.repeat import train_command
 
@@ -359,6 +359,26 @@ def test_scores_stand_beside_their_error_by_test_size_and_beside_what_guessing_s
     best = {line.eval_dataset: line for line in best_scores(with_settings(read(storage)))}
     assert (best["mine"].chance, best["mine"].majority) == (50.0, 62.5)
     assert best["others"].chance == 25.0 and pd.isna(best["others"].majority)
+
+
+def test_the_best_trial_is_selected_by_validation_score_and_its_test_scores_stand_beside(small):
+    storage, folder = small
+    write_report(storage, folder)
+    text = Page(folder / "index.html").text
+    assert "No trial has a validation score" in text and "Best trial of each" not in text
+    assert "Best scores are selected on the test split and therefore optimistic" in text
+    # The better one on the test split, of which nothing is held out, is the worse one here.
+    for trial, val in ((config(), 30.0), (config(method="simclr"), 60.0)):
+        rows = read_rows(storage, trial.trial_id)
+        write_rows(storage, trial.trial_id, [row | {"val_top1": val} for row in rows])
+    write_report(storage, folder)
+    page = Page(folder / "index.html")
+    (only,) = selected(with_settings(read(storage)))
+    assert (only.trial_id, only.val, only.trials) == (config(method="simclr").trial_id, 60.0, 2)
+    assert only.scores == {"cifar10": 45.0, "svhn": 44.0}
+    assert "No trial has a validation score" not in page.text and "Best trial of each" in page.text
+    assert "cifar10 45.0, svhn 44.0" in " ".join(page.text.split())
+    assert {"val"} <= set(page.values("data-column", "th"))
 
 
 @pytest.mark.parametrize("preset", ["quick", "paper"])

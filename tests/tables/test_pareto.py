@@ -83,7 +83,8 @@ def test_validation_scores_select_where_all_trials_have_them(storage):
 def test_mixtures_have_fronts_of_their_own_where_they_see_other_datasets(traded):
     write(traded, 7, (1, 1, 1, 1), train_mixture="stl10+eurosat")
     assert on_front(traded, "seen", "unseen")[0] == [1, 2, 3, 7]
-    assert on_front(traded, "average", "svhn")[0] == [1, 3]
+    assert on_front(traded, "average", "svhn")[0] == [1, 3, 7]
+    assert on_front(traded, "stl10", "svhn")[0] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,143 @@
+"""Validation scores of the trials of a sweep while they train, and where trials were stopped early."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from mdssl.errors import InputError
+from mdssl.figures import style
+from mdssl.figures.kind import FigureKind, Storage, Words, file_name
+from mdssl.figures.scores import SettingsGroup
+from mdssl.figures.searches import each_sweep
+from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.tables.compare import mean
+from mdssl.tables.select import best_by_validation
+
+MOST_TRIALS = 300
+"""Trials whose curves are drawn, evenly over those of the sweep."""
+_READERS = 16
+
+
+class Rungs(NamedTuple):
+    """By trial, ``step`` and ``val_knn_top1``; the status of each; the best trial, if any; and the number of trials."""
+
+    curves: dict[str, pd.DataFrame]
+    status: dict[str, str]
+    best: str | None
+    trials: int
+
+    def counts(self) -> dict[str, int]:
+        return Counter(self.status[trial_id] for trial_id in self.curves)
+
+
+def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words]]:
+    if storage is None:
+        raise InputError("no storage is given, so metrics of trials cannot be read; gallery(board, storage).")
+    rows = pd.concat([group.rows, group.unscored]) if len(group.unscored) else group.rows
+    rows = rows[rows["iterations"] > 0]
+    ranked = best_by_validation(rows)
+    status = dict(zip(ranked["trial_id"], ranked["status"], strict=True))
+    shown = style.evenly(sorted(status), MOST_TRIALS)
+    with ThreadPoolExecutor(_READERS) as pool:
+        read = pool.map(lambda trial_id: _metrics(trial_dir_in(storage, trial_id)), shown)
+        curves = {trial_id: own for trial_id, own in zip(shown, read, strict=True) if len(own)}
+    if len(curves) < 2:
+        raise InputError(
+            "validation scores over steps need two trials of a sweep that were scored while they trained: a sweep with "
+            "--scheduler asha, or --score-every N."
+        )
+    # The last score is that of the trial's rows.
+    groups = rows[rows["status"] == "finished"].groupby("trial_id")
+    ends = pd.DataFrame({"step": groups["step"].max(), "val_knn_top1": groups["val_knn_top1"].agg(mean)})
+    for trial_id, end in ends.dropna().astype(float).iterrows():
+        if trial_id in curves and end["step"] > curves[trial_id]["step"].max():
+            curves[trial_id] = pd.concat([curves[trial_id], end.to_frame().T], ignore_index=True)
+    best = ranked["trial_id"][0] if ranked["val"].notna().any() and ranked["trial_id"][0] in curves else None
+    rungs = Rungs(curves, status, best, len(status))
+    lasts = pd.Series({trial_id: curve["val_knn_top1"].iloc[-1] for trial_id, curve in curves.items()}, dtype=float)
+    said = [
+        f"{len(own)} {name}, last scores from {own.min():.1f} to {own.max():.1f} %"
+        for name, own in lasts.groupby(status)
+    ]
+    words = Words(
+        title=f"Validation scores while training, sweep {group.name}",
+        caption=_note(rungs),
+        alt=f"A line per trial over training steps: {'; '.join(said)}.",
+        name=file_name(group.name),
+    )
+    yield rungs, words
+
+
+def _metrics(trial_dir: Location) -> pd.DataFrame:
+    """Steps and validation scores of a trial's reports; empty where there are none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    nothing = pd.DataFrame({"step": [], "val_knn_top1": []})
+    try:
+        metrics = pd.read_parquet(io.BytesIO((trial_dir / "metrics.parquet").read_bytes()))
+    except FileNotFoundError:
+        return nothing
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise InputError(
+            f"{trial_dir / 'metrics.parquet'} cannot be read: {str(error).splitlines()[0].rstrip('.')}. Move it away "
+            "to draw the curves of the other trials."
+        ) from error
+    if "val_knn_top1" not in metrics:
+        return nothing
+    return metrics.loc[metrics["val_knn_top1"].notna(), ["step", "val_knn_top1"]].reset_index(drop=True)
+
+
+def _note(rungs: Rungs) -> str:
+    some = f" {len(rungs.curves)} of {rungs.trials} trials." if len(rungs.curves) < rungs.trials else ""
+    best = f" The best by validation top-1 is {rungs.best}." if rungs.best else ""
+    return f"kNN top-1 on held-out training images, mean over datasets. A line is a trial.{some}{best}"
+
+
+@style.styled()
+def _draw(rungs: Rungs, width: float = style.PAGE) -> style.Figure:
+    figure, (axis,) = style.panels(1, width=width, height=2.2)
+    looks: dict[str, dict[str, Any]] = {
+        "stopped": dict(color=style.FAINT, linewidth=0.6, zorder=2.5),
+        "failed": dict(color=style.COLORS[3], linewidth=0.6, linestyle=style.DOTTED, zorder=1),
+        "finished": dict(color=style.COLORS[0], linewidth=0.9, zorder=2),
+    }
+    counts = rungs.counts()
+    handles: dict[str, Any] = {}
+    for name, look in looks.items():
+        for trial_id in (one for one in rungs.curves if rungs.status[one] == name and one != rungs.best):
+            curve = rungs.curves[trial_id]
+            # A line through a single score would be invisible.
+            marks: dict[str, Any] = dict(marker="." if len(curve) == 1 else "", markersize=3)
+            (line,) = axis.plot(curve["step"], curve["val_knn_top1"], **look, **marks)
+            if name != "finished":
+                axis.plot(*curve.iloc[-1], marker="x", markersize=3, color=style.INK, zorder=4)
+            word = {"stopped": "stopped early"}.get(name, name)
+            handles.setdefault(f"{word} ({counts[name]})", line)
+    if rungs.best:
+        curve = rungs.curves[rungs.best]
+        look = dict(color=style.COLORS[1], linewidth=1.8, marker="o", markersize=3, zorder=3)
+        (handles["best by validation"],) = axis.plot(curve["step"], curve["val_knn_top1"], **look)
+    # Where most scores were made: the rungs.
+    steps = np.unique(np.concatenate([curve["step"] for curve in rungs.curves.values()]))
+    if len(steps) <= 8:
+        axis.set_xticks(steps, [f"{step:,.0f}" for step in steps])
+    axis.set_xlabel("training step")
+    axis.set_ylabel("validation kNN top-1 (%)")
+    style.no_negative(axis)
+    style.legend(figure, handles)
+    style.note(figure, style.plain(_note(rungs)))
+    return figure
+
+
+RUNGS = FigureKind("rungs", _find, _draw, each_sweep)

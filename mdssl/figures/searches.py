@@ -1,0 +1,134 @@
+"""Trials of sweeps for figures that average nothing, and the settings in which they differ."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.axis import Axis
+
+from mdssl.config.methods import METHODS, UNTRAINED
+from mdssl.errors import InputError
+from mdssl.figures import style
+from mdssl.figures.scores import SettingsGroup, all_settings, unscored
+from mdssl.tables.compare import latest_images, settings_apart, settings_of
+from mdssl.tables.select import NO_VALIDATION, best_by_validation
+
+_IMAGES = ("data_fingerprint", "weights", "recipe_version", "recipe_version_clustering")
+"""Settings that nobody searches."""
+
+
+def whole_board(board: pd.DataFrame) -> list[SettingsGroup]:
+    """All trials of ``board`` as one group, whatever their settings, with scores of the most frequent probe."""
+    is_scored = (board["status"] == "finished") & board["top1"].notna()
+    rows = all_settings(board[is_scored & (board["features"] == "encoder")])
+    if rows.empty:
+        return []
+    probes = rows["probe"].value_counts()
+    rows = latest_images(latest_images(rows[rows["probe"] == probes.index[0]]), "data_fingerprint", "train_mixture")
+    others = f" (the most frequent of {len(probes)})" if len(probes) > 1 else ""
+    trials = rows.loc[~rows["method"].isin(UNTRAINED), "trial_id"].nunique()
+    without = unscored(board)
+    return [SettingsGroup(rows, trials, f"{probes.index[0]} probe{others} of encoder features", without)]
+
+
+def each_sweep(board: pd.DataFrame) -> list[SettingsGroup]:
+    """A group for each sweep of ``board``, the one with most trials first."""
+    found = [
+        replace(group, description=f"Sweep {sweep}, {group.description}", name=str(sweep))
+        for sweep, own in board.groupby("sweep", sort=False)
+        for group in whole_board(own)
+    ]
+    return sorted(found, key=lambda group: -group.trials)
+
+
+def trials_of(group: SettingsGroup) -> pd.DataFrame:
+    """The trained trials of ``group``, those that were stopped or failed included, in the order in which they ended.
+
+    Returns:
+        A row per trial with its settings, ``trial_id``, ``status``, and ``val``, the validation score in percent.
+
+    Raises:
+        ValueError: no trial has a validation score.
+    """
+    rows = pd.concat([group.rows, group.unscored]) if len(group.unscored) else group.rows
+    rows = rows[~rows["method"].isin(UNTRAINED)].sort_values("finished_at", kind="stable")
+    ranked = best_by_validation(rows).set_index("trial_id")
+    if not ranked["val"].notna().any():
+        raise InputError(NO_VALIDATION)
+    trials = rows.drop_duplicates("trial_id", keep="last").drop(columns="status")
+    return trials.join(ranked, on="trial_id").reset_index(drop=True)
+
+
+def searched_settings(trials: pd.DataFrame) -> list[str]:
+    """The settings, besides the seed, in which trials that have them differ, in the order of the columns."""
+    apart = settings_apart(trials, missing_differs=False)
+    return [name for name in settings_of(trials) if name in apart and name not in _IMAGES]
+
+
+def tried(group: SettingsGroup, what: str, least: int) -> tuple[pd.DataFrame, list[str], str]:
+    """The trials of ``group`` with a validation score, the settings in which they differ, and a note on the others.
+
+    Baselines beside methods that weigh domains are left out: they lack settings that were searched.
+
+    Raises:
+        ValueError: there are fewer than ``least`` such trials, or they differ in nothing but the seed.
+    """
+    every = trials_of(group)
+    trials = every[every["val"].notna()]
+    weighs = trials["method"].map(lambda method: METHODS[method].weighs_domains).astype(bool)
+    trials = trials[weighs] if weighs.any() else trials
+    names = searched_settings(trials.drop(columns="val"))
+    if len(trials) < least or not names:
+        raise InputError(
+            f"{what} needs {least} trials of a sweep with validation scores that differ in a setting, and there "
+            f"{'is' if len(trials) == 1 else 'are'} {len(trials)}{'' if names else ' with the same settings'}."
+        )
+    ended = every["status"].value_counts()
+    baselines = len(weighs) - len(trials)
+    without = [(ended.get("stopped", 0), "stopped early"), (ended.get("failed", 0), "failed")]
+    listed = [f"{count} {why}" for count, why in without if count]
+    listed += [f"{baselines} of a method without domain weights"] if baselines else []
+    note = f" Left out: {', '.join(listed)}." if listed else ""
+    return trials.reset_index(drop=True), names, f"{len(trials)} trials.{note}"
+
+
+def is_number(values: pd.Series) -> bool:
+    """Whether a setting has an order: numbers, but not booleans."""
+    values = values.dropna().infer_objects()
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def scale_of(values: pd.Series) -> str:
+    """``log`` for positive numbers over a decade or more that are spread as logarithms are, else ``linear``."""
+    values = values.astype(float)
+    low, high = values.min(), values.max()
+    if not low > 0 or high < 10 * low:
+        return "linear"
+    middle = np.log(values.median())
+    return "log" if abs(middle - np.log(low * high) / 2) < abs(middle - np.log((low + high) / 2)) else "linear"
+
+
+def drawn(values: pd.Series) -> pd.Series:
+    """Where ``values`` are on an axis: their decimal logarithms, or themselves, as `scale_of` says."""
+    values = values.astype(float)
+    return pd.Series(np.log10(values), values.index) if scale_of(values) == "log" else values
+
+
+def label_axis(axis: Axis, name: str, values: pd.Series) -> None:
+    """Write the name of a setting, and where values are `drawn` as logarithms, 1, 2 and 5 times powers of ten."""
+    axis.set_label_text(style.plain(header(name)))
+    if scale_of(values) == "log":
+        low, high = values.astype(float).min(), values.astype(float).max()
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [digit * 10.0**power for power in powers for digit in ((1, 2, 5) if high < 200 * low else (1,))]
+        ticks = [tick for tick in ticks if low / 1.2 <= tick <= high * 1.2]
+        axis.set_ticks([math.log10(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
+
+
+def header(name: str) -> str:
+    """The name of a setting as axes show it."""
+    short = {"lambda1": "λ1", "lambda2": "λ2", "train_mixture": "mixture"}
+    return short.get(name, name.replace("_", " "))

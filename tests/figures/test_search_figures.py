@@ -1,0 +1,216 @@
+"""Figures of a search, on a synthetic one whose best settings are known, and Pareto fronts."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from figure_board import MIXTURES, a_board, a_search, board_of_all_kinds, trial
+from matplotlib.collections import PathCollection
+
+from mdssl import figures
+from mdssl.figures.gallery import KINDS
+from mdssl.figures.importance import _importance
+from mdssl.figures.rungs import RUNGS
+from mdssl.figures.searches import each_sweep, scale_of, searched_settings, trials_of
+from mdssl.leaderboard import board as leaderboard
+
+SEARCH = ("pareto", "sweep-progress", "rungs", "slices", "contours", "importance")
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> tuple[pd.DataFrame, str]:
+    """The board of a search, and its storage."""
+    storage = str(tmp_path_factory.mktemp("search") / "results")
+    a_search(storage)
+    return leaderboard.read(storage), storage
+
+
+def points_of(axis) -> np.ndarray:
+    drawn = [drawn for drawn in axis.collections if isinstance(drawn, PathCollection)]
+    return np.concatenate([own.get_offsets() for own in drawn])
+
+
+def val_of(board: pd.DataFrame) -> pd.Series:
+    """The validation score of each finished trial."""
+    finished = board[board["status"] == "finished"]
+    return finished.groupby("trial_id")["val_top1"].mean()
+
+
+def test_a_search_gets_all_of_its_figures_with_numbers_in_words(searched):
+    board, storage = searched
+    entries = {entry.figure: entry for entry in figures.gallery(board, storage).entries}
+    assert set(SEARCH) <= set(entries)
+    for name in SEARCH:
+        for width in (figures.COLUMN, figures.PAGE):
+            entries[name].draw(width=width).draw_without_rendering()
+    assert "15 finished" in entries["rungs"].alt and "8 stopped" in entries["rungs"].alt
+    assert "Left out: 8 stopped early, 1 failed." in entries["slices"].caption
+    assert f"{val_of(board).max():.1f} %" in entries["slices"].alt
+    assert entries["slices"].name == "slices-search"
+
+
+def words_of(name: str, board: pd.DataFrame, storage: str | None = None) -> list[str]:
+    """The alternative texts of the figures of one kind."""
+    kind = KINDS[name]
+    return [words.alt for group in kind.groups(board) for _, words in kind.find(group, storage)]
+
+
+def test_without_validation_scores_no_figure_selects_by_test_scores(searched):
+    board, storage = searched
+    without = board.assign(val_top1=np.nan)
+    for name in ("slices", "contours", "importance"):
+        with pytest.raises(ValueError, match="No trial has a validation score"):
+            words_of(name, without)
+    with pytest.raises(ValueError, match="two trials that have validation scores"):
+        words_of("sweep-progress", without)
+    ((rungs, _),) = list(RUNGS.find(each_sweep(without)[0], storage))
+    assert rungs.best is None
+
+
+def test_test_scores_change_no_figure_of_a_search(searched):
+    board, storage = searched
+    other = board.assign(top1=100 - board["top1"])
+    for name in SEARCH[:-1]:
+        assert words_of(name, other, storage) == words_of(name, board, storage)
+
+
+def test_the_best_score_rises_with_the_cost_of_all_trials(searched):
+    board, _ = searched
+    (axis,) = figures.sweep_progress(board).axes
+    trials = board.sort_values("finished_at").drop_duplicates("trial_id")
+    minutes = trials["train_seconds"].cumsum() / 60
+    best = trials["trial_id"].map(val_of(board)).cummax().ffill()
+    found = axis.lines[0].get_xydata()
+    np.testing.assert_allclose(found[:, 0], minutes)
+    np.testing.assert_allclose(found[:, 1], best)
+    assert "minutes on a CPU" in axis.get_xlabel()
+
+
+def test_sweeps_are_lines_of_their_own_and_other_datasets_are_another_figure(searched):
+    board, _ = searched
+    second = board.assign(sweep="second", trial_id="e" + board["trial_id"].str[1:])
+    both = pd.concat([board, second])
+    assert len(figures.sweep_progress(both).axes[0].lines) == 2
+    fewer = pd.concat([board, second[second["eval_dataset"] != "stl10"]])
+    with pytest.raises(ValueError, match="different datasets: cifar10, stl10, svhn; cifar10, svhn"):
+        figures.sweep_progress(fewer)
+    assert len(words_of("sweep-progress", fewer)) == 2
+
+
+def test_hours_of_several_devices_are_not_added(searched):
+    board, _ = searched
+    mixed = board.assign(device=np.where(board["trial_id"] > f"{9:012x}", "NVIDIA H200", "cpu"))
+    with pytest.raises(ValueError, match="hours on several devices"):
+        words_of("sweep-progress", mixed)
+
+
+def test_rungs_end_where_trials_ended_and_the_best_is_highlighted(searched):
+    board, storage = searched
+    ((rungs, _),) = list(RUNGS.find(each_sweep(board)[0], storage))
+    (axis,) = RUNGS.draw(rungs).axes
+    ended = {trial_id: curve["step"].max() for trial_id, curve in rungs.curves.items()}
+    status = board.drop_duplicates("trial_id").set_index("trial_id")["status"]
+    assert ended == {one: 50 if status[one] == "stopped" else 150 for one in status.index if status[one] != "failed"}
+    assert rungs.best == val_of(board).idxmax()
+    crosses = [line for line in axis.lines if line.get_marker() == "x"]
+    assert len(crosses) == 8 and {line.get_xdata()[0] for line in crosses} == {50}
+    (thick,) = [line for line in axis.lines if line.get_linewidth() > 1.5]
+    own = pd.read_parquet(f"{storage}/trials/{rungs.best}/metrics.parquet")["val_knn_top1"].dropna()
+    np.testing.assert_allclose(thick.get_ydata()[:-1], own)
+    last = board[board["trial_id"] == rungs.best]["val_knn_top1"].mean()
+    assert thick.get_ydata()[-1] == pytest.approx(last)
+
+
+def test_a_damaged_file_of_metrics_is_named(searched, tmp_path):
+    board, _ = searched
+    folder = tmp_path / "trials" / f"{2:012x}"
+    folder.mkdir(parents=True)
+    (folder / "metrics.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=f"{2:012x}/metrics.parquet cannot be read"):
+        words_of("rungs", board, str(tmp_path))
+    with pytest.raises(ValueError, match="--scheduler asha"):
+        words_of("rungs", board, str(tmp_path / "none"))
+
+
+def test_slices_have_a_point_per_finished_trial_at_its_setting_and_score(searched):
+    board, _ = searched
+    axes = figures.setting_slices(board).axes
+    assert [axis.get_xlabel() for axis in axes] == ["λ1", "λ2", "stem", "learning rate"]
+    settings = board.drop_duplicates("trial_id").set_index("trial_id").loc[val_of(board).index]
+    expected = sorted(zip(settings["lambda1"], val_of(board), strict=True))
+    np.testing.assert_allclose(sorted(map(tuple, points_of(axes[0])[:-1])), expected)
+    best = val_of(board).idxmax()
+    np.testing.assert_allclose(points_of(axes[3])[-1], [np.log10(settings["learning_rate"][best]), val_of(board)[best]])
+
+
+def test_contours_are_over_pairs_of_numbers_through_the_mean_of_each_pair(searched):
+    board, _ = searched
+    axes = figures.setting_contours(board).axes
+    assert [(axis.get_xlabel(), axis.get_ylabel()) for axis in axes[:3]] == [
+        ("λ1", "λ2"),
+        ("λ1", "learning rate"),
+        ("λ2", "learning rate"),
+    ]
+    on_a_line = board.assign(lambda2=board["lambda1"] / 2, learning_rate=1.0)
+    with pytest.raises(ValueError, match="two settings with numbers that differ independently, and there are lambda1"):
+        figures.setting_contours(on_a_line)
+
+
+def test_importance_finds_the_settings_that_matter_and_warns_of_few_trials():
+    many = a_search(trials=60)
+    found = _importance(each_sweep(many)[0])
+    assert list(found.settings.index)[:1] == ["learning_rate"]
+    assert found.settings["mean"]["learning_rate"] > 10 * abs(found.settings["mean"][["lambda2", "stem"]]).max()
+    assert found.explained > 0.7 and found.warning() == ""
+    few = _importance(each_sweep(a_search(trials=22))[0])
+    assert "only 14 trials; with fewer than 20" in few.warning()
+    noise = many.assign(val_top1=np.random.default_rng(0).uniform(0, 100, len(many)))
+    assert "no better than their mean, so these" in _importance(each_sweep(noise)[0]).warning()
+    with pytest.raises(ValueError, match="needs 10 trials"):
+        figures.setting_importance(a_search(trials=9))
+
+
+def test_baselines_beside_a_search_are_no_points_of_it():
+    board = a_search()
+    baseline = a_search(trials=3, method="simclr", lambda1=1.0, lambda2=0.0)
+    baseline["trial_id"] = "b" + baseline["trial_id"].str[1:]
+    group = each_sweep(pd.concat([board, baseline]))[0]
+    assert len(trials_of(group)) == 24 + 3
+    axes = figures.setting_slices(pd.concat([board, baseline])).axes
+    assert len(points_of(axes[0])) == 15 + 1
+    assert (
+        "1 of a method without domain weights" in figures.setting_slices(pd.concat([board, baseline])).get_supxlabel()
+    )
+
+
+def test_searched_settings_are_those_that_differ_but_the_seed(searched):
+    board, _ = searched
+    trials = board.drop_duplicates("trial_id").drop(columns="config_json")
+    assert searched_settings(trials.assign(seed=range(len(trials)))) == ["lambda1", "lambda2", "stem", "learning_rate"]
+
+
+def test_a_scale_is_logarithmic_where_values_are():
+    assert scale_of(pd.Series(np.geomspace(0.5, 8, 9))) == "log"
+    assert scale_of(pd.Series(np.linspace(0.02, 0.4, 9))) == "linear"
+    assert scale_of(pd.Series([0.0, 0.1, 1.0])) == scale_of(pd.Series([0.5, 1.0])) == "linear"
+
+
+def test_seen_against_unseen_has_the_front_of_comparing_all_and_says_what_selected(searched):
+    board = board_of_all_kinds()
+    (axis,) = figures.seen_against_unseen(board, mixture=MIXTURES[2]).axes
+    own = board[(board["train_mixture"] == MIXTURES[2]) & board["top1"].notna()]
+    means = own.groupby(["trial_id", "seen"])["top1"].mean().unstack()
+    np.testing.assert_allclose(sorted(map(tuple, points_of(axis))), sorted(zip(means[True], means[False], strict=True)))
+    front = [
+        (x, y)
+        for x, y in zip(means[True], means[False], strict=True)
+        if not ((means[True] >= x) & (means[False] >= y)).sum() > 1
+    ]
+    (line,) = axis.lines
+    assert set(front) <= set(map(tuple, line.get_xydata()))
+    assert len(line.get_xydata()) == len(front) + 2
+    assert "optimistic" in figures.seen_against_unseen(board, mixture=MIXTURES[2]).get_supxlabel().replace("\n", " ")
+    by_validation = figures.seen_against_unseen(searched[0])
+    assert "validation" in by_validation.axes[0].get_xlabel() and "optimistic" not in by_validation.get_supxlabel()
+    alone = a_board([one for number in (1, 2) for one in trial(number, ("svhn",), seed=number)])
+    with pytest.raises(ValueError, match="scores on both kinds"):
+        words_of("pareto", alone)
