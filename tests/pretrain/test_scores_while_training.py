@@ -1,6 +1,7 @@
 """Validation scores while training, and an early end: neither changes the encoder."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -80,7 +81,8 @@ def test_a_trial_that_ends_early_goes_on_as_if_it_had_not(tiny_data, tmp_path, s
     def report(progress):
         return "end" if progress.val_knn_top1 == 40.0 else None
 
-    ended = run(tiny_data, tmp_path, validate=validate, report=report)
+    seldom = replace(SETTINGS, checkpoint_seconds=1000)
+    ended = run(tiny_data, tmp_path, seldom, validate=validate, report=report)
     assert ended == read_training(Location.of(tmp_path))
     assert (ended["status"], ended["step"], ended["iterations"]) == ("stopped", 3, 6)
     assert ended["val_knn_top1"] == {"tiny-a": 20.0, "tiny-b": 60.0}
