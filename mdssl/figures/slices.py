@@ -62,7 +62,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Slices, Word
 def _draw(found: Slices, width: float = style.PAGE) -> style.Figure:
     figure, axes = style.panels(len(found.names), width=width, height=1.5)
     trials = found.trials
-    best = trials["val"].argmax()
+    best = int(trials["val"].argmax())
     for axis, name in zip(axes, found.names, strict=True):
         values = trials[name]
         if is_number(values):

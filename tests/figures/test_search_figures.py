@@ -190,6 +190,7 @@ def test_searched_settings_are_those_that_differ_but_the_seed(searched):
 
 def test_a_scale_is_logarithmic_where_values_are():
     assert scale_of(pd.Series(np.geomspace(0.5, 8, 9))) == "log"
+    assert scale_of(pd.Series(np.geomspace(1, 8, 9))) == "linear"
     assert scale_of(pd.Series(np.linspace(0.02, 0.4, 9))) == "linear"
     assert scale_of(pd.Series([0.0, 0.1, 1.0])) == scale_of(pd.Series([0.5, 1.0])) == "linear"
 
