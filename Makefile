@@ -53,4 +53,5 @@ lint: install
 # The peers that the benches compare with are of no use to anything else.
 bench: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --group bench-search
 	$(BIN)/python bench/all.py

@@ -26,10 +26,15 @@ from harness import amount
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "RESULTS.md"
-CPU = ("loss", "augment", "optimizer", "step", "small_maps", "probe", "kmeans", "sweep", "leaderboard", "prepare")
+CPU = (
+    "loss", "augment", "optimizer", "step", "small_maps", "probe", "kmeans", "sweep", "leaderboard", "prepare",
+    "search",
+)  # fmt: skip
 CUDA = ("loss", "augment", "optimizer", "step", "probe", "kmeans")
 FLAGS = {("step", "cuda"): ("--preset", "paper")}
-VERSIONS = ("torch", "torchvision", "ray", "scikit-learn", "pandas", "pyarrow", "lightly", "kornia")
+VERSIONS = (
+    "torch", "torchvision", "ray", "scikit-learn", "pandas", "pyarrow", "lightly", "kornia", "optuna", "syne-tune",
+)  # fmt: skip
 PEERS = ("lightly", "kornia", "pytorch-metric-learning", "faiss-cpu")
 
 INTRODUCTION = """# Bench results

@@ -42,7 +42,7 @@ from mdssl.pretrain.checkpoint import latest_step
 from mdssl.storage.location import Location
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
-PLUGIN = Path(__file__).parent / "chaos_plugin"
+PLUGIN = Path(__file__).parent / "plugin"
 KINDS = {
     "worker": re.compile(r"ray::.*RayTrainWorker"),
     "controller": re.compile(r"ray::TrainController"),

@@ -10,10 +10,12 @@ import process_use
 import pytest
 import s3_server
 import sweep_runs
+import thin_encoder
 import torch
 from factories import prepare_tiny
 from threadpoolctl import threadpool_limits
 
+from mdssl.pretrain import model
 from mdssl.storage import filesystems
 
 # Processes that share the cores with all their threads each wait for one another: libraries that are loaded later, and
@@ -26,6 +28,11 @@ os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 # Thousands of files that nobody needs after a power cut. Tests of a disk that is full put their own in its place.
 os.fsync = lambda descriptor: None
+# What is tested of most encoders does not depend on their size. `full_encoders` has those of torchvision.
+thin_encoder.install(model)
+os.environ[thin_encoder.VARIABLE] = "1"
+plugin = str(Path(__file__).parent / "plugin")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [plugin, os.environ.get("PYTHONPATH")]))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,6 +62,13 @@ def pytest_xdist_make_scheduler(config, log):
 def tiny_data(tmp_path_factory) -> str:
     """See `prepare_tiny`."""
     return prepare_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def full_encoders():
+    """See `thin_encoder.full`."""
+    with thin_encoder.full():
+        yield
 
 
 @pytest.fixture(scope="session")

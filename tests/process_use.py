@@ -10,7 +10,7 @@ from types import CodeType, FunctionType
 import pytest
 
 TESTS = Path(__file__).parent
-STARTERS = {"subprocess", "multiprocessing", "Popen", "spawn", "get_context", "sync_playwright"}
+STARTERS = {"subprocess", "multiprocessing", "Popen", "Process", "spawn", "get_context", "sync_playwright"}
 
 
 @cache
@@ -22,7 +22,12 @@ def starts_processes(item: pytest.Item) -> bool:
     if item.get_closest_marker("ray"):
         return True
     fixtures = [definition.func for found in item._fixtureinfo.name2fixturedefs.values() for definition in found]
-    return any(_mentions_a_starter(function, set()) for function in [item.function, *fixtures])
+    return any(_starts(function) for function in [item.function, *fixtures])
+
+
+@cache
+def _starts(function: object) -> bool:
+    return _mentions_a_starter(function, set())
 
 
 def _mentions_a_starter(function: object, seen: set[CodeType]) -> bool:

@@ -126,6 +126,11 @@ def encoders(storage: Path) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in storage.glob("trials/*/encoder.safetensors")}
 
 
+def saved_steps(storage: Path) -> list[int]:
+    """Steps of the checkpoints of all trials."""
+    return [int(file.name[5:13]) for file in storage.glob("trials/*/checkpoints/step-*")]
+
+
 def assert_nothing_is_left_over(storage: Path) -> None:
     assert not list(storage.glob("trials/*/claim*"))
     assert not [path for path in storage.rglob(".*") if path.name != ".ray"]
@@ -133,7 +138,8 @@ def assert_nothing_is_left_over(storage: Path) -> None:
 
 
 def stop_a_sweep(folder: Path, data: str, executor: str = "inline", group: bool = True) -> SimpleNamespace:
-    """Start a sweep with a Ray of its own, look at its processes while it trains, and stop it by SIGTERM.
+    """Start a sweep with a Ray of its own and look at its processes while it trains. Send SIGTERM to the process of the
+    trial, and, when that goes on, to the sweep.
 
     Args:
         group: whether the signal goes to its process group, as ``timeout`` sends it, or to the sweep's process alone.
@@ -141,10 +147,11 @@ def stop_a_sweep(folder: Path, data: str, executor: str = "inline", group: bool 
     Returns:
         ``command``, its exit ``code``, what it ``said``, the ``seconds`` that it took to end, its ``storage`` and
         ``home``; the ``ports`` at which its processes listened, and Ray's ``sessions`` while it trained; those that
-        are ``left``, and its ``processes`` that are.
+        are ``left``, and its ``processes`` that are. Of the time before the second signal: the ``step`` that the trial
+        saved after the first, and what was ``said_before``.
     """
     command = [sys.executable, SCRIPT, "--domains", "tiny-a", "--batch-per-domain", 8, "--precision", "fp32"]
-    command += ["--lambda1", 1, "--lambda2", 0, "--iterations", 2000, "--report-every", 2, "--max-concurrent", 1]
+    command += ["--lambda1", 1, "--lambda2", 0, "--iterations", 20000, "--report-every", 2, "--max-concurrent", 1]
     command += ["--checkpoint-seconds", 10000, "--executor", executor, "--storage", folder / "results", "--data", data]
     with tempfile.TemporaryDirectory(prefix="mdssl-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
         environment = os.environ | {"HOME": str(folder), "RAY_TMPDIR": temporary}
@@ -155,6 +162,8 @@ def stop_a_sweep(folder: Path, data: str, executor: str = "inline", group: bool 
         try:
             sweep.wait_for(r"simclr.*: step ")
             ports, sessions = listening(descendants(sweep.process.pid)), ray_sessions(temporary)
+            step = _sigterm_to_the_trial(sweep, folder / "results")
+            said_before = sweep.said
             (os.killpg if group else os.kill)(sweep.process.pid, signal.SIGTERM)
             signalled = time.monotonic()
             code = sweep.process.wait(100)
@@ -172,7 +181,19 @@ def stop_a_sweep(folder: Path, data: str, executor: str = "inline", group: bool 
             sessions=sessions,
             left=ray_sessions(temporary),
             processes=_those_that_stay(sweep.token),
+            step=step,
+            said_before=said_before,
         )
+
+
+def _sigterm_to_the_trial(sweep: Running, storage: Path) -> int:
+    """The step that it saved; it has gone on from there in another process."""
+    (victim,) = sweep.processes("ray::ImplicitFunc")
+    os.kill(victim, signal.SIGTERM)
+    sweep.wait_for(lambda: saved_steps(storage) and victim not in ours(sweep.token))
+    (step,) = saved_steps(storage)
+    sweep.wait_for(lambda: any(int(other) > step for other in re.findall(r": step (\d+)/", sweep.said)))
+    return step
 
 
 def ray_sessions(temporary: str) -> list[Path]:

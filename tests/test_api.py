@@ -53,7 +53,7 @@ def test_the_loss_in_another_loop_as_the_readme_has_it():
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_data, tmp_path_factory):
+def trained(full_encoders, tiny_data, tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
     config = TrialConfig(domains=("tiny-a", "tiny-b"), lambda1=0.9, iterations=2, **SMALL)
     train(config, data=tiny_data, trial_dir=results / "trials" / "mine", device="cpu")

@@ -9,7 +9,7 @@ import pytest
 from chaos import STALLED_SECONDS, Sweep, free_port
 from processes import ours, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400), pytest.mark.usefixtures("full_encoders")]
 
 
 def drain(cluster, node, seconds: int) -> None:

@@ -60,7 +60,7 @@ def test_a_method_is_added_by_its_record(tiny_data, tmp_path):
     file.write_text(before + textwrap.indent(textwrap.dedent(record).strip() + ",\n", 8 * " ") + place + after)
 
     command = [sys.executable, "-c", USE_IT, tiny_data, str(tmp_path / "results"), str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "code")}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "code"), os.environ["PYTHONPATH"]])}
     ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"^ *mdssl-mine +0.9 +0.1 ", ended.stdout, re.M)

@@ -36,6 +36,9 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
         if not METHODS[self.method].trains and self.domains == PRESETS[self.preset].get("domains"):
             # Nobody has asked for the preset's domains.
             object.__setattr__(self, "domains", ())
+        if self.evaluate == PRESETS[self.preset].get("evaluate"):
+            # Nor for these: they are what its sweeps are scored on.
+            object.__setattr__(self, "evaluate", ())
         self._refuse_settings_of_other_methods()
         TrialConfig.__post_init__(self)
         RunSettings.__post_init__(self)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from mdssl.config.checks import check_lambda1, check_mixture, check_schedule
 from mdssl.config.field_types import check_types, current_name
 from mdssl.config.methods import METHODS
 from mdssl.errors import InputError, check_name, check_number
@@ -51,9 +52,14 @@ class Recipe:
     optimizer: Literal["lars", "sgd", "adamw"] = "lars"
     """lars and sgd have momentum 0.9."""
     learning_rate: float = 4.0
-    """Peak learning rate; linear warm-up, then cosine to zero."""
+    """Peak learning rate, after a linear warm-up."""
     lr_warmup_iterations: int = 480
     """Steps of linear learning-rate warm-up."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """Learning rate after the warm-up: cosine (to zero) | wsd (stable, then a decay to zero: a longer trial goes on
+    from the stable part of a shorter one)."""
+    decay_fraction: float = 0.2
+    """wsd: share of the iterations that decay."""
     weight_decay: float = 1e-6
     """Weight decay; never on biases and normalization parameters."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -73,10 +79,17 @@ class Recipe:
         check_number("projection_dim", self.projection_dim, low=1)
         check_number("learning_rate", self.learning_rate, low=0)
         check_number("lr_warmup_iterations", self.lr_warmup_iterations, low=0)
+        usual, warmup = Recipe.decay_fraction, self.lr_warmup_iterations
+        check_schedule(self.schedule, self.decay_fraction, usual, self.iterations, warmup)
         check_number("weight_decay", self.weight_decay, low=0)
         check_number("crop_min_area", self.crop_min_area, low=0.01, high=1)
         check_number("jitter_strength", self.jitter_strength, low=0, high=1)
         check_number("blur_probability", self.blur_probability, low=0, high=1)
+
+    @property
+    def stable_steps(self) -> int:
+        """Steps of schedule wsd before its decay, which do not depend on ``iterations``."""
+        return self.iterations - round(self.decay_fraction * self.iterations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,9 +240,18 @@ class TrialConfig(Recipe, ClusterSettings):
     @property
     def trial_id(self) -> str:
         """12 hex digits of a SHA-256 over all that can change the encoder, `versions` included."""
+        return self._hashed()
+
+    @property
+    def stable_id(self) -> str:
+        """The same over all that can change the encoder before the decay of schedule wsd."""
+        return self._hashed("iterations", "decay_fraction")
+
+    def _hashed(self, *left_out: str) -> str:
         identity = relevant_settings(self.to_dict()) | self.versions
         # The name of the file changes nothing.
-        identity.pop("weights", None)
+        for name in ("weights", *left_out):
+            identity.pop(name, None)
         if "cluster_normalized" in identity:
             # As it was called when the first ids were made.
             identity["cluster_normalised"] = identity.pop("cluster_normalized")
@@ -247,6 +269,9 @@ def relevant_settings(trial: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(trial)
     if "cluster_normalised" in settings:
         settings["cluster_normalized"] = settings.pop("cluster_normalised")
+    if settings.get("schedule") == "cosine":
+        # As before there was another one.
+        settings = {name: value for name, value in settings.items() if name not in ("schedule", "decay_fraction")}
     if method.rejects_outliers and trial["num_clusters"] <= 2:
         # The farthest of two centroids is the runner-up.
         settings.pop("outlier_rule")
@@ -261,27 +286,6 @@ def check_trial_id(trial_id: str) -> None:
     """Raise ``ValueError`` if ``trial_id`` cannot be one."""
     if not is_trial_id(trial_id):
         raise InputError(f"{trial_id!r} is not a trial id (12 hex digits, such as 0123456789ab).")
-
-
-def check_lambda1(value: float) -> None:
-    """Raise ``ValueError`` unless ``value`` lies in (0, 1]."""
-    if 0 < value <= 1:
-        return
-    hint = "The paper stays at 0.9 or above."
-    if -1 <= value < 0:
-        hint = f"The paper's figures label this axis -lambda1: what they call {value:g} is lambda1 = {-value:g}."
-    raise InputError(f"lambda1 is {value:g}; it must lie in (0, 1]. {hint}")
-
-
-def check_mixture(domains: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` if a domain is in ``domains`` twice or a name cannot be part of ``a+b``."""
-    for name in domains:
-        if domains.count(name) > 1:
-            raise InputError(
-                f"domain {name!r} is {domains.count(name)} times in {'+'.join(domains)!r}; name each once."
-            )
-        if "+" in name:
-            raise InputError(f"domain {name!r} contains a '+', which joins domains; give them as separate names.")
 
 
 def _hardware_precision() -> str:

@@ -11,13 +11,14 @@ import hashlib
 import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import Dataset, open_dataset
 from mdssl.device import send
 from mdssl.errors import InputError
@@ -157,3 +158,18 @@ def _shared_tensor(array: np.ndarray) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
+    """The config with the fingerprint of its training data.
+
+    Raises:
+        ValueError: the config has the fingerprint of other data.
+    """
+    actual = fingerprint(data, config.domains)
+    if config.data_fingerprint not in ("", actual):
+        raise InputError(
+            f"the training images of {config.train_mixture!r} have fingerprint {actual}, but trial {config.trial_id} "
+            f"was made for {config.data_fingerprint}; restore the data it was made for, or begin a new trial on these."
+        )
+    return replace(config, data_fingerprint=actual)

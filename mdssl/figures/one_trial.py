@@ -1,4 +1,4 @@
-"""Figures of one trial while it trained: the terms of its loss, and its clusters."""
+"""Figures of one trial while it trained: the terms of its loss, its validation scores, and its clusters."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from mdssl.figures import style
 from mdssl.figures.kind import Entry, Gallery, Words
 from mdssl.storage.location import Location
 
+_VALIDATION = "val_knn_top1/"
+"""What columns of validation scores begin with; the name of the dataset follows."""
 _TERMS = {
     "loss": "total",
     "alignment": "alignment (eq. 2)",
@@ -45,6 +47,31 @@ def loss_terms(metrics: pd.DataFrame, *, width: float = style.PAGE) -> style.Fig
         axis.set_title(title, loc="left")
         axis.locator_params(axis="x", nbins=4)
     style.outer_labels(axes, "training step", "loss")
+    return figure
+
+
+@style.styled()
+def validation_scores(metrics: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure:
+    """kNN top-1 on held-out training images by step, of each dataset.
+
+    Args:
+        metrics: the rows of a trial's ``metrics.parquet`` that have a score.
+        width: of the figure, inches.
+
+    Raises:
+        ValueError: there is no score in it.
+    """
+    curves = _curves(metrics)
+    if not curves:
+        raise InputError("the metrics hold no validation score: train with --score-every N.")
+    figure, (axis,) = style.panels(1, width=width, height=1.6)
+    lines = {
+        name: axis.plot(metrics["step"], scores, **style.line(number % len(style.COLORS)))[0]
+        for number, (name, scores) in enumerate(curves.items())
+    }
+    axis.set_xlabel("training step")
+    axis.set_ylabel("validation kNN top-1 (%)")
+    style.legend(figure, lines)
     return figure
 
 
@@ -105,6 +132,27 @@ def _loss_words(metrics: pd.DataFrame) -> Words:
     )
 
 
+def _curves(metrics: pd.DataFrame) -> dict[str, pd.Series]:
+    """Validation scores by dataset."""
+    found = {name.removeprefix(_VALIDATION): metrics[name] for name in metrics.columns if name.startswith(_VALIDATION)}
+    return {name: scores for name, scores in found.items() if scores.notna().any()}
+
+
+def _scored(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The reports with a validation score. Metrics of earlier versions have no such column."""
+    return metrics[metrics["val_knn_top1"].notna()] if "val_knn_top1" in metrics else metrics[:0]
+
+
+def _validation_words(metrics: pd.DataFrame) -> Words:
+    own = {name: scores.dropna() for name, scores in _curves(metrics).items()}
+    changes = [f"{name} from {scores.iloc[0]:.1f} to {scores.iloc[-1]:.1f} %" for name, scores in own.items()]
+    return Words(
+        title="Validation scores during training",
+        caption="kNN top-1 on held-out images of the train split. Test images have no part in it.",
+        alt=f"From step {metrics['step'].iloc[0]:.0f} to step {metrics['step'].iloc[-1]:.0f}: {', '.join(changes)}.",
+    )
+
+
 def _cluster_words(rounds: pd.DataFrame) -> Words:
     first, last = rounds.iloc[0], rounds.iloc[-1]
     churn = (
@@ -121,9 +169,23 @@ def _cluster_words(rounds: pd.DataFrame) -> Words:
 
 
 _KINDS = {
-    "loss-terms": ("metrics.parquet", loss_terms, _loss_words, "it has not reported yet, or has nothing to train"),
+    "loss-terms": (
+        "metrics.parquet",
+        None,
+        loss_terms,
+        _loss_words,
+        "it has not reported yet, or has nothing to train",
+    ),
+    "validation-scores": (
+        "metrics.parquet",
+        _scored,
+        validation_scores,
+        _validation_words,
+        "it was trained without --score-every",
+    ),
     "clusters": (
         "clusters.parquet",
+        None,
         clusters,
         _cluster_words,
         "its method has no clusters, or it has not clustered yet",
@@ -139,7 +201,7 @@ def trial_gallery(trial_dir: str | Location) -> Gallery:
     """
     trial_dir = Location.of(trial_dir)
     found = Gallery()
-    for kind, (file, draw, words_of, why_not) in _KINDS.items():
+    for kind, (file, chosen, draw, words_of, why_not) in _KINDS.items():
         try:
             table = pd.read_parquet(io.BytesIO((trial_dir / file).read_bytes()))
         except FileNotFoundError:
@@ -150,9 +212,10 @@ def trial_gallery(trial_dir: str | Location) -> Gallery:
                 f"{trial_dir / file} cannot be read: {str(error).splitlines()[0].rstrip('.')}. Move it away to draw "
                 "the other figures of the trial."
             ) from error
+        table = chosen(table) if chosen else table
         # A method without training reports nothing, and its table has no columns.
         if table.empty:
-            found.absent[kind] = f"trial {trial_dir.name} has nothing in {file}: {why_not}."
+            found.absent[kind] = f"trial {trial_dir.name} has nothing for it in {file}: {why_not}."
             continue
         words = replace(words_of(table), name=kind)
         found.entries.append(Entry(figure=kind, draw=partial(draw, table), **vars(words)))

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from mdssl.config.methods import CLUSTERED
+from mdssl.config.methods import CLUSTERED, UNTRAINED
 from mdssl.config.run import probe_named_now
 from mdssl.config.trial import relevant_settings
 from mdssl.errors import check_name
@@ -135,6 +135,8 @@ def _evaluation(text: str) -> dict[str, Any] | None:
 def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
     trial = relevant_settings(produced_by.get("trial", {}))
     own = {name: value for name, value in trial.items() if name not in _SAID_BY_COLUMNS}
+    if trial.get("method") not in UNTRAINED:
+        own.setdefault("schedule", "cosine")
     # Rows from before clustering had a version of its own were made by its first.
     clustering = produced_by.get("recipe_version_clustering", 1 if trial.get("method") in CLUSTERED else None)
     return own | {"recipe_version": produced_by.get("recipe_version"), "recipe_version_clustering": clustering}

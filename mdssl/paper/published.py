@@ -193,7 +193,8 @@ def _cell(of_model: pd.DataFrame, dataset: str) -> Row:
         others = [text for text in ours["_other_data"].unique() if text]
         status = f"{OTHER_DATA}{others[0]}" if others else "ours"
     elif len(finished):
-        status = "failed" if dataset in set(failures["_dataset"]) else "not scored"
+        of_dataset = failures[(failures["_dataset"] == dataset) & (failures["status"] == "failed")]
+        status = "failed" if len(of_dataset) else "not scored"
     else:
         status = failures["status"].iloc[0] if len(failures) else "not run"
     return {

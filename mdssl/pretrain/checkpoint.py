@@ -40,6 +40,8 @@ class LoopState:
         score_seconds: the part of ``seconds`` that validation scores took.
         rounds: one record per clustering; see `mdssl.pretrain.pseudo_domains.find`.
         clusters: of the last clustering.
+        continued_from: trial_id, step and views of the shorter trial that it goes on from, or None; see
+            `mdssl.pretrain.stable`. The costs are then those of its own steps.
         terms: loss terms of the steps since the last report.
         checkpoints: names of those that this run has read or written; not saved.
     """
@@ -53,12 +55,21 @@ class LoopState:
     score_seconds: float = 0.0
     rounds: list[dict[str, Any]] = field(default_factory=list)
     clusters: PseudoDomains | None = None
+    continued_from: dict[str, Any] | None = None
     terms: list[list[float]] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
 
 
 def save(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState) -> None:
     """Write ``folder/step-00000480.safetensors`` and keep only the last `KEEP` that this run read or wrote."""
+    saved = write(folder, model, optimizer, state)
+    state.checkpoints = [*state.checkpoints, saved][-KEEP:]
+    for name in set(_steps(folder)) - set(state.checkpoints):
+        (folder / name).delete()
+
+
+def write(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState) -> str:
+    """Write ``folder/step-00000480.safetensors``, whole or not at all; returns its name."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -69,19 +80,23 @@ def save(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, s
         scalars["round"] = state.clusters.round
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     data = safetensors.torch.save(tensors, metadata={"loop_state": json.dumps(scalars)})
-    saved = f"step-{state.step:08d}.safetensors"
+    saved = name_of(state.step)
     (folder / saved).write_bytes(data)
-    state.checkpoints = [*state.checkpoints, saved][-KEEP:]
-    for name in set(_steps(folder)) - set(state.checkpoints):
-        (folder / name).delete()
+    return saved
 
 
-def load_latest(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer) -> LoopState | None:
-    """Restore the newest checkpoint that can be read, in place; None if there is none.
+def name_of(step: int) -> str:
+    return f"step-{step:08d}.safetensors"
+
+
+def load_latest(
+    folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int | None = None
+) -> LoopState | None:
+    """Restore the newest checkpoint that can be read, or that of ``step``, in place; None if there is none.
 
     A damaged file is skipped with a warning.
     """
-    for name in reversed(_steps(folder)):
+    for name in [name_of(step)] if step else reversed(_steps(folder)):
         data = (folder / name).read_bytes()
         try:
             tensors = safetensors.torch.load(data)
@@ -104,9 +119,10 @@ def load_latest(folder: Location, model: nn.Module, optimizer: torch.optim.Optim
     return None
 
 
-def latest_step(folder: Location) -> int:
-    """Step of the newest checkpoint; 0 if there is none."""
-    return max((int(name.removeprefix("step-").split(".")[0]) for name in _steps(folder)), default=0)
+def latest_step(folder: Location, *, up_to: float = float("inf")) -> int:
+    """Step of the newest checkpoint that is not past ``up_to``; 0 if there is none."""
+    steps = (int(name.removeprefix("step-").split(".")[0]) for name in _steps(folder))
+    return max((step for step in steps if step <= up_to), default=0)
 
 
 def _as_state_of(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -21,10 +20,9 @@ from mdssl.config.methods import METHODS
 from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
-from mdssl.data.mixture import Mixture, fingerprint
+from mdssl.data.mixture import Mixture, with_fingerprint
 from mdssl.device import pick_device
-from mdssl.errors import InputError
-from mdssl.pretrain import checkpoint, pseudo_domains
+from mdssl.pretrain import checkpoint, pseudo_domains, stable
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import batch_norm_note, build_model
 from mdssl.pretrain.optim import build_optimizer, learning_rate
@@ -141,7 +139,12 @@ def _train(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = build_optimizer(config, model)
     state = checkpoint.load_latest(trial_dir / "checkpoints", model, optimizer)
-    state = state or LoopState(started_at=now())
+    agreement = Agreement(stop_requested, device)
+    shared = stable.shared_folder(trial_dir, config)
+    if state is None and shared:
+        state = stable.load_shared(shared, config, model, optimizer, agreement)
+    state = state or LoopState()
+    state.started_at = state.started_at or now()
     if rank == 0:
         before_writing()
         write_config(trial_dir, config)
@@ -165,7 +168,6 @@ def _train(
     reported_step = state.step - len(state.terms)
     timed_step, timed_views, timed_at = state.step, state.views, time.perf_counter()
     saved_at = timed_at
-    agreement = Agreement(stop_requested, device)
     if state.step < iterations and agreement.stop_after(state.step):
         raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
@@ -215,7 +217,8 @@ def _train(
         scored = validate is not None and not is_last and is_scored(state.step, settings.score_every, rungs)
         stops = not is_last and agreement.stop_after(state.step)
         is_report = is_last or scored or state.step - reported_step >= settings.report_every
-        if not (is_report or stops):
+        is_shared = shared is not None and state.step == config.stable_steps
+        if not (is_report or stops or is_shared):
             continue
         state.terms = terms[: state.step - reported_step].tolist()
         try:
@@ -237,10 +240,11 @@ def _train(
         must_save = is_last
         if is_report:
             scores = validation_scores(validate, model, state.step) if validate and scored and rank == 0 else {}
-            timed_at += (spent := time.perf_counter() - instant)
-            state.score_seconds += spent
-            state.seconds += spent
-            state.gpu_seconds += spent * workers * device.startswith("cuda")
+            if scored:
+                timed_at += (spent := time.perf_counter() - instant)
+                state.score_seconds += spent
+                state.seconds += spent
+                state.gpu_seconds += spent * workers * device.startswith("cuda")
             eta = (iterations - state.step) * seconds / steps
             progress = Progress(state.step, iterations, *means_of(state.terms), rate, new_views / seconds, eta)
             mean = sum(scores.values()) / len(scores) if scores else None
@@ -253,6 +257,9 @@ def _train(
             ends_early = scored and agreement.any_worker(answer == "end" and rank == 0)
             must_save |= answer == "save" or ends_early
 
+        if is_shared and shared and rank == 0:
+            before_writing()
+            stable.save_shared(shared, config, model, optimizer, state)
         if stops and not ends_early:
             save_and_stop()
         # Every `checkpoint_seconds` and on request, only here, where the losses are known to be finite.
@@ -268,25 +275,12 @@ def _train(
             ended = write_stopped(trial_dir, config, model, state, scores=scores, fingerprints=fingerprints, **of_run)
         else:
             ended = write_finished(trial_dir, config, model, state, **of_run)
+        if spent := state.score_seconds:
+            log.info("validation scores took %.0f s, %.1f %% of training", spent, 100 * spent / state.seconds)
     if workers > 1:
         # No rank ends the process group while rank 0 writes.
         dist.barrier()
     return ended if rank == 0 else cast("dict[str, Any]", read_training(trial_dir))
-
-
-def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
-    """The config with the fingerprint of its training data.
-
-    Raises:
-        ValueError: the config has the fingerprint of other data.
-    """
-    actual = fingerprint(data, config.domains)
-    if config.data_fingerprint not in ("", actual):
-        raise InputError(
-            f"the training images of {config.train_mixture!r} have fingerprint {actual}, but trial {config.trial_id} "
-            f"was made for {config.data_fingerprint}; restore the data it was made for, or begin a new trial on these."
-        )
-    return replace(config, data_fingerprint=actual)
 
 
 def _log_start(config: TrialConfig, mixture: Mixture, device: str, workers: int, state: LoopState) -> None:

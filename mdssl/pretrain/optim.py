@@ -82,9 +82,14 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     """Learning rate of steps 0 to iterations - 1: linear warm-up to the peak, then a half cosine towards zero.
 
     The first step has peak / warm-up steps, the last warm-up step the peak; zero would be that of step ``iterations``.
+    Schedule wsd stays at the peak instead, and decays by one minus the square root of the share of the decay that is
+    done, as in Hägele et al. 2024 (arXiv:2405.18392).
     """
     warmup = min(recipe.lr_warmup_iterations, recipe.iterations)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
+    if recipe.schedule == "wsd":
+        done = max(0, step - recipe.stable_steps)
+        return recipe.learning_rate * (1 - math.sqrt(done / max(1, recipe.iterations - recipe.stable_steps)))
     progress = (step - warmup) / max(1, recipe.iterations - warmup)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

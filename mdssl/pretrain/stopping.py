@@ -74,6 +74,10 @@ class Agreement:
         """Whether ``answer`` is true on any worker. All call this after the same step."""
         return bool(self._maximum(float(answer))[0])
 
+    def least(self, value: int) -> int:
+        """The smallest ``value`` of all workers. All call this at the same time."""
+        return -round(self._maximum(-float(value))[0])
+
     def unless_stopped(self, work: Callable[[], T] | None) -> T | None:
         """The result of ``work``, which one worker does in a thread; None for the others, which wait for it.
 

@@ -163,6 +163,7 @@ def _write_training(
         torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
     encoder_bytes = sum(value.nbytes for name, value in model.state_dict().items() if name.startswith("encoder."))
+    others = state.continued_from or {"views": 0}
     ended = {
         "status": status,
         "step": state.step,
@@ -173,12 +174,13 @@ def _write_training(
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "compiled": compiled,
         "views_seen": state.views,
-        "views_per_second": state.views / state.seconds if state.seconds else None,
+        "views_per_second": (state.views - others["views"]) / state.seconds if state.seconds else None,
         "peak_memory_mb": peak_bytes / 2**20,
         "encoder_mb": encoder_bytes / 2**20,
         "final_loss": state.metrics[-1]["loss"] if state.metrics else None,
         "variants": {dataset.name: dataset.variant for dataset in datasets if dataset.variant},
         "torch_version": torch.__version__,
+        "continued_from": state.continued_from and {name: others[name] for name in ("trial_id", "step")},
         "started_at": state.started_at,
         "finished_at": now(),
         **more,

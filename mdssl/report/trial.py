@@ -22,7 +22,15 @@ _GROUPS = {
     "Method": ("method", "lambda1", "lambda2", "temperature", "seed"),
     "Images": ("domains", "batch_per_domain", "batching", "crop_min_area", "jitter_strength", "blur_probability"),
     "Encoder": ("arch", "stem", "norm", "projection_dim", "precision", "weights", "weights_fingerprint", "input_size"),
-    "Training": ("iterations", "optimizer", "learning_rate", "lr_warmup_iterations", "weight_decay"),
+    "Training": (
+        "iterations",
+        "optimizer",
+        "learning_rate",
+        "lr_warmup_iterations",
+        "schedule",
+        "decay_fraction",
+        "weight_decay",
+    ),
     "Clustering": tuple(field.name for field in fields(ClusterSettings)),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import FolderKind, delete
 
-TRIALS, LEADERBOARD = "trials", "leaderboard"
+TRIALS, LEADERBOARD, STABLE = "trials", "leaderboard", "stable"
 TRIAL = FolderKind(
     what="a trial",
     marker="config.json",
@@ -32,6 +32,11 @@ def trial_dir_in(storage: str | Path | Location, trial_id: str) -> Location:
 def rows_file_in(storage: str | Path | Location, trial_id: str) -> Location:
     """The file of a trial's leaderboard rows."""
     return Location.of(storage) / LEADERBOARD / f"{trial_id}.parquet"
+
+
+def stable_dir_in(storage: str | Path | Location, stable_id: str) -> Location:
+    """The folder of checkpoints that trials share: see `mdssl.pretrain.stable`."""
+    return Location.of(storage) / STABLE / stable_id
 
 
 def storage_of(trial_dir: Location) -> Location:

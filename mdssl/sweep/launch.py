@@ -23,6 +23,7 @@ from mdssl.data.remote import ensure_local
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import renew
 from mdssl.pretrain.model import batch_norm_note
+from mdssl.pretrain.stable import delete_shared
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
@@ -231,6 +232,7 @@ def _forget(name: str, storage: Location, config: TrialConfig) -> None:
     with Claim(trial_dir_in(storage, config.trial_id), name) as claim:
         claim.wait_aloud()
         delete_trial(claim.trial_dir)
+        delete_shared(claim.trial_dir, config)
         rows_file_in(storage, config.trial_id).delete()
 
 

@@ -50,7 +50,7 @@ def finished_row(
     """
     evaluation = {**score["probe_settings"], **score.get("images", {}), "data_fingerprint": score["data_fingerprint"]}
     # Older trials have no record of their domains.
-    variants = {"variants": training["variants"]} if "variants" in training else {}
+    variants = {name: training[name] for name in ("variants", "continued_from") if training.get(name) is not None}
     row = _setting(config, context)
     row |= {key: training[key] for key in _FROM_TRAINING}
     row |= {key: value for key, value in score.items() if key not in _FOR_JSON}

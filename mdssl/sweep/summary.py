@@ -139,7 +139,7 @@ def pandas_line(storage: Location) -> str:
     """
     index = ["method", "lambda1", "lambda2"]
     try:
-        rows = leaderboard.with_settings(leaderboard.read(storage))
+        rows = leaderboard.with_settings(leaderboard.read(storage, status=["finished", "failed"]))
         if len(set(rows["train_mixture"]) - {""}) > 1:
             # Before the rest: other domains are other images, and one of the two says it.
             index.insert(1, "train_mixture")

@@ -42,7 +42,7 @@ def find_baselines(
     Raises:
         ValueError: as ``strict`` says.
     """
-    scored = board[board["eval_dataset"].notna()]
+    scored = board[board["eval_dataset"].notna() & (board["status"] != "stopped")]
     trials = scored.drop_duplicates("trial_id").set_index("trial_id")
     if not strict and wanted[0] not in set(trials["method"]):
         return {}

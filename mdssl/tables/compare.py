@@ -151,7 +151,8 @@ def pivot(
 
     Unlike pandas' ``pivot_table`` it keeps rows whose index holds a null (a random encoder has no lambda), and refuses
     to mix what cannot be averaged, also where rows differ in nothing but a setting that only ``config_json`` tells.
-    Rows without a value in ``columns``, such as those of failed trials, are left out.
+    Rows without a value in ``columns``, such as those of failed trials, and rows of trials that were stopped early are
+    left out.
 
     Raises:
         ValueError: a name that is not a column, or rows that differ in a setting that ``index`` does not name.
@@ -161,7 +162,7 @@ def pivot(
     df = with_settings(df) if "config_json" in given else df
     for name in (*index, columns, values):
         check_name("leaderboard column", name, df.columns)
-    df = df.dropna(subset=[columns])
+    df = (df[df["status"] != "stopped"] if "status" in df else df).dropna(subset=[columns])
     for name, found in settings_apart(df, [*index, columns]).items():
         hint = f"df[df.{name} == …]" if name in given else f"df = with_settings(df); df[df.{name} == …]"
         raise InputError(

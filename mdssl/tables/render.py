@@ -36,7 +36,7 @@ TERMINAL_ROWS = 200
 """Rows of a table that a terminal shows."""
 HEADERS = {"train_mixture": "mixture", "lambda1": "λ1", "lambda2": "λ2"}
 
-_WHOLE = ("views_seen",)
+_WHOLE = ("views_seen", "step")
 _LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"

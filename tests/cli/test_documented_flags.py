@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(SWEEPS.glo
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 COMMAND = re.compile(r"\bmdssl (data [a-z]+|[a-z]+)|\bsweeps/([a-z_]+)\.py")
 FOREIGN = set(
-    FLAG.findall("""--help --version --no-wait --submission-id --generate --schedule
+    FLAG.findall("""--help --version --no-wait --submission-id --generate
     aws: --capabilities --filters --instance-types --max-items --parameter-overrides --product-descriptions --query
     --region --service-code --stack-name --template-file
     sbatch and srun: --cpus-per-task --gres --nodes --ntasks --open-mode --requeue --signal --time

@@ -11,6 +11,8 @@ import yaml
 boto3 = pytest.importorskip("boto3")
 moto = pytest.importorskip("moto")
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 MY_ADDRESS = "203.0.113.7/32"
 

@@ -18,6 +18,7 @@ from mdssl.leaderboard.board import read
 from mdssl.leaderboard.columns import SCHEMA
 from mdssl.pretrain.loop import train
 
+pytestmark = pytest.mark.usefixtures("full_encoders")
 EARLIER = Path(__file__).parent / "5dacb93"
 SWEEP = "--domains builtin-shapes builtin-digits --evaluate builtin-shapes --arch resnet18 --iterations 16"
 SWEEP += " --batch-per-domain 8 --lr-warmup-iterations 2 --warmups 4 --intervals 6 --precision fp32"

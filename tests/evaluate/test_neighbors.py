@@ -16,6 +16,8 @@ from mdssl.pretrain.loop import train
 
 ESCAPE = "\x1b[2J"
 
+pytestmark = pytest.mark.usefixtures("full_encoders")
+
 
 def run(*arguments):
     assert main([str(argument) for argument in arguments]) == 0

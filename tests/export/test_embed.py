@@ -27,6 +27,8 @@ from mdssl.storage import retry as retries
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 
+pytestmark = pytest.mark.usefixtures("full_encoders")
+
 
 @pytest.fixture(scope="module")
 def trial(tiny_data, tmp_path_factory) -> tuple[str, str]:

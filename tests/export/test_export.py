@@ -8,27 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from exports import blocks_of, exported, features_of, photo, random_trial, run_blocks
 
 from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
-from mdssl.evaluate.features import extract_features
-from mdssl.export import programs
 from mdssl.export.card import card, escaped
 from mdssl.export.folder import export
 from mdssl.export.images import Preparation
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import load_pretrained, pretrained_config
-from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
 
-
-def random_trial(storage, **settings) -> str:
-    """An untrained trial whose batch-norms are no identity; its id."""
-    config = TrialConfig(method="random", precision="fp32", **{"arch": "resnet18", **settings})
-    train(config, data="", trial_dir=Location.of(storage) / "trials" / config.trial_id, device="cpu")
-    return config.trial_id
+pytestmark = pytest.mark.usefixtures("full_encoders")
 
 
 def pad2_trial(storage, tmp_path) -> str:
@@ -51,39 +43,6 @@ def trained_looking(model: Model) -> Model:
     return model
 
 
-def exported(storage, trial_id, output, *formats, size=32, **settings) -> Path:
-    export(storage, trial_id, output, formats=formats, data="", size=size, resize_filter="bicubic", **settings)
-    return Path(output)
-
-
-def blocks_of(card_text: str) -> dict[str, str]:
-    return dict(re.findall(r"### ([\w.]+)[^\n]*\n\n```python\n(.*?)```", card_text, re.DOTALL))
-
-
-def run_blocks(output: Path, monkeypatch, image: np.ndarray) -> dict[str, np.ndarray]:
-    """By name of its library, the features that each block of the card computes of an image."""
-    monkeypatch.chdir(output)
-    Image.fromarray(image).save("image.png")
-    found = {}
-    for name, code in blocks_of((output / "README.md").read_text()).items():
-        names: dict = {}
-        exec(code, names)
-        found[name] = np.asarray(names["features"])
-    return found
-
-
-def photo(size: int = 48) -> np.ndarray:
-    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((size, size + 9), Image.Resampling.BICUBIC))
-
-
-def features_of(storage, trial_id, image: np.ndarray, size: int = 32) -> np.ndarray:
-    """What the probe sees: the project's own encoder on the image as it is prepared."""
-    _, model = load_model(Location.of(storage) / "trials" / trial_id)
-    small = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
-    return extract_features(model, small[None])["encoder"].numpy()
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -100,8 +59,8 @@ def test_the_code_of_the_card_computes_the_encoders_features(settings, tmp_path,
     pytest.importorskip("timm")
     trial_id = random_trial(tmp_path, **settings)
     output = exported(tmp_path, trial_id, tmp_path / "out", "safetensors")
-    found = run_blocks(output, monkeypatch, photo())
-    assert found.keys() == {"torchvision", "timm"}
+    assert blocks_of((output / "README.md").read_text()).keys() == {"torchvision", "timm"}
+    found = run_blocks(output, monkeypatch, photo(), "torchvision", "timm")
     for features in found.values():
         np.testing.assert_allclose(features, features_of(tmp_path, trial_id, photo()), rtol=1e-4, atol=1e-5)
 
@@ -110,7 +69,7 @@ def test_a_pretrained_encoder_with_padding_2_is_exported_as_what_it_is(tmp_path,
     pytest.importorskip("timm")
     trial_id = pad2_trial(tmp_path, tmp_path)
     output = exported(tmp_path, trial_id, tmp_path / "out", "safetensors")
-    for features in run_blocks(output, monkeypatch, photo()).values():
+    for features in run_blocks(output, monkeypatch, photo(), "torchvision", "timm").values():
         np.testing.assert_allclose(features, features_of(tmp_path, trial_id, photo()), rtol=1e-4, atol=1e-5)
     # Its shapes are those of the other 3x3 stem: only what is written beside them tells.
     assert load_pretrained(output / "model.safetensors").stem == "cifar-pad2"
@@ -123,65 +82,6 @@ def untrained(tmp_path_factory) -> tuple[Path, str]:
     """A storage with an untrained ResNet-18, and its id."""
     storage = tmp_path_factory.mktemp("untrained")
     return storage, random_trial(storage)
-
-
-@pytest.fixture(scope="module")
-def with_programs(untrained) -> tuple[Path, str]:
-    """The same, exported in all formats to ``out``."""
-    pytest.importorskip("onnxruntime")
-    storage, trial_id = untrained
-    exported(storage, trial_id, storage / "out", *programs.FORMATS, size=24)
-    return untrained
-
-
-def test_programs_take_pixels_and_any_number_of_images(with_programs, monkeypatch):
-    storage, trial_id = with_programs
-    found = run_blocks(storage / "out", monkeypatch, photo())
-    expected = features_of(storage, trial_id, photo(), size=24)
-    for name in ("torch.export", "ONNX"):
-        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
-    _, model = load_model(Location.of(storage) / "trials" / trial_id)
-    images = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
-    for name in ("torch-export", "onnx"):
-        data = (storage / "out" / programs.FORMATS[name]).read_bytes()
-        features = programs.PROGRAMS[name].run(data, images)
-        np.testing.assert_allclose(features, extract_features(model, images)["encoder"], rtol=1e-4, atol=1e-5)
-
-
-def test_a_program_refuses_images_of_another_size(with_programs):
-    images = np.zeros((2, 32, 32, 3), np.uint8)
-    for name in ("torch-export", "onnx"):
-        data = (with_programs[0] / "out" / programs.FORMATS[name]).read_bytes()
-        with pytest.raises(Exception, match=r"images|dimension"):
-            programs.PROGRAMS[name].run(data, images)
-
-
-def test_no_file_names_a_folder_of_this_machine(with_programs):
-    home = str(Path(programs.__file__).parents[2]).encode()
-    for file in (with_programs[0] / "out").iterdir():
-        data = file.read_bytes()
-        assert home not in data
-        assert b"site-packages" not in data, file.name
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "settings",
-    [{"norm": "group"}, {"stem": "cifar"}, {"arch": "resnet50"}, {"arch": "resnet50", "stem": "cifar"}],
-    ids=lambda settings: "-".join(settings.values()),
-)
-def test_every_kind_of_encoder_becomes_a_program(settings, tmp_path):
-    # Checked against the encoder while it is made.
-    exported(tmp_path, random_trial(tmp_path, **settings), tmp_path / "out", "torch-export", "onnx")
-    assert len(list((tmp_path / "out").iterdir())) == 4
-
-
-def test_a_program_that_computes_something_else_is_not_published(untrained, tmp_path, monkeypatch):
-    wrong = programs.Program(lambda traced: b"", lambda data, images: np.zeros((len(images), 512)))
-    monkeypatch.setitem(programs.PROGRAMS, "torch-export", wrong)
-    with pytest.raises(ValueError, match="features of the torch-export program differ by up to"):
-        exported(*untrained, tmp_path / "out", "torch-export")
-    assert not (tmp_path / "out").exists()
 
 
 def test_without_onnx_the_message_says_what_to_install(untrained, tmp_path, monkeypatch):

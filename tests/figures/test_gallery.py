@@ -99,6 +99,26 @@ def test_a_trial_shows_the_terms_that_it_has_and_its_clusters(tmp_path):
     assert "purity from 0.80 to 0.90" in found.entries[1].alt
 
 
+def test_a_trial_with_validation_scores_shows_them_beside_its_loss(tmp_path):
+    scores = {"val_knn_top1/a": [np.nan, 30.0, 40.0, np.nan], "val_knn_top1/b": [np.nan, 50.0, 60.0, np.nan]}
+    steps = {"step": [5, 10, 20, 25], "loss": [5.0, 4.0, 3.0, 2.0], "val_knn_top1": [np.nan, 40.0, 50.0, np.nan]}
+    pd.DataFrame(steps | scores).to_parquet(tmp_path / "metrics.parquet")
+    loss, curves = figures.trial_gallery(str(tmp_path)).entries
+    assert (loss.figure, curves.figure) == ("loss-terms", "validation-scores")
+    (axis,) = curves.draw().axes
+    drawn = [line.get_xydata().tolist() for line in axis.lines]
+    assert drawn == [[[10, 30], [20, 40]], [[10, 50], [20, 60]]]
+    assert curves.alt == "From step 10 to step 20: a from 30.0 to 40.0 %, b from 50.0 to 60.0 %."
+
+
+@pytest.mark.parametrize("more", [{}, {"val_knn_top1": [np.nan, np.nan]}])
+def test_a_trial_without_validation_scores_says_why(tmp_path, more):
+    METRICS.assign(**more).to_parquet(tmp_path / "metrics.parquet")
+    found = figures.trial_gallery(str(tmp_path))
+    assert [entry.figure for entry in found.entries] == ["loss-terms"]
+    assert "was trained without --score-every" in found.absent["validation-scores"]
+
+
 def test_a_trial_without_files_says_what_it_lacks(tmp_path):
     assert "no clusters.parquet" in figures.trial_gallery(str(tmp_path)).absent["clusters"]
 

@@ -75,7 +75,7 @@ EXACT = {"build_model": exact_model, "two_views": exact_views}
 
 
 def run(data, folder, report=lambda at: None, *, stop_requested=lambda: False, settings=None, validate=None, **changes):
-    # A checkpoint has 180 MB here: one at the end, and where a run is stopped.
+    # One checkpoint at the end, and where a run is stopped.
     settings = {"report_every": 2, "checkpoint_seconds": 1000} | (settings or {})
     return train(
         trial(**changes),
@@ -109,9 +109,10 @@ def worker(rank: int, folder: str, data: str) -> None:
     results["stopped"] = stop_in_step_3(data, f"{folder}/stopped", asked=rank == 1)
     run(data, f"{folder}/stopped")
     # With the statistics of batch-norm, which are those of rank 0: a score must not change them either.
-    run(data, f"{folder}/unscored", norm="batch")
+    run(data, f"{folder}/unscored", norm="batch", iterations=3)
     results["ended"] = end_after_step_2(data, f"{folder}/scored", rank)
-    run(data, f"{folder}/scored", norm="batch", **SCORED, validate=Validation(data, ["tiny-a"], device="cpu"))
+    validate = Validation(data, ["tiny-a"], device="cpu")
+    run(data, f"{folder}/scored", norm="batch", iterations=3, **SCORED, validate=validate)
     results["clusters"] = clusters_of_an_untrained_encoder(data)
     torch.save(results, f"{folder}/rank-{rank}.pt")
     dist.destroy_process_group()
@@ -129,7 +130,7 @@ def end_after_step_2(data: str, folder: str, rank: int) -> tuple[str, int, list[
         return "end" if rank == 0 else "save"
 
     validate = Validation(data, ["tiny-a"], device="cpu")
-    ended = run(data, folder, report, norm="batch", **SCORED, validate=validate)
+    ended = run(data, folder, report, norm="batch", iterations=3, **SCORED, validate=validate)
     return ended["status"], ended["step"], found
 
 

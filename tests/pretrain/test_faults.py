@@ -26,7 +26,7 @@ from mdssl.storage.retry import StorageLostError, retrying
 
 EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
 AT_THE_END = RunSettings(report_every=1, checkpoint_seconds=1000)
-"""A checkpoint has 90 MB: these runs write one."""
+"""These runs write one checkpoint."""
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -181,7 +181,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         command += ["-m", "mdssl"]
     command += ["train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data, "--storage", str(tmp_path)]
-    command += ["--iterations", "20", "--batch-per-domain", "8", "--report-every", "2", "--precision", "fp32"]
+    command += ["--iterations", "80", "--batch-per-domain", "8", "--report-every", "2", "--precision", "fp32"]
     command += ["--checkpoint-seconds", "1000", "--norm", "group", "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said, signalled = "", None
@@ -197,8 +197,8 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_
     assert time.monotonic() - signalled < 20
     (trial,) = (tmp_path / "trials").iterdir()
     (step,) = checkpoints(trial)
-    assert 6 <= step < 20, said
-    assert f"stopped at step {step} of 20; the same command goes on from there" in said
+    assert 6 <= step < 80, said
+    assert f"stopped at step {step} of 80; the same command goes on from there" in said
     assert code == 128 + signal.SIGTERM if victim == "mdssl train" else code != 0
     assert not [name for name in os.listdir(trial) if name.startswith("claim")], "no claim is left"
     if victim == "mdssl train":
@@ -207,7 +207,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_
     else:
         said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert re.search(r"^step (\d+)/", said, re.MULTILINE)[1] == str(step + 2 - step % 2)
-    assert list(pd.read_parquet(trial / "metrics.parquet")["step"]) == list(range(2, 21, 2))
+    assert list(pd.read_parquet(trial / "metrics.parquet")["step"]) == list(range(2, 81, 2))
 
 
 def test_sigterm_is_seen_from_any_thread_and_is_as_before_afterwards():

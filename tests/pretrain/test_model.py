@@ -8,6 +8,8 @@ from torch import nn
 from mdssl.config.trial import TrialConfig
 from mdssl.pretrain.model import SmallMapConv2d, build_model
 
+pytestmark = pytest.mark.usefixtures("full_encoders")
+
 
 def config(**changes):
     return TrialConfig(**{"arch": "resnet18", "domains": ("a",)} | changes)

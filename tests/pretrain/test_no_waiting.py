@@ -69,9 +69,15 @@ def on_meta(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
-@pytest.mark.parametrize("method", ["mdssl", "simclr"])
-@pytest.mark.parametrize("backward", [backward_at_once, backward_by_domain])
+@pytest.mark.parametrize(
+    ("backward", "method", "optimizer"),
+    [
+        (backward_at_once, "mdssl", "lars"),
+        (backward_at_once, "simclr", "sgd"),
+        (backward_by_domain, "mdssl", "adamw"),
+        (backward_by_domain, "simclr", "lars"),
+    ],
+)
 def test_a_step_waits_for_nothing(on_meta, method, optimizer, backward):
     weights = {} if method == "mdssl" else {"lambda1": 1.0, "lambda2": 0.0}
     config, mixture, model, optimizer = on_meta(method=method, optimizer=optimizer, batching="per-domain", **weights)

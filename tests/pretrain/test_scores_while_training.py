@@ -1,6 +1,7 @@
 """Validation scores while training, and an early end: neither changes the encoder."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -80,7 +81,8 @@ def test_a_trial_that_ends_early_goes_on_as_if_it_had_not(tiny_data, tmp_path, s
     def report(progress):
         return "end" if progress.val_knn_top1 == 40.0 else None
 
-    ended = run(tiny_data, tmp_path, validate=validate, report=report)
+    seldom = replace(SETTINGS, checkpoint_seconds=1000)
+    ended = run(tiny_data, tmp_path, seldom, validate=validate, report=report)
     assert ended == read_training(Location.of(tmp_path))
     assert (ended["status"], ended["step"], ended["iterations"]) == ("stopped", 3, 6)
     assert ended["val_knn_top1"] == {"tiny-a": 20.0, "tiny-b": 60.0}
@@ -121,14 +123,19 @@ def test_metrics_have_the_columns_of_all_rows(tmp_path):
     assert found["val_knn_top1/b"].isna().tolist() == [True, False]
 
 
-def test_the_command_scores_and_records_what_that_costs(tiny_data, tmp_path, capsys):
+def test_the_command_scores_and_records_what_that_costs(tiny_data, tmp_path, capsys, caplog):
     command = ["train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data, "--storage", str(tmp_path)]
     command += ["--iterations", "3", "--batch-per-domain", "8", "--precision", "fp32", "--device", "cpu"]
     assert main([*command, "--evaluate", "tiny-c"]) != 0
     assert "add --score-every N" in capsys.readouterr().err
+    caplog.set_level("INFO")
     assert main([*command, "--score-every", "2", "--evaluate", "tiny-c"]) == 0
     assert "validation kNN" in capsys.readouterr().out
     (folder,) = (tmp_path / "trials").iterdir()
     metrics = pd.read_parquet(folder / "metrics.parquet")
     assert metrics["val_knn_top1/tiny-c"].isna().tolist() == [False, True]
-    assert json.loads((folder / "training.json").read_text())["score_seconds"] > 0
+    ended = json.loads((folder / "training.json").read_text())
+    assert ended["score_seconds"] > 0
+    share = 100 * ended["score_seconds"] / ended["train_seconds"]
+    said = f"validation scores took {ended['score_seconds']:.0f} s, {share:.1f} % of training"
+    assert caplog.messages.count(said) == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from factories import tiny_trial
 from processes import descendants, wait_for
 
+from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
 from mdssl.pretrain import pseudo_domains, stopping
 from mdssl.pretrain.loop import train
@@ -72,6 +74,16 @@ main()
 """
 
 
+def training(config, data, storage):
+    """The words of ``mdssl train`` for ``config``."""
+    words = ["train", "--data", data, "--storage", str(storage), "--device", "cpu", "--arch", "resnet18"]
+    words += ["--domains", *config.domains, "--batch-per-domain", "8", "--precision", "fp32", "--norm", "group"]
+    words += ["--method", config.method, "--iterations", "6", "--report-every", "2"]
+    if config.method != "mdssl":
+        words += ["--warmup-iterations", "3", "--recluster-every", "2", "--num-clusters", "2"]
+    return words
+
+
 @pytest.fixture
 def start(tiny_data, tmp_path):
     """Starts ``mdssl train``; all that it says."""
@@ -80,12 +92,7 @@ def start(tiny_data, tmp_path):
 
     def start(launcher, config, *more, storage=tmp_path):
         command = [*launcher, *([str(script)] if launcher == TORCHRUN else [])]
-        command += ["train", "--data", tiny_data, "--storage", str(storage), "--device", "cpu", "--arch", "resnet18"]
-        command += ["--domains", *config.domains, "--batch-per-domain", "8", "--precision", "fp32", "--norm", "group"]
-        command += ["--method", config.method, "--iterations", "6", "--report-every", "2"]
-        if config.method != "mdssl":
-            command += ["--warmup-iterations", "3", "--recluster-every", "2", "--num-clusters", "2"]
-        command += more
+        command += [*training(config, tiny_data, storage), *more]
         said = tmp_path / "said.txt"
         # Where the tests run in the background, SIGINT is ignored, and would be here.
         heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
@@ -99,21 +106,22 @@ def start(tiny_data, tmp_path):
         process.wait()
 
 
-def claim_of(start, storage):
-    """The claim of the trial that `start` begins, held by this process. A first run, which is killed, tells its id."""
-    process, said = start(ONE, tiny_trial())
-    (trial,) = wait_for(lambda: list(storage.glob("trials/*/config.json")), why=said)
-    process.kill()
-    process.wait()
-    claim = Claim(Location.of(trial.parent), "another")
+@pytest.fixture
+def claim(tiny_data, tmp_path):
+    """The claim of the trial that `start` begins, held by this process. A first run here, which is undone, tells its
+    id."""
+    assert main(training(tiny_trial(), tiny_data, tmp_path)) == 0
+    (trial_dir,) = (tmp_path / "trials").iterdir()
+    shutil.rmtree(trial_dir)
+    claim = Claim(Location.of(trial_dir), "another")
     claim.wait()
-    return claim
+    yield claim
+    claim.release()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
-def test_a_signal_ends_a_run_that_waits_for_a_claim_with_one_line(start, tmp_path, number):
-    claim = claim_of(start, tmp_path)
+def test_a_signal_ends_a_run_that_waits_for_a_claim_with_one_line(start, claim, number):
     process, said = start(ONE, tiny_trial())
     wait_for(lambda: "waits for" in said(), why=said)
     process.send_signal(number)
@@ -124,7 +132,6 @@ def test_a_signal_ends_a_run_that_waits_for_a_claim_with_one_line(start, tmp_pat
     assert said().splitlines()[-1] == f"{word}; the same command goes on from what was saved."
     assert "Traceback" not in said()
     claim.check()
-    claim.release()
 
 
 FULL_DISK = """
@@ -186,8 +193,7 @@ def test_sigterm_while_a_bucket_is_away_ends_training_with_what_was_saved_before
 
 @pytest.mark.ddp
 @pytest.mark.long
-def test_workers_wait_for_the_claim_of_the_first_as_long_as_it_takes(start, tmp_path):
-    claim = claim_of(start, tmp_path)
+def test_workers_wait_for_the_claim_of_the_first_as_long_as_it_takes(start, claim):
     process, said = start(TORCHRUN, tiny_trial())
     wait_for(lambda: "waits for" in said(), why=said)
     time.sleep(10)  # more than the time-out of the process group
@@ -200,8 +206,7 @@ def test_workers_wait_for_the_claim_of_the_first_as_long_as_it_takes(start, tmp_
 @pytest.mark.ddp
 @pytest.mark.long
 @pytest.mark.parametrize("victim", ["torchrun", "the first worker"])
-def test_sigterm_while_the_first_worker_waits_for_a_claim_ends_all(start, tmp_path, victim):
-    claim = claim_of(start, tmp_path)
+def test_sigterm_while_the_first_worker_waits_for_a_claim_ends_all(start, claim, victim):
     process, said = start(TORCHRUN, tiny_trial())
     wait_for(lambda: "waits for" in said(), why=said)
     everybody = descendants(process.pid)
@@ -211,7 +216,6 @@ def test_sigterm_while_the_first_worker_waits_for_a_claim_ends_all(start, tmp_pa
     wait_for(lambda: not [pid for pid in everybody if os.path.exists(f"/proc/{pid}")], 20)
     assert time.monotonic() - signalled < 20
     assert said().count("terminated; the same command goes on from what was saved.") == 1, said()
-    claim.release()
 
 
 @pytest.mark.ddp

@@ -26,7 +26,9 @@ from mdssl.storage.location import Location
 from mdssl.storage.process_identity import machine, started
 from mdssl.storage.retry import retrying
 
-SPAWN = multiprocessing.get_context("spawn")
+# Forked from a process that has imported all this, and nothing of the tests before.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
 PROCESSES = 4
 
 HOLDER = """
@@ -123,9 +125,9 @@ def test_of_several_that_race_exactly_one_gets_the_claim(tmp_path, kind, after):
         for previous, token in zip([None, *before], before, strict=False):
             name = f"claim-after-{previous}.json" if previous else "claim.json"
             assert (trial_dir / name).write_new(dead_owner(token).to_bytes())
-    barrier, results = SPAWN.Barrier(PROCESSES), SPAWN.Queue()
+    barrier, results = FORKS.Barrier(PROCESSES), FORKS.Queue()
     racers = [
-        SPAWN.Process(target=race, args=(str(tmp_path), kind, rounds, barrier, results)) for _ in range(PROCESSES)
+        FORKS.Process(target=race, args=(str(tmp_path), kind, rounds, barrier, results)) for _ in range(PROCESSES)
     ]
     for racer in racers:
         racer.start()
@@ -158,7 +160,7 @@ def test_what_is_done_under_a_claim_is_never_done_by_two_at_once(tmp_path, kind,
     times = 25 if kind == "local" else 5
     (tmp_path / "count").write_text("0")
     workers = [
-        SPAWN.Process(target=count, args=(str(tmp_path), kind, times, die_at if number < 2 else None))
+        FORKS.Process(target=count, args=(str(tmp_path), kind, times, die_at if number < 2 else None))
         for number in range(PROCESSES)
     ]
     for worker in workers:

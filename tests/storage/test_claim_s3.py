@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from pyarrow.fs import FileSelector, FileType
+
+from mdssl.storage.location import Location
 
 pytestmark = pytest.mark.slow
 
@@ -58,11 +61,10 @@ def python(bucket):
         process.communicate()
 
 
-def names(python, folder):
-    code = "import sys; from mdssl.storage.location import Location; f = Location.of(sys.argv[1]); "
-    code += "import pyarrow.fs as p; s = p.FileSelector(f.path, recursive=True, allow_not_found=True); "
-    code += "print(sorted(i.base_name for i in f.filesystem.get_file_info(s) if i.type == p.FileType.File))"
-    return eval(python(code, folder).communicate(timeout=60)[0])
+def names(folder):
+    place = Location.of(folder)
+    found = place.filesystem.get_file_info(FileSelector(place.path, recursive=True, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == FileType.File)
 
 
 @pytest.mark.parametrize("after", [pytest.param("nobody", marks=pytest.mark.long), "a dead owner"])
@@ -74,7 +76,7 @@ def test_of_several_that_race_exactly_one_gets_the_claim(bucket, python, after):
         code += f"f = Location.of(sys.argv[1]); [Claim(f / str(n)).take() for n in range({rounds})]; "
         code += "os.kill(os.getpid(), signal.SIGKILL)"
         python(code, folder).wait(60)
-        assert len(names(python, folder)) == rounds
+        assert len(names(folder)) == rounds
     racers = [python(RACER, folder, rounds) for _ in range(4)]
     assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 4
     for _ in range(rounds):
@@ -84,17 +86,14 @@ def test_of_several_that_race_exactly_one_gets_the_claim(bucket, python, after):
         assert [racer.stdout.readline() for racer in racers] == ["done\n"] * 4
     won = [number for racer in racers for number in json.loads(racer.stdout.readline())]
     assert sorted(won) == list(range(rounds)), "each once"
-    assert not [name for name in names(python, folder) if name.endswith(".bid")]
+    assert not [name for name in names(folder) if name.endswith(".bid")]
 
 
 def test_what_is_done_under_a_claim_is_never_done_by_two_at_once(bucket, python):
     folder, times = f"{bucket}/counted", 5
-    code = "import sys; from mdssl.storage.location import Location; "
-    code += "(Location.of(sys.argv[1]) / 'count').write_bytes(b'0')"
-    assert python(code, folder).wait(60) == 0
+    count = Location.of(folder) / "count"
+    count.write_bytes(b"0")
     workers = [python(COUNTER, folder, times) for _ in range(4)]
     assert [worker.wait(200) for worker in workers] == [0] * 4
-    read = "import sys; from mdssl.storage.location import Location; "
-    read += "print(int((Location.of(sys.argv[1]) / 'count').read_bytes()))"
-    assert int(python(read, folder).communicate(timeout=60)[0]) == times * 4
-    assert names(python, folder) == ["count"]
+    assert int(count.read_bytes()) == times * 4
+    assert names(folder) == ["count"]

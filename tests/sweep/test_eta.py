@@ -149,3 +149,16 @@ def test_evaluations_take_what_they_took_trials_that_have_all_their_scores():
     assert evaluation_seconds(rows, ("svhn", "stl10"), scores) is None
     assert evaluation_seconds(rows, ("svhn",), {("encoder", "sgd")}) is None
     assert evaluation_seconds(rows[:0], ("svhn",), scores) is None
+
+
+def test_a_trial_with_a_checkpoint_has_the_steps_after_it_left():
+    first, second = (
+        TrialConfig(domains=("a", "b"), iterations=100, batch_per_domain=8, precision="fp32", seed=seed)
+        for seed in range(2)
+    )
+    pace = Pace(1, evaluate=5.0)
+    pace.add(first)
+    pace.add(second, 60)
+    pace.begin(first.trial_id, 0.0)
+    pace.report(first.trial_id, {"step": 10, "views_per_second": views_of(first, 1)}, 10.0)
+    assert pace.left(10.0) == (90.0 + 5.0 + 40.0 + 5.0, False)

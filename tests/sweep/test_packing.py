@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400), pytest.mark.usefixtures("full_encoders")]
 
 
 def command(storage, data, *more):

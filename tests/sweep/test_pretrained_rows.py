@@ -17,6 +17,8 @@ from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
 from mdssl.tables.sweep_table import sweep_table
 
+pytestmark = pytest.mark.usefixtures("full_encoders")
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):

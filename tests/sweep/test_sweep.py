@@ -11,12 +11,13 @@ import sys
 import pandas as pd
 import pytest
 from processes import ours, wait_for
-from sweep_runs import SCRIPT, TINY, Running, assert_nothing_is_left_over, encoders, run_here
+from sweep_runs import SCRIPT, TINY, Running, assert_nothing_is_left_over, encoders, load_script, run_here
 
+from mdssl.cli.main import main
 from mdssl.storage.location import Location
 from mdssl.storage.trial_log import read
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(500)]
 NOISE = ("(raylet)", "TorchTrainer pid", "RayTrainWorker", "tensorboard", "Traceback")
 
 
@@ -31,11 +32,14 @@ def table(output):
 
 @pytest.fixture(scope="module")
 def first(cluster, tiny_data, tmp_path_factory):
-    """A finished sweep under TorchTrainer: random, simclr and one mdssl trial. Its storage and what it printed."""
+    """A finished sweep under TorchTrainer: random, simclr, which `mdssl train` has trained, and one mdssl trial. Its
+    storage and what it printed."""
     storage = tmp_path_factory.mktemp("results")
+    trained = flags(storage, tiny_data, "--method", "simclr", "--iterations", 6, "--device", "cpu")
+    assert main(["train", *map(str, trained)]) == 0
     one = ["--iterations", 6, "--lambda1", 0.9, "--lambda2", 0.1, "--evaluate", "tiny-a", "tiny-c"]
     words = [sys.executable, SCRIPT, *flags(storage, tiny_data, *one, "--address", cluster)]
-    result = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=230)
+    result = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return storage, result.stdout + result.stderr, one
 
@@ -81,6 +85,11 @@ def test_the_same_command_again_trains_nothing(first, tiny_data):
     assert table(again) == table(output)
 
 
+def test_a_trial_that_mdssl_train_has_trained_is_only_scored(first):
+    assert re.search(r"2 to be trained", first[1]), first[1]
+    assert {line.split()[1] for line in re.findall(r"[0-9a-f]{12} \w+ .*: step \d+/", first[1])} == {"mdssl"}
+
+
 def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, cluster, tiny_data):
     storage, _, arguments = first
     before = encoders(storage)
@@ -97,22 +106,11 @@ def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, cluster, tiny_data):
     assert not board.duplicated(["trial_id", "eval_dataset", "features", "probe"]).any()
 
 
-def test_force_deletes_finished_trials_and_trains_them_again(first, cluster, tiny_data, tmp_path):
-    copy = shutil.copytree(first[0], tmp_path / "results")
-    ids = set(re.findall(r"([0-9a-f]{12}) [^\n]*: finished", first[1]))
-    assert len(ids) == 3
-    before = encoders(copy)
-    run_here(*flags(copy, tiny_data, *first[2], "--force", "--executor", "inline", "--address", cluster))
-    after = encoders(copy)
-    assert after.keys() == before.keys()
-    assert {name for name in after if after[name] > before[name]} == ids
-
-
-def test_a_killed_sweep_goes_on(tiny_data, tmp_path):
+def test_a_killed_sweep_goes_on(cluster, tiny_data, tmp_path):
     """``kill -9`` of a sweep with its own Ray, and of what trains, which would end a moment later; the same command
-    then trains on from the checkpoint."""
+    then trains on from the checkpoint, on a cluster."""
     storage = tmp_path / "results"
-    same = ["--iterations", 10, "--checkpoint-seconds", 0, "--lambda1", 0.9, "--lambda2", 0.1]
+    same = ["--iterations", 80, "--checkpoint-seconds", 0, "--lambda1", 0.9, "--lambda2", 0.1]
     same = flags(storage, tiny_data, *same, "--evaluate", "tiny-a", "--executor", "inline", "--max-concurrent", 1)
     killed = Running(tmp_path / "said.txt", sys.executable, SCRIPT, *same)
     try:
@@ -130,23 +128,34 @@ def test_a_killed_sweep_goes_on(tiny_data, tmp_path):
     method = json.loads((unfinished / "config.json").read_text())["method"]
     plan = run_here(*same, "--dry-run")
     assert re.search(rf"{unfinished.name} .*{method}.* to go on from its checkpoint", plan)
-    run_here(*same)
+    run_here(*same, "--address", cluster)
     board = pd.read_parquet(storage / "leaderboard")
     assert set(board["status"]) == {"finished"}
     assert board["trial_id"].nunique() == 3
     metrics = pd.read_parquet(unfinished / "metrics.parquet")
-    assert list(metrics["step"]) == list(range(2, 11, 2)), "every step once"
+    assert list(metrics["step"]) == list(range(2, 81, 2)), "every step once"
 
 
-def test_a_trial_that_fails_is_a_row_and_the_sweep_goes_on(cluster, tiny_data, tmp_path):
+def test_a_trial_that_fails_is_a_row_and_force_trains_a_finished_one_again(first, cluster, tiny_data, tmp_path):
+    """The untrained encoder is there, and is of this sweep as well; two trials of the sweep before are not."""
+    storage = shutil.copytree(first[0], tmp_path / "results")
+    there, before = pd.read_parquet(storage / "leaderboard"), encoders(storage)
+    random_id = there.set_index("method")["trial_id"].loc["random"].iloc[0]
     arguments = ["--iterations", 4, "--lambda1", 0.9, "--lambda2", 0.1, "--optimizer", "sgd", "--evaluate", "tiny-a"]
     arguments += ["--learning-rate", 1e30, "--lr-warmup-iterations", 0, "--executor", "inline", "--address", cluster]
-    arguments = flags(tmp_path, tiny_data, *arguments)
-    output = run_here(*arguments, code=1)
-    board = pd.read_parquet(tmp_path / "leaderboard").set_index("method")
-    assert board["status"].to_dict() == {"random": "finished", "simclr": "failed", "mdssl": "failed"}
+    arguments = flags(storage, tiny_data, *arguments)
+    output = run_here(*arguments, "--force", code=1)
+    after = encoders(storage)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] > before[name]} == {random_id}
+    board = pd.read_parquet(storage / "leaderboard")
+    of_random = board[board["trial_id"] == random_id]
+    assert list(of_random["eval_dataset"]) == ["tiny-a"], "its rows were deleted as well"
+    assert set(there["trial_id"]) < set(board["trial_id"])
+    board = board[~board["trial_id"].isin(there["trial_id"])].set_index("method")
+    assert board["status"].to_dict() == {"simclr": "failed", "mdssl": "failed"}
     assert re.search(r"not finite at step \d+: total .* within .* across", board.loc["mdssl", "error"])
-    kept = read(Location.of(tmp_path) / "trials" / board.loc["mdssl", "trial_id"])
+    kept = read(Location.of(storage) / "trials" / board.loc["mdssl", "trial_id"])
     assert re.search(r"Traceback[\s\S]*NonFiniteLossError: the loss is not finite at step", kept)
     assert "--retry-failed" in output
     assert "2 failed before" in run_here(*arguments, code=1)
@@ -164,19 +173,13 @@ BAD_INPUT = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_INPUT)
-def test_bad_input_is_one_message_and_leaves_nothing(tiny_data, tmp_path, arguments, message):
-    said = run_here(*flags(tmp_path / "new", tiny_data, *arguments), code=2)
-    assert message in said
-    assert "Traceback" not in said
+def test_bad_input_is_one_message_and_leaves_nothing(tiny_data, tmp_path, capsys, arguments, message):
+    words = [str(word) for word in flags(tmp_path / "new", tiny_data, *arguments)]
+    assert load_script("lambda_grid").main(words) == 2
+    said = capsys.readouterr()
+    assert message in said.err and "Traceback" not in said.err
+    assert message not in said.out
     assert not list((tmp_path / "new").glob("**/*"))
-
-
-def test_bad_input_ends_the_command_with_2(tiny_data, tmp_path):
-    (arguments, message), *_ = BAD_INPUT
-    words = [sys.executable, SCRIPT, *flags(tmp_path / "new", tiny_data, *arguments)]
-    result = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=100)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert message in result.stderr and "Traceback" not in result.stderr
 
 
 def test_the_probe_actor_survives_a_crash(first, cluster, tiny_data):

@@ -15,7 +15,7 @@ import ray
 import ray.train
 import torch
 from processes import ours
-from sweep_runs import SCRIPT, Running, assert_nothing_is_left_over, run_here, stop_a_sweep
+from sweep_runs import SCRIPT, Running, assert_nothing_is_left_over, run_here, saved_steps, stop_a_sweep
 
 from mdssl.config.run import ProbeConfig, RunSettings
 from mdssl.config.trial import TrialConfig
@@ -183,16 +183,30 @@ def command(storage, data, script=SCRIPT):
     return [str(word) for word in base]
 
 
+def assert_the_trial_went_on(stopped):
+    """Of a sweep whose trial got SIGTERM, see `stop_a_sweep`."""
+    said = stopped.said_before
+    assert f"its process got SIGTERM; it goes on by itself from its checkpoint of step {stopped.step}" in said
+    assert said.count("SIGTERM") == 1
+    assert "Traceback" not in said and "Error" not in said
+
+
 def assert_saved_and_ended(stopped):
     """Of a sweep that SIGTERM ended, see `stop_a_sweep`."""
     assert stopped.code == 143, stopped.said
     # Ray takes some seconds to end, the longer the busier the machine is.
     assert stopped.seconds < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
     assert "terminated; the same command goes on from what was saved" in stopped.said
-    assert list(stopped.storage.glob("trials/*/checkpoints/step-*"))
+    assert max(saved_steps(stopped.storage)) > stopped.step
     assert_nothing_is_left_over(stopped.storage)
     assert not stopped.processes
     assert "to go on from its checkpoint" in run_here(*stopped.command[2:], "--dry-run")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_sigterm_to_the_process_of_a_trial_saves_a_checkpoint_and_the_trial_goes_on_by_itself(stopped_sweep):
+    assert_the_trial_went_on(stopped_sweep)
 
 
 @pytest.mark.ray
@@ -204,12 +218,14 @@ def test_sigterm_to_the_process_group_of_a_sweep_saves_a_checkpoint_and_ends_it(
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.parametrize(("executor", "group"), [("inline", False), ("torchtrainer", True), ("torchtrainer", False)])
-def test_sigterm_to_a_sweep_saves_a_checkpoint_and_ends_it(tiny_data, tmp_path, executor, group):
-    assert_saved_and_ended(stop_a_sweep(tmp_path, tiny_data, executor, group))
+def test_sigterm_to_a_trial_and_to_its_sweep(tiny_data, tmp_path, executor, group):
+    stopped = stop_a_sweep(tmp_path, tiny_data, executor, group)
+    assert_the_trial_went_on(stopped)
+    assert_saved_and_ended(stopped)
 
 
 @pytest.fixture
-def start(tiny_data, tmp_path):
+def start(full_encoders, tiny_data, tmp_path):
     """Start a sweep that trains for long, with checkpoints only where it is asked for them."""
     running = []
 
@@ -221,10 +237,6 @@ def start(tiny_data, tmp_path):
 
     yield sweep
     running[0].end()
-
-
-def checkpoints(storage):
-    return [int(file.name[5:13]) for file in storage.glob("trials/*/checkpoints/step-*")]
 
 
 def went_on(storage, step):
@@ -243,7 +255,7 @@ def test_sigterm_to_a_worker_saves_a_checkpoint_from_which_it_is_started_again(s
     sweep, storage = start("--executor", executor), tmp_path / "results"
     (pid,) = sweep.processes(victim)[-1:]
     os.kill(pid, signal.SIGTERM)
-    sweep.wait_for(lambda: checkpoints(storage), 20)
+    sweep.wait_for(lambda: saved_steps(storage), 20)
     sweep.wait_for(lambda: went_on(storage, 1))
     assert pid not in ours(sweep.token)
 
@@ -256,8 +268,8 @@ def test_beside_another_ray_the_death_of_a_trials_process_or_of_trains_controlle
 ):
     sweep, storage = start("--executor", "torchtrainer", "--checkpoint-seconds", 0), tmp_path / "results"
     for victim in ("ray::ImplicitFunc", "ray::TrainController"):
-        sweep.wait_for(lambda: checkpoints(storage))
-        reached = max(checkpoints(storage))
+        sweep.wait_for(lambda: saved_steps(storage))
+        reached = max(saved_steps(storage))
         for pid in sweep.processes(victim):
             os.kill(pid, signal.SIGKILL)
         sweep.wait_for(lambda reached=reached: went_on(storage, reached))
@@ -323,6 +335,7 @@ sys.exit(lambda_grid.main())
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.timeout(400)
+@pytest.mark.usefixtures("full_encoders")
 def test_a_worker_that_hangs_is_started_anew_and_the_trial_is_finished(tiny_data, tmp_path):
     flag, script = tmp_path / "hung", tmp_path / "hangs.py"
     script.write_text(HANGS_ONCE.format(script=str(SCRIPT), flag=str(flag)))

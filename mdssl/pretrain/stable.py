@@ -1,0 +1,77 @@
+"""Schedule wsd: a longer trial goes on from the stable part of a shorter one.
+
+Up to its decay, such a trial does not depend on its number of iterations. So where the decay begins, it also saves its
+checkpoint in ``stable/<stable_id>/`` of the storage, for all trials that differ from it in ``iterations`` and
+``decay_fraction`` alone. A longer one begins with the newest of these that is not past its own decay.
+
+A file is written whole or not at all, and trials that save the same step write the same state; so no claim is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from mdssl.config.methods import METHODS
+from mdssl.config.trial import TrialConfig
+from mdssl.pretrain import checkpoint
+from mdssl.pretrain.checkpoint import LoopState
+from mdssl.pretrain.stopping import Agreement
+from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import TRIALS, stable_dir_in, storage_of
+
+log = logging.getLogger(__name__)
+
+
+def shared_folder(trial_dir: Location, config: TrialConfig) -> Location | None:
+    """Where trials share what ``config`` has trained before its decay; None where they cannot.
+
+    They cannot where the method's own schedule depends on the iterations, as that of its clusterings does, or where
+    ``trial_dir`` is in no storage.
+    """
+    method = METHODS[config.method]
+    shares = config.schedule == "wsd" and method.trains and not method.finds_domains and config.stable_steps > 0
+    if not shares or trial_dir.parent.name != TRIALS:
+        return None
+    return stable_dir_in(storage_of(trial_dir), config.stable_id)
+
+
+def load_shared(
+    folder: Location, config: TrialConfig, model: nn.Module, optimizer: torch.optim.Optimizer, agreement: Agreement
+) -> LoopState | None:
+    """Restore the newest shared checkpoint that is not past the decay of ``config``, in place; None if there is none.
+
+    All workers restore the same one, though another trial may be writing.
+    """
+    step = agreement.least(checkpoint.latest_step(folder, up_to=config.stable_steps))
+    state = checkpoint.load_latest(folder, model, optimizer, step=step) if step else None
+    if state and state.continued_from:
+        log.info("%s goes on from step %d of trial %s", config.trial_id, step, state.continued_from["trial_id"])
+    return state
+
+
+def save_shared(
+    folder: Location, config: TrialConfig, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState
+) -> None:
+    """Save the state of ``config`` at the beginning of its decay for others, without its costs.
+
+    A full or unreachable storage only gives a warning.
+    """
+    source = {"trial_id": config.trial_id, "step": state.step, "views": state.views}
+    free = replace(state, seconds=0.0, gpu_seconds=0.0, score_seconds=0.0, started_at="", continued_from=source)
+    try:
+        checkpoint.write(folder, model, optimizer, free)
+    except OSError as error:
+        if not folder.may_come_back(error):
+            raise
+        log.warning("the stable part of trial %s could not be saved for longer ones: %s", config.trial_id, error)
+
+
+def delete_shared(trial_dir: Location, config: TrialConfig) -> None:
+    """Delete what trials share of the stable part of ``config``, so that it is trained again."""
+    if folder := shared_folder(trial_dir, config):
+        while step := checkpoint.latest_step(folder):
+            (folder / checkpoint.name_of(step)).delete()

@@ -1,0 +1,153 @@
+"""Schedule wsd: a longer trial goes on from the stable part of a shorter one, and is what it would have been."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from factories import Killed, kill_at, tiny_trial
+
+from mdssl.config.run import RunSettings
+from mdssl.config.trial import TrialConfig
+from mdssl.data.mixture import with_fingerprint
+from mdssl.errors import InputError
+from mdssl.pretrain.loop import train
+from mdssl.pretrain.optim import learning_rate
+from mdssl.pretrain.stable import delete_shared, shared_folder
+from mdssl.storage.location import Location
+
+SETTINGS = RunSettings(report_every=4, checkpoint_seconds=1000, track=())
+NEW = ("schedule", "decay_fraction")
+SHORT = {"schedule": "wsd", "decay_fraction": 0.4, "iterations": 5}
+LONG = SHORT | {"iterations": 10}
+
+
+def run(storage, data, settings=SETTINGS, report=lambda progress: None, **changes):
+    config = with_fingerprint(tiny_trial(**changes), data)
+    folder = storage / "trials" / config.trial_id
+    return train(config, data=data, trial_dir=folder, device="cpu", settings=settings, report=report), folder
+
+
+def shared(storage):
+    return sorted(str(file.relative_to(storage / "stable")) for file in (storage / "stable").rglob("*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def longer(tiny_data, tmp_path_factory):
+    """A storage where the short trial was trained before the long one, which was killed in its fifth step and resumed;
+    and the folder of the long one trained from step 0."""
+    storage, alone = (tmp_path_factory.mktemp(name) for name in ("both", "alone"))
+    first, short = run(storage, tiny_data, **SHORT)
+    steps = []
+    with pytest.raises(Killed):
+        run(storage, tiny_data, RunSettings(report_every=1, checkpoint_seconds=0, track=()), kill_at(5), **LONG)
+    ended, long = run(storage, tiny_data, report=lambda progress: steps.append(progress.step), **LONG)
+    straight, beside = run(alone, tiny_data, **LONG)
+    return {"storage": storage, "first": first, "short": short, "ended": ended, "long": long, "steps": steps} | {
+        "straight": straight,
+        "alone": beside,
+    }
+
+
+def test_the_encoder_is_that_of_a_trial_from_step_0(longer):
+    expected, got = (safetensors.torch.load_file(longer[name] / "encoder.safetensors") for name in ("alone", "long"))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    other = safetensors.torch.load_file(longer["short"] / "encoder.safetensors")
+    assert not all(torch.equal(other[name], got[name]) for name in expected)
+
+
+def test_it_says_what_it_goes_on_from_and_its_costs_are_its_own(longer):
+    first, ended, straight = longer["first"], longer["ended"], longer["straight"]
+    assert ended["continued_from"] == {"trial_id": longer["short"].name, "step": 3}
+    assert (first["continued_from"], straight["continued_from"]) == (None, None)
+    assert ended["views_seen"] == straight["views_seen"] == 10 * 2 * 2 * 8
+    assert ended["views_per_second"] == pytest.approx(7 * 2 * 2 * 8 / ended["train_seconds"])
+    assert ended["started_at"] > first["finished_at"]
+    # Killed in the report of step 5, it resumed from its own checkpoint of step 4.
+    assert longer["steps"][0] == 8
+    metrics = pd.read_parquet(longer["long"] / "metrics.parquet")
+    assert metrics["step"].iloc[-1] == 10
+
+
+def test_each_trial_leaves_its_stable_part_for_longer_ones_alone(longer, tiny_data):
+    stable_id = TrialConfig.from_dict(json.loads((longer["long"] / "config.json").read_text())).stable_id
+    assert shared(longer["storage"]) == [f"{stable_id}/step-{step:08d}.safetensors" for step in (3, 6)]
+    # Of one that decays from step 4 on, only what was saved at step 3 is a beginning.
+    ended, _ = run(longer["storage"], tiny_data, **SHORT | {"iterations": 6, "decay_fraction": 0.3})
+    assert ended["continued_from"] == {"trial_id": longer["short"].name, "step": 3}
+
+
+def test_a_damaged_stable_part_is_passed_over(longer, tiny_data, tmp_path, caplog):
+    shutil.copytree(longer["storage"] / "stable", tmp_path / "stable")
+    for file in (tmp_path / "stable").rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-100])
+    ended, _ = run(tmp_path, tiny_data, **LONG)
+    assert (ended["continued_from"], ended["views_seen"]) == (None, 10 * 2 * 2 * 8)
+    assert "cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "cosine", "iterations": 3},
+        SHORT | {"method": "mdssl-clustered", "warmup_iterations": 1, "recluster_every": 2},
+        SHORT | {"decay_fraction": 1.0, "lr_warmup_iterations": 0},
+    ],
+)
+def test_nothing_is_shared_where_the_beginning_depends_on_the_end(tmp_path, changes):
+    config = tiny_trial(**changes)
+    assert shared_folder(Location.of(tmp_path) / "trials" / config.trial_id, config) is None
+
+
+def test_a_folder_that_is_in_no_storage_shares_nothing(tmp_path):
+    assert shared_folder(Location.of(tmp_path) / "mine", tiny_trial(**SHORT)) is None
+
+
+def test_what_is_shared_can_be_deleted(tmp_path):
+    config = tiny_trial(**SHORT)
+    trial_dir = Location.of(tmp_path) / "trials" / config.trial_id
+    folder = shared_folder(trial_dir, config)
+    for name in ("step-00000003.safetensors", "step-00000006.safetensors", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    delete_shared(trial_dir, config)
+    assert folder.names() == ["notes.txt"]
+
+
+def test_a_stable_part_belongs_to_all_but_iterations_and_decay():
+    base = tiny_trial(**SHORT)
+    same = [tiny_trial(**LONG), tiny_trial(**SHORT | {"decay_fraction": 0.2})]
+    assert {one.stable_id for one in same} == {base.stable_id}
+    assert len({one.trial_id for one in (base, *same)}) == 3
+    others = [{"seed": 1}, {"learning_rate": 0.4}, {"lr_warmup_iterations": 1}, {"data_fingerprint": "x"}]
+    assert base.stable_id not in {tiny_trial(**SHORT | other).stable_id for other in others}
+
+
+def test_ids_of_cosine_trials_are_what_they_were_before_there_was_a_schedule():
+    before = {
+        name: value for name, value in tiny_trial().to_dict().items() if name not in ("schedule", "decay_fraction")
+    }
+    assert TrialConfig.from_dict(before).trial_id == tiny_trial().trial_id == "bed99739ec34"
+    assert tiny_trial(schedule="wsd", lr_warmup_iterations=2).trial_id != tiny_trial().trial_id
+
+
+def test_the_rate_warms_up_stays_and_decays_by_a_square_root():
+    config = tiny_trial(learning_rate=2.0, lr_warmup_iterations=2, iterations=10, schedule="wsd", decay_fraction=0.4)
+    rates = [learning_rate(config, step) for step in range(10)]
+    np.testing.assert_allclose(rates, [1, 2, 2, 2, 2, 2, 2, 1, 2 - 2**0.5, 2 - 3**0.5], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"decay_fraction": 0.3}, "schedule 'cosine' has no decay of its own"),
+        ({"schedule": "wsd", "decay_fraction": 1.5}, "decay_fraction"),
+        ({"schedule": "wsd", "decay_fraction": 0.9, "lr_warmup_iterations": 2}, "decays after step 1 of 6"),
+        ({"schedule": "linear"}, "schedule"),
+    ],
+)
+def test_a_schedule_that_cannot_be_meant_is_refused(changes, says):
+    with pytest.raises(InputError, match=says):
+        tiny_trial(**changes)
