@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 20
 """Draws of a point that is not known yet, before one of those that are left is drawn."""
+_CANDIDATES = 24
+"""Points that Optuna draws from its model, to choose the most promising; its default."""
 _ENUMERATED = 100_000
 """Largest space that is enumerated for that."""
 
@@ -46,9 +48,11 @@ def next_point(space: Space, known: Sequence[Observation], *, kind: str, seed: i
     told = [_told(space, each) for each in known] if kind == "optuna" else []
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, len(known), attempt])
-        point = (
-            _by_optuna(space, told, rng) if kind == "optuna" else {axis.name: axis.drawn(rng) for axis in space.axes}
-        )
+        if kind == "optuna":
+            # The best of many candidates is the same point again and again in a space of few values.
+            point = _by_optuna(space, told, rng, candidates=1 if attempt else _CANDIDATES)
+        else:
+            point = {axis.name: axis.drawn(rng) for axis in space.axes}
         if _is_new(space, point, ids):
             return point
     if space.size > _ENUMERATED:
@@ -65,14 +69,16 @@ def _is_new(space: Space, point: Point, ids: set[str]) -> bool:
         return False
 
 
-def _by_optuna(space: Space, told: list[optuna.trial.FrozenTrial], rng: np.random.Generator) -> Point:
+def _by_optuna(space: Space, told: list[optuna.trial.FrozenTrial], rng: np.random.Generator, candidates: int) -> Point:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         # Both options of the sampler are called experimental, for years.
         warnings.simplefilter("ignore")
-        sampler = optuna.samplers.TPESampler(seed=int(rng.integers(2**31)), multivariate=True, constant_liar=True)
+        sampler = optuna.samplers.TPESampler(
+            seed=int(rng.integers(2**31)), multivariate=True, constant_liar=True, n_ei_candidates=candidates
+        )
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.add_trials(told)
         values = study.ask({axis.name: _distribution(axis) for axis in space.axes}).params
