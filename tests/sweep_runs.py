@@ -54,8 +54,9 @@ def running_ray(cpus: int, *, dashboard: bool = True, **environment: str) -> Ite
 @functools.cache
 def load_script(name: str) -> ModuleType:
     """One of the scripts in ``sweeps/`` as a module."""
-    spec = importlib.util.spec_from_file_location(name, SWEEPS / f"{name}.py")
-    script = sys.modules[name] = importlib.util.module_from_spec(spec)
+    # Not its own name, which is also that of a file in bench/.
+    spec = importlib.util.spec_from_file_location(f"sweep_script_{name}", SWEEPS / f"{name}.py")
+    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     return script
 

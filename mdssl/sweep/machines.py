@@ -57,9 +57,10 @@ class Machines(tune.Callback):
         console: Console,
         nodes: Callable[[], list[dict[str, float]]] = node_resources,
         clock: Callable[[], float] = time.monotonic,
+        free: Callable[[], None] = free_orphaned_groups,
     ):
         self.share, self.at_once, self.console = share, at_once, console
-        self.nodes, self.clock = nodes, clock
+        self.nodes, self.clock, self.free = nodes, clock, free
         self.looked = self.said = float("-inf")
         self.short_since: float | None = None
 
@@ -70,7 +71,7 @@ class Machines(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         if self.clock() - self.looked >= _LOOK_SECONDS:
             self.looked = self.clock()
-            free_orphaned_groups()
+            self.free()
             self.look(min(self.at_once, sum(not trial.is_finished() for trial in trials)))
 
     def look(self, wanted: int) -> None:

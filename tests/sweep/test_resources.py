@@ -103,7 +103,7 @@ class Cluster:
     def __init__(self, each, at_once):
         self.out, self.nodes, self.seconds = io.StringIO(), [{"CPU": 4}], 0.0
         console = Console(file=self.out, width=60)
-        self.machines = Machines(each, at_once, console, lambda: self.nodes, lambda: self.seconds)
+        self.machines = Machines(each, at_once, console, lambda: self.nodes, lambda: self.seconds, free=lambda: None)
 
     def pass_time(self, seconds, trials=2):
         for _ in range(seconds):

@@ -43,11 +43,11 @@ def sweep(tiny_data, tmp_path):
             self.token, self.file = uuid.uuid4().hex, tmp_path / "said.txt"
             (tmp_path / "one_trial.py").write_text(ONE_TRIAL)
 
-        def start(self):
+        def start(self, *more):
             command = [sys.executable, tmp_path / "one_trial.py", "--domains", "tiny-a", "--precision", "fp32"]
             command += ["--batch-per-domain", "8", "--data", tiny_data, "--storage", tmp_path / "results"]
             command += ["--iterations", "20000", "--report-every", "1"]
-            command += ["--checkpoint-seconds", "10000", "--max-concurrent", "1"]
+            command += ["--checkpoint-seconds", "10000", "--max-concurrent", "1", *more]
             self.process = subprocess.Popen(
                 [str(word) for word in command],
                 stdout=self.file.open("w"),

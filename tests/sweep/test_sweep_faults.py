@@ -69,7 +69,7 @@ def test_memory_that_runs_out_in_a_worker_is_a_row_with_that_reason(run, trial_d
         raise ray.train.WorkerGroupError("one of them", {0: error})
 
     monkeypatch.setattr(trial, "train_in_workers", fails)
-    work = {"missing": ["tiny-c"], "tried": []}
+    work = {"missing": ["tiny-c"], "tried": [], "may_end_early": False}
     with Claim(trial_dir) as claim:
         claim.take()
         assert trial._do(CONFIG, work, trial_dir, run, claim)["phase"] == "failed"
