@@ -26,10 +26,7 @@ from harness import amount
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "RESULTS.md"
-CPU = (
-    "loss", "augment", "optimizer", "step", "small_maps", "probe", "kmeans", "sweep", "leaderboard", "prepare",
-    "search",
-)  # fmt: skip
+CPU = ("loss", "augment", "optimizer", "step", "small_maps", "probe", "kmeans", "sweep", "leaderboard", "prepare")
 CUDA = ("loss", "augment", "optimizer", "step", "probe", "kmeans")
 FLAGS = {("step", "cuda"): ("--preset", "paper")}
 VERSIONS = (

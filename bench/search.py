@@ -1,4 +1,4 @@
-"""A search finds a setting within half a point of the best of a grid for a part of the grid's cost.
+"""What it costs until a search finds a setting within half a point of the best of a grid.
 
 A recorded table, ``search.parquet``, has all settings of a grid over λ1, λ2, learning rate and temperature: validation
 scores while each trained, its final validation score, by which a setting is chosen, and its test scores. A search is
@@ -158,6 +158,8 @@ def main() -> None:
     parser.add_argument("--command", default="", help="with --record: the command of that sweep, kept in the table")
     parser.set_defaults(rounds=30)
     args = parser.parse_args()
+    if not args.record and not TABLE.exists():
+        parser.error(f"there is no table {TABLE.name} yet; make it from the trials of a sweep with --record")
     if args.record:
         record(Location(args.record), args.command)
     else:
