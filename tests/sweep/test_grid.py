@@ -3,10 +3,12 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from factories import CONTEXT
+from factories import CONTEXT, prepare_arrays, stripes
 
 from mdssl.config.run import ProbeConfig
+from mdssl.errors import InputError
 from mdssl.leaderboard.board import read, read_rows, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import read_training
@@ -290,3 +292,16 @@ def test_a_trial_that_ended_early_is_done_for_a_search_and_left_for_a_grid(setti
     done = replace(settings, scheduler="asha", grace_steps=1)
     assert [work.state for work in plan(storage, [config], done)] == ["stopped"]
     assert [work.is_left for work in plan(storage, [config], settings)] == [True]
+
+
+@pytest.mark.parametrize("asked", [{"search": "random", "trials": 3}, {"scheduler": "asha", "grace_steps": 1}])
+def test_a_dataset_without_a_validation_score_is_refused_before_a_search(settings, tmp_path, asked):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "test"):
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = stripes(rng, 20, 4, 16, tint=0)
+    prepare_arrays("few", tmp_path / "data", 16, **arrays)
+    settings = replace(settings, data=str(tmp_path / "data"), domains=("few",), evaluate=("few",), **asked)
+    with pytest.raises(InputError, match="dataset 'few' has 20 labelled training images"):
+        plan(Location.of(tmp_path), [], settings)
+    plan(Location.of(tmp_path), [], replace(settings, search="grid", trials=None, scheduler="none", grace_steps=None))

@@ -1,12 +1,14 @@
 """The next point of a search follows from what is known and the seed alone."""
 
+import importlib.util
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from mdssl.errors import InputError
 from mdssl.sweep.search.history import Observation
-from mdssl.sweep.search.sampler import next_point
+from mdssl.sweep.search.sampler import check_sampler, next_point
 from mdssl.sweep.search.space import Space
 from mdssl.sweep.settings import SweepSettings
 
@@ -99,3 +101,10 @@ def test_trials_that_run_keep_the_next_one_away(space):
     running = observed(space, first, 0, status="begun")
     second = next_point(space, [*known, running], kind="optuna", seed=0)
     assert second != first
+
+
+def test_optuna_that_is_not_installed_is_named_with_the_way_on(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_sampler("random")
+    with pytest.raises(InputError, match=r'needs the package optuna.*pip install "mdssl\[search\]"'):
+        check_sampler("optuna")
