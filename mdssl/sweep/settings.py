@@ -90,12 +90,6 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
                 f"scheduler {self.scheduler!r} ends trials by their validation scores, but score_every is 0; leave "
                 "--score-every out, or use --scheduler none."
             )
-        if self.workers > 1 and (self.scheduler != "none" or self.score_every):
-            # Under Ray Train, several workers were seen to wait for each other for good at the first score.
-            raise InputError(
-                f"workers is {self.workers}, but scores while training are for trials of one worker; leave --scheduler "
-                "and --score-every out, or use one worker."
-            )
         if self.force and self.skips_stopped:
             raise InputError(
                 "force deletes what a sweep's trials had, but which trials a search has depends on what they had; "

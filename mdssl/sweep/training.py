@@ -229,10 +229,11 @@ def _train_here(
                 nonlocal warned
                 beat()
                 report({"phase": "training", **progress._asdict()})
+                # Before the decision, which the first worker alone waits for: Ray Train answers all workers together.
+                before, warned = warned, warned or will_be_taken_away()
                 is_rung = progress.val_knn_top1 is not None and progress.step in job["rungs"]
                 if is_rung and decision(config.trial_id, progress.step):
                     return "end"
-                before, warned = warned, warned or will_be_taken_away()
                 return "save" if warned and not before else None
 
             train(

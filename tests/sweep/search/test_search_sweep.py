@@ -130,11 +130,12 @@ def test_a_grid_goes_on_with_what_a_search_ended_early(searched, search, tmp_pat
     assert step < 18
 
 
-def test_a_trial_of_ray_train_ends_early(cluster, tiny_data, tmp_path):
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
+def test_all_workers_of_a_trial_end_early_together(workers, cluster, tiny_data, tmp_path):
     """Beside a trial that has failed, with a score that no other reaches."""
     asked = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
     asked |= {"iterations": 12, "norm": "group", "lambda1": (1.0,), "lambda2": (0.1, 0.0), "report_every": 2}
-    asked |= {"scheduler": "asha", "grace_steps": 4, "address": cluster, "data": tiny_data}
+    asked |= {"scheduler": "asha", "grace_steps": 4, "workers": workers, "address": cluster, "data": tiny_data}
     sweep = Sweep(methods=["mdssl"], storage=str(tmp_path / "results"), **asked)
     trial, best = sweep.trials()
     storage = Location.of(tmp_path / "results")
@@ -146,7 +147,7 @@ def test_a_trial_of_ray_train_ends_early(cluster, tiny_data, tmp_path):
     pq.write_table(metrics, folder / "metrics.parquet")
 
     board = sweep.run().set_index("trial_id").loc[[trial.trial_id]]
-    assert set(board["status"]) == {"stopped"} and set(board["step"]) == {4}
+    assert set(board["status"]) == {"stopped"} and set(board["step"]) == {4} and set(board["num_workers"]) == {workers}
     assert sorted(board["eval_dataset"]) == sorted(names)
     assert latest_step(storage / "trials" / trial.trial_id / "checkpoints") == 4
     assert_nothing_is_left_over(tmp_path / "results")

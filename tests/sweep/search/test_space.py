@@ -115,8 +115,6 @@ def test_a_space_that_training_cannot_mean_is_refused(settings, given, message):
         ({"search": "random", "time_budget": "soon"}, "time_budget is 'soon'"),
         ({"search": "random", "time_budget": "0h"}, "time_budget is '0h'"),
         ({"grace_steps": 3}, "no scheduler ends trials"),
-        ({"scheduler": "asha", "workers": 2}, "scores while training are for trials of one worker"),
-        ({"score_every": 5, "workers": 2}, "scores while training are for trials of one worker"),
         ({"scheduler": "asha", "score_every": 0}, "score_every is 0"),
         ({"scheduler": "asha", "reduction_factor": 1}, "reduction_factor is 1"),
         ({"search": "random", "trials": 3, "force": True}, "force deletes what"),
