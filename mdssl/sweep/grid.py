@@ -158,7 +158,7 @@ def _work(
     everything = tuple(fingerprints)
     if settings.force:
         return Work(config, "train", everything)
-    rows = counting(read_rows(storage, config.trial_id), needs_validation=settings.needs_validation)
+    rows = usable_rows(read_rows(storage, config.trial_id), needs_validation=settings.needs_validation)
     tried = tuple(row["finished_at"].isoformat() for row in rows if row["status"] == "failed")
     failures = {} if settings.retry_failed else _failures(rows, fingerprints)
     if (None, None) in failures:
@@ -175,8 +175,8 @@ def _work(
     return Work(config, "resume" if (trial_dir / "checkpoints").names() else "train", missing, tried=tried)
 
 
-def counting(rows: list[dict], *, needs_validation: bool) -> list[dict]:
-    """The rows of a trial that count: without finished ones that lack a validation score where each needs one."""
+def usable_rows(rows: list[dict], *, needs_validation: bool) -> list[dict]:
+    """The rows of a trial without finished ones that lack a validation score, where a search needs one of each."""
     return [row for row in rows if not (needs_validation and row["status"] == "finished" and row["val_top1"] is None)]
 
 
@@ -186,7 +186,7 @@ def still_missing(
     """Datasets that still lack a score: another sweep may have made some since the plan.
 
     Args:
-        rows: the trial's rows now, those that count.
+        rows: the trial's rows now, see `usable_rows`.
         tried: see `Work`.
         missing: datasets that lacked a score when the plan was made.
 

@@ -29,7 +29,7 @@ from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep import evaluator
-from mdssl.sweep.grid import counting, evaluation_fingerprint, still_missing
+from mdssl.sweep.grid import evaluation_fingerprint, still_missing, usable_rows
 from mdssl.sweep.restarts import step_saved
 from mdssl.sweep.rows import failed_row, finished_row, merged, stopped_rows
 from mdssl.sweep.stopping import passing_on, stop_requested
@@ -89,7 +89,7 @@ def _do(
     started_at = now()
     try:
         data = ensure_local(run.data, work["missing"])
-        rows = counting(read_rows(storage, config.trial_id), needs_validation=run.needs_validation)
+        rows = usable_rows(read_rows(storage, config.trial_id), needs_validation=run.needs_validation)
         missing, error = still_missing(rows, work["tried"], work["missing"], data, run.probe)
         if not missing:
             return {"phase": "failed", "error": error} if error else {"phase": "finished"}

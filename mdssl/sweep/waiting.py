@@ -18,7 +18,7 @@ from mdssl.leaderboard.board import read_rows
 from mdssl.storage.claim import POLL_SECONDS, Owner, Watch, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
-from mdssl.sweep.grid import Work, counting, still_missing
+from mdssl.sweep.grid import Work, still_missing, usable_rows
 from mdssl.sweep.restarts import step_saved
 from mdssl.sweep.settings import SweepSettings
 
@@ -63,7 +63,7 @@ class ClaimedElsewhere:
         """The work that the other process has left. A score that failed there since the plan would fail here."""
         storage, config = self.storage, work.config
         data = ensure_local(self.settings.data, work.missing)
-        rows = counting(read_rows(storage, config.trial_id), needs_validation=self.settings.needs_validation)
+        rows = usable_rows(read_rows(storage, config.trial_id), needs_validation=self.settings.needs_validation)
         if work.may_end_early and any(row["status"] == "stopped" for row in rows):
             return replace(work, state="stopped", dead=dead)
         missing, error = still_missing(rows, work.tried, work.missing, data, self.settings.probe_config)

@@ -2,21 +2,12 @@
 
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 BENCH = Path(__file__).parents[2] / "bench"
-
-
-@pytest.fixture(scope="module")
-def folder():
-    """bench/ is a folder of scripts, which find each other as Python starts them."""
-    sys.path.insert(0, str(BENCH))
-    yield
-    sys.path.remove(str(BENCH))
 
 
 @pytest.fixture(scope="module")

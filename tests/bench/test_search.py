@@ -2,8 +2,6 @@
 
 import importlib
 import io
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,15 +13,6 @@ from factories import row
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
-
-BENCH = Path(__file__).parents[2] / "bench"
-
-
-@pytest.fixture(scope="module")
-def folder():
-    sys.path.insert(0, str(BENCH))
-    yield
-    sys.path.remove(str(BENCH))
 
 
 @pytest.fixture(scope="module")
