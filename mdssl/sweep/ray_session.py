@@ -58,7 +58,10 @@ def ray_session(settings: SweepSettings, console: Console) -> Iterator[Temporary
     with temporary_folder() as folder:
         try:
             start_ray(settings, folder.path)
+            from mdssl.sweep.stopping import delete_records
+
             yield folder
+            delete_records()
         except Exception as error:
             folder.keep = not isinstance(error, InputError)
             raise

@@ -36,15 +36,22 @@ _DECISION_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
 
-def _key(token: str = "") -> bytes:
-    return f"mdssl-stop-{ray.get_runtime_context().get_job_id()}-{token}".encode()
+def _key(*what: object) -> bytes:
+    """The key of a record of this sweep."""
+    return "-".join(map(str, ("mdssl", ray.get_runtime_context().get_job_id(), *what))).encode()
+
+
+def delete_records() -> None:
+    """Delete what this sweep has put into the key-value store, which a cluster keeps for good."""
+    for key in internal_kv._internal_kv_list(_key()):
+        internal_kv._internal_kv_del(key)
 
 
 def stop_requested(token: str = "") -> bool:
     """Whether this process's sweep, or its trial that has the claim with ``token``, has been asked to stop."""
     if not ray.is_initialized():
         return False
-    return any(internal_kv._internal_kv_exists(key) for key in {_key(), _key(token)})
+    return any(internal_kv._internal_kv_exists(key) for key in {_key("stop"), _key("stop", token)})
 
 
 def stop_requested_now_and_then(token: str) -> Callable[[], bool]:
@@ -62,7 +69,7 @@ def stop_requested_now_and_then(token: str) -> Callable[[], bool]:
 
 def put_decision(trial_id: str, step: int, ends: bool) -> None:
     """Tell a trial whether it ends early after ``step``."""
-    internal_kv._internal_kv_put(_decision_key(trial_id, step), b"end" if ends else b"go")
+    internal_kv._internal_kv_put(_key("decision", trial_id, step), b"end" if ends else b"go")
 
 
 def decision(trial_id: str, step: int) -> bool:
@@ -72,7 +79,7 @@ def decision(trial_id: str, step: int) -> bool:
     """
     asked = time.monotonic()
     while time.monotonic() - asked < _DECISION_SECONDS:
-        answer = internal_kv._internal_kv_get(_decision_key(trial_id, step))
+        answer = internal_kv._internal_kv_get(_key("decision", trial_id, step))
         if answer is not None:
             return bool(answer == b"end")
         if stop_requested():
@@ -80,10 +87,6 @@ def decision(trial_id: str, step: int) -> bool:
         time.sleep(0.05)
     log.warning("trial %s: no decision after step %d whether it ends early; it goes on", trial_id, step)
     return False
-
-
-def _decision_key(trial_id: str, step: int) -> bytes:
-    return f"mdssl-decision-{ray.get_runtime_context().get_job_id()}-{trial_id}-{step}".encode()
 
 
 @contextmanager
@@ -97,7 +100,7 @@ def passing_on(terminated: Callable[[], bool], token: str) -> Iterator[None]:
     def watch() -> None:
         while not ended.wait(_LOOK_SECONDS):
             if terminated():
-                internal_kv._internal_kv_put(_key(token), b"")
+                internal_kv._internal_kv_put(_key("stop", token), b"")
                 told.set()
                 if not ended.wait(_GRACE_SECONDS):
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -111,7 +114,7 @@ def passing_on(terminated: Callable[[], bool], token: str) -> Iterator[None]:
         ended.set()
         thread.join()
         if told.is_set():
-            internal_kv._internal_kv_del(_key(token))
+            internal_kv._internal_kv_del(_key("stop", token))
 
 
 class Stop:
@@ -202,7 +205,7 @@ class _StopTrials(tune.Callback):
         # A trial that is being evaluated has nothing to save: its scores are made again.
         training = {t.trial_id for t in trials if t.status == "RUNNING" and t.last_result.get("phase") != "evaluating"}
         if self.running is None:
-            internal_kv._internal_kv_put(_key(), b"")
+            internal_kv._internal_kv_put(_key("stop"), b"")
             self.running, self.since = training, time.monotonic()
             signals = self.stop.signals
             why = signal.Signals(signals[0]).name if signals else "time budget used up"

@@ -3,6 +3,8 @@
 Two gloo processes are started once; they run every case and leave their results in a file.
 """
 
+import json
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -106,6 +108,8 @@ def worker(rank: int, folder: str, data: str) -> None:
     run(data, f"{folder}/resumed")
     run(data, f"{folder}/cached", settings={"gradient_caching": True})
     run(data, f"{folder}/clustered-by-two", **CLUSTERED)
+    for iterations in (5, 6):
+        run(data, f"{folder}/longer/trials/{iterations}-steps", iterations=iterations, **STABLE)
     results["stopped"] = stop_in_step_3(data, f"{folder}/stopped", asked=rank == 1)
     run(data, f"{folder}/stopped")
     # With the statistics of batch-norm, which are those of rank 0: a score must not change them either.
@@ -118,6 +122,7 @@ def worker(rank: int, folder: str, data: str) -> None:
     dist.destroy_process_group()
 
 
+STABLE = {"schedule": "wsd", "decay_fraction": 0.4}
 SCORED = {"settings": {"score_every": 2, "report_every": 5}}
 
 
@@ -166,6 +171,7 @@ def folder(tmp_path_factory, tiny_data):
         mp.spawn(worker, args=(str(folder), tiny_data), nprocs=2)
         run(tiny_data, folder / "one-worker")
         run(tiny_data, folder / "clustered-by-one", **CLUSTERED)
+        run(tiny_data, folder / "at-once/trials/6-steps", **STABLE)
     return folder
 
 
@@ -191,17 +197,24 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
         ("one-worker", "cached"),
         ("one-worker", "stopped"),
         ("clustered-by-one", "clustered-by-two"),
+        ("at-once/trials/6-steps", "longer/trials/6-steps"),
     ],
 )
 def test_two_workers_train_the_encoder_of_one(folder, one, other):
     """Also where one worker began, was stopped after a checkpoint, and two went on; domain after domain with cached
-    gradients; and where the domains are found by clustering."""
+    gradients; where the domains are found by clustering; and where a trial of schedule wsd goes on from the stable
+    part of a shorter one."""
     expected, got = (safetensors.torch.load_file(folder / name / "encoder.safetensors") for name in (one, other))
     initial = build_model(trial()).state_dict()
     changed = torch.cat([(expected[name] - value).flatten() for name, value in initial.items()])
     apart = torch.cat([(got[name] - value).flatten() for name, value in expected.items()])
     # Sums in another order, in float64 over 6 steps: 1e-14 was the most seen.
     assert apart.norm() < 1e-10 * changed.norm()
+
+
+def test_two_workers_go_on_from_the_stable_part_of_a_shorter_trial(folder):
+    ended = json.loads((folder / "longer/trials/6-steps/training.json").read_text())
+    assert ended["continued_from"]["step"] == 3
 
 
 def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from factories import CONTEXT
-from sweep_runs import SWEEPS, TINY, Running, assert_nothing_is_left_over, run_here
+from sweep_runs import SWEEPS, TINY, Running, assert_nothing_is_left_over, run_here, running_ray, trained
 
 from mdssl import Sweep
+from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard.board import write_rows
 from mdssl.pretrain.checkpoint import latest_step
 from mdssl.pretrain.trial_files import now
@@ -130,6 +132,15 @@ def test_a_grid_goes_on_with_what_a_search_ended_early(searched, search, tmp_pat
     assert step < 18
 
 
+def plant_failed(storage: Location, config: TrialConfig, step: int, score: float) -> None:
+    """Make ``config`` a trial that failed after it had a score."""
+    write_rows(storage, config.trial_id, [failed_row(config, "it failed", context=CONTEXT, started_at=now())])
+    metrics = pa.Table.from_pylist([{"step": step, **{f"val_knn_top1/{name}": score for name in config.domains}}])
+    folder = Path(storage.path, "trials", config.trial_id)
+    folder.mkdir(parents=True)
+    pq.write_table(metrics, folder / "metrics.parquet")
+
+
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_all_workers_of_a_trial_end_early_together(workers, cluster, tiny_data, tmp_path):
     """Beside a trial that has failed, with a score that no other reaches."""
@@ -139,16 +150,11 @@ def test_all_workers_of_a_trial_end_early_together(workers, cluster, tiny_data, 
     sweep = Sweep(methods=["mdssl"], storage=str(tmp_path / "results"), **asked)
     trial, best = sweep.trials()
     storage = Location.of(tmp_path / "results")
-    write_rows(storage, best.trial_id, [failed_row(best, "it failed", context=CONTEXT, started_at=now())])
-    names = ("tiny-a", "tiny-b")
-    metrics = pa.Table.from_pylist([{"step": 4, **{f"val_knn_top1/{name}": 100.0 for name in names}}])
-    folder = Path(storage.path, "trials", best.trial_id)
-    folder.mkdir(parents=True)
-    pq.write_table(metrics, folder / "metrics.parquet")
+    plant_failed(storage, best, step=4, score=100.0)
 
     board = sweep.run().set_index("trial_id").loc[[trial.trial_id]]
     assert set(board["status"]) == {"stopped"} and set(board["step"]) == {4} and set(board["num_workers"]) == {workers}
-    assert sorted(board["eval_dataset"]) == sorted(names)
+    assert sorted(board["eval_dataset"]) == ["tiny-a", "tiny-b"]
     assert latest_step(storage / "trials" / trial.trial_id / "checkpoints") == 4
     assert_nothing_is_left_over(tmp_path / "results")
 
@@ -161,3 +167,61 @@ def test_extend_trains_the_best_of_those_that_ended_early(search, searched):
     after = {trial_id: (status, step) for trial_id, status, step, _ in history(storage)}
     assert after[best[0]] == ("finished", 18)
     assert sum(status == "stopped" for status, _ in after.values()) == len(stopped) - 1
+
+
+def test_two_searches_at_once_train_each_trial_once(search, tmp_path):
+    storage, trials = tmp_path / "results", 6
+    flags = [*search, "--trials", trials, "--search", "random", "--storage", storage]
+    other = Running(tmp_path / "other.txt", sys.executable, SWEEPS / "search.py", *flags)
+    try:
+        other.wait_for("at a time")
+        said = run_here(*flags, script="search")
+        other.ends(0)
+    finally:
+        other.end()
+    assert trained(said) and trained(other.said) and not trained(said) & trained(other.said)
+    found = history(storage)
+    assert {status for _, status, _, _ in found} <= {"finished", "stopped"}
+    assert len(found) == trials, "both together"
+    for trial_id, _, step, _ in found:
+        steps = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet")["step"]
+        assert list(steps) == list(range(2, step + 1, 2)), "every step once"
+    assert_nothing_is_left_over(storage)
+
+
+LEFT = """
+import json, ray, sys
+from ray.experimental import internal_kv
+from ray.util import placement_group_table
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+groups = [group["state"] for group in placement_group_table().values()]
+records = [key.decode() for key in internal_kv._internal_kv_list(b"mdssl-")]
+print(json.dumps({"groups": groups, "records": records, "free": ray.available_resources().get("CPU")}))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("executor", "workers", "stops"), [("inline", 1, 100), ("nested", 1, 100), ("nested", 2, 20)])
+def test_trials_that_end_early_leave_nothing(executor, workers, stops, tiny_data, tmp_path):
+    """Beside a second Ray of the machine."""
+    asked = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
+    asked |= {"iterations": 4, "norm": "group", "lambda1": (1.0,), "lambda2": (0.1,), "seeds": tuple(range(2 * stops))}
+    asked |= {"scheduler": "asha", "grace_steps": 1, "report_every": 1, "workers": workers, "executor": executor}
+    storage = tmp_path / "results"
+    with running_ray(1, dashboard=False), running_ray(2) as address:
+        sweep = Sweep(methods=["mdssl"], storage=str(storage), address=address, data=tiny_data, **asked)
+        *_, planted = sweep.trials()
+        plant_failed(Location.of(storage), planted, step=1, score=100.0)
+        board = sweep.run()
+        left = subprocess.run([sys.executable, "-c", LEFT, address], capture_output=True, text=True, check=True).stdout
+    stopped = board[board["status"] == "stopped"]["trial_id"].unique()
+    assert len(stopped) >= stops
+    assert json.loads(left) == {"groups": ["REMOVED"] * len(json.loads(left)["groups"]), "records": [], "free": 2.0}
+    assert_nothing_is_left_over(storage)
+    # From the checkpoint of the step after which it ends to its row, before which its workers are gone.
+    saved = [next((storage / "trials" / each / "checkpoints").glob("step-*")).stat().st_mtime for each in stopped]
+    written = [(storage / "leaderboard" / f"{each}.parquet").stat().st_mtime for each in stopped]
+    seconds = np.subtract(written, saved)
+    print(f"{len(stopped)} ended early; seconds until a row: median {np.median(seconds):.2f}, most {seconds.max():.2f}")
+    assert np.percentile(seconds, 95) < 5
