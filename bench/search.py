@@ -161,7 +161,7 @@ def main() -> None:
     if not args.record and not TABLE.exists():
         parser.error(f"there is no table {TABLE.name} yet; make it from the trials of a sweep with --record")
     if args.record:
-        record(Location(args.record), args.command)
+        record(Location.of(args.record), args.command)
     else:
         compare(Table.read(TABLE), args.rounds)
 

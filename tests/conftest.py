@@ -47,13 +47,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With ``--dist loadfile``: a file stays with one process, and all that start Ray do, which share the cluster."""
+    """With ``--dist loadfile``: a file stays with one process, as do all that join the cluster, and all other files
+    that start Ray, of which some share a sweep."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "with Ray" if process_use.starts_ray(config.rootpath / file) else file
+            path = config.rootpath / file
+            if not process_use.starts_ray(path):
+                return file
+            return "cluster" if process_use.joins_the_cluster(path) else "own Ray"
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 

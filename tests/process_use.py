@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,12 @@ STARTERS = {"subprocess", "multiprocessing", "Popen", "Process", "spawn", "get_c
 @cache
 def starts_ray(file: Path) -> bool:
     return "pytest.mark.ray" in file.read_text()
+
+
+@cache
+def joins_the_cluster(file: Path) -> bool:
+    """Whether its tests have the fixture ``cluster``, and not each a Ray of its own."""
+    return starts_ray(file) and re.search(r"\bcluster\b", file.read_text()) is not None
 
 
 def starts_processes(item: pytest.Item) -> bool:

@@ -201,3 +201,11 @@ def test_a_table_is_recorded_from_the_trials_of_a_sweep(search, replays, tmp_pat
     assert table.scores.tolist() == [[25.0, 35.0, 39.0]] * 2, "the mean of both, and at the end the score of the rows"
     assert table.value.tolist() == [35.0, 35.0] and table.test.tolist() == [35.0, 36.0]
     assert pq.read_schema(search.TABLE).metadata[b"command"] == b"python sweeps/search.py"
+
+
+def test_the_recorded_table_is_whole(search, replays):
+    table = replays.Table.read(search.TABLE)
+    assert len(table.points) >= 48 and len(table.steps) >= 8
+    assert len(table.points) == np.prod([len(values) for values in table.choices.values()]), "each combination"
+    assert search.TABLE.stat().st_size < 100_000
+    assert b"learning_rate" in pq.read_schema(search.TABLE).metadata[b"command"]
