@@ -51,7 +51,7 @@ class Table:
     @classmethod
     def read(cls, file: Path) -> Table:
         rows = pd.read_parquet(file)
-        scores = rows.pivot(index=list(AXES), columns="step", values="val_knn_top1")
+        scores = rows.pivot(index=list(AXES), columns="step", values="val_linear_top1")
         final = rows.groupby(list(AXES)).first().loc[scores.index]
         points = [dict(zip(AXES, point, strict=True)) for point in scores.index]
         assert not scores.isna().any().any(), "a setting lacks a score"

@@ -84,8 +84,8 @@ def rank_correlations(table: Table) -> list[list[str]]:
 def record(storage: Location, command: str) -> None:
     """Write the table of a finished sweep in ``storage``: a row for each setting and scored step.
 
-    ``val_knn_top1`` is the mean over the evaluation datasets, as are the final ``val_top1`` and ``top1``; seconds are
-    those of training the whole trial.
+    ``val_linear_top1`` is the mean over the evaluation datasets, as are the final ``val_top1`` and ``top1``; seconds
+    are those of training the whole trial.
     """
     rows = leaderboard.read(storage)
     rows = rows[(rows["method"] == "mdssl") & (rows["status"] == "finished")]
@@ -94,13 +94,13 @@ def record(storage: Location, command: str) -> None:
         names, first = list(own["eval_dataset"]), own.iloc[0]
         data = (trial_dir_in(storage, str(trial_id)) / "metrics.parquet").read_bytes()
         curve = pq.read_table(io.BytesIO(data)).to_pandas().set_index("step")
-        scores = curve[[f"val_knn_top1/{name}" for name in names]].mean(axis=1, skipna=False).dropna()
+        scores = curve[[f"val_linear_top1/{name}" for name in names]].mean(axis=1, skipna=False).dropna()
         # The last step is scored with the probe.
-        scores[first["iterations"]] = own["val_knn_top1"].mean()
+        scores[first["iterations"]] = own["val_linear_top1"].mean()
         final = {f"top1/{name}": value for name, value in zip(names, own["top1"], strict=True)}
         final |= {name: own[name].mean() for name in ("val_top1", "top1")} | {"seconds": first["train_seconds"]}
         for step, score in scores.items():
-            records.append({axis: first[axis] for axis in AXES} | {"step": step, "val_knn_top1": score} | final)
+            records.append({axis: first[axis] for axis in AXES} | {"step": step, "val_linear_top1": score} | final)
     table = pa.Table.from_pandas(pd.DataFrame(records).sort_values([*AXES, "step"]).round(3), preserve_index=False)
     about = {"command": command, "images": ", ".join(sorted(set(rows["data_fingerprint"])))}
     about |= {"versions": json.dumps({key: rows[key].iloc[0] for key in ("mdssl_version", "torch_version")})}

@@ -84,15 +84,15 @@ def a_search(storage: str | None = None, *, trials: int = 24, sweep: str = "sear
         for place, name in enumerate(DATASETS):
             offset = 10 * place - 10
             if early:
-                rows.append(stopped(name, **own, val_knn_top1=val + offset - 15))
+                rows.append(stopped(name, **own, val_linear_top1=val + offset - 15))
             else:
-                rows.append(row(name, **own, top1=100 - val, val_top1=val + offset, val_knn_top1=val + offset - 5))
+                rows.append(row(name, **own, top1=100 - val, val_top1=val + offset, val_linear_top1=val + offset - 5))
         if storage is not None:
             folder = Path(storage) / "trials" / own["trial_id"]
             folder.mkdir(parents=True)
             steps = [16, 50] if early else [16, 50, 100]
             scores = [val - 30, val - 15, val - 8][: len(steps)]
-            reports = pd.DataFrame({"step": [8, *steps], "val_knn_top1": [None, *scores], "loss": 1.0})
+            reports = pd.DataFrame({"step": [8, *steps], "val_linear_top1": [None, *scores], "loss": 1.0})
             reports.to_parquet(folder / "metrics.parquet")
     if storage is not None:
         for trial_id in dict.fromkeys(one["trial_id"] for one in rows):

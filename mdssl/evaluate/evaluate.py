@@ -19,7 +19,7 @@ from mdssl.evaluate.classifier import Parts
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.knn import knn_top1
 from mdssl.evaluate.probe import run_probes
-from mdssl.evaluate.validation import held_out, is_validatable, validation_knn
+from mdssl.evaluate.validation import held_out, is_validatable, validation_knn, validation_linear
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +94,10 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
     Returns:
         For each layer, and each learning rate of an sgd probe, the leaderboard's columns ``features``, ``probe``,
         ``top1``, ``top5``, ``knn_top1`` (percent; top5 None with five classes or fewer), ``val_top1`` and
-        ``val_knn_top1`` (the same probe and kNN, fitted on a part of the train part and scored on the rest; None where
-        `mdssl.evaluate.validation.check_validatable` refuses the dataset), ``num_classes`` (those with images),
-        ``num_train``, ``num_test``, and ``eval_seconds``, an equal share of the time spent. Also
+        ``val_knn_top1`` (the same probe and kNN, fitted on a part of the train part and scored on the rest),
+        ``val_linear_top1`` (the score of a trial that trains: `mdssl.evaluate.validation.validation_linear`; all three
+        are None where `mdssl.evaluate.validation.check_validatable` refuses the dataset), ``num_classes`` (those with
+        images), ``num_train``, ``num_test``, and ``eval_seconds``, an equal share of the time spent. Also
         ``probe_settings``: all settings and findings of the probe, such as a chosen rate, an unstable score, or the
         number of training images where there are fewer than kNN's neighbors.
 
@@ -116,7 +117,7 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
             results = run_probes(parts, config=probe, seed=seed)
             neighbours = min(probe.knn_neighbors, len(train_y))
             knn = knn_top1(parts, k=neighbours)
-            val_top1, val_knn = _validation(parts, rows_held_out, dataset, probe, seed)
+            val_top1, val_others = _validation(parts, rows_held_out, dataset, probe, seed)
             fewer = {} if neighbours == probe.knn_neighbors else {"knn_neighbours_there_are": neighbours}
             seconds = (share + time.perf_counter() - started) / len(probes)
             rows += [
@@ -128,12 +129,12 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
                     "top5": result.top5,
                     "knn_top1": knn,
                     "val_top1": own_val,
-                    "val_knn_top1": val_knn,
                     "num_classes": parts.classes_present,
                     "num_train": len(train_y),
                     "num_test": len(test_y),
                     "eval_seconds": seconds,
                 }
+                | val_others
                 for own, result, own_val in zip(probes, results, val_top1, strict=True)
             ]
     for row in rows:
@@ -148,21 +149,27 @@ def _validation(
     dataset: Dataset,
     probe: ProbeConfig,
     seed: int,
-) -> tuple[list[float | None], float | None]:
-    """Top-1 of each probe, and of kNN, on the held-out images among the train part; the test part is not looked at."""
+) -> tuple[list[float | None], dict[str, float | None]]:
+    """Top-1 of each probe on the held-out images among the train part, and of kNN and ridge regression by column.
+
+    The test part is not looked at.
+    """
     nothing: list[float | None] = [None] * len(probe.each())
     if rows is None:
-        return nothing, None
+        return nothing, {"val_knn_top1": None, "val_linear_top1": None}
     fit, held = (torch.from_numpy(part).to(parts.train_x.device) for part in rows)
     x, y = parts.train_x, parts.train_y
     own = Parts(x[fit], y[fit], x[held], y[held], parts.num_classes)
-    knn = validation_knn(own, probe.knn_neighbors)
+    others: dict[str, float | None] = {
+        "val_knn_top1": validation_knn(own, probe.knn_neighbors),
+        "val_linear_top1": validation_linear(own),
+    }
     try:
-        return [result.top1 for result in run_probes(own, config=probe, seed=seed)], knn
+        return [result.top1 for result in run_probes(own, config=probe, seed=seed)], others
     except InputError as error:
         # The scores on the test part count.
         log.warning("no val_top1 on %s: %s", dataset.name, error)
-        return nothing, knn
+        return nothing, others
 
 
 def instability(row: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from mdssl.figures import style
 from mdssl.figures.kind import Entry, Gallery, Words
 from mdssl.storage.location import Location
 
-_VALIDATION = "val_knn_top1/"
+_VALIDATION = "val_linear_top1/"
 """What columns of validation scores begin with; the name of the dataset follows."""
 _TERMS = {
     "loss": "total",
@@ -52,7 +52,7 @@ def loss_terms(metrics: pd.DataFrame, *, width: float = style.PAGE) -> style.Fig
 
 @style.styled()
 def validation_scores(metrics: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure:
-    """kNN top-1 on held-out training images by step, of each dataset.
+    """Linear score of held-out training images by step, of each dataset.
 
     Args:
         metrics: the rows of a trial's ``metrics.parquet`` that have a score.
@@ -70,7 +70,7 @@ def validation_scores(metrics: pd.DataFrame, *, width: float = style.PAGE) -> st
         for number, (name, scores) in enumerate(curves.items())
     }
     axis.set_xlabel("training step")
-    axis.set_ylabel("validation kNN top-1 (%)")
+    axis.set_ylabel("validation top-1 (%)")
     style.legend(figure, lines)
     return figure
 
@@ -140,7 +140,7 @@ def _curves(metrics: pd.DataFrame) -> dict[str, pd.Series]:
 
 def _scored(metrics: pd.DataFrame) -> pd.DataFrame:
     """The reports with a validation score. Metrics of earlier versions have no such column."""
-    return metrics[metrics["val_knn_top1"].notna()] if "val_knn_top1" in metrics else metrics[:0]
+    return metrics[metrics["val_linear_top1"].notna()] if "val_linear_top1" in metrics else metrics[:0]
 
 
 def _validation_words(metrics: pd.DataFrame) -> Words:
@@ -148,7 +148,7 @@ def _validation_words(metrics: pd.DataFrame) -> Words:
     changes = [f"{name} from {scores.iloc[0]:.1f} to {scores.iloc[-1]:.1f} %" for name, scores in own.items()]
     return Words(
         title="Validation scores during training",
-        caption="kNN top-1 on held-out images of the train split. Test images have no part in it.",
+        caption="Linear score of held-out images of the train split. Test images have no part in it.",
         alt=f"From step {metrics['step'].iloc[0]:.0f} to step {metrics['step'].iloc[-1]:.0f}: {', '.join(changes)}.",
     )
 

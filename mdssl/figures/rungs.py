@@ -28,7 +28,7 @@ _READERS = 16
 
 
 class Rungs(NamedTuple):
-    """By trial, ``step`` and ``val_knn_top1``; the status of each; the best trial, if any; and the number of trials."""
+    """By trial, ``step`` and ``val_linear_top1``; the status of each; the best, if any; and the number of trials."""
 
     curves: dict[str, pd.DataFrame]
     status: dict[str, str]
@@ -57,13 +57,13 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
         )
     # The last score is that of the trial's rows.
     groups = rows[rows["status"] == "finished"].groupby("trial_id")
-    ends = pd.DataFrame({"step": groups["step"].max(), "val_knn_top1": groups["val_knn_top1"].agg(mean)})
+    ends = pd.DataFrame({"step": groups["step"].max(), "val_linear_top1": groups["val_linear_top1"].agg(mean)})
     for trial_id, end in ends.dropna().astype(float).iterrows():
         if trial_id in curves and end["step"] > curves[trial_id]["step"].max():
             curves[trial_id] = pd.concat([curves[trial_id], end.to_frame().T], ignore_index=True)
     best = ranked["trial_id"][0] if ranked["val"].notna().any() and ranked["trial_id"][0] in curves else None
     rungs = Rungs(curves, status, best, len(status))
-    lasts = pd.Series({trial_id: curve["val_knn_top1"].iloc[-1] for trial_id, curve in curves.items()}, dtype=float)
+    lasts = pd.Series({trial_id: curve["val_linear_top1"].iloc[-1] for trial_id, curve in curves.items()}, dtype=float)
     said = [
         f"{len(own)} {name}, last scores from {own.min():.1f} to {own.max():.1f} %"
         for name, own in lasts.groupby(status)
@@ -83,7 +83,7 @@ def _metrics(trial_dir: Location) -> pd.DataFrame:
     Raises:
         ValueError: the file is damaged.
     """
-    nothing = pd.DataFrame({"step": [], "val_knn_top1": []})
+    nothing = pd.DataFrame({"step": [], "val_linear_top1": []})
     try:
         metrics = pd.read_parquet(io.BytesIO((trial_dir / "metrics.parquet").read_bytes()))
     except FileNotFoundError:
@@ -93,15 +93,15 @@ def _metrics(trial_dir: Location) -> pd.DataFrame:
             f"{trial_dir / 'metrics.parquet'} cannot be read: {str(error).splitlines()[0].rstrip('.')}. Move it away "
             "to draw the curves of the other trials."
         ) from error
-    if "val_knn_top1" not in metrics:
+    if "val_linear_top1" not in metrics:
         return nothing
-    return metrics.loc[metrics["val_knn_top1"].notna(), ["step", "val_knn_top1"]].reset_index(drop=True)
+    return metrics.loc[metrics["val_linear_top1"].notna(), ["step", "val_linear_top1"]].reset_index(drop=True)
 
 
 def _note(rungs: Rungs) -> str:
     some = f" {len(rungs.curves)} of {rungs.trials} trials." if len(rungs.curves) < rungs.trials else ""
     best = f" The best by validation top-1 is {rungs.best}." if rungs.best else ""
-    return f"kNN top-1 on held-out training images, mean over datasets. A line is a trial.{some}{best}"
+    return f"Linear score of held-out training images, mean over datasets. A line is a trial.{some}{best}"
 
 
 @style.styled()
@@ -119,7 +119,7 @@ def _draw(rungs: Rungs, width: float = style.PAGE) -> style.Figure:
             curve = rungs.curves[trial_id]
             # A line through a single score would be invisible.
             marks: dict[str, Any] = dict(marker="." if len(curve) == 1 else "", markersize=3)
-            (line,) = axis.plot(curve["step"], curve["val_knn_top1"], **look, **marks)
+            (line,) = axis.plot(curve["step"], curve["val_linear_top1"], **look, **marks)
             if name != "finished":
                 axis.plot(*curve.iloc[-1], marker="x", markersize=3, color=style.INK, zorder=4)
             word = {"stopped": "stopped early"}.get(name, name)
@@ -127,13 +127,13 @@ def _draw(rungs: Rungs, width: float = style.PAGE) -> style.Figure:
     if rungs.best:
         curve = rungs.curves[rungs.best]
         look = dict(color=style.COLORS[1], linewidth=1.8, marker="o", markersize=3, zorder=3)
-        (handles["best by validation"],) = axis.plot(curve["step"], curve["val_knn_top1"], **look)
+        (handles["best by validation"],) = axis.plot(curve["step"], curve["val_linear_top1"], **look)
     # Where most scores were made: the rungs.
     steps = np.unique(np.concatenate([curve["step"] for curve in rungs.curves.values()]))
     if len(steps) <= 8:
         axis.set_xticks(steps, [f"{step:,.0f}" for step in steps])
     axis.set_xlabel("training step")
-    axis.set_ylabel("validation kNN top-1 (%)")
+    axis.set_ylabel("validation top-1 (%)")
     style.no_negative(axis)
     style.legend(figure, handles)
     style.note(figure, style.plain(_note(rungs)))

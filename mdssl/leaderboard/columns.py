@@ -8,8 +8,10 @@ import pyarrow as pa
 
 from mdssl.config.methods import METHODS
 
-SCHEMA_VERSION = 2
-"""Raise it whenever a column comes, goes or changes its meaning. 2: val_top1, val_knn_top1 and step."""
+SCHEMA_VERSION = 3
+"""Raise it whenever a column comes, goes or changes its meaning.
+
+2: val_top1, val_knn_top1 and step. 3: val_linear_top1."""
 
 STATUSES = ("finished", "failed", "stopped")
 
@@ -75,6 +77,12 @@ COLUMNS = (
         since=2,
     ),
     Column("val_knn_top1", _FLOAT, "weighted nearest neighbours, held-out train images: percent", since=2),
+    Column(
+        "val_linear_top1",
+        _FLOAT,
+        "ridge regression, held-out train images, by which trials are stopped early: percent",
+        since=3,
+    ),
     Column("num_classes", _INT, "classes of the evaluation dataset"),
     Column("num_train", _INT, "train images of the evaluation dataset"),
     Column("num_test", _INT, "test images of the evaluation dataset"),

@@ -248,7 +248,7 @@ def _train(
             eta = (iterations - state.step) * seconds / steps
             progress = Progress(state.step, iterations, *means_of(state.terms), rate, new_views / seconds, eta)
             mean = sum(scores.values()) / len(scores) if scores else None
-            progress = progress._replace(val_knn_top1=mean, score_seconds=state.score_seconds)
+            progress = progress._replace(val_linear_top1=mean, score_seconds=state.score_seconds)
             state.metrics.append(progress.as_row(scores))
             trackers.log(state.step, of_report(state.metrics[-1]))
             reported_step, state.terms = state.step, []

@@ -14,7 +14,7 @@ from mdssl.errors import InputError
 log = logging.getLogger(__name__)
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
-"""Scores a model while it trains: kNN top-1 in percent by dataset, as `mdssl.evaluate.validation.Validation` does."""
+"""Scores a model while it trains: top-1 in percent by dataset, as `mdssl.evaluate.validation.Validation` does."""
 Answer = Literal["save", "end"] | None
 """What a report may ask for: that a checkpoint is saved at once, or that training ends early, with a checkpoint."""
 
@@ -22,7 +22,7 @@ Answer = Literal["save", "end"] | None
 class Progress(NamedTuple):
     """A report. Loss terms are means over the steps since the last report, and over all workers.
 
-    On rank 0, ``val_knn_top1`` is the mean validation score over the datasets, in percent; None in a report without
+    On rank 0, ``val_linear_top1`` is the mean validation score over the datasets, in percent; None in a report without
     one. ``score_seconds`` is the time that all validation scores of the trial have taken.
     """
 
@@ -35,14 +35,14 @@ class Progress(NamedTuple):
     learning_rate: float
     views_per_second: float
     eta_seconds: float
-    val_knn_top1: float | None = None
+    val_linear_top1: float | None = None
     score_seconds: float = 0.0
 
     def as_row(self, scores: Mapping[str, float]) -> dict[str, Any]:
         """The row of ``metrics.parquet``, with the validation ``scores`` by dataset."""
         left_out = ("iterations", "eta_seconds", "score_seconds")
         row = {name: value for name, value in self._asdict().items() if name not in left_out}
-        return row | {f"val_knn_top1/{name}": score for name, score in scores.items()}
+        return row | {f"val_linear_top1/{name}": score for name, score in scores.items()}
 
 
 def is_scored(step: int, score_every: int | None, rungs: Collection[int] = ()) -> bool:

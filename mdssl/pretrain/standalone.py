@@ -141,7 +141,7 @@ def train_standalone(
 
 
 def _print_progress(progress: Progress) -> None:
-    score = "" if progress.val_knn_top1 is None else f"  validation kNN {progress.val_knn_top1:.1f} %"
+    score = "" if progress.val_linear_top1 is None else f"  validation {progress.val_linear_top1:.1f} %"
     print(
         f"step {progress.step}/{progress.iterations}  loss {progress.loss:.3f} = align {progress.alignment:.3f}, "
         f"within {progress.within:.3f}, across {progress.across:.3f}  lr {progress.learning_rate:.3g}  "

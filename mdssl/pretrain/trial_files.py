@@ -139,7 +139,7 @@ def write_stopped(
     """
     of_stop: dict[str, Any] = {
         "iterations": config.iterations,
-        "val_knn_top1": dict(scores),
+        "val_linear_top1": dict(scores),
         "val_fingerprints": dict(fingerprints),
     }
     return _write_training(trial_dir, "stopped", model, state, **of_run, **of_stop)

@@ -116,9 +116,9 @@ class SweepProgress(tune.Callback):
             self.latest[trial_id] = {}
         # Later phases report no numbers, and most reports no score; the last ones stay on show.
         before = self.latest.get(trial_id, {})
-        if result.get("val_knn_top1", 0) is None:
-            result = {key: value for key, value in result.items() if key != "val_knn_top1"}
-        elif "val_knn_top1" in result:
+        if result.get("val_linear_top1", 0) is None:
+            result = {key: value for key, value in result.items() if key != "val_linear_top1"}
+        elif "val_linear_top1" in result:
             result = result | {"scored_step": result["step"]}
         self.latest[trial_id] = {key: value for key, value in before.items() if key not in _OF_ONE_REPORT} | result
         self._say(trial_id)
@@ -181,7 +181,7 @@ class SweepProgress(tune.Callback):
         if scored:
             # The best of those that got furthest: scores rise with steps.
             ahead = max(
-                scored, key=lambda trial_id: (scored[trial_id]["scored_step"], scored[trial_id]["val_knn_top1"])
+                scored, key=lambda trial_id: (scored[trial_id]["scored_step"], scored[trial_id]["val_linear_top1"])
             )
             caption += f"; ahead: {self.labels[ahead]},{_validation(scored[ahead])}"
         table = Table(caption=Text(caption), box=None)
@@ -220,7 +220,7 @@ def _is_done(latest: dict[str, Any]) -> bool:
 
 
 def _validation(latest: dict[str, Any]) -> str:
-    return f"  validation {latest['val_knn_top1']:.1f} at {latest['scored_step']}" if "scored_step" in latest else ""
+    return f"  validation {latest['val_linear_top1']:.1f} at {latest['scored_step']}" if "scored_step" in latest else ""
 
 
 def _trial_id(trial: Any) -> str:

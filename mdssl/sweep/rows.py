@@ -81,7 +81,7 @@ def stopped_rows(config: TrialConfig, training: dict, *, context: dict) -> list[
             "seen": dataset in seen_in(config.domains),
             "features": "encoder",
             "probe": None,
-            "val_knn_top1": score,
+            "val_linear_top1": score,
             "config_json": json.dumps(
                 _produced_by(config)
                 | {"variants": training["variants"], "evaluation": {"data_fingerprint": images.get(dataset, "")}},
@@ -89,7 +89,7 @@ def stopped_rows(config: TrialConfig, training: dict, *, context: dict) -> list[
             ),
             "finished_at": now(),
         }
-        for dataset, score in training["val_knn_top1"].items()
+        for dataset, score in training["val_linear_top1"].items()
     ]
 
 
@@ -179,7 +179,9 @@ def _filled(row: dict, again: dict) -> dict:
     """A finished row, with validation scores that it lacks from the same score, made ``again``."""
     if row["status"] != "finished":
         return row
-    return row | {name: again.get(name) for name in ("val_top1", "val_knn_top1") if row.get(name) is None}
+    return row | {
+        name: again.get(name) for name in ("val_top1", "val_knn_top1", "val_linear_top1") if row.get(name) is None
+    }
 
 
 def _score_of(row: dict) -> tuple[str | None, str | None, str | None, str | None]:

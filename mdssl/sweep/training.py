@@ -231,7 +231,7 @@ def _train_here(
                 report({"phase": "training", **progress._asdict()})
                 # Before the decision, which the first worker alone waits for: Ray Train answers all workers together.
                 before, warned = warned, warned or will_be_taken_away()
-                is_rung = progress.val_knn_top1 is not None and progress.step in job["rungs"]
+                is_rung = progress.val_linear_top1 is not None and progress.step in job["rungs"]
                 if is_rung and decision(config.trial_id, progress.step):
                     return "end"
                 return "save" if warned and not before else None

@@ -14,7 +14,7 @@ from mdssl.tables.render import Measure
 
 OF_TEST = ("top1", "top5", "knn_top1")
 """Scores of the test split."""
-SCORES = (*OF_TEST, "val_top1", "val_knn_top1")
+SCORES = (*OF_TEST, "val_top1", "val_knn_top1", "val_linear_top1")
 """In percent, and more is better."""
 MEASURED = (
     *SCORES, "step", "train_seconds", "eval_seconds", "gpu_hours", "views_seen", "views_per_second", "peak_memory_mb",

@@ -32,7 +32,7 @@ from mdssl.terminal import Terminal
 _SETTINGS = {column.name for column in SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
 _SETTINGS |= {"recipe_version", "recipe_version_clustering"}
 _SCORE = ["trial_id", "eval_dataset", "features", "probe", "eval_fingerprint", "top1", "val_top1", "finished_at"]
-_USED = {*_SETTINGS, *_SCORE, "status", "error", "step", "val_knn_top1", "config_json"}
+_USED = {*_SETTINGS, *_SCORE, "status", "error", "step", "val_linear_top1", "config_json"}
 _UNSTABLE_NAMED = _STOPPED_NAMED = 3
 """Unstable scores, and trials that were stopped early, that notes name."""
 
@@ -162,10 +162,10 @@ def _stopped(rows: pd.DataFrame) -> list[str]:
         return [f"{len(trials)} trials were stopped early, at steps {trials['step'].min()} to {trials['step'].max()}"]
     notes = []
     for trial_id, own in stopped.groupby("trial_id", sort=False):
-        scores = ", ".join(f"{row.eval_dataset} {row.val_knn_top1:.1f}" for row in own.itertuples())
+        scores = ", ".join(f"{row.eval_dataset} {row.val_linear_top1:.1f}" for row in own.itertuples())
         first = own.iloc[0]
         where = f"{trial_id} was stopped early at step {first['step']} of {first['iterations']}"
-        notes.append(f"{where}; kNN on held-out training images: {scores}")
+        notes.append(f"{where}; linear score of held-out training images: {scores}")
     return notes
 
 

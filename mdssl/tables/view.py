@@ -129,7 +129,7 @@ def _finished(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """``rows`` without those of trials that were stopped early, which have no score on a test split."""
     stopped = rows["status"] == "stopped"
     if stopped.any():
-        how = "--where status=stopped --columns trial_id step iterations val_knn_top1"
+        how = "--where status=stopped --columns trial_id step iterations val_linear_top1"
         notes.append(f"trials that were stopped early are not shown: {rows.loc[stopped, 'trial_id'].nunique()} ({how})")
     return rows[~stopped]
 

@@ -107,7 +107,7 @@ def _dropped_on_error(trackers: dict[str, Tracker], name: str) -> Iterator[None]
 
 def of_report(row: dict[str, Any]) -> dict[str, float | None]:
     """The values of a row of ``metrics.parquet``."""
-    scores = {name: value for name, value in row.items() if name.startswith("val_knn_top1")}
+    scores = {name: value for name, value in row.items() if name.startswith("val_linear_top1")}
     terms = {f"loss/{name}": row[name] for name in ("alignment", "within", "across")}
     speed = {name: row[name] for name in ("learning_rate", "views_per_second")}
     return {"loss/total": row["loss"], **terms, **speed, **scores}

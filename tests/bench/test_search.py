@@ -182,10 +182,12 @@ def test_a_table_is_recorded_from_the_trials_of_a_sweep(search, replays, tmp_pat
         shared |= {"data_fingerprint": "f", "torch_version": "2"}
         scores = {"cifar10": (50.0, 40.0, 44.0), "svhn": (20.0, 30.0, 34.0)}
         write_rows(storage, trial_id, [
-            row(name, top1=top1 + number, val_top1=val, val_knn_top1=knn, **shared)
+            row(name, top1=top1 + number, val_top1=val, val_linear_top1=knn, **shared)
             for name, (top1, val, knn) in scores.items()
         ])  # fmt: skip
-        scored = [{"step": at, "val_knn_top1/cifar10": 10.0 + at, "val_knn_top1/svhn": 20.0 + at} for at in (10, 20)]
+        scored = [
+            {"step": at, "val_linear_top1/cifar10": 10.0 + at, "val_linear_top1/svhn": 20.0 + at} for at in (10, 20)
+        ]
         steps = [{"step": 5}, *scored, {"step": 30}]
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pandas(pd.DataFrame(steps)), sink)

@@ -25,7 +25,17 @@ def test_each_layer_gives_one_row(tiny_model, make_dataset, probe):
     assert [row["features"] for row in rows] == ["encoder", "projection"]
     for row in rows:
         assert row.keys() == {
-            *("features", "probe", "probe_settings", "top1", "top5", "knn_top1", "val_top1", "val_knn_top1"),
+            *(
+                "features",
+                "probe",
+                "probe_settings",
+                "top1",
+                "top5",
+                "knn_top1",
+                "val_top1",
+                "val_knn_top1",
+                "val_linear_top1",
+            ),
             *("num_classes", "num_train", "num_test", "eval_seconds"),
         }
         assert (row["num_classes"], row["num_train"], row["num_test"]) == (6, 240, 90)

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from mdssl.config.run import ProbeConfig
 from mdssl.data.dataset import open_dataset
@@ -71,21 +73,18 @@ def test_fifty_images_of_two_classes_are_enough():
     check_validatable(labelled(np.arange(50) % 2))
 
 
-def test_the_score_is_that_of_a_vote_counted_by_hand(tiny_data, tiny_model, monkeypatch):
+def test_the_score_is_that_of_scikit_learns_ridge_classifier(tiny_data, tiny_model, monkeypatch):
     monkeypatch.setattr(validation, "REFERENCES", 40)
     score = Validation(tiny_data, ["tiny-a", "tiny-b"], device="cpu")(tiny_model)
     assert list(score) == ["tiny-a", "tiny-b"]
     dataset = open_dataset(tiny_data, "tiny-b")
     train, (fit, held) = dataset.split("train"), held_out(dataset)
-    x = F.normalize(extract_features(tiny_model, train.images)["encoder"], dim=1).double().numpy()
-    right = 0
-    for row in held:
-        cosines = x[fit[:40]] @ x[row]
-        nearest = np.argsort(-cosines)[:20]
-        votes = np.zeros(4)
-        np.add.at(votes, train.labels[fit[:40]][nearest], np.exp(cosines[nearest] / 0.07))
-        right += votes.argmax() == train.labels[row]
-    assert score["tiny-b"] == pytest.approx(100 * right / len(held))
+    x = extract_features(tiny_model, train.images)["encoder"].double().numpy()
+    # Its penalty is on the sum over the images.
+    peer = make_pipeline(StandardScaler(), RidgeClassifier(alpha=validation.RIDGE * 40))
+    peer.fit(x[fit[:40]], train.labels[fit[:40]])
+    assert score["tiny-b"] == pytest.approx(100 * peer.score(x[held], train.labels[held]))
+    assert 0 < score["tiny-b"] < 100
     assert len(held) == 12
 
 

@@ -100,8 +100,8 @@ def test_a_trial_shows_the_terms_that_it_has_and_its_clusters(tmp_path):
 
 
 def test_a_trial_with_validation_scores_shows_them_beside_its_loss(tmp_path):
-    scores = {"val_knn_top1/a": [np.nan, 30.0, 40.0, np.nan], "val_knn_top1/b": [np.nan, 50.0, 60.0, np.nan]}
-    steps = {"step": [5, 10, 20, 25], "loss": [5.0, 4.0, 3.0, 2.0], "val_knn_top1": [np.nan, 40.0, 50.0, np.nan]}
+    scores = {"val_linear_top1/a": [np.nan, 30.0, 40.0, np.nan], "val_linear_top1/b": [np.nan, 50.0, 60.0, np.nan]}
+    steps = {"step": [5, 10, 20, 25], "loss": [5.0, 4.0, 3.0, 2.0], "val_linear_top1": [np.nan, 40.0, 50.0, np.nan]}
     pd.DataFrame(steps | scores).to_parquet(tmp_path / "metrics.parquet")
     loss, curves = figures.trial_gallery(str(tmp_path)).entries
     assert (loss.figure, curves.figure) == ("loss-terms", "validation-scores")
@@ -111,7 +111,7 @@ def test_a_trial_with_validation_scores_shows_them_beside_its_loss(tmp_path):
     assert curves.alt == "From step 10 to step 20: a from 30.0 to 40.0 %, b from 50.0 to 60.0 %."
 
 
-@pytest.mark.parametrize("more", [{}, {"val_knn_top1": [np.nan, np.nan]}])
+@pytest.mark.parametrize("more", [{}, {"val_linear_top1": [np.nan, np.nan]}])
 def test_a_trial_without_validation_scores_says_why(tmp_path, more):
     METRICS.assign(**more).to_parquet(tmp_path / "metrics.parquet")
     found = figures.trial_gallery(str(tmp_path))

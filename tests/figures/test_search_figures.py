@@ -114,9 +114,9 @@ def test_rungs_end_where_trials_ended_and_the_best_is_highlighted(searched):
     crosses = [line for line in axis.lines if line.get_marker() == "x"]
     assert len(crosses) == 8 and {line.get_xdata()[0] for line in crosses} == {50}
     (thick,) = [line for line in axis.lines if line.get_linewidth() > 1.5]
-    own = pd.read_parquet(f"{storage}/trials/{rungs.best}/metrics.parquet")["val_knn_top1"].dropna()
+    own = pd.read_parquet(f"{storage}/trials/{rungs.best}/metrics.parquet")["val_linear_top1"].dropna()
     np.testing.assert_allclose(thick.get_ydata()[:-1], own)
-    last = board[board["trial_id"] == rungs.best]["val_knn_top1"].mean()
+    last = board[board["trial_id"] == rungs.best]["val_linear_top1"].mean()
     assert thick.get_ydata()[-1] == pytest.approx(last)
 
 

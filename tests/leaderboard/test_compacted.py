@@ -156,7 +156,7 @@ def test_a_copy_of_version_1_is_read(board, opened, caplog):
     """As mdssl wrote it before the validation columns came."""
     expected = read(board)
     copy = Path(board, COPY)
-    new = ["val_top1", "val_knn_top1", "step"]
+    new = ["val_top1", "val_knn_top1", "val_linear_top1", "step"]
     copy.write_bytes(rewritten(copy.read_bytes(), lambda table: table.drop_columns(new)))
     pd.testing.assert_frame_equal(read(board), expected)
     assert (opened, caplog.records) == ([], [])

@@ -21,7 +21,7 @@ DESIGNED_TEXT = """
 trial_id sweep status error
 method train_mixture num_domains lambda1 lambda2 temperature arch stem batching batch_per_domain iterations optimizer
 learning_rate precision seed num_clusters warmup_iterations recluster_every epsilon outlier_rule preset
-eval_dataset seen features probe top1 top5 knn_top1 val_top1 val_knn_top1 num_classes num_train num_test step
+eval_dataset seen features probe top1 top5 knn_top1 val_top1 val_knn_top1 val_linear_top1 num_classes num_train num_test step
 train_seconds eval_seconds gpu_hours num_workers device views_seen views_per_second peak_memory_mb encoder_mb final_loss
 config_json data_fingerprint git_commit mdssl_version torch_version ray_version started_at finished_at checkpoint
 schema_version
@@ -374,20 +374,20 @@ VERSION_1 = Path(__file__).parents[1] / "compatibility" / "5dacb93" / "leaderboa
 
 
 @pytest.mark.parametrize("new_trial", ["0" * 12, "f" * 12])
-def test_files_of_version_1_and_2_are_one_board(storage, new_trial):
+def test_files_of_version_1_and_of_this_one_are_one_board(storage, new_trial):
     folder = Path(shutil.copytree(VERSION_1, Path(storage) / "leaderboard"))
     old = pd.concat([pq.read_table(file).to_pandas() for file in sorted(folder.iterdir())])
     assert "val_top1" not in old and set(old["schema_version"]) == {1}
-    write_rows(storage, new_trial, [row("svhn", val_top1=44.0, val_knn_top1=40.0, step=150)])
+    write_rows(storage, new_trial, [row("svhn", val_top1=44.0, val_linear_top1=40.0, step=150)])
     both = read(storage)
     assert list(both.columns) == DESIGNED
-    assert both.groupby("schema_version").size().to_dict() == {1: len(old), 2: 1}
+    assert both.groupby("schema_version").size().to_dict() == {1: len(old), SCHEMA_VERSION: 1}
     before = both[both["schema_version"] == 1]
-    assert before[["val_top1", "val_knn_top1", "step"]].isna().all(axis=None)
+    assert before[["val_top1", "val_linear_top1", "step"]].isna().all(axis=None)
     assert before["top1"].tolist() == old["top1"].tolist()
-    assert both.loc[both["schema_version"] == 2, ["val_top1", "val_knn_top1", "step"]].values.tolist() == [
-        [44, 40, 150]
-    ]
+    assert both.loc[
+        both["schema_version"] == SCHEMA_VERSION, ["val_top1", "val_linear_top1", "step"]
+    ].values.tolist() == [[44, 40, 150]]
     bare = pd.read_parquet(folder)
     assert sorted(bare["trial_id"]) == sorted(both["trial_id"])
     assert sorted(bare["top1"].dropna()) == sorted(both["top1"].dropna())
@@ -395,20 +395,20 @@ def test_files_of_version_1_and_2_are_one_board(storage, new_trial):
     assert pd.read_parquet(folder, schema=SCHEMA)["val_top1"].dropna().tolist() == [44.0]
 
 
-def test_rows_of_version_1_that_are_written_again_are_of_version_2(storage):
+def test_rows_of_version_1_that_are_written_again_are_of_this_one(storage):
     folder = Path(shutil.copytree(VERSION_1, Path(storage) / "leaderboard"))
     trial_id = min(file.stem for file in folder.iterdir())
     rows = read_rows(storage, trial_id)
     write_rows(storage, trial_id, rows)
     assert pq.read_schema(file_of(storage, trial_id)).equals(SCHEMA)
-    assert read_rows(storage, trial_id) == [found | {"schema_version": 2} for found in rows]
+    assert read_rows(storage, trial_id) == [found | {"schema_version": SCHEMA_VERSION} for found in rows]
 
 
 @pytest.mark.parametrize("lacking", ["eval_dataset", "features", "step"])
 def test_a_stopped_row_says_where_it_stopped_and_needs_no_score(storage, lacking):
-    whole = stopped(step=50, val_knn_top1=40.0)
+    whole = stopped(step=50, val_linear_top1=40.0)
     write_rows(storage, A, [whole])
     (found,) = read_rows(storage, A)
-    assert (found["status"], found["step"], found["val_knn_top1"], found["top1"]) == ("stopped", 50, 40.0, None)
+    assert (found["status"], found["step"], found["val_linear_top1"], found["top1"]) == ("stopped", 50, 40.0, None)
     with pytest.raises(AssertionError, match=f"a stopped row of trial {A} lacks \\['{lacking}'\\]"):
         write_rows(storage, A, [whole | {lacking: None}])

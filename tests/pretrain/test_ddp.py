@@ -131,7 +131,7 @@ def end_after_step_2(data: str, folder: str, rank: int) -> tuple[str, int, list[
     found = []
 
     def report(progress):
-        found.append(progress.val_knn_top1 is not None)
+        found.append(progress.val_linear_top1 is not None)
         return "end" if rank == 0 else "save"
 
     validate = Validation(data, ["tiny-a"], device="cpu")

@@ -58,13 +58,13 @@ def test_scores_do_not_change_the_encoder_also_of_a_resumed_run(tiny_data, tmp_p
     assert (ended["status"], ended["step"]) == ("finished", 6)
     assert 0 < ended["score_seconds"] < ended["train_seconds"]
     # Killed in the report of step 3, it goes on from step 2. The last step is not scored, though it is a rung.
-    assert [(at.step, at.val_knn_top1 is not None) for at in reports] == [(3, True), (6, False)]
+    assert [(at.step, at.val_linear_top1 is not None) for at in reports] == [(3, True), (6, False)]
     assert reports[-1].score_seconds == ended["score_seconds"]
     metrics = pd.read_parquet(tmp_path / "metrics.parquet")
     assert metrics["step"].tolist() == [2, 3, 6]
-    assert metrics["val_knn_top1"].isna().tolist() == [False, False, True]
-    mean = (metrics["val_knn_top1/tiny-a"] + metrics["val_knn_top1/tiny-c"]) / 2
-    pd.testing.assert_series_equal(metrics["val_knn_top1"], mean, check_names=False)
+    assert metrics["val_linear_top1"].isna().tolist() == [False, False, True]
+    mean = (metrics["val_linear_top1/tiny-a"] + metrics["val_linear_top1/tiny-c"]) / 2
+    pd.testing.assert_series_equal(metrics["val_linear_top1"], mean, check_names=False)
     # The loss of a report is the mean since the last one, so each step counts once.
     steps = metrics["step"].diff().fillna(2)
     own = pd.read_parquet(straight / "metrics.parquet")
@@ -79,13 +79,13 @@ def test_a_trial_that_ends_early_goes_on_as_if_it_had_not(tiny_data, tmp_path, s
         return {"tiny-a": next(scores), "tiny-b": 60.0}
 
     def report(progress):
-        return "end" if progress.val_knn_top1 == 40.0 else None
+        return "end" if progress.val_linear_top1 == 40.0 else None
 
     seldom = replace(SETTINGS, checkpoint_seconds=1000)
     ended = run(tiny_data, tmp_path, seldom, validate=validate, report=report)
     assert ended == read_training(Location.of(tmp_path))
     assert (ended["status"], ended["step"], ended["iterations"]) == ("stopped", 3, 6)
-    assert ended["val_knn_top1"] == {"tiny-a": 20.0, "tiny-b": 60.0}
+    assert ended["val_linear_top1"] == {"tiny-a": 20.0, "tiny-b": 60.0}
     assert ended["views_seen"] == 3 * 2 * 2 * 8
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["step-00000003.safetensors"]
     assert not (tmp_path / "encoder.safetensors").exists()
@@ -108,19 +108,19 @@ def test_features_that_are_not_finite_give_no_score_and_a_warning(tiny_data, tmp
 
     reports = []
     run(tiny_data, tmp_path, validate=validate, report=reports.append)
-    assert [progress.val_knn_top1 for progress in reports] == [None, None]
+    assert [progress.val_linear_top1 for progress in reports] == [None, None]
     assert "no validation score at step 3: encoder features of 3 of 64" in caplog.text
     assert_same_encoder(straight, tmp_path)
 
 
 def test_metrics_have_the_columns_of_all_rows(tmp_path):
-    rows = [{"step": 1, "val_knn_top1": None}, {"step": 2, "val_knn_top1": 5.0, "val_knn_top1/b": 5.0}]
+    rows = [{"step": 1, "val_linear_top1": None}, {"step": 2, "val_linear_top1": 5.0, "val_linear_top1/b": 5.0}]
     for number, metrics in enumerate((rows[:1], rows)):
         folder = tmp_path / str(number)
         write_metrics(Location.of(folder), LoopState(metrics=metrics))
         found = pd.read_parquet(folder / "metrics.parquet")
-        assert found["val_knn_top1"].dtype == float
-    assert found["val_knn_top1/b"].isna().tolist() == [True, False]
+        assert found["val_linear_top1"].dtype == float
+    assert found["val_linear_top1/b"].isna().tolist() == [True, False]
 
 
 def test_the_command_scores_and_records_what_that_costs(tiny_data, tmp_path, capsys, caplog):
@@ -133,7 +133,7 @@ def test_the_command_scores_and_records_what_that_costs(tiny_data, tmp_path, cap
     assert "validation kNN" in capsys.readouterr().out
     (folder,) = (tmp_path / "trials").iterdir()
     metrics = pd.read_parquet(folder / "metrics.parquet")
-    assert metrics["val_knn_top1/tiny-c"].isna().tolist() == [False, True]
+    assert metrics["val_linear_top1/tiny-c"].isna().tolist() == [False, True]
     ended = json.loads((folder / "training.json").read_text())
     assert ended["score_seconds"] > 0
     share = 100 * ended["score_seconds"] / ended["train_seconds"]

@@ -132,9 +132,9 @@ def test_the_table_shows_scores_at_their_steps_and_who_is_ahead(shown):
     """Of the trials that got furthest, whatever one of a lower step has."""
     other = replace(CONFIG, lambda2=0.3)
     shown.progress.add(other)
-    shown.step(10, val_knn_top1=30.0)
-    shown.step(20, val_knn_top1=None)
-    shown.progress.tell(other.trial_id, report_of(5, val_knn_top1=80.0))
+    shown.step(10, val_linear_top1=30.0)
+    shown.step(20, val_linear_top1=None)
+    shown.progress.tell(other.trial_id, report_of(5, val_linear_top1=80.0))
     with shown.progress.console.capture() as captured:
         shown.progress.console.print(shown.progress._table())
     table = " ".join(captured.get().split())
@@ -143,6 +143,6 @@ def test_the_table_shows_scores_at_their_steps_and_who_is_ahead(shown):
 
 
 def test_a_trial_that_ends_early_says_where(shown):
-    shown.step(10, val_knn_top1=30.0)
+    shown.step(10, val_linear_top1=30.0)
     shown.report(phase="stopped", ended_early=True)
     assert "ended early after step 10/100  validation 30.0 at 10  [sweep 1/1" in shown.lines()[-1]

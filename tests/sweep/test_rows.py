@@ -59,7 +59,7 @@ ENDED = {
     **{"status": "stopped", "step": 50, "train_seconds": 8.0, "score_seconds": 1.0, "gpu_hours": 0.5, "num_workers": 1},
     **{"device": "cpu", "views_seen": 1600, "views_per_second": 200.0, "peak_memory_mb": 9.0, "encoder_mb": 43.0},
     **{"final_loss": 3.0, "torch_version": "2.9", "started_at": "2026-01-01T00:00:00+00:00", "variants": {}},
-    **{"val_knn_top1": {"tiny-a": 40.0, "other": 30.0}, "val_fingerprints": {"tiny-a": "a-b", "other": "c-d"}},
+    **{"val_linear_top1": {"tiny-a": 40.0, "other": 30.0}, "val_fingerprints": {"tiny-a": "a-b", "other": "c-d"}},
 }
 """``training.json`` of a trial that was stopped early."""
 TRIAL = tiny_trial(iterations=150)
@@ -71,7 +71,7 @@ def finished(dataset="tiny-a", top1=50.0, images="a-b", **changes):
     numbers = {"top1": top1, "num_classes": 4, "num_train": 64, "num_test": 32, "probe": "lbfgs", "step": 150}
     own = {"status": "finished", "eval_dataset": dataset, "config_json": json.dumps(evaluation)}
     own |= {"finished_at": "2026-01-02T00:00:00+00:00"}
-    return row | numbers | own | {"val_top1": None, "val_knn_top1": None} | changes
+    return row | numbers | own | {"val_top1": None, "val_knn_top1": None, "val_linear_top1": None} | changes
 
 
 def test_a_stopped_trial_has_a_row_for_each_dataset_of_its_last_scores(tmp_path):
@@ -80,7 +80,7 @@ def test_a_stopped_trial_has_a_row_for_each_dataset_of_its_last_scores(tmp_path)
     found = with_settings(read(str(tmp_path)))
     assert found["status"].tolist() == ["stopped"] * 2
     assert found["eval_dataset"].tolist() == ["tiny-a", "other"]
-    assert found["val_knn_top1"].tolist() == [40.0, 30.0]
+    assert found["val_linear_top1"].tolist() == [40.0, 30.0]
     assert found["seen"].tolist() == [True, False]
     assert found["features"].tolist() == ["encoder"] * 2
     assert found["eval_fingerprint"].tolist() == ["a-b", "c-d"]
@@ -111,9 +111,9 @@ def test_stopped_rows_replace_a_failed_training_and_no_finished_score():
 
 
 def test_validation_scores_are_filled_in_and_published_numbers_stay():
-    again = finished(top1=1.0, knn_top1=1.0, val_top1=44.0, val_knn_top1=41.0)
+    again = finished(top1=1.0, knn_top1=1.0, val_top1=44.0, val_knn_top1=41.0, val_linear_top1=42.0)
     (row,) = merged([finished(knn_top1=47.0)], [again])
-    assert row == finished(knn_top1=47.0) | {"val_top1": 44.0, "val_knn_top1": 41.0}
+    assert row == finished(knn_top1=47.0) | {"val_top1": 44.0, "val_knn_top1": 41.0, "val_linear_top1": 42.0}
     # What is there stays, and a score on other images fills in nothing.
     assert merged([row], [again | {"val_top1": 2.0}]) == [row]
     other = finished("tiny-b", images="e-f", val_top1=3.0)

@@ -111,7 +111,7 @@ def test_a_trial_that_was_stopped_early_is_told_from_one_that_was_interrupted(st
     early, interrupted, again = (config(seed=seed) for seed in range(3))
     ended = {"status": "stopped", "step": 40, "iterations": 100, "variants": {}}
     row = finished_score(early, "a") | dict.fromkeys(("top1", "probe", "num_classes", "num_train", "num_test"))
-    write_rows(storage, early.trial_id, [row | {"status": "stopped", "step": 40, "val_knn_top1": 30.0}])
+    write_rows(storage, early.trial_id, [row | {"status": "stopped", "step": 40, "val_linear_top1": 30.0}])
     begin(storage, early, step=40, training=ended, claimed=False)
     begin(storage, interrupted, step=40, claimed=False)
     begin(storage, again, step=60, training=ended)

@@ -93,7 +93,7 @@ def test_the_best_is_the_best_by_validation_whatever_the_test_scores_are():
         *trial(1, {"svhn": (90.0, 50.0), "stl10": (90.0, 40.0)}),
         *trial(2, {"svhn": (10.0, 60.0), "stl10": (10.0, 44.0)}),
         *trial(3, {"svhn": (99.0, None), "stl10": (99.0, 99.0)}),
-        stopped("svhn", trial_id=f"{4:012x}", val_knn_top1=99.0),
+        stopped("svhn", trial_id=f"{4:012x}", val_linear_top1=99.0),
         failed(trial_id=f"{5:012x}"),
     ]
     found = best_by_validation(pd.DataFrame(rows))

@@ -28,7 +28,7 @@ def boards(sweep_results, tmp_path_factory) -> tuple[pd.DataFrame, pd.DataFrame]
     before = with_settings(read(storage))
     trial_id = before.loc[before["method"] == "mdssl", "trial_id"].iloc[0]
     nothing = dict.fromkeys(("probe", "top1", "top5", "knn_top1", "num_classes", "num_train", "num_test"))
-    own = {"trial_id": STOPPED, "status": "stopped", "lambda1": 0.5, "step": 10, "val_knn_top1": 100.0}
+    own = {"trial_id": STOPPED, "status": "stopped", "lambda1": 0.5, "step": 10, "val_linear_top1": 100.0}
     write_rows(storage, STOPPED, [found | nothing | own for found in read_rows(storage, trial_id)])
     return before, with_settings(read(storage))
 
@@ -42,11 +42,11 @@ def test_views_show_the_others_as_without_it_and_count_it_in_a_note(boards):
     shown = view(
         after,
         where=[parse_condition("status=stopped")],
-        columns=("trial_id", "eval_dataset", "step", "iterations", "val_knn_top1"),
+        columns=("trial_id", "eval_dataset", "step", "iterations", "val_linear_top1"),
     ).frame
     assert set(shown["trial_id"]) == {STOPPED}
     assert set(shown["step"]) == {10}
-    assert set(shown["val_knn_top1"]) == {100.0}
+    assert set(shown["val_linear_top1"]) == {100.0}
 
 
 def test_means_over_seeds_do_not_see_it(boards):

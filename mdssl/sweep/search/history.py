@@ -32,7 +32,7 @@ class Observation:
         started_at: when it began, ISO 8601; empty where no row says so.
         value: the mean over the evaluation datasets of the probe's validation score at the end, percent; None of a
             trial that is not finished, or whose rows lack it.
-        scores: by step, the mean over the evaluation datasets of the kNN validation scores while it trained, percent.
+        scores: by step, the mean over the evaluation datasets of the validation scores while it trained, percent.
     """
 
     config: TrialConfig
@@ -145,7 +145,7 @@ class History:
         except FileNotFoundError:
             return {}
         table = pq.read_table(io.BytesIO(data))
-        columns = [f"val_knn_top1/{name}" for name in self.settings.evaluate]
+        columns = [f"val_linear_top1/{name}" for name in self.settings.evaluate]
         if not set(columns) <= set(table.column_names):
             return {}
         rows = table.select(["step", *columns]).to_pylist()

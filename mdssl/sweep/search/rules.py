@@ -81,7 +81,7 @@ class EarlyStopping(FIFOScheduler):
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
-        score = result.get("val_knn_top1")
+        score = result.get("val_linear_top1")
         if score is not None and trial.config["work"]["may_end_early"]:
             config, step = TrialConfig.from_dict(trial.config["work"]["trial"]), result["step"]
             self.live.setdefault(config.trial_id, {})[step] = score

@@ -56,7 +56,7 @@ def history(storage, settings, space):
 
 
 def write_metrics(storage, config, scores, names=NAMES):
-    rows = [{"step": step, **{f"val_knn_top1/{name}": value for name in names}} for step, value in scores.items()]
+    rows = [{"step": step, **{f"val_linear_top1/{name}": value for name in names}} for step, value in scores.items()]
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     (trial_dir_in(storage, config.trial_id) / "metrics.parquet").write_bytes(sink.getvalue())
@@ -97,7 +97,7 @@ def test_trials_of_any_sweep_are_known_by_their_rows_metrics_and_folders(storage
 def test_a_trial_that_ended_early_has_its_scores(storage, settings, space, history):
     config = space.trial({"lambda1": 0.8})
     ended = TRAINING | {"started_at": "2026-01-01T00:00:00.000+00:00", "step": 30, "variants": {}}
-    ended["val_knn_top1"] = dict.fromkeys(NAMES, 20.0)
+    ended["val_linear_top1"] = dict.fromkeys(NAMES, 20.0)
     write_rows(storage, config.trial_id, stopped_rows(config, ended, context=CONTEXT))
     write_metrics(storage, config, {10: 30.0, 30: 20.0})
     (found,) = history().ordered()

@@ -64,8 +64,8 @@ def history(storage):
     board = board[board["method"] == "mdssl"]
     found = []
     for trial_id, rows in board.sort_values("started_at").groupby("trial_id", sort=False):
-        metrics = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet").dropna(subset="val_knn_top1")
-        scores = dict(zip(metrics["step"], metrics["val_knn_top1"], strict=True))
+        metrics = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet").dropna(subset="val_linear_top1")
+        scores = dict(zip(metrics["step"], metrics["val_linear_top1"], strict=True))
         (status,), (step,) = rows["status"].unique(), rows["step"].unique()
         found.append((trial_id, status, step, {rung: scores[rung] for rung in RUNGS if rung in scores}))
     return found
@@ -86,7 +86,7 @@ def test_a_search_has_as_many_trials_as_asked_for_and_ends_those_that_fall_behin
     assert_nothing_is_left_over(storage)
     board = pd.read_parquet(storage / "leaderboard")
     stopped = board[board["status"] == "stopped"]
-    assert stopped["top1"].isna().all() and stopped["val_knn_top1"].notna().all()
+    assert stopped["top1"].isna().all() and stopped["val_linear_top1"].notna().all()
     assert (stopped["train_seconds"] > 0).all()
     finished = board[board["status"] == "finished"]
     assert finished["val_top1"].notna().all(), "baselines too"
@@ -135,7 +135,7 @@ def test_a_grid_goes_on_with_what_a_search_ended_early(searched, search, tmp_pat
 def plant_failed(storage: Location, config: TrialConfig, step: int, score: float) -> None:
     """Make ``config`` a trial that failed after it had a score."""
     write_rows(storage, config.trial_id, [failed_row(config, "it failed", context=CONTEXT, started_at=now())])
-    metrics = pa.Table.from_pylist([{"step": step, **{f"val_knn_top1/{name}": score for name in config.domains}}])
+    metrics = pa.Table.from_pylist([{"step": step, **{f"val_linear_top1/{name}": score for name in config.domains}}])
     folder = Path(storage.path, "trials", config.trial_id)
     folder.mkdir(parents=True)
     pq.write_table(metrics, folder / "metrics.parquet")
