@@ -21,7 +21,8 @@ DESIGNED_TEXT = """
 trial_id sweep status error
 method train_mixture num_domains lambda1 lambda2 temperature arch stem batching batch_per_domain iterations optimizer
 learning_rate precision seed num_clusters warmup_iterations recluster_every epsilon outlier_rule preset
-eval_dataset seen features probe top1 top5 knn_top1 val_top1 val_knn_top1 val_linear_top1 num_classes num_train num_test step
+eval_dataset seen features probe top1 top5 knn_top1 val_top1 val_knn_top1 val_linear_top1 num_classes num_train
+num_test step
 train_seconds eval_seconds gpu_hours num_workers device views_seen views_per_second peak_memory_mb encoder_mb final_loss
 config_json data_fingerprint git_commit mdssl_version torch_version ray_version started_at finished_at checkpoint
 schema_version
@@ -316,7 +317,10 @@ def test_a_newer_file_asks_for_an_upgrade(filled):
     place = SCHEMA.names.index("schema_version")
     newer = newer.set_column(place, "schema_version", pa.array([SCHEMA_VERSION + 1] * len(newer)))
     pq.write_table(newer.append_column("of the future", newer["top1"]), file_of(filled, A))
-    with pytest.raises(ValueError, match=f"{A}.parquet has schema version 3, .* reads up to 2: upgrade mdssl"):
+    with pytest.raises(
+        ValueError,
+        match=f"{A}.parquet has schema version {SCHEMA_VERSION + 1}, .* reads up to {SCHEMA_VERSION}: upgrade mdssl",
+    ):
         read(filled)
 
 

@@ -64,7 +64,7 @@ def test_the_table_of_a_sweep_lists_it_as_stopped_at_its_step(boards):
     assert own["status"] == "stopped"
     assert own[[*asked["datasets"], "seen", "vs simclr"]].isna().all()
     iterations = before["iterations"].max()
-    said = f"{STOPPED} was stopped early at step 10 of {iterations}; kNN on held-out training images: "
+    said = f"{STOPPED} was stopped early at step 10 of {iterations}; linear score of held-out training images: "
     assert [note for note in table.attrs["notes"] if said in note and "100.0" in note]
 
 
