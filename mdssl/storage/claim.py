@@ -144,7 +144,11 @@ class Claim:
     def wait_aloud(self) -> None:
         """`wait`, and print who has the claim."""
         trial_id = self.trial_dir.name
-        self.wait(lambda owner: print(printable(f"waits for {owner}, which works on trial {trial_id}"), flush=True))
+        self.wait(
+            lambda owner: print(
+                printable(f"waiting for {owner}, which holds the claim on trial {trial_id}"), flush=True
+            )
+        )
 
     def check(self) -> None:
         """Raise `ClaimLostError` unless the claim is held."""

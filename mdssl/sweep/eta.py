@@ -6,7 +6,7 @@ A trial waits for a slot, starts its processes, trains and is evaluated. All tim
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -92,11 +92,11 @@ def evaluation_seconds(
 
 @dataclass
 class _Trial:
-    """``phase`` is queued, starting, training, evaluating or done; ``since``, when that began or was last reported."""
+    """``state``: that of the last report, or starting. ``since``: the time at which it began or was last reported."""
 
     config: TrialConfig
     step: int = 0
-    phase: str = "queued"
+    state: str = "queued"
     since: float = 0.0
     views_per_second: float | None = None
 
@@ -125,27 +125,27 @@ class Pace:
         """The process of a trial has started, or starts again."""
         trial = self.trials[trial_id]
         # One more than there are slots waits for one.
-        if sum(other.phase in ("starting", "training") for other in self.trials.values()) < self.slots:
-            trial.phase, trial.since = "starting", now
+        if sum(other.state in ("starting", "training") for other in self.trials.values()) < self.slots:
+            trial.state, trial.since = "starting", now
 
-    def report(self, trial_id: str, result: dict[str, Any], now: float) -> None:
-        """Take what a trial reports: ``phase``, and ``step`` and ``views_per_second`` while it trains."""
-        trial, phase = self.trials[trial_id], result.get("phase", "training")
-        if trial.phase == "starting" and phase in ("training", "evaluating"):
+    def report(self, trial_id: str, result: Mapping[str, Any], now: float) -> None:
+        """Take what a trial reports: ``state``, and ``step`` and ``views_per_second`` while it trains."""
+        trial, state = self.trials[trial_id], result.get("state", "training")
+        if trial.state == "starting" and state in ("training", "evaluating"):
             trained = 0.0
-            if phase == "training":
+            if state == "training":
                 trained = views_of(trial.config, result["step"] - trial.step) / result["views_per_second"]
             self.starts.append(max(now - trial.since - trained, 0.0))
-        if trial.phase == "evaluating" and phase == "finished":
+        if trial.state == "evaluating" and state == "finished":
             # It may have waited for others.
             self.evaluations.append(now - max(trial.since, self.evaluator_free))
-        if trial.phase == "evaluating":
+        if trial.state == "evaluating":
             self.evaluator_free = now
-        if phase == "training":
+        if state == "training":
             trial.step, trial.views_per_second = result["step"], result["views_per_second"]
-        elif phase == "queued":
+        elif state == "queued":
             trial.step = result.get("reached", result.get("step_saved", trial.step))
-        trial.phase, trial.since = phase if phase in ("training", "evaluating", "queued") else "done", now
+        trial.state, trial.since = state, now
 
     def left(self, now: float, more: int = 0) -> tuple[float | None, bool]:
         """Seconds until all trials are done, and ``more`` that are not known yet; None before the first report.
@@ -157,7 +157,7 @@ class Pace:
         usual = fmean(speeds) if speeds else None
         start = fmean(self.starts) if self.starts else 0.0
         evaluate, is_known = self._evaluation(now)
-        if usual is None and any(views_of(t.config, 1) and t.phase in ("queued", "starting") for t in trials):
+        if usual is None and any(views_of(t.config, 1) and t.state in ("queued", "starting") for t in trials):
             return None, False
 
         def training(trial: _Trial) -> float:
@@ -169,8 +169,8 @@ class Pace:
             "training": lambda trial: max(training(trial) - (now - trial.since), 0.0),
             "evaluating": lambda trial: trial.since - now,
         }
-        running = [Left(seconds[t.phase](t), evaluate) for t in trials if t.phase in seconds]
-        queued = [Left(start + training(t), evaluate) for t in trials if t.phase == "queued"]
+        running = [Left(seconds[t.state](t), evaluate) for t in trials if t.state in seconds]
+        queued = [Left(start + training(t), evaluate) for t in trials if t.state == "queued"]
         if more > 0 and trials:
             queued += [Left(start + fmean(self._whole(t, usual) for t in trials), evaluate)] * more
         return (
@@ -194,4 +194,4 @@ class Pace:
             return fmean(self.evaluations), True
         if self.evaluate_before is not None:
             return self.evaluate_before, True
-        return max((now - t.since for t in self.trials.values() if t.phase == "evaluating"), default=0.0), False
+        return max((now - t.since for t in self.trials.values() if t.state == "evaluating"), default=0.0), False

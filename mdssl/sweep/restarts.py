@@ -46,9 +46,11 @@ def step_saved(trial_dir: Location) -> int:
 
 def step_done(storage: Location, work: Work) -> int:
     """The step from which a trial's training goes on, as planned."""
-    if work.state == "train":
+    if work.to_do == "train":
         return 0
-    return work.config.iterations if work.state == "probe" else step_saved(trial_dir_in(storage, work.config.trial_id))
+    if work.to_do == "evaluate":
+        return work.config.iterations
+    return step_saved(trial_dir_in(storage, work.config.trial_id))
 
 
 def got_on(before: int, after: int) -> bool:
@@ -72,10 +74,10 @@ def to_run_again(
     ended, again = 0, set()
     for result in results:  # type: ignore[attr-defined]  # iterable by its __getitem__
         config = TrialConfig.from_dict(result.config["work"]["trial"])
-        phase = (result.metrics or {}).get("phase")
+        state = (result.metrics or {}).get("state")
         if result.error is None:
-            ended += phase in ("finished", "failed", "queued") or (result.metrics or {}).get("ended_early", False)
-            again |= {config.trial_id} if phase == "queued" else set()
+            ended += state in ("finished", "failed", "queued") or (result.metrics or {}).get("ended_early", False)
+            again |= {config.trial_id} if state == "queued" else set()
             continue
         ended += 1
         if got_on(reached[config.trial_id], step_saved(trial_dir_in(storage, config.trial_id))):

@@ -26,12 +26,12 @@ from mdssl.storage import trial_log
 from mdssl.storage.claim import DEAD_SECONDS, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import stopped_early, trial_dir_in
-from mdssl.sweep.describe import duration, labels
+from mdssl.sweep.describe import State, duration, labels
 from mdssl.sweep.eta import Left, eta, views_of
 from mdssl.tables.terminal_table import TextColumn, TextTable
 from mdssl.terminal import Terminal
 
-STATES = ("failed", "stopped", "training", "evaluating", "finished")
+STATES: tuple[State, ...] = ("failed", "stopped", "training", "evaluating", "finished")
 """In the order of display: trials that need attention first."""
 WATCH_SECONDS = 5.0
 _READERS = 16
@@ -65,7 +65,7 @@ class TrialStatus:
     """
 
     config: TrialConfig
-    state: str
+    state: State
     mixture: str = ""
     step: int = 0
     loss: float | None = None
@@ -127,7 +127,7 @@ def print_status(storage: str | Location, console: Console | None = None) -> Non
     if not shown:
         return
     names = _labels(trials)
-    texts = {
+    texts: dict[str, list[str]] = {
         "trial": [trial.config.trial_id for trial in shown],
         "": ["\n".join(textwrap.wrap(names[trial.config.trial_id], _LABEL_WIDTH)) for trial in shown],
         "state": [trial.state for trial in shown],
@@ -195,7 +195,11 @@ def _eta(trials: list[TrialStatus]) -> str:
     took = [trial.eval_seconds for trial in trials if trial.eval_seconds is not None]
     evaluate = statistics.median(took) if took else 0.0
     seconds = eta([Left(trial.eta_seconds or 0.0, evaluate) for trial in running], [], slots=len(running))
-    return f"; ETA {duration(seconds)} of those at work" if took else f"; ETA over {duration(seconds)} of those at work"
+    return (
+        f"; ETA {duration(seconds)} for running trials"
+        if took
+        else f"; ETA over {duration(seconds)} for running trials"
+    )
 
 
 def _labels(trials: list[TrialStatus]) -> dict[str, str]:
@@ -241,7 +245,8 @@ def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> Tria
     early = stopped_early(trial_id, ended) if ended.get("status") == "stopped" else ""
     if "variants" in ended:
         mixture = mixture or mixture_of(config.train_mixture, ended["variants"])
-    state, lost = "stopped", ""
+    state: State = "stopped"
+    lost = ""
     if holder := holder_of(folder):
         renewed = max((at for name, at in written.items() if name.startswith("claim")), default=time.time())
         silent = time.time() - renewed

@@ -200,7 +200,7 @@ class _StopTrials(tune.Callback):
         if not self.stop.is_asked:
             return
         # A trial that is being evaluated has nothing to save: its scores are made again.
-        training = {t.trial_id for t in trials if t.status == "RUNNING" and t.last_result.get("phase") != "evaluating"}
+        training = {t.trial_id for t in trials if t.status == "RUNNING" and t.last_result.get("state") != "evaluating"}
         if self.running is None:
             internal_kv._internal_kv_put(_key(), b"")
             self.running, self.since = training, time.monotonic()

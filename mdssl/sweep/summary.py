@@ -27,6 +27,9 @@ from mdssl.sweep.settings import SweepSettings
 from mdssl.tables.compare import settings_apart
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 
+_PLANNED = ("finished", "stopped", "failed", "queued to evaluate", "queued to resume", "queued to train")
+"""States of planned trials, in the order of display."""
+
 
 def print_plan(
     console: Console,
@@ -44,19 +47,12 @@ def print_plan(
         to_choose: how many trials a search will choose; None where only its time limits it.
         space: of a search.
     """
-    words = {
-        "finished": "already there",
-        "stopped": "ended early before",
-        "failed": "failed before (--retry-failed tries again)",
-        "probe": "only to be probed",
-        "resume": "to go on from its checkpoint",
-        "train": "to be trained",
-    }
-    counts = Counter(work.state for work in works)
-    told = [f"{counts[state]} {text}" for state, text in words.items() if counts[state]]
+    counts = Counter(map(str, works))
+    hints = {"failed": " (train them again with --retry-failed)"}
+    parts = [f"{counts[state]} {state}{hints.get(state, '')}" for state in _PLANNED if counts[state]]
     if to_choose != 0:
-        told.append(f"{'more' if to_choose is None else to_choose} to be chosen by {settings.search} search")
-    summary = ", ".join(told)
+        parts.append(f"{'more' if to_choose is None else to_choose} chosen by {settings.search} search as it runs")
+    summary = ", ".join(parts)
     variants = variants_in(settings.data, [*settings.domains, *settings.evaluate])
     mixtures = list(dict.fromkeys(work.config.train_mixture for work in works if work.config.domains))
     trained_on = mixture_of(mixtures[0], variants) if len(mixtures) == 1 else f"{len(mixtures)} mixtures"
@@ -71,8 +67,8 @@ def print_plan(
         width = max(map(len, names.values()), default=0)
         for work in works:
             missing = ", ".join(name_of(dataset, variants.get(dataset, "")) for dataset in work.missing)
-            missing = f"; probes: {missing}" if work.is_left else ""
-            line = f"  {work.config.trial_id}  {names[work.config.trial_id]:{width}}  {words[work.state]}{missing}"
+            missing = f"; to score: {missing}" if work.is_left else ""
+            line = f"  {work.config.trial_id}  {names[work.config.trial_id]:{width}}  {work}{missing}"
             console.print(line, markup=False, soft_wrap=True)
 
 

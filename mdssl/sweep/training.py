@@ -228,7 +228,7 @@ def _train_here(
             def report_progress(progress: Progress) -> Answer:
                 nonlocal warned
                 beat()
-                report({"phase": "training", **progress._asdict()})
+                report({"state": "training", **progress._asdict()})
                 # Before the decision, which the first worker alone waits for: Ray Train answers all workers together.
                 before, warned = warned, warned or will_be_taken_away()
                 is_rung = progress.val_knn_top1 is not None and progress.step in job["rungs"]

@@ -95,8 +95,8 @@ def test_the_leaderboard_is_read_with_todays_columns(earlier):
 def test_the_same_sweep_trains_nothing_of_it_again_and_goes_on_with_what_was_begun(earlier, data):
     plan = run_here(*SWEEP.split(), "--storage", earlier, "--data", data, "--dry-run", script="clustering")
     assert "clustering: 8 trials" in plan, plan
-    assert "4 already there, 1 to go on from its checkpoint, 3 to be trained" in " ".join(plan.split()), plan
-    assert re.search(rf"{trial_of(earlier, 'mdssl-robust')} .*to go on from its checkpoint", plan), plan
+    assert "4 finished, 1 queued to resume, 3 queued to train" in " ".join(plan.split()), plan
+    assert re.search(rf"{trial_of(earlier, 'mdssl-robust')} .*queued to resume", plan), plan
 
 
 def test_its_trials_are_told_by_their_state(earlier, capsys):

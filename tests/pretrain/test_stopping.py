@@ -123,7 +123,7 @@ def claim(tiny_data, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_signal_ends_a_run_that_waits_for_a_claim_with_one_line(start, claim, number):
     process, said = start(ONE, tiny_trial())
-    wait_for(lambda: "waits for" in said(), why=said)
+    wait_for(lambda: "waiting for" in said(), why=said)
     process.send_signal(number)
     signalled = time.monotonic()
     assert process.wait(30) == 128 + number
@@ -195,7 +195,7 @@ def test_sigterm_while_a_bucket_is_away_ends_training_with_what_was_saved_before
 @pytest.mark.long
 def test_workers_wait_for_the_claim_of_the_first_as_long_as_it_takes(start, claim):
     process, said = start(TORCHRUN, tiny_trial())
-    wait_for(lambda: "waits for" in said(), why=said)
+    wait_for(lambda: "waiting for" in said(), why=said)
     time.sleep(10)  # more than the time-out of the process group
     assert process.poll() is None, said()
     claim.release()
@@ -208,7 +208,7 @@ def test_workers_wait_for_the_claim_of_the_first_as_long_as_it_takes(start, clai
 @pytest.mark.parametrize("victim", ["torchrun", "the first worker"])
 def test_sigterm_while_the_first_worker_waits_for_a_claim_ends_all(start, claim, victim):
     process, said = start(TORCHRUN, tiny_trial())
-    wait_for(lambda: "waits for" in said(), why=said)
+    wait_for(lambda: "waiting for" in said(), why=said)
     everybody = descendants(process.pid)
     os.kill(process.pid if victim == "torchrun" else min(everybody - {process.pid}), signal.SIGTERM)
     signalled = time.monotonic()

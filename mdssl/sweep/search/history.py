@@ -28,7 +28,8 @@ class Observation:
     """One trial.
 
     Attributes:
-        status: finished, stopped (ended early by a scheduler), failed, or begun (no row yet).
+        status: finished, stopped (ended early by a scheduler), failed, or training (no row yet, whether a process
+            works on it or not).
         started_at: when it began, ISO 8601; empty where no row says so.
         value: the mean over the evaluation datasets of the probe's validation score at the end, percent; None of a
             trial that is not finished, or whose rows lack it.
@@ -36,7 +37,7 @@ class Observation:
     """
 
     config: TrialConfig
-    status: Literal["finished", "stopped", "failed", "begun"]
+    status: Literal["finished", "stopped", "failed", "training"]
     started_at: str = ""
     value: float | None = None
     scores: dict[int, float] = field(default_factory=dict)
@@ -71,7 +72,7 @@ class History:
 
     def refresh(self) -> None:
         """Read what other processes have begun or ended meanwhile."""
-        begun = [trial_id for trial_id, known in self.trials.items() if known.status == "begun"]
+        begun = [trial_id for trial_id, known in self.trials.items() if known.status == "training"]
         new = [name for name in trial_ids(self.storage) if name not in self.trials and name not in self._others]
         with ThreadPoolExecutor(_READERS) as pool:
             configs = dict(zip(new, pool.map(self._config_of, new), strict=True))
@@ -81,7 +82,7 @@ class History:
 
     def begin(self, config: TrialConfig) -> None:
         """Note a trial that this sweep starts."""
-        self.trials.setdefault(config.trial_id, Observation(config=config, status="begun"))
+        self.trials.setdefault(config.trial_id, Observation(config=config, status="training"))
 
     def update(self, trial_id: str, values: dict[str, Any] | None = None) -> None:
         """Read again what the storage knows of one trial; ``values`` are its settings, if it is not known yet."""
@@ -117,7 +118,7 @@ class History:
         scores = self._scores_of(trial_id)
         statuses = {row["status"] for row in rows}
         if not rows:
-            return Observation(config=config, status="begun", scores=scores)
+            return Observation(config=config, status="training", scores=scores)
         started_at = min(str(row["started_at"]) for row in rows)
         if statuses == {"failed"} or any(row["status"] == "failed" and row["eval_dataset"] is None for row in rows):
             return Observation(config=config, status="failed", started_at=started_at, scores=scores)

@@ -107,7 +107,7 @@ def _told(space: Space, known: Observation) -> optuna.trial.FrozenTrial:
         "finished": TrialState.COMPLETE if known.value is not None else TrialState.FAIL,
         "stopped": TrialState.PRUNED if known.scores else TrialState.FAIL,
         "failed": TrialState.FAIL,
-        "begun": TrialState.RUNNING,
+        "training": TrialState.RUNNING,
     }[known.status]
     params: dict[str, Any] = {
         axis.name: axis.choices.index(point[axis.name]) if axis.choices else point[axis.name] for axis in space.axes

@@ -120,13 +120,12 @@ class Trials:
         """The work that is left of each trial; see `mdssl.sweep.grid.plan`."""
         works = plan(self.storage, list(configs or self.configs), self.settings)
         return [
-            replace(
-                work,
-                state="resume" if work.config.trial_id in self.extended and work.state == "stopped" else work.state,
-                may_end_early=self.may_end_early(work.config),
-            )
-            for work in works
+            replace(work, state="queued", to_do="resume") if self._extends(work) else work
+            for work in (replace(work, may_end_early=self.may_end_early(work.config)) for work in works)
         ]
+
+    def _extends(self, work: Work) -> bool:
+        return work.state == "stopped" and work.config.trial_id in self.extended
 
     @property
     def to_choose(self) -> int | None:
