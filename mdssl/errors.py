@@ -5,15 +5,15 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A value that a user gave cannot work. The command line shows the message alone; any other error is a defect."""
+    """An invalid value from the user. The command line shows the message alone; any other error is a defect."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM ends a command, as Ctrl-C does."""
+    """Raised by SIGTERM, which ends a command as Ctrl-C does."""
 
 
 class StoppedError(RuntimeError):
-    """Work stopped on request; it goes on from what was saved."""
+    """Work was stopped on request, and can be resumed."""
 
 
 def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Checks of settings that more than one class has."""
+"""Checks of settings that several classes share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_schedule(schedule: str, decay_fraction: float, usual: float, iteration
     if schedule == "cosine":
         if decay_fraction != usual:
             raise InputError(
-                f"decay_fraction is {decay_fraction:g}, but schedule 'cosine' has no decay of its own; use --schedule "
+                f"decay_fraction is {decay_fraction:g}, but schedule 'cosine' has no separate decay; use --schedule "
                 "wsd, or leave it out."
             )
         return

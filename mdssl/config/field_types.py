@@ -1,4 +1,4 @@
-"""Settings hold what their annotations say: values from Python, JSON or a command line, checked and converted."""
+"""Check values from Python, JSON or a command line against the annotations of the settings, and convert them."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _TYPE_NAMES = {
 
 
 def current_name(name: str) -> str:
-    """The name of a setting or command today, for one that may be spelled as before: ``knn_neighbours``."""
+    """Return the current name of a setting or command that may have its former spelling: ``knn_neighbours``."""
     for before, now in _SPELLINGS.items():
         name = name.replace(before, now)
     return name
 
 
 def pick(config_class: type[Settings], settings: Any) -> Settings:
-    """A ``config_class`` with those fields of ``settings``, an object that has them all."""
+    """Return a ``config_class`` with the values of its fields in ``settings``, which has all of them."""
     return config_class(**{field.name: getattr(settings, field.name) for field in fields(config_class)})  # type: ignore[arg-type]
 
 
 def choices(config_class: type, field: str) -> tuple[str, ...]:
-    """The values that a ``Literal`` field, or a tuple of them, can have."""
+    """Return the allowed values of a ``Literal`` field, or of a tuple of them."""
     expected = _hints(config_class)[field]
     return get_args(get_args(expected)[0] if get_origin(expected) is tuple else expected)
 
@@ -71,7 +71,7 @@ def check_types(config: Any) -> None:
 
 
 def parse_as(name: str, text: str, expected: Any) -> Any:
-    """The value that ``text`` from a command line is for the setting ``name``, of type ``expected``.
+    """Convert ``text`` from a command line to the type ``expected`` of the setting ``name``.
 
     Raises:
         ValueError: it is not of that type.

@@ -1,4 +1,4 @@
-"""What one trial is: frozen dataclasses, checked once, where they are made.
+"""The definition of a trial: frozen dataclasses, which are checked when they are created.
 
 A setting is one field with its docstring. ``mdssl train`` and every script in ``sweeps/`` take their flags from these
 classes, so a new setting needs no other place than this and the code that acts on it.
@@ -103,9 +103,9 @@ class ClusterSettings:
     recluster_every: int = 2_400
     """Steps between two clusterings."""
     cluster_space: Literal["projection", "encoder"] = "projection"
-    """What is clustered: projection (the representations that the loss compares) | encoder (the features)."""
+    """Representations to cluster: projection (the representations that the loss compares) | encoder (the features)."""
     cluster_normalized: bool = True
-    """Whether it is l2-normalized first, as in the loss."""
+    """Whether to l2-normalize them first, as in the loss."""
     epsilon: float = 1.0
     """mdssl-robust: ε of eq. 5 at the first clustering. A larger one leaves out more images, 0 leaves out none."""
     epsilon_final: float = 0.01
@@ -179,13 +179,12 @@ class TrialConfig(Recipe, ClusterSettings):
         method = METHODS[self.method]
         if method.loads_weights != bool(self.weights_fingerprint):
             raise InputError(
-                f"method {self.method!r} and weights {self.weights!r} do not go together: a pretrained encoder is made "
+                f"method {self.method!r} and weights {self.weights!r} cannot be combined: a pretrained encoder is made "
                 "by `mdssl probe --weights FILE`, or in a sweep by --pretrained FILE."
             )
         if self.domains and not method.trains:
             raise InputError(
-                f"method {self.method!r} trains on nothing, but domains are {'+'.join(self.domains)!r}; leave domains "
-                "out."
+                f"method {self.method!r} does not train, but domains are {'+'.join(self.domains)!r}; leave domains out."
             )
         if method.trains and not self.domains:
             raise InputError(f"method {self.method!r} needs domains to train on; give at least one prepared dataset.")
@@ -199,7 +198,7 @@ class TrialConfig(Recipe, ClusterSettings):
         if method.finds_domains and self.warmup_iterations >= self.iterations:
             raise InputError(
                 f"warmup_iterations is {self.warmup_iterations}, but iterations is {self.iterations}: {self.method!r} "
-                "would never look for its domains. Shorten the warm-up, or use method 'simclr'."
+                "would never cluster the images. Shorten the warm-up, or use method 'simclr'."
             )
 
     @classmethod

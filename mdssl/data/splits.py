@@ -1,4 +1,4 @@
-"""The splits of a dataset: their names in a source, and the train and test split that result.
+"""Determine the train and test split of a dataset from the splits of its source.
 
 A source may have images without labels. Those of its train split are used for pretraining only; a test split without
 labels is left out. A source without any label becomes a dataset for pretraining only.
@@ -31,7 +31,7 @@ _NOT_SPLITS = " If the names that were read as splits are classes, use --splits 
 
 
 def split_of(name: str) -> str | None:
-    """The split that the name of a folder or file stands for: ``seg_train`` and ``TrainImages`` are train; else None.
+    """The split that the name of a folder or file denotes: ``seg_train`` and ``TrainImages`` are train; else None.
 
     As in Hugging Face's datasets, the keyword is a word of the name: it stands between characters that are not letters,
     or begins with a capital letter.
@@ -52,7 +52,7 @@ def one_per_split(names: Iterable[str], where: str) -> dict[str, str]:
         split = split_of(name)
         if split is not None and found.setdefault(split, name) != name:
             raise InputError(
-                f"{where} has {found[split]!r} and {name!r}, and both mean {split}. Say which to take, such as "
+                f"{where} has {found[split]!r} and {name!r}, and both mean {split}. Choose one, such as "
                 f"--splits {split}='{found[split]}'; or --splits none, if they are classes."
             )
     return found
@@ -86,8 +86,8 @@ def resolve_splits(
     if not source.parts.keys() & {"train", "unlabelled"}:
         raise InputError(
             f"dataset {name!r} has no train split in {source.origin}, only {', '.join(source.parts) or 'nothing'}. "
-            "Add the training images under the name 'train', or say where they are: --splits train=FOLDER_OR_FILE, or "
-            "--splits none if no name stands for a split."
+            "Add the training images under the name 'train', or give their place: --splits train=FOLDER_OR_FILE, or "
+            "--splits none if no name denotes a split."
         )
     for split, part in source.parts.items():
         if len(part) == 0:
@@ -105,7 +105,7 @@ def resolve_splits(
             train, rule = Part.join(train, validation), {"rule": "train and validation joined"}
         else:
             rule["left_out"] = {"validation": len(validation)}
-            reason = "validation images, as there is a test split"
+            reason = "validation images, because there is a test split"
             source.findings.leave_out(reason, validation.where(0), len(validation))
     elif validation is not None:
         test, rule = validation, {"rule": "validation as test"}
@@ -146,7 +146,7 @@ def _separate_unlabelled(parts: Mapping[str, Part], findings: Findings) -> dict[
 def _all_unlabelled(parts: dict[str, Part], findings: Findings) -> tuple[dict[str, Part], tuple, dict]:
     for split, part in parts.items():
         if split != "unlabelled":
-            findings.leave_out(f"{split} images, as no training image has a label", part.where(0), len(part))
+            findings.leave_out(f"{split} images, because no training image has a label", part.where(0), len(part))
     empty = parts["unlabelled"].take(np.arange(0)).labelled(np.empty(0, dtype=np.int64))
     return {"train": empty, "test": empty, "unlabelled": parts["unlabelled"]}, (), {"rule": "no labels"}
 
@@ -154,7 +154,7 @@ def _all_unlabelled(parts: dict[str, Part], findings: Findings) -> tuple[dict[st
 def _drop_empty_classes(
     parts: dict[str, Part], classes: tuple[str, ...], findings: Findings
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """Drop classes that have no image, because a score would count them as possible answers."""
+    """Drop classes that have no image, because they would lower the chance level of a score."""
     labelled = {split: part for split, part in parts.items() if split != "unlabelled"}
     present = np.unique(np.concatenate([part.labels for part in labelled.values()]))
     if len(present) == len(classes):

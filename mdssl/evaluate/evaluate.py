@@ -114,10 +114,10 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
             parts = Parts(train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
             probes = probe.each()
             results = run_probes(parts, config=probe, seed=seed)
-            neighbours = min(probe.knn_neighbors, len(train_y))
-            knn = knn_top1(parts, k=neighbours)
+            neighbors = min(probe.knn_neighbors, len(train_y))
+            knn = knn_top1(parts, k=neighbors)
             val_top1, val_knn = _validation(parts, rows_held_out, dataset, probe, seed)
-            fewer = {} if neighbours == probe.knn_neighbors else {"knn_neighbours_there_are": neighbours}
+            fewer = {} if neighbors == probe.knn_neighbors else {"knn_neighbours_there_are": neighbors}
             seconds = (share + time.perf_counter() - started) / len(probes)
             rows += [
                 {
@@ -149,7 +149,7 @@ def _validation(
     probe: ProbeConfig,
     seed: int,
 ) -> tuple[list[float | None], float | None]:
-    """Top-1 of each probe, and of kNN, on the held-out images among the train part; the test part is not looked at."""
+    """Top-1 of each probe, and of kNN, on the held-out images among the train part; the test part is not used."""
     nothing: list[float | None] = [None] * len(probe.each())
     if rows is None:
         return nothing, None
@@ -166,7 +166,7 @@ def _validation(
 
 
 def instability(row: Mapping[str, Any]) -> str:
-    """Why the score of a row of `score_dataset` is unstable, or an empty string."""
+    """Describe why the score of a row of `score_dataset` is unstable; an empty string if it is stable."""
     other = row["probe_settings"].get("top1_in_other_order")
     return "" if other is None else f"unstable, as another order of summation gives {other:.1f} for {row['top1']:.1f}"
 

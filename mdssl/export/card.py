@@ -1,4 +1,4 @@
-"""The model card of an exported encoder, ``README.md``: what its trial and its leaderboard rows record."""
+"""The model card of an exported encoder, ``README.md``, from its trial and its leaderboard rows."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Figures of a leaderboard and of its trials: one function each, which returns a matplotlib figure, without pyplot.
+"""Figures of a leaderboard and of its trials: a function for each kind returns a matplotlib figure, without pyplot.
 
     from mdssl import figures, leaderboard
 
     board = leaderboard.read("results")
     figures.lambda_heatmap(board, "svhn")
 
-A notebook shows the value of its cell. ``figure.axes`` are axes of matplotlib, which you can change, and `save` writes
-SVG, PNG or PDF. Figures of the paper are 2 `domains_against_top1`, 3 `lambda_curves`, 4 `embedding`, 5 `methods_bars`,
-A.1 and A.2 `class_similarity`, and A.3 `training_hours`. `gallery` makes all that a leaderboard can give.
+A notebook displays the figure. Its ``axes`` are matplotlib axes, which you can change; `save` writes SVG, PNG or PDF.
+Figures of the paper are 2 `domains_against_top1`, 3 `lambda_curves`, 4 `embedding`, 5 `methods_bars`, A.1 and A.2
+`class_similarity`, and A.3 `training_hours`. `gallery` returns all figures of a leaderboard.
 """
 
 from mdssl.figures.contours import setting_contours

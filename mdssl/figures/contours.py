@@ -57,8 +57,8 @@ def _contours(group: SettingsGroup) -> Contours:
     pairs = [pair for x, y in combinations(numbers, 2) if (pair := _pair(trials, x, y))]
     if not pairs:
         raise InputError(
-            "a contour map needs two settings with numbers that differ independently, and there "
-            f"{'is' if len(numbers) == 1 else 'are'} {', '.join(numbers) or 'none'}."
+            "a contour map needs two settings with numbers that differ independently, but the "
+            f"trials differ in {', '.join(numbers) or 'none'}."
         )
     more = f" {len(pairs) - MOST_PAIRS} more pairs are not shown." if len(pairs) > MOST_PAIRS else ""
     return Contours(pairs[:MOST_PAIRS], trials.iloc[trials["val"].argmax()], f"{note}{more}")
@@ -85,7 +85,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Contours, Wo
     words = Words(
         title=f"Validation score over pairs of settings, sweep {group.name}",
         caption=f"Validation top-1 on held-out training images, mean over datasets, interpolated linearly between "
-        f"trials, which are the points. {found.note} The star is the best trial; settings that a panel does not show "
+        f"trials (points). {found.note} The star is the best trial. In each panel, the other settings "
         "differ from trial to trial.",
         alt=f"Contour maps over {'; '.join(named)}. The best, {found.best['val']:.1f} %, is at {at}.",
         name=file_name(group.name),

@@ -1,4 +1,4 @@
-"""The best validation score of each sweep over what its trials have cost."""
+"""The best validation score of each sweep over the cost of its trials."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def sweep_progress(board: pd.DataFrame, *, width: float = style.PAGE) -> style.F
     found = [one for group in whole_board(board) for one in _progress(group)]
     if len(found) > 1:
         named = "; ".join(", ".join(one.datasets) for one in found)
-        raise InputError(f"the sweeps have validation scores on different datasets: {named}. Keep those of one kind.")
+        raise InputError(
+            f"the sweeps have validation scores on different datasets: {named}. Keep sweeps with the same datasets."
+        )
     return _draw(found[0], width)
 
 

@@ -41,7 +41,7 @@ class Rungs(NamedTuple):
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words]]:
     if storage is None:
-        raise InputError("no storage is given, so metrics of trials cannot be read; gallery(board, storage).")
+        raise InputError("metrics of trials need a storage; call gallery(board, storage).")
     rows = pd.concat([group.rows, group.unscored]) if len(group.unscored) else group.rows
     rows = rows[rows["iterations"] > 0]
     ranked = best_by_validation(rows)
@@ -52,7 +52,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
         curves = {trial_id: own for trial_id, own in zip(shown, read, strict=True) if len(own)}
     if len(curves) < 2:
         raise InputError(
-            "validation scores over steps need two trials of a sweep that were scored while they trained: a sweep with "
+            "validation scores over steps need two trials of a sweep with scores during training: run a sweep with "
             "--scheduler asha, or --score-every N."
         )
     # The last score is that of the trial's rows.

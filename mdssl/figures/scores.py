@@ -1,4 +1,4 @@
-"""Which rows of a leaderboard a figure shows: groups of trials with the same settings, and their means over seeds."""
+"""Select the rows of a leaderboard for a figure: groups of trials with the same settings, and means over seeds."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def one_mixture(rows: pd.DataFrame, mixture: str | None) -> str:
     if mixture is None and len(found) == 1:
         return found[0]
     if mixture is None and found:
-        raise InputError(f"the leaderboard has several training mixtures: {', '.join(found)}. Name one, mixture=….")
+        raise InputError(
+            f"the leaderboard has several training mixtures: {', '.join(found)}. Choose one with mixture=…."
+        )
     check_name("training mixture", mixture, found)
     assert mixture is not None
     return mixture
@@ -128,7 +130,7 @@ def span(counts: Iterable[int], one: str, many: str) -> str:
 
 def seeds_note(counts: Iterable[int]) -> str:
     """A note on the number of seeds behind the means of a figure, and on their spread."""
-    return span(counts, "One seed, so no spread is known.", "Means over {} seeds ± one standard deviation.")
+    return span(counts, "One seed, so the spread is unknown.", "Means over {} seeds ± one standard deviation.")
 
 
 def in_order(names: Iterable[str], mixture: str) -> list[str]:
@@ -214,7 +216,7 @@ def of_one_device(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen_lambdas(rows: pd.DataFrame, by: str = "method") -> tuple[float, float]:
-    """The λ1 and λ2 that most values of ``by`` have, and of these the nearest to the paper's. Scores play no part."""
+    """The λ1 and λ2 that most values of ``by`` have, and of these the nearest to the paper's. Scores are not used."""
     pairs = rows.groupby(["lambda1", "lambda2"]).agg(kinds=(by, "nunique"), trials=("trial_id", "nunique"))
     nearness = [-sum(abs(own - paper) for own, paper in zip(pair, PAPERS_LAMBDAS, strict=True)) for pair in pairs.index]
     return pairs.assign(nearness=nearness).sort_values(["kinds", "nearness", "trials"], kind="stable").index[-1]

@@ -1,4 +1,4 @@
-"""Trials of sweeps for figures that average nothing, and the settings in which they differ."""
+"""The trials of sweeps, for figures without means, and the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mdssl.tables.compare import latest_images, settings_apart, settings_of
 from mdssl.tables.select import NO_VALIDATION, best_by_validation
 
 _IMAGES = ("data_fingerprint", "weights", "recipe_version", "recipe_version_clustering")
-"""Settings that nobody searches."""
+"""Settings that a search never varies."""
 
 
 def whole_board(board: pd.DataFrame) -> list[SettingsGroup]:
@@ -83,8 +83,8 @@ def tried(group: SettingsGroup, what: str, least: int) -> tuple[pd.DataFrame, li
     names = searched_settings(trials.drop(columns="val"))
     if len(trials) < least or not names:
         raise InputError(
-            f"{what} needs {least} trials of a sweep with validation scores that differ in a setting, and there "
-            f"{'is' if len(trials) == 1 else 'are'} {len(trials)}{'' if names else ' with the same settings'}."
+            f"{what} needs {least} trials of a sweep with validation scores that differ in a setting, but the "
+            f"sweep has {len(trials)}{'' if names else ' with the same settings'}."
         )
     ended = every["status"].value_counts()
     baselines = len(weighs) - len(trials)
@@ -102,7 +102,7 @@ def is_number(values: pd.Series) -> bool:
 
 
 def scale_of(values: pd.Series) -> str:
-    """``log`` for positive numbers over a decade or more that are spread as logarithms are, else ``linear``."""
+    """``log`` for positive numbers over a decade or more with evenly spread logarithms, else ``linear``."""
     values = values.astype(float)
     low, high = values.min(), values.max()
     if not low > 0 or high < 10 * low:

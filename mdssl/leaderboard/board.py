@@ -28,7 +28,7 @@ from mdssl.storage.location import Location
 
 _OF_A_SCORE = ("eval_dataset", "seen", "features", "probe", "top1", "num_classes", "num_train", "num_test")
 _NEEDED = {"finished": _OF_A_SCORE, "stopped": ("eval_dataset", "seen", "features", "step")}
-"""By status, the columns without which a row says nothing."""
+"""By status, the columns in which a row must have a value."""
 
 _SAID_BY_COLUMNS = {*SCHEMA.names, "domains"}
 _AFTER_EVALUATION = ', "recipe_version": '

@@ -24,21 +24,21 @@ twice as long as two."""
 
 
 def file_of(storage: str | Location, trial_id: str) -> Location:
-    """Where the rows of a trial are. Raises ``ValueError`` where ``trial_id`` is not a trial id."""
+    """Return the file with the rows of a trial. Raises ``ValueError`` where ``trial_id`` is not a trial id."""
     check_trial_id(trial_id)
     return rows_file_in(storage, trial_id)
 
 
 def to_bytes(table: pa.Table) -> bytes:
-    """What a trial's file holds. Of a handful of rows, most of a file and of the time to read it would be dictionaries,
-    statistics and a second copy of the schema: without them it has a third of the size, and any reader is faster."""
+    """Serialize the rows of a trial. Dictionaries, statistics and a second copy of the schema would triple the size
+    of a file of a few rows, and slow down every reader."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, use_dictionary=False, write_statistics=False, store_schema=False)
     return buffer.getvalue()
 
 
 def read_files(files: Sequence[Location]) -> pa.Table:
-    """The rows of ``files``, in their order. Files that are not there (any more) have none.
+    """The rows of ``files``, in their order. Files that do not exist have none.
 
     Raises:
         ValueError: a file is not one of ours, or of a newer version.
@@ -79,7 +79,7 @@ def _table_in(file: Location) -> pa.Table | None:
         with pq.ParquetFile(pa.BufferReader(data)) as parquet:
             return as_now(parquet.read(use_threads=False))
     except (pa.ArrowException, OSError) as error:
-        raise _foreign(file, f"it is not whole, or not Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
+        raise _foreign(file, f"it is truncated, or not Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
 
 
 def _checked(table: pa.Table, file: Location) -> pa.Table:

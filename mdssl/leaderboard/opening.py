@@ -1,4 +1,4 @@
-"""Opening a storage to read it: it must exist, and it may hold other files than ours."""
+"""Open a storage for reading: it must exist, and it may hold other files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mdssl.storage.trial_dir import TRIALS
 
 
 def results_in(storage: str | Location) -> Location:
-    """``storage``, to be read.
+    """Open ``storage`` for reading.
 
     Raises:
-        ValueError: it is a file, or there is nothing of that name.
+        ValueError: it is a file, or it does not exist.
     """
     storage = Location.of(storage)
     kind = storage.filesystem.get_file_info(storage.path).type
@@ -27,6 +27,6 @@ def results_in(storage: str | Location) -> Location:
 
 
 def trial_ids(storage: Location) -> list[str]:
-    """The ids of the trials that have a folder, sorted; other files and folders among them are passed over."""
+    """The ids of the trials that have a folder, sorted; other files and folders are ignored."""
     found = (storage / TRIALS).listing().items()
     return [name for name, info in found if is_trial_id(name) and info.type == pyarrow.fs.FileType.Directory]

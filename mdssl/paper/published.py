@@ -1,4 +1,4 @@
-"""The paper's published numbers, and ours beside them, cell by cell.
+"""The paper's published numbers, and ours for the same cells.
 
 ``published.csv`` (top-1 in percent, tables 1, 3, 4 and 5) and ``published_resources.csv`` (table 2) are copied from
 "Multi-Domain Self-Supervised Learning", submission to ICLR 2022, anonymous authors. They are published values, not
@@ -29,7 +29,7 @@ Row = dict[Hashable, Any]
 """A row of a table by column, as ``DataFrame.to_dict("records")`` gives it."""
 
 IMPLAUSIBLE = ("cifar100",)
-"""Evaluation datasets whose published values cannot be top-1, as the module says."""
+"""Evaluation datasets whose published values cannot be top-1: see the module's docstring."""
 
 MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
 _NOT_RUN = {"ours": float("nan"), "seeds": 0, "trial_ids": (), "recipe": "", "status": "not run"}

@@ -108,7 +108,7 @@ def load_latest(
             weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
             model.load_state_dict(weights)
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            log.warning("checkpoint %s cannot be read (%s); going back to the one before it", folder / name, error)
+            log.warning("checkpoint %s cannot be read (%s); the previous one is used", folder / name, error)
             continue
         parameters = dict(model.named_parameters())
         for key, value in tensors.items():

@@ -1,4 +1,4 @@
-"""Write the report of a storage, or update one."""
+"""Write or update the report of a storage."""
 
 from __future__ import annotations
 

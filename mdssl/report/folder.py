@@ -1,4 +1,4 @@
-"""The folder of a report: its files, and what each of them was made from."""
+"""The folder of a report: its files, and a digest of the source of each."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Folder:
         if state.get("storage") != storage:
             # Its pages would be removed, because their trials are not in this storage.
             raise InputError(
-                f"output {str(self.place)!r} holds the report of {state.get('storage')}, not of {storage}; nothing in "
-                "it was touched. Give another --output, or delete it."
+                f"output {str(self.place)!r} contains the report of {state.get('storage')}, not of {storage}; nothing "
+                "in it was changed. Give another --output, or delete it."
             )
         self.place.check_writable("--output")
         there = {f"{name}/{file}" for name in _SUBFOLDERS for file in (self.place / name).names()}

@@ -1,4 +1,4 @@
-"""Templates to pages. Every value is escaped, and a content security policy admits only the page's own content."""
+"""Render pages from templates. Every value is escaped, and a content security policy admits only the page's content."""
 
 from __future__ import annotations
 

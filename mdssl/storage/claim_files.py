@@ -1,4 +1,4 @@
-"""The files of a claim: who has a trial, who had it before, and their heartbeats. Rules: `mdssl.storage.claim`."""
+"""The files of a claim: the owners of a trial and their heartbeats. Rules: `mdssl.storage.claim`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIRST, SUCCESSOR, BEAT = "claim.json", "claim-after-", "claim-beat-"
 
 @dataclass(frozen=True)
 class Owner:
-    """What a claim says.
+    """The content of a claim.
 
     Attributes:
         token: random; no two claims have the same.
@@ -37,7 +37,7 @@ class Owner:
         return f"{self.host}:{self.pid}" + (f" ({self.sweep})" if self.sweep else "")
 
     def is_gone(self) -> bool:
-        """Whether its process is known to be gone, which only a process of the same machine can know."""
+        """Whether its process has ended, as far as a process on the same machine can tell."""
         return bool(self.machine) and self.machine == machine() and has_ended(self.pid, self.started)
 
     def to_bytes(self) -> bytes:
@@ -45,7 +45,7 @@ class Owner:
 
 
 Chain: TypeAlias = list[tuple[Location, Owner]]
-"""From the first owner to the one that has the trial."""
+"""From the first owner to the current one."""
 
 
 def read_chain(trial_dir: Location) -> Chain:
@@ -60,7 +60,7 @@ def read_chain(trial_dir: Location) -> Chain:
 
 
 def last_of(trial_dir: Location, chain: Chain) -> Owner | None:
-    """Who has the trial, with its last heartbeat."""
+    """The current owner, with its last heartbeat."""
     if not chain:
         return None
     owner = chain[-1][1]

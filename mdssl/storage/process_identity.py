@@ -1,4 +1,4 @@
-"""Whether a process of this machine still runs; its id alone does not tell, because ids are used again."""
+"""Check whether a process of this machine still runs, also if its id has been reused."""
 
 from __future__ import annotations
 

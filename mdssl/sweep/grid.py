@@ -1,4 +1,4 @@
-"""The trials of a sweep, from its settings, and the work that is left of each, from the storage."""
+"""The trials of a sweep, from its settings, and the remaining work of each, from the storage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WorkValues(TypedDict):
 
 @dataclass(frozen=True)
 class Work:
-    """One trial of a sweep and the work that is left.
+    """One trial of a sweep and its remaining work.
 
     Attributes:
         config: the trial.
@@ -100,7 +100,7 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
     pretrained = [pretrained_config(file, settings.input_size)[0] for file in settings.pretrained]
     found = {config.trial_id: config for config in pretrained}
     if len(found) < len(pretrained):
-        raise InputError(f"two of the files {', '.join(settings.pretrained)} hold the same weights; give each once.")
+        raise InputError(f"two of the files {', '.join(settings.pretrained)} contain the same weights; give each once.")
     for seed, temperature, *point in itertools.product(settings.seeds, settings.temperature, *grid.values()):
         shared = dict(zip(grid, point, strict=True)) | {"temperature": temperature, "seed": seed}
         for method in methods:
@@ -141,14 +141,14 @@ def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[st
     others = ", ".join(name for name in domains if name not in labelled)
     if not labelled:
         raise InputError(
-            f"no domain has labels ({others}), so there is nothing to score on; name a labelled dataset, such as "
+            f"no domain has labels ({others}), so no dataset can be scored; name a labelled dataset, such as "
             "--evaluate cifar10."
         )
     return labelled, f"note: no scores on {others}: no labels" if others else ""
 
 
 def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings) -> list[Work]:
-    """Determine the work that is left of each trial, from ``storage`` alone.
+    """Determine the remaining work of each trial, from ``storage`` alone.
 
     Raises:
         InputError: an evaluation dataset is not prepared, or cannot be scored.

@@ -138,7 +138,7 @@ def resources_here(settings: SweepSettings) -> dict[str, float]:
 
 
 def set_environment(settings: SweepSettings) -> dict[str, str]:
-    """Set the variables that Ray reads and the user has not set, and return them."""
+    """Set the environment variables of Ray that the user has not set, and return them."""
     defaults = _ENVIRONMENT | (_ENVIRONMENT_OF_A_CLUSTER if settings.address else _ENVIRONMENT_OF_ITS_OWN)
     environment = {key: os.environ.get(key, value) for key, value in defaults.items()}
     os.environ.update(environment)

@@ -1,15 +1,15 @@
 """The restarts after a process died, and the limit after which a trial has failed.
 
-Five layers, from the inside out. Each goes on from the newest checkpoint, so at most `checkpoint_seconds` of work is
+Five layers, from the inside out. Each resumes from the newest checkpoint, so at most `checkpoint_seconds` of work is
 lost. Deaths count against a trial only where it saved no new checkpoint between them: over days, machines die often.
 
 1. Ray Train restarts a trial's workers, `WORKER_RESTARTS` times: a worker was killed, by the OOM killer, by the
    watchdog (`mdssl.pretrain.watchdog`) or with its node.
 2. The trial's own process restarts Ray Train (`mdssl.sweep.training.train_in_workers`): the workers died more often
-   than that, but the trial got on; or Ray Train's controller died, which nothing else restarts.
+   than that, but the trial made progress; or Ray Train's controller died, which nothing else restarts.
 3. Ray Tune restarts the trial's own process, `TRIAL_RESTARTS` times. The claim of the dead process is taken over.
-4. The sweep's driver gives a trial that Tune has given up to another run of Tune, if the trial got on (`to_run_again`).
-   Else it writes a row with the error.
+4. The sweep's driver starts another run of Tune for trials that Tune has given up, if they made progress
+   (`to_run_again`). Otherwise it writes a row with the error.
 5. The user, a batch system or another sweep starts the same command: it plans from the storage alone, and takes over
    the claims of processes that died (`mdssl.storage.claim`). A failed trial is tried again with ``--retry-failed``.
 
@@ -63,7 +63,7 @@ def to_run_again(
 ) -> list[Work]:
     """Select the ``works`` that are not done after a run of Tune: claimed elsewhere, or died after progress.
 
-    A trial that died without getting on gets a row.
+    A trial that died without progress gets a row with the error.
 
     Args:
         reached: `step_saved` by trial id, when Tune began.

@@ -46,7 +46,7 @@ def finished_row(
         score: one entry of `mdssl.evaluate.evaluate.evaluate_dataset`, with ``eval_dataset``, ``data_fingerprint`` and
             ``images`` (see `images_of`), which ``config_json`` has under ``evaluation``; under ``variants`` it has what
             sets each of the trial's domains apart from the published one.
-        context: columns that say who asked: sweep, preset, git_commit, ray_version.
+        context: the columns sweep, preset, git_commit and ray_version.
     """
     evaluation = {**score["probe_settings"], **score.get("images", {}), "data_fingerprint": score["data_fingerprint"]}
     # Older trials have no record of their domains.

@@ -67,7 +67,7 @@ def probe_standalone(
     config, model = load_model(trial_dir, device)
     if not evaluate:
         if not config.domains:
-            raise InputError(f"trial {trial_id} was trained on nothing; name datasets to score with --evaluate.")
+            raise InputError(f"trial {trial_id} has no training domains; name datasets to score with --evaluate.")
         ensure_local(data, config.domains, progress=True)
         evaluate, note = labelled_domains(data, config.domains)
         if note:
@@ -80,7 +80,7 @@ def probe_standalone(
         encoded: Encoded | None = None
         new: list[tuple[dict[str, Any], str]] = []
         if has_score(rows, name, fingerprint, probe):
-            print(f"{name}: already there")
+            print(f"{name}: scored already")
         else:
             encoded = encode_dataset(model, dataset, layers=probe.features, device=device, input_size=config.input_size)
             new = _rows(config, dataset, encoded, fingerprint, probe, trial_dir)
@@ -117,9 +117,9 @@ def _trial_of_weights(file: str, input_size: int | None, evaluate: Sequence[str]
     print(printable(f"{config.arch} with {config.stem} stem: {found.source}"))
     if found.unmatched:
         more = f" and {len(found.unmatched) - 8} more" if len(found.unmatched) > 8 else ""
-        print(printable(f"not used of it: {', '.join(found.unmatched[:8])}{more}"))
+        print(printable(f"unused tensors: {', '.join(found.unmatched[:8])}{more}"))
     if not evaluate:
-        raise InputError("a pretrained encoder has no domains of its own; name datasets with --evaluate.")
+        raise InputError("a pretrained encoder has no training domains; name datasets with --evaluate.")
     results.check_writable()
     trial_dir = trial_dir_in(results, config.trial_id)
     with Claim(trial_dir, "mdssl probe") as claim:

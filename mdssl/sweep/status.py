@@ -48,7 +48,7 @@ class TrialStatus:
         state: ``failed``, ``stopped`` (no living process works on it; its sweep goes on with it when started again,
             unless it was stopped early, for its validation scores),
             ``training``, ``evaluating`` (its encoder is trained and being scored) or ``finished`` (it has its scores).
-            Trials that wait for their turn in a sweep have no folder yet, and are not known here.
+            Trials that wait for their turn in a sweep have no folder yet, and are not listed.
         mixture: its domains as tables show them, with what sets them apart from the published datasets.
         step: steps done at the last checkpoint.
         loss, views_per_second: of the last report before that; None before the first.
@@ -94,7 +94,7 @@ def trial_statuses(storage: str | Location) -> list[TrialStatus]:
     """List all trials in the storage, those that need attention first.
 
     Raises:
-        ValueError: there is no such storage; a file of the leaderboard is not one of its own.
+        ValueError: the storage does not exist, or a file of the leaderboard is invalid.
     """
     storage = results_in(storage)
     of_trial = dict(list(leaderboard.with_settings(leaderboard.read(storage)).groupby("trial_id")))
@@ -187,7 +187,7 @@ def print_json(storage: str | Location) -> None:
 def _eta(trials: list[TrialStatus]) -> str:
     """``; ETA 5m36s of these``: when the trials that train or are evaluated have their scores, as long as others took.
 
-    Trials that a sweep has not started are not known here.
+    Trials that a sweep has not started are not included.
     """
     running = [trial for trial in trials if trial.state in ("training", "evaluating")]
     if not running or any(trial.state == "training" and trial.eta_seconds is None for trial in running):
@@ -215,7 +215,7 @@ def _where(trial: TrialStatus) -> str:
         was = "" if trial.state == "training" else "was "
         parts.append(f"{was}on {trial.host} ({trial.device}{workers})")
     if trial.holder:
-        parts.append(f"held by {trial.holder}" + (f", which {trial.lost}" if trial.lost else ""))
+        parts.append(f"claimed by {trial.holder}" + (f", which {trial.lost}" if trial.lost else ""))
     return ", ".join(parts)
 
 
@@ -288,7 +288,7 @@ def _read(file: Location, parse: Callable[[bytes], Any]) -> Any:
     except FileNotFoundError:
         return None
     except (ValueError, pa.ArrowException) as error:
-        raise InputError(f"{file} is damaged ({error}); delete it, and its sweep writes a new one.") from error
+        raise InputError(f"{file} is damaged ({error}); delete it, and the same sweep writes a new one.") from error
 
 
 def _last_row(data: bytes) -> dict[str, Any]:

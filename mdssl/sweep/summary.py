@@ -76,7 +76,9 @@ def _notes(settings: SweepSettings, variants: dict[str, str]) -> list[str]:
     notes = []
     if variants:
         listed = ", ".join(name_of(name, words) for name, words in variants.items())
-        notes.append(f"not the published datasets of these names: {listed}; no score of theirs is compared with papers")
+        notes.append(
+            f"not the published datasets of these names: {listed}; their scores are not comparable with published ones"
+        )
     crops = PRESETS["quick"]["crop_min_area"]
     if settings.preset == "quick" and settings.crop_min_area == crops and set(settings.domains) - set(BUILTIN):
         paper = Recipe.crop_min_area
@@ -93,13 +95,13 @@ def print_results(
     """Print the sweep's table and its location; returns 0 when every trial has all its scores, 1 when some failed."""
     rows = leaderboard.read(storage, trial_id=[config.trial_id for config in configs])
     probes = [probe.name for probe in settings.probe_config.each()]
-    # What failed and was not asked for this time is another sweep's business.
+    # Failures of other probes and datasets belong to other sweeps.
     asked_for = rows["eval_dataset"].isin(settings.evaluate) & rows["probe"].isin(probes)
     asked_for |= rows["eval_dataset"].isna() | (rows["status"] == "stopped")
     rows = leaderboard.with_settings(rows[asked_for])
     variants, found = variants_in(settings.data, settings.evaluate), dict.fromkeys(rows["eval_dataset"].dropna())
     marked = [name_of(name, variants.get(name, "")) for name in settings.evaluate]
-    # What rows know of a dataset that is not what is prepared now.
+    # The names in rows, which may be of other images than those that are prepared now.
     datasets = [name if name in found else (*matching_names([plain_name(name)], found), name)[0] for name in marked]
     mixtures = list(dict.fromkeys(config.train_mixture for config in configs if config.domains))
     mixtures = [name for mixture in mixtures for name in matching_names([mixture], rows["train_mixture"].unique())]
@@ -118,12 +120,12 @@ def print_results(
     if not complete:
         command = [word for word in sys.argv if word not in ("--force", "--retry-failed")]
         again = shlex.join(["python", *command, "--retry-failed"])
-        console.print(f"To retry failed trials and probes: {again}", markup=False, soft_wrap=True)
+        console.print(f"to retry failed trials and probes: {again}", markup=False, soft_wrap=True)
     folder = (storage / LEADERBOARD).uri
     console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
     console.print(pandas_line(storage), markup=False, soft_wrap=True)
     pages = shlex.join(["mdssl", "report", "--storage", settings.storage])
-    console.print(f"to look at: {pages}", markup=False, soft_wrap=True)
+    console.print(f"report: {pages}", markup=False, soft_wrap=True)
     return 0 if complete else 1
 
 

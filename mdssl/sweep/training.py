@@ -146,7 +146,7 @@ def _trainer(job: dict[str, Any], run: TrialRun, records: Location) -> ray.train
 
 
 def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> dict[str, Any]:
-    """What a worker needs to train, without a `TrialRun`.
+    """The arguments of a worker, without a `TrialRun`.
 
     Ray Train's controller unpickles it too; with the class it would import this module, and with that torch.
     """
@@ -191,7 +191,7 @@ def _worker(job: dict[str, Any]) -> None:
 
 
 def node_is_to_go() -> bool:
-    """Whether Ray has been told that this node will be taken away."""
+    """Whether Ray drains this node."""
     return ray.get_runtime_context().get_node_id() in (ray._private.state.state.get_draining_nodes() or {})
 
 

@@ -1,4 +1,4 @@
-"""One trial: train (or go on, or find it trained), score what is missing, write its leaderboard file.
+"""One trial: train or resume it, make the missing scores, write its leaderboard file.
 
 Runs as a Tune function. How it trains is in `mdssl.sweep.training`.
 """
@@ -46,7 +46,7 @@ _STOPPED_EARLY: Report = {"state": "stopped", "ended_early": True}
 
 @retrying()
 def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
-    """Do what is left of one trial, unless it is claimed elsewhere: see `mdssl.sweep.waiting`."""
+    """Do the remaining work of one trial, unless it is claimed elsewhere: see `mdssl.sweep.waiting`."""
     work: WorkValues = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
     if stop_requested():

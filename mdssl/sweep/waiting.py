@@ -60,7 +60,7 @@ class ClaimedElsewhere:
         return []
 
     def _left_of(self, work: Work, dead: Owner | None) -> Work:
-        """The work that the other process has left. A score that failed there since the plan would fail here."""
+        """The remaining work after the other process. A score that failed there since the plan would fail here too."""
         storage, config = self.storage, work.config
         data = ensure_local(self.settings.data, work.missing)
         rows = usable_rows(read_rows(storage, config.trial_id), needs_validation=self.settings.needs_validation)

@@ -1,4 +1,4 @@
-"""What ``mdssl leaderboard`` prints: a table for each mixture and probe, or one table as its flags say."""
+"""Print the leaderboard: a table for each mixture and probe, or one table selected by flags."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def print_leaderboard(
         features: the layer whose scores are shown.
 
     Raises:
-        ValueError: there is no such storage; a method, mixture, dataset, probe or layer that the leaderboard does not
-            hold; a file that is not one of its own.
+        ValueError: there is no such storage; a method, mixture, dataset, probe or layer that is not in the
+            leaderboard; an invalid file.
     """
     console = console or Terminal()
     rows = leaderboard.read(results_in(storage))

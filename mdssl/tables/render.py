@@ -100,17 +100,15 @@ def format_for(output: str | None, asked: str | None) -> str:
         check_name("format", asked, FORMATS)
     if output is None:
         if asked == "parquet":
-            raise InputError("format parquet is not text; say in which file with --output FILE.parquet.")
+            raise InputError("format parquet cannot be printed; give --output FILE.parquet.")
         return asked or "table"
     named = next((name for suffix, name in SUFFIXES.items() if output.lower().endswith(suffix)), None)
     found = asked or named
     if found is None:
-        raise InputError(
-            f"output {output!r} does not say its format; end it in {', '.join(SUFFIXES)}, or add --format."
-        )
+        raise InputError(f"output {output!r} has no known suffix; use one of {', '.join(SUFFIXES)}, or add --format.")
     if named and named != found:
         raise InputError(
-            f"output {output!r} and format {asked} do not agree; leave --format out, or name another file."
+            f"output {output!r} and format {asked} do not match; leave --format out, or give another file name."
         )
     return found
 
@@ -156,7 +154,7 @@ def print_table(table: Table, console: Console, *, rows: int | None = TERMINAL_R
             console.print()
         console.print(part, crop=False)
     total = len(table.frame)
-    more = [f"{rows} of {total:,} rows; mdssl leaderboard --output FILE has all"] if rows and total > rows else []
+    more = [f"{rows} of {total:,} rows; all with mdssl leaderboard --output FILE"] if rows and total > rows else []
     for note in (*more, *table.notes):
         console.print(Text(note), soft_wrap=True)
 

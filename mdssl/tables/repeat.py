@@ -12,7 +12,7 @@ from mdssl.config.run import ProbeConfig, probe_flags
 from mdssl.config.trial import TrialConfig, relevant_settings
 
 _FILLED_IN = ("data_fingerprint", *("weights", "weights_fingerprint", "input_size"))
-"""When the data or the weights are opened."""
+"""Settings that are set when the data or the weights are opened."""
 
 
 def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int = 1) -> str:

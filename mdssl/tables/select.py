@@ -45,7 +45,7 @@ def parse_condition(text: str) -> Condition:
     """Read one condition. Raises ``ValueError`` where it is not one."""
     found = _WRITTEN.fullmatch(text)
     if not found or not found[3]:
-        raise InputError(f"{text!r} is not a condition. {_HOW}")
+        raise InputError(f"{text!r} is not a valid condition. {_HOW}")
     name, sign, values = found.groups()
     parts = tuple(part.strip() for part in _COMMA.split(values)) if sign in ("=", "!=") else (values,)
     return Condition(name, sign, parts)

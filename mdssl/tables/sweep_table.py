@@ -1,4 +1,4 @@
-"""The table of a sweep: a row per trial, its scores, and how far it is from the baseline that it is paired with."""
+"""The table of a sweep: a row per trial with its scores and its difference to the baseline."""
 
 from __future__ import annotations
 
@@ -179,10 +179,7 @@ def _unstable(rows: pd.DataFrame) -> list[str]:
         return []
     where = ", ".join(f"{row.trial_id} on {row.eval_dataset}" for row in rows.head(_UNSTABLE_NAMED).itertuples())
     more = f" and {len(rows) - _UNSTABLE_NAMED} more" if len(rows) > _UNSTABLE_NAMED else ""
-    return [
-        f"unstable: another order of summation gives other scores of {rows['probe'].iloc[0]} for {where}{more}; "
-        "--probe sgd has no such scores"
-    ]
+    return [f"unstable: rounding changes scores of {rows['probe'].iloc[0]} for {where}{more}; --probe sgd is stable"]
 
 
 def _setting(value: object) -> str:

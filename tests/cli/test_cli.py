@@ -154,7 +154,7 @@ def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
     assert list(board.groupby(["eval_dataset", "features"]).size()) == [1, 1, 1, 1]
     assert dict(zip(board["eval_dataset"], board["seen"], strict=True)) == {"tiny-a": True, "tiny-c": False}
     run(*probe, "--features", "encoder", "projection")
-    assert "tiny-a: already there" in capsys.readouterr().out
+    assert "tiny-a: scored already" in capsys.readouterr().out
 
     run("leaderboard", "--storage", tmp_path)
     assert re.search(r"mdssl +0.9 +0 ", capsys.readouterr().out)

@@ -110,7 +110,7 @@ def test_it_grows_by_a_score_from_the_encoder_that_was_saved(storage, data, caps
     evaluate = ["--evaluate", "builtin-shapes", "builtin-digits"]
     assert main(["probe", trial_id, *evaluate, "--data", data, "--storage", str(storage), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "builtin-shapes: already there" in said and "builtin-digits (encoder, lbfgs): top-1" in said
+    assert "builtin-shapes: scored already" in said and "builtin-digits (encoder, lbfgs): top-1" in said
     assert encoders(storage) == before
     rows = read(storage, trial_id=trial_id).set_index("eval_dataset")
     assert list(rows["status"]) == ["finished"] * 2

@@ -166,17 +166,17 @@ def test_what_was_left_out_is_counted_and_kept(photos, prepared, tmp_path):
     toy = prepared(root)
     assert toy.counts == {"train": 5, "test": 4}
     assert {reason: left["count"] for reason, left in toy.meta["left_out"].items()} == {
-        "files that are not images by their names (.txt)": 2,
+        "files without an image suffix (.txt)": 2,
         "hidden files and folders": 2,
         "folders without images": 1,
-        "links to nothing": 1,
-        "links that lead back to a folder around them": 1,
-        "images outside of the split folders": 2,
-        "validation images, as there is a test split": 4,
+        "broken links": 1,
+        "links to a parent folder": 1,
+        "images outside the split folders": 2,
+        "validation images, because there is a test split": 4,
     }
     assert toy.meta["split"]["from"] == {"train": "train", "validation": "val", "test": "test"}
     said = "\n".join(summary(toy))
-    assert "left out: files that are not images by their names (.txt): 2, such as train/cat/notes.txt" in said
+    assert "left out: files without an image suffix (.txt): 2, such as train/cat/notes.txt" in said
     assert "links that are followed: 1, such as train/dog/linked.png" in said
     assert "training images with the pixels of another training image: 1" in said
     assert "cat 2/2, dog 3/2" in said
@@ -365,7 +365,7 @@ def test_parquet_that_says_no_split_is_left_out_beside_what_does(tmp_path, prepa
         shard(tmp_path / f"hub/{split}.parquet", [0, 1] * 3)
     toy = prepared(tmp_path / "hub")
     assert toy.counts == {"train": 6, "test": 6}
-    assert toy.meta["left_out"]["Parquet files that name no split"] == {"count": 1, "example": "extra.parquet"}
+    assert toy.meta["left_out"]["Parquet files without the name of a split"] == {"count": 1, "example": "extra.parquet"}
 
 
 def test_columns_of_other_names_are_asked_for(tmp_path, prepared):
@@ -389,7 +389,7 @@ def test_class_names_that_cannot_be_read_are_left_out_and_said(said, tmp_path, p
     pq.write_table(pq.read_table(path).replace_schema_metadata({b"huggingface": said}), path)
     toy = prepared(path)
     assert toy.classes == ("0", "1")
-    assert any("cannot be read: the labels name the classes" in remark for remark in toy.meta["remarks"])
+    assert any("cannot be read; the labels are used as class names" in remark for remark in toy.meta["remarks"])
 
 
 def test_a_source_of_two_kinds_is_refused(photos, prepared):
@@ -408,7 +408,7 @@ def test_a_source_that_has_changed_is_said(change, photos, prepared):
     before = prepared(root, test_fraction=0.5)
     assert prepared(root, test_fraction=0.5).meta == before.meta
     photos("cat/9.png" if change == "another file" else "cat/0.png")
-    with pytest.raises(ValueError, match=r"before it changed \(4 files.*--overwrite"):
+    with pytest.raises(ValueError, match=r"before it was changed \(4 files.*--overwrite"):
         prepared(root, test_fraction=0.5)
     assert prepared(root, test_fraction=0.5, overwrite=True).fingerprints != before.fingerprints
 
@@ -496,7 +496,7 @@ def test_names_that_are_no_utf8_of_other_files_are_written_as_they_can_be(photos
     (root / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"")
     moved = root.rename(os.fsdecode(os.fsencode(root) + b"\xe9"))
     toy = prepared(moved, test_fraction=0.5)
-    assert toy.meta["left_out"]["files that are not images by their names (.txt)"]["example"] == "caf\\udce9.txt"
+    assert toy.meta["left_out"]["files without an image suffix (.txt)"]["example"] == "caf\\udce9.txt"
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html>", b"\x93NUMPY", b""])

@@ -166,7 +166,7 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(run, encoded
     run(pictures)
     encoded.clear()
     run(pictures)
-    assert "already there" in capsys.readouterr().out
+    assert "complete already" in capsys.readouterr().out
     assert not encoded
     assert "another encoder or other settings" in run(pictures, "--features", "projection", code=2)
     Image.new("RGB", (16, 16)).save(pictures / "b" / "new.png")
@@ -178,7 +178,7 @@ def test_parts_of_another_encoder_are_not_taken_for_ones_own(run, pictures, monk
     monkeypatch.setattr(embeddings_file.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     run(pictures, code=130)
     monkeypatch.setattr(embeddings_file.Parts, "join", join)
-    assert "holds parts of another run: another encoder" in run(pictures, "--features", "projection", code=2)
+    assert "contains parts of a run with another encoder" in run(pictures, "--features", "projection", code=2)
 
 
 def test_an_image_that_was_replaced_meanwhile_is_encoded_anew(run, encoded, pictures, monkeypatch):

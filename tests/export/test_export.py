@@ -111,7 +111,7 @@ def test_a_folder_is_there_whole_or_not_at_all(untrained, tmp_path, monkeypatch)
 
 def test_only_an_export_is_ever_replaced(untrained, tmp_path):
     output = exported(*untrained, tmp_path / "out", "safetensors")
-    with pytest.raises(ValueError, match="holds an export.*--overwrite"):
+    with pytest.raises(ValueError, match="contains an export.*--overwrite"):
         exported(*untrained, output, "safetensors")
     exported(*untrained, output, "safetensors", overwrite=True)
     (output / "thesis.tex").write_text("years of work")

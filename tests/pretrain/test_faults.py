@@ -79,7 +79,7 @@ def test_a_checkpoint_that_a_full_disk_refuses_ends_no_training(tiny_data, tmp_p
     with retrying(60):
         train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu", report=report)
     assert seen == [[], [1], [1, 2], [1, 2], [1, 2], [2, 5]], "those before are left alone"
-    assert caplog.text.count("no checkpoint of step") == 2
+    assert caplog.text.count("the checkpoint of step") == 2
     assert_same(tmp_path, straight)
     assert not list(tmp_path.rglob(".*"))
 

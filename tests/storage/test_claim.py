@@ -391,7 +391,7 @@ def test_a_suspended_owner_loses_the_claim_and_stops_when_it_goes_on(trial_dir, 
         os.kill(holder.pid, signal.SIGCONT)
     line = holder.stdout.readline()
     assert line.startswith("lost: trial 0123456789ab is no longer this process's")
-    assert f":{os.getpid()} (second) has it now" in line
+    assert f":{os.getpid()} (second) holds the claim now" in line
     assert holder.wait(10) == 0
     claim.check()
     assert holder_of(trial_dir).token == claim.token, "the loser's heartbeat and release touch nothing"
@@ -407,7 +407,7 @@ def test_who_has_a_claim_sees_that_it_is_gone(trial_dir):
         for name in trial_dir.names():
             (trial_dir / name).delete()
         wait_for(lambda: not claim._heart.is_alive(), 10)
-        with pytest.raises(ClaimLostError, match="its claim is gone"):
+        with pytest.raises(ClaimLostError, match="the claim was deleted"):
             claim.check()
         assert not (trial_dir / "claim.json").exists(), "a heartbeat makes no claim anew"
     assert files(trial_dir) == []

@@ -134,7 +134,7 @@ def test_a_probe_scores_labelled_domains_and_its_sheet_searches_all(data, traine
     run("probe", data, storage, ids[0])
     assert "note: no scores on bare: no labels" in capsys.readouterr().out
     assert set(read(storage, trial_id=ids[0])["eval_dataset"]) - {"few"} == {"tiny-a"}
-    sheet = json.loads((storage / "trials" / ids[0] / "neighbours.json").read_text())
+    sheet = json.loads((storage / "trials" / ids[0] / "neighbors.json").read_text())
     assert sheet["candidates"] == {"tiny-a": 64, "bare": 40}
     assert "bare" not in sheet["datasets"]
     assert set(sheet["datasets"]["tiny-a"]["domains"]) == {"tiny-a", "bare"}

@@ -118,7 +118,7 @@ def test_any_setting_is_an_axis(planned):
         ("clustering", ["--rules", "far"], "Did you mean 'farthest'"),
         ("clustering", ["--clusters", 2, 2], "axis clusters has a value twice"),
         ("clustering", ["--warmups", 80], "warmup_iterations is 80, but iterations is 80"),
-        ("lambda_grid", ["--input-size", 64], "no encoder comes from elsewhere"),
+        ("lambda_grid", ["--input-size", 64], "there is no pretrained encoder"),
         ("mixtures", ["--mixtures", "tiny-a"], "is not two domains or more"),
         ("mixtures", ["--mixtures", "tiny-a+"], "is not two domains or more"),
         ("mixtures", ["--subsets", 4], "of 3 domains mixtures have 2 to 3"),

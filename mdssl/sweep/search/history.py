@@ -1,4 +1,4 @@
-"""What the storage knows of the trials of a search or of a grid, whichever sweep has trained them."""
+"""The trials of a search or of a grid in the storage, from any sweep."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Observation:
 
 
 class History:
-    """The trials that the storage knows and that ``belongs`` accepts, by id. Read once; `refresh` and `update` add."""
+    """The trials in the storage that ``belongs`` accepts, by id. Read once; `refresh` and `update` add."""
 
     def __init__(self, storage: Location, settings: SweepSettings, belongs: Callable[[TrialConfig], bool]):
         self.storage, self.settings, self.belongs = storage, settings, belongs
@@ -71,7 +71,7 @@ class History:
         return sorted(self.trials.values(), key=lambda each: (each.started_at or "~", each.config.trial_id))
 
     def refresh(self) -> None:
-        """Read what other processes have begun or ended meanwhile."""
+        """Read trials that other processes have started or ended meanwhile."""
         begun = [trial_id for trial_id, known in self.trials.items() if known.status == "training"]
         new = [name for name in trial_ids(self.storage) if name not in self.trials and name not in self._others]
         with ThreadPoolExecutor(_READERS) as pool:
@@ -85,7 +85,7 @@ class History:
         self.trials.setdefault(config.trial_id, Observation(config=config, status="training"))
 
     def update(self, trial_id: str, values: dict[str, Any] | None = None) -> None:
-        """Read again what the storage knows of one trial; ``values`` are its settings, if it is not known yet."""
+        """Read one trial again; ``values`` are its settings, if it is new."""
         if values:
             self.begin(TrialConfig.from_dict(values))
         rows = read_rows(self.storage, trial_id)
@@ -103,7 +103,7 @@ class History:
         try:
             config = TrialConfig.from_dict(values)
         except InputError:
-            # Of a later version, with settings that this one does not know.
+            # Of a later version, with unknown settings.
             own = False
         else:
             own = config.trial_id == trial_id and self.belongs(config)
@@ -161,6 +161,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _mean_over(names: Iterable[str], values: dict[str, float]) -> float | None:
-    """The mean of the values of all ``names``; None where one lacks."""
+    """The mean of the values of all ``names``; None if one is missing."""
     names = list(names)
     return sum(values[name] for name in names) / len(names) if set(names) <= set(values) else None

@@ -51,7 +51,7 @@ class SearchSettings:
         searches = self.search != "grid"
         if searches and self.trials is None and self.time_budget is None:
             raise InputError(
-                f"search {self.search!r} has no end; give --trials, such as --trials 20, or --time-budget."
+                f"search {self.search!r} needs a limit; give --trials, such as --trials 20, or --time-budget."
             )
         if self.trials is not None and not searches:
             raise InputError(
@@ -66,7 +66,7 @@ class SearchSettings:
         """``time_budget`` in seconds.
 
         Raises:
-            InputError: it is no time.
+            InputError: it is not a time.
         """
         if self.time_budget is None:
             return None
@@ -82,7 +82,7 @@ class SearchSettings:
 
     @property
     def skips_stopped(self) -> bool:
-        """Whether a trial that ended early is done, as far as this sweep is concerned."""
+        """Whether this sweep leaves trials that ended early as they are."""
         return self.needs_validation or self.scheduler != "none"
 
 

@@ -109,7 +109,7 @@ def test_a_space_that_training_cannot_mean_is_refused(settings, given, message):
     ("given", "message"),
     [
         ({"search": "optuna", "trials": 0}, "trials is 0"),
-        ({"search": "optuna"}, "has no end; give --trials"),
+        ({"search": "optuna"}, "needs a limit; give --trials"),
         ({"search": "hyperopt", "trials": 3}, "search 'hyperopt'"),
         ({"trials": 3}, "search 'grid' has one for each combination"),
         ({"search": "random", "time_budget": "soon"}, "time_budget is 'soon'"),
