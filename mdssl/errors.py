@@ -16,6 +16,14 @@ class StoppedError(RuntimeError):
     """Work was stopped on request, and can be resumed."""
 
 
+def some_of(names: Iterable[object], limit: int, *, nouns: str = "") -> str:
+    """``a, b, c``, or the first ``limit`` of more names as in ``a, b and 5 more``; ``nouns`` follow, as in ``5 more
+    files``."""
+    words = [str(name) for name in names]
+    more = f" and {len(words) - limit:,} more{nouns and f' {nouns}'}" if len(words) > limit else ""
+    return ", ".join(words[:limit]) + more
+
+
 def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``valid``; the message names the nearest one.
 

@@ -20,7 +20,7 @@ class Method:
     """The properties of one method."""
 
     name: str
-    """As users type it, and as the leaderboard's ``method`` column has it."""
+    """The name on the command line and in the leaderboard's column ``method``."""
     label: str
     """In legends and captions of figures."""
     color: str

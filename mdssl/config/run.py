@@ -100,8 +100,8 @@ class ProbeConfig:
         """
         settings, defaults = self.settings(), ProbeConfig(probe=self.probe).settings()
         changed = [name for name, value in settings.items() if value != defaults[name]]
-        told = [f"{name.removeprefix('probe_')}={settings[name]:g}" for name in changed]
-        parts = ["standardized", *told] if self.probe == "sgd" else told
+        changes = [f"{name.removeprefix('probe_')}={settings[name]:g}" for name in changed]
+        parts = ["standardized", *changes] if self.probe == "sgd" else changes
         return f"{self.probe}({','.join(parts)})" if parts else self.probe
 
     def settings(self) -> dict[str, Any]:

@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from mdssl.config.checks import check_lambda1, check_mixture, check_schedule
-from mdssl.config.field_types import check_types, current_name
+from mdssl.config.field_types import check_lambda1, check_mixture, check_schedule, check_types, current_name
 from mdssl.config.methods import METHODS
 from mdssl.errors import InputError, check_name, check_number
 
 Stem = Literal["imagenet", "cifar"]
 PretrainedStem = Literal["imagenet", "cifar", "cifar-pad2"]
-"""Those that an encoder from elsewhere may have; see `mdssl.pretrain.pretrained`."""
+"""Stems of pretrained encoders; see `mdssl.pretrain.pretrained`."""
 
 RECIPE_VERSION = 1
 """Part of every ``trial_id``. Raise it whenever training itself changes by more than rounding, so that no old encoder
@@ -56,7 +55,7 @@ class Recipe:
     lr_warmup_iterations: int = 480
     """Steps of linear learning-rate warm-up."""
     schedule: Literal["cosine", "wsd"] = "cosine"
-    """Learning rate after the warm-up: cosine (to zero) | wsd (stable, then a decay to zero: a longer trial goes on
+    """Learning rate after the warm-up: cosine (to zero) | wsd (stable, then a decay to zero: a longer trial continues
     from the stable part of a shorter one)."""
     decay_fraction: float = 0.2
     """wsd: share of the iterations that decay."""
@@ -132,7 +131,7 @@ class TrialConfig(Recipe, ClusterSettings):
     Worker count, paths, device, checkpoint interval and evaluation are not in it: they do not change the encoder.
 
     Raises:
-        ValueError: a setting that training cannot have; the message says what is allowed.
+        ValueError: an invalid setting; the message lists the allowed values.
     """
 
     method: str = "mdssl"

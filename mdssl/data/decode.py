@@ -134,7 +134,7 @@ def grey_bits(part: Part) -> int:
     found = 0
     rows = np.unique(np.linspace(0, len(part) - 1, min(_SAMPLE, len(part))).astype(int))
     for raw in part.read(rows):
-        # What cannot be decoded is reported when all images are.
+        # Images that cannot be decoded are reported later.
         with contextlib.suppress(Exception):
             image = None if isinstance(raw, np.ndarray) else _open(raw)
             if image is not None and image.mode.startswith("I"):

@@ -111,7 +111,7 @@ class Mixture:
 
     @cached_property
     def domains(self) -> tuple[Group, ...]:
-        """A group per domain, each with a batch of its own."""
+        """A group per domain, each with a separate batch."""
         borders = zip(self.names, self.offsets[:-1], self.offsets[1:], strict=True)
         return tuple(Group(name, np.arange(first, end), self.batch_per_domain) for name, first, end in borders)
 

@@ -13,8 +13,8 @@ from functools import reduce
 
 import numpy as np
 
-from mdssl.data.sources.base import NO_LABEL, Findings, Part, Source, count_of, listed
-from mdssl.errors import InputError
+from mdssl.data.sources.base import NO_LABEL, Findings, Part, Source, count_of
+from mdssl.errors import InputError, some_of
 
 # The keywords of Hugging Face's datasets.
 _KEYWORDS = {
@@ -42,10 +42,10 @@ def split_of(name: str) -> str | None:
 
 
 def one_per_split(names: Iterable[str], where: str) -> dict[str, str]:
-    """Split -> name, for those ``names`` that stand for a split.
+    """Split -> name, for those ``names`` that denote a split.
 
     Raises:
-        InputError: two names stand for the same split.
+        InputError: two names denote the same split.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -184,7 +184,7 @@ def _take_per_class(name: str, part: Part, classes: tuple[str, ...], seed: int, 
     """A random choice of ``per_class`` images of each class, in source order."""
     counts = np.bincount(part.labels, minlength=len(classes))
     if len(short := np.flatnonzero(counts < per_class)):
-        named = listed((f"{classes[label]!r} has {counts[label]}" for label in short), _NAMED)
+        named = some_of((f"{classes[label]!r} has {counts[label]}" for label in short), _NAMED)
         raise InputError(
             f"{len(short)} of the {len(classes)} classes of {name!r} have fewer than the {per_class} training images "
             f"that are chosen of each: {named}. Complete their folders."
@@ -232,6 +232,6 @@ def _check_classes(name: str, train: Part, test: Part, classes: tuple[str, ...],
     if len(unseen):
         raise InputError(
             f"{len(unseen)} of the test classes of {name!r} have no training image: "
-            f"{listed((repr(classes[label]) for label in unseen), _NAMED)}. Add images of them to train, or take only "
+            f"{some_of((repr(classes[label]) for label in unseen), _NAMED)}. Add images of them to train, or take only "
             f"the others, with --classes.{hint}"
         )

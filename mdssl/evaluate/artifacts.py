@@ -58,7 +58,7 @@ class TrialArtifacts:
         with _only_warn("the sheet of neighbors", self.trial_dir):
             self.sheet()
 
-    def sheet(self) -> dict[str, Any]:
+    def sheet(self) -> trial_sheet.Sheet:
         """Return the content of ``neighbors.json``, which is written if necessary.
 
         Raises:

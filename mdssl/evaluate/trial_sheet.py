@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from PIL import Image
@@ -38,6 +38,44 @@ _COLORS = 160
 """Of the sheet: a third of the bytes of all colors, 100 to 150 kB for each trial."""
 _ROWS = 12
 _ROWS_EACH = 3
+
+
+class Summary(TypedDict):
+    """The neighbors of the test images of one dataset.
+
+    Attributes:
+        domains: share of neighbors by domain.
+        own_domain: that of the dataset itself; None where it is not searched.
+        own_class: share with the query's class, by its name, in any domain; None if no searched image has a class of
+            that name. ``…_by_chance``: the same of all images that are searched.
+    """
+
+    fingerprints: list[str]
+    queries: int
+    domains: dict[str, float]
+    own_domain: float | None
+    own_domain_by_chance: float | None
+    own_class: float | None
+    own_class_by_chance: float | None
+
+
+class Sheet(TypedDict):
+    """The content of ``neighbors.json``.
+
+    Attributes:
+        candidates: training images searched, by domain.
+        datasets: by name of the test images.
+        in_words: a sentence for each dataset.
+        rows: what the picture shows, from top to bottom.
+    """
+
+    format: int
+    features: str
+    neighbors: int
+    candidates: dict[str, int]
+    datasets: dict[str, Summary]
+    in_words: list[str]
+    rows: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +107,7 @@ def part_of(model: Model, config: TrialConfig, dataset: Dataset, device: str, en
     return Part(pictures["test"], pictures["train"])
 
 
-def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part]) -> dict[str, Any]:
+def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part]) -> Sheet:
     """Write both files; the content of ``neighbors.json``.
 
     Args:
@@ -85,7 +123,7 @@ def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part])
     domains = [pictures.dataset.name for pictures in candidates]
     counts = {pictures.dataset.name: len(pictures) for pictures in candidates}
     datasets = {part.name: _summary(part, matches[part.name], candidates) for part in with_queries}
-    said = {
+    said: Sheet = {
         "format": FORMAT,
         "features": "encoder",
         "neighbors": NUM_NEIGHBORS,
@@ -109,26 +147,19 @@ def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part])
     return said
 
 
-def read_sheet(trial_dir: Location) -> dict[str, Any] | None:
-    """The content of ``neighbors.json``.
-
-    ``candidates``: training images searched, by domain. ``datasets``: by name of the test images, `_summary`.
-    ``in_words``: a sentence for each. ``rows``: what the picture shows, from top to bottom.
-
-    Returns:
-        None where there is no sheet, or one of another version.
-    """
+def read_sheet(trial_dir: Location) -> Sheet | None:
+    """Read the sheet of a trial; None if there is no sheet, or one of another version."""
     for name in (JSON, FORMER_NEIGHBORS[1]):
         try:
             said = json.loads((trial_dir / name).read_bytes())
         except (FileNotFoundError, ValueError):
             continue
         if isinstance(said, dict) and said.get("format") == FORMAT:
-            return said
+            return cast(Sheet, said)
     return None
 
 
-def shows(said: Mapping[str, Any] | None, fingerprints: Mapping[str, list[str]]) -> bool:
+def shows(said: Sheet | None, fingerprints: Mapping[str, list[str]]) -> bool:
     """Whether a sheet with this JSON shows at least these datasets, as they are now (`fingerprints_of`)."""
     shown = said["datasets"] if said else {}
     return all(name in shown and shown[name]["fingerprints"] == now for name, now in fingerprints.items())
@@ -143,13 +174,8 @@ def _matches(part: Part, candidates: Sequence[Pictures]) -> list[Match]:
     return nearest(queries, part.queries.directions, candidates, NUM_NEIGHBORS)
 
 
-def _summary(part: Part, matches: Sequence[Match], candidates: Sequence[Pictures]) -> dict[str, Any]:
-    """Count the neighbors of one dataset's test images by domain and class.
-
-    ``domains``: share of neighbors by domain. ``own_domain``: that of the dataset itself; None where it is not
-    searched. ``own_class``: share with the query's class, by its name, in any domain; None if no searched
-    image has a class of that name. ``…_by_chance``: the same of all images that are searched.
-    """
+def _summary(part: Part, matches: Sequence[Match], candidates: Sequence[Pictures]) -> Summary:
+    """Count the neighbors of one dataset's test images by domain and class."""
     sources = {pictures.dataset.name: len(pictures) for pictures in candidates}
     names = Counter(name for pictures in candidates for name in pictures.classes)
     searched = sum(sources.values())
@@ -169,7 +195,7 @@ def _summary(part: Part, matches: Sequence[Match], candidates: Sequence[Pictures
     }
 
 
-def _in_words(name: str, summary: Mapping[str, Any]) -> str:
+def _in_words(name: str, summary: Summary) -> str:
     domains = " and ".join(f"{share:.0%} {domain}" for domain, share in summary["domains"].items())
     text = f"Neighbors of {summary['queries']} test images of {name}: {domains}"
     if summary["own_domain"] is not None:

@@ -141,7 +141,7 @@ class Parts:
             with suppress(OSError):
                 os.rmdir(self.folder.path)
         elif not files_in(self.folder):
-            # The object that stands for an empty folder in a bucket.
+            # The object that represents an empty folder in a bucket.
             self.folder.delete()
 
     def _join_to(self, file: Path, skipped: Mapping[str, str]) -> int:

@@ -189,10 +189,7 @@ class Program(NamedTuple):
     run: Callable[[bytes, np.ndarray], np.ndarray]
 
 
-PROGRAMS = {
-    "torch-export": Program(_write_torch_export, _run_torch_export),
-    "onnx": Program(_write_onnx, _run_onnx),
-}
+PROGRAMS = {"torch-export": Program(_write_torch_export, _run_torch_export), "onnx": Program(_write_onnx, _run_onnx)}
 """Without TorchScript, which torch 2.14 deprecates in favor of torch.export."""
 
 

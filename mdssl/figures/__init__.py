@@ -26,29 +26,3 @@ from mdssl.figures.progress import sweep_progress
 from mdssl.figures.saving import save
 from mdssl.figures.slices import setting_slices
 from mdssl.figures.style import COLUMN, PAGE, Figure
-
-__all__ = [
-    "COLUMN",
-    "PAGE",
-    "Entry",
-    "Figure",
-    "Gallery",
-    "class_similarity",
-    "clusters",
-    "cost_against_score",
-    "domains_against_top1",
-    "embedding",
-    "gallery",
-    "lambda_curves",
-    "lambda_heatmap",
-    "loss_terms",
-    "methods_bars",
-    "save",
-    "seen_against_unseen",
-    "setting_contours",
-    "setting_importance",
-    "setting_slices",
-    "sweep_progress",
-    "training_hours",
-    "trial_gallery",
-]

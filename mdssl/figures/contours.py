@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from mdssl.errors import InputError
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
-from mdssl.figures.searches import drawn, each_sweep, header, is_number, label_axis, tried
+from mdssl.figures.searches import draw_best, drawn, each_sweep, header, is_number, label_axis, tried
 
 MOST_PAIRS = 6
 LEAST_TRIALS = 6
@@ -105,9 +105,8 @@ def _draw(found: Contours, width: float = style.PAGE) -> style.Figure:
         mesh = Triangulation(x, y, pair.triangles)
         filled = axis.tricontourf(mesh, pair.means["val"], levels=levels, cmap="cividis", extend="neither")
         axis.scatter(x, y, s=5, color="white", edgecolor=style.INK, linewidth=0.4, zorder=2)
-        star: dict[str, Any] = dict(s=50, marker="*", color=style.COLORS[1], edgecolor="white", linewidth=0.5, zorder=3)
         best = (pair.means[pair.x] == found.best[pair.x]) & (pair.means[pair.y] == found.best[pair.y])
-        axis.scatter(x[best], y[best], **star)
+        draw_best(axis, x[best], y[best], edge="white")
         axis.grid(False)
         axis.margins(0.04)
         label_axis(axis.xaxis, pair.x, pair.means[pair.x])

@@ -101,9 +101,11 @@ def _draw(points: pd.DataFrame, width: float = style.PAGE) -> style.Figure:
     style.legend(figure, handles)
     names = points.attrs["evaluate"]
     synthetic = " Built-in domains are synthetic." if set(names) & set(BUILTIN) else ""
-    over = ", ".join(names) if len(names) <= style.MOST_NAMES else f"{len(names)} datasets"
     on = "".join(f" On {device}." for device in points["device"].dropna().unique()[:1] if device != "cpu")
-    style.note(figure, style.plain(f"A point is a trial. Mean over {over}.{synthetic}{on} {SELECTED_ON_TEST}"))
+    style.note(
+        figure,
+        style.plain(f"A point is a trial. Mean over {style.names_or_number(names)}.{synthetic}{on} {SELECTED_ON_TEST}"),
+    )
     return figure
 
 

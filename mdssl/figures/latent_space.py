@@ -38,11 +38,7 @@ _MOST_DIMENSIONS = 50
 
 @style.styled()
 def embedding(
-    samples: Mapping[str, Mapping[str, np.ndarray]],
-    *,
-    layer: str = "encoder",
-    seed: int = 0,
-    width: float = style.PAGE,
+    samples: Mapping[str, Mapping[str, np.ndarray]], *, layer: str = "encoder", seed: int = 0, width: float = style.PAGE
 ) -> style.Figure:
     """Figure 4: t-SNE of representations colored by domain, one panel for each encoder.
 

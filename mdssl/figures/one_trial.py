@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 from mdssl.figures import style
-from mdssl.figures.kind import Entry, Gallery, Words
+from mdssl.figures.kind import Entry, Gallery, Words, read_table
 from mdssl.storage.location import Location
 
 _VALIDATION = "val_knn_top1/"
@@ -116,7 +114,7 @@ def clusters(rounds: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure
         axis.locator_params(axis="x", nbins=4)
     style.legend(figure, lines)
     sizes = rounds["sizes"].iloc[-1]
-    some = ", ".join(f"{size:,}" for size in sizes[:8]) + (f" and {len(sizes) - 8} more" if len(sizes) > 8 else "")
+    some = some_of((f"{size:,}" for size in sizes), 8)
     style.note(figure, f"Sizes of the {len(sizes)} clusters at the last of {len(rounds)} rounds: {some}.")
     return figure
 
@@ -168,27 +166,15 @@ def _cluster_words(rounds: pd.DataFrame) -> Words:
 
 _KINDS = {
     "loss-terms": (
-        "metrics.parquet",
-        None,
-        loss_terms,
-        _loss_words,
-        "it has not reported yet, or has nothing to train",
+        "metrics.parquet", None, loss_terms, _loss_words, "it has not reported yet, or its method does not train"
     ),
     "validation-scores": (
-        "metrics.parquet",
-        _scored,
-        validation_scores,
-        _validation_words,
-        "it was trained without --score-every",
+        "metrics.parquet", _scored, validation_scores, _validation_words, "it was trained without --score-every"
     ),
     "clusters": (
-        "clusters.parquet",
-        None,
-        clusters,
-        _cluster_words,
-        "its method has no clusters, or it has not clustered yet",
+        "clusters.parquet", None, clusters, _cluster_words, "its method has no clusters, or it has not clustered yet"
     ),
-}
+}  # fmt: skip
 
 
 def trial_gallery(trial_dir: str | Location) -> Gallery:
@@ -200,16 +186,10 @@ def trial_gallery(trial_dir: str | Location) -> Gallery:
     trial_dir = Location.of(trial_dir)
     found = Gallery()
     for kind, (file, chosen, draw, words_of, why_not) in _KINDS.items():
-        try:
-            table = pd.read_parquet(io.BytesIO((trial_dir / file).read_bytes()))
-        except FileNotFoundError:
+        table = read_table(trial_dir / file)
+        if table is None:
             found.absent[kind] = f"trial {trial_dir.name} has no {file}: {why_not}."
             continue
-        except (pa.ArrowException, ValueError, OSError) as error:
-            raise InputError(
-                f"{trial_dir / file} cannot be read: {str(error).splitlines()[0].rstrip('.')}. Move it away to draw "
-                "the other figures of the trial."
-            ) from error
         table = chosen(table) if chosen else table
         # A method without training reports nothing, and its table has no columns.
         if table.empty:

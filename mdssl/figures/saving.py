@@ -17,8 +17,7 @@ from mdssl.figures.kind import Gallery
 from mdssl.figures.one_trial import trial_gallery
 from mdssl.figures.style import Figure
 from mdssl.leaderboard import board as leaderboard
-from mdssl.leaderboard.files import file_of
-from mdssl.leaderboard.opening import results_in
+from mdssl.leaderboard.files import file_of, results_in
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import MADE_BY, check_file
 from mdssl.storage.trial_dir import trial_dir_in

@@ -244,6 +244,11 @@ def time_unit(hours: pd.Series) -> tuple[str, int]:
     return ("hours", 1) if hours.max() >= 0.5 else ("minutes", 60)
 
 
+def names_or_number(datasets: Sequence[str]) -> str:
+    """The names of a few datasets, or the number of many."""
+    return ", ".join(datasets) if len(datasets) <= MOST_NAMES else f"{len(datasets)} datasets"
+
+
 def in_words(what: str, by_dataset: Sequence[str]) -> str:
     """An alternative text: ``what`` and a sentence for each of the first datasets."""
     more = len(by_dataset) - MOST_NAMES

@@ -94,7 +94,7 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
 
 
 def with_settings(df: pd.DataFrame) -> pd.DataFrame:
-    """``df`` and, from ``config_json``, a column for each setting that has none of its own.
+    """``df`` and, from ``config_json``, a column for each setting without one.
 
     Such as ``weight_decay``, ``crop_min_area`` or ``recipe_version``, null where the method has no such setting, and
     ``eval_fingerprint``: what the images were that gave the score. Filter by them, or name them in the index of

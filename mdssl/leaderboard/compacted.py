@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Compacted(NamedTuple):
-    """What `compact` did: ``file`` has ``rows`` rows of ``trials`` trials, and none of ``fresh`` others, whose files
+    """The result of `compact`: ``file`` has ``rows`` rows of ``trials`` trials, without ``fresh`` others, whose files
     were written in the last seconds."""
 
     file: Location
@@ -66,8 +66,8 @@ def compact(storage: str | Location) -> Compacted:
     now = storage.now_ns()
     if now is None:
         raise InputError(
-            f"the leaderboard in {storage} cannot be compacted: this kind of storage does not tell when a file was "
-            "written, so an outdated copy could not be detected. It is read file by file."
+            f"the leaderboard in {storage} cannot be compacted: this kind of storage has no modification times, so "
+            "an outdated copy could not be detected. It is read file by file."
         )
     # Listed before anything is read: a file that is replaced meanwhile has another stamp from then on.
     listed = _stamps(storage)

@@ -47,7 +47,7 @@ def print_side_by_side(table: pd.DataFrame, console: Console | None = None) -> N
             "differ-\nence": [_number(value, "+") for value in block["difference"]],
         }
         _say(console, "", _TITLES.get(str(name), str(name)))
-        # One set of widths, so that the numbers of all blocks stand below each other.
+        # One set of widths, so that the numbers of all blocks are aligned.
         widths = {"λ1": 3, "λ2": 4, "ours": 6, "differ-\nence": 7}
         _draw(console, {name: [text.rjust(widths.get(name, 0)) for text in texts] for name, texts in cells.items()})
     said = table[~table["status"].isin(["ours", "not run"])]

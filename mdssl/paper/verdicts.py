@@ -57,7 +57,7 @@ def judged(line: Row, deviations: list[str], *, implausible: str) -> Row:
     """``line``, a claim of the ledger with our scores ``by_seed``, and its interval, verdict and why.
 
     Args:
-        deviations: what of ours is not as the paper says, in words.
+        deviations: descriptions of our settings that differ from the paper's.
         implausible: why the published number cannot be what it is said to be; empty where it can.
     """
     low, high = interval(line["by_seed"].values())

@@ -1,4 +1,4 @@
-"""SimCLR's augmentation, batched on the device, with parameters of its own for each view.
+"""SimCLR's augmentation, batched on the device, with separate parameters for each view.
 
 `draw` gives uniform numbers, a function of (seed, step, domain) alone; `Views.of` turns them into parameters; `augment`
 applies these. So views do not depend on λ, on the number of workers, or on how often a run was resumed, and each
@@ -44,7 +44,7 @@ def draw_jitter_order(*, seed: int, step: int) -> np.ndarray:
     """The order of brightness 0, contrast 1, saturation 2 and hue 3 in the first and second views of one step: (2, 4).
 
     torchvision draws an order for each image. One order for all the first (or second) views of a step, as in kornia,
-    needs a fourth of the work. All domains share it, so that it does not tell them apart.
+    needs a fourth of the work. All domains share it, so that it cannot distinguish them.
     """
     rng = np.random.default_rng([2, seed, step])
     return np.stack([rng.permutation(4), rng.permutation(4)])
@@ -219,7 +219,7 @@ def adjust_hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
 
 def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Blur each image with a Gaussian of its own ``sigma`` in pixels (0: not at all), borders reflected.
+    """Blur each image with a Gaussian of its ``sigma`` in pixels (0: not at all), borders reflected.
 
     The kernel spans a tenth of the image as in SimCLR, at least 3 pixels: 3 at 32×32.
     """

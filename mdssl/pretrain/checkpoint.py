@@ -40,7 +40,7 @@ class LoopState:
         score_seconds: the part of ``seconds`` that validation scores took.
         rounds: one record per clustering; see `mdssl.pretrain.pseudo_domains.find`.
         clusters: of the last clustering.
-        continued_from: trial_id, step and views of the shorter trial that it goes on from, or None; see
+        continued_from: trial_id, step and views of the shorter trial that it continues, or None; see
             `mdssl.pretrain.stable`. The costs are then those of its own steps.
         terms: loss terms of the steps since the last report.
         checkpoints: names of those that this run has read or written; not saved.

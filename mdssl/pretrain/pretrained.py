@@ -18,7 +18,7 @@ import torchvision
 
 from mdssl.config.field_types import choices
 from mdssl.config.trial import TrialConfig
-from mdssl.errors import InputError, check_number
+from mdssl.errors import InputError, check_number, some_of
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.weights_file import WeightsFile, read_weights
 from mdssl.storage.location import Location
@@ -76,7 +76,7 @@ def load_pretrained(file: str | Path | Location) -> Pretrained:
     try:
         if antialiased := re.search(r"resnet(aa|blur)\d+", f"{location.parent.name}/{location.name}"):
             raise InputError(
-                f"its layer {antialiased[0]} is anti-aliased, which this encoder does not support. {_ALLOWED}"
+                f"its name contains {antialiased[0]}, an anti-aliased network, which is not supported. {_ALLOWED}"
             )
         contents = read_weights(location)
         prefix, trunk, used = _choose(contents)
@@ -196,9 +196,9 @@ def _arch_of(trunk: dict[str, torch.Tensor]) -> str:
     if missing := [name for name in required if name not in trunk]:
         is_normless = all(".running_" in name for name in missing)
         hint = " A norm without running statistics, such as GroupNorm, is another network." if is_normless else ""
-        raise InputError(f"it looks like {arch}, but lacks {_some(missing)}.{hint} {_ALLOWED}")
+        raise InputError(f"it looks like {arch}, but lacks {some_of(missing, 5)}.{hint} {_ALLOWED}")
     if further := [name for name in trunk if name not in expected]:
-        raise InputError(f"it looks like {arch} with further layers ({_some(further)}). {_ALLOWED}")
+        raise InputError(f"it looks like {arch} with further layers ({some_of(further, 5)}). {_ALLOWED}")
     for name in required:
         found, shape = trunk[name], tuple(expected[name].shape)
         if tuple(found.shape) != shape and not (name == "conv1.weight" and tuple(found.shape) in _STEMS):
@@ -268,8 +268,3 @@ def fingerprint_of(encoder: dict[str, torch.Tensor]) -> str:
             digest.update(f"{name} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().to(torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

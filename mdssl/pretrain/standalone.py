@@ -32,7 +32,7 @@ from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.storage.trial_log import kept_log
 
 _CLAIMED = "mdssl-claimed"
-"""Key by which the first worker tells the others that it has the claim."""
+"""Key by which the first worker tells the others that it holds the claim."""
 
 
 @retrying()

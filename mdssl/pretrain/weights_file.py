@@ -27,7 +27,7 @@ class WeightsFile(NamedTuple):
 
     Attributes:
         tensors: by name, on the CPU; nested dicts are flattened, their keys joined by dots.
-        settings: what the file says of its network: Lightning's ``hyper_parameters``, or our own trial's config.
+        settings: the file's description of its network: Lightning's ``hyper_parameters``, or our own trial's config.
         container: the kind of file, in words.
     """
 

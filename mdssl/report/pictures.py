@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 import pandas as pd
 
 from mdssl.errors import InputError
-from mdssl.report.folder import BOARD, Folder, digest
+from mdssl.report.folder import BOARD, Drawn, Folder, digest
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS, trial_dir_in
 
@@ -64,7 +64,7 @@ def draw_trials(storage: Location, folder: Folder, trial_ids: list[str]) -> Iter
         yield trial_id
 
 
-def draw_board(board: pd.DataFrame, storage: Location, folder: Folder) -> dict[str, Any]:
+def draw_board(board: pd.DataFrame, storage: Location, folder: Folder) -> Drawn:
     """Draw the figures of the leaderboard if it, or a saved representation, has changed.
 
     Returns:

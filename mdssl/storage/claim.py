@@ -29,9 +29,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from mdssl.errors import InputError, StoppedError
-from mdssl.storage.claim_files import BEAT, FIRST, SUCCESSOR, Chain, Owner, last_of, read_chain, read_claim
+from mdssl.storage.claim_files import (
+    BEAT,
+    FIRST,
+    SUCCESSOR,
+    Chain,
+    Owner,
+    last_of,
+    machine,
+    read_chain,
+    read_claim,
+    started,
+)
 from mdssl.storage.location import Location
-from mdssl.storage.process_identity import machine, started
 from mdssl.storage.retry import retry, retrying
 from mdssl.storage.trial_dir import rows_file_in, storage_of
 from mdssl.terminal import printable

@@ -136,7 +136,7 @@ class Location:
             with self.filesystem.open_input_file(self.path) as file:
                 return file.read()
         except OSError as error:
-            # S3 looks the object up first and then gets it; one that vanishes in between is an error of its own.
+            # S3 looks the object up first and then gets it; one that vanishes in between is a separate error.
             if isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" not in str(error):
                 raise
             raise FileNotFoundError(self.uri) from error

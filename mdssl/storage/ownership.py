@@ -1,6 +1,6 @@
 """mdssl replaces and deletes only files that it wrote.
 
-A folder is replaced only if a marker tells that mdssl wrote it, and if it has no other files, including hidden ones.
+A folder is replaced only if a marker shows that mdssl wrote it, and if it has no other files, including hidden ones.
 Files are deleted by name, never as a tree, so files of others always stay. Links are followed: the folder that a link
 points to is filled, and the link stays.
 """
@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 from mdssl.storage.location import Location
 
 MADE_BY = "mdssl"
@@ -40,7 +40,7 @@ class FolderKind:
 
     Attributes:
         what: its name in messages.
-        marker: the JSON file that tells that mdssl wrote the folder.
+        marker: the JSON file that marks a folder of mdssl.
         is_marker: whether the JSON value in that file is one that mdssl writes.
         files: patterns of all files of such a folder, relative to it; ``*`` stands for any characters, also ``/``.
         setting: with which the user named the folder.
@@ -100,10 +100,9 @@ def check_replaceable(place: Location, kind: FolderKind, *, beside: tuple[str, .
     ours = bool(found) and is_ours(place, kind)
     foreign = [path for path in found if not (ours and kind.holds(path))]
     if foreign:
-        more = f" and {len(foreign) - _SHOWN} more files" if len(foreign) > _SHOWN else ""
         raise InputError(
-            f"folder {place} contains {', '.join(foreign[:_SHOWN])}{more}, which mdssl did not write as {kind.what}. "
-            f"Nothing was changed. Move these files away, or give another {kind.setting}."
+            f"folder {place} contains {some_of(foreign, _SHOWN, nouns='files')}, which mdssl did not write as "
+            f"{kind.what}. Nothing was changed. Move these files away, or give another {kind.setting}."
         )
     return ours
 

@@ -150,7 +150,7 @@ class Pace:
     def left(self, now: float, more: int = 0) -> tuple[float | None, bool]:
         """Seconds until all trials and ``more`` unknown ones have ended; None before the first report.
 
-        The second value tells whether this is too low, because the time of evaluations is not known yet.
+        The second value is whether this is too low, because the time of evaluations is not known yet.
         """
         trials = list(self.trials.values())
         speeds = [trial.views_per_second for trial in trials if trial.views_per_second]

@@ -88,7 +88,7 @@ class Machines(tune.Callback):
         if now - self.said >= _SAY_SECONDS:
             self.said = now
             self._say(
-                f"{wanted - room} of {wanted} trials have waited for machines for {duration(now - self.short_since)}; "
+                f"{wanted - room} of {wanted} trials are waiting for machines ({duration(now - self.short_since)} so far): "
                 f"each needs {self.share}; the cluster has {described(nodes)}"
             )
 

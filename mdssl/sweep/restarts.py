@@ -28,7 +28,7 @@ from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import Work
-from mdssl.sweep.rows import failed_row, merged
+from mdssl.sweep.rows import Context, failed_row, merged
 
 if TYPE_CHECKING:
     from ray.tune import ResultGrid
@@ -45,7 +45,7 @@ def step_saved(trial_dir: Location) -> int:
 
 
 def step_done(storage: Location, work: Work) -> int:
-    """The step from which a trial's training goes on, as planned."""
+    """The planned first step of a trial's training."""
     if work.to_do == "train":
         return 0
     if work.to_do == "evaluate":
@@ -59,7 +59,7 @@ def got_on(before: int, after: int) -> bool:
 
 
 def to_run_again(
-    storage: Location, context: dict, results: ResultGrid, works: list[Work], reached: dict[str, int]
+    storage: Location, context: Context, results: ResultGrid, works: list[Work], reached: dict[str, int]
 ) -> list[Work]:
     """Select the ``works`` that are not done after a run of Tune: claimed elsewhere, or died after progress.
 
@@ -89,7 +89,7 @@ def to_run_again(
     return [work for work in works if work.config.trial_id in again]
 
 
-def _record_death(storage: Location, config: TrialConfig, error: str, context: dict) -> None:
+def _record_death(storage: Location, config: TrialConfig, error: str, context: Context) -> None:
     """Write a row for a trial after its own process died too often to write one."""
     last_line = error.strip().rsplit("\n", 1)[-1]
     failure = failed_row(config, f"the trial's process died: {last_line}", context=context, started_at=now())

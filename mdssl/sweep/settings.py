@@ -31,7 +31,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     """Defaults of settings that are not given: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar
     (ResNet-18, cifar stem, 100 epochs: one GPU) | paper (section 3.1)."""
     domains: tuple[str, ...] = ()
-    """Prepared datasets to train on, one domain each. Their order is part of what a trial is."""
+    """Prepared datasets to train on, one domain each. Their order is part of a trial's id."""
     evaluate: tuple[str, ...] = ()
     """Prepared datasets to score on; default: the training domains that have labels."""
     lambda1: tuple[float, ...] = (1.0,)
@@ -43,9 +43,9 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     seeds: tuple[int, ...] = (0,)
     """Seeds; each repeats the whole grid, its baselines included."""
     grid: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
-    """One more axis: a setting that has no axis of its own, and its values: --grid learning_rate 2 4"""
+    """One more axis: a setting without an axis, and its values: --grid learning_rate 2 4"""
     pretrained: tuple[str, ...] = ()
-    """Files of pretrained weights, each a row of its own: torchvision, timm, solo-learn, lightly, Bolts, or
+    """Files of pretrained weights, each a trial: torchvision, timm, solo-learn, lightly, Bolts, or
     safetensors."""
     input_size: int | None = None
     """Pixels that images are resized to for them; default: as they are prepared."""
@@ -67,7 +67,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     max_concurrent: int | None = None
     """Trials that train at once; default: as many as fit. With --address, for how many a cluster may start nodes."""
     address: str | None = None
-    """A running Ray cluster, e.g. auto; default: a Ray of its own on this machine."""
+    """A running Ray cluster, e.g. auto; default: a private Ray on this machine."""
     dry_run: bool = False
     """Print the planned trials and their states, then stop."""
     force: bool = False
@@ -167,7 +167,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
         """The values of each axis of ``--grid``, in their types.
 
         Raises:
-            ValueError: no such setting, one with an axis of its own, or values that it cannot have.
+            ValueError: an unknown setting, one with an axis, or invalid values.
         """
         types = get_type_hints(type(self))
         axes: dict[str, tuple[Any, ...]] = {}
@@ -184,7 +184,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
 
     @property
     def repeats(self) -> int:
-        """How many trials each point of a script's own axes stands for: with each seed, temperature and ``--grid``."""
+        """The number of trials at each point of a script's axes: by seeds, temperatures and ``--grid``."""
         return math.prod(map(len, (self.seeds, self.temperature, *self.grid_axes.values())))
 
     @property

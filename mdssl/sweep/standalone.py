@@ -11,7 +11,7 @@ from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.data.dataset import Dataset, open_dataset
 from mdssl.data.remote import ensure_local
 from mdssl.device import pick_device
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 from mdssl.evaluate.artifacts import TrialArtifacts
 from mdssl.evaluate.evaluate import Encoded, check_scorable, encode_dataset, instability, score_dataset
 from mdssl.leaderboard.board import read_rows, write_rows
@@ -23,7 +23,7 @@ from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import evaluation_fingerprint, has_score, labelled_domains
-from mdssl.sweep.rows import finished_row, git_commit, images_of, merged
+from mdssl.sweep.rows import Context, finished_row, git_commit, images_of, merged
 from mdssl.sweep.settings import check_axis
 from mdssl.terminal import printable
 
@@ -102,7 +102,7 @@ def _rows(
     config: TrialConfig, dataset: Dataset, encoded: Encoded, fingerprint: str, probe: ProbeConfig, trial_dir: Location
 ) -> list[tuple[dict[str, Any], str]]:
     """The leaderboard's rows of ``encoded``, each with what makes its score unstable (empty if nothing does)."""
-    context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
+    context: Context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
     own = {"eval_dataset": dataset.name, "data_fingerprint": fingerprint, "images": images_of(dataset)}
     training = read_training(trial_dir) or {}
     return [
@@ -116,8 +116,7 @@ def _trial_of_weights(file: str, input_size: int | None, evaluate: Sequence[str]
     config, found = pretrained_config(file, input_size)
     print(printable(f"{config.arch} with {config.stem} stem: {found.source}"))
     if found.unmatched:
-        more = f" and {len(found.unmatched) - 8} more" if len(found.unmatched) > 8 else ""
-        print(printable(f"unused tensors: {', '.join(found.unmatched[:8])}{more}"))
+        print(printable(f"unused tensors: {some_of(found.unmatched, 8)}"))
     if not evaluate:
         raise InputError("a pretrained encoder has no training domains; name datasets with --evaluate.")
     results.check_writable()

@@ -20,8 +20,8 @@ from rich.console import Console
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.files import results_in, trial_ids
 from mdssl.leaderboard.names import mixture_of
-from mdssl.leaderboard.opening import results_in, trial_ids
 from mdssl.storage import trial_log
 from mdssl.storage.claim import DEAD_SECONDS, holder_of
 from mdssl.storage.location import Location
@@ -36,7 +36,7 @@ STATES: tuple[State, ...] = ("failed", "stopped", "training", "evaluating", "fin
 WATCH_SECONDS = 5.0
 _READERS = 16
 _LABEL_WIDTH = 20
-"""Of a trial's words, which go on in the next line: all fits into 80 columns."""
+"""Width of a trial's label, which is wrapped so that the table has 80 columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def trial_statuses(storage: str | Location) -> list[TrialStatus]:
     with ThreadPoolExecutor(_READERS) as pool:
         found = pool.map(lambda trial_id: _status(storage, trial_id, of_trial.get(trial_id)), names)
         trials = [trial for trial in found if trial]
-    # What its domains are is recorded when a trial ends. The same images have the same name before.
+    # The variants of its domains are recorded when a trial ends. Other trials on the same images give them before.
     known = {trial.config.data_fingerprint: trial.mixture for trial in trials if trial.mixture}
     trials = [
         replace(trial, mixture=trial.mixture or known.get(trial.config.data_fingerprint, trial.config.train_mixture))

@@ -68,7 +68,7 @@ def put_decision(trial_id: str, step: int, ends: bool) -> None:
 def decision(trial_id: str, step: int) -> bool:
     """Wait for the scheduler's decision whether the trial ends early after ``step``.
 
-    Without an answer, as where the sweep stops at this moment, the trial goes on.
+    Without an answer, as when the sweep stops at this moment, training continues.
     """
     asked = time.monotonic()
     while time.monotonic() - asked < _DECISION_SECONDS:

@@ -139,7 +139,7 @@ def pandas_line(storage: Location) -> str:
     try:
         rows = leaderboard.with_settings(leaderboard.read(storage, status=["finished", "failed"]))
         if len(set(rows["train_mixture"]) - {""}) > 1:
-            # Before the rest: other domains are other images, and one of the two says it.
+            # First, because different domains have different images.
             index.insert(1, "train_mixture")
         mixed = list(settings_apart(rows, [*index, "eval_dataset"]))
     except InputError as error:

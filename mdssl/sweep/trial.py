@@ -86,7 +86,7 @@ def _do(
     claim: Claim,
     terminated: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Train, score and write rows; returns the last report. An error becomes a row, and the sweep goes on."""
+    """Train, score and write rows; returns the last report. An error becomes a row, and the sweep continues."""
     storage = Location.of(run.storage)
     started_at = now()
     try:

@@ -40,7 +40,7 @@ def find_baselines(
         Trial ids. An untrained encoder that has several baselines, as on several mixtures, has none here.
 
     Raises:
-        ValueError: as ``strict`` says.
+        ValueError: see ``strict``.
     """
     scored = board[board["eval_dataset"].notna() & (board["status"] != "stopped")]
     trials = scored.drop_duplicates("trial_id").set_index("trial_id")

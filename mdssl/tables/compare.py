@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from mdssl.config.methods import METHODS
-from mdssl.errors import InputError, check_name
+from mdssl.errors import InputError, check_name, some_of
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.columns import SCHEMA, SETTING_COLUMNS
 
@@ -27,7 +27,7 @@ SCORE = ("eval_dataset", "features", "probe")
 """Columns that identify a score of a trial."""
 
 _NAMES_ONLY = ("num_domains", "preset")
-"""Settings that repeat others: the mixture, and those that the preset stands for."""
+"""Settings that repeat others: the mixture, and the preset."""
 _ALSO_APART = ("features", "probe", "eval_fingerprint", "weights_fingerprint")
 """The layer, probe and images of a score, and the file of pretrained weights."""
 _IDS_LISTED = 3
@@ -76,7 +76,7 @@ def settings_apart(
 def settings_to_show(rows: pd.DataFrame) -> list[str]:
     """The settings besides method, mixture and λ that tell the trials of ``rows`` apart, in the order of the columns.
 
-    Untrained encoders lack most settings, which alone tells nothing. Other domains are other images anyway.
+    Settings that untrained encoders lack, and images of different domains, do not count as differences.
     """
     trials = rows.drop_duplicates("trial_id")
     untrained = trials["train_mixture"] == ""
@@ -108,7 +108,7 @@ def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of:
 
     Args:
         rows: with ``finished_at``. Those without ``of`` or without a fingerprint stay.
-        fingerprint: the column that says what the images were.
+        fingerprint: the column that identifies the images.
         of: the column with the name of the dataset or mixture.
     """
     latest = rows.sort_values("finished_at", kind="stable").groupby(of)[fingerprint].last()
@@ -179,7 +179,7 @@ def common_datasets(
     """The datasets that means are over: those on which most trained trials, and all baselines, have a score.
 
     So a score that few have takes nothing from the others. A trial that lacks one of these scores has no mean, and
-    ranks nowhere. An encoder without any score counts for nothing, and untrained ones count where no other is there.
+    ranks nowhere. An encoder without any score is ignored; untrained ones count only if there are no others.
 
     Args:
         scores: a row per trial and a column per dataset; NaN where there is no score.
@@ -240,9 +240,9 @@ def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> lis
     lacking = scored.index[scored[common].isna().any(axis=1)]
     if len(lacking):
         missing = [name for name in common if scored.loc[lacking, name].isna().any()]
-        listed = ", ".join(lacking[:_IDS_LISTED])
-        more = f" and {len(lacking) - _IDS_LISTED} more" if len(lacking) > _IDS_LISTED else ""
-        notes.append(f"no average{of}, because of a missing score on {' or '.join(missing)}: {listed}{more}")
+        notes.append(
+            f"no average{of}, because of a missing score on {' or '.join(missing)}: {some_of(lacking, _IDS_LISTED)}"
+        )
     return notes
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from mdssl.config.run import ProbeConfig
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.files import results_in
 from mdssl.leaderboard.names import matching_names, plain_name
-from mdssl.leaderboard.opening import results_in
 from mdssl.storage.location import Location
 from mdssl.tables import render
 from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST, Condition, parse_condition
@@ -117,7 +117,7 @@ def print_one_table(
     rows = leaderboard.read(results_in(storage))
     if rows.empty:
         if format is not None or output is not None:
-            # A script that goes on would read what an earlier run wrote, or nothing.
+            # Otherwise a script would continue with the file of an earlier run, or none.
             raise InputError(_empty(storage))
         print(_empty(storage), file=sys.stderr)
         return

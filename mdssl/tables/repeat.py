@@ -34,7 +34,7 @@ def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int 
 
 
 def probe_command(trial_id: str, trial: Mapping[str, Any], probe: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
-    """The ``mdssl probe`` command that scores a trained trial, or an encoder from elsewhere, by one probe.
+    """The ``mdssl probe`` command that scores a trained trial, or pretrained weights, by one probe.
 
     Args:
         probe: the settings of the probe, as a row's ``config_json`` has them under ``evaluation``.

@@ -12,14 +12,7 @@ import pandas as pd
 
 from mdssl.errors import InputError, check_name
 from mdssl.tables.baseline import find_baselines
-from mdssl.tables.compare import (
-    counted_scores,
-    latest_images,
-    mean,
-    paired,
-    settings_to_show,
-    usual_order,
-)
+from mdssl.tables.compare import counted_scores, latest_images, mean, paired, settings_to_show, usual_order
 from mdssl.tables.pareto import on_front
 from mdssl.tables.render import Measure, Table
 from mdssl.tables.seeds import MEAN, MEASURED, OF_TEST, SCORES, grouped, single

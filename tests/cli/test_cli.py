@@ -100,7 +100,7 @@ def test_defaults_are_those_of_the_preset(argv, preset):
 
 def test_an_untrained_encoder_takes_no_domains_from_the_preset():
     assert train_settings("--method", "random").domains == ()
-    with pytest.raises(ValueError, match="'random' trains on nothing"):
+    with pytest.raises(ValueError, match="'random' does not train"):
         train_settings("--method", "random", "--domains", "cifar10")
 
 

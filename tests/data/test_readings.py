@@ -177,7 +177,7 @@ def test_what_was_left_out_is_counted_and_kept(photos, prepared, tmp_path):
     assert toy.meta["split"]["from"] == {"train": "train", "validation": "val", "test": "test"}
     said = "\n".join(summary(toy))
     assert "left out: files without an image suffix (.txt): 2, such as train/cat/notes.txt" in said
-    assert "links that are followed: 1, such as train/dog/linked.png" in said
+    assert "followed links: 1, such as train/dog/linked.png" in said
     assert "training images with the pixels of another training image: 1" in said
     assert "cat 2/2, dog 3/2" in said
     assert open_dataset(tmp_path / "data", "toy").meta == toy.meta
@@ -211,7 +211,7 @@ def test_pages_after_the_first_are_said_to_be_left_out(photos, prepared, tmp_pat
     pages[0].save(root / "cat/stack.tif", save_all=True, append_images=pages[1:])
     pages[0].save(root / "dog/film.gif", save_all=True, append_images=pages[1:])
     toy = prepared(root, test_fraction=0.5)
-    assert "images with several frames or pages, of which the first is taken: 2" in summary(toy)
+    assert "images with several frames or pages; the first is used: 2" in summary(toy)
 
 
 def test_test_images_that_are_training_images_are_counted(photos, prepared):
@@ -462,7 +462,7 @@ def test_the_validation_split_of_dtd_belongs_to_its_train_split(tmp_path, prepar
     "splits", [{"train": "a", "test": "./a"}, {"train": ".", "test": "a"}, {"train": "a", "test": "a/b"}]
 )
 def test_splits_that_overlap_are_refused(splits):
-    with pytest.raises(ValueError, match="Give each split a folder or file of its own"):
+    with pytest.raises(ValueError, match="Give each split a separate folder or file"):
         Reading(splits=splits)
 
 
@@ -508,7 +508,7 @@ def test_what_is_no_npz_is_said(content, tmp_path, prepared):
 
 def test_columns_that_are_not_read_are_said(tmp_path, prepared):
     toy = prepared(shard(tmp_path / "a.parquet", [0, 1] * 4, split=["x"] * 8, target=[1] * 8))
-    assert "columns that are read: image, label; that are not: split, target" in toy.meta["remarks"]
+    assert "columns used: image, label; not used: split, target" in toy.meta["remarks"]
 
 
 def test_an_image_that_is_null_can_be_left_out(tmp_path, prepared):

@@ -259,7 +259,7 @@ def test_a_network_that_only_its_path_tells_apart_is_refused(resnet, tmp_path, p
     """timm's anti-aliased networks have the names and shapes of the plain ones."""
     (tmp_path / path).parent.mkdir(exist_ok=True)
     torch.save(resnet.state_dict(), tmp_path / path)
-    with pytest.raises(InputError, match=r"named resnet(blur|aa)50, which our encoder, not anti-aliased, is not"):
+    with pytest.raises(InputError, match=r"name contains resnet(blur|aa)50, an anti-aliased network"):
         load_pretrained(tmp_path / path)
 
 
@@ -407,7 +407,7 @@ def test_a_truncated_file_is_refused_by_name(resnet, tmp_path, kind, kept):
     else:
         torch.save(resnet.layer1.state_dict(), file, _use_new_zipfile_serialization=kind == "zip")
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(InputError, match=rf"cut.{kind} cannot be loaded: it is no .*again"):
+    with pytest.raises(InputError, match=rf"cut.{kind} cannot be loaded: it is not a .*again"):
         load_pretrained(file)
 
 

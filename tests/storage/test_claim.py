@@ -20,10 +20,10 @@ import pytest
 from processes import wait_for
 
 from mdssl.storage import claim as claims
-from mdssl.storage import process_identity
+from mdssl.storage import claim_files
 from mdssl.storage.claim import Claim, ClaimLostError, Owner, Watch, holder_of
+from mdssl.storage.claim_files import machine, started
 from mdssl.storage.location import Location
-from mdssl.storage.process_identity import machine, started
 from mdssl.storage.retry import retrying
 
 # Forked from a process that has imported all this, and nothing of the tests before.
@@ -287,8 +287,8 @@ def hide_processes(monkeypatch, signal_ends_in):
         if signal_ends_in:
             raise signal_ends_in
 
-    monkeypatch.setattr(process_identity.Path, "read_text", unseen)
-    monkeypatch.setattr(process_identity.os, "kill", kill)
+    monkeypatch.setattr(claim_files.Path, "read_text", unseen)
+    monkeypatch.setattr(claim_files.os, "kill", kill)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_numbers_of_the_sheet_are_those_of_its_neighbors(probed, tiny_data):
         assert row["class"] == str(open_dataset(tiny_data, row["dataset"]).classes[part.labels[row["row"]]])
         similarities = [neighbor["similarity"] for neighbor in row["neighbors"]]
         assert similarities == sorted(similarities, reverse=True)
-    assert said["in_words"][0].startswith("Neighbours of 32 test images of tiny-a: ")
+    assert said["in_words"][0].startswith("Neighbors of 32 test images of tiny-a: ")
     with Image.open(probed / "neighbors.png") as sheet:
         assert sheet.height > 100 * len(said["rows"])
 

@@ -107,7 +107,7 @@ def test_hours_of_several_devices_and_scores_of_several_probes_are_refused(trade
     with pytest.raises(ValueError, match="hours on several devices cannot be compared: NVIDIA H200, cpu"):
         on_front(traded, "average", "hours")
     write(traded, 9, (1, 1, 1, 1), probe="sgd")
-    with pytest.raises(ValueError, match="several probe: lbfgs, sgd"):
+    with pytest.raises(ValueError, match="one probe, but there are several: lbfgs, sgd"):
         on_front(traded, "seen", "unseen")
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -27,12 +27,6 @@ def count_of(count: int, noun: str) -> str:
     """``"1 image"``, ``"2,000 images"``, ``"3 classes"``"""
     plural = f"{noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
     return f"{count:,} {noun if count == 1 else plural}"
-
-
-def listed(names: Iterable[str], limit: int) -> str:
-    """The first ``limit`` of ``names``, separated by commas."""
-    names = list(names)
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
 @dataclass(frozen=True)
@@ -76,6 +70,13 @@ class Part:
         )
 
 
+class LeftOut(TypedDict):
+    """Files, images or folders that were left out for one reason: their number, and one of them."""
+
+    count: int
+    example: str
+
+
 @dataclass
 class Findings:
     """The files that a reader used and left out. Stored in ``meta.json`` and printed once.
@@ -87,7 +88,7 @@ class Findings:
     """
 
     splits: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
     def leave_out(self, reason: str, example: str, count: int = 1) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from mdssl.data.sources.base import Findings, Reading, count_of, listed
+from mdssl.data.sources.base import Findings, Reading, count_of
 from mdssl.data.splits import split_of
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 
 _SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -170,7 +170,7 @@ def _check_one_configuration(path: Path, files: set[str]) -> None:
     if len(folders) > 1:
         raise InputError(
             f"{path} has Parquet files of several uploads or configurations, in the folders "
-            f"{listed((folder or '.' for folder in folders), _NAMED)}. Give one of them as --source, or say which "
+            f"{some_of((folder or '.' for folder in folders), _NAMED)}. Give one of them as --source, or say which "
             "files to take, such as --splits train=FOLDER_OR_FILE."
         )
 
@@ -184,7 +184,7 @@ def _check_one_upload(path: Path, split: str, files: list[str]) -> None:
     numbers = [int(found["k"]) for found in numbered.values()]
     if len(numbered) < len(files) or len(uploads) > 1 or len(set(numbers)) < len(numbers):
         raise InputError(
-            f"{path} has Parquet files of several uploads for {split}: {listed(files, _NAMED)}. Keep those of one, or "
+            f"{path} has Parquet files of several uploads for {split}: {some_of(files, _NAMED)}. Keep those of one, or "
             f"say which to take: --splits {split}=FILE."
         )
     total = next(iter(uploads))[2]

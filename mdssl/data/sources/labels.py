@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mdssl.data.sources.base import NO_LABEL, Findings, Part, listed
-from mdssl.errors import InputError, check_name
+from mdssl.data.sources.base import NO_LABEL, Findings, Part
+from mdssl.errors import InputError, check_name, some_of
 
 NOT_SELECTED = "images of classes that were not selected"
 _NAMED = 5
@@ -51,7 +51,7 @@ def class_numbers(
             "with --label-column."
         )
     if are_numbers and not np.array_equal(different, np.arange(len(different))):
-        findings.remarks.append(f"the labels are used as class names: {listed(map(str, different), _NAMED)}")
+        findings.remarks.append(f"the labels are used as class names: {some_of(map(str, different), _NAMED)}")
     numbered = {}
     for split, array in labels.items():
         missing = _is_missing(array)

@@ -18,7 +18,7 @@ from mdssl.errors import InputError, check_name
 IMAGE_COLUMNS = ("image", "img")
 # CIFAR-100 has coarse_label as well; results are reported on the fine classes.
 LABEL_COLUMNS = ("label", "fine_label", "labels", "target")
-# Columns that stand beside the images in files without labels.
+# Columns that files without labels may have.
 _NO_LABEL_COLUMNS = (
     *("id", "image_id", "index", "__index_level_0__", "__key__", "path", "file", "file_name", "filename"),
     *("width", "height"),

@@ -19,7 +19,7 @@ from mdssl.data.sources.files import scan
 from mdssl.data.sources.folder import folder_source, paths_part
 from mdssl.errors import InputError
 
-# What a reader returns: the class names, and the parts by split.
+# The result of a reader: the class names, and the parts by split.
 Read = tuple[tuple[str, ...], dict[str, Part]]
 
 STL10_SHAPE = (3, 96, 96)

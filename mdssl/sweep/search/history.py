@@ -15,7 +15,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.board import read_rows
-from mdssl.leaderboard.opening import trial_ids
+from mdssl.leaderboard.files import trial_ids
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.settings import SweepSettings
@@ -30,7 +30,7 @@ class Observation:
     Attributes:
         status: finished, stopped (ended early by a scheduler), failed, or training (no row yet, whether a process
             works on it or not).
-        started_at: when it began, ISO 8601; empty where no row says so.
+        started_at: when it began, ISO 8601; empty without a row.
         value: the mean over the evaluation datasets of the probe's validation score at the end, percent; None of a
             trial that is not finished, or whose rows lack it.
         scores: by step, the mean over the evaluation datasets of the kNN validation scores while it trained, percent.
