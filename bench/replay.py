@@ -98,7 +98,7 @@ class Ours:
         known = sorted(self.known, key=lambda each: (each.started_at or "~", each.config.trial_id))
         point = next_point(self.space, known, kind=self.kind, seed=self.seed)
         if point is not None:
-            self.known.append(Observation(config=self.space.trial(point), status="begun"))
+            self.known.append(Observation(config=self.space.trial(point), status="training"))
             point = self.space.fixed | point
         return point
 

@@ -283,7 +283,7 @@ def make_finished_sweep(folder: Path) -> list[str]:
 
 def check_finished(command: list[str]) -> None:
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
-    found = re.search(r"(\d+) trials on .*: (\d+) already there$", output, re.MULTILINE)
+    found = re.search(r"(\d+) trials on .*: (\d+) finished$", output, re.MULTILINE)
     assert found and found.groups() == (str(TRIALS), str(TRIALS)), output
 
 

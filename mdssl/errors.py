@@ -5,15 +5,23 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A value that a user gave cannot work. The command line shows the message alone; any other error is a defect."""
+    """An invalid value from the user. The command line shows the message alone; any other error is a defect."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM ends a command, as Ctrl-C does."""
+    """Raised by SIGTERM, which ends a command as Ctrl-C does."""
 
 
 class StoppedError(RuntimeError):
-    """Work stopped on request; it goes on from what was saved."""
+    """Work was stopped on request, and can be resumed."""
+
+
+def some_of(names: Iterable[object], limit: int, *, nouns: str = "") -> str:
+    """``a, b, c``, or the first ``limit`` of more names as in ``a, b and 5 more``; ``nouns`` follow, as in ``5 more
+    files``."""
+    words = [str(name) for name in names]
+    more = f" and {len(words) - limit:,} more{nouns and f' {nouns}'}" if len(words) > limit else ""
+    return ", ".join(words[:limit]) + more
 
 
 def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -> None:

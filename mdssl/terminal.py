@@ -1,4 +1,4 @@
-"""Safe output: names and errors of others may contain sequences that rewrite a terminal, or type into it."""
+"""Safe output: untrusted names and errors may contain sequences that control the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 
 
 class Terminal(Console):
-    """A console for text of others: only its own styles produce control sequences."""
+    """A console for untrusted text: only rich's styles produce control sequences."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

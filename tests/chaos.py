@@ -9,7 +9,7 @@ what is killed, in places two at a time, and when: before the first checkpoint, 
 so many steps, or seconds after the kill before, while all recovers from that.
 
 At the end there must be the same trials with the same encoders, losses, scores, representations and sheets of
-neighbours to the last bit, each step trained again only where no checkpoint had it (by a log that each process writes
+neighbors to the last bit, each step trained again only where no checkpoint had it (by a log that each process writes
 beside the storage: see `work_log`), and no process and no temporary file left.
 """
 
@@ -58,7 +58,7 @@ METHODS = {
 """By --method: the script, and what makes it the smallest sweep."""
 TRAINED = {"mdssl": 3, "clustered": 4}
 """Trials that have steps."""
-SEEN = ("representations/*", "neighbours.*")
+SEEN = ("representations/*", "neighbors.*")
 IDLES = """
 import ray, sys
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)

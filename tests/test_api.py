@@ -85,10 +85,10 @@ def test_an_encoder_gives_the_features_that_probes_score(trained, tiny_data, tmp
 
 
 def test_a_place_without_an_encoder_is_one_message(tmp_path):
-    with pytest.raises(ValueError, match=r"has no encoder: it is neither the folder of a finished trial"):
+    with pytest.raises(ValueError, match=r"is not an encoder: it must be the folder of a finished trial"):
         load_encoder(tmp_path, device="cpu")
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="is no export of mdssl"):
+    with pytest.raises(ValueError, match="is not an export of mdssl"):
         load_encoder(tmp_path, device="cpu")
 
 

@@ -39,7 +39,7 @@ def trained(storage, data, killed_at=()):
     for name in ("a.npy", "b.npy"):
         (folder / "representations").mkdir(exist_ok=True)
         (folder / "representations" / name).touch()
-    for name in ("neighbours.png", "neighbours.json"):
+    for name in ("neighbors.png", "neighbors.json"):
         (folder / name).touch()
     ended = json.loads((folder / "training.json").read_bytes())
     row = {name: ended[name] for name in ("status", "final_loss", "views_seen")}

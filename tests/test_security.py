@@ -231,10 +231,10 @@ def test_names_are_no_markup_while_a_sweep_runs(console):
     other = TrialConfig(domains=("[blink]x",), precision="fp32", iterations=9)
     with SweepProgress({each.trial_id: each for each in (config, other)}, console) as progress:
         trial = SimpleNamespace(config={"work": {"trial": config.to_dict()}})
-        waits = {"phase": "queued", "owner": f"[bold]host{CLEARS_THE_SCREEN}", "reached": 3}
+        waits = {"state": "queued", "owner": f"[bold]host{CLEARS_THE_SCREEN}", "reached": 3}
         progress.on_trial_result(0, [], trial, waits)
         console.print(progress._table())
-    assert "waits for [bold]host\\x1" in shown(console) and CLEARS_THE_SCREEN not in shown(console)
+    assert "waiting for [bold]host\\x1" in shown(console) and CLEARS_THE_SCREEN not in shown(console)
     assert "[/]+b[red]" in shown(console) and "[blink]x" in shown(console)
 
 

@@ -134,7 +134,7 @@ class Neighbors:
     """Number of training images of each dataset to search, taken from its classes in turn; at most all."""
     seed: int = 0
     """Random seed of this sample, and of the images of DATASET:test and DATASET:train."""
-    output: str = "neighbours.png"
+    output: str = "neighbors.png"
     """PNG file to write."""
     device: str = "auto"
     """cpu | cuda | auto (a GPU if there is one)."""

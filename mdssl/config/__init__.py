@@ -1,4 +1,4 @@
-"""What one trial is, how it is run and scored, and defaults by name."""
+"""Settings of a trial, of its run and of its evaluation; methods and presets."""
 
 from mdssl.config.run import ProbeConfig, RunSettings
 from mdssl.config.trial import TrialConfig

@@ -1,4 +1,5 @@
-"""Settings hold what their annotations say: values from Python, JSON or a command line, checked and converted."""
+"""Check values from Python, JSON or a command line against the annotations of the settings, and convert them;
+and checks that several settings classes share."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from mdssl.errors import InputError, check_name
+from mdssl.errors import InputError, check_name, check_number
 
 Settings = TypeVar("Settings")
 
@@ -26,19 +27,19 @@ _TYPE_NAMES = {
 
 
 def current_name(name: str) -> str:
-    """The name of a setting or command today, for one that may be spelled as before: ``knn_neighbours``."""
+    """Return the current name of a setting or command that may have its former spelling: ``knn_neighbours``."""
     for before, now in _SPELLINGS.items():
         name = name.replace(before, now)
     return name
 
 
 def pick(config_class: type[Settings], settings: Any) -> Settings:
-    """A ``config_class`` with those fields of ``settings``, an object that has them all."""
+    """Return a ``config_class`` with the values of its fields in ``settings``, which has all of them."""
     return config_class(**{field.name: getattr(settings, field.name) for field in fields(config_class)})  # type: ignore[arg-type]
 
 
 def choices(config_class: type, field: str) -> tuple[str, ...]:
-    """The values that a ``Literal`` field, or a tuple of them, can have."""
+    """Return the allowed values of a ``Literal`` field, or of a tuple of them."""
     expected = _hints(config_class)[field]
     return get_args(get_args(expected)[0] if get_origin(expected) is tuple else expected)
 
@@ -71,7 +72,7 @@ def check_types(config: Any) -> None:
 
 
 def parse_as(name: str, text: str, expected: Any) -> Any:
-    """The value that ``text`` from a command line is for the setting ``name``, of type ``expected``.
+    """Convert ``text`` from a command line to the type ``expected`` of the setting ``name``.
 
     Raises:
         ValueError: it is not of that type.
@@ -111,3 +112,42 @@ def _as_type(value: Any, expected: Any, name: str) -> Any:
     if expected is float and not math.isfinite(value):
         raise OverflowError(value)
     return value
+
+
+def check_lambda1(value: float) -> None:
+    """Raise ``ValueError`` unless ``value`` lies in (0, 1]."""
+    if 0 < value <= 1:
+        return
+    hint = "The paper stays at 0.9 or above."
+    if -1 <= value < 0:
+        hint = f"The paper's figures label this axis -lambda1: what they call {value:g} is lambda1 = {-value:g}."
+    raise InputError(f"lambda1 is {value:g}; it must lie in (0, 1]. {hint}")
+
+
+def check_mixture(domains: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` if a domain is in ``domains`` twice or a name cannot be part of ``a+b``."""
+    for name in domains:
+        if domains.count(name) > 1:
+            raise InputError(
+                f"domain {name!r} is {domains.count(name)} times in {'+'.join(domains)!r}; name each once."
+            )
+        if "+" in name:
+            raise InputError(f"domain {name!r} contains a '+', which joins domains; give them as separate names.")
+
+
+def check_schedule(schedule: str, decay_fraction: float, usual: float, iterations: int, warmup: int) -> None:
+    """Raise ``ValueError`` unless ``decay_fraction`` fits the schedule, and leaves the warm-up its ``warmup`` steps."""
+    if schedule == "cosine":
+        if decay_fraction != usual:
+            raise InputError(
+                f"decay_fraction is {decay_fraction:g}, but schedule 'cosine' has no separate decay; use --schedule "
+                "wsd, or leave it out."
+            )
+        return
+    check_number("decay_fraction", decay_fraction, low=0, high=1, hint="It is a share of the iterations.")
+    stable = iterations - round(decay_fraction * iterations)
+    if warmup > stable:
+        raise InputError(
+            f"lr_warmup_iterations is {warmup}, but schedule 'wsd' decays after step {stable} of {iterations}; shorten "
+            "the warm-up, or lower decay_fraction."
+        )

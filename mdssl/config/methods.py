@@ -1,4 +1,4 @@
-"""The methods: one record each, with all that other rooms know of a method. `docs/extending.md` adds one."""
+"""The methods: one record each, which holds all properties of the method. `docs/extending.md` adds one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ OWN_SETTINGS = frozenset({*CLUSTER_SETTINGS, *PRETRAINED_SETTINGS})
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What the package knows of one method."""
+    """The properties of one method."""
 
     name: str
-    """As users type it, and as the leaderboard's ``method`` column has it."""
+    """The name on the command line and in the leaderboard's column ``method``."""
     label: str
     """In legends and captions of figures."""
     color: str
@@ -32,7 +32,7 @@ class Method:
     weighs_domains: bool = True
     """Whether its loss has λ1 and λ2. Without them they are 1 and 0, and all images of a batch are one domain."""
     settings: tuple[str, ...] = ()
-    """Those of `OWN_SETTINGS` that it has; of a method that does not train, all that it has."""
+    """The entries of `OWN_SETTINGS` that the method has; for a method that does not train, all its settings."""
 
     def has_setting(self, name: str) -> bool:
         """Whether the field ``name`` of `TrialConfig` can change an encoder of this method."""
@@ -49,7 +49,7 @@ class Method:
 
     @property
     def rejects_outliers(self) -> bool:
-        """Whether images that no cluster is sure of are left out of training (eq. 5)."""
+        """Whether images without a clear cluster are left out of training (eq. 5)."""
         return "outlier_rule" in self.settings
 
     @property
@@ -65,7 +65,7 @@ METHODS = {
             name="random",
             label="Random encoder",
             color="#999999",
-            description="no training: its weights are the random ones that training would begin with",
+            description="no training: its weights are the random initial weights of training",
             trains=False,
             weighs_domains=False,
             settings=INITIAL_SETTINGS,
@@ -74,7 +74,7 @@ METHODS = {
             name="pretrained",
             label="Pretrained elsewhere",
             color="#E69F00",
-            description="training elsewhere; mdssl has loaded and scored it, and trained nothing",
+            description="training by another program; mdssl has loaded and scored it, without training",
             trains=False,
             weighs_domains=False,
             settings=("method", "arch", "stem", *PRETRAINED_SETTINGS),
@@ -83,7 +83,7 @@ METHODS = {
             name="simclr",
             label="SimCLR, union",
             color="#56B4E9",
-            description="SimCLR on the union of its training domains, taken as one",
+            description="SimCLR on the union of its training domains, treated as one domain",
             weighs_domains=False,
         ),
         Method(
@@ -96,14 +96,14 @@ METHODS = {
             name="mdssl-clustered",
             label="MDSSL, clustered",
             color="#009E73",
-            description="MDSSL with domains that K-Means finds in the embeddings again and again",
+            description="MDSSL with domains that K-Means finds in the embeddings at intervals",
             settings=SCHEDULE_SETTINGS,
         ),
         Method(
             name="mdssl-robust",
             label="MDSSL, robust clustering",
             color="#CC79A7",
-            description="MDSSL with domains that K-Means finds, without the images that no cluster is sure of",
+            description="MDSSL with domains that K-Means finds, without the images that have no clear cluster",
             settings=CLUSTER_SETTINGS,
         ),
     )

@@ -1,4 +1,4 @@
-"""Presets, which are other defaults for the settings classes by the name of the setting, and default places."""
+"""Presets, which are named sets of defaults for the settings classes; and the default folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mdssl.errors import check_name
 
 DATA = os.environ.get("MDSSL_DATA", "data")
 STORAGE = os.environ.get("MDSSL_STORAGE", "results")
-"""Where prepared datasets and results are if no flag says so."""
+"""Default folders of prepared datasets and of results."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper": {"probe": "sgd"},
 }
-"""What a preset changes from the defaults of the settings classes, which are the paper's where the paper says."""
+"""By preset, the values that differ from the defaults of the settings classes, which follow the paper."""
 
 
 def preset_values(name: str, given: Iterable[str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ _SGD_SETTINGS = ("probe_learning_rate", "probe_epochs", "probe_batch", "knn_neig
 _OWN_SETTINGS = {"lbfgs": ("probe_l2", "knn_neighbors"), "sgd": _SGD_SETTINGS, "sgd-raw": _SGD_SETTINGS}
 _BATCHES = {"sgd": 256, "sgd-raw": 1024}
 _STORED_NAMES = {"knn_neighbors": "knn_neighbours"}
-"""Rows keep the spelling of the first ones, so that names of probes stay what they are."""
+"""Rows keep the spelling of the first ones, so that the names of probes stay the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +100,8 @@ class ProbeConfig:
         """
         settings, defaults = self.settings(), ProbeConfig(probe=self.probe).settings()
         changed = [name for name, value in settings.items() if value != defaults[name]]
-        told = [f"{name.removeprefix('probe_')}={settings[name]:g}" for name in changed]
-        parts = ["standardized", *told] if self.probe == "sgd" else told
+        changes = [f"{name.removeprefix('probe_')}={settings[name]:g}" for name in changed]
+        parts = ["standardized", *changes] if self.probe == "sgd" else changes
         return f"{self.probe}({','.join(parts)})" if parts else self.probe
 
     def settings(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class ProbeConfig:
 
 
 def probe_flags(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `ProbeConfig` that ask for the probe of a row with this ``evaluation`` in its ``config_json``."""
+    """The fields of the `ProbeConfig` that gives a row with this ``evaluation`` in its ``config_json``."""
     if "probe" not in evaluation:
         return {}
     probe = evaluation["probe"]
@@ -131,7 +131,7 @@ def probe_flags(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def probe_named_now(name: str) -> str:
-    """The present name of a ``probe`` of the leaderboard: ``sgd`` was the name of ``sgd-raw``."""
+    """Return the current name of a ``probe`` of the leaderboard: ``sgd`` was the name of ``sgd-raw``."""
     is_old = name == "sgd" or (name.startswith("sgd(") and not name.startswith("sgd(standardized"))
     return name.replace("sgd", "sgd-raw", 1) if is_old else name
 
@@ -141,15 +141,15 @@ class RunSettings:
     """How training is run. Nothing here changes the encoder but for rounding, so none of it is part of ``trial_id``."""
 
     checkpoint_seconds: float = 30.0
-    """Seconds between checkpoints: what a kill can cost."""
+    """Seconds between checkpoints: the training time that a kill can cost."""
     report_every: int = 10
     """Steps between progress reports, each a row of metrics.parquet."""
     score_every: int | None = None
-    """Steps between validation scores while training; 0 is never; default: as the scheduler of a sweep needs them, else
+    """Steps between validation scores while training; 0 is never; default: as the scheduler of a sweep requires, else
     never."""
     hang_minutes: float = 30.0
     """Minutes without a report after which a worker counts as hanging and is killed; a sweep restarts it from the last
-    checkpoint. 0 is never. Storage outages of up to 8 minutes are waited for, and are no hang."""
+    checkpoint. 0 is never. Storage outages of up to 8 minutes do not count."""
     gradient_caching: bool = False
     """Encode one domain at a time, in the memory of one: for many domains. The same gradients for one more forward
     pass; needs --batching per-domain, or --norm group."""
@@ -196,4 +196,4 @@ def check_gradient_caching(recipe: Recipe, settings: RunSettings) -> None:
 def check_layers(features: Sequence[str], pretrained: bool) -> None:
     """Raise ``ValueError`` if a layer is to be scored that a pretrained encoder does not have."""
     if pretrained and "projection" in features:
-        raise InputError("features has 'projection', but a pretrained encoder comes without our head; leave it out.")
+        raise InputError("features has 'projection', but a pretrained encoder has no projection head; leave it out.")

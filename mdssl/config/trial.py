@@ -1,4 +1,4 @@
-"""What one trial is: frozen dataclasses, checked once, where they are made.
+"""The definition of a trial: frozen dataclasses, which are checked when they are created.
 
 A setting is one field with its docstring. ``mdssl train`` and every script in ``sweeps/`` take their flags from these
 classes, so a new setting needs no other place than this and the code that acts on it.
@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from mdssl.config.checks import check_lambda1, check_mixture, check_schedule
-from mdssl.config.field_types import check_types, current_name
+from mdssl.config.field_types import check_lambda1, check_mixture, check_schedule, check_types, current_name
 from mdssl.config.methods import METHODS
 from mdssl.errors import InputError, check_name, check_number
 
 Stem = Literal["imagenet", "cifar"]
 PretrainedStem = Literal["imagenet", "cifar", "cifar-pad2"]
-"""Those that an encoder from elsewhere may have; see `mdssl.pretrain.pretrained`."""
+"""Stems of pretrained encoders; see `mdssl.pretrain.pretrained`."""
 
 RECIPE_VERSION = 1
 """Part of every ``trial_id``. Raise it whenever training itself changes by more than rounding, so that no old encoder
@@ -56,7 +55,7 @@ class Recipe:
     lr_warmup_iterations: int = 480
     """Steps of linear learning-rate warm-up."""
     schedule: Literal["cosine", "wsd"] = "cosine"
-    """Learning rate after the warm-up: cosine (to zero) | wsd (stable, then a decay to zero: a longer trial goes on
+    """Learning rate after the warm-up: cosine (to zero) | wsd (stable, then a decay to zero: a longer trial continues
     from the stable part of a shorter one)."""
     decay_fraction: float = 0.2
     """wsd: share of the iterations that decay."""
@@ -103,9 +102,9 @@ class ClusterSettings:
     recluster_every: int = 2_400
     """Steps between two clusterings."""
     cluster_space: Literal["projection", "encoder"] = "projection"
-    """What is clustered: projection (the representations that the loss compares) | encoder (the features)."""
+    """Representations to cluster: projection (the representations that the loss compares) | encoder (the features)."""
     cluster_normalized: bool = True
-    """Whether it is l2-normalized first, as in the loss."""
+    """Whether to l2-normalize them first, as in the loss."""
     epsilon: float = 1.0
     """mdssl-robust: ε of eq. 5 at the first clustering. A larger one leaves out more images, 0 leaves out none."""
     epsilon_final: float = 0.01
@@ -132,7 +131,7 @@ class TrialConfig(Recipe, ClusterSettings):
     Worker count, paths, device, checkpoint interval and evaluation are not in it: they do not change the encoder.
 
     Raises:
-        ValueError: a setting that training cannot have; the message says what is allowed.
+        ValueError: an invalid setting; the message lists the allowed values.
     """
 
     method: str = "mdssl"
@@ -179,13 +178,12 @@ class TrialConfig(Recipe, ClusterSettings):
         method = METHODS[self.method]
         if method.loads_weights != bool(self.weights_fingerprint):
             raise InputError(
-                f"method {self.method!r} and weights {self.weights!r} do not go together: a pretrained encoder is made "
+                f"method {self.method!r} and weights {self.weights!r} cannot be combined: a pretrained encoder is made "
                 "by `mdssl probe --weights FILE`, or in a sweep by --pretrained FILE."
             )
         if self.domains and not method.trains:
             raise InputError(
-                f"method {self.method!r} trains on nothing, but domains are {'+'.join(self.domains)!r}; leave domains "
-                "out."
+                f"method {self.method!r} does not train, but domains are {'+'.join(self.domains)!r}; leave domains out."
             )
         if method.trains and not self.domains:
             raise InputError(f"method {self.method!r} needs domains to train on; give at least one prepared dataset.")
@@ -199,7 +197,7 @@ class TrialConfig(Recipe, ClusterSettings):
         if method.finds_domains and self.warmup_iterations >= self.iterations:
             raise InputError(
                 f"warmup_iterations is {self.warmup_iterations}, but iterations is {self.iterations}: {self.method!r} "
-                "would never look for its domains. Shorten the warm-up, or use method 'simclr'."
+                "would never cluster the images. Shorten the warm-up, or use method 'simclr'."
             )
 
     @classmethod

@@ -1,1 +1,1 @@
-"""From names to pixels: every source becomes a pair of arrays per split, prepared once, memory-mapped ever after."""
+"""Prepare datasets: convert each source once to memory-mapped arrays of images and labels."""

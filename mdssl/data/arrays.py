@@ -1,4 +1,4 @@
-"""Writing the arrays of a prepared dataset, with digests of its images."""
+"""Write the arrays of a prepared dataset, with digests of its images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Content:
 
 @dataclass
 class Written:
-    """What was written, for ``meta.json``.
+    """The written arrays, as ``meta.json`` describes them.
 
     Attributes:
         splits: part -> ``count``, ``sha256`` and, for splits, ``per_class``.
@@ -58,7 +58,7 @@ class Written:
     notes: Counter[str] = field(default_factory=Counter)
 
     def same_pixels(self) -> dict[str, int]:
-        """How many test images have the pixels of a training image, and how many training images those of another."""
+        """Count test images with the pixels of a training image, and training images with the pixels of another one."""
         train = [digest for name, content in self.contents.items() if name != "test" for digest in content.digests]
         distinct = set(train)
         in_train = sum(digest in distinct for digest in self.contents["test"].digests)

@@ -33,7 +33,7 @@ DATASET = FolderKind(
 
 @contextlib.contextmanager
 def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
-    """Hold the lock of the dataset ``name``. With ``progress``, say so if another process has it.
+    """Hold the lock of the dataset ``name``. With ``progress``, print a line if another process holds it.
 
     Raises:
         InputError: the data folder cannot be created or written.
@@ -47,7 +47,7 @@ def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             if progress:
-                print(f"another process prepares or fetches {name}; waiting for it", file=sys.stderr)
+                print(f"another process is preparing or fetching {name}; waiting for it", file=sys.stderr)
             lock.acquire()
     try:
         with _writing(data):
@@ -58,7 +58,7 @@ def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
 
 
 def check_target(data: Path, name: str) -> None:
-    """Raise ``InputError`` if the folder of ``name`` cannot be replaced: it is a mount point, or not ours."""
+    """Raise ``InputError`` if the folder of ``name`` cannot be replaced: it is a mount point, or has other files."""
     target = os.path.realpath(data / name)
     if os.path.ismount(target) or target in _mount_points():
         raise InputError(

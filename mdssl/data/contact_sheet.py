@@ -106,7 +106,7 @@ def legible(text: str, text_font: ImageFont.FreeTypeFont) -> str:
 
 @cache
 def _font_file(characters: frozenset[str]) -> str:
-    """The first font with all ``characters``, else one with the most of them."""
+    """Find the first font with all ``characters``, else the one with the most of them."""
     from matplotlib import font_manager
 
     files = [font_manager.findfont("DejaVu Sans"), *sorted(font_manager.findSystemFonts())]
@@ -126,7 +126,7 @@ def _characters_of(file: str) -> frozenset[str]:
 
 
 def enlarged(image: np.ndarray) -> Image.Image:
-    """A thumbnail of uint8 (S, S, 3) with each pixel as a square, to show what an encoder gets."""
+    """A thumbnail of uint8 (S, S, 3) with each pixel as a square, as an encoder gets them."""
     scale = magnification(image.shape[0])
     return Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1))
 

@@ -1,4 +1,4 @@
-"""Prepared datasets: their files, what ``meta.json`` says about them, and their arrays as read-only memory maps.
+"""Prepared datasets: their files, their ``meta.json``, and their arrays as read-only memory maps.
 
     <data>/<name>/meta.json
     <data>/<name>/{train,test}/images.npy      uint8 (N, S, S, 3)
@@ -92,7 +92,7 @@ class Dataset:
 
     @property
     def evaluation_fingerprint(self) -> str:
-        """What the train and test images are, on which a probe is fitted and scored."""
+        """Identifies the train and test images, on which a probe is fitted and scored."""
         return f"{self.fingerprints['train'][:16]}-{self.fingerprints['test'][:16]}"
 
     @property
@@ -102,7 +102,7 @@ class Dataset:
 
     @property
     def variant(self) -> str:
-        """How it differs from the published dataset of its name, such as ``"4,434 of 73,257"``; mostly empty."""
+        """The difference from the published dataset of its name, such as ``"4,434 of 73,257"``; mostly empty."""
         counts = {"unlabelled": 0} | self.counts
         words = self.meta.get("variant", variant_of(self.name, classes=len(self.classes), **counts))
         return ", ".join(filter(None, [words, size_words(self.name, self.image_size)]))
@@ -151,7 +151,7 @@ class Dataset:
         except (OSError, ValueError, EOFError) as error:
             raise self._damaged(path, str(error)) from error
         if array.dtype != dtype or array.shape != shape:
-            found = f"it holds {array.dtype} {array.shape}, and meta.json says {dtype} {shape}"
+            found = f"it holds {array.dtype} {array.shape}, but meta.json records {dtype} {shape}"
             raise self._damaged(path, found)
         return array
 
@@ -167,7 +167,7 @@ class Dataset:
                     found.update(array[start : start + ROWS_AT_A_TIME])
             if found.hexdigest() != said:
                 split = self.path / ("train" if name == UNLABELLED else name)
-                raise self._damaged(split, f"its SHA-256 is {found.hexdigest()}, and meta.json says {said}")
+                raise self._damaged(split, f"its SHA-256 is {found.hexdigest()}, but meta.json records {said}")
 
     def _damaged(self, path: Path, why: str) -> InputError:
         file = f"{self.data}/{self.name}/{path.relative_to(self.path)}"
@@ -206,7 +206,7 @@ def dataset_of(name: str, path: Path, meta: bytes, data: str | Path) -> Dataset:
     try:
         said = json.loads(meta)
         if said["format"] != META_FORMAT:
-            raise InputError(f"it has format {said['format']}, this version of mdssl reads format {META_FORMAT}")
+            raise InputError(f"it has format {said['format']}, but this version of mdssl reads format {META_FORMAT}")
         dataset = Dataset(name, path, tuple(said["classes"]), said["image_size"], said, str(data))
         _ = dataset.counts, dataset.fingerprints, dataset.builtin, dataset.description
     except (ValueError, KeyError, TypeError) as error:

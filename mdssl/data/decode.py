@@ -1,4 +1,4 @@
-"""Decoding: one image of any kind becomes RGB uint8 of the wanted size, and all images of a part do so in order.
+"""Decode images: convert each image of a part, in order, to RGB uint8 of the requested size.
 
 How special images are converted:
 
@@ -30,7 +30,7 @@ from mdssl.errors import InputError
 
 SMALLEST_SIZE, LARGEST_SIZE = 8, 1024
 """Of prepared images, in pixels."""
-SEVERAL_FRAMES = "images with several frames or pages, of which the first is taken"
+SEVERAL_FRAMES = "images with several frames or pages; the first is used"
 FILTERS = {name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "bicubic", "lanczos")}
 
 # Pillow refuses whole microscope and satellite images, and PNG files with long texts or profiles, as attacks.
@@ -39,9 +39,9 @@ Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS // 2  # Pillow warns from this number on
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
 
 CHUNK = 64
-"""Images per task: few enough that progress moves, many enough to hide the cost of sending them to a process."""
+"""Images per task: few enough for smooth progress, many enough to amortize the transfer to a process."""
 POOL_PAYS_AFTER_SECONDS = 2.0
-"""Starting processes takes half a second or more, so less work than this is done in this process."""
+"""Less work than this is done in this process, because starting processes takes half a second or more."""
 _GREY_BITS = (8, 10, 12, 14, 16)
 """Bit depths of cameras and scanners, which store their values in files of 16 bits."""
 _SAMPLE = 256
@@ -73,7 +73,9 @@ def convert(
             image = image.resize((size, size), FILTERS[resize_filter])
         return np.asarray(image)
     except FileNotFoundError as error:
-        raise InputError(f"image {where} is missing now. Put it back, or prepare without it.") from error
+        raise InputError(
+            f"image {where} has been deleted since the start. Restore it, or prepare again without it."
+        ) from error
     except Image.DecompressionBombError as error:
         raise InputError(
             f"image {where} has more than {LARGEST_PIXELS:,} pixels, which would take gigabytes of memory. Make it "
@@ -81,7 +83,7 @@ def convert(
         ) from error
     # Pillow's decoders raise nearly anything on broken bytes, SyntaxError and struct.error among them.
     except Exception as error:
-        raise InputError(f"image {where} cannot be decoded: {error}. Replace it or take it out.") from error
+        raise InputError(f"image {where} cannot be decoded: {error}. Replace or remove it.") from error
 
 
 def _open(raw: RawImage) -> Image.Image:
@@ -92,13 +94,13 @@ def _open(raw: RawImage) -> Image.Image:
     if not data:
         raise InputError("it is empty")
     if data.startswith(b"version https://git-lfs.github.com"):
-        raise InputError("it is a pointer of Git LFS; run `git lfs pull` where it comes from")
+        raise InputError("it is a Git LFS pointer; run `git lfs pull` in its repository")
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
-        # Pillow names the object in memory, which says nothing and changes each time.
-        raise InputError("Pillow does not know its format") from None
+        # Pillow's message has the address of the object in memory, which changes each time.
+        raise InputError("Pillow does not support its format") from None
     image.load()
     return image
 
@@ -132,7 +134,7 @@ def grey_bits(part: Part) -> int:
     found = 0
     rows = np.unique(np.linspace(0, len(part) - 1, min(_SAMPLE, len(part))).astype(int))
     for raw in part.read(rows):
-        # What cannot be decoded is reported when all images are.
+        # Images that cannot be decoded are reported later.
         with contextlib.suppress(Exception):
             image = None if isinstance(raw, np.ndarray) else _open(raw)
             if image is not None and image.mode.startswith("I"):
@@ -187,7 +189,7 @@ def convert_each(
 
 
 def available_cpus() -> int:
-    """The CPUs that this process may use; under a scheduler or in a container fewer than the machine has."""
+    """The number of CPUs that this process may use, which a scheduler or container may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

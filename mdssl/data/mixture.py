@@ -1,4 +1,4 @@
-"""Domain batches: which images of which domain a training step uses.
+"""Domain batches: the images of each domain for a training step.
 
 A batch is a function of (seed, step, domain) and nothing else. It is drawn for all workers together, and each takes its
 slice. So one worker and eight train on the same batches, a resumed run continues as if it had never stopped, and all
@@ -111,7 +111,7 @@ class Mixture:
 
     @cached_property
     def domains(self) -> tuple[Group, ...]:
-        """A group per domain, each with a batch of its own."""
+        """A group per domain, each with a separate batch."""
         borders = zip(self.names, self.offsets[:-1], self.offsets[1:], strict=True)
         return tuple(Group(name, np.arange(first, end), self.batch_per_domain) for name, first, end in borders)
 
@@ -170,6 +170,6 @@ def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
     if config.data_fingerprint not in ("", actual):
         raise InputError(
             f"the training images of {config.train_mixture!r} have fingerprint {actual}, but trial {config.trial_id} "
-            f"was made for {config.data_fingerprint}; restore the data it was made for, or begin a new trial on these."
+            f"was created for {config.data_fingerprint}; restore the original data, or start a new trial on these."
         )
     return replace(config, data_fingerprint=actual)

@@ -1,4 +1,4 @@
-"""Preparing a dataset once: any source in, arrays of one size with a ``meta.json`` out, all of it or nothing."""
+"""Prepare a dataset: convert any source to arrays of one image size and a ``meta.json``, completely or not at all."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def bucket_of(data: str | Path) -> Location | None:
 
 
 def folder_of(data: str | Path) -> Path:
-    """The local folder of ``data``: itself, or that of the copies, which ``MDSSL_DATA_CACHE`` can set."""
+    """The local folder of ``data``: itself, or the folder of copies (``MDSSL_DATA_CACHE``)."""
     if "://" not in str(data):
         return Path(data).expanduser()
     place = Location.of(data)
@@ -149,7 +149,7 @@ def fetch(bucket: Location, folder: Path, name: str, *, progress: bool = False) 
             except _DamagedError as error:
                 if attempt == 2:
                     raise
-                log.warning("%s arrived damaged from %s and is fetched again: %s", name, bucket, error)
+                log.warning("%s was damaged during the transfer from %s and is fetched again: %s", name, bucket, error)
             else:
                 log.info("fetched %s from %s to %s", name, bucket, folder)
                 return
@@ -226,15 +226,15 @@ def _chunk(file: Location, start: int) -> bytes:
 
 @contextlib.contextmanager
 def _answering(place: Location) -> Iterator[None]:
-    """Turn errors of a bucket into a message, but for ``FileNotFoundError``."""
+    """Turn errors of a bucket, except ``FileNotFoundError``, into a message."""
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
         raise InputError(
-            f"data in {place} cannot be read: {error}. Check the network, the credentials and what they allow, or give "
-            "another --data."
+            f"data in {place} cannot be read: {error}. Check the network, the credentials and their permissions, or "
+            "give another --data."
         ) from error
 
 
@@ -265,7 +265,7 @@ def prepare_in(
 
 @retrying()
 def _upload(folder: Path, target: Location, progress: bool) -> None:
-    """Without ``meta.json`` there is no dataset, so nobody reads a mix of old and new files."""
+    """Upload ``meta.json`` last: a dataset without it does not exist, so nobody reads a mix of old and new files."""
     try:
         (target / "meta.json").delete()
         with byte_progress(progress) as bar:

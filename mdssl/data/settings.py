@@ -52,7 +52,7 @@ class PrepareSettings:
         if self.kind is not None:
             check_name("source kind", self.kind, KINDS)
         check_name("resize filter", self.resize_filter, FILTERS)
-        hint = "Smaller images leave an encoder nothing to see, and larger ones would not fit in memory together."
+        hint = "Smaller images have no detail for an encoder, and larger ones would not fit into memory."
         check_number("image size", self.image_size, low=SMALLEST_SIZE, high=LARGEST_SIZE, hint=hint)
         check_number("seed", self.seed, low=0)
         check_number("test fraction", self.test_fraction, low=0.01, high=0.99)
@@ -61,7 +61,7 @@ class PrepareSettings:
         """``kind``, detected if it is None. Raises ``InputError`` if ``name`` is that of a built-in domain."""
         kind = self.kind or detect_kind(name, self.source)
         if name in BUILTIN and kind != "builtin":
-            raise InputError(f"the name {name!r} belongs to a built-in domain. Give your own images another name.")
+            raise InputError(f"the name {name!r} is that of a built-in domain. Give your own images another name.")
         return kind
 
     def recorded_reading(self) -> dict:
@@ -96,7 +96,7 @@ def check_same(dataset: Dataset, settings: PrepareSettings) -> None:
     if source is not None and kind != "published":
         there, own = origin["origin"], settings.source_digest()
         elsewhere = there == source.name and origin.get("path_digest", own) != own
-        pairs.append(("source", f"{there} of another folder" if elsewhere else there, source.name))
+        pairs.append(("source", f"{there} in another folder" if elsewhere else there, source.name))
     # Recorded only if they decided anything.
     decided = [("seed", "seed", settings.seed), ("test fraction", "test_fraction", settings.test_fraction)]
     pairs += [(what, meta["split"][key], asked) for what, key, asked in decided if key in meta["split"]]
@@ -109,7 +109,7 @@ def check_same(dataset: Dataset, settings: PrepareSettings) -> None:
         if state != origin["state"]:
             then, now = (count_of(int(text.split()[0].replace(",", "")), "file") for text in (origin["state"], state))
             counts = f"{then} then, {now} now" if then != now else f"{now}, some with other sizes or times"
-            differences = [f"{origin['origin']} as it was before it changed ({counts})"]
+            differences = [f"{origin['origin']} before it was changed ({counts})"]
     if differences:
         raise InputError(
             f"dataset {dataset.name!r} is already prepared with {'; '.join(differences)}. Replace it with --overwrite, "

@@ -1,4 +1,4 @@
-"""The splits of a dataset: their names in a source, and the train and test split that result.
+"""Determine the train and test split of a dataset from the splits of its source.
 
 A source may have images without labels. Those of its train split are used for pretraining only; a test split without
 labels is left out. A source without any label becomes a dataset for pretraining only.
@@ -13,8 +13,8 @@ from functools import reduce
 
 import numpy as np
 
-from mdssl.data.sources.base import NO_LABEL, Findings, Part, Source, count_of, listed
-from mdssl.errors import InputError
+from mdssl.data.sources.base import NO_LABEL, Findings, Part, Source, count_of
+from mdssl.errors import InputError, some_of
 
 # The keywords of Hugging Face's datasets.
 _KEYWORDS = {
@@ -31,7 +31,7 @@ _NOT_SPLITS = " If the names that were read as splits are classes, use --splits 
 
 
 def split_of(name: str) -> str | None:
-    """The split that the name of a folder or file stands for: ``seg_train`` and ``TrainImages`` are train; else None.
+    """The split that the name of a folder or file denotes: ``seg_train`` and ``TrainImages`` are train; else None.
 
     As in Hugging Face's datasets, the keyword is a word of the name: it stands between characters that are not letters,
     or begins with a capital letter.
@@ -42,17 +42,17 @@ def split_of(name: str) -> str | None:
 
 
 def one_per_split(names: Iterable[str], where: str) -> dict[str, str]:
-    """Split -> name, for those ``names`` that stand for a split.
+    """Split -> name, for those ``names`` that denote a split.
 
     Raises:
-        InputError: two names stand for the same split.
+        InputError: two names denote the same split.
     """
     found: dict[str, str] = {}
     for name in names:
         split = split_of(name)
         if split is not None and found.setdefault(split, name) != name:
             raise InputError(
-                f"{where} has {found[split]!r} and {name!r}, and both mean {split}. Say which to take, such as "
+                f"{where} has {found[split]!r} and {name!r}, and both mean {split}. Choose one, such as "
                 f"--splits {split}='{found[split]}'; or --splits none, if they are classes."
             )
     return found
@@ -86,8 +86,8 @@ def resolve_splits(
     if not source.parts.keys() & {"train", "unlabelled"}:
         raise InputError(
             f"dataset {name!r} has no train split in {source.origin}, only {', '.join(source.parts) or 'nothing'}. "
-            "Add the training images under the name 'train', or say where they are: --splits train=FOLDER_OR_FILE, or "
-            "--splits none if no name stands for a split."
+            "Add the training images under the name 'train', or give their place: --splits train=FOLDER_OR_FILE, or "
+            "--splits none if no name denotes a split."
         )
     for split, part in source.parts.items():
         if len(part) == 0:
@@ -105,7 +105,7 @@ def resolve_splits(
             train, rule = Part.join(train, validation), {"rule": "train and validation joined"}
         else:
             rule["left_out"] = {"validation": len(validation)}
-            reason = "validation images, as there is a test split"
+            reason = "validation images, because there is a test split"
             source.findings.leave_out(reason, validation.where(0), len(validation))
     elif validation is not None:
         test, rule = validation, {"rule": "validation as test"}
@@ -146,7 +146,7 @@ def _separate_unlabelled(parts: Mapping[str, Part], findings: Findings) -> dict[
 def _all_unlabelled(parts: dict[str, Part], findings: Findings) -> tuple[dict[str, Part], tuple, dict]:
     for split, part in parts.items():
         if split != "unlabelled":
-            findings.leave_out(f"{split} images, as no training image has a label", part.where(0), len(part))
+            findings.leave_out(f"{split} images, because no training image has a label", part.where(0), len(part))
     empty = parts["unlabelled"].take(np.arange(0)).labelled(np.empty(0, dtype=np.int64))
     return {"train": empty, "test": empty, "unlabelled": parts["unlabelled"]}, (), {"rule": "no labels"}
 
@@ -154,7 +154,7 @@ def _all_unlabelled(parts: dict[str, Part], findings: Findings) -> tuple[dict[st
 def _drop_empty_classes(
     parts: dict[str, Part], classes: tuple[str, ...], findings: Findings
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """Drop classes that have no image, because a score would count them as possible answers."""
+    """Drop classes that have no image, because they would lower the chance level of a score."""
     labelled = {split: part for split, part in parts.items() if split != "unlabelled"}
     present = np.unique(np.concatenate([part.labels for part in labelled.values()]))
     if len(present) == len(classes):
@@ -184,7 +184,7 @@ def _take_per_class(name: str, part: Part, classes: tuple[str, ...], seed: int, 
     """A random choice of ``per_class`` images of each class, in source order."""
     counts = np.bincount(part.labels, minlength=len(classes))
     if len(short := np.flatnonzero(counts < per_class)):
-        named = listed((f"{classes[label]!r} has {counts[label]}" for label in short), _NAMED)
+        named = some_of((f"{classes[label]!r} has {counts[label]}" for label in short), _NAMED)
         raise InputError(
             f"{len(short)} of the {len(classes)} classes of {name!r} have fewer than the {per_class} training images "
             f"that are chosen of each: {named}. Complete their folders."
@@ -232,6 +232,6 @@ def _check_classes(name: str, train: Part, test: Part, classes: tuple[str, ...],
     if len(unseen):
         raise InputError(
             f"{len(unseen)} of the test classes of {name!r} have no training image: "
-            f"{listed((repr(classes[label]) for label in unseen), _NAMED)}. Add images of them to train, or take only "
+            f"{some_of((repr(classes[label]) for label in unseen), _NAMED)}. Add images of them to train, or take only "
             f"the others, with --classes.{hint}"
         )

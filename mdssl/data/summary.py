@@ -1,4 +1,4 @@
-"""What ``meta.json`` says about how a dataset was prepared, as sentences."""
+"""Describe the preparation of a dataset, from its ``meta.json``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mdssl.data.sources.base import count_of
 
 _CLASSES_LISTED = 12
 _RULES = {
-    "as given": "splits as they are given",
-    "validation as test": "the validation split is the test split",
-    "train and validation joined": "the validation split belongs to the train split, as published",
-    "no labels": "no labels: for pretraining only, without scores",
+    "as given": "splits as in the source",
+    "validation as test": "the validation split is used as the test split",
+    "train and validation joined": "the validation split is part of the train split, as published",
+    "no labels": "no labels: for pretraining only",
 }
 
 
@@ -25,7 +25,7 @@ def counts_in_words(dataset: Dataset) -> str:
 
 
 def summary(dataset: Dataset) -> Iterator[str]:
-    """What was taken from the source and what was left out, one line each."""
+    """Yield a line for each property of the source and for each kind of files that were left out."""
     meta = dataset.meta
     if dataset.variant:
         yield f"not the published {dataset.name}: {dataset.variant}"

@@ -1,6 +1,6 @@
 """Files that evaluation adds to a trial: representations of each evaluation dataset, and the sheet of neighbors.
 
-No failure here costs a score: what cannot be made or written is a warning in the trial's log.
+No failure here costs a score: every error is a warning in the trial's log.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mdssl.storage.retry import retrying
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 60.0
-"""Shorter than for scores, which wait for this."""
+"""Shorter than for scores, because scoring waits for these files."""
 
 
 class TrialArtifacts:
@@ -40,10 +40,10 @@ class TrialArtifacts:
         """Remove temporary files of a process that was killed under the same claim."""
         with _only_warn("temporary files", self.trial_dir):
             (self.trial_dir / representations.FOLDER).clear_temporaries()
-            self.trial_dir.clear_temporaries("neighbours")
+            self.trial_dir.clear_temporaries("neighbors")
 
     def add(self, dataset: Dataset, encoded: Encoded | None = None) -> None:
-        """Write the representations of ``dataset`` unless they exist; ``encoded`` are its features if at hand."""
+        """Write the representations of ``dataset`` unless they exist; ``encoded``: its features, if computed."""
         with _only_warn(f"representations of {dataset.name}", self.trial_dir):
             self.added.append(dataset.name)
             if encoded:
@@ -55,11 +55,11 @@ class TrialArtifacts:
 
     def draw(self) -> None:
         """Draw the sheet of the trial's domains and of all datasets it was ever scored on, unless it exists."""
-        with _only_warn("the sheet of neighbours", self.trial_dir):
+        with _only_warn("the sheet of neighbors", self.trial_dir):
             self.sheet()
 
-    def sheet(self) -> dict[str, Any]:
-        """The content of ``neighbours.json``, made if necessary.
+    def sheet(self) -> trial_sheet.Sheet:
+        """Return the content of ``neighbors.json``, which is written if necessary.
 
         Raises:
             ValueError: there is no dataset, or no test image, to show.
@@ -68,12 +68,12 @@ class TrialArtifacts:
         before = [name for name in (stored["datasets"] if stored else ()) if is_prepared_in(self.data, name)]
         names = tuple(dict.fromkeys((*self.config.domains, *before, *self.added)))
         if not names:
-            raise InputError(f"trial {self.trial_dir.name} was trained on nothing; name datasets to show.")
+            raise InputError(f"trial {self.trial_dir.name} has no training domains; name datasets to show.")
         data = ensure_local(self.data, names)
         datasets = {name: open_dataset(data, name) for name in names}
         with_tests = [dataset for dataset in datasets.values() if dataset.counts["test"]]
         if not with_tests:
-            raise InputError(f"{', '.join(names)}: no test images to show with their neighbours; name other datasets.")
+            raise InputError(f"{', '.join(names)}: no test images to show with their neighbors; name other datasets.")
         now = {dataset.name: trial_sheet.fingerprints_of(dataset) for dataset in with_tests}
         if stored and trial_sheet.shows(stored, now):
             return stored
@@ -92,6 +92,6 @@ def _only_warn(what: str, trial_dir: Location) -> Iterator[None]:
     try:
         with retrying(_RETRY_SECONDS):
             yield
-    # Any error: it can be made again at any time, and scores are more important.
+    # Any error: the files can be written again at any time, and scores are more important.
     except Exception as error:
-        log.warning("trial %s: %s could not be kept (%s: %s)", trial_dir.name, what, type(error).__name__, error)
+        log.warning("trial %s: %s could not be saved (%s: %s)", trial_dir.name, what, type(error).__name__, error)

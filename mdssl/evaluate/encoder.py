@@ -1,4 +1,4 @@
-"""The encoder that a command was given: of a trial, or a file from elsewhere."""
+"""Load the encoder that a command names: a trial, or a file of pretrained weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_encoder(
         ValueError: both or none of the two are given; there is no such encoder, or it has no such layer.
     """
     if bool(trial_id) == bool(weights):
-        raise InputError("give either --trial-id ID, or --weights FILE for an encoder from elsewhere.")
+        raise InputError("give either --trial-id ID, or --weights FILE for pretrained weights.")
     if trial_id and input_size is not None:
         raise InputError("--input-size requires --weights; a trial's encoder has its own input size.")
     if trial_id:

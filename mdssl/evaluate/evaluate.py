@@ -115,10 +115,10 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
             parts = Parts(train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
             probes = probe.each()
             results = run_probes(parts, config=probe, seed=seed)
-            neighbours = min(probe.knn_neighbors, len(train_y))
-            knn = knn_top1(parts, k=neighbours)
+            neighbors = min(probe.knn_neighbors, len(train_y))
+            knn = knn_top1(parts, k=neighbors)
             val_top1, val_others = _validation(parts, rows_held_out, dataset, probe, seed)
-            fewer = {} if neighbours == probe.knn_neighbors else {"knn_neighbours_there_are": neighbours}
+            fewer = {} if neighbors == probe.knn_neighbors else {"knn_neighbours_there_are": neighbors}
             seconds = (share + time.perf_counter() - started) / len(probes)
             rows += [
                 {
@@ -152,7 +152,7 @@ def _validation(
 ) -> tuple[list[float | None], dict[str, float | None]]:
     """Top-1 of each probe on the held-out images among the train part, and of kNN and ridge regression by column.
 
-    The test part is not looked at.
+    The test part is not used.
     """
     nothing: list[float | None] = [None] * len(probe.each())
     if rows is None:
@@ -173,7 +173,7 @@ def _validation(
 
 
 def instability(row: Mapping[str, Any]) -> str:
-    """Why the score of a row of `score_dataset` is unstable, or an empty string."""
+    """Describe why the score of a row of `score_dataset` is unstable; an empty string if it is stable."""
     other = row["probe_settings"].get("top1_in_other_order")
     return "" if other is None else f"unstable, as another order of summation gives {other:.1f} for {row['top1']:.1f}"
 

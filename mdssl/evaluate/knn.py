@@ -30,7 +30,7 @@ def knn_top1(
         ValueError: ``k`` or ``temperature`` out of range, parts that do not match, or features that are not finite.
     """
     parts.check()
-    hint = "There are no more neighbors than training images: lower knn_neighbors, or give more images."
+    hint = "There cannot be more neighbors than training images: lower knn_neighbors, or give more images."
     check_number("knn_neighbors", k, low=1, high=len(parts.train_x), hint=hint)
     if temperature <= 0:
         raise InputError(f"kNN temperature is {temperature}; it must be above 0, such as 0.07.")
@@ -38,10 +38,10 @@ def knn_top1(
     chunk = max(1, _CHUNK_NUMBERS // max(len(train_x), k * parts.num_classes))
     correct = 0
     for x, y in zip(parts.test_x.split(chunk), parts.test_y.split(chunk), strict=True):
-        similarity, neighbours = (F.normalize(x, dim=1) @ train_x.T).topk(k, dim=1)
+        similarity, neighbors = (F.normalize(x, dim=1) @ train_x.T).topk(k, dim=1)
         # Relative to the nearest neighbor, so that a small temperature cannot overflow.
         votes = ((similarity - similarity[:, :1]) / temperature).exp()
         # Not scatter_add_, which is not deterministic on CUDA.
-        tally = (votes[:, :, None] * F.one_hot(parts.train_y[neighbours], parts.num_classes)).sum(dim=1)
+        tally = (votes[:, :, None] * F.one_hot(parts.train_y[neighbors], parts.num_classes)).sum(dim=1)
         correct += int((tally.argmax(dim=1) == y).sum())
     return 100 * correct / len(parts.test_x)

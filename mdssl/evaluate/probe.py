@@ -17,7 +17,7 @@ from mdssl.evaluate.classifier import Classifier, Parts, ProbeResult, score, sta
 from mdssl.evaluate.sgd import raw_sgd_probes, sgd_probes
 
 LBFGS_MAX_ITERATIONS = 2000
-"""A penalized fit needs 20 to 100 on images; reached, with a warning, only with ``l2`` near 0."""
+"""A penalized fit takes 20 to 100 on images; only ``l2`` near 0 reaches this limit, with a warning."""
 
 _GRADIENT_TOLERANCE = 1e-7
 """Largest entry of the gradient at the optimum, in the coordinates of `_fit_lbfgs`."""
@@ -106,8 +106,8 @@ def _fit_lbfgs(x: torch.Tensor, y: torch.Tensor, num_classes: int, l2: float) ->
         optimizer.step(objective)
     if optimizer.state[rotated]["n_iter"] >= LBFGS_MAX_ITERATIONS:
         warnings.warn(
-            f"the lbfgs probe stopped after {LBFGS_MAX_ITERATIONS} iterations, short of its optimum, at probe_l2 "
-            f"{l2:g}; raise probe_l2.",
+            f"the lbfgs probe stopped after {LBFGS_MAX_ITERATIONS} iterations without reaching its optimum, at "
+            f"probe_l2 {l2:g}; raise probe_l2.",
             stacklevel=3,
         )
     return Classifier((rotated @ inverse.T).detach(), bias.detach(), shift, scale)

@@ -1,4 +1,4 @@
-"""Representations of a dataset's test images, kept with the trial: class averages, and a sample to embed.
+"""Representations of a dataset's test images, saved with the trial: class averages, and a sample to embed.
 
     trials/<trial_id>/representations/<dataset>.safetensors
 
@@ -42,9 +42,9 @@ class Layer(NamedTuple):
     """One feature layer's representations.
 
     Attributes:
-        class_means: (C, width) float32, over all test images of a class, each l2-normalised first; NaN where a class
+        class_means: (C, width) float32, over all test images of a class, each l2-normalized first; NaN where a class
             has none.
-        sample: (n, width) float32 (saved as float16), of some test images, not l2-normalised.
+        sample: (n, width) float32 (saved as float16), of some test images, not l2-normalized.
     """
 
     class_means: np.ndarray
@@ -98,7 +98,7 @@ def read(trial_dir: Location, dataset: str) -> Representations | None:
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file} is damaged ({type(error).__name__}: {error}). `mdssl probe {trial_dir.name} --evaluate "
-            f"{dataset}` makes it again."
+            f"{dataset}` writes it again."
         ) from error
 
 
@@ -125,7 +125,7 @@ def write(trial_dir: Location, representations: Representations) -> None:
 def represent(model: Model, config: TrialConfig, dataset: Dataset, encoded: dict[str, torch.Tensor]) -> Representations:
     """Representations of the test split of ``dataset``.
 
-    Class averages are of l2-normalised rows. The paper says "class-averaged representations" and no more; its loss
+    Class averages are of l2-normalized rows. The paper says "class-averaged representations" and no more; its loss
     depends on directions only, so a row's length is not trained, and must not make one image count more than others.
 
     Args:
@@ -150,7 +150,7 @@ def represent(model: Model, config: TrialConfig, dataset: Dataset, encoded: dict
 
 
 def class_means(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """(C, width) float32 means of the l2-normalised rows of (N, width) ``features`` by class; NaN where none is."""
+    """(C, width) float32 means of the l2-normalized rows of (N, width) ``features`` by class; NaN if empty."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     directions = features / np.maximum(lengths, np.finfo(np.float32).tiny)
     means = np.full((num_classes, features.shape[1]), np.nan, dtype=np.float32)
@@ -160,7 +160,7 @@ def class_means(features: np.ndarray, labels: np.ndarray, num_classes: int) -> n
 
 
 def is_kept(trial_dir: Location, dataset: Dataset) -> bool:
-    """Whether ``trial_dir`` has whole representations of ``dataset`` as it is now."""
+    """Whether ``trial_dir`` has complete representations of the current images of ``dataset``."""
     try:
         kept = read(trial_dir, dataset.name)
     except InputError:
@@ -171,7 +171,7 @@ def is_kept(trial_dir: Location, dataset: Dataset) -> bool:
 def of_trial(
     storage: str | Location, trial_id: str, datasets: Sequence[str], *, data: str | None = None, device: str = "cpu"
 ) -> dict[str, Representations]:
-    """The representations of ``datasets`` that are kept with a trial.
+    """Read the representations of ``datasets`` that are saved with a trial.
 
     Args:
         data: folder or bucket of prepared datasets; with it, missing representations are made and kept, as for a trial
@@ -190,7 +190,7 @@ def of_trial(
 
 
 def layers_of(config: TrialConfig) -> tuple[str, ...]:
-    """Feature layers that a trial's encoder has: one from elsewhere comes without our head."""
+    """Feature layers that a trial's encoder has: a pretrained one has no projection head."""
     return FEATURES if config.method != "pretrained" else ("encoder",)
 
 
@@ -221,5 +221,5 @@ def _projected(model: Model, encoded: torch.Tensor) -> torch.Tensor:
 
 def _file(trial_dir: Location, dataset: str) -> Location:
     if "/" in dataset or dataset.startswith("."):
-        raise InputError(f"{dataset!r} is no name of a dataset: it holds a '/', or begins with a dot.")
+        raise InputError(f"{dataset!r} is not a dataset name: it contains a '/', or begins with a dot.")
     return trial_dir / FOLDER / f"{dataset}.safetensors"

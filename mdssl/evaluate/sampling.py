@@ -39,7 +39,7 @@ def stratified_rows(labels: np.ndarray, count: int, *, key: str, spare: int = 0)
 
 
 def _turns(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each of (N,) ``labels``, how many of its class come before it, and how many its class has."""
+    """For each of (N,) ``labels``, the number of earlier labels of its class, and the size of its class."""
     by_class = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels)
     turn = np.empty(len(labels), dtype=np.int64)

@@ -18,7 +18,7 @@ from mdssl.errors import InputError
 from mdssl.evaluate.classifier import Classifier, Parts, ProbeResult, percent, score, standardization
 
 RATES = (MAX_STABLE_RATE, 0.8, 0.25)
-"""Candidates of the sgd probe."""
+"""Learning rates that the sgd probe compares."""
 HELD_OUT = 0.15
 """Share of the training images of each class on which the candidates are compared."""
 UNSTABLE_ABOVE = 0.2

@@ -1,6 +1,6 @@
-"""The sheet of a trial: neighbours.png, a few test images with their nearest training images, and neighbours.json.
+"""The sheet of a trial: neighbors.png, a few test images with their nearest training images, and neighbors.json.
 
-The same images are shown for every trial, so that sheets can be laid beside each other. The numbers in the JSON are
+The same images are shown for every trial, so that sheets can be compared. The numbers in the JSON are
 means over more test images than the picture shows.
 """
 
@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from PIL import Image
@@ -24,24 +24,63 @@ from mdssl.evaluate.neighbors.sheet import neighbor_sheet
 from mdssl.evaluate.sampling import sample_rows
 from mdssl.pretrain.model import Model
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS
 
-PNG, JSON = "neighbours.png", "neighbours.json"
+PNG, JSON = NEIGHBORS
 FORMAT = 1
-NEIGHBOURS = 8
+NUM_NEIGHBORS = 8
 QUERIES = 100
 """Test images of each dataset that the numbers are means over."""
 CANDIDATES = 1000
 """Training images of each domain that are searched. Where the probe has not encoded them anyway, these and the queries
 take about a second of a CPU core for each dataset (ResNet-18, imagenet stem, 32x32 pixels)."""
-_COLOURS = 160
-"""Of the sheet: a third of the bytes of all colours, 100 to 150 kB for each trial."""
+_COLORS = 160
+"""Of the sheet: a third of the bytes of all colors, 100 to 150 kB for each trial."""
 _ROWS = 12
 _ROWS_EACH = 3
 
 
+class Summary(TypedDict):
+    """The neighbors of the test images of one dataset.
+
+    Attributes:
+        domains: share of neighbors by domain.
+        own_domain: that of the dataset itself; None where it is not searched.
+        own_class: share with the query's class, by its name, in any domain; None if no searched image has a class of
+            that name. ``…_by_chance``: the same of all images that are searched.
+    """
+
+    fingerprints: list[str]
+    queries: int
+    domains: dict[str, float]
+    own_domain: float | None
+    own_domain_by_chance: float | None
+    own_class: float | None
+    own_class_by_chance: float | None
+
+
+class Sheet(TypedDict):
+    """The content of ``neighbors.json``.
+
+    Attributes:
+        candidates: training images searched, by domain.
+        datasets: by name of the test images.
+        in_words: a sentence for each dataset.
+        rows: what the picture shows, from top to bottom.
+    """
+
+    format: int
+    features: str
+    neighbors: int
+    candidates: dict[str, int]
+    datasets: dict[str, Summary]
+    in_words: list[str]
+    rows: list[dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Part:
-    """What a sheet needs of one dataset: test images that ask, and training images that are found."""
+    """The images of one dataset for a sheet: test images as queries, training images as candidates."""
 
     queries: Pictures
     candidates: Pictures
@@ -52,7 +91,7 @@ class Part:
 
 
 def part_of(model: Model, config: TrialConfig, dataset: Dataset, device: str, encoded: Encoded | None = None) -> Part:
-    """Choose and encode images of ``dataset``; those that are ``encoded`` already are taken from there."""
+    """Choose and encode images of ``dataset``; features that ``encoded`` has are reused."""
     pictures = {}
     for split, count in (("test", QUERIES), ("train", CANDIDATES)):
         part = split_to_search(dataset, split)
@@ -68,26 +107,26 @@ def part_of(model: Model, config: TrialConfig, dataset: Dataset, device: str, en
     return Part(pictures["test"], pictures["train"])
 
 
-def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part]) -> dict[str, Any]:
-    """Write both files; the content of ``neighbours.json``.
+def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part]) -> Sheet:
+    """Write both files; the content of ``neighbors.json``.
 
     Args:
-        parts: of the trial's domains, and of what it was scored on. Neighbours are of its domains; where it has none,
-            as an encoder that was not trained here, of all. One without test images, as a domain without labels, is
-            searched and asks nothing.
+        parts: of the trial's domains, and of what it was scored on. Neighbors are of its domains; where it has none,
+            as an encoder that was not trained here, of all. One without test images, as a domain without labels, gives
+            candidates and no queries.
     """
     candidates = [part.candidates for part in parts if part.name in config.domains or not config.domains]
-    asking = [part for part in parts if len(part.queries)]
-    matches = {part.name: _matches(part, candidates) for part in asking}
-    each = max(1, min(_ROWS_EACH, _ROWS // len(asking)))
+    with_queries = [part for part in parts if len(part.queries)]
+    matches = {part.name: _matches(part, candidates) for part in with_queries}
+    each = max(1, min(_ROWS_EACH, _ROWS // len(with_queries)))
     shown = [match for found in matches.values() for match in found[:each]]
     domains = [pictures.dataset.name for pictures in candidates]
     counts = {pictures.dataset.name: len(pictures) for pictures in candidates}
-    datasets = {part.name: _summary(part, matches[part.name], candidates) for part in asking}
-    said = {
+    datasets = {part.name: _summary(part, matches[part.name], candidates) for part in with_queries}
+    said: Sheet = {
         "format": FORMAT,
         "features": "encoder",
-        "neighbours": NEIGHBOURS,
+        "neighbors": NUM_NEIGHBORS,
         "candidates": counts,
         "datasets": datasets,
         "in_words": [_in_words(name, summary) for name, summary in datasets.items()],
@@ -96,33 +135,31 @@ def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part])
     sheet = neighbor_sheet(
         shown,
         domains,
-        title=f"Nearest training images, as trial {config.trial_id} sees them",
-        subtitle=f"{_setting(config)}: test images, and their {NEIGHBOURS} nearest of "
+        title=f"Nearest training images in the feature space of trial {config.trial_id}",
+        subtitle=f"{_setting(config)}: test images, and their {NUM_NEIGHBORS} nearest of "
         f"{sum(counts.values()):,} training images",
     )
-    write_png(sheet.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE), trial_dir / PNG)
-    # Last: where it stands, the picture is that of its numbers.
+    write_png(sheet.quantize(_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE), trial_dir / PNG)
+    # Last: if it exists, the picture matches its numbers.
     (trial_dir / JSON).write_bytes(json.dumps(said, indent=1, ensure_ascii=False).encode())
+    for name in FORMER_NEIGHBORS:
+        (trial_dir / name).delete()
     return said
 
 
-def read_sheet(trial_dir: Location) -> dict[str, Any] | None:
-    """The content of ``neighbours.json``.
-
-    ``candidates``: training images searched, by domain. ``datasets``: by name of the test images, `_summary`.
-    ``in_words``: a sentence for each. ``rows``: what the picture shows, from top to bottom.
-
-    Returns:
-        None where there is no sheet, or one of another version.
-    """
-    try:
-        said = json.loads((trial_dir / JSON).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return said if isinstance(said, dict) and said.get("format") == FORMAT else None
+def read_sheet(trial_dir: Location) -> Sheet | None:
+    """Read the sheet of a trial; None if there is no sheet, or one of another version."""
+    for name in (JSON, FORMER_NEIGHBORS[1]):
+        try:
+            said = json.loads((trial_dir / name).read_bytes())
+        except (FileNotFoundError, ValueError):
+            continue
+        if isinstance(said, dict) and said.get("format") == FORMAT:
+            return cast(Sheet, said)
+    return None
 
 
-def shows(said: Mapping[str, Any] | None, fingerprints: Mapping[str, list[str]]) -> bool:
+def shows(said: Sheet | None, fingerprints: Mapping[str, list[str]]) -> bool:
     """Whether a sheet with this JSON shows at least these datasets, as they are now (`fingerprints_of`)."""
     shown = said["datasets"] if said else {}
     return all(name in shown and shown[name]["fingerprints"] == now for name, now in fingerprints.items())
@@ -134,16 +171,11 @@ def fingerprints_of(dataset: Dataset) -> list[str]:
 
 def _matches(part: Part, candidates: Sequence[Pictures]) -> list[Match]:
     queries = [part.queries[index] for index in range(len(part.queries))]
-    return nearest(queries, part.queries.directions, candidates, NEIGHBOURS)
+    return nearest(queries, part.queries.directions, candidates, NUM_NEIGHBORS)
 
 
-def _summary(part: Part, matches: Sequence[Match], candidates: Sequence[Pictures]) -> dict[str, Any]:
-    """How the neighbours of one dataset's test images divide.
-
-    ``domains``: share of neighbours by domain. ``own_domain``: that of the dataset itself; None where it is not
-    searched. ``own_class``: share with the query's class, by its name, in any domain; None if no searched
-    image has a class of that name. ``…_by_chance``: the same of all images that are searched.
-    """
+def _summary(part: Part, matches: Sequence[Match], candidates: Sequence[Pictures]) -> Summary:
+    """Count the neighbors of one dataset's test images by domain and class."""
     sources = {pictures.dataset.name: len(pictures) for pictures in candidates}
     names = Counter(name for pictures in candidates for name in pictures.classes)
     searched = sum(sources.values())
@@ -163,9 +195,9 @@ def _summary(part: Part, matches: Sequence[Match], candidates: Sequence[Pictures
     }
 
 
-def _in_words(name: str, summary: Mapping[str, Any]) -> str:
+def _in_words(name: str, summary: Summary) -> str:
     domains = " and ".join(f"{share:.0%} {domain}" for domain, share in summary["domains"].items())
-    text = f"Neighbours of {summary['queries']} test images of {name}: {domains}"
+    text = f"Neighbors of {summary['queries']} test images of {name}: {domains}"
     if summary["own_domain"] is not None:
         text += f" (by chance {summary['own_domain_by_chance']:.0%} {name})"
     if summary["own_class"] is not None:
@@ -176,7 +208,7 @@ def _in_words(name: str, summary: Mapping[str, Any]) -> str:
 def _row(match: Match) -> dict[str, Any]:
     pairs = zip(match.neighbors, match.similarities, strict=True)
     return _image(match.query) | {
-        "neighbours": [_image(picture) | {"similarity": round(similarity, 3)} for picture, similarity in pairs]
+        "neighbors": [_image(picture) | {"similarity": round(similarity, 3)} for picture, similarity in pairs]
     }
 
 

@@ -1,4 +1,4 @@
-"""Validation scores: of a part of the training images that is held out, by which settings are chosen and trials ended.
+"""Validation scores on held-out training images, by which settings are chosen and trials are stopped early.
 
 Test images and labels have no part in them, so a score on the test split stays one of images that decided nothing.
 """
@@ -28,7 +28,7 @@ RIDGE = 0.1
 _SHARE = 5
 """At most one in so many images is held out."""
 _LEAST = 10
-"""Fewest held-out images whose score says anything."""
+"""The smallest number of held-out images for a meaningful score."""
 
 
 class Validation:
@@ -71,7 +71,7 @@ class Validation:
 
 
 def held_out(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the train split to fit on, in random order, and up to `HELD_OUT` rows that are held out for a score.
+    """Split the train split: rows to fit on, in random order, and up to `HELD_OUT` held-out rows for a score.
 
     They depend on the images and labels alone. Both parts have each class in proportion, as far as it has images: at
     least one in each part of a class with two. The first rows to fit on are a sample of the same kind.

@@ -1,1 +1,1 @@
-"""Encoders for others: a folder that needs nothing of this package, and the embeddings of any images."""
+"""Export of encoders to a folder that does not need this package, and of embeddings of any images."""

@@ -1,4 +1,4 @@
-"""The model card of an exported encoder, ``README.md``: what its trial and its leaderboard rows record."""
+"""The model card of an exported encoder, ``README.md``, from its trial and its leaderboard rows."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _code(value: object) -> Markup:
     return Markup(printable(" ".join(str(value).replace("`", "").split())))
 
 
-# Names of datasets and devices are other people's text: every value is escaped unless a filter says that it is code.
+# Names of datasets and devices are untrusted text: every value is escaped unless a filter says that it is code.
 _TEMPLATES = Environment(
     loader=PackageLoader("mdssl.export"),
     autoescape=True,

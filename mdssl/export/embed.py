@@ -1,4 +1,4 @@
-"""``mdssl embed``: the embeddings of any number of images, in the memory of a few hundred."""
+"""``mdssl embed``: the embeddings of any number of images, with the memory for a few hundred."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def embed(
     check_name("feature layer", features, FEATURES)
     check_number("batch_size", batch_size, low=1)
     if not output.endswith(".parquet"):
-        raise InputError(f"output {output!r} does not end in .parquet; a Parquet file is written.")
+        raise InputError(f"output {output!r} does not end in .parquet; give the name of a Parquet file.")
     device = pick_device(device)
     images = open_images(source, data=data, split=split)
     config, model = open_encoder(storage, trial_id, weights, layer=features, input_size=input_size, device=device)
@@ -90,7 +90,7 @@ def embed(
     try:
         parts = Parts(target, about, images, size=preparation.size, skip_damaged=skip_damaged)
         if parts.is_complete():
-            print(printable(f"{target}: already there"))
+            print(printable(f"{target}: complete already"))
             return
         target.parent.check_writable("--output")
         missing = np.concatenate([parts.rows[number] for number in parts.missing] or [np.empty(0, np.int64)])
@@ -111,8 +111,8 @@ def embed(
     if skipped:
         listed = "\n".join(f"  {error}" for error in list(skipped.values())[:_SKIPPED_LISTED])
         left = len(skipped) - _SKIPPED_LISTED
-        more = f"\n  and {left} more; the file's metadata lists all" if left > 0 else ""
-        print(printable(f"left out, as they are damaged: {len(skipped)}\n{listed}{more}"))
+        more = f"\n  and {left} more; see the file's metadata" if left > 0 else ""
+        print(printable(f"damaged images left out: {len(skipped)}\n{listed}{more}"))
 
 
 def _about(

@@ -36,7 +36,7 @@ ABOUT = b"mdssl"
 """Metadata key: JSON that describes the embeddings."""
 _IMAGES, _SKIPPED = b"mdssl.images", b"mdssl.skipped"
 PIXELS, FEWEST, MOST = 2**22, 256, 2048
-"""A part has this many pixels, in at least and at most so many images. An interrupted run loses at most one part."""
+"""Pixels of a part, and its smallest and largest number of images. An interrupted run loses at most one part."""
 
 
 class Parts:
@@ -83,7 +83,7 @@ class Parts:
             return False
         if metadata.get(ABOUT) != self.about or metadata.get(_IMAGES) != self._whole_digest():
             raise InputError(
-                f"{self.output} exists, with other images, another encoder or other settings. Delete it, or give "
+                f"{self.output} exists with other images, another encoder or other settings. Delete it, or give "
                 "another --output."
             )
         return True
@@ -141,7 +141,7 @@ class Parts:
             with suppress(OSError):
                 os.rmdir(self.folder.path)
         elif not files_in(self.folder):
-            # The object that stands for an empty folder in a bucket.
+            # The object that represents an empty folder in a bucket.
             self.folder.delete()
 
     def _join_to(self, file: Path, skipped: Mapping[str, str]) -> int:
@@ -167,7 +167,7 @@ class Parts:
         metadata = _read_metadata(self._file(number)) or {}
         if metadata.get(ABOUT) != self.about:
             raise InputError(
-                f"{self.folder} holds parts of another run: another encoder, other settings, or other files. Finish "
+                f"{self.folder} contains parts of a run with another encoder, other settings or other files. Finish "
                 "that run, move the folder away, or give another --output."
             )
         is_whole = skip_damaged or metadata[_SKIPPED] == b"{}"

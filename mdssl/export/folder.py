@@ -31,7 +31,7 @@ EXPORT = FolderKind(
     setting="--output",
 )
 _OF_A_REPOSITORY = (".git", ".git/*", ".gitattributes", ".gitignore")
-"""Files of a fresh clone of a model repository: an export goes beside them."""
+"""Files of a new clone of a model repository, which an export does not replace."""
 
 
 def export(
@@ -69,7 +69,7 @@ def export(
         raise InputError(f"--formats has no value; give one or more of {', '.join(FORMATS)}.")
     output = Location.of(output)
     if check_replaceable(output, EXPORT, beside=_OF_A_REPOSITORY) and not overwrite:
-        raise InputError(f"folder {output} holds an export; give another --output, or replace it with --overwrite.")
+        raise InputError(f"folder {output} contains an export; give another --output, or replace it with --overwrite.")
     rows = read_rows(storage, trial_id)
     trial_dir = trial_dir_in(storage, trial_id)
     config, model = load_model(trial_dir)

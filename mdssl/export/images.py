@@ -71,7 +71,7 @@ def preparation_of(
 def _datasets_of(config: TrialConfig, data: str | Path, scored_on: Sequence[str]) -> list[Dataset]:
     names = config.domains or tuple(dict.fromkeys(scored_on))
     found = [described_in(data, name) for name in names if is_prepared_in(data, name)]
-    hint = "so the size of its images is not known. Give the --data that has them, or --size and --filter."
+    hint = "so the size of its images is unknown. Give the --data that has them, or --size and --filter."
     if not found:
         which = "training" if config.domains else "evaluation"
         listed = f"none of its {which} datasets ({', '.join(names)})" if names else f"none of its {which} datasets"

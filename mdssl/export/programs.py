@@ -119,7 +119,7 @@ def _traced(model: Model, size: int) -> ExportedProgram:
 
 
 def _with_plain_convolutions(encoder: nn.Module) -> nn.Module:
-    """A copy with torch's own convolutions: a program may run on a GPU, where `SmallMapConv2d` is of no use."""
+    """A copy with torch's own convolutions: a program may run on a GPU, where `SmallMapConv2d` is not faster."""
     plain = copy.deepcopy(encoder).float()
     for block in plain.modules():
         for name, child in block.named_children():
@@ -189,11 +189,8 @@ class Program(NamedTuple):
     run: Callable[[bytes, np.ndarray], np.ndarray]
 
 
-PROGRAMS = {
-    "torch-export": Program(_write_torch_export, _run_torch_export),
-    "onnx": Program(_write_onnx, _run_onnx),
-}
-"""TorchScript is not among them: torch 2.14 deprecates it in favour of torch.export."""
+PROGRAMS = {"torch-export": Program(_write_torch_export, _run_torch_export), "onnx": Program(_write_onnx, _run_onnx)}
+"""Without TorchScript, which torch 2.14 deprecates in favor of torch.export."""
 
 
 def _check_onnx_is_installed() -> None:

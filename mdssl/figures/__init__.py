@@ -1,13 +1,13 @@
-"""Figures of a leaderboard and of its trials: one function each, which returns a matplotlib figure, without pyplot.
+"""Figures of a leaderboard and of its trials: a function for each kind returns a matplotlib figure, without pyplot.
 
     from mdssl import figures, leaderboard
 
     board = leaderboard.read("results")
     figures.lambda_heatmap(board, "svhn")
 
-A notebook shows the value of its cell. ``figure.axes`` are axes of matplotlib, which you can change, and `save` writes
-SVG, PNG or PDF. Figures of the paper are 2 `domains_against_top1`, 3 `lambda_curves`, 4 `embedding`, 5 `methods_bars`,
-A.1 and A.2 `class_similarity`, and A.3 `training_hours`. `gallery` makes all that a leaderboard can give.
+A notebook displays the figure. Its ``axes`` are matplotlib axes, which you can change; `save` writes SVG, PNG or PDF.
+Figures of the paper are 2 `domains_against_top1`, 3 `lambda_curves`, 4 `embedding`, 5 `methods_bars`, A.1 and A.2
+`class_similarity`, and A.3 `training_hours`. `gallery` returns all figures of a leaderboard.
 """
 
 from mdssl.figures.contours import setting_contours
@@ -26,29 +26,3 @@ from mdssl.figures.progress import sweep_progress
 from mdssl.figures.saving import save
 from mdssl.figures.slices import setting_slices
 from mdssl.figures.style import COLUMN, PAGE, Figure
-
-__all__ = [
-    "COLUMN",
-    "PAGE",
-    "Entry",
-    "Figure",
-    "Gallery",
-    "class_similarity",
-    "clusters",
-    "cost_against_score",
-    "domains_against_top1",
-    "embedding",
-    "gallery",
-    "lambda_curves",
-    "lambda_heatmap",
-    "loss_terms",
-    "methods_bars",
-    "save",
-    "seen_against_unseen",
-    "setting_contours",
-    "setting_importance",
-    "setting_slices",
-    "sweep_progress",
-    "training_hours",
-    "trial_gallery",
-]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from mdssl.errors import InputError
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
-from mdssl.figures.searches import drawn, each_sweep, header, is_number, label_axis, tried
+from mdssl.figures.searches import draw_best, drawn, each_sweep, header, is_number, label_axis, tried
 
 MOST_PAIRS = 6
 LEAST_TRIALS = 6
@@ -57,8 +57,8 @@ def _contours(group: SettingsGroup) -> Contours:
     pairs = [pair for x, y in combinations(numbers, 2) if (pair := _pair(trials, x, y))]
     if not pairs:
         raise InputError(
-            "a contour map needs two settings with numbers that differ independently, and there "
-            f"{'is' if len(numbers) == 1 else 'are'} {', '.join(numbers) or 'none'}."
+            "a contour map needs two settings with numbers that differ independently, but the "
+            f"trials differ in {', '.join(numbers) or 'none'}."
         )
     more = f" {len(pairs) - MOST_PAIRS} more pairs are not shown." if len(pairs) > MOST_PAIRS else ""
     return Contours(pairs[:MOST_PAIRS], trials.iloc[trials["val"].argmax()], f"{note}{more}")
@@ -85,7 +85,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Contours, Wo
     words = Words(
         title=f"Validation score over pairs of settings, sweep {group.name}",
         caption=f"Validation top-1 on held-out training images, mean over datasets, interpolated linearly between "
-        f"trials, which are the points. {found.note} The star is the best trial; settings that a panel does not show "
+        f"trials (points). {found.note} The star is the best trial. In each panel, the other settings "
         "differ from trial to trial.",
         alt=f"Contour maps over {'; '.join(named)}. The best, {found.best['val']:.1f} %, is at {at}.",
         name=file_name(group.name),
@@ -105,9 +105,8 @@ def _draw(found: Contours, width: float = style.PAGE) -> style.Figure:
         mesh = Triangulation(x, y, pair.triangles)
         filled = axis.tricontourf(mesh, pair.means["val"], levels=levels, cmap="cividis", extend="neither")
         axis.scatter(x, y, s=5, color="white", edgecolor=style.INK, linewidth=0.4, zorder=2)
-        star: dict[str, Any] = dict(s=50, marker="*", color=style.COLORS[1], edgecolor="white", linewidth=0.5, zorder=3)
         best = (pair.means[pair.x] == found.best[pair.x]) & (pair.means[pair.y] == found.best[pair.y])
-        axis.scatter(x[best], y[best], **star)
+        draw_best(axis, x[best], y[best], edge="white")
         axis.grid(False)
         axis.margins(0.04)
         label_axis(axis.xaxis, pair.x, pair.means[pair.x])

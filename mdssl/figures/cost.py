@@ -68,14 +68,14 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
 def _timed(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["train_seconds"] > 0]
     if rows.empty:
-        raise InputError("no trial has a training time, the column train_seconds, so what a score costs is not known.")
+        raise InputError("no trial has a training time, the column train_seconds, so the cost of a score is unknown.")
     return rows
 
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[pd.DataFrame, Words]]:
     points = costs_and_scores(scores.of_one_device(_timed(group.rows)))
     if len(points) < 2:
-        raise InputError("cost against score needs two trained encoders that are scored on the same datasets.")
+        raise InputError("cost against score needs two trained encoders with scores on the same datasets.")
     front = points[points["on_front"]].sort_values("cost")
     ends = [front.iloc[0], front.iloc[-1]] if len(front) > 1 else [front.iloc[0]]
     said = " to ".join(f"{end['score']:.1f} % for {end['cost']:.2g} h ({end['label']})" for end in ends)
@@ -101,9 +101,11 @@ def _draw(points: pd.DataFrame, width: float = style.PAGE) -> style.Figure:
     style.legend(figure, handles)
     names = points.attrs["evaluate"]
     synthetic = " Built-in domains are synthetic." if set(names) & set(BUILTIN) else ""
-    over = ", ".join(names) if len(names) <= style.MOST_NAMES else f"{len(names)} datasets"
     on = "".join(f" On {device}." for device in points["device"].dropna().unique()[:1] if device != "cpu")
-    style.note(figure, style.plain(f"A point is a trial. Mean over {over}.{synthetic}{on} {SELECTED_ON_TEST}"))
+    style.note(
+        figure,
+        style.plain(f"A point is a trial. Mean over {style.names_or_number(names)}.{synthetic}{on} {SELECTED_ON_TEST}"),
+    )
     return figure
 
 

@@ -83,14 +83,14 @@ def _curves(board: pd.DataFrame, mixture: str | None, features: str = "encoder")
     varied |= {"lambda2": over2} if len(over2) else {}
     if not varied:
         raise InputError(
-            "lambda curves need trials of method mdssl with two values of lambda1 at lambda2 = 0, or of lambda2: sweep "
-            "some, python sweeps/lambda_grid.py --lambda1 1 0.9 --lambda2 0 0.1."
+            "lambda curves need trials of method mdssl with two values of lambda1 at lambda2 = 0, or of lambda2: run "
+            "python sweeps/lambda_grid.py --lambda1 1 0.9 --lambda2 0 0.1."
         )
     levels = over2["lambda1"].nunique()
     if levels > MOST_CURVES:
         raise InputError(
-            f"lambda2 was varied at {levels} values of lambda1, and {MOST_CURVES} curves can be told apart. Keep "
-            "some of them, board[board.lambda1.isin([…])], or draw lambda_heatmap."
+            f"lambda2 was varied at {levels} values of lambda1, but only {MOST_CURVES} curves can be distinguished. "
+            "Keep some of them, board[board.lambda1.isin([…])], or draw lambda_heatmap."
         )
     return Curves(varied, union, in_order(pd.concat(varied.values())["eval_dataset"], mixture))
 

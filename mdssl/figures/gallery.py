@@ -1,4 +1,4 @@
-"""The figures that a leaderboard can give, with their words, and the reasons why others cannot be drawn."""
+"""All figures of a leaderboard with titles and captions, and the reasons why others cannot be drawn."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MOST_GROUPS = 3
 
 
 def gallery(board: pd.DataFrame, storage: Storage = None) -> Gallery:
-    """All figures that ``board`` can give. None is drawn yet.
+    """List all figures of ``board``, without drawing them.
 
     Trials that differ in settings which figures do not show are never averaged. The largest groups of trials with
     the same settings get figures of their own, and the caption names the settings.

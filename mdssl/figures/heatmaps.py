@@ -80,7 +80,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Heatmap, Wor
         if len(grid[0][LAMBDAS].drop_duplicates()) < 2:
             raise InputError(
                 "a lambda heat map needs trials of method mdssl with two pairs of lambda1 and lambda2: "
-                "python sweeps/lambda_grid.py."
+                "run python sweeps/lambda_grid.py."
             )
         return grid
 
@@ -109,7 +109,7 @@ def _draw(heatmap: Heatmap, width: float | None = None) -> style.Figure:
     rows, columns = values.shape
     width = width or min(max(3.3, 0.9 + 0.42 * columns), style.PAGE)
     figure, (axis,) = style.panels(1, width=width, height=min(0.5 + 0.26 * rows, 8))
-    # Cells without a score are light grey, which is no color of the map.
+    # Cells without a score are light gray, which is not a color of the map.
     colors = matplotlib.colormaps["cividis"].with_extremes(bad="#f2f2f2")
     image = axis.imshow(np.ma.masked_invalid(values), cmap=colors, aspect="auto")
     axis.grid(False)

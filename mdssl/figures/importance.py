@@ -1,4 +1,4 @@
-"""How much each setting of a sweep tells about the validation score: permutation importance of a random forest."""
+"""Importance of each setting of a sweep for the validation score: permutation importance of a random forest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mdssl.figures.searches import each_sweep, header, is_number, tried
 
 LEAST_TRIALS = 10
 FEW_TRIALS = 20
-"""Below this a warning stands on the figure."""
+"""Below this number the figure has a warning."""
 _FOLDS, _REPEATS, _TREES = 5, 5, 100
 
 
@@ -29,10 +29,10 @@ class Importance(NamedTuple):
     note: str
 
     def warning(self) -> str:
-        """Why the numbers may not be trusted, or an empty string."""
+        """A warning about unreliable numbers, or an empty string."""
         few = f" Warning: only {self.trials} trials; with fewer than {FEW_TRIALS} the order may be chance."
         useless = (
-            " Warning: the forest predicts held-out trials no better than their mean, so these numbers say nothing."
+            " Warning: the forest predicts held-out trials no better than their mean, so these numbers are meaningless."
         )
         return (few if self.trials < FEW_TRIALS else "") + (useless if self.explained <= 0 else "")
 
@@ -78,7 +78,7 @@ def _importance(group: SettingsGroup) -> Importance:
 
 
 def _codes(values: pd.Series) -> np.ndarray:
-    """Numbers as they are, and categories by number; -1 is what a method does not have."""
+    """Numbers as they are, categories as codes; -1 for a setting that the method does not have."""
     if is_number(values):
         return values.astype(float).fillna(-1).to_numpy()
     return pd.factorize(values.astype(str).where(values.notna()), sort=True)[0].astype(float)

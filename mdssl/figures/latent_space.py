@@ -26,23 +26,19 @@ if TYPE_CHECKING:
 LAYER = "projection"
 PERPLEXITY = 30
 MOST_IMAGES = 300
-"""Images of each domain in t-SNE; its time grows with them."""
+"""Images of each domain in t-SNE, whose time grows with their number."""
 MOST_MATRICES = 8
 """Panels over λ1 alone."""
 MOST_LEVELS = {"lambda1": 3, "lambda2": 4}
 """Values of each in a grid of panels."""
 _WIDEST_PANEL = 2.6
 _MOST_DIMENSIONS = 50
-"""The authors of t-SNE reduce to as many by PCA first. The result hardly changes, and it is faster."""
+"""PCA reduces the features to this number first, as the authors of t-SNE do, which is faster."""
 
 
 @style.styled()
 def embedding(
-    samples: Mapping[str, Mapping[str, np.ndarray]],
-    *,
-    layer: str = "encoder",
-    seed: int = 0,
-    width: float = style.PAGE,
+    samples: Mapping[str, Mapping[str, np.ndarray]], *, layer: str = "encoder", seed: int = 0, width: float = style.PAGE
 ) -> style.Figure:
     """Figure 4: t-SNE of representations colored by domain, one panel for each encoder.
 
@@ -100,7 +96,7 @@ def _tsne(title: str, rows: np.ndarray, seed: int) -> np.ndarray:
     if len(rows) < 4:
         raise InputError(f"t-SNE of {title!r} needs at least 4 images, and there are {len(rows)}.")
     if not np.isfinite(rows).all():
-        raise InputError(f"the representations of {title!r} hold values that are not finite; probe the trial again.")
+        raise InputError(f"the representations of {title!r} contain values that are not finite; probe the trial again.")
     # On a busy machine threads wait for each other, and many take ten times as long as one.
     with threadpool_limits(1):
         rows = PCA(min(_MOST_DIMENSIONS, *rows.shape), random_state=seed).fit_transform(rows)
@@ -134,8 +130,8 @@ def class_similarity(
     for title, matrix in matrices.items():
         if np.shape(matrix) != (classes, classes):
             raise InputError(
-                f"the similarities of {title!r} have shape {np.shape(matrix)}; {len(groups)} domains with together "
-                f"{classes} classes make it ({classes}, {classes})."
+                f"the similarities of {title!r} have shape {np.shape(matrix)}; {len(groups)} domains with "
+                f"{classes} classes in total require ({classes}, {classes})."
             )
     per_row = per_row or min(len(matrices), max(1, int(width / 1.65)))
     names = [style.dataset_label(name, 14) for name in groups]
@@ -243,7 +239,7 @@ def _find_embedding(group: SettingsGroup, storage: Storage) -> Iterator[tuple[di
     words = Words(
         title=f"Latent space, trained on {mixture}",
         caption="Corresponds to figure 4 of the paper: t-SNE of projections of test images, colored by domain, each "
-        f"panel on its own.{at} One seed.",
+        f"panel separately.{at} One seed.",
         alt=f"Points of {', '.join(mixture.split('+'))}, colored by domain. Share of images whose nearest neighbor by "
         f"cosine is of their own domain: {'; '.join(shares)}.",
     )
@@ -267,7 +263,7 @@ def _read(storage: Storage, trials: Mapping[str, str], mixture: str) -> dict[str
         trials: trial ids by panel title.
     """
     if storage is None:
-        raise InputError("no storage is given, so representations of trials cannot be read; gallery(board, storage).")
+        raise InputError("representations of trials need a storage; call gallery(board, storage).")
     from mdssl.evaluate import representations
 
     domains = {plain_name(domain): domain for domain in mixture.split("+")}
@@ -278,8 +274,8 @@ def _read(storage: Storage, trials: Mapping[str, str], mixture: str) -> dict[str
             panels[title] = {domains[name]: kept for name, kept in found.items()}
     if not panels:
         raise InputError(
-            f"no trial on {mixture} that would be shown has saved representations of all its domains; `mdssl probe "
-            f"{next(iter(trials.values()))} --evaluate {' '.join(domains)}` saves those of one trial."
+            f"none of the selected trials on {mixture} has representations of all its domains; `mdssl probe "
+            f"{next(iter(trials.values()))} --evaluate {' '.join(domains)}` adds those of one trial."
         )
     return panels
 

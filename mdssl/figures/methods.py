@@ -58,7 +58,7 @@ def _bars(board: pd.DataFrame, mixture: str | None, features: str = "encoder") -
     shown = pd.concat([together, alone[alone["eval_dataset"].isin(datasets)]])
     methods = shown["method"].unique()
     if len(methods) < 2:
-        raise InputError(f"bars of methods need two of them on {mixture}; the leaderboard has {methods[0]} only.")
+        raise InputError(f"bars of methods need two methods on {mixture}; the leaderboard has only {methods[0]}.")
     scores.refuse_mixed(shown, "bars of methods", by=("method",))
     varies = ("method", "lambda1", "lambda2", "train_mixture", "data_fingerprint")
     scores.refuse_mixed(shown, "bars of methods", varies=varies)

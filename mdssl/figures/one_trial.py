@@ -1,22 +1,20 @@
-"""Figures of one trial while it trained: the terms of its loss, its validation scores, and its clusters."""
+"""Figures of the training of one trial: the terms of its loss, its validation scores, and its clusters."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 from mdssl.figures import style
-from mdssl.figures.kind import Entry, Gallery, Words
+from mdssl.figures.kind import Entry, Gallery, Words, read_table
 from mdssl.storage.location import Location
 
 _VALIDATION = "val_linear_top1/"
-"""What columns of validation scores begin with; the name of the dataset follows."""
+"""Prefix of the columns of validation scores; the name of the dataset follows."""
 _TERMS = {
     "loss": "total",
     "alignment": "alignment (eq. 2)",
@@ -37,7 +35,7 @@ def loss_terms(metrics: pd.DataFrame, *, width: float = style.PAGE) -> style.Fig
         ValueError: there are no steps in it.
     """
     if metrics.empty:
-        raise InputError("the metrics hold no step yet: the trial has not reported.")
+        raise InputError("the metrics have no step yet: the trial has not reported.")
     terms = {name: title for name, title in _TERMS.items() if name in metrics and metrics[name].notna().any()}
     figure, axes = style.panels(len(terms), width=width, height=1.25)
     for axis, (name, title) in zip(axes, terms.items(), strict=True):
@@ -63,7 +61,7 @@ def validation_scores(metrics: pd.DataFrame, *, width: float = style.PAGE) -> st
     """
     curves = _curves(metrics)
     if not curves:
-        raise InputError("the metrics hold no validation score: train with --score-every N.")
+        raise InputError("the metrics have no validation score: train with --score-every N.")
     figure, (axis,) = style.panels(1, width=width, height=1.6)
     lines = {
         name: axis.plot(metrics["step"], scores, **style.line(number % len(style.COLORS)))[0]
@@ -90,7 +88,7 @@ def clusters(rounds: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure
         ValueError: there are no rounds in it.
     """
     if rounds.empty:
-        raise InputError("the clusters hold no round yet: the trial has not clustered.")
+        raise InputError("the file of clusterings is empty: the trial has not clustered yet.")
     churns = bool(rounds["churn"].notna().any())
     figure, axes = style.panels(2 + churns, width=width, height=1.35)
     step = rounds["step"]
@@ -116,7 +114,7 @@ def clusters(rounds: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure
         axis.locator_params(axis="x", nbins=4)
     style.legend(figure, lines)
     sizes = rounds["sizes"].iloc[-1]
-    some = ", ".join(f"{size:,}" for size in sizes[:8]) + (f" and {len(sizes) - 8} more" if len(sizes) > 8 else "")
+    some = some_of((f"{size:,}" for size in sizes), 8)
     style.note(figure, f"Sizes of the {len(sizes)} clusters at the last of {len(rounds)} rounds: {some}.")
     return figure
 
@@ -148,16 +146,14 @@ def _validation_words(metrics: pd.DataFrame) -> Words:
     changes = [f"{name} from {scores.iloc[0]:.1f} to {scores.iloc[-1]:.1f} %" for name, scores in own.items()]
     return Words(
         title="Validation scores during training",
-        caption="Linear score of held-out images of the train split. Test images have no part in it.",
+        caption="Linear score of held-out images of the train split. Test images are not used.",
         alt=f"From step {metrics['step'].iloc[0]:.0f} to step {metrics['step'].iloc[-1]:.0f}: {', '.join(changes)}.",
     )
 
 
 def _cluster_words(rounds: pd.DataFrame) -> Words:
     first, last = rounds.iloc[0], rounds.iloc[-1]
-    churn = (
-        f"; at the last {100 * last['churn']:.1f} % of images changed their cluster" if pd.notna(last["churn"]) else ""
-    )
+    churn = f"; at the last, {100 * last['churn']:.1f} % of images changed cluster" if pd.notna(last["churn"]) else ""
     return Words(
         title="Clusters during training",
         caption="At each clustering: purity and normalized mutual information (NMI) against the true domains, which "
@@ -170,27 +166,15 @@ def _cluster_words(rounds: pd.DataFrame) -> Words:
 
 _KINDS = {
     "loss-terms": (
-        "metrics.parquet",
-        None,
-        loss_terms,
-        _loss_words,
-        "it has not reported yet, or has nothing to train",
+        "metrics.parquet", None, loss_terms, _loss_words, "it has not reported yet, or its method does not train"
     ),
     "validation-scores": (
-        "metrics.parquet",
-        _scored,
-        validation_scores,
-        _validation_words,
-        "it was trained without --score-every",
+        "metrics.parquet", _scored, validation_scores, _validation_words, "it was trained without --score-every"
     ),
     "clusters": (
-        "clusters.parquet",
-        None,
-        clusters,
-        _cluster_words,
-        "its method has no clusters, or it has not clustered yet",
+        "clusters.parquet", None, clusters, _cluster_words, "its method has no clusters, or it has not clustered yet"
     ),
-}
+}  # fmt: skip
 
 
 def trial_gallery(trial_dir: str | Location) -> Gallery:
@@ -202,20 +186,14 @@ def trial_gallery(trial_dir: str | Location) -> Gallery:
     trial_dir = Location.of(trial_dir)
     found = Gallery()
     for kind, (file, chosen, draw, words_of, why_not) in _KINDS.items():
-        try:
-            table = pd.read_parquet(io.BytesIO((trial_dir / file).read_bytes()))
-        except FileNotFoundError:
+        table = read_table(trial_dir / file)
+        if table is None:
             found.absent[kind] = f"trial {trial_dir.name} has no {file}: {why_not}."
             continue
-        except (pa.ArrowException, ValueError, OSError) as error:
-            raise InputError(
-                f"{trial_dir / file} cannot be read: {str(error).splitlines()[0].rstrip('.')}. Move it away to draw "
-                "the other figures of the trial."
-            ) from error
         table = chosen(table) if chosen else table
         # A method without training reports nothing, and its table has no columns.
         if table.empty:
-            found.absent[kind] = f"trial {trial_dir.name} has nothing for it in {file}: {why_not}."
+            found.absent[kind] = f"trial {trial_dir.name} has no rows in {file}: {why_not}."
             continue
         words = replace(words_of(table), name=kind)
         found.entries.append(Entry(figure=kind, draw=partial(draw, table), **vars(words)))

@@ -21,7 +21,7 @@ from mdssl.tables.select import SELECTED_ON_TEST
 _MARGINS = (0.08, 0.12)
 """Around the points, as shares of their range."""
 SELECTED_BY = {"val_top1": "validation top-1", "top1": "top-1"}
-"""What an axis is called, by the column of the scores that select trials."""
+"""The label of an axis, by the column of the scores that select trials."""
 
 
 class Points(NamedTuple):
@@ -71,8 +71,8 @@ def _points(rows: pd.DataFrame, mixture: str) -> Points:
     complete = values.dropna(subset=["seen", "unseen"])
     if len(complete) < 2:
         raise InputError(
-            "a Pareto front of seen and unseen datasets needs two trials on a mixture with scores on both kinds: name "
-            "others in --evaluate, too."
+            "a Pareto front of seen and unseen datasets needs two trials on a mixture with scores on both kinds: add "
+            "other datasets to --evaluate."
         )
     trials = rows.drop_duplicates("trial_id").set_index("trial_id").loc[complete.index].reset_index()
     trials = named(trials).assign(x=complete["seen"].to_numpy(), y=complete["unseen"].to_numpy())

@@ -1,4 +1,4 @@
-"""The best validation score of each sweep over what its trials have cost."""
+"""The best validation score of each sweep over the cost of its trials."""
 
 from __future__ import annotations
 
@@ -44,13 +44,15 @@ def sweep_progress(board: pd.DataFrame, *, width: float = style.PAGE) -> style.F
     found = [one for group in whole_board(board) for one in _progress(group)]
     if len(found) > 1:
         named = "; ".join(", ".join(one.datasets) for one in found)
-        raise InputError(f"the sweeps have validation scores on different datasets: {named}. Keep those of one kind.")
+        raise InputError(
+            f"the sweeps have validation scores on different datasets: {named}. Keep sweeps with the same datasets."
+        )
     return _draw(found[0], width)
 
 
 def _progress(group: SettingsGroup) -> list[Progress]:
     """One for each set of evaluation datasets."""
-    rows = pd.concat([group.rows, group.unscored]) if len(group.unscored) else group.rows
+    rows = group.every_row
     by_datasets: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
     reason = InputError("the best score over time needs a sweep with two trials that have validation scores.")
     for sweep, own in rows.groupby("sweep", sort=False):
@@ -90,8 +92,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Progress, Wo
 
 
 def _note(progress: Progress) -> str:
-    names = progress.datasets
-    over = ", ".join(names) if len(names) <= style.MOST_NAMES else f"{len(names)} datasets"
+    over = style.names_or_number(progress.datasets)
     return f"Validation top-1 is of held-out training images, mean over {over}. A point is a trial."
 
 

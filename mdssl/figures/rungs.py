@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from mdssl.errors import InputError
 from mdssl.figures import style
-from mdssl.figures.kind import FigureKind, Storage, Words, file_name
+from mdssl.figures.kind import FigureKind, Storage, Words, file_name, read_table
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.searches import each_sweep
 from mdssl.storage.location import Location
@@ -41,8 +39,8 @@ class Rungs(NamedTuple):
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words]]:
     if storage is None:
-        raise InputError("no storage is given, so metrics of trials cannot be read; gallery(board, storage).")
-    rows = pd.concat([group.rows, group.unscored]) if len(group.unscored) else group.rows
+        raise InputError("metrics of trials need a storage; call gallery(board, storage).")
+    rows = group.every_row
     rows = rows[rows["iterations"] > 0]
     ranked = best_by_validation(rows)
     status = dict(zip(ranked["trial_id"], ranked["status"], strict=True))
@@ -52,7 +50,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
         curves = {trial_id: own for trial_id, own in zip(shown, read, strict=True) if len(own)}
     if len(curves) < 2:
         raise InputError(
-            "validation scores over steps need two trials of a sweep that were scored while they trained: a sweep with "
+            "validation scores over steps need two trials of a sweep with scores during training: run a sweep with "
             "--scheduler asha, or --score-every N."
         )
     # The last score is that of the trial's rows.
@@ -83,18 +81,9 @@ def _metrics(trial_dir: Location) -> pd.DataFrame:
     Raises:
         ValueError: the file is damaged.
     """
-    nothing = pd.DataFrame({"step": [], "val_linear_top1": []})
-    try:
-        metrics = pd.read_parquet(io.BytesIO((trial_dir / "metrics.parquet").read_bytes()))
-    except FileNotFoundError:
-        return nothing
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise InputError(
-            f"{trial_dir / 'metrics.parquet'} cannot be read: {str(error).splitlines()[0].rstrip('.')}. Move it away "
-            "to draw the curves of the other trials."
-        ) from error
-    if "val_linear_top1" not in metrics:
-        return nothing
+    metrics = read_table(trial_dir / "metrics.parquet")
+    if metrics is None or "val_linear_top1" not in metrics:
+        return pd.DataFrame({"step": [], "val_linear_top1": []})
     return metrics.loc[metrics["val_linear_top1"].notna(), ["step", "val_linear_top1"]].reset_index(drop=True)
 
 

@@ -17,8 +17,7 @@ from mdssl.figures.kind import Gallery
 from mdssl.figures.one_trial import trial_gallery
 from mdssl.figures.style import Figure
 from mdssl.leaderboard import board as leaderboard
-from mdssl.leaderboard.files import file_of
-from mdssl.leaderboard.opening import results_in
+from mdssl.leaderboard.files import file_of, results_in
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import MADE_BY, check_file
 from mdssl.storage.trial_dir import trial_dir_in
@@ -45,7 +44,7 @@ def to_bytes(figure: Figure, suffix: str, *, title: str = "", description: str =
     Raises:
         ValueError: another suffix.
     """
-    check_name("format of a figure", suffix, FORMATS)
+    check_name("figure format", suffix, FORMATS)
     title, description = printable(title), printable(description)
     words = {"Title": title, "Subject" if suffix == "pdf" else "Description": description}
     buffer = io.BytesIO()
@@ -82,7 +81,7 @@ def write_figures(
     trial_id: str | None = None,
     console: Console | None = None,
 ) -> list[Location]:
-    """Write figures with their words, print file, title and caption of each, and say why others cannot be drawn.
+    """Write figures, print file, title and caption of each, and the reasons why others cannot be drawn.
 
     Args:
         storage: where results are.
@@ -102,9 +101,9 @@ def write_figures(
     """
     console = console or Terminal()
     if not formats:
-        raise InputError(f"no format of a figure is named; allowed: {', '.join(FORMATS)}.")
+        raise InputError(f"no figure format is given; allowed: {', '.join(FORMATS)}.")
     for suffix in formats:
-        check_name("format of a figure", suffix, FORMATS)
+        check_name("figure format", suffix, FORMATS)
     found = _of_board(storage) if trial_id is None else _of_trial(storage, trial_id)
     known = [*(entry.figure for entry in found.entries), *found.absent, *(entry.name for entry in found.entries)]
     for name in names:
@@ -156,7 +155,7 @@ def _of_trial(storage: str | Location, trial_id: str) -> Gallery:
     trial_dir = trial_dir_in(results_in(storage), trial_id)
     if not row_file.exists() and not trial_dir.exists():
         raise InputError(
-            f"there is no trial {trial_id} in {storage}; `mdssl leaderboard` lists those that exist, and --storage "
-            "selects another place."
+            f"there is no trial {trial_id} in {storage}; `mdssl leaderboard` lists the existing ones, and --storage "
+            "selects another storage."
         )
     return trial_gallery(trial_dir)

@@ -1,4 +1,4 @@
-"""Which rows of a leaderboard a figure shows: groups of trials with the same settings, and their means over seeds."""
+"""Select the rows of a leaderboard for a figure: groups of trials with the same settings, and means over seeds."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def one_mixture(rows: pd.DataFrame, mixture: str | None) -> str:
     if mixture is None and len(found) == 1:
         return found[0]
     if mixture is None and found:
-        raise InputError(f"the leaderboard has several training mixtures: {', '.join(found)}. Name one, mixture=….")
+        raise InputError(
+            f"the leaderboard has several training mixtures: {', '.join(found)}. Choose one with mixture=…."
+        )
     check_name("training mixture", mixture, found)
     assert mixture is not None
     return mixture
@@ -128,7 +130,7 @@ def span(counts: Iterable[int], one: str, many: str) -> str:
 
 def seeds_note(counts: Iterable[int]) -> str:
     """A note on the number of seeds behind the means of a figure, and on their spread."""
-    return span(counts, "One seed, so no spread is known.", "Means over {} seeds ± one standard deviation.")
+    return span(counts, "One seed, so the spread is unknown.", "Means over {} seeds ± one standard deviation.")
 
 
 def in_order(names: Iterable[str], mixture: str) -> list[str]:
@@ -157,6 +159,11 @@ class SettingsGroup:
     unscored: pd.DataFrame
     name: str = ""
 
+    @property
+    def every_row(self) -> pd.DataFrame:
+        """The rows of all trials, with and without a score."""
+        return pd.concat([self.rows, self.unscored]) if len(self.unscored) else self.rows
+
     def label(self, mixture: str) -> str:
         """``mixture`` where the group has several, for the names of files."""
         return mixture if len(mixtures(self.rows)) > 1 else ""
@@ -170,8 +177,7 @@ class SettingsGroup:
 
 def settings_groups(board: pd.DataFrame) -> list[SettingsGroup]:
     """The groups of ``board``, the one with most trials first."""
-    is_scored = (board["status"] == "finished") & board["top1"].notna()
-    rows = all_settings(board[is_scored & (board["features"] == "encoder")])
+    rows = encoder_scores(board)
     untrained = rows["method"].isin(UNTRAINED)
     trained = rows[~untrained]
     if trained.empty:
@@ -185,12 +191,34 @@ def settings_groups(board: pd.DataFrame) -> list[SettingsGroup]:
     for group in groups:
         first = group.iloc[0]
         group = pd.concat([group, rows[untrained & (rows[same] == first[same]).all(axis=1)]])
-        probes = group["probe"].value_counts()
-        group = group[group["probe"] == probes.index[0]]
-        group = latest_images(latest_images(group), "data_fingerprint", "train_mixture")
-        trials = group.loc[~group["method"].isin(UNTRAINED), "trial_id"].nunique()
-        found.append(SettingsGroup(group, trials, _described(first, differing, probes), unscored_like(without, first)))
+        description = ", ".join([*_described(first, differing), probe_words(group)])
+        group = by_one_probe(group)
+        found.append(SettingsGroup(group, count_trained(group), description, unscored_like(without, first)))
     return found
+
+
+def encoder_scores(board: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``board`` with a score of encoder features, with all their settings."""
+    is_scored = (board["status"] == "finished") & board["top1"].notna()
+    return all_settings(board[is_scored & (board["features"] == "encoder")])
+
+
+def by_one_probe(rows: pd.DataFrame) -> pd.DataFrame:
+    """The scores by the most frequent probe, on the latest images of each dataset and mixture."""
+    rows = rows[rows["probe"] == rows["probe"].value_counts().index[0]]
+    return latest_images(latest_images(rows), "data_fingerprint", "train_mixture")
+
+
+def probe_words(rows: pd.DataFrame) -> str:
+    """Describe the most frequent probe of ``rows``."""
+    probes = rows["probe"].value_counts()
+    others = f" (the most frequent of {len(probes)})" if len(probes) > 1 else ""
+    return f"{probes.index[0]} probe{others} of encoder features"
+
+
+def count_trained(rows: pd.DataFrame) -> int:
+    """The number of trained encoders in ``rows``."""
+    return rows.loc[~rows["method"].isin(UNTRAINED), "trial_id"].nunique()
 
 
 def unscored(board: pd.DataFrame) -> pd.DataFrame:
@@ -214,7 +242,7 @@ def of_one_device(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen_lambdas(rows: pd.DataFrame, by: str = "method") -> tuple[float, float]:
-    """The λ1 and λ2 that most values of ``by`` have, and of these the nearest to the paper's. Scores play no part."""
+    """The λ1 and λ2 that most values of ``by`` have, and of these the nearest to the paper's. Scores are not used."""
     pairs = rows.groupby(["lambda1", "lambda2"]).agg(kinds=(by, "nunique"), trials=("trial_id", "nunique"))
     nearness = [-sum(abs(own - paper) for own, paper in zip(pair, PAPERS_LAMBDAS, strict=True)) for pair in pairs.index]
     return pairs.assign(nearness=nearness).sort_values(["kinds", "nearness", "trials"], kind="stable").index[-1]
@@ -251,13 +279,11 @@ def _hidden_settings(rows: pd.DataFrame) -> list[str]:
     return [name for name in settings_of(rows) if name not in _SHOWN]
 
 
-def _described(trial: pd.Series, differing: list[str], probes: pd.Series) -> str:
+def _described(trial: pd.Series, differing: list[str]) -> list[str]:
     stem = f" ({trial['stem']} stem)" if pd.notna(trial.get("stem")) else ""
     parts = [f"{trial['arch']}{stem}"] if pd.notna(trial.get("arch")) else []
     if pd.notna(trial.get("iterations")):
         batch = f" of {trial['batch_per_domain']} images a domain" if pd.notna(trial.get("batch_per_domain")) else ""
         parts.append(f"{trial['iterations']:,} steps{batch}")
     named = {"arch", "stem", "iterations", "batch_per_domain", "probe", "features"}
-    parts += [f"{name} {trial[name]}" for name in differing if name not in named]
-    others = f" (the most frequent of {len(probes)})" if len(probes) > 1 else ""
-    return ", ".join([*parts, f"{probes.index[0]} probe{others} of encoder features"])
+    return parts + [f"{name} {trial[name]}" for name in differing if name not in named]

@@ -1,4 +1,4 @@
-"""Trials of sweeps for figures that average nothing, and the settings in which they differ."""
+"""The trials of sweeps, for figures without means, and the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -7,31 +7,27 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 
 from mdssl.config.methods import METHODS, UNTRAINED
 from mdssl.errors import InputError
 from mdssl.figures import style
-from mdssl.figures.scores import SettingsGroup, all_settings, unscored
-from mdssl.tables.compare import latest_images, settings_apart, settings_of
+from mdssl.figures.scores import SettingsGroup, by_one_probe, count_trained, encoder_scores, probe_words, unscored
+from mdssl.tables.compare import settings_apart, settings_of
 from mdssl.tables.select import NO_VALIDATION, best_by_validation
 
 _IMAGES = ("data_fingerprint", "weights", "recipe_version", "recipe_version_clustering")
-"""Settings that nobody searches."""
+"""Settings that a search never varies."""
 
 
 def whole_board(board: pd.DataFrame) -> list[SettingsGroup]:
     """All trials of ``board`` as one group, whatever their settings, with scores of the most frequent probe."""
-    is_scored = (board["status"] == "finished") & board["top1"].notna()
-    rows = all_settings(board[is_scored & (board["features"] == "encoder")])
+    rows = encoder_scores(board)
     if rows.empty:
         return []
-    probes = rows["probe"].value_counts()
-    rows = latest_images(latest_images(rows[rows["probe"] == probes.index[0]]), "data_fingerprint", "train_mixture")
-    others = f" (the most frequent of {len(probes)})" if len(probes) > 1 else ""
-    trials = rows.loc[~rows["method"].isin(UNTRAINED), "trial_id"].nunique()
-    without = unscored(board)
-    return [SettingsGroup(rows, trials, f"{probes.index[0]} probe{others} of encoder features", without)]
+    kept = by_one_probe(rows)
+    return [SettingsGroup(kept, count_trained(kept), probe_words(rows), unscored(board))]
 
 
 def each_sweep(board: pd.DataFrame) -> list[SettingsGroup]:
@@ -53,7 +49,7 @@ def trials_of(group: SettingsGroup) -> pd.DataFrame:
     Raises:
         ValueError: no trial has a validation score.
     """
-    rows = pd.concat([group.rows, group.unscored]) if len(group.unscored) else group.rows
+    rows = group.every_row
     rows = rows[~rows["method"].isin(UNTRAINED)].sort_values("finished_at", kind="stable")
     ranked = best_by_validation(rows).set_index("trial_id")
     if not ranked["val"].notna().any():
@@ -83,8 +79,8 @@ def tried(group: SettingsGroup, what: str, least: int) -> tuple[pd.DataFrame, li
     names = searched_settings(trials.drop(columns="val"))
     if len(trials) < least or not names:
         raise InputError(
-            f"{what} needs {least} trials of a sweep with validation scores that differ in a setting, and there "
-            f"{'is' if len(trials) == 1 else 'are'} {len(trials)}{'' if names else ' with the same settings'}."
+            f"{what} needs {least} trials of a sweep with validation scores that differ in a setting, but the "
+            f"sweep has {len(trials)}{'' if names else ' with the same settings'}."
         )
     ended = every["status"].value_counts()
     baselines = len(weighs) - len(trials)
@@ -95,6 +91,11 @@ def tried(group: SettingsGroup, what: str, least: int) -> tuple[pd.DataFrame, li
     return trials.reset_index(drop=True), names, f"{len(trials)} trials.{note}"
 
 
+def draw_best(axis: Axes, x: pd.Series, y: pd.Series, edge: str) -> None:
+    """Draw the best trial as a star."""
+    axis.scatter(x, y, s=45, marker="*", color=style.COLORS[1], edgecolor=edge, linewidth=0.5, zorder=3)
+
+
 def is_number(values: pd.Series) -> bool:
     """Whether a setting has an order: numbers, but not booleans."""
     values = values.dropna().infer_objects()
@@ -102,7 +103,7 @@ def is_number(values: pd.Series) -> bool:
 
 
 def scale_of(values: pd.Series) -> str:
-    """``log`` for positive numbers over a decade or more that are spread as logarithms are, else ``linear``."""
+    """``log`` for positive numbers over a decade or more with evenly spread logarithms, else ``linear``."""
     values = values.astype(float)
     low, high = values.min(), values.max()
     if not low > 0 or high < 10 * low:
@@ -112,7 +113,7 @@ def scale_of(values: pd.Series) -> str:
 
 
 def drawn(values: pd.Series) -> pd.Series:
-    """Where ``values`` are on an axis: their decimal logarithms, or themselves, as `scale_of` says."""
+    """The positions of ``values`` on an axis: their decimal logarithms or the values, by `scale_of`."""
     values = values.astype(float)
     return pd.Series(np.log10(values), values.index) if scale_of(values) == "log" else values
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
-from mdssl.figures.searches import drawn, each_sweep, header, is_number, label_axis, tried
+from mdssl.figures.searches import draw_best, drawn, each_sweep, header, is_number, label_axis, tried
 
 MOST_PANELS = 12
 LEAST_TRIALS = 4
@@ -75,10 +75,7 @@ def _draw(found: Slices, width: float = style.PAGE) -> style.Figure:
             axis.set_xlim(-0.6, len(categories) - 0.4)
             axis.set_xlabel(style.plain(header(name)))
         axis.scatter(places, trials["val"], s=10, alpha=0.6, color=style.COLORS[0], linewidth=0)
-        star: dict[str, Any] = dict(
-            s=40, marker="*", color=style.COLORS[1], edgecolor=style.INK, linewidth=0.4, zorder=3
-        )
-        axis.scatter(places[[best]], trials["val"][[best]], **star)
+        draw_best(axis, places[[best]], trials["val"][[best]], edge=style.INK)
     low, high = trials["val"].min(), trials["val"].max()
     margin = 0.08 * max(high - low, 0.1)
     for axis in axes:

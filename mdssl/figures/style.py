@@ -1,7 +1,7 @@
 """The style of all figures, and `Figure`, which always draws in this style.
 
 Text has 7 points, which is legible in a column of print and on a page. Colors are those of Okabe and Ito, without
-yellow, which is invisible on paper. Markers, line styles and hatches repeat what colors show, for readers in greyscale.
+yellow, which is invisible on paper. Markers, line styles and hatches repeat what colors show, for readers in grayscale.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ METHODS = {"alone": _ALONE} | {name: method for name, method in methods.METHODS.
 """Methods that train; ``alone`` is SimCLR on a single domain."""
 
 MOST_NAMES = 8
-"""Datasets that a note or an alternative text names."""
+"""Number of datasets that a note or an alternative text lists."""
 SMALL = 6
 """Font size in points; other text has 7."""
 
@@ -117,7 +117,7 @@ class Figure(MatplotlibFigure):
             super().savefig(*args, **kwargs)
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """What Jupyter shows: PNG, which all of its front ends keep in a saved notebook."""
+        """The PNG that Jupyter shows; all its front ends keep PNG in a saved notebook."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
         # Half the pixels, so that it is sharp on screens with two pixels for each.
@@ -242,6 +242,11 @@ def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
 def time_unit(hours: pd.Series) -> tuple[str, int]:
     """Unit for ``hours``, and how many of it are an hour."""
     return ("hours", 1) if hours.max() >= 0.5 else ("minutes", 60)
+
+
+def names_or_number(datasets: Sequence[str]) -> str:
+    """The names of a few datasets, or the number of many."""
+    return ", ".join(datasets) if len(datasets) <= MOST_NAMES else f"{len(datasets)} datasets"
 
 
 def in_words(what: str, by_dataset: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The table of results: its columns, its files, and the rows that stand for a trial."""
+"""The table of results: its columns, its files, and the rows of each trial."""
 
 from mdssl.leaderboard.board import read
 

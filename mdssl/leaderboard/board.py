@@ -28,7 +28,7 @@ from mdssl.storage.location import Location
 
 _OF_A_SCORE = ("eval_dataset", "seen", "features", "probe", "top1", "num_classes", "num_train", "num_test")
 _NEEDED = {"finished": _OF_A_SCORE, "stopped": ("eval_dataset", "seen", "features", "step")}
-"""By status, the columns without which a row says nothing."""
+"""By status, the columns in which a row must have a value."""
 
 _SAID_BY_COLUMNS = {*SCHEMA.names, "domains"}
 _AFTER_EVALUATION = ', "recipe_version": '
@@ -94,7 +94,7 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
 
 
 def with_settings(df: pd.DataFrame) -> pd.DataFrame:
-    """``df`` and, from ``config_json``, a column for each setting that has none of its own.
+    """``df`` and, from ``config_json``, a column for each setting without one.
 
     Such as ``weight_decay``, ``crop_min_area`` or ``recipe_version``, null where the method has no such setting, and
     ``eval_fingerprint``: what the images were that gave the score. Filter by them, or name them in the index of

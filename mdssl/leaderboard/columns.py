@@ -19,7 +19,7 @@ _TEXT, _FLOAT, _INT, _BOOL, _TIME = pa.string(), pa.float64(), pa.int64(), pa.bo
 
 
 class Column(NamedTuple):
-    """A column: its name, its type, what it means and in which unit, whether every row has a value, and the first
+    """A column: its name, type, meaning with unit, whether every row has a value, and the first
     schema version that has it."""
 
     name: str
@@ -54,10 +54,10 @@ SETTING_COLUMNS = (
     Column("outlier_rule", _TEXT, "farthest or runner-up (eq. 5)"),
     Column("preset", _TEXT, "preset that the settings started from"),
 )
-"""What was asked for. Null where the method has no such setting."""
+"""Settings of the trial. Null where the method has no such setting."""
 
 COLUMNS = (
-    Column("trial_id", _TEXT, "12 hex digits that stand for all that can change the encoder", required=True),
+    Column("trial_id", _TEXT, "hash of everything that can change the encoder: 12 hex digits", required=True),
     Column("sweep", _TEXT, "sweep that produced the row"),
     Column("status", _TEXT, "finished, failed or stopped", required=True),
     Column("error", _TEXT, "why it failed; null otherwise"),
@@ -68,7 +68,7 @@ COLUMNS = (
     Column("probe", _TEXT, "linear probe, with those of its settings that are not the default"),
     Column("top1", _FLOAT, "linear probe, test split, at the end of training: percent"),
     Column("top5", _FLOAT, "the same, class among the five best: percent; null with five classes or fewer"),
-    Column("knn_top1", _FLOAT, "weighted nearest neighbours, test split: percent"),
+    Column("knn_top1", _FLOAT, "weighted nearest neighbors, test split: percent"),
     Column(
         "val_top1",
         _FLOAT,
@@ -76,7 +76,7 @@ COLUMNS = (
         "settings are chosen: percent",
         since=2,
     ),
-    Column("val_knn_top1", _FLOAT, "weighted nearest neighbours, held-out train images: percent", since=2),
+    Column("val_knn_top1", _FLOAT, "weighted nearest neighbors, held-out train images: percent", since=2),
     Column(
         "val_linear_top1",
         _FLOAT,
@@ -91,21 +91,21 @@ COLUMNS = (
     Column("eval_seconds", _FLOAT, "wall time of this score: s"),
     Column("gpu_hours", _FLOAT, "train_seconds times GPUs: h"),
     Column("num_workers", _INT, "training processes"),
-    Column("device", _TEXT, "what they ran on"),
+    Column("device", _TEXT, "device of the workers"),
     Column("views_seen", _INT, "augmented images that went through the encoder, in a trial that it continued from too"),
     Column("views_per_second", _FLOAT, "views of the steps that it trained itself / train_seconds: 1/s"),
-    Column("peak_memory_mb", _FLOAT, "most memory of one worker, the GPU's if it has one: MB"),
+    Column("peak_memory_mb", _FLOAT, "largest memory use of one worker, on its GPU if it has one: MB"),
     Column("encoder_mb", _FLOAT, "size of the saved encoder: MB"),
     Column("final_loss", _FLOAT, "training loss, mean of the steps of the last report"),
     Column("config_json", _TEXT, "every setting of trial and evaluation, as JSON", required=True),
-    Column("data_fingerprint", _TEXT, "what the images were"),
+    Column("data_fingerprint", _TEXT, "hash of the training images"),
     Column("git_commit", _TEXT, "commit of the code; -dirty where files differed"),
     Column("mdssl_version", _TEXT, "version of this package", required=True),
     Column("torch_version", _TEXT, "version of PyTorch"),
     Column("ray_version", _TEXT, "version of Ray; null if it was not used"),
     Column("started_at", _TIME, "when the trial began: UTC"),
-    Column("finished_at", _TIME, "when the row was made: UTC"),
-    Column("checkpoint", _TEXT, "where the encoder's weights are"),
+    Column("finished_at", _TIME, "when the row was written: UTC"),
+    Column("checkpoint", _TEXT, "location of the encoder's weights"),
     Column("schema_version", _INT, "version of these columns", required=True),
 )
 """All columns, in the order of the files."""

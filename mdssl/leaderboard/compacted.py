@@ -25,7 +25,7 @@ from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import LEADERBOARD
 
 COPY = "leaderboard-compacted.parquet"
-"""Not in the folder: whoever reads that would count each row twice."""
+"""Not in the folder: a reader of the folder would count each row twice."""
 
 _FILES = b"mdssl.leaderboard_files"
 """Key of the copy's metadata: JSON, for each trial its number of rows and the stamp of its file."""
@@ -33,13 +33,13 @@ _SETTLED_NS = 10 * 10**9
 """Age from which a file's stamp is reliable. File system clocks have ticks, of seconds in object stores: a file that
 is written twice in a tick may look the same, so the copy holds no file that was still fresh when it was made."""
 _MANY = 1000
-"""So many files take half a second to read one by one."""
+"""The number of files that take half a second to read one by one."""
 
 log = logging.getLogger(__name__)
 
 
 class Compacted(NamedTuple):
-    """What `compact` did: ``file`` has ``rows`` rows of ``trials`` trials, and none of ``fresh`` others, whose files
+    """The result of `compact`: ``file`` has ``rows`` rows of ``trials`` trials, without ``fresh`` others, whose files
     were written in the last seconds."""
 
     file: Location
@@ -66,8 +66,8 @@ def compact(storage: str | Location) -> Compacted:
     now = storage.now_ns()
     if now is None:
         raise InputError(
-            f"the leaderboard in {storage} cannot be compacted: this kind of storage does not tell when a file was "
-            "written, so nobody could see that a copy is out of date. It is read file by file."
+            f"the leaderboard in {storage} cannot be compacted: this kind of storage has no modification times, so "
+            "an outdated copy could not be detected. It is read file by file."
         )
     # Listed before anything is read: a file that is replaced meanwhile has another stamp from then on.
     listed = _stamps(storage)
@@ -86,9 +86,9 @@ def compact(storage: str | Location) -> Compacted:
 
 
 def renew(storage: str | Location) -> Compacted | None:
-    """`compact`, where a thousand files are not in the copy as they are now; None where that is not worth it.
+    """`compact`, if the copy lacks at least a thousand files or their latest state; otherwise do nothing.
 
-    None as well where `compact` would raise: a copy is only for speed, and readers of the folder say what is wrong.
+    None as well where `compact` would raise: the copy only saves time, and reading the folder reports the error.
     """
     storage = Location.of(storage)
     listed = _stamps(storage)
@@ -123,7 +123,7 @@ def read_folder(storage: str | Location) -> pa.Table:
 
 
 def _read_copy(file: Location) -> tuple[dict[str, tuple[int, int]], pa.Table]:
-    """Stamps by name of the files that are in the copy, and their rows; nothing of a copy that is damaged."""
+    """Stamps by name of the files that are in the copy, and their rows; empty for a damaged copy."""
     try:
         with pq.ParquetFile(pa.BufferReader(file.read_bytes()), page_checksum_verification=True) as parquet:
             table = as_now(parquet.read(use_threads=False))
@@ -131,7 +131,7 @@ def _read_copy(file: Location) -> tuple[dict[str, tuple[int, int]], pa.Table]:
         if not table.schema.equals(SCHEMA) or (pc.max(table["schema_version"]).as_py() or 0) > SCHEMA_VERSION:
             problem = "another version of mdssl made it"
         elif _rows_by_trial(table) != {trial_id: rows for trial_id, (rows, _, _) in files.items()}:
-            problem = "rows were added or taken away"
+            problem = "rows were added or removed"
         else:
             stamps = {f"{trial_id}{SUFFIX}": (size, written) for trial_id, (_, size, written) in files.items()}
             return stamps, table.replace_schema_metadata()
@@ -152,7 +152,7 @@ def _read_copy(file: Location) -> tuple[dict[str, tuple[int, int]], pa.Table]:
 def _stamps(storage: Location) -> dict[str, tuple[int, int | None] | None]:
     """Size in bytes and time of writing in ns since 1970 of each Parquet file in the folder; None for a subfolder.
 
-    Other files, as file managers and people leave them, are passed over. A folder is not, for pandas reads it as well.
+    Other files are ignored. A folder is not, because pandas reads it as well.
     """
     return {
         name: (info.size, info.mtime_ns) if info.type == pyarrow.fs.FileType.File else None

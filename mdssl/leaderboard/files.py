@@ -1,4 +1,4 @@
-"""The Parquet file of one trial: writing its rows, and reading and checking them."""
+"""The Parquet file of one trial: writing its rows, and reading and checking them; and opening a storage for reading."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs
 import pyarrow.parquet as pq
 
-from mdssl.config.trial import check_trial_id
+from mdssl.config.trial import check_trial_id, is_trial_id
 from mdssl.errors import InputError
 from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION, as_now
 from mdssl.storage.location import Location
-from mdssl.storage.trial_dir import rows_file_in
+from mdssl.storage.trial_dir import TRIALS, rows_file_in
 
 SUFFIX = ".parquet"
 _LOCAL, _REMOTE = (64, 2), (1, 16)
@@ -24,21 +25,21 @@ twice as long as two."""
 
 
 def file_of(storage: str | Location, trial_id: str) -> Location:
-    """Where the rows of a trial are. Raises ``ValueError`` where ``trial_id`` is not a trial id."""
+    """Return the file with the rows of a trial. Raises ``ValueError`` where ``trial_id`` is not a trial id."""
     check_trial_id(trial_id)
     return rows_file_in(storage, trial_id)
 
 
 def to_bytes(table: pa.Table) -> bytes:
-    """What a trial's file holds. Of a handful of rows, most of a file and of the time to read it would be dictionaries,
-    statistics and a second copy of the schema: without them it has a third of the size, and any reader is faster."""
+    """Serialize the rows of a trial. Dictionaries, statistics and a second copy of the schema would triple the size
+    of a file of a few rows, and slow down every reader."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, use_dictionary=False, write_statistics=False, store_schema=False)
     return buffer.getvalue()
 
 
 def read_files(files: Sequence[Location]) -> pa.Table:
-    """The rows of ``files``, in their order. Files that are not there (any more) have none.
+    """The rows of ``files``, in their order. Files that do not exist have none.
 
     Raises:
         ValueError: a file is not one of ours, or of a newer version.
@@ -79,7 +80,7 @@ def _table_in(file: Location) -> pa.Table | None:
         with pq.ParquetFile(pa.BufferReader(data)) as parquet:
             return as_now(parquet.read(use_threads=False))
     except (pa.ArrowException, OSError) as error:
-        raise _foreign(file, f"it is not whole, or not Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
+        raise _foreign(file, f"it is truncated, or not Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
 
 
 def _checked(table: pa.Table, file: Location) -> pa.Table:
@@ -107,3 +108,25 @@ def _foreign(file: Location, why: str) -> InputError:
         f"{file} is not a leaderboard file: {why}. Move it out of the folder; if it was a trial's, the same sweep then "
         "scores the saved encoder again."
     )
+
+
+def results_in(storage: str | Location) -> Location:
+    """Open ``storage`` for reading.
+
+    Raises:
+        ValueError: it is a file, or it does not exist.
+    """
+    storage = Location.of(storage)
+    kind = storage.filesystem.get_file_info(storage.path).type
+    which = "Give the folder or bucket of a sweep's results with --storage or MDSSL_STORAGE."
+    if kind == pyarrow.fs.FileType.File:
+        raise InputError(f"storage {storage} is a file. {which}")
+    if kind == pyarrow.fs.FileType.NotFound:
+        raise InputError(f"storage {storage} has no leaderboard and no trials: there is no such folder. {which}")
+    return storage
+
+
+def trial_ids(storage: Location) -> list[str]:
+    """The ids of the trials that have a folder, sorted; other files and folders are ignored."""
+    found = (storage / TRIALS).listing().items()
+    return [name for name, info in found if is_trial_id(name) and info.type == pyarrow.fs.FileType.Directory]

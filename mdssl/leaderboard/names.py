@@ -26,12 +26,12 @@ _COUNTS = ("num_classes", "num_train", "num_test")
 
 
 def name_of(dataset: str, words: str) -> str:
-    """The name of ``dataset`` with what sets it apart from the published one, where there are such ``words``."""
+    """The name of ``dataset``, followed by ``words``, its difference from the published dataset, if there are any."""
     return f"{dataset} ({words.translate(_NO_PARENTHESES)})" if words else dataset
 
 
 def mixture_of(train_mixture: str, variants: Mapping[str, str]) -> str:
-    """``train_mixture`` with each of its domains under its `name_of`."""
+    """``train_mixture`` with the `name_of` each of its domains."""
     return "+".join(name_of(name, variants.get(name, "")) for name in train_mixture.split("+"))
 
 
@@ -41,13 +41,13 @@ def plain_name(name: str) -> str:
 
 
 def matching_names(wanted: Iterable[str], found: Iterable[str]) -> list[str]:
-    """Those of ``found`` that ``wanted`` has, with their words or without."""
+    """The entries of ``found`` that are in ``wanted``, with or without the words of `name_of`."""
     wanted = set(wanted)
     return [name for name in found if {name, plain_name(name)} & wanted]
 
 
 def words_of_score(row: Mapping[str, Any]) -> str:
-    """What sets the evaluation dataset of a row apart from the published one; in older rows their counts tell."""
+    """The difference between the evaluation dataset of a row and the published one; in older rows, by the counts."""
     evaluation = json.loads(row.get("config_json") or "{}").get("evaluation", {})
     return evaluation["variant"] if "variant" in evaluation else _by_counts(row["eval_dataset"], *_counts_of(row))
 
@@ -55,7 +55,7 @@ def words_of_score(row: Mapping[str, Any]) -> str:
 def marked(
     df: pd.DataFrame, evaluations: Sequence[str | None], mixtures: Sequence[Mapping[str, str] | None]
 ) -> pd.DataFrame:
-    """``df`` with the names of its datasets as they are shown.
+    """Replace the names of datasets in ``df`` by those that are shown.
 
     A trial's own domains have the words that its rows record, or those of its scores on the domain.
 

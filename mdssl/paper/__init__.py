@@ -1,1 +1,1 @@
-"""The paper's published numbers, and ours beside them."""
+"""Comparison with the paper's published numbers."""

@@ -1,4 +1,4 @@
-"""Table 2 of the paper, the cost of training, with ours beside it."""
+"""Comparison with table 2 of the paper, the cost of training."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ RESOURCES = {"training_hours": "h", "disk_mb": "MB", "gpus": ""}
 """The resources of table 2, with their units."""
 
 UNPUBLISHED_LAMBDAS = (1.0, 0.1)
-"""λ1 and λ2 of table 2's MDSSL model. The paper does not say them; table 1 has one MDSSL model of these domains."""
+"""λ1 and λ2 of table 2's MDSSL model. The paper does not give them; table 1 has one MDSSL model of these domains."""
 
 
 def resources_side_by_side(board: pd.DataFrame) -> pd.DataFrame:
-    """Table 2: what four single-domain models cost, and what one MDSSL model of the four domains costs.
+    """Table 2: the cost of four single-domain models, and of one MDSSL model of the four domains.
 
     Args:
         board: as for `mdssl.paper.published.side_by_side`.

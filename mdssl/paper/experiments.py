@@ -32,7 +32,7 @@ class PaperTrial:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Values by setting: what `mdssl.sweep.grid.trials` takes as one of its methods."""
+        """The settings, as one of the methods of `mdssl.sweep.grid.trials`."""
         if self.method == "pretrained":
             return {"method": self.method}
         own = {"method": self.method, "domains": self.domains, "lambda1": self.lambda1, "lambda2": self.lambda2}
@@ -40,7 +40,7 @@ class PaperTrial:
         return own | ({"num_clusters": self.num_clusters} if self.num_clusters else {})
 
     def __str__(self) -> str:
-        words = [self.method, "+".join(self.domains) or "(weights from elsewhere)"]
+        words = [self.method, "+".join(self.domains) or "(pretrained weights)"]
         if METHODS[self.method].weighs_domains:
             words += [f"λ1={self.lambda1:g}", f"λ2={self.lambda2:g}"]
         return " ".join(words + ([f"K={self.num_clusters}"] if self.num_clusters else []))
@@ -51,19 +51,19 @@ class PaperExperiment:
     """One table or figure of the paper."""
 
     title: str
-    """What it shows, in our words."""
+    """A short description."""
     section: str
     """Where the paper describes it."""
     trials: tuple[PaperTrial, ...]
-    """What has to be trained, in the order of the paper's rows."""
+    """The encoders to train, in the order of the paper's rows."""
     evaluate: tuple[str, ...]
     """Datasets that its encoders are scored on, or whose representations it shows, in the order of its columns."""
     reports: str = "top1"
     """top1 | resources (hours, disk, GPUs) | hours | embedding (t-SNE) | similarity (class-averaged heat maps)."""
     figure: str = ""
-    """Of a figure, which of ours shows it: how the names of these begin in `mdssl.figures.gallery`."""
+    """For a figure: the prefix of the names of our figures that correspond to it (`mdssl.figures.gallery`)."""
     notes: tuple[str, ...] = ()
-    """Where the text is silent or contradicts itself, and what was decided."""
+    """Missing or contradictory statements of the paper, and our choices."""
 
     @property
     def domains(self) -> tuple[str, ...]:

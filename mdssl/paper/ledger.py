@@ -1,7 +1,7 @@
-"""Comparison with the paper: every number of its tables beside ours, with a verdict and the command that makes ours.
+"""Comparison with the paper: every number of its tables and ours, with a verdict and the command for ours.
 
 A verdict needs the settings of the paper. Rows of the same model that were trained for fewer steps, with a smaller
-encoder or scored by another probe are shown, for they are what there is, but they confirm and refute nothing.
+encoder or scored by another probe are shown, but they neither confirm nor refute a claim.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _deviations(row: Row) -> list[str]:
-    """In words, each setting of ``row`` that differs from the paper's, and each dataset that is not a published one."""
+    """Describe each setting of ``row`` that differs from the paper's, and each dataset that is not a published one."""
     names = _OF_A_PRETRAINED if row["method"] == "pretrained" else PAPER_RECIPE
     return _off_data(row) + [
         f"{name.replace('_', ' ')} {_value(row[name])} (paper: {_value(PAPER_RECIPE[name])})"
@@ -168,7 +168,7 @@ def _mean(of_mean: Row, scores: list[Row]) -> Row:
     cells = [cell for cell in cells if wanted.get(of_mean["eval_dataset"], lambda name: True)(cell["eval_dataset"])]
     line["by_seed"] = _means_by_seed(cells)
     if of_mean["status"] == "incomplete":
-        line["why"] = "not all of its scores are there"
+        line["why"] = "some of its scores are missing"
     deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
     doubtful = [cell["eval_dataset"] for cell in cells if cell["eval_dataset"] in IMPLAUSIBLE]
     return judged(line, deviations, implausible=f"it includes the score on {doubtful[0]}" if doubtful else "")

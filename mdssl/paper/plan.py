@@ -1,4 +1,4 @@
-"""The paper's experiments before they run: what each needs and costs, and which trials can run on the prepared data."""
+"""Plan the paper's experiments: their datasets and costs, and the trials that can run on the prepared data."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _COST_OF_A_VIEW = {
 
 
 class Plan(NamedTuple):
-    """What of some experiments can be done: ``trials``, each once, and the datasets to ``evaluate`` on; ``skipped`` are
-    the trials that lack something, ``lacking`` the datasets that are not prepared, and ``unscored`` those of them that
-    the experiments score on."""
+    """The feasible part of some experiments: ``trials``, each once, and the datasets to ``evaluate`` on. ``skipped``
+    are the trials that lack a dataset or weights, ``lacking`` the datasets that are not prepared, and ``unscored`` the
+    evaluation datasets among these."""
 
     trials: tuple[PaperTrial, ...]
     evaluate: tuple[str, ...]
@@ -83,7 +83,7 @@ def speed(recipe: Recipe, board: pd.DataFrame) -> tuple[float, str]:
 def print_list(
     names: Sequence[str], recipe: Recipe, board: pd.DataFrame, console: Console, *, data: str | Path, repeats: int = 1
 ) -> None:
-    """Print each experiment with its trials, the datasets it needs and what it would cost; then the sum.
+    """Print each experiment with its trials, datasets and estimated cost; then the total.
 
     Args:
         recipe: how every trial is trained.
@@ -117,20 +117,20 @@ def print_list(
             _say(console, f"  note: {note}")
         _say(console, "")
     once = dict.fromkeys(trial for name in names for trial in EXPERIMENTS[name].trials)
-    _say(console, f"together, shared trials once: {cost(once)}")
+    _say(console, f"total, with shared trials counted once: {cost(once)}")
     _say(console, f"at {views_per_second:,.0f} views/s ({source})")
     for dataset in plan_experiments(names, data).lacking:
         _say(console, f"not prepared: {dataset}; {prepare_command(data, dataset)}")
 
 
 def print_skipped(plan: Plan, console: Console) -> None:
-    """Print the trials and datasets that are skipped, and why."""
+    """Print the skipped trials and datasets with the reasons."""
     for trial in plan.skipped:
         absent = [name for name in trial.domains if name in plan.lacking]
         why = f"not prepared: {', '.join(absent)}" if absent else "give its file with --pretrained"
         _say(console, f"skipped: {trial}; {why}")
     if plan.unscored:
-        _say(console, f"not scored on, because they are not prepared: {', '.join(plan.unscored)}")
+        _say(console, f"evaluation datasets that are not prepared: {', '.join(plan.unscored)}")
 
 
 def _say(console: Console, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Published and ours on the screen. What is published says so wherever it is shown."""
+"""Print published numbers and ours. Published numbers are always marked as such."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mdssl.terminal import Terminal
 
 _SOURCE = "published: numbers of the paper (ICLR 2022 submission), not ours"
 _RECIPE = "published: resnet50 (imagenet stem), 48,000 iterations of 1024 images, sgd probe"
-_DOUBT = "?: implausible as top-1 (mdssl/paper/published.py says why), also in averages"
+_DOUBT = "?: implausible as top-1 (see mdssl/paper/published.py), also in averages"
 _TITLES = {
     "average": "average over all columns",
     "seen": "average over training domains",
@@ -23,8 +23,8 @@ def print_side_by_side(table: pd.DataFrame, console: Console | None = None) -> N
     """Print a `mdssl.paper.published.side_by_side` in 80 columns: a block per evaluation dataset, and its averages.
 
     A line a trained model: published (with a question mark where implausible), ours and ours less published, top-1 in
-    percent; ``-`` where we have none. How ours were trained stands above, with the models it holds for where they
-    differ; what kept a score from being there, other than that nobody ran it, below.
+    percent; ``-`` where we have none. The settings of ours are printed above, with their models if there are several;
+    failed and missing scores are listed below with the reason.
     """
     console = console or Terminal()
     _say(console, f"{table['experiment'].iloc[0]}: top-1 in percent on the test split, linear probe on the encoder")
@@ -47,7 +47,7 @@ def print_side_by_side(table: pd.DataFrame, console: Console | None = None) -> N
             "differ-\nence": [_number(value, "+") for value in block["difference"]],
         }
         _say(console, "", _TITLES.get(str(name), str(name)))
-        # One set of widths, so that the numbers of all blocks stand below each other.
+        # One set of widths, so that the numbers of all blocks are aligned.
         widths = {"λ1": 3, "λ2": 4, "ours": 6, "differ-\nence": 7}
         _draw(console, {name: [text.rjust(widths.get(name, 0)) for text in texts] for name, texts in cells.items()})
     said = table[~table["status"].isin(["ours", "not run"])]
@@ -62,7 +62,7 @@ def print_resources(table: pd.DataFrame, console: Console | None = None) -> None
     """
     console = console or Terminal()
     devices = ", ".join(dict.fromkeys(name for name in table["devices"] if name))
-    _say(console, "table2: what four single-domain models cost, and one MDSSL model of the four domains")
+    _say(console, "table2: cost of four single-domain models, and of one MDSSL model of the four domains")
     _say(console, f"{_SOURCE}; on GeForce RTX 2080")
     _say(console, f"ours: on {devices or 'nothing yet'}; disk: the encoder alone")
     cells = {

@@ -1,8 +1,8 @@
-"""The paper's published numbers, and ours beside them, cell by cell.
+"""The paper's published numbers, and ours for the same cells.
 
 ``published.csv`` (top-1 in percent, tables 1, 3, 4 and 5) and ``published_resources.csv`` (table 2) are copied from
 "Multi-Domain Self-Supervised Learning", submission to ICLR 2022, anonymous authors. They are published values, not
-ours, and never a gate: no test, no sweep and no exit code asks how far ours are from them.
+ours, and never a requirement: no test, sweep or exit code depends on the difference to them.
 
 Why not: the published CIFAR-100 values are implausible as top-1. An encoder trained on CIFAR-10 alone is said to give
 75.37 %, one trained on Tiny-ImageNet 82.69 % (and only 81.67 % on CIFAR-10, with a tenth of the classes), one trained
@@ -29,7 +29,7 @@ Row = dict[Hashable, Any]
 """A row of a table by column, as ``DataFrame.to_dict("records")`` gives it."""
 
 IMPLAUSIBLE = ("cifar100",)
-"""Evaluation datasets whose published values cannot be top-1, as the module says."""
+"""Evaluation datasets whose published values cannot be top-1: see the module's docstring."""
 
 MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
 _NOT_RUN = {"ours": float("nan"), "seeds": 0, "trial_ids": (), "recipe": "", "status": "not run"}
@@ -99,7 +99,7 @@ def side_by_side(board: pd.DataFrame, experiment: str) -> pd.DataFrame:
 def averages(table: pd.DataFrame) -> pd.DataFrame:
     """The means of a `side_by_side` that the paper prints, one a row, in the same columns.
 
-    ``eval_dataset`` says over which of the columns the mean goes: ``average`` over all, training domains included; in
+    ``eval_dataset`` names the columns of the mean: ``average`` over all, training domains included; in
     table 3 the mixtures have ``seen`` (training domains) and ``unseen`` instead. ImageNet is trained on there but not
     scored, so a mixture with it has two training domains in its mean. Ours is null, and ``incomplete``, as long as one
     score of the mean is missing.

@@ -1,4 +1,4 @@
-"""When our numbers agree with published ones: equivalence within a margin, by an interval over seeds."""
+"""Verdicts on published numbers: equivalence within a margin, by an interval over seeds."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import pandas as pd
 from mdssl.paper.published import Row
 
 VERDICTS = {
-    "agrees": "ours, made by the paper's recipe, are equivalent to the published number",
-    "differs": "ours, made by the paper's recipe, are not",
-    "cannot be told": "ours were made by the paper's recipe, but their seeds are too few or too far apart to say",
-    "different settings": "ours were trained or scored in another way than the paper's, or on other data: a difference "
-    "is no evidence",
-    "implausible": "the published number cannot be what it is said to be, so ours cannot agree or differ",
-    "not run": "nobody has trained or scored this here yet",
+    "agrees": "ours, made with the paper's settings, are equivalent to the published number",
+    "differs": "ours, made with the paper's settings, are not equivalent to the published number",
+    "cannot be told": "ours were made with the paper's settings, but have too few seeds or too large a spread",
+    "different settings": "ours were trained or scored with other settings than the paper's, or on other data: a "
+    "difference is not evidence",
+    "implausible": "the published number cannot be the stated quantity, so ours cannot agree or differ",
+    "not run": "this was not trained or scored yet",
 }
-"""Meanings by verdict, in the order in which a reader wants them."""
+"""Meanings by verdict, in the order of display."""
 
 MARGIN = 2.0
 """Points of top-1 within which ours and a published number are equivalent."""
 
 CONFIDENCE = 0.95
-"""Of the intervals of ours."""
+"""Confidence level of our intervals."""
 
 RULE = (
     f"Agreement is equivalence. Ours agree where the {CONFIDENCE:.0%} t-interval of our mean over seeds lies within "
-    f"{MARGIN:g} points of the published top-1, and differ where it lies wholly beyond them. Else, and with one seed, "
-    "which has no interval, it cannot be told: the more ours vary, the harder it is to agree. A mean over datasets has "
-    "the interval of the seeds' means. A lead is paired by seed: it agrees where its interval lies on the published "
-    "side of zero, and differs where it lies on the other. A cost, which has no interval, agrees within a tenth of the "
-    "published."
+    f"{MARGIN:g} points of the published top-1, and differ where it lies wholly outside of them. Otherwise, and "
+    "with one seed, which has no interval, agreement cannot be told: a larger spread of ours makes agreement harder. A "
+    "mean over datasets has the interval of the seeds' means. A lead is paired by seed: it agrees where its interval "
+    "lies on the published side of zero, and differs where it lies on the other. A cost, which has no interval, agrees "
+    "within a tenth of the published."
 )
 
 
@@ -57,7 +57,7 @@ def judged(line: Row, deviations: list[str], *, implausible: str) -> Row:
     """``line``, a claim of the ledger with our scores ``by_seed``, and its interval, verdict and why.
 
     Args:
-        deviations: what of ours is not as the paper says, in words.
+        deviations: descriptions of our settings that differ from the paper's.
         implausible: why the published number cannot be what it is said to be; empty where it can.
     """
     low, high = interval(line["by_seed"].values())

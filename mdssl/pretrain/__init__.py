@@ -1,1 +1,1 @@
-"""Training: from domain batches to an encoder. Plain PyTorch; nothing here knows that Ray exists."""
+"""Training: from domain batches to an encoder. Plain PyTorch, without Ray."""

@@ -1,4 +1,4 @@
-"""SimCLR's augmentation, batched on the device, with parameters of its own for each view.
+"""SimCLR's augmentation, batched on the device, with separate parameters for each view.
 
 `draw` gives uniform numbers, a function of (seed, step, domain) alone; `Views.of` turns them into parameters; `augment`
 applies these. So views do not depend on λ, on the number of workers, or on how often a run was resumed, and each
@@ -44,7 +44,7 @@ def draw_jitter_order(*, seed: int, step: int) -> np.ndarray:
     """The order of brightness 0, contrast 1, saturation 2 and hue 3 in the first and second views of one step: (2, 4).
 
     torchvision draws an order for each image. One order for all the first (or second) views of a step, as in kornia,
-    needs a fourth of the work. All domains share it, so that it does not tell them apart.
+    needs a fourth of the work. All domains share it, so that it cannot distinguish them.
     """
     rng = np.random.default_rng([2, seed, step])
     return np.stack([rng.permutation(4), rng.permutation(4)])
@@ -58,8 +58,8 @@ class Views:
         top, left, height, width: the crop, in whole pixels.
         flip: 1 where the view is mirrored.
         brightness, contrast, saturation: torchvision's factors; 1 changes nothing.
-        hue: shift as a share of the colour circle, in [-0.5, 0.5]; 0 changes nothing.
-        grey: 1 where the view loses its colours.
+        hue: shift as a share of the color circle, in [-0.5, 0.5]; 0 changes nothing.
+        gray: 1 where the view loses its colors.
         sigma: of the Gaussian blur, in pixels; 0 for none.
     """
 
@@ -72,14 +72,14 @@ class Views:
     contrast: torch.Tensor
     saturation: torch.Tensor
     hue: torch.Tensor
-    grey: torch.Tensor
+    gray: torch.Tensor
     sigma: torch.Tensor
 
     @classmethod
     def of(cls, uniform: torch.Tensor, size: int, recipe: Recipe) -> Views:
         """Turn the (B, numbers) uniform draws of `draw` into parameters for ``size`` × ``size`` images."""
         area, ratio = uniform[:, :_CROP_ATTEMPTS], uniform[:, _CROP_ATTEMPTS : 2 * _CROP_ATTEMPTS]
-        top, left, flip, jitter, brightness, contrast, saturation, hue, grey, blur, sigma = uniform[
+        top, left, flip, jitter, brightness, contrast, saturation, hue, gray, blur, sigma = uniform[
             :, 2 * _CROP_ATTEMPTS :
         ].unbind(1)
 
@@ -104,7 +104,7 @@ class Views:
             contrast=1 + 0.8 * strength * (2 * contrast - 1),
             saturation=1 + 0.8 * strength * (2 * saturation - 1),
             hue=0.2 * strength * (2 * hue - 1),
-            grey=(grey < _GREY_PROBABILITY).to(uniform.dtype),
+            gray=(gray < _GREY_PROBABILITY).to(uniform.dtype),
             sigma=torch.where(
                 blur < recipe.blur_probability, _BLUR_SIGMA[0] + (_BLUR_SIGMA[1] - _BLUR_SIGMA[0]) * sigma, 0.0
             ),
@@ -115,12 +115,12 @@ class Views:
 
 
 def augment(images: torch.Tensor, views: Views, jitter_order: np.ndarray, *, compiled: bool = False) -> torch.Tensor:
-    """One view of each image: crop, flip, colour jitter, greyscale, blur, then `normalize`.
+    """One view of each image: crop, flip, color jitter, grayscale, blur, then `normalize`.
 
     Args:
         images: (B, S, S, 3) uint8.
         views: parameters of the B views, on the images' device.
-        jitter_order: (4,) order of the colour operations.
+        jitter_order: (4,) order of the color operations.
         compiled: compile each part with torch.compile; gives the same views up to rounding.
 
     Returns:
@@ -138,16 +138,16 @@ def augment(images: torch.Tensor, views: Views, jitter_order: np.ndarray, *, com
 def _augment_chunk(images: torch.Tensor, views: Views, jitter_order: np.ndarray, compiled: bool) -> torch.Tensor:
     operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
     factors = (views.brightness, views.contrast, views.saturation, views.hue)
-    # Compiled one by one, because the colour operations have 24 orders.
+    # Compiled one by one, because the color operations have 24 orders.
     part = _compiled if compiled else lambda function: function
     x = part(resized_crop_flip)(images, views)
     for index in jitter_order:
         x = part(operations[index])(x, factors[index])
-    return part(_finish)(x, views.grey, views.sigma)
+    return part(_finish)(x, views.gray, views.sigma)
 
 
-def _finish(x: torch.Tensor, grey: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    x = normalize(gaussian_blur(adjust_saturation(x, 1 - grey), sigma))
+def _finish(x: torch.Tensor, gray: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    x = normalize(gaussian_blur(adjust_saturation(x, 1 - gray), sigma))
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -191,18 +191,18 @@ def adjust_brightness(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def adjust_contrast(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Move each image away from, or towards, the mean of its grey values."""
-    # The grey value of the mean colour is the mean of the grey values, in a third of the work.
-    return _blend(x, _grey(x.mean((2, 3), keepdim=True)), factor)
+    """Blend each image with the mean of its gray values."""
+    # The gray value of the mean color is the mean of the gray values, in a third of the work.
+    return _blend(x, _gray(x.mean((2, 3), keepdim=True)), factor)
 
 
 def adjust_saturation(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Move each pixel away from, or towards, its grey value; factor 0 is greyscale."""
-    return _blend(x, _grey(x), factor)
+    """Blend each pixel with its gray value; factor 0 gives grayscale."""
+    return _blend(x, _gray(x), factor)
 
 
 def adjust_hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Rotate the hue of each pixel by ``shift`` of the colour circle; value and saturation (HSV) stay."""
+    """Rotate the hue of each pixel by ``shift`` of the color circle; value and saturation (HSV) stay."""
     red, green, blue = x.unbind(1)
     value = x.amax(1)
     chroma = value - x.amin(1)
@@ -219,7 +219,7 @@ def adjust_hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
 
 def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Blur each image with a Gaussian of its own ``sigma`` in pixels (0: not at all), borders reflected.
+    """Blur each image with a Gaussian of its ``sigma`` in pixels (0: not at all), borders reflected.
 
     The kernel spans a tenth of the image as in SimCLR, at least 3 pixels: 3 at 32×32.
     """
@@ -239,7 +239,7 @@ def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _grey(x: torch.Tensor) -> torch.Tensor:
+def _gray(x: torch.Tensor) -> torch.Tensor:
     red, green, blue = x.split(1, dim=1)
     return _GREY_WEIGHTS[0] * red + _GREY_WEIGHTS[1] * green + _GREY_WEIGHTS[2] * blue
 

@@ -40,7 +40,7 @@ class LoopState:
         score_seconds: the part of ``seconds`` that validation scores took.
         rounds: one record per clustering; see `mdssl.pretrain.pseudo_domains.find`.
         clusters: of the last clustering.
-        continued_from: trial_id, step and views of the shorter trial that it goes on from, or None; see
+        continued_from: trial_id, step and views of the shorter trial that it continues, or None; see
             `mdssl.pretrain.stable`. The costs are then those of its own steps.
         terms: loss terms of the steps since the last report.
         checkpoints: names of those that this run has read or written; not saved.
@@ -108,7 +108,7 @@ def load_latest(
             weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
             model.load_state_dict(weights)
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            log.warning("checkpoint %s cannot be read (%s); going back to the one before it", folder / name, error)
+            log.warning("checkpoint %s cannot be read (%s); the previous one is used", folder / name, error)
             continue
         parameters = dict(model.named_parameters())
         for key, value in tensors.items():

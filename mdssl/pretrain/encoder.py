@@ -75,8 +75,8 @@ def load_encoder(source: str | Path | Location, *, device: str = "auto") -> Enco
         encoder = model.encoder
     else:
         raise InputError(
-            f"{place} has no encoder: it is neither the folder of a finished trial, such as results/trials/TRIAL_ID, "
-            "nor a folder that `mdssl export` made, nor a file of weights."
+            f"{place} is not an encoder: it must be the folder of a finished trial, such as results/trials/TRIAL_ID, a "
+            "folder that `mdssl export` wrote, or a file of weights."
         )
     return Encoder(config, encoder).to(device).eval()
 
@@ -88,5 +88,5 @@ def _exported(file: Location) -> tuple[TrialConfig, nn.Module]:
         encoder = build_model(config).encoder
         encoder.load_state_dict(safetensors.torch.load(data))
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise InputError(f"{file} is no export of mdssl ({type(error).__name__}: {error}).") from error
+        raise InputError(f"{file} is not an export of mdssl ({type(error).__name__}: {error}).") from error
     return config, encoder

@@ -10,7 +10,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 _SAMPLE_ROWS = 20_000
-"""Enough rows to tell which start is best, after which few iterations over all rows are left."""
+"""Enough rows to find the best start, from which few iterations over all rows remain."""
 
 
 class Clusters(NamedTuple):

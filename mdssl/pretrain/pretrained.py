@@ -18,7 +18,7 @@ import torchvision
 
 from mdssl.config.field_types import choices
 from mdssl.config.trial import TrialConfig
-from mdssl.errors import InputError, check_number
+from mdssl.errors import InputError, check_number, some_of
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.weights_file import WeightsFile, read_weights
 from mdssl.storage.location import Location
@@ -75,7 +75,9 @@ def load_pretrained(file: str | Path | Location) -> Pretrained:
     location = Location.of(file)
     try:
         if antialiased := re.search(r"resnet(aa|blur)\d+", f"{location.parent.name}/{location.name}"):
-            raise InputError(f"it is named {antialiased[0]}, which our encoder, not anti-aliased, is not. {_ALLOWED}")
+            raise InputError(
+                f"its name contains {antialiased[0]}, an anti-aliased network, which is not supported. {_ALLOWED}"
+            )
         contents = read_weights(location)
         prefix, trunk, used = _choose(contents)
         arch = _arch_of(trunk)
@@ -128,8 +130,8 @@ def encoder_of(config: TrialConfig) -> dict[str, torch.Tensor]:
     found = load_pretrained(config.weights)
     if found.fingerprint != config.weights_fingerprint:
         raise InputError(
-            f"{config.weights} has weights of fingerprint {found.fingerprint}, but trial {config.trial_id} was made "
-            f"of {config.weights_fingerprint}; put the file back, or begin a new trial with this one."
+            f"{config.weights} has weights of fingerprint {found.fingerprint}, but trial {config.trial_id} was created "
+            f"from {config.weights_fingerprint}; restore the file, or start a new trial with this one."
         )
     return found.encoder
 
@@ -146,8 +148,8 @@ def _choose(contents: WeightsFile) -> tuple[str, dict[str, torch.Tensor], set[st
     trunks = [_trunk(contents.tensors, prefix) for prefix in trained]
     if len(trunks) > 1 and len({fingerprint_of(trunk) for trunk, _ in trunks}) > 1:
         raise InputError(
-            f"it holds {len(trained)} different ResNets, under {', '.join(map(repr, trained))}; one is allowed beside "
-            "its moving averages. Save the tensors of one of them to a file of their own."
+            f"it holds {len(trained)} different ResNets, under {', '.join(map(repr, trained))}; only one is allowed, "
+            "with its moving averages. Save the tensors of one of them to a file of their own."
         )
     return trained[0], *trunks[0]
 
@@ -161,11 +163,11 @@ def _trunk(tensors: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, tor
         if first == 2:
             raise InputError(
                 "its layers are numbered without a ReLU between the first batch-norm and the first block, as "
-                "nn.Sequential makes of lightly's ResNetGenerator (its ReLU is not a child module); our encoder has "
+                "nn.Sequential makes of lightly's ResNetGenerator (its ReLU is not a child module); this encoder has "
                 f"one and would compute other features. {_ALLOWED}"
             )
         if first == 3 and tensors.get(f"{prefix}0.weight", torch.empty(0)).shape[2:] == (7, 7):
-            raise InputError(f"its 7x7 stem has no max-pool behind it; ours has one. {_ALLOWED}")
+            raise InputError(f"its 7x7 stem has no max-pool, which this encoder has. {_ALLOWED}")
         rename = {"0": "conv1", "1": "bn1"} | {str(first + i): f"layer{i + 1}" for i in range(4)}
         heads += "".join(f"|{index}" for index in range(2, first))
     trunk, used = {}, set()
@@ -194,9 +196,9 @@ def _arch_of(trunk: dict[str, torch.Tensor]) -> str:
     if missing := [name for name in required if name not in trunk]:
         is_normless = all(".running_" in name for name in missing)
         hint = " A norm without running statistics, such as GroupNorm, is another network." if is_normless else ""
-        raise InputError(f"it looks like {arch}, but lacks {_some(missing)}.{hint} {_ALLOWED}")
+        raise InputError(f"it looks like {arch}, but lacks {some_of(missing, 5)}.{hint} {_ALLOWED}")
     if further := [name for name in trunk if name not in expected]:
-        raise InputError(f"it looks like {arch} with further layers ({_some(further)}). {_ALLOWED}")
+        raise InputError(f"it looks like {arch} with further layers ({some_of(further, 5)}). {_ALLOWED}")
     for name in required:
         found, shape = trunk[name], tuple(expected[name].shape)
         if tuple(found.shape) != shape and not (name == "conv1.weight" and tuple(found.shape) in _STEMS):
@@ -205,7 +207,7 @@ def _arch_of(trunk: dict[str, torch.Tensor]) -> str:
                 f"{tuple(found.shape)}, not {shape}. {_ALLOWED}"
             )
         if not found.is_floating_point():
-            raise InputError(f"{name} is of {found.dtype}, as quantised networks are; floating point is allowed.")
+            raise InputError(f"{name} is of {found.dtype}, as in quantized networks; only floating point is allowed.")
     return arch
 
 
@@ -227,7 +229,7 @@ def _stem_and_source(contents: WeightsFile, prefix: str, trunk: dict[str, torch.
         # Bolts sets first_conv and maxpool1 separately; its SimCLR for STL-10 has the 7x7 convolution and no pool.
         if bool(settings["maxpool1"]) != (stem == "imagenet"):
             raise InputError(
-                f"its {stem} stem was trained with maxpool1={settings['maxpool1']}; ours differs. Use "
+                f"its {stem} stem was trained with maxpool1={settings['maxpool1']}; this encoder differs. Use "
                 "a checkpoint with first_conv and maxpool1 both on or both off."
             )
     elif own == "encoder" and f"{parent}projection.model.0.weight" in tensors:
@@ -237,7 +239,7 @@ def _stem_and_source(contents: WeightsFile, prefix: str, trunk: dict[str, torch.
     elif f"{prefix}layer1.0.conv1.weight" not in tensors:
         library = "a numbered nn.Sequential, such as lightly's"
     elif any(".shortcut." in name for name in tensors):
-        library = "lightly's ResNetGenerator or its like"
+        library = "lightly's ResNetGenerator or similar"
     else:
         library = "torchvision or timm" if own in ("", "module") else "torchvision's names"
     return stem, f"{library}, {f'under {prefix!r}, ' if prefix else ''}in {container}"
@@ -266,8 +268,3 @@ def fingerprint_of(encoder: dict[str, torch.Tensor]) -> str:
             digest.update(f"{name} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().to(torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

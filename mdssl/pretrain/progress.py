@@ -1,4 +1,4 @@
-"""What training reports: step, loss terms, speed and validation scores."""
+"""Progress reports of training: step, loss terms, speed and validation scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 Validate = Callable[[nn.Module], Mapping[str, float]]
 """Scores a model while it trains: top-1 in percent by dataset, as `mdssl.evaluate.validation.Validation` does."""
 Answer = Literal["save", "end"] | None
-"""What a report may ask for: that a checkpoint is saved at once, or that training ends early, with a checkpoint."""
+"""The answer to a report: save a checkpoint at once, or end training early, with a checkpoint."""
 
 
 class Progress(NamedTuple):
@@ -46,7 +46,7 @@ class Progress(NamedTuple):
 
 
 def is_scored(step: int, score_every: int | None, rungs: Collection[int] = ()) -> bool:
-    """Whether there is a validation score after ``step``: each ``score_every`` steps, and after those in ``rungs``."""
+    """Whether a validation score is due after ``step``: every ``score_every`` steps, and at the ``rungs``."""
     return step in rungs or bool(score_every and step % score_every == 0)
 
 

@@ -258,7 +258,7 @@ def _log(record: dict[str, Any]) -> None:
         parts.append(f"ε {record['epsilon']:.3g}, kept {record['kept_share']:.1%}")
     log.info("clustering %d at step %d: sizes %s, %s", record["round"], record["step"], sizes, ", ".join(parts))
     if record["topped_up"]:
-        message = "ε %.3g leaves less than a batch of %d cluster(s); their most certain images are kept"
+        message = "ε %.3g leaves less than a batch of %d cluster(s); the images with the clearest cluster are kept"
         log.warning(message, record["epsilon"], record["topped_up"])
     if empty := record["sizes"].count(0):
         log.warning("%d of %d clusters are empty until the next clustering", empty, len(record["sizes"]))

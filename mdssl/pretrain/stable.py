@@ -1,4 +1,4 @@
-"""Schedule wsd: a longer trial goes on from the stable part of a shorter one.
+"""Schedule wsd: a longer trial continues from the stable part of a shorter one.
 
 Up to its decay, such a trial does not depend on its number of iterations. So where the decay begins, it also saves its
 checkpoint in ``stable/<stable_id>/`` of the storage, for all trials that differ from it in ``iterations`` and
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def shared_folder(trial_dir: Location, config: TrialConfig) -> Location | None:
-    """Where trials share what ``config`` has trained before its decay; None where they cannot.
+    """The folder of checkpoints before the decay that trials share with ``config``; None if they cannot share any.
 
     They cannot where the method's own schedule depends on the iterations, as that of its clusterings does, or where
     ``trial_dir`` is in no storage.
@@ -49,7 +49,7 @@ def load_shared(
     step = agreement.least(checkpoint.latest_step(folder, up_to=config.stable_steps))
     state = checkpoint.load_latest(folder, model, optimizer, step=step) if step else None
     if state and state.continued_from:
-        log.info("%s goes on from step %d of trial %s", config.trial_id, step, state.continued_from["trial_id"])
+        log.info("%s continues from step %d of trial %s", config.trial_id, step, state.continued_from["trial_id"])
     return state
 
 
@@ -71,7 +71,7 @@ def save_shared(
 
 
 def delete_shared(trial_dir: Location, config: TrialConfig) -> None:
-    """Delete what trials share of the stable part of ``config``, so that it is trained again."""
+    """Delete the shared checkpoints of the stable part of ``config``."""
     if folder := shared_folder(trial_dir, config):
         while step := checkpoint.latest_step(folder):
             (folder / checkpoint.name_of(step)).delete()

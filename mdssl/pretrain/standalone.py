@@ -32,7 +32,7 @@ from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.storage.trial_log import kept_log
 
 _CLAIMED = "mdssl-claimed"
-"""Key by which the first worker tells the others that it has the claim."""
+"""Key by which the first worker tells the others that it holds the claim."""
 
 
 @retrying()
@@ -80,8 +80,8 @@ def train_standalone(
     there = read_training(trial_dir)
     if there and there["status"] == "finished":
         if is_first:
-            print(f"trial {config.trial_id} is already there: {there['step']} steps, encoder in {trial_dir}")
-            print(f"score it: mdssl probe {config.trial_id}")
+            print(f"trial {config.trial_id} has finished already: {there['step']} steps, encoder in {trial_dir}")
+            print(f"to score it: mdssl probe {config.trial_id}")
         return
     try:
         with claim:
@@ -125,7 +125,7 @@ def train_standalone(
                 )
     except StoppedError as stopped:
         if is_first:
-            print(f"trial {config.trial_id} {stopped}; the same command goes on from there", flush=True)
+            print(f"trial {config.trial_id} {stopped}; the same command resumes it", flush=True)
         raise SystemExit(128 + signal.SIGTERM) from stopped
     except NonFiniteLossError as error:
         raise InputError(f"trial {config.trial_id} failed: {error}") from error
@@ -137,7 +137,7 @@ def train_standalone(
             f"trial {config.trial_id}: {ended['step']} steps in {ended['train_seconds']:.0f} s, encoder in {trial_dir}"
         )
         labelled = any(dataset.is_labelled for dataset in datasets)
-        print(f"score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
+        print(f"to score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
 
 
 def _print_progress(progress: Progress) -> None:

@@ -45,7 +45,7 @@ def sigterm_received() -> Iterator[Callable[[], bool]]:
 
 
 class Agreement:
-    """The common decision of all workers whether to stop. ``requested`` says whether this worker has been asked to."""
+    """The common decision of all workers whether to stop. ``requested``: whether this worker was asked to."""
 
     def __init__(self, requested: Callable[[], bool], device: str | torch.device):
         self.requested, self.device = requested, device
@@ -95,7 +95,7 @@ class Agreement:
                 raise StoppedError("stopped on request")
 
     def _maximum(self, *values: float) -> list[float]:
-        """Of each value over all workers."""
+        """The maximum of each value over all workers."""
         if not self.several:
             return list(values)
         answers = torch.tensor(values, device=self.device)

@@ -9,7 +9,7 @@ encoder.safetensors     at the end: encoder and projection head, float32; its me
                         (of each channel, after division by 255) and image_size (pixels)
 training.json           last: status and cost of the training; of one that ended early, its last validation scores
 
-Evaluation adds representations/, neighbours.png and neighbours.json: see `mdssl.evaluate.artifacts`. logs/ and
+Evaluation adds representations/, neighbors.png and neighbors.json: see `mdssl.evaluate.artifacts`. logs/ and
 tensorboard/ grow during all of this: see `mdssl.storage.trial_log` and `mdssl.tracking`.
 """
 
@@ -157,7 +157,7 @@ def _write_training(
     datasets: Sequence[Dataset] = (),
     **more: Any,
 ) -> dict[str, Any]:
-    """Write ``training.json``: status, cost, provenance and what ``more`` says; returns its content."""
+    """Write ``training.json``: status, cost, provenance and ``more``; returns its content."""
     on_gpu = device.startswith("cuda")
     peak_bytes = (
         torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -208,7 +208,7 @@ def save_checkpoint(
         if must or not trial_dir.may_come_back(error):
             raise
         log.warning(
-            "trial %s: no checkpoint of step %d could be saved: %s. Training continues, and so do later checkpoints",
+            "trial %s: the checkpoint of step %d could not be saved: %s. Training continues, and the next one is tried",
             trial_dir.name, state.step, error,
         )  # fmt: skip
 
@@ -230,7 +230,7 @@ def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, M
         if ended and ended["status"] == "stopped":
             raise InputError(
                 f"{stopped_early(trial_dir.name, ended)}; it has no encoder yet. `mdssl train` with its settings "
-                "trains it from there to the end."
+                "trains it to the end."
             ) from error
         raise InputError(
             f"trial {trial_dir.name} has no encoder at {trial_dir.uri}; train it to the end first."
@@ -241,7 +241,7 @@ def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, M
 
 
 def _write_table(file: Location, rows: list[dict[str, Any]]) -> None:
-    """Write ``rows``, whose columns are those of any of them. Columns without a value are numbers too."""
+    """Write ``rows``, whose columns are those of any of them. A column without values has a numeric type."""
     names = dict.fromkeys(name for row in rows for name in row)
     table = pa.Table.from_pylist([dict.fromkeys(names) | row for row in rows])
     types = [pa.field(field.name, pa.float64() if field.type == pa.null() else field.type) for field in table.schema]
@@ -253,5 +253,5 @@ def _write_table(file: Location, rows: list[dict[str, Any]]) -> None:
 def _damaged(file: Location, error: Exception) -> InputError:
     return InputError(
         f"{file} is damaged ({type(error).__name__}: {error}). Delete it; the sweep (with --retry-failed) or the "
-        "`mdssl train` that made it then makes it again from the trial's last checkpoint."
+        "`mdssl train` that made it then writes it again from the trial's last checkpoint."
     )

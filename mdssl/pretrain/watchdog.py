@@ -1,4 +1,4 @@
-"""Kill a worker that hangs, such as in a collective that never returns, so that it is started again.
+"""Kill a worker that hangs, such as in a collective that never returns, so that it is restarted.
 
 Ray notices a process that has ended, but not one whose training thread hangs while other threads answer.
 """
@@ -35,7 +35,7 @@ def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
     def watch() -> None:
         while not ended.wait(seconds / _CHECKS):
             if time.monotonic() - last[0] > seconds:
-                message = "no report for %.3g min: this worker hangs, and is killed (--hang-minutes)\n%s"
+                message = "no report for %.3g min: this worker hangs and is killed (--hang-minutes)\n%s"
                 log.error(message, seconds / 60, _stacks())
                 os.kill(os.getpid(), signal.SIGKILL)
 

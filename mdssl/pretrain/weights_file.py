@@ -23,11 +23,11 @@ OURS = "mdssl's encoder.safetensors"
 
 
 class WeightsFile(NamedTuple):
-    """What a file of weights holds.
+    """The content of a file of weights.
 
     Attributes:
         tensors: by name, on the CPU; nested dicts are flattened, their keys joined by dots.
-        settings: what the file says of its network: Lightning's ``hyper_parameters``, or our own trial's config.
+        settings: the file's description of its network: Lightning's ``hyper_parameters``, or our own trial's config.
         container: the kind of file, in words.
     """
 
@@ -63,8 +63,8 @@ _KINDS = {
     b"/annex/objects/": f"it is a git-annex pointer: {_POINTER}. Run: git annex get FILE",
     b"<": "it is a web page or XML, not the file itself. The site may want a login or a confirmation: download it in a "
     "browser.",
-    b"\x89HDF": "it is no file of weights of torch but HDF5, as Keras writes it. Convert it to safetensors.",
-    b"\x1f\x8b": "it is no file of weights but a gzip archive. Unpack it, and give the file in it.",
+    b"\x89HDF": "it is an HDF5 file, as Keras writes it, not weights of PyTorch. Convert it to safetensors.",
+    b"\x1f\x8b": "it is a gzip archive, not a file of weights. Unpack it, and give the file in it.",
 }
 """First bytes of other kinds of files, and the message for each."""
 
@@ -84,7 +84,7 @@ def _check_kind(data: bytes, name: str) -> None:
     elif any(file.endswith("data.pkl") for file in inside):
         return
     else:
-        raise InputError("it is no file of weights but a zip archive. Unpack it, and give the file in it.")
+        raise InputError("it is a zip archive, not a file of weights. Unpack it, and give the file in it.")
     raise InputError(
         f"it is {kind}, not weights, and loading it can run code. Where you trust the file, save its weights, and give "
         f"that file:\n    import torch; torch.save(dict({weights}), {f'{Path(name).stem}-weights.pth'!r})"
@@ -95,7 +95,7 @@ def _read_safetensors(data: bytes) -> WeightsFile:
     try:
         tensors = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
-        raise InputError(f"it is no whole safetensors file ({error}). Copy or download it again.") from error
+        raise InputError(f"it is not a complete safetensors file ({error}). Copy or download it again.") from error
     try:
         config = json.loads(safetensors_metadata(data)["config"])
     except (KeyError, ValueError):
@@ -123,8 +123,8 @@ def _read_torch(data: bytes, name: str) -> WeightsFile:
         wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if wanted is None:
             raise InputError(
-                f"it is no file of weights, or cut off ({type(error).__name__}). Allowed: safetensors, and what "
-                "torch.save wrote of tensors in dicts. Copy or download it again, or save the state dict alone."
+                f"it is not a file of weights, or it is truncated ({type(error).__name__}). Allowed: safetensors, and "
+                "dicts of tensors written by torch.save. Copy or download it again, or save the state dict alone."
             ) from error
         raise InputError(
             f"its pickle wants {wanted[1]}, and unpickling more than tensors can run any code. Where you trust the "

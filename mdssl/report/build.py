@@ -1,15 +1,19 @@
-"""Write the report of a storage, or update one."""
+"""Write or update the report of a storage."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from rich.console import Console
 from rich.progress import Progress
 
@@ -17,17 +21,18 @@ from mdssl.config.trial import check_trial_id
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import COPY
-from mdssl.leaderboard.opening import results_in, trial_ids
+from mdssl.leaderboard.files import results_in, trial_ids
 from mdssl.paper.ledger import ledger
 from mdssl.paper.verdicts import RULE, VERDICTS
-from mdssl.report import overview, pages, trial
-from mdssl.report.folder import Folder, digest
+from mdssl.report import overview, trial
+from mdssl.report.folder import Drawn, Folder, digest
 from mdssl.report.pictures import draw_board, draw_trials
 from mdssl.storage.location import Location
 from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST
 from mdssl.terminal import printable
 
 WATCH_SECONDS = 30
+_LONGEST_LIST, _SHOWN_OF_LONGER = 12, 10
 _SAVE_SECONDS = 5.0
 """Time between saves of the state. After an interruption, the pictures since the last one are drawn again."""
 _FILTERS = {"method": "method", "train_mixture": "mixture", "status": "status", "seed": "seed", "probe": "probe"}
@@ -126,7 +131,7 @@ def _write_trials(folder: Folder, board: pd.DataFrame, trial_ids: list[str]) -> 
     titles = {trial_id: trial.title_of(rows[trial_id][0], configs[trial_id]["trial"]) for trial_id in trial_ids}
     for before, trial_id, after in zip([None, *trial_ids], trial_ids, [*trial_ids[1:], None], strict=False):
         of_trial, config = rows[trial_id], configs[trial_id]
-        page = pages.render(
+        page = render(
             "trial.html",
             trial_id=trial_id,
             title=titles[trial_id],
@@ -150,7 +155,7 @@ def _write_index(
     table: overview.TrialTable,
     unfinished: int,
     titles: dict[str, str],
-    figures: dict[str, Any],
+    figures: Drawn,
     watched: bool,
 ) -> None:
     claims = ledger(rows)
@@ -175,20 +180,59 @@ def _write_index(
         "filters": [(name, text, choices[name]) for name, text in _FILTERS.items() if len(choices.get(name, ())) > 1],
         "datasets": [column.name for column in table.columns if column.kind == "score"],
         "figures": figures["pictures"],
-        "absent": figures["absent"],
+        "absent": figures.get("absent", {}),
         "rule": RULE,
         "verdicts": VERDICTS,
         "claims": claims.astype(object).where(claims.notna(), None).to_dict("records"),
         "watched_seconds": WATCH_SECONDS if watched else None,
     }
     # The page is written, with the time, only if something else in it has changed.
-    made_from = digest(pages.render("index.html", made_at="", **values))
+    made_from = digest(render("index.html", made_at="", **values))
     if not folder.has("index.html", made_from):
         made_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
-        folder.write("index.html", pages.render("index.html", made_at=made_at, **values), made_from)
+        folder.write("index.html", render("index.html", made_at=made_at, **values), made_from)
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
     names = map(str, frame.select_dtypes(["object", "string"]))
     texts = {name: frame[name].map(printable, na_action="ignore") for name in names}
     return frame.assign(**texts).to_csv(index=False).encode()
+
+
+def render(template: str, **values: object) -> bytes:
+    """Render the page ``template`` with ``values``, as UTF-8.
+
+    Text is escaped for HTML, and control characters are written as escapes: names and errors never become markup.
+    """
+    return _TEMPLATES.get_template(template).render(**values).encode()
+
+
+def listed(names: Iterable[object]) -> str:
+    """``a, b and c``; a long list is cut."""
+    words = [str(name) for name in names]
+    if len(words) > _LONGEST_LIST:
+        return f"{', '.join(words[:_SHOWN_OF_LONGER])} and {len(words) - _SHOWN_OF_LONGER} more"
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _printable(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_LOADER = PackageLoader("mdssl.report")
+_TEMPLATES = Environment(
+    loader=_LOADER,
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    finalize=_printable,
+)
+for _name, _file in (("style", "report.css"), ("script", "report.js")):
+    _TEMPLATES.globals[_name] = Markup(_LOADER.get_source(_TEMPLATES, _file)[0])
+_TEMPLATES.filters |= {
+    "from_json": json.loads,
+    "listed": listed,
+    "each": lambda values: values.dropna().sort_values().unique().tolist(),
+    "sha256": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
+}

@@ -1,4 +1,4 @@
-"""The folder of a report: its files, and what each of them was made from."""
+"""The folder of a report: its files, and a digest of the source of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from mdssl.errors import InputError
 from mdssl.storage.location import Location
@@ -29,14 +29,25 @@ REPORT = FolderKind(
 _OF_A_TRIAL = re.compile(r"([0-9a-f]{12})(\.html|-.+\.(svg|png))")
 
 
+class Drawn(TypedDict):
+    """Pictures (`mdssl.report.pictures.Picture`), and the digest of their source.
+
+    Attributes:
+        absent: of the whole leaderboard: by kind of figure, the reason why there is none.
+    """
+
+    made_from: str
+    pictures: list[Any]
+    absent: NotRequired[dict[str, str]]
+
+
 class Folder:
     """Writes the files of a report that are missing or outdated.
 
     Attributes:
         written: number of files written.
         removed: number of files removed.
-        pictures: by trial, and by `BOARD`: ``made_from``, the digest of the source; and ``pictures``, a list of
-            `mdssl.report.pictures.Picture`.
+        pictures: by trial, and by `BOARD`.
     """
 
     def __init__(self, place: str | Location, *, storage: str):
@@ -58,8 +69,8 @@ class Folder:
         if state.get("storage") != storage:
             # Its pages would be removed, because their trials are not in this storage.
             raise InputError(
-                f"output {str(self.place)!r} holds the report of {state.get('storage')}, not of {storage}; nothing in "
-                "it was touched. Give another --output, or delete it."
+                f"output {str(self.place)!r} contains the report of {state.get('storage')}, not of {storage}; nothing "
+                "in it was changed. Give another --output, or delete it."
             )
         self.place.check_writable("--output")
         there = {f"{name}/{file}" for name in _SUBFOLDERS for file in (self.place / name).names()}
@@ -67,7 +78,7 @@ class Folder:
         # CSV files contain no mark of ours: after an interruption they are recognized by this list.
         self._announced = set(state.get("announced", ()))
         self._made_from = {path: key for path, key in state.get("files", {}).items() if path in there}
-        self.pictures: dict[str, dict[str, Any]] = state.get("pictures", {})
+        self.pictures: dict[str, Drawn] = state.get("pictures", {})
         if is_new:
             self.save_state()
 
@@ -77,9 +88,11 @@ class Folder:
 
     def has_pictures(self, key: str, subfolder: str, made_from: str) -> bool:
         """Whether the `pictures` of ``key`` exist and were made from ``made_from``."""
-        known = self.pictures.get(key, {})
-        files = [picture["file"] for picture in known.get("pictures", ()) if "file" in picture]
-        return known.get("made_from") == made_from and all(self.has(f"{subfolder}/{f}", made_from) for f in files)
+        known = self.pictures.get(key)
+        if known is None or known["made_from"] != made_from:
+            return False
+        files = [picture["file"] for picture in known["pictures"] if "file" in picture]
+        return all(self.has(f"{subfolder}/{f}", made_from) for f in files)
 
     def write(self, path: str, data: bytes, made_from: str | None = None) -> None:
         """Write ``path`` unless it exists and was made from ``made_from``, by default ``data``."""

@@ -1,4 +1,4 @@
-"""The first page of the report: what the storage holds, how far the numbers can be trusted, and the table of trials."""
+"""The first page of the report: an overview of the storage, the limits of its numbers, and the table of trials."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def best_scores(rows: pd.DataFrame) -> list[Best]:
 
 
 def summary(rows: pd.DataFrame) -> dict[str, Any]:
-    """What the storage holds, and what limits conclusions from it, for ``index.html``.
+    """Summarize the storage and the limits of its numbers, for ``index.html``.
 
     Args:
         rows: the leaderboard with all settings, not empty.

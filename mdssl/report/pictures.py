@@ -16,14 +16,14 @@ from typing import Any, TypedDict
 import pandas as pd
 
 from mdssl.errors import InputError
-from mdssl.report.folder import BOARD, Folder, digest
+from mdssl.report.folder import BOARD, Drawn, Folder, digest
 from mdssl.storage.location import Location
-from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS, trial_dir_in
 
-FILES = ("metrics.parquet", "clusters.parquet", "neighbours.png", "neighbours.json")
+FILES = ("metrics.parquet", "clusters.parquet", *NEIGHBORS, *FORMER_NEIGHBORS)
 """Files of a trial that its pictures show."""
-DRAWING_VERSION = 4
-"""Increase it where the same files give other pictures or records."""
+DRAWING_VERSION = 5
+"""Increase it if the same files would give other pictures or records."""
 PARALLEL_TRIALS = 24
 """Several processes, which take two seconds to start, draw this number of trials or more."""
 
@@ -64,7 +64,7 @@ def draw_trials(storage: Location, folder: Folder, trial_ids: list[str]) -> Iter
         yield trial_id
 
 
-def draw_board(board: pd.DataFrame, storage: Location, folder: Folder) -> dict[str, Any]:
+def draw_board(board: pd.DataFrame, storage: Location, folder: Folder) -> Drawn:
     """Draw the figures of the leaderboard if it, or a saved representation, has changed.
 
     Returns:
@@ -145,14 +145,17 @@ def _picture(entry: Any, file: str, figure: Any) -> Picture:
 
 def _neighbors(trial_dir: Location, pages: Location, trial_id: str) -> list[Picture]:
     """The trial's sheet of nearest training images, if it has one."""
-    try:
-        sheet = (trial_dir / "neighbours.png").read_bytes()
-        content = json.loads((trial_dir / "neighbours.json").read_bytes())
-    except FileNotFoundError:
+    for png, record in (NEIGHBORS, FORMER_NEIGHBORS):
+        try:
+            sheet, content = (trial_dir / png).read_bytes(), json.loads((trial_dir / record).read_bytes())
+            break
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            raise InputError(f"{trial_dir / record} is damaged: {error}") from error
+    else:
         return []
-    except ValueError as error:
-        raise InputError(f"{trial_dir / 'neighbours.json'} is damaged: {error}") from error
-    file = f"{trial_id}-neighbours.png"
+    file = f"{trial_id}-neighbors.png"
     (pages / file).write_bytes(sheet)
     # Width and height in the header of a PNG.
     width, height = (int.from_bytes(sheet[start : start + 4], "big") for start in (16, 20))
@@ -161,7 +164,7 @@ def _neighbors(trial_dir: Location, pages: Location, trial_id: str) -> list[Pict
         f"{row['class'] or 'An image'} of {row['dataset']}: "
         + ", ".join(
             f"{neighbor['class'] or 'an image'} of {neighbor['dataset']} ({neighbor['similarity']:.2f})"
-            for neighbor in row["neighbours"][:_NEIGHBORS_NAMED]
+            for neighbor in (row.get("neighbors") or row["neighbours"])[:_NEIGHBORS_NAMED]
         )
         for row in content["rows"]
     ]

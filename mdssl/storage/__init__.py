@@ -1,1 +1,1 @@
-"""Files in folders and buckets, who owns them, and who works on a trial."""
+"""Files in folders and buckets, their ownership, and claims on trials."""

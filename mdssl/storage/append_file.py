@@ -17,10 +17,10 @@ RENEW_SECONDS = 30.0
 
 
 class AppendFile:
-    """A context manager. The first `write` makes the file.
+    """A context manager. The first `write` creates the file.
 
     On a local or network filesystem bytes are appended at once. In an object store the whole file is written every
-    `RENEW_SECONDS` and at the end. A file that cannot be written is given up with one warning, and training goes on.
+    `RENEW_SECONDS` and at the end. A file that cannot be written is closed with a warning.
     """
 
     def __init__(self, place: Location):
@@ -45,10 +45,10 @@ class AppendFile:
             self._file.write(data)
         except OSError as error:
             self._given_up = True
-            log.warning("%s cannot be written (%s); training goes on without it", self.place, error)
+            log.warning("%s cannot be written (%s); training continues without it", self.place, error)
 
     def close(self) -> None:
-        """Write what is missing in the storage, if it can be reached."""
+        """Write the remaining data to the storage, if it is available."""
         self._closed.set()
         if self._file:
             self._file.close()

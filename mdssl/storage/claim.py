@@ -1,4 +1,4 @@
-"""A lock on a trial that outlives no process: of all processes that share a storage, one at a time works on the trial.
+"""A lock on a trial: of all processes that share a storage, one at a time works on the trial.
 
 A claim is a file in the trial's folder that names its owner, with a file that the owner renews while it lives::
 
@@ -6,7 +6,7 @@ A claim is a file in the trial's folder that names its owner, with a file that t
     claim-after-TOKEN.json     the owner that took over when the owner with that token had died, and so on
     claim-beat-TOKEN           the last heartbeat of the owner with that token
 
-The last owner of this chain has the trial. Each file of the chain is written by `Location.write_new`, which succeeds
+The last owner of this chain holds the trial. Each file of the chain is written by `Location.write_new`, which succeeds
 for one of several callers, and its name is used for one owner only. So exactly one process succeeds a dead owner. A
 slow observer of the dead owner cannot harm the successor, as it could by deleting or renaming one ``claim.json``.
 
@@ -29,9 +29,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from mdssl.errors import InputError, StoppedError
-from mdssl.storage.claim_files import BEAT, FIRST, SUCCESSOR, Chain, Owner, last_of, read_chain, read_claim
+from mdssl.storage.claim_files import (
+    BEAT,
+    FIRST,
+    SUCCESSOR,
+    Chain,
+    Owner,
+    last_of,
+    machine,
+    read_chain,
+    read_claim,
+    started,
+)
 from mdssl.storage.location import Location
-from mdssl.storage.process_identity import machine, started
 from mdssl.storage.retry import retry, retrying
 from mdssl.storage.trial_dir import rows_file_in, storage_of
 from mdssl.terminal import printable
@@ -43,11 +53,11 @@ BEAT_SECONDS = 10.0
 DEAD_SECONDS = 60.0
 """Age of the last heartbeat from which on an owner is dead."""
 POLL_SECONDS = 1.0
-"""Interval at which a waiting process looks."""
+"""Interval at which a waiting process checks the claim."""
 
 
 class ClaimLostError(InputError):
-    """Another process has taken the trial over; this one must not write any more."""
+    """Another process has taken over the trial, so this one must not write its files."""
 
 
 class Claim:
@@ -82,7 +92,7 @@ class Claim:
         return self.trial_dir / f"{BEAT}{self.token}"
 
     def take(self, dead: Owner | None = None) -> Owner | None:
-        """Take the claim, unless a living process has it: None, or its owner.
+        """Take the claim unless a living process holds it. Returns None, or the owner.
 
         Args:
             dead: an owner that `Watch` found dead, as it was then: if it has renewed its claim since, it lives.
@@ -115,7 +125,7 @@ class Claim:
         self._clear_up()
 
     def _withdraw(self, chain: Chain) -> None:
-        """Give up the place in the chain that was written last, and draw a new token.
+        """Give up the last written place in the chain, and draw a new token.
 
         Its file is an orphan if the predecessor released its claim meanwhile. A file that is in the chain, or is the
         first, may be another process's.
@@ -129,7 +139,7 @@ class Claim:
         self._tokens.add(self.token)
 
     def wait(self, say: Callable[[Owner], None] = lambda owner: None) -> None:
-        """Take the claim as soon as no living process has it; ``say`` is called once for each owner before."""
+        """Take the claim as soon as no living process holds it; ``say`` is called once with each earlier owner."""
         watch, told = Watch(), ""
         while True:
             asked = time.monotonic()
@@ -142,9 +152,13 @@ class Claim:
             time.sleep(POLL_SECONDS)
 
     def wait_aloud(self) -> None:
-        """`wait`, and print who has the claim."""
+        """`wait`, and print the owner of the claim."""
         trial_id = self.trial_dir.name
-        self.wait(lambda owner: print(printable(f"waits for {owner}, which works on trial {trial_id}"), flush=True))
+        self.wait(
+            lambda owner: print(
+                printable(f"waiting for {owner}, which holds the claim on trial {trial_id}"), flush=True
+            )
+        )
 
     def check(self) -> None:
         """Raise `ClaimLostError` unless the claim is held."""
@@ -179,7 +193,7 @@ class Claim:
             self.release()
         except (OSError, StoppedError) as error:
             # Others take over when they see no heartbeat. What the block did counts.
-            log.warning("trial %s: its claim could not be given back: %s", self.trial_dir.name, error)
+            log.warning("trial %s: its claim could not be released: %s", self.trial_dir.name, error)
 
     def _beat(self) -> None:
         while not self._released.wait(BEAT_SECONDS):
@@ -192,7 +206,7 @@ class Claim:
                 log.warning("trial %s: its claim could not be renewed: %s", self.trial_dir.name, error)
 
     def _clear_up(self) -> None:
-        """Delete what killed processes have left: only the owner of the claim may write here."""
+        """Delete the leftover files of killed processes: only the owner of the claim may write here."""
         own = {place.name for place, _ in read_chain(self.trial_dir)} | {
             f"{SUCCESSOR}{self.token}.json",
             self._beat_file.name,
@@ -212,9 +226,9 @@ class Claim:
 class Watch:
     """Observes, by its own clock, whether an owner still renews its claim.
 
-    After an interval without a look, because the process was suspended or the storage away, the count begins anew: the
-    owner may have been without the storage too, and gets time to renew. An observer that always looks so rarely goes
-    on counting.
+    After an interval without a check, because the process was suspended or the storage unavailable, the count restarts:
+    the storage may have been unavailable to the owner too. An observer whose checks are always that rare continues to
+    count.
     """
 
     def __init__(self) -> None:
@@ -223,7 +237,7 @@ class Watch:
         self.was_slow = False
 
     def look(self, owner: Owner, asked: float) -> bool:
-        """Whether ``owner`` is dead, by what the storage answered to a request at the time ``asked``."""
+        """Whether ``owner``, which the storage returned for a request at the time ``asked``, is dead."""
         before, self.looked = self.looked, asked
         is_new, is_slow = owner != self.seen, self.looked - before > DEAD_SECONDS / 2
         if is_new or (is_slow and not self.was_slow):
@@ -233,7 +247,7 @@ class Watch:
 
     @property
     def dead(self) -> Owner | None:
-        """The owner as it was seen last, if it is dead."""
+        """The last observed owner, if it is dead."""
         is_dead = self.seen and (self.seen.is_gone() or self.looked - self.since >= DEAD_SECONDS)
         return self.seen if is_dead else None
 
@@ -248,11 +262,11 @@ def check_held(trial_dir: Location, token: str) -> None:
     chain = read_chain(trial_dir)
     holder = chain[-1][1] if chain else None
     if holder is None or holder.token != token:
-        who = f"{holder} has it now" if holder else "its claim is gone"
+        who = f"{holder} holds the claim now" if holder else "the claim was deleted"
         raise ClaimLostError(
-            f"trial {trial_dir.name} is no longer this process's: {who}. This happens when a process is suspended, or "
-            f"cannot reach the storage, for {DEAD_SECONDS:g} s. It stops, because only one process may write a trial. "
-            "The same command waits for the trial, or goes on with it."
+            f"trial {trial_dir.name} is no longer claimed by this process: {who}. This happens when a process is "
+            f"suspended, or cannot reach the storage, for {DEAD_SECONDS:g} s. It stops, because only one process may "
+            "write a trial. The same command waits for the trial, or resumes it."
         )
 
 

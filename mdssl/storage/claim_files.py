@@ -1,26 +1,30 @@
-"""The files of a claim: who has a trial, who had it before, and their heartbeats. Rules: `mdssl.storage.claim`."""
+"""The files of a claim: the owners of a trial and their heartbeats. Rules: `mdssl.storage.claim`."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from pathlib import Path
 from typing import TypeAlias
 
 from mdssl.storage.location import Location
-from mdssl.storage.process_identity import has_ended, machine
 
 FIRST, SUCCESSOR, BEAT = "claim.json", "claim-after-", "claim-beat-"
+DEAD = -1
+"""The start time of a process that is dead and not yet reaped."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """What a claim says.
+    """The content of a claim.
 
     Attributes:
         token: random; no two claims have the same.
         host: for people, with ``pid`` and ``sweep``.
-        machine: this boot of the machine, and its space of process ids; empty where it cannot be told.
+        machine: this boot of the machine, and its space of process ids; empty if unknown.
         started: when the process started, in ticks since that boot: a process id alone is given again.
         heartbeat: by the owner's clock; other processes only compare it with the one before.
     """
@@ -37,7 +41,7 @@ class Owner:
         return f"{self.host}:{self.pid}" + (f" ({self.sweep})" if self.sweep else "")
 
     def is_gone(self) -> bool:
-        """Whether its process is known to be gone, which only a process of the same machine can know."""
+        """Whether its process has ended, as far as a process on the same machine can tell."""
         return bool(self.machine) and self.machine == machine() and has_ended(self.pid, self.started)
 
     def to_bytes(self) -> bytes:
@@ -45,7 +49,7 @@ class Owner:
 
 
 Chain: TypeAlias = list[tuple[Location, Owner]]
-"""From the first owner to the one that has the trial."""
+"""From the first owner to the current one."""
 
 
 def read_chain(trial_dir: Location) -> Chain:
@@ -60,7 +64,7 @@ def read_chain(trial_dir: Location) -> Chain:
 
 
 def last_of(trial_dir: Location, chain: Chain) -> Owner | None:
-    """Who has the trial, with its last heartbeat."""
+    """The current owner, with its last heartbeat."""
     if not chain:
         return None
     owner = chain[-1][1]
@@ -81,3 +85,38 @@ def read_claim(place: Location, token_if_torn: str) -> Owner | None:
         except (ValueError, TypeError):
             time.sleep(0.01)  # it is being written, on a filesystem where files do not appear whole
     return Owner(token_if_torn)  # its writer was killed: nobody renews this claim
+
+
+@cache
+def machine() -> str:
+    """An identifier of this machine's boot and process id namespace, unlike a host name unique; empty if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def started(pid: int) -> int | None:
+    """When the process started, in ticks since boot, or `DEAD`; None if ``/proc`` does not show it."""
+    try:
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return DEAD if state in "ZX" else int(numbers[18])
+
+
+def has_ended(pid: int, started_then: int | None) -> bool:
+    """Whether the process of this machine that had ``pid`` is known to have ended.
+
+    With hidepid, as on many shared machines, ``/proc`` hides processes of other users. A signal then tells whether
+    there is a process, but not whether it is the same: False.
+    """
+    now = started(pid)
+    if now is not None and started_then is not None:
+        return now != started_then
+    try:
+        os.kill(pid, 0)
+    except OSError as error:  # EPERM: there is one, of another user
+        return isinstance(error, ProcessLookupError)
+    return False

@@ -37,12 +37,12 @@ def open_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     except StorageLostError:
         raise
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
-        # pyarrow does not know the scheme, or the URI is wrong.
+        # pyarrow does not support the scheme, or the URI is wrong.
         return _from_fsspec(uri, str(error))
     except OSError as error:
         raise InputError(
             f"storage {uri!r} cannot be opened: {error}. Check the bucket's name, the network, the credentials and "
-            "what they allow."
+            "their permissions."
         ) from error
 
 
@@ -61,7 +61,7 @@ def _with_our_options(uri: str) -> str:
 
 
 def _check_bucket(filesystem: pyarrow.fs.FileSystem, bucket: str, uri: str) -> None:
-    """Check once that each bucket exists: without that, a missing one looks like an empty folder.
+    """Check once that each bucket exists, because a missing one looks like an empty folder.
 
     Raises:
         OSError: it does not answer, or denies access.
@@ -71,7 +71,7 @@ def _check_bucket(filesystem: pyarrow.fs.FileSystem, bucket: str, uri: str) -> N
         return
     if filesystem.get_file_info(bucket).type == pyarrow.fs.FileType.NotFound:
         raise InputError(
-            f"storage {uri!r} cannot be opened: there is no bucket {bucket!r}. Check its name, or make it first."
+            f"storage {uri!r} cannot be opened: there is no bucket {bucket!r}. Check its name, or create it first."
         )
     _found.add((kind, bucket))
 

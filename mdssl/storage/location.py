@@ -53,7 +53,9 @@ class Location:
             return uri
         uri = str(uri)
         if not uri.strip():
-            raise InputError("the name of a folder or bucket is empty; is a variable on the command line not set?")
+            raise InputError(
+                "the name of a folder or bucket is empty; check that the variables on the command line are set."
+            )
         if "://" not in uri:
             path = str(Path(uri).expanduser().absolute())
             return cls(pyarrow.fs.LocalFileSystem(), path, path)
@@ -92,7 +94,7 @@ class Location:
         return info.type != pyarrow.fs.FileType.NotFound
 
     def may_come_back(self, error: OSError) -> bool:
-        """Whether what failed with ``error`` here may succeed in some minutes."""
+        """Whether an operation that failed with ``error`` may succeed in some minutes."""
         return is_transient(error, is_local=self.is_local)
 
     def names(self) -> list[str]:
@@ -100,7 +102,7 @@ class Location:
         return list(self.listing())
 
     def listing(self) -> dict[str, pyarrow.fs.FileInfo]:
-        """`names` with what one request tells of each file, such as ``size`` and ``mtime_ns``."""
+        """`names` with the properties of each file, such as ``size`` and ``mtime_ns``, by one request."""
         found = {info.base_name: info for info in self._infos()}
         return {name: found[name] for name in sorted(found) if not name.startswith((".", "_"))}
 
@@ -114,7 +116,7 @@ class Location:
         return self._retry(lambda: self.filesystem.get_file_info(selector))
 
     def now_ns(self) -> int | None:
-        """The time by the storage's own clock, as in `listing`: ns since 1970 UTC; None if it tells no times.
+        """The time by the storage's clock, as in `listing`: ns since 1970 UTC; None if the storage has no times.
 
         Writes a hidden file, and deletes it.
         """
@@ -134,13 +136,13 @@ class Location:
             with self.filesystem.open_input_file(self.path) as file:
                 return file.read()
         except OSError as error:
-            # S3 looks the object up first and then gets it; one that vanishes in between is an error of its own.
+            # S3 looks the object up first and then gets it; one that vanishes in between is a separate error.
             if isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" not in str(error):
                 raise
             raise FileNotFoundError(self.uri) from error
 
     def write_bytes(self, data: bytes) -> None:
-        """Write the whole file, or leave what was there before untouched."""
+        """Write the whole file, or leave the previous one untouched."""
         self._retry(lambda: self._write(data))
 
     def _write(self, data: bytes) -> None:
@@ -248,7 +250,7 @@ class Location:
         """
         probe = self / f".writable-{uuid.uuid4().hex[:8]}"
         try:
-            # A full disk is no place to begin; a bucket that is busy or away for a while is waited for.
+            # A full disk is an error at the start; requests to a bucket that is unavailable are retried.
             with retrying(0) if self.is_local else nullcontext():
                 # Some bytes: a full disk takes an empty file.
                 probe.write_bytes(bytes(4096))

@@ -1,6 +1,6 @@
 """mdssl replaces and deletes only files that it wrote.
 
-A folder is replaced only if a marker tells that mdssl wrote it, and if it has no other files, including hidden ones.
+A folder is replaced only if a marker shows that mdssl wrote it, and if it has no other files, including hidden ones.
 Files are deleted by name, never as a tree, so files of others always stay. Links are followed: the folder that a link
 points to is filled, and the link stays.
 """
@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 from mdssl.storage.location import Location
 
 MADE_BY = "mdssl"
@@ -40,7 +40,7 @@ class FolderKind:
 
     Attributes:
         what: its name in messages.
-        marker: the JSON file that tells that mdssl wrote the folder.
+        marker: the JSON file that marks a folder of mdssl.
         is_marker: whether the JSON value in that file is one that mdssl writes.
         files: patterns of all files of such a folder, relative to it; ``*`` stands for any characters, also ``/``.
         setting: with which the user named the folder.
@@ -66,7 +66,7 @@ def files_in(place: Location) -> list[str]:
     def refuse(error: OSError) -> NoReturn:
         # A folder that cannot be listed may contain anything.
         raise InputError(
-            f"{error.filename} cannot be read: {error.strerror}. Nothing was touched. Check its permissions."
+            f"{error.filename} cannot be read: {error.strerror}. Nothing was changed. Check its permissions."
         )
 
     for folder, subfolders, files in os.walk(place.path, onerror=refuse if os.path.isdir(place.path) else None):
@@ -100,10 +100,9 @@ def check_replaceable(place: Location, kind: FolderKind, *, beside: tuple[str, .
     ours = bool(found) and is_ours(place, kind)
     foreign = [path for path in found if not (ours and kind.holds(path))]
     if foreign:
-        more = f" and {len(foreign) - _SHOWN} more files" if len(foreign) > _SHOWN else ""
         raise InputError(
-            f"folder {place} holds {', '.join(foreign[:_SHOWN])}{more}, which mdssl did not write as {kind.what}. "
-            f"Nothing was touched. Move that away, or give another {kind.setting}."
+            f"folder {place} contains {some_of(foreign, _SHOWN, nouns='files')}, which mdssl did not write as "
+            f"{kind.what}. Nothing was changed. Move these files away, or give another {kind.setting}."
         )
     return ours
 
@@ -154,7 +153,7 @@ def replaced(target: Path, kind: FolderKind) -> Iterator[Path]:
 
 
 def clear_leftovers(target: Path, kind: FolderKind) -> None:
-    """Delete what a killed `replaced` has left. Only for a caller that knows that nobody replaces ``target`` now."""
+    """Delete the leftover folders of a killed `replaced`. The caller must know that nobody replaces ``target`` now."""
     target = Path(os.path.realpath(target))
     ours = re.compile(rf"\.{re.escape(target.name)}\.mdssl-[0-9a-f]{{8}}\.(tmp|old)")
     for leftover in sorted(target.parent.glob(".*.mdssl-*")) if target.parent.is_dir() else ():
@@ -167,7 +166,7 @@ def clear_leftovers(target: Path, kind: FolderKind) -> None:
 
 
 def _delete_if_possible(leftover: Path, kind: FolderKind) -> None:
-    """`delete`, if permissions allow it; leftovers do no harm."""
+    """`delete`, and ignore errors: leftover files are harmless."""
     with suppress(OSError, InputError):
         delete(Location.of(leftover), kind)
 
@@ -184,7 +183,7 @@ def refuse_overlap(source: Path, target: Location, *, what: str, setting: str) -
         return
     if _is_inside(source, place):
         raise InputError(
-            f"source {str(source)!r} lies in {target}, where {what} would replace it. Nothing was touched. Give "
+            f"source {str(source)!r} lies in {target}, where {what} would replace it. Nothing was changed. Give "
             f"another {setting}, or move the source."
         )
     if _is_inside(place, source):
@@ -203,11 +202,11 @@ def check_file(place: Location) -> None:
     except OSError as error:
         raise InputError(f"{place} cannot be written: {error}. Give another --output.") from error
     if not any(mark in data for mark in _MARKS):
-        raise InputError(f"{place} is there, and mdssl did not write it. Move it away, or give another --output.")
+        raise InputError(f"{place} exists, and mdssl did not write it. Move it away, or give another --output.")
 
 
 def _is_inside(inner: Path, outer: Path) -> bool:
-    """By the files themselves, not by their paths."""
+    """Whether ``inner`` is in ``outer``, by the files on disk instead of their paths."""
     if not outer.exists():
         return False
     inner = Path(os.path.realpath(inner))

@@ -1,4 +1,4 @@
-"""Retries of requests to a storage that is away for a while: a full disk, a file server or bucket that is down.
+"""Retries of requests to a storage that is unavailable: a full disk, a file server or bucket that is down.
 
 Inside `retrying`, which work that takes hours uses, requests are repeated while their errors may be transient. Outside
 of it they fail at once, as commands that only read should. A missing file or permission is never retried. A request to
@@ -99,7 +99,7 @@ def retry(uri: str, action: Callable[[], T], *, is_local: bool) -> T:
     seconds, stop, begun, pause = _seconds.get(), _stop.get(), time.monotonic(), _FIRST_PAUSE
     if stop and stop.given_up.is_set():
         if not is_local:
-            raise StorageLostError(errno.ECANCELED, f"{uri} is not used any more: it could not be when work stopped")
+            raise StorageLostError(errno.ECANCELED, f"{uri} is not used any more: it was unavailable when work stopped")
         seconds = 0
     warned = False
     while True:
@@ -109,7 +109,7 @@ def retry(uri: str, action: Callable[[], T], *, is_local: bool) -> T:
             if not seconds or isinstance(error, StorageLostError) or not is_transient(error, is_local=is_local):
                 raise
             if not warned:
-                log.warning("%s cannot be used (%s); it is tried again for up to %.3g min", uri, error, seconds / 60)
+                log.warning("%s is unavailable (%s); retrying for up to %.3g min", uri, error, seconds / 60)
                 warned = True
             try:
                 _wait(min(time.monotonic() + pause, begun + seconds), begun, uri, error)
@@ -120,7 +120,7 @@ def retry(uri: str, action: Callable[[], T], *, is_local: bool) -> T:
             pause = min(2 * pause, _LONGEST_PAUSE)
         else:
             if warned:
-                log.warning("%s can be used again, after %.0f s", uri, time.monotonic() - begun)
+                log.warning("%s is available again after %.0f s", uri, time.monotonic() - begun)
             return result
 
 
@@ -136,13 +136,13 @@ def _wait(until: float, begun: float, uri: str, error: OSError) -> None:
         if stop and now - begun >= _SECONDS_AFTER_STOP and stop.requested():
             stop.given_up.set()
             raise StoppedError(
-                f"stopped; nothing could be saved since its last checkpoint, because {uri} cannot be used ({error})"
+                f"stopped; nothing was saved since the last checkpoint, because {uri} is unavailable ({error})"
             ) from error
         if now - begun >= seconds:
             raise StorageLostError(
                 error.errno,
-                f"{uri} could not be used for {seconds / 60:.3g} min: {error}. Repair the disk, the file server or "
-                "the network, then start the same command (a sweep with --retry-failed): it goes on from the last "
+                f"{uri} was unavailable for {seconds / 60:.3g} min: {error}. Repair the disk, the file server or "
+                "the network, then start the same command (a sweep with --retry-failed): it resumes from the last "
                 "checkpoints.",
             ) from error
         if now >= until:

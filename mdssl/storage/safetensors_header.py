@@ -1,4 +1,4 @@
-"""What a safetensors file says of itself, read without torch."""
+"""The metadata of a safetensors file, read without torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 
 def with_sorted_metadata(data: bytes) -> bytes:
-    """The same safetensors file with its metadata in the order of their keys, which is another one each time else."""
+    """Sort the metadata of a safetensors file by key, because safetensors writes them in random order."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

@@ -1,4 +1,4 @@
-"""Where a storage keeps a trial: ``trials/<trial_id>/`` its files, ``leaderboard/<trial_id>.parquet`` its rows."""
+"""Where a trial is stored: ``trials/<trial_id>/`` its files, ``leaderboard/<trial_id>.parquet`` its rows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from mdssl.storage.location import Location
 from mdssl.storage.ownership import FolderKind, delete
 
 TRIALS, LEADERBOARD, STABLE = "trials", "leaderboard", "stable"
+NEIGHBORS = ("neighbors.png", "neighbors.json")
+"""The sheet of a trial: see `mdssl.evaluate.trial_sheet`."""
+FORMER_NEIGHBORS = ("neighbours.png", "neighbours.json")
+"""Names of the same files in older trials. In this JSON the neighbors of a row have the key ``neighbours``."""
 TRIAL = FolderKind(
     what="a trial",
     marker="config.json",
     is_marker=lambda said: isinstance(said, dict) and "method" in said,
     files=(
         *("config.json", "run.json", "training.json", "metrics.parquet", "clusters.parquet", "encoder.safetensors"),
-        *("checkpoints/step-*.safetensors", "representations/*.safetensors", "neighbours.png", "neighbours.json"),
+        *("checkpoints/step-*.safetensors", "representations/*.safetensors", *NEIGHBORS, *FORMER_NEIGHBORS),
         *("logs/*.txt", "tensorboard/events.out.tfevents.*"),
     ),
     setting="--storage or MDSSL_STORAGE",
@@ -45,10 +49,10 @@ def storage_of(trial_dir: Location) -> Location:
 
 
 def delete_trial(trial_dir: Location) -> None:
-    """Delete all files of the trial that mdssl wrote, but not its claim and the files of others."""
+    """Delete all files of the trial that mdssl wrote, except its claim."""
     delete(trial_dir, TRIAL)
 
 
 def stopped_early(trial_id: str, training: Mapping[str, Any]) -> str:
-    """What messages say of a trial whose ``training.json`` has the status ``stopped``."""
+    """Describe, for messages, a trial whose ``training.json`` has the status ``stopped``."""
     return f"trial {trial_id} was stopped early at step {training['step']} of {training['iterations']}"

@@ -1,4 +1,4 @@
-"""The log of a trial, in its folder: what its processes log, warn of and print.
+"""The log of a trial, in its folder: log records, warnings and output of its processes.
 
 Each process that works on a trial (training, driver, probe, and those after a restart) writes a file of its own::
 
@@ -36,9 +36,9 @@ _ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z )", re.MULTILIN
 
 @contextmanager
 def kept_log(trial_dir: Location, process: str, *, errors_only: bool = False) -> Iterator[None]:
-    """Within the context, keep what this process prints and logs: INFO of mdssl, WARNING of others.
+    """Within the context, save the output and log records of this process: INFO of mdssl, WARNING of others.
 
-    An exception that leaves the context is kept with its traceback. Without entries there is no file.
+    An exception that leaves the context is saved with its traceback. Without entries there is no file.
 
     Args:
         process: its part in the trial, e.g. ``train``.
@@ -90,7 +90,7 @@ def print_log(storage: str | Location, trial_id: str, *, follow: bool = False) -
     if not shown and not (follow and trial_dir.names()):
         raise InputError(
             f"trial {trial_id!r} has no log in {trial_dir / FOLDER}; `mdssl status` and `mdssl leaderboard` list the "
-            "trials of a storage, --storage names another one."
+            "trials of a storage; --storage selects another one."
         )
     print(printable(_in_order(shown)), end="", flush=True)
     while follow:
@@ -144,16 +144,16 @@ class _Tee:
     def write(self, text: str) -> int:
         count = self._stream.write(text)
         if _comes_from_logging():
-            return count  # the handler beside this one has it
+            return count  # the handler has saved it
         *lines, self._begun = (self._begun + text).split("\n")
         for line in lines:
-            # A progress bar draws its line again and again: the last one counts.
+            # A progress bar redraws its line: only the last state is saved.
             if line := line.rstrip("\r").rpartition("\r")[2].rstrip():
                 self._handler.put(line, "PRINT")
         return count
 
     def end_line(self) -> None:
-        """Keep an unfinished line."""
+        """Save an unfinished line."""
         if self._begun.strip():
             self._handler.put(self._begun.rpartition("\r")[2], "PRINT")
         self._begun = ""

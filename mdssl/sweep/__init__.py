@@ -1,1 +1,1 @@
-"""Sweeps: the only room that knows Ray. A grid of trials, one trial, its probe actor, and the launch of them all."""
+"""Sweeps, the only package that uses Ray: grids and searches, trials, the probe actor, and the launch."""

@@ -1,4 +1,4 @@
-"""A sweep from Python, as a notebook starts it: the same trials as the scripts in ``sweeps/``."""
+"""Start a sweep from Python, with the same trials as the scripts in ``sweeps/``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mdssl.sweep.settings import SweepSettings
 
 @dataclass(frozen=True, kw_only=True)
 class _Settings(SweepSettings, ClusterSettings):
-    """The settings of all methods: those that a method lacks are no part of its trials."""
+    """The settings of all methods: a trial ignores settings that its method does not have."""
 
 
 class Sweep:
@@ -34,7 +34,7 @@ class Sweep:
     Args:
         methods: names of methods, or settings such as ``{"method": "mdssl-robust", "epsilon": 0.5}``.
         name: the leaderboard's column ``sweep``.
-        preset: where settings that are not given come from: quick, cifar, or paper.
+        preset: the defaults of settings that are not given: quick, cifar, or paper.
         settings: any flag of ``sweeps/lambda_grid.py --help`` or setting of clustering, with underscores:
             ``domains``, ``evaluate``, ``lambda1``, ``lambda2``, ``seeds``, ``grid``, ``iterations``, ``executor``,
             ``storage``, ``data``, ….

@@ -1,8 +1,9 @@
-"""Short words for trials and times, the same in plans, progress and messages."""
+"""The words for states, trials and times, the same in plans, progress, status and messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal, Required, TypedDict
 
 import pandas as pd
 
@@ -10,6 +11,29 @@ from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig, relevant_settings
 from mdssl.storage.location import Location
 from mdssl.tables.compare import settings_apart
+
+State = Literal["queued", "training", "evaluating", "finished", "failed", "stopped"]
+"""The state of a trial, in one word everywhere."""
+
+
+class Report(TypedDict, total=False):
+    """The last report of a trial to the sweep's driver, through Tune. Reports while it trains have numbers as well.
+
+    Attributes:
+        error: of a failed trial.
+        owner: the process that holds the trial's claim, if that is another one.
+        reached: the step of the newest checkpoint of a trial that is claimed elsewhere.
+        step_saved: the step of the checkpoint that the trial wrote after its process alone got SIGTERM.
+        ended_early: whether a scheduler stopped the trial.
+    """
+
+    state: Required[State]
+    error: str
+    owner: str
+    reached: int
+    step_saved: int
+    ended_early: bool
+
 
 _SHORT = {
     "lambda1": "λ1",
@@ -21,11 +45,11 @@ _SHORT = {
     "recluster_every": "every",
     "outlier_rule": "rule",
 }
-_TOLD_OTHERWISE = ("method", "domains", "data_fingerprint", "weights", "weights_fingerprint", "lambda1", "lambda2")
+_NAMED_SEPARATELY = ("method", "domains", "data_fingerprint", "weights", "weights_fingerprint", "lambda1", "lambda2")
 
 
 def labels(configs: Iterable[TrialConfig], mixtures: Mapping[str, str] | None = None) -> dict[str, str]:
-    """A few words for each trial, by its id: its method and the settings that distinguish it.
+    """Label each trial, by its id: its method and the settings that distinguish it.
 
     ``mdssl λ1=0.9 λ2=0.05 seed=1``; a mixture stands after the method where there are several. ``mixtures``: by trial
     id, the mixture as it is shown.
@@ -34,7 +58,7 @@ def labels(configs: Iterable[TrialConfig], mixtures: Mapping[str, str] | None = 
     settings = {config.trial_id: relevant_settings(config.to_dict()) for config in configs}
     # An untrained encoder has no domains, which alone makes no second mixture.
     several = len({config.domains for config in configs if config.domains}) > 1
-    differing = settings_apart(pd.DataFrame(settings.values()), but=_TOLD_OTHERWISE, missing_differs=False)
+    differing = settings_apart(pd.DataFrame(settings.values()), but=_NAMED_SEPARATELY, missing_differs=False)
     found = {}
     for config in configs:
         words = [config.method]

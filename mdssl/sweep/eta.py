@@ -1,4 +1,4 @@
-"""How long a running sweep still takes: `eta`, and `Pace`, which learns from its trials how long each part takes.
+"""Estimate the remaining time of a sweep: `eta`, and `Pace`, which measures the times of its trials.
 
 A trial waits for a slot, starts its processes, trains and is evaluated. All times are in seconds, on any one clock.
 """
@@ -6,7 +6,7 @@ A trial waits for a slot, starts its processes, trains and is evaluated. All tim
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ _EARLIER_TRIALS = 20
 
 
 class Left(NamedTuple):
-    """What is left of a trial: seconds until it is trained (below 0: it has been for so long), and to evaluate it."""
+    """The remaining seconds of a trial's training (below 0: seconds since its end), and of its evaluation."""
 
     train: float
     evaluate: float
@@ -42,7 +42,7 @@ def eta(
         slots: trials that train at a time.
         at_once: trials that train or are evaluated at a time; default ``slots``: a trial keeps its slot while it is
             evaluated.
-        evaluator_free: seconds until the evaluator is free (below 0: it has been for so long).
+        evaluator_free: seconds until the evaluator is free (below 0: seconds since it became free).
     """
     # When each trains to its end, how long it is evaluated, and whether it has a training slot until then.
     ends = [(left.train, left.evaluate, left.train > 0) for left in running]
@@ -55,7 +55,7 @@ def eta(
             start, trial = max(heapq.heappop(free_slots), heapq.heappop(free_places)), waiting.pop()
             heapq.heappush(ends, (start + trial.train, trial.evaluate, True))
         trained, evaluate, trains = heapq.heappop(ends)
-        # What should have ended by now ends now.
+        # An overdue evaluation ends now.
         evaluator_free = last = max(max(trained, evaluator_free) + evaluate, 0.0)
         heapq.heappush(free_places, evaluator_free)
         if trains:
@@ -75,7 +75,7 @@ def views_of(config: TrialConfig, steps: int) -> int:
 def evaluation_seconds(
     rows: pd.DataFrame, datasets: Collection[str], scores: Collection[tuple[str, str]]
 ) -> float | None:
-    """The median over the latest trials of the time that their scores took; None where no trial has them all.
+    """The median evaluation time of the latest trials; None if no trial has all scores.
 
     Args:
         rows: of the leaderboard.
@@ -92,21 +92,21 @@ def evaluation_seconds(
 
 @dataclass
 class _Trial:
-    """``phase`` is queued, starting, training, evaluating or done; ``since``, when that began or was last reported."""
+    """``state``: that of the last report, or starting. ``since``: the time at which it began or was last reported."""
 
     config: TrialConfig
     step: int = 0
-    phase: str = "queued"
+    state: str = "queued"
     since: float = 0.0
     views_per_second: float | None = None
 
 
 class Pace:
-    """Learns from the reports of trials how long starting, training and evaluation take.
+    """Measures, from the reports of trials, the times of their start, training and evaluation.
 
     Args:
         slots, at_once: as for `eta`.
-        evaluate: seconds of an evaluation, as `evaluation_seconds` knows them from earlier trials, until the first
+        evaluate: seconds of an evaluation, as `evaluation_seconds` returns them, until the first
             trial of this sweep has been evaluated.
     """
 
@@ -122,42 +122,42 @@ class Pace:
         self.trials[config.trial_id] = _Trial(config, step)
 
     def begin(self, trial_id: str, now: float) -> None:
-        """The process of a trial has started, or starts again."""
+        """Note that the process of a trial has started or restarted."""
         trial = self.trials[trial_id]
-        # One more than there are slots waits for one.
-        if sum(other.phase in ("starting", "training") for other in self.trials.values()) < self.slots:
-            trial.phase, trial.since = "starting", now
+        # A trial without a slot waits.
+        if sum(other.state in ("starting", "training") for other in self.trials.values()) < self.slots:
+            trial.state, trial.since = "starting", now
 
-    def report(self, trial_id: str, result: dict[str, Any], now: float) -> None:
-        """Take what a trial reports: ``phase``, and ``step`` and ``views_per_second`` while it trains."""
-        trial, phase = self.trials[trial_id], result.get("phase", "training")
-        if trial.phase == "starting" and phase in ("training", "evaluating"):
+    def report(self, trial_id: str, result: Mapping[str, Any], now: float) -> None:
+        """Take the report of a trial: ``state``, and ``step`` and ``views_per_second`` while it trains."""
+        trial, state = self.trials[trial_id], result.get("state", "training")
+        if trial.state == "starting" and state in ("training", "evaluating"):
             trained = 0.0
-            if phase == "training":
+            if state == "training":
                 trained = views_of(trial.config, result["step"] - trial.step) / result["views_per_second"]
             self.starts.append(max(now - trial.since - trained, 0.0))
-        if trial.phase == "evaluating" and phase == "finished":
+        if trial.state == "evaluating" and state == "finished":
             # It may have waited for others.
             self.evaluations.append(now - max(trial.since, self.evaluator_free))
-        if trial.phase == "evaluating":
+        if trial.state == "evaluating":
             self.evaluator_free = now
-        if phase == "training":
+        if state == "training":
             trial.step, trial.views_per_second = result["step"], result["views_per_second"]
-        elif phase == "queued":
+        elif state == "queued":
             trial.step = result.get("reached", result.get("step_saved", trial.step))
-        trial.phase, trial.since = phase if phase in ("training", "evaluating", "queued") else "done", now
+        trial.state, trial.since = state, now
 
     def left(self, now: float, more: int = 0) -> tuple[float | None, bool]:
-        """Seconds until all trials are done, and ``more`` that are not known yet; None before the first report.
+        """Seconds until all trials and ``more`` unknown ones have ended; None before the first report.
 
-        The second value tells whether that is too little, because nothing is known of evaluations yet.
+        The second value is whether this is too low, because the time of evaluations is not known yet.
         """
         trials = list(self.trials.values())
         speeds = [trial.views_per_second for trial in trials if trial.views_per_second]
         usual = fmean(speeds) if speeds else None
         start = fmean(self.starts) if self.starts else 0.0
         evaluate, is_known = self._evaluation(now)
-        if usual is None and any(views_of(t.config, 1) and t.phase in ("queued", "starting") for t in trials):
+        if usual is None and any(views_of(t.config, 1) and t.state in ("queued", "starting") for t in trials):
             return None, False
 
         def training(trial: _Trial) -> float:
@@ -169,8 +169,8 @@ class Pace:
             "training": lambda trial: max(training(trial) - (now - trial.since), 0.0),
             "evaluating": lambda trial: trial.since - now,
         }
-        running = [Left(seconds[t.phase](t), evaluate) for t in trials if t.phase in seconds]
-        queued = [Left(start + training(t), evaluate) for t in trials if t.phase == "queued"]
+        running = [Left(seconds[t.state](t), evaluate) for t in trials if t.state in seconds]
+        queued = [Left(start + training(t), evaluate) for t in trials if t.state == "queued"]
         if more > 0 and trials:
             queued += [Left(start + fmean(self._whole(t, usual) for t in trials), evaluate)] * more
         return (
@@ -189,9 +189,9 @@ class Pace:
         return views_of(trial.config, trial.config.iterations) / (trial.views_per_second or usual or 1.0)
 
     def _evaluation(self, now: float) -> tuple[float, bool]:
-        """The seconds that one takes, and whether that is known; else at least what the first has taken so far."""
+        """The seconds of one evaluation and whether they are known; else those of the first one so far."""
         if self.evaluations:
             return fmean(self.evaluations), True
         if self.evaluate_before is not None:
             return self.evaluate_before, True
-        return max((now - t.since for t in self.trials.values() if t.phase == "evaluating"), default=0.0), False
+        return max((now - t.since for t in self.trials.values() if t.state == "evaluating"), default=0.0), False

@@ -1,6 +1,6 @@
-"""The probe actor: scores finished encoders, one after another, while other trials train.
+"""The probe actor: scores trained encoders, one after another, while other trials train.
 
-A sweep has one named actor. The driver creates it, so it belongs to no trial's placement group and outlives all trials.
+A sweep has one named actor. The driver creates it outside of the trials' placement groups, so it outlives all trials.
 It requests no CPU, so the next trial starts to train meanwhile. It has no state: after a crash Ray restarts it and
 repeats the call.
 """

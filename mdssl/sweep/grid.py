@@ -1,4 +1,4 @@
-"""The trials of a sweep, from its settings, and the work that is left of each, from the storage."""
+"""The trials of a sweep, from its settings, and the remaining work of each, from the storage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from mdssl.config.methods import METHODS
 from mdssl.config.run import ProbeConfig
@@ -25,18 +25,29 @@ from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.sweep.describe import State
 from mdssl.sweep.settings import SweepSettings
+
+
+class WorkValues(TypedDict):
+    """A `Work` as Tune sends it to a trial."""
+
+    trial: dict[str, Any]
+    missing: list[str]
+    tried: list[str]
+    dead: dict[str, Any] | None
+    may_end_early: bool
 
 
 @dataclass(frozen=True)
 class Work:
-    """One trial of a sweep and the work that is left.
+    """One trial of a sweep and its remaining work.
 
     Attributes:
         config: the trial.
-        state: ``finished`` (nothing left), ``failed`` (only tried again with --retry-failed), ``stopped`` (ended early,
-            which is all that this sweep wants), ``probe`` (trained, scores missing), ``resume`` (has checkpoints) or
-            ``train``.
+        state: queued (work is left), finished, failed (trained again only with --retry-failed) or stopped (ended early,
+            and this sweep does not train it to the end).
+        to_do: of a queued trial: train, resume (from a checkpoint) or evaluate (it is trained and lacks scores).
         missing: evaluation datasets without scores.
         error: the error of a failed trial.
         tried: end times, ISO 8601, of the failures that the plan has taken into account; a later one is new.
@@ -45,8 +56,9 @@ class Work:
     """
 
     config: TrialConfig
-    state: str
+    state: State
     missing: tuple[str, ...]
+    to_do: Literal["train", "resume", "evaluate"] | None = None
     error: str = ""
     tried: tuple[str, ...] = ()
     dead: Owner | None = None
@@ -54,10 +66,13 @@ class Work:
 
     @property
     def is_left(self) -> bool:
-        return self.state in ("probe", "resume", "train")
+        return self.state == "queued"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as Tune's processes get them."""
+    def __str__(self) -> str:
+        return f"{self.state} to {self.to_do}" if self.to_do else self.state
+
+    def to_dict(self) -> WorkValues:
+        """Convert to plain values, which Tune sends to its processes."""
         return {
             "trial": self.config.to_dict(),
             "missing": list(self.missing),
@@ -85,7 +100,7 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
     pretrained = [pretrained_config(file, settings.input_size)[0] for file in settings.pretrained]
     found = {config.trial_id: config for config in pretrained}
     if len(found) < len(pretrained):
-        raise InputError(f"two of the files {', '.join(settings.pretrained)} hold the same weights; give each once.")
+        raise InputError(f"two of the files {', '.join(settings.pretrained)} contain the same weights; give each once.")
     for seed, temperature, *point in itertools.product(settings.seeds, settings.temperature, *grid.values()):
         shared = dict(zip(grid, point, strict=True)) | {"temperature": temperature, "seed": seed}
         for method in methods:
@@ -126,14 +141,14 @@ def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[st
     others = ", ".join(name for name in domains if name not in labelled)
     if not labelled:
         raise InputError(
-            f"no domain has labels ({others}), so there is nothing to score on; name a labelled dataset, such as "
+            f"no domain has labels ({others}), so no dataset can be scored; name a labelled dataset, such as "
             "--evaluate cifar10."
         )
     return labelled, f"note: no scores on {others}: no labels" if others else ""
 
 
 def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings) -> list[Work]:
-    """Determine the work that is left of each trial, from ``storage`` alone.
+    """Determine the remaining work of each trial, from ``storage`` alone.
 
     Raises:
         InputError: an evaluation dataset is not prepared, or cannot be scored.
@@ -157,22 +172,22 @@ def _work(
 ) -> Work:
     everything = tuple(fingerprints)
     if settings.force:
-        return Work(config, "train", everything)
+        return Work(config, "queued", everything, "train")
     rows = usable_rows(read_rows(storage, config.trial_id), needs_validation=settings.needs_validation)
     tried = tuple(row["finished_at"].isoformat() for row in rows if row["status"] == "failed")
     failures = {} if settings.retry_failed else _failures(rows, fingerprints)
     if (None, None) in failures:
-        return Work(config, "failed", everything, failures[None, None])
+        return Work(config, "failed", everything, error=failures[None, None])
     missing, failed = _missing(rows, fingerprints, wanted, failures)
     if not missing:
-        return Work(config, "failed", (), failed[0]) if failed else Work(config, "finished", ())
+        return Work(config, "failed", (), error=failed[0]) if failed else Work(config, "finished", ())
     if settings.skips_stopped and any(row["status"] == "stopped" for row in rows):
         return Work(config, "stopped", missing, tried=tried)
     trial_dir = trial_dir_in(storage, config.trial_id)
     training = read_training(trial_dir)
     if training and training["status"] == "finished":
-        return Work(config, "probe", missing, tried=tried)
-    return Work(config, "resume" if (trial_dir / "checkpoints").names() else "train", missing, tried=tried)
+        return Work(config, "queued", missing, "evaluate", tried=tried)
+    return Work(config, "queued", missing, "resume" if (trial_dir / "checkpoints").names() else "train", tried=tried)
 
 
 def usable_rows(rows: list[dict], *, needs_validation: bool) -> list[dict]:

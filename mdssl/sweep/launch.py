@@ -1,4 +1,4 @@
-"""Launch a sweep: plan it, run what is left of it through Ray Tune, print its results.
+"""Launch a sweep: plan it, run the remaining work through Ray Tune, print its results.
 
 A sweep has no state but its leaderboard and its trials' folders. Each start makes a new Tuner over the work that is
 left, so a sweep can get more values, lose its driver, or be started again when it is finished.
@@ -158,7 +158,7 @@ def _run_on_ray(
     console.print(f"{at_once} trial(s) at a time, each {share}", soft_wrap=True)
     if growing_to:
         console.print(
-            f"the cluster has {described(nodes)} now; trials that need more wait until it has grown", soft_wrap=True
+            f"the cluster has {described(nodes)} now; trials that need more wait for new nodes", soft_wrap=True
         )
     if note := batch_norm_note(settings.norm, settings.workers, on_cpu=not share.gpus):
         console.print(f"note: {note}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Tells when trials wait for machines, and frees what processes that died still hold of them."""
+"""Report trials that wait for machines, and free resources that dead processes still hold."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def free_orphaned_groups() -> None:
             continue
         actor = messages.ActorTableData.FromString(tables.get_actor_info(creator) or b"")
         if actor.class_name == "TrainController" and actor.state == messages.ActorTableData.DEAD:
-            log.warning("freeing the resources of a controller of Ray Train that died")
+            log.warning("freeing the resources of a dead controller of Ray Train")
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
@@ -81,15 +81,15 @@ class Machines(tune.Callback):
         if room >= wanted:
             if self.short_since is not None:
                 waited = duration(now - self.short_since)
-                self._say(f"machines have come after {waited}: {described(nodes)}")
+                self._say(f"machines are available after {waited}: {described(nodes)}")
                 self.short_since, self.said = None, float("-inf")
             return
         self.short_since = now if self.short_since is None else self.short_since
         if now - self.said >= _SAY_SECONDS:
             self.said = now
             self._say(
-                f"{wanted - room} of {wanted} trial(s) wait for machines, for {duration(now - self.short_since)} so "
-                f"far: each needs {self.share}; the cluster has {described(nodes)}"
+                f"{wanted - room} of {wanted} trials are waiting for machines ({duration(now - self.short_since)} so far): "
+                f"each needs {self.share}; the cluster has {described(nodes)}"
             )
 
     def _say(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The paper's experiments after they ran: tables beside the published numbers, figures as tables and as files."""
+"""Print the results of the paper's experiments beside the published numbers, and draw its figures."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The display of a running sweep: each trial's step, loss terms, speed and ETA, and the whole sweep's."""
+"""The progress display of a running sweep: state, step, loss terms, speed and ETA of each trial, and the total ETA."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import tune
@@ -17,28 +17,28 @@ from mdssl.sweep.describe import duration, labels
 from mdssl.sweep.eta import Pace
 
 _LINE_SECONDS = {"training": 10, "queued": 60}
-"""Where output is a file or a pipe: how often a line is printed for a trial that trains, or that another sweep has."""
+"""Interval of the lines about one trial in this state, where the output is a file or a pipe."""
 _SILENT_SECONDS = 110
-"""Time without a report of a trial until a line names what it may wait for, and between such lines."""
+"""Time without a report of a trial after which a line names possible reasons, and interval of these lines."""
 _SILENT = {
-    "start": "its processes start, or wait for CPUs or GPUs that are not free",
+    "start": "its processes are starting, or waiting for free CPUs or GPUs",
     "training": "a step takes long, or workers that died are being replaced",
-    "evaluating": "its encoder is being scored, or waits until those of other trials have been",
+    "evaluating": "the probe is scoring its encoder, or those of other trials first",
 }
 
 
 _OF_ONE_REPORT = ("owner", "reached", "step_saved")
-"""What a report says of a trial that is queued: claimed elsewhere, or stopped with a checkpoint of that step."""
+"""Entries of the report of a queued trial, which a later report removes."""
 
 
 class SweepProgress(tune.Callback):
-    """A table that renews itself in a terminal, else a line per event and trial. Tune calls the ``on_…`` methods.
+    """Show a live table in a terminal, else print a line per event and trial. Tune calls the ``on_…`` methods.
 
     Args:
         configs: the trials, by id.
         pace: for the sweep's ETA.
         steps: of the latest checkpoint, by trial id; 0 for trials that it lacks.
-        to_come: how many trials are still to be added, as by a search.
+        to_come: returns the number of trials that a search will still add.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SweepProgress(tune.Callback):
         self.live.stop()
 
     def add(self, config: TrialConfig, step: int = 0) -> None:
-        """Show one more trial, which has a checkpoint of ``step``: a search chooses them one by one."""
+        """Add a trial that a search has chosen, with a checkpoint of ``step``."""
         if config.trial_id not in self.configs:
             self.pace.add(config, step)
             self.configs[config.trial_id] = config
@@ -90,7 +90,7 @@ class SweepProgress(tune.Callback):
             heard[trial_id] = self.heard.get(trial_id, now)
             if now - heard[trial_id] >= _SILENT_SECONDS:
                 heard[trial_id] = now
-                self._say_what_it_waits_for(trial_id, trial.last_result.get("phase", "start"))
+                self._print_silence(trial_id, trial.last_result.get("state", "start"))
         self.heard = heard
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -99,79 +99,81 @@ class SweepProgress(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.tell(_trial_id(trial), result)
 
-    def tell(self, trial_id: str, result: dict) -> None:
-        """Show what is new of a trial: what it reported, or what this sweep sees of one that another sweep has."""
+    def tell(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Show a report of a trial, or one about a trial that is claimed elsewhere."""
         self.heard[trial_id] = time.monotonic()
         self.pace.report(trial_id, result, time.monotonic())
         if "step" in result:
             before = self.latest.get(trial_id, {}).get("step", 0)
             if result["step"] <= before:
-                self._say_of(
+                self._print(
                     trial_id,
-                    f"a worker died at step {before} or after; it went on from its checkpoint and is at step "
+                    f"a worker died at step {before} or later; the trial resumed from its checkpoint and is at step "
                     f"{result['step']}",
                 )
         if "owner" in result:
-            # What this sweep has seen of its steps says nothing about those of the other.
+            # The other process may be at an earlier step than this sweep has seen.
             self.latest[trial_id] = {}
-        # Later phases report no numbers, and most reports no score; the last ones stay on show.
+        # Later reports have no numbers, and most have no score: the last ones stay in the table.
         before = self.latest.get(trial_id, {})
         if result.get("val_linear_top1", 0) is None:
             result = {key: value for key, value in result.items() if key != "val_linear_top1"}
         elif "val_linear_top1" in result:
-            result = result | {"scored_step": result["step"]}
-        self.latest[trial_id] = {key: value for key, value in before.items() if key not in _OF_ONE_REPORT} | result
-        self._say(trial_id)
+            result = {**result, "scored_step": result["step"]}
+        self.latest[trial_id] = {key: value for key, value in before.items() if key not in _OF_ONE_REPORT} | dict(
+            result
+        )
+        self._print_latest(trial_id)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         trial_id = _trial_id(trial)
-        self.pace.report(trial_id, {"phase": "failed"}, time.monotonic())
-        self.latest[trial_id] = self.latest.get(trial_id, {}) | {"phase": "failed", "error": "its processes died"}
-        self._say(trial_id)
+        self.pace.report(trial_id, {"state": "failed"}, time.monotonic())
+        self.latest[trial_id] = self.latest.get(trial_id, {}) | {"state": "failed", "error": "its processes died"}
+        self._print_latest(trial_id)
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         trial_id = _trial_id(trial)
         if "step_saved" not in self.latest.get(trial_id, {}):
-            self._say_of(trial_id, "its process died, and is started again; it goes on from its last checkpoint")
+            self._print(trial_id, "its process died and is restarted; it resumes from its last checkpoint")
 
-    def _say_of(self, trial_id: str, text: str) -> None:
+    def _print(self, trial_id: str, text: str) -> None:
         elapsed = time.monotonic() - self.started
         self.console.print(
             f"[{elapsed:5.0f} s] {trial_id} {self.labels[trial_id]}: {text}", markup=False, soft_wrap=True
         )
 
-    def _say_what_it_waits_for(self, trial_id: str, phase: str) -> None:
-        self._say_of(trial_id, f"no report for {duration(_SILENT_SECONDS)}: {_SILENT.get(phase, phase)}")
+    def _print_silence(self, trial_id: str, state: str) -> None:
+        self._print(trial_id, f"no report for {duration(_SILENT_SECONDS)}: {_SILENT.get(state, state)}")
 
-    def _say(self, trial_id: str) -> None:
+    def _print_latest(self, trial_id: str) -> None:
         latest = self.latest[trial_id]
-        phase, was_stopped = latest.get("phase", "training"), "step_saved" in latest
-        if self.console.is_terminal and phase != "failed" and not was_stopped:
+        state, was_stopped = latest.get("state", "training"), "step_saved" in latest
+        if self.console.is_terminal and state != "failed" and not was_stopped:
             return
         now = time.monotonic()
-        if now - self.printed.get((trial_id, phase), float("-inf")) < _LINE_SECONDS.get(phase, 0):
+        if now - self.printed.get((trial_id, state), float("-inf")) < _LINE_SECONDS.get(state, 0):
             return
-        self.printed[trial_id, phase] = now
+        self.printed[trial_id, state] = now
         if was_stopped:
-            text = f"its process got SIGTERM; it goes on by itself from its checkpoint of step {latest['step_saved']}"
-        elif phase == "training":
+            text = f"its process got SIGTERM; it resumes from its checkpoint of step {latest['step_saved']}"
+        elif state == "training":
             text = (
                 f"step {latest['step']}/{latest['iterations']}  loss {latest['loss']:.3f} = "
                 f"align {latest['alignment']:.3f}, within {latest['within']:.3f}, across {latest['across']:.3f}  "
                 f"{latest['views_per_second']:,.0f} views/s  ETA {duration(latest['eta_seconds'])}{_validation(latest)}"
             )
         elif latest.get("ended_early"):
-            text = f"ended early after step {latest['step']}/{latest['iterations']}{_validation(latest)}"
-        elif phase == "queued":
-            text = f"waits for {latest['owner']}, which is at step {latest['reached']} or after"
+            text = f"stopped early after step {latest['step']}/{latest['iterations']}{_validation(latest)}"
+        elif state == "queued":
+            text = f"queued: waiting for {latest['owner']}, which is at step {latest['reached']} or later"
         else:
-            text = f"FAILED: {latest.get('error')}" if phase == "failed" else phase
+            text = f"failed: {latest.get('error')}" if state == "failed" else state
         done = sum(1 for entry in self.latest.values() if _is_done(entry))
         total = len(self.configs) + self.to_come()
-        self._say_of(trial_id, f"{text}  [sweep {done}/{total}, ETA {self._sweep_eta()}]")
+        self._print(trial_id, f"{text}  [sweep {done}/{total}, ETA {self._sweep_eta()}]")
 
     def _sweep_eta(self) -> str:
-        """``5m36s``, or ``>5m36s`` where nothing is known yet of how long an evaluation takes."""
+        """Return ``5m36s``, or ``>5m36s`` while the time of an evaluation is not known."""
         seconds, is_too_little = self.pace.left(time.monotonic(), self.to_come())
         return "?" if seconds is None else f"{'>' * is_too_little}{duration(seconds)}"
 
@@ -179,7 +181,7 @@ class SweepProgress(tune.Callback):
         caption = f"{duration(time.monotonic() - self.started)} so far, ETA {self._sweep_eta()}"
         scored = {trial_id: latest for trial_id, latest in self.latest.items() if "scored_step" in latest}
         if scored:
-            # The best of those that got furthest: scores rise with steps.
+            # The best of the trials with the most steps: scores rise with steps.
             ahead = max(
                 scored, key=lambda trial_id: (scored[trial_id]["scored_step"], scored[trial_id]["val_linear_top1"])
             )
@@ -187,7 +189,7 @@ class SweepProgress(tune.Callback):
         table = Table(caption=Text(caption), box=None)
         table.add_column("trial", no_wrap=True)
         for name in (
-            "phase",
+            "state",
             "step",
             *["validation"] * bool(scored),
             "loss",
@@ -203,20 +205,20 @@ class SweepProgress(tune.Callback):
             if latest is None:
                 table.add_row(Text(label), "queued")
                 continue
-            cells = [label, latest.get("phase", "training")]
+            cells = [label, latest.get("state", "training")]
             if "step" in latest:
                 cells += [f"{latest['step']}/{latest['iterations']}"]
                 cells += [_validation(latest).removeprefix("  validation ")] * bool(scored)
                 cells += [f"{latest[term]:.3f}" for term in ("loss", "alignment", "within", "across")]
                 cells += [f"{latest['views_per_second']:,.0f}", duration(latest["eta_seconds"])]
             elif "owner" in latest:
-                cells = [label, f"waits for {latest['owner']}", str(latest["reached"])]
+                cells = [label, f"queued: waiting for {latest['owner']}", str(latest["reached"])]
             table.add_row(*map(Text, cells))
         return table
 
 
 def _is_done(latest: dict[str, Any]) -> bool:
-    return latest.get("phase") in ("finished", "failed") or "ended_early" in latest
+    return latest.get("state") in ("finished", "failed") or "ended_early" in latest
 
 
 def _validation(latest: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ TOKEN = Path("~/.ray/auth_token")
 def ray_session(settings: SweepSettings, console: Console) -> Iterator[TemporaryFolder]:
     """Start or join Ray; yields the folder for the sweep's temporary files, with the session of a private Ray.
 
-    After an error, or with ``keep``, the folder stays, and the console tells where Ray's logs are.
+    After an error, or with ``keep``, the folder stays, and the console shows the folder of Ray's logs.
     """
     with temporary_folder() as folder:
         try:
@@ -141,7 +141,7 @@ def resources_here(settings: SweepSettings) -> dict[str, float]:
 
 
 def set_environment(settings: SweepSettings) -> dict[str, str]:
-    """Set the variables that Ray reads and the user has not set, and return them."""
+    """Set the environment variables of Ray that the user has not set, and return them."""
     defaults = _ENVIRONMENT | (_ENVIRONMENT_OF_A_CLUSTER if settings.address else _ENVIRONMENT_OF_ITS_OWN)
     environment = {key: os.environ.get(key, value) for key, value in defaults.items()}
     os.environ.update(environment)
@@ -171,7 +171,7 @@ def _address_of_cluster(address: str) -> str:
     except (OSError, ValueError, RuntimeError, ray.exceptions.RpcError) as error:
         raise InputError(
             f"no Ray cluster answers at --address {address} ({error}). Give auto on one of its machines, or HOST:PORT "
-            "as `ray start` prints it; without --address the sweep starts a Ray of its own."
+            "as `ray start` prints it; without --address the sweep starts a private Ray."
         ) from error
     return found
 

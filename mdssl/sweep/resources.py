@@ -88,7 +88,7 @@ def check_resources(
             )
     held = sum(share.on(node) for node in nodes)
     raise InputError(
-        f"a trial is {share}, and a worker is on one node, but of these workers {where}'s nodes hold {held}: "
+        f"a trial needs {share}, each worker on one node, but {where}'s nodes have room for {held}: "
         f"{described(nodes)}; {hint}"
     )
 

@@ -1,15 +1,15 @@
 """The restarts after a process died, and the limit after which a trial has failed.
 
-Five layers, from the inside out. Each goes on from the newest checkpoint, so at most `checkpoint_seconds` of work is
+Five layers, from the inside out. Each resumes from the newest checkpoint, so at most `checkpoint_seconds` of work is
 lost. Deaths count against a trial only where it saved no new checkpoint between them: over days, machines die often.
 
 1. Ray Train restarts a trial's workers, `WORKER_RESTARTS` times: a worker was killed, by the OOM killer, by the
    watchdog (`mdssl.pretrain.watchdog`) or with its node.
 2. The trial's own process restarts Ray Train (`mdssl.sweep.training.train_in_workers`): the workers died more often
-   than that, but the trial got on; or Ray Train's controller died, which nothing else restarts.
+   than that, but the trial made progress; or Ray Train's controller died, which nothing else restarts.
 3. Ray Tune restarts the trial's own process, `TRIAL_RESTARTS` times. The claim of the dead process is taken over.
-4. The sweep's driver gives a trial that Tune has given up to another run of Tune, if the trial got on (`to_run_again`).
-   Else it writes a row with the error.
+4. The sweep's driver starts another run of Tune for trials that Tune has given up, if they made progress
+   (`to_run_again`). Otherwise it writes a row with the error.
 5. The user, a batch system or another sweep starts the same command: it plans from the storage alone, and takes over
    the claims of processes that died (`mdssl.storage.claim`). A failed trial is tried again with ``--retry-failed``.
 
@@ -28,7 +28,7 @@ from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import Work
-from mdssl.sweep.rows import failed_row, merged
+from mdssl.sweep.rows import Context, failed_row, merged
 
 if TYPE_CHECKING:
     from ray.tune import ResultGrid
@@ -45,10 +45,12 @@ def step_saved(trial_dir: Location) -> int:
 
 
 def step_done(storage: Location, work: Work) -> int:
-    """The step from which a trial's training goes on, as planned."""
-    if work.state == "train":
+    """The planned first step of a trial's training."""
+    if work.to_do == "train":
         return 0
-    return work.config.iterations if work.state == "probe" else step_saved(trial_dir_in(storage, work.config.trial_id))
+    if work.to_do == "evaluate":
+        return work.config.iterations
+    return step_saved(trial_dir_in(storage, work.config.trial_id))
 
 
 def got_on(before: int, after: int) -> bool:
@@ -57,11 +59,11 @@ def got_on(before: int, after: int) -> bool:
 
 
 def to_run_again(
-    storage: Location, context: dict, results: ResultGrid, works: list[Work], reached: dict[str, int]
+    storage: Location, context: Context, results: ResultGrid, works: list[Work], reached: dict[str, int]
 ) -> list[Work]:
     """Select the ``works`` that are not done after a run of Tune: claimed elsewhere, or died after progress.
 
-    A trial that died without getting on gets a row.
+    A trial that died without progress gets a row with the error.
 
     Args:
         reached: `step_saved` by trial id, when Tune began.
@@ -72,10 +74,10 @@ def to_run_again(
     ended, again = 0, set()
     for result in results:  # type: ignore[attr-defined]  # iterable by its __getitem__
         config = TrialConfig.from_dict(result.config["work"]["trial"])
-        phase = (result.metrics or {}).get("phase")
+        state = (result.metrics or {}).get("state")
         if result.error is None:
-            ended += phase in ("finished", "failed", "queued") or (result.metrics or {}).get("ended_early", False)
-            again |= {config.trial_id} if phase == "queued" else set()
+            ended += state in ("finished", "failed", "queued") or (result.metrics or {}).get("ended_early", False)
+            again |= {config.trial_id} if state == "queued" else set()
             continue
         ended += 1
         if got_on(reached[config.trial_id], step_saved(trial_dir_in(storage, config.trial_id))):
@@ -87,7 +89,7 @@ def to_run_again(
     return [work for work in works if work.config.trial_id in again]
 
 
-def _record_death(storage: Location, config: TrialConfig, error: str, context: dict) -> None:
+def _record_death(storage: Location, config: TrialConfig, error: str, context: Context) -> None:
     """Write a row for a trial after its own process died too often to write one."""
     last_line = error.strip().rsplit("\n", 1)[-1]
     failure = failed_row(config, f"the trial's process died: {last_line}", context=context, started_at=now())

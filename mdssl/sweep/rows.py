@@ -7,7 +7,7 @@ import os
 import subprocess
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import mdssl
 from mdssl.config.trial import TrialConfig, relevant_settings
@@ -32,12 +32,22 @@ _FROM_TRAINING = (
     "started_at",
 )
 
+
+class Context(TypedDict):
+    """The columns of a row that describe the process that made it."""
+
+    sweep: str
+    preset: str
+    git_commit: str
+    ray_version: str
+
+
 _FOR_JSON = ("data_fingerprint", "images", "probe_settings")
 """The entries of a score that are in ``config_json``."""
 
 
 def finished_row(
-    config: TrialConfig, training: dict, score: dict, *, context: dict, trial_dir: Location
+    config: TrialConfig, training: dict, score: dict, *, context: Context, trial_dir: Location
 ) -> dict[str, Any]:
     """The row of one score of one trial.
 
@@ -46,7 +56,6 @@ def finished_row(
         score: one entry of `mdssl.evaluate.evaluate.evaluate_dataset`, with ``eval_dataset``, ``data_fingerprint`` and
             ``images`` (see `images_of`), which ``config_json`` has under ``evaluation``; under ``variants`` it has what
             sets each of the trial's domains apart from the published one.
-        context: columns that say who asked: sweep, preset, git_commit, ray_version.
     """
     evaluation = {**score["probe_settings"], **score.get("images", {}), "data_fingerprint": score["data_fingerprint"]}
     # Older trials have no record of their domains.
@@ -64,12 +73,11 @@ def finished_row(
     return row
 
 
-def stopped_rows(config: TrialConfig, training: dict, *, context: dict) -> list[dict[str, Any]]:
+def stopped_rows(config: TrialConfig, training: dict, *, context: Context) -> list[dict[str, Any]]:
     """The rows of a trial that was stopped early: one for each dataset of its last validation scores.
 
     Args:
         training: the content of ``training.json``, with status ``stopped``.
-        context: as for `finished_row`.
     """
     images = training.get("val_fingerprints", {})
     shared = _setting(config, context) | {key: training[key] for key in _FROM_TRAINING}
@@ -106,7 +114,7 @@ def images_of(dataset: Dataset) -> dict[str, Any]:
 
 
 def failed_row(
-    config: TrialConfig, error: str, *, context: dict, started_at: str, score: dict[str, Any] | None = None
+    config: TrialConfig, error: str, *, context: Context, started_at: str, score: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The row of a trial that failed to train, or of a score that failed.
 
@@ -132,7 +140,7 @@ def _produced_by(config: TrialConfig) -> dict[str, Any]:
     return {"trial": config.to_dict(), **config.versions}
 
 
-def _setting(config: TrialConfig, context: dict) -> dict[str, Any]:
+def _setting(config: TrialConfig, context: Context) -> dict[str, Any]:
     columns = {column.name for column in SETTING_COLUMNS}
     relevant = relevant_settings(config.to_dict())
     return {

@@ -20,18 +20,18 @@ from mdssl.sweep.search.settings import SearchSettings
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
-    """What is held fixed over a sweep, where it runs, and where its results go."""
+    """The fixed settings of a sweep, its resources, and the place of its results."""
 
     own_axes: ClassVar[tuple[str, ...]] = ()
     """Settings of a trial that the script has axes for under other names."""
     evaluates_domains: ClassVar[bool] = False
-    """Whether ``evaluate`` is the domains because nothing was named: those without labels are then left out."""
+    """Whether ``evaluate`` defaults to the domains; those without labels are then left out."""
 
     preset: str = "quick"
-    """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar (ResNet-18, cifar
-    stem, 100 epochs: one GPU) | paper (section 3.1)."""
+    """Defaults of settings that are not given: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar
+    (ResNet-18, cifar stem, 100 epochs: one GPU) | paper (section 3.1)."""
     domains: tuple[str, ...] = ()
-    """Prepared datasets to train on, one domain each. Their order is part of what a trial is."""
+    """Prepared datasets to train on, one domain each. Their order is part of a trial's id."""
     evaluate: tuple[str, ...] = ()
     """Prepared datasets to score on; default: the training domains that have labels."""
     lambda1: tuple[float, ...] = (1.0,)
@@ -43,9 +43,9 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     seeds: tuple[int, ...] = (0,)
     """Seeds; each repeats the whole grid, its baselines included."""
     grid: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
-    """One more axis: a setting that has no axis of its own, and its values: --grid learning_rate 2 4"""
+    """One more axis: a setting without an axis, and its values: --grid learning_rate 2 4"""
     pretrained: tuple[str, ...] = ()
-    """Files of pretrained weights, each a row of its own: torchvision, timm, solo-learn, lightly, Bolts, or
+    """Files of pretrained weights, each a trial: torchvision, timm, solo-learn, lightly, Bolts, or
     safetensors."""
     input_size: int | None = None
     """Pixels that images are resized to for them; default: as they are prepared."""
@@ -67,11 +67,11 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     max_concurrent: int | None = None
     """Trials that train at once; default: as many as fit. With --address, for how many a cluster may start nodes."""
     address: str | None = None
-    """A running Ray cluster, e.g. auto; default: a Ray of its own on this machine."""
+    """A running Ray cluster, e.g. auto; default: a private Ray on this machine."""
     dry_run: bool = False
-    """Print what would be trained and what is already there, then stop."""
+    """Print the planned trials and their states, then stop."""
     force: bool = False
-    """Train and score all trials of this sweep again; what they had is deleted."""
+    """Train and score all trials of this sweep again; their earlier results are deleted."""
     retry_failed: bool = False
     """Try failed trials and failed probes again."""
 
@@ -92,7 +92,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
             )
         if self.force and self.skips_stopped:
             raise InputError(
-                "force deletes what a sweep's trials had, but which trials a search has depends on what they had; "
+                "force deletes the results of a sweep's trials, but a search chooses its trials by earlier results; "
                 "leave --force out, or use another --storage."
             )
         for axis in ("lambda1", "lambda2", "temperature", "seeds", "evaluate"):
@@ -104,7 +104,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
         _ = self.grid_axes
         check_layers(self.features, bool(self.pretrained))
         if self.input_size is not None and not self.pretrained:
-            raise InputError(f"input_size is {self.input_size}, but no encoder comes from elsewhere; add --pretrained.")
+            raise InputError(f"input_size is {self.input_size}, but there is no pretrained encoder; add --pretrained.")
 
     def _check_workers(self) -> None:
         check_number("workers", self.workers, low=1)
@@ -167,7 +167,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
         """The values of each axis of ``--grid``, in their types.
 
         Raises:
-            ValueError: no such setting, one with an axis of its own, or values that it cannot have.
+            ValueError: an unknown setting, one with an axis, or invalid values.
         """
         types = get_type_hints(type(self))
         axes: dict[str, tuple[Any, ...]] = {}
@@ -184,7 +184,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
 
     @property
     def repeats(self) -> int:
-        """How many trials each point of a script's own axes stands for: with each seed, temperature and ``--grid``."""
+        """The number of trials at each point of a script's axes: by seeds, temperatures and ``--grid``."""
         return math.prod(map(len, (self.seeds, self.temperature, *self.grid_axes.values())))
 
     @property

@@ -11,7 +11,7 @@ from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.data.dataset import Dataset, open_dataset
 from mdssl.data.remote import ensure_local
 from mdssl.device import pick_device
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 from mdssl.evaluate.artifacts import TrialArtifacts
 from mdssl.evaluate.evaluate import Encoded, check_scorable, encode_dataset, instability, score_dataset
 from mdssl.leaderboard.board import read_rows, write_rows
@@ -23,7 +23,7 @@ from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import evaluation_fingerprint, has_score, labelled_domains
-from mdssl.sweep.rows import finished_row, git_commit, images_of, merged
+from mdssl.sweep.rows import Context, finished_row, git_commit, images_of, merged
 from mdssl.sweep.settings import check_axis
 from mdssl.terminal import printable
 
@@ -67,7 +67,7 @@ def probe_standalone(
     config, model = load_model(trial_dir, device)
     if not evaluate:
         if not config.domains:
-            raise InputError(f"trial {trial_id} was trained on nothing; name datasets to score with --evaluate.")
+            raise InputError(f"trial {trial_id} has no training domains; name datasets to score with --evaluate.")
         ensure_local(data, config.domains, progress=True)
         evaluate, note = labelled_domains(data, config.domains)
         if note:
@@ -80,7 +80,7 @@ def probe_standalone(
         encoded: Encoded | None = None
         new: list[tuple[dict[str, Any], str]] = []
         if has_score(rows, name, fingerprint, probe):
-            print(f"{name}: already there")
+            print(f"{name}: scored already")
         else:
             encoded = encode_dataset(model, dataset, layers=probe.features, device=device, input_size=config.input_size)
             new = _rows(config, dataset, encoded, fingerprint, probe, trial_dir)
@@ -102,7 +102,7 @@ def _rows(
     config: TrialConfig, dataset: Dataset, encoded: Encoded, fingerprint: str, probe: ProbeConfig, trial_dir: Location
 ) -> list[tuple[dict[str, Any], str]]:
     """The leaderboard's rows of ``encoded``, each with what makes its score unstable (empty if nothing does)."""
-    context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
+    context: Context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
     own = {"eval_dataset": dataset.name, "data_fingerprint": fingerprint, "images": images_of(dataset)}
     training = read_training(trial_dir) or {}
     return [
@@ -116,10 +116,9 @@ def _trial_of_weights(file: str, input_size: int | None, evaluate: Sequence[str]
     config, found = pretrained_config(file, input_size)
     print(printable(f"{config.arch} with {config.stem} stem: {found.source}"))
     if found.unmatched:
-        more = f" and {len(found.unmatched) - 8} more" if len(found.unmatched) > 8 else ""
-        print(printable(f"not used of it: {', '.join(found.unmatched[:8])}{more}"))
+        print(printable(f"unused tensors: {some_of(found.unmatched, 8)}"))
     if not evaluate:
-        raise InputError("a pretrained encoder has no domains of its own; name datasets with --evaluate.")
+        raise InputError("a pretrained encoder has no training domains; name datasets with --evaluate.")
     results.check_writable()
     trial_dir = trial_dir_in(results, config.trial_id)
     with Claim(trial_dir, "mdssl probe") as claim:

@@ -20,23 +20,23 @@ from rich.console import Console
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.files import results_in, trial_ids
 from mdssl.leaderboard.names import mixture_of
-from mdssl.leaderboard.opening import results_in, trial_ids
 from mdssl.storage import trial_log
 from mdssl.storage.claim import DEAD_SECONDS, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import stopped_early, trial_dir_in
-from mdssl.sweep.describe import duration, labels
+from mdssl.sweep.describe import State, duration, labels
 from mdssl.sweep.eta import Left, eta, views_of
 from mdssl.tables.terminal_table import TextColumn, TextTable
 from mdssl.terminal import Terminal
 
-STATES = ("failed", "stopped", "training", "evaluating", "finished")
+STATES: tuple[State, ...] = ("failed", "stopped", "training", "evaluating", "finished")
 """In the order of display: trials that need attention first."""
 WATCH_SECONDS = 5.0
 _READERS = 16
 _LABEL_WIDTH = 20
-"""Of a trial's words, which go on in the next line: all fits into 80 columns."""
+"""Width of a trial's label, which is wrapped so that the table has 80 columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class TrialStatus:
         state: ``failed``, ``stopped`` (no living process works on it; its sweep goes on with it when started again,
             unless it was stopped early, for its validation scores),
             ``training``, ``evaluating`` (its encoder is trained and being scored) or ``finished`` (it has its scores).
-            Trials that wait for their turn in a sweep have no folder yet, and are not known here.
+            Trials that wait for their turn in a sweep have no folder yet, and are not listed.
         mixture: its domains as tables show them, with what sets them apart from the published datasets.
         step: steps done at the last checkpoint.
         loss, views_per_second: of the last report before that; None before the first.
@@ -65,7 +65,7 @@ class TrialStatus:
     """
 
     config: TrialConfig
-    state: str
+    state: State
     mixture: str = ""
     step: int = 0
     loss: float | None = None
@@ -94,7 +94,7 @@ def trial_statuses(storage: str | Location) -> list[TrialStatus]:
     """List all trials in the storage, those that need attention first.
 
     Raises:
-        ValueError: there is no such storage; a file of the leaderboard is not one of its own.
+        ValueError: the storage does not exist, or a file of the leaderboard is invalid.
     """
     storage = results_in(storage)
     of_trial = dict(list(leaderboard.with_settings(leaderboard.read(storage)).groupby("trial_id")))
@@ -102,7 +102,7 @@ def trial_statuses(storage: str | Location) -> list[TrialStatus]:
     with ThreadPoolExecutor(_READERS) as pool:
         found = pool.map(lambda trial_id: _status(storage, trial_id, of_trial.get(trial_id)), names)
         trials = [trial for trial in found if trial]
-    # What its domains are is recorded when a trial ends. The same images have the same name before.
+    # The variants of its domains are recorded when a trial ends. Other trials on the same images give them before.
     known = {trial.config.data_fingerprint: trial.mixture for trial in trials if trial.mixture}
     trials = [
         replace(trial, mixture=trial.mixture or known.get(trial.config.data_fingerprint, trial.config.train_mixture))
@@ -127,7 +127,7 @@ def print_status(storage: str | Location, console: Console | None = None) -> Non
     if not shown:
         return
     names = _labels(trials)
-    texts = {
+    texts: dict[str, list[str]] = {
         "trial": [trial.config.trial_id for trial in shown],
         "": ["\n".join(textwrap.wrap(names[trial.config.trial_id], _LABEL_WIDTH)) for trial in shown],
         "state": [trial.state for trial in shown],
@@ -187,7 +187,7 @@ def print_json(storage: str | Location) -> None:
 def _eta(trials: list[TrialStatus]) -> str:
     """``; ETA 5m36s of these``: when the trials that train or are evaluated have their scores, as long as others took.
 
-    Trials that a sweep has not started are not known here.
+    Trials that a sweep has not started are not included.
     """
     running = [trial for trial in trials if trial.state in ("training", "evaluating")]
     if not running or any(trial.state == "training" and trial.eta_seconds is None for trial in running):
@@ -195,7 +195,11 @@ def _eta(trials: list[TrialStatus]) -> str:
     took = [trial.eval_seconds for trial in trials if trial.eval_seconds is not None]
     evaluate = statistics.median(took) if took else 0.0
     seconds = eta([Left(trial.eta_seconds or 0.0, evaluate) for trial in running], [], slots=len(running))
-    return f"; ETA {duration(seconds)} of those at work" if took else f"; ETA over {duration(seconds)} of those at work"
+    return (
+        f"; ETA {duration(seconds)} for running trials"
+        if took
+        else f"; ETA over {duration(seconds)} for running trials"
+    )
 
 
 def _labels(trials: list[TrialStatus]) -> dict[str, str]:
@@ -211,7 +215,7 @@ def _where(trial: TrialStatus) -> str:
         was = "" if trial.state == "training" else "was "
         parts.append(f"{was}on {trial.host} ({trial.device}{workers})")
     if trial.holder:
-        parts.append(f"held by {trial.holder}" + (f", which {trial.lost}" if trial.lost else ""))
+        parts.append(f"claimed by {trial.holder}" + (f", which {trial.lost}" if trial.lost else ""))
     return ", ".join(parts)
 
 
@@ -241,7 +245,8 @@ def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> Tria
     early = stopped_early(trial_id, ended) if ended.get("status") == "stopped" else ""
     if "variants" in ended:
         mixture = mixture or mixture_of(config.train_mixture, ended["variants"])
-    state, lost = "stopped", ""
+    state: State = "stopped"
+    lost = ""
     if holder := holder_of(folder):
         renewed = max((at for name, at in written.items() if name.startswith("claim")), default=time.time())
         silent = time.time() - renewed
@@ -283,7 +288,7 @@ def _read(file: Location, parse: Callable[[bytes], Any]) -> Any:
     except FileNotFoundError:
         return None
     except (ValueError, pa.ArrowException) as error:
-        raise InputError(f"{file} is damaged ({error}); delete it, and its sweep writes a new one.") from error
+        raise InputError(f"{file} is damaged ({error}); delete it, and the same sweep writes a new one.") from error
 
 
 def _last_row(data: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a sweep and its trials stop: after Ctrl-C or SIGTERM trials save a checkpoint and end.
+"""Stop a sweep and its trials: after Ctrl-C or SIGTERM, trials save a checkpoint and end.
 
 The request travels through the key-value store of the Ray that the sweep runs on, where each worker looks once a
 second. So it reaches all machines, and Ray has to survive the signal: see `mdssl.sweep.ray_session`. A signal to the
@@ -75,7 +75,7 @@ def put_decision(trial_id: str, step: int, ends: bool) -> None:
 def decision(trial_id: str, step: int) -> bool:
     """Wait for the scheduler's decision whether the trial ends early after ``step``.
 
-    Without an answer, as where the sweep stops at this moment, the trial goes on.
+    Without an answer, as when the sweep stops at this moment, training continues.
     """
     asked = time.monotonic()
     while time.monotonic() - asked < _DECISION_SECONDS:
@@ -85,7 +85,7 @@ def decision(trial_id: str, step: int) -> bool:
         if stop_requested():
             return False
         time.sleep(0.05)
-    log.warning("trial %s: no decision after step %d whether it ends early; it goes on", trial_id, step)
+    log.warning("trial %s: no decision on early stopping after step %d; training continues", trial_id, step)
     return False
 
 
@@ -149,8 +149,8 @@ class Stop:
         """
         if threading.current_thread() is not threading.main_thread():
             raise InputError(
-                "a sweep was started in a thread, where no signal could stop it; start it in the main thread, or as a "
-                "process of its own."
+                "a sweep was started in a thread, where signals cannot stop it; start it in the main thread, or in a "
+                "separate process."
             )
         before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
         # Tune handles it while it runs; before that it would end the process.
@@ -203,13 +203,13 @@ class _StopTrials(tune.Callback):
         if not self.stop.is_asked:
             return
         # A trial that is being evaluated has nothing to save: its scores are made again.
-        training = {t.trial_id for t in trials if t.status == "RUNNING" and t.last_result.get("phase") != "evaluating"}
+        training = {t.trial_id for t in trials if t.status == "RUNNING" and t.last_result.get("state") != "evaluating"}
         if self.running is None:
             internal_kv._internal_kv_put(_key("stop"), b"")
             self.running, self.since = training, time.monotonic()
             signals = self.stop.signals
             why = signal.Signals(signals[0]).name if signals else "time budget used up"
-            more = "; once more stops at once" if signals else "; the same command goes on"
+            more = "; a second signal stops at once" if signals else "; the same command resumes them"
             text = f"{why}: {len(training)} trial(s) save a checkpoint and stop{more}"
             self.console.print(text, soft_wrap=True)
         if not self.running & training or time.monotonic() - self.since > WAIT_SECONDS:

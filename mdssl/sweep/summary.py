@@ -27,6 +27,9 @@ from mdssl.sweep.settings import SweepSettings
 from mdssl.tables.compare import settings_apart
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 
+_PLANNED = ("finished", "stopped", "failed", "queued to evaluate", "queued to resume", "queued to train")
+"""States of planned trials, in the order of display."""
+
 
 def print_plan(
     console: Console,
@@ -44,19 +47,12 @@ def print_plan(
         to_choose: how many trials a search will choose; None where only its time limits it.
         space: of a search.
     """
-    words = {
-        "finished": "already there",
-        "stopped": "ended early before",
-        "failed": "failed before (--retry-failed tries again)",
-        "probe": "only to be probed",
-        "resume": "to go on from its checkpoint",
-        "train": "to be trained",
-    }
-    counts = Counter(work.state for work in works)
-    told = [f"{counts[state]} {text}" for state, text in words.items() if counts[state]]
+    counts = Counter(map(str, works))
+    hints = {"failed": " (train them again with --retry-failed)"}
+    parts = [f"{counts[state]} {state}{hints.get(state, '')}" for state in _PLANNED if counts[state]]
     if to_choose != 0:
-        told.append(f"{'more' if to_choose is None else to_choose} to be chosen by {settings.search} search")
-    summary = ", ".join(told)
+        parts.append(f"{'more' if to_choose is None else to_choose} chosen by {settings.search} search as it runs")
+    summary = ", ".join(parts)
     variants = variants_in(settings.data, [*settings.domains, *settings.evaluate])
     mixtures = list(dict.fromkeys(work.config.train_mixture for work in works if work.config.domains))
     trained_on = mixture_of(mixtures[0], variants) if len(mixtures) == 1 else f"{len(mixtures)} mixtures"
@@ -71,8 +67,8 @@ def print_plan(
         width = max(map(len, names.values()), default=0)
         for work in works:
             missing = ", ".join(name_of(dataset, variants.get(dataset, "")) for dataset in work.missing)
-            missing = f"; probes: {missing}" if work.is_left else ""
-            line = f"  {work.config.trial_id}  {names[work.config.trial_id]:{width}}  {words[work.state]}{missing}"
+            missing = f"; to score: {missing}" if work.is_left else ""
+            line = f"  {work.config.trial_id}  {names[work.config.trial_id]:{width}}  {work}{missing}"
             console.print(line, markup=False, soft_wrap=True)
 
 
@@ -80,7 +76,9 @@ def _notes(settings: SweepSettings, variants: dict[str, str]) -> list[str]:
     notes = []
     if variants:
         listed = ", ".join(name_of(name, words) for name, words in variants.items())
-        notes.append(f"not the published datasets of these names: {listed}; no score of theirs is compared with papers")
+        notes.append(
+            f"not the published datasets of these names: {listed}; their scores are not comparable with published ones"
+        )
     crops = PRESETS["quick"]["crop_min_area"]
     if settings.preset == "quick" and settings.crop_min_area == crops and set(settings.domains) - set(BUILTIN):
         paper = Recipe.crop_min_area
@@ -97,13 +95,13 @@ def print_results(
     """Print the sweep's table and its location; returns 0 when every trial has all its scores, 1 when some failed."""
     rows = leaderboard.read(storage, trial_id=[config.trial_id for config in configs])
     probes = [probe.name for probe in settings.probe_config.each()]
-    # What failed and was not asked for this time is another sweep's business.
+    # Failures of other probes and datasets belong to other sweeps.
     asked_for = rows["eval_dataset"].isin(settings.evaluate) & rows["probe"].isin(probes)
     asked_for |= rows["eval_dataset"].isna() | (rows["status"] == "stopped")
     rows = leaderboard.with_settings(rows[asked_for])
     variants, found = variants_in(settings.data, settings.evaluate), dict.fromkeys(rows["eval_dataset"].dropna())
     marked = [name_of(name, variants.get(name, "")) for name in settings.evaluate]
-    # What rows know of a dataset that is not what is prepared now.
+    # The names in rows, which may be of other images than those that are prepared now.
     datasets = [name if name in found else (*matching_names([plain_name(name)], found), name)[0] for name in marked]
     mixtures = list(dict.fromkeys(config.train_mixture for config in configs if config.domains))
     mixtures = [name for mixture in mixtures for name in matching_names([mixture], rows["train_mixture"].unique())]
@@ -122,12 +120,12 @@ def print_results(
     if not complete:
         command = [word for word in sys.argv if word not in ("--force", "--retry-failed")]
         again = shlex.join(["python", *command, "--retry-failed"])
-        console.print(f"To retry failed trials and probes: {again}", markup=False, soft_wrap=True)
+        console.print(f"to retry failed trials and probes: {again}", markup=False, soft_wrap=True)
     folder = (storage / LEADERBOARD).uri
     console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
     console.print(pandas_line(storage), markup=False, soft_wrap=True)
     pages = shlex.join(["mdssl", "report", "--storage", settings.storage])
-    console.print(f"to look at: {pages}", markup=False, soft_wrap=True)
+    console.print(f"report: {pages}", markup=False, soft_wrap=True)
     return 0 if complete else 1
 
 
@@ -141,7 +139,7 @@ def pandas_line(storage: Location) -> str:
     try:
         rows = leaderboard.with_settings(leaderboard.read(storage, status=["finished", "failed"]))
         if len(set(rows["train_mixture"]) - {""}) > 1:
-            # Before the rest: other domains are other images, and one of the two says it.
+            # First, because different domains have different images.
             index.insert(1, "train_mixture")
         mixed = list(settings_apart(rows, [*index, "eval_dataset"]))
     except InputError as error:

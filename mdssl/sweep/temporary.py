@@ -1,4 +1,4 @@
-"""The temporary folder of a sweep, for Ray's session and Tune's records. Deletes those that killed sweeps left."""
+"""The temporary folder of a sweep, for Ray's session and Tune's records; deletes those of killed sweeps."""
 
 from __future__ import annotations
 

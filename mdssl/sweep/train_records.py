@@ -1,4 +1,4 @@
-"""Where Ray Train keeps records of a trial while it trains. Ours are complete without them."""
+"""The folder of Ray Train's records of a trial during training. mdssl does not need them afterwards."""
 
 from __future__ import annotations
 

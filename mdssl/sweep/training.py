@@ -1,7 +1,7 @@
 """The training of one trial by either executor: in this process, or in Ray Train's workers.
 
-Both call `mdssl.pretrain.loop.train` with a report callback. Its checkpoints are in the trial's folder, so a trial goes
-on from them after the death of a worker, of its own process, of the sweep or of the machine.
+Both call `mdssl.pretrain.loop.train` with a report callback. Its checkpoints are in the trial's folder, so a trial
+resumes from them after the death of a worker, of its own process, of the sweep or of the machine.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import ray
 import ray.train
@@ -34,6 +34,7 @@ from mdssl.storage.retry import retrying
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep.resources import Share
 from mdssl.sweep.restarts import WORKER_RESTARTS, got_on, step_saved
+from mdssl.sweep.rows import Context
 from mdssl.sweep.stopping import decision, stop_requested, stop_requested_now_and_then
 from mdssl.sweep.train_records import train_records
 
@@ -42,10 +43,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRun:
-    """What all trials of a sweep share, in values that can be sent to any node.
+    """The settings that all trials of a sweep share, as values that can be sent to any node.
 
     Attributes:
-        context: the leaderboard columns sweep, preset, git_commit and ray_version.
         device: of each worker, cpu or auto (its GPU).
         evaluate: datasets of the validation scores while a trial trains.
         rungs: steps with a validation score besides those of ``settings.score_every``, at which a trial may end early.
@@ -60,7 +60,7 @@ class TrialRun:
     workers: int
     cpus_per_worker: int
     gpus_per_worker: float
-    context: dict[str, str]
+    context: Context
     evaluate: tuple[str, ...] = ()
     rungs: tuple[int, ...] = ()
     needs_validation: bool = False
@@ -68,6 +68,24 @@ class TrialRun:
     @property
     def device(self) -> str:
         return "auto" if self.gpus_per_worker > 0 else "cpu"
+
+
+class Job(TypedDict):
+    """The arguments of a worker, without a `TrialRun`.
+
+    Ray Train's controller unpickles them too; with the class it would import this module, and with that torch.
+    """
+
+    trial: dict[str, Any]
+    data: str
+    trial_dir: str
+    settings: RunSettings
+    device: str
+    threads: int
+    memory: float
+    claim: str
+    evaluate: tuple[str, ...]
+    rungs: tuple[int, ...]
 
 
 def train_inline(
@@ -122,10 +140,10 @@ def _raise_if_stopped(terminated: Callable[[], bool]) -> None:
         raise StoppedError("asked to stop")
 
 
-def _trainer(job: dict[str, Any], run: TrialRun, records: Location) -> ray.train.torch.TorchTrainer:
+def _trainer(job: Job, run: TrialRun, records: Location) -> ray.train.torch.TorchTrainer:
     return ray.train.torch.TorchTrainer(
-        _worker,
-        train_loop_config=job,
+        _worker,  # type: ignore[arg-type]  # a TypedDict is a dict
+        train_loop_config=dict(job),
         torch_config=_no_process_group() if run.workers == 1 else None,
         scaling_config=ray.train.ScalingConfig(
             num_workers=run.workers,
@@ -145,11 +163,7 @@ def _trainer(job: dict[str, Any], run: TrialRun, records: Location) -> ray.train
     )
 
 
-def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> dict[str, Any]:
-    """What a worker needs to train, without a `TrialRun`.
-
-    Ray Train's controller unpickles it too; with the class it would import this module, and with that torch.
-    """
+def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) -> Job:
     return {
         "trial": config.to_dict(),
         "data": run.data,
@@ -175,7 +189,7 @@ def _no_process_group() -> Any:
 
 
 @retrying()
-def _worker(job: dict[str, Any]) -> None:
+def _worker(job: Job) -> None:
     is_first = ray.train.get_context().get_world_rank() == 0
     with kept_log(Location.of(job["trial_dir"]), "train", errors_only=not is_first):
         try:
@@ -191,12 +205,12 @@ def _worker(job: dict[str, Any]) -> None:
 
 
 def node_is_to_go() -> bool:
-    """Whether Ray has been told that this node will be taken away."""
+    """Whether Ray drains this node."""
     return ray.get_runtime_context().get_node_id() in (ray._private.state.state.get_draining_nodes() or {})
 
 
 def _train_here(
-    job: dict[str, Any],
+    job: Job,
     report: Callable[[dict[str, Any]], object],
     will_be_taken_away: Callable[[], bool],
     terminated: Callable[[], bool] = lambda: False,
@@ -228,7 +242,7 @@ def _train_here(
             def report_progress(progress: Progress) -> Answer:
                 nonlocal warned
                 beat()
-                report({"phase": "training", **progress._asdict()})
+                report({"state": "training", **progress._asdict()})
                 # Before the decision, which the first worker alone waits for: Ray Train answers all workers together.
                 before, warned = warned, warned or will_be_taken_away()
                 is_rung = progress.val_linear_top1 is not None and progress.step in job["rungs"]

@@ -1,4 +1,4 @@
-"""One trial: train (or go on, or find it trained), score what is missing, write its leaderboard file.
+"""One trial: train or resume it, make the missing scores, write its leaderboard file.
 
 Runs as a Tune function. How it trains is in `mdssl.sweep.training`.
 """
@@ -29,7 +29,8 @@ from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep import evaluator
-from mdssl.sweep.grid import evaluation_fingerprint, still_missing, usable_rows
+from mdssl.sweep.describe import Report
+from mdssl.sweep.grid import WorkValues, evaluation_fingerprint, still_missing, usable_rows
 from mdssl.sweep.restarts import step_saved
 from mdssl.sweep.rows import failed_row, finished_row, merged, stopped_rows
 from mdssl.sweep.stopping import passing_on, stop_requested
@@ -39,17 +40,17 @@ from mdssl.tracking.trackers import log_scores
 
 log = logging.getLogger(__name__)
 
-_STOPPED_EARLY = {"phase": "stopped", "ended_early": True}
-"""The last report of a trial that a scheduler ended. One that stopped because the sweep did has the phase alone."""
+_STOPPED_EARLY: Report = {"state": "stopped", "ended_early": True}
+"""The last report of a trial that a scheduler ended. One that stopped because the sweep did has the state alone."""
 
 
 @retrying()
 def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
-    """Do what is left of one trial, unless it is claimed elsewhere: see `mdssl.sweep.waiting`."""
-    work = tune_config["work"]
+    """Do the remaining work of one trial, unless it is claimed elsewhere: see `mdssl.sweep.waiting`."""
+    work: WorkValues = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
     if stop_requested():
-        tune.report({"phase": "stopped"})
+        tune.report({"state": "stopped"})
         return
     with (
         sigterm_received() as terminated,
@@ -68,9 +69,10 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
         except ClaimLostError:
             report = report_of(trial_dir, holder_of(trial_dir))
         except StoppedError:
-            was_sweep = stop_requested()
-            report = {"phase": "stopped"} if was_sweep else {"phase": "queued", "step_saved": step_saved(trial_dir)}
-        tune.report(report)
+            report = {"state": "stopped"}
+            if not stop_requested():
+                report = {"state": "queued", "step_saved": step_saved(trial_dir)}
+        tune.report(dict(report))
     if "step_saved" in report:
         # This process alone got SIGTERM. Tune ends it and restarts the trial, which resumes from its checkpoint.
         raise StoppedError("its process got SIGTERM")
@@ -78,13 +80,13 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
 
 def _do(
     config: TrialConfig,
-    work: dict[str, Any],
+    work: WorkValues,
     trial_dir: Location,
     run: TrialRun,
     claim: Claim,
     terminated: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
-    """Train, score and write rows; returns the last report. An error becomes a row, and the sweep goes on."""
+) -> Report:
+    """Train, score and write rows; returns the last report. An error becomes a row, and the sweep continues."""
     storage = Location.of(run.storage)
     started_at = now()
     try:
@@ -92,7 +94,7 @@ def _do(
         rows = usable_rows(read_rows(storage, config.trial_id), needs_validation=run.needs_validation)
         missing, error = still_missing(rows, work["tried"], work["missing"], data, run.probe)
         if not missing:
-            return {"phase": "failed", "error": error} if error else {"phase": "finished"}
+            return {"state": "failed", "error": error} if error else {"state": "finished"}
         if work["may_end_early"] and any(row["status"] == "stopped" for row in rows):
             return _STOPPED_EARLY
         training = _trained(
@@ -105,7 +107,7 @@ def _do(
         if training["status"] != "finished":
             raise NonFiniteLossError(training["step"], training["error"])
         actor = ray.get_actor(evaluator.NAME)
-        tune.report({"phase": "evaluating"})
+        tune.report({"state": "evaluating"})
         asked: ray.ObjectRef[dict[str, list[dict[str, Any]] | str]] = actor.score.remote(trial_dir.uri, missing)
         while not ray.wait([asked], timeout=1.0)[0]:
             if terminated():
@@ -124,7 +126,7 @@ def _do(
         claim.check()
         failure = failed_row(config, _cause(error), context=run.context, started_at=started_at)
         write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), [failure]))
-        return {"phase": "failed", "error": _cause(error)}
+        return {"state": "failed", "error": _cause(error)}
 
     new: list[dict[str, Any]] = []
     for dataset, result in scores.items():
@@ -141,7 +143,7 @@ def _do(
     write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), new))
     log_scores(run.settings.track, config, trial_dir, new)
     errors = [row["error"] for row in new if row["status"] == "failed"] + ([error] if error else [])
-    return {"phase": "failed", "error": errors[0]} if errors else {"phase": "finished"}
+    return {"state": "failed", "error": errors[0]} if errors else {"state": "finished"}
 
 
 def _trained(

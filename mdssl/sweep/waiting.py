@@ -1,6 +1,6 @@
 """Trials claimed elsewhere: the sweep's driver waits for them when Tune has done all others.
 
-A trial ends at once in this sweep's Tune run, with the phase ``queued``, if another process holds its claim. A trial
+A trial ends at once in this sweep's Tune run, with the state ``queued``, if another process holds its claim. A trial
 that waited inside Tune would hold a slot, and with the executor inline a CPU or GPU, that the next trial could use.
 Trials that are not done, and that no process holds any more, go into another Tune run.
 """
@@ -11,27 +11,27 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from mdssl.data.remote import ensure_local
 from mdssl.leaderboard.board import read_rows
 from mdssl.storage.claim import POLL_SECONDS, Owner, Watch, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.sweep.describe import Report, State
 from mdssl.sweep.grid import Work, still_missing, usable_rows
 from mdssl.sweep.restarts import step_saved
 from mdssl.sweep.settings import SweepSettings
 
 
-def report_of(trial_dir: Location, owner: Owner | None) -> dict[str, Any]:
-    """A progress report of a trial that is claimed elsewhere."""
-    return {"phase": "queued", "owner": str(owner or "another process"), "reached": step_saved(trial_dir)}
+def report_of(trial_dir: Location, owner: Owner | None) -> Report:
+    """Return the report of a trial that is claimed elsewhere."""
+    return {"state": "queued", "owner": str(owner or "another process"), "reached": step_saved(trial_dir)}
 
 
 class ClaimedElsewhere:
     """The trials of a sweep that are claimed elsewhere. ``tell`` gets trial ids and reports, as trials make them."""
 
-    def __init__(self, storage: Location, settings: SweepSettings, tell: Callable[[str, dict[str, Any]], None]):
+    def __init__(self, storage: Location, settings: SweepSettings, tell: Callable[[str, Report], None]):
         self.storage, self.settings, self.tell = storage, settings, tell
         self.watches: dict[str, Watch] = defaultdict(Watch)
 
@@ -52,7 +52,7 @@ class ClaimedElsewhere:
                 if again.is_left:
                     ready.append(again)
                 else:
-                    self.tell(trial_id, {"phase": again.state, "error": again.error})
+                    self.tell(trial_id, {"state": again.state, "error": again.error})
             if ready:
                 return ready + waiting
             if waiting:
@@ -60,13 +60,14 @@ class ClaimedElsewhere:
         return []
 
     def _left_of(self, work: Work, dead: Owner | None) -> Work:
-        """The work that the other process has left. A score that failed there since the plan would fail here."""
+        """The remaining work after the other process. A score that failed there since the plan would fail here too."""
         storage, config = self.storage, work.config
         data = ensure_local(self.settings.data, work.missing)
         rows = usable_rows(read_rows(storage, config.trial_id), needs_validation=self.settings.needs_validation)
         if work.may_end_early and any(row["status"] == "stopped" for row in rows):
-            return replace(work, state="stopped", dead=dead)
+            return replace(work, state="stopped", to_do=None, dead=dead)
         missing, error = still_missing(rows, work.tried, work.missing, data, self.settings.probe_config)
         if not missing:
-            return replace(work, state="failed" if error else "finished", missing=(), error=error)
+            state: State = "failed" if error else "finished"
+            return replace(work, state=state, to_do=None, missing=(), error=error)
         return replace(work, missing=missing, dead=dead)

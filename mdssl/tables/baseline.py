@@ -1,7 +1,7 @@
 """The baseline of each trial: the trial of the same training mixture, seed and other settings.
 
-Which images and views a step sees depends on the seed alone, so two trials with one seed differ in their settings and
-in nothing that is random: their difference has less noise than their scores.
+The images and views of a step depend on the seed alone. Two trials with one seed have the same randomness, so their
+difference has less noise than their scores.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def find_baselines(
         Trial ids. An untrained encoder that has several baselines, as on several mixtures, has none here.
 
     Raises:
-        ValueError: as ``strict`` says.
+        ValueError: see ``strict``.
     """
     scored = board[board["eval_dataset"].notna() & (board["status"] != "stopped")]
     trials = scored.drop_duplicates("trial_id").set_index("trial_id")
@@ -57,7 +57,7 @@ def _candidates(trials: pd.DataFrame, names: list[str], wanted: Sequence[str]) -
     if len(wanted) == 1 and set(wanted[0]) <= set(hexdigits):
         check_trial_id(wanted[0])
         if wanted[0] not in trials.index:
-            raise InputError(f"baseline {wanted[0]!r} is no trial with a score on the datasets shown.")
+            raise InputError(f"baseline {wanted[0]!r} is not a trial with a score on the selected datasets.")
         settings = np.stack([pd.factorize(trials[name])[0] for name in names if name != "seed"], axis=1)
         same = (settings == settings[trials.index.get_loc(wanted[0])]).all(axis=1)
         return list(trials.index[same]), ["seed"]
@@ -108,7 +108,7 @@ def _codes(own: pd.DataFrame, baselines: pd.DataFrame, compared: Iterable[str]) 
 
 
 def _has(method: str, name: str) -> bool:
-    """Whether trials of the method are compared by the setting. No setting describes weights from elsewhere."""
+    """Whether trials of the method are compared by the setting. Pretrained weights have no settings."""
     if method not in METHODS:
         return True
     own = METHODS[method]
@@ -125,6 +125,6 @@ def _ambiguous(found: pd.DataFrame, trial_id: str, label: str) -> str:
     listed = "; ".join(f"{name}: {', '.join(values)}" for name, values in differing.items())
     example = " ".join(f"{name}={values[-1]}" for name, values in differing.items())
     return (
-        f"baseline {label!r} is {len(found)} trials for trial {trial_id}, which differ in {listed}. Name one of them: "
-        f"--baseline {label} {example}"
+        f"baseline {label!r} matches {len(found)} trials for trial {trial_id}, which differ in {listed}. Select one of "
+        f"them: --baseline {label} {example}"
     )

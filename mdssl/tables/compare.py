@@ -1,4 +1,4 @@
-"""Comparison of trials: what may be averaged, over which datasets, and how far trials are from their baseline.
+"""Comparison of trials: means over seeds, means over datasets, and differences to a baseline.
 
 Tables, figures, the report and the comparison with the paper take their means and differences from here, so that the
 same trials have the same numbers everywhere:
@@ -19,24 +19,24 @@ import numpy as np
 import pandas as pd
 
 from mdssl.config.methods import METHODS
-from mdssl.errors import InputError, check_name
+from mdssl.errors import InputError, check_name, some_of
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.columns import SCHEMA, SETTING_COLUMNS
 
 SCORE = ("eval_dataset", "features", "probe")
-"""Columns that say which score of a trial a row is."""
+"""Columns that identify a score of a trial."""
 
 _NAMES_ONLY = ("num_domains", "preset")
-"""Settings that repeat others: the mixture, and those that the preset stands for."""
+"""Settings that repeat others: the mixture, and the preset."""
 _ALSO_APART = ("features", "probe", "eval_fingerprint", "weights_fingerprint")
-"""How a score was made, on which images, and of which weights from elsewhere."""
+"""The layer, probe and images of a score, and the file of pretrained weights."""
 _IDS_LISTED = 3
 
 
 def settings_of(rows: pd.DataFrame) -> list[str]:
     """The columns of ``rows`` that are settings of a trial, its training images among them.
 
-    Those that `with_settings` adds are included. Weights from elsewhere are told apart by their file, not by its
+    Those that `with_settings` adds are included. Pretrained weights are told apart by their file, not by its
     fingerprint.
     """
     known = [column.name for column in SETTING_COLUMNS if column.name not in _NAMES_ONLY] + ["data_fingerprint"]
@@ -76,7 +76,7 @@ def settings_apart(
 def settings_to_show(rows: pd.DataFrame) -> list[str]:
     """The settings besides method, mixture and λ that tell the trials of ``rows`` apart, in the order of the columns.
 
-    Untrained encoders lack most settings, which alone tells nothing. Other domains are other images anyway.
+    Settings that untrained encoders lack, and images of different domains, do not count as differences.
     """
     trials = rows.drop_duplicates("trial_id")
     untrained = trials["train_mixture"] == ""
@@ -108,7 +108,7 @@ def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of:
 
     Args:
         rows: with ``finished_at``. Those without ``of`` or without a fingerprint stay.
-        fingerprint: the column that says what the images were.
+        fingerprint: the column that identifies the images.
         of: the column with the name of the dataset or mixture.
     """
     latest = rows.sort_values("finished_at", kind="stable").groupby(of)[fingerprint].last()
@@ -179,7 +179,7 @@ def common_datasets(
     """The datasets that means are over: those on which most trained trials, and all baselines, have a score.
 
     So a score that few have takes nothing from the others. A trial that lacks one of these scores has no mean, and
-    ranks nowhere. An encoder without any score counts for nothing, and untrained ones count where no other is there.
+    ranks nowhere. An encoder without any score is ignored; untrained ones count only if there are no others.
 
     Args:
         scores: a row per trial and a column per dataset; NaN where there is no score.
@@ -235,14 +235,14 @@ def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> lis
     notes = []
     if others := [name for name in scores.columns if name not in common]:
         are = f"are over {', '.join(common)}" if common else "do not exist"
-        notes.append(f"averages{of} {are}; left out, as not enough trials have a score: {', '.join(others)}")
+        notes.append(f"averages{of} {are}; left out, because too few trials have a score: {', '.join(others)}")
     scored = scores[scores.notna().any(axis=1)]
     lacking = scored.index[scored[common].isna().any(axis=1)]
     if len(lacking):
         missing = [name for name in common if scored.loc[lacking, name].isna().any()]
-        listed = ", ".join(lacking[:_IDS_LISTED])
-        more = f" and {len(lacking) - _IDS_LISTED} more" if len(lacking) > _IDS_LISTED else ""
-        notes.append(f"no average{of} for lack of a score on {' or '.join(missing)}: {listed}{more}")
+        notes.append(
+            f"no average{of}, because of a missing score on {' or '.join(missing)}: {some_of(lacking, _IDS_LISTED)}"
+        )
     return notes
 
 

@@ -40,7 +40,7 @@ def training_hours(trials: pd.DataFrame) -> pd.Series:
     devices = sorted(trials["device"].dropna().unique())
     if len(devices) > 1:
         raise InputError(
-            f"hours on several devices are no comparison: {', '.join(devices)}. Keep one, "
+            f"hours on several devices cannot be compared: {', '.join(devices)}. Keep one, "
             f"board[board.device == {devices[0]!r}]."
         )
     on_cpu = trials["train_seconds"] / 3600 * trials["num_workers"].fillna(1)
@@ -76,7 +76,7 @@ def objective_values(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     for name in ("features", "probe"):
         if rows[name].nunique() > 1:
             raise InputError(
-                f"a Pareto front is of scores of one kind, and these are of several {name}: "
+                f"a Pareto front needs scores of one {name}, but there are several: "
                 f"{', '.join(sorted(rows[name].unique()))}. Keep one, --where {name}=…."
             )
     trials = rows.drop_duplicates("trial_id").set_index("trial_id")

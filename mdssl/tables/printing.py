@@ -1,4 +1,4 @@
-"""What ``mdssl leaderboard`` prints: a table for each mixture and probe, or one table as its flags say."""
+"""Print the leaderboard: a table for each mixture and probe, or one table selected by flags."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.console import Console
 from mdssl.config.run import ProbeConfig
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.files import results_in
 from mdssl.leaderboard.names import matching_names, plain_name
-from mdssl.leaderboard.opening import results_in
 from mdssl.storage.location import Location
 from mdssl.tables import render
 from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST, Condition, parse_condition
@@ -41,8 +41,8 @@ def print_leaderboard(
         features: the layer whose scores are shown.
 
     Raises:
-        ValueError: there is no such storage; a method, mixture, dataset, probe or layer that the leaderboard does not
-            hold; a file that is not one of its own.
+        ValueError: there is no such storage; a method, mixture, dataset, probe or layer that is not in the
+            leaderboard; an invalid file.
     """
     console = console or Terminal()
     rows = leaderboard.read(results_in(storage))
@@ -117,7 +117,7 @@ def print_one_table(
     rows = leaderboard.read(results_in(storage))
     if rows.empty:
         if format is not None or output is not None:
-            # A script that goes on would read what an earlier run wrote, or nothing.
+            # Otherwise a script would continue with the file of an earlier run, or none.
             raise InputError(_empty(storage))
         print(_empty(storage), file=sys.stderr)
         return

@@ -1,7 +1,7 @@
 """One table, as text (terminal, Markdown, LaTeX, HTML) or as data (CSV, JSON, Parquet).
 
 Text has one decimal, three in a column of costs below 10, and the best score of each column in bold where there is
-bold. Data has all digits, and of a mean over seeds each number in a column of its own.
+bold. Data has all digits, and separate columns for the numbers of a mean over seeds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Measure(NamedTuple):
     """A column of numbers.
 
     Attributes:
-        header: stands above it.
+        header: the text above it.
         of: the leaderboard's column.
         names: columns of the table's frame: the value; or mean, deviation and number.
         score: whether it is in percent, and more is better.
@@ -94,23 +94,21 @@ def format_for(output: str | None, asked: str | None) -> str:
     """The format that is ``asked`` for, or that of the file name ``output``; ``table`` where both are None.
 
     Raises:
-        ValueError: there is no such format; the name says none, or another one; Parquet cannot be printed.
+        ValueError: an unknown format; a file name with an unknown suffix, or another format's; Parquet without a file.
     """
     if asked is not None:
         check_name("format", asked, FORMATS)
     if output is None:
         if asked == "parquet":
-            raise InputError("format parquet is not text; say in which file with --output FILE.parquet.")
+            raise InputError("format parquet cannot be printed; give --output FILE.parquet.")
         return asked or "table"
     named = next((name for suffix, name in SUFFIXES.items() if output.lower().endswith(suffix)), None)
     found = asked or named
     if found is None:
-        raise InputError(
-            f"output {output!r} does not say its format; end it in {', '.join(SUFFIXES)}, or add --format."
-        )
+        raise InputError(f"output {output!r} has no known suffix; use one of {', '.join(SUFFIXES)}, or add --format.")
     if named and named != found:
         raise InputError(
-            f"output {output!r} and format {asked} do not agree; leave --format out, or name another file."
+            f"output {output!r} and format {asked} do not match; leave --format out, or give another file name."
         )
     return found
 
@@ -139,7 +137,7 @@ def to_bytes(table: Table, name: str) -> bytes:
 def print_table(table: Table, console: Console, *, rows: int | None = TERMINAL_ROWS) -> None:
     """Print the first ``rows`` (all if None), with columns split into parts that fit the width of the console.
 
-    Each part repeats the keys. No number is cut short, and a note says how many rows there are besides.
+    Each part repeats the keys. No number is truncated, and a note gives the number of further rows.
     """
     if table.frame.empty:
         console.print("no rows to show", *table.notes, sep="\n", markup=False, soft_wrap=True)
@@ -156,7 +154,7 @@ def print_table(table: Table, console: Console, *, rows: int | None = TERMINAL_R
             console.print()
         console.print(part, crop=False)
     total = len(table.frame)
-    more = [f"{rows} of {total:,} rows; mdssl leaderboard --output FILE has all"] if rows and total > rows else []
+    more = [f"{rows} of {total:,} rows; all with mdssl leaderboard --output FILE"] if rows and total > rows else []
     for note in (*more, *table.notes):
         console.print(Text(note), soft_wrap=True)
 

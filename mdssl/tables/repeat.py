@@ -12,7 +12,7 @@ from mdssl.config.run import ProbeConfig, probe_flags
 from mdssl.config.trial import TrialConfig, relevant_settings
 
 _FILLED_IN = ("data_fingerprint", *("weights", "weights_fingerprint", "input_size"))
-"""When the data or the weights are opened."""
+"""Settings that are set when the data or the weights are opened."""
 
 
 def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int = 1) -> str:
@@ -34,7 +34,7 @@ def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int 
 
 
 def probe_command(trial_id: str, trial: Mapping[str, Any], probe: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
-    """The ``mdssl probe`` command that scores a trained trial, or an encoder from elsewhere, by one probe.
+    """The ``mdssl probe`` command that scores a trained trial, or pretrained weights, by one probe.
 
     Args:
         probe: the settings of the probe, as a row's ``config_json`` has them under ``evaluation``.

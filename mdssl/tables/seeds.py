@@ -87,7 +87,7 @@ def _check_cells(rows: pd.DataFrame, by: list[str], over_seeds: bool) -> None:
     found = settings_apart(among[varied], by, also=["eval_dataset"])
     if not over_seeds and not found:
         found = {"seed": ", ".join(str(seed) for seed in among["seed"].unique())}
-    # Other datasets are other images: one message is enough.
+    # Different datasets have different images, so the dataset is named first.
     for name in sorted(found, key=lambda name: name not in ("eval_dataset", "train_mixture")):
         values = found[name]
         hint = (

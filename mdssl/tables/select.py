@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pandas.api import types
 
-from mdssl.errors import InputError, check_name
+from mdssl.errors import InputError, check_name, some_of
 from mdssl.leaderboard.names import NAMED, plain_name
 from mdssl.tables.compare import common_datasets, latest_images, row_means
 
@@ -28,7 +28,7 @@ _LISTED = 12
 
 
 class Condition(NamedTuple):
-    """What the rows of a table must meet in the column ``name``: ``sign`` is =, !=, >, >=, < or <=.
+    """A condition on the column ``name``: ``sign`` is =, !=, >, >=, < or <=.
 
     ``values`` are the texts as given, one for an order, and for = and != any number.
     """
@@ -45,7 +45,7 @@ def parse_condition(text: str) -> Condition:
     """Read one condition. Raises ``ValueError`` where it is not one."""
     found = _WRITTEN.fullmatch(text)
     if not found or not found[3]:
-        raise InputError(f"{text!r} is not a condition. {_HOW}")
+        raise InputError(f"{text!r} is not a valid condition. {_HOW}")
     name, sign, values = found.groups()
     parts = tuple(part.strip() for part in _COMMA.split(values)) if sign in ("=", "!=") else (values,)
     return Condition(name, sign, parts)
@@ -118,10 +118,9 @@ def _check_there(column: pd.Series, given: Sequence[Any], condition: Condition) 
     listed = [shown(value) for value in sorted(there, key=lambda value: (isinstance(value, str), value))]
     close = difflib.get_close_matches(shown(missing[0]), listed, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close and isinstance(missing[0], str) else ""
-    named = ", ".join(listed[:_LISTED]) + (f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else "")
     raise InputError(
         f"condition {str(condition)!r}: no row has {condition.name} {shown(missing[0])!r}; there are: "
-        f"{named or 'none'}.{hint}"
+        f"{some_of(listed, _LISTED) or 'none'}.{hint}"
     )
 
 

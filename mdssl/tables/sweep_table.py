@@ -1,4 +1,4 @@
-"""The table of a sweep: a row per trial, its scores, and how far it is from the baseline that it is paired with."""
+"""The table of a sweep: a row per trial with its scores and its difference to the baseline."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ from rich.console import Console
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.data.sources.catalog import seen_in
+from mdssl.errors import some_of
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.columns import SETTING_COLUMNS
 from mdssl.leaderboard.names import plain_name
 from mdssl.storage.location import Location
 from mdssl.tables.baseline import find_baselines
-from mdssl.tables.compare import (
-    counted_scores,
-    latest_images,
-    paired,
-    row_means,
-    settings_to_show,
-    usual_order,
-)
+from mdssl.tables.compare import counted_scores, latest_images, paired, row_means, settings_to_show, usual_order
 from mdssl.tables.render import HEADERS, Measure, Table, print_table
 from mdssl.tables.select import best_by_validation
 from mdssl.terminal import Terminal
@@ -91,7 +85,7 @@ def sweep_table(
 
     differing = settings_to_show(rows[[name for name in rows if name in _SETTINGS or name == "trial_id"]])
     if "weights" in trials and trials["weights"].notna().any():
-        # The name of the file: nothing else tells pretrained encoders apart.
+        # Only the name of the file distinguishes pretrained encoders.
         trials["weights"] = trials["weights"].map(lambda file: Location.of(file).name, na_action="ignore")
         differing = [*(name for name in differing if name != "weights"), "weights"]
     mixture = ["train_mixture"] if len(mixtures) > 1 else []
@@ -127,7 +121,7 @@ def print_sweep_table(df: pd.DataFrame, console: Console | None = None) -> None:
         for name in scores
         if name not in averages or df[name].notna().any()
     ]
-    # The first digits tell fingerprints apart.
+    # The first digits distinguish fingerprints.
     short = {name: df[name].str[:8] for name in settings if name.endswith("_fingerprint")}
     frame = df.assign(**short)
     notes = [f"note: {note}" for note in df.attrs.get("notes", ())]
@@ -177,12 +171,8 @@ def _unstable(rows: pd.DataFrame) -> list[str]:
     rows = rows[said.map(lambda evaluation: bool(evaluation.get("unstable")))]
     if rows.empty:
         return []
-    where = ", ".join(f"{row.trial_id} on {row.eval_dataset}" for row in rows.head(_UNSTABLE_NAMED).itertuples())
-    more = f" and {len(rows) - _UNSTABLE_NAMED} more" if len(rows) > _UNSTABLE_NAMED else ""
-    return [
-        f"unstable: another order of summation gives other scores of {rows['probe'].iloc[0]} for {where}{more}; "
-        "--probe sgd has no such scores"
-    ]
+    where = some_of((f"{row.trial_id} on {row.eval_dataset}" for row in rows.itertuples()), _UNSTABLE_NAMED)
+    return [f"unstable: rounding changes scores of {rows['probe'].iloc[0]} for {where}; --probe sgd is stable"]
 
 
 def _setting(value: object) -> str:

@@ -20,9 +20,9 @@ class TextColumn:
     """A column of a `TextTable`.
 
     Attributes:
-        header: stands above; it may have several lines, as may each cell.
+        header: may have several lines, as may each cell.
         cells: the text of each row.
-        right: whether cells stand at the right, as numbers do.
+        right: whether to align cells to the right, as numbers.
         bold: numbers of the rows whose cell is bold.
     """
 

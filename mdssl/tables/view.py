@@ -12,25 +12,18 @@ import pandas as pd
 
 from mdssl.errors import InputError, check_name
 from mdssl.tables.baseline import find_baselines
-from mdssl.tables.compare import (
-    counted_scores,
-    latest_images,
-    mean,
-    paired,
-    settings_to_show,
-    usual_order,
-)
+from mdssl.tables.compare import counted_scores, latest_images, mean, paired, settings_to_show, usual_order
 from mdssl.tables.pareto import on_front
 from mdssl.tables.render import Measure, Table
 from mdssl.tables.seeds import MEAN, MEASURED, OF_TEST, SCORES, grouped, single
 from mdssl.tables.select import SELECTED_ON_TEST, Condition, matching
 
 _OF_SCORES = ("eval_dataset", "features", "probe", "eval_fingerprint")
-"""Which score a row is. Conditions on these hold for the baseline too."""
+"""Columns that identify a score. Conditions on these also hold for the baseline."""
 _OF_DATASETS = ("seen", "num_classes", "num_train", "num_test", "eval_fingerprint")
-"""What a mean over datasets has only where they agree."""
+"""Columns that a mean over datasets has only if all datasets have the same value."""
 _WAY = ("features", "probe")
-"""How a score is made: means are over scores of one way."""
+"""The layer and probe of a score: means are over scores of the same."""
 _DESCENDING = ":desc"
 
 
@@ -66,14 +59,16 @@ def view(
     notes: list[str] = []
     pivot = "eval_dataset" if not columns and not pivot else pivot
     if "all" in columns and len(set(columns)) > 1:
-        raise InputError(f"columns are {' '.join(columns)}; 'all' goes alone: leave the others out, or 'all'.")
+        raise InputError(f"columns are {' '.join(columns)}; 'all' cannot be combined with other columns.")
     if "all" in columns:
         columns = list(rows.columns.drop("config_json"))
     columns = tuple(dict.fromkeys(columns))
     values = [name for name in columns if name in MEASURED] if columns else ["top1"]
     _check(rows, columns, values, pivot, over_seeds, baseline)
     if over_seeds and pareto:
-        raise InputError("pareto keeps single trials, over which a mean over seeds would be too good; leave one out.")
+        raise InputError(
+            "pareto selects single trials, so a mean over seeds would be biased; leave one of the two flags out."
+        )
 
     board = matching(rows, [condition for condition in where if condition.name in _OF_SCORES])
     named = {*columns, *(condition.name for condition in where)}
@@ -81,8 +76,8 @@ def view(
         latest = latest_images(board)
         if names := sorted(board["eval_dataset"].drop(latest.index).unique()):
             notes.append(
-                f"{len(board) - len(latest)} scores on earlier images of {', '.join(names)} are left out: "
-                "eval_fingerprint tells them apart"
+                f"{len(board) - len(latest)} scores on earlier images of {', '.join(names)} are left out; "
+                "see eval_fingerprint"
             )
         board = latest
     if (pivot or over_seeds or baseline) and "status" not in named:
@@ -112,9 +107,9 @@ def view(
     if over_seeds:
         several = any((frame[measure.names[-1]] > 1).any() for measure in measures)
         notes.append(
-            "± is the standard deviation over seeds, and the number in brackets is how many there are"
+            "± is the standard deviation over seeds, and the number in parentheses is their count"
             if several
-            else "the number in brackets is how many seeds there are"
+            else "the number in parentheses is the number of seeds"
         )
         if baseline and several:
             notes.append("± of a difference is the standard error of its mean over pairs with the same seed")
@@ -147,20 +142,17 @@ def _check(
     if pivot:
         check_name("leaderboard column", pivot, rows.columns)
     if pivot in MEASURED:
-        raise InputError(f"pivot is {pivot!r}, which is a number that trials gave; name a setting, or eval_dataset.")
+        raise InputError(f"pivot is {pivot!r}, which is a measured number; give a setting, or eval_dataset.")
     if pivot in columns:
-        raise InputError(f"{pivot!r} is both in columns and the pivot; leave it out of one of them.")
+        raise InputError(f"{pivot!r} is both a column and the pivot; leave it out of one of them.")
     given = {"pivot": pivot, "over-seeds": over_seeds, "baseline": baseline}
     asked = [name for name, value in given.items() if value]
     if asked and not values:
         raise InputError(
-            f"nothing to show by {' and '.join(asked)}: no column is a number that trials gave; add one of: "
-            f"{', '.join(MEASURED)}."
+            f"{' and '.join(asked)}: the columns have no measured number; add one of: {', '.join(MEASURED)}."
         )
     if over_seeds and (single_seed := [name for name in ("trial_id", "seed") if name in (*columns, pivot)]):
-        raise InputError(
-            f"a mean over seeds has no {single_seed[0]} of its own; leave out {single_seed[0]!r}, or --over-seeds."
-        )
+        raise InputError(f"a mean over seeds has no {single_seed[0]}; leave out {single_seed[0]!r}, or --over-seeds.")
 
 
 def _averaged(
@@ -251,7 +243,7 @@ def _sorted(frame: pd.DataFrame, measures: Sequence[Measure], rows: pd.DataFrame
         name = wanted.removesuffix(_DESCENDING)
         hint = f"Largest first is {name.partition(':')[0]}{_DESCENDING}." if ":" in name else ""
         if name in MEASURED:
-            hint = f"{name} is spread over columns, or not among --columns."
+            hint = f"{name} is the pivoted number, or not among --columns."
         check_name("column to sort by", name, [*dict.fromkeys([*shown, *frame.columns, *rows.columns])], hint)
         column = frame[shown.get(name, name)] if shown.get(name, name) in frame else rows.loc[frame.index, name]
         frame = frame.loc[column.sort_values(kind="stable", ascending=name == wanted).index]

@@ -1,1 +1,1 @@
-"""Trials in TensorBoard, Weights & Biases and MLflow: a module for each, and `trackers`, which runs those asked for."""
+"""Trials in TensorBoard, Weights & Biases and MLflow: a module for each, and `trackers`, which runs them."""

@@ -1,4 +1,4 @@
-"""What is logged to the trackers of a trial.
+"""Log a trial to its trackers.
 
 Trackers run in a thread of their own: training never waits for a disk or a network. An exception in one of them is a
 warning, and the trial continues without that tracker.
@@ -20,7 +20,7 @@ from mdssl.storage.location import Location
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 60.0
-"""How long the end of a trial waits for its trackers."""
+"""How long a finished trial waits for its trackers."""
 CLASSES = {
     "tensorboard": "mdssl.tracking.tensorboard:TensorBoard",
     "wandb": "mdssl.tracking.wandb:WeightsAndBiases",
@@ -35,7 +35,7 @@ variables to every user of the cluster: each machine logs in by itself."""
 
 
 class Tracker(Protocol):
-    """A trial in one tool. The constructor's arguments are config, trial_dir and `Trackers.start`'s resumed_at."""
+    """Logs a trial to one tool. The constructor's arguments are config, trial_dir and `Trackers.start`'s resumed_at."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Log ``values``, by names such as ``loss/total``, at ``step``."""

@@ -100,7 +100,7 @@ def test_defaults_are_those_of_the_preset(argv, preset):
 
 def test_an_untrained_encoder_takes_no_domains_from_the_preset():
     assert train_settings("--method", "random").domains == ()
-    with pytest.raises(ValueError, match="'random' trains on nothing"):
+    with pytest.raises(ValueError, match="'random' does not train"):
         train_settings("--method", "random", "--domains", "cifar10")
 
 
@@ -154,7 +154,7 @@ def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
     assert list(board.groupby(["eval_dataset", "features"]).size()) == [1, 1, 1, 1]
     assert dict(zip(board["eval_dataset"], board["seen"], strict=True)) == {"tiny-a": True, "tiny-c": False}
     run(*probe, "--features", "encoder", "projection")
-    assert "tiny-a: already there" in capsys.readouterr().out
+    assert "tiny-a: scored already" in capsys.readouterr().out
 
     run("leaderboard", "--storage", tmp_path)
     assert re.search(r"mdssl +0.9 +0 ", capsys.readouterr().out)

@@ -1,5 +1,6 @@
-"""Flags that the documentation and the sweeps' own help name are flags that those commands have."""
+"""Commands and flags that the documentation, the help of sweeps, messages and templates name exist."""
 
+import ast
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ FOREIGN = set(
     aws: --capabilities --filters --instance-types --max-items --parameter-overrides --product-descriptions --query
     --region --service-code --stack-name --template-file
     sbatch and srun: --cpus-per-task --gres --nodes --ntasks --open-mode --requeue --signal --time
+    convmv: --notest
     git, torchrun, tensorboard: --abbrev --always --dirty --exclude --nproc-per-node --logdir""")
 )
 
@@ -59,4 +61,38 @@ def test_each_command_that_is_shown_has_the_flags_that_stand_there():
             found = set(FLAG.findall(line[parts[0].end() :].partition(" | ")[0])) - FOREIGN
             assert found <= KNOWN[name], (page.name, line)
             seen += bool(found)
+    assert seen > 20
+
+
+def texts_of(file: Path) -> list[str]:
+    """The strings of a Python file but docstrings, with ``{…}`` for each value; the code in a template."""
+    if file.suffix != ".py":
+        return re.findall(r"<code>(.*?)</code>" if file.suffix == ".html" else r"(?s).*", file.read_text())
+    tree, found = ast.parse(file.read_text()), []
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if id(node) in docstrings:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(part.value if isinstance(part, ast.Constant) else "{…}" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return found
+
+
+def test_commands_and_flags_in_messages_and_templates_exist():
+    seen = 0
+    for file in sorted(path for path in (ROOT / "mdssl").rglob("*") if path.suffix in (".py", ".html", ".md")):
+        for text in texts_of(file):
+            # "--no-" is the beginning of flags.
+            assert set(FLAG.findall(text)) - {"--no-"} <= EVERY, (file, text)
+            for script in re.findall(r"\bsweeps/(\w+)\.py", text):
+                assert (SWEEPS / f"{script}.py").exists(), (file, text)
+            # In backticks or after a colon, "mdssl …" is a command and not the name of the package.
+            for command in re.findall(r"(?:`|[Rr]un:? |: )mdssl ([a-z][^`\n.;]*)", text):
+                words = command.split()
+                name = " ".join(words[: 2 if words[0] == "data" else 1])
+                assert name in KNOWN, (file, text)
+                assert set(FLAG.findall(command)) <= KNOWN[name], (file, text)
+                seen += 1
     assert seen > 20

@@ -109,7 +109,7 @@ def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(clus
     assert set(board.loc[board["method"] != "random", "num_workers"]) == {2}
 
     again = cluster.ray("submit", config, "sweeps/lambda_grid.py", "--", *shlex.split(flags))
-    assert "3 already there" in " ".join(again.split()), again
+    assert "3 finished" in " ".join(again.split()), again
     pd.testing.assert_frame_equal(pd.read_parquet(storage / "leaderboard"), board)
 
     cluster.ray("down", config, "--yes")

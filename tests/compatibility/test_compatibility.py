@@ -95,8 +95,8 @@ def test_the_leaderboard_is_read_with_todays_columns(earlier):
 def test_the_same_sweep_trains_nothing_of_it_again_and_goes_on_with_what_was_begun(earlier, data):
     plan = run_here(*SWEEP.split(), "--storage", earlier, "--data", data, "--dry-run", script="clustering")
     assert "clustering: 8 trials" in plan, plan
-    assert "4 already there, 1 to go on from its checkpoint, 3 to be trained" in " ".join(plan.split()), plan
-    assert re.search(rf"{trial_of(earlier, 'mdssl-robust')} .*to go on from its checkpoint", plan), plan
+    assert "4 finished, 1 queued to resume, 3 queued to train" in " ".join(plan.split()), plan
+    assert re.search(rf"{trial_of(earlier, 'mdssl-robust')} .*queued to resume", plan), plan
 
 
 def test_its_trials_are_told_by_their_state(earlier, capsys):
@@ -110,7 +110,7 @@ def test_it_grows_by_a_score_from_the_encoder_that_was_saved(storage, data, caps
     evaluate = ["--evaluate", "builtin-shapes", "builtin-digits"]
     assert main(["probe", trial_id, *evaluate, "--data", data, "--storage", str(storage), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "builtin-shapes: already there" in said and "builtin-digits (encoder, lbfgs): top-1" in said
+    assert "builtin-shapes: scored already" in said and "builtin-digits (encoder, lbfgs): top-1" in said
     assert encoders(storage) == before
     rows = read(storage, trial_id=trial_id).set_index("eval_dataset")
     assert list(rows["status"]) == ["finished"] * 2

@@ -82,7 +82,7 @@ def test_a_random_encoder_is_the_same_whatever_the_training():
         ({"domains": ("svhn", "svhn")}, "domain 'svhn' is 2 times"),
         ({"domains": ()}, "needs domains"),
         ({"domains": "svhn"}, "list of strings"),
-        ({"method": "random"}, "trains on nothing"),
+        ({"method": "random"}, "does not train"),
         ({"method": "simclr", "lambda2": 0.1}, "use method 'mdssl'"),
     ],
 )

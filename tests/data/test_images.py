@@ -191,5 +191,5 @@ def test_more_than_a_billion_pixels_and_a_file_that_is_gone_are_said(tmp_path, m
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
     with pytest.raises(ValueError, match="the image has more than 1,073,741,824 pixels"):
         to_rgb(tmp_path / "image.png")
-    with pytest.raises(ValueError, match="the image is missing now"):
+    with pytest.raises(ValueError, match="the image has been deleted"):
         to_rgb(tmp_path / "nowhere.png")

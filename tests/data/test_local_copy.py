@@ -118,7 +118,7 @@ def test_a_download_that_is_cut_off_is_made_again(remote, monkeypatch, caplog):
 
     monkeypatch.setattr(remote_module, "_chunk", chunk)
     open_dataset(ensure_local(remote, ["tiny-a"]), "tiny-a").check_fingerprints()
-    assert "arrived damaged" in caplog.text
+    assert "was damaged during the transfer" in caplog.text
 
 
 def test_a_copy_that_was_cut_off_on_disk_is_fetched_again(remote):

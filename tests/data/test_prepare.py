@@ -81,7 +81,7 @@ def test_a_second_time_opens_what_is_there(data, write_npz):
         ({"image_size": 24}, "image size 32, not 24"),
         ({"resize_filter": "box"}, "resize filter bicubic, not box"),
         ({"source": "other.npz"}, "source toy.npz, not other.npz"),
-        ({"source": "elsewhere/toy.npz"}, "source toy.npz of another folder, not toy.npz"),
+        ({"source": "elsewhere/toy.npz"}, "source toy.npz in another folder, not toy.npz"),
     ],
 )
 def test_other_settings_need_overwrite_and_then_replace(data, write_npz, settings, message):
@@ -207,7 +207,7 @@ def test_a_second_process_waits_and_opens_the_first_ones_result(data, write_npz,
     ours = prepare("toy", data=data, source=path, progress=True)
     process.join()
     assert process.exitcode == 0
-    assert "another process prepares or fetches toy; waiting for it" in capfd.readouterr().err
+    assert "another process is preparing or fetching toy; waiting for it" in capfd.readouterr().err
     assert ours.meta == open_dataset(data, "toy").meta
     assert names_in(data) == ["toy"]
 
@@ -220,7 +220,7 @@ def test_a_second_process_waits_and_opens_the_first_ones_result(data, write_npz,
         ({"name": "a/b"}, "not valid"),
         ({"name": ""}, "not valid"),
         ({"name": "downloads"}, "not valid"),
-        ({"name": "builtin-digits"}, "belongs to a built-in domain"),
+        ({"name": "builtin-digits"}, "is that of a built-in domain"),
         ({"image_size": 7}, "image size is 7"),
         ({"resize_filter": "cubic"}, "Did you mean 'bicubic'"),
         ({"test_fraction": 1.0}, "test fraction is 1.0"),

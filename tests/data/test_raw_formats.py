@@ -162,7 +162,7 @@ def test_a_pickle_that_asks_for_code_is_refused(tmp_path, rng):
     for file in ("train", "test"):
         write_pickle(folder / file, cifar_batch(rng, 6, "fine_labels"))
     (folder / "meta").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(ValueError, match=r"meta cannot be read: it asks for .*system"):
+    with pytest.raises(ValueError, match=r"meta cannot be read: it refers to .*system"):
         prepare("cifar100", data=tmp_path, source=folder, progress=False)
 
 

@@ -166,18 +166,18 @@ def test_what_was_left_out_is_counted_and_kept(photos, prepared, tmp_path):
     toy = prepared(root)
     assert toy.counts == {"train": 5, "test": 4}
     assert {reason: left["count"] for reason, left in toy.meta["left_out"].items()} == {
-        "files that are not images by their names (.txt)": 2,
+        "files without an image suffix (.txt)": 2,
         "hidden files and folders": 2,
         "folders without images": 1,
-        "links to nothing": 1,
-        "links that lead back to a folder around them": 1,
-        "images outside of the split folders": 2,
-        "validation images, as there is a test split": 4,
+        "broken links": 1,
+        "links to a parent folder": 1,
+        "images outside the split folders": 2,
+        "validation images, because there is a test split": 4,
     }
     assert toy.meta["split"]["from"] == {"train": "train", "validation": "val", "test": "test"}
     said = "\n".join(summary(toy))
-    assert "left out: files that are not images by their names (.txt): 2, such as train/cat/notes.txt" in said
-    assert "links that are followed: 1, such as train/dog/linked.png" in said
+    assert "left out: files without an image suffix (.txt): 2, such as train/cat/notes.txt" in said
+    assert "followed links: 1, such as train/dog/linked.png" in said
     assert "training images with the pixels of another training image: 1" in said
     assert "cat 2/2, dog 3/2" in said
     assert open_dataset(tmp_path / "data", "toy").meta == toy.meta
@@ -211,7 +211,7 @@ def test_pages_after_the_first_are_said_to_be_left_out(photos, prepared, tmp_pat
     pages[0].save(root / "cat/stack.tif", save_all=True, append_images=pages[1:])
     pages[0].save(root / "dog/film.gif", save_all=True, append_images=pages[1:])
     toy = prepared(root, test_fraction=0.5)
-    assert "images with several frames or pages, of which the first is taken: 2" in summary(toy)
+    assert "images with several frames or pages; the first is used: 2" in summary(toy)
 
 
 def test_test_images_that_are_training_images_are_counted(photos, prepared):
@@ -365,7 +365,7 @@ def test_parquet_that_says_no_split_is_left_out_beside_what_does(tmp_path, prepa
         shard(tmp_path / f"hub/{split}.parquet", [0, 1] * 3)
     toy = prepared(tmp_path / "hub")
     assert toy.counts == {"train": 6, "test": 6}
-    assert toy.meta["left_out"]["Parquet files that name no split"] == {"count": 1, "example": "extra.parquet"}
+    assert toy.meta["left_out"]["Parquet files without the name of a split"] == {"count": 1, "example": "extra.parquet"}
 
 
 def test_columns_of_other_names_are_asked_for(tmp_path, prepared):
@@ -389,7 +389,7 @@ def test_class_names_that_cannot_be_read_are_left_out_and_said(said, tmp_path, p
     pq.write_table(pq.read_table(path).replace_schema_metadata({b"huggingface": said}), path)
     toy = prepared(path)
     assert toy.classes == ("0", "1")
-    assert any("cannot be read: the labels name the classes" in remark for remark in toy.meta["remarks"])
+    assert any("cannot be read; the labels are used as class names" in remark for remark in toy.meta["remarks"])
 
 
 def test_a_source_of_two_kinds_is_refused(photos, prepared):
@@ -408,7 +408,7 @@ def test_a_source_that_has_changed_is_said(change, photos, prepared):
     before = prepared(root, test_fraction=0.5)
     assert prepared(root, test_fraction=0.5).meta == before.meta
     photos("cat/9.png" if change == "another file" else "cat/0.png")
-    with pytest.raises(ValueError, match=r"before it changed \(4 files.*--overwrite"):
+    with pytest.raises(ValueError, match=r"before it was changed \(4 files.*--overwrite"):
         prepared(root, test_fraction=0.5)
     assert prepared(root, test_fraction=0.5, overwrite=True).fingerprints != before.fingerprints
 
@@ -462,7 +462,7 @@ def test_the_validation_split_of_dtd_belongs_to_its_train_split(tmp_path, prepar
     "splits", [{"train": "a", "test": "./a"}, {"train": ".", "test": "a"}, {"train": "a", "test": "a/b"}]
 )
 def test_splits_that_overlap_are_refused(splits):
-    with pytest.raises(ValueError, match="Give each split a folder or file of its own"):
+    with pytest.raises(ValueError, match="Give each split a separate folder or file"):
         Reading(splits=splits)
 
 
@@ -496,7 +496,7 @@ def test_names_that_are_no_utf8_of_other_files_are_written_as_they_can_be(photos
     (root / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"")
     moved = root.rename(os.fsdecode(os.fsencode(root) + b"\xe9"))
     toy = prepared(moved, test_fraction=0.5)
-    assert toy.meta["left_out"]["files that are not images by their names (.txt)"]["example"] == "caf\\udce9.txt"
+    assert toy.meta["left_out"]["files without an image suffix (.txt)"]["example"] == "caf\\udce9.txt"
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html>", b"\x93NUMPY", b""])
@@ -508,7 +508,7 @@ def test_what_is_no_npz_is_said(content, tmp_path, prepared):
 
 def test_columns_that_are_not_read_are_said(tmp_path, prepared):
     toy = prepared(shard(tmp_path / "a.parquet", [0, 1] * 4, split=["x"] * 8, target=[1] * 8))
-    assert "columns that are read: image, label; that are not: split, target" in toy.meta["remarks"]
+    assert "columns used: image, label; not used: split, target" in toy.meta["remarks"]
 
 
 def test_an_image_that_is_null_can_be_left_out(tmp_path, prepared):

@@ -230,7 +230,7 @@ def test_volumes_are_said_to_be_volumes(write_npz, refused, shape):
 def test_what_is_no_source_is_said(tmp_path, refused):
     (tmp_path / "empty").mkdir()
     assert "does not exist" in refused(tmp_path / "nowhere")
-    assert "holds nothing that can be read" in refused(tmp_path / "empty")
+    assert "has no readable files" in refused(tmp_path / "empty")
     assert "allowed: published, folder, parquet" in refused(tmp_path / "empty", kind="tfrecord")
     for kind in ("folder", "parquet", "npz", "published"):
         refused(tmp_path / "empty", kind=kind)

@@ -108,7 +108,7 @@ def test_a_file_of_any_kind_finds_the_image_that_it_shows(data, storage, trial_i
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[0] for line in lines[:5]] == files, "a file goes before a dataset of its name"
     assert all("0 of right (1.00)" in line for line in lines[:4])
-    assert Image.open("neighbours.png").width > 900
+    assert Image.open("neighbors.png").width > 900
 
 
 def test_an_encoder_from_elsewhere_needs_no_trial(data, storage, trial_id, tmp_path, capsys):

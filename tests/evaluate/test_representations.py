@@ -85,7 +85,7 @@ def test_a_damaged_file_is_said_with_how_to_mend_it(made, tmp_path):
 
 @pytest.mark.parametrize(("trial_id", "dataset"), [("../../etc", "tiny-a"), ("0123456789ab", "../tiny-a")])
 def test_names_stay_inside_the_storage(tmp_path, trial_id, dataset):
-    with pytest.raises(ValueError, match="is not a trial id|is no name of a dataset"):
+    with pytest.raises(ValueError, match="is not a trial id|is not a dataset name"):
         of_trial(tmp_path, trial_id, [dataset])
 
 

@@ -166,7 +166,7 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(run, encoded
     run(pictures)
     encoded.clear()
     run(pictures)
-    assert "already there" in capsys.readouterr().out
+    assert "complete already" in capsys.readouterr().out
     assert not encoded
     assert "another encoder or other settings" in run(pictures, "--features", "projection", code=2)
     Image.new("RGB", (16, 16)).save(pictures / "b" / "new.png")
@@ -178,7 +178,7 @@ def test_parts_of_another_encoder_are_not_taken_for_ones_own(run, pictures, monk
     monkeypatch.setattr(embeddings_file.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     run(pictures, code=130)
     monkeypatch.setattr(embeddings_file.Parts, "join", join)
-    assert "holds parts of another run: another encoder" in run(pictures, "--features", "projection", code=2)
+    assert "contains parts of a run with another encoder" in run(pictures, "--features", "projection", code=2)
 
 
 def test_an_image_that_was_replaced_meanwhile_is_encoded_anew(run, encoded, pictures, monkeypatch):
@@ -202,7 +202,7 @@ def test_a_damaged_image_is_named_and_left_out_only_where_asked_for(run, picture
     left = [row for row in range(32) if row not in (3, 30)]
     np.testing.assert_allclose(np.stack(board["embedding"]), expected["test"][left], rtol=1e-4, atol=1e-5)
     said = capsys.readouterr()
-    assert "left out, as they are damaged: 2" in said.out
+    assert "damaged images left out: 2" in said.out
     assert "left out: links to nothing: 1, such as b/nowhere.png" in said.err
     skipped = json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"mdssl.skipped"])
     assert skipped.keys() == {"a/deep/03.png", "b/30.png"}

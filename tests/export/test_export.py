@@ -111,11 +111,11 @@ def test_a_folder_is_there_whole_or_not_at_all(untrained, tmp_path, monkeypatch)
 
 def test_only_an_export_is_ever_replaced(untrained, tmp_path):
     output = exported(*untrained, tmp_path / "out", "safetensors")
-    with pytest.raises(ValueError, match="holds an export.*--overwrite"):
+    with pytest.raises(ValueError, match="contains an export.*--overwrite"):
         exported(*untrained, output, "safetensors")
     exported(*untrained, output, "safetensors", overwrite=True)
     (output / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="holds thesis.tex"):
+    with pytest.raises(ValueError, match="contains thesis.tex"):
         exported(*untrained, output, "safetensors", overwrite=True)
     assert (output / "thesis.tex").read_text() == "years of work"
 
@@ -176,7 +176,7 @@ def test_the_card_marks_datasets_that_are_not_the_published_ones():
     row |= {"top1": 50.0, "top5": None, "knn_top1": 40.0, "num_classes": 10, "num_train": 400, "num_test": 400}
     training = {"variants": {"svhn": "4,434 of 73,257"}}
     text = card(config, Preparation(32, "bicubic"), [row], training, width=512, formats=(), programs={})
-    assert "taken as one on svhn \\(4,434 of 73,257\\), cifar10." in text
+    assert "treated as one domain on svhn \\(4,434 of 73,257\\), cifar10." in text
     assert "| dtd \\(10 of 47 classes\\) | 10 |" in text
 
 

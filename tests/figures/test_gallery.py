@@ -137,7 +137,7 @@ def test_the_command_writes_what_is_named_and_refuses_before_it_writes(storage, 
     output, console = tmp_path / "figures", Console(file=io.StringIO(), width=80)
     with pytest.raises(ValueError, match="Did you mean 'lambda-heatmap'"):
         write_figures(storage, str(output), names=["lambda-heatmaps"])
-    with pytest.raises(ValueError, match="unknown format of a figure 'gif'"):
+    with pytest.raises(ValueError, match="unknown figure format 'gif'"):
         write_figures(storage, str(output), formats=["gif"])
     assert not output.exists()
     files = write_figures(storage, str(output), names=["lambda-heatmap"], console=console)
@@ -158,7 +158,7 @@ def test_a_figure_of_somebody_else_is_not_replaced(storage, tmp_path):
     write_figures(storage, tmp_path, names=["lambda-heatmap"], formats=["svg", "png", "pdf"])
     mine = tmp_path / files[-1].name
     mine.write_bytes(b"mine")
-    with pytest.raises(ValueError, match=f"{mine.name} is there, and mdssl did not write it"):
+    with pytest.raises(ValueError, match=f"{mine.name} exists, and mdssl did not write it"):
         write_figures(storage, tmp_path, names=["lambda-heatmap"], formats=["svg", "png", "pdf"])
     assert mine.read_bytes() == b"mine"
 
@@ -179,7 +179,7 @@ def test_a_storage_or_a_trial_that_is_not_there_is_named(storage, tmp_path):
         write_figures(storage, str(tmp_path / "new"))
     with pytest.raises(ValueError, match="no trial 000000000000 in "):
         write_figures(storage, str(tmp_path / "new"), trial_id="0" * 12)
-    with pytest.raises(ValueError, match="no format of a figure is named; allowed: svg, png, pdf"):
+    with pytest.raises(ValueError, match="no figure format is given; allowed: svg, png, pdf"):
         write_figures(storage, str(tmp_path / "new"), formats=())
     leaderboard.write_rows(storage, "f" * 12, [failed()])
     with pytest.raises(ValueError, match=f"no figure of {storage}.* no scores yet"):

@@ -151,7 +151,9 @@ def test_contours_are_over_pairs_of_numbers_through_the_mean_of_each_pair(search
         ("λ2", "learning rate"),
     ]
     on_a_line = board.assign(lambda2=board["lambda1"] / 2, learning_rate=1.0)
-    with pytest.raises(ValueError, match="two settings with numbers that differ independently, and there are lambda1"):
+    with pytest.raises(
+        ValueError, match="two settings with numbers that differ independently, but the trials differ in lambda1"
+    ):
         figures.setting_contours(on_a_line)
 
 

@@ -223,7 +223,7 @@ def test_an_empty_board_is_not_compacted(storage):
 def test_a_storage_without_times_is_not_compacted():
     storage = f"memory://{uuid.uuid4().hex}"
     write_rows(storage, A, [row()])
-    with pytest.raises(ValueError, match="cannot be compacted: .*does not tell when"):
+    with pytest.raises(ValueError, match="cannot be compacted: .*no modification times"):
         compact(storage)
     assert len(read(storage)) == 1
 

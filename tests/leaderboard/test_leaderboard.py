@@ -263,7 +263,7 @@ def table_of(storage: str) -> pa.Table:
 
 FOREIGN = {
     "an empty file": (f"{B}.parquet", lambda good: b"", "size is 0 bytes"),
-    "a file that was cut off": (f"{B}.parquet", lambda good: good[: len(good) // 2], "not whole"),
+    "a file that was cut off": (f"{B}.parquet", lambda good: good[: len(good) // 2], "truncated"),
     "a text file": ("notes.parquet", lambda good: b"remember the milk, and more", "not Parquet"),
     "a copy": ("copy.parquet", lambda good: good, "rows of another trial"),
     "a copy under another id": (f"{B}.parquet", lambda good: good, "rows of another trial"),

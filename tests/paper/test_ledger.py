@@ -174,7 +174,7 @@ def test_a_mean_is_judged_when_all_of_its_scores_are_there(write):
     mean = {"kind": "mean", "source": "table3", "train_mixture": "cifar10+stl10+svhn", "method": "mdssl"}
     board = write({"cifar10": 87.5, "stl10": 65.0}, **MDSSL, **PAPER)
     line = claim(board, "seen", **mean)
-    assert (line["verdict"], line["why"]) == ("not run", "not all of its scores are there")
+    assert (line["verdict"], line["why"]) == ("not run", "some of its scores are missing")
     # The seeds' scores differ by points, but their means by tenths.
     for seed, off in enumerate((-3.0, 0.0, 3.0)):
         scores = {"svhn": 88.05 + off, "cifar10": 87.5 - off, "stl10": 65.0 + off / 30}

@@ -50,7 +50,7 @@ def test_what_is_trained_on_alone_is_not_said_to_be_scored_on(papers_data, tmp_p
     scored_on = text.split("scored on ")[1].split(" 13 trials")[0]
     assert "imagenet250k" in text.split("scored on ")[0] and "imagenet250k" not in scored_on
     skipped = said(print_skipped, plan_experiments(["table3"], papers_data))
-    not_scored = " ".join(skipped.split()).split("not scored on")[1]
+    not_scored = " ".join(skipped.split()).split("evaluation datasets that are not prepared")[1]
     assert "tiny-imagenet" in not_scored and "imagenet250k" not in not_scored
 
 
@@ -87,7 +87,7 @@ def test_the_list_says_what_each_needs_and_the_sum_counts_shared_trials_once(pap
     marked = "cifar10 (2 of 10 classes, 8×8 pixels), svhn (2 of 10 classes, 8×8 pixels)"
     assert f"datasets: {marked}" in " ".join(text.split())
     assert "9 trials, about" in text
-    assert "together, shared trials once: 9 trials" in text
+    assert "total, with shared trials counted once: 9 trials" in text
     assert "not prepared: dtd" in listed(["table4"], settings(papers_data), empty_board(tmp_path))
 
 
@@ -95,7 +95,7 @@ def test_every_seed_and_point_of_a_grid_costs_its_hours(papers_data, tmp_path):
     several = settings(papers_data, seeds=(0, 1), grid=(("learning_rate", "2", "4", "8"),))
     once, often = (listed(["figure3"], chosen, empty_board(tmp_path)) for chosen in (settings(papers_data), several))
     hours = [
-        float(re.search(r"together.*?about ([0-9.]+) GPU-hours", text, re.DOTALL).group(1)) for text in (once, often)
+        float(re.search(r"total, with.*?about ([0-9.]+) GPU-hours", text, re.DOTALL).group(1)) for text in (once, often)
     ]
     assert hours[1] == pytest.approx(6 * hours[0], abs=0.4)
     assert "9 trials, 6 times each" in often

@@ -79,7 +79,7 @@ def test_a_checkpoint_that_a_full_disk_refuses_ends_no_training(tiny_data, tmp_p
     with retrying(60):
         train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu", report=report)
     assert seen == [[], [1], [1, 2], [1, 2], [1, 2], [2, 5]], "those before are left alone"
-    assert caplog.text.count("no checkpoint of step") == 2
+    assert caplog.text.count("the checkpoint of step") == 2
     assert_same(tmp_path, straight)
     assert not list(tmp_path.rglob(".*"))
 
@@ -101,7 +101,7 @@ def test_a_disk_that_stays_full_costs_no_more_than_what_came_after_the_last_chec
         disk.full = 10**6 if progress.step >= 5 else 0
 
     arguments = {"data": tiny_data, "trial_dir": tmp_path, "settings": EVERY_STEP, "device": "cpu"}
-    with retrying(0.1), pytest.raises(StorageLostError, match="goes on from the last checkpoints"):
+    with retrying(0.1), pytest.raises(StorageLostError, match="resumes from the last checkpoints"):
         train(tiny_trial(), **arguments, report=report)
     assert checkpoints(tmp_path) == [3, 4]
     disk.full, again = 0, []

@@ -290,7 +290,7 @@ def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path, capsys):
     assert "step 2/60" not in said(*killed), "a killed run goes on where it was"
     folders = [next(tmp_path.glob(f"{name}/trials/*")) for name in ("straight", "killed")]
     again = said(*killed)
-    assert f"trial {folders[1].name} is already there: 60 steps" in again and "step 60/60" not in again
+    assert f"trial {folders[1].name} has finished already: 60 steps" in again and "step 60/60" not in again
     assert_same(*folders)
 
 
@@ -362,7 +362,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_step_and_terms(tiny_data,
 
 
 def test_data_that_changed_since_the_trial_began_are_refused(tiny_data, tmp_path):
-    with pytest.raises(ValueError, match="was made for 0123"):
+    with pytest.raises(ValueError, match="was created for 0123"):
         train(tiny_trial(data_fingerprint="0123"), data=tiny_data, trial_dir=tmp_path, device="cpu")
     assert not list(tmp_path.iterdir())
 

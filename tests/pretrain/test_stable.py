@@ -142,7 +142,7 @@ def test_the_rate_warms_up_stays_and_decays_by_a_square_root():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"decay_fraction": 0.3}, "schedule 'cosine' has no decay of its own"),
+        ({"decay_fraction": 0.3}, "schedule 'cosine' has no separate decay"),
         ({"schedule": "wsd", "decay_fraction": 1.5}, "decay_fraction"),
         ({"schedule": "wsd", "decay_fraction": 0.9, "lr_warmup_iterations": 2}, "decays after step 1 of 6"),
         ({"schedule": "linear"}, "schedule"),

@@ -123,7 +123,7 @@ def claim(tiny_data, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_signal_ends_a_run_that_waits_for_a_claim_with_one_line(start, claim, number):
     process, said = start(ONE, tiny_trial())
-    wait_for(lambda: "waits for" in said(), why=said)
+    wait_for(lambda: "waiting for" in said(), why=said)
     process.send_signal(number)
     signalled = time.monotonic()
     assert process.wait(30) == 128 + number
@@ -154,8 +154,8 @@ def assert_stops_with_one_line(process, said, uri):
     assert process.wait(60) == 128 + signal.SIGTERM, said()
     assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
     (line,) = [line for line in said().splitlines() if "goes on" in line]
-    assert f"stopped; nothing could be saved since its last checkpoint, because {uri}" in line
-    assert line.endswith("; the same command goes on from there")
+    assert f"stopped; nothing was saved since the last checkpoint, because {uri}" in line
+    assert line.endswith("; the same command resumes it")
     assert "Traceback" not in said()
 
 
@@ -163,7 +163,7 @@ def assert_stops_with_one_line(process, said, uri):
 def test_sigterm_while_a_checkpoint_cannot_be_written_ends_training_with_the_one_before(start, tmp_path):
     """It is the last one, whose writing is retried."""
     process, said = start([sys.executable, "-c", FULL_DISK], tiny_trial(), "--checkpoint-seconds", "0")
-    wait_for(lambda: "it is tried again" in said(), why=said)
+    wait_for(lambda: "retrying for up to" in said(), why=said)
     assert_stops_with_one_line(process, said, tmp_path)
     (trial,) = (tmp_path / "trials").iterdir()
     assert sorted(os.listdir(trial / "checkpoints")) == ["step-00000002.safetensors", "step-00000004.safetensors"]
@@ -182,7 +182,7 @@ def test_sigterm_while_a_bucket_is_away_ends_training_with_what_was_saved_before
 
     gate.refuses = refuses
     process, said = start(ONE, tiny_trial(), "--checkpoint-seconds", "0", storage=bucket)
-    wait_for(lambda: "it is tried again" in said(), why=said)
+    wait_for(lambda: "retrying for up to" in said(), why=said)
     assert_stops_with_one_line(process, said, bucket)
     gate.refuses = s3_server.nothing
     process, said = start(ONE, tiny_trial(), storage=bucket)
@@ -195,7 +195,7 @@ def test_sigterm_while_a_bucket_is_away_ends_training_with_what_was_saved_before
 @pytest.mark.long
 def test_workers_wait_for_the_claim_of_the_first_as_long_as_it_takes(start, claim):
     process, said = start(TORCHRUN, tiny_trial())
-    wait_for(lambda: "waits for" in said(), why=said)
+    wait_for(lambda: "waiting for" in said(), why=said)
     time.sleep(10)  # more than the time-out of the process group
     assert process.poll() is None, said()
     claim.release()
@@ -208,7 +208,7 @@ def test_workers_wait_for_the_claim_of_the_first_as_long_as_it_takes(start, clai
 @pytest.mark.parametrize("victim", ["torchrun", "the first worker"])
 def test_sigterm_while_the_first_worker_waits_for_a_claim_ends_all(start, claim, victim):
     process, said = start(TORCHRUN, tiny_trial())
-    wait_for(lambda: "waits for" in said(), why=said)
+    wait_for(lambda: "waiting for" in said(), why=said)
     everybody = descendants(process.pid)
     os.kill(process.pid if victim == "torchrun" else min(everybody - {process.pid}), signal.SIGTERM)
     signalled = time.monotonic()
@@ -228,7 +228,7 @@ def test_sigterm_while_the_first_worker_clusters_saves_a_checkpoint_and_ends_all
     signalled = time.monotonic()
     assert process.wait(40) != 0
     assert time.monotonic() - signalled < 20
-    assert "stopped at step 3 of 6; the same command goes on from there" in said(), said()
+    assert "stopped at step 3 of 6; the same command resumes it" in said(), said()
     (trial,) = (tmp_path / "trials").iterdir()
     assert os.listdir(trial / "checkpoints") == ["step-00000003.safetensors"]
     assert not list(trial.glob("claim*"))

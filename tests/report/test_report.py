@@ -255,7 +255,7 @@ def test_a_folder_that_is_no_report_is_left_alone(small, content):
     storage, output = small
     output.mkdir()
     (output / content).write_text('{"mine": 1}')
-    with pytest.raises(ValueError, match=f"holds {content}, which mdssl did not write as a report.*--output"):
+    with pytest.raises(ValueError, match=f"contains {content}, which mdssl did not write as a report.*--output"):
         write_report(storage, output)
     assert list(files_in(output)) == [content]
     assert (output / content).read_text() == '{"mine": 1}'
@@ -269,22 +269,23 @@ def test_damaged_curves_are_one_page_with_a_word_about_it(small):
     assert "cannot be drawn" in Page(output / "trials" / f"{trial_id}.html").text
 
 
-def test_nearest_neighbours_are_shown_and_told_in_words(small):
+@pytest.mark.parametrize("spelling", ["neighbors", "neighbours"], ids=["now", "in older trials"])
+def test_nearest_neighbors_are_shown_and_described(small, spelling):
     storage, output = small
     (trial_id, *_) = read(storage)["trial_id"]
     folder = Path(storage) / "trials" / trial_id
-    (folder / "neighbours.png").write_bytes(
+    (folder / f"{spelling}.png").write_bytes(
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (400).to_bytes(4, "big") + bytes([0, 0, 1, 0])
     )
     near = [{"dataset": "svhn", "class": "7", "similarity": 0.914}]
-    row = {"dataset": "cifar10", "class": "cat", "neighbours": near}
-    (folder / "neighbours.json").write_text(json.dumps({"in_words": ["Neighbours: 90% svhn."], "rows": [row]}))
+    row = {"dataset": "cifar10", "class": "cat", spelling: near}
+    (folder / f"{spelling}.json").write_text(json.dumps({"in_words": ["Neighbors: 90% svhn."], "rows": [row]}))
     write_report(storage, output)
     page = Page(output / "trials" / f"{trial_id}.html")
-    (image,) = [found for tag, found in page.elements if tag == "img" and "neighbours" in found["src"]]
+    (image,) = [found for tag, found in page.elements if tag == "img" and "neighbors" in found["src"]]
     assert image["alt"].endswith("cat of cifar10: 7 of svhn (0.91).")
     assert (image["width"], image["height"]) == ("400", "256")
-    assert "Neighbours: 90% svhn." in page.text
+    assert "Neighbors: 90% svhn." in page.text
 
 
 def test_a_watched_report_renews_itself_until_it_is_no_longer_watched(small, monkeypatch):
@@ -319,7 +320,7 @@ def test_a_storage_that_is_mistyped_leaves_an_earlier_report_as_it_is(storage, t
     with pytest.raises(ValueError, match="has no leaderboard and no trials.*--storage"):
         write_report(tmp_path / "resluts", output)
     write_trial(tmp_path / "others", config(seed=1), {"svhn": 40.0})
-    with pytest.raises(ValueError, match=r"holds the report of .*results, not of .*others.*--output"):
+    with pytest.raises(ValueError, match=r"contains the report of .*results, not of .*others.*--output"):
         write_report(tmp_path / "others", output)
     assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
 
@@ -469,7 +470,7 @@ def test_a_figure_of_somebody_else_is_not_replaced(small, figures):
     (output / "figures").mkdir(parents=True)
     (output / "report.json").write_text(json.dumps({"made_by": "mdssl report", "storage": storage}))
     (output / "index.html").write_text("mine")
-    with pytest.raises(ValueError, match=r"index\.html is there, and mdssl did not write it"):
+    with pytest.raises(ValueError, match=r"index\.html exists, and mdssl did not write it"):
         write_report(storage, output)
     assert (output / "index.html").read_text() == "mine"
 
@@ -478,5 +479,5 @@ def test_a_folder_with_nothing_but_hidden_files_is_not_taken(small):
     storage, output = small
     (output / ".git").mkdir(parents=True)
     (output / ".git/HEAD").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds \.git/HEAD, which mdssl did not write as a report"):
+    with pytest.raises(ValueError, match=r"contains \.git/HEAD, which mdssl did not write as a report"):
         write_report(storage, output)

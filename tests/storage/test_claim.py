@@ -20,10 +20,10 @@ import pytest
 from processes import wait_for
 
 from mdssl.storage import claim as claims
-from mdssl.storage import process_identity
+from mdssl.storage import claim_files
 from mdssl.storage.claim import Claim, ClaimLostError, Owner, Watch, holder_of
+from mdssl.storage.claim_files import machine, started
 from mdssl.storage.location import Location
-from mdssl.storage.process_identity import machine, started
 from mdssl.storage.retry import retrying
 
 # Forked from a process that has imported all this, and nothing of the tests before.
@@ -287,8 +287,8 @@ def hide_processes(monkeypatch, signal_ends_in):
         if signal_ends_in:
             raise signal_ends_in
 
-    monkeypatch.setattr(process_identity.Path, "read_text", unseen)
-    monkeypatch.setattr(process_identity.os, "kill", kill)
+    monkeypatch.setattr(claim_files.Path, "read_text", unseen)
+    monkeypatch.setattr(claim_files.os, "kill", kill)
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_a_suspended_owner_loses_the_claim_and_stops_when_it_goes_on(trial_dir, 
         os.kill(holder.pid, signal.SIGCONT)
     line = holder.stdout.readline()
     assert line.startswith("lost: trial 0123456789ab is no longer this process's")
-    assert f":{os.getpid()} (second) has it now" in line
+    assert f":{os.getpid()} (second) holds the claim now" in line
     assert holder.wait(10) == 0
     claim.check()
     assert holder_of(trial_dir).token == claim.token, "the loser's heartbeat and release touch nothing"
@@ -407,7 +407,7 @@ def test_who_has_a_claim_sees_that_it_is_gone(trial_dir):
         for name in trial_dir.names():
             (trial_dir / name).delete()
         wait_for(lambda: not claim._heart.is_alive(), 10)
-        with pytest.raises(ClaimLostError, match="its claim is gone"):
+        with pytest.raises(ClaimLostError, match="the claim was deleted"):
             claim.check()
         assert not (trial_dir / "claim.json").exists(), "a heartbeat makes no claim anew"
     assert files(trial_dir) == []

@@ -290,7 +290,7 @@ def test_a_picture_that_only_mentions_us_is_not_ours(tmp_path):
 def test_a_file_that_comes_meanwhile_stays(tmp_path):
     """Somebody writes into the folder while its replacement is made."""
     a_dataset(write_images(tmp_path / "source"), tmp_path / "data/cells", None)
-    with pytest.raises(InputError, match=r"holds mine\.txt"), replaced(tmp_path / "data/cells", DATASET) as folder:
+    with pytest.raises(InputError, match=r"contains mine\.txt"), replaced(tmp_path / "data/cells", DATASET) as folder:
         (folder / "meta.json").write_text("{}")
         (tmp_path / "data/cells/mine.txt").write_text("mine")
     assert (tmp_path / "data/cells/mine.txt").read_text() == "mine"

@@ -89,7 +89,7 @@ def test_a_local_disk_that_comes_back_is_waited_for_and_told_of_once(tmp_path, m
     assert fault.left == 0
     assert (tmp_path / "row").read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["row"]
-    assert [caplog.text.count(words) for words in ("tried again for up to 1 min", "can be used again")] == [1, 1]
+    assert [caplog.text.count(words) for words in ("retrying for up to 1 min", "is available again")] == [1, 1]
 
 
 FULL_TMPFS = """
@@ -160,7 +160,7 @@ def test_a_storage_that_does_not_come_back_ends_in_a_message_that_says_what_to_d
     full_disk(monkeypatch, FULL, times=10**6)
     with (
         retrying(0.2),
-        pytest.raises(StorageLostError, match=r"row could not be used for .* No space left.*--retry-failed"),
+        pytest.raises(StorageLostError, match=r"row was unavailable for .* No space left.*--retry-failed"),
     ):
         (Location.of(tmp_path) / "row").write_bytes(b"new")
     assert (tmp_path / "row").read_bytes() == b"old"
@@ -209,7 +209,7 @@ def test_a_request_to_stop_ends_retries_and_all_later_requests_at_once(bucket, t
     threading.Timer(0.3, stop.set).start()
     begun = time.monotonic()
     with retrying(60, stop_requested=stop.is_set):
-        with retrying(50, stop_requested=lambda: False), pytest.raises(StoppedError, match=r"cannot be used .*NETWORK"):
+        with retrying(50, stop_requested=lambda: False), pytest.raises(StoppedError, match=r"is unavailable .*NETWORK"):
             folder.names()
         left = fault.left
         with pytest.raises(StorageLostError, match="not used any more"):

@@ -100,7 +100,7 @@ def test_a_sweep_scores_the_labelled_domains_and_says_which_it_leaves_out(data, 
     assert run_sweep("test", settings(data, tmp_path, domains=("tiny-a", "bare", "tiny-b")), SIMCLR) == 0
     said = capsys.readouterr().out
     assert said.count("note: no scores on bare: no labels") == 1
-    assert "probes: tiny-a, tiny-b" in said
+    assert "to score: tiny-a, tiny-b" in said
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_set_of_fewer_training_images_than_neighbours_is_planned_and_scored(da
     storage, ids = trained
     few = settings(data, domains=("tiny-a",), evaluate=("few",))
     (work,) = plan(Location.of(storage / "none"), trials(few, SIMCLR), few)
-    assert work.state == "train"
+    assert str(work) == "queued to train"
     run("probe", data, storage, ids[0], "--evaluate", "few")
     (row,) = read(storage, trial_id=ids[0], eval_dataset="few").to_dict("records")
     assert json.loads(row["config_json"])["evaluation"]["knn_neighbours_there_are"] == 12
@@ -134,7 +134,7 @@ def test_a_probe_scores_labelled_domains_and_its_sheet_searches_all(data, traine
     run("probe", data, storage, ids[0])
     assert "note: no scores on bare: no labels" in capsys.readouterr().out
     assert set(read(storage, trial_id=ids[0])["eval_dataset"]) - {"few"} == {"tiny-a"}
-    sheet = json.loads((storage / "trials" / ids[0] / "neighbours.json").read_text())
+    sheet = json.loads((storage / "trials" / ids[0] / "neighbors.json").read_text())
     assert sheet["candidates"] == {"tiny-a": 64, "bare": 40}
     assert "bare" not in sheet["datasets"]
     assert set(sheet["datasets"]["tiny-a"]["domains"]) == {"tiny-a", "bare"}

@@ -39,18 +39,18 @@ class Simulated:
             if now - self.reported >= REPORT or self.step == 100:
                 self.reported = now
                 speed = views_of(self.config, 1) / self.seconds_per_step
-                pace.report(self.id, {"phase": "training", "step": self.step, "views_per_second": speed}, now)
+                pace.report(self.id, {"state": "training", "step": self.step, "views_per_second": speed}, now)
             if self.step == 100:
                 self.phase = self.trained(now, pace, evaluator)
         elif self.phase == "evaluating" and evaluator[0] is self:
             self.evaluate -= TICK
             if self.evaluate <= 0:
                 evaluator.pop(0)
-                pace.report(self.id, {"phase": "finished"}, now)
+                pace.report(self.id, {"state": "finished"}, now)
                 self.phase = "done"
 
     def trained(self, now, pace, evaluator):
-        pace.report(self.id, {"phase": "evaluating"}, now)
+        pace.report(self.id, {"state": "evaluating"}, now)
         evaluator.append(self)
         return "evaluating"
 

@@ -35,7 +35,7 @@ def settings(tiny_data):
 
 
 def states(storage, settings, methods=METHODS):
-    return [work.state for work in plan(storage, trials(settings, methods), settings)]
+    return [str(work) for work in plan(storage, trials(settings, methods), settings)]
 
 
 def score(settings, dataset, **changes):
@@ -72,13 +72,13 @@ def test_every_method_temperature_and_seed_is_one_trial(settings):
 
 
 def test_an_empty_storage_leaves_everything_to_do(settings, tmp_path):
-    assert states(Location.of(tmp_path), settings) == ["train"] * 3
+    assert states(Location.of(tmp_path), settings) == ["queued to train"] * 3
 
 
 def test_only_missing_scores_are_made_for_a_trained_encoder(settings, trained):
     storage, config, _ = trained
     work = plan(storage, [config], settings)[0]
-    assert (work.state, work.missing) == ("probe", ("tiny-c",))
+    assert (str(work), work.missing) == ("queued to evaluate", ("tiny-c",))
     assert states(storage, replace(settings, evaluate=("tiny-a",)), METHODS[2:]) == ["finished"]
 
 
@@ -86,11 +86,11 @@ def test_another_probe_layer_or_other_data_make_a_score_missing(settings, traine
     storage, config, row = trained
     only_a = replace(settings, evaluate=("tiny-a",))
     for change in ({"probe": "sgd"}, {"probe_l2": 0.5}, {"features": ("encoder", "projection")}):
-        assert states(storage, replace(only_a, **change), METHODS[2:]) == ["probe"], change
+        assert states(storage, replace(only_a, **change), METHODS[2:]) == ["queued to evaluate"], change
     evaluation = json.loads(row["config_json"])
     evaluation["evaluation"]["data_fingerprint"] = "of other images"
     write_rows(storage, config.trial_id, [row | {"config_json": json.dumps(evaluation)}])
-    assert states(storage, only_a, METHODS[2:]) == ["probe"]
+    assert states(storage, only_a, METHODS[2:]) == ["queued to evaluate"]
 
 
 def test_a_further_learning_rate_of_the_sgd_probe_is_a_missing_score(settings, trained):
@@ -108,7 +108,7 @@ def test_a_further_learning_rate_of_the_sgd_probe_is_a_missing_score(settings, t
     ]
     write_rows(storage, config.trial_id, rows[:1])
     assert states(storage, replace(settings, probe_learning_rate=(0.1,)), METHODS[2:]) == ["finished"]
-    assert states(storage, settings, METHODS[2:]) == ["probe"]
+    assert states(storage, settings, METHODS[2:]) == ["queued to evaluate"]
     write_rows(storage, config.trial_id, rows)
     assert states(storage, settings, METHODS[2:]) == ["finished"]
 
@@ -120,7 +120,7 @@ def test_rows_from_before_sgd_raw_had_its_name_are_its_scores(settings, trained)
     write_rows(storage, config.trial_id, before)
     assert states(storage, settings, METHODS[2:]) == ["finished"]
     assert states(storage, replace(settings, probe_learning_rate=(0.1, 0.3)), METHODS[2:]) == ["finished"]
-    assert states(storage, replace(settings, probe="sgd"), METHODS[2:]) == ["probe"]
+    assert states(storage, replace(settings, probe="sgd"), METHODS[2:]) == ["queued to evaluate"]
     names = ["sgd-raw", "sgd-raw(learning_rate=0.3)"]
     assert [row["probe"] for row in read_rows(storage, config.trial_id)] == names
     assert list(read(storage)["probe"]) == names
@@ -137,9 +137,9 @@ def test_a_failed_learning_rate_costs_no_other_its_score(settings, trained):
         config, "diverged", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00", score=asked | {"probe": first}
     )
     write_rows(storage, config.trial_id, [failure])
-    assert states(storage, settings, METHODS[2:]) == ["probe"], "the other rate was never tried"
+    assert states(storage, settings, METHODS[2:]) == ["queued to evaluate"], "the other rate was never tried"
     assert states(storage, replace(settings, probe_learning_rate=(0.1,)), METHODS[2:]) == ["failed"]
-    assert states(storage, replace(settings, probe_learning_rate=(0.3,)), METHODS[2:]) == ["probe"]
+    assert states(storage, replace(settings, probe_learning_rate=(0.3,)), METHODS[2:]) == ["queued to evaluate"]
 
 
 def test_a_finished_score_stays_when_it_is_made_again(trained):
@@ -156,8 +156,8 @@ def test_a_begun_trial_goes_on_and_a_forced_one_starts_again(settings, trained, 
     storage, config, _ = trained
     for name in ("training.json", "encoder.safetensors"):
         (storage / "trials" / config.trial_id / name).delete()
-    assert states(storage, settings, METHODS[2:]) == ["resume"]
-    assert states(storage, replace(settings, force=True), METHODS[2:]) == ["train"]
+    assert states(storage, settings, METHODS[2:]) == ["queued to resume"]
+    assert states(storage, replace(settings, force=True), METHODS[2:]) == ["queued to train"]
 
 
 def test_a_failed_trial_is_left_alone_until_asked(settings, tmp_path):
@@ -166,7 +166,7 @@ def test_a_failed_trial_is_left_alone_until_asked(settings, tmp_path):
     failure = failed_row(config, "NaN", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00")
     write_rows(storage, config.trial_id, [failure])
     assert states(storage, settings, METHODS[2:]) == ["failed"]
-    assert states(storage, replace(settings, retry_failed=True), METHODS[2:]) == ["train"]
+    assert states(storage, replace(settings, retry_failed=True), METHODS[2:]) == ["queued to train"]
 
 
 def test_a_failed_score_is_left_alone_until_asked_and_costs_no_other_score(settings, trained):
@@ -186,7 +186,7 @@ def test_a_failed_score_is_left_alone_until_asked_and_costs_no_other_score(setti
     other = row | {"eval_dataset": "tiny-b"}
     assert [r["eval_dataset"] for r in merged(rows, [other])] == ["tiny-a", "tiny-c", "tiny-b"]
     assert states(storage, replace(settings, evaluate=("tiny-a",)), METHODS[2:]) == ["finished"]
-    assert states(storage, replace(settings, knn_neighbors=5), METHODS[2:]) == ["probe"]
+    assert states(storage, replace(settings, knn_neighbors=5), METHODS[2:]) == ["queued to evaluate"]
     better = row | {"eval_dataset": "tiny-c"}
     assert [r["status"] for r in merged(rows, [better])] == ["finished", "finished"]
 
@@ -217,7 +217,7 @@ def test_what_had_failed_before_the_plan_is_tried_again_when_another_sweep_gives
     assert (again.is_left, again.missing, told) == (True, work.missing, [])
     write_rows(storage, config.trial_id, [failure])
     assert others.wait([work]) == []
-    assert told == [(config.trial_id, {"phase": "failed", "error": "NaN"})], "and what has failed since is not"
+    assert told == [(config.trial_id, {"state": "failed", "error": "NaN"})], "and what has failed since is not"
 
 
 def test_a_row_says_exactly_what_produced_it(settings, trained):
@@ -274,10 +274,10 @@ def test_a_search_scores_again_what_has_no_validation_score(settings, trained):
     rows = read_rows(storage, config.trial_id)
     assert rows[0]["val_top1"] is None
     search = replace(settings, evaluate=("tiny-a",), search="random", trials=3)
-    assert [work.state for work in plan(storage, [config], search)] == ["probe"]
+    assert [str(work) for work in plan(storage, [config], search)] == ["queued to evaluate"]
     write_rows(storage, config.trial_id, [row | {"val_top1": 50.0} for row in rows])
-    assert [work.state for work in plan(storage, [config], search)] == ["finished"]
-    assert [work.state for work in plan(storage, [config], replace(settings, evaluate=("tiny-a",)))] == ["finished"]
+    assert [str(work) for work in plan(storage, [config], search)] == ["finished"]
+    assert [str(work) for work in plan(storage, [config], replace(settings, evaluate=("tiny-a",)))] == ["finished"]
 
 
 def test_a_trial_that_ended_early_is_done_for_a_search_and_left_for_a_grid(settings, trained):
@@ -290,7 +290,7 @@ def test_a_trial_that_ended_early_is_done_for_a_search_and_left_for_a_grid(setti
     }
     write_rows(storage, config.trial_id, [row])
     done = replace(settings, scheduler="asha", grace_steps=1)
-    assert [work.state for work in plan(storage, [config], done)] == ["stopped"]
+    assert [str(work) for work in plan(storage, [config], done)] == ["stopped"]
     assert [work.is_left for work in plan(storage, [config], settings)] == [True]
 
 

@@ -68,5 +68,5 @@ def test_a_sweep_waits_for_a_node_says_so_and_uses_it_when_it_comes(tiny_data, t
             process.kill()
             process.wait()
         cluster.shutdown()
-    assert "machines have come after" in said.read_text()
+    assert "machines are available after" in said.read_text()
     assert len(list(tmp_path.glob("results/trials/*/encoder.safetensors"))) == 3

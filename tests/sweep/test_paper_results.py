@@ -63,7 +63,7 @@ def test_trials_of_other_experiments_are_not_in_it(tmp_path):
 def test_why_a_figure_is_not_drawn_is_said(tmp_path, name):
     write(str(tmp_path), name)
     text = shown(str(tmp_path), name)
-    assert f"{name} is not drawn: " in text and "saved representations" in text
+    assert f"{name} is not drawn: " in text and "has representations" in text
 
 
 def test_an_experiment_without_scores_says_so(tmp_path):

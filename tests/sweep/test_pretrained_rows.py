@@ -37,10 +37,10 @@ def test_the_command_scores_a_file_of_weights(weights, tiny_data, tmp_path, caps
     run("probe", *flags)
     printed = capsys.readouterr().out
     assert "resnet18 with imagenet stem" in printed
-    assert "not used of it: fc.weight, fc.bias" in printed
+    assert "unused tensors: fc.weight, fc.bias" in printed
     run("probe", *flags, "--input-size", 48)
     run("probe", *flags)
-    assert "tiny-a: already there" in capsys.readouterr().out
+    assert "tiny-a: scored already" in capsys.readouterr().out
     board = read(str(tmp_path))
     assert list(board["method"]) == ["pretrained"] * 2, "another input size is another row"
     row = board.iloc[0]
@@ -81,7 +81,7 @@ def test_what_the_file_is_called_does_not_make_another_trial(weights, tmp_path):
         (["--weights", "nowhere.pth", "--evaluate", "tiny-a"], "nowhere.pth cannot be loaded"),
         (["--weights", "FILE"], "name datasets with --evaluate"),
         (["--weights", "FILE", "--evaluate", "tiny-a", "tiny-a"], "has a value twice"),
-        (["--weights", "FILE", "--evaluate", "tiny-a", "--features", "projection"], "comes without our head"),
+        (["--weights", "FILE", "--evaluate", "tiny-a", "--features", "projection"], "has no projection head"),
         (["--weights", "FILE", "--evaluate", "tiny-a", "--input-size", 2], "input_size is 2"),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_file_that_changed_since_the_trial_was_made_is_refused(weights, tiny_d
     file.write_bytes(weights.read_bytes())
     config, _ = pretrained_config(file)
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
-    with pytest.raises(ValueError, match="put the file back"):
+    with pytest.raises(ValueError, match="restore the file"):
         train(config, data=tiny_data, trial_dir=tmp_path / "trial", device="cpu")
     assert not (tmp_path / "trial").exists()
 
@@ -105,5 +105,5 @@ def test_a_file_that_changed_since_the_trial_was_made_is_refused(weights, tiny_d
 def test_a_pretrained_trial_is_made_of_a_file_only():
     with pytest.raises(ValueError, match="made by `mdssl probe --weights FILE`"):
         TrialConfig(method="pretrained")
-    with pytest.raises(ValueError, match="do not go together"):
+    with pytest.raises(ValueError, match="cannot be combined"):
         TrialConfig(method="mdssl", domains=("tiny-a",), weights_fingerprint="0" * 16)

@@ -19,7 +19,7 @@ CONFIG = TrialConfig(domains=("a", "b"), iterations=100, lambda2=0.1, precision=
 
 def report_of(step, **result):
     numbers = {"loss": 4.5, "alignment": -6.0, "within": 10.5, "across": 0.25, "views_per_second": 1234.0}
-    return {"phase": "training", "step": step, "iterations": 100, "eta_seconds": 75} | numbers | result
+    return {"state": "training", "step": step, "iterations": 100, "eta_seconds": 75} | numbers | result
 
 
 class Shown:
@@ -50,11 +50,11 @@ def test_a_line_names_the_trial_its_step_loss_terms_speed_and_eta(shown):
     assert "loss 4.500 = align -6.000, within 10.500, across 0.250  1,234 views/s  ETA 1m15s" in line
 
 
-def test_phases_are_said_at_once_and_steps_every_few_seconds(shown):
+def test_states_are_said_at_once_and_steps_every_few_seconds(shown):
     for step in (10, 20, 30):
         shown.step(step)
-    shown.report(phase="evaluating")
-    shown.report(phase="finished")
+    shown.report(state="evaluating")
+    shown.report(state="finished")
     assert [line.split(": ")[1].split("  ")[0] for line in shown.lines()] == [
         "step 10/100",
         "evaluating",
@@ -71,9 +71,9 @@ def test_the_sweeps_eta_counts_evaluations_and_says_where_it_knows_nothing_of_th
         out, other = io.StringIO(), replace(CONFIG, seed=1)
         progress = SweepProgress({CONFIG.trial_id: CONFIG}, Console(file=out, width=200), pace, to_come=lambda: 2)
         progress.add(other, 100)
-        progress.tell(other.trial_id, {"phase": "finished"})
+        progress.tell(other.trial_id, {"state": "finished"})
         progress.to_come = lambda: 0
-        progress.tell(CONFIG.trial_id, {"phase": "training", "step": 80, **numbers, **second})
+        progress.tell(CONFIG.trial_id, {"state": "training", "step": 80, **numbers, **second})
         lines = out.getvalue().splitlines()
         assert "[sweep 1/4, ETA ?]" in lines[0]
         assert f"[sweep 1/2, ETA {eta}]" in lines[1]
@@ -82,30 +82,30 @@ def test_the_sweeps_eta_counts_evaluations_and_says_where_it_knows_nothing_of_th
 def test_a_step_that_comes_again_means_that_a_worker_died(shown):
     shown.step(50)
     shown.step(40)
-    assert any("a worker died at step 50 or after" in line and "is at step 40" in line for line in shown.lines())
+    assert any("a worker died at step 50 or later" in line and "is at step 40" in line for line in shown.lines())
 
 
 def test_a_worker_that_goes_on_at_the_step_of_its_last_report_has_died_too(shown):
     shown.step(50)
     shown.step(50)
-    assert any("a worker died at step 50 or after" in line for line in shown.lines())
+    assert any("a worker died at step 50 or later" in line for line in shown.lines())
 
 
 def test_a_failure_says_why(shown):
-    shown.report(phase="failed", error="the loss is not finite")
-    assert "FAILED: the loss is not finite" in shown.lines()[0]
+    shown.report(state="failed", error="the loss is not finite")
+    assert "failed: the loss is not finite" in shown.lines()[0]
 
 
 def test_a_trial_that_another_sweep_has_says_whose_it_is_and_is_then_as_any_other(shown):
-    waits = {"phase": "queued", "owner": "node7:123 (mixtures)", "reached": 40}
+    waits = {"state": "queued", "owner": "node7:123 (mixtures)", "reached": 40}
     shown.step(50)
     shown.report(**waits)
     shown.report(**waits)
-    assert "waits for node7:123 (mixtures), which is at step 40 or after" in shown.lines()[1]
+    assert "queued: waiting for node7:123 (mixtures), which is at step 40 or later" in shown.lines()[1]
     assert len(shown.lines()) == 2, "said once a minute"
     shown.step(50)
     assert not any("a worker died" in line for line in shown.lines())
-    shown.progress.tell(CONFIG.trial_id, {"phase": "finished", "error": ""})
+    shown.progress.tell(CONFIG.trial_id, {"state": "finished", "error": ""})
     assert "finished  [sweep 1/1" in shown.lines()[-1]
 
 
@@ -118,11 +118,11 @@ def test_a_trial_without_a_report_for_two_minutes_says_what_it_may_wait_for(show
     for now in range(1000, 1600):
         if now == 1300:
             shown.step(10)
-            shown.trial.last_result = {"phase": "training"}
+            shown.trial.last_result = {"state": "training"}
         shown.progress.on_step_begin(0, [shown.trial])
         times += [now] * (len(shown.lines()) - len(times) + 1)
     waits = [line for line in shown.lines() if "no report for" in line]
-    starts = [line for line in waits if "its processes start, or wait for CPUs or GPUs" in line]
+    starts = [line for line in waits if "its processes are starting, or waiting for free CPUs or GPUs" in line]
     assert (len(starts), len(waits)) == (2, 4)
     assert all(f"{CONFIG.trial_id} mdssl" in line for line in waits)
     assert all(later - earlier <= 120 for earlier, later in pairwise([*times, now]))
@@ -144,5 +144,5 @@ def test_the_table_shows_scores_at_their_steps_and_who_is_ahead(shown):
 
 def test_a_trial_that_ends_early_says_where(shown):
     shown.step(10, val_linear_top1=30.0)
-    shown.report(phase="stopped", ended_early=True)
-    assert "ended early after step 10/100  validation 30.0 at 10  [sweep 1/1" in shown.lines()[-1]
+    shown.report(state="stopped", ended_early=True)
+    assert "stopped early after step 10/100  validation 30.0 at 10  [sweep 1/1" in shown.lines()[-1]

@@ -41,13 +41,13 @@ def test_so_many_trials_fit_at_once(each, nodes, fitting):
     [
         (share(workers=4, cpus=2), [{"CPU": 2}], r"needs 8 CPUs \(4 worker\(s\) with 2 each\), but the cluster has 2"),
         (share(gpus=1), [{"CPU": 2}], "needs 1 GPUs .* has 0"),
-        (share(cpus=4), [{"CPU": 2}, {"CPU": 2}], r"the cluster's nodes hold 0: 2 nodes with 2 CPUs;"),
+        (share(cpus=4), [{"CPU": 2}, {"CPU": 2}], r"the cluster's nodes have room for 0: 2 nodes with 2 CPUs;"),
         (
             share(gpus=1, cpus=2),
             [{"CPU": 8}, {"CPU": 1, "GPU": 4}],
-            "hold 0: 1 node with 8 CPUs, 1 node with 1 CPU and",
+            "room for 0: 1 node with 8 CPUs, 1 node with 1 CPU and",
         ),
-        (share(workers=3, cpus=2), [{"CPU": 3}, {"CPU": 3}], "3 workers with 2 CPUs .2 threads. each, .* hold 2"),
+        (share(workers=3, cpus=2), [{"CPU": 3}, {"CPU": 3}], "3 workers with 2 CPUs .2 threads. each, .* room for 2"),
     ],
 )
 def test_what_can_never_run_is_refused_with_what_is_there(each, nodes, message):
@@ -125,11 +125,11 @@ def test_a_sweep_that_waits_for_machines_says_how_long_and_for_what():
     cluster.pass_time(130)
     first, *_, last = cluster.lines
     assert first == (
-        "2 of 2 trial(s) wait for machines, for 0s so far: each needs 1 worker with 1 CPU (1 thread) and 1 GPU; the "
+        "2 of 2 trials are waiting for machines (0s so far): each needs 1 worker with 1 CPU (1 thread) and 1 GPU; the "
         "cluster has 1 node with 4 CPUs"
     )
     assert len(cluster.lines) == 3, "once a minute"
-    assert "for 2m00s so far" in last
+    assert "(2m00s so far)" in last
     cluster.nodes = [{"CPU": 4}, {"CPU": 8, "GPU": 1}]
     cluster.pass_time(60)
     assert cluster.lines[3].startswith("1 of 2 trial(s) wait for machines, for 3m")

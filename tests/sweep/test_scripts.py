@@ -22,7 +22,7 @@ def planned(tiny_data, tmp_path, capsys):
         assert script.main([str(flag) for flag in [*base, *flags]]) == code
         said = capsys.readouterr()
         print(said.err, file=sys.stderr)
-        lines = re.findall(r"^  ([0-9a-f]{12})  (.*?) +to be trained", said.out, re.MULTILINE)
+        lines = re.findall(r"^  ([0-9a-f]{12})  (.*?) +queued to train", said.out, re.MULTILINE)
         assert len(dict(lines)) == len(lines), "each trial stands once"
         return dict(lines)
 
@@ -118,7 +118,7 @@ def test_any_setting_is_an_axis(planned):
         ("clustering", ["--rules", "far"], "Did you mean 'farthest'"),
         ("clustering", ["--clusters", 2, 2], "axis clusters has a value twice"),
         ("clustering", ["--warmups", 80], "warmup_iterations is 80, but iterations is 80"),
-        ("lambda_grid", ["--input-size", 64], "no encoder comes from elsewhere"),
+        ("lambda_grid", ["--input-size", 64], "there is no pretrained encoder"),
         ("mixtures", ["--mixtures", "tiny-a"], "is not two domains or more"),
         ("mixtures", ["--mixtures", "tiny-a+"], "is not two domains or more"),
         ("mixtures", ["--subsets", 4], "of 3 domains mixtures have 2 to 3"),
@@ -162,7 +162,7 @@ def test_table_5_needs_no_mixture_where_a_pretrained_encoder_is_given(papers_dat
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
     assert script.main(["table5", "--pretrained", str(file), "--dry-run", *where]) == 0
     text = capsys.readouterr().out
-    assert "pretrained resnet18.pth" in text and "probes: cifar10" in text
+    assert "pretrained resnet18.pth" in text and "to score: cifar10" in text
     assert script.main(["table5", "--dry-run", *where]) == 2
     assert "no encoder is given with --pretrained" in capsys.readouterr().err
 

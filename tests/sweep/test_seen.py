@@ -1,4 +1,4 @@
-"""What a probe keeps to be looked at: representations and the sheet of neighbours, at no score's cost."""
+"""What a probe keeps to be looked at: representations and the sheet of neighbors, at no score's cost."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ CONFIG = TrialConfig(
     lr_warmup_iterations=0,
     precision="fp32",
 )
-KEPT = ("neighbours.json", "neighbours.png", "representations/tiny-a.safetensors", "representations/tiny-c.safetensors")
+KEPT = ("neighbors.json", "neighbors.png", "representations/tiny-a.safetensors", "representations/tiny-c.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def artifacts_of(trial_dir, data):
 
 
 def files(trial_dir):
-    found = [*trial_dir.glob("neighbours.*"), *trial_dir.glob("representations/*")]
+    found = [*trial_dir.glob("neighbors.*"), *trial_dir.glob("representations/*")]
     return {str(file.relative_to(trial_dir)): (file.read_bytes(), file.stat().st_mtime_ns) for file in sorted(found)}
 
 
@@ -85,12 +85,12 @@ def test_a_probe_keeps_what_is_to_be_seen_and_a_second_one_leaves_it(probed, tin
     first = files(probed)
     assert tuple(first) == KEPT
     probe(probed, tiny_data, "tiny-a", "tiny-c")
-    assert "tiny-a: already there" in capsys.readouterr().out
+    assert "tiny-a: scored already" in capsys.readouterr().out
     assert files(probed) == first
-    said = json.loads(first["neighbours.json"][0])
+    said = json.loads(first["neighbors.json"][0])
     assert said["candidates"] == {"tiny-a": 64, "tiny-b": 64}, "its domains, whatever it is scored on"
     assert list(said["datasets"]) == ["tiny-a", "tiny-b", "tiny-c"]
-    assert len(first["neighbours.png"][0]) < 150_000
+    assert len(first["neighbors.png"][0]) < 150_000
 
 
 def test_the_probe_of_a_sweep_keeps_the_same(trial_dir, probed, tiny_data):
@@ -114,12 +114,12 @@ def test_what_was_probed_before_is_made_when_it_is_asked_for(trial_dir, storage,
         kept = read(Location.of(probed), name)
         for layer in ("encoder", "projection"):
             np.testing.assert_allclose(made[name].layers[layer].sample, kept.layers[layer].sample, rtol=0.01, atol=1e-3)
-    assert json.loads(contents(trial_dir)["neighbours.json"])["datasets"].keys() == {"tiny-a", "tiny-b", "tiny-c"}
+    assert json.loads(contents(trial_dir)["neighbors.json"])["datasets"].keys() == {"tiny-a", "tiny-b", "tiny-c"}
     assert tuple(files(trial_dir)) == KEPT
 
 
-def test_numbers_of_the_sheet_are_those_of_its_neighbours(probed, tiny_data):
-    said = json.loads((probed / "neighbours.json").read_text())
+def test_numbers_of_the_sheet_are_those_of_its_neighbors(probed, tiny_data):
+    said = json.loads((probed / "neighbors.json").read_text())
     for name, summary in said["datasets"].items():
         assert sum(summary["domains"].values()) == pytest.approx(1, abs=1e-3)
         assert summary["own_domain"] == summary["domains"].get(name)
@@ -130,10 +130,10 @@ def test_numbers_of_the_sheet_are_those_of_its_neighbours(probed, tiny_data):
     for row in said["rows"]:
         part = open_dataset(tiny_data, row["dataset"]).split("test")
         assert row["class"] == str(open_dataset(tiny_data, row["dataset"]).classes[part.labels[row["row"]]])
-        similarities = [neighbour["similarity"] for neighbour in row["neighbours"]]
+        similarities = [neighbor["similarity"] for neighbor in row["neighbors"]]
         assert similarities == sorted(similarities, reverse=True)
-    assert said["in_words"][0].startswith("Neighbours of 32 test images of tiny-a: ")
-    with Image.open(probed / "neighbours.png") as sheet:
+    assert said["in_words"][0].startswith("Neighbors of 32 test images of tiny-a: ")
+    with Image.open(probed / "neighbors.png") as sheet:
         assert sheet.height > 100 * len(said["rows"])
 
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_written_costs_no_score_and_is_made_by_the_next_probe(tri
     replace = os.replace
 
     def full(source, target):
-        if "representations" in str(target) or "neighbours" in str(target):
+        if "representations" in str(target) or "neighbors" in str(target):
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(source, target)
 
@@ -159,7 +159,7 @@ def test_what_cannot_be_written_costs_no_score_and_is_made_by_the_next_probe(tri
     made = files(trial_dir)
     assert len(made) == 3, "made by the next probe"
     probe(trial_dir, tiny_data, "tiny-c")
-    assert list(json.loads((trial_dir / "neighbours.json").read_text())["datasets"]) == ["tiny-a", "tiny-b", "tiny-c"]
+    assert list(json.loads((trial_dir / "neighbors.json").read_text())["datasets"]) == ["tiny-a", "tiny-b", "tiny-c"]
     assert files(trial_dir)["representations/tiny-a.safetensors"] == made["representations/tiny-a.safetensors"]
 
 
@@ -167,7 +167,7 @@ def test_an_untrained_encoder_is_asked_about_what_it_is_scored_on(tiny_data, tmp
     config = TrialConfig(method="random", arch="resnet18")
     trial_dir = tmp_path / "trials" / config.trial_id
     train(config, data=tiny_data, trial_dir=trial_dir, device="cpu")
-    with pytest.raises(ValueError, match="trained on nothing; name datasets"):
+    with pytest.raises(ValueError, match="no training domains; name datasets"):
         artifacts_of(trial_dir, tiny_data).sheet()
     probe(trial_dir, tiny_data, "tiny-c")
-    assert json.loads((trial_dir / "neighbours.json").read_text())["candidates"] == {"tiny-c": 64}
+    assert json.loads((trial_dir / "neighbors.json").read_text())["candidates"] == {"tiny-c": 64}

@@ -91,7 +91,7 @@ def test_sigterm_ends_mdssl_probe_at_work_and_the_same_command_scores_what_is_mi
     assert not [name for name in os.listdir(folder) if name.startswith(("claim", "."))]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "tiny-a: already there" in said and "tiny-b (encoder, lbfgs): top-1" in said
+    assert "tiny-a: scored already" in said and "tiny-b (encoder, lbfgs): top-1" in said
     assert sorted(scored(folder)) == ["tiny-a", "tiny-b"]
 
 

@@ -260,8 +260,8 @@ def test_the_eta_counts_the_evaluation_of_what_trains_and_what_is_being_evaluate
     begin(storage, slow, step=40, views_per_second=20.0)
     begin(storage, evaluated, step=100, training={"status": "finished", "step": 100})
     # 60 steps of 40 views.
-    assert said().endswith("1 training, 1 evaluating; ETA over 2m00s of those at work")
+    assert said().endswith("1 training, 1 evaluating; ETA over 2m00s for running trials")
     scores = [finished_score(done, name) | {"eval_seconds": seconds} for name, seconds in (("a", 90.0), ("b", 60.0))]
     write_rows(storage, done.trial_id, scores)
     # One after another: the second begins 30 seconds after its training.
-    assert said().endswith("1 training, 1 evaluating, 1 finished; ETA 5m00s of those at work")
+    assert said().endswith("1 training, 1 evaluating, 1 finished; ETA 5m00s for running trials")

@@ -81,12 +81,12 @@ def test_the_same_command_again_trains_nothing(first, tiny_data):
     shutil.rmtree(of_others)
     assert "at a time" not in again, "Ray is not even started"
     assert encoders(storage) == before
-    assert "3 already there" in again
+    assert "3 finished" in again
     assert table(again) == table(output)
 
 
 def test_a_trial_that_mdssl_train_has_trained_is_only_scored(first):
-    assert re.search(r"2 to be trained", first[1]), first[1]
+    assert re.search(r"2 queued to train", first[1]), first[1]
     assert {line.split()[1] for line in re.findall(r"[0-9a-f]{12} \w+ .*: step \d+/", first[1])} == {"mdssl"}
 
 
@@ -95,7 +95,7 @@ def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, cluster, tiny_data):
     before = encoders(storage)
     grown = [*arguments, "--lambda2", 0.1, 0.0, "--evaluate", "tiny-a", "tiny-c", "tiny-b", "--executor", "inline"]
     grown = flags(storage, tiny_data, *grown, "--address", cluster)
-    assert "3 only to be probed, 1 to be trained" in run_here(*grown, "--dry-run")
+    assert "3 queued to evaluate, 1 queued to train" in run_here(*grown, "--dry-run")
     assert encoders(storage) == before, "a dry run does nothing"
     run_here(*grown)
     after = encoders(storage)
@@ -127,7 +127,7 @@ def test_a_killed_sweep_goes_on(cluster, tiny_data, tmp_path):
     assert not (unfinished / "encoder.safetensors").exists()
     method = json.loads((unfinished / "config.json").read_text())["method"]
     plan = run_here(*same, "--dry-run")
-    assert re.search(rf"{unfinished.name} .*{method}.* to go on from its checkpoint", plan)
+    assert re.search(rf"{unfinished.name} .*{method}.* queued to resume", plan)
     run_here(*same, "--address", cluster)
     board = pd.read_parquet(storage / "leaderboard")
     assert set(board["status"]) == {"finished"}
@@ -159,7 +159,7 @@ def test_a_trial_that_fails_is_a_row_and_force_trains_a_finished_one_again(first
     assert re.search(r"Traceback[\s\S]*NonFiniteLossError: the loss is not finite at step", kept)
     assert "--retry-failed" in output
     assert "2 failed before" in run_here(*arguments, code=1)
-    assert "2 to be trained" in run_here(*arguments, "--retry-failed", "--dry-run")
+    assert "2 queued to train" in run_here(*arguments, "--retry-failed", "--dry-run")
 
 
 BAD_INPUT = [

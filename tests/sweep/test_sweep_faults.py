@@ -72,7 +72,7 @@ def test_memory_that_runs_out_in_a_worker_is_a_row_with_that_reason(run, trial_d
     work = {"missing": ["tiny-c"], "tried": [], "may_end_early": False}
     with Claim(trial_dir) as claim:
         claim.take()
-        assert trial._do(CONFIG, work, trial_dir, run, claim)["phase"] == "failed"
+        assert trial._do(CONFIG, work, trial_dir, run, claim)["state"] == "failed"
     (row,) = read_rows(run.storage, CONFIG.trial_id)
     assert row["status"] == "failed"
     assert said in row["error"]
@@ -132,7 +132,7 @@ def test_a_trials_own_process_that_died_too_often_is_started_again_if_it_got_on(
     reach(trial_dir, 10)
     before = restarts.step_saved(trial_dir)
     reach(trial_dir, 20 if got_on else 10)
-    work = Work(CONFIG, "train", ("tiny-c",))
+    work = Work(CONFIG, "queued", ("tiny-c",), "train")
     result = SimpleNamespace(metrics=None, error="died", config={"work": {"trial": CONFIG.to_dict()}})
     again = restarts.to_run_again(Location.of(tmp_path), CONTEXT, [result], [work], {CONFIG.trial_id: before})
     assert again == ([work] if got_on else [])
@@ -200,7 +200,7 @@ def assert_saved_and_ended(stopped):
     assert max(saved_steps(stopped.storage)) > stopped.step
     assert_nothing_is_left_over(stopped.storage)
     assert not stopped.processes
-    assert "to go on from its checkpoint" in run_here(*stopped.command[2:], "--dry-run")
+    assert "queued to resume" in run_here(*stopped.command[2:], "--dry-run")
 
 
 @pytest.mark.ray

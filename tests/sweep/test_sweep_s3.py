@@ -76,7 +76,7 @@ def test_all_of_it_in_a_bucket(results, cluster, data_cache, tmp_path, capsys):
         assert list(steps) == list(range(4, 61, 4)), "every step once"
 
     probe = ["probe", trial_id, "--evaluate", "tiny-a", "tiny-c", *storage, *data]
-    assert re.search(r"tiny-a: already there\ntiny-c \(encoder, lbfgs\): top-1", said(*probe))
+    assert re.search(r"tiny-a: scored already\ntiny-c \(encoder, lbfgs\): top-1", said(*probe))
     board = pd.read_parquet(f"{results}/leaderboard")
     assert set(board["status"]) == {"finished"}
     assert sorted(zip(board["method"], board["eval_dataset"], strict=True)) == [

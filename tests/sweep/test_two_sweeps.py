@@ -42,7 +42,7 @@ def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, cluste
     random_id = pd.read_parquet(storage / "leaderboard").set_index("method").loc[["random"], "trial_id"].iloc[0]
     assert trained(first.said) | trained(second) == with_steps - {random_id}
     assert not trained(first.said) & trained(second), "no trial by both"
-    assert "waits for" in first.said + second
+    assert "waiting for" in first.said + second
     for trial_id in with_steps - {random_id}:
         steps = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet")["step"]
         assert list(steps) == list(range(2, 13, 2)), "every step once"
@@ -65,7 +65,7 @@ def test_a_sweep_takes_over_what_another_process_was_killed_in(start, tmp_path):
     # So that it lives, and trains no further, until the sweep has met it.
     os.kill(first.process.pid, signal.SIGSTOP)
     second = start(*shared, "--executor", "inline", "--max-concurrent", 1)
-    trial_id = second.wait_for(r"([0-9a-f]{12}) [^\n]*: waits for").group(1)
+    trial_id = second.wait_for(r"([0-9a-f]{12}) [^\n]*: waiting for").group(1)
     os.kill(first.process.pid, signal.SIGKILL)
     storage = tmp_path / "results"
     assert not (storage / "trials" / trial_id / "encoder.safetensors").exists()
@@ -91,7 +91,7 @@ def test_mdssl_train_waits_for_a_trial_that_another_has(start, tmp_path):
     with Claim(trial_dir, "the test") as claim:
         claim.take()
         train = start("--iterations", 2, "--device", "cpu", script=("-m", "mdssl", "train"))
-        train.wait_for(r"waits for .*:\d+ \(the test\)")
+        train.wait_for(r"waiting for .*:\d+ \(the test\)")
         assert trial_dir.names() == ["claim.json"]
     train.ends(0)
     assert "encoder.safetensors" in trial_dir.names()

@@ -112,10 +112,13 @@ def test_means_and_standard_errors_are_those_of_a_paired_test():
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (["mdssl"], "differ in lambda1: 0.9, 1; lambda2: 0, 0.1. Name one of them: --baseline mdssl lambda1=1 lambda2"),
+        (
+            ["mdssl"],
+            "differ in lambda1: 0.9, 1; lambda2: 0, 0.1. Select one of them: --baseline mdssl lambda1=1 lambda2",
+        ),
         (["simcrl"], "unknown baseline 'simcrl'; allowed: mdssl, simclr. Did you mean 'simclr'"),
         (["abc"], "'abc' is not a trial id"),
-        (["ffffffffffff"], "is no trial with a score"),
+        (["ffffffffffff"], "is not a trial with a score"),
         (["method=mdssl", "lambda1=0.7"], "no row has lambda1 '0.7'"),
     ],
 )

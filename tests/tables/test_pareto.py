@@ -93,7 +93,7 @@ def test_mixtures_have_fronts_of_their_own_where_they_see_other_datasets(traded)
         (("seen",), {}, "pareto is seen; it must be two different objectives: seen unseen, average hours"),
         (("seen", "seen"), {}, "two different objectives"),
         (("seen", "svhm"), {}, r"unknown objective 'svhm'.*Did you mean 'svhn'"),
-        (("seen", "unseen"), {"over_seeds": True}, "a mean over seeds would be too good"),
+        (("seen", "unseen"), {"over_seeds": True}, "a mean over seeds would be biased"),
     ],
 )
 def test_what_is_no_front_is_refused(traded, names, asked, message):
@@ -104,10 +104,10 @@ def test_what_is_no_front_is_refused(traded, names, asked, message):
 def test_hours_of_several_devices_and_scores_of_several_probes_are_refused(traded):
     write(traded, 7, (1, 1, 1, 1), device="NVIDIA H200", train_seconds=1.0)
     write(traded, 8, (1, 1, 1, 1), device="cpu", train_seconds=1.0)
-    with pytest.raises(ValueError, match="hours on several devices are no comparison: NVIDIA H200, cpu"):
+    with pytest.raises(ValueError, match="hours on several devices cannot be compared: NVIDIA H200, cpu"):
         on_front(traded, "average", "hours")
     write(traded, 9, (1, 1, 1, 1), probe="sgd")
-    with pytest.raises(ValueError, match="several probe: lbfgs, sgd"):
+    with pytest.raises(ValueError, match="one probe, but there are several: lbfgs, sgd"):
         on_front(traded, "seen", "unseen")
 
 

@@ -213,9 +213,9 @@ def test_the_format_is_said_by_the_name_of_the_file_or_by_its_own(output, asked,
 @pytest.mark.parametrize(
     ("output", "asked", "message"),
     [
-        ("a.xlsx", None, "does not say its format; end it in .txt, .md"),
-        ("a.csv", "latex", "do not agree"),
-        (None, "parquet", "say in which file"),
+        ("a.xlsx", None, "has no known suffix; use one of .txt, .md"),
+        ("a.csv", "latex", "do not match"),
+        (None, "parquet", "cannot be printed"),
         ("a.csv", "cvs", "unknown format 'cvs'.*Did you mean 'csv'"),
     ],
 )

@@ -151,8 +151,8 @@ def test_means_over_datasets_are_one_number_in_tables_and_figures(swept):
 def test_notes_name_the_datasets_left_out_and_the_trials_without_a_mean(swept):
     notes = view(with_settings(read(swept)), baseline=("simclr",)).notes
     assert notes == (
-        "averages are over cifar10, eurosat, stl10, svhn; left out, as not enough trials have a score: dtd",
-        f"no average for lack of a score on eurosat: {CONFIGS['other', 0].trial_id}",
+        "averages are over cifar10, eurosat, stl10, svhn; left out, because too few trials have a score: dtd",
+        f"no average, because of a missing score on eurosat: {CONFIGS['other', 0].trial_id}",
     )
 
 
@@ -163,7 +163,7 @@ def test_a_terminal_shows_the_first_rows_and_says_how_many_there_are(storage, tm
     print_leaderboard(storage, console=console)
     lines = console.file.getvalue().splitlines()
     assert sum(line.startswith("mdssl") for line in lines) == TERMINAL_ROWS
-    assert f"{TERMINAL_ROWS} of {TERMINAL_ROWS + 5} rows; mdssl leaderboard --output FILE has all" in lines
+    assert f"{TERMINAL_ROWS} of {TERMINAL_ROWS + 5} rows; all with mdssl leaderboard --output FILE" in lines
     for name in ("all.txt", "all.html"):
         file = tmp_path / name
         print_one_table(storage, choice={}, where=[], columns=(), format=None, output=str(file))

@@ -57,9 +57,9 @@ def test_conditions_keep_the_rows_that_meet_all_of_them(texts, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("top1", "'top1' is not a condition. Write NAME=VALUE"),
-        ("=3", "is not a condition"),
-        ("top1>", "is not a condition"),
+        ("top1", "'top1' is not a valid condition. Write NAME=VALUE"),
+        ("=3", "is not a valid condition"),
+        ("top1>", "is not a valid condition"),
         ("lamda1=1", "unknown leaderboard column 'lamda1'.*Did you mean 'lambda1'"),
         ("method=mdsl", "no row has method 'mdsl'; there are: mdssl, random, simclr. Did you mean 'mdssl'"),
         ("lambda1=0.8", "no row has lambda1 '0.8'; there are: 0.9, 1"),

@@ -70,7 +70,7 @@ def test_averages_are_over_what_the_trials_have_in_common(storage):
     assert df["unseen"].tolist() == [42, 40]
     assert df["vs simclr"].tolist() == pytest.approx([0, (4 + 0 - 2) / 3])
     assert df.attrs["notes"] == [
-        "averages are over cifar10, svhn, eurosat; left out, as not enough trials have a score: stl10"
+        "averages are over cifar10, svhn, eurosat; left out, because too few trials have a score: stl10"
     ]
     assert df.attrs["notes"][0] in " ".join(printed(df).split())
 
@@ -195,7 +195,7 @@ def test_a_score_that_failed_marks_its_trial_and_leaves_its_other_scores(storage
     write_rows(storage, "1" * 12, [*(row(name) for name in DATASETS[:3]), broken])
     (found,) = table(storage).to_dict("records")
     assert (found["seen"], found["unseen"], found["status"]) == (50.0, 50.0, "failed")
-    assert "left out, as not enough trials have a score: eurosat" in table(storage).attrs["notes"][0]
+    assert "left out, because too few trials have a score: eurosat" in table(storage).attrs["notes"][0]
     assert found["error"] == "ValueError: features are not finite"
 
 
@@ -316,10 +316,10 @@ def test_scores_that_rounding_has_decided_are_named(storage):
     trial(storage, 2, (61, 62, 63, 64), lambda1=1.0, probe="sgd-raw")
     df = table(storage, probe="sgd-raw")
     assert df.attrs["notes"] == [
-        "unstable: another order of summation gives other scores of sgd-raw for 000000000001 on cifar10, 000000000001 "
-        "on svhn, 000000000001 on stl10 and 1 more; --probe sgd has no such scores"
+        "unstable: rounding changes scores of sgd-raw for 000000000001 on cifar10, 000000000001 on svhn, 000000000001 "
+        "on stl10 and 1 more; --probe sgd is stable"
     ]
-    assert "note: unstable: another order" in printed(df)
+    assert "note: unstable: rounding changes" in printed(df)
 
 
 def test_the_best_of_a_mixture_is_named_by_its_validation_score_and_test_scores_stand_beside(storage):

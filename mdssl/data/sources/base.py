@@ -1,4 +1,4 @@
-"""What every reader of a source returns: all labels at once, and images one by one when they are needed.
+"""The result of every reader of a source: all labels at once, and images one by one on demand.
 
 `mdssl.data.splits.resolve_splits` turns the parts of a source into the splits of a prepared dataset.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -27,12 +27,6 @@ def count_of(count: int, noun: str) -> str:
     """``"1 image"``, ``"2,000 images"``, ``"3 classes"``"""
     plural = f"{noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
     return f"{count:,} {noun if count == 1 else plural}"
-
-
-def listed(names: Iterable[str], limit: int) -> str:
-    """The first ``limit`` of ``names``, separated by commas."""
-    names = list(names)
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
 @dataclass(frozen=True)
@@ -76,9 +70,16 @@ class Part:
         )
 
 
+class LeftOut(TypedDict):
+    """Files, images or folders that were left out for one reason: their number, and one of them."""
+
+    count: int
+    example: str
+
+
 @dataclass
 class Findings:
-    """What a reader took from a source and what it left out. Stored in ``meta.json`` and printed once.
+    """The files that a reader used and left out. Stored in ``meta.json`` and printed once.
 
     Attributes:
         splits: split -> the folder, files or arrays it comes from.
@@ -87,11 +88,11 @@ class Findings:
     """
 
     splits: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
     def leave_out(self, reason: str, example: str, count: int = 1) -> None:
-        """Count what is left out. ``reason`` says what it is, such as "files that are not images (.txt)"."""
+        """Count files that are left out. ``reason`` describes them, such as "files that are not images (.txt)"."""
         # Names that are not valid UTF-8 cannot be written.
         reason, example = (text.encode(errors="backslashreplace").decode() for text in (reason, example))
         entry = self.left_out.setdefault(reason, {"count": 0, "example": example})
@@ -144,8 +145,8 @@ class Reading:
                 if place == outer or outer == "." or place.startswith(f"{outer}/"):
                     raise InputError(
                         f"split {split!r} is {place!r}, which lies in {outer!r}, the split {other!r}. Give each "
-                        "split a folder or file of its own."
+                        "split a separate folder or file."
                     )
             object.__setattr__(self, "splits", places)
         if self.classes and len(set(self.classes)) < len(self.classes):
-            raise InputError(f"classes are {', '.join(self.classes)}; name each class once.")
+            raise InputError(f"classes are {', '.join(self.classes)}; give each class once.")

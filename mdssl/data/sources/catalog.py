@@ -1,4 +1,4 @@
-"""Datasets known by name. A new one is an entry in ``catalog.toml`` and a reader in `mdssl.data.sources.open`."""
+"""The known datasets. A new one is an entry in ``catalog.toml`` and a reader in `mdssl.data.sources.open`."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ class Published:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A dataset that ``mdssl data prepare NAME`` knows.
+    """A dataset that ``mdssl data prepare NAME`` prepares without a source.
 
     Attributes:
         description: one line for lists and ``meta.json``.
         splits: where train and test come from, for lists.
-        published: its files; None for the built-in domains, which are drawn.
+        published: its files; None for the built-in domains, which are generated.
     """
 
     description: str
@@ -87,7 +87,7 @@ def _read_catalog() -> dict[str, CatalogEntry]:
 
 
 CATALOG: dict[str, CatalogEntry] = _read_catalog() | {
-    name: CatalogEntry(domain.description, "drawn, 2,000 / 1,000") for name, domain in BUILTIN.items()
+    name: CatalogEntry(domain.description, "generated, 2,000 / 1,000") for name, domain in BUILTIN.items()
 }
 
 
@@ -105,12 +105,12 @@ USUAL_SIZE = 32
 
 
 def size_words(name: str, image_size: int) -> str:
-    """How the image size of a dataset of the catalog differs from the usual one; empty if it does not."""
+    """The image size of a dataset of the catalog if it differs from the usual one, else empty."""
     return f"{image_size}×{image_size} pixels" if published_as(name) and image_size != USUAL_SIZE else ""
 
 
 def variant_of(name: str, *, classes: int, train: int, test: int, unlabelled: int | None = None) -> str:
-    """How a dataset with the name of a published one differs from it; empty if it does not.
+    """The difference between a dataset and the published one of its name; empty if there is none.
 
     Args:
         classes, train, test: of the prepared dataset, in which EuroSAT has a test split.
@@ -136,7 +136,7 @@ def variant_of(name: str, *, classes: int, train: int, test: int, unlabelled: in
 
 
 def published_as(name: str) -> Published | None:
-    """What is published under ``name``; None for built-in domains and names that are not in the catalog."""
+    """The published dataset ``name``; None for built-in domains and names that are not in the catalog."""
     return CATALOG[name].published if name in CATALOG else None
 
 

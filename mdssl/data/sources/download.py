@@ -1,4 +1,4 @@
-"""Downloading a file over HTTP(S), resumed after a broken connection, and unpacking an archive."""
+"""Download files over HTTP(S), with resumption after a broken connection, and unpack archives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FUTILE_ATTEMPTS = 4
 
 
 def download(url: str, path: Path, md5: str, *, progress: Callable[[int, int | None], None] | None = None) -> None:
-    """Fetch ``url`` to ``path``; ``path`` appears whole and checked, or not at all.
+    """Fetch ``url`` to ``path``; ``path`` exists only once it is complete and checked.
 
     The bytes received so far are in ``path``.part, and a later call, also of another process, requests only the rest.
 
@@ -100,8 +100,8 @@ def _size(part: Path) -> int:
 
 def _unreachable(url: str, path: Path, error: Exception) -> InputError:
     return InputError(
-        f"{url} cannot be downloaded: {error}. What has arrived is kept, so the same command resumes there; without a "
-        f"network, put the file into {path.parent} as {path.name} by hand."
+        f"{url} cannot be downloaded: {error}. The same command resumes the download; without a network, put the "
+        f"file into {path.parent} as {path.name} by hand."
     )
 
 

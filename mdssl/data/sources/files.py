@@ -1,4 +1,4 @@
-"""The files of a source: images below a folder, and Parquet shards by split."""
+"""Find the files of a source: images below a folder, and Parquet shards by split."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from mdssl.data.sources.base import Findings, Reading, count_of, listed
+from mdssl.data.sources.base import Findings, Reading, count_of
 from mdssl.data.splits import split_of
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 
 _SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -22,7 +22,7 @@ _SYSTEM_FILES = {
 }
 """Files and folders that operating systems and programs leave in users' folders, in lower case."""
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")
-"""What Python makes of bytes in a file name that are not valid UTF-8."""
+"""Python's representation of bytes in a file name that are not valid UTF-8."""
 # A download from the hub may add a hash to the names.
 _NUMBERED = re.compile(r"(?P<stem>.*?)-?(?P<k>\d+)-of-(?P<n>\d+)(?P<hash>-[0-9a-f]+)?")
 _NAMED = 5
@@ -57,7 +57,7 @@ def scan(root: Path, findings: Findings) -> list[str]:
             "for names from Windows with: convmv -r -f cp1252 -t utf8 --notest FOLDER."
         )
     if linked:
-        findings.remarks.append(f"links that are followed: {len(linked):,}, such as {linked[0]}")
+        findings.remarks.append(f"followed links: {len(linked):,}, such as {linked[0]}")
     return found
 
 
@@ -79,19 +79,19 @@ def _images_below(
         if "\\" in entry.name:
             raise InputError(
                 f"{place!r} in {folder} is one name with backslashes: its archive comes from Windows and was unpacked "
-                "by a program that does not know them. Unpack it with another program, such as 7z."
+                "by a program that does not convert them. Unpack it with another program, such as 7z."
             )
         if os.path.isdir(entry.path):
             real = os.path.realpath(entry.path)
             if real in parents:
-                findings.leave_out("links that lead back to a folder around them", place)
+                findings.leave_out("links to a parent folder", place)
                 continue
             images = _images_below(entry.path, f"{place}/", (*parents, real), findings, linked)
         elif suffix not in suffixes():
-            findings.leave_out(f"files that are not images by their names ({suffix or 'no suffix'})", place)
+            findings.leave_out(f"files without an image suffix ({suffix or 'no suffix'})", place)
             continue
         elif not os.path.isfile(entry.path):
-            findings.leave_out("links to nothing", place)
+            findings.leave_out("broken links", place)
             continue
         else:
             images = iter((place,))
@@ -146,7 +146,7 @@ def shard_paths(path: Path, reading: Reading | None = None, findings: Findings |
             by_split = {"train": files}
     taken = {file for found in by_split.values() for file in found}
     if left := [file for file in files if file not in taken]:
-        findings.leave_out("Parquet files that name no split", left[0], len(left))
+        findings.leave_out("Parquet files without the name of a split", left[0], len(left))
     if not reading.splits:
         _check_one_configuration(path, taken)
     for split, found in by_split.items():
@@ -158,7 +158,7 @@ def shard_paths(path: Path, reading: Reading | None = None, findings: Findings |
 
 
 def _split_of_file(file: str) -> str | None:
-    """The split that the name of the file says, else the nearest folder that says one."""
+    """The split in the name of the file, else in that of the nearest folder."""
     path = PurePosixPath(file)
     return next((split for name in (path.stem, *reversed(path.parts[:-1])) if (split := split_of(name))), None)
 
@@ -170,7 +170,7 @@ def _check_one_configuration(path: Path, files: set[str]) -> None:
     if len(folders) > 1:
         raise InputError(
             f"{path} has Parquet files of several uploads or configurations, in the folders "
-            f"{listed((folder or '.' for folder in folders), _NAMED)}. Give one of them as --source, or say which "
+            f"{some_of((folder or '.' for folder in folders), _NAMED)}. Give one of them as --source, or say which "
             "files to take, such as --splits train=FOLDER_OR_FILE."
         )
 
@@ -184,7 +184,7 @@ def _check_one_upload(path: Path, split: str, files: list[str]) -> None:
     numbers = [int(found["k"]) for found in numbered.values()]
     if len(numbered) < len(files) or len(uploads) > 1 or len(set(numbers)) < len(numbers):
         raise InputError(
-            f"{path} has Parquet files of several uploads for {split}: {listed(files, _NAMED)}. Keep those of one, or "
+            f"{path} has Parquet files of several uploads for {split}: {some_of(files, _NAMED)}. Keep those of one, or "
             f"say which to take: --splits {split}=FILE."
         )
     total = next(iter(uploads))[2]

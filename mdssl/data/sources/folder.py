@@ -21,7 +21,7 @@ _NOT_A_CLASS = re.compile(
     "images?|imgs?|photos|pictures|jpegimages|annotations?|labels?|(ground)?truth|gt|masks?|trimaps?|"
     "segmentation(class|object|s)?|bounding_?boxes|original|augmented"
 )
-"""Folder names that say what kind of files are inside, in lower case."""
+"""Folder names that describe the kind of the files inside, in lower case."""
 
 Rows = dict[str, str]
 """Path of an image -> its path below the folder of the split."""
@@ -55,7 +55,9 @@ def folder_source(path: Path, reading: Reading | None = None) -> Source:
     if len(names) < 2:
         # A single class distinguishes nothing: its folder is just where the images are.
         if names:
-            findings.remarks.append(f"there is one class folder, {next(iter(names))}: its images are read unlabelled")
+            findings.remarks.append(
+                f"there is one class folder, {next(iter(names))}: its images are read without labels"
+            )
         labelled, names = {}, set()
     if depth := _depth_in_classes(by_split.values() if labelled else ()):
         findings.remarks.append(f"images lie up to {depth} folders deep in a class folder")
@@ -71,7 +73,7 @@ def folder_source(path: Path, reading: Reading | None = None) -> Source:
         labels: list[int] = []
         for name in sorted(found, key=lambda name: (name is None, name)):
             if has_classes and name not in number:
-                reason = "images outside of the class folders" if name is None else NOT_SELECTED
+                reason = "images outside the class folders" if name is None else NOT_SELECTED
                 findings.leave_out(reason, found[name][0], len(found[name]))
                 continue
             paths += found[name]
@@ -106,7 +108,7 @@ def layout(files: list[str], reading: Reading, origin: str, findings: Findings) 
         for split in by_split.keys() - {"unlabelled"}:
             _refuse_unclear_classes(by_split[split].values(), origin)
     if rest:
-        findings.leave_out("images outside of the split folders", rest[0], len(rest))
+        findings.leave_out("images outside the split folders", rest[0], len(rest))
     return by_split
 
 
@@ -133,7 +135,7 @@ def _split_folders(tops: list[str], inside: list[str], origin: str) -> dict[str,
 
 
 def _refuse_unclear_classes(inside: Iterable[str], origin: str) -> None:
-    """Raise ``InputError`` if the top folders may be something else than classes."""
+    """Raise ``InputError`` if the top folders may not be classes."""
     folders = {tuple(name.split("/")[:-1]) for name in inside}
     tops = {folder[0] for folder in folders if folder}
     below: dict[str, set[str]] = {}
@@ -151,7 +153,7 @@ def _refuse_unclear_classes(inside: Iterable[str], origin: str) -> None:
     else:
         return
     raise InputError(
-        f"it is not clear what the classes of {origin} are: {why}. If they are the top folders, such as "
+        f"the classes of {origin} are ambiguous: {why}. If they are the top folders, such as "
         f"{', '.join(sorted(tops)[:3])}, use --splits none; otherwise give the folder that has one folder for each "
         "class, name the splits with --splits, or read the images without labels with --classes none."
     )
@@ -166,7 +168,7 @@ def _named_by_user(splits: dict[str, str], files: list[str], origin: str, findin
                 "--splits none if it has no splits."
             )
     if left := _not_in(by_split, files):
-        findings.leave_out("images in folders that are not a split", left[0], len(left))
+        findings.leave_out("images in other folders", left[0], len(left))
     findings.splits |= splits
     return by_split
 
@@ -200,7 +202,7 @@ def _classes_in(split: str, rows: Rows, reading: Reading) -> dict[str | None, li
 
 
 def _depth_in_classes(splits: Iterable[Rows]) -> int:
-    """How many folders below a class folder the deepest image lies."""
+    """The number of folders between a class folder and its deepest image."""
     return max((name.count("/") - 1 for rows in splits for name in rows.values() if "/" in name), default=0)
 
 

@@ -85,7 +85,7 @@ def read_imagenet(root: Path) -> Read:
     else:
         raise InputError(
             f"the classes of the images in {root / 'val'} are unknown: it has no class folders, and neither {SOLUTION} "
-            f"nor {DEVKIT} is beside it. Put one of them into {root}, or sort the images into class folders."
+            f"nor {DEVKIT} exists. Put one of them into {root}, or sort the images into class folders."
         )
     words = _first_words(_lines(synsets)) if synsets else {wnid: words.split(",")[0] for _, wnid, words in meta}
     parts = {"train": _class_folders(root, [root / "train" / wnid for wnid in wnids]), "validation": validation}
@@ -100,13 +100,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def _first_words(lines: list[str]) -> dict[str, str]:
-    """The first of the words of each WordNet ID, from lines like ``n01443537  goldfish, Carassius auratus``."""
+    """The first word of each WordNet ID, from lines like ``n01443537  goldfish, Carassius auratus``."""
     pairs = [line.split(maxsplit=1) for line in lines]
     return {pair[0]: pair[1].split(",")[0].strip() for pair in pairs if len(pair) == 2}
 
 
 def _class_names(wnids: list[str], words: dict[str, str]) -> tuple[str, ...]:
-    """A different name for each class: its word, followed by its ID if another class has the same word."""
+    """A unique name for each class: its word, followed by its ID if another class has the same word."""
     names = [words.get(wnid, wnid) for wnid in wnids]
     times = Counter(names)
     return tuple(name if times[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True))
@@ -139,7 +139,7 @@ def _annotated(root: Path, folder: Path, listing: Path, labelled: dict[str, str]
     unknown = [(name, wnid) for name, wnid in labelled.items() if wnid not in numbers]
     if unknown:
         raise InputError(
-            f"{listing} puts {unknown[0][0]!r} into the class {unknown[0][1]!r}, which the training images do not have "
+            f"{listing} puts {unknown[0][0]!r} into the class {unknown[0][1]!r}, which has no training images "
             f"({count_of(len(unknown), 'such image')}). Take both from the same dataset, with all its classes."
         )
     labels = np.array([numbers[wnid] for wnid in labelled.values()], dtype=np.int64)
@@ -169,7 +169,7 @@ def _solved(path: Path) -> dict[str, str]:
 
 
 def _devkit_classes(path: Path) -> list[tuple[int, str, str]]:
-    """The devkit's own number, the WordNet ID and the words of each class, without the groups of classes."""
+    """The devkit's own number, the WordNet ID and the words of each class, without superclasses."""
     from scipy.io import loadmat
 
     with file_errors(path):

@@ -1,4 +1,4 @@
-"""Labels of any kind become class numbers, by one rule for Parquet columns and npz arrays."""
+"""Convert labels of Parquet columns and npz arrays to class numbers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mdssl.data.sources.base import NO_LABEL, Findings, Part, listed
-from mdssl.errors import InputError, check_name
+from mdssl.data.sources.base import NO_LABEL, Findings, Part
+from mdssl.errors import InputError, check_name, some_of
 
 NOT_SELECTED = "images of classes that were not selected"
 _NAMED = 5
@@ -46,12 +46,12 @@ def class_numbers(
         _check_numbers(different, any(NO_LABEL in array for array in labels.values()), findings, where)
     if len(different) > max(images / 2, 2):
         raise InputError(
-            f"{where} has {len(different):,} different labels on {images:,} images, such as {different[-1]}: these are "
-            "not classes. Read the images without labels with --classes none, or name the column of the classes with "
-            "--label-column."
+            f"{where} has {len(different):,} different labels on {images:,} images, such as {different[-1]}: these "
+            "are not classes. Read the images without labels with --classes none, or name the column of the classes "
+            "with --label-column."
         )
     if are_numbers and not np.array_equal(different, np.arange(len(different))):
-        findings.remarks.append(f"classes are named by their labels: {listed(map(str, different), _NAMED)}")
+        findings.remarks.append(f"the labels are used as class names: {some_of(map(str, different), _NAMED)}")
     numbered = {}
     for split, array in labels.items():
         missing = _is_missing(array)

@@ -32,8 +32,8 @@ def npz_source(path: Path, reading: Reading | None = None) -> Source:
     reading, findings = reading or Reading(), Findings()
     if reading.splits or reading.label_column:
         raise InputError(
-            f"{path} names its splits and labels by its arrays, such as train_images and train_labels. Leave --splits "
-            "and --label-column out."
+            f"the array names of {path} define its splits and labels, such as train_images and train_labels. Leave "
+            "--splits and --label-column out."
         )
     arrays, found = _load(path)
     parts, labels, used = {}, {}, {"classes"}
@@ -53,7 +53,7 @@ def npz_source(path: Path, reading: Reading | None = None) -> Source:
             "and y_train; or images alone. Rename them."
         )
     if unused := [key for key in found if key not in used]:
-        findings.leave_out("arrays of other names", unused[0], len(unused))
+        findings.leave_out("arrays with other names", unused[0], len(unused))
     classes, numbers = class_numbers(labels, _classes(path, arrays.get("classes")), findings, path.name)
     parts = {split: part.labelled(numbers[split]) for split, part in parts.items()}
     if reading.classes:
@@ -73,7 +73,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     # Truncated archives raise any of these, depending on where they end.
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         if not zipfile.is_zipfile(path):
-            why = "it is not a zip file of arrays, or is cut off"
+            why = "it is not a zip file of arrays, or is truncated"
         else:
             why = "it holds Python objects" if "pickle" in str(error) else str(error)
         raise InputError(

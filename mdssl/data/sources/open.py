@@ -1,4 +1,4 @@
-"""Which kind of source a path is, and opening it; and finding, fetching and checking the files of a known dataset."""
+"""Detect the kind of a source and open it; find, fetch and check the files of a known dataset."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def detect_kind(name: str, source: Path | None) -> str:
     """The kind of ``source``, a file or folder; without a path, that of the known dataset ``name``.
 
     Raises:
-        InputError: the path does not exist or holds nothing that can be read; without a path, the name is unknown.
+        InputError: the path does not exist or has no readable files; without a path, the name is unknown.
     """
     if source is None:
         hint = f"For your own images: mdssl data prepare {name} --source PATH, where PATH has {LAYOUTS}."
@@ -128,13 +128,13 @@ def open_source(
     """
     if kind in ("builtin", "published") and reading not in (None, Reading()):
         raise InputError(
-            f"{name!r} is read as it is published; leave out --splits, --classes and --label-column, or prepare it "
-            "under a name of your own."
+            f"{name!r} has fixed splits and classes; leave out --splits, --classes and --label-column, or prepare "
+            "it under another name."
         )
     if kind == "builtin":
         check_name("built-in domain", name, BUILTIN)
         if source is not None:
-            raise InputError(f"built-in domain {name!r} is drawn, not read; leave out source {str(source)!r}.")
+            raise InputError(f"built-in domain {name!r} is generated; leave out source {str(source)!r}.")
         return builtin_source(name)
     if kind == "published":
         check_name("published dataset", name, READERS)
@@ -174,12 +174,11 @@ def _nothing_to_read(source: Path) -> InputError:
     left = findings.left_out_in_words()
     hint = ""
     if suffixes & {".dcm", ".dicom"}:
-        hint = " DICOM files are not read: convert them first, for example with pydicom, to PNG of 8 or 16 bits."
+        hint = " DICOM files are not supported: convert them first, for example with pydicom, to PNG of 8 or 16 bits."
     elif suffixes & set(_ARCHIVES):
-        hint = " Archives are not read: unpack them first, and give the folder."
+        hint = " Archives are not supported: unpack them first, and give the folder."
     return InputError(
-        f"source {str(source)!r} holds nothing that can be read{f' ({left})' if left else ''}.{hint} Expected is "
-        f"{LAYOUTS}."
+        f"source {str(source)!r} has no readable files{f' ({left})' if left else ''}.{hint} Expected: {LAYOUTS}."
     )
 
 
@@ -225,7 +224,7 @@ def _root(name: str, published: Published, place: Path) -> Path | None:
 
 
 def _possible_roots(name: str, published: Published, place: Path) -> list[Path]:
-    """Here, one level up, where torchvision puts DTD and EuroSAT, or where others usually put the files."""
+    """The path itself, its parent, torchvision's folders of DTD and EuroSAT, and other usual folders."""
     roots = [place, place / name, *(place / usual for usual in published.usual_folders)]
     # Only if the path itself is one of the needed files: the user did not ask for anything else beside it.
     if place.name in {PurePosixPath(needed).parts[0] for needed in published.needs}:
@@ -258,8 +257,8 @@ def check_complete(name: str, published: Published, opened: Source) -> None:
         if found[what] != count:
             raise InputError(
                 f"the raw files of {name!r} hold {count_of(found[what], what)}, where {count:,} are published: some "
-                f"are missing, or they are of another version. Put there {_how_to_get(published)}. You can prepare "
-                "images of your own under another name."
+                f"are missing, or they are of another version. Put there {_how_to_get(published)}. Prepare "
+                "your own images under another name."
             )
 
 

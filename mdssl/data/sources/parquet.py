@@ -18,7 +18,7 @@ from mdssl.errors import InputError, check_name
 IMAGE_COLUMNS = ("image", "img")
 # CIFAR-100 has coarse_label as well; results are reported on the fine classes.
 LABEL_COLUMNS = ("label", "fine_label", "labels", "target")
-# Columns that stand beside the images in files without labels.
+# Columns that files without labels may have.
 _NO_LABEL_COLUMNS = (
     *("id", "image_id", "index", "__index_level_0__", "__key__", "path", "file", "file_name", "filename"),
     *("width", "height"),
@@ -44,7 +44,7 @@ def parquet_source(path: Path, reading: Reading | None = None) -> Source:
     findings.remarks += dict.fromkeys(shard.remark for shard in shards if shard.remark)
     if unread := dict.fromkeys(name for shard in shards for name in shard.unread):
         read = ", ".join(filter(None, (shards[0].image_column, shards[0].label_column)))
-        findings.remarks.append(f"columns that are read: {read}; that are not: {', '.join(unread)}")
+        findings.remarks.append(f"columns used: {read}; not used: {', '.join(unread)}")
     labels = {split: np.concatenate([shard.labels for shard in own]) for split, own in splits.items()}
     names = next((shard.classes for shard in shards if shard.classes), None)
     classes, numbers = class_numbers(labels, names, findings, path.name)
@@ -163,7 +163,7 @@ class _Shard:
         return None
 
     def _broken(self, error: Exception) -> InputError:
-        return InputError(f"{self.path} cannot be read as Parquet: {error}. It may be cut off: fetch it again.")
+        return InputError(f"{self.path} cannot be read as Parquet: {error}. It may be truncated: fetch it again.")
 
 
 def _values(column: pa.ChunkedArray, where: str) -> np.ndarray:
@@ -235,7 +235,7 @@ def _class_names(file: str, schema: pa.Schema, label_column: str | None) -> tupl
         if names is not None and not all(isinstance(name, str) for name in names):
             raise ValueError("a class name is not text")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None, "the class names in the schema's metadata cannot be read: the labels name the classes"
+        return None, "the class names in the schema's metadata cannot be read; the labels are used as class names"
     names = tuple(map(class_name, names or ()))
     if len(set(names)) < len(names):
         raise InputError(f"{file} gives two classes one name, in {', '.join(names[:5])}. Correct the metadata.")

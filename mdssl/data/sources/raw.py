@@ -1,4 +1,4 @@
-"""Readers of the files in which datasets are published; `mdssl.data.sources.imagenet` has those of ImageNet.
+"""Readers of published datasets in their original files; for ImageNet see `mdssl.data.sources.imagenet`.
 
 torchvision's classes are not used: they require files that are not needed (STL-10's 2.6 GB of unlabelled images),
 unpickle arbitrary objects, and report a missing file as "not found or corrupted".
@@ -19,7 +19,7 @@ from mdssl.data.sources.files import scan
 from mdssl.data.sources.folder import folder_source, paths_part
 from mdssl.errors import InputError
 
-# What a reader returns: the class names, and the parts by split.
+# The result of a reader: the class names, and the parts by split.
 Read = tuple[tuple[str, ...], dict[str, Part]]
 
 STL10_SHAPE = (3, 96, 96)
@@ -110,7 +110,7 @@ def read_eurosat(root: Path) -> Read:
 
 
 def read_chestxray(root: Path) -> Read:
-    """Chest X-rays (Kermany et al. 2018) as Kaggle has them: train, test and a val folder of 16 images."""
+    """Chest X-rays (Kermany et al. 2018) as published on Kaggle: train, test and a val folder of 16 images."""
     folder = root / "chest_xray"
     parts = {}
     for split, name in {"train": "train", "test": "test", "validation": "val"}.items():
@@ -140,14 +140,14 @@ def _pixels_part(name: str, images: np.ndarray, labels: np.ndarray) -> Part:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles dicts, lists, strings and NumPy arrays, and refuses a pickle that asks for any other code."""
+    """Unpickles dicts, lists, strings and NumPy arrays, and refuses any other class or function."""
 
     ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "encode"})
     MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy._core.numeric", "_codecs"})
 
     def find_class(self, module: str, name: str) -> Any:
         if module not in self.MODULES or name not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR batch needs")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a CIFAR batch never contains")
         # The published files name NumPy 1's modules.
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
@@ -169,6 +169,6 @@ def file_errors(path: Path) -> Iterator[None]:
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
         raise InputError(
-            f"{path} cannot be read: {str(error) or type(error).__name__}. It may be cut off or changed: fetch it "
+            f"{path} cannot be read: {str(error) or type(error).__name__}. It may be truncated or modified: fetch it "
             "again."
         ) from error

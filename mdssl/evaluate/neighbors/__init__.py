@@ -1,1 +1,1 @@
-"""Images that an encoder takes for similar."""
+"""Nearest neighbors of images in the feature space of an encoder."""

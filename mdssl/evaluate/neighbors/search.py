@@ -1,4 +1,4 @@
-"""Nearest training images in an encoder's feature space: what it finds similar, and whether it separates domains.
+"""Search of nearest training images in an encoder's feature space, by cosine similarity.
 
 Exact search by cosine similarity, over a seeded sample of the training images of each domain.
 """
@@ -54,7 +54,7 @@ class Pictures:
 
     Attributes:
         rows: (n,) indices into the split.
-        directions: (n, width) float32, l2-normalised features.
+        directions: (n, width) float32, l2-normalized features.
     """
 
     dataset: Dataset
@@ -99,7 +99,7 @@ def split_to_search(dataset: Dataset, split: str) -> Split:
 
 
 def directions(features: np.ndarray) -> np.ndarray:
-    """(N, width) features, l2-normalised."""
+    """(N, width) features, l2-normalized."""
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
@@ -131,12 +131,12 @@ def encode_rows(
 def nearest(
     queries: Sequence[Picture], query_directions: np.ndarray, candidates: Sequence[Pictures], count: int
 ) -> list[Match]:
-    """The ``count`` nearest of ``candidates`` for each query; of equally near ones, the earlier first.
+    """The ``count`` nearest of ``candidates`` for each query; among equally near ones, the earlier first.
 
     A query that is itself a candidate is not its own neighbor.
 
     Args:
-        query_directions: (Q, width), l2-normalised.
+        query_directions: (Q, width), l2-normalized.
     """
     every = np.concatenate([pictures.directions for pictures in candidates])
     begins = np.cumsum([0, *(len(pictures) for pictures in candidates)])
@@ -157,7 +157,7 @@ def nearest(
 
 
 def described(match: Match) -> str:
-    """In words: ``photo.png: 8 of 10 neighbors are from svhn, 2 from cifar10; nearest first: 7 of svhn (0.93), …``"""
+    """Words: ``photo.png: 8 of 10 neighbors are from svhn, 2 from cifar10; nearest first: 7 of svhn (0.93), …``"""
     counts = Counter(picture.source for picture in match.neighbors).most_common()
     (first, most), *others = counts
     domains = f"{most} of {len(match.neighbors)} neighbors are from {first}"

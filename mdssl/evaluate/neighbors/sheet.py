@@ -95,7 +95,7 @@ def _draw_cell(
     colors: dict[str, str],
     small: ImageFont.FreeTypeFont,
 ) -> None:
-    """A thumbnail in its domain's color, grey where that domain is not searched, above its class and source."""
+    """A thumbnail in its domain's color, gray if that domain is not searched, above its class and source."""
     left, top = corner
     side = THUMBNAIL + 2 * _FRAME
     draw.rectangle((left, top, left + side - 1, top + side - 1), colors.get(picture.source, _GREY))

@@ -50,7 +50,7 @@ def show_neighbors(
     neighbors: int = 10,
     sample: int = 2_000,
     seed: int = 0,
-    output: str = "neighbours.png",
+    output: str = "neighbors.png",
     device: str = "auto",
 ) -> None:
     """Write the sheet of neighbors, and print what it shows; `mdssl.cli.encoders.Neighbors` has the meaning of each
@@ -64,14 +64,14 @@ def show_neighbors(
     if not output.lower().endswith(".png"):
         raise InputError(f"output {output!r} does not end in .png; a PNG file is written.")
     check_name("feature layer", features, FEATURES)
-    check_number("neighbors", neighbors, low=1, high=MOST_NEIGHBORS, hint="More do not fit on a sheet.")
+    check_number("neighbors", neighbors, low=1, high=MOST_NEIGHBORS, hint="A sheet has no room for more.")
     check_number("sample", sample, low=neighbors + 1)
     check_number("seed", seed, low=0)
     device = pick_device(device)
     config, model = open_encoder(storage, trial_id, weights, layer=features, input_size=input_size)
     names = among or config.domains
     if not names:
-        raise InputError("this encoder was not trained on datasets of ours; name datasets to search with --among.")
+        raise InputError("this encoder has no training domains; name datasets to search with --among.")
     local = ensure_local(data, names, progress=True)
     datasets = [open_dataset(local, name) for name in names]
     if config.input_size is None:

@@ -2,5 +2,5 @@
 
 The storage is the only state. `history` reads from it what is known of the space (`space`), by whichever sweep; a
 `sampler` chooses the next point from that alone, and a `rule` decides from that alone which trial ends early. So a
-search that was killed goes on as if nothing had happened, and two searches share what they learn.
+search that was killed resumes, and two searches share their results.
 """

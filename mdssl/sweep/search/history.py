@@ -1,4 +1,4 @@
-"""What the storage knows of the trials of a search or of a grid, whichever sweep has trained them."""
+"""The trials of a search or of a grid in the storage, from any sweep."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.board import read_rows
-from mdssl.leaderboard.opening import trial_ids
+from mdssl.leaderboard.files import trial_ids
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.settings import SweepSettings
@@ -28,15 +28,16 @@ class Observation:
     """One trial.
 
     Attributes:
-        status: finished, stopped (ended early by a scheduler), failed, or begun (no row yet).
-        started_at: when it began, ISO 8601; empty where no row says so.
+        status: finished, stopped (ended early by a scheduler), failed, or training (no row yet, whether a process
+            works on it or not).
+        started_at: when it began, ISO 8601; empty without a row.
         value: the mean over the evaluation datasets of the probe's validation score at the end, percent; None of a
             trial that is not finished, or whose rows lack it.
         scores: by step, the mean over the evaluation datasets of the validation scores while it trained, percent.
     """
 
     config: TrialConfig
-    status: Literal["finished", "stopped", "failed", "begun"]
+    status: Literal["finished", "stopped", "failed", "training"]
     started_at: str = ""
     value: float | None = None
     scores: dict[int, float] = field(default_factory=dict)
@@ -48,7 +49,7 @@ class Observation:
 
 
 class History:
-    """The trials that the storage knows and that ``belongs`` accepts, by id. Read once; `refresh` and `update` add."""
+    """The trials in the storage that ``belongs`` accepts, by id. Read once; `refresh` and `update` add."""
 
     def __init__(self, storage: Location, settings: SweepSettings, belongs: Callable[[TrialConfig], bool]):
         self.storage, self.settings, self.belongs = storage, settings, belongs
@@ -70,8 +71,8 @@ class History:
         return sorted(self.trials.values(), key=lambda each: (each.started_at or "~", each.config.trial_id))
 
     def refresh(self) -> None:
-        """Read what other processes have begun or ended meanwhile."""
-        begun = [trial_id for trial_id, known in self.trials.items() if known.status == "begun"]
+        """Read trials that other processes have started or ended meanwhile."""
+        begun = [trial_id for trial_id, known in self.trials.items() if known.status == "training"]
         new = [name for name in trial_ids(self.storage) if name not in self.trials and name not in self._others]
         with ThreadPoolExecutor(_READERS) as pool:
             configs = dict(zip(new, pool.map(self._config_of, new), strict=True))
@@ -81,10 +82,10 @@ class History:
 
     def begin(self, config: TrialConfig) -> None:
         """Note a trial that this sweep starts."""
-        self.trials.setdefault(config.trial_id, Observation(config=config, status="begun"))
+        self.trials.setdefault(config.trial_id, Observation(config=config, status="training"))
 
     def update(self, trial_id: str, values: dict[str, Any] | None = None) -> None:
-        """Read again what the storage knows of one trial; ``values`` are its settings, if it is not known yet."""
+        """Read one trial again; ``values`` are its settings, if it is new."""
         if values:
             self.begin(TrialConfig.from_dict(values))
         rows = read_rows(self.storage, trial_id)
@@ -102,7 +103,7 @@ class History:
         try:
             config = TrialConfig.from_dict(values)
         except InputError:
-            # Of a later version, with settings that this one does not know.
+            # Of a later version, with unknown settings.
             own = False
         else:
             own = config.trial_id == trial_id and self.belongs(config)
@@ -117,7 +118,7 @@ class History:
         scores = self._scores_of(trial_id)
         statuses = {row["status"] for row in rows}
         if not rows:
-            return Observation(config=config, status="begun", scores=scores)
+            return Observation(config=config, status="training", scores=scores)
         started_at = min(str(row["started_at"]) for row in rows)
         if statuses == {"failed"} or any(row["status"] == "failed" and row["eval_dataset"] is None for row in rows):
             return Observation(config=config, status="failed", started_at=started_at, scores=scores)
@@ -160,6 +161,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _mean_over(names: Iterable[str], values: dict[str, float]) -> float | None:
-    """The mean of the values of all ``names``; None where one lacks."""
+    """The mean of the values of all ``names``; None if one is missing."""
     names = list(names)
     return sum(values[name] for name in names) / len(names) if set(names) <= set(values) else None

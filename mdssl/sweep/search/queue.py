@@ -1,4 +1,4 @@
-"""The trials of a sweep as Tune gets them: one by one, those that are planned and then those that a search chooses."""
+"""Give the trials of a sweep to Tune one by one: the planned ones, then those that a search chooses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Early stopping by Ray Tune's own rules, decided anew at each score from what is known of all trials.
+"""Early stopping by the rules of Ray Tune, applied to the scores of all trials at each new score.
 
 Tune itself would end a trial at once: a nested one would leave its placement group and its claim, and none would be
 scored or write a row. So the decision travels to the trial, which saves a checkpoint and ends by itself:
@@ -45,8 +45,8 @@ def ends_early(
         names |= {"min_samples_required": _FEWEST_OTHERS, "min_time_slice": float("inf")}
         rule = MedianStoppingRule(**names, grace_period=first)
     *earlier, (step, score) = sorted(own.items())
-    asked = _Told("")
-    for trial, scores in [(_Told(name), sorted(scores.items())) for name, scores in others.items()] + [
+    asked = _RuleTrial("")
+    for trial, scores in [(_RuleTrial(name), sorted(scores.items())) for name, scores in others.items()] + [
         (asked, earlier)
     ]:
         for its_step, its_score in scores:
@@ -58,8 +58,8 @@ def ends_early(
     return decision == TrialScheduler.STOP
 
 
-class _Told(NamedTuple):
-    """A trial, as far as Tune's rules look at it."""
+class _RuleTrial(NamedTuple):
+    """The attributes of a trial that Tune's rules use."""
 
     trial_id: str
 

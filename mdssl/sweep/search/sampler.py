@@ -1,4 +1,4 @@
-"""The next point of a search: a function of the space, of what is known, and of the seed, and of nothing else.
+"""The next point of a search: a function of the space, the known trials and the seed alone.
 
 So a search that is started again chooses the same points: its state is the storage.
 """
@@ -42,7 +42,7 @@ def next_point(space: Space, known: Sequence[Observation], *, kind: str, seed: i
     Args:
         known: in the order of `mdssl.sweep.search.history.History.ordered`.
         kind: random, or optuna (Bergstra et al., 2011: TPE, over all axes together; trials that ended early count as
-            worse than those that finished, and trials that run as bad, so that no two look at one place at once).
+            worse than those that finished, and running trials as bad, so that no two try the same region at once).
     """
     ids = {each.config.trial_id for each in known}
     told = [_told(space, each) for each in known] if kind == "optuna" else []
@@ -107,7 +107,7 @@ def _told(space: Space, known: Observation) -> optuna.trial.FrozenTrial:
         "finished": TrialState.COMPLETE if known.value is not None else TrialState.FAIL,
         "stopped": TrialState.PRUNED if known.scores else TrialState.FAIL,
         "failed": TrialState.FAIL,
-        "begun": TrialState.RUNNING,
+        "training": TrialState.RUNNING,
     }[known.status]
     params: dict[str, Any] = {
         axis.name: axis.choices.index(point[axis.name]) if axis.choices else point[axis.name] for axis in space.axes

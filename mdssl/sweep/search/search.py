@@ -1,4 +1,4 @@
-"""A search: which trials it has, and the next one."""
+"""The trials of a search, and the choice of the next one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_OF_A_GRID = 100_000
 
 
 class Trials:
-    """The trials of a sweep: those of a grid, or those that a search has and will have.
+    """The trials of a sweep: those of a grid, or those that a search has chosen and will choose.
 
     Args:
         methods: names of methods, or settings that differ, e.g. ``{"method": "mdssl-robust", "epsilon": 0.5}``. Those
@@ -29,8 +29,8 @@ class Trials:
             baselines.
 
     Attributes:
-        history: what the storage knows of them; None of a grid whose trials all train to the end.
-        started: those that Tune has got in this process.
+        history: their earlier results in the storage; None for a grid whose trials all train to the end.
+        started: those that were given to Tune in this process.
         space: of a search, or of a grid with ranges.
 
     Raises:
@@ -72,7 +72,7 @@ class Trials:
         settings, space = self.settings, Space(self.settings, searched)
         if not space.axes:
             raise InputError(
-                f"search {settings.search!r} has nothing to choose: give --range, such as --range lambda1 0.8 1, or "
+                f"search {settings.search!r} has no setting to vary: give --range, such as --range lambda1 0.8 1, or "
                 "several values, such as --lambda2 0 0.1."
             )
         if settings.search == "grid" and space.size > _MOST_OF_A_GRID:
@@ -100,7 +100,7 @@ class Trials:
         if wanted > len(stopped):
             raise InputError(
                 f"extend is {wanted}, but {len(stopped)} trials of this sweep ended early; give at most that many, "
-                "with the --search or --scheduler that ended them."
+                "with the same --search or --scheduler."
             )
         stopped.sort(key=lambda each: each.last_score, reverse=True)
         return {each.config.trial_id for each in stopped[:wanted]}
@@ -120,13 +120,12 @@ class Trials:
         """The work that is left of each trial; see `mdssl.sweep.grid.plan`."""
         works = plan(self.storage, list(configs or self.configs), self.settings)
         return [
-            replace(
-                work,
-                state="resume" if work.config.trial_id in self.extended and work.state == "stopped" else work.state,
-                may_end_early=self.may_end_early(work.config),
-            )
-            for work in works
+            replace(work, state="queued", to_do="resume") if self._extends(work) else work
+            for work in (replace(work, may_end_early=self.may_end_early(work.config)) for work in works)
         ]
+
+    def _extends(self, work: Work) -> bool:
+        return work.state == "stopped" and work.config.trial_id in self.extended
 
     @property
     def to_choose(self) -> int | None:
@@ -138,7 +137,7 @@ class Trials:
         return None if wanted is None else max(0, wanted - len(self.history.trials))
 
     def choose(self) -> Work | None:
-        """The next trial of a search; None when it has all its trials, or knows all of its space."""
+        """The next trial of a search; None when it has all its trials, or its space is exhausted."""
         if self.settings.search == "grid":
             return None
         assert self.history is not None and self.space is not None
@@ -162,6 +161,6 @@ class Trials:
         }
 
     def ended(self, trial_id: str) -> None:
-        """Take note of a trial that has ended, here or in another sweep."""
+        """Note a trial that has ended, here or in another sweep."""
         if self.history and trial_id in self.history.trials:
             self.history.update(trial_id)

@@ -26,17 +26,17 @@ class SearchSettings:
     """A setting to search between two values, both included: --range lambda1 0.8 1, with a step --range lambda2 0 0.4
     0.05, or in the logarithm --range learning_rate 0.5 8 log. Without a step, values have three digits."""
     trials: int | None = None
-    """Trials of a search: those of its space that the storage already knows, from any sweep, count."""
+    """Number of trials of a search; those in the storage, from any sweep, count."""
     time_budget: str | None = None
     """Time after which no trial begins, and those that train save a checkpoint and stop: 90m, 8h or 2d."""
     scheduler: Literal["none", "asha", "median"] = "none"
     """Ends trials early by their validation scores: asha (asynchronous successive halving: only the best of those that
-    reached a rung go on) | median (a trial ends if its best score is below the median of the others). A trial that
+    reached a rung continue) | median (a trial ends if its best score is below the median of the others). A trial that
     ended early has a checkpoint, and a sweep without a scheduler trains it to the end."""
     grace_steps: int | None = None
     """With a scheduler: the first step at which a trial may end; default: a ninth of the iterations."""
     reduction_factor: int = 3
-    """asha: one in so many trials goes on at each rung; the next rung is at so many times the steps."""
+    """asha: one in so many trials continues at each rung; the next rung is at so many times the steps."""
     extend: int = 0
     """Train so many trials that ended early to the end, the best first, by validation score."""
 
@@ -51,7 +51,7 @@ class SearchSettings:
         searches = self.search != "grid"
         if searches and self.trials is None and self.time_budget is None:
             raise InputError(
-                f"search {self.search!r} has no end; give --trials, such as --trials 20, or --time-budget."
+                f"search {self.search!r} needs a limit; give --trials, such as --trials 20, or --time-budget."
             )
         if self.trials is not None and not searches:
             raise InputError(
@@ -66,7 +66,7 @@ class SearchSettings:
         """``time_budget`` in seconds.
 
         Raises:
-            InputError: it is no time.
+            InputError: it is not a time.
         """
         if self.time_budget is None:
             return None
@@ -82,7 +82,7 @@ class SearchSettings:
 
     @property
     def skips_stopped(self) -> bool:
-        """Whether a trial that ended early is done, as far as this sweep is concerned."""
+        """Whether this sweep leaves trials that ended early as they are."""
         return self.needs_validation or self.scheduler != "none"
 
 

@@ -111,7 +111,7 @@ class Space:
             seeds = ", ".join(map(str, settings.seeds))
             raise InputError(
                 f"seeds are {seeds}, but a search compares settings at one seed; give one, and train the best settings "
-                "again with more --seeds afterwards."
+                "with more --seeds afterwards."
             )
         ranges = {axis.name: axis for axis in map(self._range, settings.range)}
         if len(ranges) < len(settings.range):
@@ -155,7 +155,7 @@ class Space:
         return Axis(name=name, low=low, high=high, step=step, log=log, whole=whole)
 
     def _check(self) -> None:
-        """Make the trial at both ends of each range: what training cannot have is refused before anything starts."""
+        """Check the trials at both ends of each range before anything starts."""
         settings = [relevant_settings(self.trial(point).to_dict()) for point in self._ends()]
         for axis in self.axes:
             if axis.name != ENTRY and not any(axis.name in of_trial for of_trial in settings):
@@ -184,7 +184,7 @@ class Space:
         return self._make(values | entry)
 
     def point_of(self, config: TrialConfig) -> Point | None:
-        """The point that ``config`` is the trial of, or None."""
+        """The point of ``config``, or None."""
         values = config.to_dict()
         point = {axis.name: values[axis.name] for axis in self.axes if axis.name != ENTRY}
         if not all(axis.has(point[axis.name]) for axis in self.axes if axis.name != ENTRY):

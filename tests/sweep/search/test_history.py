@@ -89,7 +89,7 @@ def test_trials_of_any_sweep_are_known_by_their_rows_metrics_and_folders(storage
 
     found = history().ordered()
     assert [each.config.lambda1 for each in found] == [0.85, 0.8, 0.95, 0.9], "in the order in which they began"
-    assert [each.status for each in found] == ["failed", "finished", "finished", "begun"]
+    assert [each.status for each in found] == ["failed", "finished", "finished", "training"]
     assert [each.value for each in found] == [None, 50.0, None, None], "no mean where a dataset has no score"
     assert [each.scores for each in found] == [{}, {10: 30.0, 30: 34.0}, {}, {}]
 
@@ -127,7 +127,7 @@ def test_what_other_processes_do_meanwhile_is_seen(storage, settings, space, his
     config = space.trial({"lambda1": 0.8})
     write_config(trial_dir_in(storage, config.trial_id), config)
     known.refresh()
-    assert [each.status for each in known.ordered()] == ["begun"]
+    assert [each.status for each in known.ordered()] == ["training"]
     finish(storage, settings, config, (60.0, 40.0))
     known.refresh()
     assert [(each.status, each.value) for each in known.ordered()] == [("finished", 50.0)]

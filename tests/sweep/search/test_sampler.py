@@ -98,7 +98,7 @@ def test_trials_that_run_keep_the_next_one_away(space):
     """With the constant liar a running trial counts as bad, so that two do not look at one place at once."""
     known = run(space, "optuna", 14)
     first = next_point(space, known, kind="optuna", seed=0)
-    running = observed(space, first, 0, status="begun")
+    running = observed(space, first, 0, status="training")
     second = next_point(space, [*known, running], kind="optuna", seed=0)
     assert second != first
 

@@ -109,7 +109,7 @@ def test_a_space_that_training_cannot_mean_is_refused(settings, given, message):
     ("given", "message"),
     [
         ({"search": "optuna", "trials": 0}, "trials is 0"),
-        ({"search": "optuna"}, "has no end; give --trials"),
+        ({"search": "optuna"}, "needs a limit; give --trials"),
         ({"search": "hyperopt", "trials": 3}, "search 'hyperopt'"),
         ({"trials": 3}, "search 'grid' has one for each combination"),
         ({"search": "random", "time_budget": "soon"}, "time_budget is 'soon'"),
@@ -117,7 +117,7 @@ def test_a_space_that_training_cannot_mean_is_refused(settings, given, message):
         ({"grace_steps": 3}, "no scheduler ends trials"),
         ({"scheduler": "asha", "score_every": 0}, "score_every is 0"),
         ({"scheduler": "asha", "reduction_factor": 1}, "reduction_factor is 1"),
-        ({"search": "random", "trials": 3, "force": True}, "force deletes what"),
+        ({"search": "random", "trials": 3, "force": True}, "force deletes the results"),
     ],
 )
 def test_flags_that_make_no_search_are_refused(settings, given, message):
