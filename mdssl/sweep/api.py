@@ -1,4 +1,4 @@
-"""A sweep from Python, as a notebook starts it: the same trials as the scripts in ``sweeps/``."""
+"""A sweep from Python, as a notebook starts it: the same trials as those of ``mdssl sweep``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sweep:
         methods: names of methods, or settings such as ``{"method": "mdssl-robust", "epsilon": 0.5}``.
         name: the leaderboard's column ``sweep``.
         preset: where settings that are not given come from: quick, cifar, or paper.
-        settings: any flag of ``sweeps/lambda_grid.py --help`` or setting of clustering, with underscores:
+        settings: any flag of ``mdssl sweep lambda-grid --help-all`` or setting of clustering, with underscores:
             ``domains``, ``evaluate``, ``lambda1``, ``lambda2``, ``seeds``, ``grid``, ``iterations``, ``executor``,
             ``storage``, ``data``, ….
 

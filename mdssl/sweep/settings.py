@@ -1,4 +1,4 @@
-"""The settings that every sweep script shares. A script adds its own axes in a subclass."""
+"""The settings that every sweep shares. A sweep adds its own axes in a subclass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     """What is held fixed over a sweep, where it runs, and where its results go."""
 
     own_axes: ClassVar[tuple[str, ...]] = ()
-    """Settings of a trial that the script has axes for under other names."""
+    """Settings of a trial that the sweep has axes for under other names."""
     evaluates_domains: ClassVar[bool] = False
     """Whether ``evaluate`` is the domains because nothing was named: those without labels are then left out."""
 
@@ -69,7 +69,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     address: str | None = None
     """A running Ray cluster, e.g. auto; default: a Ray of its own on this machine."""
     dry_run: bool = False
-    """Print what would be trained and what is already there, then stop."""
+    """Print the plan and stop. It says what would be trained, and what is already there."""
     force: bool = False
     """Train and score all trials of this sweep again; what they had is deleted."""
     retry_failed: bool = False
