@@ -49,7 +49,7 @@ _METAVARS = {
     "FOLDER": "storage data source output",
     "FILE": "weights pretrained save_config",
     "DATASET": "domains evaluate among name",
-    "TRIAL_ID": "trial_id trial",
+    "TRIAL_ID": "trial_id",
     "MIXTURE": "mixtures train_mixture",
     "METHOD": "methods method",
     "CLASS": "classes",
@@ -119,7 +119,7 @@ def flags_of(settings_class: type) -> dict[str, Flag]:
     owner: dict[str, type] = {}
     for kind in settings_class.__mro__:
         for name, text in _texts(kind).items():
-            texts.setdefault(name, text)
+            texts[name] = texts.get(name) or text
             owner.setdefault(name, kind)
     by_name = {field.name: field for field in fields(settings_class)}
     # Dataclasses put inherited fields first.

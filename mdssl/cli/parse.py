@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_ty
 import tyro
 
 from mdssl.cli.config_file import is_config_file, save, settings_in
-from mdssl.cli.flags import SAVE_CONFIG, takes_file
+from mdssl.cli.flags import SAVE_CONFIG, flags_of, takes_file
 from mdssl.cli.help import help_text
 from mdssl.config.field_types import current_name
 from mdssl.config.presets import preset_values
@@ -113,7 +113,7 @@ def parse(settings_class: type[Settings], *, prog: str, description: str | None,
             cannot be parsed.
         SystemExit: ``--help``.
     """
-    argv = [_current_flag(word) for word in argv]
+    argv = _with_trial_first(settings_class, [_current_flag(word) for word in argv])
     _check_values(settings_class, argv)
     names: dict[str, Any] = {field.name: field.default for field in fields(settings_class)}  # type: ignore[arg-type]
     of_file: dict[str, Any] = {}
@@ -191,6 +191,27 @@ def _current_flag(word: str) -> str:
     """``word`` with American spelling, if it is a flag: ``--knn-neighbours=5`` was its name before."""
     flag, equals, value = word.partition("=")
     return current_name(flag) + equals + value if flag.startswith("--") else word
+
+
+def _with_trial_first(settings_class: type, argv: Sequence[str]) -> list[str]:
+    """``argv`` with the trial as a positional argument, which ``--trial-id`` and ``--trial`` were before."""
+    trial = flags_of(settings_class).get("trial_id")
+    if not trial:
+        return list(argv)
+    words = iter([re.sub(r"^--trial(?==|$)", "--trial-id", word) for word in argv])
+    if not trial.positional:
+        return list(words)
+    first, others = "", []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag != "--trial-id":
+            others.append(word)
+            continue
+        found = value if equals else next(words, None)
+        if found is None:
+            raise InputError("--trial-id has no value; give a trial, or leave the flag out.")
+        first = found
+    return [first, *others] if first else others
 
 
 def _check_values(settings_class: type, argv: Sequence[str]) -> None:

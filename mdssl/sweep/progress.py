@@ -26,6 +26,9 @@ _SILENT = {
     "evaluating": "its encoder is being scored, or waits until those of other trials have been",
 }
 
+_TERMS = {"loss": "loss", "align": "alignment", "within": "within", "across": "across"}
+"""The loss and its terms, by header: of them a narrow terminal shows the loss alone."""
+_WIDE = 110
 
 _OF_ONE_REPORT = ("owner", "reached", "step_saved")
 """What a report says of a trial that is queued: claimed elsewhere, or stopped with a checkpoint of that step."""
@@ -186,31 +189,24 @@ class SweepProgress(tune.Callback):
             caption += f"; ahead: {self.labels[ahead]},{_validation(scored[ahead])}"
         table = Table(caption=Text(caption), box=None)
         table.add_column("trial", no_wrap=True)
-        for name in (
-            "phase",
-            "step",
-            *["validation"] * bool(scored),
-            "loss",
-            "align",
-            "within",
-            "across",
-            "views/s",
-            "ETA",
-        ):
+        table.add_column("")
+        terms = _TERMS if self.console.width >= _WIDE else {"loss": "loss"}
+        names = ("phase", "step", *["validation"] * bool(scored), *terms, "views/s", "ETA")
+        for name in names:
             table.add_column(name, justify="right", no_wrap=True)
         for trial_id, label in self.labels.items():
             latest = self.latest.get(trial_id)
             if latest is None:
-                table.add_row(Text(label), "queued")
+                table.add_row(trial_id, Text(label), "queued")
                 continue
-            cells = [label, latest.get("phase", "training")]
+            cells = [trial_id, label, latest.get("phase", "training")]
             if "step" in latest:
                 cells += [f"{latest['step']}/{latest['iterations']}"]
                 cells += [_validation(latest).removeprefix("  validation ")] * bool(scored)
-                cells += [f"{latest[term]:.3f}" for term in ("loss", "alignment", "within", "across")]
+                cells += [f"{latest[term]:.3f}" for term in terms.values()]
                 cells += [f"{latest['views_per_second']:,.0f}", duration(latest["eta_seconds"])]
             elif "owner" in latest:
-                cells = [label, f"waits for {latest['owner']}", str(latest["reached"])]
+                cells = [trial_id, label, f"waits for {latest['owner']}", str(latest["reached"])]
             table.add_row(*map(Text, cells))
         return table
 

@@ -68,7 +68,16 @@ def test_overview_lists_every_command(capsys):
         (["data", "show", "nothing", "--output", "sheet.jpg"], "output 'sheet.jpg' would not be a PNG"),
         (["train", "--method", "random", "--device", "cdua"], "unknown device 'cdua'"),
         (["probe", "../../etc"], "'../../etc' is not a trial id"),
-        (["probe", "0123456789ab"], "has no encoder"),
+        (["probe", "0123456789ab"], "storage .*results has no leaderboard and no trials"),
+        (["log", "best"], "storage .*results has no leaderboard and no trials"),
+        (["export", "012"], "'012' is not a trial id .*at least 4 of its first"),
+        (["embed", "0123", "--output", "a.parquet"], "storage .*results has no leaderboard"),
+        (["embed", "a", "b", "--weights", "c", "--output", "a.parquet"], "no images are given; name a folder"),
+        (
+            ["neighbors", "a.jpg", "--weights", "c", "--trial", "0123456789ab"],
+            "either a trial, or --weights FILE; 0123456789ab and c are given",
+        ),
+        (["figures", "best", "last"], "best and last are several trials"),
         (["train", "--iterations", "abc"], "--iterations: invalid literal for int.*: 'abc'.*mdssl train --help"),
         (["train", "--lamda1", "0.9"], "--lamda1, 0.9. Did you mean --lambda1"),
         (["train", "--domains", "--lambda1", "1"], "--domains has no value"),
@@ -157,7 +166,42 @@ def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
     assert "tiny-a: already there" in capsys.readouterr().out
 
     run("leaderboard", "--storage", tmp_path)
-    assert re.search(r"mdssl +0.9 +0 ", capsys.readouterr().out)
+    assert re.search(rf"{trial_id} mdssl +0.9 +0 ", capsys.readouterr().out)
+
+    where = ["--storage", tmp_path, "--data", tiny_data]
+    run("probe", "last", "--evaluate", "tiny-a", *where)
+    assert "tiny-a: already there" in capsys.readouterr().out
+    run("log", trial_id[:4], "--storage", tmp_path)
+    assert "step 4/4" in capsys.readouterr().out
+    run("embed", "best", "tiny-c", "--split", "test", "--output", tmp_path / "c.parquet", *where)
+    assert len(pd.read_parquet(tmp_path / "c.parquet")) == 32
+
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "trials").rglob("*")}
+    run(*train)
+    printed = capsys.readouterr().out
+    assert f"trial {trial_id} is already there: 4 steps, encoder in {tmp_path}/trials/{trial_id}" in printed
+    assert "step 4/4" not in printed
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "trials").rglob("*")} == files
+
+
+@pytest.mark.parametrize("flag", ["--trial-id", "--trial"])
+@pytest.mark.parametrize(
+    ("command", "rest"),
+    [
+        ("probe", ["--evaluate", "a"]),
+        ("log", ["--follow"]),
+        ("export", ["--formats", "safetensors", "onnx"]),
+        ("embed", ["photos", "--output", "o.parquet"]),
+        ("neighbors", ["a.jpg", "b.jpg", "--among", "a", "b"]),
+    ],
+)
+def test_a_trial_stands_first_and_could_be_a_flag_before(flag, command, rest):
+    def settings(*argv):
+        return parse(COMMANDS[command][0], prog="", description="", argv=argv)
+
+    wanted = settings("abcd", *rest)
+    assert wanted.trial_id == "abcd"
+    assert settings(*rest, flag, "abcd") == settings(*rest, f"{flag}=abcd") == settings(flag, "abcd", *rest) == wanted
 
 
 def test_data_is_prepared_listed_and_shown(tiny_data, tmp_path, capsys, monkeypatch):
