@@ -1,15 +1,20 @@
 """The command line: what it teaches, one message for a wrong setting, and training and probing without Ray."""
 
+import itertools
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import mdssl
 from mdssl.cli.main import COMMANDS, main
 from mdssl.cli.parse import command, parse
+from mdssl.data.dataset import open_dataset
+from mdssl.storage.claim import Claim
 
 
 def run(*arguments):
@@ -184,6 +189,23 @@ def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "trials").rglob("*")} == files
 
 
+def test_a_trial_that_another_process_finished_meanwhile_is_already_there(tiny_data, tmp_path, capsys, monkeypatch):
+    train, wait = ["train", *tiny(tmp_path, tiny_data)], Claim.wait_aloud
+
+    def another_is_first(claim):
+        monkeypatch.setattr(Claim, "wait_aloud", wait)
+        run(*train)
+        wait(claim)
+
+    monkeypatch.setattr(Claim, "wait_aloud", another_is_first)
+    run(*train)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial ")]
+    assert [re.search(": 4 steps in|is already there: 4 steps", line)[0] for line in lines] == [
+        ": 4 steps in",
+        "is already there: 4 steps",
+    ]
+
+
 @pytest.mark.parametrize("flag", ["--trial-id", "--trial"])
 @pytest.mark.parametrize(
     ("command", "rest"),
@@ -210,3 +232,18 @@ def test_data_is_prepared_listed_and_shown(tiny_data, tmp_path, capsys, monkeypa
     assert re.search(r"tiny-a +64 train / 32 test images of 4 classes +16x16", capsys.readouterr().out)
     run("data", "show", "tiny-a", "--data", tiny_data)
     assert (tmp_path / "tiny-a-train.png").exists()
+
+
+def test_a_source_may_hold_several_datasets_each_in_a_folder_of_its_name(tmp_path, capsys):
+    for number, (name, label) in enumerate(itertools.product(("left", "right"), ("cat", "dog"))):
+        folder = tmp_path / "all" / name / "train" / label
+        folder.mkdir(parents=True)
+        for image in range(4):
+            Image.new("RGB", (8, 8), (60 * number, 50 * image, 0)).save(folder / f"{image}.png")
+    flags = ["--source", tmp_path / "all", "--size", 8, "--workers", 1, "--data", tmp_path / "data"]
+    run("data", "prepare", "left", "right", *flags)
+    printed = capsys.readouterr().out
+    assert re.findall(r"^(\w+): \d+ train / \d+ test images of 2 classes", printed, re.MULTILINE) == ["left", "right"]
+    images = {name: open_dataset(tmp_path / "data", name).split("train").images for name in ("left", "right")}
+    reds = {name: np.asarray(own)[..., 0].max() for name, own in images.items()}
+    assert reds == {"left": 60, "right": 180}
