@@ -46,7 +46,8 @@ _COMMON = {
 }
 """Flags that a short help shows, beside those that a sweep has for itself."""
 _METAVARS = {
-    "FOLDER": "storage data source output",
+    "FOLDER": "storage data",
+    "PATH": "source output",
     "FILE": "weights pretrained save_config",
     "DATASET": "domains evaluate among name",
     "TRIAL_ID": "trial_id",
