@@ -1,43 +1,10 @@
-"""λ1 × λ2: how strongly to push apart images within a domain, and across domains (figure 3 and table 1 of the paper).
-
-Trains one MDSSL encoder for each pair of --lambda1 and --lambda2, and two baselines: SimCLR on the union of all
-domains, and a random encoder as the floor. Expect λ2 a little above 0 to help the most.
-
-  python sweeps/lambda_grid.py
-      preset quick: 8 trials on built-in domains, minutes on 2 CPU cores
-
-  python sweeps/lambda_grid.py --preset paper --domains cifar10 svhn --evaluate cifar10 svhn stl10
-      ResNet-50, 48,000 steps a trial: GPU-days
-
-Run the same command again: it trains nothing twice, and continues where it stopped or prints the table.
-"""
-
-from __future__ import annotations
+"""λ1 × λ2: the same as ``mdssl sweep lambda-grid``, which is in `mdssl/cli/sweeps/lambda_grid.py`."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-from mdssl.cli.parse import command, parse
-from mdssl.sweep.settings import SweepSettings
+from mdssl.cli.main import as_script
 
-
-@dataclass(frozen=True, kw_only=True)
-class LambdaGrid(SweepSettings):
-    lambda1: tuple[float, ...] = (1.0, 0.9)
-    """Weights of the within-domain term, each in (0, 1]. The paper's figures label this axis -lambda1."""
-    lambda2: tuple[float, ...] = (0.0, 0.05, 0.1)
-    """Weights of the across-domain term, each at least 0; useful up to about 0.2."""
-
-
-@command
-def main(argv: Sequence[str]) -> int:
-    settings = parse(LambdaGrid, prog="lambda_grid.py", description=__doc__, argv=argv)
-    # Imported after the flags are read, because --help should not wait for torch.
-    from mdssl.sweep.launch import run_sweep
-
-    return run_sweep("lambda_grid", settings, ["random", "simclr", "mdssl"])
-
+main = as_script("sweep", "lambda-grid")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,92 +1,10 @@
-"""Mixtures: which domains to train on together, and what one more domain costs or gains (tables 1 and 3, figure 2).
+"""Mixtures: the same as ``mdssl sweep mixtures``, which is in `mdssl/cli/sweeps/mixtures.py`."""
 
-Trains for each mixture one MDSSL encoder at each pair of --lambda1 and --lambda2 and SimCLR on its union; for each
-domain alone SimCLR, unless --no-singles is given; and scores a random encoder as the floor. All are scored on every
-dataset of --evaluate, so that each mixture has seen and unseen domains. The paper reports that each further domain
-helps (figure 2).
-
-  python sweeps/mixtures.py
-      preset quick: the built-in domains one by one, 8 trials, minutes on 2 CPU cores
-
-  python sweeps/mixtures.py --preset cifar --domains cifar10 svhn stl10 cifar100 --subsets 2 3
-      all 6 pairs and 4 triples, each with its union baseline, and 4 single domains: 25 trials
-
-  python sweeps/mixtures.py --preset paper --mixtures cifar10+stl10+svhn cifar100+dtd+tiny-imagenet --no-singles
-      just these
-
-Run the same command again: it trains nothing twice, and continues where it stopped or prints the table.
-"""
-
-from __future__ import annotations
-
-import itertools
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-from mdssl.cli.parse import command, parse
-from mdssl.config.trial import check_mixture
-from mdssl.errors import InputError
-from mdssl.sweep.settings import SweepSettings
+from mdssl.cli.main import as_script
 
-
-@dataclass(frozen=True, kw_only=True)
-class Mixtures(SweepSettings):
-    mixtures: tuple[str, ...] = ()
-    """These mixtures, each written cifar10+svhn. Without --domains, those are the domains of these."""
-    subsets: tuple[int, ...] = ()
-    """All mixtures of this many of --domains."""
-    growing: bool = False
-    """--domains one by one in the order given: the first two, the first three, …. The default where neither --mixtures
-    nor --subsets is given."""
-    singles: bool = True
-    """Beside them, each domain alone; --no-singles leaves those out."""
-
-    def __post_init__(self) -> None:
-        if not self.domains:
-            named = [domain for mixture in self.mixtures for domain in mixture.split("+")]
-            object.__setattr__(self, "domains", tuple(dict.fromkeys(named)))
-        super().__post_init__()
-        for size in self.subsets:
-            if not 2 <= size <= len(self.domains):
-                raise InputError(
-                    f"subsets has {size}, but of {len(self.domains)} domains mixtures have 2 to {len(self.domains)}. "
-                    "Each domain alone is trained without --no-singles."
-                )
-        for mixture in self.mixtures:
-            check_mixture(tuple(mixture.split("+")))
-            if "" in mixture.split("+") or "+" not in mixture:
-                raise InputError(
-                    f"mixture {mixture!r} is not two domains or more, joined by '+', such as cifar10+svhn."
-                )
-        if not self.all_mixtures:
-            raise InputError(f"domains are {'+'.join(self.domains)!r}; mixtures need two or more. Add --domains.")
-
-    @property
-    def all_mixtures(self) -> tuple[tuple[str, ...], ...]:
-        """The mixtures of two domains or more, each once, in the order of the flags."""
-        found = [tuple(mixture.split("+")) for mixture in self.mixtures]
-        for size in self.subsets:
-            found += itertools.combinations(self.domains, size)
-        if self.growing or not found:
-            found += [self.domains[:size] for size in range(2, len(self.domains) + 1)]
-        return tuple(dict.fromkeys(found))
-
-
-@command
-def main(argv: Sequence[str]) -> int:
-    settings = parse(Mixtures, prog="mixtures.py", description=__doc__, argv=argv)
-    # Imported after the flags are read, because --help should not wait for torch.
-    from mdssl.sweep.launch import run_sweep
-
-    methods: list[str | dict] = ["random"]
-    if settings.singles:
-        alone = dict.fromkeys(domain for mixture in settings.all_mixtures for domain in mixture)
-        methods += [{"method": "simclr", "domains": (domain,)} for domain in alone]
-    for mixture in settings.all_mixtures:
-        methods += [{"method": method, "domains": mixture} for method in ("simclr", "mdssl")]
-    return run_sweep("mixtures", settings, methods)
-
+main = as_script("sweep", "mixtures")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,17 +5,18 @@ Functions import torch, and modules that need it, themselves: ``--help`` does no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import tyro
 
+from mdssl.cli.places import TrialArgument
 from mdssl.config.presets import DATA, STORAGE
+from mdssl.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
-    trial_id: tyro.conf.Positional[str]
-    """Id of a finished trial: the 12 hex digits that the leaderboard prints."""
+class Export(TrialArgument):
+    trial_id: tyro.conf.Positional[str] = field()
     output: str = ""
     """Folder to write, local or in a bucket; default: encoder-TRIAL_ID. In a bucket README.md is written last."""
     formats: tuple[str, ...] = ("safetensors",)
@@ -41,14 +42,14 @@ def export(settings: Export) -> None:
       mdssl export 0123456789ab
       mdssl export 0123456789ab --formats safetensors onnx --output encoders/cells
     """
-    from mdssl.config.trial import check_trial_id
     from mdssl.export.folder import export
+    from mdssl.tables.trial_name import find_trial
 
-    check_trial_id(settings.trial_id)
-    output = settings.output or f"encoder-{settings.trial_id}"
+    trial_id = find_trial(settings.storage, settings.trial_id)
+    output = settings.output or f"encoder-{trial_id}"
     differences = export(
         settings.storage,
-        settings.trial_id,
+        trial_id,
         output,
         formats=settings.formats,
         data=settings.data,
@@ -62,14 +63,13 @@ def export(settings: Export) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed:
-    source: tyro.conf.Positional[str]
+class Embed(TrialArgument):
+    trial_id: tyro.conf.Positional[str] = ""
+    source: tyro.conf.Positional[str] = ""
     """A folder of images, at any depth; a Parquet file or shards in Hugging Face's layout, with or without labels; or
     the name of a prepared dataset."""
     output: str
     """Parquet file to write, local or in a bucket."""
-    trial_id: str = ""
-    """The encoder of a finished trial."""
     weights: str = ""
     """Instead of a trial: the file of a pretrained encoder from elsewhere, as for `mdssl probe`."""
     input_size: int | None = None
@@ -102,24 +102,26 @@ def embed(settings: Embed) -> None:
     Images are resized as by `mdssl data prepare`. An interrupted run continues where it stopped.
 
     Examples:
-      mdssl embed ~/pictures/cells --trial-id 0123456789ab --output cells.parquet
-      mdssl embed cifar10 --split test --trial-id 0123456789ab --output s3://BUCKET/cifar10.parquet
+      mdssl embed 0123456789ab ~/pictures/cells --output cells.parquet
+      mdssl embed best cifar10 --split test --output s3://BUCKET/cifar10.parquet
 
     In Python, as an array (images, features):
       np.stack(pd.read_parquet("cells.parquet")["embedding"])
     """
     from mdssl.export.embed import embed
 
-    embed(**vars(settings))
+    trial_id, source = _encoder(settings, [settings.source] if settings.source else [])
+    if len(source) != 1:
+        raise InputError("no images are given; name a folder, a Parquet file or a prepared dataset after the trial.")
+    embed(**vars(settings) | {"trial_id": trial_id, "source": source[0]})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbors:
+class Neighbors(TrialArgument):
+    trial_id: tyro.conf.Positional[str] = ""
     images: tyro.conf.Positional[tuple[str, ...]] = ()
     """Image files; DATASET:test or DATASET:train for four images of that split of a prepared dataset; or
     DATASET:test:ROW or DATASET:train:ROW for one."""
-    trial_id: str = ""
-    """Id of a trained trial: the 12 hex digits that `mdssl train` and the leaderboard print."""
     weights: str = ""
     """Instead of a trial: the file of a pretrained encoder from elsewhere, as for `mdssl probe`."""
     input_size: int | None = None
@@ -148,10 +150,24 @@ def neighbors(settings: Neighbors) -> None:
     """Show the training images that are nearest to yours in an encoder's feature space, as a sheet and in words.
 
     Examples:
-      mdssl neighbors photo.jpg --trial-id 0123456789ab
-      mdssl neighbors svhn:test cifar10:test:17 --trial-id 0123456789ab --features projection
+      mdssl neighbors 0123456789ab photo.jpg
+      mdssl neighbors best svhn:test cifar10:test:17 --features projection
       mdssl neighbors photo.jpg --weights resnet50.pth --input-size 224 --among cifar10 stl10
     """
     from mdssl.evaluate.neighbors.show import show_neighbors
 
-    show_neighbors(**vars(settings))
+    trial_id, images = _encoder(settings, list(settings.images))
+    show_neighbors(**vars(settings) | {"trial_id": trial_id, "images": images})
+
+
+def _encoder(settings: Embed | Neighbors, images: list[str]) -> tuple[str, list[str]]:
+    """The id of the trial that is named first, and the images; with --weights all are images."""
+    from mdssl.tables.trial_name import find_trial, is_trial_name
+
+    if not settings.weights:
+        return (find_trial(settings.storage, settings.trial_id) if settings.trial_id else ""), images
+    if is_trial_name(settings.trial_id):
+        raise InputError(
+            f"give either a trial, or --weights FILE; {settings.trial_id} and {settings.weights} are given."
+        )
+    return "", [*[settings.trial_id] * bool(settings.trial_id), *images]

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import mdssl
 from mdssl.cli import data, encoders, results, trials
-from mdssl.cli.parse import command, parse
+from mdssl.cli.completion import print_completion
+from mdssl.cli.config_file import is_config_file, sweep_of
+from mdssl.cli.help import command_list, described
+from mdssl.cli.parse import Main, command, parse
+from mdssl.cli.sweeps.clustering import Clustering, clustering
+from mdssl.cli.sweeps.lambda_grid import LambdaGrid, lambda_grid
+from mdssl.cli.sweeps.mixtures import Mixtures, mixtures
+from mdssl.cli.sweeps.paper import Paper, paper
+from mdssl.cli.sweeps.search import Search, search
 from mdssl.config.field_types import current_name
 from mdssl.errors import check_name
 
-COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "data list": (data.DataList, data.data_list),
     "data prepare": (data.DataPrepare, data.data_prepare),
     "data show": (data.DataShow, data.data_show),
+    "sweep lambda-grid": (LambdaGrid, lambda_grid),
+    "sweep mixtures": (Mixtures, mixtures),
+    "sweep clustering": (Clustering, clustering),
+    "sweep search": (Search, search),
+    "sweep paper": (Paper, paper),
     "train": (trials.Train, trials.train),
     "probe": (trials.Probe, trials.probe),
     "status": (trials.Status, trials.status),
@@ -29,29 +43,62 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "embed": (encoders.Embed, encoders.embed),
 }
 
-_SAVE_PROGRESS = {"train", "probe", "embed"}
+_GROUPS = ("data", "sweep")
+"""First words of commands with two."""
+_SAVE_PROGRESS = {"sweep", "train", "probe", "embed"}
 """Commands that continue where they were interrupted."""
 
 
 @partial(command, saves_progress=lambda argv: bool(_SAVE_PROGRESS.intersection(argv[:1])))
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int | None:
     """The command ``mdssl``; see `mdssl.cli.parse.command` for what it returns."""
-    words = argv[:2] if argv[:1] == ["data"] else argv[:1]
+    words = list(argv[:2] if argv[:1] and argv[0] in _GROUPS else argv[:1])
     if words == ["--version"]:
         print(f"mdssl {mdssl.__version__}")
-        return
-    if not words or "--help" in words or "-h" in words or words == ["data"]:
-        print(_usage())
-        return
+        return None
+    if words == ["--print-completion"]:
+        print_completion(COMMANDS, argv[1:])
+        return None
+    if not words or {"--help", "-h", "--help-all"}.intersection(words) or (len(words) == 1 and words[0] in _GROUPS):
+        print(_usage(words[0] if words and words[0] in _GROUPS else ""))
+        return None
+    rest = argv[len(words) :]
+    if words[0] == "sweep" and is_config_file(words[1]):
+        sweeps = [name.removeprefix("sweep ") for name in COMMANDS if name.startswith("sweep ")]
+        rest, words[1] = [words[1], *rest], sweep_of(words[1], sweeps)
     name = current_name(" ".join(words))
     check_name("command", name, COMMANDS, "`mdssl --help` says what each does.")
     settings_class, function = COMMANDS[name]
-    description = inspect.getdoc(function)
-    function(parse(settings_class, prog=f"mdssl {name}", description=description, argv=argv[len(words) :]))
+    return function(parse(settings_class, prog=f"mdssl {name}", description=inspect.getdoc(function), argv=rest))
 
 
-def _usage() -> str:
-    lines = ["usage: mdssl COMMAND [flags]; `mdssl COMMAND --help` lists the flags, defaults and an example", ""]
-    lines += [f"  {name:14} {(inspect.getdoc(run) or '').splitlines()[0]}" for name, (_, run) in COMMANDS.items()]
-    lines += ["", "Sweeps are scripts of their own: python sweeps/lambda_grid.py --help"]
-    return "\n".join(lines)
+def as_script(*words: str) -> Main:
+    """The command ``mdssl WORDS`` as the main function of a script."""
+    return lambda argv=None: main([*words, *(sys.argv[1:] if argv is None else argv)])
+
+
+def _usage(group: str) -> str:
+    """The list of all commands, or of those that begin with the word ``group``."""
+    shown = {
+        name: (inspect.getdoc(run) or "").splitlines()[0]
+        for name, (_, run) in COMMANDS.items()
+        if not group or name.startswith(f"{group} ")
+    }
+    if not group:
+        shown |= _OPTIONS
+    head = f"usage: mdssl {f'{group} ' if group else ''}COMMAND [flags]; --help after it shows its flags and examples"
+    return "\n".join([*described(head), "", *command_list(shown), *described(_SWEEP_FILES if group == "sweep" else "")])
+
+
+_OPTIONS = {
+    "--version": "Print the version.",
+    "--print-completion SHELL": 'Print completions for bash, zsh or tcsh, for: eval "$(mdssl --print-completion bash)"',
+}
+_SWEEP_FILES = """
+
+`mdssl sweep FILE.yaml [flags]` runs the sweep of a file, which --save-config writes. Its keys are names of flags, which
+override it:
+
+  sweep: lambda-grid
+  domains: [cifar10, svhn]
+  lambda2: [0, 0.1, 0.2]"""

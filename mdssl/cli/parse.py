@@ -9,15 +9,18 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
+from mdssl.cli.config_file import is_config_file, save, settings_in
+from mdssl.cli.flags import SAVE_CONFIG, flags_of, takes_file
+from mdssl.cli.help import help_text
 from mdssl.config.field_types import current_name
 from mdssl.config.presets import preset_values
 from mdssl.errors import InputError, Terminated
@@ -25,6 +28,8 @@ from mdssl.storage.retry import StorageLostError, retrying
 from mdssl.terminal import printable
 
 Settings = TypeVar("Settings")
+
+TYRO = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 
 class Main(Protocol):
@@ -98,35 +103,46 @@ def _signals_raise() -> Iterator[None]:
 
 
 def parse(settings_class: type[Settings], *, prog: str, description: str | None, argv: Sequence[str]) -> Settings:
-    """Read ``argv`` into ``settings_class``; the defaults are those of the preset that ``argv`` names, if it has one.
+    """Read ``argv`` into ``settings_class``.
+
+    What a flag does not say comes from the configuration file that ``argv`` begins with, if it does, then from the
+    preset, then from the class.
 
     Raises:
-        ValueError: a setting that is not allowed, from the class's own checks, or a flag that does not exist or cannot
-            be parsed.
+        ValueError: a setting that is not allowed, from the class's own checks, or a flag or key that does not exist or
+            cannot be parsed.
         SystemExit: ``--help``.
     """
-    assert is_dataclass(settings_class)
-    argv = [_current_flag(word) for word in argv]
+    argv = _with_trial_first(settings_class, [_current_flag(word) for word in argv])
     _check_values(settings_class, argv)
-    names: dict[str, Any] = {field.name: field.default for field in fields(settings_class)}
+    names: dict[str, Any] = {field.name: field.default for field in fields(settings_class)}  # type: ignore[arg-type]
+    of_file: dict[str, Any] = {}
+    wants_help = {"-h", "--help", "--help-all"}.intersection(argv)
+    if takes_file(settings_class) and argv and is_config_file(argv[0]):
+        file, *argv = argv
+        of_file = _beside_flags(settings_in(file, settings_class, prog), argv)
     values: dict[str, Any] = {}
     if "preset" in names:
-        given = [name for name in names if _value(argv, name) is not None]
+        named = [name for name in names if name in of_file or _value(argv, name) is not None]
         preset = _value(argv, "preset")
-        values = preset_values(names["preset"] if preset is None else preset, given)
-    required = {name: tyro.MISSING for name, default in names.items() if default is MISSING}
-    unchecked = _unchecked(settings_class)
-    defaults = unchecked(**required | {name: value for name, value in values.items() if name in names})
+        values = preset_values(of_file.get("preset", names["preset"]) if preset is None else preset, named)
+    defaults = names | {name: value for name, value in values.items() if name in names} | of_file
+    if wants_help:
+        print(
+            help_text(
+                settings_class,
+                prog=prog,
+                description=description or "",
+                defaults=defaults,
+                everything="--help-all" in wants_help,
+            )
+        )
+        raise SystemExit(0)
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            parsed = tyro.cli(
-                unchecked,
-                prog=prog,
-                description=description,
-                default=defaults,
-                args=argv,
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+            parsed: Any = tyro.cli(
+                _to_fill_in(settings_class, defaults), prog=prog, args=argv, config=TYRO, add_help=False
             )
     except SystemExit as ended:
         if not ended.code:
@@ -134,32 +150,41 @@ def parse(settings_class: type[Settings], *, prog: str, description: str | None,
         raise InputError(f"{_without_box(said.getvalue())} `{prog} --help` lists the flags.") from None
     for name in ("data", "storage"):
         _check_is_no_file(name, getattr(parsed, name, ""))
-    return settings_class(**{name: getattr(parsed, name) for name in names})
+    settings = settings_class(**{name: getattr(parsed, name) for name in names})
+    # Of the workers of torchrun one writes it.
+    if getattr(parsed, "save_config", "") and os.environ.get("RANK", "0") == "0":
+        save(parsed.save_config, settings, {name: getattr(settings, name) for name in names}, prog)
+    return settings
 
 
-def _unchecked(settings_class: type) -> type:
-    """The class that tyro fills in: without checks, as the defaults alone may be incomplete (no domains yet), and with
-    choices as words, because our message on a wrong one names the nearest."""
-    unchecked = type(settings_class.__name__, (settings_class,), {"__post_init__": lambda self: None})
+def _beside_flags(of_file: Mapping[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+    """The settings of a file that no flag overrides. A flag that is only on or off can be given either way."""
+    words = {word.partition("=")[0] for word in argv}
+    found = {}
+    for name, value in of_file.items():
+        on, off = _flag(name), f"--no-{_flag(name).removeprefix('--')}"
+        if not {on, off} & words:
+            found[name] = value
+        elif isinstance(value, bool):
+            found[name] = off in words
+    return found
+
+
+def _to_fill_in(settings_class: type, defaults: Mapping[str, Any]) -> type:
+    """The class that tyro fills in: with these defaults, without checks, as defaults alone may be incomplete (no
+    domains yet), and with choices as words, because our message on a wrong one names the nearest."""
     hints = get_type_hints(settings_class, include_extras=True)
-    unchecked.__annotations__ = {name: word for name, hint in hints.items() if (word := _word_of(hint)) is not None}
-    # A command's own flags before those that it shares: dataclasses put inherited fields first, --help should not.
-    own_first = dict.fromkeys(name for base in settings_class.__mro__ for name in vars(base).get("__annotations__", ()))
-    known = settings_class.__dataclass_fields__  # type: ignore[attr-defined]
-    unchecked.__dataclass_fields__ = {name: known[name] for name in own_first if name in known}  # type: ignore[attr-defined]
-    return unchecked
+    filled = [(name, _word_of(hints[name]), field(default=default)) for name, default in defaults.items()]
+    if takes_file(settings_class):
+        filled.append((SAVE_CONFIG.name, SAVE_CONFIG.hint, field(default=SAVE_CONFIG.default)))
+    return make_dataclass(settings_class.__name__, filled, frozen=True, kw_only=True)
 
 
 def _word_of(hint: Any) -> Any:
-    """What tyro is to read for a ``Literal``, or a tuple of them; None for other types."""
-    several = get_origin(hint) is tuple
-    choices = get_args(hint)[0] if several else hint
-    if get_origin(choices) is not Literal:
-        return None
-    metavar = "|".join(get_args(choices))
-    if several:
-        return Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{{{metavar}}} ...")]
-    return Annotated[str, tyro.conf.arg(metavar=f"{{{metavar}}}")]
+    """What tyro is to read: words for a ``Literal``, or a tuple of them."""
+    if get_origin(hint) is Literal:
+        return str
+    return tuple[str, ...] if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal else hint
 
 
 def _current_flag(word: str) -> str:
@@ -168,13 +193,34 @@ def _current_flag(word: str) -> str:
     return current_name(flag) + equals + value if flag.startswith("--") else word
 
 
+def _with_trial_first(settings_class: type, argv: Sequence[str]) -> list[str]:
+    """``argv`` with the trial as a positional argument, which ``--trial-id`` and ``--trial`` were before."""
+    trial = flags_of(settings_class).get("trial_id")
+    if not trial:
+        return list(argv)
+    words = iter([re.sub(r"^--trial(?==|$)", "--trial-id", word) for word in argv])
+    if not trial.positional:
+        return list(words)
+    first, others = "", []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag != "--trial-id":
+            others.append(word)
+            continue
+        found = value if equals else next(words, None)
+        if found is None:
+            raise InputError("--trial-id has no value; give a trial, or leave the flag out.")
+        first = found
+    return [first, *others] if first else others
+
+
 def _check_values(settings_class: type, argv: Sequence[str]) -> None:
     """Raise ``ValueError`` where a flag that takes values has none; of the settings only ``track`` may be empty."""
-    for field in fields(settings_class):
-        if isinstance(field.default, tuple) and field.name != "track":
-            value = _value(argv, field.name)
+    for each in fields(settings_class):
+        if isinstance(each.default, tuple) and each.name != "track":
+            value = _value(argv, each.name)
             if value is not None and (not value or value.startswith("--")):
-                raise InputError(f"{_flag(field.name)} has no value; give at least one, or leave the flag out.")
+                raise InputError(f"{_flag(each.name)} has no value; give at least one, or leave the flag out.")
 
 
 def _check_is_no_file(name: str, value: str) -> None:

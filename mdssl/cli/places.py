@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tyro.conf import Positional
+
 from mdssl.config.presets import DATA, STORAGE
 
 
@@ -17,6 +19,13 @@ class StorageFlag:
 class DataFlag:
     data: str = DATA
     """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialArgument:
+    trial_id: Positional[str] = ""
+    """A trial: its id, which the leaderboard and `mdssl status` print, or 4 or more of its first digits; best (by its
+    validation score) | last (that has finished)."""
 
 
 @dataclass(frozen=True, kw_only=True)

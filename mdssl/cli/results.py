@@ -5,13 +5,14 @@ What takes long to import is imported inside the functions, because ``--help`` s
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 
 import tyro
 
 from mdssl.cli.places import StorageFlag
-from mdssl.errors import check_number
+from mdssl.errors import InputError, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Leaderboard(StorageFlag):
     """Mean, standard deviation and number of seeds, of rows that differ in nothing else."""
     baseline: tuple[str, ...] = ()
     """Also the difference to the trial of the same mixture, seed and other settings that is this: a method, conditions
-    as in --where, or a trial id."""
+    as in --where, or a trial: its id, the first digits of it, or best."""
     sort: tuple[str, ...] = ()
     """Columns to sort by, smallest first; name:desc is largest first."""
     pareto: tuple[str, ...] | None = None
@@ -72,6 +73,7 @@ def leaderboard(settings: Leaderboard) -> None:
     """
     from mdssl.leaderboard.compacted import compact
     from mdssl.tables.printing import print_leaderboard, print_one_table
+    from mdssl.tables.trial_name import find_trial, is_trial_name
 
     own = (settings.where, settings.columns, settings.pivot, settings.over_seeds, settings.baseline, settings.sort)
     one_table = any((*own, settings.pareto is not None, settings.format, settings.output))
@@ -97,11 +99,11 @@ def leaderboard(settings: Leaderboard) -> None:
     print_one_table(
         settings.storage,
         choice=choice,
-        where=settings.where,
+        where=[_with_ids(settings.storage, text) for text in settings.where],
         columns=settings.columns,
         pivot=settings.pivot,
         over_seeds=settings.over_seeds,
-        baseline=settings.baseline,
+        baseline=[find_trial(settings.storage, word) if is_trial_name(word) else word for word in settings.baseline],
         sort=settings.sort,
         pareto=() if settings.pareto is None else settings.pareto or ("seen", "unseen"),
         format=settings.format,
@@ -109,18 +111,30 @@ def leaderboard(settings: Leaderboard) -> None:
     )
 
 
+def _with_ids(storage: str, condition: str) -> str:
+    """``condition`` with whole ids, if it is ``trial_id=`` or ``trial_id!=`` and trials as they are named."""
+    from mdssl.tables.trial_name import find_trial, is_trial_name
+
+    found = re.fullmatch(r"(\s*trial_id\s*!?=)(.*)", condition)
+    if not found:
+        return condition
+    names = (name.strip() for name in found[2].split(","))
+    return found[1] + ",".join(find_trial(storage, name) if is_trial_name(name) else name for name in names)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figures(StorageFlag):
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which figures: kinds, such as lambda-heatmap, or names of single files; default: all."""
+    """Which figures: kinds, such as lambda-heatmap, or names of single files; default: all. A trial among them, as in
+    `mdssl figures best`, asks for those of this trial while it trained."""
     output: str = "figures"
     """Folder or bucket to write them to."""
     formats: tuple[str, ...] = ("svg",)
     """svg (text that can be selected) | png (200 dots an inch) | pdf (fonts embedded); several give several files."""
     width: float | None = None
     """Of each figure, in inches: 3.3 is a column of print, 7 a page; default: what suits the figure."""
-    trial: str | None = None
-    """Figures of this trial while it trained, instead of those of the leaderboard: 12 hex digits."""
+    trial_id: str | None = None
+    """The same: a trial, whose figures are drawn instead of those of the leaderboard."""
 
 
 def figures(settings: Figures) -> None:
@@ -131,19 +145,24 @@ def figures(settings: Figures) -> None:
     Examples:
       mdssl figures --formats svg pdf
       mdssl figures lambda-heatmap --output paper/figures --formats pdf --width 3.3
-      mdssl figures --trial 0123456789ab
+      mdssl figures 0123456789ab
     """
     from mdssl.figures.saving import write_figures
+    from mdssl.tables.trial_name import find_trial, is_trial_name
 
     if settings.width is not None:
         check_number("width of figures in inches", settings.width, low=2, high=40)
+    named = [name for name in settings.names if is_trial_name(name)]
+    named += [settings.trial_id] if settings.trial_id else []
+    if len(named) > 1:
+        raise InputError(f"{' and '.join(named)} are several trials; figures are of one.")
     write_figures(
         settings.storage,
         settings.output,
-        names=settings.names,
+        names=[name for name in settings.names if not is_trial_name(name)],
         formats=settings.formats,
         width=settings.width,
-        trial_id=settings.trial,
+        trial_id=find_trial(settings.storage, named[0]) if named else None,
     )
 
 

@@ -5,12 +5,12 @@ Torch and what imports it are imported inside the functions, because ``--help`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 import tyro
 
-from mdssl.cli.places import DataFlag, DeviceFlag, StorageFlag
+from mdssl.cli.places import DataFlag, DeviceFlag, StorageFlag, TrialArgument
 from mdssl.config.field_types import pick
 from mdssl.config.methods import METHODS
 from mdssl.config.presets import PRESETS
@@ -50,11 +50,11 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
             )
 
     def _refuse_settings_of_other_methods(self) -> None:
-        for field in fields(ClusterSettings):
-            unasked = PRESETS[self.preset].get(field.name, field.default)
-            if not METHODS[self.method].has_setting(field.name) and getattr(self, field.name) != unasked:
+        for each in fields(ClusterSettings):
+            unasked = PRESETS[self.preset].get(each.name, each.default)
+            if not METHODS[self.method].has_setting(each.name) and getattr(self, each.name) != unasked:
                 raise InputError(
-                    f"{field.name} is {getattr(self, field.name)!r}, but method {self.method!r} has no such setting; "
+                    f"{each.name} is {getattr(self, each.name)!r}, but method {self.method!r} has no such setting; "
                     "leave it out, or choose a clustered method."
                 )
 
@@ -85,9 +85,7 @@ def train(settings: Train) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(DeviceFlag, StorageFlag, DataFlag, ProbeConfig):
-    trial_id: tyro.conf.Positional[str] = ""
-    """A trained trial: the 12 hex digits that `mdssl train` and the leaderboard print."""
+class Probe(TrialArgument, DeviceFlag, StorageFlag, DataFlag, ProbeConfig):
     weights: str = ""
     """Instead of a trial: a file of pretrained weights from torchvision, timm, solo-learn, lightly, Bolts, or
     safetensors."""
@@ -103,17 +101,19 @@ def probe(settings: Probe) -> None:
 
     Examples:
       mdssl probe 0123456789ab --evaluate stl10 --probe sgd
+      mdssl probe last
       mdssl probe --weights resnet50.pth --input-size 224 --evaluate cifar10
     """
     from mdssl.sweep.standalone import probe_standalone
+    from mdssl.tables.trial_name import find_trial
 
     if bool(settings.trial_id) == bool(settings.weights):
-        raise InputError("give either a trial id, or --weights FILE for an encoder from elsewhere.")
+        raise InputError("give either a trial, or --weights FILE for an encoder from elsewhere.")
     if settings.trial_id and settings.input_size is not None:
         raise InputError("input_size belongs to --weights; a trial's encoder takes images as they are prepared.")
     probe_standalone(
         pick(ProbeConfig, settings),
-        trial_id=settings.trial_id,
+        trial_id=find_trial(settings.storage, settings.trial_id) if settings.trial_id else "",
         weights=settings.weights,
         input_size=settings.input_size,
         evaluate=settings.evaluate,
@@ -151,9 +151,8 @@ def status(settings: Status) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log(StorageFlag):
-    trial_id: tyro.conf.Positional[str]
-    """A trial: the 12 hex digits that `mdssl status` and the leaderboard print."""
+class Log(TrialArgument, StorageFlag):
+    trial_id: tyro.conf.Positional[str] = field()
     follow: bool = False
     """Wait for new lines and print them, until Ctrl-C."""
 
@@ -164,5 +163,6 @@ def log(settings: Log) -> None:
     Example: mdssl log 0123456789ab --follow
     """
     from mdssl.storage.trial_log import print_log
+    from mdssl.tables.trial_name import find_trial
 
-    print_log(settings.storage, settings.trial_id, follow=settings.follow)
+    print_log(settings.storage, find_trial(settings.storage, settings.trial_id), follow=settings.follow)

@@ -61,14 +61,23 @@ def check_types(config: Any) -> None:
     config_class: type = type(config)
     hints = _hints(config_class) | getattr(config, "types_instead", {})
     for field in fields(config):
-        value, expected = getattr(config, field.name), hints[field.name]
-        try:
-            object.__setattr__(config, field.name, _as_type(value, expected, field.name))
-        except TypeError:
-            allowed = _TYPE_NAMES.get(expected, "a list of strings" if get_origin(expected) is tuple else str(expected))
-            raise InputError(f"{field.name} is {value!r} ({type(value).__name__}); it must be {allowed}.") from None
-        except OverflowError as error:
-            raise InputError(f"{field.name} is {error}; it must be a finite number.") from None
+        object.__setattr__(config, field.name, value_as(field.name, getattr(config, field.name), hints[field.name]))
+
+
+def value_as(name: str, value: Any, expected: Any) -> Any:
+    """``value`` as the setting ``name`` holds it, of the type ``expected``: lists become tuples, whole numbers floats.
+
+    Raises:
+        ValueError: a value of another type, or none of the choices of a ``Literal``.
+    """
+    try:
+        return _as_type(value, expected, name)
+    except TypeError:
+        plain = get_args(expected)[0] if get_origin(expected) is UnionType else expected
+        allowed = _TYPE_NAMES.get(plain, "a list of strings" if get_origin(plain) is tuple else str(plain))
+        raise InputError(f"{name} is {value!r} ({type(value).__name__}); it must be {allowed}.") from None
+    except OverflowError as error:
+        raise InputError(f"{name} is {error}; it must be a finite number.") from None
 
 
 def parse_as(name: str, text: str, expected: Any) -> Any:

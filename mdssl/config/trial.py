@@ -1,6 +1,6 @@
 """The definition of a trial: frozen dataclasses, which are checked when they are created.
 
-A setting is one field with its docstring. ``mdssl train`` and every script in ``sweeps/`` take their flags from these
+A setting is one field with its docstring. ``mdssl train`` and every sweep take their flags from these
 classes, so a new setting needs no other place than this and the code that acts on it.
 """
 
@@ -162,7 +162,7 @@ class TrialConfig(Recipe, ClusterSettings):
         Recipe.__post_init__(self)
         ClusterSettings.__post_init__(self)
         if self.precision == "auto":
-            object.__setattr__(self, "precision", _hardware_precision())
+            object.__setattr__(self, "precision", hardware_precision())
         check_lambda1(self.lambda1)
         check_number("lambda2", self.lambda2, low=0, hint="It weighs how far domains are pushed apart.")
         check_number(
@@ -286,7 +286,7 @@ def check_trial_id(trial_id: str) -> None:
         raise InputError(f"{trial_id!r} is not a trial id (12 hex digits, such as 0123456789ab).")
 
 
-def _hardware_precision() -> str:
+def hardware_precision() -> str:
     """bf16 autocast gains where the hardware multiplies bf16, and loses several-fold where it does not."""
     import torch
 

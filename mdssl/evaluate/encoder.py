@@ -31,7 +31,7 @@ def open_encoder(
         ValueError: both or none of the two are given; there is no such encoder, or it has no such layer.
     """
     if bool(trial_id) == bool(weights):
-        raise InputError("give either --trial-id ID, or --weights FILE for pretrained weights.")
+        raise InputError("give either TRIAL_ID, or --weights FILE for pretrained weights.")
     if trial_id and input_size is not None:
         raise InputError("--input-size requires --weights; a trial's encoder has its own input size.")
     if trial_id:

@@ -84,7 +84,7 @@ def _curves(board: pd.DataFrame, mixture: str | None, features: str = "encoder")
     if not varied:
         raise InputError(
             "lambda curves need trials of method mdssl with two values of lambda1 at lambda2 = 0, or of lambda2: run "
-            "python sweeps/lambda_grid.py --lambda1 1 0.9 --lambda2 0 0.1."
+            "mdssl sweep lambda-grid --lambda1 1 0.9 --lambda2 0 0.1."
         )
     levels = over2["lambda1"].nunique()
     if levels > MOST_CURVES:

@@ -98,8 +98,7 @@ def _hours(board: pd.DataFrame) -> Hours:
 def _check_numbers(rows: pd.DataFrame, needs: str) -> None:
     if rows["num_domains"].nunique() < 2:
         raise InputError(
-            f"{needs} trials of method mdssl with two numbers of training domains: run python "
-            "sweeps/mixtures.py --growing."
+            f"{needs} trials of method mdssl with two numbers of training domains: run mdssl sweep mixtures --growing."
         )
 
 

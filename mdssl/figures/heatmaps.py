@@ -80,7 +80,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Heatmap, Wor
         if len(grid[0][LAMBDAS].drop_duplicates()) < 2:
             raise InputError(
                 "a lambda heat map needs trials of method mdssl with two pairs of lambda1 and lambda2: "
-                "run python sweeps/lambda_grid.py."
+                "run mdssl sweep lambda-grid."
             )
         return grid
 

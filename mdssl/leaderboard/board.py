@@ -25,6 +25,7 @@ from mdssl.leaderboard.compacted import read_folder
 from mdssl.leaderboard.files import file_of, read_files, to_bytes
 from mdssl.leaderboard.names import marked
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import TRIALS
 
 _OF_A_SCORE = ("eval_dataset", "seen", "features", "probe", "top1", "num_classes", "num_train", "num_test")
 _NEEDED = {"finished": _OF_A_SCORE, "stopped": ("eval_dataset", "seen", "features", "step")}
@@ -88,6 +89,9 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame = table.to_pandas(types_mapper=types.get)
     frame["probe"] = frame["probe"].replace({name: probe_named_now(name) for name in frame["probe"].dropna().unique()})
+    # Where they are now: results may have been copied since they were written.
+    encoders = (Location.of(storage) / TRIALS).uri + "/" + frame["trial_id"] + "/encoder.safetensors"
+    frame["checkpoint"] = encoders.where(frame["checkpoint"].notna(), None)
     for name, wanted in filters.items():
         frame = frame[_matches(frame[name], wanted)]
     return frame.reset_index(drop=True)

@@ -255,7 +255,7 @@ def _line(cell: Row, source: str, kind: str) -> Row:
     line |= {name: cell[name] for name in ("difference", "seeds", "recipe", "trial_ids")}
     weights = " --pretrained WEIGHTS" if source == "table5" else ""
     own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "by_seed": {}}
-    return line | own | {"command": f"python sweeps/paper.py {source}{weights}"}
+    return line | own | {"command": f"mdssl sweep paper {source}{weights}"}
 
 
 def _model_of(line: Row) -> str:

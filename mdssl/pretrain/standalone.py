@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
@@ -76,12 +77,20 @@ def train_standalone(
     check_batch(datasets, config.batch_per_domain)
     config = replace(config, data_fingerprint=fingerprint_of(datasets))
     trial_dir = trial_dir_in(storage, config.trial_id)
+
+    def tell(ended: dict[str, Any], *, was_there: bool) -> None:
+        if not is_first:
+            return
+        how = f": {ended['step']} steps in {ended['train_seconds']:.0f} s"
+        how = f" is already there: {ended['step']} steps" if was_there else how
+        print(f"trial {config.trial_id}{how}, encoder in {trial_dir}")
+        labelled = any(dataset.is_labelled for dataset in datasets)
+        print(f"to score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
+
     claim = Claim(trial_dir, "mdssl train")
     there = read_training(trial_dir)
     if there and there["status"] == "finished":
-        if is_first:
-            print(f"trial {config.trial_id} has finished already: {there['step']} steps, encoder in {trial_dir}")
-            print(f"to score it: mdssl probe {config.trial_id}")
+        tell(there, was_there=True)
         return
     try:
         with claim:
@@ -93,6 +102,8 @@ def train_standalone(
             if is_first:
                 trial_dir.check_writable()
                 claim.wait_aloud()
+                # The process that it waited for may have finished the trial.
+                there = read_training(trial_dir)
                 if under_torchrun:
                     store.set(_CLAIMED, claim.token)
             else:
@@ -132,12 +143,7 @@ def train_standalone(
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-    if is_first:
-        print(
-            f"trial {config.trial_id}: {ended['step']} steps in {ended['train_seconds']:.0f} s, encoder in {trial_dir}"
-        )
-        labelled = any(dataset.is_labelled for dataset in datasets)
-        print(f"to score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
+    tell(ended, was_there=there is not None and there["status"] == "finished")
 
 
 def _print_progress(progress: Progress) -> None:

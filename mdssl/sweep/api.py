@@ -1,4 +1,4 @@
-"""Start a sweep from Python, with the same trials as the scripts in ``sweeps/``."""
+"""Start a sweep from Python, with the same trials as ``mdssl sweep``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sweep:
         methods: names of methods, or settings such as ``{"method": "mdssl-robust", "epsilon": 0.5}``.
         name: the leaderboard's column ``sweep``.
         preset: the defaults of settings that are not given: quick, cifar, or paper.
-        settings: any flag of ``sweeps/lambda_grid.py --help`` or setting of clustering, with underscores:
+        settings: any flag of ``mdssl sweep lambda-grid --help-all`` or setting of clustering, with underscores:
             ``domains``, ``evaluate``, ``lambda1``, ``lambda2``, ``seeds``, ``grid``, ``iterations``, ``executor``,
             ``storage``, ``data``, ….
 

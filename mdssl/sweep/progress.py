@@ -26,6 +26,9 @@ _SILENT = {
     "evaluating": "the probe is scoring its encoder, or those of other trials first",
 }
 
+_TERMS = {"loss": "loss", "align": "alignment", "within": "within", "across": "across"}
+"""The loss and its terms, by header: of them a narrow terminal shows the loss alone."""
+_WIDE = 110
 
 _OF_ONE_REPORT = ("owner", "reached", "step_saved")
 """Entries of the report of a queued trial, which a later report removes."""
@@ -188,31 +191,24 @@ class SweepProgress(tune.Callback):
             caption += f"; ahead: {self.labels[ahead]},{_validation(scored[ahead])}"
         table = Table(caption=Text(caption), box=None)
         table.add_column("trial", no_wrap=True)
-        for name in (
-            "state",
-            "step",
-            *["validation"] * bool(scored),
-            "loss",
-            "align",
-            "within",
-            "across",
-            "views/s",
-            "ETA",
-        ):
+        table.add_column("")
+        terms = _TERMS if self.console.width >= _WIDE else {"loss": "loss"}
+        names = ("state", "step", *["validation"] * bool(scored), *terms, "views/s", "ETA")
+        for name in names:
             table.add_column(name, justify="right", no_wrap=True)
         for trial_id, label in self.labels.items():
             latest = self.latest.get(trial_id)
             if latest is None:
-                table.add_row(Text(label), "queued")
+                table.add_row(trial_id, Text(label), "queued")
                 continue
-            cells = [label, latest.get("state", "training")]
+            cells = [trial_id, label, latest.get("state", "training")]
             if "step" in latest:
                 cells += [f"{latest['step']}/{latest['iterations']}"]
                 cells += [_validation(latest).removeprefix("  validation ")] * bool(scored)
-                cells += [f"{latest[term]:.3f}" for term in ("loss", "alignment", "within", "across")]
+                cells += [f"{latest[term]:.3f}" for term in terms.values()]
                 cells += [f"{latest['views_per_second']:,.0f}", duration(latest["eta_seconds"])]
             elif "owner" in latest:
-                cells = [label, f"queued: waiting for {latest['owner']}", str(latest["reached"])]
+                cells = [trial_id, label, f"queued: waiting for {latest['owner']}", str(latest["reached"])]
             table.add_row(*map(Text, cells))
         return table
 

@@ -1,4 +1,4 @@
-"""The settings that every sweep script shares. A script adds its own axes in a subclass."""
+"""The settings that every sweep shares. A sweep adds its own axes in a subclass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     """The fixed settings of a sweep, its resources, and the place of its results."""
 
     own_axes: ClassVar[tuple[str, ...]] = ()
-    """Settings of a trial that the script has axes for under other names."""
+    """Settings of a trial that the sweep has axes for under other names."""
     evaluates_domains: ClassVar[bool] = False
     """Whether ``evaluate`` defaults to the domains; those without labels are then left out."""
 

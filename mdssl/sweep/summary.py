@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
@@ -118,8 +119,9 @@ def print_results(
     works = plan(storage, configs, replace(settings, force=False, retry_failed=False))
     complete = all(work.state in ("finished", "stopped") for work in works)
     if not complete:
-        command = [word for word in sys.argv if word not in ("--force", "--retry-failed")]
-        again = shlex.join(["python", *command, "--retry-failed"])
+        program, *words = (word for word in sys.argv if word not in ("--force", "--retry-failed"))
+        is_script = program.endswith(".py") and Path(program).name != "__main__.py"
+        again = shlex.join([*(["python", program] if is_script else ["mdssl"]), *words, "--retry-failed"])
         console.print(f"to retry failed trials and probes: {again}", markup=False, soft_wrap=True)
     folder = (storage / LEADERBOARD).uri
     console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)

@@ -123,13 +123,13 @@ def print_sweep_table(df: pd.DataFrame, console: Console | None = None) -> None:
     ]
     # The first digits distinguish fingerprints.
     short = {name: df[name].str[:8] for name in settings if name.endswith("_fingerprint")}
-    frame = df.assign(**short)
+    frame = df.assign(**short).rename_axis("trial_id").reset_index()
     notes = [f"note: {note}" for note in df.attrs.get("notes", ())]
     for row in frame[frame["error"].notna()].to_dict("records"):
         asked = [f"{HEADERS.get(name, name)}={_setting(row[name])}" for name in settings[1:] if pd.notna(row[name])]
-        notes.append(f"failed: {' '.join([row['method'], *asked])}: {row['error']}")
+        notes.append(f"failed: {' '.join([row['trial_id'], row['method'], *asked])}: {row['error']}")
     remarks = () if (df["status"] == "finished").all() else ("status",)
-    print_table(Table(frame, tuple(settings), tuple(measures), tuple(notes), remarks), console or Terminal())
+    print_table(Table(frame, ("trial_id", *settings), tuple(measures), tuple(notes), remarks), console or Terminal())
 
 
 def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:

@@ -1,15 +1,20 @@
 """The command line: what it teaches, one message for a wrong setting, and training and probing without Ray."""
 
+import itertools
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import mdssl
 from mdssl.cli.main import COMMANDS, main
 from mdssl.cli.parse import command, parse
+from mdssl.data.dataset import open_dataset
+from mdssl.storage.claim import Claim
 
 
 def run(*arguments):
@@ -51,7 +56,6 @@ def test_overview_lists_every_command(capsys):
     run("--help")
     text = capsys.readouterr().out
     assert all(command in text for command in COMMANDS)
-    assert "sweeps/lambda_grid.py" in text
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,16 @@ def test_overview_lists_every_command(capsys):
         (["data", "show", "nothing", "--output", "sheet.jpg"], "output 'sheet.jpg' would not be a PNG"),
         (["train", "--method", "random", "--device", "cdua"], "unknown device 'cdua'"),
         (["probe", "../../etc"], "'../../etc' is not a trial id"),
-        (["probe", "0123456789ab"], "has no encoder"),
+        (["probe", "0123456789ab"], "storage .*results has no leaderboard and no trials"),
+        (["log", "best"], "storage .*results has no leaderboard and no trials"),
+        (["export", "012"], "'012' is not a trial id .*at least 4 of its first"),
+        (["embed", "0123", "--output", "a.parquet"], "storage .*results has no leaderboard"),
+        (["embed", "a", "b", "--weights", "c", "--output", "a.parquet"], "no images are given; name a folder"),
+        (
+            ["neighbors", "a.jpg", "--weights", "c", "--trial", "0123456789ab"],
+            "either a trial, or --weights FILE; 0123456789ab and c are given",
+        ),
+        (["figures", "best", "last"], "best and last are several trials"),
         (["train", "--iterations", "abc"], "--iterations: invalid literal for int.*: 'abc'.*mdssl train --help"),
         (["train", "--lamda1", "0.9"], "--lamda1, 0.9. Did you mean --lambda1"),
         (["train", "--domains", "--lambda1", "1"], "--domains has no value"),
@@ -112,9 +125,10 @@ def test_a_clustered_method_takes_its_settings_or_none(flags):
 
 
 def test_a_commands_own_flags_come_before_the_shared_ones(capsys):
-    run("train", "--help")
-    text = capsys.readouterr().out.partition("options")[2]
-    assert text.index("--device") < text.index("--lambda1") < text.index("--arch") < text.index("--report-every")
+    run("sweep", "mixtures", "--help-all")
+    text = capsys.readouterr().out.partition("grid:")[2]
+    order = ["--lambda1", "--mixtures", "--domains", "--arch", "--probe ", "--search", "--report-every", "--storage"]
+    assert sorted(order, key=text.index) == order
 
 
 def test_a_defect_is_not_taken_for_a_wrong_setting():
@@ -157,7 +171,59 @@ def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
     assert "tiny-a: scored already" in capsys.readouterr().out
 
     run("leaderboard", "--storage", tmp_path)
-    assert re.search(r"mdssl +0.9 +0 ", capsys.readouterr().out)
+    assert re.search(rf"{trial_id} mdssl +0.9 +0 ", capsys.readouterr().out)
+
+    where = ["--storage", tmp_path, "--data", tiny_data]
+    run("probe", "last", "--evaluate", "tiny-a", *where)
+    assert "tiny-a: already there" in capsys.readouterr().out
+    run("log", trial_id[:4], "--storage", tmp_path)
+    assert "step 4/4" in capsys.readouterr().out
+    run("embed", "best", "tiny-c", "--split", "test", "--output", tmp_path / "c.parquet", *where)
+    assert len(pd.read_parquet(tmp_path / "c.parquet")) == 32
+
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "trials").rglob("*")}
+    run(*train)
+    printed = capsys.readouterr().out
+    assert f"trial {trial_id} is already there: 4 steps, encoder in {tmp_path}/trials/{trial_id}" in printed
+    assert "step 4/4" not in printed
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "trials").rglob("*")} == files
+
+
+def test_a_trial_that_another_process_finished_meanwhile_is_already_there(tiny_data, tmp_path, capsys, monkeypatch):
+    train, wait = ["train", *tiny(tmp_path, tiny_data)], Claim.wait_aloud
+
+    def another_is_first(claim):
+        monkeypatch.setattr(Claim, "wait_aloud", wait)
+        run(*train)
+        wait(claim)
+
+    monkeypatch.setattr(Claim, "wait_aloud", another_is_first)
+    run(*train)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial ")]
+    assert [re.search(": 4 steps in|is already there: 4 steps", line)[0] for line in lines] == [
+        ": 4 steps in",
+        "is already there: 4 steps",
+    ]
+
+
+@pytest.mark.parametrize("flag", ["--trial-id", "--trial"])
+@pytest.mark.parametrize(
+    ("command", "rest"),
+    [
+        ("probe", ["--evaluate", "a"]),
+        ("log", ["--follow"]),
+        ("export", ["--formats", "safetensors", "onnx"]),
+        ("embed", ["photos", "--output", "o.parquet"]),
+        ("neighbors", ["a.jpg", "b.jpg", "--among", "a", "b"]),
+    ],
+)
+def test_a_trial_stands_first_and_could_be_a_flag_before(flag, command, rest):
+    def settings(*argv):
+        return parse(COMMANDS[command][0], prog="", description="", argv=argv)
+
+    wanted = settings("abcd", *rest)
+    assert wanted.trial_id == "abcd"
+    assert settings(*rest, flag, "abcd") == settings(*rest, f"{flag}=abcd") == settings(flag, "abcd", *rest) == wanted
 
 
 def test_data_is_prepared_listed_and_shown(tiny_data, tmp_path, capsys, monkeypatch):
@@ -166,3 +232,18 @@ def test_data_is_prepared_listed_and_shown(tiny_data, tmp_path, capsys, monkeypa
     assert re.search(r"tiny-a +64 train / 32 test images of 4 classes +16x16", capsys.readouterr().out)
     run("data", "show", "tiny-a", "--data", tiny_data)
     assert (tmp_path / "tiny-a-train.png").exists()
+
+
+def test_a_source_may_hold_several_datasets_each_in_a_folder_of_its_name(tmp_path, capsys):
+    for number, (name, label) in enumerate(itertools.product(("left", "right"), ("cat", "dog"))):
+        folder = tmp_path / "all" / name / "train" / label
+        folder.mkdir(parents=True)
+        for image in range(4):
+            Image.new("RGB", (8, 8), (60 * number, 50 * image, 0)).save(folder / f"{image}.png")
+    flags = ["--source", tmp_path / "all", "--size", 8, "--workers", 1, "--data", tmp_path / "data"]
+    run("data", "prepare", "left", "right", *flags)
+    printed = capsys.readouterr().out
+    assert re.findall(r"^(\w+): \d+ train / \d+ test images of 2 classes", printed, re.MULTILINE) == ["left", "right"]
+    images = {name: open_dataset(tmp_path / "data", name).split("train").images for name in ("left", "right")}
+    reds = {name: np.asarray(own)[..., 0].max() for name, own in images.items()}
+    assert reds == {"left": 60, "right": 180}

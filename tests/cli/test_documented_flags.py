@@ -2,21 +2,20 @@
 
 import ast
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from sweep_runs import SWEEPS, load_script
+from sweep_runs import SWEEPS
 
 from mdssl.cli.main import COMMANDS
-from mdssl.sweep.settings import SweepSettings
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(SWEEPS.glob("*.py"))]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("mdssl/cli/sweeps/*.py"))]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
-COMMAND = re.compile(r"\bmdssl (data [a-z]+|[a-z]+)|\bsweeps/([a-z_]+)\.py")
+COMMAND = re.compile(r"\bmdssl ((?:data|sweep) [a-z-]+|[a-z]+)|\bsweeps/([a-z_]+)\.py")
 FOREIGN = set(
-    FLAG.findall("""--help --version --no-wait --submission-id --generate
+    FLAG.findall("""--help --help-all --version --print-completion --save-config --no-wait --submission-id --generate
     aws: --capabilities --filters --instance-types --max-items --parameter-overrides --product-descriptions --query
     --region --service-code --stack-name --template-file
     sbatch and srun: --cpus-per-task --gres --nodes --ntasks --open-mode --requeue --signal --time
@@ -30,13 +29,8 @@ def flags_of(settings: type) -> set[str]:
     return {f"--{'no-' * (field.default is True)}{field.name.replace('_', '-')}" for field in fields(settings)}
 
 
-def of_sweep(name: str) -> set[str]:
-    kinds = [kind for kind in vars(load_script(name)).values() if isinstance(kind, type) and is_dataclass(kind)]
-    return set().union(*(flags_of(kind) for kind in kinds if issubclass(kind, SweepSettings)))
-
-
 KNOWN = {name: flags_of(settings) for name, (settings, _) in COMMANDS.items()}
-KNOWN |= {path.stem: of_sweep(path.stem) for path in SWEEPS.glob("*.py")}
+KNOWN |= {path.stem: KNOWN[f"sweep {path.stem.replace('_', '-')}"] for path in SWEEPS.glob("*.py")}
 EVERY = set().union(*KNOWN.values()) | FOREIGN
 
 

@@ -236,13 +236,16 @@ def test_weights_from_elsewhere_embed_as_a_trial_of_them_would(run, trial, expec
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["photos", "--output", "out.npy", "--trial-id", "0123456789ab"], "does not end in .parquet"),
+        (["photos", "--output", "out.npy", "--weights", "none.pth"], "does not end in .parquet"),
         (
-            ["photos", "--output", "out.parquet", "--trial-id", "0123456789ab"],
+            ["photos", "--output", "out.parquet", "--weights", "none.pth"],
             "'photos' is neither a folder or file",
         ),
-        ([".", "--output", "out.parquet", "--trial-id", "0123456789ab"], "has no images, at any depth"),
-        (["photos", "--output", "out.parquet", "--features", "top"], "unknown feature layer 'top'"),
+        ([".", "--output", "out.parquet", "--weights", "none.pth"], "has no images, at any depth"),
+        (
+            ["photos", "--output", "out.parquet", "--features", "top", "--weights", "none.pth"],
+            "unknown feature layer 'top'",
+        ),
     ],
 )
 def test_a_wrong_wish_is_one_message(arguments, message, tmp_path, monkeypatch, capsys):

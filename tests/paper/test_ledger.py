@@ -89,7 +89,7 @@ def test_ours_agree_where_their_interval_lies_within_the_margin(write, top1, ver
     assert line["verdict"] == verdict
     assert line["difference"] == pytest.approx(np.mean(top1) - 55.97)
     assert line["margin"] == MARGIN == 2
-    assert line["command"] == "python sweeps/paper.py table1"
+    assert line["command"] == "mdssl sweep paper table1"
 
 
 def test_the_more_ours_vary_the_harder_it_is_to_agree(write):

@@ -140,6 +140,21 @@ def test_the_table_shows_scores_at_their_steps_and_who_is_ahead(shown):
     table = " ".join(captured.get().split())
     assert "30.0 at 10" in table and "80.0 at 5" in table
     assert re.search(r"ahead: [^;]*λ2=0.1[^;]*, validation 30.0 at 10", table)
+    assert CONFIG.trial_id in table and other.trial_id in table
+
+
+def test_the_table_fits_into_80_columns_with_ids_and_the_loss(shown):
+    shown.progress.add(replace(CONFIG, lambda2=0.3, seed=1))
+    shown.step(10)
+    for width, terms in ((80, ["loss"]), (120, ["loss", "align", "within", "across"])):
+        shown.progress.console.width = width
+        with shown.progress.console.capture() as captured:
+            shown.progress.console.print(shown.progress._table())
+        lines = captured.get().splitlines()
+        assert max(map(len, lines)) <= width
+        assert lines[0].split() == ["trial", "phase", "step", *terms, "views/s", "ETA"]
+        assert "…" not in captured.get()
+        assert sum(CONFIG.trial_id in line for line in lines) == 1
 
 
 def test_a_trial_that_ends_early_says_where(shown):

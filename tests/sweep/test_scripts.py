@@ -9,6 +9,7 @@ import torchvision
 from sweep_runs import load_script
 
 from mdssl.cli.parse import parse
+from mdssl.cli.sweeps.mixtures import Mixtures
 
 
 @pytest.fixture
@@ -56,10 +57,8 @@ def test_mixtures_of_a_size_and_by_name(planned):
 
 
 def test_domains_of_ones_own_are_not_scored_on_those_of_the_preset():
-    script = load_script("mixtures")
-
     def settings(*argv):
-        return parse(script.Mixtures, prog="", description="", argv=argv)
+        return parse(Mixtures, prog="", description="", argv=argv)
 
     assert len(settings().evaluate) == 4
     assert settings("--domains", "a", "b").evaluate == ("a", "b")

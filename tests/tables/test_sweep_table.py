@@ -206,24 +206,29 @@ def test_no_rows_make_an_empty_table_that_prints(storage):
 
 
 def test_the_table_is_readable_in_80_columns_without_a_terminal(swept):
-    assert printed(table(swept)) == (
-        "                                                           vs \n"
-        "method   λ1  λ2 cifar10 svhn stl10 eurosat seen unseen simclr status\n"
-        "──────────────────────────────────────────────────────────────────────\n"
-        "random    -   -    30.0 20.0  25.0    35.0 25.0   30.0  -25.5 finished\n"
-        "simclr    1   0    66.0 60.0  44.0    42.0 63.0   43.0   +0.0 finished\n"
-        "mdssl     1   0    64.0 56.0  48.0    40.0 60.0   44.0   -1.0 finished\n"
-        "mdssl  0.95 0.1       -    -     -       -    -      -      - failed\n"
-        "mdssl   0.9   0    61.0 62.0  63.0    64.0 61.5   63.5   +9.5 finished\n"
-        "mdssl   0.9 0.1    70.0 60.0  50.0    40.0 65.0   45.0   +2.0 finished\n"
-        "failed: mdssl λ1=0.95 λ2=0.1: ValueError: the loss is nan at step 3\n"
+    first, second = printed(table(swept)).split("\n\n")
+    assert first == (
+        "                                                                        vs\n"
+        "trial_id     method   λ1  λ2 cifar10 svhn stl10 eurosat seen unseen simclr\n"
+        "──────────────────────────────────────────────────────────────────────────\n"
+        "000000000005 random    -   -    30.0 20.0  25.0    35.0 25.0   30.0  -25.5\n"
+        "000000000004 simclr    1   0    66.0 60.0  44.0    42.0 63.0   43.0   +0.0\n"
+        "000000000003 mdssl     1   0    64.0 56.0  48.0    40.0 60.0   44.0   -1.0\n"
+        "000000000006 mdssl  0.95 0.1       -    -     -       -    -      -      -\n"
+        "000000000002 mdssl   0.9   0    61.0 62.0  63.0    64.0 61.5   63.5   +9.5\n"
+        "000000000001 mdssl   0.9 0.1    70.0 60.0  50.0    40.0 65.0   45.0   +2.0"
+    )
+    assert second.splitlines()[0] == "trial_id     method   λ1  λ2 status"
+    assert "000000000006 mdssl  0.95 0.1 failed\n" in second
+    assert second.splitlines()[-1] == (
+        "failed: 000000000006 mdssl λ1=0.95 λ2=0.1: ValueError: the loss is nan at step 3"
     )
 
 
 def test_the_best_of_each_column_is_bold(swept):
-    lines = printed(table(swept), force_terminal=True, color_system="standard").splitlines()
+    lines = printed(table(swept), force_terminal=True, color_system="standard").split("\n\n")[0].splitlines()
     bold = [[part.split("\x1b[0m")[0].strip() for part in line.split("\x1b[1m")[1:]] for line in lines[3:]]
-    assert bold == [[], [], [], [], ["62.0", "63.0", "64.0", "63.5", "+9.5"], ["70.0", "65.0"], []]
+    assert bold == [[], [], [], [], ["62.0", "63.0", "64.0", "63.5", "+9.5"], ["70.0", "65.0"]]
 
 
 def test_equal_numbers_are_all_bold(storage):
@@ -256,15 +261,15 @@ def test_errors_are_printed_as_they_are(storage):
     assert "ValueError: [bold]not markup[/bold] [/]\n" in printed(table(storage))
 
 
-def leaderboard_text(storage: str, **asked) -> str:
+def leaderboard_text(storage: str, width: int = 80, **asked) -> str:
     out = io.StringIO()
-    print_leaderboard(storage, console=Console(file=out, width=80), **asked)
+    print_leaderboard(storage, console=Console(file=out, width=width), **asked)
     return out.getvalue()
 
 
 def test_the_whole_leaderboard_is_a_table_per_mixture_and_probe(swept):
     trial(swept, 9, (11.5, 12.5, 13.5, 14.5), train_mixture="stl10+cifar10", probe="sgd-raw")
-    *tables, said = leaderboard_text(swept).strip().split("\n\n")
+    *tables, said = leaderboard_text(swept, width=100).strip().split("\n\n")
     assert said.startswith("note: No trial has a validation score")
     assert [text.splitlines()[0] for text in tables] == [
         "cifar10+svhn: top-1 in percent on the test split, lbfgs probe on encoder features",
@@ -274,20 +279,31 @@ def test_the_whole_leaderboard_is_a_table_per_mixture_and_probe(swept):
     assert "11.5" not in tables[0]
     # Seen datasets first, in the order of the mixture; (13.5 + 11.5) / 2 seen, (14.5 + 12.5) / 2 unseen.
     last = tables[2].splitlines()
-    assert last[1].split() == ["method", "λ1", "λ2", "stl10", "cifar10", "eurosat", "svhn", "seen", "unseen"]
-    assert last[-1].split() == ["mdssl", "0.9", "0.1", "13.5", "11.5", "14.5", "12.5", "12.5", "13.5"]
+    assert last[1].split() == [
+        "trial_id",
+        "method",
+        "λ1",
+        "λ2",
+        "stl10",
+        "cifar10",
+        "eurosat",
+        "svhn",
+        "seen",
+        "unseen",
+    ]
+    assert last[-1].split()[1:] == ["mdssl", "0.9", "0.1", "13.5", "11.5", "14.5", "12.5", "12.5", "13.5"]
 
 
 def test_the_printed_leaderboard_can_be_narrowed(swept):
     trial(swept, 9, (11.5,) * 4, train_mixture="stl10+cifar10")
     asked = {"method": ["mdssl", "random"], "train_mixture": ["cifar10+svhn"], "evaluate": ["stl10"]}
     lines = leaderboard_text(swept, probe="lbfgs", **asked).strip().splitlines()
-    assert lines[2].split() == ["method", "λ1", "λ2", "stl10", "unseen", "simclr", "status"]
+    assert lines[2].split() == ["trial_id", "method", "λ1", "λ2", "stl10", "unseen", "simclr", "status"]
     assert "No trial has a validation score" in lines[-1] and "optimistic, the more so with more trials" in lines[-1]
     lines = lines[:-2]
-    assert [line.split()[0] for line in lines[4:-1]] == ["random", *["mdssl"] * 4]
+    assert [line.split()[1] for line in lines[4:-1]] == ["random", *["mdssl"] * 4]
     # The baseline, 44.0 on stl10, is not shown, and still what the others are compared with.
-    assert lines[-2].split() == ["mdssl", "0.9", "0.1", "50.0", "50.0", "+6.0", "finished"]
+    assert lines[-2].split() == ["000000000001", "mdssl", "0.9", "0.1", "50.0", "50.0", "+6.0", "finished"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The commands ``mdssl sweep``: what varies in each, as a settings class and a function."""
