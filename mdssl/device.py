@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,3 +54,27 @@ def send(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
     """
     tensor = torch.from_numpy(numbers)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class Fetched:
+    """A tensor on its way from its device. What is asked of it waits for the work that led to it, and for no other."""
+
+    def __init__(self, x: torch.Tensor):
+        self.made_at, self.numbers = time.perf_counter(), x
+        self.copied = torch.cuda.Event(enable_timing=True) if x.is_cuda else None
+        if self.copied:
+            # Into pinned memory, for the same reason.
+            self.numbers = torch.empty_like(x, device="cpu", pin_memory=True).copy_(x, non_blocking=True)
+            self.copied.record()
+
+    def tolist(self) -> list[Any]:
+        if self.copied:
+            self.copied.synchronize()
+        return self.numbers.tolist()
+
+    def seconds_since(self, other: Fetched) -> float:
+        """Between the arrivals of two tensors of one device."""
+        if not (self.copied and other.copied):
+            return self.made_at - other.made_at
+        self.copied.synchronize()
+        return other.copied.elapsed_time(self.copied) / 1000

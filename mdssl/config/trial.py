@@ -39,7 +39,7 @@ class Recipe:
     """First layers: imagenet (7x7 stride 2 and max-pool, as in the paper) | cifar (3x3 stride 1, no pool: slower,
     better at 32x32)."""
     norm: Literal["batch", "group"] = "batch"
-    """Normalization layers: batch | group (GroupNorm: the same curve with any number of workers, also on CPUs)."""
+    """Normalization layers: batch (BatchNorm, over the images of all workers) | group (GroupNorm)."""
     projection_dim: int = 128
     """Width of the representations that the loss compares."""
     batching: Literal["joint", "per-domain"] = "joint"

@@ -47,16 +47,6 @@ def build_model(config: TrialConfig) -> Model:
         return Model(config).to(memory_format=torch.channels_last)
 
 
-def batch_norm_note(norm: str, workers: int, *, on_cpu: bool) -> str:
-    """A warning about the batch-norm of several workers; empty if none applies."""
-    if norm != "batch" or workers == 1 or not on_cpu:
-        return ""
-    return (
-        f"batch-norm on CPU takes its statistics per worker, so {workers} workers train another encoder than one does, "
-        "under the same trial id; --norm group does not depend on the number of workers"
-    )
-
-
 def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels), channels)
 

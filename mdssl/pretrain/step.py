@@ -43,19 +43,34 @@ def two_views(
     return torch.cat(views)
 
 
-def backward_at_once(config: TrialConfig, model: nn.Module, views: torch.Tensor, counts: list[int]) -> LossTerms:
-    """Backward pass of one step with ``counts`` images of each group; returns the loss of the global batch."""
+def backward_at_once(
+    config: TrialConfig,
+    model: nn.Module,
+    views: torch.Tensor,
+    counts: list[int],
+    of_ranks: Sequence[list[int]] | None = None,
+) -> LossTerms:
+    """Backward pass of one step with ``counts`` images of each group; returns the loss of the global batch.
+
+    ``of_ranks`` has the counts of all workers, where there are several; without it they are exchanged.
+    """
     with autocast(config, views):
         if config.batching == "joint":
             z = model(views)
         else:
             z = by_view(model(by_domain(views, counts), [2 * count for count in counts]), counts)
-    loss = loss_of(config, z, counts)
+    loss = loss_of(config, z, counts, of_ranks)
     loss.total.backward()
     return loss
 
 
-def backward_by_domain(config: TrialConfig, model: nn.Module, views: torch.Tensor, counts: list[int]) -> LossTerms:
+def backward_by_domain(
+    config: TrialConfig,
+    model: nn.Module,
+    views: torch.Tensor,
+    counts: list[int],
+    of_ranks: Sequence[list[int]] | None = None,
+) -> LossTerms:
     """`backward_at_once` by gradient caching: the same gradients in the memory of one domain's pass.
 
     Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup": embeddings without a
@@ -66,7 +81,7 @@ def backward_by_domain(config: TrialConfig, model: nn.Module, views: torch.Tenso
     with torch.no_grad(), statistics_untouched(inner), autocast(config, views):
         z = torch.cat([inner(part) for part in parts])
     z.requires_grad_()
-    loss = loss_of(config, by_view(z, counts), counts)
+    loss = loss_of(config, by_view(z, counts), counts, of_ranks)
     loss.total.backward()
     assert z.grad is not None
     gradients = z.grad.split([2 * count for count in counts])
@@ -79,13 +94,20 @@ def backward_by_domain(config: TrialConfig, model: nn.Module, views: torch.Tenso
     return loss
 
 
-def loss_of(config: TrialConfig, z: torch.Tensor, counts: list[int]) -> LossTerms:
+def loss_of(
+    config: TrialConfig, z: torch.Tensor, counts: list[int], of_ranks: Sequence[list[int]] | None = None
+) -> LossTerms:
     """The loss of (2 · b, r) representations: first views of all groups, then second views."""
     z_a, z_b = z.chunk(2)
+    weights = {"lambda1": config.lambda1, "lambda2": config.lambda2, "temperature": config.temperature}
+    labels = None if of_ranks is None else [_labels(config, each) for each in of_ranks]
+    return mdssl_loss(z_a, z_b, _labels(config, counts), **weights, of_ranks=labels)
+
+
+def _labels(config: TrialConfig, counts: list[int]) -> torch.Tensor:
+    """(b,) the group of each image; with a method that does not weigh them, all are of one."""
     domains = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    if not METHODS[config.method].weighs_domains:
-        domains = torch.zeros_like(domains)
-    return mdssl_loss(z_a, z_b, domains, lambda1=config.lambda1, lambda2=config.lambda2, temperature=config.temperature)
+    return domains if METHODS[config.method].weighs_domains else torch.zeros_like(domains)
 
 
 def by_domain(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
