@@ -38,7 +38,7 @@ from mdssl.pretrain.progress import (
 )
 from mdssl.pretrain.pseudo_domains import groups_of, objective_of
 from mdssl.pretrain.reports import Reports
-from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views
+from mdssl.pretrain.step import backward_at_once, backward_by_domain, check_precision, two_views, with_precision
 from mdssl.pretrain.stopping import Agreement, StoppedError
 from mdssl.pretrain.trial_files import (
     now,
@@ -106,6 +106,7 @@ def train(
     check_gradient_caching(config, settings)
     config = with_fingerprint(config, data)
     ended = read_training(trial_dir)
+    check_precision(config, (ended or {}).get("precision"))
     if ended and ended["status"] == "finished":
         return ended
     if ended and ended["status"] == "stopped":
@@ -146,6 +147,9 @@ def _train(
         state = stable.load_shared(shared, config, model, optimizer, agreement)
     state = state or LoopState()
     state.started_at = state.started_at or now()
+    # The trial keeps the precision that it asks for, which is part of its id.
+    own = with_precision(config, state, device, agreement)
+    state.precision = own.precision if METHODS[config.method].trains else ""
     if rank == 0:
         before_writing()
         write_config(trial_dir, config)
@@ -154,19 +158,24 @@ def _train(
     iterations = config.iterations if METHODS[config.method].trains else 0
 
     datasets = [open_dataset(data, name) for name in config.domains]
-    groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
+    groups, objective = groups_of(own, mixture, state.clusters), objective_of(own, state.clusters)
     backward = backward_by_domain if settings.gradient_caching else backward_at_once
     if settings.compile:
+        # Else models of earlier trials count towards the number of those that one process compiles.
+        torch.compiler.reset()
         model.compile()
     step_model: nn.Module = model
     if workers > 1:
-        # The statistics of batch-norm are the same on all workers without being sent around.
-        step_model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        step_model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        # The statistics of batch-norm are the same on all workers without being sent around. Set here, because PyTorch
+        # 2.14 has another name for the argument.
+        step_model.broadcast_buffers = False
     step_model.train()
     if rank == 0:
         _log_start(config, mixture, device, workers, state)
 
     on_gpu = device.startswith("cuda")
+    torch.backends.cudnn.benchmark |= on_gpu
     reports = Reports(
         state, config.iterations, device, workers * on_gpu, trackers, report, lag=int(on_gpu),
         score=lambda step: validation_scores(validate, model, step) if validate and rank == 0 else {},
@@ -205,12 +214,12 @@ def _train(
         if number is not None and (state.clusters is None or state.clusters.round < number):
             due: dict[str, Any] = {"number": number, "step": state.step, "stop_requested": stop_requested}
             try:
-                state.clusters, record = pseudo_domains.find(config, model, mixture, state.clusters, **due)
+                state.clusters, record = pseudo_domains.find(own, model, mixture, state.clusters, **due)
             except StoppedError:
                 save_and_stop()
             state.rounds.append(record)
             trackers.log(state.step, of_clustering(record))
-            groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
+            groups, objective = groups_of(own, mixture, state.clusters), objective_of(own, state.clusters)
 
         # Every step: two views of the batch of each domain, one loss over the global batch.
         rate = learning_rate(config, state.step)
@@ -259,7 +268,10 @@ def _train(
 
     if rank == 0:
         before_writing()
-        of_run: dict[str, Any] = dict(device=device, workers=workers, compiled=settings.compile, datasets=datasets)
+        compiled = settings.compile and not model.eager_passes
+        if settings.compile and not compiled:
+            log.warning("PyTorch has run the model as it is %d times, in place of compiled code", model.eager_passes)
+        of_run: dict[str, Any] = dict(device=device, workers=workers, compiled=compiled, datasets=datasets)
         if ends_early:
             of_run |= {"scores": reports.scores, "fingerprints": dict(getattr(validate, "fingerprints", {}))}
             ended = write_stopped(trial_dir, config, model, state, **of_run)

@@ -16,6 +16,7 @@ class Model(nn.Module):
     Attributes:
         encoder: (B, 3, S, S) normalized views to (B, width) features; width 512 for ResNet-18, 2048 for ResNet-50.
         projection: (B, width) features to (B, projection_dim) representations, not yet l2-normalized.
+        eager_passes: calls that no compiled code did.
     """
 
     def __init__(self, config: TrialConfig):
@@ -31,11 +32,14 @@ class Model(nn.Module):
             nn.init.kaiming_normal_(self.encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.encoder.maxpool = nn.Identity()
         _speed_up_small_maps(self.encoder)
+        self.eager_passes = 0
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.projection_dim))
 
     def forward(self, views: torch.Tensor, parts: list[int] | None = None) -> torch.Tensor:
         """(B, 3, S, S) to (B, projection_dim). With ``parts``, rows are encoded in consecutive groups of these sizes,
         each with its own batch-norm statistics."""
+        if not torch.compiler.is_compiling():
+            self.eager_passes += 1
         groups = [views] if parts is None else views.split(parts)
         return torch.cat([self.projection(self.encoder(group)) for group in groups])
 

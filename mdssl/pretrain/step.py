@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Group, Mixture, domain_key
-from mdssl.device import send
+from mdssl.device import multiplies_bf16, send
+from mdssl.errors import InputError
 from mdssl.pretrain.augment import Views, augment, draw, draw_jitter_order
+from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.loss import LossTerms, mdssl_loss
+from mdssl.pretrain.stopping import Agreement
 
 
 def two_views(
@@ -122,6 +127,31 @@ def by_view(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
     """The inverse of `by_domain`."""
     parts = rows.split([count for count in counts for _ in range(2)])
     return torch.cat([*parts[::2], *parts[1::2]])
+
+
+def with_precision(config: TrialConfig, state: LoopState, device: str, agreement: Agreement) -> TrialConfig:
+    """The config with the precision of its steps: that of the steps that are done, that which was asked for, or bf16 if
+    all workers have the hardware.
+
+    Raises:
+        ValueError: the steps that are done have another precision than that which was asked for.
+    """
+    precision: Any = config.precision
+    if state.step:
+        precision = state.precision or ("fp32" if precision == "auto" else precision)
+        check_precision(config, precision)
+    elif precision == "auto":
+        precision = "bf16" if agreement.least(multiplies_bf16(device)) else "fp32"
+    return replace(config, precision=precision)
+
+
+def check_precision(config: TrialConfig, precision: str | None) -> None:
+    """Raise ``ValueError`` if a trial that has been trained with ``precision`` is not what ``config`` asks for."""
+    if precision and config.precision not in ("auto", precision):
+        raise InputError(
+            f"precision is {config.precision}, but trial {config.trial_id} was trained in {precision}, which its "
+            "hardware decided; leave --precision out, or have a sweep train it again with --force."
+        )
 
 
 def autocast(config: TrialConfig, views: torch.Tensor) -> torch.autocast:

@@ -38,7 +38,8 @@ def four_steps(model: nn.Module, rows: slice, workers: int) -> list[torch.Tensor
     """The state after them: of SGD on the mean over all images, and a pass in between that leaves no trace."""
     step_model = model
     if workers > 1:
-        step_model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        step_model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        step_model.broadcast_buffers = False
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     x, y = images()
     for _ in range(4):
