@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Mixture
+from mdssl.device import multiplies_bf16
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.step import autocast, backward_at_once, loss_of, two_views
@@ -46,6 +47,8 @@ def config_of(preset: str, *, domains: int | None = None, batch: int | None = No
     arch, usual_domains, usual_batch = PRESETS[preset]
     names = tuple(f"domain{number}" for number in range(domains or usual_domains))
     # SimCLR on the union, which the usual recipe does.
+    hardware = "cuda" if torch.cuda.is_available() else "cpu"
+    changes = {"precision": "bf16" if multiplies_bf16(hardware) else "fp32"} | changes
     settings = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0, "learning_rate": 1.0} | changes
     return TrialConfig(arch=arch, domains=names, batch_per_domain=batch or usual_batch, **settings)
 

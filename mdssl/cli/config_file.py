@@ -9,7 +9,6 @@ from typing import Any, get_args, get_origin
 import mdssl
 from mdssl.cli.flags import FILE, Flag, flags_of, grouped
 from mdssl.config.field_types import current_name, value_as
-from mdssl.config.trial import hardware_precision
 from mdssl.errors import InputError, check_name
 
 SWEEP = "sweep"
@@ -124,8 +123,6 @@ def save(file: str, settings: Any, values: Mapping[str, Any], prog: str) -> None
     from mdssl.storage.location import Location
 
     values = {name: value for name, value in values.items() if name not in _ACTIONS}
-    if values.get("precision") == "auto":
-        values["precision"] = hardware_precision()
     if getattr(settings, "evaluates_domains", False):
         # Not the domains: those without labels are left out.
         values["evaluate"] = ()

@@ -38,7 +38,7 @@ class Recipe:
     """First layers: imagenet (7x7 stride 2 and max-pool, as in the paper) | cifar (3x3 stride 1, no pool: slower,
     better at 32x32)."""
     norm: Literal["batch", "group"] = "batch"
-    """Normalization layers: batch | group (GroupNorm: the same curve with any number of workers, also on CPUs)."""
+    """Normalization layers: batch (BatchNorm, over the images of all workers) | group (GroupNorm)."""
     projection_dim: int = 128
     """Width of the representations that the loss compares."""
     batching: Literal["joint", "per-domain"] = "joint"
@@ -62,8 +62,8 @@ class Recipe:
     weight_decay: float = 1e-6
     """Weight decay; never on biases and normalization parameters."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Encoder arithmetic: bf16 (autocast) | fp32 | auto (bf16 where the machine that starts the run multiplies it in
-    hardware; name one if workers have other hardware). The loss is float32."""
+    """Encoder arithmetic: bf16 (autocast) | fp32 | auto (bf16 where the trial's first workers all multiply it in
+    hardware; rows say which). The loss is float32."""
     crop_min_area: float = 0.08
     """Smallest area of a random resized crop, as a share of the image."""
     jitter_strength: float = 0.5
@@ -161,8 +161,6 @@ class TrialConfig(Recipe, ClusterSettings):
         check_name("method", self.method, METHODS)
         Recipe.__post_init__(self)
         ClusterSettings.__post_init__(self)
-        if self.precision == "auto":
-            object.__setattr__(self, "precision", hardware_precision())
         check_lambda1(self.lambda1)
         check_number("lambda2", self.lambda2, low=0, hint="It weighs how far domains are pushed apart.")
         check_number(
@@ -237,19 +235,25 @@ class TrialConfig(Recipe, ClusterSettings):
 
     @property
     def trial_id(self) -> str:
-        """12 hex digits of a SHA-256 over all that can change the encoder, `versions` included."""
-        return self._hashed()
+        """12 hex digits of a SHA-256 over all that can change the encoder, `versions` included.
+
+        Precision ``auto``, which the hardware decides where the trial trains, has the id of ``fp32``: that of the
+        trials that it has made on most CPUs.
+        """
+        return self._hashed(auto_precision="fp32")
 
     @property
     def stable_id(self) -> str:
-        """The same over all that can change the encoder before the decay of schedule wsd."""
+        """The same over all that can change the encoder before the decay of schedule wsd; ``auto`` has its own."""
         return self._hashed("iterations", "decay_fraction")
 
-    def _hashed(self, *left_out: str) -> str:
+    def _hashed(self, *left_out: str, auto_precision: str = "auto") -> str:
         identity = relevant_settings(self.to_dict()) | self.versions
         # The name of the file changes nothing.
         for name in ("weights", *left_out):
             identity.pop(name, None)
+        if identity.get("precision") == "auto":
+            identity["precision"] = auto_precision
         if "cluster_normalized" in identity:
             # As it was called when the first ids were made.
             identity["cluster_normalised"] = identity.pop("cluster_normalized")
@@ -284,11 +288,3 @@ def check_trial_id(trial_id: str) -> None:
     """Raise ``ValueError`` if ``trial_id`` cannot be one."""
     if not is_trial_id(trial_id):
         raise InputError(f"{trial_id!r} is not a trial id (12 hex digits, such as 0123456789ab).")
-
-
-def hardware_precision() -> str:
-    """bf16 autocast gains where the hardware multiplies bf16, and loses several-fold where it does not."""
-    import torch
-
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if on_gpu or torch.cpu._is_avx512_bf16_supported() else "fp32"

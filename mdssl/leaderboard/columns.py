@@ -45,7 +45,7 @@ SETTING_COLUMNS = (
     Column("iterations", _INT, "training steps"),
     Column("optimizer", _TEXT, "lars, sgd or adamw"),
     Column("learning_rate", _FLOAT, "peak learning rate"),
-    Column("precision", _TEXT, "encoder arithmetic: bf16 or fp32"),
+    Column("precision", _TEXT, "encoder arithmetic: bf16 or fp32; auto if training failed before it was decided"),
     Column("seed", _INT, "of initial weights, batches and views", required=True),
     Column("num_clusters", _INT, "pseudo-domains; null if the domain labels were used"),
     Column("warmup_iterations", _INT, "steps on the union before the first clustering"),

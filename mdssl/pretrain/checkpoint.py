@@ -43,6 +43,8 @@ class LoopState:
         continued_from: trial_id, step and views of the shorter trial that it continues, or None; see
             `mdssl.pretrain.stable`. The costs are then those of its own steps.
         terms: loss terms of the steps since the last report.
+        precision: bf16 or fp32, of all steps; empty before the first one, and in checkpoints of earlier versions, whose
+            trials have a config that says it.
         checkpoints: names of those that this run has read or written; not saved.
     """
 
@@ -57,6 +59,7 @@ class LoopState:
     clusters: PseudoDomains | None = None
     continued_from: dict[str, Any] | None = None
     terms: list[list[float]] = field(default_factory=list)
+    precision: str = ""
     checkpoints: list[str] = field(default_factory=list)
 
 

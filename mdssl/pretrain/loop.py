@@ -23,8 +23,9 @@ from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import Mixture, with_fingerprint
 from mdssl.device import pick_device
 from mdssl.pretrain import checkpoint, pseudo_domains, stable
+from mdssl.pretrain.batch_norm import make_global
 from mdssl.pretrain.checkpoint import LoopState
-from mdssl.pretrain.model import batch_norm_note, build_model
+from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer, learning_rate
 from mdssl.pretrain.pretrained import encoder_of
 from mdssl.pretrain.progress import (
@@ -32,13 +33,12 @@ from mdssl.pretrain.progress import (
     NonFiniteLossError,
     Progress,
     Validate,
-    check_finite,
     is_scored,
-    means_of,
     validation_scores,
 )
 from mdssl.pretrain.pseudo_domains import groups_of, objective_of
-from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views
+from mdssl.pretrain.reports import Reports
+from mdssl.pretrain.step import backward_at_once, backward_by_domain, check_precision, two_views, with_precision
 from mdssl.pretrain.stopping import Agreement, StoppedError
 from mdssl.pretrain.trial_files import (
     now,
@@ -53,7 +53,7 @@ from mdssl.pretrain.trial_files import (
 )
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import stopped_early
-from mdssl.tracking.trackers import Trackers, of_clustering, of_report
+from mdssl.tracking.trackers import Trackers, of_clustering
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,10 @@ def train(
         data: folder of prepared datasets.
         trial_dir: folder of the trial's files, on any storage.
         device: cpu, cuda, cuda:1, or auto: the worker's GPU if there is one.
-        report: called on every rank, every ``report_every`` steps, after each scored step and after the last one. If
-            it returns ``"save"`` on rank 0, a checkpoint is saved at once. If it returns ``"end"`` after a scored step,
-            a checkpoint is saved and training ends early, on all ranks; a later call goes on from there.
+        report: called on every rank, every ``report_every`` steps, after each scored step and after the last one; on a
+            GPU some steps later, for which training does not wait. If it returns ``"save"`` on rank 0, a checkpoint is
+            saved at once, on a GPU with the next report. If it returns ``"end"`` after a scored step, a checkpoint is
+            saved and training ends early, on all ranks; a later call goes on from there.
         stop_requested: called on every rank between steps. Soon after it returns true on one rank, a checkpoint is
             saved and training ends, on all ranks after the same step.
         before_writing: called on rank 0 before it writes any of the trial's files; may raise.
@@ -105,6 +106,7 @@ def train(
     check_gradient_caching(config, settings)
     config = with_fingerprint(config, data)
     ended = read_training(trial_dir)
+    check_precision(config, (ended or {}).get("precision"))
     if ended and ended["status"] == "finished":
         return ended
     if ended and ended["status"] == "stopped":
@@ -135,8 +137,8 @@ def _train(
     if METHODS[config.method].loads_weights:
         model.encoder.load_state_dict(encoder_of(config))
     model = model.to(device)
-    if workers > 1 and device.startswith("cuda"):
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if workers > 1:
+        make_global(model)
     optimizer = build_optimizer(config, model)
     state = checkpoint.load_latest(trial_dir / "checkpoints", model, optimizer)
     agreement = Agreement(stop_requested, device)
@@ -145,6 +147,9 @@ def _train(
         state = stable.load_shared(shared, config, model, optimizer, agreement)
     state = state or LoopState()
     state.started_at = state.started_at or now()
+    # The trial keeps the precision that it asks for, which is part of its id.
+    own = with_precision(config, state, device, agreement)
+    state.precision = own.precision if METHODS[config.method].trains else ""
     if rank == 0:
         before_writing()
         write_config(trial_dir, config)
@@ -153,76 +158,35 @@ def _train(
     iterations = config.iterations if METHODS[config.method].trains else 0
 
     datasets = [open_dataset(data, name) for name in config.domains]
-    groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
+    groups, objective = groups_of(own, mixture, state.clusters), objective_of(own, state.clusters)
     backward = backward_by_domain if settings.gradient_caching else backward_at_once
     if settings.compile:
+        # Else models of earlier trials count towards the number of those that one process compiles.
+        torch.compiler.reset()
         model.compile()
-    step_model = DistributedDataParallel(model) if workers > 1 else model
+    step_model: nn.Module = model
+    if workers > 1:
+        step_model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        # The statistics of batch-norm are the same on all workers without being sent around. Set here, because PyTorch
+        # 2.14 has another name for the argument.
+        step_model.broadcast_buffers = False
     step_model.train()
     if rank == 0:
         _log_start(config, mixture, device, workers, state)
 
-    # Loss terms of the steps since the last report, including those of a run that stopped between two reports.
-    terms = torch.zeros(max(settings.report_every, len(state.terms) + 1), 4, device=device)
-    terms[: len(state.terms)] = torch.tensor(state.terms).view(-1, 4)
-    reported_step = state.step - len(state.terms)
-    timed_step, timed_views, timed_at = state.step, state.views, time.perf_counter()
-    saved_at = timed_at
+    on_gpu = device.startswith("cuda")
+    torch.backends.cudnn.benchmark |= on_gpu
+    reports = Reports(
+        state, config.iterations, device, workers * on_gpu, trackers, report, lag=int(on_gpu),
+        score=lambda step: validation_scores(validate, model, step) if validate and rank == 0 else {},
+    )  # fmt: skip
+    saved_at = time.perf_counter()
     if state.step < iterations and agreement.stop_after(state.step):
         raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
-    def save_and_stop() -> NoReturn:
-        state.seconds += (spent := time.perf_counter() - timed_at)
-        state.gpu_seconds += spent * workers * device.startswith("cuda")
+    def make_reports(*, up_to_now: bool) -> set[Answer]:
         try:
-            if rank == 0:
-                save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=True)
-        finally:
-            if workers > 1:
-                dist.barrier()  # nobody leaves while rank 0 still writes
-        raise StoppedError(f"stopped at step {state.step} of {iterations}")
-
-    scores: dict[str, float] = {}
-    ends_early = False
-    while state.step < iterations and not ends_early:
-        # Every `recluster_every` steps of a clustered method; a resumed run may already have clustered.
-        number = pseudo_domains.round_due(config, state.step)
-        if number is not None and (state.clusters is None or state.clusters.round < number):
-            due: dict[str, Any] = {"number": number, "step": state.step, "stop_requested": stop_requested}
-            try:
-                state.clusters, record = pseudo_domains.find(config, model, mixture, state.clusters, **due)
-            except StoppedError:
-                state.terms = terms[: state.step - reported_step].tolist()
-                save_and_stop()
-            state.rounds.append(record)
-            trackers.log(state.step, of_clustering(record))
-            groups, objective = groups_of(config, mixture, state.clusters), objective_of(config, state.clusters)
-
-        # Every step: two views of the batch of each domain, one loss over the global batch.
-        rate = learning_rate(config, state.step)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = rate
-        shares = [group.share(rank, workers) for group in groups]
-        views = two_views(config, mixture, groups, state.step, shares, compiled=settings.compile)
-        optimizer.zero_grad(set_to_none=True)
-        loss = backward(objective, step_model, views, [share.stop - share.start for share in shares])
-        optimizer.step()
-        terms[state.step - reported_step] = torch.stack(loss).detach()
-        state.step += 1
-        state.views += sum(2 * group.batch for group in groups)
-
-        # Every `report_every` steps, after scored ones, at the end, and on a request to stop: only here the host waits
-        # for the GPU.
-        is_last = state.step == iterations
-        scored = validate is not None and not is_last and is_scored(state.step, settings.score_every, rungs)
-        stops = not is_last and agreement.stop_after(state.step)
-        is_report = is_last or scored or state.step - reported_step >= settings.report_every
-        is_shared = shared is not None and state.step == config.stable_steps
-        if not (is_report or stops or is_shared):
-            continue
-        state.terms = terms[: state.step - reported_step].tolist()
-        try:
-            check_finite(state.terms, state.step)
+            return reports.make(up_to_now=up_to_now)
         except NonFiniteLossError as error:
             if rank == 0:
                 before_writing()
@@ -232,30 +196,63 @@ def _train(
                 # The loss is the same on all ranks, so all come here. Rank 0 must have written before one ends.
                 dist.barrier()
             raise
-        instant = time.perf_counter()
-        seconds, steps, new_views = instant - timed_at, state.step - timed_step, state.views - timed_views
-        timed_step, timed_views, timed_at = state.step, state.views, instant
-        state.seconds += seconds
-        state.gpu_seconds += seconds * workers * device.startswith("cuda")
-        must_save = is_last
+
+    def save_and_stop() -> NoReturn:
+        make_reports(up_to_now=True)
+        try:
+            if rank == 0:
+                save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=True)
+        finally:
+            if workers > 1:
+                dist.barrier()  # nobody leaves while rank 0 still writes
+        raise StoppedError(f"stopped at step {state.step} of {iterations}")
+
+    ends_early = save_is_asked = False
+    while state.step < iterations and not ends_early:
+        # Every `recluster_every` steps of a clustered method; a resumed run may already have clustered.
+        number = pseudo_domains.round_due(config, state.step)
+        if number is not None and (state.clusters is None or state.clusters.round < number):
+            due: dict[str, Any] = {"number": number, "step": state.step, "stop_requested": stop_requested}
+            try:
+                state.clusters, record = pseudo_domains.find(own, model, mixture, state.clusters, **due)
+            except StoppedError:
+                save_and_stop()
+            state.rounds.append(record)
+            trackers.log(state.step, of_clustering(record))
+            groups, objective = groups_of(own, mixture, state.clusters), objective_of(own, state.clusters)
+
+        # Every step: two views of the batch of each domain, one loss over the global batch.
+        rate = learning_rate(config, state.step)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = rate
+        shares = [[group.share(each, workers) for group in groups] for each in range(workers)]
+        counts = [[share.stop - share.start for share in own] for own in shares]
+        views = two_views(config, mixture, groups, state.step, shares[rank], compiled=settings.compile)
+        optimizer.zero_grad(set_to_none=True)
+        loss = backward(objective, step_model, views, counts[rank], counts)
+        optimizer.step()
+        reports.add(torch.stack(loss).detach())
+        state.step += 1
+        state.views += sum(2 * group.batch for group in groups)
+
+        # Every `report_every` steps, after scored ones, at the end, and on a request to stop: only here the host waits
+        # for the GPU. All decide alike, because Ray Train makes workers wait for one another in each report.
+        is_last = state.step == iterations
+        scored = validate is not None and not is_last and is_scored(state.step, settings.score_every, rungs)
+        wants_to_save = save_is_asked or time.perf_counter() - saved_at >= settings.checkpoint_seconds
+        stops = not is_last and agreement.stop_after(state.step, wants_to_save=rank == 0 and wants_to_save)
+        is_report = is_last or scored or reports.steps >= settings.report_every
+        is_shared = shared is not None and state.step == config.stable_steps
+        if not (is_report or stops or is_shared):
+            continue
+        saves = agreement.saves or settings.checkpoint_seconds == 0
         if is_report:
-            scores = validation_scores(validate, model, state.step) if validate and scored and rank == 0 else {}
-            if scored:
-                timed_at += (spent := time.perf_counter() - instant)
-                state.score_seconds += spent
-                state.seconds += spent
-                state.gpu_seconds += spent * workers * device.startswith("cuda")
-            eta = (iterations - state.step) * seconds / steps
-            progress = Progress(state.step, iterations, *means_of(state.terms), rate, new_views / seconds, eta)
-            mean = sum(scores.values()) / len(scores) if scores else None
-            progress = progress._replace(val_linear_top1=mean, score_seconds=state.score_seconds)
-            state.metrics.append(progress.as_row(scores))
-            trackers.log(state.step, of_report(state.metrics[-1]))
-            reported_step, state.terms = state.step, []
-            answer = report(progress)
-            assert answer != "end" or scored or is_last, "a trial can end early only after a scored step"
-            ends_early = scored and agreement.any_worker(answer == "end" and rank == 0)
-            must_save |= answer == "save" or ends_early
+            is_due = agreement.second_passed() or is_last or scored or stops or saves
+            reports.close(rate, is_scored=scored, is_due=is_due)
+        answers = make_reports(up_to_now=is_last or scored or stops or is_shared or saves)
+        ends_early = scored and agreement.any_worker("end" in answers and rank == 0)
+        save_is_asked |= "save" in answers
+        must_save = is_last or ends_early or save_is_asked
 
         if is_shared and shared and rank == 0:
             before_writing()
@@ -263,16 +260,21 @@ def _train(
         if stops and not ends_early:
             save_and_stop()
         # Every `checkpoint_seconds` and on request, only here, where the losses are known to be finite.
-        if rank == 0 and (must_save or instant - saved_at >= settings.checkpoint_seconds):
-            save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=must_save)
+        if saves or is_last or ends_early or (save_is_asked and not reports.lag):
+            if rank == 0:
+                save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=must_save)
             saved_at = time.perf_counter()
+            agreement.saves = save_is_asked = False
 
     if rank == 0:
         before_writing()
-        of_run: dict[str, Any] = dict(device=device, workers=workers, compiled=settings.compile, datasets=datasets)
+        compiled = settings.compile and not model.eager_passes
+        if settings.compile and not compiled:
+            log.warning("PyTorch has run the model as it is %d times, in place of compiled code", model.eager_passes)
+        of_run: dict[str, Any] = dict(device=device, workers=workers, compiled=compiled, datasets=datasets)
         if ends_early:
-            fingerprints = dict(getattr(validate, "fingerprints", {}))
-            ended = write_stopped(trial_dir, config, model, state, scores=scores, fingerprints=fingerprints, **of_run)
+            of_run |= {"scores": reports.scores, "fingerprints": dict(getattr(validate, "fingerprints", {}))}
+            ended = write_stopped(trial_dir, config, model, state, **of_run)
         else:
             ended = write_finished(trial_dir, config, model, state, **of_run)
         if spent := state.score_seconds:
@@ -290,5 +292,3 @@ def _log_start(config: TrialConfig, mixture: Mixture, device: str, workers: int,
         config.trial_id, config.method, config.train_mixture, sizes, state.step, config.iterations,
         config.batch_per_domain, workers, device,
     )  # fmt: skip
-    if note := batch_norm_note(config.norm, workers, on_cpu=device == "cpu"):
-        log.warning(note)

@@ -16,7 +16,7 @@ storing them. Several workers share the tiles evenly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +48,7 @@ def mdssl_loss(
     lambda1: float,
     lambda2: float,
     temperature: float,
+    of_ranks: Sequence[torch.Tensor] | None = None,
 ) -> LossTerms:
     """The MDSSL loss of two views of a batch (eqs. 1-4), computed in float32, or in float64 for float64 inputs.
 
@@ -62,6 +63,8 @@ def mdssl_loss(
         lambda1: weight of the within-domain term, in (0, 1].
         lambda2: weight of the across-domain term, at least 0. A batch of one domain has an across term of 0.
         temperature: τ, at least 0.02, so that exp(cos/τ) stays inside float32 without subtracting a maximum.
+        of_ranks: the ``domains`` of each rank, in rank order, where they are known. Otherwise ranks exchange them, for
+            which the host waits for a GPU.
 
     Raises:
         ValueError: a weight or temperature out of range, or shapes that do not match.
@@ -78,11 +81,13 @@ def mdssl_loss(
         z = torch.stack((z_a, z_b), dim=1)
         z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
         if _world_size() > 1:
-            z, domains = _gather_batch(z, domains)
+            of_ranks = _exchanged(domains, z.device) if of_ranks is None else of_ranks
+            z, domains = _GatherRows.apply(z, [len(labels) for labels in of_ranks]), torch.cat(list(of_ranks))
         alignment = -(z[:, 0] * z[:, 1]).sum(-1).mean() / temperature
 
-        order = torch.argsort(domains.cpu(), stable=True)
-        sizes = tuple(2 * n for n in torch.unique(domains.cpu(), return_counts=True)[1].tolist())
+        domains = domains.cpu()
+        order = torch.argsort(domains, stable=True)
+        sizes = tuple(2 * n for n in torch.unique(domains, return_counts=True)[1].tolist())
         rows = z[send(order.numpy(), z.device)].flatten(0, 1)
         log_within, log_across = _LogSums.apply(rows, sizes, temperature)
         within, across = log_within.mean(), log_across.mean()
@@ -156,14 +161,13 @@ def _tiles(sizes: tuple[int, ...], tile_rows: int) -> Iterator[tuple[slice, slic
         yield rows, columns, row_domain == column_domain
 
 
-def _gather_batch(z: torch.Tensor, domains: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The (b, 2, r) representations and (b,) labels of all ranks, in rank order."""
-    counts = torch.zeros(_world_size(), dtype=torch.long, device=z.device)
-    counts[_rank()] = len(z)
+def _exchanged(domains: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
+    """The (b,) labels of each rank, in rank order, on the CPU; ``device`` is what the ranks communicate by."""
+    counts = torch.zeros(_world_size(), dtype=torch.long, device=device)
+    counts[_rank()] = len(domains)
     dist.all_reduce(counts)
     sizes: list[int] = counts.tolist()
-    labels = _all_gather(domains.to(z.device), sizes)
-    return _GatherRows.apply(z, sizes), labels
+    return list(_all_gather(domains.to(device), sizes).cpu().split(sizes))
 
 
 class _GatherRows(torch.autograd.Function):

@@ -16,6 +16,7 @@ class Model(nn.Module):
     Attributes:
         encoder: (B, 3, S, S) normalized views to (B, width) features; width 512 for ResNet-18, 2048 for ResNet-50.
         projection: (B, width) features to (B, projection_dim) representations, not yet l2-normalized.
+        eager_passes: calls that no compiled code did.
     """
 
     def __init__(self, config: TrialConfig):
@@ -31,11 +32,14 @@ class Model(nn.Module):
             nn.init.kaiming_normal_(self.encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.encoder.maxpool = nn.Identity()
         _speed_up_small_maps(self.encoder)
+        self.eager_passes = 0
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.projection_dim))
 
     def forward(self, views: torch.Tensor, parts: list[int] | None = None) -> torch.Tensor:
         """(B, 3, S, S) to (B, projection_dim). With ``parts``, rows are encoded in consecutive groups of these sizes,
         each with its own batch-norm statistics."""
+        if not torch.compiler.is_compiling():
+            self.eager_passes += 1
         groups = [views] if parts is None else views.split(parts)
         return torch.cat([self.projection(self.encoder(group)) for group in groups])
 
@@ -45,16 +49,6 @@ def build_model(config: TrialConfig) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return Model(config).to(memory_format=torch.channels_last)
-
-
-def batch_norm_note(norm: str, workers: int, *, on_cpu: bool) -> str:
-    """A warning about the batch-norm of several workers; empty if none applies."""
-    if norm != "batch" or workers == 1 or not on_cpu:
-        return ""
-    return (
-        f"batch-norm on CPU takes its statistics per worker, so {workers} workers train another encoder than one does, "
-        "under the same trial id; --norm group does not depend on the number of workers"
-    )
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

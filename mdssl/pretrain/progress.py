@@ -24,6 +24,9 @@ class Progress(NamedTuple):
 
     On rank 0, ``val_linear_top1`` is the mean validation score over the datasets, in percent; None in a report without
     one. ``score_seconds`` is the time that all validation scores of the trial have taken.
+
+    ``is_due`` is true of the last report, of those after scored steps, at checkpoints and stops, and of one about every
+    second, the same on all workers. Who takes reports slowly may leave out the others.
     """
 
     step: int
@@ -37,10 +40,11 @@ class Progress(NamedTuple):
     eta_seconds: float
     val_linear_top1: float | None = None
     score_seconds: float = 0.0
+    is_due: bool = True
 
     def as_row(self, scores: Mapping[str, float]) -> dict[str, Any]:
         """The row of ``metrics.parquet``, with the validation ``scores`` by dataset."""
-        left_out = ("iterations", "eta_seconds", "score_seconds")
+        left_out = ("iterations", "eta_seconds", "score_seconds", "is_due")
         row = {name: value for name, value in self._asdict().items() if name not in left_out}
         return row | {f"val_linear_top1/{name}": score for name, score in scores.items()}
 

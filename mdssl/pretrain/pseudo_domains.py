@@ -129,10 +129,6 @@ def embed(
 
     Each worker encodes a share, and all workers get all embeddings.
     """
-    if workers > 1:
-        # On a CPU each worker has its own running statistics; rank 0's encoder is the one that is saved.
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
     count = int(mixture.offsets[-1])
     per_worker = -(-count // workers)
     # Padded by wrapping around, because all_gather needs shares of equal size.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Group, Mixture, domain_key
-from mdssl.device import send
+from mdssl.device import multiplies_bf16, send
+from mdssl.errors import InputError
 from mdssl.pretrain.augment import Views, augment, draw, draw_jitter_order
+from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.loss import LossTerms, mdssl_loss
+from mdssl.pretrain.stopping import Agreement
 
 
 def two_views(
@@ -43,19 +48,34 @@ def two_views(
     return torch.cat(views)
 
 
-def backward_at_once(config: TrialConfig, model: nn.Module, views: torch.Tensor, counts: list[int]) -> LossTerms:
-    """Backward pass of one step with ``counts`` images of each group; returns the loss of the global batch."""
+def backward_at_once(
+    config: TrialConfig,
+    model: nn.Module,
+    views: torch.Tensor,
+    counts: list[int],
+    of_ranks: Sequence[list[int]] | None = None,
+) -> LossTerms:
+    """Backward pass of one step with ``counts`` images of each group; returns the loss of the global batch.
+
+    ``of_ranks`` has the counts of all workers, where there are several; without it they are exchanged.
+    """
     with autocast(config, views):
         if config.batching == "joint":
             z = model(views)
         else:
             z = by_view(model(by_domain(views, counts), [2 * count for count in counts]), counts)
-    loss = loss_of(config, z, counts)
+    loss = loss_of(config, z, counts, of_ranks)
     loss.total.backward()
     return loss
 
 
-def backward_by_domain(config: TrialConfig, model: nn.Module, views: torch.Tensor, counts: list[int]) -> LossTerms:
+def backward_by_domain(
+    config: TrialConfig,
+    model: nn.Module,
+    views: torch.Tensor,
+    counts: list[int],
+    of_ranks: Sequence[list[int]] | None = None,
+) -> LossTerms:
     """`backward_at_once` by gradient caching: the same gradients in the memory of one domain's pass.
 
     Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup": embeddings without a
@@ -66,7 +86,7 @@ def backward_by_domain(config: TrialConfig, model: nn.Module, views: torch.Tenso
     with torch.no_grad(), statistics_untouched(inner), autocast(config, views):
         z = torch.cat([inner(part) for part in parts])
     z.requires_grad_()
-    loss = loss_of(config, by_view(z, counts), counts)
+    loss = loss_of(config, by_view(z, counts), counts, of_ranks)
     loss.total.backward()
     assert z.grad is not None
     gradients = z.grad.split([2 * count for count in counts])
@@ -79,13 +99,20 @@ def backward_by_domain(config: TrialConfig, model: nn.Module, views: torch.Tenso
     return loss
 
 
-def loss_of(config: TrialConfig, z: torch.Tensor, counts: list[int]) -> LossTerms:
+def loss_of(
+    config: TrialConfig, z: torch.Tensor, counts: list[int], of_ranks: Sequence[list[int]] | None = None
+) -> LossTerms:
     """The loss of (2 · b, r) representations: first views of all groups, then second views."""
     z_a, z_b = z.chunk(2)
+    weights = {"lambda1": config.lambda1, "lambda2": config.lambda2, "temperature": config.temperature}
+    labels = None if of_ranks is None else [_labels(config, each) for each in of_ranks]
+    return mdssl_loss(z_a, z_b, _labels(config, counts), **weights, of_ranks=labels)
+
+
+def _labels(config: TrialConfig, counts: list[int]) -> torch.Tensor:
+    """(b,) the group of each image; with a method that does not weigh them, all are of one."""
     domains = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    if not METHODS[config.method].weighs_domains:
-        domains = torch.zeros_like(domains)
-    return mdssl_loss(z_a, z_b, domains, lambda1=config.lambda1, lambda2=config.lambda2, temperature=config.temperature)
+    return domains if METHODS[config.method].weighs_domains else torch.zeros_like(domains)
 
 
 def by_domain(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
@@ -100,6 +127,31 @@ def by_view(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
     """The inverse of `by_domain`."""
     parts = rows.split([count for count in counts for _ in range(2)])
     return torch.cat([*parts[::2], *parts[1::2]])
+
+
+def with_precision(config: TrialConfig, state: LoopState, device: str, agreement: Agreement) -> TrialConfig:
+    """The config with the precision of its steps: that of the steps that are done, that which was asked for, or bf16 if
+    all workers have the hardware.
+
+    Raises:
+        ValueError: the steps that are done have another precision than that which was asked for.
+    """
+    precision: Any = config.precision
+    if state.step:
+        precision = state.precision or ("fp32" if precision == "auto" else precision)
+        check_precision(config, precision)
+    elif precision == "auto":
+        precision = "bf16" if agreement.least(multiplies_bf16(device)) else "fp32"
+    return replace(config, precision=precision)
+
+
+def check_precision(config: TrialConfig, precision: str | None) -> None:
+    """Raise ``ValueError`` if a trial that has been trained with ``precision`` is not what ``config`` asks for."""
+    if precision and config.precision not in ("auto", precision):
+        raise InputError(
+            f"precision is {config.precision}, but trial {config.trial_id} was trained in {precision}, which its "
+            "hardware decided; leave --precision out, or have a sweep train it again with --force."
+        )
 
 
 def autocast(config: TrialConfig, views: torch.Tensor) -> torch.autocast:

@@ -45,30 +45,49 @@ def sigterm_received() -> Iterator[Callable[[], bool]]:
 
 
 class Agreement:
-    """The common decision of all workers whether to stop. ``requested``: whether this worker was asked to."""
+    """What all workers decide together. ``requested`` says whether this worker has been asked to stop.
+
+    Attributes:
+        saves: whether rank 0 wants to save a checkpoint, as all have known since `stop_after`.
+    """
 
     def __init__(self, requested: Callable[[], bool], device: str | torch.device):
         self.requested, self.device = requested, device
         self.several = dist.is_initialized() and dist.get_world_size() > 1
         self.asked_at, self.asked_after = float("-inf"), -1
         self.next_step = 0
+        self.saves, self.second_is_over, self.told_at = False, False, float("-inf")
 
-    def stop_after(self, step: int) -> bool:
+    def stop_after(self, step: int, *, wants_to_save: bool = False) -> bool:
         """Whether any worker has been asked to stop. Each worker calls this before its first step and after each one.
+
+        Args:
+            wants_to_save: whether this is rank 0, and wants to save a checkpoint.
 
         Several workers exchange their answers about every `_ASK_SECONDS`, because each exchange waits for a GPU. All
         know after which steps: these follow from the speed of the slowest worker.
         """
         if not self.several:
+            self.saves = wants_to_save
             return self.requested()
         if step < self.next_step:
             return False
         now = time.monotonic()
         seconds_per_step = (now - self.asked_at) / (step - self.asked_after)
-        requested, slowest = self._maximum(float(self.requested()), seconds_per_step)
+        requested, slowest, saves = self._maximum(float(self.requested()), seconds_per_step, float(wants_to_save))
         self.asked_at, self.asked_after = now, step
+        self.saves, self.second_is_over = bool(saves), True
         self.next_step = step + max(int(_ASK_SECONDS / max(slowest, 1e-3)), 1)
         return bool(requested)
+
+    def second_passed(self) -> bool:
+        """Whether this is the first call, or about `_ASK_SECONDS` are over since it was last true; for all alike."""
+        now = time.monotonic()
+        if not self.several:
+            self.second_is_over = now - self.told_at >= _ASK_SECONDS
+        is_over, self.second_is_over = self.second_is_over, False
+        self.told_at = now if is_over else self.told_at
+        return is_over
 
     def any_worker(self, answer: bool) -> bool:
         """Whether ``answer`` is true on any worker. All call this after the same step."""

@@ -173,6 +173,7 @@ def _write_training(
         "num_workers": workers,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "compiled": compiled,
+        "precision": state.precision,
         "views_seen": state.views,
         "views_per_second": (state.views - others["views"]) / state.seconds if state.seconds else None,
         "peak_memory_mb": peak_bytes / 2**20,

@@ -21,6 +21,7 @@ from mdssl.evaluate.evaluate import check_scorable
 from mdssl.evaluate.validation import check_validatable
 from mdssl.leaderboard.board import read_rows
 from mdssl.pretrain.pretrained import pretrained_config
+from mdssl.pretrain.step import check_precision
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location
@@ -174,6 +175,8 @@ def _work(
     if settings.force:
         return Work(config, "queued", everything, "train")
     rows = usable_rows(read_rows(storage, config.trial_id), needs_validation=settings.needs_validation)
+    for row in rows:
+        check_precision(config, row["precision"] if row["status"] != "failed" else None)
     tried = tuple(row["finished_at"].isoformat() for row in rows if row["status"] == "failed")
     failures = {} if settings.retry_failed else _failures(rows, fingerprints)
     if (None, None) in failures:

@@ -22,7 +22,6 @@ from mdssl.config.trial import TrialConfig
 from mdssl.data.remote import ensure_local
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import renew
-from mdssl.pretrain.model import batch_norm_note
 from mdssl.pretrain.stable import delete_shared
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
@@ -160,8 +159,6 @@ def _run_on_ray(
         console.print(
             f"the cluster has {described(nodes)} now; trials that need more wait for new nodes", soft_wrap=True
         )
-    if note := batch_norm_note(settings.norm, settings.workers, on_cpu=not share.gpus):
-        console.print(f"note: {note}", soft_wrap=True)
     if settings.force:
         for work in left:
             _forget(name, storage, work.config)

@@ -60,8 +60,7 @@ def finished_row(
     evaluation = {**score["probe_settings"], **score.get("images", {}), "data_fingerprint": score["data_fingerprint"]}
     # Older trials have no record of their domains.
     variants = {name: training[name] for name in ("variants", "continued_from") if training.get(name) is not None}
-    row = _setting(config, context)
-    row |= {key: training[key] for key in _FROM_TRAINING}
+    row = _trained(config, training, context)
     row |= {key: value for key, value in score.items() if key not in _FOR_JSON}
     row |= {
         "status": "finished",
@@ -80,7 +79,7 @@ def stopped_rows(config: TrialConfig, training: dict, *, context: Context) -> li
         training: the content of ``training.json``, with status ``stopped``.
     """
     images = training.get("val_fingerprints", {})
-    shared = _setting(config, context) | {key: training[key] for key in _FROM_TRAINING}
+    shared = _trained(config, training, context)
     return [
         shared
         | {
@@ -138,6 +137,14 @@ def failed_row(
 
 def _produced_by(config: TrialConfig) -> dict[str, Any]:
     return {"trial": config.to_dict(), **config.versions}
+
+
+def _trained(config: TrialConfig, training: dict, context: Context) -> dict[str, Any]:
+    row = _setting(config, context) | {key: training[key] for key in _FROM_TRAINING}
+    if training.get("precision") and "precision" in row:
+        # Which one the hardware has decided.
+        row["precision"] = training["precision"]
+    return row
 
 
 def _setting(config: TrialConfig, context: Context) -> dict[str, Any]:

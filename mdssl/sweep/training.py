@@ -242,6 +242,9 @@ def _train_here(
             def report_progress(progress: Progress) -> Answer:
                 nonlocal warned
                 beat()
+                if not progress.is_due:
+                    # Ray takes four reports a second from a worker, which waits meanwhile.
+                    return None
                 report({"state": "training", **progress._asdict()})
                 # Before the decision, which the first worker alone waits for: Ray Train answers all workers together.
                 before, warned = warned, warned or will_be_taken_away()

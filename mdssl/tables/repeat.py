@@ -21,7 +21,7 @@ def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int 
     Args:
         trial: what `TrialConfig.to_dict` gives, of any method but ``pretrained``.
         preset: that it was made with; ``quick``, the default, if that has gone.
-        workers: training processes. The trial is the same with any number, but on CPUs batch-norm is each one's own.
+        workers: training processes. The trial is the same with any number.
     """
     preset = preset if preset in PRESETS else "quick"
     words = ["mdssl"] if workers == 1 else ["torchrun", "--nproc-per-node", str(workers), "-m", "mdssl"]

@@ -35,6 +35,19 @@ def test_another_way_to_cluster_makes_other_trials_of_clustered_methods_only(mon
     assert [method for method in methods if before[method] == after[method]] == ["mdssl"]
 
 
+def test_the_id_of_precision_auto_is_that_of_fp32_on_any_machine(monkeypatch):
+    """It was so on CPUs, where a sweep's driver decided; now the driver's hardware changes no id."""
+    assert config(precision="auto").trial_id == config(precision="fp32").trial_id != config(precision="bf16").trial_id
+    expected = config(precision="auto")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    assert (config(precision="auto"), config(precision="auto").trial_id) == (expected, expected.trial_id)
+    # What trials share of their stable parts is of one precision.
+    wsd = {"schedule": "wsd", "iterations": 100, "lr_warmup_iterations": 5}
+    assert len({config(precision=each, **wsd).stable_id for each in ("auto", "fp32", "bf16")}) == 3
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -52,8 +52,8 @@ CLUSTERED = {"method": "mdssl-robust", "warmup_iterations": 2, "recluster_every"
 
 
 def trial(**changes) -> TrialConfig:
-    """Without batch-norm, whose statistics on a CPU are each worker's own."""
-    return tiny_trial(**{"norm": "group", "batch_per_domain": 9} | changes)
+    """Of shares of different sizes."""
+    return tiny_trial(**{"batch_per_domain": 9} | changes)
 
 
 def exact_model(config: TrialConfig) -> nn.Module:
@@ -101,22 +101,27 @@ def worker(rank: int, folder: str, data: str) -> None:
         model = DistributedDataParallel(head())
         x = images(case)[rank]
         z = model(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        loss = mdssl_loss(z[0], z[1], torch.tensor(labels[rank]), **LOSS)
+        of_ranks = [torch.tensor(each) for each in labels]
+        loss = mdssl_loss(z[0], z[1], of_ranks[rank], **LOSS, of_ranks=of_ranks)
+        exchanged = mdssl_loss(z[0], z[1], of_ranks[rank], **LOSS)
+        results[f"labels of {case}"] = (torch.stack(loss).detach(), torch.stack(exchanged).detach())
         loss.total.backward()
         results[case] = [*(term.detach() for term in loss), *(p.grad for p in model.parameters())]
     run(data, f"{folder}/two-workers")
     run(data, f"{folder}/resumed")
-    run(data, f"{folder}/cached", settings={"gradient_caching": True})
+    run(data, f"{folder}/without-norm-by-two", norm="group")
+    run(data, f"{folder}/cached", batching="per-domain", settings={"gradient_caching": True})
     run(data, f"{folder}/clustered-by-two", **CLUSTERED)
     for iterations in (5, 6):
         run(data, f"{folder}/longer/trials/{iterations}-steps", iterations=iterations, **STABLE)
     results["stopped"] = stop_in_step_3(data, f"{folder}/stopped", asked=rank == 1)
     run(data, f"{folder}/stopped")
-    # With the statistics of batch-norm, which are those of rank 0: a score must not change them either.
-    run(data, f"{folder}/unscored", norm="batch", iterations=3)
+    # A score must not change the statistics of batch-norm either.
+    run(data, f"{folder}/unscored", iterations=3)
     results["ended"] = end_after_step_2(data, f"{folder}/scored", rank)
     validate = Validation(data, ["tiny-a"], device="cpu")
-    run(data, f"{folder}/scored", norm="batch", iterations=3, **SCORED, validate=validate)
+    run(data, f"{folder}/scored", iterations=3, **SCORED, validate=validate)
+    results["reports"] = [reports_of(data, f"{folder}/{device}", rank, device) for device in ("cpu", LikeCuda("cpu"))]
     results["clusters"] = clusters_of_an_untrained_encoder(data)
     torch.save(results, f"{folder}/rank-{rank}.pt")
     dist.destroy_process_group()
@@ -135,8 +140,42 @@ def end_after_step_2(data: str, folder: str, rank: int) -> tuple[str, int, list[
         return "end" if rank == 0 else "save"
 
     validate = Validation(data, ["tiny-a"], device="cpu")
-    ended = run(data, folder, report, norm="batch", iterations=3, **SCORED, validate=validate)
+    ended = run(data, folder, report, iterations=3, **SCORED, validate=validate)
     return ended["status"], ended["step"], found
+
+
+class LikeCuda(str):
+    """The CPU, taken for a GPU by whoever asks for the beginning of its name: reports are made later."""
+
+    def __str__(self) -> str:
+        return "like-cuda"
+
+    def startswith(self, prefix: str) -> bool:
+        return prefix == "cuda"
+
+
+def reports_of(data: str, folder: str, rank: int, device: str) -> list[tuple[int, bool, int]]:
+    """Step of each report, whether it is due, and the steps begun by then. A step takes 0.1 s by the clock of rank 0,
+    and 0.16 s by that of rank 1."""
+    found, begun, now = [], [0], [1000.0]
+
+    def watched(config, mixture, groups, step, *more, **named):
+        begun.append(step + 1)
+        now[0] += (0.1, 0.16)[rank]
+        return exact_views(config, mixture, groups, step, *more, **named)
+
+    clock = type("Clock", (), {"monotonic": lambda: now[0], "perf_counter": lambda: now[0]})
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (loop, stopping):
+            patched.setattr(module, "time", clock)
+        patched.setattr(stopping, "_ASK_SECONDS", 1.0)
+        patched.setattr(loop, "pick_device", lambda _: device)
+        patched.setattr(loop, "two_views", watched)
+        patched.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X")
+        patched.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+        settings = {"report_every": 1, "checkpoint_seconds": 1.45}
+        run(data, folder, lambda at: found.append((at.step, at.is_due, begun[-1])), iterations=24, settings=settings)
+    return found
 
 
 def stop_in_step_3(data: str, folder: str, asked: bool) -> str:
@@ -170,6 +209,8 @@ def folder(tmp_path_factory, tiny_data):
             run(tiny_data, folder / "resumed", stop_half_way, settings={"checkpoint_seconds": 0})
         mp.spawn(worker, args=(str(folder), tiny_data), nprocs=2)
         run(tiny_data, folder / "one-worker")
+        run(tiny_data, folder / "without-norm-by-one", norm="group")
+        run(tiny_data, folder / "per-domain", batching="per-domain")
         run(tiny_data, folder / "clustered-by-one", **CLUSTERED)
         run(tiny_data, folder / "at-once/trials/6-steps", **STABLE)
     return folder
@@ -194,18 +235,19 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
     [
         ("one-worker", "two-workers"),
         ("one-worker", "resumed"),
-        ("one-worker", "cached"),
+        ("without-norm-by-one", "without-norm-by-two"),
+        ("per-domain", "cached"),
         ("one-worker", "stopped"),
         ("clustered-by-one", "clustered-by-two"),
         ("at-once/trials/6-steps", "longer/trials/6-steps"),
     ],
 )
 def test_two_workers_train_the_encoder_of_one(folder, one, other):
-    """Also where one worker began, was stopped after a checkpoint, and two went on; domain after domain with cached
-    gradients; where the domains are found by clustering; and where a trial of schedule wsd goes on from the stable
-    part of a shorter one."""
+    """Also where one worker began, was stopped after a checkpoint, and two went on; with another normalization; domain
+    after domain with cached gradients; where the domains are found by clustering; and where a trial of schedule wsd goes
+    on from the stable part of a shorter one."""
     expected, got = (safetensors.torch.load_file(folder / name / "encoder.safetensors") for name in (one, other))
-    initial = build_model(trial()).state_dict()
+    initial = build_model(trial(norm="group" if "without-norm" in one else "batch")).state_dict()
     changed = torch.cat([(expected[name] - value).flatten() for name, value in initial.items()])
     apart = torch.cat([(got[name] - value).flatten() for name, value in expected.items()])
     # Sums in another order, in float64 over 6 steps: 1e-14 was the most seen.
@@ -215,6 +257,12 @@ def test_two_workers_train_the_encoder_of_one(folder, one, other):
 def test_two_workers_go_on_from_the_stable_part_of_a_shorter_trial(folder):
     ended = json.loads((folder / "longer/trials/6-steps/training.json").read_text())
     assert ended["continued_from"]["step"] == 3
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_that_all_know_give_the_loss_of_labels_that_they_exchange(folder, case):
+    known, exchanged = torch.load(folder / "rank-1.pt")[f"labels of {case}"]
+    assert torch.equal(known, exchanged)
 
 
 def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):
@@ -230,6 +278,18 @@ def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_workers_stop_after_the_same_step_when_one_is_asked_to(folder, rank):
     assert torch.load(folder / f"rank-{rank}.pt")["stopped"] == "stopped at step 3 of 6"
+
+
+def test_all_workers_make_the_same_reports_after_the_same_steps(folder):
+    """Else they would wait for each other: in Ray Train's reports, or one in a report and one in a step."""
+    (on_cpu, on_gpu), others = (torch.load(folder / f"rank-{rank}.pt")["reports"] for rank in (0, 1))
+    assert [on_cpu, on_gpu] == others
+    for found in (on_cpu, on_gpu):
+        # Every 6 steps, about a second of the slower one.
+        assert [step for step, is_due, _ in found if is_due] == [1, 7, 13, 19, 24]
+    assert on_cpu == [(step, is_due, step) for step, is_due, _ in on_cpu]
+    # Rank 0 wants a checkpoint from step 15 on, and all know in step 19; it is saved with all reports up to there.
+    assert [(step, begun) for step, _, begun in on_gpu] == [(n, n if n in (19, 24) else n + 1) for n in range(1, 25)]
 
 
 def test_scores_and_an_early_end_change_no_bit_of_an_encoder_of_two_workers(folder):

@@ -420,3 +420,23 @@ def test_a_compiled_run_trains_the_same_encoder(tiny_data, tmp_path, monkeypatch
     # The views alone are of float32, and may differ in their last bits.
     np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "as-written"), rtol=1e-3)
     assert weights(tmp_path / "compiled").keys() == weights(tmp_path / "as-written").keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_run_is_recorded_as_compiled_where_it_was_also_after_others_in_its_process(
+    tiny_data, tmp_path, monkeypatch, caplog, forgets
+):
+    """PyTorch compiles a function for a few models of a process, and runs those that follow as they are."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch.compiler.reset()
+    if not forgets:
+        monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    found = []
+    for name, config in (("first", tiny_trial(iterations=2)), ("second", tiny_trial(iterations=2, stem="cifar"))):
+        settings = RunSettings(compile=True, report_every=1)
+        with torch._dynamo.config.patch(recompile_limit=1):
+            ended = train(config, data=tiny_data, trial_dir=tmp_path / name, settings=settings, device="cpu")
+        found.append(ended["compiled"])
+    assert found == [True, forgets]
+    assert ("run the model as it is 2 times" in caplog.text) is not forgets

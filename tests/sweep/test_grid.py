@@ -160,6 +160,27 @@ def test_a_begun_trial_goes_on_and_a_forced_one_starts_again(settings, trained, 
     assert states(storage, replace(settings, force=True), METHODS[2:]) == ["queued to train"]
 
 
+def test_a_row_has_the_precision_that_the_hardware_decided_and_no_other_one_may_be_asked_for(settings, trained):
+    storage, config, _ = trained
+    trial_dir = storage / "trials" / config.trial_id
+    training = read_training(trial_dir) | {"precision": "bf16"}
+    rows = [
+        finished_row(
+            replace(config, precision="auto"), training, score(settings, name), context=CONTEXT, trial_dir=trial_dir
+        )
+        for name in ("tiny-a", "tiny-c")
+    ]
+    assert [row["precision"] for row in rows] == ["bf16", "bf16"]
+    assert {row["trial_id"] for row in rows} == {config.trial_id}
+    write_rows(storage, config.trial_id, rows)
+    assert states(storage, replace(settings, precision="auto"), METHODS[2:]) == ["finished"]
+    with pytest.raises(
+        ValueError, match=f"precision is fp32, but trial {config.trial_id} was trained in bf16.*--force"
+    ):
+        states(storage, settings, METHODS[2:])
+    assert states(storage, replace(settings, force=True), METHODS[2:]) == ["train"]
+
+
 def test_a_failed_trial_is_left_alone_until_asked(settings, tmp_path):
     storage = Location.of(tmp_path)
     config = trials(settings, METHODS[2:])[0]

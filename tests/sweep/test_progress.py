@@ -152,7 +152,7 @@ def test_the_table_fits_into_80_columns_with_ids_and_the_loss(shown):
             shown.progress.console.print(shown.progress._table())
         lines = captured.get().splitlines()
         assert max(map(len, lines)) <= width
-        assert lines[0].split() == ["trial", "phase", "step", *terms, "views/s", "ETA"]
+        assert lines[0].split() == ["trial", "state", "step", *terms, "views/s", "ETA"]
         assert "…" not in captured.get()
         assert sum(CONFIG.trial_id in line for line in lines) == 1
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import ray.cloudpickle
@@ -10,6 +11,7 @@ import torch
 
 from mdssl.config.run import ProbeConfig, RunSettings
 from mdssl.config.trial import TrialConfig
+from mdssl.pretrain.progress import Progress
 from mdssl.storage.location import Location
 from mdssl.sweep import evaluator, training
 
@@ -95,3 +97,39 @@ def test_the_probe_beside_trials_that_share_a_gpu_takes_a_part_of_its_memory(ask
     actor("data", ProbeConfig(), "auto", 0.15)
     actor("data", ProbeConfig(), "auto")
     assert asked_of_the_gpu == [(0.15, "cuda:0")]
+
+
+def test_ray_gets_the_reports_that_are_due_and_a_scheduler_decides_on_each_score(handed_over, monkeypatch):
+    """Ray takes four reports a second, and a worker waits meanwhile. None with a score is lost or late."""
+    told, asked, beats, answers = [], [], [], []
+
+    def train(config, *, report, **arguments):
+        for step, is_due, score in (
+            (1, True, None),
+            (2, False, None),
+            (3, True, 40.0),
+            (4, False, None),
+            (6, True, None),
+        ):
+            answers.append(report(Progress(step, 6, *[0.0] * 7, val_knn_top1=score, is_due=is_due)))
+
+    @contextmanager
+    def watchdog(seconds):
+        yield lambda: beats.append(True)
+
+    def decision(trial_id, step):
+        assert told[-1]["step"] == step, "the scheduler knows the score"
+        asked.append(step)
+        return True
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "watchdog", watchdog)
+    monkeypatch.setattr(training, "decision", decision)
+    monkeypatch.setattr(training, "check_held", lambda *arguments: None)
+    monkeypatch.setattr(training, "stop_requested_now_and_then", lambda token: lambda: False)
+    job = handed_over(workers=1)["train_loop_config"] | {"rungs": (3,)}
+    training._train_here(job, told.append, lambda: False)
+    assert [(each["step"], each["val_knn_top1"]) for each in told] == [(1, None), (3, 40.0), (6, None)]
+    assert asked == [3]
+    assert answers == [None, None, "end", None, None]
+    assert len(beats) == 5, "the watchdog hears of all"

@@ -1,0 +1,170 @@
+"""Reports: when they are made, which are handed on, and that a GPU's, made later, say the same."""
+
+import json
+from functools import partial
+
+import pandas as pd
+import pytest
+import torch
+from factories import Killed, kill_at, tiny_trial
+
+from mdssl.config.run import RunSettings
+from mdssl.pretrain import loop, stopping
+from mdssl.pretrain.loop import train
+from mdssl.pretrain.progress import NonFiniteLossError
+from mdssl.pretrain.stopping import StoppedError
+
+
+class LikeCuda(str):
+    """The CPU, taken for a GPU by whoever asks for the beginning of its name."""
+
+    def startswith(self, prefix: str) -> bool:
+        return prefix == "cuda"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(loop, "pick_device", lambda device: LikeCuda("cpu"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X")
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The steps that have begun."""
+    begun = []
+
+    def watched(config, mixture, groups, step, *more, **named):
+        begun.append(step + 1)
+        return two_views(config, mixture, groups, step, *more, **named)
+
+    two_views = loop.two_views
+    monkeypatch.setattr(loop, "two_views", watched)
+    return begun
+
+
+def run(data, folder, *, report=lambda progress: None, iterations=8, report_every=2, seconds=1000, **more):
+    settings = RunSettings(
+        report_every=report_every, checkpoint_seconds=seconds, score_every=more.pop("score_every", 0)
+    )
+    trial = tiny_trial(iterations=iterations, **more.pop("trial", {}))
+    return train(trial, data=data, trial_dir=folder, settings=settings, device="cpu", report=report, **more)
+
+
+def numbers(folder):
+    return pd.read_parquet(folder / "metrics.parquet").drop(columns="views_per_second")
+
+
+def encoder(folder):
+    return (folder / "encoder.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tiny_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cpu")
+    run(tiny_data, folder)
+    return folder
+
+
+def made(data, folder, steps, **more):
+    """(step of the report, steps begun when it was made)"""
+    found = []
+    run(data, folder, report=lambda progress: found.append((progress.step, steps[-1])), **more)
+    return found
+
+
+def test_on_a_cpu_a_report_is_made_after_its_last_step(tiny_data, tmp_path, steps):
+    assert made(tiny_data, tmp_path, steps) == [(2, 2), (4, 4), (6, 6), (8, 8)]
+
+
+def test_on_a_gpu_it_is_made_one_report_later_and_says_the_same(tiny_data, tmp_path, on_cpu, gpu, steps):
+    assert made(tiny_data, tmp_path, steps) == [(2, 4), (4, 6), (6, 8), (8, 8)]
+    pd.testing.assert_frame_equal(numbers(tmp_path), numbers(on_cpu), check_exact=True)
+    assert encoder(tmp_path) == encoder(on_cpu)
+
+
+def test_a_score_a_checkpoint_and_a_stop_wait_for_all_reports_of_their_steps(tiny_data, tmp_path, gpu, steps):
+    scored = made(tiny_data, tmp_path / "scored", steps, score_every=5, validate=lambda model: {"a": float(steps[-1])})
+    assert scored == [(2, 4), (4, 5), (5, 5), (7, 8), (8, 8)]
+    assert numbers(tmp_path / "scored")["val_linear_top1"].dropna().tolist() == [5.0]
+    assert made(tiny_data, tmp_path / "saved", steps, seconds=0) == [(2, 2), (4, 4), (6, 6), (8, 8)]
+
+
+@pytest.mark.parametrize("after", range(1, 8))
+def test_on_a_gpu_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tiny_data, tmp_path, on_cpu, gpu, steps, after):
+    found = []
+    own = {"report": lambda progress: found.append(progress.step)}
+    with pytest.raises(StoppedError, match=f"stopped at step {after} of 8"):
+        run(tiny_data, tmp_path, **own, stop_requested=lambda: bool(steps) and steps[-1] >= after)
+    assert found == [step for step in (2, 4, 6) if step <= after], "all reports of steps that it will not repeat"
+    run(tiny_data, tmp_path, **own)
+    assert found == [2, 4, 6, 8]
+    pd.testing.assert_frame_equal(numbers(tmp_path), numbers(on_cpu), check_exact=True)
+    assert encoder(tmp_path) == encoder(on_cpu)
+
+
+def test_on_a_gpu_a_kill_in_a_report_changes_nothing(tiny_data, tmp_path, on_cpu, gpu):
+    with pytest.raises(Killed):
+        run(tiny_data, tmp_path, seconds=0, report=kill_at(6))
+    run(tiny_data, tmp_path)
+    pd.testing.assert_frame_equal(numbers(tmp_path), numbers(on_cpu), check_exact=True)
+    assert encoder(tmp_path) == encoder(on_cpu)
+
+
+def test_on_a_gpu_a_checkpoint_that_is_asked_for_is_saved_with_the_next_report(tiny_data, tmp_path, gpu, steps):
+    saved = {}
+
+    def report(progress):
+        folder = tmp_path / "checkpoints"
+        saved[progress.step] = sorted(file.name[12:13] for file in folder.iterdir()) if folder.exists() else []
+        return "save" if progress.step == 2 else None
+
+    run(tiny_data, tmp_path, report=report, iterations=12)
+    # Asked for at step 4, when the report of step 2 was made; saved at step 6.
+    assert saved == {2: [], 4: [], 6: [], 8: ["6"], 10: ["6"], 12: ["6"]}
+
+
+def test_on_a_gpu_a_loss_that_is_not_finite_is_that_of_the_same_step(tiny_data, tmp_path, gpu, monkeypatch):
+    trial = {"learning_rate": 1e30, "optimizer": "sgd", "lr_warmup_iterations": 0}
+    for name in ("gpu", "cpu"):
+        if name == "cpu":
+            monkeypatch.setattr(loop, "pick_device", lambda device: "cpu")
+        with pytest.raises(NonFiniteLossError):
+            run(tiny_data, tmp_path / name, trial=trial, seconds=1000)
+    of_gpu, of_cpu = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("gpu", "cpu"))
+    assert of_gpu == of_cpu
+    assert not (tmp_path / "gpu/checkpoints").exists()
+
+
+@pytest.fixture
+def time_passes(monkeypatch):
+    """Time that passes in steps alone, 0.4 s in each."""
+    now = [1000.0]
+
+    def watched(*arguments, **named):
+        now[0] += 0.4
+        return two_views(*arguments, **named)
+
+    two_views = loop.two_views
+    monkeypatch.setattr(loop, "two_views", watched)
+    clock = type("Clock", (), {"monotonic": lambda: now[0], "perf_counter": lambda: now[0]})
+    monkeypatch.setattr(stopping, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
+
+
+def test_a_report_is_due_about_every_second_and_where_something_depends_on_it(tiny_data, tmp_path, time_passes):
+    due = []
+
+    def report(progress):
+        due.extend([progress.step] if progress.is_due else [])
+
+    own = {"validate": lambda model: {"a": 50.0}, "rungs": (5,)}
+    run(tiny_data, tmp_path / "a", report=report, report_every=1, iterations=11, **own)
+    # The first, then after 1.2 s; 5 for its score; 11 is the last one.
+    assert due == [1, 4, 5, 7, 10, 11]
+    due.clear()
+    # 5 for its checkpoint, which is saved after 1.9 s; 6 because the trial stops there.
+    stops = partial(next, iter([False] * 6 + [True]))
+    with pytest.raises(StoppedError):
+        run(tiny_data, tmp_path / "b", report=report, report_every=1, iterations=11, seconds=1.9, stop_requested=stops)
+    assert due == [1, 4, 5, 6]
