@@ -88,7 +88,8 @@ class Machines(tune.Callback):
         if now - self.said >= _SAY_SECONDS:
             self.said = now
             self._say(
-                f"{wanted - room} of {wanted} trials are waiting for machines ({duration(now - self.short_since)} so far): "
+                f"{wanted - room} of {wanted} trials are waiting for machines "
+                f"({duration(now - self.short_since)} so far): "
                 f"each needs {self.share}; the cluster has {described(nodes)}"
             )
 
