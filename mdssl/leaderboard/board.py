@@ -20,7 +20,7 @@ from mdssl.config.methods import CLUSTERED, UNTRAINED
 from mdssl.config.run import probe_named_now
 from mdssl.config.trial import relevant_settings
 from mdssl.errors import check_name
-from mdssl.leaderboard.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, STATUSES
+from mdssl.leaderboard.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, STATUSES, Row
 from mdssl.leaderboard.compacted import read_folder
 from mdssl.leaderboard.files import file_of, read_files, to_bytes
 from mdssl.leaderboard.names import marked
@@ -35,7 +35,7 @@ _SAID_BY_COLUMNS = {*SCHEMA.names, "domains"}
 _AFTER_EVALUATION = ', "recipe_version": '
 
 
-def write_rows(storage: str | Location, trial_id: str, rows: Sequence[dict[str, Any]]) -> None:
+def write_rows(storage: str | Location, trial_id: str, rows: Sequence[Row]) -> None:
     """Replace the file of one trial by ``rows``, whole.
 
     Args:
@@ -53,7 +53,7 @@ def write_rows(storage: str | Location, trial_id: str, rows: Sequence[dict[str, 
     file.write_bytes(to_bytes(pa.Table.from_pylist(complete, schema=SCHEMA)))
 
 
-def read_rows(storage: str | Location, trial_id: str) -> list[dict[str, Any]]:
+def read_rows(storage: str | Location, trial_id: str) -> list[Row]:
     """The rows of one trial by column name, null as None and times as aware datetimes; empty if it has no file.
 
     As by `read`, probes are named as they are now (`mdssl.config.run.probe_named_now`).
@@ -146,7 +146,7 @@ def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
     return own | {"recipe_version": produced_by.get("recipe_version"), "recipe_version_clustering": clustering}
 
 
-def _complete(row: dict[str, Any], trial_id: str) -> dict[str, Any]:
+def _complete(row: Row, trial_id: str) -> dict[str, Any]:
     unknown = row.keys() - set(SCHEMA.names)
     assert not unknown, f"no such leaderboard columns: {sorted(unknown)}"
     # Rows of an older version, read again, have all columns of this one.

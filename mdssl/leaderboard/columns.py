@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -16,6 +16,10 @@ SCHEMA_VERSION = 3
 STATUSES = ("finished", "failed", "stopped")
 
 _TEXT, _FLOAT, _INT, _BOOL, _TIME = pa.string(), pa.float64(), pa.int64(), pa.bool_(), pa.timestamp("ms", tz="UTC")
+
+
+Row = dict[str, Any]
+"""A row of the leaderboard: values by name of a column. `mdssl.leaderboard.board.write_rows` checks them."""
 
 
 class Column(NamedTuple):

@@ -8,7 +8,6 @@ repeats the call.
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import ray
 import torch
@@ -20,6 +19,7 @@ from mdssl.data.remote import ensure_local
 from mdssl.device import limit_memory, pick_device
 from mdssl.evaluate.artifacts import TrialArtifacts
 from mdssl.evaluate.evaluate import encode_dataset, score_dataset
+from mdssl.leaderboard.columns import Row
 from mdssl.pretrain.model import Model
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
@@ -43,16 +43,16 @@ class Evaluator:
         self.data, self.probe, self.device = data, probe, pick_device(device)
         limit_memory(self.device, memory)
 
-    def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
+    def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[Row] | str]:
         """Score one trial's encoder; returns for each dataset a list of entries, or the error."""
         with retrying(), kept_log(Location.of(trial_dir), "probe"):
             return self._score(trial_dir, datasets)
 
-    def _score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | str]:
+    def _score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[Row] | str]:
         config, model = load_model(Location.of(trial_dir), self.device)
         artifacts = TrialArtifacts(Location.of(trial_dir), config, model, data=self.data, device=self.device)
         artifacts.clear_up()
-        scores: dict[str, list[dict[str, Any]] | str] = {}
+        scores: dict[str, list[Row] | str] = {}
         for name in datasets:
             try:
                 scores[name] = self._score_on(name, config, model, artifacts)
@@ -63,9 +63,7 @@ class Evaluator:
         artifacts.draw()
         return scores
 
-    def _score_on(
-        self, name: str, config: TrialConfig, model: Model, artifacts: TrialArtifacts
-    ) -> list[dict[str, Any]]:
+    def _score_on(self, name: str, config: TrialConfig, model: Model, artifacts: TrialArtifacts) -> list[Row]:
         # On a cluster, this may be the first process of its node that needs it.
         data = ensure_local(self.data, [name])
         dataset = open_dataset(data, name)

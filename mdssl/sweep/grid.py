@@ -20,6 +20,7 @@ from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import check_scorable
 from mdssl.evaluate.validation import check_validatable
 from mdssl.leaderboard.board import read_rows
+from mdssl.leaderboard.columns import Row
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.step import check_precision
 from mdssl.pretrain.trial_files import read_training
@@ -193,13 +194,13 @@ def _work(
     return Work(config, "queued", missing, "resume" if (trial_dir / "checkpoints").names() else "train", tried=tried)
 
 
-def usable_rows(rows: list[dict], *, needs_validation: bool) -> list[dict]:
+def usable_rows(rows: list[Row], *, needs_validation: bool) -> list[Row]:
     """The rows of a trial without finished ones that lack a validation score, where a search needs one of each."""
     return [row for row in rows if not (needs_validation and row["status"] == "finished" and row["val_top1"] is None)]
 
 
 def still_missing(
-    rows: list[dict], tried: Sequence[str], missing: Sequence[str], data: str | Path, probe: ProbeConfig
+    rows: list[Row], tried: Sequence[str], missing: Sequence[str], data: str | Path, probe: ProbeConfig
 ) -> tuple[tuple[str, ...], str]:
     """Datasets that still lack a score: another sweep may have made some since the plan.
 
@@ -220,7 +221,7 @@ def still_missing(
 
 
 def _missing(
-    rows: list[dict],
+    rows: list[Row],
     fingerprints: dict[str, str],
     wanted: set[tuple[str, str]],
     failures: dict[tuple[str | None, str | None], str],
@@ -236,7 +237,7 @@ def _missing(
     return tuple(missing), failed
 
 
-def _failures(rows: list[dict], fingerprints: dict[str, str]) -> dict[tuple[str | None, str | None], str]:
+def _failures(rows: list[Row], fingerprints: dict[str, str]) -> dict[tuple[str | None, str | None], str]:
     """Errors by evaluation dataset (with its present images) and probe; the key of a failed training is None, None."""
     found: dict[tuple[str | None, str | None], str] = {}
     for row in rows:
@@ -255,12 +256,12 @@ def scores_of(probe: ProbeConfig) -> set[tuple[str, str]]:
     return {(layer, own.name) for layer in probe.features for own in probe.each()}
 
 
-def has_score(rows: list[dict], dataset: str, dataset_fingerprint: str, probe: ProbeConfig) -> bool:
+def has_score(rows: list[Row], dataset: str, dataset_fingerprint: str, probe: ProbeConfig) -> bool:
     """Whether ``rows`` have a finished score for every layer and learning rate of ``probe``, on the present images."""
     return scores_of(probe) <= _scored(rows, dataset, dataset_fingerprint)
 
 
-def _scored(rows: list[dict], dataset: str, dataset_fingerprint: str) -> set[tuple[str, str]]:
+def _scored(rows: list[Row], dataset: str, dataset_fingerprint: str) -> set[tuple[str, str]]:
     return {
         (row["features"], row["probe"])
         for row in rows

@@ -87,10 +87,10 @@ class Machines(tune.Callback):
         self.short_since = now if self.short_since is None else self.short_since
         if now - self.said >= _SAY_SECONDS:
             self.said = now
-            since = duration(now - self.short_since)
             self._say(
-                f"{wanted - room} of {wanted} trials are waiting for machines ({since} so far): each needs {self.share}; "
-                f"the cluster has {described(nodes)}"
+                f"{wanted - room} of {wanted} trials are waiting for machines "
+                f"({duration(now - self.short_since)} so far): "
+                f"each needs {self.share}; the cluster has {described(nodes)}"
             )
 
     def _say(self, text: str) -> None:

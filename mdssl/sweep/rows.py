@@ -13,7 +13,7 @@ import mdssl
 from mdssl.config.trial import TrialConfig, relevant_settings
 from mdssl.data.dataset import Dataset
 from mdssl.data.sources.catalog import seen_in
-from mdssl.leaderboard.columns import SCHEMA_VERSION, SETTING_COLUMNS
+from mdssl.leaderboard.columns import SCHEMA_VERSION, SETTING_COLUMNS, Row
 from mdssl.pretrain.trial_files import now
 from mdssl.storage.location import Location
 
@@ -46,9 +46,7 @@ _FOR_JSON = ("data_fingerprint", "images", "probe_settings")
 """The entries of a score that are in ``config_json``."""
 
 
-def finished_row(
-    config: TrialConfig, training: dict, score: dict, *, context: Context, trial_dir: Location
-) -> dict[str, Any]:
+def finished_row(config: TrialConfig, training: dict, score: dict, *, context: Context, trial_dir: Location) -> Row:
     """The row of one score of one trial.
 
     Args:
@@ -72,7 +70,7 @@ def finished_row(
     return row
 
 
-def stopped_rows(config: TrialConfig, training: dict, *, context: Context) -> list[dict[str, Any]]:
+def stopped_rows(config: TrialConfig, training: dict, *, context: Context) -> list[Row]:
     """The rows of a trial that was stopped early: one for each dataset of its last validation scores.
 
     Args:
@@ -114,7 +112,7 @@ def images_of(dataset: Dataset) -> dict[str, Any]:
 
 def failed_row(
     config: TrialConfig, error: str, *, context: Context, started_at: str, score: dict[str, Any] | None = None
-) -> dict[str, Any]:
+) -> Row:
     """The row of a trial that failed to train, or of a score that failed.
 
     Args:
@@ -139,7 +137,7 @@ def _produced_by(config: TrialConfig) -> dict[str, Any]:
     return {"trial": config.to_dict(), **config.versions}
 
 
-def _trained(config: TrialConfig, training: dict, context: Context) -> dict[str, Any]:
+def _trained(config: TrialConfig, training: dict, context: Context) -> Row:
     row = _setting(config, context) | {key: training[key] for key in _FROM_TRAINING}
     if training.get("precision") and "precision" in row:
         # Which one the hardware has decided.
@@ -147,7 +145,7 @@ def _trained(config: TrialConfig, training: dict, context: Context) -> dict[str,
     return row
 
 
-def _setting(config: TrialConfig, context: Context) -> dict[str, Any]:
+def _setting(config: TrialConfig, context: Context) -> Row:
     columns = {column.name for column in SETTING_COLUMNS}
     relevant = relevant_settings(config.to_dict())
     return {
@@ -164,7 +162,7 @@ def _setting(config: TrialConfig, context: Context) -> dict[str, Any]:
     }
 
 
-def merged(old: list[dict], new: list[dict]) -> list[dict]:
+def merged(old: list[Row], new: list[Row]) -> list[Row]:
     """Merge ``new`` rows into the trial's ``old`` ones.
 
     A finished score stays, also when it was made again beside other learning rates: published numbers do not change,
@@ -182,7 +180,7 @@ def merged(old: list[dict], new: list[dict]) -> list[dict]:
     scores = {_score_of(row)[:3] for row in new}
     tried = {(row["eval_dataset"], row.get("probe")) for row in new}
 
-    def gives_way(row: dict) -> bool:
+    def gives_way(row: Row) -> bool:
         if row["status"] == "finished":
             return _score_of(row)[:3] in scores
         return row["eval_dataset"] is None or (row["eval_dataset"], row["probe"]) in tried
@@ -190,7 +188,7 @@ def merged(old: list[dict], new: list[dict]) -> list[dict]:
     return [row for row in old if not gives_way(row)] + new
 
 
-def _filled(row: dict, again: dict) -> dict:
+def _filled(row: Row, again: Row) -> Row:
     """A finished row, with validation scores that it lacks from the same score, made ``again``."""
     if row["status"] != "finished":
         return row
@@ -199,7 +197,7 @@ def _filled(row: dict, again: dict) -> dict:
     }
 
 
-def _score_of(row: dict) -> tuple[str | None, str | None, str | None, str | None]:
+def _score_of(row: Row) -> tuple[str | None, str | None, str | None, str | None]:
     """Dataset, layer and probe of a row, and the fingerprint of the dataset's images."""
     evaluation = json.loads(row["config_json"]).get("evaluation", {})
     return row["eval_dataset"], row.get("features"), row.get("probe"), evaluation.get("data_fingerprint")

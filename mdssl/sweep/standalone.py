@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mdssl.config.run import ProbeConfig, check_layers
 from mdssl.config.trial import TrialConfig, check_trial_id
@@ -15,6 +14,7 @@ from mdssl.errors import InputError, some_of
 from mdssl.evaluate.artifacts import TrialArtifacts
 from mdssl.evaluate.evaluate import Encoded, check_scorable, encode_dataset, instability, score_dataset
 from mdssl.leaderboard.board import read_rows, write_rows
+from mdssl.leaderboard.columns import Row
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import load_model, read_training
@@ -78,7 +78,7 @@ def probe_standalone(
     for name in evaluate:
         dataset, fingerprint = open_dataset(folder, name), evaluation_fingerprint(folder, name)
         encoded: Encoded | None = None
-        new: list[tuple[dict[str, Any], str]] = []
+        new: list[tuple[Row, str]] = []
         if has_score(rows, name, fingerprint, probe):
             print(f"{name}: scored already")
         else:
@@ -100,7 +100,7 @@ def probe_standalone(
 
 def _rows(
     config: TrialConfig, dataset: Dataset, encoded: Encoded, fingerprint: str, probe: ProbeConfig, trial_dir: Location
-) -> list[tuple[dict[str, Any], str]]:
+) -> list[tuple[Row, str]]:
     """The leaderboard's rows of ``encoded``, each with what makes its score unstable (empty if nothing does)."""
     context: Context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
     own = {"eval_dataset": dataset.name, "data_fingerprint": fingerprint, "images": images_of(dataset)}

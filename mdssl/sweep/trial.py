@@ -20,6 +20,7 @@ from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
 from mdssl.data.remote import ensure_local
 from mdssl.leaderboard.board import read_rows, write_rows
+from mdssl.leaderboard.columns import Row
 from mdssl.pretrain.progress import NonFiniteLossError
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import now, read_training
@@ -108,7 +109,7 @@ def _do(
             raise NonFiniteLossError(training["step"], training["error"])
         actor = ray.get_actor(evaluator.NAME)
         tune.report({"state": "evaluating"})
-        asked: ray.ObjectRef[dict[str, list[dict[str, Any]] | str]] = actor.score.remote(trial_dir.uri, missing)
+        asked: ray.ObjectRef[dict[str, list[Row] | str]] = actor.score.remote(trial_dir.uri, missing)
         while not ray.wait([asked], timeout=1.0)[0]:
             if terminated():
                 raise StoppedError("asked to stop")
@@ -128,7 +129,7 @@ def _do(
         write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), [failure]))
         return {"state": "failed", "error": _cause(error)}
 
-    new: list[dict[str, Any]] = []
+    new: list[Row] = []
     for dataset, result in scores.items():
         if isinstance(result, str):
             own = {"eval_dataset": dataset, "data_fingerprint": evaluation_fingerprint(data, dataset)}

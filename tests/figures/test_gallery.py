@@ -128,7 +128,7 @@ def test_a_trial_that_reported_nothing_says_so(tmp_path):
     ROUNDS.iloc[:0].to_parquet(tmp_path / "clusters.parquet")
     found = figures.trial_gallery(str(tmp_path))
     assert not found.entries
-    assert "has nothing to train" in found.absent["loss-terms"] and "not clustered yet" in found.absent["clusters"]
+    assert "its method does not train" in found.absent["loss-terms"] and "not clustered yet" in found.absent["clusters"]
 
 
 def test_the_command_writes_what_is_named_and_refuses_before_it_writes(storage, tmp_path):

@@ -244,8 +244,8 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
 )
 def test_two_workers_train_the_encoder_of_one(folder, one, other):
     """Also where one worker began, was stopped after a checkpoint, and two went on; with another normalization; domain
-    after domain with cached gradients; where the domains are found by clustering; and where a trial of schedule wsd goes
-    on from the stable part of a shorter one."""
+    after domain with cached gradients; where the domains are found by clustering; and where a trial of schedule wsd
+    resumes from the stable part of a shorter one."""
     expected, got = (safetensors.torch.load_file(folder / name / "encoder.safetensors") for name in (one, other))
     initial = build_model(trial(norm="group" if "without-norm" in one else "batch")).state_dict()
     changed = torch.cat([(expected[name] - value).flatten() for name, value in initial.items()])

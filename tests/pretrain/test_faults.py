@@ -198,7 +198,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_
     (trial,) = (tmp_path / "trials").iterdir()
     (step,) = checkpoints(trial)
     assert 6 <= step < 80, said
-    assert f"stopped at step {step} of 80; the same command goes on from there" in said
+    assert f"stopped at step {step} of 80; the same command resumes it" in said
     assert code == 128 + signal.SIGTERM if victim == "mdssl train" else code != 0
     assert not [name for name in os.listdir(trial) if name.startswith("claim")], "no claim is left"
     if victim == "mdssl train":

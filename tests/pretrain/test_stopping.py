@@ -153,7 +153,7 @@ def assert_stops_with_one_line(process, said, uri):
     signalled = time.monotonic()
     assert process.wait(60) == 128 + signal.SIGTERM, said()
     assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
-    (line,) = [line for line in said().splitlines() if "goes on" in line]
+    (line,) = [line for line in said().splitlines() if "resumes it" in line]
     assert f"stopped; nothing was saved since the last checkpoint, because {uri}" in line
     assert line.endswith("; the same command resumes it")
     assert "Traceback" not in said()

@@ -56,7 +56,7 @@ def test_a_sweep_waits_for_a_node_says_so_and_uses_it_when_it_comes(tiny_data, t
             words = command(tmp_path / "results", tiny_data, *arguments)
             process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=environment)
         deadline = time.monotonic() + 180
-        while "wait for machines" not in said.read_text():
+        while "waiting for machines" not in said.read_text():
             assert process.poll() is None and time.monotonic() < deadline, said.read_text()
             time.sleep(0.2)
         assert "each needs 1 worker with 1 CPU (1 thread) and 0.5 of a GPU" in said.read_text()

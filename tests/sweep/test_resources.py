@@ -132,7 +132,7 @@ def test_a_sweep_that_waits_for_machines_says_how_long_and_for_what():
     assert "(2m00s so far)" in last
     cluster.nodes = [{"CPU": 4}, {"CPU": 8, "GPU": 1}]
     cluster.pass_time(60)
-    assert cluster.lines[3].startswith("1 of 2 trial(s) wait for machines, for 3m")
+    assert cluster.lines[3].startswith("1 of 2 trials are waiting for machines (3m")
     cluster.nodes = [{"CPU": 4}, {"CPU": 8, "GPU": 2}]
     cluster.pass_time(60)
     assert cluster.lines[4:] == ["machines have come after 3m10s: 1 node with 4 CPUs, 1 node with 8 CPUs and 2 GPUs"]

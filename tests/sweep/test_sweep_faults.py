@@ -186,7 +186,7 @@ def command(storage, data, script=SCRIPT):
 def assert_the_trial_went_on(stopped):
     """Of a sweep whose trial got SIGTERM, see `stop_a_sweep`."""
     said = stopped.said_before
-    assert f"its process got SIGTERM; it goes on by itself from its checkpoint of step {stopped.step}" in said
+    assert f"its process got SIGTERM; it resumes from its checkpoint of step {stopped.step}" in said
     assert said.count("SIGTERM") == 1
     assert "Traceback" not in said and "Error" not in said
 

@@ -15,6 +15,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.board import read_rows
+from mdssl.leaderboard.columns import Row
 from mdssl.leaderboard.files import trial_ids
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
@@ -113,7 +114,7 @@ class History:
             self._others.add(trial_id)
         return own
 
-    def _observed(self, trial_id: str, rows: Iterable[dict[str, Any]]) -> Observation:
+    def _observed(self, trial_id: str, rows: Iterable[Row]) -> Observation:
         config, rows = self.trials[trial_id].config, list(rows)
         scores = self._scores_of(trial_id)
         statuses = {row["status"] for row in rows}
@@ -131,7 +132,7 @@ class History:
             scores=scores,
         )
 
-    def _value_of(self, rows: list[dict[str, Any]]) -> float | None:
+    def _value_of(self, rows: list[Row]) -> float | None:
         probe, layer = self.settings.probe_config.each()[0].name, self.settings.features[0]
         found = {
             row["eval_dataset"]: row["val_top1"]
