@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.optimizer import ParamsT
 
 from mdssl.config.trial import Recipe
+from mdssl.device import send
 
 _MOMENTUM = 0.9
 _TRUST_COEFFICIENT = 0.001
@@ -50,8 +52,8 @@ class LARS(torch.optim.Optimizer):
         if group["adapt"]:
             # buffers += scales * (grads + weight_decay * params), without a copy.
             scales = _scales(params, grads, group["weight_decay"])
-            torch._foreach_addcmul_(buffers, grads, list(scales.unbind()))
-            torch._foreach_addcmul_(buffers, params, list((scales * group["weight_decay"]).unbind()))
+            torch._foreach_addcmul_(buffers, grads, _spread(scales, params))
+            torch._foreach_addcmul_(buffers, params, _spread(scales * group["weight_decay"], params))
         else:
             torch._foreach_add_(buffers, grads)
         torch._foreach_add_(params, buffers, alpha=-group["lr"])
@@ -63,6 +65,19 @@ def _scales(params: list[torch.Tensor], grads: list[torch.Tensor], weight_decay:
     scales = _TRUST_COEFFICIENT * weight_norms / (grad_norms + weight_decay * weight_norms)
     # torch.where, because an `if` would wait for the GPU.
     return torch.where((weight_norms > 0) & (grad_norms > 0), scales, torch.ones_like(scales))
+
+
+def _spread(scales: torch.Tensor, params: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The (n,) scales as n tensors; several with the shapes and memory orders of ``params``.
+
+    With factors of another shape, PyTorch launches a kernel for each parameter in place of one for all.
+    """
+    if len(params) == 1:
+        return list(scales.unbind())
+    counts = [p.numel() for p in params]
+    # With their sum given, the host does not wait for the counts to be added up.
+    spread = torch.repeat_interleave(scales, send(np.array(counts), scales.device), output_size=sum(counts))
+    return [part.as_strided(p.shape, p.stride()) for part, p in zip(spread.split(counts), params, strict=True)]
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

@@ -11,6 +11,7 @@ from fake_cuda import CUDA, Waiting, fake_cuda, send, to_cuda
 from mdssl.data import mixture as mixture_module
 from mdssl.data.mixture import Mixture
 from mdssl.pretrain import loss as loss_module
+from mdssl.pretrain import optim as optim_module
 from mdssl.pretrain import step as step_module
 from mdssl.pretrain.batch_norm import make_global
 from mdssl.pretrain.loss import mdssl_loss
@@ -25,7 +26,7 @@ SHARES = ((8,), (3, 5))
 @pytest.fixture(params=SHARES, ids=["one worker", "two workers"])
 def two_steps(request, monkeypatch):
     """Runs them; returns the model."""
-    for module in (mixture_module, step_module, loss_module):
+    for module in (mixture_module, step_module, loss_module, optim_module):
         monkeypatch.setattr(module, "send", send)
 
     def run(backward=backward_at_once, compiled=False, **changes):

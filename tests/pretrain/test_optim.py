@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mdssl.config.trial import Recipe
 from mdssl.pretrain.optim import LARS, build_optimizer, learning_rate
@@ -40,6 +41,37 @@ def test_lars_follows_its_definition(adapt, start):
         optimizer.step()
     expected = numpy_lars(weight, grads, lr=4.0, weight_decay=1e-2, adapt=adapt)
     np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-10)
+
+
+class SameShapes(TorchDispatchMode):
+    """PyTorch's condition for one launch: of each parameter, all tensors have one shape and memory order."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        lists = [arg for arg in args if isinstance(arg, list) and isinstance(arg[0], torch.Tensor)]
+        if "foreach" in str(function):
+            for tensors in zip(*lists, strict=True):
+                assert len({(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors}) == 1, function
+        return function(*args, **(kwargs or {}))
+
+
+def test_on_a_gpu_lars_follows_its_definition_with_one_launch_for_all_parameters():
+    rng = np.random.default_rng(0)
+    starts = [rng.normal(size=shape) for shape in ((4, 3, 2, 2), (5, 4), (3, 2, 1, 1))]
+    parameters = [nn.Parameter(torch.tensor(start)) for start in starts]
+    parameters[0].data = parameters[0].data.contiguous(memory_format=torch.channels_last)
+    optimizer = LARS(parameters, lr=4.0, weight_decay=1e-2)
+    grads = [[rng.normal(size=start.shape) for start in starts] for _ in range(3)]
+    for parameter in parameters:
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    for step in grads:
+        for parameter, grad in zip(parameters, step, strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(torch.tensor(grad))
+        with torch.no_grad(), SameShapes():
+            # As `step` calls it where parameters are not on a CPU.
+            optimizer._update(parameters, optimizer.param_groups[0])
+    for start, parameter, own in zip(starts, parameters, zip(*grads, strict=True), strict=True):
+        expected = numpy_lars(start, own, lr=4.0, weight_decay=1e-2, adapt=True)
+        np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-10)
 
 
 def test_a_parameter_without_a_gradient_stays():
