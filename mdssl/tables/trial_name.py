@@ -12,8 +12,7 @@ import pandas as pd
 from mdssl.config.trial import is_trial_id
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
-from mdssl.leaderboard.files import SUFFIX
-from mdssl.leaderboard.opening import results_in, trial_ids
+from mdssl.leaderboard.files import SUFFIX, results_in, trial_ids
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import LEADERBOARD, trial_dir_in
 from mdssl.tables.select import best_by_validation
