@@ -26,7 +26,19 @@ from harness import amount
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "RESULTS.md"
-CPU = ("loss", "augment", "optimizer", "step", "small_maps", "probe", "kmeans", "sweep", "leaderboard", "prepare")
+CPU = (
+    "loss",
+    "augment",
+    "optimizer",
+    "step",
+    "small_maps",
+    "probe",
+    "kmeans",
+    "sweep",
+    "leaderboard",
+    "prepare",
+    "search",
+)
 CUDA = ("loss", "augment", "optimizer", "step", "probe", "kmeans")
 FLAGS = {("step", "cuda"): ("--preset", "paper")}
 VERSIONS = (
