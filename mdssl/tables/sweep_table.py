@@ -143,7 +143,10 @@ def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     for name, trials in ranked.items():
         if len(trials) > 1 and trials["val"].notna().any():
             of = f" of {name}" if len(mixtures) > 1 else ""
-            notes.append(f"best{of} by validation score: {trials['trial_id'][0]}, val {trials['val'][0]:.1f}")
+            best = trials["val"][0]
+            notes.append(f"best{of} by validation score: {trials['trial_id'][0]}, val {best:.1f}")
+            if (untrained["val"] >= best).any():
+                notes.append(f"an untrained encoder has val {untrained['val'].max():.1f}: train longer to compare settings")
     scores = pd.concat([untrained, *ranked.values()]).set_index("trial_id")["val"]
     return scores.astype(float), notes
 

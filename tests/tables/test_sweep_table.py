@@ -353,3 +353,13 @@ def test_the_best_of_a_mixture_is_named_by_its_validation_score_and_test_scores_
     text = leaderboard_text(storage, train_mixture=["cifar10+svhn"])
     assert "note: best by validation score: 000000000001, val 50.5" in text
     assert "No trial has a validation score" not in text and "optimistic, the more so with more trials" in text
+
+
+@pytest.mark.parametrize(("val", "is_said"), [(50.0, True), (40.0, False)])
+def test_an_untrained_encoder_that_is_ahead_is_said(storage, val, is_said):
+    for number in range(2):
+        rows = [row(name, val_top1=44.0 + number) for name in DATASETS]
+        write_rows(storage, f"{number:012x}", [one | {"lambda2": number / 10} for one in rows])
+    write_rows(storage, "f" * 12, [row(name, val_top1=val, **UNTRAINED) for name in DATASETS])
+    said = "an untrained encoder has val 50.0: train longer to compare settings"
+    assert (said in table(storage).attrs["notes"]) == is_said
