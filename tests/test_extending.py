@@ -63,5 +63,5 @@ def test_a_method_is_added_by_its_record(tiny_data, tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "code"), os.environ["PYTHONPATH"]])}
     ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert re.search(r"^ *mdssl-mine +0.9 +0.1 ", ended.stdout, re.M)
+    assert re.search(r"^ *(?:[0-9a-f]{12} +)?mdssl-mine +0.9 +0.1 ", ended.stdout, re.M)
     assert "MDSSL, mine" in "".join(svg.read_text() for svg in tmp_path.glob("figures/*.svg"))

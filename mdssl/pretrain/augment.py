@@ -24,7 +24,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CROP_ATTEMPTS = 10
 """As in torchvision's RandomResizedCrop: the first crop that fits is used, or the whole image."""
 _CROP_RATIO = (3 / 4, 4 / 3)
-_JITTER_PROBABILITY, _GREY_PROBABILITY = 0.8, 0.2
+_JITTER_PROBABILITY, _GRAY_PROBABILITY = 0.8, 0.2
 _BLUR_SIGMA = (0.1, 2.0)
 _NUMBERS_PER_VIEW = 2 * _CROP_ATTEMPTS + 11
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)
@@ -104,7 +104,7 @@ class Views:
             contrast=1 + 0.8 * strength * (2 * contrast - 1),
             saturation=1 + 0.8 * strength * (2 * saturation - 1),
             hue=0.2 * strength * (2 * hue - 1),
-            gray=(gray < _GREY_PROBABILITY).to(uniform.dtype),
+            gray=(gray < _GRAY_PROBABILITY).to(uniform.dtype),
             sigma=torch.where(
                 blur < recipe.blur_probability, _BLUR_SIGMA[0] + (_BLUR_SIGMA[1] - _BLUR_SIGMA[0]) * sigma, 0.0
             ),

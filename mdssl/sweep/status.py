@@ -208,7 +208,7 @@ def _labels(trials: list[TrialStatus]) -> dict[str, str]:
 
 
 def _where(trial: TrialStatus) -> str:
-    """``on gpu3 (NVIDIA H200, 4 workers), held by head:4711 (lambda_grid)``"""
+    """``on gpu3 (NVIDIA H200, 4 workers), claimed by head:4711 (lambda_grid)``"""
     parts = []
     if trial.host:
         workers = f", {trial.workers} workers" if trial.workers and trial.workers > 1 else ""

@@ -146,7 +146,9 @@ def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:
             best = trials["val"][0]
             notes.append(f"best{of} by validation score: {trials['trial_id'][0]}, val {best:.1f}")
             if (untrained["val"] >= best).any():
-                notes.append(f"an untrained encoder has val {untrained['val'].max():.1f}: train longer to compare settings")
+                notes.append(
+                    f"an untrained encoder has val {untrained['val'].max():.1f}: train longer to compare settings"
+                )
     scores = pd.concat([untrained, *ranked.values()]).set_index("trial_id")["val"]
     return scores.astype(float), notes
 

@@ -175,7 +175,7 @@ def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
 
     where = ["--storage", tmp_path, "--data", tiny_data]
     run("probe", "last", "--evaluate", "tiny-a", *where)
-    assert "tiny-a: already there" in capsys.readouterr().out
+    assert "tiny-a: scored already" in capsys.readouterr().out
     run("log", trial_id[:4], "--storage", tmp_path)
     assert "step 4/4" in capsys.readouterr().out
     run("embed", "best", "tiny-c", "--split", "test", "--output", tmp_path / "c.parquet", *where)

@@ -203,7 +203,7 @@ def test_a_damaged_image_is_named_and_left_out_only_where_asked_for(run, picture
     np.testing.assert_allclose(np.stack(board["embedding"]), expected["test"][left], rtol=1e-4, atol=1e-5)
     said = capsys.readouterr()
     assert "damaged images left out: 2" in said.out
-    assert "left out: links to nothing: 1, such as b/nowhere.png" in said.err
+    assert "left out: broken links: 1, such as b/nowhere.png" in said.err
     skipped = json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"mdssl.skipped"])
     assert skipped.keys() == {"a/deep/03.png", "b/30.png"}
 

@@ -120,6 +120,12 @@ def test_only_an_export_is_ever_replaced(untrained, tmp_path):
     assert (output / "thesis.tex").read_text() == "years of work"
 
 
+def test_an_unknown_format_is_refused_before_anything_is_written(untrained, tmp_path):
+    with pytest.raises(ValueError, match="unknown format 'torchscript'; allowed: safetensors, torch-export"):
+        export(*untrained, tmp_path / "out", formats=("torchscript",), data="", size=32, resize_filter="bicubic")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_bucket_takes_an_export(bucket, untrained):
     output = Location.of(bucket) / "encoders" / "first"
     export(*untrained, output, formats=("safetensors",), data="", size=32, resize_filter="bicubic")
@@ -130,9 +136,8 @@ def test_a_bucket_takes_an_export(bucket, untrained):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["0123456789ab"], "trial 0123456789ab has no encoder"),
-        (["0123"], "'0123' is not a trial id"),
-        (["0123456789ab", "--formats", "torchscript"], "unknown format 'torchscript'; allowed: safetensors, torch-ex"),
+        (["0123456789ab"], "has no leaderboard and no trials"),
+        (["012"], "'012' is not a trial id"),
     ],
 )
 def test_a_wrong_wish_is_one_message(arguments, message, tmp_path, monkeypatch, capsys):

@@ -100,7 +100,7 @@ def test_whole_view_is_the_operations_in_simclr_order(images, parameters):
     for i, x in enumerate(resized_crop_flip(images, parameters)):
         for operation in order:
             x = theirs[operation](x, float(getattr(parameters, names[operation])[i]))
-        if parameters.grey[i]:
+        if parameters.gray[i]:
             x = TF.rgb_to_grayscale(x, num_output_channels=3)
         if parameters.sigma[i]:
             x = TF.gaussian_blur(x, [3, 3], [float(parameters.sigma[i])] * 2)
@@ -136,7 +136,7 @@ def test_shares_of_random_operations_are_simclrs():
     parameters = Views.of(torch.from_numpy(draw(8000, seed=2, step=0, domain=0)[1]), 32, RECIPE)
     for share, expected in (
         (parameters.flip.mean(), 0.5),
-        (parameters.grey.mean(), 0.2),
+        (parameters.gray.mean(), 0.2),
         ((parameters.sigma > 0).float().mean(), 0.5),
         ((parameters.hue != 0).float().mean(), 0.8),
     ):

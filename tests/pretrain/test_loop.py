@@ -290,7 +290,7 @@ def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path, capsys):
     assert "step 2/60" not in said(*killed), "a killed run goes on where it was"
     folders = [next(tmp_path.glob(f"{name}/trials/*")) for name in ("straight", "killed")]
     again = said(*killed)
-    assert f"trial {folders[1].name} has finished already: 60 steps" in again and "step 60/60" not in again
+    assert f"trial {folders[1].name} is already there: 60 steps" in again and "step 60/60" not in again
     assert_same(*folders)
 
 

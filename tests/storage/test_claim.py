@@ -390,7 +390,7 @@ def test_a_suspended_owner_loses_the_claim_and_stops_when_it_goes_on(trial_dir, 
     finally:
         os.kill(holder.pid, signal.SIGCONT)
     line = holder.stdout.readline()
-    assert line.startswith("lost: trial 0123456789ab is no longer this process's")
+    assert line.startswith("lost: trial 0123456789ab is no longer claimed by this process")
     assert f":{os.getpid()} (second) holds the claim now" in line
     assert holder.wait(10) == 0
     claim.check()

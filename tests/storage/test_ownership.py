@@ -205,9 +205,9 @@ def test_a_bucket_is_not_emptied(bucket, storage, tmp_path):
     mine = Location.of(bucket) / "data" / "cells" / ".hidden"
     mine.write_bytes(b"mine")
     source = write_images(tmp_path / "source")
-    with pytest.raises(InputError, match=r"holds \.hidden, which mdssl did not write as a prepared dataset"):
+    with pytest.raises(InputError, match=r"contains \.hidden, which mdssl did not write as a prepared dataset"):
         prepare_in(f"{bucket}/data", "cells", source=source, image_size=8, workers=1, progress=False)
-    with pytest.raises(InputError, match=r"holds \.hidden, which mdssl did not write as an export"):
+    with pytest.raises(InputError, match=r"contains \.hidden, which mdssl did not write as an export"):
         an_export(None, mine.parent, storage)
     assert mine.read_bytes() == b"mine"
 

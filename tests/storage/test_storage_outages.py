@@ -99,7 +99,7 @@ def test_without_patience_the_first_request_says_what_is_wrong(bucket, gate):
 
 def test_a_server_that_stays_away_ends_in_a_message_that_says_what_to_do(bucket, gate):
     gate.refuses = s3_server.everything
-    with retrying(1), pytest.raises(StorageLostError, match=rf"{bucket}/new could not be used for .*--retry-failed"):
+    with retrying(1), pytest.raises(StorageLostError, match=rf"{bucket}/new was unavailable for .*--retry-failed"):
         Location.of(f"{bucket}/new")
 
 

@@ -107,7 +107,7 @@ def test_what_a_log_holds_is_printed_as_characters_alone(trial_dir, capsys):
     assert capsys.readouterr().out == "2026-01-01T00:00:00.000Z train@h:1 PRINT \\x1b[2Jgone\n"
 
 
-@pytest.mark.parametrize(("trial_id", "message"), [(TRIAL, "has no log in"), ("../..", "'../..' is not a trial id")])
+@pytest.mark.parametrize(("trial_id", "message"), [(TRIAL, "There are: none."), ("../..", "'../..' is not a trial id")])
 def test_a_trial_without_a_log_is_one_message(trial_id, message, tmp_path, capsys):
     assert main(["log", trial_id, "--storage", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err

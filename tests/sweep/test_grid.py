@@ -178,7 +178,7 @@ def test_a_row_has_the_precision_that_the_hardware_decided_and_no_other_one_may_
         ValueError, match=f"precision is fp32, but trial {config.trial_id} was trained in bf16.*--force"
     ):
         states(storage, settings, METHODS[2:])
-    assert states(storage, replace(settings, force=True), METHODS[2:]) == ["train"]
+    assert states(storage, replace(settings, force=True), METHODS[2:]) == ["queued to train"]
 
 
 def test_a_failed_trial_is_left_alone_until_asked(settings, tmp_path):

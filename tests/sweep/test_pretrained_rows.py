@@ -77,7 +77,7 @@ def test_what_the_file_is_called_does_not_make_another_trial(weights, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "give either a trial id, or --weights"),
+        ([], "give either TRIAL_ID, or --weights"),
         (["--weights", "nowhere.pth", "--evaluate", "tiny-a"], "nowhere.pth cannot be loaded"),
         (["--weights", "FILE"], "name datasets with --evaluate"),
         (["--weights", "FILE", "--evaluate", "tiny-a", "tiny-a"], "has a value twice"),

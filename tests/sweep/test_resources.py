@@ -135,7 +135,9 @@ def test_a_sweep_that_waits_for_machines_says_how_long_and_for_what():
     assert cluster.lines[3].startswith("1 of 2 trials are waiting for machines (3m")
     cluster.nodes = [{"CPU": 4}, {"CPU": 8, "GPU": 2}]
     cluster.pass_time(60)
-    assert cluster.lines[4:] == ["machines have come after 3m10s: 1 node with 4 CPUs, 1 node with 8 CPUs and 2 GPUs"]
+    assert cluster.lines[4:] == [
+        "machines are available after 3m10s: 1 node with 4 CPUs, 1 node with 8 CPUs and 2 GPUs"
+    ]
 
 
 def test_a_sweep_that_has_its_machines_says_nothing():

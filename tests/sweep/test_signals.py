@@ -135,7 +135,7 @@ HANGS = """
 import time
 from mdssl.sweep import stopping
 stopping._LOOK_SECONDS, stopping._GRACE_SECONDS = 0.1, 0.3
-stopping._key = lambda token: token.encode()
+stopping._key = lambda kind, token: token.encode()
 stopping.internal_kv._internal_kv_put = lambda key, value: print("asks the workers of", key.decode(), flush=True)
 with stopping.passing_on(lambda: True, "its trial"):
     time.sleep(60)

@@ -98,6 +98,6 @@ def test_sigterm_ends_mdssl_probe_at_work_and_the_same_command_scores_what_is_mi
 @pytest.mark.slow
 def test_sigterm_ends_mdssl_probe_while_its_scores_cannot_be_written(trial, tmp_path):
     folder, words = trial
-    terminate(FULL_DISK, words, "cannot be used", tmp_path)
+    terminate(FULL_DISK, words, "is unavailable", tmp_path)
     assert scored(folder) == []
     assert not [name for name in os.listdir(folder) if name.startswith(("claim", "."))]

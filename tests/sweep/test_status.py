@@ -212,7 +212,7 @@ def test_what_is_printed_says_how_many_how_far_and_why(storage):
     line = next(line for line in printed.splitlines() if config(seed=1).trial_id in line)
     assert "40/100" in line and "48s" in line
     assert "seed=1" in printed
-    assert f"{config(seed=1).trial_id} on gpu3 (NVIDIA H200, 2 workers), held by head:" in printed
+    assert f"{config(seed=1).trial_id} on gpu3 (NVIDIA H200, 2 workers), claimed by head:" in printed
     log = storage / "trials" / config(seed=2).trial_id / "logs"
     assert f"{config(seed=2).trial_id} failed: the loss is nan at step 7; log: {log}" in printed
     table = [line for line in printed.splitlines() if "/100 " in line]

@@ -111,7 +111,7 @@ def test_ray_gets_the_reports_that_are_due_and_a_scheduler_decides_on_each_score
             (4, False, None),
             (6, True, None),
         ):
-            answers.append(report(Progress(step, 6, *[0.0] * 7, val_knn_top1=score, is_due=is_due)))
+            answers.append(report(Progress(step, 6, *[0.0] * 7, val_linear_top1=score, is_due=is_due)))
 
     @contextmanager
     def watchdog(seconds):

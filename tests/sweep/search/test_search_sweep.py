@@ -202,7 +202,9 @@ print(json.dumps({"groups": groups, "records": records, "free": ray.available_re
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("executor", "workers", "stops"), [("inline", 1, 100), ("torchtrainer", 1, 100), ("torchtrainer", 2, 20)])
+@pytest.mark.parametrize(
+    ("executor", "workers", "stops"), [("inline", 1, 100), ("torchtrainer", 1, 100), ("torchtrainer", 2, 20)]
+)
 def test_trials_that_end_early_leave_nothing(executor, workers, stops, tiny_data, tmp_path):
     """Beside a second Ray of the machine."""
     asked = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
