@@ -168,6 +168,6 @@ def _encoder(settings: Embed | Neighbors, images: list[str]) -> tuple[str, list[
         return (find_trial(settings.storage, settings.trial_id) if settings.trial_id else ""), images
     if is_trial_name(settings.trial_id):
         raise InputError(
-            f"give either a trial, or --weights FILE; {settings.trial_id} and {settings.weights} are given."
+            f"give either TRIAL_ID, or --weights FILE; {settings.trial_id} and {settings.weights} are given."
         )
     return "", [*[settings.trial_id] * bool(settings.trial_id), *images]

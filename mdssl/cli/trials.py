@@ -108,7 +108,7 @@ def probe(settings: Probe) -> None:
     from mdssl.tables.trial_name import find_trial
 
     if bool(settings.trial_id) == bool(settings.weights):
-        raise InputError("give either a trial, or --weights FILE for an encoder from elsewhere.")
+        raise InputError("give either TRIAL_ID, or --weights FILE for pretrained weights.")
     if settings.trial_id and settings.input_size is not None:
         raise InputError("input_size belongs to --weights; a trial's encoder takes images as they are prepared.")
     probe_standalone(

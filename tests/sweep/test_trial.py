@@ -129,7 +129,7 @@ def test_ray_gets_the_reports_that_are_due_and_a_scheduler_decides_on_each_score
     monkeypatch.setattr(training, "stop_requested_now_and_then", lambda token: lambda: False)
     job = handed_over(workers=1)["train_loop_config"] | {"rungs": (3,)}
     training._train_here(job, told.append, lambda: False)
-    assert [(each["step"], each["val_knn_top1"]) for each in told] == [(1, None), (3, 40.0), (6, None)]
+    assert [(each["step"], each["val_linear_top1"]) for each in told] == [(1, None), (3, 40.0), (6, None)]
     assert asked == [3]
     assert answers == [None, None, "end", None, None]
     assert len(beats) == 5, "the watchdog hears of all"
