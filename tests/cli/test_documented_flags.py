@@ -78,15 +78,15 @@ def test_commands_and_flags_in_messages_and_templates_exist():
     seen = 0
     for file in sorted(path for path in (ROOT / "mdssl").rglob("*") if path.suffix in (".py", ".html", ".md")):
         for text in texts_of(file):
-            # "--no-" is the beginning of flags, and tyro's own flag is what `--print-completion` calls.
-            assert set(FLAG.findall(text)) - {"--no-", "--tyro-print-completion"} <= EVERY, (file, text)
+            # "--no-" begins flags, --trial is a former name, and the last one is what --print-completion calls.
+            assert set(FLAG.findall(text)) - {"--no-", "--trial", "--tyro-print-completion"} <= EVERY, (file, text)
             for script in re.findall(r"\bsweeps/(\w+)\.py", text):
                 assert (SWEEPS / f"{script}.py").exists(), (file, text)
             # In backticks or after a colon, "mdssl …" is a command and not the name of the package.
             for command in re.findall(r"(?:`|[Rr]un:? |: )mdssl ([a-z][^`\n.;]*)", text):
                 words = command.split()
                 name = " ".join(words[: 2 if words[0] in ("data", "sweep") else 1])
-                if name == "sweep" or name.endswith((".yaml", "{…}")):
+                if re.fullmatch(r"sweep( FILE| {…})?", name):
                     continue  # a configuration file
                 assert name in KNOWN, (file, text)
                 assert set(FLAG.findall(command)) <= KNOWN[name], (file, text)
