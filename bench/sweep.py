@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import runpy
 import statistics
 import subprocess
 import sys
@@ -242,6 +241,7 @@ def make_finished_sweep(folder: Path) -> list[str]:
         The command of that sweep.
     """
     from mdssl.cli.parse import parse
+    from mdssl.cli.sweeps.lambda_grid import LambdaGrid
     from mdssl.data.prepare import prepare
     from mdssl.leaderboard.board import write_rows
     from mdssl.pretrain.checkpoint import LoopState
@@ -258,8 +258,7 @@ def make_finished_sweep(folder: Path) -> list[str]:
     flags = ["--domains", "tiny-a", "tiny-b", "--data", folder / "data", "--storage", folder / "results"]
     flags += ["--lambda1", *LAMBDA1, "--lambda2", *LAMBDA2, "--seeds", *SEEDS]
     flags = [str(flag) for flag in flags]
-    grid = runpy.run_path(str(SCRIPT))["LambdaGrid"]
-    settings = parse(grid, prog=SCRIPT.name, description="", argv=flags)
+    settings = parse(LambdaGrid, prog=SCRIPT.name, description="", argv=flags)
     methods = settings.expand("random", "simclr", "mdssl")
     probe, context = settings.probe_config, {"sweep": "lambda_grid", "preset": "quick", "git_commit": git_commit()}
     configs = trials(settings, methods)

@@ -7,7 +7,6 @@ import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from processes import ours, wait_for
@@ -18,17 +17,16 @@ from mdssl.leaderboard.board import read_rows
 from mdssl.storage.location import Location
 from mdssl.sweep.stopping import Stop
 
-ONE_TRIAL = f"""
+ONE_TRIAL = """
 import sys
-sys.path.insert(0, {str(Path(__file__).parents[2] / "sweeps")!r})
-import lambda_grid
 from mdssl.cli.parse import command, parse
+from mdssl.cli.sweeps.lambda_grid import LambdaGrid
 
 @command
 def main(argv):
-    settings = parse(lambda_grid.LambdaGrid, prog="one_trial.py", description="", argv=argv)
+    settings = parse(LambdaGrid, prog="one_trial.py", description="", argv=argv)
     from mdssl.sweep.launch import run_sweep
-    return run_sweep("one_trial", settings, [{{"method": "simclr"}}])
+    return run_sweep("one_trial", settings, [{"method": "simclr"}])
 
 sys.exit(main())
 """
