@@ -218,7 +218,11 @@ def _run_on_ray(
                 raise KeyboardInterrupt
             if stop.is_asked:
                 break
-            todo = others.wait(to_run_again(storage, run.context, results, queue.works, reached))
+            again = to_run_again(storage, run.context, results, queue.works, reached)
+            elsewhere = trials.begun_elsewhere()
+            for work in elsewhere:
+                give(work)
+            todo = others.wait(again + elsewhere)
             for work in queue.works:
                 trials.ended(work.config.trial_id)
     ray.kill(actor)

@@ -124,6 +124,14 @@ class Trials:
             for work in (replace(work, may_end_early=self.may_end_early(work.config)) for work in works)
         ]
 
+    def begun_elsewhere(self) -> list[Work]:
+        """The work left of the trials of a search that another process has begun and this one has not."""
+        begun = {config.trial_id for config in self.started}
+        elsewhere = [config for config in self.configs if config.trial_id not in begun]
+        if self.settings.search == "grid" or not elsewhere:
+            return []
+        return [work for work in self.works(elsewhere) if work.is_left]
+
     def _extends(self, work: Work) -> bool:
         return work.state == "stopped" and work.config.trial_id in self.extended
 
