@@ -19,11 +19,13 @@ from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views
 
-SHARES = ((8,), (3, 5))
+ONE, TWO = (8,), (3, 5)
 """Images of each domain that the workers of a run have."""
 
 
-@pytest.fixture(params=SHARES, ids=["one worker", "two workers"])
+@pytest.fixture(
+    params=[pytest.param(ONE, id="one worker", marks=pytest.mark.long), pytest.param(TWO, id="two workers")]
+)
 def two_steps(request, monkeypatch):
     """Runs them; returns the model."""
     for module in (mixture_module, step_module, loss_module, optim_module):
@@ -65,7 +67,7 @@ SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
         (backward_at_once, {"optimizer": "lars"}),
         (backward_at_once, {"optimizer": "sgd", **SIMCLR}),
         (backward_at_once, {"optimizer": "adamw", "batching": "per-domain"}),
-        (backward_by_domain, {"optimizer": "lars", "batching": "per-domain"}),
+        pytest.param(backward_by_domain, {"optimizer": "lars", "batching": "per-domain"}, marks=pytest.mark.long),
         (backward_at_once, {"optimizer": "lars", "norm": "group", "stem": "cifar"}),
     ],
     ids=lambda value: value.__name__ if callable(value) else "-".join(map(str, value.values())),

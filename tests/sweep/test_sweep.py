@@ -158,7 +158,7 @@ def test_a_trial_that_fails_is_a_row_and_force_trains_a_finished_one_again(first
     kept = read(Location.of(storage) / "trials" / board.loc["mdssl", "trial_id"])
     assert re.search(r"Traceback[\s\S]*NonFiniteLossError: the loss is not finite at step", kept)
     assert "--retry-failed" in output
-    assert "2 failed before" in run_here(*arguments, code=1)
+    assert "2 failed (train them again with --retry-failed)" in run_here(*arguments, code=1)
     assert "2 queued to train" in run_here(*arguments, "--retry-failed", "--dry-run")
 
 
