@@ -57,7 +57,8 @@ def print_plan(
     variants = variants_in(settings.data, [*settings.domains, *settings.evaluate])
     mixtures = list(dict.fromkeys(work.config.train_mixture for work in works if work.config.domains))
     trained_on = mixture_of(mixtures[0], variants) if len(mixtures) == 1 else f"{len(mixtures)} mixtures"
-    console.print(f"{name}: {len(works)} trials on {trained_on} in {storage.uri}: {summary}", markup=False, soft_wrap=True)
+    head = f"{name}: {len(works)} trials on {trained_on} in {storage.uri}"
+    console.print(f"{head}: {summary}", markup=False, soft_wrap=True)
     if space and settings.search != "grid":
         console.print(f"search over {space}", markup=False, soft_wrap=True)
     for note in _notes(settings, variants):
