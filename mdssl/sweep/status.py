@@ -45,9 +45,8 @@ class TrialStatus:
 
     Attributes:
         config: what it is.
-        state: ``failed``, ``stopped`` (no living process works on it; its sweep goes on with it when started again,
-            unless it was stopped early, for its validation scores),
-            ``training``, ``evaluating`` (its encoder is trained and being scored) or ``finished`` (it has its scores).
+        state: ``failed``, ``stopped`` (no living process works on it; its sweep resumes it when started again, unless
+            it was stopped early, for its validation scores), ``training``, ``evaluating`` (its encoder is trained and being scored) or ``finished`` (it has its scores).
             Trials that wait for their turn in a sweep have no folder yet, and are not listed.
         mixture: its domains as tables show them, with what sets them apart from the published datasets.
         step: steps done at the last checkpoint.
@@ -195,11 +194,7 @@ def _eta(trials: list[TrialStatus]) -> str:
     took = [trial.eval_seconds for trial in trials if trial.eval_seconds is not None]
     evaluate = statistics.median(took) if took else 0.0
     seconds = eta([Left(trial.eta_seconds or 0.0, evaluate) for trial in running], [], slots=len(running))
-    return (
-        f"; ETA {duration(seconds)} for running trials"
-        if took
-        else f"; ETA over {duration(seconds)} for running trials"
-    )
+    return f"; ETA {'' if took else 'over '}{duration(seconds)} for running trials"
 
 
 def _labels(trials: list[TrialStatus]) -> dict[str, str]:
