@@ -47,7 +47,7 @@ class TrialStatus:
         config: what it is.
         state: ``failed``, ``stopped`` (no living process works on it; its sweep resumes it when started again, unless
             it was stopped early, for its validation scores), ``training``, ``evaluating`` (its encoder is trained and
-            being scored) or ``finished`` (it has its scores). A trial that waits for its turn has no folder and no line.
+            being scored) or ``finished`` (it has its scores). Trials that were not started are not listed.
         mixture: its domains as tables show them, with what sets them apart from the published datasets.
         step: steps done at the last checkpoint.
         loss, views_per_second: of the last report before that; None before the first.
