@@ -80,7 +80,7 @@ def test_overview_lists_every_command(capsys):
         (["embed", "a", "b", "--weights", "c", "--output", "a.parquet"], "no images are given; name a folder"),
         (
             ["neighbors", "a.jpg", "--weights", "c", "--trial", "0123456789ab"],
-            "either a trial, or --weights FILE; 0123456789ab and c are given",
+            "either TRIAL_ID, or --weights FILE; 0123456789ab and c are given",
         ),
         (["figures", "best", "last"], "best and last are several trials"),
         (["train", "--iterations", "abc"], "--iterations: invalid literal for int.*: 'abc'.*mdssl train --help"),

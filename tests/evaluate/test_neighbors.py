@@ -137,7 +137,7 @@ def test_an_encoder_from_elsewhere_needs_no_trial(data, storage, trial_id, tmp_p
         (["left:test", "--features", "head"], "unknown feature layer 'head'"),
         (["left:test", "--neighbors", 0], "neighbors is 0"),
         (["left:test", "--sample", 5], "sample is 5; it must be at least 11"),
-        (["left:test", "--weights", "x.pth"], "give either a trial, or --weights FILE"),
+        (["left:test", "--weights", "x.pth"], "give either TRIAL_ID, or --weights FILE"),
         (["left:test", "--trial-id", "../../etc"], "'../../etc' is not a trial id"),
         (["left:test", "--trial-id", "0123456789ab"], "no trial of .* is '0123456789ab'"),
     ],
