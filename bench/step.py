@@ -79,7 +79,7 @@ class Ours:
     def __call__(self) -> None:
         views = self.views()
         self.optimizer.zero_grad(set_to_none=True)
-        backward_at_once(self.config, self.model, views, self.counts)
+        backward_at_once(self.config, self.model, views, [self.counts])
         self.optimizer.step()
         self.number += 1
 
@@ -149,7 +149,7 @@ def check_agreement(config: TrialConfig, device: str) -> None:
     weights = {name.removeprefix("encoder."): value for name, value in ours.model.state_dict().items()}
     peer.model.load_state_dict({name.replace("projection.", "fc."): value for name, value in weights.items()})
     views = ours.views().double()
-    backward_at_once(config, ours.model, views, ours.counts)
+    backward_at_once(config, ours.model, views, [ours.counts])
     ours.optimizer.step()
     peer.step(*views.chunk(2))
     theirs = dict(peer.model.named_parameters())
@@ -184,7 +184,7 @@ def parts_of_a_step(step: Ours, rounds: int, device: str) -> dict[str, float]:
         with part("encoder, forward"), autocast(config, views):
             z = model(views)
         with part("loss, forward"):
-            loss = loss_of(config, z, step.counts).total
+            loss = loss_of(config, z, [step.counts]).total
         with part("loss, backward"):
             (gradient,) = torch.autograd.grad(loss, z)
         with part("encoder, backward"):

@@ -131,3 +131,13 @@ UNTRAINED = {
     "iterations": 0,
     "seen": False,
 }
+
+
+class LikeCuda(str):
+    """The CPU, taken for a GPU by whoever asks for the beginning of its name."""
+
+    def __str__(self) -> str:
+        return "like-cuda"
+
+    def startswith(self, prefix: str) -> bool:
+        return prefix == "cuda"

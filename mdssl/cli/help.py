@@ -57,7 +57,7 @@ def help_text(
 def _entry(flag: Flag, default: Any, width: int, *, short: bool) -> list[str]:
     text = _shortened(flag.text) if short else flag.text
     if default is True:
-        text = f"Disables, which is on by default: {text}"
+        text = f"Disable (enabled by default): {text}"
     shown = _shown(default)
     if shown and not (short and "default:" in text):
         text = f"{text} (default: {shown})"

@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "embed": (encoders.Embed, encoders.embed),
 }
 
-_GROUPS = ("data", "sweep")
+_FIRST_WORDS = ("data", "sweep")
 """First words of commands with two."""
 _SAVE_PROGRESS = {"sweep", "train", "probe", "embed"}
 """Commands that continue where they were interrupted."""
@@ -52,18 +52,19 @@ _SAVE_PROGRESS = {"sweep", "train", "probe", "embed"}
 @partial(command, saves_progress=lambda argv: bool(_SAVE_PROGRESS.intersection(argv[:1])))
 def main(argv: Sequence[str]) -> int | None:
     """The command ``mdssl``; see `mdssl.cli.parse.command` for what it returns."""
-    words = list(argv[:2] if argv[:1] and argv[0] in _GROUPS else argv[:1])
+    group = argv[0] if argv and argv[0] in _FIRST_WORDS else ""
+    words = list(argv[: 2 if group else 1])
     if words == ["--version"]:
         print(f"mdssl {mdssl.__version__}")
         return None
     if words == ["--print-completion"]:
         print_completion(COMMANDS, argv[1:])
         return None
-    if not words or {"--help", "-h", "--help-all"}.intersection(words) or (len(words) == 1 and words[0] in _GROUPS):
-        print(_usage(words[0] if words and words[0] in _GROUPS else ""))
+    if not words or words == [group] or {"--help", "-h", "--help-all"}.intersection(words):
+        print(_usage(group))
         return None
     rest = argv[len(words) :]
-    if words[0] == "sweep" and is_config_file(words[1]):
+    if group == "sweep" and is_config_file(words[1]):
         sweeps = [name.removeprefix("sweep ") for name in COMMANDS if name.startswith("sweep ")]
         rest, words[1] = [words[1], *rest], sweep_of(words[1], sweeps)
     name = current_name(" ".join(words))

@@ -288,3 +288,12 @@ def check_trial_id(trial_id: str) -> None:
     """Raise ``ValueError`` if ``trial_id`` cannot be one."""
     if not is_trial_id(trial_id):
         raise InputError(f"{trial_id!r} is not a trial id (12 hex digits, such as 0123456789ab).")
+
+
+def check_precision(config: TrialConfig, precision: str | None) -> None:
+    """Raise ``ValueError`` if a trial that has been trained with ``precision`` is not what ``config`` asks for."""
+    if precision and config.precision not in ("auto", precision):
+        raise InputError(
+            f"precision is {config.precision}, but trial {config.trial_id} was trained in {precision}, which its "
+            "hardware decided; leave --precision out, or have a sweep train it again with --force."
+        )

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mdssl.config.methods import METHODS
 from mdssl.config.run import RunSettings, check_gradient_caching
-from mdssl.config.trial import TrialConfig
+from mdssl.config.trial import TrialConfig, check_precision
 from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import Mixture, with_fingerprint
 from mdssl.device import pick_device
@@ -38,7 +38,7 @@ from mdssl.pretrain.progress import (
 )
 from mdssl.pretrain.pseudo_domains import groups_of, objective_of
 from mdssl.pretrain.reports import Reports
-from mdssl.pretrain.step import backward_at_once, backward_by_domain, check_precision, two_views, with_precision
+from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views, with_precision
 from mdssl.pretrain.stopping import Agreement, StoppedError
 from mdssl.pretrain.trial_files import (
     now,
@@ -226,10 +226,10 @@ def _train(
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate
         shares = [[group.share(each, workers) for group in groups] for each in range(workers)]
-        counts = [[share.stop - share.start for share in own] for own in shares]
+        counts = [[share.stop - share.start for share in of_rank] for of_rank in shares]
         views = two_views(config, mixture, groups, state.step, shares[rank], compiled=settings.compile)
         optimizer.zero_grad(set_to_none=True)
-        loss = backward(objective, step_model, views, counts[rank], counts)
+        loss = backward(objective, step_model, views, counts)
         optimizer.step()
         reports.add(torch.stack(loss).detach())
         state.step += 1

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mdssl.config.methods import METHODS
-from mdssl.config.trial import TrialConfig
+from mdssl.config.trial import TrialConfig, check_precision
 from mdssl.data.mixture import Group, Mixture, domain_key
 from mdssl.device import multiplies_bf16, send
-from mdssl.errors import InputError
 from mdssl.pretrain.augment import Views, augment, draw, draw_jitter_order
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.loss import LossTerms, mdssl_loss
@@ -48,33 +48,26 @@ def two_views(
     return torch.cat(views)
 
 
-def backward_at_once(
-    config: TrialConfig,
-    model: nn.Module,
-    views: torch.Tensor,
-    counts: list[int],
-    of_ranks: Sequence[list[int]] | None = None,
-) -> LossTerms:
-    """Backward pass of one step with ``counts`` images of each group; returns the loss of the global batch.
+def backward_at_once(config: TrialConfig, model: nn.Module, views: torch.Tensor, counts: list[list[int]]) -> LossTerms:
+    """Backward pass of one step; returns the loss of the global batch.
 
-    ``of_ranks`` has the counts of all workers, where there are several; without it they are exchanged.
+    Args:
+        views: this worker's views.
+        counts: the number of images of each group, for each worker in rank order.
     """
+    own = counts[_rank()]
     with autocast(config, views):
         if config.batching == "joint":
             z = model(views)
         else:
-            z = by_view(model(by_domain(views, counts), [2 * count for count in counts]), counts)
-    loss = loss_of(config, z, counts, of_ranks)
+            z = by_view(model(by_domain(views, own), [2 * count for count in own]), own)
+    loss = loss_of(config, z, counts)
     loss.total.backward()
     return loss
 
 
 def backward_by_domain(
-    config: TrialConfig,
-    model: nn.Module,
-    views: torch.Tensor,
-    counts: list[int],
-    of_ranks: Sequence[list[int]] | None = None,
+    config: TrialConfig, model: nn.Module, views: torch.Tensor, counts: list[list[int]]
 ) -> LossTerms:
     """`backward_at_once` by gradient caching: the same gradients in the memory of one domain's pass.
 
@@ -82,14 +75,15 @@ def backward_by_domain(
     graph, the gradient of the loss for each of them, then the pass of each domain again, with a graph.
     """
     inner = model.module if isinstance(model, DistributedDataParallel) else model
-    parts = by_domain(views, counts).split([2 * count for count in counts])
+    own = counts[_rank()]
+    parts = by_domain(views, own).split([2 * count for count in own])
     with torch.no_grad(), statistics_untouched(inner), autocast(config, views):
         z = torch.cat([inner(part) for part in parts])
     z.requires_grad_()
-    loss = loss_of(config, by_view(z, counts), counts, of_ranks)
+    loss = loss_of(config, by_view(z, own), counts)
     loss.total.backward()
     assert z.grad is not None
-    gradients = z.grad.split([2 * count for count in counts])
+    gradients = z.grad.split([2 * count for count in own])
     for place, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
         is_last = place == len(parts) - 1
         # Gradients are averaged over workers once, in the last pass.
@@ -99,20 +93,19 @@ def backward_by_domain(
     return loss
 
 
-def loss_of(
-    config: TrialConfig, z: torch.Tensor, counts: list[int], of_ranks: Sequence[list[int]] | None = None
-) -> LossTerms:
+def loss_of(config: TrialConfig, z: torch.Tensor, counts: list[list[int]]) -> LossTerms:
     """The loss of (2 · b, r) representations: first views of all groups, then second views."""
+    # A method that does not weigh domains takes all groups for one.
+    groups = np.arange(len(counts[0])) * METHODS[config.method].weighs_domains
+    of_ranks = torch.from_numpy(np.repeat(np.tile(groups, len(counts)), np.concatenate(counts)))
+    labels = of_ranks.split([sum(of_rank) for of_rank in counts])
     z_a, z_b = z.chunk(2)
     weights = {"lambda1": config.lambda1, "lambda2": config.lambda2, "temperature": config.temperature}
-    labels = None if of_ranks is None else [_labels(config, each) for each in of_ranks]
-    return mdssl_loss(z_a, z_b, _labels(config, counts), **weights, of_ranks=labels)
+    return mdssl_loss(z_a, z_b, labels[_rank()], **weights, of_ranks=labels)
 
 
-def _labels(config: TrialConfig, counts: list[int]) -> torch.Tensor:
-    """(b,) the group of each image; with a method that does not weigh them, all are of one."""
-    domains = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    return domains if METHODS[config.method].weighs_domains else torch.zeros_like(domains)
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def by_domain(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
@@ -143,15 +136,6 @@ def with_precision(config: TrialConfig, state: LoopState, device: str, agreement
     elif precision == "auto":
         precision = "bf16" if agreement.least(multiplies_bf16(device)) else "fp32"
     return replace(config, precision=precision)
-
-
-def check_precision(config: TrialConfig, precision: str | None) -> None:
-    """Raise ``ValueError`` if a trial that has been trained with ``precision`` is not what ``config`` asks for."""
-    if precision and config.precision not in ("auto", precision):
-        raise InputError(
-            f"precision is {config.precision}, but trial {config.trial_id} was trained in {precision}, which its "
-            "hardware decided; leave --precision out, or have a sweep train it again with --force."
-        )
 
 
 def autocast(config: TrialConfig, views: torch.Tensor) -> torch.autocast:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict
 
 from mdssl.config.methods import METHODS
 from mdssl.config.run import ProbeConfig
-from mdssl.config.trial import TrialConfig
+from mdssl.config.trial import TrialConfig, check_precision
 from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import check_batch, fingerprint
 from mdssl.data.remote import ensure_local
@@ -22,7 +22,6 @@ from mdssl.evaluate.validation import check_validatable
 from mdssl.leaderboard.board import read_rows
 from mdssl.leaderboard.columns import Row
 from mdssl.pretrain.pretrained import pretrained_config
-from mdssl.pretrain.step import check_precision
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location

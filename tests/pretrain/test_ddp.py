@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from factories import tiny_trial
+from factories import LikeCuda, tiny_trial
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -142,16 +142,6 @@ def end_after_step_2(data: str, folder: str, rank: int) -> tuple[str, int, list[
     validate = Validation(data, ["tiny-a"], device="cpu")
     ended = run(data, folder, report, iterations=3, **SCORED, validate=validate)
     return ended["status"], ended["step"], found
-
-
-class LikeCuda(str):
-    """The CPU, taken for a GPU by whoever asks for the beginning of its name: reports are made later."""
-
-    def __str__(self) -> str:
-        return "like-cuda"
-
-    def startswith(self, prefix: str) -> bool:
-        return prefix == "cuda"
 
 
 def reports_of(data: str, folder: str, rank: int, device: str) -> list[tuple[int, bool, int]]:

@@ -99,21 +99,6 @@ def test_costs_are_what_a_stopwatch_and_a_count_say_also_over_a_resumption(tiny_
     assert before <= ended["peak_memory_mb"] <= most_memory_mb()
 
 
-class LikeCuda(str):
-    """The CPU, taken for a GPU by whoever asks for the beginning of its name."""
-
-    def startswith(self, prefix: str) -> bool:
-        return prefix == "cuda"
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """A CPU that passes for a GPU, which has had 3 GiB in use."""
-    monkeypatch.setattr(loop, "pick_device", lambda device: LikeCuda("cpu"))
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X")
-
-
 def test_gpu_hours_and_memory_are_those_of_the_gpus(tiny_data, tmp_path, clock, gpu):
     ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END)
     assert ended["train_seconds"] == pytest.approx(24.0)

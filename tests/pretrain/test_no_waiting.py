@@ -49,7 +49,7 @@ def two_steps(request, monkeypatch):
                 views = two_views(config, mixture, mixture.domains, step, [slice(0, counts[0][0])] * 2)
                 assert views.is_contiguous(memory_format=torch.channels_last)
                 optimizer.zero_grad(set_to_none=True)
-                terms = backward(config, model, views, counts[0], counts)
+                terms = backward(config, model, views, counts)
                 assert all(each.device == CUDA and each.shape == () for each in terms)
                 assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters())
                 optimizer.step()

@@ -5,7 +5,6 @@ from functools import partial
 
 import pandas as pd
 import pytest
-import torch
 from factories import Killed, kill_at, tiny_trial
 
 from mdssl.config.run import RunSettings
@@ -13,20 +12,6 @@ from mdssl.pretrain import loop, stopping
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.progress import NonFiniteLossError
 from mdssl.pretrain.stopping import StoppedError
-
-
-class LikeCuda(str):
-    """The CPU, taken for a GPU by whoever asks for the beginning of its name."""
-
-    def startswith(self, prefix: str) -> bool:
-        return prefix == "cuda"
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    monkeypatch.setattr(loop, "pick_device", lambda device: LikeCuda("cpu"))
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X")
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_simclr_on_a_union_differs_from_mdssl_without_an_across_term(tiny_data):
     for change in ({"method": "simclr"}, {"method": "mdssl"}):
         trial = tiny_trial(**change, lambda1=1.0, lambda2=0.0)
         views = views_of(load(tiny_data, trial), trial)
-        totals.append(backward_at_once(trial, build_model(trial), views, [8, 8]).total)
+        totals.append(backward_at_once(trial, build_model(trial), views, [[8, 8]]).total)
     assert totals[0] > totals[1] + 0.1, "the union has more negatives"
 
 
@@ -83,7 +83,7 @@ def gradients(trial, data, backward, *, groups=None):
     mixture = load(data, trial)
     model = build_model(trial).double()
     views = views_of(mixture, trial, groups=groups).double()
-    loss = backward(trial, model, views, [group.batch for group in groups or mixture.domains])
+    loss = backward(trial, model, views, [[group.batch for group in groups or mixture.domains]])
     return loss, model
 
 
@@ -145,7 +145,7 @@ def test_the_memory_of_cached_gradients_does_not_grow_with_the_domains():
 
         views = torch.randn(2 * 4 * count, 3, 16, 16)
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            backward(trial, build_model(trial), views, [4] * count)
+            backward(trial, build_model(trial), views, [[4] * count])
         return peak
 
     assert kept(8, backward_at_once) > 3.5 * kept(2, backward_at_once)
@@ -155,8 +155,8 @@ def test_the_memory_of_cached_gradients_does_not_grow_with_the_domains():
 def test_loss_of_labels_rows_by_their_group():
     trial = tiny_trial()
     z = torch.randn(2 * 5, 8, dtype=torch.float64)
-    apart = loss_of(trial, z, [2, 3])
-    as_one = loss_of(tiny_trial(method="simclr", lambda1=1.0, lambda2=0.0), z, [2, 3])
+    apart = loss_of(trial, z, [[2, 3]])
+    as_one = loss_of(tiny_trial(method="simclr", lambda1=1.0, lambda2=0.0), z, [[2, 3]])
     assert apart.across != 0
     assert as_one.across == 0
     torch.testing.assert_close(as_one.alignment, apart.alignment)

@@ -1,0 +1,15 @@
+"""What tests of training share."""
+
+import pytest
+import torch
+from factories import LikeCuda
+
+from mdssl.pretrain import loop
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A CPU that passes for a GPU, which has had 3 GiB in use."""
+    monkeypatch.setattr(loop, "pick_device", lambda device: LikeCuda("cpu"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X")
