@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mdssl.data.prepare import prepare
+
 
 @pytest.fixture
 def rng():
@@ -91,3 +93,27 @@ def encode():
         return buffer.getvalue()
 
     return encode_image
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Write images of different colours below ``photos``; the paths of folders, or of files."""
+    rng = np.random.default_rng(0)
+
+    def write(*paths, root="photos"):
+        for path in paths:
+            file = tmp_path / root / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+        return tmp_path / root
+
+    return write
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    def run(source, name="toy", **settings):
+        settings = {"image_size": 8, "workers": 1, "progress": False} | settings
+        return prepare(name, data=tmp_path / "data", source=source, **settings)
+
+    return run

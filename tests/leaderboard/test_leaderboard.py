@@ -1,3 +1,5 @@
+"""Rows are written and read back whole, whatever lies beside their files."""
+
 import itertools
 import json
 import multiprocessing
@@ -13,9 +15,9 @@ import pytest
 from factories import UNTRAINED, failed, row, stopped
 
 from mdssl.leaderboard.board import COLUMNS, SCHEMA, SCHEMA_VERSION, read, read_rows, with_settings, write_rows
-from mdssl.tables.compare import pivot
 
 A, B, C = "a" * 12, "b" * 12, "c" * 12
+
 
 DESIGNED_TEXT = """
 trial_id sweep status error
@@ -27,6 +29,8 @@ train_seconds eval_seconds gpu_hours num_workers device views_seen views_per_sec
 config_json data_fingerprint git_commit mdssl_version torch_version ray_version started_at finished_at checkpoint
 schema_version
 """
+
+
 DESIGNED = DESIGNED_TEXT.split()
 
 
@@ -150,59 +154,6 @@ def test_a_filter_that_is_no_column_is_named_with_the_nearest(filled):
         read(filled, lamda1=0.9)
 
 
-def test_pivot_is_the_mean_over_seeds_and_keeps_null_settings(storage):
-    for trial_id, seed, lambda1, score in ((A, 0, 0.9, 60.0), (B, 1, 0.9, 64.0), (C, 0, 1.0, 50.0)):
-        same = {"seed": seed, "lambda1": lambda1}
-        write_rows(storage, trial_id, [row("svhn", top1=score, **same), row("stl10", top1=score + 10, **same)])
-    write_rows(storage, "d" * 12, [row(name, top1=20.0, **UNTRAINED) for name in ("svhn", "stl10")])
-    write_rows(storage, "e" * 12, [failed(lambda1=0.8)])
-    table = pivot(read(storage))
-    assert list(table.columns) == ["stl10", "svhn"]
-    expected = {
-        ("mdssl", 0.9, 0.1): [72.0, 62.0],
-        ("mdssl", 1.0, 0.1): [60.0, 50.0],
-        ("random", None, None): [20.0, 20.0],
-    }
-    found = {tuple(None if pd.isna(key) else key for key in keys): list(values) for keys, values in table.T.items()}
-    assert found == expected
-
-
-def test_pivot_agrees_with_pandas_where_nothing_is_null(storage):
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        setting = {"lambda1": [0.9, 1.0][number % 2], "lambda2": [0.0, 0.1, 0.2][number % 3], "seed": number // 6}
-        scores = rng.uniform(0, 100, 2)
-        names = ("svhn", "stl10")
-        rows = [row(name, knn_top1=score, **setting) for name, score in zip(names, scores, strict=True)]
-        write_rows(storage, f"{number:012x}", rows)
-    df = read(storage)
-    expected = df.pivot_table(index=["lambda1", "lambda2"], columns="eval_dataset", values="knn_top1")
-    pd.testing.assert_frame_equal(pivot(df, index=["lambda1", "lambda2"], values="knn_top1"), expected)
-
-
-def test_pivot_refuses_to_average_what_differs_in_more_than_the_seed(storage):
-    write_rows(storage, A, [row("svhn"), row("svhn", features="projection", top1=10.0)])
-    df = read(storage)
-    with pytest.raises(
-        ValueError, match=r"would mix rows that differ in features: encoder, projection.*add 'features' to index"
-    ):
-        pivot(df)
-    assert pivot(df, index=["features"])["svhn"].to_dict() == {"encoder": 50.0, "projection": 10.0}
-    assert pivot(read(storage, features="encoder")).to_numpy() == [[50.0]]
-
-
-def test_pivot_refuses_to_average_over_a_setting_that_only_config_json_tells(storage):
-    for trial_id, weight_decay in ((A, 1e-6), (B, 1e-4)):
-        said = {"trial": {"method": "mdssl", "lambda1": 0.9, "weight_decay": weight_decay}}
-        write_rows(storage, trial_id, [row("svhn", top1=weight_decay, config_json=json.dumps(said))])
-    df = read(storage)
-    with pytest.raises(ValueError, match=r"differ in weight_decay: 1e-06, 0.0001\..*df = with_settings\(df\)"):
-        pivot(df)
-    df = with_settings(df)
-    assert pivot(df, index=["weight_decay"])["svhn"].to_dict() == {1e-6: 1e-6, 1e-4: 1e-4}
-    assert pivot(df[df.weight_decay == 1e-4]).to_numpy() == [[1e-4]]
-
-
 @pytest.mark.parametrize(
     "said",
     [
@@ -228,33 +179,11 @@ def test_settings_are_read_from_config_json_however_it_is_written(storage, said)
     assert found["recipe_version"].fillna(-1).tolist() == [3, 3, -1]
 
 
-def test_pivot_does_not_tell_untrained_encoders_apart_by_how_they_were_not_trained(storage):
-    initial = {"method": "random", "arch": "resnet18", "stem": "imagenet", "norm": "batch", "projection_dim": 128}
-    for trial_id, seed, decay in ((A, 0, 1e-6), (B, 1, 1e-4)):
-        said = {"trial": initial | {"seed": seed, "weight_decay": decay}}
-        write_rows(storage, trial_id, [row("svhn", **UNTRAINED | {"seed": seed}, config_json=json.dumps(said))])
-    assert pivot(read(storage)).to_numpy() == [[50.0]]
-
-
-def test_pivot_refuses_to_mix_scores_on_different_images_of_one_name(storage):
-    for trial_id, images in ((A, "1" * 64), (B, "2" * 64)):
-        said = json.dumps({"evaluation": {"data_fingerprint": images}})
-        write_rows(storage, trial_id, [row("svhn", config_json=said)])
-    with pytest.raises(ValueError, match=r"differ in eval_fingerprint"):
-        pivot(read(storage))
-
-
 def test_asking_for_some_trials_opens_no_other_file(filled):
     (Path(str(filled)) / "leaderboard" / "stray.parquet").write_bytes(b"not a table")
     assert set(read(filled, trial_id=A)["trial_id"]) == set(read(filled, trial_id=[A])["trial_id"]) == {A}
     with pytest.raises(ValueError, match="stray.parquet is not a leaderboard file"):
         read(filled)
-
-
-def test_pivot_of_nothing_is_empty_and_a_wrong_name_is_said(storage):
-    assert pivot(read(storage)).empty
-    with pytest.raises(ValueError, match=r"unknown leaderboard column 'top_1'.*Did you mean 'top1'"):
-        pivot(read(storage), values="top_1")
 
 
 def table_of(storage: str) -> pa.Table:
@@ -374,6 +303,8 @@ def test_bare_pandas_reads_the_folder_while_files_are_replaced(storage):
 
 
 VERSION_1 = Path(__file__).parents[1] / "compatibility" / "5dacb93" / "leaderboard"
+
+
 """Files that mdssl wrote when the schema had version 1."""
 
 
