@@ -49,7 +49,7 @@ _SAVE_PROGRESS = {"sweep", "train", "probe", "embed"}
 """Commands that continue where they were interrupted."""
 
 
-@partial(command, saves_progress=lambda argv: bool(_SAVE_PROGRESS.intersection(argv[:1])))
+@partial(command, saves_progress=lambda argv: bool(_SAVE_PROGRESS.intersection(argv[:1])) and "--dry-run" not in argv)
 def main(argv: Sequence[str]) -> int | None:
     """The command ``mdssl``; see `mdssl.cli.parse.command` for what it returns."""
     group = argv[0] if argv and argv[0] in _FIRST_WORDS else ""
