@@ -194,7 +194,7 @@ def _work(
 
 
 def usable_rows(rows: list[Row], *, needs_validation: bool) -> list[Row]:
-    """The rows of a trial without finished ones that lack a validation score, where a search needs one of each."""
+    """The rows of a trial without finished ones that lack a validation score, where one is needed of each."""
     return [row for row in rows if not (needs_validation and row["status"] == "finished" and row["val_top1"] is None)]
 
 

@@ -13,6 +13,7 @@ from mdssl.device import pick_device
 from mdssl.errors import InputError, some_of
 from mdssl.evaluate.artifacts import TrialArtifacts
 from mdssl.evaluate.evaluate import Encoded, check_scorable, encode_dataset, instability, score_dataset
+from mdssl.evaluate.validation import is_validatable
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.leaderboard.columns import Row
 from mdssl.pretrain.loop import train
@@ -22,7 +23,7 @@ from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import trial_dir_in
-from mdssl.sweep.grid import evaluation_fingerprint, has_score, labelled_domains
+from mdssl.sweep.grid import evaluation_fingerprint, has_score, labelled_domains, usable_rows
 from mdssl.sweep.rows import Context, finished_row, git_commit, images_of, merged
 from mdssl.sweep.settings import check_axis
 from mdssl.terminal import printable
@@ -40,7 +41,7 @@ def probe_standalone(
     storage: str,
     device: str = "auto",
 ) -> None:
-    """Make the scores of an encoder that the leaderboard lacks, and print them.
+    """Make the scores of an encoder that the leaderboard lacks, validation scores included, and print them.
 
     Args:
         trial_id: the encoder: a trained trial.
@@ -79,7 +80,7 @@ def probe_standalone(
         dataset, fingerprint = open_dataset(folder, name), evaluation_fingerprint(folder, name)
         encoded: Encoded | None = None
         new: list[tuple[Row, str]] = []
-        if has_score(rows, name, fingerprint, probe):
+        if has_score(usable_rows(rows, needs_validation=is_validatable(dataset)), name, fingerprint, probe):
             print(f"{name}: scored already")
         else:
             encoded = encode_dataset(model, dataset, layers=probe.features, device=device, input_size=config.input_size)

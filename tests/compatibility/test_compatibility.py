@@ -105,15 +105,23 @@ def test_its_trials_are_told_by_their_state(earlier, capsys):
     assert "4 finished" in said and trial_of(earlier, "mdssl-robust") in said
 
 
-def test_it_grows_by_a_score_from_the_encoder_that_was_saved(storage, data, capsys):
+def test_it_grows_by_scores_from_the_encoder_that_was_saved(storage, data, capsys):
+    """Of a dataset that it lacks, and of held-out images, of which it has none."""
     trial_id, before = trial_of(storage, "mdssl-clustered"), encoders(storage)
-    evaluate = ["--evaluate", "builtin-shapes", "builtin-digits"]
-    assert main(["probe", trial_id, *evaluate, "--data", data, "--storage", str(storage), "--device", "cpu"]) == 0
+    earlier = read(storage, trial_id=trial_id).set_index("eval_dataset").loc["builtin-shapes"]
+    probe = ["probe", trial_id, "--evaluate", "builtin-shapes", "builtin-digits"]
+    probe += ["--data", data, "--storage", str(storage), "--device", "cpu"]
+    assert main(probe) == 0
     said = capsys.readouterr().out
-    assert "builtin-shapes: scored already" in said and "builtin-digits (encoder, lbfgs): top-1" in said
+    assert "builtin-shapes (encoder, lbfgs): top-1" in said and "builtin-digits (encoder, lbfgs): top-1" in said
     assert encoders(storage) == before
     rows = read(storage, trial_id=trial_id).set_index("eval_dataset")
     assert list(rows["status"]) == ["finished"] * 2
+    assert pd.isna(earlier["val_top1"]) and rows["val_top1"].notna().all()
+    # Another processor may round some images of 300 to the other side.
+    assert rows["top1"]["builtin-shapes"] == pytest.approx(earlier["top1"], abs=1.5)
+    assert main(probe) == 0
+    assert capsys.readouterr().out.count("scored already") == 2
     assert rows["train_seconds"].nunique() == rows["started_at"].nunique() == 1, "one training, as it was"
 
 

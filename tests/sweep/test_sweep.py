@@ -13,6 +13,7 @@ import pytest
 from processes import ours, wait_for
 from sweep_runs import SCRIPT, TINY, Running, assert_nothing_is_left_over, encoders, load_script, run_here
 
+from mdssl import Sweep
 from mdssl.cli.main import main
 from mdssl.storage.location import Location
 from mdssl.storage.trial_log import read
@@ -104,6 +105,24 @@ def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, cluster, tiny_data):
     board = pd.read_parquet(storage / "leaderboard")
     assert len(board) == 12
     assert not board.duplicated(["trial_id", "eval_dataset", "features", "probe"]).any()
+
+
+@pytest.mark.parametrize("executor", ["inline", pytest.param("torchtrainer", marks=pytest.mark.long)])
+def test_a_longer_trial_continues_from_the_stable_part_of_a_shorter_one(executor, cluster, tiny_data, tmp_path):
+    """See tests/pretrain/test_stable.py, where its encoder is that of a trial from step 0."""
+    asked = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
+    asked |= {
+        "schedule": "wsd",
+        "decay_fraction": 0.4,
+        "lr_warmup_iterations": 1,
+        "storage": str(tmp_path),
+        "data": tiny_data,
+    }
+    for iterations in (5, 10):
+        sweep = Sweep(methods=["simclr"], iterations=iterations, executor=executor, address=cluster, **asked)
+        sweep.run()
+    ended = [json.loads(file.read_bytes()) for file in tmp_path.glob("trials/*/training.json")]
+    assert {each["step"]: (each["continued_from"] or {}).get("step") for each in ended} == {5: None, 10: 3}
 
 
 def test_a_killed_sweep_goes_on(cluster, tiny_data, tmp_path):
