@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,7 +23,7 @@ class Model(nn.Module):
     def __init__(self, config: TrialConfig):
         super().__init__()
         norm_layer = {"batch": nn.BatchNorm2d, "group": _group_norm}[config.norm]
-        self.encoder = getattr(torchvision.models, config.arch)(weights=None, norm_layer=norm_layer)
+        self.encoder = resnet(config.arch, norm_layer)
         width = self.encoder.fc.in_features
         self.encoder.fc = nn.Identity()
         if config.stem != "imagenet":
@@ -49,6 +50,15 @@ def build_model(config: TrialConfig) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return Model(config).to(memory_format=torch.channels_last)
+
+
+def resnet(arch: str, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
+    """Torchvision's network with random weights."""
+    # torchvision imports torch._dynamo, which doubles the time and memory of a process that only plans or watches.
+    import torchvision
+
+    network: nn.Module = getattr(torchvision.models, arch)(weights=None, norm_layer=norm_layer)
+    return network
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 
 from mdssl.config.field_types import choices
 from mdssl.config.trial import TrialConfig
@@ -255,6 +254,8 @@ def _as_encoder(arch: str, trunk: dict[str, torch.Tensor]) -> dict[str, torch.Te
 
 def _reference(arch: str) -> dict[str, torch.Tensor]:
     """Names and shapes of the encoder, with the imagenet stem."""
+    import torchvision  # late, as in `resnet` of model.py
+
     with torch.device("meta"):
         whole = getattr(torchvision.models, arch)(weights=None).state_dict()
     return {name: value for name, value in whole.items() if not name.startswith("fc.")}
