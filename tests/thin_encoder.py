@@ -7,43 +7,74 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from types import ModuleType
 
-import pytest
-from torch import nn
+from torch import nn, optim
 
 VARIABLE = "MDSSL_THIN_ENCODERS"
 """Processes in whose environment it is build them."""
 _full: Callable[..., nn.Module]
 
 
-def _thin(arch: str, norm_layer: type = nn.BatchNorm2d) -> nn.Module:
-    """For ``arch="resnet18"`` one narrow block in each of the four stages; 512 features, as ResNet-18 has."""
+class _Bottleneck(nn.Module):
+    def __init__(self, inputs: int, width: int, stride: int, norm: Callable[[int], nn.Module]):
+        super().__init__()
+        outputs = 4 * width
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), norm(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), norm(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), norm(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
+
+    def forward(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(y)))))
+        return self.relu(y + self.downsample(x))
+
+
+class _Thin(nn.Module):
+    """A bottleneck in each of the four stages; 512 features, as ResNet-18 has. The layers are named as torchvision's,
+    which is not imported, as that takes longer than most tests that start a process."""
+
+    def __init__(self, norm: Callable[[int], nn.Module]):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), norm(64)
+        self.relu, self.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+        self.layer1, self.layer2 = _Bottleneck(64, 4, 1, norm), _Bottleneck(16, 8, 2, norm)
+        self.layer3, self.layer4 = _Bottleneck(32, 16, 2, norm), _Bottleneck(64, 128, 2, norm)
+        self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(512, 1000)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x):
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def _thin(arch: str, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
     if arch != "resnet18":
         return _full(arch, norm_layer)
-    from torchvision.models.resnet import Bottleneck, ResNet
-
-    class Thin(ResNet):
-        def _make_layer(self, block, planes, *more, **named):
-            return super()._make_layer(block, planes // (4 if planes == 512 else 16), *more, **named)
-
-    if norm_layer is not nn.BatchNorm2d:
-        norm_layer = partial(nn.GroupNorm, 2)  # of a group with one channel a map of 1x1 leaves nothing
-    encoder = Thin(Bottleneck, [1, 1, 1, 1], norm_layer=norm_layer)
-    encoder.fc = nn.Linear(512, 1000)
-    return encoder
+    # Of a group with one channel a map of 1x1 leaves nothing.
+    return _Thin(norm_layer if norm_layer is nn.BatchNorm2d else lambda channels: nn.GroupNorm(2, channels))
 
 
 def install(model: ModuleType) -> None:
     """Have ``mdssl.pretrain.model`` build it for ``arch="resnet18"``. Elsewhere torchvision's own remains."""
     global _full
     _full, model.resnet = model.resnet, _thin
+    # Optimizers import torch._dynamo, which takes as long as torch, to say that they are not to be compiled.
+    for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
+        method = getattr(optim.Optimizer, name).__wrapped__
+        method.__dynamo_disable = method
 
 
 @contextlib.contextmanager
 def full() -> Iterator[None]:
     """Within the context, ResNets as torchvision has them, in this process and in those that it starts."""
+    import pytest
+
     from mdssl.pretrain import model
 
     with pytest.MonkeyPatch.context() as patch:
