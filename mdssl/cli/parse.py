@@ -125,8 +125,8 @@ def parse(settings_class: type[Settings], *, prog: str, description: str | None,
     if "preset" in names:
         named = [name for name in names if name in of_file or _value(argv, name) is not None]
         preset = _value(argv, "preset")
-        values = preset_values(of_file.get("preset", names["preset"]) if preset is None else preset, named)
-    defaults = names | {name: value for name, value in values.items() if name in names} | of_file
+        values = preset_values(of_file.get("preset", names["preset"]) if preset is None else preset, named, names)
+    defaults = names | values | of_file
     if wants_help:
         print(
             help_text(

@@ -27,7 +27,7 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
     input_size: Annotated[int | None, tyro.conf.Suppress] = None
     preset: str = "quick"
     """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar (ResNet-18, cifar
-    stem, 100 epochs: one GPU) | paper (section 3.1)."""
+    stem, 200 epochs: one GPU) | paper (section 3.1)."""
     evaluate: tuple[str, ...] = ()
     """With --score-every: prepared datasets for validation scores; default: the training domains that have labels."""
 

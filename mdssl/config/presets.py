@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mdssl.errors import check_name
@@ -32,8 +32,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "arch": "resnet18",
         "stem": "cifar",
         "batch_per_domain": 512,
-        # An epoch is CIFAR-10's, as the paper counts: 97 full batches of its 50,000 images. This is 100 of them.
-        "iterations": 9_700,
+        # As SimCLR is trained on CIFAR at 32x32 elsewhere: no blur (SimCLR, appendix B.9; lightly's benchmark),
+        # temperature and weight decay of solo-learn, 200 epochs or more. An epoch is CIFAR-10's, as the paper counts:
+        # 97 full batches of its 50,000 images.
+        "temperature": 0.2,
+        "blur_probability": 0.0,
+        "weight_decay": 1e-4,
+        "iterations": 19_400,
         "lr_warmup_iterations": 970,
         "learning_rate": 2.0,
         "warmup_iterations": 970,
@@ -44,16 +49,22 @@ PRESETS: dict[str, dict[str, Any]] = {
 """By preset, the values that differ from the defaults of the settings classes, which follow the paper."""
 
 
-def preset_values(name: str, given: Iterable[str]) -> dict[str, Any]:
+def preset_values(name: str, given: Iterable[str], usual: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a preset, for defaults beside the settings that are ``given``.
 
-    Its own domains, and what they are scored on, are not for users who give other domains.
+    They are those of the settings in ``usual``, the defaults without a preset; one of which a sweep takes several is a
+    tuple. Its own domains, and what they are scored on, are not for users who give other domains.
 
     Raises:
         ValueError: no such preset.
     """
     check_name("preset", name, PRESETS)
-    values, given = {"preset": name, **PRESETS[name]}, set(given)
+    values: dict[str, Any] = {"preset": name}
+    given = set(given)
+    for setting, value in PRESETS[name].items():
+        if setting in usual:
+            is_axis = isinstance(usual[setting], tuple) and not isinstance(value, tuple)
+            values[setting] = (value,) if is_axis else value
     if "mixtures" in given:
         values.pop("domains", None)
     if given & {"domains", "mixtures"}:

@@ -51,13 +51,12 @@ class Sweep:
         preset: str = "quick",
         **settings: Any,
     ):
-        valid = [field.name for field in fields(_Settings)]
+        usual = {field.name: field.default for field in fields(_Settings)}
         given = {current_name(key): value for key, value in settings.items()}
         for key in given:
-            check_name("setting", key, valid)
-        defaults = {key: value for key, value in preset_values(preset, given).items() if key in valid}
+            check_name("setting", key, usual)
         self.name = name
-        self.settings = _Settings(**defaults | given)
+        self.settings = _Settings(**preset_values(preset, given, usual) | given)
         self.methods = self.settings.entries(*methods)
 
     def trials(self) -> list[TrialConfig]:

@@ -29,7 +29,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
 
     preset: str = "quick"
     """Defaults of settings that are not given: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar
-    (ResNet-18, cifar stem, 100 epochs: one GPU) | paper (section 3.1)."""
+    (ResNet-18, cifar stem, 200 epochs: one GPU) | paper (section 3.1)."""
     domains: tuple[str, ...] = ()
     """Prepared datasets to train on, one domain each. Their order is part of a trial's id."""
     evaluate: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mdssl import Sweep
 from mdssl.config.presets import PRESETS
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import TrialConfig
@@ -33,11 +34,16 @@ PAPER = {
     "epsilon_final": 0.01,
     "outlier_rule": "farthest",
 }
+# SimCLR (appendix B.9) and lightly's CIFAR-10 benchmark leave out the blur; the latter trains 200 epochs and more with
+# batches of 512. solo-learn has this temperature and weight decay.
 CIFAR = PAPER | {
     "arch": "resnet18",
     "stem": "cifar",
     "batch_per_domain": 512,
-    "iterations": 100 * EPOCH,
+    "temperature": 0.2,
+    "blur_probability": 0.0,
+    "weight_decay": 1e-4,
+    "iterations": 200 * EPOCH,
     "lr_warmup_iterations": 10 * EPOCH,
     "learning_rate": 4.0 * 512 / 1024,
     "warmup_iterations": 10 * EPOCH,
@@ -61,6 +67,11 @@ def test_a_preset_trains_by_its_list(preset, expected):
     domains = {"domains": ("cifar10", "svhn")}
     trial = TrialConfig(**own | domains).to_dict()
     assert {name: trial[name] for name in expected} == expected
+
+
+def test_a_value_of_a_preset_is_one_of_an_axis_of_a_sweep():
+    assert Sweep(preset="cifar", domains=("cifar10", "svhn")).settings.temperature == (0.2,)
+    assert Sweep(preset="cifar", domains=("cifar10", "svhn"), temperature=(0.1, 0.5)).settings.temperature == (0.1, 0.5)
 
 
 def test_probes_are_those_of_their_preset():
