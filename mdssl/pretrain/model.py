@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from mdssl.config.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 
 class Model(nn.Module):
@@ -22,7 +26,7 @@ class Model(nn.Module):
 
     def __init__(self, config: TrialConfig):
         super().__init__()
-        norm_layer = {"batch": nn.BatchNorm2d, "group": _group_norm}[config.norm]
+        norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d if config.norm == "batch" else _group_norm
         self.encoder = resnet(config.arch, norm_layer)
         width = self.encoder.fc.in_features
         self.encoder.fc = nn.Identity()
@@ -52,12 +56,12 @@ def build_model(config: TrialConfig) -> Model:
         return Model(config).to(memory_format=torch.channels_last)
 
 
-def resnet(arch: str, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
+def resnet(arch: str, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> ResNet:
     """Torchvision's network with random weights."""
     # torchvision imports torch._dynamo, which doubles the time and memory of a process that only plans or watches.
     import torchvision
 
-    network: nn.Module = getattr(torchvision.models, arch)(weights=None, norm_layer=norm_layer)
+    network: ResNet = getattr(torchvision.models, arch)(weights=None, norm_layer=norm_layer)
     return network
 
 
