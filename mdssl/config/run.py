@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args
 
 from mdssl.config.field_types import check_types, current_name
 from mdssl.config.trial import Recipe
-from mdssl.errors import InputError, check_name, check_number
-from mdssl.storage.notes import check_tags
+from mdssl.errors import InputError, check_name, check_number, check_tags
 
 Layer = Literal["encoder", "projection"]
 FEATURES = get_args(Layer)

@@ -8,17 +8,15 @@ trial's folder would be a request per trial, ten thousand for a large leaderboar
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from mdssl.errors import InputError
+from mdssl.errors import InputError, check_tags
 from mdssl.storage.location import Location
 
 NOTES = "notes"
-_TAG = re.compile(r"[\w.:-]{1,50}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,6 @@ class Notes:
 
     tags: tuple[str, ...] = ()
     note: str = ""
-
-
-def check_tags(tags: Collection[str]) -> None:
-    """Raise ``InputError`` for a tag that W&B, MLflow or ``--where tags=…`` could not take."""
-    for tag in tags:
-        if not _TAG.fullmatch(tag):
-            raise InputError(f"tag {tag!r} must be 1 to 50 letters, digits or . : _ -, without spaces.")
 
 
 def write_notes(

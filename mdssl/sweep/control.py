@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from mdssl.config.trial import is_trial_id
-from mdssl.errors import InputError, some_of
+from mdssl.errors import InputError, check_tags, some_of
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.leaderboard.files import results_in, trial_ids
 from mdssl.leaderboard.notes import with_notes
 from mdssl.storage.claim import DEAD_SECONDS, Claim, Owner, holder_of
 from mdssl.storage.location import Location
-from mdssl.storage.notes import check_tags, read_notes, write_notes
+from mdssl.storage.notes import read_notes, write_notes
 from mdssl.storage.trial_dir import rows_file_in, stop_request, trial_dir_in
 from mdssl.sweep.status import trial_status
 from mdssl.tables.select import matching, parse_condition

@@ -199,7 +199,14 @@ def test_mdssl_train_refuses_a_trial_that_is_to_stop(tiny_data, storage, capsys)
 @pytest.mark.parametrize("keeps", [False, True])
 def test_checkpoints_go_when_all_scores_are_there_unless_they_are_to_be_kept(tiny_data, storage, monkeypatch, keeps):
     config = tiny_trial(schedule="wsd", iterations=5)
-    score = {"eval_dataset": "tiny-c", "features": "encoder", "probe": "lbfgs", "probe_settings": {}, "top1": 50.0, "knn_top1": 40.0}
+    score = {
+        "eval_dataset": "tiny-c",
+        "features": "encoder",
+        "probe": "lbfgs",
+        "probe_settings": {},
+        "top1": 50.0,
+        "knn_top1": 40.0,
+    }
     score |= {"num_classes": 4, "num_train": 64, "num_test": 32, "eval_seconds": 1.0, "data_fingerprint": "x"}
     answers = iter([{"tiny-c": "no memory"}, {"tiny-c": [score]}])
     monkeypatch.setattr(sweep_trial.tune, "report", lambda report: None)
