@@ -1,6 +1,7 @@
 """Errors of users, and the checks of values: one message with the setting, its value, what is allowed, and a hint."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -48,3 +49,10 @@ def check_number(what: str, value: float, *, low: float, high: float = float("in
         return
     allowed = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
     raise InputError(f"{what} is {value}; it must be {allowed}.{' ' + hint if hint else ''}")
+
+
+def check_tags(tags: Iterable[str]) -> None:
+    """Raise ``ValueError`` for a tag of a trial that W&B, MLflow or ``--where tags=...`` could not take."""
+    for tag in tags:
+        if not re.fullmatch(r"[\w.:-]{1,50}", tag, re.ASCII):
+            raise InputError(f"tag {tag!r} must be 1 to 50 letters, digits or . : _ -, without spaces.")

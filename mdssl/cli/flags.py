@@ -26,7 +26,7 @@ _GROUPS = {
     "probe": "",
     "search": "",
     "where it runs": "workers cpus_per_worker gpus_per_worker executor max_concurrent address device",
-    "output": "storage track dry_run force retry_failed save_config",
+    "output": "storage track tag keep_checkpoints dry_run force retry_failed save_config",
 }
 """Groups of `mdssl train` and of the sweeps, in the order of their help, and what is in them by name."""
 _OWN = ("trial", "grid")
@@ -51,6 +51,9 @@ _METAVARS = {
     "FILE": "weights pretrained save_config",
     "DATASET": "domains evaluate among name",
     "TRIAL_ID": "trial_id",
+    "TRIAL": "chosen",
+    "TAG": "tag add remove",
+    "TEXT": "note",
     "MIXTURE": "mixtures train_mixture",
     "METHOD": "methods method",
     "CLASS": "classes",

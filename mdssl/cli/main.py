@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import mdssl
-from mdssl.cli import data, encoders, results, trials
+from mdssl.cli import control, data, encoders, results, trials
 from mdssl.cli.completion import print_completion
 from mdssl.cli.config_file import is_config_file, sweep_of
 from mdssl.cli.help import command_list, described
@@ -35,6 +35,12 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "probe": (trials.Probe, trials.probe),
     "status": (trials.Status, trials.status),
     "log": (trials.Log, trials.log),
+    "stop": (control.Stop, control.stop),
+    "retry": (control.Retry, control.retry),
+    "tag": (control.Tag, control.tag),
+    "archive": (control.Archive, control.archive),
+    "delete": (control.Delete, control.delete),
+    "clean": (control.Clean, control.clean),
     "leaderboard": (results.Leaderboard, results.leaderboard),
     "figures": (results.Figures, results.figures),
     "report": (results.Report, results.report),

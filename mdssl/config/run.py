@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from mdssl.config.field_types import check_types, current_name
 from mdssl.config.trial import Recipe
-from mdssl.errors import InputError, check_name, check_number
+from mdssl.errors import InputError, check_name, check_number, check_tags
 
 Layer = Literal["encoder", "projection"]
 FEATURES = get_args(Layer)
@@ -159,8 +159,13 @@ class RunSettings:
     """Trackers that also get curves and scores: tensorboard | wandb | mlflow, several of them, or none. TensorBoard
     reads them from the storage: tensorboard --logdir results/trials"""
 
+    tag: tuple[str, ...] = ()
+    """Tags of the trials, for `mdssl leaderboard --where tags=...`; Weights & Biases and MLflow get them as well. They
+    are no part of an id, and `mdssl tag` changes them."""
+
     def __post_init__(self) -> None:
         check_types(self)
+        check_tags(self.tag)
         object.__setattr__(self, "track", () if self.track == ("none",) else self.track)
         check_trackers(self.track)
         check_number("checkpoint_seconds", self.checkpoint_seconds, low=0)

@@ -52,7 +52,7 @@ from mdssl.pretrain.trial_files import (
     write_stopped,
 )
 from mdssl.storage.location import Location
-from mdssl.storage.trial_dir import stopped_early
+from mdssl.storage.trial_dir import stop_request, stopped_early
 from mdssl.tracking.trackers import Trackers, of_clustering
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,8 @@ def train(
             saved at once, on a GPU with the next report. If it returns ``"end"`` after a scored step, a checkpoint is
             saved and training ends early, on all ranks; a later call goes on from there.
         stop_requested: called on every rank between steps. Soon after it returns true on one rank, a checkpoint is
-            saved and training ends, on all ranks after the same step.
+            saved and training ends, on all ranks after the same step. If `mdssl stop` has asked for it, the trial is
+            recorded as stopped.
         before_writing: called on rank 0 before it writes any of the trial's files; may raise.
         validate: scores the model after each scored step, on rank 0 alone; all ranks pass one or none does. The encoder
             is the same, bit for bit, with and without it.
@@ -158,6 +159,7 @@ def _train(
     iterations = config.iterations if METHODS[config.method].trains else 0
 
     datasets = [open_dataset(data, name) for name in config.domains]
+    of_run: dict[str, Any] = {"device": device, "workers": workers, "datasets": datasets}
     groups, objective = groups_of(own, mixture, state.clusters), objective_of(own, state.clusters)
     backward = backward_by_domain if settings.gradient_caching else backward_at_once
     if settings.compile:
@@ -197,11 +199,17 @@ def _train(
                 dist.barrier()
             raise
 
+    def record_stop(**more: Any) -> dict[str, Any]:
+        more |= {"scores": reports.scores, "fingerprints": dict(getattr(validate, "fingerprints", {}))}
+        return write_stopped(trial_dir, config, model, state, **of_run, **more)
+
     def save_and_stop() -> NoReturn:
         make_reports(up_to_now=True)
         try:
             if rank == 0:
                 save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=True)
+                if stop_request(trial_dir).exists():
+                    record_stop()
         finally:
             if workers > 1:
                 dist.barrier()  # nobody leaves while rank 0 still writes
@@ -271,12 +279,10 @@ def _train(
         compiled = settings.compile and not model.eager_passes
         if settings.compile and not compiled:
             log.warning("PyTorch has run the model as it is %d times, in place of compiled code", model.eager_passes)
-        of_run: dict[str, Any] = dict(device=device, workers=workers, compiled=compiled, datasets=datasets)
         if ends_early:
-            of_run |= {"scores": reports.scores, "fingerprints": dict(getattr(validate, "fingerprints", {}))}
-            ended = write_stopped(trial_dir, config, model, state, **of_run)
+            ended = record_stop(compiled=compiled)
         else:
-            ended = write_finished(trial_dir, config, model, state, **of_run)
+            ended = write_finished(trial_dir, config, model, state, **of_run, compiled=compiled)
         if spent := state.score_seconds:
             log.info("validation scores took %.0f s, %.1f %% of training", spent, 100 * spent / state.seconds)
     if workers > 1:

@@ -28,8 +28,10 @@ from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import read_training
 from mdssl.pretrain.watchdog import watchdog
 from mdssl.storage.claim import POLL_SECONDS, Claim
+from mdssl.storage.location import Location
+from mdssl.storage.notes import tag_all
 from mdssl.storage.retry import retrying
-from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.storage.trial_dir import stop_request, trial_dir_in
 from mdssl.storage.trial_log import kept_log
 
 _CLAIMED = "mdssl-claimed"
@@ -63,7 +65,7 @@ def train_standalone(
     Raises:
         ValueError: data or storage that cannot work, a loss that became non-finite, or a trial that another process has
             taken over.
-        SystemExit: 143, after SIGTERM.
+        SystemExit: 143, after SIGTERM; 1 where `mdssl stop` has stopped the trial.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     under_torchrun = "WORLD_SIZE" in os.environ
@@ -92,6 +94,11 @@ def train_standalone(
     if there and there["status"] == "finished":
         tell(there, was_there=True)
         return
+    if stop_request(trial_dir).exists():
+        raise InputError(
+            f"trial {config.trial_id} was stopped by `mdssl stop`; after `mdssl retry {config.trial_id}` the same "
+            "command trains it further."
+        )
     try:
         with claim:
             meeting = {}
@@ -102,6 +109,7 @@ def train_standalone(
             if is_first:
                 trial_dir.check_writable()
                 claim.wait_aloud()
+                tag_all(Location.of(storage), [config.trial_id], settings.tag)
                 # The process that it waited for may have finished the trial.
                 there = read_training(trial_dir)
                 if under_torchrun:
@@ -110,8 +118,8 @@ def train_standalone(
                 while not store.check([_CLAIMED]):
                     time.sleep(POLL_SECONDS)
             with (
-                sigterm_received() as stop_requested,
-                retrying(stop_requested=stop_requested),
+                sigterm_received() as terminated,
+                retrying(stop_requested=terminated),
                 kept_log(trial_dir, "train", errors_only=not is_first),
                 watchdog(60 * settings.hang_minutes) as beat,
             ):
@@ -130,14 +138,16 @@ def train_standalone(
                     settings=settings,
                     device=device,
                     report=report,
-                    stop_requested=stop_requested,
+                    stop_requested=lambda: terminated() or claim.stop_asked,
                     before_writing=claim.check,
                     validate=validate,
                 )
     except StoppedError as stopped:
+        on_request = stop_request(trial_dir).exists()
         if is_first:
-            print(f"trial {config.trial_id} {stopped}; the same command resumes it", flush=True)
-        raise SystemExit(128 + signal.SIGTERM) from stopped
+            how = f"`mdssl retry {config.trial_id}` and then " if on_request else ""
+            print(f"trial {config.trial_id} {stopped}; {how}the same command resumes it", flush=True)
+        raise SystemExit(1 if on_request else 128 + signal.SIGTERM) from stopped
     except NonFiniteLossError as error:
         raise InputError(f"trial {config.trial_id} failed: {error}") from error
     finally:

@@ -7,6 +7,7 @@ metrics.parquet         with each checkpoint
 clusters.parquet        with each checkpoint of a method with pseudo-domains
 encoder.safetensors     at the end: encoder and projection head, float32; its metadata (JSON) are config, mean and std
                         (of each channel, after division by 255) and image_size (pixels)
+stop.json               from `mdssl stop` to `mdssl retry`
 training.json           last: status and cost of the training; of one that ended early, its last validation scores
 
 Evaluation adds representations/, neighbors.png and neighbors.json: see `mdssl.evaluate.artifacts`. logs/ and
@@ -254,5 +255,5 @@ def _write_table(file: Location, rows: list[dict[str, Any]]) -> None:
 def _damaged(file: Location, error: Exception) -> InputError:
     return InputError(
         f"{file} is damaged ({type(error).__name__}: {error}). Delete it; the sweep (with --retry-failed) or the "
-        "`mdssl train` that made it then writes it again from the trial's last checkpoint."
+        "`mdssl train` that made it then writes it again, from the trial's last checkpoint if there is one."
     )

@@ -28,6 +28,7 @@ from mdssl.report import overview, trial
 from mdssl.report.folder import Drawn, Folder, digest
 from mdssl.report.pictures import draw_board, draw_trials
 from mdssl.storage.location import Location
+from mdssl.storage.notes import Notes, read_notes
 from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST
 from mdssl.terminal import printable
 
@@ -89,7 +90,7 @@ def write_report(
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     folder.save_state()
                     saved = time.monotonic()
-        titles = _write_trials(folder, rows[board.columns], shown)
+        titles = _write_trials(folder, rows[board.columns], shown, read_notes(storage))
         figures = draw_board(board, storage, folder)
         folder.remove_others(set(shown), {picture["file"] for picture in figures["pictures"]})
         unfinished = len(set(trial_ids(storage)) - set(titles))
@@ -117,7 +118,7 @@ def watch_report(storage: str | Location, output: str | Location, say: Callable[
         say(str(write_report(storage, output)))
 
 
-def _write_trials(folder: Folder, board: pd.DataFrame, trial_ids: list[str]) -> dict[str, str]:
+def _write_trials(folder: Folder, board: pd.DataFrame, trial_ids: list[str], notes: dict[str, Notes]) -> dict[str, str]:
     """Write a page for each trial; returns their titles in the order of ``trial_ids``."""
     rows: dict[str, list[dict]] = {}
     for row in board.astype(object).where(board.notna(), None).to_dict("records"):
@@ -143,6 +144,7 @@ def _write_trials(folder: Folder, board: pd.DataFrame, trial_ids: list[str]) -> 
             groups=trial.grouped_settings(config["trial"], usual[of_trial[0]["sweep"]]),
             commands=trial.reproduce_commands(of_trial, config),
             pictures=folder.pictures[trial_id]["pictures"],
+            noted=notes.get(trial_id, Notes()),
         )
         folder.write(f"trials/{trial_id}.html", page)
     return titles

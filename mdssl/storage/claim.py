@@ -43,7 +43,7 @@ from mdssl.storage.claim_files import (
 )
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retry, retrying
-from mdssl.storage.trial_dir import rows_file_in, storage_of
+from mdssl.storage.trial_dir import rows_file_in, stop_request, storage_of
 from mdssl.terminal import printable
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,10 @@ class Claim:
 
     Args:
         sweep: for messages about the owner.
+
+    Attributes:
+        stop_asked: whether the trial has been asked to stop (`mdssl.storage.trial_dir.stop_request`); looked up with
+            each heartbeat.
     """
 
     def __init__(self, trial_dir: Location, sweep: str = ""):
@@ -82,6 +86,7 @@ class Claim:
         self._place: Location | None = None
         self._released = threading.Event()
         self._heart: threading.Thread | None = None
+        self.stop_asked = False
 
     @property
     def token(self) -> str:
@@ -200,6 +205,7 @@ class Claim:
             try:
                 check_held(self.trial_dir, self.token)
                 self._beat_file.write_bytes(_now().encode())
+                self.stop_asked |= stop_request(self.trial_dir).exists()
             except ClaimLostError:
                 return  # `check` tells the training
             except (OSError, InputError) as error:

@@ -108,8 +108,12 @@ class Location:
 
     def files(self) -> list[str]:
         """The relative paths of all files in this folder and below, sorted, with hidden ones."""
-        paths = [info.path for info in self._infos(recursive=True) if info.type != pyarrow.fs.FileType.Directory]
-        return sorted(path.removeprefix(f"{self.path}/") for path in paths)
+        return sorted(self.sizes())
+
+    def sizes(self) -> dict[str, int]:
+        """The size of each of `files`, in bytes, by relative path."""
+        found = [info for info in self._infos(recursive=True) if info.type != pyarrow.fs.FileType.Directory]
+        return {info.path.removeprefix(f"{self.path}/"): info.size or 0 for info in found}
 
     def _infos(self, *, recursive: bool = False) -> list[pyarrow.fs.FileInfo]:
         selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
@@ -225,6 +229,12 @@ class Location:
         for info in self._infos():
             if ours.fullmatch(info.base_name):
                 (self / info.base_name).delete()
+
+    def move(self, target: Location) -> None:
+        """Move this file to ``target`` in the same filesystem, and replace a file there."""
+        if self.filesystem.type_name not in OBJECT_STORES:
+            self._retry(lambda: self.filesystem.create_dir(target.parent.path, recursive=True))
+        self._retry(lambda: self.filesystem.move(self.path, target.path))
 
     def delete(self) -> None:
         """Delete this file, or this folder with all its content, if it exists."""

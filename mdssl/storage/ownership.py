@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -113,8 +113,13 @@ def delete(place: Location, kind: FolderKind) -> None:
     # The marker goes last: the rest of a run that is killed is still known to be mdssl's.
     for path in sorted(paths, key=lambda path: path == kind.marker):
         (place / path).delete()
+    remove_empty_folders(place, (*paths, *kind.files))
+
+
+def remove_empty_folders(place: Location, paths: Iterable[str]) -> None:
+    """Remove the folders of files with the relative ``paths`` in ``place``, and ``place``, if they are empty."""
     if place.is_local:
-        folders = {str(PurePosixPath(path).parent) for path in (*paths, *kind.files)}
+        folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
         for folder in sorted(folders, reverse=True):
             with suppress(OSError):
                 os.rmdir(os.path.join(place.path, folder) if folder != "." else place.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from mdssl.storage.location import Location
 from mdssl.storage.ownership import FolderKind, delete
 
 TRIALS, LEADERBOARD, STABLE = "trials", "leaderboard", "stable"
+ARCHIVE = "archive"
+"""The storage in a storage that has its archived trials."""
+_STOP = "stop.json"
 NEIGHBORS = ("neighbors.png", "neighbors.json")
 """The sheet of a trial: see `mdssl.evaluate.trial_sheet`."""
 FORMER_NEIGHBORS = ("neighbours.png", "neighbours.json")
@@ -20,8 +24,9 @@ TRIAL = FolderKind(
     is_marker=lambda said: isinstance(said, dict) and "method" in said,
     files=(
         *("config.json", "run.json", "training.json", "metrics.parquet", "clusters.parquet", "encoder.safetensors"),
+        _STOP,
         *("checkpoints/step-*.safetensors", "representations/*.safetensors", *NEIGHBORS, *FORMER_NEIGHBORS),
-        *("logs/*.txt", "tensorboard/events.out.tfevents.*"),
+        *("logs/*.txt", "tensorboard/events.out.tfevents.*", "wandb/*"),
     ),
     setting="--storage or MDSSL_STORAGE",
 )
@@ -46,6 +51,16 @@ def stable_dir_in(storage: str | Path | Location, stable_id: str) -> Location:
 def storage_of(trial_dir: Location) -> Location:
     """The storage in which ``trial_dir`` is the folder of a trial."""
     return trial_dir.parent.parent
+
+
+def stop_request(trial_dir: Location) -> Location:
+    """The file that asks for the end of the trial's training. It is there from `mdssl stop` until `mdssl retry`."""
+    return trial_dir / _STOP
+
+
+def delete_checkpoints(trial_dir: Location) -> None:
+    """Delete the checkpoints of a trial that needs them no more."""
+    delete(trial_dir / "checkpoints", replace(TRIAL, files=("step-*.safetensors",)))
 
 
 def delete_trial(trial_dir: Location) -> None:

@@ -24,7 +24,8 @@ class Report(TypedDict, total=False):
         owner: the process that holds the trial's claim, if that is another one.
         reached: the step of the newest checkpoint of a trial that is claimed elsewhere.
         step_saved: the step of the checkpoint that the trial wrote after its process alone got SIGTERM.
-        ended_early: whether a scheduler stopped the trial.
+        ended_early: whether a scheduler or `mdssl stop` stopped the trial.
+        on_request: whether it was `mdssl stop`.
     """
 
     state: Required[State]
@@ -33,6 +34,7 @@ class Report(TypedDict, total=False):
     reached: int
     step_saved: int
     ended_early: bool
+    on_request: bool
 
 
 _SHORT = {

@@ -25,7 +25,7 @@ from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location
-from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.storage.trial_dir import stop_request, trial_dir_in
 from mdssl.sweep.describe import State
 from mdssl.sweep.settings import SweepSettings
 
@@ -54,6 +54,7 @@ class Work:
         tried: end times, ISO 8601, of the failures that the plan has taken into account; a later one is new.
         dead: the owner of the trial's claim, if it was found dead.
         may_end_early: whether a scheduler may end its training.
+        on_request: whether `mdssl stop` stopped it: then it stays so until `mdssl retry`.
     """
 
     config: TrialConfig
@@ -64,13 +65,14 @@ class Work:
     tried: tuple[str, ...] = ()
     dead: Owner | None = None
     may_end_early: bool = False
+    on_request: bool = False
 
     @property
     def is_left(self) -> bool:
         return self.state == "queued"
 
     def __str__(self) -> str:
-        return f"{self.state} to {self.to_do}" if self.to_do else self.state
+        return f"{self.state} to {self.to_do}" if self.to_do else f"{self.state}{' on request' * self.on_request}"
 
     def to_dict(self) -> WorkValues:
         """Convert to plain values, which Tune sends to its processes."""
@@ -184,9 +186,11 @@ def _work(
     missing, failed = _missing(rows, fingerprints, wanted, failures)
     if not missing:
         return Work(config, "failed", (), error=failed[0]) if failed else Work(config, "finished", ())
+    trial_dir = trial_dir_in(storage, config.trial_id)
+    if stop_request(trial_dir).exists():
+        return Work(config, "stopped", missing, tried=tried, on_request=True)
     if settings.skips_stopped and any(row["status"] == "stopped" for row in rows):
         return Work(config, "stopped", missing, tried=tried)
-    trial_dir = trial_dir_in(storage, config.trial_id)
     training = read_training(trial_dir)
     if training and training["status"] == "finished":
         return Work(config, "queued", missing, "evaluate", tried=tried)

@@ -25,6 +25,7 @@ from mdssl.leaderboard.compacted import renew
 from mdssl.pretrain.stable import delete_shared
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
+from mdssl.storage.notes import tag_all
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import delete_trial, rows_file_in, trial_dir_in
 from mdssl.sweep.grid import Work, labelled_domains, scores_of
@@ -34,7 +35,7 @@ from mdssl.sweep.rows import git_commit
 from mdssl.sweep.search.search import Trials
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_plan, print_results
-from mdssl.sweep.train_records import clear_up, trials_with_records
+from mdssl.sweep.train_records import all_records, clear_up
 from mdssl.sweep.waiting import ClaimedElsewhere
 from mdssl.terminal import Terminal
 
@@ -89,10 +90,12 @@ def run_sweep(
         return 0
     if has_work:
         storage.check_writable()
+    tag_all(storage, [work.config.trial_id for work in works], settings.tag)
+    if has_work:
         _run(name, settings, storage, trials, left, console)
     configs = trials.configs
     # Also of trials that another sweep had finished when it was killed.
-    records = trials_with_records(storage)
+    records = all_records(storage)
     for config in configs:
         if config.trial_id in records:
             clear_up(storage, config)
@@ -170,6 +173,7 @@ def _run_on_ray(
         executor=settings.executor,
         rungs=trials.rungs,
         needs_validation=settings.needs_validation,
+        keep_checkpoints=settings.keep_checkpoints,
         workers=settings.workers,
         cpus_per_worker=share.cpus,
         gpus_per_worker=share.gpus,
@@ -193,6 +197,7 @@ def _run_on_ray(
     def give(work: Work) -> None:
         reached[work.config.trial_id] = step_saved(trial_dir_in(storage, work.config.trial_id))
         trials.started.append(work.config)
+        tag_all(storage, [work.config.trial_id] * bool(trials.space), settings.tag)
         progress.add(work.config, reached[work.config.trial_id])
 
     scores = leaderboard.read(storage)

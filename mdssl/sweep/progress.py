@@ -150,14 +150,16 @@ class SweepProgress(tune.Callback):
 
     def _print_latest(self, trial_id: str) -> None:
         latest = self.latest[trial_id]
-        state, was_stopped = latest.get("state", "training"), "step_saved" in latest
+        state, was_stopped = latest.get("state", "training"), {"step_saved", "on_request"} & set(latest)
         if self.console.is_terminal and state != "failed" and not was_stopped:
             return
         now = time.monotonic()
         if now - self.printed.get((trial_id, state), float("-inf")) < _LINE_SECONDS.get(state, 0):
             return
         self.printed[trial_id, state] = now
-        if was_stopped:
+        if "on_request" in latest:
+            text = f"stopped by `mdssl stop`; after `mdssl retry {trial_id}` the same command trains it further"
+        elif was_stopped:
             text = f"its process got SIGTERM; it resumes from its checkpoint of step {latest['step_saved']}"
         elif state == "training":
             text = (

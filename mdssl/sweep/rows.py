@@ -133,6 +133,12 @@ def failed_row(
     }
 
 
+def row_without_score(config: TrialConfig) -> Row:
+    """The settings of a trial that has no row yet, as one without status."""
+    context: Context = {"sweep": "", "preset": "", "git_commit": "", "ray_version": ""}
+    return _setting(config, context) | {"config_json": json.dumps(_produced_by(config))}
+
+
 def _produced_by(config: TrialConfig) -> dict[str, Any]:
     return {"trial": config.to_dict(), **config.versions}
 

@@ -70,6 +70,8 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     """A running Ray cluster, e.g. auto; default: a private Ray on this machine."""
     dry_run: bool = False
     """Print the planned trials and their states, then stop."""
+    keep_checkpoints: bool = False
+    """Keep the checkpoints of finished trials, which are deleted once a trial has all its scores."""
     force: bool = False
     """Train and score all trials of this sweep again; their earlier results are deleted."""
     retry_failed: bool = False

@@ -2,7 +2,8 @@
 
 The request travels through the key-value store of the Ray that the sweep runs on, where each worker looks once a
 second. So it reaches all machines, and Ray has to survive the signal: see `mdssl.sweep.ray_session`. A signal to the
-sweep stops all trials; one to the process of a trial stops that trial's workers, and Tune restarts the trial.
+sweep stops all trials; one to the process of a trial stops that trial's workers, and Tune restarts the trial. A request
+in a trial's folder, which `mdssl stop` writes without Ray, is seen by the owner of its claim, and stops it for good.
 """
 
 from __future__ import annotations
@@ -90,18 +91,21 @@ def decision(trial_id: str, step: int) -> bool:
 
 
 @contextmanager
-def passing_on(terminated: Callable[[], bool], token: str) -> Iterator[None]:
-    """Within the context, once this process is ``terminated``, the workers of its trial are asked to stop.
+def passing_on(terminated: Callable[[], bool], token: str, asked: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Within the context, once this process is ``terminated`` or the trial ``asked`` to stop, so are its workers.
 
-    Where the context does not end soon after that, as while Ray Train waits for a free CPU, this process kills itself.
+    Where the context does not end soon after SIGTERM, as while Ray Train waits for a free CPU, this process kills
+    itself.
     """
     ended, told = threading.Event(), threading.Event()
 
     def watch() -> None:
         while not ended.wait(_LOOK_SECONDS):
+            if not (terminated() or asked()):
+                continue
+            internal_kv._internal_kv_put(_key("stop", token), b"")
+            told.set()
             if terminated():
-                internal_kv._internal_kv_put(_key("stop", token), b"")
-                told.set()
                 if not ended.wait(_GRACE_SECONDS):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return

@@ -15,7 +15,7 @@ from mdssl.config.presets import PRESETS
 from mdssl.config.trial import Recipe, TrialConfig
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.remote import variants_in
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.columns import SCHEMA
 from mdssl.leaderboard.names import matching_names, mixture_of, name_of, plain_name
@@ -23,12 +23,21 @@ from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import LEADERBOARD
 from mdssl.sweep.describe import labels
 from mdssl.sweep.grid import Work, plan
+from mdssl.sweep.removal import in_archive
 from mdssl.sweep.search.space import Space
 from mdssl.sweep.settings import SweepSettings
 from mdssl.tables.compare import settings_apart
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 
-_PLANNED = ("finished", "stopped", "failed", "queued to evaluate", "queued to resume", "queued to train")
+_PLANNED = (
+    "finished",
+    "stopped",
+    "stopped on request",
+    "failed",
+    "queued to evaluate",
+    "queued to resume",
+    "queued to train",
+)
 """States of planned trials, in the order of display."""
 
 
@@ -49,7 +58,10 @@ def print_plan(
         space: of a search.
     """
     counts = Counter(map(str, works))
-    hints = {"failed": " (train them again with --retry-failed)"}
+    hints = {
+        "failed": " (train them again with --retry-failed)",
+        "stopped on request": " (`mdssl retry` lets them be trained further)",
+    }
     parts = [f"{counts[state]} {state}{hints.get(state, '')}" for state in _PLANNED if counts[state]]
     if to_choose != 0:
         parts.append(f"{'more' if to_choose is None else to_choose} chosen by {settings.search} search as it runs")
@@ -61,7 +73,8 @@ def print_plan(
     console.print(f"{head}: {summary}", markup=False, soft_wrap=True)
     if space and settings.search != "grid":
         console.print(f"search over {space}", markup=False, soft_wrap=True)
-    for note in _notes(settings, variants):
+    archived = in_archive(storage, [work.config.trial_id for work in works if work.is_left])
+    for note in _notes(settings, variants, archived):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if settings.dry_run:
         shown = {work.config.trial_id: mixture_of(work.config.train_mixture, variants) for work in works}
@@ -74,8 +87,12 @@ def print_plan(
             console.print(line, markup=False, soft_wrap=True)
 
 
-def _notes(settings: SweepSettings, variants: dict[str, str]) -> list[str]:
+def _notes(settings: SweepSettings, variants: dict[str, str], archived: list[str]) -> list[str]:
     notes = []
+    if archived:
+        notes.append(
+            f"{some_of(archived, 8)}: archived, and trained anew here; `mdssl archive --undo` brings trials back"
+        )
     if variants:
         listed = ", ".join(name_of(name, words) for name, words in variants.items())
         notes.append(

@@ -19,9 +19,9 @@ def train_records(storage: Location, config: TrialConfig) -> Location:
     return storage / _FOLDER / f"{config.method}-{config.trial_id}"
 
 
-def trials_with_records(storage: Location) -> set[str]:
-    """Ids of trials that train now, or left records because their processes were killed."""
-    return {name.rpartition("-")[2] for name in (storage / _FOLDER).names()}
+def all_records(storage: Location) -> dict[str, Location]:
+    """The folders, by id, of trials that train now, or left records because their processes were killed."""
+    return {name.rpartition("-")[2]: storage / _FOLDER / name for name in (storage / _FOLDER).names()}
 
 
 def clear_up(storage: Location, config: TrialConfig) -> None:

@@ -50,6 +50,7 @@ class TrialRun:
         evaluate: datasets of the validation scores while a trial trains.
         rungs: steps with a validation score besides those of ``settings.score_every``, at which a trial may end early.
         needs_validation: whether a finished score without a validation score is made again.
+        keep_checkpoints: whether a finished trial keeps its checkpoints.
     """
 
     storage: str
@@ -64,6 +65,7 @@ class TrialRun:
     evaluate: tuple[str, ...] = ()
     rungs: tuple[int, ...] = ()
     needs_validation: bool = False
+    keep_checkpoints: bool = False
 
     @property
     def device(self) -> str:

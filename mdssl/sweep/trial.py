@@ -27,7 +27,7 @@ from mdssl.pretrain.trial_files import now, read_training
 from mdssl.storage.claim import Claim, ClaimLostError, Owner, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
-from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.storage.trial_dir import delete_checkpoints, stop_request, trial_dir_in
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep import evaluator
 from mdssl.sweep.describe import Report
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _STOPPED_EARLY: Report = {"state": "stopped", "ended_early": True}
 """The last report of a trial that a scheduler ended. One that stopped because the sweep did has the state alone."""
+_STOPPED_ON_REQUEST: Report = {**_STOPPED_EARLY, "on_request": True}
 
 
 @retrying()
@@ -64,14 +65,16 @@ def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
             if owner:
                 report = report_of(trial_dir, owner)
             else:
-                with passing_on(terminated, claim.token):
-                    report = _do(config, work, trial_dir, run, claim, terminated)
+                with passing_on(terminated, claim.token, lambda: claim.stop_asked):
+                    report = _do(config, work, trial_dir, run, claim, lambda: terminated() or claim.stop_asked)
                 _release_memory()
         except ClaimLostError:
             report = report_of(trial_dir, holder_of(trial_dir))
         except StoppedError:
             report = {"state": "stopped"}
-            if not stop_requested():
+            if claim.stop_asked:
+                report = _stopped_on_request(config, work, trial_dir, run)
+            elif not stop_requested():
                 report = {"state": "queued", "step_saved": step_saved(trial_dir)}
         tune.report(dict(report))
     if "step_saved" in report:
@@ -91,6 +94,8 @@ def _do(
     storage = Location.of(run.storage)
     started_at = now()
     try:
+        if stop_request(trial_dir).exists():
+            return _stopped_on_request(config, work, trial_dir, run)
         data = ensure_local(run.data, work["missing"])
         rows = usable_rows(read_rows(storage, config.trial_id), needs_validation=run.needs_validation)
         missing, error = still_missing(rows, work["tried"], work["missing"], data, run.probe)
@@ -144,7 +149,24 @@ def _do(
     write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), new))
     log_scores(run.settings.track, config, trial_dir, new)
     errors = [row["error"] for row in new if row["status"] == "failed"] + ([error] if error else [])
-    return {"state": "failed", "error": errors[0]} if errors else {"state": "finished"}
+    if errors:
+        return {"state": "failed", "error": errors[0]}
+    if not run.keep_checkpoints:
+        # Scored, so the encoder can be read. Longer trials continue from `mdssl.pretrain.stable`.
+        delete_checkpoints(trial_dir)
+    return {"state": "finished"}
+
+
+def _stopped_on_request(config: TrialConfig, work: WorkValues, trial_dir: Location, run: TrialRun) -> Report:
+    """Write the rows of a trial that `mdssl stop` has stopped, if it has trained; returns the last report."""
+    training = read_training(trial_dir)
+    if training and training["status"] == "stopped":
+        # Without a scheduler it may have no validation scores.
+        training["val_linear_top1"] = dict.fromkeys(work["missing"]) | training["val_linear_top1"]
+        stopped = stopped_rows(config, training, context=run.context)
+        storage = Location.of(run.storage)
+        write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), stopped))
+    return _STOPPED_ON_REQUEST
 
 
 def _trained(

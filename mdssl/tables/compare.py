@@ -22,6 +22,7 @@ from mdssl.config.methods import METHODS
 from mdssl.errors import InputError, check_name, some_of
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.columns import SCHEMA, SETTING_COLUMNS
+from mdssl.leaderboard.notes import NOTE_COLUMNS
 
 SCORE = ("eval_dataset", "features", "probe")
 """Columns that identify a score of a trial."""
@@ -40,7 +41,8 @@ def settings_of(rows: pd.DataFrame) -> list[str]:
     fingerprint.
     """
     known = [column.name for column in SETTING_COLUMNS if column.name not in _NAMES_ONLY] + ["data_fingerprint"]
-    hidden = [name for name in rows.columns if name not in (*SCHEMA.names, "eval_fingerprint", "weights_fingerprint")]
+    no_settings = {*SCHEMA.names, *NOTE_COLUMNS, "eval_fingerprint", "weights_fingerprint"}
+    hidden = [name for name in rows.columns if name not in no_settings]
     return [name for name in known if name in rows] + hidden
 
 

@@ -13,6 +13,7 @@ from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.files import results_in
 from mdssl.leaderboard.names import matching_names, plain_name
+from mdssl.leaderboard.notes import with_notes
 from mdssl.storage.location import Location
 from mdssl.tables import render
 from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST, Condition, parse_condition
@@ -50,7 +51,7 @@ def print_leaderboard(
         console.print(_empty(storage), markup=False, soft_wrap=True)
         return
     # Once for all tables, which then need not carry the texts along: of 60,000 rows they are 60 MB.
-    rows = leaderboard.with_settings(rows).drop(columns="config_json")
+    rows = with_notes(leaderboard.with_settings(rows), storage).drop(columns="config_json")
     wanted = {
         "method": method,
         "train_mixture": train_mixture,
@@ -121,7 +122,7 @@ def print_one_table(
             raise InputError(_empty(storage))
         print(_empty(storage), file=sys.stderr)
         return
-    rows = leaderboard.with_settings(rows)
+    rows = with_notes(leaderboard.with_settings(rows), storage)
     if not any(condition.name == "features" for condition in conditions) and "encoder" in set(rows["features"]):
         # Trials that failed before they were scored have no layer.
         conditions.append(Condition("features", "=", ("encoder", "null")))

@@ -13,6 +13,7 @@ from pandas.api import types
 
 from mdssl.errors import InputError, check_name, some_of
 from mdssl.leaderboard.names import NAMED, plain_name
+from mdssl.leaderboard.notes import TAGS
 from mdssl.tables.compare import common_datasets, latest_images, row_means
 
 SELECTED_ON_TEST = "Best scores are selected on the test split and therefore optimistic, the more so with more trials."
@@ -76,8 +77,11 @@ def _meets(column: pd.Series, condition: Condition) -> pd.Series:
         given = [_value(column, text, condition) for text in condition.values if text != NULL]
         # A dataset that is a part or a variant has its own name, and also that of which it is one.
         names = column.map(plain_name, na_action="ignore") if condition.name in NAMED else column
-        _check_there(pd.concat([column, names]), given, condition)
-        equal = column.isin(given) | names.isin(given)
+        if condition.name == TAGS:
+            # Of several tags, one is enough.
+            names = column.str.split().explode()
+        _check_there(names if condition.name == TAGS else pd.concat([column, names]), given, condition)
+        equal = column.isin(given) | names.isin(given).groupby(level=0).any().reindex(column.index)
         if NULL in condition.values:
             equal |= column.isna()
         return equal if condition.sign == "=" else ~equal

@@ -16,6 +16,7 @@ from mdssl.errors import some_of
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.columns import SETTING_COLUMNS
 from mdssl.leaderboard.names import plain_name
+from mdssl.leaderboard.notes import NOTE_COLUMNS
 from mdssl.storage.location import Location
 from mdssl.tables.baseline import find_baselines
 from mdssl.tables.compare import counted_scores, latest_images, paired, row_means, settings_to_show, usual_order
@@ -26,7 +27,7 @@ from mdssl.terminal import Terminal
 _SETTINGS = {column.name for column in SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
 _SETTINGS |= {"recipe_version", "recipe_version_clustering"}
 _SCORE = ["trial_id", "eval_dataset", "features", "probe", "eval_fingerprint", "top1", "val_top1", "finished_at"]
-_USED = {*_SETTINGS, *_SCORE, "status", "error", "step", "val_linear_top1", "config_json"}
+_USED = {*_SETTINGS, *_SCORE, *NOTE_COLUMNS, "status", "error", "step", "val_linear_top1", "config_json"}
 _UNSTABLE_NAMED = _STOPPED_NAMED = 3
 """Unstable scores, and trials that were stopped early, that notes name."""
 
@@ -64,6 +65,7 @@ def sweep_table(
           (`mdssl.tables.baseline.find_baselines`), in points;
         - ``val``: the validation score, by which the best trial of a mixture is selected
           (`mdssl.tables.select.best_by_validation`), in percent;
+        - ``tags`` and ``note``, if ``rows`` have them (`mdssl.leaderboard.notes.with_notes`);
         - ``status``, and ``error``: the first line of what a failed trial, or a score of it, failed with.
 
         ``attrs["notes"]`` says which datasets the means leave out, which trials have no mean, which trial of a mixture
@@ -100,6 +102,7 @@ def sweep_table(
     table["unseen"] = row_means(scores, ~seen & counted)
     table[f"vs {baseline_method}"] = row_means(differences, counted)
     table["val"], best = _validated(shown)
+    table = table.join(trials[[name for name in NOTE_COLUMNS if name in trials]])
     failures = rows[rows["status"] == "failed"].drop_duplicates("trial_id").set_index("trial_id")["error"]
     table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
     table["error"] = failures.map(lambda error: error.strip().partition("\n")[0]).reindex(trials.index)
@@ -111,10 +114,10 @@ def sweep_table(
 def print_sweep_table(df: pd.DataFrame, console: Console | None = None) -> None:
     """Print a `sweep_table`, with its notes and failures below.
 
-    Columns of averages that hold nothing, and the status where all trials finished, are not shown.
+    Columns of averages, tags and notes that hold nothing, and the status where all trials finished, are not shown.
     """
     settings = [name for name in df.columns if name in _SETTINGS]
-    scores = [name for name in df.columns if name not in (*settings, "status", "error")]
+    scores = [name for name in df.columns if name not in (*settings, *NOTE_COLUMNS, "status", "error")]
     averages = scores[scores.index("seen") :]
     measures = [
         Measure(name, "val_top1" if name == "val" else "top1", (name,), score=True, difference=name.startswith("vs "))
@@ -128,7 +131,8 @@ def print_sweep_table(df: pd.DataFrame, console: Console | None = None) -> None:
     for row in frame[frame["error"].notna()].to_dict("records"):
         asked = [f"{HEADERS.get(name, name)}={_setting(row[name])}" for name in settings[1:] if pd.notna(row[name])]
         notes.append(f"failed: {' '.join([row['trial_id'], row['method'], *asked])}: {row['error']}")
-    remarks = () if (df["status"] == "finished").all() else ("status",)
+    noted = [name for name in NOTE_COLUMNS if name in df and df[name].notna().any()]
+    remarks = (*(() if (df["status"] == "finished").all() else ("status",)), *noted)
     print_table(Table(frame, ("trial_id", *settings), tuple(measures), tuple(notes), remarks), console or Terminal())
 
 
@@ -161,10 +165,11 @@ def _stopped(rows: pd.DataFrame) -> list[str]:
         return [f"{len(trials)} trials were stopped early, at steps {trials['step'].min()} to {trials['step'].max()}"]
     notes = []
     for trial_id, own in stopped.groupby("trial_id", sort=False):
-        scores = ", ".join(f"{row.eval_dataset} {row.val_linear_top1:.1f}" for row in own.itertuples())
+        scored = own[own["val_linear_top1"].notna()]
+        scores = ", ".join(f"{row.eval_dataset} {row.val_linear_top1:.1f}" for row in scored.itertuples())
         first = own.iloc[0]
         where = f"{trial_id} was stopped early at step {first['step']} of {first['iterations']}"
-        notes.append(f"{where}; linear score of held-out training images: {scores}")
+        notes.append(f"{where}; linear score of held-out training images: {scores}" if scores else where)
     return notes
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mdssl.errors import InputError, check_name
+from mdssl.leaderboard.notes import NOTE_COLUMNS
 from mdssl.tables.baseline import find_baselines
 from mdssl.tables.compare import counted_scores, latest_images, mean, paired, settings_to_show, usual_order
 from mdssl.tables.pareto import on_front
@@ -223,6 +224,7 @@ def _telling_apart(rows: pd.DataFrame, pivot: str | None, over_seeds: bool) -> l
     )
     names += [name for name in settings_to_show(rows) if not (over_seeds and name == "seed")]
     names += [name for name in ("eval_dataset", "features", "probe") if rows[name].nunique() > 1]
+    names += [name for name in NOTE_COLUMNS if name in rows and rows[name].notna().any() and not over_seeds]
     return [name for name in dict.fromkeys(names) if name != pivot]
 
 

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from mdssl.config.trial import TrialConfig, relevant_settings
 from mdssl.storage.location import Location
+from mdssl.tracking.trackers import tags_of
 
 
 class MLflowRun:
@@ -28,7 +29,8 @@ class MLflowRun:
             self.run_id = found[0].info.run_id
             self.client.update_run(self.run_id, status="RUNNING")
         else:
-            tags = {"trial_id": config.trial_id}
+            words, group = tags_of(trial_dir)
+            tags = {"trial_id": config.trial_id, **dict.fromkeys(words, "true")} | ({"group": group} if group else {})
             self.run_id = self.client.create_run(experiment_id, tags=tags, run_name=config.trial_id).info.run_id
             settings = relevant_settings(config.to_dict())
             self.client.log_batch(self.run_id, params=[Param(name, str(value)) for name, value in settings.items()])

@@ -15,7 +15,10 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from mdssl.config.trial import TrialConfig
+from mdssl.storage.claim import holder_of
 from mdssl.storage.location import Location
+from mdssl.storage.notes import Notes, read_notes
+from mdssl.storage.trial_dir import TRIALS, storage_of
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +96,18 @@ class Trackers:
         for name, tracker in list(trackers.items()):
             with _dropped_on_error(trackers, name):
                 tracker.finish(self._failed)
+
+
+def tags_of(trial_dir: Location) -> tuple[tuple[str, ...], str]:
+    """The tags of a trial, and the sweep or command that has it now, as the group of its run; empty where it has none.
+
+    Args:
+        trial_dir: its folder, in a storage or elsewhere.
+    """
+    in_storage = trial_dir.parent.name == TRIALS
+    notes = read_notes(storage_of(trial_dir)) if in_storage else {}
+    owner = holder_of(trial_dir)
+    return notes.get(trial_dir.name, Notes()).tags, owner.sweep if owner else ""
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import wandb
 
 from mdssl.config.trial import TrialConfig, relevant_settings
 from mdssl.storage.location import Location
+from mdssl.tracking.trackers import tags_of
 
 
 class WeightsAndBiases:
@@ -19,7 +20,10 @@ class WeightsAndBiases:
     def __init__(self, config: TrialConfig, trial_dir: Location, resumed_at: int | None):
         self.only_scores = resumed_at is None
         own_folder = trial_dir.is_local and "WANDB_DIR" not in os.environ
+        tags, group = tags_of(trial_dir)
         self.run = wandb.init(
+            tags=tags,
+            group=group or None,
             project=os.environ.get("WANDB_PROJECT", "mdssl"),
             id=config.trial_id,
             name=config.trial_id,

@@ -73,7 +73,7 @@ def test_large_commands_show_groups(command, helped):
 def test_defaults_are_those_of_the_preset(helped):
     assert re.search(r"--iterations N .*\(default: 80\)", helped("train", "--help"))
     assert re.search(r"--iterations N .*\(default: 48000\)", helped("train", "--preset", "paper", "--help"))
-    assert re.search(r"--lambda2 X \.\.\. .*\(default: 0 0.05 0.1\)", helped("sweep", "lambda-grid", "-h", columns=120))
+    assert re.search(r"--lambda2 X \.\.\. .*\(default: 0 0.1 0.2\)", helped("sweep", "lambda-grid", "-h", columns=120))
 
 
 def test_a_long_command_is_broken_where_a_shell_reads_on(helped):

@@ -9,9 +9,9 @@ from mdssl.sweep.settings import SweepSettings
 
 @dataclass(frozen=True, kw_only=True)
 class LambdaGrid(SweepSettings):
-    lambda1: tuple[float, ...] = (1.0, 0.9)
+    lambda1: tuple[float, ...] = (1.0, 0.95)
     """Weights of the within-domain term, each in (0, 1]. The paper's figures label this axis -lambda1."""
-    lambda2: tuple[float, ...] = (0.0, 0.05, 0.1)
+    lambda2: tuple[float, ...] = (0.0, 0.1, 0.2)
     """Weights of the across-domain term, each at least 0; useful up to about 0.2."""
 
 

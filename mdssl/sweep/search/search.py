@@ -10,6 +10,7 @@ from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import stop_request, trial_dir_in
 from mdssl.sweep.grid import Work, plan, trials
 from mdssl.sweep.search.history import History
 from mdssl.sweep.search.sampler import check_sampler, next_point
@@ -96,7 +97,10 @@ class Trials:
         wanted = self.settings.extend
         if not wanted:
             return set()
-        stopped = [each for each in self.history.ordered() if each.status == "stopped"] if self.history else []
+        ended = [each for each in self.history.ordered() if each.status == "stopped"] if self.history else []
+        stopped = [
+            each for each in ended if not stop_request(trial_dir_in(self.storage, each.config.trial_id)).exists()
+        ]
         if wanted > len(stopped):
             raise InputError(
                 f"extend is {wanted}, but {len(stopped)} trials of this sweep ended early; give at most that many, "
@@ -133,7 +137,7 @@ class Trials:
         return [work for work in self.works(elsewhere) if work.is_left]
 
     def _extends(self, work: Work) -> bool:
-        return work.state == "stopped" and work.config.trial_id in self.extended
+        return work.state == "stopped" and not work.on_request and work.config.trial_id in self.extended
 
     @property
     def to_choose(self) -> int | None:

@@ -1,0 +1,398 @@
+"""What users ask of single trials: stop, retry, tag, delete, archive, clean; without Ray."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from factories import CONTEXT, failed, row, stopped, tiny_trial
+
+from mdssl.cli.main import main
+from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.leaderboard.board import read, read_rows, write_rows
+from mdssl.pretrain.checkpoint import latest_step
+from mdssl.pretrain.loop import train
+from mdssl.pretrain.stopping import StoppedError
+from mdssl.pretrain.trial_files import load_model
+from mdssl.storage import claim as claims
+from mdssl.storage.claim import Claim
+from mdssl.storage.location import Location
+from mdssl.sweep import trial as sweep_trial
+from mdssl.sweep.control import retry_trials, stop_trials
+from mdssl.sweep.grid import plan
+from mdssl.sweep.settings import SweepSettings
+from mdssl.sweep.training import TrialRun
+
+A, B, C = "0123456789ab", "01239999ffff", "fedcba987654"
+
+
+def files(storage: str | Path, *but: str) -> set[str]:
+    """All files, with hidden ones; without those below folders ``but``."""
+    found = (str(file.relative_to(storage)) for file in Path(storage).rglob("*") if file.is_file())
+    return {name for name in found if not name.startswith(but)}
+
+
+def add(storage: str, trial_id: str, rows: list[dict], status: str = "finished", **of_config) -> Path:
+    """A trial with rows and a folder with the files of one that trained."""
+    config = tiny_trial(**of_config).to_dict()
+    if rows:
+        text = json.dumps({"trial": config, "evaluation": {"data_fingerprint": "x"}})
+        write_rows(
+            storage, trial_id, [{**each, "config_json": text, "finished_at": each["started_at"]} for each in rows]
+        )
+    folder = Path(storage) / "trials" / trial_id
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "training.json").write_text(
+        json.dumps(
+            {"status": status, "step": 2, "iterations": 6, "error": "e", "finished_at": "2026-11-02T10:00:00+00:00"}
+        )
+    )
+    (folder / "encoder.safetensors").write_bytes(bytes(3 << 20))
+    (folder / "checkpoints" / "step-00000006.safetensors").write_bytes(bytes(5 << 20))
+    return folder
+
+
+@pytest.fixture
+def board(storage):
+    """A finished, a stopped and a failed trial."""
+    add(storage, A, [row("svhn", lambda2=0.1), row("cifar10", lambda2=0.1)])
+    add(storage, B, [stopped("svhn", lambda2=0.2, sweep="other")], "stopped")
+    add(storage, C, [failed(lambda2=0.3)], "failed")
+    return storage
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+@pytest.fixture
+def request_at_step_3(tiny_data, storage):
+    """A trial whose stop was requested while it trained; the folder, and its config with the fingerprint."""
+    trial = tiny_trial()
+    folder = Location.of(storage) / "trials" / A
+
+    def asked(progress):
+        if progress.step == 3:
+            stop_trials(storage, [A])
+
+    settings = RunSettings(report_every=1, track=())
+    with pytest.raises(StoppedError):
+        train(trial, data=tiny_data, trial_dir=folder, settings=settings, device="cpu", report=asked,
+              stop_requested=lambda: (folder / "stop.json").exists())  # fmt: skip
+    return folder
+
+
+def test_a_stop_saves_a_checkpoint_and_says_so_and_after_retry_training_goes_on(tiny_data, storage, request_at_step_3):
+    folder = request_at_step_3
+    said = json.loads((folder / "training.json").read_bytes())
+    assert (said["status"], said["step"], said["iterations"], said["val_linear_top1"]) == ("stopped", 4, 6, {})
+    assert latest_step(folder / "checkpoints") == 4
+    retry_trials(storage, [A])
+    assert not {"stop.json", "training.json"} & set(folder.names())
+    ended = train(tiny_trial(), data=tiny_data, trial_dir=folder, settings=RunSettings(track=()), device="cpu")
+    assert (ended["status"], ended["step"]) == ("finished", 6)
+    assert json.loads((folder / "run.json").read_bytes())["from_step"] == 4
+
+
+def test_training_that_stops_for_another_reason_is_not_recorded_as_stopped(tiny_data, tmp_path):
+    asked = iter([False, False, True])
+    with pytest.raises(StoppedError):
+        train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=RunSettings(track=()), device="cpu",
+              stop_requested=lambda: next(asked))  # fmt: skip
+    assert not (tmp_path / "training.json").exists()
+
+
+def test_the_owner_of_a_claim_sees_the_request_with_its_heartbeat(storage, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
+    with Claim(Location.of(storage) / "trials" / A) as claim:
+        claim.take()
+        beat = claim._heart
+        stop_trials(storage, [A])
+        for _ in range(500):
+            if claim.stop_asked:
+                break
+            beat.join(0.01)
+        assert claim.stop_asked
+
+
+def tiny_run(storage: str, data: str, **changes) -> TrialRun:
+    return TrialRun(
+        storage=storage, data=data, probe=ProbeConfig(), settings=RunSettings(track=()), executor="inline", workers=1,
+        cpus_per_worker=1, gpus_per_worker=0, context=CONTEXT, **changes,
+    )  # fmt: skip
+
+
+def settings_of(storage: str, data: str, **changes) -> SweepSettings:
+    own = {name: getattr(tiny_trial(), name) for name in ("arch", "batch_per_domain", "iterations", "precision")}
+    return SweepSettings(
+        domains=("tiny-a", "tiny-b"), evaluate=("tiny-c",), storage=storage, data=data, **own | changes
+    )
+
+
+def do(config, storage: str, data: str, **changes):
+    folder = Location.of(storage) / "trials" / config.trial_id
+    work = {"trial": config.to_dict(), "missing": ["tiny-c"], "tried": [], "dead": None, "may_end_early": False}
+    with Claim(folder) as claim:
+        claim.take()
+        return sweep_trial._do(config, work, folder, tiny_run(storage, data, **changes), claim)
+
+
+def test_a_sweep_skips_a_trial_that_is_to_stop_and_plans_it_again_after_retry(tiny_data, storage, capsys, monkeypatch):
+    config = tiny_trial()
+    monkeypatch.setattr(sweep_trial, "_trained", lambda *arguments: pytest.fail("it trained"))
+    assert run("stop", config.trial_id, "--storage", Path(storage).parent) == 0
+    assert "not begun in" in capsys.readouterr().out
+    os.makedirs(storage)
+    assert run("stop", config.trial_id, "--storage", storage) == 0
+    assert do(config, storage, tiny_data) == {"state": "stopped", "ended_early": True, "on_request": True}
+    assert read(storage).empty
+    settings = settings_of(storage, tiny_data)
+    (work,) = plan(Location.of(storage), [config], settings)
+    assert str(work) == "stopped on request" and not work.is_left
+    (forced,) = plan(Location.of(storage), [config], replace(settings, force=True))
+    assert forced.is_left
+    assert run("retry", config.trial_id, "--storage", storage) == 0
+    (work,) = plan(Location.of(storage), [config], settings)
+    assert str(work) == "queued to train"
+
+
+def test_a_stopped_trial_has_rows_without_scores_and_tables_say_where_it_stopped(
+    tiny_data, storage, request_at_step_3, capsys
+):
+    config = tiny_trial()
+    os.rename(Path(storage) / "trials" / A, Path(storage) / "trials" / config.trial_id)
+    do(config, storage, tiny_data)
+    (only,) = read_rows(storage, config.trial_id)
+    assert (only["status"], only["eval_dataset"], only["step"], only["val_linear_top1"]) == (
+        "stopped",
+        "tiny-c",
+        4,
+        None,
+    )
+    assert run("leaderboard", "--storage", storage) == 0
+    assert f"{config.trial_id} was stopped early at step 4 of 6\n" in capsys.readouterr().out
+    assert run("report", "--storage", storage, "--output", Path(storage).parent / "report") == 0
+    page = (Path(storage).parent / "report" / "trials" / f"{config.trial_id}.html").read_text()
+    assert "At step 4 of 6. It has no score on a test split" in page
+
+
+def test_mdssl_train_refuses_a_trial_that_is_to_stop(tiny_data, storage, capsys):
+    flags = ["--domains", "tiny-a", "tiny-b", "--iterations", 2, "--batch-per-domain", 8, "--precision", "fp32"]
+    flags += ["--device", "cpu", "--storage", storage, "--data", tiny_data, "--tag", "one", "two", "--track", "none"]
+    os.makedirs(storage)
+    assert run("train", *flags, "--checkpoint-seconds", 0) == 0
+    (trial_id,) = os.listdir(Path(storage) / "trials")
+    assert run("stop", trial_id, "--storage", storage) == 0
+    assert f"{trial_id}: it is trained, nothing to stop" in capsys.readouterr().out
+    for name in ("training.json", "encoder.safetensors"):
+        os.remove(Path(storage) / "trials" / trial_id / name)
+    assert run("stop", trial_id, "--storage", storage) == 0
+    assert run("train", *flags) == 2
+    assert f"after `mdssl retry {trial_id}` the same command trains it further" in capsys.readouterr().err
+    assert run("tag", trial_id, "--remove", "one", "--storage", storage) == 0
+    assert capsys.readouterr().out == f"{trial_id}: two\n"
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_checkpoints_go_when_all_scores_are_there_unless_they_are_to_be_kept(tiny_data, storage, monkeypatch, keeps):
+    config = tiny_trial(schedule="wsd", iterations=5)
+    score = {
+        "eval_dataset": "tiny-c",
+        "features": "encoder",
+        "probe": "lbfgs",
+        "probe_settings": {},
+        "top1": 50.0,
+        "knn_top1": 40.0,
+    }
+    score |= {"num_classes": 4, "num_train": 64, "num_test": 32, "eval_seconds": 1.0, "data_fingerprint": "x"}
+    answers = iter([{"tiny-c": "no memory"}, {"tiny-c": [score]}])
+    monkeypatch.setattr(sweep_trial.tune, "report", lambda report: None)
+    monkeypatch.setattr(sweep_trial.ray, "get_actor", lambda name: SimpleNamespace(score=SimpleNamespace(remote=print)))
+    monkeypatch.setattr(sweep_trial.ray, "wait", lambda asked, timeout: (asked, []))
+    monkeypatch.setattr(sweep_trial.ray, "get", lambda asked: next(answers))
+    folder = Location.of(storage) / "trials" / config.trial_id
+
+    def train_here(config, trial_dir, run, *arguments):
+        train(config, data=run.data, trial_dir=trial_dir, settings=run.settings, device="cpu")
+
+    monkeypatch.setattr(sweep_trial, "train_inline", train_here)
+    assert do(config, storage, tiny_data, keep_checkpoints=keeps)["state"] == "failed"
+    assert latest_step(folder / "checkpoints") == 5, "a score is missing"
+    write_rows(storage, config.trial_id, [])
+    assert do(config, storage, tiny_data, keep_checkpoints=keeps) == {"state": "finished"}
+    assert latest_step(folder / "checkpoints") == 5 * keeps
+    load_model(folder)
+    (shared,) = (Path(storage) / "stable").iterdir()
+    assert latest_step(Location.of(shared)) == 4, "from which a longer trial continues"
+
+
+def test_one_message_where_trials_are_named_in_no_way_or_in_two(board, capsys):
+    for words in (["stop"], ["delete"], ["retry", A, "--where", "seed=0"], ["archive", "--undo"]):
+        assert run(*words, "--storage", board) == 2
+        assert capsys.readouterr().err.startswith(
+            "error: give trials (ids, their first digits, best or last) or --where"
+        )
+
+
+def test_conditions_find_trials_with_and_without_rows(board, capsys):
+    folder = add(board, "aaaa00000000", [], "stopped", lambda2=0.7)
+    (folder / "training.json").unlink()
+    for where, expected in (
+        (["lambda2=0.7"], {"aaaa00000000"}),
+        (["status=stopped"], {"aaaa00000000", B}),
+        (["status=failed,finished", "lambda2>0.1"], {C}),
+        (["sweep=other"], {B}),
+    ):
+        assert run("tag", "--add", "t", "--storage", board, "--where", *where) == 0
+        assert {line.partition(":")[0] for line in capsys.readouterr().out.splitlines()} == expected
+    assert run("tag", "--add", "t", "--storage", board, "--where", "lambda2>9") == 2
+    assert "no trial of" in capsys.readouterr().err
+
+
+def test_retry_takes_failures_and_stops_away_and_leaves_scores(board, capsys):
+    write_rows(
+        board, A, [*read_rows(board, A), failed() | {"eval_dataset": "stl10", "config_json": "{}", "probe": "sgd"}]
+    )
+    assert run("retry", A, B, C, "--storage", board) == 0
+    assert {each["status"] for each in read_rows(board, A)} == {"finished"}
+    assert len(read_rows(board, A)) == 2
+    assert read_rows(board, B) == read_rows(board, C) == []
+    assert [(Path(board) / "trials" / name / "training.json").exists() for name in (A, B, C)] == [True, False, False]
+    assert latest_step(Location.of(board) / "trials" / B / "checkpoints") == 6
+    capsys.readouterr()
+    assert run("retry", A, "--storage", board) == 0
+    assert "neither stopped nor failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["retry", "delete", "archive", "clean"])
+def test_what_a_living_process_has_claimed_is_left_alone_and_its_owner_named(board, capsys, command):
+    before = files(board)
+    with Claim(Location.of(board) / "trials" / A, "my sweep") as claim:
+        claim.take()
+        flags = ["--yes"] * (command in ("delete", "clean"))
+        code = run(command, A, *([B] * (command != "clean")), *flags, "--storage", board)
+        said = capsys.readouterr()
+    assert files(board) == before
+    if command == "clean":
+        assert (code, f"left out, as a process works on them: {A}" in said.out) == (0, True)
+    else:
+        assert code == 2
+        assert f"{A} by {claim.owner.host}:{os.getpid()} (my sweep). Nothing was changed" in said.err
+
+
+def test_delete_asks_says_how_much_and_leaves_what_is_not_its_own(board, capsys, monkeypatch):
+    before = files(board)
+    (Path(board) / "trials" / A / "mine.txt").write_text("mine")
+    run("tag", A, B, "--add", "good", "--storage", board)
+    capsys.readouterr()
+    assert run("delete", A, "--storage", board, "--dry-run") == 0
+    assert f"would delete 1 trials with their rows, 8.0 MB: {A} in" in capsys.readouterr().out
+    assert run("delete", A, A[:-1] + "c", "--yes", "--storage", board) == 2
+    assert f"Did you mean {A}" in capsys.readouterr().err
+    assert run("delete", A, "--storage", board) == 2
+    assert "there is no terminal to ask at: add --yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert run("delete", A, "--storage", board) == 0
+    assert before <= files(board)
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    assert run("delete", A, "--storage", board) == 0
+    assert files(board, "notes") == {name for name in before if A not in name} | {f"trials/{A}/mine.txt"}
+    assert run("delete", B, C, "--yes", "--storage", board) == 0
+    assert os.listdir(Path(board) / "trials") == [A]
+    assert run("tag", A, "--note", "n", "--storage", board) == 0
+    assert capsys.readouterr().out.endswith(f"{A}: no tags; n\n")
+
+
+def test_an_archived_trial_is_no_longer_shown_and_comes_back_as_it_was(board, capsys):
+    run("tag", A, "--add", "good", "--note", "a note", "--storage", board)
+    shown, before = read(board), files(board, "notes")
+    assert run("archive", A, B, "--storage", board) == 0
+    assert set(read(board)["trial_id"]) == {C}
+    assert set(read(f"{board}/archive")["trial_id"]) == {A, B}
+    assert os.listdir(Path(board) / "trials") == [C]
+    capsys.readouterr()
+    assert run("tag", A, "--remove", "x", "--storage", f"{board}/archive") == 0
+    assert capsys.readouterr().out == f"{A}: good; a note\n"
+    add(board, B, [row()])
+    assert run("archive", "--undo", A, B, "--storage", board) == 2
+    assert f"{B}: {board} has a trial of the same id already. Nothing was moved." in capsys.readouterr().err
+    assert run("delete", B, "--yes", "--storage", board) == 0
+    assert run("archive", "--undo", A, B, "--storage", board) == 0
+    assert files(board, "notes", "archive/notes") == before
+    assert read(board).equals(shown)
+    assert run("leaderboard", "--storage", board, "--where", "tags=good") == 0
+    assert "a note" in capsys.readouterr().out
+
+
+def test_an_archive_that_was_interrupted_is_completed_by_the_same_command(board, monkeypatch):
+    before, moved, move = files(board), [], Location.move
+
+    def move_two(place, target):
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        moved.append(place)
+        move(place, target)
+
+    monkeypatch.setattr(Location, "move", move_two)
+    assert run("archive", A, "--storage", board) == 130
+    monkeypatch.setattr(Location, "move", move)
+    assert run("archive", A, "--storage", board) == 0
+    assert files(board) == {f"archive/{name}" if A in name else name for name in before}
+
+
+def test_clean_deletes_only_what_nobody_needs(board, capsys):
+    before = files(board)
+    wsd = tiny_trial(schedule="wsd")
+    add(board, "aaaa00000000", [], "stopped", schedule="wsd")
+    kept = files(board)
+    left = [
+        *(f"stable/{name}/step-00000004.safetensors" for name in (wsd.stable_id, "0" * 12)),
+        f"trials/{A}/.metrics.parquet.0123abcd.tmp",
+        f".ray/mdssl-{A}/record",
+    ]
+    for name in left:
+        (Path(board) / name).parent.mkdir(parents=True, exist_ok=True)
+        (Path(board) / name).write_bytes(bytes(1 << 20))
+    assert run("clean", "--storage", board, "--dry-run") == 0
+    said = capsys.readouterr().out
+    for line in ("5.0 MB  checkpoints of finished trials (1)", "1.0 MB  temporary files", "would delete these 8.0 MB"):
+        assert line in said
+    assert kept < files(board)
+    assert run("clean", "--storage", board, "--yes") == 0
+    gone = {f"trials/{A}/checkpoints/step-00000006.safetensors"}
+    assert files(board) == (before | kept | {left[0]}) - gone
+    capsys.readouterr()
+    assert run("clean", "--storage", board) == 0
+    assert capsys.readouterr().out == f"{board}: nothing to clean\n"
+
+
+def test_tags_and_notes_are_shown_and_found(board, capsys):
+    assert run("tag", A, "012399", "--add", "good", "b.2", "--note", "look <here>", "--storage", board) == 0
+    assert run("tag", B, "--remove", "good", "--note", "", "--storage", board) == 0
+    capsys.readouterr()
+    for where, expected in (
+        (["tags=good"], {A}),
+        (["tags=b.2"], {A, B}),
+        (["tags!=good"], {B, C}),
+        (["note=null"], {B, C}),
+    ):
+        flags = ["--where", *where, "--columns", "trial_id", "tags", "note", "--format", "json"]
+        assert run("leaderboard", "--storage", board, *flags) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert {each["trial_id"] for each in found} == expected
+        assert {each["tags"] for each in found if each["trial_id"] == A} <= {"b.2 good"}
+    assert run("leaderboard", "--storage", board, "--where", "tags=goood") == 2
+    assert "no row has tags 'goood'; there are: b.2, good. Did you mean 'good'?" in capsys.readouterr().err
+    assert run("leaderboard", "--storage", board) == 0
+    assert "look <here>" in capsys.readouterr().out
+    assert run("report", "--storage", board, "--output", Path(board).parent / "report") == 0
+    page = (Path(board).parent / "report" / "trials" / f"{A}.html").read_text()
+    assert "look &lt;here&gt;" in page and "<code>good</code>" in page
+    for words in (["--add", "two words"], ["--add", ""], [], ["--add", "a", "--remove", "a"]):
+        before = files(board)
+        assert run("tag", A, *words, "--storage", board) == 2
+        assert files(board) == before
