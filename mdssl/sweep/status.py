@@ -99,7 +99,7 @@ def trial_statuses(storage: str | Location) -> list[TrialStatus]:
     of_trial = dict(list(leaderboard.with_settings(leaderboard.read(storage)).groupby("trial_id")))
     names = dict.fromkeys([*of_trial, *trial_ids(storage)])
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda trial_id: _status(storage, trial_id, of_trial.get(trial_id)), names)
+        found = pool.map(lambda trial_id: status_of(storage, trial_id, of_trial.get(trial_id)), names)
         trials = [trial for trial in found if trial]
     # The variants of its domains are recorded when a trial ends. Other trials on the same images give them before.
     known = {trial.config.data_fingerprint: trial.mixture for trial in trials if trial.mixture}
@@ -214,7 +214,7 @@ def _where(trial: TrialStatus) -> str:
     return ", ".join(parts)
 
 
-def _status(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> TrialStatus | None:
+def status_of(storage: Location, trial_id: str, rows: pd.DataFrame | None) -> TrialStatus | None:
     """The status of one trial; None for a folder that is no trial's."""
     scores = 0 if rows is None else int((rows["status"] == "finished").groupby(rows["eval_dataset"]).any().sum())
     folder, error, mixture = trial_dir_in(storage, trial_id), "", ""
