@@ -38,8 +38,12 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``above`` or ``below`` where the interval excludes zero, otherwise ``not told apart from``."""
-        return "above" if self.low > 0 else "below" if self.high < 0 else "not told apart from"
+        """``above`` or ``below`` where the interval excludes zero, otherwise ``not told apart from``.
+
+        One pair has no interval: there it is the sign of the difference.
+        """
+        low, high = (self.low, self.high) if self.pairs > 1 else (self.mean, self.mean)
+        return "above" if low > 0 else "below" if high < 0 else "not told apart from"
 
 
 class Answer(NamedTuple):
@@ -47,7 +51,7 @@ class Answer(NamedTuple):
 
     Attributes:
         label: its method and the settings in which trials of the mixture differ.
-        trial_ids: its trials, by seed.
+        trial_ids: its trials with a validation score, by seed.
         val: mean validation score over seeds, in percent.
         settings: the number of settings that were compared.
         scores: mean top-1 on the test split over seeds, by dataset.
@@ -104,7 +108,7 @@ def _answer(rows: pd.DataFrame, table: pd.DataFrame, mixture: str, probe: str) -
     of_baseline = means["setting"].isin(number[trials["method"] == BASELINE])
     compared = means if of_baseline.all() else means[~of_baseline]
     best = compared.sort_values(["mean", "n"], ascending=False, kind="stable").iloc[0]
-    chosen = trials[number == best["setting"]].sort_values("seed")
+    chosen = trials[(number == best["setting"]) & val.notna()].sort_values("seed")
     scores = own[own["trial_id"].isin(chosen.index) & (own["status"] == "finished")]
     versus = table[f"vs {BASELINE}"].reindex(chosen.index)
     return Answer(

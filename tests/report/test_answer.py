@@ -36,6 +36,9 @@ def test_differences_and_intervals_are_those_of_a_paired_t_test(storage):
     write(storage, {0: (60.0, 60.0), 1: (60.0, 60.0)}, 44.0, lambda2=0.1)
     write(storage, SIMCLR, 40.0, method="simclr")
     write(storage, RANDOM, method="random", domains=())
+    # Of the best setting, but without scores.
+    stopped = {"status": "stopped", "step": 10, "val_linear_top1": 9.0, "probe": None, "knn_top1": None}
+    write_trial(storage, config(seed=3, lambda2=0.2), {"svhn": None}, curves=False, **stopped)
     (only,) = answer(storage)
     assert only.label == "MDSSL, λ1 = 1, λ2 = 0.2" and only.settings == 2
     assert only.trial_ids == [config(seed=seed, lambda2=0.2).trial_id for seed in OURS]
@@ -66,6 +69,7 @@ def test_one_seed_has_no_interval_and_a_lack_of_baselines_is_none(storage):
     write(storage, {0: SIMCLR[0]}, 50.0, method="simclr")
     (only,) = answer(storage)
     assert only.baseline.pairs == 1 and only.baseline.mean == 1.25 and np.isnan(only.baseline.low)
+    assert only.baseline.verdict == "above"
 
 
 @pytest.fixture

@@ -220,10 +220,11 @@ def test_a_page_of_the_dashboard_renews_itself_in_place(browser, tmp_path, monke
     sync_api.expect(page.locator("#board tbody tr")).to_have_count(11, timeout=60_000)
     assert new in column(page, "trial_id") and set(column(page, "method")) == {"mdssl"}
     assert page.evaluate("window.scrollY") == 600 and page.locator("#ranges").get_attribute("open") is not None
-    made.shutdown()
-    made.server_close()
+    page.route("**/version", lambda route: route.abort())
     sync_api.expect(page.locator("#connection")).to_contain_text("does not answer", timeout=60_000)
     context.close()
+    made.shutdown()
+    made.server_close()
     # What the browser itself says of the server that has gone.
     assert [text for text in wrong if "ERR_" not in text] == []
 

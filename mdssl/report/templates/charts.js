@@ -58,7 +58,7 @@ const drawCharts = ({ columns, rows, setRange }) => {
     if (!Object.values(saved).some((own) => own[option.value])) option.remove();
   }
   const varied = columns.filter(({ place, kind, name }) => place && (kind !== "other" || name === "hours")
-    && new Set(rows.map((entry) => entry.values[place])).size > 1);
+    && new Set(rows.map((entry) => entry.values[place]).filter((value) => value !== null)).size > 1);
   const means = varied.filter(({ kind }) => kind === "mean");
   const objective = means.find(({ name }) => name === "val") ?? means[0] ?? varied.find(({ kind }) => kind === "score");
   const scales = new Map(varied.map((column) => [column, scaleOf(rows.map((entry) => entry.values[column.place]), column.numeric)]));
