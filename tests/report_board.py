@@ -102,7 +102,7 @@ def stand_in_for_figures() -> types.ModuleType:
 
     def entry(name: str, title: str) -> types.SimpleNamespace:
         words = {"caption": f"{title} & more", "alt": f'"{title}" from 9 to 90'}
-        return types.SimpleNamespace(name=name, title=title, draw=_Figure, **words)
+        return types.SimpleNamespace(name=name, figure=name, title=title, draw=_Figure, **words)
 
     def gallery(board, storage=None):
         absent = {"figure 4": "no trial has <representations> yet"}

@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "leaderboard": (results.Leaderboard, results.leaderboard),
     "figures": (results.Figures, results.figures),
     "report": (results.Report, results.report),
+    "dashboard": (results.Dashboard, results.dashboard),
     "neighbors": (encoders.Neighbors, encoders.neighbors),
     "export": (encoders.Export, encoders.export),
     "embed": (encoders.Embed, encoders.embed),

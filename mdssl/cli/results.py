@@ -1,4 +1,4 @@
-"""The commands that read results: ``mdssl leaderboard``, ``figures`` and ``report``.
+"""The commands that read results: ``mdssl leaderboard``, ``figures``, ``report`` and ``dashboard``.
 
 What takes long to import is imported inside the functions, because ``--help`` should not wait for it.
 """
@@ -183,8 +183,42 @@ def report(settings: Report) -> None:
       mdssl report --storage s3://bucket/results --watch
     """
     from mdssl.report.build import watch_report, write_report
+    from mdssl.sweep.unfinished import trials_without_rows
 
     if settings.watch:
-        watch_report(settings.storage, settings.output)
+        watch_report(settings.storage, settings.output, unfinished=trials_without_rows)
     else:
-        print(write_report(settings.storage, settings.output, progress=True))
+        print(write_report(settings.storage, settings.output, progress=True, unfinished=trials_without_rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dashboard(StorageFlag):
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but a loopback address requires the token that the command prints."""
+    port: int = 8099
+    """Port to listen on; 0 takes a free one."""
+    token: bool = False
+    """Require the token from this machine as well, as where others have accounts on it."""
+
+
+def dashboard(settings: Dashboard) -> None:
+    """Serve the report as a page that follows the storage, until Ctrl-C. It is read-only.
+
+    On a cluster, run it on the head and open it through SSH; docs/reports.md shows how.
+
+    Examples:
+      mdssl dashboard
+      mdssl dashboard --storage s3://bucket/results --port 8100
+      mdssl dashboard --host 0.0.0.0
+    """
+    from mdssl.report.server import serve
+    from mdssl.sweep.unfinished import trials_without_rows
+
+    serve(
+        settings.storage,
+        host=settings.host,
+        port=settings.port,
+        token=settings.token,
+        unfinished=trials_without_rows,
+        say=lambda line: print(line, flush=True),
+    )

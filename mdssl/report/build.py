@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 from rich.progress import Progress
@@ -23,20 +21,31 @@ from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import COPY
 from mdssl.leaderboard.files import results_in, trial_ids
 from mdssl.paper.ledger import ledger
-from mdssl.paper.verdicts import RULE, VERDICTS
+from mdssl.paper.verdicts import COMPARABLE, CONFIDENCE, RULE, VERDICTS
 from mdssl.report import overview, trial
-from mdssl.report.folder import Drawn, Folder, digest
+from mdssl.report.answer import answers
+from mdssl.report.curves import CURVES, curves_json, update_curves
+from mdssl.report.folder import BOARD, Drawn, Folder, digest
 from mdssl.report.pictures import draw_board, draw_trials
+from mdssl.report.render import render
 from mdssl.storage.location import Location
 from mdssl.storage.notes import Notes, read_notes
 from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST
 from mdssl.terminal import printable
 
+Unfinished = Callable[[Location, Sequence[str]], list[dict[str, Any]]]
+"""Describes the trials with these ids, which have no row yet: `mdssl.sweep.unfinished.trials_without_rows`, of a room
+above this one."""
+
 WATCH_SECONDS = 30
-_LONGEST_LIST, _SHOWN_OF_LONGER = 12, 10
 _SAVE_SECONDS = 5.0
 """Time between saves of the state. After an interruption, the pictures since the last one are drawn again."""
-_FILTERS = {"method": "method", "train_mixture": "mixture", "status": "status", "seed": "seed", "probe": "probe"}
+_MOST_CHOICES = 30
+"""Values of a setting that a list to choose from has; a number with more has limits alone."""
+_ABOVE_THE_TABLE = ("lambda-heatmap", "importance")
+"""Kinds of figures that tell which settings matter."""
+_MADE_AT, _VERSION = "@made-at@", "@version@"
+"""Stand for what is known after the page is rendered."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,98 @@ class Report:
         return f"{self.index}: {self.trials:,} trials, {self.written:,} files written{removed}"
 
 
+class Content:
+    """What the pages of a report show, read from a storage.
+
+    Attributes:
+        board, rows: the leaderboard, and the same with all settings.
+        table: the table of trials.
+        trial_ids: the trials with a row, in the order of the table.
+        without_rows: the number of trials without.
+        unfinished: these in words, those that failed included; None where nothing describes them.
+    """
+
+    def __init__(self, storage: Location, unfinished: Unfinished | None = None):
+        """Read ``storage``.
+
+        Raises:
+            ValueError: a file of the leaderboard is invalid.
+        """
+        self.storage = storage
+        self.board = leaderboard.read(storage)
+        self.rows = leaderboard.with_settings(self.board)
+        nothing = overview.TrialTable([], [], [], pd.DataFrame())
+        self.table = overview.trial_table(self.rows) if len(self.rows) else nothing
+        self.trial_ids = list(dict.fromkeys(row.trial_id for row in self.table.rows))
+        for trial_id in self.trial_ids:
+            check_trial_id(trial_id)
+        without = sorted(set(trial_ids(storage)) - set(self.trial_ids))
+        self.without_rows = len(without)
+        self.unfinished = unfinished(storage, without) if unfinished else None
+
+    @cached_property
+    def by_trial(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows of each trial, null as None."""
+        rows = self.rows[self.board.columns]
+        found: dict[str, list[dict[str, Any]]] = {}
+        records: list[Any] = rows.astype(object).where(rows.notna(), None).to_dict("records")
+        for row in records:
+            found.setdefault(row["trial_id"], []).append(row)
+        return found
+
+    @cached_property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """By trial what its rows were made from, with the settings that were added since."""
+        configs = {trial_id: json.loads(rows[0]["config_json"]) for trial_id, rows in self.by_trial.items()}
+        for config in configs.values():
+            config["trial"] = trial.all_settings(config["trial"])
+        return configs
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """By trial, in the order of the table."""
+        return {id: trial.title_of(self.by_trial[id][0], self.configs[id]["trial"]) for id in self.trial_ids}
+
+    @cached_property
+    def usual(self) -> dict[str, dict[str, Any]]:
+        """By sweep, the settings of most of its trials."""
+        by_sweep: dict[str, list[dict[str, Any]]] = {}
+        for trial_id, config in self.configs.items():
+            by_sweep.setdefault(self.by_trial[trial_id][0]["sweep"], []).append(config["trial"])
+        return {sweep: trial.usual_settings(trials) for sweep, trials in by_sweep.items()}
+
+    @cached_property
+    def notes(self) -> dict[str, Notes]:
+        """By trial, if it has any."""
+        return read_notes(self.storage)
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        return {trial_id: place for place, trial_id in enumerate(self.trial_ids)}
+
+
+def open_results(storage: str | Location) -> Location:
+    """Open a storage that has something to report.
+
+    Raises:
+        ValueError: there are no results in it.
+    """
+    storage = results_in(storage)
+    if not {"leaderboard", COPY, "trials"} & set(storage.names()):
+        raise InputError(
+            f"storage {storage} has no leaderboard and no trials, so there is nothing to report; nothing was written. "
+            "Give the folder or bucket of a sweep's results with --storage or MDSSL_STORAGE."
+        )
+    return storage
+
+
 def write_report(
-    storage: str | Location, output: str | Location, *, watched: bool = False, progress: bool = False
+    storage: str | Location,
+    output: str | Location,
+    *,
+    watched: bool = False,
+    progress: bool = False,
+    unfinished: Unfinished | None = None,
 ) -> Report:
     """Write the report of ``storage`` to ``output``, or update the files of an earlier one that are outdated.
 
@@ -65,24 +164,16 @@ def write_report(
         output: folder or bucket for the report: new, empty or with an earlier report.
         watched: whether the first page reloads itself in the browser.
         progress: whether to show a progress bar on standard error.
+        unfinished: describes the trials without a row; by default they are counted alone.
 
     Raises:
         ValueError: there are no results in ``storage``; ``output`` has other files, or the report of another storage;
             a file of the leaderboard is invalid.
     """
-    storage = results_in(storage)
-    if not {"leaderboard", COPY, "trials"} & set(storage.names()):
-        raise InputError(
-            f"storage {storage} has no leaderboard and no trials, so there is nothing to report; nothing was written. "
-            "Give the folder or bucket of a sweep's results with --storage or MDSSL_STORAGE."
-        )
+    storage = open_results(storage)
     folder = Folder(output, storage=storage.uri)
-    board = leaderboard.read(storage)
-    rows = leaderboard.with_settings(board)
-    table = overview.trial_table(rows) if len(rows) else overview.TrialTable([], [], [])
-    shown = list(dict.fromkeys(row.trial_id for row in table.rows))
-    for trial_id in shown:
-        check_trial_id(trial_id)
+    content = Content(storage, unfinished)
+    shown = content.trial_ids
     try:
         saved = time.monotonic()
         with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
@@ -90,17 +181,23 @@ def write_report(
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     folder.save_state()
                     saved = time.monotonic()
-        titles = _write_trials(folder, rows[board.columns], shown, read_notes(storage))
-        figures = draw_board(board, storage, folder)
+        for trial_id in shown:
+            write_trial(folder, content, trial_id)
+        update_curves(storage, folder, content.board)
+        figures = draw_board(content.board, storage, folder)
         folder.remove_others(set(shown), {picture["file"] for picture in figures["pictures"]})
-        unfinished = len(set(trial_ids(storage)) - set(titles))
-        _write_index(storage, folder, rows, table, unfinished, titles, figures, watched)
+        write_index(folder, content, watched=watched)
     finally:
         folder.save_state()
     return Report(folder.at("index.html"), len(shown), folder.written, folder.removed)
 
 
-def watch_report(storage: str | Location, output: str | Location, say: Callable[[str], None] = print) -> None:
+def watch_report(
+    storage: str | Location,
+    output: str | Location,
+    say: Callable[[str], None] = print,
+    unfinished: Unfinished | None = None,
+) -> None:
     """Update a report every `WATCH_SECONDS` until Ctrl-C; the last update stops the reloading in the browser.
 
     Updates take at most a tenth of the time: after a long one the pause is longer.
@@ -111,130 +208,93 @@ def watch_report(storage: str | Location, output: str | Location, say: Callable[
     try:
         while True:
             started = time.monotonic()
-            report = write_report(storage, output, watched=True, progress=True)
+            report = write_report(storage, output, watched=True, progress=True, unfinished=unfinished)
             say(f"{datetime.now():%H:%M:%S} {report}")
             time.sleep(max(WATCH_SECONDS, 9 * (time.monotonic() - started)))
     except KeyboardInterrupt:
-        say(str(write_report(storage, output)))
+        say(str(write_report(storage, output, unfinished=unfinished)))
 
 
-def _write_trials(folder: Folder, board: pd.DataFrame, trial_ids: list[str], notes: dict[str, Notes]) -> dict[str, str]:
-    """Write a page for each trial; returns their titles in the order of ``trial_ids``."""
-    rows: dict[str, list[dict]] = {}
-    for row in board.astype(object).where(board.notna(), None).to_dict("records"):
-        rows.setdefault(row["trial_id"], []).append(row)
-    configs = {trial_id: json.loads(of_trial[0]["config_json"]) for trial_id, of_trial in rows.items()}
-    by_sweep: dict[str, list[dict[str, Any]]] = {}
-    for trial_id, config in configs.items():
-        config["trial"] = trial.all_settings(config["trial"])
-        by_sweep.setdefault(rows[trial_id][0]["sweep"], []).append(config["trial"])
-    usual = {sweep: trial.usual_settings(trials) for sweep, trials in by_sweep.items()}
-    titles = {trial_id: trial.title_of(rows[trial_id][0], configs[trial_id]["trial"]) for trial_id in trial_ids}
-    for before, trial_id, after in zip([None, *trial_ids], trial_ids, [*trial_ids[1:], None], strict=False):
-        of_trial, config = rows[trial_id], configs[trial_id]
-        page = render(
-            "trial.html",
-            trial_id=trial_id,
-            title=titles[trial_id],
-            neighbors={name: titles[name] for name in (before, after) if name},
-            previous=before,
-            next=after,
-            rows=of_trial,
-            config=config,
-            groups=trial.grouped_settings(config["trial"], usual[of_trial[0]["sweep"]]),
-            commands=trial.reproduce_commands(of_trial, config),
-            pictures=folder.pictures[trial_id]["pictures"],
-            noted=notes.get(trial_id, Notes()),
-        )
-        folder.write(f"trials/{trial_id}.html", page)
-    return titles
+def write_trial(folder: Folder, content: Content, trial_id: str) -> None:
+    """Write the page of one trial, with the pictures that ``folder`` has of it."""
+    of_trial, config = content.by_trial[trial_id], content.configs[trial_id]
+    place, ids = content.place[trial_id], content.trial_ids
+    before, after = (ids[other] if 0 <= other < len(ids) else None for other in (place - 1, place + 1))
+    page = render(
+        "trial.html",
+        trial_id=trial_id,
+        title=content.titles[trial_id],
+        neighbors={name: content.titles[name] for name in (before, after) if name},
+        previous=before,
+        next=after,
+        rows=of_trial,
+        config=config,
+        groups=trial.grouped_settings(config["trial"], content.usual[of_trial[0]["sweep"]]),
+        commands=trial.reproduce_commands(of_trial, config),
+        pictures=folder.pictures[trial_id]["pictures"],
+        noted=content.notes.get(trial_id, Notes()),
+    )
+    folder.write(f"trials/{trial_id}.html", page)
 
 
-def _write_index(
-    storage: Location,
-    folder: Folder,
-    rows: pd.DataFrame,
-    table: overview.TrialTable,
-    unfinished: int,
-    titles: dict[str, str],
-    figures: Drawn,
-    watched: bool,
-) -> None:
+def write_index(folder: Folder, content: Content, *, watched: bool = False, live: bool = False) -> None:
+    """Write the first page, with the figures and curves that ``folder`` has, and the tables beside it.
+
+    Args:
+        watched: whether it reloads itself every `WATCH_SECONDS`.
+        live: whether it is served by a dashboard, which it asks for a new version.
+    """
+    rows, table = content.rows, content.table
     claims = ledger(rows)
     folder.write("ledger.csv", _csv(claims.assign(trial_ids=claims["trial_ids"].map(" ".join))))
     if len(rows):
         folder.write("leaderboard.csv", _csv(rows[leaderboard.SCHEMA.names].drop(columns="config_json")))
     else:
         folder.remove("leaderboard.csv")
-    choices = {column.name: column.choices for column in table.columns}
-    summary = overview.summary(rows) if len(rows) else None
-    values = {
-        "title": f"Sweeps in {storage.name}",
-        "storage": storage.uri,
-        "summary": summary,
-        "unfinished": unfinished,
-        "best": overview.best_scores(rows),
-        "selected": overview.selected(rows),
-        "selected_on_test": SELECTED_ON_TEST,
-        "no_validation": NO_VALIDATION,
-        "titles": titles,
-        "table": table,
-        "filters": [(name, text, choices[name]) for name, text in _FILTERS.items() if len(choices.get(name, ())) > 1],
-        "datasets": [column.name for column in table.columns if column.kind == "score"],
-        "figures": figures["pictures"],
-        "absent": figures.get("absent", {}),
-        "rule": RULE,
-        "verdicts": VERDICTS,
-        "claims": claims.astype(object).where(claims.notna(), None).to_dict("records"),
-        "watched_seconds": WATCH_SECONDS if watched else None,
-    }
+    figures: Drawn = folder.pictures.get(BOARD, {"made_from": "", "pictures": []})
+    comparable = claims[claims["verdict"].isin(COMPARABLE)]
+    page = render(
+        "index.html",
+        title=f"Sweeps in {content.storage.name}",
+        storage=content.storage.uri,
+        made_at=_MADE_AT,
+        version=_VERSION,
+        live=live,
+        watched_seconds=WATCH_SECONDS if watched else None,
+        summary=overview.summary(rows) if len(rows) else None,
+        answers=answers(rows, table.frame) if len(rows) else [],
+        confidence=CONFIDENCE,
+        without_rows=content.without_rows,
+        unfinished=content.unfinished,
+        best=overview.best_scores(rows),
+        selected_on_test=SELECTED_ON_TEST,
+        no_validation=NO_VALIDATION,
+        titles=content.titles,
+        table=table,
+        filters=[column for column in table.columns if _can_filter(column)],
+        curves=Markup(curves_json(folder, content.trial_ids).replace("<", "\\u003c")),
+        curve_names=CURVES,
+        pictures_above=[each for each in figures["pictures"] if each["kind"] in _ABOVE_THE_TABLE],
+        pictures_below=[each for each in figures["pictures"] if each["kind"] not in _ABOVE_THE_TABLE],
+        absent=figures.get("absent", {}),
+        rule=RULE,
+        verdicts=VERDICTS,
+        claims=comparable.astype(object).where(comparable.notna(), None).to_dict("records"),
+        other_claims=claims.loc[~claims["verdict"].isin(COMPARABLE), "verdict"].value_counts().to_dict(),
+    )
     # The page is written, with the time, only if something else in it has changed.
-    made_from = digest(render("index.html", made_at="", **values))
-    if not folder.has("index.html", made_from):
-        made_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
-        folder.write("index.html", render("index.html", made_at=made_at, **values), made_from)
+    version, made_at = digest(page), f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
+    page = page.replace(_MADE_AT.encode(), made_at.encode()).replace(_VERSION.encode(), version.encode())
+    folder.write("index.html", page, version)
+
+
+def _can_filter(column: overview.Column) -> bool:
+    """Whether a list of the values of ``column`` helps to choose rows."""
+    chosen = column.kind == "setting" or column.name in ("status", "tags")
+    return chosen and 1 < len(column.choices) <= _MOST_CHOICES
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
     names = map(str, frame.select_dtypes(["object", "string"]))
     texts = {name: frame[name].map(printable, na_action="ignore") for name in names}
     return frame.assign(**texts).to_csv(index=False).encode()
-
-
-def render(template: str, **values: object) -> bytes:
-    """Render the page ``template`` with ``values``, as UTF-8.
-
-    Text is escaped for HTML, and control characters are written as escapes: names and errors never become markup.
-    """
-    return _TEMPLATES.get_template(template).render(**values).encode()
-
-
-def listed(names: Iterable[object]) -> str:
-    """``a, b and c``; a long list is cut."""
-    words = [str(name) for name in names]
-    if len(words) > _LONGEST_LIST:
-        return f"{', '.join(words[:_SHOWN_OF_LONGER])} and {len(words) - _SHOWN_OF_LONGER} more"
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _printable(value: Any) -> Any:
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-_LOADER = PackageLoader("mdssl.report")
-_TEMPLATES = Environment(
-    loader=_LOADER,
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    finalize=_printable,
-)
-for _name, _file in (("style", "report.css"), ("script", "report.js")):
-    _TEMPLATES.globals[_name] = Markup(_LOADER.get_source(_TEMPLATES, _file)[0])
-_TEMPLATES.filters |= {
-    "from_json": json.loads,
-    "listed": listed,
-    "each": lambda values: values.dropna().sort_values().unique().tolist(),
-    "sha256": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
-}

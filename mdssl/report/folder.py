@@ -48,6 +48,7 @@ class Folder:
         written: number of files written.
         removed: number of files removed.
         pictures: by trial, and by `BOARD`.
+        curves: by trial, the version of its rows and its curves as JSON (`mdssl.report.curves`).
     """
 
     def __init__(self, place: str | Location, *, storage: str):
@@ -79,12 +80,17 @@ class Folder:
         self._announced = set(state.get("announced", ()))
         self._made_from = {path: key for path, key in state.get("files", {}).items() if path in there}
         self.pictures: dict[str, Drawn] = state.get("pictures", {})
+        self.curves: dict[str, list[str]] = state.get("curves", {})
         if is_new:
             self.save_state()
 
     def has(self, path: str, made_from: str) -> bool:
         """Whether ``path`` exists and was made from ``made_from``."""
         return self._made_from.get(path) == made_from
+
+    def version_of(self, path: str) -> str:
+        """What ``path`` was made from; empty where the report has no such file."""
+        return self._made_from.get(path, "")
 
     def has_pictures(self, key: str, subfolder: str, made_from: str) -> bool:
         """Whether the `pictures` of ``key`` exist and were made from ``made_from``."""
@@ -134,6 +140,7 @@ class Folder:
 
     def save_state(self) -> None:
         state = {"made_by": _MADE_BY, "storage": self.storage, "files": self._made_from, "pictures": self.pictures}
+        state["curves"] = self.curves
         state["announced"] = sorted(self._announced - set(self._made_from))
         (self.place / MARKER).write_bytes(json.dumps(state, indent=1).encode())
 

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mdssl.data.builtin import BUILTIN
-from mdssl.tables.compare import latest_images, settings_apart
-from mdssl.tables.select import best_by_validation
+from mdssl.tables.compare import settings_apart
 from mdssl.tables.sweep_table import sweep_table
 
 NOTHING = "–"
 """A cell without a value."""
-_AT_THE_END = ("status", "hours", "error")
+_REMARKS = ("tags", "note")
+"""Columns that a leaderboard may have: what users wrote about a trial."""
+_AT_THE_END = ("status", "hours", *_REMARKS, "error")
 
 
 class Best(NamedTuple):
@@ -41,7 +42,7 @@ class Column(NamedTuple):
         name: in the leaderboard.
         kind: ``setting``, ``score`` (on one evaluation dataset), ``mean`` or ``other``.
         is_numeric: whether it is right-aligned and sorted as numbers.
-        choices: its different values in order.
+        choices: its different values, or tags, in order.
     """
 
     name: str
@@ -59,40 +60,16 @@ class Row(NamedTuple):
 
 
 class TrialTable(NamedTuple):
+    """Attributes:
+    columns, rows: what the page shows.
+    notes: on the means of the table.
+    frame: the numbers of ``rows``, with trial ids as index, ``features`` and ``probe``.
+    """
+
     columns: list[Column]
     rows: list[Row]
     notes: list[str]
-
-
-class Selected(NamedTuple):
-    """The best trial of a training mixture by its validation score ``val``, among ``trials`` that have one, and its
-    test scores by dataset; all by one probe."""
-
-    train_mixture: str
-    probe: str
-    trial_id: str
-    val: float
-    trials: int
-    scores: dict[str, float]
-
-
-def selected(rows: pd.DataFrame) -> list[Selected]:
-    """The best trial of each mixture and probe by validation score, on encoder features.
-
-    Args:
-        rows: the leaderboard with all settings.
-    """
-    of_encoder = rows[(rows["features"] == "encoder") & rows["probe"].notna() & (rows["train_mixture"] != "")]
-    found = []
-    for (mixture, probe), own in of_encoder.groupby(["train_mixture", "probe"]):
-        ranked = best_by_validation(own)
-        count = int(ranked["val"].notna().sum())
-        if count:
-            trial_id, val = ranked["trial_id"][0], ranked["val"][0]
-            scores = latest_images(own)[lambda found, trial_id=trial_id: found["trial_id"] == trial_id]
-            by_dataset = dict(zip(scores["eval_dataset"], scores["top1"], strict=True))
-            found.append(Selected(str(mixture), str(probe), trial_id, val, count, by_dataset))
-    return found
+    frame: pd.DataFrame
 
 
 def best_scores(rows: pd.DataFrame) -> list[Best]:
@@ -176,7 +153,7 @@ def trial_table(rows: pd.DataFrame) -> TrialTable:
         notes += [f"{prefix}{note}." for note in part.attrs["notes"]]
         unscored = set() if parts else set(rows["trial_id"]) - set(scored["trial_id"])
         part = part[part.index.isin(set(of_way["trial_id"]) | unscored)]
-        parts.append(part.assign(features=features, probe=probe) if len(ways) > 1 else part)
+        parts.append(part.assign(features=features, probe=probe))
     table = pd.concat(parts)
     names = [name for name in table if name not in datasets]
     before = names.index("seen")
@@ -186,16 +163,19 @@ def trial_table(rows: pd.DataFrame) -> TrialTable:
     if "seed" not in table:
         table.insert(list(table).index("lambda2") + 1, "seed", of_trial["seed"])
     for name in ("probe", "features"):
-        if name in table:
-            table.insert(list(table).index("seed") + 1, name, table.pop(name))
+        table.insert(list(table).index("seed") + 1, name, table.pop(name))
     table["hours"] = of_trial["train_seconds"] / 3600
-    return _with_kinds(table, datasets, notes)
+    for name in _REMARKS:
+        if name in of_trial:
+            table[name] = of_trial[name]
+    return _with_kinds(table, datasets, notes, hidden=() if len(ways) > 1 else ("probe", "features"))
 
 
-def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str]) -> TrialTable:
-    names = [str(name) for name in table if name not in _AT_THE_END and (name in datasets or table[name].notna().any())]
+def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str], hidden: tuple[str, ...]) -> TrialTable:
+    names = [str(name) for name in table if name not in (*_AT_THE_END, *hidden)]
+    names = [name for name in names if name in datasets or table[name].notna().any()]
     names += ["status"] if (table["status"] != "finished").any() else []
-    names += ["hours", "error"] if table["error"].notna().any() else ["hours"]
+    names += ["hours", *(name for name in (*_REMARKS, "error") if name in table and table[name].notna().any())]
     columns, cells = [], []
     for name in names:
         values = table[name]
@@ -205,6 +185,7 @@ def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str]) -> T
         best = texts[values.argmax()] if kind in ("score", "mean") and values.notna().any() else None
         by_value = dict(zip(values, texts, strict=True))
         choices = [by_value[value] for value in sorted(value for value in by_value if by_value[value] != NOTHING)]
+        choices = sorted({tag for text in choices for tag in tags_in(text)}) if name == "tags" else choices
         choices += [NOTHING] * (NOTHING in texts)
         columns.append(Column(name, kind, pd.api.types.is_numeric_dtype(values), choices))
         cells.append([(text, text == best) for text in texts])
@@ -214,7 +195,12 @@ def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str]) -> T
         times[trial_id] += 1
         anchor = f"trial-{trial_id}" + (f"-{times[trial_id]}" if times[trial_id] > 1 else "")
         rows.append(Row(trial_id, anchor, list(of_row)))
-    return TrialTable(columns, rows, notes)
+    return TrialTable(columns, rows, notes, table)
+
+
+def tags_in(text: str) -> list[str]:
+    """The tags of a cell, which commas or spaces separate."""
+    return text.replace(",", " ").split()
 
 
 def _text(name: str, kind: str, value: Any) -> str:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypedDict
 
 import pandas as pd
@@ -22,7 +23,7 @@ from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS, trial_dir_in
 
 FILES = ("metrics.parquet", "clusters.parquet", *NEIGHBORS, *FORMER_NEIGHBORS)
 """Files of a trial that its pictures show."""
-DRAWING_VERSION = 5
+DRAWING_VERSION = 6
 """Increase it if the same files would give other pictures or records."""
 PARALLEL_TRIALS = 24
 """Several processes, which take two seconds to start, draw this number of trials or more."""
@@ -34,10 +35,14 @@ _NEIGHBORS_NAMED = 3
 """Neighbors in each row of the text alternative."""
 
 
+NO_LOCK = nullcontext()
+
+
 class Picture(TypedDict, total=False):
-    """A picture on a page, with its size in pixels; or ``problem``, where a trial's files are damaged."""
+    """A picture on a page, with its kind of figure and its size in pixels; or ``problem``, of damaged files."""
 
     file: str
+    kind: str
     width: int
     height: int
     title: str
@@ -64,8 +69,13 @@ def draw_trials(storage: Location, folder: Folder, trial_ids: list[str]) -> Iter
         yield trial_id
 
 
-def draw_board(board: pd.DataFrame, storage: Location, folder: Folder) -> Drawn:
+def draw_board(
+    board: pd.DataFrame, storage: Location, folder: Folder, lock: AbstractContextManager[Any] = NO_LOCK
+) -> Drawn:
     """Draw the figures of the leaderboard if it, or a saved representation, has changed.
+
+    Args:
+        lock: held while a figure is drawn, by threads that draw at the same time.
 
     Returns:
         ``pictures``, in the subfolder ``figures``; and ``absent``, the reason for each figure that cannot be drawn.
@@ -82,10 +92,11 @@ def draw_board(board: pd.DataFrame, storage: Location, folder: Folder) -> Drawn:
     pictures = []
     for entry in found.entries:
         path = f"figures/{entry.name}.svg"
-        folder.check(path)
-        figure = entry.draw()
-        save(figure, folder.at(path))
-        folder.note(path, made_from)
+        with lock:
+            folder.check(path)
+            figure = entry.draw()
+            save(figure, folder.at(path))
+            folder.note(path, made_from)
         pictures.append(_picture(entry, f"{entry.name}.svg", figure))
     folder.pictures[BOARD] = {"made_from": made_from, "pictures": pictures, "absent": dict(found.absent)}
     return folder.pictures[BOARD]
@@ -140,7 +151,8 @@ def _draw(storage: str, output: str, trial_id: str) -> list[Picture]:
 
 def _picture(entry: Any, file: str, figure: Any) -> Picture:
     width, height = (round(_PIXELS_PER_INCH * inches) for inches in figure.get_size_inches())
-    return Picture(file=file, width=width, height=height, title=entry.title, caption=entry.caption, alt=entry.alt)
+    of_file = Picture(file=file, kind=entry.figure, width=width, height=height)
+    return of_file | Picture(title=entry.title, caption=entry.caption, alt=entry.alt)
 
 
 def _neighbors(trial_dir: Location, pages: Location, trial_id: str) -> list[Picture]:

@@ -20,6 +20,7 @@ FOREIGN = set(
     --region --service-code --stack-name --template-file
     sbatch and srun: --cpus-per-task --gres --nodes --ntasks --open-mode --requeue --signal --time
     convmv: --notest
+    ray: --remote-port --tmux
     git, torchrun, tensorboard: --abbrev --always --dirty --exclude --nproc-per-node --logdir""")
 )
 

@@ -27,12 +27,13 @@ from mdssl.cli.parse import parse
 from mdssl.cli.trials import Probe, Train
 from mdssl.config.presets import PRESETS
 from mdssl.config.trial import TrialConfig
-from mdssl.leaderboard.board import file_of, read, read_rows, with_settings, write_rows
+from mdssl.leaderboard.board import file_of, read, with_settings, write_rows
 from mdssl.leaderboard.columns import SCHEMA
 from mdssl.paper.ledger import ledger
 from mdssl.report import build
+from mdssl.report.answer import answers
 from mdssl.report.build import watch_report, write_report
-from mdssl.report.overview import best_scores, selected
+from mdssl.report.overview import best_scores, trial_table
 from mdssl.report.trial import reproduce_commands, usual_settings
 from mdssl.tables.repeat import train_command
 
@@ -145,7 +146,8 @@ def test_every_picture_says_in_words_what_it_shows(parsed):
 
 def test_text_of_others_is_text_and_no_more(parsed):
     for page in parsed:
-        assert sum(tag == "script" for tag, _ in page.elements) == (page.file.stem == "index")
+        scripts = [found.get("type") for tag, found in page.elements if tag == "script"]
+        assert scripts == (["application/json", None] if page.file.stem == "index" else [])
         assert "b" not in {tag for tag, _ in page.elements} or page.file.stem == "index"
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page.file.read_text(encoding="utf-8"))
     everything = "".join(page.text for page in parsed)
@@ -366,19 +368,20 @@ def test_the_best_trial_is_selected_by_validation_score_and_its_test_scores_stan
     storage, folder = small
     write_report(storage, folder)
     text = Page(folder / "index.html").text
-    assert "No trial has a validation score" in text and "Best trial of each" not in text
+    assert "No trial has a validation score" in text and "Best setting" not in text
     assert "Best scores are selected on the test split and therefore optimistic" in text
     # The better one on the test split, of which nothing is held out, is the worse one here.
-    for trial, val in ((config(), 30.0), (config(method="simclr"), 60.0)):
-        rows = read_rows(storage, trial.trial_id)
-        write_rows(storage, trial.trial_id, [row | {"val_top1": val} for row in rows])
+    for trial, val in ((config(), 30.0), (config(lambda2=0.3), 60.0)):
+        write_trial(storage, trial, {"cifar10": 50.0 - val / 10, "svhn": 40.0}, val_top1=val)
     write_report(storage, folder)
     page = Page(folder / "index.html")
-    (only,) = selected(with_settings(read(storage)))
-    assert (only.trial_id, only.val, only.trials) == (config(method="simclr").trial_id, 60.0, 2)
-    assert only.scores == {"cifar10": 45.0, "svhn": 44.0}
-    assert "No trial has a validation score" not in page.text and "Best trial of each" in page.text
-    assert "cifar10 45.0, svhn 44.0" in " ".join(page.text.split())
+    rows = with_settings(read(storage))
+    (only,) = answers(rows, trial_table(rows).frame)
+    assert (only.trial_ids, only.val, only.settings) == ([config(lambda2=0.3).trial_id], 60.0, 2)
+    assert only.scores == {"cifar10": 44.0, "svhn": 40.0}
+    text = " ".join(page.text.split())
+    assert "No trial has a validation score" not in text and "Best setting: MDSSL, λ1 = 1, λ2 = 0.3" in text
+    assert "cifar10 44.0, svhn 40.0" in text
     assert {"val"} <= set(page.values("data-column", "th"))
 
 

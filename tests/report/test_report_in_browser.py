@@ -1,12 +1,17 @@
 import os
+import re
 import shutil
 import sys
+import threading
 
 import pytest
 from report_board import config, stand_in_for_figures, write_board, write_failed, write_trial
 
-from mdssl.report import pictures
+from mdssl.report import pictures, server
 from mdssl.report.build import write_report
+from mdssl.report.dashboard import Dashboard
+from mdssl.report.folder import Folder
+from mdssl.storage.location import Location
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -112,6 +117,116 @@ def test_the_address_holds_what_was_chosen(page, browser):
     assert column(other, "trial_id") == shown and 0 < len(shown) < 25
     assert not other.locator('#board th[data-column="stl10"]').is_visible()
     other.close()
+
+
+def lines(page, chart: str) -> int:
+    """The number of lines that a chart shows: each begins with one M."""
+    return sum(
+        path.count("M")
+        for path in page.locator(f"{chart} path.line:not(.picked)").evaluate_all(
+            "all => all.map(each => each.getAttribute('d'))"
+        )
+    )
+
+
+def test_charts_show_the_rows_of_the_table(page):
+    # Trials with all settings and scores, so that no line has a gap.
+    page.locator('select[data-column="method"]').select_option("mdssl")
+    page.locator('select[data-column="seed"]').select_option("1")
+    assert lines(page, "#coordinates") == lines(page, "#curves-chart") == len(column(page, "seed")) == 9
+    page.locator("#ranges summary").click()
+    page.locator('input[data-low="lambda1"]').fill("0.95")
+    assert set(column(page, "lambda1")) == {"1", "0.95"}
+    assert lines(page, "#coordinates") == lines(page, "#curves-chart") == 6
+    assert "lambda1.from=0.95" in page.url
+    page.locator('input[data-high="lambda1"]').fill("0.96")
+    assert set(column(page, "lambda1")) == {"0.95"} and lines(page, "#coordinates") == 3
+
+
+def test_dragging_along_an_axis_sets_its_range_and_a_click_clears_it(page):
+    names = page.locator("#coordinates .name").all_text_contents()
+    numbers = [name for name in names if name not in ("method", "mixture")]
+    axis = page.locator("#coordinates .brush").nth(numbers.index("λ2"))
+    axis.scroll_into_view_if_needed()
+    box = axis.bounding_box()
+    x = box["x"] + box["width"] / 2
+    page.mouse.move(x, box["y"] + box["height"])
+    page.mouse.down()
+    page.mouse.move(x, box["y"] + box["height"] * 0.6, steps=3)
+    page.mouse.up()
+    high = float(page.locator('input[data-high="lambda2"]').input_value())
+    assert 0.2 < high < 0.5 and page.locator('input[data-low="lambda2"]').input_value() == "0"
+    assert max(float(text) for text in column(page, "lambda2")) <= high < 0.8
+    page.locator("#coordinates .brush").nth(numbers.index("λ2")).click()
+    assert page.locator('input[data-high="lambda2"]').input_value() == ""
+
+
+def test_a_trial_that_is_chosen_by_arrow_keys_stands_out_in_both_charts(page):
+    page.locator('select[data-column="method"]').select_option("simclr")
+    page.locator("#coordinates").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    trial = column(page, "trial_id")[1]
+    assert page.locator("#picked a").text_content() == trial
+    for chart in ("#coordinates", "#curves-chart"):
+        assert page.locator(f"{chart} .line.picked").get_attribute("d").startswith("M")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/{trial}.html")
+
+
+def test_of_many_rows_the_first_are_shown_until_more_are_asked_for(page, report):
+    text = (report / "index.html").read_text()
+    body = text[text.index("<tbody>\n<tr id=") + 8 : text.index("</tbody>", text.index("<tbody>\n<tr id="))]
+    many = "".join(re.sub('id="trial-', f'id="trial-{number}-', body) for number in range(9))
+    (report / "many.html").write_text(text.replace(body, many))
+    page.goto((report / "many.html").as_uri())
+    assert (page.locator("#board tbody tr").count(), page.locator("#count").text_content()) == (200, "225 rows")
+    button(page, "svhn").click()
+    assert column(page, "svhn") == sorted(column(page, "svhn"), key=float, reverse=True)
+    page.get_by_role("button", name="Show 25 more rows").click()
+    assert page.locator("#board tbody tr").count() == 225 and not page.locator("#more").is_visible()
+    last = re.findall('<tr id="([^"]+)', many)[-1]
+    page.goto((report / "many.html").as_uri() + "?again#" + last)
+    assert page.locator(f"#{last}").is_visible()
+
+
+def test_the_whole_width_is_used(page):
+    page.set_viewport_size({"width": 1920, "height": 1000})
+    page.reload()
+    assert page.evaluate("document.querySelector('#coordinates svg').clientWidth") > 1750
+    assert page.evaluate("document.querySelector('#board').clientWidth") > 1750
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1920
+
+
+def test_a_page_of_the_dashboard_renews_itself_in_place(browser, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mdssl.figures", stand_in_for_figures())
+    storage = str(tmp_path / "results")
+    write_board(storage)
+    made = server._listen("127.0.0.1", 0)
+    made.dashboard = Dashboard(Location.of(storage), Folder(tmp_path / "pages", storage=storage))
+    made.token, made.names = "", server._names_of("127.0.0.1")
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    context = browser.new_context(viewport={"width": 900, "height": 500})
+    page, wrong = context.new_page(), []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(f"http://127.0.0.1:{made.server_address[1]}/")
+    page.locator('select[data-column="method"]').select_option("mdssl")
+    page.locator("#ranges summary").click()
+    page.evaluate("document.activeElement.blur(); window.scrollTo(0, 600)")
+    assert page.locator("#board tbody tr").count() == 10
+    new = write_trial(storage, config(lambda2=0.4), {"svhn": 41.0})
+    made.dashboard.update()
+    sync_api.expect(page.locator("#board tbody tr")).to_have_count(11, timeout=60_000)
+    assert new in column(page, "trial_id") and set(column(page, "method")) == {"mdssl"}
+    assert page.evaluate("window.scrollY") == 600 and page.locator("#ranges").get_attribute("open") is not None
+    page.route("**/version", lambda route: route.abort())
+    sync_api.expect(page.locator("#connection")).to_contain_text("does not answer", timeout=60_000)
+    context.close()
+    made.shutdown()
+    made.server_close()
+    # What the browser itself says of the server that has gone.
+    assert [text for text in wrong if "ERR_" not in text] == []
 
 
 def test_it_can_be_used_by_keyboard_alone(page):

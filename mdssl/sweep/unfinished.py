@@ -1,0 +1,36 @@
+"""Trials that have no row on the leaderboard yet, in words, for reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from mdssl.storage.location import Location
+from mdssl.sweep.describe import duration, labels
+from mdssl.sweep.status import trial_status
+
+_READERS = 16
+
+
+def trials_without_rows(storage: Location, trial_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Describe the trials ``trial_ids``, which have no row; folders that are no trial's are left out.
+
+    Returns:
+        Objects with ``trial_id``, ``label``, ``state``, ``step``, ``iterations``, and ``eta``, such as ``3m20s``, or
+        None.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        trials = [trial for trial in pool.map(lambda trial_id: trial_status(storage, trial_id), trial_ids) if trial]
+    names = labels(trial.config for trial in trials)
+    return [
+        {
+            "trial_id": trial.config.trial_id,
+            "label": names[trial.config.trial_id],
+            "state": trial.state,
+            "step": trial.step,
+            "iterations": trial.config.iterations,
+            "eta": None if trial.eta_seconds is None else duration(trial.eta_seconds),
+        }
+        for trial in trials
+    ]
