@@ -142,8 +142,9 @@ def class_similarity(
     width = min(width, _WIDEST_PANEL * per_row + 0.9 * scale + length)
     panel = (width - 0.9 * scale - length) / per_row
     is_upright = length > min(groups.values()) / classes * panel
-    lines = 1 + max(name.count("\n") for name in names)
-    height = 0.25 + (panel + length) / scale if is_upright else 0.23 + panel / scale + 0.12 * lines
+    titles = {title: style.wrapped(title, style.fits(panel)) for title in matrices}
+    lines, of_titles = (1 + max(text.count("\n") for text in texts) for texts in (names, titles.values()))
+    height = 0.11 + 0.12 * of_titles + panel / scale + (length / scale if is_upright else 0.12 * lines)
     figure, axes = style.panels(len(matrices), width=width, height=height, per_row=per_row, square=True)
     sizes = np.array(list(groups.values()))
     ends = np.cumsum(sizes)
@@ -158,7 +159,7 @@ def class_similarity(
         axis.set_yticks(middles, [""] * len(names) if number % per_row else names, va="center")
         axis.tick_params(length=0)
         axis.spines[:].set_visible(True)
-        axis.set_title(style.plain(title), loc="left")
+        axis.set_title(titles[title], loc="left")
     rows = -(-len(matrices) // per_row)
     bar = figure.colorbar(image, ax=axes, shrink=0.9 / rows**0.5, aspect=20, pad=0.02, ticks=[-1, -0.5, 0, 0.5, 1])
     bar.set_label("cosine similarity")

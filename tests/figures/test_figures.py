@@ -1,4 +1,5 @@
 import re
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -255,7 +256,8 @@ def test_no_label_runs_off_its_figure(board, tmp_path):
         *(figures.lambda_heatmap(grid, name, width=width) for width in (None, 3.3, 7)),
         *(figures.class_similarity(dict.fromkeys(map(str, range(n)), np.eye(15)), three) for n in (1, 2, 5)),
     ]
-    two, four = {"cifar10 (1,500 of 50,000)": 8, "svhn (1,500 of 73,257)": 7}, dict.fromkeys("abcd", np.eye(15))
+    two = {"cifar10 (1,500 of 50,000)": 8, "svhn (1,500 of 73,257)": 7}
+    four = {f"λ1 = {a:g}, λ2 = {b:g}": np.eye(15) for a in (1, 0.9) for b in (0.1, 0.4)}
     drawn += [figures.class_similarity(four, two, per_row=2)]
     with figures.style_context("paper", large_serif(tmp_path)):
         drawn += [
@@ -271,6 +273,8 @@ def test_no_label_runs_off_its_figure(board, tmp_path):
                 if text.get_visible() and text.get_text():
                     assert box.x0 >= -2 and box.x1 <= figure.bbox.x1 + 2, text.get_text()
                     assert box.y0 >= -2 and box.y1 <= figure.bbox.y1 + 2, text.get_text()
+        titles = [axis._left_title.get_window_extent() for axis in figure.axes if axis.get_title(loc="left")]
+        assert not any(one.overlaps(other) for one, other in combinations(titles, 2))
 
 
 def test_names_of_the_pareto_front_lie_on_no_point():
