@@ -142,7 +142,7 @@ def class_similarity(
     width = min(width, _WIDEST_PANEL * per_row + 0.9 * scale + length)
     panel = (width - 0.9 * scale - length) / per_row
     is_upright = length > min(groups.values()) / classes * panel
-    titles = {title: style.wrapped(title, style.fits(panel)) for title in matrices}
+    titles = {title: style.wrapped(title.replace(" = ", "\xa0=\xa0"), style.fits(1.4 * panel)) for title in matrices}
     lines, of_titles = (1 + max(text.count("\n") for text in texts) for texts in (names, titles.values()))
     height = 0.11 + 0.12 * of_titles + panel / scale + (length / scale if is_upright else 0.12 * lines)
     figure, axes = style.panels(len(matrices), width=width, height=height, per_row=per_row, square=True)

@@ -122,9 +122,9 @@ def setting(value: object) -> str:
 
 
 class _AtJoints(textwrap.TextWrapper):
-    """Breaks lines behind plus signs, underscores and hyphens, too."""
+    """Breaks lines behind plus signs, underscores and hyphens, too, and not at a no-break space."""
 
-    wordsep_re = re.compile(r"(\s+)|(?<=[+_-])")
+    wordsep_re = re.compile(r"( +)|(?<=[+_-])")
 
 
 def wrapped(text: object, characters: int, lines: int = 3) -> str:
