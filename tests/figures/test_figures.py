@@ -1,3 +1,4 @@
+import io
 import re
 from itertools import combinations
 
@@ -9,6 +10,7 @@ from figure_board import MIXTURES, a_board, at_one_lambda, board_of_all_kinds, g
 from matplotlib import colors as matplotlib_colors
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from PIL import Image
 
 from mdssl import figures
 from mdssl.figures.cost import costs_and_scores
@@ -256,9 +258,10 @@ def test_no_label_runs_off_its_figure(board, tmp_path):
         *(figures.lambda_heatmap(grid, name, width=width) for width in (None, 3.3, 7)),
         *(figures.class_similarity(dict.fromkeys(map(str, range(n)), np.eye(15)), three) for n in (1, 2, 5)),
     ]
-    two = {"cifar10 (1,500 of 50,000)": 8, "svhn (1,500 of 73,257)": 7}
-    four = {f"λ1 = {a:g}, λ2 = {b:g}": np.eye(15) for a in (1, 0.9) for b in (0.1, 0.4)}
-    drawn += [figures.class_similarity(four, two, per_row=2)]
+    two = {"cifar10 (1,500 of 50,000)": 8, "svhn (1,500 of 73,257)": 8}
+    four = {f"λ1 = {a:g}, λ2 = {b:g}": np.eye(16) for a in (1, 0.9) for b in (0.1, 0.4)}
+    similarities = figures.class_similarity(four, two, per_row=2)
+    drawn += [similarities]
     with figures.style_context("paper", large_serif(tmp_path)):
         drawn += [
             figures.class_similarity(four, two, per_row=2, width=3.3),
@@ -275,6 +278,9 @@ def test_no_label_runs_off_its_figure(board, tmp_path):
                     assert box.y0 >= -2 and box.y1 <= figure.bbox.y1 + 2, text.get_text()
         titles = [axis._left_title.get_window_extent() for axis in figure.axes if axis.get_title(loc="left")]
         assert not any(one.overlaps(other) for one, other in combinations(titles, 2))
+    # In a file the layout is another one, and a label that does not fit makes it larger.
+    file = Image.open(io.BytesIO(to_bytes(similarities, "png")))
+    assert file.size == pytest.approx(similarities.get_size_inches() * 200, abs=1)
 
 
 def test_names_of_the_pareto_front_lie_on_no_point():
