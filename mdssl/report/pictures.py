@@ -22,7 +22,7 @@ from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS, trial_dir_in
 
 FILES = ("metrics.parquet", "clusters.parquet", *NEIGHBORS, *FORMER_NEIGHBORS)
 """Files of a trial that its pictures show."""
-DRAWING_VERSION = 5
+DRAWING_VERSION = 6
 """Increase it if the same files would give other pictures or records."""
 PARALLEL_TRIALS = 24
 """Several processes, which take two seconds to start, draw this number of trials or more."""
