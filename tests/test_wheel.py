@@ -1,6 +1,7 @@
 """The wheel in an environment without the project: the README's first sweep, short."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +18,12 @@ PROJECT = Path(__file__).parents[1]
 @pytest.mark.timeout(3600)
 def test_the_wheel_runs_the_first_sweep(tmp_path):
     """What it depends on comes from this environment, as torch has gigabytes; its mdssl is not importable there."""
-    wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(PROJECT)]
+    # Of a copy, as setuptools leaves a folder build/.
+    copy = tmp_path / "project"
+    shutil.copytree(PROJECT / "mdssl", copy / "mdssl", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PROJECT / name, copy)
+    wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(copy)]
     subprocess.run(wheel, check=True)
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"

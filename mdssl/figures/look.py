@@ -156,8 +156,9 @@ class Figure(MatplotlibFigure):
             spot = axis.get_subplotspec()
             if spot is not None:
                 axis.set_subplotspec(spot)
+        settings: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0} | kwargs
         with styled(self.look):
-            super().savefig(*args, **{"bbox_inches": "tight", "pad_inches": 0} | kwargs)
+            super().savefig(*args, **settings)
 
     def get_tightbbox(self, *args: Any, **kwargs: Any) -> Bbox:
         """The figure in inches: of its own size, or larger where a label would be cut off."""
