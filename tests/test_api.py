@@ -1,5 +1,6 @@
-"""The public API as a notebook uses it: the blocks of docs/api.md, on tiny data."""
+"""The public API as a notebook uses it: the blocks of docs/api.md, and docs/sweep.ipynb, on tiny data."""
 
+import json
 import re
 import subprocess
 import sys
@@ -144,3 +145,27 @@ def test_the_blocks_of_the_page_run_on_tiny_data(cluster, tiny_data, tmp_path, m
     board = names["board"]
     assert set(board["method"]) == {"random", "simclr", "mdssl"}
     assert set(board["status"]) == {"finished"}
+
+
+@pytest.mark.ray
+def test_the_notebook_runs_on_tiny_data(cluster, tiny_data, tmp_path, monkeypatch):
+    cells = json.loads((ROOT / "docs" / "sweep.ipynb").read_text())["cells"]
+    monkeypatch.chdir(tmp_path)
+    small = {
+        '"builtin-shapes", "builtin-textures", "builtin-digits"': '"tiny-a", "tiny-b"',
+        '"builtin-shapes", "builtin-textures"': '"tiny-a", "tiny-b"',
+        '"builtin-digits"': '"tiny-a"',
+        'data="data"': f"data={tiny_data!r}, address={cluster!r}",
+        "lambda2=[0.0, 0.1, 0.2]": "lambda2=[0.1]",
+        "iterations=100": "iterations=2, batch_per_domain=8",
+    }
+    names: dict = {}
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        assert not cell["outputs"], "outputs of one machine"
+        code = "".join(cell["source"])
+        for full, tiny in small.items():
+            code = code.replace(full, tiny)
+        exec(code, names)
+    board = names["board"]
+    assert set(board["method"]) == {"random", "simclr", "mdssl"} and board["top1"].notna().all()
+    assert (tmp_path / "heatmap.pdf").read_bytes().startswith(b"%PDF")

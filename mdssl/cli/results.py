@@ -133,6 +133,9 @@ class Figures(StorageFlag):
     """svg (text that can be selected) | png (200 dots an inch) | pdf (fonts embedded); several give several files."""
     width: float | None = None
     """Of each figure, in inches: 3.3 is a column of print, 7 a page; default: what suits the figure."""
+    style: tuple[str, ...] = ("report",)
+    """report | paper (without notes such as "One seed" below the panels; the caption is printed), then styles of
+    matplotlib or .mplstyle files, which set font and size of text."""
     trial_id: str | None = None
     """The same: a trial, whose figures are drawn instead of those of the leaderboard."""
 
@@ -144,7 +147,7 @@ def figures(settings: Figures) -> None:
 
     Examples:
       mdssl figures --formats svg pdf
-      mdssl figures lambda-heatmap --output paper/figures --formats pdf --width 3.3
+      mdssl figures lambda-heatmap --output paper/figures --formats pdf --width 3.3 --style paper serif.mplstyle
       mdssl figures 0123456789ab
     """
     from mdssl.figures.saving import write_figures
@@ -162,6 +165,7 @@ def figures(settings: Figures) -> None:
         names=[name for name in settings.names if not is_trial_name(name)],
         formats=settings.formats,
         width=settings.width,
+        styles=settings.style,
         trial_id=find_trial(settings.storage, named[0]) if named else None,
     )
 

@@ -7,7 +7,8 @@
 
 A notebook displays the figure. Its ``axes`` are matplotlib axes, which you can change; `save` writes SVG, PNG or PDF.
 Figures of the paper are 2 `domains_against_top1`, 3 `lambda_curves`, 4 `embedding`, 5 `methods_bars`, A.1 and A.2
-`class_similarity`, and A.3 `training_hours`. `gallery` returns all figures of a leaderboard.
+`class_similarity`, and A.3 `training_hours`. `gallery` returns all figures of a leaderboard. Those drawn inside
+``with figures.style_context("paper", "serif.mplstyle"):`` have no notes, and the font of that style of matplotlib.
 """
 
 from mdssl.figures.contours import setting_contours
@@ -19,10 +20,11 @@ from mdssl.figures.heatmaps import lambda_heatmap
 from mdssl.figures.importance import setting_importance
 from mdssl.figures.kind import Entry, Gallery
 from mdssl.figures.latent_space import class_similarity, embedding
+from mdssl.figures.look import Figure, style_context
 from mdssl.figures.methods import methods_bars
 from mdssl.figures.one_trial import clusters, loss_terms, trial_gallery
 from mdssl.figures.pareto import seen_against_unseen
 from mdssl.figures.progress import sweep_progress
 from mdssl.figures.saving import save
 from mdssl.figures.slices import setting_slices
-from mdssl.figures.style import COLUMN, PAGE, Figure
+from mdssl.figures.style import COLUMN, PAGE

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from mdssl.config.methods import UNTRAINED
+from mdssl.config.methods import METHODS, UNTRAINED
 from mdssl.data.builtin import BUILTIN
 from mdssl.errors import InputError, check_name
 from mdssl.figures import scores, style
@@ -14,9 +14,17 @@ from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.pareto import draw_front, named
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.searches import whole_board
-from mdssl.tables.compare import common_datasets, row_means
+from mdssl.tables.compare import common_datasets, row_means, settings_of
 from mdssl.tables.pareto import pareto_front, training_hours
 from mdssl.tables.select import SELECTED_ON_TEST
+
+SAME_COMPUTE = (
+    "method", "train_mixture", "data_fingerprint", "lambda1", "lambda2", "temperature", "seed", "learning_rate",
+    "lr_warmup_iterations", "schedule", "decay_fraction", "weight_decay", "crop_min_area", "jitter_strength", "epsilon",
+    "epsilon_final", "outlier_rule", "recipe_version", "recipe_version_clustering", "weights",
+)  # fmt: skip
+"""Settings that do not change how much is computed. Trials that differ in nothing else take the same time but for
+chance, such as other programs on the machine."""
 
 
 def cost_against_score(
@@ -24,15 +32,16 @@ def cost_against_score(
 ) -> style.Figure:
     """Mean top-1 over evaluation datasets against training time. A point per trial; a line for the Pareto front.
 
-    The time is GPU-hours, or hours on a CPU times workers. Trials that lack one of the scores are left out.
+    The time is GPU-hours, or hours on a CPU times workers: the median of trials that compute as much (`SAME_COMPUTE`).
+    Trials that lack one of the scores are left out.
 
     Args:
         board, features, width: as for `mdssl.figures.lambda_curves`.
         evaluate: the datasets of the mean; by default those that most trials have.
 
     Raises:
-        ValueError: no trained encoder has all of the scores; or trials ran on several devices, whose hours cannot be
-            compared.
+        ValueError: no trained encoder has all of the scores; all trials compute as much; or trials ran on several
+            devices, whose hours cannot be compared.
     """
     return _draw(costs_and_scores(board, evaluate=evaluate, features=features), width)
 
@@ -57,8 +66,17 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
     points = rows.drop_duplicates("trial_id").set_index("trial_id").loc[means.index].reset_index()
     if points.empty:
         raise InputError(f"no trained encoder has scores on all of {', '.join(evaluate)}. Name fewer, evaluate=….")
+    kinds = points["method"].map(lambda name: METHODS[name].finds_domains)
+    changing = [name for name in settings_of(points) if name not in SAME_COMPUTE]
+    compute = points[[*changing, "num_domains", "num_workers"]].assign(clusters=kinds)
+    group = compute.groupby(list(compute), dropna=False).ngroup()
+    if group.nunique() == 1 and len(points) > 1:
+        raise InputError(
+            f"all {len(points)} trials compute as much, so differences of their training times are chance. Cost "
+            "against score needs trials that differ in iterations, arch, batch_per_domain or the number of domains."
+        )
     points = named(points)
-    points["cost"] = hours.loc[means.index].to_numpy()
+    points["cost"] = pd.Series(hours.loc[means.index].to_numpy()).groupby(group).transform("median")
     points["score"] = means.to_numpy()
     points["on_front"] = pareto_front(points["cost"].to_numpy(dtype=float), points["score"].to_numpy(dtype=float))
     points.attrs["evaluate"] = evaluate
@@ -81,8 +99,8 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[pd.DataFrame
     said = " to ".join(f"{end['score']:.1f} % for {end['cost']:.2g} h ({end['label']})" for end in ends)
     words = Words(
         title="Top-1 against training time",
-        caption="Mean top-1 over evaluation datasets against training time. The line is the Pareto front: trials that "
-        f"no other trial beats in both. {SELECTED_ON_TEST}",
+        caption="Mean top-1 over evaluation datasets against training time, the median of trials that compute as much. "
+        f"The line is the Pareto front: trials that no other trial beats in both. {SELECTED_ON_TEST}",
         alt=f"{len(points)} trials, mean top-1 from {points['score'].min():.1f} to {points['score'].max():.1f} %, "
         f"training from {points['cost'].min():.2g} to {points['cost'].max():.2g} h; {len(front)} on the Pareto front: "
         f"{said}.",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from mdssl.errors import InputError
 from mdssl.figures import scores, style
@@ -159,13 +160,13 @@ def _draw_curves(curves: Curves, width: float = style.PAGE) -> style.Figure:
                 handles["SimCLR on the union"] = axis.axhline(curves.union[dataset], **dotted)
             axis.tick_params(labelleft=axis is left)
         left.set_ylabel("top-1 (%)")
-        left.set_title(style.dataset_label(dataset, int(width / across * 12)), loc="left")
+        left.set_title(style.dataset_label(dataset, style.fits(width / across)), loc="left")
         # At least two points high, so that half a point of noise does not look like an effect.
         low, high = left.get_ylim()
         if high - low < 2:
             low = max((low + high) / 2 - 1, -0.06)
             left.set_ylim(low, low + 2)
-        style.no_negative(left)
+        style.no_negative(left, highest=100)
     for axis, name in zip(axes[-across:], curves.rows, strict=True):
         axis.set_xlabel("λ1, at λ2 = 0" if name == "lambda1" else "λ2")
         values = np.sort(pd.concat(curves.rows.values())[name].unique())
@@ -174,17 +175,20 @@ def _draw_curves(curves: Curves, width: float = style.PAGE) -> style.Figure:
             axis.set_xticks(values, [f"{value:g}" for value in values])
         else:
             axis.locator_params(axis="x", nbins=4)
-    style.legend(figure, dict(sorted(handles.items(), key=lambda item: item[0].startswith("SimCLR"))))
-    style.note(figure, scores.seeds_note(curves.counts()) + (" Dots are seeds." if max(curves.counts()) > 1 else ""))
+    counts = curves.counts()
+    if max(counts) > 1:
+        handles[scores.interval_label(counts)] = Patch(color=style.FAINT, alpha=0.3, linewidth=0)
+    style.legend(figure, dict(sorted(handles.items(), key=lambda item: item[0].startswith(("SimCLR", "95 %")))))
+    style.note(figure, scores.seeds_note(counts) + (" Dots are seeds." if max(counts) > 1 else ""))
     return figure
 
 
 def _draw_curve(axis: Axes, rows: pd.DataFrame, name: str, **line: Any) -> Line2D:
-    """Draw means over seeds, a band of one standard deviation, and the seeds."""
-    means = over_seeds(rows, [name]).sort_values(name)
+    """Draw means over seeds, a band of 95 % intervals, and the seeds."""
+    means = scores.with_intervals(rows, [name]).sort_values(name)
     (drawn,) = axis.plot(means[name], means["mean"], **line)
     if means["n"].max() > 1:
-        low, high = means["mean"] - means["std"], means["mean"] + means["std"]
+        low, high = means["mean"] - means["half"], means["mean"] + means["half"]
         axis.fill_between(means[name].astype(float), low, high, color=line["color"], alpha=0.15, linewidth=0)
         axis.plot(rows[name], rows["top1"], ".", markersize=2.5, color=line["color"], alpha=0.7)
     return drawn

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import MaxNLocator
 
 from mdssl.data.sources.catalog import seen_in
 from mdssl.errors import InputError
-from mdssl.figures import scores, style
+from mdssl.figures import lambdas, scores, style
 from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.scores import SettingsGroup
 from mdssl.leaderboard.names import plain_name
-from mdssl.tables.compare import over_seeds
 
 _VARIES = ("train_mixture", "data_fingerprint", "batching")
 """Settings that change with the number of domains; many are encoded one after another (appendix A.5)."""
@@ -77,7 +77,7 @@ def _growth(board: pd.DataFrame, features: str = "encoder") -> Growth:
     scores.refuse_mixed(grown, what, by=("train_mixture",))
     scores.refuse_mixed(pd.concat([grown, single]), what, varies=(*_VARIES, "method", "lambda1", "lambda2"))
     scores.refuse_mixed(grown, what, varies=_VARIES)
-    means = over_seeds(grown, ["eval_dataset", "num_domains", "train_mixture"])
+    means = scores.with_intervals(grown, ["eval_dataset", "num_domains", "train_mixture"])
     return Growth(means, single.groupby("eval_dataset")["top1"].mean())
 
 
@@ -90,7 +90,7 @@ def _hours(board: pd.DataFrame) -> Hours:
     trials = scores.all_settings(trials).drop_duplicates("trial_id").assign(**no_score)
     scores.refuse_mixed(trials, what, varies=(*_VARIES, "lambda1", "lambda2"), also=("device", "num_workers"))
     trials = trials.assign(hours=trials["train_seconds"] / 3600)
-    means = over_seeds(trials, ["num_domains", "train_mixture"], "hours")
+    means = scores.with_intervals(trials, ["num_domains", "train_mixture"], "hours")
     device = trials["device"].iloc[0] or "an unknown device"
     return Hours(means, "a CPU" if device == "cpu" else device, int(trials["num_workers"].fillna(1).iloc[0]))
 
@@ -105,8 +105,8 @@ def _check_numbers(rows: pd.DataFrame, needs: str) -> None:
 def _find_growth(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Growth, Words]]:
     rows = group.rows
     mdssl = rows["method"] == "mdssl"
-    lambdas = scores.chosen_lambdas(rows[mdssl], by="num_domains") if mdssl.any() else (0, 0)
-    growth = _growth(rows[~mdssl | scores.at_lambdas(rows, lambdas)])
+    pair = lambdas.chosen_lambdas(rows[mdssl], by="num_domains") if mdssl.any() else (0, 0)
+    growth = _growth(rows[~mdssl | lambdas.at_lambdas(rows, pair)])
     parts = []
     for dataset in growth.datasets():
         own = growth.means[growth.means["eval_dataset"] == dataset].sort_values("num_domains")
@@ -115,7 +115,7 @@ def _find_growth(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Growt
         parts.append(f"{dataset}: {', '.join(values[: style.MOST_NAMES])} training domains{alone}.")
     words = Words(
         title="Top-1 against the number of training domains",
-        caption=f"Corresponds to figure 2 of the paper, at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g}. Each panel has "
+        caption=f"Corresponds to figure 2 of the paper, at λ1 = {pair[0]:g}, λ2 = {pair[1]:g}. Each panel has "
         f"its own scale. {scores.seeds_note(growth.means['n'])}",
         alt=style.in_words("Top-1 in percent on", parts),
     )
@@ -142,7 +142,9 @@ def _draw_growth(growth: Growth, width: float = style.PAGE) -> style.Figure:
         own = growth.means[growth.means["eval_dataset"] == dataset].sort_values(["num_domains", "train_mixture"])
         trained_on = [seen_in(plain_name(mixture).split("+")) for mixture in own["train_mixture"]]
         is_seen = np.array([plain_name(dataset) in domains for domains in trained_on])
-        _draw_means(axis, own)
+        bars = _draw_means(axis, own)
+        if max(growth.means["n"]) > 1:
+            handles[scores.interval_label(growth.means["n"])] = bars
         for name, part, face in (
             ("MDSSL, trained on it", own[is_seen], style.COLORS[0]),
             ("MDSSL, not trained on it", own[~is_seen], "white"),
@@ -155,12 +157,12 @@ def _draw_growth(growth: Growth, width: float = style.PAGE) -> style.Figure:
         if dataset in growth.alone:
             line: dict[str, Any] = dict(color=style.INK, linestyle=style.DOTTED, linewidth=1)
             handles["SimCLR on it alone"] = axis.axhline(growth.alone[dataset], **line)
-        style.no_negative(axis)
+        style.no_negative(axis, highest=100)
         axis.set_title(style.dataset_label(dataset), loc="left")
         _count_domains(axis, growth.means)
     style.outer_labels(axes, "training domains", "top-1 (%)")
     order = ("MDSSL, trained on it", "MDSSL, not trained on it", "SimCLR on it alone")
-    style.legend(figure, {name: handles[name] for name in order if name in handles})
+    style.legend(figure, {name: handles.pop(name) for name in order if name in handles} | handles)
     style.note(figure, scores.seeds_note(growth.means["n"]))
     return figure
 
@@ -169,24 +171,25 @@ def _draw_growth(growth: Growth, width: float = style.PAGE) -> style.Figure:
 def _draw_hours(hours: Hours, width: float = style.COLUMN) -> style.Figure:
     means = hours.means.sort_values(["num_domains", "train_mixture"])
     unit, scale = style.time_unit(means["mean"])
-    means[["mean", "std"]] *= scale
+    means[["mean", "half"]] *= scale
     figure, (axis,) = style.panels(1, width=width, height=1.7)
-    _draw_means(axis, means)
+    bars = _draw_means(axis, means)
     axis.plot(means["num_domains"], means["mean"], linestyle="none", marker="o", color=style.COLORS[0])
     axis.set_ylim(bottom=0)
     _count_domains(axis, means)
     style.outer_labels([axis], "training domains", f"training time ({unit})")
-    trials = scores.span(means["n"], "one trial", "{} trials")
+    style.legend(figure, {scores.interval_label(means["n"]): bars} if max(means["n"]) > 1 else {})
+    trials = scores.span(means["n"], "one trial", "{} trials, with 95 % intervals (Student's t)")
     on = f"On {hours.device}, {hours.workers} worker{'s' if hours.workers > 1 else ''}."
-    style.note(figure, style.plain(f"{on} A point is a mixture: the mean of {trials} ± one standard deviation."))
+    style.note(figure, style.plain(f"{on} A point is a mixture: the mean of {trials}."))
     return figure
 
 
-def _draw_means(axis: Axes, means: pd.DataFrame) -> None:
-    """Bars of one standard deviation, joined by a line if each number of domains has one mixture only."""
+def _draw_means(axis: Axes, means: pd.DataFrame) -> ErrorbarContainer:
+    """Bars of 95 % intervals, joined by a line if each number of domains has one mixture only."""
     bars: dict[str, Any] = dict(ecolor=style.FAINT, elinewidth=0.8, capsize=1.5, color=style.COLORS[0])
     bars["linestyle"] = "-" if means["num_domains"].is_unique else "none"
-    axis.errorbar(means["num_domains"].astype(int), means["mean"], means["std"].fillna(0), **bars)
+    return axis.errorbar(means["num_domains"].astype(int), means["mean"], means["half"].fillna(0), **bars)
 
 
 def _count_domains(axis: Axes, means: pd.DataFrame) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.collections import PathCollection
 
 from mdssl.errors import InputError
-from mdssl.figures import scores, style
+from mdssl.figures import lambdas, style
 from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.style import METHODS
@@ -53,9 +53,10 @@ def embedding(
     """
     if not samples:
         raise InputError("an embedding needs samples of at least one encoder; none are given.")
-    per_row = style.equal_rows(len(samples), int(width / 1.6))
+    per_row = style.equal_rows(len(samples), int(width / 1.6 / style.scale()))
     width = min(width, _WIDEST_PANEL * per_row)
-    figure, axes = style.panels(len(samples), width=width, height=width / per_row, per_row=per_row)
+    height = width / per_row / style.scale()
+    figure, axes = style.panels(len(samples), width=width, height=height, per_row=per_row)
     handles: dict[str, Any] = {}
     domains = list(dict.fromkeys(domain for panel in samples.values() for domain in panel))
     for axis, (title, panel) in zip(axes, samples.items(), strict=True):
@@ -71,7 +72,7 @@ def embedding(
                     s=5, alpha=0.75, linewidth=0, zorder=2 + slice_number, marker=marker, color=color
                 )
                 handles.setdefault(style.dataset_label(domain, 40), axis.scatter(*own.T, **marks))
-        axis.set_title(style.wrapped(title, int(width / len(axes) * 14)), loc="left")
+        axis.set_title(style.wrapped(title, style.fits(width / len(axes))), loc="left")
         axis.grid(False)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -133,15 +134,18 @@ def class_similarity(
                 f"the similarities of {title!r} have shape {np.shape(matrix)}; {len(groups)} domains with "
                 f"{classes} classes in total require ({classes}, {classes})."
             )
-    per_row = per_row or min(len(matrices), max(1, int(width / 1.65)))
+    per_row = per_row or min(len(matrices), max(1, int(width / 1.65 / style.scale())))
     names = [style.dataset_label(name, 14) for name in groups]
     # In inches, of the longest line: left of the first panel, and below each panel if names are upright.
-    length = 0.055 * max(len(line) for name in names for line in name.split("\n"))
-    width = min(width, _WIDEST_PANEL * per_row + 0.9 + length)
-    panel = (width - 0.9 - length) / per_row
+    scale = style.scale()
+    length = 0.055 * scale * max(len(line) for name in names for line in name.split("\n"))
+    width = min(width, _WIDEST_PANEL * per_row + 0.9 * scale + length)
+    panel = (width - 0.9 * scale - length) / per_row
     is_upright = length > min(groups.values()) / classes * panel
-    height = 0.35 + panel + (length if is_upright else 0.12 * max(name.count("\n") for name in names))
-    figure, axes = style.panels(len(matrices), width=width, height=height, per_row=per_row)
+    titles = {title: style.wrapped(title.replace(" = ", "\xa0=\xa0"), style.fits(1.4 * panel)) for title in matrices}
+    lines, of_titles = (1 + max(text.count("\n") for text in texts) for texts in (names, titles.values()))
+    height = 0.11 + 0.12 * of_titles + panel / scale + (length / scale if is_upright else 0.12 * lines)
+    figure, axes = style.panels(len(matrices), width=width, height=height, per_row=per_row, square=True)
     sizes = np.array(list(groups.values()))
     ends = np.cumsum(sizes)
     for number, (axis, (title, matrix)) in enumerate(zip(axes, matrices.items(), strict=True)):
@@ -155,7 +159,7 @@ def class_similarity(
         axis.set_yticks(middles, [""] * len(names) if number % per_row else names, va="center")
         axis.tick_params(length=0)
         axis.spines[:].set_visible(True)
-        axis.set_title(style.plain(title), loc="left")
+        axis.set_title(titles[title], loc="left")
     rows = -(-len(matrices) // per_row)
     bar = figure.colorbar(image, ax=axes, shrink=0.9 / rows**0.5, aspect=20, pad=0.02, ticks=[-1, -0.5, 0, 0.5, 1])
     bar.set_label("cosine similarity")
@@ -226,7 +230,7 @@ def _similarities(
 def _find_embedding(group: SettingsGroup, storage: Storage) -> Iterator[tuple[dict[str, Any], Words]]:
     """Figure 4 of the largest mixture: one trial of each method, at the same λ."""
     mixture = group.largest_mixture()
-    kept, lambdas = scores.one_of_each_method(group.rows, mixture)
+    kept, at = lambdas.one_of_each_method(group.rows, mixture)
     trials = kept[kept["train_mixture"] == mixture].sort_values("seed").drop_duplicates("method").set_index("method")
     shown = {METHODS[method].label: trials["trial_id"][method] for method in METHODS if method in trials.index}
     samples = {
@@ -234,7 +238,7 @@ def _find_embedding(group: SettingsGroup, storage: Storage) -> Iterator[tuple[di
         for title, panel in _read(storage, shown, mixture).items()
     }
     shows_mdssl = any(method.label in samples for method in METHODS.values() if method.weighs_domains)
-    at = f" MDSSL at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g}." if lambdas and shows_mdssl else ""
+    at = at if shows_mdssl else ""
     shares = [f"{title}: {_nearest_of_own_domain(panel):.0f} %" for title, panel in samples.items()]
     words = Words(
         title=f"Latent space, trained on {mixture}",

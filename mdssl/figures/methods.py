@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from mdssl.data.sources.catalog import seen_in
 from mdssl.errors import InputError
-from mdssl.figures import scores, style
+from mdssl.figures import lambdas, scores, style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.style import METHODS
 from mdssl.leaderboard.names import plain_name
-from mdssl.tables.compare import over_seeds
 
 
 class Bars(NamedTuple):
@@ -65,16 +65,15 @@ def _bars(board: pd.DataFrame, mixture: str | None, features: str = "encoder") -
     untrained = rows[rows["method"] == "random"].groupby("eval_dataset")["top1"].mean()
     pairs = shown.drop_duplicates("method").set_index("method")[["lambda1", "lambda2"]]
     lambdas = {name: tuple(pairs.loc[name]) for name in METHODS if name in methods and METHODS[name].weighs_domains}
-    return Bars(over_seeds(shown, ["method", "eval_dataset"]), untrained, lambdas, mixture, datasets)
+    return Bars(scores.with_intervals(shown, ["method", "eval_dataset"]), untrained, lambdas, mixture, datasets)
 
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Bars, Words]]:
-    def read(rows: pd.DataFrame, mixture: str) -> tuple[Bars, tuple[float, float] | None]:
-        kept, lambdas = scores.one_of_each_method(rows, mixture)
-        return _bars(kept, mixture), lambdas
+    def read(rows: pd.DataFrame, mixture: str) -> tuple[Bars, str]:
+        kept, at = lambdas.one_of_each_method(rows, mixture)
+        return _bars(kept, mixture), at
 
-    for mixture, (bars, lambdas) in scores.each_mixture(group.rows, read):
-        at = f" MDSSL at λ1 = {lambdas[0]:g}, λ2 = {lambdas[1]:g} (not selected by score)." if lambdas else ""
+    for mixture, (bars, at) in scores.each_mixture(group.rows, read):
         top1 = bars.means.pivot(index="eval_dataset", columns="method", values="mean")
         parts = []
         for dataset in bars.datasets:
@@ -93,10 +92,11 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Bars, Words]
 
 @style.styled()
 def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
-    means = bars.means.assign(std=bars.means["std"].fillna(0))
+    # No score is above 100 %.
+    means = bars.means.assign(half=np.fmin(bars.means["half"].fillna(0), 100 - bars.means["mean"]))
     methods = [name for name in METHODS if name in set(means["method"])]
     # A bar takes a sixth of an inch, which has room for its number.
-    per_row = style.equal_rows(len(bars.datasets), int((width - 0.4) / (0.17 * len(methods) + 0.25)))
+    per_row = style.equal_rows(len(bars.datasets), int((width - 0.4) / (0.17 * len(methods) + 0.25) / style.scale()))
     figure, axes = style.panels(-(-len(bars.datasets) // per_row), width=width, height=1.6, per_row=1)
     handles: dict[str, object] = {}
     trained_on = seen_in(plain_name(bars.mixture).split("+"))
@@ -114,26 +114,30 @@ def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
                 linewidth=0.5,
             )
             handles.setdefault(METHODS[method].label, axis.bar(x, own["mean"], wide * 0.92, **look))
-            varied = own["std"] > 0
+            varied = own["half"] > 0
             error: dict[str, Any] = dict(fmt="none", ecolor=style.INK, elinewidth=0.8, capsize=1.5)
-            axis.errorbar(x[varied], own["mean"][varied], own["std"][varied], **error)
-            if (width - 0.4) / per_row * wide > 0.2:
-                for left, mean, spread in zip(x, own["mean"], own["std"], strict=True):
-                    text: dict[str, Any] = dict(textcoords="offset points", xytext=(0, 1.5), ha="center", fontsize=5.5)
-                    axis.annotate(f"{mean:.1f}", (left, mean + spread), **text)
+            ends = axis.errorbar(x[varied], own["mean"][varied], own["half"][varied], **error)
+            if varied.any():
+                handles[scores.interval_label(means["n"])] = ends
+            if (width - 0.4) / per_row * wide > 0.2 * style.scale():
+                for left, mean, spread in zip(x, own["mean"], own["half"], strict=True):
+                    # On white, so that no line strikes it through.
+                    white: dict[str, Any] = dict(facecolor="white", edgecolor="none", pad=0.3)
+                    text: dict[str, Any] = dict(textcoords="offset points", xytext=(0, 1.5), ha="center", bbox=white)
+                    axis.annotate(f"{mean:.1f}", (left, mean + spread), fontsize=style.SMALL, zorder=4, **text)
         for dataset, left in places.items():
             if dataset in bars.untrained:
                 line: dict[str, Any] = dict(color=style.FAINT, linestyle=(0, (2, 1)), linewidth=1)
                 handles["untrained encoder"] = axis.hlines(bars.untrained[dataset], left - 0.45, left + 0.45, **line)
-        names = [style.dataset_label(name, int(width / per_row * 13)) for name in group]
+        names = [style.dataset_label(name, style.fits(width / per_row)) for name in group]
         kinds = ["trained on" if plain_name(name) in trained_on else "unseen" for name in group]
         axis.set_xticks(range(len(group)), [f"{name}\n{kind}" for name, kind in zip(names, kinds, strict=True)])
         axis.tick_params(axis="x", length=0)
         axis.set_xlim(-0.5, per_row - 0.5)
         # All scores may be zero.
-        axis.set_ylim(0, max(1.12 * (means["mean"] + means["std"]).max(), 1))
+        axis.set_ylim(0, max(1.12 * (means["mean"] + means["half"]).max(), 1))
         axis.set_ylabel("top-1 (%)")
-    style.legend(figure, handles)
+    style.legend(figure, dict(sorted(handles.items(), key=lambda item: item[0].startswith("95 %"))))
     # Once, if all methods have the same λ1 and λ2.
     lambdas = bars.lambdas if len(set(bars.lambdas.values())) > 1 else dict(list(bars.lambdas.items())[:1])
     at = [

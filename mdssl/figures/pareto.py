@@ -152,19 +152,20 @@ def draw_front(axis: Axes, trials: pd.DataFrame, width: float, *, better: Litera
 
 def _name_front(axis: Axes, trials: pd.DataFrame, front: pd.DataFrame, width: float, better: str) -> None:
     """Name trials of the front, the best first, where the name covers no point and no other name."""
+    scale = style.scale()
     # Inches from the lower left corner. The layout comes later, so the size of the axes is an estimate.
     xs, ys = (
         ((trials[name] - trials[name].min()) / max(np.ptp(trials[name]), 1e-9) + margin) / (1 + 2 * margin) * inches
-        for name, inches, margin in zip(("x", "y"), (width - 0.5, 1.8), _MARGINS, strict=True)
+        for name, inches, margin in zip(("x", "y"), (width - 0.5, 1.8 * scale), _MARGINS, strict=True)
     )
     placed: list[tuple[float, float, float, float]] = []
     for at, trial in front.sort_values("y", ascending=False).iterrows():
         label, x, y = trial["label"], xs[at], ys[at]
-        length, gap = 0.052 * len(label), 0.06
+        length, gap = 0.052 * scale * len(label), 0.06
         places = [("right", x - gap - length, -4), ("left", x + gap, 4)]
         # By definition no point is above a point of the front on the better side.
         for align, start, offset in places if better == "left" else places[::-1]:
-            left, right, bottom, top = box = (start, start + length, y + 0.03, y + 0.15)
+            left, right, bottom, top = box = (start, start + length, y + 0.03, y + 0.03 + 0.12 * scale)
             covered = (xs > left - 0.03) & (xs < right + 0.03) & (ys > bottom) & (ys < top + 0.03)
             # Where the line rises to the next point.
             if align == "left" and better == "left":

@@ -14,6 +14,7 @@ from rich.console import Console
 from mdssl.errors import InputError, check_name
 from mdssl.figures.gallery import gallery
 from mdssl.figures.kind import Gallery
+from mdssl.figures.look import look_of, style_context
 from mdssl.figures.one_trial import trial_gallery
 from mdssl.figures.style import Figure
 from mdssl.leaderboard import board as leaderboard
@@ -78,6 +79,7 @@ def write_figures(
     names: Sequence[str] = (),
     formats: Sequence[str] = ("svg",),
     width: float | None = None,
+    styles: Sequence[str] = (),
     trial_id: str | None = None,
     console: Console | None = None,
 ) -> list[Location]:
@@ -89,17 +91,19 @@ def write_figures(
         names: kinds of figures, or names of single ones; all by default.
         formats: of `FORMATS`.
         width: inches; by default what suits each figure.
+        styles: as for `mdssl.figures.look.look_of`.
         trial_id: draw figures of this trial instead of those of the leaderboard.
 
     Returns:
         The files.
 
     Raises:
-        ValueError: before anything is written: an unknown name, format or trial, nothing that can be drawn, a file with
-            the name of a figure that is not ours, or ``output`` cannot be written. After the others were written: a
-            figure of ``names`` cannot be drawn.
+        ValueError: before anything is written: an unknown name, format, style or trial, nothing that can be drawn, a
+            file with the name of a figure that is not ours, or ``output`` cannot be written. After the others were
+            written: a figure of ``names`` cannot be drawn.
     """
     console = console or Terminal()
+    look_of(*styles)
     if not formats:
         raise InputError(f"no figure format is given; allowed: {', '.join(FORMATS)}.")
     for suffix in formats:
@@ -120,7 +124,8 @@ def write_figures(
 
     files = []
     for number, entry in enumerate(wanted, start=1):
-        figure = entry.draw() if width is None else entry.draw(width=width)
+        with style_context(*styles):
+            figure = entry.draw() if width is None else entry.draw(width=width)
         for suffix in formats:
             file = output / f"{entry.name}.{suffix}"
             data = to_bytes(figure, suffix, title=entry.title, description=f"{entry.caption} {entry.alt}")

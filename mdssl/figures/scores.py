@@ -8,18 +8,16 @@ from typing import TypeVar
 
 import pandas as pd
 
-from mdssl.config.methods import CLUSTER_SETTINGS, METHODS, UNTRAINED
+from mdssl.config.methods import CLUSTER_SETTINGS, UNTRAINED
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
-from mdssl.tables.compare import latest_images, settings_apart, settings_of
+from mdssl.tables.compare import half_width, latest_images, over_seeds, settings_apart, settings_of
 
-PAPERS_LAMBDAS = (0.9, 0.1)
-"""λ1 and λ2 that section 3.5 of the paper chooses and table 3 uses."""
 MOST_MIXTURES = 4
 """Training mixtures in a group of settings that get figures of their own."""
 
-_CLUSTERING = ("recipe_version_clustering", *CLUSTER_SETTINGS)
-_SHOWN = ("method", "train_mixture", "lambda1", "lambda2", "seed", "data_fingerprint", *_CLUSTERING)
+CLUSTERING = ("recipe_version_clustering", *CLUSTER_SETTINGS)
+_SHOWN = ("method", "train_mixture", "lambda1", "lambda2", "seed", "data_fingerprint", *CLUSTERING)
 """Settings that figures show; they never mix rows that differ in others."""
 T = TypeVar("T")
 
@@ -115,7 +113,7 @@ def refuse_mixed(
     # Only clustered methods have cluster settings, so these always differ between methods.
     within = settings_apart(rows, ["eval_dataset", *dict.fromkeys(["method", *by])])
     for name, found in settings_apart(rows, ["eval_dataset", *by], also=also, but=("seed", *varies)).items():
-        if name not in _CLUSTERING or name in within:
+        if name not in CLUSTERING or name in within:
             raise InputError(
                 f"{what} would mix rows that differ in {name}: {found}. Keep one of them, "
                 f"board = leaderboard.with_settings(board); board = board[board.{name} == …]."
@@ -130,7 +128,18 @@ def span(counts: Iterable[int], one: str, many: str) -> str:
 
 def seeds_note(counts: Iterable[int]) -> str:
     """A note on the number of seeds behind the means of a figure, and on their spread."""
-    return span(counts, "One seed, so the spread is unknown.", "Means over {} seeds ± one standard deviation.")
+    return span(counts, "One seed, so there is no interval.", "Means over {} seeds with 95 % intervals (Student's t).")
+
+
+def interval_label(counts: Iterable[int]) -> str:
+    """What bands or bars of means over these numbers of seeds are, for a legend. A mean of one seed has none."""
+    return span([n for n in counts if n > 1], "", "95 % interval, n = {}")
+
+
+def with_intervals(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> pd.DataFrame:
+    """`mdssl.tables.compare.over_seeds` with ``half``, half the width of the 95 % interval; null for one seed."""
+    means = over_seeds(rows, by, values)
+    return means.assign(half=half_width(means["sem"], means["n"]))
 
 
 def in_order(names: Iterable[str], mixture: str) -> list[str]:
@@ -239,39 +248,6 @@ def of_one_device(rows: pd.DataFrame) -> pd.DataFrame:
     for name in ("device", "num_workers"):
         rows = rows[rows[name].isna() | rows[name].isin(rows[name].mode()[:1])]
     return rows
-
-
-def chosen_lambdas(rows: pd.DataFrame, by: str = "method") -> tuple[float, float]:
-    """The λ1 and λ2 that most values of ``by`` have, and of these the nearest to the paper's. Scores are not used."""
-    pairs = rows.groupby(["lambda1", "lambda2"]).agg(kinds=(by, "nunique"), trials=("trial_id", "nunique"))
-    nearness = [-sum(abs(own - paper) for own, paper in zip(pair, PAPERS_LAMBDAS, strict=True)) for pair in pairs.index]
-    return pairs.assign(nearness=nearness).sort_values(["kinds", "nearness", "trials"], kind="stable").index[-1]
-
-
-def at_lambdas(rows: pd.DataFrame, lambdas: tuple[float, float]) -> pd.Series:
-    """Which rows have these λ1 and λ2."""
-    return (rows["lambda1"] == lambdas[0]) & (rows["lambda2"] == lambdas[1])
-
-
-def one_of_each_method(rows: pd.DataFrame, mixture: str) -> tuple[pd.DataFrame, tuple[float, float] | None]:
-    """For a comparison of methods: one λ1 and λ2, and the most frequent clustering of each clustered method.
-
-    Returns:
-        The rows of ``mixture`` that remain, with those of other mixtures; and λ1 and λ2, None without MDSSL.
-    """
-    weighs_domains = [name for name, method in METHODS.items() if method.weighs_domains]
-    is_compared = (rows["train_mixture"] == mixture) & rows["method"].isin(weighs_domains)
-    if not is_compared.any():
-        return rows, None
-    lambdas = chosen_lambdas(rows[is_compared])
-    keep = ~is_compared
-    for _, group in rows[is_compared & at_lambdas(rows, lambdas)].groupby("method"):
-        clustering = [name for name in _CLUSTERING if name in group]
-        if clustering:
-            numbers = group.groupby(clustering, dropna=False, sort=False).ngroup()
-            group = group[numbers == numbers.mode().iloc[0]]
-        keep |= rows.index.isin(group.index)
-    return rows[keep], lambdas
 
 
 def _hidden_settings(rows: pd.DataFrame) -> list[str]:

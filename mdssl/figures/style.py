@@ -1,38 +1,33 @@
-"""The style of all figures, and `Figure`, which always draws in this style.
+"""Colors, panels, legends and labels of all figures.
 
-Text has 7 points, which is legible in a column of print and on a page. Colors are those of Okabe and Ito, without
-yellow, which is invisible on paper. Markers, line styles and hatches repeat what colors show, for readers in grayscale.
+Colors are those of Okabe and Ito, without yellow, which is invisible on paper. Markers, line styles and hatches repeat
+what colors show, for readers in grayscale.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import textwrap
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mdssl.config import methods
 from mdssl.data.builtin import BUILTIN
+from mdssl.figures.look import FAINT, SMALL, Figure
+from mdssl.figures.look import INK as INK
+from mdssl.figures.look import styled as styled
 from mdssl.terminal import printable
-
-if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType
 
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches: of a column of print, and of a page."""
 
-INK, FAINT = "#1a1a1a", "#5f5f5f"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DOTTED = (0, (1, 1))
@@ -45,100 +40,33 @@ METHODS = {"alone": _ALONE} | {name: method for name, method in methods.METHODS.
 
 MOST_NAMES = 8
 """Number of datasets that a note or an alternative text lists."""
-SMALL = 6
-"""Font size in points; other text has 7."""
-
-_STYLE: dict[RcKeyType, Any] = {
-    "font.family": "sans-serif",
-    # DejaVu Sans comes with matplotlib. Verdana has the same widths, for readers of an SVG who lack it.
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Geneva", "sans-serif"],
-    "font.size": 7,
-    "axes.titlesize": "medium",
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3.5,
-    "hatch.linewidth": 0.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.4,
-    "legend.columnspacing": 1.2,
-    "figure.dpi": 200,
-    "savefig.dpi": 200,
-    # Text that stays text can be selected, searched and read aloud, and takes a third of the bytes of outlines.
-    "svg.fonttype": "none",
-    # With a fixed salt and no dates, the same figure has the same bytes.
-    "svg.hashsalt": "mdssl",
-    "pdf.fonttype": 42,
-}
-_DEFAULTS = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
 
 
-@contextmanager
-def styled() -> Iterator[None]:
-    """Apply the style of our figures instead of the notebook's. ``@styled()`` decorates functions that draw."""
-    with matplotlib.rc_context({**_DEFAULTS, **_STYLE}), warnings.catch_warnings():
-        # Names in scripts that DejaVu lacks: an SVG keeps them as text, other formats show boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
+def scale() -> float:
+    """The size of text in units of 7 points, for which lengths in inches are made."""
+    return float(matplotlib.rcParams["font.size"]) / 7
 
 
-class Figure(MatplotlibFigure):
-    """A figure without pyplot. A notebook shows it as the value of a cell; `mdssl.figures.save` saves it."""
-
-    def draw(self, renderer: Any) -> None:
-        # Ticks are created here.
-        with styled():
-            super().draw(renderer)
-
-    def savefig(self, *args: Any, **kwargs: Any) -> None:
-        # Reset the layout. It starts from the previous one, and the bytes would differ each time.
-        for axis in self.axes:
-            spot = axis.get_subplotspec()
-            if spot is not None:
-                axis.set_subplotspec(spot)
-        with styled():
-            super().savefig(*args, **kwargs)
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """The PNG that Jupyter shows; all its front ends keep PNG in a saved notebook."""
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png")
-        # Half the pixels, so that it is sharp on screens with two pixels for each.
-        width, height = (round(inches * 100) for inches in self.get_size_inches())
-        return buffer.getvalue(), {"width": width, "height": height}
+def fits(inches: float) -> int:
+    """How many characters are so wide."""
+    return int(inches * 12.5 / scale())
 
 
 def panels(
-    count: int, *, width: float, height: float, per_row: int | None = None, sharex: bool = False
+    count: int, *, width: float, height: float, per_row: int | None = None, sharex: bool = False, square: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of ``width`` inches with ``count`` panels, each ``height`` inches high.
+    """A figure of ``width`` inches with ``count`` panels, each ``height`` inches high, more with larger text.
 
     Args:
         per_row: panels in a row; by default at most two in a column of print, and four on a page.
         sharex: whether panels have one x axis, drawn below the lowest.
+        square: whether panels keep their shape. Placed as if they filled their cells, their labels would be cut off.
     """
     if per_row is None:
-        per_row = equal_rows(count, int(width / 1.6))
+        per_row = equal_rows(count, int(width / 1.6 / scale()))
     rows = -(-count // per_row)
-    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03)
-    figure = Figure(figsize=(width, rows * height + 0.2), layout=layout)
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03, compress=square)
+    figure = Figure(figsize=(width, (rows * height + 0.2) * scale()), layout=layout)
     axes = figure.subplots(rows, per_row, squeeze=False, sharex="col" if sharex else False).flatten().tolist()
     for empty in axes[count:]:
         empty.remove()
@@ -162,9 +90,12 @@ def outer_labels(axes: list[Axes], x: str, y: str) -> None:
         axis.set_xlabel(x if number + spot.get_gridspec().ncols >= len(axes) else "")
 
 
-def no_negative(axis: Axes) -> None:
-    """Remove ticks below zero, because no value is negative; markers at zero stay whole."""
+def no_negative(axis: Axes, highest: float = float("inf")) -> None:
+    """Remove ticks below zero, because no value is negative, and those above ``highest``; markers there stay whole."""
     low, high = axis.get_ylim()
+    if high > 1.03 * highest:
+        high = 1.03 * highest
+        axis.set_ylim(low, high)
     if low < 0:
         high = max(high, 1)
         axis.set_ylim(-0.03 * high, high)
@@ -191,9 +122,9 @@ def setting(value: object) -> str:
 
 
 class _AtJoints(textwrap.TextWrapper):
-    """Breaks lines behind plus signs, underscores and hyphens, too."""
+    """Breaks lines behind plus signs, underscores and hyphens, too, and not at a no-break space."""
 
-    wordsep_re = re.compile(r"(\s+)|(?<=[+_-])")
+    wordsep_re = re.compile(r"( +)|(?<=[+_-])")
 
 
 def wrapped(text: object, characters: int, lines: int = 3) -> str:
@@ -214,10 +145,12 @@ def dataset_label(name: str, characters: int = 24, *, before: str = "") -> str:
 
 
 def note(figure: Figure, text: str) -> None:
-    """Small print below the panels; the figure grows by its lines."""
-    lines = textwrap.wrap(text, int(figure.get_figwidth() * 20))
+    """Small print below the panels, if the look has it; the figure grows by its lines."""
+    if not figure.look.notes:
+        return
+    lines = textwrap.wrap(text, int(figure.get_figwidth() * 20 / scale()))
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color=FAINT)
-    figure.set_figheight(figure.get_figheight() + 0.11 * len(lines))
+    figure.set_figheight(figure.get_figheight() + 0.11 * scale() * len(lines))
 
 
 def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
@@ -229,14 +162,14 @@ def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
     if not handles:
         return
     # In inches: characters, and a handle with its gaps.
-    widths = [0.054 * max(len(line) for line in label.split("\n")) + 0.5 for label in handles]
+    widths = [(0.054 * max(len(line) for line in label.split("\n")) + 0.5) * scale() for label in handles]
     for rows in range(1, len(widths) + 1):
         # It is filled column by column, each as wide as its longest label.
         if sum(max(widths[first : first + rows]) for first in range(0, len(widths), rows)) <= figure.get_figwidth():
             break
     box: dict[str, Any] = dict(loc="outside upper left", ncols=-(-len(widths) // rows), borderpad=0.3, borderaxespad=0)
     figure.legend(list(handles.values()), list(handles), **box)
-    figure.set_figheight(figure.get_figheight() + 0.15 * rows)
+    figure.set_figheight(figure.get_figheight() + 0.15 * scale() * rows)
 
 
 def time_unit(hours: pd.Series) -> tuple[str, int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 
 from mdssl.paper.published import Row
+from mdssl.tables.compare import CONFIDENCE, half_width
 
 VERDICTS = {
     "agrees": "ours, made with the paper's settings, are equivalent to the published number",
@@ -26,9 +26,6 @@ COMPARABLE = ("agrees", "differs", "cannot be told")
 MARGIN = 2.0
 """Points of top-1 within which ours and a published number are equivalent."""
 
-CONFIDENCE = 0.95
-"""Confidence level of our intervals."""
-
 RULE = (
     f"Agreement is equivalence. Ours agree where the {CONFIDENCE:.0%} t-interval of our mean over seeds lies within "
     f"{MARGIN:g} points of the published top-1, and differ where it lies wholly outside of them. Otherwise, and "
@@ -41,15 +38,11 @@ RULE = (
 
 def interval(scores: Iterable[float]) -> tuple[float, float]:
     """The t-interval of the mean of ``scores``, one per seed, at the level `CONFIDENCE`; NaN for one score."""
-    scores = np.asarray(list(scores), dtype=float)
-    if len(scores) < 2:
+    values = pd.Series(list(scores), dtype=float)
+    if len(values) < 2:
         return float("nan"), float("nan")
-    # Student's quantile; scipy.stats, which has it as well, takes seconds to import.
-    from scipy.special import stdtrit
-
-    quantile = stdtrit(len(scores) - 1, (1 + CONFIDENCE) / 2)
-    half = float(quantile * scores.std(ddof=1) / np.sqrt(len(scores)))
-    return scores.mean() - half, scores.mean() + half
+    half = half_width(pd.Series([values.sem()]), pd.Series([len(values)]))[0]
+    return values.mean() - half, values.mean() + half
 
 
 def counts(claims: pd.DataFrame) -> dict[str, int]:

@@ -33,11 +33,16 @@ def sigterm_received() -> Iterator[Callable[[], bool]]:
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    poll = select.poll()
-    poll.register(reader, select.POLLIN)
+
+    def has_arrived() -> bool:
+        # One for each call: a poll object of several threads raises if two ask at once.
+        poll = select.poll()
+        poll.register(reader, select.POLLIN)
+        return bool(poll.poll(0))
+
     faulthandler.register(signal.SIGTERM, file=writer, all_threads=False, chain=False)
     try:
-        yield lambda: bool(poll.poll(0))
+        yield has_arrived
     finally:
         faulthandler.unregister(signal.SIGTERM)
         os.close(reader)

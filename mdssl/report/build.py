@@ -20,8 +20,9 @@ from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import COPY
 from mdssl.leaderboard.files import results_in, trial_ids
+from mdssl.leaderboard.notes import with_notes
 from mdssl.paper.ledger import ledger
-from mdssl.paper.verdicts import COMPARABLE, CONFIDENCE, RULE, VERDICTS
+from mdssl.paper.verdicts import COMPARABLE, RULE, VERDICTS
 from mdssl.report import overview, trial
 from mdssl.report.answer import answers
 from mdssl.report.curves import CURVES, curves_json, update_curves
@@ -30,6 +31,7 @@ from mdssl.report.pictures import draw_board, draw_trials
 from mdssl.report.render import render
 from mdssl.storage.location import Location
 from mdssl.storage.notes import Notes, read_notes
+from mdssl.tables.compare import CONFIDENCE
 from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST
 from mdssl.terminal import printable
 
@@ -81,7 +83,7 @@ class Content:
         """
         self.storage = storage
         self.board = leaderboard.read(storage)
-        self.rows = leaderboard.with_settings(self.board)
+        self.rows = with_notes(leaderboard.with_settings(self.board), storage)
         nothing = overview.TrialTable([], [], [], pd.DataFrame())
         self.table = overview.trial_table(self.rows) if len(self.rows) else nothing
         self.trial_ids = list(dict.fromkeys(row.trial_id for row in self.table.rows))

@@ -20,6 +20,7 @@ from mdssl.report.curves import update_curves
 from mdssl.report.folder import BOARD, Folder, digest
 from mdssl.report.pictures import draw_board, draw_trials
 from mdssl.storage.location import Location
+from mdssl.storage.notes import NOTES
 from mdssl.storage.trial_dir import LEADERBOARD, trial_dir_in
 from mdssl.terminal import printable
 
@@ -109,8 +110,8 @@ class Dashboard:
             write_index(self._folder, content, live=True)
 
     def _current_stamps(self) -> tuple[str, str]:
-        """The first changes whenever a row does, the second whenever a file of a trial without rows does, and once a
-        minute while there are such trials, whose processes may have died."""
+        """The first changes whenever a row does, the second whenever a tag, a note or a file of a trial without rows
+        does, and once a minute while there are such trials, whose processes may have died."""
         rows = {name: (info.size, info.mtime_ns) for name, info in (self._storage / LEADERBOARD).listing().items()}
         scored = {PurePosixPath(name).stem for name in rows}
         without = [trial_id for trial_id in trial_ids(self._storage) if trial_id not in scored]
@@ -119,7 +120,8 @@ class Dashboard:
             trial_id: {name: info.mtime_ns for name, info in found.items() if not name.startswith("claim-beat")}
             for trial_id, found in listings.items()
         }
-        return digest(rows), digest(files, time.time() // 60 if files else 0)
+        notes = (self._storage / NOTES).names()
+        return digest(rows), digest(files, notes, time.time() // 60 if files else 0)
 
 
 class _Turns:

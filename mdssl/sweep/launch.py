@@ -121,6 +121,7 @@ def _run(
     from mdssl.sweep.stopping import Stop
 
     stop = Stop(console, settings.budget_seconds)
+    console.print(f"joining Ray at {settings.address} …" if settings.address else "starting Ray on this machine …")
     try:
         # Once more after Ray has started: its C++ handler of SIGTERM aborts a process that has not ended 3 s later.
         with stop.on_signals(), ray_session(settings, console) as folder, stop.on_signals():

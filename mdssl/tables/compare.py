@@ -33,6 +33,9 @@ _ALSO_APART = ("features", "probe", "eval_fingerprint", "weights_fingerprint")
 """The layer, probe and images of a score, and the file of pretrained weights."""
 _IDS_LISTED = 3
 
+CONFIDENCE = 0.95
+"""Confidence level of our intervals."""
+
 
 def settings_of(rows: pd.DataFrame) -> list[str]:
     """The columns of ``rows`` that are settings of a trial, its training images among them.
@@ -128,6 +131,19 @@ def row_means(values: pd.DataFrame, counted: pd.DataFrame) -> pd.Series:
     """The `mean` of each row's ``values`` that are ``counted``, a DataFrame of booleans of the same shape."""
     pairs = zip(values.to_numpy(dtype=float), counted.to_numpy(dtype=bool), strict=True)
     return pd.Series([mean(row[chosen].tolist()) for row, chosen in pairs], index=values.index, dtype=float)
+
+
+def half_width(sem: pd.Series, n: pd.Series) -> pd.Series:
+    """Half the width of the t-intervals of means at the level `CONFIDENCE`; null for one value.
+
+    Args:
+        sem: standard errors of the means.
+        n: numbers of values.
+    """
+    # Student's quantile; scipy.stats, which has it as well, takes seconds to import.
+    from scipy.special import stdtrit
+
+    return sem * stdtrit(n.astype(float) - 1, (1 + CONFIDENCE) / 2)
 
 
 def over_seeds(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> pd.DataFrame:

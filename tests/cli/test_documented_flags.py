@@ -16,7 +16,8 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 COMMAND = re.compile(r"\bmdssl ((?:data|sweep) [a-z-]+|[a-z]+)|\bsweeps/([a-z_]+)\.py")
 FOREIGN = set(
     FLAG.findall("""--help --help-all --version --print-completion --save-config --no-wait --submission-id --generate
-    aws: --capabilities --filters --instance-types --max-items --parameter-overrides --product-descriptions --query
+    aws: --capabilities --filters --instance-id --instance-types --max-items --no-reboot --parameter-overrides
+    --product-descriptions --query
     --region --service-code --stack-name --template-file
     sbatch and srun: --cpus-per-task --gres --nodes --ntasks --open-mode --requeue --signal --time
     convmv: --notest

@@ -64,11 +64,13 @@ def instances(account) -> dict[str, dict]:
 
 def test_the_head_is_on_demand_and_workers_are_spot(instances):
     assert "InstanceLifecycle" not in instances["head"]
-    assert instances["gpu"]["InstanceLifecycle"] == "spot"
+    for name in ("gpu", "gpu-g5", "gpu-g6e"):
+        assert instances[name]["InstanceLifecycle"] == "spot"
+    assert "InstanceLifecycle" not in instances["gpu-on-demand"]
 
 
 def test_every_node_has_imdsv2_its_own_role_and_the_stacks_network(instances, account):
-    for name, profile in (("head", "mdssl-head"), ("gpu", "mdssl-worker")):
+    for name, profile in (("head", "mdssl-head"), ("gpu", "mdssl-worker"), ("gpu-on-demand", "mdssl-worker")):
         assert instances[name]["MetadataOptions"]["HttpTokens"] == "required"
         assert instances[name]["IamInstanceProfile"]["Arn"].endswith(f"/{profile}")
         assert [group["GroupId"] for group in instances[name]["SecurityGroups"]] == [account["SecurityGroup"]]

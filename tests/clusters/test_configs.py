@@ -90,7 +90,7 @@ def test_what_is_mounted_is_there_and_is_what_an_installation_needs(name):
         assert mounts[f"~/project/{needed}"] == needed
 
 
-def test_aws_head_is_on_demand_without_a_gpu_and_workers_are_spot_from_none(aws, node_types):
+def test_aws_head_is_on_demand_without_a_gpu_and_workers_are_spot_first_from_none(aws, node_types):
     head, workers = node_types[aws["head_node_type"]], [node_types[name] for name in node_types if name != "head"]
     assert head["resources"] == {"CPU": 4, "GPU": 0}
     assert head["max_workers"] == 0
@@ -98,9 +98,18 @@ def test_aws_head_is_on_demand_without_a_gpu_and_workers_are_spot_from_none(aws,
     assert workers
     for worker in workers:
         assert worker["resources"]["GPU"] >= 1
+        # Else trials of one sweep fit on some of them only.
+        assert worker["resources"] == workers[0]["resources"]
         assert worker["min_workers"] == 0
         assert 1 <= worker["max_workers"] <= aws["max_workers"]
-        assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+    is_spot = [worker["node_config"].get("InstanceMarketOptions") == {"MarketType": "spot"} for worker in workers]
+    assert is_spot == [True, True, True, False]
+    assert len({worker["node_config"]["InstanceType"] for worker in workers[:3]}) == 3
+    # Of the same resources, Ray takes the highest priority first.
+    priorities = [worker["priority"] for worker in workers]
+    assert priorities == sorted(set(priorities), reverse=True)
+    trials_of_a_head = {"m7i.xlarge": 10, "m7i.2xlarge": 20}
+    assert aws["max_workers"] <= trials_of_a_head[head["node_config"]["InstanceType"]]
     assert 1 <= aws["idle_timeout_minutes"] <= 30
     assert aws["provider"]["cache_stopped_nodes"] is False
 
@@ -119,7 +128,8 @@ def test_aws_nodes_have_imdsv2_their_own_network_and_roles_and_encrypted_disks(n
             assert disk["Ebs"]["DeleteOnTermination"], name
     # Without one, Ray gives the head all of EC2 and S3.
     assert node_types["head"]["node_config"]["IamInstanceProfile"] == {"Name": "mdssl-head"}
-    assert node_types["gpu"]["node_config"]["IamInstanceProfile"] == {"Name": "mdssl-worker"}
+    for name in set(node_types) - {"head"}:
+        assert node_types[name]["node_config"]["IamInstanceProfile"] == {"Name": "mdssl-worker"}, name
 
 
 def test_aws_results_and_data_are_in_a_bucket(aws):

@@ -1,4 +1,6 @@
+import io
 import re
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ from figure_board import MIXTURES, a_board, at_one_lambda, board_of_all_kinds, g
 from matplotlib import colors as matplotlib_colors
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from PIL import Image
 
 from mdssl import figures
 from mdssl.figures.cost import costs_and_scores
@@ -35,13 +38,27 @@ def test_a_heat_map_writes_the_means_that_pandas_finds_and_frames_the_best(board
     assert f"SimCLR on the union: {union['top1'].mean():.1f}" in figure.get_supxlabel()
 
 
+def test_colors_diverge_about_the_baseline_and_a_best_below_it_has_no_frame(board):
+    union = board[(board["method"] == "simclr") & (board["num_domains"] == 2)].groupby("eval_dataset")["top1"].mean()
+    for dataset, frames in (("svhn", 1), ("cifar10", 0)):
+        figure = figures.lambda_heatmap(board, dataset, mixture=MIXTURES[2])
+        image = figure.axes[0].images[0]
+        for value in image.get_array().flatten():
+            red, _, blue, _ = image.to_rgba(np.array([value]))[0]
+            assert (blue > red) == (value > union[dataset]), value
+        assert [f"{tick:.1f}" for tick in figure.axes[0].child_axes[0].get_yticks()] == [f"{union[dataset]:.1f}"]
+        assert frames_of(figure) == frames
+        assert sum(text.get_weight() == "bold" for text in figure.axes[0].texts) == frames
+        assert ("No cell is above SimCLR on the union" in figure.get_supxlabel()) == (not frames)
+
+
 def test_a_cell_without_a_trial_is_empty_and_not_zero(board):
     hole = grid_of(board)[lambda df: ~((df["lambda1"] == 0.9) & (df["lambda2"] == 0.1))]
     texts = [text.get_text() for text in figures.lambda_heatmap(hole, "svhn").axes[0].texts]
     assert texts.count("–") == 1 and "0.0" not in texts
 
 
-def test_curves_are_means_over_seeds_with_a_band_of_one_standard_deviation(board):
+def test_curves_are_means_over_seeds_with_a_band_of_95_percent_intervals(board):
     figure = figures.lambda_curves(board, mixture=MIXTURES[2])
     by_lambda2 = figure.axes[1]
     own = grid_of(board)[lambda df: (df["eval_dataset"] == "cifar10") & (df["lambda1"] == 0.9)]
@@ -49,8 +66,11 @@ def test_curves_are_means_over_seeds_with_a_band_of_one_standard_deviation(board
     lines = [line.get_ydata() for line in by_lambda2.lines]
     assert any(len(line) == 3 and np.allclose(line, spread["mean"]) for line in lines)
     corners = np.concatenate([band.get_paths()[0].vertices[:, 1] for band in by_lambda2.collections])
-    for edge in (*(spread["mean"] + spread["std"]), *(spread["mean"] - spread["std"])):
-        assert np.isclose(corners, edge).any()
+    # 12.706 is Student's t for two seeds, from a table.
+    half = 12.706 * spread["std"] / 2**0.5
+    for edge in (*(spread["mean"] + half), *(spread["mean"] - half)):
+        assert np.isclose(corners, edge, rtol=1e-4).any()
+    assert "95 % interval, n = 2" in [text.get_text() for text in figure.legends[0].texts]
     assert "Means over 1 to 2 seeds" in figure.get_supxlabel()
 
 
@@ -188,7 +208,49 @@ def test_scores_of_zero_and_names_in_any_script_warn_of_nothing_and_no_axis_goes
     assert "手書き".encode() in to_bytes(drawn[0], "svg")
 
 
-def test_no_label_runs_off_its_figure(board):
+def large_serif(folder) -> str:
+    (folder / "serif.mplstyle").write_text("font.family: serif\nfont.size: 10\nbackend: TkAgg\n")
+    return str(folder / "serif.mplstyle")
+
+
+def test_a_label_that_does_not_fit_makes_the_file_larger_and_is_whole(board):
+    figure = figures.lambda_heatmap(grid_of(board), "svhn", width=3.3)
+    figure.axes[0].annotate("behind the edge", (1, 1), xycoords="figure fraction", annotation_clip=False)
+    assert float(re.search(rb'width="([\d.]+)pt"', to_bytes(figure, "svg"))[1]) > 72 * 3.3 + 30
+
+
+def test_a_figure_keeps_the_look_in_which_it_was_drawn(board, tmp_path):
+    plain = figures.lambda_heatmap(board, "svhn", mixture=MIXTURES[2])
+    with figures.style_context("paper", large_serif(tmp_path)):
+        figure = figures.lambda_heatmap(board, "svhn", mixture=MIXTURES[2])
+        inside = to_bytes(figure, "svg")
+    assert to_bytes(figure, "svg") == inside
+    assert b"One seed" not in inside and b"Means over" not in inside and not figure.get_supxlabel()
+    assert plain.get_supxlabel() and b"Means over" in to_bytes(plain, "svg")
+    sizes = [text.get_fontsize() for one in (figure, plain) for text in one.axes[0].texts[:1]]
+    assert sizes == [10, 7]
+    assert b"DejaVu Serif" in inside and b"Serif" not in to_bytes(plain, "svg")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["paperr"], r"unknown style 'paperr'; allowed: report, paper, .*Did you mean 'paper'\?"),
+        (["paper", "report"], "styles paper and report cannot be combined"),
+        (["none.mplstyle"], "style file none.mplstyle cannot be read: .*No such file"),
+        (["wrong.mplstyle"], "style file wrong.mplstyle cannot be read: .*large-ish"),
+        (["latex.mplstyle"], "set text.usetex, but these figures do not use LaTeX"),
+    ],
+)
+def test_a_wrong_style_is_one_message(tmp_path, monkeypatch, names, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.mplstyle").write_text("font.size: large-ish\n")
+    (tmp_path / "latex.mplstyle").write_text("text.usetex: True\n")
+    with pytest.raises(ValueError, match=message), figures.style_context(*names):
+        pass
+
+
+def test_no_label_runs_off_its_figure(board, tmp_path):
     name = "x" * 90
     grid = grid_of(board).replace({"eval_dataset": {"stl10": name}})
     three = {"builtin-clutter": 5, "builtin-shapes": 5, "builtin-textures": 5}
@@ -196,6 +258,16 @@ def test_no_label_runs_off_its_figure(board):
         *(figures.lambda_heatmap(grid, name, width=width) for width in (None, 3.3, 7)),
         *(figures.class_similarity(dict.fromkeys(map(str, range(n)), np.eye(15)), three) for n in (1, 2, 5)),
     ]
+    two = {"cifar10 (1,500 of 50,000)": 8, "svhn (1,500 of 73,257)": 8}
+    four = {f"λ1 = {a:g}, λ2 = {b:g}": np.eye(16) for a in (1, 0.9) for b in (0.1, 0.4)}
+    similarities = figures.class_similarity(four, two, per_row=2)
+    drawn += [similarities]
+    with figures.style_context("paper", large_serif(tmp_path)):
+        drawn += [
+            figures.class_similarity(four, two, per_row=2, width=3.3),
+            figures.lambda_heatmap(grid, name, width=3.3),
+            *(figures.methods_bars(at_one_lambda(board), mixture=MIXTURES[2], width=width) for width in (3.3, 7)),
+        ]
     for figure in drawn:
         figure.draw_without_rendering()
         for axis in figure.axes:
@@ -204,6 +276,11 @@ def test_no_label_runs_off_its_figure(board):
                 if text.get_visible() and text.get_text():
                     assert box.x0 >= -2 and box.x1 <= figure.bbox.x1 + 2, text.get_text()
                     assert box.y0 >= -2 and box.y1 <= figure.bbox.y1 + 2, text.get_text()
+        titles = [axis._left_title.get_window_extent() for axis in figure.axes if axis.get_title(loc="left")]
+        assert not any(one.overlaps(other) for one, other in combinations(titles, 2))
+    # In a file the layout is another one, and a label that does not fit makes it larger.
+    file = Image.open(io.BytesIO(to_bytes(similarities, "png")))
+    assert file.size == pytest.approx(similarities.get_size_inches() * 200, abs=1)
 
 
 def test_names_of_the_pareto_front_lie_on_no_point():
@@ -211,7 +288,13 @@ def test_names_of_the_pareto_front_lie_on_no_point():
     rows = [
         one
         for number in range(300)
-        for one in trial(number + 1, ("svhn",), lambda1=random.choice([1, 0.9]), lambda2=random.choice([0.1, 0.2]))
+        for one in trial(
+            number + 1,
+            ("svhn",),
+            iterations=number + 1,
+            lambda1=random.choice([1, 0.9]),
+            lambda2=random.choice([0.1, 0.2]),
+        )
     ]
     dense = a_board(rows).assign(top1=lambda df: 25 * np.log10(df["train_seconds"]) + random.normal(0, 5, len(df)))
     for width in (figures.COLUMN, figures.PAGE):
@@ -225,6 +308,33 @@ def test_names_of_the_pareto_front_lie_on_no_point():
             assert not any(box.contains(*point) for point in points), text.get_text()
 
 
+def test_times_of_equal_compute_are_no_front_but_chance(board):
+    grid = grid_of(board)
+    with pytest.raises(ValueError, match=r"all 11 trials compute as much, so differences .* are chance"):
+        figures.cost_against_score(grid)
+    longer = grid[grid["seed"] == 0].assign(iterations=999, train_seconds=2000.0)
+    longer["trial_id"] = "e" + longer["trial_id"].str[1:]
+    points = costs_and_scores(pd.concat([grid, longer]))
+    short = grid.drop_duplicates("trial_id")["train_seconds"].median() / 3600
+    by_length = points.groupby("iterations")["cost"].unique()
+    assert [list(costs) for costs in by_length] == [[pytest.approx(short)], [pytest.approx(2000 / 3600)]]
+    assert points[points["on_front"]].groupby("iterations").size().max() == 1
+
+
+def test_bars_are_of_the_lambdas_that_validation_scores_choose(board):
+    own = board[board["train_mixture"] == MIXTURES[2]].assign(val_top1=lambda df: 50 - 90 * (df["lambda2"] - 0.2).abs())
+    own.loc[own["lambda1"] == 0.9, "val_top1"] -= 1
+    (bars,) = [entry for entry in figures.gallery(own).entries if entry.figure == "methods-bars"]
+    assert "MDSSL at λ1 = 1, λ2 = 0.2; MDSSL, clustered at λ1 = 0.9, λ2 = 0.1;" in bars.caption
+    assert "(the best by validation score)" in bars.caption
+    chosen = own[(own["method"] == "mdssl") & (own["lambda1"] == 1) & (own["lambda2"] == 0.2)]
+    heights = [
+        bar.get_height() for group in bars.draw().axes[0].containers if hasattr(group, "patches") for bar in group
+    ]
+    for mean in chosen.groupby("eval_dataset")["top1"].mean():
+        assert np.isclose(heights, mean).any()
+
+
 def test_what_has_no_training_time_says_so(board):
     untimed = grid_of(board).assign(train_seconds=None)
     assert "no trial has a training time" in figures.gallery(untimed).absent["cost-against-score"]
@@ -234,7 +344,7 @@ def test_what_has_no_training_time_says_so(board):
 
 def test_bars_say_at_which_lambdas_they_are(board):
     note = figures.methods_bars(at_one_lambda(board), mixture=MIXTURES[2]).get_supxlabel().replace("\n", " ")
-    assert note.endswith("standard deviation. MDSSL (λ1 = 0.9, λ2 = 0.1).")
+    assert note.endswith("(Student's t). MDSSL (λ1 = 0.9, λ2 = 0.1).")
     clustered = board[(board["method"] != "mdssl") | ((board["lambda1"] == 1.0) & (board["lambda2"] == 0.0))]
     note = figures.methods_bars(clustered, mixture=MIXTURES[2]).get_supxlabel().replace("\n", " ")
     assert "MDSSL (λ1 = 1, λ2 = 0). MDSSL, clustered (λ1 = 0.9, λ2 = 0.1)." in note

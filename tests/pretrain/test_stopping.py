@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import s3_server
@@ -49,6 +50,14 @@ def test_a_request_to_stop_while_images_are_clustered_saves_a_checkpoint_at_once
     train(CLUSTERED, trial_dir=stopped, **arguments)
     first, second = (safetensors.torch.load_file(each / "encoder.safetensors") for each in (straight, stopped))
     assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_several_threads_at_once_ask_whether_sigterm_has_arrived():
+    with stopping.sigterm_received() as terminated, ThreadPoolExecutor(4) as pool:
+        answers = pool.map(lambda _: any(terminated() for _ in range(5_000)), range(4))
+        assert not any(answers)
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(terminated, 10)
 
 
 def test_work_that_nobody_asks_to_stop_gives_its_result_or_its_error():
