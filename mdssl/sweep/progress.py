@@ -23,7 +23,7 @@ _SILENT_SECONDS = 110
 _SILENT = {
     "start": "its processes are starting, or waiting for free CPUs or GPUs",
     "training": "a step takes long, or workers that died are being replaced",
-    "evaluating": "the probe is scoring its encoder, or those of other trials first",
+    "evaluating": "the probe is scoring its encoder",
 }
 
 _TERMS = {"loss": "loss", "align": "alignment", "within": "within", "across": "across"}
@@ -87,14 +87,22 @@ class SweepProgress(tune.Callback):
         now = time.monotonic()
         if now - self.looked < 1:
             return
+        running = {_trial_id(t): t.last_result.get("state", "start") for t in trials if t.status == "RUNNING"}
+        running |= dict.fromkeys(self.pace.evaluations_begun, "evaluating")
         self.looked, heard = now, {}
-        for trial in (trial for trial in trials if trial.status == "RUNNING"):
-            trial_id = _trial_id(trial)
+        for trial_id, state in running.items():
             heard[trial_id] = self.heard.get(trial_id, now)
             if now - heard[trial_id] >= _SILENT_SECONDS:
                 heard[trial_id] = now
-                self._print_silence(trial_id, trial.last_result.get("state", "start"))
+                self._print_silence(trial_id, state)
         self.heard = heard
+
+    def evaluate(self, trial_id: str) -> None:
+        """Note that the evaluation of a trial has begun."""
+        if self.latest.get(trial_id, {}).get("state") != "evaluating":
+            self.tell(trial_id, {"state": "evaluating"})
+        self.heard[trial_id] = time.monotonic()
+        self.pace.evaluate(trial_id, time.monotonic())
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.pace.begin(_trial_id(trial), time.monotonic())
