@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from mdssl.leaderboard.compacted import renew
 from mdssl.pretrain.stable import delete_shared
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
-from mdssl.storage.retry import retrying
+from mdssl.storage.retry import in_threads, retrying
 from mdssl.storage.trial_dir import delete_trial, rows_file_in, trial_dir_in
 from mdssl.sweep.grid import Work, labelled_domains, scores_of
 from mdssl.sweep.resources import Share, check_resources, described
@@ -46,9 +45,6 @@ if TYPE_CHECKING:
     from mdssl.sweep.stopping import Stop
     from mdssl.sweep.temporary import TemporaryFolder
     from mdssl.sweep.trial import TrialRun
-
-_REQUESTS = 16
-"""Trials that are cleared up at once."""
 
 
 @retrying()
@@ -124,8 +120,7 @@ def _run(
             _run_on_ray(name, settings, storage, trials, left, console, folder, stop)
     finally:
         # At once, because after SIGTERM there is little time, and a bucket takes some for each request.
-        with ThreadPoolExecutor(_REQUESTS) as pool:
-            list(pool.map(lambda config: clear_up(storage, config), trials.started))
+        in_threads(lambda config: clear_up(storage, config), trials.started)
 
 
 def _run_on_ray(
@@ -194,8 +189,7 @@ def _run_on_ray(
     of_one = evaluation_seconds(scores, settings.evaluate, scores_of(settings.probe_config))
     pace = Pace(at_once, evaluators=sum(bool(share.on(node)) for node in nodes) or 1, evaluate=of_one)
     configs = {work.config.trial_id: work.config for work in left}
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        steps = dict(zip(configs, pool.map(partial(step_done, storage), left), strict=True))
+    steps = dict(zip(configs, in_threads(partial(step_done, storage), left), strict=True))
     shown = SweepProgress(configs, console, pace, steps=steps, to_come=lambda: trials.to_choose or 0)
     evaluations = Evaluations(run, share, at_once, shown, trials.ended, keeps_actors=not settings.address)
 

@@ -62,6 +62,8 @@ class SweepProgress(tune.Callback):
         self.printed: dict[tuple[str, str], float] = {}
         self.heard: dict[str, float] = {}
         self.looked = float("-inf")
+        self.done: set[str] = set()
+        self.eta, self.eta_at, self.eta_cost = "?", float("-inf"), 0.0
         self.live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
     def __getstate__(self) -> dict:
@@ -134,12 +136,14 @@ class SweepProgress(tune.Callback):
         self.latest[trial_id] = {key: value for key, value in before.items() if key not in _OF_ONE_REPORT} | dict(
             result
         )
+        (self.done.add if _is_done(self.latest[trial_id]) else self.done.discard)(trial_id)
         self._print_latest(trial_id)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         trial_id = _trial_id(trial)
         self.pace.report(trial_id, {"state": "failed"}, time.monotonic())
         self.latest[trial_id] = self.latest.get(trial_id, {}) | {"state": "failed", "error": "its processes died"}
+        self.done.add(trial_id)
         self._print_latest(trial_id)
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -179,14 +183,21 @@ class SweepProgress(tune.Callback):
             text = f"queued: waiting for {latest['owner']}, which is at step {latest['reached']} or later"
         else:
             text = f"failed: {latest.get('error')}" if state == "failed" else state
-        done = sum(1 for entry in self.latest.values() if _is_done(entry))
         total = len(self.configs) + self.to_come()
-        self._print(trial_id, f"{text}  [sweep {done}/{total}, ETA {self._sweep_eta()}]")
+        self._print(trial_id, f"{text}  [sweep {len(self.done)}/{total}, ETA {self._sweep_eta()}]")
 
     def _sweep_eta(self) -> str:
-        """Return ``5m36s``, or ``>5m36s`` while the time of an evaluation is not known."""
-        seconds, is_too_little = self.pace.left(time.monotonic(), self.to_come())
-        return "?" if seconds is None else f"{'>' * is_too_little}{duration(seconds)}"
+        """Return ``5m36s``, or ``>5m36s`` while the time of an evaluation is not known.
+
+        It grows with the number of trials, and is computed again when it would take a 20th of the time.
+        """
+        if time.monotonic() - self.eta_at >= 20 * self.eta_cost:
+            began = time.monotonic()
+            seconds, is_too_little = self.pace.left(time.monotonic(), self.to_come())
+            self.eta = "?" if seconds is None else f"{'>' * is_too_little}{duration(seconds)}"
+            self.eta_at = time.monotonic()
+            self.eta_cost = self.eta_at - began
+        return self.eta
 
     def _table(self) -> Table:
         caption = f"{duration(time.monotonic() - self.started)} so far, ETA {self._sweep_eta()}"
