@@ -11,9 +11,10 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -38,6 +39,7 @@ _PERMANENT_S3 = (
 )  # fmt: skip
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class StorageLostError(OSError):
@@ -77,6 +79,12 @@ def retrying(seconds: float | None = None, stop_requested: Callable[[], bool] | 
     finally:
         _stop.reset(stop_token)
         _seconds.reset(token)
+
+
+def in_threads(action: Callable[[T], R], items: Iterable[T], threads: int = 16) -> list[R]:
+    """The results of ``action`` for each of ``items``, by threads whose requests are retried as the caller's are."""
+    with ThreadPoolExecutor(threads) as pool:
+        return [each.result() for each in [pool.submit(copy_context().run, action, item) for item in items]]
 
 
 def is_transient(error: OSError, *, is_local: bool) -> bool:

@@ -1,12 +1,14 @@
 """Estimate the remaining time of a sweep: `eta`, and `Pace`, which measures the times of its trials.
 
-A trial waits for a slot, starts its processes, trains and is evaluated. All times are in seconds, on any one clock.
+A trial waits for a slot, starts its processes, trains, frees the slot, waits for an evaluator and is evaluated. All
+times are in seconds, on any one clock.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -20,7 +22,7 @@ _EARLIER_TRIALS = 20
 
 
 class Left(NamedTuple):
-    """The remaining seconds of a trial's training (below 0: seconds since its end), and of its evaluation."""
+    """The remaining seconds of a trial's training, and of its evaluation."""
 
     train: float
     evaluate: float
@@ -28,39 +30,42 @@ class Left(NamedTuple):
 
 def eta(
     running: Iterable[Left],
-    queued: Sequence[Left],
+    queued: Sequence[Left] = (),
     *,
     slots: int,
-    at_once: int | None = None,
-    evaluator_free: float = float("-inf"),
+    evaluating: Iterable[float] = (),
+    waiting: Iterable[float] = (),
+    evaluators: int = 1,
 ) -> float:
-    """Seconds until all trials have been trained, and evaluated one after another.
+    """Seconds until all trials have been trained and evaluated.
 
     Args:
-        running: trials that have a slot.
-        queued: trials that wait for one, in this order.
+        running: trials that train.
+        queued: trials that wait for a slot, in this order.
         slots: trials that train at a time.
-        at_once: trials that train or are evaluated at a time; default ``slots``: a trial keeps its slot while it is
-            evaluated.
-        evaluator_free: seconds until the evaluator is free (below 0: seconds since it became free).
+        evaluating: remaining seconds of evaluations that have begun.
+        waiting: seconds of those that wait for an evaluator, in this order.
+        evaluators: evaluations at a time while trials train in all slots; each free slot allows one, too.
     """
-    # When each trains to its end, how long it is evaluated, and whether it has a training slot until then.
-    ends = [(left.train, left.evaluate, left.train > 0) for left in running]
-    heapq.heapify(ends)
-    free_slots = [0.0] * (slots - sum(trains for *_, trains in ends))
-    free_places = [0.0] * ((at_once or slots) - len(ends))
-    waiting, last = list(reversed(queued)), 0.0
-    while waiting or ends:
-        while waiting and free_slots and free_places:
-            start, trial = max(heapq.heappop(free_slots), heapq.heappop(free_places)), waiting.pop()
-            heapq.heappush(ends, (start + trial.train, trial.evaluate, True))
-        trained, evaluate, trains = heapq.heappop(ends)
-        # An overdue evaluation ends now.
-        evaluator_free = last = max(max(trained, evaluator_free) + evaluate, 0.0)
-        heapq.heappush(free_places, evaluator_free)
-        if trains:
-            heapq.heappush(free_slots, trained)
-    return last
+    now, trains = 0.0, [(left.train, left.evaluate) for left in running]
+    scores, to_train, to_score = list(evaluating), deque(queued), deque(waiting)
+    heapq.heapify(trains)
+    heapq.heapify(scores)
+    while True:
+        while to_train and len(trains) < slots:
+            left = to_train.popleft()
+            heapq.heappush(trains, (now + left.train, left.evaluate))
+        while to_score and len(scores) < max(evaluators, slots - len(trains)):
+            heapq.heappush(scores, now + to_score.popleft())
+        if trains and (not scores or trains[0][0] <= scores[0]):
+            end, evaluate = heapq.heappop(trains)
+            to_score.append(evaluate)
+        elif scores:
+            end = heapq.heappop(scores)
+        else:
+            return now
+        # What is overdue ends now.
+        now = max(now, end)
 
 
 def views_of(config: TrialConfig, steps: int) -> int:
@@ -105,17 +110,20 @@ class Pace:
     """Measures, from the reports of trials, the times of their start, training and evaluation.
 
     Args:
-        slots, at_once: as for `eta`.
+        slots, evaluators: as for `eta`.
         evaluate: seconds of an evaluation, as `evaluation_seconds` returns them, until the first
             trial of this sweep has been evaluated.
+
+    Attributes:
+        evaluations_begun: by id of the trial, when its evaluation began.
     """
 
-    def __init__(self, slots: int = 1, at_once: int | None = None, evaluate: float | None = None):
-        self.slots, self.at_once, self.evaluate_before = slots, at_once, evaluate
+    def __init__(self, slots: int = 1, evaluators: int = 1, evaluate: float | None = None):
+        self.slots, self.evaluators, self.evaluate_before = slots, evaluators, evaluate
         self.trials: dict[str, _Trial] = {}
         self.starts: list[float] = []
         self.evaluations: list[float] = []
-        self.evaluator_free = float("-inf")
+        self.evaluations_begun: dict[str, float] = {}
 
     def add(self, config: TrialConfig, step: int = 0) -> None:
         """Count a trial, which has a checkpoint of ``step``."""
@@ -128,6 +136,11 @@ class Pace:
         if sum(other.state in ("starting", "training") for other in self.trials.values()) < self.slots:
             trial.state, trial.since = "starting", now
 
+    def evaluate(self, trial_id: str, now: float) -> None:
+        """Note that the evaluation of a trial has begun."""
+        self.trials[trial_id].state = "evaluating"
+        self.evaluations_begun[trial_id] = now
+
     def report(self, trial_id: str, result: Mapping[str, Any], now: float) -> None:
         """Take the report of a trial: ``state``, and ``step`` and ``views_per_second`` while it trains."""
         trial, state = self.trials[trial_id], result.get("state", "training")
@@ -136,11 +149,9 @@ class Pace:
             if state == "training":
                 trained = views_of(trial.config, result["step"] - trial.step) / result["views_per_second"]
             self.starts.append(max(now - trial.since - trained, 0.0))
-        if trial.state == "evaluating" and state == "finished":
-            # It may have waited for others.
-            self.evaluations.append(now - max(trial.since, self.evaluator_free))
-        if trial.state == "evaluating":
-            self.evaluator_free = now
+        begun = self.evaluations_begun.pop(trial_id, None)
+        if begun is not None and state == "finished":
+            self.evaluations.append(now - begun)
         if state == "training":
             trial.step, trial.views_per_second = result["step"], result["views_per_second"]
         elif state == "queued":
@@ -164,22 +175,23 @@ class Pace:
             views = views_of(trial.config, trial.config.iterations - trial.step)
             return views / (trial.views_per_second or usual or 1.0)
 
-        seconds: dict[str, Callable[[_Trial], float]] = {
-            "starting": lambda trial: max(start - (now - trial.since), 0.0) + training(trial),
-            "training": lambda trial: max(training(trial) - (now - trial.since), 0.0),
-            "evaluating": lambda trial: trial.since - now,
-        }
-        running = [Left(seconds[t.state](t), evaluate) for t in trials if t.state in seconds]
+        running = [
+            Left(max((start if t.state == "starting" else 0.0) + training(t) - (now - t.since), 0.0), evaluate)
+            for t in trials
+            if t.state in ("starting", "training")
+        ]
         queued = [Left(start + training(t), evaluate) for t in trials if t.state == "queued"]
         if more > 0 and trials:
             queued += [Left(start + fmean(self._whole(t, usual) for t in trials), evaluate)] * more
+        trained = sum(trial.state == "evaluating" for trial in trials) - len(self.evaluations_begun)
         return (
             eta(
                 running,
                 queued,
-                slots=max(self.slots, sum(left.train > 0 for left in running)),
-                at_once=max(self.at_once or self.slots, len(running)),
-                evaluator_free=self.evaluator_free - now,
+                slots=max(self.slots, len(running)),
+                evaluating=[max(begun + evaluate - now, 0.0) for begun in self.evaluations_begun.values()],
+                waiting=[evaluate] * trained,
+                evaluators=self.evaluators,
             ),
             not is_known,
         )
@@ -194,4 +206,4 @@ class Pace:
             return fmean(self.evaluations), True
         if self.evaluate_before is not None:
             return self.evaluate_before, True
-        return max((now - t.since for t in self.trials.values() if t.state == "evaluating"), default=0.0), False
+        return max((now - begun for begun in self.evaluations_begun.values()), default=0.0), False

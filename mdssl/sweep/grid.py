@@ -19,15 +19,18 @@ from mdssl.data.remote import ensure_local
 from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import check_scorable
 from mdssl.evaluate.validation import check_validatable
-from mdssl.leaderboard.board import read_rows
+from mdssl.leaderboard.board import read_rows_of
 from mdssl.leaderboard.columns import Row
 from mdssl.pretrain.pretrained import pretrained_config
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location
-from mdssl.storage.trial_dir import stop_request, trial_dir_in
+from mdssl.storage.retry import in_threads
+from mdssl.storage.trial_dir import TRIALS, stop_request, trial_dir_in
 from mdssl.sweep.describe import State
 from mdssl.sweep.settings import SweepSettings
+
+_READERS = 16
 
 
 class WorkValues(TypedDict):
@@ -163,20 +166,30 @@ def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings)
             check_validatable(open_dataset(data, name))
     fingerprints = {name: evaluation_fingerprint(data, name) for name in settings.evaluate}
     wanted = scores_of(settings.probe_config)
-    return [_work(storage, config, settings, fingerprints, wanted) for config in configs]
+    # Most trials of a large sweep have no files yet, which one listing tells.
+    begun = set((storage / TRIALS).names())
+    rows = {} if settings.force else read_rows_of(storage, [config.trial_id for config in configs])
+
+    def work(config: TrialConfig) -> Work:
+        trial_dir = trial_dir_in(storage, config.trial_id) if config.trial_id in begun else None
+        return _work(trial_dir, config, settings, fingerprints, wanted, rows.get(config.trial_id, []))
+
+    return in_threads(work, configs, 1 if storage.is_local else _READERS)
 
 
 def _work(
-    storage: Location,
+    trial_dir: Location | None,
     config: TrialConfig,
     settings: SweepSettings,
     fingerprints: dict[str, str],
     wanted: set[tuple[str, str]],
+    rows: list[Row],
 ) -> Work:
+    """``trial_dir``: None where the trial has no files."""
     everything = tuple(fingerprints)
     if settings.force:
         return Work(config, "queued", everything, "train")
-    rows = usable_rows(read_rows(storage, config.trial_id), needs_validation=settings.needs_validation)
+    rows = usable_rows(rows, needs_validation=settings.needs_validation)
     for row in rows:
         check_precision(config, row["precision"] if row["status"] != "failed" else None)
     tried = tuple(row["finished_at"].isoformat() for row in rows if row["status"] == "failed")
@@ -186,11 +199,12 @@ def _work(
     missing, failed = _missing(rows, fingerprints, wanted, failures)
     if not missing:
         return Work(config, "failed", (), error=failed[0]) if failed else Work(config, "finished", ())
-    trial_dir = trial_dir_in(storage, config.trial_id)
-    if stop_request(trial_dir).exists():
+    if trial_dir and stop_request(trial_dir).exists():
         return Work(config, "stopped", missing, tried=tried, on_request=True)
     if settings.skips_stopped and any(row["status"] == "stopped" for row in rows):
         return Work(config, "stopped", missing, tried=tried)
+    if trial_dir is None:
+        return Work(config, "queued", missing, "train", tried=tried)
     training = read_training(trial_dir)
     if training and training["status"] == "finished":
         return Work(config, "queued", missing, "evaluate", tried=tried)

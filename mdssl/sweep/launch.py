@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from mdssl.pretrain.stable import delete_shared
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.notes import tag_all
-from mdssl.storage.retry import retrying
+from mdssl.storage.retry import in_threads, retrying
 from mdssl.storage.trial_dir import delete_trial, rows_file_in, trial_dir_in
 from mdssl.sweep.grid import Work, labelled_domains, scores_of
 from mdssl.sweep.resources import Share, check_resources, described
@@ -47,9 +46,6 @@ if TYPE_CHECKING:
     from mdssl.sweep.stopping import Stop
     from mdssl.sweep.temporary import TemporaryFolder
     from mdssl.sweep.trial import TrialRun
-
-_REQUESTS = 16
-"""Trials that are cleared up at once."""
 
 
 @retrying()
@@ -128,8 +124,7 @@ def _run(
             _run_on_ray(name, settings, storage, trials, left, console, folder, stop)
     finally:
         # At once, because after SIGTERM there is little time, and a bucket takes some for each request.
-        with ThreadPoolExecutor(_REQUESTS) as pool:
-            list(pool.map(lambda config: clear_up(storage, config), trials.started))
+        in_threads(lambda config: clear_up(storage, config), trials.started)
 
 
 def _run_on_ray(
@@ -144,8 +139,8 @@ def _run_on_ray(
 ) -> None:
     import ray
 
-    from mdssl.sweep import evaluator
     from mdssl.sweep.eta import Pace, evaluation_seconds
+    from mdssl.sweep.evaluations import Evaluations
     from mdssl.sweep.machines import Machines, node_resources
     from mdssl.sweep.progress import SweepProgress
     from mdssl.sweep.search.queue import WorkQueue
@@ -186,12 +181,7 @@ def _run_on_ray(
             "ray_version": ray.__version__,
         },
     )
-    device = "auto" if share.gpus else "cpu"
-    actor_class = evaluator.Evaluator.options(name=evaluator.NAME)  # type: ignore[attr-defined]  # of `ray.remote`
-    # The handle is kept because Ray ends an actor that nobody can call any more.
-    actor = actor_class.remote(run.data, run.probe, device, share.probe_memory)
-    # On GPUs, one trial more than train at once: it is ready to start while another is being evaluated. On CPUs, the
-    # core that a trial leaves evaluates it.
+    # On GPUs, one trial more than train at once has its processes ready when another ends.
     spare = 1 if share.gpus and settings.executor != "inline" and not settings.max_concurrent else 0
     reached: dict[str, int] = {}
 
@@ -202,36 +192,61 @@ def _run_on_ray(
         progress.add(work.config, reached[work.config.trial_id])
 
     scores = leaderboard.read(storage)
-    pace = Pace(
-        at_once, at_once + spare, evaluation_seconds(scores, settings.evaluate, scores_of(settings.probe_config))
-    )
+    of_one = evaluation_seconds(scores, settings.evaluate, scores_of(settings.probe_config))
+    pace = Pace(at_once, evaluators=sum(bool(share.on(node)) for node in nodes) or 1, evaluate=of_one)
     configs = {work.config.trial_id: work.config for work in left}
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        steps = dict(zip(configs, pool.map(partial(step_done, storage), left), strict=True))
+    steps = dict(zip(configs, in_threads(partial(step_done, storage), left), strict=True))
     shown = SweepProgress(configs, console, pace, steps=steps, to_come=lambda: trials.to_choose or 0)
-    with shown as progress:
+    evaluations = Evaluations(run, share, at_once, shown, trials.ended, keeps_actors=not settings.address)
+
+    def may_choose() -> bool:
+        # Optuna's choice depends on the scores so far. With one trial at a time it has all of them, which makes a
+        # search that was stopped choose the same trials again; with more, those of all but as many trials as train.
+        evaluations.poll()
+        return settings.search != "optuna" or evaluations.pending < at_once
+
+    with shown as progress, evaluations:
         others = ClaimedElsewhere(storage, settings, progress.tell)
         todo = left or [work for work in [trials.choose()] if work]
         while todo:
-            queue = WorkQueue(todo, choose=trials.choose, given=give, ended=trials.ended, closed=lambda: stop.is_asked)
-            scheduler = EarlyStopping(settings, trials.scores) if trials.rungs else None
-            callbacks = [progress, Machines(share, at_once, console), stop.callback]
-            with stop.while_tune_runs():
-                results = _fit(name, run, queue, scheduler, at_once + spare, callbacks, folder.path)
-            folder.keep |= bool(results.errors)
-            if stop.signals:
-                # Trials that died of the same signal did not fail.
-                raise KeyboardInterrupt
+            trained = [work for work in todo if work.to_do == "evaluate"]
+            for work in trained:
+                give(work)
+                pace.report(work.config.trial_id, {"state": "evaluating"}, 0.0)
+                evaluations.add(work)
+            again: list[Work] = []
+            if len(trained) < len(todo):
+                queue = WorkQueue(
+                    [work for work in todo if work.to_do != "evaluate"],
+                    choose=trials.choose,
+                    given=give,
+                    ended=trials.ended,
+                    closed=lambda: stop.is_asked,
+                    may_choose=may_choose,
+                )
+                evaluations.follow(queue, lambda: trials.to_choose != 0)
+                scheduler = EarlyStopping(settings, trials.scores) if trials.rungs else None
+                callbacks = [progress, evaluations, Machines(share, at_once, console), stop.callback]
+                with stop.while_tune_runs():
+                    results = _fit(name, run, queue, scheduler, at_once + spare, callbacks, folder.path)
+                folder.keep |= bool(results.errors)
+                if stop.signals:
+                    # Trials that died of the same signal did not fail.
+                    raise KeyboardInterrupt
+                if stop.is_asked:
+                    break
+                again = to_run_again(storage, run.context, results, queue.works, reached)
+            again += evaluations.wait(lambda: stop.is_asked, lambda: progress.on_step_begin(0, []))
             if stop.is_asked:
                 break
-            again = to_run_again(storage, run.context, results, queue.works, reached)
             elsewhere = trials.begun_elsewhere()
             for work in elsewhere:
                 give(work)
             todo = others.wait(again + elsewhere)
-            for work in queue.works:
-                trials.ended(work.config.trial_id)
-    ray.kill(actor)
+            for trial_id in progress.configs:
+                trials.ended(trial_id)
+            if not todo and (chosen := trials.choose()):
+                todo = [chosen]
 
 
 def _forget(name: str, storage: Location, config: TrialConfig) -> None:

@@ -23,7 +23,7 @@ _SILENT_SECONDS = 110
 _SILENT = {
     "start": "its processes are starting, or waiting for free CPUs or GPUs",
     "training": "a step takes long, or workers that died are being replaced",
-    "evaluating": "the probe is scoring its encoder, or those of other trials first",
+    "evaluating": "the probe is scoring its encoder",
 }
 
 _TERMS = {"loss": "loss", "align": "alignment", "within": "within", "across": "across"}
@@ -62,6 +62,8 @@ class SweepProgress(tune.Callback):
         self.printed: dict[tuple[str, str], float] = {}
         self.heard: dict[str, float] = {}
         self.looked = float("-inf")
+        self.done: set[str] = set()
+        self.eta, self.eta_at, self.eta_cost = "?", float("-inf"), 0.0
         self.live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
     def __getstate__(self) -> dict:
@@ -87,14 +89,22 @@ class SweepProgress(tune.Callback):
         now = time.monotonic()
         if now - self.looked < 1:
             return
+        running = {_trial_id(t): t.last_result.get("state", "start") for t in trials if t.status == "RUNNING"}
+        running |= dict.fromkeys(self.pace.evaluations_begun, "evaluating")
         self.looked, heard = now, {}
-        for trial in (trial for trial in trials if trial.status == "RUNNING"):
-            trial_id = _trial_id(trial)
+        for trial_id, state in running.items():
             heard[trial_id] = self.heard.get(trial_id, now)
             if now - heard[trial_id] >= _SILENT_SECONDS:
                 heard[trial_id] = now
-                self._print_silence(trial_id, trial.last_result.get("state", "start"))
+                self._print_silence(trial_id, state)
         self.heard = heard
+
+    def evaluate(self, trial_id: str) -> None:
+        """Note that the evaluation of a trial has begun."""
+        if self.latest.get(trial_id, {}).get("state") != "evaluating":
+            self.tell(trial_id, {"state": "evaluating"})
+        self.heard[trial_id] = time.monotonic()
+        self.pace.evaluate(trial_id, time.monotonic())
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.pace.begin(_trial_id(trial), time.monotonic())
@@ -126,12 +136,14 @@ class SweepProgress(tune.Callback):
         self.latest[trial_id] = {key: value for key, value in before.items() if key not in _OF_ONE_REPORT} | dict(
             result
         )
+        (self.done.add if _is_done(self.latest[trial_id]) else self.done.discard)(trial_id)
         self._print_latest(trial_id)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         trial_id = _trial_id(trial)
         self.pace.report(trial_id, {"state": "failed"}, time.monotonic())
         self.latest[trial_id] = self.latest.get(trial_id, {}) | {"state": "failed", "error": "its processes died"}
+        self.done.add(trial_id)
         self._print_latest(trial_id)
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -173,14 +185,21 @@ class SweepProgress(tune.Callback):
             text = f"queued: waiting for {latest['owner']}, which is at step {latest['reached']} or later"
         else:
             text = f"failed: {latest.get('error')}" if state == "failed" else state
-        done = sum(1 for entry in self.latest.values() if _is_done(entry))
         total = len(self.configs) + self.to_come()
-        self._print(trial_id, f"{text}  [sweep {done}/{total}, ETA {self._sweep_eta()}]")
+        self._print(trial_id, f"{text}  [sweep {len(self.done)}/{total}, ETA {self._sweep_eta()}]")
 
     def _sweep_eta(self) -> str:
-        """Return ``5m36s``, or ``>5m36s`` while the time of an evaluation is not known."""
-        seconds, is_too_little = self.pace.left(time.monotonic(), self.to_come())
-        return "?" if seconds is None else f"{'>' * is_too_little}{duration(seconds)}"
+        """Return ``5m36s``, or ``>5m36s`` while the time of an evaluation is not known.
+
+        It grows with the number of trials, and is computed again when it would take a 20th of the time.
+        """
+        if time.monotonic() - self.eta_at >= 20 * self.eta_cost:
+            began = time.monotonic()
+            seconds, is_too_little = self.pace.left(time.monotonic(), self.to_come())
+            self.eta = "?" if seconds is None else f"{'>' * is_too_little}{duration(seconds)}"
+            self.eta_at = time.monotonic()
+            self.eta_cost = self.eta_at - began
+        return self.eta
 
     def _table(self) -> Table:
         caption = f"{duration(time.monotonic() - self.started)} so far, ETA {self._sweep_eta()}"

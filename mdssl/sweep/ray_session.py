@@ -32,6 +32,12 @@ _ENVIRONMENT = {
     # `mdssl.sweep.progress` reports what Tune would.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # Nor are its logs of each trial and its record of all of them needed, which grow with the number of trials.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    # `mdssl.sweep.machines` tells what trials wait for.
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "86400",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S_AUTOSCALER": "86400",
     # `mdssl.sweep.stopping` handles Ctrl-C.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
@@ -88,6 +94,9 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
     # Ray's own handler would end the process: see `mdssl.sweep.stopping`.
     leaves_sigterm = _replaced(utils, "set_sigterm_handler", lambda handler: None)
     # A raylet's warnings and dumps of its state, which reach the terminal of each driver in spite of `log_to_driver`.
+    # They list trials without a log and trials that failed, and name a folder that is deleted when the sweep ends.
+    for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: log.debug("%s", data["lines"])
     if settings.address:
         address = _address_of_cluster(settings.address)

@@ -13,7 +13,8 @@ lost. Deaths count against a trial only where it saved no new checkpoint between
 5. The user, a batch system or another sweep starts the same command: it plans from the storage alone, and takes over
    the claims of processes that died (`mdssl.storage.claim`). A failed trial is tried again with ``--retry-failed``.
 
-The probe actor is restarted by Ray, and its call is repeated (`mdssl.sweep.evaluator`).
+A probe actor is restarted by Ray, and its call is repeated (`mdssl.sweep.evaluator`); if it dies again and again, the
+driver starts another (`mdssl.sweep.evaluations`), `TRIAL_RESTARTS` times.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from mdssl.pretrain.trial_files import now
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.sweep.describe import Report
 from mdssl.sweep.grid import Work
 from mdssl.sweep.rows import Context, failed_row, merged
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 WORKER_RESTARTS = 3
 """How often Ray Train restarts a trial's workers after one of them died."""
 TRIAL_RESTARTS = 2
-"""How often Tune restarts a trial's own process after it died."""
+"""How often Tune restarts a trial's own process after it died, and a sweep its evaluation."""
 
 
 def step_saved(trial_dir: Location) -> int:
@@ -74,25 +76,27 @@ def to_run_again(
     ended, again = 0, set()
     for result in results:  # type: ignore[attr-defined]  # iterable by its __getitem__
         config = TrialConfig.from_dict(result.config["work"]["trial"])
-        state = (result.metrics or {}).get("state")
+        last = result.metrics or {}
+        state = last.get("state")
         if result.error is None:
-            ended += state in ("finished", "failed", "queued") or (result.metrics or {}).get("ended_early", False)
+            ended += state in ("finished", "failed", "queued", "evaluating") or last.get("ended_early", False)
             again |= {config.trial_id} if state == "queued" else set()
             continue
         ended += 1
         if got_on(reached[config.trial_id], step_saved(trial_dir_in(storage, config.trial_id))):
             again.add(config.trial_id)
         else:
-            _record_death(storage, config, str(result.error), context)
+            with Claim(trial_dir_in(storage, config.trial_id), context["sweep"]) as claim:
+                claim.wait()
+                record_death(storage, config, str(result.error), context)
     if ended < len(works):
         raise KeyboardInterrupt
     return [work for work in works if work.config.trial_id in again]
 
 
-def _record_death(storage: Location, config: TrialConfig, error: str, context: Context) -> None:
-    """Write a row for a trial after its own process died too often to write one."""
+def record_death(storage: Location, config: TrialConfig, error: str, context: Context) -> Report:
+    """Write a row for a claimed trial whose process died too often to write one; returns its report."""
     last_line = error.strip().rsplit("\n", 1)[-1]
     failure = failed_row(config, f"the trial's process died: {last_line}", context=context, started_at=now())
-    with Claim(trial_dir_in(storage, config.trial_id), context["sweep"]) as claim:
-        claim.wait()
-        write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), [failure]))
+    write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), [failure]))
+    return {"state": "failed", "error": failure["error"]}

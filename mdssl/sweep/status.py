@@ -193,7 +193,8 @@ def _eta(trials: list[TrialStatus]) -> str:
         return ""
     took = [trial.eval_seconds for trial in trials if trial.eval_seconds is not None]
     evaluate = statistics.median(took) if took else 0.0
-    seconds = eta([Left(trial.eta_seconds or 0.0, evaluate) for trial in running], [], slots=len(running))
+    training = [Left(trial.eta_seconds or 0.0, evaluate) for trial in running if trial.state == "training"]
+    seconds = eta(training, slots=max(1, len(training)), waiting=[evaluate] * (len(running) - len(training)))
     return f"; ETA {'' if took else 'over '}{duration(seconds)} for running trials"
 
 

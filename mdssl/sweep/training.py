@@ -240,6 +240,7 @@ def _train_here(
     try:
         with watchdog(60 * job["settings"].hang_minutes) as beat:
             asked_to_stop, warned = stop_requested_now_and_then(job["claim"]), False
+            node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
             def report_progress(progress: Progress) -> Answer:
                 nonlocal warned
@@ -247,7 +248,7 @@ def _train_here(
                 if not progress.is_due:
                     # Ray takes four reports a second from a worker, which waits meanwhile.
                     return None
-                report({"state": "training", **progress._asdict()})
+                report({"state": "training", "node": node, **progress._asdict()})
                 # Before the decision, which the first worker alone waits for: Ray Train answers all workers together.
                 before, warned = warned, warned or will_be_taken_away()
                 is_rung = progress.val_linear_top1 is not None and progress.step in job["rungs"]

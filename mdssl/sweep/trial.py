@@ -1,4 +1,4 @@
-"""One trial: train or resume it, make the missing scores, write its leaderboard file.
+"""One trial: train or resume it. Its scores are made afterwards, by `mdssl.sweep.evaluations`.
 
 Runs as a Tune function. How it trains is in `mdssl.sweep.training`.
 """
@@ -20,24 +20,21 @@ from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
 from mdssl.data.remote import ensure_local
 from mdssl.leaderboard.board import read_rows, write_rows
-from mdssl.leaderboard.columns import Row
 from mdssl.pretrain.progress import NonFiniteLossError
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import now, read_training
 from mdssl.storage.claim import Claim, ClaimLostError, Owner, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
-from mdssl.storage.trial_dir import delete_checkpoints, stop_request, trial_dir_in
+from mdssl.storage.trial_dir import stop_request, trial_dir_in
 from mdssl.storage.trial_log import kept_log
-from mdssl.sweep import evaluator
 from mdssl.sweep.describe import Report
-from mdssl.sweep.grid import WorkValues, evaluation_fingerprint, still_missing, usable_rows
+from mdssl.sweep.grid import WorkValues, still_missing, usable_rows
 from mdssl.sweep.restarts import step_saved
-from mdssl.sweep.rows import failed_row, finished_row, merged, stopped_rows
+from mdssl.sweep.rows import failed_row, merged, stopped_rows
 from mdssl.sweep.stopping import passing_on, stop_requested
 from mdssl.sweep.training import TrialRun, train_in_workers, train_inline
 from mdssl.sweep.waiting import report_of
-from mdssl.tracking.trackers import log_scores
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +45,7 @@ _STOPPED_ON_REQUEST: Report = {**_STOPPED_EARLY, "on_request": True}
 
 @retrying()
 def run_trial(tune_config: dict[str, Any], run: TrialRun) -> None:
-    """Do the remaining work of one trial, unless it is claimed elsewhere: see `mdssl.sweep.waiting`."""
+    """Train one trial, unless it is claimed elsewhere: see `mdssl.sweep.waiting`."""
     work: WorkValues = tune_config["work"]
     config = TrialConfig.from_dict(work["trial"])
     if stop_requested():
@@ -90,7 +87,7 @@ def _do(
     claim: Claim,
     terminated: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Train, score and write rows; returns the last report. An error becomes a row, and the sweep continues."""
+    """Train; returns the last report, ``evaluating`` of a trained trial. An error becomes a row."""
     storage = Location.of(run.storage)
     started_at = now()
     try:
@@ -112,18 +109,7 @@ def _do(
             return _STOPPED_EARLY
         if training["status"] != "finished":
             raise NonFiniteLossError(training["step"], training["error"])
-        actor = ray.get_actor(evaluator.NAME)
-        tune.report({"state": "evaluating"})
-        asked: ray.ObjectRef[dict[str, list[Row] | str]] = actor.score.remote(trial_dir.uri, missing)
-        while not ray.wait([asked], timeout=1.0)[0]:
-            if terminated():
-                raise StoppedError("asked to stop")
-        scores = ray.get(asked)
-        claim.check()
-    except ray.exceptions.RayActorError:
-        # Not this trial's error: the sweep is being stopped, or the probe actor died too often. Then Tune starts the
-        # trial anew, and in the end the sweep's driver writes the row.
-        raise
+        return {"state": "evaluating"}
     except (ClaimLostError, StoppedError):
         raise
     except Exception as error:
@@ -133,28 +119,6 @@ def _do(
         failure = failed_row(config, _cause(error), context=run.context, started_at=started_at)
         write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), [failure]))
         return {"state": "failed", "error": _cause(error)}
-
-    new: list[Row] = []
-    for dataset, result in scores.items():
-        if isinstance(result, str):
-            own = {"eval_dataset": dataset, "data_fingerprint": evaluation_fingerprint(data, dataset)}
-            new += [
-                failed_row(
-                    config, result, context=run.context, started_at=started_at, score=own | {"probe": probe.name}
-                )
-                for probe in run.probe.each()
-            ]
-        else:
-            new += [finished_row(config, training, score, context=run.context, trial_dir=trial_dir) for score in result]
-    write_rows(storage, config.trial_id, merged(read_rows(storage, config.trial_id), new))
-    log_scores(run.settings.track, config, trial_dir, new)
-    errors = [row["error"] for row in new if row["status"] == "failed"] + ([error] if error else [])
-    if errors:
-        return {"state": "failed", "error": errors[0]}
-    if not run.keep_checkpoints:
-        # Scored, so the encoder can be read. Longer trials continue from `mdssl.pretrain.stable`.
-        delete_checkpoints(trial_dir)
-    return {"state": "finished"}
 
 
 def _stopped_on_request(config: TrialConfig, work: WorkValues, trial_dir: Location, run: TrialRun) -> Report:

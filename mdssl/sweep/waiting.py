@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from mdssl.data.remote import ensure_local
 from mdssl.leaderboard.board import read_rows
+from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import POLL_SECONDS, Owner, Watch, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
@@ -70,4 +71,6 @@ class ClaimedElsewhere:
         if not missing:
             state: State = "failed" if error else "finished"
             return replace(work, state=state, to_do=None, missing=(), error=error)
-        return replace(work, missing=missing, dead=dead)
+        training = read_training(trial_dir_in(storage, config.trial_id))
+        is_trained = training is not None and training["status"] == "finished"
+        return replace(work, missing=missing, dead=dead, to_do="evaluate" if is_trained else "resume")

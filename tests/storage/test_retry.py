@@ -1,5 +1,6 @@
 """A storage that is full or away for a while is waited for, by those who said so, and by nobody else."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from mdssl.errors import StoppedError
 from mdssl.storage import retry as retries
 from mdssl.storage.location import Location
-from mdssl.storage.retry import StorageLostError, retrying
+from mdssl.storage.retry import StorageLostError, in_threads, retrying
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 AWAY = OSError("When reading information: AWS Error NETWORK_CONNECTION during HeadObject operation")
@@ -192,6 +193,14 @@ def test_who_did_not_ask_for_patience_has_none(bucket, tmp_path, monkeypatch):
     with retrying(60), pytest.raises(ValueError, match="cannot be written: .*No space left"):
         Location.of(tmp_path).check_writable()
     assert fault.left == 8, "a sweep that cannot begin says so at once"
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_threads_are_as_patient_as_who_starts_them(bucket, patient):
+    place, _ = bucket(AWAY, times=2)
+    with contextlib.nullcontext() if patient else pytest.raises(OSError):  # noqa: SIM117
+        with retrying(60 if patient else 0):
+            assert in_threads(lambda name: (place / name).exists(), ["a", "b", "c"]) == [True, False, False]
 
 
 def test_a_wall_clock_that_jumps_changes_no_patience(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from factories import CONTEXT, prepare_arrays, stripes
 
 from mdssl.config.run import ProbeConfig
 from mdssl.errors import InputError
+from mdssl.leaderboard import board
 from mdssl.leaderboard.board import read, read_rows, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import read_training
@@ -73,6 +74,22 @@ def test_every_method_temperature_and_seed_is_one_trial(settings):
 
 def test_an_empty_storage_leaves_everything_to_do(settings, tmp_path):
     assert states(Location.of(tmp_path), settings) == ["queued to train"] * 3
+
+
+def test_a_plan_of_many_new_trials_asks_the_storage_twice(settings, tmp_path, monkeypatch):
+    """Each request takes a bucket some tens of milliseconds."""
+    many = replace(settings, seeds=tuple(range(150)))
+    configs, asked, real = trials(many, METHODS[:1]), [], Location._retry
+    monkeypatch.setattr(Location, "_retry", lambda self, action: asked.append(self.path) or real(self, action))
+    assert {str(work) for work in plan(Location.of(tmp_path), configs, many)} == {"queued to train"}
+    assert len([path for path in asked if path.startswith(str(tmp_path))]) <= 3
+
+
+def test_a_large_plan_finds_what_a_small_one_does(settings, trained, monkeypatch):
+    storage, _, _ = trained
+    expected = plan(storage, trials(settings, METHODS), settings)
+    monkeypatch.setattr(board, "_MANY", 1)
+    assert plan(storage, trials(settings, METHODS), settings) == expected
 
 
 def test_only_missing_scores_are_made_for_a_trained_encoder(settings, trained):

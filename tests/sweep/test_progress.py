@@ -79,6 +79,27 @@ def test_the_sweeps_eta_counts_evaluations_and_says_where_it_knows_nothing_of_th
         assert f"[sweep 1/2, ETA {eta}]" in lines[1]
 
 
+def test_the_eta_of_thousands_of_trials_is_not_computed_for_each_line(shown, monkeypatch):
+    """It takes the longer the more they are, and there is a line for each."""
+    now, asked = time.monotonic(), []
+
+    def left(at, more):
+        nonlocal now
+        now += 0.1
+        asked.append(at)
+        return 60.0, False
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(shown.progress.pace, "left", left)
+    for seed in range(1, 101):
+        now += 0.1
+        other = replace(CONFIG, seed=seed)
+        shown.progress.add(other)
+        shown.progress.tell(other.trial_id, {"state": "finished"})
+    assert 4 <= len(asked) <= 6, "in ten seconds, a twentieth of which they take"
+    assert "[sweep 100/101, ETA 1m00s]" in shown.lines()[-1]
+
+
 def test_a_step_that_comes_again_means_that_a_worker_died(shown):
     shown.step(50)
     shown.step(40)

@@ -1,0 +1,237 @@
+"""The queue of encoders to score: how many at once, where, under whose claim, and what a death or an end leaves."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import ray
+from processes import wait_for
+
+from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.trial import TrialConfig
+from mdssl.leaderboard.board import read_rows
+from mdssl.pretrain.loop import train
+from mdssl.storage.claim import Claim, ClaimLostError, holder_of
+from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.sweep import evaluations
+from mdssl.sweep.evaluator import Evaluator
+from mdssl.sweep.grid import Work
+from mdssl.sweep.resources import Share
+from mdssl.sweep.training import TrialRun
+
+CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ray.__version__}
+CPU, GPU = Share(workers=1, cpus=1, gpus=0), Share(workers=1, cpus=1, gpus=1)
+HEAD, A, B = (f"{number:056x}" for number in (1, 2, 3))
+WORKS = [Work(TrialConfig(method="random", seed=seed), "queued", ("tiny-a",), "train") for seed in range(6)]
+
+
+@pytest.fixture
+def run(tiny_data, tmp_path):
+    return TrialRun(
+        storage=str(tmp_path),
+        data=tiny_data,
+        probe=ProbeConfig(),
+        settings=RunSettings(track=()),
+        executor="inline",
+        workers=1,
+        cpus_per_worker=1,
+        gpus_per_worker=0,
+        context=CONTEXT,
+    )
+
+
+class Actor:
+    def __init__(self, call):
+        self.score_trial = call
+
+
+class Actors:
+    """In place of Ray: actors that score until they are told to end, or die.
+
+    Attributes:
+        scoring: ids of trials that are being scored, in the order in which they began.
+        deaths: of actors, that are still to come.
+        options: with which actors were made.
+    """
+
+    def __init__(self, monkeypatch):
+        self.scoring, self.options, self.deaths, self.killed = [], [], 0, threading.Event()
+        self.may_end = {work.config.trial_id: threading.Event() for work in WORKS}
+        self.nodes = [{"NodeID": HEAD, "Alive": True, "Resources": {"CPU": 2.0}}]
+        fake = SimpleNamespace(get=lambda ref: ref(), kill=lambda actor: None, nodes=lambda: self.nodes)
+        monkeypatch.setattr(evaluations, "ray", SimpleNamespace(exceptions=ray.exceptions, **vars(fake)))
+        monkeypatch.setattr(evaluations, "Evaluator", SimpleNamespace(options=self._with))
+
+    def _with(self, **options):
+        self.options.append(options)
+        call = SimpleNamespace(remote=lambda work, run, token: lambda: self._score(work, token))
+        return SimpleNamespace(remote=lambda *arguments: Actor(call))
+
+    def _score(self, work, token):
+        if self.deaths:
+            self.deaths -= 1
+            raise ray.exceptions.ActorDiedError()
+        trial_id = TrialConfig.from_dict(work["trial"]).trial_id
+        self.scoring.append(trial_id)
+        while not self.may_end[trial_id].wait(0.01):
+            if self.killed.is_set():
+                raise ray.exceptions.ActorDiedError()
+        return {"state": "finished"}
+
+
+@pytest.fixture
+def actors(monkeypatch):
+    return Actors(monkeypatch)
+
+
+@pytest.fixture
+def queue(run, actors):
+    """Evaluations of a sweep with two slots, in which trials train; and what they tell."""
+    told = {}
+
+    def make(share=CPU, keeps_actors=True):
+        progress = SimpleNamespace(evaluate=lambda trial_id: None, tell=told.__setitem__)
+        made = evaluations.Evaluations(run, share, 2, progress, lambda trial_id: None, keeps_actors=keeps_actors)
+        made.told = told
+        made._set_training(2)
+        return made
+
+    return make
+
+
+def claims(run):
+    return [work for work in WORKS if holder_of(trial_dir_in(run.storage, work.config.trial_id))]
+
+
+def test_one_is_scored_while_trials_train_in_all_slots_and_as_many_as_slots_afterwards(queue, actors, run):
+    ids = [work.config.trial_id for work in WORKS]
+    with queue() as made:
+        for work in WORKS:
+            made.add(work)
+            wait_for(lambda work=work: work in claims(run))
+        wait_for(lambda: actors.scoring)
+        time.sleep(0.1)
+        assert actors.scoring == ids[:1], "the first that came"
+        assert claims(run) == WORKS, "those that wait are claimed"
+        actors.may_end[ids[0]].set()
+        wait_for(lambda: len(actors.scoring) == 2)
+        made.poll()
+        assert made.told == {ids[0]: {"state": "finished"}} and made.pending == 5
+        assert claims(run) == WORKS[1:]
+        made._set_training(0)
+        wait_for(lambda: len(actors.scoring) == 3)
+        time.sleep(0.1)
+        assert len(actors.scoring) == 3, "two at a time"
+        for event in actors.may_end.values():
+            event.set()
+        assert made.wait(lambda: False, lambda: None) == []
+        assert set(made.told) == set(ids)
+    assert not claims(run)
+    assert len(actors.options) == 2, "actors are used again"
+
+
+def test_a_trial_that_another_process_has_is_left(queue, run):
+    with queue() as made, Claim(trial_dir_in(run.storage, WORKS[0].config.trial_id), "another") as claim:
+        claim.take()
+        made.add(WORKS[0])
+        (left,) = made.wait(lambda: False, lambda: None)
+        assert (left.config, left.to_do) == (WORKS[0].config, "evaluate")
+        assert made.told[left.config.trial_id]["owner"] == str(claim.owner)
+
+
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_an_actor_that_dies_too_often_is_a_row(queue, actors, run, deaths):
+    actors.deaths = deaths
+    trial_id = WORKS[0].config.trial_id
+    actors.may_end[trial_id].set()
+    with queue() as made:
+        made.add(WORKS[0])
+        made.wait(lambda: False, lambda: None)
+    rows = read_rows(run.storage, trial_id)
+    assert made.told[trial_id]["state"] == ("finished" if deaths == 2 else "failed")
+    assert [row["status"] for row in rows] == ([] if deaths == 2 else ["failed"])
+    assert len(actors.options) == deaths + (deaths == 2), "none of the dead is used again"
+
+
+def test_a_node_that_goes_away_is_not_the_trials_fault(queue, actors, run):
+    actors.deaths, trial_id = 7, WORKS[0].config.trial_id
+    actors.may_end[trial_id].set()
+    actors.nodes.append({"NodeID": A, "Alive": True, "Resources": {"CPU": 1.0}})
+    with queue() as made:
+        # No actor of the node lives, and Ray lists it no more.
+        actors.nodes[:] = [{"NodeID": HEAD, "Alive": False, "Resources": {}}]
+        made.add(WORKS[0], HEAD)
+        made.wait(lambda: False, lambda: None)
+    assert made.told[trial_id] == {"state": "finished"}
+
+
+def test_the_end_of_a_sweep_ends_what_is_scored_and_waits_and_leaves_no_claim(queue, actors, run, monkeypatch):
+    monkeypatch.setattr(evaluations.ray, "kill", lambda actor: actors.killed.set())
+    with queue() as made:
+        for work in WORKS:
+            made.add(work)
+        wait_for(lambda: claims(run) == WORKS and actors.scoring)
+    assert not claims(run)
+    assert len(actors.scoring) == 1
+    assert not any(read_rows(run.storage, work.config.trial_id) for work in WORKS)
+
+
+@pytest.mark.parametrize(
+    ("share", "alive", "asked"),
+    [
+        (GPU, [A, B], B),
+        (GPU, [A], A),
+        (GPU, [], None),
+        (CPU, [B], B),
+    ],
+)
+def test_it_is_scored_where_it_trained_or_on_another_node_of_that_kind(queue, actors, share, alive, asked):
+    """Never on a head without GPUs; where no node has any, the cluster is asked for one."""
+    actors.nodes += [{"NodeID": node, "Alive": node in alive, "Resources": {"CPU": 4.0, "GPU": 1.0}} for node in (A, B)]
+    made = queue(share, keeps_actors=False)
+    actors.may_end[WORKS[0].config.trial_id].set()
+    with made:
+        made.add(WORKS[0], B)
+        made.wait(lambda: False, lambda: None)
+        (options,) = actors.options
+        strategy = options.get("scheduling_strategy")
+        assert (strategy and strategy.node_id) == asked
+        assert options.get("num_gpus") == (None if asked else 1)
+        assert not made._idle, "an actor would keep the node from being terminated"
+
+
+def scored_by(run, work, token):
+    actor = Evaluator.__ray_metadata__.modified_class(run.data, run.probe, "cpu")
+    return actor.score_trial(work.to_dict(), run, token)
+
+
+def test_scores_become_rows_under_the_claim_alone_and_once(run, tiny_data):
+    (work, *_), storage = WORKS, Location.of(run.storage)
+    trial_dir = trial_dir_in(storage, work.config.trial_id)
+    with Claim(trial_dir) as claim:
+        claim.take()
+        assert scored_by(run, work, claim.token)["state"] == "queued", "it is not trained, nor is that a failure"
+        train(work.config, data=tiny_data, trial_dir=trial_dir, device="cpu")
+        with pytest.raises(ClaimLostError):
+            scored_by(run, work, "another")
+        assert read_rows(storage, work.config.trial_id) == []
+        assert scored_by(run, work, claim.token) == {"state": "finished"}
+        (row,) = read_rows(storage, work.config.trial_id)
+        assert (row["eval_dataset"], row["status"]) == ("tiny-a", "finished")
+        assert scored_by(run, work, claim.token) == {"state": "finished"}
+        assert read_rows(storage, work.config.trial_id) == [row]
+
+
+def test_an_encoder_that_cannot_be_scored_is_a_row_with_the_reason(run, tiny_data):
+    work = WORKS[0]
+    trial_dir = trial_dir_in(run.storage, work.config.trial_id)
+    train(work.config, data=tiny_data, trial_dir=trial_dir, device="cpu")
+    (trial_dir / "encoder.safetensors").write_bytes(b"cut off")
+    with Claim(trial_dir) as claim:
+        claim.take()
+        report = scored_by(run, work, claim.token)
+    (row,) = read_rows(run.storage, work.config.trial_id)
+    assert report == {"state": "failed", "error": row["error"]}
+    assert "is damaged" in row["error"]
