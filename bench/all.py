@@ -166,7 +166,7 @@ def main() -> int:
 
 
 def _in_order(sections: dict[str, str]) -> dict[str, str]:
-    order = [f"{name}, {device}" for device in ("cuda", "cpu") for name in CPU]
+    order = [f"{name}, {device}" for device in ("cuda", "cpu") for name in (*CPU, "gpu")]
     return {heading: sections[heading] for heading in order if heading in sections}
 
 
