@@ -58,12 +58,25 @@ def limit_memory(device: str, part: float) -> None:
         torch.cuda.set_per_process_memory_fraction(part, device)
 
 
-def send(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A tensor of ``numbers`` on ``device``, copied without waiting.
+def fits(size: int, device: str | torch.device) -> bool:
+    """Whether ``size`` bytes leave a GPU two thirds of the memory that this process may still take there.
+
+    On other devices they always fit.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return True
+    free, total = torch.cuda.mem_get_info(device)
+    own = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_reserved(device)
+    return 3 * size <= min(free, own)
+
+
+def send(numbers: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of ``numbers`` of the host on ``device``, copied without waiting.
 
     From pinned memory: a copy from pageable memory waits for all earlier work of the GPU.
     """
-    tensor = torch.from_numpy(numbers)
+    tensor = numbers if isinstance(numbers, torch.Tensor) else torch.from_numpy(numbers)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

@@ -155,6 +155,9 @@ class RunSettings:
     pass; needs --batching per-domain, or --norm group."""
     compile: bool = False
     """Compile views and model with torch.compile, which takes a minute or more at the start: for long runs on a GPU."""
+    images_on: Literal["auto", "device", "host"] = "auto"
+    """Where all training images stay: device | host (batches go to the GPU one by one, copied while it works) | auto
+    (device, if they take a third of its free memory at most). The batches are the same."""
     track: tuple[str, ...] = ("tensorboard",)
     """Trackers that also get curves and scores: tensorboard | wandb | mlflow, several of them, or none. TensorBoard
     reads them from the storage: tensorboard --logdir results/trials"""

@@ -132,7 +132,9 @@ def _train(
 ) -> dict[str, Any]:
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = pick_device(device)
-    mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
+    mixture = Mixture.load(
+        data, config.domains, batch_per_domain=config.batch_per_domain, device=device, images_on=settings.images_on
+    )
     model = build_model(config)
     if METHODS[config.method].loads_weights:
         model.encoder.load_state_dict(encoder_of(config))
@@ -292,3 +294,6 @@ def _log_start(config: TrialConfig, mixture: Mixture, device: str, workers: int,
         config.trial_id, config.method, config.train_mixture, sizes, state.step, config.iterations,
         config.batch_per_domain, workers, device,
     )  # fmt: skip
+    if mixture.on_host:
+        size = sum(images.nbytes for images in mixture.images) / 1e9
+        log.info("%.3g GB of images stay on the host; batches are copied to %s while it trains", size, device)
