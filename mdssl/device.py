@@ -81,20 +81,28 @@ def send(numbers: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tens
 
 
 class Fetched:
-    """A tensor on its way from its device. What is asked of it waits for the work that led to it, and for no other."""
+    """A tensor on its way from its device. What is asked of it waits for the work that led to it, and for no other.
 
-    def __init__(self, x: torch.Tensor):
-        self.made_at, self.numbers = time.perf_counter(), x
+    Args:
+        copies: whether a tensor that is on the host already is copied, because it will change.
+    """
+
+    def __init__(self, x: torch.Tensor, *, copies: bool = False):
+        self.made_at, self.numbers = time.perf_counter(), x.clone() if copies and not x.is_cuda else x
         self.copied = torch.cuda.Event(enable_timing=True) if x.is_cuda else None
         if self.copied:
             # Into pinned memory, for the same reason.
             self.numbers = torch.empty_like(x, device="cpu", pin_memory=True).copy_(x, non_blocking=True)
             self.copied.record()
 
-    def tolist(self) -> list[Any]:
+    def arrived(self) -> torch.Tensor:
+        """The tensor on the host."""
         if self.copied:
             self.copied.synchronize()
-        return self.numbers.tolist()
+        return self.numbers
+
+    def tolist(self) -> list[Any]:
+        return self.arrived().tolist()
 
     def seconds_since(self, other: Fetched) -> float:
         """Between the arrivals of two tensors of one device."""

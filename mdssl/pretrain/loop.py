@@ -37,13 +37,13 @@ from mdssl.pretrain.progress import (
     validation_scores,
 )
 from mdssl.pretrain.pseudo_domains import groups_of, objective_of
-from mdssl.pretrain.reports import Reports
+from mdssl.pretrain.reports import Reports, log_start
+from mdssl.pretrain.saver import Saver
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views, with_precision
 from mdssl.pretrain.stopping import Agreement, StoppedError
 from mdssl.pretrain.trial_files import (
     now,
     read_training,
-    save_checkpoint,
     write_config,
     write_failure,
     write_finished,
@@ -112,9 +112,10 @@ def train(
     if ended and ended["status"] == "stopped":
         log.info("%s; it goes on from there", stopped_early(trial_dir.name, ended))
     is_first = not dist.is_initialized() or dist.get_rank() == 0
-    with Trackers(settings.track if is_first else (), config, trial_dir) as trackers:
+    saver = Saver(trial_dir, before_writing, in_background=settings.checkpoint_seconds > 0)
+    with Trackers(settings.track if is_first else (), config, trial_dir) as trackers, saver:
         arguments = (config, data, trial_dir, settings, device, report, stop_requested, before_writing)
-        return _train(*arguments, validate, rungs, trackers)
+        return _train(*arguments, validate, rungs, trackers, saver)
 
 
 def _train(
@@ -129,6 +130,7 @@ def _train(
     validate: Validate | None,
     rungs: Collection[int],
     trackers: Trackers,
+    saver: Saver,
 ) -> dict[str, Any]:
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = pick_device(device)
@@ -174,7 +176,7 @@ def _train(
         step_model.broadcast_buffers = False
     step_model.train()
     if rank == 0:
-        _log_start(config, mixture, device, workers, state)
+        log_start(config, mixture, device, workers, state)
 
     on_gpu = device.startswith("cuda")
     torch.backends.cudnn.benchmark |= on_gpu
@@ -203,7 +205,7 @@ def _train(
         make_reports(up_to_now=True)
         try:
             if rank == 0:
-                save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=True)
+                saver.save(model, optimizer, state, must=True)
         finally:
             if workers > 1:
                 dist.barrier()  # nobody leaves while rank 0 still writes
@@ -247,6 +249,7 @@ def _train(
         is_shared = shared is not None and state.step == config.stable_steps
         if not (is_report or stops or is_shared):
             continue
+        saver.check()
         saves = agreement.saves or settings.checkpoint_seconds == 0
         if is_report:
             is_due = agreement.second_passed() or is_last or scored or stops or saves
@@ -264,7 +267,7 @@ def _train(
         # Every `checkpoint_seconds` and on request, only here, where the losses are known to be finite.
         if saves or is_last or ends_early or (save_is_asked and not reports.lag):
             if rank == 0:
-                save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=must_save)
+                saver.save(model, optimizer, state, must=must_save)
             saved_at = time.perf_counter()
             agreement.saves = save_is_asked = False
 
@@ -285,15 +288,3 @@ def _train(
         # No rank ends the process group while rank 0 writes.
         dist.barrier()
     return ended if rank == 0 else cast("dict[str, Any]", read_training(trial_dir))
-
-
-def _log_start(config: TrialConfig, mixture: Mixture, device: str, workers: int, state: LoopState) -> None:
-    sizes = ", ".join(f"{name} {len(images):,}" for name, images in zip(mixture.names, mixture.images, strict=True))
-    log.info(
-        "%s %s on %s (%s images): steps %d to %d of %d images per domain, %d worker(s) on %s",
-        config.trial_id, config.method, config.train_mixture, sizes, state.step, config.iterations,
-        config.batch_per_domain, workers, device,
-    )  # fmt: skip
-    if mixture.on_host:
-        size = sum(images.nbytes for images in mixture.images) / 1e9
-        log.info("%.3g GB of images stay on the host; batches are copied to %s while it trains", size, device)
