@@ -63,7 +63,7 @@ def table1(run, found: dict) -> None:
                 config,
                 data=run.data,
                 trial_dir=run.folder / config.trial_id,
-                settings=RunSettings(track=(), checkpoint_seconds=1e9),
+                settings=RunSettings(track=(), checkpoint_seconds=1e9, compile_from=0),
                 device=run.device,
                 stop_requested=lambda: time.monotonic() > trainings_end,
             )

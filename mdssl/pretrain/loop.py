@@ -164,7 +164,9 @@ def _train(
     datasets = [open_dataset(data, name) for name in config.domains]
     groups, objective = groups_of(own, mixture, state.clusters), objective_of(own, state.clusters)
     backward = backward_by_domain if settings.gradient_caching else backward_at_once
-    if settings.compile:
+    on_gpu = device.startswith("cuda")
+    compiles = settings.compile or (on_gpu and 0 < settings.compile_from <= iterations - state.step)
+    if compiles:
         # Else models of earlier trials count towards the number of those that one process compiles.
         torch.compiler.reset()
         model.compile()
@@ -178,7 +180,6 @@ def _train(
     if rank == 0:
         log_start(config, mixture, device, workers, state)
 
-    on_gpu = device.startswith("cuda")
     torch.backends.cudnn.benchmark |= on_gpu
     reports = Reports(
         state, config.iterations, device, workers * on_gpu, trackers, report, lag=int(on_gpu),
@@ -231,7 +232,7 @@ def _train(
             parameters["lr"] = rate
         shares = [[group.share(each, workers) for group in groups] for each in range(workers)]
         counts = [[share.stop - share.start for share in of_rank] for of_rank in shares]
-        views = two_views(config, mixture, groups, state.step, shares[rank], compiled=settings.compile)
+        views = two_views(config, mixture, groups, state.step, shares[rank], compiled=compiles)
         optimizer.zero_grad(set_to_none=True)
         loss = backward(objective, step_model, views, counts)
         optimizer.step()
@@ -273,8 +274,8 @@ def _train(
 
     if rank == 0:
         before_writing()
-        compiled = settings.compile and not model.eager_passes
-        if settings.compile and not compiled:
+        compiled = compiles and not model.eager_passes
+        if compiles and not compiled:
             log.warning("PyTorch has run the model as it is %d times, in place of compiled code", model.eager_passes)
         of_run: dict[str, Any] = dict(device=device, workers=workers, compiled=compiled, datasets=datasets)
         if ends_early:
