@@ -32,6 +32,7 @@ CPU = (
     "optimizer",
     "step",
     "small_maps",
+    "host_images",
     "probe",
     "kmeans",
     "sweep",
@@ -39,7 +40,7 @@ CPU = (
     "prepare",
     "search",
 )
-CUDA = ("loss", "augment", "optimizer", "step", "probe", "kmeans")
+CUDA = ("loss", "augment", "optimizer", "step", "host_images", "probe", "kmeans")
 FLAGS = {("step", "cuda"): ("--preset", "paper")}
 VERSIONS = (
     "torch", "torchvision", "ray", "scikit-learn", "pandas", "pyarrow", "lightly", "kornia", "optuna", "syne-tune",
@@ -166,7 +167,7 @@ def main() -> int:
 
 
 def _in_order(sections: dict[str, str]) -> dict[str, str]:
-    order = [f"{name}, {device}" for device in ("cuda", "cpu") for name in CPU]
+    order = [f"{name}, {device}" for device in ("cuda", "cpu") for name in (*CPU, "gpu")]
     return {heading: sections[heading] for heading in order if heading in sections}
 
 

@@ -31,14 +31,14 @@ EPOCHS = 5
 Features = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def features(seed: int, device: str) -> Features:
+def features(seed: int, device: str, *, train: int = TRAIN, test: int = TEST, width: int = WIDTH) -> Features:
     """Non-negative features as a ResNet's average pooling gives them, whose classes overlap."""
     generator = torch.Generator().manual_seed(seed)
-    y = torch.randint(CLASSES, (TRAIN + TEST,), generator=generator)
+    y = torch.randint(CLASSES, (train + test,), generator=generator)
     means = 0.3 * torch.randn(CLASSES, 32, generator=generator)
-    x = means[y] + torch.randn(TRAIN + TEST, 32, generator=generator)
-    x = (x @ torch.randn(32, WIDTH, generator=generator) / 32**0.5).relu_()
-    return tuple(part.to(device) for part in (x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:]))
+    x = means[y] + torch.randn(train + test, 32, generator=generator)
+    x = (x @ torch.randn(32, width, generator=generator) / 32**0.5).relu_()
+    return tuple(part.to(device) for part in (x[:train], y[:train], x[train:], y[train:]))
 
 
 def usual_probe(width: int, batches: Callable[[], Iterable], learning_rate: float, epochs: int, device: str):

@@ -22,7 +22,18 @@ from dataclasses import replace
 import torch
 import torchvision
 from augment import torchvision_transform
-from harness import Report, arguments, assert_close, duration, extra_memory, paired_ratio, take_turns, timed
+from counting import count, floor_of, floor_seconds, limits_of
+from harness import (
+    Report,
+    amount,
+    arguments,
+    assert_close,
+    duration,
+    extra_memory,
+    paired_ratio,
+    take_turns,
+    timed,
+)
 from optimizer import lightly_lars
 from PIL import Image
 from torch import nn
@@ -195,32 +206,24 @@ def parts_of_a_step(step: Ours, rounds: int, device: str) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def bandwidth_floor(step: Ours) -> tuple[float, float]:
-    """Seconds that a step's encoder passes take if every layer reads and writes each of its tensors once, and bytes/s.
-
-    Forward a layer reads its input and writes its output; backward it reads the output's gradient and the input, and
-    writes the input's gradient. Weights and their gradients are small beside that.
-    """
-    moved = 0
-
-    def count(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        nonlocal moved
-        moved += 3 * inputs[0].numel() + 2 * output.numel()
-
-    leaves = [module for module in step.model.modules() if not list(module.children())]
-    hooks = [module.register_forward_hook(count) for module in leaves]
-    with torch.no_grad():
-        step.model.eval()(step.views()[:64])
-        step.model.train()
-    for hook in hooks:
-        hook.remove()
-    views = 2 * sum(step.counts)
-    moved *= views / 64 * (2 if step.config.precision == "bf16" else 4)
-    device = step.mixture.images[0].device
-    block, other = (torch.zeros(2**28, dtype=torch.uint8, device=device) for _ in range(2))
-    copies = take_turns({"copy": lambda: other.copy_(block)}, rounds=9, device=device.type)["copy"]
-    speed = 2 * block.numel() / statistics.median(copies)
-    return moved / speed, speed
+def report_counts(report: Report, step: Ours, device: str, seconds: float) -> None:
+    """What a step of the real code asks for, beside what the device can do and what any such step needs."""
+    counts = count(step)
+    is_bf16 = step.config.precision == "bf16"
+    limits = limits_of(device, torch.bfloat16 if is_bf16 else torch.float32)
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=is_bf16):
+        item, few = (2 if is_bf16 else 4), step.views()[:32]
+        floor = floor_of(step.model, few, 2 * sum(step.counts), item=item, cache=limits.cache)
+    least = floor_seconds(counts, floor, limits)
+    rows = [
+        ["launches", f"{counts.launches:,}", ""],
+        ["GB moved", amount(counts.bytes / 1e9), f"{counts.bytes / seconds / limits.bandwidth:.0%} of the bandwidth"],
+        ["TFLOP", amount(counts.operations / 1e12), f"{counts.operations / seconds / limits.speed:.0%} of the speed"],
+        ["GB that any step moves", amount(floor / 1e9), f"caches of {limits.cache / 1e6:.0f} MB left out"],
+        ["floor", duration(least), f"{least / seconds:.0%} of the step's {duration(seconds)}"],
+    ]
+    most = f"{limits.bandwidth / 1e9:,.0f} GB/s (copies) and {limits.speed / 1e12:.3g} TFLOP/s (products of matrices)"
+    report.table(f"A step's launches, bytes and operations, at {most}", ["", "", ""], rows)
 
 
 def steps_without_waiting(step: Ours, count: int = 20) -> None:
@@ -286,6 +289,7 @@ def main() -> None:
     whole = sum(parts.values())
     rows = [[name, duration(value), f"{value / whole:.1%}"] for name, value in parts.items()]
     report.table("Where the time goes", ["part", "median", "share"], rows)
+    report_counts(report, ours, device, statistics.median(seconds[names[0]]))
 
     small = config.batch_per_domain // 4
     cases = {count: config_of(flags.preset, domains=count, batch=small, method="mdssl") for count in (1, 2, 4, 8, 16)}
@@ -306,7 +310,6 @@ def main() -> None:
 def report_cuda(report: Report, step: Ours, views: int, seconds: float, peak: float) -> None:
     """The steady state; ``peak`` is the memory of a step with all that it needs, MiB."""
     steps_without_waiting(step)
-    floor, speed = bandwidth_floor(step)
     torch.cuda.synchronize()
     started, first = time.perf_counter(), step.number
     while time.perf_counter() - started < seconds:
@@ -318,7 +321,6 @@ def report_cuda(report: Report, step: Ours, views: int, seconds: float, peak: fl
     rows = [
         ["host waits for the GPU", "never, in 20 steps under set_sync_debug_mode('error')"],
         ["step", f"{duration(each)}, {views / each:,.0f} views/s, over {step.number - first} steps"],
-        ["memory-bandwidth floor of the encoder", f"{duration(floor)} at {speed / 1e12:.2f} TB/s: {floor / each:.0%}"],
         ["peak memory", f"{peak:,.0f} MiB, with model, optimiser and {IMAGES:,} images a domain"],
         [
             f"{PAPER_STEPS:,} steps",

@@ -58,30 +58,51 @@ def limit_memory(device: str, part: float) -> None:
         torch.cuda.set_per_process_memory_fraction(part, device)
 
 
-def send(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A tensor of ``numbers`` on ``device``, copied without waiting.
+def fits(size: int, device: str | torch.device) -> bool:
+    """Whether ``size`` bytes leave a GPU two thirds of the memory that this process may still take there.
+
+    On other devices they always fit.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return True
+    free, total = torch.cuda.mem_get_info(device)
+    own = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_reserved(device)
+    return 3 * size <= min(free, own)
+
+
+def send(numbers: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of ``numbers`` of the host on ``device``, copied without waiting.
 
     From pinned memory: a copy from pageable memory waits for all earlier work of the GPU.
     """
-    tensor = torch.from_numpy(numbers)
+    tensor = numbers if isinstance(numbers, torch.Tensor) else torch.from_numpy(numbers)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class Fetched:
-    """A tensor on its way from its device. What is asked of it waits for the work that led to it, and for no other."""
+    """A tensor on its way from its device. What is asked of it waits for the work that led to it, and for no other.
 
-    def __init__(self, x: torch.Tensor):
-        self.made_at, self.numbers = time.perf_counter(), x
+    Args:
+        copies: whether a tensor that is on the host already is copied, because it will change.
+    """
+
+    def __init__(self, x: torch.Tensor, *, copies: bool = False):
+        self.made_at, self.numbers = time.perf_counter(), x.clone() if copies and not x.is_cuda else x
         self.copied = torch.cuda.Event(enable_timing=True) if x.is_cuda else None
         if self.copied:
             # Into pinned memory, for the same reason.
             self.numbers = torch.empty_like(x, device="cpu", pin_memory=True).copy_(x, non_blocking=True)
             self.copied.record()
 
-    def tolist(self) -> list[Any]:
+    def arrived(self) -> torch.Tensor:
+        """The tensor on the host."""
         if self.copied:
             self.copied.synchronize()
-        return self.numbers.tolist()
+        return self.numbers
+
+    def tolist(self) -> list[Any]:
+        return self.arrived().tolist()
 
     def seconds_since(self, other: Fetched) -> float:
         """Between the arrivals of two tensors of one device."""

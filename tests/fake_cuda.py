@@ -44,9 +44,9 @@ class FakeCuda(Mode):
             raise Waiting(f"{function} needs a number") from error
 
 
-def send(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+def send(numbers: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
     """In place of `mdssl.device.send`."""
-    return torch.empty(numbers.shape, dtype=torch.from_numpy(numbers).dtype, device=device)
+    return torch.empty(numbers.shape, dtype=torch.as_tensor(numbers).dtype, device=device)
 
 
 def to_cuda(model: nn.Module) -> nn.Module:

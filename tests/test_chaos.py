@@ -68,8 +68,8 @@ def resumes_from_the_checkpoint_before_the_last(monkeypatch):
 def saves_what_was_to_be_saved_before(monkeypatch):
     save, earlier = loop.checkpoint.save, []
 
-    def save_what_was(folder, model, optimizer, state):
-        earlier.append(copy.deepcopy((model, optimizer, state)))
+    def save_what_was(folder, snapshot, state):
+        earlier.append(copy.deepcopy((snapshot, state)))
         save(folder, *earlier[max(len(earlier) - 2, 0)])
 
     monkeypatch.setattr(loop.checkpoint, "save", save_what_was)

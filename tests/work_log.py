@@ -43,8 +43,8 @@ def watch(loop: ModuleType) -> None:
         log("train", config.trial_id, step + 1)
         return two_views(config, mixture, groups, step, *arguments, **named)
 
-    def logged_save(folder, model, optimizer, state):
-        save(folder, model, optimizer, state)
+    def logged_save(folder, snapshot, state):
+        save(folder, snapshot, state)
         log("saved", folder.parent.name, state.step)
 
     loop.two_views, loop.checkpoint.load_latest, loop.checkpoint.save = logged_views, logged_load, logged_save
@@ -70,7 +70,8 @@ def check_work(log: Path, iterations: int) -> dict[str, int]:
             at[key] = event.step
             trained[trial].append(event.step)
         else:
-            assert event.step == at[key], f"trial {trial} saves step {step} after step {at[key]}"
+            # A thread writes it, while training goes on.
+            assert event.step <= at[key], f"trial {trial} saves step {step} after step {at[key]}"
             saved[trial] = max(saved[trial], event.step)
     for trial, steps in trained.items():
         assert set(steps) == set(range(1, iterations + 1)), f"trial {trial}: every step"

@@ -154,7 +154,12 @@ class RunSettings:
     """Encode one domain at a time, in the memory of one: for many domains. The same gradients for one more forward
     pass; needs --batching per-domain, or --norm group."""
     compile: bool = False
-    """Compile views and model with torch.compile, which takes a minute or more at the start: for long runs on a GPU."""
+    """Compile views and model with torch.compile, which takes a minute or more at the start."""
+    compile_from: int = 10_000
+    """On a GPU, runs of at least so many steps are compiled without being asked to; 0 is never."""
+    images_on: Literal["auto", "device", "host"] = "auto"
+    """Where all training images stay: device | host (batches go to the GPU one by one, copied while it works) | auto
+    (device, if they take a third of its free memory at most). The batches are the same."""
     track: tuple[str, ...] = ("tensorboard",)
     """Trackers that also get curves and scores: tensorboard | wandb | mlflow, several of them, or none. TensorBoard
     reads them from the storage: tensorboard --logdir results/trials"""
@@ -173,6 +178,7 @@ class RunSettings:
         if self.score_every is not None:
             check_number("score_every", self.score_every, low=0)
         check_number("hang_minutes", self.hang_minutes, low=0)
+        check_number("compile_from", self.compile_from, low=0)
 
 
 def check_trackers(names: Sequence[str]) -> None:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import Dataset, open_dataset
-from mdssl.device import send
+from mdssl.data.host_images import HostImages
+from mdssl.device import fits, send
 from mdssl.errors import InputError
 
 
@@ -77,15 +79,30 @@ class Mixture:
         names: the D domains.
         images: per domain, uint8 (n, S, S, 3): a memory map that all trials of a node share, or a tensor on the GPU.
         batch_per_domain: images of each domain in a step, over all workers.
+        on_host: what brings batches to the device, where the images stay on the host.
     """
 
     names: tuple[str, ...]
     images: tuple[torch.Tensor, ...]
     batch_per_domain: int
+    on_host: HostImages | None = None
 
     @classmethod
-    def load(cls, data: str | Path, names: tuple[str, ...], *, batch_per_domain: int, device: str) -> Mixture:
+    def load(
+        cls,
+        data: str | Path,
+        names: tuple[str, ...],
+        *,
+        batch_per_domain: int,
+        device: str,
+        images_on: Literal["auto", "device", "host"] = "device",
+    ) -> Mixture:
         """Open the train split of every domain, with its unlabelled images.
+
+        Args:
+            device: where batches go.
+            images_on: where all images stay: on the device, on the host, or auto, which is the device if they fit.
+                Batches are the same.
 
         Raises:
             InputError: a domain is not prepared, has fewer images than a batch, or another image size than the first.
@@ -93,7 +110,10 @@ class Mixture:
         datasets = [open_dataset(data, name) for name in names]
         check_batch(datasets, batch_per_domain)
         arrays = [dataset.pretraining_images() for dataset in datasets]
-        return cls(names, tuple(_shared_tensor(array).to(device) for array in arrays), batch_per_domain)
+        shared = tuple(map(_shared_tensor, arrays))
+        if images_on == "host" or (images_on == "auto" and not fits(sum(each.nbytes for each in shared), device)):
+            return cls(names, shared, batch_per_domain, HostImages(arrays, device))
+        return cls(names, tuple(each.to(device) for each in shared), batch_per_domain)
 
     @property
     def image_size(self) -> int:
@@ -120,8 +140,13 @@ class Mixture:
         count = int(self.offsets[-1])
         return Group("+".join(self.names), np.arange(count), min(batch, count))
 
-    def gather(self, rows: np.ndarray) -> torch.Tensor:
-        """(len(rows), S, S, 3) uint8: these images, in this order, on the device of ``images``."""
+    def gather(self, rows: np.ndarray, then: Callable[[], np.ndarray] | None = None) -> torch.Tensor:
+        """(len(rows), S, S, 3) uint8: these images, in this order, on the device.
+
+        ``then`` gives the rows that are probably gathered next: see `mdssl.data.host_images.HostImages.take`.
+        """
+        if self.on_host:
+            return self.on_host.take(rows, then)
         first = self.images[0]
         found = torch.empty((len(rows), *first.shape[1:]), dtype=torch.uint8, device=first.device)
         domain_of_row = np.searchsorted(self.offsets, rows, side="right") - 1

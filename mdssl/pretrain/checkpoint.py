@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from mdssl.device import Fetched
 from mdssl.pretrain.pseudo_domains import PseudoDomains
 from mdssl.storage.location import Location
 from mdssl.storage.safetensors_header import safetensors_metadata
@@ -63,26 +64,37 @@ class LoopState:
     checkpoints: list[str] = field(default_factory=list)
 
 
-def save(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState) -> None:
+class Snapshot:
+    """A copy of the tensors of a run, made without waiting for a GPU: into pinned memory, before its next step."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState):
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        for name, parameter in model.named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        if state.clusters is not None:
+            tensors |= {f"clusters.{name}": getattr(state.clusters, name) for name in _CLUSTER_TENSORS}
+        self._tensors = {name: Fetched(value.detach(), copies=True) for name, value in tensors.items()}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """On the host, by name; waits until they are there."""
+        return {name: value.arrived().contiguous() for name, value in self._tensors.items()}
+
+
+def save(folder: Location, snapshot: Snapshot, state: LoopState) -> None:
     """Write ``folder/step-00000480.safetensors`` and keep only the last `KEEP` that this run read or wrote."""
-    saved = write(folder, model, optimizer, state)
-    state.checkpoints = [*state.checkpoints, saved][-KEEP:]
+    saved = write(folder, snapshot, state)
+    state.checkpoints[:] = [*state.checkpoints, saved][-KEEP:]
     for name in set(_steps(folder)) - set(state.checkpoints):
         (folder / name).delete()
 
 
-def write(folder: Location, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState) -> str:
+def write(folder: Location, snapshot: Snapshot, state: LoopState) -> str:
     """Write ``folder/step-00000480.safetensors``, whole or not at all; returns its name."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
     scalars = {key: value for key, value in vars(state).items() if key not in ("clusters", "checkpoints")}
     if state.clusters is not None:
-        tensors |= {f"clusters.{name}": getattr(state.clusters, name) for name in _CLUSTER_TENSORS}
         scalars["round"] = state.clusters.round
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    data = safetensors.torch.save(tensors, metadata={"loop_state": json.dumps(scalars)})
+    data = safetensors.torch.save(snapshot.tensors(), metadata={"loop_state": json.dumps(scalars)})
     saved = name_of(state.step)
     (folder / saved).write_bytes(data)
     return saved

@@ -37,13 +37,13 @@ from mdssl.pretrain.progress import (
     validation_scores,
 )
 from mdssl.pretrain.pseudo_domains import groups_of, objective_of
-from mdssl.pretrain.reports import Reports
+from mdssl.pretrain.reports import Reports, log_start
+from mdssl.pretrain.saver import Saver
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views, with_precision
 from mdssl.pretrain.stopping import Agreement, StoppedError
 from mdssl.pretrain.trial_files import (
     now,
     read_training,
-    save_checkpoint,
     write_config,
     write_failure,
     write_finished,
@@ -113,9 +113,10 @@ def train(
     if ended and ended["status"] == "stopped":
         log.info("%s; it goes on from there", stopped_early(trial_dir.name, ended))
     is_first = not dist.is_initialized() or dist.get_rank() == 0
-    with Trackers(settings.track if is_first else (), config, trial_dir) as trackers:
+    saver = Saver(trial_dir, before_writing, in_background=settings.checkpoint_seconds > 0)
+    with Trackers(settings.track if is_first else (), config, trial_dir) as trackers, saver:
         arguments = (config, data, trial_dir, settings, device, report, stop_requested, before_writing)
-        return _train(*arguments, validate, rungs, trackers)
+        return _train(*arguments, validate, rungs, trackers, saver)
 
 
 def _train(
@@ -130,10 +131,13 @@ def _train(
     validate: Validate | None,
     rungs: Collection[int],
     trackers: Trackers,
+    saver: Saver,
 ) -> dict[str, Any]:
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = pick_device(device)
-    mixture = Mixture.load(data, config.domains, batch_per_domain=config.batch_per_domain, device=device)
+    mixture = Mixture.load(
+        data, config.domains, batch_per_domain=config.batch_per_domain, device=device, images_on=settings.images_on
+    )
     model = build_model(config)
     if METHODS[config.method].loads_weights:
         model.encoder.load_state_dict(encoder_of(config))
@@ -162,7 +166,9 @@ def _train(
     of_run: dict[str, Any] = {"device": device, "workers": workers, "datasets": datasets}
     groups, objective = groups_of(own, mixture, state.clusters), objective_of(own, state.clusters)
     backward = backward_by_domain if settings.gradient_caching else backward_at_once
-    if settings.compile:
+    on_gpu = device.startswith("cuda")
+    compiles = settings.compile or (on_gpu and 0 < settings.compile_from <= iterations - state.step)
+    if compiles:
         # Else models of earlier trials count towards the number of those that one process compiles.
         torch.compiler.reset()
         model.compile()
@@ -174,9 +180,8 @@ def _train(
         step_model.broadcast_buffers = False
     step_model.train()
     if rank == 0:
-        _log_start(config, mixture, device, workers, state)
+        log_start(config, mixture, device, workers, state)
 
-    on_gpu = device.startswith("cuda")
     torch.backends.cudnn.benchmark |= on_gpu
     reports = Reports(
         state, config.iterations, device, workers * on_gpu, trackers, report, lag=int(on_gpu),
@@ -207,7 +212,7 @@ def _train(
         make_reports(up_to_now=True)
         try:
             if rank == 0:
-                save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=True)
+                saver.save(model, optimizer, state, must=True)
                 if stop_request(trial_dir).exists():
                     record_stop()
         finally:
@@ -235,7 +240,7 @@ def _train(
             parameters["lr"] = rate
         shares = [[group.share(each, workers) for group in groups] for each in range(workers)]
         counts = [[share.stop - share.start for share in of_rank] for of_rank in shares]
-        views = two_views(config, mixture, groups, state.step, shares[rank], compiled=settings.compile)
+        views = two_views(config, mixture, groups, state.step, shares[rank], compiled=compiles)
         optimizer.zero_grad(set_to_none=True)
         loss = backward(objective, step_model, views, counts)
         optimizer.step()
@@ -253,6 +258,7 @@ def _train(
         is_shared = shared is not None and state.step == config.stable_steps
         if not (is_report or stops or is_shared):
             continue
+        saver.check()
         saves = agreement.saves or settings.checkpoint_seconds == 0
         if is_report:
             is_due = agreement.second_passed() or is_last or scored or stops or saves
@@ -270,14 +276,14 @@ def _train(
         # Every `checkpoint_seconds` and on request, only here, where the losses are known to be finite.
         if saves or is_last or ends_early or (save_is_asked and not reports.lag):
             if rank == 0:
-                save_checkpoint(trial_dir, model, optimizer, state, before_writing, must=must_save)
+                saver.save(model, optimizer, state, must=must_save)
             saved_at = time.perf_counter()
             agreement.saves = save_is_asked = False
 
     if rank == 0:
         before_writing()
-        compiled = settings.compile and not model.eager_passes
-        if settings.compile and not compiled:
+        compiled = compiles and not model.eager_passes
+        if compiles and not compiled:
             log.warning("PyTorch has run the model as it is %d times, in place of compiled code", model.eager_passes)
         if ends_early:
             ended = record_stop(compiled=compiled)
@@ -289,12 +295,3 @@ def _train(
         # No rank ends the process group while rank 0 writes.
         dist.barrier()
     return ended if rank == 0 else cast("dict[str, Any]", read_training(trial_dir))
-
-
-def _log_start(config: TrialConfig, mixture: Mixture, device: str, workers: int, state: LoopState) -> None:
-    sizes = ", ".join(f"{name} {len(images):,}" for name, images in zip(mixture.names, mixture.images, strict=True))
-    log.info(
-        "%s %s on %s (%s images): steps %d to %d of %d images per domain, %d worker(s) on %s",
-        config.trial_id, config.method, config.train_mixture, sizes, state.step, config.iterations,
-        config.batch_per_domain, workers, device,
-    )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -43,10 +43,18 @@ class Model(nn.Module):
     def forward(self, views: torch.Tensor, parts: list[int] | None = None) -> torch.Tensor:
         """(B, 3, S, S) to (B, projection_dim). With ``parts``, rows are encoded in consecutive groups of these sizes,
         each with its own batch-norm statistics."""
+        groups = [views] if parts is None else views.split(parts)
+        return torch.cat([self._encode(group) for group in groups])
+
+    def _encode(self, views: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling():
             self.eager_passes += 1
-        groups = [views] if parts is None else views.split(parts)
-        return torch.cat([self.projection(self.encoder(group)) for group in groups])
+        return self.projection(self.encoder(views))
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the pass of one group, with the arguments of `torch.compile`. So whatever the number of groups
+        and their sizes, there is code for the first size, and one or two for all others."""
+        self._encode = torch.compile(self._encode, *args, **options)  # type: ignore[method-assign]
 
 
 def build_model(config: TrialConfig) -> Model:

@@ -140,7 +140,8 @@ def embed(
         if agreement and agreement.stop_after(number):
             model.train()
             raise StoppedError("stopped on request")
-        images = mixture.gather(share[first : first + _EMBED_ROWS]).to(device)
+        rows, later = (slice(start, start + _EMBED_ROWS) for start in (first, first + _EMBED_ROWS))
+        images = mixture.gather(share[rows], then=partial(share.__getitem__, later)).to(device)
         views = normalize(images.permute(0, 3, 1, 2).float() / 255)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
             z = model.encoder(views)

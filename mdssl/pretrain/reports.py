@@ -6,6 +6,7 @@ then waits for the host. So on a GPU each report is made one report later, from 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,10 +15,14 @@ from typing import NamedTuple
 
 import torch
 
+from mdssl.config.trial import TrialConfig
+from mdssl.data.mixture import Mixture
 from mdssl.device import Fetched
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.progress import Answer, Progress, check_finite, means_of
 from mdssl.tracking.trackers import Trackers, of_report
+
+log = logging.getLogger(__name__)
 
 
 class _Window(NamedTuple):
@@ -139,3 +144,16 @@ class Reports:
         self.state.seconds += spent
         self.state.gpu_seconds += spent * self.gpus
         return spent
+
+
+def log_start(config: TrialConfig, mixture: Mixture, device: str, workers: int, state: LoopState) -> None:
+    """Log what a run trains, on what, and from which step on."""
+    sizes = ", ".join(f"{name} {len(images):,}" for name, images in zip(mixture.names, mixture.images, strict=True))
+    log.info(
+        "%s %s on %s (%s images): steps %d to %d of %d images per domain, %d worker(s) on %s",
+        config.trial_id, config.method, config.train_mixture, sizes, state.step, config.iterations,
+        config.batch_per_domain, workers, device,
+    )  # fmt: skip
+    if mixture.on_host:
+        size = sum(images.nbytes for images in mixture.images) / 1e9
+        log.info("%.3g GB of images stay on the host; batches are copied to %s while it trains", size, device)

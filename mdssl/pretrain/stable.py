@@ -63,7 +63,7 @@ def save_shared(
     source = {"trial_id": config.trial_id, "step": state.step, "views": state.views}
     free = replace(state, seconds=0.0, gpu_seconds=0.0, score_seconds=0.0, started_at="", continued_from=source)
     try:
-        checkpoint.write(folder, model, optimizer, free)
+        checkpoint.write(folder, checkpoint.Snapshot(model, optimizer, free), free)
     except OSError as error:
         if not folder.may_come_back(error):
             raise

@@ -33,8 +33,13 @@ def two_views(
     compiled: bool = False,
 ) -> torch.Tensor:
     """(2 · b, 3, S, S): this worker's first views of all groups, then the second views in the same order."""
-    rows = [group.drawn(config.seed, step)[share] for group, share in zip(groups, shares, strict=True)]
-    images = mixture.gather(np.concatenate(rows))
+
+    def rows(step: int) -> np.ndarray:
+        return np.concatenate(
+            [group.drawn(config.seed, step)[share] for group, share in zip(groups, shares, strict=True)]
+        )
+
+    images = mixture.gather(rows(step), then=lambda: rows(step + 1))
     uniform = [
         draw(group.batch, seed=config.seed, step=step, domain=domain_key(group.name))[:, share]
         for group, share in zip(groups, shares, strict=True)

@@ -17,12 +17,10 @@ tensorboard/ grow during all of this: see `mdssl.storage.trial_log` and `mdssl.t
 from __future__ import annotations
 
 import json
-import logging
 import os
 import resource
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,16 +34,12 @@ from torch import nn
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import Dataset
 from mdssl.errors import InputError
-from mdssl.pretrain import checkpoint
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import Model, build_model
 from mdssl.storage.location import Location
-from mdssl.storage.retry import retrying
 from mdssl.storage.safetensors_header import safetensors_metadata, with_sorted_metadata
 from mdssl.storage.trial_dir import stopped_early
-
-log = logging.getLogger(__name__)
 
 
 def now() -> str:
@@ -189,30 +183,6 @@ def _write_training(
     }
     (trial_dir / "training.json").write_bytes(json.dumps(ended, indent=2).encode())
     return ended
-
-
-def save_checkpoint(
-    trial_dir: Location,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: LoopState,
-    before_writing: Callable[[], None],
-    *,
-    must: bool,
-) -> None:
-    """Save a checkpoint. Unless it ``must`` be saved, a full or unreachable storage only gives a warning."""
-    try:
-        with nullcontext() if must else retrying(0):
-            before_writing()
-            checkpoint.save(trial_dir / "checkpoints", model, optimizer, state)
-            write_metrics(trial_dir, state)
-    except OSError as error:
-        if must or not trial_dir.may_come_back(error):
-            raise
-        log.warning(
-            "trial %s: the checkpoint of step %d could not be saved: %s. Training continues, and the next one is tried",
-            trial_dir.name, state.step, error,
-        )  # fmt: skip
 
 
 def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, Model]:

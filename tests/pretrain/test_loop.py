@@ -17,16 +17,17 @@ import safetensors.torch
 import torch
 import torchvision
 from factories import Killed, kill_at, prepare_arrays, tiny_trial
+from torch._dynamo.utils import counters
 
 from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.pretrain import checkpoint, loop
 from mdssl.pretrain.loop import train
-from mdssl.pretrain.model import build_model
+from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.progress import NonFiniteLossError
-from mdssl.pretrain.step import two_views
+from mdssl.pretrain.step import backward_at_once, two_views
 from mdssl.pretrain.stopping import StoppedError
 from mdssl.pretrain.trial_files import load_model, read_training, write_finished
 from mdssl.storage.location import Location
@@ -405,6 +406,42 @@ def test_a_compiled_run_trains_the_same_encoder(tiny_data, tmp_path, monkeypatch
     # The views alone are of float32, and may differ in their last bits.
     np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "as-written"), rtol=1e-3)
     assert weights(tmp_path / "compiled").keys() == weights(tmp_path / "as-written").keys()
+
+
+@pytest.mark.parametrize("batching", ["joint", "per-domain"])
+def test_ragged_domains_are_compiled_anew_twice_at_most(batching):
+    """Clusters have batches of other sizes after each clustering, and some are empty."""
+    torch._dynamo.reset()
+    counters.clear()
+    trial = tiny_trial(batching=batching)
+    model = build_model(trial)
+    model.compile(backend="eager", fullgraph=True)
+    for counts in ([8, 8], [8, 5], [4, 8], [7, 7], [8, 8], [5, 5, 5], [4, 5, 2]):
+        backward_at_once(trial, model, torch.randn(2 * sum(counts), 3, 32, 32), [counts])
+    assert counters["stats"]["unique_graphs"] <= 3
+    assert not counters["graph_break"]
+    assert model.eager_passes == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "steps", "changes", "expected"),
+    [
+        ("cuda", 6, {"compile_from": 6}, True),
+        ("cuda", 6, {"compile_from": 7}, False),
+        ("cuda", 6, {"compile_from": 0}, False),
+        ("cpu", 6, {"compile_from": 6}, False),
+    ],
+    ids=["long enough", "too short", "never", "not on a CPU"],
+)
+def test_long_runs_on_a_gpu_are_compiled(tiny_data, tmp_path, monkeypatch, request, device, steps, changes, expected):
+    if device == "cuda":
+        request.getfixturevalue("gpu")
+    asked = []
+    monkeypatch.setattr(Model, "compile", lambda self: asked.append("model"))
+    monkeypatch.setattr(loop, "two_views", lambda *args, compiled: asked.append(compiled) or two_views(*args))
+    settings = RunSettings(**changes, track=())
+    train(tiny_trial(iterations=steps), data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu")
+    assert asked == ["model"] * expected + [expected] * steps
 
 
 @pytest.mark.slow

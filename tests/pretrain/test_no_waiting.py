@@ -8,7 +8,9 @@ import torch
 from factories import tiny_trial
 from fake_cuda import CUDA, Waiting, fake_cuda, send, to_cuda
 
+from mdssl.data import host_images as host_images_module
 from mdssl.data import mixture as mixture_module
+from mdssl.data.host_images import HostImages
 from mdssl.data.mixture import Mixture
 from mdssl.pretrain import loss as loss_module
 from mdssl.pretrain import optim as optim_module
@@ -28,10 +30,13 @@ ONE, TWO = (8,), (3, 5)
 )
 def two_steps(request, monkeypatch):
     """Runs them; returns the model."""
-    for module in (mixture_module, step_module, loss_module, optim_module):
+    for module in (mixture_module, host_images_module, step_module, loss_module, optim_module):
         monkeypatch.setattr(module, "send", send)
 
-    def run(backward=backward_at_once, compiled=False, **changes):
+    # Pinned memory needs a driver.
+    monkeypatch.setattr(HostImages, "_on_gpu", False)
+
+    def run(backward=backward_at_once, compiled=False, on_host=False, **changes):
         config = tiny_trial(precision="bf16", **changes)
         counts = [[share] * 2 for share in request.param]
         with fake_cuda(workers=len(counts)):
@@ -40,8 +45,10 @@ def two_steps(request, monkeypatch):
                 make_global(model)
             model = to_cuda(model)
             optimizer = build_optimizer(config, model)
-            images = tuple(torch.empty(50, 32, 32, 3, dtype=torch.uint8, device=CUDA) for _ in config.domains)
-            mixture = Mixture(config.domains, images, config.batch_per_domain)
+            place = torch.device("cpu") if on_host else CUDA
+            images = tuple(torch.empty(50, 32, 32, 3, dtype=torch.uint8, device=place) for _ in config.domains)
+            host = HostImages([each.numpy() for each in images], CUDA) if on_host else None
+            mixture = Mixture(config.domains, images, config.batch_per_domain, host)
             if compiled:
                 torch._dynamo.reset()
                 model.compile(backend="eager", fullgraph=True)
@@ -66,6 +73,7 @@ SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
     [
         (backward_at_once, {"optimizer": "lars"}),
         (backward_at_once, {"optimizer": "sgd", **SIMCLR}),
+        (backward_at_once, {"optimizer": "sgd", "on_host": True}),
         (backward_at_once, {"optimizer": "adamw", "batching": "per-domain"}),
         pytest.param(backward_by_domain, {"optimizer": "lars", "batching": "per-domain"}, marks=pytest.mark.long),
         (backward_at_once, {"optimizer": "lars", "norm": "group", "stem": "cifar"}),
