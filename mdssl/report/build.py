@@ -36,14 +36,11 @@ from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST
 from mdssl.terminal import printable
 
 Unfinished = Callable[[Location, Sequence[str]], list[dict[str, Any]]]
-"""Describes the trials with these ids, which have no row yet: `mdssl.sweep.unfinished.trials_without_rows`, of a room
-above this one."""
+"""Describes the trials with these ids, which have no row yet: `mdssl.sweep.unfinished.trials_without_rows`."""
 
 WATCH_SECONDS = 30
 _SAVE_SECONDS = 5.0
 """Time between saves of the state. After an interruption, the pictures since the last one are drawn again."""
-_MOST_CHOICES = 30
-"""Values of a setting that a list to choose from has; a number with more has limits alone."""
 _ABOVE_THE_TABLE = ("lambda-heatmap", "importance")
 """Kinds of figures that tell which settings matter."""
 _MADE_AT, _VERSION = "@made-at@", "@version@"
@@ -254,6 +251,7 @@ def write_index(folder: Folder, content: Content, *, watched: bool = False, live
     else:
         folder.remove("leaderboard.csv")
     figures: Drawn = folder.pictures.get(BOARD, {"made_from": "", "pictures": []})
+    above = [each for each in figures["pictures"] if each["kind"] in _ABOVE_THE_TABLE]
     comparable = claims[claims["verdict"].isin(COMPARABLE)]
     page = render(
         "index.html",
@@ -273,11 +271,11 @@ def write_index(folder: Folder, content: Content, *, watched: bool = False, live
         no_validation=NO_VALIDATION,
         titles=content.titles,
         table=table,
-        filters=[column for column in table.columns if _can_filter(column)],
+        filters=[column for column in table.columns if column.can_filter],
         curves=Markup(curves_json(folder, content.trial_ids).replace("<", "\\u003c")),
         curve_names=CURVES,
-        pictures_above=[each for each in figures["pictures"] if each["kind"] in _ABOVE_THE_TABLE],
-        pictures_below=[each for each in figures["pictures"] if each["kind"] not in _ABOVE_THE_TABLE],
+        pictures_above=above,
+        pictures_below=[each for each in figures["pictures"] if each not in above],
         absent=figures.get("absent", {}),
         rule=RULE,
         verdicts=VERDICTS,
@@ -288,12 +286,6 @@ def write_index(folder: Folder, content: Content, *, watched: bool = False, live
     version, made_at = digest(page), f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
     page = page.replace(_MADE_AT.encode(), made_at.encode()).replace(_VERSION.encode(), version.encode())
     folder.write("index.html", page, version)
-
-
-def _can_filter(column: overview.Column) -> bool:
-    """Whether a list of the values of ``column`` helps to choose rows."""
-    chosen = column.kind == "setting" or column.name in ("status", "tags")
-    return chosen and 1 < len(column.choices) <= _MOST_CHOICES
 
 
 def _csv(frame: pd.DataFrame) -> bytes:

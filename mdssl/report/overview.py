@@ -17,6 +17,8 @@ NOTHING = "–"
 """A cell without a value."""
 _REMARKS = ("tags", "note")
 """Columns that a leaderboard may have: what users wrote about a trial."""
+_MOST_CHOICES = 30
+"""Values of a setting that a list to choose from has; a number with more has limits alone."""
 _AT_THE_END = ("status", "hours", *_REMARKS, "error")
 
 
@@ -49,6 +51,12 @@ class Column(NamedTuple):
     kind: str
     is_numeric: bool
     choices: list[str]
+
+    @property
+    def can_filter(self) -> bool:
+        """Whether a list of its values helps to choose rows."""
+        chosen = self.kind == "setting" or self.name in ("status", "tags")
+        return chosen and 1 < len(self.choices) <= _MOST_CHOICES
 
 
 class Row(NamedTuple):

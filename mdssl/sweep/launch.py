@@ -28,7 +28,7 @@ from mdssl.storage.notes import tag_all
 from mdssl.storage.retry import in_threads, retrying
 from mdssl.storage.trial_dir import delete_trial, rows_file_in, trial_dir_in
 from mdssl.sweep.grid import Work, labelled_domains, scores_of
-from mdssl.sweep.resources import Share, check_resources, described
+from mdssl.sweep.resources import check_resources, described, share_of
 from mdssl.sweep.restarts import TRIAL_RESTARTS, step_done, step_saved, to_run_again
 from mdssl.sweep.rows import git_commit
 from mdssl.sweep.search.search import Trials
@@ -106,7 +106,7 @@ def _check_this_machine(settings: SweepSettings) -> None:
     from mdssl.sweep.ray_session import resources_here
 
     nodes = [resources_here(settings)]
-    check_resources(_share(settings, nodes), nodes, where="this machine")
+    check_resources(share_of(settings, nodes), nodes, where="this machine")
 
 
 def _run(
@@ -148,7 +148,7 @@ def _run_on_ray(
     from mdssl.sweep.trial import TrialRun
 
     nodes = node_resources()
-    share = _share(settings, nodes)
+    share = share_of(settings, nodes)
     growing_to = settings.max_concurrent if settings.address else None
     fitting = check_resources(share, nodes, growing_to=growing_to)
     most = math.inf if trials.to_choose is None else len(left) + trials.to_choose
@@ -296,10 +296,3 @@ def trial_resources(run: TrialRun) -> dict[str, float]:
         return {"CPU": run.cpus_per_worker, "GPU": run.gpus_per_worker}
     # Without its workers a nested trial needs next to nothing, but Tune refuses a request for no resource.
     return {"CPU": 0, "memory": 1 << 20}
-
-
-def _share(settings: SweepSettings, nodes: list[dict[str, float]]) -> Share:
-    gpus = settings.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if any(node.get("GPU") for node in nodes) else 0.0
-    return Share(workers=settings.workers, cpus=settings.cpus_per_worker, gpus=gpus)

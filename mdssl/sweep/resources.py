@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mdssl.errors import InputError
+from mdssl.sweep.settings import SweepSettings
 
 _MEMORY_OF_TRIALS, _MEMORY_OF_PROBE = 0.8, 0.15
 """Of a GPU that trials share. The rest is memory that PyTorch does not count, some 0.4 GB of each process."""
@@ -48,6 +49,14 @@ class Share:
             of_one = int(1 / self.gpus + 1e-6) if self.gpus < 1 else 1 / self.gpus
             held = min(held, int(int(node.get("GPU", 0)) * of_one))
         return held
+
+
+def share_of(settings: SweepSettings, nodes: Sequence[dict[str, float]]) -> Share:
+    """What each worker of a sweep gets; by default a GPU, if ``nodes`` have any."""
+    gpus = settings.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU") for node in nodes) else 0.0
+    return Share(workers=settings.workers, cpus=settings.cpus_per_worker, gpus=gpus)
 
 
 def slots(share: Share, nodes: Sequence[dict[str, float]]) -> int:
