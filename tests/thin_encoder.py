@@ -40,8 +40,10 @@ class _Thin(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), norm(64)
         self.relu, self.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
-        self.layer1, self.layer2 = _Bottleneck(64, 4, 1, norm), _Bottleneck(16, 8, 2, norm)
-        self.layer3, self.layer4 = _Bottleneck(32, 16, 2, norm), _Bottleneck(64, 128, 2, norm)
+        self.layer1 = nn.Sequential(_Bottleneck(64, 4, 1, norm))
+        self.layer2 = nn.Sequential(_Bottleneck(16, 8, 2, norm))
+        self.layer3 = nn.Sequential(_Bottleneck(32, 16, 2, norm))
+        self.layer4 = nn.Sequential(_Bottleneck(64, 128, 2, norm))
         self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(512, 1000)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -63,7 +65,8 @@ def _thin(arch: str, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) ->
 def install(model: ModuleType) -> None:
     """Have ``mdssl.pretrain.model`` build it for ``arch="resnet18"``. Elsewhere torchvision's own remains."""
     global _full
-    _full, model.resnet = model.resnet, _thin
+    if model.resnet is not _thin:
+        _full, model.resnet = model.resnet, _thin
     # Optimizers import torch._dynamo, which takes as long as torch, to say that they are not to be compiled.
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
         method = getattr(optim.Optimizer, name).__wrapped__

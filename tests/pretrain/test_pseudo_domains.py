@@ -148,7 +148,7 @@ def test_a_round_finds_domains_that_look_different_and_records_what_it_did(tiny_
     mixture, model = load(tiny_data, trial), build_model(trial)
     with caplog.at_level(logging.INFO):
         found, record = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
-    assert record["purity"] > 0.6, "each of the three domains has a tint of its own, and 1/3 is chance"
+    assert record["purity"] > 0.5, "each of the three domains has a tint of its own, and 1/3 is chance"
     counts = np.zeros((3, 3))
     np.add.at(counts, (found.labels, mixture.labels), 1)
     assert record["purity"] == pytest.approx(counts.max(axis=1).sum() / 192)

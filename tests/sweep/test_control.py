@@ -15,7 +15,6 @@ from mdssl.leaderboard.board import read, read_rows, write_rows
 from mdssl.pretrain.checkpoint import latest_step
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.stopping import StoppedError
-from mdssl.pretrain.trial_files import load_model
 from mdssl.storage import claim as claims
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
@@ -194,39 +193,6 @@ def test_mdssl_train_refuses_a_trial_that_is_to_stop(tiny_data, storage, capsys)
     assert f"after `mdssl retry {trial_id}` the same command trains it further" in capsys.readouterr().err
     assert run("tag", trial_id, "--remove", "one", "--storage", storage) == 0
     assert capsys.readouterr().out == f"{trial_id}: two\n"
-
-
-@pytest.mark.parametrize("keeps", [False, True])
-def test_checkpoints_go_when_all_scores_are_there_unless_they_are_to_be_kept(tiny_data, storage, monkeypatch, keeps):
-    config = tiny_trial(schedule="wsd", iterations=5)
-    score = {
-        "eval_dataset": "tiny-c",
-        "features": "encoder",
-        "probe": "lbfgs",
-        "probe_settings": {},
-        "top1": 50.0,
-        "knn_top1": 40.0,
-    }
-    score |= {"num_classes": 4, "num_train": 64, "num_test": 32, "eval_seconds": 1.0, "data_fingerprint": "x"}
-    answers = iter([{"tiny-c": "no memory"}, {"tiny-c": [score]}])
-    monkeypatch.setattr(sweep_trial.tune, "report", lambda report: None)
-    monkeypatch.setattr(sweep_trial.ray, "get_actor", lambda name: SimpleNamespace(score=SimpleNamespace(remote=print)))
-    monkeypatch.setattr(sweep_trial.ray, "wait", lambda asked, timeout: (asked, []))
-    monkeypatch.setattr(sweep_trial.ray, "get", lambda asked: next(answers))
-    folder = Location.of(storage) / "trials" / config.trial_id
-
-    def train_here(config, trial_dir, run, *arguments):
-        train(config, data=run.data, trial_dir=trial_dir, settings=run.settings, device="cpu")
-
-    monkeypatch.setattr(sweep_trial, "train_inline", train_here)
-    assert do(config, storage, tiny_data, keep_checkpoints=keeps)["state"] == "failed"
-    assert latest_step(folder / "checkpoints") == 5, "a score is missing"
-    write_rows(storage, config.trial_id, [])
-    assert do(config, storage, tiny_data, keep_checkpoints=keeps) == {"state": "finished"}
-    assert latest_step(folder / "checkpoints") == 5 * keeps
-    load_model(folder)
-    (shared,) = (Path(storage) / "stable").iterdir()
-    assert latest_step(Location.of(shared)) == 4, "from which a longer trial continues"
 
 
 def test_one_message_where_trials_are_named_in_no_way_or_in_two(board, capsys):

@@ -2,16 +2,20 @@
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import ray
+from factories import tiny_trial
 from processes import wait_for
 
 from mdssl.config.run import ProbeConfig, RunSettings
 from mdssl.config.trial import TrialConfig
-from mdssl.leaderboard.board import read_rows
+from mdssl.leaderboard.board import read_rows, write_rows
+from mdssl.pretrain.checkpoint import latest_step
 from mdssl.pretrain.loop import train
+from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.claim import Claim, ClaimLostError, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
@@ -235,3 +239,21 @@ def test_an_encoder_that_cannot_be_scored_is_a_row_with_the_reason(run, tiny_dat
     (row,) = read_rows(run.storage, work.config.trial_id)
     assert report == {"state": "failed", "error": row["error"]}
     assert "is damaged" in row["error"]
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_checkpoints_go_when_all_scores_are_there_unless_they_are_to_be_kept(run, tiny_data, keeps):
+    work = replace(WORKS[0], config=tiny_trial(schedule="wsd", iterations=5))
+    trial_dir = trial_dir_in(run.storage, work.config.trial_id)
+    train(work.config, data=tiny_data, trial_dir=trial_dir, device="cpu")
+    encoder = (trial_dir / "encoder.safetensors").read_bytes()
+    for content, state, step in [(b"cut off", "failed", 5), (encoder, "finished", 5 * keeps)]:
+        (trial_dir / "encoder.safetensors").write_bytes(content)
+        with Claim(trial_dir) as claim:
+            claim.take()
+            assert scored_by(replace(run, keep_checkpoints=keeps), work, claim.token)["state"] == state
+        assert latest_step(trial_dir / "checkpoints") == step
+        write_rows(Location.of(run.storage), work.config.trial_id, [])
+    load_model(trial_dir)
+    shared = Location.of(run.storage) / "stable"
+    assert [latest_step(shared / name) for name in shared.names()] == [4], "from which a longer trial continues"
