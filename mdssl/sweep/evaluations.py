@@ -44,6 +44,8 @@ _MOST_CLAIMED = 64
 """Trials in the queue that are claimed; each has a thread, and its claim another."""
 _LOOK_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+_IDLE_SECONDS = 60.0
+"""An actor takes seconds to start, and on a cluster keeps its node from being terminated."""
 _BEGINS: Report = {"state": "evaluating"}
 """In the queue of reports: a trial's turn has come."""
 
@@ -55,7 +57,7 @@ class Evaluations(tune.Callback):
         slots: trials that train at a time.
         progress: is told of evaluations that begin and that are done, by `poll`.
         ended: called with the id of each trial that is done.
-        keeps_actors: whether idle actors wait for more; on a cluster they would keep its nodes from being terminated.
+        keeps_actors: whether idle actors wait for more until the end, in place of a minute.
 
     Attributes:
         left: works whose trials turned out to be claimed elsewhere.
@@ -82,10 +84,10 @@ class Evaluations(tune.Callback):
         self._reports: SimpleQueue[tuple[Work, Report]] = SimpleQueue()
         self._pool = ThreadPoolExecutor(_MOST_CLAIMED, thread_name_prefix="evaluation")
         self._changed = Condition()
-        # Guarded by it: the works in turn, actors that score and that idle, with their nodes.
+        # Guarded by it: the works in turn, actors that score and that idle, with their nodes and since when.
         self._turns: list[Work] = []
         self._busy: Counter[str] = Counter()
-        self._idle: list[tuple[str, Any]] = []
+        self._idle: list[tuple[str, Any, float]] = []
         self._actors: set[Any] = set()
         self._training = 0
         self._closed = False
@@ -101,7 +103,7 @@ class Evaluations(tune.Callback):
             # It is ready when the first trial has been trained.
             self._set_training(self.slots)
             node = self._places[0]
-            self._idle.append((node, self._actor_on(node)))
+            self._idle.append((node, self._actor_on(node), time.monotonic()))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -123,7 +125,11 @@ class Evaluations(tune.Callback):
         self._pool.submit(self._run, replace(work, to_do="evaluate"), node)
 
     def poll(self) -> None:
-        """Pass on what has happened since the last call."""
+        """Pass on what has happened since the last call, and end actors that have idled for long."""
+        with self._changed:
+            for _, actor, since in self._idle if not self.keeps_actors else []:
+                if time.monotonic() - since > _IDLE_SECONDS:
+                    self._discard(actor)
         while not self._reports.empty():
             work, report = self._reports.get()
             if report is _BEGINS:
@@ -239,10 +245,7 @@ class Evaluations(tune.Callback):
             with self._changed:
                 self._busy[node] -= 1
                 if actor in self._actors:
-                    self._idle.append((node, actor))
-                if not self._turns and not self.keeps_actors:
-                    for _, idle in self._idle:
-                        self._discard(idle)
+                    self._idle.append((node, actor, time.monotonic()))
                 self._changed.notify_all()
 
     def _has_room(self) -> bool:
@@ -250,10 +253,10 @@ class Evaluations(tune.Callback):
 
     def _actor_on(self, node: str) -> Any:
         """An idle actor on ``node``, or a new one; without a node on one that a cluster starts."""
-        for place, idle in self._idle:
-            if place == node:
-                self._idle.remove((place, idle))
-                return idle
+        for entry in self._idle:
+            if entry[0] == node:
+                self._idle.remove(entry)
+                return entry[1]
         options: dict[str, Any] = {"num_gpus": min(self.share.gpus, 1)}
         if node:
             options = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=not self.share.gpus)}
@@ -266,5 +269,5 @@ class Evaluations(tune.Callback):
     def _discard(self, actor: Any) -> None:
         with self._changed:
             self._actors.discard(actor)
-            self._idle = [(place, idle) for place, idle in self._idle if idle is not actor]
+            self._idle = [entry for entry in self._idle if entry[1] is not actor]
             ray.kill(actor)

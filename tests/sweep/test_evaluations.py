@@ -191,7 +191,7 @@ def test_the_end_of_a_sweep_ends_what_is_scored_and_waits_and_leaves_no_claim(qu
         (CPU, [B], B),
     ],
 )
-def test_it_is_scored_where_it_trained_or_on_another_node_of_that_kind(queue, actors, share, alive, asked):
+def test_it_is_scored_where_it_trained_or_on_another_node_of_that_kind(queue, actors, share, alive, asked, monkeypatch):
     """Never on a head without GPUs; where no node has any, the cluster is asked for one."""
     actors.nodes += [{"NodeID": node, "Alive": node in alive, "Resources": {"CPU": 4.0, "GPU": 1.0}} for node in (A, B)]
     made = queue(share, keeps_actors=False)
@@ -203,6 +203,8 @@ def test_it_is_scored_where_it_trained_or_on_another_node_of_that_kind(queue, ac
         strategy = options.get("scheduling_strategy")
         assert (strategy and strategy.node_id) == asked
         assert options.get("num_gpus") == (None if asked else 1)
+        monkeypatch.setattr(evaluations, "_IDLE_SECONDS", -1.0)
+        made.poll()
         assert not made._idle, "an actor would keep the node from being terminated"
 
 
