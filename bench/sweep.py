@@ -17,8 +17,6 @@ trials as long as the first, the table less than 3 s, and the driver no more mem
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import re
 import statistics
@@ -26,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from growth import MANY, grow, prepare_tiny
 from harness import AGAIN, Report, arguments, timed
 
 from mdssl.config.run import ProbeConfig, RunSettings
@@ -42,12 +40,11 @@ from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.trial_dir import trial_dir_in
 
-NESTED, INLINE, GROWTH = "nested", "inline", "growth"
+NESTED, INLINE = "nested", "inline"
 BARE_NESTED, BARE = "TorchTrainer in a Tune function", "Tune function"
 NOTHING = TrialConfig(method="random", arch="resnet18")
 SCRIPT = Path(__file__).parents[1] / "sweeps" / "lambda_grid.py"
 LAMBDA1, LAMBDA2, SEEDS = (1, 0.95, 0.9, 0.8, 0.7, 0.6), (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), (0, 1)
-MANY = (200, 600, 2000)
 TRIALS = 100
 """With each seed 48 pairs of λ, the union and the random encoder."""
 
@@ -60,9 +57,6 @@ def main() -> None:
     parser.add_argument("--only-growth", action="store_true", help="only the sweeps of many trials")
     parser.add_argument("--many", type=int, nargs="+", default=MANY, help="how many trials they have")
     args = parser.parse_args()
-    if args.contender == GROWTH:
-        print(json.dumps(run_many(Path(args.folder), args.many[0])))
-        return
     if args.contender:
         print(json.dumps(run_trials(args.contender, Path(args.folder), 1 + args.rounds, args.device)))
         return
@@ -101,118 +95,6 @@ def compare(folder: Path, rounds: int, device: str) -> None:
     peer = statistics.median(found[BARE_NESTED]["trials"][1:])
     claim = "seconds that a nested trial takes which does nothing, after the first"
     report.claim(claim, ours=round(ours, 2), peer=round(peer, 2), ratio=round(peer / ours, 2))
-
-
-def grow(folder: Path, counts: Sequence[int]) -> None:
-    """Print what sweeps of so many trials take that do nothing."""
-    rows = []
-    for count in counts:
-        own = folder / f"growth-{count}"
-        own.mkdir()
-        command = [sys.executable, __file__, "--contender", GROWTH, "--folder", str(own), "--many", str(count)]
-        found = json.loads(
-            subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
-        )
-        rows.append([f"{count:,}", *(f"{found[name]:.3g}" for name in list(found))])
-    header = [
-        "trials",
-        "planning, s",
-        "first hundred, ms each",
-        "last hundred, ms each",
-        "driver, MiB each",
-        "table, s",
-    ]
-    Report("s", peer="").table("Sweeps of trials that do nothing, inline, two at a time", header, rows)
-
-
-def run_many(folder: Path, count: int) -> dict[str, float]:
-    """Run a sweep of ``count`` trials that do nothing, in this process.
-
-    Returns:
-        ``planning`` and ``table``: seconds before Ray starts and after it ends. ``first`` and ``last``: milliseconds of
-        each of the first and last hundred trials. ``memory``: MiB by which this process has grown with each trial
-        after the first hundred.
-    """
-    from mdssl.cli.parse import parse
-    from mdssl.cli.sweeps.lambda_grid import LambdaGrid
-    from mdssl.sweep import evaluations, launch, progress, trial
-
-    prepare_tiny(folder)
-    flags = ["--domains", "tiny-a", "--data", folder / "data", "--storage", folder / "results", "--track", "none"]
-    flags += ["--executor", "inline", "--max-concurrent", 2, "--seeds", *range(count)]
-    settings = parse(LambdaGrid, prog=SCRIPT.name, description="", argv=[str(flag) for flag in flags])
-    ends: list[tuple[float, float]] = []
-    real_tell, real_run, moments = progress.SweepProgress.tell, launch._run, [time.perf_counter()]
-
-    def tell(self: Any, trial_id: str, result: Any) -> None:
-        real_tell(self, trial_id, result)
-        if result.get("state") == "finished":
-            ends.append((time.perf_counter(), resident_mib()))
-
-    def run(*arguments: Any) -> None:
-        moments.append(time.perf_counter())
-        real_run(*arguments)
-        moments.append(time.perf_counter())
-
-    progress.SweepProgress.tell, launch._run = tell, run  # type: ignore[method-assign, assignment]
-    trial.run_trial = trial_of_nothing
-    evaluations.Evaluator = evaluator_of_nothing()  # type: ignore[misc]
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert launch.run_sweep("growth", settings, ["random"]) == 0
-    assert len(ends) == count, f"{len(ends)} of {count} trials ended"
-    (began, before), (ended, after) = ends[100], ends[-1]
-    return {
-        "planning": moments[1] - moments[0],
-        "first": 10 * (began - ends[0][0]),
-        "last": 10 * (ended - ends[-101][0]),
-        "memory": (after - before) / (count - 101),
-        "table": time.perf_counter() - moments[2],
-    }
-
-
-def trial_of_nothing(tune_config: dict[str, Any], run: Any) -> None:
-    """A trial of a sweep that takes its claim and does not train."""
-    from mdssl.sweep import trial
-
-    trial._trained = lambda config, *arguments: {"status": "finished", "step": 0}  # type: ignore[assignment]
-    trial.run_trial(tune_config, run)
-
-
-def evaluator_of_nothing() -> Any:
-    """In place of `mdssl.sweep.evaluator.Evaluator`: writes a row without scoring."""
-    import ray
-
-    @ray.remote(num_cpus=0)
-    class EvaluatorOfNothing:
-        def __init__(self, *arguments: Any):
-            pass
-
-        def score_trial(self, work: Any, run: Any, token: str) -> dict[str, str]:
-            from mdssl.leaderboard.board import write_rows
-            from mdssl.pretrain.trial_files import now
-            from mdssl.storage.claim import check_held
-            from mdssl.sweep.grid import evaluation_fingerprint
-            from mdssl.sweep.rows import _FROM_TRAINING, finished_row
-
-            config = TrialConfig.from_dict(work["trial"])
-            trial_dir, (probe,) = trial_dir_in(run.storage, config.trial_id), run.probe.each()
-            score = {
-                "eval_dataset": "tiny-a", "data_fingerprint": evaluation_fingerprint(run.data, "tiny-a"),
-                "features": "encoder", "probe": probe.name, "probe_settings": probe.settings(), "top1": 50.0,
-                "num_classes": 4, "num_train": 64, "num_test": 64, "eval_seconds": 0.0,
-            }  # fmt: skip
-            training = dict.fromkeys(_FROM_TRAINING, 0) | {"started_at": now(), "device": "cpu", "torch_version": ""}
-            check_held(trial_dir, token)
-            row = finished_row(config, training, score, context=run.context, trial_dir=trial_dir)
-            write_rows(run.storage, config.trial_id, [row])
-            return {"state": "finished"}
-
-    return EvaluatorOfNothing
-
-
-def resident_mib() -> float:
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 2**10
 
 
 def spread(seconds: list[float]) -> str:
@@ -399,18 +281,6 @@ def make_finished_sweep(folder: Path) -> list[str]:
             rows.append(finished_row(config, training, score, context=context, trial_dir=trial_dir))
         write_rows(settings.storage, config.trial_id, rows)
     return [sys.executable, str(SCRIPT), *flags]
-
-
-def prepare_tiny(folder: Path) -> None:
-    """Prepare two tiny datasets in ``folder / "data"``."""
-    from mdssl.data.prepare import prepare
-
-    rng = np.random.default_rng(0)
-    for name in ("tiny-a", "tiny-b"):
-        images, labels = rng.integers(256, size=(64, 16, 16, 3), dtype=np.uint8), np.arange(64) % 4
-        source = folder / f"{name}.npz"
-        np.savez(source, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-        prepare(name, data=folder / "data", source=source, image_size=16, workers=1, progress=False)
 
 
 def check_finished(command: list[str]) -> None:

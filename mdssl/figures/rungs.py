@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,13 +15,13 @@ from mdssl.figures.kind import FigureKind, Storage, Words, file_name, read_table
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.searches import each_sweep
 from mdssl.storage.location import Location
+from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.tables.compare import mean
 from mdssl.tables.select import best_by_validation
 
 MOST_TRIALS = 300
 """Trials whose curves are drawn, evenly over those of the sweep."""
-_READERS = 16
 
 
 class Rungs(NamedTuple):
@@ -45,9 +44,8 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
     ranked = best_by_validation(rows)
     status = dict(zip(ranked["trial_id"], ranked["status"], strict=True))
     shown = style.evenly(sorted(status), MOST_TRIALS)
-    with ThreadPoolExecutor(_READERS) as pool:
-        read = pool.map(lambda trial_id: _metrics(trial_dir_in(storage, trial_id)), shown)
-        curves = {trial_id: own for trial_id, own in zip(shown, read, strict=True) if len(own)}
+    read = in_threads(lambda trial_id: _metrics(trial_dir_in(storage, trial_id)), shown)
+    curves = {trial_id: own for trial_id, own in zip(shown, read, strict=True) if len(own)}
     if len(curves) < 2:
         raise InputError(
             "validation scores over steps need two trials of a sweep with scores during training: run a sweep with "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +14,7 @@ from mdssl.config.trial import check_trial_id, is_trial_id
 from mdssl.errors import InputError
 from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION, as_now
 from mdssl.storage.location import Location
+from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import TRIALS, rows_file_in
 
 SUFFIX = ".parquet"
@@ -46,11 +46,7 @@ def read_files(files: Sequence[Location]) -> pa.Table:
     """
     at_a_time, readers = _LOCAL if all(file.is_local for file in files) else _REMOTE
     slices = [files[start : start + at_a_time] for start in range(0, len(files), at_a_time)]
-    if len(slices) == 1:
-        # In this thread, where the trial's retries of the storage apply.
-        return _rows_in(slices[0])
-    with ThreadPoolExecutor(readers) as pool:
-        return pa.concat_tables([SCHEMA.empty_table(), *pool.map(_rows_in, slices)])
+    return pa.concat_tables([SCHEMA.empty_table(), *in_threads(_rows_in, slices, readers)])
 
 
 def _rows_in(files: Sequence[Location]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Checkpoints written by a thread, while training goes on."""
+"""Checkpoints written by a thread, while training continues."""
 
 from __future__ import annotations
 

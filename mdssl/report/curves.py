@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -13,14 +12,13 @@ import pyarrow.parquet as pq
 
 from mdssl.report.folder import Folder, digest
 from mdssl.storage.location import Location
+from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import trial_dir_in
 
 CURVES = {"loss": "training loss", "val_linear_top1": "validation top-1 while training (%)"}
 """Columns of ``metrics.parquet`` that have curves, and their names."""
 POINTS = 40
 """Points of each curve at most, evenly over its reports, the first and the last among them."""
-
-_READERS = 16
 
 
 def update_curves(storage: Location, folder: Folder, rows: pd.DataFrame) -> None:
@@ -34,9 +32,8 @@ def update_curves(storage: Location, folder: Folder, rows: pd.DataFrame) -> None
     }
     folder.curves = {trial_id: known for trial_id, known in folder.curves.items() if trial_id in versions}
     changed = [trial_id for trial_id, version in versions.items() if folder.curves.get(trial_id, [""])[0] != version]
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda trial_id: _curves(trial_dir_in(storage, trial_id)), changed)
-        folder.curves |= {id: [versions[id], own] for id, own in zip(changed, found, strict=True)}
+    found = in_threads(lambda trial_id: _curves(trial_dir_in(storage, trial_id)), changed)
+    folder.curves |= {id: [versions[id], own] for id, own in zip(changed, found, strict=True)}
 
 
 def curves_json(folder: Folder, trial_ids: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypedDict
 
@@ -19,6 +19,7 @@ import pandas as pd
 from mdssl.errors import InputError
 from mdssl.report.folder import BOARD, Drawn, Folder, digest
 from mdssl.storage.location import Location
+from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS, trial_dir_in
 
 FILES = ("metrics.parquet", "clusters.parquet", *NEIGHBORS, *FORMER_NEIGHBORS)
@@ -30,7 +31,6 @@ PARALLEL_TRIALS = 24
 
 _PIXELS_PER_INCH = 130
 """Text of 7 points then has the size of the page's text."""
-_READERS = 16
 _NEIGHBORS_NAMED = 3
 """Neighbors in each row of the text alternative."""
 
@@ -110,8 +110,7 @@ def _versions(places: list[Location], names: Iterable[str] | None = None) -> lis
             name: (info.size, info.mtime_ns) for name, info in place.listing().items() if not names or name in names
         }
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(version, places))
+    return in_threads(version, places)
 
 
 def _draw_all(storage: str, output: str, trial_ids: list[str]) -> Iterator[tuple[str, list[Picture]]]:

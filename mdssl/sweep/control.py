@@ -6,7 +6,6 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -20,14 +19,14 @@ from mdssl.leaderboard.files import results_in, trial_ids
 from mdssl.leaderboard.notes import with_notes
 from mdssl.storage.claim import DEAD_SECONDS, Claim, Owner, holder_of
 from mdssl.storage.location import Location
-from mdssl.storage.notes import read_notes, write_notes
+from mdssl.storage.notes import Notes, read_notes, write_notes
+from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import rows_file_in, stop_request, trial_dir_in
 from mdssl.sweep.status import trial_status
 from mdssl.tables.select import matching, parse_condition
 from mdssl.tables.trial_name import find_trial
 
 _NAMED = 8
-_REQUESTS = 16
 
 
 def chosen_trials(
@@ -83,9 +82,8 @@ def chosen_trials(
 
 def check_free(storage: Location, chosen: Sequence[str]) -> None:
     """Raise ``InputError`` if living processes work on some of the trials ``chosen``."""
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        owners = pool.map(lambda trial_id: living_owner(trial_dir_in(storage, trial_id)), chosen)
-        busy = {trial_id: owner for trial_id, owner in zip(chosen, owners, strict=True) if owner}
+    owners = in_threads(lambda trial_id: living_owner(trial_dir_in(storage, trial_id)), chosen)
+    busy = {trial_id: owner for trial_id, owner in zip(chosen, owners, strict=True) if owner}
     if busy:
         listed = some_of((f"{trial_id} by {owner}" for trial_id, owner in busy.items()), _NAMED)
         raise InputError(
@@ -202,6 +200,5 @@ def tag_trials(
     write_notes(storage, chosen, add=add, remove=remove, note=note)
     known = read_notes(storage)
     for trial_id in chosen:
-        notes = known.get(trial_id)
-        print(f"{trial_id}: {' '.join(notes.tags) or 'no tags'}{notes.note and f'; {notes.note}'}" if notes else
-              f"{trial_id}: no tags")  # fmt: skip
+        notes = known.get(trial_id, Notes())
+        print(f"{trial_id}: {' '.join(notes.tags) or 'no tags'}{notes.note and f'; {notes.note}'}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 
 import ray
 import torch
@@ -78,7 +79,7 @@ class Evaluator:
             if training is None or training["status"] != "finished":
                 # Another sweep has deleted it meanwhile, with --force.
                 return report_of(trial_dir, None)
-            for dataset, result in self._score(trial_dir.uri, missing).items():
+            for dataset, result in self.score(trial_dir.uri, missing).items():
                 if isinstance(result, str):
                     own = {"eval_dataset": dataset, "data_fingerprint": evaluation_fingerprint(data, dataset)}
                     new += [
@@ -110,12 +111,8 @@ class Evaluator:
             delete_checkpoints(trial_dir)
         return {"state": "finished"}
 
-    def score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[Row] | str]:
+    def score(self, trial_dir: str, datasets: Sequence[str]) -> dict[str, list[Row] | str]:
         """Score one trial's encoder; returns for each dataset a list of entries, or the error."""
-        with retrying(), kept_log(Location.of(trial_dir), "probe"):
-            return self._score(trial_dir, datasets)
-
-    def _score(self, trial_dir: str, datasets: tuple[str, ...]) -> dict[str, list[Row] | str]:
         config, model = load_model(Location.of(trial_dir), self.device)
         artifacts = TrialArtifacts(Location.of(trial_dir), config, model, data=self.data, device=self.device)
         artifacts.clear_up()

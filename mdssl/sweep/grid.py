@@ -30,8 +30,6 @@ from mdssl.storage.trial_dir import TRIALS, stop_request, trial_dir_in
 from mdssl.sweep.describe import State
 from mdssl.sweep.settings import SweepSettings
 
-_READERS = 16
-
 
 class WorkValues(TypedDict):
     """A `Work` as Tune sends it to a trial."""
@@ -174,7 +172,7 @@ def plan(storage: Location, configs: list[TrialConfig], settings: SweepSettings)
         trial_dir = trial_dir_in(storage, config.trial_id) if config.trial_id in begun else None
         return _work(trial_dir, config, settings, fingerprints, wanted, rows.get(config.trial_id, []))
 
-    return in_threads(work, configs, 1 if storage.is_local else _READERS)
+    return in_threads(work, configs, 1 if storage.is_local else 16)
 
 
 def _work(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from rich.console import Console
@@ -22,6 +21,7 @@ from mdssl.storage.claim_files import BEAT, FIRST, SUCCESSOR
 from mdssl.storage.location import Location
 from mdssl.storage.notes import read_notes, write_notes
 from mdssl.storage.ownership import files_in, remove_empty_folders
+from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import (
     ARCHIVE,
     STABLE,
@@ -36,7 +36,7 @@ from mdssl.sweep.control import check_free, held, living_owner, training_status
 from mdssl.sweep.status import trial_statuses
 from mdssl.sweep.train_records import all_records
 
-_NAMED, _MANY, _REQUESTS = 8, 20, 16
+_NAMED, _MANY = 8, 20
 T = TypeVar("T")
 _TEMPORARY = re.compile(r"(.*/)?\.[^/]*\.[0-9a-f]{8}\.tmp")
 
@@ -49,8 +49,7 @@ def delete_trials(storage: str | Location, chosen: Sequence[str], *, yes: bool, 
     """
     storage = Location.of(storage)
     check_free(storage, chosen)
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        sizes = list(pool.map(lambda trial_id: _own_sizes(trial_dir_in(storage, trial_id)), chosen))
+    sizes = in_threads(lambda trial_id: _own(trial_dir_in(storage, trial_id).sizes()), chosen)
     total = sum(sum(each.values()) for each in sizes)
     what = f"{len(chosen)} trials with their rows, {_mb(total)}: {some_of(chosen, _NAMED)}"
     if not _agreed(f"delete {what}", f"in {storage}", yes=yes, dry_run=dry_run):
@@ -65,7 +64,7 @@ def delete_trials(storage: str | Location, chosen: Sequence[str], *, yes: bool, 
         remove_empty_folders(trial_dir, TRIAL.files)
         if left := files_in(trial_dir):
             print(f"{trial_id}: left in {trial_dir}, as mdssl did not write it: {some_of(left, _NAMED)}")
-    if noted := [trial_id for trial_id in chosen if trial_id in read_notes(storage)]:
+    if noted := read_notes(storage).keys() & set(chosen):
         write_notes(storage, noted, note="", replace=True)
     print(f"deleted {len(chosen)} trials, {_mb(total)}")
 
@@ -178,8 +177,7 @@ def _waste_of(storage: Location, chosen: Sequence[str] | None) -> tuple[list[_Wa
             found.append(_Waste(_RECORDS, sum(records[trial_id].sizes().values()), trial_id, records[trial_id]))
         return found
 
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        looked = dict(zip(known, pool.map(look, known), strict=True))
+    looked = dict(zip(known, in_threads(look, known), strict=True))
     waste = [each for found in looked.values() for each in found or ()]
     if chosen is None and (shared := (storage / STABLE).names()):
         places = [place for place in (storage, storage / ARCHIVE) if place.exists()]
@@ -202,12 +200,8 @@ def _is_in(storage: Location, trial_id: str) -> bool:
 
 
 def _own(sizes: dict[str, int]) -> dict[str, int]:
+    """Those of the files of a trial, with relative paths, that mdssl wrote."""
     return {path: size for path, size in sizes.items() if TRIAL.holds(path)}
-
-
-def _own_sizes(trial_dir: Location) -> dict[str, int]:
-    """The sizes of the files of a trial that mdssl wrote, in bytes, by relative path."""
-    return _own(trial_dir.sizes())
 
 
 def _agreed(question: str, where: str, *, yes: bool, dry_run: bool) -> bool:

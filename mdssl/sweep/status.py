@@ -8,7 +8,6 @@ import statistics
 import textwrap
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,6 +24,7 @@ from mdssl.leaderboard.names import mixture_of
 from mdssl.storage import trial_log
 from mdssl.storage.claim import DEAD_SECONDS, holder_of
 from mdssl.storage.location import Location
+from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import stopped_early, trial_dir_in
 from mdssl.sweep.describe import State, duration, labels
 from mdssl.sweep.eta import Left, eta, views_of
@@ -34,7 +34,6 @@ from mdssl.terminal import Terminal
 STATES: tuple[State, ...] = ("failed", "stopped", "training", "evaluating", "finished")
 """In the order of display: trials that need attention first."""
 WATCH_SECONDS = 5.0
-_READERS = 16
 _LABEL_WIDTH = 20
 """Width of a trial's label, which is wrapped so that the table has 80 columns."""
 
@@ -97,10 +96,9 @@ def trial_statuses(storage: str | Location) -> list[TrialStatus]:
     """
     storage = results_in(storage)
     of_trial = dict(list(leaderboard.with_settings(leaderboard.read(storage)).groupby("trial_id")))
-    names = dict.fromkeys([*of_trial, *trial_ids(storage)])
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda trial_id: trial_status(storage, trial_id, of_trial.get(trial_id)), names)
-        trials = [trial for trial in found if trial]
+    names = dict.fromkeys([*map(str, of_trial), *trial_ids(storage)])
+    found = in_threads(lambda trial_id: trial_status(storage, trial_id, of_trial.get(trial_id)), names)
+    trials = [trial for trial in found if trial]
     # The variants of its domains are recorded when a trial ends. Other trials on the same images give them before.
     known = {trial.config.data_fingerprint: trial.mixture for trial in trials if trial.mixture}
     trials = [

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mdssl.storage.location import Location
+from mdssl.storage.retry import in_threads
 from mdssl.sweep.describe import duration, labels
 from mdssl.sweep.status import trial_status
-
-_READERS = 16
 
 
 def trials_without_rows(storage: Location, trial_ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -20,8 +18,7 @@ def trials_without_rows(storage: Location, trial_ids: Sequence[str]) -> list[dic
         Objects with ``trial_id``, ``label``, ``state``, ``step``, ``iterations``, and ``eta``, such as ``3m20s``, or
         None.
     """
-    with ThreadPoolExecutor(_READERS) as pool:
-        trials = [trial for trial in pool.map(lambda trial_id: trial_status(storage, trial_id), trial_ids) if trial]
+    trials = [each for each in in_threads(lambda trial_id: trial_status(storage, trial_id), trial_ids) if each]
     names = labels(trial.config for trial in trials)
     return [
         {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,10 +17,9 @@ from mdssl.leaderboard.board import read_rows
 from mdssl.leaderboard.columns import Row
 from mdssl.leaderboard.files import trial_ids
 from mdssl.storage.location import Location
+from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.settings import SweepSettings
-
-_READERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +55,12 @@ class History:
         self.trials: dict[str, Observation] = {}
         self._others: set[str] = set()
         rows = leaderboard.read(storage)
-        wanted = [
+        wanted: list[tuple[str, list[Any]]] = [
             (str(trial_id), own.to_dict("records"))
             for trial_id, own in rows.groupby("trial_id", sort=False)
             if self._is_own(str(trial_id), json.loads(own["config_json"].iloc[0])["trial"])
         ]
-        with ThreadPoolExecutor(_READERS) as pool:
-            for trial_id, found in pool.map(lambda each: (each[0], self._observed(*each)), wanted):
-                self.trials[trial_id] = found
+        self.trials |= in_threads(lambda each: (each[0], self._observed(*each)), wanted)
         self.refresh()
 
     def ordered(self) -> list[Observation]:
@@ -75,8 +71,7 @@ class History:
         """Read trials that other processes have started or ended meanwhile."""
         begun = [trial_id for trial_id, known in self.trials.items() if known.status == "training"]
         new = [name for name in trial_ids(self.storage) if name not in self.trials and name not in self._others]
-        with ThreadPoolExecutor(_READERS) as pool:
-            configs = dict(zip(new, pool.map(self._config_of, new), strict=True))
+        configs = dict(zip(new, in_threads(self._config_of, new), strict=True))
         own = [name for name, values in configs.items() if values and self._is_own(name, values)]
         for trial_id in own + begun:
             self.update(trial_id, configs.get(trial_id))
