@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from mdssl.config.field_types import check_lambda1, check_mixture, check_schedule, check_types, current_name
@@ -233,7 +234,7 @@ class TrialConfig(Recipe, ClusterSettings):
             versions["recipe_version_clustering"] = CLUSTERING_VERSION
         return versions
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """12 hex digits of a SHA-256 over all that can change the encoder, `versions` included.
 
