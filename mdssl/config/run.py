@@ -136,6 +136,11 @@ def probe_named_now(name: str) -> str:
     return name.replace("sgd", "sgd-raw", 1) if is_old else name
 
 
+VALIDATION_FIT, VALIDATION_SCORED = 2000, 1000
+"""Most training images of a dataset that a validation score is fitted on while a trial trains, and most that are
+held out for it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """How training is run. Nothing here changes the encoder but for rounding, so none of it is part of ``trial_id``."""
