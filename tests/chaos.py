@@ -39,6 +39,7 @@ from processes import ours
 from work_log import VARIABLE, check_work
 
 from mdssl.pretrain.checkpoint import latest_step
+from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.location import Location
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
@@ -120,9 +121,10 @@ class Sweep:
             self.process = subprocess.Popen(self.command, stdout=file, stderr=subprocess.STDOUT)
 
     def steps(self) -> int:
-        """Steps that are safe, over all trials."""
-        trials = self.storage / "trials"
-        return sum(latest_step(trials / name / "checkpoints") for name in trials.names())
+        """Steps that are safe, over all trials. A finished one has no checkpoints any more."""
+        trials = [self.storage / "trials" / name for name in (self.storage / "trials").names()]
+        ended = {trial: read_training(trial) for trial in trials}
+        return sum(found["step"] if found else latest_step(trial / "checkpoints") for trial, found in ended.items())
 
     def rows(self) -> int:
         return len((self.storage / "leaderboard").names())
