@@ -123,8 +123,9 @@ class Sweep:
     def steps(self) -> int:
         """Steps that are safe, over all trials. A finished one has no checkpoints any more."""
         trials = [self.storage / "trials" / name for name in (self.storage / "trials").names()]
-        ended = {trial: read_training(trial) for trial in trials}
-        return sum(found["step"] if found else latest_step(trial / "checkpoints") for trial, found in ended.items())
+        ended = [read_training(trial) for trial in trials]
+        steps = zip(trials, ended, strict=True)
+        return sum(found["step"] if found else latest_step(trial / "checkpoints") for trial, found in steps)
 
     def rows(self) -> int:
         return len((self.storage / "leaderboard").names())
