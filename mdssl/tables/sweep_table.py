@@ -149,9 +149,11 @@ def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:
             of = f" of {name}" if len(mixtures) > 1 else ""
             best = trials["val"][0]
             notes.append(f"best{of} by validation score: {trials['trial_id'][0]}, val {best:.1f}")
-            if (untrained["val"] >= best).any():
+            floor, scored = untrained["val"].mean(), trials["val"].dropna()
+            if 2 * (behind := int((scored <= floor).sum())) >= len(scored):
                 notes.append(
-                    f"an untrained encoder has val {untrained['val'].max():.1f}: train longer to compare settings"
+                    f"an untrained encoder has val {floor:.1f}, which {behind} of {len(scored)} trained trials do not "
+                    "exceed: train longer to compare settings"
                 )
     scores = pd.concat([untrained, *ranked.values()]).set_index("trial_id")["val"]
     return scores.astype(float), notes
