@@ -29,7 +29,7 @@ UNLABELLED = "unlabelled"
 """Key of ``meta.json`` beside the splits, for images without a label."""
 META_FORMAT = 1
 ROWS_AT_A_TIME = 4096
-"""Images that are hashed at a time."""
+"""Number of images that are hashed at once."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ class Dataset:
 
     @property
     def pretraining_count(self) -> int:
-        """How many images ``pretraining_images`` has."""
+        """The number of `pretraining_images`."""
         return self.counts["train"] + self.counts.get(UNLABELLED, 0)
 
     @property
     def pretraining_fingerprint(self) -> str:
-        """64 hex digits over all images for pretraining: that of the train split if no image is unlabelled."""
+        """SHA-256 in hex over all images for pretraining; that of the train split if no image is unlabelled."""
         if UNLABELLED not in self.fingerprints:
             return self.fingerprints["train"]
         both = f"{self.fingerprints['train']}\n{self.fingerprints[UNLABELLED]}"
@@ -92,7 +92,7 @@ class Dataset:
 
     @property
     def evaluation_fingerprint(self) -> str:
-        """Identifies the train and test images, on which a probe is fitted and scored."""
+        """Identifies the train and test images, on which probes are fitted and scored."""
         return f"{self.fingerprints['train'][:16]}-{self.fingerprints['test'][:16]}"
 
     @property
@@ -102,7 +102,7 @@ class Dataset:
 
     @property
     def variant(self) -> str:
-        """The difference from the published dataset of its name, such as ``"4,434 of 73,257"``; mostly empty."""
+        """The difference from the published dataset of this name, such as ``"4,434 of 73,257"``; empty if none."""
         counts = {"unlabelled": 0} | self.counts
         words = self.meta.get("variant", variant_of(self.name, classes=len(self.classes), **counts))
         return ", ".join(filter(None, [words, size_words(self.name, self.image_size)]))
@@ -201,7 +201,7 @@ def dataset_of(name: str, path: Path, meta: bytes, data: str | Path) -> Dataset:
         data: the data folder as the user wrote it, for messages.
 
     Raises:
-        InputError: ``meta`` is damaged, or of another version.
+        InputError: ``meta`` is damaged, or has another format.
     """
     try:
         said = json.loads(meta)

@@ -13,7 +13,7 @@ from mdssl.data.builtin import BUILTIN
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to download: its address, the name to keep it under, and the MD5 sum (hex) that it must have."""
+    """A file to download: its URL, its local name, and its MD5 sum in hex."""
 
     url: str
     filename: str
@@ -27,12 +27,12 @@ class Published:
     Attributes:
         needs: files and folders, relative to one root, that the reader opens.
         classes: number of classes.
-        counts: number of images of each part; other numbers are refused, because they make another dataset.
+        counts: number of images of each part; other numbers are refused.
         remotes: the files to download; empty if an account is needed.
-        by_hand: in that case, which files to put where, and where they come from.
+        by_hand: in that case, the files to add and where they come from.
         joins_validation: whether a validation split, from any source, belongs to the train split.
         contents: split -> `mdssl.data.arrays.Content` in hex of the dataset at 32x32, if known.
-        train_per_class: how many training images of each class make the dataset, from any source; None for all.
+        train_per_class: number of training images of each class that are used, from any source; None for all.
         usual_folders: where the needed files often are, relative to the folder that a user names.
         files_of: the dataset that shares its downloads with this one, if any.
     """
@@ -92,10 +92,7 @@ CATALOG: dict[str, CatalogEntry] = _read_catalog() | {
 
 
 def seen_in(domains: Iterable[str]) -> set[str]:
-    """The datasets with training images that an encoder trained on ``domains`` has seen.
-
-    STL-10 with its unlabelled images includes STL-10 without them.
-    """
+    """Return the datasets whose training images are in ``domains``: STL-10 with unlabelled images includes STL-10."""
     published = map(published_as, domains)
     return {*domains, *(found.files_of for found in published if found and found.files_of)}
 

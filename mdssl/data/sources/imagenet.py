@@ -1,7 +1,6 @@
 """Readers of Tiny ImageNet and ImageNet. Their classes are WordNet IDs such as n01443537.
 
-A class's number is the place of its ID among the sorted IDs, the usual numbering of ImageNet's 1,000 classes; Tiny
-ImageNet's own ``wnids.txt`` lists its 200 in another order.
+Classes are numbered by their sorted IDs, as is usual for ImageNet. ``wnids.txt`` of Tiny ImageNet has another order.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def read_imagenet(root: Path) -> Read:
         truth = devkit / GROUND_TRUTH
         wnid_by_id = {number: wnid for number, wnid, _ in meta}
         with file_errors(truth):
-            # One line per image, in the order of the images' own numbers.
+            # One line per image, in the order of the numbers in the file names.
             answers = [wnid_by_id.get(int(line), f"number {line}") for line in _lines(truth)]
         labelled = {f"ILSVRC2012_val_{number:08d}.JPEG": wnid for number, wnid in enumerate(answers, 1)}
         validation = _annotated(root, root / "val", truth, labelled, wnids)
@@ -169,7 +168,7 @@ def _solved(path: Path) -> dict[str, str]:
 
 
 def _devkit_classes(path: Path) -> list[tuple[int, str, str]]:
-    """The devkit's own number, the WordNet ID and the words of each class, without superclasses."""
+    """Return the number in the devkit, the WordNet ID and the words of each class, without superclasses."""
     from scipy.io import loadmat
 
     with file_errors(path):

@@ -40,7 +40,7 @@ def npz_source(path: Path, reading: Reading | None = None) -> Source:
     for split, styles in KEYS.items():
         for images_key, labels_key in styles:
             if images_key in arrays and split not in parts:
-                # Images of one style may have labels of the other.
+                # The labels may have a key of another style.
                 keys = [labels_key, *(key for _, key in styles)]
                 own = next((key for key in keys if key in arrays and reading.classes != ()), "")
                 parts[split] = _part(path, images_key, arrays[images_key])

@@ -99,7 +99,7 @@ class _Shard:
         strict: whether it must be clear which column has the labels.
         labels: (N,) as `mdssl.data.sources.labels.class_numbers` takes them.
         classes: names from the schema, or None.
-        remark: about class names in the schema that cannot be read; mostly empty.
+        remark: a remark if the class names in the schema cannot be read, else empty.
         unread: names of the columns that are not read.
     """
 
