@@ -23,8 +23,8 @@ SAME_COMPUTE = (
     "lr_warmup_iterations", "schedule", "decay_fraction", "weight_decay", "crop_min_area", "jitter_strength", "epsilon",
     "epsilon_final", "outlier_rule", "recipe_version", "recipe_version_clustering", "weights",
 )  # fmt: skip
-"""Settings that do not change how much is computed. Trials that differ in nothing else take the same time but for
-chance, such as other programs on the machine."""
+"""Settings that do not change the amount of computation. Training times of trials that differ only in these differ by
+chance, for example by other programs on the machine."""
 
 
 def cost_against_score(
@@ -32,7 +32,7 @@ def cost_against_score(
 ) -> style.Figure:
     """Mean top-1 over evaluation datasets against training time. A point per trial; a line for the Pareto front.
 
-    The time is GPU-hours, or hours on a CPU times workers: the median of trials that compute as much (`SAME_COMPUTE`).
+    The time is GPU-hours, or hours on a CPU times workers: the median of trials of equal computation (`SAME_COMPUTE`).
     Trials that lack one of the scores are left out.
 
     Args:
@@ -40,8 +40,8 @@ def cost_against_score(
         evaluate: the datasets of the mean; by default those that most trials have.
 
     Raises:
-        ValueError: no trained encoder has all of the scores; all trials compute as much; or trials ran on several
-            devices, whose hours cannot be compared.
+        ValueError: no trained encoder has all of the scores; all trials have the same computation; or trials ran on
+            several devices, whose hours cannot be compared.
     """
     return _draw(costs_and_scores(board, evaluate=evaluate, features=features), width)
 
@@ -72,7 +72,7 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
     group = compute.groupby(list(compute), dropna=False).ngroup()
     if group.nunique() == 1 and len(points) > 1:
         raise InputError(
-            f"all {len(points)} trials compute as much, so differences of their training times are chance. Cost "
+            f"all {len(points)} trials have the same computation, so their training times differ only by chance. Cost "
             "against score needs trials that differ in iterations, arch, batch_per_domain or the number of domains."
         )
     points = named(points)
@@ -99,7 +99,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[pd.DataFrame
     said = " to ".join(f"{end['score']:.1f} % for {end['cost']:.2g} h ({end['label']})" for end in ends)
     words = Words(
         title="Top-1 against training time",
-        caption="Mean top-1 over evaluation datasets against training time, the median of trials that compute as much. "
+        caption="Mean top-1 over evaluation datasets against training time, the median of trials of equal computation. "
         f"The line is the Pareto front: trials that no other trial beats in both. {SELECTED_ON_TEST}",
         alt=f"{len(points)} trials, mean top-1 from {points['score'].min():.1f} to {points['score'].max():.1f} %, "
         f"training from {points['cost'].min():.2g} to {points['cost'].max():.2g} h; {len(front)} on the Pareto front: "

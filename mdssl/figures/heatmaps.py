@@ -20,7 +20,7 @@ from mdssl.tables.compare import over_seeds
 from mdssl.tables.select import SELECTED_ON_TEST
 
 MOST_DATASETS = 12
-"""Evaluation datasets of a mixture that get a heat map."""
+"""Number of evaluation datasets of a mixture that are drawn."""
 
 
 class Heatmap(NamedTuple):

@@ -125,7 +125,7 @@ def draw_front(axis: Axes, trials: pd.DataFrame, width: float, *, better: Litera
         Handles for a legend, by label.
     """
     handles: dict[str, Any] = {}
-    # Of a thousand trials each is visible where it is alone.
+    # Many points are small and transparent, so that they do not cover each other.
     size, alpha = (14, 0.9) if len(trials) < 200 else (6, 0.5)
     for number, method in enumerate(METHODS.values()):
         own = trials[trials["shown_as"] == method.name]
@@ -136,7 +136,7 @@ def draw_front(axis: Axes, trials: pd.DataFrame, width: float, *, better: Litera
             handles[method.label] = axis.scatter(own["x"], own["y"], s=size, alpha=alpha, zorder=2, **marks)
     front = trials[trials["on_front"]].drop_duplicates(["x", "y"]).sort_values("x")
     if better == "left":
-        # More time than that of the best trial reaches its score as well.
+        # The line continues to the right, because more time reaches the best score, too.
         steps = [*front["x"], trials["x"].max()], [*front["y"], front["y"].max()]
     else:
         xs, ys = front["x"], front["y"]

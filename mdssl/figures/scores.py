@@ -14,11 +14,11 @@ from mdssl.leaderboard import board as leaderboard
 from mdssl.tables.compare import half_width, latest_images, over_seeds, settings_apart, settings_of
 
 MOST_MIXTURES = 4
-"""Training mixtures in a group of settings that get figures of their own."""
+"""Number of training mixtures of a group of settings that are drawn."""
 
 CLUSTERING = ("recipe_version_clustering", *CLUSTER_SETTINGS)
 _SHOWN = ("method", "train_mixture", "lambda1", "lambda2", "seed", "data_fingerprint", *CLUSTERING)
-"""Settings that figures show; they never mix rows that differ in others."""
+"""Settings that figures show. Rows that differ in others are never averaged."""
 T = TypeVar("T")
 
 
@@ -132,7 +132,7 @@ def seeds_note(counts: Iterable[int]) -> str:
 
 
 def interval_label(counts: Iterable[int]) -> str:
-    """What bands or bars of means over these numbers of seeds are, for a legend. A mean of one seed has none."""
+    """Return the legend entry of intervals of means over these numbers of seeds. A single seed has no interval."""
     return span([n for n in counts if n > 1], "", "95 % interval, n = {}")
 
 
@@ -151,7 +151,7 @@ def in_order(names: Iterable[str], mixture: str) -> list[str]:
 
 @dataclass(frozen=True)
 class SettingsGroup:
-    """Trials that differ in nothing but what figures show: method, mixture, λ, seed and clustering.
+    """Trials that differ only in what figures show: method, mixture, λ, seed and clustering.
 
     Attributes:
         rows: their scores by one probe on one version of each dataset, with all settings, and those of untrained
@@ -236,7 +236,7 @@ def unscored(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def unscored_like(rows: pd.DataFrame, trial: pd.Series) -> pd.DataFrame:
-    """Those of ``rows`` that differ from ``trial`` in nothing but what figures show."""
+    """Select the ``rows`` that differ from ``trial`` only in settings that figures show."""
     for name in _hidden_settings(rows):
         if name in trial:
             rows = rows[rows[name].isna() if pd.isna(trial[name]) else rows[name] == trial[name]]

@@ -41,7 +41,7 @@ def each_sweep(board: pd.DataFrame) -> list[SettingsGroup]:
 
 
 def trials_of(group: SettingsGroup) -> pd.DataFrame:
-    """The trained trials of ``group``, those that were stopped or failed included, in the order in which they ended.
+    """Return the trained trials of ``group``, including stopped and failed ones, in the order in which they ended.
 
     Returns:
         A row per trial with its settings, ``trial_id``, ``status``, and ``val``, the validation score in percent.

@@ -48,7 +48,7 @@ def scale() -> float:
 
 
 def fits(inches: float) -> int:
-    """How many characters are so wide."""
+    """Number of characters that fit into ``inches``."""
     return int(inches * 12.5 / scale())
 
 
@@ -59,8 +59,8 @@ def panels(
 
     Args:
         per_row: panels in a row; by default at most two in a column of print, and four on a page.
-        sharex: whether panels have one x axis, drawn below the lowest.
-        square: whether panels keep their shape. Placed as if they filled their cells, their labels would be cut off.
+        sharex: whether the panels of a column share the x axis, drawn below the lowest.
+        square: whether panels keep their aspect ratio, for which the layout must reserve space.
     """
     if per_row is None:
         per_row = equal_rows(count, int(width / 1.6 / scale()))
@@ -82,7 +82,7 @@ def equal_rows(count: int, most: int) -> int:
 
 
 def outer_labels(axes: list[Axes], x: str, y: str) -> None:
-    """Labels of the left and lower panels only; each panel keeps its own scale."""
+    """Label the left and lower panels only."""
     for number, axis in enumerate(axes):
         spot = axis.get_subplotspec()
         assert spot is not None
@@ -91,7 +91,7 @@ def outer_labels(axes: list[Axes], x: str, y: str) -> None:
 
 
 def no_negative(axis: Axes, highest: float = float("inf")) -> None:
-    """Remove ticks below zero, because no value is negative, and those above ``highest``; markers there stay whole."""
+    """Limit the y axis to the values that exist, from 0 to ``highest``, with a margin for markers."""
     low, high = axis.get_ylim()
     if high > 1.03 * highest:
         high = 1.03 * highest
@@ -122,13 +122,13 @@ def setting(value: object) -> str:
 
 
 class _AtJoints(textwrap.TextWrapper):
-    """Breaks lines behind plus signs, underscores and hyphens, too, and not at a no-break space."""
+    """Also breaks lines after plus signs, underscores and hyphens, but not at no-break spaces."""
 
     wordsep_re = re.compile(r"( +)|(?<=[+_-])")
 
 
 def wrapped(text: object, characters: int, lines: int = 3) -> str:
-    """``text`` in lines of at most so many characters. What does not fit into ``lines`` is cut off."""
+    """Break ``text`` into at most ``lines`` lines of ``characters``, and cut off the rest."""
     found = _AtJoints(characters).wrap(str(text)) or [""]
     if len(found) > lines:
         found = [*found[: lines - 1], found[lines - 1][: characters - 1] + "…"]
@@ -145,7 +145,7 @@ def dataset_label(name: str, characters: int = 24, *, before: str = "") -> str:
 
 
 def note(figure: Figure, text: str) -> None:
-    """Small print below the panels, if the look has it; the figure grows by its lines."""
+    """Add small print below the panels and enlarge the figure by its lines, if the look has notes."""
     if not figure.look.notes:
         return
     lines = textwrap.wrap(text, int(figure.get_figwidth() * 20 / scale()))
@@ -154,7 +154,7 @@ def note(figure: Figure, text: str) -> None:
 
 
 def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """One legend for all panels, above them, in as few rows as fit; the figure grows by them.
+    """Add one legend above all panels, in as few rows as possible, and enlarge the figure by them.
 
     Args:
         handles: what matplotlib drew, by label.
@@ -173,7 +173,7 @@ def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
 
 
 def time_unit(hours: pd.Series) -> tuple[str, int]:
-    """Unit for ``hours``, and how many of it are an hour."""
+    """Return a unit for ``hours``, and the number of units in an hour."""
     return ("hours", 1) if hours.max() >= 0.5 else ("minutes", 60)
 
 

@@ -58,7 +58,7 @@ class Answer(NamedTuple):
         baseline_val: the highest validation score of a baseline; NaN without one.
         baseline, untrained: what it gains over the baseline and over the untrained encoder of the same settings and
             seeds; None where there is no pair.
-        is_baseline: whether the mixture was trained by nothing but the baseline.
+        is_baseline: whether only the baseline was trained on the mixture.
     """
 
     train_mixture: str

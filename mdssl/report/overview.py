@@ -16,9 +16,9 @@ from mdssl.tables.sweep_table import sweep_table
 NOTHING = "–"
 """A cell without a value."""
 _REMARKS = ("tags", "note")
-"""Columns that a leaderboard may have: what users wrote about a trial."""
+"""Optional columns: what users wrote about a trial."""
 _MOST_CHOICES = 30
-"""Values of a setting that a list to choose from has; a number with more has limits alone."""
+"""A setting with more values has no list to filter by."""
 _AT_THE_END = ("status", "hours", *_REMARKS, "error")
 
 
@@ -68,10 +68,12 @@ class Row(NamedTuple):
 
 
 class TrialTable(NamedTuple):
-    """Attributes:
-    columns, rows: what the page shows.
-    notes: on the means of the table.
-    frame: the numbers of ``rows``, with trial ids as index, ``features`` and ``probe``.
+    """The table of trials.
+
+    Attributes:
+        columns, rows: what the page shows.
+        notes: on the means of the table.
+        frame: the numbers of ``rows``, with trial ids as index, ``features`` and ``probe``.
     """
 
     columns: list[Column]

@@ -36,7 +36,7 @@ _GROUPS = {
 
 
 class Setting(NamedTuple):
-    """``usual`` is the value of most trials of the sweep if it ``is_unusual`` to have this one."""
+    """A setting. If it ``is_unusual``, most trials of the sweep have the value ``usual``."""
 
     name: str
     value: Any
