@@ -45,7 +45,7 @@ class Summary(TypedDict):
 
     Attributes:
         domains: share of neighbors by domain.
-        own_domain: that of the dataset itself; None where it is not searched.
+        own_domain: that of the dataset itself; None if it is not searched.
         own_class: share with the query's class, by its name, in any domain; None if no searched image has a class of
             that name. ``…_by_chance``: the same of all images that are searched.
     """
@@ -108,12 +108,11 @@ def part_of(model: Model, config: TrialConfig, dataset: Dataset, device: str, en
 
 
 def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part]) -> Sheet:
-    """Write both files; the content of ``neighbors.json``.
+    """Write both files, and return the content of ``neighbors.json``.
 
     Args:
-        parts: of the trial's domains, and of what it was scored on. Neighbors are of its domains; where it has none,
-            as an encoder that was not trained here, of all. One without test images, as a domain without labels, gives
-            candidates and no queries.
+        parts: of the trial's domains and of the datasets it was scored on. Neighbors are images of its domains, or of
+            all parts if it has none, as a pretrained encoder. A part without test images has no queries.
     """
     candidates = [part.candidates for part in parts if part.name in config.domains or not config.domains]
     with_queries = [part for part in parts if len(part.queries)]
