@@ -25,7 +25,7 @@ ARRAYS = tuple(f"{split}/{array}.npy" for split in SPLITS for array in ("images"
 DATASET = FolderKind(
     what="a prepared dataset",
     marker="meta.json",
-    is_marker=lambda said: isinstance(said, dict) and {"format", "splits", "mdssl_version"} <= said.keys(),
+    is_marker=lambda content: isinstance(content, dict) and {"format", "splits", "mdssl_version"} <= content.keys(),
     files=("meta.json", *ARRAYS),
     setting="--data or MDSSL_DATA",
 )

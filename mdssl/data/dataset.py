@@ -160,14 +160,14 @@ class Dataset:
         images = self.pretraining_images()
         parts = {split: [self.split(split).images, self.split(split).labels] for split in SPLITS}
         parts[UNLABELLED] = [images[self.counts["train"] :]]
-        for name, said in self.fingerprints.items():
+        for name, expected in self.fingerprints.items():
             found = Fingerprint(self.counts[name], self.image_size)
             for array in parts[name]:
                 for start in range(0, len(array), ROWS_AT_A_TIME):
                     found.update(array[start : start + ROWS_AT_A_TIME])
-            if found.hexdigest() != said:
+            if found.hexdigest() != expected:
                 split = self.path / ("train" if name == UNLABELLED else name)
-                raise self._damaged(split, f"its SHA-256 is {found.hexdigest()}, but meta.json records {said}")
+                raise self._damaged(split, f"its SHA-256 is {found.hexdigest()}, but meta.json records {expected}")
 
     def _damaged(self, path: Path, why: str) -> InputError:
         file = f"{self.data}/{self.name}/{path.relative_to(self.path)}"
@@ -195,7 +195,7 @@ def open_dataset(data: str | Path, name: str) -> Dataset:
 
 
 def dataset_of(name: str, path: Path, meta: bytes, data: str | Path) -> Dataset:
-    """The dataset ``name`` in the folder ``path``, from the bytes ``meta`` of its ``meta.json`` alone.
+    """Return the dataset ``name`` in the folder ``path``, from the bytes ``meta`` of its ``meta.json`` alone.
 
     Args:
         data: the data folder as the user wrote it, for messages.
@@ -204,10 +204,10 @@ def dataset_of(name: str, path: Path, meta: bytes, data: str | Path) -> Dataset:
         InputError: ``meta`` is damaged, or has another format.
     """
     try:
-        said = json.loads(meta)
-        if said["format"] != META_FORMAT:
-            raise InputError(f"it has format {said['format']}, but this version of mdssl reads format {META_FORMAT}")
-        dataset = Dataset(name, path, tuple(said["classes"]), said["image_size"], said, str(data))
+        content = json.loads(meta)
+        if content["format"] != META_FORMAT:
+            raise InputError(f"it has format {content['format']}, but this version of mdssl reads format {META_FORMAT}")
+        dataset = Dataset(name, path, tuple(content["classes"]), content["image_size"], content, str(data))
         _ = dataset.counts, dataset.fingerprints, dataset.builtin, dataset.description
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(data, name, f"{error} is missing" if isinstance(error, KeyError) else error) from error
@@ -227,7 +227,7 @@ def is_prepared(data: Path, name: str) -> bool:
 
 
 def list_datasets(data: str | Path) -> tuple[list[Dataset], list[str]]:
-    """All datasets prepared in the folder ``data``, by name, and the errors of those that cannot be opened."""
+    """Return all datasets prepared in the folder ``data``, by name, and the errors of those that cannot be opened."""
     datasets, problems = [], []
     for name in _prepared_names(Path(data).expanduser()):
         try:
@@ -238,7 +238,7 @@ def list_datasets(data: str | Path) -> tuple[list[Dataset], list[str]]:
 
 
 def prepare_command(data: str | Path, name: str) -> str:
-    """The command that prepares ``name``."""
+    """Return the command that prepares ``name``."""
     command = f"mdssl data prepare {name} --data {data}"
     if name in CATALOG and CATALOG[name].published is None:
         return command

@@ -189,7 +189,7 @@ def convert_each(
 
 
 def available_cpus() -> int:
-    """The number of CPUs that this process may use, which a scheduler or container may limit."""
+    """Return the number of CPUs that this process may use, which a scheduler or container may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

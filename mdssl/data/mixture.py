@@ -27,7 +27,7 @@ from mdssl.errors import InputError
 
 
 def domain_key(name: str) -> int:
-    """The number of a domain in random draws, the same in every process and mixture."""
+    """Return the number of a domain in random draws, the same in every process and mixture."""
     return zlib.crc32(name.encode())
 
 
@@ -67,7 +67,7 @@ class Group:
         return self.rows[order[position * self.batch : (position + 1) * self.batch]]
 
     def share(self, rank: int, workers: int) -> slice:
-        """The part of the batch that worker ``rank`` of ``workers`` encodes."""
+        """Return the part of the batch that worker ``rank`` of ``workers`` encodes."""
         return slice(rank * self.batch // workers, (rank + 1) * self.batch // workers)
 
 
@@ -136,7 +136,7 @@ class Mixture:
         return tuple(Group(name, np.arange(first, end), self.batch_per_domain) for name, first, end in borders)
 
     def union(self, batch: int) -> Group:
-        """All images as one group."""
+        """Return all images as one group."""
         count = int(self.offsets[-1])
         return Group("+".join(self.names), np.arange(count), min(batch, count))
 
@@ -186,7 +186,7 @@ def _shared_tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
-    """The config with the fingerprint of its training data.
+    """Return the config with the fingerprint of its training data.
 
     Raises:
         ValueError: the config has the fingerprint of other data.

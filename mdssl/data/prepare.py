@@ -188,7 +188,7 @@ def _check_not_empty(name: str, classes: tuple[str, ...], written: Written) -> N
 
 def _variant(name: str, image_size: int, num_classes: int, written: Written) -> str:
     """Determine `Dataset.variant` from the numbers of images and, if known for this size, from pixels and labels."""
-    counts = {UNLABELLED: 0} | {part: said["count"] for part, said in written.splits.items()}
+    counts = {UNLABELLED: 0} | {part: entry["count"] for part, entry in written.splits.items()}
     published = published_as(name)
     if (by_count := variant_of(name, classes=num_classes, **counts)) or published is None:
         return by_count

@@ -68,7 +68,7 @@ def ensure_local(data: str | Path, names: Iterable[str], *, progress: bool = Fal
 
 
 def bucket_of(data: str | Path) -> Location | None:
-    """The location of ``data``, or None if it is a local folder."""
+    """Return the location of ``data``, or None if it is a local folder."""
     if "://" not in str(data):
         return None
     place = Location.of(data)
@@ -76,7 +76,7 @@ def bucket_of(data: str | Path) -> Location | None:
 
 
 def folder_of(data: str | Path) -> Path:
-    """The local folder of ``data``: itself, or the folder of copies (``MDSSL_DATA_CACHE``)."""
+    """Return the local folder of ``data``: itself, or the folder of copies (``MDSSL_DATA_CACHE``)."""
     if "://" not in str(data):
         return Path(data).expanduser()
     place = Location.of(data)
@@ -94,7 +94,7 @@ def is_prepared_in(data: str | Path, name: str) -> bool:
 
 
 def described_in(data: str | Path, name: str) -> Dataset:
-    """The dataset ``name`` in the folder or bucket ``data``, from ``meta.json`` alone.
+    """Return the dataset ``name`` in the folder or bucket ``data``, from ``meta.json`` alone.
 
     Raises:
         InputError: it is not prepared there, or ``meta.json`` is damaged.
@@ -107,7 +107,7 @@ def described_in(data: str | Path, name: str) -> Dataset:
 
 
 def variants_in(data: str | Path, names: Iterable[str]) -> dict[str, str]:
-    """The `Dataset.variant` of each of ``names`` that is prepared in ``data`` and has one."""
+    """Return the `Dataset.variant` of each of ``names`` that is prepared in ``data`` and has one."""
     prepared = [name for name in dict.fromkeys(names) if is_prepared_in(data, name)]
     return {name: words for name in prepared if (words := described_in(data, name).variant)}
 
@@ -162,7 +162,7 @@ def _check_copy(dataset: Dataset) -> None:
 
 
 def meta_in(bucket: Location, name: str) -> bytes:
-    """The bytes of the ``meta.json`` of ``name``. Raises ``InputError`` if it is not prepared there."""
+    """Return the bytes of the ``meta.json`` of ``name``. Raises ``InputError`` if it is not prepared there."""
     try:
         with _answering(bucket):
             return (bucket / name / "meta.json").read_bytes()

@@ -65,12 +65,12 @@ class PrepareSettings:
         return kind
 
     def recorded_reading(self) -> dict:
-        """The choices of ``reading`` that the user made, for ``meta.json``."""
-        said = {key: value for key, value in vars(self.reading).items() if value is not None}
-        return said | ({"classes": list(said["classes"])} if "classes" in said else {})
+        """Return the choices of ``reading`` that the user made, for ``meta.json``."""
+        chosen = {key: value for key, value in vars(self.reading).items() if value is not None}
+        return chosen | ({"classes": list(chosen["classes"])} if "classes" in chosen else {})
 
     def source_digest(self) -> str | None:
-        """A digest of the path, which distinguishes sources of one name without recording folders of this machine."""
+        """Digest the path, to distinguish sources of one name without recording folders of this machine."""
         return hashlib.sha256(os.fsencode(self.source)).hexdigest()[:12] if self.source else None
 
 

@@ -31,7 +31,7 @@ _NOT_SPLITS = " If the names that were read as splits are classes, use --splits 
 
 
 def split_of(name: str) -> str | None:
-    """The split that the name of a folder or file denotes: ``seg_train`` and ``TrainImages`` are train; else None.
+    """Return the split that the name of a folder or file denotes, as ``seg_train`` and ``TrainImages`` train, or None.
 
     As in Hugging Face's datasets, the keyword must be a word of the name, delimited by non-letters or by a capital.
     """
@@ -180,7 +180,7 @@ def _stratify(name: str, part: Part, classes: tuple[str, ...], seed: int, fracti
 
 
 def _take_per_class(name: str, part: Part, classes: tuple[str, ...], seed: int, per_class: int) -> Part:
-    """A random choice of ``per_class`` images of each class, in source order."""
+    """Return a random choice of ``per_class`` images of each class, in source order."""
     counts = np.bincount(part.labels, minlength=len(classes))
     if len(short := np.flatnonzero(counts < per_class)):
         named = some_of((f"{classes[label]!r} has {counts[label]}" for label in short), _NAMED)

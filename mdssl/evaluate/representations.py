@@ -85,14 +85,14 @@ def read(trial_dir: Location, dataset: str) -> Representations | None:
     try:
         data = file.read_bytes()
         tensors = safetensors.numpy.load(data)
-        said = json.loads(safetensors_metadata(data)[_METADATA])
+        description = json.loads(safetensors_metadata(data)[_METADATA])
         layers = {
             layer: Layer(tensors[f"{layer}.class_means"], tensors[f"{layer}.sample"].astype(np.float32))
-            for layer in said["layers"]
+            for layer in description["layers"]
         }
         sample: dict[str, Any] = {"labels": tensors["labels"], "rows": tensors["rows"]}
-        source = {"fingerprint": said["fingerprint"], "seed": said["seed"]}
-        return Representations(said["dataset"], tuple(said["classes"]), layers, **sample, **source)
+        source = {"fingerprint": description["fingerprint"], "seed": description["seed"]}
+        return Representations(description["dataset"], tuple(description["classes"]), layers, **sample, **source)
     except FileNotFoundError:
         return None
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -110,7 +110,7 @@ def write(trial_dir: Location, representations: Representations) -> None:
         # Of an encoder that nearly diverged, numbers may be beyond what float16 holds.
         small = np.abs(layer.sample).max(initial=0) <= np.finfo(np.float16).max
         tensors[f"{name}.sample"] = layer.sample.astype(np.float16 if small else np.float32)
-    said = {
+    description = {
         "dataset": representations.dataset,
         "classes": representations.classes,
         "layers": list(representations.layers),
@@ -118,7 +118,7 @@ def write(trial_dir: Location, representations: Representations) -> None:
         "seed": representations.seed,
     }
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    data = safetensors.numpy.save(tensors, metadata={_METADATA: json.dumps(said)})
+    data = safetensors.numpy.save(tensors, metadata={_METADATA: json.dumps(description)})
     _file(trial_dir, representations.dataset).write_bytes(data)
 
 

@@ -26,7 +26,7 @@ PREPROCESSOR = "preprocessor_config.json"
 EXPORT = FolderKind(
     what="an export",
     marker="mdssl.json",
-    is_marker=lambda said: isinstance(said, dict) and said.get("made_by") == "mdssl export",
+    is_marker=lambda content: isinstance(content, dict) and content.get("made_by") == "mdssl export",
     files=(*FORMATS.values(), TIMM_CONFIG, PREPROCESSOR, CARD, "mdssl.json"),
     setting="--output",
 )

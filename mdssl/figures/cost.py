@@ -30,7 +30,7 @@ chance, for example by other programs on the machine."""
 def cost_against_score(
     board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), features: str = "encoder", width: float = style.PAGE
 ) -> style.Figure:
-    """Mean top-1 over evaluation datasets against training time. A point per trial; a line for the Pareto front.
+    """Draw mean top-1 over evaluation datasets against training time. A point per trial; a line for the Pareto front.
 
     The time is GPU-hours, or hours on a CPU times workers: the median of trials of equal computation (`SAME_COMPUTE`).
     Trials that lack one of the scores are left out.
@@ -47,7 +47,7 @@ def cost_against_score(
 
 
 def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), features: str = "encoder") -> pd.DataFrame:
-    """A row per trained trial with all scores: its settings, ``cost`` (hours), ``score`` (mean top-1, percent),
+    """Return a row per trained trial with all scores: its settings, ``cost`` (hours), ``score`` (mean top-1, percent),
     ``on_front``, and ``shown_as``, a key of `mdssl.figures.style.METHODS`. Raises as `cost_against_score`."""
     rows = scores.select(board, features)
     rows = _timed(rows[~rows["method"].isin(UNTRAINED)])
@@ -96,14 +96,14 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[pd.DataFrame
         raise InputError("cost against score needs two trained encoders with scores on the same datasets.")
     front = points[points["on_front"]].sort_values("cost")
     ends = [front.iloc[0], front.iloc[-1]] if len(front) > 1 else [front.iloc[0]]
-    said = " to ".join(f"{end['score']:.1f} % for {end['cost']:.2g} h ({end['label']})" for end in ends)
+    listed = " to ".join(f"{end['score']:.1f} % for {end['cost']:.2g} h ({end['label']})" for end in ends)
     words = Words(
         title="Top-1 against training time",
         caption="Mean top-1 over evaluation datasets against training time, the median of trials of equal computation. "
         f"The line is the Pareto front: trials that no other trial beats in both. {SELECTED_ON_TEST}",
         alt=f"{len(points)} trials, mean top-1 from {points['score'].min():.1f} to {points['score'].max():.1f} %, "
         f"training from {points['cost'].min():.2g} to {points['cost'].max():.2g} h; {len(front)} on the Pareto front: "
-        f"{said}.",
+        f"{listed}.",
     )
     yield points, words
 

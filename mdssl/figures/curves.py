@@ -64,7 +64,7 @@ def lambda_curves(
 def lambda_grid(
     board: pd.DataFrame, mixture: str | None, features: str, what: str
 ) -> tuple[pd.DataFrame, pd.Series, str]:
-    """The rows of MDSSL on one mixture; by dataset the mean top-1 of SimCLR on its union; and the mixture."""
+    """Return the rows of MDSSL on one mixture; by dataset the mean top-1 of SimCLR on its union; and the mixture."""
     rows = scores.select(board, features)
     mdssl = rows[rows["method"] == "mdssl"]
     if mdssl.empty:

@@ -29,7 +29,7 @@ class Importance(NamedTuple):
     note: str
 
     def warning(self) -> str:
-        """A warning about unreliable numbers, or an empty string."""
+        """Return a warning about unreliable numbers, or an empty string."""
         few = f" Warning: only {self.trials} trials; with fewer than {FEW_TRIALS} the order may be chance."
         useless = (
             " Warning: the forest predicts held-out trials no better than their mean, so these numbers are meaningless."
@@ -86,13 +86,13 @@ def _codes(values: pd.Series) -> np.ndarray:
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Importance, Words]]:
     found = _importance(group)
-    said = ", ".join(
+    listed = ", ".join(
         f"{header(str(name))} {round(own['mean'], 2) + 0.0:.2f}" for name, own in found.settings.iterrows()
     )
     words = Words(
         title=f"Importance of settings, sweep {group.name}",
         caption=f"{_note(found)} {found.note} Correlated settings share their importance.",
-        alt=f"Bars, in points: {said}.{found.warning()}",
+        alt=f"Bars, in points: {listed}.{found.warning()}",
         name=file_name(group.name),
     )
     yield found, words

@@ -21,7 +21,7 @@ def chosen_lambdas(rows: pd.DataFrame, by: str = "method") -> tuple[float, float
 
 
 def best_lambdas(rows: pd.DataFrame) -> tuple[float, float]:
-    """The λ1 and λ2 with the best validation score, mean over datasets and seeds."""
+    """Return the λ1 and λ2 with the best validation score, mean over datasets and seeds."""
     means = over_seeds(rows, ["lambda1", "lambda2"], "val_top1")
     best = means.iloc[means["mean"].argmax()]
     return best["lambda1"], best["lambda2"]

@@ -261,7 +261,7 @@ def _nearest_of_own_domain(panel: Mapping[str, np.ndarray]) -> float:
 
 
 def _read(storage: Storage, trials: Mapping[str, str], mixture: str) -> dict[str, dict[str, Representations]]:
-    """Representations by panel title and domain, of the trials that have them for all domains.
+    """Read representations by panel title and domain, of the trials that have them for all domains.
 
     Args:
         trials: trial ids by panel title.

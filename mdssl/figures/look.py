@@ -167,7 +167,7 @@ class Figure(MatplotlibFigure):
         return Bbox.union([own, drawn]) if any(reaches) else own
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """The PNG that Jupyter shows; all its front ends keep PNG in a saved notebook."""
+        """Return the PNG that Jupyter shows; all its front ends keep PNG in a saved notebook."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
         # Displayed at half its size, which is sharp on screens of high density.

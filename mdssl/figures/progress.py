@@ -77,7 +77,7 @@ def _progress(group: SettingsGroup) -> list[Progress]:
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Progress, Words]]:
     found = _progress(group)
     for one in found:
-        said = [
+        listed = [
             f"{sweep}: {trials['val'].max():.1f} % after {trials['hours'].iloc[-1]:.2g} h and {len(trials)} trials"
             for sweep, trials in one.sweeps.items()
         ]
@@ -85,7 +85,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Progress, Wo
             title="Best validation score over training time",
             caption=f"{_note(one)} The time is that of all trials of a sweep so far, including those that were stopped "
             "early or failed.",
-            alt=f"A line per sweep. {'; '.join(said)}.",
+            alt=f"A line per sweep. {'; '.join(listed)}.",
             name=file_name("+".join(one.datasets)) if len(found) > 1 else "",
         )
         yield one, words

@@ -43,7 +43,7 @@ MOST_NAMES = 8
 
 
 def scale() -> float:
-    """The size of text in units of 7 points, for which lengths in inches are made."""
+    """Return the size of text in units of 7 points, for which lengths in inches are made."""
     return float(matplotlib.rcParams["font.size"]) / 7
 
 
@@ -55,7 +55,7 @@ def fits(inches: float) -> int:
 def panels(
     count: int, *, width: float, height: float, per_row: int | None = None, sharex: bool = False, square: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of ``width`` inches with ``count`` panels, each ``height`` inches high, more with larger text.
+    """Return a figure of ``width`` inches with ``count`` panels, each ``height`` inches high, more with larger text.
 
     Args:
         per_row: panels in a row; by default at most two in a column of print, and four on a page.
@@ -76,7 +76,7 @@ def panels(
 
 
 def equal_rows(count: int, most: int) -> int:
-    """The length of equal rows of ``count`` items, at most ``most`` each: six are 3 + 3, not 4 + 2."""
+    """Return the length of equal rows of ``count`` items, at most ``most`` each: six are 3 + 3, not 4 + 2."""
     rows = -(-count // max(most, 1))
     return -(-count // rows)
 
@@ -107,7 +107,7 @@ def line(number: int) -> dict[str, Any]:
 
 
 def evenly(values: Sequence[Any] | np.ndarray, most: int) -> list[Any]:
-    """At most ``most`` of ``values``, evenly from the first to the last."""
+    """Return at most ``most`` of ``values``, evenly from the first to the last."""
     return [values[place] for place in np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))]
 
 
@@ -117,7 +117,7 @@ def plain(text: object) -> str:
 
 
 def setting(value: object) -> str:
-    """The value of a setting as text."""
+    """Return the value of a setting as text."""
     return f"{value:g}" if isinstance(value, float | np.floating) else plain(value)
 
 
@@ -178,11 +178,11 @@ def time_unit(hours: pd.Series) -> tuple[str, int]:
 
 
 def names_or_number(datasets: Sequence[str]) -> str:
-    """The names of a few datasets, or the number of many."""
+    """Return the names of the datasets, or their number if they are many."""
     return ", ".join(datasets) if len(datasets) <= MOST_NAMES else f"{len(datasets)} datasets"
 
 
 def in_words(what: str, by_dataset: Sequence[str]) -> str:
-    """An alternative text: ``what`` and a sentence for each of the first datasets."""
+    """Return an alternative text: ``what`` and a sentence for each of the first datasets."""
     more = len(by_dataset) - MOST_NAMES
     return " ".join([what, *by_dataset[:MOST_NAMES], *([f"And {more} more datasets."] if more > 0 else [])])

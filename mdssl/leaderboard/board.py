@@ -168,7 +168,7 @@ def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
     return own | {"recipe_version": produced_by.get("recipe_version"), "recipe_version_clustering": clustering}
 
 
-def _complete(row: Row, trial_id: str) -> dict[str, Any]:
+def _complete(row: Row, trial_id: str) -> Row:
     unknown = row.keys() - set(SCHEMA.names)
     assert not unknown, f"no such leaderboard columns: {sorted(unknown)}"
     # Rows of an older version, read again, have all columns of this one.

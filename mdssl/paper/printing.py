@@ -50,8 +50,8 @@ def print_side_by_side(table: pd.DataFrame, console: Console | None = None) -> N
         # One set of widths, so that the numbers of all blocks are aligned.
         widths = {"λ1": 3, "λ2": 4, "ours": 6, "differ-\nence": 7}
         _draw(console, {name: [text.rjust(widths.get(name, 0)) for text in texts] for name, texts in cells.items()})
-    said = table[~table["status"].isin(["ours", "not run"])]
-    for (status, method, mixture), names in said.groupby(["status", "method", "train_mixture"], sort=False):
+    others = table[~table["status"].isin(["ours", "not run"])]
+    for (status, method, mixture), names in others.groupby(["status", "method", "train_mixture"], sort=False):
         say(console, f"{status}: {method} {mixture} on {', '.join(names['eval_dataset'])}")
 
 

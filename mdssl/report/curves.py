@@ -37,13 +37,13 @@ def update_curves(storage: Location, folder: Folder, rows: pd.DataFrame) -> None
 
 
 def curves_json(folder: Folder, trial_ids: Iterable[str]) -> str:
-    """A JSON object: by trial, the curves of `CURVES` that it has, each as steps and values."""
+    """Return a JSON object: by trial, the curves of `CURVES` that it has, each as steps and values."""
     known = ((trial_id, folder.curves.get(trial_id, ["", ""])[1]) for trial_id in trial_ids)
     return "{" + ",\n".join(f'"{trial_id}":{own}' for trial_id, own in known if own) + "}"
 
 
 def _curves(trial_dir: Location) -> str:
-    """The curves of one trial as JSON; empty where there are none. The trial's page reports a damaged file."""
+    """Return the curves of one trial as JSON; empty if there are none. The trial's page reports a damaged file."""
     try:
         # Not pandas: it takes twice as long for a small file, and there may be thousands.
         with pq.ParquetFile(pa.BufferReader((trial_dir / "metrics.parquet").read_bytes())) as file:

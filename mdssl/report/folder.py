@@ -22,7 +22,7 @@ _SUBFOLDERS = ("trials", "figures")
 REPORT = FolderKind(
     what="a report",
     marker=MARKER,
-    is_marker=lambda said: isinstance(said, dict) and said.get("made_by") == _MADE_BY,
+    is_marker=lambda content: isinstance(content, dict) and content.get("made_by") == _MADE_BY,
     files=(MARKER, "index.html", *_TABLES, *(f"{name}/*" for name in _SUBFOLDERS)),
     setting="--output",
 )

@@ -140,7 +140,7 @@ def _picture(entry: Any, file: str, figure: Any) -> Picture:
 
 
 def _neighbors(trial_dir: Location, pages: Location, trial_id: str) -> list[Picture]:
-    """The trial's sheet of nearest training images, if it has one."""
+    """Return the trial's sheet of nearest training images, if it has one."""
     for png, record in (NEIGHBORS, FORMER_NEIGHBORS):
         try:
             sheet, content = (trial_dir / png).read_bytes(), json.loads((trial_dir / record).read_bytes())

@@ -122,7 +122,7 @@ def _is_address(host: str) -> bool:
 
 
 def _names_of(host: str) -> frozenset[str]:
-    """Names that the Host header of a request may have."""
+    """Return the names that the Host header of a request may have."""
     names = {*_LOCAL_NAMES, host}
     if not _is_loopback(host):
         names |= {socket.gethostname(), socket.getfqdn()}

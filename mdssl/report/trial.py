@@ -13,6 +13,7 @@ from mdssl.config.field_types import current_name
 from mdssl.config.methods import METHODS
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import ClusterSettings, TrialConfig, relevant_settings
+from mdssl.leaderboard.columns import Row
 from mdssl.leaderboard.names import plain_name
 from mdssl.storage.location import Location
 from mdssl.tables.compare import settings_apart
@@ -45,7 +46,7 @@ class Setting(NamedTuple):
 
 
 def grouped_settings(trial: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, list[Setting]]:
-    """The settings of the trial's method, by group; for ``usual`` see `usual_settings`."""
+    """Return the settings of the trial's method, by group; for ``usual`` see `usual_settings`."""
     own = relevant_settings(dict(trial))
     own.pop("data_fingerprint", None)
     found: dict[str, list[Setting]] = {}
@@ -86,8 +87,8 @@ def title_of(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     return words if trial["weights"] else f"{words}, seed {row['seed']}"
 
 
-def reproduce_commands(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
-    """The command that trains the trial, and one for each probe that scores it."""
+def reproduce_commands(rows: list[Row], config: Mapping[str, Any]) -> list[str]:
+    """Return the command that trains the trial, and one for each probe that scores it."""
     first, trial = rows[0], config["trial"]
     workers = int(first["num_workers"]) if pd.notna(first["num_workers"]) else 1
     commands = [] if trial["weights"] else [train_command(trial, first["preset"], workers=workers)]
@@ -107,6 +108,6 @@ def reproduce_commands(rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
 
 
 def all_settings(trial: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a trial, with defaults for those that were added after its rows were written."""
+    """Return the settings of a trial, with defaults for those that were added after its rows were written."""
     stored = {current_name(name): value for name, value in trial.items()}
     return {field.name: stored.get(field.name, field.default) for field in fields(TrialConfig)}

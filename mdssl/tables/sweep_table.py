@@ -178,8 +178,8 @@ def _unstable(rows: pd.DataFrame) -> list[str]:
     """Return a note on scores that another order of summation changes: see `mdssl.evaluate.sgd.raw_sgd_probes`."""
     if "config_json" not in rows:
         return []
-    said = rows["config_json"].map(json.loads).map(lambda made: made.get("evaluation", {}))
-    rows = rows[said.map(lambda evaluation: bool(evaluation.get("unstable")))]
+    evaluations = rows["config_json"].map(json.loads).map(lambda made: made.get("evaluation", {}))
+    rows = rows[evaluations.map(lambda evaluation: bool(evaluation.get("unstable")))]
     if rows.empty:
         return []
     where = some_of((f"{row.trial_id} on {row.eval_dataset}" for row in rows.itertuples()), _UNSTABLE_NAMED)

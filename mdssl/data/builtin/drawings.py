@@ -54,7 +54,7 @@ def _strokes(rng: np.random.Generator, split: str, labels: np.ndarray) -> np.nda
 
 @functools.cache
 def _scans(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The scans of one split, (M, 8, 8) in [0, 1], with their labels (M,).
+    """Return the scans of one split, (M, 8, 8) in [0, 1], with their labels (M,).
 
     scikit-learn's 1,797 scanned digits (UCI, E. Alpaydin and C. Kaynak). A third of them is for the test split, so that
     no handwriting is in both splits.
@@ -191,7 +191,7 @@ def textures(rng: np.random.Generator, split: str, labels: np.ndarray) -> np.nda
 
 
 def coordinates(size: int = SIZE * OVERSAMPLE) -> tuple[np.ndarray, np.ndarray]:
-    """The pixel centres of a ``size`` x ``size`` picture as x and y, each (size, size) in (-1, 1)."""
+    """Return the pixel centres of a ``size`` x ``size`` picture as x and y, each (size, size) in (-1, 1)."""
     line = (np.arange(size) + 0.5) / size * 2 - 1
     return np.meshgrid(line, line)
 

@@ -47,16 +47,16 @@ class Part:
         return len(self.labels)
 
     def take(self, rows: np.ndarray) -> Part:
-        """The images of ascending ``rows`` (M,)."""
+        """Return the images of ascending ``rows`` (M,)."""
         return Part(self.labels[rows], lambda row: self.where(rows[row]), lambda chosen: self.read(rows[chosen]))
 
     def labelled(self, labels: np.ndarray) -> Part:
-        """The same images with other ``labels`` (N,)."""
+        """Return the same images with other ``labels`` (N,)."""
         return Part(labels, self.where, self.read)
 
     @classmethod
     def join(cls, first: Part, second: Part) -> Part:
-        """The images of ``first``, then those of ``second``."""
+        """Return the images of ``first``, then those of ``second``."""
         border = len(first)
 
         def read(rows: np.ndarray) -> Iterator[RawImage]:
@@ -99,7 +99,7 @@ class Findings:
         entry["count"] += count
 
     def left_out_in_words(self) -> str:
-        """All reasons with their counts on one line; empty if nothing was left out."""
+        """Return all reasons with their counts on one line; empty if nothing was left out."""
         return "; ".join(f"{reason}: {left['count']:,}" for reason, left in self.left_out.items())
 
 

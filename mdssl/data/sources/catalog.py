@@ -78,11 +78,11 @@ class CatalogEntry:
 
 def _read_catalog() -> dict[str, CatalogEntry]:
     entries = {}
-    for name, said in tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).items():
-        remotes = tuple(Remote(**remote) for remote in said.pop("remotes", ()))
-        lists: dict[str, Any] = {key: tuple(said.pop(key)) for key in ("needs", "usual_folders") if key in said}
-        description, splits = said.pop("description"), said.pop("splits")
-        entries[name] = CatalogEntry(description, splits, Published(remotes=remotes, **lists, **said))
+    for name, entry in tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).items():
+        remotes = tuple(Remote(**remote) for remote in entry.pop("remotes", ()))
+        lists: dict[str, Any] = {key: tuple(entry.pop(key)) for key in ("needs", "usual_folders") if key in entry}
+        description, splits = entry.pop("description"), entry.pop("splits")
+        entries[name] = CatalogEntry(description, splits, Published(remotes=remotes, **lists, **entry))
     return entries
 
 
@@ -102,12 +102,12 @@ USUAL_SIZE = 32
 
 
 def size_words(name: str, image_size: int) -> str:
-    """The image size of a dataset of the catalog if it differs from the usual one, else empty."""
+    """Return the image size of a dataset of the catalog if it differs from the usual one, else empty."""
     return f"{image_size}×{image_size} pixels" if published_as(name) and image_size != USUAL_SIZE else ""
 
 
 def variant_of(name: str, *, classes: int, train: int, test: int, unlabelled: int | None = None) -> str:
-    """The difference between a dataset and the published one of its name; empty if there is none.
+    """Return the difference between a dataset and the published one of its name; empty if there is none.
 
     Args:
         classes, train, test: of the prepared dataset, in which EuroSAT has a test split.
@@ -133,10 +133,10 @@ def variant_of(name: str, *, classes: int, train: int, test: int, unlabelled: in
 
 
 def published_as(name: str) -> Published | None:
-    """The published dataset ``name``; None for built-in domains and names that are not in the catalog."""
+    """Return the published dataset ``name``; None for built-in domains and names that are not in the catalog."""
     return CATALOG[name].published if name in CATALOG else None
 
 
 def description_of(name: str) -> str:
-    """The catalog's description of ``name``; other names are the user's own images."""
+    """Return the catalog's description of ``name``; other names are the user's own images."""
     return CATALOG[name].description if name in CATALOG else "your own images"

@@ -31,7 +31,7 @@ _NAMED = 5
 
 @cache
 def suffixes() -> frozenset[str]:
-    """The suffixes of image files that Pillow can open here, in lower case."""
+    """Return the suffixes of image files that Pillow can open here, in lower case."""
     from PIL import Image
 
     can_open = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
@@ -44,7 +44,7 @@ def is_hidden(name: str) -> bool:
 
 
 def scan(root: Path, findings: Findings) -> list[str]:
-    """The relative paths of all images below ``root``, sorted. Links are followed.
+    """Return the relative paths of all images below ``root``, sorted. Links are followed.
 
     Raises:
         InputError: the name of an image or folder is not valid UTF-8, as in archives from Windows.
@@ -112,13 +112,13 @@ def npz_files(source: Path) -> list[Path]:
 
 
 def parquet_files(path: Path) -> list[str]:
-    """The relative paths of all Parquet files below the folder ``path``, without hidden ones; sorted."""
+    """Return the relative paths of all Parquet files below the folder ``path``, without hidden ones; sorted."""
     found = (file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() == ".parquet" and file.is_file())
     return sorted(str(file) for file in found if not any(map(is_hidden, file.parts)))
 
 
 def shard_paths(path: Path, reading: Reading | None = None, findings: Findings | None = None) -> dict[str, list[Path]]:
-    """The Parquet shards in ``path`` by split, ``{"train": […], "test": […]}``; empty if there are none.
+    """Return the Parquet shards in ``path`` by split, ``{"train": […], "test": […]}``; empty if there are none.
 
     The split is detected from the file name, or else from the folders around it. If no split is detected, all files are
     train; otherwise files without one are left out. A single file is train unless its name denotes another split.
@@ -158,7 +158,7 @@ def shard_paths(path: Path, reading: Reading | None = None, findings: Findings |
 
 
 def _split_of_file(file: str) -> str | None:
-    """The split in the name of the file, else in that of the nearest folder."""
+    """Return the split in the name of the file, else in that of the nearest folder."""
     path = PurePosixPath(file)
     return next((split for name in (path.stem, *reversed(path.parts[:-1])) if (split := split_of(name))), None)
 

@@ -84,7 +84,7 @@ def folder_source(path: Path, reading: Reading | None = None) -> Source:
 
 
 def layout(files: list[str], reading: Reading, origin: str, findings: Findings) -> dict[str, Rows]:
-    """The images of each split.
+    """Return the images of each split.
 
     Raises:
         InputError: the folders can be read in two ways; the message names the option that decides.
@@ -202,7 +202,7 @@ def _classes_in(split: str, rows: Rows, reading: Reading) -> dict[str | None, li
 
 
 def _depth_in_classes(splits: Iterable[Rows]) -> int:
-    """The number of folders between a class folder and its deepest image."""
+    """Return the number of folders between a class folder and its deepest image."""
     return max((name.count("/") - 1 for rows in splits for name in rows.values() if "/" in name), default=0)
 
 
@@ -224,12 +224,12 @@ def _wrapping(files: list[str], only: str | None = None) -> str:
 
 
 def subfolders(path: Path) -> list[Path]:
-    """The folders directly inside ``path`` that are not hidden, sorted."""
+    """Return the folders directly inside ``path`` that are not hidden, sorted."""
     return sorted(folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder.name))
 
 
 def paths_part(root: Path, paths: list[Path], labels: list[int]) -> Part:
-    """The image files ``paths`` with their labels. Messages name them relative to the folder around ``root``."""
+    """Return the image files ``paths`` with their labels. Messages name them relative to the folder around ``root``."""
     return Part(
         np.array(labels, dtype=np.int64),
         lambda row: str(paths[row].relative_to(root.parent)),

@@ -99,20 +99,20 @@ def _lines(path: Path) -> list[str]:
 
 
 def _first_words(lines: list[str]) -> dict[str, str]:
-    """The first word of each WordNet ID, from lines like ``n01443537  goldfish, Carassius auratus``."""
+    """Return the first word of each WordNet ID, from lines like ``n01443537  goldfish, Carassius auratus``."""
     pairs = [line.split(maxsplit=1) for line in lines]
     return {pair[0]: pair[1].split(",")[0].strip() for pair in pairs if len(pair) == 2}
 
 
 def _class_names(wnids: list[str], words: dict[str, str]) -> tuple[str, ...]:
-    """A unique name for each class: its word, followed by its ID if another class has the same word."""
+    """Return a unique name for each class: its word, followed by its ID if another class has the same word."""
     names = [words.get(wnid, wnid) for wnid in wnids]
     times = Counter(names)
     return tuple(name if times[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True))
 
 
 def _class_folders(root: Path, folders: list[Path]) -> Part:
-    """The images directly in ``folders``, one folder per class."""
+    """Return the images directly in ``folders``, one folder per class."""
     names: list[str] = []
     counts = []
     for folder in folders:
@@ -126,7 +126,7 @@ def _class_folders(root: Path, folders: list[Path]) -> Part:
 
 
 def _annotated(root: Path, folder: Path, listing: Path, labelled: dict[str, str], wnids: list[str]) -> Part:
-    """The images in ``folder`` that ``labelled``, image -> WordNet ID, names, in its order."""
+    """Return the images in ``folder`` that ``labelled``, image -> WordNet ID, names, in its order."""
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     absent = [name for name in labelled if name not in present]
     if absent:
@@ -146,7 +146,7 @@ def _annotated(root: Path, folder: Path, listing: Path, labelled: dict[str, str]
 
 
 def _files_part(root: Path, folders: list[Path], names: list[str], labels: np.ndarray) -> Part:
-    """The images ``folders[label] / name``; messages name them relative to the folder around ``root``."""
+    """Return the images ``folders[label] / name``; messages name them relative to the folder around ``root``."""
 
     # Joined on demand: a million paths would take half a gigabyte.
     def path(row: int) -> Path:

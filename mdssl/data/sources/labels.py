@@ -75,7 +75,7 @@ def _check_numbers(different: np.ndarray, some_missing: bool, findings: Findings
 def select_classes(
     classes: tuple[str, ...], parts: dict[str, Part], wanted: tuple[str, ...], findings: Findings, origin: str
 ) -> tuple[tuple[str, ...], dict[str, Part]]:
-    """The ``wanted`` classes, in this order, with their images. Images without a label stay.
+    """Return the ``wanted`` classes, in this order, with their images. Images without a label stay.
 
     Raises:
         InputError: one of ``wanted`` is not among ``classes``.
@@ -108,7 +108,7 @@ def check_classes(wanted: Sequence[str], classes: Sequence[str], origin: str) ->
 
 
 def class_name(text: str) -> str:
-    """A class name in one Unicode form: macOS writes é as two characters, other systems as one."""
+    """Return a class name in one Unicode form: macOS writes é as two characters, other systems as one."""
     return unicodedata.normalize("NFC", text)
 
 

@@ -62,7 +62,7 @@ def npz_source(path: Path, reading: Reading | None = None) -> Source:
 
 
 def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays with known names, and all names."""
+    """Return the arrays with known names, and all names."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key in _KNOWN_KEYS}

@@ -50,7 +50,7 @@ Progress = Callable[[int, int | None], None]
 
 
 def detect_kind(name: str, source: Path | None) -> str:
-    """The kind of ``source``, a file or folder; without a path, that of the known dataset ``name``.
+    """Return the kind of ``source``, a file or folder; without a path, that of the known dataset ``name``.
 
     Raises:
         InputError: the path does not exist or has no readable files; without a path, the name is unknown.
@@ -88,7 +88,7 @@ def detect_kind(name: str, source: Path | None) -> str:
 
 
 def source_state(source: Path, kind: str, reading: Reading) -> str:
-    """The number of files in ``source`` and a digest over their names, sizes and times of writing.
+    """Return the number of files in ``source`` and a digest over their names, sizes and times of writing.
 
     Empty for kinds that only read certain files.
     """
@@ -191,7 +191,7 @@ def owner_of_files(name: str) -> str:
 def _fetch_files(
     name: str, published: Published, store: Path, source: Path | None, download: bool, progress: Progress | None
 ) -> Path:
-    """The folder with all of ``published.needs``. Missing files are unpacked or downloaded into ``store``."""
+    """Return the folder with all of ``published.needs``. Missing files are unpacked or downloaded into ``store``."""
     place = source or store
     root = _root(name, published, place) or _root(name, published, store)
     if root:
@@ -218,7 +218,7 @@ def _fetch_files(
 
 
 def _root(name: str, published: Published, place: Path) -> Path | None:
-    """The folder in or around ``place`` with all the needed files, if there is one."""
+    """Return the folder in or around ``place`` with all the needed files, if there is one."""
     roots = _possible_roots(name, published, place)
     return next((root for root in roots if all((root / needed).exists() for needed in published.needs)), None)
 
@@ -240,7 +240,7 @@ def _has_archives(published: Published, place: Path) -> bool:
 
 
 def _refuse_incomplete(name: str, published: Published, place: Path) -> None:
-    """Raise ``InputError`` if only some of the needed files are there."""
+    """Raise ``InputError`` if only some of the needed files exist."""
     for root in _possible_roots(name, published, place):
         missing = [needed for needed in published.needs if not (root / needed).exists()]
         if len(missing) < len(published.needs):
