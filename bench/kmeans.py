@@ -1,10 +1,11 @@
-"""Clustering on a schedule, warm-started, takes a fraction of the time of scikit-learn's default.
+"""Clustering on a schedule, warm-started, against faiss and scikit-learn's default.
 
 250,000 embeddings of width 128 on the unit sphere, around 12 centres, that move a little between clusterings, as an
 encoder in training moves them. Ours tries three k-means++ starts on a sample the first time, later one start and where
 the clusters' images are now, and goes on from the best over all rows; scikit-learn's default begins anew each time.
 Checked first: from the same start both end in the same clusters; and in the schedule ours must never be worse by more
-than 1 % of scikit-learn's sum of squared distances. faiss stands beside them, with its sum.
+than 1 % of scikit-learn's sum of squared distances. faiss on all rows makes its default of 25 iterations from random
+rows, and its sum stands beside.
 
     python bench/kmeans.py [--device cuda]
 """
@@ -104,14 +105,14 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.set_defaults(rounds=3)
     flags = parser.parse_args()
-    report = Report("clusterings/s", peer="scikit-learn KMeans, defaults")
+    report = Report("clusterings/s", peer="faiss.Kmeans, all rows")
     rounds = embeddings()
     check_agreement(rounds[0])
     for k in (4, 16):
         contenders = {
             "ours, warm-started": lambda k=k: on_schedule(rounds, k),
-            "scikit-learn, defaults": lambda k=k: anew(rounds, k),
             "faiss, all rows": lambda k=k: with_faiss(rounds, k),
+            "scikit-learn, defaults": lambda k=k: anew(rounds, k),
         }
         inertia = {name: np.array(run()) for name, run in contenders.items()}
         ours, peer = inertia["ours, warm-started"], inertia["scikit-learn, defaults"]
@@ -122,7 +123,7 @@ def main() -> None:
         report.timings(title, seconds, work=ROUNDS, extra={"sum of squares, scikit-learn's = 1": cells})
     share_of_a_run(report, flags.device)
     name = f"clustering {ROWS:,} × {WIDTH} on a schedule, K = 16"
-    report.claim_from(name, seconds, "ours, warm-started", "scikit-learn, defaults", ROUNDS)
+    report.claim_from(name, seconds, "ours, warm-started", "faiss, all rows", ROUNDS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A whole training step takes a third of the usual recipe's time as shipped, and less than half at equal precision.
+"""A whole training step takes about half of the usual recipe's time in fp32, and a third in bf16 where a CPU has it.
 
 Images, two views of each, encoder, loss, backward pass and optimiser. The usual recipe: a DataLoader whose workers
 transform image by image with torchvision, torchvision's ResNet, lightly's NT-Xent and LARS. As shipped, ours is bf16
@@ -304,7 +304,9 @@ def main() -> None:
     if device == "cuda":
         peak = extra_memory(prepare_whole, config, device, device=device)
         report_cuda(report, ours, views, flags.seconds, peak)
-    report.claim_from(f"training step, {config.arch}, {views:,} views, as shipped", seconds, names[0], names[1], views)
+    peer = names[2] if config.precision == "bf16" else names[1]
+    name = f"training step, {config.arch}, {views:,} views, both {config.precision}"
+    report.claim_from(name, seconds, names[0], peer, views)
 
 
 def report_cuda(report: Report, step: Ours, views: int, seconds: float, peak: float) -> None:

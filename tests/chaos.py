@@ -39,6 +39,7 @@ from processes import ours
 from work_log import VARIABLE, check_work
 
 from mdssl.pretrain.checkpoint import latest_step
+from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.location import Location
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
@@ -120,9 +121,11 @@ class Sweep:
             self.process = subprocess.Popen(self.command, stdout=file, stderr=subprocess.STDOUT)
 
     def steps(self) -> int:
-        """Steps that are safe, over all trials."""
-        trials = self.storage / "trials"
-        return sum(latest_step(trials / name / "checkpoints") for name in trials.names())
+        """Steps that are safe, over all trials. A finished one has no checkpoints any more."""
+        trials = [self.storage / "trials" / name for name in (self.storage / "trials").names()]
+        ended = [read_training(trial) for trial in trials]
+        steps = zip(trials, ended, strict=True)
+        return sum(found["step"] if found else latest_step(trial / "checkpoints") for trial, found in steps)
 
     def rows(self) -> int:
         return len((self.storage / "leaderboard").names())
@@ -143,13 +146,18 @@ def disturb(sweep: Sweep, cluster, token: str, kills: list[Kill]) -> None:
         if reached != seen:
             seen, got_on = reached, time.monotonic()
         assert time.monotonic() - got_on < STALLED_SECONDS, f"no progress, {left} left:\n{sweep.output.read_text()}"
-        if left:
-            progressed = left[0].steps is not None and reached > last and reached[0] >= left[0].steps
-            paused = left[0].steps is None and time.monotonic() - killed_at >= left[0].pause
-            if (progressed or paused) and (victims := kill(left[0], sweep, cluster, token)):
+        paused = time.monotonic() - killed_at
+        # In the order of the plan, but for those whose victims do not live just now: a probe does while it scores, and
+        # for a minute after that.
+        for due in left:
+            is_due = paused >= due.pause if due.steps is None else reached > last and reached[0] >= due.steps
+            if not is_due:
+                break
+            if victims := kill(due, sweep, cluster, token):
                 print(f"{' and '.join(victims)} at {reached[0]} steps, {reached[1]} trials with rows", flush=True)
-                left.pop(0)
+                left.remove(due)
                 last, killed_at = (sweep.steps(), sweep.rows()), time.monotonic()
+                break
         time.sleep(0.2)
     assert sweep.process.returncode == 0, sweep.output.read_text()
 

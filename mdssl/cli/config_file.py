@@ -40,7 +40,7 @@ def read(file: str) -> dict[str, Any]:
                 if not isinstance(key, str):
                     raise InputError(f"{file}: key {key!r} is not a string; write the name of a flag.")
                 if keys.count(key) > 1:
-                    raise InputError(f"{file}: key {key!r} stands there {keys.count(key)} times; name each once.")
+                    raise InputError(f"{file}: key {key!r} appears {keys.count(key)} times; give each once.")
             return super().construct_mapping(node, deep=deep)
 
     # YAML 1.1 takes 1e-3 for a string; YAML 1.2, and users, for a number.
@@ -87,7 +87,7 @@ def settings_in(file: str, settings_class: type, prog: str) -> dict[str, Any]:
         valid = [known for known in flags if known not in ("save_config",)]
         check_name(f"key in {file}", name.replace("_", "-"), [known.replace("_", "-") for known in valid])
         if name in found:
-            raise InputError(f"{file}: {name.replace('_', '-')} stands there twice, in two spellings; name it once.")
+            raise InputError(f"{file}: {name.replace('_', '-')} appears twice, in two spellings; give it once.")
         try:
             found[name] = _typed(flags[name], value)
         except InputError as error:

@@ -97,7 +97,7 @@ def archive(settings: Archive) -> None:
     """Move trials out of the leaderboard, figures and report, into the folder archive of the storage.
 
     The archive is itself a storage, which other commands read: --storage results/archive. Files of a trial that is
-    worked on are not moved. A sweep that has an archived trial in its grid says so, and trains it again.
+    worked on are not moved. A sweep with an archived trial in its grid prints a note and trains it again.
 
     Examples:
       mdssl archive --where sweep=lambda_grid lambda1=0.5

@@ -69,10 +69,10 @@ def command(
         except KeyboardInterrupt as interrupt:
             word, code = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
             again = "the same command without --force" if "--force" in argv else "the same command"
-            goes_on = f"; {again} goes on from what was saved" if saves_progress(argv) else ""
+            resumes = f"; {again} resumes from what was saved" if saves_progress(argv) else ""
             # Of the workers of torchrun one prints it.
             if os.environ.get("RANK", "0") == "0":
-                print(f"\n{word}{goes_on}.", file=sys.stderr)
+                print(f"\n{word}{resumes}.", file=sys.stderr)
             return code
 
     return main

@@ -11,7 +11,7 @@ PRETRAINED_SETTINGS = ("weights", "weights_fingerprint", "input_size")
 SCHEDULE_SETTINGS = ("num_clusters", "warmup_iterations", "recluster_every", "cluster_space", "cluster_normalized")
 OUTLIER_SETTINGS = ("epsilon", "epsilon_final", "outlier_rule")
 CLUSTER_SETTINGS = (*SCHEDULE_SETTINGS, *OUTLIER_SETTINGS)
-OWN_SETTINGS = frozenset({*CLUSTER_SETTINGS, *PRETRAINED_SETTINGS})
+OWN_SETTINGS = frozenset({*CLUSTER_SETTINGS, *PRETRAINED_SETTINGS, "sampling"})
 """Settings that only some methods have; the record of a method lists its own."""
 
 
@@ -85,12 +85,14 @@ METHODS = {
             color="#56B4E9",
             description="SimCLR on the union of its training domains, treated as one domain",
             weighs_domains=False,
+            settings=("sampling",),
         ),
         Method(
             name="mdssl",
             label="MDSSL",
             color="#D55E00",
             description="multi-domain self-supervised learning (MDSSL) with known domain labels",
+            settings=("sampling",),
         ),
         Method(
             name="mdssl-clustered",

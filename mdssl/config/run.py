@@ -27,7 +27,12 @@ batches are more curved than others, up to 4 / 1.6 (see `mdssl.evaluate.sgd.curv
 _MAX_RAW_RATE = 100.0
 
 _SGD_SETTINGS = ("probe_learning_rate", "probe_epochs", "probe_batch", "knn_neighbors")
-_OWN_SETTINGS = {"lbfgs": ("probe_l2", "knn_neighbors"), "sgd": _SGD_SETTINGS, "sgd-raw": _SGD_SETTINGS}
+_OWN_SETTINGS = {
+    "lbfgs": ("probe_l2", "knn_neighbors"),
+    "lbfgs-path": ("knn_neighbors",),
+    "sgd": _SGD_SETTINGS,
+    "sgd-raw": _SGD_SETTINGS,
+}
 _BATCHES = {"sgd": 256, "sgd-raw": 1024}
 _STORED_NAMES = {"knn_neighbors": "knn_neighbours"}
 """Rows keep the spelling of the first ones, so that the names of probes stay the same."""
@@ -37,9 +42,10 @@ _STORED_NAMES = {"knn_neighbors": "knn_neighbours"}
 class ProbeConfig:
     """How a finished encoder is scored. The `sgd-raw` defaults are the paper's (table 7)."""
 
-    probe: Literal["lbfgs", "sgd", "sgd-raw"] = "lbfgs"
-    """Linear probe: lbfgs (regularized logistic regression, solved to convergence) | sgd (on standardized features, at
-    stable rates) | sgd-raw (as in the paper, on raw features, where rounding may decide)."""
+    probe: Literal["lbfgs", "lbfgs-path", "sgd", "sgd-raw"] = "lbfgs"
+    """Linear probe: lbfgs (regularized logistic regression, solved to convergence) | lbfgs-path (the same, its penalty
+    chosen on 15 % of the training images) | sgd (on standardized features, at stable rates) | sgd-raw (as in the paper,
+    on raw features, where rounding may decide)."""
     features: tuple[Layer, ...] = ("encoder",)
     """Layers to probe."""
     probe_learning_rate: tuple[float, ...] = ()
@@ -62,14 +68,19 @@ class ProbeConfig:
         check_number("probe_epochs", self.probe_epochs, low=1)
         check_number("probe_batch", self._batch, low=1)
         check_number("probe_l2", self.probe_l2, low=0)
+        if self.probe != "lbfgs" and self.probe_l2 != ProbeConfig.probe_l2:
+            raise InputError(
+                f"probe_l2 is {self.probe_l2:g}, but the {self.probe} probe has no fixed penalty; use --probe lbfgs, "
+                "or leave it out."
+            )
         check_number("knn_neighbors", self.knn_neighbors, low=1)
 
     def _check_learning_rates(self) -> None:
         rates = self.probe_learning_rate
-        if rates and self.probe == "lbfgs":
+        if rates and self.probe.startswith("lbfgs"):
             raise InputError(
-                f"probe_learning_rate is {', '.join(map(str, rates))}, but the lbfgs probe has no learning rate; use "
-                "--probe sgd, or leave it out."
+                f"probe_learning_rate is {', '.join(map(str, rates))}, but the {self.probe} probe has no learning "
+                "rate; use --probe sgd, or leave it out."
             )
         if len({f"{rate:g}" for rate in rates}) < len(rates):
             raise InputError(f"probe_learning_rate is {rates}; give each once, to six digits.")
@@ -134,6 +145,11 @@ def probe_named_now(name: str) -> str:
     """Return the current name of a ``probe`` of the leaderboard: ``sgd`` was the name of ``sgd-raw``."""
     is_old = name == "sgd" or (name.startswith("sgd(") and not name.startswith("sgd(standardized"))
     return name.replace("sgd", "sgd-raw", 1) if is_old else name
+
+
+VALIDATION_FIT, VALIDATION_SCORED = 2000, 1000
+"""Most training images of a dataset that a validation score is fitted on while a trial trains, and most that are
+held out for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

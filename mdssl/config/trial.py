@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from mdssl.config.field_types import check_lambda1, check_mixture, check_schedule, check_types, current_name
@@ -24,6 +25,8 @@ PretrainedStem = Literal["imagenet", "cifar", "cifar-pad2"]
 RECIPE_VERSION = 1
 """Part of every ``trial_id``. Raise it whenever training itself changes by more than rounding, so that no old encoder
 passes for a new one."""
+_SINCE_THE_FIRST_IDS = (("schedule", "cosine", ("decay_fraction",)), ("sampling", "balanced", ()))
+"""Settings that had one value before they were settings, and those that come with others: ids do not have them then."""
 CLUSTERING_VERSION = 2
 """The same for clustered methods alone. 2: K-Means tries its starts on a sample of the images."""
 
@@ -46,6 +49,9 @@ class Recipe:
     """
     batch_per_domain: int = 1024
     """Images of each domain in a step, over all workers; each gives two views."""
+    sampling: Literal["balanced", "proportional"] = "balanced"
+    """Images of a step, where the names of domains are used: balanced (as many of each domain) | proportional (as many
+    in all; simclr draws from the union, as if no domain were known, mdssl by the sizes of the domains)."""
     iterations: int = 48_000
     """Training steps."""
     optimizer: Literal["lars", "sgd", "adamw"] = "lars"
@@ -233,7 +239,7 @@ class TrialConfig(Recipe, ClusterSettings):
             versions["recipe_version_clustering"] = CLUSTERING_VERSION
         return versions
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """12 hex digits of a SHA-256 over all that can change the encoder, `versions` included.
 
@@ -271,9 +277,9 @@ def relevant_settings(trial: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(trial)
     if "cluster_normalised" in settings:
         settings["cluster_normalized"] = settings.pop("cluster_normalised")
-    if settings.get("schedule") == "cosine":
-        # As before there was another one.
-        settings = {name: value for name, value in settings.items() if name not in ("schedule", "decay_fraction")}
+    for name, only, with_it in _SINCE_THE_FIRST_IDS:
+        if settings.get(name) == only:
+            settings = {key: value for key, value in settings.items() if key not in (name, *with_it)}
     if method.rejects_outliers and trial["num_clusters"] <= 2:
         # The farthest of two centroids is the runner-up.
         settings.pop("outlier_rule")

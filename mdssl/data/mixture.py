@@ -135,6 +135,25 @@ class Mixture:
         borders = zip(self.names, self.offsets[:-1], self.offsets[1:], strict=True)
         return tuple(Group(name, np.arange(first, end), self.batch_per_domain) for name, first, end in borders)
 
+    @property
+    def batch(self) -> int:
+        """Images of all domains in a step, over all workers."""
+        return len(self.names) * self.batch_per_domain
+
+    def in_proportion(self) -> tuple[Group, ...]:
+        """A group per domain, whose batches are `batch` images in all, in proportion to the images of the domains.
+
+        At least two of each domain, as a contrastive loss needs other images; what rounding leaves goes to the domains
+        with the largest remainders.
+        """
+        wanted = np.diff(self.offsets) * self.batch / self.offsets[-1]
+        sizes = np.maximum(np.floor(wanted), 2).astype(int)
+        for domain in np.argsort(sizes - wanted)[: max(self.batch - sizes.sum(), 0)]:
+            sizes[domain] += 1
+        for _ in range(sizes.sum() - self.batch):
+            sizes[sizes.argmax()] -= 1
+        return tuple(replace(group, batch=int(size)) for group, size in zip(self.domains, sizes, strict=True))
+
     def union(self, batch: int) -> Group:
         """Return all images as one group."""
         count = int(self.offsets[-1])

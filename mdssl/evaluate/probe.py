@@ -13,9 +13,11 @@ from torch.nn import functional as F
 
 from mdssl.config.run import ProbeConfig
 from mdssl.errors import check_number
-from mdssl.evaluate.classifier import Classifier, Parts, ProbeResult, score, standardization
-from mdssl.evaluate.sgd import raw_sgd_probes, sgd_probes
+from mdssl.evaluate.classifier import Classifier, Parts, ProbeResult, percent, score, standardization
+from mdssl.evaluate.sgd import held_out, raw_sgd_probes, sgd_probes
 
+PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
+"""Of which the lbfgs-path probe chooses."""
 LBFGS_MAX_ITERATIONS = 2000
 """A penalized fit takes 20 to 100 on images; only ``l2`` near 0 reaches this limit, with a warning."""
 
@@ -43,6 +45,30 @@ def lbfgs_probe(parts: Parts, *, l2: float = ProbeConfig.probe_l2) -> ProbeResul
     return score(_fit_lbfgs(parts.train_x, parts.train_y, parts.num_classes, l2), parts)
 
 
+def lbfgs_path_probe(parts: Parts, *, seed: int = 0) -> ProbeResult:
+    """`lbfgs_probe` with a penalty that is chosen on held-out training images.
+
+    `PENALTIES` are fitted from the largest to the smallest, each from the fit before, without the images that
+    `mdssl.evaluate.sgd.held_out` draws by ``seed``. The most accurate one on these, the larger of equals, is fitted
+    again on all images. ``found`` has ``chosen_l2``, ``held_out_images`` and ``held_out_top1``, percent.
+
+    Raises:
+        ValueError: as `lbfgs_probe`.
+    """
+    parts.check()
+    x, y, classes = parts.train_x, parts.train_y, parts.num_classes
+    held = held_out(y, seed)
+    found: dict[str, float] = {"chosen_l2": ProbeConfig.probe_l2, "held_out_images": int(held.sum())}
+    if held.any():
+        accuracies, fitted = [], None
+        for l2 in PENALTIES:
+            fitted = _fit_lbfgs(x[~held], y[~held], classes, l2, start=fitted)
+            accuracies.append(percent(fitted.logits(x[held]).argmax(dim=1) == y[held]))
+        best = max(accuracies)
+        found |= {"chosen_l2": PENALTIES[accuracies.index(best)], "held_out_top1": best}
+    return score(_fit_lbfgs(x, y, classes, found["chosen_l2"]), parts, found)
+
+
 def _sgd(probes: Callable[..., list[ProbeResult]]) -> Callable[[Parts, ProbeConfig, int], list[ProbeResult]]:
     def run(parts: Parts, config: ProbeConfig, seed: int) -> list[ProbeResult]:
         settings = config.each()[0].settings()
@@ -55,6 +81,7 @@ def _sgd(probes: Callable[..., list[ProbeResult]]) -> Callable[[Parts, ProbeConf
 
 PROBES: dict[str, Callable[[Parts, ProbeConfig, int], list[ProbeResult]]] = {
     "lbfgs": lambda parts, config, seed: [lbfgs_probe(parts, l2=config.probe_l2)],
+    "lbfgs-path": lambda parts, config, seed: [lbfgs_path_probe(parts, seed=seed)],
     "sgd": _sgd(sgd_probes),
     "sgd-raw": _sgd(raw_sgd_probes),
 }
@@ -66,19 +93,25 @@ def run_probes(parts: Parts, *, config: ProbeConfig, seed: int = 0) -> list[Prob
     return PROBES[config.probe](parts, config, seed)
 
 
-def _fit_lbfgs(x: torch.Tensor, y: torch.Tensor, num_classes: int, l2: float) -> Classifier:
-    """Fit in coordinates V = W R with Rᵀ R the covariance plus a multiple of the penalty.
+def _fit_lbfgs(
+    x: torch.Tensor, y: torch.Tensor, num_classes: int, l2: float, start: Classifier | None = None
+) -> Classifier:
+    """Fit, from zero or from ``start``, in coordinates V = W R with Rᵀ R the covariance plus a multiple of the penalty.
 
     In them the objective is about equally curved in all directions, so that some tens of iterations are enough. For W,
     as features are strongly correlated, it would take hundreds to thousands.
+
+    Args:
+        start: a fit on the same rows with another penalty.
     """
     shift, scale = standardization(x)
     x = (x.double() - shift) / scale
     penalty = (50 * l2 + 1e-5) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     root = torch.linalg.cholesky(x.T @ x / len(x) + penalty, upper=True)
     inverse = torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=x.dtype, device=x.device), upper=True)
-    rotated = x.new_zeros(num_classes, x.shape[1], requires_grad=True)
-    bias = x.new_zeros(num_classes, requires_grad=True)
+    rotated = x.new_zeros(num_classes, x.shape[1]) if start is None else start.weight @ root.T
+    bias = x.new_zeros(num_classes) if start is None else start.bias.clone()
+    rotated.requires_grad_(), bias.requires_grad_()
     optimizer = torch.optim.LBFGS(
         [rotated, bias],
         max_iter=LBFGS_MAX_ITERATIONS,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.run import VALIDATION_FIT, VALIDATION_SCORED, ProbeConfig
 from mdssl.data.dataset import Dataset, open_dataset
 from mdssl.errors import InputError
 from mdssl.evaluate.classifier import Classifier, Parts, score, standardization
@@ -21,8 +21,6 @@ from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.knn import knn_top1
 from mdssl.evaluate.sampling import stratified_rows
 
-REFERENCES, HELD_OUT = 2000, 1000
-"""Largest numbers of images to fit on during training, and to score."""
 RIDGE = 0.1
 """Penalty of the linear score per image to fit on. Features have unit variance."""
 _SHARE = 5
@@ -62,7 +60,7 @@ class Validation:
 
     def _score(self, model: nn.Module, dataset: Dataset) -> float:
         fit, held = self._rows[dataset.name]
-        fit, train = fit[:REFERENCES], dataset.split("train")
+        fit, train = fit[:VALIDATION_FIT], dataset.split("train")
         rows = np.concatenate([fit, held])
         x = extract_features(model, train.images[rows], device=self.device)["encoder"]
         y = torch.from_numpy(train.labels[rows]).to(x.device)
@@ -71,13 +69,14 @@ class Validation:
 
 
 def held_out(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Split the train split: rows to fit on, in random order, and up to `HELD_OUT` held-out rows for a score.
+    """Split the train split: rows to fit on, in random order, and up to `VALIDATION_SCORED` held-out rows for a score.
 
     They depend on the images and labels alone. Both parts have each class in proportion, as far as it has images: at
     least one in each part of a class with two. The first rows to fit on are a sample of the same kind.
     """
     train = dataset.split("train")
-    held = stratified_rows(train.labels, min(HELD_OUT, len(train.labels) // _SHARE), key=train.fingerprint, spare=1)
+    most = min(VALIDATION_SCORED, len(train.labels) // _SHARE)
+    held = stratified_rows(train.labels, most, key=train.fingerprint, spare=1)
     rest = np.setdiff1d(np.arange(len(train.labels)), held)
     return rest[stratified_rows(train.labels[rest], len(rest), key=train.fingerprint)], np.sort(held)
 
@@ -104,12 +103,12 @@ def is_validatable(dataset: Dataset) -> bool:
 
 
 def validation_linear(parts: Parts) -> float:
-    """Compute top-1 of the held-out part, percent, by ridge regression on the first `REFERENCES` images to fit on.
+    """Compute top-1 of the held-out part, percent, by ridge regression on the first `VALIDATION_FIT` images to fit on.
 
     The fit has a closed form, so it costs little while a trial trains. docs/search.md has its rank correlation with the
     scores of a linear probe on the finished encoder, which is higher than that of kNN.
     """
-    x, y = parts.train_x[:REFERENCES], F.one_hot(parts.train_y[:REFERENCES], parts.num_classes).double()
+    x, y = parts.train_x[:VALIDATION_FIT], F.one_hot(parts.train_y[:VALIDATION_FIT], parts.num_classes).double()
     (shift, scale), share = standardization(x), y.mean(dim=0)
     x = (x.double() - shift) / scale
     penalty = RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
@@ -118,6 +117,6 @@ def validation_linear(parts: Parts) -> float:
 
 
 def validation_knn(parts: Parts, k: int = ProbeConfig.knn_neighbors) -> float:
-    """kNN top-1 of the held-out part, percent, by the votes of the first `REFERENCES` images to fit on."""
-    parts = parts._replace(train_x=parts.train_x[:REFERENCES], train_y=parts.train_y[:REFERENCES])
+    """kNN top-1 of the held-out part, percent, by the votes of the first `VALIDATION_FIT` images to fit on."""
+    parts = parts._replace(train_x=parts.train_x[:VALIDATION_FIT], train_y=parts.train_y[:VALIDATION_FIT])
     return knn_top1(parts, k=min(k, len(parts.train_y)))

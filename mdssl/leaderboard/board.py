@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mdssl.config.methods import CLUSTERED, UNTRAINED
+from mdssl.config.methods import CLUSTERED, METHODS, UNTRAINED
 from mdssl.config.run import probe_named_now
 from mdssl.config.trial import relevant_settings
 from mdssl.errors import check_name
@@ -163,6 +163,8 @@ def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
     own = {name: value for name, value in trial.items() if name not in _SAID_BY_COLUMNS}
     if trial.get("method") not in UNTRAINED:
         own.setdefault("schedule", "cosine")
+        if METHODS.get(trial.get("method", ""), METHODS["simclr"]).has_setting("sampling"):
+            own.setdefault("sampling", "balanced")
     # Rows without a version of clustering were made by its first version.
     clustering = produced_by.get("recipe_version_clustering", 1 if trial.get("method") in CLUSTERED else None)
     return own | {"recipe_version": produced_by.get("recipe_version"), "recipe_version_clustering": clustering}

@@ -263,8 +263,11 @@ def _log(record: dict[str, Any]) -> None:
 
 def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | None) -> tuple[Group, ...]:
     """Return the groups of a step: the domains, the clusters, or, before the first clustering, the whole union."""
-    if not METHODS[config.method].finds_domains:
+    method = METHODS[config.method]
+    if not method.finds_domains and config.sampling == "balanced":
         return mixture.domains
+    if not method.finds_domains:
+        return mixture.in_proportion() if method.weighs_domains else (mixture.union(mixture.batch),)
     if clusters is None:
         assert config.num_clusters is not None
         return (mixture.union(config.num_clusters * config.batch_per_domain),)

@@ -149,10 +149,13 @@ class Reports:
 def log_start(config: TrialConfig, mixture: Mixture, device: str, workers: int, state: LoopState) -> None:
     """Log what a run trains, on what, and from which step on."""
     sizes = ", ".join(f"{name} {len(images):,}" for name, images in zip(mixture.names, mixture.images, strict=True))
+    batch = f"{config.batch_per_domain} images per domain"
+    if config.sampling == "proportional":
+        batch = f"{mixture.batch} images in proportion"
     log.info(
-        "%s %s on %s (%s images): steps %d to %d of %d images per domain, %d worker(s) on %s",
+        "%s %s on %s (%s images): steps %d to %d of %s, %d worker(s) on %s",
         config.trial_id, config.method, config.train_mixture, sizes, state.step, config.iterations,
-        config.batch_per_domain, workers, device,
+        batch, workers, device,
     )  # fmt: skip
     if mixture.on_host:
         size = sum(images.nbytes for images in mixture.images) / 1e9

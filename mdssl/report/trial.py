@@ -21,7 +21,15 @@ from mdssl.tables.repeat import probe_command, train_command
 
 _GROUPS = {
     "Method": ("method", "lambda1", "lambda2", "temperature", "seed"),
-    "Images": ("domains", "batch_per_domain", "batching", "crop_min_area", "jitter_strength", "blur_probability"),
+    "Images": (
+        "domains",
+        "batch_per_domain",
+        "sampling",
+        "batching",
+        "crop_min_area",
+        "jitter_strength",
+        "blur_probability",
+    ),
     "Encoder": ("arch", "stem", "norm", "projection_dim", "precision", "weights", "weights_fingerprint", "input_size"),
     "Training": (
         "iterations",

@@ -53,7 +53,7 @@ _NAMED_SEPARATELY = ("method", "domains", "data_fingerprint", "weights", "weight
 def labels(configs: Iterable[TrialConfig], mixtures: Mapping[str, str] | None = None) -> dict[str, str]:
     """Label each trial, by its id: its method and the settings that distinguish it.
 
-    ``mdssl λ1=0.9 λ2=0.05 seed=1``; a mixture stands after the method where there are several. ``mixtures``: by trial
+    ``mdssl λ1=0.9 λ2=0.05 seed=1``; the mixture follows the method where there are several. ``mixtures``: by trial
     id, the mixture as it is shown.
     """
     configs = list(configs)

@@ -51,7 +51,7 @@ _BEGINS: Report = {"state": "evaluating"}
 
 
 class Evaluations(tune.Callback):
-    """Scores what has been trained. As a callback of Tune it learns of trained trials; `poll` hands on results.
+    """Scores trained encoders. As a callback of Tune it learns of trained trials; `poll` passes on results.
 
     Args:
         slots: trials that train at a time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +30,10 @@ _SILENT = {
 _TERMS = {"loss": "loss", "align": "alignment", "within": "within", "across": "across"}
 """The loss and its terms, by header: of them a narrow terminal shows the loss alone."""
 _WIDE = 110
+_SHOWN_FIRST = {"training": 0, "evaluating": 1, "failed": 2, "finished": 3, "stopped": 4}
+"""Order of the states where the terminal is too low for all trials; queued ones are last."""
+_LINES_AROUND = 4
+"""Header, count of the trials that are not shown, caption, and the cursor's line."""
 
 _OF_ONE_REPORT = ("owner", "reached", "step_saved")
 """Entries of the report of a queued trial, which a later report removes."""
@@ -217,12 +222,17 @@ class SweepProgress(tune.Callback):
         names = ("state", "step", *["validation"] * bool(scored), *terms, "views/s", "ETA")
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
-        for trial_id, label in self.labels.items():
-            latest = self.latest.get(trial_id)
-            if latest is None:
-                table.add_row(trial_id, Text(label), "queued")
-                continue
-            cells = [trial_id, label, latest.get("state", "training")]
+        states = {
+            trial_id: self.latest[trial_id].get("state", "training") if trial_id in self.latest else "queued"
+            for trial_id in self.labels
+        }
+        # What changes comes first: a row costs time at each refresh, and the terminal shows no more than its height.
+        ordered = sorted(states, key=lambda trial_id: _SHOWN_FIRST.get(states[trial_id], len(_SHOWN_FIRST)))
+        room = max(self.console.height - _LINES_AROUND, 1)
+        shown = list(states) if len(states) <= room else ordered[:room]
+        for trial_id in shown:
+            latest, label = self.latest.get(trial_id, {}), self.labels[trial_id]
+            cells = [trial_id, label, states[trial_id]]
             if "step" in latest:
                 cells += [f"{latest['step']}/{latest['iterations']}"]
                 cells += [_validation(latest).removeprefix("  validation ")] * bool(scored)
@@ -231,6 +241,8 @@ class SweepProgress(tune.Callback):
             elif "owner" in latest:
                 cells = [trial_id, label, f"queued: waiting for {latest['owner']}", str(latest["reached"])]
             table.add_row(*map(Text, cells))
+        if hidden := Counter(states[trial_id] for trial_id in ordered[len(shown) :]):
+            table.add_row("", Text(f"and {', '.join(f'{count:,} {state}' for state, count in hidden.items())}"))
         return table
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from rich.console import Console
 
 from mdssl.config.presets import PRESETS
+from mdssl.config.run import VALIDATION_FIT, VALIDATION_SCORED
 from mdssl.config.trial import Recipe, TrialConfig
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.remote import variants_in
+from mdssl.data.dataset import open_dataset
+from mdssl.data.remote import ensure_local, variants_in
 from mdssl.errors import InputError, some_of
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.columns import SCHEMA
@@ -24,6 +26,7 @@ from mdssl.storage.trial_dir import LEADERBOARD
 from mdssl.sweep.describe import labels
 from mdssl.sweep.grid import Work, plan
 from mdssl.sweep.removal import in_archive
+from mdssl.sweep.search.settings import rungs
 from mdssl.sweep.search.space import Space
 from mdssl.sweep.settings import SweepSettings
 from mdssl.tables.compare import settings_apart
@@ -89,6 +92,15 @@ def print_plan(
 
 def _notes(settings: SweepSettings, variants: dict[str, str], archived: list[str]) -> list[str]:
     notes = []
+    steps = settings.iterations
+    every = range(settings.score_every, steps, settings.score_every) if settings.score_every else ()
+    if scored := len({*rungs(settings, steps), *every}):
+        # A pass through the network for an image to score, six for one to train on: two views, forward and backward.
+        data, most = ensure_local(settings.data, settings.evaluate), VALIDATION_FIT + VALIDATION_SCORED
+        images = sum(min(len(open_dataset(data, name).split("train").labels), most) for name in settings.evaluate)
+        share = scored * images / (6 * settings.batch_per_domain * len(settings.domains) * steps)
+        hint = f"; the same number takes 3 % of {steps * share / 0.03:,.0f} steps" if share > 0.03 else ""
+        notes.append(f"the {scored} validation scores of a trial take some {100 * share:.2g} % of its time{hint}")
     if archived:
         notes.append(
             f"{some_of(archived, 8)}: archived, and trained anew here; `mdssl archive --undo` brings trials back"

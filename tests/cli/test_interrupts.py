@@ -20,7 +20,7 @@ def ctrl_c(settings):
 @pytest.mark.parametrize(("interrupt", "word", "code"), [(sigterm, "terminated", 143), (ctrl_c, "interrupted", 130)])
 @pytest.mark.parametrize(
     ("command", "more"),
-    [("status", ""), ("leaderboard", ""), ("train", "; the same command goes on from what was saved")],
+    [("status", ""), ("leaderboard", ""), ("train", "; the same command resumes from what was saved")],
 )
 def test_how_to_go_on_is_said_of_commands_that_save_progress(monkeypatch, capsys, interrupt, word, code, command, more):
     before = signal.getsignal(signal.SIGTERM)

@@ -74,7 +74,7 @@ def test_fifty_images_of_two_classes_are_enough():
 
 
 def test_the_score_is_that_of_scikit_learns_ridge_classifier(tiny_data, tiny_model, monkeypatch):
-    monkeypatch.setattr(validation, "REFERENCES", 40)
+    monkeypatch.setattr(validation, "VALIDATION_FIT", 40)
     score = Validation(tiny_data, ["tiny-a", "tiny-b"], device="cpu")(tiny_model)
     assert list(score) == ["tiny-a", "tiny-b"]
     dataset = open_dataset(tiny_data, "tiny-b")

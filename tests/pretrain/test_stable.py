@@ -125,12 +125,17 @@ def test_a_stable_part_belongs_to_all_but_iterations_and_decay():
     assert base.stable_id not in {tiny_trial(**SHORT | other).stable_id for other in others}
 
 
-def test_ids_of_cosine_trials_are_what_they_were_before_there_was_a_schedule():
+def test_ids_are_what_they_were_before_there_were_schedules_and_sampling():
     before = {
-        name: value for name, value in tiny_trial().to_dict().items() if name not in ("schedule", "decay_fraction")
+        name: value
+        for name, value in tiny_trial().to_dict().items()
+        if name not in ("schedule", "decay_fraction", "sampling")
     }
     assert TrialConfig.from_dict(before).trial_id == tiny_trial().trial_id == "bed99739ec34"
     assert tiny_trial(schedule="wsd", lr_warmup_iterations=2).trial_id != tiny_trial().trial_id
+    assert tiny_trial(sampling="proportional").trial_id != tiny_trial().trial_id
+    clustered = {"method": "mdssl-clustered", "warmup_iterations": 1}
+    assert tiny_trial(**clustered, sampling="proportional").trial_id == tiny_trial(**clustered).trial_id
 
 
 def test_the_rate_warms_up_stays_and_decays_by_a_square_root():

@@ -8,6 +8,7 @@ from factories import tiny_trial
 from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.data.mixture import Group, Mixture
 from mdssl.pretrain.model import build_model
+from mdssl.pretrain.pseudo_domains import groups_of
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, by_domain, by_view, loss_of, two_views
 
 
@@ -45,6 +46,40 @@ def test_gathered_images_are_those_of_the_domains_one_after_another(tiny_data):
     assert mixture.labels.tolist() == [0] * 64 + [1] * 64
     assert [len(group.rows) for group in mixture.domains] == [64, 64]
     assert (mixture.union(20).batch, len(mixture.union(20).rows)) == (20, 128)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_domains_in_proportion_fill_the_same_batch_and_show_images_equally_often(seed):
+    rng = np.random.default_rng(seed)
+    sizes, batch = rng.integers(8, 300, size=rng.integers(1, 6)).tolist(), int(rng.integers(2, 9))
+    images = tuple(torch.zeros(size, 1, 1, 3, dtype=torch.uint8) for size in sizes)
+    mixture = Mixture(tuple(map(str, range(len(sizes)))), images, batch)
+    found = np.array([group.batch for group in mixture.in_proportion()])
+    exact = np.array(sizes) * len(sizes) * batch / sum(sizes)
+    assert found.sum() == len(sizes) * batch and found.min() >= 2
+    # What domains that are too small for two images take more, the others have less.
+    assert (np.abs(found - exact) < 1 + np.maximum(2 - exact, 0).sum()).all()
+    assert (found <= sizes).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "sampling", "batches"),
+    [
+        ("mdssl", "balanced", {"big": 8, "small": 8}),
+        ("mdssl", "proportional", {"big": 12, "small": 4}),
+        ("simclr", "balanced", {"big": 8, "small": 8}),
+        ("simclr", "proportional", {"big+small": 16}),
+        ("mdssl-clustered", "proportional", {"big+small": 16}),
+    ],
+)
+def test_sampling_decides_how_many_images_a_domain_has_in_a_step(method, sampling, batches):
+    images = tuple(torch.zeros(size, 1, 1, 3, dtype=torch.uint8) for size in (60, 20))
+    mixture = Mixture(("big", "small"), images, 8)
+    weights = {"lambda1": 1.0, "lambda2": 0.0} if method == "simclr" else {}
+    trial = tiny_trial(
+        method=method, sampling=sampling, domains=mixture.names, num_clusters=2, warmup_iterations=1, **weights
+    )
+    assert {group.name: group.batch for group in groups_of(trial, mixture, None)} == batches
 
 
 def test_an_epoch_shows_every_image_at_most_once_and_each_epoch_has_its_own_order():

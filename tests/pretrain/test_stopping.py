@@ -138,7 +138,7 @@ def test_a_signal_ends_a_run_that_waits_for_a_claim_with_one_line(start, claim, 
     assert process.wait(30) == 128 + number
     assert time.monotonic() - signalled < 20
     word = "terminated" if number == signal.SIGTERM else "interrupted"
-    assert said().splitlines()[-1] == f"{word}; the same command goes on from what was saved."
+    assert said().splitlines()[-1] == f"{word}; the same command resumes from what was saved."
     assert "Traceback" not in said()
     claim.check()
 
@@ -224,7 +224,7 @@ def test_sigterm_while_the_first_worker_waits_for_a_claim_ends_all(start, claim,
     assert process.wait(40) != 0
     wait_for(lambda: not [pid for pid in everybody if os.path.exists(f"/proc/{pid}")], 20)
     assert time.monotonic() - signalled < 20
-    assert said().count("terminated; the same command goes on from what was saved.") == 1, said()
+    assert said().count("terminated; the same command resumes from what was saved.") == 1, said()
 
 
 @pytest.mark.ddp

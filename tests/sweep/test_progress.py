@@ -182,3 +182,19 @@ def test_a_trial_that_ends_early_says_where(shown):
     shown.step(10, val_linear_top1=30.0)
     shown.report(state="stopped", ended_early=True)
     assert "stopped early after step 10/100  validation 30.0 at 10  [sweep 1/1" in shown.lines()[-1]
+
+
+def test_a_low_terminal_shows_first_what_trains_and_counts_the_rest():
+    configs = [replace(CONFIG, seed=seed) for seed in range(500)]
+    console = Console(file=io.StringIO(), width=120, height=12)
+    progress = SweepProgress({config.trial_id: config for config in configs}, console)
+    for config in configs[:300]:
+        progress.tell(config.trial_id, {"state": "finished"})
+    progress.tell(configs[400].trial_id, report_of(5))
+    with console.capture() as captured:
+        console.print(progress._table())
+    lines = captured.get().splitlines()
+    assert len(lines) < 12
+    assert configs[400].trial_id in lines[1] and "5/100" in lines[1]
+    shown = sum("finished" in line for line in lines[2:-2])
+    assert f"and {300 - shown} finished, 199 queued" in lines[-2]

@@ -90,7 +90,7 @@ def test_a_signal_before_trials_train_ends_the_sweep_with_one_line(sweep, number
     assert sweep.process.wait(60) == 128 + number, sweep.said()
     assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
     word = "terminated" if number == signal.SIGTERM else "interrupted"
-    assert sweep.said().splitlines()[-1] == f"{word}; the same command goes on from what was saved."
+    assert sweep.said().splitlines()[-1] == f"{word}; the same command resumes from what was saved."
     assert "Traceback" not in sweep.said()
     wait_for(lambda: not ours(sweep.token), 60, why=lambda: ours(sweep.token))
 
@@ -106,7 +106,7 @@ def test_sigterm_while_a_trial_is_evaluated_ends_the_sweep_and_the_same_command_
     signalled = time.monotonic()
     assert sweep.process.wait(60) == 128 + signal.SIGTERM, sweep.said()
     assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
-    assert sweep.said().splitlines()[-1] == "terminated; the same command goes on from what was saved."
+    assert sweep.said().splitlines()[-1] == "terminated; the same command resumes from what was saved."
     assert "Traceback" not in sweep.said()
     wait_for(lambda: not ours(sweep.token), 60, why=lambda: ours(sweep.token))
     results = tmp_path / "results"

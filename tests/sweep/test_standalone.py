@@ -71,7 +71,7 @@ def terminate(program, words, when, folder):
     finally:
         process.kill()
         process.wait()
-    assert said.read_text().splitlines()[-1] == "terminated; the same command goes on from what was saved."
+    assert said.read_text().splitlines()[-1] == "terminated; the same command resumes from what was saved."
     assert "Traceback" not in said.read_text()
     return said.read_text()
 

@@ -1,14 +1,20 @@
-"""The pandas line at the end of a sweep: run as it is printed, it averages over nothing but seeds."""
+"""The plan that a sweep prints before it starts, and its pandas line at the end."""
+
+import io
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from factories import CONTEXT
+from rich.console import Console
 
 from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.location import Location
 from mdssl.sweep.rows import failed_row
-from mdssl.sweep.summary import pandas_line
+from mdssl.sweep.settings import SweepSettings
+from mdssl.sweep.summary import pandas_line, print_plan
 
 
 def write(storage: str, score: float, probe: str = "lbfgs", **changes) -> None:
@@ -45,3 +51,18 @@ def test_a_foreign_file_is_a_note(tmp_path):
     write(str(tmp_path), 50.0)
     (tmp_path / "leaderboard/stray.parquet").write_bytes(b"no table")
     assert pandas_line(Location.of(str(tmp_path))).startswith("note: ")
+
+
+def test_a_plan_says_what_validation_scores_cost(tiny_data, tmp_path):
+    """In passes of an image through the network: one to score, six to train."""
+    asked = {"domains": ("tiny-a", "tiny-b"), "batch_per_domain": 8, "iterations": 90, "scheduler": "asha"}
+    settings = SweepSettings(data=str(tiny_data), storage=str(tmp_path), precision="fp32", **asked)
+    counts = [len(open_dataset(tiny_data, name).split("train").labels) for name in ("tiny-a", "tiny-b")]
+    console = Console(file=io.StringIO(), width=200)
+    print_plan(console, "sweep", settings, Location.of(str(tmp_path)), [])
+    share = 2 * sum(counts) / (90 * 2 * 8 * 6)
+    text = console.file.getvalue()
+    assert f"the 2 validation scores of a trial take some {100 * share:.2g} % of its time" in text
+    assert ("takes 3 % of" in text) == (share > 0.03)
+    print_plan(console, "sweep", replace(settings, scheduler="none"), Location.of(str(tmp_path)), [])
+    assert console.file.getvalue().count("validation scores") == 1

@@ -196,7 +196,7 @@ def assert_saved_and_ended(stopped):
     assert stopped.code == 143, stopped.said
     # Ray takes some seconds to end, the longer the busier the machine is.
     assert stopped.seconds < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
-    assert "terminated; the same command goes on from what was saved" in stopped.said
+    assert "terminated; the same command resumes from what was saved" in stopped.said
     assert max(saved_steps(stopped.storage)) > stopped.step
     assert_nothing_is_left_over(stopped.storage)
     assert not stopped.processes

@@ -56,7 +56,7 @@ def paper(settings: Paper) -> int:
     """The paper's experiments: any of its tables and figures, ours beside the published numbers.
 
     A trial that several experiments share is trained once. Where a dataset is not prepared, the trials and scores that
-    need it are skipped and named. Afterwards each table stands beside its published values, cell by cell; those are the
+    need it are skipped and named. Each table is then printed beside its published values, cell by cell; those are the
     paper's, not ours, and no gate. Each figure is printed as a table, and drawn into the folder figures of the storage.
     What the text leaves open, and what was decided, is in the notes of --list.
 

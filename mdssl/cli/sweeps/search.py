@@ -24,7 +24,7 @@ class Search(SweepSettings, ClusterSettings):
     """Trials of a search: those of its space that the storage already knows, from any sweep, count."""
     scheduler: Literal["none", "asha", "median"] = "asha"
     """Ends trials early by their validation scores: asha (asynchronous successive halving: only the best of those that
-    reached a rung go on) | median (a trial ends if its best score is below the median of the others). A trial that
+    reached a rung continue) | median (a trial ends if its best score is below the median of the others). A trial that
     ended early has a checkpoint, and a sweep without a scheduler trains it to the end."""
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -94,7 +95,8 @@ def rungs(settings: SearchSettings, iterations: int) -> tuple[int, ...]:
     """
     if settings.scheduler == "none":
         return ()
-    first = settings.grace_steps or max(1, iterations // _GRACE_SHARE)
+    # Rounded up: rounded down, a third rung would be just before the last step.
+    first = settings.grace_steps or math.ceil(iterations / _GRACE_SHARE)
     if first >= iterations:
         raise InputError(
             f"grace_steps is {first}, but a trial has {iterations} steps, so none could end early; use fewer "

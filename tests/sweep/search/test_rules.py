@@ -13,7 +13,8 @@ MEDIAN = SearchSettings(scheduler="median", grace_steps=10)
 
 def test_rungs_grow_by_the_factor_and_end_before_the_last_step():
     assert rungs(SearchSettings(scheduler="asha"), 90) == (10, 30)
-    assert rungs(SearchSettings(scheduler="asha"), 91) == (10, 30, 90)
+    assert rungs(SearchSettings(scheduler="asha"), 91) == (11, 33)
+    assert rungs(SearchSettings(scheduler="asha"), 80) == (9, 27)
     assert rungs(SearchSettings(scheduler="asha", grace_steps=8, reduction_factor=2), 64) == (8, 16, 32)
     assert rungs(SearchSettings(scheduler="median", grace_steps=20), 90) == (20, 40, 60, 80)
     assert rungs(SearchSettings(), 90) == ()
