@@ -13,7 +13,6 @@ from mdssl.config.field_types import current_name
 from mdssl.config.methods import METHODS
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import ClusterSettings, TrialConfig, relevant_settings
-from mdssl.leaderboard.columns import Row
 from mdssl.leaderboard.names import plain_name
 from mdssl.storage.location import Location
 from mdssl.tables.compare import settings_apart
@@ -95,7 +94,7 @@ def title_of(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     return words if trial["weights"] else f"{words}, seed {row['seed']}"
 
 
-def reproduce_commands(rows: list[Row], config: Mapping[str, Any]) -> list[str]:
+def reproduce_commands(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
     """Return the command that trains the trial, and one for each probe that scores it."""
     first, trial = rows[0], config["trial"]
     workers = int(first["num_workers"]) if pd.notna(first["num_workers"]) else 1
