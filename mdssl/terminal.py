@@ -17,6 +17,12 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def say(console: Console, *lines: str) -> None:
+    """Print ``lines`` without markup, highlighting or wrapping."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 class Terminal(Console):
     """A console for untrusted text: only rich's styles produce control sequences."""
 

@@ -19,7 +19,7 @@ from mdssl.errors import InputError
 
 
 class Content:
-    """The pixels and labels of some images, independent of their order.
+    """A digest of images and labels that does not depend on their order.
 
     Attributes:
         digests: 16 bytes for each image.
@@ -47,9 +47,9 @@ class Written:
 
     Attributes:
         splits: part -> ``count``, ``sha256`` and, for splits, ``per_class``.
-        contents: part -> its content.
+        contents: part -> its `Content`.
         damaged: errors of images that are left out.
-        notes: what the decoder counted.
+        notes: counts of the decoder, see `mdssl.data.decode.convert`.
     """
 
     splits: dict[str, dict] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def write_arrays(
         parts: ``train``, ``test`` and optionally ``unlabelled``, which follows train in ``images.npy``.
         num_classes: for the counts by class.
         size: height and width of the images.
-        decode: name and part -> its images in chunks.
+        decode: yields the images of a part in chunks, given its name and the part.
     """
     written = Written()
     for split in SPLITS:
@@ -134,7 +134,7 @@ def _write_split(
 
 
 def _write_header(file: BinaryIO, count: int, size: int) -> None:
-    """The header of ``images.npy``. It has the same length for every ``count``."""
+    """Write the header of ``images.npy``, which has the same length for every ``count``."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
     np.lib.format.write_array_header_1_0(file, header)
 

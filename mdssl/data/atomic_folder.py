@@ -1,7 +1,7 @@
-"""One writer of a dataset at a time, and a folder that appears whole or not at all.
+"""Write datasets atomically, one process at a time.
 
-Under the lock ``<data>/.<name>.lock`` a dataset is written to a hidden folder beside its own, which is then renamed.
-The next process that holds the lock cleans up after a killed run. `mdssl.storage.ownership` says what may be replaced.
+A process takes the lock ``<data>/.<name>.lock``, writes the dataset to a hidden folder, and renames that folder. The
+next process that takes the lock deletes what a killed run left. `mdssl.storage.ownership` decides what may be replaced.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ARRAYS = tuple(f"{split}/{array}.npy" for split in SPLITS for array in ("images"
 DATASET = FolderKind(
     what="a prepared dataset",
     marker="meta.json",
-    is_marker=lambda said: isinstance(said, dict) and {"format", "splits", "mdssl_version"} <= said.keys(),
+    is_marker=lambda content: isinstance(content, dict) and {"format", "splits", "mdssl_version"} <= content.keys(),
     files=("meta.json", *ARRAYS),
     setting="--data or MDSSL_DATA",
 )
@@ -62,30 +62,30 @@ def check_target(data: Path, name: str) -> None:
     target = os.path.realpath(data / name)
     if os.path.ismount(target) or target in _mount_points():
         raise InputError(
-            f"{data / name} is a mount point, which cannot be replaced. Mount the folder around it instead and give "
-            f"that as {DATASET.setting}, or choose another name."
+            f"{data / name} is a mount point, which cannot be replaced. Mount its parent folder instead and set "
+            f"{DATASET.setting} to that, or choose another name."
         )
     check_replaceable(Location.of(data / name), DATASET)
 
 
 def _mount_points() -> set[str]:
-    """All mount points on Linux, where ``os.path.ismount`` does not see a folder bound on the same file system."""
+    """Return all mount points on Linux, because ``os.path.ismount`` misses bind mounts within a file system."""
     try:
         lines = Path("/proc/self/mounts").read_bytes().splitlines()
     except OSError:
         return set()
-    # The kernel writes spaces and the like as octal escapes.
+    # The kernel writes special characters such as spaces as octal escapes.
     return {os.fsdecode(line.split()[1].decode("unicode_escape").encode("latin-1")) for line in lines}
 
 
 @contextlib.contextmanager
 def all_or_nothing(data: Path, name: str) -> Iterator[Path]:
-    """A hidden folder that becomes the dataset ``name`` when the block ends, and vanishes when it raises.
+    """Yield a hidden folder that becomes the dataset ``name`` when the block ends, or is deleted if the block raises.
 
     Empty folders that the user made in the dataset are kept.
 
     Raises:
-        InputError: the folder cannot be written, for example because the disk is full, or holds something else.
+        InputError: the folder cannot be written, for example because the disk is full, or contains other files.
     """
     check_target(data, name)
     with _writing(data), replaced(data / name, DATASET) as temporary:

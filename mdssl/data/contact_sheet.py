@@ -24,7 +24,7 @@ INK, FAINT, PAPER = "#1a1a1a", "#6b6b6b", "white"
 _ASCII = frozenset(map(chr, range(32, 127))) | {"…"}
 _UNLABELLED_ROWS = 8
 _LONGEST_NAME = 40
-"""Characters of a class name."""
+"""Longer class names are cut off after this number of characters."""
 
 
 def contact_sheet(
@@ -32,11 +32,11 @@ def contact_sheet(
 ) -> None:
     """Write a PNG with ``per_class`` random images of each of the first ``max_classes`` classes.
 
-    The folder of ``path`` is created if necessary. Without labels, the rows are more images.
+    The folder of ``path`` is created if necessary. In a dataset without labels, all rows have random images.
 
     Raises:
-        InputError: there is no such split, a count is below 1, the dataset is damaged, or the path cannot be written or
-            has a file that mdssl did not write.
+        InputError: unknown split, a count below 1, a damaged dataset, or a path that cannot be written or is a file
+            that mdssl did not write.
     """
     check_file(Location.of(path))
     check_number("images per class", per_class, low=1)
@@ -82,19 +82,20 @@ def _titles(dataset: Dataset, split: str, shown: int) -> tuple[str, str]:
 
 
 def blank(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """An empty sheet, and the object that draws on it."""
+    """Create an empty sheet, and the object that draws on it."""
     sheet = Image.new("RGB", (width, height), PAPER)
     return sheet, ImageDraw.Draw(sheet)
 
 
 def font(size: int, texts: Iterable[str] = ()) -> ImageFont.FreeTypeFont:
-    """A font for ``texts``: Pillow's own for ASCII, else matplotlib's or a font of this machine with more characters.
+    """Return a font that has the characters of ``texts``.
 
-    matplotlib's font has the Latin, Greek, Cyrillic, Hebrew and Arabic scripts.
+    It is Pillow's default font for ASCII, otherwise DejaVu Sans of matplotlib, which has the Latin, Greek, Cyrillic,
+    Hebrew and Arabic scripts, or a font of the system.
     """
     characters = frozenset("".join(texts)) - _ASCII
     found = ImageFont.truetype(_font_file(characters), size) if characters else ImageFont.load_default(size)
-    assert isinstance(found, ImageFont.FreeTypeFont)  # as Pillow's own is in any given size
+    assert isinstance(found, ImageFont.FreeTypeFont)  # load_default returns one if a size is given
     return found
 
 
@@ -126,7 +127,7 @@ def _characters_of(file: str) -> frozenset[str]:
 
 
 def enlarged(image: np.ndarray) -> Image.Image:
-    """A thumbnail of uint8 (S, S, 3) with each pixel as a square, as an encoder gets them."""
+    """Enlarge ``image``, uint8 (S, S, 3), to a thumbnail without interpolation."""
     scale = magnification(image.shape[0])
     return Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1))
 

@@ -29,7 +29,7 @@ UNLABELLED = "unlabelled"
 """Key of ``meta.json`` beside the splits, for images without a label."""
 META_FORMAT = 1
 ROWS_AT_A_TIME = 4096
-"""Images that are hashed at a time."""
+"""Number of images that are hashed at once."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ class Dataset:
 
     @property
     def pretraining_count(self) -> int:
-        """How many images ``pretraining_images`` has."""
+        """The number of `pretraining_images`."""
         return self.counts["train"] + self.counts.get(UNLABELLED, 0)
 
     @property
     def pretraining_fingerprint(self) -> str:
-        """64 hex digits over all images for pretraining: that of the train split if no image is unlabelled."""
+        """SHA-256 in hex over all images for pretraining; that of the train split if no image is unlabelled."""
         if UNLABELLED not in self.fingerprints:
             return self.fingerprints["train"]
         both = f"{self.fingerprints['train']}\n{self.fingerprints[UNLABELLED]}"
@@ -92,7 +92,7 @@ class Dataset:
 
     @property
     def evaluation_fingerprint(self) -> str:
-        """Identifies the train and test images, on which a probe is fitted and scored."""
+        """Identifies the train and test images, on which probes are fitted and scored."""
         return f"{self.fingerprints['train'][:16]}-{self.fingerprints['test'][:16]}"
 
     @property
@@ -102,7 +102,7 @@ class Dataset:
 
     @property
     def variant(self) -> str:
-        """The difference from the published dataset of its name, such as ``"4,434 of 73,257"``; mostly empty."""
+        """The difference from the published dataset of this name, such as ``"4,434 of 73,257"``; empty if none."""
         counts = {"unlabelled": 0} | self.counts
         words = self.meta.get("variant", variant_of(self.name, classes=len(self.classes), **counts))
         return ", ".join(filter(None, [words, size_words(self.name, self.image_size)]))
@@ -160,14 +160,14 @@ class Dataset:
         images = self.pretraining_images()
         parts = {split: [self.split(split).images, self.split(split).labels] for split in SPLITS}
         parts[UNLABELLED] = [images[self.counts["train"] :]]
-        for name, said in self.fingerprints.items():
+        for name, expected in self.fingerprints.items():
             found = Fingerprint(self.counts[name], self.image_size)
             for array in parts[name]:
                 for start in range(0, len(array), ROWS_AT_A_TIME):
                     found.update(array[start : start + ROWS_AT_A_TIME])
-            if found.hexdigest() != said:
+            if found.hexdigest() != expected:
                 split = self.path / ("train" if name == UNLABELLED else name)
-                raise self._damaged(split, f"its SHA-256 is {found.hexdigest()}, but meta.json records {said}")
+                raise self._damaged(split, f"its SHA-256 is {found.hexdigest()}, but meta.json records {expected}")
 
     def _damaged(self, path: Path, why: str) -> InputError:
         file = f"{self.data}/{self.name}/{path.relative_to(self.path)}"
@@ -195,19 +195,19 @@ def open_dataset(data: str | Path, name: str) -> Dataset:
 
 
 def dataset_of(name: str, path: Path, meta: bytes, data: str | Path) -> Dataset:
-    """The dataset ``name`` in the folder ``path``, from the bytes ``meta`` of its ``meta.json`` alone.
+    """Return the dataset ``name`` in the folder ``path``, from the bytes ``meta`` of its ``meta.json`` alone.
 
     Args:
         data: the data folder as the user wrote it, for messages.
 
     Raises:
-        InputError: ``meta`` is damaged, or of another version.
+        InputError: ``meta`` is damaged, or has another format.
     """
     try:
-        said = json.loads(meta)
-        if said["format"] != META_FORMAT:
-            raise InputError(f"it has format {said['format']}, but this version of mdssl reads format {META_FORMAT}")
-        dataset = Dataset(name, path, tuple(said["classes"]), said["image_size"], said, str(data))
+        content = json.loads(meta)
+        if content["format"] != META_FORMAT:
+            raise InputError(f"it has format {content['format']}, but this version of mdssl reads format {META_FORMAT}")
+        dataset = Dataset(name, path, tuple(content["classes"]), content["image_size"], content, str(data))
         _ = dataset.counts, dataset.fingerprints, dataset.builtin, dataset.description
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(data, name, f"{error} is missing" if isinstance(error, KeyError) else error) from error
@@ -227,7 +227,7 @@ def is_prepared(data: Path, name: str) -> bool:
 
 
 def list_datasets(data: str | Path) -> tuple[list[Dataset], list[str]]:
-    """All datasets prepared in the folder ``data``, by name, and the errors of those that cannot be opened."""
+    """Return all datasets prepared in the folder ``data``, by name, and the errors of those that cannot be opened."""
     datasets, problems = [], []
     for name in _prepared_names(Path(data).expanduser()):
         try:
@@ -238,7 +238,7 @@ def list_datasets(data: str | Path) -> tuple[list[Dataset], list[str]]:
 
 
 def prepare_command(data: str | Path, name: str) -> str:
-    """The command that prepares ``name``."""
+    """Return the command that prepares ``name``."""
     command = f"mdssl data prepare {name} --data {data}"
     if name in CATALOG and CATALOG[name].published is None:
         return command

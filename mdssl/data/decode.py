@@ -29,11 +29,11 @@ from mdssl.data.sources.base import Part, RawImage
 from mdssl.errors import InputError
 
 SMALLEST_SIZE, LARGEST_SIZE = 8, 1024
-"""Of prepared images, in pixels."""
+"""Limits of the size of prepared images, in pixels."""
 SEVERAL_FRAMES = "images with several frames or pages; the first is used"
 FILTERS = {name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "bicubic", "lanczos")}
 
-# Pillow refuses whole microscope and satellite images, and PNG files with long texts or profiles, as attacks.
+# By default, Pillow rejects large images, as of microscopes and satellites, and PNG files with long texts as attacks.
 LARGEST_PIXELS = 2**30
 Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS // 2  # Pillow warns from this number on, and refuses twice as many.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
@@ -56,8 +56,8 @@ def convert(
     antialiased. An RGB image that has the size already is returned bit for bit.
 
     Args:
-        notes: counts images of which only a part is taken, by the reason.
-        bits: the bit depth of the dataset if this is a grey image of more than 8 bits; never less than its values need.
+        notes: receives the number of images of which only a part is used, by reason.
+        bits: bit depth to scale a grey image of more than 8 bits by, unless its values need more.
 
     Raises:
         InputError: it cannot be decoded; the message names ``where``.
@@ -89,7 +89,7 @@ def convert(
 def _open(raw: RawImage) -> Image.Image:
     if isinstance(raw, np.ndarray):
         return Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw)
-    # A path is read to bytes, too: Pillow keeps the file of a lazily read image open until it is collected.
+    # A file is read to bytes first, because Pillow would keep it open until the image is garbage-collected.
     data = raw if isinstance(raw, bytes) else raw.read_bytes()
     if not data:
         raise InputError("it is empty")
@@ -110,7 +110,7 @@ def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
         # Pillow's own conversion clips at 255, which turns most such images white.
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise InputError(f"its values go from {values.min()} to {values.max()}; the range is 0 to 65535")
+            raise InputError(f"its values are {values.min()} to {values.max()}; allowed: 0 to 65535")
         largest = 2 ** max(bits, _bits_of(values)) - 1
         return Image.fromarray(((values * 255 + largest // 2) // largest).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
@@ -127,9 +127,9 @@ def _bits_of(values: np.ndarray) -> int:
 
 
 def grey_bits(part: Part) -> int:
-    """The bit depth of grey images of more than 8 bits in ``part``, by the largest value in up to 256 of them.
+    """Estimate the bit depth of grey images of more than 8 bits in ``part`` from up to 256 of them.
 
-    One depth for all, so that a dark image stays darker than a bright one. 0 if the first image is not of that kind.
+    One depth for all images preserves their relative brightness. Returns 0 if the first image is of another kind.
     """
     found = 0
     rows = np.unique(np.linspace(0, len(part) - 1, min(_SAMPLE, len(part))).astype(int))
@@ -149,8 +149,8 @@ class Converted(NamedTuple):
 
     Attributes:
         images: uint8 (n, size, size, 3).
-        errors: place in the chunk -> what is wrong with an image that is not in ``images``.
-        notes: what `convert` counts.
+        errors: by place in the chunk, the error of each image that is not in ``images``.
+        notes: see `convert`.
     """
 
     images: np.ndarray
@@ -164,8 +164,8 @@ def convert_part(
     """Yield the images of ``part`` in order, in chunks of up to 64; see `convert`.
 
     Args:
-        workers: number of processes; None for one per CPU. They are started only if the first chunk shows that this
-            saves time.
+        workers: number of processes; None for one per CPU. They are started only if the duration of the first chunk
+            shows that this saves time.
     """
     workers = workers or available_cpus()
     tasks = _tasks(part, size, resize_filter, bits)
@@ -189,7 +189,7 @@ def convert_each(
 
 
 def available_cpus() -> int:
-    """The number of CPUs that this process may use, which a scheduler or container may limit."""
+    """Return the number of CPUs that this process may use, which a scheduler or container may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""Batches of images that stay on the host, for a device whose memory they would not fit into."""
+"""Batches of images that stay on the host because they do not fit into the memory of the device."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mdssl.device import send
 
 
 class HostImages:
-    """Gathers batches from memory maps: the next one in a thread, while the device works on the present one.
+    """Gathers batches from memory maps. A thread prefetches the next batch while the device processes the current one.
 
-    Each batch is copied once, into memory that is pinned for a GPU, from which it goes there without anyone waiting.
-    Pages of the maps leave this process's memory after each batch, and stay in the page cache while there is room.
+    Each batch is copied once. For a GPU the copy is in pinned memory, so that the transfer is asynchronous. After each
+    batch, the process releases the pages of the maps; the page cache keeps them while there is memory.
 
     Args:
         arrays: per domain, uint8 (n, S, S, 3). Image i is the i-th of the concatenated domains.
-        device: where batches go.
+        device: the device of the batches.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray], device: str | torch.device):
@@ -37,10 +37,10 @@ class HostImages:
         return self.device.type == "cuda"
 
     def take(self, rows: np.ndarray, then: Callable[[], np.ndarray] | None = None) -> torch.Tensor:
-        """(len(rows), S, S, 3) uint8 on the device: these images, in this order.
+        """Return the images ``rows`` in this order, uint8 (len(rows), S, S, 3) on the device.
 
         Args:
-            then: gives the rows of the batch that is probably taken next. Any other batch can be.
+            then: returns the rows to prefetch. The next call may ask for other rows.
         """
         waiting, self._next = self._next, None
         is_there = waiting is not None and np.array_equal(waiting[0], rows)
@@ -58,7 +58,7 @@ class HostImages:
             places = np.flatnonzero(domains == domain)
             local = rows[places] - self._offsets[domain]
             if len(places) and places[-1] - places[0] + 1 == len(places):
-                # Straight into the batch; with mode="raise" NumPy would copy it twice.
+                # With mode="raise" NumPy would write to a buffer first.
                 np.take(array, local, axis=0, out=numbers[places[0] : places[-1] + 1], mode="clip")
             else:
                 numbers[places] = array[local]
@@ -68,6 +68,6 @@ class HostImages:
 
 
 def _begin(gpu: torch.device | None) -> None:
-    """A new thread's current device is the first GPU, on which it would then take memory."""
+    """Select the GPU in the new thread, which would otherwise allocate memory on the first GPU."""
     if gpu:
         torch.cuda.set_device(gpu)

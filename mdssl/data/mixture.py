@@ -1,8 +1,8 @@
 """Domain batches: the images of each domain for a training step.
 
-A batch is a function of (seed, step, domain) and nothing else. It is drawn for all workers together, and each takes its
-slice. So one worker and eight train on the same batches, a resumed run continues as if it had never stopped, and all
-trials of a λ grid use the same images.
+A batch depends only on (seed, step, domain). It is drawn for all workers together, and each worker takes a slice of it.
+Therefore the number of workers and interruptions do not change the batches, and all trials of a λ grid use the same
+images.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mdssl.errors import InputError
 
 
 def domain_key(name: str) -> int:
-    """The number of a domain in random draws, the same in every process and mixture."""
+    """Return the number of a domain in random draws, the same in every process and mixture."""
     return zlib.crc32(name.encode())
 
 
@@ -67,7 +67,7 @@ class Group:
         return self.rows[order[position * self.batch : (position + 1) * self.batch]]
 
     def share(self, rank: int, workers: int) -> slice:
-        """The part of the batch that worker ``rank`` of ``workers`` encodes."""
+        """Return the part of the batch that worker ``rank`` of ``workers`` encodes."""
         return slice(rank * self.batch // workers, (rank + 1) * self.batch // workers)
 
 
@@ -79,7 +79,7 @@ class Mixture:
         names: the D domains.
         images: per domain, uint8 (n, S, S, 3): a memory map that all trials of a node share, or a tensor on the GPU.
         batch_per_domain: images of each domain in a step, over all workers.
-        on_host: what brings batches to the device, where the images stay on the host.
+        on_host: gathers the batches if the images stay on the host, otherwise None.
     """
 
     names: tuple[str, ...]
@@ -100,9 +100,9 @@ class Mixture:
         """Open the train split of every domain, with its unlabelled images.
 
         Args:
-            device: where batches go.
-            images_on: where all images stay: on the device, on the host, or auto, which is the device if they fit.
-                Batches are the same.
+            device: the device of the batches.
+            images_on: where to keep the images: device, host, or auto for the device if they fit. It does not change
+                the batches.
 
         Raises:
             InputError: a domain is not prepared, has fewer images than a batch, or another image size than the first.
@@ -155,14 +155,14 @@ class Mixture:
         return tuple(replace(group, batch=int(size)) for group, size in zip(self.domains, sizes, strict=True))
 
     def union(self, batch: int) -> Group:
-        """All images as one group."""
+        """Return all images as one group."""
         count = int(self.offsets[-1])
         return Group("+".join(self.names), np.arange(count), min(batch, count))
 
     def gather(self, rows: np.ndarray, then: Callable[[], np.ndarray] | None = None) -> torch.Tensor:
-        """(len(rows), S, S, 3) uint8: these images, in this order, on the device.
+        """Return the images ``rows`` in this order, uint8 (len(rows), S, S, 3) on the device.
 
-        ``then`` gives the rows that are probably gathered next: see `mdssl.data.host_images.HostImages.take`.
+        For ``then`` see `mdssl.data.host_images.HostImages.take`.
         """
         if self.on_host:
             return self.on_host.take(rows, then)
@@ -176,8 +176,8 @@ class Mixture:
         return found
 
 
-def check_batch(datasets: list, batch_per_domain: int) -> None:
-    """Raise ``InputError`` unless every dataset fills a batch and all have images of one size."""
+def check_batch(datasets: Sequence[Dataset], batch_per_domain: int) -> None:
+    """Raise ``InputError`` unless every dataset has enough images for a batch and all have images of one size."""
     for dataset in datasets:
         count = dataset.pretraining_count
         if count < batch_per_domain:
@@ -198,14 +198,14 @@ def _epoch_order(seed: int, domain: int, epoch: int, count: int) -> np.ndarray:
 
 
 def _shared_tensor(array: np.ndarray) -> torch.Tensor:
-    """A tensor over a read-only memory map. A mixture only copies from it, so torch's warning does not apply."""
+    """Wrap a read-only memory map in a tensor. Nothing writes to it, so torch's warning does not apply."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
 
 
 def with_fingerprint(config: TrialConfig, data: str | Path) -> TrialConfig:
-    """The config with the fingerprint of its training data.
+    """Return the config with the fingerprint of its training data.
 
     Raises:
         ValueError: the config has the fingerprint of other data.

@@ -29,7 +29,7 @@ from mdssl.storage.location import Location
 from mdssl.storage.ownership import refuse_overlap
 
 _SHOWN = 10
-"""Damaged images that a message names."""
+"""Number of damaged images that a message lists."""
 
 
 def prepare(
@@ -80,8 +80,8 @@ def prepare(
         check_same(dataset, settings)
         return dataset
 
-    # Before the lock, so that a read-only data folder need not be locked; and again after it, as another process may
-    # have finished meanwhile.
+    # Checked before the lock, which a read-only data folder does not allow, and again under the lock, because another
+    # process may have prepared the dataset.
     if dataset := already_there():
         return dataset
     with _locked(data, name, progress):
@@ -130,7 +130,7 @@ def ensure_builtin(data: str | Path, names: Iterable[str]) -> None:
     """Prepare the missing built-in domains among ``names``, which takes seconds.
 
     Raises:
-        InputError: another dataset among them is not prepared. Then nothing is made.
+        InputError: another dataset among them is not prepared. Nothing is prepared then.
     """
     names = tuple(names)
     for name in names:
@@ -143,7 +143,7 @@ def ensure_builtin(data: str | Path, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def _locked(data: Path, name: str, progress: bool) -> Iterator[None]:
-    """Hold the lock of ``name``, after the lock of the dataset that shares its downloads with it."""
+    """Hold the locks of ``name`` and of the dataset that shares its downloads."""
     with contextlib.ExitStack() as stack:
         for each in dict.fromkeys((owner_of_files(name), name)):
             stack.enter_context(locked(data, each, progress))
@@ -151,7 +151,7 @@ def _locked(data: Path, name: str, progress: bool) -> Iterator[None]:
 
 
 def _count_bytes(bar: Progress, name: str) -> Callable[[int, int | None], None]:
-    """A callback for downloads. The bar appears with the first bytes."""
+    """Return a progress callback for downloads. The bar appears with the first bytes."""
     task = bar.add_task(f"fetch {name}", total=None, visible=False)
     return lambda have, total: bar.update(task, completed=have, total=total, visible=True)
 
@@ -187,8 +187,8 @@ def _check_not_empty(name: str, classes: tuple[str, ...], written: Written) -> N
 
 
 def _variant(name: str, image_size: int, num_classes: int, written: Written) -> str:
-    """See `Dataset.variant`: by the numbers of images and, if known for this size, by the pixels and labels."""
-    counts = {UNLABELLED: 0} | {part: said["count"] for part, said in written.splits.items()}
+    """Determine `Dataset.variant` from the numbers of images and, if known for this size, from pixels and labels."""
+    counts = {UNLABELLED: 0} | {part: entry["count"] for part, entry in written.splits.items()}
     published = published_as(name)
     if (by_count := variant_of(name, classes=num_classes, **counts)) or published is None:
         return by_count

@@ -22,12 +22,12 @@ class _ImageRate(ProgressColumn):
 
 
 def image_progress(shown: bool) -> Progress:
-    """A bar that counts images, hidden unless ``shown``."""
+    """Return a bar that counts images, hidden unless ``shown``."""
     return _progress(shown, MofNCompleteColumn(), _ImageRate())
 
 
 def byte_progress(shown: bool) -> Progress:
-    """A bar that counts bytes, hidden unless ``shown``."""
+    """Return a bar that counts bytes, hidden unless ``shown``."""
     return _progress(shown, DownloadColumn(), TransferSpeedColumn())
 
 

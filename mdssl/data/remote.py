@@ -1,12 +1,11 @@
-"""Prepared datasets in a bucket: each node keeps a copy on its disk, which training maps into memory.
+"""Prepared datasets in a bucket. Each node keeps a local copy, which training maps into memory.
 
     <cache>/<bucket>-<12 hex digits>/<name>/...      as in a data folder; the digits are a hash of the URI
 
-A copy is fetched when it is first needed, under the lock for preparing, to a hidden folder. It is renamed when its
-pixels and labels have the SHA-256 in ``meta.json``. After that only ``meta.json`` is compared, one small request, so a
-dataset that is prepared again in the bucket is fetched again.
+A copy is downloaded on first use to a hidden folder, under the lock for preparing, and renamed after its SHA-256 is
+checked. Later uses compare only ``meta.json``, and download again if the dataset in the bucket has changed.
 
-Preparing for a bucket prepares in the folder of copies and uploads from there, ``meta.json`` last.
+To prepare a dataset in a bucket, mdssl prepares it in the local folder and uploads it, ``meta.json`` last.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ log = logging.getLogger(__name__)
 
 
 class _DamagedError(InputError):
-    """A copy does not have the SHA-256 of the dataset, or a file is missing."""
+    """A copy has another SHA-256 than the dataset, or a file is missing."""
 
 
 def ensure_local(data: str | Path, names: Iterable[str], *, progress: bool = False) -> Path:
     """Fetch missing datasets, and return the folder on this node from which ``names`` can be opened.
 
-    For a local ``data`` it is that folder. Built-in domains are made on each node, never fetched.
+    This is ``data`` itself if it is local. Built-in domains are generated on each node, not fetched.
 
     Args:
         data: folder or bucket of prepared datasets.
@@ -69,7 +68,7 @@ def ensure_local(data: str | Path, names: Iterable[str], *, progress: bool = Fal
 
 
 def bucket_of(data: str | Path) -> Location | None:
-    """The location of ``data``, or None if it is a local folder."""
+    """Return the location of ``data``, or None if it is a local folder."""
     if "://" not in str(data):
         return None
     place = Location.of(data)
@@ -77,7 +76,7 @@ def bucket_of(data: str | Path) -> Location | None:
 
 
 def folder_of(data: str | Path) -> Path:
-    """The local folder of ``data``: itself, or the folder of copies (``MDSSL_DATA_CACHE``)."""
+    """Return the local folder of ``data``: itself, or the folder of copies (``MDSSL_DATA_CACHE``)."""
     if "://" not in str(data):
         return Path(data).expanduser()
     place = Location.of(data)
@@ -95,7 +94,7 @@ def is_prepared_in(data: str | Path, name: str) -> bool:
 
 
 def described_in(data: str | Path, name: str) -> Dataset:
-    """The dataset ``name`` in the folder or bucket ``data``, from ``meta.json`` alone.
+    """Return the dataset ``name`` in the folder or bucket ``data``, from ``meta.json`` alone.
 
     Raises:
         InputError: it is not prepared there, or ``meta.json`` is damaged.
@@ -108,7 +107,7 @@ def described_in(data: str | Path, name: str) -> Dataset:
 
 
 def variants_in(data: str | Path, names: Iterable[str]) -> dict[str, str]:
-    """The `Dataset.variant` of each of ``names`` that is prepared in ``data`` and has one."""
+    """Return the `Dataset.variant` of each of ``names`` that is prepared in ``data`` and has one."""
     prepared = [name for name in dict.fromkeys(names) if is_prepared_in(data, name)]
     return {name: words for name in prepared if (words := described_in(data, name).variant)}
 
@@ -128,7 +127,7 @@ def list_prepared(data: str | Path) -> tuple[list[Dataset], list[str]]:
 
 
 def fetch(bucket: Location, folder: Path, name: str, *, progress: bool = False) -> None:
-    """Copy ``name`` from ``bucket`` to ``folder`` unless the same copy is there. A damaged copy is fetched once more.
+    """Copy ``name`` from ``bucket`` to ``folder`` unless the copy is up to date. A damaged transfer is repeated once.
 
     Raises:
         InputError: see `ensure_local`.
@@ -137,7 +136,7 @@ def fetch(bucket: Location, folder: Path, name: str, *, progress: bool = False) 
         return
     with locked(folder, name, progress), retrying():
         for attempt in (1, 2):
-            # Read again under the lock, and again after damage: the dataset may have been prepared again meanwhile.
+            # Read under the lock and in each attempt, because another process may have prepared the dataset again.
             meta = meta_in(bucket, name)
             if _is_copy(folder, name, meta):
                 return
@@ -163,7 +162,7 @@ def _check_copy(dataset: Dataset) -> None:
 
 
 def meta_in(bucket: Location, name: str) -> bytes:
-    """The bytes of the ``meta.json`` of ``name``. Raises ``InputError`` if it is not prepared there."""
+    """Return the bytes of the ``meta.json`` of ``name``. Raises ``InputError`` if it is not prepared there."""
     try:
         with _answering(bucket):
             return (bucket / name / "meta.json").read_bytes()
@@ -210,13 +209,12 @@ def _size(file: Location) -> int:
 
 
 def _chunk(file: Location, start: int) -> bytes:
-    """Up to `_CHUNK` bytes from ``start``. The file is opened each time, so that a retry reads a broken chunk again."""
+    """Read up to `_CHUNK` bytes from ``start``. The file is opened for each chunk, so that a retry repeats only one."""
 
     def read() -> bytes:
         with file.filesystem.open_input_file(file.path) as opened:
             return opened.read_at(_CHUNK, start)  # type: ignore[call-arg]
 
-    # Reading only: an error of the local disk is another one.
     try:
         with _answering(file):
             return retry(file.uri, read, is_local=False)
@@ -226,7 +224,7 @@ def _chunk(file: Location, start: int) -> bytes:
 
 @contextlib.contextmanager
 def _answering(place: Location) -> Iterator[None]:
-    """Turn errors of a bucket, except ``FileNotFoundError``, into a message."""
+    """Convert ``OSError``, except ``FileNotFoundError``, to ``InputError``."""
     try:
         yield
     except FileNotFoundError:
@@ -243,7 +241,7 @@ def prepare_in(
 ) -> Dataset:
     """`mdssl.data.prepare.prepare` for a folder or bucket.
 
-    Built-in domains are never uploaded: every machine makes its own.
+    Built-in domains are not uploaded, because every machine generates them.
 
     Raises:
         InputError: the bucket cannot be written, or see `prepare`.
@@ -265,7 +263,7 @@ def prepare_in(
 
 @retrying()
 def _upload(folder: Path, target: Location, progress: bool) -> None:
-    """Upload ``meta.json`` last: a dataset without it does not exist, so nobody reads a mix of old and new files."""
+    """Upload a dataset. Readers ignore a dataset without ``meta.json``, so it is deleted first and uploaded last."""
     try:
         (target / "meta.json").delete()
         with byte_progress(progress) as bar:

@@ -44,7 +44,7 @@ class PrepareSettings:
     test_fraction: float = 0.2
 
     def __post_init__(self) -> None:
-        """Raise ``InputError`` for a setting that cannot work."""
+        """Raise ``InputError`` for an invalid setting."""
         if self.source is not None:
             object.__setattr__(self, "source", Path(os.path.abspath(Path(self.source).expanduser())))
         for split in self.reading.splits or ():
@@ -65,12 +65,12 @@ class PrepareSettings:
         return kind
 
     def recorded_reading(self) -> dict:
-        """The choices of ``reading`` that the user made, for ``meta.json``."""
-        said = {key: value for key, value in vars(self.reading).items() if value is not None}
-        return said | ({"classes": list(said["classes"])} if "classes" in said else {})
+        """Return the choices of ``reading`` that the user made, for ``meta.json``."""
+        chosen = {key: value for key, value in vars(self.reading).items() if value is not None}
+        return chosen | ({"classes": list(chosen["classes"])} if "classes" in chosen else {})
 
     def source_digest(self) -> str | None:
-        """Distinguishes sources of one name without recording the folders of this machine."""
+        """Digest the path, to distinguish sources of one name without recording folders of this machine."""
         return hashlib.sha256(os.fsencode(self.source)).hexdigest()[:12] if self.source else None
 
 
@@ -84,7 +84,7 @@ def check_dataset_name(name: str) -> None:
 
 
 def check_same(dataset: Dataset, settings: PrepareSettings) -> None:
-    """Raise ``InputError`` if ``dataset`` was prepared with other settings; without a source, from any source."""
+    """Raise ``InputError`` if ``dataset`` was prepared with other settings; without a source, any source is valid."""
     meta, origin, source = dataset.meta, dataset.meta["source"], settings.source
     pairs = [
         ("image size", meta["image_size"], settings.image_size),

@@ -26,15 +26,14 @@ _KEYWORDS = {
 PARTS = tuple(_KEYWORDS)
 _SPLIT_OF_WORD = {word: split for split, words in _KEYWORDS.items() for word in words}
 _NAMED = 5
-"""Classes that a message names."""
+"""Number of classes that a message lists."""
 _NOT_SPLITS = " If the names that were read as splits are classes, use --splits none."
 
 
 def split_of(name: str) -> str | None:
-    """The split that the name of a folder or file denotes: ``seg_train`` and ``TrainImages`` are train; else None.
+    """Return the split that the name of a folder or file denotes, as ``seg_train`` and ``TrainImages`` train, or None.
 
-    As in Hugging Face's datasets, the keyword is a word of the name: it stands between characters that are not letters,
-    or begins with a capital letter.
+    As in Hugging Face's datasets, the keyword must be a word of the name, delimited by non-letters or by a capital.
     """
     words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower())
     found = {_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD}
@@ -52,8 +51,8 @@ def one_per_split(names: Iterable[str], where: str) -> dict[str, str]:
         split = split_of(name)
         if split is not None and found.setdefault(split, name) != name:
             raise InputError(
-                f"{where} has {found[split]!r} and {name!r}, and both mean {split}. Choose one, such as "
-                f"--splits {split}='{found[split]}'; or --splits none, if they are classes."
+                f"{where} has {found[split]!r} and {name!r}, which both denote {split}. Choose one, such as "
+                f"--splits {split}='{found[split]}', or use --splits none if they are classes."
             )
     return found
 
@@ -181,7 +180,7 @@ def _stratify(name: str, part: Part, classes: tuple[str, ...], seed: int, fracti
 
 
 def _take_per_class(name: str, part: Part, classes: tuple[str, ...], seed: int, per_class: int) -> Part:
-    """A random choice of ``per_class`` images of each class, in source order."""
+    """Return a random choice of ``per_class`` images of each class, in source order."""
     counts = np.bincount(part.labels, minlength=len(classes))
     if len(short := np.flatnonzero(counts < per_class)):
         named = some_of((f"{classes[label]!r} has {counts[label]}" for label in short), _NAMED)
@@ -195,7 +194,7 @@ def _take_per_class(name: str, part: Part, classes: tuple[str, ...], seed: int, 
 def _choose(part: Part, counts: np.ndarray, seed: int) -> np.ndarray:
     """(N,) bool: a random choice of ``counts[label]`` images of each class."""
     chosen = np.zeros(len(part), dtype=bool)
-    # Sorted by label once, so that each class looks at its own images and not at all of a million.
+    # Sorted by label once, because a search of all images for each class would be slow.
     borders = np.cumsum(np.bincount(part.labels, minlength=len(counts)))[:-1]
     for label, rows in enumerate(np.split(np.argsort(part.labels, kind="stable"), borders)):
         # One generator per class: adding a class does not change the choice within the others.

@@ -44,13 +44,13 @@ def summary(dataset: Dataset) -> Iterator[str]:
 
 def _splits(rule: dict) -> str:
     if rule["rule"] == "stratified":
-        said = f"no test split: {rule['test_fraction']:.0%} of each class, chosen with seed {rule['seed']}"
+        text = f"no test split: {rule['test_fraction']:.0%} of each class, chosen with seed {rule['seed']}"
     else:
-        said = _RULES.get(rule["rule"], rule["rule"])
+        text = _RULES.get(rule["rule"], rule["rule"])
     if "train_per_class" in rule:
-        said += f"; {rule['train_per_class']:,} training images of each class, chosen with seed {rule['seed']}"
+        text += f"; {rule['train_per_class']:,} training images of each class, chosen with seed {rule['seed']}"
     places = [f"{split} from {place}" for split, place in rule.get("from", {}).items()]
-    return f"{said} ({', '.join(places)})" if places else said
+    return f"{text} ({', '.join(places)})" if places else text
 
 
 def _classes(dataset: Dataset) -> str:

@@ -1,1 +1,1 @@
-"""A frozen encoder's scores: features once per dataset, then linear probes and kNN on them. Does not import Ray."""
+"""Evaluate frozen encoders: features once per dataset, then linear probes and kNN on them. Does not import Ray."""

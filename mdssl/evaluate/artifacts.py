@@ -1,6 +1,6 @@
 """Files that evaluation adds to a trial: representations of each evaluation dataset, and the sheet of neighbors.
 
-No failure here costs a score: every error is a warning in the trial's log.
+Scores do not depend on these files, so every error is only a warning in the trial's log.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import Dataset, open_dataset
@@ -49,7 +48,9 @@ class TrialArtifacts:
             if encoded:
                 self.parts[dataset.name] = trial_sheet.part_of(self.model, self.config, dataset, self.device, encoded)
             if not representations.is_kept(self.trial_dir, dataset):
-                features = encoded.test if encoded else self._test_features(dataset)
+                images, size = dataset.split("test").images, self.config.input_size
+                computed = encoded.test if encoded else None
+                features = computed or extract_features(self.model, images, device=self.device, input_size=size)
                 found = representations.represent(self.model, self.config, dataset, features)
                 representations.write(self.trial_dir, found)
 
@@ -81,10 +82,6 @@ class TrialArtifacts:
             if name not in self.parts:
                 self.parts[name] = trial_sheet.part_of(self.model, self.config, datasets[name], self.device)
         return trial_sheet.write_sheet(self.trial_dir, self.config, [self.parts[name] for name in names])
-
-    def _test_features(self, dataset: Dataset) -> dict[str, Any]:
-        images = dataset.split("test").images
-        return extract_features(self.model, images, device=self.device, input_size=self.config.input_size)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class ProbeResult:
 
 
 def standardization(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each column of (N, width) ``x``, float64; 1 for a column that is constant."""
+    """Return the float64 mean and standard deviation of each column of ``x``, (N, width); 1 for a constant column."""
     count = len(x)
     shift = sum(rows.double().sum(dim=0) for rows in x.split(_CHUNK_ROWS)) / count
     variance = sum((rows.double() - shift).square().sum(dim=0) for rows in x.split(_CHUNK_ROWS)) / count
@@ -109,7 +109,7 @@ def standardization(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def score(classifier: Classifier, parts: Parts, found: Mapping[str, Any] | None = None) -> ProbeResult:
-    """The result of ``classifier`` on the test part."""
+    """Return the result of ``classifier`` on the test part."""
     logits = classifier.logits(parts.test_x)
     predictions = logits.argmax(dim=1)
     top5 = None

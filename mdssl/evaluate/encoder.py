@@ -24,11 +24,11 @@ def open_encoder(
     """Load the encoder of ``trial_id``, or of the file ``weights``, in evaluation mode.
 
     Args:
-        layer: the features that it will be asked for; a pretrained encoder has no projection head.
+        layer: the features to compute later; a pretrained encoder has no projection head.
         input_size: pixels that images are resized to for ``weights``.
 
     Raises:
-        ValueError: both or none of the two are given; there is no such encoder, or it has no such layer.
+        ValueError: both or none of ``trial_id`` and ``weights`` are given; the encoder or its layer does not exist.
     """
     if bool(trial_id) == bool(weights):
         raise InputError("give either TRIAL_ID, or --weights FILE for pretrained weights.")

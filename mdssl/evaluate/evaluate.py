@@ -61,7 +61,7 @@ def encode_dataset(
     device: str | torch.device = "cpu",
     input_size: int | None = None,
 ) -> Encoded:
-    """Features of both parts of ``dataset``, on ``device``.
+    """Compute features of both parts of ``dataset``, on ``device``.
 
     Args:
         model: as for `mdssl.evaluate.features.extract_features`; its weights stay as they are.
@@ -96,7 +96,7 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
         ``top1``, ``top5``, ``knn_top1`` (percent; top5 None with five classes or fewer), ``val_top1`` and
         ``val_knn_top1`` (the same probe and kNN, fitted on a part of the train part and scored on the rest),
         ``val_linear_top1`` (the score of a trial that trains: `mdssl.evaluate.validation.validation_linear`; all three
-        are None where `mdssl.evaluate.validation.check_validatable` refuses the dataset), ``num_classes`` (those with
+        are None if `mdssl.evaluate.validation.check_validatable` refuses the dataset), ``num_classes`` (those with
         images), ``num_train``, ``num_test``, and ``eval_seconds``, an equal share of the time spent. Also
         ``probe_settings``: all settings and findings of the probe, such as a chosen rate, an unstable score, or the
         number of training images where there are fewer than kNN's neighbors.
@@ -144,13 +144,9 @@ def score_dataset(encoded: Encoded, dataset: Dataset, *, probe: ProbeConfig, see
 
 
 def _validation(
-    parts: Parts,
-    rows: tuple[np.ndarray, np.ndarray] | None,
-    dataset: Dataset,
-    probe: ProbeConfig,
-    seed: int,
+    parts: Parts, rows: tuple[np.ndarray, np.ndarray] | None, dataset: Dataset, probe: ProbeConfig, seed: int
 ) -> tuple[list[float | None], dict[str, float | None]]:
-    """Top-1 of each probe on the held-out images among the train part, and of kNN and ridge regression by column.
+    """Return top-1 on the held-out images of the train part: of each probe, and by column of kNN and ridge regression.
 
     The test part is not used.
     """
@@ -167,7 +163,7 @@ def _validation(
     try:
         return [result.top1 for result in run_probes(own, config=probe, seed=seed)], others
     except InputError as error:
-        # The scores on the test part count.
+        # The scores on the test part are still valid.
         log.warning("no val_top1 on %s: %s", dataset.name, error)
         return nothing, others
 

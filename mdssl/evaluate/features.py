@@ -28,7 +28,7 @@ def extract_features(
     batch_size: int = 512,
     input_size: int | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Features of unaugmented ``images`` from one pass over the encoder for all ``layers``.
+    """Compute features of unaugmented ``images`` from one pass over the encoder for all ``layers``.
 
     Computed in float32, even under autocast, with the model in evaluation mode for the duration of the call.
 

@@ -12,12 +12,7 @@ _CHUNK_NUMBERS = 2**23
 """Numbers in the largest intermediate tensor: 32 MiB of float32."""
 
 
-def knn_top1(
-    parts: Parts,
-    *,
-    k: int = ProbeConfig.knn_neighbors,
-    temperature: float = 0.07,
-) -> float:
+def knn_top1(parts: Parts, *, k: int = ProbeConfig.knn_neighbors, temperature: float = 0.07) -> float:
     """Percent of test rows whose class wins the vote of their ``k`` nearest training rows.
 
     The classifier of Wu et al. 2018 (section 3.4): votes are weighted by exp(cos / temperature). Ties go to the lowest

@@ -25,11 +25,7 @@ _GRADIENT_TOLERANCE = 1e-7
 """Largest entry of the gradient at the optimum, in the coordinates of `_fit_lbfgs`."""
 
 
-def lbfgs_probe(
-    parts: Parts,
-    *,
-    l2: float = ProbeConfig.probe_l2,
-) -> ProbeResult:
+def lbfgs_probe(parts: Parts, *, l2: float = ProbeConfig.probe_l2) -> ProbeResult:
     """Multinomial logistic regression on standardized features, solved to its unique optimum in float64.
 
     Minimizes mean cross-entropy + l2/2 ‖W‖², without a penalty on b. It is scikit-learn's with C = 1 / (l2 N), or
@@ -73,9 +69,7 @@ def lbfgs_path_probe(parts: Parts, *, seed: int = 0) -> ProbeResult:
     return score(_fit_lbfgs(x, y, classes, found["chosen_l2"]), parts, found)
 
 
-def _sgd(
-    probes: Callable[..., list[ProbeResult]],
-) -> Callable[[Parts, ProbeConfig, int], list[ProbeResult]]:
+def _sgd(probes: Callable[..., list[ProbeResult]]) -> Callable[[Parts, ProbeConfig, int], list[ProbeResult]]:
     def run(parts: Parts, config: ProbeConfig, seed: int) -> list[ProbeResult]:
         settings = config.each()[0].settings()
         rates = {"learning_rates": config.probe_learning_rate} if config.probe_learning_rate else {}
@@ -95,7 +89,7 @@ PROBES: dict[str, Callable[[Parts, ProbeConfig, int], list[ProbeResult]]] = {
 
 
 def run_probes(parts: Parts, *, config: ProbeConfig, seed: int = 0) -> list[ProbeResult]:
-    """A result for each of ``config.each()``; errors as for `mdssl.evaluate.sgd.sgd_probes`."""
+    """Return a result for each of ``config.each()``; errors as for `mdssl.evaluate.sgd.sgd_probes`."""
     return PROBES[config.probe](parts, config, seed)
 
 

@@ -2,7 +2,7 @@
 
     trials/<trial_id>/representations/<dataset>.safetensors
 
-A report of many trials needs no more than this, and reading it needs neither torch nor the data.
+A report reads only these files of a trial, and needs neither torch nor the data for it.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ def read(trial_dir: Location, dataset: str) -> Representations | None:
     try:
         data = file.read_bytes()
         tensors = safetensors.numpy.load(data)
-        said = json.loads(safetensors_metadata(data)[_METADATA])
+        description = json.loads(safetensors_metadata(data)[_METADATA])
         layers = {
             layer: Layer(tensors[f"{layer}.class_means"], tensors[f"{layer}.sample"].astype(np.float32))
-            for layer in said["layers"]
+            for layer in description["layers"]
         }
         sample: dict[str, Any] = {"labels": tensors["labels"], "rows": tensors["rows"]}
-        source = {"fingerprint": said["fingerprint"], "seed": said["seed"]}
-        return Representations(said["dataset"], tuple(said["classes"]), layers, **sample, **source)
+        source = {"fingerprint": description["fingerprint"], "seed": description["seed"]}
+        return Representations(description["dataset"], tuple(description["classes"]), layers, **sample, **source)
     except FileNotFoundError:
         return None
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -110,7 +110,7 @@ def write(trial_dir: Location, representations: Representations) -> None:
         # Of an encoder that nearly diverged, numbers may be beyond what float16 holds.
         small = np.abs(layer.sample).max(initial=0) <= np.finfo(np.float16).max
         tensors[f"{name}.sample"] = layer.sample.astype(np.float16 if small else np.float32)
-    said = {
+    description = {
         "dataset": representations.dataset,
         "classes": representations.classes,
         "layers": list(representations.layers),
@@ -118,12 +118,12 @@ def write(trial_dir: Location, representations: Representations) -> None:
         "seed": representations.seed,
     }
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    data = safetensors.numpy.save(tensors, metadata={_METADATA: json.dumps(said)})
+    data = safetensors.numpy.save(tensors, metadata={_METADATA: json.dumps(description)})
     _file(trial_dir, representations.dataset).write_bytes(data)
 
 
 def represent(model: Model, config: TrialConfig, dataset: Dataset, encoded: dict[str, torch.Tensor]) -> Representations:
-    """Representations of the test split of ``dataset``.
+    """Compute representations of the test split of ``dataset``.
 
     Class averages are of l2-normalized rows. The paper says "class-averaged representations" and no more; its loss
     depends on directions only, so a row's length is not trained, and must not make one image count more than others.
@@ -168,48 +168,21 @@ def is_kept(trial_dir: Location, dataset: Dataset) -> bool:
     return kept is not None and kept.fingerprint == dataset.fingerprints["test"]
 
 
-def of_trial(
-    storage: str | Location, trial_id: str, datasets: Sequence[str], *, data: str | None = None, device: str = "cpu"
-) -> dict[str, Representations]:
-    """Read the representations of ``datasets`` that are saved with a trial.
-
-    Args:
-        data: folder or bucket of prepared datasets; with it, missing representations are made and kept, as for a trial
-            that was probed before there were any. Without it, they are left out.
+def of_trial(storage: str | Location, trial_id: str, datasets: Sequence[str]) -> dict[str, Representations]:
+    """Read the representations of ``datasets`` that are saved with a trial; missing ones are left out.
 
     Raises:
-        ValueError: a file is damaged; or, with ``data``, the trial has no encoder or a dataset is not prepared.
+        ValueError: a file is damaged.
     """
     check_trial_id(trial_id)
     trial_dir = trial_dir_in(storage, trial_id)
     found = {name: read(trial_dir, name) for name in datasets}
-    missing = [name for name, kept in found.items() if kept is None]
-    if data is not None and missing:
-        found |= _made(trial_dir, missing, data, device)
     return {name: kept for name, kept in found.items() if kept is not None}
 
 
 def layers_of(config: TrialConfig) -> tuple[str, ...]:
     """Feature layers that a trial's encoder has: a pretrained one has no projection head."""
     return FEATURES if config.method != "pretrained" else ("encoder",)
-
-
-def _made(trial_dir: Location, datasets: Sequence[str], data: str, device: str) -> dict[str, Representations]:
-    from mdssl.data.dataset import open_dataset
-    from mdssl.data.remote import ensure_local
-    from mdssl.evaluate.features import extract_features
-    from mdssl.pretrain.trial_files import load_model
-
-    config, model = load_model(trial_dir, device)
-    folder = ensure_local(data, datasets)
-    made = {}
-    for name in datasets:
-        dataset = open_dataset(folder, name)
-        images = dataset.split("test").images
-        encoded = extract_features(model, images, layers=layers_of(config), device=device, input_size=config.input_size)
-        made[name] = represent(model, config, dataset, encoded)
-        write(trial_dir, made[name])
-    return made
 
 
 def _projected(model: Model, encoded: torch.Tensor) -> torch.Tensor:

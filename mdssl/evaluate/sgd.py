@@ -29,12 +29,7 @@ _POWER_ITERATIONS = 30
 
 
 def sgd_probes(
-    parts: Parts,
-    *,
-    learning_rates: Sequence[float] = (),
-    epochs: int = 100,
-    batch_size: int = 256,
-    seed: int = 0,
+    parts: Parts, *, learning_rates: Sequence[float] = (), epochs: int = 100, batch_size: int = 256, seed: int = 0
 ) -> list[ProbeResult]:
     """One linear layer by plain SGD on standardized features, in float64.
 
@@ -71,14 +66,9 @@ def sgd_probes(
 
 
 def raw_sgd_probes(
-    parts: Parts,
-    *,
-    learning_rates: Sequence[float] = (0.1,),
-    epochs: int = 100,
-    batch_size: int = 1024,
-    seed: int = 0,
+    parts: Parts, *, learning_rates: Sequence[float] = (0.1,), epochs: int = 100, batch_size: int = 1024, seed: int = 0
 ) -> list[ProbeResult]:
-    """The paper's linear evaluation (section 3.1, tables 6 and 7): one linear layer, plain SGD, raw features, float32.
+    """Run the paper's linear evaluation (section 3.1, tables 6 and 7): one linear layer, SGD, raw float32 features.
 
     The last batch of an epoch may be smaller. Table 7 also says 30,000 iterations, where 100 epochs of CIFAR-10 have
     4,900; epochs are used here. Each layer is fitted again with the features in reverse order, which only changes the
@@ -116,7 +106,7 @@ def raw_sgd_probes(
 
 
 def curvature(x: torch.Tensor, batch_size: int) -> float:
-    """An estimate of the largest eigenvalue of a batch's second moments, at least 1, for (N, width) features.
+    """Estimate the largest eigenvalue of a batch's second moments, at least 1, for (N, width) features.
 
     It is the sum of the eigenvalue of all training images, by power iteration on `_CURVATURE_ROWS` of them, and of the
     largest squared norm of a row over the batch size. The curvature of mean cross-entropy is at most half of that.

@@ -53,7 +53,7 @@ def class_similarity(class_means: np.ndarray) -> np.ndarray:
 
 
 def stacked(representations: Mapping[str, Representations], layer: str = "projection") -> ClassSimilarity:
-    """Similarities between all classes of several datasets, as `mdssl.evaluate.representations.of_trial` returns them.
+    """Return similarities between all classes of several datasets, read by `mdssl.evaluate.representations.of_trial`.
 
     Args:
         layer: ``projection``, as in the paper, or ``encoder``.
@@ -74,7 +74,7 @@ def stacked(representations: Mapping[str, Representations], layer: str = "projec
 
 
 def summarize(matrix: np.ndarray, groups: Sequence[str]) -> Summary:
-    """Mean similarities within and across domains, without the diagonal and classes without images.
+    """Compute mean similarities within and across domains, without the diagonal and classes without images.
 
     Args:
         matrix: (C, C).

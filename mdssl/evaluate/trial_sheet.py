@@ -45,7 +45,7 @@ class Summary(TypedDict):
 
     Attributes:
         domains: share of neighbors by domain.
-        own_domain: that of the dataset itself; None where it is not searched.
+        own_domain: that of the dataset itself; None if it is not searched.
         own_class: share with the query's class, by its name, in any domain; None if no searched image has a class of
             that name. ``…_by_chance``: the same of all images that are searched.
     """
@@ -108,12 +108,11 @@ def part_of(model: Model, config: TrialConfig, dataset: Dataset, device: str, en
 
 
 def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part]) -> Sheet:
-    """Write both files; the content of ``neighbors.json``.
+    """Write both files, and return the content of ``neighbors.json``.
 
     Args:
-        parts: of the trial's domains, and of what it was scored on. Neighbors are of its domains; where it has none,
-            as an encoder that was not trained here, of all. One without test images, as a domain without labels, gives
-            candidates and no queries.
+        parts: of the trial's domains and of the datasets it was scored on. Neighbors are images of its domains, or of
+            all parts if it has none, as a pretrained encoder. A part without test images has no queries.
     """
     candidates = [part.candidates for part in parts if part.name in config.domains or not config.domains]
     with_queries = [part for part in parts if len(part.queries)]
@@ -123,7 +122,7 @@ def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part])
     domains = [pictures.dataset.name for pictures in candidates]
     counts = {pictures.dataset.name: len(pictures) for pictures in candidates}
     datasets = {part.name: _summary(part, matches[part.name], candidates) for part in with_queries}
-    said: Sheet = {
+    content: Sheet = {
         "format": FORMAT,
         "features": "encoder",
         "neighbors": NUM_NEIGHBORS,
@@ -141,27 +140,27 @@ def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part])
     )
     write_png(sheet.quantize(_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE), trial_dir / PNG)
     # Last: if it exists, the picture matches its numbers.
-    (trial_dir / JSON).write_bytes(json.dumps(said, indent=1, ensure_ascii=False).encode())
+    (trial_dir / JSON).write_bytes(json.dumps(content, indent=1, ensure_ascii=False).encode())
     for name in FORMER_NEIGHBORS:
         (trial_dir / name).delete()
-    return said
+    return content
 
 
 def read_sheet(trial_dir: Location) -> Sheet | None:
     """Read the sheet of a trial; None if there is no sheet, or one of another version."""
     for name in (JSON, FORMER_NEIGHBORS[1]):
         try:
-            said = json.loads((trial_dir / name).read_bytes())
+            content = json.loads((trial_dir / name).read_bytes())
         except (FileNotFoundError, ValueError):
             continue
-        if isinstance(said, dict) and said.get("format") == FORMAT:
-            return cast(Sheet, said)
+        if isinstance(content, dict) and content.get("format") == FORMAT:
+            return cast(Sheet, content)
     return None
 
 
-def shows(said: Sheet | None, fingerprints: Mapping[str, list[str]]) -> bool:
+def shows(content: Sheet | None, fingerprints: Mapping[str, list[str]]) -> bool:
     """Whether a sheet with this JSON shows at least these datasets, as they are now (`fingerprints_of`)."""
-    shown = said["datasets"] if said else {}
+    shown = content["datasets"] if content else {}
     return all(name in shown and shown[name]["fingerprints"] == now for name, now in fingerprints.items())
 
 

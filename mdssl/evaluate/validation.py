@@ -1,6 +1,6 @@
 """Validation scores on held-out training images, by which settings are chosen and trials are stopped early.
 
-Test images and labels have no part in them, so a score on the test split stays one of images that decided nothing.
+They do not use test images or labels, so test scores are of images that influenced no choice.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mdssl.evaluate.knn import knn_top1
 from mdssl.evaluate.sampling import stratified_rows
 
 RIDGE = 0.1
-"""Penalty of the linear score, a part of the number of images to fit on. Features have unit variance."""
+"""Penalty of the linear score per image to fit on. Features have unit variance."""
 _SHARE = 5
-"""At most one in so many images is held out."""
+"""At most one of this number of images is held out."""
 _LEAST = 10
 """The smallest number of held-out images for a meaningful score."""
 
@@ -40,7 +40,7 @@ class Validation:
         device: where features are computed.
 
     Attributes:
-        fingerprints: what the images of each dataset are, as rows of the leaderboard have it.
+        fingerprints: of the images of each dataset, as in rows of the leaderboard.
 
     Raises:
         InputError: a dataset is not prepared, or cannot give a validation score.
@@ -103,7 +103,7 @@ def is_validatable(dataset: Dataset) -> bool:
 
 
 def validation_linear(parts: Parts) -> float:
-    """Top-1 of the held-out part, percent, by ridge regression on the first `VALIDATION_FIT` images to fit on.
+    """Compute top-1 of the held-out part, percent, by ridge regression on the first `VALIDATION_FIT` images to fit on.
 
     The fit has a closed form, so it costs little while a trial trains. docs/search.md has its rank correlation with the
     scores of a linear probe on the finished encoder, which is higher than that of kNN.

@@ -75,8 +75,7 @@ def embed(
     if images.dataset is None:
         refuse_overlap(Path(source).expanduser().absolute(), target, what="the embeddings", setting="--output")
     about = _about(config, model, preparation, images, features)
-    # The projection's first weights are (width, width).
-    width = next(model.projection.parameters()).shape[1] if features == "encoder" else config.projection_dim
+    width = model.width if features == "encoder" else config.projection_dim
 
     def encode(decoded: list[np.ndarray]) -> np.ndarray:
         if not decoded:
@@ -118,7 +117,7 @@ def embed(
 def _about(
     config: TrialConfig, model: Model, preparation: Preparation, images: ImagesToEmbed, layer: str
 ) -> dict[str, Any]:
-    """The description of the embeddings in the file's metadata."""
+    """Return the description of the embeddings in the file's metadata."""
     return {
         "trial_id": config.trial_id,
         "method": config.method,

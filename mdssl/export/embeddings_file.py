@@ -188,7 +188,7 @@ def _digest(data: bytes) -> bytes:
 
 
 def _read_metadata(file: Location) -> dict[bytes, bytes] | None:
-    """The metadata of a Parquet file, empty where it is another file; None where there is none."""
+    """Return the metadata of a Parquet file, empty for another kind of file; None if it does not exist."""
 
     def read() -> dict[bytes, bytes]:
         with file.filesystem.open_input_file(file.path) as opened:
@@ -203,7 +203,7 @@ def _read_metadata(file: Location) -> dict[bytes, bytes] | None:
 
 
 def _upload(file: Path, output: Location) -> None:
-    """Objects appear whole; on other filesystems the file is written under a hidden name first."""
+    """Upload ``file`` atomically: objects are, and on other filesystems it is written under a hidden name first."""
     is_object = output.filesystem.type_name in OBJECT_STORES
     target = output if is_object else output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}.tmp"
     local = pyarrow.fs.LocalFileSystem()

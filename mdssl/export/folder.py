@@ -1,4 +1,4 @@
-"""``mdssl export``: a trial's encoder as a folder that other programs load. It appears whole or not at all."""
+"""``mdssl export``: write a trial's encoder atomically as a folder that other programs load."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PREPROCESSOR = "preprocessor_config.json"
 EXPORT = FolderKind(
     what="an export",
     marker="mdssl.json",
-    is_marker=lambda said: isinstance(said, dict) and said.get("made_by") == "mdssl export",
+    is_marker=lambda content: isinstance(content, dict) and content.get("made_by") == "mdssl export",
     files=(*FORMATS.values(), TIMM_CONFIG, PREPROCESSOR, CARD, "mdssl.json"),
     setting="--output",
 )
@@ -76,8 +76,7 @@ def export(
     scored_on = tuple(row["eval_dataset"] for row in rows if row["eval_dataset"])
     preparation = preparation_of(config, data, scored_on=scored_on, size=size, resize_filter=resize_filter)
     programs = to_programs(model, preparation.size, formats)
-    # The projection's first weights are (width, width).
-    width = next(model.projection.parameters()).shape[1]
+    width = model.width
     files = {FORMATS[name]: exported.data for name, exported in programs.items()}
     if "safetensors" in formats:
         files[FORMATS["safetensors"]] = to_safetensors(config, model)
@@ -96,7 +95,7 @@ def export(
 
 
 def _timm_config(config: TrialConfig, preparation: Preparation, width: int) -> dict[str, Any]:
-    """The configuration that timm's ``local-dir:`` and ``hf-hub:`` read. timm knows only the imagenet stem."""
+    """Return the configuration that timm's ``local-dir:`` and ``hf-hub:`` read. timm knows only the imagenet stem."""
     return {
         "architecture": config.arch,
         "num_classes": 0,
@@ -119,7 +118,7 @@ def _timm_config(config: TrialConfig, preparation: Preparation, width: int) -> d
 
 
 def _preprocessor(preparation: Preparation, width: int) -> dict[str, Any]:
-    """The preparation under the names of Hugging Face's image processors."""
+    """Return the preparation under the names of Hugging Face's image processors."""
     return {
         "do_convert_rgb": True,
         "do_resize": True,

@@ -42,7 +42,7 @@ def preparation_of(
     size: int | None = None,
     resize_filter: str | None = None,
 ) -> Preparation:
-    """The preparation of the trial's training images, as far as ``size`` and ``resize_filter`` do not set it.
+    """Return the preparation of the trial's training images, as far as ``size`` and ``resize_filter`` do not set it.
 
     For an encoder that was not trained here, it is that of its input size or of the datasets in ``scored_on``.
 
@@ -99,7 +99,7 @@ class ImagesToEmbed:
         name: of the source, without its folder.
         part: the images and their labels; a label of -1 is unknown.
         keys: rows (M,) to the columns that identify these images, M values each.
-        classes: class names; None where labels have none.
+        classes: class names; None if labels have no names.
         state: rows (M,) to text that changes when one of these images changes.
         dataset: the prepared dataset, if the source is one.
     """
@@ -115,7 +115,7 @@ class ImagesToEmbed:
         return len(self.part.labels)
 
     def columns(self, rows: np.ndarray) -> dict[str, pa.Array]:
-        """The keys of ``rows``, and ``label`` where any image of the source has one."""
+        """Return the keys of ``rows``, and ``label`` where any image of the source has one."""
         if (self.part.labels < 0).all():
             return self.keys(rows)
         names = dict(enumerate(self.classes or ()))
@@ -130,7 +130,7 @@ def open_images(source: str, *, data: str | Path, split: str = "") -> ImagesToEm
 
     Args:
         data: folder or bucket of prepared datasets.
-        split: the only split to read; all where it is empty.
+        split: the only split to read; all if it is empty.
 
     Raises:
         ValueError: there is no such source or split, or it has no images.
@@ -228,7 +228,5 @@ def _of_splits(
             "row": pa.array(rows - starts[which], pa.int64()),
         }
 
-    def state_of(rows: np.ndarray) -> str:
-        return f"{state} {names} {rows[0]}-{rows[-1]}"
-
-    return ImagesToEmbed(name, reduce(Part.join, parts.values()), keys, classes, state_of, dataset)
+    joined = reduce(Part.join, parts.values())
+    return ImagesToEmbed(name, joined, keys, classes, lambda rows: f"{state} {names} {rows[0]}-{rows[-1]}", dataset)

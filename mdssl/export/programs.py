@@ -64,7 +64,7 @@ class FromPixels(nn.Module):
 
 
 def to_safetensors(config: TrialConfig, model: Model) -> bytes:
-    """The encoder's float32 weights under torchvision's names; the trial's settings are in the metadata.
+    """Return the encoder's float32 weights under torchvision's names; the trial's settings are in the metadata.
 
     `mdssl probe --weights` reads the stem from these settings: the weights alone do not determine it.
     """
@@ -75,7 +75,7 @@ def to_safetensors(config: TrialConfig, model: Model) -> bytes:
 
 
 def file_name(uri: str) -> str:
-    """The last part of ``uri``. Published files do not name folders of the machine that wrote them."""
+    """Return the last part of ``uri``. Published files do not name folders of the machine that wrote them."""
     return uri.replace("\\", "/").rsplit("/", 1)[-1]
 
 
@@ -119,7 +119,7 @@ def _traced(model: Model, size: int) -> ExportedProgram:
 
 
 def _with_plain_convolutions(encoder: nn.Module) -> nn.Module:
-    """A copy with torch's own convolutions: a program may run on a GPU, where `SmallMapConv2d` is not faster."""
+    """Copy it with torch's own convolutions: a program may run on a GPU, where `SmallMapConv2d` is not faster."""
     plain = copy.deepcopy(encoder).float()
     for block in plain.modules():
         for name, child in block.named_children():

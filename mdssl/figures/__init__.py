@@ -7,8 +7,8 @@
 
 A notebook displays the figure. Its ``axes`` are matplotlib axes, which you can change; `save` writes SVG, PNG or PDF.
 Figures of the paper are 2 `domains_against_top1`, 3 `lambda_curves`, 4 `embedding`, 5 `methods_bars`, A.1 and A.2
-`class_similarity`, and A.3 `training_hours`. `gallery` returns all figures of a leaderboard. Those drawn inside
-``with figures.style_context("paper", "serif.mplstyle"):`` have no notes, and the font of that style of matplotlib.
+`class_similarity`, and A.3 `training_hours`. `gallery` returns all figures of a leaderboard. Figures drawn inside
+``with figures.style_context("paper", "serif.mplstyle"):`` have no notes, and use the font of that matplotlib style.
 """
 
 from mdssl.figures.contours import setting_contours

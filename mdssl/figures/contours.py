@@ -65,10 +65,10 @@ def _contours(group: SettingsGroup) -> Contours:
 
 
 def _pair(trials: pd.DataFrame, x: str, y: str) -> Pair | None:
-    """None where the values are on one line."""
+    """Return None if the values are on one line."""
     means = trials[[x, y, "val"]].astype(float).groupby([x, y])["val"].mean().reset_index()
     places = np.stack([drawn(means[name]) for name in (x, y)], axis=1)
-    # So that triangles are not slivers.
+    # Scaled alike, because the triangulation would be of slivers.
     places = (places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-12)
     if len(means) < 4 or np.linalg.matrix_rank(places - places.mean(axis=0), tol=1e-6) < 2:
         return None

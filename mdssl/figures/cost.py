@@ -24,16 +24,16 @@ SAME_COMPUTE = (
     "jitter_strength", "epsilon", "epsilon_final", "outlier_rule", "recipe_version", "recipe_version_clustering",
     "weights",
 )  # fmt: skip
-"""Settings that do not change how much is computed. Trials that differ in nothing else take the same time but for
-chance, such as other programs on the machine."""
+"""Settings that do not change the amount of computation. Training times of trials that differ only in these differ by
+chance, for example by other programs on the machine."""
 
 
 def cost_against_score(
     board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), features: str = "encoder", width: float = style.PAGE
 ) -> style.Figure:
-    """Mean top-1 over evaluation datasets against training time. A point per trial; a line for the Pareto front.
+    """Draw mean top-1 over evaluation datasets against training time. A point per trial; a line for the Pareto front.
 
-    The time is GPU-hours, or hours on a CPU times workers: the median of trials that compute as much (`SAME_COMPUTE`).
+    The time is GPU-hours, or hours on a CPU times workers: the median of trials of equal computation (`SAME_COMPUTE`).
     Trials that lack one of the scores are left out.
 
     Args:
@@ -41,14 +41,14 @@ def cost_against_score(
         evaluate: the datasets of the mean; by default those that most trials have.
 
     Raises:
-        ValueError: no trained encoder has all of the scores; all trials compute as much; or trials ran on several
-            devices, whose hours cannot be compared.
+        ValueError: no trained encoder has all of the scores; all trials have the same computation; or trials ran on
+            several devices, whose hours cannot be compared.
     """
     return _draw(costs_and_scores(board, evaluate=evaluate, features=features), width)
 
 
 def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), features: str = "encoder") -> pd.DataFrame:
-    """A row per trained trial with all scores: its settings, ``cost`` (hours), ``score`` (mean top-1, percent),
+    """Return a row per trained trial with all scores: its settings, ``cost`` (hours), ``score`` (mean top-1, percent),
     ``on_front``, and ``shown_as``, a key of `mdssl.figures.style.METHODS`. Raises as `cost_against_score`."""
     rows = scores.select(board, features)
     rows = _timed(rows[~rows["method"].isin(UNTRAINED)])
@@ -73,7 +73,7 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
     group = compute.groupby(list(compute), dropna=False).ngroup()
     if group.nunique() == 1 and len(points) > 1:
         raise InputError(
-            f"all {len(points)} trials compute as much, so differences of their training times are chance. Cost "
+            f"all {len(points)} trials have the same computation, so their training times differ only by chance. Cost "
             "against score needs trials that differ in iterations, arch, batch_per_domain or the number of domains."
         )
     points = named(points)
@@ -97,14 +97,14 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[pd.DataFrame
         raise InputError("cost against score needs two trained encoders with scores on the same datasets.")
     front = points[points["on_front"]].sort_values("cost")
     ends = [front.iloc[0], front.iloc[-1]] if len(front) > 1 else [front.iloc[0]]
-    said = " to ".join(f"{end['score']:.1f} % for {end['cost']:.2g} h ({end['label']})" for end in ends)
+    listed = " to ".join(f"{end['score']:.1f} % for {end['cost']:.2g} h ({end['label']})" for end in ends)
     words = Words(
         title="Top-1 against training time",
-        caption="Mean top-1 over evaluation datasets against training time, the median of trials that compute as much. "
+        caption="Mean top-1 over evaluation datasets against training time, the median of trials of equal computation. "
         f"The line is the Pareto front: trials that no other trial beats in both. {SELECTED_ON_TEST}",
         alt=f"{len(points)} trials, mean top-1 from {points['score'].min():.1f} to {points['score'].max():.1f} %, "
         f"training from {points['cost'].min():.2g} to {points['cost'].max():.2g} h; {len(front)} on the Pareto front: "
-        f"{said}.",
+        f"{listed}.",
     )
     yield points, words
 

@@ -45,8 +45,8 @@ def lambda_curves(
 ) -> style.Figure:
     """Figure 3: top-1 against λ1 at λ2 = 0, and against λ2 at each λ1. A row of panels per evaluation dataset.
 
-    The figure in the paper labels its axis −λ1; here it is λ1. The two panels of a dataset share a scale; datasets do
-    not, because they differ more than λ changes them.
+    The axis is λ1, where the paper has −λ1. The two panels of a dataset share a scale. Datasets do not, because they
+    differ by more than the effect of λ.
 
     Args:
         board: the leaderboard, as `mdssl.leaderboard.board.read` returns it, or some of its rows.
@@ -64,7 +64,7 @@ def lambda_curves(
 def lambda_grid(
     board: pd.DataFrame, mixture: str | None, features: str, what: str
 ) -> tuple[pd.DataFrame, pd.Series, str]:
-    """The rows of MDSSL on one mixture; by dataset the mean top-1 of SimCLR on its union; and the mixture."""
+    """Return the rows of MDSSL on one mixture; by dataset the mean top-1 of SimCLR on its union; and the mixture."""
     rows = scores.select(board, features)
     mdssl = rows[rows["method"] == "mdssl"]
     if mdssl.empty:

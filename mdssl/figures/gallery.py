@@ -47,14 +47,14 @@ KINDS = {
 }
 """All kinds of figures of a leaderboard, in the order of a gallery."""
 MOST_GROUPS = 3
-"""Groups of settings that get figures of their own."""
+"""Number of groups of settings that are drawn, each in separate figures."""
 
 
 def gallery(board: pd.DataFrame, storage: Storage = None) -> Gallery:
     """List all figures of ``board``, without drawing them.
 
-    Trials that differ in settings which figures do not show are never averaged. The largest groups of trials with
-    the same settings get figures of their own, and the caption names the settings.
+    Trials that differ in settings which figures do not show are never averaged. Each of the largest groups of trials
+    with the same settings is drawn in separate figures, and the caption names the settings.
 
     Args:
         board: as `mdssl.leaderboard.board.read` returns it.

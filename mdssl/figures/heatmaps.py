@@ -20,7 +20,7 @@ from mdssl.tables.compare import over_seeds
 from mdssl.tables.select import SELECTED_ON_TEST
 
 MOST_DATASETS = 12
-"""Evaluation datasets of a mixture that get a heat map."""
+"""Number of evaluation datasets of a mixture that are drawn."""
 
 
 class Heatmap(NamedTuple):
@@ -61,7 +61,7 @@ def lambda_heatmap(
     features: str = "encoder",
     width: float | None = None,
 ) -> style.Figure:
-    """Top-1 on one dataset over the grid of λ1 and λ2: means over seeds.
+    """Draw top-1 on one dataset over the grid of λ1 and λ2: means over seeds.
 
     Colors diverge about SimCLR on the union, where it was scored: blue is above it, red below. Cells that are best to
     one decimal are framed, if they are above it. Trials without a score on the dataset, such as failed ones, have empty
@@ -81,7 +81,7 @@ def lambda_heatmap(
 
 
 def _heatmap(mdssl: pd.DataFrame, union: pd.Series, dataset: str, without: pd.DataFrame) -> Heatmap:
-    """The heat map of ``dataset``, with empty cells for those trials of ``without``, rows that have no score."""
+    """Return the heat map of ``dataset``, with empty cells for those trials of ``without``, rows that have no score."""
     means = over_seeds(mdssl[mdssl["eval_dataset"] == dataset], LAMBDAS)
     first = mdssl.iloc[0]
     without = without[(without["method"] == "mdssl") & (without["train_mixture"] == first["train_mixture"])]

@@ -29,7 +29,7 @@ class Importance(NamedTuple):
     note: str
 
     def warning(self) -> str:
-        """A warning about unreliable numbers, or an empty string."""
+        """Return a warning about unreliable numbers, or an empty string."""
         few = f" Warning: only {self.trials} trials; with fewer than {FEW_TRIALS} the order may be chance."
         useless = (
             " Warning: the forest predicts held-out trials no better than their mean, so these numbers are meaningless."
@@ -41,9 +41,9 @@ def setting_importance(board: pd.DataFrame, *, width: float = style.PAGE) -> sty
     """Permutation importance of each setting in which the trials of a sweep differ.
 
     A random forest of scikit-learn predicts the validation score of each trial from its settings. In each of five folds
-    it is fitted on four fifths of the trials; the importance of a setting is by how many points its error (RMSE) on the
-    last fifth rises where the values of the setting are shuffled among these (Breiman, 2001), mean over folds and
-    shuffles. Settings that change together share it.
+    it is fitted on four fifths of the trials. The importance of a setting is the increase of the error (RMSE, points)
+    on the last fifth when the values of the setting are shuffled (Breiman, 2001), averaged over folds and shuffles.
+    Correlated settings share their importance.
 
     Args:
         board: as `mdssl.leaderboard.board.read` returns it; of several sweeps, the one with most trials is drawn.
@@ -78,7 +78,7 @@ def _importance(group: SettingsGroup) -> Importance:
 
 
 def _codes(values: pd.Series) -> np.ndarray:
-    """Numbers as they are, categories as codes; -1 for a setting that the method does not have."""
+    """Encode a setting as numbers: categories as codes, and -1 where the method does not have the setting."""
     if is_number(values):
         return values.astype(float).fillna(-1).to_numpy()
     return pd.factorize(values.astype(str).where(values.notna()), sort=True)[0].astype(float)
@@ -86,13 +86,13 @@ def _codes(values: pd.Series) -> np.ndarray:
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Importance, Words]]:
     found = _importance(group)
-    said = ", ".join(
+    listed = ", ".join(
         f"{header(str(name))} {round(own['mean'], 2) + 0.0:.2f}" for name, own in found.settings.iterrows()
     )
     words = Words(
         title=f"Importance of settings, sweep {group.name}",
-        caption=f"{_note(found)} {found.note} Settings that change together share their importance.",
-        alt=f"Bars, in points: {said}.{found.warning()}",
+        caption=f"{_note(found)} {found.note} Correlated settings share their importance.",
+        alt=f"Bars, in points: {listed}.{found.warning()}",
         name=file_name(group.name),
     )
     yield found, words
@@ -100,8 +100,8 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Importance, 
 
 def _note(found: Importance) -> str:
     return (
-        "Permutation importance: by how many points the error (RMSE) of a random forest that predicts the validation "
-        "score of held-out trials rises where one setting is shuffled. The forest explains "
+        "Permutation importance: increase, in points, of the error (RMSE) of a random forest that predicts the "
+        "validation score of held-out trials when one setting is shuffled. The forest explains "
         f"{max(100 * found.explained, 0):.0f} % of their variance.{found.warning()}"
     )
 
@@ -116,7 +116,7 @@ def _draw(found: Importance, width: float = style.PAGE) -> style.Figure:
     axis.set_yticks(range(len(settings)), [style.plain(header(str(name))) for name in settings.index])
     axis.grid(False, axis="y")
     axis.grid(True, axis="x")
-    axis.set_xlabel("rise of the prediction error (points) ± one standard deviation over folds")
+    axis.set_xlabel("increase of the prediction error (points) ± one standard deviation over folds")
     style.note(figure, style.plain(f"{_note(found)} {found.note}"))
     return figure
 

@@ -21,11 +21,13 @@ Storage = str | Location | None
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """Attributes:
-    title: one line.
-    caption: what the figure shows, of which settings, over how many seeds, as plain text.
-    alt: alternative text: what can be seen, with numbers.
-    name: distinguishes its file from those of other figures of the same kind.
+    """The texts of a figure.
+
+    Attributes:
+        title: one line.
+        caption: what the figure shows, of which settings, over how many seeds, as plain text.
+        alt: alternative text: what can be seen, with numbers.
+        name: distinguishes its file from those of other figures of the same kind.
     """
 
     title: str
@@ -40,10 +42,10 @@ class FigureKind:
 
     Attributes:
         name: such as ``lambda-heatmap``.
-        find: ``find(group, storage)`` yields the data of each figure of this kind with its words. It raises
-            `InputError` with the reason where there is none.
+        find: ``find(group, storage)`` yields the data and the `Words` of each figure of this kind. If there is none, it
+            raises `InputError` with the reason.
         draw: ``draw(data)`` or ``draw(data, width=3.3)`` draws one of them.
-        groups: ``groups(board)`` makes the groups of trials that get figures of their own.
+        groups: ``groups(board)`` returns the groups of trials that are drawn in separate figures.
     """
 
     name: str
@@ -67,10 +69,7 @@ class Entry(Words):
 
 @dataclass(frozen=True)
 class Gallery:
-    """Attributes:
-    entries: figures that can be drawn.
-    absent: the reason why there is no figure, by kind.
-    """
+    """The figures that can be drawn, and by kind the reason why there is no figure."""
 
     entries: list[Entry] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)

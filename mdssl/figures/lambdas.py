@@ -1,4 +1,4 @@
-"""Which λ1, λ2 and clustering of each method stand in a comparison of methods or of numbers of domains."""
+"""Choose λ1, λ2 and clustering of each method for a comparison of methods or of numbers of domains."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PAPERS_LAMBDAS = (0.9, 0.1)
 
 
 def chosen_lambdas(rows: pd.DataFrame, by: str = "method") -> tuple[float, float]:
-    """The λ1 and λ2 that most values of ``by`` have, and of these the nearest to the paper's. Scores are not used."""
+    """Return the λ1 and λ2 that most values of ``by`` have, whatever their scores; of several, the paper's nearest."""
     pairs = rows.groupby(["lambda1", "lambda2"]).agg(kinds=(by, "nunique"), trials=("trial_id", "nunique"))
     nearness = [-sum(abs(own - paper) for own, paper in zip(pair, PAPERS_LAMBDAS, strict=True)) for pair in pairs.index]
     return pairs.assign(nearness=nearness).sort_values(["kinds", "nearness", "trials"], kind="stable").index[-1]
 
 
 def best_lambdas(rows: pd.DataFrame) -> tuple[float, float]:
-    """The λ1 and λ2 with the best validation score, mean over datasets and seeds."""
+    """Return the λ1 and λ2 with the best validation score, mean over datasets and seeds."""
     means = over_seeds(rows, ["lambda1", "lambda2"], "val_top1")
     best = means.iloc[means["mean"].argmax()]
     return best["lambda1"], best["lambda2"]
@@ -33,10 +33,10 @@ def at_lambdas(rows: pd.DataFrame, lambdas: tuple[float, float]) -> pd.Series:
 
 
 def one_of_each_method(rows: pd.DataFrame, mixture: str) -> tuple[pd.DataFrame, str]:
-    """For a comparison of methods: one λ1 and λ2, and the most frequent clustering of each clustered method.
+    """Select one λ1 and λ2 for a comparison of methods, and the most frequent clustering of each clustered method.
 
-    λ1 and λ2 are those of each method with the best validation score, where all of its scores have one. Otherwise they
-    are the same for all methods, and not selected by score.
+    If all scores have a validation score, λ1 and λ2 are the best of each method by that score. Otherwise they are the
+    same for all methods, and not selected by score.
 
     Returns:
         The rows of ``mixture`` that remain, with those of other mixtures; and a sentence on the choice, which is empty

@@ -1,7 +1,7 @@
 """Figures of representations: t-SNE colored by domain (figure 4 of the paper), similarities of classes (A.1 and A.2).
 
-In a gallery they show projections, where domains are pushed apart and clusters are found. Encoder features come from a
-ReLU and have no negative cosine.
+A gallery shows projections, on which the loss and the clusterings are computed. Encoder features are outputs of a ReLU
+and have no negative cosine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_LEVELS = {"lambda1": 3, "lambda2": 4}
 """Values of each in a grid of panels."""
 _WIDEST_PANEL = 2.6
 _MOST_DIMENSIONS = 50
-"""PCA reduces the features to this number first, as the authors of t-SNE do, which is faster."""
+"""PCA first reduces the features to this number, as in the paper of t-SNE, to save time."""
 
 
 @style.styled()
@@ -261,7 +261,7 @@ def _nearest_of_own_domain(panel: Mapping[str, np.ndarray]) -> float:
 
 
 def _read(storage: Storage, trials: Mapping[str, str], mixture: str) -> dict[str, dict[str, Representations]]:
-    """Representations by panel title and domain, of the trials that have them for all domains.
+    """Read representations by panel title and domain, of the trials that have them for all domains.
 
     Args:
         trials: trial ids by panel title.

@@ -1,6 +1,6 @@
 """The looks of figures, `Figure`, which keeps the look in which it was drawn, and `style_context`, which chooses one.
 
-Text has 7 points, which is legible in a column of print and on a page. matplotlib's own styles change it, and its font.
+Text has 7 points, which is legible in a column of print and on a page. matplotlib styles can change its size and font.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOOKS = ("report", "paper")
 
 _STYLE: dict[RcKeyType, Any] = {
     "font.family": "sans-serif",
-    # DejaVu Sans comes with matplotlib. Verdana has the same widths, for readers of an SVG who lack it.
+    # DejaVu Sans comes with matplotlib. Verdana, for SVG viewers without it, has the same widths.
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Geneva", "sans-serif"],
     "font.size": 7,
     "axes.titlesize": "medium",
@@ -69,7 +69,7 @@ _STYLE: dict[RcKeyType, Any] = {
     "pdf.fonttype": 42,
 }
 _NEAR = 0.02
-"""Inches that a label may reach beyond the edge: less than a line's width of white."""
+"""Inches by which a label may exceed the edge of the figure."""
 _DEFAULTS = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
 
 
@@ -130,7 +130,7 @@ def style_context(*names: str) -> Iterator[None]:
 
 @contextmanager
 def styled(look: Look | None = None) -> Iterator[None]:
-    """Apply ``look``, or that of `style_context`, instead of the notebook's. ``@styled()`` decorates what draws."""
+    """Apply ``look``, by default that of `style_context`, instead of the notebook's; also a decorator."""
     settings: dict[Any, Any] = {**_DEFAULTS, **_STYLE, **(look or _LOOK.get()).settings}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # Names in scripts that DejaVu lacks: an SVG keeps them as text, other formats show boxes.
@@ -161,15 +161,15 @@ class Figure(MatplotlibFigure):
             super().savefig(*args, **settings)
 
     def get_tightbbox(self, *args: Any, **kwargs: Any) -> Bbox:
-        """The figure in inches: of its own size, or larger where a label would be cut off."""
+        """Return the box to save, in inches: the figure, or a larger box where a label would be cut off."""
         own, drawn = self.bbox_inches, super().get_tightbbox(*args, **kwargs)
         reaches = [drawn.x0 < -_NEAR, drawn.y0 < -_NEAR, drawn.x1 > own.x1 + _NEAR, drawn.y1 > own.y1 + _NEAR]
         return Bbox.union([own, drawn]) if any(reaches) else own
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """The PNG that Jupyter shows; all its front ends keep PNG in a saved notebook."""
+        """Return the PNG that Jupyter shows; all its front ends keep PNG in a saved notebook."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
-        # Half the pixels, so that it is sharp on screens with two pixels for each.
+        # Displayed at half its size, which is sharp on screens of high density.
         width, height = (round(inches * 100) for inches in self.get_size_inches())
         return buffer.getvalue(), {"width": width, "height": height}

@@ -121,7 +121,7 @@ def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
                 handles[scores.interval_label(means["n"])] = ends
             if (width - 0.4) / per_row * wide > 0.2 * style.scale():
                 for left, mean, spread in zip(x, own["mean"], own["half"], strict=True):
-                    # On white, so that no line strikes it through.
+                    # On white, so that no line crosses the number.
                     white: dict[str, Any] = dict(facecolor="white", edgecolor="none", pad=0.3)
                     text: dict[str, Any] = dict(textcoords="offset points", xytext=(0, 1.5), ha="center", bbox=white)
                     axis.annotate(f"{mean:.1f}", (left, mean + spread), fontsize=style.SMALL, zorder=4, **text)

@@ -25,7 +25,7 @@ _TERMS = {
 
 @style.styled()
 def loss_terms(metrics: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure:
-    """The training loss and its three terms, unweighted, by step: total = alignment + λ1 within + λ2 across.
+    """Return the training loss and its three terms, unweighted, by step: total = alignment + λ1 within + λ2 across.
 
     Args:
         metrics: a trial's ``metrics.parquet``.
@@ -131,13 +131,13 @@ def _loss_words(metrics: pd.DataFrame) -> Words:
 
 
 def _curves(metrics: pd.DataFrame) -> dict[str, pd.Series]:
-    """Validation scores by dataset."""
+    """Return validation scores by dataset."""
     found = {name.removeprefix(_VALIDATION): metrics[name] for name in metrics.columns if name.startswith(_VALIDATION)}
     return {name: scores for name, scores in found.items() if scores.notna().any()}
 
 
 def _scored(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The reports with a validation score. Metrics of earlier versions have no such column."""
+    """Return the reports with a validation score. Metrics of earlier versions have no such column."""
     return metrics[metrics["val_linear_top1"].notna()] if "val_linear_top1" in metrics else metrics[:0]
 
 
@@ -178,7 +178,7 @@ _KINDS = {
 
 
 def trial_gallery(trial_dir: str | Location) -> Gallery:
-    """The figures of the trial with its files in ``trial_dir``, ``trials/<trial_id>`` of a storage.
+    """Return the figures of the trial with its files in ``trial_dir``, ``trials/<trial_id>`` of a storage.
 
     Raises:
         ValueError: a file is damaged.

@@ -32,7 +32,7 @@ class Points(NamedTuple):
 
 
 def seen_against_unseen(board: pd.DataFrame, *, mixture: str | None = None, width: float = style.PAGE) -> style.Figure:
-    """Mean top-1 over the datasets that a trial was trained on against that over the others. A point per trial.
+    """Draw mean top-1 over the datasets that a trial was trained on against that over the others. A point per trial.
 
     The line is the Pareto front: trials that no other trial beats in both. The scores are validation scores where all
     trials have them, else test scores.
@@ -83,7 +83,7 @@ def _points(rows: pd.DataFrame, mixture: str) -> Points:
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Points, Words]]:
     for mixture, points in scores.each_mixture(group.rows, _points):
         trials, front = points.trials, points.trials[points.trials["on_front"]].sort_values("x")
-        said = "; ".join(f"{one['x']:.1f} and {one['y']:.1f} % ({one['label']})" for _, one in front.iterrows())
+        listed = "; ".join(f"{one['x']:.1f} and {one['y']:.1f} % ({one['label']})" for _, one in front.iterrows())
         what = SELECTED_BY[points.by]
         words = Words(
             title=f"Seen against unseen datasets, trained on {mixture}",
@@ -91,7 +91,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Points, Word
             f"the Pareto front: trials that no other trial beats in both.{_optimism(points)}",
             alt=f"{len(trials)} trials, mean {what} on seen datasets from {trials['x'].min():.1f} to "
             f"{trials['x'].max():.1f} %, on unseen ones from {trials['y'].min():.1f} to {trials['y'].max():.1f} %; "
-            f"{len(front)} on the Pareto front: {said}.",
+            f"{len(front)} on the Pareto front: {listed}.",
             name=file_name(group.label(mixture)),
         )
         yield points, words
@@ -125,7 +125,7 @@ def draw_front(axis: Axes, trials: pd.DataFrame, width: float, *, better: Litera
         Handles for a legend, by label.
     """
     handles: dict[str, Any] = {}
-    # Of a thousand trials each is visible where it is alone.
+    # Many points are small and transparent, so that they do not cover each other.
     size, alpha = (14, 0.9) if len(trials) < 200 else (6, 0.5)
     for number, method in enumerate(METHODS.values()):
         own = trials[trials["shown_as"] == method.name]
@@ -136,7 +136,7 @@ def draw_front(axis: Axes, trials: pd.DataFrame, width: float, *, better: Litera
             handles[method.label] = axis.scatter(own["x"], own["y"], s=size, alpha=alpha, zorder=2, **marks)
     front = trials[trials["on_front"]].drop_duplicates(["x", "y"]).sort_values("x")
     if better == "left":
-        # More time than that of the best trial reaches its score as well.
+        # The line continues to the right, because more time reaches the best score, too.
         steps = [*front["x"], trials["x"].max()], [*front["y"], front["y"].max()]
     else:
         xs, ys = front["x"], front["y"]

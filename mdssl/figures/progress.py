@@ -16,7 +16,7 @@ from mdssl.tables.compare import common_datasets
 from mdssl.tables.pareto import training_hours
 
 MOST_SWEEPS = len(style.COLORS)
-"""Sweeps in a figure."""
+"""Number of sweeps in a figure."""
 
 
 class Progress(NamedTuple):
@@ -51,7 +51,7 @@ def sweep_progress(board: pd.DataFrame, *, width: float = style.PAGE) -> style.F
 
 
 def _progress(group: SettingsGroup) -> list[Progress]:
-    """One for each set of evaluation datasets."""
+    """Return the progress of the sweeps for each set of evaluation datasets."""
     rows = group.every_row
     by_datasets: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
     reason = InputError("the best score over time needs a sweep with two trials that have validation scores.")
@@ -77,15 +77,15 @@ def _progress(group: SettingsGroup) -> list[Progress]:
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Progress, Words]]:
     found = _progress(group)
     for one in found:
-        said = [
+        listed = [
             f"{sweep}: {trials['val'].max():.1f} % after {trials['hours'].iloc[-1]:.2g} h and {len(trials)} trials"
             for sweep, trials in one.sweeps.items()
         ]
         words = Words(
             title="Best validation score over training time",
-            caption=f"{_note(one)} The time is that of all trials of a sweep so far, those that were stopped early or "
-            "failed included.",
-            alt=f"A line per sweep. {'; '.join(said)}.",
+            caption=f"{_note(one)} The time is that of all trials of a sweep so far, including those that were stopped "
+            "early or failed.",
+            alt=f"A line per sweep. {'; '.join(listed)}.",
             name=file_name("+".join(one.datasets)) if len(found) > 1 else "",
         )
         yield one, words

@@ -60,21 +60,21 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
     best = ranked["trial_id"][0] if ranked["val"].notna().any() and ranked["trial_id"][0] in curves else None
     rungs = Rungs(curves, status, best, len(status))
     lasts = pd.Series({trial_id: curve["val_linear_top1"].iloc[-1] for trial_id, curve in curves.items()}, dtype=float)
-    said = [
+    listed = [
         f"{len(own)} {name}, last scores from {own.min():.1f} to {own.max():.1f} %"
         for name, own in lasts.groupby(status)
     ]
     words = Words(
         title=f"Validation scores while training, sweep {group.name}",
         caption=_note(rungs),
-        alt=f"A line per trial over training steps: {'; '.join(said)}.",
+        alt=f"A line per trial over training steps: {'; '.join(listed)}.",
         name=file_name(group.name),
     )
     yield rungs, words
 
 
 def _metrics(trial_dir: Location) -> pd.DataFrame:
-    """Steps and validation scores of a trial's reports; empty where there are none.
+    """Read steps and validation scores of a trial's reports; empty if there are none.
 
     Raises:
         ValueError: the file is damaged.

@@ -22,7 +22,7 @@ from mdssl.leaderboard.files import file_of, results_in
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import MADE_BY, check_file
 from mdssl.storage.trial_dir import trial_dir_in
-from mdssl.terminal import Terminal, printable
+from mdssl.terminal import Terminal, printable, say
 
 _METADATA: dict[str, dict[str, str | None]] = {
     "svg": {"Date": None, "Creator": MADE_BY},
@@ -34,7 +34,7 @@ FORMATS = tuple(_METADATA)
 
 
 def to_bytes(figure: Figure, suffix: str, *, title: str = "", description: str = "") -> bytes:
-    """The file of ``figure``: ``svg`` (text stays text), ``png`` (200 dots an inch) or ``pdf`` (fonts embedded).
+    """Return the file of ``figure``: ``svg`` (text stays text), ``png`` (200 dots an inch) or ``pdf`` (fonts embedded).
 
     Args:
         figure: what is drawn.
@@ -119,9 +119,6 @@ def write_figures(
         for suffix in formats:
             check_file(output / f"{entry.name}.{suffix}")
 
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
     files = []
     for number, entry in enumerate(wanted, start=1):
         with style_context(*styles):
@@ -131,15 +128,15 @@ def write_figures(
             data = to_bytes(figure, suffix, title=entry.title, description=f"{entry.caption} {entry.alt}")
             file.write_bytes(data)
             files.append(file)
-            say(f"{number:3}/{len(wanted)}  {file}  {entry.title}")
-        say(textwrap.indent(textwrap.fill(entry.caption, max(console.width, 40) - 9), " " * 9))
+            say(console, f"{number:3}/{len(wanted)}  {file}  {entry.title}")
+        say(console, textwrap.indent(textwrap.fill(entry.caption, max(console.width, 40) - 9), " " * 9))
     if names:
         reasons = [f"{kind}: {reason.rstrip('.')}" for kind, reason in found.absent.items() if kind in names]
         if reasons:
             raise InputError(f"not drawn: {'; '.join(reasons)}.")
         return files
     for kind, reason in found.absent.items():
-        say(f"not drawn: {kind}: {reason}")
+        say(console, f"not drawn: {kind}: {reason}")
     return files
 
 

@@ -14,16 +14,16 @@ from mdssl.leaderboard import board as leaderboard
 from mdssl.tables.compare import half_width, latest_images, over_seeds, settings_apart, settings_of
 
 MOST_MIXTURES = 4
-"""Training mixtures in a group of settings that get figures of their own."""
+"""Number of training mixtures of a group of settings that are drawn."""
 
 CLUSTERING = ("recipe_version_clustering", *CLUSTER_SETTINGS)
 _SHOWN = ("method", "train_mixture", "lambda1", "lambda2", "seed", "data_fingerprint", *CLUSTERING)
-"""Settings that figures show; they never mix rows that differ in others."""
+"""Settings that figures show. Rows that differ in others are never averaged."""
 T = TypeVar("T")
 
 
 def select(board: pd.DataFrame, features: str = "encoder") -> pd.DataFrame:
-    """The rows of ``board`` with a score of ``features``, with all their settings as columns.
+    """Return the rows of ``board`` with a score of ``features``, with all their settings as columns.
 
     Raises:
         ValueError: there is no such row, or the scores are of several probes.
@@ -77,7 +77,7 @@ def one_mixture(rows: pd.DataFrame, mixture: str | None) -> str:
 
 
 def each_mixture(rows: pd.DataFrame, read: Callable[[pd.DataFrame, str], T]) -> Iterator[tuple[str, T]]:
-    """The largest mixtures that have a figure, with ``read(rows, mixture)`` of their rows and those of single domains.
+    """Yield the largest mixtures with a figure, and ``read(rows, mixture)`` of their rows and those of single domains.
 
     Raises:
         ValueError: no mixture has a figure; the reason of the largest one.
@@ -127,12 +127,12 @@ def span(counts: Iterable[int], one: str, many: str) -> str:
 
 
 def seeds_note(counts: Iterable[int]) -> str:
-    """A note on the number of seeds behind the means of a figure, and on their spread."""
+    """Return a note on the number of seeds behind the means of a figure, and on their spread."""
     return span(counts, "One seed, so there is no interval.", "Means over {} seeds with 95 % intervals (Student's t).")
 
 
 def interval_label(counts: Iterable[int]) -> str:
-    """What bands or bars of means over these numbers of seeds are, for a legend. A mean of one seed has none."""
+    """Return the legend entry of intervals of means over these numbers of seeds. A single seed has no interval."""
     return span([n for n in counts if n > 1], "", "95 % interval, n = {}")
 
 
@@ -151,7 +151,7 @@ def in_order(names: Iterable[str], mixture: str) -> list[str]:
 
 @dataclass(frozen=True)
 class SettingsGroup:
-    """Trials that differ in nothing but what figures show: method, mixture, λ, seed and clustering.
+    """Trials that differ only in what figures show: method, mixture, λ, seed and clustering.
 
     Attributes:
         rows: their scores by one probe on one version of each dataset, with all settings, and those of untrained
@@ -159,7 +159,7 @@ class SettingsGroup:
         trials: number of trained encoders.
         description: their settings in words.
         unscored: rows of trials with the same settings without a score.
-        name: of the sweep, where all trials are of one and may differ in any setting.
+        name: of the sweep, if all trials are of one sweep; they may then differ in any setting.
     """
 
     rows: pd.DataFrame
@@ -185,7 +185,7 @@ class SettingsGroup:
 
 
 def settings_groups(board: pd.DataFrame) -> list[SettingsGroup]:
-    """The groups of ``board``, the one with most trials first."""
+    """Return the groups of ``board``, the one with most trials first."""
     rows = encoder_scores(board)
     untrained = rows["method"].isin(UNTRAINED)
     trained = rows[~untrained]
@@ -207,13 +207,13 @@ def settings_groups(board: pd.DataFrame) -> list[SettingsGroup]:
 
 
 def encoder_scores(board: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``board`` with a score of encoder features, with all their settings."""
+    """Return the rows of ``board`` with a score of encoder features, with all their settings."""
     is_scored = (board["status"] == "finished") & board["top1"].notna()
     return all_settings(board[is_scored & (board["features"] == "encoder")])
 
 
 def by_one_probe(rows: pd.DataFrame) -> pd.DataFrame:
-    """The scores by the most frequent probe, on the latest images of each dataset and mixture."""
+    """Return the scores by the most frequent probe, on the latest images of each dataset and mixture."""
     rows = rows[rows["probe"] == rows["probe"].value_counts().index[0]]
     return latest_images(latest_images(rows), "data_fingerprint", "train_mixture")
 
@@ -226,17 +226,17 @@ def probe_words(rows: pd.DataFrame) -> str:
 
 
 def count_trained(rows: pd.DataFrame) -> int:
-    """The number of trained encoders in ``rows``."""
+    """Return the number of trained encoders in ``rows``."""
     return rows.loc[~rows["method"].isin(UNTRAINED), "trial_id"].nunique()
 
 
 def unscored(board: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``board`` without a score, with all their settings."""
+    """Return the rows of ``board`` without a score, with all their settings."""
     return all_settings(board[(board["status"] != "finished") | board["top1"].isna()])
 
 
 def unscored_like(rows: pd.DataFrame, trial: pd.Series) -> pd.DataFrame:
-    """Those of ``rows`` that differ from ``trial`` in nothing but what figures show."""
+    """Select the ``rows`` that differ from ``trial`` only in settings that figures show."""
     for name in _hidden_settings(rows):
         if name in trial:
             rows = rows[rows[name].isna() if pd.isna(trial[name]) else rows[name] == trial[name]]
@@ -244,14 +244,14 @@ def unscored_like(rows: pd.DataFrame, trial: pd.Series) -> pd.DataFrame:
 
 
 def of_one_device(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of trials that ran on the most frequent device with the most frequent number of workers."""
+    """Return the rows of trials that ran on the most frequent device with the most frequent number of workers."""
     for name in ("device", "num_workers"):
         rows = rows[rows[name].isna() | rows[name].isin(rows[name].mode()[:1])]
     return rows
 
 
 def _hidden_settings(rows: pd.DataFrame) -> list[str]:
-    """The settings of ``rows`` that no figure shows."""
+    """Return the settings of ``rows`` that no figure shows."""
     return [name for name in settings_of(rows) if name not in _SHOWN]
 
 

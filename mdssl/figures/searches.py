@@ -22,7 +22,7 @@ _IMAGES = ("data_fingerprint", "weights", "recipe_version", "recipe_version_clus
 
 
 def whole_board(board: pd.DataFrame) -> list[SettingsGroup]:
-    """All trials of ``board`` as one group, whatever their settings, with scores of the most frequent probe."""
+    """Return all trials of ``board`` as one group, whatever their settings, with scores of the most frequent probe."""
     rows = encoder_scores(board)
     if rows.empty:
         return []
@@ -31,7 +31,7 @@ def whole_board(board: pd.DataFrame) -> list[SettingsGroup]:
 
 
 def each_sweep(board: pd.DataFrame) -> list[SettingsGroup]:
-    """A group for each sweep of ``board``, the one with most trials first."""
+    """Return a group for each sweep of ``board``, the one with most trials first."""
     found = [
         replace(group, description=f"Sweep {sweep}, {group.description}", name=str(sweep))
         for sweep, own in board.groupby("sweep", sort=False)
@@ -41,7 +41,7 @@ def each_sweep(board: pd.DataFrame) -> list[SettingsGroup]:
 
 
 def trials_of(group: SettingsGroup) -> pd.DataFrame:
-    """The trained trials of ``group``, those that were stopped or failed included, in the order in which they ended.
+    """Return the trained trials of ``group``, including stopped and failed ones, in the order in which they ended.
 
     Returns:
         A row per trial with its settings, ``trial_id``, ``status``, and ``val``, the validation score in percent.
@@ -59,13 +59,13 @@ def trials_of(group: SettingsGroup) -> pd.DataFrame:
 
 
 def searched_settings(trials: pd.DataFrame) -> list[str]:
-    """The settings, besides the seed, in which trials that have them differ, in the order of the columns."""
+    """Return the settings, besides the seed, in which trials that have them differ, in the order of the columns."""
     apart = settings_apart(trials, missing_differs=False)
     return [name for name in settings_of(trials) if name in apart and name not in _IMAGES]
 
 
 def tried(group: SettingsGroup, what: str, least: int) -> tuple[pd.DataFrame, list[str], str]:
-    """The trials of ``group`` with a validation score, the settings in which they differ, and a note on the others.
+    """Return the trials with a validation score, the settings in which they differ, and a note on the others.
 
     Baselines beside methods that weigh domains are left out: they lack settings that were searched.
 
@@ -113,7 +113,7 @@ def scale_of(values: pd.Series) -> str:
 
 
 def drawn(values: pd.Series) -> pd.Series:
-    """The positions of ``values`` on an axis: their decimal logarithms or the values, by `scale_of`."""
+    """Return the positions of ``values`` on an axis: their decimal logarithms or the values, by `scale_of`."""
     values = values.astype(float)
     return pd.Series(np.log10(values), values.index) if scale_of(values) == "log" else values
 
@@ -130,6 +130,6 @@ def label_axis(axis: Axis, name: str, values: pd.Series) -> None:
 
 
 def header(name: str) -> str:
-    """The name of a setting as axes show it."""
+    """Return the name of a setting as axes show it."""
     short = {"lambda1": "λ1", "lambda2": "λ2", "train_mixture": "mixture"}
     return short.get(name, name.replace("_", " "))

@@ -43,24 +43,24 @@ MOST_NAMES = 8
 
 
 def scale() -> float:
-    """The size of text in units of 7 points, for which lengths in inches are made."""
+    """Return the size of text in units of 7 points, for which lengths in inches are made."""
     return float(matplotlib.rcParams["font.size"]) / 7
 
 
 def fits(inches: float) -> int:
-    """How many characters are so wide."""
+    """Number of characters that fit into ``inches``."""
     return int(inches * 12.5 / scale())
 
 
 def panels(
     count: int, *, width: float, height: float, per_row: int | None = None, sharex: bool = False, square: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of ``width`` inches with ``count`` panels, each ``height`` inches high, more with larger text.
+    """Return a figure of ``width`` inches with ``count`` panels, each ``height`` inches high, more with larger text.
 
     Args:
         per_row: panels in a row; by default at most two in a column of print, and four on a page.
-        sharex: whether panels have one x axis, drawn below the lowest.
-        square: whether panels keep their shape. Placed as if they filled their cells, their labels would be cut off.
+        sharex: whether the panels of a column share the x axis, drawn below the lowest.
+        square: whether panels keep their aspect ratio, for which the layout must reserve space.
     """
     if per_row is None:
         per_row = equal_rows(count, int(width / 1.6 / scale()))
@@ -76,13 +76,13 @@ def panels(
 
 
 def equal_rows(count: int, most: int) -> int:
-    """The length of equal rows of ``count`` items, at most ``most`` each: six are 3 + 3, not 4 + 2."""
+    """Return the length of equal rows of ``count`` items, at most ``most`` each: six are 3 + 3, not 4 + 2."""
     rows = -(-count // max(most, 1))
     return -(-count // rows)
 
 
 def outer_labels(axes: list[Axes], x: str, y: str) -> None:
-    """Labels of the left and lower panels only; each panel keeps its own scale."""
+    """Label the left and lower panels only."""
     for number, axis in enumerate(axes):
         spot = axis.get_subplotspec()
         assert spot is not None
@@ -91,7 +91,7 @@ def outer_labels(axes: list[Axes], x: str, y: str) -> None:
 
 
 def no_negative(axis: Axes, highest: float = float("inf")) -> None:
-    """Remove ticks below zero, because no value is negative, and those above ``highest``; markers there stay whole."""
+    """Limit the y axis to the values that exist, from 0 to ``highest``, with a margin for markers."""
     low, high = axis.get_ylim()
     if high > 1.03 * highest:
         high = 1.03 * highest
@@ -107,7 +107,7 @@ def line(number: int) -> dict[str, Any]:
 
 
 def evenly(values: Sequence[Any] | np.ndarray, most: int) -> list[Any]:
-    """At most ``most`` of ``values``, evenly from the first to the last."""
+    """Return at most ``most`` of ``values``, evenly from the first to the last."""
     return [values[place] for place in np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))]
 
 
@@ -117,18 +117,18 @@ def plain(text: object) -> str:
 
 
 def setting(value: object) -> str:
-    """The value of a setting as text."""
+    """Return the value of a setting as text."""
     return f"{value:g}" if isinstance(value, float | np.floating) else plain(value)
 
 
 class _AtJoints(textwrap.TextWrapper):
-    """Breaks lines behind plus signs, underscores and hyphens, too, and not at a no-break space."""
+    """Also breaks lines after plus signs, underscores and hyphens, but not at no-break spaces."""
 
     wordsep_re = re.compile(r"( +)|(?<=[+_-])")
 
 
 def wrapped(text: object, characters: int, lines: int = 3) -> str:
-    """``text`` in lines of at most so many characters. What does not fit into ``lines`` is cut off."""
+    """Break ``text`` into at most ``lines`` lines of ``characters``, and cut off the rest."""
     found = _AtJoints(characters).wrap(str(text)) or [""]
     if len(found) > lines:
         found = [*found[: lines - 1], found[lines - 1][: characters - 1] + "…"]
@@ -145,7 +145,7 @@ def dataset_label(name: str, characters: int = 24, *, before: str = "") -> str:
 
 
 def note(figure: Figure, text: str) -> None:
-    """Small print below the panels, if the look has it; the figure grows by its lines."""
+    """Add small print below the panels and enlarge the figure by its lines, if the look has notes."""
     if not figure.look.notes:
         return
     lines = textwrap.wrap(text, int(figure.get_figwidth() * 20 / scale()))
@@ -154,7 +154,7 @@ def note(figure: Figure, text: str) -> None:
 
 
 def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """One legend for all panels, above them, in as few rows as fit; the figure grows by them.
+    """Add one legend above all panels, in as few rows as possible, and enlarge the figure by them.
 
     Args:
         handles: what matplotlib drew, by label.
@@ -173,16 +173,16 @@ def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
 
 
 def time_unit(hours: pd.Series) -> tuple[str, int]:
-    """Unit for ``hours``, and how many of it are an hour."""
+    """Return a unit for ``hours``, and the number of units in an hour."""
     return ("hours", 1) if hours.max() >= 0.5 else ("minutes", 60)
 
 
 def names_or_number(datasets: Sequence[str]) -> str:
-    """The names of a few datasets, or the number of many."""
+    """Return the names of the datasets, or their number if they are many."""
     return ", ".join(datasets) if len(datasets) <= MOST_NAMES else f"{len(datasets)} datasets"
 
 
 def in_words(what: str, by_dataset: Sequence[str]) -> str:
-    """An alternative text: ``what`` and a sentence for each of the first datasets."""
+    """Return an alternative text: ``what`` and a sentence for each of the first datasets."""
     more = len(by_dataset) - MOST_NAMES
     return " ".join([what, *by_dataset[:MOST_NAMES], *([f"And {more} more datasets."] if more > 0 else [])])

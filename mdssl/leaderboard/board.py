@@ -1,8 +1,8 @@
 """The leaderboard: a folder of Parquet files, one per trial, that any Parquet reader opens as one table.
 
-A trial's file is replaced whole and has the schema below down to the last type, also where a column holds nothing yet,
-so a bare ``pd.read_parquet("results/leaderboard")`` works at any time. A row is one trial on one evaluation dataset,
-by one probe of one feature layer; a trial that failed to train is one row with its error and no evaluation dataset.
+A trial's file is replaced atomically and always has all columns of the schema with their types, so a bare
+``pd.read_parquet("results/leaderboard")`` works at any time. A row is one trial on one evaluation dataset, by one probe
+of one feature layer; a trial that failed to train is one row with its error and no evaluation dataset.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ _NEEDED = {"finished": _OF_A_SCORE, "stopped": ("eval_dataset", "seen", "feature
 """By status, the columns in which a row must have a value."""
 
 _MANY = 100
-"""The number of trials from which on reading all files, or their compacted copy, is faster than a file for each."""
+"""From this number of trials on, reading the whole leaderboard is faster than reading a file for each."""
 _SAID_BY_COLUMNS = {*SCHEMA.names, "domains"}
 _AFTER_EVALUATION = ', "recipe_version": '
 
 
 def write_rows(storage: str | Location, trial_id: str, rows: Sequence[Row]) -> None:
-    """Replace the file of one trial by ``rows``, whole.
+    """Replace the file of one trial, atomically, by ``rows``.
 
     Args:
-        storage: where results live; the file is ``leaderboard/<trial_id>.parquet`` in it.
+        storage: folder or bucket of results; the file is ``leaderboard/<trial_id>.parquet`` in it.
         rows: values by column name. Columns left out are null; times are aware datetimes or ISO 8601 strings.
 
     Raises:
         ValueError: ``trial_id`` is not a trial id.
-        AssertionError: the rows are not what a leaderboard holds, which is an error of the program, not of its user.
+        AssertionError: the rows are invalid, which is a defect of the program.
     """
     file = file_of(storage, trial_id)
     complete = [_complete(row, trial_id) for row in rows]
@@ -57,15 +57,14 @@ def write_rows(storage: str | Location, trial_id: str, rows: Sequence[Row]) -> N
 
 
 def read_rows(storage: str | Location, trial_id: str) -> list[Row]:
-    """The rows of one trial by column name, null as None and times as aware datetimes; empty if it has no file.
+    """Return the rows of one trial by column name, null as None and times as aware datetimes; empty if it has no file.
 
-    As by `read`, probes are named as they are now (`mdssl.config.run.probe_named_now`).
+    Probes have their present names, see `mdssl.config.run.probe_named_now`.
 
     Raises:
         ValueError: ``trial_id`` is not a trial id, or its file is not one of ours.
     """
-    rows = read_files([file_of(storage, trial_id)]).to_pylist()
-    return [row | {"probe": row["probe"] and probe_named_now(row["probe"])} for row in rows]
+    return read_rows_of(storage, [trial_id]).get(trial_id, [])
 
 
 def read_rows_of(storage: str | Location, trial_ids: Collection[str]) -> dict[str, list[Row]]:
@@ -90,13 +89,13 @@ def _table_of(storage: str | Location, trial_ids: Collection[str]) -> pa.Table:
 
 
 def read(storage: str | Location, **filters: object) -> pd.DataFrame:
-    """The whole leaderboard, or the rows that match all ``filters``.
+    """Return the whole leaderboard, or the rows that match all ``filters``.
 
     Columns and dtypes are always the same, also with no rows: whole numbers are ``Int64`` and ``seen`` is ``boolean``,
     so that a missing value does not change the type of its column.
 
     Args:
-        storage: where results live, the folder above ``leaderboard``.
+        storage: folder or bucket of results, which contains ``leaderboard``.
         filters: a column name with a value, or with a list of values of which a row must have one; None is null:
             ``read("results", method="mdssl", lambda1=[0.9, 1.0])``.
 
@@ -112,7 +111,7 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame = table.to_pandas(types_mapper=types.get)
     frame["probe"] = frame["probe"].replace({name: probe_named_now(name) for name in frame["probe"].dropna().unique()})
-    # Where they are now: results may have been copied since they were written.
+    # The present location: results may have been copied since they were written.
     encoders = (Location.of(storage) / TRIALS).uri + "/" + frame["trial_id"] + "/encoder.safetensors"
     frame["checkpoint"] = encoders.where(frame["checkpoint"].notna(), None)
     for name, wanted in filters.items():
@@ -121,18 +120,18 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
 
 
 def with_settings(df: pd.DataFrame) -> pd.DataFrame:
-    """``df`` and, from ``config_json``, a column for each setting without one.
+    """Add a column to ``df`` for each setting that only ``config_json`` has.
 
-    Such as ``weight_decay``, ``crop_min_area`` or ``recipe_version``, null where the method has no such setting, and
-    ``eval_fingerprint``: what the images were that gave the score. Filter by them, or name them in the index of
-    `mdssl.tables.compare.pivot`. ``eval_dataset`` and ``train_mixture`` have names as they are shown, see
+    These are, for example, ``weight_decay``, ``crop_min_area`` and ``recipe_version``, null if the method does not have
+    the setting, and ``eval_fingerprint``, which identifies the images of the score. Filter by them, or name them in the
+    index of `mdssl.tables.compare.pivot`. ``eval_dataset`` and ``train_mixture`` get the names that are shown, see
     `mdssl.leaderboard.names`.
     """
     of_evaluation = cache(_evaluation)
     evaluations, numbers = [], []
     different: dict[str, int] = {}
     for text in df["config_json"]:
-        # The evaluation stands first. What is left is long, and the same in all rows of a trial: parse that once.
+        # The evaluation comes first. The rest is long, and the same in all rows of a trial, so it is parsed once.
         evaluation, _, rest = text.partition(_AFTER_EVALUATION)
         found = of_evaluation(evaluation)
         if found is None:
@@ -151,7 +150,7 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def _evaluation(text: str) -> dict[str, Any] | None:
-    """The evaluation in a ``config_json``, its first member; None if ``text`` is not that member alone."""
+    """Return the evaluation in a ``config_json``, its first member; None if ``text`` is not that member alone."""
     try:
         first = json.loads(text + "}")
     except json.JSONDecodeError:
@@ -166,12 +165,12 @@ def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
         own.setdefault("schedule", "cosine")
         if METHODS.get(trial.get("method", ""), METHODS["simclr"]).has_setting("sampling"):
             own.setdefault("sampling", "balanced")
-    # Rows from before clustering had a version of its own were made by its first.
+    # Rows without a version of clustering were made by its first version.
     clustering = produced_by.get("recipe_version_clustering", 1 if trial.get("method") in CLUSTERED else None)
     return own | {"recipe_version": produced_by.get("recipe_version"), "recipe_version_clustering": clustering}
 
 
-def _complete(row: Row, trial_id: str) -> dict[str, Any]:
+def _complete(row: Row, trial_id: str) -> Row:
     unknown = row.keys() - set(SCHEMA.names)
     assert not unknown, f"no such leaderboard columns: {sorted(unknown)}"
     # Rows of an older version, read again, have all columns of this one.

@@ -96,7 +96,11 @@ COLUMNS = (
     Column("gpu_hours", _FLOAT, "train_seconds times GPUs: h"),
     Column("num_workers", _INT, "training processes"),
     Column("device", _TEXT, "device of the workers"),
-    Column("views_seen", _INT, "augmented images that went through the encoder, in a trial that it continued from too"),
+    Column(
+        "views_seen",
+        _INT,
+        "augmented images that went through the encoder, including those of a trial that it continued",
+    ),
     Column("views_per_second", _FLOAT, "views of the steps that it trained itself / train_seconds: 1/s"),
     Column("peak_memory_mb", _FLOAT, "largest memory use of one worker, on its GPU if it has one: MB"),
     Column("encoder_mb", _FLOAT, "size of the saved encoder: MB"),
@@ -120,7 +124,7 @@ _FIRST_COLUMNS = [column.name for column in COLUMNS if column.since == 1]
 
 
 def as_now(table: pa.Table) -> pa.Table:
-    """A table of schema version 1 with the columns of today, null where it has none; any other as it is."""
+    """Add the later columns, with null, to a table of schema version 1; other tables are unchanged."""
     if table.column_names != _FIRST_COLUMNS:
         return table
     for number, column in enumerate(COLUMNS):

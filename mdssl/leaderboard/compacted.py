@@ -1,9 +1,9 @@
 """The compacted copy: all rows of the leaderboard in one file beside its folder, for ten thousand trials and more.
 
 Opening thousands of small files takes most of the time of reading them: 10,000 trials take seconds without a copy, and
-tenths of a second with one (bench/leaderboard.py). The files of the trials stay the truth. The copy records the size
-and modification time of each. Readers list the folder in one call, and take from the copy only the rows of files that
-are still the same; new and changed files are read, and rows of deleted files are left out.
+tenths of a second with one (bench/leaderboard.py). The files of the trials remain authoritative: the copy records the
+size and modification time of each. Readers list the folder in one call, and use only the rows of unchanged files from
+the copy; they read new and changed files, and leave out rows of deleted files.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def compact(storage: str | Location) -> Compacted:
     """Write a new compacted copy from the files of all trials.
 
     Raises:
-        ValueError: there are no files; one of them is not one of ours; or the storage cannot be written, or does not
-            tell when its files were.
+        ValueError: there are no files; one of them is not a leaderboard file; or the storage cannot be written, or has
+            no modification times.
     """
     storage = Location.of(storage)
     if not _stamps(storage):
@@ -69,7 +69,7 @@ def compact(storage: str | Location) -> Compacted:
             f"the leaderboard in {storage} cannot be compacted: this kind of storage has no modification times, so "
             "an outdated copy could not be detected. It is read file by file."
         )
-    # Listed before anything is read: a file that is replaced meanwhile has another stamp from then on.
+    # Listed before the files are read, so that a file that is replaced in the meantime has another stamp.
     listed = _stamps(storage)
     settled = {
         name: stamp
@@ -88,7 +88,7 @@ def compact(storage: str | Location) -> Compacted:
 def renew(storage: str | Location) -> Compacted | None:
     """`compact`, if the copy lacks at least 200 files or their latest state; otherwise do nothing.
 
-    None as well where `compact` would raise: the copy only saves time, and reading the folder reports the error.
+    Also returns None if `compact` raises, because the copy only saves time; reading the folder reports the error.
     """
     storage = Location.of(storage)
     listed = _stamps(storage)
@@ -102,10 +102,10 @@ def renew(storage: str | Location) -> Compacted | None:
 
 
 def read_folder(storage: str | Location) -> pa.Table:
-    """All rows of the leaderboard as its files hold them now, sorted by trial; from the compacted copy where it can.
+    """Read all rows of the leaderboard, sorted by trial, from the compacted copy where it is up to date.
 
     Raises:
-        ValueError: a file in the folder is not one of ours, or of a newer version.
+        ValueError: a file in the folder is not a leaderboard file, or of a newer version.
     """
     storage = Location.of(storage)
     listed = _stamps(storage)
@@ -150,7 +150,7 @@ def _read_copy(file: Location) -> tuple[dict[str, tuple[int, int]], pa.Table]:
 
 
 def _stamps(storage: Location) -> dict[str, tuple[int, int | None] | None]:
-    """Size in bytes and time of writing in ns since 1970 of each Parquet file in the folder; None for a subfolder.
+    """Return size in bytes and time of writing in ns since 1970 of each Parquet file; None for a subfolder.
 
     Other files are ignored. A folder is not, because pandas reads it as well.
     """

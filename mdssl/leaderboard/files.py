@@ -19,13 +19,12 @@ from mdssl.storage.trial_dir import TRIALS, rows_file_in
 
 SUFFIX = ".parquet"
 _LOCAL, _REMOTE = (64, 2), (1, 16)
-"""Files that a thread reads and joins before the next ones, and threads. An object store answers in tens of
-milliseconds, and a leaderboard may have hundreds of files; on a disk threads wait for each other alone, and 16 take
-twice as long as two."""
+"""Files per task of a thread, and number of threads. Threads hide the latency of object stores, tens of milliseconds.
+On a local disk, 16 threads take twice as long as two, because they only wait for each other."""
 
 
 def file_of(storage: str | Location, trial_id: str) -> Location:
-    """Return the file with the rows of a trial. Raises ``ValueError`` where ``trial_id`` is not a trial id."""
+    """Return the file with the rows of a trial. Raises ``ValueError`` if ``trial_id`` is not a trial id."""
     check_trial_id(trial_id)
     return rows_file_in(storage, trial_id)
 
@@ -39,7 +38,7 @@ def to_bytes(table: pa.Table) -> bytes:
 
 
 def read_files(files: Sequence[Location]) -> pa.Table:
-    """The rows of ``files``, in their order. Files that do not exist have none.
+    """Return the rows of ``files``, in their order. Files that do not exist are skipped.
 
     Raises:
         ValueError: a file is not one of ours, or of a newer version.
@@ -123,6 +122,6 @@ def results_in(storage: str | Location) -> Location:
 
 
 def trial_ids(storage: Location) -> list[str]:
-    """The ids of the trials that have a folder, sorted; other files and folders are ignored."""
+    """Return the ids of the trials that have a folder, sorted; other files and folders are ignored."""
     found = (storage / TRIALS).listing().items()
     return [name for name, info in found if is_trial_id(name) and info.type == pyarrow.fs.FileType.Directory]

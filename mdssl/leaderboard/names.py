@@ -26,7 +26,7 @@ _COUNTS = ("num_classes", "num_train", "num_test")
 
 
 def name_of(dataset: str, words: str) -> str:
-    """The name of ``dataset``, followed by ``words``, its difference from the published dataset, if there are any."""
+    """Return the name of ``dataset`` with ``words``, its difference from the published dataset, if any."""
     return f"{dataset} ({words.translate(_NO_PARENTHESES)})" if words else dataset
 
 
@@ -36,20 +36,20 @@ def mixture_of(train_mixture: str, variants: Mapping[str, str]) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A dataset, or a mixture, without the words of `name_of`."""
+    """Return a dataset, or a mixture, without the words of `name_of`."""
     return _MARKED.sub(lambda found: found[1] if found[1] in CATALOG else found[0], name)
 
 
 def matching_names(wanted: Iterable[str], found: Iterable[str]) -> list[str]:
-    """The entries of ``found`` that are in ``wanted``, with or without the words of `name_of`."""
+    """Return the entries of ``found`` that are in ``wanted``, with or without the words of `name_of`."""
     wanted = set(wanted)
     return [name for name in found if {name, plain_name(name)} & wanted]
 
 
 def words_of_score(row: Mapping[str, Any]) -> str:
-    """The difference between the evaluation dataset of a row and the published one; in older rows, by the counts."""
+    """Return the difference of the evaluation dataset of a row from the published one; in older rows, by counts."""
     evaluation = json.loads(row.get("config_json") or "{}").get("evaluation", {})
-    return evaluation["variant"] if "variant" in evaluation else _by_counts(row["eval_dataset"], *_counts_of(row))
+    return evaluation["variant"] if "variant" in evaluation else _by_counts(row["eval_dataset"], *map(row.get, _COUNTS))
 
 
 def marked(
@@ -88,10 +88,6 @@ def marked(
         for mixture, trial_id in zip(df["train_mixture"], df["trial_id"], strict=True)
     ]
     return df.assign(eval_dataset=pd.Series(shown, df.index, dtype=df["eval_dataset"].dtype), train_mixture=trained_on)
-
-
-def _counts_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in _COUNTS)
 
 
 @lru_cache(maxsize=4096)

@@ -8,7 +8,7 @@ from mdssl.storage.location import Location
 from mdssl.storage.notes import Notes, read_notes
 
 TAGS, NOTE = NOTE_COLUMNS = ("tags", "note")
-"""Columns of `with_notes`: the tags of a row's trial, separated by spaces, and its note; null where it has none."""
+"""Columns of `with_notes`: the tags of a row's trial, separated by spaces, and its note; null if it has none."""
 
 
 def with_notes(rows: pd.DataFrame, storage: str | Location) -> pd.DataFrame:

@@ -36,16 +36,16 @@ def resources_side_by_side(board: pd.DataFrame) -> pd.DataFrame:
         should be), ``published``, ``ours`` (each model's mean over seeds; null as long as a model is missing),
         ``difference``, ``trained`` (models found), ``trial_ids``, ``devices``, ``status``.
 
-        What the paper leaves open: whether its 42.41 h are four runs one after another, as ours are summed, and what
-        lies on its disk. Its 242 MB a model are about what a checkpoint with head and momentum takes; our
-        ``encoder_mb`` is the encoder alone. Its GPUs are GeForce RTX 2080: hours on another device are no comparison.
+        The paper does not state whether its 42.41 h are the sum of four runs, as ours are, nor which files it counts.
+        Its 242 MB a model are about the size of a checkpoint with head and momentum; our ``encoder_mb`` is the encoder
+        alone. Its GPUs are GeForce RTX 2080: hours on other devices are not comparable.
 
     Raises:
-        ValueError: as `side_by_side`; also where runs of one model differ in device or worker count.
+        ValueError: as `side_by_side`; also if runs of one model differ in device or worker count.
     """
     rows = rows_with_models(board)
     trials = rows[rows["status"] == "finished"].drop_duplicates("trial_id")
-    # What it cost to train an encoder does not depend on how, and on what, it was scored.
+    # The cost of training does not depend on the evaluation.
     trials = trials.drop(columns=["features", "probe", "eval_fingerprint"])
     trials["_other_data"] = [", ".join(other_data({"train_mixture": name})) for name in trials["train_mixture"]]
     trials = on_published_data(trials, ["_model"])
@@ -63,7 +63,7 @@ def resources_side_by_side(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dict[str, Row]:
-    """The rows of `resources_side_by_side` by resource: each sums the means over seeds of ``models``."""
+    """Return the rows of `resources_side_by_side` by resource: each sums the means over seeds of ``models``."""
     costs = pd.DataFrame(
         {
             "training_hours": trials["train_seconds"] / 3600,
@@ -92,12 +92,12 @@ def _costs(trials: pd.DataFrame, models: list[str], published: pd.Series) -> dic
 
 
 def _change(before: Row, after: Row) -> Row:
-    """The row of `resources_side_by_side` with the change from ``before`` to ``after``, in percent."""
+    """Return the row of `resources_side_by_side` with the change from ``before`` to ``after``, in percent."""
     return {
         "resource": after["resource"],
         "unit": "%",
         "published": 100 * (after["published"] / before["published"] - 1),
-        # On CPUs there are no GPUs to save.
+        # Without GPUs there is no change in percent.
         "ours": 100 * (after["ours"] / before["ours"] - 1) if before["ours"] else float("nan"),
         "method": "change",
         "models": None,

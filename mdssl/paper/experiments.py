@@ -19,7 +19,7 @@ class PaperTrial:
     """simclr (one domain: the single-domain baseline; several: their union) | mdssl | mdssl-clustered | mdssl-robust |
     pretrained (nothing is trained)."""
     domains: tuple[str, ...] = ()
-    """To train on, in the paper's order; none where the encoder comes pretrained."""
+    """To train on, in the paper's order; none for a pretrained encoder."""
     lambda1: float = 1.0
     """Weight of the within-domain term (eq. 3)."""
     lambda2: float = 0.0
@@ -94,7 +94,7 @@ EXPERIMENTS = _experiments()
 
 
 def experiment(name: str) -> PaperExperiment:
-    """The table or figure called ``name``.
+    """Return the table or figure called ``name``.
 
     Raises:
         ValueError: there is none of that name.

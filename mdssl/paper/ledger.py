@@ -50,7 +50,7 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
     """List every published number of tables 1 to 5 with our number and a verdict on the claim.
 
     `mdssl.paper.verdicts.RULE` says when ours agree. Of a model that was trained by several recipes, the one that
-    differs from the paper's in the fewest settings is taken, for each evaluation dataset by itself; then the one with
+    differs from the paper's in the fewest settings is used, for each evaluation dataset separately; then the one with
     the most images seen, then the newest.
 
     Args:
@@ -81,7 +81,7 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_published_models(board: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``board`` for models of the paper's tables, with all settings and the model's key as ``_model``."""
+    """Return the rows for models of the paper's tables, with all settings and the model's key as ``_model``."""
     wanted = published()[MODEL].drop_duplicates()
     keys = {model_key(*model) for model in wanted.itertuples(index=False)}
     keys |= {model_key(*model) for model in _models_of_table2()}
@@ -123,15 +123,11 @@ def _closest_recipe(rows: pd.DataFrame) -> pd.DataFrame:
 def _deviations(row: Row) -> list[str]:
     """Describe each setting of ``row`` that differs from the paper's, and each dataset that is not a published one."""
     names = _OF_A_PRETRAINED if row["method"] == "pretrained" else PAPER_RECIPE
-    return _off_data(row) + [
+    return [f"{name} is not the published dataset" for name in other_data(row)] + [
         f"{name.replace('_', ' ')} {_value(row[name])} (paper: {_value(PAPER_RECIPE[name])})"
         for name in names
         if pd.notna(row.get(name)) and row[name] != PAPER_RECIPE[name]
     ]
-
-
-def _off_data(row: Row) -> list[str]:
-    return [f"{name} is not the published dataset" for name in other_data(row)]
 
 
 def _value(value: object) -> str:
@@ -175,7 +171,7 @@ def _mean(of_mean: Row, scores: list[Row]) -> Row:
 
 
 def _leads(source: str, scores: list[Row]) -> list[Row]:
-    """The claims about the difference between MDSSL's mean and that of SimCLR on the union of the same domains."""
+    """Return the claims about differences between MDSSL's mean and that of SimCLR on the union of its domains."""
     lines = []
     plausible = [cell for cell in scores if cell["eval_dataset"] not in IMPLAUSIBLE]
     for model in dict.fromkeys(_model_of(cell) for cell in plausible if cell["method"] == "mdssl"):
@@ -209,13 +205,13 @@ def _leads(source: str, scores: list[Row]) -> list[Row]:
 
 
 def _means_by_seed(cells: list[Row]) -> dict[int, float]:
-    """The mean over ``cells`` for each seed that all of them have."""
+    """Return the mean over ``cells`` for each seed that all of them have."""
     seeds = set.intersection(*(set(cell["by_seed"]) for cell in cells)) if cells else set()
     return {seed: mean(cell["by_seed"][seed] for cell in cells) for seed in sorted(seeds)}
 
 
 def _costs(rows: pd.DataFrame) -> list[Row]:
-    """The claims of table 2, from the settings that trained most of its models and are closest to the paper."""
+    """Return the claims of table 2, from the settings that trained most of its models and are closest to the paper."""
     trials = rows[rows["status"] == "finished"].drop_duplicates("trial_id")
     trials = trials[trials["_model"].isin({model_key(*model) for model in _models_of_table2()})]
     table, recipe, deviations = resources_side_by_side(rows.iloc[:0]), "", []

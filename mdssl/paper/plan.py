@@ -14,6 +14,7 @@ from mdssl.data.dataset import prepare_command
 from mdssl.data.remote import is_prepared_in, variants_in
 from mdssl.leaderboard.names import name_of
 from mdssl.paper.experiments import EXPERIMENTS, PaperTrial, experiment
+from mdssl.terminal import say
 
 ASSUMED_VIEWS_PER_SECOND = 200_000
 """Of a ResNet-50 with the ImageNet stem at 32x32 in bf16 on one H100 or H200: an estimate from its arithmetic and
@@ -41,10 +42,10 @@ class Plan(NamedTuple):
 
 
 def plan_experiments(names: Sequence[str], data: str | Path, *, has_weights: bool = False) -> Plan:
-    """The trials of the experiments ``names``, those of several of them once, as far as ``data`` has their datasets.
+    """Return the trials of the experiments ``names``, each once, whose datasets are prepared in ``data``.
 
     Args:
-        has_weights: whether a pretrained encoder is given; its trial comes of itself, and is not one of the plan's.
+        has_weights: whether a pretrained encoder is given. Its trial is added elsewhere, so the plan leaves it out.
     """
     found = [experiment(name) for name in names]
     wanted = dict.fromkeys(trial for chosen in found for trial in chosen.trials)
@@ -64,13 +65,13 @@ def plan_experiments(names: Sequence[str], data: str | Path, *, has_weights: boo
 
 
 def gpu_hours(trials: Iterable[PaperTrial], recipe: Recipe, views_per_second: float) -> float:
-    """Estimated hours of one GPU to train ``trials`` once each."""
+    """Estimate the hours of one GPU to train ``trials`` once each."""
     views = sum(2 * recipe.batch_per_domain * recipe.iterations * len(trial.domains) for trial in trials)
     return views / views_per_second / 3600
 
 
 def speed(recipe: Recipe, board: pd.DataFrame) -> tuple[float, str]:
-    """The views/s for estimates, and their source: the median over trials of the same encoder on GPUs, or an
+    """Return the views/s for estimates, and their source: the median over trials of the same encoder on GPUs, or an
     assumption."""
     same = board[(board["arch"] == recipe.arch) & (board["stem"] == recipe.stem) & (board["device"] != "cpu")]
     measured = same.dropna(subset=["views_per_second"]).drop_duplicates("trial_id")
@@ -101,9 +102,9 @@ def print_list(
 
     for name in names:
         chosen = EXPERIMENTS[name]
-        _say(console, f"{name}: {chosen.title} ({chosen.section})")
+        say(console, f"{name}: {chosen.title} ({chosen.section})")
         for trial in chosen.trials:
-            _say(console, f"    {trial}")
+            say(console, f"    {trial}")
         marks = variants_in(data, [*chosen.domains, *chosen.evaluate])
         marks |= dict.fromkeys(plan_experiments([name], data).lacking, "not prepared")
         trained, scored = (
@@ -111,16 +112,16 @@ def print_list(
             for datasets in (chosen.domains, chosen.evaluate)
         )
         same = set(chosen.domains) == set(chosen.evaluate)
-        _say(console, f"  datasets: {trained}" if same else f"  datasets: trained on {trained}; scored on {scored}")
-        _say(console, f"  {cost(chosen.trials)}")
+        say(console, f"  datasets: {trained}" if same else f"  datasets: trained on {trained}; scored on {scored}")
+        say(console, f"  {cost(chosen.trials)}")
         for note in chosen.notes:
-            _say(console, f"  note: {note}")
-        _say(console, "")
+            say(console, f"  note: {note}")
+        say(console, "")
     once = dict.fromkeys(trial for name in names for trial in EXPERIMENTS[name].trials)
-    _say(console, f"total, with shared trials counted once: {cost(once)}")
-    _say(console, f"at {views_per_second:,.0f} views/s ({source})")
+    say(console, f"total, with shared trials counted once: {cost(once)}")
+    say(console, f"at {views_per_second:,.0f} views/s ({source})")
     for dataset in plan_experiments(names, data).lacking:
-        _say(console, f"not prepared: {dataset}; {prepare_command(data, dataset)}")
+        say(console, f"not prepared: {dataset}; {prepare_command(data, dataset)}")
 
 
 def print_skipped(plan: Plan, console: Console) -> None:
@@ -128,10 +129,6 @@ def print_skipped(plan: Plan, console: Console) -> None:
     for trial in plan.skipped:
         absent = [name for name in trial.domains if name in plan.lacking]
         why = f"not prepared: {', '.join(absent)}" if absent else "give its file with --pretrained"
-        _say(console, f"skipped: {trial}; {why}")
+        say(console, f"skipped: {trial}; {why}")
     if plan.unscored:
-        _say(console, f"evaluation datasets that are not prepared: {', '.join(plan.unscored)}")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, f"evaluation datasets that are not prepared: {', '.join(plan.unscored)}")

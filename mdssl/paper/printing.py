@@ -1,4 +1,4 @@
-"""Print published numbers and ours. Published numbers are always marked as such."""
+"""Print numbers of the paper, which are always marked as published, beside ours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.console import Console
 
 from mdssl.paper.published import IMPLAUSIBLE, averages
 from mdssl.tables.terminal_table import TextColumn, TextTable
-from mdssl.terminal import Terminal
+from mdssl.terminal import Terminal, say
 
 _SOURCE = "published: numbers of the paper (ICLR 2022 submission), not ours"
 _RECIPE = "published: resnet50 (imagenet stem), 48,000 iterations of 1024 images, sgd probe"
@@ -23,15 +23,15 @@ def print_side_by_side(table: pd.DataFrame, console: Console | None = None) -> N
     """Print a `mdssl.paper.published.side_by_side` in 80 columns: a block per evaluation dataset, and its averages.
 
     A line a trained model: published (with a question mark where implausible), ours and ours less published, top-1 in
-    percent; ``-`` where we have none. The settings of ours are printed above, with their models if there are several;
+    percent; ``-`` if we have none. The settings of ours are printed above, with their models if there are several;
     failed and missing scores are listed below with the reason.
     """
     console = console or Terminal()
-    _say(console, f"{table['experiment'].iloc[0]}: top-1 in percent on the test split, linear probe on the encoder")
-    _say(console, _SOURCE, _RECIPE, *(f"ours: {line}" for line in _recipes(table)))
+    say(console, f"{table['experiment'].iloc[0]}: top-1 in percent on the test split, linear probe on the encoder")
+    say(console, _SOURCE, _RECIPE, *(f"ours: {line}" for line in _recipes(table)))
     if table["eval_dataset"].isin(IMPLAUSIBLE).any():
-        _say(console, _DOUBT)
-    # Columns without a value have no type of their own, and pandas warns where it is asked to join such.
+        say(console, _DOUBT)
+    # pandas warns when it joins columns without a value, which have no numeric type.
     types = {"ours": float, "difference": float, "published": float}
     everything = pd.concat([table.astype(types), averages(table).astype(types)], ignore_index=True)
     mixture = everything["train_mixture"].map(len).max()
@@ -46,13 +46,13 @@ def print_side_by_side(table: pd.DataFrame, console: Console | None = None) -> N
             "ours": [_number(value) for value in block["ours"]],
             "differ-\nence": [_number(value, "+") for value in block["difference"]],
         }
-        _say(console, "", _TITLES.get(str(name), str(name)))
+        say(console, "", _TITLES.get(str(name), str(name)))
         # One set of widths, so that the numbers of all blocks are aligned.
         widths = {"λ1": 3, "λ2": 4, "ours": 6, "differ-\nence": 7}
         _draw(console, {name: [text.rjust(widths.get(name, 0)) for text in texts] for name, texts in cells.items()})
-    said = table[~table["status"].isin(["ours", "not run"])]
-    for (status, method, mixture), names in said.groupby(["status", "method", "train_mixture"], sort=False):
-        _say(console, f"{status}: {method} {mixture} on {', '.join(names['eval_dataset'])}")
+    others = table[~table["status"].isin(["ours", "not run"])]
+    for (status, method, mixture), names in others.groupby(["status", "method", "train_mixture"], sort=False):
+        say(console, f"{status}: {method} {mixture} on {', '.join(names['eval_dataset'])}")
 
 
 def print_resources(table: pd.DataFrame, console: Console | None = None) -> None:
@@ -62,9 +62,9 @@ def print_resources(table: pd.DataFrame, console: Console | None = None) -> None
     """
     console = console or Terminal()
     devices = ", ".join(dict.fromkeys(name for name in table["devices"] if name))
-    _say(console, "table2: cost of four single-domain models, and of one MDSSL model of the four domains")
-    _say(console, f"{_SOURCE}; on GeForce RTX 2080")
-    _say(console, f"ours: on {devices or 'nothing yet'}; disk: the encoder alone")
+    say(console, "table2: cost of four single-domain models, and of one MDSSL model of the four domains")
+    say(console, f"{_SOURCE}; on GeForce RTX 2080")
+    say(console, f"ours: on {devices or 'nothing yet'}; disk: the encoder alone")
     cells = {
         "resource": [name.replace("_", " ").replace(" mb", "") for name in table["resource"]],
         "method": list(table["method"]),
@@ -79,7 +79,7 @@ def print_resources(table: pd.DataFrame, console: Console | None = None) -> None
 
 
 def _recipes(table: pd.DataFrame) -> list[str]:
-    """The recipes of our models; where there are several, each with the names of its models."""
+    """Return the recipes of our models; if there are several, each with the names of its models."""
     ours = table[table["recipe"] != ""].drop_duplicates(["recipe", "method", "train_mixture"])
     found = {str(recipe): rows for recipe, rows in ours.groupby("recipe")}
     if len(found) < 2:
@@ -98,10 +98,5 @@ def _number(value: float, sign: str = "") -> str:
 def _draw(console: Console, cells: dict[str, list[str]]) -> None:
     left = ("resource", "method", "trained on", "status")
     columns = [TextColumn(name, texts, right=name not in left) for name, texts in cells.items()]
-    # Whole also where it is wider than the console: a number cut short is a wrong number.
+    # Not cropped to the console, because a truncated number is wrong.
     console.print(TextTable(columns), crop=False)
-
-
-def _say(console: Console, *lines: str) -> None:
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)

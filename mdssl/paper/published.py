@@ -4,7 +4,7 @@
 "Multi-Domain Self-Supervised Learning", submission to ICLR 2022, anonymous authors. They are published values, not
 ours, and never a requirement: no test, sweep or exit code depends on the difference to them.
 
-Why not: the published CIFAR-100 values are implausible as top-1. An encoder trained on CIFAR-10 alone is said to give
+The published CIFAR-100 values are implausible as top-1. An encoder trained on CIFAR-10 alone is reported to give
 75.37 %, one trained on Tiny-ImageNet 82.69 % (and only 81.67 % on CIFAR-10, with a tenth of the classes), one trained
 on CIFAR-100 90.29 %: all with ResNet-50 and its ImageNet stem at 32x32, where linear probes of self-supervised encoders
 otherwise stay below what supervised training reaches, about 80 %. Top-5 or the 20 coarse classes might explain them;
@@ -39,7 +39,7 @@ _MEANS_OF_MIXTURES = {"table3": ("seen", "unseen")}
 
 
 def published(experiment: str | None = None) -> pd.DataFrame:
-    """The published top-1 of ``experiment``, or of all tables that have such, one value a row, in the paper's order.
+    """Return the published top-1 of ``experiment``, or of all tables, one value a row, in the paper's order.
 
     Returns:
         Columns ``experiment`` (``table1``, ``table3``, ``table4``, ``table5``), ``train_mixture`` (in the paper's
@@ -59,7 +59,7 @@ def published(experiment: str | None = None) -> pd.DataFrame:
 
 
 def side_by_side(board: pd.DataFrame, experiment: str) -> pd.DataFrame:
-    """The published top-1 of ``experiment`` and ours, of encoder features: a row per published cell.
+    """Return the published top-1 of ``experiment`` and ours, of encoder features: a row per published cell.
 
     A model of ours is the published one if method, λ1, λ2 and the set of its domains are the same. The order of the
     domains changes nothing that the paper would call another model.
@@ -71,15 +71,14 @@ def side_by_side(board: pd.DataFrame, experiment: str) -> pd.DataFrame:
     Returns:
         The columns of `published`, ``published`` in place of ``top1``, and
 
-        - ``ours``: mean over seeds, percent; null where there is none. ``difference``: ours less published, points;
-          null where ours are of other data than the published datasets of these names, for then it means nothing;
+        - ``ours``: mean over seeds, percent; null if there is none. ``difference``: ours less published, points;
+          null if ours are of other data than the published datasets of these names;
         - ``seeds``: how many; ``trial_ids``: a tuple; ``recipe``: in words, how they were trained and probed;
         - ``status``: ``ours``; ``other data: svhn (4,434 of 73,257)``; ``not scored`` (trained, but not scored on this
           dataset); ``failed``, ``stopped``; ``not run``.
 
     Raises:
-        ValueError: an experiment without published top-1; rows of one model that differ in more than the seed, which no
-            mean makes one number.
+        ValueError: an experiment without published top-1; or rows of one model that differ in more than the seed.
     """
     cells = published(experiment).rename(columns={"top1": "published"})
     rows = rows_with_models(board)
@@ -97,7 +96,7 @@ def side_by_side(board: pd.DataFrame, experiment: str) -> pd.DataFrame:
 
 
 def averages(table: pd.DataFrame) -> pd.DataFrame:
-    """The means of a `side_by_side` that the paper prints, one a row, in the same columns.
+    """Return the means of a `side_by_side` that the paper prints, one a row, in the same columns.
 
     ``eval_dataset`` names the columns of the mean: ``average`` over all, training domains included; in
     table 3 the mixtures have ``seen`` (training domains) and ``unseen`` instead. ImageNet is trained on there but not
@@ -143,7 +142,7 @@ def read_csv(name: str) -> pd.DataFrame:
 
 
 def rows_with_models(board: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``board`` with all settings as columns, and their model as ``_model``."""
+    """Return the rows of ``board`` with all settings as columns, and their model as ``_model``."""
     rows = with_settings(board.reset_index(drop=True)) if "config_json" in board else board.reset_index(drop=True)
     models = [model_key(*(row[name] for name in MODEL)) for _, row in rows.iterrows()]
     datasets = rows["eval_dataset"].map(plain_name, na_action="ignore")
@@ -158,14 +157,14 @@ def on_published_data(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def other_data(row: Row) -> list[str]:
-    """The datasets that a row's trial was trained or scored on and that are not the published ones."""
+    """Return the datasets that a row's trial was trained or scored on and that are not the published ones."""
     scored_on = [row["eval_dataset"]] if isinstance(row.get("eval_dataset"), str) else []
     names = dict.fromkeys([*row["train_mixture"].split("+"), *scored_on])
     return [name for name in names if name != plain_name(name)]
 
 
 def model_key(method: str, train_mixture: str, lambda1: float, lambda2: float) -> str:
-    """The key of a model of the paper; it does not depend on the order of the domains."""
+    """Return the key of a model of the paper; it does not depend on the order of the domains."""
     # Nothing is trained where an encoder comes pretrained, and the leaderboard has no mixture and no lambda for it.
     if method == "pretrained":
         return method

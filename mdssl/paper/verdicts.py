@@ -21,7 +21,7 @@ VERDICTS = {
 """Meanings by verdict, in the order of display."""
 
 COMPARABLE = ("agrees", "differs", "cannot be told")
-"""Verdicts on claims that a trial with the paper's settings was scored for; others say nothing about the claim."""
+"""Verdicts from trials with the paper's settings; other verdicts are no evidence about the claim."""
 
 MARGIN = 2.0
 """Points of top-1 within which ours and a published number are equivalent."""
@@ -37,7 +37,7 @@ RULE = (
 
 
 def interval(scores: Iterable[float]) -> tuple[float, float]:
-    """The t-interval of the mean of ``scores``, one per seed, at the level `CONFIDENCE`; NaN for one score."""
+    """Return the t-interval of the mean of ``scores``, one per seed, at the level `CONFIDENCE`; NaN for one score."""
     values = pd.Series(list(scores), dtype=float)
     if len(values) < 2:
         return float("nan"), float("nan")
@@ -45,17 +45,12 @@ def interval(scores: Iterable[float]) -> tuple[float, float]:
     return values.mean() - half, values.mean() + half
 
 
-def counts(claims: pd.DataFrame) -> dict[str, int]:
-    """How many of ``claims`` have each verdict, in the order of `VERDICTS`."""
-    return {verdict: int((claims["verdict"] == verdict).sum()) for verdict in VERDICTS}
-
-
 def judged(line: Row, deviations: list[str], *, implausible: str) -> Row:
     """``line``, a claim of the ledger with our scores ``by_seed``, and its interval, verdict and why.
 
     Args:
         deviations: descriptions of our settings that differ from the paper's.
-        implausible: why the published number cannot be what it is said to be; empty where it can.
+        implausible: why the published number is implausible; empty if it is plausible.
     """
     low, high = interval(line["by_seed"].values())
     if implausible:

@@ -1,9 +1,9 @@
 """SimCLR's augmentation, batched on the device, with separate parameters for each view.
 
-`draw` gives uniform numbers, a function of (seed, step, domain) alone; `Views.of` turns them into parameters; `augment`
-applies these. So views do not depend on λ, on the number of workers, or on how often a run was resumed, and each
-operation can be tested against torchvision's at the same parameters. An operation that is not applied has the
-parameters of an identity: hue 0, brightness 1.
+`draw` returns uniform numbers that depend only on (seed, step, domain), `Views.of` converts them to parameters, and
+`augment` applies these. Therefore views do not depend on λ, the number of workers, or interruptions, and each operation
+can be tested against torchvision with the same parameters. An operation that is not applied has the parameters of the
+identity: hue 0, brightness 1.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def draw(count: int, *, seed: int, step: int, domain: int) -> np.ndarray:
 
 
 def draw_jitter_order(*, seed: int, step: int) -> np.ndarray:
-    """The order of brightness 0, contrast 1, saturation 2 and hue 3 in the first and second views of one step: (2, 4).
+    """Draw the order of brightness 0, contrast 1, saturation 2 and hue 3 in both views of one step: (2, 4).
 
-    torchvision draws an order for each image. One order for all the first (or second) views of a step, as in kornia,
-    needs a fourth of the work. All domains share it, so that it cannot distinguish them.
+    torchvision draws an order for each image. One order for all first (or second) views of a step, as in kornia, takes
+    a quarter of the time. All domains share it, so that it cannot distinguish them.
     """
     rng = np.random.default_rng([2, seed, step])
     return np.stack([rng.permutation(4), rng.permutation(4)])
@@ -115,7 +115,7 @@ class Views:
 
 
 def augment(images: torch.Tensor, views: Views, jitter_order: np.ndarray, *, compiled: bool = False) -> torch.Tensor:
-    """One view of each image: crop, flip, color jitter, grayscale, blur, then `normalize`.
+    """Compute one view of each image: crop, flip, color jitter, grayscale, blur, then `normalize`.
 
     Args:
         images: (B, S, S, 3) uint8.
@@ -157,8 +157,8 @@ def _compiled(function: Callable) -> Callable:
 
 
 def normalize(x: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) in [0, 1] to zero mean and unit variance over ImageNet, as all encoders get them."""
-    # Filled on the device: copying a tensor made from a list would wait for the GPU.
+    """Normalize (B, 3, S, S) images in [0, 1] by ImageNet's channel statistics, for all encoders."""
+    # Filled on the device, because copying a tensor made from a list would wait for the GPU.
     mean, std = (torch.cat([x.new_full((1, 1, 1), value) for value in values]) for values in (MEAN, STD))
     return (x - mean) / std
 
@@ -192,7 +192,7 @@ def adjust_brightness(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 def adjust_contrast(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Blend each image with the mean of its gray values."""
-    # The gray value of the mean color is the mean of the gray values, in a third of the work.
+    # The gray value of the mean color is the mean of the gray values, and takes a third of the time.
     return _blend(x, _gray(x.mean((2, 3), keepdim=True)), factor)
 
 

@@ -1,4 +1,4 @@
-"""Batch-norm over the images of all workers, on any device and without waiting for it."""
+"""Batch-norm over the images of all workers, on any device, without a synchronization of host and device."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d` with the statistics of the global batch while it trains; the same state.
+    """`torch.nn.BatchNorm2d` that uses the statistics of the global batch in training, with the same state.
 
-    PyTorch's SyncBatchNorm does this on CUDA alone, and there it makes the host wait for the GPU three times a layer.
-    Workers may have different numbers of images, or none.
+    PyTorch's SyncBatchNorm requires CUDA, and makes the host wait for the GPU three times per layer. Workers may have
+    different numbers of images, or none.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 def make_global(model: nn.Module) -> None:
     """Turn each `torch.nn.BatchNorm2d` of ``model`` into a `GlobalBatchNorm2d`, in place.
 
-    The class alone changes, so that parameters, buffers and their names are the same.
+    Only the class changes, so that parameters, buffers and their names stay the same.
     """
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:

@@ -42,10 +42,10 @@ class LoopState:
         rounds: one record per clustering; see `mdssl.pretrain.pseudo_domains.find`.
         clusters: of the last clustering.
         continued_from: trial_id, step and views of the shorter trial that it continues, or None; see
-            `mdssl.pretrain.stable`. The costs are then those of its own steps.
+            `mdssl.pretrain.stable`. The costs then exclude the steps of that trial.
         terms: loss terms of the steps since the last report.
-        precision: bf16 or fp32, of all steps; empty before the first one, and in checkpoints of earlier versions, whose
-            trials have a config that says it.
+        precision: bf16 or fp32, of all steps; empty before the first one, and in checkpoints of earlier versions, where
+            the config has it.
         checkpoints: names of those that this run has read or written; not saved.
     """
 
@@ -65,7 +65,7 @@ class LoopState:
 
 
 class Snapshot:
-    """A copy of the tensors of a run, made without waiting for a GPU: into pinned memory, before its next step."""
+    """A copy of the tensors of a run. A GPU copies asynchronously to pinned memory, before its next step."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState):
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -77,7 +77,7 @@ class Snapshot:
         self._tensors = {name: Fetched(value.detach(), copies=True) for name, value in tensors.items()}
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """On the host, by name; waits until they are there."""
+        """Wait for the copy, and return the tensors on the host by name."""
         return {name: value.arrived().contiguous() for name, value in self._tensors.items()}
 
 
@@ -90,7 +90,7 @@ def save(folder: Location, snapshot: Snapshot, state: LoopState) -> None:
 
 
 def write(folder: Location, snapshot: Snapshot, state: LoopState) -> str:
-    """Write ``folder/step-00000480.safetensors``, whole or not at all; returns its name."""
+    """Write ``folder/step-00000480.safetensors`` atomically, and return its name."""
     scalars = {key: value for key, value in vars(state).items() if key not in ("clusters", "checkpoints")}
     if state.clusters is not None:
         scalars["round"] = state.clusters.round
@@ -135,13 +135,13 @@ def load_latest(
 
 
 def latest_step(folder: Location, *, up_to: float = float("inf")) -> int:
-    """Step of the newest checkpoint that is not past ``up_to``; 0 if there is none."""
+    """Return the step of the newest checkpoint that is not past ``up_to``; 0 if there is none."""
     steps = (int(name.removeprefix("step-").split(".")[0]) for name in _steps(folder))
     return max((step for step in steps if step <= up_to), default=0)
 
 
 def _as_state_of(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The value on the parameter's device and in its memory order, so that sums run in the same order after a resume.
+    """Move the value to the parameter's device and memory order, so that sums have the same order after a resume.
 
     AdamW's step counter stays on the CPU.
     """

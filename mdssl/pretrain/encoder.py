@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mdssl.config.trial import TrialConfig
 from mdssl.device import pick_device
 from mdssl.errors import InputError
-from mdssl.pretrain.augment import MEAN, STD
+from mdssl.pretrain.augment import normalize
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.pretrained import pretrained_model
 from mdssl.pretrain.trial_files import load_model
@@ -30,30 +30,25 @@ class Encoder(nn.Module):
         width: number of features: 512 for ResNet-18, 2048 for ResNet-50.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(self, config: TrialConfig, encoder: nn.Module):
         super().__init__()
         self.config, self.encoder = config, encoder
         self.width = 2048 if config.arch == "resnet50" else 512
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) RGB images, uint8 or floats from 0 to 1, to (B, width) float32 features.
 
         Images should be as large as those that it was trained on; most datasets are prepared at 32 pixels.
         """
-        x = images.float() / 255 if images.dtype == torch.uint8 else images
+        x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         size = self.config.input_size
         if size is not None and x.shape[2:] != (size, size):
             x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=size < max(x.shape[2:]))
-        return self.encoder((x - self.mean) / self.std).float()
+        return self.encoder(normalize(x)).float()
 
 
 def load_encoder(source: str | Path | Location, *, device: str = "auto") -> Encoder:
-    """The encoder of a trial, of an export, or of a file of pretrained weights, in evaluation mode.
+    """Return the encoder of a trial, of an export, or of a file of pretrained weights, in evaluation mode.
 
     Args:
         source: a trial's folder, such as ``results/trials/0123456789ab``; a folder that ``mdssl export`` made; or a

@@ -14,7 +14,7 @@ _SAMPLE_ROWS = 20_000
 
 
 class Clusters(NamedTuple):
-    """K clusters of (N, r) rows. A cluster may be empty where there are fewer different rows than K.
+    """K clusters of (N, r) rows. A cluster may be empty if there are fewer different rows than K.
 
     Attributes:
         labels: (N,) int64.
@@ -28,7 +28,7 @@ class Clusters(NamedTuple):
 
 
 def kmeans(x: torch.Tensor, k: int, *, seed: int, starts: int = 3, init: torch.Tensor | None = None) -> Clusters:
-    """K-Means from the best of ``starts`` k-means++ starts and, where given, ``init``.
+    """K-Means from the best of ``starts`` k-means++ starts and, if given, from ``init``.
 
     Args:
         x: (N, r) float32 rows on the CPU.
@@ -53,7 +53,7 @@ def kmeans(x: torch.Tensor, k: int, *, seed: int, starts: int = 3, init: torch.T
 
 
 def fit_from(rows: np.ndarray, firsts: list[np.ndarray]) -> Clusters:
-    """The best of the clusterings that start from each of the (K, r) centroids ``firsts``."""
+    """Return the best of the clusterings that start from each of the (K, r) centroids ``firsts``."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 

@@ -28,14 +28,7 @@ from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer, learning_rate
 from mdssl.pretrain.pretrained import encoder_of
-from mdssl.pretrain.progress import (
-    Answer,
-    NonFiniteLossError,
-    Progress,
-    Validate,
-    is_scored,
-    validation_scores,
-)
+from mdssl.pretrain.progress import Answer, NonFiniteLossError, Progress, Validate, is_scored, validation_scores
 from mdssl.pretrain.pseudo_domains import groups_of, objective_of
 from mdssl.pretrain.reports import Reports, log_start
 from mdssl.pretrain.saver import Saver
@@ -82,9 +75,9 @@ def train(
         trial_dir: folder of the trial's files, on any storage.
         device: cpu, cuda, cuda:1, or auto: the worker's GPU if there is one.
         report: called on every rank, every ``report_every`` steps, after each scored step and after the last one; on a
-            GPU some steps later, for which training does not wait. If it returns ``"save"`` on rank 0, a checkpoint is
-            saved at once, on a GPU with the next report. If it returns ``"end"`` after a scored step, a checkpoint is
-            saved and training ends early, on all ranks; a later call goes on from there.
+            GPU with a delay of some steps, so that training does not wait. If it returns ``"save"`` on rank 0, a
+            checkpoint is saved at once, on a GPU with the next report. If it returns ``"end"`` after a scored step, a
+            checkpoint is saved and training ends early, on all ranks; a later call resumes from it.
         stop_requested: called on every rank between steps. Soon after it returns true on one rank, a checkpoint is
             saved and training ends, on all ranks after the same step. If `mdssl stop` has asked for it, the trial is
             recorded as stopped.
@@ -111,7 +104,7 @@ def train(
     if ended and ended["status"] == "finished":
         return ended
     if ended and ended["status"] == "stopped":
-        log.info("%s; it goes on from there", stopped_early(trial_dir.name, ended))
+        log.info("%s; training resumes from there", stopped_early(trial_dir.name, ended))
     is_first = not dist.is_initialized() or dist.get_rank() == 0
     saver = Saver(trial_dir, before_writing, in_background=settings.checkpoint_seconds > 0)
     with Trackers(settings.track if is_first else (), config, trial_dir) as trackers, saver:
@@ -152,7 +145,7 @@ def _train(
         state = stable.load_shared(shared, config, model, optimizer, agreement)
     state = state or LoopState()
     state.started_at = state.started_at or now()
-    # The trial keeps the precision that it asks for, which is part of its id.
+    # ``config`` keeps the precision that was requested, which is part of the trial id.
     own = with_precision(config, state, device, agreement)
     state.precision = own.precision if METHODS[config.method].trains else ""
     if rank == 0:
@@ -169,14 +162,14 @@ def _train(
     on_gpu = device.startswith("cuda")
     compiles = settings.compile or (on_gpu and 0 < settings.compile_from <= iterations - state.step)
     if compiles:
-        # Else models of earlier trials count towards the number of those that one process compiles.
+        # Otherwise models of earlier trials count towards the limit of compilations in one process.
         torch.compiler.reset()
         model.compile()
     step_model: nn.Module = model
     if workers > 1:
         step_model = DistributedDataParallel(model, gradient_as_bucket_view=True)
-        # The statistics of batch-norm are the same on all workers without being sent around. Set here, because PyTorch
-        # 2.14 has another name for the argument.
+        # The statistics of batch-norm are equal on all workers without a broadcast. Set as an attribute, because the
+        # argument has another name in PyTorch 2.14.
         step_model.broadcast_buffers = False
     step_model.train()
     if rank == 0:
@@ -200,7 +193,7 @@ def _train(
                 write_metrics(trial_dir, state)
                 write_failure(trial_dir, error.step, str(error))
             if workers > 1:
-                # The loss is the same on all ranks, so all come here. Rank 0 must have written before one ends.
+                # All ranks have the same loss and raise. None may end before rank 0 has written.
                 dist.barrier()
             raise
 
@@ -217,7 +210,7 @@ def _train(
                     record_stop()
         finally:
             if workers > 1:
-                dist.barrier()  # nobody leaves while rank 0 still writes
+                dist.barrier()  # no rank ends while rank 0 writes
         raise StoppedError(f"stopped at step {state.step} of {iterations}")
 
     ends_early = save_is_asked = False
@@ -248,8 +241,8 @@ def _train(
         state.step += 1
         state.views += sum(2 * group.batch for group in groups)
 
-        # Every `report_every` steps, after scored ones, at the end, and on a request to stop: only here the host waits
-        # for the GPU. All decide alike, because Ray Train makes workers wait for one another in each report.
+        # Every `report_every` steps, after scored ones, at the end, and on a request to stop: the host waits for the
+        # GPU only here. All workers make the same decision, because a report of Ray Train is a barrier.
         is_last = state.step == iterations
         scored = validate is not None and not is_last and is_scored(state.step, settings.score_every, rungs)
         wants_to_save = save_is_asked or time.perf_counter() - saved_at >= settings.checkpoint_seconds
@@ -273,7 +266,7 @@ def _train(
             stable.save_shared(shared, config, model, optimizer, state)
         if stops and not ends_early:
             save_and_stop()
-        # Every `checkpoint_seconds` and on request, only here, where the losses are known to be finite.
+        # Every `checkpoint_seconds` and on request, after the losses were found to be finite.
         if saves or is_last or ends_early or (save_is_asked and not reports.lag):
             if rank == 0:
                 saver.save(model, optimizer, state, must=must_save)
@@ -284,7 +277,7 @@ def _train(
         before_writing()
         compiled = compiles and not model.eager_passes
         if compiles and not compiled:
-            log.warning("PyTorch has run the model as it is %d times, in place of compiled code", model.eager_passes)
+            log.warning("PyTorch ran the model %d times without compiled code", model.eager_passes)
         if ends_early:
             ended = record_stop(compiled=compiled)
         else:

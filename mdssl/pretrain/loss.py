@@ -50,7 +50,7 @@ def mdssl_loss(
     temperature: float,
     of_ranks: Sequence[torch.Tensor] | None = None,
 ) -> LossTerms:
-    """The MDSSL loss of two views of a batch (eqs. 1-4), computed in float32, or in float64 for float64 inputs.
+    """Return the MDSSL loss of two views of a batch (eqs. 1-4), computed in float32, or in float64 for float64 inputs.
 
     Under an initialized process group with more than one rank the loss is that of the *global* batch, the same on all
     ranks, and gradients are scaled so that their *mean* over ranks, which DistributedDataParallel takes, is the
@@ -59,12 +59,12 @@ def mdssl_loss(
     Args:
         z_a: (B, r) representations of the first views, not normalized.
         z_b: (B, r) representations of the second views, in the same order.
-        domains: (B,) integer domain labels, in any order; on the CPU, because labels on a GPU would be waited for.
+        domains: (B,) integer domain labels, in any order; best on the CPU, because the host waits for labels on a GPU.
         lambda1: weight of the within-domain term, in (0, 1].
         lambda2: weight of the across-domain term, at least 0. A batch of one domain has an across term of 0.
         temperature: τ, at least 0.02, so that exp(cos/τ) stays inside float32 without subtracting a maximum.
-        of_ranks: the ``domains`` of each rank, in rank order, where they are known. Otherwise ranks exchange them, for
-            which the host waits for a GPU.
+        of_ranks: the ``domains`` of each rank, in rank order, if known. Otherwise ranks exchange them, for which the
+            host waits for the GPU.
 
     Raises:
         ValueError: a weight or temperature out of range, or shapes that do not match.
@@ -149,7 +149,7 @@ def _exp_similarity(z: torch.Tensor, rows: slice, columns: slice, temperature: f
 
 
 def _tiles(sizes: tuple[int, ...], tile_rows: int) -> Iterator[tuple[slice, slice, bool]]:
-    """This worker's share of the tiles on and above the diagonal: rows, columns, and whether both are of one domain."""
+    """Yield this worker's tiles on and above the diagonal: rows, columns, and whether both are of one domain."""
     chunks, start = [], 0
     for domain, size in enumerate(sizes):
         for first in range(start, start + size, tile_rows):
@@ -162,7 +162,7 @@ def _tiles(sizes: tuple[int, ...], tile_rows: int) -> Iterator[tuple[slice, slic
 
 
 def _exchanged(domains: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
-    """The (b,) labels of each rank, in rank order, on the CPU; ``device`` is what the ranks communicate by."""
+    """Exchange labels on ``device``, and return the (b,) labels of each rank, in rank order, on the CPU."""
     counts = torch.zeros(_world_size(), dtype=torch.long, device=device)
     counts[_rank()] = len(domains)
     dist.all_reduce(counts)

@@ -21,14 +21,15 @@ class Model(nn.Module):
     Attributes:
         encoder: (B, 3, S, S) normalized views to (B, width) features; width 512 for ResNet-18, 2048 for ResNet-50.
         projection: (B, width) features to (B, projection_dim) representations, not yet l2-normalized.
-        eager_passes: calls that no compiled code did.
+        width: number of features.
+        eager_passes: number of passes without compiled code.
     """
 
     def __init__(self, config: TrialConfig):
         super().__init__()
         norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d if config.norm == "batch" else _group_norm
         self.encoder = resnet(config.arch, norm_layer)
-        width = self.encoder.fc.in_features
+        self.width = width = self.encoder.fc.in_features
         self.encoder.fc = nn.Identity()
         if config.stem != "imagenet":
             # solo-learn's encoders for CIFAR pad by 2; their weights give other features without it.
@@ -52,8 +53,8 @@ class Model(nn.Module):
         return self.projection(self.encoder(views))
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile the pass of one group, with the arguments of `torch.compile`. So whatever the number of groups
-        and their sizes, there is code for the first size, and one or two for all others."""
+        """Compile the pass of one group, with the arguments of `torch.compile`. For any number and sizes of groups,
+        PyTorch compiles it once for the first size, and once or twice for all others."""
         self._encode = torch.compile(self._encode, *args, **options)  # type: ignore[method-assign]
 
 
@@ -66,7 +67,7 @@ def build_model(config: TrialConfig) -> Model:
 
 def resnet(arch: str, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> ResNet:
     """Torchvision's network with random weights."""
-    # torchvision imports torch._dynamo, which doubles the time and memory of a process that only plans or watches.
+    # Imported late: torchvision imports torch._dynamo, which doubles the time and memory of a process without models.
     import torchvision
 
     network: ResNet = getattr(torchvision.models, arch)(weights=None, norm_layer=norm_layer)
@@ -86,7 +87,7 @@ class SmallMapConv2d(nn.Conv2d):
 
     @classmethod
     def like(cls, conv: nn.Conv2d) -> SmallMapConv2d:
-        """The same layer with the same weights."""
+        """Copy ``conv`` with the same weights."""
         down, right = conv.stride
         new = cls(conv.in_channels, conv.out_channels, 3, (down, right), padding=1, bias=False, device="meta")
         new.weight = conv.weight

@@ -68,7 +68,7 @@ def _scales(params: list[torch.Tensor], grads: list[torch.Tensor], weight_decay:
 
 
 def _spread(scales: torch.Tensor, params: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The (n,) scales as n tensors; several with the shapes and memory orders of ``params``.
+    """Return the (n,) scales as n tensors; several with the shapes and memory orders of ``params``.
 
     With factors of another shape, PyTorch launches a kernel for each parameter in place of one for all.
     """
@@ -81,7 +81,7 @@ def _spread(scales: torch.Tensor, params: list[torch.Tensor]) -> list[torch.Tens
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of ``model``, without weight decay and LARS scale on biases and normalization parameters."""
+    """Return the optimizer of ``model``, without weight decay and LARS scale on biases and normalization parameters."""
     kernels = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     if recipe.optimizer == "lars":
@@ -94,7 +94,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Learning rate of steps 0 to iterations - 1: linear warm-up to the peak, then a half cosine towards zero.
+    """Return the learning rate of a step from 0: linear warm-up to the peak, then a half cosine towards zero.
 
     The first step has peak / warm-up steps, the last warm-up step the peak; zero would be that of step ``iterations``.
     Schedule wsd stays at the peak instead, and decays by one minus the square root of the share of the decay that is

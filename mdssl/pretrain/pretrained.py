@@ -1,9 +1,9 @@
 """Load encoders that other libraries pretrained into ``Model.encoder``, without running code.
 
-Networks that tensors or settings in the file show to differ from our encoder are refused, or have a stem of their own.
-What no file shows is assumed to be as in torchvision: the stride in the 3x3 convolution of a bottleneck, no
-anti-aliasing (except by the file's name), 3x3 stems with stride 1 and no max-pool, inputs normalized by ImageNet's mean
-and deviation (solo-learn and Bolts use CIFAR-10's on CIFAR-10).
+A network is refused, or loaded with a separate stem, if tensors or settings in the file show that it differs from our
+encoder. What files do not show is assumed to be as in torchvision: the stride in the 3x3 convolution of a bottleneck,
+no anti-aliasing (except by the file's name), 3x3 stems with stride 1 and no max-pool, inputs normalized by ImageNet's
+mean and deviation (solo-learn and Bolts use CIFAR-10's on CIFAR-10).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def load_pretrained(file: str | Path | Location) -> Pretrained:
     Known layouts: torchvision, timm, solo-learn, lightly, Lightning Bolts' SimCLR, MoCo, our ``encoder.safetensors``,
     and any other file with a ResNet by torchvision's names under a prefix, or numbered as the children of an
     ``nn.Sequential``. Of several networks, moving averages are skipped (prefixes such as ``momentum``, ``target``,
-    ``teacher``, ``ema`` or ``encoder_k``). To load DINO's teacher, save it to a file of its own.
+    ``teacher``, ``ema`` or ``encoder_k``). To load DINO's teacher, save it to a separate file.
 
     Raises:
         InputError: the file is missing, not a file of weights, would run code, or does not hold exactly one complete
@@ -89,7 +89,7 @@ def load_pretrained(file: str | Path | Location) -> Pretrained:
 
 
 def pretrained_config(file: str | Path | Location, input_size: int | None = None) -> tuple[TrialConfig, Pretrained]:
-    """The trial config of a pretrained encoder, and the encoder.
+    """Return the trial config of a pretrained encoder, and the encoder.
 
     Raises:
         ValueError: as `load_pretrained`, or an input size below 8.
@@ -109,7 +109,7 @@ def pretrained_config(file: str | Path | Location, input_size: int | None = None
 
 
 def pretrained_model(file: str | Path | Location, input_size: int | None = None) -> tuple[TrialConfig, Model]:
-    """The trial config of a pretrained encoder, and a model of it in evaluation mode, whose head is untrained.
+    """Return the trial config of a pretrained encoder, and a model of it in evaluation mode, whose head is untrained.
 
     Raises:
         ValueError: as `pretrained_config`.
@@ -121,7 +121,7 @@ def pretrained_model(file: str | Path | Location, input_size: int | None = None)
 
 
 def encoder_of(config: TrialConfig) -> dict[str, torch.Tensor]:
-    """The encoder of a pretrained trial, from its file.
+    """Return the encoder of a pretrained trial, from its file.
 
     Raises:
         ValueError: as `load_pretrained`, or the file has changed since the trial was made.
@@ -136,7 +136,7 @@ def encoder_of(config: TrialConfig) -> dict[str, torch.Tensor]:
 
 
 def _choose(contents: WeightsFile) -> tuple[str, dict[str, torch.Tensor], set[str]]:
-    """The prefix of the encoder, its tensors by torchvision's names, and the names of those in the file."""
+    """Return the prefix of the encoder, its tensors by torchvision's names, and the names of those in the file."""
     names = contents.tensors.keys()
     prefixes = dict.fromkeys(name[: m.start()] for name in names if (m := _FIRST_BLOCK.search(name)))
     if not prefixes:
@@ -148,7 +148,7 @@ def _choose(contents: WeightsFile) -> tuple[str, dict[str, torch.Tensor], set[st
     if len(trunks) > 1 and len({fingerprint_of(trunk) for trunk, _ in trunks}) > 1:
         raise InputError(
             f"it holds {len(trained)} different ResNets, under {', '.join(map(repr, trained))}; only one is allowed, "
-            "with its moving averages. Save the tensors of one of them to a file of their own."
+            "with its moving averages. Save the tensors of one of them to a separate file."
         )
     return trained[0], *trunks[0]
 
@@ -174,14 +174,14 @@ def _trunk(tensors: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, tor
         head, _, rest = name.partition(".")
         head = rename.get(head, head)
         if re.fullmatch(heads, head):
-            # lightly's ResNetGenerator and others that follow kuangliu/pytorch-cifar say shortcut.
+            # In lightly's ResNetGenerator and others after kuangliu/pytorch-cifar the name is shortcut.
             trunk[f"{head}.{rest}".replace(".shortcut.", ".downsample.")] = tensors[whole]
             used.add(whole)
     return trunk, used
 
 
 def _arch_of(trunk: dict[str, torch.Tensor]) -> str:
-    """The architecture, after a check that all its tensors are there in their right shapes."""
+    """Return the architecture, after a check that all its tensors exist with the right shapes."""
     if any(name.startswith("conv1.") and name != "conv1.weight" for name in trunk):
         raise InputError(f"it looks like a ResNet with a deep stem or a bias, such as timm's resnet50d. {_ALLOWED}")
     kind = "bottleneck" if any(name.endswith(".conv3.weight") for name in trunk) else "basic"
@@ -211,7 +211,7 @@ def _arch_of(trunk: dict[str, torch.Tensor]) -> str:
 
 
 def _stem_and_source(contents: WeightsFile, prefix: str, trunk: dict[str, torch.Tensor]) -> tuple[str, str]:
-    """The stem, and the library that the names in the file point to."""
+    """Return the stem, and the library that the names in the file point to."""
     tensors, settings, container = contents
     stem = _STEMS[tuple(trunk["conv1.weight"].shape)]
     *outer, own = prefix.removesuffix(".").split(".")
@@ -253,7 +253,7 @@ def _as_encoder(arch: str, trunk: dict[str, torch.Tensor]) -> dict[str, torch.Te
 
 
 def _reference(arch: str) -> dict[str, torch.Tensor]:
-    """Names and shapes of the encoder, with the imagenet stem."""
+    """Return the names and shapes of the encoder, with the imagenet stem."""
     import torchvision  # late, as in `resnet` of model.py
 
     with torch.device("meta"):

@@ -25,8 +25,8 @@ class Progress(NamedTuple):
     On rank 0, ``val_linear_top1`` is the mean validation score over the datasets, in percent; None in a report without
     one. ``score_seconds`` is the time that all validation scores of the trial have taken.
 
-    ``is_due`` is true of the last report, of those after scored steps, at checkpoints and stops, and of one about every
-    second, the same on all workers. Who takes reports slowly may leave out the others.
+    ``is_due`` is true for the last report, for reports after scored steps, at checkpoints and stops, and for one about
+    every second, the same on all workers. Slow receivers may ignore the others.
     """
 
     step: int
@@ -43,7 +43,7 @@ class Progress(NamedTuple):
     is_due: bool = True
 
     def as_row(self, scores: Mapping[str, float]) -> dict[str, Any]:
-        """The row of ``metrics.parquet``, with the validation ``scores`` by dataset."""
+        """Return the row of ``metrics.parquet``, with the validation ``scores`` by dataset."""
         left_out = ("iterations", "eta_seconds", "score_seconds", "is_due")
         row = {name: value for name, value in self._asdict().items() if name not in left_out}
         return row | {f"val_linear_top1/{name}": score for name, score in scores.items()}
@@ -75,13 +75,13 @@ def check_finite(terms: list[list[float]], last_step: int) -> None:
 
 
 def means_of(terms: list[list[float]]) -> tuple[float, float, float, float]:
-    """The mean of each loss term over the steps."""
+    """Return the mean of each loss term over the steps."""
     total, alignment, within, across = (sum(column) / len(terms) for column in zip(*terms, strict=True))
     return total, alignment, within, across
 
 
 def validation_scores(validate: Validate, model: nn.Module, step: int) -> dict[str, float]:
-    """Validation scores by dataset; none of a model whose features are not finite, which may still recover."""
+    """Return validation scores by dataset; none of a model whose features are not finite, which may still recover."""
     try:
         return dict(validate(model))
     except InputError as error:

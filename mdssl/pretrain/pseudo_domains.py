@@ -48,7 +48,7 @@ class PseudoDomains:
     centroids: torch.Tensor
 
     def groups(self, batch_per_domain: int) -> tuple[Group, ...]:
-        """The clusters that have images, with their batch sizes: a small cluster gives all its images."""
+        """Return the clusters that have images, with their batch sizes: a small cluster gives all its images."""
         members = [torch.nonzero((self.labels == k) & self.kept)[:, 0].numpy() for k in range(len(self.centroids))]
         return tuple(
             Group(f"cluster {k}", rows, min(batch_per_domain, len(rows))) for k, rows in enumerate(members) if len(rows)
@@ -56,7 +56,7 @@ class PseudoDomains:
 
 
 def round_due(config: TrialConfig, step: int) -> int | None:
-    """The number of the clustering that is due before step ``step``, or None."""
+    """Return the number of the clustering that is due before step ``step``, or None."""
     if not METHODS[config.method].finds_domains or step < config.warmup_iterations:
         return None
     number, rest = divmod(step - config.warmup_iterations, config.recluster_every)
@@ -206,7 +206,7 @@ def _cluster(
 
     k = config.num_clusters
     assert k is not None
-    # The encoder has changed since: the start is where the images of the last clusters are now.
+    # Start from the means of the last clusters under the present encoder.
     init = None if before is None else means_of_clusters(z, before.labels, k)
     seed = int(np.random.default_rng([3, config.seed, number]).integers(2**31))
     labels, centroids, inertia = kmeans(z, k, seed=seed, starts=3 if before is None else 1, init=init)
@@ -262,7 +262,7 @@ def _log(record: dict[str, Any]) -> None:
 
 
 def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | None) -> tuple[Group, ...]:
-    """The groups of a step: the domains, the clusters, or, before the first clustering, the union as one group."""
+    """Return the groups of a step: the domains, the clusters, or, before the first clustering, the whole union."""
     method = METHODS[config.method]
     if not method.finds_domains and config.sampling == "balanced":
         return mixture.domains
@@ -275,7 +275,7 @@ def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | N
 
 
 def objective_of(config: TrialConfig, clusters: PseudoDomains | None) -> TrialConfig:
-    """The config that defines the loss of a step: SimCLR's before the first clustering of a clustered method."""
+    """Return the config that defines the loss of a step: SimCLR's before the first clustering of a clustered method."""
     if METHODS[config.method].finds_domains and clusters is None:
         return replace(config, method="simclr", lambda1=1.0, lambda2=0.0)
     return config

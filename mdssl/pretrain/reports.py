@@ -1,7 +1,7 @@
 """The reports of a run: the steps of each, and what they cost.
 
-A GPU works behind the host. To read the losses of the last step is to wait until the GPU has nothing left to do, and it
-then waits for the host. So on a GPU each report is made one report later, from losses that have arrived meanwhile.
+A GPU executes steps asynchronously. To read the loss of the last step, the host would wait until the GPU is idle.
+Therefore, on a GPU, each report is made one report later, when its losses have been copied to the host.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Reports:
 
     Attributes:
         state: of the run; its terms are those of steps before a stop.
-        gpus: how many are paid for.
+        gpus: number of GPUs that the trial occupies.
         report: called with each report.
         score: the validation scores of the model as it is, by dataset.
-        lag: how many reports are behind the steps.
+        lag: number of reports by which reports are delayed.
     """
 
     state: LoopState

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class Saver:
     """Saves the checkpoints and metrics of a trial, as a context manager whose end waits for the last one.
 
-    The host waits for nothing: a GPU copies the state into pinned memory before it does its next step, and a thread
-    writes it. At most one is being written. An error of the thread is raised by the next call of any method.
+    Training does not wait: a GPU copies the state to pinned memory before its next step, and a thread writes it, at
+    most one checkpoint at a time. The next call of any method raises an error of the thread.
 
     Args:
         trial_dir: folder of the trial's files.
@@ -39,18 +39,18 @@ class Saver:
         self._written: Future[None] | None = None
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState, *, must: bool) -> None:
-        """Save a checkpoint of the state as it is now.
+        """Save a checkpoint of the present state.
 
-        One that ``must`` be saved is there afterwards. For another, a full or unreachable storage only gives a warning.
+        If it ``must`` be saved, it is written on return. Otherwise, a full or unreachable storage only gives a warning.
         """
         self.wait()
-        # Rows are only ever added, so copies of the lists are enough. The names of checkpoints are the run's own.
+        # Rows are only appended, so copies of the lists are enough. The list of checkpoints stays shared with the run.
         now = replace(state, metrics=[*state.metrics], rounds=[*state.rounds], terms=[*state.terms])
         snapshot = Snapshot(model, optimizer, now)
         if must or not self.in_background:
             self._write(snapshot, now, must)
         else:
-            # In this thread's context, which says what is retried.
+            # In the context of this thread, which sets what is retried.
             run = contextvars.copy_context().run
             self._written = self._thread.submit(run, self._write, snapshot, now, must)
 
@@ -75,7 +75,7 @@ class Saver:
             if must or not self.trial_dir.may_come_back(error):
                 raise
             message = (
-                "trial %s: the checkpoint of step %d could not be saved: %s. Training continues; the next one is tried"
+                "trial %s: the checkpoint of step %d could not be saved: %s. Training continues until the next one"
             )
             log.warning(message, self.trial_dir.name, state.step, error)
 

@@ -1,10 +1,10 @@
 """Schedule wsd: a longer trial continues from the stable part of a shorter one.
 
-Up to its decay, such a trial does not depend on its number of iterations. So where the decay begins, it also saves its
-checkpoint in ``stable/<stable_id>/`` of the storage, for all trials that differ from it in ``iterations`` and
-``decay_fraction`` alone. A longer one begins with the newest of these that is not past its own decay.
+Before its decay, a trial does not depend on its number of iterations. At the start of the decay, it also saves its
+checkpoint to ``stable/<stable_id>/`` of the storage, for all trials that differ from it only in ``iterations`` and
+``decay_fraction``. A longer trial starts from the newest of these checkpoints that is not past the start of its decay.
 
-A file is written whole or not at all, and trials that save the same step write the same state; so no claim is needed.
+Files are written atomically, and trials that save the same step write the same state, so no claim is needed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 
 def shared_folder(trial_dir: Location, config: TrialConfig) -> Location | None:
-    """The folder of checkpoints before the decay that trials share with ``config``; None if they cannot share any.
+    """Return the folder of checkpoints that trials share with ``config``; None if they cannot share any.
 
-    They cannot where the method's own schedule depends on the iterations, as that of its clusterings does, or where
-    ``trial_dir`` is in no storage.
+    This is so if the method has a schedule that depends on the iterations, as clusterings have, or if ``trial_dir`` is
+    not in a storage.
     """
     method = METHODS[config.method]
     shares = config.schedule == "wsd" and method.trains and not method.finds_domains and config.stable_steps > 0
@@ -44,7 +44,7 @@ def load_shared(
 ) -> LoopState | None:
     """Restore the newest shared checkpoint that is not past the decay of ``config``, in place; None if there is none.
 
-    All workers restore the same one, though another trial may be writing.
+    All workers restore the same one, even while another trial writes.
     """
     step = agreement.least(checkpoint.latest_step(folder, up_to=config.stable_steps))
     state = checkpoint.load_latest(folder, model, optimizer, step=step) if step else None
@@ -56,7 +56,7 @@ def load_shared(
 def save_shared(
     folder: Location, config: TrialConfig, model: nn.Module, optimizer: torch.optim.Optimizer, state: LoopState
 ) -> None:
-    """Save the state of ``config`` at the beginning of its decay for others, without its costs.
+    """Save the state at the start of the decay for longer trials, without its costs.
 
     A full or unreachable storage only gives a warning.
     """

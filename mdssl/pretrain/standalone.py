@@ -60,11 +60,11 @@ def train_standalone(
         storage: folder or bucket of results.
         device: cpu, cuda, or auto.
         evaluate: datasets for validation scores while training.
-        validation: makes the scores from the folder of the data and the device, where there are such datasets.
+        validation: creates the validation from the data folder and the device, if ``evaluate`` is not empty.
 
     Raises:
-        ValueError: data or storage that cannot work, a loss that became non-finite, or a trial that another process has
-            taken over.
+        ValueError: invalid data or storage, a loss that became non-finite, or a trial that another process has taken
+            over.
         SystemExit: 143, after SIGTERM; 1 where `mdssl stop` has stopped the trial.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -84,7 +84,7 @@ def train_standalone(
         if not is_first:
             return
         how = f": {ended['step']} steps in {ended['train_seconds']:.0f} s"
-        how = f" is already there: {ended['step']} steps" if was_there else how
+        how = f" is already trained: {ended['step']} steps" if was_there else how
         print(f"trial {config.trial_id}{how}, encoder in {trial_dir}")
         labelled = any(dataset.is_labelled for dataset in datasets)
         print(f"to score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
@@ -103,7 +103,7 @@ def train_standalone(
         with claim:
             meeting = {}
             if under_torchrun:
-                # The others wait for the claim of the first here: in init_process_group a time-out would end them.
+                # The other workers wait here until the first has the claim, because init_process_group has a time-out.
                 store, rank, world_size = next(rendezvous("env://", timeout=default_pg_timeout))
                 meeting = {"store": store, "rank": rank, "world_size": world_size}
             if is_first:

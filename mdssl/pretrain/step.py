@@ -99,8 +99,8 @@ def backward_by_domain(
 
 
 def loss_of(config: TrialConfig, z: torch.Tensor, counts: list[list[int]]) -> LossTerms:
-    """The loss of (2 · b, r) representations: first views of all groups, then second views."""
-    # A method that does not weigh domains takes all groups for one.
+    """Return the loss of (2 · b, r) representations: first views of all groups, then second views."""
+    # A method that does not weigh domains has one domain.
     groups = np.arange(len(counts[0])) * METHODS[config.method].weighs_domains
     of_ranks = torch.from_numpy(np.repeat(np.tile(groups, len(counts)), np.concatenate(counts)))
     labels = of_ranks.split([sum(of_rank) for of_rank in counts])
@@ -122,17 +122,16 @@ def by_domain(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
 
 
 def by_view(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """The inverse of `by_domain`."""
+    """Return the inverse of `by_domain`."""
     parts = rows.split([count for count in counts for _ in range(2)])
     return torch.cat([*parts[::2], *parts[1::2]])
 
 
 def with_precision(config: TrialConfig, state: LoopState, device: str, agreement: Agreement) -> TrialConfig:
-    """The config with the precision of its steps: that of the steps that are done, that which was asked for, or bf16 if
-    all workers have the hardware.
+    """Return the config with the precision of earlier steps, the requested one, or bf16 if all workers support it.
 
     Raises:
-        ValueError: the steps that are done have another precision than that which was asked for.
+        ValueError: earlier steps have another precision than the requested one.
     """
     precision: Any = config.precision
     if state.step:

@@ -26,16 +26,16 @@ T = TypeVar("T")
 
 @contextmanager
 def sigterm_received() -> Iterator[Callable[[], bool]]:
-    """Within the context, SIGTERM does not end this process; the callable tells, in any thread, if one has arrived.
+    """Catch SIGTERM within the context; the callable returns, in any thread, whether one has arrived.
 
-    Python runs its own signal handlers in the main thread alone, and in a Ray worker that thread waits in C++. So the
-    handler is faulthandler's, in C, which writes to a pipe. Contexts cannot be nested.
+    Python runs signal handlers only in the main thread, which in a Ray worker waits in C++. Therefore the handler is
+    faulthandler's, in C, which writes to a pipe. Contexts cannot be nested.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
 
     def has_arrived() -> bool:
-        # One for each call: a poll object of several threads raises if two ask at once.
+        # A new object for each call, because two threads cannot use one at the same time.
         poll = select.poll()
         poll.register(reader, select.POLLIN)
         return bool(poll.poll(0))
@@ -50,10 +50,10 @@ def sigterm_received() -> Iterator[Callable[[], bool]]:
 
 
 class Agreement:
-    """What all workers decide together. ``requested`` says whether this worker has been asked to stop.
+    """Decisions of all workers together. ``requested`` returns whether this worker has been asked to stop.
 
     Attributes:
-        saves: whether rank 0 wants to save a checkpoint, as all have known since `stop_after`.
+        saves: whether rank 0 wants to save a checkpoint; `stop_after` sets it on all workers.
     """
 
     def __init__(self, requested: Callable[[], bool], device: str | torch.device):
@@ -69,8 +69,8 @@ class Agreement:
         Args:
             wants_to_save: whether this is rank 0, and wants to save a checkpoint.
 
-        Several workers exchange their answers about every `_ASK_SECONDS`, because each exchange waits for a GPU. All
-        know after which steps: these follow from the speed of the slowest worker.
+        Several workers exchange their answers about every `_ASK_SECONDS`, because each exchange waits for a GPU. The
+        speed of the slowest worker determines after which steps, so all workers agree on these.
         """
         if not self.several:
             self.saves = wants_to_save
@@ -86,7 +86,7 @@ class Agreement:
         return bool(requested)
 
     def second_passed(self) -> bool:
-        """Whether this is the first call, or about `_ASK_SECONDS` are over since it was last true; for all alike."""
+        """Whether `_ASK_SECONDS` have passed since this was last true, or it is the first call; same on all workers."""
         now = time.monotonic()
         if not self.several:
             self.second_is_over = now - self.told_at >= _ASK_SECONDS
@@ -99,11 +99,11 @@ class Agreement:
         return bool(self._maximum(float(answer))[0])
 
     def least(self, value: int) -> int:
-        """The smallest ``value`` of all workers. All call this at the same time."""
+        """Return the smallest ``value`` of all workers. All call this at the same time."""
         return -round(self._maximum(-float(value))[0])
 
     def unless_stopped(self, work: Callable[[], T] | None) -> T | None:
-        """The result of ``work``, which one worker does in a thread; None for the others, which wait for it.
+        """Return the result of ``work``, which one worker does in a thread; None for the others, which wait for it.
 
         Raises:
             StoppedError: on all workers, when one has been asked to stop. The thread is abandoned.
@@ -119,7 +119,7 @@ class Agreement:
                 raise StoppedError("stopped on request")
 
     def _maximum(self, *values: float) -> list[float]:
-        """The maximum of each value over all workers."""
+        """Return the maximum of each value over all workers."""
         if not self.several:
             return list(values)
         answers = torch.tensor(values, device=self.device)
@@ -128,7 +128,7 @@ class Agreement:
 
 
 def _in_thread(work: Callable[[], T]) -> Future[T]:
-    """A daemon thread: unlike a pool's, it does not keep the process from ending."""
+    """Run ``work`` in a daemon thread, which, unlike a pool's, does not keep the process alive."""
     future: Future[T] = Future()
 
     def run() -> None:

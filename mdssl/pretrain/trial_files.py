@@ -43,7 +43,7 @@ from mdssl.storage.trial_dir import stopped_early
 
 
 def now() -> str:
-    """The current time in ISO 8601, UTC, with milliseconds."""
+    """Return the current time in ISO 8601, UTC, with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -73,7 +73,7 @@ def write_metrics(trial_dir: Location, state: LoopState) -> None:
 
 
 def read_training(trial_dir: Location) -> dict[str, Any] | None:
-    """The content of ``training.json``, or None if training has not ended or its encoder is missing.
+    """Return the content of ``training.json``, or None if training has not ended or its encoder is missing.
 
     Raises:
         ValueError: the file is damaged.
@@ -90,7 +90,7 @@ def read_training(trial_dir: Location) -> dict[str, Any] | None:
 
 
 def write_failure(trial_dir: Location, step: int, error: str) -> None:
-    """Record that training ended without an encoder."""
+    """Record that training failed."""
     ended = {"status": "failed", "step": step, "error": error}
     (trial_dir / "training.json").write_bytes(json.dumps(ended, indent=2).encode())
 
@@ -186,7 +186,7 @@ def _write_training(
 
 
 def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, Model]:
-    """A finished trial's config and model, in evaluation mode.
+    """Return a finished trial's config and model, in evaluation mode.
 
     Raises:
         ValueError: the trial has no encoder yet, also because it was stopped early, or its file is damaged.

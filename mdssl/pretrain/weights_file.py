@@ -57,7 +57,7 @@ def read_weights(location: Location) -> WeightsFile:
     return _read_torch(data, location.name)
 
 
-_POINTER = "a pointer to the file, which is not there itself"
+_POINTER = "a pointer, without the content of the file"
 _KINDS = {
     b"version https://git-lfs.github.com/spec/": f"it is a Git LFS pointer: {_POINTER}. Run: git lfs pull",
     b"/annex/objects/": f"it is a git-annex pointer: {_POINTER}. Run: git annex get FILE",
@@ -70,9 +70,9 @@ _KINDS = {
 
 
 def _check_kind(data: bytes, name: str) -> None:
-    for start, said in _KINDS.items():
+    for start, message in _KINDS.items():
         if data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
-            raise InputError(said)
+            raise InputError(message)
     try:
         inside = zipfile.ZipFile(io.BytesIO(data)).namelist()
     except zipfile.BadZipFile:
@@ -86,7 +86,7 @@ def _check_kind(data: bytes, name: str) -> None:
     else:
         raise InputError("it is a zip archive, not a file of weights. Unpack it, and give the file in it.")
     raise InputError(
-        f"it is {kind}, not weights, and loading it can run code. Where you trust the file, save its weights, and give "
+        f"it is {kind}, not weights, and loading it can run code. If you trust the file, save its weights, and give "
         f"that file:\n    import torch; torch.save(dict({weights}), {f'{Path(name).stem}-weights.pth'!r})"
     )
 
@@ -127,8 +127,8 @@ def _read_torch(data: bytes, name: str) -> WeightsFile:
                 "dicts of tensors written by torch.save. Copy or download it again, or save the state dict alone."
             ) from error
         raise InputError(
-            f"its pickle wants {wanted[1]}, and unpickling more than tensors can run any code. Where you trust the "
-            "file and have what wrote it installed, save its tensors alone, and give that file:\n"
+            f"its pickle refers to {wanted[1]}, and unpickling anything but tensors can run code. If you trust the "
+            "file, and the package that wrote it is installed, save only its tensors, and give that file:\n"
             + _CONVERSION.format(file=name, output=f"{Path(name).stem}-weights.pth")
         ) from error
     if not isinstance(loaded, Mapping):
@@ -140,7 +140,7 @@ def _read_torch(data: bytes, name: str) -> WeightsFile:
 
 
 def _named_tensors(values: Mapping, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of nested dicts, with keys joined by dots. An optimizer's state has integer keys and is left out."""
+    """Yield the tensors of nested dicts, with keys joined by dots, but not an optimizer's, which have integer keys."""
     for key, value in values.items():
         if isinstance(key, str) and isinstance(value, torch.Tensor):
             yield path + key, value

@@ -57,8 +57,8 @@ class Answer(NamedTuple):
         scores: mean top-1 on the test split over seeds, by dataset.
         baseline_val: the highest validation score of a baseline; NaN without one.
         baseline, untrained: what it gains over the baseline and over the untrained encoder of the same settings and
-            seeds; None where there is no pair.
-        is_baseline: whether the mixture was trained by nothing but the baseline.
+            seeds; None if there is no pair.
+        is_baseline: whether only the baseline was trained on the mixture.
     """
 
     train_mixture: str
@@ -75,7 +75,7 @@ class Answer(NamedTuple):
 
 
 def answers(rows: pd.DataFrame, table: pd.DataFrame) -> list[Answer]:
-    """The answer for each training mixture and probe with validation scores, the one with most trials first.
+    """Return the answer for each training mixture and probe with validation scores, the one with most trials first.
 
     The best setting has the highest validation score, mean over its seeds; of equal ones that with more seeds.
 
@@ -129,7 +129,7 @@ def _answer(rows: pd.DataFrame, table: pd.DataFrame, mixture: str, probe: str) -
 def _difference(
     scores: pd.DataFrame, board: pd.DataFrame, method: str, of_trial: pd.Series | None = None
 ) -> Difference | None:
-    """The difference of ``scores``, those of one setting, to ``method``.
+    """Return the difference of ``scores``, those of one setting, to ``method``.
 
     Args:
         of_trial: means over datasets by trial, where the table has them; otherwise over the datasets of all pairs.

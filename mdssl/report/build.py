@@ -18,6 +18,7 @@ from rich.progress import Progress
 from mdssl.config.trial import check_trial_id
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.columns import Row
 from mdssl.leaderboard.compacted import COPY
 from mdssl.leaderboard.files import results_in, trial_ids
 from mdssl.leaderboard.notes import with_notes
@@ -42,9 +43,9 @@ WATCH_SECONDS = 30
 _SAVE_SECONDS = 5.0
 """Time between saves of the state. After an interruption, the pictures since the last one are drawn again."""
 _ABOVE_THE_TABLE = ("lambda-heatmap", "importance")
-"""Kinds of figures that tell which settings matter."""
+"""Kinds of figures that show which settings matter."""
 _MADE_AT, _VERSION = "@made-at@", "@version@"
-"""Stand for what is known after the page is rendered."""
+"""Placeholders for values that are known only after the page is rendered."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Content:
         board, rows: the leaderboard, and the same with all settings.
         table: the table of trials.
         trial_ids: the trials with a row, in the order of the table.
-        without_rows: the number of trials without.
-        unfinished: these in words, those that failed included; None where nothing describes them.
+        without_rows: the number of trials without a row.
+        unfinished: descriptions of these trials, or None.
     """
 
     def __init__(self, storage: Location, unfinished: Unfinished | None = None):
@@ -91,10 +92,10 @@ class Content:
         self.unfinished = unfinished(storage, without) if unfinished else None
 
     @cached_property
-    def by_trial(self) -> dict[str, list[dict[str, Any]]]:
+    def by_trial(self) -> dict[str, list[Row]]:
         """The rows of each trial, null as None."""
         rows = self.rows[self.board.columns]
-        found: dict[str, list[dict[str, Any]]] = {}
+        found: dict[str, list[Row]] = {}
         records: list[Any] = rows.astype(object).where(rows.notna(), None).to_dict("records")
         for row in records:
             found.setdefault(row["trial_id"], []).append(row)
@@ -163,7 +164,7 @@ def write_report(
         output: folder or bucket for the report: new, empty or with an earlier report.
         watched: whether the first page reloads itself in the browser.
         progress: whether to show a progress bar on standard error.
-        unfinished: describes the trials without a row; by default they are counted alone.
+        unfinished: describes the trials without a row; by default they are only counted.
 
     Raises:
         ValueError: there are no results in ``storage``; ``output`` has other files, or the report of another storage;
@@ -241,7 +242,7 @@ def write_index(folder: Folder, content: Content, *, watched: bool = False, live
 
     Args:
         watched: whether it reloads itself every `WATCH_SECONDS`.
-        live: whether it is served by a dashboard, which it asks for a new version.
+        live: whether a dashboard serves the page, which then asks it for new versions.
     """
     rows, table = content.rows, content.table
     claims = ledger(rows)

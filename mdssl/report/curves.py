@@ -1,4 +1,4 @@
-"""Training curves of the trials of a report, thinned, as the first page draws them over each other."""
+"""Training curves of all trials of a report with few points each, which the first page draws in one chart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mdssl.storage.trial_dir import trial_dir_in
 CURVES = {"loss": "training loss", "val_linear_top1": "validation top-1 while training (%)"}
 """Columns of ``metrics.parquet`` that have curves, and their names."""
 POINTS = 40
-"""Points of each curve at most, evenly over its reports, the first and the last among them."""
+"""Largest number of points of a curve: reports at even distances, including the first and the last."""
 
 
 def update_curves(storage: Location, folder: Folder, rows: pd.DataFrame) -> None:
@@ -37,13 +37,13 @@ def update_curves(storage: Location, folder: Folder, rows: pd.DataFrame) -> None
 
 
 def curves_json(folder: Folder, trial_ids: Iterable[str]) -> str:
-    """A JSON object: by trial, the curves of `CURVES` that it has, each as steps and values."""
+    """Return a JSON object: by trial, the curves of `CURVES` that it has, each as steps and values."""
     known = ((trial_id, folder.curves.get(trial_id, ["", ""])[1]) for trial_id in trial_ids)
     return "{" + ",\n".join(f'"{trial_id}":{own}' for trial_id, own in known if own) + "}"
 
 
 def _curves(trial_dir: Location) -> str:
-    """The curves of one trial as JSON; empty where there are none. The trial's page reports a damaged file."""
+    """Return the curves of one trial as JSON; empty if there are none. The trial's page reports a damaged file."""
     try:
         # Not pandas: it takes twice as long for a small file, and there may be thousands.
         with pq.ParquetFile(pa.BufferReader((trial_dir / "metrics.parquet").read_bytes())) as file:
@@ -53,7 +53,7 @@ def _curves(trial_dir: Location) -> str:
     found = {}
     for name in set(CURVES) & set(table.column_names) if "step" in table.column_names else ():
         steps, values = (np.array(table[each].to_pylist(), dtype=float) for each in ("step", name))
-        # Losses that are not finite have no place on an axis.
+        # A loss that is not finite cannot be drawn.
         kept = np.flatnonzero(np.isfinite(values))
         if len(kept):
             chosen = kept[np.unique(np.linspace(0, len(kept) - 1, min(POINTS, len(kept))).round().astype(int))]

@@ -1,7 +1,7 @@
-"""The report of a storage as a live page: `mdssl dashboard` serves it, and renews it as the storage changes.
+"""The report of a storage as a live page, which `mdssl dashboard` serves and updates when the storage changes.
 
-The first page is built at once and again after each change. Figures follow it, and the page of a trial is built when it
-is asked for. All files lie in a temporary folder.
+The first page is built at the start and after each change, and then its figures are drawn. The page of a trial is built
+on request. All files are in a temporary folder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import Any
 
 from mdssl.errors import InputError
 from mdssl.leaderboard.files import trial_ids
@@ -25,11 +24,11 @@ from mdssl.storage.trial_dir import LEADERBOARD, trial_dir_in
 from mdssl.terminal import printable
 
 CHECK_SECONDS = 5.0
-"""Interval between looks at the storage. Work on a change takes at most a third of the time."""
+"""Interval between checks of the storage. Updates take at most a third of the time."""
 
 
 class Dashboard:
-    """The pages of a storage, kept up to date by `follow` in a thread of its own."""
+    """The pages of a storage. `follow`, in a separate thread, keeps them up to date."""
 
     def __init__(self, storage: Location, folder: Folder, unfinished: Unfinished | None = None):
         """Build the first page, without figures and curves.
@@ -38,7 +37,7 @@ class Dashboard:
             ValueError: a file of the leaderboard is invalid.
         """
         self._storage, self._folder, self._unfinished = storage, folder, unfinished
-        self._turns = _Turns()
+        self._lock = _FairLock()
         self._stamps = self._current_stamps()
         self._content = self._build()
 
@@ -48,18 +47,18 @@ class Dashboard:
         return self._folder.version_of("index.html")
 
     def page(self, path: str) -> bytes | None:
-        """The content of the file ``path`` of the report; None where it has none of this name."""
+        """Return the content of the file ``path`` of the report, or None if there is no such file."""
         content = self._content
         of_trial = re.fullmatch(r"trials/([0-9a-f]{12})\.html", path)
         if of_trial and of_trial[1] in content.place:
-            with self._turns:
+            with self._lock:
                 list(draw_trials(self._storage, self._folder, [of_trial[1]]))
                 write_trial(self._folder, content, of_trial[1])
-        # Nothing but what the report has written, whatever the path is.
+        # Only files that the report has written are served, whatever the path is.
         try:
             return self._folder.at(path).read_bytes() if self._folder.version_of(path) else None
         except FileNotFoundError:
-            # Its trial was deleted at this moment.
+            # The trial was deleted in the meantime.
             return None
 
     def update(self) -> bool:
@@ -74,7 +73,7 @@ class Dashboard:
         return True
 
     def follow(self, say: Callable[[str], None]) -> None:
-        """Draw the figures, then `update` for ever. A storage that cannot be read is reported, and tried again."""
+        """Draw the figures, then call `update` in a loop. Errors of the storage are printed, and it is tried again."""
         problem = ""
         is_drawn = False
         while True:
@@ -88,7 +87,7 @@ class Dashboard:
                 problem = ""
             except (OSError, InputError) as error:
                 if str(error) != problem:
-                    say(f"the page was not renewed: {printable(str(error))}")
+                    say(f"the page could not be updated: {printable(str(error))}")
                 problem = str(error)
             time.sleep(max(CHECK_SECONDS, 2 * (time.monotonic() - started)))
 
@@ -100,18 +99,20 @@ class Dashboard:
     def _draw(self) -> None:
         update_curves(self._storage, self._folder, self._content.board)
         self._write_index(self._content)
-        draw_board(self._content.board, self._storage, self._folder, self._turns)
+        draw_board(self._content.board, self._storage, self._folder, self._lock)
         self._write_index(self._content)
 
     def _write_index(self, content: Content) -> None:
-        with self._turns:
-            figures: list[Any] = self._folder.pictures.get(BOARD, {"pictures": []})["pictures"]
+        with self._lock:
+            figures = self._folder.pictures[BOARD]["pictures"] if BOARD in self._folder.pictures else []
             self._folder.remove_others(set(content.trial_ids), {picture["file"] for picture in figures})
             write_index(self._folder, content, live=True)
 
     def _current_stamps(self) -> tuple[str, str]:
-        """The first changes whenever a row does, the second whenever a tag, a note or a file of a trial without rows
-        does, and once a minute while there are such trials, whose processes may have died."""
+        """Return a digest of the rows, and one of tags, notes and files of trials without rows.
+
+        While there are such trials, the second one changes once a minute, because their processes may have died.
+        """
         rows = {name: (info.size, info.mtime_ns) for name, info in (self._storage / LEADERBOARD).listing().items()}
         scored = {PurePosixPath(name).stem for name in rows}
         without = [trial_id for trial_id in trial_ids(self._storage) if trial_id not in scored]
@@ -124,9 +125,9 @@ class Dashboard:
         return digest(rows), digest(files, notes, time.time() // 60 if files else 0)
 
 
-class _Turns:
-    """A lock of those who write pages or draw, for neither may happen twice at a time. Who leaves it waits a moment, so
-    that a visitor's page comes before the next of many figures."""
+class _FairLock:
+    """A lock for writing pages and drawing. Its holder waits a moment after the release, so that a page that was
+    requested is built before the next figure is drawn."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import replace
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from mdssl.errors import InputError
 from mdssl.storage.location import Location
@@ -22,22 +22,31 @@ _SUBFOLDERS = ("trials", "figures")
 REPORT = FolderKind(
     what="a report",
     marker=MARKER,
-    is_marker=lambda said: isinstance(said, dict) and said.get("made_by") == _MADE_BY,
+    is_marker=lambda content: isinstance(content, dict) and content.get("made_by") == _MADE_BY,
     files=(MARKER, "index.html", *_TABLES, *(f"{name}/*" for name in _SUBFOLDERS)),
     setting="--output",
 )
 _OF_A_TRIAL = re.compile(r"([0-9a-f]{12})(\.html|-.+\.(svg|png))")
 
 
-class Drawn(TypedDict):
-    """Pictures (`mdssl.report.pictures.Picture`), and the digest of their source.
+class Picture(TypedDict, total=False):
+    """A picture on a page, with its kind of figure and its size in pixels; or ``problem``, of damaged files."""
 
-    Attributes:
-        absent: of the whole leaderboard: by kind of figure, the reason why there is none.
-    """
+    file: str
+    kind: str
+    width: int
+    height: int
+    title: str
+    caption: str
+    alt: str
+    problem: str
+
+
+class Drawn(TypedDict):
+    """Pictures, the digest of their source, and for the leaderboard why figures are absent, by kind."""
 
     made_from: str
-    pictures: list[Any]
+    pictures: list[Picture]
     absent: NotRequired[dict[str, str]]
 
 
@@ -89,7 +98,7 @@ class Folder:
         return self._made_from.get(path) == made_from
 
     def version_of(self, path: str) -> str:
-        """What ``path`` was made from; empty where the report has no such file."""
+        """Return the digest of the source of ``path``; empty if the report has no such file."""
         return self._made_from.get(path, "")
 
     def has_pictures(self, key: str, subfolder: str, made_from: str) -> bool:
@@ -114,7 +123,7 @@ class Folder:
             check_file(self.at(path))
 
     def note(self, path: str, made_from: str) -> None:
-        """Record a file that was written by other means."""
+        """Record that another function wrote the file ``path``."""
         self._made_from[path] = made_from
         self.written += 1
 

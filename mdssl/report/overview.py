@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from math import sqrt
 from typing import Any, NamedTuple
@@ -16,9 +17,9 @@ from mdssl.tables.sweep_table import sweep_table
 NOTHING = "–"
 """A cell without a value."""
 _REMARKS = ("tags", "note")
-"""Columns that a leaderboard may have: what users wrote about a trial."""
+"""Optional columns: what users wrote about a trial."""
 _MOST_CHOICES = 30
-"""Values of a setting that a list to choose from has; a number with more has limits alone."""
+"""A setting with more values has no list to filter by."""
 _AT_THE_END = ("status", "hours", *_REMARKS, "error")
 
 
@@ -68,10 +69,12 @@ class Row(NamedTuple):
 
 
 class TrialTable(NamedTuple):
-    """Attributes:
-    columns, rows: what the page shows.
-    notes: on the means of the table.
-    frame: the numbers of ``rows``, with trial ids as index, ``features`` and ``probe``.
+    """The table of trials.
+
+    Attributes:
+        columns, rows: what the page shows.
+        notes: on the means of the table.
+        frame: the numbers of ``rows``, with trial ids as index, ``features`` and ``probe``.
     """
 
     columns: list[Column]
@@ -81,7 +84,7 @@ class TrialTable(NamedTuple):
 
 
 def best_scores(rows: pd.DataFrame) -> list[Best]:
-    """The best top-1 on each evaluation dataset, on encoder features, by any probe.
+    """Return the best top-1 on each evaluation dataset, on encoder features, by any probe.
 
     Args:
         rows: the leaderboard with all settings, including ``config_json``.
@@ -138,7 +141,7 @@ def summary(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def trial_table(rows: pd.DataFrame) -> TrialTable:
-    """All trials of a leaderboard.
+    """Return all trials of a leaderboard.
 
     A trial that was scored by two probes, or on two layers, has a row for each; one without a score has one row. The
     columns are those of `mdssl.tables.sweep_table.sweep_table` over all mixtures, and training hours; those without
@@ -193,7 +196,9 @@ def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str], hidd
         best = texts[values.argmax()] if kind in ("score", "mean") and values.notna().any() else None
         by_value = dict(zip(values, texts, strict=True))
         choices = [by_value[value] for value in sorted(value for value in by_value if by_value[value] != NOTHING)]
-        choices = sorted({tag for text in choices for tag in tags_in(text)}) if name == "tags" else choices
+        choices = (
+            sorted({tag for text in choices for tag in re.split("[, ]+", text) if tag}) if name == "tags" else choices
+        )
         choices += [NOTHING] * (NOTHING in texts)
         columns.append(Column(name, kind, pd.api.types.is_numeric_dtype(values), choices))
         cells.append([(text, text == best) for text in texts])
@@ -204,11 +209,6 @@ def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str], hidd
         anchor = f"trial-{trial_id}" + (f"-{times[trial_id]}" if times[trial_id] > 1 else "")
         rows.append(Row(trial_id, anchor, list(of_row)))
     return TrialTable(columns, rows, notes, table)
-
-
-def tags_in(text: str) -> list[str]:
-    """The tags of a cell, which commas or spaces separate."""
-    return text.replace(",", " ").split()
 
 
 def _text(name: str, kind: str, value: Any) -> str:

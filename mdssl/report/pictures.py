@@ -12,12 +12,12 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypedDict
+from typing import Any
 
 import pandas as pd
 
 from mdssl.errors import InputError
-from mdssl.report.folder import BOARD, Drawn, Folder, digest
+from mdssl.report.folder import BOARD, Drawn, Folder, Picture, digest
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS, trial_dir_in
@@ -33,22 +33,7 @@ _PIXELS_PER_INCH = 130
 """Text of 7 points then has the size of the page's text."""
 _NEIGHBORS_NAMED = 3
 """Neighbors in each row of the text alternative."""
-
-
 NO_LOCK = nullcontext()
-
-
-class Picture(TypedDict, total=False):
-    """A picture on a page, with its kind of figure and its size in pixels; or ``problem``, of damaged files."""
-
-    file: str
-    kind: str
-    width: int
-    height: int
-    title: str
-    caption: str
-    alt: str
-    problem: str
 
 
 def draw_trials(storage: Location, folder: Folder, trial_ids: list[str]) -> Iterator[str]:
@@ -143,7 +128,7 @@ def _draw(storage: str, output: str, trial_id: str) -> list[Picture]:
             pictures.append(_picture(entry, file, figure))
         pictures += _neighbors(trial_dir, pages, trial_id)
     except (ValueError, KeyError) as error:
-        # A damaged file is a note on the trial's page, not the end of the report.
+        # A damaged file is reported on the trial's page, and does not end the report.
         pictures.append({"problem": f"{trial_dir} cannot be drawn: {error}"})
     return pictures
 
@@ -155,7 +140,7 @@ def _picture(entry: Any, file: str, figure: Any) -> Picture:
 
 
 def _neighbors(trial_dir: Location, pages: Location, trial_id: str) -> list[Picture]:
-    """The trial's sheet of nearest training images, if it has one."""
+    """Return the trial's sheet of nearest training images, if it has one."""
     for png, record in (NEIGHBORS, FORMER_NEIGHBORS):
         try:
             sheet, content = (trial_dir / png).read_bytes(), json.loads((trial_dir / record).read_bytes())

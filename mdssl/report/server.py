@@ -1,8 +1,8 @@
-"""The server of `mdssl dashboard`: GET and HEAD alone, of nothing but the pages of the report.
+"""The server of `mdssl dashboard`, which answers GET and HEAD requests for the pages of the report.
 
-Without a token only this machine is answered, under the names of its loopback address: a web page elsewhere that
-resolves a name of its own to 127.0.0.1 (DNS rebinding) sends that name in the Host header, and is refused. Any other
-address needs the token, which the first visit exchanges for a cookie.
+Without a token, it answers only requests to a loopback address by one of its names. This prevents DNS rebinding, where
+a website resolves its domain to 127.0.0.1 and so sends that domain in the Host header. Any other address requires the
+token, which the first visit exchanges for a cookie.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def serve(
         storage: folder or bucket of results.
         host: address to listen on. Any but a loopback address needs a token.
         port: to listen on; 0 chooses one.
-        token: whether visits from this machine need the token, too.
+        token: whether requests from this machine require the token, too.
         unfinished: as for `mdssl.report.build.write_report`.
         say: prints the address, and problems with the storage.
 
@@ -87,11 +87,11 @@ class _Server(ThreadingHTTPServer):
     names: frozenset[str]
 
     def server_bind(self) -> None:
-        # That of HTTPServer asks a name server for the name of the host, which may take long.
+        # HTTPServer.server_bind looks up the name of the host, which may take long.
         TCPServer.server_bind(self)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print defects; visitors that leave in the middle of a page are none."""
+        """Print errors, except those of connections that the visitor has closed."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
@@ -122,7 +122,7 @@ def _is_address(host: str) -> bool:
 
 
 def _names_of(host: str) -> frozenset[str]:
-    """Names that the Host header of a request may have."""
+    """Return the names that the Host header of a request may have."""
     names = {*_LOCAL_NAMES, host}
     if not _is_loopback(host):
         names |= {socket.gethostname(), socket.getfqdn()}
@@ -133,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     server_version, sys_version = "mdssl", ""
     protocol_version = "HTTP/1.1"
-    # A connection that is kept open and silent holds a thread.
+    # An idle connection occupies a thread.
     timeout = 60
 
     def do_GET(self) -> None:
@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         given = parse_qs(url.query).get("token", [""])[0]
         if self._is_token(given):
             cookie = f"{self._cookie_name}={given}; Path=/; HttpOnly; SameSite=Strict"
-            # Without the token, which the address bar and the history would keep.
+            # Without the token, which would otherwise stay in the address bar and the history.
             place = f"/{url.path.lstrip('/')}"
             self._send(HTTPStatus.SEE_OTHER, b"", headers={"Set-Cookie": cookie, "Location": place})
         elif self.server.token and not self._is_token(self._cookie()):
@@ -173,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
             name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
         except ValueError:
             return False
-        # Nobody can make an address of numbers lead elsewhere.
+        # A numeric address is not resolved, so it cannot be rebound.
         return name in self.server.names or (bool(self.server.token) and _is_address(name))
 
     def _is_token(self, given: str) -> bool:

@@ -44,7 +44,7 @@ _GROUPS = {
 
 
 class Setting(NamedTuple):
-    """``usual`` is the value of most trials of the sweep if it ``is_unusual`` to have this one."""
+    """A setting. If it ``is_unusual``, most trials of the sweep have the value ``usual``."""
 
     name: str
     value: Any
@@ -53,7 +53,7 @@ class Setting(NamedTuple):
 
 
 def grouped_settings(trial: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, list[Setting]]:
-    """The settings of the trial's method, by group; for ``usual`` see `usual_settings`."""
+    """Return the settings of the trial's method, by group; for ``usual`` see `usual_settings`."""
     own = relevant_settings(dict(trial))
     own.pop("data_fingerprint", None)
     found: dict[str, list[Setting]] = {}
@@ -95,7 +95,7 @@ def title_of(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
 
 
 def reproduce_commands(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
-    """The command that trains the trial, and one for each probe that scores it."""
+    """Return the command that trains the trial, and one for each probe that scores it."""
     first, trial = rows[0], config["trial"]
     workers = int(first["num_workers"]) if pd.notna(first["num_workers"]) else 1
     commands = [] if trial["weights"] else [train_command(trial, first["preset"], workers=workers)]
@@ -115,6 +115,6 @@ def reproduce_commands(rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
 
 
 def all_settings(trial: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a trial, with defaults for those that were added after its rows were written."""
+    """Return the settings of a trial, with defaults for those that were added after its rows were written."""
     stored = {current_name(name): value for name, value in trial.items()}
     return {field.name: stored.get(field.name, field.default) for field in fields(TrialConfig)}

@@ -30,11 +30,11 @@ def find_baselines(
 
     Args:
         rows: with all their settings (`mdssl.leaderboard.board.with_settings`).
-        board: where baselines are looked for, with the same columns; it may hold ``rows``.
+        board: rows to search for baselines, with the same columns; may include ``rows``.
         wanted: the baseline: a method, conditions (``lambda1=1``), both; or a trial id, which is that trial and those
             that differ from it in nothing but the seed, whatever the settings of ``rows`` are.
-        strict: whether it is an error that nothing on the board is ``wanted``, or that a trained trial has several
-            baselines. Otherwise such trials have none.
+        strict: whether to raise if no trial is ``wanted``, or if a trained trial has several baselines. Otherwise these
+            trials have none.
 
     Returns:
         Trial ids. An untrained encoder that has several baselines, as on several mixtures, has none here.
@@ -79,7 +79,7 @@ def _condition(word: str, trials: pd.DataFrame) -> Condition:
 def _partners(
     own: pd.DataFrame, baselines: pd.DataFrame, compared: Sequence[str], label: str, strict: bool
 ) -> dict[str, str]:
-    """The trial ids of baselines by trial id."""
+    """Return the trial ids of baselines by trial id."""
     codes, theirs = _codes(own, baselines, compared)
     different, which = np.unique(codes, axis=0, return_inverse=True)
     untrained = (own["train_mixture"] == "").to_numpy()

@@ -38,7 +38,7 @@ CONFIDENCE = 0.95
 
 
 def settings_of(rows: pd.DataFrame) -> list[str]:
-    """The columns of ``rows`` that are settings of a trial, its training images among them.
+    """Return the columns of ``rows`` that are settings of a trial, its training images among them.
 
     Those that `with_settings` adds are included. Pretrained weights are told apart by their file, not by its
     fingerprint.
@@ -57,7 +57,7 @@ def settings_apart(
     but: Sequence[str] = ("seed",),
     missing_differs: bool = True,
 ) -> dict[str, str]:
-    """The settings in which ``rows``, or rows of the same ``by``, differ, so that a mean would mix them.
+    """Return the settings in which ``rows``, or rows of the same ``by``, differ, so that a mean would mix them.
 
     Args:
         rows: best with all their settings (`mdssl.leaderboard.board.with_settings`).
@@ -79,7 +79,7 @@ def settings_apart(
 
 
 def settings_to_show(rows: pd.DataFrame) -> list[str]:
-    """The settings besides method, mixture and λ that tell the trials of ``rows`` apart, in the order of the columns.
+    """Return the settings besides method, mixture and λ in which trials differ, in the order of the columns.
 
     Settings that untrained encoders lack, and images of different domains, do not count as differences.
     """
@@ -94,8 +94,8 @@ def settings_to_show(rows: pd.DataFrame) -> list[str]:
 
 
 def usual_order(rows: pd.DataFrame, others: Sequence[str], mixtures: Sequence[str] = ()) -> pd.Index:
-    """The index of ``rows`` by mixture, as in ``mixtures`` or by name, then by method from the floor upwards, by λ1
-    from high to low, by λ2, and by ``others``."""
+    """Sort the index of ``rows`` by mixture, as in ``mixtures`` or by name, by method with the untrained encoder first,
+    by λ1 from high to low, by λ2, and by ``others``."""
     methods = {method: place for place, method in enumerate(METHODS)}
     places = {mixture: place for place, mixture in enumerate(["", *(mixtures or sorted(set(rows["train_mixture"])))])}
     first = {
@@ -122,13 +122,13 @@ def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of:
 
 
 def mean(values: Iterable[float]) -> float:
-    """The arithmetic mean, the same float in any order of ``values``; NaN where a value is NaN or there is none."""
+    """Return the arithmetic mean, equal for any order of ``values``; NaN if a value is NaN or there is none."""
     values = list(values)
     return math.fsum(values) / len(values) if values else float("nan")
 
 
 def row_means(values: pd.DataFrame, counted: pd.DataFrame) -> pd.Series:
-    """The `mean` of each row's ``values`` that are ``counted``, a DataFrame of booleans of the same shape."""
+    """Return the `mean` of each row's ``values`` that are ``counted``, a DataFrame of booleans of the same shape."""
     pairs = zip(values.to_numpy(dtype=float), counted.to_numpy(dtype=bool), strict=True)
     return pd.Series([mean(row[chosen].tolist()) for row, chosen in pairs], index=values.index, dtype=float)
 
@@ -147,7 +147,7 @@ def half_width(sem: pd.Series, n: pd.Series) -> pd.Series:
 
 
 def over_seeds(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> pd.DataFrame:
-    """Statistics of ``values`` for each combination of ``by``, missing values left out.
+    """Compute statistics of ``values`` for each combination of ``by``, missing values left out.
 
     Returns:
         The columns ``by``; ``mean``; ``std``, the standard deviation (n - 1 in the denominator, null for one); ``sem``,
@@ -165,10 +165,10 @@ def pivot(
     columns: str = "eval_dataset",
     values: str = "top1",
 ) -> pd.DataFrame:
-    """Means of ``values`` over seeds, and over nothing else: a row per ``index``, a column per value of ``columns``.
+    """Average ``values`` over seeds only: a row per ``index``, a column per value of ``columns``.
 
-    Unlike pandas' ``pivot_table`` it keeps rows whose index holds a null (a random encoder has no lambda), and refuses
-    to mix what cannot be averaged, also where rows differ in nothing but a setting that only ``config_json`` tells.
+    Unlike pandas' ``pivot_table`` it keeps rows whose index has a null (a random encoder has no lambda), and refuses to
+    average rows that differ in another setting, including settings that only ``config_json`` has.
     Rows without a value in ``columns``, such as those of failed trials, and rows of trials that were stopped early are
     left out.
 
@@ -194,14 +194,14 @@ def pivot(
 def common_datasets(
     scores: pd.DataFrame, *, untrained: np.ndarray | None = None, baseline: np.ndarray | None = None
 ) -> list[str]:
-    """The datasets that means are over: those on which most trained trials, and all baselines, have a score.
+    """Return the datasets that means are over: those on which most trained trials, and all baselines, have a score.
 
-    So a score that few have takes nothing from the others. A trial that lacks one of these scores has no mean, and
-    ranks nowhere. An encoder without any score is ignored; untrained ones count only if there are no others.
+    A score that few trials have therefore does not affect the others. A trial that lacks one of these scores has no
+    mean and is not ranked. An encoder without any score is ignored; untrained ones count only if there are no others.
 
     Args:
         scores: a row per trial and a column per dataset; NaN where there is no score.
-        untrained, baseline: booleans by row: encoders that nothing was trained for, and what others are compared with.
+        untrained, baseline: booleans by row: untrained encoders, and trials that others are compared with.
     """
     nobody = np.zeros(len(scores), dtype=bool)
     untrained, baseline = (nobody if chosen is None else chosen for chosen in (untrained, baseline))
@@ -243,7 +243,7 @@ def counted_scores(
 
 
 def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> list[str]:
-    """Notes on the datasets that means leave out, and on the trials that have no mean.
+    """Return notes on the datasets that means leave out, and on the trials that have no mean.
 
     Args:
         scores: as for `common_datasets`, with trial ids as index.
@@ -279,7 +279,7 @@ def paired(
     """
     values, score = list(values), list(SCORE)
     scored = board[board["eval_dataset"].notna()]
-    # Of the same type also where no row has a baseline.
+    # The type is set, because it would differ if no row had a baseline.
     keys = rows[score].assign(trial_id=rows["trial_id"].map(dict(baseline_of)).astype(rows["trial_id"].dtype))
     found = keys.merge(scored[["trial_id", *score, *values]], how="left", on=["trial_id", *score])
     return rows[values].astype(float) - found[values].astype(float).set_axis(rows.index)

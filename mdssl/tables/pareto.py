@@ -31,7 +31,7 @@ def pareto_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def training_hours(trials: pd.DataFrame) -> pd.Series:
-    """GPU-hours of each trial, or hours on a CPU times workers; null where no training time is recorded.
+    """Return GPU-hours of each trial, or hours on a CPU times workers; null if no training time is recorded.
 
     Raises:
         ValueError: the trials ran on several devices, whose hours cannot be compared.
@@ -48,13 +48,13 @@ def training_hours(trials: pd.DataFrame) -> pd.Series:
 
 
 def selection_score(rows: pd.DataFrame) -> str:
-    """The column by which trials are selected: ``val_top1`` where all scores of ``rows`` have one, else ``top1``."""
+    """Return the column that selects trials: ``val_top1`` if all scores of ``rows`` have it, else ``top1``."""
     scored = rows[rows["top1"].notna()]
     return "val_top1" if "val_top1" in rows and scored["val_top1"].notna().all() else "top1"
 
 
 def objective_values(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The value of each objective for each trained trial.
+    """Return the value of each objective for each trained trial.
 
     Args:
         rows: scores of one probe on one layer, with all settings (`mdssl.leaderboard.board.with_settings`).
@@ -62,7 +62,7 @@ def objective_values(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
             both kinds), ``hours`` (`training_hours`), or an evaluation dataset.
 
     Returns:
-        ``train_mixture`` and the columns ``names``, indexed by ``trial_id``; null where a trial lacks a score.
+        ``train_mixture`` and the columns ``names``, indexed by ``trial_id``; null if a trial lacks a score.
         ``attrs["by"]`` is the column of the scores, as `selection_score` chooses it.
 
     Raises:
@@ -98,7 +98,7 @@ def objective_values(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def on_front(rows: pd.DataFrame, names: Sequence[str], notes: list[str]) -> pd.DataFrame:
-    """The ``rows`` of trials on the Pareto front of two objectives; adds to ``notes`` how many these are.
+    """Return the ``rows`` of trials on the Pareto front of two objectives; adds to ``notes`` how many these are.
 
     Means of different training mixtures are over different datasets, so each mixture has its own front of these.
 

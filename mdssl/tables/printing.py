@@ -35,10 +35,9 @@ def print_leaderboard(
     """Print all of a leaderboard: a `sweep_table` for each training mixture and probe.
 
     Args:
-        storage: where results live.
-        method, train_mixture, evaluate: only these; all where empty. Untrained encoders stand in every mixture's
-            table.
-        probe: only this one; all that have been run where None.
+        storage: folder or bucket of results.
+        method, train_mixture, evaluate: only these; all if empty. Untrained encoders are in the table of every mixture.
+        probe: only this one; all if None.
         features: the layer whose scores are shown.
 
     Raises:
@@ -50,14 +49,14 @@ def print_leaderboard(
     if rows.empty:
         console.print(_empty(storage), markup=False, soft_wrap=True)
         return
-    # Once for all tables, which then need not carry the texts along: of 60,000 rows they are 60 MB.
+    # Parsed once for all tables. The column is then dropped, because it takes 60 MB for 60,000 rows.
     rows = with_notes(leaderboard.with_settings(rows), storage).drop(columns="config_json")
     wanted = {
         "method": method,
         "train_mixture": train_mixture,
         "eval_dataset": evaluate,
         "probe": [probe] if probe else (),
-        # Where nothing has been scored, there is no layer to name, and failures are still worth printing.
+        # Without scores there is no layer, and failures are still printed.
         "features": [features] if rows["features"].notna().any() else (),
     }
     for name, values in wanted.items():
@@ -66,7 +65,7 @@ def print_leaderboard(
             check_name(name, value, sorted(found | {plain_name(text) for text in found}))
     mixtures = sorted(set(rows["train_mixture"].unique()) - {""}) or [""]
     mixtures = matching_names(train_mixture, mixtures) if train_mixture else mixtures
-    # Those that were stopped early have no probe.
+    # Rows of trials that were stopped early have no probe.
     is_shown = (rows["features"] == features) & rows["probe"].notna()
     scores = rows.loc[is_shown, ["train_mixture", "eval_dataset", "probe"]].drop_duplicates()
     for mixture in mixtures:
@@ -78,7 +77,7 @@ def print_leaderboard(
             if evaluate:
                 datasets = [one for asked in evaluate for one in matching_names([asked], datasets) or [asked]]
             table = sweep_table(rows, mixtures=[mixture], datasets=datasets, features=features, probe=name)
-            # Left out only now: the differences are to the baseline, shown or not.
+            # Filtered after the comparison, because the baseline may be among the methods that are not shown.
             if method:
                 table = table[table["method"].isin(method)]
             if not table.empty:
@@ -102,7 +101,7 @@ def print_one_table(
     """Print a view of the leaderboard, or write it to ``output``.
 
     Args:
-        storage: where results live.
+        storage: folder or bucket of results.
         choice: by column, values of which a row must have one; any where there are none.
         where: conditions as texts, see `mdssl.tables.select`.
         format: one of `mdssl.tables.render.FORMATS`; None: as ``output`` ends.

@@ -71,7 +71,7 @@ class Table:
         keys: names of columns.
         measures: what is shown of the numbers.
         notes: sentences that a reader needs.
-        remarks: names of columns that stand behind the numbers.
+        remarks: names of columns that follow the numbers.
     """
 
     frame: pd.DataFrame
@@ -91,7 +91,7 @@ class _Column(NamedTuple):
 
 
 def format_for(output: str | None, asked: str | None) -> str:
-    """The format that is ``asked`` for, or that of the file name ``output``; ``table`` where both are None.
+    """Return the format ``asked``, or that of the file name ``output``; ``table`` if both are None.
 
     Raises:
         ValueError: an unknown format; a file name with an unknown suffix, or another format's; Parquet without a file.
@@ -114,7 +114,7 @@ def format_for(output: str | None, asked: str | None) -> str:
 
 
 def to_bytes(table: Table, name: str) -> bytes:
-    """The table in one of `FORMATS`, as the content of a file."""
+    """Return the table in one of `FORMATS`, as the content of a file."""
     frame = table.frame
     if name == "parquet":
         buffer = io.BytesIO()
@@ -174,7 +174,7 @@ def _broken(header: str, width: int) -> str:
 
 # By hand: pandas' to_markdown needs another package, and its to_latex takes 40 seconds for 10,000 rows.
 def _to_markdown(table: Table) -> str:
-    """A table as GitHub reads it, and below it each note as a paragraph."""
+    """Return a table as GitHub reads it, and below it each note as a paragraph."""
     columns, header, lines = _marked_up(table, lambda text: _escaped(text, _MARKDOWN), "**{}**")
     rule = ["---:" if column.number else "---" for column in columns]
     text = "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *lines))
@@ -182,7 +182,7 @@ def _to_markdown(table: Table) -> str:
 
 
 def _to_latex(table: Table) -> str:
-    r"""A ``tabular`` for the package booktabs, and below it each note as a comment."""
+    r"""Return a ``tabular`` for the package booktabs, and below it each note as a comment."""
     columns, header, lines = _marked_up(table, _latex_cell, r"\textbf{{{}}}")
     places = "".join("r" if column.number else "l" for column in columns)
     head, *body = (" & ".join(cells) + " \\\\\n" for cells in (header, *lines))
@@ -193,7 +193,7 @@ def _to_latex(table: Table) -> str:
 
 
 def _to_html(table: Table) -> str:
-    """A ``table`` element, and below it each note as a paragraph."""
+    """Return a ``table`` element, and below it each note as a paragraph."""
     columns, header, lines = _marked_up(table, lambda text: html.escape(_escaped(text, {})), "<b>{}</b>")
     tags = ['<td style="text-align:right">' if column.number else "<td>" for column in columns]
     head = "".join(f"<th>{cell}</th>" for cell in header)
@@ -208,7 +208,7 @@ def _to_html(table: Table) -> str:
 def _marked_up(
     table: Table, escape: Callable[[str], str], bold: str
 ) -> tuple[list[_Column], list[str], list[tuple[str, ...]]]:
-    """The columns, their headers and the rows of cells, escaped; the best in ``bold``."""
+    """Return the columns, their headers and the rows of cells, escaped; the best in ``bold``."""
     columns = _columns(table)
     cells = [
         [bold.format(escape(text)) if row in column.best else escape(text) for row, text in enumerate(column.cells)]
@@ -244,7 +244,7 @@ def _key(value: object) -> str:
         return f"{value:.12g}"
     if isinstance(value, pd.Timestamp):
         return value.isoformat(timespec="seconds")
-    # A tab is as wide as the terminal likes, and an error may have lines.
+    # On one line and without tabs, whose width is unknown.
     return " ".join(printable(str(value)).split())
 
 
@@ -253,7 +253,7 @@ def _number_column(frame: pd.DataFrame, measure: Measure) -> _Column:
     size = np.nanmax(np.abs(numbers[0]), initial=0)
     digits = 0 if measure.of in _WHOLE else 1 if measure.score or size >= 10 else 3
     sign = "+" if measure.difference else ""
-    # Python rounds the number that there is, NumPy one that is a little beside it.
+    # Python rounds exactly; NumPy first multiplies, which changes the number a little.
     shown = [round(value, digits) for value in numbers[0].tolist()]
     cells = []
     for value, *over_seeds in zip(shown, *numbers[1:], strict=True):

@@ -16,11 +16,11 @@ _FILLED_IN = ("data_fingerprint", *("weights", "weights_fingerprint", "input_siz
 
 
 def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int = 1) -> str:
-    """The ``mdssl train`` command with every setting that differs from the preset's; same images give the same trial.
+    """Return the ``mdssl train`` command of a trial, with the settings that differ from the preset's.
 
     Args:
         trial: what `TrialConfig.to_dict` gives, of any method but ``pretrained``.
-        preset: that it was made with; ``quick``, the default, if that has gone.
+        preset: the preset of the trial; ``quick``, the default, if that preset no longer exists.
         workers: training processes. The trial is the same with any number.
     """
     preset = preset if preset in PRESETS else "quick"
@@ -34,7 +34,7 @@ def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int 
 
 
 def probe_command(trial_id: str, trial: Mapping[str, Any], probe: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
-    """The ``mdssl probe`` command that scores a trained trial, or pretrained weights, by one probe.
+    """Return the ``mdssl probe`` command that scores a trained trial, or pretrained weights, by one probe.
 
     Args:
         probe: the settings of the probe, as a row's ``config_json`` has them under ``evaluation``.
@@ -54,7 +54,7 @@ def probe_command(trial_id: str, trial: Mapping[str, Any], probe: Mapping[str, A
 
 
 def _flag(name: str, value: Any, default: Any) -> list[str]:
-    """The words of one flag, as `mdssl.cli.parse.parse` reads them; none where ``value`` is the default."""
+    """Return the words of one flag, as `mdssl.cli.parse.parse` reads them; none if ``value`` is the default."""
     several = isinstance(value, list | tuple)
     if default is not MISSING and (tuple(value) if several else value) == default:
         return []

@@ -41,7 +41,7 @@ def single(rows: pd.DataFrame, numbers: pd.DataFrame, keys: list[str]) -> tuple[
 def grouped(
     rows: pd.DataFrame, numbers: pd.DataFrame, keys: list[str], pivot: str | None, over_seeds: bool
 ) -> tuple[pd.DataFrame, list[Measure]]:
-    """A row for each combination of ``keys``, and the ``numbers`` of its rows side by side, by ``pivot``.
+    """Return a row for each combination of ``keys``, and the ``numbers`` of its rows side by side, by ``pivot``.
 
     Args:
         rows: with all their settings, in the order of the table.
@@ -55,7 +55,7 @@ def grouped(
     """
     by = [*keys, *([pivot] if pivot else [])]
     _check_cells(rows, by, over_seeds)
-    # By number, so that missing values, which are values here, make no difference.
+    # Grouped by number, because missing values are keys like any other.
     number = rows.groupby(keys, dropna=False, sort=False).ngroup() if keys else pd.Series(0, rows.index)
     frame = rows.loc[~number.duplicated(), keys].set_axis(number[~number.duplicated()].to_numpy())
     places = _places(rows, pivot) if pivot else [None]
@@ -118,7 +118,7 @@ def _header(name: str, pivot: str | None, place: Any, alone: bool) -> str:
 
 
 def _places(rows: pd.DataFrame, pivot: str) -> list[Any]:
-    """The values of ``pivot`` from left to right: training datasets come first, and the mean over all comes last."""
+    """Return the values of ``pivot`` from left to right: training datasets first, and the mean over all last."""
     values = rows[pivot].unique().tolist()
     if pivot != "eval_dataset":
         return sorted(values)

@@ -43,7 +43,7 @@ class Condition(NamedTuple):
 
 
 def parse_condition(text: str) -> Condition:
-    """Read one condition. Raises ``ValueError`` where it is not one."""
+    """Read one condition. Raises ``ValueError`` if it is invalid."""
     found = _WRITTEN.fullmatch(text)
     if not found or not found[3]:
         raise InputError(f"{text!r} is not a valid condition. {_HOW}")
@@ -53,7 +53,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def matching(rows: pd.DataFrame, conditions: Sequence[Condition]) -> pd.DataFrame:
-    """The rows that meet all ``conditions``.
+    """Return the rows that meet all ``conditions``.
 
     A missing value meets ``=null``, and ``!=`` of any other value, but no order.
 
@@ -62,8 +62,8 @@ def matching(rows: pd.DataFrame, conditions: Sequence[Condition]) -> pd.DataFram
         conditions: of their columns.
 
     Raises:
-        ValueError: a name that is no column, a value that is not of the column's type, or one to be equal to that no
-            row has: that is a typo more often than not, and the message names what there is.
+        ValueError: an unknown column, a value of another type, or, for = and !=, a value that no row has, which is
+            probably a typo.
     """
     kept = pd.Series(True, index=rows.index)
     for condition in conditions:
@@ -75,10 +75,10 @@ def matching(rows: pd.DataFrame, conditions: Sequence[Condition]) -> pd.DataFram
 def _meets(column: pd.Series, condition: Condition) -> pd.Series:
     if condition.sign in ("=", "!="):
         given = [_value(column, text, condition) for text in condition.values if text != NULL]
-        # A dataset that is a part or a variant has its own name, and also that of which it is one.
+        # The plain name selects a part or a variant of a dataset, too.
         names = column.map(plain_name, na_action="ignore") if condition.name in NAMED else column
         if condition.name == TAGS:
-            # Of several tags, one is enough.
+            # One of several tags is enough.
             names = column.str.split().explode()
         _check_there(names if condition.name == TAGS else pd.concat([column, names]), given, condition)
         equal = column.isin(given) | names.isin(given).groupby(level=0).any().reindex(column.index)

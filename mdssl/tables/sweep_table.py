@@ -22,6 +22,7 @@ from mdssl.tables.baseline import find_baselines
 from mdssl.tables.compare import counted_scores, latest_images, paired, row_means, settings_to_show, usual_order
 from mdssl.tables.render import HEADERS, Measure, Table, print_table
 from mdssl.tables.select import best_by_validation
+from mdssl.tables.select import shown as value_text
 from mdssl.terminal import Terminal
 
 _SETTINGS = {column.name for column in SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
@@ -52,7 +53,7 @@ def sweep_table(
         features, probe: which of a trial's scores are shown, by the leaderboard's columns of these names.
 
     Returns:
-        A row per trial, indexed by ``trial_id``: the floor first, then by mixture in the order given, the baseline,
+        A row per trial, indexed by ``trial_id``: untrained encoders, then by mixture in the order given, the baseline,
         then by lambda1 from high to low and lambda2 from low to high. Columns: ``method``, ``train_mixture`` where
         there are several, ``lambda1``, ``lambda2``, every other setting in which trials differ (such as
         ``temperature``, ``seed`` or ``weight_decay``), top-1 in percent by dataset (where a dataset was prepared again
@@ -129,7 +130,7 @@ def print_sweep_table(df: pd.DataFrame, console: Console | None = None) -> None:
     frame = df.assign(**short).rename_axis("trial_id").reset_index()
     notes = [f"note: {note}" for note in df.attrs.get("notes", ())]
     for row in frame[frame["error"].notna()].to_dict("records"):
-        asked = [f"{HEADERS.get(name, name)}={_setting(row[name])}" for name in settings[1:] if pd.notna(row[name])]
+        asked = [f"{HEADERS.get(name, name)}={value_text(row[name])}" for name in settings[1:] if pd.notna(row[name])]
         notes.append(f"failed: {' '.join([row['trial_id'], row['method'], *asked])}: {row['error']}")
     noted = [name for name in NOTE_COLUMNS if name in df and df[name].notna().any()]
     remarks = (*(() if (df["status"] == "finished").all() else ("status",)), *noted)
@@ -137,10 +138,10 @@ def print_sweep_table(df: pd.DataFrame, console: Console | None = None) -> None:
 
 
 def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:
-    """The validation score of each trial; and a note on the best of each mixture that has them."""
+    """Return the validation score of each trial; and a note on the best of each mixture that has them."""
     trained_on = rows["train_mixture"]
     mixtures = [name for name in trained_on.unique() if name]
-    # Each mixture by itself. An untrained encoder is compared with the trials of all.
+    # Each mixture separately. An untrained encoder is compared with the trials of all.
     ranked = {name: best_by_validation(rows[trained_on == name]) for name in mixtures}
     untrained = best_by_validation(rows)[lambda found: found["trial_id"].isin(rows.loc[trained_on == "", "trial_id"])]
     notes = []
@@ -160,7 +161,7 @@ def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:
 
 
 def _stopped(rows: pd.DataFrame) -> list[str]:
-    """A note on each trial that was stopped early, or, of many, one on all."""
+    """Return a note on each trial that was stopped early, or, of many, one on all."""
     stopped = rows[rows["status"] == "stopped"]
     trials = stopped.drop_duplicates("trial_id")
     if len(trials) > _STOPPED_NAMED:
@@ -176,16 +177,12 @@ def _stopped(rows: pd.DataFrame) -> list[str]:
 
 
 def _unstable(rows: pd.DataFrame) -> list[str]:
-    """A note on scores that another order of summation changes: see `mdssl.evaluate.sgd.raw_sgd_probes`."""
+    """Return a note on scores that another order of summation changes: see `mdssl.evaluate.sgd.raw_sgd_probes`."""
     if "config_json" not in rows:
         return []
-    said = rows["config_json"].map(json.loads).map(lambda made: made.get("evaluation", {}))
-    rows = rows[said.map(lambda evaluation: bool(evaluation.get("unstable")))]
+    evaluations = rows["config_json"].map(json.loads).map(lambda made: made.get("evaluation", {}))
+    rows = rows[evaluations.map(lambda evaluation: bool(evaluation.get("unstable")))]
     if rows.empty:
         return []
     where = some_of((f"{row.trial_id} on {row.eval_dataset}" for row in rows.itertuples()), _UNSTABLE_NAMED)
     return [f"unstable: rounding changes scores of {rows['probe'].iloc[0]} for {where}; --probe sgd is stable"]
-
-
-def _setting(value: object) -> str:
-    return value if isinstance(value, str) else f"{value:g}"

@@ -97,7 +97,7 @@ def side_by_side(columns: Sequence[TextColumn], keys: int, width: int) -> list[T
 def wrapped(columns: Sequence[TextColumn], width: int) -> list[TextColumn]:
     """``columns`` with long texts, not numbers, broken into lines that fit into what the others leave of ``width``.
 
-    Each gets at least half of it, so that text stays readable beside many columns: `side_by_side` then parts them.
+    Each gets at least half of it, so that text stays readable beside many columns; `side_by_side` then splits these.
     """
     columns = list(columns)
     widths = [_width(column) for column in columns]
@@ -124,7 +124,7 @@ def _width(column: TextColumn) -> int:
 
 
 def _lines(texts: Sequence[str], heights: Sequence[int]) -> list[str]:
-    """The lines of ``texts``, each padded with empty lines to the height of its row."""
+    """Return the lines of ``texts``, each padded with empty lines to the height of its row."""
     if max(heights, default=1) == 1:
         return list(texts)
     lines = [(text.split("\n"), height) for text, height in zip(texts, heights, strict=True)]

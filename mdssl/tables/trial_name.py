@@ -1,4 +1,4 @@
-"""What commands take for a trial: its id, the first digits of it, ``best`` or ``last``."""
+"""Names of trials in commands: the id, its first digits, ``best`` or ``last``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mdssl.config.trial import is_trial_id
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.files import SUFFIX, results_in, trial_ids
 from mdssl.storage.location import Location
@@ -21,19 +21,19 @@ _LISTED = 8
 
 
 def is_trial_name(text: str) -> bool:
-    """Whether `find_trial` looks for ``text``, which then is no file, method or kind of figure."""
+    """Whether ``text`` is the name of a trial, and not of a file, method or kind of figure."""
     return re.fullmatch(r"[0-9a-f]{4,12}|best|last", text) is not None
 
 
 def find_trial(storage: str | Location, name: str) -> str:
-    """The id of the trial that ``name`` is: an id, at least 4 of its first digits, ``best`` or ``last``.
+    """Return the id of the trial ``name``: an id, at least 4 of its first digits, ``best`` or ``last``.
 
     ``best`` has the highest validation score of the storage (`mdssl.tables.select.best_by_validation`, over all
     mixtures). ``last`` is the trial that finished most recently: its scores, or, without any, its training.
 
     Raises:
-        InputError: there is no such storage or trial, several begin so, or no trial has what ``best`` and ``last`` go
-            by.
+        InputError: the storage or the trial does not exist, several trials have these digits, or none has the scores or
+            the end that ``best`` and ``last`` require.
     """
     if not is_trial_name(name):
         raise InputError(
@@ -49,20 +49,15 @@ def find_trial(storage: str | Location, name: str) -> str:
         return _last(results, set(known))
     found = [trial_id for trial_id in known if trial_id.startswith(name)]
     if len(found) > 1:
-        raise InputError(f"{name!r} is {len(found)} trials in {results}: {_listed(found)}. Give more digits.")
+        raise InputError(f"{name!r} is {len(found)} trials in {results}: {some_of(found, _LISTED)}. Give more digits.")
     if not found:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        there = f"Did you mean {' or '.join(close)}?" if close else f"There are: {_listed(known) or 'none'}."
+        there = f"Did you mean {' or '.join(close)}?" if close else f"There are: {some_of(known, _LISTED) or 'none'}."
         raise InputError(
             f"no trial of {results} is {name!r}. {there} `mdssl leaderboard` and `mdssl status` list them, and "
             "--storage selects another place."
         )
     return found[0]
-
-
-def _listed(ids: list[str]) -> str:
-    more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
-    return ", ".join(ids[:_LISTED]) + more
 
 
 def _best(results: Location) -> str:
@@ -96,5 +91,5 @@ def _last(results: Location, known: set[str]) -> str:
         if training.get("status") == "finished":
             ended[trial_id] = pd.Timestamp(training["finished_at"])
     if not ended:
-        raise InputError(f"there is no last trial of {results}: none has finished. `mdssl status` shows what they do.")
+        raise InputError(f"there is no last trial of {results}: none has finished. `mdssl status` shows their states.")
     return max(sorted(ended), key=lambda trial_id: ended[trial_id])

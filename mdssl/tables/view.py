@@ -213,7 +213,7 @@ def _with_means(
 
 
 def _telling_apart(rows: pd.DataFrame, pivot: str | None, over_seeds: bool) -> list[str]:
-    """The columns that identify a row, where none are named."""
+    """Return the columns that identify a row, where none are named."""
     trials = rows.drop_duplicates("trial_id")
     names = [] if over_seeds else ["trial_id"]
     mixtures = trials["train_mixture"][trials["train_mixture"] != ""]

@@ -48,7 +48,7 @@ class MLflowRun:
         self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
 
     def _is_new(self, name: str, step: int) -> bool:
-        """False for a step that is trained again after a kill: its values are there already."""
+        """Whether a value was not logged before. A step that is trained again after a kill was."""
         if self.only_scores:
             return True
         if name not in self.last_step:
@@ -58,7 +58,7 @@ class MLflowRun:
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
-    """The experiment's id. It is created by one of several trials that start at once."""
+    """Return the id of the experiment, which is created if it does not exist; several trials may do so at once."""
     try:
         return client.create_experiment(name)
     except MlflowException:

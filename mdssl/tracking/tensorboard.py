@@ -3,7 +3,7 @@
     tensorboard --logdir results/trials
 
 An event file is a log of records with checksums, which readers follow while it grows. A run that resumes from a
-checkpoint says so at the start of its file, and readers discard what an earlier file has of later steps.
+checkpoint begins its file with a start event, and readers discard later steps of earlier files.
 """
 
 from __future__ import annotations

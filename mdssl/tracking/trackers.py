@@ -1,7 +1,7 @@
 """Log a trial to its trackers.
 
-Trackers run in a thread of their own: training never waits for a disk or a network. An exception in one of them is a
-warning, and the trial continues without that tracker.
+Trackers run in a separate thread, so that training never waits for a disk or a network. If a tracker raises, the trial
+continues without it, with a warning.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ TRACKER_VARIABLES = (
     *("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL"),
     *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
 )
-"""Variables that a sweep passes on to the machines of a cluster. Keys are not among them, because Ray shows such
-variables to every user of the cluster: each machine logs in by itself."""
+"""Variables that a sweep passes on to the machines of a cluster. Each machine needs its own login: Ray shows these
+variables to every user of the cluster, so keys are not among them."""
 
 
 class Tracker(Protocol):
@@ -60,7 +60,7 @@ class Trackers:
         """Open the trackers.
 
         Args:
-            resumed_at: the step from which training continues: values of later steps are logged again. None where only
+            resumed_at: the step from which training continues: values of later steps are logged again. None if only
                 scores of a trained encoder are logged.
         """
         if self.names:
@@ -99,7 +99,7 @@ class Trackers:
 
 
 def tags_of(trial_dir: Location) -> tuple[tuple[str, ...], str]:
-    """The tags of a trial, and the sweep or command that has it now, as the group of its run; empty where it has none.
+    """Return the tags of a trial, and the group of its run: the sweep or command that holds it, if any, else empty.
 
     Args:
         trial_dir: its folder, in a storage or elsewhere.
@@ -112,7 +112,7 @@ def tags_of(trial_dir: Location) -> tuple[tuple[str, ...], str]:
 
 @contextmanager
 def _dropped_on_error(trackers: dict[str, Tracker], name: str) -> Iterator[None]:
-    """An exception removes the tracker ``name``, with a warning."""
+    """Remove the tracker ``name``, with a warning, if the block raises."""
     try:
         yield
     except Exception as error:
@@ -121,7 +121,7 @@ def _dropped_on_error(trackers: dict[str, Tracker], name: str) -> Iterator[None]
 
 
 def of_report(row: dict[str, Any]) -> dict[str, float | None]:
-    """The values of a row of ``metrics.parquet``."""
+    """Return the values of a row of ``metrics.parquet``."""
     scores = {name: value for name, value in row.items() if name.startswith("val_linear_top1")}
     terms = {f"loss/{name}": row[name] for name in ("alignment", "within", "across")}
     speed = {name: row[name] for name in ("learning_rate", "views_per_second")}
@@ -129,7 +129,7 @@ def of_report(row: dict[str, Any]) -> dict[str, float | None]:
 
 
 def of_clustering(record: dict[str, Any]) -> dict[str, float | None]:
-    """The values of a row of ``clusters.parquet``."""
+    """Return the values of a row of ``clusters.parquet``."""
     sizes = {f"clusters/size_{number}": size for number, size in enumerate(record["sizes"])}
     names = ("purity", "nmi", "churn", "kept_share", "epsilon", "inertia")
     return sizes | {f"clusters/{name}": record[name] for name in names}

@@ -184,7 +184,7 @@ def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "trials").rglob("*")}
     run(*train)
     printed = capsys.readouterr().out
-    assert f"trial {trial_id} is already there: 4 steps, encoder in {tmp_path}/trials/{trial_id}" in printed
+    assert f"trial {trial_id} is already trained: 4 steps, encoder in {tmp_path}/trials/{trial_id}" in printed
     assert "step 4/4" not in printed
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "trials").rglob("*")} == files
 
@@ -200,9 +200,9 @@ def test_a_trial_that_another_process_finished_meanwhile_is_already_there(tiny_d
     monkeypatch.setattr(Claim, "wait_aloud", another_is_first)
     run(*train)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial ")]
-    assert [re.search(": 4 steps in|is already there: 4 steps", line)[0] for line in lines] == [
+    assert [re.search(": 4 steps in|is already trained: 4 steps", line)[0] for line in lines] == [
         ": 4 steps in",
-        "is already there: 4 steps",
+        "is already trained: 4 steps",
     ]
 
 

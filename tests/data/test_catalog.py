@@ -72,7 +72,7 @@ def test_other_numbers_than_published_are_refused(tmp_path, write_folder, random
 def test_some_of_the_needed_files_are_not_taken_for_a_folder_of_your_own(tmp_path, write_folder, random_images):
     folders = {f"val/{label}": random_images(2) for label in ("NORMAL", "PNEUMONIA")}
     root = write_folder(folders | {"train/NORMAL": random_images(2), "train/PNEUMONIA": random_images(2)}, "chest_xray")
-    with pytest.raises(ValueError, match=r"lack chest_xray/test/NORMAL, chest_xray/test/PNEUMONIA\. Put there"):
+    with pytest.raises(ValueError, match=r"lack chest_xray/test/NORMAL, chest_xray/test/PNEUMONIA\. Add"):
         prepare("chestxray", data=tmp_path / "data", source=root, progress=False)
 
 

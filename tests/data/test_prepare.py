@@ -144,7 +144,7 @@ def test_a_mount_point_is_refused_before_anything_is_decoded(data, write_npz, mo
     (data / "toy").mkdir(parents=True)
     monkeypatch.setattr(prepare_module, "open_source", None)
     monkeypatch.setattr("os.path.ismount", lambda path: path == str(data / "toy"))
-    with pytest.raises(ValueError, match=r"toy is a mount point, .* Mount the folder around it"):
+    with pytest.raises(ValueError, match=r"toy is a mount point, .* Mount its parent folder"):
         prepare("toy", data=data, source=write_npz(), progress=False)
 
 

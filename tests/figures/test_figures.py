@@ -196,7 +196,7 @@ def test_scores_of_zero_and_names_in_any_script_warn_of_nothing_and_no_axis_goes
 
 def test_times_of_equal_compute_are_no_front_but_chance(board):
     grid = grid_of(board)
-    with pytest.raises(ValueError, match=r"all 11 trials compute as much, so differences .* are chance"):
+    with pytest.raises(ValueError, match=r"all 11 trials have the same computation, so .* only by chance"):
         figures.cost_against_score(grid)
     longer = grid[grid["seed"] == 0].assign(iterations=999, train_seconds=2000.0)
     longer["trial_id"] = "e" + longer["trial_id"].str[1:]

@@ -8,7 +8,7 @@ from factories import failed, row
 from mdssl.leaderboard.board import read, write_rows
 from mdssl.paper.ledger import ledger
 from mdssl.paper.published import published
-from mdssl.paper.verdicts import MARGIN, VERDICTS, counts, interval
+from mdssl.paper.verdicts import MARGIN, VERDICTS, interval
 
 PAPER = {
     "arch": "resnet50",
@@ -56,7 +56,6 @@ def test_without_trials_every_published_number_is_there_and_none_is_judged(stora
     assert set(claims["verdict"]) == {"not run", "implausible"}
     assert claims["ours"].isna().all()
     assert set(scores.loc[scores["verdict"] == "implausible", "eval_dataset"]) == {"cifar100"}
-    assert sum(counts(claims).values()) == len(claims)
 
 
 def test_an_interval_over_seeds_holds_the_true_mean_as_often_as_it_says():
@@ -222,4 +221,4 @@ def test_every_verdict_is_explained(write):
     board = write({"svhn": 56.0, "stl10": 20.0, "cifar100": 50.0}, **CIFAR10, **PAPER)
     claims = ledger(board)
     assert set(claims["verdict"]) <= set(VERDICTS)
-    assert counts(claims)["cannot be told"] >= 1
+    assert "cannot be told" in set(claims["verdict"])

@@ -276,7 +276,7 @@ def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path, capsys):
     assert "step 2/60" not in said(*killed), "a killed run goes on where it was"
     folders = [next(tmp_path.glob(f"{name}/trials/*")) for name in ("straight", "killed")]
     again = said(*killed)
-    assert f"trial {folders[1].name} is already there: 60 steps" in again and "step 60/60" not in again
+    assert f"trial {folders[1].name} is already trained: 60 steps" in again and "step 60/60" not in again
     assert_same(*folders)
 
 
@@ -461,4 +461,4 @@ def test_a_run_is_recorded_as_compiled_where_it_was_also_after_others_in_its_pro
             ended = train(config, data=tiny_data, trial_dir=tmp_path / name, settings=settings, device="cpu")
         found.append(ended["compiled"])
     assert found == [True, forgets]
-    assert ("run the model as it is 2 times" in caplog.text) is not forgets
+    assert ("ran the model 2 times" in caplog.text) is not forgets

@@ -300,7 +300,9 @@ def test_loading_runs_no_code(resnet, tmp_path, by, protocol):
         torch.save(content, file, pickle_protocol=protocol)
     else:
         file.write_bytes(pickle.dumps(content, protocol=protocol))
-    with pytest.raises(InputError, match=r"evil.pth cannot be loaded: (its pickle wants|it is not a file of weights)"):
+    with pytest.raises(
+        InputError, match=r"evil.pth cannot be loaded: (its pickle refers to|it is not a file of weights)"
+    ):
         load_pretrained(file)
     assert not trap.exists()
 
@@ -334,7 +336,7 @@ PICKLES = {
 @pytest.mark.parametrize("kind", PICKLES)
 def test_the_message_about_a_pickle_converts_it(resnet, tmp_path, monkeypatch, kind):
     torch.save(PICKLES[kind](resnet), tmp_path / "model.ckpt")
-    with pytest.raises(InputError, match=r"its pickle wants \S+, .* Where you trust the file") as refused:
+    with pytest.raises(InputError, match=r"its pickle refers to \S+, .* If you trust the file") as refused:
         load_pretrained(tmp_path / "model.ckpt")
     monkeypatch.chdir(tmp_path)
     exec(recipe_of(str(refused.value)), {})
@@ -346,7 +348,7 @@ def test_what_a_pickle_says_of_its_network_outlives_the_conversion(tmp_path, mon
     padded = network(stem="cifar", padding=2)
     content = lightning(under("encoder.", padded) | head("classifier"), arguments=argparse.Namespace(lr=1.0))
     torch.save(content, tmp_path / "byol.ckpt")
-    with pytest.raises(InputError, match="its pickle wants") as refused:
+    with pytest.raises(InputError, match="its pickle refers to") as refused:
         load_pretrained(tmp_path / "byol.ckpt")
     monkeypatch.chdir(tmp_path)
     exec(recipe_of(str(refused.value)), {})

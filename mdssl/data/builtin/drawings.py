@@ -12,7 +12,7 @@ import numpy as np
 DIGITS = tuple(str(digit) for digit in range(10))
 
 _SPLIT_SEED = 1797
-"""The same for both domains of digits: what is unseen in one is unseen in the other."""
+"""Shared by both domains of digits, so that no test scan of one is a training scan of the other."""
 SIZE = 32
 OVERSAMPLE = 2
 
@@ -54,7 +54,7 @@ def _strokes(rng: np.random.Generator, split: str, labels: np.ndarray) -> np.nda
 
 @functools.cache
 def _scans(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The scans of one split, (M, 8, 8) in [0, 1], with their labels (M,).
+    """Return the scans of one split, (M, 8, 8) in [0, 1], with their labels (M,).
 
     scikit-learn's 1,797 scanned digits (UCI, E. Alpaydin and C. Kaynak). A third of them is for the test split, so that
     no handwriting is in both splits.
@@ -114,7 +114,7 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def shapes(rng: np.random.Generator, split: str, labels: np.ndarray) -> np.ndarray:
-    """Bright shapes on a darker gradient with clouds: uint8 (N, 32, 32, 3). ``split`` changes nothing but the draw."""
+    """Bright shapes on a darker gradient with clouds: uint8 (N, 32, 32, 3). ``split`` is not used."""
     n = len(labels)
     u, v = placed(rng, n, angle=np.pi, shift=0.25, scale=(0.45, 0.8))
     masks = np.empty((n, *coordinates(u.shape[1] // 2)[0].shape))
@@ -177,7 +177,7 @@ TEXTURES: dict[str, Callable[[np.random.Generator, np.ndarray, np.ndarray], np.n
 
 
 def textures(rng: np.random.Generator, split: str, labels: np.ndarray) -> np.ndarray:
-    """Two-colored patterns, the ink brighter, unevenly lit: uint8 (N, 32, 32, 3). ``split`` changes only the draw."""
+    """Two-colored patterns, the ink brighter, unevenly lit: uint8 (N, 32, 32, 3). ``split`` is not used."""
     n = len(labels)
     # A period of 0.2 to 0.4 half widths is 3 to 6 pixels: three or more periods stay visible in most crops.
     u, v = placed(rng, n, angle=np.pi, shift=0.6, scale=(0.22, 0.42))
@@ -191,7 +191,7 @@ def textures(rng: np.random.Generator, split: str, labels: np.ndarray) -> np.nda
 
 
 def coordinates(size: int = SIZE * OVERSAMPLE) -> tuple[np.ndarray, np.ndarray]:
-    """The pixel centres of a ``size`` x ``size`` picture as x and y, each (size, size) in (-1, 1)."""
+    """Return the pixel centres of a ``size`` x ``size`` picture as x and y, each (size, size) in (-1, 1)."""
     line = (np.arange(size) + 0.5) / size * 2 - 1
     return np.meshgrid(line, line)
 

@@ -47,16 +47,16 @@ class Part:
         return len(self.labels)
 
     def take(self, rows: np.ndarray) -> Part:
-        """The images of ascending ``rows`` (M,)."""
+        """Return the images of ascending ``rows`` (M,)."""
         return Part(self.labels[rows], lambda row: self.where(rows[row]), lambda chosen: self.read(rows[chosen]))
 
     def labelled(self, labels: np.ndarray) -> Part:
-        """The same images with other ``labels`` (N,)."""
+        """Return the same images with other ``labels`` (N,)."""
         return Part(labels, self.where, self.read)
 
     @classmethod
     def join(cls, first: Part, second: Part) -> Part:
-        """The images of ``first``, then those of ``second``."""
+        """Return the images of ``first``, then those of ``second``."""
         border = len(first)
 
         def read(rows: np.ndarray) -> Iterator[RawImage]:
@@ -99,20 +99,20 @@ class Findings:
         entry["count"] += count
 
     def left_out_in_words(self) -> str:
-        """All reasons with their counts on one line; empty if nothing was left out."""
+        """Return all reasons with their counts on one line; empty if nothing was left out."""
         return "; ".join(f"{reason}: {left['count']:,}" for reason, left in self.left_out.items())
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset as it was found.
+    """A dataset as a reader found it.
 
     Attributes:
         kind: one of ``open.KINDS``.
-        origin: the name of the file or folder it comes from, for ``meta.json``; without the folders of this machine.
+        origin: name of the file or folder, without its path, for ``meta.json``.
         classes: class names; a label is an index into them.
         parts: ``train`` and optionally ``test``, ``validation`` and ``unlabelled``; labels of the last are ignored.
-        findings: what was taken and what was left out.
+        findings: the files that were used and left out.
     """
 
     kind: str
@@ -127,10 +127,10 @@ class Reading:
     """The user's choices for a source that can be read in several ways.
 
     Attributes:
-        splits: split -> folder or file relative to the source. None goes by names; an empty dict means that no name
-            stands for a split.
-        classes: the classes to take, in this order. None takes all; an empty tuple means that there are no labels.
-        label_column: the Parquet column with the labels. None goes by the names of the columns.
+        splits: split -> folder or file relative to the source. None detects splits by name; an empty dict means that
+            the source has none.
+        classes: the classes to use, in this order; None for all, an empty tuple to ignore labels.
+        label_column: the Parquet column with the labels; None detects it by name.
     """
 
     splits: dict[str, str] | None = None

@@ -13,7 +13,7 @@ from mdssl.data.builtin import BUILTIN
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to download: its address, the name to keep it under, and the MD5 sum (hex) that it must have."""
+    """A file to download: its URL, its local name, and its MD5 sum in hex."""
 
     url: str
     filename: str
@@ -27,12 +27,12 @@ class Published:
     Attributes:
         needs: files and folders, relative to one root, that the reader opens.
         classes: number of classes.
-        counts: number of images of each part; other numbers are refused, because they make another dataset.
+        counts: number of images of each part; other numbers are refused.
         remotes: the files to download; empty if an account is needed.
-        by_hand: in that case, which files to put where, and where they come from.
+        by_hand: in that case, the files to add and where they come from.
         joins_validation: whether a validation split, from any source, belongs to the train split.
         contents: split -> `mdssl.data.arrays.Content` in hex of the dataset at 32x32, if known.
-        train_per_class: how many training images of each class make the dataset, from any source; None for all.
+        train_per_class: number of training images of each class that are used, from any source; None for all.
         usual_folders: where the needed files often are, relative to the folder that a user names.
         files_of: the dataset that shares its downloads with this one, if any.
     """
@@ -78,11 +78,11 @@ class CatalogEntry:
 
 def _read_catalog() -> dict[str, CatalogEntry]:
     entries = {}
-    for name, said in tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).items():
-        remotes = tuple(Remote(**remote) for remote in said.pop("remotes", ()))
-        lists: dict[str, Any] = {key: tuple(said.pop(key)) for key in ("needs", "usual_folders") if key in said}
-        description, splits = said.pop("description"), said.pop("splits")
-        entries[name] = CatalogEntry(description, splits, Published(remotes=remotes, **lists, **said))
+    for name, entry in tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).items():
+        remotes = tuple(Remote(**remote) for remote in entry.pop("remotes", ()))
+        lists: dict[str, Any] = {key: tuple(entry.pop(key)) for key in ("needs", "usual_folders") if key in entry}
+        description, splits = entry.pop("description"), entry.pop("splits")
+        entries[name] = CatalogEntry(description, splits, Published(remotes=remotes, **lists, **entry))
     return entries
 
 
@@ -92,10 +92,7 @@ CATALOG: dict[str, CatalogEntry] = _read_catalog() | {
 
 
 def seen_in(domains: Iterable[str]) -> set[str]:
-    """The datasets with training images that an encoder trained on ``domains`` has seen.
-
-    STL-10 with its unlabelled images includes STL-10 without them.
-    """
+    """Return the datasets whose training images are in ``domains``: STL-10 with unlabelled images includes STL-10."""
     published = map(published_as, domains)
     return {*domains, *(found.files_of for found in published if found and found.files_of)}
 
@@ -105,12 +102,12 @@ USUAL_SIZE = 32
 
 
 def size_words(name: str, image_size: int) -> str:
-    """The image size of a dataset of the catalog if it differs from the usual one, else empty."""
+    """Return the image size of a dataset of the catalog if it differs from the usual one, else empty."""
     return f"{image_size}×{image_size} pixels" if published_as(name) and image_size != USUAL_SIZE else ""
 
 
 def variant_of(name: str, *, classes: int, train: int, test: int, unlabelled: int | None = None) -> str:
-    """The difference between a dataset and the published one of its name; empty if there is none.
+    """Return the difference between a dataset and the published one of its name; empty if there is none.
 
     Args:
         classes, train, test: of the prepared dataset, in which EuroSAT has a test split.
@@ -136,10 +133,10 @@ def variant_of(name: str, *, classes: int, train: int, test: int, unlabelled: in
 
 
 def published_as(name: str) -> Published | None:
-    """The published dataset ``name``; None for built-in domains and names that are not in the catalog."""
+    """Return the published dataset ``name``; None for built-in domains and names that are not in the catalog."""
     return CATALOG[name].published if name in CATALOG else None
 
 
 def description_of(name: str) -> str:
-    """The catalog's description of ``name``; other names are the user's own images."""
+    """Return the catalog's description of ``name``; other names are the user's own images."""
     return CATALOG[name].description if name in CATALOG else "your own images"

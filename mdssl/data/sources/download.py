@@ -33,10 +33,10 @@ def download(url: str, path: Path, md5: str, *, progress: Callable[[int, int | N
         url: an ``http`` or ``https`` address.
         path: where to keep it, in an existing folder.
         md5: the MD5 sum in hex that the file must have.
-        progress: called with the bytes so far and the total, or None if the server does not say it.
+        progress: called with the bytes so far and the total, or None if the server does not send it.
 
     Raises:
-        InputError: the server cannot be reached or refuses, or the MD5 sum differs. Says what to put where by hand.
+        InputError: the server cannot be reached or refuses, or the MD5 sum differs.
     """
     part = path.with_name(path.name + ".part")
     futile = 0
@@ -46,7 +46,7 @@ def download(url: str, path: Path, md5: str, *, progress: Callable[[int, int | N
             _fetch(url, part, progress)
             break
         except urllib.error.HTTPError as error:
-            # Of the errors that a server reports, only "busy" and "broken" are transient.
+            # Only "busy" and "broken" are transient.
             if error.code not in (429, 500, 502, 503, 504):
                 raise _unreachable(url, path, error) from error
             failure: Exception = error
@@ -74,7 +74,7 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None] | N
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        # 416, no bytes after these: everything has arrived, and the MD5 sum decides whether it is right.
+        # 416, no bytes after these: the file is complete. The MD5 sum is checked later.
         if error.code == 416 and have:
             return
         raise
@@ -136,7 +136,7 @@ def unpack(archive: Path, folder: Path, wanted: Iterable[str]) -> None:
 
 
 def _move(path: Path, target: Path) -> None:
-    """Move a file or folder without replacing existing files, which a user may have put there."""
+    """Move a file or folder without replacing existing files, which may be the user's."""
     if not os.path.lexists(target):
         os.rename(path, target)
     elif path.is_dir() and target.is_dir():

@@ -26,12 +26,12 @@ _NOT_UTF8 = re.compile("[\ud800-\udfff]")
 # A download from the hub may add a hash to the names.
 _NUMBERED = re.compile(r"(?P<stem>.*?)-?(?P<k>\d+)-of-(?P<n>\d+)(?P<hash>-[0-9a-f]+)?")
 _NAMED = 5
-"""Files or folders that a message names."""
+"""Number of files or folders that a message lists."""
 
 
 @cache
 def suffixes() -> frozenset[str]:
-    """The suffixes of image files that Pillow can open here, in lower case."""
+    """Return the suffixes of image files that Pillow can open here, in lower case."""
     from PIL import Image
 
     can_open = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
@@ -44,7 +44,7 @@ def is_hidden(name: str) -> bool:
 
 
 def scan(root: Path, findings: Findings) -> list[str]:
-    """The relative paths of all images below ``root``, sorted. Links are followed.
+    """Return the relative paths of all images below ``root``, sorted. Links are followed.
 
     Raises:
         InputError: the name of an image or folder is not valid UTF-8, as in archives from Windows.
@@ -112,16 +112,16 @@ def npz_files(source: Path) -> list[Path]:
 
 
 def parquet_files(path: Path) -> list[str]:
-    """The relative paths of all Parquet files below the folder ``path``, without hidden ones; sorted."""
+    """Return the relative paths of all Parquet files below the folder ``path``, without hidden ones; sorted."""
     found = (file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() == ".parquet" and file.is_file())
     return sorted(str(file) for file in found if not any(map(is_hidden, file.parts)))
 
 
 def shard_paths(path: Path, reading: Reading | None = None, findings: Findings | None = None) -> dict[str, list[Path]]:
-    """The Parquet shards in ``path`` by split, ``{"train": […], "test": […]}``; empty if there are none.
+    """Return the Parquet shards in ``path`` by split, ``{"train": […], "test": […]}``; empty if there are none.
 
-    The split is named by the file, or else by the folders around it. If no file names a split, all are train;
-    otherwise files that name none are left out. A single file is the train split unless its name says another one.
+    The split is detected from the file name, or else from the folders around it. If no split is detected, all files are
+    train; otherwise files without one are left out. A single file is train unless its name denotes another split.
 
     Raises:
         InputError: one of the n shards of a split is missing, or the files are of several uploads or configurations.
@@ -150,7 +150,7 @@ def shard_paths(path: Path, reading: Reading | None = None, findings: Findings |
     if not reading.splits:
         _check_one_configuration(path, taken)
     for split, found in by_split.items():
-        # A file that the user names is wanted, even if its name is that of one shard of many.
+        # A file that the user selects is used alone, even if its name is that of one shard of many.
         if found != [(reading.splits or {}).get(split)]:
             _check_one_upload(path, split, found)
         findings.splits[split] = found[0] if len(found) == 1 else f"{len(found)} files, from {found[0]} on"
@@ -158,7 +158,7 @@ def shard_paths(path: Path, reading: Reading | None = None, findings: Findings |
 
 
 def _split_of_file(file: str) -> str | None:
-    """The split in the name of the file, else in that of the nearest folder."""
+    """Return the split in the name of the file, else in that of the nearest folder."""
     path = PurePosixPath(file)
     return next((split for name in (path.stem, *reversed(path.parts[:-1])) if (split := split_of(name))), None)
 
@@ -170,8 +170,8 @@ def _check_one_configuration(path: Path, files: set[str]) -> None:
     if len(folders) > 1:
         raise InputError(
             f"{path} has Parquet files of several uploads or configurations, in the folders "
-            f"{some_of((folder or '.' for folder in folders), _NAMED)}. Give one of them as --source, or say which "
-            "files to take, such as --splits train=FOLDER_OR_FILE."
+            f"{some_of((folder or '.' for folder in folders), _NAMED)}. Give one of them as --source, or select files, "
+            "such as --splits train=FOLDER_OR_FILE."
         )
 
 
@@ -184,8 +184,8 @@ def _check_one_upload(path: Path, split: str, files: list[str]) -> None:
     numbers = [int(found["k"]) for found in numbered.values()]
     if len(numbered) < len(files) or len(uploads) > 1 or len(set(numbers)) < len(numbers):
         raise InputError(
-            f"{path} has Parquet files of several uploads for {split}: {some_of(files, _NAMED)}. Keep those of one, or "
-            f"say which to take: --splits {split}=FILE."
+            f"{path} has Parquet files of several uploads for {split}: {some_of(files, _NAMED)}. Keep one upload, or "
+            f"select a file: --splits {split}=FILE."
         )
     total = next(iter(uploads))[2]
     missing = sorted(set(range(total)) - set(numbers))

@@ -53,7 +53,7 @@ def folder_source(path: Path, reading: Reading | None = None) -> Source:
     labelled = {split: found for split, found in by_class.items() if found.keys() != {None}}
     names = {name for found in labelled.values() for name in found if name is not None}
     if len(names) < 2:
-        # A single class distinguishes nothing: its folder is just where the images are.
+        # A single class is no label: the folder only contains the images.
         if names:
             findings.remarks.append(
                 f"there is one class folder, {next(iter(names))}: its images are read without labels"
@@ -84,7 +84,7 @@ def folder_source(path: Path, reading: Reading | None = None) -> Source:
 
 
 def layout(files: list[str], reading: Reading, origin: str, findings: Findings) -> dict[str, Rows]:
-    """The images of each split.
+    """Return the images of each split.
 
     Raises:
         InputError: the folders can be read in two ways; the message names the option that decides.
@@ -142,7 +142,7 @@ def _refuse_unclear_classes(inside: Iterable[str], origin: str) -> None:
     for folder in folders:
         if len(folder) > 1:
             below.setdefault(folder[1], set()).add(folder[0])
-    # One folder of the same name in each class, as in CLASS/images, distinguishes nothing.
+    # One folder of the same name in each class, as in CLASS/images, is no label.
     repeated = sorted(name for name, above in below.items() if len(above) > 1 or name in tops or split_of(name))
     repeated = repeated if len(below) > 1 or any(map(split_of, repeated)) else []
     odd = sorted(top for top in tops if _NOT_A_CLASS.fullmatch(top.lower()))
@@ -202,14 +202,14 @@ def _classes_in(split: str, rows: Rows, reading: Reading) -> dict[str | None, li
 
 
 def _depth_in_classes(splits: Iterable[Rows]) -> int:
-    """The number of folders between a class folder and its deepest image."""
+    """Return the number of folders between a class folder and its deepest image."""
     return max((name.count("/") - 1 for rows in splits for name in rows.values() if "/" in name), default=0)
 
 
 def _wrapping(files: list[str], only: str | None = None) -> str:
-    """The outer folders, with a slash at the end, that hold nothing but one folder of folders each.
+    """Return the path, ending in a slash, of the outermost nested folders that contain nothing but one folder each.
 
-    Folders that name a split are not among them; with ``only``, nothing but folders that name that split are.
+    It ends before a folder that names a split; with ``only``, before a folder that does not name that split.
     """
     prefix = ""
     while files and all("/" in file[len(prefix) :] for file in files):
@@ -224,12 +224,12 @@ def _wrapping(files: list[str], only: str | None = None) -> str:
 
 
 def subfolders(path: Path) -> list[Path]:
-    """The folders directly inside ``path`` that are not hidden, sorted."""
+    """Return the folders directly inside ``path`` that are not hidden, sorted."""
     return sorted(folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder.name))
 
 
 def paths_part(root: Path, paths: list[Path], labels: list[int]) -> Part:
-    """The image files ``paths`` with their labels. Messages name them relative to the folder around ``root``."""
+    """Return the image files ``paths`` with their labels. Messages name them relative to the folder around ``root``."""
     return Part(
         np.array(labels, dtype=np.int64),
         lambda row: str(paths[row].relative_to(root.parent)),

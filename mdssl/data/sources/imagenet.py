@@ -1,7 +1,6 @@
 """Readers of Tiny ImageNet and ImageNet. Their classes are WordNet IDs such as n01443537.
 
-A class's number is the place of its ID among the sorted IDs, the usual numbering of ImageNet's 1,000 classes; Tiny
-ImageNet's own ``wnids.txt`` lists its 200 in another order.
+Classes are numbered by their sorted IDs, as is usual for ImageNet. ``wnids.txt`` of Tiny ImageNet has another order.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def read_imagenet(root: Path) -> Read:
         truth = devkit / GROUND_TRUTH
         wnid_by_id = {number: wnid for number, wnid, _ in meta}
         with file_errors(truth):
-            # One line per image, in the order of the images' own numbers.
+            # One line per image, in the order of the numbers in the file names.
             answers = [wnid_by_id.get(int(line), f"number {line}") for line in _lines(truth)]
         labelled = {f"ILSVRC2012_val_{number:08d}.JPEG": wnid for number, wnid in enumerate(answers, 1)}
         validation = _annotated(root, root / "val", truth, labelled, wnids)
@@ -100,20 +99,20 @@ def _lines(path: Path) -> list[str]:
 
 
 def _first_words(lines: list[str]) -> dict[str, str]:
-    """The first word of each WordNet ID, from lines like ``n01443537  goldfish, Carassius auratus``."""
+    """Return the first word of each WordNet ID, from lines like ``n01443537  goldfish, Carassius auratus``."""
     pairs = [line.split(maxsplit=1) for line in lines]
     return {pair[0]: pair[1].split(",")[0].strip() for pair in pairs if len(pair) == 2}
 
 
 def _class_names(wnids: list[str], words: dict[str, str]) -> tuple[str, ...]:
-    """A unique name for each class: its word, followed by its ID if another class has the same word."""
+    """Return a unique name for each class: its word, followed by its ID if another class has the same word."""
     names = [words.get(wnid, wnid) for wnid in wnids]
     times = Counter(names)
     return tuple(name if times[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True))
 
 
 def _class_folders(root: Path, folders: list[Path]) -> Part:
-    """The images directly in ``folders``, one folder per class."""
+    """Return the images directly in ``folders``, one folder per class."""
     names: list[str] = []
     counts = []
     for folder in folders:
@@ -127,7 +126,7 @@ def _class_folders(root: Path, folders: list[Path]) -> Part:
 
 
 def _annotated(root: Path, folder: Path, listing: Path, labelled: dict[str, str], wnids: list[str]) -> Part:
-    """The images in ``folder`` that ``labelled``, image -> WordNet ID, names, in its order."""
+    """Return the images in ``folder`` that ``labelled``, image -> WordNet ID, names, in its order."""
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     absent = [name for name in labelled if name not in present]
     if absent:
@@ -147,7 +146,7 @@ def _annotated(root: Path, folder: Path, listing: Path, labelled: dict[str, str]
 
 
 def _files_part(root: Path, folders: list[Path], names: list[str], labels: np.ndarray) -> Part:
-    """The images ``folders[label] / name``; messages name them relative to the folder around ``root``."""
+    """Return the images ``folders[label] / name``; messages name them relative to the folder around ``root``."""
 
     # Joined on demand: a million paths would take half a gigabyte.
     def path(row: int) -> Path:
@@ -169,7 +168,7 @@ def _solved(path: Path) -> dict[str, str]:
 
 
 def _devkit_classes(path: Path) -> list[tuple[int, str, str]]:
-    """The devkit's own number, the WordNet ID and the words of each class, without superclasses."""
+    """Return the number in the devkit, the WordNet ID and the words of each class, without superclasses."""
     from scipy.io import loadmat
 
     with file_errors(path):

@@ -17,12 +17,12 @@ _NAMED = 5
 def class_numbers(
     labels: Mapping[str, np.ndarray], names: Sequence[str] | None, findings: Findings, where: str
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Class names, and by split the labels as int64 (N,), ``NO_LABEL`` where there is none.
+    """Return class names and, by split, the labels as int64 (N,), with ``NO_LABEL`` for missing ones.
 
     Args:
         labels: by split, (N,) integers, booleans, whole floats or NaN, or an object array of these or of strings.
             None and the empty string mean no label.
-        names: the classes that integers index. None: each different label is a class of that name.
+        names: the classes that integers index; None if each different label is a class.
         findings: receives a remark where labels are renumbered.
         where: the source, for messages.
 
@@ -75,7 +75,7 @@ def _check_numbers(different: np.ndarray, some_missing: bool, findings: Findings
 def select_classes(
     classes: tuple[str, ...], parts: dict[str, Part], wanted: tuple[str, ...], findings: Findings, origin: str
 ) -> tuple[tuple[str, ...], dict[str, Part]]:
-    """The ``wanted`` classes, in this order, with their images. Images without a label stay.
+    """Return the ``wanted`` classes, in this order, with their images. Images without a label stay.
 
     Raises:
         InputError: one of ``wanted`` is not among ``classes``.
@@ -108,7 +108,7 @@ def check_classes(wanted: Sequence[str], classes: Sequence[str], origin: str) ->
 
 
 def class_name(text: str) -> str:
-    """A class name in one Unicode form: macOS writes é as two characters, other systems as one."""
+    """Return a class name in one Unicode form: macOS writes é as two characters, other systems as one."""
     return unicodedata.normalize("NFC", text)
 
 

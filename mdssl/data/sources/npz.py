@@ -40,7 +40,7 @@ def npz_source(path: Path, reading: Reading | None = None) -> Source:
     for split, styles in KEYS.items():
         for images_key, labels_key in styles:
             if images_key in arrays and split not in parts:
-                # Images of one style may have labels of the other.
+                # The labels may have a key of another style.
                 keys = [labels_key, *(key for _, key in styles)]
                 own = next((key for key in keys if key in arrays and reading.classes != ()), "")
                 parts[split] = _part(path, images_key, arrays[images_key])
@@ -62,7 +62,7 @@ def npz_source(path: Path, reading: Reading | None = None) -> Source:
 
 
 def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays with known names, and all names."""
+    """Return the arrays with known names, and all names."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key in _KNOWN_KEYS}

@@ -50,7 +50,7 @@ Progress = Callable[[int, int | None], None]
 
 
 def detect_kind(name: str, source: Path | None) -> str:
-    """The kind of ``source``, a file or folder; without a path, that of the known dataset ``name``.
+    """Return the kind of ``source``, a file or folder; without a path, that of the known dataset ``name``.
 
     Raises:
         InputError: the path does not exist or has no readable files; without a path, the name is unknown.
@@ -88,7 +88,7 @@ def detect_kind(name: str, source: Path | None) -> str:
 
 
 def source_state(source: Path, kind: str, reading: Reading) -> str:
-    """The number of files in ``source`` and a digest over their names, sizes and times of writing.
+    """Return the number of files in ``source`` and a digest over their names, sizes and times of writing.
 
     Empty for kinds that only read certain files.
     """
@@ -183,7 +183,7 @@ def _nothing_to_read(source: Path) -> InputError:
 
 
 def owner_of_files(name: str) -> str:
-    """The dataset whose download folder has the raw files of ``name``: mostly itself."""
+    """Return the dataset whose download folder has the raw files of ``name``: usually ``name``."""
     published = published_as(name)
     return published.files_of or name if published else name
 
@@ -191,7 +191,7 @@ def owner_of_files(name: str) -> str:
 def _fetch_files(
     name: str, published: Published, store: Path, source: Path | None, download: bool, progress: Progress | None
 ) -> Path:
-    """The folder with all of ``published.needs``. Missing files are unpacked or downloaded into ``store``."""
+    """Return the folder with all of ``published.needs``. Missing files are unpacked or downloaded into ``store``."""
     place = source or store
     root = _root(name, published, place) or _root(name, published, store)
     if root:
@@ -218,15 +218,15 @@ def _fetch_files(
 
 
 def _root(name: str, published: Published, place: Path) -> Path | None:
-    """The folder in or around ``place`` with all the needed files, if there is one."""
+    """Return the folder in or around ``place`` with all the needed files, if there is one."""
     roots = _possible_roots(name, published, place)
     return next((root for root in roots if all((root / needed).exists() for needed in published.needs)), None)
 
 
 def _possible_roots(name: str, published: Published, place: Path) -> list[Path]:
-    """The path itself, its parent, torchvision's folders of DTD and EuroSAT, and other usual folders."""
+    """Return the folders in or around ``place`` that may contain the needed files."""
     roots = [place, place / name, *(place / usual for usual in published.usual_folders)]
-    # Only if the path itself is one of the needed files: the user did not ask for anything else beside it.
+    # Other files beside ``place`` are used only if ``place`` is a needed file.
     if place.name in {PurePosixPath(needed).parts[0] for needed in published.needs}:
         roots.append(place.parent)
     return roots
@@ -240,12 +240,12 @@ def _has_archives(published: Published, place: Path) -> bool:
 
 
 def _refuse_incomplete(name: str, published: Published, place: Path) -> None:
-    """Raise ``InputError`` if only some of the needed files are there."""
+    """Raise ``InputError`` if only some of the needed files exist."""
     for root in _possible_roots(name, published, place):
         missing = [needed for needed in published.needs if not (root / needed).exists()]
         if len(missing) < len(published.needs):
             raise InputError(
-                f"the raw files of {name!r} in {root} lack {', '.join(missing)}. Put there {_how_to_get(published)}."
+                f"the raw files of {name!r} in {root} lack {', '.join(missing)}. Add {_how_to_get(published)}."
             )
 
 
@@ -257,16 +257,16 @@ def check_complete(name: str, published: Published, opened: Source) -> None:
         if found[what] != count:
             raise InputError(
                 f"the raw files of {name!r} hold {count_of(found[what], what)}, where {count:,} are published: some "
-                f"are missing, or they are of another version. Put there {_how_to_get(published)}. Prepare "
-                "your own images under another name."
+                f"are missing, or they are of another version. Add {_how_to_get(published)}. Prepare your own images "
+                "under another name."
             )
 
 
 def _missing(name: str, published: Published, store: Path) -> InputError:
-    way = "Add --download to fetch them, or" if published.remotes else "They cannot be downloaded automatically:"
+    way = "Fetch them with --download, or" if published.remotes else "They cannot be downloaded automatically:"
     return InputError(
-        f"the raw files of {name!r} are not in {store}. {way} put there {_how_to_get(published)}. If they are "
-        "elsewhere, give --source PATH."
+        f"the raw files of {name!r} are not in {store}. {way} add {_how_to_get(published)}. If they are in another "
+        "folder, give --source PATH."
     )
 
 
@@ -274,4 +274,4 @@ def _how_to_get(published: Published) -> str:
     if not published.remotes:
         return published.by_hand
     files = (f"{remote.filename} (from {remote.url}, MD5 {remote.md5})" for remote in published.remotes)
-    return f"what is in {'; '.join(files)}"
+    return f"the content of {'; '.join(files)}"

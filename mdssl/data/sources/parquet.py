@@ -55,7 +55,7 @@ def parquet_source(path: Path, reading: Reading | None = None) -> Source:
 
 
 def parquet_images(path: Path) -> tuple[tuple[str, ...] | None, dict[str, Part]]:
-    """The images of the shards in ``path`` by split, for purposes that need no labels.
+    """Return the images of the shards in ``path`` by split, for purposes that need no labels.
 
     The label of a row without one is -1, and a row without an image has no bytes.
 
@@ -99,7 +99,7 @@ class _Shard:
         strict: whether it must be clear which column has the labels.
         labels: (N,) as `mdssl.data.sources.labels.class_numbers` takes them.
         classes: names from the schema, or None.
-        remark: about class names in the schema that cannot be read; mostly empty.
+        remark: a remark if the class names in the schema cannot be read, else empty.
         unread: names of the columns that are not read.
     """
 
@@ -123,7 +123,7 @@ class _Shard:
         self.classes, self.remark = _class_names(self.name, schema, self.label_column)
 
     def read(self, rows: np.ndarray) -> Iterator[RawImage]:
-        """The raw images of ascending ``rows``."""
+        """Yield the raw images of ascending ``rows``."""
         start = 0
         try:
             with pq.ParquetFile(self.path) as file:
@@ -219,7 +219,7 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _class_names(file: str, schema: pa.Schema, label_column: str | None) -> tuple[tuple[str, ...] | None, str]:
-    """The class names in the schema's metadata, and a remark if they cannot be read.
+    """Return the class names in the schema's metadata, and a remark if they cannot be read.
 
     Raises:
         InputError: two classes have one name.

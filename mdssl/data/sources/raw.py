@@ -153,7 +153,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _unpickle(path: Path, *keys: str) -> list:
-    """The values under ``keys`` of the dict that is pickled in ``path``."""
+    """Return the values under ``keys`` of the dict that is pickled in ``path``."""
     with file_errors(path), open(path, "rb") as file:
         # Written by Python 2: its str is bytes here, and latin-1 keeps every byte.
         content = _ArraysOnly(file, encoding="latin1").load()

@@ -1,7 +1,4 @@
-"""Search of nearest training images in an encoder's feature space, by cosine similarity.
-
-Exact search by cosine similarity, over a seeded sample of the training images of each domain.
-"""
+"""Exact search of nearest images by cosine similarity, in a seeded sample of the training images of each domain."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ class Picture:
     Attributes:
         source: dataset, or the file as the user named it.
         split, row: its place in the dataset; empty and -1 for a file.
-        label: name of its class; empty where it is unknown.
+        label: name of its class; empty if it is unknown.
         image: uint8 (S, S, 3).
     """
 
@@ -64,7 +61,7 @@ class Pictures:
 
     @cached_property
     def classes(self) -> list[str]:
-        """The class name of each image; empty where the dataset has no labels."""
+        """The class name of each image; empty if the dataset has no labels."""
         if not self.dataset.classes:
             return [""] * len(self.rows)
         return [self.dataset.classes[label] for label in self._part.labels[self.rows]]
@@ -131,7 +128,7 @@ def encode_rows(
 def nearest(
     queries: Sequence[Picture], query_directions: np.ndarray, candidates: Sequence[Pictures], count: int
 ) -> list[Match]:
-    """The ``count`` nearest of ``candidates`` for each query; among equally near ones, the earlier first.
+    """Return the ``count`` nearest of ``candidates`` for each query; among equally near ones, the earlier first.
 
     A query that is itself a candidate is not its own neighbor.
 
@@ -157,7 +154,7 @@ def nearest(
 
 
 def described(match: Match) -> str:
-    """Words: ``photo.png: 8 of 10 neighbors are from svhn, 2 from cifar10; nearest first: 7 of svhn (0.93), …``"""
+    """Return ``photo.png: 8 of 10 neighbors are from svhn, 2 from cifar10; nearest first: 7 of svhn (0.93), …``"""
     counts = Counter(picture.source for picture in match.neighbors).most_common()
     (first, most), *others = counts
     domains = f"{most} of {len(match.neighbors)} neighbors are from {first}"

@@ -28,7 +28,7 @@ from mdssl.storage.ownership import check_file
 from mdssl.terminal import printable
 
 IMAGES_OF_SPLIT = 4
-"""Images that ``DATASET:test`` or ``DATASET:train`` stands for."""
+"""Number of images that ``DATASET:test`` or ``DATASET:train`` selects."""
 MOST_NEIGHBORS = 50
 _IN_DATASET = re.compile(r"(?P<name>[^:/]+):(?P<split>[^:/]*)(:(?P<row>[^:/]*))?")
 _ALLOWED = (
@@ -78,7 +78,7 @@ def show_neighbors(
         _check_sizes(datasets)
     queries = [picture for text in images for picture in _pictures(text, datasets[0], data, seed)]
     target = Location.of(output)
-    # Before the encoding, which takes a while.
+    # Checked before the encoding, which takes a while.
     check_file(target)
     target.parent.check_writable("--output", what="folder of the sheet of neighbors")
     options: dict[str, Any] = {"layer": features, "device": device, "input_size": config.input_size}
@@ -124,7 +124,7 @@ def _check_sizes(datasets: Sequence[Dataset]) -> None:
 
 
 def _pictures(text: str, like: Dataset, data: str, seed: int) -> list[Picture]:
-    """The images that ``text`` names: a path or URI, ``DATASET:SPLIT`` or ``DATASET:SPLIT:ROW``.
+    """Return the images that ``text`` names: a path or URI, ``DATASET:SPLIT`` or ``DATASET:SPLIT:ROW``.
 
     They are resized as those of ``like`` were. A file takes precedence over a dataset.
     """
