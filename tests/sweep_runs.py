@@ -23,6 +23,8 @@ from processes import descendants, listening, ours, wait_for
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 SCRIPT = SWEEPS / "lambda_grid.py"
 TINY = ["--domains", "tiny-a", "tiny-b", "--batch-per-domain", "8", "--precision", "fp32"]
+NOISE = ("(raylet)", "TorchTrainer pid", "RayTrainWorker", "tensorboard", "Traceback")
+"""What Ray prints of its own, and a sweep does not."""
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 CLUSTER = """

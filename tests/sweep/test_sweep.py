@@ -11,7 +11,7 @@ import sys
 import pandas as pd
 import pytest
 from processes import ours, wait_for
-from sweep_runs import SCRIPT, TINY, Running, assert_nothing_is_left_over, encoders, load_script, run_here
+from sweep_runs import NOISE, SCRIPT, TINY, Running, assert_nothing_is_left_over, encoders, load_script, run_here
 
 from mdssl import Sweep
 from mdssl.cli.main import main
@@ -19,7 +19,6 @@ from mdssl.storage.location import Location
 from mdssl.storage.trial_log import read
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(500)]
-NOISE = ("(raylet)", "TorchTrainer pid", "RayTrainWorker", "tensorboard", "Traceback")
 
 
 def flags(storage, data, *more):
