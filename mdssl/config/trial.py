@@ -25,10 +25,11 @@ PretrainedStem = Literal["imagenet", "cifar", "cifar-pad2"]
 RECIPE_VERSION = 1
 """Part of every ``trial_id``. Raise it whenever training itself changes by more than rounding, so that no old encoder
 passes for a new one."""
-_SINCE_THE_FIRST_IDS = (("schedule", "cosine", ("decay_fraction",)), ("sampling", "balanced", ()))
-"""Settings that had one value before they were settings, and those that come with others: ids do not have them then."""
 CLUSTERING_VERSION = 2
 """The same for clustered methods alone. 2: K-Means tries its starts on a sample of the images."""
+_SINCE_THE_FIRST_IDS = (("schedule", "cosine", ("decay_fraction",)), ("sampling", "balanced", ()))
+"""Later settings with the value that all trials had before, and the settings of other values. Ids of trials with that
+value have neither."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +81,14 @@ class Recipe:
     def __post_init__(self) -> None:
         check_types(self)
         check_number("batch_per_domain", self.batch_per_domain, low=2, hint="A contrastive loss needs other images.")
-        check_number("iterations", self.iterations, low=1)
-        check_number("projection_dim", self.projection_dim, low=1)
-        check_number("learning_rate", self.learning_rate, low=0)
-        check_number("lr_warmup_iterations", self.lr_warmup_iterations, low=0)
+        for name in ("iterations", "projection_dim"):
+            check_number(name, getattr(self, name), low=1)
+        for name in ("learning_rate", "lr_warmup_iterations", "weight_decay"):
+            check_number(name, getattr(self, name), low=0)
         usual, warmup = Recipe.decay_fraction, self.lr_warmup_iterations
         check_schedule(self.schedule, self.decay_fraction, usual, self.iterations, warmup)
-        check_number("weight_decay", self.weight_decay, low=0)
-        check_number("crop_min_area", self.crop_min_area, low=0.01, high=1)
-        check_number("jitter_strength", self.jitter_strength, low=0, high=1)
-        check_number("blur_probability", self.blur_probability, low=0, high=1)
+        for name, low in (("crop_min_area", 0.01), ("jitter_strength", 0), ("blur_probability", 0)):
+            check_number(name, getattr(self, name), low=low, high=1)
 
     @property
     def stable_steps(self) -> int:
@@ -212,9 +211,8 @@ class TrialConfig(Recipe, ClusterSettings):
             ValueError: an unknown key (the nearest valid one is named), or a value that is not allowed.
         """
         values = {current_name(key): value for key, value in values.items()}
-        valid = [field.name for field in fields(cls)]
         for key in values:
-            check_name("config key", key, valid)
+            check_name("config key", key, [field.name for field in fields(cls)])
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -234,17 +232,14 @@ class TrialConfig(Recipe, ClusterSettings):
     @property
     def versions(self) -> dict[str, int]:
         """Versions of the code that trains this trial, by name; part of `trial_id`."""
-        versions = {"recipe_version": RECIPE_VERSION}
-        if METHODS[self.method].finds_domains:
-            versions["recipe_version_clustering"] = CLUSTERING_VERSION
-        return versions
+        of_clustering = {"recipe_version_clustering": CLUSTERING_VERSION} if METHODS[self.method].finds_domains else {}
+        return {"recipe_version": RECIPE_VERSION} | of_clustering
 
     @cached_property
     def trial_id(self) -> str:
         """12 hex digits of a SHA-256 over all that can change the encoder, `versions` included.
 
-        Precision ``auto``, which the hardware decides where the trial trains, has the id of ``fp32``: that of the
-        trials that it has made on most CPUs.
+        Precision ``auto`` has the id of ``fp32``, which it is on most CPUs.
         """
         return self._hashed(auto_precision="fp32")
 
