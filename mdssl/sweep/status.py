@@ -234,8 +234,10 @@ def trial_status(storage: Location, trial_id: str, rows: pd.DataFrame | None = N
     last = _read(folder / "metrics.parquet", _last_row) or {}
     run = _read(folder / "run.json", json.loads) or {}
     step = last.get("step", 0)
+    if ended.get("status") in ("failed", "stopped"):
+        step = ended["step"]
     if ended.get("status") == "failed":
-        step, error = ended["step"], error or _first_line(ended["error"])
+        error = error or _first_line(ended["error"])
     early = stopped_early(trial_id, ended) if ended.get("status") == "stopped" else ""
     if "variants" in ended:
         mixture = mixture or mixture_of(config.train_mixture, ended["variants"])

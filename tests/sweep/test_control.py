@@ -255,7 +255,7 @@ def test_delete_asks_says_how_much_and_leaves_what_is_not_its_own(board, capsys,
     run("tag", A, B, "--add", "good", "--storage", board)
     capsys.readouterr()
     assert run("delete", A, "--storage", board, "--dry-run") == 0
-    assert f"would delete 1 trials with their rows, 8.0 MB: {A} in" in capsys.readouterr().out
+    assert f"would delete 1 trial(s) with their rows, 8.0 MB: {A} in" in capsys.readouterr().out
     assert run("delete", A, A[:-1] + "c", "--yes", "--storage", board) == 2
     assert f"Did you mean {A}" in capsys.readouterr().err
     assert run("delete", A, "--storage", board) == 2
