@@ -223,6 +223,8 @@ def test_retry_takes_failures_and_stops_away_and_leaves_scores(board, capsys):
         board, A, [*read_rows(board, A), failed() | {"eval_dataset": "stl10", "config_json": "{}", "probe": "sgd"}]
     )
     assert run("retry", A, B, C, "--storage", board) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "scores its encoder" in said[0] and all("continues from its checkpoint" in line for line in said[1:])
     assert {each["status"] for each in read_rows(board, A)} == {"finished"}
     assert len(read_rows(board, A)) == 2
     assert read_rows(board, B) == read_rows(board, C) == []
