@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import CONTEXT
 
 import mdssl
 from mdssl import Sweep, TrialConfig, load_encoder, train
+from mdssl.leaderboard.board import write_rows
+from mdssl.pretrain.trial_files import now
+from mdssl.sweep.rows import failed_row
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"arch": "resnet18", "batch_per_domain": 8, "precision": "fp32", "lr_warmup_iterations": 1}
@@ -126,6 +130,25 @@ def test_a_sweep_has_the_trials_of_the_script(tiny_data, tmp_path, capsys, monke
 def test_a_wrong_setting_of_a_sweep_is_one_message(settings, message):
     with pytest.raises(ValueError, match=message):
         Sweep(domains=["tiny-a"], **settings)
+
+
+def test_what_retries_failed_trials_is_said_for_python_not_as_the_command_of_the_notebook(
+    tiny_data, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
+    sweep = Sweep(
+        methods=["random"],
+        domains=["tiny-a"],
+        data=tiny_data,
+        storage=str(tmp_path),
+        batch_per_domain=8,
+        evaluate=["tiny-a"],
+    )
+    (trial,) = sweep.trials()
+    write_rows(str(tmp_path), trial.trial_id, [failed_row(trial, "gone", context=CONTEXT, started_at=now())])
+    sweep.run()
+    said = capsys.readouterr().out
+    assert "to retry failed trials and probes: Sweep(…, retry_failed=True)" in said and "kernel" not in said
 
 
 @pytest.mark.ray

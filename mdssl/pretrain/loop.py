@@ -199,7 +199,9 @@ def _train(
 
     def record_stop(**more: Any) -> dict[str, Any]:
         more |= {"scores": reports.scores, "fingerprints": dict(getattr(validate, "fingerprints", {}))}
-        return write_stopped(trial_dir, config, model, state, **of_run, **more)
+        ended = write_stopped(trial_dir, config, model, state, **of_run, **more)
+        log.info(stopped_early(trial_dir.name, ended))
+        return ended
 
     def save_and_stop() -> NoReturn:
         make_reports(up_to_now=True)

@@ -24,7 +24,7 @@ from mdssl.storage.trial_dir import LEADERBOARD, trial_dir_in
 from mdssl.terminal import printable
 
 CHECK_SECONDS = 5.0
-"""Interval between checks of the storage. Updates take at most a third of the time."""
+"""Interval between checks of the storage. Building pages takes at most a third of the time, and so does drawing."""
 
 
 class Dashboard:
@@ -39,6 +39,7 @@ class Dashboard:
         self._storage, self._folder, self._unfinished = storage, folder, unfinished
         self._lock = _FairLock()
         self._stamps = self._current_stamps()
+        self._drawn = ""
         self._content = self._build()
 
     @property
@@ -62,45 +63,49 @@ class Dashboard:
             return None
 
     def update(self) -> bool:
-        """Build the first page again if the storage has changed, and its curves and figures if a row has."""
+        """Build the first page again if the storage has changed, with the former figures, which `draw` renews."""
         stamps = self._current_stamps()
         if stamps == self._stamps:
             return False
         self._content = self._build()
-        if stamps[0] != self._stamps[0]:
-            self._draw()
         self._stamps = stamps
         return True
 
+    def draw(self) -> None:
+        """Draw curves and figures if a row has changed since they were drawn."""
+        rows = self._stamps[0]
+        if rows == self._drawn:
+            return
+        update_curves(self._storage, self._folder, self._content.board)
+        self._write_index(self._content)
+        draw_board(self._content.board, self._storage, self._folder, self._lock)
+        self._write_index(self._content)
+        self._drawn = rows
+
     def follow(self, say: Callable[[str], None]) -> None:
-        """Draw the figures, then call `update` in a loop. Errors of the storage are printed, and it is tried again."""
-        problem = ""
-        is_drawn = False
+        """Call `update` and `draw` in a loop. Errors of the storage are printed, and it is tried again."""
+        problem, draw_at = "", float("-inf")
         while True:
-            started = time.monotonic()
+            started = updated = time.monotonic()
             try:
-                if is_drawn:
-                    self.update()
-                else:
-                    self._draw()
-                    is_drawn = True
+                self.update()
+                updated = time.monotonic()
+                if updated >= draw_at:
+                    self.draw()
                 problem = ""
             except (OSError, InputError) as error:
                 if str(error) != problem:
                     say(f"the page could not be updated: {printable(str(error))}")
                 problem = str(error)
-            time.sleep(max(CHECK_SECONDS, 2 * (time.monotonic() - started)))
+            # The next figures are later than the next rows, which take less time.
+            if updated >= draw_at:
+                draw_at = 3 * time.monotonic() - 2 * updated
+            time.sleep(max(CHECK_SECONDS, 2 * (updated - started)))
 
     def _build(self) -> Content:
         content = Content(self._storage, self._unfinished)
         self._write_index(content)
         return content
-
-    def _draw(self) -> None:
-        update_curves(self._storage, self._folder, self._content.board)
-        self._write_index(self._content)
-        draw_board(self._content.board, self._storage, self._folder, self._lock)
-        self._write_index(self._content)
 
     def _write_index(self, content: Content) -> None:
         with self._lock:

@@ -76,5 +76,5 @@ class Sweep:
         Raises:
             ValueError: settings, data, storage or resources that cannot work; nothing has been started then.
         """
-        run_sweep(self.name, self.settings, self.methods)
+        run_sweep(self.name, self.settings, self.methods, retry="Sweep(…, retry_failed=True).run(), without force")
         return read(self.settings.storage, trial_id=[config.trial_id for config in self.trials()])

@@ -88,7 +88,8 @@ def check_free(storage: Location, chosen: Sequence[str]) -> None:
         listed = some_of((f"{trial_id} by {owner}" for trial_id, owner in busy.items()), _NAMED)
         raise InputError(
             f"claimed by a living process: {listed}. Nothing was changed. `mdssl stop {' '.join(list(busy)[:_NAMED])}` "
-            f"ends the training; a process that died on another machine counts as dead after {DEAD_SECONDS:g} s."
+            "ends training, and scoring ends by itself; a process that died on another machine counts as dead after "
+            f"{DEAD_SECONDS:g} s."
         )
 
 
@@ -167,7 +168,10 @@ def retry_trials(storage: str | Location, chosen: Sequence[str]) -> None:
                 rows_file_in(storage, trial_id).delete()
             # Last: if this is interrupted before, the same command does the rest.
             request.delete()
-        print(f"{trial_id}: the next sweep that has it, or `mdssl train`, continues from its checkpoint")
+        has_checkpoint = any(name.startswith("step-") for name in (trial_dir / "checkpoints").names())
+        how = "continues from its checkpoint" if has_checkpoint else "trains it from the start"
+        how = "scores its encoder" if status == "finished" else how
+        print(f"{trial_id}: the next sweep that has it, or `mdssl train`, {how}")
 
 
 def training_status(trial_dir: Location) -> str:

@@ -54,11 +54,13 @@ def run_sweep(
     settings: SweepSettings,
     methods: Sequence[str | Mapping[str, Any]],
     *,
+    retry: str = "",
     afterwards: Callable[[pd.DataFrame, Console], None] | None = None,
 ) -> int:
     """Run the trials of ``methods`` (see `mdssl.sweep.search.search.Trials`) as the sweep ``name``.
 
     Args:
+        retry: as for `mdssl.sweep.summary.print_results`.
         afterwards: prints more, from the leaderboard's rows of these trials.
 
     Returns:
@@ -96,7 +98,7 @@ def run_sweep(
         if config.trial_id in records:
             clear_up(storage, config)
     renew(storage)
-    code = print_results(console, name, settings, storage, configs)
+    code = print_results(console, name, settings, storage, configs, retry)
     if afterwards:
         afterwards(leaderboard.read(storage, trial_id=[config.trial_id for config in configs]), console)
     return code

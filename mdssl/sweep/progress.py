@@ -175,7 +175,7 @@ class SweepProgress(tune.Callback):
             return
         self.printed[trial_id, state] = now
         if "on_request" in latest:
-            text = f"stopped by `mdssl stop`; after `mdssl retry {trial_id}` the same command trains it further"
+            text = f"stopped by `mdssl stop`; after `mdssl retry {trial_id}` the same sweep trains it further"
         elif was_stopped:
             text = f"its process got SIGTERM; it resumes from its checkpoint of step {latest['step_saved']}"
         elif state == "training":

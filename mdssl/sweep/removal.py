@@ -51,7 +51,7 @@ def delete_trials(storage: str | Location, chosen: Sequence[str], *, yes: bool, 
     check_free(storage, chosen)
     sizes = in_threads(lambda trial_id: _own(trial_dir_in(storage, trial_id).sizes()), chosen)
     total = sum(sum(each.values()) for each in sizes)
-    what = f"{len(chosen)} trials with their rows, {_mb(total)}: {some_of(chosen, _NAMED)}"
+    what = f"{len(chosen)} trial(s) with their rows, {_mb(total)}: {some_of(chosen, _NAMED)}"
     if not _agreed(f"delete {what}", f"in {storage}", yes=yes, dry_run=dry_run):
         return
     records = all_records(storage)
@@ -66,7 +66,7 @@ def delete_trials(storage: str | Location, chosen: Sequence[str], *, yes: bool, 
             print(f"{trial_id}: left in {trial_dir}, as mdssl did not write it: {some_of(left, _NAMED)}")
     if noted := read_notes(storage).keys() & set(chosen):
         write_notes(storage, noted, note="", replace=True)
-    print(f"deleted {len(chosen)} trials, {_mb(total)}")
+    print(f"deleted {len(chosen)} trial(s), {_mb(total)}")
 
 
 def archive_trials(storage: str | Location, chosen: Sequence[str], *, undo: bool) -> None:
@@ -100,7 +100,7 @@ def archive_trials(storage: str | Location, chosen: Sequence[str], *, undo: bool
             write_notes(target, [trial_id], add=own.tags, note=own.note, replace=True)
             write_notes(source, [trial_id], note="", replace=True)
     back = "" if undo else f"; back with `mdssl archive --undo {' '.join(chosen[:_NAMED])}`"
-    print(f"moved {len(chosen)} trials to {target}{back}")
+    print(f"moved {len(chosen)} trial(s) to {target}{back}")
 
 
 class _Waste(NamedTuple):

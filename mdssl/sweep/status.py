@@ -233,9 +233,9 @@ def trial_status(storage: Location, trial_id: str, rows: pd.DataFrame | None = N
     written = {name: (info.mtime_ns or 0) / 1e9 for name, info in folder.listing().items()}
     last = _read(folder / "metrics.parquet", _last_row) or {}
     run = _read(folder / "run.json", json.loads) or {}
-    step = last.get("step", 0)
+    step = ended["step"] if ended.get("status") in ("failed", "stopped") else last.get("step", 0)
     if ended.get("status") == "failed":
-        step, error = ended["step"], error or _first_line(ended["error"])
+        error = error or _first_line(ended["error"])
     early = stopped_early(trial_id, ended) if ended.get("status") == "stopped" else ""
     if "variants" in ended:
         mixture = mixture or mixture_of(config.train_mixture, ended["variants"])
@@ -251,6 +251,7 @@ def trial_status(storage: Location, trial_id: str, rows: pd.DataFrame | None = N
         else:
             # A trial that failed before is being tried again.
             state, error, early = "evaluating" if ended.get("status") == "finished" else "training", "", ""
+            step = last.get("step", 0)
     return TrialStatus(
         config=config,
         state="failed" if error else state,

@@ -121,9 +121,18 @@ def _notes(settings: SweepSettings, variants: dict[str, str], archived: list[str
 
 
 def print_results(
-    console: Console, name: str, settings: SweepSettings, storage: Location, configs: list[TrialConfig]
+    console: Console,
+    name: str,
+    settings: SweepSettings,
+    storage: Location,
+    configs: list[TrialConfig],
+    retry: str = "",
 ) -> int:
-    """Print the sweep's table and its location; returns 0 when every trial has all its scores, 1 when some failed."""
+    """Print the sweep's table and its location; returns 0 when every trial has all its scores, 1 when some failed.
+
+    Args:
+        retry: what retries the trials that failed; by default the command of this process with --retry-failed.
+    """
     rows = leaderboard.read(storage, trial_id=[config.trial_id for config in configs])
     probes = [probe.name for probe in settings.probe_config.each()]
     # Failures of other probes and datasets belong to other sweeps.
@@ -148,17 +157,23 @@ def print_results(
         print_sweep_table(table, console=console)
     works = plan(storage, configs, replace(settings, force=False, retry_failed=False))
     complete = all(work.state in ("finished", "stopped") for work in works)
+    if asked := [work.config.trial_id for work in works if work.on_request]:
+        text = f"stopped on request: {some_of(asked, 8)}; after `mdssl retry` the same sweep trains them further"
+        console.print(text, markup=False, soft_wrap=True)
     if not complete:
-        program, *words = (word for word in sys.argv if word not in ("--force", "--retry-failed"))
-        is_script = program.endswith(".py") and Path(program).name != "__main__.py"
-        again = shlex.join([*(["python", program] if is_script else ["mdssl"]), *words, "--retry-failed"])
-        console.print(f"to retry failed trials and probes: {again}", markup=False, soft_wrap=True)
+        console.print(f"to retry failed trials and probes: {retry or _retry_command()}", markup=False, soft_wrap=True)
     folder = (storage / LEADERBOARD).uri
     console.print(f"\nleaderboard: {folder}", markup=False, soft_wrap=True)
     console.print(pandas_line(storage), markup=False, soft_wrap=True)
     pages = shlex.join(["mdssl", "report", "--storage", settings.storage])
     console.print(f"report: {pages}", markup=False, soft_wrap=True)
     return 0 if complete else 1
+
+
+def _retry_command() -> str:
+    program, *words = (word for word in sys.argv if word not in ("--force", "--retry-failed"))
+    is_script = program.endswith(".py") and Path(program).name != "__main__.py"
+    return shlex.join([*(["python", program] if is_script else ["mdssl"]), *words, "--retry-failed"])
 
 
 def pandas_line(storage: Location) -> str:

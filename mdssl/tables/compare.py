@@ -84,6 +84,9 @@ def settings_to_show(rows: pd.DataFrame) -> list[str]:
     Settings that untrained encoders lack, and images of different domains, do not count as differences.
     """
     trials = rows.drop_duplicates("trial_id")
+    if "precision" in trials:
+        # Of a trial that failed before it was decided.
+        trials = trials.assign(precision=trials["precision"].mask(trials["precision"] == "auto"))
     untrained = trials["train_mixture"] == ""
     names = [name for name in settings_of(rows) if name not in ("method", "train_mixture", "lambda1", "lambda2")]
     varied = trials.groupby(untrained)[names].nunique().max() > 1

@@ -4,12 +4,14 @@ import json
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from report_board import config, stand_in_for_figures, write_trial
 
 from mdssl.cli.main import main
 from mdssl.leaderboard.board import file_of
+from mdssl.report import dashboard as dashboard_module
 from mdssl.report import server
 from mdssl.report.dashboard import Dashboard
 from mdssl.report.folder import Folder
@@ -150,6 +152,8 @@ def test_the_first_page_follows_the_storage_and_trials_are_drawn_when_asked_for(
     new = write_trial(storage, config(lambda2=0.4), {"cifar10": 51.0, "svhn": 41.0})
     assert dashboard.page(f"trials/{new}.html") is None
     assert dashboard.update() and dashboard.version != before
+    assert new in dashboard.page("index.html").decode() and figures.drawn == []
+    dashboard.draw()
     page = dashboard.page("index.html").decode()
     assert new in page and "figures/lambda-curves.svg" in page and '"loss":[[10,20],[5.0,4.0]]' in page
     assert figures.drawn == ["lambda-curves.svg"]
@@ -161,6 +165,27 @@ def test_the_first_page_follows_the_storage_and_trials_are_drawn_when_asked_for(
     dashboard.update()
     assert new not in dashboard.page("index.html").decode().partition("Still running")[0]
     assert dashboard.page(f"trials/{new}.html") is None
+
+
+def test_rows_do_not_wait_for_figures_that_take_long_to_draw(dashboard, monkeypatch):
+    clock, done = [0.0], []
+
+    def sleep(seconds):
+        clock[0] += seconds
+        if clock[0] > 200:
+            raise KeyboardInterrupt
+
+    def draw():
+        done.append(("draw", clock[0]))
+        clock[0] += 60
+
+    monkeypatch.setattr(dashboard_module, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(dashboard, "update", lambda: done.append(("update", clock[0])))
+    monkeypatch.setattr(dashboard, "draw", draw)
+    with pytest.raises(KeyboardInterrupt):
+        dashboard.follow(print)
+    updates = [at for what, at in done if what == "update"]
+    assert updates[:3] == [0, 65, 70] and [at for what, at in done if what == "draw"] == [0, 180]
 
 
 def test_a_trial_without_rows_is_on_the_first_page_while_it_trains(dashboard, results):

@@ -223,6 +223,8 @@ def test_retry_takes_failures_and_stops_away_and_leaves_scores(board, capsys):
         board, A, [*read_rows(board, A), failed() | {"eval_dataset": "stl10", "config_json": "{}", "probe": "sgd"}]
     )
     assert run("retry", A, B, C, "--storage", board) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "scores its encoder" in said[0] and all("continues from its checkpoint" in line for line in said[1:])
     assert {each["status"] for each in read_rows(board, A)} == {"finished"}
     assert len(read_rows(board, A)) == 2
     assert read_rows(board, B) == read_rows(board, C) == []
@@ -255,7 +257,7 @@ def test_delete_asks_says_how_much_and_leaves_what_is_not_its_own(board, capsys,
     run("tag", A, B, "--add", "good", "--storage", board)
     capsys.readouterr()
     assert run("delete", A, "--storage", board, "--dry-run") == 0
-    assert f"would delete 1 trials with their rows, 8.0 MB: {A} in" in capsys.readouterr().out
+    assert f"would delete 1 trial(s) with their rows, 8.0 MB: {A} in" in capsys.readouterr().out
     assert run("delete", A, A[:-1] + "c", "--yes", "--storage", board) == 2
     assert f"Did you mean {A}" in capsys.readouterr().err
     assert run("delete", A, "--storage", board) == 2

@@ -112,13 +112,14 @@ def test_a_trial_that_was_stopped_early_is_told_from_one_that_was_interrupted(st
     ended = {"status": "stopped", "step": 40, "iterations": 100, "variants": {}}
     row = finished_score(early, "a") | dict.fromkeys(("top1", "probe", "num_classes", "num_train", "num_test"))
     write_rows(storage, early.trial_id, [row | {"status": "stopped", "step": 40, "val_linear_top1": 30.0}])
-    begin(storage, early, step=40, training=ended, claimed=False)
+    begin(storage, early, step=30, training=ended, claimed=False)
     begin(storage, interrupted, step=40, claimed=False)
     begin(storage, again, step=60, training=ended)
     found = {trial.config.seed: trial for trial in trial_statuses(storage)}
     assert [found[seed].state for seed in range(3)] == ["stopped", "stopped", "training"]
     said = f"trial {early.trial_id} was stopped early at step 40 of 100"
     assert [found[seed].stopped_early for seed in range(3)] == [said, "", ""]
+    assert found[2].step == 60
     assert (found[0].step, found[0].scores, found[0].error) == (40, 0, "")
     out = io.StringIO()
     print_status(storage, Console(file=out, width=80))

@@ -11,7 +11,17 @@ import sys
 import pandas as pd
 import pytest
 from processes import ours, wait_for
-from sweep_runs import NOISE, SCRIPT, TINY, Running, assert_nothing_is_left_over, encoders, load_script, run_here
+from sweep_runs import (
+    NOISE,
+    SCRIPT,
+    TINY,
+    Running,
+    assert_nothing_is_left_over,
+    encoders,
+    load_script,
+    run_here,
+    trained,
+)
 
 from mdssl import Sweep
 from mdssl.cli.main import main
@@ -152,6 +162,42 @@ def test_a_killed_sweep_goes_on(cluster, tiny_data, tmp_path):
     assert board["trial_id"].nunique() == 3
     metrics = pd.read_parquet(unfinished / "metrics.parquet")
     assert list(metrics["step"]) == list(range(2, 81, 2)), "every step once"
+
+
+@pytest.mark.parametrize("executor", ["inline", pytest.param("torchtrainer", marks=pytest.mark.long)])
+def test_mdssl_stop_ends_single_trials_of_a_live_sweep(executor, cluster, tiny_data, tmp_path, capsys):
+    """One that trains, the next one, by a condition, and one that is queued; the sweep ends with what is left."""
+    storage = tmp_path / "results"
+    same = ["--iterations", 20_000, "--lambda1", 0.9, "--lambda2", 0.1, 0.2, "--evaluate", "tiny-a"]
+    same += ["--max-concurrent", 1, "--executor", executor, "--address", cluster]
+    same = flags(storage, tiny_data, *same)
+    here = ["--storage", str(storage)]
+    planned = re.findall(r"^  ([0-9a-f]{12})  ", run_here(*same, "--dry-run"), re.MULTILINE)
+    _, simclr, second, queued = planned
+    sweep = Running(tmp_path / "said.txt", sys.executable, SCRIPT, *same)
+    try:
+        sweep.wait_for(f"{simclr} .*: step ")
+        assert main(["delete", simclr, "--yes", *here]) == 2
+        assert f"claimed by a living process: {simclr} by" in capsys.readouterr().err
+        assert main(["stop", simclr, queued, *here]) == 0
+        sweep.wait_for(f"{second} .*: step ")
+        assert main(["stop", "--where", "status=training", *here]) == 0
+        sweep.ends(0)
+    finally:
+        sweep.end()
+    board = pd.read_parquet(storage / "leaderboard").set_index("trial_id")
+    assert board["status"].to_dict() == {planned[0]: "finished", simclr: "stopped", second: "stopped"}
+    assert all(0 < board.loc[name, "step"] < 20_000 for name in (simclr, second))
+    assert f"stopped on request: {simclr}, {second}, {queued}; after" in sweep.said
+    assert "stopped early at step" in read(Location.of(storage) / "trials" / simclr)
+    assert_nothing_is_left_over(storage)
+    assert not trained(run_here(*same)), "the same command again trains none of them"
+    capsys.readouterr()
+    assert main(["retry", simclr, queued, *here]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "continues from its checkpoint" in said[0] and "trains it from the start" in said[1]
+    again = run_here(*same, "--dry-run")
+    assert re.search(f"{simclr} .* queued to resume", again) and re.search(f"{queued} .* queued to train", again)
 
 
 def test_a_trial_that_fails_is_a_row_and_force_trains_a_finished_one_again(first, cluster, tiny_data, tmp_path):

@@ -45,6 +45,14 @@ def swept(storage):
     return storage
 
 
+def test_a_precision_that_was_not_decided_is_no_setting_apart(swept):
+    trial(swept, 7, (70, 60, 50, 40), lambda1=0.8, precision="bf16")
+    write_rows(swept, "0" * 11 + "8", [failed(lambda1=0.5, precision="auto")])
+    assert "precision" not in table(swept)
+    trial(swept, 9, (70, 60, 50, 40), lambda1=0.7, precision="fp32")
+    assert {"fp32", "bf16"} <= set(table(swept)["precision"])
+
+
 def test_a_row_per_trial_with_averages_and_the_difference_to_the_baseline(swept):
     df = table(swept)
     columns = ["method", "lambda1", "lambda2", *DATASETS, "seen", "unseen", "vs simclr", "val", "status", "error"]
