@@ -34,7 +34,7 @@ from mdssl.sweep.rows import git_commit
 from mdssl.sweep.search.search import Trials
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_plan, print_results
-from mdssl.sweep.train_records import all_records, clear_up
+from mdssl.sweep.train_records import clear_up
 from mdssl.sweep.waiting import ClaimedElsewhere
 from mdssl.terminal import Terminal
 
@@ -93,10 +93,7 @@ def run_sweep(
         _run(name, settings, storage, trials, left, console)
     configs = trials.configs
     # Also of trials that another sweep had finished when it was killed.
-    records = all_records(storage)
-    for config in configs:
-        if config.trial_id in records:
-            clear_up(storage, config)
+    in_threads(lambda config: clear_up(storage, config), configs, 1 if storage.is_local else 16)
     renew(storage)
     code = print_results(console, name, settings, storage, configs, retry)
     if afterwards:

@@ -59,7 +59,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     cpus_per_worker: int = 1
     """CPU cores, and so torch threads, of each worker."""
     gpus_per_worker: float | None = None
-    """GPUs of each worker; default: 1 where the cluster has GPUs, else 0. With one worker these are the trial's: 0.5
+    """GPUs of each worker; default: 1 if there are any. With one worker these are the trial's: 0.5
     puts two trials on a GPU."""
     executor: Literal["torchtrainer", "inline"] = "torchtrainer"
     """torchtrainer (Ray Train, any number of workers) | inline (one worker inside the Tune trial: starts in a second).

@@ -152,7 +152,7 @@ def test_a_run_that_was_interrupted_goes_on_and_encodes_nothing_twice(run, encod
         write(self, number, *rest)
 
     monkeypatch.setattr(embeddings_file.Parts, "write", interrupted)
-    assert "the same command goes on" in run("tiny-a", code=130)
+    assert "the same command resumes" in run("tiny-a", code=130)
     assert not (tmp_path / "out.parquet").exists()
     assert sum(encoded) == 48
     encoded.clear()

@@ -25,6 +25,8 @@ from sweep_runs import (
 
 from mdssl import Sweep
 from mdssl.cli.main import main
+from mdssl.storage.claim import Owner
+from mdssl.storage.claim_files import machine
 from mdssl.storage.location import Location
 from mdssl.storage.trial_log import read
 
@@ -86,8 +88,12 @@ def test_the_same_command_again_trains_nothing(first, tiny_data):
     of_ours, of_others = (storage / ".ray" / f"{method}-{name}" for name in (trial_id, "0" * 12))
     for folder in (of_ours, of_others):
         (folder / "snapshot.json").parent.mkdir(parents=True)
+    other = storage / "trials" / max(before)
+    dead = Owner("f" * 32, "here", pid=2**23, machine=machine(), started=1)
+    (other / "claim.json").write_bytes(dead.to_bytes())
     again = run_here(*flags(storage, tiny_data, *arguments))
     assert (of_ours.exists(), of_others.exists()) == (False, True)
+    assert not list(other.glob("claim*"))
     shutil.rmtree(of_others)
     assert "at a time" not in again, "Ray is not even started"
     assert encoders(storage) == before
