@@ -17,8 +17,9 @@ sweep: install
 	$(BIN)/python sweeps/lambda_grid.py
 
 test: install
-# Tests that share what is slow to set up stay in one process. Which do, and what comes first: tests/conftest.py.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25
+# Tests that share what is slow to set up stay in one process. Which do, and what comes first: tests/conftest.py. On two
+# cores a third process works while others wait for Ray.
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
 
 # What takes no Ray and no further processes, in a minute or so: for use after each change.
 test-fast: install

@@ -47,8 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With ``--dist loadfile``: a file stays with one process, as do all that join the cluster, and all other files
-    that start Ray, of which some share a sweep."""
+    """With ``--dist loadfile``: a file stays with one process, as do those of a folder that join the cluster, and all
+    other files that start Ray, of which some share a sweep."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -57,7 +57,7 @@ def pytest_xdist_make_scheduler(config, log):
             path = config.rootpath / file
             if not process_use.starts_ray(path):
                 return file
-            return "cluster" if process_use.joins_the_cluster(path) else "own Ray"
+            return f"cluster of {path.parent.name}" if process_use.joins_the_cluster(path) else "own Ray"
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 

@@ -99,7 +99,7 @@ def test_a_signal_before_trials_train_ends_the_sweep_with_one_line(sweep, number
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_sigterm_while_a_trial_is_evaluated_ends_the_sweep_and_the_same_command_scores_it(sweep, tmp_path):
-    sweep.start("--iterations", "2", "--probe", "sgd", "--probe-epochs", "10000000")
+    sweep.start("--executor", "inline", "--iterations", "2", "--probe", "sgd", "--probe-epochs", "10000000")
     sweep.wait(lambda: ": evaluating" in sweep.said())
     time.sleep(2)
     sweep.process.send_signal(signal.SIGTERM)
@@ -113,7 +113,7 @@ def test_sigterm_while_a_trial_is_evaluated_ends_the_sweep_and_the_same_command_
     (encoder,) = results.glob("trials/*/encoder.safetensors")
     assert not list(results.glob("leaderboard/*")) and not list(results.rglob("*.tmp"))
     trained = encoder.stat().st_mtime_ns
-    sweep.start("--iterations", "2", "--probe", "sgd", "--probe-epochs", "2")
+    sweep.start("--executor", "inline", "--iterations", "2", "--probe", "sgd", "--probe-epochs", "2")
     assert sweep.process.wait(400) == 0, sweep.said()
     assert encoder.stat().st_mtime_ns == trained
     rows = read_rows(Location.of(results), encoder.parent.name)
