@@ -68,6 +68,7 @@ def configs() -> Iterator[TrialConfig]:
 def rows_of(config: TrialConfig, storage: Location, rng: np.random.Generator) -> list[dict]:
     """The trial's row for each dataset."""
     cost = {
+        "step": config.iterations,
         "train_seconds": rng.uniform(1000, 1100),
         "gpu_hours": 0.29,
         "num_workers": 1,
