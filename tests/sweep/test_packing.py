@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
 
@@ -27,15 +28,15 @@ def most_at_once(storage):
 
 
 def test_two_trials_share_a_gpu_and_a_third_waits_for_it(tiny_data, tmp_path):
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "num_gpus": 1})
     arguments = ["--iterations", 20, "--lambda1", 0.9, "--lambda2", 0.05, 0.1, "--gpus-per-worker", 0.5]
-    arguments += ["--executor", "inline"]
-    result = subprocess.run(
-        command(tmp_path / "results", tiny_data, *arguments),
-        env=os.environ | {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": 8, "GPU": 1})},
-        capture_output=True,
-        text=True,
-        timeout=380,
-    )
+    arguments += ["--executor", "inline", "--address", cluster.address]
+    try:
+        result = subprocess.run(
+            command(tmp_path / "results", tiny_data, *arguments), capture_output=True, text=True, timeout=380
+        )
+    finally:
+        cluster.shutdown()
     assert result.returncode == 0, result.stdout + result.stderr
     assert "2 trial(s) at a time, each 1 worker with 1 CPU (1 thread) and 0.5 of a GPU (40% of its memory)" in (
         result.stdout
@@ -44,8 +45,6 @@ def test_two_trials_share_a_gpu_and_a_third_waits_for_it(tiny_data, tmp_path):
 
 
 def test_a_sweep_waits_for_a_node_says_so_and_uses_it_when_it_comes(tiny_data, tmp_path):
-    from ray.cluster_utils import Cluster
-
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
     said = tmp_path / "said.txt"
     arguments = ["--iterations", 4, "--lambda1", 0.9, "--lambda2", 0.1, "--executor", "inline"]

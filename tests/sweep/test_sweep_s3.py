@@ -1,7 +1,9 @@
 """Data and results in a bucket, from the first `mdssl data prepare` to the table, with a kill on the way."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -171,4 +173,29 @@ def test_a_sweep_waits_for_a_server_that_goes_away_again_and_again(gate, results
         time.sleep(20)
         gate.come_back()
     assert running.returncode == 0, running.communicate()[0]
+    assert set(pd.read_parquet(f"{results}/leaderboard")["status"]) == {"finished"}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("executor", ["inline", "torchtrainer"])
+def test_sigterm_while_the_bucket_is_away_ends_the_sweep_and_the_same_command_finishes_it(
+    executor, gate, results, tmp_path
+):
+    flags_here = flags(results, "--executor", executor, "--max-concurrent", "1")
+    sweep = Running(tmp_path / "said.txt", sys.executable, SCRIPT, *flags_here)
+    try:
+        sweep.wait_for(lambda: begun(results))
+        gate.refuses = s3_server.everything
+        time.sleep(10)
+        sweep.process.send_signal(signal.SIGTERM)
+        signalled = time.monotonic()
+        sweep.ends(128 + signal.SIGTERM)
+        assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
+    finally:
+        sweep.end()
+    assert "terminated; the same command resumes from what was saved." in sweep.said
+    assert "Traceback" not in sweep.said
+    gate.refuses = s3_server.nothing
+    assert "1 queued to resume" in run_here(*flags_here)
     assert set(pd.read_parquet(f"{results}/leaderboard")["status"]) == {"finished"}
