@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.dataset import Dataset
@@ -102,7 +103,9 @@ def check_same(dataset: Dataset, settings: PrepareSettings) -> None:
     pairs += [(what, meta["split"][key], asked) for what, key, asked in decided if key in meta["split"]]
     if source is not None and "reading" in meta:
         asked = settings.recorded_reading()
-        pairs += [(key, meta["reading"].get(key), asked.get(key)) for key in dict.fromkeys((*asked, *meta["reading"]))]
+        for key in dict.fromkeys((*asked, *meta["reading"])):
+            flag = f"--{key.replace('_', '-')}"
+            pairs.append((flag, _in_words(meta["reading"].get(key)), _in_words(asked.get(key))))
     differences = [f"{what} {there}, not {now}" for what, there, now in pairs if there != now]
     if not differences and source is not None and origin.get("state"):
         state = source_state(source, origin["kind"], settings.reading)
@@ -115,3 +118,10 @@ def check_same(dataset: Dataset, settings: PrepareSettings) -> None:
             f"dataset {dataset.name!r} is already prepared with {'; '.join(differences)}. Replace it with --overwrite, "
             "or prepare it under another name."
         )
+
+
+def _in_words(reading: Any) -> str:
+    """A choice of how to read a source, as it is given to its flag."""
+    if reading is None:
+        return "not given"
+    return (" ".join(map(str, reading)) or "none") if isinstance(reading, list | tuple) else str(reading)

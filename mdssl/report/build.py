@@ -68,9 +68,9 @@ class Content:
     Attributes:
         board, rows: the leaderboard, and the same with all settings.
         table: the table of trials.
-        trial_ids: the trials with a row, in the order of the table.
-        without_rows: the number of trials without a row.
-        unfinished: descriptions of these trials, or None.
+        trial_ids: the trials with a row, in the order of the table; ``without_rows`` is the number of the others.
+        unscored: the trials with rows of which none is finished.
+        unfinished: descriptions of the trials without a row, and of unscored ones that are being trained; or None.
     """
 
     def __init__(self, storage: Location, unfinished: Unfinished | None = None):
@@ -89,7 +89,12 @@ class Content:
             check_trial_id(trial_id)
         without = sorted(set(trial_ids(storage)) - set(self.trial_ids))
         self.without_rows = len(without)
-        self.unfinished = unfinished(storage, without) if unfinished else None
+        finished = set(self.rows.loc[self.rows["status"] == "finished", "trial_id"])
+        self.unscored = [trial_id for trial_id in self.trial_ids if trial_id not in finished]
+        self.unfinished = None
+        if unfinished:
+            again = [each for each in unfinished(storage, self.unscored) if each["state"] in ("training", "evaluating")]
+            self.unfinished = [*unfinished(storage, without), *again]
 
     @cached_property
     def by_trial(self) -> dict[str, list[Row]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from mdssl.errors import InputError
@@ -64,7 +64,7 @@ class Dashboard:
 
     def update(self) -> bool:
         """Build the first page again if the storage has changed, with the former figures, which `draw` renews."""
-        stamps = self._current_stamps()
+        stamps = self._current_stamps(self._content.unscored)
         if stamps == self._stamps:
             return False
         self._content = self._build()
@@ -113,13 +113,13 @@ class Dashboard:
             self._folder.remove_others(set(content.trial_ids), {picture["file"] for picture in figures})
             write_index(self._folder, content, live=True)
 
-    def _current_stamps(self) -> tuple[str, str]:
-        """Return a digest of the rows, and one of tags, notes and files of trials without rows.
+    def _current_stamps(self, unscored: Sequence[str] = ()) -> tuple[str, str]:
+        """Return a digest of the rows, and one of tags, notes and files of trials without rows, and of ``unscored``.
 
         While there are such trials, the second one changes once a minute, because their processes may have died.
         """
         rows = {name: (info.size, info.mtime_ns) for name, info in (self._storage / LEADERBOARD).listing().items()}
-        scored = {PurePosixPath(name).stem for name in rows}
+        scored = {PurePosixPath(name).stem for name in rows}.difference(unscored)
         without = [trial_id for trial_id in trial_ids(self._storage) if trial_id not in scored]
         listings = {trial_id: trial_dir_in(self._storage, trial_id).listing() for trial_id in without}
         files = {

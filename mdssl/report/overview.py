@@ -114,7 +114,8 @@ def summary(rows: pd.DataFrame) -> dict[str, Any]:
     failed = rows.groupby("trial_id")["status"].agg(lambda found: "failed" in set(found))
     status = trials["status"].mask(trials["trial_id"].map(failed), "failed")
     settings = settings_apart(trained, but=("seed", "features", "probe", "eval_fingerprint"))
-    seeds = trained.groupby(sorted({"method", "train_mixture", *settings}), dropna=False)["seed"].nunique()
+    ended_well = trained[~trained["trial_id"].map(failed)]
+    seeds = ended_well.groupby(sorted({"method", "train_mixture", *settings}), dropna=False)["seed"].nunique()
     by_sgd_raw = scores["probe"].dropna().str.startswith("sgd-raw")
     fingerprints = scores.groupby("eval_dataset")["eval_fingerprint"].nunique()
     images = trained.groupby("train_mixture")["data_fingerprint"].nunique()

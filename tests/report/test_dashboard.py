@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from report_board import config, stand_in_for_figures, write_trial
+from report_board import config, stand_in_for_figures, write_failed, write_trial
 
 from mdssl.cli.main import main
 from mdssl.leaderboard.board import file_of
@@ -15,6 +15,7 @@ from mdssl.report import dashboard as dashboard_module
 from mdssl.report import server
 from mdssl.report.dashboard import Dashboard
 from mdssl.report.folder import Folder
+from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.sweep.unfinished import trials_without_rows
 
@@ -196,3 +197,18 @@ def test_a_trial_without_rows_is_on_the_first_page_while_it_trains(dashboard, re
     assert dashboard.update() and dashboard.version != version
     # Nobody has claimed it.
     assert "1 stopped without a row" in " ".join(dashboard.page("index.html").decode().split())
+
+
+def test_a_failed_trial_that_is_trained_again_is_still_running(dashboard, results):
+    storage = Location.of(results[0])
+    trial = config(lambda2=0.7)
+    write_failed(str(storage), trial)
+    folder = storage / "trials" / trial.trial_id
+    (folder / "config.json").write_bytes(json.dumps(trial.to_dict()).encode())
+    assert dashboard.update()
+    assert "Still running:</b> nothing." in " ".join(dashboard.page("index.html").decode().split())
+    with Claim(folder, "lambda_grid") as claim:
+        claim.take()
+        assert dashboard.update(), "its files are watched, though it has a row"
+        page = " ".join(dashboard.page("index.html").decode().split())
+        assert "Still running:</b> 1 trials." in page

@@ -59,8 +59,10 @@ def folder_source(path: Path, reading: Reading | None = None) -> Source:
                 f"there is one class folder, {next(iter(names))}: its images are read without labels"
             )
         labelled, names = {}, set()
-    if depth := _depth_in_classes(by_split.values() if labelled else ()):
-        findings.remarks.append(f"images lie up to {depth} folders deep in a class folder")
+    if _depth_in_classes(by_split.values() if labelled else ()):
+        findings.remarks.append(
+            "images lie in folders below the class folders; if these are the classes, --source is the folder above them"
+        )
     classes = tuple(sorted(names))
     if reading.classes:
         check_classes([class_name(name) for name in reading.classes], classes, path.name)
