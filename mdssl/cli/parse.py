@@ -239,7 +239,10 @@ def _without_box(text: str) -> str:
     rule = next((number for number, line in enumerate(lines) if not line.strip("─-╰╯")), len(lines))
     message = " ".join(lines[:rule]).removeprefix("Error parsing ").rstrip(".")
     near = [line.split()[0] for line in lines[rule:] if re.match("--[a-z]", line)] if "Unrecognized" in message else []
-    return f"{message}." + (f" Did you mean {' or '.join(near[:2])}?" if near else "")
+    hint = f" Did you mean {' or '.join(near[:2])}?" if near else ""
+    if re.search(r"\['[^' ]*,[^' ]*'\]", message):
+        hint = " Separate values by spaces, not commas."
+    return f"{message}.{hint}"
 
 
 def _flag(name: str) -> str:

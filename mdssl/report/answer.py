@@ -54,6 +54,8 @@ class Answer(NamedTuple):
         trial_ids: its trials with a validation score, by seed.
         val: mean validation score over seeds, in percent.
         settings: the number of settings that were compared.
+        seeds: the fewest and the most seeds of a compared setting.
+        second: the label and mean validation score of the second best, or None.
         scores: mean top-1 on the test split over seeds, by dataset.
         baseline_val: the highest validation score of a baseline; NaN without one.
         baseline, untrained: what it gains over the baseline and over the untrained encoder of the same settings and
@@ -67,6 +69,8 @@ class Answer(NamedTuple):
     trial_ids: list[str]
     val: float
     settings: int
+    seeds: tuple[int, int]
+    second: tuple[str, float] | None
     scores: dict[str, float]
     baseline_val: float
     baseline: Difference | None
@@ -107,17 +111,24 @@ def _answer(rows: pd.DataFrame, table: pd.DataFrame, mixture: str, probe: str) -
         return None
     of_baseline = means["setting"].isin(number[trials["method"] == BASELINE])
     compared = means if of_baseline.all() else means[~of_baseline]
-    best = compared.sort_values(["mean", "n"], ascending=False, kind="stable").iloc[0]
+    compared = compared.sort_values(["mean", "n"], ascending=False, kind="stable")
+    best, differing = compared.iloc[0], settings_to_show(own)
+    others = [
+        (_label(trials[number == other["setting"]].iloc[0], differing), float(other["mean"]))
+        for _, other in compared[1:2].iterrows()
+    ]
     chosen = trials[(number == best["setting"]) & val.notna()].sort_values("seed")
     scores = own[own["trial_id"].isin(chosen.index) & (own["status"] == "finished")]
     versus = table[f"vs {BASELINE}"].reindex(chosen.index)
     return Answer(
         train_mixture=mixture,
         probe=probe,
-        label=_label(chosen.iloc[0], settings_to_show(own)),
+        label=_label(chosen.iloc[0], differing),
         trial_ids=list(chosen.index),
         val=float(best["mean"]),
         settings=len(compared),
+        seeds=(int(compared["n"].min()), int(compared["n"].max())),
+        second=others[0] if others else None,
         scores={str(name): mean(group) for name, group in scores.groupby("eval_dataset")["top1"]},
         baseline_val=float(means.loc[of_baseline, "mean"].max()),
         baseline=None if of_baseline.all() else _difference(scores, rows, BASELINE, versus),

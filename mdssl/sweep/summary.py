@@ -110,6 +110,8 @@ def _notes(settings: SweepSettings, variants: dict[str, str], archived: list[str
         notes.append(
             f"not the published datasets of these names: {listed}; their scores are not comparable with published ones"
         )
+    if len(settings.domains) == 1 and len(settings.lambda2) > 1:
+        notes.append(f"there is one training domain, {settings.domains[0]}: lambda2 pushes no other domain away")
     crops = PRESETS["quick"]["crop_min_area"]
     if settings.preset == "quick" and settings.crop_min_area == crops and set(settings.domains) - set(BUILTIN):
         paper = Recipe.crop_min_area
@@ -184,7 +186,7 @@ def pandas_line(storage: Location) -> str:
     """
     index = ["method", "lambda1", "lambda2"]
     try:
-        rows = leaderboard.with_settings(leaderboard.read(storage, status=["finished", "failed"]))
+        rows = leaderboard.with_settings(leaderboard.read(storage, status="finished"))
         if len(set(rows["train_mixture"]) - {""}) > 1:
             # First, because different domains have different images.
             index.insert(1, "train_mixture")

@@ -149,7 +149,8 @@ def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:
         if len(trials) > 1 and trials["val"].notna().any():
             of = f" of {name}" if len(mixtures) > 1 else ""
             best = trials["val"][0]
-            notes.append(f"best{of} by validation score: {trials['trial_id'][0]}, val {best:.1f}")
+            first, method = trials["trial_id"][0], rows.loc[rows["trial_id"] == trials["trial_id"][0], "method"].iloc[0]
+            notes.append(f"best trial{of} by validation score: {first}, {method}, val {best:.1f}")
             floor, scored = untrained["val"].mean(), trials["val"].dropna()
             if 2 * (behind := int((scored <= floor).sum())) >= len(scored):
                 notes.append(

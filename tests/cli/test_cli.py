@@ -85,6 +85,7 @@ def test_overview_lists_every_command(capsys):
         (["figures", "best", "last"], "best and last are several trials"),
         (["train", "--iterations", "abc"], "--iterations: invalid literal for int.*: 'abc'.*mdssl train --help"),
         (["train", "--lamda1", "0.9"], "--lamda1, 0.9. Did you mean --lambda1"),
+        (["sweep", "lambda-grid", "--seeds", "0,1"], "Separate values by spaces, not commas."),
         (["train", "--domains", "--lambda1", "1"], "--domains has no value"),
         (["train", "--lambda1"], "Missing value for argument '--lambda1'"),
         (["log"], "mdssl log --help"),

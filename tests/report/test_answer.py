@@ -43,6 +43,7 @@ def test_differences_and_intervals_are_those_of_a_paired_t_test(storage):
     assert only.label == "MDSSL, λ1 = 1, λ2 = 0.2" and only.settings == 2
     assert only.trial_ids == [config(seed=seed, lambda2=0.2).trial_id for seed in OURS]
     assert only.val == 46.0 and only.baseline_val == 41.0
+    assert only.second == ("MDSSL, λ1 = 1, λ2 = 0.1", 44.5) and only.seeds == (2, 3)
     assert only.scores == pytest.approx({"cifar10": 51.166666666, "svhn": 41.666666666})
     ours = np.mean(list(OURS.values()), axis=1)
     for found, others, verdict in (
@@ -87,6 +88,7 @@ def first_page(storage, tmp_path, monkeypatch):
 
 def test_the_first_page_begins_with_the_answer(storage, first_page):
     write(storage, OURS, 45.0, lambda2=0.2)
+    write(storage, {0: (60.0, 60.0)}, 44.0, lambda2=0.1)
     write(storage, SIMCLR, 60.0, method="simclr")
     write(storage, RANDOM, method="random", domains=())
     running = [
@@ -97,6 +99,8 @@ def test_the_first_page_begins_with_the_answer(storage, first_page):
     assert page.index("Best setting: MDSSL, λ1 = 1, λ2 = 0.2") < page.index("Still running") < page.index("Search")
     assert "against SimCLR on the union +0.9 points, 95% interval -1.1 to +2.9, 3 seeds: not told apart from" in page
     assert "cifar10 +1.2, svhn +0.7" in page
+    assert "the highest of 2 settings, before MDSSL, λ1 = 1, λ2 = 0.1 with 44.0 %." in page
+    assert "Settings have 1 to 3 seeds, so these means are over different seeds" in page
     assert "3 seeds: above the untrained encoder" in page
     assert "SimCLR on the union has 61.0 %, so no setting is above it" in page
     assert "0123456789ab mdssl λ2=0.3: training, step 40 of 80, ETA 3m20s" in page

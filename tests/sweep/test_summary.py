@@ -66,3 +66,12 @@ def test_a_plan_says_what_validation_scores_cost(tiny_data, tmp_path):
     assert ("takes 3 % of" in text) == (share > 0.03)
     print_plan(console, "sweep", replace(settings, scheduler="none"), Location.of(str(tmp_path)), [])
     assert console.file.getvalue().count("validation scores") == 1
+
+
+def test_a_grid_over_lambda2_on_one_domain_is_noted(tiny_data, tmp_path):
+    asked = {"data": str(tiny_data), "storage": str(tmp_path), "batch_per_domain": 8, "precision": "fp32"}
+    console = Console(file=io.StringIO(), width=200)
+    for domains in (("tiny-a",), ("tiny-a", "tiny-b")):
+        settings = SweepSettings(domains=domains, lambda2=(0.0, 0.1), **asked)
+        print_plan(console, "sweep", settings, Location.of(str(tmp_path)), [])
+    assert console.file.getvalue().count("there is one training domain, tiny-a: lambda2 pushes") == 1

@@ -354,12 +354,12 @@ def test_the_best_of_a_mixture_is_named_by_its_validation_score_and_test_scores_
     df = table(storage)
     assert df["val"].fillna(-1).to_dict() == {f"{0:012x}": 40.5, f"{1:012x}": 50.5, f"{2:012x}": -1}
     assert df["seen"].tolist() == [70, 60, 99]
-    assert df.attrs["notes"] == ["best by validation score: 000000000001, val 50.5"]
+    assert df.attrs["notes"] == ["best trial by validation score: 000000000001, mdssl, val 50.5"]
     both = table(storage, mixtures=["cifar10+svhn", "svhn+dtd"])
     assert both["val"].fillna(-1).tolist() == [40.5, 50.5, -1, 99.0]
     assert [line.split()[-1] for line in printed(df).splitlines()[2:-1]] == ["40.5", "50.5", "-"]
     text = leaderboard_text(storage, train_mixture=["cifar10+svhn"])
-    assert "note: best by validation score: 000000000001, val 50.5" in text
+    assert "note: best trial by validation score: 000000000001, mdssl, val 50.5" in text
     assert "No trial has a validation score" not in text and "optimistic, the more so with more trials" in text
 
 

@@ -91,7 +91,7 @@ def test_a_search_has_as_many_trials_as_asked_for_and_ends_those_that_fall_behin
     finished = board[board["status"] == "finished"]
     assert finished["val_top1"].notna().all(), "baselines too"
     assert set(board["method"]) == {"random", "simclr", "mdssl"}
-    assert "best by validation score" in said
+    assert "best trial by validation score" in said
 
 
 def test_the_same_search_again_trains_nothing(searched, search):
