@@ -53,14 +53,25 @@ Chain: TypeAlias = list[tuple[Location, Owner]]
 
 
 def read_chain(trial_dir: Location) -> Chain:
-    chain: Chain = []
-    place = trial_dir / FIRST
-    while owner := read_claim(place, torn := f"torn-{len(chain)}"):
-        if owner.token in (before.token for _, before in chain):
-            owner = Owner(torn)  # damaged: it would lead back into the chain
-        chain.append((place, owner))
-        place = trial_dir / f"{SUCCESSOR}{owner.token}.json"
-    return chain
+    """Read the files of the claim with their owners, from the first to the last, which has the claim.
+
+    A successor may appear and be released between the request for the last file and that for its successor. A claim is
+    released from its first file on, so the last file is read again: if it is still there, this has not happened.
+    """
+    while True:
+        chain: Chain = []
+        place = trial_dir / FIRST
+        while owner := read_claim(place, torn := f"torn-{len(chain)}"):
+            if owner.token in (before.token for _, before in chain):
+                owner = Owner(torn)  # damaged: it would lead back into the chain
+            chain.append((place, owner))
+            place = trial_dir / f"{SUCCESSOR}{owner.token}.json"
+        if not chain:
+            return chain
+        last, owner = chain[-1]
+        again = read_claim(last, owner.token)
+        if again and (again.token == owner.token or owner.token.startswith("torn-")):
+            return chain
 
 
 def last_of(trial_dir: Location, chain: Chain) -> Owner | None:

@@ -62,7 +62,7 @@ def test_no_file_names_a_folder_of_this_machine(with_programs):
 def test_every_kind_of_encoder_becomes_a_program(settings, tmp_path):
     # Checked against the encoder while it is made.
     exported(tmp_path, random_trial(tmp_path, **settings), tmp_path / "out", "torch-export", "onnx")
-    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert {"model.pt2", "model.onnx"} <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
 def test_a_program_that_computes_something_else_is_not_published(with_programs, tmp_path, monkeypatch):
