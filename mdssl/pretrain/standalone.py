@@ -143,7 +143,10 @@ def train_standalone(
                     validate=validate,
                 )
     except StoppedError as stopped:
-        on_request = stop_request(trial_dir).exists()
+        try:
+            on_request = stop_request(trial_dir).exists()
+        except OSError:
+            on_request = False  # the storage is away: it was SIGTERM
         if is_first:
             how = f"`mdssl retry {config.trial_id}` and then " if on_request else ""
             print(f"trial {config.trial_id} {stopped}; {how}the same command resumes it", flush=True)

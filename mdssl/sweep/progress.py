@@ -185,7 +185,9 @@ class SweepProgress(tune.Callback):
                 f"{latest['views_per_second']:,.0f} views/s  ETA {duration(latest['eta_seconds'])}{_validation(latest)}"
             )
         elif latest.get("ended_early"):
-            text = f"stopped early after step {latest['step']}/{latest['iterations']}{_validation(latest)}"
+            # Another sweep may have trained it.
+            where = f" after step {latest['step']}/{latest['iterations']}" if "step" in latest else ""
+            text = f"stopped early{where}{_validation(latest)}"
         elif state == "queued":
             text = f"queued: waiting for {latest['owner']}, which is at step {latest['reached']} or later"
         else:

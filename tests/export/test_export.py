@@ -62,7 +62,7 @@ def test_the_code_of_the_card_computes_the_encoders_features(settings, tmp_path,
     assert blocks_of((output / "README.md").read_text()).keys() == {"torchvision", "timm"}
     found = run_blocks(output, monkeypatch, photo(), "torchvision", "timm")
     for features in found.values():
-        np.testing.assert_allclose(features, features_of(tmp_path, trial_id, photo()), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(features, features_of(tmp_path, trial_id, photo()), rtol=1e-4, atol=1e-4)
 
 
 def test_a_pretrained_encoder_with_padding_2_is_exported_as_what_it_is(tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_a_pretrained_encoder_with_padding_2_is_exported_as_what_it_is(tmp_path,
     trial_id = pad2_trial(tmp_path, tmp_path)
     output = exported(tmp_path, trial_id, tmp_path / "out", "safetensors")
     for features in run_blocks(output, monkeypatch, photo(), "torchvision", "timm").values():
-        np.testing.assert_allclose(features, features_of(tmp_path, trial_id, photo()), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(features, features_of(tmp_path, trial_id, photo()), rtol=1e-4, atol=1e-4)
     # Its shapes are those of the other 3x3 stem: only what is written beside them tells.
     assert load_pretrained(output / "model.safetensors").stem == "cifar-pad2"
     assert str(tmp_path) not in (output / "README.md").read_text()

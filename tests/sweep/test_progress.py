@@ -198,3 +198,9 @@ def test_a_low_terminal_shows_first_what_trains_and_counts_the_rest():
     assert configs[400].trial_id in lines[1] and "5/100" in lines[1]
     shown = sum("finished" in line for line in lines[2:-2])
     assert f"and {300 - shown} finished, 199 queued" in lines[-2]
+
+
+def test_a_trial_that_another_sweep_ended_early_says_so(shown):
+    shown.report(state="queued", owner="host:1 (search)", reached=3)
+    shown.report(state="stopped", ended_early=True)
+    assert "λ2=0.1: stopped early  [sweep 1/1" in shown.lines()[-1]
