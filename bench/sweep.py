@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 from growth import MANY, grow, prepare_tiny
 from harness import AGAIN, Report, arguments, timed
+from rich.console import Console
 
 from mdssl.config.run import ProbeConfig, RunSettings
 from mdssl.config.trial import TrialConfig
@@ -112,7 +114,7 @@ def run_trials(contender: str, folder: Path, count: int, device: str) -> dict[st
     from ray import tune
 
     from mdssl.sweep.launch import trial_resources
-    from mdssl.sweep.ray_session import start_ray
+    from mdssl.sweep.ray_session import ray_session
     from mdssl.sweep.settings import SweepSettings
     from mdssl.sweep.trial import TrialRun
 
@@ -124,8 +126,9 @@ def run_trials(contender: str, folder: Path, count: int, device: str) -> dict[st
 
     gpus = float(device == "cuda")
     started = time.time()
+    session = ExitStack()
     if contender in (NESTED, INLINE):
-        start_ray(SweepSettings(domains=("none",)), Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp")))
+        session.enter_context(ray_session(SweepSettings(domains=("none",)), Console()))
         run = TrialRun(
             storage=str(folder), data=str(folder), probe=ProbeConfig(), settings=RunSettings(),
             executor="inline" if contender == INLINE else "torchtrainer", workers=1, cpus_per_worker=1,
@@ -139,20 +142,20 @@ def run_trials(contender: str, folder: Path, count: int, device: str) -> dict[st
         trainable = partial(function, folder=str(folder), use_gpu=bool(gpus))
         tune_config = tune.TuneConfig(max_concurrent_trials=1)
     began = time.time()
-    with tempfile.TemporaryDirectory(prefix="mdssl-tune-") as records:
+    with session, tempfile.TemporaryDirectory(prefix="mdssl-tune-") as records:
         results = tune.Tuner(
             trainable,
             param_space={"number": tune.grid_search(list(range(count)))},
             tune_config=tune_config,
             run_config=tune.RunConfig(storage_path=records, verbose=0, callbacks=[Ends()]),
         ).fit()
-    ends = [began, *Ends.ends]
-    measured = {
-        "init": began - started,
-        "trials": [end - begin for begin, end in pairwise(ends)],
-        "statuses": [result.metrics.get("status") for result in results],
-        "parts": parts_of_nested_trials(Ends.ends) if contender == NESTED else {},
-    }
+        ends = [began, *Ends.ends]
+        measured = {
+            "init": began - started,
+            "trials": [end - begin for begin, end in pairwise(ends)],
+            "statuses": [result.metrics.get("status") for result in results],
+            "parts": parts_of_nested_trials(Ends.ends) if contender == NESTED else {},
+        }
     ray.shutdown()
     return measured
 

@@ -102,9 +102,10 @@ def run_sweep(
 
 
 def _check_this_machine(settings: SweepSettings) -> None:
-    from mdssl.sweep.ray_session import resources_here
+    import torch
+    from ray._private.utils import get_num_cpus
 
-    nodes = [resources_here(settings)]
+    nodes = [{"CPU": get_num_cpus(), "GPU": torch.cuda.device_count()}]
     check_resources(share_of(settings, nodes), nodes, where="this machine")
 
 

@@ -45,7 +45,7 @@ _ENVIRONMENT_OF_A_CLUSTER = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
 _ENVIRONMENT_OF_ITS_OWN = {
     # Only cloud machines give notice.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # All of Ray's ports on loopback, as on macOS and Windows; Ray reads this when it is imported.
+    # All of Ray's ports on loopback, as on macOS and Windows. Ray reads this when it is imported: see `_start_ray`.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # The workers of a trial would meet at the address of the host's name. PyTorch's TCPStore, which the first of
     # several workers has, listens on all interfaces in any case.
@@ -61,9 +61,9 @@ def ray_session(settings: SweepSettings, console: Console) -> Iterator[Temporary
 
     After an error, or with ``keep``, the folder stays, and the console shows the folder of Ray's logs.
     """
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, _variables(settings) as variables:
         try:
-            start_ray(settings, folder.path)
+            _start_ray(settings, folder.path, variables)
             from mdssl.sweep.stopping import delete_records
 
             yield folder
@@ -81,13 +81,12 @@ def ray_session(settings: SweepSettings, console: Console) -> Iterator[Temporary
                 console.print(f"Ray's logs: {folder.path}", markup=False, soft_wrap=True)
 
 
-def start_ray(settings: SweepSettings, folder: Path) -> None:
-    """Start a private Ray in ``folder``, or join the one at ``address``.
+def _start_ray(settings: SweepSettings, folder: Path, environment: dict[str, str]) -> None:
+    """Start a private Ray in ``folder``, or join the one at ``address``, whose processes get ``environment``.
 
     Raises:
-        ValueError: there is no Ray at ``address``.
+        InputError: there is no Ray at ``address``.
     """
-    environment = set_environment(settings)
     import ray
     from ray._private import services, utils
 
@@ -115,10 +114,10 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
                 f"the Ray cluster at {address} cannot be joined: {error}; a sweep starts on one of its machines."
             ) from error
         return
-    # For this process, if Ray had been imported before.
-    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     make_private_token()
     with (
+        # For this process, if Ray had been imported before.
+        _replaced(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False),
         # A signal to the process group of the sweep, as ``timeout`` sends it, must not reach Ray's processes: trials
         # need them until they have saved their checkpoints.
         _replaced(services, "ConsolePopen", partial(services.ConsolePopen, start_new_session=True)),
@@ -140,21 +139,17 @@ def start_ray(settings: SweepSettings, folder: Path) -> None:
             raise RuntimeError(f"Ray could not be started on this machine; its logs are in {folder}") from error
 
 
-def resources_here(settings: SweepSettings) -> dict[str, float]:
-    """The CPUs and GPUs that a private Ray has on this machine."""
-    set_environment(settings)
-    import torch
-    from ray._private.utils import get_num_cpus
-
-    return {"CPU": get_num_cpus(), "GPU": torch.cuda.device_count()}
-
-
-def set_environment(settings: SweepSettings) -> dict[str, str]:
-    """Set the environment variables of Ray that the user has not set, and return them."""
+@contextmanager
+def _variables(settings: SweepSettings) -> Iterator[dict[str, str]]:
+    """Within the context, this process has the environment variables of Ray that the user has not set; yields all."""
     defaults = _ENVIRONMENT | (_ENVIRONMENT_OF_A_CLUSTER if settings.address else _ENVIRONMENT_OF_ITS_OWN)
-    environment = {key: os.environ.get(key, value) for key, value in defaults.items()}
-    os.environ.update(environment)
-    return environment
+    added = defaults.keys() - os.environ.keys()
+    os.environ.update({name: defaults[name] for name in added})
+    try:
+        yield {name: os.environ[name] for name in defaults}
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _address_of_cluster(address: str) -> str:
