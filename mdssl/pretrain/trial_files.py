@@ -20,6 +20,7 @@ import json
 import os
 import resource
 import socket
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -223,7 +224,9 @@ def _write_table(file: Location, rows: list[dict[str, Any]]) -> None:
 
 
 def _damaged(file: Location, error: Exception) -> InputError:
+    # PyTorch names each tensor that does not fit.
+    reason = textwrap.shorten(str(error), 300, placeholder=" …")
     return InputError(
-        f"{file} is damaged ({type(error).__name__}: {error}). Delete it; the sweep (with --retry-failed) or the "
+        f"{file} is damaged ({type(error).__name__}: {reason}). Delete it; the sweep (with --retry-failed) or the "
         "`mdssl train` that made it then writes it again, from the trial's last checkpoint if there is one."
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import thin_encoder
 from exports import exported, features_of, photo, random_trial, run_blocks
 
 from mdssl.evaluate.features import extract_features
@@ -53,7 +54,6 @@ def test_no_file_names_a_folder_of_this_machine(with_programs):
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("full_encoders")
 @pytest.mark.parametrize(
     "settings",
     [{}, {"norm": "group"}, {"stem": "cifar"}, {"arch": "resnet50"}, {"arch": "resnet50", "stem": "cifar"}],
@@ -61,7 +61,8 @@ def test_no_file_names_a_folder_of_this_machine(with_programs):
 )
 def test_every_kind_of_encoder_becomes_a_program(settings, tmp_path):
     # Checked against the encoder while it is made.
-    exported(tmp_path, random_trial(tmp_path, **settings), tmp_path / "out", "torch-export", "onnx")
+    with thin_encoder.full():
+        exported(tmp_path, random_trial(tmp_path, **settings), tmp_path / "out", "torch-export", "onnx")
     assert {"model.pt2", "model.onnx"} <= {file.name for file in (tmp_path / "out").iterdir()}
 
 

@@ -79,7 +79,7 @@ def hang(*arguments, **named):
     time.sleep(1000)
 pseudo_domains.kmeans = hang
 from mdssl.cli.main import main
-main()
+sys.exit(main())
 """
 
 
