@@ -96,6 +96,7 @@ def data_prepare(settings: DataPrepare) -> None:
       mdssl data prepare slides --source ~/pictures/slides --classes none
     """
     from mdssl.data.remote import prepare_in
+    from mdssl.data.settings import check_dataset_name
     from mdssl.data.summary import counts_in_words, summary
 
     if not settings.names:
@@ -103,6 +104,8 @@ def data_prepare(settings: DataPrepare) -> None:
     for name, value in (("source", settings.source), ("data", settings.data)):
         if value is not None and not value.strip():
             raise InputError(f"{name} is empty; is a variable on the command line not set?")
+    for name in settings.names:
+        check_dataset_name(name)
     sources = dict.fromkeys(settings.names, settings.source)
     if settings.source and len(settings.names) > 1:
         sources = {name: f"{settings.source.rstrip('/')}/{name}" for name in settings.names}

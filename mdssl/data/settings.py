@@ -78,9 +78,10 @@ class PrepareSettings:
 def check_dataset_name(name: str) -> None:
     """Raise ``InputError`` unless ``name`` can be the name of a prepared dataset."""
     if not _NAME.fullmatch(name) or name == DOWNLOADS:
+        hint = f"A folder or file goes to --source {name}." if "/" in name else "Choose another name."
         raise InputError(
             f"dataset name {name!r} is not valid; allowed are up to 64 letters, digits, '-', '_' and '.', but no '.' "
-            f"as the first character, and not {DOWNLOADS!r}. Choose another name."
+            f"as the first character, and not {DOWNLOADS!r}. {hint}"
         )
 
 

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from mdssl.cli.main import main
 from mdssl.data import arrays, decode
 from mdssl.data import prepare as prepare_module
 from mdssl.data.dataset import list_datasets, open_dataset
@@ -217,7 +218,7 @@ def test_a_second_process_waits_and_opens_the_first_ones_result(data, write_npz,
     [
         ({"name": "cifar10+svhn"}, "dataset name 'cifar10\\+svhn' is not valid"),
         ({"name": ".toy"}, "not valid"),
-        ({"name": "a/b"}, "not valid"),
+        ({"name": "a/b"}, "not valid.*goes to --source a/b"),
         ({"name": ""}, "not valid"),
         ({"name": "downloads"}, "not valid"),
         ({"name": "builtin-digits"}, "is that of a built-in domain"),
@@ -232,6 +233,12 @@ def test_bad_settings_are_refused_before_anything_is_made(data, write_npz, setti
     settings = {"name": "toy", **settings}
     with pytest.raises(ValueError, match=message):
         prepare(settings.pop("name"), data=data, source=write_npz(), progress=False, **settings)
+    assert not data.exists()
+
+
+def test_all_names_of_a_command_are_checked_before_the_first_is_prepared(data, write_npz, capsys):
+    assert main(["data", "prepare", "toy", "./images", "--source", str(write_npz()), "--data", str(data)]) == 2
+    assert "dataset name './images' is not valid" in capsys.readouterr().err
     assert not data.exists()
 
 
