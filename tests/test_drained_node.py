@@ -39,7 +39,7 @@ def test_a_worker_whose_node_will_be_taken_away_saves_a_checkpoint_and_goes_on_e
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     more = ["--address", cluster.address, "--checkpoint-seconds", "1000", "--executor", executor]
-    sweep = Sweep(tmp_path / "drained", tiny_data, 20_000, *more)
+    sweep = Sweep(tmp_path / f"drained-{executor}", tiny_data, 20_000, *more)
     try:
         node = cluster.add_node(num_cpus=1)
         sweep.start()
