@@ -191,7 +191,9 @@ def test_sigterm_while_the_bucket_is_away_ends_the_sweep_and_the_same_command_fi
         sweep.process.send_signal(signal.SIGTERM)
         signalled = time.monotonic()
         sweep.ends(128 + signal.SIGTERM)
-        assert time.monotonic() - signalled < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
+        # Under TorchTrainer worker, trial and driver fail one after the other; a request may take 6 s to fail.
+        seconds = 20 if executor == "inline" else 40
+        assert time.monotonic() - signalled < seconds * max(os.getloadavg()[0] / os.cpu_count(), 1)
     finally:
         sweep.end()
     assert "terminated; the same command resumes from what was saved." in sweep.said
