@@ -110,7 +110,7 @@ def evaluator_of_nothing() -> Any:
             from mdssl.pretrain.trial_files import now
             from mdssl.storage.claim import check_held
             from mdssl.sweep.grid import evaluation_fingerprint
-            from mdssl.sweep.rows import _FROM_TRAINING, finished_row
+            from mdssl.trials.rows import _FROM_TRAINING, finished_row
 
             config = TrialConfig.from_dict(work["trial"])
             trial_dir, (probe,) = trial_dir_in(run.storage, config.trial_id), run.probe.each()

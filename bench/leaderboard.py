@@ -34,8 +34,8 @@ from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard import compacted
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
-from mdssl.sweep.rows import failed_row, finished_row
 from mdssl.tables.printing import print_leaderboard
+from mdssl.trials.rows import failed_row, finished_row
 
 DATASETS = ("cifar10", "svhn", "stl10", "cifar100", "dtd", "eurosat")
 PEER = "pd.read_parquet, one file"

@@ -257,7 +257,7 @@ def make_finished_sweep(folder: Path) -> list[str]:
     from mdssl.pretrain.checkpoint import LoopState
     from mdssl.pretrain.trial_files import now, write_config, write_finished
     from mdssl.sweep.grid import evaluation_fingerprint, trials
-    from mdssl.sweep.rows import finished_row, git_commit
+    from mdssl.trials.rows import finished_row, git_commit
 
     rng = np.random.default_rng(0)
     prepare_tiny(folder)

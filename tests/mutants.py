@@ -56,7 +56,7 @@ TESTS = {
     "mdssl/evaluate/sgd.py": [f"{EVALUATE}probe.py"],
     "mdssl/data/mixture.py": [f"{PRETRAIN}step.py", f"{PRETRAIN}loop.py"],
     "mdssl/sweep/grid.py": ["tests/sweep/test_grid.py"],
-    "mdssl/sweep/rows.py": ["tests/sweep/test_rows.py", "tests/sweep/test_grid.py"],
+    "mdssl/trials/rows.py": ["tests/trials/test_rows.py", "tests/sweep/test_grid.py"],
     "mdssl/sweep/paper_plan.py": ["tests/sweep/test_paper_plan.py"],
     "mdssl/config/presets.py": ["tests/config/test_presets.py"],
 }

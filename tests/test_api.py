@@ -15,7 +15,7 @@ import mdssl
 from mdssl import Sweep, TrialConfig, load_encoder, train
 from mdssl.leaderboard.board import write_rows
 from mdssl.pretrain.trial_files import now
-from mdssl.sweep.rows import failed_row
+from mdssl.trials.rows import failed_row
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"arch": "resnet18", "batch_per_domain": 8, "precision": "fp32", "lr_warmup_iterations": 1}

@@ -34,9 +34,9 @@ from mdssl.pretrain.trial_files import load_model, now
 from mdssl.storage.location import Location
 from mdssl.sweep.progress import SweepProgress
 from mdssl.sweep.ray_session import make_private_token
-from mdssl.sweep.rows import failed_row
-from mdssl.sweep.status import print_status
 from mdssl.terminal import Terminal, printable
+from mdssl.trials.rows import failed_row
+from mdssl.trials.status import print_status
 
 CONFIG = TrialConfig(arch="resnet18", domains=("tiny-a", "tiny-b"), iterations=4, precision="fp32")
 CLEARS_THE_SCREEN = "\x1b[2J"

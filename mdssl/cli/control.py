@@ -42,7 +42,7 @@ def stop(settings: Stop) -> None:
       mdssl stop 0123456789ab
       mdssl stop --where sweep=lambda_grid lambda2=0 status=training
     """
-    from mdssl.sweep.control import chosen_trials, stop_trials
+    from mdssl.trials.control import chosen_trials, stop_trials
 
     stop_trials(settings.storage, chosen_trials(settings.storage, settings.chosen, settings.where, also_unknown=True))
 
@@ -61,7 +61,7 @@ def retry(settings: Retry) -> None:
       mdssl retry 0123456789ab
       mdssl retry --where status=failed
     """
-    from mdssl.sweep.control import chosen_trials, retry_trials
+    from mdssl.trials.control import chosen_trials, retry_trials
 
     retry_trials(settings.storage, chosen_trials(settings.storage, settings.chosen, settings.where))
 
@@ -80,8 +80,8 @@ def delete(settings: Delete) -> None:
       mdssl delete 0123456789ab fedc
       mdssl delete --where status=failed --dry-run
     """
-    from mdssl.sweep.control import chosen_trials
-    from mdssl.sweep.removal import delete_trials
+    from mdssl.trials.control import chosen_trials
+    from mdssl.trials.removal import delete_trials
 
     chosen = chosen_trials(settings.storage, settings.chosen, settings.where)
     delete_trials(settings.storage, chosen, yes=settings.yes, dry_run=settings.dry_run)
@@ -105,8 +105,8 @@ def archive(settings: Archive) -> None:
     """
     from mdssl.storage.location import Location
     from mdssl.storage.trial_dir import ARCHIVE
-    from mdssl.sweep.control import chosen_trials
-    from mdssl.sweep.removal import archive_trials
+    from mdssl.trials.control import chosen_trials
+    from mdssl.trials.removal import archive_trials
 
     source = Location.of(settings.storage) / ARCHIVE if settings.undo else settings.storage
     archive_trials(settings.storage, chosen_trials(source, settings.chosen, settings.where), undo=settings.undo)
@@ -127,8 +127,8 @@ def clean(settings: Clean) -> None:
       mdssl clean --dry-run
       mdssl clean --yes
     """
-    from mdssl.sweep.control import chosen_trials
-    from mdssl.sweep.removal import clean as clean_up
+    from mdssl.trials.control import chosen_trials
+    from mdssl.trials.removal import clean as clean_up
 
     everything = not settings.chosen and not settings.where
     chosen = None if everything else chosen_trials(settings.storage, settings.chosen, settings.where)
@@ -155,7 +155,7 @@ def tag(settings: Tag) -> None:
       mdssl tag --where sweep=lambda_grid "top1<20" --add bad
       mdssl leaderboard --where tags=good
     """
-    from mdssl.sweep.control import chosen_trials, tag_trials
+    from mdssl.trials.control import chosen_trials, tag_trials
 
     chosen = chosen_trials(settings.storage, settings.chosen, settings.where)
     tag_trials(settings.storage, chosen, add=settings.add, remove=settings.remove, note=settings.note)

@@ -187,12 +187,11 @@ def report(settings: Report) -> None:
       mdssl report --storage s3://bucket/results --watch
     """
     from mdssl.report.build import watch_report, write_report
-    from mdssl.sweep.unfinished import trials_without_rows
 
     if settings.watch:
-        watch_report(settings.storage, settings.output, unfinished=trials_without_rows)
+        watch_report(settings.storage, settings.output)
     else:
-        print(write_report(settings.storage, settings.output, progress=True, unfinished=trials_without_rows))
+        print(write_report(settings.storage, settings.output, progress=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,13 +215,11 @@ def dashboard(settings: Dashboard) -> None:
       mdssl dashboard --host 0.0.0.0
     """
     from mdssl.report.server import serve
-    from mdssl.sweep.unfinished import trials_without_rows
 
     serve(
         settings.storage,
         host=settings.host,
         port=settings.port,
         token=settings.token,
-        unfinished=trials_without_rows,
         say=lambda line: print(line, flush=True),
     )

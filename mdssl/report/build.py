@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -35,9 +35,7 @@ from mdssl.storage.notes import Notes, read_notes
 from mdssl.tables.compare import CONFIDENCE
 from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST
 from mdssl.terminal import printable
-
-Unfinished = Callable[[Location, Sequence[str]], list[dict[str, Any]]]
-"""Describes the trials with these ids, which have no row yet: `mdssl.sweep.unfinished.trials_without_rows`."""
+from mdssl.trials.unfinished import trials_without_rows
 
 WATCH_SECONDS = 30
 _SAVE_SECONDS = 5.0
@@ -70,10 +68,10 @@ class Content:
         table: the table of trials.
         trial_ids: the trials with a row, in the order of the table; ``without_rows`` is the number of the others.
         unscored: the trials with rows of which none is finished.
-        unfinished: descriptions of the trials without a row, and of unscored ones that are being trained; or None.
+        unfinished: descriptions of the trials without a row, and of unscored ones that are being trained.
     """
 
-    def __init__(self, storage: Location, unfinished: Unfinished | None = None):
+    def __init__(self, storage: Location):
         """Read ``storage``.
 
         Raises:
@@ -91,10 +89,9 @@ class Content:
         self.without_rows = len(without)
         finished = set(self.rows.loc[self.rows["status"] == "finished", "trial_id"])
         self.unscored = [trial_id for trial_id in self.trial_ids if trial_id not in finished]
-        self.unfinished = None
-        if unfinished:
-            again = [each for each in unfinished(storage, self.unscored) if each["state"] in ("training", "evaluating")]
-            self.unfinished = [*unfinished(storage, without), *again]
+        again = trials_without_rows(storage, self.unscored)
+        again = [each for each in again if each["state"] in ("training", "evaluating")]
+        self.unfinished = trials_without_rows(storage, without) + again
 
     @cached_property
     def by_trial(self) -> dict[str, list[Row]]:
@@ -158,7 +155,6 @@ def write_report(
     *,
     watched: bool = False,
     progress: bool = False,
-    unfinished: Unfinished | None = None,
 ) -> Report:
     """Write the report of ``storage`` to ``output``, or update the files of an earlier one that are outdated.
 
@@ -169,7 +165,6 @@ def write_report(
         output: folder or bucket for the report: new, empty or with an earlier report.
         watched: whether the first page reloads itself in the browser.
         progress: whether to show a progress bar on standard error.
-        unfinished: describes the trials without a row; by default they are only counted.
 
     Raises:
         ValueError: there are no results in ``storage``; ``output`` has other files, or the report of another storage;
@@ -177,7 +172,7 @@ def write_report(
     """
     storage = open_results(storage)
     folder = Folder(output, storage=storage.uri)
-    content = Content(storage, unfinished)
+    content = Content(storage)
     shown = content.trial_ids
     try:
         saved = time.monotonic()
@@ -201,7 +196,6 @@ def watch_report(
     storage: str | Location,
     output: str | Location,
     say: Callable[[str], None] = print,
-    unfinished: Unfinished | None = None,
 ) -> None:
     """Update a report every `WATCH_SECONDS` until Ctrl-C; the last update stops the reloading in the browser.
 
@@ -213,11 +207,11 @@ def watch_report(
     try:
         while True:
             started = time.monotonic()
-            report = write_report(storage, output, watched=True, progress=True, unfinished=unfinished)
+            report = write_report(storage, output, watched=True, progress=True)
             say(f"{datetime.now():%H:%M:%S} {report}")
             time.sleep(max(WATCH_SECONDS, 9 * (time.monotonic() - started)))
     except KeyboardInterrupt:
-        say(str(write_report(storage, output, unfinished=unfinished)))
+        say(str(write_report(storage, output)))
 
 
 def write_trial(folder: Folder, content: Content, trial_id: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from mdssl.errors import InputError
 from mdssl.leaderboard.files import trial_ids
-from mdssl.report.build import Content, Unfinished, write_index, write_trial
+from mdssl.report.build import Content, write_index, write_trial
 from mdssl.report.curves import update_curves
 from mdssl.report.folder import BOARD, Folder, digest
 from mdssl.report.pictures import draw_board, draw_trials
@@ -30,13 +30,13 @@ CHECK_SECONDS = 5.0
 class Dashboard:
     """The pages of a storage. `follow`, in a separate thread, keeps them up to date."""
 
-    def __init__(self, storage: Location, folder: Folder, unfinished: Unfinished | None = None):
+    def __init__(self, storage: Location, folder: Folder):
         """Build the first page, without figures and curves.
 
         Raises:
             ValueError: a file of the leaderboard is invalid.
         """
-        self._storage, self._folder, self._unfinished = storage, folder, unfinished
+        self._storage, self._folder = storage, folder
         self._lock = _FairLock()
         self._stamps = self._current_stamps()
         self._drawn = ""
@@ -103,7 +103,7 @@ class Dashboard:
             time.sleep(max(CHECK_SECONDS, 2 * (updated - started)))
 
     def _build(self) -> Content:
-        content = Content(self._storage, self._unfinished)
+        content = Content(self._storage)
         self._write_index(content)
         return content
 

@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mdssl.errors import InputError, check_number
-from mdssl.report.build import Unfinished, open_results
+from mdssl.report.build import open_results
 from mdssl.report.dashboard import Dashboard
 from mdssl.report.folder import Folder
 from mdssl.storage.location import Location
@@ -44,7 +44,6 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8099,
     token: bool = False,
-    unfinished: Unfinished | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
     """Serve the report of ``storage`` until KeyboardInterrupt.
@@ -54,7 +53,6 @@ def serve(
         host: address to listen on. Any but a loopback address needs a token.
         port: to listen on; 0 chooses one.
         token: whether requests from this machine require the token, too.
-        unfinished: as for `mdssl.report.build.write_report`.
         say: prints the address, and problems with the storage.
 
     Raises:
@@ -67,7 +65,7 @@ def serve(
     needed = secrets.token_urlsafe(24) if token or not _is_loopback(host) else ""
     try:
         with tempfile.TemporaryDirectory(prefix="mdssl-dashboard-", ignore_cleanup_errors=True) as place:
-            server.dashboard = Dashboard(storage, Folder(place, storage=storage.uri), unfinished)
+            server.dashboard = Dashboard(storage, Folder(place, storage=storage.uri))
             server.token, server.names = needed, _names_of(host)
             shown = host if host not in ("", "0.0.0.0", "::") else socket.gethostname()
             shown = f"[{shown}]" if ":" in shown else shown

@@ -28,7 +28,6 @@ from mdssl.storage.claim import Claim, ClaimLostError, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import trial_dir_in
-from mdssl.sweep.describe import Report
 from mdssl.sweep.evaluator import Evaluator
 from mdssl.sweep.grid import Work
 from mdssl.sweep.progress import SweepProgress
@@ -37,6 +36,7 @@ from mdssl.sweep.restarts import TRIAL_RESTARTS, record_death
 from mdssl.sweep.search.queue import WorkQueue
 from mdssl.sweep.training import TrialRun
 from mdssl.sweep.waiting import report_of
+from mdssl.trials.describe import Report
 
 log = logging.getLogger(__name__)
 

@@ -30,13 +30,13 @@ from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import delete_checkpoints, trial_dir_in
 from mdssl.storage.trial_log import kept_log
-from mdssl.sweep.describe import Report
 from mdssl.sweep.grid import WorkValues, evaluation_fingerprint, still_missing, usable_rows
-from mdssl.sweep.rows import failed_row, finished_row, images_of, merged
 from mdssl.sweep.stopping import stop_requested
 from mdssl.sweep.training import TrialRun
 from mdssl.sweep.waiting import report_of
 from mdssl.tracking.trackers import log_scores
+from mdssl.trials.describe import Report
+from mdssl.trials.rows import failed_row, finished_row, images_of, merged
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import TRIALS, stop_request, trial_dir_in
-from mdssl.sweep.describe import State
 from mdssl.sweep.settings import SweepSettings
+from mdssl.trials.describe import State
 
 
 class WorkValues(TypedDict):

@@ -30,13 +30,13 @@ from mdssl.storage.trial_dir import delete_trial, rows_file_in, trial_dir_in
 from mdssl.sweep.grid import Work, labelled_domains, scores_of
 from mdssl.sweep.resources import check_resources, described, share_of
 from mdssl.sweep.restarts import TRIAL_RESTARTS, step_done, step_saved, to_run_again
-from mdssl.sweep.rows import git_commit
 from mdssl.sweep.search.search import Trials
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_plan, print_results
-from mdssl.sweep.train_records import clear_up
 from mdssl.sweep.waiting import ClaimedElsewhere
 from mdssl.terminal import Terminal
+from mdssl.trials.rows import git_commit
+from mdssl.trials.train_records import clear_up
 
 if TYPE_CHECKING:
     from ray.tune import Callback, ResultGrid
@@ -139,13 +139,13 @@ def _run_on_ray(
 ) -> None:
     import ray
 
-    from mdssl.sweep.eta import Pace, evaluation_seconds
     from mdssl.sweep.evaluations import Evaluations
     from mdssl.sweep.machines import Machines, node_resources
     from mdssl.sweep.progress import SweepProgress
     from mdssl.sweep.search.queue import WorkQueue
     from mdssl.sweep.search.rules import EarlyStopping
     from mdssl.sweep.trial import TrialRun
+    from mdssl.trials.eta import Pace, evaluation_seconds
 
     nodes = node_resources()
     share = share_of(settings, nodes)

@@ -14,8 +14,8 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from rich.console import Console
 
-from mdssl.sweep.describe import duration
 from mdssl.sweep.resources import Share, described, slots
+from mdssl.trials.describe import duration
 
 log = logging.getLogger(__name__)
 

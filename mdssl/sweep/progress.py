@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mdssl.config.trial import TrialConfig
-from mdssl.sweep.describe import duration, labels
-from mdssl.sweep.eta import Pace
+from mdssl.trials.describe import duration, labels
+from mdssl.trials.eta import Pace
 
 _LINE_SECONDS = {"training": 10, "queued": 60}
 """Interval of the lines about one trial in this state, where the output is a file or a pipe."""

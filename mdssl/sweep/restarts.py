@@ -28,9 +28,9 @@ from mdssl.pretrain.trial_files import now
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
-from mdssl.sweep.describe import Report
 from mdssl.sweep.grid import Work
-from mdssl.sweep.rows import Context, failed_row, merged
+from mdssl.trials.describe import Report
+from mdssl.trials.rows import Context, failed_row, merged
 
 if TYPE_CHECKING:
     from ray.tune import ResultGrid

@@ -24,9 +24,9 @@ from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import evaluation_fingerprint, has_score, labelled_domains, usable_rows
-from mdssl.sweep.rows import Context, finished_row, git_commit, images_of, merged
 from mdssl.sweep.settings import check_axis
 from mdssl.terminal import printable
+from mdssl.trials.rows import Context, finished_row, git_commit, images_of, merged
 
 
 @retrying()

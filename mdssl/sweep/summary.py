@@ -23,14 +23,14 @@ from mdssl.leaderboard.columns import SCHEMA
 from mdssl.leaderboard.names import matching_names, mixture_of, name_of, plain_name
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import LEADERBOARD
-from mdssl.sweep.describe import labels
 from mdssl.sweep.grid import Work, plan
-from mdssl.sweep.removal import in_archive
 from mdssl.sweep.search.settings import rungs
 from mdssl.sweep.search.space import Space
 from mdssl.sweep.settings import SweepSettings
 from mdssl.tables.compare import settings_apart
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
+from mdssl.trials.describe import labels
+from mdssl.trials.removal import in_archive
 
 _PLANNED = (
     "finished",

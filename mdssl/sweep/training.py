@@ -34,9 +34,9 @@ from mdssl.storage.retry import retrying
 from mdssl.storage.trial_log import kept_log
 from mdssl.sweep.resources import Share
 from mdssl.sweep.restarts import WORKER_RESTARTS, got_on, step_saved
-from mdssl.sweep.rows import Context
 from mdssl.sweep.stopping import decision, stop_requested, stop_requested_now_and_then
-from mdssl.sweep.train_records import train_records
+from mdssl.trials.rows import Context
+from mdssl.trials.train_records import train_records
 
 log = logging.getLogger(__name__)
 

@@ -28,13 +28,13 @@ from mdssl.storage.location import Location
 from mdssl.storage.retry import retrying
 from mdssl.storage.trial_dir import stop_request, trial_dir_in
 from mdssl.storage.trial_log import kept_log
-from mdssl.sweep.describe import Report
 from mdssl.sweep.grid import WorkValues, still_missing, usable_rows
 from mdssl.sweep.restarts import step_saved
-from mdssl.sweep.rows import failed_row, merged, stopped_rows
 from mdssl.sweep.stopping import passing_on, stop_requested
 from mdssl.sweep.training import TrialRun, train_in_workers, train_inline
 from mdssl.sweep.waiting import report_of
+from mdssl.trials.describe import Report
+from mdssl.trials.rows import failed_row, merged, stopped_rows
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import POLL_SECONDS, Owner, Watch, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
-from mdssl.sweep.describe import Report, State
 from mdssl.sweep.grid import Work, still_missing, usable_rows
 from mdssl.sweep.restarts import step_saved
 from mdssl.sweep.settings import SweepSettings
+from mdssl.trials.describe import Report, State
 
 
 def report_of(trial_dir: Location, owner: Owner | None) -> Report:

@@ -10,7 +10,7 @@ import pytest
 
 from mdssl.storage.location import Location
 from mdssl.storage.trial_log import read
-from mdssl.sweep.status import trial_statuses
+from mdssl.trials.status import trial_statuses
 
 
 @pytest.mark.slow

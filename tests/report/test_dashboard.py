@@ -17,7 +17,6 @@ from mdssl.report.dashboard import Dashboard
 from mdssl.report.folder import Folder
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
-from mdssl.sweep.unfinished import trials_without_rows
 
 TRIAL = config()
 
@@ -33,7 +32,7 @@ def results(storage, monkeypatch):
 
 @pytest.fixture
 def dashboard(results, tmp_path):
-    return Dashboard(Location.of(results[0]), Folder(tmp_path / "pages", storage=results[0]), trials_without_rows)
+    return Dashboard(Location.of(results[0]), Folder(tmp_path / "pages", storage=results[0]))
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.location import Location
 from mdssl.sweep.grid import evaluation_fingerprint, plan, still_missing, trials
-from mdssl.sweep.rows import failed_row, finished_row, git_commit, merged
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.waiting import ClaimedElsewhere
+from mdssl.trials.rows import failed_row, finished_row, git_commit, merged
 
 METHODS = [{"method": "random"}, {"method": "simclr"}, {"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}]
 

@@ -11,7 +11,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard.board import read, write_rows
 from mdssl.paper.experiments import EXPERIMENTS
 from mdssl.sweep.paper_results import show_results
-from mdssl.sweep.rows import failed_row
+from mdssl.trials.rows import failed_row
 
 CONTEXT = {"sweep": "paper", "preset": "paper", "git_commit": "", "ray_version": ""}
 NAMES = [name for name, chosen in EXPERIMENTS.items() if chosen.figure]

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from mdssl.config.trial import TrialConfig
-from mdssl.sweep.eta import Pace, views_of
 from mdssl.sweep.progress import SweepProgress
+from mdssl.trials.eta import Pace, views_of
 
 CONFIG = TrialConfig(domains=("a", "b"), iterations=100, lambda2=0.1, precision="fp32")
 

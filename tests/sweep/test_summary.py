@@ -12,9 +12,9 @@ from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.location import Location
-from mdssl.sweep.rows import failed_row
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import pandas_line, print_plan
+from mdssl.trials.rows import failed_row
 
 
 def write(storage: str, score: float, probe: str = "lbfgs", **changes) -> None:

@@ -13,13 +13,13 @@ from mdssl.figures.cost import costs_and_scores
 from mdssl.leaderboard.board import read, with_settings, write_rows
 from mdssl.report.overview import trial_table
 from mdssl.storage.location import Location
-from mdssl.sweep.rows import failed_row
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.summary import print_results
 from mdssl.tables.printing import print_leaderboard, print_one_table
 from mdssl.tables.render import TERMINAL_ROWS
 from mdssl.tables.sweep_table import sweep_table
 from mdssl.tables.view import view
+from mdssl.trials.rows import failed_row
 
 DOMAINS = ("cifar10", "svhn")
 # The differences of the first trial are -5.5, -8.0, -7.8 and 0.7. Their mean is -5.15, which one decimal tells from the

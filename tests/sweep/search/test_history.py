@@ -13,10 +13,10 @@ from mdssl.pretrain.trial_files import write_config
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import evaluation_fingerprint
-from mdssl.sweep.rows import failed_row, finished_row, stopped_rows
 from mdssl.sweep.search.history import History
 from mdssl.sweep.search.space import Space
 from mdssl.sweep.settings import SweepSettings
+from mdssl.trials.rows import failed_row, finished_row, stopped_rows
 
 NAMES = ("tiny-a", "tiny-b")
 TRAINING = {

@@ -22,7 +22,7 @@ from mdssl.leaderboard.board import write_rows
 from mdssl.pretrain.checkpoint import latest_step
 from mdssl.pretrain.trial_files import now
 from mdssl.storage.location import Location
-from mdssl.sweep.rows import failed_row
+from mdssl.trials.rows import failed_row
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
-from mdssl.sweep.describe import duration, labels
-from mdssl.sweep.status import trial_status
+from mdssl.trials.describe import duration, labels
+from mdssl.trials.status import trial_status
 
 
 def trials_without_rows(storage: Location, trial_ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from mdssl.leaderboard.board import read, with_settings, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
-from mdssl.sweep.rows import failed_row, finished_row, images_of, merged, stopped_rows
+from mdssl.trials.rows import failed_row, finished_row, images_of, merged, stopped_rows
 
 WORDS = "2 of 10 classes, 8×8 pixels"
 

@@ -19,10 +19,10 @@ from mdssl.storage import claim as claims
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.sweep import trial as sweep_trial
-from mdssl.sweep.control import retry_trials, stop_trials
 from mdssl.sweep.grid import plan
 from mdssl.sweep.settings import SweepSettings
 from mdssl.sweep.training import TrialRun
+from mdssl.trials.control import retry_trials, stop_trials
 
 A, B, C = "0123456789ab", "01239999ffff", "fedcba987654"
 

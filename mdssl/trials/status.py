@@ -26,10 +26,10 @@ from mdssl.storage.claim import DEAD_SECONDS, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import stopped_early, trial_dir_in
-from mdssl.sweep.describe import State, duration, labels
-from mdssl.sweep.eta import Left, eta, views_of
 from mdssl.tables.terminal_table import TextColumn, TextTable
 from mdssl.terminal import Terminal
+from mdssl.trials.describe import State, duration, labels
+from mdssl.trials.eta import Left, eta, views_of
 
 STATES: tuple[State, ...] = ("failed", "stopped", "training", "evaluating", "finished")
 """In the order of display: trials that need attention first."""

@@ -22,9 +22,9 @@ from mdssl.storage.location import Location
 from mdssl.storage.notes import Notes, read_notes, write_notes
 from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import rows_file_in, stop_request, trial_dir_in
-from mdssl.sweep.status import trial_status
 from mdssl.tables.select import matching, parse_condition
 from mdssl.tables.trial_name import find_trial
+from mdssl.trials.status import trial_status
 
 _NAMED = 8
 
@@ -35,7 +35,7 @@ def chosen_trials(
     """The ids of the trials that ``names`` (`mdssl.tables.trial_name.find_trial`) or the conditions ``where`` select.
 
     Conditions are those of ``mdssl leaderboard``, also on trials that have no row yet: their ``status`` is that of
-    `mdssl.sweep.status`, and ``sweep`` that of the process that has them.
+    `mdssl.trials.status`, and ``sweep`` that of the process that has them.
 
     Args:
         also_unknown: whether a whole id that the storage does not know is one, as of a trial that is queued.
@@ -58,7 +58,7 @@ def chosen_trials(
             )
         )
     # Here, because it imports torch, for which the other commands need not wait.
-    from mdssl.sweep.rows import row_without_score
+    from mdssl.trials.rows import row_without_score
 
     rows = leaderboard.read(storage)
     others = []

@@ -32,9 +32,9 @@ from mdssl.storage.trial_dir import (
     stable_dir_in,
     trial_dir_in,
 )
-from mdssl.sweep.control import check_free, held, living_owner, training_status
-from mdssl.sweep.status import trial_statuses
-from mdssl.sweep.train_records import all_records
+from mdssl.trials.control import check_free, held, living_owner, training_status
+from mdssl.trials.status import trial_statuses
+from mdssl.trials.train_records import all_records
 
 _NAMED, _MANY = 8, 20
 T = TypeVar("T")

@@ -20,8 +20,8 @@ from mdssl.errors import InputError
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
-from mdssl.sweep.rows import failed_row
-from mdssl.sweep.status import print_json, print_status, trial_statuses, watch_status
+from mdssl.trials.rows import failed_row
+from mdssl.trials.status import print_json, print_status, trial_statuses, watch_status
 
 STARTED = "2026-01-01T00:00:00+00:00"
 
@@ -187,7 +187,7 @@ def test_watching_says_it_again_until_stopped(storage, monkeypatch, capsys):
             raise KeyboardInterrupt
         begin(storage, config(), step=60)
 
-    monkeypatch.setattr("mdssl.sweep.status.time.sleep", sleep)
+    monkeypatch.setattr("mdssl.trials.status.time.sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
         watch_status(storage)
     printed = capsys.readouterr().out
@@ -247,7 +247,7 @@ def test_a_damaged_file_is_named(storage):
 
 
 def test_it_needs_neither_torch_nor_ray():
-    code = "import sys, mdssl.sweep.status; print({'torch', 'ray'} & set(sys.modules))"
+    code = "import sys, mdssl.trials.status; print({'torch', 'ray'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

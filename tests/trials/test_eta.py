@@ -7,7 +7,7 @@ import pytest
 from factories import row
 
 from mdssl.config.trial import TrialConfig
-from mdssl.sweep.eta import Left, Pace, eta, evaluation_seconds, views_of
+from mdssl.trials.eta import Left, Pace, eta, evaluation_seconds, views_of
 
 TICK, REPORT, LOOK = 1.0, 5.0, 10
 
