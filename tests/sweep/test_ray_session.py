@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,20 @@ def test_processes_of_a_sweep_find_their_own_ray_beside_another_and_are_in_no_gr
     assert not folder.path.exists()
     # Another Ray that the process starts afterwards is as without the sweep. The two that remain are Ray's own.
     assert os.environ.keys() - before.keys() <= {"PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED"}
+
+
+def test_the_longest_temporary_folder_has_room_for_the_longest_of_rays_sockets(monkeypatch):
+    import ray
+
+    heads = [file.read_text() for file in Path(ray.__file__).parent.glob("dashboard/modules/**/*.py")]
+    modules = re.findall(r"^class (\w+)\(SubprocessModule", "\n".join(heads), re.MULTILINE)
+    assert "MetricsHead" in modules
+    session = "mdssl-ray-01234567/r/session_2026-01-01_00-00-00_000000_4194304/sockets"
+    sockets = [f"{session}/{name}" for name in ("plasma_store", "raylet", *(f"dash_{name}" for name in modules))]
+    monkeypatch.setenv("RAY_TMPDIR", "/" + "t" * 200)
+    assert temporary._parent() == Path("/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", "/" + "t" * (temporary._LONGEST - 1))
+    assert max(len(str(temporary._parent() / socket)) for socket in sockets) == 107
 
 
 def test_what_killed_sweeps_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
