@@ -232,7 +232,7 @@ def _train(
         # Every step: two views of the batch of each domain, one loss over the global batch.
         rate = learning_rate(config, state.step)
         for parameters in optimizer.param_groups:
-            parameters["lr"] = rate
+            parameters["lr"] = rate * parameters.get("lr_scale", 1.0)
         shares = [[group.share(each, workers) for group in groups] for each in range(workers)]
         counts = [[share.stop - share.start for share in of_rank] for of_rank in shares]
         views = two_views(config, mixture, groups, state.step, shares[rank], compiled=compiles)
