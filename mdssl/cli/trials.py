@@ -24,10 +24,13 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
     data_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
     weights: Annotated[str, tyro.conf.Suppress] = ""
     weights_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
-    input_size: Annotated[int | None, tyro.conf.Suppress] = None
+    normalization: Annotated[tuple[float, ...], tyro.conf.Suppress] = ()
+    init_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
+    input_size: int | None = None
+    """Method random with a timm encoder: pixels of the images that it will encode."""
     preset: str = "quick"
     """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar (ResNet-18, cifar
-    stem, 200 epochs: one GPU) | paper (section 3.1)."""
+    stem, 200 epochs: one GPU) | vit (ViT-Tiny, AdamW) | convnext (ConvNeXt-Atto, AdamW) | paper (section 3.1)."""
     evaluate: tuple[str, ...] = ()
     """With --score-every: prepared datasets for validation scores; default: the training domains that have labels."""
 

@@ -44,14 +44,13 @@ class Recipe:
     """How encoders are trained: what a sweep holds fixed. The defaults are the paper's (section 3.1, tables 6, 7)."""
 
     arch: str = "resnet50"
-    """Encoder: a ResNet of torchvision (resnet18, resnet50, wide_resnet50_2 ...) | timm/NAME (a network of timm, such as
-    timm/vit_small_patch16_224)."""
-    patch_size: int | None = None
-    """Side of a patch of a timm transformer in pixels; default: the network's own, or smaller, so that the image has 8
-    x 8 patches or more."""
-    init: str = "random"
-    """Weights that the encoder starts from: random | FILE | torchvision or timm (their pretrained weights of this arch).
+    """Encoder: a ResNet (torchvision's: resnet18, wide_resnet50_2 ...) | timm/NAME (such as timm/vit_tiny_patch16_224).
     """
+    patch_size: int | None = None
+    """Side of a patch of a timm transformer in pixels; default: the network's own, or less, for 8 x 8 patches or more.
+    """
+    init: str = "random"
+    """Weights that the encoder starts from: random | FILE | torchvision or timm (their own of this arch)."""
     stem: Stem = "imagenet"
     """First layers: imagenet (7x7 stride 2 and max-pool, as in the paper) | cifar (3x3 stride 1, no pool: slower,
     better at 32x32)."""
@@ -209,7 +208,7 @@ class TrialConfig(Recipe, ClusterSettings):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` is its inverse."""
-        return asdict(self) | {"domains": list(self.domains)}
+        return asdict(self) | {"domains": list(self.domains), "normalization": list(self.normalization)}
 
     @property
     def types_instead(self) -> dict[str, Any]:

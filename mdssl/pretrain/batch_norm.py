@@ -44,8 +44,7 @@ class _GlobalBatchNormAct2d(GlobalBatchNorm2d):
 
 
 def make_global(model: nn.Module) -> None:
-    """Turn each `torch.nn.BatchNorm2d` of ``model``, and each ``BatchNormAct2d`` of timm, into a `GlobalBatchNorm2d`, in
-    place.
+    """Turn each `torch.nn.BatchNorm2d` of ``model``, and timm's of the same kind, into a `GlobalBatchNorm2d`, in place.
 
     Only the class changes, so that parameters, buffers and their names stay the same.
 

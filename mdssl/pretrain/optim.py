@@ -81,8 +81,8 @@ def _spread(scales: torch.Tensor, params: list[torch.Tensor]) -> list[torch.Tens
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of ``model``, without weight decay and LARS scale on biases and normalization parameters, nor
-    on what a network of timm excludes: position embeddings and tokens.
+    """Return the optimizer of ``model``, without weight decay and LARS scale on biases, normalization parameters, and
+    what a network of timm excludes: position embeddings and tokens.
 
     With an ``encoder_lr_scale``, the groups of the encoder have it as ``lr_scale``.
     """

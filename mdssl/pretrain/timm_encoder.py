@@ -105,14 +105,17 @@ def _check_patch_size(arch: str, patch_size: int, own: int | None, size: int) ->
 
 def network(arch: str, input_size: int, patch_size: int | None, **options: Any) -> nn.Module:
     """Return timm's network without classifier and without dropout; weights are random unless ``options`` say more."""
-    timm = import_timm(arch)
-    if timm.models.get_pretrained_cfg(timm_name(arch)).fixed_input_size:
-        options["img_size"] = input_size
-    if patch_size is not None:
-        options["patch_size"] = patch_size
-    encoder: nn.Module = timm.create_model(timm_name(arch), num_classes=0, **options)
+    arguments = network_arguments(arch, input_size, patch_size)
+    encoder: nn.Module = import_timm(arch).create_model(timm_name(arch), num_classes=0, **arguments, **options)
     _turn_off_dropout(encoder)
     return encoder
+
+
+def network_arguments(arch: str, input_size: int | None, patch_size: int | None) -> dict[str, int]:
+    """Return the arguments of ``timm.create_model`` that make a network for images and patches of these sizes."""
+    takes_size = import_timm(arch).models.get_pretrained_cfg(timm_name(arch)).fixed_input_size
+    given = {"img_size": input_size if takes_size else None, "patch_size": patch_size}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def timm_encoder(config: TrialConfig) -> tuple[nn.Module, int]:
@@ -134,8 +137,7 @@ def timm_encoder(config: TrialConfig) -> tuple[nn.Module, int]:
 
 
 def width_of(encoder: Any) -> int:
-    """Features of an image; some networks have a layer between the last block, of ``num_features``, and the classifier.
-    """
+    """Features of an image; some networks have a layer between the last block (``num_features``) and the classifier."""
     return getattr(encoder, "head_hidden_size", None) or encoder.num_features
 
 
@@ -150,7 +152,9 @@ class _Renormalize:
     def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
         (x,) = inputs
         # Filled on the device, because copying a tensor made from a list would wait for the GPU.
-        scale, shift = (torch.cat([x.new_full((1, 1, 1), value) for value in each]) for each in (self.scale, self.shift))
+        scale, shift = (
+            torch.cat([x.new_full((1, 1, 1), value) for value in each]) for each in (self.scale, self.shift)
+        )
         return x * scale + shift
 
 
