@@ -24,7 +24,7 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
     data_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
     weights: Annotated[str, tyro.conf.Suppress] = ""
     weights_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
-    normalization: Annotated[tuple[float, ...], tyro.conf.Suppress] = ()
+    normalization: Annotated[str, tyro.conf.Suppress] = ""
     init_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
     input_size: int | None = None
     """Method random with a timm encoder: pixels of the images that it will encode."""

@@ -51,7 +51,7 @@ def check_arch(arch: str, stem: str, norm: str, patch_size: int | None) -> None:
         check_number("patch_size", patch_size, low=1, hint="It is in pixels.")
 
 
-def check_input(arch: str, input_size: int | None, normalization: tuple[float, ...], *, resizes: bool) -> None:
+def check_input(arch: str, input_size: int | None, normalization: str, *, resizes: bool) -> None:
     """Raise ``ValueError`` for an input that the encoder does not have.
 
     Args:
@@ -59,8 +59,8 @@ def check_input(arch: str, input_size: int | None, normalization: tuple[float, .
     """
     if not is_timm(arch) and ((input_size is not None and not resizes) or normalization):
         raise InputError(
-            f"input_size is {input_size} and normalization {normalization or None}, but a ResNet is trained on images "
-            "as they are prepared, with one normalization; leave them out."
+            f"input_size is {input_size} and normalization {normalization!r}, but a ResNet is trained on images as they"
+            " are prepared, with one normalization; leave them out."
         )
-    if len(normalization) not in (0, 6):
-        raise InputError(f"normalization has {len(normalization)} numbers; it needs three means and three deviations.")
+    if normalization and not re.fullmatch(r"[\d.]+( [\d.]+){5}", normalization):
+        raise InputError(f"normalization is {normalization!r}; it must be three means and three deviations.")

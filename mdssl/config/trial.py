@@ -145,7 +145,7 @@ class TrialConfig(Recipe, ClusterSettings):
     input_size: int | None = None
     """Pixels that images are resized to before they are encoded. Method pretrained; default: as they are prepared. Of a
     timm encoder the size of the training images, filled in when the data are opened; method random needs it."""
-    normalization: tuple[float, ...] = ()
+    normalization: str = ""
     """Of a timm encoder: mean and deviation of each channel that its input is normalized by, six numbers. Filled in."""
     init_fingerprint: str = ""
     """Hash of the weights of ``init``. Filled in."""
@@ -208,7 +208,7 @@ class TrialConfig(Recipe, ClusterSettings):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` is its inverse."""
-        return asdict(self) | {"domains": list(self.domains), "normalization": list(self.normalization)}
+        return asdict(self) | {"domains": list(self.domains)}
 
     @property
     def types_instead(self) -> dict[str, Any]:

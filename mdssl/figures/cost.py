@@ -19,7 +19,8 @@ from mdssl.tables.pareto import pareto_front, training_hours
 from mdssl.tables.select import SELECTED_ON_TEST
 
 SAME_COMPUTE = (
-    "method", "train_mixture", "data_fingerprint", "lambda1", "lambda2", "temperature", "seed", "learning_rate",
+    "method", "train_mixture", "data_fingerprint", "lambda1", "lambda2", "temperature", "seed", "learning_rate", "init",
+    "init_fingerprint", "encoder_lr_scale", "normalization",
     "lr_warmup_iterations", "sampling", "schedule", "decay_fraction", "weight_decay", "crop_min_area",
     "jitter_strength", "epsilon", "epsilon_final", "outlier_rule", "recipe_version", "recipe_version_clustering",
     "weights",

@@ -164,9 +164,10 @@ def normalize(x: torch.Tensor) -> torch.Tensor:
     return (x - mean) / std
 
 
-def statistics_of(normalization: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics_of(normalization: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each channel that the weights of an encoder expect, by ``TrialConfig.normalization``."""
-    return (normalization[:3], normalization[3:]) if normalization else (MEAN, STD)
+    numbers = tuple(map(float, normalization.split())) or (*MEAN, *STD)
+    return numbers[:3], numbers[3:]
 
 
 def resized_crop_flip(images: torch.Tensor, views: Views) -> torch.Tensor:

@@ -18,7 +18,7 @@ from torch import nn
 from mdssl.config.encoders import timm_name
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
-from mdssl.pretrain.augment import MEAN, STD
+from mdssl.pretrain.augment import MEAN, STD, statistics_of
 
 _PATCHES = 8
 """Fewest patches along a side of the image, unless the user asks for fewer."""
@@ -85,7 +85,8 @@ def timm_input(arch: str, image_size: int | None, patch_size: int | None) -> dic
             f"arch {arch!r} gives an output of shape {found} for two images, not a vector of {width_of(encoder)} "
             "features each; choose another network."
         )
-    return {"input_size": size, "patch_size": patch_size, "normalization": (*published.mean, *published.std)}
+    statistics = " ".join(f"{value:.6g}" for value in (*published.mean, *published.std))
+    return {"input_size": size, "patch_size": patch_size, "normalization": statistics}
 
 
 def _own_patch_size(timm: ModuleType, arch: str) -> int | None:
@@ -130,9 +131,9 @@ def timm_encoder(config: TrialConfig) -> tuple[nn.Module, int]:
             "'random' has none: give the size of the images that it will encode (--input-size 32)."
         )
     encoder = network(config.arch, config.input_size, config.patch_size)
-    statistics = config.normalization or (*MEAN, *STD)
-    if statistics != (*MEAN, *STD):
-        encoder.register_forward_pre_hook(_Renormalize(statistics))
+    mean, std = statistics_of(config.normalization)
+    if (mean, std) != (MEAN, STD):
+        encoder.register_forward_pre_hook(_Renormalize(mean, std))
     return encoder, width_of(encoder)
 
 
@@ -144,10 +145,9 @@ def width_of(encoder: Any) -> int:
 class _Renormalize:
     """A hook that turns views normalized by ImageNet's statistics into views normalized by others."""
 
-    def __init__(self, statistics: tuple[float, ...]):
-        pairs = list(zip(MEAN, STD, statistics[:3], statistics[3:], strict=True))
-        self.scale = [before / after for _, before, _, after in pairs]
-        self.shift = [(mean - other) / after for mean, _, other, after in pairs]
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.scale = [before / after for before, after in zip(STD, std, strict=True)]
+        self.shift = [(before - after) / deviation for before, after, deviation in zip(MEAN, mean, std, strict=True)]
 
     def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
         (x,) = inputs

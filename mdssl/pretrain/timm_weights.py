@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 import torch
 
@@ -45,7 +49,7 @@ def timm_state(
     if missing := [name for name in expected if name not in own and not name.endswith(_COUNTER)]:
         raise InputError(f"it lacks {some_of(missing, 5)} of {arch}. Use a complete file of this network.")
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _quiet():
             overlay = {"state_dict": {name: value.float() for name, value in own.items()}}
             encoder = network(arch, input_size, patch_size, pretrained=True, pretrained_cfg_overlay=overlay)
     # Functions of timm that adapt weights raise nearly anything.
@@ -56,6 +60,18 @@ def timm_state(
     where = f"timm's names, {f'under {prefix!r}, ' if prefix else ''}in {contents.container}"
     where += f"; resampled: {some_of(resampled, 5)}" if resampled else ""
     return {name: value.detach() for name, value in encoder.state_dict().items()}, own, unused, where
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """timm logs each step of loading."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def timm_file(arch: str) -> Location:
@@ -73,10 +89,16 @@ def timm_file(arch: str) -> Location:
             f"{some_of((f'timm/{name}' for name in with_weights), 5) or 'none of this network'}. Or give a file: "
             "--init FILE"
         )
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     name = published.hf_hub_filename or "model.safetensors"
+    there = try_to_load_from_cache(published.hf_hub_id, name)
+    if isinstance(there, str):
+        return Location.of(there)
     try:
+        if not constants.HF_HUB_OFFLINE:
+            # Fails at once without a network, where the library tries for half a minute.
+            urlopen(Request(hf_hub_url(published.hf_hub_id, name), method="HEAD"), timeout=20).close()
         return Location.of(hf_hub_download(published.hf_hub_id, name))
     # Of huggingface_hub, requests or httpx, and the operating system.
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdssl.config.encoders import is_timm
 from mdssl.config.run import ProbeConfig, check_layers
 from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.data.dataset import Dataset, open_dataset
@@ -115,7 +116,8 @@ def _rows(
 def _trial_of_weights(file: str, input_size: int | None, evaluate: Sequence[str], data: Path, results: Location) -> str:
     """Make a trial of pretrained weights; its id."""
     config, found = pretrained_config(file, input_size)
-    print(printable(f"{config.arch} with {config.stem} stem: {found.source}"))
+    stem = "" if is_timm(config.arch) else f" with {config.stem} stem"
+    print(printable(f"{config.arch}{stem}: {found.source}"))
     if found.unmatched:
         print(printable(f"unused tensors: {some_of(found.unmatched, 8)}"))
     if not evaluate:
