@@ -37,6 +37,7 @@ def probe_standalone(
     trial_id: str = "",
     weights: str = "",
     input_size: int | None = None,
+    arch: str = "",
     evaluate: Sequence[str] = (),
     data: str,
     storage: str,
@@ -48,6 +49,7 @@ def probe_standalone(
         trial_id: the encoder: a trained trial.
         weights: instead of a trial: a file of pretrained weights.
         input_size: with ``weights``: pixels that images are resized to.
+        arch: with ``weights``: see `mdssl.pretrain.pretrained.pretrained_config`.
         evaluate: prepared datasets; default: those of the trial's domains that have labels.
 
     Raises:
@@ -64,7 +66,7 @@ def probe_standalone(
     for name in evaluate:
         check_scorable(open_dataset(folder, name))
     if weights:
-        trial_id = _trial_of_weights(weights, input_size, evaluate, folder, results)
+        trial_id = _trial_of_weights(weights, input_size, arch, evaluate, folder, results)
     trial_dir = trial_dir_in(results, trial_id)
     config, model = load_model(trial_dir, device)
     if not evaluate:
@@ -113,9 +115,11 @@ def _rows(
     ]
 
 
-def _trial_of_weights(file: str, input_size: int | None, evaluate: Sequence[str], data: Path, results: Location) -> str:
+def _trial_of_weights(
+    file: str, input_size: int | None, arch: str, evaluate: Sequence[str], data: Path, results: Location
+) -> str:
     """Make a trial of pretrained weights; its id."""
-    config, found = pretrained_config(file, input_size)
+    config, found = pretrained_config(file, input_size, arch)
     stem = "" if is_timm(config.arch) else f" with {config.stem} stem"
     print(printable(f"{config.arch}{stem}: {found.source}"))
     if found.unmatched:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from mdssl.config.encoders import is_timm
 from mdssl.config.presets import PRESETS
 from mdssl.config.run import ProbeConfig, probe_flags
 from mdssl.config.trial import TrialConfig, relevant_settings
@@ -44,6 +45,8 @@ def probe_command(trial_id: str, trial: Mapping[str, Any], probe: Mapping[str, A
     if trial["method"] == "pretrained":
         words += ["--weights", trial["weights"]]
         words += _flag("input_size", trial.get("input_size"), None)
+        if is_timm(trial["arch"]) or trial["weights"] in ("torchvision", "timm"):
+            words += ["--arch", trial["arch"]]
     else:
         words.append(trial_id)
     words += _flag("evaluate", scored["evaluate"], ())
