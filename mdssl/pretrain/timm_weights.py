@@ -55,7 +55,7 @@ def timm_state(
     # Functions of timm that adapt weights raise nearly anything.
     except Exception as error:
         raise InputError(f"its tensors do not fit {arch} at {input_size} pixels: {error}") from error
-    unused = tuple(name for name in names if not (name.startswith(prefix) and name[len(prefix) :] in own))
+    unused = tuple(name for name in sorted(names) if not (name.startswith(prefix) and name[len(prefix) :] in own))
     resampled = [name for name, value in own.items() if value.shape != expected[name].shape]
     where = f"timm's names, {f'under {prefix!r}, ' if prefix else ''}in {contents.container}"
     where += f"; resampled: {some_of(resampled, 5)}" if resampled else ""

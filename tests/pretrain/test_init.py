@@ -72,7 +72,7 @@ def test_training_starts_from_the_weights_of_the_file_and_says_once_what_it_did_
     for name, value in expected.state_dict().items():
         assert torch.equal(found[f"encoder.{name}"], value), name
     assert caplog.text.count("resampled: patch_embed.proj.weight") == 1
-    assert caplog.text.count("tensors of the file that the encoder does not have: head.weight, head.bias") == 1
+    assert caplog.text.count("tensors of the file that the encoder does not have: head.bias, head.weight") == 1
     config = TrialConfig.from_dict(json.loads((tmp_path / "a/config.json").read_text()))
     assert config.init == str(file.absolute()) and len(config.init_fingerprint) == 16
 
