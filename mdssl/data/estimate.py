@@ -39,10 +39,10 @@ def estimate(
     largest = max(parts.values(), key=len)
     rows = np.arange(min(_SAMPLE, len(largest)))
     start = time.perf_counter()
-    for row, raw in zip(rows, largest.read(rows), strict=True):
+    for raw in largest.read(rows):
         # Images that cannot be decoded are reported later.
         with contextlib.suppress(InputError):
-            convert(raw, size, resize_filter, largest.where(row))
+            convert(raw, size, resize_filter, "")
     workers = workers or available_cpus()
     seconds = (time.perf_counter() - start) / max(1, len(rows)) * count / workers
     if seconds < _SAID_FROM_SECONDS and needed < _SAID_FROM_BYTES:

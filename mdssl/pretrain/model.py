@@ -25,13 +25,14 @@ class Model(nn.Module):
             the names of torchvision or timm.
         projection: (B, width) features to (B, projection_dim) representations, not yet l2-normalized.
         width: number of features.
+        input_size: pixels that images are resized to before they are encoded; None for any.
         eager_passes: number of passes without compiled code.
     """
 
     def __init__(self, config: TrialConfig):
         super().__init__()
         self.encoder, self.width = timm_encoder(config) if is_timm(config.arch) else _resnet_encoder(config)
-        width = self.width
+        width, self.input_size = self.width, config.input_size
         self.eager_passes = 0
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.projection_dim))
 

@@ -1,6 +1,7 @@
 """Encoders of timm: the network that timm makes, trained as a ResNet is. Against timm's own, which tests install."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,19 +11,24 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision.transforms.v2.functional as TF
-from factories import Killed, kill_at, tiny_trial
+from factories import Killed, kill_at, prepare_arrays, stripes, tiny_trial
 from torch import nn
 from torch.nn import functional as F
 
+from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.evaluate.features import extract_features
+from mdssl.leaderboard.board import read
+from mdssl.pretrain.augment import normalize
 from mdssl.pretrain.encoder import load_encoder
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.step import backward_at_once, statistics_untouched
 from mdssl.pretrain.timm_encoder import timm_input
+from mdssl.pretrain.trial_files import load_model
+from mdssl.storage.location import Location
 
 timm = pytest.importorskip("timm")
 FAMILIES = {
@@ -168,6 +174,30 @@ with torch.no_grad():
         resized = F.interpolate(larger, size=(16, 16), mode="bilinear", antialias=True)
         assert torch.equal(encoder(larger), encoder(resized))
     assert width == found.shape[1] == 64
+
+
+def test_images_of_other_sizes_are_scored_at_the_size_of_the_training_images(tiny_data, tmp_path):
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    rng = np.random.default_rng(0)
+    (train_images, train_labels), (test_images, test_labels) = (stripes(rng, count, 4, 24, 0) for count in (200, 40))
+    arrays = {"train_images": train_images, "train_labels": train_labels}
+    prepare_arrays("larger", data, 24, **arrays, test_images=test_images, test_labels=test_labels)
+    storage, common = tmp_path / "results", ["--storage", str(tmp_path / "results"), "--data", str(data)]
+    command = ["train", "--domains", "tiny-a", "tiny-b", "--arch", "timm/test_vit", "--iterations", "2", "--track"]
+    command += ["none", "--batch-per-domain", "8", "--score-every", "1", "--evaluate", "larger", "--device", "cpu"]
+    assert main([*command, *common]) == 0
+    (trial_id,) = (file.name for file in (storage / "trials").iterdir())
+    assert main(["probe", trial_id, "--evaluate", "larger", "--device", "cpu", *common]) == 0
+    config, model = load_model(Location.of(storage) / "trials" / trial_id)
+    assert config.input_size == 16
+    resized = F.interpolate(
+        torch.from_numpy(test_images).permute(0, 3, 1, 2).float() / 255, (16, 16), mode="bilinear", antialias=True
+    )
+    with torch.no_grad():
+        expected = model.encoder(normalize(resized))
+    torch.testing.assert_close(extract_features(model, test_images, input_size=16)["encoder"], expected)
+    (scored,) = read(storage, trial_id=trial_id).to_dict("records")
+    assert scored["eval_dataset"] == "larger" and scored["val_top1"] > 0
 
 
 def test_gradients_by_domain_leave_one_update_of_the_statistics_of_timms_batch_norm():
