@@ -14,14 +14,17 @@ import torchvision
 from factories import Killed, kill_at, tiny_trial
 
 from mdssl import Sweep
+from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
+from mdssl.leaderboard.board import read
 from mdssl.pretrain import timm_weights
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.pretrained import Network, as_it_starts, complete, load_start, pretrained_config
 from mdssl.pretrain.timm_encoder import timm_input
+from mdssl.report.trial import reproduce_commands
 from mdssl.sweep.grid import trials
 
 timm = pytest.importorskip("timm")
@@ -217,3 +220,21 @@ def test_a_sweep_scores_the_weights_as_they_are_beside_what_starts_from_them(vit
     )
     plain = Sweep(**{"domains": ("tiny-a", "tiny-b"), "data": tiny_data, "batch_per_domain": 8, "iterations": 4})
     assert "pretrained" not in {config.method for config in trials(plain.settings, plain.settings.expand("mdssl"))}
+
+
+def test_a_file_by_timms_names_is_scored_as_the_network_that_the_user_names(vit, tiny_data, tmp_path, capsys):
+    command = ["probe", "--weights", str(vit[0]), "--evaluate", "tiny-a", "--device", "cpu"]
+    command += ["--storage", str(tmp_path), "--data", tiny_data]
+    assert main(command) == 2
+    assert "it looks like a vision transformer" in capsys.readouterr().err
+    assert main([*command, "--arch", "timm/test_vit", "--input-size", "32"]) == 0
+    (row,) = read(tmp_path).to_dict("records")
+    assert (row["method"], row["arch"], row["eval_dataset"]) == ("pretrained", "timm/test_vit", "tiny-a")
+    config = json.loads(row["config_json"])["trial"]
+    assert (config["input_size"], config["patch_size"]) == (32, 4)
+    # As a sweep of that input would score it.
+    network = {"arch": "timm/test_vit", **timm_input("timm/test_vit", 32, None)}
+    start = complete(tiny_trial(**network, init=str(vit[0])), 32)
+    assert as_it_starts(start).trial_id == row["trial_id"]
+    (reproduce,) = reproduce_commands([row], json.loads(row["config_json"]))
+    assert f"--weights {vit[0]} --input-size 32 --arch timm/test_vit" in reproduce
