@@ -109,13 +109,13 @@ def _codes(own: pd.DataFrame, baselines: pd.DataFrame, compared: Iterable[str]) 
 
 
 def _has(method: str, name: str) -> bool:
-    """Whether trials of the method are compared by the setting. Pretrained weights have none, but others start from
-    them."""
+    """Whether trials of the method are compared by the setting. Of pretrained weights these are the file, which others
+    start from, and the input of the network."""
     if method not in METHODS:
         return True
     own = METHODS[method]
     if own.loads_weights:
-        return name == "init_fingerprint"
+        return name in ("init_fingerprint", "input_size", "patch_size")
     weighed = own.weighs_domains or name not in ("lambda1", "lambda2")
     return own.has_setting(name) and weighed
 

@@ -82,7 +82,8 @@ def without_head(resnet: nn.Module) -> nn.Module:
 
 def assert_computes(pretrained, original: nn.Module, size: int = 64) -> None:
     """Our encoder with these weights gives the original's features, those before its classifier."""
-    config = SimpleNamespace(arch=pretrained.arch, stem=pretrained.stem, norm="batch", projection_dim=8)
+    network = {"arch": pretrained.arch, "stem": pretrained.stem, "norm": "batch", "input_size": None}
+    config = SimpleNamespace(**network, projection_dim=8)
     with torch.device("meta"):  # without initial weights
         encoder = Model(config).encoder.eval()
     encoder.load_state_dict(pretrained.encoder, assign=True)

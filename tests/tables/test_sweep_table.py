@@ -381,6 +381,16 @@ def made_of(**trial) -> dict:
     return {"config_json": json.dumps({"trial": TrialConfig(**config).to_dict()})}
 
 
+def test_weights_are_compared_with_trials_of_the_same_patches(storage):
+    vit = {"arch": "timm/test_vit", "input_size": 32, "normalization": "0 0 0 1 1 1"}
+    for number, patch in enumerate((4, 8)):
+        own = vit | {"patch_size": patch}
+        weights = made_of(method="pretrained", domains=(), weights="a.pth", weights_fingerprint="a", **own)
+        trial(storage, number, (50, 50, 50, 50), **UNTRAINED | {"method": "pretrained"}, **weights)
+        trial(storage, 10 + number, (51 + patch,) * 4, **made_of(init="a.pth", init_fingerprint="a", **own))
+    assert table(storage)["vs pretrained"].dropna().to_list() == [5, 9]
+
+
 def test_trials_that_start_from_weights_are_compared_with_these_weights(storage):
     """Each with its own, whatever file they came from; a trial from random weights with none."""
     for number, (weights, scores) in enumerate({"a": (50, 60, 20, 20), "b": (10, 20, 20, 30)}.items()):
