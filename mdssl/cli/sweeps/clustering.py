@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 from tyro.conf import Suppress
 
 from mdssl.config.trial import ClusterSettings
-from mdssl.sweep.settings import SweepSettings, check_axis
+from mdssl.sweep.settings import WithMoreMethods, check_axis
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clustering(SweepSettings, ClusterSettings):
+class Clustering(WithMoreMethods, ClusterSettings):
     own_axes = ("num_clusters", "warmup_iterations", "recluster_every", "epsilon", "outlier_rule")
 
     clusters: tuple[int, ...] = ()
@@ -76,7 +76,7 @@ def clustering(settings: Clustering) -> int:
         {"epsilon": epsilon, "epsilon_final": min(epsilon, settings.epsilon_final), "outlier_rule": rule}
         for epsilon, rule in itertools.product(settings.epsilons, settings.rules)
     ]
-    methods: list[str | dict] = ["random", "simclr", "mdssl"]
+    methods: list[str | dict] = ["random", "simclr", "mdssl", *settings.add_methods]
     for schedule in schedules:
         methods += [{"method": "mdssl-clustered", **schedule}]
         methods += [{"method": "mdssl-robust", **schedule, **rejection} for rejection in rejections]
