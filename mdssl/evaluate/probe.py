@@ -73,7 +73,8 @@ def _sgd(probes: Callable[..., list[ProbeResult]]) -> Callable[[Parts, ProbeConf
     def run(parts: Parts, config: ProbeConfig, seed: int) -> list[ProbeResult]:
         settings = config.each()[0].settings()
         rates = {"learning_rates": config.probe_learning_rate} if config.probe_learning_rate else {}
-        own = {"epochs": settings["probe_epochs"], "batch_size": settings["probe_batch"], "seed": seed}
+        own = {"epochs": config.epochs, "batch_size": settings["probe_batch"], "seed": seed}
+        own |= {"iterations": config.probe_iterations} if config.probe_iterations else {}
         return probes(parts, **rates, **own)
 
     return run
@@ -85,7 +86,8 @@ PROBES: dict[str, Callable[[Parts, ProbeConfig, int], list[ProbeResult]]] = {
     "sgd": _sgd(sgd_probes),
     "sgd-raw": _sgd(raw_sgd_probes),
 }
-"""``ProbeConfig.probe`` to a function of parts, config and seed, with a result for each of ``config.each()``."""
+"""``ProbeConfig.probe`` to a function of parts, config and seed, with a result for each of ``config.each()``. The
+probe ``finetune`` needs more than features: see `mdssl.evaluate.finetune`."""
 
 
 def run_probes(parts: Parts, *, config: ProbeConfig, seed: int = 0) -> list[ProbeResult]:

@@ -290,7 +290,7 @@ def test_top5_is_none_where_it_would_say_nothing(digits, settings):
 
 
 def test_every_probe_that_can_be_asked_for_is_there():
-    assert set(PROBES) == set(choices(run_config.ProbeConfig, "probe"))
+    assert {*PROBES, "finetune"} == set(choices(run_config.ProbeConfig, "probe"))
 
 
 def test_learning_rates_fitted_together_are_each_fitted_alone(steep):

@@ -23,7 +23,7 @@ DESIGNED_TEXT = """
 trial_id sweep status error
 method train_mixture num_domains lambda1 lambda2 temperature arch stem batching batch_per_domain iterations optimizer
 learning_rate precision seed num_clusters warmup_iterations recluster_every epsilon outlier_rule preset
-eval_dataset seen features probe top1 top5 knn_top1 val_top1 val_knn_top1 val_linear_top1 num_classes num_train
+eval_dataset seen features probe top1 top1_sd top5 balanced_accuracy macro_f1 knn_top1 val_top1 val_knn_top1 val_linear_top1 num_classes num_train
 num_test step
 train_seconds eval_seconds gpu_hours num_workers device views_seen views_per_second peak_memory_mb encoder_mb final_loss
 config_json data_fingerprint git_commit mdssl_version torch_version ray_version started_at finished_at checkpoint
