@@ -103,16 +103,19 @@ def _fit_lbfgs(
     In them the objective is about equally curved in all directions, so that some tens of iterations are enough. For W,
     as features are strongly correlated, it would take hundreds to thousands.
 
+    Classes without a row are left out, with a bias of -inf, which is their optimum: descent would go there for ever.
+
     Args:
         start: a fit on the same rows with another penalty.
     """
+    present, y = y.unique(return_inverse=True)
     shift, scale = standardization(x)
     x = (x.double() - shift) / scale
     penalty = (50 * l2 + 1e-5) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     root = torch.linalg.cholesky(x.T @ x / len(x) + penalty, upper=True)
     inverse = torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=x.dtype, device=x.device), upper=True)
-    rotated = x.new_zeros(num_classes, x.shape[1]) if start is None else start.weight @ root.T
-    bias = x.new_zeros(num_classes) if start is None else start.bias.clone()
+    rotated = x.new_zeros(len(present), x.shape[1]) if start is None else start.weight[present] @ root.T
+    bias = x.new_zeros(len(present)) if start is None else start.bias[present]
     rotated.requires_grad_(), bias.requires_grad_()
     optimizer = torch.optim.LBFGS(
         [rotated, bias],
@@ -139,4 +142,6 @@ def _fit_lbfgs(
             f"probe_l2 {l2:g}; raise probe_l2.",
             stacklevel=3,
         )
-    return Classifier((rotated @ inverse.T).detach(), bias.detach(), shift, scale)
+    weights, biases = x.new_zeros(num_classes, x.shape[1]), x.new_full((num_classes,), -torch.inf)
+    weights[present], biases[present] = (rotated @ inverse.T).detach(), bias.detach()
+    return Classifier(weights, biases, shift, scale)
