@@ -95,29 +95,17 @@ def finetune(
     (rate,) = config.probe_learning_rate or (_RATE_PER_256 * batch / 256,)
     steps = config.epochs * (len(rows) // batch)
     log.info("%s: fine-tuning on %d of %d images, %d steps of %d", dataset.name, len(rows), len(labels), steps, batch)
-    whole = _Whole(copy.deepcopy(model.encoder), width, classes).to(device).float().train()  # type: ignore[arg-type]
-    whole.requires_grad_()
-    optimizer = torch.optim.SGD(whole.parameters(), lr=rate, momentum=_MOMENTUM, nesterov=True)
-    order = torch.arange(4).numpy()
-    told = time.monotonic()
-    with torch.enable_grad(), torch.autocast(torch.device(device).type, enabled=False):
-        for step, chosen in enumerate(_batches(len(rows), batch, config.epochs, seed)):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
-            uniform = torch.from_numpy(draw(batch, seed=seed, step=step, domain=_DOMAIN)[0]).to(device)
-            views = Views.of(uniform, images.shape[1], _VIEWS)
-            views = replace(views, gray=torch.zeros_like(views.gray))
-            loss = F.cross_entropy(
-                whole(resized(augment(images[chosen].to(device), views, order), input_size)), y[chosen].to(device)
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            if time.monotonic() - told > _LOG_SECONDS:
-                told = time.monotonic()
-                log.info("%s: fine-tuning step %d of %d", dataset.name, step + 1, steps)
-    if not torch.isfinite(loss):
-        raise InputError(f"fine-tuning diverged at learning rate {rate:g}; give a smaller --probe-learning-rate.")
+    # Of the caller's random states none is used or changed.
+    with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
+        torch.manual_seed(seed)
+        whole = _Whole(copy.deepcopy(model.encoder), width, classes).to(device).float()  # type: ignore[arg-type]
+        batches = _batches(len(rows), batch, config.epochs, seed)
+        for done, loss in _steps(whole, images, y, batches, rate=rate, steps=steps, seed=seed, input_size=input_size):
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"fine-tuning diverged at learning rate {rate:g}; give a smaller --probe-learning-rate."
+                )
+            log.info("%s: fine-tuning step %d of %d, loss %.3f", dataset.name, done, steps, loss)
 
     def logits(images: np.ndarray) -> torch.Tensor:
         found = extract_features(whole, images, layers=("projection",), device=device, input_size=input_size)
@@ -135,6 +123,39 @@ def finetune(
     held = rows_held_out[1]
     right = logits(train.images[held]).argmax(dim=1).cpu().numpy() == labels[held]
     return Tuned(result, 100 * float(right.mean()))
+
+
+def _steps(
+    whole: _Whole,
+    images: torch.Tensor,
+    y: torch.Tensor,
+    batches: Iterator[torch.Tensor],
+    *,
+    rate: float,
+    steps: int,
+    seed: int,
+    input_size: int | None,
+) -> Iterator[tuple[int, float]]:
+    """Train ``whole`` on (N, S, S, 3) uint8 ``images``; yields steps and loss every `_LOG_SECONDS` and at the end."""
+    whole.train().requires_grad_()
+    device = whole.projection.weight.device
+    optimizer = torch.optim.SGD(whole.parameters(), lr=rate, momentum=_MOMENTUM, nesterov=True)
+    told = time.monotonic()
+    for step, chosen in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        uniform = torch.from_numpy(draw(len(chosen), seed=seed, step=step, domain=_DOMAIN)[0]).to(device)
+        views = Views.of(uniform, images.shape[1], _VIEWS)
+        views = replace(views, gray=torch.zeros_like(views.gray))
+        batch = resized(augment(images[chosen].to(device), views, np.arange(4)), input_size)
+        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            loss = F.cross_entropy(whole(batch), y[chosen].to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        optimizer.step()
+        if step + 1 == steps or time.monotonic() - told > _LOG_SECONDS:
+            told = time.monotonic()
+            yield step + 1, float(loss.detach())
 
 
 def labelled_rows(
