@@ -58,9 +58,9 @@ class ProbeConfig:
     """How a finished encoder is scored. The `sgd-raw` defaults are the paper's (table 7)."""
 
     probe: Literal["lbfgs", "lbfgs-path", "sgd", "sgd-raw", "finetune"] = "lbfgs"
-    """Linear probe: lbfgs (regularized logistic regression, solved to convergence) | lbfgs-path (the same, its penalty
-    chosen on 15 % of the training images) | sgd (on standardized features, at stable rates) | sgd-raw (as in the paper,
-    on raw features, where rounding may decide). Or finetune: the whole encoder, on few labels."""
+    """lbfgs (linear, regularized logistic regression, solved to convergence) | lbfgs-path (the same, its penalty chosen
+    on 15 % of the training images) | sgd (linear, on standardized features, at stable rates) | sgd-raw (as in the
+    paper, on raw features, where rounding may decide). Or finetune: the encoder and a linear layer, on few labels."""
     features: tuple[Layer, ...] = ("encoder",)
     """Layers to probe."""
     probe_learning_rate: tuple[float, ...] = ()

@@ -57,7 +57,7 @@ def test_mixtures_of_a_size_and_by_name(planned):
 
 
 def test_domains_alone_get_the_images_of_each_mixture_that_they_are_in(planned):
-    flags = ["--mixtures", "tiny-a+tiny-b", "tiny-a+tiny-b+tiny-c", "--singles-batch", "mixture"]
+    flags = ["--mixtures", "tiny-a+tiny-b", "tiny-a+tiny-b+tiny-c", "--equal-compute"]
     singles = [
         words for words in planned("mixtures", *flags).values() if words.startswith("simclr") and "+" not in words
     ]
@@ -149,8 +149,8 @@ def test_any_setting_is_an_axis(planned):
         ),
         ("lambda_grid", ["--grid", "negative-weight", 0.3], "no method of this sweep has it"),
         ("lambda_grid", ["--add-methods", "simclr-wieghted"], "Did you mean 'simclr-weighted'"),
-        ("mixtures", ["--singles-batch", "mixture", "--no-singles"], "cannot be combined"),
-        ("mixtures", ["--singles-batch", "mixture", "--batch-per-domain", 40], "but domain 'tiny-a' has 64 training"),
+        ("mixtures", ["--equal-compute", "--no-singles"], "cannot be combined"),
+        ("mixtures", ["--equal-compute", "--batch-per-domain", 40], "but domain 'tiny-a' has 64 training"),
         ("mixtures", ["--mixtures", "tiny-a"], "is not two domains or more"),
         ("mixtures", ["--mixtures", "tiny-a+"], "is not two domains or more"),
         ("mixtures", ["--subsets", 4], "of 3 domains mixtures have 2 to 3"),

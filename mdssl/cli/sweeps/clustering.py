@@ -19,7 +19,7 @@ class Clustering(WithMoreMethods, ClusterSettings):
     clusters: tuple[int, ...] = ()
     """Numbers K of pseudo-domains; default: as many as training domains."""
     warmups: tuple[int, ...] = ()
-    """Steps of SimCLR before the first clustering; default: the preset's."""
+    """SimCLR steps before clustering; default: the preset's."""
     intervals: tuple[int, ...] = ()
     """Steps between two clusterings; default: the preset's."""
     epsilons: tuple[float, ...] = (1.0,)

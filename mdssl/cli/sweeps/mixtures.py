@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
 
 from mdssl.config.trial import check_mixture
 from mdssl.errors import InputError
@@ -18,13 +17,13 @@ class Mixtures(WithMoreMethods):
     subsets: tuple[int, ...] = ()
     """All mixtures of this many of --domains."""
     growing: bool = False
-    """--domains one by one in the order given: the first two, the first three, …. The default where neither --mixtures
-    nor --subsets is given."""
+    """--domains one by one: first two, then three, …. In the order given; the default where neither --mixtures nor
+    --subsets is given."""
     singles: bool = True
     """Beside them, each domain alone; --no-singles leaves those out."""
-    singles_batch: Literal["domain", "mixture"] = "domain"
-    """Images of a domain alone in a step: domain (batch_per_domain, as in the paper) | mixture (as many as a mixture
-    has in all, for each number of domains: equal compute)."""
+    equal_compute: bool = False
+    """Give each domain alone as many images in a step as a mixture has. It is then trained for each number of domains
+    of the mixtures that it is in."""
 
     def __post_init__(self) -> None:
         if not self.domains:
@@ -43,10 +42,10 @@ class Mixtures(WithMoreMethods):
                 raise InputError(
                     f"mixture {mixture!r} is not two domains or more, joined by '+', such as cifar10+svhn."
                 )
-        if self.singles_batch == "mixture" and (not self.singles or "batch_per_domain" in self.grid_axes):
+        if self.equal_compute and (not self.singles or "batch_per_domain" in self.grid_axes):
             raise InputError(
-                "singles_batch is 'mixture', which sets the batch of each domain alone; it cannot be combined with "
-                "--no-singles or --grid batch_per_domain."
+                "--equal-compute sets the batch of each domain alone; it cannot be combined with --no-singles or with "
+                "--grid batch_per_domain."
             )
         if not self.all_mixtures:
             raise InputError(f"domains are {'+'.join(self.domains)!r}; mixtures need two or more. Add --domains.")
@@ -63,7 +62,7 @@ class Mixtures(WithMoreMethods):
 
     def batches(self, domain: str) -> list[dict[str, int]]:
         """The settings of each trial of ``domain`` alone that differ from those of the sweep."""
-        if self.singles_batch == "domain":
+        if not self.equal_compute:
             return [{}]
         sizes = {len(mixture) for mixture in self.all_mixtures if domain in mixture}
         return [{"batch_per_domain": size * self.batch_per_domain} for size in sorted(sizes)]
@@ -74,13 +73,13 @@ def mixtures(settings: Mixtures) -> int:
 
     Trains for each mixture one MDSSL encoder at each pair of --lambda1 and --lambda2 and SimCLR on its union; for each
     domain alone SimCLR, unless --no-singles is given; and scores a random encoder as the floor. A mixture of K domains
-    has K times the images of a domain alone in a step; --singles-batch mixture gives the domain alone as many. All are
+    has K times the images of a domain alone in a step; --equal-compute gives the domain alone as many. All are
     scored on every dataset of --evaluate, so that each mixture has seen and unseen domains. The paper reports that each
     further domain helps (figure 2).
 
     Examples:
       mdssl sweep mixtures
-          preset quick: the built-in domains one by one, 8 trials, minutes on 2 CPU cores
+          preset quick: built-in domains one by one, 8 trials, minutes on a CPU
 
       mdssl sweep mixtures --preset cifar --domains cifar10 svhn stl10 cifar100 --subsets 2 3
           all 6 pairs and 4 triples, each with its union baseline, and 4 single domains: 25 trials
