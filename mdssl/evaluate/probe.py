@@ -21,7 +21,7 @@ PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 LBFGS_MAX_ITERATIONS = 2000
 """A penalized fit takes 20 to 100 on images; only ``l2`` near 0 reaches this limit, with a warning."""
 
-_GRADIENT_TOLERANCE = 1e-9
+_GRADIENT_TOLERANCE = 1e-7
 """Largest entry of the gradient at the optimum, in the coordinates of `_fit_lbfgs`."""
 
 
