@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ def probe_standalone(
         folder = ensure_local(data, evaluate, progress=True)
     rows = read_rows(results, trial_id)
     artifacts = TrialArtifacts(trial_dir, config, model, data=data, device=device)
+    if probe.probe == "finetune":
+        # It takes a while, and says how far it is.
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in evaluate:
         dataset, fingerprint = open_dataset(folder, name), evaluation_fingerprint(folder, name)
         encoded: Encoded | None = None
@@ -99,7 +103,8 @@ def probe_standalone(
             if found:
                 artifacts.add_confusions(dataset, found)
         for row, unstable in new:
-            numbers = f"top-1 {row['top1']:.1f}, kNN {row['knn_top1']:.1f}{unstable and f'; {unstable}'}"
+            sd = f" ± {row['top1_sd']:.1f}" if row["top1_sd"] is not None else ""
+            numbers = f"top-1 {row['top1']:.1f}{sd}, kNN {row['knn_top1']:.1f}{unstable and f'; {unstable}'}"
             print(f"{name} ({row['features']}, {row['probe']}): {numbers}")
     with Claim(trial_dir, "mdssl probe") as claim:
         claim.wait_aloud()

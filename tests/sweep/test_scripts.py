@@ -80,6 +80,13 @@ def test_methods_are_added_to_a_sweep_and_leave_its_own_trials_as_they_are(plann
     ]  # fmt: skip
 
 
+def test_a_search_over_the_weight_of_negatives_has_simclr_as_its_baseline(planned):
+    flags = ["--methods", "simclr-weighted", "--search", "grid", "--range", "negative_weight", 0, 1, 0.5]
+    assert list(planned("search", *flags).values()) == [
+        "random", "simclr", *(f"simclr-weighted negative_weight={weight}" for weight in ("0", "0.5", "1")),
+    ]  # fmt: skip
+
+
 def test_domains_of_ones_own_are_not_scored_on_those_of_the_preset():
     def settings(*argv):
         return parse(Mixtures, prog="", description="", argv=argv)

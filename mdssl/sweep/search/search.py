@@ -43,6 +43,7 @@ class Trials:
         entries = settings.entries(*methods)
         settings.check_used(entries)
         searched = [entry for entry in entries if METHODS[entry["method"]].weighs_domains]
+        searched = searched or [entry for entry in entries if METHODS[entry["method"]].weighs_negatives]
         searched = searched or [entry for entry in entries if METHODS[entry["method"]].trains]
         self.searched_methods = {entry["method"] for entry in searched}
         self.space: Space | None = None
