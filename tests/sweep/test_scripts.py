@@ -10,6 +10,9 @@ from sweep_runs import load_script
 
 from mdssl.cli.parse import parse
 from mdssl.cli.sweeps.mixtures import Mixtures
+from mdssl.cli.sweeps.search import Search
+from mdssl.storage.location import Location
+from mdssl.sweep.search.search import Trials
 
 
 @pytest.fixture
@@ -80,11 +83,17 @@ def test_methods_are_added_to_a_sweep_and_leave_its_own_trials_as_they_are(plann
     ]  # fmt: skip
 
 
-def test_a_search_over_the_weight_of_negatives_has_simclr_as_its_baseline(planned):
+def test_a_search_over_the_weight_of_negatives_has_simclr_as_its_baseline(planned, tiny_data, tmp_path):
     flags = ["--methods", "simclr-weighted", "--search", "grid", "--range", "negative_weight", 0, 1, 0.5]
     assert list(planned("search", *flags).values()) == [
         "random", "simclr", *(f"simclr-weighted negative_weight={weight}" for weight in ("0", "0.5", "1")),
     ]  # fmt: skip
+    settings = Search(
+        **{"domains": ("tiny-a", "tiny-b"), "methods": ("simclr-weighted",), "batch_per_domain": 8},
+        **{"range": (("negative_weight", "0", "1"),), "search": "random", "data": tiny_data, "lr_warmup_iterations": 1},
+    )
+    trials = Trials(Location.of(tmp_path), settings, ["random", "simclr", *settings.searched])
+    assert trials.searched_methods == {"simclr-weighted"}
 
 
 def test_domains_of_ones_own_are_not_scored_on_those_of_the_preset():
