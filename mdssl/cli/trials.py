@@ -24,10 +24,13 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
     data_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
     weights: Annotated[str, tyro.conf.Suppress] = ""
     weights_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
-    input_size: Annotated[int | None, tyro.conf.Suppress] = None
+    normalization: Annotated[str, tyro.conf.Suppress] = ""
+    init_fingerprint: Annotated[str, tyro.conf.Suppress] = ""
+    input_size: int | None = None
+    """Method random with a timm encoder: pixels of the images that it will encode."""
     preset: str = "quick"
     """What is not given comes from: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar (ResNet-18, cifar
-    stem, 200 epochs: one GPU) | paper (section 3.1)."""
+    stem, 200 epochs: one GPU) | vit (ViT-Tiny, AdamW) | convnext (ConvNeXt-Atto, AdamW) | paper (section 3.1)."""
     evaluate: tuple[str, ...] = ()
     """With --score-every: prepared datasets for validation scores; default: the training domains that have labels."""
 
@@ -90,10 +93,13 @@ def train(settings: Train) -> None:
 class Probe(TrialArgument, DeviceFlag, StorageFlag, DataFlag, ProbeConfig):
     weights: str = ""
     """Instead of a trial: a file of pretrained weights from torchvision, timm, solo-learn, lightly, Bolts, or
-    safetensors."""
+    safetensors; or torchvision or timm, for those that they publish of --arch."""
     input_size: int | None = None
     """With --weights: pixels that images are resized to, 224 for most ImageNet encoders; default: as they are prepared.
     """
+    arch: str = ""
+    """With --weights: the network, where the file does not tell (timm/NAME), or whose published weights are asked for
+    (--weights torchvision --arch resnet50)."""
     evaluate: tuple[str, ...] = ()
     """Prepared datasets to score on; default: those the trial was trained on that have labels."""
 
@@ -111,6 +117,8 @@ def probe(settings: Probe) -> None:
 
     if bool(settings.trial_id) == bool(settings.weights):
         raise InputError("give either TRIAL_ID, or --weights FILE for pretrained weights.")
+    if settings.trial_id and settings.arch:
+        raise InputError("arch belongs to --weights; a trial has its own.")
     if settings.trial_id and settings.input_size is not None:
         raise InputError("input_size belongs to --weights; a trial's encoder takes images as they are prepared.")
     probe_standalone(
@@ -118,6 +126,7 @@ def probe(settings: Probe) -> None:
         trial_id=find_trial(settings.storage, settings.trial_id) if settings.trial_id else "",
         weights=settings.weights,
         input_size=settings.input_size,
+        arch=settings.arch,
         evaluate=settings.evaluate,
         data=settings.data,
         storage=settings.storage,

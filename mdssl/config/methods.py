@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-INITIAL_SETTINGS = ("method", "arch", "stem", "norm", "projection_dim", "seed")
+from mdssl.config.encoders import RESNET_SETTINGS, TIMM_SETTINGS
+
+INITIAL_SETTINGS = ("method", "arch", *RESNET_SETTINGS, *TIMM_SETTINGS, "projection_dim", "seed")
 """Settings of an encoder before its first step. Nothing else can make two untrained encoders differ."""
-PRETRAINED_SETTINGS = ("weights", "weights_fingerprint", "input_size")
+PRETRAINED_SETTINGS = ("weights", "weights_fingerprint")
 SCHEDULE_SETTINGS = ("num_clusters", "warmup_iterations", "recluster_every", "cluster_space", "cluster_normalized")
 OUTLIER_SETTINGS = ("epsilon", "epsilon_final", "outlier_rule")
 CLUSTER_SETTINGS = (*SCHEDULE_SETTINGS, *OUTLIER_SETTINGS)
@@ -87,7 +89,7 @@ METHODS = {
             description="training by another program; mdssl has loaded and scored it, without training",
             trains=False,
             weighs_domains=False,
-            settings=("method", "arch", "stem", *PRETRAINED_SETTINGS),
+            settings=("method", "arch", "stem", *TIMM_SETTINGS, *PRETRAINED_SETTINGS),
         ),
         Method(
             name="simclr",

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
+from mdssl.config.clustering import ClusterSettings
+from mdssl.config.encoders import RESNET_SETTINGS, TIMM_SETTINGS, check_arch, check_input, is_timm
 from mdssl.config.field_types import check_lambda1, check_mixture, check_schedule, check_types, current_name
 from mdssl.config.methods import METHODS
 from mdssl.errors import InputError, check_name, check_number
@@ -27,7 +29,12 @@ RECIPE_VERSION = 1
 passes for a new one."""
 CLUSTERING_VERSION = 2
 """The same for clustered methods alone. 2: K-Means tries its starts on a sample of the images."""
-_SINCE_THE_FIRST_IDS = (("schedule", "cosine", ("decay_fraction",)), ("sampling", "balanced", ()))
+_SINCE_THE_FIRST_IDS = (
+    ("schedule", "cosine", ("decay_fraction",)),
+    ("sampling", "balanced", ()),
+    ("init", "random", ("init_fingerprint",)),
+    ("encoder_lr_scale", 1.0, ()),
+)
 """Later settings with the value that all trials had before, and the settings of other values. Ids of trials with that
 value have neither."""
 
@@ -36,8 +43,14 @@ value have neither."""
 class Recipe:
     """How encoders are trained: what a sweep holds fixed. The defaults are the paper's (section 3.1, tables 6, 7)."""
 
-    arch: Literal["resnet18", "resnet50"] = "resnet50"
-    """Encoder, torchvision's."""
+    arch: str = "resnet50"
+    """Encoder: a ResNet (torchvision's: resnet18, wide_resnet50_2 ...) | timm/NAME (such as timm/vit_tiny_patch16_224).
+    """
+    patch_size: int | None = None
+    """Side of a patch of a timm transformer in pixels; default: the network's own, or less, for 8 x 8 patches or more.
+    """
+    init: str = "random"
+    """Weights that the encoder starts from: random | FILE | torchvision or timm (their own of this arch)."""
     stem: Stem = "imagenet"
     """First layers: imagenet (7x7 stride 2 and max-pool, as in the paper) | cifar (3x3 stride 1, no pool: slower,
     better at 32x32)."""
@@ -61,6 +74,8 @@ class Recipe:
     """lars and sgd have momentum 0.9."""
     learning_rate: float = 4.0
     """Peak learning rate, after a linear warm-up."""
+    encoder_lr_scale: float = 1.0
+    """Learning rate of the encoder as a share of that of the projection head; below 1 it keeps more of --init."""
     lr_warmup_iterations: int = 480
     """Steps of linear learning-rate warm-up."""
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -82,10 +97,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_arch(self.arch, self.stem, self.norm, self.patch_size)
         check_number("batch_per_domain", self.batch_per_domain, low=2, hint="A contrastive loss needs other images.")
         for name in ("iterations", "projection_dim"):
             check_number(name, getattr(self, name), low=1)
-        for name in ("learning_rate", "lr_warmup_iterations", "weight_decay"):
+        for name in ("learning_rate", "encoder_lr_scale", "lr_warmup_iterations", "weight_decay"):
             check_number(name, getattr(self, name), low=0)
         usual, warmup = Recipe.decay_fraction, self.lr_warmup_iterations
         check_schedule(self.schedule, self.decay_fraction, usual, self.iterations, warmup)
@@ -96,39 +112,6 @@ class Recipe:
     def stable_steps(self) -> int:
         """Steps of schedule wsd before its decay, which do not depend on ``iterations``."""
         return self.iterations - round(self.decay_fraction * self.iterations)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterSettings:
-    """How the clustered methods find their domains. The defaults are the paper's (section 4)."""
-
-    num_clusters: int | None = None
-    """Pseudo-domains K; default: as many as training domains."""
-    warmup_iterations: int = 480
-    """Steps of SimCLR on the union before the first clustering."""
-    recluster_every: int = 2_400
-    """Steps between two clusterings."""
-    cluster_space: Literal["projection", "encoder"] = "projection"
-    """Representations to cluster: projection (the representations that the loss compares) | encoder (the features)."""
-    cluster_normalized: bool = True
-    """Whether to l2-normalize them first, as in the loss."""
-    epsilon: float = 1.0
-    """mdssl-robust: ε of eq. 5 at the first clustering. A larger one leaves out more images, 0 leaves out none."""
-    epsilon_final: float = 0.01
-    """mdssl-robust: ε at the last clustering; it decays exponentially from one to the other."""
-    outlier_rule: Literal["farthest", "runner-up"] = "farthest"
-    """mdssl-robust: which distances eq. 5 divides by that to the nearest centroid: farthest (as printed) | runner-up
-    (as the paper's prose)."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        if self.num_clusters is not None:
-            check_number("num_clusters", self.num_clusters, low=1)
-        check_number("warmup_iterations", self.warmup_iterations, low=0)
-        check_number("recluster_every", self.recluster_every, low=1)
-        check_number("epsilon", self.epsilon, low=0)
-        if self.epsilon > 0:
-            check_number("epsilon_final", self.epsilon_final, low=0, high=self.epsilon, hint="It decays from epsilon.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +145,12 @@ class TrialConfig(Recipe, ClusterSettings):
     weights_fingerprint: str = ""
     """Method pretrained: hash of the weights, see `mdssl.pretrain.pretrained.Pretrained`."""
     input_size: int | None = None
-    """Method pretrained: pixels that images are resized to before they are encoded; default: as they are prepared."""
+    """Pixels that images are resized to before they are encoded. Method pretrained; default: as they are prepared. Of a
+    timm encoder the size of the training images, filled in when the data are opened; method random needs it."""
+    normalization: str = ""
+    """Of a timm encoder: mean and deviation of each channel that its input is normalized by, six numbers. Filled in."""
+    init_fingerprint: str = ""
+    """Hash of the weights of ``init``. Filled in."""
 
     def __post_init__(self) -> None:
         check_name("method", self.method, METHODS)
@@ -181,6 +169,9 @@ class TrialConfig(Recipe, ClusterSettings):
 
     def _check_method(self) -> None:
         method = METHODS[self.method]
+        check_input(self.arch, self.input_size, self.normalization, resizes=method.loads_weights)
+        if self.init != "random" and not method.trains:
+            raise InputError(f"method {self.method!r} does not train, but init is {self.init!r}; leave init out.")
         if method.loads_weights != bool(self.weights_fingerprint):
             raise InputError(
                 f"method {self.method!r} and weights {self.weights!r} cannot be combined: a pretrained encoder is made "
@@ -252,8 +243,8 @@ class TrialConfig(Recipe, ClusterSettings):
 
     def _hashed(self, *left_out: str, auto_precision: str = "auto") -> str:
         identity = relevant_settings(self.to_dict()) | self.versions
-        # The name of the file changes nothing.
-        for name in ("weights", *left_out):
+        # The names of the files change nothing.
+        for name in ("weights", "init", *left_out):
             identity.pop(name, None)
         if identity.get("precision") == "auto":
             identity["precision"] = auto_precision
@@ -280,7 +271,10 @@ def relevant_settings(trial: Mapping[str, Any]) -> dict[str, Any]:
     if method.rejects_outliers and trial["num_clusters"] <= 2:
         # The farthest of two centroids is the runner-up.
         settings.pop("outlier_rule")
-    return {name: value for name, value in settings.items() if method.has_setting(name)}
+    of_others = set(RESNET_SETTINGS if is_timm(settings.get("arch", "")) else TIMM_SETTINGS)
+    if method.loads_weights:
+        of_others.discard("input_size")
+    return {name: value for name, value in settings.items() if method.has_setting(name) and name not in of_others}
 
 
 def is_trial_id(name: str) -> bool:

@@ -192,6 +192,11 @@ def check_batch(datasets: Sequence[Dataset], batch_per_domain: int) -> None:
             )
 
 
+def image_size_of(data: str | Path, domains: Sequence[str]) -> int | None:
+    """Pixels of a side of the images of a mixture, whose domains all have the same; None without domains."""
+    return open_dataset(data, domains[0]).image_size if domains else None
+
+
 @lru_cache(maxsize=64)
 def _epoch_order(seed: int, domain: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([0, seed, domain, epoch]).permutation(count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from mdssl.data.atomic_folder import DATASET, all_or_nothing, check_target, lock
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.dataset import META_FORMAT, SPLITS, UNLABELLED, Dataset, is_prepared, open_dataset
 from mdssl.data.decode import Converted, convert_part, grey_bits
+from mdssl.data.estimate import estimate
 from mdssl.data.progress import byte_progress, image_progress
 from mdssl.data.settings import PrepareSettings, check_dataset_name, check_same
 from mdssl.data.sources.base import Part, Source, count_of
@@ -27,6 +29,7 @@ from mdssl.data.splits import PARTS, resolve_splits
 from mdssl.errors import InputError, check_number
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import refuse_overlap
+from mdssl.terminal import printable
 
 _SHOWN = 10
 """Number of damaged images that a message lists."""
@@ -59,8 +62,8 @@ def prepare(
         options: the fields of `mdssl.data.settings.PrepareSettings`.
 
     Raises:
-        InputError: a setting or the source is not valid, or the data folder cannot be written or holds files that mdssl
-            did not write. Nothing half-written is left.
+        InputError: a setting or the source is not valid, or the data folder cannot be written, is too small or holds
+            files that mdssl did not write. Nothing half-written is left.
     """
     check_dataset_name(name)
     settings = PrepareSettings(**options)
@@ -107,15 +110,19 @@ def prepare(
             joins_validation=bool(published and published.joins_validation),
         )
         bits = max(map(grey_bits, parts.values()))
+        size, resize_filter = settings.image_size, settings.resize_filter
+        expected = estimate(name, parts, size, resize_filter, folder=data, workers=workers)
+        if progress and expected:
+            print(printable(expected), file=sys.stderr)
         with all_or_nothing(data, name) as folder, image_progress(progress) as bar:
 
             def decode(part_name: str, part: Part) -> Iterator[Converted]:
                 task = bar.add_task(f"{name} {part_name}", total=len(part))
-                for chunk in convert_part(part, settings.image_size, settings.resize_filter, workers, bits):
+                for chunk in convert_part(part, size, resize_filter, workers, bits):
                     yield chunk
                     bar.advance(task, len(chunk.images) + len(chunk.errors))
 
-            written = write_arrays(folder, parts, len(classes), settings.image_size, decode)
+            written = write_arrays(folder, parts, len(classes), size, decode)
             _handle_damaged(name, written.damaged, source, skip_damaged)
             _check_not_empty(name, classes, written)
             source.findings.remarks += [f"{what}: {count:,}" for what, count in written.notes.items()]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from mdssl.config.run import VALIDATION_FIT, VALIDATION_SCORED, ProbeConfig
@@ -54,15 +54,15 @@ class Validation:
         self.fingerprints = {dataset.name: dataset.evaluation_fingerprint for dataset in self._datasets}
         self._rows = {dataset.name: held_out(dataset) for dataset in self._datasets}
 
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Raise ``InputError`` if features are not finite."""
+    def __call__(self, model: Any) -> dict[str, float]:
+        """Scores of a `mdssl.pretrain.model.Model`, by dataset. Raise ``InputError`` if features are not finite."""
         return {dataset.name: self._score(model, dataset) for dataset in self._datasets}
 
-    def _score(self, model: nn.Module, dataset: Dataset) -> float:
+    def _score(self, model: Any, dataset: Dataset) -> float:
         fit, held = self._rows[dataset.name]
         fit, train = fit[:VALIDATION_FIT], dataset.split("train")
         rows = np.concatenate([fit, held])
-        x = extract_features(model, train.images[rows], device=self.device)["encoder"]
+        x = extract_features(model, train.images[rows], device=self.device, input_size=model.input_size)["encoder"]
         y = torch.from_numpy(train.labels[rows]).to(x.device)
         size = len(fit)
         return validation_linear(Parts(x[:size], y[:size], x[size:], y[size:], len(dataset.classes)))

@@ -9,13 +9,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mdssl.config.encoders import is_timm, timm_name
 from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig, relevant_settings
 from mdssl.data.builtin import BUILTIN
 from mdssl.export.images import Preparation
 from mdssl.export.programs import FORMATS, Exported, file_name
 from mdssl.leaderboard.names import name_of, words_of_score
-from mdssl.pretrain.augment import MEAN, STD
+from mdssl.pretrain.augment import statistics_of
 from mdssl.tables.repeat import probe_command, train_command
 from mdssl.terminal import printable
 
@@ -57,8 +58,10 @@ def card(
     else:
         settings.pop("weights", None)
         command = train_command(config.to_dict(), row.get("preset"), workers=training.get("num_workers") or 1)
+    mean, std = statistics_of(config.normalization)
     return _TEMPLATES.get_template("card.md").render(
         config=config,
+        timm_name=timm_name(config.arch) if is_timm(config.arch) else "",
         size=preparation.size,
         filter=preparation.filter,
         width=width,
@@ -70,8 +73,8 @@ def card(
         formats=formats,
         files=FORMATS,
         programs=programs,
-        mean=MEAN,
-        std=STD,
+        mean=mean,
+        std=std,
         training={"views_seen": 0, **training},
         percent_of_paper=100 * training.get("views_seen", 0) / (_PAPER_VIEWS_PER_DOMAIN * (len(config.domains) or 1)),
         settings=settings,

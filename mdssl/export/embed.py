@@ -20,9 +20,9 @@ from mdssl.evaluate.features import extract_features
 from mdssl.export.embeddings_file import Parts
 from mdssl.export.images import ImagesToEmbed, Preparation, open_images, preparation_of
 from mdssl.leaderboard.board import read_rows
-from mdssl.pretrain.augment import MEAN, STD
+from mdssl.pretrain.augment import statistics_of
 from mdssl.pretrain.model import Model
-from mdssl.pretrain.pretrained import fingerprint_of
+from mdssl.pretrain.resnet_layouts import fingerprint_of
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import refuse_overlap
 from mdssl.storage.retry import retrying
@@ -118,6 +118,7 @@ def _about(
     config: TrialConfig, model: Model, preparation: Preparation, images: ImagesToEmbed, layer: str
 ) -> dict[str, Any]:
     """Return the description of the embeddings in the file's metadata."""
+    mean, std = statistics_of(config.normalization)
     return {
         "trial_id": config.trial_id,
         "method": config.method,
@@ -129,8 +130,8 @@ def _about(
         "image_size": preparation.size,
         "resize_filter": preparation.filter,
         "input_size": config.input_size,
-        "mean": MEAN,
-        "std": STD,
+        "mean": mean,
+        "std": std,
     }
 
 

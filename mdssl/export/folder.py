@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mdssl.config.encoders import is_timm, timm_name
 from mdssl.config.trial import TrialConfig
 from mdssl.data.decode import FILTERS
 from mdssl.errors import InputError, check_name
@@ -14,7 +15,8 @@ from mdssl.export.card import card
 from mdssl.export.images import Preparation, preparation_of
 from mdssl.export.programs import FORMATS, to_programs, to_safetensors
 from mdssl.leaderboard.board import read_rows
-from mdssl.pretrain.augment import MEAN, STD
+from mdssl.pretrain.augment import statistics_of
+from mdssl.pretrain.timm_encoder import import_timm, network_arguments
 from mdssl.pretrain.trial_files import load_model, read_training
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import FolderKind, check_replaceable, delete, files_in, replaced
@@ -75,14 +77,20 @@ def export(
     config, model = load_model(trial_dir)
     scored_on = tuple(row["eval_dataset"] for row in rows if row["eval_dataset"])
     preparation = preparation_of(config, data, scored_on=scored_on, size=size, resize_filter=resize_filter)
+    if is_timm(config.arch) and preparation.size != config.input_size:
+        raise InputError(
+            f"size is {preparation.size}, but {config.arch!r} was made for images of {config.input_size} pixels; leave "
+            "--size out."
+        )
     programs = to_programs(model, preparation.size, formats)
     width = model.width
     files = {FORMATS[name]: exported.data for name, exported in programs.items()}
     if "safetensors" in formats:
         files[FORMATS["safetensors"]] = to_safetensors(config, model)
+        # timm knows only the imagenet stem of ResNets.
         if config.stem == "imagenet":
             files[TIMM_CONFIG] = _json(_timm_config(config, preparation, width))
-    files[PREPROCESSOR] = _json(_preprocessor(preparation, width))
+    files[PREPROCESSOR] = _json(_preprocessor(config, preparation, width))
     training = read_training(trial_dir) or {}
     text = card(config, preparation, rows, training, width=width, formats=formats, programs=programs)
     files[CARD] = text.encode()
@@ -95,30 +103,37 @@ def export(
 
 
 def _timm_config(config: TrialConfig, preparation: Preparation, width: int) -> dict[str, Any]:
-    """Return the configuration that timm's ``local-dir:`` and ``hf-hub:`` read. timm knows only the imagenet stem."""
+    """Return the configuration that timm's ``local-dir:`` and ``hf-hub:`` read."""
+    of_timm = is_timm(config.arch)
+    of_network: dict[str, Any] = {"first_conv": "conv1", "classifier": "fc", "fixed_input_size": False}
+    arguments: dict[str, Any] = {"norm_layer": "groupnorm"} if config.norm == "group" else {}
+    if of_timm:
+        published = import_timm(config.arch).models.get_pretrained_cfg(timm_name(config.arch))
+        of_network = {name: getattr(published, name) for name in of_network}
+        arguments = network_arguments(config.arch, config.input_size, config.patch_size)
+    mean, std = statistics_of(config.normalization)
     return {
-        "architecture": config.arch,
+        "architecture": timm_name(config.arch).partition(".")[0],
         "num_classes": 0,
         "num_features": width,
-        **({"model_args": {"norm_layer": "groupnorm"}} if config.norm == "group" else {}),
+        **({"model_args": arguments} if arguments else {}),
         "pretrained_cfg": {
             "input_size": [3, preparation.size, preparation.size],
-            "fixed_input_size": False,
             "interpolation": preparation.filter,
             # Both sides are resized, at any aspect ratio, and nothing is cropped.
             "crop_pct": 1.0,
             "crop_mode": "squash",
-            "mean": MEAN,
-            "std": STD,
+            "mean": mean,
+            "std": std,
             "num_classes": 0,
-            "first_conv": "conv1",
-            "classifier": "fc",
+            **of_network,
         },
     }
 
 
-def _preprocessor(preparation: Preparation, width: int) -> dict[str, Any]:
+def _preprocessor(config: TrialConfig, preparation: Preparation, width: int) -> dict[str, Any]:
     """Return the preparation under the names of Hugging Face's image processors."""
+    mean, std = statistics_of(config.normalization)
     return {
         "do_convert_rgb": True,
         "do_resize": True,
@@ -128,8 +143,8 @@ def _preprocessor(preparation: Preparation, width: int) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": MEAN,
-        "image_std": STD,
+        "image_mean": mean,
+        "image_std": std,
         "num_features": width,
     }
 

@@ -58,7 +58,9 @@ def preparation_of(
     if resize_filter is not None:
         check_name("resize filter", resize_filter, FILTERS)
     if config.input_size is not None:
-        size, resize_filter = size or config.input_size, resize_filter or "bicubic"
+        size = size or config.input_size
+        # Of a trained encoder it is that of its training images.
+        resize_filter = resize_filter or (None if config.domains else "bicubic")
     if size is not None and resize_filter is not None:
         return Preparation(size, resize_filter)
     datasets = _datasets_of(config, data, scored_on)

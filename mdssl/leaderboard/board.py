@@ -162,9 +162,12 @@ def _settings_without_column(produced_by: dict[str, Any]) -> dict[str, Any]:
     trial = relevant_settings(produced_by.get("trial", {}))
     own = {name: value for name, value in trial.items() if name not in _SAID_BY_COLUMNS}
     if trial.get("method") not in UNTRAINED:
-        own.setdefault("schedule", "cosine")
+        own = {"schedule": "cosine", "init": "random", "encoder_lr_scale": 1.0} | own
         if METHODS.get(trial.get("method", ""), METHODS["simclr"]).has_setting("sampling"):
             own.setdefault("sampling", "balanced")
+    if own.get("weights_fingerprint"):
+        # What other trials start from, see `mdssl.tables.baseline`.
+        own["init_fingerprint"] = own["weights_fingerprint"]
     # Rows without a version of clustering were made by its first version.
     clustering = produced_by.get("recipe_version_clustering", 1 if trial.get("method") in CLUSTERED else None)
     return own | {"recipe_version": produced_by.get("recipe_version"), "recipe_version_clustering": clustering}

@@ -78,7 +78,9 @@ def speed(recipe: Recipe, board: pd.DataFrame) -> tuple[float, str]:
     if len(measured):
         devices = ", ".join(sorted(measured["device"].unique()))
         return float(measured["views_per_second"].median()), f"median of {len(measured)} trial(s) on {devices}"
-    return ASSUMED_VIEWS_PER_SECOND / _COST_OF_A_VIEW[recipe.arch, recipe.stem], "assumed for an H100, not measured"
+    # A rough guess for other encoders: a ResNet-50's.
+    cost = _COST_OF_A_VIEW.get((recipe.arch, recipe.stem), _COST_OF_A_VIEW["resnet50", recipe.stem])
+    return ASSUMED_VIEWS_PER_SECOND / cost, "assumed for an H100, not measured"
 
 
 def print_list(

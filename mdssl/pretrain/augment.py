@@ -19,7 +19,8 @@ import torch
 from mdssl.config.trial import Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's channel statistics, which torchvision's pretrained encoders expect; used for all domains."""
+"""ImageNet's channel statistics, which torchvision's pretrained encoders expect; used for all domains. An encoder that
+expects others converts its input itself, see `mdssl.pretrain.timm_encoder`."""
 
 _CROP_ATTEMPTS = 10
 """As in torchvision's RandomResizedCrop: the first crop that fits is used, or the whole image."""
@@ -161,6 +162,12 @@ def normalize(x: torch.Tensor) -> torch.Tensor:
     # Filled on the device, because copying a tensor made from a list would wait for the GPU.
     mean, std = (torch.cat([x.new_full((1, 1, 1), value) for value in values]) for values in (MEAN, STD))
     return (x - mean) / std
+
+
+def statistics_of(normalization: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel that the weights of an encoder expect, by ``TrialConfig.normalization``."""
+    numbers = tuple(map(float, normalization.split())) or (*MEAN, *STD)
+    return numbers[:3], numbers[3:]
 
 
 def resized_crop_flip(images: torch.Tensor, views: Views) -> torch.Tensor:

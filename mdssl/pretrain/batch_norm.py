@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from mdssl.errors import InputError
+
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` that uses the statistics of the global batch in training, with the same state.
@@ -31,14 +33,34 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         return y
 
 
+class _GlobalBatchNormAct2d(GlobalBatchNorm2d):
+    """The same for ``BatchNormAct2d`` of timm, which has dropout and activation inside."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
 def make_global(model: nn.Module) -> None:
-    """Turn each `torch.nn.BatchNorm2d` of ``model`` into a `GlobalBatchNorm2d`, in place.
+    """Turn each `torch.nn.BatchNorm2d` of ``model``, and timm's of the same kind, into a `GlobalBatchNorm2d`, in place.
 
     Only the class changes, so that parameters, buffers and their names stay the same.
+
+    Raises:
+        InputError: another layer has statistics of the batch, which would be those of one worker.
     """
-    for module in model.modules():
+    for name, module in model.named_modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = GlobalBatchNorm2d
+        elif (kind := type(module)).__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm."):
+            module.__class__ = _GlobalBatchNormAct2d
+        elif {"running_mean", "running_var"} & dict(module.named_buffers(recurse=False)).keys():
+            raise InputError(
+                f"the layer {name} of the encoder is a {kind.__name__}, whose statistics of the batch would differ "
+                "between workers; train with one worker, or choose another arch."
+            )
 
 
 class _Normalize(torch.autograd.Function):

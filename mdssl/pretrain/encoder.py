@@ -15,7 +15,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.pretrain.augment import normalize
-from mdssl.pretrain.model import build_model
+from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import pretrained_model
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
@@ -30,10 +30,9 @@ class Encoder(nn.Module):
         width: number of features: 512 for ResNet-18, 2048 for ResNet-50.
     """
 
-    def __init__(self, config: TrialConfig, encoder: nn.Module):
+    def __init__(self, config: TrialConfig, model: Model):
         super().__init__()
-        self.config, self.encoder = config, encoder
-        self.width = 2048 if config.arch == "resnet50" else 512
+        self.config, self.encoder, self.width = config, model.encoder, model.width
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) RGB images, uint8 or floats from 0 to 1, to (B, width) float32 features.
@@ -62,26 +61,24 @@ def load_encoder(source: str | Path | Location, *, device: str = "auto") -> Enco
     device = pick_device(device)
     if (place / "encoder.safetensors").exists():
         config, model = load_model(place)
-        encoder = model.encoder
     elif (place / "model.safetensors").exists():
-        config, encoder = _exported(place / "model.safetensors")
+        config, model = _exported(place / "model.safetensors")
     elif place.exists() and "." in place.name:
         config, model = pretrained_model(place)
-        encoder = model.encoder
     else:
         raise InputError(
             f"{place} is not an encoder: it must be the folder of a finished trial, such as results/trials/TRIAL_ID, a "
             "folder that `mdssl export` wrote, or a file of weights."
         )
-    return Encoder(config, encoder).to(device).eval()
+    return Encoder(config, model).to(device).eval()
 
 
-def _exported(file: Location) -> tuple[TrialConfig, nn.Module]:
+def _exported(file: Location) -> tuple[TrialConfig, Model]:
     data = file.read_bytes()
     try:
         config = TrialConfig.from_dict(json.loads(safetensors_metadata(data)["config"]))
-        encoder = build_model(config).encoder
-        encoder.load_state_dict(safetensors.torch.load(data))
+        model = build_model(config)
+        model.encoder.load_state_dict(safetensors.torch.load(data))
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise InputError(f"{file} is not an export of mdssl ({type(error).__name__}: {error}).") from error
-    return config, encoder
+    return config, model

@@ -20,17 +20,17 @@ from mdssl.config.methods import METHODS
 from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.config.trial import TrialConfig, check_precision
 from mdssl.data.dataset import open_dataset
-from mdssl.data.mixture import Mixture, with_fingerprint
+from mdssl.data.mixture import Mixture, image_size_of, with_fingerprint
 from mdssl.device import pick_device
 from mdssl.pretrain import checkpoint, pseudo_domains, stable
 from mdssl.pretrain.batch_norm import make_global
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer, learning_rate
-from mdssl.pretrain.pretrained import encoder_of
+from mdssl.pretrain.pretrained import complete, encoder_of
 from mdssl.pretrain.progress import Answer, NonFiniteLossError, Progress, Validate, is_scored, validation_scores
 from mdssl.pretrain.pseudo_domains import groups_of, objective_of
-from mdssl.pretrain.reports import Reports, log_start
+from mdssl.pretrain.reports import Reports, log_start, log_weights
 from mdssl.pretrain.saver import Saver
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views, with_precision
 from mdssl.pretrain.stopping import Agreement, StoppedError
@@ -98,7 +98,7 @@ def train(
     """
     settings, trial_dir = settings or RunSettings(), Location.of(trial_dir)
     check_gradient_caching(config, settings)
-    config = with_fingerprint(config, data)
+    config = complete(with_fingerprint(config, data), image_size_of(data, config.domains))
     ended = read_training(trial_dir)
     check_precision(config, (ended or {}).get("precision"))
     if ended and ended["status"] == "finished":
@@ -131,10 +131,7 @@ def _train(
     mixture = Mixture.load(
         data, config.domains, batch_per_domain=config.batch_per_domain, device=device, images_on=settings.images_on
     )
-    model = build_model(config)
-    if METHODS[config.method].loads_weights:
-        model.encoder.load_state_dict(encoder_of(config))
-    model = model.to(device)
+    model = build_model(config).to(device)
     if workers > 1:
         make_global(model)
     optimizer = build_optimizer(config, model)
@@ -143,6 +140,11 @@ def _train(
     shared = stable.shared_folder(trial_dir, config)
     if state is None and shared:
         state = stable.load_shared(shared, config, model, optimizer, agreement)
+    if state is None and (METHODS[config.method].loads_weights or config.init != "random"):
+        start = encoder_of(config)
+        model.encoder.load_state_dict(start.encoder)
+        if rank == 0:
+            log_weights(start)
     state = state or LoopState()
     state.started_at = state.started_at or now()
     # ``config`` keeps the precision that was requested, which is part of the trial id.
@@ -232,7 +234,7 @@ def _train(
         # Every step: two views of the batch of each domain, one loss over the global batch.
         rate = learning_rate(config, state.step)
         for parameters in optimizer.param_groups:
-            parameters["lr"] = rate
+            parameters["lr"] = rate * parameters.get("lr_scale", 1.0)
         shares = [[group.share(each, workers) for group in groups] for each in range(workers)]
         counts = [[share.stop - share.start for share in of_rank] for of_rank in shares]
         views = two_views(config, mixture, groups, state.step, shares[rank], compiled=compiles)

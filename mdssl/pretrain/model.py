@@ -1,4 +1,4 @@
-"""Encoder f and projection head g (table 6): torchvision's ResNet without its classifier, and a two-layer MLP."""
+"""Encoder f and projection head g (table 6): a network without its classifier, and a two-layer MLP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mdssl.config.encoders import is_timm
 from mdssl.config.trial import TrialConfig
+from mdssl.pretrain.timm_encoder import timm_encoder
 
 if TYPE_CHECKING:
     from torchvision.models import ResNet
@@ -19,25 +21,18 @@ class Model(nn.Module):
     """``model(views)`` gives z = g(f(x)); ``model.encoder`` alone gives the features that a probe scores.
 
     Attributes:
-        encoder: (B, 3, S, S) normalized views to (B, width) features; width 512 for ResNet-18, 2048 for ResNet-50.
+        encoder: (B, 3, S, S) normalized views to (B, width) features; width 512 for ResNet-18, 2048 for ResNet-50. With
+            the names of torchvision or timm.
         projection: (B, width) features to (B, projection_dim) representations, not yet l2-normalized.
         width: number of features.
+        input_size: pixels that images are resized to before they are encoded; None for any.
         eager_passes: number of passes without compiled code.
     """
 
     def __init__(self, config: TrialConfig):
         super().__init__()
-        norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d if config.norm == "batch" else _group_norm
-        self.encoder = resnet(config.arch, norm_layer)
-        self.width = width = self.encoder.fc.in_features
-        self.encoder.fc = nn.Identity()
-        if config.stem != "imagenet":
-            # solo-learn's encoders for CIFAR pad by 2; their weights give other features without it.
-            padding = {"cifar": 1, "cifar-pad2": 2}[config.stem]
-            self.encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
-            nn.init.kaiming_normal_(self.encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
-            self.encoder.maxpool = nn.Identity()
-        _speed_up_small_maps(self.encoder)
+        self.encoder, self.width = timm_encoder(config) if is_timm(config.arch) else _resnet_encoder(config)
+        width, self.input_size = self.width, config.input_size
         self.eager_passes = 0
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.projection_dim))
 
@@ -63,6 +58,21 @@ def build_model(config: TrialConfig) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return Model(config).to(memory_format=torch.channels_last)
+
+
+def _resnet_encoder(config: TrialConfig) -> tuple[nn.Module, int]:
+    norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d if config.norm == "batch" else _group_norm
+    encoder = resnet(config.arch, norm_layer)
+    width = encoder.fc.in_features
+    encoder.fc = nn.Identity()
+    if config.stem != "imagenet":
+        # solo-learn's encoders for CIFAR pad by 2; their weights give other features without it.
+        padding = {"cifar": 1, "cifar-pad2": 2}[config.stem]
+        encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+        nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
+        encoder.maxpool = nn.Identity()
+    _speed_up_small_maps(encoder)
+    return encoder, width
 
 
 def resnet(arch: str, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> ResNet:

@@ -81,16 +81,30 @@ def _spread(scales: torch.Tensor, params: list[torch.Tensor]) -> list[torch.Tens
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of ``model``, without weight decay and LARS scale on biases and normalization parameters."""
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    """Return the optimizer of ``model``, without weight decay and LARS scale on biases, normalization parameters, and
+    what a network of timm excludes: position embeddings and tokens.
+
+    With an ``encoder_lr_scale``, the groups of the encoder have it as ``lr_scale``.
+    """
+    excluded = {f"encoder.{name}" for name in getattr(getattr(model, "encoder", None), "no_weight_decay", set)()}
+    named = dict(model.named_parameters())
+    parts: list[tuple[dict[str, nn.Parameter], dict[str, float]]] = [(named, {})]
+    if recipe.encoder_lr_scale != 1:
+        head = {name: p for name, p in named.items() if name.startswith("projection.")}
+        encoder = {name: p for name, p in named.items() if name not in head}
+        parts = [(encoder, {"lr_scale": recipe.encoder_lr_scale}), (head, {})]
+    groups: list[dict[str, Any]] = []
+    for own, scale in parts:
+        kernels = [p for name, p in own.items() if p.ndim > 1 and name not in excluded]
+        vectors = [p for name, p in own.items() if p.ndim <= 1 or name in excluded]
+        groups.append({"params": kernels, "adapt": True, **scale})
+        groups.append({"params": vectors, "adapt": False, "weight_decay": 0.0, **scale})
+    options: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "lars":
-        groups = [{"params": kernels, "adapt": True}, {"params": vectors, "adapt": False, "weight_decay": 0.0}]
-        return LARS(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    groups = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
+        return LARS(groups, **options)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=_MOMENTUM, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(groups, momentum=_MOMENTUM, **options)
+    return torch.optim.AdamW(groups, **options)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

@@ -1,54 +1,59 @@
-"""Load encoders that other libraries pretrained into ``Model.encoder``, without running code.
+"""Encoders that were trained elsewhere, or in another trial: scored as they are, or as the start of a training.
 
-A network is refused, or loaded with a separate stem, if tensors or settings in the file show that it differs from our
-encoder. What files do not show is assumed to be as in torchvision: the stride in the 3x3 convolution of a bottleneck,
-no anti-aliasing (except by the file's name), 3x3 stems with stride 1 and no max-pool, inputs normalized by ImageNet's
-mean and deviation (solo-learn and Bolts use CIFAR-10's on CIFAR-10).
+Files are read without running code. Torchvision's and timm's own weights are taken from their caches, or fetched.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from mdssl.config.field_types import choices
+from mdssl.config.encoders import is_timm
+from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
-from mdssl.errors import InputError, check_number, some_of
+from mdssl.errors import InputError, check_number
 from mdssl.pretrain.model import Model, build_model
-from mdssl.pretrain.weights_file import WeightsFile, read_weights
+from mdssl.pretrain.resnet_layouts import find_resnet, fingerprint_of
+from mdssl.pretrain.timm_encoder import timm_input
+from mdssl.pretrain.timm_weights import timm_file, timm_state, torchvision_file
+from mdssl.pretrain.weights_file import read_weights
 from mdssl.storage.location import Location
 
-_ALLOWED = (
-    "Allowed: resnet18 or resnet50 of torchvision's layers with batch-norm, 7x7 or 3x3 stem. Choose such a checkpoint."
-)
-_BLOCKS: dict[tuple[str, tuple[int, ...]], str] = {
-    ("basic", (2, 2, 2, 2)): "resnet18",
-    ("basic", (3, 4, 6, 3)): "resnet34",
-    ("bottleneck", (3, 4, 6, 3)): "resnet50",
-    ("bottleneck", (3, 4, 23, 3)): "resnet101",
-    ("bottleneck", (3, 8, 36, 3)): "resnet152",
-}
-_STEMS: dict[tuple[int, ...], str] = {(64, 3, 7, 7): "imagenet", (64, 3, 3, 3): "cifar"}
-_FIRST_BLOCK = re.compile(r"(?:^|(?<=\.))(layer1|[2-4])\.0\.conv1\.weight$")
-_AVERAGES = {"momentum", "target", "teacher", "ema", "swa", "key", "k"}
-"""Words in the names of moving averages and of copies without a gradient."""
+PUBLISHED = ("torchvision", "timm")
+"""Libraries whose own weights of an arch can be named in place of a file."""
+
+
+class Network(NamedTuple):
+    """The settings of a trial that determine the tensors of its encoder."""
+
+    arch: str
+    stem: str = "imagenet"
+    norm: str = "batch"
+    input_size: int | None = None
+    patch_size: int | None = None
+
+    @classmethod
+    def of(cls, config: TrialConfig) -> Network:
+        return cls(*(getattr(config, name) for name in cls._fields))
 
 
 class Pretrained(NamedTuple):
     """An encoder from a file.
 
     Attributes:
-        arch: resnet18 | resnet50.
+        arch: as in `mdssl.config.trial.Recipe`.
         stem: imagenet | cifar | cifar-pad2 (solo-learn's, with a padding of 2).
         encoder: float32 state dict of ``Model(config).encoder``, on the CPU.
         unmatched: names in the file that were not used.
         source: the library that it seems to come from.
         fingerprint: 16 hex digits of a SHA-256 over names, shapes and bytes of ``encoder`` without
-            ``num_batches_tracked``. ``arch`` and ``stem`` are not part of it.
+            ``num_batches_tracked``. ``arch`` and ``stem`` are not part of it. Of timm, over the tensors of the file,
+            before any is resampled, which rounds differently on other machines.
+        input: further settings of an encoder of timm, see `mdssl.pretrain.timm_encoder.timm_input`.
     """
 
     arch: str
@@ -57,15 +62,19 @@ class Pretrained(NamedTuple):
     unmatched: tuple[str, ...]
     source: str
     fingerprint: str
+    input: dict[str, Any] = {}  # noqa: RUF012 (never changed)
 
 
-def load_pretrained(file: str | Path | Location) -> Pretrained:
-    """Read a pretrained ResNet from safetensors or from ``torch.save``.
+def load_pretrained(file: str | Path | Location, network: Network | None = None) -> Pretrained:
+    """Read a pretrained encoder from safetensors or from ``torch.save``.
 
-    Known layouts: torchvision, timm, solo-learn, lightly, Lightning Bolts' SimCLR, MoCo, our ``encoder.safetensors``,
-    and any other file with a ResNet by torchvision's names under a prefix, or numbered as the children of an
-    ``nn.Sequential``. Of several networks, moving averages are skipped (prefixes such as ``momentum``, ``target``,
-    ``teacher``, ``ema`` or ``encoder_k``). To load DINO's teacher, save it to a separate file.
+    Known layouts of ResNets: torchvision, timm, solo-learn, lightly, Lightning Bolts' SimCLR, MoCo, our
+    ``encoder.safetensors``, and any other file with a ResNet by torchvision's names under a prefix, or numbered as the
+    children of an ``nn.Sequential``. Of several networks, moving averages are skipped (prefixes such as ``momentum``,
+    ``target``, ``teacher``, ``ema`` or ``encoder_k``). To load DINO's teacher, save it to a separate file.
+
+    Args:
+        network: of timm, whose tensors alone do not tell which network it is; our own files do.
 
     Raises:
         InputError: the file is missing, not a file of weights, would run code, or does not hold exactly one complete
@@ -73,37 +82,150 @@ def load_pretrained(file: str | Path | Location) -> Pretrained:
     """
     location = Location.of(file)
     try:
-        if antialiased := re.search(r"resnet(aa|blur)\d+", f"{location.parent.name}/{location.name}"):
-            raise InputError(
-                f"its name contains {antialiased[0]}, an anti-aliased network, which is not supported. {_ALLOWED}"
-            )
         contents = read_weights(location)
-        prefix, trunk, used = _choose(contents)
-        arch = _arch_of(trunk)
-        stem, source = _stem_and_source(contents, prefix, trunk)
+        settings = contents.settings if contents.is_ours else {}
+        if network is None and is_timm(settings.get("arch", "")):
+            network = Network(settings["arch"], input_size=settings["input_size"], patch_size=settings["patch_size"])
+        if network is None:
+            arch, stem, encoder, unused, source = find_resnet(contents, f"{location.parent.name}/{location.name}")
+            return Pretrained(arch, stem, encoder, unused, source, fingerprint_of(encoder))
+        if settings.get("arch", network.arch) != network.arch:
+            raise InputError(f"it holds {settings['arch']}, not {network.arch}. Use --arch {settings['arch']}.")
+        assert network.input_size is not None
+        encoder, own, unused, source = timm_state(contents, network.arch, network.input_size, network.patch_size)
     except InputError as error:
         raise InputError(f"pretrained encoder {location} cannot be loaded: {error}") from error.__cause__
-    encoder = _as_encoder(arch, trunk)
-    unmatched = tuple(name for name in contents.tensors if name not in used)
-    return Pretrained(arch, stem, encoder, unmatched, source, fingerprint_of(encoder))
+    size = timm_input(network.arch, network.input_size, network.patch_size)
+    return Pretrained(network.arch, network.stem, encoder, unused, source, fingerprint_of(own), size)
 
 
-def pretrained_config(file: str | Path | Location, input_size: int | None = None) -> tuple[TrialConfig, Pretrained]:
-    """Return the trial config of a pretrained encoder, and the encoder.
+def load_start(source: str, network: Network) -> Pretrained:
+    """Load weights of ``network``.
+
+    Args:
+        source: a file, or torchvision or timm for the weights that they publish.
 
     Raises:
-        ValueError: as `load_pretrained`, or an input size below 8.
+        InputError: the weights cannot be read, are of another network, or cannot be fetched.
+    """
+    of_timm = is_timm(network.arch)
+    location = Location.of(source)
+    if source in PUBLISHED:
+        fitting = "timm" if of_timm else "torchvision"
+        if source != fitting:
+            raise InputError(
+                f"weights of {source} are asked for, but {fitting} publishes those of arch {network.arch!r}; use "
+                f"{fitting}, or another arch."
+            )
+        location = (timm_file if of_timm else torchvision_file)(network.arch)
+    if of_timm:
+        return load_pretrained(location, network)
+    found = load_pretrained(location)
+    for name, has in (("arch", found.arch), ("stem", found.stem), ("norm", "batch")):
+        if has != (wanted := getattr(network, name)):
+            raise InputError(
+                f"{location} has an encoder with {name} {has!r}, but {name} is {wanted!r}. Use --{name} {has}, or "
+                "other weights."
+            )
+    return found
+
+
+def start_fingerprint(source: str, network: Network) -> str:
+    """The fingerprint of what `load_start` loads."""
+    return load_start(source, network).fingerprint
+
+
+def complete(
+    config: TrialConfig, image_size: int | None, fingerprint: Callable[[str, Network], str] = start_fingerprint
+) -> TrialConfig:
+    """Fill in the settings of ``config`` that depend on its images and its first weights.
+
+    Args:
+        image_size: pixels of the training images; None for a trial without.
+        fingerprint: `start_fingerprint`, or a function that remembers what it has read.
+
+    Raises:
+        InputError: the encoder cannot take such images, or its first weights cannot be loaded; or the config has other
+            values, of other images or another version of timm.
+    """
+    completed = config
+    if is_timm(config.arch):
+        size = image_size or config.input_size
+        if size is None:
+            raise InputError(
+                f"method {config.method!r} has no training images, whose size the encoder {config.arch!r} would take; "
+                "give it with --input-size, such as --input-size 32."
+            )
+        completed = replace(config, **timm_input(config.arch, size, config.patch_size))
+    if config.init != "random" and not config.init_fingerprint:
+        source = config.init if config.init in PUBLISHED else Location.of(config.init).uri
+        completed = replace(completed, init=source, init_fingerprint=fingerprint(source, Network.of(completed)))
+    for name in ("input_size", "normalization"):
+        before, now = getattr(config, name), getattr(completed, name)
+        if before and before != now:
+            raise InputError(
+                f"{name} is {before}, but with these images and this version of timm it is {now}; restore them, or "
+                f"leave {name} out for a new trial."
+            )
+    return completed
+
+
+def as_it_starts(config: TrialConfig) -> TrialConfig:
+    """Return the trial that scores the first weights of ``config``, a completed trial with ``init``, as they are."""
+    network: dict[str, Any] = {
+        name: getattr(config, name) for name in ("arch", "stem", "input_size", "patch_size", "normalization")
+    }
+    return TrialConfig(method="pretrained", weights=config.init, weights_fingerprint=config.init_fingerprint, **network)
+
+
+def encoder_of(config: TrialConfig) -> Pretrained:
+    """Return the first weights of an encoder: those of ``init``, or, of method pretrained, of ``weights``.
+
+    Raises:
+        ValueError: as `load_start`, or the file has changed since the trial was made.
+    """
+    source, expected = (config.init, config.init_fingerprint)
+    if METHODS[config.method].loads_weights:
+        source, expected = (config.weights, config.weights_fingerprint)
+    found = load_start(source, Network.of(config))
+    if found.fingerprint != expected:
+        raise InputError(
+            f"{source} has weights of fingerprint {found.fingerprint}, but trial {config.trial_id} was created from "
+            f"{expected}; restore the file, or start a new trial with this one."
+        )
+    return found
+
+
+def pretrained_config(
+    file: str | Path | Location, input_size: int | None = None, arch: str = ""
+) -> tuple[TrialConfig, Pretrained]:
+    """Return the trial config of a pretrained encoder, and the encoder.
+
+    Args:
+        file: of weights; or torchvision or timm, with ``arch``.
+        input_size: pixels that images are resized to; default: as they are prepared, or what timm's weights take.
+        arch: of the weights, where the file does not tell: timm's, or the weights that a library publishes.
+
+    Raises:
+        ValueError: as `load_pretrained` and `load_start`, or an input size below 8.
     """
     if input_size is not None:
         check_number("input_size", input_size, low=8, hint="It is the side of the encoder's input in pixels.")
-    found = load_pretrained(file)
-    network: dict[str, Any] = {"arch": found.arch, "stem": found.stem}
+    published = isinstance(file, str) and file in PUBLISHED
+    if published and not arch:
+        raise InputError(f"weights are those of {file}, but of which network? Give it with --arch.")
+    of_timm = timm_input(arch, input_size, None) if is_timm(arch) else {}
+    network = Network(arch, input_size=of_timm.get("input_size"), patch_size=of_timm.get("patch_size"))
+    found = load_start(str(file) if published else Location.of(file).uri, network) if arch else load_pretrained(file)
+    settings: dict[str, Any] = {"arch": found.arch, "stem": found.stem, "input_size": input_size} | found.input
+    if found.input and input_size not in (None, found.input["input_size"]):
+        patch = found.input["patch_size"]
+        settings |= timm_input(found.arch, input_size, patch if patch and input_size % patch == 0 else None)
     config = TrialConfig(
         method="pretrained",
-        **network,
-        weights=Location.of(file).uri,
+        weights=str(file) if published else Location.of(file).uri,
         weights_fingerprint=found.fingerprint,
-        input_size=input_size,
+        **settings,
     )
     return config, found
 
@@ -116,156 +238,5 @@ def pretrained_model(file: str | Path | Location, input_size: int | None = None)
     """
     config, found = pretrained_config(file, input_size)
     model = build_model(config)
-    model.encoder.load_state_dict(found.encoder)
+    model.encoder.load_state_dict(found.encoder if not found.input else encoder_of(config).encoder)
     return config, model.eval()
-
-
-def encoder_of(config: TrialConfig) -> dict[str, torch.Tensor]:
-    """Return the encoder of a pretrained trial, from its file.
-
-    Raises:
-        ValueError: as `load_pretrained`, or the file has changed since the trial was made.
-    """
-    found = load_pretrained(config.weights)
-    if found.fingerprint != config.weights_fingerprint:
-        raise InputError(
-            f"{config.weights} has weights of fingerprint {found.fingerprint}, but trial {config.trial_id} was created "
-            f"from {config.weights_fingerprint}; restore the file, or start a new trial with this one."
-        )
-    return found.encoder
-
-
-def _choose(contents: WeightsFile) -> tuple[str, dict[str, torch.Tensor], set[str]]:
-    """Return the prefix of the encoder, its tensors by torchvision's names, and the names of those in the file."""
-    names = contents.tensors.keys()
-    prefixes = dict.fromkeys(name[: m.start()] for name in names if (m := _FIRST_BLOCK.search(name)))
-    if not prefixes:
-        transformer = any(re.search(r"patch_embed|pos_embed|(cls|class)_token", name) for name in names)
-        looks = "a vision transformer" if transformer else f"{', '.join(list(names)[:3]) or 'nothing'} …"
-        raise InputError(f"it looks like {looks}, not like a ResNet by torchvision's names. {_ALLOWED}")
-    trained = [p for p in prefixes if not _AVERAGES & set(re.split(r"[._]", p))] or list(prefixes)
-    trunks = [_trunk(contents.tensors, prefix) for prefix in trained]
-    if len(trunks) > 1 and len({fingerprint_of(trunk) for trunk, _ in trunks}) > 1:
-        raise InputError(
-            f"it holds {len(trained)} different ResNets, under {', '.join(map(repr, trained))}; only one is allowed, "
-            "with its moving averages. Save the tensors of one of them to a separate file."
-        )
-    return trained[0], *trunks[0]
-
-
-def _trunk(tensors: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, torch.Tensor], set[str]]:
-    own = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
-    rename, heads = {}, r"conv1|bn1|layer\d+"
-    if "layer1.0.conv1.weight" not in own:
-        # nn.Sequential(*resnet.children()): conv1, bn1, relu, maxpool, layer1, …; some leave the pool out.
-        first = next(index for index in (2, 3, 4) if f"{index}.0.conv1.weight" in own)
-        if first == 2:
-            raise InputError(
-                "its layers are numbered without a ReLU between the first batch-norm and the first block, as "
-                "nn.Sequential makes of lightly's ResNetGenerator (its ReLU is not a child module); this encoder has "
-                f"one and would compute other features. {_ALLOWED}"
-            )
-        if first == 3 and tensors.get(f"{prefix}0.weight", torch.empty(0)).shape[2:] == (7, 7):
-            raise InputError(f"its 7x7 stem has no max-pool, which this encoder has. {_ALLOWED}")
-        rename = {"0": "conv1", "1": "bn1"} | {str(first + i): f"layer{i + 1}" for i in range(4)}
-        heads += "".join(f"|{index}" for index in range(2, first))
-    trunk, used = {}, set()
-    for name, whole in own.items():
-        head, _, rest = name.partition(".")
-        head = rename.get(head, head)
-        if re.fullmatch(heads, head):
-            # In lightly's ResNetGenerator and others after kuangliu/pytorch-cifar the name is shortcut.
-            trunk[f"{head}.{rest}".replace(".shortcut.", ".downsample.")] = tensors[whole]
-            used.add(whole)
-    return trunk, used
-
-
-def _arch_of(trunk: dict[str, torch.Tensor]) -> str:
-    """Return the architecture, after a check that all its tensors exist with the right shapes."""
-    if any(name.startswith("conv1.") and name != "conv1.weight" for name in trunk):
-        raise InputError(f"it looks like a ResNet with a deep stem or a bias, such as timm's resnet50d. {_ALLOWED}")
-    kind = "bottleneck" if any(name.endswith(".conv3.weight") for name in trunk) else "basic"
-    blocks = {(int(layer), int(b)) for layer, b in re.findall(r"^layer(\d+)\.(\d+)\.", "\n".join(trunk), re.MULTILINE)}
-    counts = tuple(max((b + 1 for layer, b in blocks if layer == i), default=0) for i in (1, 2, 3, 4))
-    arch = _BLOCKS.get((kind, counts), f"a ResNet of {'-'.join(map(str, counts))} {kind} blocks")
-    if arch not in choices(TrialConfig, "arch"):
-        raise InputError(f"it looks like {arch}. {_ALLOWED}")
-    expected = _reference(arch)
-    required = [name for name in expected if not name.endswith("num_batches_tracked")]
-    if missing := [name for name in required if name not in trunk]:
-        is_normless = all(".running_" in name for name in missing)
-        hint = " A norm without running statistics, such as GroupNorm, is another network." if is_normless else ""
-        raise InputError(f"it looks like {arch}, but lacks {some_of(missing, 5)}.{hint} {_ALLOWED}")
-    if further := [name for name in trunk if name not in expected]:
-        raise InputError(f"it looks like {arch} with further layers ({some_of(further, 5)}). {_ALLOWED}")
-    for name in required:
-        found, shape = trunk[name], tuple(expected[name].shape)
-        if tuple(found.shape) != shape and not (name == "conv1.weight" and tuple(found.shape) in _STEMS):
-            raise InputError(
-                f"it looks like {arch} of another width, stem or number of groups (wide, ResNeXt, …): {name} is "
-                f"{tuple(found.shape)}, not {shape}. {_ALLOWED}"
-            )
-        if not found.is_floating_point():
-            raise InputError(f"{name} is of {found.dtype}, as in quantized networks; only floating point is allowed.")
-    return arch
-
-
-def _stem_and_source(contents: WeightsFile, prefix: str, trunk: dict[str, torch.Tensor]) -> tuple[str, str]:
-    """Return the stem, and the library that the names in the file point to."""
-    tensors, settings, container = contents
-    stem = _STEMS[tuple(trunk["conv1.weight"].shape)]
-    *outer, own = prefix.removesuffix(".").split(".")
-    parent = "".join(f"{part}." for part in outer)
-    beside = {name.removeprefix(parent).partition(".")[0] for name in tensors if name.startswith(parent)}
-    is_solo = own.removeprefix("momentum_") in ("backbone", "encoder") and "classifier" in beside
-    if contents.is_ours:
-        return settings["stem"], container
-    if is_solo and ("projector" in beside or "Lightning" in container):
-        # All versions of solo-learn set padding=2 here (solo/methods/base.py).
-        stem, library = "cifar-pad2" if stem == "cifar" else stem, "solo-learn"
-    elif "maxpool1" in settings:
-        library = "Lightning Bolts"
-        # Bolts sets first_conv and maxpool1 separately; its SimCLR for STL-10 has the 7x7 convolution and no pool.
-        if bool(settings["maxpool1"]) != (stem == "imagenet"):
-            raise InputError(
-                f"its {stem} stem was trained with maxpool1={settings['maxpool1']}; this encoder differs. Use "
-                "a checkpoint with first_conv and maxpool1 both on or both off."
-            )
-    elif own == "encoder" and f"{parent}projection.model.0.weight" in tensors:
-        library = "Lightning Bolts"
-    elif own.startswith(("encoder_q", "base_encoder")):
-        library = "MoCo"
-    elif f"{prefix}layer1.0.conv1.weight" not in tensors:
-        library = "a numbered nn.Sequential, such as lightly's"
-    elif any(".shortcut." in name for name in tensors):
-        library = "lightly's ResNetGenerator or similar"
-    else:
-        library = "torchvision or timm" if own in ("", "module") else "torchvision's names"
-    return stem, f"{library}, {f'under {prefix!r}, ' if prefix else ''}in {container}"
-
-
-def _as_encoder(arch: str, trunk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    def typed(name: str) -> torch.Tensor:
-        is_counter = name.endswith("num_batches_tracked")
-        return trunk.get(name, torch.zeros(())).detach().to(torch.int64 if is_counter else torch.float32).clone()
-
-    return {name: typed(name) for name in _reference(arch)}
-
-
-def _reference(arch: str) -> dict[str, torch.Tensor]:
-    """Return the names and shapes of the encoder, with the imagenet stem."""
-    import torchvision  # late, as in `resnet` of model.py
-
-    with torch.device("meta"):
-        whole = getattr(torchvision.models, arch)(weights=None).state_dict()
-    return {name: value for name, value in whole.items() if not name.startswith("fc.")}
-
-
-def fingerprint_of(encoder: dict[str, torch.Tensor]) -> str:
-    """See `Pretrained`."""
-    digest = hashlib.sha256()
-    for name, value in sorted(encoder.items()):
-        if not name.endswith("num_batches_tracked"):
-            digest.update(f"{name} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().to(torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

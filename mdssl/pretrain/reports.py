@@ -18,7 +18,9 @@ import torch
 from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Mixture
 from mdssl.device import Fetched
+from mdssl.errors import some_of
 from mdssl.pretrain.checkpoint import LoopState
+from mdssl.pretrain.pretrained import Pretrained
 from mdssl.pretrain.progress import Answer, Progress, check_finite, means_of
 from mdssl.tracking.trackers import Trackers, of_report
 
@@ -160,3 +162,10 @@ def log_start(config: TrialConfig, mixture: Mixture, device: str, workers: int, 
     if mixture.on_host:
         size = sum(images.nbytes for images in mixture.images) / 1e9
         log.info("%.3g GB of images stay on the host; batches are copied to %s while it trains", size, device)
+
+
+def log_weights(start: Pretrained) -> None:
+    """Log which weights an encoder starts from, and what of their file is not used."""
+    log.info("encoder: %d tensors of %s (%s)", len(start.encoder), start.arch, start.source)
+    if start.unmatched:
+        log.info("tensors of the file that the encoder does not have: %s", some_of(start.unmatched, 8))

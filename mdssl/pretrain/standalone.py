@@ -23,6 +23,7 @@ from mdssl.data.remote import ensure_local
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.pretrain.loop import train
+from mdssl.pretrain.pretrained import complete
 from mdssl.pretrain.progress import NonFiniteLossError, Progress, Validate
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import read_training
@@ -78,6 +79,7 @@ def train_standalone(
     datasets = [open_dataset(folder, name) for name in config.domains]
     check_batch(datasets, config.batch_per_domain)
     config = replace(config, data_fingerprint=fingerprint_of(datasets))
+    config = complete(config, datasets[0].image_size if datasets else None)
     trial_dir = trial_dir_in(storage, config.trial_id)
 
     def tell(ended: dict[str, Any], *, was_there: bool) -> None:

@@ -35,7 +35,7 @@ from torch import nn
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import Dataset
 from mdssl.errors import InputError
-from mdssl.pretrain.augment import MEAN, STD
+from mdssl.pretrain.augment import statistics_of
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import Model, build_model
 from mdssl.storage.location import Location
@@ -107,7 +107,8 @@ def write_finished(
 ) -> dict[str, Any]:
     """Write the encoder, then ``training.json``, and return the content of the latter. See `_write_training`."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    metadata = {"config": json.dumps(config.to_dict()), "mean": json.dumps(MEAN), "std": json.dumps(STD)}
+    mean, std = statistics_of(config.normalization)
+    metadata = {"config": json.dumps(config.to_dict()), "mean": json.dumps(mean), "std": json.dumps(std)}
     size = datasets[0].image_size if datasets else config.input_size
     metadata |= {"image_size": str(size)} if size else {}
     encoder = with_sorted_metadata(safetensors.torch.save(weights, metadata=metadata))

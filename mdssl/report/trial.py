@@ -29,11 +29,15 @@ _GROUPS = {
         "jitter_strength",
         "blur_probability",
     ),
-    "Encoder": ("arch", "stem", "norm", "projection_dim", "precision", "weights", "weights_fingerprint", "input_size"),
+    "Encoder": (
+        *("arch", "patch_size", "stem", "norm", "projection_dim", "precision", "init", "init_fingerprint"),
+        *("weights", "weights_fingerprint", "input_size", "normalization"),
+    ),
     "Training": (
         "iterations",
         "optimizer",
         "learning_rate",
+        "encoder_lr_scale",
         "lr_warmup_iterations",
         "schedule",
         "decay_fraction",

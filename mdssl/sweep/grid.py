@@ -14,14 +14,14 @@ from mdssl.config.methods import METHODS
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import TrialConfig, check_precision
 from mdssl.data.dataset import open_dataset
-from mdssl.data.mixture import check_batch, fingerprint
+from mdssl.data.mixture import check_batch, fingerprint, image_size_of
 from mdssl.data.remote import ensure_local
 from mdssl.errors import InputError
 from mdssl.evaluate.evaluate import check_scorable
 from mdssl.evaluate.validation import check_validatable
 from mdssl.leaderboard.board import read_rows_of
 from mdssl.leaderboard.columns import Row
-from mdssl.pretrain.pretrained import pretrained_config
+from mdssl.pretrain.pretrained import as_it_starts, complete, pretrained_config, start_fingerprint
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location
@@ -87,8 +87,8 @@ class Work:
 
 
 def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[TrialConfig]:
-    """One trial for each pretrained encoder, and each seed, temperature, point of ``--grid`` and entry of ``methods``;
-    equal trials are listed once.
+    """One trial for each pretrained encoder, also as the ``init`` of others, and each seed, temperature, point of
+    ``--grid`` and entry of ``methods``; equal trials are listed once.
 
     Args:
         settings: settings that all trials share.
@@ -109,6 +109,9 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
         shared = dict(zip(grid, point, strict=True)) | {"temperature": temperature, "seed": seed}
         for method in methods:
             config = make(shared | method)
+            if config.init != "random":
+                as_is = as_it_starts(config)
+                found.setdefault(as_is.trial_id, as_is)
             found.setdefault(config.trial_id, config)
     return list(found.values())
 
@@ -122,14 +125,19 @@ def trial_maker(settings: SweepSettings) -> Callable[[Mapping[str, Any]], TrialC
         check_batch([open_dataset(data, name) for name in domains], batch_per_domain)
         return fingerprint(data, domains)
 
+    size_of = cache(lambda domains: image_size_of(ensure_local(settings.data, domains), domains))
     shared = settings.trial_settings | {"domains": settings.domains, "seed": settings.seeds[0]}
+    fingerprint_of_start = cache(start_fingerprint)
 
     def make(values: Mapping[str, Any]) -> TrialConfig:
         own = shared | dict(values)
+        # An untrained encoder is one for the images that others train on.
+        size = size_of(tuple(own["domains"]))
         if not METHODS[own["method"]].trains:
-            own["domains"] = ()
+            own |= {"domains": (), "init": "random"}
         config = TrialConfig(**own)
-        return replace(config, data_fingerprint=images_of(config.domains, config.batch_per_domain))
+        config = replace(config, data_fingerprint=images_of(config.domains, config.batch_per_domain))
+        return complete(config, size, fingerprint_of_start)
 
     return make
 

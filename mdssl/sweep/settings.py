@@ -29,7 +29,8 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
 
     preset: str = "quick"
     """Defaults of settings that are not given: quick (built-in domains, ResNet-18, minutes on a CPU) | cifar
-    (ResNet-18, cifar stem, 200 epochs: one GPU) | paper (section 3.1)."""
+    (ResNet-18, cifar stem, 200 epochs: one GPU) | vit (ViT-Tiny, AdamW) | convnext (ConvNeXt-Atto, AdamW) | paper
+    (section 3.1)."""
     domains: tuple[str, ...] = ()
     """Prepared datasets to train on, one domain each. Their order is part of a trial's id."""
     evaluate: tuple[str, ...] = ()
@@ -103,8 +104,9 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
             check_lambda1(value)
         for value in self.lambda2:
             check_number("lambda2", value, low=0)
-        _ = self.grid_axes
-        check_layers(self.features, bool(self.pretrained))
+        starts = {self.init, *self.grid_axes.get("init", ())} - {"random"}
+        # The sweep scores these, too, as they are before training.
+        check_layers(self.features, bool(self.pretrained or starts))
         if self.input_size is not None and not self.pretrained:
             raise InputError(f"input_size is {self.input_size}, but there is no pretrained encoder; add --pretrained.")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mdssl.config.encoders import is_timm
 from mdssl.config.run import ProbeConfig, check_layers
 from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.data.dataset import Dataset, open_dataset
@@ -38,6 +39,7 @@ def probe_standalone(
     trial_id: str = "",
     weights: str = "",
     input_size: int | None = None,
+    arch: str = "",
     evaluate: Sequence[str] = (),
     data: str,
     storage: str,
@@ -49,6 +51,7 @@ def probe_standalone(
         trial_id: the encoder: a trained trial.
         weights: instead of a trial: a file of pretrained weights.
         input_size: with ``weights``: pixels that images are resized to.
+        arch: with ``weights``: see `mdssl.pretrain.pretrained.pretrained_config`.
         evaluate: prepared datasets; default: those of the trial's domains that have labels.
 
     Raises:
@@ -65,7 +68,7 @@ def probe_standalone(
     for name in evaluate:
         check_scorable(open_dataset(folder, name))
     if weights:
-        trial_id = _trial_of_weights(weights, input_size, evaluate, folder, results)
+        trial_id = _trial_of_weights(weights, input_size, arch, evaluate, folder, results)
     trial_dir = trial_dir_in(results, trial_id)
     config, model = load_model(trial_dir, device)
     if not evaluate:
@@ -124,10 +127,13 @@ def _rows(
     ]
 
 
-def _trial_of_weights(file: str, input_size: int | None, evaluate: Sequence[str], data: Path, results: Location) -> str:
+def _trial_of_weights(
+    file: str, input_size: int | None, arch: str, evaluate: Sequence[str], data: Path, results: Location
+) -> str:
     """Make a trial of pretrained weights; its id."""
-    config, found = pretrained_config(file, input_size)
-    print(printable(f"{config.arch} with {config.stem} stem: {found.source}"))
+    config, found = pretrained_config(file, input_size, arch)
+    stem = "" if is_timm(config.arch) else f" with {config.stem} stem"
+    print(printable(f"{config.arch}{stem}: {found.source}"))
     if found.unmatched:
         print(printable(f"unused tensors: {some_of(found.unmatched, 8)}"))
     if not evaluate:

@@ -46,7 +46,8 @@ def find_baselines(
     trials = scored.drop_duplicates("trial_id").set_index("trial_id")
     if not strict and wanted[0] not in set(trials["method"]):
         return {}
-    names = settings_of(board)
+    # Of a pretrained encoder it is what others start from.
+    names = settings_of(board) + [name for name in ("init_fingerprint",) if name in board]
     candidates, compared = _candidates(trials, names, wanted)
     own = rows.drop_duplicates("trial_id").set_index("trial_id")
     return _partners(own[names], trials.loc[candidates, names], compared, " ".join(wanted), strict)
@@ -108,12 +109,15 @@ def _codes(own: pd.DataFrame, baselines: pd.DataFrame, compared: Iterable[str]) 
 
 
 def _has(method: str, name: str) -> bool:
-    """Whether trials of the method are compared by the setting. Pretrained weights have no settings."""
+    """Whether trials of the method are compared by the setting. Pretrained weights have none, but others start from
+    them."""
     if method not in METHODS:
         return True
     own = METHODS[method]
+    if own.loads_weights:
+        return name == "init_fingerprint"
     weighed = own.weighs_domains or name not in ("lambda1", "lambda2")
-    return own.has_setting(name) and weighed and not own.loads_weights
+    return own.has_setting(name) and weighed
 
 
 def _ambiguous(found: pd.DataFrame, trial_id: str, label: str) -> str:

@@ -29,8 +29,9 @@ SCORE = ("eval_dataset", "features", "probe")
 
 _NAMES_ONLY = ("num_domains", "preset")
 """Settings that repeat others: the mixture, and the preset."""
-_ALSO_APART = ("features", "probe", "eval_fingerprint", "weights_fingerprint")
-"""The layer, probe and images of a score, and the file of pretrained weights."""
+_FINGERPRINTS = ("eval_fingerprint", "weights_fingerprint", "init_fingerprint")
+_ALSO_APART = ("features", "probe", *_FINGERPRINTS)
+"""The layer, probe and images of a score, and the files of pretrained weights and of the first weights."""
 _IDS_LISTED = 3
 
 CONFIDENCE = 0.95
@@ -44,7 +45,8 @@ def settings_of(rows: pd.DataFrame) -> list[str]:
     fingerprint.
     """
     known = [column.name for column in SETTING_COLUMNS if column.name not in _NAMES_ONLY] + ["data_fingerprint"]
-    no_settings = {*SCHEMA.names, *NOTE_COLUMNS, "eval_fingerprint", "weights_fingerprint"}
+    # The normalization follows from the arch.
+    no_settings = {*SCHEMA.names, *NOTE_COLUMNS, *_FINGERPRINTS, "normalization"}
     hidden = [name for name in rows.columns if name not in no_settings]
     return [name for name in known if name in rows] + hidden
 

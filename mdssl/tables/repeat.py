@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from mdssl.config.encoders import is_timm
 from mdssl.config.presets import PRESETS
 from mdssl.config.run import ProbeConfig, probe_flags
 from mdssl.config.trial import TrialConfig, relevant_settings
 
-_FILLED_IN = ("data_fingerprint", *("weights", "weights_fingerprint", "input_size"))
+_FILLED_IN = ("data_fingerprint", "normalization", "init_fingerprint", *("weights", "weights_fingerprint"))
 """Settings that are set when the data or the weights are opened."""
 
 
@@ -28,7 +29,7 @@ def train_command(trial: Mapping[str, Any], preset: str | None, *, workers: int 
     words += ["train"] + (["--preset", preset] if preset != "quick" else [])
     relevant = relevant_settings(dict(trial))
     for field in fields(TrialConfig):
-        if field.name in relevant and field.name not in _FILLED_IN:
+        if field.name in relevant and field.name not in (*_FILLED_IN, *["input_size"] * bool(trial["domains"])):
             words += _flag(field.name, relevant[field.name], PRESETS[preset].get(field.name, field.default))
     return shlex.join(words)
 
@@ -44,6 +45,8 @@ def probe_command(trial_id: str, trial: Mapping[str, Any], probe: Mapping[str, A
     if trial["method"] == "pretrained":
         words += ["--weights", trial["weights"]]
         words += _flag("input_size", trial.get("input_size"), None)
+        if is_timm(trial["arch"]) or trial["weights"] in ("torchvision", "timm"):
+            words += ["--arch", trial["arch"]]
     else:
         words.append(trial_id)
     words += _flag("evaluate", scored["evaluate"], ())

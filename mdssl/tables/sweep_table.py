@@ -9,6 +9,7 @@ from dataclasses import fields
 import pandas as pd
 from rich.console import Console
 
+from mdssl.config.methods import METHODS
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.data.sources.catalog import seen_in
@@ -29,6 +30,7 @@ _SETTINGS = {column.name for column in SETTING_COLUMNS} | {field.name for field 
 _SETTINGS |= {"recipe_version", "recipe_version_clustering"}
 _SCORE = ["trial_id", "eval_dataset", "features", "probe", "eval_fingerprint", "top1", "val_top1", "finished_at"]
 _USED = {*_SETTINGS, *_SCORE, *NOTE_COLUMNS, "status", "error", "step", "val_linear_top1", "config_json"}
+PRETRAINED = next(name for name, method in METHODS.items() if method.loads_weights)
 _UNSTABLE_NAMED = _STOPPED_NAMED = 3
 """Unstable scores, and trials that were stopped early, that notes name."""
 
@@ -64,6 +66,7 @@ def sweep_table(
           trial itself lacks one. With one mixture an untrained encoder's are over the same datasets;
         - ``vs simclr``: the mean over both kinds of datasets of the difference to the trial's baseline
           (`mdssl.tables.baseline.find_baselines`), in points;
+        - ``vs pretrained``, where trials start from weights that are scored as well: the same difference to these;
         - ``val``: the validation score, by which the best trial of a mixture is selected
           (`mdssl.tables.select.best_by_validation`), in percent;
         - ``tags`` and ``note``, if ``rows`` have them (`mdssl.leaderboard.notes.with_notes`);
@@ -85,6 +88,8 @@ def sweep_table(
     scores = by_dataset(shown["top1"])
     baseline_of = find_baselines(shown, shown, (baseline_method,), strict=False)
     differences = by_dataset(paired(shown, shown, baseline_of)["top1"])
+    started = shown[shown["init"].notna() & (shown["init"] != "random")] if "init" in shown else shown[:0]
+    starts = find_baselines(started, shown, (PRETRAINED,), strict=False) if len(started) else {}
 
     differing = settings_to_show(rows[[name for name in rows if name in _SETTINGS or name == "trial_id"]])
     if "weights" in trials and trials["weights"].notna().any():
@@ -102,6 +107,9 @@ def sweep_table(
     table["seen"] = row_means(scores, seen & counted)
     table["unseen"] = row_means(scores, ~seen & counted)
     table[f"vs {baseline_method}"] = row_means(differences, counted)
+    if starts:
+        gains = by_dataset(paired(shown, shown, starts)["top1"])
+        table[f"vs {PRETRAINED}"] = row_means(gains, gains.notna())
     table["val"], best = _validated(shown)
     table = table.join(trials[[name for name in NOTE_COLUMNS if name in trials]])
     failures = rows[rows["status"] == "failed"].drop_duplicates("trial_id").set_index("trial_id")["error"]
@@ -144,6 +152,7 @@ def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     # Each mixture separately. An untrained encoder is compared with the trials of all.
     ranked = {name: best_by_validation(rows[trained_on == name]) for name in mixtures}
     untrained = best_by_validation(rows)[lambda found: found["trial_id"].isin(rows.loc[trained_on == "", "trial_id"])]
+    random = untrained[untrained["trial_id"].isin(rows.loc[rows["method"] != PRETRAINED, "trial_id"])]
     notes = []
     for name, trials in ranked.items():
         if len(trials) > 1 and trials["val"].notna().any():
@@ -151,7 +160,7 @@ def _validated(rows: pd.DataFrame) -> tuple[pd.Series, list[str]]:
             best = trials["val"][0]
             first, method = trials["trial_id"][0], rows.loc[rows["trial_id"] == trials["trial_id"][0], "method"].iloc[0]
             notes.append(f"best trial{of} by validation score: {first}, {method}, val {best:.1f}")
-            floor, scored = untrained["val"].mean(), trials["val"].dropna()
+            floor, scored = random["val"].mean(), trials["val"].dropna()
             if 2 * (behind := int((scored <= floor).sum())) >= len(scored):
                 notes.append(
                     f"an untrained encoder has val {floor:.1f}, which {behind} of {len(scored)} trained trials do not "

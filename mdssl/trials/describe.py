@@ -47,7 +47,10 @@ _SHORT = {
     "recluster_every": "every",
     "outlier_rule": "rule",
 }
-_NAMED_SEPARATELY = ("method", "domains", "data_fingerprint", "weights", "weights_fingerprint", "lambda1", "lambda2")
+_NAMED_SEPARATELY = (
+    *("method", "domains", "data_fingerprint", "weights", "weights_fingerprint", "lambda1", "lambda2"),
+    *("init_fingerprint", "normalization"),
+)
 
 
 def labels(configs: Iterable[TrialConfig], mixtures: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -70,7 +73,7 @@ def labels(configs: Iterable[TrialConfig], mixtures: Mapping[str, str] | None = 
             words.append(Location.of(config.weights).name)
         for name, value in settings[config.trial_id].items():
             weighs = name in ("lambda1", "lambda2") and METHODS[config.method].weighs_domains
-            if name in differing or weighs:
+            if (name in differing or weighs) and value is not None:
                 words.append(f"{_SHORT.get(name, name)}={value if isinstance(value, str) else format(value, 'g')}")
         found[config.trial_id] = " ".join(words)
     return found

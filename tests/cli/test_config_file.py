@@ -110,7 +110,7 @@ def test_a_files_preset_gives_what_it_does_not_say(file):
         ("sweep lambda-grid", "iterations: null", "iterations is None"),
         ("sweep lambda-grid", "max-concurrent: many", "max_concurrent is 'many'.*must be a whole number"),
         ("sweep lambda-grid", "dry-run: 1", "dry_run is 1.*true or false"),
-        ("sweep lambda-grid", "arch: resnet19", "Did you mean 'resnet18'"),
+        ("sweep lambda-grid", "optimizer: larz", "Did you mean 'lars'"),
         ("sweep lambda-grid", "seeds: [0]\nseeds: [1]", "key 'seeds' appears 2 times"),
         ("sweep lambda-grid", "dry-run: true\ndry_run: true", "two spellings"),
         ("sweep lambda-grid", "1: 2", "key 1 is not a string"),

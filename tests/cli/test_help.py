@@ -57,7 +57,7 @@ def test_every_flag_is_named_and_described_in_full_on_request(command, helped):
 
 
 def test_no_setting_is_left_out_of_help():
-    hidden = {"data_fingerprint", "weights", "weights_fingerprint", "input_size"}
+    hidden = {"data_fingerprint", "weights", "weights_fingerprint", "normalization", "init_fingerprint"}
     settings = COMMANDS["train"][0]
     assert {field.name for field in fields(settings)} - hidden == flags_of(settings).keys() - {"save_config"}
 
@@ -104,7 +104,7 @@ def test_bash_completes_commands_flags_and_choices(capsys, tmp_path):
     assert completed("sw") == ["sweep"]
     assert completed("sweep", "l") == ["lambda-grid"]
     assert completed("sweep", "mixtures", "--lam") == ["--lambda1", "--lambda2"]
-    assert completed("train", "--arch", "r") == ["resnet18", "resnet50"]
+    assert completed("train", "--sampling", "b") == ["balanced"]
 
 
 def test_completions_are_of_a_shell_that_is_known(capsys):

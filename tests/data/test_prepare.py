@@ -7,12 +7,13 @@ import os
 import re
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mdssl.cli.main import main
-from mdssl.data import arrays, decode
+from mdssl.data import arrays, decode, estimate
 from mdssl.data import prepare as prepare_module
 from mdssl.data.dataset import list_datasets, open_dataset
 from mdssl.data.prepare import ensure_builtin, prepare
@@ -262,3 +263,26 @@ def test_ensure_builtin_prepares_what_is_built_in_and_missing(data):
     before = (data / "builtin-textures/meta.json").stat().st_mtime_ns
     ensure_builtin(data, ["builtin-textures"])
     assert (data / "builtin-textures/meta.json").stat().st_mtime_ns == before
+
+
+def test_size_and_time_of_a_large_dataset_are_said_first(data, write_npz, monkeypatch, capsys):
+    monkeypatch.setattr(estimate, "_SAID_FROM_BYTES", 1)
+    # 18 images of 224 x 224 pixels of three bytes.
+    prepare("toy", data=data, source=write_npz(), image_size=224, workers=1)
+    assert (
+        "toy: 18 images at 224 x 224 pixels take 0.0 GB, and about 1 min to decode with 1 process"
+        in capsys.readouterr().err
+    )
+    monkeypatch.undo()
+    prepare("small", data=data, source=write_npz(), workers=1)
+    assert "images at" not in capsys.readouterr().err
+
+
+def test_a_disk_without_room_for_the_arrays_is_found_before_anything_is_decoded(data, write_npz, monkeypatch):
+    free = 18 * 224 * 224 * 3
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free - 1))
+    with pytest.raises(ValueError, match="'toy' has 18 images, which take 0.0 GB at 224 x 224 pixels.*smaller --size"):
+        prepare("toy", data=data, source=write_npz(), image_size=224, progress=False)
+    assert names_in(data) == []
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    prepare("toy", data=data, source=write_npz(), image_size=224, progress=False)

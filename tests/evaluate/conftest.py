@@ -21,6 +21,8 @@ def digits() -> tuple[torch.Tensor, ...]:
 class TinyModel(nn.Module):
     """Batch-norm and dropout inside, so that training and evaluation mode differ."""
 
+    input_size = None
+
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Sequential(

@@ -7,17 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from exports import blocks_of, exported, features_of, photo, random_trial, run_blocks
+from PIL import Image
 
 from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.export.card import card, escaped
 from mdssl.export.folder import export
 from mdssl.export.images import Preparation
+from mdssl.pretrain.encoder import load_encoder
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import load_pretrained, pretrained_config
+from mdssl.pretrain.timm_encoder import timm_input
 from mdssl.storage.location import Location
 
 pytestmark = pytest.mark.usefixtures("full_encoders")
@@ -63,6 +67,33 @@ def test_the_code_of_the_card_computes_the_encoders_features(settings, tmp_path,
     found = run_blocks(output, monkeypatch, photo(), "torchvision", "timm")
     for features in found.values():
         np.testing.assert_allclose(features, features_of(tmp_path, trial_id, photo()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["timm/test_vit", "timm/test_convnext", "timm/test_efficientnet"])
+def test_an_encoder_of_timm_is_loaded_by_timm_alone_and_by_us(arch, tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    trial_id = random_trial(tmp_path, arch=arch, **timm_input(arch, 32, None))
+    formats = ("safetensors", "torch-export", "onnx")
+    output = exported(tmp_path, trial_id, tmp_path / "out", *formats)
+    text = (output / "README.md").read_text()
+    assert list(blocks_of(text)) == ["timm", "torch.export", "ONNX"]
+    assert f"A {escaped(arch[5:])} of timm" in text
+    expected = features_of(tmp_path, trial_id, photo())
+    found = run_blocks(output, monkeypatch, photo(), *blocks_of(text))
+    for features in found.values():
+        np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
+    statistics = json.loads((output / "preprocessor_config.json").read_text())
+    published = timm.models.get_pretrained_cfg(arch[5:])
+    assert (statistics["image_mean"], statistics["image_std"]) == (list(published.mean), list(published.std))
+    small = np.asarray(Image.fromarray(photo()).resize((32, 32), Image.Resampling.BICUBIC))
+    encoder = load_encoder(output, device="cpu")
+    with torch.no_grad():
+        features = encoder(torch.tensor(small).permute(2, 0, 1)[None])
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
+    config, weights = pretrained_config(output / "model.safetensors")
+    assert (config.arch, config.input_size, weights.unmatched) == (arch, 32, ())
+    with pytest.raises(ValueError, match="size is 48, but .* was made for images of 32 pixels; leave --size out"):
+        exported(tmp_path, trial_id, tmp_path / "other", "safetensors", size=48)
 
 
 def test_a_pretrained_encoder_with_padding_2_is_exported_as_what_it_is(tmp_path, monkeypatch):

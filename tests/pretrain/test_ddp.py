@@ -118,6 +118,8 @@ def worker(rank: int, folder: str, data: str) -> None:
     run(data, f"{folder}/cached", batching="per-domain", settings={"gradient_caching": True})
     run(data, f"{folder}/clustered-by-two", **CLUSTERED)
     run(data, f"{folder}/weighted-by-two", **WEIGHTED)
+    for name, arch in OF_TIMM.items():
+        run(data, f"{folder}/{name}-by-two", arch=arch, optimizer="adamw", learning_rate=1e-3)
     for iterations in (5, 6):
         run(data, f"{folder}/longer/trials/{iterations}-steps", iterations=iterations, **STABLE)
     results["stopped"] = stop_in_step_3(data, f"{folder}/stopped", asked=rank == 1)
@@ -134,6 +136,7 @@ def worker(rank: int, folder: str, data: str) -> None:
 
 
 STABLE = {"schedule": "wsd", "decay_fraction": 0.4}
+OF_TIMM = {"transformer": "timm/test_vit", "batch norm with activation": "timm/test_efficientnet"}
 SCORED = {"settings": {"score_every": 2, "report_every": 5}}
 
 
@@ -209,6 +212,8 @@ def folder(tmp_path_factory, tiny_data):
         run(tiny_data, folder / "per-domain", batching="per-domain")
         run(tiny_data, folder / "clustered-by-one", **CLUSTERED)
         run(tiny_data, folder / "weighted-by-one", **WEIGHTED)
+        for name, arch in OF_TIMM.items():
+            run(tiny_data, folder / f"{name}-by-one", arch=arch, optimizer="adamw", learning_rate=1e-3)
         run(tiny_data, folder / "at-once/trials/6-steps", **STABLE)
     return folder
 
@@ -238,6 +243,7 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank, co
         ("one-worker", "stopped"),
         ("clustered-by-one", "clustered-by-two"),
         ("weighted-by-one", "weighted-by-two"),
+        *((f"{name}-by-one", f"{name}-by-two") for name in OF_TIMM),
         ("at-once/trials/6-steps", "longer/trials/6-steps"),
     ],
 )
@@ -246,7 +252,7 @@ def test_two_workers_train_the_encoder_of_one(folder, one, other):
     after domain with cached gradients; where the domains are found by clustering; and where a trial of schedule wsd
     resumes from the stable part of a shorter one."""
     expected, got = (safetensors.torch.load_file(folder / name / "encoder.safetensors") for name in (one, other))
-    initial = build_model(trial(norm="group" if "without-norm" in one else "batch")).state_dict()
+    initial = build_model(TrialConfig.from_dict(json.loads((folder / one / "config.json").read_text()))).state_dict()
     changed = torch.cat([(expected[name] - value).flatten() for name, value in initial.items()])
     apart = torch.cat([(got[name] - value).flatten() for name, value in expected.items()])
     # Sums in another order, in float64 over 6 steps: 1e-14 was the most seen.

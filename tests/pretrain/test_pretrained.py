@@ -18,12 +18,15 @@ import torch
 import torchvision
 from torch import nn
 
+from mdssl.config.encoders import RESNETS
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
+from mdssl.pretrain import resnet_layouts
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import load_pretrained
 from mdssl.pretrain.trial_files import write_finished
+from mdssl.pretrain.weights_file import read_weights
 from mdssl.storage.location import Location
 
 pytestmark = pytest.mark.usefixtures("full_encoders")
@@ -209,6 +212,16 @@ def test_one_network_under_two_names_is_one_encoder_and_two_networks_are_refused
         load_pretrained(tmp_path / "two.pth")
 
 
+@pytest.mark.parametrize("arch", [name for name in RESNETS if name not in ("resnet18", "resnet50")])
+def test_each_resnet_of_torchvision_is_known_by_its_shapes(arch, tmp_path):
+    with torch.device("meta"):
+        state = getattr(torchvision.models, arch)().state_dict()
+    state = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in state.items()}
+    torch.save(state, tmp_path / "weights.pth")
+    _, trunk, _ = resnet_layouts._choose(read_weights(Location.of(tmp_path / "weights.pth")))
+    assert resnet_layouts._arch_of(trunk) == arch
+
+
 def deep_stem() -> dict[str, torch.Tensor]:
     resnet = torchvision.models.resnet50()
     resnet.conv1 = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3))
@@ -228,13 +241,13 @@ def without_relu() -> dict[str, torch.Tensor]:
 
 
 OTHERS = {
-    "looks like resnet34": lambda: torchvision.models.resnet34().state_dict(),
-    "looks like resnet101": lambda: torchvision.models.resnet101().state_dict(),
+    "looks like a ResNet of 1-1-1-1 basic blocks": lambda: torchvision.models.ResNet(
+        torchvision.models.resnet.BasicBlock, [1, 1, 1, 1]
+    ).state_dict(),
     "deep stem or a bias, such as timm's resnet50d": deep_stem,
-    r"another width.*layer1.0.conv1.weight is \(128, 64, 1, 1\)": lambda: (
-        torchvision.models.wide_resnet50_2().state_dict()
-    ),
-    r"groups.*layer1.0.conv1.weight is \(128, 64, 1, 1\)": lambda: torchvision.models.resnext50_32x4d().state_dict(),
+    r"another width.*groups.*layer1.0.conv1.weight is \(96, 64, 1, 1\)": lambda: torchvision.models.resnet50(
+        width_per_group=96
+    ).state_dict(),
     "looks like a vision transformer": lambda: {"cls_token": torch.zeros(1, 1, 8), "head.weight": torch.zeros(2, 8)},
     "looks like features.0.weight, ": lambda: torchvision.models.vgg11().features.state_dict(prefix="features."),
     r"resnet18 with further layers \(layer1.0.se.fc1.weight\)": squeezed,
@@ -250,7 +263,9 @@ def test_another_architecture_is_refused_by_what_it_looks_like(tmp_path, message
     # Looked at are names and shapes: one number stands for each tensor.
     state = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in state.items()}
     torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=rf"(?s)other.pth cannot be loaded.*{message}.*Allowed: resnet18 or resnet50"):
+    with pytest.raises(
+        InputError, match=rf"(?s)other.pth cannot be loaded.*{message}.*Allowed: ResNets of torchvision"
+    ):
         load_pretrained(tmp_path / "other.pth")
 
 

@@ -7,7 +7,9 @@ import pytest
 from factories import UNTRAINED, failed, row
 from rich.console import Console
 
-from mdssl.leaderboard.board import read, write_rows
+from mdssl.config.trial import TrialConfig
+from mdssl.leaderboard.board import read, with_settings, write_rows
+from mdssl.tables.baseline import find_baselines
 from mdssl.tables.printing import print_leaderboard
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 
@@ -371,3 +373,34 @@ def test_an_untrained_encoder_that_is_ahead_of_half_of_the_trials_is_said(storag
     write_rows(storage, "f" * 12, [row(name, val_top1=val, **UNTRAINED) for name in DATASETS])
     said = f"an untrained encoder has val {val}, which {behind} of 2 trained trials do not exceed: train longer"
     assert any(said in note for note in table(storage).attrs["notes"]) == bool(behind)
+
+
+def made_of(**trial) -> dict:
+    """``config_json`` of a trial with these settings."""
+    config = {"method": "mdssl", "domains": ["cifar10", "svhn"]} | trial
+    return {"config_json": json.dumps({"trial": TrialConfig(**config).to_dict()})}
+
+
+def test_trials_that_start_from_weights_are_compared_with_these_weights(storage):
+    """Each with its own, whatever file they came from; a trial from random weights with none."""
+    for number, (weights, scores) in enumerate({"a": (50, 60, 20, 20), "b": (10, 20, 20, 30)}.items()):
+        own = made_of(method="pretrained", domains=(), weights=f"{weights}.pth", weights_fingerprint=weights)
+        trial(storage, number, scores, **UNTRAINED | {"method": "pretrained"}, **own)
+        for scale, gain in ((1.0, 3), (0.1, 5)):
+            own = made_of(init=f"copy-of-{weights}.pth", init_fingerprint=weights, encoder_lr_scale=scale)
+            better = tuple(score + gain for score in scores)
+            trial(storage, 10 + 10 * number + gain, better, **own)
+    trial(storage, 99, (90, 90, 90, 90), **made_of())
+    df = table(storage).set_index(["method", "init", "encoder_lr_scale"])
+    assert df["vs pretrained"].dropna().to_dict() == {
+        ("mdssl", f"copy-of-{weights}.pth", scale): gain for weights in "ab" for scale, gain in ((1.0, 3), (0.1, 5))
+    }
+    assert "init_fingerprint" not in df and "normalization" not in df
+    # simclr is the baseline of what starts from the same weights.
+    for number, init in enumerate(("random", "copy-of-a.pth")):
+        start = {} if init == "random" else {"init": init, "init_fingerprint": "a"}
+        trial(storage, 30 + number, (1, 1, 1, 1), **SIMCLR, **made_of(method="simclr", **start))
+    rows = with_settings(read(storage))
+    pairs = {int(trial_id, 16): int(other, 16) for trial_id, other in find_baselines(rows, rows).items()}
+    # The weights "a" fit both, and so have none.
+    assert pairs == {30: 30, 99: 30, 1: 30, 31: 31, 13: 31}

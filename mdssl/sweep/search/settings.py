@@ -24,8 +24,8 @@ class SearchSettings:
     """grid (every combination of values) | random | optuna (multivariate TPE: chooses by validation scores so far).
     Methods without λ1 and λ2 are baselines, trained beside the search."""
     range: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
-    """A setting to search between two values, both included: --range lambda1 0.8 1, with a step --range lambda2 0 0.4
-    0.05, or in the logarithm --range learning_rate 0.5 8 log. Without a step, values have three digits."""
+    """A setting to search between two values, both included: --range lambda1 0.8 1 (with a step --range lambda2 0 0.4
+    0.05, or in the logarithm --range learning_rate 0.5 8 log). Without a step, values have three digits."""
     trials: int | None = None
     """Number of trials of a search; those in the storage, from any sweep, count."""
     time_budget: str | None = None

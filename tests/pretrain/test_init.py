@@ -1,0 +1,219 @@
+"""Training that starts from weights: what is loaded, what is refused, and what it does to ids, rates and tables."""
+
+import json
+import logging
+import math
+from dataclasses import replace
+from urllib.error import URLError
+
+import huggingface_hub.constants
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from factories import Killed, kill_at, tiny_trial
+
+from mdssl import Sweep
+from mdssl.config.run import RunSettings
+from mdssl.config.trial import TrialConfig
+from mdssl.pretrain import timm_weights
+from mdssl.pretrain.loop import train
+from mdssl.pretrain.model import build_model
+from mdssl.pretrain.optim import build_optimizer
+from mdssl.pretrain.pretrained import Network, as_it_starts, complete, load_start, pretrained_config
+from mdssl.pretrain.timm_encoder import timm_input
+from mdssl.sweep.grid import trials
+
+timm = pytest.importorskip("timm")
+pytestmark = pytest.mark.usefixtures("full_encoders")
+VIT = {"arch": "timm/test_vit", "optimizer": "adamw", "learning_rate": 1e-3}
+EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
+
+
+def weights(folder):
+    return safetensors.torch.load_file(folder / "encoder.safetensors")
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    """A file of test_vit's weights for 32 pixels by timm's names, with its classifier, and the network."""
+    torch.manual_seed(7)
+    network = timm.create_model("test_vit", img_size=32, patch_size=4, num_classes=10).eval()
+    file = tmp_path_factory.mktemp("vit") / "vit.safetensors"
+    safetensors.torch.save_file(network.state_dict(), file)
+    return file, network
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    torch.manual_seed(7)
+    file = tmp_path_factory.mktemp("resnet") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), file)
+    return file
+
+
+def test_training_starts_from_the_weights_of_the_file_and_says_once_what_it_did_not_use(
+    vit, tiny_data, tmp_path, caplog
+):
+    file, network = vit
+
+    caplog.set_level(logging.INFO)
+    # The rate of the first step of a warm-up from zero changes nothing yet: the encoder is that of the file.
+    trial = tiny_trial(**VIT | {"learning_rate": 0.0}, init=str(file), iterations=1)
+    train(trial, data=tiny_data, trial_dir=tmp_path / "a", settings=EVERY_STEP, device="cpu")
+    found = weights(tmp_path / "a")
+    for name in ("blocks.0.attn.qkv.weight", "norm.weight"):
+        assert torch.equal(found[f"encoder.{name}"], network.state_dict()[name])
+    # 16 pixels have patches of 2 where the file has 4: as many positions, smaller patches, as timm resamples them.
+    expected = timm.create_model(
+        "test_vit", img_size=16, patch_size=2, num_classes=0, pretrained=True,
+        pretrained_cfg_overlay={"state_dict": dict(network.state_dict())},
+    )  # fmt: skip
+    for name, value in expected.state_dict().items():
+        assert torch.equal(found[f"encoder.{name}"], value), name
+    assert caplog.text.count("resampled: patch_embed.proj.weight") == 1
+    assert caplog.text.count("tensors of the file that the encoder does not have: head.bias, head.weight") == 1
+    config = TrialConfig.from_dict(json.loads((tmp_path / "a/config.json").read_text()))
+    assert config.init == str(file.absolute()) and len(config.init_fingerprint) == 16
+
+
+def test_a_run_that_started_from_weights_resumes_bit_for_bit_without_their_file(resnet, tiny_data, tmp_path):
+    file = tmp_path / "copy.pth"
+    file.write_bytes(resnet.read_bytes())
+    trial = complete(tiny_trial(init=str(file), encoder_lr_scale=0.1, iterations=4), 16)
+    options = {"data": tiny_data, "settings": EVERY_STEP, "device": "cpu"}
+    train(trial, trial_dir=tmp_path / "whole", **options)
+    with pytest.raises(Killed):
+        train(trial, trial_dir=tmp_path / "killed", report=kill_at(3), **options)
+    file.unlink()
+    train(trial, trial_dir=tmp_path / "killed", **options)
+    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(whole[name], value) for name, value in killed.items())
+    with pytest.raises(ValueError, match=r"copy.pth cannot be loaded: it cannot be read"):
+        train(trial, trial_dir=tmp_path / "new", **options)
+
+
+def test_a_changed_file_is_another_trial_and_its_place_is_none(resnet, tiny_data, tmp_path):
+    trial = tiny_trial(init=str(resnet))
+    first = complete(trial, 16)
+    moved, changed = tmp_path / "moved.pth", tmp_path / "changed.pth"
+    moved.write_bytes(resnet.read_bytes())
+    state = torch.load(resnet)
+    torch.save(state | {"conv1.weight": state["conv1.weight"] + 1}, changed)
+    assert complete(replace(trial, init=str(moved)), 16).trial_id == first.trial_id
+    assert complete(replace(trial, init=str(changed)), 16).trial_id != first.trial_id
+    assert first.trial_id != tiny_trial().trial_id == tiny_trial(encoder_lr_scale=1).trial_id
+    moved.write_bytes(changed.read_bytes())
+    promised = replace(first, init=str(moved))
+    with pytest.raises(ValueError, match=r"moved.pth has weights of fingerprint .* was created from"):
+        train(promised, data=tiny_data, trial_dir=tmp_path / "trial", device="cpu")
+
+
+def test_the_encoder_has_its_share_of_the_rate_in_each_step(tiny_data, tmp_path):
+    ends = {}
+    for scale in (1.0, 0.5, 0.0):
+        trial = tiny_trial(encoder_lr_scale=scale, optimizer="sgd", iterations=1, lr_warmup_iterations=0)
+        train(trial, data=tiny_data, trial_dir=tmp_path / str(scale), device="cpu")
+        ends[scale] = weights(tmp_path / str(scale))
+    before = build_model(tiny_trial()).state_dict()
+    moved = {scale: end["encoder.layer4.1.conv2.weight"] - before["encoder.layer4.1.conv2.weight"]
+             for scale, end in ends.items()}  # fmt: skip
+    assert moved[1.0].norm() > 0 and not moved[0.0].any()
+    torch.testing.assert_close(moved[0.5], moved[1.0] / 2, rtol=1e-2, atol=1e-7)
+    assert torch.equal(ends[1.0]["projection.0.weight"], ends[0.0]["projection.0.weight"])
+    groups = build_optimizer(tiny_trial(encoder_lr_scale=0.5), build_model(tiny_trial())).param_groups
+    assert [group.get("lr_scale", 1) for group in groups] == [0.5, 0.5, 1, 1]
+    assert sum(p.numel() for group in groups for p in group["params"]) == sum(
+        math.prod(value.shape) for value in dict(build_model(tiny_trial()).named_parameters()).values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"init": "resnet"}, "has an encoder with arch 'resnet18', but arch is 'resnet50'. Use --arch resnet18"),
+        ({"init": "resnet", "arch": "resnet18", "stem": "cifar"}, "stem 'imagenet', but stem is 'cifar'"),
+        ({"init": "resnet", "arch": "resnet18", "norm": "group"}, "norm 'batch', but norm is 'group'"),
+        ({"init": "resnet", "arch": "timm/test_vit"}, "has no tensor patch_embed.proj.weight of timm/test_vit"),
+        ({"init": "vit", "arch": "resnet18"}, "looks like a vision transformer"),
+        ({"init": "vit", "arch": "timm/test_vit2"}, "lacks reg_token|do not fit"),
+        ({"init": "nothing.pth", "arch": "resnet18"}, "cannot be read"),
+        ({"init": "timm", "arch": "resnet18"}, "torchvision publishes those of arch 'resnet18'"),
+        ({"init": "torchvision", "arch": "timm/test_vit"}, "timm publishes those of arch 'timm/test_vit'"),
+        ({"init": "timm", "arch": "timm/vit_tiny_patch16_384.nothing"}, "has no weights 'nothing' in timm"),
+        ({"init": "timm", "arch": "timm/vit_giant_patch14_224"}, "no pretrained weights of"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value.values()),
+)
+def test_weights_that_do_not_fit_are_one_message(settings, message, resnet, vit, tiny_data, tmp_path):
+    files = {"resnet": str(resnet), "vit": str(vit[0])}
+    trial = tiny_trial(**{"arch": "resnet50"} | settings | {"init": files.get(settings["init"], settings["init"])})
+    with pytest.raises(ValueError, match=message):
+        train(trial, data=tiny_data, trial_dir=tmp_path, device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_network_the_message_says_where_the_file_goes(monkeypatch, tmp_path, resnet, vit):
+    def offline(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(timm_weights, "urlopen", offline)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    of_torchvision = (
+        r"checkpoints/(resnet18-\w+\.pth) and cannot be fetched.*Download https://download.pytorch.org.*--init"
+    )
+    with pytest.raises(ValueError, match=of_torchvision):
+        load_start("torchvision", Network("resnet18"))
+    of_timm = "hub/models--timm--test_vit.r160_in1k and cannot be fetched.*https://huggingface.co/timm/test_vit"
+    network = Network("timm/test_vit", input_size=32, patch_size=4)
+    with pytest.raises(ValueError, match=of_timm):
+        load_start("timm", network)
+    # At the places that the messages name, the files are found.
+    file = tmp_path / "checkpoints/resnet18-f37072fd.pth"
+    file.write_bytes(resnet.read_bytes())
+    assert (
+        load_start("torchvision", Network("resnet18")).fingerprint
+        == load_start(str(resnet), Network("resnet18")).fingerprint
+    )
+    snapshot = tmp_path / "hub/models--timm--test_vit.r160_in1k/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("0123")
+    (snapshot / "model.safetensors").write_bytes(vit[0].read_bytes())
+    monkeypatch.setattr(timm_weights, "urlopen", None)
+    assert load_start("timm", network).fingerprint == load_start(str(vit[0]), network).fingerprint
+
+
+def test_the_encoder_of_a_trial_can_be_trained_on(tiny_data, tmp_path):
+    first = tiny_trial(**VIT, iterations=2)
+    train(first, data=tiny_data, trial_dir=tmp_path / "first", device="cpu")
+    file = tmp_path / "first/encoder.safetensors"
+    found = load_start(str(file), Network.of(complete(first, 16)))
+    assert all(
+        torch.equal(weights(tmp_path / "first")[f"encoder.{name}"], value) for name, value in found.encoder.items()
+    )
+    assert set(found.unmatched) == {name for name in weights(tmp_path / "first") if name.startswith("projection.")}
+    config, _ = pretrained_config(file)
+    assert (config.arch, config.input_size, config.patch_size) == ("timm/test_vit", 16, 2)
+
+
+def test_a_sweep_scores_the_weights_as_they_are_beside_what_starts_from_them(vit, tiny_data):
+    sweep = Sweep(
+        domains=("tiny-a", "tiny-b"), data=tiny_data, preset="vit", arch="timm/test_vit", init=str(vit[0]),
+        batch_per_domain=8, iterations=4, lr_warmup_iterations=1, lambda2=(0.1,),
+    )  # fmt: skip
+    found = trials(sweep.settings, sweep.settings.expand("random", "simclr", "mdssl"))
+    assert [config.method for config in found] == ["random", "pretrained", "simclr", "mdssl"]
+    random, as_is, *trained = found
+    assert {config.init_fingerprint for config in trained} == {as_is.weights_fingerprint}
+    assert {(config.input_size, config.patch_size) for config in found} == {(16, 2)}
+    assert (random.init, as_is.weights) == ("random", str(vit[0]))
+    assert as_it_starts(trained[0]) == as_is
+    assert (
+        random.trial_id
+        == TrialConfig(method="random", **timm_input("timm/test_vit", 16, None), arch="timm/test_vit").trial_id
+    )
+    plain = Sweep(**{"domains": ("tiny-a", "tiny-b"), "data": tiny_data, "batch_per_domain": 8, "iterations": 4})
+    assert "pretrained" not in {config.method for config in trials(plain.settings, plain.settings.expand("mdssl"))}
