@@ -57,7 +57,13 @@ def card(
         command = probe_command(config.trial_id, settings, {}, {"evaluate": ("DATASET",), "features": ("encoder",)})
     else:
         settings.pop("weights", None)
-        command = train_command(config.to_dict(), row.get("preset"), workers=training.get("num_workers") or 1)
+        if "init" in settings:
+            settings["init"] = file_name(config.init)
+        command = train_command(
+            config.to_dict() | {"init": file_name(config.init)},
+            row.get("preset"),
+            workers=training.get("num_workers") or 1,
+        )
     mean, std = statistics_of(config.normalization)
     return _TEMPLATES.get_template("card.md").render(
         config=config,

@@ -68,7 +68,7 @@ def to_safetensors(config: TrialConfig, model: Model) -> bytes:
 
     `mdssl probe --weights` reads the stem from these settings: the weights alone do not determine it.
     """
-    settings = config.to_dict() | {"weights": file_name(config.weights)}
+    settings = config.to_dict() | {"weights": file_name(config.weights), "init": file_name(config.init)}
     weights = {name: value.detach().cpu().contiguous() for name, value in model.encoder.state_dict().items()}
     metadata = {"format": "pt", "config": json.dumps(settings)}
     return with_sorted_metadata(safetensors.torch.save(weights, metadata=metadata))

@@ -92,9 +92,11 @@ def sweep_table(
     starts = find_baselines(started, shown, (PRETRAINED,), strict=False) if len(started) else {}
 
     differing = settings_to_show(rows[[name for name in rows if name in _SETTINGS or name == "trial_id"]])
+    for name in ("weights", "init"):
+        if name in trials:
+            trials[name] = trials[name].map(lambda file: Location.of(file).name, na_action="ignore")
     if "weights" in trials and trials["weights"].notna().any():
         # Only the name of the file distinguishes pretrained encoders.
-        trials["weights"] = trials["weights"].map(lambda file: Location.of(file).name, na_action="ignore")
         differing = [*(name for name in differing if name != "weights"), "weights"]
     mixture = ["train_mixture"] if len(mixtures) > 1 else []
     table = pd.concat([trials[["method", *mixture, "lambda1", "lambda2", *differing]], scores], axis=1)

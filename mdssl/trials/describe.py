@@ -73,6 +73,8 @@ def labels(configs: Iterable[TrialConfig], mixtures: Mapping[str, str] | None = 
             words.append(Location.of(config.weights).name)
         for name, value in settings[config.trial_id].items():
             weighs = name in ("lambda1", "lambda2") and METHODS[config.method].weighs_domains
+            if name == "init":
+                value = Location.of(value).name
             if (name in differing or weighs) and value is not None:
                 words.append(f"{_SHORT.get(name, name)}={value if isinstance(value, str) else format(value, 'g')}")
         found[config.trial_id] = " ".join(words)

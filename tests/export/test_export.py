@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from exports import blocks_of, exported, features_of, photo, random_trial, run_blocks
+from factories import tiny_trial
 from PIL import Image
 
 from mdssl.cli.main import main
@@ -20,7 +21,7 @@ from mdssl.export.images import Preparation
 from mdssl.pretrain.encoder import load_encoder
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import Model, build_model
-from mdssl.pretrain.pretrained import load_pretrained, pretrained_config
+from mdssl.pretrain.pretrained import complete, load_pretrained, pretrained_config
 from mdssl.pretrain.timm_encoder import timm_input
 from mdssl.storage.location import Location
 
@@ -113,6 +114,18 @@ def untrained(tmp_path_factory) -> tuple[Path, str]:
     """A storage with an untrained ResNet-18, and its id."""
     storage = tmp_path_factory.mktemp("untrained")
     return storage, random_trial(storage)
+
+
+def test_an_export_does_not_name_the_folder_of_the_weights_that_training_started_from(tiny_data, tmp_path):
+    torch.save(build_model(tiny_trial()).encoder.state_dict(), tmp_path / "start.pth")
+    trial = complete(tiny_trial(init=str(tmp_path / "start.pth"), iterations=1), 16)
+    train(trial, data=tiny_data, trial_dir=tmp_path / "trials" / trial.trial_id, device="cpu")
+    output = exported(tmp_path, trial.trial_id, tmp_path / "out", "safetensors", size=16)
+    text = (output / "README.md").read_text()
+    assert "--init start.pth" in text and "| init | start.pth |" in text
+    for file in output.iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file.name
+    assert load_encoder(output, device="cpu").config.init_fingerprint == trial.init_fingerprint
 
 
 def test_without_onnx_the_message_says_what_to_install(untrained, tmp_path, monkeypatch):
