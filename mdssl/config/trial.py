@@ -46,8 +46,7 @@ class Recipe:
     projection_dim: int = 128
     """Width of the representations that the loss compares."""
     batching: Literal["joint", "per-domain"] = "joint"
-    """joint: one encoder pass over all domains | per-domain: a pass each, so that batch-norm sees one domain at a time.
-    """
+    """joint: one encoder pass over all domains | per-domain: a pass each, so batch-norm sees one domain at a time."""
     batch_per_domain: int = 1024
     """Images of each domain in a step, over all workers; each gives two views."""
     sampling: Literal["balanced", "proportional"] = "balanced"
@@ -117,8 +116,7 @@ class ClusterSettings:
     epsilon_final: float = 0.01
     """mdssl-robust: ε at the last clustering; it decays exponentially from one to the other."""
     outlier_rule: Literal["farthest", "runner-up"] = "farthest"
-    """mdssl-robust: which distances eq. 5 divides by that to the nearest centroid: farthest (as printed) | runner-up
-    (as the paper's prose)."""
+    """mdssl-robust: the distance that eq. 5 divides by the smallest: farthest (as printed) | runner-up (as in prose)."""
 
     def __post_init__(self) -> None:
         check_types(self)
