@@ -116,7 +116,7 @@ class ClusterSettings:
     epsilon_final: float = 0.01
     """mdssl-robust: ε at the last clustering; it decays exponentially from one to the other."""
     outlier_rule: Literal["farthest", "runner-up"] = "farthest"
-    """mdssl-robust: the distance that eq. 5 divides by the smallest: farthest (as printed) | runner-up (as in prose)."""
+    """mdssl-robust: the distance that eq. 5 divides by the smallest: farthest (as printed) | runner-up (as prose)."""
 
     def __post_init__(self) -> None:
         check_types(self)
