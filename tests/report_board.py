@@ -9,6 +9,8 @@ import pandas as pd
 from factories import UNTRAINED, failed, row
 
 from mdssl.config.trial import TrialConfig
+from mdssl.evaluate import confusion
+from mdssl.evaluate.confusion import counts_of
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.location import Location
 
@@ -66,6 +68,12 @@ def write_trial(storage: str, trial: TrialConfig, scores: dict[str, float], *, c
         pd.DataFrame({"step": [10, 20], "loss": [5.0, 4.0]}).to_parquet(sink)
         (Location.of(storage) / "trials" / trial.trial_id / "metrics.parquet").write_bytes(sink.getvalue())
     return trial.trial_id
+
+
+def write_confusion(storage: str, trial_id: str, matrix: np.ndarray, names: list[str], *, seeds: int = 1) -> None:
+    """Write the confusion matrix of a score of a trial."""
+    own = {"dataset": "svhn", "features": "encoder", "probe": "lbfgs", "fingerprint": "f", "seeds": seeds}
+    confusion.add(Location.of(storage) / "trials" / trial_id, [{**own, "classes": names, "counts": counts_of(matrix)}])
 
 
 def write_failed(storage: str, trial: TrialConfig, error: str = HOSTILE) -> str:

@@ -48,8 +48,8 @@ class Sample(NamedTuple):
     disk_mb: float
 
 
-def soak(trials: int, data: str, every_seconds: float = 2.0) -> list[Sample]:
-    """Run a sweep of at least so many trials; what was seen on the way.
+def soak(trials: int, data: str, every_seconds: float = 2.0, iterations: int = 2) -> list[Sample]:
+    """Run a sweep of at least so many trials; what was seen while its Ray ran.
 
     Args:
         data: a folder with the prepared datasets tiny-a and tiny-b.
@@ -70,7 +70,7 @@ def soak(trials: int, data: str, every_seconds: float = 2.0) -> list[Sample]:
             "--precision",
             "fp32",
         ]
-        command += ["--iterations", 2, "--executor", "inline", "--lambda1", 0.9, "--lambda2", *LAMBDA2]
+        command += ["--iterations", iterations, "--executor", "inline", "--lambda1", 0.9, "--lambda2", *LAMBDA2]
         command += ["--seeds", *range(-(-trials // (len(LAMBDA2) + 2))), "--data", data, "--storage", storage]
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), "RAY_TMPDIR": str(temporary)}
         with open(said, "w") as out:
@@ -92,7 +92,7 @@ def soak(trials: int, data: str, every_seconds: float = 2.0) -> list[Sample]:
         assert process.returncode == 0, said.read_text()
         left = [file for file in temporary.rglob("*") if file.is_file() and not file.is_symlink()]
         assert not left, f"left behind: {left}"
-    return samples
+    return [sample for sample in samples if "raylet" in sample.processes]
 
 
 def growth(samples: list[Sample], role: str, what: str) -> float:

@@ -12,10 +12,10 @@ import tyro
 
 from mdssl.cli.places import DataFlag, DeviceFlag, StorageFlag, TrialArgument
 from mdssl.config.field_types import pick
-from mdssl.config.methods import METHODS
+from mdssl.config.methods import CLUSTER_SETTINGS, METHODS
 from mdssl.config.presets import PRESETS
 from mdssl.config.run import ProbeConfig, RunSettings, check_gradient_caching
-from mdssl.config.trial import ClusterSettings, TrialConfig
+from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError, check_name
 
 
@@ -53,12 +53,14 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
             )
 
     def _refuse_settings_of_other_methods(self) -> None:
-        for each in fields(ClusterSettings):
+        own = [each for each in fields(TrialConfig) if each.name in {*CLUSTER_SETTINGS, "negative_weight"}]
+        for each in own:
             unasked = PRESETS[self.preset].get(each.name, each.default)
             if not METHODS[self.method].has_setting(each.name) and getattr(self, each.name) != unasked:
+                having = ", ".join(name for name, method in METHODS.items() if each.name in method.settings)
                 raise InputError(
                     f"{each.name} is {getattr(self, each.name)!r}, but method {self.method!r} has no such setting; "
-                    "leave it out, or choose a clustered method."
+                    f"leave it out, or choose a method that has it: {having}."
                 )
 
 

@@ -13,7 +13,7 @@ PRETRAINED_SETTINGS = ("weights", "weights_fingerprint")
 SCHEDULE_SETTINGS = ("num_clusters", "warmup_iterations", "recluster_every", "cluster_space", "cluster_normalized")
 OUTLIER_SETTINGS = ("epsilon", "epsilon_final", "outlier_rule")
 CLUSTER_SETTINGS = (*SCHEDULE_SETTINGS, *OUTLIER_SETTINGS)
-OWN_SETTINGS = frozenset({*CLUSTER_SETTINGS, *PRETRAINED_SETTINGS, "sampling"})
+OWN_SETTINGS = frozenset({*CLUSTER_SETTINGS, *PRETRAINED_SETTINGS, "sampling", "negative_weight"})
 """Settings that only some methods have; the record of a method lists its own."""
 
 
@@ -32,7 +32,7 @@ class Method:
     trains: bool = True
     """Whether it trains an encoder, and so has training domains and a training schedule."""
     weighs_domains: bool = True
-    """Whether its loss has λ1 and λ2. Without them they are 1 and 0, and all images of a batch are one domain."""
+    """Whether its loss has λ1 and λ2. Without them they are 1 and 0."""
     settings: tuple[str, ...] = ()
     """The entries of `OWN_SETTINGS` that the method has; for a method that does not train, all its settings."""
 
@@ -43,6 +43,16 @@ class Method:
     @cached_property
     def _lacking(self) -> frozenset[str]:
         return OWN_SETTINGS.difference(self.settings)
+
+    @property
+    def weighs_negatives(self) -> bool:
+        """Whether its loss is `mdssl.pretrain.loss.weighted_nt_xent`."""
+        return "negative_weight" in self.settings
+
+    @property
+    def tells_domains_apart(self) -> bool:
+        """Whether its loss depends on the domains of the images. Otherwise all images of a batch are one domain."""
+        return self.weighs_domains or self.weighs_negatives
 
     @property
     def finds_domains(self) -> bool:
@@ -88,6 +98,14 @@ METHODS = {
             description="SimCLR on the union of its training domains, treated as one domain",
             weighs_domains=False,
             settings=("sampling",),
+        ),
+        Method(
+            name="simclr-weighted",
+            label="SimCLR, weighted negatives",
+            color="#882255",
+            description="SimCLR with a smaller weight on negatives of other domains than the anchor's",
+            weighs_domains=False,
+            settings=("sampling", "negative_weight"),
         ),
         Method(
             name="mdssl",

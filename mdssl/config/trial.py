@@ -66,6 +66,8 @@ class Recipe:
     sampling: Literal["balanced", "proportional"] = "balanced"
     """Images of a step, where the names of domains are used: balanced (as many of each domain) | proportional (as many
     in all; simclr draws from the union, as if no domain were known, mdssl by the sizes of the domains)."""
+    negative_weight: float = 0.5
+    """simclr-weighted: weight of negatives of other domains, from 0 (none of them count) to 1 (as simclr)."""
     iterations: int = 48_000
     """Training steps."""
     optimizer: Literal["lars", "sgd", "adamw"] = "lars"
@@ -103,8 +105,8 @@ class Recipe:
             check_number(name, getattr(self, name), low=0)
         usual, warmup = Recipe.decay_fraction, self.lr_warmup_iterations
         check_schedule(self.schedule, self.decay_fraction, usual, self.iterations, warmup)
-        for name, low in (("crop_min_area", 0.01), ("jitter_strength", 0), ("blur_probability", 0)):
-            check_number(name, getattr(self, name), low=low, high=1)
+        for name in ("crop_min_area", "jitter_strength", "blur_probability", "negative_weight"):
+            check_number(name, getattr(self, name), low=0.01 * (name == "crop_min_area"), high=1)
 
     @property
     def stable_steps(self) -> int:
@@ -123,9 +125,9 @@ class TrialConfig(Recipe, ClusterSettings):
     """
 
     method: str = "mdssl"
-    """simclr (the union of all domains as one) | mdssl (domain labels known) | mdssl-clustered (unknown: K-Means finds
-    them) | mdssl-robust (the same, without outliers) | pretrained (an encoder from elsewhere) | random (an untrained
-    encoder)."""
+    """simclr (the union of all domains as one) | simclr-weighted (the same, with weaker negatives of other domains) |
+    mdssl (domain labels known) | mdssl-clustered (unknown: K-Means finds them) | mdssl-robust (the same, without
+    outliers) | pretrained (an encoder from elsewhere) | random (an untrained encoder)."""
     domains: tuple[str, ...] = ()
     """Names of prepared datasets to train on, one domain each."""
     lambda1: float = 1.0

@@ -1,4 +1,5 @@
-"""Files that evaluation adds to a trial: representations of each evaluation dataset, and the sheet of neighbors.
+"""Files that evaluation adds to a trial: representations of each evaluation dataset, confusion matrices, and the sheet
+of neighbors.
 
 Scores do not depend on these files, so every error is only a warning in the trial's log.
 """
@@ -6,14 +7,15 @@ Scores do not depend on these files, so every error is only a warning in the tri
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import Dataset, open_dataset
 from mdssl.data.remote import ensure_local, is_prepared_in
 from mdssl.errors import InputError
-from mdssl.evaluate import representations, trial_sheet
+from mdssl.evaluate import confusion, representations, trial_sheet
 from mdssl.evaluate.evaluate import Encoded
 from mdssl.evaluate.features import extract_features
 from mdssl.pretrain.model import Model
@@ -40,6 +42,7 @@ class TrialArtifacts:
         with _only_warn("temporary files", self.trial_dir):
             (self.trial_dir / representations.FOLDER).clear_temporaries()
             self.trial_dir.clear_temporaries("neighbors")
+            self.trial_dir.clear_temporaries("confusion")
 
     def add(self, dataset: Dataset, encoded: Encoded | None = None) -> None:
         """Write the representations of ``dataset`` unless they exist; ``encoded``: its features, if computed."""
@@ -53,6 +56,25 @@ class TrialArtifacts:
                 features = computed or extract_features(self.model, images, device=self.device, input_size=size)
                 found = representations.represent(self.model, self.config, dataset, features)
                 representations.write(self.trial_dir, found)
+
+    def add_confusions(self, dataset: Dataset, scores: Sequence[dict[str, Any]]) -> None:
+        """Write the confusion matrices of new ``scores`` of `mdssl.evaluate.evaluate.score_dataset`."""
+        with _only_warn(f"confusion matrices of {dataset.name}", self.trial_dir):
+            confusion.add(
+                self.trial_dir,
+                [
+                    {
+                        "dataset": dataset.name,
+                        "features": score["features"],
+                        "probe": score["probe"],
+                        "fingerprint": dataset.evaluation_fingerprint,
+                        "classes": list(dataset.classes),
+                        "seeds": score["probe_settings"].get("probe_seeds", 1),
+                        "counts": score["confusion"],
+                    }
+                    for score in scores
+                ],
+            )
 
     def draw(self) -> None:
         """Draw the sheet of the trial's domains and of all datasets it was ever scored on, unless it exists."""

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from mdssl.errors import InputError
+from mdssl.evaluate.confusion import confusion_matrix
 from mdssl.evaluate.features import check_finite
 
 _CONSTANT_BELOW = 1e-6
@@ -89,6 +91,7 @@ class ProbeResult:
         top1: percent of test images whose class has the largest logit.
         top5: percent whose class is among the five largest; None with five classes or fewer.
         predictions: (N_test,) int64 predicted classes.
+        confusion: (C, C) int64 test images by true class, in rows, and predicted class.
         found: what the fit adds to its settings in ``config_json``, such as a chosen learning rate.
     """
 
@@ -96,6 +99,7 @@ class ProbeResult:
     top5: float | None
     predictions: torch.Tensor
     classifier: Classifier
+    confusion: np.ndarray
     found: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -110,12 +114,27 @@ def standardization(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def score(classifier: Classifier, parts: Parts, found: Mapping[str, Any] | None = None) -> ProbeResult:
     """Return the result of ``classifier`` on the test part."""
-    logits = classifier.logits(parts.test_x)
+    present = parts.classes_present
+    return result_of(
+        classifier.logits(parts.test_x), parts.test_y, classes_present=present, classifier=classifier, found=found
+    )
+
+
+def result_of(
+    logits: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    classes_present: int,
+    classifier: Classifier,
+    found: Mapping[str, Any] | None = None,
+) -> ProbeResult:
+    """Return the result of (N, num_classes) ``logits`` for test images of the classes ``y``."""
     predictions = logits.argmax(dim=1)
     top5 = None
-    if parts.classes_present > 5:
-        top5 = percent((logits.topk(5, dim=1).indices == parts.test_y[:, None]).any(dim=1))
-    return ProbeResult(percent(predictions == parts.test_y), top5, predictions, classifier, found or {})
+    if classes_present > 5:
+        top5 = percent((logits.topk(5, dim=1).indices == y[:, None]).any(dim=1))
+    confusion = confusion_matrix(y.cpu().numpy(), predictions.cpu().numpy(), logits.shape[1])
+    return ProbeResult(percent(predictions == y), top5, predictions, classifier, confusion, found or {})
 
 
 def percent(correct: torch.Tensor) -> float:

@@ -96,10 +96,15 @@ def _to_views(images: np.ndarray, device: str | torch.device, size: int | None) 
     """(B, S, S, 3) uint8 to the encoder's (B, 3, S, S) float32 input in channels-last memory order."""
     # A copy, because torch has no read-only tensors, and all trials share the memory map.
     x = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float().div_(255)
-    if size is not None and x.shape[2:] != (size, size):
-        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=size < max(x.shape[2:]))
-        x = x.contiguous(memory_format=torch.channels_last)
-    return normalize(x)
+    return normalize(resized(x, size))
+
+
+def resized(x: torch.Tensor, size: int | None) -> torch.Tensor:
+    """Resize (B, 3, S, S) to ``size`` pixels, as for `extract_features`; None keeps the size."""
+    if size is None or x.shape[2:] == (size, size):
+        return x
+    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=size < max(x.shape[2:]))
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager

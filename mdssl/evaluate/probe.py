@@ -73,7 +73,8 @@ def _sgd(probes: Callable[..., list[ProbeResult]]) -> Callable[[Parts, ProbeConf
     def run(parts: Parts, config: ProbeConfig, seed: int) -> list[ProbeResult]:
         settings = config.each()[0].settings()
         rates = {"learning_rates": config.probe_learning_rate} if config.probe_learning_rate else {}
-        own = {"epochs": settings["probe_epochs"], "batch_size": settings["probe_batch"], "seed": seed}
+        own = {"epochs": config.epochs, "batch_size": settings["probe_batch"], "seed": seed}
+        own |= {"iterations": config.probe_iterations} if config.probe_iterations else {}
         return probes(parts, **rates, **own)
 
     return run
@@ -85,7 +86,8 @@ PROBES: dict[str, Callable[[Parts, ProbeConfig, int], list[ProbeResult]]] = {
     "sgd": _sgd(sgd_probes),
     "sgd-raw": _sgd(raw_sgd_probes),
 }
-"""``ProbeConfig.probe`` to a function of parts, config and seed, with a result for each of ``config.each()``."""
+"""``ProbeConfig.probe`` to a function of parts, config and seed, with a result for each of ``config.each()``. The
+probe ``finetune`` needs more than features: see `mdssl.evaluate.finetune`."""
 
 
 def run_probes(parts: Parts, *, config: ProbeConfig, seed: int = 0) -> list[ProbeResult]:
@@ -101,16 +103,19 @@ def _fit_lbfgs(
     In them the objective is about equally curved in all directions, so that some tens of iterations are enough. For W,
     as features are strongly correlated, it would take hundreds to thousands.
 
+    Classes without a row are left out, with a bias of -inf, which is their optimum: descent would go there for ever.
+
     Args:
         start: a fit on the same rows with another penalty.
     """
+    present, y = y.unique(return_inverse=True)
     shift, scale = standardization(x)
     x = (x.double() - shift) / scale
     penalty = (50 * l2 + 1e-5) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     root = torch.linalg.cholesky(x.T @ x / len(x) + penalty, upper=True)
     inverse = torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=x.dtype, device=x.device), upper=True)
-    rotated = x.new_zeros(num_classes, x.shape[1]) if start is None else start.weight @ root.T
-    bias = x.new_zeros(num_classes) if start is None else start.bias.clone()
+    rotated = x.new_zeros(len(present), x.shape[1]) if start is None else start.weight[present] @ root.T
+    bias = x.new_zeros(len(present)) if start is None else start.bias[present]
     rotated.requires_grad_(), bias.requires_grad_()
     optimizer = torch.optim.LBFGS(
         [rotated, bias],
@@ -137,4 +142,6 @@ def _fit_lbfgs(
             f"probe_l2 {l2:g}; raise probe_l2.",
             stacklevel=3,
         )
-    return Classifier((rotated @ inverse.T).detach(), bias.detach(), shift, scale)
+    weights, biases = x.new_zeros(num_classes, x.shape[1]), x.new_full((num_classes,), -torch.inf)
+    weights[present], biases[present] = (rotated @ inverse.T).detach(), bias.detach()
+    return Classifier(weights, biases, shift, scale)

@@ -29,7 +29,13 @@ _POWER_ITERATIONS = 30
 
 
 def sgd_probes(
-    parts: Parts, *, learning_rates: Sequence[float] = (), epochs: int = 100, batch_size: int = 256, seed: int = 0
+    parts: Parts,
+    *,
+    learning_rates: Sequence[float] = (),
+    epochs: int = 100,
+    iterations: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
 ) -> list[ProbeResult]:
     """One linear layer by plain SGD on standardized features, in float64.
 
@@ -43,6 +49,7 @@ def sgd_probes(
     result names it.
 
     Args:
+        iterations: steps, in place of ``epochs``.
         seed: of the order of the batches and of the choice of held-out images; the same on every device.
 
     Returns:
@@ -53,6 +60,7 @@ def sgd_probes(
     """
     parts.check()
     settings = {"num_classes": parts.num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed}
+    settings |= {} if iterations is None else {"iterations": iterations}
     found = {}
     shift, scale = standardization(parts.train_x)
     x = (parts.train_x.double() - shift) / scale
@@ -66,14 +74,20 @@ def sgd_probes(
 
 
 def raw_sgd_probes(
-    parts: Parts, *, learning_rates: Sequence[float] = (0.1,), epochs: int = 100, batch_size: int = 1024, seed: int = 0
+    parts: Parts,
+    *,
+    learning_rates: Sequence[float] = (0.1,),
+    epochs: int = 100,
+    iterations: int | None = None,
+    batch_size: int = 1024,
+    seed: int = 0,
 ) -> list[ProbeResult]:
     """Run the paper's linear evaluation (section 3.1, tables 6 and 7): one linear layer, SGD, raw float32 features.
 
     The last batch of an epoch may be smaller. Table 7 also says 30,000 iterations, where 100 epochs of CIFAR-10 have
-    4,900; epochs are used here. Each layer is fitted again with the features in reverse order, which only changes the
-    order of sums. If top-1 then differs by more than `UNSTABLE_ABOVE` points and more than one image, ``found`` has
-    ``unstable`` and the other score, ``top1_in_other_order``.
+    4,900: with ``iterations`` they count in place of ``epochs``. Each layer is fitted again with the features in
+    reverse order, which only changes the order of sums. If top-1 then differs by more than `UNSTABLE_ABOVE` points and
+    more than one image, ``found`` has ``unstable`` and the other score, ``top1_in_other_order``.
 
     Returns:
         A result for each of ``learning_rates``.
@@ -83,6 +97,7 @@ def raw_sgd_probes(
     """
     parts.check()
     settings = {"num_classes": parts.num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed}
+    settings |= {} if iterations is None else {"iterations": iterations}
 
     def fitted(parts: Parts) -> list[ProbeResult]:
         fits = fit_sgd(parts.train_x, parts.train_y, learning_rates, **settings, whole_batch=False)
@@ -156,14 +171,17 @@ def fit_sgd(
     *,
     num_classes: int,
     epochs: int,
+    iterations: int | None = None,
     batch_size: int,
     seed: int,
     whole_batch: bool,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(num_classes, width) weights and biases for each learning rate, in the type of ``x``.
 
-    With ``whole_batch``, the gradients of an incomplete batch are divided by ``batch_size``, not by its own size.
+    ``iterations`` are steps, in place of ``epochs``. With ``whole_batch``, the gradients of an incomplete batch are
+    divided by ``batch_size``, not by its own size.
     """
+    left = epochs * -(-len(x) // batch_size) if iterations is None else iterations
     many = len(learning_rates)
     # From zero: the problem is convex, and a random start would only add noise.
     weight = x.new_zeros(many * num_classes, x.shape[1])
@@ -173,9 +191,10 @@ def fit_sgd(
     rows = torch.arange(batch_size, device=x.device)
     # Reused, because allocating megabytes for each batch takes longer than filling them.
     buffer = x.new_empty(batch_size, x.shape[1])
-    for _ in range(epochs):
+    while left:
         order = torch.randperm(len(x), generator=generator).to(x.device)
-        for batch in order.split(batch_size):
+        for batch in order.split(batch_size)[:left]:
+            left -= 1
             features = torch.index_select(x, 0, batch, out=buffer[: len(batch)])
             logits = torch.addmm(bias, features, weight.T).view(len(batch), many, num_classes)
             # The gradient of mean cross-entropy by the logits is (softmax - one-hot) / B.

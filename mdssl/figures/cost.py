@@ -20,10 +20,9 @@ from mdssl.tables.select import SELECTED_ON_TEST
 
 SAME_COMPUTE = (
     "method", "train_mixture", "data_fingerprint", "lambda1", "lambda2", "temperature", "seed", "learning_rate", "init",
-    "init_fingerprint", "encoder_lr_scale", "normalization",
-    "lr_warmup_iterations", "sampling", "schedule", "decay_fraction", "weight_decay", "crop_min_area",
-    "jitter_strength", "epsilon", "epsilon_final", "outlier_rule", "recipe_version", "recipe_version_clustering",
-    "weights",
+    "init_fingerprint", "encoder_lr_scale", "normalization", "lr_warmup_iterations", "sampling", "negative_weight",
+    "schedule", "decay_fraction", "weight_decay", "crop_min_area", "jitter_strength", "epsilon", "epsilon_final",
+    "outlier_rule", "recipe_version", "recipe_version_clustering", "weights",
 )  # fmt: skip
 """Settings that do not change the amount of computation. Training times of trials that differ only in these differ by
 chance, for example by other programs on the machine."""

@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from mdssl.config.methods import METHODS
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raise it whenever a column comes, goes or changes its meaning.
 
-2: val_top1, val_knn_top1 and step. 3: val_linear_top1."""
+2: val_top1, val_knn_top1 and step. 3: val_linear_top1. 4: top1_sd, balanced_accuracy and macro_f1."""
 
 STATUSES = ("finished", "failed", "stopped")
 
@@ -71,7 +71,22 @@ COLUMNS = (
     Column("features", _TEXT, "layer that was scored: encoder or projection"),
     Column("probe", _TEXT, "linear probe, with those of its settings that are not the default"),
     Column("top1", _FLOAT, "linear probe, test split, at the end of training: percent"),
+    Column(
+        "top1_sd", _FLOAT, "sample standard deviation of top1 over the probe's seeds: percent; null for one", since=4
+    ),
     Column("top5", _FLOAT, "the same, class among the five best: percent; null with five classes or fewer"),
+    Column(
+        "balanced_accuracy",
+        _FLOAT,
+        "linear probe: mean recall of the classes with test images: percent; null in rows of versions 1 to 3",
+        since=4,
+    ),
+    Column(
+        "macro_f1",
+        _FLOAT,
+        "linear probe: mean F1 of the classes with test images or predictions: percent; null as before",
+        since=4,
+    ),
     Column("knn_top1", _FLOAT, "weighted nearest neighbors, test split: percent"),
     Column(
         "val_top1",
@@ -120,15 +135,19 @@ COLUMNS = (
 
 SCHEMA = pa.schema([pa.field(column.name, column.type, nullable=not column.required) for column in COLUMNS])
 
-_FIRST_COLUMNS = [column.name for column in COLUMNS if column.since == 1]
+_EARLIER = {
+    version: [column.name for column in COLUMNS if column.since <= version] for version in range(1, SCHEMA_VERSION)
+}
+"""The names of the columns of each earlier schema version."""
 
 
 def as_now(table: pa.Table) -> pa.Table:
-    """Add the later columns, with null, to a table of schema version 1; other tables are unchanged."""
-    if table.column_names != _FIRST_COLUMNS:
+    """Add the later columns, with null, to a table of an earlier schema version; other tables are unchanged."""
+    versions = [version for version, names in _EARLIER.items() if names == table.column_names]
+    if not versions:
         return table
     for number, column in enumerate(COLUMNS):
-        if column.since > 1:
+        if column.since > versions[0]:
             nothing = pa.array([None] * len(table), column.type)
             table = table.add_column(number, SCHEMA.field(number), nothing)
     return table

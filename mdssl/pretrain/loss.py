@@ -1,4 +1,4 @@
-"""The MDSSL objective (eqs. 1-4), exact, in O(B·d) memory, over the global batch of all workers.
+"""The MDSSL objective (eqs. 1-4) and weighted NT-Xent, exact, in O(B·d) memory, over the global batch of all workers.
 
 With S_ij = exp(z_i·z_j / τ), d(i) the domain of row i and p(i) its other view, over B images and their 2B views:
 
@@ -16,6 +16,7 @@ storing them. Several workers share the tiles evenly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -71,10 +72,61 @@ def mdssl_loss(
     """
     check_lambda1(lambda1)
     check_number("lambda2", lambda2, low=0)
+    alignment, log_within, log_across, _ = _compared(z_a, z_b, domains, temperature, of_ranks)
+    within, across = log_within.mean(), log_across.mean()
+    total = alignment + lambda1 * within
+    if lambda2 > 0:
+        total = total + lambda2 * across
+    return LossTerms(total, alignment.detach(), within.detach(), across.detach())
+
+
+def weighted_nt_xent(
+    z_a: torch.Tensor,
+    z_b: torch.Tensor,
+    domains: torch.Tensor,
+    *,
+    negative_weight: float,
+    temperature: float,
+    of_ranks: Sequence[torch.Tensor] | None = None,
+) -> LossTerms:
+    """Return NT-Xent in which negatives of other domains than the anchor's weigh w = ``negative_weight``.
+
+        total = alignment + 1/2B Σ_rows log( Σ_{j≠i, d(j)=d(i)} S_ij + w Σ_{d(j)≠d(i)} S_ij )
+
+    w = 1 is SimCLR's loss. w = 0 is the domain-wise loss of Lee et al., "DomCLP" (AAAI 2025), and MDSSL with λ1 = 1,
+    λ2 = 0. Between them a negative counts the more, the more similar its domain is, as in Zhang et al., "Towards
+    Unsupervised Domain Generalization" (CVPR 2022), which learns that similarity; here the labels of the domains tell.
+    The code of DomCLP has S_ii in the first sum, too. It is left out here, as in SimCLR.
+
+    Args:
+        negative_weight: w, in [0, 1].
+        z_a, z_b, domains, temperature, of_ranks: as for `mdssl_loss`, with the same precision and scale of gradients.
+
+    Raises:
+        ValueError: as `mdssl_loss`.
+    """
+    check_number("negative_weight", negative_weight, low=0, high=1)
+    alignment, log_within, log_across, is_mixed = _compared(z_a, z_b, domains, temperature, of_ranks)
+    log_all = log_within
+    if is_mixed and negative_weight > 0:
+        log_all = torch.logaddexp(log_within, log_across + math.log(negative_weight))
+    total = alignment + log_all.mean()
+    return LossTerms(total, alignment.detach(), log_within.detach().mean(), log_across.detach().mean())
+
+
+def _compared(
+    z_a: torch.Tensor,
+    z_b: torch.Tensor,
+    domains: torch.Tensor,
+    temperature: float,
+    of_ranks: Sequence[torch.Tensor] | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
+    """The alignment (eq. 2), the logarithms of the sums of eqs. 3 and 4 for each row of the global batch, sorted by
+    domain, and whether it has several domains; with one, the logarithms of eq. 4 are 0."""
     check_number("temperature", temperature, low=0.02)
     if z_a.ndim != 2 or z_a.shape != z_b.shape or domains.shape != z_a.shape[:1] or domains.is_floating_point():
         raise InputError(
-            f"mdssl_loss got z_a {tuple(z_a.shape)}, z_b {tuple(z_b.shape)} and {domains.dtype} domains "
+            f"the loss got z_a {tuple(z_a.shape)}, z_b {tuple(z_b.shape)} and {domains.dtype} domains "
             f"{tuple(domains.shape)}; it takes (B, r), (B, r) and (B,) integers."
         )
     with torch.autocast(z_a.device.type, enabled=False):
@@ -90,11 +142,7 @@ def mdssl_loss(
         sizes = tuple(2 * n for n in torch.unique(domains, return_counts=True)[1].tolist())
         rows = z[send(order.numpy(), z.device)].flatten(0, 1)
         log_within, log_across = _LogSums.apply(rows, sizes, temperature)
-        within, across = log_within.mean(), log_across.mean()
-        total = alignment + lambda1 * within
-        if lambda2 > 0:
-            total = total + lambda2 * across
-    return LossTerms(total, alignment.detach(), within.detach(), across.detach())
+    return alignment, log_within, log_across, len(sizes) > 1
 
 
 class _LogSums(torch.autograd.Function):

@@ -267,7 +267,7 @@ def groups_of(config: TrialConfig, mixture: Mixture, clusters: PseudoDomains | N
     if not method.finds_domains and config.sampling == "balanced":
         return mixture.domains
     if not method.finds_domains:
-        return mixture.in_proportion() if method.weighs_domains else (mixture.union(mixture.batch),)
+        return mixture.in_proportion() if method.tells_domains_apart else (mixture.union(mixture.batch),)
     if clusters is None:
         assert config.num_clusters is not None
         return (mixture.union(config.num_clusters * config.batch_per_domain),)

@@ -19,7 +19,7 @@ from mdssl.data.mixture import Group, Mixture, domain_key
 from mdssl.device import multiplies_bf16, send
 from mdssl.pretrain.augment import Views, augment, draw, draw_jitter_order
 from mdssl.pretrain.checkpoint import LoopState
-from mdssl.pretrain.loss import LossTerms, mdssl_loss
+from mdssl.pretrain.loss import LossTerms, mdssl_loss, weighted_nt_xent
 from mdssl.pretrain.stopping import Agreement
 
 
@@ -100,13 +100,16 @@ def backward_by_domain(
 
 def loss_of(config: TrialConfig, z: torch.Tensor, counts: list[list[int]]) -> LossTerms:
     """Return the loss of (2 · b, r) representations: first views of all groups, then second views."""
-    # A method that does not weigh domains has one domain.
-    groups = np.arange(len(counts[0])) * METHODS[config.method].weighs_domains
+    method = METHODS[config.method]
+    # To a loss that does not tell domains apart, all images are of one.
+    groups = np.arange(len(counts[0])) * method.tells_domains_apart
     of_ranks = torch.from_numpy(np.repeat(np.tile(groups, len(counts)), np.concatenate(counts)))
     labels = of_ranks.split([sum(of_rank) for of_rank in counts])
     z_a, z_b = z.chunk(2)
-    weights = {"lambda1": config.lambda1, "lambda2": config.lambda2, "temperature": config.temperature}
-    return mdssl_loss(z_a, z_b, labels[_rank()], **weights, of_ranks=labels)
+    shared: dict[str, Any] = {"temperature": config.temperature, "of_ranks": labels}
+    if method.weighs_negatives:
+        return weighted_nt_xent(z_a, z_b, labels[_rank()], negative_weight=config.negative_weight, **shared)
+    return mdssl_loss(z_a, z_b, labels[_rank()], lambda1=config.lambda1, lambda2=config.lambda2, **shared)
 
 
 def _rank() -> int:

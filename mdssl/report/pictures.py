@@ -1,4 +1,4 @@
-"""The pictures of a report: figures of the leaderboard, and curves and nearest neighbors of each trial.
+"""The pictures of a report: figures of the leaderboard, and curves, confusions and nearest neighbors of each trial.
 
 Drawing a trial takes some tenths of a second. A trial is therefore drawn again only after its files have changed, and
 many trials are drawn by several processes.
@@ -17,12 +17,13 @@ from typing import Any
 import pandas as pd
 
 from mdssl.errors import InputError
+from mdssl.report.confusion import draw_confusions
 from mdssl.report.folder import BOARD, Drawn, Folder, Picture, digest
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
-from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS, trial_dir_in
+from mdssl.storage.trial_dir import CONFUSION, FORMER_NEIGHBORS, NEIGHBORS, trial_dir_in
 
-FILES = ("metrics.parquet", "clusters.parquet", *NEIGHBORS, *FORMER_NEIGHBORS)
+FILES = ("metrics.parquet", "clusters.parquet", CONFUSION, *NEIGHBORS, *FORMER_NEIGHBORS)
 """Files of a trial that its pictures show."""
 DRAWING_VERSION = 6
 """Increase it if the same files would give other pictures or records."""
@@ -126,6 +127,7 @@ def _draw(storage: str, output: str, trial_id: str) -> list[Picture]:
             figure = entry.draw()
             save(figure, pages / file)
             pictures.append(_picture(entry, file, figure))
+        pictures += draw_confusions(trial_dir, pages, trial_id)
         pictures += _neighbors(trial_dir, pages, trial_id)
     except (ValueError, KeyError) as error:
         # A damaged file is reported on the trial's page, and does not end the report.

@@ -19,7 +19,7 @@ from mdssl.tables.compare import settings_apart
 from mdssl.tables.repeat import probe_command, train_command
 
 _GROUPS = {
-    "Method": ("method", "lambda1", "lambda2", "temperature", "seed"),
+    "Method": ("method", "lambda1", "lambda2", "negative_weight", "temperature", "seed"),
     "Images": (
         "domains",
         "batch_per_domain",

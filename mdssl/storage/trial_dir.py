@@ -16,6 +16,8 @@ ARCHIVE = "archive"
 _STOP = "stop.json"
 NEIGHBORS = ("neighbors.png", "neighbors.json")
 """The sheet of a trial: see `mdssl.evaluate.trial_sheet`."""
+CONFUSION = "confusion.json"
+"""The confusion matrices of a trial: see `mdssl.evaluate.confusion`."""
 FORMER_NEIGHBORS = ("neighbours.png", "neighbours.json")
 """Names of the same files in older trials. In this JSON the neighbors of a row have the key ``neighbours``."""
 TRIAL = FolderKind(
@@ -25,7 +27,7 @@ TRIAL = FolderKind(
     files=(
         *("config.json", "run.json", "training.json", "metrics.parquet", "clusters.parquet", "encoder.safetensors"),
         _STOP,
-        *("checkpoints/step-*.safetensors", "representations/*.safetensors", *NEIGHBORS, *FORMER_NEIGHBORS),
+        *("checkpoints/step-*.safetensors", "representations/*.safetensors", *NEIGHBORS, *FORMER_NEIGHBORS, CONFUSION),
         *("logs/*.txt", "tensorboard/events.out.tfevents.*", "wandb/*"),
     ),
     setting="--storage or MDSSL_STORAGE",

@@ -134,8 +134,11 @@ class Evaluator:
         encoded = encode_dataset(
             model, dataset, layers=self.probe.features, device=self.device, input_size=config.input_size
         )
-        found = score_dataset(encoded, dataset, probe=self.probe, seed=config.seed)
+        found = score_dataset(
+            encoded, dataset, probe=self.probe, seed=config.seed, model=model, input_size=config.input_size
+        )
         artifacts.add(dataset, encoded)
+        artifacts.add_confusions(dataset, found)
         own = {
             "eval_dataset": name,
             "data_fingerprint": evaluation_fingerprint(data, name),

@@ -157,6 +157,20 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
             check_name("method", entry.get("method"), METHODS)
         return found
 
+    def check_used(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Raise ``InputError`` if ``negative_weight`` is set or varies, but no method of ``entries`` has it."""
+        varies = "negative_weight" in {
+            current_name(axis[0].replace("-", "_")) for axis in (*self.grid, *self.range) if axis
+        }
+        if any(METHODS[entry["method"]].weighs_negatives for entry in entries):
+            return
+        if varies or self.negative_weight != Recipe.negative_weight:
+            names = ", ".join(name for name, method in METHODS.items() if method.weighs_negatives)
+            raise InputError(
+                f"negative_weight is set, but no method of this sweep has it; add --add-methods {names}, or leave it "
+                "out."
+            )
+
     def expand(self, *methods: str | Mapping[str, Any]) -> list[dict[str, Any]]:
         """Settings for `mdssl.sweep.grid.trials`: each of ``methods`` (see `entries`), at every pair of λ1 and λ2 if
         its loss has them."""
@@ -204,6 +218,22 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     @property
     def run_settings(self) -> RunSettings:
         return pick(RunSettings, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithMoreMethods(SweepSettings):
+    """A sweep that can train further methods."""
+
+    add_methods: tuple[str, ...] = ()
+    """Methods to train beside those of the sweep, such as simclr-weighted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.add_methods:
+            check_axis("add_methods", self.add_methods)
+        for name in self.add_methods:
+            trained = [method.name for method in METHODS.values() if method.trains and not method.finds_domains]
+            check_name("method to add", name, trained, "`mdssl sweep clustering` has the clustered methods.")
 
 
 def check_axis(name: str, values: Sequence[object]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mdssl.config.encoders import is_timm
 from mdssl.config.run import ProbeConfig, check_layers
@@ -79,23 +81,33 @@ def probe_standalone(
         folder = ensure_local(data, evaluate, progress=True)
     rows = read_rows(results, trial_id)
     artifacts = TrialArtifacts(trial_dir, config, model, data=data, device=device)
+    if probe.probe == "finetune":
+        # It takes a while, and says how far it is.
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in evaluate:
         dataset, fingerprint = open_dataset(folder, name), evaluation_fingerprint(folder, name)
         encoded: Encoded | None = None
         new: list[tuple[Row, str]] = []
+        found: list[dict[str, Any]] = []
         if has_score(usable_rows(rows, needs_validation=is_validatable(dataset)), name, fingerprint, probe):
             print(f"{name}: scored already")
         else:
             encoded = encode_dataset(model, dataset, layers=probe.features, device=device, input_size=config.input_size)
-            new = _rows(config, dataset, encoded, fingerprint, probe, trial_dir)
+            found = score_dataset(
+                encoded, dataset, probe=probe, seed=config.seed, model=model, input_size=config.input_size
+            )
+            new = _rows(config, dataset, found, fingerprint, trial_dir)
         with Claim(trial_dir, "mdssl probe") as claim:
             claim.wait_aloud()
             if new:
                 # Read again: a sweep may have added rows of this trial while this score was made.
                 write_rows(results, trial_id, merged(read_rows(results, trial_id), [row for row, _ in new]))
             artifacts.add(dataset, encoded)
+            if found:
+                artifacts.add_confusions(dataset, found)
         for row, unstable in new:
-            numbers = f"top-1 {row['top1']:.1f}, kNN {row['knn_top1']:.1f}{unstable and f'; {unstable}'}"
+            sd = f" ± {row['top1_sd']:.1f}" if row["top1_sd"] is not None else ""
+            numbers = f"top-1 {row['top1']:.1f}{sd}, kNN {row['knn_top1']:.1f}{unstable and f'; {unstable}'}"
             print(f"{name} ({row['features']}, {row['probe']}): {numbers}")
     with Claim(trial_dir, "mdssl probe") as claim:
         claim.wait_aloud()
@@ -103,15 +115,15 @@ def probe_standalone(
 
 
 def _rows(
-    config: TrialConfig, dataset: Dataset, encoded: Encoded, fingerprint: str, probe: ProbeConfig, trial_dir: Location
+    config: TrialConfig, dataset: Dataset, found: list[dict[str, Any]], fingerprint: str, trial_dir: Location
 ) -> list[tuple[Row, str]]:
-    """The leaderboard's rows of ``encoded``, each with what makes its score unstable (empty if nothing does)."""
+    """The leaderboard's rows of scores, each with what makes it unstable (empty if nothing does)."""
     context: Context = {"sweep": "", "preset": "", "git_commit": git_commit(), "ray_version": ""}
     own = {"eval_dataset": dataset.name, "data_fingerprint": fingerprint, "images": images_of(dataset)}
     training = read_training(trial_dir) or {}
     return [
         (finished_row(config, training, score | own, context=context, trial_dir=trial_dir), instability(score))
-        for score in score_dataset(encoded, dataset, probe=probe, seed=config.seed)
+        for score in found
     ]
 
 

@@ -12,13 +12,13 @@ from mdssl.tables.compare import over_seeds as statistics
 from mdssl.tables.compare import settings_apart
 from mdssl.tables.render import Measure
 
-OF_TEST = ("top1", "top5", "knn_top1")
+OF_TEST = ("top1", "top5", "balanced_accuracy", "macro_f1", "knn_top1")
 """Scores of the test split."""
 SCORES = (*OF_TEST, "val_top1", "val_knn_top1", "val_linear_top1")
 """In percent, and more is better."""
 MEASURED = (
-    *SCORES, "step", "train_seconds", "eval_seconds", "gpu_hours", "views_seen", "views_per_second", "peak_memory_mb",
-    "encoder_mb", "final_loss"
+    *SCORES, "top1_sd", "step", "train_seconds", "eval_seconds", "gpu_hours", "views_seen", "views_per_second",
+    "peak_memory_mb", "encoder_mb", "final_loss"
 )  # fmt: skip
 """Columns of results and costs. All others identify the row."""
 MEAN = "average"

@@ -42,8 +42,8 @@ class Context(TypedDict):
     ray_version: str
 
 
-_FOR_JSON = ("data_fingerprint", "images", "probe_settings")
-"""The entries of a score that are in ``config_json``."""
+_NO_COLUMNS = ("data_fingerprint", "images", "probe_settings", "confusion")
+"""The entries of a score that are in ``config_json``, or in a file of the trial."""
 
 
 def finished_row(config: TrialConfig, training: dict, score: dict, *, context: Context, trial_dir: Location) -> Row:
@@ -59,7 +59,7 @@ def finished_row(config: TrialConfig, training: dict, score: dict, *, context: C
     # Older trials have no record of their domains.
     variants = {name: training[name] for name in ("variants", "continued_from") if training.get(name) is not None}
     row = _trained(config, training, context)
-    row |= {key: value for key, value in score.items() if key not in _FOR_JSON}
+    row |= {key: value for key, value in score.items() if key not in _NO_COLUMNS}
     row |= {
         "status": "finished",
         "seen": score["eval_dataset"] in seen_in(config.domains),

@@ -158,6 +158,9 @@ def test_the_probe_of_a_row_is_asked_for_by_its_own_settings():
         ProbeConfig(probe="sgd", probe_learning_rate=(0.5,), probe_batch=64, knn_neighbors=5),
         ProbeConfig(probe="sgd-raw", probe_learning_rate=(0.5,), probe_epochs=7),
         ProbeConfig(probe_l2=0.5),
+        ProbeConfig(probe="sgd-raw", probe_iterations=30_000),
+        ProbeConfig(probe="lbfgs-path", probe_seeds=4),
+        *ProbeConfig(probe="finetune", probe_fraction=(0.05, 1.0), probe_learning_rate=(0.3,), probe_seeds=2).each(),
     ):
         again = ProbeConfig(**probe_flags(asked.settings() | {"chosen_learning_rate": 3.0, "data_fingerprint": "x"}))
         assert (again.name, again.settings()) == (asked.name, asked.settings())

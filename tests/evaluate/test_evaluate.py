@@ -30,7 +30,11 @@ def test_each_layer_gives_one_row(tiny_model, make_dataset, probe):
                 "probe",
                 "probe_settings",
                 "top1",
+                "top1_sd",
                 "top5",
+                "balanced_accuracy",
+                "macro_f1",
+                "confusion",
                 "knn_top1",
                 "val_top1",
                 "val_knn_top1",
@@ -108,7 +112,7 @@ def test_fewer_training_images_than_neighbours_all_vote_and_the_row_says_so(tiny
 
 
 def test_an_unstable_score_is_marked_and_warned_of(tiny_model, make_dataset, monkeypatch, caplog):
-    result = ProbeResult(43.0, None, None, None, {"unstable": True, "top1_in_other_order": 38.0})
+    result = ProbeResult(43.0, None, None, None, np.eye(6, dtype=int), {"unstable": True, "top1_in_other_order": 38.0})
     monkeypatch.setattr(evaluate, "run_probes", lambda *parts, **settings: [result])
     dataset, raw = make_dataset(TRAIN, TEST, 6), ProbeConfig(probe="sgd-raw")
     (row,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=raw)

@@ -199,6 +199,37 @@ def test_lbfgs_finds_the_optimum_that_scikit_learn_finds(steep, l2, classes):
     assert (ours.predictions.numpy() == peer.predict(scaler.transform(test_x.double().numpy()))).all()
 
 
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("decay", [1.0, 2.0, 3.0])
+def test_lbfgs_reaches_the_optimum_on_ill_conditioned_features(decay, classes):
+    """Like chest X-rays: two classes, and features most of which are sums of a few; condition numbers of 1e2 to 1e7."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(classes, size=1200)
+    latent = rng.normal(size=(1200, 256)) + 0.6 * rng.normal(size=(classes, 256))[y]
+    x = np.maximum((latent * np.arange(1, 257) ** -decay) @ rng.normal(size=(256, 256)) + 1, 0).astype(np.float32)
+    ours = lbfgs_probe(*map(torch.from_numpy, (x[:700], y[:700], x[700:], y[700:])), classes)
+    scaler = StandardScaler().fit(x[:700].astype(np.float64))
+    train, test = (scaler.transform(part.astype(np.float64)) for part in (x[:700], x[700:]))
+    strength = (2 if classes == 2 else 1) / (run_config.ProbeConfig.probe_l2 * 700)
+    peer = LogisticRegression(C=strength, tol=1e-12, max_iter=20_000, solver="newton-cg").fit(train, y[:700])
+    theirs = peer.decision_function(test)
+    logits = ours.classifier.logits(torch.from_numpy(x[700:])).numpy()
+    ours_alike = logits[:, 1] - logits[:, 0] if classes == 2 else logits - logits.mean(axis=1, keepdims=True)
+    centered = theirs if classes == 2 else theirs - theirs.mean(axis=1, keepdims=True)
+    # One image in 624 of chest X-ray is 0.16 points: no logit may be far enough away to turn one.
+    np.testing.assert_allclose(ours_alike, centered, atol=2e-3)
+    assert (ours.predictions.numpy() == peer.predict(test)).all()
+
+
+def test_lbfgs_leaves_out_classes_without_training_images(digits):
+    train_x, train_y, test_x, test_y = digits
+    some = train_y < 4
+    result = lbfgs_probe(train_x[some], train_y[some], test_x, test_y, 10)
+    alone = lbfgs_probe(train_x[some], train_y[some], test_x[test_y < 4], test_y[test_y < 4], 4)
+    assert torch.equal(result.classifier.weight[:4], alone.classifier.weight)
+    assert (result.classifier.bias[4:] == -torch.inf).all()
+
+
 def test_lbfgs_does_not_depend_on_the_scale_of_features(digits):
     train_x, train_y, test_x, test_y = digits
     factor, offset = torch.logspace(-3, 3, 64), torch.linspace(-5, 5, 64)
@@ -290,7 +321,7 @@ def test_top5_is_none_where_it_would_say_nothing(digits, settings):
 
 
 def test_every_probe_that_can_be_asked_for_is_there():
-    assert set(PROBES) == set(choices(run_config.ProbeConfig, "probe"))
+    assert {*PROBES, "finetune"} == set(choices(run_config.ProbeConfig, "probe"))
 
 
 def test_learning_rates_fitted_together_are_each_fitted_alone(steep):

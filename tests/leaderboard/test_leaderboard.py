@@ -23,8 +23,8 @@ DESIGNED_TEXT = """
 trial_id sweep status error
 method train_mixture num_domains lambda1 lambda2 temperature arch stem batching batch_per_domain iterations optimizer
 learning_rate precision seed num_clusters warmup_iterations recluster_every epsilon outlier_rule preset
-eval_dataset seen features probe top1 top5 knn_top1 val_top1 val_knn_top1 val_linear_top1 num_classes num_train
-num_test step
+eval_dataset seen features probe top1 top1_sd top5 balanced_accuracy macro_f1 knn_top1
+val_top1 val_knn_top1 val_linear_top1 num_classes num_train num_test step
 train_seconds eval_seconds gpu_hours num_workers device views_seen views_per_second peak_memory_mb encoder_mb final_loss
 config_json data_fingerprint git_commit mdssl_version torch_version ray_version started_at finished_at checkpoint
 schema_version
@@ -328,6 +328,19 @@ def test_files_of_version_1_and_of_this_one_are_one_board(storage, new_trial):
     assert sorted(bare["top1"].dropna()) == sorted(both["top1"].dropna())
     # With the schema named, the validation columns are there whichever file comes first.
     assert pd.read_parquet(folder, schema=SCHEMA)["val_top1"].dropna().tolist() == [44.0]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_files_of_later_versions_lack_the_columns_that_came_after_them(storage, version):
+    write_rows(storage, A, [row("svhn", val_top1=44.0, macro_f1=50.0, top1_sd=0.5)])
+    file = file_of(storage, A)
+    table = pq.read_table(file).drop_columns([column.name for column in COLUMNS if column.since > version])
+    place = table.column_names.index("schema_version")
+    pq.write_table(table.set_column(place, "schema_version", pa.array([version])), file, store_schema=False)
+    write_rows(storage, B, [row("svhn", macro_f1=60.0)])
+    both = read(storage)
+    assert list(both.columns) == DESIGNED
+    assert both["macro_f1"].isna().tolist() == [True, False] and both["val_top1"].iloc[0] == 44.0
 
 
 def test_rows_of_version_1_that_are_written_again_are_of_this_one(storage):

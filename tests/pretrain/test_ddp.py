@@ -3,6 +3,7 @@
 Two gloo processes are started once; they run every case and leave their results in a file.
 """
 
+import itertools
 import json
 
 import numpy as np
@@ -21,7 +22,7 @@ from mdssl.data.mixture import Mixture
 from mdssl.evaluate.validation import Validation
 from mdssl.pretrain import loop, pseudo_domains, stopping
 from mdssl.pretrain.loop import train
-from mdssl.pretrain.loss import mdssl_loss
+from mdssl.pretrain.loss import mdssl_loss, weighted_nt_xent
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.step import two_views
 from mdssl.pretrain.stopping import StoppedError
@@ -35,7 +36,10 @@ LABELS = {
     "shares of different sizes": ([3, 0, 3, 1, 1, 0, 2], [0, 3]),
     "one domain": ([0, 0, 0], [0, 0, 0]),
 }
-LOSS = {"lambda1": 0.9, "lambda2": 0.1, "temperature": 0.1}
+LOSSES = {
+    mdssl_loss: {"lambda1": 0.9, "lambda2": 0.1, "temperature": 0.1},
+    weighted_nt_xent: {"negative_weight": 0.3, "temperature": 0.1},
+}
 
 
 def head() -> nn.Module:
@@ -49,6 +53,7 @@ def images(case: str) -> list[torch.Tensor]:
 
 
 CLUSTERED = {"method": "mdssl-robust", "warmup_iterations": 2, "recluster_every": 2, "epsilon": 0.2}
+WEIGHTED = {"method": "simclr-weighted", "lambda1": 1.0, "lambda2": 0.0, "negative_weight": 0.3}
 
 
 def trial(**changes) -> TrialConfig:
@@ -97,21 +102,22 @@ def worker(rank: int, folder: str, data: str) -> None:
         setattr(loop, name, exact)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results = {}
-    for case, labels in LABELS.items():
+    for (case, labels), (compute, weights) in itertools.product(LABELS.items(), LOSSES.items()):
         model = DistributedDataParallel(head())
         x = images(case)[rank]
         z = model(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         of_ranks = [torch.tensor(each) for each in labels]
-        loss = mdssl_loss(z[0], z[1], of_ranks[rank], **LOSS, of_ranks=of_ranks)
-        exchanged = mdssl_loss(z[0], z[1], of_ranks[rank], **LOSS)
-        results[f"labels of {case}"] = (torch.stack(loss).detach(), torch.stack(exchanged).detach())
+        loss = compute(z[0], z[1], of_ranks[rank], **weights, of_ranks=of_ranks)
+        exchanged = compute(z[0], z[1], of_ranks[rank], **weights)
+        results[case, compute.__name__, "labels"] = (torch.stack(loss).detach(), torch.stack(exchanged).detach())
         loss.total.backward()
-        results[case] = [*(term.detach() for term in loss), *(p.grad for p in model.parameters())]
+        results[case, compute.__name__] = [*(term.detach() for term in loss), *(p.grad for p in model.parameters())]
     run(data, f"{folder}/two-workers")
     run(data, f"{folder}/resumed")
     run(data, f"{folder}/without-norm-by-two", norm="group")
     run(data, f"{folder}/cached", batching="per-domain", settings={"gradient_caching": True})
     run(data, f"{folder}/clustered-by-two", **CLUSTERED)
+    run(data, f"{folder}/weighted-by-two", **WEIGHTED)
     for name, arch in OF_TIMM.items():
         run(data, f"{folder}/{name}-by-two", arch=arch, optimizer="adamw", learning_rate=1e-3)
     for iterations in (5, 6):
@@ -205,22 +211,24 @@ def folder(tmp_path_factory, tiny_data):
         run(tiny_data, folder / "without-norm-by-one", norm="group")
         run(tiny_data, folder / "per-domain", batching="per-domain")
         run(tiny_data, folder / "clustered-by-one", **CLUSTERED)
+        run(tiny_data, folder / "weighted-by-one", **WEIGHTED)
         for name, arch in OF_TIMM.items():
             run(tiny_data, folder / f"{name}-by-one", arch=arch, optimizer="adamw", learning_rate=1e-3)
         run(tiny_data, folder / "at-once/trials/6-steps", **STABLE)
     return folder
 
 
+@pytest.mark.parametrize("compute", LOSSES)
 @pytest.mark.parametrize("case", LABELS)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
+def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank, compute):
     model, x = head(), torch.cat(images(case), dim=1)
     z = model(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     labels = torch.tensor([label for share in LABELS[case] for label in share])
-    loss = mdssl_loss(z[0], z[1], labels, **LOSS)
+    loss = compute(z[0], z[1], labels, **LOSSES[compute])
     loss.total.backward()
     expected = [*(term.detach() for term in loss), *(p.grad for p in model.parameters())]
-    for got, wanted in zip(torch.load(folder / f"rank-{rank}.pt")[case], expected, strict=True):
+    for got, wanted in zip(torch.load(folder / f"rank-{rank}.pt")[case, compute.__name__], expected, strict=True):
         # In float64, sums in another order.
         assert (got - wanted).norm() <= 1e-12 * wanted.norm()
 
@@ -234,6 +242,7 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank):
         ("per-domain", "cached"),
         ("one-worker", "stopped"),
         ("clustered-by-one", "clustered-by-two"),
+        ("weighted-by-one", "weighted-by-two"),
         *((f"{name}-by-one", f"{name}-by-two") for name in OF_TIMM),
         ("at-once/trials/6-steps", "longer/trials/6-steps"),
     ],
@@ -257,8 +266,9 @@ def test_two_workers_go_on_from_the_stable_part_of_a_shorter_trial(folder):
 
 @pytest.mark.parametrize("case", LABELS)
 def test_labels_that_all_know_give_the_loss_of_labels_that_they_exchange(folder, case):
-    known, exchanged = torch.load(folder / "rank-1.pt")[f"labels of {case}"]
-    assert torch.equal(known, exchanged)
+    for compute in LOSSES:
+        known, exchanged = torch.load(folder / "rank-1.pt")[case, compute.__name__, "labels"]
+        assert torch.equal(known, exchanged)
 
 
 def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mdssl.pretrain import loss as loss_module
-from mdssl.pretrain.loss import mdssl_loss
+from mdssl.pretrain.loss import mdssl_loss, weighted_nt_xent
 
 RAGGED = torch.tensor([7, 2, 2, 7, 5, 7, 2, 2, 7, 5, 7, 2, 9])
 
@@ -81,6 +81,60 @@ def test_one_domain_is_nt_xent(temperature):
     torch.testing.assert_close(ours, nt_xent, rtol=1e-11, atol=1e-11)
     got, expected = (torch.autograd.grad(loss, (z_a, z_b)) for loss in (ours, nt_xent))
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
+
+
+def weighted_reference(z_a, z_b, domains, weight, temperature):
+    """The mean over rows of log-softmax at the positive, with a weight on each pair of two domains, in Python."""
+    z = torch.cat([z_a, z_b]).double()
+    z = z / z.norm(dim=1, keepdim=True)
+    d, rows = torch.cat([domains, domains]).tolist(), 2 * len(domains)
+    total = z.new_zeros(())
+    for i in range(rows):
+        weights = [1.0 if d[i] == d[j] else weight for j in range(rows)]
+        compared = sum(w * torch.exp(z[i] @ z[j] / temperature) for j, w in enumerate(weights) if j != i)
+        total = total - (torch.exp(z[i] @ z[(i + len(domains)) % rows] / temperature) / compared).log() / rows
+    return total
+
+
+@pytest.mark.parametrize("tile_rows", [3, 512])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "domains", [RAGGED, torch.zeros(6, dtype=torch.long), torch.arange(5)], ids=["ragged", "one", "each its own"]
+)
+def test_weighted_negatives_follow_their_formula(monkeypatch, domains, weight, tile_rows):
+    monkeypatch.setitem(loss_module._TILE_ROWS, "cpu", tile_rows)
+    z_a, z_b = views(len(domains))
+    ours = weighted_nt_xent(z_a, z_b, domains, negative_weight=weight, temperature=0.1)
+    theirs = weighted_reference(z_a, z_b, domains, weight, 0.1)
+    torch.testing.assert_close(ours.total, theirs, rtol=1e-12, atol=1e-12)
+    got, expected = (torch.autograd.grad(loss, (z_a, z_b)) for loss in (ours.total, theirs))
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("weight", "domains_of_mdssl"), [(1.0, torch.zeros_like(RAGGED)), (0.0, RAGGED)])
+def test_weighted_negatives_lie_between_simclr_and_negatives_of_the_own_domain(weight, domains_of_mdssl):
+    z_a, z_b = views(len(RAGGED))
+    ours = weighted_nt_xent(z_a, z_b, RAGGED, negative_weight=weight, temperature=0.1).total
+    other = mdssl_loss(z_a, z_b, domains_of_mdssl, lambda1=1.0, lambda2=0.0, temperature=0.1).total
+    torch.testing.assert_close(ours, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_gradcheck_of_weighted_negatives(weight):
+    domains = torch.tensor([0, 1, 1, 0, 2])
+    z_a, z_b = views(5, width=3)
+
+    def total(a, b):
+        return weighted_nt_xent(a, b, domains, negative_weight=weight, temperature=0.5).total
+
+    assert torch.autograd.gradcheck(total, (z_a, z_b))
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.5])
+def test_a_weight_of_negatives_outside_its_range_is_refused(weight):
+    z_a, z_b = views(4)
+    with pytest.raises(ValueError, match="negative_weight is .*; it must be"):
+        weighted_nt_xent(z_a, z_b, torch.arange(4), negative_weight=weight, temperature=0.1)
 
 
 def test_bf16_inputs_under_autocast_lose_nothing_in_the_loss():

@@ -129,11 +129,14 @@ def test_ids_are_what_they_were_before_there_were_schedules_and_sampling():
     before = {
         name: value
         for name, value in tiny_trial().to_dict().items()
-        if name not in ("schedule", "decay_fraction", "sampling")
+        if name not in ("schedule", "decay_fraction", "sampling", "negative_weight")
     }
     assert TrialConfig.from_dict(before).trial_id == tiny_trial().trial_id == "bed99739ec34"
     assert tiny_trial(schedule="wsd", lr_warmup_iterations=2).trial_id != tiny_trial().trial_id
     assert tiny_trial(sampling="proportional").trial_id != tiny_trial().trial_id
+    assert tiny_trial(negative_weight=0.3).trial_id == tiny_trial().trial_id, "its method has no such setting"
+    weighted = {"method": "simclr-weighted", "lambda1": 1.0, "lambda2": 0.0}
+    assert tiny_trial(**weighted, negative_weight=0.3).trial_id != tiny_trial(**weighted).trial_id
     clustered = {"method": "mdssl-clustered", "warmup_iterations": 1}
     assert tiny_trial(**clustered, sampling="proportional").trial_id == tiny_trial(**clustered).trial_id
 

@@ -69,13 +69,14 @@ def test_domains_in_proportion_fill_the_same_batch_and_show_images_equally_often
         ("mdssl", "proportional", {"big": 12, "small": 4}),
         ("simclr", "balanced", {"big": 8, "small": 8}),
         ("simclr", "proportional", {"big+small": 16}),
+        ("simclr-weighted", "proportional", {"big": 12, "small": 4}),
         ("mdssl-clustered", "proportional", {"big+small": 16}),
     ],
 )
 def test_sampling_decides_how_many_images_a_domain_has_in_a_step(method, sampling, batches):
     images = tuple(torch.zeros(size, 1, 1, 3, dtype=torch.uint8) for size in (60, 20))
     mixture = Mixture(("big", "small"), images, 8)
-    weights = {"lambda1": 1.0, "lambda2": 0.0} if method == "simclr" else {}
+    weights = {"lambda1": 1.0, "lambda2": 0.0} if method.startswith("simclr") else {}
     trial = tiny_trial(
         method=method, sampling=sampling, domains=mixture.names, num_clusters=2, warmup_iterations=1, **weights
     )

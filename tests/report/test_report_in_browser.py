@@ -4,8 +4,9 @@ import shutil
 import sys
 import threading
 
+import numpy as np
 import pytest
-from report_board import config, stand_in_for_figures, write_board, write_failed, write_trial
+from report_board import config, stand_in_for_figures, write_board, write_confusion, write_failed, write_trial
 
 from mdssl.report import pictures, server
 from mdssl.report.build import write_report
@@ -37,7 +38,9 @@ def report(tmp_path_factory):
         patch.setattr(pictures, "PARALLEL_TRIALS", 100)
         patch.setitem(sys.modules, "mdssl.figures", stand_in_for_figures())
         write_board(str(folder / "results"), seeds=2)
-        write_trial(str(folder / "results"), config(lambda2=0.3), {"svhn": 9.25})
+        scored = write_trial(str(folder / "results"), config(lambda2=0.3), {"svhn": 9.25}, macro_f1=8.0, top1_sd=0.5)
+        names = [f"class {number}" for number in range(100)]
+        write_confusion(str(folder / "results"), scored, np.eye(100, dtype=int) + np.eye(100, k=1, dtype=int), names)
         write_failed(str(folder / "results"), config(lambda2=0.8))
         write_report(folder / "results", folder / "report")
     return folder / "report"
@@ -280,7 +283,8 @@ def test_axe_finds_nothing_that_keeps_somebody_out(browser, report, scheme):
     context = browser.new_context(color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     failed = next(file for file in (report / "trials").glob("*.html") if "Failed:" in file.read_text())
-    for file in (report / "index.html", failed):
+    confused = next(report.glob("trials/*-confusion-0.svg")).name.split("-")[0]
+    for file in (report / "index.html", failed, report / "trials" / f"{confused}.html"):
         page.goto(file.as_uri())
         page.evaluate("document.querySelectorAll('#ledger ~ details')[1]?.setAttribute('open', '')")
         # Nothing but colours differs by scheme, and every rule takes its time.

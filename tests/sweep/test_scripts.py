@@ -10,6 +10,9 @@ from sweep_runs import load_script
 
 from mdssl.cli.parse import parse
 from mdssl.cli.sweeps.mixtures import Mixtures
+from mdssl.cli.sweeps.search import Search
+from mdssl.storage.location import Location
+from mdssl.sweep.search.search import Trials
 
 
 @pytest.fixture
@@ -54,6 +57,43 @@ def test_mixtures_of_a_size_and_by_name(planned):
     mixtures = [words.split()[1] for words in plan.values() if words.startswith("simclr")]
     assert mixtures == ["tiny-c+tiny-a", "tiny-a+tiny-b", "tiny-a+tiny-c", "tiny-b+tiny-c"]
     assert len(plan) == 1 + 2 * 4
+
+
+def test_domains_alone_get_the_images_of_each_mixture_that_they_are_in(planned):
+    flags = ["--mixtures", "tiny-a+tiny-b", "tiny-a+tiny-b+tiny-c", "--equal-compute"]
+    singles = [
+        words for words in planned("mixtures", *flags).values() if words.startswith("simclr") and "+" not in words
+    ]
+    assert singles == [
+        "simclr tiny-a batch_per_domain=16", "simclr tiny-a batch_per_domain=24",
+        "simclr tiny-b batch_per_domain=16", "simclr tiny-b batch_per_domain=24", "simclr tiny-c batch_per_domain=24",
+    ]  # fmt: skip
+
+
+def test_methods_are_added_to_a_sweep_and_leave_its_own_trials_as_they_are(planned):
+    before = planned("lambda_grid")
+    plan = planned("lambda_grid", "--add-methods", "simclr-weighted", "--grid", "negative_weight", 0, 0.25, 0.5)
+    assert set(before) < set(plan)
+    assert [words for id, words in plan.items() if id not in before] == [
+        f"simclr-weighted negative_weight={weight}" for weight in ("0", "0.25", "0.5")
+    ]
+    mixed = planned("mixtures", "--no-singles", "--add-methods", "simclr-weighted").values()
+    assert [words for words in mixed if "weighted" in words] == [
+        "simclr-weighted tiny-a+tiny-b", "simclr-weighted tiny-a+tiny-b+tiny-c",
+    ]  # fmt: skip
+
+
+def test_a_search_over_the_weight_of_negatives_has_simclr_as_its_baseline(planned, tiny_data, tmp_path):
+    flags = ["--methods", "simclr-weighted", "--search", "grid", "--range", "negative_weight", 0, 1, 0.5]
+    assert list(planned("search", *flags).values()) == [
+        "random", "simclr", *(f"simclr-weighted negative_weight={weight}" for weight in ("0", "0.5", "1")),
+    ]  # fmt: skip
+    settings = Search(
+        **{"domains": ("tiny-a", "tiny-b"), "methods": ("simclr-weighted",), "batch_per_domain": 8},
+        **{"range": (("negative_weight", "0", "1"),), "search": "random", "data": tiny_data, "lr_warmup_iterations": 1},
+    )
+    trials = Trials(Location.of(tmp_path), settings, ["random", "simclr", *settings.searched])
+    assert trials.searched_methods == {"simclr-weighted"}
 
 
 def test_domains_of_ones_own_are_not_scored_on_those_of_the_preset():
@@ -118,6 +158,15 @@ def test_any_setting_is_an_axis(planned):
         ("clustering", ["--clusters", 2, 2], "axis clusters has a value twice"),
         ("clustering", ["--warmups", 80], "warmup_iterations is 80, but iterations is 80"),
         ("lambda_grid", ["--input-size", 64], "there is no pretrained encoder"),
+        (
+            "lambda_grid",
+            ["--negative-weight", 0.3],
+            "no method of this sweep has it; add --add-methods simclr-weighted",
+        ),
+        ("lambda_grid", ["--grid", "negative-weight", 0.3], "no method of this sweep has it"),
+        ("lambda_grid", ["--add-methods", "simclr-wieghted"], "Did you mean 'simclr-weighted'"),
+        ("mixtures", ["--equal-compute", "--no-singles"], "cannot be combined"),
+        ("mixtures", ["--equal-compute", "--batch-per-domain", 40], "but domain 'tiny-a' has 64 training"),
         ("mixtures", ["--mixtures", "tiny-a"], "is not two domains or more"),
         ("mixtures", ["--mixtures", "tiny-a+"], "is not two domains or more"),
         ("mixtures", ["--subsets", 4], "of 3 domains mixtures have 2 to 3"),

@@ -14,10 +14,11 @@ from mdssl.cli.main import main
 from mdssl.config.run import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
-from mdssl.evaluate import artifacts
+from mdssl.evaluate import artifacts, confusion
 from mdssl.evaluate.artifacts import TrialArtifacts
 from mdssl.evaluate.representations import of_trial, read
 from mdssl.leaderboard.board import read as read_leaderboard
+from mdssl.leaderboard.board import read_rows
 from mdssl.pretrain.loop import train, with_fingerprint
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
@@ -84,6 +85,13 @@ def contents(trial_dir):
 def test_a_probe_keeps_what_is_to_be_seen_and_a_second_one_leaves_it(probed, tiny_data, capsys):
     first = files(probed)
     assert tuple(first) == KEPT
+    matrices = confusion.read(Location.of(probed))
+    rows = {row["eval_dataset"]: row for row in read_rows(probed.parents[1], probed.name)}
+    assert [found["dataset"] for found in matrices] == ["tiny-a", "tiny-c"]
+    for found in matrices:
+        matrix, row = confusion.matrix_of(found), rows[found["dataset"]]
+        assert matrix.sum() == row["num_test"] and 100 * matrix.trace() / matrix.sum() == row["top1"]
+        assert confusion.class_scores(matrix) == (row["balanced_accuracy"], row["macro_f1"])
     probe(probed, tiny_data, "tiny-a", "tiny-c")
     assert "tiny-a: scored already" in capsys.readouterr().out
     assert files(probed) == first

@@ -9,17 +9,17 @@ from typing import Annotated, Literal
 from tyro.conf import Suppress
 
 from mdssl.config.trial import ClusterSettings
-from mdssl.sweep.settings import SweepSettings, check_axis
+from mdssl.sweep.settings import WithMoreMethods, check_axis
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clustering(SweepSettings, ClusterSettings):
+class Clustering(WithMoreMethods, ClusterSettings):
     own_axes = ("num_clusters", "warmup_iterations", "recluster_every", "epsilon", "outlier_rule")
 
     clusters: tuple[int, ...] = ()
     """Numbers K of pseudo-domains; default: as many as training domains."""
     warmups: tuple[int, ...] = ()
-    """Steps of SimCLR before the first clustering; default: the preset's."""
+    """SimCLR steps before clustering; default: the preset's."""
     intervals: tuple[int, ...] = ()
     """Steps between two clusterings; default: the preset's."""
     epsilons: tuple[float, ...] = (1.0,)
@@ -76,7 +76,7 @@ def clustering(settings: Clustering) -> int:
         {"epsilon": epsilon, "epsilon_final": min(epsilon, settings.epsilon_final), "outlier_rule": rule}
         for epsilon, rule in itertools.product(settings.epsilons, settings.rules)
     ]
-    methods: list[str | dict] = ["random", "simclr", "mdssl"]
+    methods: list[str | dict] = ["random", "simclr", "mdssl", *settings.add_methods]
     for schedule in schedules:
         methods += [{"method": "mdssl-clustered", **schedule}]
         methods += [{"method": "mdssl-robust", **schedule, **rejection} for rejection in rejections]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mdssl.sweep.settings import SweepSettings
+from mdssl.sweep.settings import WithMoreMethods
 
 
 @dataclass(frozen=True, kw_only=True)
-class LambdaGrid(SweepSettings):
+class LambdaGrid(WithMoreMethods):
     lambda1: tuple[float, ...] = (1.0, 0.95)
     """Weights of the within-domain term, each in (0, 1]. The paper's figures label this axis -lambda1."""
     lambda2: tuple[float, ...] = (0.0, 0.1, 0.2)
@@ -33,4 +33,4 @@ def lambda_grid(settings: LambdaGrid) -> int:
     # Here, because --help should not wait for torch.
     from mdssl.sweep.launch import run_sweep
 
-    return run_sweep("lambda_grid", settings, ["random", "simclr", "mdssl"])
+    return run_sweep("lambda_grid", settings, ["random", "simclr", "mdssl", *settings.add_methods])

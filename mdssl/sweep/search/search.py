@@ -41,7 +41,9 @@ class Trials:
     def __init__(self, storage: Location, settings: SweepSettings, methods: Sequence[str | Mapping[str, Any]]):
         self.storage, self.settings = storage, settings
         entries = settings.entries(*methods)
+        settings.check_used(entries)
         searched = [entry for entry in entries if METHODS[entry["method"]].weighs_domains]
+        searched = searched or [entry for entry in entries if METHODS[entry["method"]].weighs_negatives]
         searched = searched or [entry for entry in entries if METHODS[entry["method"]].trains]
         self.searched_methods = {entry["method"] for entry in searched}
         self.space: Space | None = None

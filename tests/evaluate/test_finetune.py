@@ -1,0 +1,119 @@
+"""Fine-tuning on few labels: which images it uses, that it trains, and that it leaves the encoder alone."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mdssl.config.run import ProbeConfig
+from mdssl.evaluate import finetune as module
+from mdssl.evaluate.evaluate import evaluate_dataset
+from mdssl.evaluate.finetune import finetune, labelled_rows
+from mdssl.evaluate.validation import held_out
+
+TRAIN, TEST = np.arange(240) % 6, np.arange(90) % 6
+HALF = ProbeConfig(probe="finetune", probe_fraction=(0.5,), probe_batch=20, probe_epochs=10)
+
+
+def test_defaults_are_simclrs():
+    small, large = ProbeConfig(probe="finetune").each()
+    assert (small.probe_fraction, small.epochs, small.name) == ((0.01,), 60, "finetune(fraction=0.01)")
+    assert (large.probe_fraction, large.epochs, large.name) == ((0.1,), 30, "finetune(fraction=0.1)")
+    assert module._RATE_PER_256 == 0.05 and module._MOMENTUM == 0.9
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5])
+def test_labelled_images_are_balanced_and_none_of_those_held_out(make_dataset, fraction):
+    # The last class has a third of the images.
+    train = np.concatenate([np.arange(200) % 5, np.full(100, 5)])
+    dataset, rows = make_dataset(train, TEST, 6), (np.arange(0, 300, 2), np.arange(1, 300, 2))
+    config = replace(HALF, probe_fraction=(fraction,))
+    chosen = labelled_rows(dataset, config, rows, seed=3)
+    assert len(set(chosen)) == len(chosen) == max(6, round(fraction * 300))
+    assert set(chosen) <= set(rows[0])
+    counts, there = np.bincount(train[chosen], minlength=6), np.bincount(train[rows[0]])
+    # As many of each class, or all that there are.
+    assert all(
+        count in (counts.max(), counts.max() - 1) or count == have for count, have in zip(counts, there, strict=True)
+    )
+    assert set(chosen) != set(labelled_rows(dataset, config, rows, seed=4)) or fraction == 0.5
+
+
+def test_it_is_more_accurate_than_a_layer_that_knows_nothing_and_leaves_the_model_alone(tiny_model, make_dataset):
+    dataset, before = make_dataset(TRAIN, TEST, 6), copy.deepcopy(tiny_model.state_dict())
+    (row,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=HALF)
+    assert row["probe"] == "finetune(fraction=0.5,epochs=10,batch=20)"
+    assert row["top1"] > 45 and row["val_top1"] > 40, "chance is 17"
+    found = row["probe_settings"]
+    assert (found["labelled_images"], found["batch"], found["steps"]) == (120, 20, 60)
+    assert found["learning_rate"] == pytest.approx(0.05 * 20 / 256)
+    assert all(torch.equal(value, before[name]) for name, value in tiny_model.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_predictions_and_test_labels_have_no_part(tiny_model, make_dataset):
+    dataset = make_dataset(TRAIN, TEST, 6)
+    other = make_dataset(TRAIN, np.roll(TEST, 1), 6, test_tint=TEST)
+
+    def predictions(dataset, seed):
+        torch.rand(seed)  # What the caller has drawn changes nothing: this model has dropout.
+        own = {"config": HALF, "rows_held_out": held_out(dataset), "width": 32}
+        return finetune(tiny_model, dataset, seed=seed, **own).result.predictions
+
+    torch.manual_seed(0)
+    assert torch.equal(predictions(dataset, 1), predictions(dataset, 1))
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(3)[-1:], after), "nor is it changed"
+    assert torch.equal(predictions(dataset, 1), predictions(other, 1))
+    assert not torch.equal(predictions(dataset, 1), predictions(dataset, 2))
+
+
+def test_the_steps_are_those_of_nesterov_momentum_with_a_cosine(tiny_model, make_dataset, monkeypatch):
+    """With views that are the images, and an encoder of pixels: logistic regression, whose steps are written out."""
+    monkeypatch.setattr(module, "augment", lambda images, views, order: images.permute(0, 3, 1, 2).float() / 255)
+    monkeypatch.setattr("mdssl.evaluate.features.normalize", lambda x: x)
+    tiny_model.encoder = torch.nn.Flatten()
+    dataset = make_dataset(TRAIN, TEST, 6)
+    config = ProbeConfig(probe="finetune", probe_fraction=(0.25,), probe_batch=16, probe_epochs=2)
+    tuned = finetune(tiny_model, dataset, config=config, rows_held_out=None, width=192, seed=5)
+
+    rows = labelled_rows(dataset, config, None, 5)
+    x = torch.from_numpy(dataset.split("train").images[rows]).permute(0, 3, 1, 2).flatten(1).double() / 255
+    y = torch.from_numpy(TRAIN[rows])
+    weight, moving = torch.zeros(6, 193, dtype=torch.float64), torch.zeros(6, 193, dtype=torch.float64)
+    x = F.pad(x, (0, 1), value=1.0)
+    step, generator = 0, torch.Generator().manual_seed(5)
+    for _ in range(2):
+        order = torch.randperm(60, generator=generator)
+        for batch in order[:48].split(16):
+            rate = 0.05 * 16 / 256 * (1 + np.cos(np.pi * step / 6)) / 2
+            error = (x[batch] @ weight.T).softmax(dim=1) - F.one_hot(y[batch], 6)
+            gradient = error.T @ x[batch] / 16
+            moving = 0.9 * moving + gradient
+            weight -= rate * (gradient + 0.9 * moving)
+            step += 1
+    torch.testing.assert_close(tuned.result.classifier.weight.double(), weight[:, :-1], rtol=1e-4, atol=1e-7)
+    assert tuned.val_top1 is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"probe": "finetune", "probe_fraction": (0.0,)}, "probe_fraction is 0; give shares above 0"),
+        ({"probe": "finetune", "probe_fraction": (0.1, 0.1)}, "probe_fraction is 0.1, 0.1; give .* each once"),
+        (
+            {"probe": "finetune", "features": ("projection",)},
+            "features are projection, but finetune trains the encoder",
+        ),
+        ({"probe": "sgd", "probe_fraction": (0.1,)}, "probe_fraction is 0.1, which only the probe finetune has"),
+        ({"probe": "finetune", "probe_iterations": 5}, "probe_iterations is 5, which only the probes sgd and sgd-raw"),
+        ({"probe": "sgd", "probe_iterations": 5, "probe_epochs": 5}, "in place of probe_epochs"),
+        ({"probe": "lbfgs", "probe_seeds": 3}, "probe_seeds is 3, but the lbfgs probe has no seed"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ProbeConfig(**settings)
