@@ -122,6 +122,7 @@ def test_what_cannot_be_is_one_message_before_anything_is_written(settings, mess
 
 def test_without_timm_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
+    timm_input.cache_clear()
     with pytest.raises(ValueError, match=r"package timm, which is not installed.*pip install 'mdssl\[timm\]'"):
         timm_input("timm/test_vit2", 16, None)
 
