@@ -14,7 +14,7 @@ from pathlib import Path
 from mdssl.errors import InputError
 
 _PREFIX, _MARKER = "mdssl-ray-", ".temporary-folder-of-a-sweep"
-_LONGEST = 107 - len("/mdssl-ray-01234567/r/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_TaskEventsHead")
+_LONGEST = 107 - len(f"/mdssl-ray-01234567/r/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/dash_MetricsHead")
 """The longest path of a folder for Ray's sockets; their own paths may have 107 characters."""
 
 

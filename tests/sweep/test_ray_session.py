@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -46,12 +45,12 @@ def test_processes_of_a_sweep_find_their_own_ray_beside_another_and_are_in_no_gr
 
 
 def test_the_longest_temporary_folder_has_room_for_the_longest_of_rays_sockets(monkeypatch):
-    import ray
+    from ray.dashboard.dashboard import dashboard_utils
+    from ray.dashboard.subprocesses.module import SubprocessModule
 
-    heads = [file.read_text() for file in Path(ray.__file__).parent.glob("dashboard/modules/**/*.py")]
-    modules = re.findall(r"^class (\w+)\(SubprocessModule", "\n".join(heads), re.MULTILINE)
+    modules = [kind.__name__ for kind in dashboard_utils.get_all_modules(SubprocessModule) if kind.is_enabled()]
     assert "MetricsHead" in modules
-    session = "mdssl-ray-01234567/r/session_2026-01-01_00-00-00_000000_4194304/sockets"
+    session = f"mdssl-ray-01234567/r/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets"
     sockets = [f"{session}/{name}" for name in ("plasma_store", "raylet", *(f"dash_{name}" for name in modules))]
     monkeypatch.setenv("RAY_TMPDIR", "/" + "t" * 200)
     assert temporary._parent() == Path("/tmp")
