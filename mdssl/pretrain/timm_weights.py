@@ -103,9 +103,9 @@ def timm_file(arch: str) -> Location:
     # Of huggingface_hub, requests or httpx, and the operating system.
     except Exception as error:
         folder = f"{constants.HF_HUB_CACHE}/models--{published.hf_hub_id.replace('/', '--')}"
-        raise _not_fetched(
-            f"https://huggingface.co/{published.hf_hub_id}/resolve/main/{name}", folder, error
-        ) from error
+        url = f"https://huggingface.co/{published.hf_hub_id}/resolve/main/{name}"
+        copied = f"copy the folder that `hf download {published.hf_hub_id} {name}` makes there"
+        raise _not_fetched(url, folder, error, copied) from error
 
 
 def torchvision_file(arch: str) -> Location:
@@ -125,13 +125,13 @@ def torchvision_file(arch: str) -> Location:
             # Its name ends with the first digits of its SHA-256.
             torch.hub.download_url_to_file(url, str(file), file.stem.rpartition("-")[2], progress=False)
         except (OSError, RuntimeError) as error:
-            raise _not_fetched(url, str(file), error) from error
+            raise _not_fetched(url, str(file), error, "copy it to that place") from error
     return Location.of(file)
 
 
-def _not_fetched(url: str, place: str, error: Exception) -> InputError:
+def _not_fetched(url: str, place: str, error: Exception, copied: str) -> InputError:
     reason = str(error).strip().split("\n")[0]
     return InputError(
         f"pretrained weights are not at {place} and cannot be fetched ({type(error).__name__}: {reason}). Download "
-        f"{url} on a machine with a network, and give the file (--init FILE), or copy it to that place."
+        f"{url} on a machine with a network, and give the file (--init FILE), or {copied}."
     )
