@@ -38,8 +38,10 @@ def estimate(
         )
     largest = max(parts.values(), key=len)
     rows = np.arange(min(_SAMPLE, len(largest)))
+    # To read the first images of a Parquet file takes as long as to read a whole part of it.
+    first = list(largest.read(rows))
     start = time.perf_counter()
-    for raw in largest.read(rows):
+    for raw in first:
         # Images that cannot be decoded are reported later.
         with contextlib.suppress(InputError):
             convert(raw, size, resize_filter, "")
@@ -50,5 +52,5 @@ def estimate(
     processes = "1 process" if workers == 1 else f"{workers} processes"
     return (
         f"{name}: {count:,} images at {size} x {size} pixels take {needed / 1e9:,.1f} GB, and about "
-        f"{max(1, round(seconds / 60)):,} min to decode with {processes}"
+        f"{f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:,.0f} min'} to decode with {processes}"
     )
