@@ -44,6 +44,7 @@ def test_processes_of_a_sweep_find_their_own_ray_beside_another_and_are_in_no_gr
     assert os.environ.keys() - before.keys() <= {"PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED"}
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own modules
 def test_the_longest_temporary_folder_has_room_for_the_longest_of_rays_sockets(monkeypatch):
     from ray.dashboard.dashboard import dashboard_utils
     from ray.dashboard.subprocesses.module import SubprocessModule

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from factories import CONTEXT
+from processes import wait_for
 from sweep_runs import SWEEPS, TINY, Running, assert_nothing_is_left_over, run_here, running_ray, trained
 
 from mdssl import Sweep
@@ -23,6 +24,7 @@ from mdssl.pretrain.checkpoint import latest_step
 from mdssl.pretrain.trial_files import now
 from mdssl.storage.location import Location
 from mdssl.trials.rows import failed_row
+from mdssl.trials.status import trial_statuses
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -112,6 +114,8 @@ def test_a_search_that_is_killed_twice_tries_and_ends_the_same_trials(searched, 
             os.killpg(sweep.process.pid, signal.SIGKILL)
         finally:
             sweep.end()
+        # The cluster ends the process of a trial soon after its driver. Until then the trial is in work elsewhere.
+        wait_for(lambda: all(trial.state in ("finished", "stopped") for trial in trial_statuses(str(again))), 60)
     said = run_here(*search, "--storage", again, script="search")
     assert re.search(r"\d chosen by optuna search", " ".join(said.split()))
     assert history(again) == history(storage)
