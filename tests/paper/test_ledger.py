@@ -141,6 +141,12 @@ def test_another_recipe_is_shown_and_judges_nothing(write, off):
     assert "(paper: " in line["why"]
 
 
+@pytest.mark.parametrize("probe", ["sgd-raw", "sgd-raw(iterations=30000)"])
+def test_both_lengths_that_the_paper_gives_for_its_probe_are_its_recipe(write, probe):
+    line = claim(write({"svhn": 50.0}, **CIFAR10, **PAPER | {"probe": probe}))
+    assert line["verdict"] == "cannot be told"
+
+
 def test_an_implausible_number_is_called_so_with_ours_beside_it(write):
     line = claim(write({"cifar100": 55.0}, **CIFAR10, **PAPER), "cifar100")
     assert (line["verdict"], line["ours"]) == ("implausible", 55)
