@@ -119,10 +119,15 @@ class ProbeConfig:
         if self.probe_iterations is None:
             return
         check_number("probe_iterations", self.probe_iterations, low=1)
-        if "probe_iterations" not in _OWN_SETTINGS[self.probe] or self.probe_epochs is not None:
+        if "probe_iterations" not in _OWN_SETTINGS[self.probe]:
             raise InputError(
-                f"probe_iterations is {self.probe_iterations}, which only the probes sgd and sgd-raw have, in place of "
-                "probe_epochs; give one of them."
+                f"probe_iterations is {self.probe_iterations}, which only the probes sgd and sgd-raw have; leave it "
+                "out."
+            )
+        if self.probe_epochs is not None:
+            raise InputError(
+                f"probe_iterations is {self.probe_iterations} and probe_epochs {self.probe_epochs}, which both say how "
+                "long the probe is trained; give one of them."
             )
 
     def _check_learning_rates(self) -> None:

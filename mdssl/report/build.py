@@ -57,7 +57,7 @@ class Report:
 
     def __str__(self) -> str:
         removed = f", {self.removed} removed" if self.removed else ""
-        return f"{self.index}: {self.trials:,} trials, {self.written:,} files written{removed}"
+        return f"{self.index}: {self.trials:,} trial(s), {self.written:,} file(s) written{removed}"
 
 
 class Content:

@@ -110,6 +110,11 @@ def _notes(settings: SweepSettings, variants: dict[str, str], archived: list[str
         notes.append(
             f"not the published datasets of these names: {listed}; their scores are not comparable with published ones"
         )
+    if settings.lr_warmup_iterations >= steps:
+        notes.append(
+            f"the learning rate warms up over {settings.lr_warmup_iterations:,} iterations, but a trial has {steps:,} "
+            "and ends at the peak rate; give a shorter --lr-warmup-iterations"
+        )
     if len(settings.domains) == 1 and len(settings.lambda2) > 1:
         notes.append(f"there is one training domain, {settings.domains[0]}: lambda2 pushes no other domain away")
     crops = PRESETS["quick"]["crop_min_area"]

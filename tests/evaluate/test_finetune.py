@@ -110,7 +110,7 @@ def test_the_steps_are_those_of_nesterov_momentum_with_a_cosine(tiny_model, make
         ),
         ({"probe": "sgd", "probe_fraction": (0.1,)}, "probe_fraction is 0.1, which only the probe finetune has"),
         ({"probe": "finetune", "probe_iterations": 5}, "probe_iterations is 5, which only the probes sgd and sgd-raw"),
-        ({"probe": "sgd", "probe_iterations": 5, "probe_epochs": 5}, "in place of probe_epochs"),
+        ({"probe": "sgd", "probe_iterations": 5, "probe_epochs": 5}, "and probe_epochs 5, which both"),
         ({"probe": "lbfgs", "probe_seeds": 3}, "probe_seeds is 3, but the lbfgs probe has no seed"),
     ],
 )

@@ -223,3 +223,13 @@ def test_the_plan_says_where_the_quick_presets_crops_meet_other_images(tiny_data
     where = ["--data", tiny_data, "--storage", f"{tiny_data}/none", "--batch-per-domain", "8", "--dry-run"]
     assert script.main(["--domains", *domains, "--evaluate", *domains, *where]) == 0
     assert ("preset quick crops no less than 0.5 of an image" in " ".join(capsys.readouterr().out.split())) is said
+
+
+@pytest.mark.parametrize(("iterations", "said"), [(10, True), (11, False)])
+def test_the_plan_says_where_the_warm_up_takes_the_whole_training(tiny_data, capsys, iterations, said):
+    """The preset quick warms up over 10 iterations."""
+    where = ["--data", tiny_data, "--storage", f"{tiny_data}/none", "--batch-per-domain", "8", "--dry-run"]
+    flags = ["--domains", "tiny-a", "tiny-b", "--iterations", str(iterations), *where]
+    assert load_script("lambda_grid").main(flags) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert (f"warms up over 10 iterations, but a trial has {iterations}" in text) is said
