@@ -9,7 +9,8 @@ from harness import timed
 from step import Ours, config_of
 
 from mdssl.config.presets import PRESETS
-from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import RunSettings
 from mdssl.config.trial import Recipe, TrialConfig
 from mdssl.data.dataset import is_prepared, open_dataset
 from mdssl.data.mixture import with_fingerprint

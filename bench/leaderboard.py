@@ -28,7 +28,7 @@ import pandas as pd
 from harness import Report, arguments, duration, paired_ratio, take_turns
 from rich.console import Console
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard import compacted

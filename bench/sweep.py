@@ -36,7 +36,8 @@ from growth import MANY, grow, prepare_tiny
 from harness import AGAIN, Report, arguments, timed
 from rich.console import Console
 
-from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import read_training

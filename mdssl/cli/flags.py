@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, Suppress
 
-from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import RunSettings
 from mdssl.config.trial import ClusterSettings, Recipe
 from mdssl.sweep.search.settings import SearchSettings
 

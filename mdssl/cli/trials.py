@@ -14,7 +14,8 @@ from mdssl.cli.places import DataFlag, DeviceFlag, StorageFlag, TrialArgument
 from mdssl.config.field_types import pick
 from mdssl.config.methods import CLUSTER_SETTINGS, METHODS
 from mdssl.config.presets import PRESETS
-from mdssl.config.run import ProbeConfig, RunSettings, check_gradient_caching
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError, check_name
 

@@ -144,6 +144,16 @@ def check_mixture(domains: tuple[str, ...]) -> None:
             raise InputError(f"domain {name!r} contains a '+', which joins domains; give them as separate names.")
 
 
+def long_warm_up(warmup: int, iterations: int) -> str:
+    """Describe a learning-rate warm-up that takes the whole training; an empty string for a shorter one."""
+    if warmup < iterations:
+        return ""
+    return (
+        f"the learning rate warms up over {warmup:,} iterations, but a trial has {iterations:,} and ends at the peak "
+        "rate; give a shorter --lr-warmup-iterations"
+    )
+
+
 def check_schedule(schedule: str, decay_fraction: float, usual: float, iterations: int, warmup: int) -> None:
     """Raise ``ValueError`` unless ``decay_fraction`` fits the schedule, and leaves the warm-up its ``warmup`` steps."""
     if schedule == "cosine":

@@ -12,6 +12,23 @@ DATA = os.environ.get("MDSSL_DATA", "data")
 STORAGE = os.environ.get("MDSSL_STORAGE", "results")
 """Default folders of prepared datasets and of results."""
 
+_TRANSFORMER: dict[str, Any] = {
+    # MoCo v3's ViT-S (Chen, Xie, He 2021, arXiv:2104.02057, and its CONFIG.md): AdamW, 1.5e-4 for 256 images in a step
+    # and in proportion, weight decay 0.1, temperature 0.2, 300 epochs of which 40 warm up. Here for two domains of 512
+    # images, and CIFAR-10's epochs, as in preset cifar. Without blur, which is for larger images.
+    "arch": "timm/vit_tiny_patch16_224",
+    "batch_per_domain": 512,
+    "optimizer": "adamw",
+    "learning_rate": 6e-4,
+    "weight_decay": 0.1,
+    "temperature": 0.2,
+    "blur_probability": 0.0,
+    "iterations": 29_100,
+    "lr_warmup_iterations": 3_880,
+    "warmup_iterations": 3_880,
+    "recluster_every": 970,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "arch": "resnet18",
@@ -44,37 +61,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_iterations": 970,
         "recluster_every": 970,
     },
-    "vit": {
-        # MoCo v3's ViT-S (Chen, Xie, He 2021, arXiv:2104.02057, and its CONFIG.md): AdamW, 1.5e-4 for 256 images in a
-        # step and in proportion, weight decay 0.1, temperature 0.2, 300 epochs of which 40 warm up. Here for two
-        # domains of 512 images, and CIFAR-10's epochs, as in preset cifar. Without blur, which is for larger images.
-        "arch": "timm/vit_tiny_patch16_224",
-        "batch_per_domain": 512,
-        "optimizer": "adamw",
-        "learning_rate": 6e-4,
-        "weight_decay": 0.1,
-        "temperature": 0.2,
-        "blur_probability": 0.0,
-        "iterations": 29_100,
-        "lr_warmup_iterations": 3_880,
-        "warmup_iterations": 3_880,
-        "recluster_every": 970,
-    },
-    "convnext": {
-        # Pretraining of ConvNeXt V2 (Woo et al. 2023, arXiv:2301.00808, appendix A): as preset vit, with weight decay
-        # 0.05. No paper has a recipe for it with a contrastive loss.
-        "arch": "timm/convnext_atto",
-        "batch_per_domain": 512,
-        "optimizer": "adamw",
-        "learning_rate": 6e-4,
-        "weight_decay": 0.05,
-        "temperature": 0.2,
-        "blur_probability": 0.0,
-        "iterations": 29_100,
-        "lr_warmup_iterations": 3_880,
-        "warmup_iterations": 3_880,
-        "recluster_every": 970,
-    },
+    "vit": _TRANSFORMER,
+    # Pretraining of ConvNeXt V2 (Woo et al. 2023, arXiv:2301.00808, appendix A): as preset vit, with weight decay 0.05.
+    # No paper has a recipe for it with a contrastive loss.
+    "convnext": _TRANSFORMER | {"arch": "timm/convnext_atto", "weight_decay": 0.05},
     "paper": {"probe": "sgd"},
 }
 """By preset, the values that differ from the defaults of the settings classes, which follow the paper."""

@@ -105,8 +105,9 @@ class Recipe:
             check_number(name, getattr(self, name), low=0)
         usual, warmup = Recipe.decay_fraction, self.lr_warmup_iterations
         check_schedule(self.schedule, self.decay_fraction, usual, self.iterations, warmup)
-        for name in ("crop_min_area", "jitter_strength", "blur_probability", "negative_weight"):
-            check_number(name, getattr(self, name), low=0.01 * (name == "crop_min_area"), high=1)
+        check_number("crop_min_area", self.crop_min_area, low=0.01, high=1)
+        for name in ("jitter_strength", "blur_probability", "negative_weight"):
+            check_number(name, getattr(self, name), low=0, high=1)
 
     @property
     def stable_steps(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mdssl.config.methods import METHODS
-from mdssl.config.run import check_layers
+from mdssl.config.probe import check_layers
 from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.errors import InputError
 from mdssl.pretrain.model import Model

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.data.dataset import Dataset
 from mdssl.errors import InputError
 from mdssl.evaluate.classifier import Parts, ProbeResult
@@ -135,17 +135,12 @@ def score_dataset(
             parts = Parts(train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
             probes = probe.each()
             val_others = _validation(parts, rows_held_out, probe)
-            results: list[list[ProbeResult]]
             if probe.probe == "finetune":
                 assert model is not None
-                width = train_x.shape[1]
-                to_tune: dict[str, Any] = {"rows_held_out": rows_held_out, "width": width, "input_size": input_size}
-                tuned = [
-                    [finetune(model, dataset, config=own, seed=each, device=device, **to_tune) for each in seeds]
-                    for own in probes
-                ]
-                results = [[one.result for one in of_probe] for of_probe in tuned]
-                val_top1 = [_mean([one.val_top1 for one in of_probe]) for of_probe in tuned]
+                results, val_top1 = _fine_tuned(
+                    model, dataset, probes, seeds, rows_held_out=rows_held_out, width=train_x.shape[1],
+                    device=device, input_size=input_size,
+                )  # fmt: skip
             else:
                 by_seed = [run_probes(parts, config=probe, seed=each) for each in seeds]
                 results = [list(of_probe) for of_probe in zip(*by_seed, strict=True)]
@@ -174,6 +169,15 @@ def score_dataset(
         if unstable := instability(row):
             log.warning("%s on %s features of %s: %s", row["probe"], row["features"], dataset.name, unstable)
     return rows
+
+
+def _fine_tuned(
+    model: nn.Module, dataset: Dataset, probes: Sequence[ProbeConfig], seeds: Sequence[int], **arguments: Any
+) -> tuple[list[list[ProbeResult]], list[float | None]]:
+    """Return the result of each probe and seed, and the validation score of each probe."""
+    tuned = [[finetune(model, dataset, config=own, seed=each, **arguments) for each in seeds] for own in probes]
+    results = [[one.result for one in of_probe] for of_probe in tuned]
+    return results, [_mean([one.val_top1 for one in of_probe]) for of_probe in tuned]
 
 
 def _scores(of_seeds: Sequence[ProbeResult]) -> dict[str, Any]:

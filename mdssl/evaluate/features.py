@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from mdssl.config.run import FEATURES
+from mdssl.config.probe import FEATURES
 from mdssl.errors import InputError, check_name, check_number
-from mdssl.pretrain.augment import normalize
+from mdssl.pretrain.augment import normalize, resized
 
 _PASS_PIXELS = 2**21
 """Most input pixels in one pass: 2048 images of 32x32, 41 of 224x224."""
@@ -97,14 +96,6 @@ def _to_views(images: np.ndarray, device: str | torch.device, size: int | None) 
     # A copy, because torch has no read-only tensors, and all trials share the memory map.
     x = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float().div_(255)
     return normalize(resized(x, size))
-
-
-def resized(x: torch.Tensor, size: int | None) -> torch.Tensor:
-    """Resize (B, 3, S, S) to ``size`` pixels, as for `extract_features`; None keeps the size."""
-    if size is None or x.shape[2:] == (size, size):
-        return x
-    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=size < max(x.shape[2:]))
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -24,15 +24,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import Recipe
 from mdssl.data.dataset import Dataset
 from mdssl.data.mixture import domain_key
 from mdssl.errors import InputError
 from mdssl.evaluate.classifier import Classifier, ProbeResult, result_of
-from mdssl.evaluate.features import extract_features, resized
+from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.sampling import sample_rows
-from mdssl.pretrain.augment import Views, augment, draw
+from mdssl.pretrain.augment import Views, augment, draw, resized
 
 log = logging.getLogger(__name__)
 

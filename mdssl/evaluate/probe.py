@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.errors import check_number
 from mdssl.evaluate.classifier import Classifier, Parts, ProbeResult, percent, score, standardization
 from mdssl.evaluate.sgd import held_out, raw_sgd_probes, sgd_probes

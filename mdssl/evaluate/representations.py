@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from mdssl.config.run import FEATURES
+from mdssl.config.probe import FEATURES
 from mdssl.config.trial import check_trial_id
 from mdssl.errors import InputError
 from mdssl.evaluate.sampling import SEED, sample_rows

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from mdssl.config.run import MAX_STABLE_RATE
+from mdssl.config.probe import MAX_STABLE_RATE
 from mdssl.errors import InputError
 from mdssl.evaluate.classifier import Classifier, Parts, ProbeResult, percent, score, standardization
 
@@ -40,7 +40,7 @@ def sgd_probes(
     """One linear layer by plain SGD on standardized features, in float64.
 
     Features are standardized and divided by the root of their `curvature`, so that learning rates up to
-    `mdssl.config.run.MAX_STABLE_RATE` are stable. The gradients of an incomplete batch are divided by ``batch_size``
+    `mdssl.config.probe.MAX_STABLE_RATE` are stable. The gradients of an incomplete batch are divided by ``batch_size``
     too. No momentum, weight decay or schedule; the score is that at the end. Several learning rates are fitted together
     on the same batches.
 

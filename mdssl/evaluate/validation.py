@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mdssl.config.run import VALIDATION_FIT, VALIDATION_SCORED, ProbeConfig
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import VALIDATION_FIT, VALIDATION_SCORED
 from mdssl.data.dataset import Dataset, open_dataset
 from mdssl.errors import InputError
 from mdssl.evaluate.classifier import Classifier, Parts, score, standardization

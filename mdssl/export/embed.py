@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mdssl.config.run import FEATURES
+from mdssl.config.probe import FEATURES
 from mdssl.config.trial import TrialConfig
 from mdssl.data.decode import convert_each
 from mdssl.data.progress import image_progress

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mdssl.config.methods import CLUSTERED, METHODS, UNTRAINED
-from mdssl.config.run import probe_named_now
+from mdssl.config.probe import probe_named_now
 from mdssl.config.trial import relevant_settings
 from mdssl.errors import check_name
 from mdssl.leaderboard.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, STATUSES, Row
@@ -59,7 +59,7 @@ def write_rows(storage: str | Location, trial_id: str, rows: Sequence[Row]) -> N
 def read_rows(storage: str | Location, trial_id: str) -> list[Row]:
     """Return the rows of one trial by column name, null as None and times as aware datetimes; empty if it has no file.
 
-    Probes have their present names, see `mdssl.config.run.probe_named_now`.
+    Probes have their present names, see `mdssl.config.probe.probe_named_now`.
 
     Raises:
         ValueError: ``trial_id`` is not a trial id, or its file is not one of ours.

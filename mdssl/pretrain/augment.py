@@ -15,6 +15,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from mdssl.config.trial import Recipe
 
@@ -155,6 +156,14 @@ def _finish(x: torch.Tensor, gray: torch.Tensor, sigma: torch.Tensor) -> torch.T
 @cache
 def _compiled(function: Callable) -> Callable:
     return torch.compile(function)
+
+
+def resized(x: torch.Tensor, size: int | None) -> torch.Tensor:
+    """Resize (B, 3, S, S) to ``size`` pixels, before they are encoded; None keeps the size."""
+    if size is None or x.shape[2:] == (size, size):
+        return x
+    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=size < max(x.shape[2:]))
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def normalize(x: torch.Tensor) -> torch.Tensor:

@@ -9,12 +9,11 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from mdssl.config.trial import TrialConfig
 from mdssl.device import pick_device
 from mdssl.errors import InputError
-from mdssl.pretrain.augment import normalize
+from mdssl.pretrain.augment import normalize, resized
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.pretrained import pretrained_model
 from mdssl.pretrain.trial_files import load_model
@@ -40,10 +39,7 @@ class Encoder(nn.Module):
         Images should be as large as those that it was trained on; most datasets are prepared at 32 pixels.
         """
         x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        size = self.config.input_size
-        if size is not None and x.shape[2:] != (size, size):
-            x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=size < max(x.shape[2:]))
-        return self.encoder(normalize(x)).float()
+        return self.encoder(normalize(resized(x, self.config.input_size))).float()
 
 
 def load_encoder(source: str | Path | Location, *, device: str = "auto") -> Encoder:

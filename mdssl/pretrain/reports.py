@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from mdssl.config.field_types import long_warm_up
 from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import Mixture
 from mdssl.device import Fetched
@@ -159,6 +160,8 @@ def log_start(config: TrialConfig, mixture: Mixture, device: str, workers: int, 
         config.trial_id, config.method, config.train_mixture, sizes, state.step, config.iterations,
         batch, workers, device,
     )  # fmt: skip
+    if warm_up := long_warm_up(config.lr_warmup_iterations, config.iterations):
+        log.info("%s", warm_up)
     if mixture.on_host:
         size = sum(images.nbytes for images in mixture.images) / 1e9
         log.info("%.3g GB of images stay on the host; batches are copied to %s while it trains", size, device)

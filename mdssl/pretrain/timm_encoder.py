@@ -26,7 +26,11 @@ _OF_DROPOUT = ("drop_prob", "drop_rate", "drop_path_rate")
 
 
 def import_timm(arch: str) -> ModuleType:
-    """Raises: InputError: timm is not installed, or has no such network."""
+    """Import timm, which must have the network ``arch``.
+
+    Raises:
+        InputError: timm is not installed, or has no such network.
+    """
     try:
         import timm
     except ImportError as error:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mdssl.config.field_types import current_name
 from mdssl.config.methods import METHODS
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import ClusterSettings, TrialConfig, relevant_settings
 from mdssl.leaderboard.names import plain_name
 from mdssl.storage.location import Location

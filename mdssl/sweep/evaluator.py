@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import ray
 import torch
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.remote import ensure_local

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from mdssl.config.methods import METHODS
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig, check_precision
 from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import check_batch, fingerprint, image_size_of

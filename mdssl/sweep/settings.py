@@ -12,7 +12,8 @@ import tyro
 from mdssl.config.field_types import current_name, parse_as, pick
 from mdssl.config.methods import METHODS
 from mdssl.config.presets import DATA, STORAGE
-from mdssl.config.run import ProbeConfig, RunSettings, check_gradient_caching, check_layers
+from mdssl.config.probe import ProbeConfig, check_layers
+from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.config.trial import ClusterSettings, Recipe, check_lambda1, check_mixture
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.sweep.search.settings import SearchSettings

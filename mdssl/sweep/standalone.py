@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mdssl.config.encoders import is_timm
-from mdssl.config.run import ProbeConfig, check_layers
+from mdssl.config.probe import ProbeConfig, check_layers
 from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.data.dataset import Dataset, open_dataset
 from mdssl.data.remote import ensure_local

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mdssl.config.field_types import long_warm_up
 from mdssl.config.presets import PRESETS
 from mdssl.config.run import VALIDATION_FIT, VALIDATION_SCORED
 from mdssl.config.trial import Recipe, TrialConfig
@@ -110,11 +111,8 @@ def _notes(settings: SweepSettings, variants: dict[str, str], archived: list[str
         notes.append(
             f"not the published datasets of these names: {listed}; their scores are not comparable with published ones"
         )
-    if settings.lr_warmup_iterations >= steps:
-        notes.append(
-            f"the learning rate warms up over {settings.lr_warmup_iterations:,} iterations, but a trial has {steps:,} "
-            "and ends at the peak rate; give a shorter --lr-warmup-iterations"
-        )
+    if warm_up := long_warm_up(settings.lr_warmup_iterations, steps):
+        notes.append(warm_up)
     if len(settings.domains) == 1 and len(settings.lambda2) > 1:
         notes.append(f"there is one training domain, {settings.domains[0]}: lambda2 pushes no other domain away")
     crops = PRESETS["quick"]["crop_min_area"]

@@ -19,7 +19,8 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.data.remote import ensure_local
 from mdssl.device import limit_memory, pick_device

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.files import results_in

@@ -9,7 +9,7 @@ from typing import Any
 
 from mdssl.config.encoders import is_timm
 from mdssl.config.presets import PRESETS
-from mdssl.config.run import ProbeConfig, probe_flags
+from mdssl.config.probe import ProbeConfig, probe_flags
 from mdssl.config.trial import TrialConfig, relevant_settings
 
 _FILLED_IN = ("data_fingerprint", "normalization", "init_fingerprint", *("weights", "weights_fingerprint"))

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 
 from mdssl.config.methods import METHODS
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.data.sources.catalog import seen_in
 from mdssl.errors import some_of

@@ -7,7 +7,7 @@ import pytest
 
 from mdssl.config.field_types import choices
 from mdssl.config.methods import CLUSTER_SETTINGS, METHODS
-from mdssl.config.run import ProbeConfig, probe_flags, probe_named_now
+from mdssl.config.probe import ProbeConfig, probe_flags, probe_named_now
 from mdssl.config.trial import ClusterSettings, Recipe, TrialConfig, relevant_settings
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from mdssl import Sweep
 from mdssl.config.presets import PRESETS
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig
 
 EPOCH = 50_000 // 512

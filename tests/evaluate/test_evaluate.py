@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.evaluate import evaluate
 from mdssl.evaluate.evaluate import evaluate_dataset
 from mdssl.evaluate.probe import ProbeResult, run_probes

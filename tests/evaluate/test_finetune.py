@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.evaluate import finetune as module
 from mdssl.evaluate.evaluate import evaluate_dataset
 from mdssl.evaluate.finetune import finetune, labelled_rows

@@ -6,16 +6,16 @@ from sklearn.metrics import top_k_accuracy_score
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
-from mdssl.config import run as run_config
+from mdssl.config import probe as probe_settings
 from mdssl.config.field_types import choices
 from mdssl.evaluate import probe, sgd
 from mdssl.evaluate.classifier import Parts, standardization
 from mdssl.evaluate.probe import PROBES
 from mdssl.evaluate.sgd import RATES, curvature, held_out
 
-FAST_SGD = run_config.ProbeConfig(probe="sgd", probe_epochs=5)
-RAW_SGD = run_config.ProbeConfig(probe="sgd-raw", probe_epochs=5, probe_learning_rate=(0.001,), probe_batch=256)
-LBFGS = run_config.ProbeConfig(probe="lbfgs")
+FAST_SGD = probe_settings.ProbeConfig(probe="sgd", probe_epochs=5)
+RAW_SGD = probe_settings.ProbeConfig(probe="sgd-raw", probe_epochs=5, probe_learning_rate=(0.001,), probe_batch=256)
+LBFGS = probe_settings.ProbeConfig(probe="lbfgs")
 BOTH = pytest.mark.parametrize("settings", [FAST_SGD, RAW_SGD, LBFGS], ids=lambda settings: settings.probe)
 
 
@@ -95,7 +95,7 @@ def test_sgd_takes_the_steps_of_plain_sgd_on_scaled_features(digits):
 
 
 def test_raw_sgd_defaults_are_the_papers():
-    settings = run_config.ProbeConfig(probe="sgd-raw").settings()
+    settings = probe_settings.ProbeConfig(probe="sgd-raw").settings()
     assert (settings["probe_learning_rate"], settings["probe_epochs"], settings["probe_batch"]) == (0.1, 100, 1024)
     defaults = sgd.raw_sgd_probes.__kwdefaults__
     assert (defaults["learning_rates"], defaults["epochs"], defaults["batch_size"]) == ((0.1,), 100, 1024)
@@ -119,7 +119,7 @@ def other_order(parts):
 @pytest.mark.parametrize("batch_size", [16, 256])
 def test_rounding_does_not_grow_at_the_highest_rate(steep, batch_size):
     """1,000 to 8,000 steps, of which each may add one rounding of float64, 1e-16: no more than 1e-11 together."""
-    settings = {"learning_rate": run_config.MAX_STABLE_RATE, "batch_size": batch_size}
+    settings = {"learning_rate": probe_settings.MAX_STABLE_RATE, "batch_size": batch_size}
     result, other = (sgd_probe(*parts, 10, **settings) for parts in (steep, other_order(steep)))
     difference = (result.classifier.weight - other.classifier.weight.flip(1)).abs().max()
     assert difference < 1e-11 * result.classifier.weight.abs().max()
@@ -135,7 +135,7 @@ def test_no_batch_is_so_steep_that_a_step_expands(steep):
         scaled = torch.nn.functional.pad(x / curvature(x, size) ** 0.5, (0, 1), value=1)
         batches = torch.randperm(len(x), generator=torch.Generator().manual_seed(size)).split(size)
         steepest = max(float(torch.linalg.eigvalsh(scaled[rows].T @ scaled[rows] / size)[-1]) for rows in batches)
-        assert run_config.MAX_STABLE_RATE / 2 * steepest <= 2
+        assert probe_settings.MAX_STABLE_RATE / 2 * steepest <= 2
         # Nor is the bound so loose that training would take ten times the steps.
         assert steepest > 0.1
 
@@ -210,7 +210,7 @@ def test_lbfgs_reaches_the_optimum_on_ill_conditioned_features(decay, classes):
     ours = lbfgs_probe(*map(torch.from_numpy, (x[:700], y[:700], x[700:], y[700:])), classes)
     scaler = StandardScaler().fit(x[:700].astype(np.float64))
     train, test = (scaler.transform(part.astype(np.float64)) for part in (x[:700], x[700:]))
-    strength = (2 if classes == 2 else 1) / (run_config.ProbeConfig.probe_l2 * 700)
+    strength = (2 if classes == 2 else 1) / (probe_settings.ProbeConfig.probe_l2 * 700)
     peer = LogisticRegression(C=strength, tol=1e-12, max_iter=20_000, solver="newton-cg").fit(train, y[:700])
     theirs = peer.decision_function(test)
     logits = ours.classifier.logits(torch.from_numpy(x[700:])).numpy()
@@ -321,7 +321,7 @@ def test_top5_is_none_where_it_would_say_nothing(digits, settings):
 
 
 def test_every_probe_that_can_be_asked_for_is_there():
-    assert {*PROBES, "finetune"} == set(choices(run_config.ProbeConfig, "probe"))
+    assert {*PROBES, "finetune"} == set(choices(probe_settings.ProbeConfig, "probe"))
 
 
 def test_learning_rates_fitted_together_are_each_fitted_alone(steep):
@@ -339,9 +339,9 @@ def test_the_settings_reach_the_probe(digits):
     settings = {"probe_learning_rate": (0.02,), "probe_epochs": 2, "probe_batch": 300}
     for name, fit in (("sgd", sgd_probes), ("sgd-raw", raw_sgd_probes)):
         (direct,) = fit(*digits, 10, learning_rates=[0.02], epochs=2, batch_size=300, seed=7)
-        asked = run_probe(*digits, 10, config=run_config.ProbeConfig(probe=name, **settings), seed=7)
+        asked = run_probe(*digits, 10, config=probe_settings.ProbeConfig(probe=name, **settings), seed=7)
         assert torch.equal(asked.classifier.weight, direct.classifier.weight)
-    asked = run_config.ProbeConfig(probe="lbfgs", probe_l2=0.3)
+    asked = probe_settings.ProbeConfig(probe="lbfgs", probe_l2=0.3)
     direct = lbfgs_probe(*digits, 10, l2=0.3)
     assert torch.equal(run_probe(*digits, 10, config=asked).classifier.weight, direct.classifier.weight)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.evaluate.classifier import Parts
 from mdssl.evaluate.probe import PENALTIES, lbfgs_path_probe, lbfgs_probe, run_probes
 from mdssl.evaluate.sgd import held_out

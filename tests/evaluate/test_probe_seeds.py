@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.evaluate.confusion import class_scores
 from mdssl.evaluate.evaluate import SEEDS_APART, encode_dataset, score_dataset
 from mdssl.evaluate.sgd import fit_sgd

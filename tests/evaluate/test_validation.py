@@ -9,7 +9,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.errors import InputError
 from mdssl.evaluate import validation

@@ -10,7 +10,8 @@ import ray
 from factories import tiny_trial
 from processes import wait_for
 
-from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.checkpoint import latest_step

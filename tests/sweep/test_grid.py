@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from factories import CONTEXT, prepare_arrays, stripes
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board
 from mdssl.leaderboard.board import read, read_rows, write_rows

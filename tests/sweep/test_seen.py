@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mdssl.cli.main import main
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.evaluate import artifacts, confusion

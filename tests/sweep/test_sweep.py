@@ -256,7 +256,7 @@ def test_the_probe_actor_survives_a_crash(first, cluster, tiny_data):
     import ray
     from ray.util.state import list_actors
 
-    from mdssl.config.run import ProbeConfig
+    from mdssl.config.probe import ProbeConfig
     from mdssl.sweep.evaluator import Evaluator
 
     trial_dir = next(first[0].glob("trials/*/encoder.safetensors")).parent

@@ -17,7 +17,8 @@ import torch
 from processes import ours
 from sweep_runs import SCRIPT, Running, assert_nothing_is_left_over, run_here, saved_steps, stop_a_sweep
 
-from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.loop import train

@@ -9,7 +9,8 @@ import ray.cloudpickle
 import ray.train
 import torch
 
-from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.pretrain.progress import Progress
 from mdssl.storage.location import Location

@@ -10,7 +10,8 @@ import pytest
 from factories import CONTEXT, failed, row, stopped, tiny_trial
 
 from mdssl.cli.main import main
-from mdssl.config.run import ProbeConfig, RunSettings
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import RunSettings
 from mdssl.leaderboard.board import read, read_rows, write_rows
 from mdssl.pretrain.checkpoint import latest_step
 from mdssl.pretrain.loop import train

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from factories import CONTEXT, tiny_trial
 
-from mdssl.config.run import ProbeConfig
+from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mdssl.config.run import FEATURES
+from mdssl.config.probe import FEATURES
 from mdssl.data.contact_sheet import write_png
 from mdssl.data.dataset import SPLITS, Dataset, open_dataset
 from mdssl.data.decode import convert
