@@ -37,7 +37,7 @@ class Leaderboard(StorageFlag):
     """A row for each combination of the other columns, and a column for each value of this one, such as eval_dataset or
     lambda2."""
     over_seeds: bool = False
-    """Mean, standard deviation and number of seeds, of rows that differ in nothing else."""
+    """Mean, standard deviation, 95 % interval and number of seeds, of rows that differ in nothing else."""
     baseline: tuple[str, ...] = ()
     """Also the difference to the trial of the same mixture, seed and other settings that is this: a method, conditions
     as in --where, or a trial: its id, the first digits of it, or best."""

@@ -185,7 +185,7 @@ def _draw_curves(curves: Curves, width: float = style.PAGE) -> style.Figure:
 
 def _draw_curve(axis: Axes, rows: pd.DataFrame, name: str, **line: Any) -> Line2D:
     """Draw means over seeds, a band of 95 % intervals, and the seeds."""
-    means = scores.with_intervals(rows, [name]).sort_values(name)
+    means = over_seeds(rows, [name]).sort_values(name)
     (drawn,) = axis.plot(means[name], means["mean"], **line)
     if means["n"].max() > 1:
         low, high = means["mean"] - means["half"], means["mean"] + means["half"]

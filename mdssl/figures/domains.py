@@ -17,6 +17,7 @@ from mdssl.figures import lambdas, scores, style
 from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.scores import SettingsGroup
 from mdssl.leaderboard.names import plain_name
+from mdssl.tables.compare import over_seeds
 
 _VARIES = ("train_mixture", "data_fingerprint", "batching")
 """Settings that change with the number of domains; many are encoded one after another (appendix A.5)."""
@@ -77,7 +78,7 @@ def _growth(board: pd.DataFrame, features: str = "encoder") -> Growth:
     scores.refuse_mixed(grown, what, by=("train_mixture",))
     scores.refuse_mixed(pd.concat([grown, single]), what, varies=(*_VARIES, "method", "lambda1", "lambda2"))
     scores.refuse_mixed(grown, what, varies=_VARIES)
-    means = scores.with_intervals(grown, ["eval_dataset", "num_domains", "train_mixture"])
+    means = over_seeds(grown, ["eval_dataset", "num_domains", "train_mixture"])
     return Growth(means, single.groupby("eval_dataset")["top1"].mean())
 
 
@@ -90,7 +91,7 @@ def _hours(board: pd.DataFrame) -> Hours:
     trials = scores.all_settings(trials).drop_duplicates("trial_id").assign(**no_score)
     scores.refuse_mixed(trials, what, varies=(*_VARIES, "lambda1", "lambda2"), also=("device", "num_workers"))
     trials = trials.assign(hours=trials["train_seconds"] / 3600)
-    means = scores.with_intervals(trials, ["num_domains", "train_mixture"], "hours")
+    means = over_seeds(trials, ["num_domains", "train_mixture"], "hours")
     device = trials["device"].iloc[0] or "an unknown device"
     return Hours(means, "a CPU" if device == "cpu" else device, int(trials["num_workers"].fillna(1).iloc[0]))
 

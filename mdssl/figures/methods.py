@@ -15,6 +15,7 @@ from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.style import METHODS
 from mdssl.leaderboard.names import plain_name
+from mdssl.tables.compare import over_seeds
 
 
 class Bars(NamedTuple):
@@ -65,7 +66,7 @@ def _bars(board: pd.DataFrame, mixture: str | None, features: str = "encoder") -
     untrained = rows[rows["method"] == "random"].groupby("eval_dataset")["top1"].mean()
     pairs = shown.drop_duplicates("method").set_index("method")[["lambda1", "lambda2"]]
     lambdas = {name: tuple(pairs.loc[name]) for name in METHODS if name in methods and METHODS[name].weighs_domains}
-    return Bars(scores.with_intervals(shown, ["method", "eval_dataset"]), untrained, lambdas, mixture, datasets)
+    return Bars(over_seeds(shown, ["method", "eval_dataset"]), untrained, lambdas, mixture, datasets)
 
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Bars, Words]]:

@@ -11,7 +11,7 @@ import pandas as pd
 from mdssl.config.methods import CLUSTER_SETTINGS, UNTRAINED
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
-from mdssl.tables.compare import half_width, latest_images, over_seeds, settings_apart, settings_of
+from mdssl.tables.compare import latest_images, settings_apart, settings_of
 
 MOST_MIXTURES = 4
 """Number of training mixtures of a group of settings that are drawn."""
@@ -134,12 +134,6 @@ def seeds_note(counts: Iterable[int]) -> str:
 def interval_label(counts: Iterable[int]) -> str:
     """Return the legend entry of intervals of means over these numbers of seeds. A single seed has no interval."""
     return span([n for n in counts if n > 1], "", "95 % interval, n = {}")
-
-
-def with_intervals(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> pd.DataFrame:
-    """`mdssl.tables.compare.over_seeds` with ``half``, half the width of the 95 % interval; null for one seed."""
-    means = over_seeds(rows, by, values)
-    return means.assign(half=half_width(means["sem"], means["n"]))
 
 
 def in_order(names: Iterable[str], mixture: str) -> list[str]:

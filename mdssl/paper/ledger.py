@@ -12,7 +12,17 @@ from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.names import plain_name
 from mdssl.paper.costs import RESOURCES, UNPUBLISHED_LAMBDAS, resources_side_by_side
-from mdssl.paper.published import IMPLAUSIBLE, MODEL, Row, averages, model_key, other_data, published, side_by_side
+from mdssl.paper.published import (
+    IMPLAUSIBLE,
+    MODEL,
+    Row,
+    averages,
+    means_by_seed,
+    model_key,
+    other_data,
+    published,
+    side_by_side,
+)
 from mdssl.paper.verdicts import MARGIN, judged
 from mdssl.tables.compare import mean, settings_apart
 
@@ -146,7 +156,6 @@ def _score(cell: Row, rows: pd.DataFrame) -> Row:
             & (rows["eval_dataset"].map(plain_name, na_action="ignore") == dataset)
         ]
         own = own[(own["status"] == "finished") & (own["features"] == "encoder")]
-        line["by_seed"] = own.groupby("seed")["top1"].mean().to_dict()
         deviations = _deviations(own.iloc[0].to_dict())
     elif cell["status"] != "not run":
         line["why"] = {"failed": "it failed", "stopped": "it was stopped"}.get(cell["status"], cell["status"])
@@ -164,7 +173,6 @@ def _mean(of_mean: Row, scores: list[Row]) -> Row:
     domains = set(line["train_mixture"].split("+"))
     wanted = {"seen": lambda name: name in domains, "unseen": lambda name: name not in domains}
     cells = [cell for cell in cells if wanted.get(of_mean["eval_dataset"], lambda name: True)(cell["eval_dataset"])]
-    line["by_seed"] = _means_by_seed(cells)
     if of_mean["status"] == "incomplete":
         line["why"] = "some of its scores are missing"
     deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
@@ -186,7 +194,7 @@ def _leads(source: str, scores: list[Row]) -> list[Row]:
         if not baseline:
             continue
         cells = [*ours, *baseline]
-        of_mdssl, of_simclr = _means_by_seed(ours), _means_by_seed(baseline)
+        of_mdssl, of_simclr = (means_by_seed(cell["by_seed"] for cell in own) for own in (ours, baseline))
         by_seed = {seed: of_mdssl[seed] - of_simclr[seed] for seed in of_mdssl if seed in of_simclr}
         lead = mean(by_seed.values())
         papers = mean(cell["published"] for cell in ours) - mean(cell["published"] for cell in baseline)
@@ -204,12 +212,6 @@ def _leads(source: str, scores: list[Row]) -> list[Row]:
         deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
         lines.append(judged(line, deviations, implausible=""))
     return lines
-
-
-def _means_by_seed(cells: list[Row]) -> dict[int, float]:
-    """Return the mean over ``cells`` for each seed that all of them have."""
-    seeds = set.intersection(*(set(cell["by_seed"]) for cell in cells)) if cells else set()
-    return {seed: mean(cell["by_seed"][seed] for cell in cells) for seed in sorted(seeds)}
 
 
 def _costs(rows: pd.DataFrame) -> list[Row]:
@@ -252,7 +254,7 @@ def _line(cell: Row, source: str, kind: str) -> Row:
     line: Row = dict.fromkeys(COLUMNS) | {name: cell[name] for name in (*MODEL, "eval_dataset", "published", "ours")}
     line |= {name: cell[name] for name in ("difference", "seeds", "recipe", "trial_ids")}
     weights = " --pretrained WEIGHTS" if source == "table5" else ""
-    own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "by_seed": {}}
+    own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "by_seed": cell.get("by_seed", {})}
     return line | own | {"command": f"mdssl sweep paper {source}{weights}"}
 
 

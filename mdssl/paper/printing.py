@@ -6,6 +6,7 @@ import pandas as pd
 from rich.console import Console
 
 from mdssl.paper.published import IMPLAUSIBLE, averages
+from mdssl.tables.compare import interval
 from mdssl.tables.terminal_table import TextColumn, TextTable
 from mdssl.terminal import Terminal, say
 
@@ -50,6 +51,12 @@ def print_side_by_side(table: pd.DataFrame, console: Console | None = None) -> N
         # One set of widths, so that the numbers of all blocks are aligned.
         widths = {"λ1": 3, "λ2": 4, "ours": 6, "differ-\nence": 7}
         _draw(console, {name: [text.rjust(widths.get(name, 0)) for text in texts] for name, texts in cells.items()})
+    for cell in everything[everything["by_seed"].map(len) > 1].to_dict("records"):
+        of_seeds = pd.Series(cell["by_seed"])
+        low, high = interval(of_seeds)
+        model = f"{cell['method']} {cell['train_mixture']} at {cell['lambda1']:g}, {cell['lambda2']:g}"
+        spread = f"{len(of_seeds)} seeds, sd {of_seeds.std():.2f}, 95 % interval {low:.2f} to {high:.2f}"
+        say(console, f"{model} on {cell['eval_dataset']}: {cell['ours']:.2f} ({spread})")
     others = table[~table["status"].isin(["ours", "not run"])]
     for (status, method, mixture), names in others.groupby(["status", "method", "train_mixture"], sort=False):
         say(console, f"{status}: {method} {mixture} on {', '.join(names['eval_dataset'])}")

@@ -14,7 +14,7 @@ the official test split.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -23,7 +23,7 @@ import pandas as pd
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.names import plain_name
-from mdssl.tables.compare import settings_apart
+from mdssl.tables.compare import mean, settings_apart
 
 Row = dict[Hashable, Any]
 """A row of a table by column, as ``DataFrame.to_dict("records")`` gives it."""
@@ -32,7 +32,7 @@ IMPLAUSIBLE = ("cifar100",)
 """Evaluation datasets whose published values cannot be top-1: see the module's docstring."""
 
 MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
-_NOT_RUN = {"ours": float("nan"), "seeds": 0, "trial_ids": (), "recipe": "", "status": "not run"}
+_NOT_RUN = {"ours": float("nan"), "seeds": 0, "by_seed": {}, "trial_ids": (), "recipe": "", "status": "not run"}
 OTHER_DATA = "other data: "
 _MEANS_OF_MIXTURES = {"table3": ("seen", "unseen")}
 """Where the paper prints other means than one over all columns. Table 3's single domains have that one as well."""
@@ -73,7 +73,8 @@ def side_by_side(board: pd.DataFrame, experiment: str) -> pd.DataFrame:
 
         - ``ours``: mean over seeds, percent; null if there is none. ``difference``: ours less published, points;
           null if ours are of other data than the published datasets of these names;
-        - ``seeds``: how many; ``trial_ids``: a tuple; ``recipe``: in words, how they were trained and probed;
+        - ``seeds``: how many; ``by_seed``: ours of each, a dict; ``trial_ids``: a tuple; ``recipe``: in words, how
+          they were trained and probed;
         - ``status``: ``ours``; ``other data: svhn (4,434 of 73,257)``; ``not scored`` (trained, but not scored on this
           dataset); ``failed``, ``stopped``; ``not run``.
 
@@ -113,15 +114,23 @@ def averages(table: pd.DataFrame) -> pd.DataFrame:
         kinds = _MEANS_OF_MIXTURES.get(first["experiment"], ("average",)) if len(domains) > 1 else ("average",)
         for kind in kinds:
             of_mean = {"average": cells, "seen": cells[seen], "unseen": cells[~seen]}[kind]
-            mean = of_mean[["published", "ours", "difference"]].mean(skipna=False)
+            numbers = of_mean[["published", "ours", "difference"]].mean(skipna=False)
             means.append(
                 first.to_dict()
-                | {"eval_dataset": kind, **mean, "seeds": of_mean["seeds"].min()}
+                | {"eval_dataset": kind, **numbers, "seeds": of_mean["seeds"].min()}
+                | {"by_seed": means_by_seed(of_mean["by_seed"])}
                 | {"trial_ids": tuple(dict.fromkeys(sum(of_mean["trial_ids"], ())))}
                 | {"recipe": "; ".join(dict.fromkeys(filter(None, of_mean["recipe"])))}
                 | {"status": _status_of_mean(of_mean)}
             )
     return pd.DataFrame(means, columns=table.columns)
+
+
+def means_by_seed(of_cells: Iterable[Mapping[int, float]]) -> dict[int, float]:
+    """Return the mean over cells for each seed that all of them have, from the scores by seed of each."""
+    cells = list(of_cells)
+    seeds = set.intersection(*map(set, cells)) if cells else set()
+    return {seed: mean(cell[seed] for cell in cells) for seed in sorted(seeds)}
 
 
 def _status_of_mean(cells: pd.DataFrame) -> str:
@@ -199,6 +208,7 @@ def _cell(of_model: pd.DataFrame, dataset: str) -> Row:
     return {
         "ours": ours["top1"].mean(),
         "seeds": ours["seed"].nunique(),
+        "by_seed": ours.groupby("seed")["top1"].mean().to_dict(),
         "trial_ids": tuple(ours["trial_id"].unique()),
         "recipe": _recipe(ours.iloc[0]) if len(ours) else "",
         "status": status,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 from mdssl.paper.published import Row
-from mdssl.tables.compare import CONFIDENCE, half_width
+from mdssl.tables.compare import CONFIDENCE, interval
 
 VERDICTS = {
     "agrees": "ours, made with the paper's settings, are equivalent to the published number",
@@ -34,15 +32,6 @@ RULE = (
     "lies on the published side of zero, and differs where it lies on the other. A cost, which has no interval, agrees "
     "within a tenth of the published."
 )
-
-
-def interval(scores: Iterable[float]) -> tuple[float, float]:
-    """Return the t-interval of the mean of ``scores``, one per seed, at the level `CONFIDENCE`; NaN for one score."""
-    values = pd.Series(list(scores), dtype=float)
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    half = half_width(pd.Series([values.sem()]), pd.Series([len(values)]))[0]
-    return values.mean() - half, values.mean() + half
 
 
 def judged(line: Row, deviations: list[str], *, implausible: str) -> Row:

@@ -11,9 +11,17 @@ from typing import NamedTuple
 import pandas as pd
 
 from mdssl.config.methods import METHODS
-from mdssl.paper.verdicts import interval
 from mdssl.tables.baseline import find_baselines
-from mdssl.tables.compare import latest_images, mean, over_seeds, paired, row_means, settings_of, settings_to_show
+from mdssl.tables.compare import (
+    interval,
+    latest_images,
+    mean,
+    over_seeds,
+    paired,
+    row_means,
+    settings_of,
+    settings_to_show,
+)
 from mdssl.tables.select import best_by_validation, shown
 
 BASELINE, FLOOR = "simclr", "random"

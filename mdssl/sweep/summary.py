@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
 from mdssl.config.field_types import long_warm_up
@@ -29,7 +30,9 @@ from mdssl.sweep.search.settings import rungs
 from mdssl.sweep.search.space import Space
 from mdssl.sweep.settings import SweepSettings
 from mdssl.tables.compare import settings_apart
+from mdssl.tables.render import print_table
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
+from mdssl.tables.view import view
 from mdssl.trials.describe import labels
 from mdssl.trials.removal import in_archive
 
@@ -158,8 +161,13 @@ def print_results(
             probe=probe,
             features=layer,
         )
-        console.print(f"\n{name}: top-1 in percent on the test split, {probe} probe on {layer} features")
+        shown = f"top-1 in percent on the test split, {probe} probe on {layer} features"
+        console.print(f"\n{name}: {shown}")
         print_sweep_table(table, console=console)
+        own = rows[(rows["probe"] == probe) & (rows["features"] == layer)]
+        if own["seed"].nunique() > 1:
+            console.print(f"\nmeans over seeds: {shown}")
+            _print_means(own, console)
     works = plan(storage, configs, replace(settings, force=False, retry_failed=False))
     complete = all(work.state in ("finished", "stopped") for work in works)
     if asked := [work.config.trial_id for work in works if work.on_request]:
@@ -173,6 +181,14 @@ def print_results(
     pages = shlex.join(["mdssl", "report", "--storage", settings.storage])
     console.print(f"report: {pages}", markup=False, soft_wrap=True)
     return 0 if complete else 1
+
+
+def _print_means(rows: pd.DataFrame, console: Console) -> None:
+    baseline = [name for name in ("simclr",) if name in set(rows["method"])]
+    try:
+        print_table(view(rows, over_seeds=True, baseline=baseline), console)
+    except InputError as error:
+        console.print(f"note: {error}", markup=False, soft_wrap=True)
 
 
 def _retry_command() -> str:

@@ -138,29 +138,27 @@ def row_means(values: pd.DataFrame, counted: pd.DataFrame) -> pd.Series:
     return pd.Series([mean(row[chosen].tolist()) for row, chosen in pairs], index=values.index, dtype=float)
 
 
-def half_width(sem: pd.Series, n: pd.Series) -> pd.Series:
-    """Half the width of the t-intervals of means at the level `CONFIDENCE`; null for one value.
-
-    Args:
-        sem: standard errors of the means.
-        n: numbers of values.
-    """
-    # Student's quantile; scipy.stats, which has it as well, takes seconds to import.
-    from scipy.special import stdtrit
-
-    return sem * stdtrit(n.astype(float) - 1, (1 + CONFIDENCE) / 2)
-
-
 def over_seeds(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> pd.DataFrame:
     """Compute statistics of ``values`` for each combination of ``by``, missing values left out.
 
     Returns:
         The columns ``by``; ``mean``; ``std``, the standard deviation (n - 1 in the denominator, null for one); ``sem``,
-        the standard error of the mean; and ``n``, the number of values.
+        the standard error of the mean; ``n``, the number of values; and ``half``, half the width of the t-interval of
+        the mean at the level `CONFIDENCE`, null for one value.
     """
     groups = rows.groupby(list(by), dropna=False)[values]
     found = groups.agg(mean=lambda group: mean(group.dropna().tolist()), std="std", sem="sem", n="count")
-    return found.reset_index()
+    # Student's quantile; scipy.stats, which has it as well, takes seconds to import.
+    from scipy.special import stdtrit
+
+    return found.assign(half=found["sem"] * stdtrit(found["n"] - 1.0, (1 + CONFIDENCE) / 2)).reset_index()
+
+
+def interval(values: Iterable[float]) -> tuple[float, float]:
+    """Return the t-interval of the mean of ``values`` at the level `CONFIDENCE`; NaN for fewer than two."""
+    found = over_seeds(pd.DataFrame({"value": list(values)}, dtype=float).assign(group=0), ["group"], "value")
+    low, high = found["mean"] - found["half"], found["mean"] + found["half"]
+    return (low[0], high[0]) if len(found) else (float("nan"), float("nan"))
 
 
 def pivot(

@@ -50,7 +50,7 @@ class Measure(NamedTuple):
     Attributes:
         header: the text above it.
         of: the leaderboard's column.
-        names: columns of the table's frame: the value; or mean, deviation and number.
+        names: columns of the table's frame: the value; or mean, deviation, interval (low, high) and number.
         score: whether it is in percent, and more is better.
         difference: whether it is one to a baseline, so that its sign matters.
     """
@@ -144,7 +144,9 @@ def print_table(table: Table, console: Console, *, rows: int | None = TERMINAL_R
         return
     columns = []
     for column in _columns(table):
-        cells = [text.replace("+", "+\n") if column.header == "mixture" else text for text in column.cells[:rows]]
+        # A mixture after each domain, and a mean over seeds before its interval.
+        at, broken = ("+", "+\n") if column.header == "mixture" else (" [", "\n[") if column.number else ("", "")
+        cells = [text.replace(at, broken) if at else text for text in column.cells[:rows]]
         header = _broken(column.header, max(cell_len(line) for text in cells for line in text.split("\n")))
         best = frozenset(row for row in column.best if row < len(cells))
         columns.append(TextColumn(header, cells, right=column.number, bold=best))
@@ -260,8 +262,9 @@ def _number_column(frame: pd.DataFrame, measure: Measure) -> _Column:
         # Adding 0.0 turns -0.0 into 0.0.
         text = "-" if np.isnan(value) else f"{value + 0.0:{sign}.{digits}f}"
         if over_seeds and text != "-":
-            deviation, seeds = over_seeds
+            deviation, low, high, seeds = over_seeds
             text += f"{'' if np.isnan(deviation) else f' ± {deviation:.{digits}f}'} ({seeds:.0f})"
+            text += "" if np.isnan(low) else f" [{low + 0.0:{sign}.{digits}f}, {high + 0.0:{sign}.{digits}f}]"
         cells.append(text)
     most = max((value for value in shown if not np.isnan(value)), default=None)
     best = frozenset(row for row, value in enumerate(shown) if value == most) if measure.score else frozenset()

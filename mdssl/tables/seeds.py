@@ -48,7 +48,7 @@ def grouped(
         numbers: with the index of ``rows``: columns of the leaderboard, and differences of these to a baseline.
         keys: columns of ``rows``.
         pivot: a column of ``rows`` whose values become columns each; None: none does.
-        over_seeds: means over seeds, standard deviations (of differences standard errors) and numbers of seeds.
+        over_seeds: means over seeds, standard deviations, 95 % intervals of the means and numbers of seeds.
 
     Raises:
         ValueError: rows of one cell differ in a setting, or without ``over_seeds`` in the seed.
@@ -70,7 +70,8 @@ def grouped(
             own = pd.DataFrame({"row": number[chosen], "value": numbers.loc[chosen, name]})
             if over_seeds:
                 found = statistics(own, ["row"], "value").set_index("row")
-                values = [found["mean"], found["sem" if measure.difference else "std"], found["n"].astype("Int64")]
+                low, high = found["mean"] - found["half"], found["mean"] + found["half"]
+                values = [found["mean"], found["std"], low, high, found["n"].astype("Int64")]
             else:
                 values = [own.groupby("row")["value"].first()]
             columns |= zip(measure.names, values, strict=True)
@@ -102,7 +103,7 @@ def _measure(header: str, name: str, over_seeds: bool = False) -> Measure:
     stem = re.sub(r"( \([^()]*\))| ", lambda found: found[1] or "_", header)
     endings: tuple[str, ...] = ("",)
     if over_seeds:
-        endings = ("_mean", "_se", "_pairs") if difference else ("_mean", "_sd", "_seeds")
+        endings = ("_mean", "_sd", "_low", "_high", "_pairs" if difference else "_seeds")
     of = name.partition(_DIFFERENCE)[0]
     return Measure(header, of, tuple(stem + ending for ending in endings), of in SCORES, difference)
 

@@ -48,7 +48,7 @@ def view(
         columns: of the table; ``all`` is every column but ``config_json``, which repeats the others. Default: the
             trial, the settings in which trials differ, and top1, spread over the evaluation datasets.
         pivot: a column whose values become columns each.
-        over_seeds: mean, standard deviation and number of seeds, of rows that differ in nothing else.
+        over_seeds: mean, standard deviation, 95 % interval and number of seeds, of rows that differ in nothing else.
         baseline: also the difference to it, see `mdssl.tables.baseline.find_baselines`.
         sort: columns to sort by, each with ``:desc`` for the largest first. Missing values are last.
         pareto: two objectives: only the trials on their front (`mdssl.tables.pareto.on_front`).
@@ -107,13 +107,10 @@ def view(
         frame, measures = single(kept, numbers.loc[kept.index], keys)
     if over_seeds:
         several = any((frame[measure.names[-1]] > 1).any() for measure in measures)
-        notes.append(
-            "± is the standard deviation over seeds, and the number in parentheses is their count"
-            if several
-            else "the number in parentheses is the number of seeds"
-        )
+        spread = "± is the standard deviation over seeds, and brackets hold the 95 % interval of the mean (Student's t)"
+        notes.append((f"{spread}; " if several else "") + "the number in parentheses is the number of seeds")
         if baseline and several:
-            notes.append("± of a difference is the standard error of its mean over pairs with the same seed")
+            notes.append("differences are paired: taken for each seed first, and then averaged")
     frame = _sorted(frame, measures, kept if not pivot and not over_seeds else kept[[]], sort)
     sorted_by = {name.removesuffix(_DESCENDING) for name in sort}
     if any({measure.header, measure.of} & sorted_by for measure in measures if measure.of in OF_TEST):

@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from factories import failed, row
+from scipy import stats
 
 from mdssl.leaderboard.board import read, write_rows
 from mdssl.paper.ledger import ledger
 from mdssl.paper.published import published
-from mdssl.paper.verdicts import MARGIN, VERDICTS, interval
+from mdssl.paper.verdicts import MARGIN, VERDICTS
+from mdssl.tables.compare import interval, over_seeds
 
 PAPER = {
     "arch": "resnet50",
@@ -61,10 +63,13 @@ def test_without_trials_every_published_number_is_there_and_none_is_judged(stora
 def test_an_interval_over_seeds_holds_the_true_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
     for seeds in (2, 3, 8):
-        found = [interval(rng.normal(50, 3, seeds)) for _ in range(4000)]
+        draws = pd.DataFrame({"draw": np.repeat(range(4000), seeds), "top1": rng.normal(50, 3, 4000 * seeds)})
+        found = over_seeds(draws, ["draw"])
         # 4,000 draws: three standard errors of a share of 95 % are a point.
-        assert np.mean([low <= 50 <= high for low, high in found]) == pytest.approx(0.95, abs=0.0104)
-    assert np.isnan(interval([50.0])).all()
+        assert ((found["mean"] - 50).abs() <= found["half"]).mean() == pytest.approx(0.95, abs=0.0104)
+        own = draws["top1"][:seeds]
+        assert interval(own) == pytest.approx(stats.t.interval(0.95, seeds - 1, own.mean(), own.sem()))
+    assert np.isnan(interval([50.0])).all() and np.isnan(interval([])).all()
 
 
 # Published is 55.97. Of three seeds the t-quantile is 4.30, and the interval that / √3 = 2.48 deviations to each side.

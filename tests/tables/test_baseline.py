@@ -97,14 +97,14 @@ def test_an_untrained_encoder_is_compared_by_its_seed_alone_and_with_one_mixture
     assert differences(df[df["method"] == "random"], df, ["simclr"]).isna().all()
 
 
-def test_means_and_standard_errors_are_those_of_a_paired_test():
+def test_means_and_intervals_are_those_of_a_paired_test():
     df = board([{"seed": seed, **own} for seed in range(5) for own in (SIMCLR, MDSSL[0])], datasets=("svhn",))
     shown = view(df, columns=("method", "top1"), over_seeds=True, baseline=("simclr",)).frame.set_index("method")
     scores = df.pivot(index="seed", columns="method", values="top1")
     test = scipy.stats.ttest_rel(scores["mdssl"], scores["simclr"])
-    mean, error = shown.loc["mdssl", ["top1_vs_simclr_mean", "top1_vs_simclr_se"]]
+    mean, low, high = shown.loc["mdssl", [f"top1_vs_simclr_{name}" for name in ("mean", "low", "high")]]
     assert mean == pytest.approx((scores["mdssl"] - scores["simclr"]).mean())
-    assert mean / error == pytest.approx(test.statistic)
+    assert (low, high) == pytest.approx(tuple(test.confidence_interval(0.95)))
     assert shown.loc["mdssl", "top1_vs_simclr_pairs"] == 5
     assert shown.loc["mdssl", "top1_sd"] == pytest.approx(np.std(scores["mdssl"], ddof=1))
 

@@ -53,14 +53,15 @@ def test_texts_of_others_are_plain_data_in_csv_and_json(nasty):
 
 
 def cells_of(view: Table) -> list[list[str]]:
-    """Mean, deviation and number as one would write them by hand."""
+    """Mean, deviation, number and interval as one would write them by hand."""
     cells = []
     for _, own in view.frame.iterrows():
         texts = [own["method"], *("-" if np.isnan(own[name]) else f"{own[name]:g}" for name in ("lambda1", "lambda2"))]
         for measure in view.measures:
-            mean, deviation, number = (own[name] for name in measure.names)
+            mean, deviation, low, high, number = (own[name] for name in measure.names)
             sign = "+" if measure.difference else ""
-            texts.append(f"{round(mean, 1) + 0.0:{sign}.1f} ± {deviation:.1f} ({number:.0f})")
+            shown = f"{round(mean, 1) + 0.0:{sign}.1f} ± {deviation:.1f} ({number:.0f})"
+            texts.append(f"{shown} [{low:{sign}.1f}, {high:{sign}.1f}]")
         cells.append(texts)
     return cells
 
@@ -72,7 +73,7 @@ def test_markdown_holds_every_cell_and_the_best_is_bold(shown):
     header, rule, *lines = table.splitlines()
     assert len({line.count("|") for line in (header, rule, *lines)}) == 1
     found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert [[cell.strip("*") for cell in cells] for cells in found] == cells_of(shown)
+    assert [[re.sub(r"[*\\]", "", cell) for cell in cells] for cells in found] == cells_of(shown)
     for place, measure in enumerate(shown.measures, start=len(shown.keys)):
         numbers = shown.frame[measure.names[0]].round(1)
         best = [number for number, cells in enumerate(found) if cells[place].startswith("**")]
@@ -127,10 +128,13 @@ def wide(settings: int, datasets: int) -> Table:
         columns |= {
             f"{name}_mean": draw.uniform(10, 99, 5),
             f"{name}_sd": draw.uniform(0, 9, 5),
+            f"{name}_low": draw.uniform(-9, 9, 5),
+            f"{name}_high": draw.uniform(100, 109, 5),
             f"{name}_seeds": [3] * 5,
         }
     measures = [
-        Measure(name, "top1", tuple(name + end for end in ("_mean", "_sd", "_seeds")), True, False) for name in scores
+        Measure(name, "top1", tuple(name + end for end in ("_mean", "_sd", "_low", "_high", "_seeds")), True, False)
+        for name in scores
     ]
     return Table(pd.DataFrame(columns), ("train_mixture", *names), tuple(measures), ())
 
@@ -143,8 +147,8 @@ def test_a_table_is_as_narrow_as_the_terminal_and_every_number_is_there(settings
     text = console.file.getvalue()
     assert max(cell_len(line) for line in text.splitlines()) <= 80
     for measure in table.measures:
-        for mean, deviation in zip(*(table.frame[name] for name in measure.names[:2]), strict=True):
-            assert f"{mean:.1f} ± {deviation:.1f} (3)" in text
+        for mean, deviation, low, high in zip(*(table.frame[name] for name in measure.names[:4]), strict=True):
+            assert f"{mean:.1f} ± {deviation:.1f} (3)" in text and f"[{low:.1f}, {high:.1f}]" in text
     for name in table.keys[1:]:
         assert all(re.search(rf"\b{value}\b", text) for value in table.frame[name])
 

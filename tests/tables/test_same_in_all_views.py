@@ -97,7 +97,10 @@ def test_the_difference_to_the_baseline_is_one_number_in_all_views(swept, capsys
     # What is left to do would need the images.
     monkeypatch.setattr("mdssl.sweep.summary.plan", lambda *_: [])
     print_results(console, "sweep", settings, Location.of(swept), list(CONFIGS.values()))
-    assert printed(console.file.getvalue()) == shown
+    by_trial, means = console.file.getvalue().split("means over seeds: ")
+    assert printed(by_trial) == shown
+    one, other = EXPECTED["mdssl", 0], EXPECTED["mdssl", 1]
+    assert f"{(one + other) / 2:+.1f} ± {abs(one - other) / 2**0.5:.1f} (2)" in means
 
     rows = with_settings(read(swept))
     frame = view(rows, baseline=("simclr",)).frame.set_index("trial_id")
