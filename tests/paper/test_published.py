@@ -120,8 +120,12 @@ def test_ours_is_the_mean_over_seeds_in_any_order_of_the_domains(storage):
     write(storage, 7, {"svhn": 1.0}, **SIMCLR, train_mixture="cifar10+svhn")
     write(storage, 8, {"svhn": 2.0}, **MDSSL | {"lambda2": 0.2})
     write(storage, 9, {"svhn": 3.0}, **MDSSL | {"train_mixture": f"{FOUR}+dtd"})
-    found = mdssl_cell(side_by_side(read(storage), "table1"))
+    table = side_by_side(read(storage), "table1")
+    found = mdssl_cell(table)
     assert (found["published"], found["ours"], found["seeds"], found["status"]) == (75.35, 72.0, 2, "ours")
+    # Of two seeds Student's quantile is 12.706, and the standard error is half their difference.
+    spread = f"(2 seeds, sd {8**0.5:.2f}, 95 % interval {72 - 2 * 12.7062:.2f} to {72 + 2 * 12.7062:.2f})"
+    assert f"mdssl cifar10+cifar100+svhn+stl10 at 1, 0.1 on svhn: 72.00 {spread}" in shown(print_side_by_side, table)
     assert found["difference"] == pytest.approx(-3.35)
     assert sorted(found["trial_ids"]) == ids
     assert found["recipe"] == "resnet18, 150 iterations, lbfgs probe"
