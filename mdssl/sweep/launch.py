@@ -18,6 +18,7 @@ import pandas as pd
 from rich.console import Console
 
 from mdssl.config.trial import TrialConfig
+from mdssl.data.dataset import open_dataset
 from mdssl.data.remote import ensure_local
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.compacted import renew
@@ -155,9 +156,8 @@ def _run_on_ray(
     at_once = int(min(fitting, settings.max_concurrent or fitting, most))
     console.print(f"{at_once} trial(s) at a time, each {share}", soft_wrap=True)
     if growing_to:
-        console.print(
-            f"the cluster has {described(nodes)} now; trials that need more wait for new nodes", soft_wrap=True
-        )
+        now = f"the cluster has {described(nodes)} now"
+        console.print(f"{now}; trials that need more wait for new nodes", soft_wrap=True)
     if settings.force:
         for work in left:
             _forget(name, storage, work.config)
@@ -191,9 +191,11 @@ def _run_on_ray(
         tag_all(storage, [work.config.trial_id] * bool(trials.space), settings.tag)
         progress.add(work.config, reached[work.config.trial_id])
 
-    scores = leaderboard.read(storage)
-    of_one = evaluation_seconds(scores, settings.evaluate, scores_of(settings.probe_config))
-    pace = Pace(at_once, evaluators=sum(bool(share.on(node)) for node in nodes) or 1, evaluate=of_one)
+    of_one = evaluation_seconds(leaderboard.read(storage), settings.evaluate, scores_of(settings.probe_config))
+    data = ensure_local(settings.data, settings.evaluate)
+    counts = [open_dataset(data, dataset).counts for dataset in settings.evaluate]
+    images = sum(count["train"] + count["test"] for count in counts)
+    pace = Pace(at_once, sum(bool(share.on(node)) for node in nodes) or 1, of_one, images)
     configs = {work.config.trial_id: work.config for work in left}
     steps = dict(zip(configs, in_threads(partial(step_done, storage), left), strict=True))
     shown = SweepProgress(configs, console, pace, steps=steps, to_come=lambda: trials.to_choose or 0)

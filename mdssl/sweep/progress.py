@@ -196,14 +196,14 @@ class SweepProgress(tune.Callback):
         self._print(trial_id, f"{text}  [sweep {len(self.done)}/{total}, ETA {self._sweep_eta()}]")
 
     def _sweep_eta(self) -> str:
-        """Return ``5m36s``, or ``>5m36s`` while the time of an evaluation is not known.
+        """Return ``5m36s``, or ``~5m36s`` while the time of an evaluation is not known.
 
         It grows with the number of trials, and is computed again when it would take a 20th of the time.
         """
         if time.monotonic() - self.eta_at >= 20 * self.eta_cost:
             began = time.monotonic()
-            seconds, is_too_little = self.pace.left(time.monotonic(), self.to_come())
-            self.eta = "?" if seconds is None else f"{'>' * is_too_little}{duration(seconds)}"
+            seconds, is_rough = self.pace.left(time.monotonic(), self.to_come())
+            self.eta = "?" if seconds is None else f"{'~' * is_rough}{duration(seconds)}"
             self.eta_at = time.monotonic()
             self.eta_cost = self.eta_at - began
         return self.eta

@@ -113,13 +113,14 @@ class Pace:
         slots, evaluators: as for `eta`.
         evaluate: seconds of an evaluation, as `evaluation_seconds` returns them, until the first
             trial of this sweep has been evaluated.
+        images: of the evaluation datasets, from which these seconds are estimated where there are none.
 
     Attributes:
         evaluations_begun: by id of the trial, when its evaluation began.
     """
 
-    def __init__(self, slots: int = 1, evaluators: int = 1, evaluate: float | None = None):
-        self.slots, self.evaluators, self.evaluate_before = slots, evaluators, evaluate
+    def __init__(self, slots: int = 1, evaluators: int = 1, evaluate: float | None = None, images: int = 0):
+        self.slots, self.evaluators, self.evaluate_before, self.images = slots, evaluators, evaluate, images
         self.trials: dict[str, _Trial] = {}
         self.starts: list[float] = []
         self.evaluations: list[float] = []
@@ -161,13 +162,13 @@ class Pace:
     def left(self, now: float, more: int = 0) -> tuple[float | None, bool]:
         """Seconds until all trials and ``more`` unknown ones have ended; None before the first report.
 
-        The second value is whether this is too low, because the time of evaluations is not known yet.
+        The second value is whether the time of evaluations is not known yet, so that this is a rough estimate.
         """
         trials = list(self.trials.values())
         speeds = [trial.views_per_second for trial in trials if trial.views_per_second]
         usual = fmean(speeds) if speeds else None
         start = fmean(self.starts) if self.starts else 0.0
-        evaluate, is_known = self._evaluation(now)
+        evaluate, is_known = self._evaluation(now, usual)
         if usual is None and any(views_of(t.config, 1) and t.state in ("queued", "starting") for t in trials):
             return None, False
 
@@ -200,10 +201,15 @@ class Pace:
     def _whole(trial: _Trial, usual: float | None) -> float:
         return views_of(trial.config, trial.config.iterations) / (trial.views_per_second or usual or 1.0)
 
-    def _evaluation(self, now: float) -> tuple[float, bool]:
-        """The seconds of one evaluation and whether they are known; else those of the first one so far."""
+    def _evaluation(self, now: float, views_per_second: float | None) -> tuple[float, bool]:
+        """The seconds of one evaluation and whether they are known, or a rough estimate of these.
+
+        An image takes one pass through the network, and a view in training about three; fitting the probe, kNN and
+        validation scores take some twice as long as the pass on a CPU. So an image costs about as much as a view.
+        """
         if self.evaluations:
             return fmean(self.evaluations), True
         if self.evaluate_before is not None:
             return self.evaluate_before, True
-        return max((now - begun for begun in self.evaluations_begun.values()), default=0.0), False
+        so_far = max((now - begun for begun in self.evaluations_begun.values()), default=0.0)
+        return max(so_far, self.images / views_per_second if views_per_second else 0.0), False

@@ -67,7 +67,7 @@ def test_the_sweeps_eta_counts_evaluations_and_says_where_it_knows_nothing_of_th
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     second = {"views_per_second": views_of(CONFIG, 1), "eta_seconds": 0, "iterations": 100}
     numbers = {"loss": 4.5, "alignment": -6.0, "within": 10.5, "across": 0.25}
-    for pace, eta in ((Pace(), ">20s"), (Pace(evaluate=7.0), "27s")):
+    for pace, eta in ((Pace(), "~20s"), (Pace(evaluate=7.0), "27s")):
         out, other = io.StringIO(), replace(CONFIG, seed=1)
         progress = SweepProgress({CONFIG.trial_id: CONFIG}, Console(file=out, width=200), pace, to_come=lambda: 2)
         progress.add(other, 100)
