@@ -21,6 +21,7 @@ import tyro
 from mdssl.cli.config_file import is_config_file, save, settings_in
 from mdssl.cli.flags import SAVE_CONFIG, flags_of, takes_file
 from mdssl.cli.help import help_text
+from mdssl.cli.places import RowsFlag
 from mdssl.config.field_types import current_name
 from mdssl.config.presets import preset_values
 from mdssl.errors import InputError, Terminated
@@ -148,7 +149,7 @@ def parse(settings_class: type[Settings], *, prog: str, description: str | None,
         if not ended.code:
             raise
         raise InputError(f"{_without_box(said.getvalue())} `{prog} --help` lists the flags.") from None
-    for name in ("data", "storage"):
+    for name in ("data",) if issubclass(settings_class, RowsFlag) else ("data", "storage"):
         _check_is_no_file(name, getattr(parsed, name, ""))
     settings = settings_class(**{name: getattr(parsed, name) for name in names})
     # Of the workers of torchrun one writes it.

@@ -16,6 +16,12 @@ class StorageFlag:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowsFlag(StorageFlag):
+    storage: str = STORAGE
+    """Folder or bucket of results (or set MDSSL_STORAGE), or one Parquet file of rows, as --compact writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataFlag:
     data: str = DATA
     """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""

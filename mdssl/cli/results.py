@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import tyro
 
-from mdssl.cli.places import StorageFlag
+from mdssl.cli.places import RowsFlag, StorageFlag
 from mdssl.errors import InputError, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leaderboard(StorageFlag):
+class Leaderboard(RowsFlag):
     method: tuple[str, ...] = ()
     """Only these methods."""
     train_mixture: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ def _with_ids(storage: str, condition: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures(StorageFlag):
+class Figures(RowsFlag):
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """Which figures: kinds, such as lambda-heatmap, or names of single files; default: all. A trial among them, as in
     `mdssl figures best`, asks for those of this trial while it trained."""

@@ -141,7 +141,7 @@ def write_figures(
 
 
 def _of_board(storage: str | Location) -> Gallery:
-    board = leaderboard.read(results_in(storage))
+    board = leaderboard.read(results_in(storage, rows_only=True))
     if board.empty:
         raise InputError(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage.")
     found = gallery(board, storage)

@@ -23,7 +23,7 @@ from mdssl.config.trial import relevant_settings
 from mdssl.errors import check_name
 from mdssl.leaderboard.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, STATUSES, Row
 from mdssl.leaderboard.compacted import read_folder
-from mdssl.leaderboard.files import file_of, read_files, to_bytes
+from mdssl.leaderboard.files import file_of, is_file_of_rows, read_files, to_bytes
 from mdssl.leaderboard.names import marked
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import TRIALS
@@ -81,7 +81,7 @@ def read_rows_of(storage: str | Location, trial_ids: Collection[str]) -> dict[st
 
 
 def _table_of(storage: str | Location, trial_ids: Collection[str]) -> pa.Table:
-    if len(trial_ids) < _MANY:
+    if len(trial_ids) < _MANY and not is_file_of_rows(Location.of(storage)):
         # A trial's rows are in the file of its name, so no other file is opened or checked.
         return read_files([file_of(storage, trial_id) for trial_id in trial_ids])
     table = read_folder(storage)
@@ -95,7 +95,8 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     so that a missing value does not change the type of its column.
 
     Args:
-        storage: folder or bucket of results, which contains ``leaderboard``.
+        storage: folder or bucket of results, which contains ``leaderboard``; or a Parquet file of rows, such as a copy
+            of ``leaderboard-compacted.parquet``.
         filters: a column name with a value, or with a list of values of which a row must have one; None is null:
             ``read("results", method="mdssl", lambda1=[0.9, 1.0])``.
 
@@ -111,9 +112,10 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame = table.to_pandas(types_mapper=types.get)
     frame["probe"] = frame["probe"].replace({name: probe_named_now(name) for name in frame["probe"].dropna().unique()})
-    # The present location: results may have been copied since they were written.
+    # The present location: results may have been copied since they were written. A file of rows has no encoders.
     encoders = (Location.of(storage) / TRIALS).uri + "/" + frame["trial_id"] + "/encoder.safetensors"
-    frame["checkpoint"] = encoders.where(frame["checkpoint"].notna(), None)
+    has_encoder = frame["checkpoint"].notna() & (not is_file_of_rows(Location.of(storage)))
+    frame["checkpoint"] = encoders.where(has_encoder, None)
     for name, wanted in filters.items():
         frame = frame[_matches(frame[name], wanted)]
     return frame.reset_index(drop=True)

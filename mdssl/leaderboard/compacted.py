@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from mdssl.errors import InputError
 from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION, as_now
-from mdssl.leaderboard.files import SUFFIX, read_files
+from mdssl.leaderboard.files import SUFFIX, is_file_of_rows, read_file, read_files
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import LEADERBOARD
 
@@ -104,10 +104,14 @@ def renew(storage: str | Location) -> Compacted | None:
 def read_folder(storage: str | Location) -> pa.Table:
     """Read all rows of the leaderboard, sorted by trial, from the compacted copy where it is up to date.
 
+    A ``storage`` that is a Parquet file, such as a copy of that copy, has its rows alone.
+
     Raises:
         ValueError: a file in the folder is not a leaderboard file, or of a newer version.
     """
     storage = Location.of(storage)
+    if is_file_of_rows(storage):
+        return read_file(storage)
     listed = _stamps(storage)
     copied, table = _read_copy(storage / COPY)
     unchanged = {name for name, stamp in copied.items() if listed.get(name) == stamp}

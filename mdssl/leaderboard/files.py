@@ -48,6 +48,18 @@ def read_files(files: Sequence[Location]) -> pa.Table:
     return pa.concat_tables([SCHEMA.empty_table(), *in_threads(_rows_in, slices, readers)])
 
 
+def read_file(file: Location) -> pa.Table:
+    """Return all rows of ``file``, which holds those of any number of trials, as the compacted copy does.
+
+    Raises:
+        ValueError: as `read_files`, or there is no such file.
+    """
+    table = _table_in(file)
+    if table is None:
+        raise InputError(f"leaderboard file {file} does not exist. Give a folder, a bucket or a Parquet file of rows.")
+    return _checked(table, file, of_one_trial=False).replace_schema_metadata()
+
+
 def _rows_in(files: Sequence[Location]) -> pa.Table:
     found = [(file, table) for file in files if (table := _table_in(file)) is not None]
     if all(table.schema.equals(SCHEMA) and file.name.endswith(SUFFIX) for file, table in found):
@@ -78,7 +90,7 @@ def _table_in(file: Location) -> pa.Table | None:
         raise _foreign(file, f"it is truncated, or not Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
 
 
-def _checked(table: pa.Table, file: Location) -> pa.Table:
+def _checked(table: pa.Table, file: Location, of_one_trial: bool = True) -> pa.Table:
     if "schema_version" in table.column_names:
         newest = max((v for v in table["schema_version"].to_pylist() if isinstance(v, int)), default=0)
         if newest > SCHEMA_VERSION:
@@ -93,7 +105,7 @@ def _checked(table: pa.Table, file: Location) -> pa.Table:
         table = table.cast(SCHEMA)
     except (pa.ArrowException, ValueError) as error:
         raise _foreign(file, f"a column has another type ({error})") from error
-    if any(f"{trial_id}{SUFFIX}" != file.name for trial_id in table["trial_id"].to_pylist()):
+    if of_one_trial and any(f"{trial_id}{SUFFIX}" != file.name for trial_id in table["trial_id"].to_pylist()):
         raise _foreign(file, "it holds rows of another trial, so their scores would count twice")
     return table
 
@@ -105,20 +117,25 @@ def _foreign(file: Location, why: str) -> InputError:
     )
 
 
-def results_in(storage: str | Location) -> Location:
-    """Open ``storage`` for reading.
+def results_in(storage: str | Location, *, rows_only: bool = False) -> Location:
+    """Open ``storage`` for reading. Where only the leaderboard is read, it may be a Parquet file of its rows.
 
     Raises:
-        ValueError: it is a file, or it does not exist.
+        ValueError: it is another file, or it does not exist.
     """
     storage = Location.of(storage)
     kind = storage.filesystem.get_file_info(storage.path).type
     which = "Give the folder or bucket of a sweep's results with --storage or MDSSL_STORAGE."
-    if kind == pyarrow.fs.FileType.File:
+    if kind == pyarrow.fs.FileType.File and not (rows_only and is_file_of_rows(storage)):
         raise InputError(f"storage {storage} is a file. {which}")
     if kind == pyarrow.fs.FileType.NotFound:
         raise InputError(f"storage {storage} has no leaderboard and no trials: there is no such folder. {which}")
     return storage
+
+
+def is_file_of_rows(storage: Location) -> bool:
+    """Whether ``storage`` names a Parquet file in place of a folder."""
+    return storage.name.endswith(SUFFIX)
 
 
 def trial_ids(storage: Location) -> list[str]:

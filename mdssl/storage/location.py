@@ -141,9 +141,9 @@ class Location:
                 return file.read()
         except OSError as error:
             # S3 looks the object up first and then gets it; one that vanishes in between is a separate error.
-            if isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" not in str(error):
-                raise
-            raise FileNotFoundError(self.uri) from error
+            if isinstance(error, NotADirectoryError) or "NO_SUCH_KEY" in str(error):
+                raise FileNotFoundError(self.uri) from error
+            raise
 
     def write_bytes(self, data: bytes) -> None:
         """Write the whole file, or leave the previous one untouched."""

@@ -45,7 +45,7 @@ def print_leaderboard(
             leaderboard; an invalid file.
     """
     console = console or Terminal()
-    rows = leaderboard.read(results_in(storage))
+    rows = leaderboard.read(results_in(storage, rows_only=True))
     if rows.empty:
         console.print(_empty(storage), markup=False, soft_wrap=True)
         return
@@ -114,7 +114,7 @@ def print_one_table(
     name = render.format_for(output, format)
     conditions = [Condition(column, "=", tuple(values)) for column, values in choice.items() if values]
     conditions += [parse_condition(text) for text in where]
-    rows = leaderboard.read(results_in(storage))
+    rows = leaderboard.read(results_in(storage, rows_only=True))
     if rows.empty:
         if format is not None or output is not None:
             # Otherwise a script would continue with the file of an earlier run, or none.

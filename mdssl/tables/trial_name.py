@@ -12,7 +12,7 @@ import pandas as pd
 from mdssl.config.trial import is_trial_id
 from mdssl.errors import InputError, some_of
 from mdssl.leaderboard import board as leaderboard
-from mdssl.leaderboard.files import SUFFIX, results_in, trial_ids
+from mdssl.leaderboard.files import SUFFIX, is_file_of_rows, results_in, trial_ids
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import LEADERBOARD, trial_dir_in
 from mdssl.tables.select import best_by_validation
@@ -40,10 +40,13 @@ def find_trial(storage: str | Location, name: str) -> str:
             f"{name!r} is not a trial id (12 hex digits, such as 0123456789ab, or at least 4 of its first ones), and "
             "neither best nor last."
         )
-    results = results_in(storage)
+    results = results_in(storage, rows_only=True)
     if name == "best":
         return _best(results)
-    of_rows = [file.removesuffix(SUFFIX) for file in (results / LEADERBOARD).names() if file.endswith(SUFFIX)]
+    if is_file_of_rows(results):
+        of_rows = list(leaderboard.read(results)["trial_id"])
+    else:
+        of_rows = [file.removesuffix(SUFFIX) for file in (results / LEADERBOARD).names() if file.endswith(SUFFIX)]
     known = sorted({*trial_ids(results), *filter(is_trial_id, of_rows)})
     if name == "last":
         return _last(results, set(known))

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from factories import UNTRAINED, failed, row
 
+from mdssl.cli.main import main
 from mdssl.leaderboard import compacted
 from mdssl.leaderboard import files as row_files
-from mdssl.leaderboard.board import COLUMNS, SCHEMA_VERSION, read, write_rows
+from mdssl.leaderboard.board import COLUMNS, SCHEMA_VERSION, read, read_rows_of, write_rows
 from mdssl.leaderboard.compacted import COPY, compact, renew
 
 A, B, C, D = (letter * 12 for letter in "abcd")
@@ -237,3 +238,25 @@ def test_of_hundreds_of_files_the_one_that_is_foreign_is_named(storage):
         read(storage)
     copy.unlink()
     assert list(read(storage)["trial_id"]) == [f"{number:012x}" for number in range(150)]
+
+
+def test_a_copy_of_the_copy_is_a_leaderboard_by_itself(board, tmp_path, capsys):
+    file = tmp_path / "study.parquet"
+    file.write_bytes(Path(board, COPY).read_bytes())
+    pd.testing.assert_frame_equal(read(str(file)).drop(columns="checkpoint"), read(board).drop(columns="checkpoint"))
+    assert read(str(file))["checkpoint"].isna().all(), "it has no encoders"
+    assert read(str(file), trial_id=[A])["top1"].tolist() == read(board, trial_id=[A])["top1"].tolist()
+    outputs = []
+    for storage in (board, str(file)):
+        assert main(["leaderboard", "--storage", storage, "--columns", "trial_id", "top1", "--format", "csv"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != ""
+    assert main(["status", "--storage", str(file)]) == 2
+    assert "give a folder" in capsys.readouterr().err
+
+
+def test_the_rows_of_a_copy_go_into_another_storage(board, tmp_path):
+    other = str(tmp_path / "other")
+    for trial_id, rows in read_rows_of(Path(board, COPY), set(read(board)["trial_id"])).items():
+        write_rows(other, trial_id, rows)
+    pd.testing.assert_frame_equal(read(other).drop(columns="checkpoint"), read(board).drop(columns="checkpoint"))
