@@ -154,6 +154,19 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> p
     return found.assign(half=found["sem"] * stdtrit(found["n"] - 1.0, (1 + CONFIDENCE) / 2)).reset_index()
 
 
+def p_values(found: pd.DataFrame) -> pd.Series:
+    """Return the p-value of each mean of `over_seeds` by the t-test against zero, corrected for the number of means.
+
+    The correction is Holm's (1979, Scandinavian Journal of Statistics 6), which bounds the probability of any false
+    rejection. Of differences to a baseline this is the paired t-test. Null for one value, and where all are zero.
+    """
+    from scipy.special import stdtr
+
+    p = pd.Series(2 * stdtr(found["n"] - 1.0, -(found["mean"] / found["sem"]).abs()), index=found.index)
+    ranked = p.dropna().sort_values()
+    return (ranked * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1).reindex(p.index)
+
+
 def interval(values: Iterable[float]) -> tuple[float, float]:
     """Return the t-interval of the mean of ``values`` at the level `CONFIDENCE`; NaN for fewer than two."""
     found = over_seeds(pd.DataFrame({"value": list(values)}, dtype=float).assign(group=0), ["group"], "value")

@@ -32,6 +32,8 @@ SUFFIXES = {
 
 WITH_NOTES = ("table", "markdown", "latex", "html")
 """Formats whose text holds the notes of the table as well."""
+SIGNIFICANT = 0.05
+"""Corrected p-value below which a difference has a star."""
 TERMINAL_ROWS = 200
 """Rows of a table that a terminal shows."""
 HEADERS = {"train_mixture": "mixture", "lambda1": "λ1", "lambda2": "λ2"}
@@ -50,7 +52,8 @@ class Measure(NamedTuple):
     Attributes:
         header: the text above it.
         of: the leaderboard's column.
-        names: columns of the table's frame: the value; or mean, deviation, interval (low, high) and number.
+        names: columns of the table's frame: the value; or mean, deviation, interval (low, high),
+            number, and of a difference its p-value.
         score: whether it is in percent, and more is better.
         difference: whether it is one to a baseline, so that its sign matters.
     """
@@ -262,9 +265,10 @@ def _number_column(frame: pd.DataFrame, measure: Measure) -> _Column:
         # Adding 0.0 turns -0.0 into 0.0.
         text = "-" if np.isnan(value) else f"{value + 0.0:{sign}.{digits}f}"
         if over_seeds and text != "-":
-            deviation, low, high, seeds = over_seeds
+            deviation, low, high, seeds, *p = over_seeds
             text += f"{'' if np.isnan(deviation) else f' ± {deviation:.{digits}f}'} ({seeds:.0f})"
             text += "" if np.isnan(low) else f" [{low + 0.0:{sign}.{digits}f}, {high + 0.0:{sign}.{digits}f}]"
+            text += "*" if p and p[0] < SIGNIFICANT else ""
         cells.append(text)
     most = max((value for value in shown if not np.isnan(value)), default=None)
     best = frozenset(row for row, value in enumerate(shown) if value == most) if measure.score else frozenset()

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mdssl.errors import InputError
 from mdssl.tables.compare import over_seeds as statistics
-from mdssl.tables.compare import settings_apart
+from mdssl.tables.compare import p_values, settings_apart
 from mdssl.tables.render import Measure
 
 OF_TEST = ("top1", "top5", "balanced_accuracy", "macro_f1", "knn_top1")
@@ -72,6 +72,7 @@ def grouped(
                 found = statistics(own, ["row"], "value").set_index("row")
                 low, high = found["mean"] - found["half"], found["mean"] + found["half"]
                 values = [found["mean"], found["std"], low, high, found["n"].astype("Int64")]
+                values += [p_values(found)] if measure.difference else []
             else:
                 values = [own.groupby("row")["value"].first()]
             columns |= zip(measure.names, values, strict=True)
@@ -103,7 +104,7 @@ def _measure(header: str, name: str, over_seeds: bool = False) -> Measure:
     stem = re.sub(r"( \([^()]*\))| ", lambda found: found[1] or "_", header)
     endings: tuple[str, ...] = ("",)
     if over_seeds:
-        endings = ("_mean", "_sd", "_low", "_high", "_pairs" if difference else "_seeds")
+        endings = ("_mean", "_sd", "_low", "_high", *(("_pairs", "_p") if difference else ("_seeds",)))
     of = name.partition(_DIFFERENCE)[0]
     return Measure(header, of, tuple(stem + ending for ending in endings), of in SCORES, difference)
 

@@ -15,7 +15,7 @@ from mdssl.leaderboard.notes import NOTE_COLUMNS
 from mdssl.tables.baseline import find_baselines
 from mdssl.tables.compare import counted_scores, latest_images, mean, paired, settings_to_show, usual_order
 from mdssl.tables.pareto import on_front
-from mdssl.tables.render import Measure, Table
+from mdssl.tables.render import SIGNIFICANT, Measure, Table
 from mdssl.tables.seeds import MEAN, MEASURED, OF_TEST, SCORES, grouped, single
 from mdssl.tables.select import SELECTED_ON_TEST, Condition, matching
 
@@ -106,11 +106,14 @@ def view(
     else:
         frame, measures = single(kept, numbers.loc[kept.index], keys)
     if over_seeds:
-        several = any((frame[measure.names[-1]] > 1).any() for measure in measures)
+        several = any((frame[measure.names[4]] > 1).any() for measure in measures)
         spread = "± is the standard deviation over seeds, and brackets hold the 95 % interval of the mean (Student's t)"
         notes.append((f"{spread}; " if several else "") + "the number in parentheses is the number of seeds")
         if baseline and several:
-            notes.append("differences are paired: taken for each seed first, and then averaged")
+            notes.append(
+                "differences are paired: taken for each seed first, and then averaged; * is below "
+                f"p = {SIGNIFICANT:g} by the paired t-test with Holm's correction for all differences of the column"
+            )
     frame = _sorted(frame, measures, kept if not pivot and not over_seeds else kept[[]], sort)
     sorted_by = {name.removesuffix(_DESCENDING) for name in sort}
     if any({measure.header, measure.of} & sorted_by for measure in measures if measure.of in OF_TEST):

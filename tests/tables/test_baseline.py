@@ -10,7 +10,7 @@ from factories import UNTRAINED, row
 
 from mdssl.leaderboard.columns import SCHEMA
 from mdssl.tables.baseline import find_baselines
-from mdssl.tables.compare import paired
+from mdssl.tables.compare import over_seeds, p_values, paired
 from mdssl.tables.view import view
 
 SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
@@ -105,8 +105,27 @@ def test_means_and_intervals_are_those_of_a_paired_test():
     mean, low, high = shown.loc["mdssl", [f"top1_vs_simclr_{name}" for name in ("mean", "low", "high")]]
     assert mean == pytest.approx((scores["mdssl"] - scores["simclr"]).mean())
     assert (low, high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert shown.loc["mdssl", "top1_vs_simclr_p"] == pytest.approx(test.pvalue)
     assert shown.loc["mdssl", "top1_vs_simclr_pairs"] == 5
     assert shown.loc["mdssl", "top1_sd"] == pytest.approx(np.std(scores["mdssl"], ddof=1))
+
+
+def test_p_values_reject_what_holms_procedure_rejects():
+    rng = np.random.default_rng(0)
+    seeds, means = 5, np.linspace(0, 2, 12)
+    draws = pd.DataFrame({"row": np.repeat(range(12), seeds), "top1": rng.normal(np.repeat(means, seeds), 1)})
+    draws.loc[draws["row"] == 3, "top1"] = 0.0
+    found = p_values(over_seeds(draws, ["row"]))
+    assert found.index[found.isna()].tolist() == [3]
+    alone = {row: scipy.stats.ttest_1samp(own["top1"], 0).pvalue for row, own in draws.groupby("row") if row != 3}
+    for level in (0.01, 0.05, 0.2, 0.5):
+        rejected = set()
+        for one in sorted(alone, key=alone.get):
+            if alone[one] > level / (len(alone) - len(rejected)):
+                break
+            rejected.add(one)
+        assert set(found.index[found <= level]) == rejected
+    assert 0 < len(rejected) < len(alone)
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,10 @@ def cells_of(view: Table) -> list[list[str]]:
     for _, own in view.frame.iterrows():
         texts = [own["method"], *("-" if np.isnan(own[name]) else f"{own[name]:g}" for name in ("lambda1", "lambda2"))]
         for measure in view.measures:
-            mean, deviation, low, high, number = (own[name] for name in measure.names)
+            mean, deviation, low, high, number, *p = (own[name] for name in measure.names)
             sign = "+" if measure.difference else ""
             shown = f"{round(mean, 1) + 0.0:{sign}.1f} ± {deviation:.1f} ({number:.0f})"
-            texts.append(f"{shown} [{low:{sign}.1f}, {high:{sign}.1f}]")
+            texts.append(f"{shown} [{low:{sign}.1f}, {high:{sign}.1f}]" + "*" * bool(p and p[0] < 0.05))
         cells.append(texts)
     return cells
 
@@ -69,11 +69,11 @@ def cells_of(view: Table) -> list[list[str]]:
 def test_markdown_holds_every_cell_and_the_best_is_bold(shown):
     text = to_bytes(shown, "markdown").decode()
     table, *notes = text.rstrip("\n").split("\n\n")
-    assert notes == list(shown.notes) and len(notes) == 2
+    assert [note.replace("\\", "") for note in notes] == list(shown.notes) and len(notes) == 2
     header, rule, *lines = table.splitlines()
     assert len({line.count("|") for line in (header, rule, *lines)}) == 1
     found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert [[re.sub(r"[*\\]", "", cell) for cell in cells] for cells in found] == cells_of(shown)
+    assert [[re.sub(r"^\*\*|\*\*$|\\", "", cell) for cell in cells] for cells in found] == cells_of(shown)
     for place, measure in enumerate(shown.measures, start=len(shown.keys)):
         numbers = shown.frame[measure.names[0]].round(1)
         best = [number for number, cells in enumerate(found) if cells[place].startswith("**")]
