@@ -5,7 +5,7 @@ Files are read without running code. Torchvision's and timm's own weights are ta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,6 +176,11 @@ def as_it_starts(config: TrialConfig) -> TrialConfig:
         name: getattr(config, name) for name in ("arch", "stem", "input_size", "patch_size", "normalization")
     }
     return TrialConfig(method="pretrained", weights=config.init, weights_fingerprint=config.init_fingerprint, **network)
+
+
+def starts_of(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """`as_it_starts` of each of ``configs`` that has ``init``."""
+    return [as_it_starts(config) for config in configs if config.init != "random"]
 
 
 def encoder_of(config: TrialConfig) -> Pretrained:
