@@ -48,7 +48,7 @@ class Pretrained(NamedTuple):
         arch: as in `mdssl.config.trial.Recipe`.
         stem: imagenet | cifar | cifar-pad2 (solo-learn's, with a padding of 2).
         encoder: float32 state dict of ``Model(config).encoder``, on the CPU.
-        unmatched: names in the file that were not used.
+        unmatched: names in the file that were not used, sorted.
         source: the library that it seems to come from.
         fingerprint: 16 hex digits of a SHA-256 over names, shapes and bytes of ``encoder`` without
             ``num_batches_tracked``. ``arch`` and ``stem`` are not part of it. Of timm, over the tensors of the file,

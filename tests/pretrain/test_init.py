@@ -112,6 +112,23 @@ def test_a_changed_file_is_another_trial_and_its_place_is_none(resnet, tiny_data
         train(promised, data=tiny_data, trial_dir=tmp_path / "trial", device="cpu")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"method": "mdssl-clustered", "warmup_iterations": 1, "recluster_every": 2},
+        VIT,
+    ],
+)
+def test_with_a_share_of_zero_the_encoder_stays_as_it_is_and_the_head_learns(settings, tiny_data, tmp_path):
+    trial = complete(tiny_trial(encoder_lr_scale=0, iterations=4, lr_warmup_iterations=0, **settings), 16)
+    train(trial, data=tiny_data, trial_dir=tmp_path, device="cpu")
+    before, after = build_model(trial).state_dict(), weights(tmp_path)
+    for name, value in after.items():
+        assert torch.equal(value, before[name]) == name.startswith("encoder."), name
+
+
 def test_the_encoder_has_its_share_of_the_rate_in_each_step(tiny_data, tmp_path):
     ends = {}
     for scale in (1.0, 0.5, 0.0):
@@ -123,7 +140,7 @@ def test_the_encoder_has_its_share_of_the_rate_in_each_step(tiny_data, tmp_path)
              for scale, end in ends.items()}  # fmt: skip
     assert moved[1.0].norm() > 0 and not moved[0.0].any()
     torch.testing.assert_close(moved[0.5], moved[1.0] / 2, rtol=1e-2, atol=1e-7)
-    assert torch.equal(ends[1.0]["projection.0.weight"], ends[0.0]["projection.0.weight"])
+    assert torch.equal(ends[1.0]["projection.0.weight"], ends[0.5]["projection.0.weight"])
     groups = build_optimizer(tiny_trial(encoder_lr_scale=0.5), build_model(tiny_trial())).param_groups
     assert [group.get("lr_scale", 1) for group in groups] == [0.5, 0.5, 1, 1]
     assert sum(p.numel() for group in groups for p in group["params"]) == sum(
