@@ -233,7 +233,8 @@ def _key(raw: list[RawImage], where: list[str], size: int, resize_filter: str, b
         if isinstance(image, Path):
             state = None
             with contextlib.suppress(OSError):
-                state = (image.stat().st_size, image.stat().st_mtime_ns)
+                stat = image.stat()
+                state = (stat.st_size, stat.st_mtime_ns)
             digest.update(ascii((str(image), state)).encode())
         else:
             content = np.ascontiguousarray(image).data if isinstance(image, np.ndarray) else memoryview(image)
