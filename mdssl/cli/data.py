@@ -88,7 +88,8 @@ class DataPrepare:
 def data_prepare(settings: DataPrepare) -> None:
     """Decode images from any source into arrays for training: RGB, one size. All or nothing.
 
-    Prints what was taken and what was left out; `mdssl data show` prints it again.
+    An interrupted run continues where it stopped. Prints what was taken and what was left out; `mdssl data show` prints
+    it again.
 
     Examples:
       mdssl data prepare cifar10 svhn --download

@@ -52,11 +52,14 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
 
 _FIRST_WORDS = ("data", "sweep")
 """First words of commands with two."""
-_SAVE_PROGRESS = {"sweep", "train", "probe", "embed"}
-"""Commands that continue where they were interrupted."""
+_SAVE_PROGRESS = {"sweep", "train", "probe", "embed", "data prepare"}
+"""Commands that continue where they were interrupted, or their first words."""
 
 
-@partial(command, saves_progress=lambda argv: bool(_SAVE_PROGRESS.intersection(argv[:1])) and "--dry-run" not in argv)
+@partial(
+    command,
+    saves_progress=lambda argv: bool(_SAVE_PROGRESS & {*argv[:1], " ".join(argv[:2])}) and "--dry-run" not in argv,
+)
 def main(argv: Sequence[str]) -> int | None:
     """The command ``mdssl``; see `mdssl.cli.parse.command` for what it returns."""
     group = argv[0] if argv and argv[0] in _FIRST_WORDS else ""

@@ -75,7 +75,8 @@ class Recipe:
     learning_rate: float = 4.0
     """Peak learning rate, after a linear warm-up."""
     encoder_lr_scale: float = 1.0
-    """Learning rate of the encoder as a share of that of the projection head; below 1 it keeps more of --init."""
+    """Learning rate of the encoder as a share of that of the projection head: below 1 it keeps more of --init, with 0
+    it stays as it is."""
     lr_warmup_iterations: int = 480
     """Steps of linear learning-rate warm-up."""
     schedule: Literal["cosine", "wsd"] = "cosine"

@@ -1,9 +1,11 @@
-"""Write the arrays of a prepared dataset, with digests of its images."""
+"""Write the arrays of a prepared dataset, with digests of its images; continue where an interrupted run has stopped."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +18,10 @@ from mdssl.data.dataset import ROWS_AT_A_TIME, SPLITS, Fingerprint
 from mdssl.data.decode import Converted
 from mdssl.data.sources.base import Part
 from mdssl.errors import InputError
+
+Kept = Callable[[str], Converted | None]
+Decode = Callable[[str, Part, Kept], Iterator[Converted]]
+"""Yields the images of a part in chunks, given its name, the part, and `Journal.kept`."""
 
 
 class Content:
@@ -65,21 +71,62 @@ class Written:
         return {"test_in_train": in_train, "within_train": len(train) - len(distinct)}
 
 
-def write_arrays(
-    folder: Path,
-    parts: dict[str, Part],
-    num_classes: int,
-    size: int,
-    decode: Callable[[str, Part], Iterator[Converted]],
-) -> Written:
+class Journal:
+    """A file beside ``images.npy`` with a line for each chunk that is written.
+
+    A line has the key of the chunk, its errors and notes, and a checksum over these and its images. So the next run can
+    take over each chunk from the first on, until one is damaged or was made of other images or settings.
+
+    Args:
+        lines: the file of the journal, at its start.
+        images: ``images.npy``, behind its header.
+        size: height and width of the images.
+    """
+
+    def __init__(self, lines: BinaryIO, images: BinaryIO, size: int) -> None:
+        self._lines, self._images, self._shape = lines, images, (-1, size, size, 3)
+
+    def kept(self, key: str) -> Converted | None:
+        """Return the next chunk if it has this key and is not damaged; if not, delete all from there on."""
+        files = (self._lines, self._images)
+        places = [file.tell() for file in files]
+        checksum, _, text = self._lines.readline().partition(b" ")
+        try:
+            record = json.loads(text)
+            if record["key"] == key:
+                images = self._images.read(record["bytes"])
+                if int(checksum, 16) == zlib.crc32(text, zlib.crc32(images)):
+                    errors = {int(place): InputError(error) for place, error in record["errors"].items()}
+                    pixels = np.frombuffer(images, np.uint8).reshape(self._shape)
+                    return Converted(pixels, errors, Counter(record["notes"]), key, is_new=False)
+        except (ValueError, KeyError, TypeError):
+            pass  # A line that was cut off or damaged.
+        for file, place in zip(files, places, strict=True):
+            file.truncate(place)
+            file.seek(place)
+        return None
+
+    def write(self, chunk: Converted) -> None:
+        """Write a new chunk."""
+        errors = {place: str(error) for place, error in chunk.errors.items()}
+        record = {"key": chunk.key, "bytes": chunk.images.nbytes, "errors": errors, "notes": chunk.notes}
+        text = f"{json.dumps(record)}\n".encode()
+        # The images first: a line is there only if they are.
+        self._images.write(chunk.images.data)
+        self._images.flush()
+        self._lines.write(b"%08x %b" % (zlib.crc32(text, zlib.crc32(chunk.images.data)), text))
+        self._lines.flush()
+
+
+def write_arrays(folder: Path, parts: dict[str, Part], num_classes: int, size: int, decode: Decode) -> Written:
     """Write ``images.npy`` and ``labels.npy`` of ``train`` and ``test`` into ``folder``.
 
     Args:
-        folder: the folder of the dataset.
+        folder: the folder of the dataset. It is empty, or has what an interrupted run left, which is continued.
         parts: ``train``, ``test`` and optionally ``unlabelled``, which follows train in ``images.npy``.
         num_classes: for the counts by class.
         size: height and width of the images.
-        decode: yields the images of a part in chunks, given its name and the part.
+        decode: see `Decode`.
     """
     written = Written()
     for split in SPLITS:
@@ -89,30 +136,30 @@ def write_arrays(
 
 
 def _write_split(
-    folder: Path,
-    parts: dict[str, Part],
-    num_classes: int,
-    size: int,
-    decode: Callable[[str, Part], Iterator[Converted]],
-    written: Written,
+    folder: Path, parts: dict[str, Part], num_classes: int, size: int, decode: Decode, written: Written
 ) -> None:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     labels = {}
     # Appended, not written through a memory map: with that, a full disk would end the process instead of raising.
-    with open(folder / "images.npy", "w+b") as file:
+    with _open(folder / "images.npy") as file, _open(folder / "decoded.jsonl") as lines:
         _write_header(file, sum(map(len, parts.values())), size)
         begin = file.tell()
+        journal = Journal(lines, file, size)
         for name, part in parts.items():
             content, is_good, first = Content(), np.ones(len(part), dtype=bool), 0
-            for images, errors, notes in decode(name, part):
-                written.notes.update(notes)
-                file.write(images.data)
+            for chunk in decode(name, part, journal.kept):
+                images, errors = chunk.images, chunk.errors
+                if chunk.is_new:
+                    journal.write(chunk)
+                written.notes.update(chunk.notes)
                 content.update(images)
                 is_good[[first + place for place in errors]] = False
                 written.damaged += errors.values()
                 first += len(images) + len(errors)
             labels[name] = part.labels[is_good]
             written.contents[name] = content
+        # The source may have fewer images than that of the interrupted run.
+        file.truncate()
         file.seek(0)
         _write_header(file, sum(map(len, labels.values())), size)
         _to_disk(file)
@@ -131,6 +178,12 @@ def _write_split(
         _to_disk(file)
     written.splits[folder.name]["per_class"] = np.bincount(own, minlength=num_classes).tolist()
     written.contents[folder.name].labels = own
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a file to read and write from its start, and create it if it does not exist."""
+    path.touch()
+    return open(path, "r+b")
 
 
 def _write_header(file: BinaryIO, count: int, size: int) -> None:

@@ -1,7 +1,8 @@
 """Write datasets atomically, one process at a time.
 
 A process takes the lock ``<data>/.<name>.lock``, writes the dataset to a hidden folder, and renames that folder. The
-next process that takes the lock deletes what a killed run left. `mdssl.storage.ownership` decides what may be replaced.
+next process that takes the lock continues in the folder that a killed run left, or deletes it.
+`mdssl.storage.ownership` decides what may be replaced.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ from mdssl.storage.ownership import FolderKind, check_replaceable, clear_leftove
 
 ARRAYS = tuple(f"{split}/{array}.npy" for split in SPLITS for array in ("images", "labels"))
 """The files of a prepared dataset besides ``meta.json``."""
+JOURNALS = tuple(f"{split}/decoded.jsonl" for split in SPLITS)
+"""Files of an unfinished dataset alone, see `mdssl.data.arrays.Journal`."""
 
 DATASET = FolderKind(
     what="a prepared dataset",
     marker="meta.json",
     is_marker=lambda content: isinstance(content, dict) and {"format", "splits", "mdssl_version"} <= content.keys(),
-    files=("meta.json", *ARRAYS),
+    files=("meta.json", *ARRAYS, *JOURNALS),
     setting="--data or MDSSL_DATA",
 )
 
 
 @contextlib.contextmanager
-def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
+def locked(data: Path, name: str, progress: bool, *, resumes: bool = False) -> Iterator[None]:
     """Hold the lock of the dataset ``name``. With ``progress``, print a line if another process holds it.
+
+    What a killed run left is deleted; with ``resumes``, what `all_or_nothing` can continue stays.
 
     Raises:
         InputError: the data folder cannot be created or written.
@@ -51,7 +56,7 @@ def locked(data: Path, name: str, progress: bool) -> Iterator[None]:
             lock.acquire()
     try:
         with _writing(data):
-            clear_leftovers(data / name, DATASET)
+            clear_leftovers(data / name, DATASET, resumes=resumes)
         yield
     finally:
         lock.release()
@@ -79,17 +84,19 @@ def _mount_points() -> set[str]:
 
 
 @contextlib.contextmanager
-def all_or_nothing(data: Path, name: str) -> Iterator[Path]:
+def all_or_nothing(data: Path, name: str, *, resumes: bool = False) -> Iterator[Path]:
     """Yield a hidden folder that becomes the dataset ``name`` when the block ends, or is deleted if the block raises.
 
-    Empty folders that the user made in the dataset are kept.
+    Empty folders that the user made in the dataset are kept. For ``resumes`` see `mdssl.storage.ownership.replaced`.
 
     Raises:
         InputError: the folder cannot be written, for example because the disk is full, or contains other files.
     """
     check_target(data, name)
-    with _writing(data), replaced(data / name, DATASET) as temporary:
+    with _writing(data), replaced(data / name, DATASET, resumes=resumes) as temporary:
         yield temporary
+        for journal in JOURNALS:
+            (temporary / journal).unlink(missing_ok=True)
         _move_empty_folders(data / name, temporary)
 
 

@@ -11,18 +11,22 @@ How special images are converted:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import itertools
 import multiprocessing
 import os
+import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from mdssl.data.sources.base import Part, RawImage
@@ -30,6 +34,8 @@ from mdssl.errors import InputError
 
 SMALLEST_SIZE, LARGEST_SIZE = 8, 1024
 """Limits of the size of prepared images, in pixels."""
+RECIPE = 1
+"""Version of the conversion. Increase it whenever an image becomes other pixels than before."""
 SEVERAL_FRAMES = "images with several frames or pages; the first is used"
 FILTERS = {name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "bicubic", "lanczos")}
 
@@ -151,24 +157,41 @@ class Converted(NamedTuple):
         images: uint8 (n, size, size, 3).
         errors: by place in the chunk, the error of each image that is not in ``images``.
         notes: see `convert`.
+        key: digest of all that decides the rest: the settings and the raw images, those in files by path, size and time
+            of writing.
+        is_new: whether it has been decoded now, see `convert_part`.
     """
 
     images: np.ndarray
     errors: dict[int, InputError]
     notes: Counter[str]
+    key: str
+    is_new: bool = True
 
 
 def convert_part(
-    part: Part, size: int, resize_filter: str, workers: int | None = None, bits: int = 0
+    part: Part,
+    size: int,
+    resize_filter: str,
+    workers: int | None = None,
+    bits: int = 0,
+    kept: Callable[[str], Converted | None] = lambda key: None,
 ) -> Iterator[Converted]:
     """Yield the images of ``part`` in order, in chunks of up to 64; see `convert`.
 
     Args:
         workers: number of processes; None for one per CPU. They are started only if the duration of the first chunk
             shows that this saves time.
+        kept: returns the next chunk if it has been decoded before with this `Converted.key`, or None. After the first
+            None it is not asked again.
     """
     workers = workers or available_cpus()
     tasks = _tasks(part, size, resize_filter, bits)
+    for task in tasks:
+        if (chunk := kept(_key(*task))) is None:
+            tasks = itertools.chain([task], tasks)
+            break
+        yield chunk
     start = time.perf_counter()
     for first in itertools.islice(tasks, 1):
         yield _convert_chunk(*first)
@@ -183,7 +206,7 @@ def convert_each(
     part: Part, size: int, resize_filter: str, workers: int | None = None
 ) -> Iterator[list[np.ndarray | InputError]]:
     """`convert_part` with an error in place of each image that cannot be decoded."""
-    for images, errors, _ in convert_part(part, size, resize_filter, workers):
+    for images, errors, *_ in convert_part(part, size, resize_filter, workers):
         good = iter(images)
         yield [errors[place] if place in errors else next(good) for place in range(len(images) + len(errors))]
 
@@ -203,10 +226,28 @@ def _tasks(part: Part, size: int, resize_filter: str, bits: int) -> Iterator[Tas
         yield raw, [part.where(row) for row in range(start, start + len(raw))], size, resize_filter, bits
 
 
+def _key(raw: list[RawImage], where: list[str], size: int, resize_filter: str, bits: int) -> str:
+    settings = ascii((RECIPE, PIL.__version__, where, size, resize_filter, bits))
+    digest = hashlib.blake2b(settings.encode(), digest_size=16)
+    for image in raw:
+        if isinstance(image, Path):
+            state = None
+            with contextlib.suppress(OSError):
+                stat = image.stat()
+                state = (stat.st_size, stat.st_mtime_ns)
+            digest.update(ascii((str(image), state)).encode())
+        else:
+            content = np.ascontiguousarray(image).data if isinstance(image, np.ndarray) else memoryview(image)
+            digest.update(ascii(content.shape).encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
 def _convert_chunk(raw: list[RawImage], where: list[str], size: int, resize_filter: str, bits: int) -> Converted:
+    key = _key(raw, where, size, resize_filter, bits)
     ready = [image for image in raw if isinstance(image, np.ndarray) and image.shape == (size, size, 3)]
     if len(ready) == len(raw):
-        return Converted(np.stack(ready), {}, Counter())
+        return Converted(np.stack(ready), {}, Counter(), key)
     images, errors = [], {}
     notes: Counter[str] = Counter()
     for place, image in enumerate(raw):
@@ -214,13 +255,25 @@ def _convert_chunk(raw: list[RawImage], where: list[str], size: int, resize_filt
             images.append(convert(image, size, resize_filter, where[place], notes, bits))
         except InputError as error:
             errors[place] = error
-    return Converted(np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), errors, notes)
+    return Converted(np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), errors, notes, key)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent ends. After a SIGKILL to the parent it would wait for tasks forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _in_pool(tasks: Iterator[Task], workers: int) -> Iterator[Converted]:
     """Map in order with a bounded number of chunks in progress, so that memory does not grow with the dataset."""
     # Spawned: the caller may run threads (torch, Ray), which a forked child cannot use safely.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     pending: deque = deque()
     try:
         for task in tasks:

@@ -20,21 +20,33 @@ _SAID_FROM_SECONDS, _SAID_FROM_BYTES = 10, 2**30
 
 
 def estimate(
-    name: str, parts: Mapping[str, Part], size: int, resize_filter: str, *, folder: Path, workers: int | None
+    name: str,
+    parts: Mapping[str, Part],
+    size: int,
+    resize_filter: str,
+    *,
+    folder: Path,
+    unfinished: Path,
+    workers: int | None,
 ) -> str:
     """Return a sentence on the size of the arrays and the time to decode them; empty for a small dataset.
 
     The time is that of the first images of the largest part, which are decoded twice.
+
+    Args:
+        folder: the data folder.
+        unfinished: the folder for the arrays. It may have images of an interrupted run, which are kept or overwritten.
 
     Raises:
         InputError: the arrays do not fit on the disk of ``folder``.
     """
     count = sum(map(len, parts.values()))
     needed, free = count * size * size * 3, shutil.disk_usage(folder).free
+    free += sum(file.stat().st_size for file in unfinished.glob("*/images.npy"))
     if needed > free:
         raise InputError(
             f"{name!r} has {count:,} images, which take {needed / 1e9:,.1f} GB at {size} x {size} pixels, but {folder} "
-            f"has {free / 1e9:,.1f} GB free. Use a smaller --size, or another --data."
+            f"has {free / 1e9:,.1f} GB for them. Use a smaller --size, or another --data."
         )
     largest = max(parts.values(), key=len)
     rows = np.arange(min(_SAMPLE, len(largest)))

@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import Progress
 
 import mdssl
-from mdssl.data.arrays import Written, write_arrays
+from mdssl.data.arrays import Kept, Written, write_arrays
 from mdssl.data.atomic_folder import DATASET, all_or_nothing, check_target, locked
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.dataset import META_FORMAT, SPLITS, UNLABELLED, Dataset, is_prepared, open_dataset
@@ -49,6 +49,7 @@ def prepare(
     """Prepare ``name`` in the folder ``data``, or open it if it is already prepared with the same settings.
 
     Several processes may prepare the same dataset at once: one does the work, the others wait and open the result.
+    After an interruption, the next one takes over the images that are decoded, if they and the settings are the same.
 
     Args:
         name: of the prepared dataset; without a ``source``, a name of ``catalog.CATALOG``.
@@ -63,7 +64,7 @@ def prepare(
 
     Raises:
         InputError: a setting or the source is not valid, or the data folder cannot be written, is too small or holds
-            files that mdssl did not write. Nothing half-written is left.
+            files that mdssl did not write. The dataset is then as it was before.
     """
     check_dataset_name(name)
     settings = PrepareSettings(**options)
@@ -111,15 +112,24 @@ def prepare(
         )
         bits = max(map(grey_bits, parts.values()))
         size, resize_filter = settings.image_size, settings.resize_filter
-        expected = estimate(name, parts, size, resize_filter, folder=data, workers=workers)
-        if progress and expected:
-            print(printable(expected), file=sys.stderr)
-        with all_or_nothing(data, name) as folder, image_progress(progress) as bar:
+        with all_or_nothing(data, name, resumes=True) as folder, image_progress(progress) as bar:
+            expected = estimate(name, parts, size, resize_filter, folder=data, unfinished=folder, workers=workers)
+            if progress and expected:
+                print(printable(expected), file=sys.stderr)
+            total, done, is_resumed = sum(map(len, parts.values())), 0, False
 
-            def decode(part_name: str, part: Part) -> Iterator[Converted]:
+            def decode(part_name: str, part: Part, kept: Kept) -> Iterator[Converted]:
+                nonlocal done, is_resumed
                 task = bar.add_task(f"{name} {part_name}", total=len(part))
-                for chunk in convert_part(part, size, resize_filter, workers, bits):
+                for chunk in convert_part(part, size, resize_filter, workers, bits, kept):
+                    if chunk.is_new and is_resumed:
+                        if progress:
+                            print(f"{name}: continues at image {done + 1:,} of {total:,}", file=sys.stderr)
+                        # The rate is that of decoding.
+                        bar.reset(task, completed=int(bar.tasks[task].completed))
+                    is_resumed = not chunk.is_new
                     yield chunk
+                    done += len(chunk.images) + len(chunk.errors)
                     bar.advance(task, len(chunk.images) + len(chunk.errors))
 
             written = write_arrays(folder, parts, len(classes), size, decode)
@@ -153,7 +163,7 @@ def _locked(data: Path, name: str, progress: bool) -> Iterator[None]:
     """Hold the locks of ``name`` and of the dataset that shares its downloads."""
     with contextlib.ExitStack() as stack:
         for each in dict.fromkeys((owner_of_files(name), name)):
-            stack.enter_context(locked(data, each, progress))
+            stack.enter_context(locked(data, each, progress, resumes=True))
         yield
 
 
@@ -175,7 +185,7 @@ def _handle_damaged(name: str, damaged: list[InputError], source: Source, skip: 
     are = "is" if len(damaged) == 1 else "are"
     raise InputError(
         f"{count_of(len(damaged), 'image')} of {name!r} {are} damaged:\n{lines}{more}\n"
-        "Replace them, or leave out all damaged images with --skip-damaged."
+        "Replace them, or leave out all damaged images with --skip-damaged. The next run uses what is decoded."
     )
 
 

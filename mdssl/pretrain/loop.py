@@ -132,6 +132,8 @@ def _train(
         data, config.domains, batch_per_domain=config.batch_per_domain, device=device, images_on=settings.images_on
     )
     model = build_model(config).to(device)
+    if config.encoder_lr_scale == 0:
+        model.freeze_encoder()
     if workers > 1:
         make_global(model)
     optimizer = build_optimizer(config, model)

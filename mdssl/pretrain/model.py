@@ -35,6 +35,18 @@ class Model(nn.Module):
         width, self.input_size = self.width, config.input_size
         self.eager_passes = 0
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.projection_dim))
+        self._is_frozen = False
+
+    def freeze_encoder(self) -> None:
+        """Keep the encoder as it is in training, with its batch-norm statistics."""
+        self._is_frozen = True
+        self.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Model:
+        super().train(mode)
+        if self._is_frozen:
+            self.encoder.eval()
+        return self
 
     def forward(self, views: torch.Tensor, parts: list[int] | None = None) -> torch.Tensor:
         """(B, 3, S, S) to (B, projection_dim). With ``parts``, rows are encoded in consecutive groups of these sizes,

@@ -5,7 +5,7 @@ Files are read without running code. Torchvision's and timm's own weights are ta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +48,7 @@ class Pretrained(NamedTuple):
         arch: as in `mdssl.config.trial.Recipe`.
         stem: imagenet | cifar | cifar-pad2 (solo-learn's, with a padding of 2).
         encoder: float32 state dict of ``Model(config).encoder``, on the CPU.
-        unmatched: names in the file that were not used.
+        unmatched: names in the file that were not used, sorted.
         source: the library that it seems to come from.
         fingerprint: 16 hex digits of a SHA-256 over names, shapes and bytes of ``encoder`` without
             ``num_batches_tracked``. ``arch`` and ``stem`` are not part of it. Of timm, over the tensors of the file,
@@ -176,6 +176,11 @@ def as_it_starts(config: TrialConfig) -> TrialConfig:
         name: getattr(config, name) for name in ("arch", "stem", "input_size", "patch_size", "normalization")
     }
     return TrialConfig(method="pretrained", weights=config.init, weights_fingerprint=config.init_fingerprint, **network)
+
+
+def starts_of(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """`as_it_starts` of each of ``configs`` that has ``init``."""
+    return [as_it_starts(config) for config in configs if config.init != "random"]
 
 
 def encoder_of(config: TrialConfig) -> Pretrained:

@@ -49,7 +49,7 @@ def find_resnet(contents: WeightsFile, path: str) -> tuple[str, str, dict[str, t
     prefix, trunk, used = _choose(contents)
     arch = _arch_of(trunk)
     stem, source = _stem_and_source(contents, prefix, trunk)
-    unused = tuple(name for name in contents.tensors if name not in used)
+    unused = tuple(name for name in sorted(contents.tensors) if name not in used)
     return arch, stem, _as_encoder(arch, trunk), unused, source
 
 

@@ -126,10 +126,14 @@ def remove_empty_folders(place: Location, paths: Iterable[str]) -> None:
 
 
 @contextmanager
-def replaced(target: Path, kind: FolderKind) -> Iterator[Path]:
+def replaced(target: Path, kind: FolderKind, *, resumes: bool = False) -> Iterator[Path]:
     """A hidden folder that becomes ``target`` when the block ends, and is deleted when the block raises.
 
     The previous folder stays usable until then, and longer for processes that have mapped its files.
+
+    Args:
+        resumes: whether the block continues what an earlier one left in the folder. The folder is then deleted only if
+            the block raises ``OSError``, as on a full disk. The caller must know that nobody else replaces ``target``.
 
     Raises:
         InputError: see `check_replaceable`.
@@ -137,9 +141,10 @@ def replaced(target: Path, kind: FolderKind) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(target))
     check_replaceable(Location.of(target), kind)
-    temporary = target.parent / f".{target.name}.mdssl-{uuid.uuid4().hex[:8]}.tmp"
+    left = _unfinished(target, kind) if resumes else None
+    temporary = left or target.parent / f".{target.name}.mdssl-{uuid.uuid4().hex[:8]}.tmp"
     previous = temporary.with_suffix(".old")
-    temporary.mkdir(parents=True)
+    temporary.mkdir(parents=True, exist_ok=resumes)
     try:
         yield temporary
         if target.exists():
@@ -152,22 +157,42 @@ def replaced(target: Path, kind: FolderKind) -> Iterator[Path]:
             if previous.exists():
                 os.rename(previous, target)
             raise
+    except OSError:
+        resumes = False
+        raise
     finally:
-        for leftover in (temporary, previous):
-            _delete_if_possible(leftover, kind)
+        if resumes:
+            remove_empty_folders(Location.of(temporary), kind.files)
+        else:
+            _delete_if_possible(temporary, kind)
+        _delete_if_possible(previous, kind)
 
 
-def clear_leftovers(target: Path, kind: FolderKind) -> None:
-    """Delete the leftover folders of a killed `replaced`. The caller must know that nobody replaces ``target`` now."""
+def clear_leftovers(target: Path, kind: FolderKind, *, resumes: bool = False) -> None:
+    """Delete the leftover folders of a killed `replaced`, with ``resumes`` all but the one that the next one continues.
+
+    The caller must know that nobody replaces ``target`` now.
+    """
     target = Path(os.path.realpath(target))
-    ours = re.compile(rf"\.{re.escape(target.name)}\.mdssl-[0-9a-f]{{8}}\.(tmp|old)")
-    for leftover in sorted(target.parent.glob(".*.mdssl-*")) if target.parent.is_dir() else ():
-        if not ours.fullmatch(leftover.name) or leftover.is_symlink() or not leftover.is_dir():
-            continue
+    kept = _unfinished(target, kind) if resumes else None
+    for leftover in _leftovers(target):
         if leftover.suffix == ".old" and not target.exists() and is_ours(Location.of(leftover), kind):
             # The run ended between its two renames.
             os.rename(leftover, target)
-        _delete_if_possible(leftover, kind)
+        if leftover != kept:
+            _delete_if_possible(leftover, kind)
+
+
+def _leftovers(target: Path) -> list[Path]:
+    ours = re.compile(rf"\.{re.escape(target.name)}\.mdssl-[0-9a-f]{{8}}\.(tmp|old)")
+    found = sorted(target.parent.glob(".*.mdssl-*")) if target.parent.is_dir() else []
+    return [path for path in found if ours.fullmatch(path.name) and not path.is_symlink() and path.is_dir()]
+
+
+def _unfinished(target: Path, kind: FolderKind) -> Path | None:
+    """The folder in which a killed `replaced` made ``target``, if it has no other files than those of ``kind``."""
+    found = (path for path in _leftovers(target) if path.suffix == ".tmp")
+    return next((path for path in found if all(map(kind.holds, files_in(Location.of(path))))), None)
 
 
 def _delete_if_possible(leftover: Path, kind: FolderKind) -> None:

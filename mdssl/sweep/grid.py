@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from mdssl.evaluate.evaluate import check_scorable
 from mdssl.evaluate.validation import check_validatable
 from mdssl.leaderboard.board import read_rows_of
 from mdssl.leaderboard.columns import Row
-from mdssl.pretrain.pretrained import as_it_starts, complete, pretrained_config, start_fingerprint
+from mdssl.pretrain.pretrained import complete, pretrained_config, start_fingerprint, starts_of
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location
@@ -99,21 +99,20 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
         InputError: a domain is not prepared or has too few images, a setting is not allowed, or a file of weights
             cannot be used.
     """
-
     make, grid = trial_maker(settings), settings.grid_axes
     pretrained = [pretrained_config(file, settings.input_size)[0] for file in settings.pretrained]
-    found = {config.trial_id: config for config in pretrained}
-    if len(found) < len(pretrained):
+    if len(each_once(pretrained)) < len(pretrained):
         raise InputError(f"two of the files {', '.join(settings.pretrained)} contain the same weights; give each once.")
+    configs = []
     for seed, temperature, *point in itertools.product(settings.seeds, settings.temperature, *grid.values()):
         shared = dict(zip(grid, point, strict=True)) | {"temperature": temperature, "seed": seed}
-        for method in methods:
-            config = make(shared | method)
-            if config.init != "random":
-                as_is = as_it_starts(config)
-                found.setdefault(as_is.trial_id, as_is)
-            found.setdefault(config.trial_id, config)
-    return list(found.values())
+        configs += [make(shared | method) for method in methods]
+    return each_once([*pretrained, *starts_of(configs), *configs])
+
+
+def each_once(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """``configs`` without repeated trials."""
+    return list({config.trial_id: config for config in configs}.values())
 
 
 def trial_maker(settings: SweepSettings) -> Callable[[Mapping[str, Any]], TrialConfig]:

@@ -36,6 +36,8 @@ SIGNIFICANT = 0.05
 """Corrected p-value below which a difference has a star."""
 TERMINAL_ROWS = 200
 """Rows of a table that a terminal shows."""
+_ROOM = 20
+"""Cells that a header may take for the words that mark a part of a dataset, where the terminal is wide enough."""
 HEADERS = {"train_mixture": "mixture", "lambda1": "λ1", "lambda2": "λ2"}
 
 _WHOLE = ("views_seen", "step")
@@ -145,16 +147,13 @@ def print_table(table: Table, console: Console, *, rows: int | None = TERMINAL_R
     if table.frame.empty:
         console.print("no rows to show", *table.notes, sep="\n", markup=False, soft_wrap=True)
         return
-    columns = []
-    for column in _columns(table):
-        # A mixture after each domain, and a mean over seeds before its interval.
-        at, broken = ("+", "+\n") if column.header == "mixture" else (" [", "\n[") if column.number else ("", "")
-        cells = [text.replace(at, broken) if at else text for text in column.cells[:rows]]
-        header = _broken(column.header, max(cell_len(line) for text in cells for line in text.split("\n")))
-        best = frozenset(row for row in column.best if row < len(cells))
-        columns.append(TextColumn(header, cells, right=column.number, bold=best))
-    columns = wrapped(columns, console.width)
-    for number, part in enumerate(side_by_side(columns, len(table.keys), console.width)):
+    whole = _columns(table)
+    for room in (_ROOM, 0):
+        columns = wrapped([_text_column(column, rows, room) for column in whole], console.width)
+        parts = side_by_side(columns, len(table.keys), console.width)
+        if len(parts) == 1:
+            break
+    for number, part in enumerate(parts):
         if number:
             console.print()
         console.print(part, crop=False)
@@ -164,16 +163,33 @@ def print_table(table: Table, console: Console, *, rows: int | None = TERMINAL_R
         console.print(Text(note), soft_wrap=True)
 
 
+def _text_column(column: _Column, rows: int | None, room: int) -> TextColumn:
+    """The first ``rows`` of ``column``. A header with words in parentheses may be ``room`` cells wide."""
+    # A mixture breaks after each domain, and a mean over seeds before its interval.
+    at, broken = ("+", "+\n") if column.header == "mixture" else (" [", "\n[") if column.number else ("", "")
+    cells = [text.replace(at, broken) if at else text for text in column.cells[:rows]]
+    width = max(cell_len(line) for text in cells for line in text.split("\n"))
+    header = _broken(column.header, max(width, room) if "(" in column.header else width)
+    best = frozenset(row for row in column.best if row < len(cells))
+    return TextColumn(header, cells, right=column.number, bold=best)
+
+
 def _broken(header: str, width: int) -> str:
-    """``header`` in lines of ``width`` cells, or as wide as its longest word where that is wider."""
-    words = re.split(r"(?<=[-_+ =])(?=[^ -])", header)
-    width = max(width, *(cell_len(word.rstrip()) for word in words))
-    lines = [words[0]]
-    for word in words[1:]:
-        if cell_len((lines[-1] + word).rstrip()) <= width:
-            lines[-1] += word
-        else:
-            lines.append(word)
+    """``header`` in lines of ``width`` cells, or as wide as its longest word where that is wider.
+
+    Words in parentheses, as in "svhn (4,434 of 73,257)", begin a line, and "of" stays with its number.
+    """
+    parts = [header] if cell_len(header) <= width else re.split(r" (?=\()|(?<=\)) ", header)
+    words = [re.split(r"(?<=[-_+ =])(?<!\bof )(?=[^ -])", part) for part in parts]
+    width = max(width, *(cell_len(word.rstrip()) for own in words for word in own))
+    lines = []
+    for first, *others in words:
+        lines.append(first)
+        for word in others:
+            if cell_len((lines[-1] + word).rstrip()) <= width:
+                lines[-1] += word
+            else:
+                lines.append(word)
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -107,12 +107,12 @@ def write_devkit(folder, wnids=VALIDATION):
 
 @pytest.fixture
 def refused(tmp_path):
-    """Prepare bad files: the message; nothing of the dataset may be left."""
+    """Prepare bad files: the message; nothing but what is decoded may be left."""
 
     def refuse(name, source):
         with pytest.raises(ValueError) as caught:
             prepare(name, data=tmp_path / "data", source=source, progress=False)
-        left = [path.name for path in (tmp_path / "data").glob("*") if not path.name.endswith(".lock")]
+        left = [path.name for path in (tmp_path / "data").glob("*") if path.suffix not in (".lock", ".tmp")]
         assert left == []
         return str(caught.value)
 

@@ -112,6 +112,23 @@ def test_a_changed_file_is_another_trial_and_its_place_is_none(resnet, tiny_data
         train(promised, data=tiny_data, trial_dir=tmp_path / "trial", device="cpu")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"method": "mdssl-clustered", "warmup_iterations": 1, "recluster_every": 2},
+        VIT,
+    ],
+)
+def test_with_a_share_of_zero_the_encoder_stays_as_it_is_and_the_head_learns(settings, tiny_data, tmp_path):
+    trial = complete(tiny_trial(encoder_lr_scale=0, iterations=4, lr_warmup_iterations=0, **settings), 16)
+    train(trial, data=tiny_data, trial_dir=tmp_path, device="cpu")
+    before, after = build_model(trial).state_dict(), weights(tmp_path)
+    for name, value in after.items():
+        assert torch.equal(value, before[name]) == name.startswith("encoder."), name
+
+
 def test_the_encoder_has_its_share_of_the_rate_in_each_step(tiny_data, tmp_path):
     ends = {}
     for scale in (1.0, 0.5, 0.0):
@@ -123,7 +140,7 @@ def test_the_encoder_has_its_share_of_the_rate_in_each_step(tiny_data, tmp_path)
              for scale, end in ends.items()}  # fmt: skip
     assert moved[1.0].norm() > 0 and not moved[0.0].any()
     torch.testing.assert_close(moved[0.5], moved[1.0] / 2, rtol=1e-2, atol=1e-7)
-    assert torch.equal(ends[1.0]["projection.0.weight"], ends[0.0]["projection.0.weight"])
+    assert torch.equal(ends[1.0]["projection.0.weight"], ends[0.5]["projection.0.weight"])
     groups = build_optimizer(tiny_trial(encoder_lr_scale=0.5), build_model(tiny_trial())).param_groups
     assert [group.get("lr_scale", 1) for group in groups] == [0.5, 0.5, 1, 1]
     assert sum(p.numel() for group in groups for p in group["params"]) == sum(
@@ -208,8 +225,8 @@ def test_a_sweep_scores_the_weights_as_they_are_beside_what_starts_from_them(vit
         batch_per_domain=8, iterations=4, lr_warmup_iterations=1, lambda2=(0.1,),
     )  # fmt: skip
     found = trials(sweep.settings, sweep.settings.expand("random", "simclr", "mdssl"))
-    assert [config.method for config in found] == ["random", "pretrained", "simclr", "mdssl"]
-    random, as_is, *trained = found
+    assert [config.method for config in found] == ["pretrained", "random", "simclr", "mdssl"]
+    as_is, random, *trained = found
     assert {config.init_fingerprint for config in trained} == {as_is.weights_fingerprint}
     assert {(config.input_size, config.patch_size) for config in found} == {(16, 2)}
     assert (random.init, as_is.weights) == ("random", str(vit[0]))
@@ -220,6 +237,32 @@ def test_a_sweep_scores_the_weights_as_they_are_beside_what_starts_from_them(vit
     )
     plain = Sweep(**{"domains": ("tiny-a", "tiny-b"), "data": tiny_data, "batch_per_domain": 8, "iterations": 4})
     assert "pretrained" not in {config.method for config in trials(plain.settings, plain.settings.expand("mdssl"))}
+
+
+@pytest.mark.parametrize("search", ["random", "grid"])
+@pytest.mark.parametrize("baselines", [(), ("random", "simclr")])
+def test_a_search_scores_the_weights_as_they_are_too(vit, resnet, tiny_data, tmp_path, search, baselines):
+    common = {
+        "domains": ("tiny-a", "tiny-b"), "data": tiny_data, "storage": str(tmp_path), "iterations": 4,
+        "batch_per_domain": 8, "range": (("lambda1", "0.8", "1", "0.1"),), "search": search,
+        "trials": 2 if search == "random" else None,
+    }  # fmt: skip
+    vits = {"arch": "timm/test_vit", "init": str(vit[0])}
+    found = Sweep(methods=(*baselines, "mdssl"), **common, **vits).trials()
+    (as_is,) = (config for config in found if config.method == "pretrained")
+    assert (as_is.weights, as_is.input_size, as_is.patch_size) == (str(vit[0]), 16, 2)
+    grid = Sweep(methods=("mdssl",), **common | {"range": (), "search": "grid", "trials": None}, **vits).trials()
+    assert as_is.trial_id in {config.trial_id for config in grid}
+    # Of each of several files, and none of random weights.
+    other = tmp_path / "other.pth"
+    torch.save({name: 2 * value for name, value in torch.load(resnet).items()}, other)
+    starts = ("init", "random", str(resnet), str(other))
+    several = {"arch": "resnet18", "grid": (starts, ("weight_decay", "0", "0.001"))}
+    found = Sweep(methods=(*baselines, "mdssl"), **common, **several).trials()
+    assert [config.weights for config in found if config.method == "pretrained"] == [str(resnet), str(other)]
+    # One that cannot start from the weights is refused before anything starts.
+    with pytest.raises(ValueError, match="has an encoder with norm 'batch', but norm is 'group'"):
+        Sweep(methods=("mdssl",), arch="resnet18", **common, grid=(starts, ("norm", "batch", "group"))).trials()
 
 
 def test_a_file_by_timms_names_is_scored_as_the_network_that_the_user_names(vit, tiny_data, tmp_path, capsys):

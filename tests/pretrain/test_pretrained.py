@@ -192,6 +192,7 @@ def test_the_same_weights_have_one_fingerprint_in_any_container(resnet, tmp_path
 def test_what_was_not_used_is_listed(resnet, tmp_path):
     torch.save(LAYOUTS["MoCo, under 'module.encoder_q.'"](resnet), tmp_path / "moco.pth")
     unmatched = load_pretrained(tmp_path / "moco.pth").unmatched
+    assert list(unmatched) == sorted(unmatched)
     assert {"module.encoder_q.fc.weight", "module.queue", "module.encoder_k.conv1.weight"} <= set(unmatched)
     assert not any(name.startswith(("module.encoder_q.layer", "module.encoder_q.conv1")) for name in unmatched)
 

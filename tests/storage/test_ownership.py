@@ -271,6 +271,23 @@ def test_what_only_looks_like_a_leftover_stays(tmp_path):
     assert {name: after.get(name) for name in before} == before
 
 
+def test_an_unfinished_folder_is_continued_only_if_nothing_else_is_in_it(tmp_path):
+    for name, files in {"01234567": ["meta.json", "mine.txt"], "89abcdef": ["meta.json"], "fedcba98": []}.items():
+        (tmp_path / f".cells.mdssl-{name}.tmp").mkdir()
+        for file in files:
+            (tmp_path / f".cells.mdssl-{name}.tmp" / file).write_text("{}")
+    (tmp_path / ".cells.mdssl-00000000.tmp").symlink_to(tmp_path / ".cells.mdssl-01234567.tmp")
+    clear_leftovers(tmp_path / "cells", DATASET, resumes=True)
+    with suppress(KeyboardInterrupt), replaced(tmp_path / "cells", DATASET, resumes=True) as folder:
+        assert folder.name == ".cells.mdssl-89abcdef.tmp"
+        raise KeyboardInterrupt
+    left = {".cells.mdssl-00000000.tmp", ".cells.mdssl-01234567.tmp/mine.txt", ".cells.mdssl-89abcdef.tmp/meta.json"}
+    assert set(snapshot(tmp_path)) == left
+    with suppress(OSError), replaced(tmp_path / "cells", DATASET, resumes=True):
+        raise OSError
+    assert not (tmp_path / ".cells.mdssl-89abcdef.tmp").exists()
+
+
 def test_two_names_for_one_folder_share_a_lock(tmp_path):
     source, data = write_images(tmp_path / "source"), tmp_path / "data"
     a_dataset(source, data / "cells", None)

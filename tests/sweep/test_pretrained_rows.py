@@ -37,7 +37,7 @@ def test_the_command_scores_a_file_of_weights(weights, tiny_data, tmp_path, caps
     run("probe", *flags)
     printed = capsys.readouterr().out
     assert "resnet18 with imagenet stem" in printed
-    assert "unused tensors: fc.weight, fc.bias" in printed
+    assert "unused tensors: fc.bias, fc.weight" in printed
     run("probe", *flags, "--input-size", 48)
     run("probe", *flags)
     assert "tiny-a: scored already" in capsys.readouterr().out

@@ -193,6 +193,30 @@ def test_a_header_is_broken_only_where_it_is_wider_than_its_cells():
     assert lines[:2] == ["             train_seconds_ num_", "trial_id     all            test"]
 
 
+def test_the_words_that_mark_a_part_of_a_dataset_stand_together_as_far_as_there_is_room():
+    frame = pd.DataFrame({"trial_id": ["a" * 12], "svhn (4,434 of 73,257)": [50.5], "n": [7]})
+
+    def header(frame: pd.DataFrame, width: int) -> list[str]:
+        lines = printed(frame, *frame, width=width)
+        return lines[: next(number for number, line in enumerate(lines) if "─" in line)]
+
+    wide = ["                          svhn  ", "trial_id     (4,434 of 73,257) n"]
+    narrow = ["                   svhn  ", "                 (4,434  ", "trial_id     of 73,257) n"]
+    for width, expected in {200: wide, 32: wide, 31: narrow, 25: narrow}.items():
+        assert header(frame, width) == expected
+    frame = frame.rename(columns={"svhn (4,434 of 73,257)": "svhn (other train images or labels) vs simclr"})
+    expected = [
+        "                            svhn  ",
+        "             (other train images  ",
+        "                      or labels)  ",
+        "trial_id               vs simclr n",
+    ]
+    assert header(frame, 80) == expected
+    # Cells that are wide anyway need no break.
+    frame = pd.DataFrame({"svhn (4,434 of 73,257)": ["50.0 ± 1.2 (3 of 3 seeds)"]})
+    assert header(frame, 80) == ["svhn (4,434 of 73,257)"]
+
+
 def test_texts_of_others_cannot_rewrite_the_terminal(nasty):
     text = to_bytes(nasty, "table").decode()
     assert "\x1b" not in text

@@ -9,16 +9,19 @@ from typing import Any
 from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
+from mdssl.pretrain.pretrained import starts_of
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import stop_request, trial_dir_in
-from mdssl.sweep.grid import Work, plan, trials
+from mdssl.sweep.grid import Work, each_once, plan, trials
 from mdssl.sweep.search.history import History
 from mdssl.sweep.search.sampler import check_sampler, next_point
 from mdssl.sweep.search.settings import rungs
-from mdssl.sweep.search.space import Space
+from mdssl.sweep.search.space import ENTRY, Space
 from mdssl.sweep.settings import SweepSettings
 
 _MOST_OF_A_GRID = 100_000
+_START = (ENTRY, "init", "arch", "stem", "norm", "patch_size")
+"""Axes that decide from which weights a trial starts, or that it cannot; of timm also by the domains' image size."""
 
 
 class Trials:
@@ -58,6 +61,7 @@ class Trials:
             at_first = replace(settings, temperature=settings.temperature[:1], grid=(), range=())
             self.fixed = trials(at_first, at_first.expand(*baselines))
             self.space = self._space(searched)
+            self.fixed = each_once([*self.fixed, *starts_of(map(self.space.trial, self.space.points(of=_START)))])
         if settings.search != "grid":
             check_sampler(settings.search)
             space = self.space
@@ -120,7 +124,7 @@ class Trials:
     def configs(self) -> list[TrialConfig]:
         """All trials so far, baselines first."""
         own = [each.config for each in self.history.ordered()] if self.space and self.history else []
-        return list({config.trial_id: config for config in [*self.fixed, *own]}.values())
+        return each_once([*self.fixed, *own])
 
     def works(self, configs: Sequence[TrialConfig] | None = None) -> list[Work]:
         """The work that is left of each trial; see `mdssl.sweep.grid.plan`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -167,7 +167,7 @@ class Space:
                 raise InputError(f"{name} has both --range and --{name}; give one of them.")
 
     def _ends(self) -> Iterator[Point]:
-        first = {axis.name: axis.choices[0] if axis.choices else axis.low for axis in self.axes}
+        first = self._first
         yield first
         for axis in self.axes:
             for end in axis.choices or (axis.high,):
@@ -203,11 +203,15 @@ class Space:
         """The number of points; infinite with a range that has no steps."""
         return math.prod(len(axis.values) if axis.values else math.inf for axis in self.axes)
 
-    def points(self) -> Iterator[Point]:
-        """All points of a finite space, in a fixed order."""
-        names = [axis.name for axis in self.axes]
-        for values in itertools.product(*(axis.values or () for axis in self.axes)):
-            yield dict(zip(names, values, strict=True))
+    @property
+    def _first(self) -> Point:
+        return {axis.name: axis.choices[0] if axis.choices else axis.low for axis in self.axes}
+
+    def points(self, of: Collection[str] | None = None) -> Iterator[Point]:
+        """All points of a finite space, in a fixed order; or one for each combination of values of the axes ``of``."""
+        axes = [axis for axis in self.axes if of is None or axis.name in of]
+        for values in itertools.product(*(axis.values or (axis.low,) for axis in axes)):
+            yield self._first | dict(zip((axis.name for axis in axes), values, strict=True))
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.axes))
