@@ -178,6 +178,11 @@ def test_settings_in_the_spelling_of_before_are_read():
     assert "cluster_normalised" not in again.to_dict()
 
 
+def test_what_trains_nothing_has_no_loss_and_so_no_weights_in_it():
+    untrained = [method for method in METHODS.values() if not method.trains]
+    assert untrained and not any(method.weighs_domains or method.weighs_negatives for method in untrained)
+
+
 def test_the_lists_of_settings_are_those_of_the_classes():
     assert tuple(field.name for field in fields(ClusterSettings)) == CLUSTER_SETTINGS
     for method in METHODS.values():
