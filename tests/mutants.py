@@ -39,6 +39,9 @@ ALLOWED_SHARE = 0.05
 ROOMS = ("config/**/*.py", "data/mixture.py", "evaluate/**/*.py", "pretrain/**/*.py", "sweep/**/*.py", "trials/**/*.py")
 """What of mdssl/ is changed."""
 TESTS = ["tests/config", "tests/evaluate", "tests/pretrain", "tests/sweep", "tests/trials"]
+FAST, BY_WORKERS = "not (ray or ddp or long or cluster or gpu or slow)", "ddp and not (long or slow)"
+"""Marks of tests. Calls in the processes of the second ones are not recorded: they run where no other test notices a
+change of mdssl/pretrain/."""
 
 SECONDS = 60
 """The tests of a mutant are the likeliest ones, as many as take this long."""
@@ -161,26 +164,27 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _code(child)
 
 
-def run_tests(copy: Path, tests: list[str] | None, log: Path) -> None:
+def run_tests(copy: Path, tests: list[str] | None, by_workers: bool, log: Path) -> None:
     """Run ``tests`` in ``copy``, in this process, which ends with pytest's exit code. Without ``tests``, run all fast
-    tests, and record beside ``copy`` what they call."""
+    ones, and record beside ``copy`` what they call."""
     os.setsid()
     os.chdir(copy)
     sys.path.insert(0, str(copy))
     os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     sys.dont_write_bytecode = True
-    marks = "not (ray or ddp or long or cluster or gpu or slow)"
-    options = ["-m", marks, *f"-x -q -p no:cacheprovider -p pytest_timeout --basetemp={copy}-temporary".split()]
+    options = f"-x -q -p no:cacheprovider -p pytest_timeout --basetemp={copy}-temporary".split()
     with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
         if tests is None:
-            code = pytest.main([*options, *TESTS], [Recorder(copy, copy.parent / "record")])
+            runs = [(FAST, TESTS, [Recorder(copy, copy.parent / "record")])]
         else:
-            # The likeliest file alone: to collect the others takes seconds.
             files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-            for part in (files[:1], files[1:]):
-                code = pytest.main([*options, *part], [Selection(tests)]) if part else code
-                if code not in UNNOTICED:
-                    break
+            # The likeliest file alone: to collect the others takes seconds.
+            runs = [(FAST, part, [Selection(tests)]) for part in (files[:1], files[1:]) if part]
+            runs += [(BY_WORKERS, ["tests/pretrain"], [])] if by_workers else []
+        for marks, where, plugins in runs:
+            code = pytest.main([*options, "-m", marks, *where], plugins)
+            if code not in UNNOTICED:
+                break
     os._exit(int(code))
 
 
@@ -203,9 +207,10 @@ class Tester:
             shutil.copyfile(folder / "record", record)
         self.calls = CallRecord(folder / "record")
 
-    def run(self, tests: list[str] | None, seconds: float) -> int | None:
+    def run(self, tests: list[str] | None, seconds: float, by_workers: bool = False) -> int | None:
         """The exit code of the tests; None after ``seconds``. What still runs of them ends."""
-        process = multiprocessing.get_context("fork").Process(target=run_tests, args=(self.copy, tests, self.log))
+        arguments = self.copy, tests, by_workers, self.log
+        process = multiprocessing.get_context("fork").Process(target=run_tests, args=arguments)
         process.start()
         try:
             process.join(seconds)
@@ -221,10 +226,13 @@ class Tester:
         if not tests:
             return "ray" if mutant.file.startswith("mdssl/sweep/") else "no"
         (self.copy / mutant.file).write_text(mutant.applied(text))
-        code = self.run(tests, 3 * sum(map(self.calls.seconds.__getitem__, tests)) + 60)
+        by_workers = mutant.file.startswith("mdssl/pretrain/")
+        seconds = 3 * sum(map(self.calls.seconds.__getitem__, tests)) + (300 if by_workers else 60)
+        code = self.run(tests, seconds, by_workers)
         (self.copy / mutant.file).write_text(text)
-        if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
-            sys.exit(f"pytest fails:\n{self.log.read_text()[-3000:]}")
+        log = self.log.read_text()
+        if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR) and "loading conftest" not in log:
+            sys.exit(f"pytest fails:\n{log[-3000:]}")
         return "late" if code is None else "no" if code in UNNOTICED else "failed"
 
 

@@ -95,13 +95,16 @@ def test_a_random_encoder_is_the_same_whatever_the_training():
         ({"domains": ("svhn", "svhn")}, "domain 'svhn' is 2 times"),
         ({"domains": ()}, "needs domains"),
         ({"domains": "svhn"}, "list of strings"),
-        ({"method": "random"}, "does not train"),
+        ({"method": "random"}, "does not train, but domains are 'cifar10"),
+        ({"method": "random", "domains": (), "init": "torchvision"}, "does not train, but init is 'torchvision'"),
+        ({"method": "pretrained", "domains": ()}, "cannot be combined"),
         ({"method": "simclr", "lambda2": 0.1}, "use method 'mdssl'"),
     ],
 )
 def test_wrong_settings_get_one_message_that_helps(change, message):
     with pytest.raises(ValueError, match=message):
         config(**change)
+    assert config(init="torchvision").init == "torchvision"
 
 
 def test_unknown_key_names_the_nearest():

@@ -160,3 +160,7 @@ def test_the_log_says_that_the_warm_up_takes_the_whole_training_and_else_nothing
     for warm_up in (1, 2):
         run(tiny_data, tmp_path / str(warm_up), iterations=2, trial={"lr_warmup_iterations": warm_up})
         assert sum("the learning rate warms up over 2 iterations" in said for said in caplog.messages) == warm_up - 1
+    (_, start), *_ = enumerate(said for said in caplog.messages if "steps 0 to 2 of 8 images per domain" in said)
+    assert "on tiny-a+tiny-b (tiny-a 64, tiny-b 64 images)" in start and all(caplog.messages)
+    run(tiny_data, tmp_path / "all", iterations=1, trial={"sampling": "proportional"})
+    assert "steps 0 to 1 of 16 images in proportion" in caplog.text
