@@ -43,7 +43,7 @@ FAST, BY_WORKERS = "not (ray or ddp or long or cluster or gpu or slow)", "ddp an
 """Marks of tests. Calls in the processes of the second ones are not recorded: they run where no other test notices a
 change of mdssl/pretrain/."""
 
-SECONDS = 60
+SECONDS = 40
 """The tests of a mutant are the likeliest ones, as many as take this long."""
 
 UNNOTICED = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
@@ -249,10 +249,7 @@ def chosen_mutants(arguments: argparse.Namespace) -> tuple[dict[str, str], list[
     texts = {file: (REPOSITORY / file).read_text() for file in files if arguments.only in file}
     equivalent = known_equivalent()
     found = [mutant for file, text in texts.items() for mutant in mutants_of(file, text)]
-    lines = {mutant: (mutant.file, *mutant.diff(texts[mutant.file])) for mutant in found}
-    for stale in equivalent.difference(lines.values()) if not arguments.only else ():
-        print(f"no longer a mutant, but in {EQUIVALENT.name}: {' | '.join(stale)}")
-    found = [mutant for mutant in found if lines[mutant] not in equivalent]
+    found = [mutant for mutant in found if (mutant.file, *mutant.diff(texts[mutant.file])) not in equivalent]
     random.Random(arguments.seed).shuffle(found)
     return texts, found
 
@@ -276,31 +273,24 @@ def main() -> int:
 
 
 def test_mutants(texts: dict[str, str], mutants: list[Mutant], sample: int, tester: Tester, end: float) -> int:
-    survivors, ways, tested, began = [], Counter(), 0, time.monotonic()
+    survived, ways, tested, began = 0, Counter(), 0, time.monotonic()
     for mutant in mutants:
         if tested == sample or time.monotonic() > end:
             break
         way = tester.noticed(mutant, texts[mutant.file])
         ways[way] += 1
         if way == "no":
-            survivors.append(mutant)
-            show(mutant, texts[mutant.file])
+            survived += 1
+            before, after = mutant.diff(texts[mutant.file])
+            print(f"{mutant.file}:{mutant.line}\n    - {before}\n    + {after}", flush=True)
         tested = ways.total() - ways["ray"]
-        if way != "ray" and (sys.stdout.isatty() or tested % 20 == 0):
+        if way != "ray" and tested % 10 == 0:
             left = min((time.monotonic() - began) / tested * (sample - tested), end - time.monotonic())
-            line = f"{tested} of {sample} mutants, {len(survivors)} survived, ETA {left / 60:.0f} min"
-            print(line, end="\r" if sys.stdout.isatty() else "\n", flush=True)
-    share = len(survivors) / max(tested, 1)
-    print(f"\n{tested} mutants tested, {len(survivors)} survived ({share:.1%}), {ways['late']} ran out of time")
+            print(f"{tested} of {sample} mutants, {survived} survived, ETA {left / 60:.0f} min", flush=True)
+    share = survived / max(tested, 1)
+    print(f"{tested} mutants tested, {survived} survived ({share:.1%}), {ways['late']} ran out of time")
     print(f"{ways['ray']} others were left out, as only tests with Ray call their functions")
-    for mutant in sorted(survivors):
-        show(mutant, texts[mutant.file])
     return int(share > ALLOWED_SHARE)
-
-
-def show(mutant: Mutant, text: str) -> None:
-    before, after = mutant.diff(text)
-    print(f"{mutant.file}:{mutant.line}\n    - {before}\n    + {after}", flush=True)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ def claims(run):
 def test_one_is_scored_while_trials_train_in_all_slots_and_as_many_as_slots_afterwards(queue, actors, run):
     ids = [work.config.trial_id for work in WORKS]
     with queue() as made:
+        assert len(actors.options) == 1, "an actor is ready before the first trial has been trained"
         for work in WORKS:
             made.add(work)
             wait_for(lambda work=work: work in claims(run))
