@@ -3,10 +3,10 @@
     python tests/mutants.py [--sample N] [--seed S] [--minutes M] [--only TEXT] [--record FILE]
 
 The changes (mutants): comparisons, arithmetic, constants, negated conditions, deleted statements, swapped arguments,
-dropped keyword arguments. First the fast ``TESTS`` run once without a change, which records the functions that
-each of them calls: the tests of a mutant are those that call the function around it. Exit code 1 if more than 5 %
-survive. Mutants of functions that no fast test calls survive, except in mdssl/sweep, where they need Ray and are left
-out. Mutants that change nothing anyone could see are listed, with the reason, in tests/equivalent_mutants.txt.
+dropped keyword arguments. First the fast ``TESTS`` run once without a change, which records the lines that each of them
+executes: the tests of a mutant are those that execute its statement. Exit code 1 if more than 5 % survive. Mutants of
+lines that no fast test executes survive, except in mdssl/sweep, where they need Ray and are left out. Mutants that
+change nothing anyone could see are listed, with the reason, in tests/equivalent_mutants.txt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from call_record import CallRecord, Recorder, Selection
+from line_record import LineRecord, Recorder, Selection
 
 REPOSITORY = Path(__file__).parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
@@ -40,13 +40,11 @@ ROOMS = ("config/**/*.py", "data/mixture.py", "evaluate/**/*.py", "pretrain/**/*
 """What of mdssl/ is changed."""
 TESTS = ["tests/config", "tests/evaluate", "tests/pretrain", "tests/sweep", "tests/trials"]
 FAST, BY_WORKERS = "not (ray or ddp or long or cluster or gpu or slow)", "ddp and not (long or slow)"
-"""Marks of tests. Calls in the processes of the second ones are not recorded: they run where no other test notices a
+"""Marks of tests. What the processes of the second ones execute is not recorded: they run where no other test notices a
 change of mdssl/pretrain/."""
 
 SECONDS = 40
 """The tests of a mutant are the likeliest ones, as many as take this long."""
-
-UNNOTICED = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 IMPORTED_FIRST = (
     "torch", "torchvision.transforms.v2.functional", "pandas", "pyarrow.parquet", "safetensors.torch",
@@ -166,7 +164,7 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
 
 def run_tests(copy: Path, tests: list[str] | None, by_workers: bool, log: Path) -> None:
     """Run ``tests`` in ``copy``, in this process, which ends with pytest's exit code. Without ``tests``, run all fast
-    ones, and record beside ``copy`` what they call."""
+    ones, and record beside ``copy`` what they execute."""
     os.setsid()
     os.chdir(copy)
     sys.path.insert(0, str(copy))
@@ -183,7 +181,7 @@ def run_tests(copy: Path, tests: list[str] | None, by_workers: bool, log: Path) 
             runs += [(BY_WORKERS, ["tests/pretrain"], [])] if by_workers else []
         for marks, where, plugins in runs:
             code = pytest.main([*options, "-m", marks, *where], plugins)
-            if code not in UNNOTICED:
+            if code not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
                 break
     os._exit(int(code))
 
@@ -205,7 +203,7 @@ class Tester:
             sys.exit(f"tests fail without any change:\n{self.log.read_text()[-3000:]}")
         elif record:
             shutil.copyfile(folder / "record", record)
-        self.calls = CallRecord(folder / "record")
+        self.executed = LineRecord(folder / "record")
 
     def run(self, tests: list[str] | None, seconds: float, by_workers: bool = False) -> int | None:
         """The exit code of the tests; None after ``seconds``. What still runs of them ends."""
@@ -221,19 +219,19 @@ class Tester:
             process.join()
 
     def noticed(self, mutant: Mutant, text: str) -> str:
-        """How tests notice a mutant: "failed" or "late"; "no" if they do not; "ray" if none without Ray calls it."""
-        tests = self.calls.tests(mutant.file, text, mutant.line, SECONDS)
-        if not tests:
+        """How tests notice a mutant: "failed" or "late"; "no" if they do not; "ray" if none without Ray executes it."""
+        tests = self.executed.tests(mutant.file, text, mutant.line, SECONDS)
+        by_workers = mutant.file.startswith("mdssl/pretrain/")
+        if not tests and not by_workers:
             return "ray" if mutant.file.startswith("mdssl/sweep/") else "no"
         (self.copy / mutant.file).write_text(mutant.applied(text))
-        by_workers = mutant.file.startswith("mdssl/pretrain/")
-        seconds = 3 * sum(map(self.calls.seconds.__getitem__, tests)) + (300 if by_workers else 60)
+        seconds = 3 * sum(map(self.executed.seconds.__getitem__, tests)) + (300 if by_workers else 60)
         code = self.run(tests, seconds, by_workers)
         (self.copy / mutant.file).write_text(text)
         log = self.log.read_text()
         if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR) and "loading conftest" not in log:
             sys.exit(f"pytest fails:\n{log[-3000:]}")
-        return "late" if code is None else "no" if code in UNNOTICED else "failed"
+        return "late" if code is None else "no" if code in (0, pytest.ExitCode.NO_TESTS_COLLECTED) else "failed"
 
 
 def known_equivalent() -> set[tuple[str, str, str]]:
@@ -247,9 +245,9 @@ def chosen_mutants(arguments: argparse.Namespace) -> tuple[dict[str, str], list[
     paths = chain.from_iterable(REPOSITORY.glob(f"mdssl/{room}") for room in ROOMS)
     files = [str(path.relative_to(REPOSITORY)) for path in sorted(paths)]
     texts = {file: (REPOSITORY / file).read_text() for file in files if arguments.only in file}
+    all_mutants = chain.from_iterable(mutants_of(file, text) for file, text in texts.items())
     equivalent = known_equivalent()
-    found = [mutant for file, text in texts.items() for mutant in mutants_of(file, text)]
-    found = [mutant for mutant in found if (mutant.file, *mutant.diff(texts[mutant.file])) not in equivalent]
+    found = [m for m in all_mutants if m.before != m.after and (m.file, *m.diff(texts[m.file])) not in equivalent]
     random.Random(arguments.seed).shuffle(found)
     return texts, found
 
@@ -260,7 +258,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the choice of mutants")
     parser.add_argument("--minutes", type=float, default=25, help="after which no further mutant is begun")
     parser.add_argument("--only", default="", metavar="TEXT", help="only files whose path contains this")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="keeps which functions each test calls")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keeps which lines each test executes")
     arguments = parser.parse_args()
     began = time.monotonic()
     texts, mutants = chosen_mutants(arguments)
@@ -268,7 +266,7 @@ def main() -> int:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="mdssl-mutants-") as folder:
         tester = Tester(Path(folder), arguments.record)
-        print(f"{len(tester.calls.seconds)} tests take {sum(tester.calls.seconds.values()):.0f} s", flush=True)
+        print(f"{len(tester.executed.seconds)} tests take {sum(tester.executed.seconds.values()):.0f} s", flush=True)
         return test_mutants(texts, mutants, arguments.sample, tester, began + 60 * arguments.minutes)
 
 
@@ -289,7 +287,7 @@ def test_mutants(texts: dict[str, str], mutants: list[Mutant], sample: int, test
             print(f"{tested} of {sample} mutants, {survived} survived, ETA {left / 60:.0f} min", flush=True)
     share = survived / max(tested, 1)
     print(f"{tested} mutants tested, {survived} survived ({share:.1%}), {ways['late']} ran out of time")
-    print(f"{ways['ray']} others were left out, as only tests with Ray call their functions")
+    print(f"{ways['ray']} others were left out, as only tests with Ray execute them")
     return int(share > ALLOWED_SHARE)
 
 

@@ -1,10 +1,11 @@
 """The program that tests changes of the source: which it makes, and which tests it runs for each."""
 
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
-from call_record import CallRecord
+from line_record import LineRecord, statement_at
 from mutants import REPOSITORY, ROOMS, known_equivalent, mutants_of
 
 SOURCE = """
@@ -29,15 +30,35 @@ def test_a_mutant_changes_one_place():
     ]
 
 
-def test_tests_that_call_the_changed_function_run_those_of_its_own_file_first(tmp_path):
-    called = {"tests/a/test_b.py::slow": 50, "tests/a/test_m.py::one": 9, "tests/c/test_c.py::one": 1}
-    calls = {test: (seconds, {("mdssl/a/m.py", 4)}) for test, seconds in called.items()}
-    calls["tests/a/test_m.py::two"] = 1, {("mdssl/a/m.py", 7), ("mdssl/a/other.py", 4)}
-    (tmp_path / "record").write_bytes(pickle.dumps(calls))
-    record = CallRecord(tmp_path / "record")
+def test_tests_that_execute_the_changed_statement_run_those_of_its_own_file_first(tmp_path):
+    executed = {
+        "tests/a/test_b.py::slow": (50, {("mdssl/a/m.py", 5)}),
+        "tests/a/test_m.py::one": (9, {("mdssl/a/m.py", 5)}),
+        "tests/c/test_c.py::one": (1, {("mdssl/a/m.py", 5)}),
+        "tests/a/test_m.py::two": (1, {("mdssl/a/m.py", 8), ("mdssl/a/other.py", 5)}),
+    }
+    (tmp_path / "record").write_bytes(pickle.dumps(executed))
+    record = LineRecord(tmp_path / "record")
     assert record.tests("mdssl/a/m.py", SOURCE, 5, most=59) == ["tests/a/test_m.py::one", "tests/a/test_b.py::slow"]
-    assert record.tests("mdssl/a/m.py", SOURCE, 8, most=60) == ["tests/a/test_m.py::two"]
-    assert len(record.tests("mdssl/a/m.py", SOURCE, 2, most=100)) == 4, "those of the file, for what is in no function"
+    assert record.tests("mdssl/a/m.py", SOURCE, 8, most=59) == ["tests/a/test_m.py::two"]
+    assert len(record.tests("mdssl/a/m.py", SOURCE, 2, most=61)) == 4, "what is executed on import"
+
+
+LOOP = """
+def loop(values):
+    for value in sorted(
+        values,
+    ):
+        if value:
+            print(
+                value
+            )
+"""
+
+
+@pytest.mark.parametrize(("line", "statement"), [(2, (0, sys.maxsize)), (4, (3, 5)), (6, (6, 6)), (8, (7, 9))])
+def test_a_statement_has_all_its_lines_but_not_its_body(line, statement):
+    assert statement_at(line, LOOP) == statement
 
 
 @pytest.mark.parametrize("room", ROOMS)
