@@ -38,7 +38,7 @@ EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 ALLOWED_SHARE = 0.05
 ROOMS = ("config/**/*.py", "data/mixture.py", "evaluate/**/*.py", "pretrain/**/*.py", "sweep/**/*.py", "trials/**/*.py")
 """What of mdssl/ is changed."""
-TESTS = ["tests/config", "tests/evaluate", "tests/pretrain", "tests/sweep", "tests/trials"]
+TESTS = [f"tests/{room}" for room in ("config", "data/test_host_images.py", "evaluate", "pretrain", "sweep", "trials")]
 FAST, BY_WORKERS = "not (ray or ddp or long or cluster or gpu or slow)", "ddp and not (long or slow)"
 """Marks of tests. What the processes of the second ones execute is not recorded: they run where no other test notices a
 change of mdssl/pretrain/."""

@@ -8,6 +8,7 @@ import pytest
 from mdssl.config.field_types import choices
 from mdssl.config.methods import CLUSTER_SETTINGS, METHODS
 from mdssl.config.probe import ProbeConfig, probe_flags, probe_named_now
+from mdssl.config.run import RunSettings
 from mdssl.config.trial import ClusterSettings, Recipe, TrialConfig, relevant_settings
 
 
@@ -105,6 +106,26 @@ def test_wrong_settings_get_one_message_that_helps(change, message):
     with pytest.raises(ValueError, match=message):
         config(**change)
     assert config(init="torchvision").init == "torchvision"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"track": ("tensorbord",)}, "Did you mean 'tensorboard'"),
+        ({"track": ("tensorboard", "tensorboard")}, "name each tracker once"),
+        ({"tag": ("",)}, "tag"),
+        ({"checkpoint_seconds": -1.0}, "checkpoint_seconds is -1.0; it must be at least 0"),
+        ({"report_every": 0}, "report_every is 0; it must be at least 1"),
+        ({"score_every": -1}, "score_every is -1; it must be at least 0"),
+        ({"hang_minutes": -1.0}, "hang_minutes is -1.0; it must be at least 0"),
+        ({"compile_from": -1}, "compile_from is -1; it must be at least 0"),
+    ],
+)
+def test_wrong_settings_of_a_run_are_refused_and_the_least_ones_are_not(change, message):
+    with pytest.raises(ValueError, match=message):
+        RunSettings(**change)
+    least = {"checkpoint_seconds": 0.0, "report_every": 1, "score_every": 0, "hang_minutes": 0.0, "compile_from": 0}
+    assert RunSettings(**least, track=("none",)).track == ()
 
 
 def test_unknown_key_names_the_nearest():

@@ -98,6 +98,10 @@ def test_a_probe_keeps_what_is_to_be_seen_and_a_second_one_leaves_it(probed, tin
     said = json.loads(first["neighbors.json"][0])
     assert said["candidates"] == {"tiny-a": 64, "tiny-b": 64}, "its domains, whatever it is scored on"
     assert list(said["datasets"]) == ["tiny-a", "tiny-b", "tiny-c"]
+    for words, (name, found) in zip(said["in_words"], said["datasets"].items(), strict=True):
+        assert words.startswith(f"Neighbors of {found['queries']} test images of {name}: ")
+        assert f"{found['own_class']:.0%} of the query's class (by chance {found['own_class_by_chance']:.0%})" in words
+        assert (f"(by chance 50% {name})" in words) == (name in said["candidates"])
     assert len(first["neighbors.png"][0]) < 150_000
 
 

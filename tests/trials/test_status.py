@@ -94,6 +94,7 @@ def test_every_state_is_told_from_the_files_alone(storage):
         8: "evaluating",
     }
     assert (found[0].scores, found[0].seconds_ago) == (2, None)
+    assert (found[5].step, found[5].scores, found[5].error) == (0, 0, "ValueError: no such file")
     assert (found[1].step, found[1].loss) == (40, 5.0)
     # 60 steps of 2 domains × 10 images × 2 views at 50 views/s.
     assert found[1].eta_seconds == pytest.approx(60 * 40 / 50)
