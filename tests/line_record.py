@@ -93,17 +93,14 @@ class LineRecord:
         on import: the likeliest to notice a change first, and as many as take ``most`` seconds."""
         first, last = statement_at(line, text)
         executed = [tests for number, tests in self._tests.get(file, {}).items() if first <= number <= last]
-        by_file: dict[str, list[str]] = {}
-        for test in dict.fromkeys(chain.from_iterable(executed)):
-            by_file.setdefault(test.split("::")[0], []).append(test)
         own = Path(file.replace("mdssl", "tests", 1)).parent / f"test_{Path(file).name}"
 
-        def rank(test_file: str) -> tuple[bool, bool, float]:
-            path = Path(test_file)
-            return path != own, path.parent != own.parent, sum(map(self.seconds.__getitem__, by_file[test_file]))
+        def rank(test: str) -> tuple[bool, bool, float]:
+            path = Path(test.split("::")[0])
+            return path != own, path.parent != own.parent, self.seconds[test]
 
         found, total = [], 0.0
-        for test in chain.from_iterable(by_file[test_file] for test_file in sorted(by_file, key=rank)):
+        for test in sorted(set(chain.from_iterable(executed)), key=rank):
             total += self.seconds[test]
             if not found or total <= most:
                 found.append(test)

@@ -43,7 +43,7 @@ FAST, BY_WORKERS = "not (ray or ddp or long or cluster or gpu or slow)", "ddp an
 """Marks of tests. What the processes of the second ones execute is not recorded: they run where no other test notices a
 change of mdssl/pretrain/."""
 
-SECONDS = 40
+SECONDS = 60
 """The tests of a mutant are the likeliest ones, as many as take this long."""
 
 IMPORTED_FIRST = (

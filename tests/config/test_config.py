@@ -108,6 +108,13 @@ def test_wrong_settings_get_one_message_that_helps(change, message):
     assert config(init="torchvision").init == "torchvision"
 
 
+def test_settings_alone_are_checked_as_those_of_a_trial_are():
+    with pytest.raises(ValueError, match="iterations is 1.5 .*whole number"):
+        Recipe(iterations=1.5)
+    with pytest.raises(ValueError, match="learning_rate is -1"):
+        Recipe(learning_rate=-1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -133,6 +133,7 @@ def test_a_sweep_in_a_thread_is_refused_before_anything_is_started():
 
 def test_a_signal_while_tune_runs_ends_retries_and_a_second_one_ends_tune(monkeypatch):
     monkeypatch.setattr(retry, "_SECONDS_AFTER_STOP", 0.0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 1.0)
     before, ended = signal.getsignal(signal.SIGTERM), []
 
     def unreachable():
