@@ -1,5 +1,6 @@
 """Configs: identity, JSON, and the one message that a wrong setting gets."""
 
+import importlib.util
 import json
 from dataclasses import fields
 
@@ -106,6 +107,12 @@ def test_wrong_settings_get_one_message_that_helps(change, message):
     with pytest.raises(ValueError, match=message):
         config(**change)
     assert config(init="torchvision").init == "torchvision"
+
+
+def test_a_tracker_without_its_package_is_refused_with_the_way_on(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="'wandb' needs the package wandb, which is not installed; .*leave it out"):
+        RunSettings(track=("wandb",))
 
 
 def test_settings_alone_are_checked_as_those_of_a_trial_are():
