@@ -180,8 +180,9 @@ def test_without_a_network_the_message_says_where_the_file_goes(monkeypatch, tmp
         load_start("torchvision", Network("resnet18"))
     of_timm = "hub/models--timm--test_vit.r160_in1k and cannot be fetched.*https://huggingface.co/timm/test_vit"
     network = Network("timm/test_vit", input_size=32, patch_size=4)
-    with pytest.raises(ValueError, match=of_timm):
+    with pytest.raises(ValueError, match=of_timm) as raised:
         load_start("timm", network)
+    assert "no network" in str(raised.value), "as the first request says, before the library tries for half a minute"
     # At the places that the messages name, the files are found.
     file = tmp_path / "checkpoints/resnet18-f37072fd.pth"
     file.write_bytes(resnet.read_bytes())
