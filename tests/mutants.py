@@ -1,10 +1,12 @@
-"""Change one place of the source at a time, run the tests of that file, and list the changes that no test notices.
+"""Change one place of the source at a time, run the tests that execute it, and list the changes that no test notices.
 
-    python tests/mutants.py [--sample N] [--seed S] [--minutes M] [--only TEXT]
+    python tests/mutants.py [--sample N] [--seed S] [--minutes M] [--only TEXT] [--record FILE]
 
 The changes (mutants): comparisons, arithmetic, constants, negated conditions, deleted statements, swapped arguments,
-dropped keyword arguments. Two copies of the repository are tested in parallel. Exit code 1 if more than 5 % survive.
-Mutants that change nothing anyone could see are listed, with the reason, in tests/equivalent_mutants.txt.
+dropped keyword arguments. First the fast ``TESTS`` run once without a change, which records the lines that each of them
+executes: the tests of a mutant are those that execute its statement. Exit code 1 if more than 5 % survive. Mutants of
+lines that no fast test executes survive, except in mdssl/sweep, where they need Ray and are left out. Mutants that
+change nothing anyone could see are listed, with the reason, in tests/equivalent_mutants.txt.
 """
 
 from __future__ import annotations
@@ -21,51 +23,33 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from multiprocessing.connection import wait
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
+from line_record import LineRecord, Recorder, Selection
 
 REPOSITORY = Path(__file__).parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 ALLOWED_SHARE = 0.05
-PROCESSES = 2
+ROOMS = ("config/**/*.py", "data/mixture.py", "evaluate/**/*.py", "pretrain/**/*.py", "sweep/**/*.py", "trials/**/*.py")
+"""What of mdssl/ is changed."""
+TESTS = [f"tests/{room}" for room in ("config", "data/test_host_images.py", "evaluate", "pretrain", "sweep", "trials")]
+FAST, BY_WORKERS = "not (ray or ddp or long or cluster or gpu or slow)", "ddp and not (long or slow)"
+"""Marks of tests. What the processes of the second ones execute is not recorded: they run where no other test notices a
+change of mdssl/pretrain/."""
 
-PRETRAIN, EVALUATE = "tests/pretrain/test_", "tests/evaluate/test_"
-LOOP = [f"{PRETRAIN}loop.py", f"{PRETRAIN}faults.py"]
-TESTS = {
-    "mdssl/pretrain/augment.py": [f"{PRETRAIN}augment.py"],
-    "mdssl/pretrain/checkpoint.py": LOOP,
-    "mdssl/pretrain/kmeans.py": [f"{PRETRAIN}kmeans.py"],
-    "mdssl/pretrain/loop.py": [*LOOP, f"{PRETRAIN}pseudo_domains.py"],
-    "mdssl/pretrain/loss.py": [f"{PRETRAIN}loss.py"],
-    "mdssl/pretrain/model.py": [f"{PRETRAIN}model.py"],
-    "mdssl/pretrain/optim.py": [f"{PRETRAIN}optim.py"],
-    "mdssl/pretrain/pretrained.py": [f"{PRETRAIN}pretrained.py"],
-    "mdssl/pretrain/progress.py": LOOP,
-    "mdssl/pretrain/pseudo_domains.py": [f"{PRETRAIN}pseudo_domains.py"],
-    "mdssl/pretrain/step.py": [f"{PRETRAIN}step.py"],
-    "mdssl/pretrain/trial_files.py": LOOP,
-    "mdssl/pretrain/weights_file.py": [f"{PRETRAIN}pretrained.py"],
-    "mdssl/evaluate/classifier.py": [f"{EVALUATE}probe.py"],
-    "mdssl/evaluate/evaluate.py": [f"{EVALUATE}evaluate.py"],
-    "mdssl/evaluate/features.py": [f"{EVALUATE}features.py"],
-    "mdssl/evaluate/knn.py": [f"{EVALUATE}knn.py"],
-    "mdssl/evaluate/probe.py": [f"{EVALUATE}probe.py"],
-    "mdssl/evaluate/sgd.py": [f"{EVALUATE}probe.py"],
-    "mdssl/data/mixture.py": [f"{PRETRAIN}step.py", f"{PRETRAIN}loop.py"],
-    "mdssl/sweep/grid.py": ["tests/sweep/test_grid.py"],
-    "mdssl/trials/rows.py": ["tests/trials/test_rows.py", "tests/sweep/test_grid.py"],
-    "mdssl/sweep/paper_plan.py": ["tests/sweep/test_paper_plan.py"],
-    "mdssl/config/presets.py": ["tests/config/test_presets.py"],
-}
-"""Which tests must notice a change of a file."""
+SECONDS = 60
+"""The tests of a mutant are the likeliest ones, as many as take this long."""
 
 IMPORTED_FIRST = (
-    "pytest", "torch", "torchvision.transforms.v2.functional", "pandas", "pyarrow.parquet",
-    "safetensors.torch", "scipy.optimize", "sklearn.cluster", "sklearn.linear_model", "sklearn.metrics",
-    "sklearn.neighbors", "rich.live", "PIL.Image",
+    "torch", "torchvision.transforms.v2.functional", "pandas", "pyarrow.parquet", "safetensors.torch",
+    "scipy.optimize", "sklearn.cluster", "sklearn.linear_model", "sklearn.metrics", "sklearn.neighbors", "rich.live",
+    "PIL.Image", "timm",
 )  # fmt: skip
 """Slow to import: imported once, before the processes that test are forked."""
 
@@ -178,27 +162,34 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _code(child)
 
 
-def run_tests(copy: Path, tests: list[str], log: Path) -> None:
-    """Run ``tests`` in ``copy``, in this process, which ends with pytest's exit code."""
+def run_tests(copy: Path, tests: list[str] | None, by_workers: bool, log: Path) -> None:
+    """Run ``tests`` in ``copy``, in this process, which ends with pytest's exit code. Without ``tests``, run all fast
+    ones, and record beside ``copy`` what they execute."""
     os.setsid()
     os.chdir(copy)
     sys.path.insert(0, str(copy))
-    os.environ["PYTHONPATH"] = str(copy)
+    os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     sys.dont_write_bytecode = True
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    marks = "not (ray or ddp or long or cluster or gpu or slow)"
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", marks, f"--basetemp={copy}-temporary"]
+    options = f"-x -q -p no:cacheprovider -p pytest_timeout --basetemp={copy}-temporary".split()
     with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
-        import pytest
-
-        code = pytest.main([*options, *tests])
+        if tests is None:
+            runs = [(FAST, TESTS, [Recorder(copy, copy.parent / "record")])]
+        else:
+            files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+            # The likeliest file alone: to collect the others takes seconds.
+            runs = [(FAST, part, [Selection(tests)]) for part in (files[:1], files[1:]) if part]
+            runs += [(BY_WORKERS, ["tests/pretrain"], [])] if by_workers else []
+        for marks, where, plugins in runs:
+            code = pytest.main([*options, "-m", marks, *where], plugins)
+            if code not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
+                break
     os._exit(int(code))
 
 
 class Tester:
     """A copy of the repository, in which one mutant is tested at a time."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, record: Path | None):
         self.copy, self.log = folder / "repository", folder / "log.txt"
         listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         names = subprocess.run(listing, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
@@ -206,30 +197,41 @@ class Tester:
             if (REPOSITORY / name).is_file():
                 (self.copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(REPOSITORY / name, self.copy / name)
-        self.process: multiprocessing.Process | None = None
+        if record and record.exists():
+            shutil.copyfile(record, folder / "record")
+        elif self.run(None, 3600):
+            sys.exit(f"tests fail without any change:\n{self.log.read_text()[-3000:]}")
+        elif record:
+            shutil.copyfile(folder / "record", record)
+        self.executed = LineRecord(folder / "record")
 
-    def start(self, file: str, text: str, seconds: float, mutant: Mutant | None = None) -> None:
-        self.file, self.text, self.mutant = file, text, mutant
-        (self.copy / file).write_text(mutant.applied(text) if mutant else text)
-        self.process = multiprocessing.get_context("fork").Process(
-            target=run_tests, args=(self.copy, TESTS[file], self.log)
-        )
-        self.began, self.limit = time.monotonic(), seconds
-        self.process.start()
+    def run(self, tests: list[str] | None, seconds: float, by_workers: bool = False) -> int | None:
+        """The exit code of the tests; None after ``seconds``. What still runs of them ends."""
+        arguments = self.copy, tests, by_workers, self.log
+        process = multiprocessing.get_context("fork").Process(target=run_tests, args=arguments)
+        process.start()
+        try:
+            process.join(seconds)
+            return process.exitcode
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.join()
 
-    @property
-    def is_late(self) -> bool:
-        return time.monotonic() - self.began > self.limit
-
-    def end(self) -> int:
-        """The exit code of the tests; what still runs of them ends."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.join()
-        self.seconds, code = time.monotonic() - self.began, self.process.exitcode
-        self.process = None
-        (self.copy / self.file).write_text(self.text)
-        return code
+    def noticed(self, mutant: Mutant, text: str) -> str:
+        """How tests notice a mutant: "failed" or "late"; "no" if they do not; "ray" if none without Ray executes it."""
+        tests = self.executed.tests(mutant.file, text, mutant.line, SECONDS)
+        by_workers = mutant.file.startswith("mdssl/pretrain/")
+        if not tests and not by_workers:
+            return "ray" if mutant.file.startswith("mdssl/sweep/") else "no"
+        (self.copy / mutant.file).write_text(mutant.applied(text))
+        seconds = 3 * sum(map(self.executed.seconds.__getitem__, tests)) + (300 if by_workers else 60)
+        code = self.run(tests, seconds, by_workers)
+        (self.copy / mutant.file).write_text(text)
+        log = self.log.read_text()
+        if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR) and "loading conftest" not in log:
+            sys.exit(f"pytest fails:\n{log[-3000:]}")
+        return "late" if code is None else "no" if code in (0, pytest.ExitCode.NO_TESTS_COLLECTED) else "failed"
 
 
 def known_equivalent() -> set[tuple[str, str, str]]:
@@ -239,26 +241,15 @@ def known_equivalent() -> set[tuple[str, str, str]]:
 
 
 def chosen_mutants(arguments: argparse.Namespace) -> tuple[dict[str, str], list[Mutant]]:
-    """The files' texts, and the mutants to test in the order of testing."""
-    texts = {file: (REPOSITORY / file).read_text() for file in TESTS if arguments.only in file}
+    """The files' texts, and the mutants in the order of testing, without equivalent ones."""
+    paths = chain.from_iterable(REPOSITORY.glob(f"mdssl/{room}") for room in ROOMS)
+    files = [str(path.relative_to(REPOSITORY)) for path in sorted(paths)]
+    texts = {file: (REPOSITORY / file).read_text() for file in files if arguments.only in file}
+    all_mutants = chain.from_iterable(mutants_of(file, text) for file, text in texts.items())
     equivalent = known_equivalent()
-    found = [mutant for file, text in texts.items() for mutant in mutants_of(file, text)]
-    found = [mutant for mutant in found if (mutant.file, *mutant.diff(texts[mutant.file])) not in equivalent]
+    found = [m for m in all_mutants if m.before != m.after and (m.file, *m.diff(texts[m.file])) not in equivalent]
     random.Random(arguments.seed).shuffle(found)
-    return texts, found[: arguments.sample]
-
-
-def each_in_parallel(testers: list[Tester], jobs: Iterator[tuple]) -> Iterator[Tester]:
-    """Testers as they end what ``jobs`` gives them, `Tester.start`'s arguments."""
-    while True:
-        for tester in testers:
-            if tester.process is None and (job := next(jobs, None)):
-                tester.start(*job)
-        running = [tester for tester in testers if tester.process]
-        if not running:
-            return
-        wait([tester.process.sentinel for tester in running], timeout=1)
-        yield from (tester for tester in running if tester.is_late or not tester.process.is_alive())
+    return texts, found
 
 
 def main() -> int:
@@ -267,60 +258,37 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the choice of mutants")
     parser.add_argument("--minutes", type=float, default=25, help="after which no further mutant is begun")
     parser.add_argument("--only", default="", metavar="TEXT", help="only files whose path contains this")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keeps which lines each test executes")
     arguments = parser.parse_args()
+    began = time.monotonic()
     texts, mutants = chosen_mutants(arguments)
     for name in IMPORTED_FIRST:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="mdssl-mutants-") as folder:
-        testers = [Tester(Path(folder) / str(number)) for number in range(PROCESSES)]
-        try:
-            return test_mutants(texts, mutants, testers, 60 * arguments.minutes)
-        finally:
-            for tester in testers:
-                if tester.process:
-                    tester.end()
+        tester = Tester(Path(folder), arguments.record)
+        print(f"{len(tester.executed.seconds)} tests take {sum(tester.executed.seconds.values()):.0f} s", flush=True)
+        return test_mutants(texts, mutants, arguments.sample, tester, began + 60 * arguments.minutes)
 
 
-def test_mutants(texts: dict[str, str], mutants: list[Mutant], testers: list[Tester], seconds: float) -> int:
-    began = time.monotonic()
-    usual = {}
-    for tester in each_in_parallel(testers, ((file, text, 600.0) for file, text in texts.items())):
-        if tester.end():
-            print(f"the tests of {tester.file} fail without any change:\n{tester.log.read_text()[-3000:]}")
-            return 2
-        usual[tester.file] = tester.seconds
-        print(f"{tester.file}: its tests take {tester.seconds:.0f} s", flush=True)
-    jobs = (
-        (mutant.file, texts[mutant.file], 3 * usual[mutant.file] + 20, mutant)
-        for mutant in mutants
-        if time.monotonic() - began < seconds
-    )
-    survivors, tested = [], 0
-    mutants_began = time.monotonic()
-    try:
-        for tester in each_in_parallel(testers, jobs):
-            late, code, mutant = tester.process.is_alive(), tester.end(), tester.mutant
-            tested += 1
-            if code == 0 and not late:
-                survivors.append(mutant)
-                show(mutant, texts[mutant.file])
-            per_mutant = (time.monotonic() - mutants_began) / tested
-            left = min(per_mutant * (len(mutants) - tested), max(0, began + seconds - time.monotonic()))
-            if sys.stdout.isatty() or tested % 20 == 0:
-                line = f"{tested} of {len(mutants)} mutants, {len(survivors)} survived, ETA {left / 60:.0f} min"
-                print(line, end="\r" if sys.stdout.isatty() else "\n", flush=True)
-    except KeyboardInterrupt:
-        print("\ninterrupted")
-    share = len(survivors) / max(tested, 1)
-    print(f"\n{tested} mutants tested, {len(survivors)} survived ({share:.1%})")
-    for mutant in sorted(survivors):
-        show(mutant, texts[mutant.file])
+def test_mutants(texts: dict[str, str], mutants: list[Mutant], sample: int, tester: Tester, end: float) -> int:
+    survived, ways, tested, began = 0, Counter(), 0, time.monotonic()
+    for mutant in mutants:
+        if tested == sample or time.monotonic() > end:
+            break
+        way = tester.noticed(mutant, texts[mutant.file])
+        ways[way] += 1
+        if way == "no":
+            survived += 1
+            before, after = mutant.diff(texts[mutant.file])
+            print(f"{mutant.file}:{mutant.line}\n    - {before}\n    + {after}", flush=True)
+        tested = ways.total() - ways["ray"]
+        if way != "ray" and tested % 10 == 0:
+            left = min((time.monotonic() - began) / tested * (sample - tested), end - time.monotonic())
+            print(f"{tested} of {sample} mutants, {survived} survived, ETA {left / 60:.0f} min", flush=True)
+    share = survived / max(tested, 1)
+    print(f"{tested} mutants tested, {survived} survived ({share:.1%}), {ways['late']} ran out of time")
+    print(f"{ways['ray']} others were left out, as only tests with Ray execute them")
     return int(share > ALLOWED_SHARE)
-
-
-def show(mutant: Mutant, text: str) -> None:
-    before, after = mutant.diff(text)
-    print(f"{mutant.file}:{mutant.line}\n    - {before}\n    + {after}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.constants import default_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
 from mdssl.config.run import RunSettings
@@ -106,7 +105,7 @@ def train_standalone(
             meeting = {}
             if under_torchrun:
                 # The other workers wait here until the first has the claim, because init_process_group has a time-out.
-                store, rank, world_size = next(rendezvous("env://", timeout=default_pg_timeout))
+                store, rank, world_size = next(rendezvous("env://"))
                 meeting = {"store": store, "rank": rank, "world_size": world_size}
             if is_first:
                 trial_dir.check_writable()

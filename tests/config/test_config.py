@@ -1,5 +1,6 @@
 """Configs: identity, JSON, and the one message that a wrong setting gets."""
 
+import importlib.util
 import json
 from dataclasses import fields
 
@@ -8,6 +9,7 @@ import pytest
 from mdssl.config.field_types import choices
 from mdssl.config.methods import CLUSTER_SETTINGS, METHODS
 from mdssl.config.probe import ProbeConfig, probe_flags, probe_named_now
+from mdssl.config.run import RunSettings
 from mdssl.config.trial import ClusterSettings, Recipe, TrialConfig, relevant_settings
 
 
@@ -95,13 +97,49 @@ def test_a_random_encoder_is_the_same_whatever_the_training():
         ({"domains": ("svhn", "svhn")}, "domain 'svhn' is 2 times"),
         ({"domains": ()}, "needs domains"),
         ({"domains": "svhn"}, "list of strings"),
-        ({"method": "random"}, "does not train"),
+        ({"method": "random"}, "does not train, but domains are 'cifar10"),
+        ({"method": "random", "domains": (), "init": "torchvision"}, "does not train, but init is 'torchvision'"),
+        ({"method": "pretrained", "domains": ()}, "cannot be combined"),
         ({"method": "simclr", "lambda2": 0.1}, "use method 'mdssl'"),
     ],
 )
 def test_wrong_settings_get_one_message_that_helps(change, message):
     with pytest.raises(ValueError, match=message):
         config(**change)
+    assert config(init="torchvision").init == "torchvision"
+
+
+def test_a_tracker_without_its_package_is_refused_with_the_way_on(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="'wandb' needs the package wandb, which is not installed; .*leave it out"):
+        RunSettings(track=("wandb",))
+
+
+def test_settings_alone_are_checked_as_those_of_a_trial_are():
+    with pytest.raises(ValueError, match="iterations is 1.5 .*whole number"):
+        Recipe(iterations=1.5)
+    with pytest.raises(ValueError, match="learning_rate is -1"):
+        Recipe(learning_rate=-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"track": ("tensorbord",)}, "Did you mean 'tensorboard'"),
+        ({"track": ("tensorboard", "tensorboard")}, "name each tracker once"),
+        ({"tag": ("",)}, "tag"),
+        ({"checkpoint_seconds": -1.0}, "checkpoint_seconds is -1.0; it must be at least 0"),
+        ({"report_every": 0}, "report_every is 0; it must be at least 1"),
+        ({"score_every": -1}, "score_every is -1; it must be at least 0"),
+        ({"hang_minutes": -1.0}, "hang_minutes is -1.0; it must be at least 0"),
+        ({"compile_from": -1}, "compile_from is -1; it must be at least 0"),
+    ],
+)
+def test_wrong_settings_of_a_run_are_refused_and_the_least_ones_are_not(change, message):
+    with pytest.raises(ValueError, match=message):
+        RunSettings(**change)
+    least = {"checkpoint_seconds": 0.0, "report_every": 1, "score_every": 0, "hang_minutes": 0.0, "compile_from": 0}
+    assert RunSettings(**least, track=("none",)).track == ()
 
 
 def test_unknown_key_names_the_nearest():
@@ -176,6 +214,11 @@ def test_settings_in_the_spelling_of_before_are_read():
     assert again.trial_id == "2791f0d9d226"
     assert relevant_settings(before) == settings | {"cluster_normalized": False}
     assert "cluster_normalised" not in again.to_dict()
+
+
+def test_what_trains_nothing_has_no_loss_and_so_no_weights_in_it():
+    untrained = [method for method in METHODS.values() if not method.trains]
+    assert untrained and not any(method.weighs_domains or method.weighs_negatives for method in untrained)
 
 
 def test_the_lists_of_settings_are_those_of_the_classes():

@@ -155,6 +155,12 @@ def test_a_wrong_setting_is_one_message_and_leaves_nothing(
     assert [file.name for file in tmp_path.iterdir()] == ["text.png"]
 
 
+def test_an_encoder_without_domains_needs_to_be_told_where_to_search(data, storage, trial_id, capsys):
+    flags = ["--trial-id", trial_id, "--storage", str(storage), "--data", str(data)]
+    assert main(["neighbors", "left:test", *flags]) == 2
+    assert "no training domains; name datasets to search with --among" in capsys.readouterr().err
+
+
 def test_names_cannot_write_on_a_terminal_or_a_sheet(data, storage, trial_id, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     image = open_dataset(data, "left").split("train").images[0]

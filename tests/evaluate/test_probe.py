@@ -116,6 +116,14 @@ def other_order(parts):
     return train_x.flip(1), train_y, test_x.flip(1), test_y
 
 
+def test_features_are_standardized_as_scikit_learn_does_it(digits):
+    train_x = torch.cat([digits[0] * 1000, torch.full((len(digits[0]), 1), 7.0)], dim=1)
+    theirs = StandardScaler().fit(train_x.double().numpy())
+    assert (theirs.var_ == 0).any()
+    for ours, expected in zip(standardization(train_x), (theirs.mean_, theirs.scale_), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("batch_size", [16, 256])
 def test_rounding_does_not_grow_at_the_highest_rate(steep, batch_size):
     """1,000 to 8,000 steps, of which each may add one rounding of float64, 1e-16: no more than 1e-11 together."""

@@ -58,6 +58,16 @@ def test_iterations_are_steps_and_whole_epochs_of_them_are_epochs():
     torch.testing.assert_close(one_more, -0.1 * error.T @ x[first] / 16)
 
 
+def test_a_probe_of_iterations_is_that_of_as_many_epochs(tiny_model, make_dataset):
+    encoded = encode_dataset(tiny_model, dataset := make_dataset(TRAIN, TEST, 6), layers=("encoder",))
+    settings = {name: value for name, value in SETTINGS.items() if name != "probe_epochs"}
+    by_steps, by_epochs, longer = (
+        score_dataset(encoded, dataset, probe=ProbeConfig(**settings, **length))[0]["confusion"]
+        for length in ({"probe_iterations": 2 * len(TRAIN) // 16}, {"probe_epochs": 2}, {})
+    )
+    assert by_steps == by_epochs != longer
+
+
 def test_rows_record_iterations_in_place_of_epochs_and_old_names_stay():
     config = ProbeConfig(probe="sgd-raw", probe_iterations=30_000)
     assert config.name == "sgd-raw(iterations=30000)"

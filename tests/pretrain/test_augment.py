@@ -21,6 +21,7 @@ from mdssl.pretrain.augment import (
     gaussian_blur,
     normalize,
     resized_crop_flip,
+    statistics_of,
 )
 
 RECIPE = Recipe()
@@ -220,3 +221,8 @@ def test_images_are_not_written_to(images, parameters):
 def test_normalize_is_torchvisions():
     x = torch.rand(2, 3, 4, 4)
     torch.testing.assert_close(normalize(x), TF.normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+
+
+def test_the_statistics_of_an_encoder_are_those_that_it_names_or_imagenets():
+    assert statistics_of("0.1 0.2 0.3 0.4 0.5 0.6") == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert statistics_of("") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

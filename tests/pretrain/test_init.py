@@ -80,6 +80,15 @@ def test_training_starts_from_the_weights_of_the_file_and_says_once_what_it_did_
     assert config.init == str(file.absolute()) and len(config.init_fingerprint) == 16
 
 
+def test_of_the_networks_in_a_file_the_whole_one_is_loaded(vit, tmp_path):
+    _, network = vit
+    whole = {f"student.{name}": value for name, value in network.state_dict().items()}
+    part = {f"head.{name}": torch.zeros_like(value) for name, value in list(network.state_dict().items())[:8]}
+    safetensors.torch.save_file(part | whole, tmp_path / "two.safetensors")
+    found = load_start(str(tmp_path / "two.safetensors"), Network("timm/test_vit", input_size=32, patch_size=4)).encoder
+    assert torch.equal(found["patch_embed.proj.weight"], network.state_dict()["patch_embed.proj.weight"])
+
+
 def test_a_run_that_started_from_weights_resumes_bit_for_bit_without_their_file(resnet, tiny_data, tmp_path):
     file = tmp_path / "copy.pth"
     file.write_bytes(resnet.read_bytes())
@@ -188,8 +197,9 @@ def test_without_a_network_the_message_says_where_the_file_goes(monkeypatch, tmp
         load_start("torchvision", Network("resnet18"))
     of_timm = "hub/models--timm--test_vit.r160_in1k and cannot be fetched.*https://huggingface.co/timm/test_vit"
     network = Network("timm/test_vit", input_size=32, patch_size=4)
-    with pytest.raises(ValueError, match=of_timm):
+    with pytest.raises(ValueError, match=of_timm) as raised:
         load_start("timm", network)
+    assert "no network" in str(raised.value), "as the first request says, before the library tries for half a minute"
     # At the places that the messages name, the files are found.
     file = tmp_path / "checkpoints/resnet18-f37072fd.pth"
     file.write_bytes(resnet.read_bytes())

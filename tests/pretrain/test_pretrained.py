@@ -154,6 +154,12 @@ def test_a_cifar_stem_is_seen_as_one(small_stem, tmp_path, layout):
     assert_computes(found, small_stem, size=32)
 
 
+def test_a_numbered_activation_with_weights_is_refused(resnet, tmp_path):
+    torch.save(without_head(resnet).state_dict() | {"2.weight": torch.ones(1)}, tmp_path / "prelu.pth")
+    with pytest.raises(ValueError, match=r"2\.weight"):
+        load_pretrained(tmp_path / "prelu.pth")
+
+
 def test_solo_learns_cifar_stem_keeps_its_padding_of_two(tmp_path):
     padded = network(stem="cifar", padding=2)
     torch.save(lightning(under("backbone.", padded) | head("projector.0") | head("classifier")), tmp_path / "byol.ckpt")

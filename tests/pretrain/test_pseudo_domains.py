@@ -194,6 +194,18 @@ def test_centroids_are_numbered_as_their_clusters(two_rounds):
     assert torch.equal(torch.cdist(z, after.centroids).argmin(1), after.labels)
 
 
+def test_three_clusters_that_swapped_numbers_in_a_circle_get_theirs_back(tiny_data, monkeypatch):
+    trial = config()
+    mixture, labels = load(tiny_data, trial), torch.arange(192) % 3
+    centroids = torch.eye(3, 128)
+    before = PseudoDomains(0, labels, torch.ones(192, dtype=torch.bool), centroids)
+    turned = Clusters((labels + 1) % 3, centroids.roll(1, dims=0), 1.0)
+    monkeypatch.setattr(pseudo_domains, "kmeans", lambda *_, **__: turned)
+    found, record = pseudo_domains.find(trial, build_model(trial), mixture, before, number=1, step=4)
+    assert torch.equal(found.labels, labels) and torch.equal(found.centroids, centroids)
+    assert record["churn"] == 0
+
+
 def test_an_empty_cluster_makes_no_image_certain(tiny_data, monkeypatch):
     trial = config(outlier_rule="farthest", epsilon=0.5)
     mixture, model = load(tiny_data, trial), build_model(trial)

@@ -153,3 +153,14 @@ def test_a_report_is_due_about_every_second_and_where_something_depends_on_it(ti
     with pytest.raises(StoppedError):
         run(tiny_data, tmp_path / "b", report=report, report_every=1, iterations=11, seconds=1.9, stop_requested=stops)
     assert due == [1, 4, 5, 6]
+
+
+def test_the_log_says_that_the_warm_up_takes_the_whole_training_and_else_nothing_of_it(tiny_data, tmp_path, caplog):
+    caplog.set_level("INFO")
+    for warm_up in (1, 2):
+        run(tiny_data, tmp_path / str(warm_up), iterations=2, trial={"lr_warmup_iterations": warm_up})
+        assert sum("the learning rate warms up over 2 iterations" in said for said in caplog.messages) == warm_up - 1
+    (_, start), *_ = enumerate(said for said in caplog.messages if "steps 0 to 2 of 8 images per domain" in said)
+    assert "on tiny-a+tiny-b (tiny-a 64, tiny-b 64 images)" in start and all(caplog.messages)
+    run(tiny_data, tmp_path / "all", iterations=1, trial={"sampling": "proportional"})
+    assert "steps 0 to 1 of 16 images in proportion" in caplog.text

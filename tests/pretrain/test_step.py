@@ -7,6 +7,7 @@ from factories import tiny_trial
 
 from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.data.mixture import Group, Mixture
+from mdssl.errors import InputError
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.pseudo_domains import groups_of
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, by_domain, by_view, loss_of, two_views
@@ -46,6 +47,12 @@ def test_gathered_images_are_those_of_the_domains_one_after_another(tiny_data):
     assert mixture.labels.tolist() == [0] * 64 + [1] * 64
     assert [len(group.rows) for group in mixture.domains] == [64, 64]
     assert (mixture.union(20).batch, len(mixture.union(20).rows)) == (20, 128)
+
+
+def test_a_batch_may_have_all_images_of_a_domain_and_no_more(tiny_data):
+    assert load(tiny_data, tiny_trial(batch_per_domain=64)).batch == 128
+    with pytest.raises(InputError, match="is 65, but domain 'tiny-a' has 64 training images; use at most 64"):
+        load(tiny_data, tiny_trial(batch_per_domain=65))
 
 
 @pytest.mark.parametrize("seed", range(50))

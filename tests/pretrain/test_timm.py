@@ -87,7 +87,7 @@ def test_initial_weights_depend_on_the_seed_alone(arch):
 
 
 @pytest.mark.parametrize(
-    ("size", "patch"), [(16, 2), (32, 4), (64, 8), (96, 12), (224, 16), (100, 10), (200, 10), (13, 1)]
+    ("size", "patch"), [(16, 2), (32, 4), (64, 8), (96, 12), (224, 16), (100, 10), (200, 10), (13, 1), (99, 11)]
 )
 def test_small_images_have_8_patches_a_side_or_more(size, patch):
     found = timm_input("timm/test_vit", size, None)

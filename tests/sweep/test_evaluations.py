@@ -94,12 +94,12 @@ def actors(monkeypatch):
 @pytest.fixture
 def queue(run, actors):
     """Evaluations of a sweep with two slots, in which trials train; and what they tell."""
-    told = {}
+    told, begun = {}, []
 
     def make(share=CPU, keeps_actors=True):
-        progress = SimpleNamespace(evaluate=lambda trial_id: None, tell=told.__setitem__)
+        progress = SimpleNamespace(evaluate=begun.append, tell=told.__setitem__)
         made = evaluations.Evaluations(run, share, 2, progress, lambda trial_id: None, keeps_actors=keeps_actors)
-        made.told = told
+        made.told, made.begun = told, begun
         made._set_training(2)
         return made
 
@@ -113,6 +113,7 @@ def claims(run):
 def test_one_is_scored_while_trials_train_in_all_slots_and_as_many_as_slots_afterwards(queue, actors, run):
     ids = [work.config.trial_id for work in WORKS]
     with queue() as made:
+        assert len(actors.options) == 1, "an actor is ready before the first trial has been trained"
         for work in WORKS:
             made.add(work)
             wait_for(lambda work=work: work in claims(run))
@@ -132,7 +133,7 @@ def test_one_is_scored_while_trials_train_in_all_slots_and_as_many_as_slots_afte
         for event in actors.may_end.values():
             event.set()
         assert made.wait(lambda: False, lambda: None) == []
-        assert set(made.told) == set(ids)
+        assert set(made.told) == set(ids) and made.begun == actors.scoring
     assert not claims(run)
     assert len(actors.options) == 2, "actors are used again"
 

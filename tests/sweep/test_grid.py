@@ -252,7 +252,7 @@ def test_what_had_failed_before_the_plan_is_tried_again_when_another_sweep_gives
     (work,) = plan(storage, [config], asked)
     others = ClaimedElsewhere(storage, asked, lambda *said: told.append(said))
     (again,) = others.wait([work])
-    assert (again.is_left, again.missing, told) == (True, work.missing, [])
+    assert (again.to_do, again.missing, told) == ("evaluate", work.missing, [])
     write_rows(storage, config.trial_id, [failure])
     assert others.wait([work]) == []
     assert told == [(config.trial_id, {"state": "failed", "error": "NaN"})], "and what has failed since is not"

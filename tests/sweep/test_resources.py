@@ -1,12 +1,15 @@
 """What a trial takes, how many trials a cluster holds, and what a sweep says while it waits for machines."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 
 from mdssl.device import limit_memory
+from mdssl.errors import InputError
+from mdssl.sweep.launch import run_sweep
 from mdssl.sweep.machines import Machines
 from mdssl.sweep.resources import Share, check_resources, described, slots
 from mdssl.sweep.settings import SweepSettings
@@ -54,6 +57,14 @@ def test_what_can_never_run_is_refused_with_what_is_there(each, nodes, message):
     with pytest.raises(ValueError, match=message) as refusal:
         check_resources(each, nodes)
     assert "--gpus-per-worker" in str(refusal.value), "how to mend it"
+
+
+def test_a_plan_that_this_machine_cannot_train_is_refused_unless_a_cluster_is_to(tiny_data, tmp_path):
+    more = {"data": tiny_data, "storage": str(tmp_path), "evaluate": ("tiny-a",), "gpus_per_worker": 64.0}
+    asked = SweepSettings(domains=("tiny-a",), batch_per_domain=8, iterations=2, precision="fp32", dry_run=True, **more)
+    with pytest.raises(InputError, match=r"needs 64 GPUs .* this machine has 0"):
+        run_sweep("test", asked, ["simclr"])
+    assert run_sweep("test", replace(asked, address="auto"), ["simclr"]) == 0
 
 
 def test_a_cluster_that_starts_its_nodes_as_they_are_needed_is_taken_at_its_users_word():

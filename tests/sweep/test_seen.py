@@ -16,6 +16,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.evaluate import artifacts, confusion
 from mdssl.evaluate.artifacts import TrialArtifacts
+from mdssl.evaluate.evaluate import SEEDS_APART
 from mdssl.evaluate.representations import of_trial, read
 from mdssl.leaderboard.board import read as read_leaderboard
 from mdssl.leaderboard.board import read_rows
@@ -98,7 +99,22 @@ def test_a_probe_keeps_what_is_to_be_seen_and_a_second_one_leaves_it(probed, tin
     said = json.loads(first["neighbors.json"][0])
     assert said["candidates"] == {"tiny-a": 64, "tiny-b": 64}, "its domains, whatever it is scored on"
     assert list(said["datasets"]) == ["tiny-a", "tiny-b", "tiny-c"]
+    for words, (name, found) in zip(said["in_words"], said["datasets"].items(), strict=True):
+        assert words.startswith(f"Neighbors of {found['queries']} test images of {name}: ")
+        assert f"{found['own_class']:.0%} of the query's class (by chance {found['own_class_by_chance']:.0%})" in words
+        assert (f"(by chance 50% {name})" in words) == (name in said["candidates"])
     assert len(first["neighbors.png"][0]) < 150_000
+
+
+def test_the_command_fits_probes_with_the_seed_of_the_trial(tiny_data, tmp_path):
+    config = TrialConfig(method="random", arch="resnet18", seed=3)
+    train(config, data=tiny_data, trial_dir=tmp_path / "trials" / config.trial_id, device="cpu")
+    flags = ["--probe", "sgd", "--probe-epochs", "1", "--probe-seeds", "2", "--evaluate", "tiny-a"]
+    flags += ["--data", tiny_data, "--storage", str(tmp_path), "--device", "cpu"]
+    assert main(["probe", config.trial_id, *flags]) == 0
+    (row,) = read_rows(tmp_path, config.trial_id)
+    fits = json.loads(row["config_json"])["evaluation"]["of_seeds"]
+    assert [fit["seed"] for fit in fits] == [3, 3 + SEEDS_APART]
 
 
 def test_the_probe_of_a_sweep_keeps_the_same(trial_dir, probed, tiny_data):

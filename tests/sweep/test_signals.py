@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C to a sweep before its trials train. While they train: test_sweep_faults.py."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ import pytest
 from processes import ours, wait_for
 from rich.console import Console
 
-from mdssl.errors import InputError
+from mdssl.errors import InputError, StoppedError
 from mdssl.leaderboard.board import read_rows
+from mdssl.storage import retry
 from mdssl.storage.location import Location
 from mdssl.sweep.stopping import Stop
 
@@ -127,6 +129,29 @@ def test_a_sweep_in_a_thread_is_refused_before_anything_is_started():
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match="started in a thread.* main thread"):
         pool.submit(run).result()
+
+
+def test_a_signal_while_tune_runs_ends_retries_and_a_second_one_ends_tune(monkeypatch):
+    monkeypatch.setattr(retry, "_SECONDS_AFTER_STOP", 0.0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 1.0)
+    before, ended = signal.getsignal(signal.SIGTERM), []
+
+    def unreachable():
+        raise OSError(errno.ENETDOWN, "no network")
+
+    stop = Stop(Console())
+    with stop.on_signals():
+        signal.signal(signal.SIGUSR1, lambda *_: ended.append("Tune"))
+        with stop.while_tune_runs():
+            signal.raise_signal(signal.SIGTERM)
+            assert (stop.is_asked, ended) == (True, [])
+            with pytest.raises(StoppedError, match="no network"):
+                retry.retry("file", unreachable, is_local=True)
+            signal.raise_signal(signal.SIGINT)
+            assert ended == ["Tune"]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before, "and afterwards signals do what they did before"
 
 
 HANGS = """

@@ -75,3 +75,4 @@ def test_a_grid_over_lambda2_on_one_domain_is_noted(tiny_data, tmp_path):
         settings = SweepSettings(domains=domains, lambda2=(0.0, 0.1), **asked)
         print_plan(console, "sweep", settings, Location.of(str(tmp_path)), [])
     assert console.file.getvalue().count("there is one training domain, tiny-a: lambda2 pushes") == 1
+    assert "archived" not in console.file.getvalue()

@@ -28,6 +28,7 @@ from mdssl.storage.location import Location
 from mdssl.sweep import restarts, training, trial
 from mdssl.sweep.evaluator import Evaluator
 from mdssl.sweep.grid import Work
+from mdssl.trials.train_records import train_records
 
 CONFIG = TrialConfig(method="simclr", lambda1=1.0, lambda2=0.0, domains=("tiny-a",), batch_per_domain=8, iterations=9)
 CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ray.__version__}
@@ -112,10 +113,11 @@ def test_a_trial_that_gets_on_between_deaths_may_die_as_often_as_machines_do(run
 
 
 def test_a_trial_that_gets_on_no_more_fails(run, trial_dir, trainer):
-    left = trainer(trial_dir, [10, 0, None])
+    left, records = trainer(trial_dir, [10, 0, None]), train_records(Location.of(run.storage), CONFIG)
+    (records / "snapshot").write_bytes(b"of Ray Train")
     with pytest.raises(ray.train.TrainingFailedError, match="died"):
         training.train_in_workers(CONFIG, trial_dir, run, "token")
-    assert left == [None]
+    assert left == [None] and not records.exists()
 
 
 def test_a_controller_may_die_with_its_node_three_times_in_a_row(run, trial_dir, trainer):

@@ -18,10 +18,12 @@ from rich.console import Console
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard.board import write_rows
-from mdssl.storage.claim import Claim
+from mdssl.storage.claim import Claim, holder_of
 from mdssl.storage.location import Location
 from mdssl.trials.rows import failed_row
 from mdssl.trials.status import print_json, print_status, trial_statuses, watch_status
+from mdssl.trials.train_records import all_records, clear_up, train_records
+from mdssl.trials.unfinished import trials_without_rows
 
 STARTED = "2026-01-01T00:00:00+00:00"
 
@@ -94,6 +96,7 @@ def test_every_state_is_told_from_the_files_alone(storage):
         8: "evaluating",
     }
     assert (found[0].scores, found[0].seconds_ago) == (2, None)
+    assert (found[5].step, found[5].scores, found[5].error) == (0, 0, "ValueError: no such file")
     assert (found[1].step, found[1].loss) == (40, 5.0)
     # 60 steps of 2 domains × 10 images × 2 views at 50 views/s.
     assert found[1].eta_seconds == pytest.approx(60 * 40 / 50)
@@ -266,3 +269,28 @@ def test_the_eta_counts_the_evaluation_of_what_trains_and_what_is_being_evaluate
     write_rows(storage, done.trial_id, scores)
     # One after another: the second begins 30 seconds after its training.
     assert said().endswith("1 training, 1 evaluating, 1 finished; ETA 5m00s for running trials")
+
+
+def test_trials_without_rows_are_described_and_folders_of_others_left_out(storage):
+    trials = [config(lambda2=weight) for weight in (0.0, 0.1)]
+    begin(storage, trials[0], step=40)
+    begin(storage, trials[1], claimed=False)
+    (storage / "trials" / "notes" / "x").write_bytes(b"")
+    found = trials_without_rows(storage, [*(trial.trial_id for trial in trials), "notes"])
+    assert [(each["trial_id"], each["state"], each["step"], each["iterations"], each["eta"]) for each in found] == [
+        (trials[0].trial_id, "training", 40, 100, "48s"),
+        (trials[1].trial_id, "stopped", 0, 100, None),
+    ]
+    assert len({each["label"] for each in found}) == 2
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_what_ray_train_left_of_a_trial_is_deleted_unless_another_process_has_the_trial(storage, is_held):
+    trial = config()
+    begin(storage, trial, step=40, claimed=is_held)
+    records = train_records(storage, trial)
+    (records / "snapshot").write_bytes(b"")
+    assert set(all_records(storage)) == {trial.trial_id}
+    clear_up(storage, trial)
+    assert records.exists() == is_held
+    assert holder_of(storage / "trials" / trial.trial_id) is None or is_held

@@ -1,0 +1,120 @@
+"""Which lines of mdssl each test executes, recorded while the tests run, and so which tests can notice a change."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+Lines = set[tuple[str, int]]
+"""Lines of code, as (file, number)."""
+
+
+class Recorder:
+    """A pytest plugin that writes the seconds of each test, and what it and its fixtures execute, to ``record``."""
+
+    def __init__(self, repository: Path, record: Path):
+        self.repository, self.record = f"{repository}/", record
+        self.lines: Lines = set()
+        self.of_fixtures: dict[object, Lines] = {}
+        self.tests: dict[str, tuple[float, Lines]] = {}
+
+    def trace(self, frame, event, argument):
+        if not frame.f_code.co_filename.startswith(self.repository):
+            return None
+        file, lines = frame.f_code.co_filename.removeprefix(self.repository), self.lines
+
+        def trace_line(frame, event, argument):
+            if event == "line":
+                lines.add((file, frame.f_lineno))
+            return trace_line
+
+        return trace_line
+
+    @contextmanager
+    def recorded(self, lines: Lines) -> Iterator[None]:
+        outer, self.lines = self.lines, lines
+        yield
+        self.lines = outer
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef):
+        with self.recorded(self.of_fixtures.setdefault(fixturedef, set())):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        sys.settrace(self.trace)
+        threading.settrace(self.trace)
+        began, own = time.monotonic(), set()
+        with self.recorded(own):
+            result = yield
+        sys.settrace(None)
+        fixtures = chain.from_iterable(item._fixtureinfo.name2fixturedefs.values())
+        lines = own.union(*(self.of_fixtures.get(fixture, ()) for fixture in fixtures))
+        self.tests[item.nodeid] = time.monotonic() - began, lines
+        return result
+
+    def pytest_sessionfinish(self) -> None:
+        self.record.write_bytes(pickle.dumps(self.tests))
+
+
+class Selection:
+    """A pytest plugin that leaves out all other tests."""
+
+    def __init__(self, tests: list[str]):
+        self.tests = set(tests)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if item.nodeid in self.tests]
+
+
+class LineRecord:
+    """What a `Recorder` has written."""
+
+    def __init__(self, record: Path):
+        self.seconds: dict[str, float] = {}
+        self._tests: dict[str, dict[int, list[str]]] = {}
+        for test, (seconds, lines) in pickle.loads(record.read_bytes()).items():
+            self.seconds[test] = seconds
+            for file, line in lines:
+                self._tests.setdefault(file, {}).setdefault(line, []).append(test)
+
+    def tests(self, file: str, text: str, line: int, most: float) -> list[str]:
+        """The tests that execute the statement of a line of ``text``, or anything of its file where that is executed
+        on import: the likeliest to notice a change first, and as many as take ``most`` seconds."""
+        first, last = statement_at(line, text)
+        executed = [tests for number, tests in self._tests.get(file, {}).items() if first <= number <= last]
+        own = Path(file.replace("mdssl", "tests", 1)).parent / f"test_{Path(file).name}"
+
+        def rank(test: str) -> tuple[bool, bool, float]:
+            path = Path(test.split("::")[0])
+            return path != own, path.parent != own.parent, self.seconds[test]
+
+        found, total = [], 0.0
+        for test in sorted(set(chain.from_iterable(executed)), key=rank):
+            total += self.seconds[test]
+            if not found or total <= most:
+                found.append(test)
+        return found
+
+
+def statement_at(line: int, text: str) -> tuple[int, int]:
+    """The first and last line of the innermost statement of a function, without its body; else of the whole file."""
+    spans = [(0, sys.maxsize)]
+    for function in ast.walk(ast.parse(text)):
+        if isinstance(function, ast.FunctionDef):
+            for node in chain.from_iterable(map(ast.walk, function.body)):
+                if isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case):
+                    body = getattr(node, "body", None)
+                    start = node.pattern.lineno if isinstance(node, ast.match_case) else node.lineno
+                    spans.append((start, max(start, body[0].lineno - 1) if body else node.end_lineno))
+    return max(span for span in spans if span[0] <= line <= span[1])

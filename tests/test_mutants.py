@@ -1,0 +1,73 @@
+"""The program that tests changes of the source: which it makes, and which tests it runs for each."""
+
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+from line_record import LineRecord, statement_at
+from mutants import REPOSITORY, ROOMS, known_equivalent, mutants_of
+
+SOURCE = """
+LIMIT = 2
+
+def inner(x):
+    return x < LIMIT
+
+def outer(x):
+    return inner(x, low=1)
+"""
+
+
+def test_a_mutant_changes_one_place():
+    assert [mutant.diff(SOURCE) for mutant in mutants_of("m.py", SOURCE)] == [
+        ("LIMIT = 2", "LIMIT = 3"),
+        ("return x < LIMIT", "return None"),
+        ("return x < LIMIT", "return x <= LIMIT"),
+        ("return inner(x, low=1)", "return None"),
+        ("return inner(x, low=1)", "return inner(x, )"),
+        ("return inner(x, low=1)", "return inner(x, low=2)"),
+    ]
+
+
+def test_tests_that_execute_the_changed_statement_run_those_of_its_own_file_first(tmp_path):
+    executed = {
+        "tests/a/test_b.py::slow": (50, {("mdssl/a/m.py", 5)}),
+        "tests/a/test_m.py::one": (9, {("mdssl/a/m.py", 5)}),
+        "tests/c/test_c.py::one": (1, {("mdssl/a/m.py", 5)}),
+        "tests/a/test_m.py::two": (1, {("mdssl/a/m.py", 8), ("mdssl/a/other.py", 5)}),
+    }
+    (tmp_path / "record").write_bytes(pickle.dumps(executed))
+    record = LineRecord(tmp_path / "record")
+    assert record.tests("mdssl/a/m.py", SOURCE, 5, most=59) == ["tests/a/test_m.py::one", "tests/a/test_b.py::slow"]
+    assert record.tests("mdssl/a/m.py", SOURCE, 8, most=59) == ["tests/a/test_m.py::two"]
+    assert len(record.tests("mdssl/a/m.py", SOURCE, 2, most=61)) == 4, "what is executed on import"
+
+
+LOOP = """
+def loop(values):
+    for value in sorted(
+        values,
+    ):
+        if value:
+            print(
+                value
+            )
+"""
+
+
+@pytest.mark.parametrize(("line", "statement"), [(2, (0, sys.maxsize)), (4, (3, 5)), (6, (6, 6)), (8, (7, 9))])
+def test_a_statement_has_all_its_lines_but_not_its_body(line, statement):
+    assert statement_at(line, LOOP) == statement
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_what_is_changed_is_there(room):
+    assert list(REPOSITORY.glob(f"mdssl/{room}"))
+
+
+def test_equivalent_mutants_are_still_mutants():
+    known = known_equivalent()
+    texts = {file: Path(REPOSITORY, file).read_text() for file, *_ in known}
+    made = {(file, *mutant.diff(text)) for file, text in texts.items() for mutant in mutants_of(file, text)}
+    assert known <= made
