@@ -283,7 +283,8 @@ def _number_column(frame: pd.DataFrame, measure: Measure) -> _Column:
         if over_seeds and text != "-":
             deviation, low, high, seeds, *p = over_seeds
             text += f"{'' if np.isnan(deviation) else f' ± {deviation:.{digits}f}'} ({seeds:.0f})"
-            text += "" if np.isnan(low) else f" [{low + 0.0:{sign}.{digits}f}, {high + 0.0:{sign}.{digits}f}]"
+            low, high = (round(end, digits) + 0.0 for end in (low, high))
+            text += "" if np.isnan(low) else f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
             text += "*" if p and p[0] < SIGNIFICANT else ""
         cells.append(text)
     most = max((value for value in shown if not np.isnan(value)), default=None)
