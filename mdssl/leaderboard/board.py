@@ -76,6 +76,8 @@ def read_rows_of(storage: str | Location, trial_ids: Collection[str]) -> dict[st
     found: dict[str, list[Row]] = {}
     for row in _table_of(storage, trial_ids).to_pylist():
         row["probe"] = row["probe"] and probe_named_now(row["probe"])
+        # A file of rows has no encoders.
+        row["checkpoint"] = None if is_file_of_rows(Location.of(storage)) else row["checkpoint"]
         found.setdefault(row["trial_id"], []).append(row)
     return found
 

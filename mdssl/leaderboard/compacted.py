@@ -60,6 +60,8 @@ def compact(storage: str | Location) -> Compacted:
             no modification times.
     """
     storage = Location.of(storage)
+    if is_file_of_rows(storage):
+        raise InputError(f"{storage} is one file already, so it cannot be compacted.")
     if not _stamps(storage):
         raise InputError(f"the leaderboard in {storage} is empty: run a sweep, or give another --storage.")
     storage.check_writable()

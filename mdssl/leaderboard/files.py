@@ -52,12 +52,20 @@ def read_file(file: Location) -> pa.Table:
     """Return all rows of ``file``, which holds those of any number of trials, as the compacted copy does.
 
     Raises:
-        ValueError: as `read_files`, or there is no such file.
+        ValueError: as `read_files`; there is no such file, or it repeats a score.
     """
-    table = _table_in(file)
+    table = _table_in(file, of_one_trial=False)
     if table is None:
         raise InputError(f"leaderboard file {file} does not exist. Give a folder, a bucket or a Parquet file of rows.")
-    return _checked(table, file, of_one_trial=False).replace_schema_metadata()
+    table = _checked(table, file, of_one_trial=False).replace_schema_metadata()
+    scores = table.group_by(["trial_id", "eval_dataset", "features", "probe"]).aggregate([([], "count_all")])
+    if repeated := scores.filter(pc.greater(scores["count_all"], 1)).to_pylist():
+        first = repeated[0]
+        raise InputError(
+            f"{file} repeats {len(repeated)} scores, which would count as several seeds; the first is of trial "
+            f"{first['trial_id']} on {first['eval_dataset']}. Write each once: drop_duplicates() removes equal rows."
+        )
+    return table
 
 
 def _rows_in(files: Sequence[Location]) -> pa.Table:
@@ -72,7 +80,7 @@ def _rows_in(files: Sequence[Location]) -> pa.Table:
     return pa.concat_tables([SCHEMA.empty_table(), *(_checked(table, file) for file, table in found)])
 
 
-def _table_in(file: Location) -> pa.Table | None:
+def _table_in(file: Location, of_one_trial: bool = True) -> pa.Table | None:
     try:
         data = file.read_bytes()
     except FileNotFoundError:
@@ -87,7 +95,9 @@ def _table_in(file: Location) -> pa.Table | None:
         with pq.ParquetFile(pa.BufferReader(data)) as parquet:
             return as_now(parquet.read(use_threads=False))
     except (pa.ArrowException, OSError) as error:
-        raise _foreign(file, f"it is truncated, or not Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
+        raise _foreign(
+            file, f"it is truncated, or not Parquet ({str(error).splitlines()[0].rstrip('.')})", of_one_trial
+        ) from error
 
 
 def _checked(table: pa.Table, file: Location, of_one_trial: bool = True) -> pa.Table:
@@ -100,21 +110,21 @@ def _checked(table: pa.Table, file: Location, of_one_trial: bool = True) -> pa.T
             )
     if table.column_names != SCHEMA.names:
         differing = sorted(set(SCHEMA.names) ^ set(table.column_names))
-        raise _foreign(file, f"its columns differ ({', '.join(differing[:5]) or 'another order'})")
+        raise _foreign(file, f"its columns differ ({', '.join(differing[:5]) or 'another order'})", of_one_trial)
     try:
         table = table.cast(SCHEMA)
     except (pa.ArrowException, ValueError) as error:
-        raise _foreign(file, f"a column has another type ({error})") from error
+        raise _foreign(file, f"a column has another type ({error})", of_one_trial) from error
     if of_one_trial and any(f"{trial_id}{SUFFIX}" != file.name for trial_id in table["trial_id"].to_pylist()):
         raise _foreign(file, "it holds rows of another trial, so their scores would count twice")
     return table
 
 
-def _foreign(file: Location, why: str) -> InputError:
-    return InputError(
-        f"{file} is not a leaderboard file: {why}. Move it out of the folder; if it was a trial's, the same sweep then "
-        "scores the saved encoder again."
-    )
+def _foreign(file: Location, why: str, of_one_trial: bool = True) -> InputError:
+    hint = "Move it out of the folder; if it was a trial's, the same sweep then scores the saved encoder again."
+    if not of_one_trial:
+        hint = "`mdssl leaderboard --compact` writes such a file; from pandas, write all columns with index=False."
+    return InputError(f"{file} is not a leaderboard file: {why}. {hint}")
 
 
 def results_in(storage: str | Location, *, rows_only: bool = False) -> Location:
@@ -135,7 +145,9 @@ def results_in(storage: str | Location, *, rows_only: bool = False) -> Location:
 
 def is_file_of_rows(storage: Location) -> bool:
     """Whether ``storage`` names a Parquet file in place of a folder."""
-    return storage.name.endswith(SUFFIX)
+    if not storage.name.endswith(SUFFIX):
+        return False
+    return storage.filesystem.get_file_info(storage.path).type != pyarrow.fs.FileType.Directory
 
 
 def trial_ids(storage: Location) -> list[str]:

@@ -283,7 +283,7 @@ def _number_column(frame: pd.DataFrame, measure: Measure) -> _Column:
         if over_seeds and text != "-":
             deviation, low, high, seeds, *p = over_seeds
             text += f"{'' if np.isnan(deviation) else f' ± {deviation:.{digits}f}'} ({seeds:.0f})"
-            low, high = (round(end, digits) + 0.0 for end in (low, high))
+            # With its sign, a bound that is rounded to zero tells on which side of zero it lies.
             text += "" if np.isnan(low) else f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
             text += "*" if p and p[0] < SIGNIFICANT else ""
         cells.append(text)

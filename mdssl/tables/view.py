@@ -110,10 +110,10 @@ def view(
         spread = "± is the standard deviation over seeds, and brackets hold the 95 % interval of the mean (Student's t)"
         notes.append((f"{spread}; " if several else "") + "the number in parentheses is the number of seeds")
         if baseline and several:
-            notes.append(
-                "differences are paired: taken for each seed first, and then averaged; * is below "
-                f"p = {SIGNIFICANT:g} by the paired t-test with Holm's correction for all differences of the column"
-            )
+            notes.append("differences are paired: taken for each seed first, and then averaged")
+            if any((frame[measure.names[5]] < SIGNIFICANT).any() for measure in measures if measure.difference):
+                corrected = "with Holm's correction for all differences of the column; intervals are not corrected"
+                notes.append(f"* is below p = {SIGNIFICANT:g} by the paired t-test {corrected}")
     frame = _sorted(frame, measures, kept if not pivot and not over_seeds else kept[[]], sort)
     sorted_by = {name.removesuffix(_DESCENDING) for name in sort}
     if any({measure.header, measure.of} & sorted_by for measure in measures if measure.of in OF_TEST):

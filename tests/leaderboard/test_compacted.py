@@ -14,6 +14,7 @@ import pytest
 from factories import UNTRAINED, failed, row
 
 from mdssl.cli.main import main
+from mdssl.errors import InputError
 from mdssl.leaderboard import compacted
 from mdssl.leaderboard import files as row_files
 from mdssl.leaderboard.board import COLUMNS, SCHEMA_VERSION, read, read_rows_of, write_rows
@@ -253,6 +254,21 @@ def test_a_copy_of_the_copy_is_a_leaderboard_by_itself(board, tmp_path, capsys):
     assert outputs[0] == outputs[1] != ""
     assert main(["status", "--storage", str(file)]) == 2
     assert "give a folder" in capsys.readouterr().err
+    assert main(["leaderboard", "--storage", str(file), "--compact"]) == 2
+    assert "one file already" in capsys.readouterr().err
+
+
+def test_a_file_that_repeats_a_score_or_has_other_columns_is_refused(board, tmp_path):
+    rows = pd.read_parquet(Path(board, COPY))
+    for name, wrong, message in (
+        ("twice", pd.concat([rows, rows[rows["trial_id"] == A]]), f"repeats 2 scores.* of trial {A} on"),
+        ("index", rows[rows["trial_id"] == A].set_axis([3, 5]), "index=False"),
+    ):
+        wrong.to_parquet(tmp_path / f"{name}.parquet", index=name == "index")
+        with pytest.raises(InputError, match=message):
+            read(str(tmp_path / f"{name}.parquet"))
+    rows[rows["trial_id"] == A].to_parquet(tmp_path / "some.parquet", index=False)
+    assert read(str(tmp_path / "some.parquet"))["top1"].tolist() == [10.0, 11.0]
 
 
 def test_the_rows_of_a_copy_go_into_another_storage(board, tmp_path):

@@ -61,7 +61,6 @@ def cells_of(view: Table) -> list[list[str]]:
             mean, deviation, low, high, number, *p = (own[name] for name in measure.names)
             sign = "+" if measure.difference else ""
             shown = f"{round(mean, 1) + 0.0:{sign}.1f} ± {deviation:.1f} ({number:.0f})"
-            low, high = (round(end, 1) + 0.0 for end in (low, high))
             texts.append(f"{shown} [{low:{sign}.1f}, {high:{sign}.1f}]" + "*" * bool(p and p[0] < 0.05))
         cells.append(texts)
     return cells
@@ -149,7 +148,6 @@ def test_a_table_is_as_narrow_as_the_terminal_and_every_number_is_there(settings
     assert max(cell_len(line) for line in text.splitlines()) <= 80
     for measure in table.measures:
         for mean, deviation, low, high in zip(*(table.frame[name] for name in measure.names[:4]), strict=True):
-            low, high = (round(end, 1) + 0.0 for end in (low, high))
             assert f"{mean:.1f} ± {deviation:.1f} (3)" in text and f"[{low:.1f}, {high:.1f}]" in text
     for name in table.keys[1:]:
         assert all(re.search(rf"\b{value}\b", text) for value in table.frame[name])
