@@ -59,7 +59,7 @@ def read_file(file: Location) -> pa.Table:
         raise InputError(f"leaderboard file {file} does not exist. Give a folder, a bucket or a Parquet file of rows.")
     table = _checked(table, file, of_one_trial=False).replace_schema_metadata()
     scores = table.group_by(["trial_id", "eval_dataset", "features", "probe"]).aggregate([([], "count_all")])
-    if repeated := scores.filter(pc.greater(scores["count_all"], 1)).to_pylist():
+    if repeated := [score for score in scores.to_pylist() if score["count_all"] > 1]:
         first = repeated[0]
         raise InputError(
             f"{file} repeats {len(repeated)} scores, which would count as several seeds; the first is of trial "
