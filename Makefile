@@ -21,7 +21,7 @@ test: install
 # cores a third process works while others wait for Ray.
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
 
-# What takes no Ray and no further processes, in a minute or so: for use after each change.
+# What takes no Ray and no further processes, in some minutes: for use after a change.
 test-fast: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not (process or ddp or slow or long or cluster)"
 

@@ -14,9 +14,10 @@ from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.pareto import draw_front, named
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.searches import whole_board
-from mdssl.tables.compare import common_datasets, row_means, settings_of
+from mdssl.tables.compare import common_datasets, settings_of
 from mdssl.tables.pareto import pareto_front, training_hours
 from mdssl.tables.select import SELECTED_ON_TEST
+from mdssl.tables.statistics import row_means
 
 SAME_COMPUTE = (
     "method", "train_mixture", "data_fingerprint", "lambda1", "lambda2", "temperature", "seed", "learning_rate", "init",

@@ -15,7 +15,7 @@ from mdssl.errors import InputError
 from mdssl.figures import scores, style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup, in_order
-from mdssl.tables.compare import over_seeds
+from mdssl.tables.statistics import over_seeds
 
 LAMBDAS = ["lambda1", "lambda2"]
 MOST_CURVES = len(style.COLORS)

@@ -17,7 +17,7 @@ from mdssl.figures import lambdas, scores, style
 from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.scores import SettingsGroup
 from mdssl.leaderboard.names import plain_name
-from mdssl.tables.compare import over_seeds
+from mdssl.tables.statistics import over_seeds
 
 _VARIES = ("train_mixture", "data_fingerprint", "batching")
 """Settings that change with the number of domains; many are encoded one after another (appendix A.5)."""

@@ -16,8 +16,8 @@ from mdssl.figures import scores, style
 from mdssl.figures.curves import LAMBDAS, lambda_grid, union_in_words
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup, in_order
-from mdssl.tables.compare import over_seeds
 from mdssl.tables.select import SELECTED_ON_TEST
+from mdssl.tables.statistics import over_seeds
 
 MOST_DATASETS = 12
 """Number of evaluation datasets of a mixture that are drawn."""

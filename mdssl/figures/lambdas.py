@@ -6,8 +6,8 @@ import pandas as pd
 
 from mdssl.config.methods import METHODS
 from mdssl.figures.scores import CLUSTERING
-from mdssl.tables.compare import over_seeds
 from mdssl.tables.pareto import selection_score
+from mdssl.tables.statistics import over_seeds
 
 PAPERS_LAMBDAS = (0.9, 0.1)
 """λ1 and λ2 that section 3.5 of the paper chooses and table 3 uses."""

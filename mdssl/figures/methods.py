@@ -15,7 +15,7 @@ from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.style import METHODS
 from mdssl.leaderboard.names import plain_name
-from mdssl.tables.compare import over_seeds
+from mdssl.tables.statistics import over_seeds
 
 
 class Bars(NamedTuple):

@@ -17,8 +17,8 @@ from mdssl.figures.searches import each_sweep
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import trial_dir_in
-from mdssl.tables.compare import mean
 from mdssl.tables.select import best_by_validation
+from mdssl.tables.statistics import mean
 
 MOST_TRIALS = 300
 """Trials whose curves are drawn, evenly over those of the sweep."""

@@ -76,8 +76,6 @@ def read_rows_of(storage: str | Location, trial_ids: Collection[str]) -> dict[st
     found: dict[str, list[Row]] = {}
     for row in _table_of(storage, trial_ids).to_pylist():
         row["probe"] = row["probe"] and probe_named_now(row["probe"])
-        # A file of rows has no encoders.
-        row["checkpoint"] = None if is_file_of_rows(Location.of(storage)) else row["checkpoint"]
         found.setdefault(row["trial_id"], []).append(row)
     return found
 
@@ -114,10 +112,9 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame = table.to_pandas(types_mapper=types.get)
     frame["probe"] = frame["probe"].replace({name: probe_named_now(name) for name in frame["probe"].dropna().unique()})
-    # The present location: results may have been copied since they were written. A file of rows has no encoders.
+    # The present location: results may have been copied since they were written.
     encoders = (Location.of(storage) / TRIALS).uri + "/" + frame["trial_id"] + "/encoder.safetensors"
-    has_encoder = frame["checkpoint"].notna() & (not is_file_of_rows(Location.of(storage)))
-    frame["checkpoint"] = encoders.where(has_encoder, None)
+    frame["checkpoint"] = encoders.where(frame["checkpoint"].notna(), None)
     for name, wanted in filters.items():
         frame = frame[_matches(frame[name], wanted)]
     return frame.reset_index(drop=True)

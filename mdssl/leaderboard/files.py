@@ -15,7 +15,7 @@ from mdssl.errors import InputError
 from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION, as_now
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
-from mdssl.storage.trial_dir import TRIALS, rows_file_in
+from mdssl.storage.trial_dir import LEADERBOARD, TRIALS, rows_file_in
 
 SUFFIX = ".parquet"
 _LOCAL, _REMOTE = (64, 2), (1, 16)
@@ -51,13 +51,15 @@ def read_files(files: Sequence[Location]) -> pa.Table:
 def read_file(file: Location) -> pa.Table:
     """Return all rows of ``file``, which holds those of any number of trials, as the compacted copy does.
 
+    They have no ``checkpoint``, because there are no encoders beside such a file.
+
     Raises:
         ValueError: as `read_files`; there is no such file, or it repeats a score.
     """
-    table = _table_in(file, of_one_trial=False)
+    table = _table_in(file)
     if table is None:
         raise InputError(f"leaderboard file {file} does not exist. Give a folder, a bucket or a Parquet file of rows.")
-    table = _checked(table, file, of_one_trial=False).replace_schema_metadata()
+    table = _checked(table, file)
     scores = table.group_by(["trial_id", "eval_dataset", "features", "probe"]).aggregate([([], "count_all")])
     if repeated := [score for score in scores.to_pylist() if score["count_all"] > 1]:
         first = repeated[0]
@@ -65,7 +67,9 @@ def read_file(file: Location) -> pa.Table:
             f"{file} repeats {len(repeated)} scores, which would count as several seeds; the first is of trial "
             f"{first['trial_id']} on {first['eval_dataset']}. Write each once: drop_duplicates() removes equal rows."
         )
-    return table
+    place = SCHEMA.get_field_index("checkpoint")
+    table = table.set_column(place, SCHEMA.field(place), pa.nulls(len(table), SCHEMA.field(place).type))
+    return table.replace_schema_metadata()
 
 
 def _rows_in(files: Sequence[Location]) -> pa.Table:
@@ -77,10 +81,11 @@ def _rows_in(files: Sequence[Location]) -> pa.Table:
         if newest <= SCHEMA_VERSION and joined["trial_id"].to_pylist() == expected:
             return joined
     # One of them is wrong: check a file at a time, so that the message can name it.
-    return pa.concat_tables([SCHEMA.empty_table(), *(_checked(table, file) for file, table in found)])
+    tables = [_of_its_trial(_checked(table, file), file) for file, table in found]
+    return pa.concat_tables([SCHEMA.empty_table(), *tables])
 
 
-def _table_in(file: Location, of_one_trial: bool = True) -> pa.Table | None:
+def _table_in(file: Location) -> pa.Table | None:
     try:
         data = file.read_bytes()
     except FileNotFoundError:
@@ -95,12 +100,10 @@ def _table_in(file: Location, of_one_trial: bool = True) -> pa.Table | None:
         with pq.ParquetFile(pa.BufferReader(data)) as parquet:
             return as_now(parquet.read(use_threads=False))
     except (pa.ArrowException, OSError) as error:
-        raise _foreign(
-            file, f"it is truncated, or not Parquet ({str(error).splitlines()[0].rstrip('.')})", of_one_trial
-        ) from error
+        raise _foreign(file, f"it is truncated, or not Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
 
 
-def _checked(table: pa.Table, file: Location, of_one_trial: bool = True) -> pa.Table:
+def _checked(table: pa.Table, file: Location) -> pa.Table:
     if "schema_version" in table.column_names:
         newest = max((v for v in table["schema_version"].to_pylist() if isinstance(v, int)), default=0)
         if newest > SCHEMA_VERSION:
@@ -110,19 +113,23 @@ def _checked(table: pa.Table, file: Location, of_one_trial: bool = True) -> pa.T
             )
     if table.column_names != SCHEMA.names:
         differing = sorted(set(SCHEMA.names) ^ set(table.column_names))
-        raise _foreign(file, f"its columns differ ({', '.join(differing[:5]) or 'another order'})", of_one_trial)
+        raise _foreign(file, f"its columns differ ({', '.join(differing[:5]) or 'another order'})")
     try:
         table = table.cast(SCHEMA)
     except (pa.ArrowException, ValueError) as error:
-        raise _foreign(file, f"a column has another type ({error})", of_one_trial) from error
-    if of_one_trial and any(f"{trial_id}{SUFFIX}" != file.name for trial_id in table["trial_id"].to_pylist()):
+        raise _foreign(file, f"a column has another type ({error})") from error
+    return table
+
+
+def _of_its_trial(table: pa.Table, file: Location) -> pa.Table:
+    if any(f"{trial_id}{SUFFIX}" != file.name for trial_id in table["trial_id"].to_pylist()):
         raise _foreign(file, "it holds rows of another trial, so their scores would count twice")
     return table
 
 
-def _foreign(file: Location, why: str, of_one_trial: bool = True) -> InputError:
+def _foreign(file: Location, why: str) -> InputError:
     hint = "Move it out of the folder; if it was a trial's, the same sweep then scores the saved encoder again."
-    if not of_one_trial:
+    if file.parent.name != LEADERBOARD:
         hint = "`mdssl leaderboard --compact` writes such a file; from pandas, write all columns with index=False."
     return InputError(f"{file} is not a leaderboard file: {why}. {hint}")
 

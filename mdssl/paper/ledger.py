@@ -24,7 +24,8 @@ from mdssl.paper.published import (
     side_by_side,
 )
 from mdssl.paper.verdicts import MARGIN, judged
-from mdssl.tables.compare import mean, settings_apart
+from mdssl.tables.compare import settings_apart
+from mdssl.tables.statistics import mean
 
 PAPER_RECIPE = {
     "arch": "resnet50",

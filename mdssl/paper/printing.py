@@ -6,7 +6,7 @@ import pandas as pd
 from rich.console import Console
 
 from mdssl.paper.published import IMPLAUSIBLE, averages
-from mdssl.tables.compare import interval
+from mdssl.tables.statistics import interval
 from mdssl.tables.terminal_table import TextColumn, TextTable
 from mdssl.terminal import Terminal, say
 

@@ -23,7 +23,8 @@ import pandas as pd
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.names import plain_name
-from mdssl.tables.compare import mean, settings_apart
+from mdssl.tables.compare import settings_apart
+from mdssl.tables.statistics import mean
 
 Row = dict[Hashable, Any]
 """A row of a table by column, as ``DataFrame.to_dict("records")`` gives it."""

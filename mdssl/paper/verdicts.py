@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from mdssl.paper.published import Row
-from mdssl.tables.compare import CONFIDENCE, interval
+from mdssl.tables.statistics import CONFIDENCE, interval
 
 VERDICTS = {
     "agrees": "ours, made with the paper's settings, are equivalent to the published number",

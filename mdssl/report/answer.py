@@ -12,17 +12,9 @@ import pandas as pd
 
 from mdssl.config.methods import METHODS
 from mdssl.tables.baseline import find_baselines
-from mdssl.tables.compare import (
-    interval,
-    latest_images,
-    mean,
-    over_seeds,
-    paired,
-    row_means,
-    settings_of,
-    settings_to_show,
-)
+from mdssl.tables.compare import latest_images, paired, settings_of, settings_to_show
 from mdssl.tables.select import best_by_validation, shown
+from mdssl.tables.statistics import interval, mean, over_seeds, row_means
 
 BASELINE, FLOOR = "simclr", "random"
 """The method that settings are compared with, and that of the untrained encoder."""

@@ -32,8 +32,8 @@ from mdssl.report.pictures import draw_board, draw_trials
 from mdssl.report.render import render
 from mdssl.storage.location import Location
 from mdssl.storage.notes import Notes, read_notes
-from mdssl.tables.compare import CONFIDENCE
 from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST
+from mdssl.tables.statistics import CONFIDENCE
 from mdssl.terminal import printable
 from mdssl.trials.unfinished import trials_without_rows
 

@@ -1,7 +1,7 @@
-"""Comparison of trials: means over seeds, means over datasets, and differences to a baseline.
+"""Comparison of trials: which rows are alike, which datasets they have in common, and differences to a baseline.
 
-Tables, figures, the report and the comparison with the paper take their means and differences from here, so that the
-same trials have the same numbers everywhere:
+Tables, figures, the report and the comparison with the paper take their differences from here, and their means from
+`mdssl.tables.statistics`, so that the same trials have the same numbers everywhere:
 
 - Only seeds are averaged. Rows that differ in any other setting are not (`settings_apart`, `pivot`).
 - Where a dataset was prepared again between scores, only those on its latest images count (`latest_images`).
@@ -12,8 +12,7 @@ same trials have the same numbers everywhere:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,9 +32,6 @@ _FINGERPRINTS = ("eval_fingerprint", "weights_fingerprint", "init_fingerprint")
 _ALSO_APART = ("features", "probe", *_FINGERPRINTS)
 """The layer, probe and images of a score, and the files of pretrained weights and of the first weights."""
 _IDS_LISTED = 3
-
-CONFIDENCE = 0.95
-"""Confidence level of our intervals."""
 
 
 def settings_of(rows: pd.DataFrame) -> list[str]:
@@ -124,54 +120,6 @@ def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of:
     latest = rows.sort_values("finished_at", kind="stable").groupby(of)[fingerprint].last()
     outdated = rows[of].notna() & rows[fingerprint].notna() & (rows[fingerprint] != rows[of].map(latest))
     return rows[~outdated]
-
-
-def mean(values: Iterable[float]) -> float:
-    """Return the arithmetic mean, equal for any order of ``values``; NaN if a value is NaN or there is none."""
-    values = list(values)
-    return math.fsum(values) / len(values) if values else float("nan")
-
-
-def row_means(values: pd.DataFrame, counted: pd.DataFrame) -> pd.Series:
-    """Return the `mean` of each row's ``values`` that are ``counted``, a DataFrame of booleans of the same shape."""
-    pairs = zip(values.to_numpy(dtype=float), counted.to_numpy(dtype=bool), strict=True)
-    return pd.Series([mean(row[chosen].tolist()) for row, chosen in pairs], index=values.index, dtype=float)
-
-
-def over_seeds(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> pd.DataFrame:
-    """Compute statistics of ``values`` for each combination of ``by``, missing values left out.
-
-    Returns:
-        The columns ``by``; ``mean``; ``std``, the standard deviation (n - 1 in the denominator, null for one); ``sem``,
-        the standard error of the mean; ``n``, the number of values; and ``half``, half the width of the t-interval of
-        the mean at the level `CONFIDENCE`, null for one value.
-    """
-    groups = rows.groupby(list(by), dropna=False)[values]
-    found = groups.agg(mean=lambda group: mean(group.dropna().tolist()), std="std", sem="sem", n="count")
-    # Student's quantile; scipy.stats, which has it as well, takes seconds to import.
-    from scipy.special import stdtrit
-
-    return found.assign(half=found["sem"] * stdtrit(found["n"] - 1.0, (1 + CONFIDENCE) / 2)).reset_index()
-
-
-def p_values(found: pd.DataFrame) -> pd.Series:
-    """Return the p-value of each mean of `over_seeds` by the t-test against zero, corrected for the number of means.
-
-    The correction is Holm's (1979, Scandinavian Journal of Statistics 6), which bounds the probability of any false
-    rejection. Of differences to a baseline this is the paired t-test. Null for one value, and where all are zero.
-    """
-    from scipy.special import stdtr
-
-    p = pd.Series(2 * stdtr(found["n"] - 1.0, -(found["mean"] / found["sem"]).abs()), index=found.index)
-    ranked = p.dropna().sort_values()
-    return (ranked * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1).reindex(p.index)
-
-
-def interval(values: Iterable[float]) -> tuple[float, float]:
-    """Return the t-interval of the mean of ``values`` at the level `CONFIDENCE`; NaN for fewer than two."""
-    found = over_seeds(pd.DataFrame({"value": list(values)}, dtype=float).assign(group=0), ["group"], "value")
-    low, high = found["mean"] - found["half"], found["mean"] + found["half"]
-    return (low[0], high[0]) if len(found) else (float("nan"), float("nan"))
 
 
 def pivot(

@@ -9,8 +9,9 @@ import pandas as pd
 
 from mdssl.config.methods import UNTRAINED
 from mdssl.errors import InputError, check_name
-from mdssl.tables.compare import counted_scores, row_means
+from mdssl.tables.compare import counted_scores
 from mdssl.tables.select import SELECTED_ON_TEST
+from mdssl.tables.statistics import row_means
 from mdssl.tables.sweep_table import sweep_table
 
 MEANS = ("seen", "unseen", "average")

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from mdssl.errors import InputError
-from mdssl.tables.compare import over_seeds as statistics
-from mdssl.tables.compare import p_values, settings_apart
+from mdssl.tables.compare import settings_apart
 from mdssl.tables.render import Measure
+from mdssl.tables.statistics import over_seeds as statistics
+from mdssl.tables.statistics import p_values
 
 OF_TEST = ("top1", "top5", "balanced_accuracy", "macro_f1", "knn_top1")
 """Scores of the test split."""

@@ -14,7 +14,8 @@ from pandas.api import types
 from mdssl.errors import InputError, check_name, some_of
 from mdssl.leaderboard.names import NAMED, plain_name
 from mdssl.leaderboard.notes import TAGS
-from mdssl.tables.compare import common_datasets, latest_images, row_means
+from mdssl.tables.compare import common_datasets, latest_images
+from mdssl.tables.statistics import row_means
 
 SELECTED_ON_TEST = "Best scores are selected on the test split and therefore optimistic, the more so with more trials."
 NO_VALIDATION = "No trial has a validation score (val_top1; `mdssl probe` adds it), so none is selected as the best."

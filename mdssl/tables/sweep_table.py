@@ -20,10 +20,11 @@ from mdssl.leaderboard.names import plain_name
 from mdssl.leaderboard.notes import NOTE_COLUMNS
 from mdssl.storage.location import Location
 from mdssl.tables.baseline import find_baselines
-from mdssl.tables.compare import counted_scores, latest_images, paired, row_means, settings_to_show, usual_order
+from mdssl.tables.compare import counted_scores, latest_images, paired, settings_to_show, usual_order
 from mdssl.tables.render import HEADERS, Measure, Table, print_table
 from mdssl.tables.select import best_by_validation
 from mdssl.tables.select import shown as value_text
+from mdssl.tables.statistics import row_means
 from mdssl.terminal import Terminal
 
 _SETTINGS = {column.name for column in SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}

@@ -13,11 +13,12 @@ import pandas as pd
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard.notes import NOTE_COLUMNS
 from mdssl.tables.baseline import find_baselines
-from mdssl.tables.compare import counted_scores, latest_images, mean, paired, settings_to_show, usual_order
+from mdssl.tables.compare import counted_scores, latest_images, paired, settings_to_show, usual_order
 from mdssl.tables.pareto import on_front
 from mdssl.tables.render import SIGNIFICANT, Measure, Table
 from mdssl.tables.seeds import MEAN, MEASURED, OF_TEST, SCORES, grouped, single
 from mdssl.tables.select import SELECTED_ON_TEST, Condition, matching
+from mdssl.tables.statistics import mean
 
 _OF_SCORES = ("eval_dataset", "features", "probe", "eval_fingerprint")
 """Columns that identify a score. Conditions on these also hold for the baseline."""
@@ -106,6 +107,7 @@ def view(
     else:
         frame, measures = single(kept, numbers.loc[kept.index], keys)
     if over_seeds:
+        # The columns of a mean, in the order that `Measure` says: the fifth has its number of seeds, the sixth p.
         several = any((frame[measure.names[4]] > 1).any() for measure in measures)
         spread = "± is the standard deviation over seeds, and brackets hold the 95 % interval of the mean (Student's t)"
         notes.append((f"{spread}; " if several else "") + "the number in parentheses is the number of seeds")

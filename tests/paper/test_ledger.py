@@ -10,7 +10,7 @@ from mdssl.leaderboard.board import read, write_rows
 from mdssl.paper.ledger import ledger
 from mdssl.paper.published import published
 from mdssl.paper.verdicts import MARGIN, VERDICTS
-from mdssl.tables.compare import interval, over_seeds
+from mdssl.tables.statistics import interval, over_seeds
 
 PAPER = {
     "arch": "resnet50",

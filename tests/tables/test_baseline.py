@@ -10,7 +10,8 @@ from factories import UNTRAINED, row
 
 from mdssl.leaderboard.columns import SCHEMA
 from mdssl.tables.baseline import find_baselines
-from mdssl.tables.compare import over_seeds, p_values, paired
+from mdssl.tables.compare import paired
+from mdssl.tables.statistics import over_seeds, p_values
 from mdssl.tables.view import view
 
 SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
