@@ -141,3 +141,8 @@ class LikeCuda(str):
 
     def startswith(self, prefix: str) -> bool:
         return prefix == "cuda"
+
+
+def rows_file(storage: str, trial_id: str) -> Path:
+    """The file with the rows of a trial."""
+    return Path(storage, "leaderboard", f"{trial_id}.parquet")

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from factories import UNTRAINED, failed, row
+from factories import UNTRAINED, failed, row, rows_file
 
 from mdssl.cli.main import main
 from mdssl.errors import InputError
@@ -21,10 +21,6 @@ from mdssl.leaderboard.board import COLUMNS, SCHEMA_VERSION, read, read_rows_of,
 from mdssl.leaderboard.compacted import COPY, compact, renew
 
 A, B, C, D = (letter * 12 for letter in "abcd")
-
-
-def file_of(storage: str, trial_id: str) -> Path:
-    return Path(storage, "leaderboard", f"{trial_id}.parquet")
 
 
 def written_long_ago(storage: str) -> None:
@@ -81,7 +77,7 @@ def test_new_changed_and_deleted_trials_are_seen_in_their_order(board, opened):
     write_rows(board, "b" * 11 + "c", [row("svhn", top1=25.0)])
     write_rows(board, "0" * 12, [row("svhn", top1=1.0)])
     write_rows(board, B, [row("stl10", top1=23.0), row("svhn", top1=22.0), row("dtd", top1=24.0)])
-    file_of(board, C).unlink()
+    rows_file(board, C).unlink()
     found = read(board)
     assert set(opened) == {f"{'b' * 11}c.parquet", f"{'0' * 12}.parquet", f"{B}.parquet"}
     assert found["top1"].fillna(-1).tolist() == [1.0, 10.0, 11.0, 23.0, 22.0, 24.0, 25.0, -1.0]
@@ -90,9 +86,9 @@ def test_new_changed_and_deleted_trials_are_seen_in_their_order(board, opened):
 
 
 def test_a_trial_that_was_replaced_by_a_file_of_the_same_size_is_seen(board):
-    size = file_of(board, A).stat().st_size
+    size = rows_file(board, A).stat().st_size
     write_rows(board, A, [row("svhn", top1=12.0), row("stl10", top1=13.0, seen=False)])
-    assert file_of(board, A).stat().st_size == size
+    assert rows_file(board, A).stat().st_size == size
     assert tops(board)[A] == [12.0, 13.0]
 
 
@@ -100,10 +96,10 @@ def test_a_file_that_was_fresh_when_the_copy_was_made_is_read_itself(board, open
     """Within a tick of the file system's clock a second version has the time of the first."""
     write_rows(board, A, [row("svhn", top1=14.0)])
     assert compact(board)[1:] == (4, 3, 1)
-    first = file_of(board, A).stat()
+    first = rows_file(board, A).stat()
     write_rows(board, A, [row("svhn", top1=15.0)])
-    os.utime(file_of(board, A), ns=(first.st_atime_ns, first.st_mtime_ns))
-    assert file_of(board, A).stat().st_size == first.st_size
+    os.utime(rows_file(board, A), ns=(first.st_atime_ns, first.st_mtime_ns))
+    assert rows_file(board, A).stat().st_size == first.st_size
     opened.clear()
     assert tops(board)[A] == [15.0]
     assert opened == [f"{A}.parquet"]
@@ -188,7 +184,7 @@ def test_a_foreign_file_in_the_folder_is_named_with_a_copy_as_without(board):
 
 
 def test_a_damaged_file_is_named_though_the_copy_has_its_rows(board):
-    file_of(board, A).write_bytes(b"half a file")
+    rows_file(board, A).write_bytes(b"half a file")
     with pytest.raises(ValueError, match=f"{A}.parquet is not a leaderboard file"):
         read(board)
 
@@ -233,8 +229,8 @@ def test_a_storage_without_times_is_not_compacted():
 def test_of_hundreds_of_files_the_one_that_is_foreign_is_named(storage):
     for number in range(150):
         write_rows(storage, f"{number:012x}", [row()])
-    copy = file_of(storage, "f" * 12)
-    copy.write_bytes(file_of(storage, f"{7:012x}").read_bytes())
+    copy = rows_file(storage, "f" * 12)
+    copy.write_bytes(rows_file(storage, f"{7:012x}").read_bytes())
     with pytest.raises(ValueError, match=f"{copy} is not a leaderboard file: it holds rows of another trial"):
         read(storage)
     copy.unlink()

@@ -1,8 +1,6 @@
 """Rows are written and read back whole, whatever lies beside their files."""
 
-import itertools
 import json
-import multiprocessing
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from factories import UNTRAINED, failed, row, stopped
+from factories import failed, row, rows_file, stopped
 
 from mdssl.leaderboard.board import COLUMNS, SCHEMA, SCHEMA_VERSION, read, read_rows, with_settings, write_rows
 
@@ -34,15 +32,11 @@ schema_version
 DESIGNED = DESIGNED_TEXT.split()
 
 
-def file_of(storage: str, trial_id: str) -> Path:
-    return Path(storage) / "leaderboard" / f"{trial_id}.parquet"
-
-
 def test_the_columns_are_the_designed_ones_in_order(storage):
     assert SCHEMA.names == DESIGNED
     assert all(column.meaning for column in COLUMNS)
     write_rows(storage, A, [row()])
-    assert list(pd.read_parquet(file_of(storage, A)).columns) == DESIGNED
+    assert list(pd.read_parquet(rows_file(storage, A)).columns) == DESIGNED
 
 
 def test_what_was_written_is_read_back(storage):
@@ -64,7 +58,7 @@ def test_rows_read_back_can_be_written_with_more(storage):
 
 def test_a_file_has_the_schema_to_the_last_type_for_any_reader(storage):
     write_rows(storage, A, [failed()])
-    assert pq.read_schema(file_of(storage, A)).equals(SCHEMA)
+    assert pq.read_schema(rows_file(storage, A)).equals(SCHEMA)
 
 
 def test_a_file_is_replaced_whole(storage):
@@ -113,15 +107,6 @@ def test_an_empty_leaderboard_has_the_dtypes_of_a_full_one(storage):
     assert full.dtypes["seed"] == full.dtypes["num_clusters"] == "Int64"
     assert (full.dtypes["seen"], full.dtypes["top1"]) == ("boolean", "float64")
     assert str(full.dtypes["started_at"]) == "datetime64[ms, UTC]"
-
-
-@pytest.fixture
-def filled(storage):
-    write_rows(storage, A, [row("svhn"), row("stl10", seen=False)])
-    write_rows(storage, B, [row("svhn", lambda1=1.0, seed=1), row("stl10", seen=False, lambda1=1.0, seed=1)])
-    write_rows(storage, C, [row("svhn", **UNTRAINED)])
-    write_rows(storage, "d" * 12, [failed()])
-    return storage
 
 
 @pytest.mark.parametrize(
@@ -186,79 +171,6 @@ def test_asking_for_some_trials_opens_no_other_file(filled):
         read(filled)
 
 
-def table_of(storage: str) -> pa.Table:
-    return pq.read_table(file_of(storage, A))
-
-
-FOREIGN = {
-    "an empty file": (f"{B}.parquet", lambda good: b"", "size is 0 bytes"),
-    "a file that was cut off": (f"{B}.parquet", lambda good: good[: len(good) // 2], "truncated"),
-    "a text file": ("notes.parquet", lambda good: b"remember the milk, and more", "not Parquet"),
-    "a copy": ("copy.parquet", lambda good: good, "rows of another trial"),
-    "a copy under another id": (f"{B}.parquet", lambda good: good, "rows of another trial"),
-}
-
-
-@pytest.mark.parametrize("case", FOREIGN)
-def test_a_foreign_file_is_named_with_what_to_do(filled, case):
-    name, make, why = FOREIGN[case]
-    foreign = Path(filled, "leaderboard", name)
-    foreign.write_bytes(make(file_of(filled, A).read_bytes()))
-    with pytest.raises(ValueError, match=f"{foreign} is not a leaderboard file: .*{why}.*Move it out of the folder"):
-        read(filled)
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        (lambda table: pa.table({"x": [1]}), "its columns differ"),
-        (lambda table: table.drop_columns("top1"), r"its columns differ \(top1\)"),
-        (lambda table: table.append_column("mine", table["top1"]), r"its columns differ \(mine\)"),
-        (lambda table: table.select(SCHEMA.names[::-1]), r"its columns differ \(another order\)"),
-        (
-            lambda table: table.set_column(SCHEMA.names.index("top1"), "top1", pa.array(["good"] * len(table))),
-            "a column has another type",
-        ),
-    ],
-)
-def test_a_parquet_file_with_other_columns_is_foreign(filled, change, why):
-    pq.write_table(change(table_of(filled)), file_of(filled, A))
-    for use in (lambda: read(filled), lambda: read_rows(filled, A)):
-        with pytest.raises(ValueError, match=f"is not a leaderboard file: {why}"):
-            use()
-
-
-@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", "notes.txt", f"{B}.parquet.bak"])
-def test_what_is_no_parquet_file_is_passed_over(filled, name):
-    expected = read(filled)
-    Path(filled, "leaderboard", name).write_bytes(b"what")
-    pd.testing.assert_frame_equal(read(filled), expected)
-
-
-def test_a_folder_among_the_files_is_named(filled):
-    Path(filled, "leaderboard", "old").mkdir()
-    with pytest.raises(ValueError, match=r"leaderboard/old cannot be read: .*directory.*out of the folder"):
-        read(filled)
-
-
-def test_a_newer_file_asks_for_an_upgrade(filled):
-    newer = table_of(filled)
-    place = SCHEMA.names.index("schema_version")
-    newer = newer.set_column(place, "schema_version", pa.array([SCHEMA_VERSION + 1] * len(newer)))
-    pq.write_table(newer.append_column("of the future", newer["top1"]), file_of(filled, A))
-    with pytest.raises(
-        ValueError,
-        match=f"{A}.parquet has schema version {SCHEMA_VERSION + 1}, .* reads up to {SCHEMA_VERSION}: upgrade mdssl",
-    ):
-        read(filled)
-
-
-@pytest.mark.parametrize("name", [f".{A}.parquet.0123abcd.tmp", "_SUCCESS"])
-def test_hidden_files_are_left_alone(filled, name):
-    Path(filled, "leaderboard", name).write_bytes(b"half a file")
-    assert len(read(filled)) == len(pd.read_parquet(Path(filled, "leaderboard"))) == 6
-
-
 def test_columns_that_hold_nothing_do_not_trouble_bare_pandas(storage):
     """The first file decides on the schema of the folder: here every optional column of it is null."""
     bare = {key: value for key, value in failed().items() if value is not None}
@@ -270,41 +182,17 @@ def test_columns_that_hold_nothing_do_not_trouble_bare_pandas(storage):
     assert both.iloc[0][["num_clusters", "top5", "seen", "lambda1"]].isna().all()
 
 
-def replace_for_ever(storage: str, trials: list[str]) -> None:
-    number = 0
-    while True:
-        number += 1
-        names = [f"dataset-{index}" for index in range(number % 9)]
-        rows = [row(name, top1=float(number), config_json="x" * (number * 37 % 2000)) for name in names]
-        write_rows(storage, trials[number % len(trials)], rows or [failed("x" * (number % 500), top1=float(number))])
-
-
-def test_bare_pandas_reads_the_folder_while_files_are_replaced(storage):
-    trials = [f"{index:012x}" for index in range(6)]
-    for trial_id in trials:
-        write_rows(storage, trial_id, [row()])
-    folder = Path(storage, "leaderboard")
-    writer = multiprocessing.get_context("spawn").Process(target=replace_for_ever, args=(storage, trials), daemon=True)
-    writer.start()
-    versions = set()
-    try:
-        # Until the files were seen to change many times; how long that takes is the disk's affair.
-        for reads in itertools.count():
-            if reads >= 40 and len(versions) > 40:
-                break
-            assert writer.is_alive()
-            for df in (pd.read_parquet(folder), read(storage)):
-                assert sorted(df["trial_id"].unique()) == trials
-                assert df.groupby("trial_id")["top1"].nunique().eq(1).all(), "rows of two versions of one file"
-                versions |= set(df["top1"])
-    finally:
-        writer.kill()
-        writer.join()
+@pytest.mark.parametrize("lacking", ["eval_dataset", "features", "step"])
+def test_a_stopped_row_says_where_it_stopped_and_needs_no_score(storage, lacking):
+    whole = stopped(step=50, val_linear_top1=40.0)
+    write_rows(storage, A, [whole])
+    (found,) = read_rows(storage, A)
+    assert (found["status"], found["step"], found["val_linear_top1"], found["top1"]) == ("stopped", 50, 40.0, None)
+    with pytest.raises(AssertionError, match=f"a stopped row of trial {A} lacks \\['{lacking}'\\]"):
+        write_rows(storage, A, [whole | {lacking: None}])
 
 
 VERSION_1 = Path(__file__).parents[1] / "compatibility" / "5dacb93" / "leaderboard"
-
-
 """Files that mdssl wrote when the schema had version 1."""
 
 
@@ -333,7 +221,7 @@ def test_files_of_version_1_and_of_this_one_are_one_board(storage, new_trial):
 @pytest.mark.parametrize("version", [2, 3])
 def test_files_of_later_versions_lack_the_columns_that_came_after_them(storage, version):
     write_rows(storage, A, [row("svhn", val_top1=44.0, macro_f1=50.0, top1_sd=0.5)])
-    file = file_of(storage, A)
+    file = rows_file(storage, A)
     table = pq.read_table(file).drop_columns([column.name for column in COLUMNS if column.since > version])
     place = table.column_names.index("schema_version")
     pq.write_table(table.set_column(place, "schema_version", pa.array([version])), file, store_schema=False)
@@ -348,15 +236,5 @@ def test_rows_of_version_1_that_are_written_again_are_of_this_one(storage):
     trial_id = min(file.stem for file in folder.iterdir())
     rows = read_rows(storage, trial_id)
     write_rows(storage, trial_id, rows)
-    assert pq.read_schema(file_of(storage, trial_id)).equals(SCHEMA)
+    assert pq.read_schema(rows_file(storage, trial_id)).equals(SCHEMA)
     assert read_rows(storage, trial_id) == [found | {"schema_version": SCHEMA_VERSION} for found in rows]
-
-
-@pytest.mark.parametrize("lacking", ["eval_dataset", "features", "step"])
-def test_a_stopped_row_says_where_it_stopped_and_needs_no_score(storage, lacking):
-    whole = stopped(step=50, val_linear_top1=40.0)
-    write_rows(storage, A, [whole])
-    (found,) = read_rows(storage, A)
-    assert (found["status"], found["step"], found["val_linear_top1"], found["top1"]) == ("stopped", 50, 40.0, None)
-    with pytest.raises(AssertionError, match=f"a stopped row of trial {A} lacks \\['{lacking}'\\]"):
-        write_rows(storage, A, [whole | {lacking: None}])

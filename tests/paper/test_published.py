@@ -1,4 +1,3 @@
-import io
 import json
 import math
 from collections import Counter
@@ -6,17 +5,11 @@ from collections import Counter
 import pandas as pd
 import pytest
 from factories import failed, row
-from rich.console import Console
+from paper_rows import FOUR, MDSSL, SIMCLR, shown, write
 
 from mdssl.leaderboard.board import read, with_settings, write_rows
-from mdssl.paper.costs import resources_side_by_side
-from mdssl.paper.printing import print_resources, print_side_by_side
+from mdssl.paper.printing import print_side_by_side
 from mdssl.paper.published import averages, published, side_by_side
-
-FOUR = "stl10+svhn+cifar100+cifar10"
-"""Table 1's domains in an order that is not the paper's."""
-SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
-MDSSL = {"method": "mdssl", "lambda1": 1.0, "lambda2": 0.1, "train_mixture": FOUR}
 
 # As the paper prints them: (table, mixture, method, which mean) -> percent.
 PRINTED_MEANS = {
@@ -54,13 +47,6 @@ PRINTED_MEANS = {
     ("table5", "cifar10+stl10+svhn", "mdssl", "average"): 65.24,
     ("table5", "cifar100+dtd+tiny-imagenet", "mdssl", "average"): 64.34,
 }
-
-
-def write(storage: str, number: int, scores: dict[str, float], **changes) -> str:
-    """Write a finished trial with these top-1 scores; returns its id."""
-    trial_id = f"{number:012x}"
-    write_rows(storage, trial_id, [row(name, top1=score, **changes) for name, score in scores.items()])
-    return trial_id
 
 
 def cell(table: pd.DataFrame, mixture: str, method: str, dataset: str) -> pd.Series:
@@ -214,12 +200,6 @@ def test_our_means_are_over_the_same_cells_and_only_if_all_are_there(storage):
     assert pd.isna(unseen["ours"]) and unseen["status"] == "incomplete"
 
 
-def shown(function, table: pd.DataFrame) -> list[str]:
-    out = io.StringIO()
-    function(table, Console(file=out, width=80))
-    return out.getvalue().splitlines()
-
-
 @pytest.mark.parametrize("experiment", ["table1", "table3", "table4", "table5"])
 def test_the_printed_table_fits_80_columns_and_marks_what_is_published(storage, experiment):
     write(storage, 1, {"svhn": 70.0, "cifar100": 40.0}, **MDSSL)
@@ -252,65 +232,3 @@ def test_ours_that_were_trained_in_different_ways_are_told_apart(storage):
     text = shown(print_side_by_side, side_by_side(read(storage), "table1"))
     assert "ours: resnet18, 150 iterations, lbfgs probe: mdssl cifar10+cifar100+svhn+stl10" in text
     assert "ours: resnet18, 48,000 iterations, lbfgs probe: simclr svhn" in text
-
-
-def resource(table: pd.DataFrame, name: str, method: str) -> pd.Series:
-    (found,) = (line for _, line in table.iterrows() if (line["resource"], line["method"]) == (name, method))
-    return found
-
-
-COST = {"device": "NVIDIA H200", "num_workers": 1, "encoder_mb": 90.0}
-
-
-@pytest.fixture
-def paid(storage):
-    """Four single-domain models of an hour each, two of them with two seeds, and one MDSSL model of three hours."""
-    for number, name in enumerate(("cifar10", "stl10", "svhn", "cifar100")):
-        write(storage, number, {name: 50.0, "svhn": 5.0}, **SIMCLR, train_mixture=name, train_seconds=3600.0, **COST)
-    for seed, seconds in ((1, 3600.0), (2, 7200.0)):
-        changes = {"train_mixture": "svhn", "seed": seed, "train_seconds": seconds}
-        write(storage, 10 + seed, {"svhn": 50.0}, **SIMCLR, **changes, **COST)
-    write(storage, 20, {"svhn": 50.0}, **MDSSL, train_seconds=10_800.0, **COST | {"num_workers": 2})
-    return storage
-
-
-def test_table_2_sums_four_models_and_counts_each_trial_once(paid):
-    table = resources_side_by_side(read(paid))
-    hours = resource(table, "training_hours", "simclr")
-    assert hours["ours"] == pytest.approx(3 + 4 / 3)
-    assert (hours["published"], hours["models"], hours["trained"], len(hours["trial_ids"])) == (42.41, 4, 4, 6)
-    assert resource(table, "training_hours", "mdssl")[["published", "ours"]].tolist() == [34.95, 3.0]
-    assert [resource(table, "disk_mb", method)["ours"] for method in ("simclr", "mdssl", "change")] == [360, 90, -75]
-    assert [resource(table, "gpus", method)["ours"] for method in ("simclr", "mdssl", "change")] == [4, 2, -50]
-    # As the paper prints them.
-    changes = [round(resource(table, name, "change")["published"], 2) for name in ("training_hours", "disk_mb", "gpus")]
-    assert changes == [-17.59, -75, -50]
-    assert set(table["status"]) == {"ours"}
-
-
-def test_table_2_has_no_sum_while_a_model_is_missing(storage):
-    write(storage, 1, {"svhn": 50.0}, **SIMCLR, train_mixture="svhn", train_seconds=3600.0, **COST)
-    line = resource(resources_side_by_side(read(storage)), "training_hours", "simclr")
-    assert pd.isna(line["ours"]) and line["status"] == "1 of 4 models"
-
-
-def test_workers_on_a_cpu_are_no_gpus(storage):
-    write(storage, 1, {"svhn": 50.0}, **MDSSL, train_seconds=60.0, encoder_mb=90.0, device="cpu", num_workers=4)
-    assert resource(resources_side_by_side(read(storage)), "gpus", "mdssl")["ours"] == 0
-
-
-def test_hours_on_different_devices_are_not_averaged(paid):
-    write(paid, 30, {"svhn": 50.0}, **MDSSL, seed=1, train_seconds=1.0, **COST | {"device": "cpu"})
-    with pytest.raises(ValueError, match="device: NVIDIA H200, cpu; num_workers: 2, 1"):
-        resources_side_by_side(read(paid))
-    table = resources_side_by_side(read(paid, device="NVIDIA H200"))
-    assert resource(table, "training_hours", "mdssl")["ours"] == 3.0
-
-
-def test_table_2_is_printed_with_what_is_published(paid):
-    table = resources_side_by_side(read(paid))
-    lines = shown(print_resources, table)
-    assert max(map(len, lines[2:])) <= 80
-    assert ["training", "hours", "mdssl", "1", "h", "34.95", "3.00", "-31.95", "ours"] in [
-        line.split() for line in lines
-    ]
