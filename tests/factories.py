@@ -146,3 +146,8 @@ class LikeCuda(str):
 def rows_file(storage: str, trial_id: str) -> Path:
     """The file with the rows of a trial."""
     return Path(storage, "leaderboard", f"{trial_id}.parquet")
+
+
+def each(*folders: str) -> list[str]:
+    """The paths of two images in each of ``folders``."""
+    return [f"{folder}/{number}.png" for folder in folders for number in range(2)]

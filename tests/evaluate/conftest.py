@@ -65,3 +65,12 @@ def make_dataset():
         return SimpleNamespace(name="tinted", classes=classes, split=splits.__getitem__)
 
     return make
+
+
+@pytest.fixture
+def steep(digits):
+    """Digits as a ResNet gives features: non-negative, correlated, some a thousand times larger than others."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(64, 96, generator=generator) + 0.5
+    sizes = torch.logspace(-1, 2, 96)
+    return tuple(part if part.ndim == 1 else (part @ mix / 64).relu() * sizes for part in digits)
