@@ -33,6 +33,8 @@ class Method:
     """Whether it trains an encoder, and so has training domains and a training schedule."""
     weighs_domains: bool = True
     """Whether its loss has λ1 and λ2. Without them they are 1 and 0."""
+    shuffles_domains: bool = False
+    """Whether it deals the images of each batch to the domains at random, as many to each as it had."""
     settings: tuple[str, ...] = ()
     """The entries of `OWN_SETTINGS` that the method has; for a method that does not train, all its settings."""
 
@@ -112,6 +114,14 @@ METHODS = {
             label="MDSSL",
             color="#D55E00",
             description="multi-domain self-supervised learning (MDSSL) with known domain labels",
+            settings=("sampling",),
+        ),
+        Method(
+            name="mdssl-shuffled",
+            label="MDSSL, shuffled labels",
+            color="#332288",
+            description="MDSSL with domain labels that are shuffled within each batch, a control",
+            shuffles_domains=True,
             settings=("sampling",),
         ),
         Method(

@@ -128,8 +128,9 @@ class TrialConfig(Recipe, ClusterSettings):
 
     method: str = "mdssl"
     """simclr (the union of all domains as one) | simclr-weighted (the same, with weaker negatives of other domains) |
-    mdssl (domain labels known) | mdssl-clustered (unknown: K-Means finds them) | mdssl-robust (the same, without
-    outliers) | pretrained (an encoder from elsewhere) | random (an untrained encoder)."""
+    mdssl (domain labels known) | mdssl-shuffled (a control: labels shuffled in each batch) | mdssl-clustered (labels
+    unknown: K-Means finds them) | mdssl-robust (the same, without outliers) | pretrained (an encoder from elsewhere) |
+    random (an untrained encoder)."""
     domains: tuple[str, ...] = ()
     """Names of prepared datasets to train on, one domain each."""
     lambda1: float = 1.0

@@ -35,9 +35,11 @@ def two_views(
     """(2 · b, 3, S, S): this worker's first views of all groups, then the second views in the same order."""
 
     def rows(step: int) -> np.ndarray:
-        return np.concatenate(
-            [group.drawn(config.seed, step)[share] for group, share in zip(groups, shares, strict=True)]
-        )
+        batches = [group.drawn(config.seed, step) for group in groups]
+        if METHODS[config.method].shuffles_domains:
+            order = np.random.default_rng([4, config.seed, step]).permutation(np.concatenate(batches))
+            batches = np.split(order, np.cumsum([group.batch for group in groups])[:-1])
+        return np.concatenate([batch[share] for batch, share in zip(batches, shares, strict=True)])
 
     images = mixture.gather(rows(step), then=lambda: rows(step + 1))
     uniform = [

@@ -1,5 +1,7 @@
 """One step: the same batches and views for every λ, method and worker; all ways to encode give the same gradients."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -31,12 +33,33 @@ def test_batches_and_views_do_not_depend_on_lambda_or_method(tiny_data):
     assert torch.equal(views[0], views[2])
 
 
-def test_workers_see_the_parts_of_one_batch(tiny_data):
-    trial = tiny_trial(batch_per_domain=7)
+@pytest.mark.parametrize("method", ["mdssl", "mdssl-shuffled"])
+def test_workers_see_the_parts_of_one_batch(tiny_data, method):
+    trial = tiny_trial(method=method, batch_per_domain=7)
     mixture = load(tiny_data, trial)
     whole = views_of(mixture, trial, step=2).unflatten(0, (2, 2, 7))
     parts = [views_of(mixture, trial, step=2, rank=rank, workers=3).unflatten(0, (2, 2, -1)) for rank in range(3)]
     torch.testing.assert_close(torch.cat(parts, dim=2), whole)
+
+
+def test_shuffled_labels_are_of_the_same_images_dealt_evenly_anew_in_each_step():
+    # The shade of an image says its domain, and no augmentation changes the shade of an even image.
+    images = tuple(torch.full((size, 4, 4, 3), shade, dtype=torch.uint8) for size, shade in ((90, 0), (30, 250)))
+    mixture = Mixture(("dark", "light"), images, 8)
+    found = {}
+    for method in ("mdssl", "mdssl-shuffled"):
+        trial = tiny_trial(method=method, domains=mixture.names, batch_per_domain=8, sampling="proportional")
+        trial = replace(trial, jitter_strength=0.0, blur_probability=0.0)
+        groups = groups_of(trial, mixture, None)
+        assert [group.batch for group in groups] == [12, 4]
+        views = torch.stack([views_of(mixture, trial, step=step, groups=groups) for step in range(200)])
+        found[method] = (views.mean((2, 3, 4)) > 0).unflatten(1, (2, 16))
+    labelled, shuffled = found.values()
+    assert labelled[:, :, 12:].all() and not labelled[:, :, :12].any()
+    assert torch.equal(shuffled[:, 0], shuffled[:, 1]), "both views of an image have its label"
+    assert (shuffled.sum(2) == 4).all(), "the batch has as many images of each domain as before"
+    assert ((shuffled.float().mean((0, 1)) - 0.25).abs() < 4 * (0.25 * 0.75 / 200) ** 0.5).all()
+    assert len(shuffled[:, 0].unique(dim=0)) > 150
 
 
 def test_gathered_images_are_those_of_the_domains_one_after_another(tiny_data):
