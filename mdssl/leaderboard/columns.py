@@ -143,7 +143,7 @@ MEASURES = (
     Column("alignment", _FLOAT, "squared distance between two views of an image, mean of the last tenth of training"),
     Column("uniformity", _FLOAT, "log of the mean of exp(-2 squared distance) over pairs of test images"),
     Column(
-        "neighbors_own", _FLOAT, "nearest training images that are of the dataset itself: percent; null if not trained on"
+        "neighbors_own", _FLOAT, "nearest training images that are of the dataset itself, if it is trained on: percent"
     ),
 )
 """Columns that `mdssl.tables.measures.add_measures` adds and that a file of rows may have. All are of projections
