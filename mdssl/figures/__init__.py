@@ -21,6 +21,7 @@ from mdssl.figures.importance import setting_importance
 from mdssl.figures.kind import Entry, Gallery
 from mdssl.figures.latent_space import class_similarity, embedding
 from mdssl.figures.look import Figure, style_context
+from mdssl.figures.measured import lambda_measures
 from mdssl.figures.methods import methods_bars
 from mdssl.figures.one_trial import clusters, loss_terms, trial_gallery
 from mdssl.figures.pareto import seen_against_unseen

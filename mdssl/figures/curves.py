@@ -76,18 +76,24 @@ def lambda_grid(
     return mdssl, union.groupby("eval_dataset")["top1"].mean(), mixture
 
 
-def _curves(board: pd.DataFrame, mixture: str | None, features: str = "encoder") -> Curves:
-    rows, union, mixture = lambda_grid(board, mixture, features, "lambda curves")
+def varied_lambdas(rows: pd.DataFrame, what: str) -> dict[str, pd.DataFrame]:
+    """Return the ``rows`` of `lambda_grid` by the λ that varies among them: λ1 at λ2 = 0, and λ2 at any λ1."""
     over1 = rows[rows["lambda2"] == 0]
     over2 = rows[rows.groupby("lambda1")["lambda2"].transform("nunique") > 1]
     varied = {"lambda1": over1} if over1["lambda1"].nunique() > 1 else {}
     varied |= {"lambda2": over2} if len(over2) else {}
     if not varied:
         raise InputError(
-            "lambda curves need trials of method mdssl with two values of lambda1 at lambda2 = 0, or of lambda2: run "
+            f"{what} needs trials of method mdssl with two values of lambda1 at lambda2 = 0, or of lambda2: run "
             "mdssl sweep lambda-grid --lambda1 1 0.9 --lambda2 0 0.1."
         )
-    levels = over2["lambda1"].nunique()
+    return varied
+
+
+def _curves(board: pd.DataFrame, mixture: str | None, features: str = "encoder") -> Curves:
+    rows, union, mixture = lambda_grid(board, mixture, features, "lambda curves")
+    varied = varied_lambdas(rows, "a figure of lambda curves")
+    levels = varied["lambda2"]["lambda1"].nunique() if "lambda2" in varied else 0
     if levels > MOST_CURVES:
         raise InputError(
             f"lambda2 was varied at {levels} values of lambda1, but only {MOST_CURVES} curves can be distinguished. "
@@ -150,10 +156,10 @@ def _draw_curves(curves: Curves, width: float = style.PAGE) -> style.Figure:
             axis.sharey(left)
             own = rows[rows["eval_dataset"] == dataset]
             if name == "lambda1":
-                _draw_curve(axis, own, name, color=style.INK, marker="h", linestyle="-")
+                draw_curve(axis, own, name, color=style.INK, marker="h", linestyle="-")
             levels = sorted(rows["lambda1"].unique(), reverse=True) if name == "lambda2" else []
             for number, level in enumerate(levels):
-                line = _draw_curve(axis, own[own["lambda1"] == level], name, **style.line(number))
+                line = draw_curve(axis, own[own["lambda1"] == level], name, **style.line(number))
                 handles.setdefault(f"λ1 = {level:g}", line)
             if dataset in curves.union:
                 dotted: dict[str, Any] = dict(color=style.FAINT, linestyle=style.DOTTED, linewidth=1, zorder=1)
@@ -167,30 +173,36 @@ def _draw_curves(curves: Curves, width: float = style.PAGE) -> style.Figure:
             low = max((low + high) / 2 - 1, -0.06)
             left.set_ylim(low, low + 2)
         style.no_negative(left, highest=100)
-    for axis, name in zip(axes[-across:], curves.rows, strict=True):
+    finish(figure, axes, curves.rows, handles, curves.counts())
+    return figure
+
+
+def finish(
+    figure: style.Figure, axes: list[Axes], varied: dict[str, pd.DataFrame], handles: dict[str, Any], counts: list[int]
+) -> None:
+    """Label the lowest panels, one for each λ of ``varied``, and add the legend and a note on seeds."""
+    for axis, name in zip(axes[-len(varied) :], varied, strict=True):
         axis.set_xlabel("λ1, at λ2 = 0" if name == "lambda1" else "λ2")
-        values = np.sort(pd.concat(curves.rows.values())[name].unique())
+        values = np.sort(pd.concat(varied.values())[name].unique())
         # Ticks at the values themselves, if there is room for their labels.
         if len(values) <= 4 and np.diff(values).min(initial=np.inf) >= 0.2 * (values[-1] - values[0]):
             axis.set_xticks(values, [f"{value:g}" for value in values])
         else:
             axis.locator_params(axis="x", nbins=4)
-    counts = curves.counts()
     if max(counts) > 1:
         handles[scores.interval_label(counts)] = Patch(color=style.FAINT, alpha=0.3, linewidth=0)
     style.legend(figure, dict(sorted(handles.items(), key=lambda item: item[0].startswith(("SimCLR", "95 %")))))
     style.note(figure, scores.seeds_note(counts) + (" Dots are seeds." if max(counts) > 1 else ""))
-    return figure
 
 
-def _draw_curve(axis: Axes, rows: pd.DataFrame, name: str, **line: Any) -> Line2D:
-    """Draw means over seeds, a band of 95 % intervals, and the seeds."""
-    means = over_seeds(rows, [name]).sort_values(name)
+def draw_curve(axis: Axes, rows: pd.DataFrame, name: str, values: str = "top1", **line: Any) -> Line2D:
+    """Draw means of ``values`` over seeds, a band of 95 % intervals, and the seeds."""
+    means = over_seeds(rows, [name], values).sort_values(name)
     (drawn,) = axis.plot(means[name], means["mean"], **line)
     if means["n"].max() > 1:
         low, high = means["mean"] - means["half"], means["mean"] + means["half"]
         axis.fill_between(means[name].astype(float), low, high, color=line["color"], alpha=0.15, linewidth=0)
-        axis.plot(rows[name], rows["top1"], ".", markersize=2.5, color=line["color"], alpha=0.7)
+        axis.plot(rows[name], rows[values], ".", markersize=2.5, color=line["color"], alpha=0.7)
     return drawn
 
 

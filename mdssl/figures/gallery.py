@@ -17,6 +17,7 @@ from mdssl.figures import (
     heatmaps,
     importance,
     latent_space,
+    measured,
     methods,
     pareto,
     progress,
@@ -31,6 +32,7 @@ KINDS = {
     for kind in (
         heatmaps.HEATMAPS,
         curves.CURVES,
+        measured.MEASURED,
         methods.BARS,
         domains.GROWTH,
         latent_space.SIMILARITIES,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
-from mdssl.errors import InputError
 from mdssl.figures.scores import SettingsGroup, settings_groups
 from mdssl.figures.style import Figure
 from mdssl.storage.location import Location
@@ -73,21 +70,6 @@ class Gallery:
 
     entries: list[Entry] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
-
-
-def read_table(file: Location) -> pd.DataFrame | None:
-    """Read a Parquet file of a trial; None if it does not exist.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    try:
-        return pd.read_parquet(io.BytesIO(file.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (pa.ArrowException, ValueError, OSError) as error:
-        problem = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"{file} cannot be read: {problem}. Move it away to draw the other figures.") from error
 
 
 def file_name(*parts: str) -> str:

@@ -11,12 +11,13 @@ import pandas as pd
 
 from mdssl.errors import InputError
 from mdssl.figures import style
-from mdssl.figures.kind import FigureKind, Storage, Words, file_name, read_table
+from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.searches import each_sweep
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.tables.measures import read_table
 from mdssl.tables.select import best_by_validation
 from mdssl.tables.statistics import mean
 

@@ -84,7 +84,8 @@ def _table_of(storage: str | Location, trial_ids: Collection[str]) -> pa.Table:
     if len(trial_ids) < _MANY and not is_file_of_rows(Location.of(storage)):
         # A trial's rows are in the file of its name, so no other file is opened or checked.
         return read_files([file_of(storage, trial_id) for trial_id in trial_ids])
-    table = read_folder(storage)
+    # Without measures, which a file of rows may have: other storages have no such columns.
+    table = read_folder(storage).select(SCHEMA.names)
     return table.filter(pc.is_in(table["trial_id"], value_set=pa.array(trial_ids, pa.string())))
 
 
@@ -92,7 +93,8 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     """Return the whole leaderboard, or the rows that match all ``filters``.
 
     Columns and dtypes are always the same, also with no rows: whole numbers are ``Int64`` and ``seen`` is ``boolean``,
-    so that a missing value does not change the type of its column.
+    so that a missing value does not change the type of its column. Only a file of rows may have more columns: those of
+    `mdssl.leaderboard.columns.MEASURES`.
 
     Args:
         storage: folder or bucket of results, which contains ``leaderboard``; or a Parquet file of rows, such as a copy

@@ -133,6 +133,22 @@ COLUMNS = (
 )
 """All columns, in the order of the files."""
 
+MEASURES = (
+    Column("similarity_within", _FLOAT, "mean cosine similarity between the means of different classes of the dataset"),
+    Column(
+        "similarity_across",
+        _FLOAT,
+        "the same between its classes and those of the other training domains, each domain counting the same",
+    ),
+    Column("alignment", _FLOAT, "squared distance between two views of an image, mean of the last tenth of training"),
+    Column("uniformity", _FLOAT, "log of the mean of exp(-2 squared distance) over pairs of test images"),
+    Column(
+        "neighbors_own", _FLOAT, "nearest training images that are of the dataset itself, if it is trained on: percent"
+    ),
+)
+"""Columns that `mdssl.tables.measures.add_measures` adds and that a file of rows may have. All are of projections
+scaled to length 1, but the neighbors, which are of encoder features."""
+
 SCHEMA = pa.schema([pa.field(column.name, column.type, nullable=not column.required) for column in COLUMNS])
 
 _EARLIER = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mdssl.config.trial import check_trial_id, is_trial_id
 from mdssl.errors import InputError
-from mdssl.leaderboard.columns import SCHEMA, SCHEMA_VERSION, as_now
+from mdssl.leaderboard.columns import MEASURES, SCHEMA, SCHEMA_VERSION, as_now
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import LEADERBOARD, TRIALS, rows_file_in
@@ -51,7 +52,8 @@ def read_files(files: Sequence[Location]) -> pa.Table:
 def read_file(file: Location) -> pa.Table:
     """Return all rows of ``file``, which holds those of any number of trials, as the compacted copy does.
 
-    They have no ``checkpoint``, because there are no encoders beside such a file.
+    They have no ``checkpoint``, because there are no encoders beside such a file. It may also have columns of
+    `MEASURES`, which are then the last.
 
     Raises:
         ValueError: as `read_files`; there is no such file, or it repeats a score.
@@ -59,7 +61,9 @@ def read_file(file: Location) -> pa.Table:
     table = _table_in(file)
     if table is None:
         raise InputError(f"leaderboard file {file} does not exist. Give a folder, a bucket or a Parquet file of rows.")
-    table = _checked(table, file)
+    measures = [column for column in MEASURES if column.name in table.column_names]
+    given = table.select([column.name for column in measures])
+    table = _checked(as_now(table.drop_columns(given.column_names)), file)
     scores = table.group_by(["trial_id", "eval_dataset", "features", "probe"]).aggregate([([], "count_all")])
     if repeated := [score for score in scores.to_pylist() if score["count_all"] > 1]:
         first = repeated[0]
@@ -69,6 +73,8 @@ def read_file(file: Location) -> pa.Table:
         )
     place = SCHEMA.get_field_index("checkpoint")
     table = table.set_column(place, SCHEMA.field(place), pa.nulls(len(table), SCHEMA.field(place).type))
+    for column in measures:
+        table = table.append_column(column.name, _cast(given[column.name], column.type, file))
     return table.replace_schema_metadata()
 
 
@@ -114,11 +120,14 @@ def _checked(table: pa.Table, file: Location) -> pa.Table:
     if table.column_names != SCHEMA.names:
         differing = sorted(set(SCHEMA.names) ^ set(table.column_names))
         raise _foreign(file, f"its columns differ ({', '.join(differing[:5]) or 'another order'})")
+    return _cast(table, SCHEMA, file)
+
+
+def _cast(values: Any, target: pa.Schema | pa.DataType, file: Location) -> Any:
     try:
-        table = table.cast(SCHEMA)
+        return values.cast(target)
     except (pa.ArrowException, ValueError) as error:
         raise _foreign(file, f"a column has another type ({error})") from error
-    return table
 
 
 def _of_its_trial(table: pa.Table, file: Location) -> pa.Table:

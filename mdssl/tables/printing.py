@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from mdssl.config.probe import ProbeConfig
@@ -16,7 +17,8 @@ from mdssl.leaderboard.names import matching_names, plain_name
 from mdssl.leaderboard.notes import with_notes
 from mdssl.storage.location import Location
 from mdssl.tables import render
-from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST, Condition, parse_condition
+from mdssl.tables.measures import NAMES, domains_compared, with_measures
+from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST, Condition, matching, parse_condition
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 from mdssl.tables.view import view
 from mdssl.terminal import Terminal, printable
@@ -125,6 +127,7 @@ def print_one_table(
     if not any(condition.name == "features" for condition in conditions) and "encoder" in set(rows["features"]):
         # Trials that failed before they were scored have no layer.
         conditions.append(Condition("features", "=", ("encoder", "null")))
+    rows = _measured(rows, storage, conditions, asked)
     table = view(rows, where=conditions, **asked)
     if output is None and name == "table":
         render.print_table(table, Terminal())
@@ -141,6 +144,18 @@ def print_one_table(
         return
     text = data.decode()
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+
+
+def _measured(
+    rows: pd.DataFrame, storage: str | Location, conditions: Sequence[Condition], asked: Mapping[str, Any]
+) -> pd.DataFrame:
+    """``rows`` with all measures, if a flag names one that they lack."""
+    named = {*asked.get("columns", ()), *(name.removesuffix(":desc") for name in asked.get("sort", ()))}
+    named |= {condition.name for condition in conditions}
+    if not named & set(NAMES) - set(rows):
+        return rows
+    kept = matching(rows, [condition for condition in conditions if condition.name == "train_mixture"])
+    return with_measures(rows, storage, domains_compared(kept))
 
 
 def _empty(storage: str | Location) -> str:

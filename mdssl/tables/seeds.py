@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mdssl.errors import InputError
+from mdssl.leaderboard.columns import MEASURES
 from mdssl.tables.compare import settings_apart
 from mdssl.tables.render import Measure
 from mdssl.tables.statistics import over_seeds as statistics
@@ -19,9 +20,9 @@ SCORES = (*OF_TEST, "val_top1", "val_knn_top1", "val_linear_top1")
 """In percent, and more is better."""
 MEASURED = (
     *SCORES, "top1_sd", "step", "train_seconds", "eval_seconds", "gpu_hours", "views_seen", "views_per_second",
-    "peak_memory_mb", "encoder_mb", "final_loss"
+    "peak_memory_mb", "encoder_mb", "final_loss", *(column.name for column in MEASURES)
 )  # fmt: skip
-"""Columns of results and costs. All others identify the row."""
+"""Columns of results, costs and measures. All others identify the row."""
 MEAN = "average"
 """The column beside the datasets: each trial's mean over them, as in the paper's tables 1, 4 and 5."""
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mdssl.errors import InputError, check_name
+from mdssl.leaderboard.columns import MEASURES
 from mdssl.leaderboard.notes import NOTE_COLUMNS
 from mdssl.tables.baseline import find_baselines
 from mdssl.tables.compare import counted_scores, latest_images, paired, settings_to_show, usual_order
@@ -27,6 +28,8 @@ _OF_DATASETS = ("seen", "num_classes", "num_train", "num_test", "eval_fingerprin
 _WAY = ("features", "probe")
 """The layer and probe of a score: means are over scores of the same."""
 _DESCENDING = ":desc"
+_BY_DATASET = {*SCORES, *(column.name for column in MEASURES)}
+"""Measured numbers that a trial has for each dataset."""
 
 
 def view(
@@ -190,7 +193,7 @@ def _with_means(
 
     Null where the trial lacks a score. What it cost to train is the same on all datasets.
     """
-    of_score = [name for name in numbers.columns if name.partition(" vs ")[0] in SCORES]
+    of_score = [name for name in numbers.columns if name.partition(" vs ")[0] in _BY_DATASET]
     by = ["trial_id", *_WAY]
     cells = {
         (trial_id, *way, name)
