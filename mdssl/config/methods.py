@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mdssl.config.encoders import RESNET_SETTINGS, TIMM_SETTINGS
+from mdssl.errors import check_name
 
 INITIAL_SETTINGS = ("method", "arch", *RESNET_SETTINGS, *TIMM_SETTINGS, "projection_dim", "seed")
 """Settings of an encoder before its first step. Nothing else can make two untrained encoders differ."""
@@ -72,8 +73,20 @@ class Method:
         return "weights" in self.settings
 
 
-METHODS = {
-    method.name: method
+NEWER = "A newer mdssl may have it: upgrade to read its trials."
+"""Hint on a name in a storage that this version does not know."""
+
+
+class _Methods(dict[str, Method]):
+    """Raises `InputError` for an unknown name, where a dict raises `KeyError`."""
+
+    def __missing__(self, name: str) -> Method:
+        check_name("method", name, self, NEWER)
+        raise AssertionError
+
+
+METHODS = _Methods(
+    (method.name, method)
     for method in (
         Method(
             name="random",
@@ -139,7 +152,7 @@ METHODS = {
             settings=CLUSTER_SETTINGS,
         ),
     )
-}
+)
 """By name, in the order of tables and legends."""
 
 UNTRAINED = tuple(name for name, method in METHODS.items() if not method.trains)

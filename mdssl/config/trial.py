@@ -17,7 +17,7 @@ from typing import Any, Literal
 from mdssl.config.clustering import ClusterSettings
 from mdssl.config.encoders import RESNET_SETTINGS, TIMM_SETTINGS, check_arch, check_input, is_timm
 from mdssl.config.field_types import check_lambda1, check_mixture, check_schedule, check_types, current_name
-from mdssl.config.methods import METHODS
+from mdssl.config.methods import METHODS, NEWER
 from mdssl.errors import InputError, check_name, check_number
 
 Stem = Literal["imagenet", "cifar"]
@@ -208,7 +208,8 @@ class TrialConfig(Recipe, ClusterSettings):
         """
         values = {current_name(key): value for key, value in values.items()}
         for key in values:
-            check_name("config key", key, [field.name for field in fields(cls)])
+            check_name("config key", key, [field.name for field in fields(cls)], NEWER)
+        check_name("method", values.get("method", cls.method), METHODS, NEWER)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -52,6 +52,15 @@ def test_a_gallery_keeps_settings_apart_and_says_which(board):
     assert "group 2 of 2" in entries[1].caption
 
 
+def test_trials_of_a_method_that_this_version_does_not_know_leave_other_figures_to_draw(board):
+    of_newer = board[board["method"] == "mdssl-robust"].assign(method="mdssl-newer")
+    of_newer["trial_id"] = "f" + of_newer["trial_id"].str[1:]
+    found = figures.gallery(pd.concat([board, of_newer]))
+    assert "lambda-curves" in {entry.figure for entry in found.entries}
+    assert "unknown method 'mdssl-newer'" in found.absent["cost-against-score"]
+    assert "A newer mdssl may have it: upgrade" in found.absent["cost-against-score"]
+
+
 def test_an_empty_leaderboard_gives_reasons_for_all(storage):
     found = figures.gallery(leaderboard.read(storage), storage)
     assert not found.entries and set(found.absent) == set(KINDS)
