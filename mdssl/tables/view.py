@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from mdssl.errors import InputError, check_name
+from mdssl.errors import InputError, check_name, some_of
 from mdssl.leaderboard.notes import NOTE_COLUMNS
-from mdssl.tables.baseline import find_baselines
+from mdssl.tables.baseline import only_baselines, possible_baselines
 from mdssl.tables.compare import counted_scores, latest_images, paired, settings_to_show, usual_order
 from mdssl.tables.pareto import on_front
 from mdssl.tables.render import SIGNIFICANT, Measure, Table
@@ -27,6 +27,8 @@ _OF_DATASETS = ("seen", "num_classes", "num_train", "num_test", "eval_fingerprin
 _WAY = ("features", "probe")
 """The layer and probe of a score: means are over scores of the same."""
 _DESCENDING = ":desc"
+_SEEDS_NAMED = 3
+"""Seeds left out of the pairs that a note names."""
 
 
 def view(
@@ -85,7 +87,8 @@ def view(
     if (pivot or over_seeds or baseline) and "status" not in named:
         board = _finished(board, notes)
     kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
-    baseline_of = find_baselines(kept, board, baseline) if baseline else {}
+    possible = possible_baselines(kept, board, baseline) if baseline else {}
+    baseline_of = only_baselines(possible)
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
     averaged = _averaged(kept, board, baseline_of, notes) if pivot == "eval_dataset" else {}
     if pareto:
@@ -99,6 +102,8 @@ def view(
         numbers = numbers.join(differences.add_suffix(f" vs {label}"))
         if label == "baseline":
             notes.append(f"the baseline is {' '.join(baseline)}")
+        if over_seeds:
+            notes += _unpaired(kept[kept[values].notna().any(axis=1) & differences.isna().all(axis=1)], possible)
     if averaged:
         kept, numbers = _with_means(kept, numbers, averaged)
     kept = kept.loc[usual_order(kept, [name for name in keys if name != "trial_id"])]
@@ -181,6 +186,29 @@ def _averaged(
         if (counted.sum(axis=1) > 1).any():
             found[way] = counted
     return found
+
+
+def _unpaired(rows: pd.DataFrame, possible: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return notes on the seeds of ``rows``, which have scores and no difference, that the pairs leave out.
+
+    Args:
+        possible: see `mdssl.tables.baseline.possible_baselines`.
+    """
+    left_out: dict[str, dict[str, str]] = {}
+    for row in rows[["trial_id", "method", "seed", "eval_dataset"]].itertuples():
+        trial_id = str(row.trial_id)
+        found = possible.get(trial_id, ())
+        if list(found) == [trial_id]:
+            continue
+        how_many = "several baselines have" if found else "no baseline has"
+        why = f"the baseline has no score on {row.eval_dataset}"
+        why = why if len(found) == 1 else f"{how_many} the same seed and settings"
+        left_out.setdefault(why, {})[trial_id] = f"{row.method} seed {row.seed} ({trial_id})"
+    return [
+        f"{len(trials)} seed{'s' if len(trials) > 1 else ''} left out of the pairs, because {why}: "
+        + some_of(trials.values(), _SEEDS_NAMED)
+        for why, trials in left_out.items()
+    ]
 
 
 def _with_means(

@@ -11,6 +11,7 @@ from factories import UNTRAINED, row
 from mdssl.leaderboard.columns import SCHEMA
 from mdssl.tables.baseline import find_baselines
 from mdssl.tables.compare import paired
+from mdssl.tables.select import Condition
 from mdssl.tables.statistics import over_seeds, p_values
 from mdssl.tables.view import view
 
@@ -113,6 +114,31 @@ def test_means_and_intervals_are_those_of_a_paired_test():
     assert shown.loc["mdssl", "top1_vs_simclr_p"] == pytest.approx(test.pvalue)
     assert shown.loc["mdssl", "top1_vs_simclr_pairs"] == 5
     assert shown.loc["mdssl", "top1_sd"] == pytest.approx(np.std(scores["mdssl"], ddof=1))
+
+
+def test_a_note_names_the_seeds_that_the_pairs_leave_out_and_why():
+    simclr = [SIMCLR | {"seed": seed, "temperature": 0.1} for seed in range(4)]
+    others = [own | {"seed": seed, "temperature": 0.1} for seed in range(5) for own in (MDSSL[0], UNTRAINED)]
+    # By two baselines of seed 0 an untrained encoder has none.
+    df = board([*simclr, *others, SIMCLR | {"seed": 0, "temperature": 0.5}])
+    df = df[~((df["method"] == "simclr") & (df["seed"] == 3) & (df["eval_dataset"] == "svhn"))]
+    where = [Condition("temperature", "!=", ("0.5",))]
+    found = view(df, where=where, over_seeds=True, baseline=("simclr",))
+    assert found.frame.set_index("method")["svhn_vs_simclr_pairs"].to_dict() == {"simclr": 0, "mdssl": 3, "random": 2}
+    assert found.frame.set_index("method")["cifar10_vs_simclr_pairs"].to_dict() == {
+        "simclr": 0,
+        "mdssl": 4,
+        "random": 3,
+    }
+    of = df.drop_duplicates("trial_id").set_index(["method", "seed"])["trial_id"]
+    mdssl, random = ([f"{name} seed {seed} ({of[name, seed]})" for seed in range(5)] for name in ("mdssl", "random"))
+    assert {note for note in found.notes if "left out of the pairs" in note} == {
+        f"2 seeds left out of the pairs, because no baseline has the same seed and settings: {mdssl[4]}, {random[4]}",
+        f"1 seed left out of the pairs, because several baselines have the same seed and settings: {random[0]}",
+        f"2 seeds left out of the pairs, because the baseline has no score on svhn: {mdssl[3]}, {random[3]}",
+    }
+    complete = view(df[df["seed"].between(1, 2)], over_seeds=True, baseline=("simclr",))
+    assert not any("left out" in note for note in complete.notes)
 
 
 def test_p_values_reject_what_holms_procedure_rejects():
