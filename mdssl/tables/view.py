@@ -64,6 +64,12 @@ def view(
     pivot = "eval_dataset" if not columns and not pivot else pivot
     if "all" in columns and len(set(columns)) > 1:
         raise InputError(f"columns are {' '.join(columns)}; 'all' cannot be combined with other columns.")
+    if "all" in columns and (over_seeds or pivot):
+        flag = "--over-seeds" if over_seeds else "--pivot"
+        raise InputError(
+            f"columns are 'all', which cannot be combined with {flag}. Name the columns, such as method top1, "
+            f"or leave out {flag}."
+        )
     if "all" in columns:
         columns = list(rows.columns.drop("config_json"))
     columns = tuple(dict.fromkeys(columns))

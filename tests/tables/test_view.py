@@ -246,6 +246,8 @@ def test_mixtures_and_untrained_encoders_stand_in_one_table(storage):
     [
         ({"columns": ("metod", "top1")}, "unknown leaderboard column 'metod'.*Did you mean 'method'"),
         ({"columns": ("all", "top1")}, "columns are all top1; 'all' cannot be combined"),
+        ({"columns": ("all",), "over_seeds": True}, "columns are 'all', which cannot be combined with --over-seeds"),
+        ({"columns": ("all",), "pivot": "lambda2"}, "columns are 'all', which cannot be combined with --pivot"),
         ({"pivot": "top1"}, "pivot is 'top1', which is a measured number"),
         ({"pivot": "lambda2", "columns": ("lambda2", "top1")}, "'lambda2' is both a column and the pivot"),
         ({"pivot": "lambda2", "columns": ("method",)}, "pivot: the columns have no measured number"),
