@@ -280,6 +280,13 @@ def test_the_eta_counts_the_evaluation_of_what_trains_and_what_is_being_evaluate
     assert said().endswith("1 training, 1 evaluating, 1 finished; ETA 5m00s for running trials")
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [((90.0, 60.0), 150.0), ((90.0, None), 90.0), ((None, None), None)])
+def test_the_time_of_evaluation_is_that_of_the_scores_that_have_one(storage, seconds, expected):
+    rows = [finished_score(config(), name) | {"eval_seconds": each} for name, each in zip("ab", seconds, strict=True)]
+    write_rows(storage, config().trial_id, rows)
+    assert [trial.eval_seconds for trial in trial_statuses(storage)] == [expected]
+
+
 def test_trials_without_rows_are_described_and_folders_of_others_left_out(storage):
     trials = [config(lambda2=weight) for weight in (0.0, 0.1)]
     begin(storage, trials[0], step=40)
