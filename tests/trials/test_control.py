@@ -349,6 +349,7 @@ def test_a_bar_on_standard_error_shows_the_progress_with_20_trials_or_more(stora
     assert run("delete", *trial_ids, "--storage", storage, "--yes") == 0
     said = capsys.readouterr()
     assert ("deleting" in said.err) == (count == 20)
+    assert said.err.endswith("\x1b[2K") == (count == 20), "the bar is erased at the end"
     assert "deleting" not in said.out and not files(storage)
 
 
