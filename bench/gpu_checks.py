@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from step import Ours, steps_without_waiting
+from step import steps_without_waiting
 from torch.nn import functional as F
+from training_steps import Ours
 
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig

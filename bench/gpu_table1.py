@@ -6,7 +6,7 @@ import time
 from dataclasses import fields
 
 from harness import timed
-from step import Ours, config_of
+from training_steps import Ours, config_of
 
 from mdssl.config.presets import PRESETS
 from mdssl.config.probe import ProbeConfig

@@ -6,7 +6,8 @@ import torch
 from counting import Limits, count, floor_of, floor_seconds, kernels, limits_of, median_seconds
 from harness import timed
 from probe import features
-from step import Ours, config_of, parts_of_a_step
+from step import parts_of_a_step
+from training_steps import Ours, config_of
 
 from mdssl.data.mixture import Mixture
 from mdssl.device import multiplies_bf16

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import Report, arguments, assert_close, extra_memory, take_turns
-from step import Ours, config_of
+from training_steps import Ours, config_of
 
 from mdssl.data.host_images import HostImages
 from mdssl.data.mixture import Mixture

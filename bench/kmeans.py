@@ -77,7 +77,7 @@ def check_agreement(x: torch.Tensor) -> None:
 
 def share_of_a_run(report: Report, device: str) -> None:
     """What a clustering costs beside the 2,400 steps of the paper's schedule, at a scale that this device can time."""
-    from step import Ours, config_of
+    from training_steps import Ours, config_of
 
     config = config_of("paper" if device == "cuda" else "quick")
     step = Ours(config, device)

@@ -30,12 +30,10 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
 import s3_server
-import safetensors.torch
-import torch
 from factories import prepare_tiny
 from processes import ours
+from same_results import as_folder, compare
 from work_log import VARIABLE, check_work
 
 from mdssl.pretrain.checkpoint import latest_step
@@ -59,7 +57,6 @@ METHODS = {
 """By --method: the script, and what makes it the smallest sweep."""
 TRAINED = {"mdssl": 3, "clustered": 4}
 """Trials that have steps."""
-SEEN = ("representations/*", "neighbors.*")
 IDLES = """
 import ray, sys
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
@@ -190,35 +187,6 @@ def kill(due: Kill, sweep: Sweep, cluster, token: str) -> list[str]:
     return said
 
 
-def compare(disturbed: Path, straight: Path, iterations: int) -> None:
-    """Assert that both storages hold the same, and the disturbed one nothing that a killed process left."""
-    boards = [pd.read_parquet(storage / "leaderboard") for storage in (disturbed, straight)]
-    identity = ["trial_id", "eval_dataset", "features", "probe"]
-    scores = [*identity, "status", "top1", "top5", "knn_top1", "final_loss", "views_seen"]
-    first, second = (board[scores].sort_values(identity).reset_index(drop=True) for board in boards)
-    pd.testing.assert_frame_equal(first, second, check_exact=True)
-    assert set(first["status"]) == {"finished"}
-    assert not first.duplicated(identity).any(), "a row twice"
-    for trial in straight.glob("trials/*"):
-        same = disturbed / "trials" / trial.name
-        weights = [safetensors.torch.load_file(folder / "encoder.safetensors") for folder in (same, trial)]
-        assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items()), trial.name
-        losses = [pd.read_parquet(folder / "metrics.parquet") for folder in (same, trial)]
-        if not losses[1].empty:
-            assert list(losses[0]["step"]) == list(range(2, iterations + 1, 2)), "every step once"
-            losses = [frame.drop(columns="views_per_second") for frame in losses]
-            pd.testing.assert_frame_equal(*losses, check_exact=True)
-        seen = [
-            {str(file.relative_to(folder)): file.read_bytes() for kind in SEEN for file in folder.glob(kind)}
-            for folder in (same, trial)
-        ]
-        assert len(seen[1]) == 4, "representations of two datasets, and a sheet with its numbers"
-        assert seen[0] == seen[1], trial.name
-    left = [file for file in disturbed.rglob("*") if re.match(r"\..*\.tmp$|claim", file.name)]
-    left += disturbed.glob(".ray/*")
-    assert not left, f"left over: {left}"
-
-
 @contextlib.contextmanager
 def storage(kind: str, folder: Path):
     """Where a disturbed sweep writes, a folder or a bucket."""
@@ -239,16 +207,6 @@ def another_ray():
         assert any("runs" in line for line in ray.stdout)
         yield
         ray.stdin.close()
-
-
-def as_folder(place: Location, folder: Path) -> Path:
-    """The storage as a local folder: itself, or a copy of a bucket."""
-    if place.is_local:
-        return Path(place.path)
-    from pyarrow.fs import LocalFileSystem, copy_files
-
-    copy_files(place.path, str(folder), source_filesystem=place.filesystem, destination_filesystem=LocalFileSystem())
-    return folder
 
 
 def main() -> None:

@@ -6,8 +6,9 @@ import shutil
 
 import pandas as pd
 import pytest
-from chaos import KINDS, compare, plan
+from chaos import KINDS, plan
 from factories import Killed
+from same_results import compare
 from work_log import VARIABLE, check_work, watch
 
 from mdssl.config.run import RunSettings

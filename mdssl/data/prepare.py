@@ -122,15 +122,18 @@ def prepare(
                 nonlocal done, is_resumed
                 task = bar.add_task(f"{name} {part_name}", total=len(part))
                 for chunk in convert_part(part, size, resize_filter, workers, bits, kept):
-                    if chunk.is_new and is_resumed:
-                        if progress:
-                            print(f"{name}: continues at image {done + 1:,} of {total:,}", file=sys.stderr)
-                        # The rate is that of decoding.
-                        bar.reset(task, completed=int(bar.tasks[task].completed))
+                    if chunk.is_new and is_resumed and progress:
+                        print(f"{name}: continues at image {done + 1:,} of {total:,}", file=sys.stderr)
                     is_resumed = not chunk.is_new
                     yield chunk
-                    done += len(chunk.images) + len(chunk.errors)
-                    bar.advance(task, len(chunk.images) + len(chunk.errors))
+                    count = len(chunk.images) + len(chunk.errors)
+                    done += count
+                    if chunk.is_new:
+                        bar.advance(task, count)
+                    else:
+                        # No sample for the rate and the remaining time, which are those of decoding.
+                        bar.tasks[task].completed += count
+                        bar.update(task)
 
             written = write_arrays(folder, parts, len(classes), size, decode)
             _handle_damaged(name, written.damaged, source, skip_damaged)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from mdssl.errors import InputError
 from mdssl.figures.scores import SettingsGroup, settings_groups
 from mdssl.figures.style import Figure
+from mdssl.leaderboard.files import is_file_of_rows
 from mdssl.storage.location import Location
 
 Storage = str | Location | None
@@ -70,6 +72,26 @@ class Gallery:
 
     entries: list[Entry] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
+
+
+def with_trials(storage: Storage, what: str) -> Location:
+    """Return ``storage`` if it can hold the files of trials.
+
+    Args:
+        what: the content of the files that a figure needs, in the plural, for the message.
+
+    Raises:
+        ValueError: there is no storage, or it is a Parquet file of rows.
+    """
+    if storage is None:
+        raise InputError(f"{what} of trials need a storage; call gallery(board, storage).")
+    storage = Location.of(storage)
+    if is_file_of_rows(storage):
+        raise InputError(
+            f"{what} of trials are not in a file of rows such as {storage.name}: give the folder or bucket of the "
+            "results with --storage."
+        )
+    return storage
 
 
 def file_name(*parts: str) -> str:

@@ -15,7 +15,7 @@ from matplotlib.collections import PathCollection
 
 from mdssl.errors import InputError
 from mdssl.figures import lambdas, style
-from mdssl.figures.kind import FigureKind, Storage, Words
+from mdssl.figures.kind import FigureKind, Storage, Words, with_trials
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.style import METHODS
 from mdssl.leaderboard.names import plain_name
@@ -266,14 +266,13 @@ def _read(storage: Storage, trials: Mapping[str, str], mixture: str) -> dict[str
     Args:
         trials: trial ids by panel title.
     """
-    if storage is None:
-        raise InputError("representations of trials need a storage; call gallery(board, storage).")
+    files = with_trials(storage, "representations")
     from mdssl.evaluate import representations
 
     domains = {plain_name(domain): domain for domain in mixture.split("+")}
     panels = {}
     for title, trial_id in trials.items():
-        found = representations.of_trial(storage, trial_id, list(domains))
+        found = representations.of_trial(files, trial_id, list(domains))
         if len(found) == len(domains):
             panels[title] = {domains[name]: kept for name, kept in found.items()}
     if not panels:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mdssl.errors import InputError
 from mdssl.figures import style
-from mdssl.figures.kind import FigureKind, Storage, Words, file_name
+from mdssl.figures.kind import FigureKind, Storage, Words, file_name, with_trials
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.searches import each_sweep
 from mdssl.storage.location import Location
@@ -38,14 +38,13 @@ class Rungs(NamedTuple):
 
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words]]:
-    if storage is None:
-        raise InputError("metrics of trials need a storage; call gallery(board, storage).")
+    files = with_trials(storage, "metrics")
     rows = group.every_row
     rows = rows[rows["iterations"] > 0]
     ranked = best_by_validation(rows)
     status = dict(zip(ranked["trial_id"], ranked["status"], strict=True))
     shown = style.evenly(sorted(status), MOST_TRIALS)
-    read = in_threads(lambda trial_id: _metrics(trial_dir_in(storage, trial_id)), shown)
+    read = in_threads(lambda trial_id: _metrics(trial_dir_in(files, trial_id)), shown)
     curves = {trial_id: own for trial_id, own in zip(shown, read, strict=True) if len(own)}
     if len(curves) < 2:
         raise InputError(

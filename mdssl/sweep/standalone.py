@@ -78,7 +78,6 @@ def probe_standalone(
         evaluate, note = labelled_domains(data, config.domains)
         if note:
             print(note)
-        folder = ensure_local(data, evaluate, progress=True)
     rows = read_rows(results, trial_id)
     artifacts = TrialArtifacts(trial_dir, config, model, data=data, device=device)
     if probe.probe == "finetune":

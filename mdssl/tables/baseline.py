@@ -6,7 +6,7 @@ difference has less noise than their scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from string import hexdigits
 
 import numpy as np
@@ -42,6 +42,21 @@ def find_baselines(
     Raises:
         ValueError: see ``strict``.
     """
+    return only_baselines(possible_baselines(rows, board, wanted, strict=strict))
+
+
+def only_baselines(possible: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return those of `possible_baselines` that are the only one of their trial."""
+    return {trial_id: found[0] for trial_id, found in possible.items() if len(found) == 1}
+
+
+def possible_baselines(
+    rows: pd.DataFrame, board: pd.DataFrame, wanted: Sequence[str] = ("simclr",), *, strict: bool = True
+) -> dict[str, list[str]]:
+    """Return the ids of all trials that can be the baseline of each trial of ``rows``: see `find_baselines`.
+
+    Trials without one have an empty list, or are missing if no trial is ``wanted``.
+    """
     scored = board[board["eval_dataset"].notna() & (board["status"] != "stopped")]
     trials = scored.drop_duplicates("trial_id").set_index("trial_id")
     if not strict and wanted[0] not in set(trials["method"]):
@@ -50,7 +65,7 @@ def find_baselines(
     names = settings_of(board) + [name for name in ("init_fingerprint",) if name in board]
     candidates, compared = _candidates(trials, names, wanted)
     own = rows.drop_duplicates("trial_id").set_index("trial_id")
-    return _partners(own[names], trials.loc[candidates, names], compared, " ".join(wanted), strict)
+    return _matches(own[names], trials.loc[candidates, names], compared, " ".join(wanted), strict)
 
 
 def _candidates(trials: pd.DataFrame, names: list[str], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -77,22 +92,21 @@ def _condition(word: str, trials: pd.DataFrame) -> Condition:
     return Condition("method", "=", (word,))
 
 
-def _partners(
+def _matches(
     own: pd.DataFrame, baselines: pd.DataFrame, compared: Sequence[str], label: str, strict: bool
-) -> dict[str, str]:
-    """Return the trial ids of baselines by trial id."""
+) -> dict[str, list[str]]:
+    """Return the trial ids of possible baselines by trial id."""
     codes, theirs = _codes(own, baselines, compared)
     different, which = np.unique(codes, axis=0, return_inverse=True)
     untrained = (own["train_mixture"] == "").to_numpy()
-    partner_of = []
+    matches = []
     for number, settings in enumerate(different):
         agree = ((theirs == settings) | (theirs < 0) | (settings < 0)).all(axis=1)
         found = baselines.index[agree]
         if strict and len(found) > 1 and not untrained[which == number].all():
             raise InputError(_ambiguous(baselines.loc[found], own.index[which == number][0], label))
-        partner_of.append(found[0] if len(found) == 1 else None)
-    pairs = zip(own.index, which, strict=True)
-    return {trial_id: partner_of[number] for trial_id, number in pairs if partner_of[number] is not None}
+        matches.append(list(found))
+    return {trial_id: matches[number] for trial_id, number in zip(own.index, which, strict=True)}
 
 
 def _codes(own: pd.DataFrame, baselines: pd.DataFrame, compared: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:

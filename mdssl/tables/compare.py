@@ -6,7 +6,8 @@ Tables, figures, the report and the comparison with the paper take their differe
 - Only seeds are averaged. Rows that differ in any other setting are not (`settings_apart`, `pivot`).
 - Where a dataset was prepared again between scores, only those on its latest images count (`latest_images`).
 - A difference to the baseline of the same settings (`mdssl.tables.baseline.find_baselines`) is taken for each dataset
-  and seed first (`paired`). Then differences are averaged. Numbers are rounded once, where they are printed.
+  and seed first (`paired`). Then differences are averaged. Numbers are rounded once, where they are printed. A
+  baseline has no difference to itself.
 - Means over datasets are over those that the trials of one mixture have in common (`counted_scores`).
 """
 
@@ -238,12 +239,13 @@ def paired(
         values: columns with numbers.
 
     Returns:
-        (len(rows), len(values)) DataFrame with the index of ``rows``. Null where there is no baseline, or no such score
-        of one of the two.
+        (len(rows), len(values)) DataFrame with the index of ``rows``. Null where there is no baseline, the trial is its
+        own baseline, or there is no such score of one of the two.
     """
     values, score = list(values), list(SCORE)
     scored = board[board["eval_dataset"].notna()]
     # The type is set, because it would differ if no row had a baseline.
-    keys = rows[score].assign(trial_id=rows["trial_id"].map(dict(baseline_of)).astype(rows["trial_id"].dtype))
+    partner = rows["trial_id"].map(dict(baseline_of)).astype(rows["trial_id"].dtype)
+    keys = rows[score].assign(trial_id=partner.mask(partner == rows["trial_id"]))
     found = keys.merge(scored[["trial_id", *score, *values]], how="left", on=["trial_id", *score])
     return rows[values].astype(float) - found[values].astype(float).set_axis(rows.index)

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from mdssl.errors import InputError, check_name
+from mdssl.errors import InputError, check_name, some_of
 from mdssl.leaderboard.columns import MEASURES
 from mdssl.leaderboard.notes import NOTE_COLUMNS
-from mdssl.tables.baseline import find_baselines
+from mdssl.tables.baseline import only_baselines, possible_baselines
 from mdssl.tables.compare import counted_scores, latest_images, paired, settings_to_show, usual_order
 from mdssl.tables.pareto import on_front
 from mdssl.tables.render import SIGNIFICANT, Measure, Table
@@ -30,6 +30,8 @@ _WAY = ("features", "probe")
 _DESCENDING = ":desc"
 _BY_DATASET = {*SCORES, *(column.name for column in MEASURES)}
 """Measured numbers that a trial has for each dataset."""
+_SEEDS_NAMED = 3
+"""Seeds left out of the pairs that a note names."""
 
 
 def view(
@@ -65,6 +67,12 @@ def view(
     pivot = "eval_dataset" if not columns and not pivot else pivot
     if "all" in columns and len(set(columns)) > 1:
         raise InputError(f"columns are {' '.join(columns)}; 'all' cannot be combined with other columns.")
+    if "all" in columns and (over_seeds or pivot):
+        flag = "--over-seeds" if over_seeds else "--pivot"
+        raise InputError(
+            f"columns are 'all', which cannot be combined with {flag}. Name the columns, such as method top1, "
+            f"or leave out {flag}."
+        )
     if "all" in columns:
         columns = list(rows.columns.drop("config_json"))
     columns = tuple(dict.fromkeys(columns))
@@ -88,7 +96,8 @@ def view(
     if (pivot or over_seeds or baseline) and "status" not in named:
         board = _finished(board, notes)
     kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
-    baseline_of = find_baselines(kept, board, baseline) if baseline else {}
+    possible = possible_baselines(kept, board, baseline) if baseline else {}
+    baseline_of = only_baselines(possible)
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
     averaged = _averaged(kept, board, baseline_of, notes) if pivot == "eval_dataset" else {}
     if pareto:
@@ -102,6 +111,8 @@ def view(
         numbers = numbers.join(differences.add_suffix(f" vs {label}"))
         if label == "baseline":
             notes.append(f"the baseline is {' '.join(baseline)}")
+        if over_seeds:
+            notes += _unpaired(kept[kept[values].notna().any(axis=1) & differences.isna().all(axis=1)], possible)
     if averaged:
         kept, numbers = _with_means(kept, numbers, averaged)
     kept = kept.loc[usual_order(kept, [name for name in keys if name != "trial_id"])]
@@ -184,6 +195,29 @@ def _averaged(
         if (counted.sum(axis=1) > 1).any():
             found[way] = counted
     return found
+
+
+def _unpaired(rows: pd.DataFrame, possible: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return notes on the seeds of ``rows``, which have scores and no difference, that the pairs leave out.
+
+    Args:
+        possible: see `mdssl.tables.baseline.possible_baselines`.
+    """
+    left_out: dict[str, dict[str, str]] = {}
+    for row in rows[["trial_id", "method", "seed", "eval_dataset"]].itertuples():
+        trial_id = str(row.trial_id)
+        found = possible.get(trial_id, ())
+        if list(found) == [trial_id]:
+            continue
+        how_many = "several baselines have" if found else "no baseline has"
+        why = f"the baseline has no score on {row.eval_dataset}"
+        why = why if len(found) == 1 else f"{how_many} the same seed and settings"
+        left_out.setdefault(why, {})[trial_id] = f"{row.method} seed {row.seed} ({trial_id})"
+    return [
+        f"{len(trials)} seed{'s' if len(trials) > 1 else ''} left out of the pairs, because {why}: "
+        + some_of(trials.values(), _SEEDS_NAMED)
+        for why, trials in left_out.items()
+    ]
 
 
 def _with_means(

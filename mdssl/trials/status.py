@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from mdssl.config.trial import TrialConfig
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.files import results_in, trial_ids
 from mdssl.leaderboard.names import mixture_of
@@ -25,7 +25,7 @@ from mdssl.storage import trial_log
 from mdssl.storage.claim import DEAD_SECONDS, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
-from mdssl.storage.trial_dir import stopped_early, trial_dir_in
+from mdssl.storage.trial_dir import stop_request, stopped_early, trial_dir_in
 from mdssl.tables.terminal_table import TextColumn, TextTable
 from mdssl.terminal import Terminal
 from mdssl.trials.describe import State, duration, labels
@@ -44,8 +44,8 @@ class TrialStatus:
 
     Attributes:
         config: what it is.
-        state: ``failed``, ``stopped`` (no living process works on it; its sweep resumes it when started again, unless
-            it was stopped early, for its validation scores), ``training``, ``evaluating`` (its encoder is trained and
+        state: ``failed``, ``stopped`` (no living process works on it: it was interrupted, and its sweep resumes it when
+            started again, or ``stopped_early`` is not empty), ``training``, ``evaluating`` (its encoder is trained and
             being scored) or ``finished`` (it has its scores). Trials that were not started are not listed.
         mixture: its domains as tables show them, with what sets them apart from the published datasets.
         step: steps done at the last checkpoint.
@@ -54,7 +54,7 @@ class TrialStatus:
         eval_seconds: how long the scores of a finished trial took together; None of others, and if it is not known.
         seconds_ago: since its last update, by this machine's clock; None of a finished trial.
         error: why it failed, its first line.
-        stopped_early: where that happened, in words; empty of any other trial.
+        stopped_early: where a scheduler or `mdssl stop` ended it, in words; empty of any other trial.
         holder: the process that has it, as host:pid and sweep; for a nested trial, the one that started its workers.
         lost: why the process that has it no longer works on it: ``died``, or ``has not responded for 10m00s`` (it did
             not renew its claim, by this machine's clock); empty while it lives.
@@ -109,8 +109,7 @@ def trial_statuses(storage: str | Location) -> list[TrialStatus]:
 
 
 def print_status(storage: str | Location, console: Console | None = None) -> None:
-    """Print how many trials are in which state, a line for each that is not finished, where they are, and the error of
-    each failed trial.
+    """Print how many trials are in which state, a line for each that is not finished, and why they failed or stopped.
 
     Raises:
         ValueError: as `trial_statuses`.
@@ -139,11 +138,11 @@ def print_status(storage: str | Location, console: Console | None = None) -> Non
     columns = [TextColumn(name, cells, right=name in numbers) for name, cells in (texts | numbers).items()]
     console.print(TextTable(columns), crop=False)
     lines = [f"{trial.config.trial_id} {where}" for trial in shown if (where := _where(trial))]
-    for trial in shown:
-        if trial.error:
-            log = f"; log: {trial.log}" if trial.log else ""
-            lines.append(f"{trial.config.trial_id} failed: {trial.error}{log}")
+    failed = [trial for trial in shown if trial.error]
+    lines += [f"{trial.config.trial_id} failed: {trial.error}{trial.log and f'; log: {trial.log}'}" for trial in failed]
     lines += [trial.stopped_early for trial in shown if trial.stopped_early]
+    left = [trial.config.trial_id for trial in shown if trial.state == "stopped" and not trial.stopped_early]
+    lines += [f"interrupted, and resumed by the same command: {some_of(left, 8)}"] if left else []
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 
@@ -237,6 +236,8 @@ def trial_status(storage: Location, trial_id: str, rows: pd.DataFrame | None = N
     if ended.get("status") == "failed":
         error = error or _first_line(ended["error"])
     early = stopped_early(trial_id, ended) if ended.get("status") == "stopped" else ""
+    if early and stop_request(folder).name in written:
+        early += f" by `mdssl stop`; after `mdssl retry {trial_id}` the same command trains it further"
     if "variants" in ended:
         mixture = mixture or mixture_of(config.train_mixture, ended["variants"])
     state: State = "stopped"

@@ -1,5 +1,6 @@
 """Preparing after an interruption: nothing is decoded twice, and the bytes are those of an undisturbed run."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from rich.progress import Progress
 
 from mdssl.cli.main import main
 from mdssl.data import decode, estimate
@@ -103,6 +105,39 @@ def test_the_number_of_the_image_is_said(run, tmp_path, capsys):
     run(until=100)
     run(progress=True)
     assert "toy: continues at image 65 of 321\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("until", [100, 230])
+def test_the_rate_and_the_remaining_time_are_those_of_decoding(run, decoded, monkeypatch, until):
+    run(until=until)
+    calls, bars = itertools.count(), []
+
+    def clock() -> float:
+        """A second for each image that is decoded, and nearly none for one that is taken over."""
+        return len(decoded.names) + 1e-6 * next(calls)
+
+    class Recorded(Progress):
+        """With the rates after each change, by task."""
+
+        def update(self, task_id, **changes):
+            super().update(task_id, **changes)
+            rates.append(self.tasks[task_id].finished_speed or self.tasks[task_id].speed)
+
+        def advance(self, task_id, advance=1):
+            super().advance(task_id, advance)
+            rates.append(self.tasks[task_id].finished_speed or self.tasks[task_id].speed)
+
+    rates: list[float | None] = []
+
+    def image_progress(shown: bool) -> Progress:
+        bars.append(Recorded(get_time=clock, disable=True, speed_estimate_period=1e9))
+        return bars[0]
+
+    monkeypatch.setattr("mdssl.data.prepare.image_progress", image_progress)
+    run()
+    (bar,) = bars
+    assert [(task.completed, task.finished) for task in bar.tasks] == [(201, True), (40, True), (80, True)]
+    assert {round(rate, 3) for rate in rates if rate is not None} == {1.0}, rates
 
 
 def test_the_end_is_continued_too(run, expected, tmp_path, monkeypatch):

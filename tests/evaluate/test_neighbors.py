@@ -88,6 +88,12 @@ def test_the_british_spelling_is_an_alias(data, storage, trial_id, tmp_path, cap
     assert "of 3 neighbors are from left" in capsys.readouterr().out
 
 
+def test_four_images_of_a_split_are_shown_where_none_is_named(data, storage, trial_id, tmp_path, capsys):
+    flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
+    run("neighbors", "left:test", *flags, "--among", "left")
+    assert capsys.readouterr().out.count("nearest first") == 4
+
+
 def test_a_training_image_is_not_its_own_neighbor(data, storage, trial_id, tmp_path, capsys):
     flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
     run("neighbors", "left:train:3", *flags, "--among", "left")
@@ -175,6 +181,23 @@ def test_names_cannot_write_on_a_terminal_or_a_sheet(data, storage, trial_id, tm
         return neighbor_sheet([match], [name], title="", subtitle="").tobytes()
 
     assert sheet(ESCAPE) == sheet("\\x1b[2J")
+
+
+def test_a_thumbnail_has_a_frame_in_the_color_of_its_domain():
+    images = [np.full((16, 16, 3), color, dtype=np.uint8) for color in ((255, 0, 255), (0, 255, 0))]
+    query, neighbor = Picture("a.png", "", -1, "", images[0]), Picture("left", "train", 0, "", images[1])
+    sheet = np.asarray(neighbor_sheet([Match(query, (neighbor,), (0.5,))], ["left"], title="", subtitle=""))
+    for image, frame in zip(images, ((0xC8, 0xC8, 0xC8), (0x00, 0x72, 0xB2)), strict=True):
+        rows, columns = np.nonzero((sheet == image[0, 0]).all(axis=2))
+        top, left, bottom, right = rows.min(), columns.min(), rows.max(), columns.max()
+        for distance, is_framed in ((1, True), (4, True), (5, False)):
+            around = [
+                (top - distance, left),
+                (top, left - distance),
+                (bottom + distance, right),
+                (bottom, right + distance),
+            ]
+            assert [(sheet[place] == frame).all() for place in around] == [is_framed] * 4, distance
 
 
 def test_names_too_long_for_their_place_are_shortened(data):

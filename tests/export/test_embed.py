@@ -3,13 +3,10 @@
 import json
 import re
 import shutil
-import uuid
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -20,12 +17,9 @@ from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import fingerprint
 from mdssl.evaluate.features import extract_features
 from mdssl.export import embed, embeddings_file
-from mdssl.export.images import open_images
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.trial_files import LoopState, load_model, write_finished
-from mdssl.storage import retry as retries
 from mdssl.storage.location import Location
-from mdssl.storage.retry import retrying
 
 pytestmark = pytest.mark.usefixtures("full_encoders")
 
@@ -253,49 +247,3 @@ def test_a_wrong_wish_is_one_message(arguments, message, tmp_path, monkeypatch, 
     assert main(["embed", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-class RefusesOnce(pyarrow.fs.FSSpecHandler):
-    """An object store that refuses the first request of each kind for each path."""
-
-    def __init__(self):
-        super().__init__(fsspec.filesystem("memory"))
-        self.refused = set()
-
-
-REQUESTS = ("get_file_info", "get_file_info_selector", "open_input_file", "open_output_stream", "move", "delete_file")
-for method in REQUESTS:
-
-    def _request(self, *arguments, _method=method):
-        key = _method, re.sub("[0-9a-f]{8}", "", str(arguments[0]))
-        if key not in self.refused:
-            self.refused.add(key)
-            raise OSError("AWS Error SLOW_DOWN")
-        return getattr(pyarrow.fs.FSSpecHandler, _method)(self, *arguments)
-
-    setattr(RefusesOnce, method, _request)
-
-
-def test_requests_that_a_bucket_refuses_for_a_while_are_retried(tiny_data, monkeypatch):
-    monkeypatch.setattr(retries, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(embeddings_file, "MOST", 16)
-    store = RefusesOnce()
-    output = Location(pyarrow.fs.PyFileSystem(store), f"/{uuid.uuid4().hex}/out.parquet", "s3://bucket/out.parquet")
-    images = open_images("tiny-a", data=tiny_data, split="test")
-    made = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
-
-    def parts():
-        return embeddings_file.Parts(output, {"of": "test"}, images, size=2048, skip_damaged=False)
-
-    with retrying(60):
-        first = parts()
-        assert not first.is_complete() and first.missing == [0, 1]
-        first.write(0, first.rows[0], made[:16], {})
-        second = parts()
-        assert second.missing == [1]
-        second.write(1, second.rows[1], made[16:], {})
-        assert second.join() == (32, {})
-        assert parts().is_complete()
-    found = pq.read_table(pa.BufferReader(output.read_bytes()))["embedding"].combine_chunks()
-    assert np.array_equal(found.flatten().to_numpy().reshape(-1, 4), made)
-    assert {method for method, _ in store.refused} == set(REQUESTS)

@@ -231,6 +231,21 @@ def test_a_figure_of_similarities_does_not_need_what_the_other_one_lacks(board, 
     assert names == ["class-similarity-lambda2"]
 
 
+def test_figures_of_the_files_of_trials_are_not_drawn_from_a_file_of_rows(board, tmp_path):
+    rows = tmp_path / "rows.parquet"
+    board.to_parquet(rows)
+    absent = figures.gallery(board, str(rows)).absent
+    for name, what in {
+        "class-similarity": "representations",
+        "embedding": "representations",
+        "rungs": "metrics",
+    }.items():
+        assert absent[name] == (
+            f"{what} of trials are not in a file of rows such as rows.parquet: give the folder or bucket of the "
+            "results with --storage."
+        )
+
+
 def test_a_file_of_a_trial_that_is_cut_off_is_named(tmp_path):
     pd.DataFrame({"step": [1], "loss": [2.0]}).to_parquet(tmp_path / "metrics.parquet")
     whole = (tmp_path / "metrics.parquet").read_bytes()

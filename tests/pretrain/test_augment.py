@@ -164,6 +164,8 @@ def test_shares_of_random_operations_are_simclrs():
         ((parameters.hue != 0).float().mean(), 0.8),
     ):
         assert abs(share - expected) < 0.03
+    # As in torchvision, which compares rand(1) < p.
+    assert Views.of(torch.full((1, 31), 0.5), 32, RECIPE).flip == 0
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])

@@ -14,9 +14,12 @@ from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import with_fingerprint
 from mdssl.errors import InputError
+from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.loop import train
-from mdssl.pretrain.optim import learning_rate
-from mdssl.pretrain.stable import delete_shared, shared_folder
+from mdssl.pretrain.model import build_model
+from mdssl.pretrain.optim import build_optimizer, learning_rate
+from mdssl.pretrain.stable import delete_shared, load_shared, save_shared, shared_folder
+from mdssl.pretrain.stopping import Agreement
 from mdssl.storage.location import Location
 
 SETTINGS = RunSettings(report_every=4, checkpoint_seconds=1000, track=())
@@ -70,6 +73,18 @@ def test_it_says_what_it_goes_on_from_and_its_costs_are_its_own(longer):
     assert longer["steps"][0] == 8
     metrics = pd.read_parquet(longer["long"] / "metrics.parquet")
     assert metrics["step"].iloc[-1] == 10
+
+
+def test_the_stable_part_costs_longer_trials_nothing(tmp_path):
+    config, folder = tiny_trial(**SHORT), Location.of(tmp_path)
+    model = build_model(config)
+    optimizer = build_optimizer(config, model)
+    costs = {"seconds": 7.0, "gpu_seconds": 7.0, "score_seconds": 7.0, "started_at": "2026-11-02T10:00:00+00:00"}
+    state = LoopState(step=3, views=96, **costs)
+    save_shared(folder, config, model, optimizer, state)
+    found = load_shared(folder, config, model, optimizer, Agreement(lambda: False, "cpu"))
+    assert {name: getattr(found, name) for name in costs} == dict.fromkeys(costs, 0.0) | {"started_at": ""}
+    assert found.continued_from == {"trial_id": config.trial_id, "step": 3, "views": 96}
 
 
 def test_each_trial_leaves_its_stable_part_for_longer_ones_alone(longer, tiny_data):

@@ -101,6 +101,7 @@ def test_small_images_have_8_patches_a_side_or_more(size, patch):
     [
         ({"arch": "resnet19"}, "unknown arch 'resnet19'; allowed: resnet18.*Did you mean 'resnet18'.*Or timm/NAME"),
         ({"arch": "timm/convnext_tinny"}, "Did you mean timm/convnext_tiny.*list_models"),
+        ({"arch": "timm/vit"}, r"Did you mean timm/\S+ or timm/\S+ or timm/\S+\? All names"),
         ({"arch": "timm/test_vit.in22k"}, "has no weights 'in22k' in timm; allowed: r160_in1k"),
         ({"arch": "timm/"}, "it must be timm/NAME"),
         ({"arch": "timm/test_vit", "stem": "cifar"}, "stem is 'cifar', but arch 'timm/test_vit'.*Use --stem imagenet"),

@@ -145,6 +145,8 @@ def test_a_probe_of_what_has_no_labels_is_refused_with_a_way_on(data, trained, c
     for words in ((ids[1],), (ids[0], "--evaluate", "bare")):
         run("probe", data, storage, *words, code=2)
         assert re.search("labels.*name a labelled dataset", capsys.readouterr().err)
+    run("probe", data, storage, ids[1], "--evaluate", "tiny-a", "bare", code=2)
+    assert read(storage, trial_id=ids[1]).empty, "refused before the first is scored"
     run("probe", data, storage, ids[1], "--evaluate", "tiny-a")
     assert list(read(storage, trial_id=ids[1])["eval_dataset"]) == ["tiny-a"]
 

@@ -11,6 +11,7 @@ from factories import UNTRAINED, row
 from mdssl.leaderboard.columns import SCHEMA
 from mdssl.tables.baseline import find_baselines
 from mdssl.tables.compare import paired
+from mdssl.tables.select import Condition
 from mdssl.tables.statistics import over_seeds, p_values
 from mdssl.tables.view import view
 
@@ -52,13 +53,16 @@ def test_a_row_is_compared_with_the_baseline_of_its_mixture_seed_and_temperature
             for _, other in df[df["method"] == "simclr"].iterrows()
             if all(other[name] == own[name] for name in same)
         ]
-        assert found[number] == own["top1"] - partner
+        if own["method"] == "simclr":
+            assert np.isnan(found[number]), "a baseline has no difference to itself"
+        else:
+            assert found[number] == own["top1"] - partner
 
 
 def test_rows_without_such_a_baseline_have_no_difference():
     df = board([trial for trial in GRID if trial.get("method") != "simclr" or trial["seed"] == 1])
     found = differences(df, df, ["simclr"])
-    assert found.notna().tolist() == (df["seed"] == 1).tolist()
+    assert found.notna().tolist() == ((df["seed"] == 1) & (df["method"] != "simclr")).tolist()
 
 
 def test_settings_that_the_baseline_names_are_not_compared():
@@ -67,7 +71,9 @@ def test_settings_that_the_baseline_names_are_not_compared():
     for (seed, dataset), own in df.groupby(["seed", "eval_dataset"]):
         chosen = df[(df["method"] == "simclr") & (df["temperature"] == 0.5) & (df["seed"] == seed)]
         chosen = chosen[(chosen["train_mixture"] == "cifar10+stl10") & (chosen["eval_dataset"] == dataset)]
-        assert (found[own.index] == own["top1"] - chosen["top1"].item()).all()
+        others = own.drop(chosen.index)
+        assert (found[others.index] == others["top1"] - chosen["top1"].item()).all()
+        assert found[chosen.index].isna().all()
 
 
 def test_a_trial_stands_for_its_repetitions_with_other_seeds():
@@ -77,10 +83,9 @@ def test_a_trial_stands_for_its_repetitions_with_other_seeds():
     alike = df[
         (df["lambda1"] == 0.9) & (df["temperature"] == 0.1) & (df["train_mixture"] == trial["train_mixture"])
     ].set_index(["seed", "eval_dataset"])["top1"]
-    assert found.tolist() == [
-        top1 - alike[seed, dataset]
-        for top1, seed, dataset in zip(df["top1"], df["seed"], df["eval_dataset"], strict=True)
-    ]
+    expected = df["top1"] - [alike[key] for key in zip(df["seed"], df["eval_dataset"], strict=True)]
+    # The trial and its repetitions have no difference to themselves.
+    assert found.dropna().to_dict() == expected[expected != 0].to_dict() and (expected == 0).sum() == len(alike)
 
 
 def test_an_untrained_encoder_is_compared_by_its_seed_alone_and_with_one_mixture_only():
@@ -93,7 +98,7 @@ def test_an_untrained_encoder_is_compared_by_its_seed_alone_and_with_one_mixture
     theirs = [simclr[key] for key in zip(random["seed"], random["eval_dataset"], strict=True)]
     assert found.tolist() == (random["top1"] - theirs).tolist()
     floor = differences(df, df, ["random"])
-    assert floor.notna().all()
+    assert floor.notna().tolist() == (df["method"] != "random").tolist()
     df = board([*GRID, *untrained])
     assert differences(df[df["method"] == "random"], df, ["simclr"]).isna().all()
 
@@ -109,6 +114,31 @@ def test_means_and_intervals_are_those_of_a_paired_test():
     assert shown.loc["mdssl", "top1_vs_simclr_p"] == pytest.approx(test.pvalue)
     assert shown.loc["mdssl", "top1_vs_simclr_pairs"] == 5
     assert shown.loc["mdssl", "top1_sd"] == pytest.approx(np.std(scores["mdssl"], ddof=1))
+
+
+def test_a_note_names_the_seeds_that_the_pairs_leave_out_and_why():
+    simclr = [SIMCLR | {"seed": seed, "temperature": 0.1} for seed in range(4)]
+    others = [own | {"seed": seed, "temperature": 0.1} for seed in range(5) for own in (MDSSL[0], UNTRAINED)]
+    # By two baselines of seed 0 an untrained encoder has none.
+    df = board([*simclr, *others, SIMCLR | {"seed": 0, "temperature": 0.5}])
+    df = df[~((df["method"] == "simclr") & (df["seed"] == 3) & (df["eval_dataset"] == "svhn"))]
+    where = [Condition("temperature", "!=", ("0.5",))]
+    found = view(df, where=where, over_seeds=True, baseline=("simclr",))
+    assert found.frame.set_index("method")["svhn_vs_simclr_pairs"].to_dict() == {"simclr": 0, "mdssl": 3, "random": 2}
+    assert found.frame.set_index("method")["cifar10_vs_simclr_pairs"].to_dict() == {
+        "simclr": 0,
+        "mdssl": 4,
+        "random": 3,
+    }
+    of = df.drop_duplicates("trial_id").set_index(["method", "seed"])["trial_id"]
+    mdssl, random = ([f"{name} seed {seed} ({of[name, seed]})" for seed in range(5)] for name in ("mdssl", "random"))
+    assert {note for note in found.notes if "left out of the pairs" in note} == {
+        f"2 seeds left out of the pairs, because no baseline has the same seed and settings: {mdssl[4]}, {random[4]}",
+        f"1 seed left out of the pairs, because several baselines have the same seed and settings: {random[0]}",
+        f"2 seeds left out of the pairs, because the baseline has no score on svhn: {mdssl[3]}, {random[3]}",
+    }
+    complete = view(df[df["seed"].between(1, 2)], over_seeds=True, baseline=("simclr",))
+    assert not any("left out" in note for note in complete.notes)
 
 
 def test_p_values_reject_what_holms_procedure_rejects():

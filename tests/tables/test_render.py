@@ -59,6 +59,9 @@ def cells_of(view: Table) -> list[list[str]]:
         texts = [own["method"], *("-" if np.isnan(own[name]) else f"{own[name]:g}" for name in ("lambda1", "lambda2"))]
         for measure in view.measures:
             mean, deviation, low, high, number, *p = (own[name] for name in measure.names)
+            if np.isnan(mean):
+                texts.append("-")
+                continue
             sign = "+" if measure.difference else ""
             shown = f"{round(mean, 1) + 0.0:{sign}.1f} ± {deviation:.1f} ({number:.0f})"
             texts.append(f"{shown} [{low:{sign}.1f}, {high:{sign}.1f}]" + "*" * bool(p and p[0] < 0.05))
@@ -78,6 +81,33 @@ def test_markdown_holds_every_cell_and_the_best_is_bold(shown):
         numbers = shown.frame[measure.names[0]].round(1)
         best = [number for number, cells in enumerate(found) if cells[place].startswith("**")]
         assert best == np.flatnonzero(numbers == numbers.max()).tolist()
+
+
+@pytest.mark.parametrize("over_seeds", [False, True])
+def test_a_baseline_has_no_difference_to_itself_and_no_mark(sweep_results, over_seeds):
+    rows = with_settings(read(sweep_results))
+    # All others are below it, so that a difference of zero would be the best.
+    rows["top1"] = rows["top1"].where(rows["method"] == "simclr", rows["top1"] / 10)
+    table = view(rows, over_seeds=over_seeds, baseline=("simclr",))
+    value = "average_vs_simclr" + "_mean" * over_seeds
+    of_simclr = (table.frame["method"] == "simclr").to_numpy()
+    assert table.frame[value].isna().tolist() == of_simclr.tolist()
+    (place,) = [number for number, measure in enumerate(table.measures) if measure.names[0] == value]
+    place += len(table.keys)
+    text = {name: to_bytes(table, name).decode().splitlines() for name in ("markdown", "latex", "html")}
+    cells = {
+        "markdown": [line.strip("| ").split(" | ") for line in text["markdown"][2:]],
+        "latex": [line.removesuffix(" \\\\").split(" & ") for line in text["latex"][4:]],
+        "html": [re.findall("<td.*?>(.*?)</td>", line) for line in text["html"] if "<td" in line],
+    }
+    for name, lines in cells.items():
+        assert {lines[row][place] for row in np.flatnonzero(of_simclr)} == {"-"}, name
+    out = io.StringIO()
+    print_table(table, Console(file=out, width=2000, force_terminal=True))
+    assert {line.split()[-1] for line in out.getvalue().splitlines() if " simclr " in f" {line}"} == {"-"}
+    assert pd.read_csv(io.BytesIO(to_bytes(table, "csv")))[value].isna().tolist() == of_simclr.tolist()
+    assert pd.read_parquet(io.BytesIO(to_bytes(table, "parquet")))[value].isna().tolist() == of_simclr.tolist()
+    assert [own[value] is None for own in json.loads(to_bytes(table, "json"))] == of_simclr.tolist()
 
 
 def test_markdown_of_texts_of_others_stays_a_table(nasty):

@@ -115,7 +115,7 @@ def test_conditions_and_baselines_take_the_same_names(storage, capsys):
     assert shown(storage, capsys, *columns, "--where", "trial_id=01234") == [f"{A},60.0"]
     assert shown(storage, capsys, *columns, "--where", "trial_id!=best") == [f"{B},50.0"]
     assert shown(storage, capsys, *columns, "--where", "trial_id=01239,01234") == [f"{B},50.0", f"{A},60.0"]
-    assert shown(storage, capsys, *columns, "--baseline", "best") == [f"{B},50.0,-10.0", f"{A},60.0,0.0"]
+    assert shown(storage, capsys, *columns, "--baseline", "best") == [f"{B},50.0,-10.0", f"{A},60.0,"]
 
 
 def test_rows_of_copied_results_say_where_the_encoder_is_now(tmp_path):

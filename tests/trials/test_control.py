@@ -339,6 +339,20 @@ def test_clean_deletes_only_what_nobody_needs(board, capsys):
     assert capsys.readouterr().out == f"{board}: nothing to clean\n"
 
 
+@pytest.mark.parametrize("count", [19, 20])
+def test_a_bar_on_standard_error_shows_the_progress_with_20_trials_or_more(storage, count, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    trial_ids = [f"{number:012x}" for number in range(count)]
+    for trial_id in trial_ids:
+        add(storage, trial_id, [])
+    capsys.readouterr()
+    assert run("delete", *trial_ids, "--storage", storage, "--yes") == 0
+    said = capsys.readouterr()
+    assert ("deleting" in said.err) == (count == 20)
+    assert said.err.endswith("\x1b[2K") == (count == 20), "the bar is erased at the end"
+    assert "deleting" not in said.out and not files(storage)
+
+
 def test_tags_and_notes_are_shown_and_found(board, capsys):
     assert run("tag", A, "012399", "--add", "good", "b.2", "--note", "look <here>", "--storage", board) == 0
     assert run("tag", B, "--remove", "good", "--note", "", "--storage", board) == 0

@@ -143,7 +143,12 @@ def test_trials_that_a_search_will_choose_count():
     pace.begin(config.trial_id, 0.0)
     pace.report(config.trial_id, {"step": 10, "views_per_second": views_of(config, 1)}, 10.0)
     assert pace.left(10.0) == (95.0, False)
+    assert pace.left(10.0, more=1) == (90.0 + 100.0 + 5.0, False)
     assert pace.left(10.0, more=2) == (90.0 + 2 * 100.0 + 5.0, False)
+
+
+def test_before_the_first_trial_nothing_is_known_of_those_that_a_search_will_choose():
+    assert Pace(1, evaluate=5.0).left(0.0, more=2) == (0.0, False)
 
 
 def test_evaluations_take_what_they_took_trials_that_have_all_their_scores():

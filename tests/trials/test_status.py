@@ -20,6 +20,7 @@ from mdssl.errors import InputError
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.claim import Claim, holder_of
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import stop_request, trial_dir_in
 from mdssl.trials.rows import failed_row
 from mdssl.trials.status import print_json, print_status, trial_statuses, watch_status
 from mdssl.trials.train_records import all_records, clear_up, train_records
@@ -111,22 +112,30 @@ def test_every_state_is_told_from_the_files_alone(storage):
 
 
 def test_a_trial_that_was_stopped_early_is_told_from_one_that_was_interrupted(storage):
-    early, interrupted, again = (config(seed=seed) for seed in range(3))
+    early, interrupted, again, asked = (config(seed=seed) for seed in range(4))
     ended = {"status": "stopped", "step": 40, "iterations": 100, "variants": {}}
     row = finished_score(early, "a") | dict.fromkeys(("top1", "probe", "num_classes", "num_train", "num_test"))
     write_rows(storage, early.trial_id, [row | {"status": "stopped", "step": 40, "val_linear_top1": 30.0}])
     begin(storage, early, step=30, training=ended, claimed=False)
     begin(storage, interrupted, step=40, claimed=False)
     begin(storage, again, step=60, training=ended)
+    begin(storage, asked, step=40, training=ended, claimed=False)
+    stop_request(trial_dir_in(storage, asked.trial_id)).write_bytes(b"{}")
     found = {trial.config.seed: trial for trial in trial_statuses(storage)}
-    assert [found[seed].state for seed in range(3)] == ["stopped", "stopped", "training"]
+    assert [found[seed].state for seed in range(4)] == ["stopped", "stopped", "training", "stopped"]
     said = f"trial {early.trial_id} was stopped early at step 40 of 100"
-    assert [found[seed].stopped_early for seed in range(3)] == [said, "", ""]
+    by_request = (
+        f"trial {asked.trial_id} was stopped early at step 40 of 100 by `mdssl stop`; after `mdssl retry "
+        f"{asked.trial_id}` the same command trains it further"
+    )
+    assert [found[seed].stopped_early for seed in range(4)] == [said, "", "", by_request]
     assert found[2].step == 60
     assert (found[0].step, found[0].scores, found[0].error) == (40, 0, "")
     out = io.StringIO()
     print_status(storage, Console(file=out, width=80))
-    assert out.getvalue().count("was stopped early") == out.getvalue().count(said) == 1
+    *_, first, second, third = out.getvalue().splitlines()
+    assert {first, second} == {said, by_request}
+    assert third == f"interrupted, and resumed by the same command: {interrupted.trial_id}"
 
 
 def gone():
@@ -269,6 +278,13 @@ def test_the_eta_counts_the_evaluation_of_what_trains_and_what_is_being_evaluate
     write_rows(storage, done.trial_id, scores)
     # One after another: the second begins 30 seconds after its training.
     assert said().endswith("1 training, 1 evaluating, 1 finished; ETA 5m00s for running trials")
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [((90.0, 60.0), 150.0), ((90.0, None), 90.0), ((None, None), None)])
+def test_the_time_of_evaluation_is_that_of_the_scores_that_have_one(storage, seconds, expected):
+    rows = [finished_score(config(), name) | {"eval_seconds": each} for name, each in zip("ab", seconds, strict=True)]
+    write_rows(storage, config().trial_id, rows)
+    assert [trial.eval_seconds for trial in trial_statuses(storage)] == [expected]
 
 
 def test_trials_without_rows_are_described_and_folders_of_others_left_out(storage):
