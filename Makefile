@@ -21,9 +21,9 @@ test: install
 # cores a third process works while others wait for Ray.
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
 
-# What takes no Ray and no further processes, in some minutes: for use after a change.
+# What takes no Ray, no further processes and less than a second, in a minute and a half: for use after a change.
 test-fast: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not (process or ddp or slow or long or cluster)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not (process or ddp or slow or seconds or long or cluster)"
 
 # Two nodes on loopback, with sshd and rsync: brings one up, trains over both, kills a worker, takes it down.
 test-cluster: install

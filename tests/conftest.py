@@ -18,6 +18,10 @@ from threadpoolctl import threadpool_limits
 from mdssl.pretrain import model
 from mdssl.storage import filesystems
 
+TESTS = Path(__file__).parent
+SECONDS = set((TESTS / "seconds.txt").read_text().split())
+"""Files and tests that take a second or more. ``make test-fast`` leaves them out."""
+
 # Processes that share the cores with all their threads each wait for one another: libraries that are loaded later, and
 # all processes that tests start, then PyTorch, then BLAS as NumPy has loaded it.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -31,7 +35,7 @@ os.fsync = lambda descriptor: None
 # What is tested of most encoders does not depend on their size. `full_encoders` has those of torchvision.
 thin_encoder.install(model)
 os.environ[thin_encoder.VARIABLE] = "1"
-plugin = str(Path(__file__).parent / "plugin")
+plugin = str(TESTS / "plugin")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [plugin, os.environ.get("PYTHONPATH")]))
 
 
@@ -41,6 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if process_use.starts_processes(item):
             item.add_marker("process")
+        file = item.path.relative_to(TESTS).as_posix()
+        if not SECONDS.isdisjoint((file, f"{file}::{item.originalname}")):
+            item.add_marker("seconds")
     long = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("ddp")}
     items.sort(key=lambda item: (not process_use.starts_ray(item.path), item.path not in long))
 

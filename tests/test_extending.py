@@ -52,6 +52,12 @@ def test_every_path_on_the_page_exists(page):
     assert [path for path in re.findall(r"`(\w+\.py)`", text)] == [], "files are named with their folders"
 
 
+def test_every_test_that_is_listed_as_taking_seconds_exists():
+    listed = [line.partition("::") for line in (ROOT / "tests/seconds.txt").read_text().split()]
+    stale = [file for file, _, test in listed if test and f"def {test}(" not in (ROOT / "tests" / file).read_text()]
+    assert stale == [] and all((ROOT / "tests" / file).exists() for file, _, _ in listed)
+
+
 def test_a_method_is_added_by_its_record(tiny_data, tmp_path):
     (record,) = re.findall(r"^ *```python\n(.*?)^ *```", (ROOT / "docs/extending.md").read_text(), re.M | re.S)
     shutil.copytree(ROOT / "mdssl", tmp_path / "code" / "mdssl", ignore=shutil.ignore_patterns("__pycache__"))
