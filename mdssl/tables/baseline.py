@@ -26,7 +26,7 @@ def find_baselines(
 
     A trial's baseline has the same training mixture, seed and other settings. A setting that one of the two does not
     have is not compared: SimCLR on the union has no λ1 and λ2, a random encoder was trained on nothing. Those that
-    ``wanted`` names are not compared either.
+    ``wanted`` names are not compared either. Of several it is the one that is among ``rows``.
 
     Args:
         rows: with all their settings (`mdssl.leaderboard.board.with_settings`).
@@ -103,6 +103,8 @@ def _matches(
     for number, settings in enumerate(different):
         agree = ((theirs == settings) | (theirs < 0) | (settings < 0)).all(axis=1)
         found = baselines.index[agree]
+        shown = found.intersection(own.index)
+        found = shown if len(shown) == 1 else found
         if strict and len(found) > 1 and not untrained[which == number].all():
             raise InputError(_ambiguous(baselines.loc[found], own.index[which == number][0], label))
         matches.append(list(found))
