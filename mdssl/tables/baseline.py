@@ -106,7 +106,7 @@ def _matches(
         shown = found.intersection(own.index)
         found = shown if len(shown) == 1 else found
         if strict and len(found) > 1 and not untrained[which == number].all():
-            raise InputError(_ambiguous(baselines.loc[found], own.index[which == number][0], label))
+            raise InputError(_ambiguous(baselines.loc[found], own[which == number].iloc[0], label))
         matches.append(list(found))
     return {trial_id: matches[number] for trial_id, number in zip(own.index, which, strict=True)}
 
@@ -136,7 +136,7 @@ def _has(method: str, name: str) -> bool:
     return own.has_setting(name) and weighed
 
 
-def _ambiguous(found: pd.DataFrame, trial_id: str, label: str) -> str:
+def _ambiguous(found: pd.DataFrame, trial: pd.Series, label: str) -> str:
     differing = {
         name: [shown(value) for value in sorted(found[name].dropna().unique().tolist())]
         for name in settings_of(found)
@@ -145,6 +145,7 @@ def _ambiguous(found: pd.DataFrame, trial_id: str, label: str) -> str:
     listed = "; ".join(f"{name}: {', '.join(values)}" for name, values in differing.items())
     example = " ".join(f"{name}={values[-1]}" for name, values in differing.items())
     return (
-        f"baseline {label!r} matches {len(found)} trials for trial {trial_id}, which differ in {listed}. Select one of "
-        f"them: --baseline {label} {example}"
+        f"baseline {label!r} matches {len(found)} trials for trial {trial.name} ({trial['method']}), which differ in "
+        f"{listed}. Select one of them: --baseline {label} {example}; or leave out trials that match several: "
+        f"--where method!={trial['method']}"
     )
