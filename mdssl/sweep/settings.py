@@ -226,7 +226,7 @@ class WithMoreMethods(SweepSettings):
     """A sweep that can train further methods."""
 
     add_methods: tuple[str, ...] = ()
-    """Methods to train beside those of the sweep, such as simclr-weighted."""
+    """Methods to train beside those of the sweep: simclr-weighted, or the control mdssl-shuffled."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
