@@ -15,7 +15,8 @@ from mdssl.figures.curves import LAMBDAS, draw_curve, finish, lambda_grid, varie
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.lambdas import best_lambdas, chosen_lambdas
 from mdssl.figures.scores import SettingsGroup
-from mdssl.tables.measures import NAMES, with_measures
+from mdssl.leaderboard.columns import MEASURE_NAMES
+from mdssl.tables.measures import with_measures
 from mdssl.tables.pareto import selection_score
 from mdssl.tables.statistics import over_seeds
 
@@ -87,10 +88,10 @@ def _measured(board: pd.DataFrame, mixture: str | None, storage: Storage) -> Mea
     rows = scores.select(board)
     is_union = (rows["method"] == "simclr") & (rows["train_mixture"] == mixture)
     shown = rows[(is_union | rows.index.isin(pd.concat(varied.values()).index)) & rows["eval_dataset"].isin(domains)]
-    if storage is None and not set(NAMES) <= set(shown):
+    if storage is None and not set(MEASURE_NAMES) <= set(shown):
         raise InputError(f"{what} needs a storage, or a board to which mdssl.tables.measures.add_measures was applied.")
     shown = shown if storage is None else with_measures(shown, storage, domains)
-    if shown[list(NAMES)].isna().all(axis=None):
+    if shown[list(MEASURE_NAMES)].isna().all(axis=None):
         raise InputError(
             f"none of the selected trials on {mixture} has representations, metrics or neighbors; `mdssl probe "
             f"{shown['trial_id'].iloc[0]}` adds those of one trial, except its metrics."

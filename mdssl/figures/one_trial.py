@@ -12,7 +12,7 @@ from mdssl.errors import InputError, some_of
 from mdssl.figures import style
 from mdssl.figures.kind import Entry, Gallery, Words
 from mdssl.storage.location import Location
-from mdssl.tables.measures import read_table
+from mdssl.storage.trial_dir import read_table
 
 _VALIDATION = "val_linear_top1/"
 """Prefix of the columns of validation scores; the name of the dataset follows."""

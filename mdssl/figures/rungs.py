@@ -16,8 +16,7 @@ from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.searches import each_sweep
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
-from mdssl.storage.trial_dir import trial_dir_in
-from mdssl.tables.measures import read_table
+from mdssl.storage.trial_dir import read_table, trial_dir_in
 from mdssl.tables.select import best_by_validation
 from mdssl.tables.statistics import mean
 

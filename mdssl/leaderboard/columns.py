@@ -148,6 +148,7 @@ MEASURES = (
 )
 """Columns that `mdssl.tables.measures.add_measures` adds and that a file of rows may have. All are of projections
 scaled to length 1, but the neighbors, which are of encoder features."""
+MEASURE_NAMES = tuple(column.name for column in MEASURES)
 
 SCHEMA = pa.schema([pa.field(column.name, column.type, nullable=not column.required) for column in COLUMNS])
 

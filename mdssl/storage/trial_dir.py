@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
+from mdssl.errors import InputError
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import FolderKind, delete
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TRIALS, LEADERBOARD, STABLE = "trials", "leaderboard", "stable"
 ARCHIVE = "archive"
@@ -53,6 +60,23 @@ def stable_dir_in(storage: str | Path | Location, stable_id: str) -> Location:
 def storage_of(trial_dir: Location) -> Location:
     """The storage in which ``trial_dir`` is the folder of a trial."""
     return trial_dir.parent.parent
+
+
+def read_table(file: Location) -> pd.DataFrame | None:
+    """Read a Parquet file of a trial; None if it does not exist.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(io.BytesIO(file.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, ValueError, OSError) as error:
+        problem = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{file} cannot be read: {problem}. Move it away to go on without it.") from error
 
 
 def stop_request(trial_dir: Location) -> Location:

@@ -21,7 +21,7 @@ import pandas as pd
 from mdssl.config.methods import METHODS
 from mdssl.errors import InputError, check_name, some_of
 from mdssl.leaderboard.board import with_settings
-from mdssl.leaderboard.columns import MEASURES, SCHEMA, SETTING_COLUMNS
+from mdssl.leaderboard.columns import MEASURE_NAMES, SCHEMA, SETTING_COLUMNS
 from mdssl.leaderboard.notes import NOTE_COLUMNS
 
 SCORE = ("eval_dataset", "features", "probe")
@@ -43,7 +43,7 @@ def settings_of(rows: pd.DataFrame) -> list[str]:
     """
     known = [column.name for column in SETTING_COLUMNS if column.name not in _NAMES_ONLY] + ["data_fingerprint"]
     # The normalization follows from the arch.
-    no_settings = {*SCHEMA.names, *(column.name for column in MEASURES), *NOTE_COLUMNS, *_FINGERPRINTS, "normalization"}
+    no_settings = {*SCHEMA.names, *MEASURE_NAMES, *NOTE_COLUMNS, *_FINGERPRINTS, "normalization"}
     hidden = [name for name in rows.columns if name not in no_settings]
     return [name for name in known if name in rows] + hidden
 

@@ -5,27 +5,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from mdssl.errors import InputError, some_of
 from mdssl.evaluate.representations import of_trial
 from mdssl.evaluate.similarity import class_similarity, stacked, summarize
-from mdssl.leaderboard.columns import MEASURES
+from mdssl.leaderboard.columns import MEASURE_NAMES
 from mdssl.leaderboard.files import is_file_of_rows, results_in
 from mdssl.leaderboard.names import plain_name
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
-from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS, trial_dir_in
+from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS, read_table, trial_dir_in
 from mdssl.tables.statistics import mean
 
-NAMES = tuple(column.name for column in MEASURES)
 LAYER = "projection"
 _LAST = 0.1
 """Share of the training steps, at the end, that alignment is the mean of."""
@@ -52,7 +49,9 @@ def add_measures(board: pd.DataFrame, storage: str | Location, domains: Sequence
     found = in_threads(lambda trial: _of_trial(storage, domains, *trial), trials)
     by_score = {score: values for of_one in found for score, values in of_one.items()}
     keys = zip(board["trial_id"], datasets, strict=True)
-    values = pd.DataFrame([by_score.get(key, {}) for key in keys], index=board.index, columns=list(NAMES), dtype=float)
+    values = pd.DataFrame(
+        [by_score.get(key, {}) for key in keys], index=board.index, columns=list(MEASURE_NAMES), dtype=float
+    )
     return board.assign(**values)
 
 
@@ -62,7 +61,7 @@ def with_measures(rows: pd.DataFrame, storage: str | Location, domains: Sequence
     Raises:
         ValueError: as `add_measures`; ``storage`` is a file of rows without these columns.
     """
-    missing = [name for name in NAMES if name not in rows]
+    missing = [name for name in MEASURE_NAMES if name not in rows]
     if missing and is_file_of_rows(Location.of(storage)):
         raise InputError(
             f"{storage} has no columns {', '.join(missing)}. mdssl.tables.measures.add_measures computes them where "
@@ -80,7 +79,7 @@ def domains_compared(rows: pd.DataFrame) -> list[str]:
     mixtures = sorted(name for name in rows["train_mixture"].unique() if "+" in name)
     if len(mixtures) != 1:
         raise InputError(
-            f"{', '.join(NAMES)} compare the domains of one training mixture, and there are "
+            f"{', '.join(MEASURE_NAMES)} compare the domains of one training mixture, and there are "
             f"{len(mixtures)}{': ' if mixtures else ''}{some_of(mixtures, 4)}. Keep one with --train-mixture, or name "
             "the domains in mdssl.tables.measures.add_measures."
         )
@@ -97,21 +96,6 @@ def uniformity(features: np.ndarray) -> float:
     """
     cosines = class_similarity(features)[np.triu_indices(len(features), 1)]
     return float(np.log(np.exp(4 * cosines - 4).mean())) if len(cosines) else _NAN
-
-
-def read_table(file: Location) -> pd.DataFrame | None:
-    """Read a Parquet file of a trial; None if it does not exist.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    try:
-        return pd.read_parquet(io.BytesIO(file.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (pa.ArrowException, ValueError, OSError) as error:
-        problem = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"{file} cannot be read: {problem}. Move it away to draw the other figures.") from error
 
 
 def _of_trial(
@@ -136,7 +120,7 @@ def _of_trial(
         others = [across.get(frozenset((name, domain)), _NAN) for domain in domains if domain != name]
         spread = uniformity(kept[name].layers[LAYER].sample) if name in kept else _NAN
         values = (within.get(name, _NAN), mean(others), of_all, spread, neighbors.get(name, _NAN))
-        found[trial_id, name] = dict(zip(NAMES, values, strict=True))
+        found[trial_id, name] = dict(zip(MEASURE_NAMES, values, strict=True))
     return found
 
 

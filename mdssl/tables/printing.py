@@ -12,12 +12,13 @@ from rich.console import Console
 from mdssl.config.probe import ProbeConfig
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
+from mdssl.leaderboard.columns import MEASURE_NAMES
 from mdssl.leaderboard.files import results_in
 from mdssl.leaderboard.names import matching_names, plain_name
 from mdssl.leaderboard.notes import with_notes
 from mdssl.storage.location import Location
 from mdssl.tables import render
-from mdssl.tables.measures import NAMES, domains_compared, with_measures
+from mdssl.tables.measures import domains_compared, with_measures
 from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST, Condition, matching, parse_condition
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
 from mdssl.tables.view import view
@@ -152,7 +153,7 @@ def _measured(
     """``rows`` with all measures, if a flag names one that they lack."""
     named = {*asked.get("columns", ()), *(name.removesuffix(":desc") for name in asked.get("sort", ()))}
     named |= {condition.name for condition in conditions}
-    if not named & set(NAMES) - set(rows):
+    if not named & set(MEASURE_NAMES) - set(rows):
         return rows
     kept = matching(rows, [condition for condition in conditions if condition.name == "train_mixture"])
     return with_measures(rows, storage, domains_compared(kept))

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mdssl.errors import InputError
-from mdssl.leaderboard.columns import MEASURES
+from mdssl.leaderboard.columns import MEASURE_NAMES
 from mdssl.tables.compare import settings_apart
 from mdssl.tables.render import Measure
 from mdssl.tables.statistics import over_seeds as statistics
@@ -20,7 +20,7 @@ SCORES = (*OF_TEST, "val_top1", "val_knn_top1", "val_linear_top1")
 """In percent, and more is better."""
 MEASURED = (
     *SCORES, "top1_sd", "step", "train_seconds", "eval_seconds", "gpu_hours", "views_seen", "views_per_second",
-    "peak_memory_mb", "encoder_mb", "final_loss", *(column.name for column in MEASURES)
+    "peak_memory_mb", "encoder_mb", "final_loss", *MEASURE_NAMES
 )  # fmt: skip
 """Columns of results, costs and measures. All others identify the row."""
 MEAN = "average"

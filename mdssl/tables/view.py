@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mdssl.errors import InputError, check_name, some_of
-from mdssl.leaderboard.columns import MEASURES
+from mdssl.leaderboard.columns import MEASURE_NAMES
 from mdssl.leaderboard.notes import NOTE_COLUMNS
 from mdssl.tables.baseline import only_baselines, possible_baselines
 from mdssl.tables.compare import counted_scores, latest_images, paired, settings_to_show, usual_order
@@ -28,7 +28,7 @@ _OF_DATASETS = ("seen", "num_classes", "num_train", "num_test", "eval_fingerprin
 _WAY = ("features", "probe")
 """The layer and probe of a score: means are over scores of the same."""
 _DESCENDING = ":desc"
-_BY_DATASET = {*SCORES, *(column.name for column in MEASURES)}
+_BY_DATASET = {*SCORES, *MEASURE_NAMES}
 """Measured numbers that a trial has for each dataset."""
 _SEEDS_NAMED = 3
 """Seeds left out of the pairs that a note names."""
@@ -209,9 +209,10 @@ def _unpaired(rows: pd.DataFrame, possible: Mapping[str, Sequence[str]]) -> list
         found = possible.get(trial_id, ())
         if list(found) == [trial_id]:
             continue
-        how_many = "several baselines have" if found else "no baseline has"
-        why = f"the baseline has no score on {row.eval_dataset}"
-        why = why if len(found) == 1 else f"{how_many} the same seed and settings"
+        if len(found) == 1:
+            why = f"the baseline has no score on {row.eval_dataset}"
+        else:
+            why = f"{'several baselines have' if found else 'no baseline has'} the same seed and settings"
         left_out.setdefault(why, {})[trial_id] = f"{row.method} seed {row.seed} ({trial_id})"
     return [
         f"{len(trials)} seed{'s' if len(trials) > 1 else ''} left out of the pairs, because {why}: "

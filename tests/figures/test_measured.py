@@ -10,7 +10,8 @@ from mdssl import figures
 from mdssl.figures.gallery import KINDS
 from mdssl.figures.scores import settings_groups
 from mdssl.figures.style import COLORS, INK
-from mdssl.tables.measures import NAMES, add_measures
+from mdssl.leaderboard.columns import MEASURE_NAMES
+from mdssl.tables.measures import add_measures
 
 DOMAINS = MIXTURES[2].split("+")
 QUANTITIES = ["similarity_within", "alignment", "uniformity", "neighbors_own", "knn_top1"]
@@ -22,7 +23,7 @@ def board() -> pd.DataFrame:
     """With random measures. The best λ1 is 1 by validation score."""
     board = board_of_all_kinds()
     random = np.random.default_rng(0)
-    measures = {name: random.uniform(-1, 0, len(board)) for name in NAMES}
+    measures = {name: random.uniform(-1, 0, len(board)) for name in MEASURE_NAMES}
     measures |= {"neighbors_own": random.uniform(50, 90, len(board)), "knn_top1": random.uniform(20, 80, len(board))}
     board = board.assign(**measures, val_top1=50 + 10 * board["lambda1"].fillna(0))
     return board[board["eval_dataset"].isin(DATASETS)].reset_index(drop=True)
@@ -109,7 +110,7 @@ def test_words_have_the_numbers_at_both_ends(board):
 
 
 def test_measures_of_a_storage_are_computed_and_those_of_a_file_are_read(board, storage, tmp_path):
-    board = board.drop(columns=list(NAMES))
+    board = board.drop(columns=list(MEASURE_NAMES))
     write_representations(storage, board["trial_id"].unique())
     ((data, _),) = entries(board, storage)
     figure = KINDS["lambda-measures"].draw(data)
@@ -124,7 +125,7 @@ def test_measures_of_a_storage_are_computed_and_those_of_a_file_are_read(board, 
 
 
 def test_what_cannot_be_drawn_has_a_reason(board, storage, tmp_path):
-    board = board.drop(columns=list(NAMES))
+    board = board.drop(columns=list(MEASURE_NAMES))
     file = tmp_path / "study.parquet"
     board.to_parquet(file, index=False)
     for place, reason in (

@@ -14,11 +14,11 @@ from scipy.special import i0
 from mdssl.cli.main import main
 from mdssl.evaluate import representations
 from mdssl.leaderboard import board as leaderboard
-from mdssl.leaderboard.columns import SCHEMA
+from mdssl.leaderboard.columns import MEASURE_NAMES, SCHEMA
 from mdssl.pretrain.loss import mdssl_loss
 from mdssl.storage.location import Location
 from mdssl.tables.compare import settings_of
-from mdssl.tables.measures import NAMES, add_measures, uniformity
+from mdssl.tables.measures import add_measures, uniformity
 
 DOMAINS = ["cifar10", "svhn"]
 CLASSES = {"cifar10": 3, "svhn": 4, "stl10": 2}
@@ -74,7 +74,7 @@ def filled(storage) -> str:
 def measures(storage: str, trial_id: str = "1" * 12, domains=DOMAINS) -> pd.DataFrame:
     """The measures of a trial by dataset."""
     found = add_measures(leaderboard.read(storage, trial_id=trial_id), storage, domains)
-    return found.set_index("eval_dataset")[list(NAMES)]
+    return found.set_index("eval_dataset")[list(MEASURE_NAMES)]
 
 
 def cosine(one, other) -> float:
@@ -187,7 +187,7 @@ def test_a_damaged_file_is_named(filled, name, content):
 def test_marked_names_of_datasets_are_those_of_the_same_files(filled):
     board = leaderboard.read(filled, trial_id="1" * 12).replace({"eval_dataset": {"svhn": "svhn (4,434 of 73,257)"}})
     found = add_measures(board, filled, ["cifar10", "svhn (4,434 of 73,257)"])
-    np.testing.assert_array_equal(found[list(NAMES)], measures(filled))
+    np.testing.assert_array_equal(found[list(MEASURE_NAMES)], measures(filled))
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_a_file_of_rows_keeps_the_measures_and_its_rows_go_into_a_storage(filled
     expected = add_measures(leaderboard.read(filled), filled, DOMAINS)
     found = leaderboard.read(study)
     pd.testing.assert_frame_equal(found.drop(columns="checkpoint"), expected.drop(columns="checkpoint"))
-    assert not set(NAMES) & set(settings_of(leaderboard.with_settings(found)))
+    assert not set(MEASURE_NAMES) & set(settings_of(leaderboard.with_settings(found)))
     for trial_id, rows in leaderboard.read_rows_of(study, set(found["trial_id"])).items():
         leaderboard.write_rows(tmp_path / "other", trial_id, rows)
     assert list(leaderboard.read(str(tmp_path / "other")).columns) == SCHEMA.names
@@ -212,7 +212,7 @@ def test_a_file_of_an_earlier_version_may_have_some_measures(study):
     rows = pd.read_parquet(study).drop(columns=[*later, "alignment"]).assign(schema_version=3)
     rows.to_parquet(study, index=False)
     found = leaderboard.read(study)
-    assert list(found.columns) == [*SCHEMA.names, *(name for name in NAMES if name != "alignment")]
+    assert list(found.columns) == [*SCHEMA.names, *(name for name in MEASURE_NAMES if name != "alignment")]
     assert found["uniformity"].tolist() == pytest.approx(rows["uniformity"].tolist(), nan_ok=True)
 
 
@@ -258,7 +258,7 @@ def test_the_average_of_a_measure_is_over_the_datasets(filled, study, capsys):
 
 
 def test_the_command_says_what_to_do_where_there_are_no_measures(filled, study, capsys):
-    pd.read_parquet(study).drop(columns=list(NAMES)).to_parquet(study, index=False)
+    pd.read_parquet(study).drop(columns=list(MEASURE_NAMES)).to_parquet(study, index=False)
     flags = ["leaderboard", "--columns", "trial_id", "uniformity", "--storage"]
     assert main([*flags, study]) == 2
     assert "has no columns similarity_within, similarity_across" in (message := capsys.readouterr().err)
