@@ -1,6 +1,6 @@
 """What others wrote runs nothing and leads nowhere else, and a sweep on one machine is reached from that machine alone.
 
-Beside these: pickles in files of weights (tests/pretrain/test_pretrained.py) and in CIFAR's batches
+Beside these: pickles in files of weights (tests/pretrain/test_weights_file.py) and in CIFAR's batches
 (tests/data/test_raw_formats.py), members of archives (tests/data/test_download.py), names of datasets to prepare
 (tests/data/test_prepare.py), roles and ports of clusters (tests/clusters).
 """

@@ -122,7 +122,7 @@ def test_a_search_that_is_killed_twice_tries_and_ends_the_same_trials(searched, 
 
 
 def test_a_grid_goes_on_with_what_a_search_ended_early(searched, search, tmp_path, tiny_data, cluster):
-    """And the encoder is that of a trial that nobody ended: see tests/pretrain/test_loop.py."""
+    """And the encoder is that of a trial that nobody ended: see tests/pretrain/test_resumption.py."""
     storage, _ = searched
     trial_id, _, step, _ = next(trial for trial in history(storage) if trial[1] == "stopped")
     rows = pd.read_parquet(storage / "leaderboard" / f"{trial_id}.parquet")
