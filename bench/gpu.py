@@ -1,9 +1,10 @@
 """All that one GPU has to show, in one command of at most nine minutes, without a network.
 
 Checks (loss, views and gradients against float64 on the CPU, a stop and its resumption, no waits for the GPU), times
-(the paper's step, ResNet-18's on CIFAR, views, probes, clustering; with launches, bytes and operations beside the
-device's limits), and the encoders of the paper's table 1 at the scale that fits. Each part has a time; what does not
-fit is skipped, and says so. Everything found so far is in gpu.json and gpu.md after each part.
+(the paper's step, ResNet-18's on CIFAR, a small one, views, probes, clustering; with launches, bytes and operations
+beside the device's limits, compiled, and with CUDA graphs), and the encoders of the paper's table 1 at the scale that
+fits. Each part has a time; what does not fit is skipped, and says so. Everything found so far is in gpu.json and gpu.md
+after each part.
 
     python bench/gpu.py --data DATA --out OUT                  # on a machine with a GPU
     python bench/gpu.py --device cpu --tiny --out OUT          # a rehearsal of some seconds
@@ -106,6 +107,7 @@ PARTS: dict[str, tuple[Callable[[Any, dict], None], float]] = {
     "limits": (gpu_times.limits, 10),
     "paper_step": (gpu_times.paper_step, 110),
     "cifar_step": (gpu_times.cifar_step, 60),
+    "small_step": (gpu_times.small_step, 35),
     "views": (gpu_times.views, 15),
     "probe": (gpu_times.probe, 25),
     "clustering": (gpu_times.clustering, 15),

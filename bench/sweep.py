@@ -4,10 +4,10 @@ What Ray adds to a trial, seen from trials that do nothing: each calls `mdssl.pr
 finished, which returns at once, so all that it takes are processes, imports and waiting. Four ways, one trial at a
 time, each in a Ray of its own: the two executors of a sweep, and as peers what one writes by Ray's guides: a
 TorchTrainer in a Tune function, and a Tune function that calls ``train`` itself. Only trials after the first are
-compared: a sweep has many. Then a sweep of 100 finished
-trials, by the command that a user types: 5 s, to be below 30. At last sweeps of 200, 600 and 2,000 trials, inline,
-that neither train nor score, but are claimed and get their rows: planning is to take less than 10 s, the last hundred
-trials as long as the first, the table less than 3 s, and the driver no more memory with each trial.
+compared: a sweep has many. Then a sweep of 100 finished trials, by the command that a user types: 5 s, to be below 30.
+Before all this sweeps of 200, 600 and 2,000 trials, inline, that neither train nor score, but are claimed and get their
+rows: planning is to take less than 10 s, the last hundred trials as long as the first, the table less than 3 s, and the
+driver no more memory with each trial.
 
 2 CPU cores, Ray 2.60, 2 trials after the first. Beside other work both are slower, which the noise row shows.
 
@@ -64,9 +64,9 @@ def main() -> None:
         print(json.dumps(run_trials(args.contender, Path(args.folder), 1 + args.rounds, args.device)))
         return
     with tempfile.TemporaryDirectory(prefix="mdssl-bench-") as folder:
+        grow(Path(folder), args.many)
         if not args.only_growth:
             compare(Path(folder), args.rounds, args.device)
-        grow(Path(folder), args.many)
 
 
 def compare(folder: Path, rounds: int, device: str) -> None:

@@ -48,14 +48,14 @@ def mixture_of(config: TrialConfig, device: str) -> Mixture:
 
 
 class Ours:
-    """The step of `mdssl.pretrain.loop.train`."""
+    """The step of `mdssl.pretrain.loop.train`; with ``mode`` the model is compiled in that mode of torch.compile."""
 
-    def __init__(self, config: TrialConfig, device: str, *, compiled: bool = False):
+    def __init__(self, config: TrialConfig, device: str, *, compiled: bool = False, mode: str | None = None):
         self.config, self.compiled, self.number = config, compiled, 0
         self.mixture = mixture_of(config, device)
         self.model = build_model(config).to(device)
         if compiled:
-            self.model.compile()
+            self.model.compile(mode=mode)
         self.optimizer = build_optimizer(config, self.model)
         self.counts = [group.batch for group in self.mixture.domains]
 
