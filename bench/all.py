@@ -2,7 +2,7 @@
 
 A section that is not run again stays, with the commit and the machine that it was made on.
 
-    python bench/all.py                       # half an hour on two cores
+    python bench/all.py                       # an hour on two cores
     python bench/all.py loss step
     python bench/all.py --device cuda         # those that have a GPU to use
 """
