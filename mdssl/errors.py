@@ -38,9 +38,10 @@ def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -
     if value in valid:
         return
     close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5)
-    nearest = f" Did you mean {close[0]!r}?" if close else ""
-    allowed = ", ".join(valid) if valid else "none yet"
-    raise InputError(f"unknown {what} {value!r}; allowed: {allowed}.{nearest}{' ' + hint if hint else ''}")
+    # Before the names, which may be a hundred.
+    allowed = f". Did you mean {close[0]!r}? Allowed: " if close else "; allowed: "
+    names = ", ".join(valid) if valid else "none yet"
+    raise InputError(f"unknown {what} {value!r}{allowed}{names}.{' ' + hint if hint else ''}")
 
 
 def check_number(what: str, value: float, *, low: float, high: float = float("inf"), hint: str = "") -> None:
