@@ -1,9 +1,6 @@
 import itertools
 import json
-import os
 import re
-import shlex
-import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,29 +10,20 @@ import pandas as pd
 import pytest
 from report_board import (
     HOSTILE,
-    SMALL,
     config,
     rows_of,
-    stand_in_for_figures,
     write_board,
     write_failed,
     write_trial,
 )
 from scipy import stats
 
-from mdssl.cli.parse import parse
-from mdssl.cli.trials import Probe, Train
-from mdssl.config.presets import PRESETS
-from mdssl.config.trial import TrialConfig
-from mdssl.leaderboard.board import file_of, read, with_settings, write_rows
-from mdssl.leaderboard.columns import SCHEMA
-from mdssl.paper.ledger import ledger
+from mdssl.leaderboard.board import read, with_settings, write_rows
 from mdssl.report import build
 from mdssl.report.answer import answers
 from mdssl.report.build import watch_report, write_report
 from mdssl.report.overview import best_scores, trial_table
-from mdssl.report.trial import reproduce_commands, usual_settings
-from mdssl.tables.repeat import train_command
+from mdssl.report.trial import usual_settings
 
 VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
@@ -67,18 +55,6 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def figures():
-    """A stand-in for `mdssl.figures`, and for the ledger."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setitem(sys.modules, "mdssl.figures", module := stand_in_for_figures())
-        # None of these boards has a model of the paper's, and finding that out each time takes a while.
-        nothing = ledger(pd.DataFrame(columns=SCHEMA.names))
-        patch.setattr(build, "ledger", lambda rows: nothing)
-        yield module
-
-
-@pytest.fixture(scope="module")
 def reported(tmp_path_factory, figures) -> tuple[str, Path]:
     """A storage, with a trial whose names and error are hostile, and its report."""
     folder = tmp_path_factory.mktemp("reported")
@@ -92,19 +68,6 @@ def reported(tmp_path_factory, figures) -> tuple[str, Path]:
 @pytest.fixture(scope="module")
 def parsed(reported) -> list[Page]:
     return [Page(file) for file in sorted(reported[1].rglob("*.html"))]
-
-
-@pytest.fixture
-def small(storage, tmp_path, figures) -> tuple[str, Path]:
-    """A storage with two trials, and where its report shall be."""
-    write_trial(storage, config(), {"cifar10": 50.0, "svhn": 40.0})
-    write_trial(storage, config(method="simclr"), {"cifar10": 45.0, "svhn": 44.0})
-    figures.drawn.clear()
-    return storage, tmp_path / "report"
-
-
-def files_in(folder: Path) -> dict[str, int]:
-    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
 
 
 def test_there_is_a_page_for_all_trials_and_one_for_each(reported, parsed):
@@ -180,89 +143,6 @@ def test_settings_that_others_do_not_have_are_marked(storage, tmp_path, figures)
     assert "usually resnet18" not in text
 
 
-def test_nothing_is_written_where_nothing_has_changed(small):
-    storage, output = small
-    assert write_report(storage, output).written > 5
-    before = files_in(output)
-    assert write_report(storage, output).written == 0
-    after = files_in(output)
-    # It remembers; that is all.
-    assert {name for name in after if after[name] != before[name]} <= {"report.json"}
-
-
-def test_only_what_changed_is_drawn_and_written_again(small, figures):
-    storage, output = small
-    # A second one of its method, so that the third does not change what is usual.
-    write_trial(storage, config(seed=1), {"cifar10": 50.0, "svhn": 40.0})
-    write_report(storage, output)
-    assert sorted(figures.drawn) == sorted(f"{name}.svg" for name in _drawn(storage))
-    figures.drawn.clear()
-    before = files_in(output)
-    new = write_trial(storage, config(lambda2=0.4), {"cifar10": 51.0, "svhn": 41.0})
-    write_report(storage, output)
-    assert sorted(figures.drawn) == [f"{new}-loss-terms.svg", "lambda-curves.svg"]
-    changed = {name for name, at in files_in(output).items() if before.get(name) != at}
-    # The new page, that of the trial before it, and what is about all.
-    assert f"trials/{new}.html" in changed and len([name for name in changed if name.endswith(".html")]) == 3
-    assert "ledger.csv" not in changed
-
-
-def _drawn(storage: str) -> list[str]:
-    return ["lambda-curves", *(f"{trial_id}-loss-terms" for trial_id in read(storage)["trial_id"].unique())]
-
-
-def test_pages_and_pictures_of_trials_that_are_gone_go_as_well(small):
-    storage, output = small
-    gone = write_trial(storage, config(lambda2=0.4), {"svhn": 41.0})
-    write_report(storage, output)
-    (output / "trials" / "notes.txt").write_text("mine")
-    file_of(storage, gone).delete()
-    assert write_report(storage, output).removed == 2
-    assert not [name for name in files_in(output) if gone in name]
-    assert (output / "trials" / "notes.txt").exists()
-
-
-def test_an_interrupted_report_goes_on(small, figures, monkeypatch):
-    storage, output = small
-
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(build, "ledger", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            write_report(storage, output)
-    figures.drawn.clear()
-    write_report(storage, output)
-    assert figures.drawn == []
-    assert (output / "index.html").exists()
-
-
-def test_a_file_that_somebody_deleted_is_written_again(small, figures):
-    storage, output = small
-    write_report(storage, output)
-    before = set(files_in(output))
-    for name in (
-        "index.html",
-        "figures/lambda-curves.svg",
-        *(f"trials/{f.name}" for f in (output / "trials").iterdir()),
-    ):
-        (output / name).unlink()
-    write_report(storage, output)
-    assert set(files_in(output)) == before
-
-
-@pytest.mark.parametrize("content", ["index.html", "report.json"])
-def test_a_folder_that_is_no_report_is_left_alone(small, content):
-    storage, output = small
-    output.mkdir()
-    (output / content).write_text('{"mine": 1}')
-    with pytest.raises(ValueError, match=f"contains {content}, which mdssl did not write as a report.*--output"):
-        write_report(storage, output)
-    assert list(files_in(output)) == [content]
-    assert (output / content).read_text() == '{"mine": 1}'
-
-
 def test_damaged_curves_are_one_page_with_a_word_about_it(small):
     storage, output = small
     (trial_id, *_) = read(storage)["trial_id"]
@@ -312,19 +192,6 @@ def test_a_sweep_without_a_row_yet_is_a_page_that_says_what_fills_it(storage, tm
     (Path(storage) / "trials" / "0" / "config.json").parent.mkdir(parents=True)
     write_report(storage, tmp_path / "report")
     assert "This leaderboard is empty" in Page(tmp_path / "report" / "index.html").text
-
-
-def test_a_storage_that_is_mistyped_leaves_an_earlier_report_as_it_is(storage, tmp_path, figures):
-    output = tmp_path / "report"
-    write_trial(storage, config(), {"svhn": 40.0})
-    write_report(storage, output)
-    before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
-    with pytest.raises(ValueError, match="has no leaderboard and no trials.*--storage"):
-        write_report(tmp_path / "resluts", output)
-    write_trial(tmp_path / "others", config(seed=1), {"svhn": 40.0})
-    with pytest.raises(ValueError, match=r"contains the report of .*results, not of .*others.*--output"):
-        write_report(tmp_path / "others", output)
-    assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
 
 
 def test_what_is_usual_is_what_more_than_half_have():
@@ -385,59 +252,6 @@ def test_the_best_trial_is_selected_by_validation_score_and_its_test_scores_stan
     assert {"val"} <= set(page.values("data-column", "th"))
 
 
-@pytest.mark.parametrize("preset", ["quick", "paper"])
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"method": "simclr"},
-        {"lambda1": 0.9, "lambda2": 0.15, "temperature": 0.2, "seed": 3},
-        {"method": "mdssl-clustered", "num_clusters": 3, "warmup_iterations": 5, "cluster_normalised": False},
-        {"method": "mdssl-robust", "num_clusters": 3, "warmup_iterations": 5, "outlier_rule": "runner-up"},
-        {"method": "mdssl-robust", "num_clusters": 2, "warmup_iterations": 5, "epsilon": 0.5},
-        {"method": "random", "domains": (), "seed": 1},
-        {"domains": ["two words", "svhn"], "weight_decay": 3.5e-7, "norm": "group", "precision": "bf16"},
-        {"arch": "resnet50", "batching": "per-domain", "iterations": 48_000, "learning_rate": 4.0},
-    ],
-)
-def test_the_command_of_a_trial_gives_the_same_trial(changes, preset):
-    trial = config(**changes)
-    words = shlex.split(train_command(json.loads(json.dumps(trial.to_dict())), preset))
-    assert words[:2] == ["mdssl", "train"]
-    settings = parse(Train, prog="mdssl train", description="", argv=words[2:])
-    values = {name: getattr(settings, name) for name in TrialConfig.__dataclass_fields__}
-    assert TrialConfig(**values | {"data_fingerprint": trial.data_fingerprint}).trial_id == trial.trial_id
-
-
-def test_the_command_names_only_what_the_preset_does_not_say():
-    quick = TrialConfig(**{k: v for k, v in PRESETS["quick"].items() if k in SMALL or k == "domains"}, precision="fp32")
-    command = train_command(quick.to_dict() | {"lambda2": 0.1, "learning_rate": 1.5, "crop_min_area": 0.5}, "quick")
-    assert command == "mdssl train --precision fp32 --lambda2 0.1"
-
-
-def test_the_commands_of_scores_ask_for_the_same_scores():
-    trial = config()
-    of_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
-    of_sgd["evaluation"] |= {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 30}  # before sgd-raw
-    of_scaled_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
-    of_scaled_sgd["evaluation"] |= {
-        "probe": "sgd",
-        "probe_learning_rate": None,
-        "probe_batch": 256,
-        "standardized": True,
-    }
-    rows = rows_of(trial, {"svhn": 5, "cifar10": 6}) + rows_of(trial, {"stl10": 7}, config_json=json.dumps(of_sgd))
-    rows += rows_of(trial, {"dtd": 8}, config_json=json.dumps(of_scaled_sgd))
-    rows = [row | {"preset": "quick", "num_workers": 2} for row in rows]
-    training, lbfgs, sgd, scaled_sgd = reproduce_commands(rows, of_sgd)
-    assert training.startswith("torchrun --nproc-per-node 2 -m mdssl train ")
-    assert lbfgs == f"mdssl probe {trial.trial_id} --evaluate svhn cifar10"
-    settings = parse(Probe, prog="mdssl probe", description="", argv=shlex.split(sgd)[2:])
-    assert (settings.trial_id, settings.evaluate) == (trial.trial_id, ("stl10",))
-    assert settings.name == "sgd-raw(learning_rate=0.3,epochs=30)"
-    settings = parse(Probe, prog="mdssl probe", description="", argv=shlex.split(scaled_sgd)[2:])
-    assert settings.name == "sgd(standardized)"
-
-
 def test_scores_by_two_probes_are_two_rows_of_one_trial(storage, tmp_path, figures):
     trial = config()
     rows = rows_of(trial, {"svhn": 40.0}) + rows_of(trial, {"svhn": 44.0}, probe="sgd-raw")
@@ -446,41 +260,3 @@ def test_scores_by_two_probes_are_two_rows_of_one_trial(storage, tmp_path, figur
     index = Page(tmp_path / "report" / "index.html")
     assert index.values("id", "tr") == [f"trial-{trial.trial_id}", f"trial-{trial.trial_id}-2"]
     assert {"40.0", "44.0", "lbfgs", "sgd-raw"} <= set(index.text.split())
-
-
-def test_a_report_goes_to_a_bucket_and_comes_from_one(bucket, figures):
-    storage, output = f"{bucket}/results", f"{bucket}/report"
-    write_trial(storage, config(), {"svhn": 40.0})
-    written = write_report(storage, output)
-    assert b"Sweeps in results" in written.index.read_bytes()
-    assert write_report(storage, output).written == 0
-
-
-def test_what_others_put_into_a_report_stays(small):
-    storage, output = small
-    write_report(storage, output)
-    mine = ("figures/mine.svg", "trials/0123456789ab.html", "notes.md", ".git/HEAD")
-    for name in mine:
-        (output / name).parent.mkdir(exist_ok=True)
-        (output / name).write_text("mine")
-    file_of(storage, sorted(read(storage)["trial_id"])[0]).delete()
-    assert write_report(storage, output).removed
-    assert {name for name in mine if (output / name).read_text() == "mine"} == set(mine)
-
-
-def test_a_figure_of_somebody_else_is_not_replaced(small, figures):
-    storage, output = small
-    (output / "figures").mkdir(parents=True)
-    (output / "report.json").write_text(json.dumps({"made_by": "mdssl report", "storage": storage}))
-    (output / "index.html").write_text("mine")
-    with pytest.raises(ValueError, match=r"index\.html exists, and mdssl did not write it"):
-        write_report(storage, output)
-    assert (output / "index.html").read_text() == "mine"
-
-
-def test_a_folder_with_nothing_but_hidden_files_is_not_taken(small):
-    storage, output = small
-    (output / ".git").mkdir(parents=True)
-    (output / ".git/HEAD").write_text("mine")
-    with pytest.raises(ValueError, match=r"contains \.git/HEAD, which mdssl did not write as a report"):
-        write_report(storage, output)

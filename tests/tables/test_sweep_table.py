@@ -1,51 +1,18 @@
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from factories import UNTRAINED, failed, row
 from rich.console import Console
+from small_board import DATASETS, SIMCLR, printed, table, trial
 
 from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard.board import read, with_settings, write_rows
 from mdssl.tables.baseline import find_baselines
 from mdssl.tables.printing import print_leaderboard
-from mdssl.tables.sweep_table import print_sweep_table, sweep_table
-
-DATASETS = ("cifar10", "svhn", "stl10", "eurosat")
-SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
-
-
-def trial(storage: str, number: int, scores: tuple[float | None, ...], **changes) -> None:
-    """Write a finished trial with these top-1 scores on `DATASETS`; None is a score that is not there."""
-    pairs = zip(DATASETS, scores, strict=True)
-    write_rows(
-        storage, f"{number:012x}", [row(name, top1=score, **changes) for name, score in pairs if score is not None]
-    )
-
-
-def table(storage: str, **changes) -> pd.DataFrame:
-    asked = {"mixtures": ["cifar10+svhn"], "datasets": DATASETS} | changes
-    return sweep_table(read(storage), **asked)
-
-
-def printed(df: pd.DataFrame, **console) -> str:
-    out = io.StringIO()
-    print_sweep_table(df, Console(file=out, width=80, **console))
-    return out.getvalue()
-
-
-@pytest.fixture
-def swept(storage):
-    trial(storage, 1, (70, 60, 50, 40), lambda1=0.9, lambda2=0.1)
-    trial(storage, 2, (61, 62, 63, 64), lambda1=0.9, lambda2=0.0)
-    trial(storage, 3, (64, 56, 48, 40), lambda1=1.0, lambda2=0.0)
-    trial(storage, 4, (66, 60, 44, 42), **SIMCLR)
-    trial(storage, 5, (30, 20, 25, 35), **UNTRAINED)
-    write_rows(storage, "0" * 11 + "6", [failed("ValueError: the loss is nan at step 3\nTraceback", lambda1=0.95)])
-    return storage
+from mdssl.tables.sweep_table import sweep_table
 
 
 def test_a_precision_that_was_not_decided_is_no_setting_apart(swept):
@@ -271,110 +238,6 @@ def test_columns_that_hold_nothing_are_not_printed(storage):
 def test_errors_are_printed_as_they_are(storage):
     write_rows(storage, "1" * 12, [failed("ValueError: [bold]not markup[/bold] [/]")])
     assert "ValueError: [bold]not markup[/bold] [/]\n" in printed(table(storage))
-
-
-def leaderboard_text(storage: str, width: int = 80, **asked) -> str:
-    out = io.StringIO()
-    print_leaderboard(storage, console=Console(file=out, width=width), **asked)
-    return out.getvalue()
-
-
-def test_the_whole_leaderboard_is_a_table_per_mixture_and_probe(swept):
-    trial(swept, 9, (11.5, 12.5, 13.5, 14.5), train_mixture="stl10+cifar10", probe="sgd-raw")
-    *tables, said = leaderboard_text(swept, width=100).strip().split("\n\n")
-    assert said.startswith("note: No trial has a validation score")
-    assert [text.splitlines()[0] for text in tables] == [
-        "cifar10+svhn: top-1 in percent on the test split, lbfgs probe on encoder features",
-        "stl10+cifar10: top-1 in percent on the test split, lbfgs probe on encoder features",
-        "stl10+cifar10: top-1 in percent on the test split, sgd-raw probe on encoder features",
-    ]
-    assert "11.5" not in tables[0]
-    # Seen datasets first, in the order of the mixture; (13.5 + 11.5) / 2 seen, (14.5 + 12.5) / 2 unseen.
-    last = tables[2].splitlines()
-    assert last[1].split() == [
-        "trial_id",
-        "method",
-        "λ1",
-        "λ2",
-        "stl10",
-        "cifar10",
-        "eurosat",
-        "svhn",
-        "seen",
-        "unseen",
-    ]
-    assert last[-1].split()[1:] == ["mdssl", "0.9", "0.1", "13.5", "11.5", "14.5", "12.5", "12.5", "13.5"]
-
-
-def test_the_printed_leaderboard_can_be_narrowed(swept):
-    trial(swept, 9, (11.5,) * 4, train_mixture="stl10+cifar10")
-    asked = {"method": ["mdssl", "random"], "train_mixture": ["cifar10+svhn"], "evaluate": ["stl10"]}
-    lines = leaderboard_text(swept, probe="lbfgs", **asked).strip().splitlines()
-    assert lines[2].split() == ["trial_id", "method", "λ1", "λ2", "stl10", "unseen", "simclr", "status"]
-    assert "No trial has a validation score" in lines[-1] and "optimistic, the more so with more trials" in lines[-1]
-    lines = lines[:-2]
-    assert [line.split()[1] for line in lines[4:-1]] == ["random", *["mdssl"] * 4]
-    # The baseline, 44.0 on stl10, is not shown, and still what the others are compared with.
-    assert lines[-2].split() == ["000000000001", "mdssl", "0.9", "0.1", "50.0", "50.0", "+6.0", "finished"]
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({"method": ["simclrr"]}, "unknown method 'simclrr'; allowed: mdssl, random, simclr.*Did you mean 'simclr'"),
-        ({"train_mixture": ["svhn+cifar10"]}, "unknown train_mixture"),
-        ({"evaluate": ["stl"]}, "unknown eval_dataset 'stl'.*Did you mean 'stl10'"),
-        ({"probe": "sgd-raw"}, "unknown probe 'sgd-raw'; allowed: lbfgs"),
-        ({"features": "projection"}, "unknown features 'projection'; allowed: encoder"),
-    ],
-)
-def test_asking_for_what_is_not_there_is_said(swept, asked, message):
-    with pytest.raises(ValueError, match=message):
-        leaderboard_text(swept, **asked)
-
-
-def test_an_empty_leaderboard_is_said(storage):
-    Path(storage).mkdir()
-    assert "is empty: run a sweep" in leaderboard_text(storage)
-
-
-def test_scores_that_rounding_has_decided_are_named(storage):
-    unstable = json.dumps({"evaluation": {"unstable": True, "top1_in_other_order": 51.0}})
-    trial(storage, 1, (70, 60, 50, 40), lambda1=0.9, probe="sgd-raw", config_json=unstable)
-    trial(storage, 2, (61, 62, 63, 64), lambda1=1.0, probe="sgd-raw")
-    df = table(storage, probe="sgd-raw")
-    assert df.attrs["notes"] == [
-        "unstable: rounding changes scores of sgd-raw for 000000000001 on cifar10, 000000000001 on svhn, 000000000001 "
-        "on stl10 and 1 more; --probe sgd is stable"
-    ]
-    assert "note: unstable: rounding changes" in printed(df)
-
-
-def test_the_best_of_a_mixture_is_named_by_its_validation_score_and_test_scores_stand_beside(storage):
-    for number, (test, val) in enumerate(((70, 40), (60, 50), (99, None))):
-        rows = [row(name, top1=test, val_top1=None if val is None else val + 0.5) for name in DATASETS]
-        write_rows(storage, f"{number:012x}", [one | {"lambda2": number / 10} for one in rows])
-    write_rows(storage, "9" * 12, [row("svhn", top1=1, val_top1=99.0, train_mixture="svhn+dtd")])
-    df = table(storage)
-    assert df["val"].fillna(-1).to_dict() == {f"{0:012x}": 40.5, f"{1:012x}": 50.5, f"{2:012x}": -1}
-    assert df["seen"].tolist() == [70, 60, 99]
-    assert df.attrs["notes"] == ["best trial by validation score: 000000000001, mdssl, val 50.5"]
-    both = table(storage, mixtures=["cifar10+svhn", "svhn+dtd"])
-    assert both["val"].fillna(-1).tolist() == [40.5, 50.5, -1, 99.0]
-    assert [line.split()[-1] for line in printed(df).splitlines()[2:-1]] == ["40.5", "50.5", "-"]
-    text = leaderboard_text(storage, train_mixture=["cifar10+svhn"])
-    assert "note: best trial by validation score: 000000000001, mdssl, val 50.5" in text
-    assert "No trial has a validation score" not in text and "optimistic, the more so with more trials" in text
-
-
-@pytest.mark.parametrize(("val", "behind"), [(50.0, 2), (44.5, 1), (40.0, 0)])
-def test_an_untrained_encoder_that_is_ahead_of_half_of_the_trials_is_said(storage, val, behind):
-    for number in range(2):
-        rows = [row(name, val_top1=44.0 + number) for name in DATASETS]
-        write_rows(storage, f"{number:012x}", [one | {"lambda2": number / 10} for one in rows])
-    write_rows(storage, "f" * 12, [row(name, val_top1=val, **UNTRAINED) for name in DATASETS])
-    said = f"an untrained encoder has val {val}, which {behind} of 2 trained trials do not exceed: train longer"
-    assert any(said in note for note in table(storage).attrs["notes"]) == bool(behind)
 
 
 def made_of(**trial) -> dict:

@@ -2,28 +2,17 @@
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from factories import CONTEXT, failed, row, stopped, tiny_trial
+from factories import failed, row, stopped, tiny_trial
 
 from mdssl.cli.main import main
-from mdssl.config.probe import ProbeConfig
-from mdssl.config.run import RunSettings
 from mdssl.leaderboard.board import read, read_rows, write_rows
 from mdssl.pretrain.checkpoint import latest_step
-from mdssl.pretrain.loop import train
-from mdssl.pretrain.stopping import StoppedError
-from mdssl.storage import claim as claims
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
-from mdssl.sweep import trial as sweep_trial
-from mdssl.sweep.grid import plan
-from mdssl.sweep.settings import SweepSettings
-from mdssl.sweep.training import TrialRun
-from mdssl.trials.control import retry_trials, stop_trials
 
 A, B, C = "0123456789ab", "01239999ffff", "fedcba987654"
 
@@ -66,134 +55,6 @@ def board(storage):
 
 def run(*words: object) -> int:
     return main([str(word) for word in words])
-
-
-@pytest.fixture
-def request_at_step_3(tiny_data, storage):
-    """A trial whose stop was requested while it trained; the folder, and its config with the fingerprint."""
-    trial = tiny_trial()
-    folder = Location.of(storage) / "trials" / A
-
-    def asked(progress):
-        if progress.step == 3:
-            stop_trials(storage, [A])
-
-    settings = RunSettings(report_every=1, track=())
-    with pytest.raises(StoppedError):
-        train(trial, data=tiny_data, trial_dir=folder, settings=settings, device="cpu", report=asked,
-              stop_requested=lambda: (folder / "stop.json").exists())  # fmt: skip
-    return folder
-
-
-def test_a_stop_saves_a_checkpoint_and_says_so_and_after_retry_training_goes_on(tiny_data, storage, request_at_step_3):
-    folder = request_at_step_3
-    said = json.loads((folder / "training.json").read_bytes())
-    assert (said["status"], said["step"], said["iterations"], said["val_linear_top1"]) == ("stopped", 4, 6, {})
-    assert latest_step(folder / "checkpoints") == 4
-    retry_trials(storage, [A])
-    assert not {"stop.json", "training.json"} & set(folder.names())
-    ended = train(tiny_trial(), data=tiny_data, trial_dir=folder, settings=RunSettings(track=()), device="cpu")
-    assert (ended["status"], ended["step"]) == ("finished", 6)
-    assert json.loads((folder / "run.json").read_bytes())["from_step"] == 4
-
-
-def test_training_that_stops_for_another_reason_is_not_recorded_as_stopped(tiny_data, tmp_path):
-    asked = iter([False, False, True])
-    with pytest.raises(StoppedError):
-        train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=RunSettings(track=()), device="cpu",
-              stop_requested=lambda: next(asked))  # fmt: skip
-    assert not (tmp_path / "training.json").exists()
-
-
-def test_the_owner_of_a_claim_sees_the_request_with_its_heartbeat(storage, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
-    with Claim(Location.of(storage) / "trials" / A) as claim:
-        claim.take()
-        beat = claim._heart
-        stop_trials(storage, [A])
-        for _ in range(500):
-            if claim.stop_asked:
-                break
-            beat.join(0.01)
-        assert claim.stop_asked
-
-
-def tiny_run(storage: str, data: str, **changes) -> TrialRun:
-    return TrialRun(
-        storage=storage, data=data, probe=ProbeConfig(), settings=RunSettings(track=()), executor="inline", workers=1,
-        cpus_per_worker=1, gpus_per_worker=0, context=CONTEXT, **changes,
-    )  # fmt: skip
-
-
-def settings_of(storage: str, data: str, **changes) -> SweepSettings:
-    own = {name: getattr(tiny_trial(), name) for name in ("arch", "batch_per_domain", "iterations", "precision")}
-    return SweepSettings(
-        domains=("tiny-a", "tiny-b"), evaluate=("tiny-c",), storage=storage, data=data, **own | changes
-    )
-
-
-def do(config, storage: str, data: str, **changes):
-    folder = Location.of(storage) / "trials" / config.trial_id
-    work = {"trial": config.to_dict(), "missing": ["tiny-c"], "tried": [], "dead": None, "may_end_early": False}
-    with Claim(folder) as claim:
-        claim.take()
-        return sweep_trial._do(config, work, folder, tiny_run(storage, data, **changes), claim)
-
-
-def test_a_sweep_skips_a_trial_that_is_to_stop_and_plans_it_again_after_retry(tiny_data, storage, capsys, monkeypatch):
-    config = tiny_trial()
-    monkeypatch.setattr(sweep_trial, "_trained", lambda *arguments: pytest.fail("it trained"))
-    assert run("stop", config.trial_id, "--storage", Path(storage).parent) == 0
-    assert "not begun in" in capsys.readouterr().out
-    os.makedirs(storage)
-    assert run("stop", config.trial_id, "--storage", storage) == 0
-    assert do(config, storage, tiny_data) == {"state": "stopped", "ended_early": True, "on_request": True}
-    assert read(storage).empty
-    settings = settings_of(storage, tiny_data)
-    (work,) = plan(Location.of(storage), [config], settings)
-    assert str(work) == "stopped on request" and not work.is_left
-    (forced,) = plan(Location.of(storage), [config], replace(settings, force=True))
-    assert forced.is_left
-    assert run("retry", config.trial_id, "--storage", storage) == 0
-    (work,) = plan(Location.of(storage), [config], settings)
-    assert str(work) == "queued to train"
-
-
-def test_a_stopped_trial_has_rows_without_scores_and_tables_say_where_it_stopped(
-    tiny_data, storage, request_at_step_3, capsys
-):
-    config = tiny_trial()
-    os.rename(Path(storage) / "trials" / A, Path(storage) / "trials" / config.trial_id)
-    do(config, storage, tiny_data)
-    (only,) = read_rows(storage, config.trial_id)
-    assert (only["status"], only["eval_dataset"], only["step"], only["val_linear_top1"]) == (
-        "stopped",
-        "tiny-c",
-        4,
-        None,
-    )
-    assert run("leaderboard", "--storage", storage) == 0
-    assert f"{config.trial_id} was stopped early at step 4 of 6\n" in capsys.readouterr().out
-    assert run("report", "--storage", storage, "--output", Path(storage).parent / "report") == 0
-    page = (Path(storage).parent / "report" / "trials" / f"{config.trial_id}.html").read_text()
-    assert "At step 4 of 6. It has no score on a test split" in page
-
-
-def test_mdssl_train_refuses_a_trial_that_is_to_stop(tiny_data, storage, capsys):
-    flags = ["--domains", "tiny-a", "tiny-b", "--iterations", 2, "--batch-per-domain", 8, "--precision", "fp32"]
-    flags += ["--device", "cpu", "--storage", storage, "--data", tiny_data, "--tag", "one", "two", "--track", "none"]
-    os.makedirs(storage)
-    assert run("train", *flags, "--checkpoint-seconds", 0) == 0
-    (trial_id,) = os.listdir(Path(storage) / "trials")
-    assert run("stop", trial_id, "--storage", storage) == 0
-    assert f"{trial_id}: it is trained, nothing to stop" in capsys.readouterr().out
-    for name in ("training.json", "encoder.safetensors"):
-        os.remove(Path(storage) / "trials" / trial_id / name)
-    assert run("stop", trial_id, "--storage", storage) == 0
-    assert run("train", *flags) == 2
-    assert f"after `mdssl retry {trial_id}` the same command trains it further" in capsys.readouterr().err
-    assert run("tag", trial_id, "--remove", "one", "--storage", storage) == 0
-    assert capsys.readouterr().out == f"{trial_id}: two\n"
 
 
 def test_one_message_where_trials_are_named_in_no_way_or_in_two(board, capsys):
