@@ -1,4 +1,4 @@
-"""bench/gpu.py rehearsed on the CPU, and what it does with parts that fail or take too long."""
+"""bench/gpu.py: a tiny run on the CPU, and parts that fail or take too long."""
 
 import builtins
 import importlib
@@ -21,7 +21,7 @@ def gpu(folder):
     return importlib.import_module("gpu")
 
 
-def test_a_rehearsal_does_every_part(gpu, tiny_data, tmp_path, monkeypatch, capsys):
+def test_tiny_run_on_a_cpu_runs_every_part(gpu, tiny_data, tmp_path, monkeypatch, capsys):
     imports = builtins.__import__
 
     def blocked(name, *arguments, **named):
@@ -29,7 +29,7 @@ def test_a_rehearsal_does_every_part(gpu, tiny_data, tmp_path, monkeypatch, caps
             raise ModuleNotFoundError(f"{name} is not on this machine")
         return imports(name, *arguments, **named)
 
-    # The datasets of table 1, three of them.
+    # Three of the datasets of table 1.
     data = tmp_path / "data"
     data.mkdir()
     for name, tiny in (("cifar10", "tiny-a"), ("svhn", "tiny-b"), ("stl10", "tiny-c")):
@@ -44,7 +44,7 @@ def test_a_rehearsal_does_every_part(gpu, tiny_data, tmp_path, monkeypatch, caps
     assert made["checks"]["weights after a stop and a resumption"]["difference"] == 0.0
     assert made["checks"]["steps that wait for the GPU, by set_sync_debug_mode"] == {"why not": "needs a GPU"}
     assert made["table1"]["not prepared"] == "cifar100"
-    # Those of the paper's six whose domains are there, and both unions of what is there; and the untrained one.
+    # Rows of the paper's six whose domain is prepared, two rows of the union of prepared domains, and a random encoder.
     rows = {name: row for name, row in made["table1"].items() if isinstance(row, dict)}
     assert list(rows) == [
         "simclr cifar10", "simclr stl10", "simclr svhn", "simclr cifar10+stl10+svhn",
@@ -60,8 +60,8 @@ def test_a_rehearsal_does_every_part(gpu, tiny_data, tmp_path, monkeypatch, caps
 
 
 @pytest.mark.process
-def test_it_needs_nothing_beyond_the_image():
-    """Its imports alone, in a process that has none of those packages and no mdssl on its path."""
+def test_gpu_bench_needs_no_optional_packages():
+    """Only imports bench/gpu.py, in a process without these packages and without mdssl on its path."""
     code = f"import sys; sys.modules |= dict.fromkeys({sorted(NOT_THERE)}); sys.argv = ['gpu.py']; import gpu"
     subprocess.run([sys.executable, "-c", code], cwd=BENCH, check=True)
 
@@ -80,7 +80,7 @@ def fail():
     raise ValueError("no such kernel")
 
 
-def test_a_part_that_fails_leaves_the_others(gpu, tmp_path, monkeypatch, capsys):
+def test_other_parts_run_after_a_failed_part(gpu, tmp_path, monkeypatch, capsys):
     parts = {"fails": fail, "slow": lambda: time.sleep(30), "last": lambda: None}
     monkeypatch.setattr(gpu, "PARTS", {name: (part_that(act), 0.2) for name, act in parts.items()})
     began = time.monotonic()
@@ -95,29 +95,29 @@ def test_a_part_that_fails_leaves_the_others(gpu, tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().err.endswith("failed: fails\n")
 
 
-def test_without_a_gpu_it_says_how_to_rehearse(gpu, monkeypatch, capsys):
+def test_message_without_a_gpu_names_the_flags_of_a_tiny_run(gpu, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main([]) == 2
     assert "--device cpu --tiny" in capsys.readouterr().err
 
 
-def test_a_step_is_counted_as_its_operations_say(folder):
+def test_count_sums_operations_launches_and_bytes(folder):
     counting = importlib.import_module("counting")
     layer = torch.nn.Linear(4, 8, bias=False)
     x = torch.ones(2, 4)
     counts = counting.count(lambda: layer(x).relu_())
-    # A product of 2×4 and 4×8, and a rectification in place: inputs and outputs of float32.
+    # A matrix product of 2×4 and 4×8 and a ReLU in place, with inputs and outputs in float32.
     assert counts.operations == 2 * 2 * 4 * 8
     assert counts.launches == 2
     assert counts.bytes == 4 * ((2 * 4 + 4 * 8 + 2 * 8) + 2 * (2 * 8))
 
 
-def test_a_floor_counts_layers_once_and_what_fits_into_the_cache_never(folder):
+def test_floor_counts_layers_once_and_ignores_tensors_that_fit_into_the_cache(folder):
     counting = importlib.import_module("counting")
     conv = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1, bias=False), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 1))
     views = torch.ones(2, 3, 4, 4)
     read, between, written, weights = 10 * 3 * 16, 10 * 8 * 16, 10 * 2 * 16, 3 * 8 + 8 * 2 + 2
-    # The first layer has no gradient for its input. Ten views of two-byte numbers, of two that were passed.
+    # The first layer has no gradient for its input. The floor is that of ten views of two-byte numbers.
     moved = 2 * (2 * read + 2 * between + 3 * between + 2 * written)
     assert counting.floor_of(conv, views, 10, item=2, cache=0) == moved + 5 * 4 * weights
     assert counting.floor_of(conv, views, 10, item=2, cache=2 * read) == 2 * (2 * between + 3 * between)

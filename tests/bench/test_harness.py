@@ -1,4 +1,4 @@
-"""The benches' own arithmetic: who runs when, which ratio is printed, what a results file keeps."""
+"""Helpers of the benchmarks: the order of runs, the printed ratios, and the sections of a results file."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ def test_contenders_alternate_and_one_runs_twice(harness):
     calls = []
     contenders = {name: lambda name=name: calls.append(name) for name in ("ours", "peer", "other")}
     seconds = harness.take_turns(contenders, rounds=2)
-    assert calls == ["ours", "peer", "other", "peer"] * 3, "two rounds, and one that is not counted"
+    assert calls == ["ours", "peer", "other", "peer"] * 3, "two rounds and a first round that is not counted"
     assert {name: len(values) for name, values in seconds.items()} == {
         "ours": 2,
         "peer": 2,
@@ -34,12 +34,12 @@ def test_contenders_alternate_and_one_runs_twice(harness):
 
 
 def test_ratios_are_paired_by_round(harness):
-    # The machine was half as fast in the last two rounds, for everybody.
+    # The machine was half as fast in the last two rounds, for all contenders.
     seconds = {"ours": [1.0, 1.0, 2.0, 2.0], "peer": [3.0, 3.0, 6.0, 6.0]}
     assert harness.paired_ratio(seconds, "peer", to="ours") == 3.0
 
 
-def test_the_last_line_is_the_claim(harness, capsys):
+def test_last_line_of_a_report_is_the_claim(harness, capsys):
     report = harness.Report("views/s", peer="somebody's")
     seconds = {"ours": [0.5], "peer": [2.0], "peer again": [2.0]}
     report.timings("A step", seconds, work=10, extra={"memory": {"ours": "1 MiB"}})
@@ -57,13 +57,13 @@ def test_the_last_line_is_the_claim(harness, capsys):
 
 
 def takes(mib):
-    """At module level, for the fresh process to find."""
+    """Is at module level so that the new process can import it."""
     torch.ones(2**18).sum()
     return lambda: torch.ones(mib * 2**18).sum()
 
 
 @pytest.mark.process
-def test_memory_is_what_a_call_takes_in_a_fresh_process(harness):
+def test_extra_memory_is_that_of_a_call_in_a_new_process(harness):
     assert harness.extra_memory(takes, 256) == pytest.approx(256, abs=16)
 
 
@@ -89,10 +89,10 @@ def test_a_results_file_keeps_the_sections_that_are_not_run_again(results):
     assert "| loss, cpu | c | 2 u | 1 u | p | 2.00 |" in again
 
 
-def test_every_bench_is_run_by_all_and_says_what_it_claims(results):
+def test_every_bench_is_listed_in_all(results):
     helpers = {"all", "harness", "replay", "counting", "growth", "training_steps"}
     files = {path.stem for path in BENCH.glob("*.py")} - helpers
-    # A command of its own, for a machine with a GPU.
+    # bench/gpu.py is a separate command for a machine with a GPU.
     files = {name for name in files if not name.startswith("gpu")}
     assert files == set(results.CPU)
     assert set(results.CUDA) <= files

@@ -1,4 +1,4 @@
-"""The replay's own arithmetic, against costs counted by hand, and what its contenders are told."""
+"""The replay of searches: costs against values counted by hand, and the information that contenders get."""
 
 import importlib
 import io
@@ -27,7 +27,7 @@ def search(folder):
 
 @pytest.fixture
 def table(replays):
-    """Eight settings, of which the last two are within half a point of the best; scores rank them as they end."""
+    """Eight settings, the last two within half a point of the best. Scores at all steps rank the settings equally."""
     points = [
         dict(zip(replays.AXES, (a, b, c, 0.1), strict=True)) for a in (0.9, 1.0) for b in (0.0, 0.1) for c in (1.0, 2.0)
     ]
@@ -36,7 +36,7 @@ def table(replays):
 
 
 class Scripted:
-    """Proposes settings in a given order, and ends those that it is told to at the first score."""
+    """Proposes settings in the given order, and ends the trials in ``ended`` at their first score."""
 
     def __init__(self, table, order, ended=()):
         self.table, self.order, self.ended, self.heard = table, order, ended, []
@@ -52,37 +52,37 @@ class Scripted:
         self.heard.append((trial, step, value))
 
 
-def test_cost_is_what_was_trained_as_a_part_of_the_grid(replays, table):
+def test_cost_is_the_trained_fraction_of_the_grid(replays, table):
     contender = Scripted(table, [0, 1, 7], ended=[1])
-    # Steps: 40, then 10, then 40, of 8 × 40.
+    # The trials take 40, 10 and 40 of 8 × 40 steps.
     assert list(replays.replay(table, contender, 1)) == [(40 / 320, 0), (90 / 320, 7)]
     assert contender.heard[:5] == [(0, 10, 5.0), (0, 20, 7.0), (0, 30, 8.0), (0, 40, 10.0), (1, 10, 10.0)]
     assert contender.heard[-1] == (2, 40, 50.0)
 
 
-def test_slots_train_at_once_and_all_of_them_are_paid(replays, table):
+def test_slots_train_in_parallel_and_the_cost_includes_all_slots(replays, table):
     contender = Scripted(table, [0, 1, 7], ended=[1])
-    # Setting 7 starts at step 10, when 1 has ended, and finishes at 50.
+    # Setting 7 starts at step 10, when setting 1 has ended, and finishes at step 50.
     assert list(replays.replay(table, contender, 2)) == [(2 * 40 / 320, 0), (2 * 50 / 320, 7)]
 
 
-def test_steps_that_a_setting_has_trained_are_not_paid_again(replays, table):
+def test_steps_that_a_setting_has_trained_are_not_counted_again(replays, table):
     ended_and_again = Scripted(table, [7, 7, 7], ended=[0])
     assert list(replays.replay(table, ended_and_again, 1)) == [(40 / 320, 7), (40 / 320, 7)]
 
 
-def test_who_only_repeats_itself_comes_to_an_end(replays, table):
+def test_replay_of_a_contender_that_repeats_a_setting_ends(replays, table):
     contender = Scripted(table, [0] * 1000)
     assert len(list(replays.replay(table, contender, 1))) == 10 * len(table.points)
 
 
-def test_the_target_is_half_a_point_from_the_tables_best(replays, table):
+def test_target_is_half_a_point_below_the_best_value_of_the_table(replays, table):
     found = replays.outcome(table, Scripted(table, [0, 5, 6, 7]), 1)
     assert found == replays.Outcome(cost=3 / 8, gap=5.0, test=pytest.approx(44.7))
     never = replays.outcome(table, Scripted(table, [0, 5]), 1)
     assert never.cost == float("inf") and never.gap == 5.0 and np.isnan(never.test)
     nothing = replays.outcome(table, Scripted(table, [7], ended=[0]), 1)
-    assert nothing.gap == 50 - np.median(table.value), "nothing has finished, so any setting may be chosen"
+    assert nothing.gap == 50 - np.median(table.value), "no trial has finished, so any setting may be chosen"
 
 
 @pytest.fixture
@@ -95,14 +95,14 @@ def settings_of(replays, table, contender):
 
 
 @pytest.mark.parametrize("name", ["random", "TPE"])
-def test_without_a_rule_our_search_trains_each_setting_once(replays, table, made, name):
+def test_search_without_early_stopping_trains_each_setting_once(replays, table, made, name):
     orders = [settings_of(replays, table, made[name](seed)) for seed in (0, 1)]
     assert all(sorted(order) == list(range(8)) for order in orders)
     assert orders[0] != orders[1]
     assert settings_of(replays, table, made[name](0)) == orders[0]
 
 
-def test_our_asha_ends_what_is_not_in_the_best_third_of_a_rung(replays, table, made):
+def test_asha_ends_trials_outside_the_best_third_of_a_rung(replays, table, made):
     for seed in range(12):
         contender, proposed = made["ASHA"](seed), []
         propose = contender.propose
@@ -111,7 +111,7 @@ def test_our_asha_ends_what_is_not_in_the_best_third_of_a_rung(replays, table, m
         )
         finished = settings_of(replays, table, contender)
         order = [table.number(point) for point in proposed if point]
-        assert sorted(order) == list(range(8)), "each was begun"
+        assert sorted(order) == list(range(8)), "each setting was started"
         assert finished == finished_by_definition(table, order)
         points = {known.status: [] for known in contender.known}
         for known in contender.known:
@@ -120,7 +120,7 @@ def test_our_asha_ends_what_is_not_in_the_best_third_of_a_rung(replays, table, m
 
 
 def finished_by_definition(table, order):
-    """One at a time, with rungs at 10 and 30 steps."""
+    """The settings that finish by the definition of ASHA, one trial at a time, with rungs at 10 and 30 steps."""
     at_rung, finished = {10: [], 30: []}, []
     for setting in order:
         for step, there in at_rung.items():
@@ -139,17 +139,17 @@ def setting_score(table, setting, step):
 
 
 @pytest.mark.parametrize("pruner", ["SuccessiveHalvingPruner", "HyperbandPruner"])
-def test_optuna_is_told_what_ends_and_what_finishes(replays, table, made, pruner):
+def test_optuna_is_told_which_trials_end_early_and_which_finish(replays, table, made, pruner):
     contender = made[f"Optuna, {pruner}"](0)
     finished = settings_of(replays, table, contender)
     trials = contender.study.trials
     states = {state: [t for t in trials if t.state.name == state] for state in ("COMPLETE", "PRUNED", "RUNNING")}
     assert [t.value for t in states["COMPLETE"]] == [table.value[setting] for setting in finished]
     assert states["PRUNED"] and not states["RUNNING"]
-    assert all(max(t.intermediate_values) in (10, 30) for t in states["PRUNED"]), "it ends trials at its rungs alone"
+    assert all(max(t.intermediate_values) in (10, 30) for t in states["PRUNED"]), "Optuna ends trials only at its rungs"
 
 
-def test_asha_decides_as_syne_tunes(search, replays, table, tmp_path):
+def test_asha_makes_the_same_decisions_as_syne_tune(search, replays, table, tmp_path):
     pytest.importorskip("syne_tune")
     points = [point | {"temperature": value} for value in (0.1, 0.2, 0.3) for point in table.points]
     scores = np.random.default_rng(0).uniform(0, 100, (24, 4))
@@ -157,17 +157,17 @@ def test_asha_decides_as_syne_tunes(search, replays, table, tmp_path):
     assert "all where the rules coincide" in search.check(larger, replays.contenders(larger, tmp_path))
 
 
-def test_correlations_are_of_ranks(search, replays, table):
+def test_correlations_are_rank_correlations(search, replays, table):
     scores = table.scores.copy()
     scores[:, 0] = -scores[:, 0]
     scores[:, 1] = np.exp(scores[:, 1])
     turned = replays.Table(table.points, table.steps, scores, table.value, table.test[[1, 0, *range(2, 8)]])
-    # Spearman with one pair of neighbors exchanged: 1 - 6 · 2 / (8 · 63).
+    # Spearman's correlation with one pair of neighbors exchanged is 1 - 6 · 2 / (8 · 63).
     ranks = [row[1:] for row in search.rank_correlations(turned)]
     assert ranks == [["-1.00", "-0.98"], ["1.00", "0.98"], ["1.00", "0.98"], ["1.00", "0.98"], ["1.00", "0.98"]]
 
 
-def test_a_table_is_recorded_from_the_trials_of_a_sweep(search, replays, tmp_path, monkeypatch):
+def test_record_writes_a_table_from_the_trials_of_a_sweep(search, replays, tmp_path, monkeypatch):
     storage = Location.of(tmp_path / "results")
     monkeypatch.setattr(search, "TABLE", tmp_path / "table.parquet")
     for number, lambda2 in enumerate((0.0, 0.4)):
@@ -200,14 +200,14 @@ def test_a_table_is_recorded_from_the_trials_of_a_sweep(search, replays, tmp_pat
         dict(lambda1=0.9, lambda2=value, learning_rate=2.0, temperature=0.1) for value in (0.0, 0.4)
     ]
     assert table.steps == [10, 20, 30]
-    assert table.scores.tolist() == [[25.0, 35.0, 39.0]] * 2, "the mean of both, and at the end the score of the rows"
+    assert table.scores.tolist() == [[25.0, 35.0, 39.0]] * 2, "means of both datasets, and last the score of the rows"
     assert table.value.tolist() == [35.0, 35.0] and table.test.tolist() == [35.0, 36.0]
     assert pq.read_schema(search.TABLE).metadata[b"command"] == b"python sweeps/search.py"
 
 
-def test_the_recorded_table_is_whole(search, replays):
+def test_recorded_table_is_complete(search, replays):
     table = replays.Table.read(search.TABLE)
     assert len(table.points) >= 48 and len(table.steps) >= 8
-    assert len(table.points) == np.prod([len(values) for values in table.choices.values()]), "each combination"
+    assert len(table.points) == np.prod([len(values) for values in table.choices.values()]), "each combination is there"
     assert search.TABLE.stat().st_size < 100_000
     assert b"learning_rate" in pq.read_schema(search.TABLE).metadata[b"command"]

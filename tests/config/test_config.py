@@ -1,4 +1,4 @@
-"""Configs: identity, JSON, and the one message that a wrong setting gets."""
+"""Configs: trial IDs, JSON, and messages about wrong settings."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ def config(**changes):
     return TrialConfig(**{"domains": ("cifar10", "svhn"), "precision": "fp32"} | changes)
 
 
-def test_survives_json():
+def test_config_is_equal_after_a_round_trip_through_json():
     original = config(lambda1=0.9, lambda2=0.1)
     again = TrialConfig.from_dict(json.loads(json.dumps(original.to_dict())))
     assert again == original
@@ -25,11 +25,11 @@ def test_survives_json():
 
 
 def test_trial_id_is_stable():
-    """A golden value: if it moves, every leaderboard out there loses its trials."""
+    """If this value changes, all existing leaderboards lose their trials."""
     assert config(lambda1=0.9, lambda2=0.1, data_fingerprint="0123").trial_id == "a98d8076ed36"
 
 
-def test_another_way_to_cluster_makes_other_trials_of_clustered_methods_only(monkeypatch):
+def test_clustering_version_changes_only_trial_ids_of_clustered_methods(monkeypatch):
     methods = {"mdssl": {}, "mdssl-clustered": {"num_clusters": 2}, "mdssl-robust": {"num_clusters": 2}}
     before = {method: config(method=method, **own).trial_id for method, own in methods.items()}
     monkeypatch.setattr("mdssl.config.trial.CLUSTERING_VERSION", 1_000)
@@ -37,15 +37,16 @@ def test_another_way_to_cluster_makes_other_trials_of_clustered_methods_only(mon
     assert [method for method in methods if before[method] == after[method]] == ["mdssl"]
 
 
-def test_the_id_of_precision_auto_is_that_of_fp32_on_any_machine(monkeypatch):
-    """It was so on CPUs, where a sweep's driver decided; now the driver's hardware changes no id."""
+def test_trial_id_of_precision_auto_equals_that_of_fp32_on_any_machine(monkeypatch):
+    """Earlier versions resolved ``auto`` on the driver of a sweep, which gave fp32 on CPUs. The driver's hardware no
+    longer changes the ID."""
     assert config(precision="auto").trial_id == config(precision="fp32").trial_id != config(precision="bf16").trial_id
     expected = config(precision="auto")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
     assert (config(precision="auto"), config(precision="auto").trial_id) == (expected, expected.trial_id)
-    # What trials share of their stable parts is of one precision.
+    # Trials of different precisions share no stable part.
     wsd = {"schedule": "wsd", "iterations": 100, "lr_warmup_iterations": 5}
     assert len({config(precision=each, **wsd).stable_id for each in ("auto", "fp32", "bf16")}) == 3
 
@@ -64,15 +65,15 @@ def test_the_id_of_precision_auto_is_that_of_fp32_on_any_machine(monkeypatch):
         {"precision": "bf16"},
     ],
 )
-def test_trial_id_changes_with_whatever_changes_the_encoder(change):
+def test_trial_id_changes_with_each_setting_that_changes_the_encoder(change):
     assert config(**change).trial_id != config().trial_id
 
 
-def test_equal_numbers_are_one_trial():
+def test_equal_numbers_of_different_types_give_the_same_trial_id():
     assert config(lambda1=1, lambda2=-0.0).trial_id == config(lambda1=1.0, lambda2=0.0).trial_id
 
 
-def test_a_random_encoder_is_the_same_whatever_the_training():
+def test_trial_id_of_a_random_encoder_ignores_settings_of_training():
     random = {"method": "random", "domains": ()}
     assert config(**random, iterations=5, temperature=0.2).trial_id == config(**random).trial_id
     assert config(**random, seed=1).trial_id != config(**random).trial_id
@@ -103,19 +104,19 @@ def test_a_random_encoder_is_the_same_whatever_the_training():
         ({"method": "simclr", "lambda2": 0.1}, "use method 'mdssl'"),
     ],
 )
-def test_wrong_settings_get_one_message_that_helps(change, message):
+def test_wrong_settings_are_refused_with_a_helpful_message(change, message):
     with pytest.raises(ValueError, match=message):
         config(**change)
     assert config(init="torchvision").init == "torchvision"
 
 
-def test_a_tracker_without_its_package_is_refused_with_the_way_on(monkeypatch):
+def test_tracker_without_its_package_is_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="'wandb' needs the package wandb, which is not installed; .*leave it out"):
         RunSettings(track=("wandb",))
 
 
-def test_settings_alone_are_checked_as_those_of_a_trial_are():
+def test_settings_are_checked_outside_of_a_trial():
     with pytest.raises(ValueError, match="iterations is 1.5 .*whole number"):
         Recipe(iterations=1.5)
     with pytest.raises(ValueError, match="learning_rate is -1"):
@@ -135,19 +136,19 @@ def test_settings_alone_are_checked_as_those_of_a_trial_are():
         ({"compile_from": -1}, "compile_from is -1; it must be at least 0"),
     ],
 )
-def test_wrong_settings_of_a_run_are_refused_and_the_least_ones_are_not(change, message):
+def test_wrong_settings_of_a_run_are_refused_and_minimal_ones_accepted(change, message):
     with pytest.raises(ValueError, match=message):
         RunSettings(**change)
     least = {"checkpoint_seconds": 0.0, "report_every": 1, "score_every": 0, "hang_minutes": 0.0, "compile_from": 0}
     assert RunSettings(**least, track=("none",)).track == ()
 
 
-def test_unknown_key_names_the_nearest():
+def test_unknown_key_is_refused_with_the_nearest_key():
     with pytest.raises(ValueError, match="unknown config key 'lamda1'.*Did you mean 'lambda1'"):
         TrialConfig.from_dict({"lamda1": 0.9})
 
 
-def test_defaults_are_the_papers():
+def test_defaults_match_the_paper():
     recipe = Recipe()
     assert (recipe.arch, recipe.stem, recipe.batch_per_domain, recipe.iterations) == (
         "resnet50",
@@ -158,7 +159,7 @@ def test_defaults_are_the_papers():
     assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("lars", 4.0, 1e-6)
 
 
-def test_probe_names_tell_settings_apart():
+def test_probe_names_identify_the_settings():
     assert ProbeConfig(probe="sgd").name == "sgd(standardized)"
     assert ProbeConfig(probe="sgd", probe_epochs=30).name == "sgd(standardized,epochs=30)"
     assert ProbeConfig(probe="sgd-raw", probe_epochs=30).name == "sgd-raw(epochs=30)"
@@ -169,7 +170,7 @@ def test_probe_names_tell_settings_apart():
     for probe, rates in (("sgd", (0.5, 0.50000001)), ("lbfgs", (0.1,)), ("lbfgs", (0.1, 0.3))):
         with pytest.raises(ValueError, match="probe_learning_rate"):
             ProbeConfig(probe=probe, probe_learning_rate=rates)
-    assert ProbeConfig(probe="lbfgs", probe_epochs=30).name == "lbfgs", "epochs mean nothing to lbfgs"
+    assert ProbeConfig(probe="lbfgs", probe_epochs=30).name == "lbfgs", "lbfgs has no epochs"
     assert probe_named_now("sgd(learning_rate=0.3)") == "sgd-raw(learning_rate=0.3)"
     for name in (
         "lbfgs",
@@ -185,12 +186,12 @@ def test_probe_names_tell_settings_apart():
 
 @pytest.mark.parametrize("probe", ["sgd", "sgd-raw"])
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1e30])
-def test_learning_rates_that_learn_nothing_or_diverge_are_refused(probe, rate):
+def test_probe_learning_rates_outside_their_range_are_refused(probe, rate):
     with pytest.raises(ValueError, match=rf"probe_learning_rate is \S+; the {probe} probe .* above 0 and at most"):
         ProbeConfig(probe=probe, probe_learning_rate=(0.1, rate))
 
 
-def test_the_probe_of_a_row_is_asked_for_by_its_own_settings():
+def test_probe_flags_restore_the_probe_from_the_settings_of_a_row():
     for asked in (
         *(ProbeConfig(probe=probe) for probe in choices(ProbeConfig, "probe")),
         ProbeConfig(probe="sgd", probe_learning_rate=(0.5,), probe_batch=64, knn_neighbors=5),
@@ -206,7 +207,7 @@ def test_the_probe_of_a_row_is_asked_for_by_its_own_settings():
     assert ProbeConfig(**probe_flags(before)).name == "sgd-raw(learning_rate=0.3)"
 
 
-def test_settings_in_the_spelling_of_before_are_read():
+def test_settings_with_an_earlier_spelling_are_read():
     settings = {"method": "mdssl-clustered", "domains": ["a", "b"], "precision": "fp32", "num_clusters": 2}
     before = settings | {"cluster_normalised": False}
     again = TrialConfig.from_dict(before)
@@ -216,19 +217,19 @@ def test_settings_in_the_spelling_of_before_are_read():
     assert "cluster_normalised" not in again.to_dict()
 
 
-def test_what_trains_nothing_has_no_loss_and_so_no_weights_in_it():
+def test_methods_without_training_have_no_weights_of_the_loss():
     untrained = [method for method in METHODS.values() if not method.trains]
     assert untrained and not any(method.weighs_domains or method.weighs_negatives for method in untrained)
 
 
-def test_the_lists_of_settings_are_those_of_the_classes():
+def test_lists_of_settings_match_the_fields_of_the_classes():
     assert tuple(field.name for field in fields(ClusterSettings)) == CLUSTER_SETTINGS
     for method in METHODS.values():
         assert set(method.settings) <= {field.name for field in fields(TrialConfig)}
         assert method.has_setting("seed") is not method.loads_weights
 
 
-def test_choices_of_a_list_are_checked_one_by_one():
+def test_each_element_of_a_list_setting_is_checked():
     with pytest.raises(ValueError, match="unknown features 'encodr'; allowed: encoder, projection. Did you mean"):
         ProbeConfig(features=("projection", "encodr"))
     assert choices(ProbeConfig, "features") == ("encoder", "projection")

@@ -1,4 +1,4 @@
-"""Presets against lists of their own: the paper's numbers, and the arithmetic of CIFAR-10's epochs."""
+"""Presets against separate lists of settings: values of the paper, and steps computed from epochs of CIFAR-10."""
 
 import pytest
 
@@ -8,9 +8,9 @@ from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig
 
 EPOCH = 50_000 // 512
-"""Steps that CIFAR-10's 50,000 images fill with batches of 512."""
+"""Steps per epoch of CIFAR-10's 50,000 images in batches of 512."""
 
-# The paper's section 3.1, tables 6 and 7, section 4 and equation 5; what it does not say is SimCLR's at 32×32.
+# Section 3.1, tables 6 and 7, section 4 and equation 5 of the paper. Other values are those of SimCLR at 32×32.
 PAPER = {
     "arch": "resnet50",
     "stem": "imagenet",
@@ -34,8 +34,8 @@ PAPER = {
     "epsilon_final": 0.01,
     "outlier_rule": "farthest",
 }
-# SimCLR (appendix B.9) and lightly's CIFAR-10 benchmark leave out the blur; the latter trains 200 epochs and more with
-# batches of 512. solo-learn has this temperature and weight decay.
+# SimCLR (appendix B.9) and lightly's CIFAR-10 benchmark have no blur. The benchmark trains 200 epochs and more with
+# batches of 512. Temperature and weight decay are those of solo-learn.
 CIFAR = PAPER | {
     "arch": "resnet18",
     "stem": "cifar",
@@ -59,8 +59,8 @@ QUICK = PAPER | {
     "warmup_iterations": 16,
     "recluster_every": 16,
 }
-# MoCo v3's table of ViT-S with AdamW: 1.5e-4 for 256 images, here of two domains; 40 of 300 epochs warm up. The epochs
-# are those of preset cifar.
+# MoCo v3's table of ViT-S with AdamW: learning rate 1.5e-4 for 256 images, here of two domains, and a warm-up of 40 of
+# 300 epochs. An epoch has as many steps as in preset cifar.
 VIT = PAPER | {
     "arch": "timm/vit_tiny_patch16_224",
     "batch_per_domain": 512,
@@ -79,27 +79,27 @@ BY_NAME = {"paper": PAPER, "cifar": CIFAR, "quick": QUICK, "vit": VIT, "convnext
 
 
 @pytest.mark.parametrize(("preset", "expected"), BY_NAME.items())
-def test_a_preset_trains_by_its_list(preset, expected):
+def test_preset_has_the_expected_settings(preset, expected):
     own = {name: value for name, value in PRESETS[preset].items() if name in TrialConfig.__dataclass_fields__}
     domains = {"domains": ("cifar10", "svhn")}
     trial = TrialConfig(**own | domains).to_dict()
     assert {name: trial[name] for name in expected} == expected
 
 
-def test_a_value_of_a_preset_is_one_of_an_axis_of_a_sweep():
+def test_axis_of_a_sweep_defaults_to_the_value_of_the_preset():
     assert Sweep(preset="cifar", domains=("cifar10", "svhn")).settings.temperature == (0.2,)
     assert Sweep(preset="cifar", domains=("cifar10", "svhn"), temperature=(0.1, 0.5)).settings.temperature == (0.1, 0.5)
 
 
-def test_probes_are_those_of_their_preset():
+def test_presets_have_the_expected_probes():
     probes = {name: preset.get("probe", ProbeConfig().probe) for name, preset in PRESETS.items()}
     assert probes == {name: "sgd" if name == "paper" else "lbfgs" for name in PRESETS}
     raw = ProbeConfig(probe="sgd-raw").settings()
-    # Table 7.
+    # The values of table 7.
     assert (raw["probe_learning_rate"], raw["probe_batch"], raw["probe_epochs"]) == (0.1, 1024, 100)
 
 
-def test_the_quick_preset_scores_on_a_domain_that_it_does_not_train_on():
+def test_quick_preset_evaluates_on_an_unseen_dataset():
     quick = PRESETS["quick"]
     assert quick["domains"] == ("builtin-clutter", "builtin-shapes", "builtin-textures")
     assert quick["evaluate"] == (*quick["domains"], "builtin-digits")

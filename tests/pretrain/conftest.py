@@ -1,4 +1,4 @@
-"""What tests of training share."""
+"""Fixtures of tests of training."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from mdssl.pretrain import loop
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A CPU that passes for a GPU, which has had 3 GiB in use."""
+    """A CPU that the training loop takes for a GPU with a peak memory of 3 GiB."""
     monkeypatch.setattr(loop, "pick_device", lambda device: LikeCuda("cpu"))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X")

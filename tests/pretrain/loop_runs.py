@@ -1,4 +1,4 @@
-"""What tests of training share: settings of short runs, and what a run leaves behind."""
+"""Helpers of tests of training: settings of short runs, and readers of the files that a run writes."""
 
 import pandas as pd
 import safetensors
@@ -8,7 +8,7 @@ from mdssl.config.run import RunSettings
 
 EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
 AT_THE_END = RunSettings(report_every=1, checkpoint_seconds=1000)
-"""These runs write one checkpoint."""
+"""Runs with these settings write one checkpoint, at their end."""
 
 
 def weights(folder):

@@ -1,4 +1,4 @@
-"""Networks of other libraries, their files, and what an encoder with their weights must compute."""
+"""Networks of other libraries, layouts of their files, and a comparison of an encoder with the original network."""
 
 import copy
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from mdssl.pretrain.model import Model
 
 
 def network(arch="resnet18", *, stem="imagenet", padding=1) -> nn.Module:
-    """torchvision's own network with statistics and scales that an identity would not pass for."""
+    """torchvision's network with random batch-norm statistics and scales, so that no batch norm is an identity."""
     torch.manual_seed(0)
     resnet = getattr(torchvision.models, arch)()
     if stem == "cifar":
@@ -34,7 +34,7 @@ def head(prefix: str) -> dict[str, torch.Tensor]:
 
 
 def lightning(state: dict[str, torch.Tensor], **settings) -> dict:
-    """The parts of a Lightning checkpoint, among them tensors that belong to no network."""
+    """The parts of a Lightning checkpoint, including tensors that belong to no network."""
     return {
         "state_dict": state,
         "pytorch-lightning_version": "2.1.0",
@@ -49,13 +49,13 @@ def without_head(resnet: nn.Module) -> nn.Module:
 
 
 def assert_computes(pretrained, original: nn.Module, size: int = 64) -> None:
-    """Our encoder with these weights gives the original's features, those before its classifier."""
+    """Our encoder with these weights computes the input of the original network's classifier."""
     network = {"arch": pretrained.arch, "stem": pretrained.stem, "norm": "batch", "input_size": None}
     config = SimpleNamespace(**network, projection_dim=8)
     with torch.device("meta"):  # without initial weights
         encoder = Model(config).encoder.eval()
     encoder.load_state_dict(pretrained.encoder, assign=True)
-    # In float64, in which only sums in another order differ.
+    # In float64 only the order of sums makes a difference.
     encoder, original, seen = encoder.double(), copy.deepcopy(original).double(), []
     x = torch.randn(2, 3, size, size, dtype=torch.float64)
     with torch.no_grad(), original.fc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])):

@@ -1,4 +1,4 @@
-"""Each batched operation against torchvision's, image by image, at the same parameters."""
+"""Each batched operation against torchvision's, image by image, with the same parameters."""
 
 import shutil
 
@@ -26,11 +26,11 @@ from mdssl.pretrain.augment import (
 
 RECIPE = Recipe()
 SIZES = [32, 64, 96, 224]
-"""CIFAR-10's, Tiny ImageNet's, STL-10's and ImageNet's."""
+"""Image sizes of CIFAR-10, Tiny ImageNet, STL-10 and ImageNet."""
 
 
 def simclr_kernel(size: int) -> int:
-    """As `random_blur` and `gaussian_blur` in SimCLR's data_util.py (github.com/google-research/simclr) compute it."""
+    """Kernel size of `random_blur` and `gaussian_blur` in SimCLR's data_util.py (github.com/google-research/simclr)."""
     radius = int((size // 10) / 2)
     return 2 * radius + 1
 
@@ -46,7 +46,7 @@ def parameters():
 
 
 def some(size: int, count: int = 12) -> tuple[torch.Tensor, Views]:
-    """Images of a size, and parameters of their views."""
+    """Images of the given size, and parameters of their views."""
     images = np.random.default_rng(size).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     return torch.from_numpy(images), Views.of(torch.from_numpy(draw(count, seed=0, step=3, domain=1)[0]), size, RECIPE)
 
@@ -56,7 +56,7 @@ def floats(images):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_crop_and_flip(size):
+def test_crop_and_flip_match_torchvision(size):
     images, parameters = some(size)
     got = resized_crop_flip(images, parameters)
     for i, image in enumerate(floats(images)):
@@ -66,7 +66,7 @@ def test_crop_and_flip(size):
         )
         if parameters.flip[i]:
             expected = TF.horizontal_flip(expected)
-        # Positions of pixels are of float32: at 224 they have an eighth of the digits that they have at 32.
+        # Positions of pixels are float32: their rounding error grows with the size of images.
         torch.testing.assert_close(got[i], expected, rtol=0, atol=size / 32 * 2e-6)
 
 
@@ -80,16 +80,16 @@ def test_crop_and_flip(size):
     ],
     ids=["brightness", "contrast", "saturation", "hue"],
 )
-def test_colour_operations(images, ours, theirs, factors):
+def test_color_operations_match_torchvision(images, ours, theirs, factors):
     x = floats(images)
-    x[0], x[1] = 0.0, x[1].mean(0)  # black, and grey: no hue
+    x[0], x[1] = 0.0, x[1].mean(0)  # a black and a gray image, which have no hue
     got = ours(x, factors)
     expected = torch.stack([theirs(image, float(factor)) for image, factor in zip(x, factors, strict=True)])
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "kernel"), [(32, 3), (64, 7), (96, 9), (224, 23)])
-def test_blur(size, kernel):
+def test_blur_matches_torchvision(size, kernel):
     x = torch.rand(12, 3, size, size)
     sigmas = torch.linspace(0.1, 2.0, 12)
     assert kernel == simclr_kernel(size)
@@ -99,7 +99,7 @@ def test_blur(size, kernel):
     torch.testing.assert_close(gaussian_blur(x, sigmas), expected, rtol=0, atol=1e-5)
 
 
-def test_parameters_that_mean_nothing_change_nothing(images):
+def test_neutral_parameters_do_not_change_images(images):
     nothing = torch.zeros(48)
     x = floats(images)
     for operation, neutral in (
@@ -113,7 +113,7 @@ def test_parameters_that_mean_nothing_change_nothing(images):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_whole_view_is_the_operations_in_simclr_order(size):
+def test_view_applies_all_operations_in_the_order_of_simclr(size):
     images, parameters = some(size)
     order = np.array([2, 0, 3, 1])
     got = augment(images, parameters, order)
@@ -132,7 +132,7 @@ def test_whole_view_is_the_operations_in_simclr_order(size):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_compiled_views_are_the_same_views(images, parameters):
+def test_compiled_views_equal_uncompiled_views(images, parameters):
     order = np.array([3, 1, 0, 2])
     torch.testing.assert_close(
         augment(images, parameters, order, compiled=True), augment(images, parameters, order), rtol=0, atol=1e-4
@@ -140,7 +140,7 @@ def test_compiled_views_are_the_same_views(images, parameters):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_crops_are_distributed_as_torchvisions(size):
+def test_crops_have_the_distribution_of_torchvision(size):
     torch.manual_seed(0)
     count = 4000
     parameters = Views.of(torch.from_numpy(draw(count, seed=1, step=0, domain=0)[0]), size, RECIPE)
@@ -155,7 +155,7 @@ def test_crops_are_distributed_as_torchvisions(size):
         assert abs(ours.std() / theirs[:, column].std() - 1) < 0.08, name
 
 
-def test_shares_of_random_operations_are_simclrs():
+def test_probabilities_of_random_operations_match_simclr():
     parameters = Views.of(torch.from_numpy(draw(8000, seed=2, step=0, domain=0)[1]), 32, RECIPE)
     for share, expected in (
         (parameters.flip.mean(), 0.5),
@@ -164,13 +164,13 @@ def test_shares_of_random_operations_are_simclrs():
         ((parameters.hue != 0).float().mean(), 0.8),
     ):
         assert abs(share - expected) < 0.03
-    # As in torchvision, which compares rand(1) < p.
+    # torchvision flips where rand(1) < p, so 0.5 does not flip.
     assert Views.of(torch.full((1, 31), 0.5), 32, RECIPE).flip == 0
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_strengths_are_those_of_torchvision(strength):
-    """SimCLR's colour distortion (Chen et al. 2020, appendix A) and its blur, by the ranges that torchvision makes."""
+def test_ranges_of_color_jitter_and_blur_match_torchvision(strength):
+    """Compares SimCLR's color distortion (Chen et al. 2020, appendix A) and blur with the ranges of torchvision."""
     jitter = ColorJitter(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
     ranges = {name: getattr(jitter, name) for name in ("brightness", "contrast", "saturation", "hue")}
     uniform = torch.from_numpy(draw(8000, seed=2, step=0, domain=0)[1])
@@ -184,16 +184,16 @@ def test_strengths_are_those_of_torchvision(strength):
     blurred = parameters.sigma[parameters.sigma > 0]
     assert blurred.min() == pytest.approx(low, abs=0.01) and blurred.max() == pytest.approx(high, abs=0.01)
     columns = torch.stack([getattr(parameters, name) for name in ranges])
-    assert (torch.corrcoef(columns) - torch.eye(4)).abs().max() < 0.05, "drawn independently of each other"
+    assert (torch.corrcoef(columns) - torch.eye(4)).abs().max() < 0.05, "factors are drawn independently of each other"
 
 
-def test_each_view_that_is_jittered_has_all_four_operations():
+def test_jittered_views_have_all_four_operations():
     parameters = Views.of(torch.from_numpy(draw(1000, seed=3, step=0, domain=0)[0]), 32, RECIPE)
     untouched = [parameters.brightness == 1, parameters.contrast == 1, parameters.saturation == 1, parameters.hue == 0]
     assert all(torch.equal(one, untouched[0]) for one in untouched)
 
 
-def test_draws_depend_on_seed_step_and_domain_alone():
+def test_draws_depend_only_on_seed_step_and_domain():
     same = draw(5, seed=1, step=2, domain=3)
     np.testing.assert_array_equal(same, draw(5, seed=1, step=2, domain=3))
     for other in ({"seed": 2}, {"step": 3}, {"domain": 4}):
@@ -214,17 +214,17 @@ def test_settings_turn_operations_off():
     assert (parameters.sigma == 0).all()
 
 
-def test_images_are_not_written_to(images, parameters):
+def test_augment_does_not_modify_its_input_images(images, parameters):
     before = images.clone()
     augment(images, parameters, np.arange(4))
     assert torch.equal(images, before)
 
 
-def test_normalize_is_torchvisions():
+def test_normalize_matches_torchvision():
     x = torch.rand(2, 3, 4, 4)
     torch.testing.assert_close(normalize(x), TF.normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 
 
-def test_the_statistics_of_an_encoder_are_those_that_it_names_or_imagenets():
+def test_statistics_of_an_encoder_default_to_those_of_imagenet():
     assert statistics_of("0.1 0.2 0.3 0.4 0.5 0.6") == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert statistics_of("") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -1,6 +1,6 @@
-"""Batch-norm of several workers is that of one process on all their images, in training and in what it leaves behind.
+"""Batch norm over several workers equals that of one process on all images, in training and in the state afterwards.
 
-Two gloo processes are started once; they run every case and leave their results in a file.
+Two gloo processes are started once. They run every case and save their results to a file.
 """
 
 import pytest
@@ -19,7 +19,7 @@ from mdssl.pretrain.step import statistics_untouched
 pytestmark = pytest.mark.ddp
 
 SHARES = {"4 and 5 images": slice(0, 4), "1 and 8 images": slice(0, 1), "all images on the second": slice(0, 0)}
-"""The part of 9 images that the first worker has; the second has the rest."""
+"""The part of 9 images on the first worker. The second worker has the rest."""
 
 
 def network() -> nn.Module:
@@ -30,12 +30,12 @@ def network() -> nn.Module:
 
 def images() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    # Far from zero, where a mean of squares minus the square of the mean would lose digits.
+    # Far from zero, where the mean of squares minus the square of the mean would lose precision.
     return torch.randn(9, 3, 8, 8, dtype=torch.float64, generator=generator) + 5, torch.arange(9) % 4
 
 
 def four_steps(model: nn.Module, rows: slice, workers: int) -> list[torch.Tensor]:
-    """The state after them: of SGD on the mean over all images, and a pass in between that leaves no trace."""
+    """The state after four SGD steps on the mean loss of all images. Before each, a pass must not change the state."""
     step_model = model
     if workers > 1:
         step_model = DistributedDataParallel(model, gradient_as_bucket_view=True)
@@ -60,7 +60,7 @@ def worker(rank: int, folder: str) -> None:
         model = network()
         make_global(model)
         results[case] = four_steps(model, first if rank == 0 else slice(first.stop, 9), workers=2)
-    # As under autocast: the layer's input is of bfloat16, its weights and statistics are not.
+    # As under autocast, the input of the layer is bfloat16, and its weights and statistics are float32.
     layer = network()[1].float()
     make_global(nn.Sequential(layer))
     x = images()[0][rank * 5 : rank * 5 + 4].repeat(1, 2, 1, 1).bfloat16().requires_grad_()
@@ -80,26 +80,26 @@ def results(tmp_path_factory):
 
 @pytest.mark.parametrize("case", SHARES)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_two_workers_end_with_the_state_of_one_process(results, case, rank):
+def test_two_workers_reach_the_state_of_one_process(results, case, rank):
     for got, expected in zip(results[rank][case], four_steps(network(), slice(0, 9), workers=1), strict=True):
         assert got.dtype == expected.dtype
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_workers_keep_the_same_statistics_to_the_last_bit(results):
-    """They are not sent around, and the encoder that is saved is that of one of them."""
+def test_statistics_are_bitwise_equal_on_all_workers(results):
+    """Statistics are not sent between workers, and the saved encoder is that of one worker."""
     for case in SHARES:
         assert all(torch.equal(*both) for both in zip(results[0][case], results[1][case], strict=True))
 
 
-def test_inputs_of_bfloat16_keep_their_type_and_statistics_are_of_float32(results):
+def test_bfloat16_inputs_keep_their_type_and_statistics_are_float32(results):
     layer = network()[1].float()
     x = torch.cat([images()[0][:4], images()[0][5:]]).repeat(1, 2, 1, 1).bfloat16().requires_grad_()
     y = layer(x)
     (y.float() ** 3).sum().backward()
     (y_a, x_a, weight_a, *statistics), (y_b, x_b, weight_b, *others) = (each["bfloat16"] for each in results)
     assert y_a.dtype == x_a.dtype == torch.bfloat16
-    # An eighth of a per cent is one bit of bfloat16.
+    # The last bit of bfloat16 is 0.4 to 0.8 % of a number.
     torch.testing.assert_close(torch.cat([y_a, y_b]), y.detach(), rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(torch.cat([x_a, x_b]), x.grad, rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(weight_a + weight_b, layer.weight.grad, rtol=1e-2, atol=1e-2)
@@ -107,7 +107,7 @@ def test_inputs_of_bfloat16_keep_their_type_and_statistics_are_of_float32(result
         torch.testing.assert_close(found, [layer.running_mean, layer.running_var], rtol=1e-6, atol=1e-6)
 
 
-def test_a_models_state_has_the_same_names_and_its_parameters_stay():
+def test_make_global_keeps_the_names_and_parameters_of_a_model():
     model = build_model(tiny_trial())
     names, parameters = list(model.state_dict()), list(model.parameters())
     make_global(model)
@@ -117,7 +117,7 @@ def test_a_models_state_has_the_same_names_and_its_parameters_stay():
     assert any(type(module) is GlobalBatchNorm2d for module in model.modules())
 
 
-def test_in_evaluation_a_worker_needs_no_other():
+def test_global_batch_norm_needs_no_other_worker_in_evaluation_mode():
     layer = nn.BatchNorm2d(3)
     layer.running_mean += 2
     x = torch.randn(4, 3, 5, 5)

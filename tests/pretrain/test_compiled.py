@@ -1,4 +1,4 @@
-"""Compiled runs: they train the same encoder, and are compiled where it pays."""
+"""Compiled runs: they train the same encoder as others, and long runs on a GPU are compiled by default."""
 
 from functools import partial
 
@@ -18,23 +18,23 @@ from mdssl.pretrain.step import backward_at_once, two_views
 
 @pytest.mark.slow
 def test_a_compiled_run_trains_the_same_encoder(tiny_data, tmp_path, monkeypatch):
-    # Dynamo's graphs without the C++ that a minute goes into: what is compiled, not by whom.
+    # The eager backend runs Dynamo's graphs as they are: generating and compiling C++ code would take a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    # In float64 from the views on: in float32 a batch-norm of 16 views lets rounding grow to 1e-3 in three steps.
+    # In float64: in float32, batch norm over 16 views amplifies rounding errors to 1e-3 in three steps.
     monkeypatch.setattr(loop, "build_model", lambda config: build_model(config).double())
     monkeypatch.setattr(loop, "two_views", lambda *args, **kwargs: two_views(*args, **kwargs).double())
     trial = tiny_trial(iterations=3)
     for name, compiled in (("as-written", False), ("compiled", True)):
         settings = RunSettings(compile=compiled, report_every=1)
         train(trial, data=tiny_data, trial_dir=tmp_path / name, settings=settings, device="cpu")
-    # The views alone are of float32, and may differ in their last bits.
+    # The views are computed in float32 and may differ in their last bits.
     np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "as-written"), rtol=1e-3)
     assert weights(tmp_path / "compiled").keys() == weights(tmp_path / "as-written").keys()
 
 
 @pytest.mark.parametrize("batching", ["joint", "per-domain"])
-def test_ragged_domains_are_compiled_anew_twice_at_most(batching):
-    """Clusters have batches of other sizes after each clustering, and some are empty."""
+def test_changing_batch_sizes_recompile_at_most_twice(batching):
+    """The batch sizes of clusters change with each clustering, and some clusters are empty."""
     torch._dynamo.reset()
     counters.clear()
     trial = tiny_trial(batching=batching)
@@ -70,10 +70,8 @@ def test_long_runs_on_a_gpu_are_compiled(tiny_data, tmp_path, monkeypatch, reque
 
 @pytest.mark.slow
 @pytest.mark.parametrize("forgets", [True, False])
-def test_a_run_is_recorded_as_compiled_where_it_was_also_after_others_in_its_process(
-    tiny_data, tmp_path, monkeypatch, caplog, forgets
-):
-    """PyTorch compiles a function for a few models of a process, and runs those that follow as they are."""
+def test_later_run_of_a_process_records_whether_it_was_compiled(tiny_data, tmp_path, monkeypatch, caplog, forgets):
+    """PyTorch compiles a function for the first few models of a process and runs later models uncompiled."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     torch.compiler.reset()
     if not forgets:

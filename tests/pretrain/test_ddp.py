@@ -1,6 +1,6 @@
-"""Several workers are one: the same loss, gradients and weights as a single process on the joined batch.
+"""Several workers compute the same loss, gradients and weights as a single process on the joined batch.
 
-Two gloo processes are started once; they run every case and leave their results in a file.
+Two gloo processes are started once. They run every case and save their results to a file.
 """
 
 import itertools
@@ -57,21 +57,21 @@ WEIGHTED = {"method": "simclr-weighted", "lambda1": 1.0, "lambda2": 0.0, "negati
 
 
 def trial(**changes) -> TrialConfig:
-    """Of shares of different sizes."""
+    """A trial in which the shares of two workers have different sizes."""
     return tiny_trial(**{"batch_per_domain": 9} | changes)
 
 
 def exact_model(config: TrialConfig) -> nn.Module:
-    """In float64: in float32 the order of sums, which each CPU has its own of, decides the sign of a ReLU's input that
-    is near zero, and that moves the weights by up to 1e-2 of what training changes."""
+    """The model in float64. In float32 the order of sums, which depends on the CPU, decides the sign of ReLU inputs
+    near zero, and this moves the weights by up to 1e-2 of what training changes."""
     model = build_model(config).double()
     model.encoder.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
     return model
 
 
 def exact_views(config, mixture, groups, step, shares, *, compiled=False):
-    """A worker's part of the views of the whole batch: made for its share alone, in float32, they round otherwise.
-    That the parts are those of the whole is tested in test_step.py."""
+    """A worker's part of the views of the whole batch. Views made in float32 for the share alone round differently.
+    test_step.py tests that the views of workers are parts of those of the whole batch."""
     whole = two_views(config, mixture, groups, step, [slice(0, group.batch) for group in groups], compiled=compiled)
     starts = np.cumsum([0, *(group.batch for group in groups)])
     rows = np.concatenate([np.arange(a + s.start, a + s.stop) for a, s in zip(starts, shares, strict=False)])
@@ -82,7 +82,7 @@ EXACT = {"build_model": exact_model, "two_views": exact_views}
 
 
 def run(data, folder, report=lambda at: None, *, stop_requested=lambda: False, settings=None, validate=None, **changes):
-    # One checkpoint at the end, and where a run is stopped.
+    # Checkpoints are written only at the end and when a run is stopped.
     settings = {"report_every": 2, "checkpoint_seconds": 1000} | (settings or {})
     return train(
         trial(**changes),
@@ -124,7 +124,7 @@ def worker(rank: int, folder: str, data: str) -> None:
         run(data, f"{folder}/longer/trials/{iterations}-steps", iterations=iterations, **STABLE)
     results["stopped"] = stop_in_step_3(data, f"{folder}/stopped", asked=rank == 1)
     run(data, f"{folder}/stopped")
-    # A score must not change the statistics of batch-norm either.
+    # Scores must not change the batch-norm statistics either.
     run(data, f"{folder}/unscored", iterations=3)
     results["ended"] = end_after_step_2(data, f"{folder}/scored", rank)
     validate = Validation(data, ["tiny-a"], device="cpu")
@@ -141,7 +141,8 @@ SCORED = {"settings": {"score_every": 2, "report_every": 5}}
 
 
 def end_after_step_2(data: str, folder: str, rank: int) -> tuple[str, int, list[bool]]:
-    """Rank 0 asks for it in step 2, and rank 1 in vain: how training ended, and in which reports rank has a score."""
+    """Status and step at the end, and which reports of this rank have a score. Rank 0 ends training in step 2; the
+    answer of rank 1 has no effect."""
     found = []
 
     def report(progress):
@@ -154,8 +155,8 @@ def end_after_step_2(data: str, folder: str, rank: int) -> tuple[str, int, list[
 
 
 def reports_of(data: str, folder: str, rank: int, device: str) -> list[tuple[int, bool, int]]:
-    """Step of each report, whether it is due, and the steps begun by then. A step takes 0.1 s by the clock of rank 0,
-    and 0.16 s by that of rank 1."""
+    """For each report its step, whether it is due, and the number of steps begun. A step takes 0.1 s by the clock of
+    rank 0 and 0.16 s by the clock of rank 1."""
     found, begun, now = [], [0], [1000.0]
 
     def watched(config, mixture, groups, step, *more, **named):
@@ -229,7 +230,7 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank, co
     loss.total.backward()
     expected = [*(term.detach() for term in loss), *(p.grad for p in model.parameters())]
     for got, wanted in zip(torch.load(folder / f"rank-{rank}.pt")[case, compute.__name__], expected, strict=True):
-        # In float64, sums in another order.
+        # In float64 only the order of sums makes a difference.
         assert (got - wanted).norm() <= 1e-12 * wanted.norm()
 
 
@@ -247,58 +248,58 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank, co
         ("at-once/trials/6-steps", "longer/trials/6-steps"),
     ],
 )
-def test_two_workers_train_the_encoder_of_one(folder, one, other):
-    """Also where one worker began, was stopped after a checkpoint, and two went on; with another normalization; domain
-    after domain with cached gradients; where the domains are found by clustering; and where a trial of schedule wsd
-    resumes from the stable part of a shorter one."""
+def test_two_workers_train_the_same_encoder_as_one(folder, one, other):
+    """Cases: one worker begins and two workers resume from its checkpoint; group norm; per-domain batching with cached
+    gradients; a run that was stopped; domains found by clustering; weighted negatives; encoders of timm; and a trial of
+    schedule wsd that resumes from the stable part of a shorter trial."""
     expected, got = (safetensors.torch.load_file(folder / name / "encoder.safetensors") for name in (one, other))
     initial = build_model(TrialConfig.from_dict(json.loads((folder / one / "config.json").read_text()))).state_dict()
     changed = torch.cat([(expected[name] - value).flatten() for name, value in initial.items()])
     apart = torch.cat([(got[name] - value).flatten() for name, value in expected.items()])
-    # Sums in another order, in float64 over 6 steps: 1e-14 was the most seen.
+    # Only the order of sums makes a difference, in float64 over 6 steps. The largest difference seen was 1e-14.
     assert apart.norm() < 1e-10 * changed.norm()
 
 
-def test_two_workers_go_on_from_the_stable_part_of_a_shorter_trial(folder):
+def test_two_workers_resume_from_the_stable_part_of_a_shorter_trial(folder):
     ended = json.loads((folder / "longer/trials/6-steps/training.json").read_text())
     assert ended["continued_from"]["step"] == 3
 
 
 @pytest.mark.parametrize("case", LABELS)
-def test_labels_that_all_know_give_the_loss_of_labels_that_they_exchange(folder, case):
+def test_known_labels_and_exchanged_labels_give_the_same_loss(folder, case):
     for compute in LOSSES:
         known, exchanged = torch.load(folder / "rank-1.pt")[case, compute.__name__, "labels"]
         assert torch.equal(known, exchanged)
 
 
-def test_all_workers_hold_the_clusters_that_one_would_find(folder, tiny_data):
+def test_all_workers_have_the_clusters_of_a_single_process(folder, tiny_data):
     expected = clusters_of_an_untrained_encoder(tiny_data)
     for rank in (0, 1):
         labels, kept, centroids = torch.load(folder / f"rank-{rank}.pt")["clusters"]
         assert torch.equal(labels, expected[0])
         assert torch.equal(kept, expected[1])
-        # Means of float32 embeddings that are the same to their last bit or two.
+        # Centroids are means of float32 embeddings, which agree up to their last bit or two.
         torch.testing.assert_close(centroids, expected[2], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_all_workers_stop_after_the_same_step_when_one_is_asked_to(folder, rank):
+def test_request_to_stop_one_worker_stops_all_after_the_same_step(folder, rank):
     assert torch.load(folder / f"rank-{rank}.pt")["stopped"] == "stopped at step 3 of 6"
 
 
 def test_all_workers_make_the_same_reports_after_the_same_steps(folder):
-    """Else they would wait for each other: in Ray Train's reports, or one in a report and one in a step."""
+    """Otherwise they would wait for each other: in Ray Train's reports, or one in a report and the other in a step."""
     (on_cpu, on_gpu), others = (torch.load(folder / f"rank-{rank}.pt")["reports"] for rank in (0, 1))
     assert [on_cpu, on_gpu] == others
     for found in (on_cpu, on_gpu):
-        # Every 6 steps, about a second of the slower one.
+        # A report is due every 6 steps, about a second of the slower worker.
         assert [step for step, is_due, _ in found if is_due] == [1, 7, 13, 19, 24]
     assert on_cpu == [(step, is_due, step) for step, is_due, _ in on_cpu]
-    # Rank 0 wants a checkpoint from step 15 on, and all know in step 19; it is saved with all reports up to there.
+    # Rank 0 requests a checkpoint from step 15 on. All workers know in step 19 and save it after all earlier reports.
     assert [(step, begun) for step, _, begun in on_gpu] == [(n, n if n in (19, 24) else n + 1) for n in range(1, 25)]
 
 
-def test_scores_and_an_early_end_change_no_bit_of_an_encoder_of_two_workers(folder):
+def test_scores_and_an_early_end_do_not_change_the_encoder_of_two_workers(folder):
     expected, got = (
         safetensors.torch.load_file(folder / name / "encoder.safetensors") for name in ("unscored", "scored")
     )

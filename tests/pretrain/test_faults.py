@@ -1,4 +1,4 @@
-"""Faults while training: storage that is full or away, a worker that hangs, signals, clocks that jump."""
+"""Faults during training: a full disk, lack of memory, a worker that hangs, signals, and clocks that jump."""
 
 import errno
 import os
@@ -26,13 +26,13 @@ from mdssl.storage.retry import StorageLostError, retrying
 
 EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
 AT_THE_END = RunSettings(report_every=1, checkpoint_seconds=1000)
-"""These runs write one checkpoint."""
+"""Runs with these settings write one checkpoint, at their end."""
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
 def disk(monkeypatch):
-    """A disk that is full while ``disk.full`` is above zero; each write that fails counts it down."""
+    """A disk that is full while ``disk.full`` is above zero; each failed write decrements ``disk.full``."""
 
     class Disk:
         full = 0
@@ -68,23 +68,23 @@ def checkpoints(folder):
     return sorted(int(re.findall(r"\d+", name)[0]) for name in os.listdir(folder / "checkpoints"))
 
 
-def test_a_checkpoint_that_a_full_disk_refuses_ends_no_training(tiny_data, tmp_path, straight, disk, caplog):
+def test_training_continues_when_a_full_disk_refuses_a_checkpoint(tiny_data, tmp_path, straight, disk, caplog):
     seen = []
 
     def report(progress):
-        # Full for the checkpoints of steps 3 and 4.
+        # The disk is full for the checkpoints of steps 3 and 4.
         disk.full = {3: 10**6, 4: 10**6}.get(progress.step, 0)
         seen.append(checkpoints(tmp_path) if progress.step > 1 else [])
 
     with retrying(60):
         train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu", report=report)
-    assert seen == [[], [1], [1, 2], [1, 2], [1, 2], [2, 5]], "those before are left alone"
+    assert seen == [[], [1], [1, 2], [1, 2], [1, 2], [2, 5]], "earlier checkpoints are kept"
     assert caplog.text.count("the checkpoint of step") == 2
     assert_same(tmp_path, straight)
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_the_end_of_training_waits_for_the_disk(tiny_data, tmp_path, straight, disk):
+def test_end_of_training_waits_until_the_disk_has_space(tiny_data, tmp_path, straight, disk):
     def report(progress):
         disk.full = 5 if progress.step == 6 else 0
 
@@ -94,9 +94,7 @@ def test_the_end_of_training_waits_for_the_disk(tiny_data, tmp_path, straight, d
     assert_same(tmp_path, straight)
 
 
-def test_a_disk_that_stays_full_costs_no_more_than_what_came_after_the_last_checkpoint(
-    tiny_data, tmp_path, straight, disk
-):
+def test_permanently_full_disk_loses_only_steps_after_the_last_checkpoint(tiny_data, tmp_path, straight, disk):
     def report(progress):
         disk.full = 10**6 if progress.step >= 5 else 0
 
@@ -111,7 +109,7 @@ def test_a_disk_that_stays_full_costs_no_more_than_what_came_after_the_last_chec
 
 
 @pytest.mark.parametrize("error", [MemoryError("no memory"), torch.OutOfMemoryError("CUDA out of memory")])
-def test_after_memory_ran_out_the_trial_goes_on_from_its_checkpoint(tiny_data, tmp_path, straight, error, monkeypatch):
+def test_trial_that_ran_out_of_memory_resumes_from_its_checkpoint(tiny_data, tmp_path, straight, error, monkeypatch):
     def report(progress):
         if progress.step == 4:
             raise error
@@ -123,7 +121,7 @@ def test_after_memory_ran_out_the_trial_goes_on_from_its_checkpoint(tiny_data, t
     assert_same(tmp_path, straight)
 
 
-def test_a_wall_clock_that_jumps_changes_nothing(tiny_data, tmp_path, straight, monkeypatch):
+def test_training_is_not_affected_by_jumps_of_the_wall_clock(tiny_data, tmp_path, straight, monkeypatch):
     jumps = random.Random(0)
     monkeypatch.setattr(time, "time", lambda: jumps.uniform(0, 4e9))
     left = []
@@ -133,7 +131,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(tiny_data, tmp_path, straight, 
         assert 0 < progress.views_per_second < 1e6
 
     ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END, device="cpu", report=report)
-    assert not any(left), "a checkpoint is due by a clock that does not jump"
+    assert not any(left), "a monotonic clock decides when a checkpoint is due"
     assert 0 < ended["train_seconds"] < 1000
     assert_same(tmp_path, straight)
 
@@ -162,7 +160,7 @@ print("after", flush=True)
         (50, 0.1, 1, 0, "beaten\nafter\n"),
     ],
 )
-def test_a_worker_that_hangs_is_killed_and_shows_where(limit, pause, beats, code, said):
+def test_hanging_worker_is_killed_with_a_traceback(limit, pause, beats, code, said):
     command = [sys.executable, "-c", WATCHED, str(limit), str(pause), str(beats)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout) == (code, said)
@@ -175,7 +173,7 @@ def test_a_worker_that_hangs_is_killed_and_shows_where(limit, pause, beats, code
 @pytest.mark.parametrize(
     "victim", ["mdssl train", *(pytest.param(each, marks=pytest.mark.long) for each in ("torchrun", "its worker"))]
 )
-def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_path, capsys, victim):
+def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(tiny_data, tmp_path, capsys, victim):
     command = [sys.executable, "-m", "mdssl"]
     if victim != "mdssl train":
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -188,7 +186,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_
     for line in process.stdout:
         said += line
         if line.startswith("step 6/"):
-            # Of torchrun's two workers the one that writes nothing.
+            # Of the two workers of torchrun, the victim is the one that writes nothing.
             pid = max(descendants(process.pid)) if victim == "its worker" else process.pid
             os.kill(pid, signal.SIGTERM)
             signalled = time.monotonic()
@@ -210,15 +208,15 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(tiny_data, tmp_
     assert list(pd.read_parquet(trial / "metrics.parquet")["step"]) == list(range(2, 81, 2))
 
 
-def test_sigterm_is_seen_from_any_thread_and_is_as_before_afterwards():
+def test_sigterm_is_visible_in_any_thread_and_its_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
     with sigterm_received() as received, ThreadPoolExecutor() as pool:
         assert not pool.submit(received).result()
-        for _ in range(1000):  # more than a pipe holds
+        for _ in range(1000):  # more signals than a pipe can hold
             os.kill(os.getpid(), signal.SIGTERM)
         assert pool.submit(received).result() and received()
     ended = subprocess.run([sys.executable, "-c", AFTERWARDS], capture_output=True, timeout=60)
-    assert ended.returncode == -signal.SIGTERM, "it ends a process again"
+    assert ended.returncode == -signal.SIGTERM, "SIGTERM ends a process again"
     assert signal.getsignal(signal.SIGTERM) == before
 
 

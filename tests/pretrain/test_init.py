@@ -1,4 +1,4 @@
-"""Training that starts from weights: what is loaded, what is refused, and what it does to ids, rates and tables."""
+"""Training that starts from weights: loading, refusals, trial IDs, learning rates, and baselines of sweeps."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ def weights(folder):
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory):
-    """A file of test_vit's weights for 32 pixels by timm's names, with its classifier, and the network."""
+    """A file of test_vit's weights for 32 pixels under timm's names, with the classifier; and the network."""
     torch.manual_seed(7)
     network = timm.create_model("test_vit", img_size=32, patch_size=4, num_classes=10).eval()
     file = tmp_path_factory.mktemp("vit") / "vit.safetensors"
@@ -55,19 +55,18 @@ def resnet(tmp_path_factory):
     return file
 
 
-def test_training_starts_from_the_weights_of_the_file_and_says_once_what_it_did_not_use(
-    vit, tiny_data, tmp_path, caplog
-):
+def test_training_starts_from_the_file_and_logs_unused_tensors_once(vit, tiny_data, tmp_path, caplog):
     file, network = vit
 
     caplog.set_level(logging.INFO)
-    # The rate of the first step of a warm-up from zero changes nothing yet: the encoder is that of the file.
+    # With learning rate 0 the step changes no weight, so the encoder is that of the file.
     trial = tiny_trial(**VIT | {"learning_rate": 0.0}, init=str(file), iterations=1)
     train(trial, data=tiny_data, trial_dir=tmp_path / "a", settings=EVERY_STEP, device="cpu")
     found = weights(tmp_path / "a")
     for name in ("blocks.0.attn.qkv.weight", "norm.weight"):
         assert torch.equal(found[f"encoder.{name}"], network.state_dict()[name])
-    # 16 pixels have patches of 2 where the file has 4: as many positions, smaller patches, as timm resamples them.
+    # The file has patches of 4 pixels, images of 16 pixels have patches of 2. The number of positions is the same, and
+    # the patches are resampled as in timm.
     expected = timm.create_model(
         "test_vit", img_size=16, patch_size=2, num_classes=0, pretrained=True,
         pretrained_cfg_overlay={"state_dict": dict(network.state_dict())},
@@ -80,7 +79,7 @@ def test_training_starts_from_the_weights_of_the_file_and_says_once_what_it_did_
     assert config.init == str(file.absolute()) and len(config.init_fingerprint) == 16
 
 
-def test_of_the_networks_in_a_file_the_whole_one_is_loaded(vit, tmp_path):
+def test_complete_network_is_loaded_from_a_file_with_several(vit, tmp_path):
     _, network = vit
     whole = {f"student.{name}": value for name, value in network.state_dict().items()}
     part = {f"head.{name}": torch.zeros_like(value) for name, value in list(network.state_dict().items())[:8]}
@@ -89,7 +88,7 @@ def test_of_the_networks_in_a_file_the_whole_one_is_loaded(vit, tmp_path):
     assert torch.equal(found["patch_embed.proj.weight"], network.state_dict()["patch_embed.proj.weight"])
 
 
-def test_a_run_that_started_from_weights_resumes_bit_for_bit_without_their_file(resnet, tiny_data, tmp_path):
+def test_run_started_from_weights_resumes_bit_for_bit_without_their_file(resnet, tiny_data, tmp_path):
     file = tmp_path / "copy.pth"
     file.write_bytes(resnet.read_bytes())
     trial = complete(tiny_trial(init=str(file), encoder_lr_scale=0.1, iterations=4), 16)
@@ -105,7 +104,7 @@ def test_a_run_that_started_from_weights_resumes_bit_for_bit_without_their_file(
         train(trial, trial_dir=tmp_path / "new", **options)
 
 
-def test_a_changed_file_is_another_trial_and_its_place_is_none(resnet, tiny_data, tmp_path):
+def test_trial_id_depends_on_the_content_of_the_file_and_not_on_its_path(resnet, tiny_data, tmp_path):
     trial = tiny_trial(init=str(resnet))
     first = complete(trial, 16)
     moved, changed = tmp_path / "moved.pth", tmp_path / "changed.pth"
@@ -130,7 +129,7 @@ def test_a_changed_file_is_another_trial_and_its_place_is_none(resnet, tiny_data
         VIT,
     ],
 )
-def test_with_a_share_of_zero_the_encoder_stays_as_it_is_and_the_head_learns(settings, tiny_data, tmp_path):
+def test_encoder_lr_scale_zero_freezes_the_encoder_and_trains_the_head(settings, tiny_data, tmp_path):
     trial = complete(tiny_trial(encoder_lr_scale=0, iterations=4, lr_warmup_iterations=0, **settings), 16)
     train(trial, data=tiny_data, trial_dir=tmp_path, device="cpu")
     before, after = build_model(trial).state_dict(), weights(tmp_path)
@@ -138,7 +137,7 @@ def test_with_a_share_of_zero_the_encoder_stays_as_it_is_and_the_head_learns(set
         assert torch.equal(value, before[name]) == name.startswith("encoder."), name
 
 
-def test_the_encoder_has_its_share_of_the_rate_in_each_step(tiny_data, tmp_path):
+def test_encoder_lr_scale_scales_the_learning_rate_of_the_encoder(tiny_data, tmp_path):
     ends = {}
     for scale in (1.0, 0.5, 0.0):
         trial = tiny_trial(encoder_lr_scale=scale, optimizer="sgd", iterations=1, lr_warmup_iterations=0)
@@ -174,7 +173,9 @@ def test_the_encoder_has_its_share_of_the_rate_in_each_step(tiny_data, tmp_path)
     ],
     ids=lambda value: "" if isinstance(value, str) else " ".join(value.values()),
 )
-def test_weights_that_do_not_fit_are_one_message(settings, message, resnet, vit, tiny_data, tmp_path):
+def test_incompatible_weights_are_refused_before_anything_is_written(
+    settings, message, resnet, vit, tiny_data, tmp_path
+):
     files = {"resnet": str(resnet), "vit": str(vit[0])}
     trial = tiny_trial(**{"arch": "resnet50"} | settings | {"init": files.get(settings["init"], settings["init"])})
     with pytest.raises(ValueError, match=message):
@@ -182,7 +183,7 @@ def test_weights_that_do_not_fit_are_one_message(settings, message, resnet, vit,
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_network_the_message_says_where_the_file_goes(monkeypatch, tmp_path, resnet, vit):
+def test_message_says_where_to_put_the_file_without_a_connection(monkeypatch, tmp_path, resnet, vit):
     def offline(*_, **__):
         raise URLError("no network")
 
@@ -199,8 +200,8 @@ def test_without_a_network_the_message_says_where_the_file_goes(monkeypatch, tmp
     network = Network("timm/test_vit", input_size=32, patch_size=4)
     with pytest.raises(ValueError, match=of_timm) as raised:
         load_start("timm", network)
-    assert "no network" in str(raised.value), "as the first request says, before the library tries for half a minute"
-    # At the places that the messages name, the files are found.
+    assert "no network" in str(raised.value), "the first request fails; the library would retry for 30 s"
+    # Files at the paths that the messages name are found.
     file = tmp_path / "checkpoints/resnet18-f37072fd.pth"
     file.write_bytes(resnet.read_bytes())
     assert (
@@ -216,7 +217,7 @@ def test_without_a_network_the_message_says_where_the_file_goes(monkeypatch, tmp
     assert load_start("timm", network).fingerprint == load_start(str(vit[0]), network).fingerprint
 
 
-def test_the_encoder_of_a_trial_can_be_trained_on(tiny_data, tmp_path):
+def test_training_can_start_from_the_encoder_of_a_trial(tiny_data, tmp_path):
     first = tiny_trial(**VIT, iterations=2)
     train(first, data=tiny_data, trial_dir=tmp_path / "first", device="cpu")
     file = tmp_path / "first/encoder.safetensors"
@@ -229,7 +230,7 @@ def test_the_encoder_of_a_trial_can_be_trained_on(tiny_data, tmp_path):
     assert (config.arch, config.input_size, config.patch_size) == ("timm/test_vit", 16, 2)
 
 
-def test_a_sweep_scores_the_weights_as_they_are_beside_what_starts_from_them(vit, tiny_data):
+def test_sweep_evaluates_the_initial_weights_as_a_baseline(vit, tiny_data):
     sweep = Sweep(
         domains=("tiny-a", "tiny-b"), data=tiny_data, preset="vit", arch="timm/test_vit", init=str(vit[0]),
         batch_per_domain=8, iterations=4, lr_warmup_iterations=1, lambda2=(0.1,),
@@ -251,7 +252,7 @@ def test_a_sweep_scores_the_weights_as_they_are_beside_what_starts_from_them(vit
 
 @pytest.mark.parametrize("search", ["random", "grid"])
 @pytest.mark.parametrize("baselines", [(), ("random", "simclr")])
-def test_a_search_scores_the_weights_as_they_are_too(vit, resnet, tiny_data, tmp_path, search, baselines):
+def test_search_evaluates_the_initial_weights_as_a_baseline(vit, resnet, tiny_data, tmp_path, search, baselines):
     common = {
         "domains": ("tiny-a", "tiny-b"), "data": tiny_data, "storage": str(tmp_path), "iterations": 4,
         "batch_per_domain": 8, "range": (("lambda1", "0.8", "1", "0.1"),), "search": search,
@@ -263,19 +264,19 @@ def test_a_search_scores_the_weights_as_they_are_too(vit, resnet, tiny_data, tmp
     assert (as_is.weights, as_is.input_size, as_is.patch_size) == (str(vit[0]), 16, 2)
     grid = Sweep(methods=("mdssl",), **common | {"range": (), "search": "grid", "trials": None}, **vits).trials()
     assert as_is.trial_id in {config.trial_id for config in grid}
-    # Of each of several files, and none of random weights.
+    # Each of several files gives a baseline, and random weights give none.
     other = tmp_path / "other.pth"
     torch.save({name: 2 * value for name, value in torch.load(resnet).items()}, other)
     starts = ("init", "random", str(resnet), str(other))
     several = {"arch": "resnet18", "grid": (starts, ("weight_decay", "0", "0.001"))}
     found = Sweep(methods=(*baselines, "mdssl"), **common, **several).trials()
     assert [config.weights for config in found if config.method == "pretrained"] == [str(resnet), str(other)]
-    # One that cannot start from the weights is refused before anything starts.
+    # A combination that cannot start from the weights is refused before any trial starts.
     with pytest.raises(ValueError, match="has an encoder with norm 'batch', but norm is 'group'"):
         Sweep(methods=("mdssl",), arch="resnet18", **common, grid=(starts, ("norm", "batch", "group"))).trials()
 
 
-def test_a_file_by_timms_names_is_scored_as_the_network_that_the_user_names(vit, tiny_data, tmp_path, capsys):
+def test_probe_loads_a_file_of_timm_as_the_architecture_that_the_user_gives(vit, tiny_data, tmp_path, capsys):
     command = ["probe", "--weights", str(vit[0]), "--evaluate", "tiny-a", "--device", "cpu"]
     command += ["--storage", str(tmp_path), "--data", tiny_data]
     assert main(command) == 2
@@ -285,7 +286,7 @@ def test_a_file_by_timms_names_is_scored_as_the_network_that_the_user_names(vit,
     assert (row["method"], row["arch"], row["eval_dataset"]) == ("pretrained", "timm/test_vit", "tiny-a")
     config = json.loads(row["config_json"])["trial"]
     assert (config["input_size"], config["patch_size"]) == (32, 4)
-    # As a sweep of that input would score it.
+    # The trial ID is that of the baseline in a sweep with this input size.
     network = {"arch": "timm/test_vit", **timm_input("timm/test_vit", 32, None)}
     start = complete(tiny_trial(**network, init=str(vit[0])), 32)
     assert as_it_starts(start).trial_id == row["trial_id"]

@@ -1,4 +1,4 @@
-"""K-Means: what it finds, where it starts, and data that have no K clusters."""
+"""K-Means: its results, its starts, and data with fewer than K clusters."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def blobs(count=3000, k=5, spread=1.0, seed=0):
     return torch.from_numpy(x).float(), labels
 
 
-def test_blobs_are_found():
+def test_kmeans_finds_blobs():
     x, labels = blobs()
     found = kmeans(x, 5, seed=0, starts=5)
     assert adjusted_rand_score(labels, found.labels) > 0.99
@@ -24,8 +24,8 @@ def test_blobs_are_found():
     assert (found.labels.dtype, found.centroids.dtype) == (torch.int64, torch.float32)
 
 
-def test_it_goes_where_lloyds_algorithm_goes_from_the_same_start():
-    # Overlapping, so that where it ends depends on every step: in float64, lest rounding take another one.
+def test_fit_from_matches_lloyds_algorithm_from_the_same_start():
+    # The blobs overlap, so the result depends on every step. In float64 rounding does not change a step.
     x = blobs(spread=6.0)[0].double().numpy()
     expected = KMeans(5, init=x[:5], n_init=1, algorithm="lloyd").fit(x)
     found = fit_from(x, [x[:5]])
@@ -34,8 +34,8 @@ def test_it_goes_where_lloyds_algorithm_goes_from_the_same_start():
     np.testing.assert_allclose(found.centroids, expected.cluster_centers_, rtol=1e-2, atol=1e-2)
 
 
-def test_it_goes_on_from_the_centroids_that_it_is_given():
-    # Rows without clusters, of which each start finds another division.
+def test_kmeans_starts_from_given_centroids():
+    # The rows have no clusters, so each start finds a different partition.
     x = torch.rand(1500, 2, generator=torch.Generator().manual_seed(0))
     best = KMeans(30, n_init=50, random_state=0).fit(x.numpy())
     assert all(kmeans(x, 30, seed=seed, starts=1).inertia > 1.003 * best.inertia_ for seed in range(3))
@@ -49,19 +49,19 @@ def test_the_best_start_is_kept():
     good = np.stack([x[labels == number].mean(0).numpy() for number in range(8)])
     bad = np.concatenate([good[:1] + 0.01 * np.arange(7, dtype=np.float32)[:, None], good[-1:]])
     inertia = [fit_from(x.numpy(), [first]).inertia for first in (good, bad)]
-    assert inertia[0] < 0.9 * inertia[1], "the starts differ in where they lead"
+    assert inertia[0] < 0.9 * inertia[1], "the two starts lead to different results"
     for firsts in ([good, bad], [bad, good]):
         assert fit_from(x.numpy(), firsts).inertia == pytest.approx(inertia[0])
 
 
-def test_the_number_of_starts_is_that_asked_for():
+def test_more_starts_lower_the_inertia_and_the_default_is_three():
     x = torch.rand(1500, 2, generator=torch.Generator().manual_seed(0))
     one, three, many = (kmeans(x, 30, seed=0, starts=starts).inertia for starts in (1, 3, 12))
     assert many < three < one
     assert kmeans(x, 30, seed=0).inertia == three
 
 
-def test_fewer_different_rows_than_clusters_leave_some_empty():
+def test_fewer_distinct_rows_than_clusters_leave_some_clusters_empty():
     x = torch.eye(8)[torch.arange(30) % 3]
     found = kmeans(x, 5, seed=0, starts=2)
     assert found.inertia == pytest.approx(0, abs=1e-5)
@@ -69,26 +69,26 @@ def test_fewer_different_rows_than_clusters_leave_some_empty():
     assert all(len(found.labels[row::3].unique()) == 1 for row in range(3))
 
 
-def test_trying_starts_on_a_sample_finds_what_runs_on_all_rows_find():
+def test_starts_on_a_sample_match_the_inertia_of_runs_on_all_rows():
     x, _ = blobs(count=60_000, k=12, spread=3.0)
     for seed in range(3):
         expected = KMeans(12, n_init=3, random_state=seed).fit(x.numpy()).inertia_
         assert kmeans(x, 12, seed=seed).inertia <= 1.02 * expected
 
 
-def test_more_clusters_than_rows_leave_some_empty():
+def test_more_clusters_than_rows_leave_some_clusters_empty():
     found = kmeans(torch.eye(3), 5, seed=0, starts=1)
     assert found.centroids.shape == (5, 3)
     assert found.centroids.isnan().any(1).tolist() == [False] * 3 + [True] * 2
     assert sorted(found.labels.tolist()) == [0, 1, 2]
 
 
-def test_one_cluster_is_the_mean():
+def test_centroid_of_a_single_cluster_is_the_mean():
     x, _ = blobs()
     torch.testing.assert_close(kmeans(x, 1, seed=0).centroids[0], x.mean(0), rtol=1e-4, atol=1e-4)
 
 
-def test_the_seed_decides_and_the_same_seed_gives_the_same_bits():
+def test_equal_seeds_give_bitwise_equal_results_and_other_seeds_do_not():
     x, _ = blobs(spread=6.0, k=8)
     first, second, other = (kmeans(x, 8, seed=seed, starts=1) for seed in (3, 3, 4))
     assert torch.equal(first.labels, second.labels)

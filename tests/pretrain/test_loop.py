@@ -1,4 +1,4 @@
-"""Training: what it leaves behind, what it costs, and what it refuses."""
+"""Training: the files that it writes, the recorded costs, and refused inputs."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from mdssl.storage.location import Location
 
 
 class Clock:
-    """Stands for the time: each step takes what it is told."""
+    """A replacement of the time module, whose time the test advances."""
 
     def __init__(self):
         self.now = 1000.0
@@ -43,7 +43,7 @@ def most_memory_mb() -> float:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time that passes in the steps alone: four seconds in each."""
+    """A clock that advances only in steps, by four seconds per step."""
     clock = Clock()
 
     def slow(function, seconds):
@@ -58,46 +58,46 @@ def clock(monkeypatch):
     return clock
 
 
-def test_costs_are_what_a_stopwatch_and_a_count_say_also_over_a_resumption(tiny_data, tmp_path, clock):
+def test_recorded_costs_of_a_resumed_run_are_correct(tiny_data, tmp_path, clock):
     settings = RunSettings(report_every=2, checkpoint_seconds=0)
     own = dict(data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu")
     with pytest.raises(Killed):
         train(tiny_trial(), report=kill_at(4), **own)
-    # The two steps since the checkpoint of step 2 are done, and paid for, again: what was lost is not in the record.
+    # The two steps after the checkpoint of step 2 are repeated. The record does not include the lost time.
     clock.now += 5000.0
     before = most_memory_mb()
     ended = train(tiny_trial(), **own)
     assert ended["train_seconds"] == pytest.approx(6 * 4.0)
-    # A view is an image through the encoder: 6 steps of 8 images of 2 domains, twice.
+    # A view is one pass of an image through the encoder: 6 steps, 8 images per domain, 2 domains, 2 views per image.
     assert ended["views_seen"] == 6 * 8 * 2 * 2
     assert ended["views_per_second"] == pytest.approx(ended["views_seen"] / 24.0)
     assert (ended["gpu_hours"], ended["num_workers"], ended["device"]) == (0.0, 1, "cpu")
     metrics = pd.read_parquet(tmp_path / "metrics.parquet")
     assert metrics["views_per_second"].tolist() == pytest.approx([2 * 8 * 2 * 2 / 8.0] * 3)
-    # The encoder alone, as its file has it.
+    # The size is that of the encoder's tensors in the file.
     size = sum(value.nbytes for name, value in weights(tmp_path).items() if name.startswith("encoder."))
     assert ended["encoder_mb"] == pytest.approx(size / 2**20)
-    # The kernel's own record of the most memory that this process has had.
+    # VmHWM is the kernel's record of the peak memory of this process.
     assert before <= ended["peak_memory_mb"] <= most_memory_mb()
 
 
-def test_gpu_hours_and_memory_are_those_of_the_gpus(tiny_data, tmp_path, clock, gpu):
+def test_gpu_hours_and_peak_memory_are_those_of_the_gpus(tiny_data, tmp_path, clock, gpu):
     ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END)
     assert ended["train_seconds"] == pytest.approx(24.0)
     assert ended["gpu_hours"] == pytest.approx(24.0 / 3600)
     assert (ended["peak_memory_mb"], ended["device"]) == (3 * 1024, "NVIDIA X")
-    # Of four workers each has a GPU.
+    # Each of four workers has a GPU.
     state = checkpoint.LoopState(started_at="", seconds=1800.0, gpu_seconds=4 * 1800.0)
     place = Location.of(tmp_path / "four")
     ended = write_finished(place, tiny_trial(), build_model(tiny_trial()), state, device="cuda", workers=4)
     assert (ended["gpu_hours"], ended["train_seconds"], ended["num_workers"]) == (2.0, 1800.0, 4)
 
 
-def test_the_encoders_file_says_how_images_are_made_ready_for_it(tiny_data, tmp_path):
+def test_encoder_file_records_the_preprocessing_of_images(tiny_data, tmp_path):
     train(tiny_trial(iterations=1), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu")
     with safetensors.safe_open(tmp_path / "encoder.safetensors", "pt") as file:
         said = file.metadata()
-    # torchvision's own numbers for ImageNet.
+    # torchvision's statistics of ImageNet.
     usual = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
     assert (json.loads(said["mean"]), json.loads(said["std"])) == (list(usual.mean), list(usual.std))
     assert json.loads(said["image_size"]) == 16
@@ -146,12 +146,12 @@ def test_each_step_has_the_learning_rate_of_torchs_schedule(tiny_data, tmp_path,
 
 
 @pytest.mark.parametrize("device", ["cdua", "cuda:99", "meta"])
-def test_a_device_that_is_not_there_is_named(tiny_data, tmp_path, device):
+def test_unknown_device_is_refused_with_the_allowed_devices(tiny_data, tmp_path, device):
     with pytest.raises(ValueError, match=f"unknown device '{device}'; allowed: auto, cpu"):
         train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device=device)
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial_with_step_and_terms(tiny_data, tmp_path):
+def test_non_finite_loss_fails_the_trial_with_its_step_and_terms(tiny_data, tmp_path):
     trial = tiny_trial(learning_rate=1e30, optimizer="sgd", lr_warmup_iterations=0)
     with pytest.raises(NonFiniteLossError, match=r"not finite at step \d+: total .*alignment .*within .*across"):
         train(trial, data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu")
@@ -161,7 +161,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_step_and_terms(tiny_data,
     assert not (tmp_path / "encoder.safetensors").exists()
 
 
-def test_data_that_changed_since_the_trial_began_are_refused(tiny_data, tmp_path):
+def test_data_that_changed_since_the_trial_was_created_are_refused(tiny_data, tmp_path):
     with pytest.raises(ValueError, match="was created for 0123"):
         train(tiny_trial(data_fingerprint="0123"), data=tiny_data, trial_dir=tmp_path, device="cpu")
     assert not list(tmp_path.iterdir())
@@ -183,7 +183,7 @@ def test_a_random_encoder_is_saved_untrained(tiny_data, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; the same loop is tested on the CPU")
-def test_trains_on_a_gpu_as_on_a_cpu(tiny_data, tmp_path):
+def test_training_on_a_gpu_matches_training_on_a_cpu(tiny_data, tmp_path):
     ends = [
         train(tiny_trial(norm="group"), data=tiny_data, trial_dir=tmp_path / device, device=device)["final_loss"]
         for device in ("cpu", "cuda")
@@ -192,7 +192,7 @@ def test_trains_on_a_gpu_as_on_a_cpu(tiny_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_over_12_domains_works_in_the_memory_of_one(tmp_path):
+def test_run_over_12_domains_trains_with_cached_gradients(tmp_path):
     rng = np.random.default_rng(0)
     names = tuple(f"domain-{number}" for number in range(12))
     for name in names:

@@ -45,7 +45,7 @@ def views(images, width=8, dtype=torch.float64, seed=0):
     ],
     ids=["ragged and unsorted", "lambda2=0", "one domain", "two images", "every image its own domain"],
 )
-def test_terms_and_gradients_are_those_of_the_paper(monkeypatch, tile_rows, domains, lambda1, lambda2):
+def test_terms_and_gradients_match_the_paper(monkeypatch, tile_rows, domains, lambda1, lambda2):
     monkeypatch.setitem(loss_module._TILE_ROWS, "cpu", tile_rows)
     z_a, z_b = views(len(domains))
     settings = {"lambda1": lambda1, "lambda2": lambda2, "temperature": 0.1}
@@ -58,7 +58,7 @@ def test_terms_and_gradients_are_those_of_the_paper(monkeypatch, tile_rows, doma
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_gradcheck():
+def test_mdssl_loss_passes_gradcheck():
     domains = torch.tensor([0, 1, 1, 0, 2])
     z_a, z_b = views(5, width=3)
 
@@ -69,9 +69,9 @@ def test_gradcheck():
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.1, 0.5])
-def test_one_domain_is_nt_xent(temperature):
-    """SimCLR's loss as everybody writes it: cross-entropy over similarities without the diagonal."""
-    z_a, z_b = views(16)  # in float64, in which only sums in another order differ
+def test_mdssl_loss_of_one_domain_equals_nt_xent(temperature):
+    """The reference is the usual form of SimCLR's loss: cross-entropy over similarities without the diagonal."""
+    z_a, z_b = views(16)  # in float64, where only the order of sums makes a difference
     z = F.normalize(torch.cat([z_a, z_b]), dim=1)
     logits = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
     nt_xent = F.cross_entropy(logits, torch.arange(32).roll(16))
@@ -84,7 +84,7 @@ def test_one_domain_is_nt_xent(temperature):
 
 
 def weighted_reference(z_a, z_b, domains, weight, temperature):
-    """The mean over rows of log-softmax at the positive, with a weight on each pair of two domains, in Python."""
+    """The mean over rows of log-softmax at the positive, with ``weight`` on pairs of different domains, in Python."""
     z = torch.cat([z_a, z_b]).double()
     z = z / z.norm(dim=1, keepdim=True)
     d, rows = torch.cat([domains, domains]).tolist(), 2 * len(domains)
@@ -101,7 +101,7 @@ def weighted_reference(z_a, z_b, domains, weight, temperature):
 @pytest.mark.parametrize(
     "domains", [RAGGED, torch.zeros(6, dtype=torch.long), torch.arange(5)], ids=["ragged", "one", "each its own"]
 )
-def test_weighted_negatives_follow_their_formula(monkeypatch, domains, weight, tile_rows):
+def test_weighted_nt_xent_follows_its_formula(monkeypatch, domains, weight, tile_rows):
     monkeypatch.setitem(loss_module._TILE_ROWS, "cpu", tile_rows)
     z_a, z_b = views(len(domains))
     ours = weighted_nt_xent(z_a, z_b, domains, negative_weight=weight, temperature=0.1)
@@ -112,7 +112,7 @@ def test_weighted_negatives_follow_their_formula(monkeypatch, domains, weight, t
 
 
 @pytest.mark.parametrize(("weight", "domains_of_mdssl"), [(1.0, torch.zeros_like(RAGGED)), (0.0, RAGGED)])
-def test_weighted_negatives_lie_between_simclr_and_negatives_of_the_own_domain(weight, domains_of_mdssl):
+def test_weighted_nt_xent_equals_mdssl_loss_at_weights_zero_and_one(weight, domains_of_mdssl):
     z_a, z_b = views(len(RAGGED))
     ours = weighted_nt_xent(z_a, z_b, RAGGED, negative_weight=weight, temperature=0.1).total
     other = mdssl_loss(z_a, z_b, domains_of_mdssl, lambda1=1.0, lambda2=0.0, temperature=0.1).total
@@ -120,7 +120,7 @@ def test_weighted_negatives_lie_between_simclr_and_negatives_of_the_own_domain(w
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])
-def test_gradcheck_of_weighted_negatives(weight):
+def test_weighted_nt_xent_passes_gradcheck(weight):
     domains = torch.tensor([0, 1, 1, 0, 2])
     z_a, z_b = views(5, width=3)
 
@@ -131,13 +131,13 @@ def test_gradcheck_of_weighted_negatives(weight):
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.5])
-def test_a_weight_of_negatives_outside_its_range_is_refused(weight):
+def test_negative_weight_outside_its_range_is_refused(weight):
     z_a, z_b = views(4)
     with pytest.raises(ValueError, match="negative_weight is .*; it must be"):
         weighted_nt_xent(z_a, z_b, torch.arange(4), negative_weight=weight, temperature=0.1)
 
 
-def test_bf16_inputs_under_autocast_lose_nothing_in_the_loss():
+def test_loss_of_bf16_inputs_under_autocast_is_computed_in_float32():
     domains = torch.arange(64) % 3
     z_a, z_b = (z.bfloat16().detach().requires_grad_() for z in views(64, width=128))
     settings = {"lambda1": 0.9, "lambda2": 0.1, "temperature": 0.1}
@@ -148,7 +148,7 @@ def test_bf16_inputs_under_autocast_lose_nothing_in_the_loss():
     torch.testing.assert_close(ours.total.double(), theirs[0], rtol=1e-5, atol=1e-5)
 
 
-def test_identical_views_at_the_lowest_temperature_stay_finite():
+def test_loss_of_identical_views_is_finite_at_the_lowest_temperature():
     z = torch.ones(8, 4, requires_grad=True)
     loss = mdssl_loss(z, z, torch.arange(8) % 2, lambda1=0.9, lambda2=0.1, temperature=0.02)
     loss.total.backward()
@@ -183,7 +183,7 @@ def test_weights_outside_their_range_are_refused(change, message):
         )
 
 
-def test_labels_that_do_not_fit_are_refused():
+def test_labels_of_a_wrong_shape_are_refused():
     z_a, z_b = views(4)
     with pytest.raises(ValueError, match=r"\(B,\) integers"):
         mdssl_loss(z_a, z_b, torch.zeros(3, dtype=torch.long), lambda1=1.0, lambda2=0.0, temperature=0.1)

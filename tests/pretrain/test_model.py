@@ -1,4 +1,4 @@
-"""Encoder and head: the shapes of table 6, initial weights, and layers that are only faster, not different."""
+"""Encoder and projection head: the shapes of table 6, initial weights, and faster layers with the same results."""
 
 import pytest
 import torch
@@ -28,13 +28,13 @@ def test_widths_are_those_of_table_6(arch, width):
 
 
 def test_encoder_is_torchvisions_resnet():
-    """Loaded with our weights, torchvision's own network gives our features."""
+    """torchvision's network computes our features when it has our weights."""
     ours = build_model(config()).eval().double()
     theirs = torchvision.models.resnet18().double()
     theirs.fc = nn.Identity()
     theirs.load_state_dict(ours.encoder.state_dict())
     x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
-    # In float64: what is left is sums in another order.
+    # In float64 only the order of sums makes a difference.
     torch.testing.assert_close(ours.encoder(x), theirs.eval()(x), rtol=1e-9, atol=1e-9)
 
 
@@ -46,7 +46,7 @@ def test_cifar_stem_keeps_the_resolution():
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_small_map_convolution_is_a_convolution(stride, size):
+def test_small_map_convolution_equals_conv2d(stride, size):
     conv = nn.Conv2d(5, 7, 3, stride=stride, padding=1, bias=False).double()
     fast = SmallMapConv2d.like(conv)
     x = torch.randn(4, 5, size, size, dtype=torch.float64, requires_grad=True)
@@ -54,7 +54,7 @@ def test_small_map_convolution_is_a_convolution(stride, size):
     torch.testing.assert_close(*results)
 
 
-def test_initial_weights_depend_on_the_seed_and_leave_the_global_generator_alone():
+def test_seed_sets_initial_weights_without_changing_the_global_generator():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -65,7 +65,7 @@ def test_initial_weights_depend_on_the_seed_and_leave_the_global_generator_alone
 
 
 def test_parts_give_each_group_its_own_batch_norm_statistics():
-    # In float64: batch-norm of few images magnifies rounding.
+    # In float64, because batch norm over few images amplifies rounding errors.
     model = build_model(config()).train().double()
     x = torch.cat([torch.randn(6, 3, 32, 32), 5 + torch.randn(4, 3, 32, 32)]).double()
     apart = model(x, [6, 4])

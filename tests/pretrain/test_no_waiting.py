@@ -1,6 +1,6 @@
-"""A step never makes the host wait for a GPU, with one worker or several: shown on the fake one of `fake_cuda`.
+"""A training step never makes the host wait for the GPU, with one worker or several. The GPU is that of `fake_cuda`.
 
-On CUDA itself ``bench/step.py`` runs steps with torch.cuda.set_sync_debug_mode("error").
+``bench/step.py`` runs steps on a real GPU with torch.cuda.set_sync_debug_mode("error").
 """
 
 import pytest
@@ -22,18 +22,18 @@ from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views
 
 ONE, TWO = (8,), (3, 5)
-"""Images of each domain that the workers of a run have."""
+"""Images per domain on each worker, for one worker and for two."""
 
 
 @pytest.fixture(
     params=[pytest.param(ONE, id="one worker", marks=pytest.mark.long), pytest.param(TWO, id="two workers")]
 )
 def two_steps(request, monkeypatch):
-    """Runs them; returns the model."""
+    """A function that runs two training steps and returns the model."""
     for module in (mixture_module, host_images_module, step_module, loss_module, optim_module):
         monkeypatch.setattr(module, "send", send)
 
-    # Pinned memory needs a driver.
+    # Pinned memory needs a CUDA driver.
     monkeypatch.setattr(HostImages, "_on_gpu", False)
 
     def run(backward=backward_at_once, compiled=False, on_host=False, **changes):
@@ -80,12 +80,12 @@ SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
     ],
     ids=lambda value: value.__name__ if callable(value) else "-".join(map(str, value.values())),
 )
-def test_a_step_waits_for_nothing(two_steps, backward, changes):
+def test_training_step_does_not_synchronize_with_the_gpu(two_steps, backward, changes):
     two_steps(backward, **changes)
 
 
 @pytest.mark.slow
-def test_a_compiled_encoder_is_one_graph_and_waits_for_nothing(two_steps):
+def test_compiled_encoder_is_one_graph_without_gpu_synchronization(two_steps):
     two_steps(compiled=True)
 
 
@@ -103,11 +103,11 @@ def test_a_compiled_encoder_is_one_graph_and_waits_for_nothing(two_steps):
         lambda x: torch.zeros(3).copy_(x),
         lambda x: x.cpu(),
         lambda x: x.to("cpu", non_blocking=True),
-        # Without the labels of the others.
+        # Without ``of_ranks`` the workers exchange their labels.
         lambda x: mdssl_loss(*torch.ones(2, 3, 4, device=CUDA), torch.zeros(3).long(), **LOSS),
     ],
 )
-def test_what_would_wait_is_noticed(wait):
+def test_fake_gpu_detects_synchronizing_operations(wait):
     with fake_cuda(workers=2):
         x = torch.empty(3, device=CUDA)
         with pytest.raises(Waiting):

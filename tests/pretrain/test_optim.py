@@ -1,4 +1,4 @@
-"""LARS against its definition written out in numpy, exclusions, and the learning rate in closed form."""
+"""Optimizers against their definitions in NumPy, excluded parameters, and the learning rate in closed form."""
 
 from functools import partial
 
@@ -44,7 +44,7 @@ def test_lars_follows_its_definition(adapt, start):
 
 
 class SameShapes(TorchDispatchMode):
-    """PyTorch's condition for one launch: of each parameter, all tensors have one shape and memory order."""
+    """Checks PyTorch's condition for one launch: all tensors of a parameter have the same shape and memory layout."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         lists = [arg for arg in args if isinstance(arg, list) and isinstance(arg[0], torch.Tensor)]
@@ -54,7 +54,7 @@ class SameShapes(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_on_a_gpu_lars_follows_its_definition_with_one_launch_for_all_parameters():
+def test_lars_on_a_gpu_follows_its_definition_with_one_launch():
     rng = np.random.default_rng(0)
     starts = [rng.normal(size=shape) for shape in ((4, 3, 2, 2), (5, 4), (3, 2, 1, 1))]
     parameters = [nn.Parameter(torch.tensor(start)) for start in starts]
@@ -67,14 +67,14 @@ def test_on_a_gpu_lars_follows_its_definition_with_one_launch_for_all_parameters
         for parameter, grad in zip(parameters, step, strict=True):
             parameter.grad = torch.empty_like(parameter).copy_(torch.tensor(grad))
         with torch.no_grad(), SameShapes():
-            # As `step` calls it where parameters are not on a CPU.
+            # `step` calls this when parameters are not on a CPU.
             optimizer._update(parameters, optimizer.param_groups[0])
     for start, parameter, own in zip(starts, parameters, zip(*grads, strict=True), strict=True):
         expected = numpy_lars(start, own, lr=4.0, weight_decay=1e-2, adapt=True)
         np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-10)
 
 
-def test_a_parameter_without_a_gradient_stays():
+def test_parameter_without_a_gradient_is_not_changed():
     used, unused = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
     used.grad = torch.ones(2, 2)
     LARS([used, unused], lr=1.0).step()

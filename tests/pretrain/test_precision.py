@@ -1,4 +1,4 @@
-"""Precision ``auto`` is decided by the hardware that trains, once for a trial, and recorded."""
+"""Precision ``auto`` is resolved by the training hardware once per trial, and recorded."""
 
 import json
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ AUTO = tiny_trial(precision="auto", iterations=4)
 
 @pytest.fixture
 def hardware(monkeypatch):
-    """Sets whether it multiplies bfloat16."""
+    """A function that sets whether the hardware multiplies bfloat16."""
     return lambda has_bf16: monkeypatch.setattr(step, "multiplies_bf16", lambda device: has_bf16)
 
 
@@ -38,17 +38,17 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_the_hardware_that_trains_decides_and_the_record_says_how(tiny_data, tmp_path, hardware, has_bf16, precision):
+def test_precision_auto_is_resolved_by_the_hardware_and_recorded(tiny_data, tmp_path, hardware, has_bf16, precision):
     hardware(has_bf16)
     ended = run(AUTO, tiny_data, tmp_path / "auto")
     run(tiny_trial(precision=precision, iterations=4), tiny_data, tmp_path / "named")
     assert ended["precision"] == json.loads((tmp_path / "auto/training.json").read_text())["precision"] == precision
     assert_same(tmp_path / "auto", tmp_path / "named")
-    # What was asked for is what makes the id, on each machine that reads it.
+    # The requested precision determines the trial ID, which is the same on every machine.
     assert json.loads((tmp_path / "auto/config.json").read_text())["precision"] == "auto"
 
 
-def test_a_trial_goes_on_in_the_precision_that_it_began_with(tiny_data, tmp_path, hardware):
+def test_resumed_trial_keeps_its_precision_on_other_hardware(tiny_data, tmp_path, hardware):
     hardware(True)
     run(AUTO, tiny_data, tmp_path / "straight")
     with pytest.raises(Killed):
@@ -58,7 +58,7 @@ def test_a_trial_goes_on_in_the_precision_that_it_began_with(tiny_data, tmp_path
     assert_same(tmp_path / "straight", tmp_path / "killed")
 
 
-def test_what_was_decided_is_not_passed_off_as_what_is_asked_for(tiny_data, tmp_path, hardware):
+def test_precision_other_than_that_of_the_trained_trial_is_refused(tiny_data, tmp_path, hardware):
     named = tiny_trial(precision="fp32", iterations=4)
     assert named.trial_id == AUTO.trial_id
     hardware(True)
@@ -69,7 +69,7 @@ def test_what_was_decided_is_not_passed_off_as_what_is_asked_for(tiny_data, tmp_
             ValueError, match=r"precision is fp32, but trial \w+ was trained in bf16.*leave --precision"
         ):
             run(named, tiny_data, tmp_path)
-        # The second time it is finished.
+        # In the second round the trial is finished.
         run(AUTO, tiny_data, tmp_path)
     hardware(False)
     run(AUTO, tiny_data, tmp_path / "fp32")
@@ -79,14 +79,14 @@ def test_what_was_decided_is_not_passed_off_as_what_is_asked_for(tiny_data, tmp_
 @pytest.mark.parametrize(
     ("asked", "done", "expected"), [("auto", "", "fp32"), ("bf16", "", "bf16"), ("auto", "bf16", "bf16")]
 )
-def test_checkpoints_of_earlier_versions_go_on_as_their_config_says(hardware, asked, done, expected):
-    """Their trials had ``auto`` replaced by what the machine had, and of these fp32 has the id of ``auto``."""
+def test_checkpoint_of_an_earlier_version_resumes_with_the_precision_of_its_config(hardware, asked, done, expected):
+    """Earlier versions replaced ``auto`` by the precision of the machine. fp32 gives the same trial ID as ``auto``."""
     hardware(True)
     config = with_precision(tiny_trial(precision=asked), LoopState(step=3, precision=done), "cpu", None)
     assert config.precision == expected
 
 
-def test_of_several_workers_all_need_the_hardware(hardware):
+def test_bf16_requires_hardware_support_on_all_workers(hardware):
     hardware(True)
     agreement = SimpleNamespace(least=lambda own: min(int(own), 0))
     assert with_precision(AUTO, LoopState(), "cpu", agreement).precision == "fp32"

@@ -1,4 +1,4 @@
-"""Encoders of other libraries: each layout is built from a real network, whose features our encoder must compute."""
+"""Encoders of other libraries: for each layout, our encoder must compute the features of the original network."""
 
 import re
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("full_encoders")
 
 
 @pytest.mark.parametrize("source", LAYOUTS)
-def test_our_encoder_computes_what_the_other_librarys_did(resnet, tmp_path, source):
+def test_loaded_encoder_computes_the_features_of_the_original_network(resnet, tmp_path, source):
     torch.save(LAYOUTS[source](resnet), tmp_path / "weights.pth")
     found = load_pretrained(tmp_path / "weights.pth")
     assert (found.arch, found.stem) == ("resnet18", "imagenet")
@@ -32,7 +32,7 @@ def test_our_encoder_computes_what_the_other_librarys_did(resnet, tmp_path, sour
     assert_computes(found, resnet)
 
 
-def test_a_resnet50_is_seen_as_one(tmp_path):
+def test_resnet50_is_recognized(tmp_path):
     resnet = network("resnet50")
     torch.save(resnet.state_dict(), tmp_path / "resnet50.pth")
     found = load_pretrained(tmp_path / "resnet50.pth")
@@ -41,7 +41,7 @@ def test_a_resnet50_is_seen_as_one(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["named", "numbered", "numbered without a pool", "shortcuts"])
-def test_a_cifar_stem_is_seen_as_one(small_stem, tmp_path, layout):
+def test_cifar_stem_is_recognized(small_stem, tmp_path, layout):
     children = [child for child in list(small_stem.children())[:-1] if not isinstance(child, nn.Identity)]
     state = {
         "named": small_stem.state_dict(),
@@ -72,7 +72,7 @@ def test_solo_learns_cifar_stem_keeps_its_padding_of_two(tmp_path):
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
-def test_our_own_encoder_file_comes_back(tmp_path, stem):
+def test_own_encoder_file_is_loaded_unchanged(tmp_path, stem):
     config = TrialConfig(method="random", arch="resnet18", stem=stem, projection_dim=8)
     model = build_model(config)
     write_finished(Location.of(tmp_path), config, model, LoopState(), device="cpu", workers=1)
@@ -82,7 +82,7 @@ def test_our_own_encoder_file_comes_back(tmp_path, stem):
     assert found.unmatched[0].startswith("projection.") and len(found.unmatched) == 4
 
 
-def test_the_same_weights_have_one_fingerprint_in_any_container(resnet, tmp_path):
+def test_fingerprint_of_weights_does_not_depend_on_the_file_format(resnet, tmp_path):
     torch.save(LAYOUTS["solo-learn, under 'backbone.'"](resnet), tmp_path / "a.ckpt")
     numbered = without_head(resnet).state_dict().items()
     by_channel = {k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in numbered}
@@ -96,7 +96,7 @@ def test_the_same_weights_have_one_fingerprint_in_any_container(resnet, tmp_path
     assert load_pretrained(tmp_path / "other.pth").fingerprint != found[0]
 
 
-def test_what_was_not_used_is_listed(resnet, tmp_path):
+def test_unused_tensors_are_listed(resnet, tmp_path):
     torch.save(LAYOUTS["MoCo, under 'module.encoder_q.'"](resnet), tmp_path / "moco.pth")
     unmatched = load_pretrained(tmp_path / "moco.pth").unmatched
     assert list(unmatched) == sorted(unmatched)
@@ -112,7 +112,7 @@ def test_batch_counters_may_be_absent(resnet, tmp_path):
     assert_computes(found, resnet)
 
 
-def test_one_network_under_two_names_is_one_encoder_and_two_networks_are_refused(resnet, tmp_path):
+def test_copies_of_one_network_are_accepted_and_different_networks_refused(resnet, tmp_path):
     torch.save(under("backbone.", resnet) | under("model.backbone.", resnet), tmp_path / "twice.pth")
     assert_computes(load_pretrained(tmp_path / "twice.pth"), resnet)
     shifted = {name: value + 1 for name, value in under("b.", resnet).items()}
@@ -122,7 +122,7 @@ def test_one_network_under_two_names_is_one_encoder_and_two_networks_are_refused
 
 
 @pytest.mark.parametrize("arch", [name for name in RESNETS if name not in ("resnet18", "resnet50")])
-def test_each_resnet_of_torchvision_is_known_by_its_shapes(arch, tmp_path):
+def test_each_torchvision_resnet_is_recognized_by_its_shapes(arch, tmp_path):
     with torch.device("meta"):
         state = getattr(torchvision.models, arch)().state_dict()
     state = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in state.items()}
@@ -142,7 +142,7 @@ def squeezed() -> dict[str, torch.Tensor]:
 
 
 def without_relu() -> dict[str, torch.Tensor]:
-    """lightly's ResNetGenerator calls its ReLU in forward: as children there are conv1, bn1, layer1, …"""
+    """lightly's ResNetGenerator calls its ReLU in forward, so its children are conv1, bn1, layer1, …"""
     modules = dict(torchvision.models.resnet18().named_children())
     return nn.Sequential(
         *(modules[name] for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"))
@@ -166,10 +166,10 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("message", OTHERS)
-def test_another_architecture_is_refused_by_what_it_looks_like(tmp_path, message):
+def test_unsupported_architecture_is_refused_with_a_description(tmp_path, message):
     with torch.device("meta"):
         state = OTHERS[message]()
-    # Looked at are names and shapes: one number stands for each tensor.
+    # Only names and shapes matter, so each tensor is one expanded number.
     state = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in state.items()}
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(
@@ -179,21 +179,21 @@ def test_another_architecture_is_refused_by_what_it_looks_like(tmp_path, message
 
 
 @pytest.mark.parametrize("path", ["resnetblur50-84f4748f.pth", "resnetaa50.a1h_in1k/model.pth"])
-def test_a_network_that_only_its_path_tells_apart_is_refused(resnet, tmp_path, path):
-    """timm's anti-aliased networks have the names and shapes of the plain ones."""
+def test_anti_aliased_network_is_refused_by_its_path(resnet, tmp_path, path):
+    """Tensors of timm's anti-aliased networks have the names and shapes of those of plain ResNets."""
     (tmp_path / path).parent.mkdir(exist_ok=True)
     torch.save(resnet.state_dict(), tmp_path / path)
     with pytest.raises(InputError, match=r"name contains resnet(blur|aa)50, an anti-aliased network"):
         load_pretrained(tmp_path / path)
 
 
-def test_a_stem_that_the_settings_tell_apart_is_refused(resnet, tmp_path):
+def test_imagenet_stem_trained_without_max_pooling_is_refused(resnet, tmp_path):
     torch.save(lightning(under("encoder.", resnet), first_conv=True, maxpool1=False), tmp_path / "stl10.ckpt")
     with pytest.raises(InputError, match="imagenet stem was trained with maxpool1=False"):
         load_pretrained(tmp_path / "stl10.ckpt")
 
 
-def test_missing_tensors_are_named_up_to_five(resnet, tmp_path):
+def test_message_names_at_most_five_missing_tensors(resnet, tmp_path):
     partial = {name: value for name, value in resnet.state_dict().items() if not name.startswith("layer2.0.")}
     torch.save(partial, tmp_path / "partial.pth")
     with pytest.raises(

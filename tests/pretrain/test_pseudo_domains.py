@@ -1,4 +1,4 @@
-"""Pseudo-domains: eq. 5 against loops, the schedule, what a round records, degenerate data, kills between rounds."""
+"""Pseudo-domains: eq. 5 against loops, the schedule and records of clusterings, degenerate data, resumption."""
 
 import itertools
 import logging
@@ -60,19 +60,19 @@ def test_the_runner_up_rule_divides_the_second_nearest_by_the_nearest():
     np.testing.assert_allclose(certainty(z, centroids, "runner-up"), expected, rtol=1e-5)
 
 
-def test_the_rules_are_one_with_two_centroids_and_differ_with_more():
+def test_outlier_rules_agree_for_two_centroids_and_differ_for_more():
     z, centroids = points()
     assert torch.equal(certainty(z, centroids[:2], "farthest"), certainty(z, centroids[:2], "runner-up"))
     assert (certainty(z, centroids, "farthest") > certainty(z, centroids, "runner-up")).any()
 
 
-def test_a_row_on_its_centroid_and_rows_of_one_cluster_are_certain():
+def test_certainty_is_maximal_on_a_centroid_and_for_a_single_cluster():
     _, centroids = points()
     assert (certainty(centroids, centroids, "farthest") > 1e6).all()
     assert certainty(centroids, centroids[:1], "farthest").isinf().all()
 
 
-def test_outliers_are_left_out_and_clusters_keep_a_batch_of_their_most_certain():
+def test_outliers_are_removed_but_each_cluster_keeps_its_most_certain_batch():
     sure = torch.tensor([3.0, 1.5, 2.5, 1.1, 1.4, 1.2, 1.3])
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1])
     kept, topped_up = keep(sure, labels, epsilon=1.0, batch_per_domain=2)
@@ -80,24 +80,24 @@ def test_outliers_are_left_out_and_clusters_keep_a_batch_of_their_most_certain()
     assert topped_up == 1
 
 
-def test_eq_5_leaves_out_an_image_that_lies_on_the_border():
+def test_image_at_the_threshold_of_eq_5_is_an_outlier():
     kept, _ = keep(torch.tensor([2.0, 3.0, 2.0]), torch.zeros(3, dtype=torch.int64), epsilon=1.0, batch_per_domain=1)
     assert kept.tolist() == [False, True, False]
 
 
-def test_where_all_are_outliers_each_cluster_keeps_a_batch_or_all_it_has():
+def test_cluster_of_outliers_keeps_a_batch_or_all_its_images():
     sure = torch.tensor([1.3, 1.1, 1.2, 1.4])
     kept, topped_up = keep(sure, torch.tensor([0, 0, 0, 7]), epsilon=9.0, batch_per_domain=2)
     assert kept.tolist() == [True, False, True, True]
     assert topped_up == 2
 
 
-def test_without_epsilon_all_but_the_undecided_are_kept():
+def test_epsilon_zero_keeps_images_with_certainty_above_one():
     kept, _ = keep(torch.tensor([1.0001, 2.0, 5.0]), torch.zeros(3, dtype=torch.int64), epsilon=0.0, batch_per_domain=1)
     assert kept.all()
 
 
-def test_clusters_keep_the_numbers_that_most_images_had():
+def test_renumbering_maximizes_the_images_that_keep_their_number():
     rng = np.random.default_rng(0)
     for _ in range(20):
         before, labels = rng.integers(4, size=60), rng.integers(4, size=60)
@@ -107,7 +107,7 @@ def test_clusters_keep_the_numbers_that_most_images_had():
         assert sum(numbers[labels] == before) == max(stays)
 
 
-def test_clusterings_come_on_schedule():
+def test_clusterings_follow_the_schedule():
     trial = config(warmup_iterations=480, recluster_every=2400, iterations=48_000)
     due = {step: round_due(trial, step) for step in range(48_000)}
     assert [step for step, number in due.items() if number is not None] == list(range(480, 48_000, 2400))
@@ -127,7 +127,7 @@ def test_epsilon_decays_exponentially_to_its_final_value_at_the_last_clustering(
     assert epsilon_of(config(epsilon=0.0, epsilon_final=0.0), 3) == 0
 
 
-def test_warm_up_is_simclr_on_the_union_and_clusters_follow(tiny_data):
+def test_warmup_trains_simclr_on_the_union_before_clusters_are_used(tiny_data):
     trial = config(num_clusters=2)
     mixture = load(tiny_data, trial)
     (union,) = groups_of(trial, mixture, None)
@@ -143,12 +143,12 @@ def test_warm_up_is_simclr_on_the_union_and_clusters_follow(tiny_data):
     assert objective_of(trial, clusters) is trial
 
 
-def test_a_round_finds_domains_that_look_different_and_records_what_it_did(tiny_data, caplog):
+def test_clustering_finds_distinct_domains_and_records_its_statistics(tiny_data, caplog):
     trial = config(method="mdssl-clustered", cluster_space="encoder")
     mixture, model = load(tiny_data, trial), build_model(trial)
     with caplog.at_level(logging.INFO):
         found, record = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
-    assert record["purity"] > 0.5, "each of the three domains has a tint of its own, and 1/3 is chance"
+    assert record["purity"] > 0.5, "each of the three domains has its own tint, and 1/3 is chance level"
     counts = np.zeros((3, 3))
     np.add.at(counts, (found.labels, mixture.labels), 1)
     assert record["purity"] == pytest.approx(counts.max(axis=1).sum() / 192)
@@ -159,12 +159,13 @@ def test_a_round_finds_domains_that_look_different_and_records_what_it_did(tiny_
     assert model.training
     again, record = pseudo_domains.find(trial, model, mixture, found, number=1, step=5)
     assert record["churn"] == pytest.approx(float((again.labels != found.labels).float().mean()))
-    assert record["churn"] < 0.1, "the same encoder, the same numbers"
+    assert record["churn"] < 0.1, "the same encoder gives the same cluster numbers"
 
 
 @pytest.fixture
 def two_rounds(tiny_data, monkeypatch):
-    """A clustering, the next one, in which K-Means numbers the clusters in another way, and what K-Means was given."""
+    """Embeddings, a clustering, the next clustering, in which K-Means permutes the cluster numbers, and the settings of
+    K-Means."""
     trial = config(method="mdssl-clustered", cluster_space="encoder")
     mixture, model = load(tiny_data, trial), build_model(trial)
     before, _ = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
@@ -181,20 +182,20 @@ def two_rounds(tiny_data, monkeypatch):
     return pseudo_domains.embed(trial, model, mixture), before, after, given
 
 
-def test_a_clustering_begins_where_the_images_of_the_one_before_are_now(two_rounds):
+def test_clustering_starts_from_the_current_means_of_the_previous_clusters(two_rounds):
     z, before, _, (given,) = two_rounds
     means = torch.stack([z[before.labels == number].mean(0) for number in range(3)])
     torch.testing.assert_close(given["init"], means)
     assert given["starts"] == 1
 
 
-def test_centroids_are_numbered_as_their_clusters(two_rounds):
+def test_centroids_have_the_numbers_of_their_clusters(two_rounds):
     z, before, after, _ = two_rounds
     assert (after.labels == before.labels).float().mean() > 0.9
     assert torch.equal(torch.cdist(z, after.centroids).argmin(1), after.labels)
 
 
-def test_three_clusters_that_swapped_numbers_in_a_circle_get_theirs_back(tiny_data, monkeypatch):
+def test_cyclic_permutation_of_cluster_numbers_is_undone(tiny_data, monkeypatch):
     trial = config()
     mixture, labels = load(tiny_data, trial), torch.arange(192) % 3
     centroids = torch.eye(3, 128)
@@ -206,7 +207,7 @@ def test_three_clusters_that_swapped_numbers_in_a_circle_get_theirs_back(tiny_da
     assert record["churn"] == 0
 
 
-def test_an_empty_cluster_makes_no_image_certain(tiny_data, monkeypatch):
+def test_empty_cluster_does_not_change_the_certainty_of_images(tiny_data, monkeypatch):
     trial = config(outlier_rule="farthest", epsilon=0.5)
     mixture, model = load(tiny_data, trial), build_model(trial)
     z = pseudo_domains.embed(trial, model, mixture)
@@ -219,7 +220,7 @@ def test_an_empty_cluster_makes_no_image_certain(tiny_data, monkeypatch):
     assert 0 < record["kept_share"] < 1
 
 
-def test_embeddings_are_the_same_whatever_share_a_worker_takes(tiny_data):
+def test_embeddings_are_normalized_unless_the_settings_disable_it(tiny_data):
     trial = config()
     mixture, model = load(tiny_data, trial), build_model(trial)
     z = pseudo_domains.embed(trial, model, mixture)
@@ -235,7 +236,7 @@ def test_embeddings_are_the_same_whatever_share_a_worker_takes(tiny_data):
     [{"num_clusters": 1}, {"num_clusters": 60}, {"epsilon": 1e6, "epsilon_final": 1e6}],
     ids=["one cluster", "most clusters empty or tiny", "everything an outlier"],
 )
-def test_degenerate_clusterings_train_on(tiny_data, tmp_path, changes):
+def test_training_continues_after_degenerate_clusterings(tiny_data, tmp_path, changes):
     trial = config(iterations=6, batch_per_domain=4, **changes)
     ended = train(trial, data=tiny_data, trial_dir=tmp_path, device="cpu")
     rounds = pd.read_parquet(tmp_path / "clusters.parquet")
@@ -251,7 +252,7 @@ def test_degenerate_clusterings_train_on(tiny_data, tmp_path, changes):
         assert list(rounds["topped_up"]) == [3, 3]
 
 
-def test_an_empty_cluster_takes_no_part(tiny_data, tmp_path, caplog):
+def test_empty_cluster_forms_no_group(tiny_data, tmp_path, caplog):
     identical = PseudoDomains(0, torch.tensor([0, 0, 2]), torch.ones(3, dtype=torch.bool), torch.zeros(3, 2))
     assert [group.name for group in identical.groups(2)] == ["cluster 0", "cluster 2"]
 
@@ -264,8 +265,8 @@ def test_an_empty_cluster_takes_no_part(tiny_data, tmp_path, caplog):
         pytest.param(1, id="before the first", marks=pytest.mark.long),
     ],
 )
-def test_a_kill_changes_nothing(tiny_data, tmp_path, step):
-    # Clusterings after steps 2 and 5.
+def test_killed_run_resumes_to_the_same_result(tiny_data, tmp_path, step):
+    # Images are clustered after steps 2 and 5.
     trial, arguments = config(iterations=7), {"data": tiny_data, "device": "cpu"}
     every_step = RunSettings(report_every=1, checkpoint_seconds=0)
     train(trial, trial_dir=tmp_path / "straight", settings=RunSettings(report_every=1), **arguments)
@@ -282,7 +283,7 @@ def test_a_kill_changes_nothing(tiny_data, tmp_path, step):
     assert encoders[0] == encoders[1]
 
 
-def test_settings_of_clustering_are_no_part_of_other_trials():
+def test_trial_id_ignores_clustering_settings_that_the_method_does_not_use():
     assert config(method="mdssl").trial_id == config(method="mdssl", recluster_every=7, epsilon=0.5).trial_id
     clustered = config(method="mdssl-clustered")
     assert clustered.trial_id == config(method="mdssl-clustered", epsilon=0.5).trial_id

@@ -1,4 +1,4 @@
-"""Reports: when they are made, which are handed on, and that a GPU's, made later, say the same."""
+"""Reports: when they are made, which are due, and that those of a GPU are made later with the same values."""
 
 import json
 from functools import partial
@@ -52,23 +52,23 @@ def on_cpu(tiny_data, tmp_path_factory):
 
 
 def made(data, folder, steps, **more):
-    """(step of the report, steps begun when it was made)"""
+    """Pairs of the step of a report and the number of steps begun when the report was made."""
     found = []
     run(data, folder, report=lambda progress: found.append((progress.step, steps[-1])), **more)
     return found
 
 
-def test_on_a_cpu_a_report_is_made_after_its_last_step(tiny_data, tmp_path, steps):
+def test_report_on_a_cpu_is_made_after_its_last_step(tiny_data, tmp_path, steps):
     assert made(tiny_data, tmp_path, steps) == [(2, 2), (4, 4), (6, 6), (8, 8)]
 
 
-def test_on_a_gpu_it_is_made_one_report_later_and_says_the_same(tiny_data, tmp_path, on_cpu, gpu, steps):
+def test_report_on_a_gpu_is_made_one_report_later_with_the_same_values(tiny_data, tmp_path, on_cpu, gpu, steps):
     assert made(tiny_data, tmp_path, steps) == [(2, 4), (4, 6), (6, 8), (8, 8)]
     pd.testing.assert_frame_equal(numbers(tmp_path), numbers(on_cpu), check_exact=True)
     assert encoder(tmp_path) == encoder(on_cpu)
 
 
-def test_a_score_a_checkpoint_and_a_stop_wait_for_all_reports_of_their_steps(tiny_data, tmp_path, gpu, steps):
+def test_scores_and_checkpoints_wait_for_the_reports_of_all_earlier_steps(tiny_data, tmp_path, gpu, steps):
     scored = made(tiny_data, tmp_path / "scored", steps, score_every=5, validate=lambda model: {"a": float(steps[-1])})
     assert scored == [(2, 4), (4, 5), (5, 5), (7, 8), (8, 8)]
     assert numbers(tmp_path / "scored")["val_linear_top1"].dropna().tolist() == [5.0]
@@ -76,19 +76,19 @@ def test_a_score_a_checkpoint_and_a_stop_wait_for_all_reports_of_their_steps(tin
 
 
 @pytest.mark.parametrize("after", range(1, 8))
-def test_on_a_gpu_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tiny_data, tmp_path, on_cpu, gpu, steps, after):
+def test_stopped_run_on_a_gpu_resumes_to_the_same_result(tiny_data, tmp_path, on_cpu, gpu, steps, after):
     found = []
     own = {"report": lambda progress: found.append(progress.step)}
     with pytest.raises(StoppedError, match=f"stopped at step {after} of 8"):
         run(tiny_data, tmp_path, **own, stop_requested=lambda: bool(steps) and steps[-1] >= after)
-    assert found == [step for step in (2, 4, 6) if step <= after], "all reports of steps that it will not repeat"
+    assert found == [step for step in (2, 4, 6) if step <= after], "reports of steps that are not repeated are made"
     run(tiny_data, tmp_path, **own)
     assert found == [2, 4, 6, 8]
     pd.testing.assert_frame_equal(numbers(tmp_path), numbers(on_cpu), check_exact=True)
     assert encoder(tmp_path) == encoder(on_cpu)
 
 
-def test_on_a_gpu_a_kill_in_a_report_changes_nothing(tiny_data, tmp_path, on_cpu, gpu):
+def test_run_on_a_gpu_killed_in_a_report_resumes_to_the_same_result(tiny_data, tmp_path, on_cpu, gpu):
     with pytest.raises(Killed):
         run(tiny_data, tmp_path, seconds=0, report=kill_at(6))
     run(tiny_data, tmp_path)
@@ -96,7 +96,7 @@ def test_on_a_gpu_a_kill_in_a_report_changes_nothing(tiny_data, tmp_path, on_cpu
     assert encoder(tmp_path) == encoder(on_cpu)
 
 
-def test_on_a_gpu_a_checkpoint_that_is_asked_for_is_saved_with_the_next_report(tiny_data, tmp_path, gpu, steps):
+def test_requested_checkpoint_on_a_gpu_is_saved_with_the_next_report(tiny_data, tmp_path, gpu, steps):
     saved = {}
 
     def report(progress):
@@ -105,11 +105,11 @@ def test_on_a_gpu_a_checkpoint_that_is_asked_for_is_saved_with_the_next_report(t
         return "save" if progress.step == 2 else None
 
     run(tiny_data, tmp_path, report=report, iterations=12)
-    # Asked for at step 4, when the report of step 2 was made; saved at step 6.
+    # The checkpoint is requested at step 4, when the report of step 2 is made, and saved at step 6.
     assert saved == {2: [], 4: [], 6: [], 8: ["6"], 10: ["6"], 12: ["6"]}
 
 
-def test_on_a_gpu_a_loss_that_is_not_finite_is_that_of_the_same_step(tiny_data, tmp_path, gpu, monkeypatch):
+def test_non_finite_loss_on_a_gpu_is_recorded_as_on_a_cpu(tiny_data, tmp_path, gpu, monkeypatch):
     trial = {"learning_rate": 1e30, "optimizer": "sgd", "lr_warmup_iterations": 0}
     for name in ("gpu", "cpu"):
         if name == "cpu":
@@ -123,7 +123,7 @@ def test_on_a_gpu_a_loss_that_is_not_finite_is_that_of_the_same_step(tiny_data, 
 
 @pytest.fixture
 def time_passes(monkeypatch):
-    """Time that passes in steps alone, 0.4 s in each."""
+    """A clock that advances only in steps, by 0.4 s per step."""
     now = [1000.0]
 
     def watched(*arguments, **named):
@@ -137,7 +137,7 @@ def time_passes(monkeypatch):
     monkeypatch.setattr(loop, "time", clock)
 
 
-def test_a_report_is_due_about_every_second_and_where_something_depends_on_it(tiny_data, tmp_path, time_passes):
+def test_report_is_due_every_second_and_at_scores_checkpoints_and_stops(tiny_data, tmp_path, time_passes):
     due = []
 
     def report(progress):
@@ -145,17 +145,17 @@ def test_a_report_is_due_about_every_second_and_where_something_depends_on_it(ti
 
     own = {"validate": lambda model: {"a": 50.0}, "rungs": (5,)}
     run(tiny_data, tmp_path / "a", report=report, report_every=1, iterations=11, **own)
-    # The first, then after 1.2 s; 5 for its score; 11 is the last one.
+    # Step 1 is the first; then reports are due after 1.2 s. Step 5 has a score; step 11 is the last.
     assert due == [1, 4, 5, 7, 10, 11]
     due.clear()
-    # 5 for its checkpoint, which is saved after 1.9 s; 6 because the trial stops there.
+    # Step 5 has a checkpoint, which is saved after 1.9 s; the trial stops at step 6.
     stops = partial(next, iter([False] * 6 + [True]))
     with pytest.raises(StoppedError):
         run(tiny_data, tmp_path / "b", report=report, report_every=1, iterations=11, seconds=1.9, stop_requested=stops)
     assert due == [1, 4, 5, 6]
 
 
-def test_the_log_says_that_the_warm_up_takes_the_whole_training_and_else_nothing_of_it(tiny_data, tmp_path, caplog):
+def test_log_mentions_the_warmup_only_if_it_takes_the_whole_training(tiny_data, tmp_path, caplog):
     caplog.set_level("INFO")
     for warm_up in (1, 2):
         run(tiny_data, tmp_path / str(warm_up), iterations=2, trial={"lr_warmup_iterations": warm_up})

@@ -1,4 +1,4 @@
-"""A run that is killed or stopped, or whose files are damaged, goes on as if nothing had happened."""
+"""A run that was killed or stopped, or whose files are damaged, resumes to the same result."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ def test_a_finished_trial_is_not_trained_again(tiny_data, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
-def test_a_kill_in_the_middle_changes_nothing(tiny_data, tmp_path, optimizer):
+def test_killed_run_resumes_to_the_same_result(tiny_data, tmp_path, optimizer):
     trial = tiny_trial(optimizer=optimizer, learning_rate=0.01)
     train(trial, data=tiny_data, trial_dir=tmp_path / "straight", settings=AT_THE_END, device="cpu")
     arguments = {"data": tiny_data, "trial_dir": tmp_path / "killed", "device": "cpu"}
@@ -52,7 +52,7 @@ def assert_same(first, second):
     pd.testing.assert_frame_equal(losses(first), losses(second), check_exact=True)
 
 
-def test_a_checkpoint_that_a_report_asks_for_is_saved_at_once(tiny_data, tmp_path):
+def test_checkpoint_requested_by_a_report_is_saved_at_once(tiny_data, tmp_path):
     saved = {}
 
     def report(progress):
@@ -65,14 +65,14 @@ def test_a_checkpoint_that_a_report_asks_for_is_saved_at_once(tiny_data, tmp_pat
 
 
 @pytest.mark.parametrize("report_every", [1, 4])
-def test_a_run_that_is_stopped_after_any_step_goes_on_as_if_it_had_not_been(tiny_data, tmp_path, report_every):
-    """Also where it stops between two reports: the next report is the mean over the steps before and after the stop."""
+def test_run_stopped_after_any_step_resumes_to_the_same_result(tiny_data, tmp_path, report_every):
+    """Includes stops between two reports: the next report averages over the steps before and after the stop."""
     settings = RunSettings(report_every=report_every, checkpoint_seconds=1000)
     arguments = {"data": tiny_data, "settings": settings, "device": "cpu"}
     train(tiny_trial(), **arguments, trial_dir=tmp_path / "straight")
     folder, stops = tmp_path / "stopped", 0
     while not (folder / "training.json").exists():
-        # Asked before the first step, and after each one.
+        # ``stop_requested`` is called before the first step and after each step.
         answers = iter([False, True])
         try:
             train(tiny_trial(), **arguments, trial_dir=folder, stop_requested=lambda answers=answers: next(answers))
@@ -84,14 +84,14 @@ def test_a_run_that_is_stopped_after_any_step_goes_on_as_if_it_had_not_been(tiny
     assert_same(tmp_path / "straight", folder)
 
 
-def test_a_run_that_is_asked_to_stop_before_its_first_step_takes_none(tiny_data, tmp_path):
+def test_run_stopped_before_its_first_step_trains_no_step(tiny_data, tmp_path):
     with pytest.raises(StoppedError, match="stopped at step 0 of 6"):
         train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu", stop_requested=lambda: True)
     assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])
-def test_nothing_is_written_once_that_is_forbidden(tiny_data, tmp_path, allowed):
+def test_no_file_is_written_after_before_writing_raises(tiny_data, tmp_path, allowed):
     writes = iter(range(allowed))
 
     def before_writing():
@@ -114,8 +114,8 @@ def test_nothing_is_written_once_that_is_forbidden(tiny_data, tmp_path, allowed)
 
 
 @pytest.mark.slow
-def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path, capsys):
-    """60 steps straight, and 60 steps with ``kill -9`` in the middle, by the command that a user types, in bf16."""
+def test_command_killed_by_sigkill_resumes_to_the_same_result(tiny_data, tmp_path, capsys):
+    """Compares 60 steps of ``mdssl train`` in bf16 with 60 steps that ``kill -9`` interrupted."""
     command = ["train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data, "--iterations", "60", "--report-every"]
     command += ["2", "--batch-per-domain", "8", "--checkpoint-seconds", "0", "--precision", "bf16", "--device", "cpu"]
     straight, killed = (["--storage", str(tmp_path / name)] for name in ("straight", "killed"))
@@ -133,14 +133,14 @@ def test_kill_9_of_the_command_changes_nothing(tiny_data, tmp_path, capsys):
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
     assert not list(tmp_path.glob("killed/trials/*/encoder.safetensors"))
-    assert "step 2/60" not in said(*killed), "a killed run goes on where it was"
+    assert "step 2/60" not in said(*killed), "a killed run resumes from its last checkpoint"
     folders = [next(tmp_path.glob(f"{name}/trials/*")) for name in ("straight", "killed")]
     again = said(*killed)
     assert f"trial {folders[1].name} is already trained: 60 steps" in again and "step 60/60" not in again
     assert_same(*folders)
 
 
-def test_two_checkpoints_are_kept_and_a_cut_off_one_is_passed_over(tiny_data, tmp_path, caplog):
+def test_two_checkpoints_are_kept_and_a_truncated_one_is_skipped(tiny_data, tmp_path, caplog):
     with pytest.raises(Killed):
         train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, report=kill_at(5), device="cpu")
     files = sorted((tmp_path / "checkpoints").iterdir())
@@ -153,7 +153,7 @@ def test_two_checkpoints_are_kept_and_a_cut_off_one_is_passed_over(tiny_data, tm
     assert "step-00000004.safetensors cannot be read" in caplog.text
 
 
-def test_a_checkpoint_that_could_not_be_read_is_not_one_of_the_two(tiny_data, tmp_path):
+def test_unreadable_checkpoint_is_not_counted_as_one_of_the_two_kept(tiny_data, tmp_path):
     arguments = {"data": tiny_data, "trial_dir": tmp_path, "settings": EVERY_STEP, "device": "cpu"}
     with pytest.raises(Killed):
         train(tiny_trial(), **arguments, report=kill_at(5))
@@ -164,20 +164,20 @@ def test_a_checkpoint_that_could_not_be_read_is_not_one_of_the_two(tiny_data, tm
     assert names == ["step-00000005.safetensors", "step-00000006.safetensors"]
 
 
-def test_a_damaged_checkpoint_does_not_cost_the_last_good_one(tiny_data, tmp_path):
+def test_last_readable_checkpoint_is_kept_when_a_later_one_is_damaged(tiny_data, tmp_path):
     arguments = {"data": tiny_data, "trial_dir": tmp_path, "device": "cpu"}
     with pytest.raises(Killed):
         train(tiny_trial(), **arguments, settings=EVERY_STEP, report=kill_at(5))
     assert saved_steps(tmp_path) == [3, 4]
     (tmp_path / "checkpoints/step-00000004.safetensors").write_bytes(b"cut off")
-    # Goes on from step 3; its first report and checkpoint are at step 5.
+    # The run resumes from step 3; its first report and checkpoint are at step 5.
     with pytest.raises(Killed):
         train(tiny_trial(), **arguments, settings=replace(EVERY_STEP, report_every=2), report=kill_at(6))
-    assert saved_steps(tmp_path) == [3, 5], "5 may be damaged as well"
+    assert saved_steps(tmp_path) == [3, 5], "checkpoint 3 is kept because checkpoint 5 may be damaged as well"
 
 
 @pytest.mark.parametrize("name", ["encoder.safetensors", "training.json"])
-def test_a_damaged_file_is_named_and_made_again_from_the_last_checkpoint(tiny_data, tmp_path, name):
+def test_damaged_file_is_named_and_rebuilt_from_the_last_checkpoint(tiny_data, tmp_path, name):
     trial_dir = Location.of(tmp_path)
     ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu")
     before = weights(tmp_path)
@@ -186,7 +186,7 @@ def test_a_damaged_file_is_named_and_made_again_from_the_last_checkpoint(tiny_da
     with pytest.raises(ValueError, match=rf"{name} is damaged .*Delete it"):
         read(trial_dir)
     if name.startswith("encoder"):
-        # PyTorch names each of a hundred tensors that are missing.
+        # PyTorch's error names each of a hundred missing tensors; our message shortens it.
         metadata = {"config": json.dumps(tiny_trial().to_dict())}
         safetensors.torch.save_file({"other": torch.zeros(1)}, tmp_path / name, metadata)
         with pytest.raises(ValueError, match=rf"{name} is damaged \(.{{250,330}} …\)\. Delete it"):

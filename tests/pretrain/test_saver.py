@@ -1,4 +1,4 @@
-"""Checkpoints written by a thread: training does not wait, nothing is lost, and errors arrive."""
+"""Checkpoints of a background thread: training does not wait, no checkpoint is lost, and errors are raised."""
 
 import threading
 
@@ -17,7 +17,7 @@ from mdssl.pretrain.saver import Saver
 from mdssl.storage.location import Location
 
 IN_BACKGROUND = RunSettings(report_every=1, checkpoint_seconds=1e-9, track=())
-"""A checkpoint is due after every step, and the thread writes it."""
+"""A checkpoint is due after every step, and the background thread writes it."""
 
 
 def encoder(folder):
@@ -33,7 +33,7 @@ def straight(tiny_data, tmp_path_factory):
 
 @pytest.fixture
 def slow_disk(monkeypatch):
-    """Writes of checkpoints wait for this event; gives it, and the steps whose writes have begun."""
+    """An event that writes of checkpoints wait for, and the begun writes as pairs (step, is on the main thread)."""
     may_write, begun, save = threading.Event(), [], checkpoint.save
 
     def slow(folder, snapshot, state):
@@ -45,7 +45,7 @@ def slow_disk(monkeypatch):
     return may_write, begun
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(tiny_data, tmp_path, slow_disk, straight):
+def test_training_continues_while_a_checkpoint_is_written(tiny_data, tmp_path, slow_disk, straight):
     may_write, begun = slow_disk
 
     def report(progress):
@@ -56,19 +56,19 @@ def test_training_goes_on_while_a_checkpoint_is_written(tiny_data, tmp_path, slo
             may_write.set()
 
     train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=IN_BACKGROUND, device="cpu", report=report)
-    # The last is written by the loop itself, which ends with it.
+    # The training loop itself writes the last checkpoint before it ends.
     assert begun == [(1, False), (2, False), (3, False), (4, False), (5, False), (6, True)]
     assert all(torch.equal(value, encoder(tmp_path)[name]) for name, value in straight.items())
 
 
 @pytest.mark.parametrize("method", ["mdssl", "mdssl-robust"])
-def test_a_run_resumed_from_a_checkpoint_of_the_thread_is_the_same(tiny_data, tmp_path, straight, method):
+def test_run_resumed_from_a_background_checkpoint_gives_the_same_result(tiny_data, tmp_path, straight, method):
     schedule = {} if method == "mdssl" else {"warmup_iterations": 2, "recluster_every": 2}
     trial = tiny_trial(method=method, **schedule)
     own = dict(data=tiny_data, settings=IN_BACKGROUND, device="cpu")
     with pytest.raises(Killed):
         train(trial, trial_dir=tmp_path / "killed", report=kill_at(5), **own)
-    # What was being written when training ended is there, and it is that of the step before.
+    # The checkpoint that was being written at the kill, that of step 4, is complete.
     assert checkpoint.latest_step(Location.of(tmp_path / "killed" / "checkpoints")) == 4
     trained = []
     train(trial, trial_dir=tmp_path / "killed", report=lambda progress: trained.append(progress.step), **own)
@@ -79,7 +79,7 @@ def test_a_run_resumed_from_a_checkpoint_of_the_thread_is_the_same(tiny_data, tm
     assert all(torch.equal(value, expected[name]) for name, value in encoder(tmp_path / "killed").items())
 
 
-def test_an_error_of_the_thread_ends_training(tiny_data, tmp_path, monkeypatch):
+def test_error_in_the_background_thread_ends_training(tiny_data, tmp_path, monkeypatch):
     def broken(folder, snapshot, state):
         raise ValueError(f"no way to write step {state.step}")
 
@@ -93,7 +93,7 @@ def test_an_error_of_the_thread_ends_training(tiny_data, tmp_path, monkeypatch):
     assert seen in ([1], [1, 2])
 
 
-def test_an_error_of_the_thread_does_not_hide_that_of_training(tmp_path, monkeypatch, caplog):
+def test_error_in_the_background_thread_does_not_hide_an_error_in_training(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(checkpoint, "save", lambda *_: 1 / 0)
     model = build_model(tiny_trial())
     with pytest.raises(Killed), Saver(Location.of(tmp_path), lambda: None, in_background=True) as own:
@@ -102,7 +102,7 @@ def test_an_error_of_the_thread_does_not_hide_that_of_training(tmp_path, monkeyp
     assert "its last checkpoint could not be saved: division by zero" in caplog.text
 
 
-def test_a_checkpoint_has_the_state_of_its_step_although_training_went_on(tmp_path, slow_disk):
+def test_background_checkpoint_has_the_state_of_its_step(tmp_path, slow_disk):
     may_write, _ = slow_disk
     model = build_model(tiny_trial())
     optimizer = build_optimizer(tiny_trial(), model)
@@ -120,13 +120,13 @@ def test_a_checkpoint_has_the_state_of_its_step_although_training_went_on(tmp_pa
     found = checkpoint.load_latest(Location.of(tmp_path / "checkpoints"), fresh, optimizer)
     assert (found.step, found.views, found.metrics) == (1, 0, [{"step": 1}])
     assert all(torch.equal(value, weights[name]) for name, value in fresh.state_dict().items())
-    # The run knows its checkpoints, of which it keeps the last ones.
+    # The state lists the checkpoints of the run, so that only the last ones are kept.
     assert state.checkpoints == ["step-00000001.safetensors"]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_copy_for_the_host_is_of_before_what_the_gpu_does_next():
+def test_copy_to_the_host_is_not_affected_by_later_gpu_operations():
     x = torch.ones(2**24, device="cuda")
     copy = Fetched(x, copies=True)
     x.zero_()

@@ -1,4 +1,4 @@
-"""Validation scores while training, and an early end: neither changes the encoder."""
+"""Validation scores during training and an early end do not change the encoder."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ def run(data, folder, settings=SETTINGS, **more):
 
 @pytest.fixture(scope="module")
 def straight(tiny_data, tmp_path_factory):
-    """A trial without scores."""
+    """The folder of a trial without scores."""
     folder = tmp_path_factory.mktemp("straight")
     run(tiny_data, folder)
     return folder
@@ -48,7 +48,7 @@ def test_steps_are_scored_at_intervals_and_at_rungs(step, score_every, rungs, sc
     assert is_scored(step, score_every, rungs) is scored
 
 
-def test_scores_do_not_change_the_encoder_also_of_a_resumed_run(tiny_data, tmp_path, straight):
+def test_scores_do_not_change_the_encoder_of_a_resumed_run(tiny_data, tmp_path, straight):
     own = {"validate": Validation(tiny_data, ["tiny-a", "tiny-c"], device="cpu"), "rungs": (2, 6)}
     with pytest.raises(Killed):
         run(tiny_data, tmp_path, report=kill_at(3), **own)
@@ -57,7 +57,7 @@ def test_scores_do_not_change_the_encoder_also_of_a_resumed_run(tiny_data, tmp_p
     assert_same_encoder(straight, tmp_path)
     assert (ended["status"], ended["step"]) == ("finished", 6)
     assert 0 < ended["score_seconds"] < ended["train_seconds"]
-    # Killed in the report of step 3, it goes on from step 2. The last step is not scored, though it is a rung.
+    # Killed in the report of step 3, the run resumes from step 2. The last step is not scored, though it is a rung.
     assert [(at.step, at.val_linear_top1 is not None) for at in reports] == [(3, True), (6, False)]
     assert reports[-1].score_seconds == ended["score_seconds"]
     metrics = pd.read_parquet(tmp_path / "metrics.parquet")
@@ -65,14 +65,14 @@ def test_scores_do_not_change_the_encoder_also_of_a_resumed_run(tiny_data, tmp_p
     assert metrics["val_linear_top1"].isna().tolist() == [False, False, True]
     mean = (metrics["val_linear_top1/tiny-a"] + metrics["val_linear_top1/tiny-c"]) / 2
     pd.testing.assert_series_equal(metrics["val_linear_top1"], mean, check_names=False)
-    # The loss of a report is the mean since the last one, so each step counts once.
+    # The loss of a report is the mean over the steps since the previous report, so each step counts once.
     steps = metrics["step"].diff().fillna(2)
     own = pd.read_parquet(straight / "metrics.parquet")
     expected = (own["loss"] * own["step"].diff().fillna(4)).sum()
     assert (metrics["loss"] * steps).sum() == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_trial_that_ends_early_goes_on_as_if_it_had_not(tiny_data, tmp_path, straight):
+def test_trial_that_ended_early_resumes_to_the_same_encoder(tiny_data, tmp_path, straight):
     scores = iter([20.0, 30.0, 40.0])
 
     def validate(model):
@@ -97,12 +97,12 @@ def test_a_trial_that_ends_early_goes_on_as_if_it_had_not(tiny_data, tmp_path, s
     assert_same_encoder(straight, tmp_path)
 
 
-def test_a_trial_can_end_only_where_it_is_scored(tiny_data, tmp_path):
+def test_trial_can_end_early_only_after_a_scored_step(tiny_data, tmp_path):
     with pytest.raises(AssertionError, match="only after a scored step"):
         run(tiny_data, tmp_path, report=lambda progress: "end")
 
 
-def test_features_that_are_not_finite_give_no_score_and_a_warning(tiny_data, tmp_path, straight, caplog):
+def test_non_finite_features_give_a_warning_and_no_score(tiny_data, tmp_path, straight, caplog):
     def validate(model):
         raise InputError("encoder features of 3 of 64 images are not finite")
 
@@ -123,7 +123,7 @@ def test_metrics_have_the_columns_of_all_rows(tmp_path):
     assert found["val_linear_top1/b"].isna().tolist() == [True, False]
 
 
-def test_the_command_scores_and_records_what_that_costs(tiny_data, tmp_path, capsys, caplog):
+def test_train_command_computes_scores_and_records_their_cost(tiny_data, tmp_path, capsys, caplog):
     command = ["train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data, "--storage", str(tmp_path)]
     command += ["--iterations", "3", "--batch-per-domain", "8", "--precision", "fp32", "--device", "cpu"]
     assert main([*command, "--evaluate", "tiny-c"]) != 0

@@ -1,4 +1,4 @@
-"""A training process seen from outside while it writes: its metrics, its log, its event file and its status."""
+"""Metrics, log, event file and status of a trial, read by another process during training."""
 
 import os
 import subprocess
@@ -14,8 +14,8 @@ from mdssl.trials.status import trial_statuses
 
 
 @pytest.mark.slow
-def test_its_files_can_be_read_at_any_moment(tiny_data, tmp_path):
-    """``metrics.parquet`` is read every 5 ms while `mdssl train` renews it with every step."""
+def test_files_of_a_running_trial_can_be_read_at_any_time(tiny_data, tmp_path):
+    """Reads ``metrics.parquet`` every 5 ms while `mdssl train` replaces it in every step."""
     command = [sys.executable, "-m", "mdssl", "train", "--domains", "tiny-a", "tiny-b", "--data", tiny_data]
     command += ["--iterations", "30", "--batch-per-domain", "8", "--report-every", "1", "--checkpoint-seconds", "0"]
     command += ["--precision", "fp32", "--device", "cpu", "--storage", tmp_path]
@@ -26,7 +26,7 @@ def test_its_files_can_be_read_at_any_moment(tiny_data, tmp_path):
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
                 for file in tmp_path.glob("trials/*/metrics.parquet"):
-                    # By its name pandas would open it twice, and between the two it may be another.
+                    # Given a path, pandas would open the file twice, and the file may be replaced in between.
                     with open(file, "rb") as opened:
                         metrics = pd.read_parquet(opened)
                     assert list(metrics["step"]) == list(range(1, len(metrics) + 1))
@@ -38,7 +38,7 @@ def test_its_files_can_be_read_at_any_moment(tiny_data, tmp_path):
         finally:
             process.kill()
     assert process.returncode == 0
-    assert len(seen) > 3, "it was read while it grew"
+    assert len(seen) > 3, "metrics.parquet was read while it grew"
     assert ("training", str(process.pid)) in states
     (trial_dir,) = (tmp_path / "trials").iterdir()
     kept = read(Location.of(trial_dir))

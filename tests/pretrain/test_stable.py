@@ -1,4 +1,4 @@
-"""Schedule wsd: a longer trial goes on from the stable part of a shorter one, and is what it would have been."""
+"""Schedule wsd: a longer trial resumes from the stable part of a shorter one, to the same result as from step 0."""
 
 import json
 import shutil
@@ -40,8 +40,8 @@ def shared(storage):
 
 @pytest.fixture(scope="module")
 def longer(tiny_data, tmp_path_factory):
-    """A storage where the short trial was trained before the long one, which was killed in its fifth step and resumed;
-    and the folder of the long one trained from step 0."""
+    """A storage where the short trial was trained before the long trial, which was killed in its fifth step and
+    resumed; and the folder of the long trial trained from step 0."""
     storage, alone = (tmp_path_factory.mktemp(name) for name in ("both", "alone"))
     first, short = run(storage, tiny_data, **SHORT)
     steps = []
@@ -55,27 +55,27 @@ def longer(tiny_data, tmp_path_factory):
     }
 
 
-def test_the_encoder_is_that_of_a_trial_from_step_0(longer):
+def test_encoder_equals_that_of_a_trial_from_step_0(longer):
     expected, got = (safetensors.torch.load_file(longer[name] / "encoder.safetensors") for name in ("alone", "long"))
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     other = safetensors.torch.load_file(longer["short"] / "encoder.safetensors")
     assert not all(torch.equal(other[name], got[name]) for name in expected)
 
 
-def test_it_says_what_it_goes_on_from_and_its_costs_are_its_own(longer):
+def test_longer_trial_records_its_origin_and_only_its_own_costs(longer):
     first, ended, straight = longer["first"], longer["ended"], longer["straight"]
     assert ended["continued_from"] == {"trial_id": longer["short"].name, "step": 3}
     assert (first["continued_from"], straight["continued_from"]) == (None, None)
     assert ended["views_seen"] == straight["views_seen"] == 10 * 2 * 2 * 8
     assert ended["views_per_second"] == pytest.approx(7 * 2 * 2 * 8 / ended["train_seconds"])
     assert ended["started_at"] > first["finished_at"]
-    # Killed in the report of step 5, it resumed from its own checkpoint of step 4.
+    # The long trial was killed in the report of step 5 and resumed from its own checkpoint of step 4.
     assert longer["steps"][0] == 8
     metrics = pd.read_parquet(longer["long"] / "metrics.parquet")
     assert metrics["step"].iloc[-1] == 10
 
 
-def test_the_stable_part_costs_longer_trials_nothing(tmp_path):
+def test_costs_of_the_stable_part_are_not_counted_in_longer_trials(tmp_path):
     config, folder = tiny_trial(**SHORT), Location.of(tmp_path)
     model = build_model(config)
     optimizer = build_optimizer(config, model)
@@ -87,15 +87,15 @@ def test_the_stable_part_costs_longer_trials_nothing(tmp_path):
     assert found.continued_from == {"trial_id": config.trial_id, "step": 3, "views": 96}
 
 
-def test_each_trial_leaves_its_stable_part_for_longer_ones_alone(longer, tiny_data):
+def test_each_trial_saves_its_stable_part_for_trials_that_decay_later(longer, tiny_data):
     stable_id = TrialConfig.from_dict(json.loads((longer["long"] / "config.json").read_text())).stable_id
     assert shared(longer["storage"]) == [f"{stable_id}/step-{step:08d}.safetensors" for step in (3, 6)]
-    # Of one that decays from step 4 on, only what was saved at step 3 is a beginning.
+    # A trial that decays from step 4 on can resume from step 3, but not from step 6.
     ended, _ = run(longer["storage"], tiny_data, **SHORT | {"iterations": 6, "decay_fraction": 0.3})
     assert ended["continued_from"] == {"trial_id": longer["short"].name, "step": 3}
 
 
-def test_a_damaged_stable_part_is_passed_over(longer, tiny_data, tmp_path, caplog):
+def test_damaged_stable_part_is_skipped(longer, tiny_data, tmp_path, caplog):
     shutil.copytree(longer["storage"] / "stable", tmp_path / "stable")
     for file in (tmp_path / "stable").rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:-100])
@@ -112,16 +112,16 @@ def test_a_damaged_stable_part_is_passed_over(longer, tiny_data, tmp_path, caplo
         SHORT | {"decay_fraction": 1.0, "lr_warmup_iterations": 0},
     ],
 )
-def test_nothing_is_shared_where_the_beginning_depends_on_the_end(tmp_path, changes):
+def test_trial_whose_first_steps_depend_on_its_length_shares_nothing(tmp_path, changes):
     config = tiny_trial(**changes)
     assert shared_folder(Location.of(tmp_path) / "trials" / config.trial_id, config) is None
 
 
-def test_a_folder_that_is_in_no_storage_shares_nothing(tmp_path):
+def test_folder_outside_a_storage_shares_nothing(tmp_path):
     assert shared_folder(Location.of(tmp_path) / "mine", tiny_trial(**SHORT)) is None
 
 
-def test_what_is_shared_can_be_deleted(tmp_path):
+def test_delete_shared_deletes_only_stable_parts(tmp_path):
     config = tiny_trial(**SHORT)
     trial_dir = Location.of(tmp_path) / "trials" / config.trial_id
     folder = shared_folder(trial_dir, config)
@@ -131,7 +131,7 @@ def test_what_is_shared_can_be_deleted(tmp_path):
     assert folder.names() == ["notes.txt"]
 
 
-def test_a_stable_part_belongs_to_all_but_iterations_and_decay():
+def test_stable_id_depends_on_all_settings_but_iterations_and_decay():
     base = tiny_trial(**SHORT)
     same = [tiny_trial(**LONG), tiny_trial(**SHORT | {"decay_fraction": 0.2})]
     assert {one.stable_id for one in same} == {base.stable_id}
@@ -140,7 +140,7 @@ def test_a_stable_part_belongs_to_all_but_iterations_and_decay():
     assert base.stable_id not in {tiny_trial(**SHORT | other).stable_id for other in others}
 
 
-def test_ids_are_what_they_were_before_there_were_schedules_and_sampling():
+def test_default_schedule_and_sampling_do_not_change_the_trial_id():
     before = {
         name: value
         for name, value in tiny_trial().to_dict().items()
@@ -149,14 +149,14 @@ def test_ids_are_what_they_were_before_there_were_schedules_and_sampling():
     assert TrialConfig.from_dict(before).trial_id == tiny_trial().trial_id == "bed99739ec34"
     assert tiny_trial(schedule="wsd", lr_warmup_iterations=2).trial_id != tiny_trial().trial_id
     assert tiny_trial(sampling="proportional").trial_id != tiny_trial().trial_id
-    assert tiny_trial(negative_weight=0.3).trial_id == tiny_trial().trial_id, "its method has no such setting"
+    assert tiny_trial(negative_weight=0.3).trial_id == tiny_trial().trial_id, "mdssl has no setting negative_weight"
     weighted = {"method": "simclr-weighted", "lambda1": 1.0, "lambda2": 0.0}
     assert tiny_trial(**weighted, negative_weight=0.3).trial_id != tiny_trial(**weighted).trial_id
     clustered = {"method": "mdssl-clustered", "warmup_iterations": 1}
     assert tiny_trial(**clustered, sampling="proportional").trial_id == tiny_trial(**clustered).trial_id
 
 
-def test_the_rate_warms_up_stays_and_decays_by_a_square_root():
+def test_learning_rate_warms_up_stays_constant_and_decays_by_a_square_root():
     config = tiny_trial(learning_rate=2.0, lr_warmup_iterations=2, iterations=10, schedule="wsd", decay_fraction=0.4)
     rates = [learning_rate(config, step) for step in range(10)]
     np.testing.assert_allclose(rates, [1, 2, 2, 2, 2, 2, 2, 1, 2 - 2**0.5, 2 - 3**0.5], rtol=1e-12)
@@ -171,6 +171,6 @@ def test_the_rate_warms_up_stays_and_decays_by_a_square_root():
         ({"schedule": "linear"}, "schedule"),
     ],
 )
-def test_a_schedule_that_cannot_be_meant_is_refused(changes, says):
+def test_invalid_settings_of_the_schedule_are_refused(changes, says):
     with pytest.raises(InputError, match=says):
         tiny_trial(**changes)

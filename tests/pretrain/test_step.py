@@ -1,4 +1,5 @@
-"""One step: the same batches and views for every λ, method and worker; all ways to encode give the same gradients."""
+"""One training step: batches and views do not depend on λ, the method or the number of workers, and all ways to encode
+give the same gradients."""
 
 from dataclasses import replace
 
@@ -34,7 +35,7 @@ def test_batches_and_views_do_not_depend_on_lambda_or_method(tiny_data):
 
 
 @pytest.mark.parametrize("method", ["mdssl", "mdssl-shuffled"])
-def test_workers_see_the_parts_of_one_batch(tiny_data, method):
+def test_views_of_workers_are_the_parts_of_one_batch(tiny_data, method):
     trial = tiny_trial(method=method, batch_per_domain=7)
     mixture = load(tiny_data, trial)
     whole = views_of(mixture, trial, step=2).unflatten(0, (2, 2, 7))
@@ -42,8 +43,8 @@ def test_workers_see_the_parts_of_one_batch(tiny_data, method):
     torch.testing.assert_close(torch.cat(parts, dim=2), whole)
 
 
-def test_shuffled_labels_are_of_the_same_images_dealt_evenly_anew_in_each_step():
-    # The shade of an image says its domain, and no augmentation changes the shade of an even image.
+def test_shuffled_domain_labels_are_drawn_uniformly_in_each_step():
+    # The shade of an image identifies its domain: no augmentation changes the shade of a uniform image.
     images = tuple(torch.full((size, 4, 4, 3), shade, dtype=torch.uint8) for size, shade in ((90, 0), (30, 250)))
     mixture = Mixture(("dark", "light"), images, 8)
     found = {}
@@ -56,13 +57,13 @@ def test_shuffled_labels_are_of_the_same_images_dealt_evenly_anew_in_each_step()
         found[method] = (views.mean((2, 3, 4)) > 0).unflatten(1, (2, 16))
     labelled, shuffled = found.values()
     assert labelled[:, :, 12:].all() and not labelled[:, :, :12].any()
-    assert torch.equal(shuffled[:, 0], shuffled[:, 1]), "both views of an image have its label"
-    assert (shuffled.sum(2) == 4).all(), "the batch has as many images of each domain as before"
+    assert torch.equal(shuffled[:, 0], shuffled[:, 1]), "both views of an image have the same label"
+    assert (shuffled.sum(2) == 4).all(), "shuffling keeps the number of images of each domain"
     assert ((shuffled.float().mean((0, 1)) - 0.25).abs() < 4 * (0.25 * 0.75 / 60) ** 0.5).all()
     assert len(shuffled[:, 0].unique(dim=0)) > 50
 
 
-def test_gathered_images_are_those_of_the_domains_one_after_another(tiny_data):
+def test_gather_indexes_the_concatenated_images_of_all_domains(tiny_data):
     mixture = load(tiny_data, tiny_trial())
     everything = torch.cat(mixture.images)
     rows = np.random.default_rng(0).permutation(len(everything))[:50]
@@ -72,14 +73,14 @@ def test_gathered_images_are_those_of_the_domains_one_after_another(tiny_data):
     assert (mixture.union(20).batch, len(mixture.union(20).rows)) == (20, 128)
 
 
-def test_a_batch_may_have_all_images_of_a_domain_and_no_more(tiny_data):
+def test_batch_per_domain_is_at_most_the_size_of_the_smallest_domain(tiny_data):
     assert load(tiny_data, tiny_trial(batch_per_domain=64)).batch == 128
     with pytest.raises(InputError, match="is 65, but domain 'tiny-a' has 64 training images; use at most 64"):
         load(tiny_data, tiny_trial(batch_per_domain=65))
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_domains_in_proportion_fill_the_same_batch_and_show_images_equally_often(seed):
+def test_proportional_sampling_keeps_the_batch_size_and_draws_images_equally_often(seed):
     rng = np.random.default_rng(seed)
     sizes, batch = rng.integers(8, 300, size=rng.integers(1, 6)).tolist(), int(rng.integers(2, 9))
     images = tuple(torch.zeros(size, 1, 1, 3, dtype=torch.uint8) for size in sizes)
@@ -87,7 +88,7 @@ def test_domains_in_proportion_fill_the_same_batch_and_show_images_equally_often
     found = np.array([group.batch for group in mixture.in_proportion()])
     exact = np.array(sizes) * len(sizes) * batch / sum(sizes)
     assert found.sum() == len(sizes) * batch and found.min() >= 2
-    # What domains that are too small for two images take more, the others have less.
+    # Each domain has at least two images in a batch, at the expense of the larger domains.
     assert (np.abs(found - exact) < 1 + np.maximum(2 - exact, 0).sum()).all()
     assert (found <= sizes).all()
 
@@ -103,7 +104,7 @@ def test_domains_in_proportion_fill_the_same_batch_and_show_images_equally_often
         ("mdssl-clustered", "proportional", {"big+small": 16}),
     ],
 )
-def test_sampling_decides_how_many_images_a_domain_has_in_a_step(method, sampling, batches):
+def test_sampling_sets_the_batch_size_of_each_domain(method, sampling, batches):
     images = tuple(torch.zeros(size, 1, 1, 3, dtype=torch.uint8) for size in (60, 20))
     mixture = Mixture(("big", "small"), images, 8)
     weights = {"lambda1": 1.0, "lambda2": 0.0} if method.startswith("simclr") else {}
@@ -113,17 +114,17 @@ def test_sampling_decides_how_many_images_a_domain_has_in_a_step(method, samplin
     assert {group.name: group.batch for group in groups_of(trial, mixture, None)} == batches
 
 
-def test_an_epoch_shows_every_image_at_most_once_and_each_epoch_has_its_own_order():
+def test_epoch_draws_each_image_at_most_once_in_its_own_order():
     group = Group("tiny", np.arange(100, 164), batch=20)
     epochs = [[row for step in range(3 * epoch, 3 * epoch + 3) for row in group.drawn(0, step)] for epoch in range(2)]
     assert all(len(set(epoch)) == 60 and set(epoch) <= set(range(100, 164)) for epoch in epochs)
     assert epochs[0] != epochs[1]
 
 
-def test_domains_of_one_size_have_orders_of_their_own():
+def test_domains_of_equal_size_have_different_orders():
     drawn = [Group(name, np.arange(64), batch=64).drawn(0, 0).tolist() for name in ("tiny-a", "tiny-b")]
     assert sorted(drawn[0]) == sorted(drawn[1]) and drawn[0] != drawn[1]
-    assert Group("tiny-a", np.arange(64), batch=64).drawn(1, 0).tolist() != drawn[0], "and seeds have"
+    assert Group("tiny-a", np.arange(64), batch=64).drawn(1, 0).tolist() != drawn[0], "another seed gives another order"
 
 
 def test_simclr_on_a_union_differs_from_mdssl_without_an_across_term(tiny_data):
@@ -135,8 +136,8 @@ def test_simclr_on_a_union_differs_from_mdssl_without_an_across_term(tiny_data):
     assert totals[0] > totals[1] + 0.1, "the union has more negatives"
 
 
-def test_by_domain_puts_both_views_of_a_group_side_by_side_and_by_view_undoes_it():
-    # Ten times the group, plus the view.
+def test_by_domain_joins_both_views_of_a_group_and_by_view_inverts_it():
+    # Each number is ten times the group plus the view.
     rows = torch.tensor([0, 0, 10, 20, 20, 20, 1, 1, 11, 21, 21, 21])
     assert by_domain(rows, [2, 1, 3]).tolist() == [0, 0, 1, 1, 10, 11, 20, 20, 20, 21, 21, 21]
     assert torch.equal(by_view(by_domain(rows, [2, 1, 3]), [2, 1, 3]), rows)
@@ -159,7 +160,7 @@ def assert_same_gradients(expected, found):
 
 
 @pytest.mark.parametrize("groups", [None, RAGGED], ids=["equal", "ragged"])
-def test_without_batch_norm_joint_per_domain_and_cached_gradients_are_the_same(tiny_data, groups):
+def test_joint_per_domain_and_cached_gradients_are_equal_without_batch_norm(tiny_data, groups):
     trial = tiny_trial(norm="group", domains=("tiny-a", "tiny-b", "tiny-c"))
     per_domain = tiny_trial(norm="group", domains=trial.domains, batching="per-domain")
     loss, joint = gradients(trial, tiny_data, backward_at_once, groups=groups)
@@ -169,7 +170,7 @@ def test_without_batch_norm_joint_per_domain_and_cached_gradients_are_the_same(t
         assert_same_gradients(joint, model)
 
 
-def test_with_batch_norm_cached_gradients_and_statistics_are_those_of_per_domain_passes(tiny_data):
+def test_cached_gradients_and_batch_norm_statistics_equal_per_domain_passes(tiny_data):
     trial = tiny_trial(batching="per-domain", domains=("tiny-a", "tiny-b", "tiny-c"))
     loss, model = gradients(trial, tiny_data, backward_at_once)
     found, cached = gradients(trial, tiny_data, backward_by_domain)
@@ -180,7 +181,7 @@ def test_with_batch_norm_cached_gradients_and_statistics_are_those_of_per_domain
         torch.testing.assert_close(statistics[name], buffer, msg=name)
 
 
-def test_gradient_caching_needs_passes_by_domain():
+def test_gradient_caching_requires_per_domain_batching_or_group_norm():
     caching = RunSettings(gradient_caching=True)
     with pytest.raises(ValueError, match="use --batching per-domain, or --norm group"):
         check_gradient_caching(tiny_trial(), caching)
@@ -189,8 +190,8 @@ def test_gradient_caching_needs_passes_by_domain():
 
 
 @pytest.mark.slow
-def test_the_memory_of_cached_gradients_does_not_grow_with_the_domains():
-    """What autograd keeps for the backward pass, counted by its own hooks."""
+def test_memory_of_cached_gradients_does_not_grow_with_the_number_of_domains():
+    """Counts the tensors that autograd saves for the backward pass, by autograd's hooks."""
 
     def kept(count, backward):
         trial = tiny_trial(batching="per-domain")

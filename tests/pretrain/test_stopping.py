@@ -1,4 +1,4 @@
-"""Requests to stop while nothing is trained: while a claim is waited for, while images are clustered."""
+"""Requests to stop outside of training steps: while a run waits for a claim, clusters images or retries a write."""
 
 import json
 import os
@@ -29,7 +29,7 @@ CLUSTERED = tiny_trial(method="mdssl-robust", warmup_iterations=3, recluster_eve
 SETTINGS = RunSettings(report_every=2, checkpoint_seconds=1000, track=())
 
 
-def test_a_request_to_stop_while_images_are_clustered_saves_a_checkpoint_at_once(tiny_data, tmp_path, monkeypatch):
+def test_request_to_stop_during_clustering_saves_a_checkpoint_at_once(tiny_data, tmp_path, monkeypatch):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     arguments = {"data": tiny_data, "settings": SETTINGS, "device": "cpu"}
     train(CLUSTERED, trial_dir=straight, **arguments)
@@ -52,7 +52,7 @@ def test_a_request_to_stop_while_images_are_clustered_saves_a_checkpoint_at_once
     assert all(torch.equal(first[name], second[name]) for name in second)
 
 
-def test_several_threads_at_once_ask_whether_sigterm_has_arrived():
+def test_several_threads_can_check_for_sigterm_at_once():
     with stopping.sigterm_received() as terminated, ThreadPoolExecutor(4) as pool:
         answers = pool.map(lambda _: any(terminated() for _ in range(5_000)), range(4))
         assert not any(answers)
@@ -60,7 +60,7 @@ def test_several_threads_at_once_ask_whether_sigterm_has_arrived():
         wait_for(terminated, 10)
 
 
-def test_work_that_nobody_asks_to_stop_gives_its_result_or_its_error():
+def test_unless_stopped_returns_the_result_or_raises_the_error():
     agreement = Agreement(lambda: False, "cpu")
     assert agreement.unless_stopped(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
@@ -84,7 +84,7 @@ sys.exit(main())
 
 
 def training(config, data, storage):
-    """The words of ``mdssl train`` for ``config``."""
+    """The arguments of ``mdssl train`` for ``config``."""
     words = ["train", "--data", data, "--storage", str(storage), "--device", "cpu", "--arch", "resnet18"]
     words += ["--domains", *config.domains, "--batch-per-domain", "8", "--precision", "fp32", "--norm", "group"]
     words += ["--method", config.method, "--iterations", "6", "--report-every", "2"]
@@ -95,7 +95,7 @@ def training(config, data, storage):
 
 @pytest.fixture
 def start(tiny_data, tmp_path):
-    """Starts ``mdssl train``; all that it says."""
+    """A function that starts ``mdssl train`` and returns the process and a reader of its output."""
     script, running = tmp_path / "script.py", []
     script.write_text(SCRIPT)
 
@@ -103,7 +103,7 @@ def start(tiny_data, tmp_path):
         command = [*launcher, *([str(script)] if launcher == TORCHRUN else [])]
         command += [*training(config, tiny_data, storage), *more]
         said = tmp_path / "said.txt"
-        # Where the tests run in the background, SIGINT is ignored, and would be here.
+        # SIGINT is ignored in tests that run in the background, and child processes would inherit this.
         heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
         process = subprocess.Popen(command, stdout=said.open("w"), stderr=subprocess.STDOUT, **heed)
         running.append(process)
@@ -117,8 +117,8 @@ def start(tiny_data, tmp_path):
 
 @pytest.fixture
 def claim(tiny_data, tmp_path):
-    """The claim of the trial that `start` begins, held by this process. A first run here, which is undone, tells its
-    id."""
+    """The claim of the trial that `start` begins, held by this process. A first run, whose files are deleted, gives the
+    trial ID."""
     assert main(training(tiny_trial(), tiny_data, tmp_path)) == 0
     (trial_dir,) = (tmp_path / "trials").iterdir()
     shutil.rmtree(trial_dir)
@@ -130,7 +130,7 @@ def claim(tiny_data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
-def test_a_signal_ends_a_run_that_waits_for_a_claim_with_one_line(start, claim, number):
+def test_signal_ends_a_run_that_waits_for_a_claim_with_a_single_message(start, claim, number):
     process, said = start(ONE, tiny_trial())
     wait_for(lambda: "waiting for" in said(), why=said)
     process.send_signal(number)
@@ -169,8 +169,8 @@ def assert_stops_with_one_line(process, said, uri):
 
 
 @pytest.mark.slow
-def test_sigterm_while_a_checkpoint_cannot_be_written_ends_training_with_the_one_before(start, tmp_path):
-    """It is the last one, whose writing is retried."""
+def test_sigterm_while_the_disk_is_full_keeps_the_previous_checkpoint(start, tmp_path):
+    """The disk is full for the last checkpoint, whose writing is retried."""
     process, said = start([sys.executable, "-c", FULL_DISK], tiny_trial(), "--checkpoint-seconds", "0")
     wait_for(lambda: "retrying for up to" in said(), why=said)
     assert_stops_with_one_line(process, said, tmp_path)
@@ -181,7 +181,7 @@ def test_sigterm_while_a_checkpoint_cannot_be_written_ends_training_with_the_one
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_sigterm_while_a_bucket_is_away_ends_training_with_what_was_saved_before(start, gate, bucket):
+def test_sigterm_while_a_bucket_is_unavailable_keeps_the_previous_checkpoint(start, gate, bucket):
     away = threading.Event()
 
     def refuses(method, path):
@@ -202,10 +202,10 @@ def test_sigterm_while_a_bucket_is_away_ends_training_with_what_was_saved_before
 
 @pytest.mark.ddp
 @pytest.mark.long
-def test_workers_wait_for_the_claim_of_the_first_as_long_as_it_takes(start, claim):
+def test_workers_wait_for_a_claim_longer_than_the_process_group_timeout(start, claim):
     process, said = start(TORCHRUN, tiny_trial())
     wait_for(lambda: "waiting for" in said(), why=said)
-    time.sleep(10)  # more than the time-out of the process group
+    time.sleep(10)  # longer than the time-out of the process group
     assert process.poll() is None, said()
     claim.release()
     assert process.wait(100) == 0, said()
@@ -215,7 +215,7 @@ def test_workers_wait_for_the_claim_of_the_first_as_long_as_it_takes(start, clai
 @pytest.mark.ddp
 @pytest.mark.long
 @pytest.mark.parametrize("victim", ["torchrun", "the first worker"])
-def test_sigterm_while_the_first_worker_waits_for_a_claim_ends_all(start, claim, victim):
+def test_sigterm_while_the_first_worker_waits_for_a_claim_ends_all_workers(start, claim, victim):
     process, said = start(TORCHRUN, tiny_trial())
     wait_for(lambda: "waiting for" in said(), why=said)
     everybody = descendants(process.pid)
@@ -229,10 +229,10 @@ def test_sigterm_while_the_first_worker_waits_for_a_claim_ends_all(start, claim,
 
 @pytest.mark.ddp
 @pytest.mark.long
-def test_sigterm_while_the_first_worker_clusters_saves_a_checkpoint_and_ends_all(start, tmp_path):
+def test_sigterm_during_clustering_saves_a_checkpoint_and_ends_all_workers(start, tmp_path):
     process, said = start(TORCHRUN, CLUSTERED)
     wait_for(lambda: "clusters" in said(), why=said)
-    time.sleep(6)  # the others wait longer than the time-out of the process group
+    time.sleep(6)  # the other worker waits longer than the time-out of the process group
     os.kill(process.pid, signal.SIGTERM)
     signalled = time.monotonic()
     assert process.wait(40) != 0

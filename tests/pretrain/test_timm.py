@@ -1,4 +1,4 @@
-"""Encoders of timm: the network that timm makes, trained as a ResNet is. Against timm's own, which tests install."""
+"""Encoders of timm, trained like a ResNet and compared with the networks of timm, which tests install."""
 
 import json
 import shutil
@@ -38,8 +38,9 @@ FAMILIES = {
     "timm/test_resnet": {},
     "timm/test_maxvit": {"img_size": 32},
 }
-"""By name, the arguments of timm for images of 32 pixels. Layer norm, the same, batch norm with activation, plain batch
-norm, and both kinds; all but the third expect a mean and deviation of 0.5."""
+"""Arguments of timm for images of 32 pixels, by name of the network. The first two networks have layer norm, the third
+batch norm with activation, the fourth plain batch norm, and the fifth layer norm and batch norm. All but the third
+expect images normalized with mean 0.5 and standard deviation 0.5."""
 VIT = {"arch": "timm/test_vit", "optimizer": "adamw", "learning_rate": 1e-3}
 
 
@@ -52,7 +53,7 @@ def images(count: int, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
-def test_features_are_those_of_timms_network_with_its_own_normalization(arch):
+def test_features_equal_those_of_timms_network_with_its_normalization(arch):
     model = build_model(completed(arch)).eval()
     theirs = timm.create_model(arch.removeprefix("timm/"), num_classes=0, **FAMILIES[arch]).eval()
     theirs.load_state_dict(model.encoder.state_dict())
@@ -66,8 +67,8 @@ def test_features_are_those_of_timms_network_with_its_own_normalization(arch):
 
 
 @pytest.mark.parametrize("arch", [*FAMILIES, "timm/swin_tiny_patch4_window7_224"])
-def test_a_pass_in_training_depends_on_nothing_random(arch):
-    """timm's Swin has stochastic depth unless it is told otherwise."""
+def test_forward_pass_in_training_mode_is_deterministic(arch):
+    """timm's Swin has stochastic depth by default."""
     model = build_model(completed(arch)).train()
     assert all(module.p == 0 for module in model.modules() if isinstance(module, nn.Dropout))
     x = torch.randn(4, 3, 32, 32)
@@ -89,7 +90,7 @@ def test_initial_weights_depend_on_the_seed_alone(arch):
 @pytest.mark.parametrize(
     ("size", "patch"), [(16, 2), (32, 4), (64, 8), (96, 12), (224, 16), (100, 10), (200, 10), (13, 1), (99, 11)]
 )
-def test_small_images_have_8_patches_a_side_or_more(size, patch):
+def test_small_images_have_at_least_8_patches_per_side(size, patch):
     found = timm_input("timm/test_vit", size, None)
     assert (found["input_size"], found["patch_size"]) == (size, patch)
     assert found["normalization"] == "0.5 0.5 0.5 0.5 0.5 0.5"
@@ -115,25 +116,25 @@ def test_small_images_have_8_patches_a_side_or_more(size, patch):
     ],
     ids=lambda value: "" if isinstance(value, str) else " ".join(map(str, value.values())),
 )
-def test_what_cannot_be_is_one_message_before_anything_is_written(settings, message, tiny_data, tmp_path):
+def test_invalid_settings_are_refused_before_anything_is_written(settings, message, tiny_data, tmp_path):
     with pytest.raises(ValueError, match=f"(?s){message}"):
         train(tiny_trial(**settings), data=tiny_data, trial_dir=tmp_path, device="cpu")
     assert not list(tmp_path.iterdir())
 
 
-def test_without_timm_the_message_says_what_to_install(monkeypatch):
+def test_message_without_timm_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     timm_input.cache_clear()
     with pytest.raises(ValueError, match=r"package timm, which is not installed.*pip install 'mdssl\[timm\]'"):
         timm_input("timm/test_vit2", 16, None)
 
 
-def test_an_id_has_the_settings_of_its_kind_of_encoder():
+def test_trial_id_depends_on_the_settings_of_its_kind_of_encoder():
     vit = completed("timm/test_vit")
     assert replace(vit, patch_size=8).trial_id != vit.trial_id
     assert replace(vit, normalization="").trial_id != vit.trial_id
     assert TrialConfig.from_dict(json.loads(json.dumps(vit.to_dict()))) == vit
-    # As before there were others.
+    # IDs of trials with ResNets are those from before there were encoders of timm.
     assert TrialConfig(domains=("a", "b")).trial_id == "7f49ecddd841"
     assert TrialConfig(method="random").trial_id == "859bcfa2da9d"
 
@@ -152,10 +153,10 @@ def test_a_killed_run_resumes_bit_for_bit(arch, tiny_data, tmp_path):
     )
     assert all(torch.equal(whole[name], value) for name, value in killed.items())
     initial = build_model(completed(**VIT | {"arch": arch, "size": 16})).state_dict()
-    assert not torch.equal(whole["projection.0.weight"], initial["projection.0.weight"]), "it was trained"
+    assert not torch.equal(whole["projection.0.weight"], initial["projection.0.weight"]), "the model was trained"
 
 
-def test_another_process_loads_the_encoder_and_computes_its_features(tiny_data, tmp_path):
+def test_encoder_computes_the_same_features_in_another_process(tiny_data, tmp_path):
     train(tiny_trial(**VIT), data=tiny_data, trial_dir=tmp_path / "trial", device="cpu")
     pixels = torch.from_numpy(images(3, 16)).permute(0, 3, 1, 2)
     torch.save(pixels, tmp_path / "pixels.pt")
@@ -171,21 +172,21 @@ with torch.no_grad():
     encoder = load_encoder(tmp_path / "trial", device="cpu")
     with torch.no_grad():
         assert torch.equal(found, encoder(pixels))
-        # Images of another size are resized to that of the training images.
+        # Images of another size are resized to the size of the training images.
         larger = torch.from_numpy(images(3, 24)).permute(0, 3, 1, 2).float() / 255
         resized = F.interpolate(larger, size=(16, 16), mode="bilinear", antialias=True)
         assert torch.equal(encoder(larger), encoder(resized))
     assert width == found.shape[1] == 64
 
 
-def test_images_of_other_sizes_are_scored_at_the_size_of_the_training_images(tiny_data, tmp_path):
+def test_images_of_other_sizes_are_resized_to_the_size_of_the_training_images(tiny_data, tmp_path):
     data = shutil.copytree(tiny_data, tmp_path / "data")
     rng = np.random.default_rng(0)
     (train_images, train_labels), (test_images, test_labels) = (stripes(rng, count, 4, 24, 0) for count in (200, 40))
     arrays = {"train_images": train_images, "train_labels": train_labels}
     prepare_arrays("larger", data, 24, **arrays, test_images=test_images, test_labels=test_labels)
     storage, common = tmp_path / "results", ["--storage", str(tmp_path / "results"), "--data", str(data)]
-    # timm's test_vit takes any size.
+    # Not test_vit, which accepts images of any size.
     command = ["train", "--domains", "tiny-a", "tiny-b", "--arch", "timm/vit_tiny_patch16_224", "--iterations", "2"]
     command += [
         "--track",
@@ -214,7 +215,7 @@ def test_images_of_other_sizes_are_scored_at_the_size_of_the_training_images(tin
     assert scored["eval_dataset"] == "larger" and scored["val_top1"] > 0
 
 
-def test_gradients_by_domain_leave_one_update_of_the_statistics_of_timms_batch_norm():
+def test_statistics_untouched_includes_the_batch_norm_of_timm():
     model = build_model(completed("timm/test_efficientnet")).train()
     norm = next(module for module in model.modules() if type(module).__name__ == "BatchNormAct2d")
     with statistics_untouched(model):
@@ -222,7 +223,7 @@ def test_gradients_by_domain_leave_one_update_of_the_statistics_of_timms_batch_n
     assert norm.num_batches_tracked == 0 and (norm.running_mean == 0).all()
 
 
-def test_a_transformer_is_compiled_without_a_break():
+def test_transformer_is_compiled_without_a_graph_break():
     torch._dynamo.reset()
     trial = completed("timm/test_vit")
     model = build_model(trial)
@@ -236,7 +237,7 @@ def test_a_transformer_is_compiled_without_a_break():
 
 @pytest.mark.parametrize("arch", FAMILIES)
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_each_family_trains_by_domain_and_together(arch, precision):
+def test_each_family_trains_with_joint_and_with_per_domain_batching(arch, precision):
     for batching in ("joint", "per-domain"):
         trial = completed(arch, batching=batching, precision=precision)
         model = build_model(trial)

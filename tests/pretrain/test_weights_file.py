@@ -1,4 +1,4 @@
-"""Files that hold weights, or do not: loading runs no code, and each kind is named with a way on."""
+"""Files with and without weights: loading runs no code, and messages name the kind of file and a remedy."""
 
 import argparse
 import gzip
@@ -47,7 +47,7 @@ def test_loading_runs_no_code(resnet, tmp_path, by, protocol):
 
 
 def recipe_of(message: str) -> str:
-    """The code that a message prints, indented by four."""
+    """The code in a message, which is indented by four spaces."""
     return "\n".join(line[4:] for line in message.splitlines() if line.startswith("    "))
 
 
@@ -56,7 +56,7 @@ def whole_module(net: nn.Module) -> dict:
 
 
 PICKLES = {
-    # Settings as argparse made them: many checkpoints hold such objects beside their weights.
+    # Settings in a namespace of argparse: many checkpoints hold such objects beside their weights.
     "Lightning": lambda net: lightning(
         under("backbone.", net) | head("classifier") | {"alias": net.conv1.weight},
         arguments=argparse.Namespace(lr=1.0),
@@ -73,7 +73,7 @@ PICKLES = {
 
 
 @pytest.mark.parametrize("kind", PICKLES)
-def test_the_message_about_a_pickle_converts_it(resnet, tmp_path, monkeypatch, kind):
+def test_code_in_the_message_about_a_pickle_converts_the_file(resnet, tmp_path, monkeypatch, kind):
     torch.save(PICKLES[kind](resnet), tmp_path / "model.ckpt")
     with pytest.raises(InputError, match=r"its pickle refers to \S+, .* If you trust the file") as refused:
         load_pretrained(tmp_path / "model.ckpt")
@@ -82,8 +82,8 @@ def test_the_message_about_a_pickle_converts_it(resnet, tmp_path, monkeypatch, k
     assert_computes(load_pretrained(tmp_path / "model-weights.pth"), resnet)
 
 
-def test_what_a_pickle_says_of_its_network_outlives_the_conversion(tmp_path, monkeypatch):
-    """Only the container tells that these are solo-learn's, whose stem pads by two."""
+def test_conversion_of_a_pickle_keeps_the_padding_of_the_stem(tmp_path, monkeypatch):
+    """Only the container shows that the weights are those of solo-learn, whose stem has padding 2."""
     padded = network(stem="cifar", padding=2)
     content = lightning(under("encoder.", padded) | head("classifier"), arguments=argparse.Namespace(lr=1.0))
     torch.save(content, tmp_path / "byol.ckpt")
@@ -104,7 +104,7 @@ def scripted(net: nn.Module, file: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(("save", "what"), [(exported, "exported program"), (scripted, "TorchScript program")])
-def test_a_program_is_named_and_its_weights_can_be_saved(resnet, tmp_path, monkeypatch, save, what):
+def test_code_in_the_message_about_a_program_saves_its_weights(resnet, tmp_path, monkeypatch, save, what):
     save(resnet, tmp_path / "net.pt2")
     with pytest.raises(InputError, match=rf"it is an? {what}") as refused:
         load_pretrained(tmp_path / "net.pt2")
@@ -133,7 +133,7 @@ def zipped() -> bytes:
     ],
     ids=["lfs", "annex", "page", "hdf5", "gzip", "zip"],
 )
-def test_what_a_download_left_instead_of_weights_is_named(tmp_path, name, content, message):
+def test_message_names_the_kind_of_file_that_a_failed_download_left(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name} cannot be loaded: it is .*{message}"):
         load_pretrained(tmp_path / name)
@@ -141,7 +141,7 @@ def test_what_a_download_left_instead_of_weights_is_named(tmp_path, name, conten
 
 @pytest.mark.parametrize("kept", [10, 5000, -30])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_a_truncated_file_is_refused_by_name(resnet, tmp_path, kind, kept):
+def test_truncated_file_is_refused(resnet, tmp_path, kind, kept):
     file = tmp_path / f"cut.{kind}"
     if kind == "safetensors":
         safetensors.torch.save_file(resnet.layer1.state_dict(), file)
@@ -153,13 +153,13 @@ def test_a_truncated_file_is_refused_by_name(resnet, tmp_path, kind, kept):
 
 
 @pytest.mark.parametrize("content", [b"", b"a text about a network", b"\x89PNG\r\n\x1a\n" + bytes(64), bytes(4096)])
-def test_a_foreign_file_is_refused_by_name(tmp_path, content):
+def test_file_without_weights_is_refused(tmp_path, content):
     (tmp_path / "foreign.pth").write_bytes(content)
     with pytest.raises(InputError, match=r"foreign.pth cannot be loaded: it is not a file of weights"):
         load_pretrained(tmp_path / "foreign.pth")
 
 
-def test_what_is_no_file_is_refused_by_name(tmp_path):
+def test_missing_file_and_folder_are_refused(tmp_path):
     for path in (tmp_path / "absent.pth", tmp_path):
         with pytest.raises(InputError, match=rf"{path} cannot be loaded: it cannot be read"):
             load_pretrained(path)
