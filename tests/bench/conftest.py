@@ -8,7 +8,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 @pytest.fixture(scope="module")
 def folder():
-    """Puts bench/ on the path, as Python does when it starts a script there, so that scripts can import each other."""
+    """Puts bench/ on ``sys.path``, as Python does for a script there, so that the scripts can import each other."""
     sys.path.insert(0, str(BENCH))
     yield
     sys.path.remove(str(BENCH))

@@ -248,7 +248,7 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(folder, case, rank, co
         ("at-once/trials/6-steps", "longer/trials/6-steps"),
     ],
 )
-def test_two_workers_train_the_same_encoder_as_one(folder, one, other):
+def test_two_workers_train_the_same_encoder_as_one_worker(folder, one, other):
     """Cases: one worker begins and two workers resume from its checkpoint; group norm; per-domain batching with cached
     gradients; a run that was stopped; domains found by clustering; weighted negatives; encoders of timm; and a trial of
     schedule wsd that resumes from the stable part of a shorter trial."""
@@ -283,7 +283,7 @@ def test_all_workers_have_the_clusters_of_a_single_process(folder, tiny_data):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_request_to_stop_one_worker_stops_all_after_the_same_step(folder, rank):
+def test_request_to_stop_one_worker_stops_all_workers_after_the_same_step(folder, rank):
     assert torch.load(folder / f"rank-{rank}.pt")["stopped"] == "stopped at step 3 of 6"
 
 

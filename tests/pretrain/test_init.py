@@ -79,7 +79,7 @@ def test_training_starts_from_the_file_and_logs_unused_tensors_once(vit, tiny_da
     assert config.init == str(file.absolute()) and len(config.init_fingerprint) == 16
 
 
-def test_complete_network_is_loaded_from_a_file_with_several(vit, tmp_path):
+def test_file_with_several_networks_loads_the_complete_network(vit, tmp_path):
     _, network = vit
     whole = {f"student.{name}": value for name, value in network.state_dict().items()}
     part = {f"head.{name}": torch.zeros_like(value) for name, value in list(network.state_dict().items())[:8]}

@@ -27,7 +27,7 @@ from mdssl.storage.location import Location
 
 
 class Clock:
-    """A replacement of the time module, whose time the test advances."""
+    """A fake clock, which the test advances."""
 
     def __init__(self):
         self.now = 1000.0
