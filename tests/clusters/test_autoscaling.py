@@ -118,7 +118,7 @@ def autoscaled(tmp_path, monkeypatch) -> Iterator[Autoscaled]:
             autoscaled.end()
 
 
-def test_nodes_come_for_a_sweep_and_go_after_it_also_where_it_is_killed_with_a_node(autoscaled, tiny_data, tmp_path):
+def test_nodes_start_for_a_sweep_and_end_after_it_finishes_or_is_killed(autoscaled, tiny_data, tmp_path):
     storage, temporary = tmp_path / "results", Path(autoscaled.environment["RAY_TMPDIR"])
     command = [sys.executable, SCRIPT, *TINY, "--lambda1", 0.9, "--lambda2", 0, 0.1, "--evaluate", "tiny-c"]
     command += ["--iterations", ITERATIONS, "--report-every", 2, "--checkpoint-seconds", 0, "--max-concurrent", 2]

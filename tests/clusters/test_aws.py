@@ -69,14 +69,14 @@ def test_the_head_is_on_demand_and_workers_are_spot(instances):
     assert "InstanceLifecycle" not in instances["gpu-on-demand"]
 
 
-def test_every_node_has_imdsv2_its_own_role_and_the_stacks_network(instances, account):
+def test_every_node_has_imdsv2_its_role_and_the_security_group_of_the_stack(instances, account):
     for name, profile in (("head", "mdssl-head"), ("gpu", "mdssl-worker"), ("gpu-on-demand", "mdssl-worker")):
         assert instances[name]["MetadataOptions"]["HttpTokens"] == "required"
         assert instances[name]["IamInstanceProfile"]["Arn"].endswith(f"/{profile}")
         assert [group["GroupId"] for group in instances[name]["SecurityGroups"]] == [account["SecurityGroup"]]
 
 
-def test_ray_makes_no_network_of_its_own_and_nothing_is_open_to_the_world(instances, account):
+def test_ray_creates_no_security_group_and_only_my_address_is_allowed(instances, account):
     groups = boto3.client("ec2").describe_security_groups()["SecurityGroups"]
     assert not [group for group in groups if "ray" in group["GroupName"]]
     [own] = [group for group in groups if group["GroupId"] == account["SecurityGroup"]]

@@ -55,7 +55,7 @@ def status_of(url: str, token: str = "") -> int:
         return error.code
 
 
-def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(cluster, tiny_data, tmp_path):
+def test_cluster_starts_trains_on_both_nodes_survives_a_killed_worker_and_ends(cluster, tiny_data, tmp_path):
     config, storage = str(cluster.config), tmp_path / "results"
     cluster.ray("up", config, "--yes", "--no-config-cache", timeout=180)
     loopback.wait(

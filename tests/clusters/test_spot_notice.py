@@ -46,7 +46,7 @@ def metadata():
         server.shutdown()
 
 
-def test_ray_is_told_once_aws_has_given_notice(metadata, tmp_path):
+def test_the_node_is_drained_after_a_spot_notice(metadata, tmp_path):
     for name, line in {"ray": f'echo "$@" > {tmp_path}/told', "sleep": f"echo waited >> {tmp_path}/waited"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
@@ -58,7 +58,7 @@ def test_ray_is_told_once_aws_has_given_notice(metadata, tmp_path):
     assert "--deadline-remaining-seconds=110" in told
 
 
-def test_ray_has_the_command():
+def test_ray_has_the_drain_node_command():
     ray = Path(sys.executable).with_name("ray")
     said = subprocess.run([ray, "drain-node", "--help"], capture_output=True, text=True, check=True).stdout
     for option in ("--address", "--reason", "--reason-message", "--deadline-remaining-seconds"):

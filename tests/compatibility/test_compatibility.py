@@ -76,13 +76,13 @@ def trial_of(storage: Path, method: str) -> str:
     return next(trial_id for trial_id, config in trials(storage).items() if config.method == method)
 
 
-def test_trials_have_the_ids_that_they_had(earlier):
+def test_trial_ids_are_unchanged(earlier):
     found = trials(earlier)
     assert {config.method for config in found.values()} >= {"random", "simclr", "mdssl", "mdssl-clustered"}
     assert {trial_id: config.trial_id for trial_id, config in found.items()} == {each: each for each in found}
 
 
-def test_the_leaderboard_is_read_with_todays_columns(earlier):
+def test_the_leaderboard_is_read_with_current_columns(earlier):
     board = read(earlier)
     assert list(board.columns) == SCHEMA.names
     before = pd.read_parquet(EARLIER / "leaderboard").set_index("trial_id")
@@ -92,20 +92,20 @@ def test_the_leaderboard_is_read_with_todays_columns(earlier):
         pd.testing.assert_series_equal(board[column], before[column], check_dtype=False)
 
 
-def test_the_same_sweep_trains_nothing_of_it_again_and_goes_on_with_what_was_begun(earlier, data):
+def test_the_same_sweep_retrains_no_finished_trial_and_resumes_the_interrupted_one(earlier, data):
     plan = run_here(*SWEEP.split(), "--storage", earlier, "--data", data, "--dry-run", script="clustering")
     assert "clustering: 8 trials" in plan, plan
     assert "4 finished, 1 queued to resume, 3 queued to train" in " ".join(plan.split()), plan
     assert re.search(rf"{trial_of(earlier, 'mdssl-robust')} .*queued to resume", plan), plan
 
 
-def test_its_trials_are_told_by_their_state(earlier, capsys):
+def test_status_shows_the_states_of_earlier_trials(earlier, capsys):
     assert main(["status", "--storage", str(earlier)]) == 0
     said = capsys.readouterr().out
     assert "4 finished" in said and trial_of(earlier, "mdssl-robust") in said
 
 
-def test_it_grows_by_scores_from_the_encoder_that_was_saved(storage, data, capsys):
+def test_probe_adds_scores_of_a_saved_encoder(storage, data, capsys):
     """Of a dataset that it lacks, and of held-out images, of which it has none."""
     trial_id, before = trial_of(storage, "mdssl-clustered"), encoders(storage)
     earlier = read(storage, trial_id=trial_id).set_index("eval_dataset").loc["builtin-shapes"]
@@ -125,7 +125,7 @@ def test_it_grows_by_scores_from_the_encoder_that_was_saved(storage, data, capsy
     assert rows["train_seconds"].nunique() == rows["started_at"].nunique() == 1, "one training, as it was"
 
 
-def test_what_was_begun_goes_on_from_its_checkpoint(storage, data):
+def test_an_interrupted_trial_resumes_from_its_checkpoint(storage, data):
     trial_id = trial_of(storage, "mdssl-robust")
     folder = storage / "trials" / trial_id
     reached = max(int(file.name[5:13]) for file in (folder / "checkpoints").iterdir())

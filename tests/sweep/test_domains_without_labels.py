@@ -90,13 +90,13 @@ def test_methods_train_on_a_domain_without_labels(data, tmp_path, method):
     assert (ended["status"], ended["step"]) == ("finished", 2)
 
 
-def test_a_batch_may_be_as_large_as_the_images_without_labels(data):
+def test_batch_size_is_limited_by_the_number_of_unlabeled_images(data):
     assert len(trials(settings(data, domains=("bare",), batch_per_domain=40), SIMCLR)) == 1
     with pytest.raises(ValueError, match="domain 'bare' has 40 training images; use at most 40"):
         trials(settings(data, domains=("bare",), batch_per_domain=41), SIMCLR)
 
 
-def test_a_sweep_scores_the_labelled_domains_and_says_which_it_leaves_out(data, tmp_path, capsys):
+def test_a_sweep_scores_labeled_domains_and_names_the_skipped_ones(data, tmp_path, capsys):
     assert run_sweep("test", settings(data, tmp_path, domains=("tiny-a", "bare", "tiny-b")), SIMCLR) == 0
     said = capsys.readouterr().out
     assert said.count("note: no scores on bare: no labels") == 1
@@ -111,14 +111,14 @@ def test_a_sweep_scores_the_labelled_domains_and_says_which_it_leaves_out(data, 
         (("tiny-a",), ("one-class",), "'one-class' cannot be evaluated: its test part has images of class 0 only"),
     ],
 )
-def test_what_cannot_be_scored_is_refused_before_anything_starts(data, tmp_path, domains, evaluate, message):
+def test_datasets_that_cannot_be_scored_are_refused_before_the_start(data, tmp_path, domains, evaluate, message):
     asked = settings(data, tmp_path / "new", domains=domains, evaluate=evaluate, dry_run=False)
     with pytest.raises(ValueError, match=message):
         run_sweep("test", asked, SIMCLR)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_set_of_fewer_training_images_than_neighbours_is_planned_and_scored(data, trained, capsys):
+def test_a_dataset_with_fewer_train_images_than_neighbors_is_scored(data, trained, capsys):
     storage, ids = trained
     few = settings(data, domains=("tiny-a",), evaluate=("few",))
     (work,) = plan(Location.of(storage / "none"), trials(few, SIMCLR), few)
@@ -129,7 +129,7 @@ def test_a_set_of_fewer_training_images_than_neighbours_is_planned_and_scored(da
     assert 0 <= row["knn_top1"] <= 100
 
 
-def test_a_probe_scores_labelled_domains_and_its_sheet_searches_all(data, trained, capsys):
+def test_probe_scores_labeled_domains_and_its_neighbor_sheet_searches_all(data, trained, capsys):
     storage, ids = trained
     run("probe", data, storage, ids[0])
     assert "note: no scores on bare: no labels" in capsys.readouterr().out
@@ -140,7 +140,7 @@ def test_a_probe_scores_labelled_domains_and_its_sheet_searches_all(data, traine
     assert set(sheet["datasets"]["tiny-a"]["domains"]) == {"tiny-a", "bare"}
 
 
-def test_a_probe_of_what_has_no_labels_is_refused_with_a_way_on(data, trained, capsys):
+def test_probe_of_unlabeled_datasets_is_refused_with_a_hint(data, trained, capsys):
     storage, ids = trained
     for words in ((ids[1],), (ids[0], "--evaluate", "bare")):
         run("probe", data, storage, *words, code=2)
@@ -151,7 +151,7 @@ def test_a_probe_of_what_has_no_labels_is_refused_with_a_way_on(data, trained, c
     assert list(read(storage, trial_id=ids[1])["eval_dataset"]) == ["tiny-a"]
 
 
-def test_images_without_labels_are_found_and_embedded(data, trained, tmp_path, capsys):
+def test_unlabeled_images_can_be_searched_and_embedded(data, trained, tmp_path, capsys):
     storage, ids = trained
     images = open_dataset(data, "bare").pretraining_images()
     Image.fromarray(np.array(images[7])).save(tmp_path / "seventh.png")

@@ -110,7 +110,7 @@ def claims(run):
     return [work for work in WORKS if holder_of(trial_dir_in(run.storage, work.config.trial_id))]
 
 
-def test_one_is_scored_while_trials_train_in_all_slots_and_as_many_as_slots_afterwards(queue, actors, run):
+def test_one_encoder_is_scored_during_training_and_one_per_slot_afterwards(queue, actors, run):
     ids = [work.config.trial_id for work in WORKS]
     with queue() as made:
         assert len(actors.options) == 1, "an actor is ready before the first trial has been trained"
@@ -138,7 +138,7 @@ def test_one_is_scored_while_trials_train_in_all_slots_and_as_many_as_slots_afte
     assert len(actors.options) == 2, "actors are used again"
 
 
-def test_a_trial_that_another_process_has_is_left(queue, run):
+def test_a_trial_claimed_by_another_process_is_not_scored(queue, run):
     with queue() as made, Claim(trial_dir_in(run.storage, WORKS[0].config.trial_id), "another") as claim:
         claim.take()
         made.add(WORKS[0])
@@ -148,7 +148,7 @@ def test_a_trial_that_another_process_has_is_left(queue, run):
 
 
 @pytest.mark.parametrize("deaths", [2, 3])
-def test_an_actor_that_dies_too_often_is_a_row(queue, actors, run, deaths):
+def test_repeated_actor_deaths_become_a_failed_row(queue, actors, run, deaths):
     actors.deaths = deaths
     trial_id = WORKS[0].config.trial_id
     actors.may_end[trial_id].set()
@@ -161,7 +161,7 @@ def test_an_actor_that_dies_too_often_is_a_row(queue, actors, run, deaths):
     assert len(actors.options) == deaths + (deaths == 2), "none of the dead is used again"
 
 
-def test_a_node_that_goes_away_is_not_the_trials_fault(queue, actors, run):
+def test_actor_deaths_on_a_lost_node_do_not_fail_the_trial(queue, actors, run):
     actors.deaths, trial_id = 7, WORKS[0].config.trial_id
     actors.may_end[trial_id].set()
     actors.nodes.append({"NodeID": A, "Alive": True, "Resources": {"CPU": 1.0}})
@@ -173,7 +173,7 @@ def test_a_node_that_goes_away_is_not_the_trials_fault(queue, actors, run):
     assert made.told[trial_id] == {"state": "finished"}
 
 
-def test_the_end_of_a_sweep_ends_what_is_scored_and_waits_and_leaves_no_claim(queue, actors, run, monkeypatch):
+def test_closing_the_queue_ends_scoring_and_releases_all_claims(queue, actors, run, monkeypatch):
     monkeypatch.setattr(evaluations.ray, "kill", lambda actor: actors.killed.set())
     with queue() as made:
         for work in WORKS:
@@ -193,7 +193,9 @@ def test_the_end_of_a_sweep_ends_what_is_scored_and_waits_and_leaves_no_claim(qu
         (CPU, [B], B),
     ],
 )
-def test_it_is_scored_where_it_trained_or_on_another_node_of_that_kind(queue, actors, share, alive, asked, monkeypatch):
+def test_an_encoder_is_scored_on_its_training_node_or_a_node_of_that_kind(
+    queue, actors, share, alive, asked, monkeypatch
+):
     """Never on a head without GPUs; where no node has any, the cluster is asked for one."""
     actors.nodes += [{"NodeID": node, "Alive": node in alive, "Resources": {"CPU": 4.0, "GPU": 1.0}} for node in (A, B)]
     made = queue(share, keeps_actors=False)
@@ -215,7 +217,7 @@ def scored_by(run, work, token):
     return actor.score_trial(work.to_dict(), run, token)
 
 
-def test_scores_become_rows_under_the_claim_alone_and_once(run, tiny_data):
+def test_scores_are_written_once_and_only_under_the_claim(run, tiny_data):
     (work, *_), storage = WORKS, Location.of(run.storage)
     trial_dir = trial_dir_in(storage, work.config.trial_id)
     with Claim(trial_dir) as claim:
@@ -232,7 +234,7 @@ def test_scores_become_rows_under_the_claim_alone_and_once(run, tiny_data):
         assert read_rows(storage, work.config.trial_id) == [row]
 
 
-def test_an_encoder_that_cannot_be_scored_is_a_row_with_the_reason(run, tiny_data):
+def test_a_damaged_encoder_becomes_a_failed_row_with_the_reason(run, tiny_data):
     work = WORKS[0]
     trial_dir = trial_dir_in(run.storage, work.config.trial_id)
     train(work.config, data=tiny_data, trial_dir=trial_dir, device="cpu")
@@ -246,7 +248,7 @@ def test_an_encoder_that_cannot_be_scored_is_a_row_with_the_reason(run, tiny_dat
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-def test_checkpoints_go_when_all_scores_are_there_unless_they_are_to_be_kept(run, tiny_data, keeps):
+def test_checkpoints_are_deleted_after_scoring_unless_they_are_to_be_kept(run, tiny_data, keeps):
     work = replace(WORKS[0], config=tiny_trial(schedule="wsd", iterations=5))
     trial_dir = trial_dir_in(run.storage, work.config.trial_id)
     train(work.config, data=tiny_data, trial_dir=trial_dir, device="cpu")

@@ -38,7 +38,7 @@ def cpus() -> float:
     return ray.available_resources().get("CPU", 0)
 
 
-def test_only_the_groups_of_dead_controllers_are_freed(cluster):
+def test_only_placement_groups_of_dead_controllers_are_freed(cluster):
     ray.init(address=cluster, log_to_driver=False)
     # Ray's processes cannot import this file.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -44,7 +44,7 @@ def test_two_trials_share_a_gpu_and_a_third_waits_for_it(tiny_data, tmp_path):
     assert most_at_once(tmp_path / "results") == 2
 
 
-def test_a_sweep_waits_for_a_node_says_so_and_uses_it_when_it_comes(tiny_data, tmp_path):
+def test_a_sweep_reports_that_it_waits_for_a_node_and_uses_the_node(tiny_data, tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
     said = tmp_path / "said.txt"
     arguments = ["--iterations", 4, "--lambda1", 0.9, "--lambda2", 0.1, "--executor", "inline"]

@@ -15,9 +15,7 @@ from mdssl.sweep.temporary import temporary_folder
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_processes_of_a_sweep_find_their_own_ray_beside_another_and_are_in_no_group_of_the_sweeps(
-    cluster, tmp_path, monkeypatch
-):
+def test_a_sweep_uses_its_own_ray_which_runs_in_a_separate_process_group(cluster, tmp_path, monkeypatch):
     """Ray Train looks for the actors of a trial that died: without an address it finds two Rays, and gives up."""
     import ray
 
@@ -45,7 +43,7 @@ def test_processes_of_a_sweep_find_their_own_ray_beside_another_and_are_in_no_gr
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own modules
-def test_the_longest_temporary_folder_has_room_for_the_longest_of_rays_sockets(monkeypatch):
+def test_the_longest_temporary_folder_fits_the_longest_socket_path_of_ray(monkeypatch):
     from ray.dashboard.dashboard import dashboard_utils
     from ray.dashboard.subprocesses.module import SubprocessModule
 
@@ -59,7 +57,7 @@ def test_the_longest_temporary_folder_has_room_for_the_longest_of_rays_sockets(m
     assert max(len(str(temporary._parent() / socket)) for socket in sockets) == 107
 
 
-def test_what_killed_sweeps_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+def test_only_temporary_folders_of_killed_sweeps_are_removed(tmp_path, monkeypatch):
     # pytest's own folders are too long.
     monkeypatch.setattr(temporary, "_LONGEST", 1000)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
@@ -79,7 +77,7 @@ def test_what_killed_sweeps_left_is_removed_and_nothing_else(tmp_path, monkeypat
     assert not runs.path.exists()
 
 
-def test_a_folder_whose_sweep_runs_is_locked(tmp_path, monkeypatch):
+def test_the_temporary_folder_of_a_running_sweep_is_locked(tmp_path, monkeypatch):
     monkeypatch.setattr(temporary, "_LONGEST", 1000)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with temporary_folder() as folder:

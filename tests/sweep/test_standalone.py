@@ -82,9 +82,7 @@ def scored(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("while_it_scores", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_sigterm_ends_mdssl_probe_at_work_and_the_same_command_scores_what_is_missing(
-    trial, tmp_path, capsys, while_it_scores
-):
+def test_after_sigterm_to_mdssl_probe_the_same_command_adds_missing_scores(trial, tmp_path, capsys, while_it_scores):
     folder, words = trial
     terminate(HANGS.format(while_it_scores=while_it_scores), words, "at work", tmp_path)
     assert scored(folder) == ["tiny-a"]
@@ -96,7 +94,7 @@ def test_sigterm_ends_mdssl_probe_at_work_and_the_same_command_scores_what_is_mi
 
 
 @pytest.mark.slow
-def test_sigterm_ends_mdssl_probe_while_its_scores_cannot_be_written(trial, tmp_path):
+def test_sigterm_ends_mdssl_probe_while_the_disk_is_full(trial, tmp_path):
     folder, words = trial
     terminate(FULL_DISK, words, "is unavailable", tmp_path)
     assert scored(folder) == []

@@ -56,7 +56,7 @@ def first(cluster, tiny_data, tmp_path_factory):
     return storage, result.stdout + result.stderr, one
 
 
-def test_each_trial_fills_the_leaderboard(first):
+def test_each_trial_has_rows_in_the_leaderboard(first):
     storage, output, _ = first
     board = pd.read_parquet(storage / "leaderboard")
     assert sorted(board["method"]) == ["mdssl", "mdssl", "random", "random", "simclr", "simclr"]
@@ -70,16 +70,16 @@ def test_each_trial_fills_the_leaderboard(first):
     assert "3 trials" in output
 
 
-def test_output_is_ours_and_not_rays(first, stopped_sweep):
+def test_output_has_no_messages_of_ray(first, stopped_sweep):
     for output in (first[1], stopped_sweep.said):
         assert not [noise for noise in NOISE if noise in output], output
 
 
-def test_nothing_is_left_over(first):
+def test_a_finished_sweep_leaves_no_temporary_files(first):
     assert_nothing_is_left_over(first[0])
 
 
-def test_the_same_command_again_trains_nothing(first, tiny_data):
+def test_repeating_a_sweep_trains_nothing(first, tiny_data):
     storage, output, arguments = first
     before = encoders(storage)
     # As a sweep leaves them that is killed between a trial's rows and its end; the second is nobody's business here.
@@ -101,12 +101,12 @@ def test_the_same_command_again_trains_nothing(first, tiny_data):
     assert table(again) == table(output)
 
 
-def test_a_trial_that_mdssl_train_has_trained_is_only_scored(first):
+def test_a_trial_trained_by_mdssl_train_is_only_scored(first):
     assert re.search(r"2 queued to train", first[1]), first[1]
     assert {line.split()[1] for line in re.findall(r"[0-9a-f]{12} \w+ .*: step \d+/", first[1])} == {"mdssl"}
 
 
-def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, cluster, tiny_data):
+def test_a_sweep_can_be_extended_by_a_value_and_a_dataset(first, cluster, tiny_data):
     storage, _, arguments = first
     before = encoders(storage)
     grown = [*arguments, "--lambda2", 0.1, 0.0, "--evaluate", "tiny-a", "tiny-c", "tiny-b", "--executor", "inline"]
@@ -140,7 +140,7 @@ def test_a_longer_trial_continues_from_the_stable_part_of_a_shorter_one(executor
     assert {each["step"]: (each["continued_from"] or {}).get("step") for each in ended} == {5: None, 10: 3}
 
 
-def test_a_killed_sweep_goes_on(cluster, tiny_data, tmp_path):
+def test_a_killed_sweep_resumes_from_its_checkpoint(cluster, tiny_data, tmp_path):
     """``kill -9`` of a sweep with its own Ray, and of what trains, which would end a moment later; the same command
     then trains on from the checkpoint, on a cluster."""
     storage = tmp_path / "results"
@@ -171,7 +171,7 @@ def test_a_killed_sweep_goes_on(cluster, tiny_data, tmp_path):
 
 
 @pytest.mark.parametrize("executor", ["inline", pytest.param("torchtrainer", marks=pytest.mark.long)])
-def test_mdssl_stop_ends_single_trials_of_a_live_sweep(executor, cluster, tiny_data, tmp_path, capsys):
+def test_mdssl_stop_ends_single_trials_of_a_running_sweep(executor, cluster, tiny_data, tmp_path, capsys):
     """One that trains, the next one, by a condition, and one that is queued; the sweep ends with what is left."""
     storage = tmp_path / "results"
     same = ["--iterations", 20_000, "--lambda1", 0.9, "--lambda2", 0.1, 0.2, "--evaluate", "tiny-a"]
@@ -206,7 +206,7 @@ def test_mdssl_stop_ends_single_trials_of_a_live_sweep(executor, cluster, tiny_d
     assert re.search(f"{simclr} .* queued to resume", again) and re.search(f"{queued} .* queued to train", again)
 
 
-def test_a_trial_that_fails_is_a_row_and_force_trains_a_finished_one_again(first, cluster, tiny_data, tmp_path):
+def test_failed_trials_have_rows_and_force_retrains_finished_trials(first, cluster, tiny_data, tmp_path):
     """The untrained encoder is there, and is of this sweep as well; two trials of the sweep before are not."""
     storage = shutil.copytree(first[0], tmp_path / "results")
     there, before = pd.read_parquet(storage / "leaderboard"), encoders(storage)
@@ -243,7 +243,7 @@ BAD_INPUT = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_INPUT)
-def test_bad_input_is_one_message_and_leaves_nothing(tiny_data, tmp_path, capsys, arguments, message):
+def test_bad_input_gives_one_message_and_writes_no_files(tiny_data, tmp_path, capsys, arguments, message):
     words = [str(word) for word in flags(tmp_path / "new", tiny_data, *arguments)]
     assert load_script("lambda_grid").main(words) == 2
     said = capsys.readouterr()

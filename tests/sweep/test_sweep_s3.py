@@ -51,7 +51,7 @@ def begun(results):
     ]
 
 
-def test_all_of_it_in_a_bucket(results, cluster, data_cache, tmp_path, capsys):
+def test_all_commands_work_with_data_and_results_in_a_bucket(results, cluster, data_cache, tmp_path, capsys):
     def said(*command):
         assert main([str(word) for word in command]) == 0
         return capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_all_of_it_in_a_bucket(results, cluster, data_cache, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("setting", ["storage", "data"])
-def test_a_wrong_bucket_is_one_message_before_anything_begins(results, bucket, setting, capsys):
+def test_a_missing_bucket_is_refused_before_the_start(results, bucket, setting, capsys):
     from mdssl.sweep.launch import run_sweep
     from mdssl.sweep.settings import SweepSettings
 
@@ -151,7 +151,7 @@ LONG = [pytest.mark.long, pytest.mark.timeout(1200)]
     ],
     ids=["writes", "writes for 3 minutes", "lists", "everything", "everything from the first request"],
 )
-def test_a_sweep_waits_for_a_server_that_throttles(gate, results, executor, refuses):
+def test_a_sweep_waits_for_a_throttling_server(gate, results, executor, refuses):
     gate.refuses = refuses
     command = [sys.executable, "-c", ONE_TRIAL, *places(results)[1::2], executor]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=1100)
@@ -162,7 +162,7 @@ def test_a_sweep_waits_for_a_server_that_throttles(gate, results, executor, refu
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_a_sweep_waits_for_a_server_that_goes_away_again_and_again(gate, results):
+def test_a_sweep_survives_repeated_server_outages(gate, results):
     """For 20 s each time, in which even the clients' own retries end."""
     running = subprocess.Popen(
         [sys.executable, SCRIPT, *flags(results)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -179,9 +179,7 @@ def test_a_sweep_waits_for_a_server_that_goes_away_again_and_again(gate, results
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("executor", ["inline", "torchtrainer"])
-def test_sigterm_while_the_bucket_is_away_ends_the_sweep_and_the_same_command_finishes_it(
-    executor, gate, results, tmp_path
-):
+def test_after_sigterm_during_a_server_outage_the_same_command_finishes_the_sweep(executor, gate, results, tmp_path):
     flags_here = flags(results, "--executor", executor, "--max-concurrent", "1")
     sweep = Running(tmp_path / "said.txt", sys.executable, SCRIPT, *flags_here)
     try:

@@ -79,28 +79,28 @@ def asked_of_the_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(0.5, [(0.4, "cuda:0"), "cuda:0"]), (1, ["cuda:0"]), (0, ["cpu"])])
-def test_a_trial_with_a_part_of_a_gpu_takes_a_part_of_its_memory(handed_over, asked_of_the_gpu, gpus, expected):
+def test_a_trial_on_a_gpu_fraction_limits_its_memory(handed_over, asked_of_the_gpu, gpus, expected):
     handed = handed_over(workers=1, gpus=gpus)
     assert handed["scaling_config"].resources_per_worker.get("GPU", 0) == gpus
     training._train_here(handed["train_loop_config"], lambda progress: None, lambda: False)
     assert asked_of_the_gpu == expected
 
 
-def test_a_worker_has_a_thread_for_each_of_its_cpus(handed_over, asked_of_the_gpu, monkeypatch):
+def test_a_worker_has_one_thread_per_cpu(handed_over, asked_of_the_gpu, monkeypatch):
     threads = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     training._train_here(handed_over(workers=1, cpus=3)["train_loop_config"], lambda progress: None, lambda: False)
     assert threads == [3]
 
 
-def test_the_probe_beside_trials_that_share_a_gpu_takes_a_part_of_its_memory(asked_of_the_gpu):
+def test_the_probe_on_a_shared_gpu_limits_its_memory(asked_of_the_gpu):
     actor = evaluator.Evaluator.__ray_metadata__.modified_class
     actor("data", ProbeConfig(), "auto", 0.15)
     actor("data", ProbeConfig(), "auto")
     assert asked_of_the_gpu == [(0.15, "cuda:0")]
 
 
-def test_ray_gets_the_reports_that_are_due_and_a_scheduler_decides_on_each_score(handed_over, monkeypatch):
+def test_ray_receives_due_reports_and_the_scheduler_decides_on_each_score(handed_over, monkeypatch):
     """Ray takes four reports a second, and a worker waits meanwhile. None with a score is lost or late."""
     told, asked, beats, answers = [], [], [], []
 

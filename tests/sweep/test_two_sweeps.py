@@ -58,7 +58,7 @@ def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, cluste
 
 @pytest.mark.long
 @pytest.mark.usefixtures("full_encoders")
-def test_a_sweep_takes_over_what_another_process_was_killed_in(start, tmp_path):
+def test_a_sweep_resumes_the_trial_of_a_killed_process(start, tmp_path):
     shared = ["--iterations", 20, "--report-every", 2, "--checkpoint-seconds", 0, "--lambda1", 0.9, "--lambda2", 0.1]
     first = start(*shared, "--device", "cpu", script=("-m", "mdssl", "train"))
     first.wait_for(r"step 6/20")
@@ -82,7 +82,7 @@ def test_a_sweep_takes_over_what_another_process_was_killed_in(start, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.usefixtures("full_encoders")
-def test_mdssl_train_waits_for_a_trial_that_another_has(start, tmp_path):
+def test_mdssl_train_waits_for_a_trial_claimed_by_another_process(start, tmp_path):
     train = start("--iterations", 2, "--device", "cpu", script=("-m", "mdssl", "train"))
     train.ends(0)
     (trial_id,) = os.listdir(tmp_path / "results" / "trials")

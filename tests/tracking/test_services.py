@@ -58,7 +58,7 @@ def test_mlflow_has_one_run_with_every_step_once(trial_dir, tmp_path, monkeypatc
     assert run.data.metrics["top1/a/encoder/sgd_epochs_30"] == 50.0
 
 
-def test_wandb_offline_keeps_runs_of_the_trials_id_in_its_folder(trial_dir, monkeypatch, caplog):
+def test_wandb_offline_keeps_runs_with_the_trial_id_in_the_trial_folder(trial_dir, monkeypatch, caplog):
     pytest.importorskip("wandb", reason="mdssl[wandb] is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     a_trial_that_was_killed_once("wandb", trial_dir)

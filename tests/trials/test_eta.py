@@ -87,13 +87,13 @@ def worst_factor(told, end, since):
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("resumed", [0.0, 0.5])
-def test_after_a_tenth_of_a_sweep_the_eta_is_right_within_a_factor_of_one_and_a_half(slots, resumed):
+def test_eta_is_within_a_factor_of_1_5_after_a_tenth_of_the_sweep(slots, resumed):
     for seed in range(8):
         told, end = simulate(seed, slots=slots, evaluate=33.0, resumed=resumed)
         assert worst_factor(told, end, end / 10) < 1.5, seed
 
 
-def test_without_earlier_scores_it_is_right_once_a_trial_has_been_evaluated_and_says_so_before():
+def test_without_earlier_scores_eta_is_marked_rough_until_a_first_evaluation():
     for seed in range(8):
         told, end = simulate(seed, slots=2)
         known = next(now for now, seconds, is_rough in told if seconds and not is_rough)
@@ -103,7 +103,7 @@ def test_without_earlier_scores_it_is_right_once_a_trial_has_been_evaluated_and_
             assert not is_rough or seconds < 1.2 * (end - now)
 
 
-def test_before_the_first_evaluation_ends_its_time_is_estimated_from_the_images_and_the_speed_of_training():
+def test_evaluation_time_is_first_estimated_from_images_and_training_speed():
     # 120 seconds are 4,800 images at 40 views a second. The estimate may be off by a quarter.
     for seed in range(8):
         for images in (3600, 4800, 6000):
@@ -132,11 +132,11 @@ def test_before_the_first_evaluation_ends_its_time_is_estimated_from_the_images_
         ([(100, 5)], [], {"slots": 2, "waiting": [50] * 4}, 155),
     ],
 )
-def test_small_sweeps_by_hand(running, queued, more, expected):
+def test_eta_of_small_sweeps_equals_values_computed_by_hand(running, queued, more, expected):
     assert eta([Left(*left) for left in running], [Left(*left) for left in queued], **more) == expected
 
 
-def test_trials_that_a_search_will_choose_count():
+def test_eta_includes_trials_that_a_search_will_choose():
     pace = Pace(1, evaluate=5.0)
     config = TrialConfig(domains=("a", "b"), iterations=100, batch_per_domain=8, precision="fp32")
     pace.add(config)
@@ -147,11 +147,11 @@ def test_trials_that_a_search_will_choose_count():
     assert pace.left(10.0, more=2) == (90.0 + 2 * 100.0 + 5.0, False)
 
 
-def test_before_the_first_trial_nothing_is_known_of_those_that_a_search_will_choose():
+def test_eta_is_zero_before_a_search_has_chosen_a_trial():
     assert Pace(1, evaluate=5.0).left(0.0, more=2) == (0.0, False)
 
 
-def test_evaluations_take_what_they_took_trials_that_have_all_their_scores():
+def test_evaluation_seconds_is_the_median_of_trials_with_all_scores():
     rows = pd.DataFrame(
         [
             row("svhn", trial_id=trial, features="encoder", probe="lbfgs", eval_seconds=seconds, status="finished")
@@ -168,7 +168,7 @@ def test_evaluations_take_what_they_took_trials_that_have_all_their_scores():
     assert evaluation_seconds(rows[:0], ("svhn",), scores) is None
 
 
-def test_a_trial_with_a_checkpoint_has_the_steps_after_it_left():
+def test_eta_counts_only_the_steps_after_a_checkpoint():
     first, second = (
         TrialConfig(domains=("a", "b"), iterations=100, batch_per_domain=8, precision="fp32", seed=seed)
         for seed in range(2)

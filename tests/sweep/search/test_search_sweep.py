@@ -73,7 +73,7 @@ def history(storage):
     return found
 
 
-def test_a_search_has_as_many_trials_as_asked_for_and_ends_those_that_fall_behind(searched):
+def test_search_runs_the_requested_number_of_trials_and_stops_poor_ones_early(searched):
     storage, said = searched
     trials = history(storage)
     assert len(trials) == TRIALS
@@ -96,7 +96,7 @@ def test_a_search_has_as_many_trials_as_asked_for_and_ends_those_that_fall_behin
     assert "best trial by validation score" in said
 
 
-def test_the_same_search_again_trains_nothing(searched, search):
+def test_repeating_a_search_trains_nothing(searched, search):
     storage, _ = searched
     before = {file: file.stat().st_mtime_ns for file in (storage / "leaderboard").iterdir()}
     again = run_here(*search, "--storage", storage, script="search")
@@ -104,7 +104,7 @@ def test_the_same_search_again_trains_nothing(searched, search):
     assert {file: file.stat().st_mtime_ns for file in (storage / "leaderboard").iterdir()} == before
 
 
-def test_a_search_that_is_killed_twice_tries_and_ends_the_same_trials(searched, search, tmp_path):
+def test_a_search_killed_twice_runs_and_stops_the_same_trials(searched, search, tmp_path):
     storage, _ = searched
     again = tmp_path / "results"
     for count in (2, 5):
@@ -121,7 +121,7 @@ def test_a_search_that_is_killed_twice_tries_and_ends_the_same_trials(searched, 
     assert history(again) == history(storage)
 
 
-def test_a_grid_goes_on_with_what_a_search_ended_early(searched, search, tmp_path, tiny_data, cluster):
+def test_a_grid_resumes_a_trial_that_a_search_stopped_early(searched, search, tmp_path, tiny_data, cluster):
     """And the encoder is that of a trial that nobody ended: see tests/pretrain/test_resumption.py."""
     storage, _ = searched
     trial_id, _, step, _ = next(trial for trial in history(storage) if trial[1] == "stopped")
@@ -146,7 +146,7 @@ def plant_failed(storage: Location, config: TrialConfig, step: int, score: float
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
-def test_all_workers_of_a_trial_end_early_together(workers, cluster, tiny_data, tmp_path):
+def test_all_workers_of_a_trial_stop_early_together(workers, cluster, tiny_data, tmp_path):
     """Beside a trial that has failed, with a score that no other reaches."""
     asked = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
     asked |= {"iterations": 12, "norm": "group", "lambda1": (1.0,), "lambda2": (0.1, 0.0), "report_every": 2}
@@ -163,7 +163,7 @@ def test_all_workers_of_a_trial_end_early_together(workers, cluster, tiny_data, 
     assert_nothing_is_left_over(tmp_path / "results")
 
 
-def test_extend_trains_the_best_of_those_that_ended_early(search, searched):
+def test_extend_finishes_the_best_trial_stopped_early(search, searched):
     storage, _ = searched
     stopped = [trial for trial in history(storage) if trial[1] == "stopped"]
     best = max(stopped, key=lambda trial: trial[3][max(trial[3])])
@@ -173,7 +173,7 @@ def test_extend_trains_the_best_of_those_that_ended_early(search, searched):
     assert sum(status == "stopped" for status, _ in after.values()) == len(stopped) - 1
 
 
-def test_two_searches_at_once_train_each_trial_once(search, tmp_path):
+def test_two_concurrent_searches_train_each_trial_once(search, tmp_path):
     storage, trials = tmp_path / "results", 6
     flags = [*search, "--trials", trials, "--search", "random", "--storage", storage]
     other = Running(tmp_path / "other.txt", sys.executable, SWEEPS / "search.py", *flags)
@@ -209,7 +209,7 @@ print(json.dumps({"groups": groups, "records": records, "free": ray.available_re
 @pytest.mark.parametrize(
     ("executor", "workers", "stops"), [("inline", 1, 100), ("torchtrainer", 1, 100), ("torchtrainer", 2, 20)]
 )
-def test_trials_that_end_early_leave_nothing(executor, workers, stops, tiny_data, tmp_path):
+def test_trials_stopped_early_leave_no_resources_or_records(executor, workers, stops, tiny_data, tmp_path):
     """Beside a second Ray of the machine."""
     asked = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
     asked |= {"iterations": 4, "norm": "group", "lambda1": (1.0,), "lambda2": (0.1,)}
