@@ -1,4 +1,4 @@
-"""The checked-in cluster files, without a network: Ray's schema, and what keeps a cluster safe and cheap."""
+"""The checked-in cluster files, without a network: the schema of Ray, and settings for security and cost."""
 
 import copy
 import re
@@ -37,7 +37,7 @@ def cluster(job) -> dict:
 
 
 def start_commands(config: dict) -> dict[str, str]:
-    """The command that starts Ray, by kind of node."""
+    """The command that starts Ray, for each kind of node."""
     return {
         kind: next(command for command in config[f"{kind}_start_ray_commands"] if "ray start" in command)
         for kind in ("head", "worker")
@@ -63,7 +63,7 @@ def test_every_node_requires_the_token_and_the_jobs_api_is_on_loopback(name):
     for command in commands.values():
         assert re.search(r"export RAY_AUTH_MODE=token;.*\bray start\b", command)
     assert "--dashboard-host=127.0.0.1" in commands["head"]
-    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in commands["head"], "else no worker starts"
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in commands["head"], "without this file no worker starts"
     assert "$RAY_HEAD_IP:6379" in commands["worker"]
     assert "--port=6379" in commands["head"]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
@@ -98,14 +98,14 @@ def test_aws_head_is_on_demand_without_gpu_and_spot_workers_scale_from_zero(aws,
     assert workers
     for worker in workers:
         assert worker["resources"]["GPU"] >= 1
-        # Else trials of one sweep fit on some of them only.
+        # Otherwise trials of one sweep fit only some of the workers.
         assert worker["resources"] == workers[0]["resources"]
         assert worker["min_workers"] == 0
         assert 1 <= worker["max_workers"] <= aws["max_workers"]
     is_spot = [worker["node_config"].get("InstanceMarketOptions") == {"MarketType": "spot"} for worker in workers]
     assert is_spot == [True, True, True, False]
     assert len({worker["node_config"]["InstanceType"] for worker in workers[:3]}) == 3
-    # Of the same resources, Ray takes the highest priority first.
+    # Among node types with the same resources, Ray starts the one with the highest priority first.
     priorities = [worker["priority"] for worker in workers]
     assert priorities == sorted(set(priorities), reverse=True)
     trials_of_a_head = {"m7i.xlarge": 10, "m7i.2xlarge": 20}
@@ -119,14 +119,14 @@ def test_aws_nodes_have_imdsv2_their_own_network_and_roles_and_encrypted_disks(n
         node = node_type["node_config"]
         assert node["MetadataOptions"]["HttpTokens"] == "required", name
         assert node["MetadataOptions"]["HttpPutResponseHopLimit"] == 1, name
-        # Without any, Ray makes a group that lets in SSH from the whole world.
+        # Without a security group, Ray creates one that allows SSH from any address.
         assert node["SecurityGroupIds"], name
         assert all(group.startswith("sg-") for group in node["SecurityGroupIds"]), name
         assert node["ImageId"], name
         for disk in node["BlockDeviceMappings"]:
             assert disk["Ebs"]["Encrypted"], name
             assert disk["Ebs"]["DeleteOnTermination"], name
-    # Without one, Ray gives the head all of EC2 and S3.
+    # Without a profile, Ray gives the head full access to EC2 and S3.
     assert node_types["head"]["node_config"]["IamInstanceProfile"] == {"Name": "mdssl-head"}
     for name in set(node_types) - {"head"}:
         assert node_types[name]["node_config"]["IamInstanceProfile"] == {"Name": "mdssl-worker"}, name
@@ -136,7 +136,7 @@ def test_aws_results_and_data_are_in_a_bucket(aws):
     commands = "\n".join(aws["setup_commands"])
     assert re.search(r"MDSSL_STORAGE=s3://\S+/results", commands)
     assert re.search(r"MDSSL_DATA=s3://\S+/data", commands)
-    # The line is written once into a file that outlives it.
+    # .bashrc persists between setups, so the line must be added only once.
     assert "grep -q MDSSL_STORAGE ~/.bashrc ||" in commands
 
 
@@ -146,7 +146,7 @@ def account() -> dict:
 
 
 def statements(account: dict, *resources: str) -> list[dict]:
-    """The statements of all policies of these resources."""
+    """The statements of all policies of the given resources."""
     found = []
     for name in resources:
         properties = account["Resources"][name]["Properties"]
@@ -177,7 +177,7 @@ def test_aws_account_grants_the_least_permissions(account, aws):
         if right["Resource"] == "*":
             assert "Condition" in right or all(action.startswith("ec2:Describe") for action in actions(right)), right
     assert all(action.startswith("s3:") for right in statements(account, "UseBucket") for action in actions(right))
-    assert not statements(account, "WorkerRole"), "a worker reaches the bucket, and nothing else"
+    assert not statements(account, "WorkerRole"), "a worker has access to the bucket only"
     [terminate] = [right for right in rights if "ec2:TerminateInstances" in actions(right)]
     assert terminate["Condition"] == {"StringEquals": {"ec2:ResourceTag/ray-cluster-name": {"Ref": "ClusterName"}}}
     assert account["Parameters"]["ClusterName"]["Default"] == aws["cluster_name"]
@@ -208,7 +208,7 @@ def test_kuberay_job_runs_one_sweep_and_shuts_down_after_it(job):
     script, *flags = spec["entrypoint"].split()[1:]
     assert (PROJECT / script).is_file()
     assert flags[flags.index("--address") + 1] == "auto"
-    assert {"--gpus-per-worker", "--max-concurrent"} <= set(flags), "no GPU is there when the sweep starts"
+    assert {"--gpus-per-worker", "--max-concurrent"} <= set(flags), "the cluster has no GPU when the sweep starts"
     assert spec["shutdownAfterJobFinishes"] is True
 
 

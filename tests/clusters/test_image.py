@@ -1,4 +1,4 @@
-"""The Dockerfile: what it copies, and, where Docker is, the image itself."""
+"""The Dockerfile: the files that it copies and, if Docker is available, the image."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 
 
 def copied() -> set[str]:
-    """The files and folders of the project that go into the image."""
+    """The files and folders of the project that are copied into the image."""
     return {path for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for path in line.split()}
 
 

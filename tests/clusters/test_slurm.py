@@ -1,4 +1,4 @@
-"""The batch script of docs/cluster.md, with stand-ins for the sweep and for SLURM."""
+"""The batch script of docs/cluster.md, with mocks of the sweep and of SLURM."""
 
 import os
 import re

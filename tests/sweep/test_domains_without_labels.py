@@ -1,4 +1,4 @@
-"""Domains without labels are trained on and searched; scores exist where labels do, and what has none is said first."""
+"""Domains without labels: training, search of neighbors, and notes on datasets that cannot be scored."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SIMCLR = [{"method": "simclr"}]
 
 
 def write_unlabelled(like: Path, folder: Path, images: np.ndarray) -> None:
-    """A prepared dataset without labels, whose ``meta.json`` says what that of ``like`` does otherwise."""
+    """Write a prepared dataset without labels. Other entries of its ``meta.json`` are those of ``like``."""
     meta = json.loads((like / "meta.json").read_text())
     size, splits = meta["image_size"], {}
     for name, part in (("train", images[:0]), ("test", images[:0]), ("unlabelled", images)):
@@ -44,7 +44,7 @@ def write_unlabelled(like: Path, folder: Path, images: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def data(tiny_data, tmp_path_factory) -> str:
-    """tiny-a, tiny-b and tiny-c; ``bare``, 40 images without labels; ``few``, 12 training images, and ``one-class``."""
+    """tiny-a, tiny-b and tiny-c; ``bare`` with 40 unlabeled images; ``few`` with 12 train images; ``one-class``."""
     folder = Path(shutil.copytree(tiny_data, tmp_path_factory.mktemp("unlabelled") / "data"))
     rng = np.random.default_rng(0)
     images = rng.integers(256, size=(40, 16, 16, 3), dtype=np.uint8)
@@ -64,7 +64,7 @@ def settings(data, storage="unused", **changes) -> SweepSettings:
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """A storage with a trial on tiny-a and ``bare``, and one on ``bare`` alone; their ids."""
+    """A storage with a trial on tiny-a and ``bare`` and a trial on ``bare`` alone, and the ids of both trials."""
     storage = tmp_path_factory.mktemp("results")
     ids = []
     for domains in (("tiny-a", "bare"), ("bare",)):
@@ -81,7 +81,7 @@ def run(command, data, storage, *words, code=0):
 
 @pytest.mark.parametrize("method", ["mdssl", "mdssl-robust"])
 def test_methods_train_on_a_domain_without_labels(data, tmp_path, method):
-    """Beside a labelled one; `trained` has simclr on such a domain alone."""
+    """The mixture also has a labeled domain. `trained` tests simclr on an unlabeled domain alone."""
     clusters = {"warmup_iterations": 1, "recluster_every": 1} if "-" in method else {}
     domains = ("bare", "tiny-b")
     shared = {"arch": "resnet18", "batch_per_domain": 8, "iterations": 2, "lr_warmup_iterations": 0}
@@ -146,7 +146,7 @@ def test_probe_of_unlabeled_datasets_is_refused_with_a_hint(data, trained, capsy
         run("probe", data, storage, *words, code=2)
         assert re.search("labels.*name a labelled dataset", capsys.readouterr().err)
     run("probe", data, storage, ids[1], "--evaluate", "tiny-a", "bare", code=2)
-    assert read(storage, trial_id=ids[1]).empty, "refused before the first is scored"
+    assert read(storage, trial_id=ids[1]).empty, "the command is refused before the first dataset is scored"
     run("probe", data, storage, ids[1], "--evaluate", "tiny-a")
     assert list(read(storage, trial_id=ids[1])["eval_dataset"]) == ["tiny-a"]
 

@@ -1,4 +1,4 @@
-"""The plan of a sweep, from what storage holds alone. No Ray."""
+"""The plan of a sweep, from the contents of the storage alone. Without Ray."""
 
 import json
 from dataclasses import replace
@@ -54,7 +54,7 @@ def score(settings, dataset, **changes):
 
 @pytest.fixture
 def trained(settings, tmp_path):
-    """A storage in which the mdssl trial is trained, and its row on tiny-a is there."""
+    """A storage with a trained mdssl trial and its row on tiny-a."""
     storage = Location.of(tmp_path)
     config = trials(settings, METHODS[2:])[0]
     trial_dir = storage / "trials" / config.trial_id
@@ -77,7 +77,7 @@ def test_with_an_empty_storage_all_trials_are_queued_to_train(settings, tmp_path
 
 
 def test_a_plan_of_many_new_trials_makes_few_storage_requests(settings, tmp_path, monkeypatch):
-    """Each request takes a bucket some tens of milliseconds."""
+    """A request to a bucket takes tens of milliseconds."""
     many = replace(settings, seeds=tuple(range(150)))
     configs, asked, real = trials(many, METHODS[:1]), [], Location._retry
     monkeypatch.setattr(Location, "_retry", lambda self, action: asked.append(self.path) or real(self, action))
@@ -154,7 +154,7 @@ def test_a_failed_probe_learning_rate_does_not_affect_the_others(settings, train
         config, "diverged", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00", score=asked | {"probe": first}
     )
     write_rows(storage, config.trial_id, [failure])
-    assert states(storage, settings, METHODS[2:]) == ["queued to evaluate"], "the other rate was never tried"
+    assert states(storage, settings, METHODS[2:]) == ["queued to evaluate"], "the other learning rate has not failed"
     assert states(storage, replace(settings, probe_learning_rate=(0.1,)), METHODS[2:]) == ["failed"]
     assert states(storage, replace(settings, probe_learning_rate=(0.3,)), METHODS[2:]) == ["queued to evaluate"]
 
@@ -220,7 +220,7 @@ def test_a_failed_score_is_retried_only_on_request_and_affects_no_other_score(se
     write_rows(storage, config.trial_id, rows)
     assert states(storage, settings, METHODS[2:]) == ["failed"]
     assert plan(storage, [config], replace(settings, retry_failed=True))[0].missing == ("tiny-c",)
-    # It stays while other datasets are scored, and is nothing to a sweep or a probe that did not ask for it.
+    # The failure stays while other datasets are scored. Sweeps and probes that do not request the score ignore it.
     other = row | {"eval_dataset": "tiny-b"}
     assert [r["eval_dataset"] for r in merged(rows, [other])] == ["tiny-a", "tiny-c", "tiny-b"]
     assert states(storage, replace(settings, evaluate=("tiny-a",)), METHODS[2:]) == ["finished"]
@@ -255,7 +255,7 @@ def test_only_failures_before_the_plan_are_retried_once_the_claim_is_released(se
     assert (again.to_do, again.missing, told) == ("evaluate", work.missing, [])
     write_rows(storage, config.trial_id, [failure])
     assert others.wait([work]) == []
-    assert told == [(config.trial_id, {"state": "failed", "error": "NaN"})], "and what has failed since is not"
+    assert told == [(config.trial_id, {"state": "failed", "error": "NaN"})], "a failure since the plan is not retried"
 
 
 def test_a_row_records_its_trial_and_evaluation_settings(settings, trained):
@@ -307,7 +307,7 @@ def test_git_commit_comes_from_the_environment_without_a_checkout(monkeypatch, t
 
 
 def test_a_search_scores_rows_without_a_validation_score_again(settings, trained):
-    """A row of an earlier version. Its published numbers stay: see `merged`."""
+    """Such rows are of an earlier version. `merged` keeps their other scores."""
     storage, config, _ = trained
     rows = read_rows(storage, config.trial_id)
     assert rows[0]["val_top1"] is None

@@ -1,4 +1,4 @@
-"""Sweeps that put several trials on a GPU, or wait for one. The GPUs are numbers that Ray is told; all runs on CPU."""
+"""Sweeps that share a GPU between trials or wait for one. GPUs exist only as resources of Ray; trials run on CPU."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def command(storage, data, *more):
 
 
 def most_at_once(storage):
-    """How many trials trained at the same time, by what they wrote of it themselves."""
+    """The largest number of trials that trained at the same time, from their records of start and end."""
     ended = [json.loads(file.read_bytes()) for file in storage.glob("trials/*/training.json")]
     spans = [(each["started_at"], each["finished_at"]) for each in ended if each["views_seen"]]
     return max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans)

@@ -1,4 +1,4 @@
-"""What `sweeps/paper.py` shows of figures: a table of the experiment's own trials, and a file."""
+"""Figures of `sweeps/paper.py`: a table of the trials of the experiment, and an image file."""
 
 import io
 import json
@@ -18,7 +18,7 @@ NAMES = [name for name, chosen in EXPERIMENTS.items() if chosen.figure]
 
 
 def write(storage: str, experiment: str, top1: float = 50.0, **changes) -> None:
-    """Rows of all trials of an experiment, as if its datasets were the whole ones."""
+    """Write rows of all trials of an experiment, as if they were scored on the complete datasets."""
     for number, trial in enumerate(EXPERIMENTS[experiment].trials):
         config = TrialConfig(**trial.settings | changes | {"precision": "fp32"})
         row = failed_row(config, "", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00")

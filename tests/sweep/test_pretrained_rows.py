@@ -1,4 +1,4 @@
-"""An encoder from elsewhere as a row of the leaderboard: by the command and by a sweep."""
+"""Pretrained encoders in the leaderboard, by `mdssl probe` and by a sweep."""
 
 import pandas as pd
 import pytest
@@ -42,7 +42,7 @@ def test_mdssl_probe_scores_a_weights_file(weights, tiny_data, tmp_path, capsys)
     run("probe", *flags)
     assert "tiny-a: scored already" in capsys.readouterr().out
     board = read(str(tmp_path))
-    assert list(board["method"]) == ["pretrained"] * 2, "another input size is another row"
+    assert list(board["method"]) == ["pretrained"] * 2, "another input size makes another row"
     row = board.iloc[0]
     assert (row["arch"], row["stem"], row["train_mixture"], row["iterations"]) == ("resnet18", "imagenet", "", 0)
     assert pd.isna(row["lambda1"])

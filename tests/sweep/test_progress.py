@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs, from the reports that Tune hands on."""
+"""The printed progress of a running sweep, made from the reports of Tune."""
 
 import io
 import re
@@ -80,7 +80,7 @@ def test_the_eta_of_a_sweep_includes_evaluations_or_is_marked_as_rough(monkeypat
 
 
 def test_the_eta_of_thousands_of_trials_is_not_computed_for_each_line(shown, monkeypatch):
-    """It takes the longer the more they are, and there is a line for each."""
+    """The time for an ETA grows with the number of trials, and there is a line for each trial."""
     now, asked = time.monotonic(), []
 
     def left(at, more):
@@ -96,7 +96,7 @@ def test_the_eta_of_thousands_of_trials_is_not_computed_for_each_line(shown, mon
         other = replace(CONFIG, seed=seed)
         shown.progress.add(other)
         shown.progress.tell(other.trial_id, {"state": "finished"})
-    assert 4 <= len(asked) <= 6, "in ten seconds, a twentieth of which they take"
+    assert 4 <= len(asked) <= 6, "in ten seconds; the ETA may take a twentieth of the time"
     assert "[sweep 100/101, ETA 1m00s]" in shown.lines()[-1]
 
 
@@ -123,7 +123,7 @@ def test_a_trial_claimed_by_another_sweep_is_shown_with_its_owner(shown):
     shown.report(**waits)
     shown.report(**waits)
     assert "queued: waiting for node7:123 (mixtures), which is at step 40 or later" in shown.lines()[1]
-    assert len(shown.lines()) == 2, "said once a minute"
+    assert len(shown.lines()) == 2, "the line is printed once a minute"
     shown.step(50)
     assert not any("a worker died" in line for line in shown.lines())
     shown.progress.tell(CONFIG.trial_id, {"state": "finished", "error": ""})
@@ -150,7 +150,7 @@ def test_a_likely_reason_is_printed_after_two_minutes_without_a_report(shown, mo
 
 
 def test_the_table_shows_scores_with_their_steps_and_the_leading_trial(shown):
-    """Of the trials that got furthest, whatever one of a lower step has."""
+    """The leading trial is chosen among trials with the most steps. Higher scores at lower steps do not count."""
     other = replace(CONFIG, lambda2=0.3)
     shown.progress.add(other)
     shown.step(10, val_linear_top1=30.0)

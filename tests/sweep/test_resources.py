@@ -1,4 +1,4 @@
-"""What a trial takes, how many trials a cluster holds, and what a sweep says while it waits for machines."""
+"""The resources of a trial, the number of trials that fit a cluster, and the output of a sweep that waits."""
 
 import io
 from dataclasses import replace
@@ -56,7 +56,7 @@ def test_slots_counts_the_trials_that_fit_at_once(each, nodes, fitting):
 def test_trials_too_large_for_the_cluster_are_refused_with_its_resources(each, nodes, message):
     with pytest.raises(ValueError, match=message) as refusal:
         check_resources(each, nodes)
-    assert "--gpus-per-worker" in str(refusal.value), "how to mend it"
+    assert "--gpus-per-worker" in str(refusal.value), "the message names the flags to change"
 
 
 def test_a_plan_too_large_for_this_machine_is_refused_without_an_address(tiny_data, tmp_path):
@@ -109,7 +109,7 @@ def test_memory_is_limited_only_for_processes_that_share_a_gpu(monkeypatch):
 
 
 class Cluster:
-    """A cluster without Ray, a clock that a test turns, and what a sweep says of the two."""
+    """A cluster without Ray, a clock that the test controls, and the output of a sweep."""
 
     def __init__(self, each, at_once):
         self.out, self.nodes, self.seconds = io.StringIO(), [{"CPU": 4}], 0.0
@@ -139,7 +139,7 @@ def test_a_waiting_sweep_prints_how_long_and_for_which_machines_it_waits():
         "2 of 2 trials are waiting for machines (0s so far): each needs 1 worker with 1 CPU (1 thread) and 1 GPU; the "
         "cluster has 1 node with 4 CPUs"
     )
-    assert len(cluster.lines) == 3, "once a minute"
+    assert len(cluster.lines) == 3, "a line is printed once a minute"
     assert "(2m00s so far)" in last
     cluster.nodes = [{"CPU": 4}, {"CPU": 8, "GPU": 1}]
     cluster.pass_time(60)

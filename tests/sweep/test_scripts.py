@@ -1,4 +1,4 @@
-"""The sweep scripts: which trials each makes of its flags, seen from its plan (``--dry-run``)."""
+"""The sweep scripts: the trials that they plan for given flags (``--dry-run``)."""
 
 import re
 import sys
@@ -17,7 +17,7 @@ from mdssl.sweep.search.search import Trials
 
 @pytest.fixture
 def planned(tiny_data, tmp_path, capsys):
-    """Run a script with ``--dry-run`` on the tiny domains; its planned trials as {id: words}."""
+    """Run a script with ``--dry-run`` on the tiny domains. Returns its planned trials as {id: words}."""
 
     def plan(name: str, *flags: object, code: int = 0) -> dict[str, str]:
         script = load_script(name)
@@ -27,7 +27,7 @@ def planned(tiny_data, tmp_path, capsys):
         said = capsys.readouterr()
         print(said.err, file=sys.stderr)
         lines = re.findall(r"^  ([0-9a-f]{12})  (.*?) +queued to train", said.out, re.MULTILINE)
-        assert len(dict(lines)) == len(lines), "each trial stands once"
+        assert len(dict(lines)) == len(lines), "each trial is listed once"
         return dict(lines)
 
     return plan
@@ -130,7 +130,7 @@ def test_with_two_clusters_all_outlier_rules_give_one_trial(planned):
 
 def test_a_trial_shared_by_sweeps_has_one_id(planned):
     grid, mixtures, clustering = (set(planned(name)) for name in ("lambda_grid", "mixtures", "clustering"))
-    assert len(grid & mixtures) == len(grid & clustering) == 3, "random, simclr, and mdssl at (1, 0.1)"
+    assert len(grid & mixtures) == len(grid & clustering) == 3, "random, simclr, and mdssl with λ1=1 and λ2=0.1"
 
 
 def test_any_setting_can_be_a_grid_axis(planned):

@@ -1,4 +1,4 @@
-"""What a probe keeps to be looked at: representations and the sheet of neighbors, at no score's cost."""
+"""Artifacts of a probe: representations and the neighbor sheet. Failures to write them do not affect scores."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ KEPT = ("neighbors.json", "neighbors.png", "representations/tiny-a.safetensors",
 
 @pytest.fixture(scope="module")
 def trained(tiny_data, tmp_path_factory):
-    """A storage with one trial of tiny-a and tiny-b, trained and not yet probed."""
+    """A storage with one trained trial on tiny-a and tiny-b that is not yet probed."""
     storage = tmp_path_factory.mktemp("trained")
     config = with_fingerprint(CONFIG, tiny_data)
     train(config, data=tiny_data, trial_dir=storage / "trials" / config.trial_id, device="cpu")
@@ -57,7 +57,7 @@ def trial_dir(storage):
 
 @pytest.fixture(scope="module")
 def probed(trained, tiny_data, tmp_path_factory):
-    """The folder of the same trial, probed on tiny-a and tiny-c by the command."""
+    """The folder of the same trial after `mdssl probe` on tiny-a and tiny-c."""
     storage = shutil.copytree(trained, tmp_path_factory.mktemp("probed") / "results")
     trial_dir = next((storage / "trials").iterdir())
     probe(trial_dir, tiny_data, "tiny-a", "tiny-c")
@@ -97,7 +97,7 @@ def test_probe_writes_artifacts_and_a_second_probe_leaves_them_unchanged(probed,
     assert "tiny-a: scored already" in capsys.readouterr().out
     assert files(probed) == first
     said = json.loads(first["neighbors.json"][0])
-    assert said["candidates"] == {"tiny-a": 64, "tiny-b": 64}, "its domains, whatever it is scored on"
+    assert said["candidates"] == {"tiny-a": 64, "tiny-b": 64}, "candidates are images of the training domains"
     assert list(said["datasets"]) == ["tiny-a", "tiny-b", "tiny-c"]
     for words, (name, found) in zip(said["in_words"], said["datasets"].items(), strict=True):
         assert words.startswith(f"Neighbors of {found['queries']} test images of {name}: ")

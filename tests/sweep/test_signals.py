@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C to a sweep before its trials train. While they train: test_sweep_faults.py."""
+"""SIGTERM and Ctrl-C to a sweep before its trials train. test_sweep_faults.py tests signals during training."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ sys.exit(main())
 
 @pytest.fixture
 def sweep(tiny_data, tmp_path):
-    """A sweep of one trial that would train for hours, with checkpoints only where it is asked for them."""
+    """A sweep of one trial that would train for hours. It saves checkpoints only on a signal."""
 
     class Running:
         def __init__(self):
@@ -54,7 +54,7 @@ def sweep(tiny_data, tmp_path):
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"MDSSL_TEST": self.token},
                 start_new_session=True,
-                # Where the tests run in the background, SIGINT is ignored, and would be here.
+                # SIGINT is ignored if the tests run in the background, and the sweep would inherit this.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
@@ -151,7 +151,7 @@ def test_the_first_signal_ends_retries_and_the_second_ends_tune(monkeypatch):
             assert ended == ["Tune"]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == before, "and afterwards signals do what they did before"
+    assert signal.getsignal(signal.SIGTERM) == before, "the previous signal handler is restored"
 
 
 HANGS = """
@@ -166,6 +166,6 @@ with stopping.passing_on(lambda: True, "its trial"):
 
 
 def test_a_trial_process_that_cannot_stop_after_sigterm_kills_itself():
-    """As while Ray Train waits for a free CPU; Tune starts it again."""
+    """This happens while Ray Train waits for a free CPU. Tune restarts the process."""
     ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=50)
     assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "asks the workers of its trial\n")

@@ -1,4 +1,4 @@
-"""Signals to ``mdssl probe``: at work, and while its storage is full."""
+"""Signals to ``mdssl probe``: during its work, and while its disk is full."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ sys.exit(main())
 
 @pytest.fixture
 def trial(tiny_data, tmp_path):
-    """A trained trial, and the words that probe it on two datasets."""
+    """The folder of a trained trial, and the arguments to probe it on two datasets."""
     config = with_fingerprint(tiny_trial(), tiny_data)
     folder = tmp_path / "results" / "trials" / config.trial_id
     train(config, data=tiny_data, trial_dir=folder, settings=RunSettings(track=()), device="cpu")
@@ -59,7 +59,7 @@ def trial(tiny_data, tmp_path):
 
 
 def terminate(program, words, when, folder):
-    """Run a program until it has said so, and send it SIGTERM; all that it said."""
+    """Run a program, send SIGTERM when its output has ``when``, and return its output."""
     said = folder / "said.txt"
     process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=said.open("w"), stderr=subprocess.STDOUT)
     try:

@@ -1,4 +1,4 @@
-"""The plan that a sweep prints before it starts, and its pandas line at the end."""
+"""The plan that a sweep prints at its start, and the pandas line at its end."""
 
 import io
 from dataclasses import replace
@@ -54,7 +54,7 @@ def test_a_foreign_file_gives_a_note(tmp_path):
 
 
 def test_the_plan_shows_the_cost_of_validation_scores(tiny_data, tmp_path):
-    """In passes of an image through the network: one to score, six to train."""
+    """The cost is measured in passes of an image through the network: one to score, six to train."""
     asked = {"domains": ("tiny-a", "tiny-b"), "batch_per_domain": 8, "iterations": 90, "scheduler": "asha"}
     settings = SweepSettings(data=str(tiny_data), storage=str(tmp_path), precision="fp32", **asked)
     counts = [len(open_dataset(tiny_data, name).split("train").labels) for name in ("tiny-a", "tiny-b")]

@@ -1,4 +1,4 @@
-"""Faults of a sweep's processes: who is to blame is a row, and what died of something else goes on."""
+"""Failures of processes of a sweep: errors of a trial become failed rows, and trials resume after other failures."""
 
 import errno
 import json
@@ -82,8 +82,8 @@ def test_out_of_memory_in_a_worker_becomes_a_failed_row_with_the_reason(run, tri
 
 @pytest.fixture
 def trainer(monkeypatch):
-    """In place of Ray's: each call of ``fit`` takes its outcome from a list, a step that
-    is reached, the controller's death, or None for all."""
+    """Replaces the trainer of Ray. Each call of ``fit`` takes its outcome from a list: the step at which a worker dies
+    (0 for none), the death of the controller, or None for success."""
 
     def install(trial_dir, outcomes):
         class Trainer:
@@ -187,7 +187,7 @@ def command(storage, data, script=SCRIPT):
 
 
 def assert_the_trial_went_on(stopped):
-    """Of a sweep whose trial got SIGTERM, see `stop_a_sweep`."""
+    """The trial of the sweep resumed after SIGTERM: see `stop_a_sweep`."""
     said = stopped.said_before
     assert f"its process got SIGTERM; it resumes from its checkpoint of step {stopped.step}" in said
     assert said.count("SIGTERM") == 1
@@ -195,9 +195,9 @@ def assert_the_trial_went_on(stopped):
 
 
 def assert_saved_and_ended(stopped):
-    """Of a sweep that SIGTERM ended, see `stop_a_sweep`."""
+    """The sweep ended after SIGTERM with a checkpoint: see `stop_a_sweep`."""
     assert stopped.code == 143, stopped.said
-    # Ray takes some seconds to end, the longer the busier the machine is.
+    # Ray takes some seconds to end, and longer on a busy machine.
     assert stopped.seconds < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
     assert "terminated; the same command resumes from what was saved" in stopped.said
     assert max(saved_steps(stopped.storage)) > stopped.step
@@ -229,7 +229,7 @@ def test_a_trial_resumes_after_sigterm_and_its_sweep_ends_after_sigterm(tiny_dat
 
 @pytest.fixture
 def start(full_encoders, tiny_data, tmp_path):
-    """Start a sweep that trains for long, with checkpoints only where it is asked for them."""
+    """Start a sweep that trains for a long time. By default it saves checkpoints only on a signal."""
     running = []
 
     def sweep(*more):
@@ -243,7 +243,7 @@ def start(full_encoders, tiny_data, tmp_path):
 
 
 def went_on(storage, step):
-    """Whether a training has begun at ``step`` or later."""
+    """Whether a training has resumed at ``step`` or later."""
     found = [json.loads(file.read_bytes()) for file in storage.glob("trials/*/run.json")]
     return any(run["from_step"] >= step for run in found)
 
@@ -283,11 +283,11 @@ def test_evaluation_works_with_a_full_object_store(tiny_data, trial_dir, monkeyp
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
     ray.init(address="local", num_cpus=1, object_store_memory=80 << 20, include_dashboard=False, log_to_driver=False)
     try:
-        # Arrays that are looked at can neither be thrown out nor spilled.
+        # Arrays with references can neither be evicted nor spilled.
         held = [ray.get(ray.put(np.zeros(20 << 20, np.uint8))) for _ in range(8)]
         actor = Evaluator.remote(tiny_data, ProbeConfig(), "cpu")
         scores = ray.get(actor.score.remote(trial_dir.uri, ("tiny-a",)))
-        assert sum(array.nbytes for array in held) == 160 << 20, "twice what it holds"
+        assert sum(array.nbytes for array in held) == 160 << 20, "the arrays take twice the size of the object store"
         assert 0 <= scores["tiny-a"][0]["top1"] <= 100
     finally:
         ray.shutdown()
@@ -343,7 +343,7 @@ def test_a_hanging_worker_is_restarted_and_the_trial_finishes(tiny_data, tmp_pat
     sweep = [*command(tmp_path / "results", tiny_data, script), "--iterations", "20", "--checkpoint-seconds", "0"]
     result = subprocess.run([*sweep, "--hang-minutes", "0.4"], capture_output=True, text=True, timeout=380)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert flag.exists(), "one hung, and only a new one can have gone on"
+    assert flag.exists(), "a worker hung, so that only a new worker can have finished the trial"
     assert set(pd.read_parquet(tmp_path / "results" / "leaderboard")["status"]) == {"finished"}
     for metrics in tmp_path.glob("results/trials/*/checkpoints/../metrics.parquet"):
-        assert list(pd.read_parquet(metrics)["step"]) == list(range(2, 21, 2)), "every step once"
+        assert list(pd.read_parquet(metrics)["step"]) == list(range(2, 21, 2)), "each step is recorded once"

@@ -1,4 +1,4 @@
-"""What TensorBoard reads of a trial, by its own reader where it is installed, and by the format's definition."""
+"""Event files of trials, read by TensorBoard if it is installed, and by the definition of the file format."""
 
 import struct
 
@@ -24,7 +24,7 @@ EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
 
 
 def crc32c(data: bytes) -> int:
-    """Bit by bit, as its polynomial defines it; masked as record files do."""
+    """The CRC computed bit by bit from its polynomial, masked as in record files."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte

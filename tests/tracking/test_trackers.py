@@ -1,4 +1,4 @@
-"""Trackers: which there are, what they are told, and that none of them can harm a trial."""
+"""Trackers: their names, the values that they receive, and the isolation of a trial from their failures."""
 
 import importlib.util
 import threading
@@ -15,7 +15,7 @@ CONFIG = TrialConfig(domains=("a", "b"), arch="resnet18", iterations=8, batch_pe
 
 
 class Told:
-    """A tracker that remembers."""
+    """A tracker that records its calls."""
 
     last = None
 
@@ -46,7 +46,7 @@ class Hanging(Told):
 
 @pytest.fixture
 def trackers(monkeypatch):
-    """Puts classes of this file in the place of trackers."""
+    """Replaces the trackers by classes of this file."""
 
     def use(**classes):
         places = {name: f"{__name__}:{found.__name__}" for name, found in classes.items()}

@@ -1,4 +1,4 @@
-"""What users ask of single trials: stop, retry, tag, delete, archive, clean; without Ray."""
+"""Commands for single trials: stop, retry, tag, delete, archive and clean. Without Ray."""
 
 import json
 import os
@@ -18,13 +18,13 @@ A, B, C = "0123456789ab", "01239999ffff", "fedcba987654"
 
 
 def files(storage: str | Path, *but: str) -> set[str]:
-    """All files, with hidden ones; without those below folders ``but``."""
+    """All files, also hidden files, except those in the folders ``but``."""
     found = (str(file.relative_to(storage)) for file in Path(storage).rglob("*") if file.is_file())
     return {name for name in found if not name.startswith(but)}
 
 
 def add(storage: str, trial_id: str, rows: list[dict], status: str = "finished", **of_config) -> Path:
-    """A trial with rows and a folder with the files of one that trained."""
+    """Add a trial with rows and a folder with the files of a trained trial."""
     config = tiny_trial(**of_config).to_dict()
     if rows:
         text = json.dumps({"trial": config, "evaluation": {"data_fingerprint": "x"}})

@@ -1,4 +1,4 @@
-"""The ETA of simulated sweeps, whose trials take random times, against how long they then take."""
+"""The ETA of simulated sweeps with random durations of trials, compared with the actual remaining time."""
 
 import random
 
@@ -13,7 +13,7 @@ TICK, REPORT, LOOK = 1.0, 5.0, 10
 
 
 class Simulated:
-    """A trial as it really goes; `Pace` learns of it what a sweep's driver does."""
+    """A simulated trial. `Pace` receives the same reports as from the driver of a sweep."""
 
     def __init__(self, rng, seed, resumed, evaluation):
         method = rng.choice(["random", "simclr", "mdssl", "mdssl", "mdssl"])
@@ -58,7 +58,7 @@ class Simulated:
 
 
 def simulate(seed, *, slots, count=16, evaluate=None, images=0, resumed=0.0, evaluation=30):
-    """The ETAs of a sweep: the time, the ETA, whether it is rough; and the time when it ends."""
+    """The ETAs of a sweep (time, ETA, and whether the ETA is rough) and the time when the sweep ends."""
     rng = random.Random(seed)
     trials = [Simulated(rng, number, rng.random() < resumed, evaluation) for number in range(count)]
     pace, evaluator, now, told = Pace(slots, evaluate=evaluate, images=images), [], 0.0, []
@@ -80,7 +80,7 @@ def simulate(seed, *, slots, count=16, evaluate=None, images=0, resumed=0.0, eva
 
 
 def worst_factor(told, end, since):
-    """The largest factor between the ETA and the time that was left, until a tenth of the sweep is left."""
+    """The largest factor between the ETA and the remaining time, in the first nine tenths of the sweep."""
     factors = [(seconds or 1e-9) / (end - now) for now, seconds, _ in told if since <= now < 0.9 * end]
     return max(max(factors), 1 / min(factors))
 
@@ -104,7 +104,7 @@ def test_without_earlier_scores_eta_is_marked_rough_until_a_first_evaluation():
 
 
 def test_evaluation_time_is_first_estimated_from_images_and_training_speed():
-    # 120 seconds are 4,800 images at 40 views a second. The estimate may be off by a quarter.
+    # 120 seconds correspond to 4,800 images at 40 views per second. The number of images may be wrong by a quarter.
     for seed in range(8):
         for images in (3600, 4800, 6000):
             told, end = simulate(seed, slots=2, images=images, evaluation=120)
@@ -116,17 +116,17 @@ def test_evaluation_time_is_first_estimated_from_images_and_training_speed():
     [
         ([], [], {"slots": 2}, 0),
         ([(10, 5)], [], {"slots": 2}, 15),
-        # The slot of the first to end is free for the evaluation of the second.
+        # The slot of the first trial is free for the evaluation of the second.
         ([(10, 5), (11, 5)], [], {"slots": 2}, 16),
-        # The next trial trains while another is evaluated.
+        # The next trial trains while the previous one is evaluated.
         ([(10, 5)], [(10, 5)], {"slots": 1}, 25),
         ([(10, 50)], [(10, 5)], {"slots": 1}, 65),
         ([(10, 50)], [(10, 5)], {"slots": 1, "evaluators": 2}, 60),
         ([(10, 5), (10, 5)], [(10, 5)], {"slots": 2}, 25),
-        # Begun three seconds ago; and longer ago than one takes.
+        # Evaluations in progress; the second has taken longer than expected.
         ([], [], {"slots": 1, "evaluating": [2]}, 2),
         ([(10, 5)], [], {"slots": 1, "evaluating": [-30], "waiting": [5]}, 15),
-        # Untrained encoders: one by one in a slot that is free, once no other needs it.
+        # Untrained encoders are evaluated one by one in a free slot that no other trial needs.
         ([], [(0, 5)] * 3, {"slots": 2}, 10),
         ([(100, 5)], [], {"slots": 1, "waiting": [50] * 4}, 205),
         ([(100, 5)], [], {"slots": 2, "waiting": [50] * 4}, 155),

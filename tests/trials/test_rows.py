@@ -1,4 +1,4 @@
-"""What rows say of the images that a trial was trained and scored on."""
+"""Rows record the images on which a trial was trained and scored."""
 
 import json
 
@@ -114,7 +114,7 @@ def test_merged_adds_validation_scores_and_keeps_existing_scores():
     again = finished(top1=1.0, knn_top1=1.0, val_top1=44.0, val_knn_top1=41.0, val_linear_top1=42.0)
     (row,) = merged([finished(knn_top1=47.0)], [again])
     assert row == finished(knn_top1=47.0) | {"val_top1": 44.0, "val_knn_top1": 41.0, "val_linear_top1": 42.0}
-    # What is there stays, and a score on other images fills in nothing.
+    # Existing scores stay, and a score on other images adds nothing.
     assert merged([row], [again | {"val_top1": 2.0}]) == [row]
     other = finished("tiny-b", images="e-f", val_top1=3.0)
     assert merged([finished()], [other])[0]["val_top1"] is None

@@ -1,4 +1,4 @@
-"""What `mdssl status` says, from storages in all the states that trials go through."""
+"""The output of `mdssl status` for storages with trials in all states."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def begin(storage, trial, *, step=None, views_per_second=50.0, training=None, se
         (folder / "training.json").write_bytes(json.dumps(training).encode())
     (folder / "run.json").write_bytes(json.dumps({"host": "gpu3", "device": "NVIDIA H200", "workers": 2}).encode())
     if claimed:
-        # A claim of this machine tells a dead owner by its process, one of another only by its age.
+        # A dead owner is recognized by its process on this machine, and by the age of its claim on another machine.
         me = Claim(folder, "lambda_grid").owner
         owner = replace(me, pid=pid) if pid else replace(me, machine="another")
         (folder / "claim.json").write_bytes(replace(owner, host="head").to_bytes())
@@ -99,7 +99,7 @@ def test_states_are_determined_from_files_alone(storage):
     assert (found[0].scores, found[0].seconds_ago) == (2, None)
     assert (found[5].step, found[5].scores, found[5].error) == (0, 0, "ValueError: no such file")
     assert (found[1].step, found[1].loss) == (40, 5.0)
-    # 60 steps of 2 domains × 10 images × 2 views at 50 views/s.
+    # 60 steps with 2 domains × 10 images × 2 views, at 50 views/s.
     assert found[1].eta_seconds == pytest.approx(60 * 40 / 50)
     assert found[2].seconds_ago == pytest.approx(600, abs=5)
     assert found[2].eta_seconds is None
@@ -204,7 +204,7 @@ def test_watch_status_prints_repeatedly_until_interrupted(storage, monkeypatch, 
         watch_status(storage)
     printed = capsys.readouterr().out
     assert printed.index("40/100") < printed.index("60/100")
-    assert "evil\\x1b[2J" in printed, "no more than characters"
+    assert "evil\\x1b[2J" in printed, "control characters are escaped"
 
 
 def test_a_trial_without_metrics_has_no_loss_and_no_eta(storage):
@@ -272,11 +272,11 @@ def test_eta_includes_evaluation_of_training_and_evaluating_trials(storage):
     slow, evaluated, done = config(seed=0), config(seed=1), config(seed=2)
     begin(storage, slow, step=40, views_per_second=20.0)
     begin(storage, evaluated, step=100, training={"status": "finished", "step": 100})
-    # 60 steps of 40 views.
+    # 60 steps with 40 views each.
     assert said().endswith("1 training, 1 evaluating; ETA over 2m00s for running trials")
     scores = [finished_score(done, name) | {"eval_seconds": seconds} for name, seconds in (("a", 90.0), ("b", 60.0))]
     write_rows(storage, done.trial_id, scores)
-    # One after another: the second begins 30 seconds after its training.
+    # Evaluations run one after another: the second begins 30 seconds after its training.
     assert said().endswith("1 training, 1 evaluating, 1 finished; ETA 5m00s for running trials")
 
 

@@ -1,4 +1,4 @@
-"""A trial that is asked to stop: by its own process, by a sweep, by `mdssl train`; and after `mdssl retry`."""
+"""Requests to stop a trial: in its own process, in a sweep and in `mdssl train`, and after `mdssl retry`."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def run(*words: object) -> int:
 
 @pytest.fixture
 def request_at_step_3(tiny_data, storage):
-    """A trial whose stop was requested while it trained; the folder, and its config with the fingerprint."""
+    """The folder of a trial that received a request to stop during training."""
     trial = tiny_trial()
     folder = Location.of(storage) / "trials" / TRIAL
 

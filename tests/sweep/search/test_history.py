@@ -1,4 +1,4 @@
-"""What a search knows comes from the storage alone: rows, metrics, and folders of trials without rows."""
+"""The history of a search is read from the storage alone: rows, metrics, and folders of trials without rows."""
 
 import io
 from dataclasses import replace
@@ -77,7 +77,7 @@ def finish(storage, settings, config, values, started_at="2026-01-01T00:00:00.00
 
 
 def test_history_reads_trials_of_any_sweep_from_rows_metrics_and_folders(storage, settings, space, history):
-    assert history().trials == {}, "there is no storage yet"
+    assert history().trials == {}, "the storage does not exist yet"
     configs = [space.trial({"lambda1": value}) for value in (0.8, 0.85, 0.9, 0.95)]
     finish(storage, settings, configs[0], (60.0, 40.0), started_at="2026-01-02T00:00:00.000+00:00")
     write_metrics(storage, configs[0], {10: 30.0, 20: None, 30: 34.0})
@@ -88,7 +88,7 @@ def test_history_reads_trials_of_any_sweep_from_rows_metrics_and_folders(storage
     write_metrics(storage, configs[3], {10: 1.0}, names=("tiny-a",))
 
     found = history().ordered()
-    assert [each.config.lambda1 for each in found] == [0.85, 0.8, 0.95, 0.9], "in the order in which they began"
+    assert [each.config.lambda1 for each in found] == [0.85, 0.8, 0.95, 0.9], "trials are ordered by their start"
     assert [each.status for each in found] == ["failed", "finished", "finished", "training"]
     assert [each.value for each in found] == [None, 50.0, None, None], "no mean where a dataset has no score"
     assert [each.scores for each in found] == [{}, {10: 30.0, 30: 34.0}, {}, {}]
@@ -131,4 +131,4 @@ def test_refresh_reads_changes_of_other_processes(storage, settings, space, hist
     finish(storage, settings, config, (60.0, 40.0))
     known.refresh()
     assert [(each.status, each.value) for each in known.ordered()] == [("finished", 50.0)]
-    assert known.ordered() == history().ordered(), "as after a restart"
+    assert known.ordered() == history().ordered(), "refreshing gives the same as reading anew"

@@ -1,4 +1,4 @@
-"""Early stopping against the definitions of its rules, computed slowly."""
+"""Rules of early stopping, compared with slow implementations of their definitions."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_rungs_grow_by_the_factor_and_end_before_the_last_step():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_asha_stops_trials_below_the_best_third_of_their_rung(seed):
-    """Li et al., 2020, in the variant that stops: a trial goes on if it is in the best third of its rung so far."""
+    """Li et al., 2020, the stopping variant: a trial continues if it is in the best third of its rung so far."""
     rng = np.random.default_rng(seed)
     others = {
         str(number): dict(zip((10, 30), rng.uniform(0, 100, 2), strict=True))
@@ -51,7 +51,7 @@ def test_asha_continues_the_first_trial_of_a_rung_and_ties():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_median_rule_stops_trials_below_the_median_of_running_means(seed):
-    """Golovin et al., 2017: the best of a trial so far is below the median of the others' means up to this step."""
+    """Golovin et al., 2017: stop if the best score so far is below the median of the other trials' running means."""
     rng = np.random.default_rng(seed)
     steps = (10, 20, 30)
     others = {

@@ -1,4 +1,4 @@
-"""The next point of a search follows from what is known and the seed alone."""
+"""The next point of a search depends on the known trials and the seed alone."""
 
 import importlib.util
 from dataclasses import replace
@@ -27,7 +27,7 @@ def space_of(data, *ranges, **given):
 
 
 def objective(point) -> float:
-    """The best is at lambda1 0.9 and a learning rate of 1."""
+    """The maximum is at lambda1 = 0.9 and a learning rate of 1."""
     return 100 - 400 * abs(point["lambda1"] - 0.9) - 30 * abs(np.log10(point["learning_rate"]))
 
 
@@ -73,7 +73,7 @@ def test_optuna_chooses_better_points_than_random_search(space):
 
 
 def test_optuna_avoids_the_region_of_trials_stopped_early(space):
-    """Trials below lambda1 0.9 end early with a low score; those above are all equally good."""
+    """Trials with lambda1 below 0.9 are stopped early with a low score. All other trials are equally good."""
 
     def flat(number):
         point = {"lambda1": round(0.8 + number / 100, 3), "learning_rate": 1.0}
@@ -95,7 +95,7 @@ def test_a_finite_space_is_searched_completely_without_repetition(tiny_data, kin
 
 
 def test_the_next_point_differs_from_running_trials(space):
-    """With the constant liar a running trial counts as bad, so that two do not look at one place at once."""
+    """The constant liar counts a running trial as bad, so that two trials do not try the same point at once."""
     known = run(space, "optuna", 14)
     first = next_point(space, known, kind="optuna", seed=0)
     running = observed(space, first, 0, status="training")

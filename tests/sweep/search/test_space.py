@@ -1,4 +1,4 @@
-"""The space of a search: what its flags mean, and that each trial is one point."""
+"""The space of a search: the meaning of its flags, and the mapping between trials and points."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_drawn_values_lie_on_steps_or_have_three_digits(settings):
     assert all(float(f"{value:.3g}") == value and 0.5 <= value <= 8 for value in drawn["learning_rate"])
     assert set(drawn["batch_per_domain"]) == {2, 4, 6, 8}
     assert all(type(value) is int for value in drawn["projection_dim"])
-    # Uniform in the logarithm: half of the values are below the geometric mean, 2.
+    # Uniform in the logarithm: half of the values are below the geometric mean, which is 2.
     assert 80 <= sum(value < 2 for value in drawn["learning_rate"]) <= 120
 
 
