@@ -48,7 +48,7 @@ def test_only_placement_groups_of_dead_controllers_are_freed(cluster):
         wait_for(lambda: cpus() == 0, 30)
         end(dead)
         time.sleep(2)
-        assert cpus() == 0, "Ray frees the CPU at the end of the driver at the earliest"
+        assert cpus() == 0, "Ray frees the CPU only at the end of the driver, if at all"
         free_orphaned_groups()
         wait_for(lambda: cpus() == 1, 30)
         end(reserving(Reserving))

@@ -38,7 +38,7 @@ def test_a_sweep_uses_its_own_ray_which_runs_in_a_separate_process_group(cluster
         assert folder.path.parent == Path("/tmp")
         assert folder.path.stat().st_mode & 0o777 == 0o700
     assert not folder.path.exists()
-    # The sweep does not affect another Ray that the process starts later. Ray itself sets the two variables.
+    # The sweep does not affect another Ray that the process starts later. Ray itself sets these two variables.
     assert os.environ.keys() - before.keys() <= {"PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED"}
 
 

@@ -181,7 +181,7 @@ def test_artifacts_that_cannot_be_written_are_made_by_the_next_probe(trial_dir, 
     monkeypatch.undo()
     probe(trial_dir, tiny_data, "tiny-a")
     made = files(trial_dir)
-    assert len(made) == 3, "made by the next probe"
+    assert len(made) == 3, "the next probe writes the missing files"
     probe(trial_dir, tiny_data, "tiny-c")
     assert list(json.loads((trial_dir / "neighbors.json").read_text())["datasets"]) == ["tiny-a", "tiny-b", "tiny-c"]
     assert files(trial_dir)["representations/tiny-a.safetensors"] == made["representations/tiny-a.safetensors"]

@@ -82,8 +82,8 @@ def test_out_of_memory_in_a_worker_becomes_a_failed_row_with_the_reason(run, tri
 
 @pytest.fixture
 def trainer(monkeypatch):
-    """Replaces the trainer of Ray. Each call of ``fit`` takes its outcome from a list: the step at which a worker dies
-    (0 for none), the death of the controller, or None for success."""
+    """Replaces the trainer of Ray. Each call of ``fit`` takes its outcome from a list: the step that is saved before a
+    worker dies (0 for no new step), the death of the controller, or None for success."""
 
     def install(trial_dir, outcomes):
         class Trainer:
