@@ -1,8 +1,9 @@
-"""Two nodes on one machine, brought up by ``ray up`` from the checked-in ``clusters/on-premises.yaml``.
+"""A cluster with two nodes on one machine, started by ``ray up`` from the checked-in ``clusters/on-premises.yaml``.
 
-The nodes are two addresses of loopback, each with an sshd of its own that gives it a home folder of its own. All that
-this writes is in one temporary folder, all ports are its own, and every process it starts stays its descendant, however
-often it forks: so what is left of a cluster can be seen, and ended by pid, while other Rays run on the machine.
+The nodes are two loopback addresses. Each has its own sshd and its own home folder. All files are in one temporary
+folder, and all ports belong to the cluster. Each process that the cluster starts remains a descendant of this process,
+also after several forks. Processes that remain of a cluster can therefore be listed and ended by pid while other Ray
+clusters run on the machine.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-# Not 127.0.0.1, in whose place Ray takes the machine's address in its network.
+# Not 127.0.0.1: Ray replaces it by the network address of the machine.
 NODES = {"head": "127.0.0.2", "worker": "127.0.0.3"}
 
 
 def missing() -> str:
-    """What this machine lacks for it, or an empty string."""
+    """What this machine lacks to run the cluster, or an empty string."""
     if not sys.platform.startswith("linux"):
         return "needs Linux: the whole of 127.0.0.0/8, and /proc"
     lacks = [name for name in ("ssh", "sshd", "rsync", "ssh-keygen") if not _which(name)]
@@ -38,10 +39,10 @@ def _which(name: str) -> str | None:
 
 
 class Loopback:
-    """The cluster. ``with Loopback(folder) as cluster`` starts the two sshd, and in the end leaves no process behind.
+    """The cluster. ``with Loopback(folder) as cluster`` starts the two sshd and ends all processes at the end.
 
     Attributes:
-        config: the cluster's YAML: the checked-in one with the addresses, ports and key of this machine.
+        config: the YAML file of the cluster: the checked-in file with addresses, ports and the key of this machine.
         dashboard: the port of the dashboard and the Jobs API.
     """
 
@@ -72,12 +73,12 @@ class Loopback:
         return home
 
     def _write_commands(self) -> None:
-        """What a node finds first on its PATH."""
-        # Ray cannot be told a port for SSH; and ssh takes the ~ of a key for the home of the user, whatever HOME is.
+        """Write the commands that are first on the PATH of a node."""
+        # Ray has no option for the SSH port. In the path of a key, ssh expands ~ to the user's home and ignores HOME.
         key = 'case "$before $word" in "-i ~/"*) word="$HOME${word#?}";; esac'
         words = f'before=; for word; do shift; {key}; set -- "$@" "$word"; before="$word"; done'
         _script(self.folder / "bin" / "ssh", f'{words}\nexec {_which("ssh")} -F none -p {self.ssh_port} "$@"')
-        # `ray stop` ends every Ray process of a machine, and a node here is only a part of one.
+        # `ray stop` ends every Ray process of a machine, but a node of this cluster is only a part of a machine.
         ray = Path(sys.executable).parent / "ray"
         stop = f'[ "$1" = stop ] && exec {sys.executable} {Path(__file__).resolve()} "$RAY_TMPDIR"'
         _script(self.folder / "bin" / "ray", f'{stop}\nexec {ray} "$@"')
@@ -94,7 +95,7 @@ class Loopback:
             (home / "project").symlink_to(PROJECT)  # in place of the mounts
 
     def _write_config(self) -> None:
-        # Not above: a node runs this file as a program, for `ray stop`, and needs no more than Python for that.
+        # Not at the top: a node runs this file as a program for `ray stop`, with the standard library alone.
         import yaml
 
         config = yaml.safe_load((PROJECT / "clusters" / "on-premises.yaml").read_text())
@@ -102,10 +103,10 @@ class Loopback:
         config["provider"] |= {"head_ip": NODES["head"], "worker_ips": [NODES["worker"]]}
         user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
         config["auth"] = {"ssh_user": user, "ssh_private_key": str(self.folder / "ssh" / "key")}
-        # The nodes have this process's environment and checkout: nothing is to be installed.
+        # The nodes use the environment and the checkout of this process, so nothing is installed.
         config["file_mounts"] = {to: path for to, path in config["file_mounts"].items() if "auth_token" in to}
         config["setup_commands"] = [command for command in config["setup_commands"] if ".bashrc" in command]
-        # Said twice, the later flag counts. One CPU each, so that two workers need both nodes.
+        # If a flag is given twice, the later one counts. Each node has one CPU, so that two workers need both nodes.
         node = f" --num-cpus=1 --object-store-memory={128 << 20} --min-worker-port=0 --max-worker-port=0"
         head = f" --port={self.gcs} --dashboard-port={self.dashboard} --ray-client-server-port={self.client_server}"
         head += f" --dashboard-agent-listen-port={self.agent} --node-ip-address={NODES['head']}"
@@ -130,7 +131,7 @@ class Loopback:
         for name in ("key", "host_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(ssh / name)], check=True)
         if os.geteuid() == 0:
-            os.makedirs("/run/sshd", exist_ok=True)  # where sshd goes to give up its rights
+            os.makedirs("/run/sshd", exist_ok=True)  # sshd needs this folder to drop its privileges
         for name, address in NODES.items():
             config = ssh / f"{name}.conf"
             config.write_text(
@@ -144,7 +145,7 @@ class Loopback:
             wait(lambda address=address: _answers(address, self.ssh_port), 10, f"sshd on {address}")
 
     def ray(self, *arguments: str, timeout: float = 120, code: int | None = 0) -> str:
-        """Run ``ray``, as a user would on a laptop; its output."""
+        """Run ``ray`` as a user would on a laptop. Return its output."""
         with subprocess.Popen(
             ["ray", *arguments],
             env=self.environment,
@@ -164,17 +165,17 @@ class Loopback:
         return output
 
     def processes(self) -> dict[int, str]:
-        """Command lines by pid of all that was started here and still runs, but the two sshd themselves."""
+        """Command lines by pid of all processes that were started here and still run, without the two sshd."""
         sshd = f"-f {self.folder}/ssh/"
         return {pid: line for pid, line in descendants(os.getpid()).items() if sshd not in line}
 
     def story(self) -> str:
-        """The last that the head's autoscaler and the two sshd said."""
+        """The end of the logs of the autoscaler and of the two sshd."""
         files = [*self.folder.glob("head/ray/session_latest/logs/monitor*"), *self.folder.glob("ssh/*.log")]
         return "\n".join(f"== {file}\n{file.read_text(errors='replace')[-3000:]}" for file in files)
 
     def __exit__(self, *exception: object) -> None:
-        # Until none is left: what is ended may have started something in between.
+        # Repeat until no process is left: a process may start another one before it ends.
         for _ in range(50):
             pids = [pid for pid, line in descendants(os.getpid()).items() if self._is_ours(pid, line)]
             for pid in pids:
@@ -187,12 +188,12 @@ class Loopback:
 
     @staticmethod
     def _is_ours(pid: int, line: str) -> bool:
-        # The interpreter's own helper, which it ends itself.
+        # The interpreter ends this helper process itself.
         return "multiprocessing.resource_tracker" not in line
 
 
 def descendants(ancestor: int) -> dict[int, str]:
-    """Command lines by pid of all living processes under ``ancestor``; its dead children are cleared away."""
+    """Command lines by pid of all living processes under ``ancestor``. Dead children are reaped."""
     children: dict[int, list[int]] = {}
     for pid, parent, state in _processes():
         if state == "Z" and parent == ancestor:
@@ -213,7 +214,7 @@ def parent_of(pid: int) -> int:
 
 
 def command_line(pid: int) -> str:
-    """What /proc says, which a process may have written over: ``ray::IDLE``."""
+    """The command line in /proc. A process may have replaced it, for example by ``ray::IDLE``."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
@@ -233,7 +234,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def wait(condition: Callable[[], object], seconds: float, what: str, why: Callable[[], object] = lambda: "") -> object:
-    """The first true value of ``condition``; fails after ``seconds``, and says ``why``."""
+    """The first true value of ``condition``. Fails after ``seconds`` with ``why()`` in the message."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s\n{why()}"
@@ -242,7 +243,7 @@ def wait(condition: Callable[[], object], seconds: float, what: str, why: Callab
 
 
 def _adopt_orphans(on: bool) -> None:
-    """A process here whose parent ends becomes our child, not init's."""
+    """Make this process, and not init, the new parent of descendants whose parent ends."""
     set_child_subreaper = 36
     ctypes.CDLL(None).prctl(set_child_subreaper, int(on), 0, 0, 0)
 
@@ -274,7 +275,7 @@ def _private(path: Path, text: str) -> None:
 
 
 def _stop(node: str) -> None:
-    """``ray stop`` for one node: end the processes that were started with its temporary folder."""
+    """``ray stop`` for one node: end the processes that use its temporary folder."""
     ours = [pid for pid, _, _ in _processes() if pid != os.getpid() and f"{node}/ray/" in command_line(pid)]
     for how in (signal.SIGTERM, signal.SIGKILL):
         for pid in ours:

@@ -1,7 +1,7 @@
-"""A cluster that starts its nodes when a sweep needs them, and ends them when it does not: Ray's autoscaler with its
-fake provider of nodes, each a raylet on this machine.
+"""A cluster that starts nodes when a sweep needs them and ends idle nodes: the autoscaler of Ray with its fake node
+provider. Each node is a raylet on this machine.
 
-The head is a process of the test, with a folder and ports of its own, so other Rays on the machine are left alone:
+The head is a process of the test with its own folder and ports. Other Ray clusters on the machine are not affected.
 `ray.cluster_utils.AutoscalingCluster` would end them.
 """
 
@@ -30,15 +30,16 @@ pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
 HEAD = "f" * 51 + "00000"
 IDLE_SECONDS = 15
-"""A node without work for so long ends. An actor takes some seconds to start, in which its node counts as idle."""
+"""The idle timeout of nodes. A node counts as idle during the seconds in which an actor starts."""
 ITERATIONS = 150
 
 
 class Autoscaled:
-    """The head, which has no CPU for trials, and what it starts: at most two nodes with a CPU each.
+    """The head, which has no CPU for trials, and the nodes that it starts: at most two with one CPU each.
 
     Attributes:
-        environment: of all that joins it, which needs the token and, as it is on loopback, to take that for an address.
+        environment: the environment of all processes that connect to the cluster. It has the token and allows loopback
+            addresses.
     """
 
     def __init__(self, folder: Path):
@@ -57,7 +58,7 @@ class Autoscaled:
         self.head = Running(folder / "head.txt", *command, environment=self.environment | of_head)
 
     def nodes(self) -> set[int]:
-        """The raylets of the nodes that it has started and that are alive."""
+        """The pids of the raylets of living nodes, without the head."""
         raylets = [pid for pid, line in ours(self.head.token).items() if line.split(" ")[0].endswith("/raylet")]
         return {pid for pid in raylets if f"--node_id={HEAD}" not in command_line(pid)}
 
@@ -65,7 +66,7 @@ class Autoscaled:
         wait_for(lambda: len(self.nodes()) == number, seconds, lambda: f"{len(self.nodes())} nodes\n{self.head.said}")
 
     def kill_nodes_that_train(self) -> None:
-        """With all their processes, as a machine that is taken away."""
+        """Kill the nodes that train, with all their processes, as if their machines were lost."""
         workers = [pid for pid, line in ours(self.head.token).items() if re.match("ray::.*RayTrainWorker", line)]
         raylets = {parent_of(pid) for pid in workers} & self.nodes()
         assert raylets
@@ -74,7 +75,7 @@ class Autoscaled:
                 os.kill(pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """End all its processes, by their ids, also those that the head no longer knows of."""
+        """End all processes of the cluster by their ids, also those that the head has lost track of."""
         self.head.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.head.process.wait(30)
@@ -85,7 +86,7 @@ class Autoscaled:
 
 
 def _configuration(address: str) -> dict:
-    """What ``ray up`` would write for the head."""
+    """The configuration that ``ray up`` would write for the head."""
     flags = ("launch_multiple", "use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check")
     provider = dict.fromkeys((*flags, "foreground_node_launch"), True) | {"worker_liveness_check": False}
     provider |= {"module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"}
@@ -108,7 +109,7 @@ def _configuration(address: str) -> dict:
 @pytest.fixture
 def autoscaled(tmp_path, monkeypatch) -> Iterator[Autoscaled]:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "work.txt"))
-    # Not pytest's own folder: the paths of Ray's sockets may have no more than 107 characters.
+    # Not the folder of pytest: the paths of the sockets of Ray may have at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="mdssl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         autoscaled = Autoscaled(Path(folder))
         try:
@@ -118,12 +119,12 @@ def autoscaled(tmp_path, monkeypatch) -> Iterator[Autoscaled]:
             autoscaled.end()
 
 
-def test_nodes_come_for_a_sweep_and_go_after_it_also_where_it_is_killed_with_a_node(autoscaled, tiny_data, tmp_path):
+def test_nodes_start_for_a_sweep_and_end_after_it_finishes_or_is_killed(autoscaled, tiny_data, tmp_path):
     storage, temporary = tmp_path / "results", Path(autoscaled.environment["RAY_TMPDIR"])
     command = [sys.executable, SCRIPT, *TINY, "--lambda1", 0.9, "--lambda2", 0, 0.1, "--evaluate", "tiny-c"]
     command += ["--iterations", ITERATIONS, "--report-every", 2, "--checkpoint-seconds", 0, "--max-concurrent", 2]
     command += ["--storage", storage, "--data", tiny_data, "--address", autoscaled.address]
-    assert not autoscaled.nodes(), "none without work"
+    assert not autoscaled.nodes(), "there are no nodes without work"
 
     def is_in_the_middle() -> set[str]:
         begun = {folder.parents[1].name for folder in storage.glob("trials/*/checkpoints/step-*")}
@@ -140,9 +141,9 @@ def test_nodes_come_for_a_sweep_and_go_after_it_also_where_it_is_killed_with_a_n
         sweep.process.wait()
     finally:
         sweep.end()
-    assert len(done) >= 2 and not begun & set(done), "a trained encoder and the untrained one"
+    assert len(done) >= 2 and not begun & set(done), "a trained encoder and the untrained encoder are saved"
     autoscaled.wait_for_nodes(0, 120)
-    assert list(temporary.glob("mdssl-ray-*")), "left by the sweep that was killed"
+    assert list(temporary.glob("mdssl-ray-*")), "the killed sweep has left its temporary folder"
 
     again = Running(tmp_path / "again.txt", *command, environment=autoscaled.environment)
     try:
@@ -158,11 +159,11 @@ def test_nodes_come_for_a_sweep_and_go_after_it_also_where_it_is_killed_with_a_n
     assert set(board["status"]) == {"finished"}
     assert not trained(again.said) & set(done)
     assert not [noise for noise in NOISE if noise in sweep.said + again.said]
-    assert done.items() <= encoders(storage).items(), "not written again"
+    assert done.items() <= encoders(storage).items(), "finished encoders are not written again"
     work = tmp_path / "work.txt"
     check_work(work, ITERATIONS)
     resumed = {
         line.split()[1] for line in work.read_text().splitlines() if re.fullmatch(r"begin \S+ \d+ [1-9]\d*", line)
     }
-    assert resumed == begun, "from a checkpoint, and the others from the start"
+    assert resumed == begun, "the interrupted trials resume from a checkpoint, the others start at step 0"
     assert_nothing_is_left_over(storage)

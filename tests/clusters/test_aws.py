@@ -1,6 +1,6 @@
-"""``cluster.yaml`` and ``clusters/aws-account.yaml`` through Ray's own AWS provider, against moto's imitation of AWS.
+"""``cluster.yaml`` and ``clusters/aws-account.yaml`` with the AWS provider of Ray and the AWS mock of moto.
 
-EC2's parameters are checked by botocore here, as Ray's schema does not look into them. Needs boto3 and moto.
+botocore checks the parameters of EC2 here, because the schema of Ray does not. Needs boto3 and moto.
 """
 
 from pathlib import Path
@@ -19,12 +19,12 @@ MY_ADDRESS = "203.0.113.7/32"
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory):
-    """An account in which the stack has been deployed: the outputs of the stack."""
+    """Deploy the stack in a mocked account. Returns the outputs of the stack."""
     with pytest.MonkeyPatch.context() as patch, moto.mock_aws():
         patch.setenv("AWS_ACCESS_KEY_ID", "made-up")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "made-up")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray writes the key of its key pair there
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray writes its SSH key there
         stacks = boto3.client("cloudformation")
         parameters = {"MyAddress": MY_ADDRESS, "MyVpc": boto3.client("ec2").describe_vpcs()["Vpcs"][0]["VpcId"]}
         stacks.create_stack(
@@ -40,12 +40,12 @@ def account(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def instances(account) -> dict[str, dict]:
-    """An instance of each node type, started as Ray does: what EC2 says of it."""
+    """One instance of each node type, started as Ray does it: its description by EC2."""
     from ray.autoscaler._private.commands import _bootstrap_config
     from ray.autoscaler._private.providers import _get_node_provider
 
     text = (PROJECT / "cluster.yaml").read_text().replace("sg-CHANGE", account["SecurityGroup"])
-    # moto has no parameter store for images.
+    # moto has no image ids in its parameter store.
     image = boto3.client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     text = text.replace("resolve:ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id", image)  # fmt: skip # noqa: E501
     config = _bootstrap_config(yaml.safe_load(text), no_config_cache=True)
@@ -57,7 +57,7 @@ def instances(account) -> dict[str, dict]:
     by_type = {}
     for instance in (instance for reservation in found for instance in reservation["Instances"]):
         tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
-        assert tags["ray-cluster-name"] == "mdssl", "the tag that the head's rights end at"
+        assert tags["ray-cluster-name"] == "mdssl", "the permissions of the head are restricted to this tag"
         by_type[tags["ray-user-node-type"]] = instance
     return by_type
 
@@ -69,14 +69,14 @@ def test_the_head_is_on_demand_and_workers_are_spot(instances):
     assert "InstanceLifecycle" not in instances["gpu-on-demand"]
 
 
-def test_every_node_has_imdsv2_its_own_role_and_the_stacks_network(instances, account):
+def test_every_node_has_imdsv2_its_role_and_the_security_group_of_the_stack(instances, account):
     for name, profile in (("head", "mdssl-head"), ("gpu", "mdssl-worker"), ("gpu-on-demand", "mdssl-worker")):
         assert instances[name]["MetadataOptions"]["HttpTokens"] == "required"
         assert instances[name]["IamInstanceProfile"]["Arn"].endswith(f"/{profile}")
         assert [group["GroupId"] for group in instances[name]["SecurityGroups"]] == [account["SecurityGroup"]]
 
 
-def test_ray_makes_no_network_of_its_own_and_nothing_is_open_to_the_world(instances, account):
+def test_ray_creates_no_security_group_and_only_my_address_is_allowed(instances, account):
     groups = boto3.client("ec2").describe_security_groups()["SecurityGroups"]
     assert not [group for group in groups if "ray" in group["GroupName"]]
     [own] = [group for group in groups if group["GroupId"] == account["SecurityGroup"]]

@@ -1,4 +1,4 @@
-"""The checked-in cluster files, without a network: Ray's schema, and what keeps a cluster safe and cheap."""
+"""The checked-in cluster files, without a network: the schema of Ray, and settings for security and cost."""
 
 import copy
 import re
@@ -37,7 +37,7 @@ def cluster(job) -> dict:
 
 
 def start_commands(config: dict) -> dict[str, str]:
-    """The command that starts Ray, by kind of node."""
+    """The command that starts Ray, for each kind of node."""
     return {
         kind: next(command for command in config[f"{kind}_start_ray_commands"] if "ray start" in command)
         for kind in ("head", "worker")
@@ -45,25 +45,25 @@ def start_commands(config: dict) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", RAY_FILES)
-def test_rays_own_check_of_the_file(name):
+def test_ray_accepts_the_config(name):
     validate_config(prepare_config(load(name)))
 
 
 @pytest.mark.parametrize("name", RAY_FILES)
-def test_rays_check_sees_a_typing_error(name):
+def test_ray_rejects_a_misspelled_key(name):
     config = load(name) | {"idle_timeout_minute": 5}
     with pytest.raises(Exception, match="idle_timeout_minute"):
         validate_config(prepare_config(copy.deepcopy(config)))
 
 
 @pytest.mark.parametrize("name", RAY_FILES)
-def test_every_node_asks_for_the_token_and_the_jobs_api_is_on_loopback(name):
+def test_every_node_requires_the_token_and_the_jobs_api_is_on_loopback(name):
     config = load(name)
     commands = start_commands(config)
     for command in commands.values():
         assert re.search(r"export RAY_AUTH_MODE=token;.*\bray start\b", command)
     assert "--dashboard-host=127.0.0.1" in commands["head"]
-    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in commands["head"], "else no worker starts"
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in commands["head"], "without this file no worker starts"
     assert "$RAY_HEAD_IP:6379" in commands["worker"]
     assert "--port=6379" in commands["head"]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
@@ -81,7 +81,7 @@ def test_uploads_are_small(name):
 
 
 @pytest.mark.parametrize("name", RAY_FILES)
-def test_what_is_mounted_is_there_and_is_what_an_installation_needs(name):
+def test_mounted_files_exist_and_suffice_for_installation(name):
     mounts = load(name)["file_mounts"]
     for to, path in mounts.items():
         assert path.startswith("~") or (PROJECT / path).exists(), path
@@ -90,7 +90,7 @@ def test_what_is_mounted_is_there_and_is_what_an_installation_needs(name):
         assert mounts[f"~/project/{needed}"] == needed
 
 
-def test_aws_head_is_on_demand_without_a_gpu_and_workers_are_spot_first_from_none(aws, node_types):
+def test_aws_head_is_on_demand_without_gpu_and_spot_workers_scale_from_zero(aws, node_types):
     head, workers = node_types[aws["head_node_type"]], [node_types[name] for name in node_types if name != "head"]
     assert head["resources"] == {"CPU": 4, "GPU": 0}
     assert head["max_workers"] == 0
@@ -98,14 +98,14 @@ def test_aws_head_is_on_demand_without_a_gpu_and_workers_are_spot_first_from_non
     assert workers
     for worker in workers:
         assert worker["resources"]["GPU"] >= 1
-        # Else trials of one sweep fit on some of them only.
+        # Otherwise trials of one sweep fit only some of the workers.
         assert worker["resources"] == workers[0]["resources"]
         assert worker["min_workers"] == 0
         assert 1 <= worker["max_workers"] <= aws["max_workers"]
     is_spot = [worker["node_config"].get("InstanceMarketOptions") == {"MarketType": "spot"} for worker in workers]
     assert is_spot == [True, True, True, False]
     assert len({worker["node_config"]["InstanceType"] for worker in workers[:3]}) == 3
-    # Of the same resources, Ray takes the highest priority first.
+    # Among node types with the same resources, Ray starts the one with the highest priority first.
     priorities = [worker["priority"] for worker in workers]
     assert priorities == sorted(set(priorities), reverse=True)
     trials_of_a_head = {"m7i.xlarge": 10, "m7i.2xlarge": 20}
@@ -119,14 +119,14 @@ def test_aws_nodes_have_imdsv2_their_own_network_and_roles_and_encrypted_disks(n
         node = node_type["node_config"]
         assert node["MetadataOptions"]["HttpTokens"] == "required", name
         assert node["MetadataOptions"]["HttpPutResponseHopLimit"] == 1, name
-        # Without any, Ray makes a group that lets in SSH from the whole world.
+        # Without a security group, Ray creates one that allows SSH from any address.
         assert node["SecurityGroupIds"], name
         assert all(group.startswith("sg-") for group in node["SecurityGroupIds"]), name
         assert node["ImageId"], name
         for disk in node["BlockDeviceMappings"]:
             assert disk["Ebs"]["Encrypted"], name
             assert disk["Ebs"]["DeleteOnTermination"], name
-    # Without one, Ray gives the head all of EC2 and S3.
+    # Without a profile, Ray gives the head full access to EC2 and S3.
     assert node_types["head"]["node_config"]["IamInstanceProfile"] == {"Name": "mdssl-head"}
     for name in set(node_types) - {"head"}:
         assert node_types[name]["node_config"]["IamInstanceProfile"] == {"Name": "mdssl-worker"}, name
@@ -136,7 +136,7 @@ def test_aws_results_and_data_are_in_a_bucket(aws):
     commands = "\n".join(aws["setup_commands"])
     assert re.search(r"MDSSL_STORAGE=s3://\S+/results", commands)
     assert re.search(r"MDSSL_DATA=s3://\S+/data", commands)
-    # The line is written once into a file that outlives it.
+    # .bashrc persists between setups, so the line must be added only once.
     assert "grep -q MDSSL_STORAGE ~/.bashrc ||" in commands
 
 
@@ -146,7 +146,7 @@ def account() -> dict:
 
 
 def statements(account: dict, *resources: str) -> list[dict]:
-    """The statements of all policies of these resources."""
+    """The statements of all policies of the given resources."""
     found = []
     for name in resources:
         properties = account["Resources"][name]["Properties"]
@@ -160,7 +160,7 @@ def actions(statement: dict) -> list[str]:
     return [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
 
 
-def test_aws_account_lets_in_ssh_from_one_place_only(account):
+def test_aws_account_allows_ssh_from_one_address_only(account):
     rules = account["Resources"]["Network"]["Properties"]["SecurityGroupIngress"]
     assert rules == [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "CidrIp": {"Ref": "MyAddress"}}]
     among = account["Resources"]["AmongNodes"]["Properties"]
@@ -170,14 +170,14 @@ def test_aws_account_lets_in_ssh_from_one_place_only(account):
     assert not allowed.fullmatch("0.0.0.0/0")
 
 
-def test_aws_account_gives_the_least_rights(account, aws):
+def test_aws_account_grants_the_least_permissions(account, aws):
     rights = statements(account, "UseBucket", "WorkerRole", "HeadRole")
     assert not [action for right in rights for action in actions(right) if "*" in action]
     for right in rights:
         if right["Resource"] == "*":
             assert "Condition" in right or all(action.startswith("ec2:Describe") for action in actions(right)), right
     assert all(action.startswith("s3:") for right in statements(account, "UseBucket") for action in actions(right))
-    assert not statements(account, "WorkerRole"), "a worker reaches the bucket, and nothing else"
+    assert not statements(account, "WorkerRole"), "a worker has access to the bucket only"
     [terminate] = [right for right in rights if "ec2:TerminateInstances" in actions(right)]
     assert terminate["Condition"] == {"StringEquals": {"ec2:ResourceTag/ray-cluster-name": {"Ref": "ClusterName"}}}
     assert account["Parameters"]["ClusterName"]["Default"] == aws["cluster_name"]
@@ -185,7 +185,7 @@ def test_aws_account_gives_the_least_rights(account, aws):
     assert passing["Resource"] == {"Fn::GetAtt": ["WorkerRole", "Arn"]}
 
 
-def test_aws_account_has_the_names_that_the_cluster_asks_for(account, node_types):
+def test_aws_account_defines_the_instance_profiles_and_a_private_bucket(account, node_types):
     profiles = {
         resource["Properties"]["InstanceProfileName"]
         for resource in account["Resources"].values()
@@ -197,22 +197,22 @@ def test_aws_account_has_the_names_that_the_cluster_asks_for(account, node_types
     assert all(bucket["Properties"]["PublicAccessBlockConfiguration"].values())
 
 
-def test_aws_account_is_yaml_that_cloudformation_reads():
+def test_aws_account_has_no_yaml_anchors_or_aliases():
     text = (PROJECT / "clusters/aws-account.yaml").read_text()
     assert not [token for token in yaml.scan(text) if isinstance(token, yaml.AnchorToken | yaml.AliasToken)]
 
 
-def test_kuberay_job_is_one_sweep_that_leaves_nothing_behind(job):
+def test_kuberay_job_runs_one_sweep_and_shuts_down_after_it(job):
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     spec = job["spec"]
     script, *flags = spec["entrypoint"].split()[1:]
     assert (PROJECT / script).is_file()
     assert flags[flags.index("--address") + 1] == "auto"
-    assert {"--gpus-per-worker", "--max-concurrent"} <= set(flags), "no GPU is there when the sweep starts"
+    assert {"--gpus-per-worker", "--max-concurrent"} <= set(flags), "the cluster has no GPU when the sweep starts"
     assert spec["shutdownAfterJobFinishes"] is True
 
 
-def test_kuberay_entrypoint_has_flags_that_the_sweep_knows(job):
+def test_kuberay_entrypoint_has_valid_flags_of_the_sweep(job):
     from mdssl.cli.parse import parse
     from mdssl.cli.sweeps.lambda_grid import LambdaGrid
 
@@ -221,14 +221,14 @@ def test_kuberay_entrypoint_has_flags_that_the_sweep_knows(job):
     assert parse(LambdaGrid, prog="", description="", argv=flags).address == "auto"
 
 
-def test_kuberay_asks_for_the_token_and_has_the_ray_that_is_tested(cluster):
+def test_kuberay_requires_the_token_and_has_the_tested_ray_version(cluster):
     pins = dict(line.split("==") for line in (PROJECT / "constraints.txt").read_text().split() if "==" in line)
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["rayVersion"] == pins["ray"]
     assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
 
 
-def test_kuberay_head_has_no_gpu_and_workers_come_with_work(job, cluster):
+def test_kuberay_head_has_no_gpu_and_workers_scale_from_zero(job, cluster):
     assert cluster["enableInTreeAutoscaling"] is True
     head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
     [group] = cluster["workerGroupSpecs"]
@@ -249,6 +249,6 @@ def test_kuberay_head_has_no_gpu_and_workers_come_with_work(job, cluster):
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "clusters/aws-account.yaml", "clusters/kuberay.yaml"])
-def test_a_file_that_has_not_been_run_yet_says_so(name):
+def test_the_first_comment_of_untried_files_says_that_they_are_untried(name):
     comment = " ".join(line.strip("# ") for line in (PROJECT / name).read_text().split("\n\n")[0].splitlines())
     assert re.search(r"[Cc]hecked (for its shape )?by the tests; not yet (brought up|deployed|run) on", comment)

@@ -1,4 +1,4 @@
-"""The Dockerfile: what it copies, and, where Docker is, the image itself."""
+"""The Dockerfile: the files that it copies and, if Docker is available, the image."""
 
 import re
 import shutil
@@ -13,11 +13,11 @@ DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 
 
 def copied() -> set[str]:
-    """The files and folders of the project that go into the image."""
+    """The files and folders of the project that are copied into the image."""
     return {path for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for path in line.split()}
 
 
-def test_docker_is_sent_what_is_copied_and_nothing_else():
+def test_the_build_context_holds_only_the_copied_files():
     ignored = [line for line in (PROJECT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert ignored[0] == "*" and ignored[-1] == "**/__pycache__"
     sent = {line.removeprefix("!") for line in ignored[1:-1]}
@@ -25,13 +25,13 @@ def test_docker_is_sent_what_is_copied_and_nothing_else():
     assert all((PROJECT / path).exists() for path in copied())
 
 
-def test_an_installation_finds_all_that_it_reads():
+def test_the_image_copies_the_files_that_pyproject_names():
     project = (PROJECT / "pyproject.toml").read_text()
     named = re.findall(r'(?:readme|license-files) = \[?"(\w[\w.]+)"', project)
     assert {"README.md", "LICENSE"} == set(named) <= copied()
 
 
-def test_the_base_has_the_ray_that_is_tested():
+def test_the_base_image_has_the_tested_ray_version():
     pins = dict(line.split("==") for line in (PROJECT / "constraints.txt").read_text().split() if "==" in line)
     assert f"ARG BASE=rayproject/ray:{pins['ray']}-py312-gpu\n" in DOCKERFILE
     job = yaml.safe_load((PROJECT / "clusters/kuberay.yaml").read_text())

@@ -1,6 +1,7 @@
-"""``ray up``, a DDP sweep over both nodes as a job, a worker killed on the way, ``ray down``, nothing left running.
+"""``ray up``, a DDP sweep on both nodes as a job, a worker that is killed, ``ray down``; no process remains.
 
-Some four minutes on two cores: ``make test-cluster``. It leaves alone any other Ray that runs on the machine.
+Run it with ``make test-cluster``. It takes about four minutes on two cores. Other Ray clusters on the machine are not
+affected.
 """
 
 import os
@@ -27,18 +28,18 @@ pytestmark = [
 
 @pytest.fixture
 def cluster():
-    # Not pytest's own folder: the paths of Ray's sockets may have no more than 107 characters.
+    # Not the folder of pytest: the paths of the sockets of Ray may have at most 107 characters.
     folder = tempfile.TemporaryDirectory(prefix="mdssl-", dir="/tmp", ignore_cleanup_errors=True)
     with folder, loopback.Loopback(Path(folder.name)) as cluster:
         yield cluster
 
 
-# As README has it.
+# The command of the README.
 SWEEP = "env MDSSL_GIT_COMMIT=of-another-checkout python project/sweeps/lambda_grid.py"
 
 
 def train_workers(cluster) -> dict[str, int]:
-    """Pids of Ray Train's workers by the address of their node."""
+    """Pids of the workers of Ray Train, by the address of their node."""
     found = {}
     for pid, line in cluster.processes().items():
         if line.startswith("ray::") and "RayTrainWorker" in line:
@@ -55,7 +56,7 @@ def status_of(url: str, token: str = "") -> int:
         return error.code
 
 
-def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(cluster, tiny_data, tmp_path):
+def test_cluster_starts_trains_on_both_nodes_survives_a_killed_worker_and_ends(cluster, tiny_data, tmp_path):
     config, storage = str(cluster.config), tmp_path / "results"
     cluster.ray("up", config, "--yes", "--no-config-cache", timeout=180)
     loopback.wait(
@@ -65,7 +66,7 @@ def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(clus
     token_file = cluster.folder / "head" / ".ray" / "auth_token"
     assert token_file.stat().st_mode & 0o777 == 0o600
     jobs = f"http://127.0.0.1:{cluster.dashboard}/api/jobs/"
-    assert status_of(jobs) in (401, 403), "the Jobs API asks for the token"
+    assert status_of(jobs) in (401, 403), "the Jobs API requires the token"
     assert status_of(jobs, token_file.read_text()) == 200
 
     flags = "--address auto --workers 2 --norm group"
@@ -82,7 +83,7 @@ def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(clus
 
     job = threading.Thread(target=submit)
     job.start()
-    # Some steps are left to do then.
+    # At this point some steps remain.
     early = "trials/*/checkpoints/step-0000002*"
     loopback.wait(lambda: not job.is_alive() or any(storage.glob(early)), 300, "step 20")
     if outcome:
@@ -97,11 +98,11 @@ def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(clus
         return set(now) == both and not set(now.values()) & set(first.values())
 
     loopback.wait(lambda: not job.is_alive() or others(), 120, "workers in their place")
-    assert not (trial / "encoder.safetensors").exists(), "they train the same trial"
+    assert not (trial / "encoder.safetensors").exists(), "the new workers train the same trial"
     job.join()
     assert "error" not in outcome, outcome["error"]
     steps = pd.read_parquet(trial / "metrics.parquet")["step"]
-    assert list(steps) == list(range(2, 61, 2)), "no step is missing, and none stands twice"
+    assert list(steps) == list(range(2, 61, 2)), "each step is recorded exactly once"
 
     board = pd.read_parquet(storage / "leaderboard")
     assert sorted(board["method"]) == ["mdssl", "random", "simclr"]
@@ -113,5 +114,5 @@ def test_a_cluster_comes_up_trains_over_both_nodes_survives_a_kill_and_goes(clus
     pd.testing.assert_frame_equal(pd.read_parquet(storage / "leaderboard"), board)
 
     cluster.ray("down", config, "--yes")
-    # The workers of provider `local` are told nothing: they go when they have missed the head for a minute.
+    # The provider `local` does not notify workers. They end after a minute without contact to the head.
     loopback.wait(lambda: not cluster.processes(), 150, "nothing left running", why=cluster.processes)

@@ -1,4 +1,4 @@
-"""The batch script of docs/cluster.md, with stand-ins for the sweep and for SLURM."""
+"""The batch script of docs/cluster.md, with mocks of the sweep and of SLURM."""
 
 import os
 import re
@@ -19,7 +19,7 @@ exit {code}
 
 
 @pytest.mark.parametrize(("is_signalled", "code"), [(True, 143), (False, 0), (False, 1)])
-def test_the_script_waits_for_the_checkpoints_and_queues_the_job_again(tmp_path, is_signalled, code):
+def test_the_batch_script_waits_for_checkpoints_and_requeues_the_job(tmp_path, is_signalled, code):
     (script,) = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", PAGE.read_text(), re.DOTALL)
     programs = {
         "job": script,

@@ -1,4 +1,4 @@
-"""``clusters/spot-notice.sh`` against a metadata server as AWS has it, and in place of ``ray`` a command that notes."""
+"""``clusters/spot-notice.sh`` with a mock of the metadata server of AWS and a mock of ``ray`` that records its call."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "clusters" / "spot-notice.sh"
 
 
 class Metadata(BaseHTTPRequestHandler):
-    """IMDSv2 of an instance: a token for whoever asks, and a notice for who shows it, from the second time on."""
+    """IMDSv2 of an instance: a token for each request, and from the second request with the token on, a notice."""
 
     asked = 0
 
@@ -46,19 +46,19 @@ def metadata():
         server.shutdown()
 
 
-def test_ray_is_told_once_aws_has_given_notice(metadata, tmp_path):
+def test_the_node_is_drained_after_a_spot_notice(metadata, tmp_path):
     for name, line in {"ray": f'echo "$@" > {tmp_path}/told', "sleep": f"echo waited >> {tmp_path}/waited"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
     environment = os.environ | {"METADATA": metadata, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     subprocess.run([SCRIPT, "10.0.0.1:6379"], env=environment, timeout=60, check=True)
-    assert (tmp_path / "waited").read_text() == "waited\n", "as long as there is none"
+    assert (tmp_path / "waited").read_text() == "waited\n", "the script waits while there is no notice"
     told = (tmp_path / "told").read_text()
     assert told.startswith("drain-node --address=10.0.0.1:6379 --reason=DRAIN_NODE_REASON_PREEMPTION ")
     assert "--deadline-remaining-seconds=110" in told
 
 
-def test_ray_has_the_command():
+def test_ray_has_the_drain_node_command():
     ray = Path(sys.executable).with_name("ray")
     said = subprocess.run([ray, "drain-node", "--help"], capture_output=True, text=True, check=True).stdout
     for option in ("--address", "--reason", "--reason-message", "--deadline-remaining-seconds"):

@@ -1,6 +1,6 @@
-"""Keep what is small of a storage: `python tests/compatibility/collect.py results tests/compatibility/NAME`.
+"""Copy the small files of a storage: `python tests/compatibility/collect.py results tests/compatibility/NAME`.
 
-Of encoders and checkpoints, 45 and 90 MB each, it keeps what their headers say, in tensors.json.
+Encoders and checkpoints have 45 and 90 MB each. Only their headers are kept, in tensors.json.
 """
 
 import json
@@ -26,7 +26,7 @@ def collect(storage: Path, kept: Path) -> None:
             target = kept / file.relative_to(storage)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-    # Trials of one architecture have the same tensors: said once.
+    # Trials of one architecture have the same tensors, which are written once.
     shapes = {}
     for header in headers.values():
         said = json.dumps(header["tensors"])

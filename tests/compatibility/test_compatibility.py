@@ -1,4 +1,4 @@
-"""What an earlier version left is read, is not made again, grows, and goes on: see README.md."""
+"""A storage of an earlier version can be read, reused, extended and resumed: see README.md."""
 
 import json
 import re
@@ -26,7 +26,7 @@ DTYPES = {"F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}
 
 
 def some_tensor(dtype: str, shape: list[int], generator: torch.Generator) -> torch.Tensor:
-    """Small numbers for weights, positive ones for batch-norms and their variances, 0 or 1 for counters and labels."""
+    """Small numbers for weights, positive numbers for parameters of batch norms, 0 or 1 for counters and labels."""
     if DTYPES[dtype].is_floating_point:
         of_norms = len(shape) < 2
         return (
@@ -37,7 +37,7 @@ def some_tensor(dtype: str, shape: list[int], generator: torch.Generator) -> tor
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory) -> Path:
-    """The storage with encoders and checkpoints of the right shapes. To be read, not written."""
+    """The storage with encoders and checkpoints of the right shapes. Tests must not write to it."""
     storage = tmp_path_factory.mktemp("earlier") / "results"
     shutil.copytree(EARLIER, storage)
     (storage / "tensors.json").unlink()
@@ -60,7 +60,7 @@ def storage(earlier, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
-    """The built-in domains, drawn by today's code: trials find them unchanged by their fingerprints."""
+    """The built-in domains, made by the current code. Their fingerprints equal those in the trials."""
     folder = str(tmp_path_factory.mktemp("data"))
     for name in ("builtin-shapes", "builtin-digits"):
         prepare(name, data=folder, workers=1, progress=False)
@@ -76,13 +76,13 @@ def trial_of(storage: Path, method: str) -> str:
     return next(trial_id for trial_id, config in trials(storage).items() if config.method == method)
 
 
-def test_trials_have_the_ids_that_they_had(earlier):
+def test_trial_ids_are_unchanged(earlier):
     found = trials(earlier)
     assert {config.method for config in found.values()} >= {"random", "simclr", "mdssl", "mdssl-clustered"}
     assert {trial_id: config.trial_id for trial_id, config in found.items()} == {each: each for each in found}
 
 
-def test_the_leaderboard_is_read_with_todays_columns(earlier):
+def test_the_leaderboard_is_read_with_current_columns(earlier):
     board = read(earlier)
     assert list(board.columns) == SCHEMA.names
     before = pd.read_parquet(EARLIER / "leaderboard").set_index("trial_id")
@@ -92,21 +92,21 @@ def test_the_leaderboard_is_read_with_todays_columns(earlier):
         pd.testing.assert_series_equal(board[column], before[column], check_dtype=False)
 
 
-def test_the_same_sweep_trains_nothing_of_it_again_and_goes_on_with_what_was_begun(earlier, data):
+def test_the_same_sweep_retrains_no_finished_trial_and_resumes_the_interrupted_one(earlier, data):
     plan = run_here(*SWEEP.split(), "--storage", earlier, "--data", data, "--dry-run", script="clustering")
     assert "clustering: 8 trials" in plan, plan
     assert "4 finished, 1 queued to resume, 3 queued to train" in " ".join(plan.split()), plan
     assert re.search(rf"{trial_of(earlier, 'mdssl-robust')} .*queued to resume", plan), plan
 
 
-def test_its_trials_are_told_by_their_state(earlier, capsys):
+def test_status_shows_the_states_of_earlier_trials(earlier, capsys):
     assert main(["status", "--storage", str(earlier)]) == 0
     said = capsys.readouterr().out
     assert "4 finished" in said and trial_of(earlier, "mdssl-robust") in said
 
 
-def test_it_grows_by_scores_from_the_encoder_that_was_saved(storage, data, capsys):
-    """Of a dataset that it lacks, and of held-out images, of which it has none."""
+def test_probe_adds_scores_of_a_saved_encoder(storage, data, capsys):
+    """Both for a new dataset and for the validation score, which the earlier rows lack."""
     trial_id, before = trial_of(storage, "mdssl-clustered"), encoders(storage)
     earlier = read(storage, trial_id=trial_id).set_index("eval_dataset").loc["builtin-shapes"]
     probe = ["probe", trial_id, "--evaluate", "builtin-shapes", "builtin-digits"]
@@ -118,14 +118,14 @@ def test_it_grows_by_scores_from_the_encoder_that_was_saved(storage, data, capsy
     rows = read(storage, trial_id=trial_id).set_index("eval_dataset")
     assert list(rows["status"]) == ["finished"] * 2
     assert pd.isna(earlier["val_top1"]) and rows["val_top1"].notna().all()
-    # Another processor may round some images of 300 to the other side.
+    # Another processor may classify some of the 300 images differently, because of rounding.
     assert rows["top1"]["builtin-shapes"] == pytest.approx(earlier["top1"], abs=1.5)
     assert main(probe) == 0
     assert capsys.readouterr().out.count("scored already") == 2
-    assert rows["train_seconds"].nunique() == rows["started_at"].nunique() == 1, "one training, as it was"
+    assert rows["train_seconds"].nunique() == rows["started_at"].nunique() == 1, "all rows are of one training"
 
 
-def test_what_was_begun_goes_on_from_its_checkpoint(storage, data):
+def test_an_interrupted_trial_resumes_from_its_checkpoint(storage, data):
     trial_id = trial_of(storage, "mdssl-robust")
     folder = storage / "trials" / trial_id
     reached = max(int(file.name[5:13]) for file in (folder / "checkpoints").iterdir())

@@ -4,6 +4,6 @@ import sweep_runs
 
 @pytest.fixture
 def another_ray():
-    """A Ray that idles on this machine."""
+    """A second, idle Ray cluster on this machine."""
     with sweep_runs.running_ray(1, dashboard=False):
         yield

@@ -1,4 +1,4 @@
-"""Domains without labels are trained on and searched; scores exist where labels do, and what has none is said first."""
+"""Domains without labels: training, search of neighbors, and notes on datasets that cannot be scored."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SIMCLR = [{"method": "simclr"}]
 
 
 def write_unlabelled(like: Path, folder: Path, images: np.ndarray) -> None:
-    """A prepared dataset without labels, whose ``meta.json`` says what that of ``like`` does otherwise."""
+    """Write a prepared dataset without labels. Other entries of its ``meta.json`` are those of ``like``."""
     meta = json.loads((like / "meta.json").read_text())
     size, splits = meta["image_size"], {}
     for name, part in (("train", images[:0]), ("test", images[:0]), ("unlabelled", images)):
@@ -44,7 +44,7 @@ def write_unlabelled(like: Path, folder: Path, images: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def data(tiny_data, tmp_path_factory) -> str:
-    """tiny-a, tiny-b and tiny-c; ``bare``, 40 images without labels; ``few``, 12 training images, and ``one-class``."""
+    """tiny-a, tiny-b and tiny-c; ``bare`` with 40 unlabeled images; ``few`` with 12 train images; ``one-class``."""
     folder = Path(shutil.copytree(tiny_data, tmp_path_factory.mktemp("unlabelled") / "data"))
     rng = np.random.default_rng(0)
     images = rng.integers(256, size=(40, 16, 16, 3), dtype=np.uint8)
@@ -64,7 +64,7 @@ def settings(data, storage="unused", **changes) -> SweepSettings:
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """A storage with a trial on tiny-a and ``bare``, and one on ``bare`` alone; their ids."""
+    """A storage with a trial on tiny-a and ``bare`` and a trial on ``bare`` alone, and the ids of both trials."""
     storage = tmp_path_factory.mktemp("results")
     ids = []
     for domains in (("tiny-a", "bare"), ("bare",)):
@@ -81,7 +81,7 @@ def run(command, data, storage, *words, code=0):
 
 @pytest.mark.parametrize("method", ["mdssl", "mdssl-robust"])
 def test_methods_train_on_a_domain_without_labels(data, tmp_path, method):
-    """Beside a labelled one; `trained` has simclr on such a domain alone."""
+    """The mixture also has a labeled domain. `trained` tests simclr on an unlabeled domain alone."""
     clusters = {"warmup_iterations": 1, "recluster_every": 1} if "-" in method else {}
     domains = ("bare", "tiny-b")
     shared = {"arch": "resnet18", "batch_per_domain": 8, "iterations": 2, "lr_warmup_iterations": 0}
@@ -90,13 +90,13 @@ def test_methods_train_on_a_domain_without_labels(data, tmp_path, method):
     assert (ended["status"], ended["step"]) == ("finished", 2)
 
 
-def test_a_batch_may_be_as_large_as_the_images_without_labels(data):
+def test_batch_size_is_limited_by_the_number_of_unlabeled_images(data):
     assert len(trials(settings(data, domains=("bare",), batch_per_domain=40), SIMCLR)) == 1
     with pytest.raises(ValueError, match="domain 'bare' has 40 training images; use at most 40"):
         trials(settings(data, domains=("bare",), batch_per_domain=41), SIMCLR)
 
 
-def test_a_sweep_scores_the_labelled_domains_and_says_which_it_leaves_out(data, tmp_path, capsys):
+def test_a_sweep_scores_labeled_domains_and_names_the_skipped_ones(data, tmp_path, capsys):
     assert run_sweep("test", settings(data, tmp_path, domains=("tiny-a", "bare", "tiny-b")), SIMCLR) == 0
     said = capsys.readouterr().out
     assert said.count("note: no scores on bare: no labels") == 1
@@ -111,14 +111,14 @@ def test_a_sweep_scores_the_labelled_domains_and_says_which_it_leaves_out(data, 
         (("tiny-a",), ("one-class",), "'one-class' cannot be evaluated: its test part has images of class 0 only"),
     ],
 )
-def test_what_cannot_be_scored_is_refused_before_anything_starts(data, tmp_path, domains, evaluate, message):
+def test_datasets_that_cannot_be_scored_are_refused_before_the_start(data, tmp_path, domains, evaluate, message):
     asked = settings(data, tmp_path / "new", domains=domains, evaluate=evaluate, dry_run=False)
     with pytest.raises(ValueError, match=message):
         run_sweep("test", asked, SIMCLR)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_set_of_fewer_training_images_than_neighbours_is_planned_and_scored(data, trained, capsys):
+def test_a_dataset_with_fewer_train_images_than_neighbors_is_scored(data, trained, capsys):
     storage, ids = trained
     few = settings(data, domains=("tiny-a",), evaluate=("few",))
     (work,) = plan(Location.of(storage / "none"), trials(few, SIMCLR), few)
@@ -129,7 +129,7 @@ def test_a_set_of_fewer_training_images_than_neighbours_is_planned_and_scored(da
     assert 0 <= row["knn_top1"] <= 100
 
 
-def test_a_probe_scores_labelled_domains_and_its_sheet_searches_all(data, trained, capsys):
+def test_probe_scores_labeled_domains_and_its_neighbor_sheet_searches_all(data, trained, capsys):
     storage, ids = trained
     run("probe", data, storage, ids[0])
     assert "note: no scores on bare: no labels" in capsys.readouterr().out
@@ -140,18 +140,18 @@ def test_a_probe_scores_labelled_domains_and_its_sheet_searches_all(data, traine
     assert set(sheet["datasets"]["tiny-a"]["domains"]) == {"tiny-a", "bare"}
 
 
-def test_a_probe_of_what_has_no_labels_is_refused_with_a_way_on(data, trained, capsys):
+def test_probe_of_unlabeled_datasets_is_refused_with_a_hint(data, trained, capsys):
     storage, ids = trained
     for words in ((ids[1],), (ids[0], "--evaluate", "bare")):
         run("probe", data, storage, *words, code=2)
         assert re.search("labels.*name a labelled dataset", capsys.readouterr().err)
     run("probe", data, storage, ids[1], "--evaluate", "tiny-a", "bare", code=2)
-    assert read(storage, trial_id=ids[1]).empty, "refused before the first is scored"
+    assert read(storage, trial_id=ids[1]).empty, "the command is refused before the first dataset is scored"
     run("probe", data, storage, ids[1], "--evaluate", "tiny-a")
     assert list(read(storage, trial_id=ids[1])["eval_dataset"]) == ["tiny-a"]
 
 
-def test_images_without_labels_are_found_and_embedded(data, trained, tmp_path, capsys):
+def test_unlabeled_images_can_be_searched_and_embedded(data, trained, tmp_path, capsys):
     storage, ids = trained
     images = open_dataset(data, "bare").pretraining_images()
     Image.fromarray(np.array(images[7])).save(tmp_path / "seventh.png")

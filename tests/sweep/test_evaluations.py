@@ -1,4 +1,4 @@
-"""The queue of encoders to score: how many at once, where, under whose claim, and what a death or an end leaves."""
+"""The queue of encoders to score: concurrency, choice of node, claims, dead actors and the end of a sweep."""
 
 import threading
 import time
@@ -53,12 +53,12 @@ class Actor:
 
 
 class Actors:
-    """In place of Ray: actors that score until they are told to end, or die.
+    """Replaces Ray: actors that score until they may end, or die.
 
     Attributes:
-        scoring: ids of trials that are being scored, in the order in which they began.
-        deaths: of actors, that are still to come.
-        options: with which actors were made.
+        scoring: ids of trials whose scoring has begun, in this order.
+        deaths: number of actor deaths that are still to come.
+        options: the options with which actors were created.
     """
 
     def __init__(self, monkeypatch):
@@ -93,7 +93,7 @@ def actors(monkeypatch):
 
 @pytest.fixture
 def queue(run, actors):
-    """Evaluations of a sweep with two slots, in which trials train; and what they tell."""
+    """Makes the evaluations of a sweep in whose two slots trials train. ``told`` and ``begun`` record their reports."""
     told, begun = {}, []
 
     def make(share=CPU, keeps_actors=True):
@@ -110,7 +110,7 @@ def claims(run):
     return [work for work in WORKS if holder_of(trial_dir_in(run.storage, work.config.trial_id))]
 
 
-def test_one_is_scored_while_trials_train_in_all_slots_and_as_many_as_slots_afterwards(queue, actors, run):
+def test_one_encoder_is_scored_during_training_and_one_per_slot_afterwards(queue, actors, run):
     ids = [work.config.trial_id for work in WORKS]
     with queue() as made:
         assert len(actors.options) == 1, "an actor is ready before the first trial has been trained"
@@ -119,8 +119,8 @@ def test_one_is_scored_while_trials_train_in_all_slots_and_as_many_as_slots_afte
             wait_for(lambda work=work: work in claims(run))
         wait_for(lambda: actors.scoring)
         time.sleep(0.1)
-        assert actors.scoring == ids[:1], "the first that came"
-        assert claims(run) == WORKS, "those that wait are claimed"
+        assert actors.scoring == ids[:1], "the encoder that was added first is scored"
+        assert claims(run) == WORKS, "trials that wait for their scores are claimed"
         actors.may_end[ids[0]].set()
         wait_for(lambda: len(actors.scoring) == 2)
         made.poll()
@@ -129,16 +129,16 @@ def test_one_is_scored_while_trials_train_in_all_slots_and_as_many_as_slots_afte
         made._set_training(0)
         wait_for(lambda: len(actors.scoring) == 3)
         time.sleep(0.1)
-        assert len(actors.scoring) == 3, "two at a time"
+        assert len(actors.scoring) == 3, "two encoders are scored at a time"
         for event in actors.may_end.values():
             event.set()
         assert made.wait(lambda: False, lambda: None) == []
         assert set(made.told) == set(ids) and made.begun == actors.scoring
     assert not claims(run)
-    assert len(actors.options) == 2, "actors are used again"
+    assert len(actors.options) == 2, "actors are reused"
 
 
-def test_a_trial_that_another_process_has_is_left(queue, run):
+def test_a_trial_claimed_by_another_process_is_not_scored(queue, run):
     with queue() as made, Claim(trial_dir_in(run.storage, WORKS[0].config.trial_id), "another") as claim:
         claim.take()
         made.add(WORKS[0])
@@ -148,7 +148,7 @@ def test_a_trial_that_another_process_has_is_left(queue, run):
 
 
 @pytest.mark.parametrize("deaths", [2, 3])
-def test_an_actor_that_dies_too_often_is_a_row(queue, actors, run, deaths):
+def test_repeated_actor_deaths_become_a_failed_row(queue, actors, run, deaths):
     actors.deaths = deaths
     trial_id = WORKS[0].config.trial_id
     actors.may_end[trial_id].set()
@@ -158,22 +158,22 @@ def test_an_actor_that_dies_too_often_is_a_row(queue, actors, run, deaths):
     rows = read_rows(run.storage, trial_id)
     assert made.told[trial_id]["state"] == ("finished" if deaths == 2 else "failed")
     assert [row["status"] for row in rows] == ([] if deaths == 2 else ["failed"])
-    assert len(actors.options) == deaths + (deaths == 2), "none of the dead is used again"
+    assert len(actors.options) == deaths + (deaths == 2), "dead actors are not reused"
 
 
-def test_a_node_that_goes_away_is_not_the_trials_fault(queue, actors, run):
+def test_actor_deaths_on_a_lost_node_do_not_fail_the_trial(queue, actors, run):
     actors.deaths, trial_id = 7, WORKS[0].config.trial_id
     actors.may_end[trial_id].set()
     actors.nodes.append({"NodeID": A, "Alive": True, "Resources": {"CPU": 1.0}})
     with queue() as made:
-        # No actor of the node lives, and Ray lists it no more.
+        # The actors of the node are dead, and Ray no longer lists the node.
         actors.nodes[:] = [{"NodeID": HEAD, "Alive": False, "Resources": {}}]
         made.add(WORKS[0], HEAD)
         made.wait(lambda: False, lambda: None)
     assert made.told[trial_id] == {"state": "finished"}
 
 
-def test_the_end_of_a_sweep_ends_what_is_scored_and_waits_and_leaves_no_claim(queue, actors, run, monkeypatch):
+def test_closing_the_queue_ends_scoring_and_releases_all_claims(queue, actors, run, monkeypatch):
     monkeypatch.setattr(evaluations.ray, "kill", lambda actor: actors.killed.set())
     with queue() as made:
         for work in WORKS:
@@ -193,8 +193,10 @@ def test_the_end_of_a_sweep_ends_what_is_scored_and_waits_and_leaves_no_claim(qu
         (CPU, [B], B),
     ],
 )
-def test_it_is_scored_where_it_trained_or_on_another_node_of_that_kind(queue, actors, share, alive, asked, monkeypatch):
-    """Never on a head without GPUs; where no node has any, the cluster is asked for one."""
+def test_an_encoder_is_scored_on_its_training_node_or_a_node_of_that_kind(
+    queue, actors, share, alive, asked, monkeypatch
+):
+    """Never on a head without GPUs. If no node has a GPU, one is requested from the cluster."""
     actors.nodes += [{"NodeID": node, "Alive": node in alive, "Resources": {"CPU": 4.0, "GPU": 1.0}} for node in (A, B)]
     made = queue(share, keeps_actors=False)
     actors.may_end[WORKS[0].config.trial_id].set()
@@ -207,7 +209,7 @@ def test_it_is_scored_where_it_trained_or_on_another_node_of_that_kind(queue, ac
         assert options.get("num_gpus") == (None if asked else 1)
         monkeypatch.setattr(evaluations, "_IDLE_SECONDS", -1.0)
         made.poll()
-        assert not made._idle, "an actor would keep the node from being terminated"
+        assert not made._idle, "an idle actor would prevent the termination of the node"
 
 
 def scored_by(run, work, token):
@@ -215,12 +217,12 @@ def scored_by(run, work, token):
     return actor.score_trial(work.to_dict(), run, token)
 
 
-def test_scores_become_rows_under_the_claim_alone_and_once(run, tiny_data):
+def test_scores_are_written_once_and_only_under_the_claim(run, tiny_data):
     (work, *_), storage = WORKS, Location.of(run.storage)
     trial_dir = trial_dir_in(storage, work.config.trial_id)
     with Claim(trial_dir) as claim:
         claim.take()
-        assert scored_by(run, work, claim.token)["state"] == "queued", "it is not trained, nor is that a failure"
+        assert scored_by(run, work, claim.token)["state"] == "queued", "the trial is untrained, which is not a failure"
         train(work.config, data=tiny_data, trial_dir=trial_dir, device="cpu")
         with pytest.raises(ClaimLostError):
             scored_by(run, work, "another")
@@ -232,7 +234,7 @@ def test_scores_become_rows_under_the_claim_alone_and_once(run, tiny_data):
         assert read_rows(storage, work.config.trial_id) == [row]
 
 
-def test_an_encoder_that_cannot_be_scored_is_a_row_with_the_reason(run, tiny_data):
+def test_a_damaged_encoder_becomes_a_failed_row_with_the_reason(run, tiny_data):
     work = WORKS[0]
     trial_dir = trial_dir_in(run.storage, work.config.trial_id)
     train(work.config, data=tiny_data, trial_dir=trial_dir, device="cpu")
@@ -246,7 +248,7 @@ def test_an_encoder_that_cannot_be_scored_is_a_row_with_the_reason(run, tiny_dat
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-def test_checkpoints_go_when_all_scores_are_there_unless_they_are_to_be_kept(run, tiny_data, keeps):
+def test_checkpoints_are_deleted_after_scoring_unless_they_are_to_be_kept(run, tiny_data, keeps):
     work = replace(WORKS[0], config=tiny_trial(schedule="wsd", iterations=5))
     trial_dir = trial_dir_in(run.storage, work.config.trial_id)
     train(work.config, data=tiny_data, trial_dir=trial_dir, device="cpu")
@@ -260,4 +262,4 @@ def test_checkpoints_go_when_all_scores_are_there_unless_they_are_to_be_kept(run
         write_rows(Location.of(run.storage), work.config.trial_id, [])
     load_model(trial_dir)
     shared = Location.of(run.storage) / "stable"
-    assert [latest_step(shared / name) for name in shared.names()] == [4], "from which a longer trial continues"
+    assert [latest_step(shared / name) for name in shared.names()] == [4], "the stable checkpoint is kept"

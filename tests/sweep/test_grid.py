@@ -1,4 +1,4 @@
-"""The plan of a sweep, from what storage holds alone. No Ray."""
+"""The plan of a sweep, from the contents of the storage alone. Without Ray."""
 
 import json
 from dataclasses import replace
@@ -54,7 +54,7 @@ def score(settings, dataset, **changes):
 
 @pytest.fixture
 def trained(settings, tmp_path):
-    """A storage in which the mdssl trial is trained, and its row on tiny-a is there."""
+    """A storage with a trained mdssl trial and its row on tiny-a."""
     storage = Location.of(tmp_path)
     config = trials(settings, METHODS[2:])[0]
     trial_dir = storage / "trials" / config.trial_id
@@ -64,7 +64,7 @@ def trained(settings, tmp_path):
     return storage, config, row
 
 
-def test_every_method_temperature_and_seed_is_one_trial(settings):
+def test_each_combination_of_method_temperature_and_seed_is_one_trial(settings):
     settings = replace(settings, temperature=(0.1, 0.2), seeds=(0, 1, 2))
     configs = trials(settings, METHODS)
     assert len({config.trial_id for config in configs}) == len(configs)
@@ -72,12 +72,12 @@ def test_every_method_temperature_and_seed_is_one_trial(settings):
     assert [sum(config.method == m for config in configs) for m in ("random", "simclr", "mdssl")] == [3, 6, 6]
 
 
-def test_an_empty_storage_leaves_everything_to_do(settings, tmp_path):
+def test_with_an_empty_storage_all_trials_are_queued_to_train(settings, tmp_path):
     assert states(Location.of(tmp_path), settings) == ["queued to train"] * 3
 
 
-def test_a_plan_of_many_new_trials_asks_the_storage_twice(settings, tmp_path, monkeypatch):
-    """Each request takes a bucket some tens of milliseconds."""
+def test_a_plan_of_many_new_trials_makes_few_storage_requests(settings, tmp_path, monkeypatch):
+    """A request to a bucket takes tens of milliseconds."""
     many = replace(settings, seeds=tuple(range(150)))
     configs, asked, real = trials(many, METHODS[:1]), [], Location._retry
     monkeypatch.setattr(Location, "_retry", lambda self, action: asked.append(self.path) or real(self, action))
@@ -85,21 +85,21 @@ def test_a_plan_of_many_new_trials_asks_the_storage_twice(settings, tmp_path, mo
     assert len([path for path in asked if path.startswith(str(tmp_path))]) <= 3
 
 
-def test_a_large_plan_finds_what_a_small_one_does(settings, trained, monkeypatch):
+def test_large_plans_and_small_plans_agree(settings, trained, monkeypatch):
     storage, _, _ = trained
     expected = plan(storage, trials(settings, METHODS), settings)
     monkeypatch.setattr(board, "_MANY", 1)
     assert plan(storage, trials(settings, METHODS), settings) == expected
 
 
-def test_only_missing_scores_are_made_for_a_trained_encoder(settings, trained):
+def test_only_missing_scores_are_computed_for_a_trained_encoder(settings, trained):
     storage, config, _ = trained
     work = plan(storage, [config], settings)[0]
     assert (str(work), work.missing) == ("queued to evaluate", ("tiny-c",))
     assert states(storage, replace(settings, evaluate=("tiny-a",)), METHODS[2:]) == ["finished"]
 
 
-def test_another_probe_layer_or_other_data_make_a_score_missing(settings, trained):
+def test_another_probe_layer_or_dataset_makes_a_score_missing(settings, trained):
     storage, config, row = trained
     only_a = replace(settings, evaluate=("tiny-a",))
     for change in ({"probe": "sgd"}, {"probe_l2": 0.5}, {"features": ("encoder", "projection")}):
@@ -110,7 +110,7 @@ def test_another_probe_layer_or_other_data_make_a_score_missing(settings, traine
     assert states(storage, only_a, METHODS[2:]) == ["queued to evaluate"]
 
 
-def test_a_further_learning_rate_of_the_sgd_probe_is_a_missing_score(settings, trained):
+def test_an_added_probe_learning_rate_makes_a_score_missing(settings, trained):
     storage, config, _ = trained
     settings = replace(settings, evaluate=("tiny-a",), probe="sgd", probe_learning_rate=(0.1, 0.3))
     rows = [
@@ -130,7 +130,7 @@ def test_a_further_learning_rate_of_the_sgd_probe_is_a_missing_score(settings, t
     assert states(storage, settings, METHODS[2:]) == ["finished"]
 
 
-def test_rows_from_before_sgd_raw_had_its_name_are_its_scores(settings, trained):
+def test_rows_with_the_old_name_of_sgd_raw_count_as_its_scores(settings, trained):
     storage, config, row = trained
     settings = replace(settings, evaluate=("tiny-a",), probe="sgd-raw")
     before = [row | {"probe": "sgd"}, row | {"probe": "sgd(learning_rate=0.3)", "eval_dataset": "tiny-a"}]
@@ -145,7 +145,7 @@ def test_rows_from_before_sgd_raw_had_its_name_are_its_scores(settings, trained)
     assert merged(read_rows(storage, config.trial_id), again) == read_rows(storage, config.trial_id)
 
 
-def test_a_failed_learning_rate_costs_no_other_its_score(settings, trained):
+def test_a_failed_probe_learning_rate_does_not_affect_the_others(settings, trained):
     storage, config, _ = trained
     settings = replace(settings, evaluate=("tiny-a",), probe="sgd", probe_learning_rate=(0.1, 0.3))
     first, _ = (probe.name for probe in settings.probe_config.each())
@@ -154,12 +154,12 @@ def test_a_failed_learning_rate_costs_no_other_its_score(settings, trained):
         config, "diverged", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00", score=asked | {"probe": first}
     )
     write_rows(storage, config.trial_id, [failure])
-    assert states(storage, settings, METHODS[2:]) == ["queued to evaluate"], "the other rate was never tried"
+    assert states(storage, settings, METHODS[2:]) == ["queued to evaluate"], "the other learning rate has not failed"
     assert states(storage, replace(settings, probe_learning_rate=(0.1,)), METHODS[2:]) == ["failed"]
     assert states(storage, replace(settings, probe_learning_rate=(0.3,)), METHODS[2:]) == ["queued to evaluate"]
 
 
-def test_a_finished_score_stays_when_it_is_made_again(trained):
+def test_merged_keeps_a_finished_score_unless_the_data_changed(trained):
     _, _, row = trained
     again, elsewhere = row | {"top1": 51.0}, row | {"probe": "sgd"}
     assert [r["top1"] for r in merged([row], [again, elsewhere])] == [50.0, 50.0]
@@ -169,7 +169,7 @@ def test_a_finished_score_stays_when_it_is_made_again(trained):
     assert [r["top1"] for r in merged([row], [renewed])] == [51.0]
 
 
-def test_a_begun_trial_goes_on_and_a_forced_one_starts_again(settings, trained, tmp_path):
+def test_an_interrupted_trial_resumes_and_a_forced_trial_restarts(settings, trained, tmp_path):
     storage, config, _ = trained
     for name in ("training.json", "encoder.safetensors"):
         (storage / "trials" / config.trial_id / name).delete()
@@ -177,7 +177,7 @@ def test_a_begun_trial_goes_on_and_a_forced_one_starts_again(settings, trained, 
     assert states(storage, replace(settings, force=True), METHODS[2:]) == ["queued to train"]
 
 
-def test_a_row_has_the_precision_that_the_hardware_decided_and_no_other_one_may_be_asked_for(settings, trained):
+def test_rows_record_the_actual_precision_and_another_precision_is_refused(settings, trained):
     storage, config, _ = trained
     trial_dir = storage / "trials" / config.trial_id
     training = read_training(trial_dir) | {"precision": "bf16"}
@@ -198,7 +198,7 @@ def test_a_row_has_the_precision_that_the_hardware_decided_and_no_other_one_may_
     assert states(storage, replace(settings, force=True), METHODS[2:]) == ["queued to train"]
 
 
-def test_a_failed_trial_is_left_alone_until_asked(settings, tmp_path):
+def test_a_failed_trial_is_trained_again_only_with_retry_failed(settings, tmp_path):
     storage = Location.of(tmp_path)
     config = trials(settings, METHODS[2:])[0]
     failure = failed_row(config, "NaN", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00")
@@ -207,7 +207,7 @@ def test_a_failed_trial_is_left_alone_until_asked(settings, tmp_path):
     assert states(storage, replace(settings, retry_failed=True), METHODS[2:]) == ["queued to train"]
 
 
-def test_a_failed_score_is_left_alone_until_asked_and_costs_no_other_score(settings, trained):
+def test_a_failed_score_is_retried_only_on_request_and_affects_no_other_score(settings, trained):
     storage, config, row = trained
     asked = {
         "eval_dataset": "tiny-c",
@@ -220,7 +220,7 @@ def test_a_failed_score_is_left_alone_until_asked_and_costs_no_other_score(setti
     write_rows(storage, config.trial_id, rows)
     assert states(storage, settings, METHODS[2:]) == ["failed"]
     assert plan(storage, [config], replace(settings, retry_failed=True))[0].missing == ("tiny-c",)
-    # It stays while other datasets are scored, and is nothing to a sweep or a probe that did not ask for it.
+    # The failure stays while other datasets are scored. Sweeps and probes that do not request the score ignore it.
     other = row | {"eval_dataset": "tiny-b"}
     assert [r["eval_dataset"] for r in merged(rows, [other])] == ["tiny-a", "tiny-c", "tiny-b"]
     assert states(storage, replace(settings, evaluate=("tiny-a",)), METHODS[2:]) == ["finished"]
@@ -229,7 +229,7 @@ def test_a_failed_score_is_left_alone_until_asked_and_costs_no_other_score(setti
     assert [r["status"] for r in merged(rows, [better])] == ["finished", "finished"]
 
 
-def test_what_another_sweep_made_since_the_plan_is_no_longer_missing(settings, trained):
+def test_scores_made_by_another_sweep_since_the_plan_are_not_missing(settings, trained):
     storage, config, _ = trained
     probe, missing = settings.probe_config, ("tiny-a", "tiny-c")
     assert still_missing([], (), missing, settings.data, probe) == (missing, "")
@@ -244,7 +244,7 @@ def test_what_another_sweep_made_since_the_plan_is_no_longer_missing(settings, t
     )
 
 
-def test_what_had_failed_before_the_plan_is_tried_again_when_another_sweep_gives_the_trial_back(settings, trained):
+def test_only_failures_before_the_plan_are_retried_once_the_claim_is_released(settings, trained):
     storage, config, _ = trained
     failure = failed_row(config, "NaN", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00")
     write_rows(storage, config.trial_id, [failure | {"finished_at": "2026-01-01T00:00:00.000+00:00"}])
@@ -255,10 +255,10 @@ def test_what_had_failed_before_the_plan_is_tried_again_when_another_sweep_gives
     assert (again.to_do, again.missing, told) == ("evaluate", work.missing, [])
     write_rows(storage, config.trial_id, [failure])
     assert others.wait([work]) == []
-    assert told == [(config.trial_id, {"state": "failed", "error": "NaN"})], "and what has failed since is not"
+    assert told == [(config.trial_id, {"state": "failed", "error": "NaN"})], "a failure since the plan is not retried"
 
 
-def test_a_row_says_exactly_what_produced_it(settings, trained):
+def test_a_row_records_its_trial_and_evaluation_settings(settings, trained):
     _, config, row = trained
     said = json.loads(row["config_json"])
     assert said["trial"] == config.to_dict()
@@ -286,7 +286,7 @@ def test_wrong_settings_are_refused(settings, change, message):
         replace(settings, **change)
 
 
-def test_unprepared_data_and_too_few_images_are_refused_before_anything(settings, tmp_path):
+def test_unprepared_data_and_too_few_images_are_refused(settings, tmp_path):
     with pytest.raises(ValueError, match="'tiny-x'"):
         trials(replace(settings, domains=("tiny-a", "tiny-x")), METHODS)
     with pytest.raises(ValueError, match="'tiny-x'"):
@@ -295,7 +295,7 @@ def test_unprepared_data_and_too_few_images_are_refused_before_anything(settings
         trials(replace(settings, batch_per_domain=65), METHODS)
 
 
-def test_the_commit_of_files_without_a_checkout_is_what_the_environment_says(monkeypatch, tmp_path):
+def test_git_commit_comes_from_the_environment_without_a_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr("mdssl.__file__", str(tmp_path / "mdssl" / "__init__.py"))
     monkeypatch.delenv("MDSSL_GIT_COMMIT", raising=False)
     git_commit.cache_clear()
@@ -306,8 +306,8 @@ def test_the_commit_of_files_without_a_checkout_is_what_the_environment_says(mon
     git_commit.cache_clear()
 
 
-def test_a_search_scores_again_what_has_no_validation_score(settings, trained):
-    """A row of an earlier version. Its published numbers stay: see `merged`."""
+def test_a_search_scores_rows_without_a_validation_score_again(settings, trained):
+    """Such rows are of an earlier version. `merged` keeps their other scores."""
     storage, config, _ = trained
     rows = read_rows(storage, config.trial_id)
     assert rows[0]["val_top1"] is None
@@ -318,7 +318,7 @@ def test_a_search_scores_again_what_has_no_validation_score(settings, trained):
     assert [str(work) for work in plan(storage, [config], replace(settings, evaluate=("tiny-a",)))] == ["finished"]
 
 
-def test_a_trial_that_ended_early_is_done_for_a_search_and_left_for_a_grid(settings, trained):
+def test_a_trial_stopped_early_is_complete_only_with_a_scheduler(settings, trained):
     storage, config, _ = trained
     row = read_rows(storage, config.trial_id)[0] | {
         "status": "stopped",
@@ -333,7 +333,7 @@ def test_a_trial_that_ended_early_is_done_for_a_search_and_left_for_a_grid(setti
 
 
 @pytest.mark.parametrize("asked", [{"search": "random", "trials": 3}, {"scheduler": "asha", "grace_steps": 1}])
-def test_a_dataset_without_a_validation_score_is_refused_before_a_search(settings, tmp_path, asked):
+def test_a_dataset_too_small_for_validation_is_refused_before_a_search(settings, tmp_path, asked):
     rng = np.random.default_rng(0)
     arrays = {}
     for split in ("train", "test"):

@@ -1,4 +1,4 @@
-"""Resources that a process of Ray Train held when it died are free again."""
+"""Resources of dead processes of Ray Train are freed."""
 
 import sys
 import time
@@ -20,7 +20,7 @@ class Reserving:
 
 
 class TrainController(Reserving):
-    """Reserves a CPU, as Ray Train's actor of that name does before it tells the cleaner."""
+    """Reserves a CPU, as the actor of Ray Train with this name does before it notifies the cleaner."""
 
 
 def reserving(kind):
@@ -38,9 +38,9 @@ def cpus() -> float:
     return ray.available_resources().get("CPU", 0)
 
 
-def test_only_the_groups_of_dead_controllers_are_freed(cluster):
+def test_only_placement_groups_of_dead_controllers_are_freed(cluster):
     ray.init(address=cluster, log_to_driver=False)
-    # Ray's processes cannot import this file.
+    # The processes of Ray cannot import this file.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     try:
         wait_for(lambda: cpus() == 2, 60)
@@ -48,13 +48,13 @@ def test_only_the_groups_of_dead_controllers_are_freed(cluster):
         wait_for(lambda: cpus() == 0, 30)
         end(dead)
         time.sleep(2)
-        assert cpus() == 0, "Ray itself frees it only when the driver ends, if then"
+        assert cpus() == 0, "Ray frees the CPU only at the end of the driver, if at all"
         free_orphaned_groups()
         wait_for(lambda: cpus() == 1, 30)
         end(reserving(Reserving))
         free_orphaned_groups()
         time.sleep(2)
-        assert cpus() == 0, "that of an actor of another kind, and that of a living controller, stay"
+        assert cpus() == 0, "groups of other actors and of living controllers are kept"
         ray.kill(alive)
     finally:
         ray.shutdown()

@@ -1,4 +1,4 @@
-"""Sweeps that put several trials on a GPU, or wait for one. The GPUs are numbers that Ray is told; all runs on CPU."""
+"""Sweeps that share a GPU between trials or wait for one. GPUs exist only as resources of Ray; trials run on CPU."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def command(storage, data, *more):
 
 
 def most_at_once(storage):
-    """How many trials trained at the same time, by what they wrote of it themselves."""
+    """The largest number of trials that trained at the same time, from their records of start and end."""
     ended = [json.loads(file.read_bytes()) for file in storage.glob("trials/*/training.json")]
     spans = [(each["started_at"], each["finished_at"]) for each in ended if each["views_seen"]]
     return max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans)
@@ -44,7 +44,7 @@ def test_two_trials_share_a_gpu_and_a_third_waits_for_it(tiny_data, tmp_path):
     assert most_at_once(tmp_path / "results") == 2
 
 
-def test_a_sweep_waits_for_a_node_says_so_and_uses_it_when_it_comes(tiny_data, tmp_path):
+def test_a_sweep_reports_that_it_waits_for_a_node_and_uses_the_node(tiny_data, tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
     said = tmp_path / "said.txt"
     arguments = ["--iterations", 4, "--lambda1", 0.9, "--lambda2", 0.1, "--executor", "inline"]

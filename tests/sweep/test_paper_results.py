@@ -1,4 +1,4 @@
-"""What `sweeps/paper.py` shows of figures: a table of the experiment's own trials, and a file."""
+"""Figures of `sweeps/paper.py`: a table of the trials of the experiment, and an image file."""
 
 import io
 import json
@@ -18,7 +18,7 @@ NAMES = [name for name, chosen in EXPERIMENTS.items() if chosen.figure]
 
 
 def write(storage: str, experiment: str, top1: float = 50.0, **changes) -> None:
-    """Rows of all trials of an experiment, as if its datasets were the whole ones."""
+    """Write rows of all trials of an experiment, as if they were scored on the complete datasets."""
     for number, trial in enumerate(EXPERIMENTS[experiment].trials):
         config = TrialConfig(**trial.settings | changes | {"precision": "fp32"})
         row = failed_row(config, "", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00")
@@ -37,7 +37,7 @@ def shown(storage: str, *names: str) -> str:
     return out.getvalue()
 
 
-def test_every_experiment_that_is_no_table_has_a_figure():
+def test_every_experiment_named_figure_has_a_figure():
     assert set(NAMES) == {name for name in EXPERIMENTS if name.startswith("figure")}
 
 
@@ -52,7 +52,7 @@ def test_a_figure_is_printed_as_a_table_and_drawn(tmp_path, name):
     assert all(f"{file}: " in text for file in files)
 
 
-def test_trials_of_other_experiments_are_not_in_it(tmp_path):
+def test_a_figure_excludes_trials_of_other_experiments(tmp_path):
     write(str(tmp_path), "figure3")
     write(str(tmp_path), "table1", top1=80.0)
     text = shown(str(tmp_path), "figure3")
@@ -60,12 +60,12 @@ def test_trials_of_other_experiments_are_not_in_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["figure4", "figureA1", "figureA2"])
-def test_why_a_figure_is_not_drawn_is_said(tmp_path, name):
+def test_the_reason_for_a_missing_figure_is_printed(tmp_path, name):
     write(str(tmp_path), name)
     text = shown(str(tmp_path), name)
     assert f"{name} is not drawn: " in text and "has representations" in text
 
 
-def test_an_experiment_without_scores_says_so(tmp_path):
+def test_a_note_is_printed_for_an_experiment_without_scores(tmp_path):
     write(str(tmp_path), "table4")
     assert "no rows to show" in shown(str(tmp_path), "figure3")

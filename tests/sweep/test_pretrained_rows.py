@@ -1,4 +1,4 @@
-"""An encoder from elsewhere as a row of the leaderboard: by the command and by a sweep."""
+"""Pretrained encoders in the leaderboard, by `mdssl probe` and by a sweep."""
 
 import pandas as pd
 import pytest
@@ -32,7 +32,7 @@ def run(*arguments):
     assert main([str(argument) for argument in arguments]) == 0
 
 
-def test_the_command_scores_a_file_of_weights(weights, tiny_data, tmp_path, capsys):
+def test_mdssl_probe_scores_a_weights_file(weights, tiny_data, tmp_path, capsys):
     flags = ["--weights", weights, "--evaluate", "tiny-a", "--data", tiny_data, "--storage", tmp_path]
     run("probe", *flags)
     printed = capsys.readouterr().out
@@ -42,7 +42,7 @@ def test_the_command_scores_a_file_of_weights(weights, tiny_data, tmp_path, caps
     run("probe", *flags)
     assert "tiny-a: scored already" in capsys.readouterr().out
     board = read(str(tmp_path))
-    assert list(board["method"]) == ["pretrained"] * 2, "another input size is another row"
+    assert list(board["method"]) == ["pretrained"] * 2, "another input size makes another row"
     row = board.iloc[0]
     assert (row["arch"], row["stem"], row["train_mixture"], row["iterations"]) == ("resnet18", "imagenet", "", 0)
     assert pd.isna(row["lambda1"])
@@ -50,7 +50,7 @@ def test_the_command_scores_a_file_of_weights(weights, tiny_data, tmp_path, caps
     assert set(table["weights"]) == {"resnet18.pth"}
 
 
-def test_the_trial_holds_the_encoder_of_the_file(weights, tiny_data, tmp_path):
+def test_the_trial_saves_the_encoder_of_the_weights_file(weights, tiny_data, tmp_path):
     config, _ = pretrained_config(weights, input_size=24)
     train(config, data=tiny_data, trial_dir=tmp_path, device="cpu")
     saved, model = load_model(Location.of(tmp_path))
@@ -67,7 +67,7 @@ def test_the_trial_holds_the_encoder_of_the_file(weights, tiny_data, tmp_path):
     )
 
 
-def test_what_the_file_is_called_does_not_make_another_trial(weights, tmp_path):
+def test_the_trial_id_does_not_depend_on_the_file_name(weights, tmp_path):
     other = tmp_path / "copy.pth"
     other.write_bytes(weights.read_bytes())
     assert pretrained_config(weights)[0].trial_id == pretrained_config(other)[0].trial_id
@@ -85,14 +85,14 @@ def test_what_the_file_is_called_does_not_make_another_trial(weights, tmp_path):
         (["--weights", "FILE", "--evaluate", "tiny-a", "--input-size", 2], "input_size is 2"),
     ],
 )
-def test_wrong_flags_are_one_message_and_leave_nothing(weights, tiny_data, tmp_path, capsys, flags, message):
+def test_wrong_flags_give_one_message_and_write_no_files(weights, tiny_data, tmp_path, capsys, flags, message):
     flags = [str(weights) if flag == "FILE" else str(flag) for flag in flags]
     assert main(["probe", *flags, "--data", tiny_data, "--storage", str(tmp_path / "new")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_that_changed_since_the_trial_was_made_is_refused(weights, tiny_data, tmp_path):
+def test_a_weights_file_that_changed_since_the_trial_was_created_is_refused(weights, tiny_data, tmp_path):
     file = tmp_path / "weights.pth"
     file.write_bytes(weights.read_bytes())
     config, _ = pretrained_config(file)
@@ -102,7 +102,7 @@ def test_a_file_that_changed_since_the_trial_was_made_is_refused(weights, tiny_d
     assert not (tmp_path / "trial").exists()
 
 
-def test_a_pretrained_trial_is_made_of_a_file_only():
+def test_pretrained_trials_require_a_weights_file_and_other_trials_refuse_one():
     with pytest.raises(ValueError, match="made by `mdssl probe --weights FILE`"):
         TrialConfig(method="pretrained")
     with pytest.raises(ValueError, match="cannot be combined"):

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs, from the reports that Tune hands on."""
+"""The printed progress of a running sweep, made from the reports of Tune."""
 
 import io
 import re
@@ -43,14 +43,14 @@ def shown():
     return Shown()
 
 
-def test_a_line_names_the_trial_its_step_loss_terms_speed_and_eta(shown):
+def test_a_line_shows_the_trial_its_step_loss_terms_speed_and_eta(shown):
     shown.step(10)
     (line,) = shown.lines()
     assert f"{CONFIG.trial_id} mdssl λ1=1 λ2=0.1: step 10/100" in line
     assert "loss 4.500 = align -6.000, within 10.500, across 0.250  1,234 views/s  ETA 1m15s" in line
 
 
-def test_states_are_said_at_once_and_steps_every_few_seconds(shown):
+def test_states_are_printed_immediately_and_steps_every_few_seconds(shown):
     for step in (10, 20, 30):
         shown.step(step)
     shown.report(state="evaluating")
@@ -63,7 +63,7 @@ def test_states_are_said_at_once_and_steps_every_few_seconds(shown):
     assert "[sweep 1/1" in shown.lines()[-1]
 
 
-def test_the_sweeps_eta_counts_evaluations_and_says_where_it_knows_nothing_of_them(monkeypatch):
+def test_the_eta_of_a_sweep_includes_evaluations_or_is_marked_as_rough(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     second = {"views_per_second": views_of(CONFIG, 1), "eta_seconds": 0, "iterations": 100}
     numbers = {"loss": 4.5, "alignment": -6.0, "within": 10.5, "across": 0.25}
@@ -80,7 +80,7 @@ def test_the_sweeps_eta_counts_evaluations_and_says_where_it_knows_nothing_of_th
 
 
 def test_the_eta_of_thousands_of_trials_is_not_computed_for_each_line(shown, monkeypatch):
-    """It takes the longer the more they are, and there is a line for each."""
+    """The time for an ETA grows with the number of trials, and there is a line for each trial."""
     now, asked = time.monotonic(), []
 
     def left(at, more):
@@ -96,41 +96,41 @@ def test_the_eta_of_thousands_of_trials_is_not_computed_for_each_line(shown, mon
         other = replace(CONFIG, seed=seed)
         shown.progress.add(other)
         shown.progress.tell(other.trial_id, {"state": "finished"})
-    assert 4 <= len(asked) <= 6, "in ten seconds, a twentieth of which they take"
+    assert 4 <= len(asked) <= 6, "in ten seconds, of which a twentieth is spent on the ETA"
     assert "[sweep 100/101, ETA 1m00s]" in shown.lines()[-1]
 
 
-def test_a_step_that_comes_again_means_that_a_worker_died(shown):
+def test_a_report_of_a_lower_step_is_shown_as_a_worker_death(shown):
     shown.step(50)
     shown.step(40)
     assert any("a worker died at step 50 or later" in line and "is at step 40" in line for line in shown.lines())
 
 
-def test_a_worker_that_goes_on_at_the_step_of_its_last_report_has_died_too(shown):
+def test_a_report_of_the_same_step_is_shown_as_a_worker_death(shown):
     shown.step(50)
     shown.step(50)
     assert any("a worker died at step 50 or later" in line for line in shown.lines())
 
 
-def test_a_failure_says_why(shown):
+def test_a_failure_is_printed_with_its_error(shown):
     shown.report(state="failed", error="the loss is not finite")
     assert "failed: the loss is not finite" in shown.lines()[0]
 
 
-def test_a_trial_that_another_sweep_has_says_whose_it_is_and_is_then_as_any_other(shown):
+def test_a_trial_claimed_by_another_sweep_is_shown_with_its_owner(shown):
     waits = {"state": "queued", "owner": "node7:123 (mixtures)", "reached": 40}
     shown.step(50)
     shown.report(**waits)
     shown.report(**waits)
     assert "queued: waiting for node7:123 (mixtures), which is at step 40 or later" in shown.lines()[1]
-    assert len(shown.lines()) == 2, "said once a minute"
+    assert len(shown.lines()) == 2, "the line is printed once a minute"
     shown.step(50)
     assert not any("a worker died" in line for line in shown.lines())
     shown.progress.tell(CONFIG.trial_id, {"state": "finished", "error": ""})
     assert "finished  [sweep 1/1" in shown.lines()[-1]
 
 
-def test_a_trial_without_a_report_for_two_minutes_says_what_it_may_wait_for(shown, monkeypatch):
+def test_a_likely_reason_is_printed_after_two_minutes_without_a_report(shown, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     shown.progress.started = now
@@ -149,8 +149,8 @@ def test_a_trial_without_a_report_for_two_minutes_says_what_it_may_wait_for(show
     assert all(later - earlier <= 120 for earlier, later in pairwise([*times, now]))
 
 
-def test_the_table_shows_scores_at_their_steps_and_who_is_ahead(shown):
-    """Of the trials that got furthest, whatever one of a lower step has."""
+def test_the_table_shows_scores_with_their_steps_and_the_leading_trial(shown):
+    """The leading trial is chosen among trials with the most steps. Higher scores at lower steps do not count."""
     other = replace(CONFIG, lambda2=0.3)
     shown.progress.add(other)
     shown.step(10, val_linear_top1=30.0)
@@ -178,13 +178,13 @@ def test_the_table_fits_into_80_columns_with_ids_and_the_loss(shown):
         assert sum(CONFIG.trial_id in line for line in lines) == 1
 
 
-def test_a_trial_that_ends_early_says_where(shown):
+def test_a_trial_stopped_early_is_shown_with_its_last_step(shown):
     shown.step(10, val_linear_top1=30.0)
     shown.report(state="stopped", ended_early=True)
     assert "stopped early after step 10/100  validation 30.0 at 10  [sweep 1/1" in shown.lines()[-1]
 
 
-def test_a_low_terminal_shows_first_what_trains_and_counts_the_rest():
+def test_a_short_terminal_shows_training_trials_first_and_counts_the_rest():
     configs = [replace(CONFIG, seed=seed) for seed in range(500)]
     console = Console(file=io.StringIO(), width=120, height=12)
     progress = SweepProgress({config.trial_id: config for config in configs}, console)
@@ -200,7 +200,7 @@ def test_a_low_terminal_shows_first_what_trains_and_counts_the_rest():
     assert f"and {300 - shown} finished, 199 queued" in lines[-2]
 
 
-def test_a_trial_that_another_sweep_ended_early_says_so(shown):
+def test_a_trial_that_another_sweep_stopped_early_is_shown_as_stopped(shown):
     shown.report(state="queued", owner="host:1 (search)", reached=3)
     shown.report(state="stopped", ended_early=True)
     assert "λ2=0.1: stopped early  [sweep 1/1" in shown.lines()[-1]

@@ -1,4 +1,4 @@
-"""The Ray of a sweep, beside another one: its address, its process groups, and what it leaves in a temporary folder."""
+"""The Ray cluster of a sweep beside another one: its address, process groups and temporary folder."""
 
 import fcntl
 import os
@@ -15,13 +15,11 @@ from mdssl.sweep.temporary import temporary_folder
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_processes_of_a_sweep_find_their_own_ray_beside_another_and_are_in_no_group_of_the_sweeps(
-    cluster, tmp_path, monkeypatch
-):
-    """Ray Train looks for the actors of a trial that died: without an address it finds two Rays, and gives up."""
+def test_a_sweep_uses_its_own_ray_which_runs_in_a_separate_process_group(cluster, tmp_path, monkeypatch):
+    """Ray Train looks up the actors of a dead trial. Without an address it finds two Ray clusters and fails."""
     import ray
 
-    # Too long for the paths of Ray's sockets.
+    # Too long for the paths of the sockets of Ray.
     long = tmp_path / ("long" * 25)
     long.mkdir()
     monkeypatch.setenv("RAY_TMPDIR", str(long))
@@ -40,12 +38,12 @@ def test_processes_of_a_sweep_find_their_own_ray_beside_another_and_are_in_no_gr
         assert folder.path.parent == Path("/tmp")
         assert folder.path.stat().st_mode & 0o777 == 0o700
     assert not folder.path.exists()
-    # Another Ray that the process starts afterwards is as without the sweep. The two that remain are Ray's own.
+    # The sweep does not affect another Ray that the process starts later. Ray itself sets these two variables.
     assert os.environ.keys() - before.keys() <= {"PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED"}
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own modules
-def test_the_longest_temporary_folder_has_room_for_the_longest_of_rays_sockets(monkeypatch):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from modules of Ray
+def test_the_longest_temporary_folder_fits_the_longest_socket_path_of_ray(monkeypatch):
     from ray.dashboard.dashboard import dashboard_utils
     from ray.dashboard.subprocesses.module import SubprocessModule
 
@@ -59,8 +57,8 @@ def test_the_longest_temporary_folder_has_room_for_the_longest_of_rays_sockets(m
     assert max(len(str(temporary._parent() / socket)) for socket in sockets) == 107
 
 
-def test_what_killed_sweeps_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
-    # pytest's own folders are too long.
+def test_only_temporary_folders_of_killed_sweeps_are_removed(tmp_path, monkeypatch):
+    # The folders of pytest have longer paths.
     monkeypatch.setattr(temporary, "_LONGEST", 1000)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with temporary_folder() as runs:
@@ -75,11 +73,11 @@ def test_what_killed_sweeps_left_is_removed_and_nothing_else(tmp_path, monkeypat
         assert not killed.exists() and second.path.exists()
         assert kept.exists() and foreign.exists() and runs.path.exists()
         with temporary_folder():
-            assert second.path.exists(), "its logs were kept for somebody to read"
+            assert second.path.exists(), "a folder with kept logs is not removed"
     assert not runs.path.exists()
 
 
-def test_a_folder_whose_sweep_runs_is_locked(tmp_path, monkeypatch):
+def test_the_temporary_folder_of_a_running_sweep_is_locked(tmp_path, monkeypatch):
     monkeypatch.setattr(temporary, "_LONGEST", 1000)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with temporary_folder() as folder:

@@ -1,4 +1,4 @@
-"""What a trial takes, how many trials a cluster holds, and what a sweep says while it waits for machines."""
+"""The resources of a trial, the number of trials that fit a cluster, and the output of a sweep that waits."""
 
 import io
 from dataclasses import replace
@@ -35,7 +35,7 @@ def share(workers=1, cpus=1, gpus=0.0):
         (share(gpus=1), [], 0),
     ],
 )
-def test_so_many_trials_fit_at_once(each, nodes, fitting):
+def test_slots_counts_the_trials_that_fit_at_once(each, nodes, fitting):
     assert slots(each, nodes) == fitting
 
 
@@ -53,13 +53,13 @@ def test_so_many_trials_fit_at_once(each, nodes, fitting):
         (share(workers=3, cpus=2), [{"CPU": 3}, {"CPU": 3}], "3 workers with 2 CPUs .2 threads. each, .* room for 2"),
     ],
 )
-def test_what_can_never_run_is_refused_with_what_is_there(each, nodes, message):
+def test_trials_too_large_for_the_cluster_are_refused_with_its_resources(each, nodes, message):
     with pytest.raises(ValueError, match=message) as refusal:
         check_resources(each, nodes)
-    assert "--gpus-per-worker" in str(refusal.value), "how to mend it"
+    assert "--gpus-per-worker" in str(refusal.value), "the message names the flags to change"
 
 
-def test_a_plan_that_this_machine_cannot_train_is_refused_unless_a_cluster_is_to(tiny_data, tmp_path):
+def test_a_plan_too_large_for_this_machine_is_refused_without_an_address(tiny_data, tmp_path):
     more = {"data": tiny_data, "storage": str(tmp_path), "evaluate": ("tiny-a",), "gpus_per_worker": 64.0}
     asked = SweepSettings(domains=("tiny-a",), batch_per_domain=8, iterations=2, precision="fp32", dry_run=True, **more)
     with pytest.raises(InputError, match=r"needs 64 GPUs .* this machine has 0"):
@@ -67,11 +67,11 @@ def test_a_plan_that_this_machine_cannot_train_is_refused_unless_a_cluster_is_to
     assert run_sweep("test", replace(asked, address="auto"), ["simclr"]) == 0
 
 
-def test_a_cluster_that_starts_its_nodes_as_they_are_needed_is_taken_at_its_users_word():
+def test_an_autoscaling_cluster_may_lack_the_resources_at_the_start():
     assert check_resources(share(gpus=1), [{"CPU": 4}], growing_to=3) == 3
 
 
-def test_the_plan_says_what_each_trial_gets():
+def test_resources_of_trials_and_nodes_are_described_in_words():
     assert str(share()) == "1 worker with 1 CPU (1 thread)"
     assert str(share(workers=2, cpus=4, gpus=1)) == "2 workers with 4 CPUs (4 threads) and 1 GPU each"
     assert str(share(gpus=0.5)) == "1 worker with 1 CPU (1 thread) and 0.5 of a GPU (40% of its memory)"
@@ -81,24 +81,24 @@ def test_the_plan_says_what_each_trial_gets():
 
 
 @pytest.mark.parametrize("part", [1.5, 0.001, 2.25])
-def test_a_part_of_several_gpus_is_refused(part):
+def test_invalid_gpu_fractions_are_refused(part):
     with pytest.raises(ValueError, match=rf"gpus_per_worker is {part}; it must be a whole number of GPUs, or a part"):
         SweepSettings(domains=("a", "b"), gpus_per_worker=part)
 
 
-def test_parts_of_a_gpu_are_for_one_worker():
+def test_gpu_fractions_require_a_single_worker():
     with pytest.raises(ValueError, match=r"gpus_per_worker is 0.5 with 2 workers, but NCCL refuses two ranks on one"):
         SweepSettings(domains=("a", "b"), gpus_per_worker=0.5, workers=2)
 
 
-def test_trials_and_the_probe_together_never_take_more_than_a_gpus_memory():
+def test_trials_and_the_probe_together_fit_into_gpu_memory():
     for number in range(2, 11):
         each = share(gpus=1 / number)
         assert number * each.memory + each.probe_memory < 1
     assert share(gpus=1).memory == share(gpus=1).probe_memory == share().memory == 1
 
 
-def test_only_a_process_that_shares_its_gpu_is_limited(monkeypatch):
+def test_memory_is_limited_only_for_processes_that_share_a_gpu(monkeypatch):
     asked = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *arguments: asked.append(arguments))
     limit_memory("cpu", 0.4)
@@ -109,7 +109,7 @@ def test_only_a_process_that_shares_its_gpu_is_limited(monkeypatch):
 
 
 class Cluster:
-    """A cluster without Ray, a clock that a test turns, and what a sweep says of the two."""
+    """A cluster without Ray, a clock that the test controls, and the output of a sweep."""
 
     def __init__(self, each, at_once):
         self.out, self.nodes, self.seconds = io.StringIO(), [{"CPU": 4}], 0.0
@@ -131,7 +131,7 @@ class Trial:
         return False
 
 
-def test_a_sweep_that_waits_for_machines_says_how_long_and_for_what():
+def test_a_waiting_sweep_prints_how_long_and_for_which_machines_it_waits():
     cluster = Cluster(share(gpus=1), at_once=2)
     cluster.pass_time(130)
     first, *_, last = cluster.lines
@@ -139,7 +139,7 @@ def test_a_sweep_that_waits_for_machines_says_how_long_and_for_what():
         "2 of 2 trials are waiting for machines (0s so far): each needs 1 worker with 1 CPU (1 thread) and 1 GPU; the "
         "cluster has 1 node with 4 CPUs"
     )
-    assert len(cluster.lines) == 3, "once a minute"
+    assert len(cluster.lines) == 3, "a line is printed once a minute"
     assert "(2m00s so far)" in last
     cluster.nodes = [{"CPU": 4}, {"CPU": 8, "GPU": 1}]
     cluster.pass_time(60)
@@ -151,13 +151,13 @@ def test_a_sweep_that_waits_for_machines_says_how_long_and_for_what():
     ]
 
 
-def test_a_sweep_that_has_its_machines_says_nothing():
+def test_a_sweep_with_enough_machines_prints_nothing():
     cluster = Cluster(share(), at_once=2)
     cluster.pass_time(200, trials=4)
     assert cluster.lines == []
 
 
-def test_the_last_trials_of_a_sweep_wait_for_no_more_machines_than_they_need():
+def test_the_last_trials_of_a_sweep_do_not_wait_for_unneeded_machines():
     cluster = Cluster(share(cpus=4), at_once=3)
     cluster.pass_time(200, trials=1)
     assert cluster.lines == []

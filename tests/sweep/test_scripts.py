@@ -1,4 +1,4 @@
-"""The sweep scripts: which trials each makes of its flags, seen from its plan (``--dry-run``)."""
+"""The sweep scripts: the trials that they plan for given flags (``--dry-run``)."""
 
 import re
 import sys
@@ -17,7 +17,7 @@ from mdssl.sweep.search.search import Trials
 
 @pytest.fixture
 def planned(tiny_data, tmp_path, capsys):
-    """Run a script with ``--dry-run`` on the tiny domains; its planned trials as {id: words}."""
+    """Run a script with ``--dry-run`` on the tiny domains. Returns its planned trials as {id: words}."""
 
     def plan(name: str, *flags: object, code: int = 0) -> dict[str, str]:
         script = load_script(name)
@@ -27,19 +27,19 @@ def planned(tiny_data, tmp_path, capsys):
         said = capsys.readouterr()
         print(said.err, file=sys.stderr)
         lines = re.findall(r"^  ([0-9a-f]{12})  (.*?) +queued to train", said.out, re.MULTILINE)
-        assert len(dict(lines)) == len(lines), "each trial stands once"
+        assert len(dict(lines)) == len(lines), "each trial is listed once"
         return dict(lines)
 
     return plan
 
 
-def test_lambda_grid(planned):
+def test_lambda_grid_plans_baselines_and_all_lambda_pairs(planned):
     assert list(planned("lambda_grid", "--lambda1", 1, 0.9, "--lambda2", 0, 0.1).values()) == [
         "random", "simclr", "mdssl λ1=1 λ2=0", "mdssl λ1=1 λ2=0.1", "mdssl λ1=0.9 λ2=0", "mdssl λ1=0.9 λ2=0.1",
     ]  # fmt: skip
 
 
-def test_mixtures_grow_by_default_and_have_each_domain_alone_beside_them(planned):
+def test_mixtures_plans_growing_mixtures_and_single_domains_by_default(planned):
     assert list(planned("mixtures").values()) == [
         "random",
         "simclr tiny-a",
@@ -52,14 +52,14 @@ def test_mixtures_grow_by_default_and_have_each_domain_alone_beside_them(planned
     ]
 
 
-def test_mixtures_of_a_size_and_by_name(planned):
+def test_mixtures_can_be_selected_by_size_and_by_name(planned):
     plan = planned("mixtures", "--subsets", 2, "--mixtures", "tiny-c+tiny-a", "tiny-a+tiny-b", "--no-singles")
     mixtures = [words.split()[1] for words in plan.values() if words.startswith("simclr")]
     assert mixtures == ["tiny-c+tiny-a", "tiny-a+tiny-b", "tiny-a+tiny-c", "tiny-b+tiny-c"]
     assert len(plan) == 1 + 2 * 4
 
 
-def test_domains_alone_get_the_images_of_each_mixture_that_they_are_in(planned):
+def test_equal_compute_gives_single_domains_the_batch_size_of_each_mixture(planned):
     flags = ["--mixtures", "tiny-a+tiny-b", "tiny-a+tiny-b+tiny-c", "--equal-compute"]
     singles = [
         words for words in planned("mixtures", *flags).values() if words.startswith("simclr") and "+" not in words
@@ -70,7 +70,7 @@ def test_domains_alone_get_the_images_of_each_mixture_that_they_are_in(planned):
     ]  # fmt: skip
 
 
-def test_methods_are_added_to_a_sweep_and_leave_its_own_trials_as_they_are(planned):
+def test_added_methods_do_not_change_the_other_trials_of_a_sweep(planned):
     before = planned("lambda_grid")
     plan = planned("lambda_grid", "--add-methods", "simclr-weighted", "--grid", "negative_weight", 0, 0.25, 0.5)
     assert set(before) < set(plan)
@@ -83,7 +83,7 @@ def test_methods_are_added_to_a_sweep_and_leave_its_own_trials_as_they_are(plann
     ]  # fmt: skip
 
 
-def test_a_search_over_the_weight_of_negatives_has_simclr_as_its_baseline(planned, tiny_data, tmp_path):
+def test_a_search_over_negative_weight_has_simclr_as_baseline(planned, tiny_data, tmp_path):
     flags = ["--methods", "simclr-weighted", "--search", "grid", "--range", "negative_weight", 0, 1, 0.5]
     assert list(planned("search", *flags).values()) == [
         "random", "simclr", *(f"simclr-weighted negative_weight={weight}" for weight in ("0", "0.5", "1")),
@@ -96,7 +96,7 @@ def test_a_search_over_the_weight_of_negatives_has_simclr_as_its_baseline(planne
     assert trials.searched_methods == {"simclr-weighted"}
 
 
-def test_domains_of_ones_own_are_not_scored_on_those_of_the_preset():
+def test_given_domains_replace_the_evaluation_datasets_of_the_preset():
     def settings(*argv):
         return parse(Mixtures, prog="", description="", argv=argv)
 
@@ -107,7 +107,7 @@ def test_domains_of_ones_own_are_not_scored_on_those_of_the_preset():
     assert settings("--domains", "a", "b", "--evaluate", "c").evaluate == ("c",)
 
 
-def test_clustering_has_its_baselines_and_every_schedule(planned):
+def test_clustering_plans_baselines_and_all_combinations(planned):
     plan = planned("clustering", "--clusters", 3, 4, "--epsilons", 1, 0.5, "--rules", "farthest", "runner-up")
     methods = [words.split()[0] for words in plan.values()]
     counts = {method: methods.count(method) for method in methods}
@@ -115,7 +115,7 @@ def test_clustering_has_its_baselines_and_every_schedule(planned):
     assert "mdssl-robust K=4 ε=0.5 rule=runner-up λ1=1 λ2=0.1" in plan.values()
 
 
-def test_an_epsilon_below_the_final_one_stays_where_it_is(planned):
+def test_epsilon_stays_constant_where_it_is_below_epsilon_final(planned):
     plan = planned("clustering", "--clusters", 3, "--epsilons", 0, 1, "--rules", "farthest")
     assert [words for words in plan.values() if words.startswith("mdssl-robust")] == [
         "mdssl-robust ε=0 epsilon_final=0 λ1=1 λ2=0.1",
@@ -123,17 +123,17 @@ def test_an_epsilon_below_the_final_one_stays_where_it_is(planned):
     ]
 
 
-def test_with_two_clusters_the_outlier_rules_are_one_trial(planned):
+def test_with_two_clusters_all_outlier_rules_give_one_trial(planned):
     plan = planned("clustering", "--clusters", 2, "--rules", "farthest", "runner-up")
     assert sum(words.startswith("mdssl-robust") for words in plan.values()) == 1
 
 
-def test_a_trial_that_two_sweeps_share_has_one_id(planned):
+def test_a_trial_shared_by_sweeps_has_one_id(planned):
     grid, mixtures, clustering = (set(planned(name)) for name in ("lambda_grid", "mixtures", "clustering"))
-    assert len(grid & mixtures) == len(grid & clustering) == 3, "random, simclr, and mdssl at (1, 0.1)"
+    assert len(grid & mixtures) == len(grid & clustering) == 3, "random, simclr, and mdssl with λ1=1 and λ2=0.1"
 
 
-def test_any_setting_is_an_axis(planned):
+def test_any_setting_can_be_a_grid_axis(planned):
     flags = ["--lambda1", 1, "--lambda2", 0.1, "--grid", "learning_rate", 2, 4, "--grid", "stem", "imagenet", "cifar"]
     plan = planned("lambda_grid", *flags)
     assert len(plan) == 2 + 2 * 2 * 2, "an untrained encoder has no learning rate"
@@ -174,19 +174,19 @@ def test_any_setting_is_an_axis(planned):
         ("mixtures", ["--mixtures", "tiny-a+tiny-x"], "unknown dataset 'tiny-x'"),
     ],
 )
-def test_a_wrong_axis_is_refused(planned, capsys, script, flags, message):
+def test_wrong_flags_of_sweeps_are_refused(planned, capsys, script, flags, message):
     assert planned(script, *flags, code=2) == {}
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_pretrained_encoder_is_one_more_row_of_any_sweep(planned, tmp_path):
+def test_a_pretrained_encoder_adds_one_trial_to_a_sweep(planned, tmp_path):
     file = tmp_path / "resnet18.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
     plan = planned("lambda_grid", "--lambda1", 1, "--lambda2", 0.1, "--seeds", 0, 1, "--pretrained", file)
     assert [words for words in plan.values() if words.startswith("pretrained")] == ["pretrained resnet18.pth"]
 
 
-def test_paper_plans_what_is_prepared_and_skips_the_rest(papers_data, tmp_path, capsys):
+def test_paper_plans_trials_on_prepared_datasets_and_skips_the_rest(papers_data, tmp_path, capsys):
     where = ["--data", str(papers_data), "--storage", str(tmp_path / "results"), "--batch-per-domain", "8"]
     script = load_script("paper")
     assert script.main(["table1", "figureA1", "--dry-run", *where]) == 0
@@ -203,7 +203,7 @@ def test_paper_plans_what_is_prepared_and_skips_the_rest(papers_data, tmp_path, 
     assert "no experiment is named" in capsys.readouterr().err
 
 
-def test_table_5_needs_no_mixture_where_a_pretrained_encoder_is_given(papers_data, tmp_path, capsys):
+def test_table_5_needs_no_mixture_with_a_pretrained_encoder(papers_data, tmp_path, capsys):
     script = load_script("paper")
     where = ["--data", str(papers_data), "--storage", str(tmp_path / "results"), "--batch-per-domain", "8"]
     file = tmp_path / "resnet18.pth"
@@ -218,7 +218,7 @@ def test_table_5_needs_no_mixture_where_a_pretrained_encoder_is_given(papers_dat
 @pytest.mark.parametrize(
     ("domains", "said"), [(("tiny-a", "tiny-b"), True), (("builtin-shapes", "builtin-textures"), False)]
 )
-def test_the_plan_says_where_the_quick_presets_crops_meet_other_images(tiny_data, capsys, domains, said):
+def test_the_plan_notes_crops_of_preset_quick_unless_images_are_synthetic(tiny_data, capsys, domains, said):
     script = load_script("lambda_grid")
     where = ["--data", tiny_data, "--storage", f"{tiny_data}/none", "--batch-per-domain", "8", "--dry-run"]
     assert script.main(["--domains", *domains, "--evaluate", *domains, *where]) == 0
@@ -226,7 +226,7 @@ def test_the_plan_says_where_the_quick_presets_crops_meet_other_images(tiny_data
 
 
 @pytest.mark.parametrize(("iterations", "said"), [(10, True), (11, False)])
-def test_the_plan_says_where_the_warm_up_takes_the_whole_training(tiny_data, capsys, iterations, said):
+def test_the_plan_notes_a_warmup_as_long_as_the_training(tiny_data, capsys, iterations, said):
     """The preset quick warms up over 10 iterations."""
     where = ["--data", tiny_data, "--storage", f"{tiny_data}/none", "--batch-per-domain", "8", "--dry-run"]
     flags = ["--domains", "tiny-a", "tiny-b", "--iterations", str(iterations), *where]

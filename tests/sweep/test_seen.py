@@ -1,4 +1,4 @@
-"""What a probe keeps to be looked at: representations and the sheet of neighbors, at no score's cost."""
+"""Artifacts of a probe: representations and the neighbor sheet. Failures to write them do not affect scores."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ KEPT = ("neighbors.json", "neighbors.png", "representations/tiny-a.safetensors",
 
 @pytest.fixture(scope="module")
 def trained(tiny_data, tmp_path_factory):
-    """A storage with one trial of tiny-a and tiny-b, trained and not yet probed."""
+    """A storage with one trained trial on tiny-a and tiny-b that is not yet probed."""
     storage = tmp_path_factory.mktemp("trained")
     config = with_fingerprint(CONFIG, tiny_data)
     train(config, data=tiny_data, trial_dir=storage / "trials" / config.trial_id, device="cpu")
@@ -57,7 +57,7 @@ def trial_dir(storage):
 
 @pytest.fixture(scope="module")
 def probed(trained, tiny_data, tmp_path_factory):
-    """The folder of the same trial, probed on tiny-a and tiny-c by the command."""
+    """The folder of the same trial after `mdssl probe` on tiny-a and tiny-c."""
     storage = shutil.copytree(trained, tmp_path_factory.mktemp("probed") / "results")
     trial_dir = next((storage / "trials").iterdir())
     probe(trial_dir, tiny_data, "tiny-a", "tiny-c")
@@ -83,7 +83,7 @@ def contents(trial_dir):
     return {name: data for name, (data, _) in files(trial_dir).items()}
 
 
-def test_a_probe_keeps_what_is_to_be_seen_and_a_second_one_leaves_it(probed, tiny_data, capsys):
+def test_probe_writes_artifacts_and_a_second_probe_leaves_them_unchanged(probed, tiny_data, capsys):
     first = files(probed)
     assert tuple(first) == KEPT
     matrices = confusion.read(Location.of(probed))
@@ -97,7 +97,7 @@ def test_a_probe_keeps_what_is_to_be_seen_and_a_second_one_leaves_it(probed, tin
     assert "tiny-a: scored already" in capsys.readouterr().out
     assert files(probed) == first
     said = json.loads(first["neighbors.json"][0])
-    assert said["candidates"] == {"tiny-a": 64, "tiny-b": 64}, "its domains, whatever it is scored on"
+    assert said["candidates"] == {"tiny-a": 64, "tiny-b": 64}, "candidates are images of the training domains"
     assert list(said["datasets"]) == ["tiny-a", "tiny-b", "tiny-c"]
     for words, (name, found) in zip(said["in_words"], said["datasets"].items(), strict=True):
         assert words.startswith(f"Neighbors of {found['queries']} test images of {name}: ")
@@ -106,7 +106,7 @@ def test_a_probe_keeps_what_is_to_be_seen_and_a_second_one_leaves_it(probed, tin
     assert len(first["neighbors.png"][0]) < 150_000
 
 
-def test_the_command_fits_probes_with_the_seed_of_the_trial(tiny_data, tmp_path):
+def test_mdssl_probe_fits_probes_with_the_seed_of_the_trial(tiny_data, tmp_path):
     config = TrialConfig(method="random", arch="resnet18", seed=3)
     train(config, data=tiny_data, trial_dir=tmp_path / "trials" / config.trial_id, device="cpu")
     flags = ["--probe", "sgd", "--probe-epochs", "1", "--probe-seeds", "2", "--evaluate", "tiny-a"]
@@ -117,7 +117,7 @@ def test_the_command_fits_probes_with_the_seed_of_the_trial(tiny_data, tmp_path)
     assert [fit["seed"] for fit in fits] == [3, 3 + SEEDS_APART]
 
 
-def test_the_probe_of_a_sweep_keeps_the_same(trial_dir, probed, tiny_data):
+def test_a_sweep_writes_the_same_artifacts_as_mdssl_probe(trial_dir, probed, tiny_data):
     left = trial_dir / "representations" / ".tiny-a.safetensors.00000000.tmp"
     left.parent.mkdir()
     left.write_bytes(b"of a probe that was killed")
@@ -126,7 +126,7 @@ def test_the_probe_of_a_sweep_keeps_the_same(trial_dir, probed, tiny_data):
     assert contents(trial_dir) == contents(probed)
 
 
-def test_what_was_probed_before_is_made_when_it_is_asked_for(trial_dir, storage, probed, tiny_data):
+def test_missing_artifacts_are_made_on_request(trial_dir, storage, probed, tiny_data):
     assert of_trial(storage, trial_dir.name, ["tiny-a", "tiny-c"]) == {}
     found = artifacts_of(trial_dir, tiny_data)
     for name in ("tiny-a", "tiny-c"):
@@ -142,7 +142,7 @@ def test_what_was_probed_before_is_made_when_it_is_asked_for(trial_dir, storage,
     assert tuple(files(trial_dir)) == KEPT
 
 
-def test_numbers_of_the_sheet_are_those_of_its_neighbors(probed, tiny_data):
+def test_numbers_of_the_neighbor_sheet_match_its_neighbors(probed, tiny_data):
     said = json.loads((probed / "neighbors.json").read_text())
     for name, summary in said["datasets"].items():
         assert sum(summary["domains"].values()) == pytest.approx(1, abs=1e-3)
@@ -161,7 +161,7 @@ def test_numbers_of_the_sheet_are_those_of_its_neighbors(probed, tiny_data):
         assert sheet.height > 100 * len(said["rows"])
 
 
-def test_what_cannot_be_written_costs_no_score_and_is_made_by_the_next_probe(trial_dir, tiny_data, monkeypatch, caplog):
+def test_artifacts_that_cannot_be_written_are_made_by_the_next_probe(trial_dir, tiny_data, monkeypatch, caplog):
     replace = os.replace
 
     def full(source, target):
@@ -181,13 +181,13 @@ def test_what_cannot_be_written_costs_no_score_and_is_made_by_the_next_probe(tri
     monkeypatch.undo()
     probe(trial_dir, tiny_data, "tiny-a")
     made = files(trial_dir)
-    assert len(made) == 3, "made by the next probe"
+    assert len(made) == 3, "the next probe writes the missing files"
     probe(trial_dir, tiny_data, "tiny-c")
     assert list(json.loads((trial_dir / "neighbors.json").read_text())["datasets"]) == ["tiny-a", "tiny-b", "tiny-c"]
     assert files(trial_dir)["representations/tiny-a.safetensors"] == made["representations/tiny-a.safetensors"]
 
 
-def test_an_untrained_encoder_is_asked_about_what_it_is_scored_on(tiny_data, tmp_path):
+def test_the_neighbor_sheet_of_an_untrained_encoder_uses_evaluation_datasets(tiny_data, tmp_path):
     config = TrialConfig(method="random", arch="resnet18")
     trial_dir = tmp_path / "trials" / config.trial_id
     train(config, data=tiny_data, trial_dir=trial_dir, device="cpu")

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C to a sweep before its trials train. While they train: test_sweep_faults.py."""
+"""SIGTERM and Ctrl-C to a sweep before its trials train. test_sweep_faults.py tests signals during training."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ sys.exit(main())
 
 @pytest.fixture
 def sweep(tiny_data, tmp_path):
-    """A sweep of one trial that would train for hours, with checkpoints only where it is asked for them."""
+    """A sweep of one trial that would train for hours. It saves checkpoints only on a signal."""
 
     class Running:
         def __init__(self):
@@ -54,7 +54,7 @@ def sweep(tiny_data, tmp_path):
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"MDSSL_TEST": self.token},
                 start_new_session=True,
-                # Where the tests run in the background, SIGINT is ignored, and would be here.
+                # SIGINT is ignored if the tests run in the background, and the sweep would inherit this.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
@@ -83,7 +83,7 @@ def sweep(tiny_data, tmp_path):
         *(pytest.param(signal.SIGINT, late, marks=pytest.mark.long) for late in (0.0, 2.0)),
     ],
 )
-def test_a_signal_before_trials_train_ends_the_sweep_with_one_line(sweep, number, seconds):
+def test_a_signal_before_training_ends_the_sweep_with_one_line(sweep, number, seconds):
     sweep.start()
     sweep.wait(lambda: "1 trials on" in sweep.said())
     time.sleep(seconds)
@@ -100,7 +100,7 @@ def test_a_signal_before_trials_train_ends_the_sweep_with_one_line(sweep, number
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_sigterm_while_a_trial_is_evaluated_ends_the_sweep_and_the_same_command_scores_it(sweep, tmp_path):
+def test_after_sigterm_during_evaluation_the_same_command_scores_the_trial(sweep, tmp_path):
     sweep.start("--executor", "inline", "--iterations", "2", "--probe", "sgd", "--probe-epochs", "10000000")
     sweep.wait(lambda: ": evaluating" in sweep.said())
     time.sleep(2)
@@ -122,7 +122,7 @@ def test_sigterm_while_a_trial_is_evaluated_ends_the_sweep_and_the_same_command_
     assert [row["status"] for row in rows] == ["finished"]
 
 
-def test_a_sweep_in_a_thread_is_refused_before_anything_is_started():
+def test_a_sweep_outside_the_main_thread_is_refused():
     def run():
         with Stop(Console()).on_signals():
             pytest.fail("it was started")
@@ -131,7 +131,7 @@ def test_a_sweep_in_a_thread_is_refused_before_anything_is_started():
         pool.submit(run).result()
 
 
-def test_a_signal_while_tune_runs_ends_retries_and_a_second_one_ends_tune(monkeypatch):
+def test_the_first_signal_ends_retries_and_the_second_ends_tune(monkeypatch):
     monkeypatch.setattr(retry, "_SECONDS_AFTER_STOP", 0.0)
     monkeypatch.setattr(retry, "RETRY_SECONDS", 1.0)
     before, ended = signal.getsignal(signal.SIGTERM), []
@@ -151,7 +151,7 @@ def test_a_signal_while_tune_runs_ends_retries_and_a_second_one_ends_tune(monkey
             assert ended == ["Tune"]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == before, "and afterwards signals do what they did before"
+    assert signal.getsignal(signal.SIGTERM) == before, "the previous signal handler is restored"
 
 
 HANGS = """
@@ -165,7 +165,7 @@ with stopping.passing_on(lambda: True, "its trial"):
 """
 
 
-def test_the_process_of_a_trial_that_cannot_stop_after_sigterm_kills_itself():
-    """As while Ray Train waits for a free CPU; Tune starts it again."""
+def test_a_trial_process_that_cannot_stop_after_sigterm_kills_itself():
+    """This happens while Ray Train waits for a free CPU. Tune restarts the process."""
     ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=50)
     assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "asks the workers of its trial\n")

@@ -1,4 +1,4 @@
-"""Signals to ``mdssl probe``: at work, and while its storage is full."""
+"""Signals to ``mdssl probe``: during its work, and while its disk is full."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ sys.exit(main())
 
 @pytest.fixture
 def trial(tiny_data, tmp_path):
-    """A trained trial, and the words that probe it on two datasets."""
+    """The folder of a trained trial, and the arguments to probe it on two datasets."""
     config = with_fingerprint(tiny_trial(), tiny_data)
     folder = tmp_path / "results" / "trials" / config.trial_id
     train(config, data=tiny_data, trial_dir=folder, settings=RunSettings(track=()), device="cpu")
@@ -59,7 +59,7 @@ def trial(tiny_data, tmp_path):
 
 
 def terminate(program, words, when, folder):
-    """Run a program until it has said so, and send it SIGTERM; all that it said."""
+    """Run a program, send SIGTERM when its output has ``when``, and return its output."""
     said = folder / "said.txt"
     process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=said.open("w"), stderr=subprocess.STDOUT)
     try:
@@ -82,9 +82,7 @@ def scored(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("while_it_scores", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_sigterm_ends_mdssl_probe_at_work_and_the_same_command_scores_what_is_missing(
-    trial, tmp_path, capsys, while_it_scores
-):
+def test_after_sigterm_to_mdssl_probe_the_same_command_adds_missing_scores(trial, tmp_path, capsys, while_it_scores):
     folder, words = trial
     terminate(HANGS.format(while_it_scores=while_it_scores), words, "at work", tmp_path)
     assert scored(folder) == ["tiny-a"]
@@ -96,7 +94,7 @@ def test_sigterm_ends_mdssl_probe_at_work_and_the_same_command_scores_what_is_mi
 
 
 @pytest.mark.slow
-def test_sigterm_ends_mdssl_probe_while_its_scores_cannot_be_written(trial, tmp_path):
+def test_sigterm_ends_mdssl_probe_while_the_disk_is_full(trial, tmp_path):
     folder, words = trial
     terminate(FULL_DISK, words, "is unavailable", tmp_path)
     assert scored(folder) == []

@@ -1,4 +1,4 @@
-"""The plan that a sweep prints before it starts, and its pandas line at the end."""
+"""The plan that a sweep prints at its start, and the pandas line at its end."""
 
 import io
 from dataclasses import replace
@@ -35,7 +35,7 @@ def scores(storage) -> list[float]:
     [{"domains": ("a", "c")}, {"temperature": 0.5}, {"weight_decay": 0.1}, {"probe": "sgd", "stem": "cifar"}],
     ids=["mixtures", "a setting with a column", "a setting without one", "probes"],
 )
-def test_what_rows_differ_in_stands_in_the_index(tmp_path, changes):
+def test_settings_that_differ_between_rows_are_in_the_index(tmp_path, changes):
     write(str(tmp_path), 50.0)
     write(str(tmp_path), 60.0, **changes)
     assert scores(str(tmp_path)) == [50.0, 60.0]
@@ -47,14 +47,14 @@ def test_seeds_are_averaged(tmp_path):
     assert scores(str(tmp_path)) == [55.0]
 
 
-def test_a_foreign_file_is_a_note(tmp_path):
+def test_a_foreign_file_gives_a_note(tmp_path):
     write(str(tmp_path), 50.0)
     (tmp_path / "leaderboard/stray.parquet").write_bytes(b"no table")
     assert pandas_line(Location.of(str(tmp_path))).startswith("note: ")
 
 
-def test_a_plan_says_what_validation_scores_cost(tiny_data, tmp_path):
-    """In passes of an image through the network: one to score, six to train."""
+def test_the_plan_shows_the_cost_of_validation_scores(tiny_data, tmp_path):
+    """The cost is measured in passes of an image through the network: one to score, six to train."""
     asked = {"domains": ("tiny-a", "tiny-b"), "batch_per_domain": 8, "iterations": 90, "scheduler": "asha"}
     settings = SweepSettings(data=str(tiny_data), storage=str(tmp_path), precision="fp32", **asked)
     counts = [len(open_dataset(tiny_data, name).split("train").labels) for name in ("tiny-a", "tiny-b")]
@@ -68,7 +68,7 @@ def test_a_plan_says_what_validation_scores_cost(tiny_data, tmp_path):
     assert console.file.getvalue().count("validation scores") == 1
 
 
-def test_a_grid_over_lambda2_on_one_domain_is_noted(tiny_data, tmp_path):
+def test_a_grid_over_lambda2_on_one_domain_gives_a_note(tiny_data, tmp_path):
     asked = {"data": str(tiny_data), "storage": str(tmp_path), "batch_per_domain": 8, "precision": "fp32"}
     console = Console(file=io.StringIO(), width=200)
     for domains in (("tiny-a",), ("tiny-a", "tiny-b")):

@@ -1,4 +1,4 @@
-"""Sweeps end to end, by the command that a user types: trained once, grown, killed, failed and tried again."""
+"""End-to-end tests of sweeps by their commands: train, extend, kill and resume, fail and retry."""
 
 import json
 import os
@@ -38,14 +38,14 @@ def flags(storage, data, *more):
 
 
 def table(output):
-    """The lines of the printed table, from its header on."""
+    """The printed table with its header."""
     return output[output.index("method") : output.index("leaderboard:")]
 
 
 @pytest.fixture(scope="module")
 def first(cluster, tiny_data, tmp_path_factory):
-    """A finished sweep under TorchTrainer: random, simclr, which `mdssl train` has trained, and one mdssl trial. Its
-    storage and what it printed."""
+    """A finished sweep with TorchTrainer: random, simclr (trained by `mdssl train`), and one mdssl trial. Returns the
+    storage, the output and the flags."""
     storage = tmp_path_factory.mktemp("results")
     trained = flags(storage, tiny_data, "--method", "simclr", "--iterations", 6, "--device", "cpu")
     assert main(["train", *map(str, trained)]) == 0
@@ -56,7 +56,7 @@ def first(cluster, tiny_data, tmp_path_factory):
     return storage, result.stdout + result.stderr, one
 
 
-def test_each_trial_fills_the_leaderboard(first):
+def test_each_trial_has_rows_in_the_leaderboard(first):
     storage, output, _ = first
     board = pd.read_parquet(storage / "leaderboard")
     assert sorted(board["method"]) == ["mdssl", "mdssl", "random", "random", "simclr", "simclr"]
@@ -70,19 +70,19 @@ def test_each_trial_fills_the_leaderboard(first):
     assert "3 trials" in output
 
 
-def test_output_is_ours_and_not_rays(first, stopped_sweep):
+def test_output_has_no_messages_of_ray(first, stopped_sweep):
     for output in (first[1], stopped_sweep.said):
         assert not [noise for noise in NOISE if noise in output], output
 
 
-def test_nothing_is_left_over(first):
+def test_a_finished_sweep_leaves_no_temporary_files(first):
     assert_nothing_is_left_over(first[0])
 
 
-def test_the_same_command_again_trains_nothing(first, tiny_data):
+def test_repeating_a_sweep_trains_nothing(first, tiny_data):
     storage, output, arguments = first
     before = encoders(storage)
-    # As a sweep leaves them that is killed between a trial's rows and its end; the second is nobody's business here.
+    # A sweep that is killed after the rows of a trial are written leaves such records. The second is of another sweep.
     trial_id = min(before)
     method = json.loads((storage / "trials" / trial_id / "config.json").read_bytes())["method"]
     of_ours, of_others = (storage / ".ray" / f"{method}-{name}" for name in (trial_id, "0" * 12))
@@ -95,24 +95,24 @@ def test_the_same_command_again_trains_nothing(first, tiny_data):
     assert (of_ours.exists(), of_others.exists()) == (False, True)
     assert not list(other.glob("claim*"))
     shutil.rmtree(of_others)
-    assert "at a time" not in again, "Ray is not even started"
+    assert "at a time" not in again, "Ray is not started"
     assert encoders(storage) == before
     assert "3 finished" in again
     assert table(again) == table(output)
 
 
-def test_a_trial_that_mdssl_train_has_trained_is_only_scored(first):
+def test_a_trial_trained_by_mdssl_train_is_only_scored(first):
     assert re.search(r"2 queued to train", first[1]), first[1]
     assert {line.split()[1] for line in re.findall(r"[0-9a-f]{12} \w+ .*: step \d+/", first[1])} == {"mdssl"}
 
 
-def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, cluster, tiny_data):
+def test_a_sweep_can_be_extended_by_a_value_and_a_dataset(first, cluster, tiny_data):
     storage, _, arguments = first
     before = encoders(storage)
     grown = [*arguments, "--lambda2", 0.1, 0.0, "--evaluate", "tiny-a", "tiny-c", "tiny-b", "--executor", "inline"]
     grown = flags(storage, tiny_data, *grown, "--address", cluster)
     assert "3 queued to evaluate, 1 queued to train" in run_here(*grown, "--dry-run")
-    assert encoders(storage) == before, "a dry run does nothing"
+    assert encoders(storage) == before, "a dry run trains nothing"
     run_here(*grown)
     after = encoders(storage)
     assert {name: after[name] for name in before} == before
@@ -124,7 +124,7 @@ def test_a_sweep_grows_by_a_value_and_by_a_dataset(first, cluster, tiny_data):
 
 @pytest.mark.parametrize("executor", ["inline", pytest.param("torchtrainer", marks=pytest.mark.long)])
 def test_a_longer_trial_continues_from_the_stable_part_of_a_shorter_one(executor, cluster, tiny_data, tmp_path):
-    """See tests/pretrain/test_stable.py, where its encoder is that of a trial from step 0."""
+    """tests/pretrain/test_stable.py tests that its encoder equals that of a trial from step 0."""
     asked = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
     asked |= {
         "schedule": "wsd",
@@ -140,9 +140,9 @@ def test_a_longer_trial_continues_from_the_stable_part_of_a_shorter_one(executor
     assert {each["step"]: (each["continued_from"] or {}).get("step") for each in ended} == {5: None, 10: 3}
 
 
-def test_a_killed_sweep_goes_on(cluster, tiny_data, tmp_path):
-    """``kill -9`` of a sweep with its own Ray, and of what trains, which would end a moment later; the same command
-    then trains on from the checkpoint, on a cluster."""
+def test_a_killed_sweep_resumes_from_its_checkpoint(cluster, tiny_data, tmp_path):
+    """``kill -9`` ends a sweep with its own Ray, and its trial processes, which would end soon anyway. The same command
+    then resumes from the checkpoint on a cluster."""
     storage = tmp_path / "results"
     same = ["--iterations", 80, "--checkpoint-seconds", 0, "--lambda1", 0.9, "--lambda2", 0.1]
     same = flags(storage, tiny_data, *same, "--evaluate", "tiny-a", "--executor", "inline", "--max-concurrent", 1)
@@ -155,7 +155,7 @@ def test_a_killed_sweep_goes_on(cluster, tiny_data, tmp_path):
         assert trials
     finally:
         killed.end()
-    # Ray's agents, which do not train, may stay for some minutes on a busy machine.
+    # The agents of Ray do not train. They may remain for some minutes on a busy machine.
     wait_for(lambda: not [line for line in ours(killed.token).values() if "Agent" not in line])
     (unfinished,) = (file.parent for file in storage.glob("trials/*/checkpoints"))
     assert not (unfinished / "encoder.safetensors").exists()
@@ -167,12 +167,12 @@ def test_a_killed_sweep_goes_on(cluster, tiny_data, tmp_path):
     assert set(board["status"]) == {"finished"}
     assert board["trial_id"].nunique() == 3
     metrics = pd.read_parquet(unfinished / "metrics.parquet")
-    assert list(metrics["step"]) == list(range(2, 81, 2)), "every step once"
+    assert list(metrics["step"]) == list(range(2, 81, 2)), "each step is recorded once"
 
 
 @pytest.mark.parametrize("executor", ["inline", pytest.param("torchtrainer", marks=pytest.mark.long)])
-def test_mdssl_stop_ends_single_trials_of_a_live_sweep(executor, cluster, tiny_data, tmp_path, capsys):
-    """One that trains, the next one, by a condition, and one that is queued; the sweep ends with what is left."""
+def test_mdssl_stop_ends_single_trials_of_a_running_sweep(executor, cluster, tiny_data, tmp_path, capsys):
+    """Stops the training trial, a queued trial and, with a condition, the next trial. The sweep completes the rest."""
     storage = tmp_path / "results"
     same = ["--iterations", 20_000, "--lambda1", 0.9, "--lambda2", 0.1, 0.2, "--evaluate", "tiny-a"]
     same += ["--max-concurrent", 1, "--executor", executor, "--address", cluster]
@@ -197,7 +197,7 @@ def test_mdssl_stop_ends_single_trials_of_a_live_sweep(executor, cluster, tiny_d
     assert f"stopped on request: {simclr}, {second}, {queued}; after" in sweep.said
     assert "stopped early at step" in read(Location.of(storage) / "trials" / simclr)
     assert_nothing_is_left_over(storage)
-    assert not trained(run_here(*same)), "the same command again trains none of them"
+    assert not trained(run_here(*same)), "the same command does not train stopped trials"
     capsys.readouterr()
     assert main(["retry", simclr, queued, *here]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -206,8 +206,8 @@ def test_mdssl_stop_ends_single_trials_of_a_live_sweep(executor, cluster, tiny_d
     assert re.search(f"{simclr} .* queued to resume", again) and re.search(f"{queued} .* queued to train", again)
 
 
-def test_a_trial_that_fails_is_a_row_and_force_trains_a_finished_one_again(first, cluster, tiny_data, tmp_path):
-    """The untrained encoder is there, and is of this sweep as well; two trials of the sweep before are not."""
+def test_failed_trials_have_rows_and_force_retrains_finished_trials(first, cluster, tiny_data, tmp_path):
+    """The storage has an untrained encoder, which this sweep shares, and two trials that it does not."""
     storage = shutil.copytree(first[0], tmp_path / "results")
     there, before = pd.read_parquet(storage / "leaderboard"), encoders(storage)
     random_id = there.set_index("method")["trial_id"].loc["random"].iloc[0]
@@ -220,7 +220,7 @@ def test_a_trial_that_fails_is_a_row_and_force_trains_a_finished_one_again(first
     assert {name for name in after if after[name] > before[name]} == {random_id}
     board = pd.read_parquet(storage / "leaderboard")
     of_random = board[board["trial_id"] == random_id]
-    assert list(of_random["eval_dataset"]) == ["tiny-a"], "its rows were deleted as well"
+    assert list(of_random["eval_dataset"]) == ["tiny-a"], "its old rows were deleted"
     assert set(there["trial_id"]) < set(board["trial_id"])
     board = board[~board["trial_id"].isin(there["trial_id"])].set_index("method")
     assert board["status"].to_dict() == {"simclr": "failed", "mdssl": "failed"}
@@ -243,7 +243,7 @@ BAD_INPUT = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_INPUT)
-def test_bad_input_is_one_message_and_leaves_nothing(tiny_data, tmp_path, capsys, arguments, message):
+def test_bad_input_gives_one_message_and_writes_no_files(tiny_data, tmp_path, capsys, arguments, message):
     words = [str(word) for word in flags(tmp_path / "new", tiny_data, *arguments)]
     assert load_script("lambda_grid").main(words) == 2
     said = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Faults of a sweep's processes: who is to blame is a row, and what died of something else goes on."""
+"""Failures of processes of a sweep: errors of a trial become failed rows, and trials resume after other failures."""
 
 import errno
 import json
@@ -66,7 +66,7 @@ def reach(trial_dir, step):
         (ray.exceptions.OutOfMemoryError("the node runs out of memory"), "the node runs out of memory"),
     ],
 )
-def test_memory_that_runs_out_in_a_worker_is_a_row_with_that_reason(run, trial_dir, monkeypatch, error, said):
+def test_out_of_memory_in_a_worker_becomes_a_failed_row_with_the_reason(run, trial_dir, monkeypatch, error, said):
     def fails(*arguments):
         raise ray.train.WorkerGroupError("one of them", {0: error})
 
@@ -82,8 +82,8 @@ def test_memory_that_runs_out_in_a_worker_is_a_row_with_that_reason(run, trial_d
 
 @pytest.fixture
 def trainer(monkeypatch):
-    """In place of Ray's: each call of ``fit`` takes its outcome from a list, a step that
-    is reached, the controller's death, or None for all."""
+    """Replaces the trainer of Ray. Each call of ``fit`` takes its outcome from a list: the step that is saved before a
+    worker dies (0 for no new step), the death of the controller, or None for success."""
 
     def install(trial_dir, outcomes):
         class Trainer:
@@ -106,13 +106,13 @@ def trainer(monkeypatch):
     return install
 
 
-def test_a_trial_that_gets_on_between_deaths_may_die_as_often_as_machines_do(run, trial_dir, trainer):
+def test_a_trial_with_progress_between_deaths_is_always_restarted(run, trial_dir, trainer):
     left = trainer(trial_dir, [10, 20, 30, 40, None])
     training.train_in_workers(CONFIG, trial_dir, run, "token")
     assert not left
 
 
-def test_a_trial_that_gets_on_no_more_fails(run, trial_dir, trainer):
+def test_a_trial_without_progress_between_deaths_fails(run, trial_dir, trainer):
     left, records = trainer(trial_dir, [10, 0, None]), train_records(Location.of(run.storage), CONFIG)
     (records / "snapshot").write_bytes(b"of Ray Train")
     with pytest.raises(ray.train.TrainingFailedError, match="died"):
@@ -120,7 +120,7 @@ def test_a_trial_that_gets_on_no_more_fails(run, trial_dir, trainer):
     assert left == [None] and not records.exists()
 
 
-def test_a_controller_may_die_with_its_node_three_times_in_a_row(run, trial_dir, trainer):
+def test_the_controller_may_die_three_times_in_a_row(run, trial_dir, trainer):
     left = trainer(trial_dir, ["controller"] * 3 + [10] + ["controller"] * 3 + [None])
     training.train_in_workers(CONFIG, trial_dir, run, "token")
     assert not left
@@ -131,7 +131,7 @@ def test_a_controller_may_die_with_its_node_three_times_in_a_row(run, trial_dir,
 
 
 @pytest.mark.parametrize("got_on", [True, False])
-def test_a_trials_own_process_that_died_too_often_is_started_again_if_it_got_on(tmp_path, trial_dir, got_on):
+def test_a_trial_process_that_died_too_often_is_restarted_after_progress(tmp_path, trial_dir, got_on):
     reach(trial_dir, 10)
     before = restarts.step_saved(trial_dir)
     reach(trial_dir, 20 if got_on else 10)
@@ -143,7 +143,7 @@ def test_a_trials_own_process_that_died_too_often_is_started_again_if_it_got_on(
     assert statuses == ([] if got_on else ["failed"])
 
 
-def test_a_probe_that_fails_costs_no_other_score(tiny_data, trial_dir, monkeypatch):
+def test_a_failed_probe_does_not_affect_other_scores(tiny_data, trial_dir, monkeypatch):
     from mdssl.sweep import evaluator
 
     config = TrialConfig(method="random", arch="resnet18")
@@ -162,7 +162,7 @@ def test_a_probe_that_fails_costs_no_other_score(tiny_data, trial_dir, monkeypat
     assert [scores[name][0]["eval_dataset"] for name in ("tiny-a", "tiny-c")] == ["tiny-a", "tiny-c"]
 
 
-def test_the_rows_of_a_trial_wait_for_a_disk_that_is_full(tmp_path, monkeypatch):
+def test_writing_rows_is_retried_while_the_disk_is_full(tmp_path, monkeypatch):
     failures, fsync = [OSError(errno.ENOSPC, "No space left on device")] * 3, os.fsync
 
     def sync(descriptor):
@@ -187,7 +187,7 @@ def command(storage, data, script=SCRIPT):
 
 
 def assert_the_trial_went_on(stopped):
-    """Of a sweep whose trial got SIGTERM, see `stop_a_sweep`."""
+    """The trial of the sweep resumed after SIGTERM: see `stop_a_sweep`."""
     said = stopped.said_before
     assert f"its process got SIGTERM; it resumes from its checkpoint of step {stopped.step}" in said
     assert said.count("SIGTERM") == 1
@@ -195,9 +195,9 @@ def assert_the_trial_went_on(stopped):
 
 
 def assert_saved_and_ended(stopped):
-    """Of a sweep that SIGTERM ended, see `stop_a_sweep`."""
+    """The sweep ended after SIGTERM with a checkpoint: see `stop_a_sweep`."""
     assert stopped.code == 143, stopped.said
-    # Ray takes some seconds to end, the longer the busier the machine is.
+    # Ray takes some seconds to end, and longer on a busy machine.
     assert stopped.seconds < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
     assert "terminated; the same command resumes from what was saved" in stopped.said
     assert max(saved_steps(stopped.storage)) > stopped.step
@@ -208,20 +208,20 @@ def assert_saved_and_ended(stopped):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_sigterm_to_the_process_of_a_trial_saves_a_checkpoint_and_the_trial_goes_on_by_itself(stopped_sweep):
+def test_after_sigterm_to_its_process_a_trial_resumes_from_a_saved_checkpoint(stopped_sweep):
     assert_the_trial_went_on(stopped_sweep)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_sigterm_to_the_process_group_of_a_sweep_saves_a_checkpoint_and_ends_it(stopped_sweep):
+def test_sigterm_to_the_process_group_saves_a_checkpoint_and_ends_the_sweep(stopped_sweep):
     assert_saved_and_ended(stopped_sweep)
 
 
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.parametrize(("executor", "group"), [("inline", False), ("torchtrainer", True), ("torchtrainer", False)])
-def test_sigterm_to_a_trial_and_to_its_sweep(tiny_data, tmp_path, executor, group):
+def test_a_trial_resumes_after_sigterm_and_its_sweep_ends_after_sigterm(tiny_data, tmp_path, executor, group):
     stopped = stop_a_sweep(tmp_path, tiny_data, executor, group)
     assert_the_trial_went_on(stopped)
     assert_saved_and_ended(stopped)
@@ -229,7 +229,7 @@ def test_sigterm_to_a_trial_and_to_its_sweep(tiny_data, tmp_path, executor, grou
 
 @pytest.fixture
 def start(full_encoders, tiny_data, tmp_path):
-    """Start a sweep that trains for long, with checkpoints only where it is asked for them."""
+    """Start a sweep that trains for a long time. By default it saves checkpoints only on a signal."""
     running = []
 
     def sweep(*more):
@@ -243,7 +243,7 @@ def start(full_encoders, tiny_data, tmp_path):
 
 
 def went_on(storage, step):
-    """Whether a training has begun at ``step`` or later."""
+    """Whether a training has resumed at ``step`` or later."""
     found = [json.loads(file.read_bytes()) for file in storage.glob("trials/*/run.json")]
     return any(run["from_step"] >= step for run in found)
 
@@ -254,7 +254,7 @@ def went_on(storage, step):
 @pytest.mark.parametrize(
     ("executor", "victim"), [("inline", "ray::ImplicitFunc"), ("torchtrainer", "ray::RayTrainWorker")]
 )
-def test_sigterm_to_a_worker_saves_a_checkpoint_from_which_it_is_started_again(start, tmp_path, executor, victim):
+def test_after_sigterm_a_worker_is_restarted_from_a_saved_checkpoint(start, tmp_path, executor, victim):
     sweep, storage = start("--executor", executor), tmp_path / "results"
     (pid,) = sweep.processes(victim)[-1:]
     os.kill(pid, signal.SIGTERM)
@@ -266,9 +266,7 @@ def test_sigterm_to_a_worker_saves_a_checkpoint_from_which_it_is_started_again(s
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_beside_another_ray_the_death_of_a_trials_process_or_of_trains_controller_costs_a_restart(
-    start, another_ray, tmp_path
-):
+def test_a_dead_trial_process_or_controller_is_restarted_beside_another_ray(start, another_ray, tmp_path):
     sweep, storage = start("--executor", "torchtrainer", "--checkpoint-seconds", 0), tmp_path / "results"
     for victim in ("ray::ImplicitFunc", "ray::TrainController"):
         sweep.wait_for(lambda: saved_steps(storage))
@@ -280,16 +278,16 @@ def test_beside_another_ray_the_death_of_a_trials_process_or_of_trains_controlle
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_a_full_object_store_is_in_nobodys_way(tiny_data, trial_dir, monkeypatch):
+def test_evaluation_works_with_a_full_object_store(tiny_data, trial_dir, monkeypatch):
     train(TrialConfig(method="random", arch="resnet18"), data=tiny_data, trial_dir=trial_dir, device="cpu")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
     ray.init(address="local", num_cpus=1, object_store_memory=80 << 20, include_dashboard=False, log_to_driver=False)
     try:
-        # Arrays that are looked at can neither be thrown out nor spilled.
+        # Arrays with references can neither be evicted nor spilled.
         held = [ray.get(ray.put(np.zeros(20 << 20, np.uint8))) for _ in range(8)]
         actor = Evaluator.remote(tiny_data, ProbeConfig(), "cpu")
         scores = ray.get(actor.score.remote(trial_dir.uri, ("tiny-a",)))
-        assert sum(array.nbytes for array in held) == 160 << 20, "twice what it holds"
+        assert sum(array.nbytes for array in held) == 160 << 20, "the arrays take twice the size of the object store"
         assert 0 <= scores["tiny-a"][0]["top1"] <= 100
     finally:
         ray.shutdown()
@@ -339,13 +337,13 @@ sys.exit(lambda_grid.main())
 @pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("full_encoders")
-def test_a_worker_that_hangs_is_started_anew_and_the_trial_is_finished(tiny_data, tmp_path):
+def test_a_hanging_worker_is_restarted_and_the_trial_finishes(tiny_data, tmp_path):
     flag, script = tmp_path / "hung", tmp_path / "hangs.py"
     script.write_text(HANGS_ONCE.format(script=str(SCRIPT), flag=str(flag)))
     sweep = [*command(tmp_path / "results", tiny_data, script), "--iterations", "20", "--checkpoint-seconds", "0"]
     result = subprocess.run([*sweep, "--hang-minutes", "0.4"], capture_output=True, text=True, timeout=380)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert flag.exists(), "one hung, and only a new one can have gone on"
+    assert flag.exists(), "a worker hung, so that only a new worker can have finished the trial"
     assert set(pd.read_parquet(tmp_path / "results" / "leaderboard")["status"]) == {"finished"}
     for metrics in tmp_path.glob("results/trials/*/checkpoints/../metrics.parquet"):
-        assert list(pd.read_parquet(metrics)["step"]) == list(range(2, 21, 2)), "every step once"
+        assert list(pd.read_parquet(metrics)["step"]) == list(range(2, 21, 2)), "each step is recorded once"

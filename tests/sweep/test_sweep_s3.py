@@ -1,4 +1,4 @@
-"""Data and results in a bucket, from the first `mdssl data prepare` to the table, with a kill on the way."""
+"""Data and results in a bucket: training, a killed sweep, probes, the leaderboard and server outages."""
 
 import os
 import re
@@ -18,14 +18,14 @@ from mdssl.storage.location import Location
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(500)]
 
-# Fifteen checkpoints a trial, so that a kill meets one that is half done.
+# A trial has fifteen checkpoints, so that the sweep is killed in the middle of a trial.
 TINY = ["--domains", "tiny-a", "tiny-b", "--batch-per-domain", "8", "--precision", "fp32", "--report-every", "4"]
 TINY += ["--checkpoint-seconds", "0", "--iterations", "60", "--lambda1", "0.9", "--lambda2", "0.1"]
 
 
 @pytest.fixture
 def results(bucket, tiny_data, data_cache, monkeypatch):
-    """Where results go, in a bucket that has data."""
+    """The location of results in a bucket that has data."""
     shutil.rmtree(data_cache, ignore_errors=True)
     monkeypatch.setenv("MDSSL_DATA_CACHE", str(data_cache))
     s3_server.sync(tiny_data, f"{bucket}/data")
@@ -41,7 +41,7 @@ def flags(results, *more):
 
 
 def begun(results):
-    """Trials that have a checkpoint and no encoder."""
+    """Trials with a checkpoint and without an encoder."""
     names = (results / "trials").names()
     return [
         name
@@ -51,7 +51,7 @@ def begun(results):
     ]
 
 
-def test_all_of_it_in_a_bucket(results, cluster, data_cache, tmp_path, capsys):
+def test_all_commands_work_with_data_and_results_in_a_bucket(results, cluster, data_cache, tmp_path, capsys):
     def said(*command):
         assert main([str(word) for word in command]) == 0
         return capsys.readouterr().out
@@ -60,22 +60,22 @@ def test_all_of_it_in_a_bucket(results, cluster, data_cache, tmp_path, capsys):
     alone = said("train", *TINY, "--device", "cpu", *storage, *data)
     trial_id = re.search(r"mdssl probe ([0-9a-f]{12})", alone).group(1)
 
-    # `kill -9` of a sweep on a cluster while its first trial trains.
+    # Kill (SIGKILL) a sweep on a cluster while its first trial trains.
     there = ["--executor", "inline", "--max-concurrent", "1", "--address", cluster]
     killed = Running(tmp_path / "said.txt", sys.executable, SCRIPT, *flags(results, *there))
     try:
         (unfinished,) = killed.wait_for(lambda: begun(results))
     finally:
         killed.end()
-    assert re.search(rf"{unfinished} .*\d+/60", said("status", *storage)), "it has not finished"
+    assert re.search(rf"{unfinished} .*\d+/60", said("status", *storage)), "the trial has not finished"
 
-    # The same sweep goes on from the checkpoint, in Ray Train's workers this time.
+    # The same sweep resumes from the checkpoint, this time in workers of Ray Train.
     again = run_here(*flags(results, "--address", cluster))
     assert unfinished in trained(again)
-    assert trial_id not in trained(again), "found as `mdssl train` has trained it"
+    assert trial_id not in trained(again), "the trial was trained by `mdssl train`"
     for trial in [unfinished, trial_id]:
         steps = pd.read_parquet((results / "trials" / trial / "metrics.parquet").uri)["step"]
-        assert list(steps) == list(range(4, 61, 4)), "every step once"
+        assert list(steps) == list(range(4, 61, 4)), "each step is recorded once"
 
     probe = ["probe", trial_id, "--evaluate", "tiny-a", "tiny-c", *storage, *data]
     assert re.search(r"tiny-a: scored already\ntiny-c \(encoder, lbfgs\): top-1", said(*probe))
@@ -91,7 +91,7 @@ def test_all_of_it_in_a_bucket(results, cluster, data_cache, tmp_path, capsys):
     assert as_before == table
     assert "3 finished" in said("status", *storage)
 
-    # Each dataset once on this node; and nothing of claims, bids and Ray's records is left.
+    # This node has one copy of each dataset, and no claims, bids or records of Ray are left.
     (copy,) = data_cache.iterdir()
     assert sorted(path.name for path in copy.iterdir() if path.is_dir()) == ["tiny-a", "tiny-b", "tiny-c"]
     assert results.names() == ["leaderboard", "leaderboard-compacted.parquet", "trials"]
@@ -101,7 +101,7 @@ def test_all_of_it_in_a_bucket(results, cluster, data_cache, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("setting", ["storage", "data"])
-def test_a_wrong_bucket_is_one_message_before_anything_begins(results, bucket, setting, capsys):
+def test_a_missing_bucket_is_refused_before_the_start(results, bucket, setting, capsys):
     from mdssl.sweep.launch import run_sweep
     from mdssl.sweep.settings import SweepSettings
 
@@ -115,7 +115,7 @@ def test_a_wrong_bucket_is_one_message_before_anything_begins(results, bucket, s
 
 
 def for_a_while(kind, seconds, since=""):
-    """Refuse requests of a kind from the first that has ``since`` in its path."""
+    """Refuse requests of a kind for some seconds, beginning with the first that has ``since`` in its path."""
     begun = []
 
     def refuses(method, path):
@@ -151,7 +151,7 @@ LONG = [pytest.mark.long, pytest.mark.timeout(1200)]
     ],
     ids=["writes", "writes for 3 minutes", "lists", "everything", "everything from the first request"],
 )
-def test_a_sweep_waits_for_a_server_that_throttles(gate, results, executor, refuses):
+def test_a_sweep_waits_for_a_throttling_server(gate, results, executor, refuses):
     gate.refuses = refuses
     command = [sys.executable, "-c", ONE_TRIAL, *places(results)[1::2], executor]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=1100)
@@ -162,8 +162,8 @@ def test_a_sweep_waits_for_a_server_that_throttles(gate, results, executor, refu
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_a_sweep_waits_for_a_server_that_goes_away_again_and_again(gate, results):
-    """For 20 s each time, in which even the clients' own retries end."""
+def test_a_sweep_survives_repeated_server_outages(gate, results):
+    """Each outage takes 20 s, which is longer than the retries of the clients."""
     running = subprocess.Popen(
         [sys.executable, SCRIPT, *flags(results)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -179,9 +179,7 @@ def test_a_sweep_waits_for_a_server_that_goes_away_again_and_again(gate, results
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("executor", ["inline", "torchtrainer"])
-def test_sigterm_while_the_bucket_is_away_ends_the_sweep_and_the_same_command_finishes_it(
-    executor, gate, results, tmp_path
-):
+def test_after_sigterm_during_a_server_outage_the_same_command_finishes_the_sweep(executor, gate, results, tmp_path):
     flags_here = flags(results, "--executor", executor, "--max-concurrent", "1")
     sweep = Running(tmp_path / "said.txt", sys.executable, SCRIPT, *flags_here)
     try:
@@ -191,7 +189,7 @@ def test_sigterm_while_the_bucket_is_away_ends_the_sweep_and_the_same_command_fi
         sweep.process.send_signal(signal.SIGTERM)
         signalled = time.monotonic()
         sweep.ends(128 + signal.SIGTERM)
-        # Under TorchTrainer worker, trial and driver fail one after the other; a request may take 6 s to fail.
+        # With TorchTrainer, worker, trial and driver fail one after the other. A request may take 6 s to fail.
         seconds = 20 if executor == "inline" else 40
         assert time.monotonic() - signalled < seconds * max(os.getloadavg()[0] / os.cpu_count(), 1)
     finally:

@@ -1,4 +1,4 @@
-"""A trial under TorchTrainer: what it hands to Ray Train."""
+"""Trials with TorchTrainer: the arguments and reports that Ray Train receives."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ LOAD = "import pickle, sys; pickle.load(sys.stdin.buffer); print('torch' in sys.
 
 @pytest.fixture
 def handed_over(tmp_path, monkeypatch):
-    """What TorchTrainer gets from a trial of ``workers``."""
+    """Starts a trial and returns the arguments that TorchTrainer receives."""
 
     def start(workers: int, gpus: float = 0, cpus: int = 1) -> dict:
         found = {}
@@ -34,7 +34,7 @@ def handed_over(tmp_path, monkeypatch):
                 pass
 
         monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
-        # It insists on a running Tune trial.
+        # The callback requires a running trial of Tune.
         monkeypatch.setattr(training, "TuneReportCallback", ray.train.UserCallback)
         run = training.TrialRun(
             storage=str(tmp_path),
@@ -63,12 +63,12 @@ def test_the_controller_of_one_worker_needs_no_torch(handed_over):
 
 
 def test_several_workers_get_a_process_group(handed_over):
-    assert handed_over(workers=2)["torch_config"] is None, "which stands for Ray's own"
+    assert handed_over(workers=2)["torch_config"] is None, "None selects the default of Ray"
 
 
 @pytest.fixture
 def asked_of_the_gpu(monkeypatch):
-    """What is asked of a GPU that is not there, in order: limits of memory, and trainings."""
+    """The requests to a mocked GPU, in order: memory limits and trainings."""
     asked = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *arguments: asked.append(arguments))
     monkeypatch.setattr(training, "train", lambda config, **arguments: asked.append(arguments["device"]))
@@ -79,29 +79,29 @@ def asked_of_the_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(0.5, [(0.4, "cuda:0"), "cuda:0"]), (1, ["cuda:0"]), (0, ["cpu"])])
-def test_a_trial_with_a_part_of_a_gpu_takes_a_part_of_its_memory(handed_over, asked_of_the_gpu, gpus, expected):
+def test_a_trial_on_a_gpu_fraction_limits_its_memory(handed_over, asked_of_the_gpu, gpus, expected):
     handed = handed_over(workers=1, gpus=gpus)
     assert handed["scaling_config"].resources_per_worker.get("GPU", 0) == gpus
     training._train_here(handed["train_loop_config"], lambda progress: None, lambda: False)
     assert asked_of_the_gpu == expected
 
 
-def test_a_worker_has_a_thread_for_each_of_its_cpus(handed_over, asked_of_the_gpu, monkeypatch):
+def test_a_worker_has_one_thread_per_cpu(handed_over, asked_of_the_gpu, monkeypatch):
     threads = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     training._train_here(handed_over(workers=1, cpus=3)["train_loop_config"], lambda progress: None, lambda: False)
     assert threads == [3]
 
 
-def test_the_probe_beside_trials_that_share_a_gpu_takes_a_part_of_its_memory(asked_of_the_gpu):
+def test_the_probe_on_a_shared_gpu_limits_its_memory(asked_of_the_gpu):
     actor = evaluator.Evaluator.__ray_metadata__.modified_class
     actor("data", ProbeConfig(), "auto", 0.15)
     actor("data", ProbeConfig(), "auto")
     assert asked_of_the_gpu == [(0.15, "cuda:0")]
 
 
-def test_ray_gets_the_reports_that_are_due_and_a_scheduler_decides_on_each_score(handed_over, monkeypatch):
-    """Ray takes four reports a second, and a worker waits meanwhile. None with a score is lost or late."""
+def test_ray_receives_due_reports_and_the_scheduler_decides_on_each_score(handed_over, monkeypatch):
+    """Ray handles four reports a second, and the worker waits meanwhile. No report with a score is lost or late."""
     told, asked, beats, answers = [], [], [], []
 
     def train(config, *, report, **arguments):
@@ -119,7 +119,7 @@ def test_ray_gets_the_reports_that_are_due_and_a_scheduler_decides_on_each_score
         yield lambda: beats.append(True)
 
     def decision(trial_id, step):
-        assert told[-1]["step"] == step, "the scheduler knows the score"
+        assert told[-1]["step"] == step, "the scheduler receives the score before it decides"
         asked.append(step)
         return True
 
@@ -133,4 +133,4 @@ def test_ray_gets_the_reports_that_are_due_and_a_scheduler_decides_on_each_score
     assert [(each["step"], each["val_linear_top1"]) for each in told] == [(1, None), (3, 40.0), (6, None)]
     assert asked == [3]
     assert answers == [None, None, "end", None, None]
-    assert len(beats) == 5, "the watchdog hears of all"
+    assert len(beats) == 5, "the watchdog is notified of each report"

@@ -1,4 +1,4 @@
-"""Two sweeps share one storage: each trial is trained once, and nothing that the other's death leaves is lost."""
+"""Two sweeps share one storage: each trial is trained once, and trials of a killed process are resumed."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, cluste
     storage = tmp_path / "results"
     shared = ["--iterations", 12, "--report-every", 2, "--checkpoint-seconds", 0, "--lambda1", 0.9]
     shared += ["--executor", "inline", "--max-concurrent", 1, "--address", cluster]
-    # One in a process beside this one, which is as far as to have Ray when the other begins.
+    # The first sweep runs in a process of its own and has started Ray when the second begins.
     first = start(*shared, "--lambda2", 0.1, 0.0, "--evaluate", "tiny-a")
     first.wait_for("at a time")
     here = [*TINY, "--storage", storage, "--data", tiny_data, *shared]
@@ -41,11 +41,11 @@ def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, cluste
     with_steps = {path.parent.name for path in storage.glob("trials/*/metrics.parquet")}
     random_id = pd.read_parquet(storage / "leaderboard").set_index("method").loc[["random"], "trial_id"].iloc[0]
     assert trained(first.said) | trained(second) == with_steps - {random_id}
-    assert not trained(first.said) & trained(second), "no trial by both"
+    assert not trained(first.said) & trained(second), "no trial is trained by both sweeps"
     assert "waiting for" in first.said + second
     for trial_id in with_steps - {random_id}:
         steps = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet")["step"]
-        assert list(steps) == list(range(2, 13, 2)), "every step once"
+        assert list(steps) == list(range(2, 13, 2)), "each step is recorded once"
     board = pd.read_parquet(storage / "leaderboard")
     assert set(board["status"]) == {"finished"}
     scores = board.groupby(["method", "lambda2"], dropna=False)["eval_dataset"].apply(sorted).to_dict()
@@ -58,11 +58,11 @@ def test_trials_of_two_sweeps_are_trained_once_and_scored_for_both(start, cluste
 
 @pytest.mark.long
 @pytest.mark.usefixtures("full_encoders")
-def test_a_sweep_takes_over_what_another_process_was_killed_in(start, tmp_path):
+def test_a_sweep_resumes_the_trial_of_a_killed_process(start, tmp_path):
     shared = ["--iterations", 20, "--report-every", 2, "--checkpoint-seconds", 0, "--lambda1", 0.9, "--lambda2", 0.1]
     first = start(*shared, "--device", "cpu", script=("-m", "mdssl", "train"))
     first.wait_for(r"step 6/20")
-    # So that it lives, and trains no further, until the sweep has met it.
+    # The process must stay alive, without training on, until the sweep has found its claim.
     os.kill(first.process.pid, signal.SIGSTOP)
     second = start(*shared, "--executor", "inline", "--max-concurrent", 1)
     trial_id = second.wait_for(r"([0-9a-f]{12}) [^\n]*: waiting for").group(1)
@@ -71,9 +71,9 @@ def test_a_sweep_takes_over_what_another_process_was_killed_in(start, tmp_path):
     assert not (storage / "trials" / trial_id / "encoder.safetensors").exists()
     second.ends(0)
     assert trial_id in trained(second.said)
-    assert f"{trial_id} mdssl λ1=0.9 λ2=0.1: step 2/20" not in second.said, "it goes on from the checkpoint"
+    assert f"{trial_id} mdssl λ1=0.9 λ2=0.1: step 2/20" not in second.said, "the trial resumes from the checkpoint"
     steps = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet")["step"]
-    assert list(steps) == list(range(2, 21, 2)), "every step once"
+    assert list(steps) == list(range(2, 21, 2)), "each step is recorded once"
     board = pd.read_parquet(storage / "leaderboard")
     assert set(board["status"]) == {"finished"}
     assert board["trial_id"].nunique() == 3
@@ -82,7 +82,7 @@ def test_a_sweep_takes_over_what_another_process_was_killed_in(start, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.usefixtures("full_encoders")
-def test_mdssl_train_waits_for_a_trial_that_another_has(start, tmp_path):
+def test_mdssl_train_waits_for_a_trial_claimed_by_another_process(start, tmp_path):
     train = start("--iterations", 2, "--device", "cpu", script=("-m", "mdssl", "train"))
     train.ends(0)
     (trial_id,) = os.listdir(tmp_path / "results" / "trials")

@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow by their own packages, without a network; skipped where they are not installed."""
+"""Weights & Biases and MLflow with their own packages, without a network. Skipped if a package is missing."""
 
 import struct
 
@@ -13,7 +13,7 @@ SCORE = {"status": "finished", "eval_dataset": "a", "features": "encoder", "prob
 
 
 def a_trial_that_was_killed_once(name, trial_dir):
-    (trial_dir / "config.json").write_bytes(b"{}")  # as training does first
+    (trial_dir / "config.json").write_bytes(b"{}")  # training writes this file first
     for resumed_at, steps in ((0, (2, 4)), (2, (4, 6))):
         with Trackers((name,), CONFIG, trial_dir) as trackers:
             trackers.start(resumed_at)
@@ -23,7 +23,7 @@ def a_trial_that_was_killed_once(name, trial_dir):
 
 
 def records(data):
-    """Of an offline run's file: LevelDB's log format, blocks of 32 KiB, after seven bytes of its own."""
+    """The records in the file of an offline run: seven bytes of header, then the LevelDB log format (32 KiB blocks)."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     at, whole, block = 7, b"", 1 << 15
@@ -34,7 +34,7 @@ def records(data):
         _, length, kind = struct.unpack("<IHB", data[at : at + 7])
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole record, or its last part
             yield Record.FromString(whole)
             whole = b""
 
@@ -58,7 +58,7 @@ def test_mlflow_has_one_run_with_every_step_once(trial_dir, tmp_path, monkeypatc
     assert run.data.metrics["top1/a/encoder/sgd_epochs_30"] == 50.0
 
 
-def test_wandb_offline_keeps_runs_of_the_trials_id_in_its_folder(trial_dir, monkeypatch, caplog):
+def test_wandb_offline_keeps_runs_with_the_trial_id_in_the_trial_folder(trial_dir, monkeypatch, caplog):
     pytest.importorskip("wandb", reason="mdssl[wandb] is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     a_trial_that_was_killed_once("wandb", trial_dir)
@@ -76,4 +76,4 @@ def test_wandb_offline_keeps_runs_of_the_trials_id_in_its_folder(trial_dir, monk
         ("4", "6"),
         ("4", "6"),
         ("6", "4"),
-    ], "what was told twice is in two runs, which the service joins"
+    ], "a step that was logged twice is in two runs, which the service merges"

@@ -1,4 +1,4 @@
-"""What TensorBoard reads of a trial, by its own reader where it is installed, and by the format's definition."""
+"""Event files of trials, read by TensorBoard if it is installed, and by the definition of the file format."""
 
 import struct
 
@@ -24,7 +24,7 @@ EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
 
 
 def crc32c(data: bytes) -> int:
-    """Bit by bit, as its polynomial defines it; masked as record files do."""
+    """The CRC computed bit by bit from its polynomial, masked as in record files."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -68,7 +68,7 @@ def test_an_event_file_holds_settings_and_values_in_valid_records(trial_dir):
         assert event.summary.value[0].metadata.plugin_data.plugin_name == "hparams"
 
 
-def test_steps_trained_again_after_a_kill_are_shown_once_and_scores_beside_them(tmp_path):
+def test_steps_repeated_after_a_kill_are_shown_once_together_with_scores(tmp_path):
     reader = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="the viewer is not installed"
     )
@@ -90,7 +90,7 @@ def test_steps_trained_again_after_a_kill_are_shown_once_and_scores_beside_them(
     assert [(event.step, event.value) for event in seen.Scalars("top1/a/encoder/lbfgs")] == [(6, 5.0)]
 
 
-def test_training_shows_what_metrics_parquet_holds(tiny_data, tmp_path):
+def test_event_files_hold_the_values_of_metrics_parquet(tiny_data, tmp_path):
     train(CONFIG, data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu")
     (file,) = (tmp_path / "tensorboard").iterdir()
     shown = {
@@ -104,7 +104,7 @@ def test_training_shows_what_metrics_parquet_holds(tiny_data, tmp_path):
     assert shown == pytest.approx(metrics.stack().dropna().to_dict(), rel=1e-6)
 
 
-def test_without_a_tracker_training_leaves_nothing_of_it(tiny_data, tmp_path):
+def test_training_without_trackers_writes_no_event_files(tiny_data, tmp_path):
     settings = RunSettings(track=(), report_every=6)
     train(CONFIG, data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu")
     assert not (tmp_path / "tensorboard").exists()

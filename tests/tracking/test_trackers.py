@@ -1,4 +1,4 @@
-"""Trackers: which there are, what they are told, and that none of them can harm a trial."""
+"""Trackers: their names, the values that they receive, and the isolation of a trial from their failures."""
 
 import importlib.util
 import threading
@@ -15,7 +15,7 @@ CONFIG = TrialConfig(domains=("a", "b"), arch="resnet18", iterations=8, batch_pe
 
 
 class Told:
-    """A tracker that remembers."""
+    """A tracker that records its calls."""
 
     last = None
 
@@ -46,7 +46,7 @@ class Hanging(Told):
 
 @pytest.fixture
 def trackers(monkeypatch):
-    """Puts classes of this file in the place of trackers."""
+    """Replaces the trackers by classes of this file."""
 
     def use(**classes):
         places = {name: f"{__name__}:{found.__name__}" for name, found in classes.items()}
@@ -64,25 +64,25 @@ def trackers(monkeypatch):
         (("none", "tensorboard"), "unknown tracker 'none'"),
     ],
 )
-def test_a_wrong_choice_is_refused(names, message):
+def test_wrong_tracker_names_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
         RunSettings(track=names)
 
 
 @pytest.mark.parametrize("names", [(), ("none",)])
-def test_none_switches_them_off(names):
+def test_none_disables_all_trackers(names):
     assert RunSettings().track == ("tensorboard",)
     assert RunSettings(track=names).track == ()
 
 
-def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(monkeypatch):
+def test_a_missing_tracker_package_is_refused_with_the_install_command(monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else there(name))
     with pytest.raises(ValueError, match=r"needs the package wandb.*pip install \"mdssl\[wandb\]\""):
         RunSettings(track=("tensorboard", "wandb"))
 
 
-def test_all_is_told_in_order_and_then_that_it_ended(trackers, tmp_path):
+def test_trackers_receive_all_values_in_order_and_then_the_end(trackers, tmp_path):
     with Trackers(trackers(one=Told), CONFIG, Location.of(tmp_path)) as own:
         own.start(resumed_at=4)
         for step in range(5, 105):
@@ -92,14 +92,14 @@ def test_all_is_told_in_order_and_then_that_it_ended(trackers, tmp_path):
     assert Told.last.ended is False
 
 
-def test_that_training_failed_is_told(trackers, tmp_path):
+def test_trackers_learn_that_training_failed(trackers, tmp_path):
     with pytest.raises(ZeroDivisionError), Trackers(trackers(one=Told), CONFIG, Location.of(tmp_path)) as own:
         own.start(resumed_at=0)
         raise ZeroDivisionError
     assert Told.last.ended is True
 
 
-def test_one_that_fails_is_one_warning_and_the_others_go_on(trackers, tmp_path, caplog):
+def test_a_failing_tracker_gives_one_warning_and_the_others_continue(trackers, tmp_path, caplog):
     with Trackers(trackers(bad=Broken, missing=Missing, good=Told), CONFIG, Location.of(tmp_path)) as own:
         own.start(resumed_at=0)
         for step in (1, 2, 3):
@@ -109,14 +109,14 @@ def test_one_that_fails_is_one_warning_and_the_others_go_on(trackers, tmp_path, 
     assert caplog.text.count("tracker missing failed") == 1
 
 
-def test_one_that_hangs_holds_nobody_up(trackers, tmp_path, monkeypatch, caplog):
+def test_a_hanging_tracker_does_not_block_training(trackers, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(tracker_list, "FINISH_SECONDS", 0.2)
     with Trackers(trackers(slow=Hanging), CONFIG, Location.of(tmp_path)) as own:
         own.start(resumed_at=0)
     assert "did not finish" in caplog.text
 
 
-def test_scores_are_told_at_the_last_step(trackers, tmp_path):
+def test_scores_are_logged_at_the_last_step(trackers, tmp_path):
     row = {
         "status": "finished",
         "eval_dataset": "a",
@@ -131,7 +131,7 @@ def test_scores_are_told_at_the_last_step(trackers, tmp_path):
     assert Told.last.told == [(8, {"top1/a/encoder/lbfgs": 50.0, "knn_top1/a/encoder/lbfgs": 4.0})]
 
 
-def test_a_clustering_is_told_by_its_sizes_and_marks():
+def test_a_clustering_is_logged_by_its_sizes_and_measures():
     marks = {"purity": 0.9, "nmi": 0.5, "churn": None, "kept_share": 1.0, "epsilon": None, "inertia": 3.0}
     told = of_clustering({"round": 0, "step": 4, "sizes": [5, 7], "kept_sizes": [5, 7], "topped_up": 0, **marks})
     assert told == {"clusters/size_0": 5, "clusters/size_1": 7} | {f"clusters/{name}": marks[name] for name in marks}

@@ -1,4 +1,4 @@
-"""What users ask of single trials: stop, retry, tag, delete, archive, clean; without Ray."""
+"""Commands for single trials: stop, retry, tag, delete, archive and clean. Without Ray."""
 
 import json
 import os
@@ -18,13 +18,13 @@ A, B, C = "0123456789ab", "01239999ffff", "fedcba987654"
 
 
 def files(storage: str | Path, *but: str) -> set[str]:
-    """All files, with hidden ones; without those below folders ``but``."""
+    """All files, also hidden files, except those in the folders ``but``."""
     found = (str(file.relative_to(storage)) for file in Path(storage).rglob("*") if file.is_file())
     return {name for name in found if not name.startswith(but)}
 
 
 def add(storage: str, trial_id: str, rows: list[dict], status: str = "finished", **of_config) -> Path:
-    """A trial with rows and a folder with the files of one that trained."""
+    """Add a trial with rows and a folder with the files of a trained trial."""
     config = tiny_trial(**of_config).to_dict()
     if rows:
         text = json.dumps({"trial": config, "evaluation": {"data_fingerprint": "x"}})
@@ -57,7 +57,7 @@ def run(*words: object) -> int:
     return main([str(word) for word in words])
 
 
-def test_one_message_where_trials_are_named_in_no_way_or_in_two(board, capsys):
+def test_commands_require_either_trials_or_where(board, capsys):
     for words in (["stop"], ["delete"], ["retry", A, "--where", "seed=0"], ["archive", "--undo"]):
         assert run(*words, "--storage", board) == 2
         assert capsys.readouterr().err.startswith(
@@ -80,7 +80,7 @@ def test_conditions_find_trials_with_and_without_rows(board, capsys):
     assert "no trial of" in capsys.readouterr().err
 
 
-def test_retry_takes_failures_and_stops_away_and_leaves_scores(board, capsys):
+def test_retry_deletes_failures_and_stops_and_keeps_scores(board, capsys):
     write_rows(
         board, A, [*read_rows(board, A), failed() | {"eval_dataset": "stl10", "config_json": "{}", "probe": "sgd"}]
     )
@@ -98,7 +98,7 @@ def test_retry_takes_failures_and_stops_away_and_leaves_scores(board, capsys):
 
 
 @pytest.mark.parametrize("command", ["retry", "delete", "archive", "clean"])
-def test_what_a_living_process_has_claimed_is_left_alone_and_its_owner_named(board, capsys, command):
+def test_commands_do_not_change_claimed_trials_and_name_the_owner(board, capsys, command):
     before = files(board)
     with Claim(Location.of(board) / "trials" / A, "my sweep") as claim:
         claim.take()
@@ -113,7 +113,7 @@ def test_what_a_living_process_has_claimed_is_left_alone_and_its_owner_named(boa
         assert f"{A} by {claim.owner.host}:{os.getpid()} (my sweep). Nothing was changed" in said.err
 
 
-def test_delete_asks_says_how_much_and_leaves_what_is_not_its_own(board, capsys, monkeypatch):
+def test_delete_asks_first_prints_the_size_and_keeps_files_of_the_user(board, capsys, monkeypatch):
     before = files(board)
     (Path(board) / "trials" / A / "mine.txt").write_text("mine")
     run("tag", A, B, "--add", "good", "--storage", board)
@@ -137,7 +137,7 @@ def test_delete_asks_says_how_much_and_leaves_what_is_not_its_own(board, capsys,
     assert capsys.readouterr().out.endswith(f"{A}: no tags; n\n")
 
 
-def test_an_archived_trial_is_no_longer_shown_and_comes_back_as_it_was(board, capsys):
+def test_archive_hides_a_trial_and_undo_restores_it(board, capsys):
     run("tag", A, "--add", "good", "--note", "a note", "--storage", board)
     shown, before = read(board), files(board, "notes")
     assert run("archive", A, B, "--storage", board) == 0
@@ -158,7 +158,7 @@ def test_an_archived_trial_is_no_longer_shown_and_comes_back_as_it_was(board, ca
     assert "a note" in capsys.readouterr().out
 
 
-def test_an_archive_that_was_interrupted_is_completed_by_the_same_command(board, monkeypatch):
+def test_the_same_command_completes_an_interrupted_archive(board, monkeypatch):
     before, moved, move = files(board), [], Location.move
 
     def move_two(place, target):
@@ -174,7 +174,7 @@ def test_an_archive_that_was_interrupted_is_completed_by_the_same_command(board,
     assert files(board) == {f"archive/{name}" if A in name else name for name in before}
 
 
-def test_clean_deletes_only_what_nobody_needs(board, capsys):
+def test_clean_deletes_only_unneeded_files(board, capsys):
     before = files(board)
     wsd = tiny_trial(schedule="wsd")
     add(board, "aaaa00000000", [], "stopped", schedule="wsd")
@@ -201,7 +201,7 @@ def test_clean_deletes_only_what_nobody_needs(board, capsys):
 
 
 @pytest.mark.parametrize("count", [19, 20])
-def test_a_bar_on_standard_error_shows_the_progress_with_20_trials_or_more(storage, count, monkeypatch, capsys):
+def test_a_progress_bar_is_shown_on_stderr_for_20_trials_or_more(storage, count, monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     trial_ids = [f"{number:012x}" for number in range(count)]
     for trial_id in trial_ids:
@@ -214,7 +214,7 @@ def test_a_bar_on_standard_error_shows_the_progress_with_20_trials_or_more(stora
     assert "deleting" not in said.out and not files(storage)
 
 
-def test_tags_and_notes_are_shown_and_found(board, capsys):
+def test_tags_and_notes_are_shown_and_can_be_filtered(board, capsys):
     assert run("tag", A, "012399", "--add", "good", "b.2", "--note", "look <here>", "--storage", board) == 0
     assert run("tag", B, "--remove", "good", "--note", "", "--storage", board) == 0
     capsys.readouterr()

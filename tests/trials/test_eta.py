@@ -1,4 +1,4 @@
-"""The ETA of simulated sweeps, whose trials take random times, against how long they then take."""
+"""The ETA of simulated sweeps with random durations of trials, compared with the actual remaining time."""
 
 import random
 
@@ -13,7 +13,7 @@ TICK, REPORT, LOOK = 1.0, 5.0, 10
 
 
 class Simulated:
-    """A trial as it really goes; `Pace` learns of it what a sweep's driver does."""
+    """A simulated trial. `Pace` receives the same reports as from the driver of a sweep."""
 
     def __init__(self, rng, seed, resumed, evaluation):
         method = rng.choice(["random", "simclr", "mdssl", "mdssl", "mdssl"])
@@ -58,7 +58,7 @@ class Simulated:
 
 
 def simulate(seed, *, slots, count=16, evaluate=None, images=0, resumed=0.0, evaluation=30):
-    """The ETAs of a sweep: the time, the ETA, whether it is rough; and the time when it ends."""
+    """The ETAs of a sweep (time, ETA, and whether the ETA is rough) and the time when the sweep ends."""
     rng = random.Random(seed)
     trials = [Simulated(rng, number, rng.random() < resumed, evaluation) for number in range(count)]
     pace, evaluator, now, told = Pace(slots, evaluate=evaluate, images=images), [], 0.0, []
@@ -80,20 +80,20 @@ def simulate(seed, *, slots, count=16, evaluate=None, images=0, resumed=0.0, eva
 
 
 def worst_factor(told, end, since):
-    """The largest factor between the ETA and the time that was left, until a tenth of the sweep is left."""
+    """The largest factor between the ETA and the remaining time, in the first nine tenths of the sweep."""
     factors = [(seconds or 1e-9) / (end - now) for now, seconds, _ in told if since <= now < 0.9 * end]
     return max(max(factors), 1 / min(factors))
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("resumed", [0.0, 0.5])
-def test_after_a_tenth_of_a_sweep_the_eta_is_right_within_a_factor_of_one_and_a_half(slots, resumed):
+def test_eta_is_within_a_factor_of_1_5_after_a_tenth_of_the_sweep(slots, resumed):
     for seed in range(8):
         told, end = simulate(seed, slots=slots, evaluate=33.0, resumed=resumed)
         assert worst_factor(told, end, end / 10) < 1.5, seed
 
 
-def test_without_earlier_scores_it_is_right_once_a_trial_has_been_evaluated_and_says_so_before():
+def test_without_earlier_scores_eta_is_marked_rough_until_a_first_evaluation():
     for seed in range(8):
         told, end = simulate(seed, slots=2)
         known = next(now for now, seconds, is_rough in told if seconds and not is_rough)
@@ -103,8 +103,8 @@ def test_without_earlier_scores_it_is_right_once_a_trial_has_been_evaluated_and_
             assert not is_rough or seconds < 1.2 * (end - now)
 
 
-def test_before_the_first_evaluation_ends_its_time_is_estimated_from_the_images_and_the_speed_of_training():
-    # 120 seconds are 4,800 images at 40 views a second. The estimate may be off by a quarter.
+def test_evaluation_time_is_first_estimated_from_images_and_training_speed():
+    # 120 seconds correspond to 4,800 images at 40 views per second. The number of images may be wrong by a quarter.
     for seed in range(8):
         for images in (3600, 4800, 6000):
             told, end = simulate(seed, slots=2, images=images, evaluation=120)
@@ -116,27 +116,27 @@ def test_before_the_first_evaluation_ends_its_time_is_estimated_from_the_images_
     [
         ([], [], {"slots": 2}, 0),
         ([(10, 5)], [], {"slots": 2}, 15),
-        # The slot of the first to end is free for the evaluation of the second.
+        # The slot of the first trial is free for the evaluation of the second.
         ([(10, 5), (11, 5)], [], {"slots": 2}, 16),
-        # The next trial trains while another is evaluated.
+        # The next trial trains while the previous one is evaluated.
         ([(10, 5)], [(10, 5)], {"slots": 1}, 25),
         ([(10, 50)], [(10, 5)], {"slots": 1}, 65),
         ([(10, 50)], [(10, 5)], {"slots": 1, "evaluators": 2}, 60),
         ([(10, 5), (10, 5)], [(10, 5)], {"slots": 2}, 25),
-        # Begun three seconds ago; and longer ago than one takes.
+        # Evaluations in progress; the second has taken longer than expected.
         ([], [], {"slots": 1, "evaluating": [2]}, 2),
         ([(10, 5)], [], {"slots": 1, "evaluating": [-30], "waiting": [5]}, 15),
-        # Untrained encoders: one by one in a slot that is free, once no other needs it.
+        # Untrained encoders are evaluated one by one in a free slot that no other trial needs.
         ([], [(0, 5)] * 3, {"slots": 2}, 10),
         ([(100, 5)], [], {"slots": 1, "waiting": [50] * 4}, 205),
         ([(100, 5)], [], {"slots": 2, "waiting": [50] * 4}, 155),
     ],
 )
-def test_small_sweeps_by_hand(running, queued, more, expected):
+def test_eta_of_small_sweeps_equals_values_computed_by_hand(running, queued, more, expected):
     assert eta([Left(*left) for left in running], [Left(*left) for left in queued], **more) == expected
 
 
-def test_trials_that_a_search_will_choose_count():
+def test_eta_includes_trials_that_a_search_will_choose():
     pace = Pace(1, evaluate=5.0)
     config = TrialConfig(domains=("a", "b"), iterations=100, batch_per_domain=8, precision="fp32")
     pace.add(config)
@@ -147,11 +147,11 @@ def test_trials_that_a_search_will_choose_count():
     assert pace.left(10.0, more=2) == (90.0 + 2 * 100.0 + 5.0, False)
 
 
-def test_before_the_first_trial_nothing_is_known_of_those_that_a_search_will_choose():
+def test_eta_is_zero_before_a_search_has_chosen_a_trial():
     assert Pace(1, evaluate=5.0).left(0.0, more=2) == (0.0, False)
 
 
-def test_evaluations_take_what_they_took_trials_that_have_all_their_scores():
+def test_evaluation_seconds_is_the_median_of_trials_with_all_scores():
     rows = pd.DataFrame(
         [
             row("svhn", trial_id=trial, features="encoder", probe="lbfgs", eval_seconds=seconds, status="finished")
@@ -168,7 +168,7 @@ def test_evaluations_take_what_they_took_trials_that_have_all_their_scores():
     assert evaluation_seconds(rows[:0], ("svhn",), scores) is None
 
 
-def test_a_trial_with_a_checkpoint_has_the_steps_after_it_left():
+def test_eta_counts_only_the_steps_after_a_checkpoint():
     first, second = (
         TrialConfig(domains=("a", "b"), iterations=100, batch_per_domain=8, precision="fp32", seed=seed)
         for seed in range(2)

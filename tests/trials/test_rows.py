@@ -1,4 +1,4 @@
-"""What rows say of the images that a trial was trained and scored on."""
+"""Rows record the images on which a trial was trained and scored."""
 
 import json
 
@@ -21,7 +21,7 @@ from mdssl.trials.rows import failed_row, finished_row, images_of, merged, stopp
 WORDS = "2 of 10 classes, 8×8 pixels"
 
 
-def test_a_row_records_what_sets_its_datasets_apart_and_views_say_it(papers_data, tmp_path):
+def test_rows_record_dataset_variants_and_tables_show_them(papers_data, tmp_path):
     config = TrialConfig(
         **{"domains": ("cifar10", "svhn"), "arch": "resnet18", "iterations": 1, "batch_per_domain": 4},
         **{"method": "simclr", "lambda1": 1.0, "lambda2": 0.0, "precision": "fp32"},
@@ -90,7 +90,7 @@ def test_a_stopped_trial_has_a_row_for_each_dataset_of_its_last_scores(tmp_path)
 
 
 @pytest.mark.parametrize("newer", ["finished", "failed", "failed score", "stopped later"])
-def test_anything_newer_of_the_trial_replaces_its_stopped_rows(newer):
+def test_any_newer_row_replaces_the_stopped_rows_of_a_trial(newer):
     started = {"context": CONTEXT, "started_at": "2026-01-01T00:00:00+00:00"}
     score = {"eval_dataset": "tiny-a", "probe": "lbfgs", "data_fingerprint": "a-b"}
     new = {
@@ -102,7 +102,7 @@ def test_anything_newer_of_the_trial_replaces_its_stopped_rows(newer):
     assert merged(stopped_rows(TRIAL, ENDED, context=CONTEXT), new) == new
 
 
-def test_stopped_rows_replace_a_failed_training_and_no_finished_score():
+def test_stopped_rows_replace_failed_training_but_not_finished_scores():
     new = stopped_rows(TRIAL, ENDED, context=CONTEXT)
     failure = failed_row(TRIAL, "NaN", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00")
     assert merged([failure], new) == new
@@ -110,11 +110,11 @@ def test_stopped_rows_replace_a_failed_training_and_no_finished_score():
     assert merged(new, []) == new
 
 
-def test_validation_scores_are_filled_in_and_published_numbers_stay():
+def test_merged_adds_validation_scores_and_keeps_existing_scores():
     again = finished(top1=1.0, knn_top1=1.0, val_top1=44.0, val_knn_top1=41.0, val_linear_top1=42.0)
     (row,) = merged([finished(knn_top1=47.0)], [again])
     assert row == finished(knn_top1=47.0) | {"val_top1": 44.0, "val_knn_top1": 41.0, "val_linear_top1": 42.0}
-    # What is there stays, and a score on other images fills in nothing.
+    # Existing scores stay, and a score on other images adds nothing.
     assert merged([row], [again | {"val_top1": 2.0}]) == [row]
     other = finished("tiny-b", images="e-f", val_top1=3.0)
     assert merged([finished()], [other])[0]["val_top1"] is None

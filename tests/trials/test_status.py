@@ -1,4 +1,4 @@
-"""What `mdssl status` says, from storages in all the states that trials go through."""
+"""The output of `mdssl status` for storages with trials in all states."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def begin(storage, trial, *, step=None, views_per_second=50.0, training=None, se
         (folder / "training.json").write_bytes(json.dumps(training).encode())
     (folder / "run.json").write_bytes(json.dumps({"host": "gpu3", "device": "NVIDIA H200", "workers": 2}).encode())
     if claimed:
-        # A claim of this machine tells a dead owner by its process, one of another only by its age.
+        # A dead owner is recognized by its process on this machine, and by the age of its claim on another machine.
         me = Claim(folder, "lambda_grid").owner
         owner = replace(me, pid=pid) if pid else replace(me, machine="another")
         (folder / "claim.json").write_bytes(replace(owner, host="head").to_bytes())
@@ -68,7 +68,7 @@ def storage(tmp_path):
     return Location.of(tmp_path)
 
 
-def test_every_state_is_told_from_the_files_alone(storage):
+def test_states_are_determined_from_files_alone(storage):
     trials = {seed: config(seed=seed) for seed in range(9)}
     trained = {"status": "finished", "step": 100}
     write_rows(storage, trials[0].trial_id, [finished_score(trials[0], name) for name in ("a", "b")])
@@ -99,7 +99,7 @@ def test_every_state_is_told_from_the_files_alone(storage):
     assert (found[0].scores, found[0].seconds_ago) == (2, None)
     assert (found[5].step, found[5].scores, found[5].error) == (0, 0, "ValueError: no such file")
     assert (found[1].step, found[1].loss) == (40, 5.0)
-    # 60 steps of 2 domains × 10 images × 2 views at 50 views/s.
+    # 60 steps with 2 domains × 10 images × 2 views, at 50 views/s.
     assert found[1].eta_seconds == pytest.approx(60 * 40 / 50)
     assert found[2].seconds_ago == pytest.approx(600, abs=5)
     assert found[2].eta_seconds is None
@@ -111,7 +111,7 @@ def test_every_state_is_told_from_the_files_alone(storage):
     assert re.fullmatch("has not responded for 10m0[0-5]s", found[2].lost)
 
 
-def test_a_trial_that_was_stopped_early_is_told_from_one_that_was_interrupted(storage):
+def test_trials_stopped_early_are_distinguished_from_interrupted_trials(storage):
     early, interrupted, again, asked = (config(seed=seed) for seed in range(4))
     ended = {"status": "stopped", "step": 40, "iterations": 100, "variants": {}}
     row = finished_score(early, "a") | dict.fromkeys(("top1", "probe", "num_classes", "num_train", "num_test"))
@@ -145,7 +145,7 @@ def gone():
     return process.pid
 
 
-def test_a_failed_trial_that_is_tried_again_trains(storage):
+def test_a_failed_trial_that_is_retried_is_training(storage):
     failure = failed_row(config(), "ValueError: no such file", context=CONTEXT, started_at=STARTED)
     write_rows(storage, config().trial_id, [failure])
     begin(storage, config(), step=40)
@@ -153,7 +153,7 @@ def test_a_failed_trial_that_is_tried_again_trains(storage):
     assert (trial.state, trial.step, trial.error) == ("training", 40, "")
 
 
-def test_a_living_process_of_this_machine_is_seen_by_its_claim(storage):
+def test_a_trial_claimed_by_a_living_process_is_training(storage):
     begin(storage, config(), claimed=False)
     with Claim(storage / "trials" / config().trial_id, "lambda_grid") as claim:
         claim.take()
@@ -163,7 +163,7 @@ def test_a_living_process_of_this_machine_is_seen_by_its_claim(storage):
     assert (trial.state, trial.holder) == ("stopped", "")
 
 
-def test_what_is_no_trial_is_passed_over_and_a_storage_that_is_none_is_an_error(storage, capsys):
+def test_foreign_files_are_ignored_and_a_missing_storage_is_an_error(storage, capsys):
     begin(storage, config(seed=1), step=40)
     before = trial_statuses(storage)
     for name in ("Thumbs.db", "desktop.ini", "0123456789ab", "notes"):
@@ -188,7 +188,7 @@ def test_json_has_an_entry_for_each_trial(storage, capsys):
     assert (entry["host"], entry["eta_seconds"], entry["config"]["seed"]) == ("gpu3", 48.0, 1)
 
 
-def test_watching_says_it_again_until_stopped(storage, monkeypatch, capsys):
+def test_watch_status_prints_repeatedly_until_interrupted(storage, monkeypatch, capsys):
     begin(storage, config(), step=40)
     (storage / "trials" / config().trial_id / "run.json").write_bytes(b'{"host": "evil\\u001b[2J", "device": "cpu"}')
     looks = []
@@ -204,16 +204,16 @@ def test_watching_says_it_again_until_stopped(storage, monkeypatch, capsys):
         watch_status(storage)
     printed = capsys.readouterr().out
     assert printed.index("40/100") < printed.index("60/100")
-    assert "evil\\x1b[2J" in printed, "no more than characters"
+    assert "evil\\x1b[2J" in printed, "control characters are escaped"
 
 
-def test_a_trial_that_has_just_begun_has_no_numbers_yet(storage):
+def test_a_trial_without_metrics_has_no_loss_and_no_eta(storage):
     begin(storage, config())
     (trial,) = trial_statuses(storage)
     assert (trial.state, trial.step, trial.loss, trial.eta_seconds) == ("training", 0, None, None)
 
 
-def test_what_is_printed_says_how_many_how_far_and_why(storage):
+def test_printed_status_shows_counts_progress_and_errors(storage):
     begin(storage, config(seed=1), step=40)
     failed = {"status": "failed", "step": 7, "error": "the loss is nan at step 7"}
     begin(storage, config(seed=2), training=failed, claimed=False)
@@ -232,7 +232,7 @@ def test_what_is_printed_says_how_many_how_far_and_why(storage):
     assert max(map(len, table)) <= 80
 
 
-def test_a_mixture_is_marked_as_in_tables_also_before_its_trial_has_ended(storage):
+def test_mixtures_show_dataset_variants_before_their_trials_finish(storage):
     part = {"status": "finished", "step": 100, "variants": {"svhn": "4,434 of 73,257"}}
     own = {"domains": ("cifar10", "svhn"), "data_fingerprint": "f" * 64}
     begin(storage, config(**own), step=100, training=part)
@@ -258,12 +258,12 @@ def test_a_damaged_file_is_named(storage):
         trial_statuses(storage)
 
 
-def test_it_needs_neither_torch_nor_ray():
+def test_status_imports_neither_torch_nor_ray():
     code = "import sys, mdssl.trials.status; print({'torch', 'ray'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
-def test_the_eta_counts_the_evaluation_of_what_trains_and_what_is_being_evaluated(storage):
+def test_eta_includes_evaluation_of_training_and_evaluating_trials(storage):
     def said():
         out = io.StringIO()
         print_status(storage, Console(file=out, width=80))
@@ -272,22 +272,22 @@ def test_the_eta_counts_the_evaluation_of_what_trains_and_what_is_being_evaluate
     slow, evaluated, done = config(seed=0), config(seed=1), config(seed=2)
     begin(storage, slow, step=40, views_per_second=20.0)
     begin(storage, evaluated, step=100, training={"status": "finished", "step": 100})
-    # 60 steps of 40 views.
+    # 60 steps with 40 views each.
     assert said().endswith("1 training, 1 evaluating; ETA over 2m00s for running trials")
     scores = [finished_score(done, name) | {"eval_seconds": seconds} for name, seconds in (("a", 90.0), ("b", 60.0))]
     write_rows(storage, done.trial_id, scores)
-    # One after another: the second begins 30 seconds after its training.
+    # Evaluations run one after another: the second begins 30 seconds after its training.
     assert said().endswith("1 training, 1 evaluating, 1 finished; ETA 5m00s for running trials")
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [((90.0, 60.0), 150.0), ((90.0, None), 90.0), ((None, None), None)])
-def test_the_time_of_evaluation_is_that_of_the_scores_that_have_one(storage, seconds, expected):
+def test_evaluation_time_sums_over_the_scores_that_have_a_time(storage, seconds, expected):
     rows = [finished_score(config(), name) | {"eval_seconds": each} for name, each in zip("ab", seconds, strict=True)]
     write_rows(storage, config().trial_id, rows)
     assert [trial.eval_seconds for trial in trial_statuses(storage)] == [expected]
 
 
-def test_trials_without_rows_are_described_and_folders_of_others_left_out(storage):
+def test_trials_without_rows_are_described_and_foreign_folders_ignored(storage):
     trials = [config(lambda2=weight) for weight in (0.0, 0.1)]
     begin(storage, trials[0], step=40)
     begin(storage, trials[1], claimed=False)
@@ -301,7 +301,7 @@ def test_trials_without_rows_are_described_and_folders_of_others_left_out(storag
 
 
 @pytest.mark.parametrize("is_held", [False, True])
-def test_what_ray_train_left_of_a_trial_is_deleted_unless_another_process_has_the_trial(storage, is_held):
+def test_clear_up_deletes_records_of_ray_train_unless_the_trial_is_claimed(storage, is_held):
     trial = config()
     begin(storage, trial, step=40, claimed=is_held)
     records = train_records(storage, trial)

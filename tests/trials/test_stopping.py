@@ -1,4 +1,4 @@
-"""A trial that is asked to stop: by its own process, by a sweep, by `mdssl train`; and after `mdssl retry`."""
+"""Requests to stop a trial: in its own process, in a sweep and in `mdssl train`, and after `mdssl retry`."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def run(*words: object) -> int:
 
 @pytest.fixture
 def request_at_step_3(tiny_data, storage):
-    """A trial whose stop was requested while it trained; the folder, and its config with the fingerprint."""
+    """The folder of a trial that received a request to stop during training."""
     trial = tiny_trial()
     folder = Location.of(storage) / "trials" / TRIAL
 
@@ -48,7 +48,7 @@ def request_at_step_3(tiny_data, storage):
     return folder
 
 
-def test_a_stop_saves_a_checkpoint_and_says_so_and_after_retry_training_goes_on(tiny_data, storage, request_at_step_3):
+def test_stop_saves_a_checkpoint_and_training_resumes_after_retry(tiny_data, storage, request_at_step_3):
     folder = request_at_step_3
     said = json.loads((folder / "training.json").read_bytes())
     assert (said["status"], said["step"], said["iterations"], said["val_linear_top1"]) == ("stopped", 4, 6, {})
@@ -68,7 +68,7 @@ def test_training_that_stops_for_another_reason_is_not_recorded_as_stopped(tiny_
     assert not (tmp_path / "training.json").exists()
 
 
-def test_the_owner_of_a_claim_sees_the_request_with_its_heartbeat(storage, monkeypatch):
+def test_the_heartbeat_of_a_claim_detects_a_request_to_stop(storage, monkeypatch):
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
     with Claim(Location.of(storage) / "trials" / TRIAL) as claim:
         claim.take()
@@ -103,7 +103,7 @@ def do(config, storage: str, data: str, **changes):
         return sweep_trial._do(config, work, folder, tiny_run(storage, data, **changes), claim)
 
 
-def test_a_sweep_skips_a_trial_that_is_to_stop_and_plans_it_again_after_retry(tiny_data, storage, capsys, monkeypatch):
+def test_a_sweep_skips_a_trial_with_a_request_to_stop_until_retry(tiny_data, storage, capsys, monkeypatch):
     config = tiny_trial()
     monkeypatch.setattr(sweep_trial, "_trained", lambda *arguments: pytest.fail("it trained"))
     assert run("stop", config.trial_id, "--storage", Path(storage).parent) == 0
@@ -122,7 +122,7 @@ def test_a_sweep_skips_a_trial_that_is_to_stop_and_plans_it_again_after_retry(ti
     assert str(work) == "queued to train"
 
 
-def test_a_stopped_trial_has_rows_without_scores_and_tables_say_where_it_stopped(
+def test_a_stopped_trial_has_rows_without_scores_and_tables_show_its_step(
     tiny_data, storage, request_at_step_3, capsys
 ):
     config = tiny_trial()
@@ -142,7 +142,7 @@ def test_a_stopped_trial_has_rows_without_scores_and_tables_say_where_it_stopped
     assert "At step 4 of 6. It has no score on a test split" in page
 
 
-def test_mdssl_train_refuses_a_trial_that_is_to_stop(tiny_data, storage, capsys):
+def test_mdssl_train_refuses_a_trial_with_a_request_to_stop(tiny_data, storage, capsys):
     flags = ["--domains", "tiny-a", "tiny-b", "--iterations", 2, "--batch-per-domain", 8, "--precision", "fp32"]
     flags += ["--device", "cpu", "--storage", storage, "--data", tiny_data, "--tag", "one", "two", "--track", "none"]
     os.makedirs(storage)

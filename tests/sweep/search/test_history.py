@@ -1,4 +1,4 @@
-"""What a search knows comes from the storage alone: rows, metrics, and folders of trials without rows."""
+"""The history of a search is read from the storage alone: rows, metrics, and folders of trials without rows."""
 
 import io
 from dataclasses import replace
@@ -76,8 +76,8 @@ def finish(storage, settings, config, values, started_at="2026-01-01T00:00:00.00
     write_rows(storage, config.trial_id, rows)
 
 
-def test_trials_of_any_sweep_are_known_by_their_rows_metrics_and_folders(storage, settings, space, history):
-    assert history().trials == {}, "there is no storage yet"
+def test_history_reads_trials_of_any_sweep_from_rows_metrics_and_folders(storage, settings, space, history):
+    assert history().trials == {}, "the storage does not exist yet"
     configs = [space.trial({"lambda1": value}) for value in (0.8, 0.85, 0.9, 0.95)]
     finish(storage, settings, configs[0], (60.0, 40.0), started_at="2026-01-02T00:00:00.000+00:00")
     write_metrics(storage, configs[0], {10: 30.0, 20: None, 30: 34.0})
@@ -88,13 +88,13 @@ def test_trials_of_any_sweep_are_known_by_their_rows_metrics_and_folders(storage
     write_metrics(storage, configs[3], {10: 1.0}, names=("tiny-a",))
 
     found = history().ordered()
-    assert [each.config.lambda1 for each in found] == [0.85, 0.8, 0.95, 0.9], "in the order in which they began"
+    assert [each.config.lambda1 for each in found] == [0.85, 0.8, 0.95, 0.9], "trials are ordered by their start"
     assert [each.status for each in found] == ["failed", "finished", "finished", "training"]
     assert [each.value for each in found] == [None, 50.0, None, None], "no mean where a dataset has no score"
     assert [each.scores for each in found] == [{}, {10: 30.0, 30: 34.0}, {}, {}]
 
 
-def test_a_trial_that_ended_early_has_its_scores(storage, settings, space, history):
+def test_a_trial_stopped_early_keeps_its_scores(storage, settings, space, history):
     config = space.trial({"lambda1": 0.8})
     ended = TRAINING | {"started_at": "2026-01-01T00:00:00.000+00:00", "step": 30, "variants": {}}
     ended["val_linear_top1"] = dict.fromkeys(NAMES, 20.0)
@@ -104,7 +104,7 @@ def test_a_trial_that_ended_early_has_its_scores(storage, settings, space, histo
     assert (found.status, found.value, found.last_score) == ("stopped", None, 20.0)
 
 
-def test_other_trials_do_not_count(storage, settings, space, history):
+def test_history_ignores_trials_outside_the_space(storage, settings, space, history):
     config = space.trial({"lambda1": 0.8})
     for other in (
         replace(config, lambda1=0.81),
@@ -116,13 +116,13 @@ def test_other_trials_do_not_count(storage, settings, space, history):
     assert history().trials == {}
 
 
-def test_scores_of_another_probe_are_no_value(storage, settings, space, history):
+def test_scores_of_another_probe_give_no_value(storage, settings, space, history):
     config = space.trial({"lambda1": 0.8})
     finish(storage, settings, config, (1.0, 1.0), probe="sgd-raw")
     assert [each.value for each in history().ordered()] == [None]
 
 
-def test_what_other_processes_do_meanwhile_is_seen(storage, settings, space, history):
+def test_refresh_reads_changes_of_other_processes(storage, settings, space, history):
     known = history()
     config = space.trial({"lambda1": 0.8})
     write_config(trial_dir_in(storage, config.trial_id), config)
@@ -131,4 +131,4 @@ def test_what_other_processes_do_meanwhile_is_seen(storage, settings, space, his
     finish(storage, settings, config, (60.0, 40.0))
     known.refresh()
     assert [(each.status, each.value) for each in known.ordered()] == [("finished", 50.0)]
-    assert known.ordered() == history().ordered(), "as after a restart"
+    assert known.ordered() == history().ordered(), "refreshing gives the same as reading anew"

@@ -1,4 +1,4 @@
-"""Early stopping against the definitions of its rules, computed slowly."""
+"""Rules of early stopping, compared with slow implementations of their definitions."""
 
 import numpy as np
 import pytest
@@ -24,8 +24,8 @@ def test_rungs_grow_by_the_factor_and_end_before_the_last_step():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_asha_stops_what_is_below_the_upper_third_of_its_rung(seed):
-    """Li et al., 2020, in the variant that stops: a trial goes on if it is in the best third of its rung so far."""
+def test_asha_stops_trials_below_the_best_third_of_their_rung(seed):
+    """Li et al., 2020, the stopping variant: a trial continues if it is in the best third of its rung so far."""
     rng = np.random.default_rng(seed)
     others = {
         str(number): dict(zip((10, 30), rng.uniform(0, 100, 2), strict=True))
@@ -42,16 +42,16 @@ def test_asha_stops_what_is_below_the_upper_third_of_its_rung(seed):
             assert ends_early(ASHA, 90, own, dict(reversed(others.items()))) == expected
 
 
-def test_asha_lets_the_first_of_a_rung_pass_and_ties_too():
+def test_asha_continues_the_first_trial_of_a_rung_and_ties():
     assert not ends_early(ASHA, 90, {10: 0.0}, {})
     assert not ends_early(ASHA, 90, {10: 0.0, 30: 0.0}, {"a": {10: 50.0}})
     assert not ends_early(ASHA, 90, {10: 50.0}, {"a": {10: 50.0}, "b": {10: 50.0}})
-    assert not ends_early(ASHA, 90, {10: 0.0}, {"a": {9: 50.0}}), "a has not reached the rung"
+    assert not ends_early(ASHA, 90, {10: 0.0}, {"a": {9: 50.0}}), "trial a has not reached the rung"
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_median_stops_what_never_reached_the_median_of_the_running_means(seed):
-    """Golovin et al., 2017: the best of a trial so far is below the median of the others' means up to this step."""
+def test_median_rule_stops_trials_below_the_median_of_running_means(seed):
+    """Golovin et al., 2017: stop if the best score so far is below the median of the other trials' running means."""
     rng = np.random.default_rng(seed)
     steps = (10, 20, 30)
     others = {

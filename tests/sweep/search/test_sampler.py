@@ -1,4 +1,4 @@
-"""The next point of a search follows from what is known and the seed alone."""
+"""The next point of a search depends on the known trials and the seed alone."""
 
 import importlib.util
 from dataclasses import replace
@@ -27,7 +27,7 @@ def space_of(data, *ranges, **given):
 
 
 def objective(point) -> float:
-    """The best is at lambda1 0.9 and a learning rate of 1."""
+    """The maximum is at lambda1 = 0.9 and a learning rate of 1."""
     return 100 - 400 * abs(point["lambda1"] - 0.9) - 30 * abs(np.log10(point["learning_rate"]))
 
 
@@ -51,7 +51,7 @@ def run(space, kind, count, *, seed=0, known=(), status=lambda point: "finished"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_search_that_was_killed_chooses_the_same_points(space, kind):
+def test_a_killed_search_chooses_the_same_points_when_resumed(space, kind):
     def status(point):
         return "finished" if objective(point) > 60 else "stopped"
 
@@ -64,7 +64,7 @@ def test_a_search_that_was_killed_chooses_the_same_points(space, kind):
     assert [each.config.trial_id for each in run(space, kind, 16, seed=1)] != undisturbed
 
 
-def test_optuna_looks_where_it_was_good_and_random_does_not(space):
+def test_optuna_chooses_better_points_than_random_search(space):
     late = {kind: [] for kind in KINDS}
     for kind in KINDS:
         for seed in range(4):
@@ -72,8 +72,8 @@ def test_optuna_looks_where_it_was_good_and_random_does_not(space):
     assert np.median(late["optuna"]) > np.median(late["random"]) + 5
 
 
-def test_optuna_avoids_what_ended_early(space):
-    """Trials below lambda1 0.9 end early with a low score; those above are all equally good."""
+def test_optuna_avoids_the_region_of_trials_stopped_early(space):
+    """Trials with lambda1 below 0.9 are stopped early with a low score. All other trials are equally good."""
 
     def flat(number):
         point = {"lambda1": round(0.8 + number / 100, 3), "learning_rate": 1.0}
@@ -87,15 +87,15 @@ def test_optuna_avoids_what_ended_early(space):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_finite_space_is_searched_to_its_end_without_repetition(tiny_data, kind):
+def test_a_finite_space_is_searched_completely_without_repetition(tiny_data, kind):
     space = space_of(tiny_data, ("lambda1", "0.8", "1", "0.1"), grid=(("learning_rate", "1", "2"),))
     known = run(space, kind, 6)
     assert {each.config.trial_id for each in known} == {space.trial(point).trial_id for point in space.points()}
     assert next_point(space, known, kind=kind, seed=0) is None
 
 
-def test_trials_that_run_keep_the_next_one_away(space):
-    """With the constant liar a running trial counts as bad, so that two do not look at one place at once."""
+def test_the_next_point_differs_from_running_trials(space):
+    """The constant liar counts a running trial as bad, so that two trials do not try the same point at once."""
     known = run(space, "optuna", 14)
     first = next_point(space, known, kind="optuna", seed=0)
     running = observed(space, first, 0, status="training")
@@ -103,7 +103,7 @@ def test_trials_that_run_keep_the_next_one_away(space):
     assert second != first
 
 
-def test_optuna_that_is_not_installed_is_named_with_the_way_on(monkeypatch):
+def test_missing_optuna_is_refused_with_the_install_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     check_sampler("random")
     with pytest.raises(InputError, match=r'needs the package optuna.*pip install "mdssl\[search\]"'):

@@ -1,4 +1,4 @@
-"""A search from start to end: what it tries, what it ends early, and that a kill changes neither."""
+"""A search from start to end: the trials that it runs and stops early, also if the search is killed."""
 
 import json
 import os
@@ -49,19 +49,19 @@ SEARCH = [
 
 @pytest.fixture(scope="module")
 def search(cluster, tiny_data):
-    """The flags of a search that tries one trial at a time."""
+    """The flags of a search that runs one trial at a time."""
     return [*SEARCH, "--address", cluster, "--data", tiny_data, "--executor", "inline", "--checkpoint-seconds", 0]
 
 
 @pytest.fixture(scope="module")
 def searched(search, tmp_path_factory):
-    """The storage of such a search, and what it said."""
+    """The storage of a finished search, and its output."""
     storage = tmp_path_factory.mktemp("searched") / "results"
     return storage, run_here(*search, "--storage", storage, script="search")
 
 
 def history(storage):
-    """The trials of a search in the order in which they began: id, status, step and the scores at the rungs."""
+    """The trials of a search, ordered by their start: id, status, step and the scores at the rungs."""
     board = pd.read_parquet(storage / "leaderboard")
     board = board[board["method"] == "mdssl"]
     found = []
@@ -73,7 +73,7 @@ def history(storage):
     return found
 
 
-def test_a_search_has_as_many_trials_as_asked_for_and_ends_those_that_fall_behind(searched):
+def test_search_runs_the_requested_number_of_trials_and_stops_poor_ones_early(searched):
     storage, said = searched
     trials = history(storage)
     assert len(trials) == TRIALS
@@ -91,12 +91,12 @@ def test_a_search_has_as_many_trials_as_asked_for_and_ends_those_that_fall_behin
     assert stopped["top1"].isna().all() and stopped["val_linear_top1"].notna().all()
     assert (stopped["train_seconds"] > 0).all()
     finished = board[board["status"] == "finished"]
-    assert finished["val_top1"].notna().all(), "baselines too"
+    assert finished["val_top1"].notna().all(), "baselines have validation scores, too"
     assert set(board["method"]) == {"random", "simclr", "mdssl"}
     assert "best trial by validation score" in said
 
 
-def test_the_same_search_again_trains_nothing(searched, search):
+def test_repeating_a_search_trains_nothing(searched, search):
     storage, _ = searched
     before = {file: file.stat().st_mtime_ns for file in (storage / "leaderboard").iterdir()}
     again = run_here(*search, "--storage", storage, script="search")
@@ -104,7 +104,7 @@ def test_the_same_search_again_trains_nothing(searched, search):
     assert {file: file.stat().st_mtime_ns for file in (storage / "leaderboard").iterdir()} == before
 
 
-def test_a_search_that_is_killed_twice_tries_and_ends_the_same_trials(searched, search, tmp_path):
+def test_a_search_killed_twice_runs_and_stops_the_same_trials(searched, search, tmp_path):
     storage, _ = searched
     again = tmp_path / "results"
     for count in (2, 5):
@@ -114,15 +114,15 @@ def test_a_search_that_is_killed_twice_tries_and_ends_the_same_trials(searched, 
             os.killpg(sweep.process.pid, signal.SIGKILL)
         finally:
             sweep.end()
-        # The cluster ends the process of a trial soon after its driver. Until then the trial is in work elsewhere.
+        # The cluster ends the process of a trial soon after its driver. Until then the trial remains claimed.
         wait_for(lambda: all(trial.state in ("finished", "stopped") for trial in trial_statuses(str(again))), 60)
     said = run_here(*search, "--storage", again, script="search")
     assert re.search(r"\d chosen by optuna search", " ".join(said.split()))
     assert history(again) == history(storage)
 
 
-def test_a_grid_goes_on_with_what_a_search_ended_early(searched, search, tmp_path, tiny_data, cluster):
-    """And the encoder is that of a trial that nobody ended: see tests/pretrain/test_resumption.py."""
+def test_a_grid_resumes_a_trial_that_a_search_stopped_early(searched, search, tmp_path, tiny_data, cluster):
+    """tests/pretrain/test_resumption.py tests that its encoder equals that of an uninterrupted trial."""
     storage, _ = searched
     trial_id, _, step, _ = next(trial for trial in history(storage) if trial[1] == "stopped")
     rows = pd.read_parquet(storage / "leaderboard" / f"{trial_id}.parquet")
@@ -137,7 +137,7 @@ def test_a_grid_goes_on_with_what_a_search_ended_early(searched, search, tmp_pat
 
 
 def plant_failed(storage: Location, config: TrialConfig, step: int, score: float) -> None:
-    """Make ``config`` a trial that failed after it had a score."""
+    """Write ``config`` as a trial that failed after its first score."""
     write_rows(storage, config.trial_id, [failed_row(config, "it failed", context=CONTEXT, started_at=now())])
     metrics = pa.Table.from_pylist([{"step": step, **{f"val_linear_top1/{name}": score for name in config.domains}}])
     folder = Path(storage.path, "trials", config.trial_id)
@@ -146,8 +146,8 @@ def plant_failed(storage: Location, config: TrialConfig, step: int, score: float
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
-def test_all_workers_of_a_trial_end_early_together(workers, cluster, tiny_data, tmp_path):
-    """Beside a trial that has failed, with a score that no other reaches."""
+def test_all_workers_of_a_trial_stop_early_together(workers, cluster, tiny_data, tmp_path):
+    """The storage also has a failed trial whose score no other trial reaches."""
     asked = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
     asked |= {"iterations": 12, "norm": "group", "lambda1": (1.0,), "lambda2": (0.1, 0.0), "report_every": 2}
     asked |= {"scheduler": "asha", "grace_steps": 4, "workers": workers, "address": cluster, "data": tiny_data}
@@ -163,7 +163,7 @@ def test_all_workers_of_a_trial_end_early_together(workers, cluster, tiny_data, 
     assert_nothing_is_left_over(tmp_path / "results")
 
 
-def test_extend_trains_the_best_of_those_that_ended_early(search, searched):
+def test_extend_finishes_the_best_trial_stopped_early(search, searched):
     storage, _ = searched
     stopped = [trial for trial in history(storage) if trial[1] == "stopped"]
     best = max(stopped, key=lambda trial: trial[3][max(trial[3])])
@@ -173,7 +173,7 @@ def test_extend_trains_the_best_of_those_that_ended_early(search, searched):
     assert sum(status == "stopped" for status, _ in after.values()) == len(stopped) - 1
 
 
-def test_two_searches_at_once_train_each_trial_once(search, tmp_path):
+def test_two_concurrent_searches_train_each_trial_once(search, tmp_path):
     storage, trials = tmp_path / "results", 6
     flags = [*search, "--trials", trials, "--search", "random", "--storage", storage]
     other = Running(tmp_path / "other.txt", sys.executable, SWEEPS / "search.py", *flags)
@@ -186,10 +186,10 @@ def test_two_searches_at_once_train_each_trial_once(search, tmp_path):
     assert trained(said) and trained(other.said) and not trained(said) & trained(other.said)
     found = history(storage)
     assert {status for _, status, _, _ in found} <= {"finished", "stopped"}
-    assert len(found) == trials, "both together"
+    assert len(found) == trials, "both searches together have the requested number of trials"
     for trial_id, _, step, _ in found:
         steps = pd.read_parquet(storage / "trials" / trial_id / "metrics.parquet")["step"]
-        assert list(steps) == list(range(2, step + 1, 2)), "every step once"
+        assert list(steps) == list(range(2, step + 1, 2)), "each step is recorded once"
     assert_nothing_is_left_over(storage)
 
 
@@ -209,8 +209,8 @@ print(json.dumps({"groups": groups, "records": records, "free": ray.available_re
 @pytest.mark.parametrize(
     ("executor", "workers", "stops"), [("inline", 1, 100), ("torchtrainer", 1, 100), ("torchtrainer", 2, 20)]
 )
-def test_trials_that_end_early_leave_nothing(executor, workers, stops, tiny_data, tmp_path):
-    """Beside a second Ray of the machine."""
+def test_trials_stopped_early_leave_no_resources_or_records(executor, workers, stops, tiny_data, tmp_path):
+    """A second Ray cluster runs on the machine."""
     asked = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
     asked |= {"iterations": 4, "norm": "group", "lambda1": (1.0,), "lambda2": (0.1,)}
     asked |= {"seeds": tuple(range(3 * stops // 2))}
@@ -226,7 +226,7 @@ def test_trials_that_end_early_leave_nothing(executor, workers, stops, tiny_data
     assert len(stopped) >= stops
     assert json.loads(left) == {"groups": ["REMOVED"] * len(json.loads(left)["groups"]), "records": [], "free": 2.0}
     assert_nothing_is_left_over(storage)
-    # From the checkpoint of the step after which it ends to its row, before which its workers are gone.
+    # The time from the last checkpoint of a trial to its row. The workers end before the row is written.
     saved = [next((storage / "trials" / each / "checkpoints").glob("step-*")).stat().st_mtime for each in stopped]
     written = [(storage / "leaderboard" / f"{each}.parquet").stat().st_mtime for each in stopped]
     seconds = np.subtract(written, saved)

@@ -1,4 +1,4 @@
-"""The space of a search: what its flags mean, and that each trial is one point."""
+"""The space of a search: the meaning of its flags, and the mapping between trials and points."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def settings(tiny_data):
     return made
 
 
-def test_each_point_is_a_trial_and_each_trial_of_the_space_a_point(settings):
+def test_points_and_trials_of_a_space_correspond_one_to_one(settings):
     space = Space(settings(range=ALL_KINDS, temperature=(0.1, 0.2), grid=(("norm", "batch", "group"),)), MDSSL)
     rng = np.random.default_rng(0)
     ids = set()
@@ -41,18 +41,18 @@ def test_each_point_is_a_trial_and_each_trial_of_the_space_a_point(settings):
     assert space.size == float("inf")
 
 
-def test_values_lie_on_steps_or_have_three_digits(settings):
+def test_drawn_values_lie_on_steps_or_have_three_digits(settings):
     space = Space(settings(range=ALL_KINDS), MDSSL)
     drawn = {axis.name: [axis.drawn(np.random.default_rng(seed)) for seed in range(200)] for axis in space.axes}
     assert set(drawn["lambda1"]) == {0.8, 0.85, 0.9, 0.95, 1.0}
     assert all(float(f"{value:.3g}") == value and 0.5 <= value <= 8 for value in drawn["learning_rate"])
     assert set(drawn["batch_per_domain"]) == {2, 4, 6, 8}
     assert all(type(value) is int for value in drawn["projection_dim"])
-    # Uniform in the logarithm: half of the values are below the geometric mean, 2.
+    # Uniform in the logarithm: half of the values are below the geometric mean, which is 2.
     assert 80 <= sum(value < 2 for value in drawn["learning_rate"]) <= 120
 
 
-def test_a_trial_with_another_setting_is_no_point(settings):
+def test_a_trial_with_a_different_setting_is_outside_the_space(settings):
     space = Space(settings(range=(("lambda1", "0.8", "1", "0.05"),)), MDSSL)
     inside = {"method": "mdssl", "lambda1": 0.85, "lambda2": 0.1, "temperature": 0.1}
     assert space.point_of(trial_maker(settings())(inside)) == {"lambda1": 0.85}
@@ -100,7 +100,7 @@ def test_entries_of_a_sweep_are_an_axis(settings):
         ({"range": (("batch_per_domain", "2", "100"),)}, "domain 'tiny-a' has 64 training images"),
     ],
 )
-def test_a_space_that_training_cannot_mean_is_refused(settings, given, message):
+def test_invalid_spaces_are_refused(settings, given, message):
     with pytest.raises(InputError, match=message):
         Space(settings(**given), MDSSL)
 
@@ -120,11 +120,11 @@ def test_a_space_that_training_cannot_mean_is_refused(settings, given, message):
         ({"search": "random", "trials": 3, "force": True}, "force deletes the results"),
     ],
 )
-def test_flags_that_make_no_search_are_refused(settings, given, message):
+def test_invalid_search_flags_are_refused(settings, given, message):
     with pytest.raises(InputError, match=message):
         settings(**given)
 
 
-def test_time_budgets(settings):
+def test_time_budgets_are_converted_to_seconds(settings):
     for text, seconds in {"90m": 5400, "8h": 28800, "2d": 172800, "1.5h": 5400, "30s": 30}.items():
         assert settings(search="random", time_budget=text).budget_seconds == seconds
