@@ -19,7 +19,7 @@ def domains(tmp_path_factory):
     return {name: open_dataset(data, name) for name in BUILTIN}
 
 
-def test_builtin_domains_have_ten_balanced_classes_and_a_synthetic_description(domains):
+def test_builtin_domains_have_ten_balanced_classes_and_are_called_synthetic(domains):
     for dataset in domains.values():
         assert dataset.builtin
         assert "synthetic built-in domain" in dataset.description

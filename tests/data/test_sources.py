@@ -76,7 +76,7 @@ def test_a_truncated_npz_is_named(write_npz, refused, kept):
     assert f"{path} cannot be read as npz" in refused(path)
 
 
-def test_class_folders_in_train_and_val_use_val_as_test(write_folder, random_images, prepared):
+def test_class_folders_in_val_become_the_test_split(write_folder, random_images, prepared):
     train = {name: random_images(3) for name in ("dog", "cat")}
     val = {name: random_images(2) for name in ("dog", "cat")}
     toy = prepared(

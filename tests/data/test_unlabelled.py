@@ -64,7 +64,7 @@ def test_probes_use_only_labelled_images(both):
         unlabelled.split("unlabelled")
 
 
-def test_pretraining_uses_the_train_split_without_unlabelled_images(both):
+def test_pretraining_uses_the_train_split_if_no_images_are_unlabelled(both):
     labelled = both[0]
     assert labelled.counts == {"train": 5, "test": 4}
     assert labelled.pretraining_count == 5
