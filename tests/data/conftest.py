@@ -1,4 +1,4 @@
-"""Small sources on disk, for tests that are about something else than how they were made."""
+"""Fixtures that write small data sources to disk."""
 
 import io
 import json
@@ -19,7 +19,7 @@ def rng():
 
 @pytest.fixture
 def miniature(monkeypatch):
-    """Files in a published format with fewer images than are published, which are refused else."""
+    """Accept files in a published format with fewer images than published, which are refused otherwise."""
     monkeypatch.setattr("mdssl.data.sources.open.check_complete", lambda *_: None)
 
 
@@ -31,7 +31,7 @@ def random_images(rng):
 
 @pytest.fixture
 def write_npz(tmp_path, random_images):
-    """Write an npz of 12 train and 6 test images in 3 classes; arrays given replace these, None leaves one out."""
+    """Write an npz of 12 train and 6 test images in 3 classes; given arrays replace these, None omits an array."""
 
     def write(name="toy.npz", **replaced):
         arrays = {
@@ -97,7 +97,7 @@ def encode():
 
 @pytest.fixture
 def photos(tmp_path):
-    """Write images of different colours below ``photos``; the paths of folders, or of files."""
+    """Write a different image to each of the given paths below ``root``; return ``root``."""
     rng = np.random.default_rng(0)
 
     def write(*paths, root="photos"):

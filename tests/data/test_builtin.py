@@ -1,4 +1,4 @@
-"""The built-in domains: the same everywhere, really different, and of a useful difficulty."""
+"""The built-in domains: reproducible, different from each other, and neither trivial nor impossible to classify."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def domains(tmp_path_factory):
     return {name: open_dataset(data, name) for name in BUILTIN}
 
 
-def test_they_have_ten_balanced_classes_and_say_that_they_are_synthetic(domains):
+def test_builtin_domains_have_ten_balanced_classes_and_are_called_synthetic(domains):
     for dataset in domains.values():
         assert dataset.builtin
         assert "synthetic built-in domain" in dataset.description
@@ -42,22 +42,22 @@ def test_this_process_draws_the_same_pixels_again(domains):
     assert np.array_equal(again, domains["builtin-shapes"].split("test").images)
 
 
-def test_no_image_stands_twice(domains):
+def test_no_image_occurs_twice(domains):
     for dataset in domains.values():
         images = [image.tobytes() for split in ("train", "test") for image in dataset.split(split).images]
         assert len(set(images)) == 3000
 
 
-def test_train_and_test_come_from_different_handwriting():
+def test_train_and_test_digits_use_different_scans():
     scans = {split: drawings._scans(split)[0] for split in ("train", "test")}
     train, test = ({scan.tobytes() for scan in scans[split]} for split in ("train", "test"))
     assert len(scans["train"]) + len(scans["test"]) == 1797
-    # Apart from twins in the original data.
+    # The original data contains duplicates.
     assert len(train & test) <= 1
 
 
 def test_the_domains_look_different(domains):
-    """From colour statistics alone, a nearest-mean rule tells any two domains apart far above chance."""
+    """A nearest-mean classifier on color statistics separates any two domains far above chance."""
 
     def statistics(split):
         images = split.images.astype(float) / 255
@@ -74,8 +74,8 @@ def test_the_domains_look_different(domains):
 
 
 @pytest.mark.parametrize("name", BUILTIN)
-def test_a_linear_probe_on_small_pixels_is_above_chance_and_below_certainty(domains, name):
-    """Ridge regression on 8x8 averages: a floor that takes a moment, well below what the docstring's probes reach."""
+def test_linear_probe_on_8x8_pixels_is_above_chance_and_below_90_percent(domains, name):
+    """Ridge regression on 8x8 averages is fast and scores well below the probes in the docstring of the package."""
 
     def features(split):
         small = split.images.reshape(-1, 8, 4, 8, 4, 3).mean(axis=(2, 4)).reshape(len(split.labels), -1) / 255

@@ -1,4 +1,4 @@
-"""The nine datasets of the paper: all are known by name, with its splits, and incomplete files are refused."""
+"""The catalog contains the nine datasets of the paper with their splits, and incomplete files are refused."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from mdssl.data.arrays import Content
 from mdssl.data.prepare import prepare
 from mdssl.data.sources.catalog import CATALOG, seen_in, variant_of
 
-# The table of datasets: classes, and the images of train and test, or those from which a split is made.
+# The paper's table of datasets: classes, train images and test images; without a test split, all images to be split.
 PAPER = {
     "cifar10": (10, 50_000, 10_000),
     "cifar100": (100, 50_000, 10_000),
@@ -24,7 +24,7 @@ PAPER = {
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_catalogue_counts_as_the_paper_does(name):
+def test_catalog_counts_match_the_paper(name):
     published = CATALOG[name].published
     counts = published.counts
     train = published.train_per_class * published.classes if published.train_per_class else counts["train"]
@@ -34,7 +34,7 @@ def test_the_catalogue_counts_as_the_paper_does(name):
 
 
 @pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if entry.published])
-def test_without_files_the_message_says_what_to_put_where(tmp_path, name):
+def test_missing_files_are_reported_with_their_folder_and_source(tmp_path, name):
     published = CATALOG[name].published
     with pytest.raises(ValueError) as caught:
         prepare(name, data=tmp_path, progress=False)
@@ -52,12 +52,12 @@ def test_without_files_the_message_says_what_to_put_where(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["chestxray", "imagenet250k"])
-def test_what_needs_an_account_is_not_fetched_when_asked(tmp_path, name):
+def test_download_of_datasets_that_need_an_account_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"cannot be downloaded.* account"):
         prepare(name, data=tmp_path, download=True, progress=False)
 
 
-def test_other_numbers_than_published_are_refused(tmp_path, write_folder, random_images):
+def test_image_and_class_counts_other_than_published_are_refused(tmp_path, write_folder, random_images):
     sorted_out = {
         f"{split}/{label}": random_images(2) for split in ("train", "test") for label in ("NORMAL", "PNEUMONIA")
     }
@@ -69,19 +69,19 @@ def test_other_numbers_than_published_are_refused(tmp_path, write_folder, random
         prepare("eurosat", data=tmp_path / "data", source=root, progress=False)
 
 
-def test_some_of_the_needed_files_are_not_taken_for_a_folder_of_your_own(tmp_path, write_folder, random_images):
+def test_incomplete_published_files_are_not_read_as_a_user_folder(tmp_path, write_folder, random_images):
     folders = {f"val/{label}": random_images(2) for label in ("NORMAL", "PNEUMONIA")}
     root = write_folder(folders | {"train/NORMAL": random_images(2), "train/PNEUMONIA": random_images(2)}, "chest_xray")
     with pytest.raises(ValueError, match=r"lack chest_xray/test/NORMAL, chest_xray/test/PNEUMONIA\. Add"):
         prepare("chestxray", data=tmp_path / "data", source=root, progress=False)
 
 
-def test_with_its_unlabelled_images_stl10_is_seen_as_well():
+def test_training_on_stl10_unlabelled_marks_stl10_as_seen():
     assert seen_in(("stl10-unlabelled", "cells")) == {"stl10-unlabelled", "stl10", "cells"}
     assert seen_in(["cifar10"]) == {"cifar10"}
 
 
-def test_addresses_and_sums_are_those_of_torchvision():
+def test_urls_and_md5_sums_match_torchvision():
     from torchvision import datasets
 
     def facts(name):
@@ -104,7 +104,7 @@ def test_addresses_and_sums_are_those_of_torchvision():
         (10, 604_388, 26_032, "604,388 instead of 73,257"),
     ],
 )
-def test_a_part_or_a_variant_of_svhn_is_told_from_it(classes, train, test, words):
+def test_variants_of_published_datasets_are_detected_by_their_counts(classes, train, test, words):
     assert variant_of("svhn", classes=classes, train=train, test=test) == words
     assert variant_of("stl10-unlabelled", classes=10, train=5_000, test=8_000, unlabelled=0) == (
         "0 of 100,000 unlabelled images"
@@ -112,8 +112,8 @@ def test_a_part_or_a_variant_of_svhn_is_told_from_it(classes, train, test, words
     assert variant_of("cells", classes=classes, train=train, test=test) == ""
 
 
-def test_other_pixels_or_labels_than_published_make_a_variant(tmp_path, write_npz, random_images, monkeypatch):
-    """With as many images of as many classes; their order does not count."""
+def test_variants_are_detected_by_their_pixels_and_labels(tmp_path, write_npz, random_images, monkeypatch):
+    """The numbers of images and classes match the published ones; the order of the images is ignored."""
     images, labels, tests = random_images(12), np.arange(12) % 3, random_images(6)
     content = Content()
     content.update(images)

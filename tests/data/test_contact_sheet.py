@@ -1,4 +1,4 @@
-"""The contact sheet shows the images that are there, with their names."""
+"""The contact sheet shows the images of a dataset with the names of their classes."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from mdssl.data.prepare import prepare
 
 @pytest.fixture
 def flat(tmp_path, write_npz):
-    """A dataset whose classes are single colours: 12 train images of 3 classes."""
+    """A dataset of 12 train images in 3 classes, where each class has one color."""
     colours = np.array([[200, 10, 10], [10, 200, 10], [10, 10, 200]], dtype=np.uint8)
     images = np.broadcast_to(colours[np.arange(12) % 3][:, None, None, :], (12, 32, 32, 3))
     return prepare("flat", data=tmp_path / "data", source=write_npz(train_images=images), progress=False), colours
@@ -24,13 +24,13 @@ def test_rows_are_classes_in_order(tmp_path, flat):
     tops = []
     for colour in colours:
         rows, _ = np.nonzero((sheet == colour).all(axis=2))
-        # Four images at twice 32x32.
+        # Four images of 32x32 pixels, enlarged by 2.
         assert len(rows) == 4 * 64 * 64
         tops.append(rows.min())
     assert tops == sorted(tops)
 
 
-def test_a_class_with_fewer_images_shows_what_it_has(tmp_path, flat):
+def test_a_class_with_fewer_images_shows_all_of_them(tmp_path, flat):
     dataset, colours = flat
     contact_sheet(dataset, "train", tmp_path / "sheet.png", per_class=9, max_classes=2)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
@@ -38,7 +38,7 @@ def test_a_class_with_fewer_images_shows_what_it_has(tmp_path, flat):
     assert shown == [4, 4, 0]
 
 
-def test_the_seed_chooses(tmp_path, write_npz, random_images):
+def test_the_seed_selects_the_images(tmp_path, write_npz, random_images):
     source = write_npz(train_images=random_images(60), train_labels=np.arange(60) % 3)
     dataset = prepare("toy", data=tmp_path / "data", source=source, progress=False)
     for file, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -56,15 +56,15 @@ def test_bad_settings_are_refused(tmp_path, flat):
 
 
 @pytest.mark.parametrize("name", ["café", "Straße", "ñandú", "кот", "αβγ", "עברית"])
-def test_names_of_the_worlds_scripts_can_be_read(name):
-    """No character is drawn as the box that stands for one that the font does not have."""
+def test_class_names_in_many_scripts_are_legible(name):
+    """No character is drawn as the box for a missing glyph."""
     chosen = font(15, [name])
     box = bytes(chosen.getmask("\uffff"))
     assert legible(name, chosen) == name
     assert all(bytes(chosen.getmask(sign)) != box for sign in name)
 
 
-def test_what_no_font_has_is_written_as_its_number(monkeypatch):
+def test_characters_without_a_glyph_are_written_as_escapes(monkeypatch):
     monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [])
     sheets._font_file.cache_clear()
     assert legible("日本 é", font(15, ["日本 é"])) == "\\u65e5\\u672c é"
@@ -82,7 +82,7 @@ def test_images_without_labels_are_shown_in_rows(tmp_path):
         contact_sheet(dataset, "test", tmp_path / "sheet.png")
 
 
-def test_a_picture_of_somebody_else_is_not_replaced(tmp_path, flat):
+def test_a_file_that_mdssl_did_not_write_is_not_replaced(tmp_path, flat):
     Image.new("RGB", (3, 3)).save(tmp_path / "mine.png")
     with pytest.raises(ValueError, match="mdssl did not write it"):
         contact_sheet(flat[0], "train", tmp_path / "mine.png")

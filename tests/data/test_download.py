@@ -1,4 +1,4 @@
-"""Downloads from a server that breaks off, knows no ranges or sends the wrong thing, and archives that do harm."""
+"""Downloads from servers that drop connections, ignore ranges or send wrong content, and unpacking of bad archives."""
 
 import dataclasses
 import hashlib
@@ -22,7 +22,7 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves ``files`` by path. At most ``breaks_after`` bytes are sent per request, unless that is None."""
+    """Serve ``files`` by path; send at most ``breaks_after`` bytes per request, or all if it is None."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -72,7 +72,7 @@ def no_waiting(monkeypatch):
     monkeypatch.setattr(download_module.time, "sleep", lambda seconds: None)
 
 
-def test_a_file_arrives_whole(server, tmp_path):
+def test_a_file_is_downloaded_completely(server, tmp_path):
     seen = []
     download(f"{server.url}/file", tmp_path / "file", MD5, progress=lambda have, total: seen.append((have, total)))
     assert (tmp_path / "file").read_bytes() == CONTENT
@@ -80,27 +80,27 @@ def test_a_file_arrives_whole(server, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_broken_connection_is_resumed_where_it_broke(server, tmp_path):
+def test_a_dropped_connection_is_resumed_at_the_next_byte(server, tmp_path):
     server.breaks_after = 100_001
     download(f"{server.url}/file", tmp_path / "file", MD5)
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert server.ranges == ["bytes=0-", "bytes=100001-", "bytes=200002-"]
 
 
-def test_a_later_run_goes_on_from_the_part(server, tmp_path):
+def test_a_later_run_resumes_from_the_part_file(server, tmp_path):
     (tmp_path / "file.part").write_bytes(CONTENT[:250_000])
     download(f"{server.url}/file", tmp_path / "file", MD5)
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert server.ranges == ["bytes=250000-"]
 
 
-def test_a_complete_part_is_not_fetched_again(server, tmp_path):
+def test_a_complete_part_file_is_not_downloaded_again(server, tmp_path):
     (tmp_path / "file.part").write_bytes(CONTENT)
     download(f"{server.url}/file", tmp_path / "file", MD5)
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_a_server_without_ranges_starts_over(server, tmp_path):
+def test_a_download_starts_over_if_the_server_ignores_ranges(server, tmp_path):
     server.knows_ranges = False
     (tmp_path / "file.part").write_bytes(b"something else")
     download(f"{server.url}/file", tmp_path / "file", MD5)
@@ -113,7 +113,7 @@ def test_a_file_with_a_wrong_md5_is_deleted(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_connection_that_never_moves_on_is_given_up_and_keeps_its_part(server, tmp_path):
+def test_a_stalled_download_fails_and_keeps_its_part_file(server, tmp_path):
     (tmp_path / "file.part").write_bytes(CONTENT[:1000])
     server.breaks_after = 0
     with pytest.raises(ValueError, match=r"cannot be downloaded: the connection ended after 1000 of 300000 bytes"):
@@ -122,7 +122,7 @@ def test_a_connection_that_never_moves_on_is_given_up_and_keeps_its_part(server,
 
 
 @pytest.mark.parametrize("url", ["{server}/nowhere", "http://127.0.0.1:1/file"])
-def test_an_unreachable_file_comes_with_where_to_put_it(server, tmp_path, url):
+def test_message_for_an_unreachable_file_says_where_to_put_it(server, tmp_path, url):
     url = url.format(server=server.url)
     with pytest.raises(ValueError) as caught:
         download(url, tmp_path / "file", MD5)
@@ -130,7 +130,7 @@ def test_an_unreachable_file_comes_with_where_to_put_it(server, tmp_path, url):
         assert piece in str(caught.value)
 
 
-def test_prepare_downloads_when_asked(server, tmp_path, rng, monkeypatch, miniature):
+def test_prepare_downloads_files_on_request(server, tmp_path, rng, monkeypatch, miniature):
     remotes = []
     for split in ("train", "test"):
         buffer = io.BytesIO()
@@ -169,7 +169,7 @@ def write_zip(path, members):
 
 
 @pytest.mark.parametrize("write", [write_tar, write_zip])
-def test_only_what_is_wanted_is_unpacked(tmp_path, write):
+def test_unpack_extracts_only_the_requested_members(tmp_path, write):
     archive = tmp_path / ("a.zip" if write is write_zip else "a.tar.gz")
     write(archive, {"top/wanted/a": b"1", "top/wanted/b": b"2", "top/wanted_not": b"3", "huge": b"4"})
     unpack(archive, tmp_path / "out", ["top/wanted"])
@@ -190,7 +190,7 @@ def test_only_what_is_wanted_is_unpacked(tmp_path, write):
         (write_zip, {"/evil": b""}),
     ],
 )
-def test_members_that_point_outside_are_refused(tmp_path, write, members):
+def test_archive_members_outside_the_folder_are_refused(tmp_path, write, members):
     archive = tmp_path / ("a.zip" if write is write_zip else "a.tar.gz")
     write(archive, members)
     with pytest.raises(ValueError, match="points outside the folder"):
@@ -201,7 +201,7 @@ def test_members_that_point_outside_are_refused(tmp_path, write, members):
 
 @pytest.mark.parametrize("write", [write_tar, write_zip])
 @pytest.mark.parametrize("kept", [0, 0.5, 0.99])
-def test_a_cut_off_archive_is_named_and_leaves_nothing(tmp_path, write, kept):
+def test_a_truncated_archive_is_named_and_leaves_no_files(tmp_path, write, kept):
     archive = tmp_path / ("a.zip" if write is write_zip else "a.tar.gz")
     write(archive, {"top/a": CONTENT, "top/b": CONTENT})
     archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * kept)])

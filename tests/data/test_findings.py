@@ -1,4 +1,4 @@
-"""What `mdssl data prepare` tells of the images that it took and left out."""
+"""What `mdssl data prepare` reports about the images that it used and left out."""
 
 import json
 
@@ -11,7 +11,7 @@ from mdssl.data.dataset import open_dataset
 from mdssl.data.summary import summary
 
 
-def test_what_was_left_out_is_counted_and_kept(photos, prepared, tmp_path):
+def test_left_out_files_are_counted_and_recorded(photos, prepared, tmp_path):
     root = photos(*each("train/cat", "train/dog", "val/cat", "val/dog", "test/cat", "test/dog", "masks/cat"))
     for name in ("train/cat/notes.txt", "train/more.txt", "train/cat/.hidden.png", "train/dog/@eaDir/x.png"):
         (root / name).parent.mkdir(exist_ok=True)
@@ -40,7 +40,7 @@ def test_what_was_left_out_is_counted_and_kept(photos, prepared, tmp_path):
     assert open_dataset(tmp_path / "data", "toy").meta == toy.meta
 
 
-def test_all_damaged_images_are_named_at_once_and_left_out_where_asked(photos, prepared):
+def test_damaged_images_are_all_named_and_left_out_on_request(photos, prepared):
     root = photos(*(f"{name}/{number:02}.png" for name in ("cat", "dog") for number in range(20)))
     whole = prepared(root, "whole")
     for name in ("cat/03.png", "cat/11.png", "dog/07.png"):
@@ -62,7 +62,7 @@ def test_all_damaged_images_are_named_at_once_and_left_out_where_asked(photos, p
         assert [labels[image.tobytes()] for image in own.images] == own.labels.tolist()
 
 
-def test_pages_after_the_first_are_said_to_be_left_out(photos, prepared, tmp_path):
+def test_summary_counts_images_with_several_frames_or_pages(photos, prepared, tmp_path):
     root = photos(*each("cat", "dog"))
     pages = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (10, 20, 30)]
     pages[0].save(root / "cat/stack.tif", save_all=True, append_images=pages[1:])
@@ -71,7 +71,7 @@ def test_pages_after_the_first_are_said_to_be_left_out(photos, prepared, tmp_pat
     assert "images with several frames or pages; the first is used: 2" in summary(toy)
 
 
-def test_test_images_that_are_training_images_are_counted(photos, prepared):
+def test_test_images_that_occur_in_the_train_split_are_counted(photos, prepared):
     root = photos(*each("train/cat", "train/dog", "test/cat", "test/dog"))
     for label in ("cat", "dog"):
         (root / f"test/{label}/0.png").write_bytes((root / f"train/{label}/0.png").read_bytes())
@@ -80,7 +80,7 @@ def test_test_images_that_are_training_images_are_counted(photos, prepared):
     assert "test images with the pixels of a training image: 2" in summary(toy)
 
 
-def test_the_command_tells_and_show_and_list_tell_again(photos, tmp_path, monkeypatch, capsys):
+def test_prepare_show_and_list_report_left_out_images(photos, tmp_path, monkeypatch, capsys):
     root = photos(*each("cat", "dog", "train"), "train/deep/er.png")
     monkeypatch.chdir(tmp_path)
     assert main(["data", "prepare", "toy", "--source", str(root), "--splits", "train:cat"]) == 2
@@ -95,7 +95,7 @@ def test_the_command_tells_and_show_and_list_tell_again(photos, tmp_path, monkey
     assert "2 left out, see `mdssl data show toy`" in capsys.readouterr().out
 
 
-def test_a_part_of_a_published_dataset_is_marked(tmp_path, photos, prepared, capsys, monkeypatch):
+def test_a_subset_of_a_published_dataset_is_marked_as_a_variant(tmp_path, photos, prepared, capsys, monkeypatch):
     root = photos(*each("train/cat", "train/dog", "test/cat", "test/dog"))
     part = prepared(root, "svhn", image_size=32)
     assert part.variant == "2 of 10 classes"
@@ -103,7 +103,7 @@ def test_a_part_of_a_published_dataset_is_marked(tmp_path, photos, prepared, cap
     monkeypatch.chdir(tmp_path)
     assert main(["data", "list"]) == 0
     assert "svhn (2 of 10 classes)" in capsys.readouterr().out
-    # Recorded before there was such a mark.
+    # Older versions did not record the variant.
     path = tmp_path / "data/svhn/meta.json"
     meta = json.loads(path.read_text())
     del meta["variant"]
@@ -112,7 +112,7 @@ def test_a_part_of_a_published_dataset_is_marked(tmp_path, photos, prepared, cap
 
 
 @pytest.mark.parametrize("broken", ["cat", "all"])
-def test_skipping_damaged_images_leaves_no_class_empty(broken, photos, prepared):
+def test_skip_damaged_is_refused_if_a_class_would_be_empty(broken, photos, prepared):
     root = photos(*each("train/cat", "train/dog", "test/cat", "test/dog"))
     for path in root.rglob("*.png"):
         if broken == "all" or (path.parts[-2:-1] == ("cat",) and "train" in path.parts):

@@ -1,4 +1,4 @@
-"""Images that stay on the host: the same batches, gathered ahead in a thread, in bounded memory."""
+"""Images on the host: batches equal those on the device, a thread prefetches them, and memory is bounded."""
 
 import logging
 import threading
@@ -38,11 +38,11 @@ def test_a_batch_has_the_images_of_its_rows(arrays, rows):
     everything = torch.from_numpy(np.concatenate(arrays))
     images = HostImages(arrays, "cpu")
     for ahead in (None, lambda: rows, lambda: rows[::-1], None):
-        # Taken first, as it was expected, and where another one was expected.
+        # Without a prefetched batch, with the right one, and with a wrong one.
         assert torch.equal(images.take(rows, ahead), everything[torch.from_numpy(rows)])
 
 
-def test_the_next_batch_is_gathered_by_a_thread_meanwhile(arrays, monkeypatch):
+def test_a_thread_prefetches_the_next_batch(arrays, monkeypatch):
     gathered = []
     gather = HostImages._gather
 
@@ -54,12 +54,12 @@ def test_the_next_batch_is_gathered_by_a_thread_meanwhile(arrays, monkeypatch):
     images = HostImages(arrays, "cpu")
     for step in range(3):
         images.take(np.array([step]), then=lambda step=step: np.array([step + 1]))
-    # The first is waited for; each other is there before it is asked for, and gathered once.
+    # The main thread gathers the first batch; the worker thread gathers each later batch once, before it is taken.
     images._thread.shutdown()
     assert gathered == [([0], "MainThread"), ([1], "images"), ([2], "images"), ([3], "images")]
 
 
-def test_memory_maps_leave_memory_after_each_batch(tmp_path):
+def test_memory_mapped_pages_are_released_after_each_batch(tmp_path):
     def mapped_mib():
         (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssFile"))
         return int(line.split()[1]) / 2**10
@@ -71,7 +71,7 @@ def test_memory_maps_leave_memory_after_each_batch(tmp_path):
     for rows in order.reshape(-1, 1024):
         assert images.take(rows).numpy().all()
     assert mapped_mib() - before < 8
-    # What a plain copy of as many rows leaves behind.
+    # For comparison: after a plain copy of as many rows, their pages stay in memory.
     array[order].sum()
     assert mapped_mib() - before > 40
 
@@ -93,7 +93,7 @@ def test_training_is_the_same_with_images_on_the_host(tiny_data, tmp_path, chang
         encoders.append(safetensors.torch.load((tmp_path / images_on / "encoder.safetensors").read_bytes()))
     assert all(torch.equal(value, encoders[1][name]) for name, value in encoders[0].items())
     said = [line for line in caplog.messages if "stay on the host" in line]
-    # 2 domains of 64 images of 16×16, once for each of two starts.
+    # 2 domains of 64 images of 16×16 pixels; each of the two starts logs this line.
     assert said == ["9.83e-05 GB of images stay on the host; batches are copied to cpu while it trains"] * 2
 
 
@@ -113,7 +113,7 @@ def test_images_go_to_a_gpu_if_they_leave_two_thirds_free(monkeypatch, size, fre
     assert fits(10**15, "cpu")
 
 
-def test_auto_is_the_device_where_the_images_fit(tiny_data, monkeypatch):
+def test_auto_puts_images_on_the_device_if_they_fit(tiny_data, monkeypatch):
     own = dict(batch_per_domain=8, device="cpu", images_on="auto")
     sizes = []
     monkeypatch.setattr("mdssl.data.mixture.fits", lambda size, device: sizes.append(size) or len(sizes) == 1)

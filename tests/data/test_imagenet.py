@@ -1,6 +1,6 @@
-"""Miniatures of Tiny ImageNet and ImageNet in their published layouts, whole and broken.
+"""Tiny ImageNet and ImageNet in their published layouts, in miniature, complete and damaged.
 
-Every image is of a single grey, a number of its own, so that a test can tell which images a split consists of.
+Each image has a single gray value, unique to that image, which identifies the images of a split.
 """
 
 import csv
@@ -17,7 +17,7 @@ from mdssl.data.sources.catalog import CATALOG
 
 pytestmark = pytest.mark.usefixtures("miniature")
 
-# Not sorted, as in wnids.txt; the crane that lifts and the crane that flies share their word.
+# Not sorted, as in wnids.txt; the machine and the bird share the word "crane".
 WORDS = {
     "n03126707": "crane",
     "n01443537": "goldfish, Carassius auratus",
@@ -33,7 +33,7 @@ def write_grey(path, grey):
 
 
 def greys(split):
-    """The grey of each image."""
+    """The gray value of each image."""
     assert (split.images == split.images[:, :1, :1, :1]).all()
     return split.images[:, 0, 0, 0].tolist()
 
@@ -56,7 +56,7 @@ def tiny(tmp_path):
 
 @pytest.fixture
 def choosing(monkeypatch):
-    """Let imagenet250k take that many training images of each class."""
+    """Set the number of training images per class in imagenet250k."""
 
     def choose(per_class):
         entry = CATALOG["imagenet250k"]
@@ -68,7 +68,7 @@ def choosing(monkeypatch):
 
 @pytest.fixture
 def imagenet(tmp_path, choosing):
-    """Write an ImageNet folder ``root`` of 5 training images of each class and 2 x 3 flat validation images."""
+    """Write an ImageNet folder ``root``: 5 training images of each class, 6 validation images without class folders."""
 
     def write(root="imagenet"):
         choosing(3)
@@ -87,14 +87,14 @@ VALIDATION = [WNIDS[label] for label in (2, 0, 1, 0, 2, 1)]
 
 
 def write_solution(folder, wnids=VALIDATION):
-    """Kaggle's csv, in which the rows are in no order."""
+    """Write Kaggle's csv, whose rows are not sorted."""
     with open(folder / "LOC_val_solution.csv", "w", newline="") as file:
         rows = [(f"ILSVRC2012_val_{number:08d}", f"{wnid} 1 2 3 4 ") for number, wnid in enumerate(wnids, 1)]
         csv.writer(file).writerows([("ImageId", "PredictionString"), *rows[::-1]])
 
 
 def write_devkit(folder, wnids=VALIDATION):
-    """The devkit, whose own numbers are not those of the sorted IDs and which lists a group of classes as well."""
+    """Write the devkit: its class numbers do not follow the sorted IDs, and it also lists a group of classes."""
     fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
     own = {wnid: number for number, wnid in enumerate(WORDS, 1)}
     rows = [(number, wnid, WORDS[wnid], "", 0) for wnid, number in own.items()] + [(4, "n00001740", "entity", "", 3)]
@@ -107,7 +107,7 @@ def write_devkit(folder, wnids=VALIDATION):
 
 @pytest.fixture
 def refused(tmp_path):
-    """Prepare bad files: the message; nothing but what is decoded may be left."""
+    """Prepare bad files and return the error message; only unfinished folders and locks may be left."""
 
     def refuse(name, source):
         with pytest.raises(ValueError) as caught:
@@ -120,7 +120,7 @@ def refused(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["raw", "raw/tiny-imagenet-200"])
-def test_tiny_imagenet_with_its_validation_part_as_test(tmp_path, tiny, place):
+def test_tiny_imagenet_uses_its_validation_split_as_test(tmp_path, tiny, place):
     prepared = prepare("tiny-imagenet", data=tmp_path / "data", source=tmp_path / place, progress=False)
     assert prepared.classes == NAMES
     assert prepared.meta["split"] == {"rule": "validation as test"}
@@ -162,7 +162,7 @@ def test_bad_files_of_tiny_imagenet_are_named(tiny, refused):
     assert f"image tiny-imagenet-200/train/{first}_1.JPEG cannot be decoded" in broken
 
 
-def test_imagenet_with_class_folders_in_val(tmp_path, imagenet):
+def test_imagenet_is_read_with_class_folders_in_val(tmp_path, imagenet):
     folder = imagenet()
     for image, wnid in zip(sorted((folder / "val").iterdir()), VALIDATION, strict=True):
         (folder / "val" / wnid).mkdir(exist_ok=True)
@@ -177,7 +177,7 @@ def test_imagenet_with_class_folders_in_val(tmp_path, imagenet):
 
 
 @pytest.mark.parametrize("place", ["kaggle", "kaggle/ILSVRC/Data/CLS-LOC", "kaggle/ILSVRC/Data/CLS-LOC/train"])
-def test_imagenet_in_the_folders_of_kaggle(tmp_path, imagenet, place):
+def test_imagenet_is_read_from_the_folders_of_kaggle(tmp_path, imagenet, place):
     imagenet("kaggle/ILSVRC/Data/CLS-LOC")
     write_solution(tmp_path / "kaggle")
     synsets = "".join(f"{wnid} {WORDS[wnid]}\n" for wnid in WNIDS)
@@ -188,7 +188,7 @@ def test_imagenet_in_the_folders_of_kaggle(tmp_path, imagenet, place):
     assert (greys(test), test.labels.tolist()) == ([101, 102, 103, 104, 105, 106], [2, 0, 1, 0, 2, 1])
 
 
-def test_imagenet_with_the_devkit(tmp_path, imagenet):
+def test_imagenet_is_read_with_the_devkit(tmp_path, imagenet):
     folder = imagenet()
     write_devkit(folder)
     prepared = prepare("imagenet250k", data=tmp_path.with_name("data"), source=tmp_path, progress=False)
@@ -196,7 +196,7 @@ def test_imagenet_with_the_devkit(tmp_path, imagenet):
     assert prepared.split("test").labels.tolist() == [2, 0, 1, 0, 2, 1]
 
 
-def test_the_seed_chooses_and_what_is_not_chosen_is_never_decoded(tmp_path, imagenet):
+def test_the_seed_selects_images_and_only_selected_images_are_decoded(tmp_path, imagenet):
     folder = imagenet()
     write_solution(folder)
 
@@ -218,7 +218,7 @@ def test_the_seed_chooses_and_what_is_not_chosen_is_never_decoded(tmp_path, imag
         prepare("imagenet250k", data=tmp_path / "data", source=folder, seed=3, progress=False)
 
 
-def test_imagenet250k_takes_250_of_each_class(tmp_path):
+def test_imagenet250k_has_250_images_of_each_class(tmp_path):
     for wnid in WNIDS[:2]:
         write_grey(tmp_path / f"imagenet/train/{wnid}/0.JPEG", 7)
         for number in range(1, 260):
@@ -229,7 +229,7 @@ def test_imagenet250k_takes_250_of_each_class(tmp_path):
     assert prepared.counts["test"] == 2
 
 
-def test_any_other_kind_of_source_is_chosen_from_as_well(tmp_path, choosing, write_npz):
+def test_imagenet250k_selects_images_from_other_kinds_of_source(tmp_path, choosing, write_npz):
     choosing(2)
     prepared = prepare("imagenet250k", data=tmp_path / "data", source=write_npz(), progress=False)
     assert prepared.meta["splits"]["train"]["per_class"] == [2, 2, 2]

@@ -1,4 +1,4 @@
-"""Images of every mode become the RGB that plain arithmetic on their numbers gives."""
+"""Conversion of every image mode to RGB, compared with plain arithmetic on the pixel values."""
 
 import numpy as np
 import pytest
@@ -15,19 +15,19 @@ def to_rgb(encoded, size=32, resize_filter="bicubic"):
     return convert(encoded, size, resize_filter, "the image")
 
 
-def test_rgb_of_the_right_size_stays_bit_for_bit(random_images, encode):
+def test_rgb_of_the_right_size_is_unchanged(random_images, encode):
     image = random_images(1)[0]
     assert np.array_equal(to_rgb(encode(image)), image)
     assert np.array_equal(to_rgb(image), image)
 
 
-def test_grey_is_repeated_three_times(random_images, encode):
+def test_gray_is_repeated_in_three_channels(random_images, encode):
     grey = random_images(1)[0][..., 0]
     for raw in (encode(grey), grey, grey[..., None]):
         assert np.array_equal(to_rgb(raw), np.stack([grey] * 3, axis=-1))
 
 
-def test_one_bit_is_black_and_white(rng, encode):
+def test_one_bit_images_become_black_and_white(rng, encode):
     bits = rng.integers(0, 2, (32, 32), dtype=bool)
     assert np.array_equal(to_rgb(encode(bits))[..., 1], bits * 255)
 
@@ -40,7 +40,7 @@ def test_alpha_is_composited_on_white(rng, encode, grey):
     assert np.abs(to_rgb(encode(values)) - expected).max() <= 1
 
 
-def test_palette_is_looked_up_and_its_transparent_entry_is_white(rng, encode):
+def test_palette_is_applied_and_its_transparent_entry_becomes_white(rng, encode):
     palette = rng.integers(0, 256, (256, 3), dtype=np.uint8)
     indices = rng.integers(0, 256, (32, 32), dtype=np.uint8)
     image = Image.frombytes("P", (32, 32), indices.tobytes())
@@ -50,7 +50,7 @@ def test_palette_is_looked_up_and_its_transparent_entry_is_white(rng, encode):
     assert np.array_equal(to_rgb(encode(image, transparency=7)), expected)
 
 
-def test_colour_key_of_an_rgb_png_is_white(random_images, encode):
+def test_color_key_of_an_rgb_png_becomes_white(random_images, encode):
     image = random_images(1)[0]
     image[4:9, 4:9] = (10, 20, 30)
     expected = image.copy()
@@ -59,14 +59,14 @@ def test_colour_key_of_an_rgb_png_is_white(random_images, encode):
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_and_not_clipped(rng, encode, file_format):
+def test_16_bit_gray_is_scaled_and_not_clipped(rng, encode, file_format):
     values = rng.integers(0, 65536, (32, 32), dtype=np.uint16)
     expected = np.round(values / 65535 * 255)
     assert np.array_equal(to_rgb(encode(values, file_format))[..., 2], expected)
 
 
 @pytest.mark.parametrize(("bits", "largest"), [(8, 255), (10, 1023), (12, 4095), (14, 16383)])
-def test_grey_of_a_camera_in_files_of_16_bits_is_scaled_by_its_bit_depth(rng, encode, bits, largest):
+def test_gray_camera_images_in_16_bit_files_are_scaled_by_their_bit_depth(rng, encode, bits, largest):
     values = rng.integers(0, largest + 1, (32, 32), dtype=np.uint16)
     values[0, 0] = largest
     expected = np.round(values / largest * 255)
@@ -74,7 +74,7 @@ def test_grey_of_a_camera_in_files_of_16_bits_is_scaled_by_its_bit_depth(rng, en
 
 
 def test_a_dark_image_of_a_12_bit_camera_stays_dark(rng, encode, tmp_path):
-    """The bit depth is that of the dataset, and is told."""
+    """The bit depth is that of the whole dataset, and the remarks record it."""
     for number in range(8):
         folder = tmp_path / f"scans/{'ab'[number % 2]}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def test_exif_orientation_is_applied(random_images, encode, orientation, upright
     assert np.array_equal(to_rgb(encode(image, exif=exif)), upright(image))
 
 
-def test_a_turned_image_is_turned_before_it_is_resized(rng, encode):
+def test_exif_orientation_is_applied_before_resizing(rng, encode):
     image = rng.integers(0, 256, (50, 20, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -121,7 +121,7 @@ def test_a_turned_image_is_turned_before_it_is_resized(rng, encode):
     assert np.array_equal(to_rgb(encode(image, exif=exif)), np.asarray(expected))
 
 
-def test_a_turned_image_keeps_its_colour_key(rng, encode):
+def test_a_rotated_image_keeps_its_color_key(rng, encode):
     image = rng.integers(0, 200, (32, 32, 3), dtype=np.uint8)
     image[4:9, 4:20] = (210, 220, 230)
     exif = Image.Exif()
@@ -132,7 +132,7 @@ def test_a_turned_image_keeps_its_colour_key(rng, encode):
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 32, 3), (32, 32, 4), (50, 20, 3)])
-def test_the_given_array_is_neither_changed_nor_part_of_the_result(rng, shape):
+def test_the_input_array_is_neither_modified_nor_shared_with_the_result(rng, shape):
     image = rng.integers(0, 256, shape, dtype=np.uint8)
     before = image.copy()
     converted = to_rgb(image)
@@ -141,7 +141,7 @@ def test_the_given_array_is_neither_changed_nor_part_of_the_result(rng, shape):
 
 
 @pytest.mark.parametrize(("file_format", "size"), [("jpeg", (90, 70)), ("png", (64, 64)), ("jpeg", (32, 32))])
-def test_rgb_pixels_are_those_of_torchvisions_image_folder(rng, tmp_path, file_format, size):
+def test_rgb_pixels_match_the_image_folder_of_torchvision(rng, tmp_path, file_format, size):
     path = tmp_path / f"class/image.{file_format}"
     path.parent.mkdir()
     Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
@@ -157,14 +157,14 @@ def test_box_filter_halves_by_averaging_blocks(random_images, encode):
 
 
 @pytest.mark.parametrize("resize_filter", FILTERS)
-def test_resizing_is_pillows_and_does_not_keep_the_aspect_ratio(rng, encode, resize_filter):
+def test_resizing_matches_pillow_and_ignores_the_aspect_ratio(rng, encode, resize_filter):
     image = rng.integers(0, 256, (50, 20, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(image).resize((24, 24), FILTERS[resize_filter]))
     assert np.array_equal(to_rgb(encode(image), 24, resize_filter), expected)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
-def test_a_cut_off_image_is_named(random_images, encode, file_format):
+def test_an_undecodable_image_is_named(random_images, encode, file_format):
     encoded = encode(random_images(1)[0], file_format)
     for broken in (encoded[: len(encoded) // 2], b"no image", b""):
         with pytest.raises(ValueError, match="image the image cannot be decoded"):
@@ -176,8 +176,8 @@ def test_floats_without_a_range_are_refused(encode):
         to_rgb(encode(np.ones((32, 32), dtype=np.float32), "TIFF"))
 
 
-def test_whole_images_beyond_what_pillow_takes_for_an_attack_are_read(tmp_path):
-    """A PNG of 200 million pixels, of which Pillow itself refuses from 179 million on; and one with a long text."""
+def test_images_above_the_limits_of_pillow_are_read(tmp_path):
+    """A PNG of 200 million pixels, where Pillow refuses more than 179 million; and a PNG with a long text chunk."""
     Image.new("1", (20_000, 10_000), 1).save(tmp_path / "large.png")
     assert to_rgb(tmp_path / "large.png", size=8).min() == 255
     text = PngInfo()
@@ -186,7 +186,7 @@ def test_whole_images_beyond_what_pillow_takes_for_an_attack_are_read(tmp_path):
     assert to_rgb(tmp_path / "text.png").max() == 0
 
 
-def test_more_than_a_billion_pixels_and_a_file_that_is_gone_are_said(tmp_path, monkeypatch):
+def test_images_of_too_many_pixels_and_missing_files_are_refused(tmp_path, monkeypatch):
     Image.new("RGB", (60, 60)).save(tmp_path / "image.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
     with pytest.raises(ValueError, match="the image has more than 1,073,741,824 pixels"):

@@ -1,4 +1,4 @@
-"""Data in a bucket: each node gets a whole copy once, and another when the dataset changes."""
+"""Data in a bucket: each node copies a dataset once, and again when the dataset changes."""
 
 import logging
 import os
@@ -46,13 +46,13 @@ def change(remote, file, change):
     place.write_bytes(change(place.read_bytes()))
 
 
-def test_a_local_folder_is_used_as_it_is(tiny_data, cache):
+def test_a_local_folder_is_used_without_a_copy(tiny_data, cache):
     assert str(ensure_local(tiny_data, ["tiny-a"])) == tiny_data
     assert str(ensure_local(f"file://{tiny_data}", ["tiny-a"])) == tiny_data
     assert not cache.exists()
 
 
-def test_what_is_named_is_copied_byte_by_byte_and_nothing_else(remote, tiny_data, cache):
+def test_only_named_datasets_are_copied_and_the_copies_are_identical(remote, tiny_data, cache):
     folder = ensure_local(remote, ["tiny-b", "builtin-digits"])
     assert folder.parent == cache
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["builtin-digits", "tiny-b"]
@@ -61,19 +61,19 @@ def test_what_is_named_is_copied_byte_by_byte_and_nothing_else(remote, tiny_data
         assert (theirs.images == ours.images).all() and (theirs.labels == ours.labels).all()
 
 
-def test_another_bucket_has_another_copy(remote):
+def test_each_bucket_has_its_own_local_folder(remote):
     assert folder_of(remote) != folder_of(f"{remote}2")
     assert folder_of(remote) == folder_of(f"{remote}/")
 
 
-def test_a_copy_is_made_once(remote, caplog):
+def test_a_dataset_is_copied_once(remote, caplog):
     caplog.set_level(logging.INFO)
     for _ in range(3):
         ensure_local(remote, ["tiny-a", "tiny-a"])
     assert caplog.text.count("fetched tiny-a") == 1
 
 
-def test_of_two_processes_at_once_one_fetches(remote):
+def test_two_concurrent_processes_copy_each_dataset_once(remote):
     code = "import logging, sys; logging.basicConfig(level=logging.INFO); from mdssl.data.remote import ensure_local; "
     code += "print(flush=True); sys.stdin.readline(); ensure_local(sys.argv[1], ['tiny-a', 'tiny-b', 'tiny-c'])"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -100,7 +100,7 @@ def test_of_two_processes_at_once_one_fetches(remote):
         ("test/labels.npy", lambda data: data[:-8] + bytes(8)),
     ],
 )
-def test_what_is_not_what_its_sha_says_is_refused_and_leaves_nothing(remote, cache, file, damage):
+def test_a_checksum_mismatch_is_refused_and_leaves_no_copy(remote, cache, file, damage):
     change(remote, f"tiny-b/{file}", damage)
     with pytest.raises(ValueError, match=rf"prepared file {remote}/tiny-b/.* is damaged.*--data {remote}"):
         ensure_local(remote, ["tiny-b"])
@@ -108,7 +108,7 @@ def test_what_is_not_what_its_sha_says_is_refused_and_leaves_nothing(remote, cac
     assert [path.name for path in folder.iterdir()] == [".tiny-b.lock"]
 
 
-def test_a_download_that_is_cut_off_is_made_again(remote, monkeypatch, caplog):
+def test_a_truncated_download_is_repeated(remote, monkeypatch, caplog):
     read, cut = remote_module._chunk, []
 
     def chunk(source, start):
@@ -121,13 +121,13 @@ def test_a_download_that_is_cut_off_is_made_again(remote, monkeypatch, caplog):
     assert "was damaged during the transfer" in caplog.text
 
 
-def test_a_copy_that_was_cut_off_on_disk_is_fetched_again(remote):
+def test_a_truncated_local_copy_is_fetched_again(remote):
     folder = ensure_local(remote, ["tiny-a"])
     os.truncate(folder / "tiny-a/test/images.npy", 1000)
     open_dataset(ensure_local(remote, ["tiny-a"]), "tiny-a").check_fingerprints()
 
 
-def test_what_is_prepared_anew_in_the_bucket_is_fetched_anew(bucket, tmp_path, monkeypatch):
+def test_a_dataset_replaced_in_the_bucket_is_fetched_again(bucket, tmp_path, monkeypatch):
     prepare("cells", f"{bucket}/data", npz(tmp_path / "cells.npz"))
     before = open_dataset(ensure_local(f"{bucket}/data", ["cells"]), "cells").fingerprints
     with monkeypatch.context() as elsewhere:
@@ -137,7 +137,7 @@ def test_what_is_prepared_anew_in_the_bucket_is_fetched_anew(bucket, tmp_path, m
     assert open_dataset(ensure_local(f"{bucket}/data", ["cells"]), "cells").fingerprints == new != before
 
 
-def test_what_is_prepared_for_a_bucket_is_prepared_once_for_all_machines(bucket, tmp_path, monkeypatch, capsys):
+def test_a_dataset_in_a_bucket_is_prepared_once_for_all_machines(bucket, tmp_path, monkeypatch, capsys):
     source = npz(tmp_path / "cells.npz")
     prepare("cells", f"{bucket}/data", source)
     assert f"24 train / 12 test images of 3 classes in {bucket}/data/cells" in capsys.readouterr().out
@@ -150,16 +150,16 @@ def test_what_is_prepared_for_a_bucket_is_prepared_once_for_all_machines(bucket,
     assert "already prepared with image size 8, not 16" in capsys.readouterr().err
 
 
-def test_listing_and_showing(remote, tmp_path, capsys, cache):
+def test_list_and_show_work_for_a_bucket(remote, tmp_path, capsys, cache):
     assert main(["data", "list", "--data", remote]) == 0
     said = capsys.readouterr().out
     assert f"prepared in {remote}" in said and "tiny-c             64 train / 32 test" in said
-    assert not cache.exists(), "a list needs no copy"
+    assert not cache.exists(), "`mdssl data list` must not copy datasets"
     assert main(["data", "show", "tiny-c", "--data", remote, "--output", str(tmp_path / "sheet.png")]) == 0
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
-def test_what_is_not_there_gets_a_message(remote, bucket):
+def test_missing_datasets_buckets_and_files_are_reported(remote, bucket):
     with pytest.raises(ValueError, match=rf"unknown dataset 'tiny-x'.*Prepared in {remote}: tiny-a, tiny-b, tiny-c"):
         ensure_local(remote, ["tiny-a", "tiny-x"])
     with pytest.raises(
@@ -173,7 +173,7 @@ def test_what_is_not_there_gets_a_message(remote, bucket):
         ensure_local(remote, ["tiny-b"])
 
 
-def test_a_copy_that_cannot_be_written_names_the_setting(remote, monkeypatch):
+def test_an_unwritable_cache_is_reported_with_its_environment_variable(remote, monkeypatch):
     monkeypatch.setenv("MDSSL_DATA_CACHE", "/proc/nothing")
     with pytest.raises(ValueError, match=r"'/proc/nothing/.* cannot be written.*MDSSL_DATA_CACHE"):
         ensure_local(remote, ["tiny-a"])

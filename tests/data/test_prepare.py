@@ -1,4 +1,4 @@
-"""Preparing: once, all or nothing, the same bytes from whoever does it."""
+"""Preparing a dataset: it is prepared once, atomically, and with reproducible bytes."""
 
 import hashlib
 import json
@@ -25,17 +25,17 @@ def data(tmp_path):
 
 
 def names_in(data):
-    """All that stands in the data folder but the locks."""
+    """The names in the data folder, except those of locks."""
     return sorted(path.name for path in data.iterdir() if not path.name.endswith(".lock"))
 
 
 def contents(folder):
-    """The digest of every file but ``meta.json``, which has the time in it."""
+    """The digest of every file except ``meta.json``, which contains the time."""
     files = sorted(path for path in folder.rglob("*.npy"))
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def test_meta_says_what_was_done(data, write_npz):
+def test_meta_json_records_the_settings_and_the_splits(data, write_npz):
     toy = prepare("toy", data=data, source=write_npz(), image_size=16, resize_filter="box", progress=False)
     meta = json.loads((data / "toy/meta.json").read_text())
     assert meta == toy.meta
@@ -54,7 +54,7 @@ def test_arrays_are_read_only_memory_maps(data, write_npz):
         split.images[0] = 0
 
 
-def test_the_fingerprint_changes_with_one_pixel_one_label_and_the_shape(data, write_npz, random_images):
+def test_the_fingerprint_changes_with_one_pixel_or_one_label(data, write_npz, random_images):
     images, labels = random_images(12), np.arange(12) % 3
     brighter, relabelled = images.copy(), labels.copy()
     brighter[7, 3, 3, 1] ^= 1
@@ -69,7 +69,7 @@ def test_the_fingerprint_changes_with_one_pixel_one_label_and_the_shape(data, wr
     assert again.split("train").fingerprint == again.fingerprints["train"]
 
 
-def test_a_second_time_opens_what_is_there(data, write_npz):
+def test_preparing_again_opens_the_existing_dataset(data, write_npz):
     path = write_npz()
     first = prepare("toy", data=data, source=path, progress=False)
     assert prepare("toy", data=data, source=path, progress=False).meta == first.meta
@@ -86,7 +86,7 @@ def test_a_second_time_opens_what_is_there(data, write_npz):
         ({"source": "elsewhere/toy.npz"}, "source toy.npz in another folder, not toy.npz"),
     ],
 )
-def test_other_settings_need_overwrite_and_then_replace(data, write_npz, settings, message):
+def test_other_settings_replace_a_dataset_only_with_overwrite(data, write_npz, settings, message):
     prepare("toy", data=data, source=write_npz(), progress=False)
     settings = {"source": write_npz(settings.pop("source", "toy.npz")), **settings}
     with pytest.raises(ValueError, match=f"{message}.*--overwrite"):
@@ -113,7 +113,7 @@ def test_a_failure_in_the_pool_names_the_image_and_leaves_no_dataset(data, write
     assert list_datasets(data) == ([], [])
 
 
-def test_a_disk_that_fills_up_in_the_middle_is_said_and_left_empty(data, write_npz, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_no_files(data, write_npz, monkeypatch):
     def fail(*_):
         raise OSError("No space left on device")
 
@@ -131,7 +131,7 @@ def test_a_failed_overwrite_keeps_the_old_dataset(data, write_npz):
     assert open_dataset(data, "toy").meta == first.meta
 
 
-def test_empty_folders_in_a_dataset_survive_an_overwrite(data, write_npz):
+def test_overwriting_a_dataset_keeps_its_empty_folders(data, write_npz):
     prepare("toy", data=data, source=write_npz(), progress=False)
     (data / "toy/my notes/later").mkdir(parents=True)
     prepare("toy", data=data, source=write_npz(), overwrite=True, progress=False)
@@ -139,7 +139,7 @@ def test_empty_folders_in_a_dataset_survive_an_overwrite(data, write_npz):
     assert names_in(data) == ["toy"]
 
 
-def test_a_mount_point_is_refused_before_anything_is_decoded(data, write_npz, monkeypatch):
+def test_a_mount_point_is_refused_before_decoding(data, write_npz, monkeypatch):
     (data / "toy").mkdir(parents=True)
     monkeypatch.setattr(prepare_module, "open_source", None)
     monkeypatch.setattr("os.path.ismount", lambda path: path == str(data / "toy"))
@@ -161,7 +161,7 @@ def _prepare_slowly(data, source, started, delay):
 
 @pytest.fixture
 def start_slowly(data):
-    """Start a process that prepares ``source``, and return it once it is in the middle."""
+    """Start a process that prepares ``source``, and return the process when it starts to write arrays."""
     context = multiprocessing.get_context("spawn")
     processes = []
 
@@ -179,7 +179,7 @@ def start_slowly(data):
         process.join()
 
 
-def test_the_leftovers_of_a_killed_run_are_cleaned_by_the_next(data, write_npz, start_slowly):
+def test_the_next_run_removes_the_files_of_a_killed_run(data, write_npz, start_slowly):
     path = write_npz()
     process = start_slowly(path, delay=60)
     os.kill(process.pid, signal.SIGKILL)
@@ -192,7 +192,7 @@ def test_the_leftovers_of_a_killed_run_are_cleaned_by_the_next(data, write_npz, 
     assert names_in(data) == ["toy"]
 
 
-def test_a_run_killed_between_its_renames_loses_nothing(data, write_npz):
+def test_a_run_killed_between_its_renames_loses_no_data(data, write_npz):
     path = write_npz()
     first = prepare("toy", data=data, source=path, progress=False)
     (data / "toy").rename(data / ".toy.mdssl-0123abcd.old")
@@ -200,7 +200,7 @@ def test_a_run_killed_between_its_renames_loses_nothing(data, write_npz):
     assert names_in(data) == ["toy"]
 
 
-def test_a_second_process_waits_and_opens_the_first_ones_result(data, write_npz, start_slowly, capfd):
+def test_a_second_process_waits_and_opens_the_result_of_the_first(data, write_npz, start_slowly, capfd):
     path = write_npz()
     process = start_slowly(path, delay=2)
     ours = prepare("toy", data=data, source=path, progress=True)
@@ -227,31 +227,31 @@ def test_a_second_process_waits_and_opens_the_first_ones_result(data, write_npz,
         ({"workers": 0}, "workers is 0"),
     ],
 )
-def test_bad_settings_are_refused_before_anything_is_made(data, write_npz, settings, message):
+def test_bad_settings_are_refused_before_the_data_folder_is_created(data, write_npz, settings, message):
     settings = {"name": "toy", **settings}
     with pytest.raises(ValueError, match=message):
         prepare(settings.pop("name"), data=data, source=write_npz(), progress=False, **settings)
     assert not data.exists()
 
 
-def test_all_names_of_a_command_are_checked_before_the_first_is_prepared(data, write_npz, capsys):
+def test_all_dataset_names_are_checked_before_the_first_is_prepared(data, write_npz, capsys):
     assert main(["data", "prepare", "toy", "./images", "--source", str(write_npz()), "--data", str(data)]) == 2
     assert "dataset name './images' is not valid" in capsys.readouterr().err
     assert not data.exists()
 
 
-def test_an_unknown_name_without_a_source_names_the_nearest(data):
+def test_an_unknown_dataset_is_refused_with_the_nearest_name(data):
     with pytest.raises(ValueError, match=r"unknown dataset 'cifar1O'.*Did you mean 'cifar10'\?.*--source PATH"):
         prepare("cifar1O", data=data, progress=False)
 
 
-def test_an_unwritable_data_folder_is_said(tmp_path, write_npz):
+def test_an_unwritable_data_folder_is_refused(tmp_path, write_npz):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"data folder .* cannot be written.*MDSSL_DATA"):
         prepare("toy", data=tmp_path / "file", source=write_npz(), progress=False)
 
 
-def test_ensure_builtin_prepares_what_is_built_in_and_missing(data):
+def test_ensure_builtin_prepares_only_missing_builtin_domains(data):
     with pytest.raises(ValueError, match="'cifar10' is not prepared"):
         ensure_builtin(data, ["builtin-textures", "cifar10"])
     assert not data.exists()
@@ -262,7 +262,7 @@ def test_ensure_builtin_prepares_what_is_built_in_and_missing(data):
     assert (data / "builtin-textures/meta.json").stat().st_mtime_ns == before
 
 
-def test_size_and_time_of_a_large_dataset_are_said_first(data, write_npz, monkeypatch, capsys):
+def test_size_and_time_of_a_large_dataset_are_printed_first(data, write_npz, monkeypatch, capsys):
     monkeypatch.setattr(estimate, "_SAID_FROM_BYTES", 1)
     # The largest part has 12 images, which take 1 s each here.
     monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=iter((100.0, 112.0)).__next__))
@@ -274,7 +274,7 @@ def test_size_and_time_of_a_large_dataset_are_said_first(data, write_npz, monkey
     assert "images at" not in capsys.readouterr().err
 
 
-def test_a_disk_without_room_for_the_arrays_is_found_before_anything_is_decoded(data, write_npz, monkeypatch):
+def test_insufficient_disk_space_is_refused_before_decoding(data, write_npz, monkeypatch):
     free = 18 * 224 * 224 * 3
     monkeypatch.setattr(estimate.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free - 1))
     with pytest.raises(ValueError, match="'toy' has 18 images, which take 0.0 GB at 224 x 224 pixels.*smaller --size"):

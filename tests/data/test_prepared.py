@@ -1,4 +1,4 @@
-"""Opening prepared datasets, and what is said where they are missing or damaged."""
+"""Opening prepared datasets, and the messages for missing or damaged datasets."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_counts_and_fingerprints_need_no_arrays(data):
         ("../toy", ["unknown dataset"]),
     ],
 )
-def test_what_is_not_prepared_comes_with_the_command_that_prepares_it(data, name, pieces):
+def test_message_for_an_unprepared_dataset_gives_the_prepare_command(data, name, pieces):
     with pytest.raises(ValueError) as caught:
         open_dataset(data, name)
     for piece in pieces:
@@ -61,7 +61,7 @@ def test_what_is_not_prepared_comes_with_the_command_that_prepares_it(data, name
 
 @pytest.mark.parametrize("file", ["images.npy", "labels.npy"])
 @pytest.mark.parametrize("kept", [0, 20, 130])
-def test_a_cut_off_array_is_named(data, file, kept):
+def test_a_truncated_array_is_named(data, file, kept):
     path = data / "toy/test" / file
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=rf"{file} is damaged.*mdssl data prepare toy .*--overwrite"):
@@ -71,7 +71,7 @@ def test_a_cut_off_array_is_named(data, file, kept):
 @pytest.mark.parametrize(
     "array", [np.zeros((5, 32, 32, 3), np.uint8), np.zeros((6, 3, 32, 32), np.uint8), np.zeros((6, 32, 32, 3))]
 )
-def test_an_array_that_is_not_what_meta_says_is_named(data, array):
+def test_an_array_that_contradicts_meta_json_is_named(data, array):
     np.save(data / "toy/test/images.npy", array)
     with pytest.raises(ValueError, match=r"images\.npy is damaged: it holds"):
         open_dataset(data, "toy")

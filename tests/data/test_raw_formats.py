@@ -1,4 +1,4 @@
-"""Miniature files in the published formats, read by torchvision and by us: the same pixels and labels."""
+"""Miniature files in the published formats give the same pixels and labels in mdssl and torchvision."""
 
 import pickle
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("miniature")
 
 @pytest.fixture(autouse=True)
 def no_md5(monkeypatch):
-    """torchvision compares the MD5 sums of the real files, which miniatures cannot have."""
+    """Disable the MD5 checks of torchvision, which miniature files cannot pass."""
     for module in ("cifar", "svhn", "stl10"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda path, md5=None: True)
 
@@ -41,7 +41,7 @@ def cifar_batch(rng, count, labels_key):
     return {"data": rows, labels_key: [row % 3 for row in range(count)]}
 
 
-def test_cifar10(tmp_path, rng):
+def test_cifar10_matches_torchvision(tmp_path, rng):
     folder = tmp_path / "raw/cifar-10-batches-py"
     folder.mkdir(parents=True)
     for file in [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]:
@@ -54,20 +54,20 @@ def test_cifar10(tmp_path, rng):
     assert_same(prepared.split("test"), datasets.CIFAR10(tmp_path / "raw", train=False))
 
 
-def test_cifar100_with_its_fine_labels(tmp_path, rng):
+def test_cifar100_with_fine_labels_matches_torchvision(tmp_path, rng):
     folder = tmp_path / "raw/cifar-100-python"
     folder.mkdir(parents=True)
     for file in ("train", "test"):
         write_pickle(folder / file, cifar_batch(rng, 9, "fine_labels") | {"coarse_labels": [0] * 9})
     write_pickle(folder / "meta", {"fine_label_names": ["apple", "bee", "can"], "coarse_label_names": ["thing"]})
-    # The inner folder works as well as the one that holds it.
+    # Both the inner folder and its parent are valid sources.
     prepared = prepare("cifar100", data=tmp_path, source=folder, progress=False)
     assert prepared.classes == ("apple", "bee", "can")
     assert_same(prepared.split("train"), datasets.CIFAR100(tmp_path / "raw"))
     assert_same(prepared.split("test"), datasets.CIFAR100(tmp_path / "raw", train=False))
 
 
-def test_svhn_with_its_zero_labelled_ten(tmp_path, rng):
+def test_svhn_matches_torchvision_and_label_10_becomes_0(tmp_path, rng):
     (tmp_path / "raw").mkdir()
     for split in ("train", "test"):
         content = {"X": rng.integers(0, 256, (32, 32, 3, 20), dtype=np.uint8), "y": np.arange(20)[:, None] % 10 + 1}
@@ -78,7 +78,7 @@ def test_svhn_with_its_zero_labelled_ten(tmp_path, rng):
         assert_same(prepared.split(split), datasets.SVHN(tmp_path / "raw", split=split))
 
 
-def test_stl10_without_its_unlabelled_part(tmp_path, rng):
+def test_stl10_without_unlabelled_images_matches_torchvision(tmp_path, rng):
     folder = tmp_path / "downloads/stl10/stl10_binary"
     folder.mkdir(parents=True)
     for split in ("train", "test"):
@@ -91,7 +91,7 @@ def test_stl10_without_its_unlabelled_part(tmp_path, rng):
         assert_same(prepared.split(split), datasets.STL10(folder.parent, split=split))
 
 
-def test_dtd_in_its_first_partition_with_train_and_val_joined(tmp_path, write_folder, random_images, rng):
+def test_dtd_joins_train_and_val_of_its_first_partition(tmp_path, write_folder, random_images, rng):
     photos = {f"images/{name}": rng.integers(0, 256, (3, 40, 60, 3), dtype=np.uint8) for name in ("banded", "woven")}
     root = write_folder(photos, "raw/dtd/dtd")
     (root / "labels").mkdir()
@@ -105,7 +105,7 @@ def test_dtd_in_its_first_partition_with_train_and_val_joined(tmp_path, write_fo
     assert_same(prepared.split("test"), datasets.DTD(tmp_path / "raw", split="test"))
 
 
-def test_eurosat_with_a_seeded_split(tmp_path, write_folder, random_images):
+def test_eurosat_has_a_seeded_split(tmp_path, write_folder, random_images):
     write_folder({f"2750/{name}": random_images(10, size=64) for name in ("Forest", "River")}, "raw/eurosat")
     prepared = prepare("eurosat", data=tmp_path, source=tmp_path / "raw", progress=False)
     assert prepared.meta["split"] == {"rule": "stratified", "seed": 0, "test_fraction": 0.2}
@@ -120,7 +120,7 @@ def test_eurosat_with_a_seeded_split(tmp_path, write_folder, random_images):
 
 @pytest.fixture
 def chest_xray(tmp_path, rng):
-    """Chest X-rays as Kaggle has them, in miniature: grey JPEGs of any size, a val folder, and what macOS leaves."""
+    """Kaggle's chest X-rays in miniature: gray JPEGs of several sizes, a val folder, and .DS_Store files of macOS."""
     for split, count in {"train": 4, "test": 2, "val": 1}.items():
         for label in ("NORMAL", "PNEUMONIA"):
             folder = tmp_path / "raw/chest_xray" / split / label
@@ -133,7 +133,7 @@ def chest_xray(tmp_path, rng):
 
 
 @pytest.mark.parametrize("place", ["raw", "raw/chest_xray"])
-def test_chest_xrays_without_the_val_folder(tmp_path, chest_xray, place):
+def test_chest_xrays_leave_out_the_val_folder(tmp_path, chest_xray, place):
     prepared = prepare("chestxray", data=tmp_path / "data", source=tmp_path / place, progress=False)
     assert prepared.classes == ("NORMAL", "PNEUMONIA")
     assert prepared.meta["split"] == {"rule": "as given", "left_out": {"validation": 2}}
@@ -145,7 +145,7 @@ def grey_folder(folder):
     return datasets.ImageFolder(folder, loader=lambda path: Image.open(path))
 
 
-def test_a_bad_chest_xray_and_an_empty_class_are_named(tmp_path, chest_xray):
+def test_a_damaged_chest_xray_and_an_empty_class_are_named(tmp_path, chest_xray):
     path = chest_xray / "test/NORMAL/NORMAL-0001.jpeg"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"chest_xray/test/NORMAL/NORMAL-0001\.jpeg cannot be decoded"):
@@ -156,7 +156,7 @@ def test_a_bad_chest_xray_and_an_empty_class_are_named(tmp_path, chest_xray):
         prepare("chestxray", data=tmp_path / "data", source=chest_xray, progress=False)
 
 
-def test_a_pickle_that_asks_for_code_is_refused(tmp_path, rng):
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, rng):
     folder = tmp_path / "raw/cifar-100-python"
     folder.mkdir(parents=True)
     for file in ("train", "test"):
@@ -167,7 +167,7 @@ def test_a_pickle_that_asks_for_code_is_refused(tmp_path, rng):
 
 
 @pytest.mark.parametrize("file", ["train_X.bin", "train_32x32.mat"])
-def test_a_cut_off_raw_file_is_named(tmp_path, rng, file):
+def test_a_damaged_raw_file_is_named(tmp_path, rng, file):
     name = "stl10" if file.endswith("bin") else "svhn"
     folder = tmp_path / "raw" / ("stl10_binary" if name == "stl10" else "")
     folder.mkdir(parents=True)
@@ -182,7 +182,7 @@ def test_a_cut_off_raw_file_is_named(tmp_path, rng, file):
         prepare(name, data=tmp_path / "data", source=tmp_path / "raw", progress=False)
 
 
-def test_missing_raw_files_are_listed_with_where_to_put_them(tmp_path):
+def test_message_for_missing_raw_files_gives_their_folder_and_url(tmp_path):
     with pytest.raises(ValueError) as caught:
         prepare("cifar10", data=tmp_path, progress=False)
     for piece in (str(tmp_path / "downloads/cifar10"), "--download", datasets.CIFAR10.url, datasets.CIFAR10.tgz_md5):

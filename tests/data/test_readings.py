@@ -1,4 +1,4 @@
-"""What a folder of images is taken for, and what is refused because it can be read in two ways."""
+"""How a folder of images is interpreted, and which folders are refused as ambiguous."""
 
 import os
 import unicodedata
@@ -13,7 +13,7 @@ from mdssl.data.splits import split_of
 
 
 def read(files, **reading):
-    """Split to its files by class folder; None stands for images without one."""
+    """The classes of each split; None stands for images without a class folder."""
     found = layout(sorted(files), Reading(**reading), "photos", Findings())
     return {
         split: {name.partition("/")[0] if "/" in name else None for name in rows.values()}
@@ -45,11 +45,11 @@ CLASSES = {"cat", "dog"}
         (("one/all",), {"train": {"all"}}),
     ],
 )  # fmt: skip
-def test_folders_are_read_as_their_names_say(folders, expected):
+def test_folder_names_determine_splits_and_classes(folders, expected):
     assert read(each(*folders)) == expected
 
 
-def test_images_alone_are_one_split_without_classes():
+def test_images_without_class_folders_are_one_train_split():
     assert read(["0.png", "1.png"]) == {"train": {None}}
     assert read(["a/b/0.png", "a/b/1.png"]) == {"train": {"b"}}
 
@@ -71,12 +71,12 @@ def test_images_alone_are_one_split_without_classes():
         ("train/2020", "train/2021", "car/2020", "bus/2020"),
     ],
 )
-def test_what_is_no_clear_class_is_refused(folders):
+def test_ambiguous_class_folders_are_refused(folders):
     with pytest.raises(ValueError, match="--splits"):
         read(each(*folders))
 
 
-def test_a_folder_of_the_same_name_in_each_class_is_no_question():
+def test_subfolders_of_class_folders_are_not_ambiguous():
     assert read(each("train/a/images", "train/b/images", "val/a/images")) == {"train": {"a", "b"}, "validation": {"a"}}
     assert read(each("TrainImages/a", "TrainImages/b", "TestImages/a")) == {"train": {"a", "b"}, "test": {"a"}}
     assert read(each("abbey", "bar/indoor", "bar/outdoor")) == {"train": {"abbey", "bar"}}
@@ -91,7 +91,7 @@ def test_a_folder_of_the_same_name_in_each_class_is_no_question():
         ("train/cat", "val/cat", "dev/cat"),
     ],
 )
-def test_two_readings_are_refused_with_the_option_that_decides(folders):
+def test_ambiguous_split_folders_are_refused_without_the_splits_option(folders):
     with pytest.raises(ValueError, match="--splits"):
         read(each(*folders))
     first = next(folder.partition("/")[0] for folder in folders if "/" in folder)
@@ -99,7 +99,7 @@ def test_two_readings_are_refused_with_the_option_that_decides(folders):
     assert set(read(each(*folders), splits={"train": first})) == {"train"}
 
 
-def test_options_decide(tmp_path):
+def test_the_splits_option_selects_folders(tmp_path):
     files = each("A/cat", "A/dog", "B/cat", "C/x")
     assert read(files, splits={"train": "A", "test": "B"}) == {"train": CLASSES, "test": {"cat"}}
     with pytest.raises(ValueError, match="split 'test' is 'D', but photos has no images there"):
@@ -115,14 +115,14 @@ def test_options_decide(tmp_path):
         *((word, None) for word in ("trainer", "latest", "devil", "interval", "cats", "train_test")),
     ],
 )
-def test_split_names_are_those_of_hugging_face(name, split):
+def test_split_names_follow_hugging_face(name, split):
     assert split_of(name) == split
 
 
 @pytest.mark.parametrize(
     "files", [["0.png", "1.png", "sub/2.png"], each("all"), each("train", "test"), each("train/x")]
 )
-def test_images_without_labels_are_a_domain_to_train_on(files, photos, prepared):
+def test_images_without_labels_are_used_for_pretraining(files, photos, prepared):
     toy = prepared(photos(*files))
     assert not toy.is_labelled
     assert toy.counts["train"] == toy.counts["test"] == 0
@@ -130,7 +130,7 @@ def test_images_without_labels_are_a_domain_to_train_on(files, photos, prepared)
     toy.check_fingerprints()
 
 
-def test_class_folders_can_be_taken_without_labels_or_in_part(photos, prepared):
+def test_the_classes_option_drops_labels_or_selects_classes(photos, prepared):
     root = photos(*each("2024", "2025", "2026"))
     assert prepared(root, "all", reading=Reading(classes=())).pretraining_count == 6
     two = prepared(root, "two", reading=Reading(classes=("2026", "2024")), test_fraction=0.5)
@@ -140,7 +140,7 @@ def test_class_folders_can_be_taken_without_labels_or_in_part(photos, prepared):
         prepared(root, "none", reading=Reading(classes=("2027",)))
 
 
-def test_accents_in_two_encodings_are_one_class(photos, prepared):
+def test_unicode_normal_forms_of_a_class_name_are_one_class(photos, prepared):
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     toy = prepared(photos(*each(f"train/{composed}", "train/dog", f"test/{decomposed}", "test/dog")))
     assert toy.classes == ("café", "dog")
@@ -149,7 +149,7 @@ def test_accents_in_two_encodings_are_one_class(photos, prepared):
         prepared(photos(*each(f"train/{decomposed}")), overwrite=True)
 
 
-def test_names_that_are_no_utf8_are_one_message(photos, prepared):
+def test_image_paths_that_are_not_utf8_are_refused(photos, prepared):
     root = photos(*each("cat", "dog"))
     os.rename(os.fsencode(root / "cat"), os.fsencode(root) + b"/caf\xe9")
     with pytest.raises(ValueError, match=r"paths of 2 images are not valid UTF-8, such as 'caf\\udce9/0.png'; rename"):
@@ -157,7 +157,7 @@ def test_names_that_are_no_utf8_are_one_message(photos, prepared):
 
 
 @pytest.mark.parametrize("change", ["another file", "other pixels"])
-def test_a_source_that_has_changed_is_said(change, photos, prepared):
+def test_a_changed_source_needs_overwrite(change, photos, prepared):
     root = photos(*each("cat", "dog"))
     before = prepared(root, test_fraction=0.5)
     assert prepared(root, test_fraction=0.5).meta == before.meta
@@ -167,7 +167,7 @@ def test_a_source_that_has_changed_is_said(change, photos, prepared):
     assert prepared(root, test_fraction=0.5, overwrite=True).fingerprints != before.fingerprints
 
 
-def test_other_readings_need_overwrite(photos, prepared):
+def test_another_classes_option_needs_overwrite(photos, prepared):
     root = photos(*each("cat", "dog", "cow"))
     prepared(root, test_fraction=0.5)
     with pytest.raises(ValueError, match=r"--classes not given, not cat dog.*--overwrite"):
@@ -182,7 +182,7 @@ def test_splits_that_overlap_are_refused(splits):
         Reading(splits=splits)
 
 
-def test_names_that_are_no_utf8_of_other_files_are_written_as_they_can_be(photos, prepared):
+def test_names_of_other_files_that_are_not_utf8_are_recorded_escaped(photos, prepared):
     root = photos(*each("cat", "dog"))
     (root / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"")
     moved = root.rename(os.fsdecode(os.fsencode(root) + b"\xe9"))
@@ -190,7 +190,7 @@ def test_names_that_are_no_utf8_of_other_files_are_written_as_they_can_be(photos
     assert toy.meta["left_out"]["files without an image suffix (.txt)"]["example"] == "caf\\udce9.txt"
 
 
-def test_classes_of_images_without_labels_are_refused_with_the_reason(photos, prepared, tmp_path):
+def test_selecting_classes_of_images_without_labels_is_refused(photos, prepared, tmp_path):
     images = np.zeros((4, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "bare.npz", images=images)
     for source in (photos(*each("all")), tmp_path / "bare.npz"):

@@ -1,4 +1,4 @@
-"""Real datasets, where a developer has some: MDSSL_TEST_IMAGES names a folder of NAME/SPLIT-*.parquet."""
+"""Tests on real datasets, run only if MDSSL_TEST_IMAGES names a folder of NAME/SPLIT-*.parquet."""
 
 import io
 import os
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not FOLDER, reason="MDSSL_TEST_IMAGES does not n
 
 
 @pytest.mark.parametrize("name", ["svhn", "stl10", "cifar100", "eurosat"])
-def test_real_shards_become_the_pixels_that_pillow_sees(tmp_path, name):
+def test_pixels_of_real_shards_match_pillow(tmp_path, name):
     source = Path(FOLDER) / name
     if not source.is_dir():
         pytest.skip(f"{source} is not there")

@@ -1,4 +1,4 @@
-"""Preparing after an interruption: nothing is decoded twice, and the bytes are those of an undisturbed run."""
+"""Resuming an interrupted preparation: no image is decoded twice, and the bytes match an uninterrupted run."""
 
 import itertools
 import os
@@ -24,7 +24,7 @@ CHUNK = decode.CHUNK
 
 @pytest.fixture
 def photos(tmp_path, random_images):
-    """240 photos for training, of them 40 without a label, and 80 for tests; one is damaged, one has two frames."""
+    """240 training photos, 40 of them without a label, and 80 test photos; one is damaged, one has two frames."""
     root = tmp_path / "photos"
     for folder, count in {"train/cat": 100, "train/dog": 100, "unlabelled": 40, "test/cat": 40, "test/dog": 40}.items():
         (root / folder).mkdir(parents=True)
@@ -38,7 +38,7 @@ def photos(tmp_path, random_images):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The names of the images that are decoded. At the number ``until`` of them comes Ctrl-C."""
+    """The names of decoded images. After ``until`` of them, Ctrl-C interrupts the run."""
     convert = decode.convert
     log = SimpleNamespace(names=[], until=None)
 
@@ -54,7 +54,7 @@ def decoded(monkeypatch):
 
 @pytest.fixture
 def run(tmp_path, photos, decoded):
-    """(until) -> the photos that one run decodes, until Ctrl-C after that number of them if it is given."""
+    """(until) -> the photos that one run decodes; if ``until`` is given, Ctrl-C interrupts it after that many."""
 
     def run(until=None, data=tmp_path / "data", **options):
         options = {"image_size": 16, "skip_damaged": True, "workers": 1, "progress": False, "source": photos} | options
@@ -76,7 +76,7 @@ def unfinished(data):
 
 
 def contents(data):
-    """All files of the data folder, without the time in ``meta.json`` and the lock."""
+    """All files of the data folder, without locks and without the time in ``meta.json``."""
     files = [path for path in data.rglob("*") if path.is_file() and path.suffix != ".lock"]
     read = {str(path.relative_to(data)): path.read_bytes() for path in files}
     return read | {"toy/meta.json": read["toy/meta.json"].partition(b'"created_at"')[0]}
@@ -92,7 +92,7 @@ def expected(run, tmp_path):
 
 @pytest.mark.parametrize("moments", [[10], [100], [230], [300], [100, 30, 120]])
 def test_no_image_is_decoded_twice_and_the_bytes_are_the_same(run, expected, tmp_path, moments):
-    # Chunks of 201 images for training, 40 without labels and 80 for tests.
+    # The borders of chunks: 201 training images, 40 images without labels and 80 test images.
     borders, kept = (0, 64, 128, 192, 201, 241, 305, 321), 0
     for until in moments:
         assert len(run(until)) == until
@@ -101,23 +101,23 @@ def test_no_image_is_decoded_twice_and_the_bytes_are_the_same(run, expected, tmp
     assert contents(tmp_path / "data") == expected
 
 
-def test_the_number_of_the_image_is_said(run, tmp_path, capsys):
+def test_a_resumed_run_prints_the_number_of_its_first_image(run, tmp_path, capsys):
     run(until=100)
     run(progress=True)
     assert "toy: continues at image 65 of 321\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("until", [100, 230])
-def test_the_rate_and_the_remaining_time_are_those_of_decoding(run, decoded, monkeypatch, until):
+def test_the_progress_rate_ignores_images_of_the_interrupted_run(run, decoded, monkeypatch, until):
     run(until=until)
     calls, bars = itertools.count(), []
 
     def clock() -> float:
-        """A second for each image that is decoded, and nearly none for one that is taken over."""
+        """One second for each decoded image, and almost none for an image of the interrupted run."""
         return len(decoded.names) + 1e-6 * next(calls)
 
     class Recorded(Progress):
-        """With the rates after each change, by task."""
+        """A progress bar that records the rate of a task after each change."""
 
         def update(self, task_id, **changes):
             super().update(task_id, **changes)
@@ -140,7 +140,7 @@ def test_the_rate_and_the_remaining_time_are_those_of_decoding(run, decoded, mon
     assert {round(rate, 3) for rate in rates if rate is not None} == {1.0}, rates
 
 
-def test_the_end_is_continued_too(run, expected, tmp_path, monkeypatch):
+def test_a_run_interrupted_after_decoding_is_resumed(run, expected, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("mdssl.data.prepare._meta", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run()
@@ -148,7 +148,7 @@ def test_the_end_is_continued_too(run, expected, tmp_path, monkeypatch):
     assert contents(tmp_path / "data") == expected
 
 
-def test_what_is_decoded_is_kept_where_images_are_damaged(run, expected, tmp_path):
+def test_decoded_images_are_kept_if_a_run_fails_on_a_damaged_image(run, expected, tmp_path):
     with pytest.raises(ValueError, match=r"007\.jpg cannot be decoded"):
         run(skip_damaged=False)
     assert run(skip_damaged=True) == []
@@ -156,14 +156,14 @@ def test_what_is_decoded_is_kept_where_images_are_damaged(run, expected, tmp_pat
 
 
 @pytest.mark.parametrize("other", [{"image_size": 24}, {"resize_filter": "box"}])
-def test_what_was_made_with_other_settings_is_not_used(run, tmp_path, other):
+def test_images_decoded_with_other_settings_are_not_reused(run, tmp_path, other):
     run(until=300)
     assert len(run(**other)) == 321
     run(data=tmp_path / "undisturbed", **other)
     assert contents(tmp_path / "data") == contents(tmp_path / "undisturbed")
 
 
-def test_what_another_version_has_made_is_not_used(run, expected, tmp_path, monkeypatch):
+def test_images_decoded_by_another_version_are_not_reused(run, expected, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(decode, "RECIPE", 0)
         run(until=300)
@@ -172,11 +172,11 @@ def test_what_another_version_has_made_is_not_used(run, expected, tmp_path, monk
 
 
 @pytest.mark.parametrize(("changed", "decoded_again"), [("train/cat/000.jpg", 321), ("train/cat/070.jpg", 257)])
-def test_a_changed_source_is_decoded_from_the_change_on(run, photos, tmp_path, changed, decoded_again):
+def test_a_changed_source_is_decoded_again_from_the_changed_chunk(run, photos, tmp_path, changed, decoded_again):
     run(until=300)
     state = (photos / changed).stat()
     Image.new("RGB", (40, 40), "red").save(photos / changed)
-    # Of one size with the file before; only the time tells them apart.
+    # The file keeps its size; only its modification time differs.
     with open(photos / changed, "ab") as file:
         file.truncate(state.st_size)
     assert len(run()) == decoded_again
@@ -184,7 +184,7 @@ def test_a_changed_source_is_decoded_from_the_change_on(run, photos, tmp_path, c
     assert contents(tmp_path / "data") == contents(tmp_path / "undisturbed")
 
 
-def test_a_source_with_fewer_images_leaves_nothing_of_the_others(run, photos, tmp_path):
+def test_images_removed_from_the_source_leave_no_data(run, photos, tmp_path):
     run(until=300)
     for path in (photos / "unlabelled").iterdir():
         path.unlink()
@@ -193,7 +193,7 @@ def test_a_source_with_fewer_images_leaves_nothing_of_the_others(run, photos, tm
     assert contents(tmp_path / "data") == contents(tmp_path / "undisturbed")
 
 
-def test_pixels_in_memory_are_compared_by_content(run, tmp_path, write_npz, random_images):
+def test_npz_images_are_compared_by_content(run, tmp_path, write_npz, random_images):
     images = random_images(200)
     source = write_npz(train_images=images, train_labels=np.arange(200) % 3)
     run(until=130, source=source)
@@ -226,14 +226,14 @@ def cut(path):
         (lambda folder: (folder / "train/images.npy").unlink(), 321),
     ],
 )
-def test_what_is_damaged_is_decoded_again(run, expected, tmp_path, damage, decoded_again):
+def test_damaged_chunks_are_decoded_again(run, expected, tmp_path, damage, decoded_again):
     run(until=200)
     damage(unfinished(tmp_path / "data"))
     assert len(run()) == decoded_again
     assert contents(tmp_path / "data") == expected
 
 
-def test_the_disk_needs_room_for_the_rest_alone(run, tmp_path, monkeypatch):
+def test_a_resumed_run_needs_disk_space_only_for_the_remaining_images(run, tmp_path, monkeypatch):
     run(until=200)
     there = sum(file.stat().st_size for file in unfinished(tmp_path / "data").glob("*/images.npy"))
     assert there == 128 + 191 * 768
@@ -242,12 +242,12 @@ def test_the_disk_needs_room_for_the_rest_alone(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="has 321 images, which take 0.0 GB"):
         run()
     missing.free += 1
-    # The refusal has deleted nothing.
+    # The refused run has not deleted decoded images.
     assert len(run()) == 321 - 192
 
 
-def test_a_killed_process_is_continued_and_its_workers_end(tmp_path, photos, expected, run):
-    """The command itself, with two processes that decode."""
+def test_a_killed_run_is_resumed_and_its_workers_exit(tmp_path, photos, expected, run):
+    """Run the command itself, with two decoding processes."""
     script = """
 import sys, time
 from mdssl.cli.main import main
@@ -273,7 +273,7 @@ main(sys.argv[1:])
     assert contents(data) == expected
 
 
-def test_what_is_said_after_ctrl_c(run, photos, tmp_path, decoded, capsys):
+def test_message_after_ctrl_c_says_how_to_resume(run, photos, tmp_path, decoded, capsys):
     decoded.until = 70
     assert main(["data", "prepare", "toy", "--source", str(photos), "--data", str(tmp_path / "data")]) == 130
     assert "interrupted; the same command resumes from what was saved." in capsys.readouterr().err

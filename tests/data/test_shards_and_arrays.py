@@ -1,4 +1,4 @@
-"""What Parquet shards and npz arrays are taken for: their labels, splits and columns, and what is refused."""
+"""How labels, splits and columns of Parquet shards and npz arrays are interpreted, and which are refused."""
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,7 @@ def shard(path, labels, images=None, **columns):
         ([17, 10**6] * 4, ("17", "1000000")),
     ],
 )
-def test_labels_of_any_kind_become_class_numbers(labels, classes, tmp_path, prepared):
+def test_labels_of_any_type_become_class_numbers(labels, classes, tmp_path, prepared):
     source = shard(tmp_path / "hub/train.parquet", labels)
     toy = prepared(source, test_fraction=0.5)
     assert toy.classes == classes
@@ -44,7 +44,7 @@ def test_labels_of_any_kind_become_class_numbers(labels, classes, tmp_path, prep
     assert dict(zip(classes, counts, strict=True)) == {name: as_text.count(name) for name in classes}
 
 
-def test_an_npz_and_parquet_with_the_same_labels_are_the_same(tmp_path, prepared):
+def test_npz_and_parquet_of_the_same_images_give_the_same_dataset(tmp_path, prepared):
     labels = [7, 11, 3, 7] * 3
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", train_images=images, train_labels=labels)
@@ -59,7 +59,7 @@ def test_an_npz_and_parquet_with_the_same_labels_are_the_same(tmp_path, prepared
     assert one.meta["remarks"] == other.meta["remarks"] != []
 
 
-def test_rows_without_a_label_are_trained_on_and_never_scored(tmp_path, prepared):
+def test_rows_without_a_label_are_used_only_for_pretraining(tmp_path, prepared):
     shard(tmp_path / "hub/train.parquet", [0, 1, None, -1] * 3)
     shard(tmp_path / "hub/test.parquet", [0, 1, None, 1])
     toy = prepared(tmp_path / "hub")
@@ -67,7 +67,7 @@ def test_rows_without_a_label_are_trained_on_and_never_scored(tmp_path, prepared
     assert toy.meta["left_out"]["test images without a label"]["count"] == 1
 
 
-def test_a_test_split_without_labels_gives_way_to_validation(tmp_path, prepared):
+def test_the_validation_split_replaces_a_test_split_without_labels(tmp_path, prepared):
     for split, labels in (("train", [0, 1] * 4), ("validation", [0, 1] * 2), ("test", [-1] * 3)):
         shard(tmp_path / f"hub/data/{split}-00000-of-00001.parquet", labels)
     toy = prepared(tmp_path / "hub")
@@ -101,7 +101,7 @@ def test_shards_in_subfolders_are_found(folder, tmp_path, prepared):
     assert sum(prepared(tmp_path / "hub").counts.values()) == 10
 
 
-def test_parquet_that_says_no_split_is_left_out_beside_what_does(tmp_path, prepared):
+def test_parquet_without_a_split_name_is_left_out_if_others_have_one(tmp_path, prepared):
     for split in ("train", "test", "extra"):
         shard(tmp_path / f"hub/{split}.parquet", [0, 1] * 3)
     toy = prepared(tmp_path / "hub")
@@ -109,7 +109,7 @@ def test_parquet_that_says_no_split_is_left_out_beside_what_does(tmp_path, prepa
     assert toy.meta["left_out"]["Parquet files without the name of a split"] == {"count": 1, "example": "extra.parquet"}
 
 
-def test_columns_of_other_names_are_asked_for(tmp_path, prepared):
+def test_unknown_label_columns_are_refused_with_the_options_to_use(tmp_path, prepared):
     shard(tmp_path / "hub/train.parquet", None, species=["cat", "dog"] * 3)
     with pytest.raises(ValueError, match=r"--label-column species, or .* --classes none"):
         prepared(tmp_path / "hub")
@@ -125,7 +125,7 @@ def test_columns_of_other_names_are_asked_for(tmp_path, prepared):
 @pytest.mark.parametrize(
     "said", [b"", b"{", b"null", b'{"info": null}', b'{"info": {"features": {"label": {"names": 3}}}}']
 )
-def test_class_names_that_cannot_be_read_are_left_out_and_said(said, tmp_path, prepared):
+def test_unreadable_class_names_are_replaced_by_labels_with_a_remark(said, tmp_path, prepared):
     path = shard(tmp_path / "hub/train.parquet", [0, 1] * 5)
     pq.write_table(pq.read_table(path).replace_schema_metadata({b"huggingface": said}), path)
     toy = prepared(path)
@@ -133,14 +133,14 @@ def test_class_names_that_cannot_be_read_are_left_out_and_said(said, tmp_path, p
     assert any("cannot be read; the labels are used as class names" in remark for remark in toy.meta["remarks"])
 
 
-def test_the_validation_split_of_dtd_belongs_to_its_train_split(tmp_path, prepared):
+def test_the_validation_split_of_dtd_is_joined_to_its_train_split(tmp_path, prepared):
     for split in ("train", "validation", "test"):
         shard(tmp_path / f"hub/{split}.parquet", [0, 1] * 4)
     assert prepared(tmp_path / "hub", "dtd").counts == {"train": 16, "test": 8}
     assert prepared(tmp_path / "hub", "other").counts == {"train": 8, "test": 8}
 
 
-def test_minus_one_is_no_label_and_said(tmp_path, prepared):
+def test_label_minus_one_means_no_label(tmp_path, prepared):
     toy = prepared(shard(tmp_path / "a.parquet", [-1, 0, 1, 1, 0]), test_fraction=0.5)
     assert toy.counts["unlabelled"] == 1
     assert "the label -1 means no label; classes are numbered from 0" in toy.meta["remarks"]
@@ -149,25 +149,25 @@ def test_minus_one_is_no_label_and_said(tmp_path, prepared):
 
 
 @pytest.mark.parametrize("keys", [("x_train", "train_labels"), ("train_images", "y_train"), ("images", "labels")])
-def test_arrays_of_mixed_styles_keep_their_labels(keys, tmp_path, prepared):
+def test_npz_arrays_of_mixed_naming_styles_keep_their_labels(keys, tmp_path, prepared):
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", **dict(zip(keys, (images, np.arange(8) % 2), strict=True)))
     assert prepared(tmp_path / "a.npz", test_fraction=0.5).classes == ("0", "1")
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html>", b"\x93NUMPY", b""])
-def test_what_is_no_npz_is_said(content, tmp_path, prepared):
+def test_a_file_that_is_not_an_npz_is_refused(content, tmp_path, prepared):
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(ValueError, match="cannot be read as npz: it is not a zip file of arrays"):
         prepared(tmp_path / "a.npz")
 
 
-def test_columns_that_are_not_read_are_said(tmp_path, prepared):
+def test_unused_columns_are_listed_in_the_remarks(tmp_path, prepared):
     toy = prepared(shard(tmp_path / "a.parquet", [0, 1] * 4, split=["x"] * 8, target=[1] * 8))
     assert "columns used: image, label; not used: split, target" in toy.meta["remarks"]
 
 
-def test_an_image_that_is_null_can_be_left_out(tmp_path, prepared):
+def test_null_images_are_left_out_with_skip_damaged(tmp_path, prepared):
     path = shard(tmp_path / "a.parquet", [0, 1] * 4)
     table = pq.read_table(path).to_pydict()
     table["image"][3] = None

@@ -1,4 +1,4 @@
-"""Folders, Parquet shards and npz files: what is read from them, and what is said of bad ones."""
+"""Reading folders, Parquet shards and npz files, and the messages for bad ones."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def prepared(tmp_path):
 
 @pytest.fixture
 def refused(tmp_path, prepared):
-    """Prepare a bad source: its message; only where images are damaged, what is decoded may be left."""
+    """Prepare a bad source and return the error message; decoded images may be left only if images are damaged."""
 
     def refuse(source, **settings):
         with pytest.raises(ValueError) as caught:
@@ -27,7 +27,7 @@ def refused(tmp_path, prepared):
     return refuse
 
 
-def test_npz_is_read_as_it_is(write_npz, prepared):
+def test_npz_images_and_labels_are_read_unchanged(write_npz, prepared):
     path = write_npz()
     toy = prepared(path)
     with np.load(path) as arrays:
@@ -38,7 +38,7 @@ def test_npz_is_read_as_it_is(write_npz, prepared):
     assert toy.meta["source"].items() >= {"kind": "npz", "origin": "toy.npz"}.items()
 
 
-def test_npz_in_the_style_of_keras_with_label_columns_and_grey_images(tmp_path, rng, prepared):
+def test_npz_with_keras_names_label_columns_and_gray_images_is_read(tmp_path, rng, prepared):
     images, labels = rng.integers(0, 256, (10, 32, 32), dtype=np.uint8), np.arange(10)[:, None] % 2
     np.savez_compressed(tmp_path / "k.npz", x_train=images, y_train=labels, x_test=images[:4], y_test=labels[:4])
     toy = prepared(tmp_path / "k.npz")
@@ -70,13 +70,13 @@ def test_a_bad_npz_is_refused(write_npz, refused, replaced, message):
 
 
 @pytest.mark.parametrize("kept", [0, 10, 1000, 40_000])
-def test_a_cut_off_npz_is_named(write_npz, refused, kept):
+def test_a_truncated_npz_is_named(write_npz, refused, kept):
     path = write_npz()
     path.write_bytes(path.read_bytes()[:kept])
     assert f"{path} cannot be read as npz" in refused(path)
 
 
-def test_class_folders_with_train_and_val(write_folder, random_images, prepared):
+def test_class_folders_in_val_become_the_test_split(write_folder, random_images, prepared):
     train = {name: random_images(3) for name in ("dog", "cat")}
     val = {name: random_images(2) for name in ("dog", "cat")}
     toy = prepared(
@@ -89,7 +89,7 @@ def test_class_folders_with_train_and_val(write_folder, random_images, prepared)
     assert toy.split("test").labels.tolist() == [0, 0, 1, 1]
 
 
-def test_class_folders_ignore_what_is_no_image(write_folder, random_images, prepared):
+def test_files_in_class_folders_that_are_not_images_are_ignored(write_folder, random_images, prepared):
     root = write_folder({name: random_images(5) for name in ("cat", "dog")})
     (root / "cat" / "notes.txt").write_text("nice cats")
     (root / "cat" / ".hidden.png").write_bytes(b"")
@@ -103,7 +103,7 @@ def test_an_undecodable_file_is_named(write_folder, random_images, refused):
     assert "photos/dog/003.png cannot be decoded" in refused(root)
 
 
-def test_test_folders_alone_are_not_enough(write_folder, random_images, refused):
+def test_a_source_without_a_train_split_is_refused(write_folder, random_images, refused):
     root = write_folder({"test/cat": random_images(2), "test/dog": random_images(2)})
     assert "no train split" in refused(root)
 
@@ -127,7 +127,7 @@ def test_parquet_shards_are_joined_in_order(write_parquet, random_images, encode
     assert toy.split("test").labels.tolist() == (np.arange(17, 23) % 3).tolist()
 
 
-def test_parquet_with_img_and_fine_label_and_jpegs_of_other_sizes(write_parquet, random_images, encode, prepared):
+def test_parquet_with_img_and_fine_label_columns_and_jpegs_is_read(write_parquet, random_images, encode, prepared):
     encoded = [encode(random_images(1, size)[0], "JPEG") for size in (20, 33, 64, 90) * 3]
     extra = {"coarse_label": [0] * 12}
     root = write_parquet("train.parquet", encoded, [0, 1] * 6, image="img", label="fine_label", names=None, extra=extra)
@@ -137,14 +137,14 @@ def test_parquet_with_img_and_fine_label_and_jpegs_of_other_sizes(write_parquet,
     assert toy.meta["split"]["rule"] == "stratified"
 
 
-def test_a_single_parquet_file_works(write_parquet, random_images, encode, prepared):
+def test_a_single_parquet_file_is_read(write_parquet, random_images, encode, prepared):
     root = write_parquet("everything.parquet", [encode(image) for image in random_images(12)], [0, 1, 2] * 4)
     assert prepared(root / "everything.parquet").counts == {"train": 9, "test": 3}
 
 
 @pytest.fixture
 def shard(write_parquet, random_images, encode):
-    """Write a train shard of 8 images, changed as asked."""
+    """Write a train shard of 8 images with the given changes."""
 
     def write(labels=(0, 1, 2, 0, 1, 2, 0, 1), content=None, file="train-00000-of-00001.parquet", **settings):
         encoded = [encode(image) for image in random_images(len(labels))]
@@ -179,7 +179,7 @@ def test_an_image_without_bytes_is_named(shard, refused, write_parquet):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
-def test_a_cut_off_shard_is_named(shard, refused, kept):
+def test_a_truncated_shard_is_named(shard, refused, kept):
     path = shard() / "train-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
     assert f"{path} cannot be read as Parquet" in refused(path.parent)
@@ -190,7 +190,7 @@ def test_shards_with_different_classes_are_refused(shard, refused):
     assert "name different classes" in refused(shard())
 
 
-def test_the_kind_is_seen_from_the_path(tmp_path, write_npz, write_folder, shard, random_images):
+def test_the_kind_of_a_source_is_detected_from_its_path(tmp_path, write_npz, write_folder, shard, random_images):
     (tmp_path / "arrays").mkdir()
     npz = write_npz("arrays/toy.npz")
     photos = write_folder({"cat": random_images(1), "dog": random_images(1)})
@@ -201,7 +201,7 @@ def test_the_kind_is_seen_from_the_path(tmp_path, write_npz, write_folder, shard
     assert detect_kind("builtin-shapes", None) == "builtin"
 
 
-def test_raw_files_beside_a_source_are_not_taken_for_it(shard):
+def test_raw_files_beside_a_source_do_not_change_its_kind(shard):
     root = shard()
     for file in ("train_32x32.mat", "test_32x32.mat"):
         (root.parent / file).write_bytes(b"")
@@ -213,7 +213,7 @@ def test_raw_files_beside_a_source_are_not_taken_for_it(shard):
     ("file", "hint"),
     [("a.zip", "unpack them first"), ("a.tar.gz", "unpack them first"), ("a.dcm", "convert them first")],
 )
-def test_archives_and_dicom_files_come_with_what_to_do(tmp_path, refused, file, hint):
+def test_archives_and_dicom_files_are_refused_with_a_hint(tmp_path, refused, file, hint):
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / file).write_bytes(b"some")
     assert hint in refused(tmp_path / "scans")
@@ -221,13 +221,13 @@ def test_archives_and_dicom_files_come_with_what_to_do(tmp_path, refused, file, 
 
 
 @pytest.mark.parametrize("shape", [(12, 28, 28, 28), (12, 28, 28, 28, 1)])
-def test_volumes_are_said_to_be_volumes(write_npz, refused, shape):
+def test_volumes_are_refused(write_npz, refused, shape):
     assert "look like volumes, as in the 3D datasets of MedMNIST" in refused(
         write_npz(train_images=np.zeros(shape, dtype=np.uint8))
     )
 
 
-def test_what_is_no_source_is_said(tmp_path, refused):
+def test_missing_empty_and_unknown_sources_are_refused(tmp_path, refused):
     (tmp_path / "empty").mkdir()
     assert "does not exist" in refused(tmp_path / "nowhere")
     assert "has no readable files" in refused(tmp_path / "empty")

@@ -1,4 +1,4 @@
-"""The seeded stratified split, where a source has no test images of its own."""
+"""The seeded stratified split of a source without test images, and the seeded selection of training images."""
 
 import numpy as np
 import pytest
@@ -30,19 +30,19 @@ def test_every_image_is_in_one_split():
     assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(len(LABELS)))
 
 
-def test_every_class_gives_its_share_and_keeps_one():
+def test_the_split_is_stratified_and_each_class_keeps_a_train_image():
     _, test = split(LABELS)
     assert np.bincount(LABELS[test]).tolist() == [20, 10, 1]
     train, _ = split(LABELS, test_fraction=0.99)
     assert np.bincount(LABELS[train]).tolist() == [1, 1, 1]
 
 
-def test_the_seed_decides():
+def test_the_seed_determines_the_split():
     assert np.array_equal(split(LABELS, seed=3)[1], split(LABELS, seed=3)[1])
     assert not np.array_equal(split(LABELS, seed=3)[1], split(LABELS, seed=4)[1])
 
 
-def test_another_class_does_not_move_the_others():
+def test_adding_a_class_does_not_change_the_split_of_other_classes():
     _, two = split(LABELS[:150])
     _, three = split(LABELS)
     assert np.array_equal(two, three[three < 150])
@@ -54,7 +54,7 @@ def test_a_class_of_one_image_cannot_be_split():
 
 
 def resolve(parts, per_class=None, seed=0):
-    """The splits and the rule of parts given by their labels; an image is its row in its part."""
+    """The splits and the rule for parts given by their labels; an image is its row number in its part."""
     made = {}
     for name, labels in parts.items():
         rows = np.arange(len(labels))
@@ -64,13 +64,13 @@ def resolve(parts, per_class=None, seed=0):
     return splits, rule
 
 
-def test_a_validation_part_beside_a_test_part_is_left_out_and_counted():
+def test_the_validation_split_is_left_out_and_counted_if_there_is_a_test_split():
     splits, rule = resolve({"train": LABELS, "test": [0, 1], "validation": [0, 1, 2]})
     assert splits["test"].labels.tolist() == [0, 1]
     assert rule == {"rule": "as given", "left_out": {"validation": 3}}
 
 
-def test_a_seeded_choice_takes_as_many_of_each_class():
+def test_a_seeded_selection_has_the_same_number_of_images_per_class():
     labels = np.random.default_rng(0).permutation(LABELS)
     chosen = {}
     for seed in (3, 3, 4):
@@ -84,12 +84,12 @@ def test_a_seeded_choice_takes_as_many_of_each_class():
     assert chosen[3] != chosen[4]
 
 
-def test_a_class_with_too_few_images_to_choose_from_is_named():
+def test_a_class_with_too_few_images_for_the_selection_is_named():
     with pytest.raises(ValueError, match=r"1 of the 3 classes of 'toy' have fewer than the 4 .*: 'c' has 3\."):
         resolve({"train": LABELS, "test": [0, 1]}, per_class=4)
 
 
-def test_labels_of_unlabelled_images_are_not_looked_at():
+def test_labels_of_unlabelled_images_are_ignored():
     splits, rule = resolve({"train": LABELS, "test": [0, 1], "unlabelled": [-1, -1]})
     assert list(splits) == ["train", "test", "unlabelled"]
     assert rule == {"rule": "as given"}

@@ -1,4 +1,4 @@
-"""Images for pretraining alone: STL-10's unlabelled part shares an array with the labelled one and is no split."""
+"""Images for pretraining only: STL-10's unlabelled images share an array with its train images and are no split."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("miniature")
 
 @pytest.fixture
 def write_stl10(tmp_path, rng):
-    """Write STL-10 of 5 labelled and ``unlabelled`` other training images, and 4 for test."""
+    """Write STL-10 with 5 labelled and ``unlabelled`` unlabelled training images, and 4 test images."""
 
     def write(unlabelled=70, root="raw"):
         folder = tmp_path / root / "stl10_binary"
@@ -32,12 +32,12 @@ def write_stl10(tmp_path, rng):
 
 @pytest.fixture
 def both(tmp_path, write_stl10):
-    """STL-10 without and with its unlabelled part."""
+    """STL-10 without and with its unlabelled images."""
     source, data = write_stl10(), tmp_path / "data"
     return [prepare(name, data=data, source=source, progress=False) for name in ("stl10", "stl10-unlabelled")]
 
 
-def test_pretraining_sees_the_labelled_images_and_then_the_unlabelled_ones(both, tmp_path):
+def test_pretraining_uses_labelled_images_followed_by_unlabelled_images(both, tmp_path):
     labelled, unlabelled = both
     assert unlabelled.counts == {"train": 5, "test": 4, "unlabelled": 70}
     assert unlabelled.pretraining_count == 75
@@ -50,7 +50,7 @@ def test_pretraining_sees_the_labelled_images_and_then_the_unlabelled_ones(both,
     assert np.array_equal(images[74], decode.convert(picture, 32, "bicubic", "the last image"))
 
 
-def test_a_probe_sees_the_labelled_images_alone(both):
+def test_probes_use_only_labelled_images(both):
     labelled, unlabelled = both
     assert unlabelled.classes == labelled.classes
     for which in ("train", "test"):
@@ -64,7 +64,7 @@ def test_a_probe_sees_the_labelled_images_alone(both):
         unlabelled.split("unlabelled")
 
 
-def test_without_unlabelled_images_pretraining_sees_the_train_split(both):
+def test_pretraining_uses_the_train_split_if_no_images_are_unlabelled(both):
     labelled = both[0]
     assert labelled.counts == {"train": 5, "test": 4}
     assert labelled.pretraining_count == 5
@@ -72,12 +72,12 @@ def test_without_unlabelled_images_pretraining_sees_the_train_split(both):
     assert labelled.pretraining_fingerprint == labelled.fingerprints["train"]
 
 
-def test_the_fingerprint_of_pretraining_covers_both_parts(tmp_path, both, write_stl10):
+def test_the_pretraining_fingerprint_covers_labelled_and_unlabelled_images(tmp_path, both, write_stl10):
     folder = tmp_path / "raw/stl10_binary"
     fingerprints = {dataset.pretraining_fingerprint for dataset in both}
     for file in ("train_X.bin", "unlabeled_X.bin"):
         before = (folder / file).read_bytes()
-        # Inverted, because a single pixel can vanish when an image shrinks.
+        # Invert a whole image, because resizing can remove the change of a single pixel.
         (folder / file).write_bytes(bytes(255 - value for value in before[:27648]) + before[27648:])
         settings = {"source": folder, "overwrite": True, "progress": False}
         fingerprints.add(prepare("stl10-unlabelled", data=tmp_path / "data", **settings).pretraining_fingerprint)
@@ -93,14 +93,14 @@ def test_a_pool_of_processes_gives_the_same_bytes(tmp_path, both, monkeypatch):
     assert pooled.pretraining_fingerprint == both[1].pretraining_fingerprint
 
 
-def test_the_unlabelled_part_shares_the_downloads_of_stl10(tmp_path, write_stl10):
+def test_stl10_unlabelled_shares_the_downloads_of_stl10(tmp_path, write_stl10):
     write_stl10(root="data/downloads/stl10")
     for name in ("stl10-unlabelled", "stl10"):
         prepare(name, data=tmp_path / "data", progress=False)
     assert [path.name for path in (tmp_path / "data/downloads").iterdir()] == ["stl10"]
 
 
-def test_both_names_prepared_at_once_do_not_wait_for_each_other_forever(tmp_path, write_stl10):
+def test_stl10_and_stl10_unlabelled_are_prepared_concurrently_without_deadlock(tmp_path, write_stl10):
     source = write_stl10()
     threads = [
         threading.Thread(target=prepare, args=(name,), kwargs={"data": tmp_path / "data", "source": source})
@@ -122,7 +122,7 @@ def test_a_missing_unlabelled_file_is_named(tmp_path, write_stl10):
     assert prepare("stl10", data=tmp_path / "data", source=folder, progress=False).counts["train"] == 5
 
 
-def test_a_cut_off_array_and_a_wrong_count_are_named(tmp_path, both):
+def test_an_image_count_that_contradicts_the_array_is_refused(tmp_path, both):
     path = tmp_path / "data/stl10-unlabelled/meta.json"
     meta = json.loads(path.read_text())
     meta["splits"]["unlabelled"]["count"] = 60

@@ -1,4 +1,4 @@
-"""Features with classes in them, and a small model and dataset, for tests of scores."""
+"""Fixtures for tests of scores: features of labeled images, a small model and a small dataset."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ def digits() -> tuple[torch.Tensor, ...]:
 
 
 class TinyModel(nn.Module):
-    """Batch-norm and dropout inside, so that training and evaluation mode differ."""
+    """A model with batch normalization and dropout, whose training and evaluation modes differ."""
 
     input_size = None
 
@@ -46,7 +46,7 @@ def tiny_model() -> TinyModel:
 def make_dataset():
     """(train labels, test labels, number of classes) -> a dataset whose images are tinted by their true class.
 
-    The labels given are what it says; ``tint`` gives the true classes where the two shall differ.
+    The dataset has the given labels; ``test_tint`` gives the true classes of test images that have other labels.
     """
 
     def make(train_labels, test_labels, num_classes, *, test_tint=None):
@@ -69,7 +69,7 @@ def make_dataset():
 
 @pytest.fixture
 def steep(digits):
-    """Digits as a ResNet gives features: non-negative, correlated, some a thousand times larger than others."""
+    """Digits transformed to resemble ResNet features: non-negative, correlated, some 1,000 times larger than others."""
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(64, 96, generator=generator) + 0.5
     sizes = torch.logspace(-1, 2, 96)

@@ -1,4 +1,4 @@
-"""Scores that weigh classes equally, against scikit-learn, and the file of a trial's confusion matrices."""
+"""Class-balanced scores, compared with scikit-learn, and the file of a trial's confusion matrices."""
 
 import json
 
@@ -12,7 +12,7 @@ from mdssl.storage.location import Location
 
 
 def labels(seed: int, classes: int = 7, images: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    """Unequal classes; some have no image or no prediction."""
+    """True and predicted labels of unbalanced classes; some classes have no image or no prediction."""
     rng = np.random.default_rng(seed)
     shares = rng.dirichlet(np.full(classes, 0.4))
     true = rng.choice(classes, images, p=shares)
@@ -21,7 +21,7 @@ def labels(seed: int, classes: int = 7, images: int = 60) -> tuple[np.ndarray, n
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 @pytest.mark.parametrize("seed", range(20))
-def test_matrix_and_scores_are_scikit_learns(seed):
+def test_matrix_and_scores_match_scikit_learn(seed):
     true, predicted = labels(seed)
     matrix = confusion_matrix(true, predicted, 7)
     assert (matrix == metrics.confusion_matrix(true, predicted, labels=range(7))).all()
@@ -36,7 +36,7 @@ def entry(probe: str = "lbfgs", seed: int = 0) -> confusion.Confusion:
     return {**own, "classes": [f"class {number}" for number in range(7)], "counts": counts}
 
 
-def test_matrices_are_read_back_and_new_ones_replace_those_of_their_probe(tmp_path):
+def test_new_matrices_replace_those_of_the_same_probe(tmp_path):
     place = Location.of(tmp_path)
     assert confusion.read(place) == []
     confusion.add(place, [entry("lbfgs", 0), entry("sgd", 1)])
@@ -47,7 +47,7 @@ def test_matrices_are_read_back_and_new_ones_replace_those_of_their_probe(tmp_pa
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace('"true":[', '"true":[99,')])
-def test_a_damaged_file_is_named_and_replaced_as_a_whole(tmp_path, damage):
+def test_a_damaged_file_is_refused_and_then_replaced_by_a_new_file(tmp_path, damage):
     place, file = Location.of(tmp_path), tmp_path / "confusion.json"
     confusion.add(place, [entry()])
     file.write_text(damage(file.read_text()))

@@ -44,7 +44,7 @@ def test_each_layer_gives_one_row(tiny_model, make_dataset, probe):
         }
         assert (row["num_classes"], row["num_train"], row["num_test"]) == (6, 240, 90)
         assert row["probe"] == probe.name
-        # Six colours under noise: far above chance, whatever the encoder.
+        # Six noisy colors: scores are far above chance with any encoder.
         assert min(row["top1"], row["knn_top1"]) > 40
         assert row["top5"] >= row["top1"]
 
@@ -59,24 +59,24 @@ def test_each_learning_rate_gives_one_row(tiny_model, make_dataset):
     assert rows[0]["top1"] == alone["top1"]
 
 
-def test_layers_are_those_asked_for_whatever_the_probe_lists(tiny_model, make_dataset):
+def test_only_the_requested_layers_are_scored(tiny_model, make_dataset):
     rows = evaluate_dataset(tiny_model, make_dataset(TRAIN, TEST, 6), layers=("projection",), probe=LBFGS)
     assert [row["features"] for row in rows] == ["projection"]
 
 
-def test_the_time_of_the_encoder_pass_is_shared_by_the_layers(tiny_model, make_dataset):
+def test_the_time_of_the_encoder_pass_is_divided_among_the_layers(tiny_model, make_dataset):
     tiny_model.encoder.register_forward_hook(lambda *_: time.sleep(0.25))
     started = time.perf_counter()
     rows = evaluate_dataset(tiny_model, make_dataset(TRAIN, TEST, 6), layers=("encoder", "projection"), probe=LBFGS)
     elapsed = time.perf_counter() - started
-    # One batch for each of two splits: half a second, of which each layer bears half.
+    # One batch for each of two splits takes half a second; each layer gets half of that time.
     assert all(row["eval_seconds"] > 0.25 for row in rows)
     assert 0.5 < sum(row["eval_seconds"] for row in rows) <= elapsed
 
 
 @pytest.fixture
 def fitted(monkeypatch) -> list[ProbeResult]:
-    """What the probes inside `evaluate_dataset` gave."""
+    """The results of the probes inside `evaluate_dataset`."""
     results = []
 
     def recorded(parts, **settings):
@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_scores(tiny_model, make_dataset, fitted):
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_fewer_training_images_than_neighbours_all_vote_and_the_row_says_so(tiny_model, make_dataset):
+def test_knn_with_few_training_images_uses_all_and_records_their_number(tiny_model, make_dataset):
     dataset = make_dataset(np.arange(12) % 2, TEST % 2, 2)
     (row,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=LBFGS)
     (of_twelve,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=replace(LBFGS, knn_neighbors=12))
@@ -111,7 +111,7 @@ def test_fewer_training_images_than_neighbours_all_vote_and_the_row_says_so(tiny
     assert "knn_neighbours_there_are" not in of_twelve["probe_settings"]
 
 
-def test_an_unstable_score_is_marked_and_warned_of(tiny_model, make_dataset, monkeypatch, caplog):
+def test_an_unstable_score_is_marked_and_logged(tiny_model, make_dataset, monkeypatch, caplog):
     result = ProbeResult(43.0, None, None, None, np.eye(6, dtype=int), {"unstable": True, "top1_in_other_order": 38.0})
     monkeypatch.setattr(evaluate, "run_probes", lambda *parts, **settings: [result])
     dataset, raw = make_dataset(TRAIN, TEST, 6), ProbeConfig(probe="sgd-raw")
@@ -120,7 +120,7 @@ def test_an_unstable_score_is_marked_and_warned_of(tiny_model, make_dataset, mon
     assert "sgd-raw on encoder features of tinted: unstable, as another order of summation gives 38.0" in caplog.text
 
 
-def test_classes_without_images_count_for_nothing(tiny_model, make_dataset):
+def test_classes_without_images_are_not_counted(tiny_model, make_dataset):
     ids = np.array([3, 7, 11])
     (row,) = evaluate_dataset(
         tiny_model, make_dataset(ids[np.arange(60) % 3], ids[np.arange(30) % 3], 12), layers=("encoder",), probe=LBFGS
@@ -135,7 +135,7 @@ def test_a_class_may_be_absent_from_the_test_split(tiny_model, make_dataset):
     assert row["top1"] > 40
 
 
-def test_corrupted_test_labels_change_the_score_and_nothing_else(tiny_model, make_dataset, fitted):
+def test_corrupted_test_labels_change_only_the_score(tiny_model, make_dataset, fitted):
     for labels in (TEST, (TEST + 1) % 6):
         evaluate_dataset(tiny_model, make_dataset(TRAIN, labels, 6, test_tint=TEST), layers=("encoder",), probe=LBFGS)
     honest, corrupted = fitted
@@ -152,13 +152,13 @@ def test_corrupted_test_labels_change_the_score_and_nothing_else(tiny_model, mak
         (np.zeros(40), TEST, "its train part has images of class 0 only"),
     ],
 )
-def test_a_part_without_two_classes_is_refused_before_any_work(tiny_model, make_dataset, train, test, message):
+def test_a_split_without_two_classes_is_refused_before_encoding(tiny_model, make_dataset, train, test, message):
     tiny_model.encoder = None
     with pytest.raises(ValueError, match=f"dataset 'tinted' cannot be evaluated: {message}"):
         evaluate_dataset(tiny_model, make_dataset(train, test, 6), layers=("encoder",), probe=LBFGS)
 
 
-def test_a_damaged_encoder_is_said_with_the_dataset(tiny_model, make_dataset):
+def test_message_for_a_damaged_encoder_names_the_dataset(tiny_model, make_dataset):
     torch.nn.init.constant_(tiny_model.encoder[0].weight, torch.nan)
     with pytest.raises(ValueError, match=r"'tinted' .*encoder features of 240 of 240 images are not finite"):
         evaluate_dataset(tiny_model, make_dataset(TRAIN, TEST, 6), layers=("encoder",), probe=LBFGS)

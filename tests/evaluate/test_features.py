@@ -18,7 +18,7 @@ def by_torchvision(images: np.ndarray) -> torch.Tensor:
     return torch.stack([tvf.normalize(tvf.to_tensor(image), mean, std) for image in images])
 
 
-def test_features_are_those_of_the_frozen_layers_on_unaugmented_images(tiny_model, images):
+def test_features_match_the_frozen_layers_on_unaugmented_images(tiny_model, images):
     found = extract_features(tiny_model, images, layers=("encoder", "projection"), batch_size=8)
     tiny_model.eval()
     with torch.no_grad():
@@ -34,18 +34,18 @@ def test_an_image_has_the_same_features_in_any_batch(tiny_model, images):
     torch.testing.assert_close(extract_features(tiny_model, images, batch_size=4)["encoder"], whole)
 
 
-def test_all_layers_come_from_one_pass(tiny_model, images):
+def test_all_layers_are_computed_in_one_pass(tiny_model, images):
     seen = []
     tiny_model.encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     extract_features(tiny_model, images, layers=("projection", "encoder"), batch_size=10)
     assert seen == [10, 10, 1]
 
 
-def test_only_the_layers_asked_for_come_back(tiny_model, images):
+def test_only_the_requested_layers_are_returned(tiny_model, images):
     assert extract_features(tiny_model, images, layers=("projection",)).keys() == {"projection"}
 
 
-def test_the_model_is_left_as_it_was(tiny_model, images):
+def test_the_model_and_its_modes_are_unchanged(tiny_model, images):
     tiny_model.train()
     tiny_model.encoder[1].eval()
     before = {name: value.clone() for name, value in tiny_model.state_dict().items()}
@@ -56,7 +56,7 @@ def test_the_model_is_left_as_it_was(tiny_model, images):
     assert not tiny_model.encoder[1].training
 
 
-def test_the_mode_comes_back_after_an_error(tiny_model, images):
+def test_the_training_mode_is_restored_after_an_error(tiny_model, images):
     tiny_model.train()
     tiny_model.projection = torch.nn.Linear(7, 7)
     with pytest.raises(RuntimeError):
@@ -72,10 +72,10 @@ def test_autocast_around_the_call_does_not_lower_the_precision(tiny_model, image
     assert torch.equal(inside, plain)
 
 
-def test_a_read_only_memory_map_is_read_and_not_written(tiny_model, images, tmp_path):
+def test_a_read_only_memory_map_is_read_without_a_warning(tiny_model, images, tmp_path):
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    # By default torch warns of a read-only array once per process, which another test may have used up.
+    # By default torch warns of a read-only array once per process, possibly in an earlier test.
     torch.set_warn_always(True)
     try:
         with warnings.catch_warnings():
@@ -87,7 +87,7 @@ def test_a_read_only_memory_map_is_read_and_not_written(tiny_model, images, tmp_
     assert np.array_equal(np.load(tmp_path / "images.npy"), images)
 
 
-def test_features_can_enter_autograd(tiny_model, images):
+def test_features_can_be_used_in_autograd(tiny_model, images):
     features = extract_features(tiny_model, images)["encoder"]
     weight = torch.zeros(3, 32, requires_grad=True)
     (features @ weight.T).sum().backward()
@@ -111,30 +111,30 @@ def test_features_that_are_not_finite_are_refused(tiny_model, images):
         np.zeros((8, 8, 3), np.uint8),
     ],
 )
-def test_other_arrays_than_rgb_bytes_are_refused(tiny_model, bad):
+def test_arrays_that_are_not_uint8_rgb_images_are_refused(tiny_model, bad):
     with pytest.raises(ValueError, match=r"\(N, S, S, 3\) of uint8"):
         extract_features(tiny_model, bad)
 
 
-def test_an_unknown_layer_is_named_with_the_nearest(tiny_model, images):
+def test_an_unknown_layer_is_refused_with_the_nearest_name(tiny_model, images):
     with pytest.raises(ValueError, match="Did you mean 'projection'"):
         extract_features(tiny_model, images, layers=("projecton",))
 
 
 def seen_by(model) -> list[torch.Tensor]:
-    """The encoder's inputs from here on."""
+    """A list that collects the inputs of later encoder passes."""
     seen = []
     model.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
     return seen
 
 
-def test_the_images_own_size_as_input_size_changes_nothing(tiny_model, images):
+def test_an_input_size_equal_to_the_image_size_changes_nothing(tiny_model, images):
     plain = extract_features(tiny_model, images)["encoder"]
     assert torch.equal(extract_features(tiny_model, images, input_size=8)["encoder"], plain)
 
 
 @pytest.mark.parametrize("size", [5, 7, 12, 32])
-def test_input_size_is_torchs_bilinear_resize_before_normalising(tiny_model, images, size):
+def test_input_size_matches_bilinear_resizing_before_normalization(tiny_model, images, size):
     seen = seen_by(tiny_model)
     extract_features(tiny_model, images, input_size=size)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
@@ -144,7 +144,7 @@ def test_input_size_is_torchs_bilinear_resize_before_normalising(tiny_model, ima
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_passes_shrink_as_the_input_grows(tiny_model, images):
+def test_batches_are_smaller_for_larger_inputs(tiny_model, images):
     seen = seen_by(tiny_model)
     extract_features(tiny_model, images, input_size=512)
     assert [len(batch) for batch in seen] == [8, 8, 5]

@@ -1,4 +1,4 @@
-"""Fine-tuning on few labels: which images it uses, that it trains, and that it leaves the encoder alone."""
+"""Fine-tuning on few labels: the images it uses, its training steps, and that the encoder stays unchanged."""
 
 import copy
 from dataclasses import replace
@@ -18,7 +18,7 @@ TRAIN, TEST = np.arange(240) % 6, np.arange(90) % 6
 HALF = ProbeConfig(probe="finetune", probe_fraction=(0.5,), probe_batch=20, probe_epochs=10)
 
 
-def test_defaults_are_simclrs():
+def test_defaults_match_simclr():
     small, large = ProbeConfig(probe="finetune").each()
     assert (small.probe_fraction, small.epochs, small.name) == ((0.01,), 60, "finetune(fraction=0.01)")
     assert (large.probe_fraction, large.epochs, large.name) == ((0.1,), 30, "finetune(fraction=0.1)")
@@ -26,7 +26,7 @@ def test_defaults_are_simclrs():
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5])
-def test_labelled_images_are_balanced_and_none_of_those_held_out(make_dataset, fraction):
+def test_labelled_images_are_balanced_and_exclude_held_out_images(make_dataset, fraction):
     # The last class has a third of the images.
     train = np.concatenate([np.arange(200) % 5, np.full(100, 5)])
     dataset, rows = make_dataset(train, TEST, 6), (np.arange(0, 300, 2), np.arange(1, 300, 2))
@@ -35,14 +35,14 @@ def test_labelled_images_are_balanced_and_none_of_those_held_out(make_dataset, f
     assert len(set(chosen)) == len(chosen) == max(6, round(fraction * 300))
     assert set(chosen) <= set(rows[0])
     counts, there = np.bincount(train[chosen], minlength=6), np.bincount(train[rows[0]])
-    # As many of each class, or all that there are.
+    # Each class has the same number of images, up to one, or all of its images.
     assert all(
         count in (counts.max(), counts.max() - 1) or count == have for count, have in zip(counts, there, strict=True)
     )
     assert set(chosen) != set(labelled_rows(dataset, config, rows, seed=4)) or fraction == 0.5
 
 
-def test_it_is_more_accurate_than_a_layer_that_knows_nothing_and_leaves_the_model_alone(tiny_model, make_dataset):
+def test_finetuning_scores_above_chance_and_leaves_the_model_unchanged(tiny_model, make_dataset):
     dataset, before = make_dataset(TRAIN, TEST, 6), copy.deepcopy(tiny_model.state_dict())
     (row,) = evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=HALF)
     assert row["probe"] == "finetune(fraction=0.5,epochs=10,batch=20)"
@@ -53,12 +53,12 @@ def test_it_is_more_accurate_than_a_layer_that_knows_nothing_and_leaves_the_mode
     assert all(torch.equal(value, before[name]) for name, value in tiny_model.state_dict().items())
 
 
-def test_the_same_seed_gives_the_same_predictions_and_test_labels_have_no_part(tiny_model, make_dataset):
+def test_predictions_depend_on_the_seed_and_not_on_test_labels(tiny_model, make_dataset):
     dataset = make_dataset(TRAIN, TEST, 6)
     other = make_dataset(TRAIN, np.roll(TEST, 1), 6, test_tint=TEST)
 
     def predictions(dataset, seed):
-        torch.rand(seed)  # What the caller has drawn changes nothing: this model has dropout.
+        torch.rand(seed)  # Random numbers drawn by the caller change nothing: this model has dropout.
         own = {"config": HALF, "rows_held_out": held_out(dataset), "width": 32}
         return finetune(tiny_model, dataset, seed=seed, **own).result.predictions
 
@@ -66,13 +66,13 @@ def test_the_same_seed_gives_the_same_predictions_and_test_labels_have_no_part(t
     assert torch.equal(predictions(dataset, 1), predictions(dataset, 1))
     after = torch.rand(1)
     torch.manual_seed(0)
-    assert torch.equal(torch.rand(3)[-1:], after), "nor is it changed"
+    assert torch.equal(torch.rand(3)[-1:], after), "fine-tuning must not change the random state of the caller"
     assert torch.equal(predictions(dataset, 1), predictions(other, 1))
     assert not torch.equal(predictions(dataset, 1), predictions(dataset, 2))
 
 
-def test_the_steps_are_those_of_nesterov_momentum_with_a_cosine(tiny_model, make_dataset, monkeypatch):
-    """With views that are the images, and an encoder of pixels: logistic regression, whose steps are written out."""
+def test_steps_match_nesterov_momentum_with_a_cosine_schedule(tiny_model, make_dataset, monkeypatch):
+    """Without augmentation and with pixels as features, fine-tuning is logistic regression, repeated here by hand."""
     monkeypatch.setattr(module, "augment", lambda images, views, order: images.permute(0, 3, 1, 2).float() / 255)
     monkeypatch.setattr("mdssl.evaluate.features.normalize", lambda x: x)
     tiny_model.encoder = torch.nn.Flatten()
@@ -114,6 +114,6 @@ def test_the_steps_are_those_of_nesterov_momentum_with_a_cosine(tiny_model, make
         ({"probe": "lbfgs", "probe_seeds": 3}, "probe_seeds is 3, but the lbfgs probe has no seed"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(settings, message):
+def test_invalid_and_incompatible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ProbeConfig(**settings)

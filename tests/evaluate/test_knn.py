@@ -13,7 +13,7 @@ def knn_top1(*parts, **settings):
 
 @pytest.fixture
 def noisy(digits):
-    """Digits under enough noise that neighbours disagree."""
+    """Digits with enough noise that neighbors disagree."""
     generator = torch.Generator().manual_seed(0)
     train_x, train_y, test_x, test_y = digits
     noise = [7 * torch.randn(part.shape, generator=generator) for part in (train_x, test_x)]
@@ -21,26 +21,26 @@ def noisy(digits):
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (20, 1.0), (200, 0.07), (1200, 0.05)])
-def test_knn_is_scikit_learns_with_weighted_cosine(noisy, k, temperature):
+def test_knn_matches_scikit_learn_with_weighted_cosine_distance(noisy, k, temperature):
     train_x, train_y, test_x, test_y = (part.numpy() for part in noisy)
     peer = KNeighborsClassifier(
         k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
     )
     expected = 100 * peer.fit(train_x.astype(float), train_y).score(test_x.astype(float), test_y)
     assert 40 < expected < 95
-    # Where float32 and float64 disagree on the order of near-equal neighbours, one row of 597 may fall otherwise.
+    # float32 and float64 may order near-equal neighbors differently, which can change one row of 597.
     found = knn_top1(*noisy, 10, k=k, temperature=temperature)
     assert found == pytest.approx(expected, abs=0.2)
     assert type(found) is float
 
 
-def test_chunks_change_nothing(noisy, monkeypatch):
+def test_the_chunk_size_does_not_change_the_score(noisy, monkeypatch):
     whole = knn_top1(*noisy, 10)
     monkeypatch.setattr(knn, "_CHUNK_NUMBERS", 10_000)
     assert knn_top1(*noisy, 10) == whole
 
 
-def test_memory_stays_within_the_chunk(noisy, monkeypatch):
+def test_similarity_matrices_stay_within_the_chunk_size(noisy, monkeypatch):
     monkeypatch.setattr(knn, "_CHUNK_NUMBERS", 12_000)
     sizes = []
     monkeypatch.setattr(
@@ -51,12 +51,12 @@ def test_memory_stays_within_the_chunk(noisy, monkeypatch):
     assert max(sizes) == 12_000
 
 
-def test_a_small_temperature_leaves_the_vote_to_the_nearest(noisy):
+def test_a_small_temperature_matches_the_nearest_neighbor(noisy):
     assert knn_top1(*noisy, 10, k=20, temperature=1e-4) == knn_top1(*noisy, 10, k=1)
 
 
-def test_the_usual_temperature_is_that_of_wu_et_al():
-    """0.07. Three neighbours at a cosine of 1 - 0.07 ln 3 weigh as much as one at a cosine of 1."""
+def test_the_default_temperature_is_that_of_wu_et_al():
+    """It is 0.07: three neighbors at a cosine of 1 - 0.07 ln 3 weigh as much as one at a cosine of 1."""
     even = 1 - 0.07 * np.log(3)
     for cosine, winner in ((even + 1e-3, 1), (even - 1e-3, 0)):
         train_x = torch.tensor([[1.0, 0.0], *[[cosine, np.sqrt(1 - cosine**2)]] * 3], dtype=torch.float32)
@@ -64,13 +64,13 @@ def test_the_usual_temperature_is_that_of_wu_et_al():
         assert knn_top1(train_x, train_y, test_x, torch.tensor([winner] * 2), 2, k=4) == 100
 
 
-def test_the_length_of_features_does_not_matter(noisy):
+def test_the_norm_of_features_does_not_change_the_score(noisy):
     train_x, train_y, test_x, test_y = noisy
     lengths = torch.linspace(0.1, 10, len(train_x))[:, None]
     assert knn_top1(train_x * lengths, train_y, test_x * 5, test_y, 10) == knn_top1(*noisy, 10)
 
 
-def test_more_neighbours_than_training_images_are_refused(digits):
+def test_more_neighbors_than_training_images_are_refused(digits):
     train_x, train_y, test_x, test_y = digits
     with pytest.raises(ValueError, match=r"knn_neighbors is 20; it must be from 1 to 19.*lower knn_neighbors"):
         knn_top1(train_x[:19], train_y[:19], test_x, test_y, 10, k=20)

@@ -1,4 +1,4 @@
-"""Neighbors of an image: found exactly, shown as they are, and said in words."""
+"""Neighbors of an image: the search is exact, the sheet shows the images, and the output describes them."""
 
 import re
 
@@ -25,7 +25,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Domains left and right: 60 training images of noise; the test images are copies of the training images 0 to 9."""
+    """Domains left and right, each with 60 training images of noise; test images copy the training images 0 to 9."""
     folder = tmp_path_factory.mktemp("planted")
     for seed, name in enumerate(("left", "right")):
         rng = np.random.default_rng(seed)
@@ -39,7 +39,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def storage(data, tmp_path_factory):
-    """Of one untrained encoder."""
+    """A storage with one untrained encoder."""
     folder = tmp_path_factory.mktemp("results")
     config = TrialConfig(method="random", arch="resnet18")
     train(config, data=data, trial_dir=folder / "trials" / config.trial_id, device="cpu")
@@ -51,7 +51,7 @@ def trial_id(storage):
     return next((storage / "trials").iterdir()).name
 
 
-def test_the_search_is_that_of_a_slow_loop(data):
+def test_the_search_matches_a_brute_force_loop(data):
     rng = np.random.default_rng(0)
     pools = [
         Pictures(open_dataset(data, name), "train", np.arange(40), directions(rng.normal(size=(40, 5))))
@@ -66,7 +66,7 @@ def test_the_search_is_that_of_a_slow_loop(data):
         np.testing.assert_allclose(match.similarities, [-distance for distance, _ in slow[:4]])
 
 
-def test_an_image_that_was_planted_is_found_first(data, storage, trial_id, tmp_path, capsys):
+def test_a_copy_of_the_query_is_the_first_neighbor(data, storage, trial_id, tmp_path, capsys):
     asked = [f"left:test:{row}" for row in range(3)] + ["right:test:7"]
     flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
     run("neighbors", *asked, *flags, "--among", "left", "right", "--neighbors", 5)
@@ -88,7 +88,7 @@ def test_the_british_spelling_is_an_alias(data, storage, trial_id, tmp_path, cap
     assert "of 3 neighbors are from left" in capsys.readouterr().out
 
 
-def test_four_images_of_a_split_are_shown_where_none_is_named(data, storage, trial_id, tmp_path, capsys):
+def test_four_images_of_a_split_are_shown_by_default(data, storage, trial_id, tmp_path, capsys):
     flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
     run("neighbors", "left:test", *flags, "--among", "left")
     assert capsys.readouterr().out.count("nearest first") == 4
@@ -100,7 +100,7 @@ def test_a_training_image_is_not_its_own_neighbor(data, storage, trial_id, tmp_p
     assert "(1.00)" not in capsys.readouterr().out
 
 
-def test_a_file_of_any_kind_finds_the_image_that_it_shows(data, storage, trial_id, tmp_path, capsys, monkeypatch):
+def test_image_files_of_any_format_find_the_image_they_show(data, storage, trial_id, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pixels = open_dataset(data, "right").split("train").images[30]
     Image.fromarray(pixels).save("right:test", "PNG")
@@ -112,12 +112,12 @@ def test_a_file_of_any_kind_finds_the_image_that_it_shows(data, storage, trial_i
     flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--among", "left", "right"]
     run("neighbors", *files, *flags)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[0] for line in lines[:5]] == files, "a file goes before a dataset of its name"
+    assert [line.split(": ")[0] for line in lines[:5]] == files, "a file takes precedence over a dataset of its name"
     assert all("0 of right (1.00)" in line for line in lines[:4])
     assert Image.open("neighbors.png").width > 900
 
 
-def test_an_encoder_from_elsewhere_needs_no_trial(data, storage, trial_id, tmp_path, capsys):
+def test_a_file_of_weights_needs_no_trial(data, storage, trial_id, tmp_path, capsys):
     weights = storage / "trials" / trial_id / "encoder.safetensors"
     flags = ["--weights", weights, "--data", data, "--output", tmp_path / "n.png", "--storage", tmp_path / "none"]
     run("neighbors", "left:test:4", *flags, "--among", "left", "--input-size", 24)
@@ -148,7 +148,7 @@ def test_an_encoder_from_elsewhere_needs_no_trial(data, storage, trial_id, tmp_p
         (["left:test", "--trial-id", "0123456789ab"], "no trial of .* is '0123456789ab'"),
     ],
 )
-def test_a_wrong_setting_is_one_message_and_leaves_nothing(
+def test_wrong_settings_are_refused_and_leave_no_files(
     data, storage, trial_id, tmp_path, capsys, monkeypatch, asked, message
 ):
     monkeypatch.chdir(tmp_path)
@@ -161,13 +161,13 @@ def test_a_wrong_setting_is_one_message_and_leaves_nothing(
     assert [file.name for file in tmp_path.iterdir()] == ["text.png"]
 
 
-def test_an_encoder_without_domains_needs_to_be_told_where_to_search(data, storage, trial_id, capsys):
+def test_an_encoder_without_domains_needs_the_among_option(data, storage, trial_id, capsys):
     flags = ["--trial-id", trial_id, "--storage", str(storage), "--data", str(data)]
     assert main(["neighbors", "left:test", *flags]) == 2
     assert "no training domains; name datasets to search with --among" in capsys.readouterr().err
 
 
-def test_names_cannot_write_on_a_terminal_or_a_sheet(data, storage, trial_id, tmp_path, capsys, monkeypatch):
+def test_terminal_escapes_in_names_are_escaped(data, storage, trial_id, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     image = open_dataset(data, "left").split("train").images[0]
     Image.fromarray(image).save(f"{ESCAPE}.png")
@@ -200,7 +200,7 @@ def test_a_thumbnail_has_a_frame_in_the_color_of_its_domain():
             assert [(sheet[place] == frame).all() for place in around] == [is_framed] * 4, distance
 
 
-def test_names_too_long_for_their_place_are_shortened(data):
+def test_long_names_are_shortened(data):
     image = open_dataset(data, "left").split("train").images[0]
     match = Match(Picture("a.png", "", -1, "", image), (Picture("left", "train", 0, "w" * 300, image),), (0.5,))
     assert neighbor_sheet([match], ["left"], title="", subtitle="").width < 400

@@ -28,7 +28,7 @@ def lbfgs_probe(*parts, **settings):
     return probe.lbfgs_probe(Parts(*parts), **settings)
 
 
-def test_features_are_standardized_as_scikit_learn_does_it(digits):
+def test_standardization_matches_scikit_learn(digits):
     train_x = torch.cat([digits[0] * 1000, torch.full((len(digits[0]), 1), 7.0)], dim=1)
     theirs = StandardScaler().fit(train_x.double().numpy())
     assert (theirs.var_ == 0).any()
@@ -38,13 +38,13 @@ def test_features_are_standardized_as_scikit_learn_does_it(digits):
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("l2", [1e-1, 1e-3, 1e-4])
-def test_lbfgs_finds_the_optimum_that_scikit_learn_finds(steep, l2, classes):
+def test_lbfgs_finds_the_same_optimum_as_scikit_learn(steep, l2, classes):
     train, test = steep[1] < classes, steep[3] < classes
     train_x, train_y, test_x, test_y = steep[0][train], steep[1][train], steep[2][test], steep[3][test]
     ours = lbfgs_probe(train_x, train_y, test_x, test_y, classes, l2=l2)
     scaler = StandardScaler().fit(train_x.double().numpy())
     standard = scaler.transform(train_x.double().numpy())
-    # With two classes it has one row of weights, w, where we have w/2 and -w/2, whose squares are half as large.
+    # With two classes scikit-learn has one row of weights, w; mdssl has w/2 and -w/2, whose squares sum to half.
     strength = (2 if classes == 2 else 1) / (l2 * len(train_x))
     peer = LogisticRegression(C=strength, tol=1e-9, max_iter=20_000, solver="newton-cg")
     peer.fit(standard, train_y.numpy())
@@ -63,7 +63,7 @@ def test_lbfgs_finds_the_optimum_that_scikit_learn_finds(steep, l2, classes):
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("decay", [1.0, 2.0, 3.0])
 def test_lbfgs_reaches_the_optimum_on_ill_conditioned_features(decay, classes):
-    """Like chest X-rays: two classes, and features most of which are sums of a few; condition numbers of 1e2 to 1e7."""
+    """As for chest X-rays with two classes, most features are sums of a few; condition numbers are 1e2 to 1e7."""
     rng = np.random.default_rng(0)
     y = rng.integers(classes, size=1200)
     latent = rng.normal(size=(1200, 256)) + 0.6 * rng.normal(size=(classes, 256))[y]
@@ -77,7 +77,7 @@ def test_lbfgs_reaches_the_optimum_on_ill_conditioned_features(decay, classes):
     logits = ours.classifier.logits(torch.from_numpy(x[700:])).numpy()
     ours_alike = logits[:, 1] - logits[:, 0] if classes == 2 else logits - logits.mean(axis=1, keepdims=True)
     centered = theirs if classes == 2 else theirs - theirs.mean(axis=1, keepdims=True)
-    # One image in 624 of chest X-ray is 0.16 points: no logit may be far enough away to turn one.
+    # One image in 624 of chest X-ray is 0.16 points: no difference of logits may change a prediction.
     np.testing.assert_allclose(ours_alike, centered, atol=2e-3)
     assert (ours.predictions.numpy() == peer.predict(test)).all()
 
@@ -99,24 +99,24 @@ def test_lbfgs_does_not_depend_on_the_scale_of_features(digits):
     assert same > 0.99
 
 
-def test_features_that_are_constant_but_for_rounding_add_nothing(digits):
+def test_features_that_vary_only_by_rounding_are_ignored(digits):
     train_x, train_y, test_x, test_y = digits
     generator = torch.Generator().manual_seed(0)
-    # Steps of one unit in the last place: scaled to unit variance they would be 300 features of pure noise.
+    # Steps of one unit in the last place: scaled to unit variance, they would be 300 features of pure noise.
     rounded = [1000 + 6e-5 * torch.randint(2, (len(part), 300), generator=generator) for part in (train_x, test_x)]
     wider = [torch.cat([part, extra], 1) for part, extra in zip((train_x, test_x), rounded, strict=True)]
     same = lbfgs_probe(wider[0], train_y, wider[1], test_y, 10).predictions == lbfgs_probe(*digits, 10).predictions
     assert same.float().mean() > 0.99
 
 
-def test_lbfgs_says_when_it_stops_short(digits, monkeypatch):
+def test_lbfgs_warns_if_it_does_not_converge(digits, monkeypatch):
     monkeypatch.setattr(probe, "LBFGS_MAX_ITERATIONS", 3)
     with pytest.warns(UserWarning, match="after 3 iterations.*raise probe_l2"):
         lbfgs_probe(*digits, 10)
 
 
 @BOTH
-def test_top1_and_top5_are_scikit_learns(digits, settings):
+def test_top1_and_top5_match_scikit_learn(digits, settings):
     test_x, test_y = digits[2:]
     result = run_probe(*digits, 10, config=settings)
     logits = result.classifier.logits(test_x).numpy()
@@ -128,7 +128,7 @@ def test_top1_and_top5_are_scikit_learns(digits, settings):
 
 
 @BOTH
-def test_the_test_labels_are_used_for_nothing_but_the_score(digits, settings):
+def test_test_labels_affect_only_the_score(digits, settings):
     train_x, train_y, test_x, test_y = digits
     honest = run_probe(*digits, 10, config=settings)
     corrupted = run_probe(train_x, train_y, test_x, (test_y + 1) % 10, 10, config=settings)
@@ -148,14 +148,14 @@ def test_the_test_features_do_not_change_the_fit(digits, settings):
 
 
 @BOTH
-def test_a_probe_is_deterministic_and_leaves_its_input_alone(digits, settings):
+def test_a_probe_is_deterministic_and_leaves_its_input_unchanged(digits, settings):
     before = [part.clone() for part in digits]
     first, again = (run_probe(*digits, 10, config=settings, seed=5) for _ in range(2))
     assert torch.equal(first.classifier.weight, again.classifier.weight)
     assert all(torch.equal(part, kept) for part, kept in zip(digits, before, strict=True))
 
 
-def test_the_seed_orders_the_batches_of_sgd_only(digits):
+def test_the_seed_changes_sgd_and_not_lbfgs(digits):
     first, other = (run_probe(*digits, 10, config=FAST_SGD, seed=seed).classifier.weight for seed in (0, 1))
     lbfgs, other_lbfgs = (run_probe(*digits, 10, config=LBFGS, seed=seed).classifier.weight for seed in (0, 1))
     assert not torch.equal(first, other)
@@ -172,20 +172,20 @@ def test_classes_may_be_absent_from_either_part(digits, settings):
 
 
 @BOTH
-def test_top5_is_none_where_it_would_say_nothing(digits, settings):
+def test_top5_is_none_for_at_most_five_classes(digits, settings):
     train_x, train_y, test_x, test_y = digits
-    # Also where five of more classes have images.
+    # Also if the dataset names more classes but only five have images.
     for classes, named, expected in ((5, 5, type(None)), (5, 12, type(None)), (6, 6, float)):
         train, test = train_y < classes, test_y < classes
         result = run_probe(train_x[train], train_y[train], test_x[test], test_y[test], named, config=settings)
         assert type(result.top5) is expected
 
 
-def test_every_probe_that_can_be_asked_for_is_there():
+def test_every_allowed_probe_is_implemented():
     assert {*PROBES, "finetune"} == set(choices(probe_settings.ProbeConfig, "probe"))
 
 
-def test_the_settings_reach_the_probe(digits):
+def test_settings_are_passed_to_the_probe(digits):
     settings = {"probe_learning_rate": (0.02,), "probe_epochs": 2, "probe_batch": 300}
     for name, fit in (("sgd", sgd.sgd_probes), ("sgd-raw", sgd.raw_sgd_probes)):
         (direct,) = fit(Parts(*digits, 10), learning_rates=[0.02], epochs=2, batch_size=300, seed=7)
@@ -215,7 +215,7 @@ def test_features_that_are_not_finite_are_refused(digits, settings, part):
         (lambda x, y, u, v: (x, y, u[:0], v[:0]), "at least one row"),
     ],
 )
-def test_parts_that_do_not_fit_together_are_refused(digits, change, message):
+def test_inconsistent_train_and_test_parts_are_refused(digits, change, message):
     with pytest.raises(ValueError, match=message):
         lbfgs_probe(*change(*digits), 10)
 

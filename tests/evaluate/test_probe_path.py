@@ -1,4 +1,4 @@
-"""The penalty that the lbfgs-path probe chooses, against scikit-learn at every penalty."""
+"""The penalty that the lbfgs-path probe chooses, compared with scikit-learn at every penalty."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from mdssl.evaluate.sgd import held_out
 
 
 def features(seed: int, *, train: int = 300, test: int = 400, width: int = 120, classes: int = 4) -> Parts:
-    """Few images with many features, of which three in forty tell the class: a small penalty learns the noise."""
+    """Few images with many features, of which three in forty depend on the class: a small penalty overfits."""
     rng = np.random.default_rng(seed)
     y = rng.integers(classes, size=train + test)
     x = rng.normal(size=(train + test, width))
@@ -28,7 +28,7 @@ def sklearn_fit(x: torch.Tensor, y: torch.Tensor, l2: float):
     return lambda rows: model.predict(((rows.double() - shift) / scale).numpy())
 
 
-def test_the_chosen_penalty_and_its_predictions_are_those_of_scikit_learn():
+def test_the_chosen_penalty_and_its_predictions_match_scikit_learn():
     parts = features(0)
     result = lbfgs_path_probe(parts, seed=3)
     held = held_out(parts.train_y, 3)
@@ -36,7 +36,7 @@ def test_the_chosen_penalty_and_its_predictions_are_those_of_scikit_learn():
     accuracies = [
         100 * float((sklearn_fit(x[~held], y[~held], l2)(x[held]) == y[held].numpy()).mean()) for l2 in PENALTIES
     ]
-    assert len(set(accuracies)) > 2, "penalties differ on these features"
+    assert len(set(accuracies)) > 2, "accuracies must differ between penalties"
     assert result.found == {
         "chosen_l2": PENALTIES[int(np.argmax(accuracies))],
         "held_out_images": int(held.sum()),
@@ -46,12 +46,12 @@ def test_the_chosen_penalty_and_its_predictions_are_those_of_scikit_learn():
     assert (predicted == result.predictions.numpy()).mean() >= 0.995
 
 
-def test_where_features_are_many_and_images_few_it_is_more_accurate_than_the_fixed_penalty():
+def test_the_chosen_penalty_is_more_accurate_on_few_images_and_many_features():
     gains = [lbfgs_path_probe(features(seed)).top1 - lbfgs_probe(features(seed)).top1 for seed in range(5)]
     assert np.mean(gains) > 2 and min(gains) > -1
 
 
-def test_test_labels_have_no_part_in_the_choice():
+def test_test_labels_do_not_affect_the_chosen_penalty():
     parts = features(1)
     swapped = parts._replace(test_y=parts.test_y.roll(1))
     one, other = lbfgs_path_probe(parts), lbfgs_path_probe(swapped)
@@ -59,7 +59,7 @@ def test_test_labels_have_no_part_in_the_choice():
     assert torch.equal(one.classifier.weight, other.classifier.weight)
 
 
-def test_without_images_to_hold_out_the_usual_penalty_is_used():
+def test_the_default_penalty_is_used_if_no_images_can_be_held_out():
     parts = features(2)
     few = parts._replace(train_x=parts.train_x[:8], train_y=torch.arange(8) % 4)
     result = lbfgs_path_probe(few)
@@ -67,7 +67,7 @@ def test_without_images_to_hold_out_the_usual_penalty_is_used():
     assert torch.equal(result.predictions, lbfgs_probe(few).predictions)
 
 
-def test_it_is_a_probe_of_the_leaderboard():
+def test_lbfgs_path_is_configured_and_run_like_other_probes():
     config = ProbeConfig(probe="lbfgs-path")
     assert config.name == "lbfgs-path"
     assert config.settings() == {"probe": "lbfgs-path", "knn_neighbours": 20}

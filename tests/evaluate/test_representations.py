@@ -1,4 +1,4 @@
-"""What is kept of an encoder's view of a dataset, and the class similarities that are made of it."""
+"""The stored representation of a dataset by an encoder, and the class similarities computed from it."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def made(tiny_model, tiny_data):
     return represent(tiny_model, TrialConfig(method="random"), dataset, encoded)
 
 
-def test_class_means_are_means_of_directions():
+def test_class_means_are_means_of_normalized_features():
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(50, 7)).astype(np.float32), rng.integers(4, size=50)
     slow = np.zeros((5, 7))
@@ -32,12 +32,12 @@ def test_class_means_are_means_of_directions():
         slow[label] = sum(rows) / len(rows)
     found = class_means(features, labels, 5)
     np.testing.assert_allclose(found[:4], slow[:4], rtol=1e-5, atol=1e-7)
-    assert np.isnan(found[4]).all(), "a class without images"
+    assert np.isnan(found[4]).all(), "a class without images must have no mean"
     longer = features * rng.uniform(0.1, 10, (50, 1)).astype(np.float32)
     np.testing.assert_allclose(class_means(longer, labels, 5)[:4], slow[:4], rtol=1e-4, atol=1e-6)
 
 
-def test_both_layers_are_those_of_the_model(made, tiny_model, tiny_data):
+def test_both_layers_match_the_features_of_the_model(made, tiny_model, tiny_data):
     images = open_dataset(tiny_data, "tiny-a").split("test").images
     expected = extract_features(tiny_model, images, layers=("encoder", "projection"))
     assert len(made.rows) == 32
@@ -48,14 +48,14 @@ def test_both_layers_are_those_of_the_model(made, tiny_model, tiny_data):
     assert made.layers["projection"].class_means.shape == (4, 16)
 
 
-def test_an_encoder_from_elsewhere_has_no_projection(tiny_model, tiny_data):
+def test_a_pretrained_encoder_has_no_projection(tiny_model, tiny_data):
     config = TrialConfig(method="pretrained", weights="x.pth", weights_fingerprint="0" * 16)
     dataset = open_dataset(tiny_data, "tiny-a")
     found = represent(tiny_model, config, dataset, extract_features(tiny_model, dataset.split("test").images))
     assert list(found.layers) == ["encoder"]
 
 
-def test_what_is_written_is_read_again_and_its_bytes_depend_on_nothing_else(made, tmp_path):
+def test_a_representation_is_written_reproducibly_and_read_back(made, tmp_path):
     for name in ("first", "second"):
         write(Location.of(tmp_path / name), made)
     files = [tmp_path / name / "representations" / "tiny-a.safetensors" for name in ("first", "second")]
@@ -69,13 +69,13 @@ def test_what_is_written_is_read_again_and_its_bytes_depend_on_nothing_else(made
     assert read(Location.of(tmp_path / "first"), "tiny-b") is None
 
 
-def test_numbers_beyond_float16_are_kept_whole(made, tmp_path):
+def test_values_beyond_float16_are_stored_exactly(made, tmp_path):
     large = Layer(made.layers["encoder"].class_means, made.layers["encoder"].sample * 1e6)
     write(Location.of(tmp_path), Representations(**vars(made) | {"layers": {"encoder": large}}))
     np.testing.assert_array_equal(read(Location.of(tmp_path), "tiny-a").layers["encoder"].sample, large.sample)
 
 
-def test_a_damaged_file_is_said_with_how_to_mend_it(made, tmp_path):
+def test_message_for_a_damaged_file_gives_the_command_that_repairs_it(made, tmp_path):
     write(Location.of(tmp_path / "0123456789ab"), made)
     file = tmp_path / "0123456789ab" / "representations" / "tiny-a.safetensors"
     file.write_bytes(file.read_bytes()[:200])
@@ -84,18 +84,18 @@ def test_a_damaged_file_is_said_with_how_to_mend_it(made, tmp_path):
 
 
 @pytest.mark.parametrize(("trial_id", "dataset"), [("../../etc", "tiny-a"), ("0123456789ab", "../tiny-a")])
-def test_names_stay_inside_the_storage(tmp_path, trial_id, dataset):
+def test_names_of_paths_outside_the_storage_are_refused(tmp_path, trial_id, dataset):
     with pytest.raises(ValueError, match="is not a trial id|is not a dataset name"):
         of_trial(tmp_path, trial_id, [dataset])
 
 
-def test_reading_needs_no_torch():
+def test_reading_representations_does_not_import_torch():
     code = "import mdssl.evaluate.representations, mdssl.evaluate.similarity, sys; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
 
 
-def test_choices_are_nested_and_classes_take_turns():
+def test_samples_are_nested_and_balanced_between_classes():
     labels = np.random.default_rng(0).integers(5, size=200)
     few, many = sample_rows("cells", "test", labels, 5), sample_rows("cells", "test", labels, 300)
     assert sorted(labels[few]) == [0, 1, 2, 3, 4]
@@ -105,7 +105,7 @@ def test_choices_are_nested_and_classes_take_turns():
     assert not (sample_rows("cells", "test", labels, 200, seed=1) == many).all()
 
 
-def test_similarity_is_the_cosine():
+def test_class_similarity_is_the_cosine():
     means = np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32)
     means[4] = np.nan
     found = class_similarity(means)
@@ -113,7 +113,7 @@ def test_similarity_is_the_cosine():
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_summary_is_the_mean_off_the_diagonal_within_and_across():
+def test_a_summary_averages_similarities_within_and_across_domains():
     matrix = np.array(
         [
             [1.0, 0.8, 0.1, 0.3, 0.5],
@@ -130,7 +130,7 @@ def test_a_summary_is_the_mean_off_the_diagonal_within_and_across():
     assert found.across == pytest.approx(0.15)
 
 
-def test_datasets_are_stacked_in_the_order_given(made):
+def test_datasets_are_stacked_in_the_given_order(made):
     other = Representations(**vars(made) | {"dataset": "tiny-b"})
     found = stacked({"tiny-b": other, "tiny-a": made})
     assert found.groups == ("tiny-b",) * 4 + ("tiny-a",) * 4

@@ -1,4 +1,4 @@
-"""The sgd probes against plain SGD, and what makes them stable."""
+"""The sgd probes, compared with plain SGD, and their numerical stability."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def sgd_probe(*parts, learning_rate=None, **settings):
 
 
 def numpy_sgd(x, y, classes, learning_rate, epochs, batch_size, seed, *, of_whole_batch=False):
-    """Plain SGD in float64 over the same order of batches, one sample's gradient after another."""
+    """Plain SGD in float64 on the same batches in the same order, with one gradient per sample."""
     x, y = x.double().numpy(), y.numpy()
     weight, bias = np.zeros((classes, x.shape[1])), np.zeros(classes)
     generator = torch.Generator().manual_seed(seed)
@@ -52,9 +52,9 @@ SHORT = {"epochs": 4, "batch_size": 64, "seed": 3}
 """300 rows in batches of 64: the last batch of each epoch has 44."""
 
 
-def test_raw_sgd_takes_the_steps_of_plain_sgd_on_cross_entropy(digits):
+def test_raw_sgd_matches_plain_sgd_on_cross_entropy(digits):
     train_x, train_y, test_x, test_y = digits
-    # In float64, and at a rate at which that agrees with numpy to 1e-15 a step.
+    # In float64, and at a learning rate at which a step agrees with numpy to 1e-15.
     train_x, train_y, test_x = train_x[:300].double() / 16, train_y[:300], test_x.double() / 16
     (result,) = raw_sgd_probes(train_x, train_y, test_x, test_y, 10, learning_rates=[0.1], **SHORT)
     weight, bias = numpy_sgd(train_x, train_y, 10, 0.1, **SHORT)
@@ -64,19 +64,19 @@ def test_raw_sgd_takes_the_steps_of_plain_sgd_on_cross_entropy(digits):
     assert result.top1 == pytest.approx(100 * np.mean(predictions == test_y.numpy()))
 
 
-def test_sgd_takes_the_steps_of_plain_sgd_on_scaled_features(digits):
+def test_sgd_matches_plain_sgd_on_scaled_features(digits):
     train_x, train_y, test_x, test_y = digits
     train_x, train_y = train_x[:300], train_y[:300]
     result = sgd_probe(train_x, train_y, test_x, test_y, 10, learning_rate=2.0, **SHORT)
     standard = StandardScaler().fit_transform(train_x.double().numpy())
     x = torch.from_numpy(standard) / curvature(torch.from_numpy(standard), 64) ** 0.5
     weight, bias = numpy_sgd(x, train_y, 10, 2.0, **SHORT, of_whole_batch=True)
-    # Both in float64, and the fit is stable.
+    # Both use float64, and the fit is stable.
     np.testing.assert_allclose(result.classifier.weight, weight, atol=1e-10)
     np.testing.assert_allclose(result.classifier.bias, bias, atol=1e-10)
 
 
-def test_raw_sgd_defaults_are_the_papers():
+def test_raw_sgd_defaults_match_the_paper():
     settings = probe_settings.ProbeConfig(probe="sgd-raw").settings()
     assert (settings["probe_learning_rate"], settings["probe_epochs"], settings["probe_batch"]) == (0.1, 100, 1024)
     defaults = sgd.raw_sgd_probes.__kwdefaults__
@@ -84,14 +84,14 @@ def test_raw_sgd_defaults_are_the_papers():
 
 
 def other_order(parts):
-    """The same features, whose sums are added up from the other end."""
+    """The same features in reverse order, which changes the order of summation."""
     train_x, train_y, test_x, test_y = parts
     return train_x.flip(1), train_y, test_x.flip(1), test_y
 
 
 @pytest.mark.parametrize("batch_size", [16, 256])
-def test_rounding_does_not_grow_at_the_highest_rate(steep, batch_size):
-    """1,000 to 8,000 steps, of which each may add one rounding of float64, 1e-16: no more than 1e-11 together."""
+def test_rounding_errors_do_not_grow_at_the_highest_learning_rate(steep, batch_size):
+    """Each of 1,000 to 8,000 steps may add one rounding error of float64, 1e-16: together at most 1e-11."""
     settings = {"learning_rate": probe_settings.MAX_STABLE_RATE, "batch_size": batch_size}
     result, other = (sgd_probe(*parts, 10, **settings) for parts in (steep, other_order(steep)))
     difference = (result.classifier.weight - other.classifier.weight.flip(1)).abs().max()
@@ -99,8 +99,8 @@ def test_rounding_does_not_grow_at_the_highest_rate(steep, batch_size):
     assert torch.equal(result.predictions, other.predictions)
 
 
-def test_no_batch_is_so_steep_that_a_step_expands(steep):
-    """A step at rate r is no expansion where r/2 times the batch's largest second moment is at most 2."""
+def test_the_curvature_of_each_batch_is_within_the_stable_range(steep):
+    """A step at rate r is not expansive if r/2 times the largest second moment of the batch is at most 2."""
     train_x = steep[0]
     shift, scale = standardization(train_x)
     x = (train_x.double() - shift) / scale
@@ -109,12 +109,12 @@ def test_no_batch_is_so_steep_that_a_step_expands(steep):
         batches = torch.randperm(len(x), generator=torch.Generator().manual_seed(size)).split(size)
         steepest = max(float(torch.linalg.eigvalsh(scaled[rows].T @ scaled[rows] / size)[-1]) for rows in batches)
         assert probe_settings.MAX_STABLE_RATE / 2 * steepest <= 2
-        # Nor is the bound so loose that training would take ten times the steps.
+        # The bound is tight enough that training does not take ten times as many steps.
         assert steepest > 0.1
 
 
-def test_a_raw_score_that_the_order_of_sums_decides_is_marked(steep):
-    """At a rate far above what is stable; at a small one no score is marked."""
+def test_a_raw_score_that_depends_on_summation_order_is_marked_unstable(steep):
+    """A learning rate far above the stable range is marked; a small one is not."""
     steady, unsteady = raw_sgd_probes(*steep, 10, learning_rates=[1e-6, 1.0], epochs=30, batch_size=256)
     assert dict(steady.found) == {}
     assert unsteady.found["unstable"] is True
@@ -123,43 +123,43 @@ def test_a_raw_score_that_the_order_of_sums_decides_is_marked(steep):
     assert sgd_probe(*steep, 10, epochs=30).top1 > max(unsteady.top1, 80)
 
 
-def test_the_learning_rate_is_chosen_on_held_out_training_images_and_fitted_to_all(digits):
+def test_the_learning_rate_is_chosen_on_held_out_images_and_refitted_to_all(digits):
     train_x, train_y = digits[:2]
     chosen = sgd_probe(*digits, 10, epochs=5, seed=1)
     held = held_out(train_y, 1)
     shares = torch.bincount(train_y[held]) / torch.bincount(train_y)
-    # 15 % of about 120 images a class, to a whole image.
+    # 15 % of about 120 images per class, rounded to whole images.
     assert (shares - 0.15).abs().max() < 0.5 / 110
     parts = (train_x[~held], train_y[~held], train_x[held], train_y[held], 10)
     scores = [result.top1 for result in sgd_probes(*parts, learning_rates=RATES, epochs=5, seed=1)]
     rate = RATES[int(np.argmax(scores))]
     assert chosen.found["chosen_learning_rate"] == rate
     assert chosen.found["held_out_images"] == int(held.sum())
-    # The probe scales by all training images, here by the others alone: one image of 180.
+    # The probe standardizes by all training images, this test by those not held out: one image of 180 may differ.
     assert chosen.found["held_out_top1"] == pytest.approx(max(scores), abs=100 / 180 + 0.01)
     refitted = sgd_probe(*digits, 10, learning_rate=rate, epochs=5, seed=1)
     assert torch.equal(chosen.classifier.weight, refitted.classifier.weight)
 
 
-def test_too_few_images_to_hold_some_out_are_fitted_at_the_middle_rate(digits):
+def test_the_middle_learning_rate_is_used_if_no_images_can_be_held_out(digits):
     train_x, train_y, test_x, test_y = digits
     first = torch.cat([torch.nonzero(train_y == label)[:3, 0] for label in range(10)])
     found = sgd_probe(train_x[first], train_y[first], test_x, test_y, 10).found
     assert dict(found) == {"chosen_learning_rate": RATES[1], "held_out_images": 0}
 
 
-def test_learning_rates_fitted_together_are_each_fitted_alone(steep):
+def test_learning_rates_fitted_together_match_separate_fits(steep):
     rates = (0.02, 0.2, 2.0)
     together = sgd_probes(*steep, 10, learning_rates=rates, epochs=20, batch_size=100, seed=2)
     for rate, result in zip(rates, together, strict=True):
         alone = sgd_probe(*steep, 10, learning_rate=rate, epochs=20, batch_size=100, seed=2)
-        # Products of other shapes add up in another order, in float64; stable steps let that grow no further.
+        # Products of other shapes have another order of summation, in float64; stable steps do not amplify that.
         torch.testing.assert_close(result.classifier.weight, alone.classifier.weight, rtol=1e-9, atol=1e-12)
         assert torch.equal(result.predictions, alone.predictions)
-    assert len({result.top1 for result in together}) == 3, "the rates must matter for this test to say anything"
+    assert len({result.top1 for result in together}) == 3, "scores must differ between learning rates"
 
 
-def test_raw_sgd_that_diverges_says_so(digits):
+def test_divergence_of_raw_sgd_is_reported(digits):
     train_x, train_y, test_x, test_y = digits
     with pytest.raises(ValueError, match="diverged at learning rate 1e\\+30"):
         raw_sgd_probes(train_x * 1e10, train_y, test_x, test_y, 10, learning_rates=[1e30], epochs=2)

@@ -1,4 +1,4 @@
-"""Validation scores: of held-out training images, the same for all models, and blind to the test part."""
+"""Validation scores use held-out training images, the same for all models, and do not depend on test images."""
 
 from types import SimpleNamespace
 
@@ -21,14 +21,14 @@ TRAIN, TEST = np.arange(240) % 6, np.arange(90) % 6
 
 
 def labelled(labels, fingerprint="x", classes=None):
-    """A dataset of which only the labels of the train split are looked at."""
+    """A dataset with only the labels and the fingerprint of a train split."""
     train = SimpleNamespace(labels=np.asarray(labels), fingerprint=fingerprint)
     names = tuple(map(str, range(int(np.max(labels)) + 1))) if classes is None else classes
     return SimpleNamespace(name="mine", classes=names, split={"train": train}.__getitem__)
 
 
-def test_each_image_is_in_one_part_and_each_class_in_both_in_proportion():
-    # 2,000, 500 and 60 images, one of three, one of two, and one of a single image.
+def test_held_out_images_are_a_stratified_fifth_of_the_training_images():
+    # Classes of 2,000, 500, 60, three, two and one images.
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(6), [2000, 500, 60, 3, 2, 1]))
     fit, held = held_out(labelled(labels))
     assert sorted([*fit, *held]) == list(range(len(labels)))
@@ -36,13 +36,13 @@ def test_each_image_is_in_one_part_and_each_class_in_both_in_proportion():
     shares = np.bincount(labels[held], minlength=6) / np.bincount(labels)
     assert np.allclose(shares[:3], 0.2, atol=0.02)
     assert np.bincount(labels[held], minlength=6)[3:].tolist() == [1, 1, 0]
-    # The images that vote are a sample of the same kind: each class is in it.
+    # The first images of the fit, which vote in kNN, are stratified too: each class is among them.
     voting = np.bincount(labels[fit[:200]], minlength=6)
     assert voting.min() >= 1
     assert np.allclose(voting[:3] / 200, np.bincount(labels)[:3] / len(labels), atol=0.03)
 
 
-def test_parts_are_capped_and_depend_on_the_images_alone():
+def test_held_out_images_are_capped_and_depend_only_on_the_dataset():
     labels = np.arange(20_000) % 10
     fit, held = held_out(labelled(labels))
     assert (len(held), len(fit)) == (1000, 19_000)
@@ -64,7 +64,7 @@ def test_parts_are_capped_and_depend_on_the_images_alone():
         (np.arange(100) % 2, (), "0 labelled training images"),
     ],
 )
-def test_a_dataset_that_cannot_give_a_score_is_refused(labels, classes, says):
+def test_a_dataset_with_too_few_labels_for_validation_is_refused(labels, classes, says):
     with pytest.raises(InputError, match=f"'mine' has .*{says}.*--evaluate"):
         check_validatable(labelled(labels, classes=classes))
 
@@ -73,14 +73,14 @@ def test_fifty_images_of_two_classes_are_enough():
     check_validatable(labelled(np.arange(50) % 2))
 
 
-def test_the_score_is_that_of_scikit_learns_ridge_classifier(tiny_data, tiny_model, monkeypatch):
+def test_the_score_matches_the_ridge_classifier_of_scikit_learn(tiny_data, tiny_model, monkeypatch):
     monkeypatch.setattr(validation, "VALIDATION_FIT", 40)
     score = Validation(tiny_data, ["tiny-a", "tiny-b"], device="cpu")(tiny_model)
     assert list(score) == ["tiny-a", "tiny-b"]
     dataset = open_dataset(tiny_data, "tiny-b")
     train, (fit, held) = dataset.split("train"), held_out(dataset)
     x = extract_features(tiny_model, train.images)["encoder"].double().numpy()
-    # Its penalty is on the sum over the images.
+    # The penalty of RidgeClassifier applies to the sum over the images.
     peer = make_pipeline(StandardScaler(), RidgeClassifier(alpha=validation.RIDGE * 40))
     peer.fit(x[fit[:40]], train.labels[fit[:40]])
     assert score["tiny-b"] == pytest.approx(100 * peer.score(x[held], train.labels[held]))
@@ -88,7 +88,7 @@ def test_the_score_is_that_of_scikit_learns_ridge_classifier(tiny_data, tiny_mod
     assert len(held) == 12
 
 
-def test_a_score_leaves_the_model_its_modes_and_random_states_as_they_are(tiny_data, tiny_model):
+def test_scoring_changes_neither_the_model_nor_its_modes_nor_random_states(tiny_data, tiny_model):
     tiny_model.train()
     tiny_model.projection.eval()
     torch.manual_seed(3)
@@ -101,7 +101,7 @@ def test_a_score_leaves_the_model_its_modes_and_random_states_as_they_are(tiny_d
     assert np.random.get_state()[1].tolist() == states[1]
 
 
-def test_its_fingerprints_are_those_of_rows(tiny_data):
+def test_validation_fingerprints_match_those_of_leaderboard_rows(tiny_data):
     from mdssl.sweep.grid import evaluation_fingerprint
 
     found = Validation(tiny_data, ["tiny-a"], device="cpu").fingerprints
@@ -109,7 +109,7 @@ def test_its_fingerprints_are_those_of_rows(tiny_data):
 
 
 @pytest.mark.parametrize("probe", ["lbfgs", "sgd", "sgd-raw"])
-def test_test_images_and_labels_cannot_change_validation_scores(tiny_model, make_dataset, probe):
+def test_test_images_and_labels_do_not_change_validation_scores(tiny_model, make_dataset, probe):
     config = ProbeConfig(probe=probe, probe_epochs=5)
     scores = []
     for test in (TEST, TEST[::-1], (TEST + 1) % 6):
@@ -117,12 +117,12 @@ def test_test_images_and_labels_cannot_change_validation_scores(tiny_model, make
         scores += evaluate_dataset(tiny_model, dataset, layers=("encoder",), probe=config)
     assert len({score["top1"] for score in scores}) > 1
     assert len({(score["val_top1"], score["val_knn_top1"]) for score in scores}) == 1
-    # Six colors under noise: far above chance.
+    # Six noisy colors: scores are far above chance.
     assert min(scores[0]["val_top1"], scores[0]["val_knn_top1"]) > 40
 
 
-def test_the_fit_of_a_validation_score_has_not_seen_the_held_out_labels(tiny_model, make_dataset):
-    """With wrong labels in the held-out part alone, almost nothing there is right, while the fit is what it was."""
+def test_held_out_labels_do_not_affect_the_fit_of_a_validation_score(tiny_model, make_dataset):
+    """If only the held-out labels are wrong, almost no held-out prediction is right: the fit is unchanged."""
     _, held = held_out(make_dataset(TRAIN, TEST, 6))
     wrong = TRAIN.copy()
     wrong[held] = (wrong[held] + 1) % 6
@@ -134,7 +134,7 @@ def test_the_fit_of_a_validation_score_has_not_seen_the_held_out_labels(tiny_mod
         assert low <= row["val_knn_top1"] <= high
 
 
-def test_a_dataset_that_is_too_small_has_a_test_score_and_no_validation_score(tiny_model, make_dataset):
+def test_a_small_dataset_has_a_test_score_and_no_validation_score(tiny_model, make_dataset):
     (row,) = evaluate_dataset(tiny_model, make_dataset(TRAIN[:40], TEST, 6), layers=("encoder",), probe=ProbeConfig())
     assert (row["val_top1"], row["val_knn_top1"]) == (None, None)
     assert row["top1"] > 40

@@ -1,4 +1,4 @@
-"""Embeddings of folders, Parquet and datasets: the features that probes see, whatever happens on the way."""
+"""Embeddings of folders, Parquet files and datasets equal the features of probes, also after an interruption."""
 
 import json
 import re
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("full_encoders")
 
 @pytest.fixture(scope="module")
 def trial(tiny_data, tmp_path_factory) -> tuple[str, str]:
-    """A storage with a trial on tiny-a, whose encoder is as it was before training, and its id."""
+    """A storage with a trial on tiny-a, whose encoder is untrained, and the ID of the trial."""
     storage = tmp_path_factory.mktemp("trial")
     made_of = fingerprint(tiny_data, ("tiny-a",))
     config = TrialConfig(domains=("tiny-a",), arch="resnet18", precision="fp32", data_fingerprint=made_of)
@@ -37,7 +37,7 @@ def trial(tiny_data, tmp_path_factory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def expected(trial, tiny_data) -> dict[str, np.ndarray]:
-    """By split, the features (N, 512) of tiny-a, as its probe would see them."""
+    """The features (N, 512) of tiny-a by split, as a probe computes them."""
     _, model = load_model(Location.of(trial[0]) / "trials" / trial[1])
     dataset = open_dataset(tiny_data, "tiny-a")
     return {
@@ -47,8 +47,10 @@ def expected(trial, tiny_data) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def run(trial, tiny_data, tmp_path, monkeypatch, capsys):
-    """``run(source, *flags)``: the embeddings as a frame, or with ``code`` above 0 the message. Parts are of 16 images,
-    and passes of 8."""
+    """``run(source, *flags)``: the embeddings as a data frame, or the error message if ``code`` is above 0.
+
+    Parts have 16 images, and batches have 8.
+    """
     monkeypatch.setattr(embeddings_file, "FEWEST", 16)
     monkeypatch.setattr(embeddings_file, "MOST", 16)
 
@@ -63,7 +65,7 @@ def run(trial, tiny_data, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def pictures(tiny_data, tmp_path):
-    """The test images of tiny-a as PNGs, some in a folder of a folder."""
+    """The test images of tiny-a as PNGs, some in nested folders."""
     for row, image in enumerate(open_dataset(tiny_data, "tiny-a").split("test").images):
         file = tmp_path / "pictures" / ("a/deep" if row < 20 else "b") / f"{row:02d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,7 @@ def pictures(tiny_data, tmp_path):
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """How many images each pass of the encoder had."""
+    """The number of images of each call that computes features."""
     counts = []
 
     def counting(model, images, **settings):
@@ -85,17 +87,17 @@ def encoded(monkeypatch):
     return counts
 
 
-def test_a_folder_of_pngs_gives_exactly_the_features_that_a_probe_sees(run, pictures, expected):
+def test_embeddings_of_a_folder_of_pngs_equal_the_features_of_a_probe(run, pictures, expected):
     board = run(pictures)
     assert list(board.columns) == ["path", "embedding"]
     assert list(board["path"][[0, 31]]) == ["a/deep/00.png", "b/31.png"]
     found = np.stack(board["embedding"])
     assert found.dtype == np.float32
-    # The passes are the same, but for the last one of each part, which here is whole too.
+    # The batches are the same; the last batch of each part could be smaller, but here it is full.
     assert np.array_equal(found, expected["test"])
 
 
-def test_a_dataset_comes_with_splits_rows_and_labels(run, expected, tiny_data, tmp_path):
+def test_embeddings_of_a_dataset_have_splits_rows_and_labels(run, expected, tiny_data, tmp_path):
     board = run("tiny-a")
     assert np.array_equal(np.stack(board["embedding"]), np.concatenate([expected["train"], expected["test"]]))
     assert list(board.groupby("split").size()[["train", "test"]]) == [64, 32]
@@ -107,7 +109,7 @@ def test_a_dataset_comes_with_splits_rows_and_labels(run, expected, tiny_data, t
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_parquet_of_hugging_face_is_read_with_labels_or_without(labelled, run, pictures, tmp_path, expected):
+def test_hugging_face_parquet_is_read_with_or_without_labels(labelled, run, pictures, tmp_path, expected):
     images = [{"bytes": file.read_bytes(), "path": None} for file in sorted(pictures.rglob("*.png"))]
     columns = {"image": images} | ({"label": pa.array([1, None] * 16)} if labelled else {})
     shards = tmp_path / "shards" / "data"
@@ -124,7 +126,7 @@ def test_parquet_of_hugging_face_is_read_with_labels_or_without(labelled, run, p
         assert "label" not in board
 
 
-def test_other_sizes_are_resized_as_prepare_does_it(run, pictures, trial):
+def test_images_of_other_sizes_are_resized_as_in_prepare(run, pictures, trial):
     rng = np.random.default_rng(0)
     for file in pictures.rglob("*.png"):
         Image.fromarray(rng.integers(0, 256, (40, 24), dtype=np.uint8)).save(file)
@@ -135,7 +137,7 @@ def test_other_sizes_are_resized_as_prepare_does_it(run, pictures, trial):
     np.testing.assert_allclose(np.stack(run(pictures)["embedding"]), seen, rtol=1e-4, atol=1e-5)
 
 
-def test_a_run_that_was_interrupted_goes_on_and_encodes_nothing_twice(run, encoded, tmp_path, expected, monkeypatch):
+def test_an_interrupted_run_resumes_after_its_last_written_part(run, encoded, tmp_path, expected, monkeypatch):
     whole = run("tiny-a", output=tmp_path / "whole.parquet")
     encoded.clear()
     write = embeddings_file.Parts.write
@@ -156,7 +158,7 @@ def test_a_run_that_was_interrupted_goes_on_and_encodes_nothing_twice(run, encod
     assert not (tmp_path / "out.parquet.parts").exists()
 
 
-def test_the_same_command_again_does_nothing_and_another_is_refused(run, encoded, pictures, capsys):
+def test_a_repeated_command_does_nothing_and_a_changed_command_is_refused(run, encoded, pictures, capsys):
     run(pictures)
     encoded.clear()
     run(pictures)
@@ -167,7 +169,7 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(run, encoded
     assert "with other images" in run(pictures, code=2)
 
 
-def test_parts_of_another_encoder_are_not_taken_for_ones_own(run, pictures, monkeypatch):
+def test_parts_of_another_encoder_are_refused(run, pictures, monkeypatch):
     join = embeddings_file.Parts.join
     monkeypatch.setattr(embeddings_file.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     run(pictures, code=130)
@@ -175,7 +177,7 @@ def test_parts_of_another_encoder_are_not_taken_for_ones_own(run, pictures, monk
     assert "contains parts of a run with another encoder" in run(pictures, "--features", "projection", code=2)
 
 
-def test_an_image_that_was_replaced_meanwhile_is_encoded_anew(run, encoded, pictures, monkeypatch):
+def test_an_image_replaced_during_an_interruption_is_encoded_again(run, encoded, pictures, monkeypatch):
     join = embeddings_file.Parts.join
     monkeypatch.setattr(embeddings_file.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     run(pictures, code=130)
@@ -187,7 +189,7 @@ def test_an_image_that_was_replaced_meanwhile_is_encoded_anew(run, encoded, pict
     np.testing.assert_allclose(found[31], found[0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_damaged_image_is_named_and_left_out_only_where_asked_for(run, pictures, expected, capsys, tmp_path):
+def test_a_damaged_image_is_named_and_left_out_only_on_request(run, pictures, expected, capsys, tmp_path):
     (pictures / "a/deep/03.png").write_bytes((pictures / "a/deep/03.png").read_bytes()[:60])
     (pictures / "b/30.png").write_bytes(b"")
     (pictures / "b/nowhere.png").symlink_to(tmp_path / "nothing.png")
@@ -202,14 +204,14 @@ def test_a_damaged_image_is_named_and_left_out_only_where_asked_for(run, picture
     assert skipped.keys() == {"a/deep/03.png", "b/30.png"}
 
 
-def test_a_folder_of_damaged_images_gives_no_file(run, tmp_path):
+def test_a_folder_of_only_damaged_images_is_refused(run, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"no image")
     assert "no image of bad can be decoded" in run(tmp_path / "bad", "--skip-damaged", code=2)
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_a_bucket_takes_embeddings(run, trial, bucket, expected, tiny_data):
+def test_embeddings_can_be_written_to_a_bucket(run, trial, bucket, expected, tiny_data):
     command = ["embed", "tiny-a", "--split", "test", "--trial-id", trial[1], "--storage", trial[0], "--data", tiny_data]
     assert main([*command, "--output", f"{bucket}/deep/out.parquet", "--device", "cpu", "--batch-size", "8"]) == 0
     output = Location.of(f"{bucket}/deep/out.parquet")
@@ -220,7 +222,7 @@ def test_a_bucket_takes_embeddings(run, trial, bucket, expected, tiny_data):
     assert output.parent.names() == ["out.parquet"]
 
 
-def test_weights_from_elsewhere_embed_as_a_trial_of_them_would(run, trial, expected, tiny_data, tmp_path):
+def test_weights_from_a_file_give_the_embeddings_of_their_trial(run, trial, expected, tiny_data, tmp_path):
     exported = ["export", trial[1], "--storage", trial[0], "--data", tiny_data, "--output", str(tmp_path / "exported")]
     assert main(exported) == 0
     weights = ["--weights", str(tmp_path / "exported" / "model.safetensors"), "--trial-id", ""]
@@ -242,7 +244,7 @@ def test_weights_from_elsewhere_embed_as_a_trial_of_them_would(run, trial, expec
         ),
     ],
 )
-def test_a_wrong_wish_is_one_message(arguments, message, tmp_path, monkeypatch, capsys):
+def test_wrong_arguments_are_refused_and_leave_no_files(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["embed", *arguments]) == 2
     assert message in capsys.readouterr().err

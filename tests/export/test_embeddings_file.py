@@ -1,4 +1,4 @@
-"""The parts of a file of embeddings, in a bucket that refuses requests for a while."""
+"""The parts of a file of embeddings in a bucket with transient errors."""
 
 import re
 import uuid
@@ -37,7 +37,7 @@ for method in REQUESTS:
     setattr(RefusesOnce, method, _request)
 
 
-def test_requests_that_a_bucket_refuses_for_a_while_are_retried(tiny_data, monkeypatch):
+def test_transient_errors_of_a_bucket_are_retried(tiny_data, monkeypatch):
     monkeypatch.setattr(retries, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr(embeddings_file, "MOST", 16)
     store = RefusesOnce()

@@ -1,4 +1,4 @@
-"""Exported folders: what loads them, what their card says, and that they are whole or not there."""
+"""Exported folders: the libraries that load them, the content of their card, and atomic writes."""
 
 import json
 import re
@@ -71,7 +71,7 @@ def test_the_code_of_the_card_computes_the_encoders_features(settings, tmp_path,
 
 
 @pytest.mark.parametrize("arch", ["timm/test_vit", "timm/test_convnext", "timm/test_efficientnet"])
-def test_an_encoder_of_timm_is_loaded_by_timm_alone_and_by_us(arch, tmp_path, monkeypatch):
+def test_an_exported_timm_encoder_is_loaded_by_timm_and_by_mdssl(arch, tmp_path, monkeypatch):
     pytest.importorskip("timm")
     trial_id = random_trial(tmp_path, arch=arch, **timm_input(arch, 32, None))
     formats = ("safetensors", "torch-export", "onnx")
@@ -97,13 +97,13 @@ def test_an_encoder_of_timm_is_loaded_by_timm_alone_and_by_us(arch, tmp_path, mo
         exported(tmp_path, trial_id, tmp_path / "other", "safetensors", size=48)
 
 
-def test_a_pretrained_encoder_with_padding_2_is_exported_as_what_it_is(tmp_path, monkeypatch):
+def test_an_exported_encoder_with_padding_2_keeps_its_stem(tmp_path, monkeypatch):
     pytest.importorskip("timm")
     trial_id = pad2_trial(tmp_path, tmp_path)
     output = exported(tmp_path, trial_id, tmp_path / "out", "safetensors")
     for features in run_blocks(output, monkeypatch, photo(), "torchvision", "timm").values():
         np.testing.assert_allclose(features, features_of(tmp_path, trial_id, photo()), rtol=1e-4, atol=1e-4)
-    # Its shapes are those of the other 3x3 stem: only what is written beside them tells.
+    # Both 3x3 stems have tensors of the same shapes; the metadata of the file names the stem.
     assert load_pretrained(output / "model.safetensors").stem == "cifar-pad2"
     assert str(tmp_path) not in (output / "README.md").read_text()
     assert str(tmp_path).encode() not in (output / "model.safetensors").read_bytes()
@@ -111,12 +111,12 @@ def test_a_pretrained_encoder_with_padding_2_is_exported_as_what_it_is(tmp_path,
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory) -> tuple[Path, str]:
-    """A storage with an untrained ResNet-18, and its id."""
+    """A storage with an untrained ResNet-18, and the ID of its trial."""
     storage = tmp_path_factory.mktemp("untrained")
     return storage, random_trial(storage)
 
 
-def test_an_export_does_not_name_the_folder_of_the_weights_that_training_started_from(tiny_data, tmp_path):
+def test_an_export_does_not_contain_the_folder_of_the_initial_weights(tiny_data, tmp_path):
     torch.save(build_model(tiny_trial()).encoder.state_dict(), tmp_path / "start.pth")
     trial = complete(tiny_trial(init=str(tmp_path / "start.pth"), iterations=1), 16)
     train(trial, data=tiny_data, trial_dir=tmp_path / "trials" / trial.trial_id, device="cpu")
@@ -128,14 +128,14 @@ def test_an_export_does_not_name_the_folder_of_the_weights_that_training_started
     assert load_encoder(output, device="cpu").config.init_fingerprint == trial.init_fingerprint
 
 
-def test_without_onnx_the_message_says_what_to_install(untrained, tmp_path, monkeypatch):
+def test_missing_onnx_is_reported_with_the_install_command(untrained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match=r"package onnxscript.*pip install 'mdssl\[onnx\]'"):
         exported(*untrained, tmp_path / "out", "safetensors", "onnx")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_is_there_whole_or_not_at_all(untrained, tmp_path, monkeypatch):
+def test_an_export_is_written_atomically(untrained, tmp_path, monkeypatch):
     output = exported(*untrained, tmp_path / "out", "safetensors")
     before = {file.name: file.read_bytes() for file in output.iterdir()}
     write = Location.write_bytes
@@ -153,7 +153,7 @@ def test_a_folder_is_there_whole_or_not_at_all(untrained, tmp_path, monkeypatch)
     assert {file.name: file.read_bytes() for file in output.iterdir()} == before
 
 
-def test_only_an_export_is_ever_replaced(untrained, tmp_path):
+def test_overwrite_replaces_only_exports(untrained, tmp_path):
     output = exported(*untrained, tmp_path / "out", "safetensors")
     with pytest.raises(ValueError, match="contains an export.*--overwrite"):
         exported(*untrained, output, "safetensors")
@@ -170,7 +170,7 @@ def test_an_unknown_format_is_refused_before_anything_is_written(untrained, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bucket_takes_an_export(bucket, untrained):
+def test_an_export_can_be_written_to_a_bucket(bucket, untrained):
     output = Location.of(bucket) / "encoders" / "first"
     export(*untrained, output, formats=("safetensors",), data="", size=32, resize_filter="bicubic")
     assert output.names() == ["README.md", "config.json", "mdssl.json", "model.safetensors", "preprocessor_config.json"]
@@ -184,14 +184,14 @@ def test_a_bucket_takes_an_export(bucket, untrained):
         (["012"], "'012' is not a trial id"),
     ],
 )
-def test_a_wrong_wish_is_one_message(arguments, message, tmp_path, monkeypatch, capsys):
+def test_wrong_trial_ids_are_refused_and_leave_no_files(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["export", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_size_and_filter_are_those_of_the_training_images(tiny_data, tmp_path, capsys):
+def test_size_and_filter_match_the_training_images(tiny_data, tmp_path, capsys):
     trained = ["train", "--domains", "tiny-a", "tiny-b", "--iterations", "1", "--batch-per-domain", "8"]
     trained += ["--precision", "fp32", "--device", "cpu", "--storage", str(tmp_path), "--data", tiny_data]
     assert main(trained) == 0
@@ -207,7 +207,7 @@ def test_size_and_filter_are_those_of_the_training_images(tiny_data, tmp_path, c
         export(tmp_path, trial_id, tmp_path / "other", formats=("safetensors",), data=tmp_path / "nothing")
 
 
-def test_names_of_others_stay_text_in_the_card(tmp_path):
+def test_user_text_in_the_card_is_escaped(tmp_path):
     evil = "a|b `x`\n\n# [owned](javascript:x) <script>"
     config = TrialConfig(method="simclr", domains=(evil,), data_fingerprint="0")
     row = {"status": "finished", "features": "encoder", "eval_dataset": evil, "probe": "lbfgs", "num_classes": 3}
@@ -219,7 +219,7 @@ def test_names_of_others_stay_text_in_the_card(tmp_path):
     assert all(line.count(" | ") == 7 for line in text.splitlines() if "lbfgs" in line)
 
 
-def test_the_card_marks_datasets_that_are_not_the_published_ones():
+def test_the_card_marks_variants_of_published_datasets():
     config = TrialConfig(method="simclr", domains=("svhn", "cifar10"), data_fingerprint="0")
     row = {"status": "finished", "features": "encoder", "eval_dataset": "dtd", "probe": "lbfgs", "seen": False}
     row |= {"top1": 50.0, "top5": None, "knn_top1": 40.0, "num_classes": 10, "num_train": 400, "num_test": 400}
@@ -229,5 +229,5 @@ def test_the_card_marks_datasets_that_are_not_the_published_ones():
     assert "| dtd \\(10 of 47 classes\\) | 10 |" in text
 
 
-def test_escapes_are_those_of_markdown():
+def test_markdown_characters_are_escaped():
     assert escaped("a_b *c* [d](e) | <f>\n# g\x1b\u202e") == "a\\_b \\*c\\* \\[d\\]\\(e\\) \\| \\<f\\> \\# g"

@@ -1,4 +1,4 @@
-"""Programs that map pixels to features: what they compute, what they refuse, and what their files tell."""
+"""Programs that map pixels to features: their results, the inputs they refuse, and the content of their files."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from mdssl.storage.location import Location
 
 @pytest.fixture(scope="module")
 def with_programs(tmp_path_factory) -> tuple[Path, str]:
-    """A storage with an untrained encoder, exported in all formats to ``out``, and its id."""
+    """A storage with an untrained encoder, exported in all formats to ``out``, and the ID of its trial."""
     pytest.importorskip("onnxruntime")
     storage = tmp_path_factory.mktemp("untrained")
     trial_id = random_trial(storage)
@@ -23,7 +23,7 @@ def with_programs(tmp_path_factory) -> tuple[Path, str]:
     return storage, trial_id
 
 
-def test_programs_take_pixels_and_any_number_of_images(with_programs, monkeypatch):
+def test_programs_accept_pixels_and_any_number_of_images(with_programs, monkeypatch):
     storage, trial_id = with_programs
     found = run_blocks(storage / "out", monkeypatch, photo(), "torch.export", "ONNX")
     expected = features_of(storage, trial_id, photo(), size=24)
@@ -45,7 +45,7 @@ def test_a_program_refuses_images_of_another_size(with_programs):
             programs.PROGRAMS[name].run(data, images)
 
 
-def test_no_file_names_a_folder_of_this_machine(with_programs):
+def test_exported_files_contain_no_local_paths(with_programs):
     home = str(Path(programs.__file__).parents[2]).encode()
     for file in (with_programs[0] / "out").iterdir():
         data = file.read_bytes()
@@ -59,14 +59,14 @@ def test_no_file_names_a_folder_of_this_machine(with_programs):
     [{}, {"norm": "group"}, {"stem": "cifar"}, {"arch": "resnet50"}, {"arch": "resnet50", "stem": "cifar"}],
     ids=lambda settings: "-".join(settings.values()) or "plain",
 )
-def test_every_kind_of_encoder_becomes_a_program(settings, tmp_path):
-    # Checked against the encoder while it is made.
+def test_every_kind_of_encoder_can_be_exported_as_a_program(settings, tmp_path):
+    # The export compares each program with the encoder.
     with thin_encoder.full():
         exported(tmp_path, random_trial(tmp_path, **settings), tmp_path / "out", "torch-export", "onnx")
     assert {"model.pt2", "model.onnx"} <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
-def test_a_program_that_computes_something_else_is_not_published(with_programs, tmp_path, monkeypatch):
+def test_a_program_with_wrong_features_is_not_exported(with_programs, tmp_path, monkeypatch):
     wrong = programs.Program(lambda traced: b"", lambda data, images: np.zeros((len(images), 512)))
     monkeypatch.setitem(programs.PROGRAMS, "torch-export", wrong)
     with pytest.raises(ValueError, match="features of the torch-export program differ by up to"):
