@@ -72,7 +72,7 @@ def test_intervals_over_seeds_have_95_percent_coverage():
     assert np.isnan(interval([50.0])).all() and np.isnan(interval([])).all()
 
 
-# The published score is 55.97. For three seeds, the t-quantile is 4.30 and the interval is ± 4.30 / √3 = 2.48 deviations.
+# The published score is 55.97. The t-quantile of three seeds is 4.30; the interval is ± 4.30 / √3 = 2.48 deviations.
 @pytest.mark.parametrize(
     ("top1", "verdict"),
     [

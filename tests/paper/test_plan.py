@@ -66,7 +66,7 @@ def test_gpu_hours_are_views_divided_by_speed():
     assert gpu_hours([trial], recipe, 1e5) == pytest.approx(2 * 2 * 1024 * 48_000 / 1e5 / 3600)
 
 
-def test_a_measured_speed_replaces_the_assumed_one(tmp_path):
+def test_a_measured_speed_replaces_the_assumed_speed(tmp_path):
     nothing = empty_board(tmp_path)
     assert speed(Recipe(), nothing) == (200_000, "assumed for an H100, not measured")
     measured = pd.DataFrame(
