@@ -1,4 +1,4 @@
-"""What figures show, held against pandas."""
+"""Contents of figures, compared with results of pandas."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ def board() -> pd.DataFrame:
     return board_of_all_kinds()
 
 
-def test_a_heat_map_writes_the_means_that_pandas_finds_and_frames_the_best(board):
+def test_heatmap_cells_equal_pandas_means_and_the_best_cell_is_framed(board):
     figure = figures.lambda_heatmap(board, "svhn", mixture=MIXTURES[2])
     means = grid_of(board)[lambda df: df["eval_dataset"] == "svhn"].pivot_table("top1", "lambda1", "lambda2")
     means = means.sort_index(ascending=False)
@@ -33,7 +33,7 @@ def test_a_heat_map_writes_the_means_that_pandas_finds_and_frames_the_best(board
     assert f"SimCLR on the union: {union['top1'].mean():.1f}" in figure.get_supxlabel()
 
 
-def test_colors_diverge_about_the_baseline_and_a_best_below_it_has_no_frame(board):
+def test_heatmap_colors_diverge_at_the_baseline_and_no_cell_below_it_is_framed(board):
     union = board[(board["method"] == "simclr") & (board["num_domains"] == 2)].groupby("eval_dataset")["top1"].mean()
     for dataset, frames in (("svhn", 1), ("cifar10", 0)):
         figure = figures.lambda_heatmap(board, dataset, mixture=MIXTURES[2])
@@ -47,13 +47,13 @@ def test_colors_diverge_about_the_baseline_and_a_best_below_it_has_no_frame(boar
         assert ("No cell is above SimCLR on the union" in figure.get_supxlabel()) == (not frames)
 
 
-def test_a_cell_without_a_trial_is_empty_and_not_zero(board):
+def test_a_heatmap_cell_without_a_trial_is_empty_and_not_zero(board):
     hole = grid_of(board)[lambda df: ~((df["lambda1"] == 0.9) & (df["lambda2"] == 0.1))]
     texts = [text.get_text() for text in figures.lambda_heatmap(hole, "svhn").axes[0].texts]
     assert texts.count("–") == 1 and "0.0" not in texts
 
 
-def test_curves_are_means_over_seeds_with_a_band_of_95_percent_intervals(board):
+def test_lambda_curves_show_means_over_seeds_with_95_percent_intervals(board):
     figure = figures.lambda_curves(board, mixture=MIXTURES[2])
     by_lambda2 = figure.axes[1]
     own = grid_of(board)[lambda df: (df["eval_dataset"] == "cifar10") & (df["lambda1"] == 0.9)]
@@ -69,13 +69,13 @@ def test_curves_are_means_over_seeds_with_a_band_of_95_percent_intervals(board):
     assert "Means over 1 to 2 seeds" in figure.get_supxlabel()
 
 
-def test_one_seed_has_no_band(board):
+def test_lambda_curves_of_one_seed_have_no_interval(board):
     figure = figures.lambda_curves(board[board["seed"] == 0], mixture=MIXTURES[2])
     assert not any(axis.collections for axis in figure.axes)
     assert "One seed" in figure.get_supxlabel()
 
 
-def test_single_domain_baselines_are_lines_at_their_score_and_unseen_datasets_are_hollow(board):
+def test_single_domain_baselines_are_lines_and_unseen_datasets_have_hollow_markers(board):
     figure = figures.domains_against_top1(at_one_lambda(board))
     for axis, name in zip(figure.axes, ("cifar10", "svhn", "stl10"), strict=True):
         assert axis.get_title(loc="left") == name
@@ -90,7 +90,7 @@ def test_single_domain_baselines_are_lines_at_their_score_and_unseen_datasets_ar
     assert faces == {COLORS[0]: [3, 4], "white": [2]}
 
 
-def test_bars_are_as_high_as_the_means_of_each_method(board):
+def test_bar_heights_equal_the_means_of_each_method(board):
     (axis,) = figures.methods_bars(at_one_lambda(board), mixture=MIXTURES[2]).axes
     heights = [bar.get_height() for bars in axis.containers if hasattr(bars, "patches") for bar in bars]
     together = at_one_lambda(board)[lambda df: df["train_mixture"] == MIXTURES[2]].dropna(subset="top1")
@@ -100,7 +100,7 @@ def test_bars_are_as_high_as_the_means_of_each_method(board):
     assert axis.get_ylim()[0] == 0
 
 
-def test_hours_are_those_of_the_trials(board):
+def test_training_hours_equal_the_mean_training_times_of_the_trials(board):
     (axis,) = figures.training_hours(board).axes
     trials = board[(board["method"] == "mdssl") & (board["status"] == "finished")].drop_duplicates("trial_id")
     minutes = trials.groupby("num_domains")["train_seconds"].mean() / 60
@@ -108,7 +108,7 @@ def test_hours_are_those_of_the_trials(board):
     assert "minutes" in axis.get_ylabel()
 
 
-def test_a_trial_that_lacks_a_score_has_no_point(board):
+def test_a_trial_with_a_missing_score_has_no_point_in_the_cost_figure(board):
     lacking = board[~((board["trial_id"] == f"{1:012x}") & (board["eval_dataset"] == "svhn"))]
     assert set(board["trial_id"]) - set(costs_and_scores(lacking)["trial_id"]) >= {f"{1:012x}"}
     assert f"{2:012x}" in set(costs_and_scores(lacking)["trial_id"])
@@ -124,21 +124,21 @@ def test_a_trial_that_lacks_a_score_has_no_point(board):
         ({"train_mixture": "svhn+dtd"}, figures.lambda_curves, "several training mixtures"),
     ],
 )
-def test_what_differs_in_more_than_is_shown_is_refused_by_name(board, changes, draw, message):
+def test_figures_refuse_trials_that_differ_in_columns_not_shown(board, changes, draw, message):
     grid = grid_of(board)
     other = grid[grid["seed"] == 0].assign(**changes).assign(trial_id=lambda df: "e" + df["trial_id"].str[1:])
     with pytest.raises(ValueError, match=message):
         draw(pd.concat([grid, other]))
 
 
-def test_settings_that_only_the_json_tells_are_not_averaged_over_either(board):
+def test_figures_refuse_trials_that_differ_in_a_setting_of_config_json(board):
     grid = grid_of(board).copy()
     grid["config_json"] = [f'{{"trial": {{"weight_decay": {seed}}}}}' for seed in grid["seed"]]
     with pytest.raises(ValueError, match="differ in weight_decay"):
         figures.lambda_heatmap(grid, "svhn")
 
 
-def test_an_unknown_dataset_is_answered_with_the_nearest(board):
+def test_unknown_datasets_are_refused_with_the_nearest_name(board):
     with pytest.raises(ValueError, match=r"unknown evaluation dataset 'svnh'.*Did you mean 'svhn'"):
         figures.lambda_heatmap(grid_of(board), "svnh")
 
@@ -147,7 +147,7 @@ def frames_of(figure) -> int:
     return sum(isinstance(patch, Rectangle) for patch in figure.axes[0].patches)
 
 
-def test_cells_that_tie_at_the_shown_digit_are_all_framed(board):
+def test_all_best_cells_equal_to_one_decimal_are_framed(board):
     grid = grid_of(board)[lambda df: df["seed"] == 0].assign(top1=50.0)
     grid.loc[(grid["lambda1"] == 1.0) & (grid["lambda2"] == 0.2), "top1"] = 70.04
     grid.loc[(grid["lambda1"] == 0.9) & (grid["lambda2"] == 0.0), "top1"] = 69.96
@@ -163,7 +163,7 @@ def test_cells_that_tie_at_the_shown_digit_are_all_framed(board):
     )
 
 
-def test_all_maps_of_a_grid_have_the_cells_of_failed_trials_too(board):
+def test_all_heatmaps_of_a_grid_include_the_cells_of_failed_trials(board):
     rows = [failed(trial_id="e" * 12, lambda1=0.5, lambda2=0.4), failed(trial_id="d" * 12, lambda1=0.3, iterations=7)]
     rows.append(failed(trial_id="c" * 12, lambda1=0.7, train_mixture="svhn+dtd"))
     grid = grid_of(board)[lambda df: (df["eval_dataset"] != "svhn") | (df["lambda2"] != 0.2)]
@@ -178,7 +178,7 @@ def test_all_maps_of_a_grid_have_the_cells_of_failed_trials_too(board):
 
 
 @pytest.mark.filterwarnings("error")
-def test_scores_of_zero_and_names_in_any_script_warn_of_nothing_and_no_axis_goes_below_zero(board):
+def test_zero_scores_and_non_latin_names_give_no_warnings_and_no_negative_axes(board):
     zero = at_one_lambda(board).assign(top1=lambda df: df["top1"] * 0).replace({"eval_dataset": {"stl10": "手書き"}})
     drawn = [
         *(figures.methods_bars(zero, mixture=MIXTURES[2], width=width) for width in (3.3, 7)),
@@ -194,7 +194,7 @@ def test_scores_of_zero_and_names_in_any_script_warn_of_nothing_and_no_axis_goes
     assert "手書き".encode() in to_bytes(drawn[0], "svg")
 
 
-def test_times_of_equal_compute_are_no_front_but_chance(board):
+def test_cost_figure_does_not_rank_trials_of_equal_computation_by_time(board):
     grid = grid_of(board)
     with pytest.raises(ValueError, match=r"all 11 trials have the same computation, so .* only by chance"):
         figures.cost_against_score(grid)
@@ -207,7 +207,7 @@ def test_times_of_equal_compute_are_no_front_but_chance(board):
     assert points[points["on_front"]].groupby("iterations").size().max() == 1
 
 
-def test_bars_are_of_the_lambdas_that_validation_scores_choose(board):
+def test_bars_show_the_lambdas_selected_by_validation_score(board):
     own = board[board["train_mixture"] == MIXTURES[2]].assign(val_top1=lambda df: 50 - 90 * (df["lambda2"] - 0.2).abs())
     own.loc[own["lambda1"] == 0.9, "val_top1"] -= 1
     (bars,) = [entry for entry in figures.gallery(own).entries if entry.figure == "methods-bars"]
@@ -221,14 +221,14 @@ def test_bars_are_of_the_lambdas_that_validation_scores_choose(board):
         assert np.isclose(heights, mean).any()
 
 
-def test_what_has_no_training_time_says_so(board):
+def test_cost_figure_without_training_times_is_refused_with_the_reason(board):
     untimed = grid_of(board).assign(train_seconds=None)
     assert "no trial has a training time" in figures.gallery(untimed).absent["cost-against-score"]
     with pytest.raises(ValueError, match="no trial has a training time"):
         figures.cost_against_score(untimed)
 
 
-def test_bars_say_at_which_lambdas_they_are(board):
+def test_the_note_of_the_bars_states_their_lambdas(board):
     note = figures.methods_bars(at_one_lambda(board), mixture=MIXTURES[2]).get_supxlabel().replace("\n", " ")
     assert note.endswith("(Student's t). MDSSL (λ1 = 0.9, λ2 = 0.1).")
     clustered = board[(board["method"] != "mdssl") | ((board["lambda1"] == 1.0) & (board["lambda2"] == 0.0))]
@@ -241,7 +241,7 @@ def test_built_in_domains_are_marked_as_synthetic(board):
     assert b"(synthetic)" in to_bytes(figures.lambda_heatmap(grid, "builtin-shapes"), "svg")
 
 
-def test_similarities_have_one_scale_and_named_blocks():
+def test_similarity_matrices_share_one_scale_and_have_labeled_blocks():
     matrix = np.array([[1, 0.5, -0.5], [0.5, 1, 0], [-0.5, 0, 1]])
     figure = figures.class_similarity({"λ1 = 1": matrix, "λ1 = 0.9": matrix}, {"cifar10": 2, "svhn": 1})
     maps = [axis.images[0] for axis in figure.axes[:2]]
@@ -253,7 +253,7 @@ def test_similarities_have_one_scale_and_named_blocks():
         figures.class_similarity({"λ1 = 1": matrix}, {"cifar10": 2, "svhn": 2})
 
 
-def test_an_embedding_has_each_image_once_and_keeps_far_domains_apart():
+def test_an_embedding_shows_each_image_once_and_separates_distant_domains():
     random = np.random.default_rng(0)
     domains = {"cifar10": random.normal(0, 1, (20, 8)), "svhn": random.normal(30, 1, (12, 8))}
     (axis,) = figures.embedding({"MDSSL": domains}).axes

@@ -1,4 +1,4 @@
-"""Which figures a leaderboard and a trial can give, and the files that `mdssl figures` writes of them."""
+"""Figures that a leaderboard and a trial can have, and the files that `mdssl figures` writes."""
 
 import io
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from mdssl.leaderboard import board as leaderboard
 from mdssl.storage.location import Location
 
 OF_VALIDATION = {"sweep-progress", "rungs", "slices", "contours", "importance"}
-"""Figures of validation scores, which the board of these tests lacks."""
+"""Figures that require validation scores, which the leaderboard of these tests does not have."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def board() -> pd.DataFrame:
     return board_of_all_kinds()
 
 
-def test_a_gallery_draws_what_there_is_and_says_why_not_the_rest(board):
+def test_a_gallery_draws_all_possible_figures_and_gives_reasons_for_the_others(board):
     found = figures.gallery(board)
     kinds = {entry.figure for entry in found.entries}
     absent = {"class-similarity", "embedding", "lambda-measures", *OF_VALIDATION}
@@ -43,7 +43,7 @@ def test_a_gallery_draws_what_there_is_and_says_why_not_the_rest(board):
     assert f"{best:.1f} %" in heat.alt and "150 steps" in heat.caption
 
 
-def test_a_gallery_keeps_settings_apart_and_says_which(board):
+def test_a_gallery_separates_groups_of_settings_and_names_them_in_captions(board):
     grid = grid_of(board)
     longer = grid.assign(iterations=300, trial_id="e" + grid["trial_id"].str[1:], top1=grid["top1"] + 5)
     few = longer[longer["seed"] == 0]
@@ -52,7 +52,7 @@ def test_a_gallery_keeps_settings_apart_and_says_which(board):
     assert "group 2 of 2" in entries[1].caption
 
 
-def test_trials_of_a_method_that_this_version_does_not_know_leave_other_figures_to_draw(board):
+def test_trials_of_an_unknown_method_do_not_prevent_other_figures(board):
     of_newer = board[board["method"] == "mdssl-robust"].assign(method="mdssl-newer")
     of_newer["trial_id"] = "f" + of_newer["trial_id"].str[1:]
     found = figures.gallery(pd.concat([board, of_newer]))
@@ -61,7 +61,7 @@ def test_trials_of_a_method_that_this_version_does_not_know_leave_other_figures_
     assert "A newer mdssl may have it: upgrade" in found.absent["cost-against-score"]
 
 
-def test_an_empty_leaderboard_gives_reasons_for_all(storage):
+def test_an_empty_leaderboard_gives_a_reason_for_each_absent_figure(storage):
     found = figures.gallery(leaderboard.read(storage), storage)
     assert not found.entries and set(found.absent) == set(KINDS)
     assert "run a sweep" in found.absent["lambda-curves"]
@@ -97,7 +97,7 @@ ROUNDS = pd.DataFrame(
 )
 
 
-def test_a_trial_shows_the_terms_that_it_has_and_its_clusters(tmp_path):
+def test_a_trial_gallery_shows_the_logged_loss_terms_and_the_clusters(tmp_path):
     METRICS.to_parquet(tmp_path / "metrics.parquet")
     ROUNDS.to_parquet(tmp_path / "clusters.parquet")
     found = figures.trial_gallery(str(tmp_path))
@@ -108,7 +108,7 @@ def test_a_trial_shows_the_terms_that_it_has_and_its_clusters(tmp_path):
     assert "purity from 0.80 to 0.90" in found.entries[1].alt
 
 
-def test_a_trial_with_validation_scores_shows_them_beside_its_loss(tmp_path):
+def test_a_trial_gallery_shows_loss_terms_and_validation_scores(tmp_path):
     scores = {"val_linear_top1/a": [np.nan, 30.0, 40.0, np.nan], "val_linear_top1/b": [np.nan, 50.0, 60.0, np.nan]}
     steps = {"step": [5, 10, 20, 25], "loss": [5.0, 4.0, 3.0, 2.0], "val_linear_top1": [np.nan, 40.0, 50.0, np.nan]}
     pd.DataFrame(steps | scores).to_parquet(tmp_path / "metrics.parquet")
@@ -121,18 +121,18 @@ def test_a_trial_with_validation_scores_shows_them_beside_its_loss(tmp_path):
 
 
 @pytest.mark.parametrize("more", [{}, {"val_linear_top1": [np.nan, np.nan]}])
-def test_a_trial_without_validation_scores_says_why(tmp_path, more):
+def test_a_trial_gallery_gives_the_reason_for_missing_validation_scores(tmp_path, more):
     METRICS.assign(**more).to_parquet(tmp_path / "metrics.parquet")
     found = figures.trial_gallery(str(tmp_path))
     assert [entry.figure for entry in found.entries] == ["loss-terms"]
     assert "was trained without --score-every" in found.absent["validation-scores"]
 
 
-def test_a_trial_without_files_says_what_it_lacks(tmp_path):
+def test_a_trial_gallery_names_the_missing_file(tmp_path):
     assert "no clusters.parquet" in figures.trial_gallery(str(tmp_path)).absent["clusters"]
 
 
-def test_a_trial_that_reported_nothing_says_so(tmp_path):
+def test_a_trial_gallery_of_empty_files_gives_reasons_for_absent_figures(tmp_path):
     pd.DataFrame().to_parquet(tmp_path / "metrics.parquet")
     ROUNDS.iloc[:0].to_parquet(tmp_path / "clusters.parquet")
     found = figures.trial_gallery(str(tmp_path))
@@ -140,7 +140,7 @@ def test_a_trial_that_reported_nothing_says_so(tmp_path):
     assert "its method does not train" in found.absent["loss-terms"] and "not clustered yet" in found.absent["clusters"]
 
 
-def test_the_command_writes_what_is_named_and_refuses_before_it_writes(storage, tmp_path):
+def test_write_figures_writes_the_named_figures_and_refuses_unknown_names(storage, tmp_path):
     for number, lambda2 in enumerate((0.0, 0.1)):
         leaderboard.write_rows(storage, f"{number + 1:012x}", trial(number + 1, ("svhn",), lambda2=lambda2))
     output, console = tmp_path / "figures", Console(file=io.StringIO(), width=80)
@@ -159,7 +159,7 @@ def test_the_command_writes_what_is_named_and_refuses_before_it_writes(storage, 
     )
 
 
-def test_a_figure_of_somebody_else_is_not_replaced(storage, tmp_path):
+def test_write_figures_does_not_replace_files_of_the_user(storage, tmp_path):
     for number, lambda2 in enumerate((0.0, 0.1)):
         leaderboard.write_rows(storage, f"{number + 1:012x}", trial(number + 1, ("svhn",), lambda2=lambda2))
     files = write_figures(storage, tmp_path, names=["lambda-heatmap"], formats=["svg", "png", "pdf"])
@@ -172,7 +172,7 @@ def test_a_figure_of_somebody_else_is_not_replaced(storage, tmp_path):
     assert mine.read_bytes() == b"mine"
 
 
-def test_what_cannot_be_drawn_is_refused_with_the_reason_after_the_others_are_drawn(storage, tmp_path):
+def test_write_figures_gives_reasons_for_absent_figures_after_drawing_the_others(storage, tmp_path):
     for number, lambda2 in enumerate((0.0, 0.1)):
         leaderboard.write_rows(storage, f"{number + 1:012x}", trial(number + 1, ("svhn",), lambda2=lambda2))
     with pytest.raises(ValueError, match="not drawn: embedding: .*representations"):
@@ -180,7 +180,7 @@ def test_what_cannot_be_drawn_is_refused_with_the_reason_after_the_others_are_dr
     assert [path.name for path in tmp_path.glob("*.svg")] == ["lambda-heatmap-svhn.svg"]
 
 
-def test_a_storage_or_a_trial_that_is_not_there_is_named(storage, tmp_path):
+def test_write_figures_refuses_missing_or_empty_storages_and_missing_trials(storage, tmp_path):
     with pytest.raises(ValueError, match=f"{storage} has no leaderboard and no trials"):
         write_figures(storage, str(tmp_path / "new"))
     Path(storage).mkdir()
@@ -196,7 +196,7 @@ def test_a_storage_or_a_trial_that_is_not_there_is_named(storage, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_files_say_what_they_show(board):
+def test_figure_files_contain_their_title_and_description(board):
     figure = figures.lambda_heatmap(grid_of(board), "svhn")
     words = {"title": "λ of <cells> & $x", "description": "From 9 to 90 %,\x1b[2J <all>."}
     svg = to_bytes(figure, "svg", **words)
@@ -224,14 +224,14 @@ def write_representations(storage: str, trial_ids: Iterable[str]) -> None:
             representations.write(Location.of(storage) / "trials" / trial_id, kept)
 
 
-def test_a_figure_of_similarities_does_not_need_what_the_other_one_lacks(board, storage):
+def test_similarity_figures_over_lambda1_and_lambda2_are_independent(board, storage):
     of_mdssl = board[(board["train_mixture"] == MIXTURES[2]) & (board["method"] == "mdssl") & (board["lambda2"] > 0)]
     write_representations(storage, of_mdssl["trial_id"].unique())
     names = [one.name for one in figures.gallery(board, storage).entries if one.figure == "class-similarity"]
     assert names == ["class-similarity-lambda2"]
 
 
-def test_figures_of_the_files_of_trials_are_not_drawn_from_a_file_of_rows(board, tmp_path):
+def test_figures_that_need_files_of_trials_are_absent_for_a_file_of_rows(board, tmp_path):
     rows = tmp_path / "rows.parquet"
     board.to_parquet(rows)
     absent = figures.gallery(board, str(rows)).absent
@@ -246,7 +246,7 @@ def test_figures_of_the_files_of_trials_are_not_drawn_from_a_file_of_rows(board,
         )
 
 
-def test_a_file_of_a_trial_that_is_cut_off_is_named(tmp_path):
+def test_truncated_files_of_a_trial_are_refused_by_name(tmp_path):
     pd.DataFrame({"step": [1], "loss": [2.0]}).to_parquet(tmp_path / "metrics.parquet")
     whole = (tmp_path / "metrics.parquet").read_bytes()
     for cut in (0, 3, len(whole) // 2, len(whole) - 1):
@@ -255,7 +255,7 @@ def test_a_file_of_a_trial_that_is_cut_off_is_named(tmp_path):
             figures.trial_gallery(str(tmp_path))
 
 
-def test_figures_of_representations_are_of_trials_that_have_them(board, storage):
+def test_representation_figures_use_only_trials_with_representations(board, storage):
     trials = board[(board["train_mixture"] == MIXTURES[2]) & (board["seed"] == 0) & (board["method"] != "mdssl-robust")]
     write_representations(storage, trials["trial_id"].unique())
     found = figures.gallery(board, storage)

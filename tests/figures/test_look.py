@@ -1,4 +1,4 @@
-"""How figures look, whatever they show: styles, labels that fit, colors, and the files that they become."""
+"""Appearance of figures: styles, layout of labels, colors and file formats."""
 
 import io
 import re
@@ -22,7 +22,7 @@ def board() -> pd.DataFrame:
     return board_of_all_kinds()
 
 
-def test_names_are_text_and_neither_mathematics_nor_markup(board):
+def test_dataset_names_are_escaped_in_figures(board):
     name = "$\\frac$ <b>&_\x1b[2J_" + "x" * 80
     grid = grid_of(board).replace({"eval_dataset": {"stl10": name}})
     svg = to_bytes(figures.lambda_heatmap(grid, name), "svg").decode()
@@ -36,13 +36,13 @@ def large_serif(folder) -> str:
     return str(folder / "serif.mplstyle")
 
 
-def test_a_label_that_does_not_fit_makes_the_file_larger_and_is_whole(board):
+def test_saved_figures_grow_to_include_labels_outside_the_figure(board):
     figure = figures.lambda_heatmap(grid_of(board), "svhn", width=3.3)
     figure.axes[0].annotate("behind the edge", (1, 1), xycoords="figure fraction", annotation_clip=False)
     assert float(re.search(rb'width="([\d.]+)pt"', to_bytes(figure, "svg"))[1]) > 72 * 3.3 + 30
 
 
-def test_a_figure_keeps_the_look_in_which_it_was_drawn(board, tmp_path):
+def test_saving_a_figure_keeps_the_style_in_which_it_was_drawn(board, tmp_path):
     plain = figures.lambda_heatmap(board, "svhn", mixture=MIXTURES[2])
     with figures.style_context("paper", large_serif(tmp_path)):
         figure = figures.lambda_heatmap(board, "svhn", mixture=MIXTURES[2])
@@ -65,7 +65,7 @@ def test_a_figure_keeps_the_look_in_which_it_was_drawn(board, tmp_path):
         (["latex.mplstyle"], "set text.usetex, but these figures do not use LaTeX"),
     ],
 )
-def test_a_wrong_style_is_one_message(tmp_path, monkeypatch, names, message):
+def test_invalid_styles_are_refused(tmp_path, monkeypatch, names, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.mplstyle").write_text("font.size: large-ish\n")
     (tmp_path / "latex.mplstyle").write_text("text.usetex: True\n")
@@ -73,7 +73,7 @@ def test_a_wrong_style_is_one_message(tmp_path, monkeypatch, names, message):
         pass
 
 
-def test_no_label_runs_off_its_figure(board, tmp_path):
+def test_labels_lie_within_the_figure(board, tmp_path):
     name = "x" * 90
     grid = grid_of(board).replace({"eval_dataset": {"stl10": name}})
     three = {"builtin-clutter": 5, "builtin-shapes": 5, "builtin-textures": 5}
@@ -101,12 +101,12 @@ def test_no_label_runs_off_its_figure(board, tmp_path):
                     assert box.y0 >= -2 and box.y1 <= figure.bbox.y1 + 2, text.get_text()
         titles = [axis._left_title.get_window_extent() for axis in figure.axes if axis.get_title(loc="left")]
         assert not any(one.overlaps(other) for one, other in combinations(titles, 2))
-    # In a file the layout is another one, and a label that does not fit makes it larger.
+    # A file has its own layout, and a label that does not fit makes the file larger.
     file = Image.open(io.BytesIO(to_bytes(similarities, "png")))
     assert file.size == pytest.approx(similarities.get_size_inches() * 200, abs=1)
 
 
-def test_names_of_the_pareto_front_lie_on_no_point():
+def test_labels_of_the_pareto_front_do_not_cover_points():
     random = np.random.default_rng(0)
     rows = [
         one
@@ -131,20 +131,20 @@ def test_names_of_the_pareto_front_lie_on_no_point():
             assert not any(box.contains(*point) for point in points), text.get_text()
 
 
-def test_a_long_name_breaks_at_its_joints_and_loses_no_character():
+def test_long_names_are_wrapped_at_separators():
     assert wrapped("builtin-clutter+builtin-shapes", 18) == "builtin-clutter+\nbuiltin-shapes"
     assert wrapped("a" * 25, 10).replace("\n", "") == "a" * 25
     assert wrapped("a" * 99, 10).endswith("…") and len(wrapped("a" * 99, 10)) <= 32
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
-def test_the_same_figure_is_the_same_bytes(board, suffix):
+def test_files_of_the_same_figure_are_byte_identical(board, suffix):
     first, second = (to_bytes(figures.lambda_heatmap(grid_of(board), "svhn"), suffix) for _ in range(2))
     assert first == second
     assert b"Date" not in first and b"date>" not in first
 
 
-def test_a_saved_figure_can_be_saved_again_as_it_was(board, tmp_path):
+def test_saving_a_figure_twice_gives_the_same_file(board, tmp_path):
     figure = figures.lambda_curves(grid_of(board), width=figures.COLUMN)
     first = to_bytes(figure, "svg")
     to_bytes(figure, "png")
@@ -155,11 +155,11 @@ def test_a_saved_figure_can_be_saved_again_as_it_was(board, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_text_in_an_svg_stays_text(board):
+def test_svg_files_keep_text_as_text(board):
     assert b">\xce\xbb2</text>" in to_bytes(figures.lambda_heatmap(grid_of(board), "svhn"), "svg")
 
 
-def test_a_notebook_gets_a_picture_as_large_as_the_figure_whatever_its_style(board):
+def test_notebook_images_do_not_depend_on_the_style_of_the_notebook(board):
     import matplotlib
 
     figure = figures.lambda_heatmap(grid_of(board), "svhn", width=3.3)
@@ -170,8 +170,8 @@ def test_a_notebook_gets_a_picture_as_large_as_the_figure_whatever_its_style(boa
     assert size["width"] == 330
 
 
-def test_colors_differ_for_those_who_see_no_red_or_no_green():
-    """Machado, Oliveira and Fernandes 2009, severity 1; distances in CIELAB of 1976."""
+def test_colors_are_distinct_with_color_vision_deficiency():
+    """Simulation by Machado, Oliveira and Fernandes (2009) at severity 1; distances in CIELAB (1976)."""
     deutan = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
     protan = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])

@@ -1,4 +1,4 @@
-"""The figure of measures over λ: its numbers against pandas, and where they come from."""
+"""The figure of measures over λ: its numbers compared with pandas, and the sources of the measures."""
 
 import numpy as np
 import pandas as pd
@@ -15,12 +15,12 @@ from mdssl.tables.measures import add_measures
 
 DOMAINS = MIXTURES[2].split("+")
 QUANTITIES = ["similarity_within", "alignment", "uniformity", "neighbors_own", "knn_top1"]
-"""One of each row of panels."""
+"""One quantity of each row of panels."""
 
 
 @pytest.fixture(scope="module")
 def board() -> pd.DataFrame:
-    """With random measures. The best λ1 is 1 by validation score."""
+    """A leaderboard with random measures. The best λ1 by validation score is 1."""
     board = board_of_all_kinds()
     random = np.random.default_rng(0)
     measures = {name: random.uniform(-1, 0, len(board)) for name in MEASURE_NAMES}
@@ -41,7 +41,7 @@ def curves_of(axis, color: str) -> list[np.ndarray]:
     ]
 
 
-def test_curves_are_means_over_seeds_with_intervals_beside_simclr(board):
+def test_measure_curves_show_means_with_intervals_and_the_simclr_baseline(board):
     figure = figures.lambda_measures(board, mixture=MIXTURES[2])
     assert len(figure.axes) == 10
     grid, union = grid_of(board), board[(board["method"] == "simclr") & (board["train_mixture"] == MIXTURES[2])]
@@ -77,7 +77,7 @@ def test_curves_are_means_over_seeds_with_intervals_beside_simclr(board):
     ]
 
 
-def test_lambda2_varies_at_the_lambda1_that_validation_scores_choose(board):
+def test_lambda2_varies_at_the_lambda1_selected_by_validation_score(board):
     other = board.assign(val_top1=60 - board["val_top1"])
     ((data, words),) = entries(other)
     assert KINDS["lambda-measures"].draw(data).axes[-1].get_xlabel() == "λ2, at λ1 = 0.9"
@@ -87,11 +87,11 @@ def test_lambda2_varies_at_the_lambda1_that_validation_scores_choose(board):
 
 
 def entries(board: pd.DataFrame, storage=None) -> list[tuple]:
-    """Data and words of the figures that a gallery has."""
+    """Data and texts of the figures in a gallery."""
     return list(KINDS["lambda-measures"].find(settings_groups(board)[0], storage))
 
 
-def test_one_lambda_that_varies_is_one_column_of_panels(board):
+def test_measures_over_one_varying_lambda_have_one_column_of_panels(board):
     grid = grid_of(board)
     for rows, label in ((grid["lambda2"] == 0, "λ1, at λ2 = 0"), (grid["lambda1"] == 0.9, "λ2, at λ1 = 0.9")):
         figure = figures.lambda_measures(grid[rows])
@@ -100,7 +100,7 @@ def test_one_lambda_that_varies_is_one_column_of_panels(board):
         figures.lambda_measures(grid[(grid["lambda1"] == 1) & (grid["lambda2"] == 0)])
 
 
-def test_words_have_the_numbers_at_both_ends(board):
+def test_alternative_text_states_the_values_at_both_ends_of_lambda(board):
     ((_, words),) = entries(board)
     grid = grid_of(board)
     ends = seeds(grid[grid["lambda1"] == 1], "uniformity", "svhn", "lambda2")["mean"]
@@ -109,7 +109,7 @@ def test_words_have_the_numbers_at_both_ends(board):
     assert words.title == "Measures of the representation space against λ1 and λ2, trained on cifar10+svhn"
 
 
-def test_measures_of_a_storage_are_computed_and_those_of_a_file_are_read(board, storage, tmp_path):
+def test_measures_are_computed_for_a_storage_and_read_from_a_file(board, storage, tmp_path):
     board = board.drop(columns=list(MEASURE_NAMES))
     write_representations(storage, board["trial_id"].unique())
     ((data, _),) = entries(board, storage)
@@ -124,7 +124,7 @@ def test_measures_of_a_storage_are_computed_and_those_of_a_file_are_read(board, 
     np.testing.assert_allclose(curves_of(figure.axes[0], COLORS[0])[0][:, 1], means)
 
 
-def test_what_cannot_be_drawn_has_a_reason(board, storage, tmp_path):
+def test_missing_measures_are_refused_with_the_reason(board, storage, tmp_path):
     board = board.drop(columns=list(MEASURE_NAMES))
     file = tmp_path / "study.parquet"
     board.to_parquet(file, index=False)

@@ -1,4 +1,4 @@
-"""Figures of a search, on a synthetic one whose best settings are known, and Pareto fronts."""
+"""Figures of a synthetic search with known best settings, and Pareto fronts."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ SEARCH = ("pareto", "sweep-progress", "rungs", "slices", "contours", "importance
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory) -> tuple[pd.DataFrame, str]:
-    """The board of a search, and its storage."""
+    """The leaderboard of a search, and its storage."""
     storage = str(tmp_path_factory.mktemp("search") / "results")
     a_search(storage)
     return leaderboard.read(storage), storage
@@ -35,7 +35,7 @@ def val_of(board: pd.DataFrame) -> pd.Series:
     return finished.groupby("trial_id")["val_top1"].mean()
 
 
-def test_a_search_gets_all_of_its_figures_with_numbers_in_words(searched):
+def test_a_search_has_all_figures_with_numbers_in_their_texts(searched):
     board, storage = searched
     entries = {entry.figure: entry for entry in figures.gallery(board, storage).entries}
     assert set(SEARCH) <= set(entries)
@@ -54,7 +54,7 @@ def words_of(name: str, board: pd.DataFrame, storage: str | None = None) -> list
     return [words.alt for group in kind.groups(board) for _, words in kind.find(group, storage)]
 
 
-def test_without_validation_scores_no_figure_selects_by_test_scores(searched):
+def test_search_figures_do_not_select_by_test_scores(searched):
     board, storage = searched
     without = board.assign(val_top1=np.nan)
     for name in ("slices", "contours", "importance"):
@@ -66,14 +66,14 @@ def test_without_validation_scores_no_figure_selects_by_test_scores(searched):
     assert rungs.best is None
 
 
-def test_test_scores_change_no_figure_of_a_search(searched):
+def test_search_figures_do_not_depend_on_test_scores(searched):
     board, storage = searched
     other = board.assign(top1=100 - board["top1"])
     for name in SEARCH[:-1]:
         assert words_of(name, other, storage) == words_of(name, board, storage)
 
 
-def test_the_best_score_rises_with_the_cost_of_all_trials(searched):
+def test_sweep_progress_shows_the_best_score_over_cumulative_training_time(searched):
     board, _ = searched
     (axis,) = figures.sweep_progress(board).axes
     trials = board.sort_values("finished_at").drop_duplicates("trial_id")
@@ -85,7 +85,7 @@ def test_the_best_score_rises_with_the_cost_of_all_trials(searched):
     assert "minutes on a CPU" in axis.get_xlabel()
 
 
-def test_sweeps_are_lines_of_their_own_and_other_datasets_are_another_figure(searched):
+def test_sweep_progress_has_a_line_per_sweep_and_a_figure_per_set_of_datasets(searched):
     board, _ = searched
     second = board.assign(sweep="second", trial_id="e" + board["trial_id"].str[1:])
     both = pd.concat([board, second])
@@ -103,7 +103,7 @@ def test_hours_of_several_devices_are_not_added(searched):
         words_of("sweep-progress", mixed)
 
 
-def test_rungs_end_where_trials_ended_and_the_best_is_highlighted(searched):
+def test_rung_curves_end_at_the_last_step_of_each_trial_and_highlight_the_best(searched):
     board, storage = searched
     ((rungs, _),) = list(RUNGS.find(each_sweep(board)[0], storage))
     (axis,) = RUNGS.draw(rungs).axes
@@ -120,7 +120,7 @@ def test_rungs_end_where_trials_ended_and_the_best_is_highlighted(searched):
     assert thick.get_ydata()[-1] == pytest.approx(last)
 
 
-def test_a_damaged_file_of_metrics_is_named(searched, tmp_path):
+def test_damaged_or_missing_metrics_are_refused_with_the_reason(searched, tmp_path):
     board, _ = searched
     folder = tmp_path / "trials" / f"{2:012x}"
     folder.mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_a_damaged_file_of_metrics_is_named(searched, tmp_path):
         words_of("rungs", board, str(tmp_path / "none"))
 
 
-def test_slices_have_a_point_per_finished_trial_at_its_setting_and_score(searched):
+def test_slices_show_setting_and_score_of_each_finished_trial(searched):
     board, _ = searched
     axes = figures.setting_slices(board).axes
     assert [axis.get_xlabel() for axis in axes] == ["λ1", "λ2", "stem", "learning rate"]
@@ -142,7 +142,7 @@ def test_slices_have_a_point_per_finished_trial_at_its_setting_and_score(searche
     np.testing.assert_allclose(points_of(axes[3])[-1], [np.log10(settings["learning_rate"][best]), val_of(board)[best]])
 
 
-def test_contours_are_over_pairs_of_numbers_through_the_mean_of_each_pair(searched):
+def test_contours_are_drawn_for_each_pair_of_numeric_settings(searched):
     board, _ = searched
     axes = figures.setting_contours(board).axes
     assert [(axis.get_xlabel(), axis.get_ylabel()) for axis in axes[:3]] == [
@@ -157,7 +157,7 @@ def test_contours_are_over_pairs_of_numbers_through_the_mean_of_each_pair(search
         figures.setting_contours(on_a_line)
 
 
-def test_importance_finds_the_settings_that_matter_and_warns_of_few_trials():
+def test_importance_finds_the_relevant_settings_and_warns_about_few_trials():
     many = a_search(trials=60)
     found = _importance(each_sweep(many)[0])
     assert list(found.settings.index)[:1] == ["learning_rate"]
@@ -171,7 +171,7 @@ def test_importance_finds_the_settings_that_matter_and_warns_of_few_trials():
         figures.setting_importance(a_search(trials=9))
 
 
-def test_baselines_beside_a_search_are_no_points_of_it():
+def test_slices_leave_out_trials_of_the_baseline():
     board = a_search()
     baseline = a_search(trials=3, method="simclr", lambda1=1.0, lambda2=0.0)
     baseline["trial_id"] = "b" + baseline["trial_id"].str[1:]
@@ -184,20 +184,20 @@ def test_baselines_beside_a_search_are_no_points_of_it():
     )
 
 
-def test_searched_settings_are_those_that_differ_but_the_seed(searched):
+def test_searched_settings_are_the_varying_settings_without_the_seed(searched):
     board, _ = searched
     trials = board.drop_duplicates("trial_id").drop(columns="config_json")
     assert searched_settings(trials.assign(seed=range(len(trials)))) == ["lambda1", "lambda2", "stem", "learning_rate"]
 
 
-def test_a_scale_is_logarithmic_where_values_are():
+def test_scale_of_logarithmically_spaced_values_is_logarithmic():
     assert scale_of(pd.Series(np.geomspace(0.5, 8, 9))) == "log"
     assert scale_of(pd.Series(np.geomspace(1, 8, 9))) == "linear"
     assert scale_of(pd.Series(np.linspace(0.02, 0.4, 9))) == "linear"
     assert scale_of(pd.Series([0.0, 0.1, 1.0])) == scale_of(pd.Series([0.5, 1.0])) == "linear"
 
 
-def test_seen_against_unseen_has_the_front_of_comparing_all_and_says_what_selected(searched):
+def test_seen_against_unseen_shows_the_pareto_front_and_names_the_kind_of_scores(searched):
     board = board_of_all_kinds()
     (axis,) = figures.seen_against_unseen(board, mixture=MIXTURES[2]).axes
     own = board[(board["train_mixture"] == MIXTURES[2]) & board["top1"].notna()]

@@ -1,4 +1,4 @@
-"""Whatever the compacted copy holds, the leaderboard is what the files of the trials say."""
+"""The compacted copy never changes what is read: the files of the trials define the leaderboard."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def tops(storage: str) -> dict[str, list[float]]:
 
 @pytest.fixture
 def board(storage):
-    """Four trials, compacted: two with two scores, an untrained one, and one that failed."""
+    """Four compacted trials: two with two scores, an untrained encoder, and a failed trial."""
     write_rows(storage, A, [row("svhn", top1=10.0), row("stl10", top1=11.0, seen=False)])
     write_rows(storage, B, [row("svhn", top1=20.0, seed=1), row("stl10", top1=21.0, seen=False, seed=1)])
     write_rows(storage, C, [row("svhn", top1=30.0, **UNTRAINED)])
@@ -47,7 +47,7 @@ def board(storage):
 
 @pytest.fixture
 def opened(monkeypatch) -> list[str]:
-    """Names of the trials' files that are opened from now on."""
+    """Names of the files of trials that are opened from now on."""
     names = []
     table_in = row_files._table_in
     monkeypatch.setattr(row_files, "_table_in", lambda file: names.append(file.name) or table_in(file))
@@ -55,25 +55,25 @@ def opened(monkeypatch) -> list[str]:
 
 
 @pytest.mark.parametrize("filters", [{}, {"method": "mdssl", "seed": 1}, {"status": "failed"}, {"trial_id": [A, D]}])
-def test_the_copy_gives_what_the_files_give(board, filters):
+def test_reading_the_copy_equals_reading_the_files(board, filters):
     copied = read(board, **filters)
     Path(board, COPY).unlink()
     pd.testing.assert_frame_equal(copied, read(board, **filters))
     assert len(copied) > 0
 
 
-def test_no_file_of_a_trial_is_opened_that_the_copy_has(board, opened):
+def test_files_contained_in_the_copy_are_not_opened(board, opened):
     assert len(read(board)) == 6
     assert opened == []
 
 
-def test_bare_pandas_counts_no_row_twice(board):
+def test_plain_pandas_reads_each_row_once(board):
     bare = pd.read_parquet(Path(board, "leaderboard"))
     assert sorted(bare["trial_id"]) == [A, A, B, B, C, D]
     assert sorted(os.listdir(board)) == ["leaderboard", COPY]
 
 
-def test_new_changed_and_deleted_trials_are_seen_in_their_order(board, opened):
+def test_reading_detects_new_changed_and_deleted_trials(board, opened):
     write_rows(board, "b" * 11 + "c", [row("svhn", top1=25.0)])
     write_rows(board, "0" * 12, [row("svhn", top1=1.0)])
     write_rows(board, B, [row("stl10", top1=23.0), row("svhn", top1=22.0), row("dtd", top1=24.0)])
@@ -85,15 +85,15 @@ def test_new_changed_and_deleted_trials_are_seen_in_their_order(board, opened):
     pd.testing.assert_frame_equal(found, read(board))
 
 
-def test_a_trial_that_was_replaced_by_a_file_of_the_same_size_is_seen(board):
+def test_a_replaced_file_of_the_same_size_is_detected(board):
     size = rows_file(board, A).stat().st_size
     write_rows(board, A, [row("svhn", top1=12.0), row("stl10", top1=13.0, seen=False)])
     assert rows_file(board, A).stat().st_size == size
     assert tops(board)[A] == [12.0, 13.0]
 
 
-def test_a_file_that_was_fresh_when_the_copy_was_made_is_read_itself(board, opened):
-    """Within a tick of the file system's clock a second version has the time of the first."""
+def test_files_modified_shortly_before_compaction_are_read_directly(board, opened):
+    """Two versions written within a tick of the file system's clock have the same modification time."""
     write_rows(board, A, [row("svhn", top1=14.0)])
     assert compact(board)[1:] == (4, 3, 1)
     first = rows_file(board, A).stat()
@@ -105,13 +105,13 @@ def test_a_file_that_was_fresh_when_the_copy_was_made_is_read_itself(board, open
     assert opened == [f"{A}.parquet"]
 
 
-def test_a_board_whose_files_are_all_gone_is_empty(board):
+def test_a_leaderboard_with_all_files_deleted_is_empty(board):
     for file in Path(board, "leaderboard").iterdir():
         file.unlink()
     assert read(board).empty
 
 
-def test_a_copy_beside_the_files_of_another_board_gives_none_of_its_rows(board, tmp_path):
+def test_a_copy_from_another_leaderboard_is_ignored(board, tmp_path):
     other = str(tmp_path / "other")
     write_rows(other, A, [row("svhn", top1=77.0)])
     Path(other, COPY).write_bytes(Path(board, COPY).read_bytes())
@@ -151,7 +151,7 @@ UNBELIEVABLE = {
 
 
 def test_a_copy_of_version_1_is_read(board, opened, caplog):
-    """As mdssl wrote it before the validation columns came."""
+    """The copy as mdssl wrote it before there were validation columns."""
     expected = read(board)
     copy = Path(board, COPY)
     new = [column.name for column in COLUMNS if column.since > 1]
@@ -161,7 +161,7 @@ def test_a_copy_of_version_1_is_read(board, opened, caplog):
 
 
 @pytest.mark.parametrize("case", UNBELIEVABLE)
-def test_a_copy_that_cannot_be_believed_is_named_and_left_aside(board, case, caplog):
+def test_an_invalid_copy_is_ignored_with_a_warning(board, case, caplog):
     expected = read(board)
     copy = Path(board, COPY)
     copy.write_bytes(UNBELIEVABLE[case](copy.read_bytes()))
@@ -176,32 +176,32 @@ def test_a_copy_that_cannot_be_believed_is_named_and_left_aside(board, case, cap
     assert not caplog.records
 
 
-def test_a_foreign_file_in_the_folder_is_named_with_a_copy_as_without(board):
+def test_a_foreign_file_is_refused_also_with_a_copy(board):
     Path(board, "leaderboard", "notes.parquet").write_bytes(b"remember the milk, and more")
     for use in (read, compact):
         with pytest.raises(ValueError, match="notes.parquet is not a leaderboard file"):
             use(board) if use is read else (written_long_ago(board), use(board))
 
 
-def test_a_damaged_file_is_named_though_the_copy_has_its_rows(board):
+def test_a_damaged_file_is_refused_although_the_copy_has_its_rows(board):
     rows_file(board, A).write_bytes(b"half a file")
     with pytest.raises(ValueError, match=f"{A}.parquet is not a leaderboard file"):
         read(board)
 
 
-def test_what_was_compacted_is_said(board):
+def test_compact_reports_the_numbers_of_rows_and_trials(board):
     write_rows(board, A, [row()])
     assert str(compact(board)) == (
         f"{board}/{COPY}: 4 rows of 3 trials in one file; 1 of the last ten seconds will be read from their files"
     )
 
 
-def test_the_copy_is_renewed_where_many_files_are_not_in_it(board, monkeypatch):
-    assert renew(board) is None, "four files are read in no time"
+def test_the_copy_is_renewed_if_it_lacks_many_files(board, monkeypatch):
+    assert renew(board) is None, "four files are too few to compact"
     monkeypatch.setattr(compacted, "_MANY", 2)
-    assert renew(board) is None, "it has them all"
+    assert renew(board) is None, "the copy contains all files"
     write_rows(board, A, [row("svhn", top1=99.0)])
-    assert renew(board) is None, "one file is read in no time"
+    assert renew(board) is None, "one new file is too few to compact again"
     write_rows(board, B, [row("svhn", top1=98.0)])
     written_long_ago(board)
     assert renew(board)[1:] == (4, 4, 0)
@@ -209,16 +209,16 @@ def test_the_copy_is_renewed_where_many_files_are_not_in_it(board, monkeypatch):
     Path(board, COPY).unlink()
     Path(board, "leaderboard", "foreign.parquet").write_bytes(b"what")
     written_long_ago(board)
-    assert renew(board) is None, "who reads the folder says what is wrong with it"
+    assert renew(board) is None, "reading the folder reports the foreign file"
 
 
-def test_an_empty_board_is_not_compacted(storage):
+def test_an_empty_leaderboard_is_not_compacted(storage):
     with pytest.raises(ValueError, match="is empty: run a sweep"):
         compact(storage)
     assert not Path(storage).exists()
 
 
-def test_a_storage_without_times_is_not_compacted():
+def test_a_storage_without_modification_times_is_not_compacted():
     storage = f"memory://{uuid.uuid4().hex}"
     write_rows(storage, A, [row()])
     with pytest.raises(ValueError, match="cannot be compacted: .*no modification times"):
@@ -226,7 +226,7 @@ def test_a_storage_without_times_is_not_compacted():
     assert len(read(storage)) == 1
 
 
-def test_of_hundreds_of_files_the_one_that_is_foreign_is_named(storage):
+def test_one_foreign_file_among_many_is_refused_by_name(storage):
     for number in range(150):
         write_rows(storage, f"{number:012x}", [row()])
     copy = rows_file(storage, "f" * 12)
@@ -237,11 +237,11 @@ def test_of_hundreds_of_files_the_one_that_is_foreign_is_named(storage):
     assert list(read(storage)["trial_id"]) == [f"{number:012x}" for number in range(150)]
 
 
-def test_a_copy_of_the_copy_is_a_leaderboard_by_itself(board, tmp_path, capsys):
+def test_a_compacted_file_can_be_read_as_a_leaderboard(board, tmp_path, capsys):
     file = tmp_path / "study.parquet"
     file.write_bytes(Path(board, COPY).read_bytes())
     pd.testing.assert_frame_equal(read(str(file)).drop(columns="checkpoint"), read(board).drop(columns="checkpoint"))
-    assert read(str(file))["checkpoint"].isna().all(), "it has no encoders"
+    assert read(str(file))["checkpoint"].isna().all(), "a file of rows has no encoders"
     assert read(str(file), trial_id=[A])["top1"].tolist() == read(board, trial_id=[A])["top1"].tolist()
     outputs = []
     for storage in (board, str(file)):
@@ -254,7 +254,7 @@ def test_a_copy_of_the_copy_is_a_leaderboard_by_itself(board, tmp_path, capsys):
     assert "one file already" in capsys.readouterr().err
 
 
-def test_a_file_that_repeats_a_score_or_has_other_columns_is_refused(board, tmp_path):
+def test_a_file_of_rows_with_repeated_scores_or_an_index_is_refused(board, tmp_path):
     rows = pd.read_parquet(Path(board, COPY))
     for name, wrong, message in (
         ("twice", pd.concat([rows, rows[rows["trial_id"] == A]]), f"repeats 2 scores.* of trial {A} on"),
@@ -267,7 +267,7 @@ def test_a_file_that_repeats_a_score_or_has_other_columns_is_refused(board, tmp_
     assert read(str(tmp_path / "some.parquet"))["top1"].tolist() == [10.0, 11.0]
 
 
-def test_the_rows_of_a_copy_go_into_another_storage(board, tmp_path):
+def test_the_rows_of_a_copy_can_be_written_to_another_storage(board, tmp_path):
     other = str(tmp_path / "other")
     for trial_id, rows in read_rows_of(Path(board, COPY), set(read(board)["trial_id"])).items():
         write_rows(other, trial_id, rows)

@@ -1,4 +1,4 @@
-"""Files of the leaderboard: foreign and newer ones, and readers while they are replaced."""
+"""Files of the leaderboard: foreign files, files of newer versions, and reading while files are replaced."""
 
 import itertools
 import multiprocessing
@@ -29,7 +29,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("case", FOREIGN)
-def test_a_foreign_file_is_named_with_what_to_do(filled, case):
+def test_a_foreign_file_is_refused_with_advice(filled, case):
     name, make, why = FOREIGN[case]
     foreign = Path(filled, "leaderboard", name)
     foreign.write_bytes(make(rows_file(filled, A).read_bytes()))
@@ -50,7 +50,7 @@ def test_a_foreign_file_is_named_with_what_to_do(filled, case):
         ),
     ],
 )
-def test_a_parquet_file_with_other_columns_is_foreign(filled, change, why):
+def test_a_parquet_file_with_wrong_columns_is_refused(filled, change, why):
     pq.write_table(change(table_of(filled)), rows_file(filled, A))
     for use in (lambda: read(filled), lambda: read_rows(filled, A)):
         with pytest.raises(ValueError, match=f"is not a leaderboard file: {why}"):
@@ -58,19 +58,19 @@ def test_a_parquet_file_with_other_columns_is_foreign(filled, change, why):
 
 
 @pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", "notes.txt", f"{B}.parquet.bak"])
-def test_what_is_no_parquet_file_is_passed_over(filled, name):
+def test_files_without_the_parquet_suffix_are_ignored(filled, name):
     expected = read(filled)
     Path(filled, "leaderboard", name).write_bytes(b"what")
     pd.testing.assert_frame_equal(read(filled), expected)
 
 
-def test_a_folder_among_the_files_is_named(filled):
+def test_a_subfolder_of_the_leaderboard_is_refused(filled):
     Path(filled, "leaderboard", "old").mkdir()
     with pytest.raises(ValueError, match=r"leaderboard/old cannot be read: .*directory.*out of the folder"):
         read(filled)
 
 
-def test_a_newer_file_asks_for_an_upgrade(filled):
+def test_a_file_of_a_newer_version_is_refused_with_a_hint_to_upgrade(filled):
     newer = table_of(filled)
     place = SCHEMA.names.index("schema_version")
     newer = newer.set_column(place, "schema_version", pa.array([SCHEMA_VERSION + 1] * len(newer)))
@@ -83,7 +83,7 @@ def test_a_newer_file_asks_for_an_upgrade(filled):
 
 
 @pytest.mark.parametrize("name", [f".{A}.parquet.0123abcd.tmp", "_SUCCESS"])
-def test_hidden_files_are_left_alone(filled, name):
+def test_hidden_files_are_ignored(filled, name):
     Path(filled, "leaderboard", name).write_bytes(b"half a file")
     assert len(read(filled)) == len(pd.read_parquet(Path(filled, "leaderboard"))) == 6
 
@@ -97,7 +97,7 @@ def replace_for_ever(storage: str, trials: list[str]) -> None:
         write_rows(storage, trials[number % len(trials)], rows or [failed("x" * (number % 500), top1=float(number))])
 
 
-def test_bare_pandas_reads_the_folder_while_files_are_replaced(storage):
+def test_plain_pandas_reads_the_folder_while_files_are_replaced(storage):
     trials = [f"{index:012x}" for index in range(6)]
     for trial_id in trials:
         write_rows(storage, trial_id, [row()])
@@ -106,7 +106,7 @@ def test_bare_pandas_reads_the_folder_while_files_are_replaced(storage):
     writer.start()
     versions = set()
     try:
-        # Until the files were seen to change many times; how long that takes is the disk's affair.
+        # Read until the files have changed many times. The duration depends on the disk.
         for reads in itertools.count():
             if reads >= 40 and len(versions) > 40:
                 break

@@ -1,4 +1,4 @@
-"""Rows are written and read back whole, whatever lies beside their files."""
+"""Writing and reading rows of the leaderboard, filters, and files of earlier versions."""
 
 import json
 import shutil
@@ -32,14 +32,14 @@ schema_version
 DESIGNED = DESIGNED_TEXT.split()
 
 
-def test_the_columns_are_the_designed_ones_in_order(storage):
+def test_the_schema_has_the_designed_columns_in_order(storage):
     assert SCHEMA.names == DESIGNED
     assert all(column.meaning for column in COLUMNS)
     write_rows(storage, A, [row()])
     assert list(pd.read_parquet(rows_file(storage, A)).columns) == DESIGNED
 
 
-def test_what_was_written_is_read_back(storage):
+def test_written_rows_are_read_back_unchanged(storage):
     rows = [row("svhn", top1=np.float64(61.5)), row("stl10", seen=False, top5=None, views_seen=np.int64(2**40))]
     write_rows(storage, A, rows)
     back = read_rows(storage, A)
@@ -50,18 +50,18 @@ def test_what_was_written_is_read_back(storage):
         assert found == complete | {"started_at": started}
 
 
-def test_rows_read_back_can_be_written_with_more(storage):
+def test_rows_read_back_can_be_written_with_additional_rows(storage):
     write_rows(storage, A, [row("svhn")])
     write_rows(storage, A, [*read_rows(storage, A), row("stl10", seen=False)])
     assert [found["eval_dataset"] for found in read_rows(storage, A)] == ["svhn", "stl10"]
 
 
-def test_a_file_has_the_schema_to_the_last_type_for_any_reader(storage):
+def test_a_file_has_exactly_the_schema_of_the_leaderboard(storage):
     write_rows(storage, A, [failed()])
     assert pq.read_schema(rows_file(storage, A)).equals(SCHEMA)
 
 
-def test_a_file_is_replaced_whole(storage):
+def test_writing_replaces_the_whole_file(storage):
     write_rows(storage, A, [row("svhn"), row("stl10")])
     write_rows(storage, A, [failed()])
     assert [found["status"] for found in read_rows(storage, A)] == ["failed"]
@@ -73,7 +73,7 @@ def test_a_trial_without_a_file_has_no_rows(storage):
 
 
 @pytest.mark.parametrize("trial_id", ["../../etc/x", "A" * 12, "a" * 11, "a" * 13, "", "a" * 12 + "\n"])
-def test_only_trial_ids_become_paths(storage, trial_id):
+def test_invalid_trial_ids_are_refused(storage, trial_id):
     for use in (lambda: write_rows(storage, trial_id, [row()]), lambda: read_rows(storage, trial_id)):
         with pytest.raises(ValueError, match="12 hex digits"):
             use()
@@ -91,13 +91,13 @@ def test_only_trial_ids_become_paths(storage, trial_id):
         ([row("svhn"), row("svhn")], "repeat a score"),
     ],
 )
-def test_rows_that_are_not_a_leaderboards_are_a_bug(storage, rows, message):
+def test_writing_invalid_rows_raises_an_assertion_error(storage, rows, message):
     with pytest.raises(AssertionError, match=message):
         write_rows(storage, A, rows)
     assert not Path(storage).exists()
 
 
-def test_an_empty_leaderboard_has_the_dtypes_of_a_full_one(storage):
+def test_an_empty_leaderboard_has_the_same_dtypes_as_a_full_one(storage):
     empty = read(storage)
     write_rows(storage, A, [row(num_clusters=2, seen=True)])
     write_rows(storage, B, [failed()])
@@ -127,14 +127,14 @@ def test_an_empty_leaderboard_has_the_dtypes_of_a_full_one(storage):
         ({"trial_id": []}, ""),
     ],
 )
-def test_filters_keep_the_rows_that_match_all(filled, filters, trials):
+def test_only_rows_that_match_all_filters_are_read(filled, filters, trials):
     found = read(filled, **filters)
     assert "".join(trial_id[0] for trial_id in found["trial_id"]) == trials
     assert list(found.index) == list(range(len(found)))
     pd.testing.assert_series_equal(found.dtypes, read(filled).dtypes)
 
 
-def test_a_filter_that_is_no_column_is_named_with_the_nearest(filled):
+def test_filters_on_unknown_columns_are_refused_with_the_nearest_name(filled):
     with pytest.raises(ValueError, match=r"unknown leaderboard column 'lamda1'.*Did you mean 'lambda1'"):
         read(filled, lamda1=0.9)
 
@@ -155,7 +155,7 @@ def test_a_filter_that_is_no_column_is_named_with_the_nearest(filled):
         },
     ],
 )
-def test_settings_are_read_from_config_json_however_it_is_written(storage, said):
+def test_settings_are_read_from_config_json_in_any_key_order(storage, said):
     write_rows(storage, A, [row("svhn", config_json=json.dumps(said)), row("stl10", config_json=json.dumps(said))])
     write_rows(storage, B, [row("svhn", config_json="{}")])
     found = with_settings(read(storage))
@@ -164,15 +164,15 @@ def test_settings_are_read_from_config_json_however_it_is_written(storage, said)
     assert found["recipe_version"].fillna(-1).tolist() == [3, 3, -1]
 
 
-def test_asking_for_some_trials_opens_no_other_file(filled):
+def test_reading_some_trials_opens_only_their_files(filled):
     (Path(str(filled)) / "leaderboard" / "stray.parquet").write_bytes(b"not a table")
     assert set(read(filled, trial_id=A)["trial_id"]) == set(read(filled, trial_id=[A])["trial_id"]) == {A}
     with pytest.raises(ValueError, match="stray.parquet is not a leaderboard file"):
         read(filled)
 
 
-def test_columns_that_hold_nothing_do_not_trouble_bare_pandas(storage):
-    """The first file decides on the schema of the folder: here every optional column of it is null."""
+def test_plain_pandas_reads_files_with_empty_columns(storage):
+    """The first file determines the schema of the folder. Here, all of its optional columns are null."""
     bare = {key: value for key, value in failed().items() if value is not None}
     write_rows(storage, A, [bare | {"lambda1": None, "lambda2": None, "temperature": None}])
     write_rows(storage, B, [row(num_clusters=3, outlier_rule="farthest", top5=99.0, views_seen=7)])
@@ -183,7 +183,7 @@ def test_columns_that_hold_nothing_do_not_trouble_bare_pandas(storage):
 
 
 @pytest.mark.parametrize("lacking", ["eval_dataset", "features", "step"])
-def test_a_stopped_row_says_where_it_stopped_and_needs_no_score(storage, lacking):
+def test_a_stopped_row_requires_dataset_features_and_step_but_no_score(storage, lacking):
     whole = stopped(step=50, val_linear_top1=40.0)
     write_rows(storage, A, [whole])
     (found,) = read_rows(storage, A)
@@ -197,7 +197,7 @@ VERSION_1 = Path(__file__).parents[1] / "compatibility" / "5dacb93" / "leaderboa
 
 
 @pytest.mark.parametrize("new_trial", ["0" * 12, "f" * 12])
-def test_files_of_version_1_and_of_this_one_are_one_board(storage, new_trial):
+def test_files_of_version_1_and_of_the_current_version_are_read_together(storage, new_trial):
     folder = Path(shutil.copytree(VERSION_1, Path(storage) / "leaderboard"))
     old = pd.concat([pq.read_table(file).to_pandas() for file in sorted(folder.iterdir())])
     assert "val_top1" not in old and set(old["schema_version"]) == {1}
@@ -214,12 +214,12 @@ def test_files_of_version_1_and_of_this_one_are_one_board(storage, new_trial):
     bare = pd.read_parquet(folder)
     assert sorted(bare["trial_id"]) == sorted(both["trial_id"])
     assert sorted(bare["top1"].dropna()) == sorted(both["top1"].dropna())
-    # With the schema named, the validation columns are there whichever file comes first.
+    # With an explicit schema, pandas reads the validation columns for any order of the files.
     assert pd.read_parquet(folder, schema=SCHEMA)["val_top1"].dropna().tolist() == [44.0]
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_files_of_later_versions_lack_the_columns_that_came_after_them(storage, version):
+def test_columns_added_after_the_version_of_a_file_are_read_as_missing(storage, version):
     write_rows(storage, A, [row("svhn", val_top1=44.0, macro_f1=50.0, top1_sd=0.5)])
     file = rows_file(storage, A)
     table = pq.read_table(file).drop_columns([column.name for column in COLUMNS if column.since > version])
@@ -231,7 +231,7 @@ def test_files_of_later_versions_lack_the_columns_that_came_after_them(storage, 
     assert both["macro_f1"].isna().tolist() == [True, False] and both["val_top1"].iloc[0] == 44.0
 
 
-def test_rows_of_version_1_that_are_written_again_are_of_this_one(storage):
+def test_rows_of_version_1_are_upgraded_when_written_again(storage):
     folder = Path(shutil.copytree(VERSION_1, Path(storage) / "leaderboard"))
     trial_id = min(file.stem for file in folder.iterdir())
     rows = read_rows(storage, trial_id)

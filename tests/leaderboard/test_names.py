@@ -1,4 +1,4 @@
-"""A dataset that is a part or a variant of the published one is marked in its name's place, in every view."""
+"""Every view marks the name of a dataset that is a part or a variant of the published dataset."""
 
 import io
 import json
@@ -24,21 +24,21 @@ SVHN = "svhn (4,434 of 73,257)"
 
 
 def produced_by(**said: object) -> str:
-    """As rows have had it since they record what the datasets are."""
+    """The ``config_json`` of rows that record what their datasets are."""
     evaluation = {"variant": said.pop("variant", ""), "image_size": 32, "majority_top1": 10.0, "data_fingerprint": "x"}
     return json.dumps({"evaluation": evaluation, "recipe_version": 1, "trial": {}, **said}, sort_keys=True)
 
 
 @pytest.fixture
 def old(storage) -> str:
-    """Rows from before, whose numbers tell: two trials on cifar10 and a part of svhn, and an untrained encoder."""
+    """Two trials on cifar10 and a part of svhn, and an untrained encoder. Rows record only numbers of images."""
     for number, own in enumerate(({"lambda2": 0.0}, {"lambda2": 0.1}, UNTRAINED)):
         rows = [row("cifar10", top1=60.0 + number, **own), row("svhn", top1=50.0 - number, **own | PART)]
         write_rows(storage, f"{number:012x}", rows)
     return storage
 
 
-def test_rows_keep_plain_names_and_views_mark_them_also_where_they_are_marked_already(old):
+def test_with_settings_marks_names_once_and_rows_keep_plain_names(old):
     raw = read(old)
     assert set(raw["eval_dataset"]) == {"cifar10", "svhn"}
     rows = with_settings(raw)
@@ -48,7 +48,7 @@ def test_rows_keep_plain_names_and_views_mark_them_also_where_they_are_marked_al
     assert [plain_name(name) for name in rows["eval_dataset"]] == list(raw["eval_dataset"])
 
 
-def test_what_rows_record_goes_before_what_their_numbers_say(storage):
+def test_recorded_variants_take_precedence_over_numbers_of_images(storage):
     said = produced_by(variants={"cifar10": "64×64 pixels"}, variant="other pixels")
     write_rows(storage, "0" * 12, [row("svhn", config_json=said)])
     rows = with_settings(read(storage))
@@ -56,7 +56,7 @@ def test_what_rows_record_goes_before_what_their_numbers_say(storage):
     assert rows["train_mixture"].tolist() == ["cifar10 (64×64 pixels)+svhn"]
 
 
-def test_a_part_and_the_whole_never_share_a_column(old):
+def test_a_part_and_the_whole_dataset_have_separate_columns(old):
     write_rows(old, "a" * 12, [row("cifar10", seed=1), row("svhn", seed=1)])
     frame = view(with_settings(read(old))).frame
     assert {"svhn", SVHN} <= set(frame)
@@ -64,13 +64,13 @@ def test_a_part_and_the_whole_never_share_a_column(old):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_of_a_table_marks_it(old, name):
+def test_every_table_format_shows_the_marked_name(old, name):
     data = to_bytes(view(with_settings(read(old))), name)
     text = " ".join(pd.read_parquet(io.BytesIO(data))) if name == "parquet" else data.decode()
     assert SVHN.split()[-1] in text and "(4,434" in text
 
 
-def test_the_leaderboard_command_marks_it_and_takes_the_plain_name_and_the_marked_one(old):
+def test_the_leaderboard_command_accepts_plain_and_marked_names(old):
     for asked in ("svhn", SVHN):
         out = io.StringIO()
         print_leaderboard(old, evaluate=[asked], console=Console(file=out, width=200))
@@ -79,13 +79,13 @@ def test_the_leaderboard_command_marks_it_and_takes_the_plain_name_and_the_marke
 
 
 @pytest.mark.parametrize("condition", ["eval_dataset=svhn", f"eval_dataset={SVHN}", f"train_mixture=cifar10+{SVHN}"])
-def test_conditions_take_the_plain_name_and_the_marked_one(old, condition, capsys):
+def test_conditions_accept_plain_and_marked_names(old, condition, capsys):
     asked = {"columns": ("trial_id", "eval_dataset", "top1"), "format": None, "output": None}
     print_one_table(old, choice={}, where=[condition], **asked)
     assert "4,434 of 73,257" in " ".join(capsys.readouterr().out.split())
 
 
-def test_titles_and_words_of_figures_mark_it(old):
+def test_figure_titles_and_alternative_texts_show_the_marked_name(old):
     entries = figures.gallery(read(old)).entries
     of_svhn = [entry for entry in entries if SVHN in entry.title]
     assert {"lambda-heatmap", "lambda-curves"} <= {entry.figure for entry in of_svhn}
@@ -95,7 +95,7 @@ def test_titles_and_words_of_figures_mark_it(old):
     assert SVHN in title.replace("\n", " ")
 
 
-def test_the_report_marks_it_on_each_page_and_its_commands_keep_the_plain_name(storage, tmp_path, monkeypatch):
+def test_report_pages_show_marked_names_and_commands_use_plain_names(storage, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mdssl.figures", stand_in_for_figures())
     rows = rows_of(config(), {"cifar10": 60.0}) + rows_of(config(), {"svhn": 50.0}, **PART)
     write_rows(storage, config().trial_id, rows)
@@ -109,14 +109,14 @@ def test_the_report_marks_it_on_each_page_and_its_commands_keep_the_plain_name(s
     assert SVHN in (tmp_path / "report" / "leaderboard.csv").read_text()
 
 
-def test_nothing_but_the_published_dataset_stands_beside_published_numbers(old):
+def test_only_scores_on_whole_datasets_are_compared_with_published_numbers(old):
     simclr = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0, "train_mixture": "cifar10", "num_domains": 1}
     write_rows(old, "b" * 12, [row("svhn", top1=55.0, **simclr | PART), row("cifar10", top1=91.0, **simclr)])
     table = side_by_side(read(old), "table1").set_index(["method", "train_mixture", "eval_dataset"])
     part, whole = table.loc[("simclr", "cifar10", "svhn")], table.loc[("simclr", "cifar10", "cifar10")]
     assert (part["ours"], part["status"]) == (55.0, f"other data: {SVHN}") and pd.isna(part["difference"])
     assert (whole["status"], whole["difference"]) == ("ours", pytest.approx(91.0 - whole["published"]))
-    # The whole dataset takes its place.
+    # A score on the whole dataset replaces the score on the part.
     write_rows(old, "c" * 12, [row("svhn", top1=44.0, seed=1, **simclr)])
     table = side_by_side(read(old), "table1").set_index(["method", "train_mixture", "eval_dataset"])
     assert table.loc[("simclr", "cifar10", "svhn")][["ours", "status"]].tolist() == [44.0, "ours"]

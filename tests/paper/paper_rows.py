@@ -1,4 +1,4 @@
-"""Rows of models of the paper, and what is printed of a table."""
+"""Helpers that write rows of the paper's models and print tables."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Costs of our trials beside those of table 2."""
+"""Costs of our trials compared with the costs in table 2."""
 
 import pandas as pd
 import pytest
@@ -19,7 +19,7 @@ COST = {"device": "NVIDIA H200", "num_workers": 1, "encoder_mb": 90.0}
 
 @pytest.fixture
 def paid(storage):
-    """Four single-domain models of an hour each, two of them with two seeds, and one MDSSL model of three hours."""
+    """Four single-domain models of an hour each, svhn with two more seeds, and one MDSSL model of three hours."""
     for number, name in enumerate(("cifar10", "stl10", "svhn", "cifar100")):
         write(storage, number, {name: 50.0, "svhn": 5.0}, **SIMCLR, train_mixture=name, train_seconds=3600.0, **COST)
     for seed, seconds in ((1, 3600.0), (2, 7200.0)):
@@ -37,7 +37,7 @@ def test_table_2_sums_four_models_and_counts_each_trial_once(paid):
     assert resource(table, "training_hours", "mdssl")[["published", "ours"]].tolist() == [34.95, 3.0]
     assert [resource(table, "disk_mb", method)["ours"] for method in ("simclr", "mdssl", "change")] == [360, 90, -75]
     assert [resource(table, "gpus", method)["ours"] for method in ("simclr", "mdssl", "change")] == [4, 2, -50]
-    # As the paper prints them.
+    # The changes that the paper prints.
     changes = [round(resource(table, name, "change")["published"], 2) for name in ("training_hours", "disk_mb", "gpus")]
     assert changes == [-17.59, -75, -50]
     assert set(table["status"]) == {"ours"}
@@ -49,7 +49,7 @@ def test_table_2_has_no_sum_while_a_model_is_missing(storage):
     assert pd.isna(line["ours"]) and line["status"] == "1 of 4 models"
 
 
-def test_workers_on_a_cpu_are_no_gpus(storage):
+def test_workers_on_a_cpu_do_not_count_as_gpus(storage):
     write(storage, 1, {"svhn": 50.0}, **MDSSL, train_seconds=60.0, encoder_mb=90.0, device="cpu", num_workers=4)
     assert resource(resources_side_by_side(read(storage)), "gpus", "mdssl")["ours"] == 0
 
@@ -62,7 +62,7 @@ def test_hours_on_different_devices_are_not_averaged(paid):
     assert resource(table, "training_hours", "mdssl")["ours"] == 3.0
 
 
-def test_table_2_is_printed_with_what_is_published(paid):
+def test_table_2_is_printed_with_published_values(paid):
     table = resources_side_by_side(read(paid))
     lines = shown(print_resources, table)
     assert max(map(len, lines[2:])) <= 80

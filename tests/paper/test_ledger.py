@@ -30,7 +30,7 @@ MDSSL = UNION | {"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1}
 
 @pytest.fixture
 def write(storage):
-    """A function that writes a trial with these scores, and gives the leaderboard so far."""
+    """A function that writes a trial with given scores and returns the leaderboard."""
     numbers = iter(range(1000))
 
     def write(scores: dict[str, float], **settings) -> pd.DataFrame:
@@ -50,7 +50,7 @@ def claim(
     return line
 
 
-def test_without_trials_every_published_number_is_there_and_none_is_judged(storage):
+def test_without_trials_all_published_numbers_are_not_run_or_implausible(storage):
     claims = ledger(read(storage))
     scores = claims[claims["kind"] == "score"]
     assert sorted(scores["published"]) == sorted(published()["top1"])
@@ -60,19 +60,19 @@ def test_without_trials_every_published_number_is_there_and_none_is_judged(stora
     assert set(scores.loc[scores["verdict"] == "implausible", "eval_dataset"]) == {"cifar100"}
 
 
-def test_an_interval_over_seeds_holds_the_true_mean_as_often_as_it_says():
+def test_intervals_over_seeds_have_95_percent_coverage():
     rng = np.random.default_rng(0)
     for seeds in (2, 3, 8):
         draws = pd.DataFrame({"draw": np.repeat(range(4000), seeds), "top1": rng.normal(50, 3, 4000 * seeds)})
         found = over_seeds(draws, ["draw"])
-        # 4,000 draws: three standard errors of a share of 95 % are a point.
+        # With 4,000 draws, three standard errors of a share of 95 % are one point.
         assert ((found["mean"] - 50).abs() <= found["half"]).mean() == pytest.approx(0.95, abs=0.0104)
         own = draws["top1"][:seeds]
         assert interval(own) == pytest.approx(stats.t.interval(0.95, seeds - 1, own.mean(), own.sem()))
     assert np.isnan(interval([50.0])).all() and np.isnan(interval([])).all()
 
 
-# Published is 55.97. Of three seeds the t-quantile is 4.30, and the interval that / √3 = 2.48 deviations to each side.
+# The published score is 55.97. The t-quantile of three seeds is 4.30; the interval is ± 4.30 / √3 = 2.48 deviations.
 @pytest.mark.parametrize(
     ("top1", "verdict"),
     [
@@ -86,7 +86,7 @@ def test_an_interval_over_seeds_holds_the_true_mean_as_often_as_it_says():
         ((56.0,), "cannot be told"),
     ],
 )
-def test_ours_agree_where_their_interval_lies_within_the_margin(write, top1, verdict):
+def test_the_verdict_depends_on_the_interval_over_seeds_and_the_margin(write, top1, verdict):
     for seed, score in enumerate(top1):
         board = write({"svhn": score}, **CIFAR10, **PAPER, seed=seed)
     line = claim(board)
@@ -96,7 +96,7 @@ def test_ours_agree_where_their_interval_lies_within_the_margin(write, top1, ver
     assert line["command"] == "mdssl sweep paper table1"
 
 
-def test_the_more_ours_vary_the_harder_it_is_to_agree(write):
+def test_large_variation_over_seeds_prevents_agreement(write):
     ranks = []
     for number, spread in enumerate((0.1, 0.5, 2.0, 8.0)):
         for seed in (0, 1, 2):
@@ -115,7 +115,7 @@ SMALLER = {
 
 
 @pytest.mark.parametrize("dataset", SMALLER)
-def test_a_score_on_a_part_of_a_dataset_is_shown_and_judges_nothing(write, dataset):
+def test_scores_on_a_part_of_a_dataset_are_shown_but_not_compared(write, dataset):
     counts, why = SMALLER[dataset]
     model = {"source": "table3", "train_mixture": "cifar10"} if dataset == "dtd" else {}
     model = {"source": "table4", "train_mixture": "eurosat"} if dataset == "eurosat" else model
@@ -127,7 +127,7 @@ def test_a_score_on_a_part_of_a_dataset_is_shown_and_judges_nothing(write, datas
     assert why in line["why"] and np.isnan(line["difference"])
 
 
-def test_what_was_trained_on_a_part_is_not_compared_either_and_gives_way_to_the_whole(write):
+def test_trials_on_whole_datasets_take_precedence_over_trials_on_parts(write):
     part = json.dumps({"recipe_version": 1, "variants": {"cifar10": "64×64 pixels"}})
     board = write({"svhn": 56.0}, **CIFAR10, **PAPER, config_json=part, data_fingerprint="a")
     assert claim(board)["why"] == "cifar10 (64×64 pixels) is not the published dataset"
@@ -137,7 +137,7 @@ def test_what_was_trained_on_a_part_is_not_compared_either_and_gives_way_to_the_
 
 
 @pytest.mark.parametrize("off", [{"arch": "resnet18"}, {"iterations": 500}, {"probe": "lbfgs"}])
-def test_another_recipe_is_shown_and_judges_nothing(write, off):
+def test_scores_with_different_settings_are_shown_but_not_compared(write, off):
     line = claim(write({"svhn": 20.0}, **CIFAR10, **PAPER | off))
     assert line["verdict"] == "different settings"
     assert line["ours"] == 20
@@ -147,45 +147,45 @@ def test_another_recipe_is_shown_and_judges_nothing(write, off):
 
 
 @pytest.mark.parametrize("probe", ["sgd-raw", "sgd-raw(iterations=30000)"])
-def test_both_lengths_that_the_paper_gives_for_its_probe_are_its_recipe(write, probe):
+def test_both_probe_lengths_of_the_paper_are_comparable(write, probe):
     line = claim(write({"svhn": 50.0}, **CIFAR10, **PAPER | {"probe": probe}))
     assert line["verdict"] == "cannot be told"
 
 
-def test_an_implausible_number_is_called_so_with_ours_beside_it(write):
+def test_implausible_published_numbers_are_marked_and_shown_with_ours(write):
     line = claim(write({"cifar100": 55.0}, **CIFAR10, **PAPER), "cifar100")
     assert (line["verdict"], line["ours"]) == ("implausible", 55)
     assert "top-5" in line["why"]
 
 
-def test_of_several_recipes_the_closest_to_the_papers_is_taken(write):
+def test_trials_with_the_settings_closest_to_the_paper_are_selected(write):
     write({"svhn": 30.0, "stl10": 31.0}, **CIFAR10, **PAPER | {"arch": "resnet18", "iterations": 80})
     write({"svhn": 40.0}, **CIFAR10, **PAPER | {"iterations": 500})
     board = write({"svhn": 50.0}, **CIFAR10, **PAPER | {"iterations": 2_000})
     assert claim(board)["ours"] == 50
-    # Where only the farther one was scored, it is the closest.
+    # Only the trial with settings farther from the paper has a score on stl10.
     assert claim(board, "stl10")["ours"] == 31
     assert claim(write({"svhn": 56.0}, **CIFAR10, **PAPER))["verdict"] == "cannot be told"
 
 
-def test_a_trial_that_failed_is_not_run_and_says_so(storage):
+def test_a_failed_trial_gives_the_verdict_not_run_with_the_reason(storage):
     write_rows(storage, "0" * 12, [failed(**CIFAR10)])
     line = claim(read(storage))
     assert (line["verdict"], line["why"]) == ("not run", "it failed")
 
 
-def test_other_models_and_layers_are_none_of_its_business(write):
+def test_scores_of_other_models_and_layers_are_ignored(write):
     write({"svhn": 56.0}, **CIFAR10, **PAPER, features="projection")
     write({"svhn": 56.0}, **CIFAR10 | {"method": "mdssl", "lambda2": 0.3}, **PAPER)
     assert claim(write({"svhn": 56.0}, **CIFAR10 | {"train_mixture": "eurosat"}, **PAPER))["verdict"] == "not run"
 
 
-def test_a_mean_is_judged_when_all_of_its_scores_are_there(write):
+def test_a_mean_has_a_verdict_only_if_all_its_scores_exist(write):
     mean = {"kind": "mean", "source": "table3", "train_mixture": "cifar10+stl10+svhn", "method": "mdssl"}
     board = write({"cifar10": 87.5, "stl10": 65.0}, **MDSSL, **PAPER)
     line = claim(board, "seen", **mean)
     assert (line["verdict"], line["why"]) == ("not run", "some of its scores are missing")
-    # The seeds' scores differ by points, but their means by tenths.
+    # Scores of the seeds differ by points, but their means differ by tenths.
     for seed, off in enumerate((-3.0, 0.0, 3.0)):
         scores = {"svhn": 88.05 + off, "cifar10": 87.5 - off, "stl10": 65.0 + off / 30}
         board = write(scores, **MDSSL, **PAPER | {"precision": "bf16"}, seed=seed)
@@ -206,10 +206,10 @@ def test_a_mean_is_judged_when_all_of_its_scores_are_there(write):
         (SMALL, (9.0, 10.0, 11.0), "different settings"),
     ],
 )
-def test_a_lead_over_simclr_needs_an_interval_of_the_same_sign(write, recipe, leads, verdict):
+def test_a_lead_over_simclr_agrees_if_its_interval_has_the_same_sign(write, recipe, leads, verdict):
     datasets = ("cifar10", "stl10", "svhn", "dtd", "tiny-imagenet")
     for seed, lead in enumerate(leads):
-        # Seeds that differ by more than the lead, which is paired.
+        # Seeds differ by more than the lead, but the lead is paired by seed.
         write(dict.fromkeys(datasets, 50.0 + 20 * seed), **UNION, **recipe, seed=seed)
         board = write(dict.fromkeys(datasets, 50.0 + 20 * seed + lead), **MDSSL, **recipe, seed=seed)
     line = claim(board, "MDSSL − SimCLR", "lead", "table3", train_mixture="cifar10+stl10+svhn")
@@ -218,7 +218,7 @@ def test_a_lead_over_simclr_needs_an_interval_of_the_same_sign(write, recipe, le
     assert line["verdict"] == verdict
 
 
-def test_hours_on_another_device_are_no_evidence(write):
+def test_training_hours_on_another_device_are_not_compared(write):
     cost = {"device": "cpu", "train_seconds": 3600.0, "num_workers": 1, "encoder_mb": 90.0}
     for name in ("cifar10", "stl10", "svhn", "cifar100"):
         board = write({"svhn": 50.0}, **CIFAR10 | {"train_mixture": name}, **PAPER, **cost)

@@ -1,4 +1,4 @@
-"""The plan of the paper's experiments: what can be done, what is skipped and named, and what it would cost."""
+"""The plan of the paper's experiments: trials to run, skipped trials and estimated costs."""
 
 import io
 import re
@@ -34,7 +34,7 @@ def empty_board(tmp_path):
     return leaderboard.read(str(tmp_path))
 
 
-def test_what_lacks_a_dataset_is_skipped_and_named(papers_data):
+def test_trials_without_prepared_datasets_are_skipped_and_listed(papers_data):
     plan = plan_experiments(["table1", "figure3"], papers_data)
     assert {trial.domains for trial in plan.trials} == {("cifar10",), ("svhn",), ("cifar10", "svhn")}
     assert plan.evaluate == ("cifar10", "svhn")
@@ -45,7 +45,7 @@ def test_what_lacks_a_dataset_is_skipped_and_named(papers_data):
     assert "mdssl cifar10+cifar100+svhn+stl10 λ1=1 λ2=0.1; not prepared: cifar100, stl10" in text.replace("\n", " ")
 
 
-def test_what_is_trained_on_alone_is_not_said_to_be_scored_on(papers_data, tmp_path):
+def test_datasets_only_trained_on_are_not_listed_as_evaluation_datasets(papers_data, tmp_path):
     text = " ".join(listed(["table3"], settings(papers_data), empty_board(tmp_path)).split())
     scored_on = text.split("scored on ")[1].split(" 13 trials")[0]
     assert "imagenet250k" in text.split("scored on ")[0] and "imagenet250k" not in scored_on
@@ -54,19 +54,19 @@ def test_what_is_trained_on_alone_is_not_said_to_be_scored_on(papers_data, tmp_p
     assert "tiny-imagenet" in not_scored and "imagenet250k" not in not_scored
 
 
-def test_trials_that_experiments_share_stand_once(papers_data):
+def test_trials_shared_by_experiments_are_planned_once(papers_data):
     names = ["figure3", "figureA1", "figureA2"]
     plan = plan_experiments(names, papers_data)
     assert len(plan.trials) == len(set(plan.trials)) < sum(len(EXPERIMENTS[name].trials) for name in names)
 
 
-def test_hours_are_views_by_speed():
+def test_gpu_hours_are_views_divided_by_speed():
     recipe = Recipe()
     (trial,) = [trial for trial in EXPERIMENTS["figure5-left"].trials if trial.method == "mdssl"]
     assert gpu_hours([trial], recipe, 1e5) == pytest.approx(2 * 2 * 1024 * 48_000 / 1e5 / 3600)
 
 
-def test_a_measured_speed_replaces_the_assumed_one(tmp_path):
+def test_a_measured_speed_replaces_the_assumed_speed(tmp_path):
     nothing = empty_board(tmp_path)
     assert speed(Recipe(), nothing) == (200_000, "assumed for an H100, not measured")
     measured = pd.DataFrame(
@@ -81,7 +81,7 @@ def test_a_measured_speed_replaces_the_assumed_one(tmp_path):
     assert speed(Recipe(), measured) == (200, "median of 2 trial(s) on NVIDIA X")
 
 
-def test_the_list_says_what_each_needs_and_the_sum_counts_shared_trials_once(papers_data, tmp_path):
+def test_the_list_states_requirements_and_counts_shared_trials_once(papers_data, tmp_path):
     text = listed(["figure3", "figureA1"], settings(papers_data), empty_board(tmp_path))
     assert "figure3: Top-1 against λ1 and against λ2 (section 3.5, figure 3)" in text
     marked = "cifar10 (2 of 10 classes, 8×8 pixels), svhn (2 of 10 classes, 8×8 pixels)"
@@ -91,7 +91,7 @@ def test_the_list_says_what_each_needs_and_the_sum_counts_shared_trials_once(pap
     assert "not prepared: dtd" in listed(["table4"], settings(papers_data), empty_board(tmp_path))
 
 
-def test_every_seed_and_point_of_a_grid_costs_its_hours(papers_data, tmp_path):
+def test_estimated_hours_scale_with_seeds_and_grid_points(papers_data, tmp_path):
     several = settings(papers_data, seeds=(0, 1), grid=(("learning_rate", "2", "4", "8"),))
     once, often = (listed(["figure3"], chosen, empty_board(tmp_path)) for chosen in (settings(papers_data), several))
     hours = [

@@ -11,7 +11,7 @@ from mdssl.leaderboard.board import read, with_settings, write_rows
 from mdssl.paper.printing import print_side_by_side
 from mdssl.paper.published import averages, published, side_by_side
 
-# As the paper prints them: (table, mixture, method, which mean) -> percent.
+# Means that the paper prints: (table, mixture, method, kind of mean) -> percent.
 PRINTED_MEANS = {
     ("table1", "cifar10", "simclr", "average"): 70.10,
     ("table1", "stl10", "simclr", "average"): 64.62,
@@ -59,7 +59,7 @@ def mdssl_cell(table: pd.DataFrame, dataset: str = "svhn") -> pd.Series:
     return cell(table, "cifar10+cifar100+svhn+stl10", "mdssl", dataset)
 
 
-def test_the_published_values_are_all_there_and_each_once():
+def test_published_values_are_complete_and_unique():
     everything = published()
     assert Counter(everything["experiment"]) == {"table1": 24, "table3": 78, "table4": 15, "table5": 18}
     assert not everything.duplicated(["experiment", "train_mixture", "method", "eval_dataset"]).any()
@@ -68,13 +68,13 @@ def test_the_published_values_are_all_there_and_each_once():
     pd.testing.assert_frame_equal(parts, everything)
 
 
-def test_the_means_of_the_published_values_are_those_that_the_paper_prints(storage):
+def test_means_of_published_values_equal_the_means_printed_in_the_paper(storage):
     board = read(storage)
     means = pd.concat(averages(side_by_side(board, name)) for name in ("table1", "table3", "table4", "table5"))
     keys = zip(means["experiment"], means["train_mixture"], means["method"], means["eval_dataset"], strict=True)
     exact = dict(zip(keys, means["published"], strict=True))
     assert {key: math.floor(100 * mean + 1e-6) / 100 for key, mean in exact.items()} == PRINTED_MEANS
-    # The paper cuts off after two digits. Rounded, these would be a hundredth higher than it prints them.
+    # The paper truncates to two digits. Rounding would give these means a hundredth more than the paper prints.
     assert {key for key, mean in exact.items() if mean - PRINTED_MEANS[key] > 0.005 + 1e-6} == {
         ("table3", "cifar10", "simclr", "average"),
         ("table3", "stl10", "simclr", "average"),
@@ -87,12 +87,12 @@ def test_the_means_of_the_published_values_are_those_that_the_paper_prints(stora
     }
 
 
-def test_a_table_of_the_paper_stands_in_the_others_with_the_same_values():
+def test_tables_of_the_paper_agree_on_shared_values():
     by_cell = published().groupby(["train_mixture", "method", "lambda1", "lambda2", "eval_dataset"], dropna=False)
     assert (by_cell["top1"].nunique() == 1).all()
 
 
-def test_without_any_row_of_ours_everything_is_published_and_not_run(storage):
+def test_an_empty_leaderboard_gives_the_published_values_as_not_run(storage):
     table = side_by_side(read(storage), "table1")
     assert len(table) == 24
     assert table["published"].notna().all()
@@ -100,16 +100,16 @@ def test_without_any_row_of_ours_everything_is_published_and_not_run(storage):
     assert set(table["status"]) == {"not run"} and set(table["seeds"]) == {0}
 
 
-def test_ours_is_the_mean_over_seeds_in_any_order_of_the_domains(storage):
+def test_our_score_is_the_mean_over_seeds_for_any_order_of_domains(storage):
     ids = [write(storage, seed, {"svhn": 70.0 + 4 * seed}, seed=seed, **MDSSL) for seed in (0, 1)]
-    # The same domains by another method, with another lambda, one domain more: other models.
+    # Trials of other models: another method, another lambda, and one more domain.
     write(storage, 7, {"svhn": 1.0}, **SIMCLR, train_mixture="cifar10+svhn")
     write(storage, 8, {"svhn": 2.0}, **MDSSL | {"lambda2": 0.2})
     write(storage, 9, {"svhn": 3.0}, **MDSSL | {"train_mixture": f"{FOUR}+dtd"})
     table = side_by_side(read(storage), "table1")
     found = mdssl_cell(table)
     assert (found["published"], found["ours"], found["seeds"], found["status"]) == (75.35, 72.0, 2, "ours")
-    # Of two seeds Student's quantile is 12.706, and the standard error is half their difference.
+    # For two seeds, Student's quantile is 12.706 and the standard error is half of the difference between the scores.
     spread = f"(2 seeds, sd {8**0.5:.2f}, 95 % interval {72 - 2 * 12.7062:.2f} to {72 + 2 * 12.7062:.2f})"
     assert f"mdssl cifar10+cifar100+svhn+stl10 at 1, 0.1 on svhn: 72.00 {spread}" in shown(print_side_by_side, table)
     assert found["difference"] == pytest.approx(-3.35)
@@ -126,12 +126,12 @@ def test_simclr_of_one_domain_is_the_single_domain_baseline(storage):
     assert Counter(table["status"]) == {"not run": 16, "not scored": 6, "ours": 2}
 
 
-def test_scores_of_the_projection_are_never_ours(storage):
+def test_scores_on_projection_features_are_ignored(storage):
     write_rows(storage, "a" * 12, [row("svhn", features="projection", **MDSSL)])
     assert mdssl_cell(side_by_side(read(storage), "table1"))["status"] == "not scored"
 
 
-def test_what_kept_a_score_from_being_there_is_said(storage):
+def test_status_gives_the_reason_for_a_missing_score(storage):
     write_rows(storage, "a" * 12, [failed(**MDSSL)])
     failed_score = failed(**MDSSL, **{"eval_dataset": "stl10", "probe": "lbfgs", "seed": 1})
     assert mdssl_cell(side_by_side(read(storage), "table1"))["status"] == "failed"
@@ -153,11 +153,11 @@ def test_rows_that_differ_in_more_than_the_seed_are_not_averaged(storage):
         side_by_side(board, "table1")
     assert mdssl_cell(side_by_side(board[board["iterations"] == 48_000], "table1"))["ours"] == 80.0
     assert mdssl_cell(side_by_side(board[board["arch"] == "resnet18"], "table1"))["ours"] == 50.0
-    # None of these domains is trained on there.
+    # No model of table 4 is trained on these domains.
     assert set(side_by_side(board, "table4")["status"]) == {"not run"}
 
 
-def test_a_setting_that_only_config_json_tells_counts_and_filters(storage):
+def test_settings_of_config_json_are_compared_and_can_be_filtered(storage):
     for number, decay in enumerate((1e-6, 1e-4)):
         said = json.dumps({"trial": {"method": "mdssl", "weight_decay": decay}})
         write(storage, number, {"svhn": 50.0 + number}, **MDSSL, config_json=said)
@@ -184,24 +184,24 @@ def test_a_pretrained_encoder_needs_no_mixture_no_lambda_and_no_iterations(stora
         ("figure2", "allowed: table1, table3, table4, table5"),
     ],
 )
-def test_a_wrong_name_is_answered_with_the_nearest(storage, experiment, message):
+def test_unknown_experiments_are_refused_with_the_nearest_name(storage, experiment, message):
     with pytest.raises(ValueError, match=message):
         side_by_side(read(storage), experiment)
 
 
-def test_our_means_are_over_the_same_cells_and_only_if_all_are_there(storage):
+def test_our_mean_requires_scores_for_all_cells_of_the_published_mean(storage):
     small = {"method": "mdssl", "lambda1": 0.9, "lambda2": 0.1, "train_mixture": "imagenet250k+svhn+cifar100"}
     write(storage, 1, {"svhn": 80.0, "cifar100": 60.0, "cifar10": 70.0}, **small)
     means = averages(side_by_side(read(storage), "table3"))
     seen, unseen = (cell(means, "imagenet250k+cifar100+svhn", "mdssl", kind) for kind in ("seen", "unseen"))
-    # ImageNet is trained on, but nobody is scored on it.
+    # ImageNet is a training domain, but not an evaluation dataset.
     assert (seen["ours"], seen["status"], seen["seeds"]) == (70.0, "ours", 1)
     assert seen["difference"] == pytest.approx(70.0 - 79.40)
     assert pd.isna(unseen["ours"]) and unseen["status"] == "incomplete"
 
 
 @pytest.mark.parametrize("experiment", ["table1", "table3", "table4", "table5"])
-def test_the_printed_table_fits_80_columns_and_marks_what_is_published(storage, experiment):
+def test_the_printed_table_fits_80_columns_and_marks_published_numbers(storage, experiment):
     write(storage, 1, {"svhn": 70.0, "cifar100": 40.0}, **MDSSL)
     table = side_by_side(read(storage), experiment)
     lines = shown(print_side_by_side, table)
@@ -213,7 +213,7 @@ def test_the_printed_table_fits_80_columns_and_marks_what_is_published(storage, 
     assert sum(line.startswith(("simclr ", "mdssl ", "pretrained ")) for line in lines) >= len(models) * (blocks - 2)
 
 
-def test_a_line_says_published_ours_and_difference_and_a_dash_where_nothing_ran(storage):
+def test_lines_show_published_score_ours_and_difference_or_dashes(storage):
     write(storage, 1, {"svhn": 70.0, "cifar100": 40.0}, **MDSSL)
     table = side_by_side(read(storage), "table1")
     text = shown(print_side_by_side, table)
@@ -226,7 +226,7 @@ def test_a_line_says_published_ours_and_difference_and_a_dash_where_nothing_ran(
     assert ["simclr", "svhn", "1", "0", "92.42", "-", "-"] in lines
 
 
-def test_ours_that_were_trained_in_different_ways_are_told_apart(storage):
+def test_our_models_with_different_settings_are_listed_separately(storage):
     write(storage, 1, {"svhn": 70.0}, **MDSSL)
     write(storage, 2, {"svhn": 90.0}, **SIMCLR, train_mixture="svhn", iterations=48_000)
     text = shown(print_side_by_side, side_by_side(read(storage), "table1"))

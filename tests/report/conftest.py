@@ -15,11 +15,11 @@ from mdssl.report import build
 
 @pytest.fixture(scope="module")
 def figures():
-    """A stand-in for `mdssl.figures`, and for the ledger."""
+    """A stand-in for `mdssl.figures` and for the ledger."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setitem(sys.modules, "mdssl.figures", module := stand_in_for_figures())
-        # None of these boards has a model of the paper's, and finding that out each time takes a while.
+        # No leaderboard of these tests has a model of the paper, and computing the ledger each time is slow.
         nothing = ledger(pd.DataFrame(columns=SCHEMA.names))
         patch.setattr(build, "ledger", lambda rows: nothing)
         yield module
@@ -27,7 +27,7 @@ def figures():
 
 @pytest.fixture
 def small(storage, tmp_path, figures) -> tuple[str, Path]:
-    """A storage with two trials, and where its report shall be."""
+    """A storage with two trials, and the folder of its report."""
     write_trial(storage, config(), {"cifar10": 50.0, "svhn": 40.0})
     write_trial(storage, config(method="simclr"), {"cifar10": 45.0, "svhn": 44.0})
     figures.drawn.clear()

@@ -13,7 +13,7 @@ from mdssl.report.answer import answers
 from mdssl.report.build import write_report
 from mdssl.report.overview import trial_table
 
-# By seed, top-1 on two datasets.
+# Top-1 on two datasets by seed.
 OURS = {0: (50.0, 40.0), 1: (52.5, 41.0), 2: (51.0, 44.0)}
 SIMCLR = {0: (48.0, 39.5), 1: (49.0, 41.5), 2: (53.0, 42.0)}
 RANDOM = {0: (20.0, 19.0), 1: (21.0, 22.0), 2: (20.5, 18.0)}
@@ -30,13 +30,13 @@ def answer(storage):
     return answers(rows, trial_table(rows).frame)
 
 
-def test_differences_and_intervals_are_those_of_a_paired_t_test(storage):
+def test_differences_and_intervals_match_a_paired_t_test(storage):
     write(storage, OURS, 45.0, lambda2=0.2)
-    # Better on the test split, but not by validation; and one seed of a third setting, which is lucky.
+    # Another setting with higher scores on the test split, but a lower validation score.
     write(storage, {0: (60.0, 60.0), 1: (60.0, 60.0)}, 44.0, lambda2=0.1)
     write(storage, SIMCLR, 40.0, method="simclr")
     write(storage, RANDOM, method="random", domains=())
-    # Of the best setting, but without scores.
+    # A stopped trial of the best setting has no test scores.
     stopped = {"status": "stopped", "step": 10, "val_linear_top1": 9.0, "probe": None, "knn_top1": None}
     write_trial(storage, config(seed=3, lambda2=0.2), {"svhn": None}, curves=False, **stopped)
     (only,) = answer(storage)
@@ -56,13 +56,13 @@ def test_differences_and_intervals_are_those_of_a_paired_t_test(storage):
         assert found.by_dataset == pytest.approx({"cifar10": by_dataset[0], "svhn": by_dataset[1]})
         assert found.mean == pytest.approx(by_dataset.mean()) and found.pairs == 3
         assert found.verdict == verdict
-    # The same number as in the table.
+    # The table shows the same number.
     rows = with_settings(read(storage))
     table = trial_table(rows).frame.loc[only.trial_ids, "vs simclr"]
     assert only.baseline.mean == pytest.approx(table.mean())
 
 
-def test_one_seed_has_no_interval_and_a_lack_of_baselines_is_none(storage):
+def test_one_seed_has_no_interval_and_missing_baselines_are_none(storage):
     write(storage, {0: OURS[0]}, 45.0, lambda2=0.2)
     write(storage, {1: SIMCLR[1]}, 50.0, method="simclr")
     (only,) = answer(storage)
@@ -75,7 +75,7 @@ def test_one_seed_has_no_interval_and_a_lack_of_baselines_is_none(storage):
 
 @pytest.fixture
 def first_page(storage, tmp_path, monkeypatch):
-    """Writes the report, and returns the text of the first page."""
+    """A function that writes the report and returns the text of its first page."""
     monkeypatch.setitem(sys.modules, "mdssl.figures", stand_in_for_figures())
 
     def text(**arguments) -> str:
@@ -108,11 +108,11 @@ def test_the_first_page_begins_with_the_answer(storage, first_page, monkeypatch)
     assert "1 stopped without a row" in page
 
 
-def test_the_paper_is_compared_only_where_a_trial_is_comparable(storage, first_page, monkeypatch, tmp_path):
+def test_the_comparison_with_the_paper_requires_a_comparable_trial(storage, first_page, monkeypatch, tmp_path):
     write(storage, OURS, 45.0, lambda2=0.2)
     page = first_page()
     assert "No trial is comparable with" in page and "different settings" not in page
-    # A claim that somebody has met.
+    # One claim of the paper agrees.
     real = build.ledger
     monkeypatch.setattr(
         build, "ledger", lambda rows: real(rows).assign(verdict=lambda all: ["agrees", *all["verdict"][1:]])

@@ -29,7 +29,7 @@ def curves(storage, folder) -> dict:
     return json.loads(curves_json(folder, sorted(board["trial_id"].unique())))
 
 
-def test_curves_are_thinned_to_points_of_the_metrics_with_both_ends(storage, folder):
+def test_curves_are_subsampled_and_keep_both_ends(storage, folder):
     trial = write_trial(storage, config(), {"svhn": 40.0})
     steps, loss = np.arange(1, 501), np.linspace(9, 1, 500)
     loss[[0, 499]] = np.nan, np.inf
@@ -42,7 +42,7 @@ def test_curves_are_thinned_to_points_of_the_metrics_with_both_ends(storage, fol
     np.testing.assert_allclose(values, loss[np.array(at) - 1], rtol=1e-3)
 
 
-def test_files_are_read_again_only_where_rows_have_changed_and_damaged_ones_have_no_curve(storage, folder):
+def test_metrics_are_read_again_only_for_changed_rows_and_damaged_files_are_ignored(storage, folder):
     trial, other = (write_trial(storage, config(seed=seed), {"svhn": 40.0}) for seed in (0, 1))
     (Location.of(storage) / "trials" / other / "metrics.parquet").write_bytes(b"PAR1 no PAR1")
     assert curves(storage, folder) == {trial: {"loss": [[10, 20], [5.0, 4.0]]}}

@@ -37,7 +37,7 @@ def dashboard(results, tmp_path):
 
 @pytest.fixture
 def serving(results, monkeypatch):
-    """Starts the server with the given arguments; returns ``get(path, **headers)`` and the line that it prints."""
+    """A function that starts the server; returns ``get(path, method, **headers)``, the printed line and the port."""
     started = []
 
     def start(**arguments):
@@ -65,7 +65,7 @@ def serving(results, monkeypatch):
         each.shutdown()
 
 
-def test_pages_are_served_and_nothing_else(serving, results):
+def test_the_server_serves_only_pages_of_the_report(serving, results):
     get, line, port = serving()
     assert f"http://127.0.0.1:{port}/ until Ctrl-C" in line and "token" not in line
     index = get()
@@ -85,7 +85,7 @@ def test_pages_are_served_and_nothing_else(serving, results):
     assert [method for method in ("POST", "PUT", "DELETE", "OPTIONS") if get(method=method).status != 501] == []
 
 
-def test_without_a_token_only_the_names_of_this_machine_are_answered(serving):
+def test_without_a_token_only_local_host_names_are_accepted(serving):
     get, _, port = serving()
     for name in ("localhost", f"localhost:{port}", "127.0.0.1:9", "[::1]:8099", "LOCALHOST"):
         assert get(Host=name).status == 200, name
@@ -114,13 +114,13 @@ def test_a_token_is_exchanged_for_a_cookie(serving, arguments):
     assert {"HttpOnly", "SameSite=Strict"} <= set(cookie.split("; "))
     assert get(Cookie=cookie.split(";")[0]).status == 200
     assert get(Cookie=cookie.split(";")[0][:-1]).status == 403
-    # An address of numbers is never that of somebody else's name.
+    # Numeric addresses are accepted, because only host names can belong to another site.
     assert get(Host="10.0.0.1", Cookie=cookie.split(";")[0]).status == 200
     assert get(Host="evil.example", Cookie=cookie.split(";")[0]).status == 421
 
 
 @pytest.mark.parametrize("problem", ["taken", "foreign", "number", "storage"])
-def test_what_cannot_be_served_is_one_message(serving, results, capsys, problem):
+def test_dashboard_errors_are_one_line(serving, results, capsys, problem):
     _, _, port = serving()
     words = {
         "taken": ["--port", str(port)],
@@ -134,7 +134,7 @@ def test_what_cannot_be_served_is_one_message(serving, results, capsys, problem)
     assert expected.get(problem, "no such folder") in line
 
 
-def test_ctrl_c_ends_it_with_one_line(results, capsys, monkeypatch):
+def test_ctrl_c_ends_the_dashboard_with_one_line(results, capsys, monkeypatch):
     def interrupted(self, poll_interval):
         raise KeyboardInterrupt
 
@@ -144,7 +144,7 @@ def test_ctrl_c_ends_it_with_one_line(results, capsys, monkeypatch):
     assert capsys.readouterr().err.split("\n") == ["", "interrupted.", ""]
 
 
-def test_the_first_page_follows_the_storage_and_trials_are_drawn_when_asked_for(dashboard, results):
+def test_the_first_page_follows_the_storage_and_trial_pages_are_drawn_on_request(dashboard, results):
     storage, figures = results
     before = dashboard.version
     assert f'data-live="{before}"'.encode() in dashboard.page("index.html") and figures.drawn == []
@@ -167,7 +167,7 @@ def test_the_first_page_follows_the_storage_and_trials_are_drawn_when_asked_for(
     assert dashboard.page(f"trials/{new}.html") is None
 
 
-def test_rows_do_not_wait_for_figures_that_take_long_to_draw(dashboard, monkeypatch):
+def test_slow_figures_are_drawn_less_often_than_rows_are_updated(dashboard, monkeypatch):
     clock, done = [0.0], []
 
     def sleep(seconds):
@@ -188,17 +188,17 @@ def test_rows_do_not_wait_for_figures_that_take_long_to_draw(dashboard, monkeypa
     assert updates[:3] == [0, 65, 70] and [at for what, at in done if what == "draw"] == [0, 180]
 
 
-def test_a_trial_without_rows_is_on_the_first_page_while_it_trains(dashboard, results):
+def test_the_first_page_shows_trials_without_rows(dashboard, results):
     trial = config(lambda2=0.6)
     file = Location.of(results[0]) / "trials" / trial.trial_id / "config.json"
     file.write_bytes(json.dumps(trial.to_dict()).encode())
     version = dashboard.version
     assert dashboard.update() and dashboard.version != version
-    # Nobody has claimed it.
+    # No process has claimed the trial.
     assert "1 stopped without a row" in " ".join(dashboard.page("index.html").decode().split())
 
 
-def test_a_failed_trial_that_is_trained_again_is_still_running(dashboard, results):
+def test_a_failed_trial_that_is_trained_again_is_shown_as_running(dashboard, results):
     storage = Location.of(results[0])
     trial = config(lambda2=0.7)
     write_failed(str(storage), trial)
@@ -208,6 +208,6 @@ def test_a_failed_trial_that_is_trained_again_is_still_running(dashboard, result
     assert "Still running:</b> nothing." in " ".join(dashboard.page("index.html").decode().split())
     with Claim(folder, "lambda_grid") as claim:
         claim.take()
-        assert dashboard.update(), "its files are watched, though it has a row"
+        assert dashboard.update(), "files of a failed trial are watched"
         page = " ".join(dashboard.page("index.html").decode().split())
         assert "Still running:</b> 1 trials." in page

@@ -29,7 +29,7 @@ VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
 
 class Page(HTMLParser):
-    """A page as a browser takes it: its elements with their attributes, its text, and what was never closed."""
+    """A parsed page: elements with their attributes, text, unclosed elements, and end tags that match no start."""
 
     def __init__(self, file: Path):
         super().__init__()
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory, figures) -> tuple[str, Path]:
-    """A storage, with a trial whose names and error are hostile, and its report."""
+    """A storage that has a trial with hostile names and a hostile error, and its report."""
     folder = tmp_path_factory.mktemp("reported")
     storage = str(folder / "results")
     write_board(storage)
@@ -70,7 +70,7 @@ def parsed(reported) -> list[Page]:
     return [Page(file) for file in sorted(reported[1].rglob("*.html"))]
 
 
-def test_there_is_a_page_for_all_trials_and_one_for_each(reported, parsed):
+def test_the_report_has_an_index_and_a_page_per_trial(reported, parsed):
     storage, folder = reported
     trial_ids = set(read(storage)["trial_id"])
     assert {page.file.stem for page in parsed} == trial_ids | {"index"}
@@ -80,7 +80,7 @@ def test_there_is_a_page_for_all_trials_and_one_for_each(reported, parsed):
     assert {"verdict", "published", "ours", "seeds"} <= set(pd.read_csv(folder / "ledger.csv"))
 
 
-def test_every_page_is_well_formed_and_loads_nothing_from_elsewhere(parsed):
+def test_pages_are_well_formed_and_load_no_external_resources(parsed):
     for page in parsed:
         assert not page.open and not page.wrong, page.file
         assert not [id for id, count in Counter(page.values("id")).items() if count > 1]
@@ -91,7 +91,7 @@ def test_every_page_is_well_formed_and_loads_nothing_from_elsewhere(parsed):
         assert policy.startswith("default-src 'none';") and "unsafe" not in policy
 
 
-def test_every_link_leads_to_what_is_there(parsed):
+def test_links_point_to_existing_files_and_anchors(parsed):
     ids = {page.file.resolve(): set(page.values("id")) for page in parsed}
     for page in parsed:
         for link in page.values("href", "a") + page.values("src", "img"):
@@ -101,13 +101,13 @@ def test_every_link_leads_to_what_is_there(parsed):
             assert not anchor or anchor in ids[target], f"{page.file}: {link}"
 
 
-def test_every_picture_says_in_words_what_it_shows(parsed):
+def test_images_have_alternative_text_and_size(parsed):
     images = [found for page in parsed for tag, found in page.elements if tag == "img"]
     assert len(images) > len(parsed) - 5
     assert all(len(image["alt"]) > 10 and int(image["width"]) and int(image["height"]) for image in images)
 
 
-def test_text_of_others_is_text_and_no_more(parsed):
+def test_user_text_is_escaped(parsed):
     for page in parsed:
         scripts = [found.get("type") for tag, found in page.elements if tag == "script"]
         assert scripts == (["application/json", None] if page.file.stem == "index" else [])
@@ -119,13 +119,13 @@ def test_text_of_others_is_text_and_no_more(parsed):
     assert '"><script>1</script>' in everything
 
 
-def test_a_long_error_is_folded_and_whole(reported, parsed):
+def test_long_errors_are_collapsed_but_complete(reported, parsed):
     failed = next(page for page in parsed if "Failed: the loss is nan" in page.text)
     assert "details" in {tag for tag, _ in failed.elements}
     assert failed.text.count('File "<b>", line 1') == HOSTILE.count("line 1")
 
 
-def test_a_page_leads_to_the_one_before_and_the_one_after_in_the_order_of_the_table(parsed):
+def test_trial_pages_link_to_the_previous_and_next_trial_of_the_table(parsed):
     index = next(page for page in parsed if page.file.stem == "index")
     order = [row.removeprefix("trial-") for row in index.values("id", "tr")]
     pages = {page.file.stem: page for page in parsed}
@@ -134,7 +134,7 @@ def test_a_page_leads_to_the_one_before_and_the_one_after_in_the_order_of_the_ta
         assert f"{before}.html" in pages[after].values("href", "a")
 
 
-def test_settings_that_others_do_not_have_are_marked(storage, tmp_path, figures):
+def test_unusual_settings_are_marked(storage, tmp_path, figures):
     for lambda2 in (0.0, 0.1, 0.2):
         odd = write_trial(storage, config(lambda2=lambda2, weight_decay=1e-4 if lambda2 == 0.2 else 1e-6), {"svhn": 5})
     write_report(storage, tmp_path / "report")
@@ -143,7 +143,7 @@ def test_settings_that_others_do_not_have_are_marked(storage, tmp_path, figures)
     assert "usually resnet18" not in text
 
 
-def test_damaged_curves_are_one_page_with_a_word_about_it(small):
+def test_damaged_metrics_give_a_note_on_the_page(small):
     storage, output = small
     (trial_id, *_) = read(storage)["trial_id"]
     (Path(storage) / "trials" / trial_id / "metrics.parquet").write_bytes(b"PAR1 no PAR1")
@@ -170,7 +170,7 @@ def test_nearest_neighbors_are_shown_and_described(small, spelling):
     assert "Neighbors: 90% svhn." in page.text
 
 
-def test_a_watched_report_renews_itself_until_it_is_no_longer_watched(small, monkeypatch):
+def test_a_watched_report_is_rewritten_until_it_is_interrupted(small, monkeypatch):
     storage, output = small
     rounds = iter([None, KeyboardInterrupt])
     seen = []
@@ -188,20 +188,20 @@ def test_a_watched_report_renews_itself_until_it_is_no_longer_watched(small, mon
     assert "data-renew=" not in (output / "index.html").read_text()
 
 
-def test_a_sweep_without_a_row_yet_is_a_page_that_says_what_fills_it(storage, tmp_path, figures):
+def test_the_report_of_a_sweep_without_rows_states_that_the_leaderboard_is_empty(storage, tmp_path, figures):
     (Path(storage) / "trials" / "0" / "config.json").parent.mkdir(parents=True)
     write_report(storage, tmp_path / "report")
     assert "This leaderboard is empty" in Page(tmp_path / "report" / "index.html").text
 
 
-def test_what_is_usual_is_what_more_than_half_have():
+def test_usual_settings_are_those_of_more_than_half_of_the_trials():
     trials = [config(lambda2=weight).to_dict() for weight in (0.0, 0.0, 0.05, 0.1, 0.2)]
     trials[4]["lambda1"], trials[4]["domains"] = 0.5, ["svhn"]
     usual = usual_settings(trials)
     assert usual == {"lambda1": trials[0]["lambda1"], "domains": trials[0]["domains"]}
 
 
-def test_it_says_what_the_numbers_cannot_tell(storage, tmp_path, figures):
+def test_the_report_states_limitations_of_the_scores(storage, tmp_path, figures):
     write_trial(storage, config(domains=["builtin-shapes"]), {"builtin-shapes": 40.0}, git_commit="abc-dirty")
     write_failed(storage, config())
     write_report(storage, tmp_path / "report")
@@ -212,7 +212,7 @@ def test_it_says_what_the_numbers_cannot_tell(storage, tmp_path, figures):
     assert "uncommitted changes" in text
 
 
-def test_scores_stand_beside_their_error_by_test_size_and_beside_what_guessing_scores(storage, tmp_path, figures):
+def test_scores_are_shown_with_standard_error_and_chance_level(storage, tmp_path, figures):
     rows = rows_of(config(), {"mine": 70.0}, num_classes=2, num_test=240)
     for row in rows:
         said = json.loads(row["config_json"])
@@ -221,7 +221,7 @@ def test_scores_stand_beside_their_error_by_test_size_and_beside_what_guessing_s
     rows += rows_of(config(), {"others": 50.0}, num_classes=4, num_test=10_000)
     write_rows(storage, config().trial_id, rows)
     write_report(storage, tmp_path / "report")
-    # As scipy has it: the deviation of a share of successes.
+    # The standard deviation of a binomial proportion, computed by scipy.
     errors = [100 * stats.binom.std(n, share) / n for n, share in ((240, 0.7), (10_000, 0.5))]
     page = Page(tmp_path / "report" / "index.html")
     small = f"{errors[0]:.1f} on mine (240 test images)"
@@ -231,13 +231,13 @@ def test_scores_stand_beside_their_error_by_test_size_and_beside_what_guessing_s
     assert best["others"].chance == 25.0 and pd.isna(best["others"].majority)
 
 
-def test_the_best_trial_is_selected_by_validation_score_and_its_test_scores_stand_beside(small):
+def test_the_best_trial_is_selected_by_validation_score(small):
     storage, folder = small
     write_report(storage, folder)
     text = Page(folder / "index.html").text
     assert "No trial has a validation score" in text and "Best setting" not in text
     assert "Best scores are selected on the test split and therefore optimistic" in text
-    # The better one on the test split, of which nothing is held out, is the worse one here.
+    # The trial with the higher test scores has the lower validation score.
     for trial, val in ((config(), 30.0), (config(lambda2=0.3), 60.0)):
         write_trial(storage, trial, {"cifar10": 50.0 - val / 10, "svhn": 40.0}, val_top1=val)
     write_report(storage, folder)

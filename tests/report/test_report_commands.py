@@ -1,4 +1,4 @@
-"""The commands that a report names give the same trials and scores."""
+"""Commands shown in a report reproduce the same trials and scores."""
 
 import json
 import shlex
@@ -32,7 +32,7 @@ from mdssl.tables.repeat import train_command
         {"arch": "resnet50", "batching": "per-domain", "iterations": 48_000, "learning_rate": 4.0},
     ],
 )
-def test_the_command_of_a_trial_gives_the_same_trial(changes, preset):
+def test_the_training_command_reproduces_the_trial(changes, preset):
     trial = config(**changes)
     words = shlex.split(train_command(json.loads(json.dumps(trial.to_dict())), preset))
     assert words[:2] == ["mdssl", "train"]
@@ -41,13 +41,13 @@ def test_the_command_of_a_trial_gives_the_same_trial(changes, preset):
     assert TrialConfig(**values | {"data_fingerprint": trial.data_fingerprint}).trial_id == trial.trial_id
 
 
-def test_the_command_names_only_what_the_preset_does_not_say():
+def test_the_training_command_omits_settings_of_the_preset():
     quick = TrialConfig(**{k: v for k, v in PRESETS["quick"].items() if k in SMALL or k == "domains"}, precision="fp32")
     command = train_command(quick.to_dict() | {"lambda2": 0.1, "learning_rate": 1.5, "crop_min_area": 0.5}, "quick")
     assert command == "mdssl train --precision fp32 --lambda2 0.1"
 
 
-def test_the_commands_of_scores_ask_for_the_same_scores():
+def test_the_probe_commands_reproduce_the_scores():
     trial = config()
     of_sgd = json.loads(rows_of(trial, {"svhn": 5})[0]["config_json"])
     of_sgd["evaluation"] |= {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 30}  # before sgd-raw

@@ -1,4 +1,4 @@
-"""What a report writes, leaves alone and removes in its folder."""
+"""Files that a report writes, keeps and removes in its folder."""
 
 import json
 from pathlib import Path
@@ -18,19 +18,19 @@ def files_in(folder: Path) -> dict[str, int]:
     return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
 
 
-def test_nothing_is_written_where_nothing_has_changed(small):
+def test_an_unchanged_report_is_not_written_again(small):
     storage, output = small
     assert write_report(storage, output).written > 5
     before = files_in(output)
     assert write_report(storage, output).written == 0
     after = files_in(output)
-    # It remembers; that is all.
+    # Only the record of written files may change.
     assert {name for name in after if after[name] != before[name]} <= {"report.json"}
 
 
-def test_only_what_changed_is_drawn_and_written_again(small, figures):
+def test_only_changed_figures_and_pages_are_written_again(small, figures):
     storage, output = small
-    # A second one of its method, so that the third does not change what is usual.
+    # A second trial of the method, so that the third trial does not change the usual settings.
     write_trial(storage, config(seed=1), {"cifar10": 50.0, "svhn": 40.0})
     write_report(storage, output)
     assert sorted(figures.drawn) == sorted(f"{name}.svg" for name in _drawn(storage))
@@ -40,7 +40,7 @@ def test_only_what_changed_is_drawn_and_written_again(small, figures):
     write_report(storage, output)
     assert sorted(figures.drawn) == [f"{new}-loss-terms.svg", "lambda-curves.svg"]
     changed = {name for name, at in files_in(output).items() if before.get(name) != at}
-    # The new page, that of the trial before it, and what is about all.
+    # The page of the new trial, the page of the previous trial, and the index.
     assert f"trials/{new}.html" in changed and len([name for name in changed if name.endswith(".html")]) == 3
     assert "ledger.csv" not in changed
 
@@ -49,7 +49,7 @@ def _drawn(storage: str) -> list[str]:
     return ["lambda-curves", *(f"{trial_id}-loss-terms" for trial_id in read(storage)["trial_id"].unique())]
 
 
-def test_pages_and_pictures_of_trials_that_are_gone_go_as_well(small):
+def test_pages_and_figures_of_deleted_trials_are_removed(small):
     storage, output = small
     gone = write_trial(storage, config(lambda2=0.4), {"svhn": 41.0})
     write_report(storage, output)
@@ -60,7 +60,7 @@ def test_pages_and_pictures_of_trials_that_are_gone_go_as_well(small):
     assert (output / "trials" / "notes.txt").exists()
 
 
-def test_an_interrupted_report_goes_on(small, figures, monkeypatch):
+def test_an_interrupted_report_is_resumed(small, figures, monkeypatch):
     storage, output = small
 
     def interrupted(*arguments):
@@ -76,7 +76,7 @@ def test_an_interrupted_report_goes_on(small, figures, monkeypatch):
     assert (output / "index.html").exists()
 
 
-def test_a_file_that_somebody_deleted_is_written_again(small, figures):
+def test_deleted_files_are_written_again(small, figures):
     storage, output = small
     write_report(storage, output)
     before = set(files_in(output))
@@ -91,7 +91,7 @@ def test_a_file_that_somebody_deleted_is_written_again(small, figures):
 
 
 @pytest.mark.parametrize("content", ["index.html", "report.json"])
-def test_a_folder_that_is_no_report_is_left_alone(small, content):
+def test_a_folder_with_other_files_is_refused_and_left_unchanged(small, content):
     storage, output = small
     output.mkdir()
     (output / content).write_text('{"mine": 1}')
@@ -101,7 +101,7 @@ def test_a_folder_that_is_no_report_is_left_alone(small, content):
     assert (output / content).read_text() == '{"mine": 1}'
 
 
-def test_a_storage_that_is_mistyped_leaves_an_earlier_report_as_it_is(storage, tmp_path, figures):
+def test_a_wrong_storage_does_not_change_an_earlier_report(storage, tmp_path, figures):
     output = tmp_path / "report"
     write_trial(storage, config(), {"svhn": 40.0})
     write_report(storage, output)
@@ -114,7 +114,7 @@ def test_a_storage_that_is_mistyped_leaves_an_earlier_report_as_it_is(storage, t
     assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
 
 
-def test_a_report_goes_to_a_bucket_and_comes_from_one(bucket, figures):
+def test_storage_and_report_can_be_in_a_bucket(bucket, figures):
     storage, output = f"{bucket}/results", f"{bucket}/report"
     write_trial(storage, config(), {"svhn": 40.0})
     written = write_report(storage, output)
@@ -122,7 +122,7 @@ def test_a_report_goes_to_a_bucket_and_comes_from_one(bucket, figures):
     assert write_report(storage, output).written == 0
 
 
-def test_what_others_put_into_a_report_stays(small):
+def test_files_of_the_user_in_a_report_are_kept(small):
     storage, output = small
     write_report(storage, output)
     mine = ("figures/mine.svg", "trials/0123456789ab.html", "notes.md", ".git/HEAD")
@@ -134,7 +134,7 @@ def test_what_others_put_into_a_report_stays(small):
     assert {name for name in mine if (output / name).read_text() == "mine"} == set(mine)
 
 
-def test_a_figure_of_somebody_else_is_not_replaced(small, figures):
+def test_a_page_of_the_user_is_not_replaced(small, figures):
     storage, output = small
     (output / "figures").mkdir(parents=True)
     (output / "report.json").write_text(json.dumps({"made_by": "mdssl report", "storage": storage}))
@@ -144,7 +144,7 @@ def test_a_figure_of_somebody_else_is_not_replaced(small, figures):
     assert (output / "index.html").read_text() == "mine"
 
 
-def test_a_folder_with_nothing_but_hidden_files_is_not_taken(small):
+def test_a_folder_with_only_hidden_files_is_refused(small):
     storage, output = small
     (output / ".git").mkdir(parents=True)
     (output / ".git/HEAD").write_text("mine")

@@ -30,11 +30,11 @@ def browser():
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Of 25 trials, of which two failed and one was scored on one dataset alone."""
+    """A report of 25 trials: two failed, and one has a score on only one dataset."""
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
-        # Other processes would not have the stand-in.
+        # Worker processes would not have the stand-in.
         patch.setattr(pictures, "PARALLEL_TRIALS", 100)
         patch.setitem(sys.modules, "mdssl.figures", stand_in_for_figures())
         write_board(str(folder / "results"), seeds=2)
@@ -48,7 +48,7 @@ def report(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, report):
-    """The first page, opened. Whatever it asks for but files, or complains of, fails the test."""
+    """The open first page. Requests other than for files, console messages and errors fail the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page, wrong = context.new_page(), []
     page.on("request", lambda request: request.url.startswith(("file:", "data:")) or wrong.append(request.url))
@@ -61,7 +61,7 @@ def page(browser, report):
 
 
 def column(page, name: str) -> list[str]:
-    """The cells of a column, of the rows that are to be seen."""
+    """The cells of a column in the visible rows."""
     return page.evaluate(
         """name => {
             const headings = [...document.querySelectorAll('#board thead th')];
@@ -77,13 +77,13 @@ def button(page, name: str):
     return page.locator(f'#board th[data-column="{name}"] button')
 
 
-def test_numbers_are_sorted_as_numbers_and_rows_without_one_are_last(page):
+def test_columns_sort_numerically_with_missing_values_last(page):
     button(page, "svhn").click()
     falling = column(page, "svhn")
     assert falling[-2:] == ["–", "–"]
     numbers = [float(text) for text in falling[:-2]]
     assert numbers == sorted(numbers, reverse=True)
-    # 9.2 is below 10 and more, which letters would not say.
+    # Sorting as text would place 9.2 above 10.
     assert numbers[-1] < 10 < numbers[0]
     heading = page.locator('#board th[data-column="svhn"]')
     assert heading.get_attribute("aria-sort") == "descending"
@@ -94,7 +94,7 @@ def test_numbers_are_sorted_as_numbers_and_rows_without_one_are_last(page):
     assert heading.get_attribute("aria-sort") is None
 
 
-def test_filters_leave_what_is_asked_for_and_say_how_much(page):
+def test_filters_select_rows_and_update_the_count(page):
     assert page.locator("#count").text_content() == "25 rows"
     page.locator('select[data-column="method"]').select_option("simclr")
     assert column(page, "method") == ["simclr"] * 2
@@ -108,7 +108,7 @@ def test_filters_leave_what_is_asked_for_and_say_how_much(page):
     assert not page.locator('#board th[data-column="cifar10"]').is_visible()
 
 
-def test_the_address_holds_what_was_chosen(page, browser):
+def test_the_url_stores_filters_columns_and_sorting(page, browser):
     page.locator('select[data-column="method"]').select_option("mdssl")
     page.locator("#text").fill("0.95")
     page.locator("#columns summary").click()
@@ -123,7 +123,7 @@ def test_the_address_holds_what_was_chosen(page, browser):
 
 
 def lines(page, chart: str) -> int:
-    """The number of lines that a chart shows: each begins with one M."""
+    """The number of lines in a chart. Each line begins with one M."""
     return sum(
         path.count("M")
         for path in page.locator(f"{chart} path.line:not(.picked)").evaluate_all(
@@ -164,7 +164,7 @@ def test_dragging_along_an_axis_sets_its_range_and_a_click_clears_it(page):
     assert page.locator('input[data-high="lambda2"]').input_value() == ""
 
 
-def test_a_trial_that_is_chosen_by_arrow_keys_stands_out_in_both_charts(page):
+def test_arrow_keys_select_a_trial_and_highlight_it_in_both_charts(page):
     page.locator('select[data-column="method"]').select_option("simclr")
     page.locator("#coordinates").focus()
     page.keyboard.press("ArrowDown")
@@ -177,7 +177,7 @@ def test_a_trial_that_is_chosen_by_arrow_keys_stands_out_in_both_charts(page):
     page.wait_for_url(f"**/{trial}.html")
 
 
-def test_of_many_rows_the_first_are_shown_until_more_are_asked_for(page, report):
+def test_a_long_table_shows_the_first_200_rows_and_a_button_for_more(page, report):
     text = (report / "index.html").read_text()
     body = text[text.index("<tbody>\n<tr id=") + 8 : text.index("</tbody>", text.index("<tbody>\n<tr id="))]
     many = "".join(re.sub('id="trial-', f'id="trial-{number}-', body) for number in range(9))
@@ -193,7 +193,7 @@ def test_of_many_rows_the_first_are_shown_until_more_are_asked_for(page, report)
     assert page.locator(f"#{last}").is_visible()
 
 
-def test_the_whole_width_is_used(page):
+def test_table_and_charts_use_the_whole_width(page):
     page.set_viewport_size({"width": 1920, "height": 1000})
     page.reload()
     assert page.evaluate("document.querySelector('#coordinates svg').clientWidth") > 1750
@@ -201,7 +201,7 @@ def test_the_whole_width_is_used(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 1920
 
 
-def test_a_page_of_the_dashboard_renews_itself_in_place(browser, tmp_path, monkeypatch):
+def test_a_dashboard_page_updates_in_place(browser, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mdssl.figures", stand_in_for_figures())
     storage = str(tmp_path / "results")
     write_board(storage)
@@ -228,11 +228,11 @@ def test_a_page_of_the_dashboard_renews_itself_in_place(browser, tmp_path, monke
     context.close()
     made.shutdown()
     made.server_close()
-    # What the browser itself says of the server that has gone.
+    # The browser itself reports the closed server.
     assert [text for text in wrong if "ERR_" not in text] == []
 
 
-def test_it_can_be_used_by_keyboard_alone(page):
+def test_the_report_is_usable_by_keyboard(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     page.locator("#text").focus()
@@ -246,7 +246,7 @@ def test_it_can_be_used_by_keyboard_alone(page):
     assert page.locator('#board th[data-column="svhn"]').get_attribute("aria-sort") == "descending"
 
 
-def test_a_row_leads_to_its_page_and_the_page_back_to_the_row(page):
+def test_rows_link_to_trial_pages_and_trial_pages_link_back(page):
     link = page.locator("#board tbody a").nth(3)
     trial_id = link.text_content()
     link.click()
@@ -257,7 +257,7 @@ def test_a_row_leads_to_its_page_and_the_page_back_to_the_row(page):
     assert page.locator("#count").text_content() == "25 rows"
 
 
-def test_a_phone_scrolls_the_table_and_not_the_page(page, report):
+def test_pages_fit_the_width_of_a_phone(page, report):
     page.set_viewport_size({"width": 360, "height": 740})
     trial = next((report / "trials").glob("*.html"))
     for file in (report / "index.html", trial):
@@ -266,7 +266,7 @@ def test_a_phone_scrolls_the_table_and_not_the_page(page, report):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_without_a_script_all_is_there_to_be_read(browser, report):
+def test_all_rows_are_visible_without_javascript(browser, report):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((report / "index.html").as_uri())
@@ -277,9 +277,9 @@ def test_without_a_script_all_is_there_to_be_read(browser, report):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_that_keeps_somebody_out(browser, report, scheme):
+def test_axe_finds_no_accessibility_violations(browser, report, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    # axe is put into the page, whose policy would keep it out.
+    # axe is injected into the page, and the content security policy would block it.
     context = browser.new_context(color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     failed = next(file for file in (report / "trials").glob("*.html") if "Failed:" in file.read_text())
@@ -287,7 +287,7 @@ def test_axe_finds_nothing_that_keeps_somebody_out(browser, report, scheme):
     for file in (report / "index.html", failed, report / "trials" / f"{confused}.html"):
         page.goto(file.as_uri())
         page.evaluate("document.querySelectorAll('#ledger ~ details')[1]?.setAttribute('open', '')")
-        # Nothing but colours differs by scheme, and every rule takes its time.
+        # Only colors differ between the schemes, and each rule is slow.
         found = axe.run(page, options={} if scheme == "light" else {"runOnly": ["color-contrast"]})
         assert found.violations_count == 0, found.generate_report()
     context.close()

@@ -14,7 +14,7 @@ SIMCLR = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0}
 
 
 def trial(storage: str, number: int, scores: tuple[float | None, ...], **changes) -> None:
-    """Write a finished trial with these top-1 scores on `DATASETS`; None is a score that is not there."""
+    """Write a finished trial with these top-1 scores on `DATASETS`; None is a missing score."""
     pairs = zip(DATASETS, scores, strict=True)
     write_rows(
         storage, f"{number:012x}", [row(name, top1=score, **changes) for name, score in pairs if score is not None]

@@ -1,4 +1,4 @@
-"""Paired differences, against a slow search for the partner of each row and against scipy."""
+"""Paired differences, compared with a slow search for the baseline of each row and with scipy."""
 
 import itertools
 
@@ -24,7 +24,7 @@ MDSSL = [{"lambda1": 0.9, "lambda2": 0.1}, {"lambda1": 1.0, "lambda2": 0.0}]
 
 
 def board(trials: list[dict], datasets=("cifar10", "svhn")) -> pd.DataFrame:
-    """Rows with all their settings, of trials with scores drawn at random."""
+    """Rows of trials with random scores and all settings."""
     draw = np.random.default_rng(0)
     rows = [
         dict.fromkeys(SCHEMA.names) | row(name, top1=draw.uniform(20, 90), **trial) | {"trial_id": f"{number:012x}"}
@@ -32,7 +32,7 @@ def board(trials: list[dict], datasets=("cifar10", "svhn")) -> pd.DataFrame:
         for name in datasets
     ]
     df = pd.DataFrame(rows).astype({"seed": "Int64", "seen": "boolean", "top1": float, "lambda1": float})
-    # Other domains are other images, as in a real leaderboard.
+    # Different domains have different fingerprints, as in a real leaderboard.
     return df.assign(weight_decay=1e-6, eval_fingerprint=df["eval_dataset"], data_fingerprint=df["train_mixture"])
 
 
@@ -59,13 +59,13 @@ def test_a_row_is_compared_with_the_baseline_of_its_mixture_seed_and_temperature
             assert found[number] == own["top1"] - partner
 
 
-def test_rows_without_such_a_baseline_have_no_difference():
+def test_rows_without_a_matching_baseline_have_no_difference():
     df = board([trial for trial in GRID if trial.get("method") != "simclr" or trial["seed"] == 1])
     found = differences(df, df, ["simclr"])
     assert found.notna().tolist() == ((df["seed"] == 1) & (df["method"] != "simclr")).tolist()
 
 
-def test_settings_that_the_baseline_names_are_not_compared():
+def test_settings_given_for_the_baseline_need_not_match():
     df = board(GRID)
     found = differences(df, df, ["simclr", "temperature=0.5", "train_mixture=cifar10+stl10"])
     for (seed, dataset), own in df.groupby(["seed", "eval_dataset"]):
@@ -76,7 +76,7 @@ def test_settings_that_the_baseline_names_are_not_compared():
         assert found[chosen.index].isna().all()
 
 
-def test_a_trial_stands_for_its_repetitions_with_other_seeds():
+def test_a_baseline_given_by_trial_id_includes_its_other_seeds():
     df = board(GRID)
     trial = df[(df["lambda1"] == 0.9) & (df["temperature"] == 0.1)].iloc[0]
     found = differences(df, df, [trial["trial_id"]])
@@ -88,7 +88,7 @@ def test_a_trial_stands_for_its_repetitions_with_other_seeds():
     assert found.dropna().to_dict() == expected[expected != 0].to_dict() and (expected == 0).sum() == len(alike)
 
 
-def test_an_untrained_encoder_is_compared_by_its_seed_alone_and_with_one_mixture_only():
+def test_untrained_encoders_are_compared_by_seed_and_only_with_a_single_mixture():
     untrained = [UNTRAINED | {"seed": seed} for seed in range(3)]
     one = [trial for trial in GRID if trial["train_mixture"] == "cifar10+svhn" and trial["temperature"] == 0.1]
     df = board([*one, *untrained])
@@ -103,7 +103,7 @@ def test_an_untrained_encoder_is_compared_by_its_seed_alone_and_with_one_mixture
     assert differences(df[df["method"] == "random"], df, ["simclr"]).isna().all()
 
 
-def test_means_and_intervals_are_those_of_a_paired_test():
+def test_means_and_intervals_match_a_paired_t_test():
     df = board([{"seed": seed, **own} for seed in range(5) for own in (SIMCLR, MDSSL[0])], datasets=("svhn",))
     shown = view(df, columns=("method", "top1"), over_seeds=True, baseline=("simclr",)).frame.set_index("method")
     scores = df.pivot(index="seed", columns="method", values="top1")
@@ -116,17 +116,17 @@ def test_means_and_intervals_are_those_of_a_paired_test():
     assert shown.loc["mdssl", "top1_sd"] == pytest.approx(np.std(scores["mdssl"], ddof=1))
 
 
-def test_a_note_names_the_seeds_that_the_pairs_leave_out_and_why():
+def test_notes_list_seeds_left_out_of_the_pairs_with_the_reason():
     simclr = [SIMCLR | {"seed": seed, "temperature": 0.1} for seed in range(4)]
     others = [own | {"seed": seed, "temperature": 0.1} for seed in range(5) for own in (MDSSL[0], UNTRAINED)]
-    # By two baselines of seed 0 an untrained encoder has none.
+    # Seed 0 has two baselines, so the untrained encoder of seed 0 has none.
     df = board([*simclr, *others, SIMCLR | {"seed": 0, "temperature": 0.5}])
     df = df[~((df["method"] == "simclr") & (df["seed"] == 3) & (df["eval_dataset"] == "svhn"))]
     found = view(df, where=[Condition("method", "!=", ("simclr",))], over_seeds=True, baseline=("simclr",))
     pairs = found.frame.set_index("method")
     assert pairs["svhn_vs_simclr_pairs"].to_dict() == {"mdssl": 3, "random": 2}
     assert pairs["cifar10_vs_simclr_pairs"].to_dict() == {"mdssl": 4, "random": 3}
-    # Where the table shows one of the two, it is the baseline.
+    # If the table shows only one of the two baselines, the encoder is compared with that one.
     one_shown = view(df, where=[Condition("temperature", "!=", ("0.5",))], over_seeds=True, baseline=("simclr",))
     pairs = one_shown.frame.set_index("method")["cifar10_vs_simclr_pairs"]
     assert pairs.to_dict() == {"simclr": 0, "mdssl": 4, "random": 4}
@@ -142,7 +142,7 @@ def test_a_note_names_the_seeds_that_the_pairs_leave_out_and_why():
     assert not any("left out" in note for note in complete.notes)
 
 
-def test_p_values_reject_what_holms_procedure_rejects():
+def test_p_values_match_holms_procedure():
     rng = np.random.default_rng(0)
     seeds, means = 5, np.linspace(0, 2, 12)
     draws = pd.DataFrame({"row": np.repeat(range(12), seeds), "top1": rng.normal(np.repeat(means, seeds), 1)})
@@ -173,7 +173,7 @@ def test_p_values_reject_what_holms_procedure_rejects():
         (["method=mdssl", "lambda1=0.7"], "no row has lambda1 '0.7'"),
     ],
 )
-def test_what_is_no_baseline_or_several_is_refused(wanted, message):
+def test_invalid_or_ambiguous_baselines_are_refused(wanted, message):
     df = board(GRID)
     with pytest.raises(ValueError, match=message):
         differences(df, df, wanted)

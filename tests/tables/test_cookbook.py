@@ -1,4 +1,4 @@
-"""docs/leaderboard.md: each of its blocks runs, in order, on the results of a real sweep, and shows what it says."""
+"""Blocks of docs/leaderboard.md run in order on the results of a real sweep and print the documented output."""
 
 import ast
 import contextlib
@@ -23,7 +23,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
 
 
 def shown_by(code: str, names: dict) -> str:
-    """What a notebook shows below a cell: what it prints, and the value of its last line."""
+    """Output of a notebook cell: the printed text and the value of the last line."""
     *lines, last = ast.parse(code).body
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -37,7 +37,7 @@ def shown_by(code: str, names: dict) -> str:
 
 
 def printed_by(console: str) -> list[tuple[str, str, str]]:
-    """Of each command in a block: itself, what the block shows below it, and what it prints."""
+    """Each command in a block with its documented output and its actual output."""
     found = []
     for command in re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]:
         line, _, expected = command.partition("\n")
@@ -56,14 +56,14 @@ def tidy(text: str) -> str:
 
 @pytest.fixture
 def beside_results(sweep_results, tmp_path, monkeypatch):
-    """A folder with ``results`` in it, where what a block writes is no other test's."""
+    """A folder that contains ``results``. Other tests do not see the files that a block writes."""
     (tmp_path / "results").symlink_to(sweep_results)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     return tmp_path
 
 
-def test_every_block_shows_what_the_page_says(beside_results):
+def test_every_block_prints_its_documented_output(beside_results):
     found = blocks(PAGE.read_text())
     names: dict = {}
     for number, (language, content) in enumerate(found):
@@ -76,7 +76,7 @@ def test_every_block_shows_what_the_page_says(beside_results):
                 assert printed == expected, line
 
 
-def test_the_page_reads_from_a_bucket(beside_results, sweep_results, bucket):
+def test_the_bucket_example_prints_its_documented_output(beside_results, sweep_results, bucket):
     s3_server.sync(sweep_results / "leaderboard", f"{bucket}/results/leaderboard")
     found = blocks(PAGE.read_text())
     (place,) = [number for number, (_, content) in enumerate(found) if "s3://" in content]
@@ -84,7 +84,7 @@ def test_the_page_reads_from_a_bucket(beside_results, sweep_results, bucket):
     assert result == tidy(found[place + 1][1]) == "True"
 
 
-def test_the_page_hands_a_leaderboard_to_a_figure(beside_results):
+def test_the_figure_example_draws_the_leaderboard(beside_results):
     pytest.importorskip("mdssl.figures")
     names = {"pd": pd}
     (figures,) = [content for _, content in blocks(PAGE.read_text()) if "mdssl.figures import" in content]

@@ -17,7 +17,7 @@ def run(storage, *arguments: str) -> None:
 
 
 def refused(capsys, storage, *arguments: str) -> str:
-    """The message with which the command is refused."""
+    """The error message of the command."""
     capsys.readouterr()
     assert main(["leaderboard", "--storage", str(storage), *arguments]) == 2
     return capsys.readouterr().err
@@ -28,7 +28,7 @@ def narrow(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def test_flags_that_choose_rows_go_with_those_that_shape_a_table(sweep_results, capsys):
+def test_flags_that_select_rows_combine_with_flags_that_shape_a_table(sweep_results, capsys):
     run(
         sweep_results,
         "--method",
@@ -47,7 +47,7 @@ def test_flags_that_choose_rows_go_with_those_that_shape_a_table(sweep_results, 
 
 
 @pytest.mark.parametrize("suffix", ["txt", "md", "csv", "parquet", "tex", "json"])
-def test_a_file_holds_what_would_have_been_printed(sweep_results, suffix, tmp_path, capsys):
+def test_an_output_file_equals_the_printed_table(sweep_results, suffix, tmp_path, capsys):
     output = tmp_path / "new" / f"table.{suffix}"
     run(sweep_results, "--over-seeds", "--output", str(output))
     captured = capsys.readouterr()
@@ -61,7 +61,7 @@ def test_a_file_holds_what_would_have_been_printed(sweep_results, suffix, tmp_pa
     assert output.read_text() == capsys.readouterr().out
 
 
-def test_a_file_in_a_bucket(sweep_results, bucket):
+def test_the_output_file_can_be_in_a_bucket(sweep_results, bucket):
     run(sweep_results, "--columns", "all", "--output", f"{bucket}/tables/board.parquet")
     pd.testing.assert_frame_equal(
         pd.read_parquet(f"{bucket}/tables/board.parquet")[["trial_id", "top1"]].sort_values(
@@ -71,7 +71,7 @@ def test_a_file_in_a_bucket(sweep_results, bucket):
     )
 
 
-def test_what_is_refused_or_cannot_be_written_leaves_the_file_as_it_was(sweep_results, tmp_path, monkeypatch, capsys):
+def test_errors_leave_an_existing_output_file_unchanged(sweep_results, tmp_path, monkeypatch, capsys):
     output = tmp_path / "table.csv"
     output.write_text("before")
     for wrong in (["--where", "lamda1=1"], ["--sort", "top1"], ["--baseline", "mdssl"], ["--format", "latex"]):
@@ -86,7 +86,7 @@ def test_what_is_refused_or_cannot_be_written_leaves_the_file_as_it_was(sweep_re
     assert os.listdir(tmp_path) == ["table.csv"]
 
 
-def test_layers_are_not_mixed_unless_asked_for(storage, capsys):
+def test_only_encoder_features_are_shown_by_default(storage, capsys):
     write_rows(storage, "1" * 12, [row("svhn", top1=50.5), row("svhn", features="projection", top1=40.5)])
     write_rows(storage, "2" * 12, [failed("no memory", seed=1)])
     run(storage, "--columns", "features", "top1")
@@ -97,7 +97,7 @@ def test_layers_are_not_mixed_unless_asked_for(storage, capsys):
     assert "no memory" in capsys.readouterr().out
 
 
-def test_control_characters_of_others_do_not_reach_the_terminal(storage, capsys):
+def test_control_characters_do_not_reach_the_terminal(storage, capsys):
     write_rows(storage, "1" * 12, [failed("\x1b[2Jgone", sweep="\x1b]0;title\x07")])
     for shape in ("table", "markdown", "latex"):
         run(storage, "--columns", "sweep", "error", "--format", shape)
@@ -107,7 +107,7 @@ def test_control_characters_of_others_do_not_reach_the_terminal(storage, capsys)
     assert capsys.readouterr().out == "error\n\x1b[2Jgone\n"
 
 
-def test_an_empty_leaderboard_says_so_and_is_an_error_where_a_program_waits_for_the_table(storage, tmp_path, capsys):
+def test_an_empty_leaderboard_is_an_error_only_for_output_files_and_data_formats(storage, tmp_path, capsys):
     os.mkdir(storage)
     run(storage, "--over-seeds")
     assert "is empty: run a sweep" in capsys.readouterr().err
@@ -117,7 +117,7 @@ def test_an_empty_leaderboard_says_so_and_is_an_error_where_a_program_waits_for_
 
 
 @pytest.mark.parametrize("flags", [[], ["--over-seeds"], ["--output", "table.csv"]])
-def test_a_storage_that_is_a_file_or_not_there_is_an_error(flags, tmp_path, capsys):
+def test_a_storage_that_is_missing_or_a_file_is_refused(flags, tmp_path, capsys):
     message = refused(capsys, tmp_path / "results", *flags)
     assert "results has no leaderboard and no trials: there is no such folder" in message
     (tmp_path / "results").write_bytes(b"what")
@@ -125,20 +125,20 @@ def test_a_storage_that_is_a_file_or_not_there_is_an_error(flags, tmp_path, caps
 
 
 @pytest.mark.parametrize("flags", [[], ["--over-seeds"], ["--output", "table.csv"]])
-def test_a_storage_without_a_name_is_an_error(flags, tmp_path, monkeypatch, capsys):
+def test_an_empty_storage_name_is_refused(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert "name of a folder or bucket is empty" in refused(capsys, "", *flags)
     assert os.listdir(tmp_path) == []
 
 
-def test_conditions_that_nothing_meets_print_no_rows(sweep_results, capsys):
+def test_conditions_without_matches_print_no_rows(sweep_results, capsys):
     run(sweep_results, "--where", "top1>99.5")
     assert capsys.readouterr().out == "no rows to show\n"
     run(sweep_results, "--where", "top1>99.5", "--over-seeds", "--baseline", "simclr", "--format", "csv")
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_without_these_flags_twelve_datasets_and_six_settings_fit_eighty_columns(storage, capsys):
+def test_twelve_datasets_and_six_settings_fit_in_80_columns_by_default(storage, capsys):
     draws = {"temperature": [0.1, 0.5], "iterations": [100, 48000], "batch_per_domain": [64, 1024]}
     draws |= {"learning_rate": [1.0, 4.0], "seed": [0, 1]}
     scores = []

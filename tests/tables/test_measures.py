@@ -1,4 +1,4 @@
-"""Measures of the representation space against loops in float64, and as columns of a file of rows."""
+"""Measures of the representation space, compared with loops in float64, and as columns of a file of rows."""
 
 import json
 import math
@@ -27,7 +27,7 @@ TEMPERATURE = 0.2
 
 
 def write_representations(storage: str, trial_id: str, seed: int) -> dict[str, representations.Layer]:
-    """Of three datasets; the last class of svhn has no images."""
+    """Write representations of three datasets and return their projections. The last class of svhn has no images."""
     random = np.random.default_rng(seed)
     found = {}
     for name, count in CLASSES.items():
@@ -59,7 +59,7 @@ def write_metrics(storage: str, trial_id: str, **columns) -> None:
 
 @pytest.fixture
 def filled(storage) -> str:
-    """Two trials of two seeds with all files, and an untrained encoder without any."""
+    """Two trials with different seeds and all files, and an untrained encoder without files."""
     for number, (trial_id, settings) in enumerate(TRIALS.items()):
         scores = {"temperature": TEMPERATURE, **settings}
         rows = [row(name, **scores, top1=50.0, knn_top1=40.0 + number) for name in CLASSES]
@@ -87,7 +87,7 @@ def slow_mean(pairs) -> float:
     return sum(values) / len(values)
 
 
-def test_similarities_are_those_of_loops_over_pairs_of_classes(filled):
+def test_similarities_match_loops_over_pairs_of_classes(filled):
     means = {name: layer.class_means for name, layer in write_representations(filled, "1" * 12, 0).items()}
     means["svhn"] = means["svhn"][:-1]
     found = measures(filled)
@@ -99,7 +99,7 @@ def test_similarities_are_those_of_loops_over_pairs_of_classes(filled):
         assert found.loc[name, "similarity_across"] == pytest.approx(across, abs=1e-12)
 
 
-def test_uniformity_is_that_of_a_loop_over_pairs_of_images(filled):
+def test_uniformity_matches_a_loop_over_pairs_of_images(filled):
     layers = write_representations(filled, "1" * 12, 0)
     found = measures(filled)
     for name, layer in layers.items():
@@ -114,7 +114,7 @@ def test_uniformity_has_the_known_limits():
     circle = np.stack([np.cos(angles), np.sin(angles)], 1) * np.random.default_rng(0).uniform(1, 9, (n, 1))
     # The mean of exp(4 cos θ - 4) over the circle, without the n pairs of a point with itself.
     assert uniformity(circle) == pytest.approx(math.log((n * i0(4) * math.exp(-4) - 1) / (n - 1)))
-    # Over the sphere it is (1 - exp(-8)) / 8; points of a Fibonacci lattice are spread evenly on it.
+    # The mean over the sphere is (1 - exp(-8)) / 8; a Fibonacci lattice spreads points evenly on the sphere.
     height = 1 - (2 * np.arange(n) + 1) / n
     turn = np.pi * (3 - 5**0.5) * np.arange(n)
     around = np.sqrt(1 - height**2)
@@ -126,7 +126,7 @@ def test_uniformity_has_the_known_limits():
 
 
 def logged(z_a: torch.Tensor, z_b: torch.Tensor) -> float:
-    """What training logs as alignment."""
+    """The alignment that training logs."""
     domains = torch.arange(len(z_a)) % 3 % 2
     return mdssl_loss(z_a, z_b, domains, lambda1=0.9, lambda2=0.1, temperature=TEMPERATURE).alignment.item()
 
@@ -144,7 +144,7 @@ def test_alignment_is_the_mean_squared_distance_of_the_two_views_of_an_image(fil
     assert measures(filled)["alignment"].tolist() == pytest.approx([0] * 3, abs=1e-12)
 
 
-def test_alignment_is_over_the_last_tenth_of_the_steps(filled):
+def test_alignment_is_averaged_over_the_last_tenth_of_the_steps(filled):
     steps, terms = [10, 90, 97, 110, 120], [-1.0, -1.5, -2.0, -3.0, -4.5]
     write_metrics(filled, "1" * 12, step=steps, alignment=terms)
     by_step = [term for term, start, end in zip(terms, [0, *steps], steps, strict=False) for _ in range(start, end)]
@@ -153,7 +153,7 @@ def test_alignment_is_over_the_last_tenth_of_the_steps(filled):
 
 
 @pytest.mark.parametrize("name", ["neighbors.json", "neighbours.json"])
-def test_own_neighbors_are_counted_among_the_domains_compared_alone(filled, name):
+def test_own_neighbors_require_a_search_over_the_compared_domains_only(filled, name):
     Path(filled, "trials", "1" * 12, "neighbors.json").unlink()
     write_neighbors(filled, "1" * 12, DOMAINS, name)
     assert measures(filled)["neighbors_own"].fillna(-1).to_dict() == {"cifar10": 75.0, "svhn": 50.0, "stl10": -1.0}
@@ -161,7 +161,7 @@ def test_own_neighbors_are_counted_among_the_domains_compared_alone(filled, name
     assert measures(filled)["neighbors_own"].isna().all()
 
 
-def test_what_a_trial_lacks_is_missing_and_the_rest_is_there(filled):
+def test_missing_files_give_missing_values_only_for_their_measures(filled):
     assert measures(filled, "f" * 12).isna().all(axis=None)
     folder = Path(filled, "trials", "1" * 12)
     whole = measures(filled)
@@ -178,13 +178,13 @@ def test_what_a_trial_lacks_is_missing_and_the_rest_is_there(filled):
 
 @pytest.mark.parametrize("name", ["representations/svhn.safetensors", "metrics.parquet", "neighbors.json"])
 @pytest.mark.parametrize("content", [b"", b"[1]", b'{"candidates": {"cifar10": 1, "svhn": 1}, "datasets": 0}'])
-def test_a_damaged_file_is_named(filled, name, content):
+def test_a_damaged_file_is_refused_by_name(filled, name, content):
     Path(filled, "trials", "1" * 12, name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{'1' * 12}/{name} (is damaged|cannot be read)"):
         measures(filled)
 
 
-def test_marked_names_of_datasets_are_those_of_the_same_files(filled):
+def test_marked_dataset_names_refer_to_the_same_files(filled):
     board = leaderboard.read(filled, trial_id="1" * 12).replace({"eval_dataset": {"svhn": "svhn (4,434 of 73,257)"}})
     found = add_measures(board, filled, ["cifar10", "svhn (4,434 of 73,257)"])
     np.testing.assert_array_equal(found[list(MEASURE_NAMES)], measures(filled))
@@ -197,7 +197,7 @@ def study(filled, tmp_path) -> str:
     return str(tmp_path / "study.parquet")
 
 
-def test_a_file_of_rows_keeps_the_measures_and_its_rows_go_into_a_storage(filled, study, tmp_path):
+def test_a_file_of_rows_keeps_measures_and_can_be_written_to_a_storage(filled, study, tmp_path):
     expected = add_measures(leaderboard.read(filled), filled, DOMAINS)
     found = leaderboard.read(study)
     pd.testing.assert_frame_equal(found.drop(columns="checkpoint"), expected.drop(columns="checkpoint"))
@@ -207,7 +207,7 @@ def test_a_file_of_rows_keeps_the_measures_and_its_rows_go_into_a_storage(filled
     assert list(leaderboard.read(str(tmp_path / "other")).columns) == SCHEMA.names
 
 
-def test_a_file_of_an_earlier_version_may_have_some_measures(study):
+def test_a_file_of_an_earlier_version_may_have_only_some_measures(study):
     later = ["top1_sd", "balanced_accuracy", "macro_f1"]
     rows = pd.read_parquet(study).drop(columns=[*later, "alignment"]).assign(schema_version=3)
     rows.to_parquet(study, index=False)
@@ -223,7 +223,7 @@ def test_a_file_of_an_earlier_version_may_have_some_measures(study):
         (lambda rows: rows.assign(uniformity="low"), "a column has another type"),
     ],
 )
-def test_other_columns_are_refused_as_before(study, change, why):
+def test_a_file_of_rows_with_unknown_columns_or_wrong_types_is_refused(study, change, why):
     change(pd.read_parquet(study)).to_parquet(study, index=False)
     with pytest.raises(ValueError, match=f"study.parquet is not a leaderboard file: {why}"):
         leaderboard.read(study)
@@ -235,7 +235,7 @@ def table(capsys, storage: str, *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_the_command_gives_means_of_measures_of_a_file_and_of_a_folder(filled, study, capsys):
+def test_the_leaderboard_command_averages_measures_of_a_file_and_of_a_folder(filled, study, capsys):
     flags = "--method mdssl --columns lambda2 similarity_across alignment --over-seeds --where eval_dataset=svhn"
     text = table(capsys, study, *flags.split())
     header, values = (line.split(",") for line in text.split())
@@ -257,7 +257,7 @@ def test_the_average_of_a_measure_is_over_the_datasets(filled, study, capsys):
     assert float(found["average"]) == pytest.approx(measures(filled)["uniformity"].mean())
 
 
-def test_the_command_says_what_to_do_where_there_are_no_measures(filled, study, capsys):
+def test_the_leaderboard_command_gives_advice_if_measures_are_missing(filled, study, capsys):
     pd.read_parquet(study).drop(columns=list(MEASURE_NAMES)).to_parquet(study, index=False)
     flags = ["leaderboard", "--columns", "trial_id", "uniformity", "--storage"]
     assert main([*flags, study]) == 2

@@ -1,4 +1,4 @@
-"""Pareto fronts of the leaderboard, against comparing each trial with all."""
+"""Pareto fronts of the leaderboard, tested by comparing all pairs of trials."""
 
 import numpy as np
 import pandas as pd
@@ -25,10 +25,10 @@ def on_front(storage: str, *names: str, **asked) -> tuple[list[int], str]:
     return sorted({int(trial_id, 16) for trial_id in table.frame["trial_id"]}), " ".join(table.notes)
 
 
-def test_the_pareto_front_is_that_of_comparing_each_with_all():
+def test_the_pareto_front_matches_a_comparison_of_all_pairs():
     random = np.random.default_rng(0)
     for _ in range(20):
-        # Few values, so that many are equal in one or both.
+        # Few distinct values, so that many points are equal in one or both objectives.
         costs, scores = random.integers(0, 8, 40).astype(float), random.integers(0, 8, 40).astype(float)
         costs[random.integers(40)], scores[random.integers(40)] = np.nan, np.nan
         beaten = [
@@ -45,7 +45,7 @@ def test_the_pareto_front_is_that_of_comparing_each_with_all():
 
 @pytest.fixture
 def traded(storage):
-    """Trials 1 to 3 trade seen against unseen datasets; trial 4 is beaten in both, by test scores."""
+    """By test scores on seen and unseen datasets, trials 1 to 3 are on the Pareto front and trial 4 is dominated."""
     write(storage, 1, (70, 60, 20, 10), train_seconds=100.0)
     write(storage, 2, (60, 50, 30, 20), train_seconds=200.0)
     write(storage, 3, (50, 40, 50, 60), train_seconds=300.0)
@@ -55,22 +55,22 @@ def traded(storage):
     return storage
 
 
-def test_seen_against_unseen_by_test_scores_says_that_they_are_optimistic(traded):
+def test_a_front_by_test_scores_has_a_note_that_they_are_optimistic(traded):
     found, notes = on_front(traded, "seen", "unseen")
     assert found == [1, 2, 3]
     assert f"on the Pareto front of seen and unseen: 3 of 4 trials, by test scores. {OPTIMISTIC}" in notes
-    # By hand: cifar10 and svhn are what was trained on.
+    # Computed by hand; the seen datasets are cifar10 and svhn.
     values = objective_values(with_settings(read(traded)), ("seen", "unseen"))
     assert values.loc[f"{3:012x}", ["seen", "unseen"]].tolist() == [45, 55]
 
 
-def test_fewer_hours_are_better(traded):
+def test_fewer_training_hours_are_better(traded):
     # Averages 40, 40, 50, 37 in 100, 200, 300, 50 s.
     assert on_front(traded, "hours", "average")[0] == on_front(traded, "average", "hours")[0] == [1, 3, 4]
     assert on_front(traded, "svhn", "stl10")[0] == [1, 2, 3]
 
 
-def test_validation_scores_select_where_all_trials_have_them(storage):
+def test_the_front_uses_validation_scores_if_all_trials_have_them(storage):
     write(storage, 1, (70, 60, 40, 30), val=(20, 20, 20, 20))
     write(storage, 2, (60, 50, 30, 20), val=(60, 60, 60, 60))
     found, notes = on_front(storage, "seen", "unseen")
@@ -80,7 +80,7 @@ def test_validation_scores_select_where_all_trials_have_them(storage):
     assert on_front(storage, "seen", "unseen")[0] == [1]
 
 
-def test_mixtures_have_fronts_of_their_own_where_they_see_other_datasets(traded):
+def test_mixtures_with_different_seen_datasets_have_separate_fronts(traded):
     write(traded, 7, (1, 1, 1, 1), train_mixture="stl10+eurosat")
     assert on_front(traded, "seen", "unseen")[0] == [1, 2, 3, 7]
     assert on_front(traded, "average", "svhn")[0] == [1, 3, 7]
@@ -96,7 +96,7 @@ def test_mixtures_have_fronts_of_their_own_where_they_see_other_datasets(traded)
         (("seen", "unseen"), {"over_seeds": True}, "a mean over seeds would be biased"),
     ],
 )
-def test_what_is_no_front_is_refused(traded, names, asked, message):
+def test_invalid_objectives_are_refused(traded, names, asked, message):
     with pytest.raises(ValueError, match=message):
         on_front(traded, *names, **asked)
 
@@ -111,7 +111,7 @@ def test_hours_of_several_devices_and_scores_of_several_probes_are_refused(trade
         on_front(traded, "seen", "unseen")
 
 
-def test_the_command_keeps_the_front_of_seen_and_unseen_by_default(traded, capsys):
+def test_the_leaderboard_command_uses_seen_and_unseen_objectives_by_default(traded, capsys):
     assert main(["leaderboard", "--storage", traded, "--pareto"]) == 0
     printed = capsys.readouterr().out
     ids = [line.split()[0] for line in printed.splitlines() if line.startswith("0000")]

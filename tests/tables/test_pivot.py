@@ -1,4 +1,4 @@
-"""Tables of scores by setting: means over seeds alone, and what is refused."""
+"""Tables of scores by setting: means over seeds only, and refused averages."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_pivot_agrees_with_pandas_where_nothing_is_null(storage):
     pd.testing.assert_frame_equal(pivot(df, index=["lambda1", "lambda2"], values="knn_top1"), expected)
 
 
-def test_pivot_refuses_to_average_what_differs_in_more_than_the_seed(storage):
+def test_pivot_refuses_to_average_rows_that_differ_in_more_than_the_seed(storage):
     write_rows(storage, A, [row("svhn"), row("svhn", features="projection", top1=10.0)])
     df = read(storage)
     with pytest.raises(
@@ -54,7 +54,7 @@ def test_pivot_refuses_to_average_what_differs_in_more_than_the_seed(storage):
     assert pivot(read(storage, features="encoder")).to_numpy() == [[50.0]]
 
 
-def test_pivot_refuses_to_average_over_a_setting_that_only_config_json_tells(storage):
+def test_pivot_refuses_to_average_over_a_setting_of_config_json(storage):
     for trial_id, weight_decay in ((A, 1e-6), (B, 1e-4)):
         said = {"trial": {"method": "mdssl", "lambda1": 0.9, "weight_decay": weight_decay}}
         write_rows(storage, trial_id, [row("svhn", top1=weight_decay, config_json=json.dumps(said))])
@@ -66,7 +66,7 @@ def test_pivot_refuses_to_average_over_a_setting_that_only_config_json_tells(sto
     assert pivot(df[df.weight_decay == 1e-4]).to_numpy() == [[1e-4]]
 
 
-def test_pivot_does_not_tell_untrained_encoders_apart_by_how_they_were_not_trained(storage):
+def test_pivot_ignores_training_settings_of_untrained_encoders(storage):
     initial = {"method": "random", "arch": "resnet18", "stem": "imagenet", "norm": "batch", "projection_dim": 128}
     for trial_id, seed, decay in ((A, 0, 1e-6), (B, 1, 1e-4)):
         said = {"trial": initial | {"seed": seed, "weight_decay": decay}}
@@ -74,7 +74,7 @@ def test_pivot_does_not_tell_untrained_encoders_apart_by_how_they_were_not_train
     assert pivot(read(storage)).to_numpy() == [[50.0]]
 
 
-def test_pivot_refuses_to_mix_scores_on_different_images_of_one_name(storage):
+def test_pivot_refuses_to_mix_scores_on_different_images_of_a_dataset(storage):
     for trial_id, images in ((A, "1" * 64), (B, "2" * 64)):
         said = json.dumps({"evaluation": {"data_fingerprint": images}})
         write_rows(storage, trial_id, [row("svhn", config_json=said)])
@@ -82,7 +82,7 @@ def test_pivot_refuses_to_mix_scores_on_different_images_of_one_name(storage):
         pivot(read(storage))
 
 
-def test_pivot_of_nothing_is_empty_and_a_wrong_name_is_said(storage):
+def test_pivot_of_no_rows_is_empty_and_unknown_columns_are_refused(storage):
     assert pivot(read(storage)).empty
     with pytest.raises(ValueError, match=r"unknown leaderboard column 'top_1'.*Did you mean 'top1'"):
         pivot(read(storage), values="top_1")

@@ -1,4 +1,4 @@
-"""The leaderboard as text: a table for each mixture and probe, and the notes below it."""
+"""The leaderboard as text: a table for each mixture and probe, and notes below the tables."""
 
 import io
 import json
@@ -19,7 +19,7 @@ def leaderboard_text(storage: str, width: int = 80, **asked) -> str:
     return out.getvalue()
 
 
-def test_the_whole_leaderboard_is_a_table_per_mixture_and_probe(swept):
+def test_the_leaderboard_has_a_table_per_mixture_and_probe(swept):
     trial(swept, 9, (11.5, 12.5, 13.5, 14.5), train_mixture="stl10+cifar10", probe="sgd-raw")
     *tables, said = leaderboard_text(swept, width=100).strip().split("\n\n")
     assert said.startswith("note: No trial has a validation score")
@@ -29,7 +29,7 @@ def test_the_whole_leaderboard_is_a_table_per_mixture_and_probe(swept):
         "stl10+cifar10: top-1 in percent on the test split, sgd-raw probe on encoder features",
     ]
     assert "11.5" not in tables[0]
-    # Seen datasets first, in the order of the mixture; (13.5 + 11.5) / 2 seen, (14.5 + 12.5) / 2 unseen.
+    # Seen datasets are first, in the order of the mixture. Means: seen (13.5 + 11.5) / 2, unseen (14.5 + 12.5) / 2.
     last = tables[2].splitlines()
     assert last[1].split() == [
         "trial_id",
@@ -46,7 +46,7 @@ def test_the_whole_leaderboard_is_a_table_per_mixture_and_probe(swept):
     assert last[-1].split()[1:] == ["mdssl", "0.9", "0.1", "13.5", "11.5", "14.5", "12.5", "12.5", "13.5"]
 
 
-def test_the_printed_leaderboard_can_be_narrowed(swept):
+def test_the_printed_leaderboard_can_be_filtered(swept):
     trial(swept, 9, (11.5,) * 4, train_mixture="stl10+cifar10")
     asked = {"method": ["mdssl", "random"], "train_mixture": ["cifar10+svhn"], "evaluate": ["stl10"]}
     lines = leaderboard_text(swept, probe="lbfgs", **asked).strip().splitlines()
@@ -54,7 +54,7 @@ def test_the_printed_leaderboard_can_be_narrowed(swept):
     assert "No trial has a validation score" in lines[-1] and "optimistic, the more so with more trials" in lines[-1]
     lines = lines[:-2]
     assert [line.split()[1] for line in lines[4:-1]] == ["random", *["mdssl"] * 4]
-    # The baseline, 44.0 on stl10, is not shown, and still what the others are compared with.
+    # The baseline (44.0 on stl10) is not shown, but the other trials are compared with it.
     assert lines[-2].split() == ["000000000001", "mdssl", "0.9", "0.1", "50.0", "50.0", "+6.0", "finished"]
 
 
@@ -68,17 +68,17 @@ def test_the_printed_leaderboard_can_be_narrowed(swept):
         ({"features": "projection"}, "unknown features 'projection'; allowed: encoder"),
     ],
 )
-def test_asking_for_what_is_not_there_is_said(swept, asked, message):
+def test_unknown_names_are_refused_with_the_nearest_name(swept, asked, message):
     with pytest.raises(ValueError, match=message):
         leaderboard_text(swept, **asked)
 
 
-def test_an_empty_leaderboard_is_said(storage):
+def test_an_empty_leaderboard_prints_a_message(storage):
     Path(storage).mkdir()
     assert "is empty: run a sweep" in leaderboard_text(storage)
 
 
-def test_scores_that_rounding_has_decided_are_named(storage):
+def test_a_note_lists_scores_that_depend_on_rounding(storage):
     unstable = json.dumps({"evaluation": {"unstable": True, "top1_in_other_order": 51.0}})
     trial(storage, 1, (70, 60, 50, 40), lambda1=0.9, probe="sgd-raw", config_json=unstable)
     trial(storage, 2, (61, 62, 63, 64), lambda1=1.0, probe="sgd-raw")
@@ -90,7 +90,7 @@ def test_scores_that_rounding_has_decided_are_named(storage):
     assert "note: unstable: rounding changes" in printed(df)
 
 
-def test_the_best_of_a_mixture_is_named_by_its_validation_score_and_test_scores_stand_beside(storage):
+def test_a_note_names_the_best_trial_of_a_mixture_by_validation_score(storage):
     for number, (test, val) in enumerate(((70, 40), (60, 50), (99, None))):
         rows = [row(name, top1=test, val_top1=None if val is None else val + 0.5) for name in DATASETS]
         write_rows(storage, f"{number:012x}", [one | {"lambda2": number / 10} for one in rows])
@@ -108,7 +108,7 @@ def test_the_best_of_a_mixture_is_named_by_its_validation_score_and_test_scores_
 
 
 @pytest.mark.parametrize(("val", "behind"), [(50.0, 2), (44.5, 1), (40.0, 0)])
-def test_an_untrained_encoder_that_is_ahead_of_half_of_the_trials_is_said(storage, val, behind):
+def test_a_note_reports_trials_that_do_not_exceed_an_untrained_encoder(storage, val, behind):
     for number in range(2):
         rows = [row(name, val_top1=44.0 + number) for name in DATASETS]
         write_rows(storage, f"{number:012x}", [one | {"lambda2": number / 10} for one in rows])

@@ -39,7 +39,7 @@ def nasty() -> Table:
     return Table(frame, ("error",), measures, ("a note of eval_dataset \x1b[2J\ngone",))
 
 
-def test_data_comes_back_with_all_its_digits(shown):
+def test_data_formats_keep_full_precision(shown):
     csv = pd.read_csv(io.BytesIO(to_bytes(shown, "csv")))
     parquet = pd.read_parquet(io.BytesIO(to_bytes(shown, "parquet")))
     records = pd.DataFrame(json.loads(to_bytes(shown, "json")))
@@ -47,13 +47,13 @@ def test_data_comes_back_with_all_its_digits(shown):
         pd.testing.assert_frame_equal(read_back, shown.frame, check_dtype=False, check_exact=True)
 
 
-def test_texts_of_others_are_plain_data_in_csv_and_json(nasty):
+def test_csv_and_json_keep_user_text_unchanged(nasty):
     assert pd.read_csv(io.BytesIO(to_bytes(nasty, "csv")))["error"].tolist() == NASTY
     assert [record["error"] for record in json.loads(to_bytes(nasty, "json"))] == NASTY
 
 
 def cells_of(view: Table) -> list[list[str]]:
-    """Mean, deviation, number and interval as one would write them by hand."""
+    """The expected cells: mean, deviation, number of seeds and interval."""
     cells = []
     for _, own in view.frame.iterrows():
         texts = [own["method"], *("-" if np.isnan(own[name]) else f"{own[name]:g}" for name in ("lambda1", "lambda2"))]
@@ -69,7 +69,7 @@ def cells_of(view: Table) -> list[list[str]]:
     return cells
 
 
-def test_markdown_holds_every_cell_and_the_best_is_bold(shown):
+def test_markdown_contains_all_cells_with_the_best_in_bold(shown):
     text = to_bytes(shown, "markdown").decode()
     table, *notes = text.rstrip("\n").split("\n\n")
     assert [note.replace("\\", "") for note in notes] == list(shown.notes) and len(notes) == 2
@@ -84,9 +84,9 @@ def test_markdown_holds_every_cell_and_the_best_is_bold(shown):
 
 
 @pytest.mark.parametrize("over_seeds", [False, True])
-def test_a_baseline_has_no_difference_to_itself_and_no_mark(sweep_results, over_seeds):
+def test_a_baseline_has_no_difference_to_itself_in_any_format(sweep_results, over_seeds):
     rows = with_settings(read(sweep_results))
-    # All others are below it, so that a difference of zero would be the best.
+    # All other trials are below the baseline, so a difference of zero would be the best.
     rows["top1"] = rows["top1"].where(rows["method"] == "simclr", rows["top1"] / 10)
     table = view(rows, over_seeds=over_seeds, baseline=("simclr",))
     value = "average_vs_simclr" + "_mean" * over_seeds
@@ -110,11 +110,11 @@ def test_a_baseline_has_no_difference_to_itself_and_no_mark(sweep_results, over_
     assert [own[value] is None for own in json.loads(to_bytes(table, "json"))] == of_simclr.tolist()
 
 
-def test_markdown_of_texts_of_others_stays_a_table(nasty):
+def test_markdown_escapes_user_text(nasty):
     *lines, _, note = to_bytes(nasty, "markdown").decode().splitlines()
     assert note == "a note of eval\\_dataset \\\\x1b\\[2J gone"
     assert len(lines) == 2 + len(NASTY)
-    # Bars that are not escaped are those between cells.
+    # Only the bars between cells are not escaped.
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3}
     assert "\x1b" not in "".join(lines)
 
@@ -135,7 +135,7 @@ def test_latex_is_a_booktabs_table_with_every_cell(shown):
     assert plain == cells_of(shown)
 
 
-def test_latex_of_texts_of_others_has_no_command_but_ours(nasty):
+def test_latex_escapes_user_text(nasty):
     *lines, note = to_bytes(nasty, "latex").decode().splitlines()
     assert note == "% a note of eval_dataset \\x1b[2J gone"
     assert len(lines) == 6 + len(NASTY)
@@ -170,7 +170,7 @@ def wide(settings: int, datasets: int) -> Table:
 
 
 @pytest.mark.parametrize(("settings", "datasets"), [(6, 12), (2, 1), (25, 2), (1, 40)])
-def test_a_table_is_as_narrow_as_the_terminal_and_every_number_is_there(settings, datasets):
+def test_a_table_fits_the_terminal_and_shows_every_number(settings, datasets):
     table = wide(settings, datasets)
     console = Console(file=io.StringIO(), width=80)
     print_table(table, console)
@@ -193,13 +193,13 @@ LONG = " ".join(f"the worker on 10.0.0.{number} died" for number in range(20)) +
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_a_long_text_stands_in_lines_beside_its_trial(width):
+def test_a_long_text_is_wrapped_beside_its_trial(width):
     frame = pd.DataFrame({"trial_id": ["a" * 12, "b" * 12], "error": [LONG, "short"]})
     _, rule, *lines = printed(frame, "trial_id", "error", width=width)
     assert max(len(line) for line in lines) <= len(rule) <= width
     assert [line[:12].strip() for line in lines] == ["a" * 12, *[""] * (len(lines) - 2), "b" * 12]
     assert "".join(line[13:] for line in lines[:-1]).replace(" ", "") == LONG.replace(" ", "")
-    # Nothing behind a row that is shorter than the longest.
+    # A row that is shorter than the longest row has no trailing spaces.
     assert lines[-1] == f"{'b' * 12} short"
 
 
@@ -211,19 +211,19 @@ def test_a_long_text_among_many_columns_gets_half_of_the_terminal():
     assert {word for word in LONG.split() if len(word) < 20} <= set(" ".join(lines).split())
 
 
-def test_numbers_are_never_broken():
+def test_numbers_are_never_wrapped():
     frame = pd.DataFrame({"error": [LONG], "n": [123456789012] * 1} | {f"n{i}": [10**10 + i] for i in range(9)})
     text = " ".join(printed(frame, *frame, width=40)).split()
     assert {"123456789012", *(str(10**10 + number) for number in range(9))} <= set(text)
 
 
-def test_a_header_is_broken_only_where_it_is_wider_than_its_cells():
+def test_a_header_is_wrapped_only_if_it_is_wider_than_its_cells():
     frame = pd.DataFrame({"trial_id": ["a" * 12], "train_seconds_all": ["12345678901234"], "num_test": ["-"]})
     lines = printed(frame, *frame)
     assert lines[:2] == ["             train_seconds_ num_", "trial_id     all            test"]
 
 
-def test_the_words_that_mark_a_part_of_a_dataset_stand_together_as_far_as_there_is_room():
+def test_headers_keep_the_mark_of_a_partial_dataset_on_one_line_if_possible():
     frame = pd.DataFrame({"trial_id": ["a" * 12], "svhn (4,434 of 73,257)": [50.5], "n": [7]})
 
     def header(frame: pd.DataFrame, width: int) -> list[str]:
@@ -242,12 +242,12 @@ def test_the_words_that_mark_a_part_of_a_dataset_stand_together_as_far_as_there_
         "trial_id               vs simclr n",
     ]
     assert header(frame, 80) == expected
-    # Cells that are wide anyway need no break.
+    # A header that is narrower than its cells is not wrapped.
     frame = pd.DataFrame({"svhn (4,434 of 73,257)": ["50.0 ± 1.2 (3 of 3 seeds)"]})
     assert header(frame, 80) == ["svhn (4,434 of 73,257)"]
 
 
-def test_texts_of_others_cannot_rewrite_the_terminal(nasty):
+def test_terminal_tables_escape_control_characters(nasty):
     text = to_bytes(nasty, "table").decode()
     assert "\x1b" not in text
     assert "\\x1b[2Jgone" in text
@@ -264,7 +264,7 @@ def test_texts_of_others_cannot_rewrite_the_terminal(nasty):
         (None, "json", "json"),
     ],
 )
-def test_the_format_is_said_by_the_name_of_the_file_or_by_its_own(output, asked, expected):
+def test_the_format_is_given_by_its_name_or_by_the_suffix_of_the_file(output, asked, expected):
     assert format_for(output, asked) == expected
 
 
@@ -277,6 +277,6 @@ def test_the_format_is_said_by_the_name_of_the_file_or_by_its_own(output, asked,
         ("a.csv", "cvs", "unknown format 'cvs'.*Did you mean 'csv'"),
     ],
 )
-def test_a_format_that_cannot_be_meant_is_refused(output, asked, message):
+def test_invalid_formats_are_refused(output, asked, message):
     with pytest.raises(ValueError, match=message):
         format_for(output, asked)

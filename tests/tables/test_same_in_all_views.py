@@ -1,4 +1,4 @@
-"""The same trials have the same difference to their baseline wherever it is shown."""
+"""All views show the same differences to the baseline and the same means over datasets."""
 
 import io
 import re
@@ -22,9 +22,9 @@ from mdssl.tables.view import view
 from mdssl.trials.rows import failed_row
 
 DOMAINS = ("cifar10", "svhn")
-# The differences of the first trial are -5.5, -8.0, -7.8 and 0.7. Their mean is -5.15, which one decimal tells from the
-# difference of the means by the order of the sums. One baseline lacks dtd, on which the others score: no mean is over
-# it, while a difference of means would be. The last trial lacks a score that all others have.
+# The differences of the first mdssl trial are -5.5, -8.0, -7.8 and 0.7. Their mean is -5.15, so at one decimal it can
+# differ from the difference of the means by the order of summation. One baseline has no score on dtd, but other trials
+# do: means leave out dtd, while a difference of means would include it. The last trial has no score on eurosat.
 SCORES = {
     ("simclr", 0): {"cifar10": 39.6, "svhn": 43.7, "stl10": 53.9, "eurosat": 70.1, "dtd": 5.0},
     ("simclr", 1): {"cifar10": 39.1, "svhn": 47.9, "stl10": 51.7, "eurosat": 70.6},
@@ -45,7 +45,7 @@ CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": 
 
 
 OTHERS = ("stl10", "eurosat", "dtd")
-# Trials of a second mixture, which lack two of the datasets that the means of the first are over.
+# Trials of a second mixture. Their scores lack two datasets that the means of the first mixture include.
 OTHER_SCORES = {
     ("simclr", 0): {"stl10": 61.3, "eurosat": 74.9, "dtd": 8.0},
     ("mdssl", 0): {"stl10": 58.2, "eurosat": 77.7, "dtd": 9.9, "svhn": 50.0},
@@ -88,7 +88,7 @@ def printed(text: str) -> dict[tuple[str, int], str]:
     return {(names[method, lambda1], int(seed)): cells[-1] for method, lambda1, _, seed, *cells in lines}
 
 
-def test_the_difference_to_the_baseline_is_one_number_in_all_views(swept, capsys, monkeypatch):
+def test_the_difference_to_the_baseline_is_the_same_in_all_views(swept, capsys, monkeypatch):
     shown = {key: f"{round(value, 1) + 0.0:+.1f}" for key, value in EXPECTED.items()}
     shown |= dict.fromkeys(SCORES.keys() - EXPECTED.keys(), "-")
     console = Console(file=io.StringIO(), width=200)
@@ -97,7 +97,7 @@ def test_the_difference_to_the_baseline_is_one_number_in_all_views(swept, capsys
 
     console = Console(file=io.StringIO(), width=200)
     settings = SweepSettings(domains=DOMAINS, evaluate=tuple(SCORES["simclr", 0]), storage=swept, data=swept)
-    # What is left to do would need the images.
+    # The plan of remaining trials would need the images.
     monkeypatch.setattr("mdssl.sweep.summary.plan", lambda *_: [])
     print_results(console, "sweep", settings, Location.of(swept), list(CONFIGS.values()))
     by_trial, means = console.file.getvalue().split("means over seeds: ")
@@ -116,7 +116,7 @@ def test_the_difference_to_the_baseline_is_one_number_in_all_views(swept, capsys
     by_id = {own[0]: own[-1].strip("*") for own in cells}
     assert {key: by_id[config.trial_id] for key, config in CONFIGS.items()} == shown
     last = {CONFIGS[key].trial_id for key in SCORES.keys() - EXPECTED.keys()}
-    assert {own[0] for own in cells[-3:]} == last, "what has no difference ranks below what has one"
+    assert {own[0] for own in cells[-3:]} == last, "trials without a difference rank last"
 
     table = trial_table(rows)
     (place,) = [number for number, column in enumerate(table.columns) if column.name == "vs simclr"]
@@ -128,7 +128,7 @@ def test_the_difference_to_the_baseline_is_one_number_in_all_views(swept, capsys
     assert over.loc[("mdssl", 1.0), "average_vs_simclr_mean"] == mean
 
 
-def test_several_mixtures_have_the_means_and_differences_that_each_has_alone(swept):
+def test_means_and_differences_of_a_mixture_do_not_depend_on_other_mixtures(swept):
     write(swept, OTHER_CONFIGS, OTHER_SCORES)
     rows = with_settings(read(swept))
     expected = {CONFIGS[key].trial_id: EXPECTED[key] for key in EXPECTED}
@@ -149,8 +149,8 @@ def test_several_mixtures_have_the_means_and_differences_that_each_has_alone(swe
         assert averages.to_dict() == frame["average"].dropna()[averages.index].to_dict()
 
 
-def test_means_over_datasets_are_one_number_in_tables_and_figures(swept):
-    # The cost of trials that all compute as much is not drawn.
+def test_means_over_datasets_are_the_same_in_tables_and_figures(swept):
+    # Costs of trials with equal computation are not drawn, so the numbers of workers differ.
     points = costs_and_scores(read(swept).assign(num_workers=lambda rows: 1 + rows["seed"])).set_index("trial_id")
     frame = view(with_settings(read(swept))).frame.set_index("trial_id")
     assert set(points.index) == set(frame.index[frame["average"].notna()])
@@ -165,7 +165,7 @@ def test_notes_name_the_datasets_left_out_and_the_trials_without_a_mean(swept):
     )
 
 
-def test_a_terminal_shows_the_first_rows_and_says_how_many_there_are(storage, tmp_path):
+def test_a_terminal_shows_the_first_rows_and_the_total_number(storage, tmp_path):
     for number in range(TERMINAL_ROWS + 5):
         write_rows(storage, f"{number:012x}", [row("svhn", seed=number)])
     console = Console(file=io.StringIO(), width=80)

@@ -50,7 +50,7 @@ def found(*texts: str) -> list[int]:
         ([], [0, 1, 2, 3]),
     ],
 )
-def test_conditions_keep_the_rows_that_meet_all_of_them(texts, expected):
+def test_only_rows_that_meet_all_conditions_are_kept(texts, expected):
     assert found(*texts) == expected
 
 
@@ -70,12 +70,12 @@ def test_conditions_keep_the_rows_that_meet_all_of_them(texts, expected):
         ("seen>false", "seen has none"),
     ],
 )
-def test_what_is_no_condition_is_refused_in_one_message(text, message):
+def test_invalid_conditions_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         found(text)
 
 
-def test_a_long_list_of_what_there_is_is_cut_short():
+def test_long_lists_of_existing_values_are_shortened():
     rows = pd.DataFrame({"trial_id": [f"{number:012x}" for number in range(1000)]})
     with pytest.raises(ValueError, match="and 988 more") as refused:
         matching(rows, [parse_condition("trial_id=123")])
@@ -88,7 +88,7 @@ def trial(number: int, scores: dict[str, tuple[float, float | None]], **changes)
     return [row(name, top1=top1, val_top1=val, **same) for name, (top1, val) in scores.items()]
 
 
-def test_the_best_is_the_best_by_validation_whatever_the_test_scores_are():
+def test_trials_are_ranked_by_validation_score_regardless_of_test_scores():
     rows = [
         *trial(1, {"svhn": (90.0, 50.0), "stl10": (90.0, 40.0)}),
         *trial(2, {"svhn": (10.0, 60.0), "stl10": (10.0, 44.0)}),
@@ -100,19 +100,19 @@ def test_the_best_is_the_best_by_validation_whatever_the_test_scores_are():
     assert found["trial_id"].tolist() == [f"{number:012x}" for number in (2, 1, 3, 4, 5)]
     assert found["val"].tolist()[:2] == [52.0, 45.0] and found["val"].isna().tolist() == [False] * 2 + [True] * 3
     assert found["status"].tolist() == ["finished"] * 3 + ["stopped", "failed"]
-    # No test score can change it.
+    # Test scores do not change the ranking.
     shuffled = pd.DataFrame(rows).assign(top1=lambda df: 100 - df["top1"])
     pd.testing.assert_frame_equal(best_by_validation(shuffled), found)
 
 
-def test_without_validation_scores_nobody_is_the_best():
+def test_without_validation_scores_no_trial_is_the_best():
     rows = pd.DataFrame([*trial(1, {"svhn": (90.0, None)}), *trial(2, {"svhn": (80.0, None)})])
     for lacking in (rows, rows.drop(columns="val_top1")):
         assert best_by_validation(lacking)["val"].isna().all()
         assert best_by_validation(lacking)["trial_id"].tolist() == [f"{1:012x}", f"{2:012x}"]
 
 
-def test_validation_scores_of_earlier_images_and_other_layers_do_not_count():
+def test_validation_scores_of_earlier_images_and_other_layers_are_ignored():
     rows = [
         *trial(1, {"svhn": (1.0, 99.0)}, finished_at="2026-11-01", eval_fingerprint="0"),
         *trial(2, {"svhn": (1.0, 50.0)}),

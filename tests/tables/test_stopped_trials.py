@@ -1,4 +1,4 @@
-"""Trials that were stopped early: no number of a test split comes from them, and tables say where they stopped."""
+"""Trials that were stopped early: views use no test score of these trials, and tables show their last step."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ STOPPED = "c" * 12
 
 @pytest.fixture(scope="module")
 def boards(sweep_results, tmp_path_factory) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A sweep, and the same with a trial more that was stopped early at step 10, with all held-out images right."""
+    """A sweep without and with a trial that was stopped at step 10 with a linear score of 100 % on held-out images."""
     storage = tmp_path_factory.mktemp("stopped")
     shutil.copytree(Path(sweep_results) / "leaderboard", storage / "leaderboard")
     before = with_settings(read(storage))
@@ -33,7 +33,7 @@ def boards(sweep_results, tmp_path_factory) -> tuple[pd.DataFrame, pd.DataFrame]
     return before, with_settings(read(storage))
 
 
-def test_views_show_the_others_as_without_it_and_count_it_in_a_note(boards):
+def test_views_leave_out_stopped_trials_and_count_them_in_a_note(boards):
     before, after = boards
     for asked in ({}, {"over_seeds": True}, {"baseline": ("simclr",)}):
         pd.testing.assert_frame_equal(view(after, **asked).frame, view(before, **asked).frame)
@@ -49,12 +49,12 @@ def test_views_show_the_others_as_without_it_and_count_it_in_a_note(boards):
     assert set(shown["val_linear_top1"]) == {100.0}
 
 
-def test_means_over_seeds_do_not_see_it(boards):
+def test_pivot_ignores_stopped_trials(boards):
     before, after = boards
     pd.testing.assert_frame_equal(pivot(after), pivot(before))
 
 
-def test_the_table_of_a_sweep_lists_it_as_stopped_at_its_step(boards):
+def test_the_sweep_table_lists_a_stopped_trial_with_its_last_step(boards):
     before, after = boards
     (mixture,) = set(before["train_mixture"]) - {""}
     asked = {"mixtures": [mixture], "datasets": list(before["eval_dataset"].unique())}
@@ -68,13 +68,13 @@ def test_the_table_of_a_sweep_lists_it_as_stopped_at_its_step(boards):
     assert [note for note in table.attrs["notes"] if said in note and "100.0" in note]
 
 
-def test_figures_take_no_score_from_it(boards):
+def test_figures_ignore_stopped_trials(boards):
     before, after = boards
     expected, found = (figures.gallery(board).entries for board in (before, after))
     assert [entry.alt for entry in found] == [entry.alt for entry in expected]
 
 
-def test_the_report_counts_it_as_stopped_and_no_score_as_the_best(boards):
+def test_the_report_counts_stopped_trials_and_does_not_select_them_as_best(boards):
     before, after = boards
     of_best = [[(best.row["trial_id"], best.trials, best.error) for best in best_scores(board)] for board in boards]
     assert of_best[0] == of_best[1]
@@ -86,7 +86,7 @@ def test_the_report_counts_it_as_stopped_and_no_score_as_the_best(boards):
     assert len(rows) == len(trial_table(before).rows) + 1
 
 
-def test_the_comparison_with_the_paper_says_that_it_was_stopped_and_takes_no_number(storage):
+def test_the_comparison_with_the_paper_marks_stopped_trials_without_scores(storage):
     recipe = {"train_mixture": "cifar10+stl10+svhn+cifar100", "num_domains": 4, "lambda1": 1.0, "lambda2": 0.1}
 
     def ours() -> dict:
@@ -98,7 +98,7 @@ def test_the_comparison_with_the_paper_says_that_it_was_stopped_and_takes_no_num
     assert [status for _, status in ours()] == ["stopped", "stopped"]
     lines = ledger(read(storage))
     assert set(lines.loc[lines["why"].str.contains("stopped"), "why"]) == {"it was stopped"}
-    # Another seed has a score on one dataset: that is ours, and the other dataset was not scored, nor did it fail.
+    # Another seed has a score on stl10. That score is ours, and cifar10 is not scored, neither stopped nor failed.
     write_rows(storage, "d" * 12, [row("stl10", **recipe, seed=1)])
     (_, of_cifar10), of_stl10 = ours()
     assert (of_cifar10, of_stl10) == ("not scored", [50.0, "ours"])

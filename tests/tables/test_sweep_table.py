@@ -15,7 +15,7 @@ from mdssl.tables.printing import print_leaderboard
 from mdssl.tables.sweep_table import sweep_table
 
 
-def test_a_precision_that_was_not_decided_is_no_setting_apart(swept):
+def test_precision_auto_is_not_a_separate_setting(swept):
     trial(swept, 7, (70, 60, 50, 40), lambda1=0.8, precision="bf16")
     write_rows(swept, "0" * 11 + "8", [failed(lambda1=0.5, precision="auto")])
     assert "precision" not in table(swept)
@@ -23,7 +23,7 @@ def test_a_precision_that_was_not_decided_is_no_setting_apart(swept):
     assert {"fp32", "bf16"} <= set(table(swept)["precision"])
 
 
-def test_a_row_per_trial_with_averages_and_the_difference_to_the_baseline(swept):
+def test_the_table_has_a_row_per_trial_with_averages_and_difference_to_baseline(swept):
     df = table(swept)
     columns = ["method", "lambda1", "lambda2", *DATASETS, "seen", "unseen", "vs simclr", "val", "status", "error"]
     assert list(df.columns) == columns
@@ -41,7 +41,7 @@ def test_a_row_per_trial_with_averages_and_the_difference_to_the_baseline(swept)
     assert [int(trial_id, 16) for trial_id in df.index] == [5, 4, 3, 6, 2, 1]
 
 
-def test_averages_are_over_what_the_trials_have_in_common(storage):
+def test_averages_are_over_datasets_common_to_the_trials(storage):
     trial(storage, 1, (66, 60, None, 42), **SIMCLR)
     trial(storage, 2, (70, 60, 50, 40))
     df = table(storage)
@@ -53,22 +53,22 @@ def test_averages_are_over_what_the_trials_have_in_common(storage):
     assert df.attrs["notes"][0] in " ".join(printed(df).split())
 
 
-def test_a_score_that_few_have_empties_no_average_and_a_trial_that_lacks_one_has_none(storage):
+def test_averages_ignore_datasets_that_few_trials_have(storage):
     for number, lambda2 in enumerate((0.0, 0.1, 0.2)):
         trial(storage, number, (60 + number, 50, None, 40), lambda1=0.9, lambda2=lambda2)
     trial(storage, 3, (66, 50, None, 42), **SIMCLR)
     before = table(storage)
-    # One trial scored on one more dataset, and one that was scored on a single dataset, which it is good at.
+    # One trial has a score on an additional dataset, and one trial has a high score on a single dataset.
     trial(storage, 2, (62, 50, 99, 40), lambda1=0.9, lambda2=0.2)
     trial(storage, 4, (99, None, None, None), lambda1=1.0, lambda2=0.3)
     after = table(storage)
     averages = ["seen", "unseen", "vs simclr"]
     pd.testing.assert_frame_equal(after.loc[before.index, averages], before[averages])
-    # What it was trained on is what it lacks a score of.
+    # The trial has no score on svhn, which is in its training mixture.
     assert after.loc[f"{4:012x}", averages].isna().all()
 
 
-def test_what_only_another_probe_or_untrained_encoders_scored_empties_no_average(storage):
+def test_averages_ignore_datasets_of_other_probes_and_untrained_encoders(storage):
     trial(storage, 1, (66, 60, 44, None), **SIMCLR)
     rows = [row(name, top1=top1) for name, top1 in zip(DATASETS, (70, 60, 50, 0), strict=True) if top1]
     write_rows(storage, f"{2:012x}", [*rows, row("eurosat", top1=90, probe="sgd")])
@@ -91,7 +91,7 @@ def test_trials_are_compared_with_the_baseline_of_their_own_seed_and_temperature
     trained = df[df["method"] == "mdssl"]
     assert trained["vs simclr"].tolist() == [50, 40, 30, 10]
     assert trained[["temperature", "seed"]].to_numpy().tolist() == [[0.1, 0], [0.1, 1], [0.5, 0], [0.5, 1]]
-    # An untrained encoder has no temperature, so none of the two baselines of its seed is its own.
+    # An untrained encoder has no temperature, so neither of the two baselines of its seed matches.
     assert df[df["method"] == "random"]["vs simclr"].isna().all()
     rows = read(storage)
     one = sweep_table(rows[rows["temperature"] != 0.5], mixtures=["cifar10+svhn"], datasets=DATASETS)
@@ -108,7 +108,7 @@ def test_trials_are_compared_with_the_baseline_of_their_own_hidden_settings(stor
     assert df["weight_decay"].tolist() == [1e-6, 1e-4, 1e-6, 1e-4]
 
 
-def test_scores_on_images_that_were_since_prepared_anew_are_left_out(storage):
+def test_scores_on_earlier_images_of_a_dataset_are_left_out(storage):
     for number, (images, day) in enumerate((("1" * 64, 1), ("2" * 64, 2))):
         said = json.dumps({"evaluation": {"data_fingerprint": images}})
         at = f"2026-11-0{day}T10:00:00+00:00"
@@ -116,7 +116,7 @@ def test_scores_on_images_that_were_since_prepared_anew_are_left_out(storage):
     assert table(storage)["cifar10"].fillna(-1).tolist() == [-1, 41]
 
 
-def test_a_setting_that_only_the_clustered_have_does_not_part_them_from_the_baseline(storage):
+def test_settings_of_clustered_methods_are_not_compared_with_the_baseline(storage):
     trial(storage, 1, (40,) * 4, **SIMCLR)
     for number in (2, 3):
         trial(storage, number, (40 + number,) * 4, method="mdssl-clustered", num_clusters=number)
@@ -125,19 +125,19 @@ def test_a_setting_that_only_the_clustered_have_does_not_part_them_from_the_base
     assert df["vs simclr"].tolist()[1:] == [2, 3]
 
 
-def test_settings_that_do_not_vary_take_no_column(swept):
+def test_constant_settings_have_no_column(swept):
     assert "seed" not in table(swept).columns
-    # The untrained encoder has 0 iterations and the others 150; that alone is no difference between trials.
+    # The untrained encoder has 0 iterations and all other trials have 150. This difference alone gives no column.
     assert "iterations" not in table(swept).columns
 
 
-def test_a_failed_baseline_leaves_the_difference_open(storage):
+def test_a_failed_baseline_gives_no_difference(storage):
     trial(storage, 1, (40,) * 4)
     write_rows(storage, "f" * 12, [failed(**SIMCLR)])
     assert table(storage)["vs simclr"].isna().all()
 
 
-def test_scores_of_one_probe_and_layer_at_a_time(storage):
+def test_the_table_shows_scores_of_one_probe_and_layer(storage):
     rows = [row(name, top1=50.0) for name in DATASETS]
     rows += [row(name, top1=40.0, features="projection") for name in DATASETS]
     rows += [row(name, top1=45.0, probe="sgd-raw") for name in DATASETS[:3]]
@@ -149,13 +149,13 @@ def test_scores_of_one_probe_and_layer_at_a_time(storage):
     assert sgd["eurosat"].isna().all()
 
 
-def test_another_mixtures_trials_are_left_out(swept):
+def test_trials_of_other_mixtures_are_left_out(swept):
     trial(swept, 9, (99,) * 4, train_mixture="cifar10+stl10")
     assert f"{9:012x}" not in table(swept).index
     assert list(table(swept, mixtures=["cifar10+stl10"])["seen"]) == [27.5, 99]
 
 
-def test_several_mixtures_stand_in_one_table_each_with_its_own_seen_and_baseline(swept):
+def test_each_mixture_in_a_table_has_its_own_seen_datasets_and_baseline(swept):
     trial(swept, 8, (50, 40, 60, 30), train_mixture="cifar10+stl10", **SIMCLR)
     trial(swept, 9, (60, 50, 70, 40), train_mixture="cifar10+stl10")
     df = table(swept, mixtures=["cifar10+stl10", "cifar10+svhn"])
@@ -164,12 +164,14 @@ def test_several_mixtures_stand_in_one_table_each_with_its_own_seen_and_baseline
     assert df.loc[f"{9:012x}", ["seen", "unseen", "vs simclr"]].tolist() == [65, 45, 10]
     assert df.loc[f"{4:012x}", ["seen", "unseen"]].tolist() == [63, 43]
     assert df.loc[[f"{4:012x}", f"{8:012x}"], "vs simclr"].isna().all()
-    assert df.loc[f"{5:012x}", ["seen", "unseen"]].isna().tolist() == [True, False], "the untrained one has seen none"
+    assert df.loc[f"{5:012x}", ["seen", "unseen"]].isna().tolist() == [True, False], (
+        "untrained encoders have no seen datasets"
+    )
     assert "data_fingerprint" not in df.columns
     assert "cifar10+" in printed(df)
 
 
-def test_a_score_that_failed_marks_its_trial_and_leaves_its_other_scores(storage):
+def test_a_failed_score_marks_its_trial_and_keeps_the_other_scores(storage):
     broken = failed("ValueError: features are not finite") | {"eval_dataset": "eurosat"}
     write_rows(storage, "1" * 12, [*(row(name) for name in DATASETS[:3]), broken])
     (found,) = table(storage).to_dict("records")
@@ -178,7 +180,7 @@ def test_a_score_that_failed_marks_its_trial_and_leaves_its_other_scores(storage
     assert found["error"] == "ValueError: features are not finite"
 
 
-def test_no_rows_make_an_empty_table_that_prints(storage):
+def test_no_rows_give_an_empty_table_that_can_be_printed(storage):
     df = table(storage)
     assert df.empty
     assert printed(df) == "no rows to show\n"
@@ -210,14 +212,14 @@ def test_the_best_of_each_column_is_bold(swept):
     assert bold == [[], [], [], [], ["62.0", "63.0", "64.0", "63.5", "+9.5"], ["70.0", "65.0"]]
 
 
-def test_equal_numbers_are_all_bold(storage):
+def test_tied_best_scores_are_all_bold(storage):
     trial(storage, 1, (50.04,) * 4, **SIMCLR)
     trial(storage, 2, (50.01,) * 4)
     text = printed(table(storage), force_terminal=True)
     assert text.count("50.0\x1b[0m") == 2 * 6
 
 
-def test_numbers_stay_whole_where_the_table_is_wider_than_the_console(swept):
+def test_numbers_are_not_truncated_in_a_table_wider_than_the_console(swept):
     df = table(swept)
     wide = df.assign(**{f"dataset-{letter}": 12.3 for letter in "abcdefghij"})
     front = [name for name in wide.columns if name not in ("seen", "unseen", "vs simclr", "status", "error")]
@@ -226,7 +228,7 @@ def test_numbers_stay_whole_where_the_table_is_wider_than_the_console(swept):
     assert "…" not in text
 
 
-def test_columns_that_hold_nothing_are_not_printed(storage):
+def test_empty_columns_are_not_printed(storage):
     trial(storage, 1, (50, 40, None, None))
     text = printed(table(storage, datasets=("cifar10", "svhn")))
     assert "unseen" not in text
@@ -235,7 +237,7 @@ def test_columns_that_hold_nothing_are_not_printed(storage):
     assert "45.0" in text
 
 
-def test_errors_are_printed_as_they_are(storage):
+def test_errors_are_printed_without_interpreting_markup(storage):
     write_rows(storage, "1" * 12, [failed("ValueError: [bold]not markup[/bold] [/]")])
     assert "ValueError: [bold]not markup[/bold] [/]\n" in printed(table(storage))
 
@@ -246,7 +248,7 @@ def made_of(**trial) -> dict:
     return {"config_json": json.dumps({"trial": TrialConfig(**config).to_dict()})}
 
 
-def test_weights_are_compared_with_trials_of_the_same_patches(storage):
+def test_trials_are_compared_with_pretrained_weights_of_the_same_patch_size(storage):
     vit = {"arch": "timm/test_vit", "input_size": 32, "normalization": "0 0 0 1 1 1"}
     for number, patch in enumerate((4, 8)):
         own = vit | {"patch_size": patch}
@@ -256,8 +258,8 @@ def test_weights_are_compared_with_trials_of_the_same_patches(storage):
     assert table(storage)["vs pretrained"].dropna().to_list() == [5, 9]
 
 
-def test_trials_that_start_from_weights_are_compared_with_these_weights(storage):
-    """Each with its own, whatever file they came from; a trial from random weights with none."""
+def test_trials_are_compared_with_the_weights_from_which_they_start(storage):
+    """The path of the weights does not matter. A trial that starts from random weights has no such baseline."""
     for number, (weights, scores) in enumerate({"a": (50, 60, 20, 20), "b": (10, 20, 20, 30)}.items()):
         own = made_of(method="pretrained", domains=(), weights=f"{weights}.pth", weights_fingerprint=weights)
         trial(storage, number, scores, **UNTRAINED | {"method": "pretrained"}, **own)
@@ -271,11 +273,11 @@ def test_trials_that_start_from_weights_are_compared_with_these_weights(storage)
         ("mdssl", f"copy-of-{weights}.pth", scale): gain for weights in "ab" for scale, gain in ((1.0, 3), (0.1, 5))
     }
     assert "init_fingerprint" not in df and "normalization" not in df
-    # simclr is the baseline of what starts from the same weights.
+    # SimCLR is the baseline of trials that start from the same weights.
     for number, init in enumerate(("random", "copy-of-a.pth")):
         start = {} if init == "random" else {"init": init, "init_fingerprint": "a"}
         trial(storage, 30 + number, (1, 1, 1, 1), **SIMCLR, **made_of(method="simclr", **start))
     rows = with_settings(read(storage))
     pairs = {int(trial_id, 16): int(other, 16) for trial_id, other in find_baselines(rows, rows).items()}
-    # The weights "a" fit both, and so have none.
+    # The weights "a" match both SimCLR trials, so they have no baseline.
     assert pairs == {30: 30, 99: 30, 1: 30, 31: 31, 13: 31}

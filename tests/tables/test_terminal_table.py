@@ -33,13 +33,13 @@ def as_rich_draws(columns: list[TextColumn]) -> Table:
 
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("case", COLUMNS)
-def test_a_table_looks_as_rich_draws_it(case, terminal):
+def test_a_table_is_printed_as_by_rich(case, terminal):
     texts = []
     for drawn in (TextTable(COLUMNS[case]), as_rich_draws(COLUMNS[case])):
         console = Console(file=io.StringIO(), width=80, force_terminal=terminal, color_system="standard")
         console.print(drawn, crop=False)
         texts.append(console.file.getvalue())
-    # rich has spaces behind the last text, and on a terminal they are bold in the header.
+    # rich prints trailing spaces after the last column; on a terminal, these spaces are bold in the header.
     plain = [re.sub(" +(\x1b\\[0m)?$", r"\1", text, flags=re.MULTILINE) for text in texts]
     assert plain[0] == plain[1]
     if case == "text last":

@@ -1,4 +1,4 @@
-"""What commands take for a trial: ids, their first digits, best and last."""
+"""Names of trials that commands accept: ids, prefixes of ids, best and last."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def storage(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "found"), [(A, A), ("01234", A), ("01239", B), ("fedc", C), (C, C)])
-def test_an_id_or_its_first_digits(storage, name, found):
+def test_a_trial_is_found_by_its_id_or_a_prefix(storage, name, found):
     assert find_trial(storage, name) == found
 
 
@@ -49,25 +49,25 @@ def test_an_id_or_its_first_digits(storage, name, found):
         ("0123456789AB", "is not a trial id"),
     ],
 )
-def test_what_names_none_or_several_is_refused_with_what_there_is(storage, name, message):
+def test_unknown_or_ambiguous_names_are_refused_with_candidates(storage, name, message):
     with pytest.raises(ValueError, match=message):
         find_trial(storage, name)
 
 
-def test_many_candidates_are_counted(tmp_path):
+def test_a_long_list_of_candidates_is_shortened(tmp_path):
     for number in range(20):
         scored(tmp_path, f"aaaa{number:08d}")
     with pytest.raises(ValueError, match="is 20 trials in .*: aaaa00000000, .*aaaa00000007 and 12 more"):
         find_trial(tmp_path, "aaaa")
 
 
-def test_best_is_by_validation_scores_whatever_the_test_scores_are(storage):
+def test_best_is_selected_by_validation_score_regardless_of_test_scores(storage):
     scored(storage, A, top1=90.0, val_top1=40.0)
     scored(storage, B, top1=10.0, val_top1=60.0)
     assert find_trial(storage, "best") == B
 
 
-def test_there_is_no_best_by_test_scores_alone(storage, tmp_path):
+def test_best_requires_validation_scores(storage, tmp_path):
     with pytest.raises(ValueError, match="only test scores, by which none is selected. .mdssl probe TRIAL_ID. adds"):
         find_trial(storage, "best")
     write_rows(tmp_path / "other", A, [failed()])
@@ -75,14 +75,14 @@ def test_there_is_no_best_by_test_scores_alone(storage, tmp_path):
         find_trial(tmp_path / "other", "best")
 
 
-def test_there_is_no_best_by_several_probes(storage):
+def test_best_is_refused_for_scores_of_several_probes(storage):
     scored(storage, A, val_top1=40.0)
     scored(storage, B, val_top1=60.0, probe="sgd-raw")
     with pytest.raises(ValueError, match=r"of several probes \(lbfgs, sgd-raw\)"):
         find_trial(storage, "best")
 
 
-def test_last_is_the_latest_to_finish_scored_or_only_trained(tmp_path):
+def test_last_is_the_trial_that_finished_most_recently(tmp_path):
     scored(tmp_path, A, at="11:00:00")
     scored(tmp_path, C, at="12:00:00")
     write_rows(tmp_path, "b" * 12, [failed(finished_at="2026-11-02T15:00:00+00:00")])
@@ -92,14 +92,14 @@ def test_last_is_the_latest_to_finish_scored_or_only_trained(tmp_path):
     assert find_trial(tmp_path, "last") == B
 
 
-def test_there_is_no_last_where_none_has_finished(tmp_path):
+def test_last_requires_a_finished_trial(tmp_path):
     trained(tmp_path, A, status="stopped")
     with pytest.raises(ValueError, match="no last trial of .*none has finished"):
         find_trial(tmp_path, "last")
 
 
 @pytest.mark.parametrize("name", ["lambda-heatmap", "cafe.png", "abc", "cells", "dead:test", "random", ""])
-def test_other_words_are_no_trials(name):
+def test_other_words_are_not_trial_names(name):
     assert not is_trial_name(name)
 
 
@@ -108,7 +108,7 @@ def shown(storage, capsys, *flags):
     return capsys.readouterr().out.splitlines()[1:]
 
 
-def test_conditions_and_baselines_take_the_same_names(storage, capsys):
+def test_conditions_and_baselines_accept_trial_names(storage, capsys):
     scored(storage, A, top1=60.0, val_top1=60.0)
     scored(storage, B, top1=50.0, lambda1=1.0)
     columns = ["--columns", "trial_id", "top1"]
@@ -118,7 +118,7 @@ def test_conditions_and_baselines_take_the_same_names(storage, capsys):
     assert shown(storage, capsys, *columns, "--baseline", "best") == [f"{B},50.0,-10.0", f"{A},60.0,"]
 
 
-def test_rows_of_copied_results_say_where_the_encoder_is_now(tmp_path):
+def test_rows_of_moved_results_contain_the_current_path_of_the_encoder(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     scored(old, A, checkpoint=f"{old}/trials/{A}/encoder.safetensors")
     write_rows(old, B, [failed()])

@@ -1,4 +1,4 @@
-"""Views against plain pandas, on the results of a real sweep and on synthetic boards."""
+"""Views compared with plain pandas, on the results of a real sweep and on synthetic leaderboards."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ def conditions(*texts: str) -> list:
     return [parse_condition(text) for text in texts]
 
 
-def test_by_default_a_row_is_a_trial_and_a_column_a_dataset_with_their_average(board):
+def test_the_default_view_has_a_row_per_trial_a_column_per_dataset_and_an_average(board):
     shown = view(board)
     assert list(shown.frame) == ["trial_id", *SETTINGS, "seed", *DATASETS, "average"]
     expected = board.pivot(index="trial_id", columns="eval_dataset", values="top1")[DATASETS]
@@ -33,7 +33,7 @@ def test_by_default_a_row_is_a_trial_and_a_column_a_dataset_with_their_average(b
     assert shown.frame["method"].tolist() == ["random"] * 2 + ["simclr"] * 2 + ["mdssl"] * 12
 
 
-def test_rows_over_seeds_are_means_deviations_and_numbers(board):
+def test_rows_over_seeds_show_mean_deviation_and_number_of_seeds(board):
     frame = view(board, over_seeds=True).frame
     assert list(frame)[:3] == SETTINGS
     groups = board.groupby([*SETTINGS, "eval_dataset"], dropna=False)["top1"].agg(["mean", "std", "count"])
@@ -51,7 +51,7 @@ def test_rows_over_seeds_are_means_deviations_and_numbers(board):
     assert len(frame) * len(DATASETS) == len(groups)
 
 
-def test_a_pivot_over_another_setting(board):
+def test_a_view_can_pivot_over_a_setting(board):
     shown = view(
         board,
         columns=("method", "lambda1", "top1", "knn_top1"),
@@ -66,7 +66,7 @@ def test_a_pivot_over_another_setting(board):
             assert found[f"lambda2={lambda2:g}_{measure}"].tolist() == expected[measure, lambda2].tolist()
 
 
-def test_rows_with_the_columns_that_are_named_sorted_as_asked(board):
+def test_a_view_has_the_given_columns_and_order_of_rows(board):
     where = conditions("top1>50", "method!=random")
     columns = ("method", "seed", "eval_dataset", "top1")
     frame = view(board, columns=columns, where=where, sort=("seed", "top1:desc")).frame
@@ -77,7 +77,7 @@ def test_rows_with_the_columns_that_are_named_sorted_as_asked(board):
     assert by_cost["method"].tolist()[:8] == ["random"] * 8
 
 
-def test_all_columns_are_those_of_the_leaderboard_and_the_hidden_settings(board):
+def test_columns_all_shows_leaderboard_columns_and_hidden_settings(board):
     frame = view(board, columns=("all",)).frame
     assert set(frame) == set(board) - {"config_json"}
     key = ["trial_id", "eval_dataset"]
@@ -88,7 +88,7 @@ def test_all_columns_are_those_of_the_leaderboard_and_the_hidden_settings(board)
     )
 
 
-def test_a_filter_on_settings_leaves_the_baseline_findable(board):
+def test_the_baseline_is_found_even_if_a_filter_excludes_it(board):
     frame = view(board, where=conditions("method=mdssl", "eval_dataset=builtin-digits"), baseline=("simclr",)).frame
     simclr = board[(board["method"] == "simclr") & (board["eval_dataset"] == "builtin-digits")].set_index("seed")[
         "top1"
@@ -97,7 +97,7 @@ def test_a_filter_on_settings_leaves_the_baseline_findable(board):
     assert found.tolist() == pytest.approx([simclr[seed] for seed in frame["seed"]])
 
 
-def test_a_hidden_setting_that_differs_becomes_a_column_and_is_never_averaged_over(board):
+def test_a_varying_hidden_setting_becomes_a_column_and_is_never_averaged(board):
     varied = board.copy()
     varied.loc[varied["seed"] == 1, "weight_decay"] = 0.1
     assert "weight_decay" in view(varied, over_seeds=True).frame
@@ -105,16 +105,16 @@ def test_a_hidden_setting_that_differs_becomes_a_column_and_is_never_averaged_ov
         view(varied, columns=(*SETTINGS, "eval_dataset", "top1"), over_seeds=True)
 
 
-def test_an_average_over_datasets_waits_for_all_of_them(board):
+def test_an_average_requires_scores_on_all_datasets(board):
     lacking = board.drop(board.index[board["trial_id"] == "a8775168321c"][0])
     frame = view(lacking).frame.set_index("trial_id")
     assert frame.index[frame["average"].isna()].tolist() == ["a8775168321c"]
 
 
-def test_a_score_that_one_trial_has_empties_no_average_and_ranks_it_nowhere(board):
+def test_averages_ignore_datasets_that_few_trials_have(board):
     before = view(board, baseline=("simclr",)).frame.set_index("trial_id")
     one = board[board["method"] == "mdssl"].iloc[:1]
-    # On another dataset by the same probe, and on one more by another probe.
+    # Scores on another dataset with the same probe, and on a third dataset with another probe.
     more = [one.assign(eval_dataset="cifar10", top1=99.0), one.assign(eval_dataset="svhn", top1=99.0, probe="sgd")]
     few = one.assign(trial_id="f" * 12, eval_dataset="cifar10", top1=99.5, lambda2=0.7)
     larger = pd.concat([board, *more, few], ignore_index=True)
@@ -127,12 +127,12 @@ def test_a_score_that_one_trial_has_empties_no_average_and_ranks_it_nowhere(boar
     assert any("left out" in note and "cifar10" in note for note in shown.notes)
 
 
-def test_a_difference_is_the_same_in_the_view_and_in_the_table_of_the_sweep(board):
+def test_differences_are_the_same_in_views_and_in_the_sweep_table(board):
     draw = np.random.default_rng(0)
     noisy = board.assign(top1=draw.uniform(20, 90, len(board)).round(2))
     in_table = sweep_table(noisy, mixtures=list(set(noisy["train_mixture"]) - {""}), datasets=DATASETS[::-1])
     in_view = view(noisy, baseline=("simclr",)).frame.set_index("trial_id")
-    # A baseline has none to itself, and an untrained encoder has several baselines in the table of all.
+    # A baseline has no difference to itself, and an untrained encoder has several baselines in the view.
     trained = in_table.index[in_table["method"] == "mdssl"]
     assert in_table.loc[trained, "vs simclr"].tolist() == in_view.loc[trained, "average_vs_simclr"].tolist()
 
@@ -168,7 +168,7 @@ CHOICES = {
 
 
 def means_in_pandas(rows: pd.DataFrame, over: list[str] | None = None) -> pd.Series:
-    """By trial, the mean over the datasets that most trained trials have, or ``over`` others; null where one lacks."""
+    """The mean of each trial over ``over`` (default: datasets of most trained trials); null if a score is missing."""
     table = rows.pivot(index="trial_id", columns="eval_dataset", values="top1")
     return table[over or datasets_of_most(rows)].mean(axis=1, skipna=False).rename(None)
 
@@ -186,7 +186,7 @@ def test_the_average_is_over_the_datasets_that_the_table_shows(scored_on_three, 
     pd.testing.assert_series_equal(frame["average"], means_in_pandas(chosen), check_names=False)
     assert set(chosen["eval_dataset"].unique()) <= set(frame)
 
-    # The baseline's scores count also where they do not meet the condition themselves.
+    # Scores of the baseline count even if they do not meet the condition.
     same = scored_on_three[scored_on_three["eval_dataset"].isin(chosen["eval_dataset"])]
     of_baseline = means_in_pandas(same[same["method"] == "simclr"], datasets_of_most(chosen)).to_numpy()
     compared = view(scored_on_three, where=conditions(condition), baseline=("simclr",)).frame.set_index("trial_id")
@@ -201,7 +201,7 @@ def test_the_average_is_over_the_datasets_that_the_table_shows(scored_on_three, 
     pd.testing.assert_series_equal(over_seeds["average_mean"].sort_index(), by_method, check_names=False)
 
 
-def test_an_average_has_no_number_of_classes_where_its_datasets_differ_in_them(scored_on_three):
+def test_an_average_over_different_numbers_of_classes_has_no_number_of_classes(scored_on_three):
     columns = ("trial_id", "num_classes", "top1")
     frame = view(scored_on_three, columns=columns, pivot="eval_dataset").frame
     assert frame.loc[frame["average"].notna(), "num_classes"].isna().all()
@@ -209,7 +209,7 @@ def test_an_average_has_no_number_of_classes_where_its_datasets_differ_in_them(s
     assert frame["num_classes"].tolist() == [10] * 6 and frame["average"].notna().all()
 
 
-def test_trials_without_a_score_are_named_below_the_table(storage):
+def test_trials_without_scores_are_counted_in_a_note(storage):
     write_rows(storage, "1" * 12, [row("svhn")])
     write_rows(storage, "2" * 12, [failed()])
     rows = with_settings(read(storage))
@@ -221,7 +221,7 @@ def test_trials_without_a_score_are_named_below_the_table(storage):
     ]
 
 
-def test_scores_on_earlier_images_of_a_dataset_are_left_out_and_said_to_be(storage):
+def test_scores_on_earlier_images_are_left_out_with_a_note(storage):
     for number, fingerprint in enumerate(["old", "new"]):
         config = f'{{"evaluation": {{"data_fingerprint": "{fingerprint}"}}, "recipe_version": 1, "trial": {{}}}}'
         finished = f"2026-11-0{number + 1}T10:00:00+00:00"
@@ -233,7 +233,7 @@ def test_scores_on_earlier_images_of_a_dataset_are_left_out_and_said_to_be(stora
     assert view(rows, where=conditions("eval_fingerprint=old")).frame["trial_id"].tolist() == [f"{0:012x}"]
 
 
-def test_mixtures_and_untrained_encoders_stand_in_one_table(storage):
+def test_mixtures_and_untrained_encoders_are_shown_in_one_table(storage):
     for number, mixture in enumerate(["cifar10+svhn", "cifar10"]):
         write_rows(storage, f"{number:012x}", [row("svhn", train_mixture=mixture)])
     write_rows(storage, "f" * 12, [row("svhn", **UNTRAINED)])
@@ -260,12 +260,12 @@ def test_mixtures_and_untrained_encoders_stand_in_one_table(storage):
         ({"sort": ("average:up",)}, "Largest first is average:desc"),
     ],
 )
-def test_what_means_nothing_is_refused_in_one_message(board, asked, message):
+def test_invalid_arguments_of_a_view_are_refused(board, asked, message):
     with pytest.raises(ValueError, match=message):
         view(board, **asked)
 
 
-def test_a_ranking_by_test_scores_says_that_it_is_optimistic_and_one_by_others_does_not(board):
+def test_only_rankings_by_test_scores_are_noted_as_optimistic(board):
     shown = ("trial_id", "eval_dataset", "top1", "train_seconds")
     says = "optimistic, the more so with more trials"
     assert says in " ".join(view(board, columns=shown, sort=("top1:desc",)).notes)
