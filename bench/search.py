@@ -1,4 +1,4 @@
-"""What it costs until a search finds a setting within half a point of the best of a grid.
+"""The cost of a search until it finds a setting within half a point of the best of a grid.
 
 A recorded table, ``search.parquet``, has all settings of a grid over λ1, λ2, learning rate and temperature, with their
 validation scores during training, their final validation scores, by which a setting is chosen, and their test scores. A

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("fast")
 
 
 def test_hard_link_that_succeeds_despite_an_error_is_the_claim(trial_dir, monkeypatch):
-    """As on soft-mounted NFS and some FUSE filesystems."""
+    """This happens on soft-mounted NFS and some FUSE filesystems."""
     link, faults = os.link, [OSError(errno.EIO, "Input/output error")]
 
     def link_and_fail(source, target):
