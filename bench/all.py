@@ -1,10 +1,10 @@
-"""Run the benches, all or those named, and write what they print into bench/RESULTS.md, a section each.
+"""Run all or some benches, and write the output of each into a section of bench/RESULTS.md.
 
-A section that is not run again stays, with the commit and the machine that it was made on.
+Sections of benches that are not run stay, with the commit and the machine of their run.
 
     python bench/all.py                       # an hour on two cores
     python bench/all.py loss step
-    python bench/all.py --device cuda         # those that have a GPU to use
+    python bench/all.py --device cuda         # benches that can use a GPU
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ WITHOUT_A_GPU = """No bench has been run on a GPU yet. The command that does, th
 
 
 def sections_of(text: str) -> dict[str, str]:
-    """By heading, such as ``loss, cpu``, the sections of a results file."""
+    """Sections of a results file by heading, such as ``loss, cpu``."""
     parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
 
 
 def page(sections: dict[str, str]) -> str:
-    """A results file: a table of all claims, then the sections."""
+    """The text of a results file: a table of all claims, then the sections."""
     rows = ["| bench | claim | ours | peer | peer's name | ratio |", "|---|---|---|---|---|---|"]
     for heading, section in sections.items():
         found = json.loads(re.search(r"^`(\{.*\})`$", section, flags=re.MULTILINE).group(1))
@@ -77,7 +77,7 @@ def page(sections: dict[str, str]) -> str:
 
 
 def section(name: str, command: list[str], printed: str, where: str, seconds: float) -> str:
-    """A section from what a bench printed, whose last line is its claim."""
+    """A section from the output of a bench, whose last line is its claim."""
     *tables, claim = printed.strip().splitlines()
     json.loads(claim)
     docstring = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
@@ -96,7 +96,7 @@ def machine(device: str) -> str:
 
 
 def commit() -> str:
-    """The commit of this checkout, ``-dirty`` where other files than the results differ from it."""
+    """The commit of this checkout, with ``-dirty`` if files other than the results differ from it."""
     git = ["git", "-C", str(FOLDER)]
     found = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
     if found.returncode:
@@ -120,7 +120,7 @@ def versions() -> str:
 
 
 def run(command: list[str]) -> tuple[int, str]:
-    """The exit code and the standard output of a command, which is shown as it comes."""
+    """Run a command, show its output as it comes, and return its exit code and output."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         lines = []
         for line in process.stdout:
@@ -133,7 +133,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    # The empty list is what argparse checks where no name is given.
+    # argparse checks the empty list if no name is given.
     parser.add_argument("names", nargs="*", choices=[*CPU, []], metavar="NAME", help=", ".join(CPU))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     flags = parser.parse_args()

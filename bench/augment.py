@@ -1,10 +1,10 @@
 """Two SimCLR views are about 3 times as fast as kornia's on a CPU, both eager or both compiled.
 
 512 uint8 images of 32×32, both views of each: crop, flip, color jitter at strength 0.5, grayscale, blur, normalize.
-Each of our operations is first held against torchvision's at the same parameters. kornia is batched, as ours is, and
-compiled where ours is; torchvision and lightly transform image by image, as their users' data loaders do. The peers
-draw their own random numbers, and kornia one order of the color operations per batch, so views are compared by
-operation.
+First each of our operations is compared with torchvision's at the same parameters. kornia is batched as ours is, and
+compiled if ours is; torchvision and lightly transform image by image, as in the data loaders of their users. The peers
+draw their own random numbers, and kornia draws one order of the color operations per batch. Therefore views are
+compared by operation.
 
     python bench/augment.py [--device cuda]
 """
@@ -30,10 +30,10 @@ RECIPE = Recipe()
 
 
 def two_views(images: torch.Tensor, *, compiled: bool) -> list[torch.Tensor]:
-    """As a training step makes them, random numbers included."""
+    """Two views as in a training step, including the random numbers."""
     uniform = ours.draw(len(images), seed=0, step=0, domain=0)
     views = []
-    # Of the 24 orders of the color operations one, so that all rounds have the same.
+    # One of the 24 orders of the color operations, so that all rounds have the same order.
     for numbers in uniform:
         parameters = ours.Views.of(send(numbers, images.device), SIZE, RECIPE)
         views.append(ours.augment(images, parameters, np.arange(4), compiled=compiled))
@@ -72,7 +72,7 @@ def torchvision_transform() -> Callable:
             T.Normalize(ours.MEAN, ours.STD),
         ]
     )
-    return partial(_twice, transform)  # travels to a DataLoader's workers, as a lambda would not
+    return partial(_twice, transform)  # a lambda could not be pickled for the workers of a DataLoader
 
 
 def _twice(transform: Callable, image: Image.Image) -> list[torch.Tensor]:
@@ -91,7 +91,7 @@ def image_by_image(images: torch.Tensor, transform: Callable) -> list[torch.Tens
 
 
 def differences_from_torchvision(images: torch.Tensor) -> dict[str, float]:
-    """By operation the largest difference between ours on a batch and torchvision's on each image alone."""
+    """The largest difference between ours on a batch and torchvision's on each image, by operation."""
     views = ours.Views.of(send(ours.draw(len(images), seed=1, step=0, domain=0)[0], images.device), SIZE, RECIPE)
     x = images.permute(0, 3, 1, 2).float() / 255
 

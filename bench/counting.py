@@ -1,7 +1,7 @@
-"""What a training step asks of a device, counted, and what the device can do at most.
+"""Count launches, bytes and operations of a training step, and measure the limits of the device.
 
-Launches, bytes and operations are those of the code as it runs: every operation that PyTorch dispatches counts as one
-launch that reads its inputs and writes its outputs. `floor_of` is less than any such step can need.
+The counts are those of the code as it runs: every operation that PyTorch dispatches counts as one launch that reads its
+inputs and writes its outputs. `floor_of` is a lower bound of the bytes that any such step needs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 _FREE = ("empty", "detach", "_unsafe_view", "alias", "_reshape_alias", "set_", "record_stream")
-"""Beginnings of names of operations that compute nothing."""
+"""Prefixes of names of operations that compute nothing."""
 
 
 class Counter(TorchDispatchMode):
-    """Within the context: launches, and bytes that they read and write, of all operations but views.
+    """Count launches, and bytes that they read and write, of all operations within the context except views.
 
-    Operations of compiled code are not seen.
+    Operations of compiled code are not counted.
     """
 
     def __init__(self) -> None:
@@ -38,19 +38,19 @@ class Counter(TorchDispatchMode):
         if not function.is_view and not function._opname.startswith(_FREE):
             tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
             self.launches += 1
-            # What is written in place is among inputs and outputs: read and written.
+            # A tensor changed in place is an input and an output: it is read and written.
             self.bytes += sum(_size(each) for each in tensors)
         return result
 
 
 def _size(x: torch.Tensor) -> int:
-    """Bytes of memory behind a tensor, which are fewer than its numbers where it is expanded."""
+    """Bytes of memory of a tensor; an expanded tensor has fewer than its shape says."""
     return min(x.numel() * x.element_size(), x.untyped_storage().nbytes())
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one step: dispatched operations, bytes that they read and write, multiplications and additions."""
+    """Counts of one step: dispatched operations, bytes that they read and write, multiplications and additions."""
 
     launches: int
     bytes: int
@@ -58,14 +58,14 @@ class Counts:
 
 
 def count(step: Callable[[], object]) -> Counts:
-    """Count one call of ``step``, which must not be compiled; the operations are those of matrices and convolutions."""
+    """Count one call of ``step``, which must not be compiled; operations are of matrix products and convolutions."""
     with FlopCounterMode(display=False) as operations, Counter() as counter:
         step()
     return Counts(counter.launches, counter.bytes, operations.get_total_flops())
 
 
 def kernels(step: Callable[[], object]) -> int:
-    """Kernels and copies that one call of ``step`` starts on a CUDA device, compiled or not."""
+    """Number of kernels and copies that one call of ``step`` starts on a CUDA device, compiled or not."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
         torch.cuda.synchronize()
@@ -74,12 +74,12 @@ def kernels(step: Callable[[], object]) -> int:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a device does at most, measured by PyTorch's own kernels.
+    """Limits of a device, measured with PyTorch's own kernels.
 
     Attributes:
         bandwidth: bytes/s, read and written, of a large copy.
-        speed: operations/s of the largest square product of matrices.
-        cache: bytes of its last cache.
+        speed: operations/s of a large square matrix product.
+        cache: bytes of the last-level cache.
     """
 
     bandwidth: float
@@ -88,7 +88,7 @@ class Limits:
 
 
 def limits_of(device: str, dtype: torch.dtype, *, tiny: bool = False) -> Limits:
-    """Measure them; ``dtype`` is that of the products."""
+    """Measure the limits of ``device``, with matrix products in ``dtype``."""
     on_gpu = device.startswith("cuda")
     size = 2**12 if tiny else 2**28
     block, other = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
@@ -102,23 +102,24 @@ def limits_of(device: str, dtype: torch.dtype, *, tiny: bool = False) -> Limits:
 
 
 def _cpu_cache() -> int:
-    """Linux tells it in KiB, such as 32768K."""
+    """Bytes of the last-level cache, which Linux gives in KiB, such as 32768K."""
     file = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
     return int(file.read_text().strip().removesuffix("K")) * 2**10 if file.exists() else 0
 
 
 def floor_of(model: nn.Module, views: torch.Tensor, count: int, *, item: int, cache: int) -> int:
-    """Bytes that any step of ``count`` views moves to and from memory, unless it computes activations again.
+    """Bytes that any step of ``count`` views moves to and from memory, unless it recomputes activations.
 
-    Forward, a convolution or linear layer reads its input and writes its output; backward it reads the gradient of its
-    output and its input, and writes the gradient of its input. All else (batch-norm, ReLU, sums, loss) counts as free,
-    as if fused into these, and so does every tensor that fits into the cache. Parameters, gradients and momenta are
-    read once in float32, and parameters and momenta written, unless all parameters fit into the cache.
+    In the forward pass a convolution or linear layer reads its input and writes its output. In the backward pass it
+    reads the gradient of its output and its input, and writes the gradient of its input. Other operations (batch-norm,
+    ReLU, sums, loss) count as free, as if fused into these layers, as does every tensor that fits into the cache.
+    Parameters, gradients and momenta are read once in float32, and parameters and momenta are written, unless all
+    parameters fit into the cache.
 
     Args:
-        views: a few views, whose shapes tell those of ``count``.
-        item: bytes of a number of the activations.
-        cache: bytes that cost nothing.
+        views: a few views, from whose activations those of ``count`` views are computed.
+        item: bytes of one value of the activations.
+        cache: size of the cache in bytes; tensors that fit into it cost nothing.
     """
     moved, scale = 0, count / len(views)
 
@@ -141,10 +142,10 @@ def floor_of(model: nn.Module, views: torch.Tensor, count: int, *, item: int, ca
 
 
 def floor_seconds(counts: Counts, floor: int, limits: Limits) -> float:
-    """Seconds below which no step with these operations and bytes can take, at the device's limits."""
+    """The shortest time in seconds of a step with these operations and bytes at the limits of the device."""
     return max(counts.operations / limits.speed, floor / limits.bandwidth)
 
 
 def median_seconds(step: Callable[[], object], *, rounds: int, device: str) -> float:
-    """After a first call that is not counted."""
+    """Median seconds of ``rounds`` calls, after a first call that is not counted."""
     return statistics.median(take_turns({"": step}, rounds=rounds, device=device)[""])

@@ -1,16 +1,16 @@
-"""All that one GPU has to show, in one command of at most nine minutes, without a network.
+"""All checks and timings of one GPU, in one command of at most nine minutes, without a network.
 
-Checks (loss, views and gradients against float64 on the CPU, a stop and its resumption, no waits for the GPU), times
-(the paper's step, ResNet-18's on CIFAR, a small one, views, probes, clustering; with launches, bytes and operations
-beside the device's limits, compiled, and with CUDA graphs), and the encoders of the paper's table 1 at the scale that
-fits. Each part has a time; what does not fit is skipped, and says so. Everything found so far is in gpu.json and gpu.md
-after each part.
+Checks: loss, views and gradients against float64 on the CPU, a stop and its resumption, no waits for the GPU. Timings:
+the paper's step, a step of ResNet-18 on CIFAR, a small step, views, probes and clustering; with launches, bytes and
+operations beside the limits of the device, compiled, and with CUDA graphs. Table 1: the encoders of the paper's table 1
+at the scale that fits. Each part has a time limit; what does not fit is skipped, and the results say so. After each
+part, gpu.json and gpu.md have all results so far.
 
     python bench/gpu.py --data DATA --out OUT                  # on a machine with a GPU
-    python bench/gpu.py --device cpu --tiny --out OUT          # a rehearsal of some seconds
-    python bench/gpu.py --data DATA --out OUT --ray            # also one sweep of λ1 × λ2 by Ray, on the GPUs
+    python bench/gpu.py --device cpu --tiny --out OUT          # a rehearsal that takes seconds
+    python bench/gpu.py --data DATA --out OUT --ray            # also a sweep of λ1 × λ2 with Ray, on the GPUs
 
-It needs torch, torchvision, safetensors, scikit-learn, pyarrow and Pillow; for --ray also the packages in
+The command needs torch, torchvision, safetensors, scikit-learn, pyarrow and Pillow; for --ray also the packages in
 bench/gpu-wheels.txt.
 """
 
@@ -51,19 +51,19 @@ from mdssl.device import pick_device  # noqa: E402
 
 
 class OutOfTimeError(BaseException):
-    """The time of a part is up. Not an Exception, which code on the way may catch."""
+    """A part has exceeded its time limit. It is not an Exception, so that no handler in the part catches it."""
 
 
 @dataclass
 class Run:
-    """What a part knows.
+    """Settings of a part.
 
     Attributes:
         device: cpu or cuda.
-        tiny: whether this is a rehearsal, of the smallest sizes.
+        tiny: whether this is a rehearsal with the smallest sizes.
         data: folder of prepared datasets.
         folder: for the part's own files.
-        until: when its time is up, by `time.monotonic`.
+        until: the end of its time, by `time.monotonic`.
     """
 
     device: str
@@ -73,12 +73,12 @@ class Run:
     until: float = 0.0
 
     def left(self) -> float:
-        """Seconds until then."""
+        """Seconds until the end of its time."""
         return self.until - time.monotonic()
 
 
 def ray_sweep(run: Run, found: dict) -> None:
-    """One sweep of λ1 × λ2 by Ray."""
+    """A sweep of λ1 × λ2 with Ray."""
     missing = [name for name in ("ray", "tyro", "opendal") if importlib.util.find_spec(name) is None]
     if missing:
         found["skipped"] = f"{', '.join(missing)} missing: see bench/gpu-wheels.txt"
@@ -93,7 +93,7 @@ def ray_sweep(run: Run, found: dict) -> None:
         try:
             printed, _ = sweep.communicate(timeout=max(1.0, run.left() - 45))
         except subprocess.TimeoutExpired:
-            # On SIGTERM it ends its Ray as well, in up to 20 s; killed, it would leave processes behind.
+            # On SIGTERM the sweep also ends its Ray, in up to 20 s; SIGKILL would leave processes of Ray running.
             sweep.terminate()
             printed, _ = sweep.communicate()
             found["skipped"] = "the rest: its time is over"
@@ -114,12 +114,12 @@ PARTS: dict[str, tuple[Callable[[Any, dict], None], float]] = {
     "table1": (gpu_table1.table1, 215),
     "ray": (ray_sweep, 150),
 }
-"""By name: what it does, and seconds that earlier parts leave to it."""
+"""The function of each part, and the seconds that earlier parts reserve for it."""
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `OutOfTimeError` in the context when they are over."""
+    """Raise `OutOfTimeError` in the context after ``seconds``."""
 
     def out_of_time(number: int, frame: FrameType | None) -> NoReturn:
         raise OutOfTimeError
@@ -130,13 +130,13 @@ def time_limit(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        # Whoever called us may have a timer of its own.
+        # The caller may have its own timer.
         signal.setitimer(signal.ITIMER_REAL, max(rest - (time.monotonic() - started), 0.01) if rest else 0)
         signal.signal(signal.SIGALRM, before)
 
 
 def run_part(name: str, run: Run, found: dict[str, Any]) -> None:
-    """Do one part; ``found`` keeps what it found before an error or the end of its time."""
+    """Run one part; ``found`` keeps its results from before an error or the end of its time."""
     part, started = PARTS[name][0], time.monotonic()
     try:
         with time_limit(run.left()):
@@ -199,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(), help="folder for gpu.json and gpu.md (default: here)")
     parser.add_argument("--minutes", type=float, default=9, help="for all parts together (default: 9)")
     parser.add_argument("--ray", action="store_true", help="also one sweep by Ray, where it is installed")
-    # The empty list is what argparse checks where no name is given.
+    # argparse checks the empty list if no name is given.
     choices = [*PARTS, []]
     parser.add_argument("parts", nargs="*", choices=choices, metavar="PART", help=f"only these of {', '.join(PARTS)}")
     flags = parser.parse_args(argv)
@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     for number, name in enumerate(names):
         later = sum(PARTS[each][1] for each in names[number + 1 :])
         left = 60 * flags.minutes - (time.monotonic() - began)
-        # Where the time is short for all, each has its share.
+        # If the time is too short for all parts, it is divided in proportion.
         seconds = max(left - later, left * PARTS[name][1] / (PARTS[name][1] + later))
         print(f"\n=== {name}: at most {seconds:.0f} s", flush=True)
         results[name] = {}

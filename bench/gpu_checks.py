@@ -1,4 +1,4 @@
-"""The parts of bench/gpu.py that compare a GPU's results with others: loss, views, gradients, resumption, no waits."""
+"""The checks of bench/gpu.py: loss, views, gradients and resumption on a GPU, and no waits for the GPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIG = TrialConfig(
 
 
 def noise(folder: Path) -> Path:
-    """A data folder with the domains of `CONFIG`, 32 images of noise each."""
+    """Make a data folder with the domains of `CONFIG`, each of 32 images of noise."""
     rng = np.random.default_rng(0)
     for name in CONFIG.domains:
         images, labels = rng.integers(256, size=(32, 32, 32, 3), dtype=np.uint8), np.arange(32) % 2
@@ -43,7 +43,7 @@ def noise(folder: Path) -> Path:
 
 
 def printed_loss(z_a: torch.Tensor, z_b: torch.Tensor, domains: torch.Tensor) -> torch.Tensor:
-    """Eq. 2 to 4 as they are printed, from the whole matrix of similarities."""
+    """Eq. 2 to 4 as printed in the paper, from the whole similarity matrix."""
     z = F.normalize(torch.cat([z_a, z_b]), dim=1)
     s, of = z @ z.T / WEIGHTS["temperature"], domains.repeat(2)
     same, rows = of[:, None] == of, torch.arange(len(z))
@@ -55,7 +55,7 @@ def printed_loss(z_a: torch.Tensor, z_b: torch.Tensor, domains: torch.Tensor) ->
 
 
 def difference(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative, by norm."""
+    """Relative difference in norm."""
     got, expected = got.detach().double().cpu(), expected.detach().double().cpu()
     return float((got - expected).norm() / expected.norm().clamp(min=1e-300))
 
@@ -82,7 +82,7 @@ def loss_against_float64(device: str, rows: int) -> dict[str, dict]:
 
 
 def step_against_cpu(device: str, stems: tuple[str, ...]) -> dict[str, dict]:
-    """Views and gradients of one step, here and on the CPU, from the same images and weights."""
+    """Compare views and gradients of one step on ``device`` and on the CPU, from the same images and weights."""
     images = torch.randint(0, 256, (2, 32, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     shares = [slice(0, CONFIG.batch_per_domain)] * 2
     here, cpu = (
@@ -103,7 +103,7 @@ def step_against_cpu(device: str, stems: tuple[str, ...]) -> dict[str, dict]:
 
 
 def resume(device: str, folder: Path) -> dict[str, dict]:
-    """A run that stops half-way and goes on, beside one that does not, and beside that one again."""
+    """Compare a stopped and resumed run with an uninterrupted one, and two uninterrupted runs with each other."""
     data, config = noise(folder), CONFIG
     settings = RunSettings(track=(), report_every=1)
     deterministic, torch.backends.cudnn.deterministic = torch.backends.cudnn.deterministic, True
@@ -139,7 +139,7 @@ def resume(device: str, folder: Path) -> dict[str, dict]:
 
 
 def checks(run, found: dict) -> None:
-    """Whether it computes what it should."""
+    """Numerical checks against references."""
     found |= loss_against_float64(run.device, 64 if run.tiny else 1024)
     found |= step_against_cpu(run.device, ("imagenet",) if run.tiny else ("imagenet", "cifar"))
     found |= resume(run.device, run.folder)

@@ -1,4 +1,4 @@
-"""The part of bench/gpu.py that trains the encoders of the paper's table 1 at the scale that fits, and scores them."""
+"""The part of bench/gpu.py that trains and evaluates the encoders of the paper's table 1 at the scale that fits."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ RECIPE = {
     for field in fields(Recipe)
     if field.name in PRESETS["cifar"] and field.name not in _LENGTH
 }
-"""What preset cifar says of an encoder's recipe but for its length."""
+"""The settings of preset cifar, except the length of training."""
 PROBES_SHARE = 0.35
-"""Of the time, for the scores."""
+"""Share of the time for probes."""
 
 
 def table1(run, found: dict) -> None:
-    """The paper's table 1, short: encoders of the same steps, probed; top-1 in percent."""
+    """The paper's table 1 with short training of the same number of steps for all encoders; top-1 of probes in %."""
     names = [name for name in TABLE.evaluate if is_prepared(run.data, name)]
     trials = [trial for trial in TABLE.trials if set(trial.domains) <= set(names)]
     missing = sorted(set(TABLE.evaluate) - set(names))
     if missing:
-        # What of the union is there is a union, too.
+        # The prepared datasets of a union are a union, too.
         unions = [trial for trial in TABLE.trials if len(trial.domains) > 1 and len(names) > 1]
         trials += [type(trial)(**{**vars(trial), "domains": tuple(names)}) for trial in unions]
         found["not prepared"] = ", ".join(missing)
@@ -86,7 +86,7 @@ def table1(run, found: dict) -> None:
 
 
 def _steps(run, trials: list, recipe: dict, batch: int) -> int:
-    """Steps of each encoder that fit into the time, from the time of steps."""
+    """Number of steps of each encoder that fit into the time, from timed steps."""
     seconds = 0.0
     for domains in {len(trial.domains) for trial in trials}:
         changes = {name: value for name, value in recipe.items() if name != "arch"}
@@ -94,5 +94,5 @@ def _steps(run, trials: list, recipe: dict, batch: int) -> int:
         step()
         each = min(timed(step, run.device) for _ in range(3))
         seconds += each * sum(len(trial.domains) == domains for trial in trials)
-    # Each run also starts, and writes its encoder.
+    # Each run also takes time to start and to write its encoder.
     return max(10, int((1 - PROBES_SHARE) * 0.85 * run.left() / seconds))

@@ -1,4 +1,4 @@
-"""The parts of bench/gpu.py that take times: limits of the device, steps, views, probe, clustering."""
+"""The timings of bench/gpu.py: limits of the device, steps, views, probes and clustering."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _dtype(device: str) -> torch.dtype:
 
 
 def limits(run, found: dict) -> None:
-    """What the device does at most."""
+    """Limits of the device."""
     measured = limits_of(run.device, _dtype(run.device), tiny=run.tiny)
     found["copies, GB/s"] = measured.bandwidth / 1e9
     found[f"products of matrices, {_dtype(run.device)}, TFLOP/s"] = measured.speed / 1e12
@@ -31,7 +31,7 @@ def limits(run, found: dict) -> None:
 
 
 def _step(run, found: dict, config) -> None:
-    """Fill in what is known of a step, first what is cheap to know."""
+    """Add the measurements of a step to ``found``, the cheap ones first."""
     device = run.device
     step = Ours(config, device)
     images = 2 * sum(step.counts)
@@ -56,7 +56,7 @@ def _step(run, found: dict, config) -> None:
         found[f"{name}, ms"] = 1e3 * part
     if device == "cuda":
         found["kernels and copies"] = kernels(step)
-    # Last, because to compile takes longest.
+    # Last, because compilation takes longest.
     for name, mode in (("compiled", None), ("compiled with CUDA graphs", "reduce-overhead")):
         if run.tiny or run.left() < 45:
             found[name] = f"left out: {'a rehearsal' if run.tiny else f'{run.left():.0f} s are left'}"
@@ -83,7 +83,7 @@ def _shares(most: Limits, counts, floor: int, seconds: float) -> dict[str, float
 
 
 def paper_step(run, found: dict) -> None:
-    """A step of the paper: ResNet-50, 4 domains of 1,024 images."""
+    """The paper's step: ResNet-50, 4 domains of 1,024 images."""
     _step(run, found, config_of("quick", batch=4) if run.tiny else config_of("paper"))
 
 
@@ -93,12 +93,12 @@ def cifar_step(run, found: dict) -> None:
 
 
 def small_step(run, found: dict) -> None:
-    """A step so small that starting its kernels may take longer than running them: 2 domains of 32 images."""
+    """A step whose kernel launches may take longer than the kernels: 2 domains of 32 images."""
     _step(run, found, config_of("quick", batch=2 if run.tiny else 32, stem="cifar"))
 
 
 def views(run, found: dict) -> None:
-    """Two views of each image, as a step makes them."""
+    """Two views of each image, as in a training step."""
     config = config_of("quick", domains=4, batch=8 if run.tiny else 1024)
     for name, compiled in (("views/s", False), ("views/s, compiled", True)):
         if run.tiny and compiled:
@@ -125,7 +125,7 @@ def probe(run, found: dict) -> None:
 
 
 def clustering(run, found: dict) -> None:
-    """A clustering: embedding on the device, K-Means on the CPU."""
+    """Clustering: embedding on the device, K-Means on the CPU."""
     config = config_of("quick", batch=8) if run.tiny else config_of("paper")
     step = Ours(config, run.device)
     each = 40 if run.tiny else 10_000

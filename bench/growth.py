@@ -1,4 +1,4 @@
-"""Sweeps of many trials that do nothing, for `bench/sweep.py`: what grows with their number."""
+"""Sweeps of many empty trials, for `bench/sweep.py`: time and memory by the number of trials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANY = (200, 600, 2000)
 
 
 def grow(folder: Path, counts: Sequence[int]) -> None:
-    """Print what sweeps of so many trials take that do nothing."""
+    """Print a table of time and memory of sweeps with ``counts`` empty trials."""
     rows = []
     for count in counts:
         own = folder / f"growth-{count}"
@@ -43,12 +43,12 @@ def grow(folder: Path, counts: Sequence[int]) -> None:
 
 
 def run_many(folder: Path, count: int) -> dict[str, float]:
-    """Run a sweep of ``count`` trials that do nothing, in this process.
+    """Run a sweep of ``count`` empty trials in this process.
 
     Returns:
         ``planning`` and ``table``: seconds before Ray starts and after it ends. ``second`` and ``last``: milliseconds
-        of each of the second and the last hundred trials; the first wait for the evaluator and then end at once.
-        ``memory``: MiB by which this process has grown with each trial after the first hundred.
+        for each of the second and the last hundred trials; the first hundred wait for the evaluator and then end at
+        once. ``memory``: growth of this process in MiB for each trial after the first hundred.
     """
     from mdssl.cli.parse import parse
     from mdssl.cli.sweeps.lambda_grid import LambdaGrid
@@ -76,7 +76,7 @@ def run_many(folder: Path, count: int) -> dict[str, float]:
     evaluations.Evaluator = evaluator_of_nothing()  # type: ignore[misc]
     with contextlib.redirect_stdout(io.StringIO()):
         assert launch.run_sweep("growth", settings, ["random"]) == 0
-    # Not when this process learns of it: for seconds at its end Tune waits for its own processes.
+    # Times of the rows, not of the results in this process: at the end Tune waits for its own processes for seconds.
     ends = sorted(file.stat().st_mtime for file in (folder / "results/leaderboard").iterdir())
     assert len(ends) == len(memory) == count, f"{len(ends)} of {count} trials ended"
     return {
@@ -89,7 +89,7 @@ def run_many(folder: Path, count: int) -> dict[str, float]:
 
 
 def trial_of_nothing(tune_config: dict[str, Any], run: Any) -> None:
-    """A trial of a sweep that takes its claim and does not train."""
+    """A trial that takes its claim and does not train."""
     from mdssl.sweep import trial
 
     trial._trained = lambda config, *arguments: {"status": "finished", "step": 0}  # type: ignore[assignment]
@@ -97,7 +97,7 @@ def trial_of_nothing(tune_config: dict[str, Any], run: Any) -> None:
 
 
 def evaluator_of_nothing() -> Any:
-    """In place of `mdssl.sweep.evaluator.Evaluator`: writes a row without scoring."""
+    """Replaces `mdssl.sweep.evaluator.Evaluator`; writes a row without an evaluation."""
     import ray
 
     @ray.remote(num_cpus=0)

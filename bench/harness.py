@@ -1,7 +1,7 @@
-"""What all benches share: contenders that take turns, memory from a fresh process, a table and a line of JSON.
+"""Functions for all benches: alternating timings, memory from a fresh process, tables and a claim as JSON.
 
-A bench checks that its contenders agree, then gives them to `take_turns`. A contender that stands in the table twice
-shows how much of a ratio is noise. Nothing here or in a bench asserts a time.
+A bench checks that its contenders compute the same thing, then gives them to `take_turns`. One contender is timed twice
+to show the noise of ratios. Neither the harness nor a bench asserts a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 AGAIN = " again"
-"""Ends the name of the contender that is timed twice."""
+"""Suffix of the second row of the contender that is timed twice."""
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -36,10 +36,10 @@ def arguments(description: str) -> argparse.ArgumentParser:
 def take_turns(
     contenders: Mapping[str, Callable[[], object]], *, rounds: int, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Seconds of each round, by contender. The second contender runs twice a round, as noise row.
+    """Seconds of each round, by contender. The second contender runs twice per round to show the noise.
 
-    Contenders alternate within a round, so that what slows the machine down slows all of them down. A first round, in
-    which kernels are chosen and memory is taken, is not counted.
+    Contenders alternate within a round, so that other load on the machine slows all of them down. A first round, in
+    which kernels are chosen and memory is allocated, is not counted.
     """
     names = list(contenders)
     again = names[min(1, len(names) - 1)]
@@ -54,7 +54,7 @@ def take_turns(
 
 
 def timed(run: Callable[[], object], device: str = "cpu") -> float:
-    """Seconds of one call, from an idle GPU to an idle GPU."""
+    """Seconds of one call, with the GPU synchronized before and after it."""
     if device == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -65,15 +65,15 @@ def timed(run: Callable[[], object], device: str = "cpu") -> float:
 
 
 def paired_ratio(seconds: Mapping[str, list[float]], name: str, to: str) -> float:
-    """Median over rounds of how many times as long ``name`` takes as ``to`` in the same round."""
+    """Median over rounds of the ratio of the times of ``name`` and ``to`` in the same round."""
     return statistics.median(theirs / own for theirs, own in zip(seconds[name], seconds[to], strict=True))
 
 
 def extra_memory(prepare: Callable[..., Callable[[], object]], *args: Any, device: str = "cpu") -> float:
-    """MiB that one call of what ``prepare(*args)`` returns needs at its peak beyond what was there before it.
+    """Peak memory in MiB of one call of the function that ``prepare(*args)`` returns, minus the memory before it.
 
-    Measured in a fresh process; on CUDA it is the GPU's memory. ``prepare`` is a function of the bench's module, and
-    should itself make a small call, so that what a library sets up only once is not counted.
+    The memory is measured in a fresh process; on CUDA it is memory of the GPU. ``prepare`` is a function of the bench's
+    module. It should make a small call itself, so that memory that a library allocates once is not counted.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_growth, prepare, args, device).result()
@@ -88,7 +88,7 @@ def _growth(prepare: Callable[..., Callable[[], object]], args: tuple, device: s
         run()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    # Linux: forget the peak until now, which importing torch has left.
+    # Linux: reset the peak, which the import of torch has raised.
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak_mib()
     run()
@@ -96,13 +96,13 @@ def _growth(prepare: Callable[..., Callable[[], object]], args: tuple, device: s
 
 
 def _peak_mib() -> float:
-    """Most memory that this process has held: Linux counts it as VmHWM."""
+    """Peak memory of this process, which Linux gives as VmHWM."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 2**10
 
 
 class Report:
-    """Prints markdown tables as a bench goes along, and its claim as the last line."""
+    """Prints markdown tables while a bench runs, and its claim as the last line."""
 
     def __init__(self, unit: str, *, peer: str):
         self.unit, self.peer = unit, peer
@@ -118,8 +118,8 @@ class Report:
         """A row per contender: its median time, ``work`` per second, and its paired ratio to the first contender.
 
         Args:
-            work: what one call gets done, in units.
-            extra: more cells, by column and contender.
+            work: amount of work of one call, such as a number of views.
+            extra: additional cells, by column and contender.
         """
         first, extra = next(iter(seconds)), extra or {}
         rows = []
@@ -138,19 +138,19 @@ class Report:
         print(f"\n{text}", flush=True)
 
     def claim_from(self, claim: str, seconds: Mapping[str, list[float]], ours: str, peer: str, work: float) -> None:
-        """`claim` from timings: ``work`` per second of both, and their paired ratio."""
+        """Print a claim from timings: ``work`` per second of both, and their paired ratio."""
         speed = {name: work / statistics.median(seconds[name]) for name in (ours, peer)}
         self.claim(claim, ours=speed[ours], peer=speed[peer], ratio=paired_ratio(seconds, peer, to=ours))
 
     def claim(self, claim: str, *, ours: float, peer: float, ratio: float) -> None:
-        """The last line: one JSON object. ``ours`` and ``peer`` are in units, ``ratio`` is above 1 where ours is
-        better."""
+        """Print the claim as one JSON object, the last line. ``ours`` and ``peer`` are in ``unit``; ``ratio`` is above
+        1 if ours is better."""
         line = {"claim": claim, "ours": ours, "peer": peer, "peer_name": self.peer, "ratio": ratio, "unit": self.unit}
         print("\n" + json.dumps(line, ensure_ascii=False), flush=True)
 
 
 def amount(value: float) -> str:
-    """With a comma at thousands, or three digits of a small one."""
+    """Format a number with a comma at thousands, or with three digits if it is below 100."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -162,7 +162,7 @@ def duration(seconds: float) -> str:
 
 
 def assert_close(what: str, got: torch.Tensor, expected: torch.Tensor, relative: float) -> None:
-    """Contenders that do not compute the same thing have no times to compare."""
+    """Assert that contenders compute the same thing, without which their times are not comparable."""
     got, expected = got.detach().double(), expected.detach().double()
     error = float((got - expected).norm() / expected.norm())
     assert error <= relative, f"{what}: contenders disagree by {error:.1e}, more than {relative:g}"

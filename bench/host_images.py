@@ -1,8 +1,8 @@
 """Images that stay on the host cost a training step next to nothing, in memory that does not grow with the dataset.
 
-Two domains of random images, 4 GB as prepared, in files. The peer holds them in memory, where each step gathers its
-batch; ours maps the files, and a thread gathers the next batch while the step trains. First both must give the same
-views. Memory is that of a fresh process which takes 500 batches.
+Two domains of random images, 4 GB as prepared, in files. The peer loads them into memory, and each step gathers its
+batch there; ours maps the files, and a thread gathers the next batch during a step. First both must give the same
+views. Memory is that of a fresh process that takes 500 batches.
 
     python bench/host_images.py                     # ResNet-18; 2 × 128 images of 32×32, then 2 × 4 of 224×224
 """
@@ -25,27 +25,27 @@ from mdssl.data.mixture import Mixture
 BLOCK, BATCHES = 2**24, 500
 NAMES = ("on the host", "in memory")
 CASES = ((32, 128), (224, 4))
-"""Pixels of a side, images of each domain in a step."""
+"""Image size in pixels, images of each domain in a step."""
 
 
 def write(file: Path, size: int, gigabytes: float) -> None:
-    """A file of random images as `mdssl data prepare` writes it, block after block."""
+    """Write a file of random images, as `mdssl data prepare` does, block by block."""
     count = int(gigabytes * 1e9 / (3 * size**2))
     array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
     flat, rng = array.reshape(-1), np.random.default_rng(0)
     noise = rng.integers(256, size=BLOCK, dtype=np.uint8)
     for first in range(0, len(flat), BLOCK):
-        # Each block begins elsewhere in the noise, so that no two images are the same.
+        # Each block has another offset in the noise, so that no two images are equal.
         part = flat[first : first + BLOCK]
         part[:] = np.roll(noise, int(rng.integers(BLOCK)))[: len(part)]
     array.flush()
 
 
 def batches(files: list[Path], batch: int, on_host: bool) -> Callable[[], None]:
-    """Some of one epoch, in random order."""
+    """A function that gathers `BATCHES` batches of one epoch in random order."""
 
     def run() -> None:
-        # Copy-on-write: PyTorch warns of arrays that cannot be written.
+        # Copy-on-write, because PyTorch warns about arrays that are not writable.
         maps = [np.load(file, mmap_mode="c") for file in files]
         arrays = maps if on_host else [np.array(each) for each in maps]
         images = tuple(map(torch.as_tensor, arrays))
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def compared(report: Report, size: int, batch: int, flags: Namespace) -> dict[str, list[float]]:
-    """Seconds by round of steps with images of ``size`` pixels, on the host and in memory."""
+    """Seconds of each round of steps with images of ``size`` pixels, on the host and in memory."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
         files = [Path(folder) / f"{name}.npy" for name in "ab"]
         for file in files:

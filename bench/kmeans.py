@@ -1,11 +1,11 @@
 """Clustering on a schedule, warm-started, against faiss and scikit-learn's default.
 
-250,000 embeddings of width 128 on the unit sphere, around 12 centres, that move a little between clusterings, as an
-encoder in training moves them. Ours tries three k-means++ starts on a sample the first time, later one start and where
-the clusters' images are now, and goes on from the best over all rows; scikit-learn's default begins anew each time.
-Checked first: from the same start both end in the same clusters; and in the schedule ours must never be worse by more
-than 1 % of scikit-learn's sum of squared distances. faiss on all rows makes its default of 25 iterations from random
-rows, once and as the best of three starts, and its sums stand beside.
+250,000 embeddings of width 128 on the unit sphere around 12 centers move a little between clusterings, as they do while
+an encoder trains. Ours tries three k-means++ starts on a sample in the first clustering, later one start and the new
+means of the previous clusters, and continues from the best start on all rows; scikit-learn's default starts anew each
+time. First it is checked that both reach the same clusters from the same start, and that in the schedule our sum of
+squared distances is never more than 1 % above scikit-learn's. faiss makes its default of 25 iterations on all rows from
+random rows, once and as the best of three starts; the table has its sums, too.
 
     python bench/kmeans.py [--device cuda]
 """
@@ -26,11 +26,11 @@ from mdssl.pretrain.model import build_model
 from mdssl.pretrain.pseudo_domains import means_of_clusters
 
 ROWS, WIDTH, CENTRES, ROUNDS = 250_000, 128, 12, 4
-"""Rounds: clusterings of the schedule that is timed."""
+"""`ROUNDS` is the number of clusterings in the timed schedule."""
 
 
 def embeddings() -> list[torch.Tensor]:
-    """The same images' embeddings at each clustering of the schedule."""
+    """Embeddings of the same images at each clustering of the schedule."""
     generator = torch.Generator().manual_seed(0)
     centres = 0.12 * torch.randn(CENTRES, WIDTH, generator=generator)
     of = torch.randint(CENTRES, (ROWS,), generator=generator)
@@ -42,7 +42,7 @@ def embeddings() -> list[torch.Tensor]:
 
 
 def on_schedule(rounds: list[torch.Tensor], k: int) -> list[float]:
-    """As `mdssl.pretrain.pseudo_domains` clusters; the inertia of each round."""
+    """Cluster as `mdssl.pretrain.pseudo_domains` does; return the inertia of each round."""
     inertias, labels = [], None
     for number, x in enumerate(rounds):
         init = None if labels is None else means_of_clusters(x, labels, k)
@@ -76,7 +76,7 @@ def check_agreement(x: torch.Tensor) -> None:
 
 
 def share_of_a_run(report: Report, device: str) -> None:
-    """What a clustering costs beside the 2,400 steps of the paper's schedule, at a scale that this device can time."""
+    """Compare the time of a clustering with the 2,400 steps of the paper's schedule, at a scale for this device."""
     from training_steps import Ours, config_of
 
     config = config_of("paper" if device == "cuda" else "quick")

@@ -1,10 +1,10 @@
 """A leaderboard of 10,000 trials × 6 datasets is read and printed in a second, once it has a compacted copy.
 
-Ten mixtures × λ1, λ2, temperatures, seeds and methods, one trial in a hundred failed, written by our own code, one file
-a trial, into a temporary folder. Read by a bare `pd.read_parquet` of the folder, and of one file with the same rows
-(the peer of our reader with the copy that `mdssl leaderboard --compact` makes, which also looks whether a file is newer
-than the copy); then the printed table, and the whole command. Before anything is timed, all have given the same values.
-The files of the trials stay the truth, and what it costs to open 10,000 of them is shown beside.
+The leaderboard has ten mixtures × λ1, λ2, temperatures, seeds and methods; one trial in a hundred failed. mdssl writes
+one file per trial into a temporary folder. Timed are a bare `pd.read_parquet` of the folder and of one file with the
+same rows, our reader with the copy that `mdssl leaderboard --compact` makes, the printed table, and the whole command.
+The single file is the peer of our reader, which also checks whether a file is newer than the copy. First all must give
+the same values. The files of the trials stay authoritative, and the time without the copy is shown, too.
 
     python bench/leaderboard.py
 """
@@ -44,7 +44,7 @@ CONTEXT = {"sweep": "lambda_grid", "preset": "cifar", "git_commit": "0123456789"
 
 
 def configs() -> Iterator[TrialConfig]:
-    """20 methods × 10 seeds × 5 temperatures on each of ten pairs of domains, and random encoders before them."""
+    """Random encoders, then 20 methods × 10 seeds × 5 temperatures on each of ten pairs of domains."""
     grid = itertools.product((1.0, 0.95, 0.9, 0.8), (0.0, 0.05, 0.1, 0.2))
     methods = [{"method": "mdssl", "lambda1": lambda1, "lambda2": lambda2} for lambda1, lambda2 in grid]
     clustered = (("mdssl-clustered", 2), ("mdssl-clustered", 4), ("mdssl-robust", 4))
@@ -66,7 +66,7 @@ def configs() -> Iterator[TrialConfig]:
 
 
 def rows_of(config: TrialConfig, storage: Location, rng: np.random.Generator) -> list[dict]:
-    """The trial's row for each dataset."""
+    """Rows of the trial, one for each dataset."""
     cost = {
         "step": config.iterations,
         "train_seconds": rng.uniform(1000, 1100),
@@ -105,7 +105,7 @@ def rows_of(config: TrialConfig, storage: Location, rng: np.random.Generator) ->
 def write(storage: Location, trials: int) -> None:
     rng = np.random.default_rng(0)
     error = "ValueError: the loss is nan at step 3\nTraceback (most recent call last): …"
-    # Nobody needs these files after a power cut, and to wait for the disk 10,000 times takes minutes.
+    # These files need not survive a power failure, and 10,000 calls of fsync take minutes.
     with mock.patch.object(os, "fsync"):
         for number, config in enumerate(itertools.islice(configs(), trials)):
             rows = rows_of(config, storage, rng)
@@ -125,7 +125,7 @@ def bare(storage: Location) -> pd.DataFrame:
 
 
 def with_copy(storage: Location, act: Callable[[Location], object]) -> Callable[[], object]:
-    """``act`` on the storage with its compacted copy there, and set aside again afterwards for the other contenders."""
+    """A function that calls ``act`` with the compacted copy in place, then moves it aside for other contenders."""
     copy, aside = Path(storage.path, compacted.COPY), Path(storage.path, "aside")
 
     def acts() -> object:
@@ -168,7 +168,7 @@ def main() -> None:
         started = time.perf_counter()
         write(storage, args.trials)
         report.note(f"{args.trials:,} files written in {duration(time.perf_counter() - started)}, without fsync")
-        # Files of the last seconds are not trusted to a copy.
+        # A compacted copy does not include files of the last seconds.
         time.sleep(11)
         started = time.perf_counter()
         done = compacted.compact(storage)

@@ -1,8 +1,8 @@
 """The loss, forward and backward, is 3 to 10 times as fast as lightly's NT-Xent on a CPU, in a 30th of its memory.
 
-2,048, 8,192 and 16,384 rows of width 128, float32, one domain, λ1 = 1, λ2 = 0: there MDSSL is NT-Xent, and all
-contenders give one loss and one gradient, which is checked first. Then what no peer has: many domains, and domains of
-very different sizes, at 8,192 rows.
+2,048, 8,192 and 16,384 rows of width 128, float32, one domain, λ1 = 1, λ2 = 0. With these settings MDSSL equals
+NT-Xent: first all contenders must give the same loss and gradient. Then MDSSL alone is timed with many domains, and
+with domains of very different sizes, at 8,192 rows.
 
     python bench/loss.py [--device cuda]
 """
@@ -35,7 +35,7 @@ def lightly(z_a: torch.Tensor, z_b: torch.Tensor) -> torch.Tensor:
 
 
 def solo_learn_formula(z_a: torch.Tensor, z_b: torch.Tensor) -> torch.Tensor:
-    """How solo-learn writes SimCLR's loss: the matrix of all similarities, and one mask for each kind of pair."""
+    """SimCLR's loss as in solo-learn: the whole similarity matrix, and a mask for each kind of pair."""
     count = len(z_a)
     z = F.normalize(torch.cat([z_a, z_b]), dim=1)
     similarity = (z @ z.T / TEMPERATURE).exp()
@@ -97,7 +97,7 @@ def check_agreement(device: str) -> None:
 
 
 def domain_sizes(kind: str, count: int, images: int) -> list[int]:
-    """Images of each domain. Ragged ones fall off like 1/k: with 8 domains the largest is 8 times the smallest."""
+    """Images of each domain. Ragged sizes are proportional to 1/k: the largest of 8 domains is 8 times the smallest."""
     weights = np.ones(count) if kind == "equal" else 1 / np.arange(1, count + 1)
     borders = np.round(images * np.cumsum(weights) / weights.sum()).astype(int)
     return np.diff(borders, prepend=0).tolist()
@@ -119,7 +119,7 @@ def main() -> None:
     check_agreement(flags.device)
     for rows in ROWS:
         contenders = {name: forward_backward(loss, rows, flags.device) for name, loss in LOSSES.items()}
-        # The largest takes seconds, and its rounds differ little.
+        # Fewer rounds for the largest size, which takes seconds and varies little.
         rounds = flags.rounds if rows < max(ROWS) else min(flags.rounds, 3)
         seconds = take_turns(contenders, rounds=rounds, device=flags.device)
         grown = {

@@ -1,7 +1,7 @@
 """A LARS step on ResNet-50 is no slower than lightly's on a CPU, and waits for nothing on a GPU.
 
-All parameters of a ResNet-50 with its projection head, weight decay 1e-6, biases and normalisation parameters left out.
-Both take three steps from the same weights with the same gradients and must end in the same weights to 1e-6 first. On
+All parameters of a ResNet-50 with its projection head, weight decay 1e-6 without biases and normalization parameters.
+First both take three steps from the same weights with the same gradients, and must reach the same weights to 1e-6. On
 CUDA a step runs with torch.cuda.set_sync_debug_mode("error").
 
     python bench/optimizer.py [--device cuda]
@@ -27,7 +27,7 @@ def lightly_lars(model: nn.Module, config: TrialConfig) -> torch.optim.Optimizer
 
     kernels = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
-    # Where weight decay is 0, lightly's leaves the layer-wise scale out as well.
+    # lightly's LARS also omits the layer-wise scale if weight decay is 0.
     groups = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
     return LARS(groups, lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay, trust_coefficient=1e-3)
 
@@ -35,7 +35,7 @@ def lightly_lars(model: nn.Module, config: TrialConfig) -> torch.optim.Optimizer
 def set_gradients(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(1)
     for p in model.parameters():
-        # As a backward pass leaves it: in the memory order of the weights.
+        # In the memory order of the weights, as after a backward pass.
         p.grad = torch.empty_like(p).copy_(torch.randn(p.shape, generator=generator) * 1e-3)
 
 

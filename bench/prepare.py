@@ -1,16 +1,18 @@
 """Preparing images to disk takes as long as an ImageFolder loop over them, ±5 %; training then starts in 0.1 s.
 
-Class folders of synthetic photographs, as JPEG (500×375, quality 90, as ImageNet) and as PNG (64×64, as EuroSAT), to
-arrays of 32×32×3, bicubic. Ours is the whole of `prepare`, from listing the folders to arrays on disk with their
-SHA-256, and decoding alone; the peers only collect arrays in memory: a loop over torchvision's ImageFolder, and a
-DataLoader with two workers around it. All give the same pixels, bit for bit, which is checked first.
+Class folders of synthetic images, as JPEG (500×375, quality 90, as ImageNet) and as PNG (64×64, as EuroSAT), are
+resized to arrays of 32×32×3, bicubic. Ours is the whole of `prepare`, from the listing of folders to arrays on disk
+with their SHA-256, and decoding alone. The peers only collect arrays in memory: a loop over torchvision's ImageFolder,
+and a DataLoader with two workers. First all must give the same pixels, bit for bit.
 
-Both are bound by Pillow on one core: within noise for JPEG, and up to 5 % slower for small PNGs. With two workers and
-three seconds of work the DataLoader is about a tenth ahead: its workers are forked, ours start anew, once.
+Pillow limits both on one core: ours is equal within noise for JPEG, and up to 5 % slower for small PNGs. With two
+workers and three seconds of work the DataLoader is about a tenth faster, because its workers are forked, and ours are
+spawned once.
 
-Then the start of a training on four prepared domains of 50,000 images, in a fresh process after its imports: from the
-check of the fingerprint to the first two views of every domain's batch. 0.1 s is for 64 images per domain in the page
-cache; 1,024 take 0.6 s, nearly all of it augmentation, and arrays that have to come from the disk 0.4 s more.
+Then the start of training on four prepared domains of 50,000 images is timed in a fresh process after its imports: from
+the check of the fingerprint to the first two views of the batch of every domain. It takes 0.1 s for 64 images per
+domain in the page cache, and 0.6 s for 1,024, nearly all of it augmentation. Arrays that are read from the disk take
+0.4 s more.
 
     python bench/prepare.py                     # four minutes on two cores, 1 GB in the temporary folder
 """
@@ -38,11 +40,11 @@ from mdssl.data.sources.folder import folder_source
 if TYPE_CHECKING:
     from harness import Report
 
-# torch, and the harness with it, are imported by the functions that need them: the workers that `prepare` starts import
-# this file, and each would wait seconds for torch. The command `mdssl data prepare` does not import torch either.
+# torch and the harness, which imports torch, are imported by the functions that need them: the workers that `prepare`
+# starts import this file, and torch would take seconds in each. `mdssl data prepare` does not import torch either.
 
 SIZE, WORKERS, CLASSES = 32, 2, 4
-# By format: width, height, images per split and settings. Train is enough work for `prepare` to start its workers.
+# By format: width, height, images per split and settings. The train split is large enough for `prepare` to use workers.
 FORMATS = {
     "jpeg": (500, 375, {"train": 1_200, "test": 40}, {"quality": 90}),
     "png": (64, 64, {"train": 12_000, "test": 40}, {}),
@@ -52,11 +54,11 @@ LOOP, LOADER = "ImageFolder loop", f"DataLoader, {WORKERS} workers"
 
 DOMAINS, IMAGES_PER_DOMAIN = ("first", "second", "third", "fourth"), 50_000
 BATCHES = (64, 1_024)
-"""Images per domain and step: of the preset quick, and of a TrialConfig that does not say."""
+"""Images per domain and step: of the preset quick, and the default of TrialConfig."""
 
 
 def photograph(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Smooth fields of three scales and some grain, which compress about as photographs do."""
+    """Smooth fields of three scales with grain, which compress about as well as photographs."""
     grain = 5 * rng.standard_normal((height, width, 1), dtype=np.float32)
     pixels = np.repeat(128 + grain, 3, axis=2)
     for cells, strength in ((4, 70), (16, 30), (64, 12)):
@@ -66,7 +68,7 @@ def photograph(rng: np.random.Generator, width: int, height: int) -> Image.Image
 
 
 def make_folder(root: Path) -> float:
-    """Write ``root/<split>/<class>/<number>.<format>``, the format being root's name; the mean size of a file in KB."""
+    """Write ``root/<split>/<class>/<number>.<format>``; root's name is the format. Return the mean file size in KB."""
     width, height, counts, settings = FORMATS[root.name]
     rng = np.random.default_rng(0)
     for split, count in counts.items():
@@ -78,7 +80,7 @@ def make_folder(root: Path) -> float:
 
 
 def image_folders(root: Path) -> dict:
-    """The peer's datasets by split, listed anew; an item is uint8 (32, 32, 3) and its label."""
+    """The peer's datasets by split, from a new listing; an item is uint8 (32, 32, 3) and its label."""
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import Compose, InterpolationMode, Resize
 
@@ -129,14 +131,14 @@ def make_domains(data: Path) -> None:
 
 
 def forget(data: Path) -> None:
-    """Take the arrays out of the page cache, as they are after a restart of the machine."""
+    """Remove the arrays from the page cache, as after a restart of the machine."""
     for path in data.rglob("*.npy"):
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def training_start(data: Path, batch: int, device: str) -> list[float]:
-    """Seconds in a fresh process: imports and a GPU's start, the fingerprint, opening the mixture, the first views."""
+    """Seconds of the imports with the start of a GPU, the fingerprint, opening the mixture, and the first views."""
     times = [time.perf_counter()]
     import torch
 
@@ -152,14 +154,14 @@ def training_start(data: Path, batch: int, device: str) -> list[float]:
     mixture = Mixture.load(data, DOMAINS, batch_per_domain=batch, device=device)
     times.append(time.perf_counter())
     views = two_views(config, mixture, mixture.domains, 0, [slice(0, batch)] * len(DOMAINS))
-    # Waits for a GPU, too.
+    # This also waits for a GPU.
     assert bool(views[-1].isfinite().all())
     times.append(time.perf_counter())
     return np.diff(times).tolist()
 
 
 def compare(report: Report, root: Path, data: Path, rounds: int) -> dict[str, list[float]]:
-    """Make the images of the format that ``root`` is called by, and print a table of them."""
+    """Make images of the format that ``root`` is named after, and print a table of timings."""
     from harness import paired_ratio, take_turns
 
     kilobytes = make_folder(root)
@@ -182,7 +184,7 @@ def compare(report: Report, root: Path, data: Path, rounds: int) -> dict[str, li
 
 
 def time_starts(report: Report, data: Path, device: str, rounds: int) -> None:
-    """Print a table of `training_start`, medians over fresh processes."""
+    """Print a table of `training_start` with medians over fresh processes."""
     from harness import duration
 
     make_domains(data)

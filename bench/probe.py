@@ -1,10 +1,10 @@
 """A linear probe by SGD against nn.Linear and torch.optim.SGD on tensors in memory, one probe against one.
 
 Features of 50,000 training images of width 2,048, in batches of 1,024, ten classes. Ours fits eight learning rates at
-once, in the paper's raw form, on one dataset after another, or one; the peers one, with batches indexed from the
-tensors or from a DataLoader. First both take the same batches in the same order and must end in the same weights. Then
-100 epochs of SGD, as the paper has it and on standardized features, beside L-BFGS: seconds, with all that each probe
-does, and accuracy on 10,000 held-out rows.
+once on raw features, as in the paper, on one dataset after another, or one learning rate. The peers fit one, with
+batches indexed from the tensors or from a DataLoader. First both take the same batches in the same order, and must
+reach the same weights. Then 100 epochs of SGD, as in the paper and on standardized features, are compared with L-BFGS:
+seconds of the whole probe, and accuracy on 10,000 held-out rows.
 
     python bench/probe.py [--device cuda]
 """
@@ -27,13 +27,13 @@ TRAIN, TEST, WIDTH, CLASSES, BATCH = 50_000, 10_000, 2_048, 10, 1_024
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 DATASETS = 2
 EPOCHS = 5
-"""Timed; the cost of a probe is proportional to its epochs."""
+"""Epochs that are timed; the time of a probe is proportional to its epochs."""
 
 Features = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def features(seed: int, device: str, *, train: int = TRAIN, test: int = TEST, width: int = WIDTH) -> Features:
-    """Non-negative features as a ResNet's average pooling gives them, whose classes overlap."""
+    """Non-negative features of overlapping classes, as from average pooling of a ResNet."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(CLASSES, (train + test,), generator=generator)
     means = 0.3 * torch.randn(CLASSES, 32, generator=generator)
@@ -43,7 +43,7 @@ def features(seed: int, device: str, *, train: int = TRAIN, test: int = TEST, wi
 
 
 def usual_probe(width: int, batches: Callable[[], Iterable], learning_rate: float, epochs: int, device: str):
-    """What one writes by hand, from weights of zero as ours."""
+    """A typical handwritten probe, which starts from zero weights as ours does."""
     layer = nn.Linear(width, CLASSES).to(device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -93,7 +93,7 @@ def main() -> None:
         f"ours, {probes} probes": all_at_once,
     }
     seconds = take_turns(contenders, rounds=flags.rounds, device=flags.device)
-    # Per probe: only then do sixteen and one stand side by side.
+    # Time per probe, so that sixteen probes are comparable with one.
     seconds = {name: [s / probes if "probes" in name else s for s in values] for name, values in seconds.items()}
     report = Report("probes/s", peer="nn.Linear + torch.optim.SGD on indexed tensors")
     title = f"Time per probe of {EPOCHS} epoch(s), {TRAIN:,} × {WIDTH:,}; {len(LEARNING_RATES)} learning rates"

@@ -1,4 +1,4 @@
-"""Searches, replayed on a table of recorded trials with a virtual clock: see `search.py`."""
+"""Replay searches on a table of recorded trials with a virtual clock: see `search.py`."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from mdssl.sweep.settings import SweepSettings
 AXES = ("lambda1", "lambda2", "learning_rate", "temperature")
 HALF_A_POINT, QUARTER = 0.5, 0.25
 FACTOR = 3
-"""One in so many trials goes on at each rung; the next rung is at so many times the steps."""
+"""Reduction factor: 1 of 3 trials continues at each rung, and the next rung has 3 times the steps."""
 _PROPOSALS = 10
-"""Times the number of settings that a contender may propose, those that repeat themselves included."""
+"""Limit of proposals of a contender, repeated ones included, as a multiple of the number of settings."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """What is known of each setting, by its number.
+    """Recorded results of all settings.
 
     Attributes:
-        points: its value of each axis.
-        steps: at which there are scores; the last is the end of training.
-        scores: validation kNN, percent: settings × steps.
-        value: the final validation score of the linear probe, percent.
-        test: the same on the test split, which no contender sees.
+        points: value of each axis, by setting.
+        steps: steps with scores; the last is the end of training.
+        scores: validation scores during training in percent: settings × steps.
+        value: final validation score of the linear probe in percent, by setting.
+        test: top-1 on the test split, which no contender sees.
     """
 
     points: list[dict[str, float]]
@@ -73,20 +73,20 @@ class Table:
 
 
 class Contender(Protocol):
-    """A search. A trial is told by its number: it was the ``trial``-th to be proposed."""
+    """A search. Trials are numbered in the order of proposals."""
 
     def propose(self, trial: int) -> Mapping[str, float] | None:
-        """The next setting; None if there is no other."""
+        """The next setting, or None if there is none left."""
 
     def ends(self, trial: int, step: int, score: float) -> bool:
         """Whether a trial ends early after ``step``."""
 
     def finished(self, trial: int, step: int, score: float, value: float) -> None:
-        """Take note of a trial that has trained to the end."""
+        """Record a trial that has trained to the end."""
 
 
 class Ours:
-    """The product's sampler and its rule for early stopping, told what the storage would know."""
+    """mdssl's sampler and its rule for early stopping, with the observations that the storage would have."""
 
     def __init__(self, space: Space, kind: str, seed: int):
         self.space, self.settings, self.kind, self.seed = space, space.settings, kind, seed
@@ -94,7 +94,7 @@ class Ours:
         self.known: list[Observation] = []
 
     def propose(self, trial: int) -> Mapping[str, float] | None:
-        # As History.ordered has them: those that run have no row, and so no time, yet.
+        # In the order of History.ordered: running trials have no row, and so no time, yet.
         known = sorted(self.known, key=lambda each: (each.started_at or "~", each.config.trial_id))
         point = next_point(self.space, known, kind=self.kind, seed=self.seed)
         if point is not None:
@@ -122,7 +122,7 @@ class Ours:
 
 
 class Optuna:
-    """A study with Optuna's default sampler and one of its own pruners."""
+    """A study with Optuna's default sampler and one of its pruners."""
 
     def __init__(self, table: Table, pruner: optuna.pruners.BasePruner, seed: int):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -149,7 +149,7 @@ class Optuna:
 
 
 class SyneTune:
-    """Syne Tune's ASHA, the type that stops, or a scheduler derived from it."""
+    """Syne Tune's ASHA of the stopping type, or a scheduler derived from it."""
 
     def __init__(self, table: Table, name: str, seed: int):
         from syne_tune.config_space import choice
@@ -186,15 +186,15 @@ def replay(table: Table, contender: Contender, slots: int) -> Iterator[tuple[flo
     """Run a search on the table.
 
     Yields:
-        For each trial that has trained to the end, in the order of time: its cost, as a part of the grid's, with all
-        ``slots`` from the start until then; and its setting.
+        For each trial that has trained to the end, in chronological order: the cost of all ``slots`` from the start
+        until then, as a fraction of the grid's cost, and the setting.
     """
     running: list[tuple[int, int, int, int]] = []
     clock, trial, at_most = 0, 0, _PROPOSALS * len(table.points)
     trained = [0] * len(table.points)
 
     def continue_trial(trial: int, setting: int, position: int) -> None:
-        """Its next score comes when its steps are trained, at once if they were."""
+        """Schedule the next score of a trial; steps that the setting has trained before take no time."""
         before = table.steps[position - 1] if position else 0
         steps = max(0, table.steps[position] - max(before, trained[setting]))
         heapq.heappush(running, (clock + steps, trial, setting, position))
@@ -224,9 +224,9 @@ class Outcome:
     """One replay.
 
     Attributes:
-        cost: until the target, as a part of the grid's cost; infinite if the search ended without it.
-        gap: at a quarter of the grid's cost, points of the chosen setting below the table's best.
-        test: test top-1 of the setting chosen at the target, percent; not a number without one.
+        cost: cost until the target, as a fraction of the grid's cost; infinite if the search did not reach it.
+        gap: difference between the table's best and the setting chosen at a quarter of the grid's cost, in points.
+        test: test top-1 of the setting chosen at the target, in percent; NaN if there is none.
     """
 
     cost: float
@@ -236,11 +236,11 @@ class Outcome:
 
 def outcome(table: Table, contender: Contender, slots: int) -> Outcome:
     best, cost, test = float("-inf"), float("inf"), float("nan")
-    # With nothing chosen, any setting: the table's median.
+    # Before a setting is chosen, the gap is that of the median setting.
     gap = float(table.value.max() - np.median(table.value))
     for spent, setting in replay(table, contender, slots):
         if best == table.value.max() or (spent > QUARTER and cost < float("inf")):
-            # Nothing changes any more.
+            # The outcome cannot change any more.
             break
         if table.value[setting] > best:
             best = float(table.value[setting])
@@ -251,10 +251,10 @@ def outcome(table: Table, contender: Contender, slots: int) -> Outcome:
 
 
 def spaces_of(table: Table, folder: Path) -> dict[str, Space]:
-    """By scheduler, the product's space over the table's settings.
+    """mdssl's search space over the settings of the table, by scheduler.
 
     Args:
-        folder: where prepared datasets are made. The trials of a space have images; these are noise, and never used.
+        folder: for prepared datasets of noise, which the trials of a space require but never use.
     """
     rng = np.random.default_rng(0)
     arrays = {"images": rng.integers(256, size=(8, 8, 8, 3), dtype=np.uint8), "labels": np.arange(8) % 2}
@@ -272,7 +272,7 @@ def spaces_of(table: Table, folder: Path) -> dict[str, Space]:
 
 
 def contenders(table: Table, folder: Path) -> dict[str, Callable[[int], Contender]]:
-    """By name, a function that makes each contender for a seed."""
+    """Functions that make each contender for a seed, by name."""
     spaces = spaces_of(table, folder)
 
     def ours(kind: str, scheduler: str) -> Callable[[int], Contender]:

@@ -1,22 +1,23 @@
-"""What it costs until a search finds a setting within half a point of the best of a grid.
+"""The cost of a search until it finds a setting within half a point of the best of a grid.
 
-A recorded table, ``search.parquet``, has all settings of a grid over λ1, λ2, learning rate and temperature: validation
-scores while each trained, its final validation score, by which a setting is chosen, and its test scores. A search is
-replayed on it with a virtual clock, on which a training step takes one unit: what a search would have done, without the
-training. It is over at the target: among the trials that trained to the end, the one with the best validation score is
-within half a point of the best of the table. Its cost until then is counted in parts of the grid's.
+A recorded table, ``search.parquet``, has all settings of a grid over λ1, λ2, learning rate and temperature, with their
+validation scores during training, their final validation scores, by which a setting is chosen, and their test scores. A
+search is replayed on the table with a virtual clock, on which a training step takes one unit. It reaches the target
+when the trial with the best validation score, of those that trained to the end, is within half a point of the table's
+best. The cost until then is a fraction of the cost of the grid.
 
-Here: random, TPE, ASHA and TPE + ASHA, which are the product's own functions. Peers: Optuna's default sampler with two
-of its pruners, and Syne Tune's ASHA, all with the same rungs. They may propose a setting twice; the steps that it has
-trained already then cost them nothing. Before that it is checked that our TPE without ASHA trains each setting once,
-that Optuna chooses what we choose from the same trials, and that ASHA decides as Syne Tune's where the rules coincide.
+Ours are random, TPE, ASHA and TPE + ASHA, by the functions of mdssl. The peers are Optuna's default sampler with two of
+its pruners, and Syne Tune's ASHA, all with the same rungs. Peers may propose a setting twice; steps that the setting
+has already trained are then free. First it is checked that our TPE without ASHA trains each setting once, that Optuna
+chooses the same setting as ours from the same trials, and that ASHA decides as Syne Tune's if the rules coincide.
 
     python bench/search.py
-    python bench/search.py --record STORAGE --command "python sweeps/search.py …"    # the table, of a finished sweep
+    python bench/search.py --record STORAGE --command "python sweeps/search.py …"    # make the table, from a sweep
 
 The command that made the table is in its metadata: ``pyarrow.parquet.read_schema("bench/search.parquet").metadata``.
 
-Its trials are short, and its images parts of CIFAR-10 and SVHN: it says little of trials of another size.
+The trials of the table are short, and the images are subsets of CIFAR-10 and SVHN. The results may not hold for trials
+of another size.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ TABLE = Path(__file__).with_suffix(".parquet")
 
 
 def check(table: Table, made: Mapping[str, Callable[[int], Contender]]) -> str:
-    """Raise ``AssertionError`` if contenders do not do the same thing, else say what was compared."""
+    """Assert that contenders do the same thing, and return a description of the comparison."""
     whole = [setting for _, setting in replay(table, made["TPE"](0), 1)]
     assert sorted(whole) == list(range(len(table.points))), "TPE without ASHA has not tried each setting once"
     study = made["Optuna, SuccessiveHalvingPruner"](0)
@@ -63,7 +64,7 @@ def check(table: Table, made: Mapping[str, Callable[[int], Contender]]) -> str:
             peer.add(number, table.points[setting])
             theirs = peer.ends(number, table.steps[0], score)
             own = ends_early(settings, settings.iterations, {table.steps[0]: score}, others)
-            # Ours interpolates between the others' scores, Syne Tune's counts ranks: the same with 1, 4, 7, … others.
+            # Ours interpolates between scores of other trials, Syne Tune uses ranks: equal with 1, 4, 7, … others.
             assert own == theirs or number % FACTOR != 1, f"ASHA decides otherwise on trial {number} of stream {seed}"
             same, count, others = same + (own == theirs), count + 1, others | {str(number): {table.steps[0]: score}}
     return (
@@ -72,7 +73,7 @@ def check(table: Table, made: Mapping[str, Callable[[int], Contender]]) -> str:
 
 
 def rank_correlations(table: Table) -> list[list[str]]:
-    """By step, Spearman's rank correlation of the validation score with the final one and with the test score."""
+    """Spearman's rank correlation of the validation score with the final one and with the test score, by step."""
     rows = []
     for position, step in enumerate(table.steps):
         scores = table.scores[:, position]
@@ -82,10 +83,10 @@ def rank_correlations(table: Table) -> list[list[str]]:
 
 
 def record(storage: Location, command: str) -> None:
-    """Write the table of a finished sweep in ``storage``: a row for each setting and scored step.
+    """Write the table of a finished sweep in ``storage``: a row for each setting and step with a score.
 
-    ``val_linear_top1`` is the mean over the evaluation datasets, as are the final ``val_top1`` and ``top1``; seconds
-    are those of training the whole trial.
+    ``val_linear_top1`` and the final ``val_top1`` and ``top1`` are means over the evaluation datasets; ``seconds`` is
+    the training time of the trial.
     """
     rows = leaderboard.read(storage)
     rows = rows[(rows["method"] == "mdssl") & (rows["status"] == "finished")]
@@ -95,7 +96,7 @@ def record(storage: Location, command: str) -> None:
         data = (trial_dir_in(storage, str(trial_id)) / "metrics.parquet").read_bytes()
         curve = pq.read_table(io.BytesIO(data)).to_pandas().set_index("step")
         scores = curve[[f"val_linear_top1/{name}" for name in names]].mean(axis=1, skipna=False).dropna()
-        # The last step is scored with the probe.
+        # The score of the last step comes from the evaluation.
         scores[first["iterations"]] = own["val_linear_top1"].mean()
         final = {f"top1/{name}": value for name, value in zip(names, own["top1"], strict=True)}
         final |= {name: own[name].mean() for name in ("val_top1", "top1")} | {"seconds": first["train_seconds"]}

@@ -1,8 +1,8 @@
 """A ResNet-18 training step on a CPU is about twice as fast with SmallMapConv2d as with torch.nn.Conv2d.
 
-The paper's stem turns 32×32 images into maps of 2×2 and 1×1 in the last two stages, where a 3×3 convolution mostly
-multiplies padding. Forward and backward pass of the encoder on 256 views, one thread, fp32 and bf16 autocast; features
-and gradients are compared in float32 before anything is timed.
+With the paper's stem, 32×32 images give maps of 2×2 and 1×1 in the last two stages, where a 3×3 convolution mostly
+multiplies padding. The forward and backward pass of the encoder on 256 views is timed with one thread, in fp32 and bf16
+autocast. First both must give the same features and gradients in float32.
 
     python bench/small_maps.py
 """
@@ -23,7 +23,7 @@ VIEWS = 256
 
 
 def with_torch_convolutions(encoder: nn.Module) -> nn.Module:
-    """The peer: the same encoder and weights with torch's own layers."""
+    """The peer: the same encoder and weights with torch.nn.Conv2d."""
     peer = copy.deepcopy(encoder)
     for block in peer.modules():
         for name, child in block.named_children():

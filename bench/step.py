@@ -1,10 +1,10 @@
 """A whole training step takes about half of the usual recipe's time in fp32, and a third in bf16 where a CPU has it.
 
-Images, two views of each, encoder, loss, backward pass and optimiser. The usual recipe: a DataLoader whose workers
-transform image by image with torchvision, torchvision's ResNet, lightly's NT-Xent and LARS. As shipped, ours is bf16
-and channels-last where the hardware has bf16; the recipe is given both as well, and ours runs without bf16, so that no
-lead is merely that. First both take one step in float64 from the same weights with the same views, and must end in the
-same weights. Then where the time goes, and how it grows with the number of domains.
+A step has images, two views of each, encoder, loss, backward pass and optimizer. The usual recipe is a DataLoader whose
+workers transform image by image with torchvision, torchvision's ResNet, lightly's NT-Xent and LARS. By default, ours is
+bf16 and channels-last if the hardware has bf16. The usual recipe also runs with both, and ours also without bf16, so
+that the comparison has equal terms. First both take one step in float64 from the same weights with the same views, and
+must reach the same weights. Then the time of each part, and its growth with the number of domains, are measured.
 
     python bench/step.py                                  # ResNet-18, 2 domains × 128 images × 2 views
     python bench/step.py --device cuda --preset paper     # ResNet-50, 4 domains × 1,024 images × 2 views
@@ -42,7 +42,7 @@ PAPER_STEPS, PAPER_HOURS = 48_000, 34.95
 def check_agreement(config: TrialConfig, device: str) -> None:
     config = replace(config, precision="fp32")
     ours, peer = Ours(config, device), UsualRecipe(config, device)
-    # In float64: a step from random weights turns the rounding of float32 into a hundredth of some gradients.
+    # In float64, because a step from random weights amplifies rounding errors of float32 to 1 % of some gradients.
     ours.model.double(), peer.model.double()
     weights = {name.removeprefix("encoder."): value for name, value in ours.model.state_dict().items()}
     peer.model.load_state_dict({name.replace("projection.", "fc."): value for name, value in weights.items()})
@@ -57,7 +57,7 @@ def check_agreement(config: TrialConfig, device: str) -> None:
 
 
 def parts_of_a_step(step: Ours, rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each part."""
+    """Median seconds of each part of a step."""
     config, model, seconds = step.config, step.model, {}
 
     @contextmanager
@@ -94,7 +94,7 @@ def parts_of_a_step(step: Ours, rounds: int, device: str) -> dict[str, float]:
 
 
 def report_counts(report: Report, step: Ours, device: str, seconds: float) -> None:
-    """What a step of the real code asks for, beside what the device can do and what any such step needs."""
+    """Print launches, bytes and operations of a step beside the limits of the device and the floor of any such step."""
     counts = count(step)
     is_bf16 = step.config.precision == "bf16"
     limits = limits_of(device, torch.bfloat16 if is_bf16 else torch.float32)
@@ -114,7 +114,7 @@ def report_counts(report: Report, step: Ours, device: str, seconds: float) -> No
 
 
 def steps_without_waiting(step: Ours, count: int = 20) -> None:
-    """Raises where the host waits for the GPU within a step."""
+    """Raise an error if the host waits for the GPU within a step."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(count):
@@ -124,14 +124,14 @@ def steps_without_waiting(step: Ours, count: int = 20) -> None:
 
 
 def prepare(name: str, config: TrialConfig, device: str) -> Callable[[], object]:
-    """A turn whose memory is to be measured, after one on a small batch."""
+    """A turn for a memory measurement, after a turn with a small batch."""
     made = {"ours": Ours, "usual recipe": UsualRecipe}[name]
     made(replace(config, batch_per_domain=8), device).turn()
     return made(config, device).turn
 
 
 def prepare_whole(config: TrialConfig, device: str) -> Callable[[], object]:
-    """Everything from the images on the device to a step, for its memory."""
+    """A function for a memory measurement that makes the images and the model, and takes a step."""
     return lambda: Ours(config, device)()
 
 
@@ -197,7 +197,7 @@ def main() -> None:
 
 
 def report_cuda(report: Report, step: Ours, views: int, seconds: float, peak: float) -> None:
-    """The steady state; ``peak`` is the memory of a step with all that it needs, MiB."""
+    """Print the steady state; ``peak`` is the peak memory of a step with model and images in MiB."""
     steps_without_waiting(step)
     torch.cuda.synchronize()
     started, first = time.perf_counter(), step.number

@@ -1,15 +1,17 @@
-"""A nested trial that does nothing takes a sweep 8 s, where it takes 12.6 s with Ray's defaults.
+"""A nested trial that does nothing takes 8 s in a sweep, and 12.6 s with Ray's defaults.
 
-What Ray adds to a trial, seen from trials that do nothing: each calls `mdssl.pretrain.loop.train` on a trial that is
-finished, which returns at once, so all that it takes are processes, imports and waiting. Four ways, one trial at a
-time, each in a Ray of its own: the two executors of a sweep, and as peers what one writes by Ray's guides: a
-TorchTrainer in a Tune function, and a Tune function that calls ``train`` itself. Only trials after the first are
-compared: a sweep has many. Then a sweep of 100 finished trials, by the command that a user types: 5 s, to be below 30.
-Before all this sweeps of 200, 600 and 2,000 trials, inline, that neither train nor score, but are claimed and get their
-rows: planning is to take less than 10 s, the last hundred trials as long as the second, the table less than 3 s. With
-each trial the driver grows by Tune's own record of it, for Tune keeps them all.
+The overhead of Ray is measured with empty trials: each calls `mdssl.pretrain.loop.train` on a finished trial, which
+returns at once, so the time is that of processes, imports and waits. Four variants run one trial at a time, each in its
+own Ray: the two executors of a sweep, and as peers the code of Ray's guides, which is a TorchTrainer in a Tune
+function, and a Tune function that calls ``train`` itself. Only trials after the first are compared, because a sweep has
+many. Then the command of a sweep with 100 finished trials is timed: it takes 5 s, and must take less than 30 s.
 
-2 CPU cores, Ray 2.60, 2 trials after the first. Beside other work both are slower, which the noise row shows.
+Before these, sweeps of 200, 600 and 2,000 inline trials run that take their claims and write their rows, but neither
+train nor evaluate. Planning must take less than 10 s, the last hundred trials as long as the second, and the table less
+than 3 s. The driver grows with each trial, because Tune keeps a record of all trials.
+
+These times are of 2 CPU cores, Ray 2.60 and 2 trials after the first. Other load slows both down, as the second row of
+a contender shows.
 
     python bench/sweep.py
 """
@@ -49,7 +51,7 @@ NOTHING = TrialConfig(method="random", arch="resnet18")
 SCRIPT = Path(__file__).parents[1] / "sweeps" / "lambda_grid.py"
 LAMBDA1, LAMBDA2, SEEDS = (1, 0.95, 0.9, 0.8, 0.7, 0.6), (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), (0, 1)
 TRIALS = 100
-"""With each seed 48 pairs of λ, the union and the random encoder."""
+"""48 pairs of λ, SimCLR on the union and a random encoder for each of two seeds."""
 
 
 def main() -> None:
@@ -74,7 +76,7 @@ def compare(folder: Path, rounds: int, device: str) -> None:
     train(NOTHING, data=folder, trial_dir=trial_dir_in(folder, NOTHING.trial_id), device="cpu")
     found: dict[str, dict[str, Any]] = {}
     for name in (NESTED, INLINE, BARE_NESTED, BARE, NESTED + AGAIN):
-        # A process each: Ray reads its settings where it starts.
+        # One process for each, because Ray reads its settings on start.
         command = [sys.executable, __file__, "--contender", name.removesuffix(AGAIN), "--folder", str(folder)]
         command += ["--rounds", str(rounds), "--device", device]
         output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
@@ -105,11 +107,11 @@ def spread(seconds: list[float]) -> str:
 
 
 def run_trials(contender: str, folder: Path, count: int, device: str) -> dict[str, Any]:
-    """Run ``count`` trials that do nothing, one at a time.
+    """Run ``count`` empty trials, one at a time.
 
     Returns:
-        Seconds: ``init`` of ray.init, ``trials`` of each trial and what Tune does between two, and of a nested trial's
-        ``parts``. ``statuses``: what each trial found.
+        Seconds of ray.init (``init``), of each trial with Tune's work before it (``trials``), and of the ``parts`` of a
+        nested trial. ``statuses``: the status that each trial read.
     """
     import ray
     from ray import tune
@@ -162,7 +164,7 @@ def run_trials(contender: str, folder: Path, count: int, device: str) -> dict[st
 
 
 def our_trial(tune_config: dict[str, Any], run: Any) -> None:
-    """What `mdssl.sweep.trial.run_trial` does to train, of a trial where nothing is left to train."""
+    """Train as `mdssl.sweep.trial.run_trial` does, for a trial that is already trained."""
     from ray import tune
 
     from mdssl.storage.claim import Claim
@@ -176,7 +178,7 @@ def our_trial(tune_config: dict[str, Any], run: Any) -> None:
 
 
 def bare_nested_trial(tune_config: dict[str, Any], folder: str, use_gpu: bool) -> None:
-    """As Ray's guide to Tune with Train has it, with the callback that passes a worker's reports on."""
+    """A trial as in Ray's guide to Tune with Train, with the callback that forwards reports of workers."""
     import ray.train.torch
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -203,14 +205,14 @@ def do_nothing(folder: str) -> str:
 
 
 def parts_of_nested_trials(ends: list[float]) -> dict[str, float]:
-    """Seconds of what follows upon what in a nested trial, medians over the trials after the first.
+    """Seconds of the consecutive parts of a nested trial, medians over the trials after the first.
 
     Args:
-        ends: when Tune took each trial as complete, by Unix time.
+        ends: Unix times at which Tune completed each trial.
     """
     from ray.util.state import list_tasks
 
-    time.sleep(2)  # processes tell of their tasks once a second
+    time.sleep(2)  # processes report their tasks once a second
     tasks: dict[str, list] = {}
     for task in sorted(list_tasks(detail=True, limit=10_000), key=lambda task: task.creation_time_ms):
         tasks.setdefault(task.name, []).append(task)
@@ -245,9 +247,9 @@ def parts_of_nested_trials(ends: list[float]) -> dict[str, float]:
 
 
 def make_finished_sweep(folder: Path) -> list[str]:
-    """The rows and files of 100 trials, written by the functions that trials write theirs with.
+    """Write rows and files of 100 finished trials, by the functions that trials use.
 
-    Encoders are stand-ins of one number, for a finished sweep opens none.
+    Encoders are minimal stand-ins, because a finished sweep opens none.
 
     Returns:
         The command of that sweep.

@@ -1,7 +1,7 @@
-"""The training steps that `step.py` compares: ours, and the usual recipe.
+"""The training steps that `step.py` compares: ours and the usual recipe.
 
-The usual recipe: a DataLoader whose workers transform image by image with torchvision, torchvision's ResNet, lightly's
-NT-Xent and LARS.
+The usual recipe is a DataLoader whose workers transform image by image with torchvision, torchvision's ResNet,
+lightly's NT-Xent and LARS.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from mdssl.pretrain.step import backward_at_once, two_views
 
 SIZE, IMAGES = 32, 4_096
 PRESETS = {"quick": ("resnet18", 2, 128), "paper": ("resnet50", 4, 1_024)}
-"""Encoder, domains, images of each domain in a step."""
+"""Encoder, number of domains, images of each domain in a step."""
 STEPS = 10
-"""A turn of each contender: so many that the workers of a DataLoader, which start with it, keep up or fall behind."""
+"""Steps in a turn of a contender: enough to show whether the workers of a DataLoader, which start with it, keep up."""
 
 
 def config_of(preset: str, *, domains: int | None = None, batch: int | None = None, **changes) -> TrialConfig:
     arch, usual_domains, usual_batch = PRESETS[preset]
     names = tuple(f"domain{number}" for number in range(domains or usual_domains))
-    # SimCLR on the union, which the usual recipe does.
+    # SimCLR on the union, as in the usual recipe.
     hardware = "cuda" if torch.cuda.is_available() else "cpu"
     changes = {"precision": "bf16" if multiplies_bf16(hardware) else "fp32"} | changes
     settings = {"method": "simclr", "lambda1": 1.0, "lambda2": 0.0, "learning_rate": 1.0} | changes
@@ -48,7 +48,7 @@ def mixture_of(config: TrialConfig, device: str) -> Mixture:
 
 
 class Ours:
-    """The step of `mdssl.pretrain.loop.train`; with ``mode`` the model is compiled in that mode of torch.compile."""
+    """The step of `mdssl.pretrain.loop.train`; ``mode`` is the mode of torch.compile if the model is compiled."""
 
     def __init__(self, config: TrialConfig, device: str, *, compiled: bool = False, mode: str | None = None):
         self.config, self.compiled, self.number = config, compiled, 0
@@ -71,13 +71,13 @@ class Ours:
         self.number += 1
 
     def turn(self) -> None:
-        """`STEPS` steps."""
+        """Take `STEPS` steps."""
         for _ in range(STEPS):
             self()
 
 
 class Images(Dataset):
-    """All domains' images one after another; an item is two views of one image."""
+    """The concatenated images of all domains; an item is two views of one image."""
 
     def __init__(self, config: TrialConfig):
         self.images = torch.cat(mixture_of(config, "cpu").images).numpy()
@@ -123,6 +123,6 @@ class UsualRecipe:
         self.optimizer.step()
 
     def turn(self) -> None:
-        """`STEPS` steps. The workers begin and end with it, so none works ahead while another contender is timed."""
+        """Take `STEPS` steps. Workers start and end with the turn, so none works while another contender is timed."""
         for views in self.loader:
             self.step(*views)

@@ -1,16 +1,16 @@
-"""Kill anything: a sweep on a cluster of this machine, with random kills, ends as one that nobody disturbs.
+"""Run a sweep with random kills on a local cluster, and check that its results equal those of an undisturbed sweep.
 
     python tests/chaos.py --kills 20 --seed 0
     python tests/chaos.py --workers 2 --method clustered --storage-kind bucket --second-ray
 
-``kill -9`` hits workers of Ray Train, its controllers, the trials' own processes, the probe actor, the sweep itself
-(the same command is then started again) and whole nodes (another then joins). The seed gives a plan, which is printed:
-what is killed, in places two at a time, and when: before the first checkpoint, when the trials' checkpoints have passed
-so many steps, or seconds after the kill before, while all recovers from that.
+``kill -9`` ends workers of Ray Train, its controllers, the processes of trials, the probe actor, the sweep itself (the
+same command is then started again) and whole nodes (another node then joins). The seed gives a plan of kills, which is
+printed. The plan has victims, sometimes two at a time, and times: before the first checkpoint, when the checkpoints of
+the trials have reached a number of steps, or some seconds after the previous kill, during the recovery.
 
-At the end there must be the same trials with the same encoders, losses, scores, representations and sheets of
-neighbors to the last bit, each step trained again only where no checkpoint had it (by a log that each process writes
-beside the storage: see `work_log`), and no process and no temporary file left.
+At the end both sweeps must have the same trials with bitwise equal encoders, losses, scores, representations and sheets
+of neighbors. A step must be trained again only if no checkpoint had it, by a log that each process writes outside the
+storage: see `work_log`. No process and no temporary file must be left.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ METHODS = {
     "mdssl": ("lambda_grid.py", ["--lambda1", "0.9", "--lambda2", "0", "0.1"]),
     "clustered": ("clustering.py", ["--lambda2", "0.1", "--clusters", "2", "--warmups", "30", "--intervals", "30"]),
 }
-"""By --method: the script, and what makes it the smallest sweep."""
+"""By --method: the script, and the flags of its smallest sweep."""
 TRAINED = {"mdssl": 3, "clustered": 4}
-"""Trials that have steps."""
+"""Number of trials that train, by --method."""
 IDLES = """
 import ray, sys
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
@@ -64,17 +64,17 @@ print("runs", flush=True)
 sys.stdin.read()
 """
 STALLED_SECONDS = 400
-"""So long without a checkpoint or a row is a failure."""
+"""Seconds without a checkpoint or a row after which the sweep has failed."""
 
 
 class Kill(NamedTuple):
     """One entry of a plan.
 
     Attributes:
-        kinds: what is killed, at once.
-        steps: that the trials' checkpoints have passed before; None for a kill that waits for no progress, but
-            ``pause`` seconds after the start or the kill before.
-        pick: which one of several of a kind, from 0 to 1.
+        kinds: kinds of the victims, which are killed together.
+        steps: number of steps in the trials' checkpoints at which the kill is due; None for a kill ``pause`` seconds
+            after the start or the previous kill.
+        pick: selects one of several processes of a kind, from 0 to 1.
     """
 
     kinds: tuple[str, ...]
@@ -84,7 +84,7 @@ class Kill(NamedTuple):
 
 
 def plan(seed: int, kills: int, steps: int) -> list[Kill]:
-    """``kills`` kills over a sweep of so many ``steps``, the same for the same arguments."""
+    """A deterministic plan of ``kills`` kills in a sweep of ``steps`` steps."""
     rng = random.Random(seed)
     kinds = [list(KINDS)[number % len(KINDS)] for number in range(kills)]
     rng.shuffle(kinds)
@@ -93,7 +93,7 @@ def plan(seed: int, kills: int, steps: int) -> list[Kill]:
         count = 2 if len(entries) % 4 == 3 and len(set(kinds[-2:])) == 2 else 1
         entries.append(tuple(kinds.pop() for _ in range(count)))
     due = sorted(rng.uniform(0, 0.9 * steps) for _ in entries)
-    # The first one before any progress, and each third one during the recovery from the one before.
+    # The first kill comes before any progress, and each third one during the recovery from the previous kill.
     return [
         Kill(kinds, None if number == 0 or number % 3 == 2 else due[number], rng.uniform(0, 20), rng.random())
         for number, kinds in enumerate(entries)
@@ -101,7 +101,7 @@ def plan(seed: int, kills: int, steps: int) -> list[Kill]:
 
 
 class Sweep:
-    """The command that a user types, started again whenever it was killed."""
+    """The command of a sweep, which is started again after each kill."""
 
     def __init__(self, storage: Path | str, data: str, iterations: int, *more: str, method: str = "mdssl"):
         self.storage, self.iterations = Location.of(storage), iterations
@@ -118,7 +118,7 @@ class Sweep:
             self.process = subprocess.Popen(self.command, stdout=file, stderr=subprocess.STDOUT)
 
     def steps(self) -> int:
-        """Steps that are safe, over all trials. A finished one has no checkpoints any more."""
+        """Total number of saved steps. A finished trial has no checkpoints any more."""
         trials = [self.storage / "trials" / name for name in (self.storage / "trials").names()]
         ended = [read_training(trial) for trial in trials]
         steps = zip(trials, ended, strict=True)
@@ -133,7 +133,7 @@ def disturb(sweep: Sweep, cluster, token: str, kills: list[Kill]) -> None:
     left, last, seen = list(kills), (-1, 0), (-1, 0)
     killed_at = got_on = time.monotonic()
     sweep.start()
-    # Also after the last kill, which may have hit the sweep itself.
+    # The loop goes on after the last kill, which may have ended the sweep itself.
     while sweep.process.poll() != 0 or left:
         reached = (sweep.steps(), sweep.rows())
         code = sweep.process.poll()
@@ -144,8 +144,8 @@ def disturb(sweep: Sweep, cluster, token: str, kills: list[Kill]) -> None:
             seen, got_on = reached, time.monotonic()
         assert time.monotonic() - got_on < STALLED_SECONDS, f"no progress, {left} left:\n{sweep.output.read_text()}"
         paused = time.monotonic() - killed_at
-        # In the order of the plan, but for those whose victims do not live just now: a probe does while it scores, and
-        # for a minute after that.
+        # Kills are made in the order of the plan, but those without a running victim wait: the probe actor only lives
+        # while it scores, and for a minute after that.
         for due in left:
             is_due = paused >= due.pause if due.steps is None else reached > last and reached[0] >= due.steps
             if not is_due:
@@ -166,7 +166,7 @@ def free_port() -> int:
 
 
 def kill(due: Kill, sweep: Sweep, cluster, token: str) -> list[str]:
-    """Who was killed; nobody where one of the kinds has no process just now."""
+    """Make a kill, and return its victims: none if one of the kinds has no running process."""
     running = sorted(ours(token).items())
     candidates = {kind: [pid for pid, line in running if KINDS[kind] and KINDS[kind].match(line)] for kind in due.kinds}
     candidates |= {"sweep": [sweep.process.pid] if sweep.process.poll() is None else []}
@@ -181,7 +181,7 @@ def kill(due: Kill, sweep: Sweep, cluster, token: str) -> list[str]:
             cluster.add_node(num_cpus=1)
             victim = victim.node_id[:8]
         else:
-            with contextlib.suppress(ProcessLookupError):  # the other victim took it along
+            with contextlib.suppress(ProcessLookupError):  # the process ended with the other victim
                 os.kill(victim, signal.SIGKILL)
         said.append(f"{kind} {victim}")
     return said
@@ -189,7 +189,7 @@ def kill(due: Kill, sweep: Sweep, cluster, token: str) -> list[str]:
 
 @contextlib.contextmanager
 def storage(kind: str, folder: Path):
-    """Where a disturbed sweep writes, a folder or a bucket."""
+    """The storage of the disturbed sweep: a folder or a bucket."""
     if kind == "folder":
         yield str(folder / "disturbed")
         return
@@ -200,7 +200,7 @@ def storage(kind: str, folder: Path):
 
 @contextlib.contextmanager
 def another_ray():
-    """A Ray that idles on this machine: who looks for "the" Ray of the machine finds two."""
+    """A second, idle Ray on this machine: a search for the Ray of the machine finds two."""
     with subprocess.Popen(
         [sys.executable, "-c", IDLES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as ray:
@@ -222,7 +222,7 @@ def main() -> None:
     begun, token, iterations = time.monotonic(), f"mdssl-chaos-{uuid.uuid4().hex}", arguments.iterations
     kills = plan(arguments.seed, arguments.kills, TRAINED[arguments.method] * iterations)
     print("\n".join(f"plan: {each}" for each in kills), flush=True)
-    # Ray's own files and sockets, apart from any other Ray of this machine; the paths of sockets must be short.
+    # Ray's files and sockets are separate from those of other Rays on this machine; paths of sockets must be short.
     with (
         another_ray() if arguments.second_ray else contextlib.nullcontext(),
         tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as name,
@@ -233,7 +233,7 @@ def main() -> None:
         os.environ |= {"RAY_TMPDIR": name, "TMPDIR": name, "MDSSL_CHAOS": token, VARIABLE: str(log)}
         os.environ |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         os.environ["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), os.environ.get("PYTHONPATH", "")])
-        # Here, for Ray takes the variables above as it is imported.
+        # Imported here because Ray reads the variables above on import.
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(
@@ -262,7 +262,7 @@ def main() -> None:
         straight = Sweep(folder / "straight", data, iterations, *executor, *more, method=arguments.method)
         straight.start()
         assert straight.process.wait() == 0, straight.output.read_text()
-        assert not any(check_work(log, iterations).values()), "nothing is trained again where nothing is killed"
+        assert not any(check_work(log, iterations).values()), "steps were trained again without a kill"
         compare(as_folder(sweep.storage, folder / "copied"), folder / "straight", iterations)
     victims = [kind for each in kills for kind in each.kinds]
     counts = ", ".join(f"{victims.count(kind)} {kind}" for kind in KINDS)

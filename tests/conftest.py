@@ -1,4 +1,4 @@
-"""What tests of all rooms share: tiny prepared domains, and a bucket."""
+"""Fixtures for all tests: tiny prepared datasets, a bucket, a cluster and results of sweeps."""
 
 import os
 import secrets
@@ -20,19 +20,19 @@ from mdssl.storage import filesystems
 
 TESTS = Path(__file__).parent
 SECONDS = set((TESTS / "seconds.txt").read_text().split())
-"""Files and tests that take a second or more. ``make test-fast`` leaves them out."""
+"""Files and tests that take a second or more. ``make test-fast`` skips them."""
 
-# Processes that share the cores with all their threads each wait for one another: libraries that are loaded later, and
-# all processes that tests start, then PyTorch, then BLAS as NumPy has loaded it.
+# One thread for each process: several processes with a thread for each core would slow each other down. The three lines
+# are for libraries loaded later and all subprocesses, for PyTorch, and for the BLAS that NumPy has loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 threadpool_limits(1)
-# Whoever joins a test's Ray has its token, as docs/cluster.md has it. Ray reads the mode when it is imported.
+# A process that joins a test's Ray needs this token: see docs/cluster.md. Ray reads the mode on import.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-# Thousands of files that nobody needs after a power cut. Tests of a disk that is full put their own in its place.
+# Test files need not survive a power failure. Tests of a full disk replace fsync by their own function.
 os.fsync = lambda descriptor: None
-# What is tested of most encoders does not depend on their size. `full_encoders` has those of torchvision.
+# Most tests do not depend on the size of the encoder. The fixture `full_encoders` restores torchvision's encoders.
 thin_encoder.install(model)
 os.environ[thin_encoder.VARIABLE] = "1"
 plugin = str(TESTS / "plugin")
@@ -40,8 +40,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [plugin, os.environ.get(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests that start processes their marker. Files that take longest come first: left for the end, they would
-    have one process wait for the other."""
+    """Mark tests that start processes or take seconds. Files that start Ray or have slow tests run first, so that the
+    test processes end at about the same time."""
     for item in items:
         if process_use.starts_processes(item):
             item.add_marker("process")
@@ -54,8 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With ``--dist loadfile``: a file stays with one process, as do those of a folder that join the cluster, and all
-    other files that start Ray, of which some share a sweep."""
+    """With ``--dist loadfile`` one process runs all tests of a file. One process also runs all files of a folder that
+    join the cluster, and one runs all other files that start Ray, because some of them share a sweep."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -95,8 +95,8 @@ def papers_data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def s3_environment() -> dict[str, str]:
-    """A server that speaks S3: the environment variables of those who are to use it."""
-    # What 5.2.1 answers, pyarrow takes for an error.
+    """Environment variables for clients of a local S3 server."""
+    # pyarrow takes responses of 5.2.1 for errors.
     pytest.importorskip("moto", minversion="5.2.5")
     with s3_server.running() as environment:
         yield environment
@@ -104,7 +104,7 @@ def s3_environment() -> dict[str, str]:
 
 @pytest.fixture
 def bucket(s3_environment, monkeypatch) -> str:
-    """The URI of a new bucket, which this process and all that it starts can reach."""
+    """The URI of a new bucket that this process and its subprocesses can access."""
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
     return s3_server.new_bucket(s3_environment)
@@ -112,7 +112,7 @@ def bucket(s3_environment, monkeypatch) -> str:
 
 @pytest.fixture
 def gate(s3_environment, bucket, monkeypatch):
-    """What stands between the bucket and this process with all that it starts."""
+    """A proxy with faults between the bucket and this process with its subprocesses."""
     gate = s3_server.Gate(s3_environment)
     monkeypatch.setenv("AWS_ENDPOINT_URL", gate.environment["AWS_ENDPOINT_URL"])
     monkeypatch.setattr(filesystems, "_found", set())
@@ -127,19 +127,19 @@ def storage(tmp_path) -> str:
 
 @pytest.fixture(scope="session")
 def data_cache(tmp_path_factory) -> Path:
-    """Where the processes of the cluster keep their copies of datasets that are in a bucket."""
+    """The folder where processes of the cluster cache datasets from a bucket."""
     return tmp_path_factory.mktemp("cluster") / "cache"
 
 
 @pytest.fixture(scope="session")
 def cluster(s3_environment, data_cache) -> str:
-    """The address of a Ray with two CPUs and the keys to the buckets, which sweeps join with --address.
+    """The address of a Ray with two CPUs and credentials for the buckets, which sweeps join with --address.
 
-    It takes many seconds to start: only tests of how a sweep starts, stops or dies with a Ray of its own have their
-    own. What a test starts there ends with the driver that it runs.
+    Ray takes many seconds to start, so only tests of the start and the end of Ray itself start another. Processes that
+    a test starts on this cluster end with the driver of the test.
     """
     with pytest.MonkeyPatch.context() as patch:
-        # Nobody takes this machine away; to be told so takes a process more for each trial.
+        # This machine is never preempted, and the watcher is one more process for each trial.
         patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         with sweep_runs.running_ray(2, MDSSL_DATA_CACHE=str(data_cache), **s3_environment) as address:
             yield address
@@ -147,13 +147,13 @@ def cluster(s3_environment, data_cache) -> str:
 
 @pytest.fixture(scope="session")
 def stopped_sweep(tiny_data, tmp_path_factory):
-    """A sweep with a Ray of its own that SIGTERM to its process group has ended: see `stop_a_sweep`."""
+    """A sweep with its own Ray, ended by SIGTERM to its process group: see `stop_a_sweep`."""
     return sweep_runs.stop_a_sweep(tmp_path_factory.mktemp("stopped"), tiny_data)
 
 
 @pytest.fixture(scope="session")
 def sweep_results(tmp_path_factory) -> Path:
-    """A storage with the rows and curves of a real sweep: see sweep_results/README.md. To be read, not written."""
+    """A storage with the rows and curves of a real sweep: see sweep_results/README.md. Tests must not write to it."""
     copy = tmp_path_factory.mktemp("sweep") / "results"
     shutil.copytree(Path(__file__).parent / "sweep_results", copy, ignore=shutil.ignore_patterns("README.md"))
     return copy

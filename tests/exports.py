@@ -1,4 +1,4 @@
-"""Trials to export, their exports, and what the code of a card computes."""
+"""Helpers for tests of exports: trials, exports, and features from the code of a model card."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from mdssl.storage.location import Location
 
 
 def random_trial(storage, **settings) -> str:
-    """An untrained trial whose batch-norms are no identity; its id."""
+    """Make an untrained trial whose batch-norm layers are not the identity, and return its id."""
     config = TrialConfig(method="random", precision="fp32", **{"arch": "resnet18", **settings})
     train(config, data="", trial_dir=Location.of(storage) / "trials" / config.trial_id, device="cpu")
     return config.trial_id
@@ -31,7 +31,7 @@ def blocks_of(card_text: str) -> dict[str, str]:
 
 
 def run_blocks(output: Path, monkeypatch, image: np.ndarray, *libraries: str) -> dict[str, np.ndarray]:
-    """The features that the blocks of the card for these libraries compute of an image."""
+    """Features of ``image`` from the code blocks of the model card, by library."""
     monkeypatch.chdir(output)
     Image.fromarray(image).save("image.png")
     found = {}
@@ -49,7 +49,7 @@ def photo(size: int = 48) -> np.ndarray:
 
 
 def features_of(storage, trial_id, image: np.ndarray, size: int = 32) -> np.ndarray:
-    """What the probe sees: the project's own encoder on the image as it is prepared."""
+    """Features of the prepared image from mdssl's own encoder, as the probe gets them."""
     _, model = load_model(Location.of(storage) / "trials" / trial_id)
     small = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
     return extract_features(model, small[None])["encoder"].numpy()

@@ -1,4 +1,4 @@
-"""What tests of several rooms are made of: tiny domains, a trial that trains on them in seconds, leaderboard rows."""
+"""Test data: tiny datasets, a trial that trains on them in seconds, and rows of the leaderboard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.data.sources.catalog import CATALOG
 
 CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
-"""What a sweep adds to the rows of its trials."""
+"""Columns that a sweep adds to the rows of its trials."""
 TINY = {
     "arch": "resnet18",
     "domains": ("tiny-a", "tiny-b"),
@@ -30,11 +30,11 @@ def tiny_trial(**changes) -> TrialConfig:
 
 
 class Killed(BaseException):
-    """What stands for a kill in the process of the test. Not an Exception: nothing on the way may catch it."""
+    """Simulates a kill within the process of the test. It is not an Exception, so that no handler catches it."""
 
 
 def kill_at(step: int):
-    """For ``train(report=)``."""
+    """A callback for ``train(report=)`` that raises `Killed` at ``step``."""
 
     def report(progress) -> None:
         if progress.step == step:
@@ -46,7 +46,7 @@ def kill_at(step: int):
 def stripes(
     rng: np.random.Generator, count: int, classes: int, size: int, tint: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy stripes, the class in their width: something to learn in a second."""
+    """Noisy stripes whose width gives the class, which an encoder learns in a second."""
     labels = np.arange(count) % classes
     phase = rng.uniform(0, 6.28, count)[:, None] + np.arange(size) * (0.5 + labels[:, None])
     images = np.sin(phase)[:, None, :, None] * 60 + rng.normal(128 + tint, 20, (count, size, size, 3))
@@ -63,7 +63,7 @@ def prepare_arrays(name: str, data: str | Path, size: int, **arrays: np.ndarray)
 
 
 def prepare_tiny(folder: Path) -> str:
-    """A data folder with the domains tiny-a, tiny-b and tiny-c: 4 classes, 16×16, 64 train and 32 test images."""
+    """Make a data folder with the domains tiny-a, tiny-b and tiny-c: 4 classes, 16×16, 64 train and 32 test images."""
     for seed, name in enumerate(("tiny-a", "tiny-b", "tiny-c")):
         rng = np.random.default_rng(seed)
         arrays = {}
@@ -74,7 +74,7 @@ def prepare_tiny(folder: Path) -> str:
 
 
 def counts_of(dataset: str | None) -> dict[str, int]:
-    """Classes and images of the whole published dataset, or of a small one of the user's own."""
+    """Numbers of classes and images of a published dataset, or of a small dataset of the user."""
     published = CATALOG[dataset].published if dataset in CATALOG else None
     if published is None:
         return {"num_classes": 10, "num_train": 100, "num_test": 50}
@@ -83,7 +83,7 @@ def counts_of(dataset: str | None) -> dict[str, int]:
 
 
 def row(eval_dataset: str | None = "svhn", **changes) -> dict:
-    """A finished row; ``changes`` are columns with other values."""
+    """The row of a finished trial; ``changes`` are columns with other values."""
     return {
         "status": "finished",
         "sweep": "lambda_grid",
@@ -110,13 +110,13 @@ def row(eval_dataset: str | None = "svhn", **changes) -> dict:
 
 
 def failed(error: str = "the loss is nan", **changes) -> dict:
-    """The one row of a trial that failed before it was scored."""
+    """The row of a trial that failed before evaluation."""
     nothing = dict.fromkeys(("seen", "features", "probe", "top1", "num_classes", "num_train", "num_test"))
     return row(None, **nothing) | {"status": "failed", "error": error} | changes
 
 
 def stopped(eval_dataset: str = "svhn", **changes) -> dict:
-    """A row of a trial that was stopped early, at step 50 of 150 with 40 % of the held-out images right."""
+    """A row of a trial that was stopped early, at step 50 of 150 with a validation score of 40 %."""
     nothing = dict.fromkeys(("probe", "top1", "num_classes", "num_train", "num_test"))
     return row(eval_dataset, **nothing) | {"status": "stopped", "step": 50, "val_linear_top1": 40.0} | changes
 
@@ -134,7 +134,7 @@ UNTRAINED = {
 
 
 class LikeCuda(str):
-    """The CPU, taken for a GPU by whoever asks for the beginning of its name."""
+    """The CPU, with a name that passes for a GPU in ``startswith("cuda")``."""
 
     def __str__(self) -> str:
         return "like-cuda"
@@ -144,10 +144,10 @@ class LikeCuda(str):
 
 
 def rows_file(storage: str, trial_id: str) -> Path:
-    """The file with the rows of a trial."""
+    """The file with the rows of a trial in the leaderboard."""
     return Path(storage, "leaderboard", f"{trial_id}.parquet")
 
 
 def each(*folders: str) -> list[str]:
-    """The paths of two images in each of ``folders``."""
+    """Paths of two images in each of ``folders``."""
     return [f"{folder}/{number}.png" for folder in folders for number in range(2)]

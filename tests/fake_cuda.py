@@ -1,7 +1,7 @@
-"""CUDA tensors without a GPU and without numbers: what would make the host wait for a GPU raises `Waiting`.
+"""Fake CUDA tensors without a GPU and without values: an operation that would synchronize with a GPU raises `Waiting`.
 
-What would wait is what needs a number back, or copies one over other than by `mdssl.device.send`, whose copies are made
-from pinned memory. What touches no CUDA tensor runs as ever.
+Such operations read values of a tensor, or copy values to the GPU other than by `mdssl.device.send`, which copies from
+pinned memory. Operations without CUDA tensors run as usual.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class FakeCuda(Mode):
 
 
 def send(numbers: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """In place of `mdssl.device.send`."""
+    """Replaces `mdssl.device.send`."""
     return torch.empty(numbers.shape, dtype=torch.as_tensor(numbers).dtype, device=device)
 
 
 def to_cuda(model: nn.Module) -> nn.Module:
-    """The model there, in place: its shapes and memory orders."""
+    """Replace the parameters and buffers of ``model`` by fake CUDA tensors of the same shapes and strides."""
     for module in model.modules():
         for values in (module._parameters, module._buffers):
             for name, value in values.items():
@@ -62,7 +62,7 @@ def to_cuda(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def backward(root: torch.Tensor, gradient: torch.Tensor | None = None) -> None:
-    """`torch.Tensor.backward`, whose engine needs a driver: calls the nodes of the graph, each after its consumers."""
+    """Replaces `torch.Tensor.backward`, whose engine needs a driver: calls the nodes in reverse topological order."""
     order: list = []
     stack, seen = [(root.grad_fn, False)], set()
     while stack:
@@ -91,12 +91,12 @@ def backward(root: torch.Tensor, gradient: torch.Tensor | None = None) -> None:
 
 @contextmanager
 def fake_cuda(workers: int = 1) -> Iterator[None]:
-    """Within the context there is such a GPU, and this is the first of ``workers`` processes of which no other runs."""
+    """Within the context there is a fake GPU. This process is the first of ``workers``; the others do not run."""
     if workers > 1:
         dist.init_process_group("fake", rank=0, world_size=workers, store=FakeStore())
     try:
         with pytest.MonkeyPatch.context() as patch:
-            # Autocast asks for a driver.
+            # Autocast needs a driver.
             patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
             patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
             patch.setattr(torch.Tensor, "backward", backward)

@@ -1,4 +1,4 @@
-"""A synthetic leaderboard that can give each of the figures that need no representations."""
+"""Synthetic leaderboards for all figures that need no representations."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def trial(trial_id: int, datasets=DATASETS, **settings) -> list[dict]:
 
 
 def board_of_all_kinds() -> pd.DataFrame:
-    """A λ grid of two seeds with a hole and a failed trial, growing mixtures, single domains, clusters, a floor."""
+    """A λ grid with two seeds and one failed trial, growing mixtures, single domains, clusters and a random encoder."""
     settings = [
         *({"lambda1": a, "lambda2": b, "seed": seed} for a in (1.0, 0.9) for b in (0.0, 0.1, 0.2) for seed in (0, 1)),
         *({"method": "simclr", "lambda1": 1.0, "lambda2": 0.0, "seed": seed} for seed in (0, 1)),
@@ -52,13 +52,13 @@ def at_one_lambda(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def a_search(storage: str | None = None, *, trials: int = 24, sweep: str = "search", **settings) -> pd.DataFrame:
-    """A search over λ1, λ2, learning rate and stem: every third trial was stopped early, the first failed.
+    """A search over λ1, λ2, learning rate and stem: every third trial was stopped early, and the first failed.
 
-    The validation score is 60 - 200 (λ1 - 0.9)² - 8 |log10(learning rate)|; test scores are its opposite. λ2 and stem
-    change nothing.
+    The validation score is 60 - 200 (λ1 - 0.9)² - 8 |log10(learning rate)|, and test scores are its opposite. λ2 and
+    stem have no effect.
 
     Args:
-        storage: where the metrics of the trials, and their rows, are written.
+        storage: the folder to which the metrics and rows of the trials are written, if any.
     """
     random = np.random.default_rng(0)
     rows = []

@@ -1,4 +1,4 @@
-"""Which lines of mdssl each test executes, recorded while the tests run, and so which tests can notice a change."""
+"""Record which lines of mdssl each test executes, and select the tests that can notice a change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Lines = set[tuple[str, int]]
 
 
 class Recorder:
-    """A pytest plugin that writes the seconds of each test, and what it and its fixtures execute, to ``record``."""
+    """A pytest plugin that writes the duration of each test and the lines it and its fixtures execute to ``record``."""
 
     def __init__(self, repository: Path, record: Path):
         self.repository, self.record = f"{repository}/", record
@@ -68,7 +68,7 @@ class Recorder:
 
 
 class Selection:
-    """A pytest plugin that leaves out all other tests."""
+    """A pytest plugin that selects ``tests``."""
 
     def __init__(self, tests: list[str]):
         self.tests = set(tests)
@@ -78,7 +78,7 @@ class Selection:
 
 
 class LineRecord:
-    """What a `Recorder` has written."""
+    """The record that a `Recorder` has written."""
 
     def __init__(self, record: Path):
         self.seconds: dict[str, float] = {}
@@ -89,8 +89,9 @@ class LineRecord:
                 self._tests.setdefault(file, {}).setdefault(line, []).append(test)
 
     def tests(self, file: str, text: str, line: int, most: float) -> list[str]:
-        """The tests that execute the statement of a line of ``text``, or anything of its file where that is executed
-        on import: the likeliest to notice a change first, and as many as take ``most`` seconds."""
+        """Tests that execute the statement at ``line`` of ``text``; for a statement outside functions, tests that
+        execute any line of the file. The likeliest to notice a change come first. The tests take at most ``most``
+        seconds, or there is only one."""
         first, last = statement_at(line, text)
         executed = [tests for number, tests in self._tests.get(file, {}).items() if first <= number <= last]
         own = Path(file.replace("mdssl", "tests", 1)).parent / f"test_{Path(file).name}"
@@ -108,7 +109,7 @@ class LineRecord:
 
 
 def statement_at(line: int, text: str) -> tuple[int, int]:
-    """The first and last line of the innermost statement of a function, without its body; else of the whole file."""
+    """First and last line of the innermost statement at ``line`` without its body; outside functions, of the file."""
     spans = [(0, sys.maxsize)]
     for function in ast.walk(ast.parse(text)):
         if isinstance(function, ast.FunctionDef):

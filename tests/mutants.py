@@ -2,11 +2,11 @@
 
     python tests/mutants.py [--sample N] [--seed S] [--minutes M] [--only TEXT] [--record FILE]
 
-The changes (mutants): comparisons, arithmetic, constants, negated conditions, deleted statements, swapped arguments,
-dropped keyword arguments. First the fast ``TESTS`` run once without a change, which records the lines that each of them
-executes: the tests of a mutant are those that execute its statement. Exit code 1 if more than 5 % survive. Mutants of
-lines that no fast test executes survive, except in mdssl/sweep, where they need Ray and are left out. Mutants that
-change nothing anyone could see are listed, with the reason, in tests/equivalent_mutants.txt.
+The changes (mutants) are: other comparisons, operators and constants, negated conditions, deleted statements, swapped
+arguments, and dropped keyword arguments. First the fast ``TESTS`` run once without a change to record the lines that
+each test executes. The tests of a mutant are those that execute its statement. The exit code is 1 if more than 5 % of
+the mutants survive. Mutants of lines that no fast test executes survive, except in mdssl/sweep, where they need Ray and
+are skipped. Equivalent mutants, which no test can notice, are listed with a reason in tests/equivalent_mutants.txt.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ REPOSITORY = Path(__file__).parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 ALLOWED_SHARE = 0.05
 ROOMS = ("config/**/*.py", "data/mixture.py", "evaluate/**/*.py", "pretrain/**/*.py", "sweep/**/*.py", "trials/**/*.py")
-"""What of mdssl/ is changed."""
+"""Files of mdssl/ that are mutated."""
 TESTS = [f"tests/{room}" for room in ("config", "data/test_host_images.py", "evaluate", "pretrain", "sweep", "trials")]
 FAST, BY_WORKERS = "not (ray or ddp or long or cluster or gpu or slow)", "ddp and not (long or slow)"
-"""Marks of tests. What the processes of the second ones execute is not recorded: they run where no other test notices a
-change of mdssl/pretrain/."""
+"""Expressions of test marks. The lines that processes of ``BY_WORKERS`` tests execute are not recorded. These tests run
+if no other test notices a change of mdssl/pretrain/."""
 
 SECONDS = 60
-"""The tests of a mutant are the likeliest ones, as many as take this long."""
+"""Time of the tests of a mutant; the likeliest to notice it are chosen."""
 
 IMPORTED_FIRST = (
     "torch", "torchvision.transforms.v2.functional", "pandas", "pyarrow.parquet", "safetensors.torch",
     "scipy.optimize", "sklearn.cluster", "sklearn.linear_model", "sklearn.metrics", "sklearn.neighbors", "rich.live",
     "PIL.Image", "timm",
 )  # fmt: skip
-"""Slow to import: imported once, before the processes that test are forked."""
+"""Slow imports, which are made once before test processes are forked."""
 
 OPERATORS = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
@@ -74,7 +74,7 @@ class Mutant(NamedTuple):
         return text[: self.start] + self.after + text[self.start + len(self.before) :]
 
     def diff(self, text: str) -> tuple[str, str]:
-        """The first line before and after."""
+        """The changed line before and after; the first one if there are several."""
         lines = text.splitlines()[self.line - 1], self.applied(text).splitlines()[self.line - 1]
         return lines[0].strip(), lines[1].strip()
 
@@ -86,7 +86,7 @@ def mutants_of(file: str, text: str) -> Iterator[Mutant]:
         starts.append(starts[-1] + len(line))
 
     def place(line: int, column: int) -> int:
-        # Columns of an ast count bytes.
+        # Column offsets of ast are in bytes.
         whole = text[starts[line - 1] : starts[line]]
         return starts[line - 1] + len(whole.encode()[:column].decode())
 
@@ -102,7 +102,7 @@ def mutants_of(file: str, text: str) -> Iterator[Mutant]:
         if type(operator) in OPERATORS:
             start, end = span(left)[1], span(right)[0]
             gap = text[start:end]
-            # Parentheses around the operands stay.
+            # Parentheses around the operands are kept.
             closing = len(gap) - len(gap.lstrip(" )\n"))
             opening = len(gap) - len(gap.rstrip(" (\n"))
             yield replaced(node, OPERATORS[type(operator)], start + closing, end - opening)
@@ -145,7 +145,7 @@ def mutants_of(file: str, text: str) -> Iterator[Mutant]:
 
 
 def _code(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below ``node``, without type annotations, docstrings, log lines and the wording of messages."""
+    """The nodes below ``node`` without type annotations, docstrings, log calls and texts of messages."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "type_params"):
             continue
@@ -163,8 +163,8 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def run_tests(copy: Path, tests: list[str] | None, by_workers: bool, log: Path) -> None:
-    """Run ``tests`` in ``copy``, in this process, which ends with pytest's exit code. Without ``tests``, run all fast
-    ones, and record beside ``copy`` what they execute."""
+    """Run ``tests`` in ``copy``, and end this process with pytest's exit code. Without ``tests``, run all fast tests,
+    and record the lines that they execute beside ``copy``."""
     os.setsid()
     os.chdir(copy)
     sys.path.insert(0, str(copy))
@@ -176,7 +176,7 @@ def run_tests(copy: Path, tests: list[str] | None, by_workers: bool, log: Path) 
             runs = [(FAST, TESTS, [Recorder(copy, copy.parent / "record")])]
         else:
             files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-            # The likeliest file alone: to collect the others takes seconds.
+            # The likeliest file runs alone first, because collecting the others takes seconds.
             runs = [(FAST, part, [Selection(tests)]) for part in (files[:1], files[1:]) if part]
             runs += [(BY_WORKERS, ["tests/pretrain"], [])] if by_workers else []
         for marks, where, plugins in runs:
@@ -206,7 +206,7 @@ class Tester:
         self.executed = LineRecord(folder / "record")
 
     def run(self, tests: list[str] | None, seconds: float, by_workers: bool = False) -> int | None:
-        """The exit code of the tests; None after ``seconds``. What still runs of them ends."""
+        """The exit code of the tests, or None after ``seconds``. Their remaining processes are killed."""
         arguments = self.copy, tests, by_workers, self.log
         process = multiprocessing.get_context("fork").Process(target=run_tests, args=arguments)
         process.start()
@@ -219,7 +219,7 @@ class Tester:
             process.join()
 
     def noticed(self, mutant: Mutant, text: str) -> str:
-        """How tests notice a mutant: "failed" or "late"; "no" if they do not; "ray" if none without Ray executes it."""
+        """How tests notice a mutant: "failed", "late" or not ("no"); "ray" if only tests with Ray execute it."""
         tests = self.executed.tests(mutant.file, text, mutant.line, SECONDS)
         by_workers = mutant.file.startswith("mdssl/pretrain/")
         if not tests and not by_workers:
@@ -241,7 +241,7 @@ def known_equivalent() -> set[tuple[str, str, str]]:
 
 
 def chosen_mutants(arguments: argparse.Namespace) -> tuple[dict[str, str], list[Mutant]]:
-    """The files' texts, and the mutants in the order of testing, without equivalent ones."""
+    """Texts of the files, and the non-equivalent mutants in the order of testing."""
     paths = chain.from_iterable(REPOSITORY.glob(f"mdssl/{room}") for room in ROOMS)
     files = [str(path.relative_to(REPOSITORY)) for path in sorted(paths)]
     texts = {file: (REPOSITORY / file).read_text() for file in files if arguments.only in file}

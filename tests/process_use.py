@@ -1,4 +1,4 @@
-"""Which tests start processes, by what they, their fixtures and the helpers of both mention; and which files Ray."""
+"""Find tests that start processes, by the names in their code, their fixtures and helpers, and files that start Ray."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def starts_ray(file: Path) -> bool:
 
 @cache
 def joins_the_cluster(file: Path) -> bool:
-    """Whether its tests have the fixture ``cluster``, and not each a Ray of its own."""
+    """Whether the file uses the fixture ``cluster`` instead of its own Ray."""
     return starts_ray(file) and re.search(r"\bcluster\b", file.read_text()) is not None
 
 

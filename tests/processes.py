@@ -1,4 +1,4 @@
-"""The processes of a test and what they hold, from /proc; and waiting for what they do."""
+"""Processes, open files and ports of a test, from /proc; and waiting for a condition."""
 
 import os
 import time
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def descendants(pid: int) -> set[int]:
-    """``pid`` and the processes that it has started, and so on."""
+    """``pid`` and all its descendants."""
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
     found, before = {pid}, set()
     while found != before:
         before = found
@@ -29,14 +29,14 @@ def command_line(pid: int) -> str:
 
 
 def ours(token: str) -> dict[int, str]:
-    """Command lines by pid of the processes with ``token`` in their environment, but this one: all that a test started
-    with it, directly or not, however they are related now."""
+    """Command lines, by pid, of all other processes with ``token`` in their environment: those that a test started with
+    it, directly or indirectly, even if their parents have ended."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if int(folder.name) != os.getpid() and token.encode() in (folder / "environ").read_bytes():
                 line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                if line:  # else it is dead, and not yet waited for
+                if line:  # empty for a zombie
                     found[int(folder.name)] = line
         except OSError:
             continue
@@ -44,7 +44,7 @@ def ours(token: str) -> dict[int, str]:
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 200, why: Callable[[], object] = lambda: "") -> object:
-    """The first true value of ``condition``; fails after ``seconds``, and says ``why``."""
+    """The first true value of ``condition``; fails with the message ``why`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, why()
@@ -53,18 +53,18 @@ def wait_for(condition: Callable[[], object], seconds: float = 200, why: Callabl
 
 
 def open_files(pid: int) -> list[str]:
-    """What each of its file descriptors is."""
+    """Targets of the file descriptors of a process."""
     found = []
     try:
         for name in os.listdir(f"/proc/{pid}/fd"):
             found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
     except OSError:
-        pass  # it has ended, or closed one meanwhile
+        pass  # the process has ended or closed a file
     return found
 
 
 def listening(pids: set[int]) -> dict[tuple[str, int], str]:
-    """The command of whoever of ``pids`` listens, by address (as /proc writes it) and port."""
+    """Command lines of those of ``pids`` that listen, by address (as /proc writes it) and port."""
     sockets = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:

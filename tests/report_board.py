@@ -1,4 +1,4 @@
-"""Leaderboards for tests of the report, and stand-ins for the figures, whose drawing would take most of the time."""
+"""Leaderboards for tests of the report, and stand-ins for the figures, which are slow to draw."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def config(**changes) -> TrialConfig:
 
 
 def rows_of(trial: TrialConfig, scores: dict[str, float], **changes) -> list[dict]:
-    """Finished rows of ``trial`` as a sweep writes them, one for each of ``scores``."""
+    """Rows of the finished ``trial`` as a sweep writes them, one for each of ``scores``."""
     produced_by = {"evaluation": EVALUATION, **trial.versions, "trial": trial.to_dict()}
     own = {
         "trial_id": trial.trial_id,
@@ -61,7 +61,7 @@ def rows_of(trial: TrialConfig, scores: dict[str, float], **changes) -> list[dic
 
 
 def write_trial(storage: str, trial: TrialConfig, scores: dict[str, float], *, curves: bool = True, **changes) -> str:
-    """Write the rows of a finished trial, and its metrics; returns its id."""
+    """Write the rows and metrics of a finished trial, and return its id."""
     write_rows(storage, trial.trial_id, rows_of(trial, scores, **changes))
     if curves:
         sink = io.BytesIO()
@@ -71,7 +71,7 @@ def write_trial(storage: str, trial: TrialConfig, scores: dict[str, float], *, c
 
 
 def write_confusion(storage: str, trial_id: str, matrix: np.ndarray, names: list[str], *, seeds: int = 1) -> None:
-    """Write the confusion matrix of a score of a trial."""
+    """Write a confusion matrix of a trial."""
     own = {"dataset": "svhn", "features": "encoder", "probe": "lbfgs", "fingerprint": "f", "seeds": seeds}
     confusion.add(Location.of(storage) / "trials" / trial_id, [{**own, "classes": names, "counts": counts_of(matrix)}])
 
@@ -84,7 +84,7 @@ def write_failed(storage: str, trial: TrialConfig, error: str = HOSTILE) -> str:
 
 
 def write_board(storage: str, seeds: int = 1, datasets: tuple[str, ...] = DATASETS) -> list[str]:
-    """A grid of 9 pairs of λ beside SimCLR and a random encoder, for each seed, and one trial that failed."""
+    """Write a grid of 9 pairs of λ, SimCLR and a random encoder for each seed, and one failed trial; return the ids."""
     rng = np.random.default_rng(0)
     trials = []
     for seed in range(seeds):
@@ -104,7 +104,7 @@ _SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="330" height="200"><rect 
 
 
 def stand_in_for_figures() -> types.ModuleType:
-    """A module with the interface of `mdssl.figures`; ``module.drawn`` counts what has been saved."""
+    """A module with the interface of `mdssl.figures`; ``module.drawn`` lists the saved files."""
     module = types.ModuleType("mdssl.figures")
     module.drawn = []
 

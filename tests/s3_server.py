@@ -1,6 +1,6 @@
-"""moto's imitation of S3 on this machine, as a process of its own, which other processes can reach.
+"""A local S3 server by moto in its own process, which other processes can access.
 
-`Gate` stands between it and those who use it, and makes it a bad server.
+`Gate` is a proxy that adds faults between the server and its clients.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS
 
 @contextlib.contextmanager
 def running(**settings: str):
-    """A server with these environment variables besides; the environment of those who use it."""
+    """Run a server with additional environment variables; gives the environment variables for its clients."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -39,7 +39,7 @@ def running(**settings: str):
 
 
 def new_bucket(environment: dict[str, str]) -> str:
-    """Make a bucket; its URI."""
+    """Make a bucket, and return its URI."""
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     request = urllib.request.Request(f"{environment['AWS_ENDPOINT_URL']}/{name}", method="PUT")
     urllib.request.urlopen(request, timeout=60)
@@ -59,13 +59,13 @@ def sync(folder: str | Path, uri: str) -> None:
 
 
 class Gate:
-    """A server in front of another that passes on what it is asked, and answers in its place while ``refuses`` says so.
+    """A proxy in front of a server that forwards requests, or refuses them as ``refuses`` decides.
 
     Attributes:
-        environment: of those who are to come through this gate.
-        refuses: whether a request, by its method and path, is answered with 503 SlowDown.
-        cuts: whether the answer to one ends in the middle; one that it has said so of is not asked about again.
-        refused: how many requests were.
+        environment: environment variables for clients of this proxy.
+        refuses: decides by method and path whether a request is refused with 503 SlowDown.
+        cuts: decides by method and path whether a response is truncated to its first half.
+        refused: number of refused requests.
     """
 
     def __init__(self, environment: dict[str, str]):
@@ -78,7 +78,7 @@ class Gate:
         self.environment = environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
 
     def go_away(self) -> None:
-        """From now on every connection is refused."""
+        """Refuse every connection from now on."""
         self.server.shutdown()
         self.server.server_close()
 
@@ -143,7 +143,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return body
 
     def _answer(self, status, headers, said):
-        # One request a connection: what is away is away for all of them.
+        # One request for each connection: after `go_away`, no open connection may still get responses.
         self.close_connection = True
         self.send_response_only(status)
         for name, value in headers.items():

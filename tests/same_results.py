@@ -1,4 +1,4 @@
-"""Whether a disturbed sweep has the results of one that nobody disturbs: see `chaos`."""
+"""Compare the results of a disturbed sweep with those of an undisturbed one: see `chaos`."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,14 @@ SEEN = ("representations/*", "neighbors.*")
 
 
 def compare(disturbed: Path, straight: Path, iterations: int) -> None:
-    """Assert that both storages hold the same, and the disturbed one nothing that a killed process left."""
+    """Assert that both storages have the same results, and that killed processes left no files in the disturbed one."""
     boards = [pd.read_parquet(storage / "leaderboard") for storage in (disturbed, straight)]
     identity = ["trial_id", "eval_dataset", "features", "probe"]
     scores = [*identity, "status", "top1", "top5", "knn_top1", "final_loss", "views_seen"]
     first, second = (board[scores].sort_values(identity).reset_index(drop=True) for board in boards)
     pd.testing.assert_frame_equal(first, second, check_exact=True)
     assert set(first["status"]) == {"finished"}
-    assert not first.duplicated(identity).any(), "a row twice"
+    assert not first.duplicated(identity).any(), "duplicate rows"
     for trial in straight.glob("trials/*"):
         same = disturbed / "trials" / trial.name
         weights = [safetensors.torch.load_file(folder / "encoder.safetensors") for folder in (same, trial)]
@@ -34,7 +34,7 @@ def compare(disturbed: Path, straight: Path, iterations: int) -> None:
             {str(file.relative_to(folder)): file.read_bytes() for kind in SEEN for file in folder.glob(kind)}
             for folder in (same, trial)
         ]
-        assert len(seen[1]) == 4, "representations of two datasets, and a sheet with its numbers"
+        assert len(seen[1]) == 4, "representations of two datasets and two files of neighbors are expected"
         assert seen[0] == seen[1], trial.name
     left = [file for file in disturbed.rglob("*") if re.match(r"\..*\.tmp$|claim", file.name)]
     left += disturbed.glob(".ray/*")
@@ -42,7 +42,7 @@ def compare(disturbed: Path, straight: Path, iterations: int) -> None:
 
 
 def as_folder(place: Location, folder: Path) -> Path:
-    """The storage as a local folder: itself, or a copy of a bucket."""
+    """The storage as a local folder; a bucket is copied to ``folder``."""
     if place.is_local:
         return Path(place.path)
     from pyarrow.fs import LocalFileSystem, copy_files

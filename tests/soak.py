@@ -1,8 +1,8 @@
-"""A long sweep of short trials: what its processes hold should not grow with the number of trials that they have done.
+"""A long sweep of short trials: memory and open files of its processes must not grow with the number of trials.
 
-Memory is what is a process's own (private pages), so that files which all of them map count for none. Each trial leaves
-some 130 MB of results, as it should; they are deleted once it is finished, so that the disk that is counted is the
-rest: Ray's session and temporary files.
+The memory of a process is that of its private pages, without files that several processes map. The results of each
+trial, about 130 MB, are deleted when it is finished, so that the disk usage is that of Ray's session and temporary
+files.
 
     python tests/soak.py --trials 300
 """
@@ -35,11 +35,11 @@ ROLES = {
     "ray::RuntimeEnvAgent": "environment agent",
 }
 LAMBDA2 = (0, 0.05, 0.1, 0.15, 0.2)
-"""With each seed a trial each, and two more: random and simclr."""
+"""Each seed has a trial for each of these, one of SimCLR and a random encoder."""
 
 
 class Sample(NamedTuple):
-    """What was there when ``trials`` were finished: of each role the processes, their memory (MiB) and open files."""
+    """A measurement after ``trials`` finished trials: by role the number, memory (MiB) and open files of processes."""
 
     trials: int
     processes: dict[str, int]
@@ -49,13 +49,13 @@ class Sample(NamedTuple):
 
 
 def soak(trials: int, data: str, every_seconds: float = 2.0, iterations: int = 2) -> list[Sample]:
-    """Run a sweep of at least so many trials; what was seen while its Ray ran.
+    """Run a sweep of at least ``trials`` trials, and return the samples taken while its Ray ran.
 
     Args:
         data: a folder with the prepared datasets tiny-a and tiny-b.
     """
     samples: list[Sample] = []
-    # Ray's sockets lie below it, and their paths may have 107 characters.
+    # Ray's sockets are below this folder, and their paths may have at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="mdssl-", dir="/tmp") as folder:
         storage, temporary, said = Path(folder, "results"), Path(folder, "t"), Path(folder, "said.txt")
         temporary.mkdir()
@@ -96,7 +96,7 @@ def soak(trials: int, data: str, every_seconds: float = 2.0, iterations: int = 2
 
 
 def growth(samples: list[Sample], role: str, what: str) -> float:
-    """Per 100 trials, the slope of a line through the medians at each number of trials after the first quarter."""
+    """Growth per 100 trials: the slope of a line through the medians by number of trials, without the first quarter."""
     last = samples[-1].trials
     found = defaultdict(list)
     for sample in samples:
@@ -109,7 +109,7 @@ def growth(samples: list[Sample], role: str, what: str) -> float:
 
 
 def roles(samples: list[Sample]) -> list[str]:
-    """Those that are there most of the time from the first quarter on."""
+    """Roles that are present in most samples after the first quarter."""
     later = [sample for sample in samples if sample.trials > samples[-1].trials / 4]
     return [role for role in ("driver", *ROLES.values()) if sum(role in s.processes for s in later) > len(later) / 2]
 
@@ -149,7 +149,7 @@ def _own_mb(pid: int) -> float:
     try:
         found = re.findall(r"^Private_\w+: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
     except OSError:
-        return 0.0  # it has ended
+        return 0.0  # the process has ended
     return sum(map(int, found)) / 1024
 
 
@@ -160,7 +160,7 @@ def _size_mb(folder: Path) -> float:
             try:
                 total += os.lstat(os.path.join(path, name)).st_blocks * 512
             except OSError:
-                continue  # it has gone
+                continue  # the file was deleted
     return total / 1e6
 
 

@@ -1,4 +1,4 @@
-"""Sweeps as tests run them: in this process, or as a command beside it that is watched, signalled and killed."""
+"""Run sweeps in tests: in this process, or as a command that the test watches, signals and kills."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SWEEPS = Path(__file__).parents[1] / "sweeps"
 SCRIPT = SWEEPS / "lambda_grid.py"
 TINY = ["--domains", "tiny-a", "tiny-b", "--batch-per-domain", "8", "--precision", "fp32"]
 NOISE = ("(raylet)", "TorchTrainer pid", "RayTrainWorker", "tensorboard", "Traceback")
-"""What Ray prints of its own, and a sweep does not."""
+"""Output of Ray that a sweep must not show."""
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 CLUSTER = """
@@ -40,8 +40,8 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def running_ray(cpus: int, *, dashboard: bool = True, **environment: str) -> Iterator[str]:
-    """A Ray of this machine in a process of its own; its address."""
-    # Ray's sockets lie below the folder, and their paths may have 107 characters.
+    """Run a local Ray in its own process; gives its address."""
+    # Ray's sockets are below this folder, and their paths may have at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="mdssl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-c", CLUSTER, str(cpus), "dashboard" if dashboard else "", folder]
         environment = os.environ | {"RAY_worker_maximum_startup_concurrency": "16"} | environment
@@ -55,8 +55,8 @@ def running_ray(cpus: int, *, dashboard: bool = True, **environment: str) -> Ite
 
 @functools.cache
 def load_script(name: str) -> ModuleType:
-    """One of the scripts in ``sweeps/`` as a module."""
-    # Not its own name, which is also that of a file in bench/.
+    """Import a script in ``sweeps/`` as a module."""
+    # Not the script's own name, because bench/ has a file of the same name.
     spec = importlib.util.spec_from_file_location(f"sweep_script_{name}", SWEEPS / f"{name}.py")
     script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -64,7 +64,7 @@ def load_script(name: str) -> ModuleType:
 
 
 def run_here(*flags: object, script: str = "lambda_grid", code: int = 0) -> str:
-    """Run a sweep script in this process, which is to end with ``code``; what it prints on both streams."""
+    """Run a sweep script in this process, check its exit code, and return its output on both streams."""
     said, before = io.StringIO(), dict(os.environ)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -77,11 +77,11 @@ def run_here(*flags: object, script: str = "lambda_grid", code: int = 0) -> str:
 
 
 class Running:
-    """A command that runs beside the test, in a process group of its own.
+    """A command that runs in the background, in its own process group.
 
     Attributes:
-        said: what it has printed so far.
-        token: in the environment of the command and of all that it starts: see `processes.ours`.
+        said: its output so far.
+        token: marks the environment of the command and its subprocesses: see `processes.ours`.
     """
 
     def __init__(self, out: Path, *command: object, environment: dict[str, str] | None = None):
@@ -98,10 +98,10 @@ class Running:
         return self.out.read_text()
 
     def wait_for(self, condition: str | Callable[[], object], seconds: float = 200) -> object:
-        """The first match of a pattern in what it says, or true value of a function; fails where it ends before."""
+        """The first match of a pattern in the output, or true value of a function; fails if the command ends before."""
         look = condition if callable(condition) else lambda: re.search(condition, self.said)
         wait_for(lambda: look() or self.process.poll() is not None, seconds, lambda: self.said)
-        # Once more: it may have ended right after.
+        # Checked again, because the command may have ended right after the condition was met.
         found = look()
         assert found, self.said
         return found
@@ -110,7 +110,7 @@ class Running:
         assert self.process.wait(seconds) == code, self.said
 
     def processes(self, pattern: str) -> list[int]:
-        """The ids of its processes whose command lines begin so."""
+        """Ids of its processes whose command lines start with ``pattern``."""
         return [pid for pid, line in ours(self.token).items() if line.startswith(pattern)]
 
     def end(self) -> None:
@@ -120,17 +120,17 @@ class Running:
 
 
 def trained(output: str) -> set[str]:
-    """The trials that a sweep has trained itself: those whose steps it has shown."""
+    """Trials that a sweep has trained itself, by the steps in its output."""
     return set(re.findall(r"([0-9a-f]{12}) [^\n]*: step \d+/", output))
 
 
 def encoders(storage: Path) -> dict[str, int]:
-    """When each trial's encoder was written."""
+    """Modification times of the encoders, by trial."""
     return {file.parent.name: file.stat().st_mtime_ns for file in storage.glob("trials/*/encoder.safetensors")}
 
 
 def saved_steps(storage: Path) -> list[int]:
-    """Steps of the checkpoints of all trials."""
+    """Steps of all checkpoints in ``storage``."""
     return [int(file.name[5:13]) for file in storage.glob("trials/*/checkpoints/step-*")]
 
 
@@ -141,24 +141,24 @@ def assert_nothing_is_left_over(storage: Path) -> None:
 
 
 def stop_a_sweep(folder: Path, data: str, executor: str = "inline", group: bool = True) -> SimpleNamespace:
-    """Start a sweep with a Ray of its own and look at its processes while it trains. Send SIGTERM to the process of the
-    trial, and, when that goes on, to the sweep.
+    """Start a sweep with its own Ray, and inspect its processes while it trains. Send SIGTERM to the process of the
+    trial. When the trial has resumed, send SIGTERM to the sweep.
 
     Args:
-        group: whether the signal goes to its process group, as ``timeout`` sends it, or to the sweep's process alone.
+        group: whether the signal goes to its process group, as ``timeout`` sends it, or only to the sweep's process.
 
     Returns:
-        ``command``, its exit ``code``, what it ``said``, the ``seconds`` that it took to end, its ``storage`` and
-        ``home``; the ``ports`` at which its processes listened, and Ray's ``sessions`` while it trained; those that
-        are ``left``, and its ``processes`` that are. Of the time before the second signal: the ``step`` that the trial
-        saved after the first, and what was ``said_before``.
+        The ``command``, its exit ``code``, its output ``said``, the ``seconds`` until it ended, its ``storage`` and
+        ``home``; the ``ports`` at which its processes listened, and Ray's ``sessions``, while it trained; the sessions
+        ``left`` at the end, and the ``processes`` left. From before the second signal: the ``step`` that the trial
+        saved after the first signal, and the output ``said_before``.
     """
     command = [sys.executable, SCRIPT, "--domains", "tiny-a", "--batch-per-domain", 8, "--precision", "fp32"]
     command += ["--lambda1", 1, "--lambda2", 0, "--iterations", 20000, "--report-every", 2, "--max-concurrent", 1]
     command += ["--checkpoint-seconds", 10000, "--executor", executor, "--storage", folder / "results", "--data", data]
     with tempfile.TemporaryDirectory(prefix="mdssl-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
         environment = os.environ | {"HOME": str(folder), "RAY_TMPDIR": temporary}
-        # Others who share this machine may have set them for Rays of theirs.
+        # Other users of this machine may have set these variables for their Rays.
         for name in (*AUTHENTICATION, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
             environment.pop(name, None)
         sweep = Running(folder / "said.txt", *command, environment=environment)
@@ -190,7 +190,7 @@ def stop_a_sweep(folder: Path, data: str, executor: str = "inline", group: bool 
 
 
 def _sigterm_to_the_trial(sweep: Running, storage: Path) -> int:
-    """The step that it saved; it has gone on from there in another process."""
+    """Send SIGTERM to the trial's process, wait until another process resumes the trial, and return the saved step."""
     (victim,) = sweep.processes("ray::ImplicitFunc")
     os.kill(victim, signal.SIGTERM)
     sweep.wait_for(lambda: saved_steps(storage) and victim not in ours(sweep.token))

@@ -1,4 +1,4 @@
-"""The public API as a notebook uses it: the blocks of docs/api.md, and docs/sweep.ipynb, on tiny data."""
+"""The public API: its names, and the code of README.md, docs/api.md and docs/sweep.ipynb on tiny data."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def test_import_loads_neither_torch_nor_ray():
     subprocess.run([sys.executable, "-c", code + "; assert 'torch' not in sys.modules"], check=True)
 
 
-def test_every_public_name_is_there_and_described():
+def test_every_public_name_exists_and_is_documented():
     assert set(mdssl.__all__) <= set(dir(mdssl))
     page = (ROOT / "docs" / "api.md").read_text()
     for name in mdssl.__all__:
@@ -43,7 +43,7 @@ def test_every_public_name_is_there_and_described():
     assert (Path(mdssl.__file__).parent / "py.typed").exists()
 
 
-def test_the_loss_in_another_loop_as_the_readme_has_it():
+def test_loss_example_of_the_readme_trains_a_model():
     (block,) = [block for block in blocks("README.md") if "mdssl_loss" in block]
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8))
     names = {
@@ -65,7 +65,7 @@ def trained(full_encoders, tiny_data, tmp_path_factory):
     return results / "trials" / "mine"
 
 
-def test_an_encoder_gives_the_features_that_probes_score(trained, tiny_data, tmp_path):
+def test_loaded_encoder_gives_the_features_that_probes_score(trained, tiny_data, tmp_path):
     from mdssl.data.dataset import open_dataset
     from mdssl.evaluate.features import extract_features
     from mdssl.pretrain.trial_files import load_model
@@ -89,7 +89,7 @@ def test_an_encoder_gives_the_features_that_probes_score(trained, tiny_data, tmp
         assert torch.allclose(features, load_encoder(weights, device="cpu")(pixels), atol=1e-5)
 
 
-def test_a_place_without_an_encoder_is_one_message(tmp_path):
+def test_folder_without_an_encoder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"is not an encoder: it must be the folder of a finished trial"):
         load_encoder(tmp_path, device="cpu")
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
@@ -97,7 +97,7 @@ def test_a_place_without_an_encoder_is_one_message(tmp_path):
         load_encoder(tmp_path, device="cpu")
 
 
-def test_a_sweep_has_the_trials_of_the_script(tiny_data, tmp_path, capsys, monkeypatch):
+def test_sweep_has_the_trials_of_the_script(tiny_data, tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "sweeps")
     import lambda_grid
 
@@ -127,14 +127,12 @@ def test_a_sweep_has_the_trials_of_the_script(tiny_data, tmp_path, capsys, monke
         ({"lambda1": [-0.9]}, "is lambda1 = 0.9"),
     ],
 )
-def test_a_wrong_setting_of_a_sweep_is_one_message(settings, message):
+def test_wrong_setting_of_a_sweep_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Sweep(domains=["tiny-a"], **settings)
 
 
-def test_what_retries_failed_trials_is_said_for_python_not_as_the_command_of_the_notebook(
-    tiny_data, tmp_path, capsys, monkeypatch
-):
+def test_hint_for_failed_trials_in_a_notebook_is_python_code(tiny_data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
     sweep = Sweep(
         methods=["random"],
@@ -152,7 +150,7 @@ def test_what_retries_failed_trials_is_said_for_python_not_as_the_command_of_the
 
 
 @pytest.mark.ray
-def test_the_blocks_of_the_page_run_on_tiny_data(cluster, tiny_data, tmp_path, monkeypatch):
+def test_code_of_the_api_page_runs_on_tiny_data(cluster, tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in blocks("docs/api.md"):
@@ -184,7 +182,7 @@ def test_the_notebook_runs_on_tiny_data(cluster, tiny_data, tmp_path, monkeypatc
     }
     names: dict = {}
     for cell in (cell for cell in cells if cell["cell_type"] == "code"):
-        assert not cell["outputs"], "outputs of one machine"
+        assert not cell["outputs"], "the notebook contains outputs"
         code = "".join(cell["source"])
         for full, tiny in small.items():
             code = code.replace(full, tiny)

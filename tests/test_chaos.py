@@ -1,4 +1,4 @@
-"""`make chaos` fails where it should: each fault here, planted into a trial that is killed and goes on, is found."""
+"""`make chaos` detects faults: each fault here is injected into a trial that is killed and resumed."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ SETTINGS = RunSettings(report_every=2, checkpoint_seconds=0, track=())
 
 
 def trained(storage, data, killed_at=()):
-    """A storage with one trial, which is killed at each of the steps and goes on."""
+    """Make a storage with one trial that is killed at each of the steps and resumed."""
 
     def report(progress: Progress):
         if progress.step in left:
@@ -103,12 +103,12 @@ def straight(tiny_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def disturb(tiny_data):
-    """Trains a trial that is killed at the reports of steps 4 and 6, before their checkpoints; its storage and log."""
+    """A function that trains a trial with kills at steps 4 and 6, before their checkpoints; returns storage and log."""
 
     def disturbed(folder, fault=lambda monkeypatch: None):
         with pytest.MonkeyPatch.context() as monkeypatch:
             for owner, name in ((loop, "two_views"), (loop.checkpoint, "load_latest"), (loop.checkpoint, "save")):
-                monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is undone what `watch` does to it
+                monkeypatch.setattr(owner, name, getattr(owner, name))  # so that the changes of `watch` are undone
             monkeypatch.setenv(VARIABLE, str(folder / "work.txt"))
             fault(monkeypatch)
             watch(loop)
@@ -122,7 +122,7 @@ def disturbed(disturb, tmp_path_factory):
     return disturb(tmp_path_factory.mktemp("disturbed"))
 
 
-def test_without_a_fault_all_is_as_undisturbed_and_only_what_no_checkpoint_had_is_trained_again(disturbed, straight):
+def test_killed_trial_has_the_results_of_an_undisturbed_one(disturbed, straight):
     storage, log = disturbed
     assert list(check_work(log, CONFIG.iterations).values()) == [4]
     compare(storage, straight, CONFIG.iterations)
@@ -138,7 +138,7 @@ def test_without_a_fault_all_is_as_undisturbed_and_only_what_no_checkpoint_had_i
         pytest.param(saves_what_was_to_be_saved_before, "begins after step 2, 4 is saved", marks=pytest.mark.long),
     ],
 )
-def test_a_fault_in_the_product_is_found(disturb, tmp_path, fault, said):
+def test_fault_in_the_training_loop_is_detected(disturb, tmp_path, fault, said):
     _, log = disturb(tmp_path, fault)
     with pytest.raises(AssertionError, match=said):
         check_work(log, CONFIG.iterations)
@@ -153,17 +153,19 @@ def test_a_fault_in_the_product_is_found(disturb, tmp_path, fault, said):
         (a_temporary_file_is_left, "left over.*row.tmp"),
     ],
 )
-def test_a_fault_in_the_files_is_found(disturbed, straight, tmp_path, fault, said):
+def test_fault_in_the_files_is_detected(disturbed, straight, tmp_path, fault, said):
     storage = shutil.copytree(disturbed[0], tmp_path / "copy")
     fault(storage)
     with pytest.raises(AssertionError, match=said):
         compare(storage, straight, CONFIG.iterations)
 
 
-def test_the_plan_of_kills_is_a_function_of_the_seed_and_has_all_kinds_of_kills():
+def test_plan_is_a_function_of_the_seed_and_has_all_kinds_of_kills():
     kills = plan(1, 20, 300)
     assert kills == plan(1, 20, 300) != plan(2, 20, 300)
     victims = [kind for kill in kills for kind in kill.kinds]
     assert len(victims) == 20 and set(victims) == set(KINDS)
-    assert any(len(kill.kinds) == 2 for kill in kills), "two at a time"
-    assert kills[0].steps is None and any(kill.steps is None for kill in kills[1:]), "at the start, during recovery"
+    assert any(len(kill.kinds) == 2 for kill in kills), "no two processes are killed together"
+    assert kills[0].steps is None and any(kill.steps is None for kill in kills[1:]), (
+        "kills at the start and during recovery are missing"
+    )

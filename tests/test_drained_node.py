@@ -1,4 +1,4 @@
-"""A machine that says before it goes. What is killed without a word is in chaos.py, which `make chaos` runs."""
+"""A node with a preemption notice. Kills without notice are in chaos.py, which `make chaos` runs."""
 
 import os
 import re
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400), pytes
 
 
 def drain(cluster, node, seconds: int) -> None:
-    """Tell the cluster that the node will be taken away in ``seconds``, as a cloud does of a spot machine."""
+    """Tell the cluster that the node will be preempted in ``seconds``, as a cloud does for a spot machine."""
     import ray
     from ray.core.generated import autoscaler_pb2
 
@@ -30,9 +30,7 @@ def wait_while_it_runs(condition, sweep):
 
 
 @pytest.mark.parametrize("executor", ["torchtrainer", "inline"])
-def test_a_worker_whose_node_will_be_taken_away_saves_a_checkpoint_and_goes_on_elsewhere(
-    executor, tiny_data, tmp_path, monkeypatch
-):
+def test_trial_on_a_drained_node_saves_a_checkpoint_and_resumes_elsewhere(executor, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setenv("MDSSL_CHAOS", token := f"drained-{os.getpid()}")
     from ray.cluster_utils import Cluster
 
@@ -44,13 +42,13 @@ def test_a_worker_whose_node_will_be_taken_away_saves_a_checkpoint_and_goes_on_e
         node = cluster.add_node(num_cpus=1)
         sweep.start()
         wait_while_it_runs(lambda: re.search(r": step \d+/20000", sweep.output.read_text()), sweep)
-        assert sweep.steps() == 0, "none is due"
+        assert sweep.steps() == 0, "no checkpoint is due yet"
         drain(cluster, node, seconds=40)
         wait_while_it_runs(lambda: sweep.steps() > 0, sweep)
         saved = sweep.steps()
         cluster.add_node(num_cpus=1)
         if executor == "inline":
-            # Ray Train leaves the node by itself; Tune's own process trains on until the machine is gone.
+            # Ray Train leaves the node by itself; Tune's own process trains until the node is gone.
             cluster.remove_node(node, allow_graceful=False)
         went_on = r"resumed from its checkpoint and is at step (\d+)"
         wait_while_it_runs(lambda: re.search(went_on, sweep.output.read_text()), sweep)

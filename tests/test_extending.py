@@ -1,4 +1,4 @@
-"""Documentation that names places, and the page that says how to add a method, followed to the letter."""
+"""Paths in the documentation exist, and a method can be added exactly as docs/extending.md says."""
 
 import os
 import re
@@ -45,20 +45,20 @@ assert "an idea of mine" in open(f"{out}/export/README.md").read()
 
 
 @pytest.mark.parametrize("page", ["architecture.md", "extending.md", "api.md"])
-def test_every_path_on_the_page_exists(page):
+def test_paths_in_the_documentation_exist(page):
     text = (ROOT / "docs" / page).read_text()
     paths = re.findall(r"`((?:mdssl|sweeps|tests|docs)/[\w./-]*)`", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
-    assert [path for path in re.findall(r"`(\w+\.py)`", text)] == [], "files are named with their folders"
+    assert [path for path in re.findall(r"`(\w+\.py)`", text)] == [], "a file is named without its folder"
 
 
-def test_every_test_that_is_listed_as_taking_seconds_exists():
+def test_tests_in_seconds_txt_exist():
     listed = [line.partition("::") for line in (ROOT / "tests/seconds.txt").read_text().split()]
     stale = [file for file, _, test in listed if test and f"def {test}(" not in (ROOT / "tests" / file).read_text()]
     assert stale == [] and all((ROOT / "tests" / file).exists() for file, _, _ in listed)
 
 
-def test_a_method_is_added_by_its_record(tiny_data, tmp_path):
+def test_method_is_added_by_the_documented_code(tiny_data, tmp_path):
     (record,) = re.findall(r"^ *```python\n(.*?)^ *```", (ROOT / "docs/extending.md").read_text(), re.M | re.S)
     shutil.copytree(ROOT / "mdssl", tmp_path / "code" / "mdssl", ignore=shutil.ignore_patterns("__pycache__"))
     file = tmp_path / "code" / "mdssl" / "config" / "methods.py"

@@ -1,4 +1,4 @@
-"""The program that tests changes of the source: which it makes, and which tests it runs for each."""
+"""Mutation tests: which mutants are made, and which tests run for each."""
 
 import pickle
 import sys
@@ -19,7 +19,7 @@ def outer(x):
 """
 
 
-def test_a_mutant_changes_one_place():
+def test_mutants_of_a_file():
     assert [mutant.diff(SOURCE) for mutant in mutants_of("m.py", SOURCE)] == [
         ("LIMIT = 2", "LIMIT = 3"),
         ("return x < LIMIT", "return None"),
@@ -30,7 +30,7 @@ def test_a_mutant_changes_one_place():
     ]
 
 
-def test_tests_that_execute_the_changed_statement_run_those_of_its_own_file_first(tmp_path):
+def test_tests_of_a_statement_start_with_those_of_its_own_file(tmp_path):
     executed = {
         "tests/a/test_b.py::slow": (50, {("mdssl/a/m.py", 5)}),
         "tests/a/test_m.py::one": (9, {("mdssl/a/m.py", 5)}),
@@ -41,7 +41,7 @@ def test_tests_that_execute_the_changed_statement_run_those_of_its_own_file_firs
     record = LineRecord(tmp_path / "record")
     assert record.tests("mdssl/a/m.py", SOURCE, 5, most=59) == ["tests/a/test_m.py::one", "tests/a/test_b.py::slow"]
     assert record.tests("mdssl/a/m.py", SOURCE, 8, most=59) == ["tests/a/test_m.py::two"]
-    assert len(record.tests("mdssl/a/m.py", SOURCE, 2, most=61)) == 4, "what is executed on import"
+    assert len(record.tests("mdssl/a/m.py", SOURCE, 2, most=61)) == 4, "all tests of the file execute its imports"
 
 
 LOOP = """
@@ -57,12 +57,12 @@ def loop(values):
 
 
 @pytest.mark.parametrize(("line", "statement"), [(2, (0, sys.maxsize)), (4, (3, 5)), (6, (6, 6)), (8, (7, 9))])
-def test_a_statement_has_all_its_lines_but_not_its_body(line, statement):
+def test_statement_has_all_its_lines_without_its_body(line, statement):
     assert statement_at(line, LOOP) == statement
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_what_is_changed_is_there(room):
+def test_mutated_files_exist(room):
     assert list(REPOSITORY.glob(f"mdssl/{room}"))
 
 

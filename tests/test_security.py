@@ -1,6 +1,6 @@
-"""What others wrote runs nothing and leads nowhere else, and a sweep on one machine is reached from that machine alone.
+"""Untrusted files run no code, untrusted names lead to no other folder, and a local sweep listens on loopback only.
 
-Beside these: pickles in files of weights (tests/pretrain/test_weights_file.py) and in CIFAR's batches
+Other tests of security: pickles in files of weights (tests/pretrain/test_weights_file.py) and in CIFAR's batches
 (tests/data/test_raw_formats.py), members of archives (tests/data/test_download.py), names of datasets to prepare
 (tests/data/test_prepare.py), roles and ports of clusters (tests/clusters).
 """
@@ -41,11 +41,11 @@ from mdssl.trials.status import print_status
 CONFIG = TrialConfig(arch="resnet18", domains=("tiny-a", "tiny-b"), iterations=4, precision="fp32")
 CLEARS_THE_SCREEN = "\x1b[2J"
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
-"""127.0.0.1, the same as an IPv6 address, and ::1."""
+"""127.0.0.1, its IPv4-mapped IPv6 address, and ::1."""
 
 
 class Trap:
-    """Whoever unpickles it makes the file ``sprung``."""
+    """An object whose unpickling makes the file ``sprung``."""
 
     def __init__(self, sprung: Path):
         self.sprung = sprung
@@ -56,12 +56,12 @@ class Trap:
 
 @pytest.fixture
 def sprung(tmp_path):
-    """A file that exists as soon as a trap has been unpickled; each test ends with a look."""
+    """A file that unpickling a `Trap` makes; at the end of each test it must not exist."""
     file = tmp_path / "sprung"
     yield file
     assert not file.exists(), "code from a file was run"
     pickle.loads(pickle.dumps(Trap(file)))
-    assert file.exists(), "the trap would have worked"
+    assert file.exists(), "the trap does not work"
 
 
 def traps(sprung: Path) -> dict[str, bytes]:
@@ -122,9 +122,9 @@ def test_objects_in_an_npz_are_refused(tmp_path, sprung):
             prepare("own", data=tmp_path / "data", source=tmp_path / "own.npz", progress=False)
 
 
-def test_parquet_cells_that_are_pickles_stay_bytes(tmp_path, sprung):
+def test_pickles_in_parquet_files_are_not_loaded(tmp_path, sprung):
     cells = [{"bytes": pickle.dumps(Trap(sprung)), "path": "a.png"}] * 4
-    # As pandas and Arrow mark columns whose cells or types are pickled objects.
+    # pandas and Arrow mark columns of pickled objects or types so.
     pandas = {"columns": [{"name": "image", "pandas_type": "object", "numpy_type": "object", "metadata": None}]}
     mark = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(Trap(sprung))}
     image = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), metadata=mark)
@@ -137,7 +137,7 @@ def test_parquet_cells_that_are_pickles_stay_bytes(tmp_path, sprung):
         prepare("own", data=tmp_path / "data", source=tmp_path / "own", workers=1, progress=False)
 
 
-def test_an_encoder_says_nothing_but_settings_that_a_trial_has(tmp_path):
+def test_encoder_with_unknown_settings_is_refused(tmp_path):
     for metadata in ({}, {"config": "no json"}, {"config": '{"arch": "resnet18", "command": "rm"}'}):
         tensors = {"encoder.conv1.weight": torch.zeros(1)}
         (tmp_path / "encoder.safetensors").write_bytes(safetensors.torch.save(tensors, metadata=metadata))
@@ -146,7 +146,7 @@ def test_an_encoder_says_nothing_but_settings_that_a_trial_has(tmp_path):
 
 
 @pytest.mark.parametrize("trial_id", ["../../elsewhere", "..", "/etc", "0123456789AB", "0123456789abc", "a/../b"])
-def test_a_trial_id_leads_to_no_other_folder(tmp_path, trial_id):
+def test_trial_id_with_a_path_is_refused(tmp_path, trial_id):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "encoder.safetensors").write_bytes(b"")
@@ -156,7 +156,7 @@ def test_a_trial_id_leads_to_no_other_folder(tmp_path, trial_id):
 
 
 @pytest.mark.parametrize("name", ["../tiny-a", "../../x", "/etc", "a/b", "..", ".", "", "tiny-a/", "tiny-a/../tiny-b"])
-def test_a_domains_name_leads_to_no_other_folder(tiny_data, tmp_path, name):
+def test_dataset_name_with_a_path_is_refused(tiny_data, tmp_path, name):
     inside = Path(tiny_data) / "tiny-a"
     with pytest.raises(InputError, match="unknown dataset"):
         open_dataset(inside, name)
@@ -166,8 +166,8 @@ def test_a_domains_name_leads_to_no_other_folder(tiny_data, tmp_path, name):
     assert not list(tmp_path.rglob("meta.json"))
 
 
-def test_a_meta_json_names_no_files(tiny_data, tmp_path):
-    """Its splits are looked up by our names; what else it lists is not opened."""
+def test_split_names_in_meta_json_are_not_used_as_paths(tiny_data, tmp_path):
+    """Only the splits that mdssl defines are opened."""
     source = Path(tiny_data).parent / "tiny-a.npz"
     prepare("own", data=tmp_path / "data", source=source, image_size=16, workers=1, progress=False)
     file = tmp_path / "data" / "own" / "meta.json"
@@ -180,7 +180,7 @@ def test_a_meta_json_names_no_files(tiny_data, tmp_path):
         dataset.split("../../../../etc")
 
 
-def test_control_characters_are_printed_as_their_escapes():
+def test_printable_escapes_control_characters():
     assert printable(f"a{CLEARS_THE_SCREEN}b\rc\x07\x9b1m\u202e") == r"a\x1b[2Jb\rc\x07\x9b1m\u202e"
     text = "λ1 = 0.9 – naïve 漢字 🙂\n\tdone"
     assert printable(text) == text
@@ -192,18 +192,18 @@ def shown(console: Console) -> str:
 
 @pytest.fixture
 def console():
-    """As wide as needed, and a terminal, so that our own styles are in what it shows."""
+    """A wide terminal, whose output includes the styles of mdssl."""
     return Terminal(file=io.StringIO(), width=200, force_terminal=True, color_system="standard", highlight=False)
 
 
-def test_a_console_keeps_its_own_styles_and_no_others(console):
+def test_console_escapes_control_characters_and_keeps_styles(console):
     from rich.text import Text
 
     console.print(Text(f"bad {CLEARS_THE_SCREEN} words", style="bold"))
     assert shown(console) == "\x1b[1mbad \\x1b[2J words\x1b[0m\n"
 
 
-def test_an_error_types_nothing_into_the_terminal(capsys):
+def test_control_characters_in_errors_are_escaped(capsys):
     @command
     def main(argv):
         raise InputError(f"class folder {CLEARS_THE_SCREEN} has no images")
@@ -212,7 +212,7 @@ def test_an_error_types_nothing_into_the_terminal(capsys):
     assert capsys.readouterr().err == "error: class folder \\x1b[2J has no images\n"
 
 
-def test_a_stored_error_and_stored_names_type_nothing_into_the_terminal(tmp_path, console):
+def test_control_characters_in_stored_errors_and_names_are_escaped(tmp_path, console):
     config = TrialConfig(domains=(f"a{CLEARS_THE_SCREEN}", "b"), precision="fp32")
     error = f"ValueError: [/red] image {CLEARS_THE_SCREEN}.png cannot be decoded"
     context = {"sweep": "s", "preset": "", "git_commit": "", "ray_version": ""}
@@ -226,7 +226,7 @@ def test_a_stored_error_and_stored_names_type_nothing_into_the_terminal(tmp_path
     assert shown(console).count("[/red] image \\x1b[2J.png") == 2
 
 
-def test_names_are_no_markup_while_a_sweep_runs(console):
+def test_names_in_the_table_of_a_sweep_are_not_parsed_as_markup(console):
     config = TrialConfig(domains=("[/]", "b[red]"), precision="fp32", iterations=9)
     other = TrialConfig(domains=("[blink]x",), precision="fp32", iterations=9)
     with SweepProgress({each.trial_id: each for each in (config, other)}, console) as progress:
@@ -239,7 +239,7 @@ def test_names_are_no_markup_while_a_sweep_runs(console):
 
 
 @pytest.mark.parametrize("before", [None, 0o644])
-def test_the_token_is_for_its_user_alone(tmp_path, monkeypatch, before):
+def test_only_the_user_can_read_the_token(tmp_path, monkeypatch, before):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -258,14 +258,16 @@ def test_the_token_is_for_its_user_alone(tmp_path, monkeypatch, before):
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 class TestASweepOnThisMachine:
-    def test_listens_on_loopback_alone(self, stopped_sweep):
+    def test_listens_on_loopback_only(self, stopped_sweep):
         who = " ".join(stopped_sweep.ports.values())
-        assert "gcs_server" in who and "raylet" in who and "ray::ImplicitFunc" in who, "all of Ray was looked at"
+        assert "gcs_server" in who and "raylet" in who and "ray::ImplicitFunc" in who, (
+            "some of Ray's processes do not listen"
+        )
         assert {key: name for key, name in stopped_sweep.ports.items() if key[0] not in LOOPBACK} == {}
 
-    def test_makes_a_token_for_its_user_alone(self, stopped_sweep):
+    def test_makes_a_token_that_only_the_user_can_read(self, stopped_sweep):
         assert (stopped_sweep.home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
 
-    def test_takes_its_ray_session_away(self, stopped_sweep):
+    def test_deletes_its_ray_session(self, stopped_sweep):
         assert len(stopped_sweep.sessions) == 1
         assert stopped_sweep.left == []

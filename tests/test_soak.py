@@ -1,6 +1,6 @@
-"""What `make soak` measures, in small: a sweep leaves nothing, and its processes hold no more files at the end.
+"""A short `make soak`: a sweep leaves no files, and the number of open files does not grow.
 
-Over so few trials memory says nothing yet: that is for the long run, whose numbers are in docs/RESULTS.md.
+Memory needs more trials: the results of the long run are in docs/RESULTS.md.
 """
 
 import sys
@@ -13,7 +13,7 @@ def samples(memory_of):
     return [Sample(n, {"trials": 2}, {"trials": 2 * memory_of(n)}, {"trials": 20}, 1.0) for n in range(101)]
 
 
-def test_growth_is_per_process_and_100_trials_and_leaves_the_start_out():
+def test_growth_is_per_process_and_100_trials_without_the_first_quarter():
     assert growth(samples(lambda trials: 500 + 0.25 * trials), "trials", "memory") == pytest.approx(25)
     assert growth(samples(lambda trials: 500 if trials > 25 else 100), "trials", "memory") == pytest.approx(0)
     assert growth(samples(lambda trials: 500), "trials", "files") == 0
@@ -23,8 +23,8 @@ def test_growth_is_per_process_and_100_trials_and_leaves_the_start_out():
 @pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_sweep_of_short_trials_holds_no_more_at_its_end(tiny_data):
-    # Trials of two steps have all been trained when the first are scored.
+def test_open_files_and_processes_of_a_sweep_do_not_grow(tiny_data):
+    # With two steps for each trial, all trials would be trained before the first is evaluated.
     found = soak(14, tiny_data, every_seconds=0.5, iterations=150)
     assert {"driver", "trials", "probe", "raylet"} <= set(roles(found))
     last = found[-1].trials
@@ -35,6 +35,6 @@ def test_a_sweep_of_short_trials_holds_no_more_at_its_end(tiny_data):
             max(sample.files[role] / sample.processes[role] for sample in part if role in sample.processes)
             for part in (early, late)
         ]
-        # Some more, as connections come and go; a leak would be at least one for each trial.
+        # The number varies with connections; a leak would add at least one file for each trial.
         assert at_most[1] - at_most[0] < last / 2, role
     assert max(sum(s.processes.values()) for s in late) <= max(sum(s.processes.values()) for s in early) + 2

@@ -1,4 +1,4 @@
-"""The wheel in an environment without the project: the README's first sweep, short."""
+"""The wheel, installed in a new environment, runs a short version of the README's first sweep."""
 
 import os
 import shutil
@@ -16,9 +16,9 @@ PROJECT = Path(__file__).parents[1]
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_the_wheel_runs_the_first_sweep(tmp_path):
-    """What it depends on comes from this environment, as torch has gigabytes; its mdssl is not importable there."""
-    # Of a copy, as setuptools leaves a folder build/.
+def test_wheel_runs_the_first_sweep(tmp_path):
+    """Dependencies come from this environment, because torch has gigabytes; mdssl of this environment is hidden."""
+    # Built from a copy, because setuptools leaves a folder build/.
     copy = tmp_path / "project"
     shutil.copytree(PROJECT / "mdssl", copy / "mdssl", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -28,7 +28,7 @@ def test_the_wheel_runs_the_first_sweep(tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     [packages] = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    # Python reads no .pth file in a folder that one names, so an editable installation there is not found.
+    # Python ignores .pth files in a folder that is named by a .pth file, so an editable installation is not found.
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 

@@ -1,6 +1,6 @@
-"""A ResNet-18 with a tenth of the work and a twentieth of the weights, for tests of what is done with an encoder.
+"""A thin ResNet-18, with a tenth of the operations and a twentieth of the weights, for tests that use an encoder.
 
-Training takes a sixth of the time with it, and a checkpoint has 5 MB instead of 90.
+Training takes a sixth of the time, and a checkpoint has 5 MB instead of 90.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import ModuleType
 from torch import nn, optim
 
 VARIABLE = "MDSSL_THIN_ENCODERS"
-"""Processes in whose environment it is build them."""
+"""Processes with this environment variable build thin encoders."""
 _full: Callable[..., nn.Module]
 
 
@@ -33,8 +33,8 @@ class _Bottleneck(nn.Module):
 
 
 class _Thin(nn.Module):
-    """A bottleneck in each of the four stages; 512 features, as ResNet-18 has. The layers are named as torchvision's,
-    which is not imported, as that takes longer than most tests that start a process."""
+    """One bottleneck in each of the four stages, and 512 features as in ResNet-18. Layers have torchvision's names, but
+    torchvision is not imported, because its import takes longer than most tests that start a process."""
 
     def __init__(self, norm: Callable[[int], nn.Module]):
         super().__init__()
@@ -58,16 +58,16 @@ class _Thin(nn.Module):
 def _thin(arch: str, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
     if arch != "resnet18":
         return _full(arch, norm_layer)
-    # Of a group with one channel a map of 1x1 leaves nothing.
+    # With one channel per group, GroupNorm would set 1x1 maps to zero.
     return _Thin(norm_layer if norm_layer is nn.BatchNorm2d else lambda channels: nn.GroupNorm(2, channels))
 
 
 def install(model: ModuleType) -> None:
-    """Have ``mdssl.pretrain.model`` build it for ``arch="resnet18"``. Elsewhere torchvision's own remains."""
+    """Make ``mdssl.pretrain.model`` build the thin encoder for ``arch="resnet18"``. Other encoders are unchanged."""
     global _full
     if model.resnet is not _thin:
         _full, model.resnet = model.resnet, _thin
-    # Optimizers import torch._dynamo, which takes as long as torch, to say that they are not to be compiled.
+    # Optimizers import torch._dynamo, which takes as long as torch, only to mark these methods as not compiled.
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
         method = getattr(optim.Optimizer, name).__wrapped__
         method.__dynamo_disable = method
@@ -75,7 +75,7 @@ def install(model: ModuleType) -> None:
 
 @contextlib.contextmanager
 def full() -> Iterator[None]:
-    """Within the context, ResNets as torchvision has them, in this process and in those that it starts."""
+    """Within the context, this process and its subprocesses build torchvision's ResNets."""
     import pytest
 
     from mdssl.pretrain import model

@@ -1,8 +1,8 @@
-"""What a training loop really does, logged outside of its checkpoints: those could hide that a step is trained twice.
+"""A log of the steps that a training loop trains. It is separate from checkpoints, which hide steps trained twice.
 
 Each process appends to one file, a line per event:
 
-    begin TRIAL PID STEP    training begins after this step, by the checkpoint that was loaded
+    begin TRIAL PID STEP    training begins after this step, that of the loaded checkpoint
     train TRIAL PID STEP    this step is trained
     saved TRIAL PID STEP    a checkpoint of this step is in the storage
 """
@@ -26,7 +26,7 @@ class Event(NamedTuple):
 
 
 def watch(loop: ModuleType) -> None:
-    """Have ``mdssl.pretrain.loop`` log what it does, in its first worker."""
+    """Make ``mdssl.pretrain.loop`` log its steps and checkpoints in the first worker."""
     two_views, load_latest, save = loop.two_views, loop.checkpoint.load_latest, loop.checkpoint.save
 
     def log(what: str, trial: str, step: int) -> None:
@@ -51,9 +51,9 @@ def watch(loop: ModuleType) -> None:
 
 
 def check_work(log: Path, iterations: int) -> dict[str, int]:
-    """Assert that no step was trained again that a checkpoint had; how many were trained again, by trial.
+    """Assert that no step of a checkpoint was trained again; return the number of steps trained again, by trial.
 
-    A process that is being replaced may still train a few steps beside its successor; those are its own.
+    A process that is being replaced may still train a few steps in parallel with its successor.
     """
     saved: dict[str, int] = defaultdict(int)
     at: dict[tuple[str, str], int] = {}
@@ -70,7 +70,7 @@ def check_work(log: Path, iterations: int) -> dict[str, int]:
             at[key] = event.step
             trained[trial].append(event.step)
         else:
-            # A thread writes it, while training goes on.
+            # A thread writes the checkpoint while training goes on.
             assert event.step <= at[key], f"trial {trial} saves step {step} after step {at[key]}"
             saved[trial] = max(saved[trial], event.step)
     for trial, steps in trained.items():

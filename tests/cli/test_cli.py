@@ -1,4 +1,4 @@
-"""The command line: what it teaches, one message for a wrong setting, and training and probing without Ray."""
+"""The command line: help, messages for wrong settings, and training and probing without Ray."""
 
 import itertools
 import re
@@ -31,7 +31,7 @@ def tiny(storage, data):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_says_what_it_does_with_defaults_and_an_example(command, capsys):
+def test_help_has_defaults_and_an_example(command, capsys):
     run(*command.split(), "--help")
     text = capsys.readouterr().out
     assert re.search(r"[Ee]xamples?:", text)
@@ -44,7 +44,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"mdssl {mdssl.__version__}\n"
 
 
-def test_names_in_british_spelling_are_still_understood(capsys):
+def test_british_spelling_is_still_accepted(capsys):
     run("neighbours", "--help")
     assert "mdssl neighbors" in capsys.readouterr().out
     asked = parse(COMMANDS["probe"][0], prog="", description="", argv=["--knn-neighbours=5"])
@@ -94,7 +94,7 @@ def test_overview_lists_every_command(capsys):
         (["train", "--data", __file__], "data is '.*test_cli.py', but .* is a file"),
     ],
 )
-def test_a_wrong_setting_is_one_message_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+def test_wrong_setting_gives_one_message_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()
@@ -112,27 +112,27 @@ def test_defaults_are_those_of_the_preset(argv, preset):
     assert settings.arch == {"quick": "resnet18", "paper": "resnet50"}[preset]
 
 
-def test_an_untrained_encoder_takes_no_domains_from_the_preset():
+def test_random_encoder_takes_no_domains_from_the_preset():
     assert train_settings("--method", "random").domains == ()
     with pytest.raises(ValueError, match="'random' does not train"):
         train_settings("--method", "random", "--domains", "cifar10")
 
 
 @pytest.mark.parametrize("flags", [[], ["--num-clusters", "2", "--outlier-rule", "runner-up"]])
-def test_a_clustered_method_takes_its_settings_or_none(flags):
+def test_clustered_method_accepts_its_settings_and_has_defaults(flags):
     settings = train_settings("--method", "mdssl-robust", *flags)
     assert settings.num_clusters == (2 if flags else 3)
     assert train_settings("--method", "mdssl-clustered").num_clusters == 3
 
 
-def test_a_commands_own_flags_come_before_the_shared_ones(capsys):
+def test_flags_of_the_command_come_before_shared_flags(capsys):
     run("sweep", "mixtures", "--help-all")
     text = capsys.readouterr().out.partition("grid:")[2]
     order = ["--lambda1", "--mixtures", "--domains", "--arch", "--probe ", "--search", "--report-every", "--storage"]
     assert sorted(order, key=text.index) == order
 
 
-def test_a_defect_is_not_taken_for_a_wrong_setting():
+def test_unexpected_error_is_not_reported_as_a_wrong_setting():
     @command
     def main(argv):
         int("not a number")
@@ -141,14 +141,14 @@ def test_a_defect_is_not_taken_for_a_wrong_setting():
         main([])
 
 
-def test_output_that_nobody_reads_to_the_end_is_no_error():
+def test_closed_output_pipe_is_no_error():
     shell = f"{sys.executable} -m mdssl train --help | head -1"
     ended = subprocess.run(["bash", "-c", f"set -o pipefail; {shell}"], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith("usage: mdssl train")
 
 
-def test_what_mdssl_train_cannot_train_on_leaves_nothing(tiny_data, tmp_path, capsys):
+def test_refused_training_writes_no_files(tiny_data, tmp_path, capsys):
     assert main(list(map(str, ["train", *tiny(tmp_path, tiny_data), "--batch-per-domain", 65]))) == 2
     assert "use at most 64" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -190,7 +190,7 @@ def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "trials").rglob("*")} == files
 
 
-def test_a_trial_that_another_process_finished_meanwhile_is_already_there(tiny_data, tmp_path, capsys, monkeypatch):
+def test_trial_that_another_process_finished_is_not_trained_again(tiny_data, tmp_path, capsys, monkeypatch):
     train, wait = ["train", *tiny(tmp_path, tiny_data)], Claim.wait_aloud
 
     def another_is_first(claim):
@@ -218,7 +218,7 @@ def test_a_trial_that_another_process_finished_meanwhile_is_already_there(tiny_d
         ("neighbors", ["a.jpg", "b.jpg", "--among", "a", "b"]),
     ],
 )
-def test_a_trial_stands_first_and_could_be_a_flag_before(flag, command, rest):
+def test_trial_is_positional_and_its_former_flags_still_work(flag, command, rest):
     def settings(*argv):
         return parse(COMMANDS[command][0], prog="", description="", argv=argv)
 
@@ -227,7 +227,7 @@ def test_a_trial_stands_first_and_could_be_a_flag_before(flag, command, rest):
     assert settings(*rest, flag, "abcd") == settings(*rest, f"{flag}=abcd") == settings(flag, "abcd", *rest) == wanted
 
 
-def test_data_is_prepared_listed_and_shown(tiny_data, tmp_path, capsys, monkeypatch):
+def test_data_is_listed_and_shown(tiny_data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("data", "list", "--data", tiny_data)
     assert re.search(r"tiny-a +64 train / 32 test images of 4 classes +16x16", capsys.readouterr().out)
@@ -235,7 +235,7 @@ def test_data_is_prepared_listed_and_shown(tiny_data, tmp_path, capsys, monkeypa
     assert (tmp_path / "tiny-a-train.png").exists()
 
 
-def test_a_source_may_hold_several_datasets_each_in_a_folder_of_its_name(tmp_path, capsys):
+def test_source_may_contain_several_datasets_in_folders_of_their_names(tmp_path, capsys):
     for number, (name, label) in enumerate(itertools.product(("left", "right"), ("cat", "dog"))):
         folder = tmp_path / "all" / name / "train" / label
         folder.mkdir(parents=True)

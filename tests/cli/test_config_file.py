@@ -1,4 +1,4 @@
-"""Configuration files: the same trials as the flags they stand for, and one message for what they cannot hold."""
+"""Configuration files give the same trials as flags; wrong ones are refused with one message."""
 
 import re
 from dataclasses import fields
@@ -43,7 +43,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("argv", [[], "others"])
 @pytest.mark.parametrize("command", OTHERS)
-def test_a_saved_file_gives_the_same_settings(command, argv, tmp_path):
+def test_saved_file_gives_the_same_settings(command, argv, tmp_path):
     argv = OTHERS[command] if argv else []
     path = tmp_path / "saved.yaml"
     asked = settings(command, *argv)
@@ -51,24 +51,24 @@ def test_a_saved_file_gives_the_same_settings(command, argv, tmp_path):
     assert saved == asked
     again = settings(command, path)
     assert again == asked
-    # Domains without labels are left out only where nobody named what to score on.
+    # Domains without labels are left out only where the user named no evaluation datasets.
     assert getattr(again, "evaluates_domains", False) == getattr(asked, "evaluates_domains", False)
 
 
 @pytest.mark.parametrize("command", ["sweep search", "train"])
-def test_a_saved_file_holds_every_setting_of_a_trial(command, tmp_path):
-    """A preset that changes later changes nothing."""
+def test_saved_file_has_every_setting_of_a_trial(command, tmp_path):
+    """Later changes of a preset do not change the trials of the file."""
     path = tmp_path / "saved.yaml"
     settings(command, "--save-config", path)
     assert {"arch", "batch-per-domain", "crop-min-area", "epsilon"} <= yaml.safe_load(path.read_text()).keys()
 
 
-def test_the_trials_of_a_file_are_those_of_the_script(tiny_data, tmp_path, capsys):
+def test_file_gives_the_same_trials_as_flags(tiny_data, tmp_path, capsys):
     flags = ["--domains", "tiny-a", "tiny-b", "--batch-per-domain", 8, "--grid", "learning_rate", 1, 2]
     where = ["--data", tiny_data, "--storage", tmp_path / "none", "--dry-run"]
     path = tmp_path / "grid.yml"
     by_flags = planned(capsys, "sweep", "lambda-grid", *flags, *where, "--save-config", path)
-    assert len(by_flags) == 1 + 2 * (1 + 2 * 3), "an untrained encoder, and at two rates SimCLR and six pairs"
+    assert len(by_flags) == 1 + 2 * (1 + 2 * 3), "a random encoder, and at two learning rates SimCLR and six pairs of λ"
     assert planned(capsys, "sweep", path, *where) == by_flags
     assert "dry-run" not in yaml.safe_load(path.read_text())
 
@@ -92,7 +92,7 @@ def test_flags_override_a_file(file):
     assert other.learning_rate == 0.001
 
 
-def test_a_files_preset_gives_what_it_does_not_say(file):
+def test_preset_of_a_file_gives_defaults(file):
     asked = settings("sweep lambda-grid", file("preset: cifar\ndomains: [a, b]\nbatch_per_domain: 32"))
     assert (asked.preset, asked.stem, asked.batch_per_domain) == ("cifar", "cifar", 32)
     asked = settings("train", file("preset: cifar\ndomains: [a, b]"), "--preset", "paper")
@@ -127,19 +127,19 @@ def test_a_files_preset_gives_what_it_does_not_say(file):
         ("sweep", "sweep: lamda-grid", "Did you mean 'lambda-grid'"),
     ],
 )
-def test_what_a_file_cannot_hold_is_one_message(command, text, message, file, capsys):
+def test_wrong_content_of_a_file_gives_one_message(command, text, message, file, capsys):
     assert main([*command.split(), file(text), "--storage", "none"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert re.search(message, line), line
     assert "settings.yaml" in line or "axis" in line
 
 
-def test_a_file_that_is_missing_is_one_message(capsys):
+def test_missing_file_is_refused(capsys):
     assert main(["train", "nowhere.yaml"]) == 2
     assert "'nowhere.yaml' does not exist" in capsys.readouterr().err
 
 
-def test_another_file_is_not_overwritten(tmp_path):
+def test_file_with_other_settings_is_not_overwritten(tmp_path):
     path = tmp_path / "saved.yaml"
     settings("train", "--save-config", path)
     settings("train", "--save-config", path)
@@ -148,7 +148,7 @@ def test_another_file_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("command", SWEEPS)
-def test_a_saved_file_names_flags_in_the_order_of_help(command, tmp_path, capsys):
+def test_saved_file_has_flags_in_the_order_of_help(command, tmp_path, capsys):
     path = tmp_path / "saved.yaml"
     settings(command, "--save-config", path)
     assert main([*command.split(), "--help-all"]) == 0

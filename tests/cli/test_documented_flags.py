@@ -1,4 +1,4 @@
-"""Commands and flags that the documentation, the help of sweeps, messages and templates name exist."""
+"""Commands and flags in the documentation, the help of sweeps, messages and templates exist."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ FOREIGN = set(
 
 
 def flags_of(settings: type) -> set[str]:
-    """A setting that is on by default has a flag to switch it off."""
+    """The flags of ``settings``; a setting that is on by default has a ``--no-`` flag."""
     return {f"--{'no-' * (field.default is True)}{field.name.replace('_', '-')}" for field in fields(settings)}
 
 
@@ -37,7 +37,7 @@ EVERY = set().union(*KNOWN.values()) | FOREIGN
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_flags_that_are_named_exist(page):
+def test_flags_in_the_documentation_exist(page):
     text = page.read_text()
     if page.name == "CHANGELOG.md":
         text = text.partition("\n## ")[2].partition("\n## ")[0]
@@ -45,12 +45,12 @@ def test_flags_that_are_named_exist(page):
     assert not unknown
 
 
-def test_each_command_that_is_shown_has_the_flags_that_stand_there():
+def test_commands_in_the_documentation_have_the_flags_shown():
     seen = 0
     for page in PAGES:
         for line in page.read_text().replace("\\\n", " ").splitlines():
             parts = list(COMMAND.finditer(line))
-            # What follows a command in prose or after a pipe is not its own.
+            # Flags after a command in prose or after a pipe are not flags of the command.
             if len(parts) != 1 or not re.match(r"\s*(\$ )?(python |uv run )?(mdssl|sweeps/)", line):
                 continue
             name = parts[0][1] or parts[0][2]
@@ -61,7 +61,7 @@ def test_each_command_that_is_shown_has_the_flags_that_stand_there():
 
 
 def texts_of(file: Path) -> list[str]:
-    """The strings of a Python file but docstrings, with ``{…}`` for each value; the code in a template."""
+    """The strings of a Python file except docstrings, with ``{…}`` for each value, or the code in a template."""
     if file.suffix != ".py":
         return re.findall(r"<code>(.*?)</code>" if file.suffix == ".html" else r"(?s).*", file.read_text())
     tree, found = ast.parse(file.read_text()), []
@@ -80,11 +80,11 @@ def test_commands_and_flags_in_messages_and_templates_exist():
     seen = 0
     for file in sorted(path for path in (ROOT / "mdssl").rglob("*") if path.suffix in (".py", ".html", ".md")):
         for text in texts_of(file):
-            # "--no-" begins flags, --trial is a former name, and the last one is what --print-completion calls.
+            # "--no-" is a prefix, --trial is a former name, and --print-completion calls --tyro-print-completion.
             assert set(FLAG.findall(text)) - {"--no-", "--trial", "--tyro-print-completion"} <= EVERY, (file, text)
             for script in re.findall(r"\bsweeps/(\w+)\.py", text):
                 assert (SWEEPS / f"{script}.py").exists(), (file, text)
-            # In backticks or after a colon, "mdssl …" is a command and not the name of the package.
+            # In backticks or after a colon, "mdssl …" is a command, elsewhere the package.
             for command in re.findall(r"(?:`|[Rr]un:? |: )mdssl ([a-z][^`\n.;]*)", text):
                 words = command.split()
                 name = " ".join(words[: 2 if words[0] in ("data", "sweep") else 1])

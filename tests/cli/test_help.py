@@ -1,4 +1,4 @@
-"""Help: groups, metavars and defaults, in the terminal's width; and the completions of shells."""
+"""Help: groups, metavars, defaults and the width of the terminal; completion in shells."""
 
 import re
 import shutil
@@ -27,23 +27,23 @@ def helped(capsys, monkeypatch):
 
 @pytest.mark.parametrize("columns", [50, 80, 137])
 @pytest.mark.parametrize("command", ["", "data", "sweep", *COMMANDS])
-def test_help_is_as_wide_as_the_terminal(command, columns, helped):
+def test_help_fits_the_width_of_the_terminal(command, columns, helped):
     for flag in ("--help", "--help-all"):
         lines = helped(*command.split(), flag, columns=columns).splitlines()
-        # A name that is longer than the line stays whole.
+        # A name that is longer than the line is not broken.
         assert not [line for line in lines if len(line) > columns and len(line.split()) > 1]
         assert columns == 50 or max(map(len, lines)) > 0.8 * min(columns, 80)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_short_and_says_what_each_value_is(command, helped):
+def test_help_is_short_and_has_a_metavar_for_each_value(command, helped):
     text = helped(*command.split(), "--help")
     assert len(text.splitlines()) < 100
     assert not re.search(r"None|STR|INT|FLOAT|\(default: \)|MISSING", text)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_flag_is_named_and_described_in_full_on_request(command, helped):
+def test_help_names_every_flag_and_help_all_describes_it(command, helped):
     short, full = helped(*command.split(), "--help"), helped(*command.split(), "--help-all", columns=5000)
     for name, flag in flags_of(COMMANDS[command][0]).items():
         written = (
@@ -56,7 +56,7 @@ def test_every_flag_is_named_and_described_in_full_on_request(command, helped):
         assert flag.text in full
 
 
-def test_no_setting_is_left_out_of_help():
+def test_help_has_all_settings():
     hidden = {"data_fingerprint", "weights", "weights_fingerprint", "normalization", "init_fingerprint"}
     settings = COMMANDS["train"][0]
     assert {field.name for field in fields(settings)} - hidden == flags_of(settings).keys() - {"save_config"}
@@ -76,13 +76,13 @@ def test_defaults_are_those_of_the_preset(helped):
     assert re.search(r"--lambda2 X \.\.\. .*\(default: 0 0.1 0.2\)", helped("sweep", "lambda-grid", "-h", columns=120))
 
 
-def test_a_long_command_is_broken_where_a_shell_reads_on(helped):
+def test_long_example_is_wrapped_with_backslashes(helped):
     text = helped("sweep", "search", "--help", columns=60)
     command = re.search(r"mdssl sweep search --preset(?:.*\\\n)+.*", text)[0]
     assert "--range temperature 0.05 0.5 log --trials 60" in " ".join(command.replace("\\\n", " ").split())
 
 
-def test_neither_help_nor_parsing_waits_for_torch_ray_or_pandas():
+def test_help_does_not_import_torch_ray_or_pandas():
     code = (
         "import sys; from mdssl.cli.main import main; main(['sweep', 'paper', '--help']); main([]); "
         "assert not {'torch', 'ray', 'pandas', 'pyarrow', 'yaml'} & sys.modules.keys()"
@@ -107,7 +107,7 @@ def test_bash_completes_commands_flags_and_choices(capsys, tmp_path):
     assert completed("train", "--sampling", "b") == ["balanced"]
 
 
-def test_completions_are_of_a_shell_that_is_known(capsys):
+def test_completion_for_an_unknown_shell_is_refused(capsys):
     assert main(["--print-completion", "fish"]) == 2
     assert "unknown shell 'fish'; allowed: bash, zsh, tcsh" in capsys.readouterr().err
     assert main(["--print-completion"]) == 2

@@ -1,4 +1,4 @@
-"""What a command says that is interrupted: how to go on, where that is true."""
+"""Messages of an interrupted command, and of one without a permission."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ def ctrl_c(settings):
     ("command", "more"),
     [("status", ""), ("leaderboard", ""), ("train", "; the same command resumes from what was saved")],
 )
-def test_how_to_go_on_is_said_of_commands_that_save_progress(monkeypatch, capsys, interrupt, word, code, command, more):
+def test_message_says_how_to_resume_if_progress_is_saved(monkeypatch, capsys, interrupt, word, code, command, more):
     before = signal.getsignal(signal.SIGTERM)
     settings_class, _ = command_line.COMMANDS[command]
     monkeypatch.setitem(command_line.COMMANDS, command, (settings_class, interrupt))
@@ -32,7 +32,7 @@ def test_how_to_go_on_is_said_of_commands_that_save_progress(monkeypatch, capsys
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_missing_right_is_said_with_its_path_and_nothing_that_is_not_known(capsys):
+def test_message_of_a_permission_error_has_only_the_path(capsys):
     def refuse(argv):
         raise PermissionError(13, "Permission denied", "/somewhere/file")
 

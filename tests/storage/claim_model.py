@@ -1,8 +1,8 @@
-"""A model of processes that share a trial through an object store: every order of their requests, every lost answer.
+"""A simulation of processes that share a trial through an object store that reorders, delays and loses requests.
 
-Each process, and the thread that renews its claim, is a greenlet that stops before each request and whenever it sleeps.
-The world decides who goes on, what becomes of the request, and who dies, by one random generator; time is its own.
-`mdssl.storage.claim` and `mdssl.storage.location` run as they are, but for their clocks, threads and the store.
+Each process, and the thread that renews its claim, is a greenlet that yields before each request and when it sleeps.
+A seeded random generator decides which greenlet runs next, whether its request succeeds and which process dies. Time is
+simulated. `mdssl.storage.claim` and `mdssl.storage.location` run unchanged, except for clocks, threads and the store.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from mdssl.storage.location import Location
 from mdssl.storage.retry import StorageLostError, retrying
 
 FAULTS = ("refused", "lost", "late", "twice", "slow")
-"""Of one request: it is not done; done, and the answer lost; done after the answer was given up; done once more later;
-done in time and answered late."""
+"""Faults of a request. refused: it is not executed; lost: it is executed, but its response is lost; late: it is
+executed after the client has timed out; twice: it is executed again later; slow: the response is late."""
 LONGEST = 40.0
-"""Seconds that a request may be late."""
+"""Longest delay of a request in seconds."""
 _BEAT = "claim-beat-"
 FOLDER = "bucket/results/trials/0123456789ab"
 
 
 class World:
-    """Runs processes, each with a claim of its own, and checks what must hold whatever happens.
+    """Runs processes, each with its own claim, and checks the invariants.
 
     Args:
-        seed: decides all that happens.
-        faults: kinds that may happen.
-        rate: how many of the requests meet one.
-        deaths: how many of the processes may die.
-        seen: whether processes see at once that another has died, as on one machine.
-        suspends: whether processes may stand still for minutes.
+        seed: of the random generator.
+        faults: kinds of faults that may occur.
+        rate: fraction of requests with a fault.
+        deaths: maximum number of processes that die.
+        seen: whether processes detect at once that another has died, as on one machine.
+        suspends: whether processes may be suspended for minutes.
     """
 
     def __init__(self, seed: int, *, faults=FAULTS, rate=0.1, deaths=1, seen=False, processes=3, suspends=True):
@@ -78,7 +78,7 @@ class World:
         heapq.heappush(self.queue, (when, next(self.order), what))
 
     def pause(self, seconds: float) -> None:
-        """The current thread goes on after so long, or somewhat later, as threads do."""
+        """Suspend the current thread for ``seconds`` or somewhat longer, as a scheduler does."""
         if not self.ended:
             self.at(self.now + seconds * self.random.uniform(1, 1.2) + self.random.uniform(0, 0.05), self.current)
             self.loop.switch()
@@ -89,7 +89,7 @@ class World:
         while self.queue and self.queue[0][0] <= until:
             self.now, _, what = heapq.heappop(self.queue)
             self.steps += 1
-            assert self.steps < 20_000, "somebody asks again and again"
+            assert self.steps < 20_000, "a process repeats its requests endlessly"
             if callable(what):
                 what()
             elif (resumes := self.suspended.pop(what[0], 0)) > self.now:
@@ -100,7 +100,7 @@ class World:
                 what[1].switch()
 
     def end(self) -> None:
-        """Leave no thread behind that waits to go on."""
+        """End all threads that still wait."""
         self.ended = True
         for thread in self.threads:
             thread.throw()
@@ -108,7 +108,7 @@ class World:
     # The store
 
     def request(self, action, *, changes: bool):
-        """Do ``action`` for the current thread, and what else the network does with it."""
+        """Execute ``action`` for the current thread, perhaps with a network fault."""
         self.pause(0.02)
         if self.random.random() >= self.rate:
             return action()
@@ -157,7 +157,7 @@ class World:
         return token
 
     def check_deletion(self, path: str) -> None:
-        """Nobody deletes a file of a chain that another has now, unless requests or processes are late."""
+        """A process only deletes files of its own or a dead owner's chain, unless requests or processes are late."""
         if self.suspends or {"late", "twice"} & set(self.faults) or _BEAT in path:
             return
         chain, name = {}, f"{FOLDER}/claim.json"
@@ -166,24 +166,24 @@ class World:
             name = f"{FOLDER}/claim-after-{chain[name]['token']}.json"
         if path in chain:
             holder = list(chain.values())[-1]["pid"]
-            assert holder == self.current[0] or holder in self.dead, f"{path} is of a chain that {holder} has"
+            assert holder == self.current[0] or holder in self.dead, f"{path} belongs to the chain of process {holder}"
 
     def check_succession(self, path: str) -> None:
-        """Who asks to succeed an owner has seen it dead, or its file unchanged for so long."""
+        """A process only succeeds an owner that it has seen dead, or without a heartbeat for `DEAD_SECONDS`."""
         token = path.rpartition("/")[2].removeprefix("claim-after-").removesuffix(".json")
         owners = [json.loads(data) for name, data in self.files.items() if _BEAT not in name]
         owner = next((owner for owner in owners if owner["token"] == token), None)
         if owner is None or (self.seen and owner["pid"] in self.dead):
             return
         looked, given = self.last_look(owner)
-        assert looked - given >= claims.DEAD_SECONDS, f"{token} was alive"
+        assert looked - given >= claims.DEAD_SECONDS, f"owner {token} was alive"
 
     def last_look(self, owner) -> tuple[float, float]:
-        """When the current process looked last for a sign of life, and when that had been given."""
+        """When the current process last read the heartbeat of ``owner``, and the time of that heartbeat."""
         looked, given = self.last_looks.get((self.current[0], owner["token"]), (0.0, 0.0))
         return looked, max(given, float(owner["heartbeat"]))
 
-    # What a process does
+    # The work of a process
 
     def work(self, pid: int) -> None:
         while True:
@@ -197,7 +197,7 @@ class World:
                         claim.wait(self.check_other)
                     for _ in range(self.random.randint(1, 4)):
                         claim.check()
-                        # It held when the store had no successor, however late that was answered.
+                        # The claim was valid when the store had no successor, even if the response came later.
                         self.passed.append((self.read_at[self.current[1]], claim.token))
                         self.pause(self.random.choice((0.1, 5, 30, 3 * claims.DEAD_SECONDS)))
             except (ClaimLostError, StorageLostError, OSError):
@@ -207,11 +207,11 @@ class World:
             return
 
     def warn(self, text: str, *said: object) -> None:
-        """Count the releases that were given up, after which files are left."""
+        """Count releases that failed, which leave files behind."""
         self.unreleased += "could not be released" in text
 
     def check_other(self, holder) -> None:
-        assert holder.token not in self.tokens[self.current[0]], "it waits for itself"
+        assert holder.token not in self.tokens[self.current[0]], "a process waits for its own claim"
 
 
 def _ignore(*said: object) -> None:
@@ -224,7 +224,7 @@ def _ignoring(action) -> None:
 
 
 class Store:
-    """What `Location` asks of pyarrow's S3 filesystem."""
+    """The methods of pyarrow's S3 filesystem that `Location` uses."""
 
     type_name = "s3"
 
@@ -284,7 +284,7 @@ class Store:
 
 
 def check(seed: int, monkeypatch, **settings) -> World:
-    """One world, from the start of its processes until a last one has found all in order."""
+    """Run one simulation. At the end a further process must get the claim and leave no file."""
     world = World(seed, **settings)
     clock = SimpleNamespace(monotonic=lambda: world.now, sleep=world.pause)
     with monkeypatch.context() as patched:
@@ -312,16 +312,16 @@ def check(seed: int, monkeypatch, **settings) -> World:
 def _run(world: World) -> None:
     for pid in range(world.processes):
         world.start(pid, lambda pid=pid: world.work(pid))
-    # Some minutes with faults, then enough without for all who live to have had their turn.
+    # Five minutes with faults, then enough time without faults for every living process to get the claim.
     world.run(300)
     world.rate = 0
     world.run(300 + 60 * claims.DEAD_SECONDS)
     alive = set(range(world.processes)) - world.dead
-    assert world.done == alive, "who lives gets the trial in the end"
+    assert world.done == alive, "every living process gets the claim"
     runs = [token for token, _ in itertools.groupby(token for _, token in sorted(world.passed))]
-    assert len(runs) == len(set(runs)), "nobody may write again after another was allowed to"
+    assert len(runs) == len(set(runs)), "an owner wrote after its successor"
     if not world.dead and not world.unreleased and not {"late", "twice"} & set(world.faults):
-        assert not world.files, "what was released leaves nothing"
+        assert not world.files, "released claims left files"
     world.start(world.processes, lambda: world.work(world.processes))
     world.run(world.now + 20 * claims.DEAD_SECONDS)
     assert world.processes in world.done

@@ -1,4 +1,4 @@
-"""Claims on a local folder and on the same folder as an object store sees it, and owners that are dead."""
+"""Helpers for tests of claims: a folder as a local disk or as an object store, and dead owners."""
 
 import os
 
@@ -18,7 +18,7 @@ def located(kind, path):
 
 
 def dead_owner(token="dead"):
-    """Of this machine, and its process is gone: no process has an id as high."""
+    """An owner on this machine whose process does not exist: its process id is above the maximum."""
     return Owner(token, "here", pid=2**23, machine=machine(), started=1)
 
 

@@ -1,4 +1,4 @@
-"""What tests of claims share: a trial, both kinds of storage, and heartbeats that are fast."""
+"""Fixtures for tests of claims: a trial, both kinds of storage, and short heartbeat intervals."""
 
 import pytest
 

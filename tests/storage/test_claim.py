@@ -1,6 +1,7 @@
-"""One process at a time has a trial: several real processes race for it, die with it, are suspended with it.
+"""Claims: one process at a time owns a trial, also when owners die or are suspended.
 
-On a local folder, and on the same folder as an object store sees it: no links, no renames, only whole files and lists.
+Some tests run on a local folder and on the same folder as an object store: without links and renames, with whole files
+and listings only.
 """
 
 import json
@@ -50,7 +51,7 @@ def holder(trial_dir):
 
 
 class Clock:
-    """In place of the module ``time``: it goes on when somebody sleeps."""
+    """Replaces the module ``time``; only `sleep` advances it."""
 
     now = 0.0
 
@@ -61,7 +62,7 @@ class Clock:
         self.now += seconds
 
 
-def test_a_claim_says_who_has_it_and_is_gone_when_released(trial_dir):
+def test_claim_names_its_owner_and_release_deletes_it(trial_dir):
     first, second = Claim(trial_dir, "lambda_grid"), Claim(trial_dir)
     assert first.take() is None
     there = second.take()
@@ -76,7 +77,7 @@ def test_a_claim_says_who_has_it_and_is_gone_when_released(trial_dir):
     assert files(trial_dir) == []
 
 
-def test_a_heartbeat_keeps_a_claim_alive(trial_dir, kind):
+def test_heartbeat_is_renewed(trial_dir, kind):
     place = located(kind, trial_dir.path)
     with Claim(place) as held:
         held.take()
@@ -87,7 +88,7 @@ def test_a_heartbeat_keeps_a_claim_alive(trial_dir, kind):
         assert sorted(beats) == beats
 
 
-def test_an_owner_of_another_machine_is_dead_when_its_claim_no_longer_changes(trial_dir, monkeypatch):
+def test_owner_on_another_machine_is_dead_when_its_heartbeat_stops(trial_dir, monkeypatch):
     (trial_dir / "claim.json").write_new(Owner("far", "elsewhere", 1, "another boot", 1, "", "2050-01-01").to_bytes())
     told, clock = [], Clock()
     monkeypatch.setattr(claims, "time", clock)
@@ -98,13 +99,13 @@ def test_an_owner_of_another_machine_is_dead_when_its_claim_no_longer_changes(tr
     assert files(trial_dir) == []
 
 
-def test_who_could_not_look_for_a_while_gives_the_owner_time_to_renew_its_claim(monkeypatch):
+def test_owner_is_not_dead_after_a_gap_between_looks(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(claims.time, "monotonic", lambda: now)
     watch, owner = Watch(), Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:00")
     assert not watch.look(owner, now)
     now += 100
-    assert not watch.look(owner, now), "the storage may have been away for both"
+    assert not watch.look(owner, now), "the storage may have been unavailable to both processes"
     for _ in range(4):
         now += 0.4
         is_dead = watch.look(owner, now)
@@ -112,7 +113,7 @@ def test_who_could_not_look_for_a_while_gives_the_owner_time_to_renew_its_claim(
     assert watch.dead == owner
 
 
-def test_who_always_looks_rarely_sees_a_dead_owner_too(monkeypatch):
+def test_rare_looks_also_detect_a_dead_owner(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(claims.time, "monotonic", lambda: now)
     watch, owner, seen = Watch(), Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:00"), []
@@ -122,7 +123,7 @@ def test_who_always_looks_rarely_sees_a_dead_owner_too(monkeypatch):
     assert seen == [False, False, False, True, True]
 
 
-def test_an_answer_that_was_long_under_way_tells_of_the_time_when_it_was_asked_for(monkeypatch):
+def test_age_of_a_heartbeat_counts_from_the_time_of_the_request(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(claims.time, "monotonic", lambda: now)
     watch, owner = Watch(), Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:00")
@@ -130,33 +131,33 @@ def test_an_answer_that_was_long_under_way_tells_of_the_time_when_it_was_asked_f
         assert not watch.look(owner, now)
         now += 0.3
     asked, now = now - 0.2, now + 0.15
-    assert not watch.look(owner, asked), "it may have renewed its claim while the answer was under way"
+    assert not watch.look(owner, asked), "the owner may have renewed its claim after the request"
 
 
-def test_a_claim_of_a_later_version_is_as_good(trial_dir):
+def test_claim_of_a_later_version_is_respected(trial_dir):
     later = json.loads(Owner("far", "elsewhere", 1, "another boot", 1).to_bytes()) | {"priority": 3}
     (trial_dir / "claim.json").write_bytes(json.dumps(later).encode())
     assert Claim(trial_dir).take() == Owner("far", "elsewhere", 1, "another boot", 1)
 
 
-def test_who_was_seen_dead_and_has_renewed_its_claim_since_lives(trial_dir):
+def test_owner_that_renewed_its_claim_after_it_seemed_dead_is_alive(trial_dir):
     seen = Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:00")
     renewed = Owner("far", "elsewhere", 1, "another boot", 1, "", "12:00:10")
     (trial_dir / "claim.json").write_new(renewed.to_bytes())
     assert Claim(trial_dir).take(dead=seen) == renewed
 
 
-def test_the_claim_of_a_killed_process_of_this_machine_is_dead_at_once(trial_dir, holder, monkeypatch):
+def test_killed_process_on_this_machine_loses_its_claim_at_once(trial_dir, holder, monkeypatch):
     monkeypatch.setattr(claims, "DEAD_SECONDS", 1000)
     claim = Claim(trial_dir)
     assert claim.take().pid == holder.pid
-    holder.kill()  # not yet waited for: a zombie is dead too
+    holder.kill()  # without a wait: a zombie counts as dead, too
     wait_for(lambda: claim.take() is None, 10)
     claim.release()
     assert files(trial_dir) == []
 
 
-def test_a_process_id_that_was_given_again_is_not_the_owner(trial_dir):
+def test_process_with_a_reused_id_is_not_the_owner(trial_dir):
     other_start = started(os.getpid()) - 1
     (trial_dir / "claim.json").write_new(Owner("old", "here", os.getpid(), machine(), other_start).to_bytes())
     with Claim(trial_dir) as claim:
@@ -164,7 +165,7 @@ def test_a_process_id_that_was_given_again_is_not_the_owner(trial_dir):
 
 
 def hide_processes(monkeypatch, signal_ends_in):
-    """``/proc`` as mounted with hidepid=2 shows it to a user who may not signal the processes of another."""
+    """Imitate ``/proc`` mounted with hidepid=2, and a signal to a process of another user that ends in an error."""
 
     def unseen(self, *arguments, **named):
         raise FileNotFoundError(2, "No such file or directory", str(self))
@@ -181,7 +182,7 @@ def hide_processes(monkeypatch, signal_ends_in):
     ("signal_ends_in", "gone"),
     [(PermissionError(1, "Operation not permitted"), False), (None, False), (ProcessLookupError(3, "No such"), True)],
 )
-def test_the_process_of_another_user_that_proc_does_not_show_is_gone_only_if_it_is(
+def test_hidden_process_of_another_user_is_dead_only_if_it_does_not_exist(
     trial_dir, holder, monkeypatch, signal_ends_in, gone
 ):
     machine()
@@ -194,7 +195,7 @@ def test_the_process_of_another_user_that_proc_does_not_show_is_gone_only_if_it_
     assert gone or owner.pid == holder.pid
 
 
-def test_a_suspended_owner_loses_the_claim_and_stops_when_it_goes_on(trial_dir, holder):
+def test_suspended_owner_loses_the_claim_and_stops_when_resumed(trial_dir, holder):
     os.kill(holder.pid, signal.SIGSTOP)
     try:
         claim = Claim(trial_dir, "second")
@@ -206,12 +207,12 @@ def test_a_suspended_owner_loses_the_claim_and_stops_when_it_goes_on(trial_dir, 
     assert f":{os.getpid()} (second) holds the claim now" in line
     assert holder.wait(10) == 0
     claim.check()
-    assert holder_of(trial_dir).token == claim.token, "the loser's heartbeat and release touch nothing"
+    assert holder_of(trial_dir).token == claim.token, "the former owner's heartbeat and release change nothing"
     claim.release()
     assert files(trial_dir) == []
 
 
-def test_who_has_a_claim_sees_that_it_is_gone(trial_dir):
+def test_owner_notices_that_its_claim_was_deleted(trial_dir):
     with Claim(trial_dir) as claim:
         claim.take()
         claim.check()
@@ -221,11 +222,11 @@ def test_who_has_a_claim_sees_that_it_is_gone(trial_dir):
         wait_for(lambda: not claim._heart.is_alive(), 10)
         with pytest.raises(ClaimLostError, match="the claim was deleted"):
             claim.check()
-        assert not (trial_dir / "claim.json").exists(), "a heartbeat makes no claim anew"
+        assert not (trial_dir / "claim.json").exists(), "a heartbeat does not recreate the claim"
     assert files(trial_dir) == []
 
 
-def test_who_takes_a_claim_removes_what_killed_writers_left(trial_dir):
+def test_taking_a_claim_removes_temporary_files_of_killed_writers(trial_dir):
     board = trial_dir.parent.parent / "leaderboard"
     left = [
         trial_dir / ".config.json.0123abcd.tmp",
@@ -246,7 +247,7 @@ def test_who_takes_a_claim_removes_what_killed_writers_left(trial_dir):
     assert (trial_dir / "checkpoints").names() == ["step-00000001.safetensors"]
 
 
-def test_a_file_that_was_cut_off_is_a_dead_owner(trial_dir):
+def test_truncated_claim_file_counts_as_a_dead_owner(trial_dir):
     (trial_dir / "claim.json").write_bytes(b"")
     with Claim(trial_dir) as claim:
         claim.wait()

@@ -1,4 +1,4 @@
-"""Claims whose operations are answered with an error after they were done, or that meet at one moment."""
+"""Claims when an operation succeeds but reports an error, and when operations of two processes coincide."""
 
 import errno
 import os
@@ -13,8 +13,8 @@ from mdssl.storage.retry import retrying
 pytestmark = pytest.mark.usefixtures("fast")
 
 
-def test_a_link_that_is_made_and_answered_with_an_error_is_the_claim(trial_dir, monkeypatch):
-    """As on soft-mounted NFS and some FUSE filesystems."""
+def test_hard_link_that_succeeds_despite_an_error_is_the_claim(trial_dir, monkeypatch):
+    """This happens on soft-mounted NFS and some FUSE filesystems."""
     link, faults = os.link, [OSError(errno.EIO, "Input/output error")]
 
     def link_and_fail(source, target):
@@ -30,18 +30,16 @@ def test_a_link_that_is_made_and_answered_with_an_error_is_the_claim(trial_dir, 
     faults.append(OSError(errno.EIO, "Input/output error"))
     with pytest.raises(OSError, match="Input/output"):
         claim.take()
-    assert claim.take() is None, "it does not wait for itself"
+    assert claim.take() is None, "a claim does not wait for itself"
     claim.check()
     claim.release()
     faults.append(OSError(errno.EIO, "Input/output error"))
     with pytest.raises(OSError, match="Input/output"), claim:
         claim.take()
-    assert files(trial_dir) == [], "one that gives up leaves none either"
+    assert files(trial_dir) == [], "a failed claim leaves no file"
 
 
-def test_a_claim_whose_deletion_is_answered_with_an_error_may_be_anothers_when_it_is_deleted_again(
-    trial_dir, monkeypatch
-):
+def test_retried_release_does_not_delete_the_claim_of_another_process(trial_dir, monkeypatch):
     delete, first, second = Location._delete, Claim(trial_dir), Claim(trial_dir)
 
     def delete_and_fail(place):
@@ -60,7 +58,7 @@ def test_a_claim_whose_deletion_is_answered_with_an_error_may_be_anothers_when_i
     assert files(trial_dir) == []
 
 
-def test_who_succeeds_an_owner_that_gives_its_claim_back_at_the_same_moment_leaves_no_file(trial_dir, monkeypatch):
+def test_takeover_during_a_release_leaves_no_file(trial_dir, monkeypatch):
     write_new, second, late = Location.write_new, Claim(trial_dir), Claim(trial_dir)
     (trial_dir / "claim.json").write_bytes(dead_owner().to_bytes())
 
@@ -77,7 +75,7 @@ def test_who_succeeds_an_owner_that_gives_its_claim_back_at_the_same_moment_leav
 
 
 @pytest.mark.parametrize("successors", [{"a": "a"}, {"a": "b", "b": "a"}, {"a": "b", "b": "b"}])
-def test_claims_that_lead_back_to_themselves_are_taken_over_from(trial_dir, successors):
+def test_cyclic_chain_of_claims_can_be_taken_over(trial_dir, successors):
     (trial_dir / "claim.json").write_bytes(dead_owner("a").to_bytes())
     for token, successor in successors.items():
         (trial_dir / f"claim-after-{token}.json").write_bytes(dead_owner(successor).to_bytes())

@@ -1,4 +1,4 @@
-"""Claims through a store that loses, doubles and delays what it is asked: see `claim_model`."""
+"""Claims in a store that loses, repeats and delays requests: see `claim_model`."""
 
 import pytest
 from claim_model import FAULTS, check
@@ -21,7 +21,7 @@ def explore(monkeypatch, settings, seeds):
 
 
 @pytest.mark.parametrize("settings", WORLDS.values(), ids=WORLDS)
-def test_of_three_that_share_a_trial_one_has_it_at_a_time_and_each_in_the_end(monkeypatch, settings):
+def test_one_process_at_a_time_gets_the_claim_and_each_in_the_end(monkeypatch, settings):
     explore(monkeypatch, settings, range(15))
 
 
@@ -29,10 +29,10 @@ def test_of_three_that_share_a_trial_one_has_it_at_a_time_and_each_in_the_end(mo
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("processes", [2, 3, 4])
 @pytest.mark.parametrize("settings", WORLDS.values(), ids=WORLDS)
-def test_the_same_in_many_more_worlds(monkeypatch, settings, processes):
+def test_one_process_at_a_time_gets_the_claim_with_many_seeds(monkeypatch, settings, processes):
     explore(monkeypatch, settings | {"processes": processes}, range(1000, 1500))
 
 
-def test_the_model_does_nothing_twice_alike_but_by_its_seed(monkeypatch):
+def test_simulation_is_a_function_of_its_seed(monkeypatch):
     worlds = [check(seed, monkeypatch, faults=FAULTS) for seed in (1, 1, 2)]
     assert worlds[0].passed == worlds[1].passed != worlds[2].passed

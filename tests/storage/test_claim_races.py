@@ -1,4 +1,4 @@
-"""Several processes race for a claim, and some die with it."""
+"""Several processes race for a claim, and some of them die while they hold it."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ from mdssl.storage.location import Location
 
 pytestmark = pytest.mark.usefixtures("fast")
 
-# Forked from a process that has imported all this, and nothing of the tests before.
+# Processes are forked from a server that has imported this module and has no state of earlier tests.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([__name__])
 PROCESSES = 4
@@ -34,7 +34,7 @@ def race(folder, kind, rounds, barrier, results):
 
 
 @pytest.mark.parametrize("after", ["nobody", "a dead owner", "three dead owners"])
-def test_of_several_that_race_exactly_one_gets_the_claim(tmp_path, kind, after):
+def test_exactly_one_of_several_processes_gets_the_claim(tmp_path, kind, after):
     rounds = 60 if kind == "local" else 5
     for number in range(rounds):
         trial_dir = located(kind, tmp_path / str(number))
@@ -51,9 +51,9 @@ def test_of_several_that_race_exactly_one_gets_the_claim(tmp_path, kind, after):
     won = [number for _ in racers for number in results.get(timeout=100)]
     for racer in racers:
         racer.join()
-    assert sorted(won) == list(range(rounds)), "each once"
+    assert sorted(won) == list(range(rounds)), "each claim is won once"
     for number in range(rounds):
-        assert not list((tmp_path / str(number)).glob(".*")), "nothing temporary is left"
+        assert not list((tmp_path / str(number)).glob(".*")), "temporary files are left"
 
 
 def count(trial_dir, kind, times, die_at):
@@ -72,8 +72,8 @@ def count(trial_dir, kind, times, die_at):
 
 
 @pytest.mark.parametrize("die_at", [None, 3])
-def test_what_is_done_under_a_claim_is_never_done_by_two_at_once(tmp_path, kind, die_at):
-    """A counter that loses counts when two read it at once; with ``die_at`` two of the processes die with the claim."""
+def test_claim_gives_mutual_exclusion(tmp_path, kind, die_at):
+    """The counter loses counts if two processes read it at once. With ``die_at`` two processes die with the claim."""
     times = 25 if kind == "local" else 5
     (tmp_path / "count").write_text("0")
     workers = [
@@ -88,11 +88,11 @@ def test_what_is_done_under_a_claim_is_never_done_by_two_at_once(tmp_path, kind,
     expected = times * PROCESSES if die_at is None else times * (PROCESSES - 2) + 2 * die_at
     assert int((tmp_path / "count").read_text()) == expected
     with Claim(located(kind, tmp_path)) as claim:
-        claim.wait()  # after a process that died as the last
-    assert os.listdir(tmp_path) == ["count"], "no claim and no temporary file is left"
+        claim.wait()  # a process may have died as the last owner
+    assert os.listdir(tmp_path) == ["count"], "claims or temporary files are left"
 
 
-def test_threads_race_on_a_filesystem_of_fsspec():
+def test_exactly_one_of_several_threads_gets_the_claim_on_fsspec():
     folder = Location.of(f"memory://race-{os.getpid()}")
     won, barrier = [], threading.Barrier(4)
 

@@ -1,4 +1,4 @@
-"""Claims on S3, with real processes."""
+"""Claims of several processes on S3."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ for _ in range(int(sys.argv[2])):
 
 @pytest.fixture
 def python(bucket):
-    """Start a Python process that knows the bucket."""
+    """A function that starts a Python process with access to the bucket."""
     running = []
 
     def start(code, *arguments):
@@ -68,7 +68,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("after", [pytest.param("nobody", marks=pytest.mark.long), "a dead owner"])
-def test_of_several_that_race_exactly_one_gets_the_claim(bucket, python, after):
+def test_exactly_one_of_several_processes_gets_the_claim(bucket, python, after):
     folder, rounds = f"{bucket}/claims", 8
     if after == "a dead owner":
         code = "import os, signal, sys; from mdssl.storage.claim import Claim; "
@@ -85,11 +85,11 @@ def test_of_several_that_race_exactly_one_gets_the_claim(bucket, python, after):
             racer.stdin.flush()
         assert [racer.stdout.readline() for racer in racers] == ["done\n"] * 4
     won = [number for racer in racers for number in json.loads(racer.stdout.readline())]
-    assert sorted(won) == list(range(rounds)), "each once"
+    assert sorted(won) == list(range(rounds)), "each claim is won once"
     assert not [name for name in names(folder) if name.endswith(".bid")]
 
 
-def test_what_is_done_under_a_claim_is_never_done_by_two_at_once(bucket, python):
+def test_claim_gives_mutual_exclusion(bucket, python):
     folder, times = f"{bucket}/counted", 5
     count = Location.of(folder) / "count"
     count.write_bytes(b"0")

@@ -1,4 +1,4 @@
-"""Nothing that mdssl did not write is replaced or deleted: random trees, and whatever becomes of the command."""
+"""mdssl never replaces or deletes files that it did not write, also when a command fails or is killed."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ NAMES = ("a.png", ".git/HEAD", ".hidden", "notes.txt", "train/images.npy", "trai
 
 
 def snapshot(root: Path) -> dict[str, str]:
-    """By relative path, the digest of each file below ``root`` and the target of each link."""
+    """Digests of all files and link targets below ``root``, by relative path."""
     found = {}
     for folder, folders, files in os.walk(root):
         for name in (*files, *(name for name in folders if os.path.islink(os.path.join(folder, name)))):
@@ -43,7 +43,7 @@ def snapshot(root: Path) -> dict[str, str]:
 
 
 def random_tree(root: Path, rng: random.Random) -> None:
-    """Some files of somebody else: names of ours among them, hidden ones, and links."""
+    """Write random files of the user: hidden files, links, and files with names that mdssl uses."""
     root.mkdir(parents=True, exist_ok=True)
     for name in rng.sample(NAMES, rng.randint(0, 4)):
         path = root / name
@@ -66,7 +66,7 @@ def write_images(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory):
-    """A storage with an encoder that was never trained, and its trial's id."""
+    """A storage with an untrained encoder, and the id of its trial."""
     folder = tmp_path_factory.mktemp("storage")
     config = TrialConfig(method="random", precision="fp32", arch="resnet18")
     train(config, data="", trial_dir=Location.of(folder) / "trials" / config.trial_id, device="cpu")
@@ -82,8 +82,8 @@ def an_export(source, target, storage):
 
 
 @pytest.mark.parametrize(("command", "trees"), [(a_dataset, 60), (an_export, 12)])
-def test_what_others_put_there_stays(command, trees, tmp_path, storage):
-    """With targets that are free, of others, links, inside of the source or around it; and commands that fail."""
+def test_files_of_the_user_stay(command, trees, tmp_path, storage):
+    """The target is absent, has files of the user, is a link, or overlaps with the source; some commands fail."""
     outcomes = set()
     for number in range(trees):
         rng = random.Random(number)
@@ -112,8 +112,8 @@ def test_what_others_put_there_stays(command, trees, tmp_path, storage):
 
 
 @pytest.mark.parametrize("moment", range(5))
-def test_a_kill_at_any_moment_takes_nothing(moment, tmp_path):
-    """The process ends at the n-th rename or deletion; the next run tidies up, and what others put there is there."""
+def test_kill_at_any_moment_loses_no_file(moment, tmp_path):
+    """The process ends at the n-th rename or deletion. The next run removes leftovers and keeps files of the user."""
     script = f"""
 import os, shutil, sys
 from mdssl.data.prepare import prepare
@@ -144,7 +144,7 @@ prepare("cells", data=sys.argv[1], source=sys.argv[2], overwrite=True, image_siz
     assert list(data.glob(".cells.mdssl-*")) == []
 
 
-def test_a_link_to_an_empty_folder_is_filled(tmp_path):
+def test_dataset_is_written_through_a_link_to_an_empty_folder(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "data/cells").symlink_to(tmp_path / "disk")
@@ -153,7 +153,7 @@ def test_a_link_to_an_empty_folder_is_filled(tmp_path):
     assert (tmp_path / "disk/meta.json").is_file()
 
 
-def test_an_export_goes_into_a_fresh_clone(storage, tmp_path):
+def test_export_into_a_git_clone_keeps_its_files(storage, tmp_path):
     subprocess.run(["git", "init", "-q", str(tmp_path / "hub")], check=True)
     (tmp_path / "hub/.gitattributes").write_text("*.safetensors filter=lfs")
     before = snapshot(tmp_path)
@@ -162,11 +162,11 @@ def test_an_export_goes_into_a_fresh_clone(storage, tmp_path):
         after = snapshot(tmp_path)
         assert {name: after.get(name) for name in before} == before
         assert (tmp_path / "hub/model.safetensors").is_file()
-        # Also its empty folders are there.
+        # Git fails without the empty folders of .git.
         subprocess.run(["git", "-C", str(tmp_path / "hub"), "status"], check=True, capture_output=True)
 
 
-def test_a_failed_export_into_a_clone_leaves_the_clone(storage, tmp_path, monkeypatch):
+def test_failed_export_leaves_the_git_clone_unchanged(storage, tmp_path, monkeypatch):
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub/.gitattributes").write_text("mine")
     write = Location.write_bytes
@@ -182,7 +182,7 @@ def test_a_failed_export_into_a_clone_leaves_the_clone(storage, tmp_path, monkey
     assert list(snapshot(tmp_path / "hub")) == [".gitattributes"]
 
 
-def test_force_deletes_the_trial_and_nothing_else(storage, tmp_path):
+def test_force_deletes_only_files_of_the_trial(storage, tmp_path):
     folder = tmp_path / "trials" / storage[1]
     shutil.copytree(storage[0] / "trials" / storage[1], folder)
     for name in ("notes.md", "checkpoints/mine.pt", ".hidden"):
@@ -195,13 +195,13 @@ def test_force_deletes_the_trial_and_nothing_else(storage, tmp_path):
     assert left - {"claim.json"} == {"notes.md", "checkpoints/mine.pt", ".hidden"}
 
 
-def test_all_files_of_a_trial_are_known(storage):
-    """Else --force would leave some of them."""
+def test_all_files_of_a_trial_are_recognized(storage):
+    """Otherwise --force would not delete all of them."""
     files = snapshot(storage[0] / "trials" / storage[1])
     assert [file for file in files if not TRIAL.holds(file)] == []
 
 
-def test_a_bucket_is_not_emptied(bucket, storage, tmp_path):
+def test_files_of_the_user_in_a_bucket_stay(bucket, storage, tmp_path):
     mine = Location.of(bucket) / "data" / "cells" / ".hidden"
     mine.write_bytes(b"mine")
     source = write_images(tmp_path / "source")
@@ -212,7 +212,7 @@ def test_a_bucket_is_not_emptied(bucket, storage, tmp_path):
     assert mine.read_bytes() == b"mine"
 
 
-def test_a_copy_from_a_bucket_replaces_copies_alone(bucket, tmp_path, monkeypatch):
+def test_download_from_a_bucket_replaces_only_earlier_downloads(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("MDSSL_DATA_CACHE", str(tmp_path / "cache"))
     source = write_images(tmp_path / "source")
     prepare_in(f"{bucket}/data", "cells", source=source, image_size=8, workers=1, progress=False)
@@ -225,7 +225,7 @@ def test_a_copy_from_a_bucket_replaces_copies_alone(bucket, tmp_path, monkeypatc
     assert {name: after.get(name) for name in before} == before
 
 
-def test_unpacking_leaves_what_is_there(tmp_path):
+def test_unpacking_an_archive_keeps_files_of_the_user(tmp_path):
     mine = tmp_path / DOWNLOADS / "eurosat/2750/Forest/mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
@@ -236,7 +236,7 @@ def test_unpacking_leaves_what_is_there(tmp_path):
     assert mine.read_text() == "mine"
 
 
-def test_overlap_is_seen_through_links_and_dots(tmp_path):
+def test_overlap_of_source_and_target_is_detected_through_links_and_dots(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "a")
     what = {"what": "a prepared dataset", "setting": "--data"}
@@ -247,7 +247,7 @@ def test_overlap_is_seen_through_links_and_dots(tmp_path):
 
 
 @pytest.mark.parametrize("meta", ["", "{", "[]", '{"format": 1, "classes": [], "splits": {}}', "// mine"])
-def test_a_marker_that_is_not_ours_counts_for_nothing(meta, tmp_path):
+def test_foreign_meta_json_does_not_mark_a_dataset(meta, tmp_path):
     write_images(tmp_path / "source")
     a_dataset(tmp_path / "source", tmp_path / "data/cells", None)
     (tmp_path / "data/cells/meta.json").write_text(meta)
@@ -257,7 +257,7 @@ def test_a_marker_that_is_not_ours_counts_for_nothing(meta, tmp_path):
     assert snapshot(tmp_path) == before
 
 
-def test_what_only_looks_like_a_leftover_stays(tmp_path):
+def test_files_that_resemble_leftovers_stay(tmp_path):
     source, data = write_images(tmp_path / "source"), tmp_path / "data"
     for name in (".cells.mdssl-0123abcd.old/notes.txt", ".cells.0123abcd.tmp/meta.json", ".cells.0123abcd.old/a"):
         (data / name).parent.mkdir(parents=True, exist_ok=True)
@@ -271,7 +271,7 @@ def test_what_only_looks_like_a_leftover_stays(tmp_path):
     assert {name: after.get(name) for name in before} == before
 
 
-def test_an_unfinished_folder_is_continued_only_if_nothing_else_is_in_it(tmp_path):
+def test_unfinished_folder_is_resumed_only_without_other_files(tmp_path):
     for name, files in {"01234567": ["meta.json", "mine.txt"], "89abcdef": ["meta.json"], "fedcba98": []}.items():
         (tmp_path / f".cells.mdssl-{name}.tmp").mkdir()
         for file in files:
@@ -288,7 +288,7 @@ def test_an_unfinished_folder_is_continued_only_if_nothing_else_is_in_it(tmp_pat
     assert not (tmp_path / ".cells.mdssl-89abcdef.tmp").exists()
 
 
-def test_two_names_for_one_folder_share_a_lock(tmp_path):
+def test_linked_folders_share_a_lock(tmp_path):
     source, data = write_images(tmp_path / "source"), tmp_path / "data"
     a_dataset(source, data / "cells", None)
     (data / "alias").symlink_to(data / "cells")
@@ -296,7 +296,7 @@ def test_two_names_for_one_folder_share_a_lock(tmp_path):
         FileLock(data / ".cells.lock").acquire(timeout=0)
 
 
-def test_a_picture_that_only_mentions_us_is_not_ours(tmp_path):
+def test_picture_whose_comment_mentions_mdssl_is_not_overwritten(tmp_path):
     mark = PngInfo()
     mark.add_text("Comment", "screenshot of mdssl")
     Image.new("RGB", (3, 3)).save(tmp_path / "mine.png", pnginfo=mark)
@@ -304,8 +304,8 @@ def test_a_picture_that_only_mentions_us_is_not_ours(tmp_path):
         check_file(Location.of(tmp_path / "mine.png"))
 
 
-def test_a_file_that_comes_meanwhile_stays(tmp_path):
-    """Somebody writes into the folder while its replacement is made."""
+def test_file_added_during_a_replacement_stays(tmp_path):
+    """The user writes into the folder while its replacement is made."""
     a_dataset(write_images(tmp_path / "source"), tmp_path / "data/cells", None)
     with pytest.raises(InputError, match=r"contains mine\.txt"), replaced(tmp_path / "data/cells", DATASET) as folder:
         (folder / "meta.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""A storage that is full or away for a while is waited for, by those who said so, and by nobody else."""
+"""Retries: requests to a full or unavailable storage are repeated within `retrying`, and only there."""
 
 import contextlib
 import errno
@@ -23,7 +23,7 @@ AWAY = OSError("When reading information: AWS Error NETWORK_CONNECTION during He
 
 
 class Flaky:
-    """Raises ``error`` the first ``times``."""
+    """Raises ``error`` in its first ``times`` calls."""
 
     def __init__(self, error, times):
         self.error, self.left = error, times
@@ -35,7 +35,7 @@ class Flaky:
 
 
 class FlakyHandler(pyarrow.fs.FSSpecHandler):
-    """fsspec's, as an object store whose every request first meets ``fault``."""
+    """fsspec's handler as an object store; each request first calls ``fault``."""
 
     def __init__(self, filesystem, fault):
         super().__init__(filesystem)
@@ -58,7 +58,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def bucket():
-    """A folder in an object store, and what decides whether the store answers."""
+    """A function that makes a folder in an object store, and the fault that its requests meet."""
 
     def make(error, times):
         fault = Flaky(error, 0)
@@ -83,7 +83,7 @@ def full_disk(monkeypatch, error, times):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
-def test_a_local_disk_that_comes_back_is_waited_for_and_told_of_once(tmp_path, monkeypatch, caplog, code):
+def test_local_write_is_retried_with_one_warning(tmp_path, monkeypatch, caplog, code):
     fault = full_disk(monkeypatch, OSError(code, os.strerror(code)), times=4)
     with retrying(60):
         (Location.of(tmp_path) / "row").write_bytes(b"new")
@@ -130,7 +130,7 @@ def may_mount(folder):
         return False
 
 
-def test_a_disk_that_is_really_full_is_waited_for_until_somebody_clears_it(tmp_path):
+def test_write_to_a_full_disk_is_retried_until_there_is_space(tmp_path):
     if not may_mount(tmp_path):
         pytest.skip("this machine lets nobody mount a disk of one's own")
     lines = in_full_disk(tmp_path)
@@ -139,7 +139,7 @@ def test_a_disk_that_is_really_full_is_waited_for_until_somebody_clears_it(tmp_p
 
 
 @pytest.mark.parametrize("action", ["read", "write", "list", "exists", "delete"])
-def test_an_object_store_that_comes_back_is_waited_for(bucket, action):
+def test_request_to_an_object_store_is_retried(bucket, action):
     folder, fault = bucket(AWAY, times=3)
     with retrying(60):
         if action == "read":
@@ -156,7 +156,7 @@ def test_an_object_store_that_comes_back_is_waited_for(bucket, action):
     assert folder.names() == {"write": ["a", "b"], "delete": []}.get(action, ["a"])
 
 
-def test_a_storage_that_does_not_come_back_ends_in_a_message_that_says_what_to_do(tmp_path, monkeypatch):
+def test_message_of_a_lost_storage_names_the_remedy(tmp_path, monkeypatch):
     (tmp_path / "row").write_bytes(b"old")
     full_disk(monkeypatch, FULL, times=10**6)
     with (
@@ -171,20 +171,20 @@ def test_a_storage_that_does_not_come_back_ends_in_a_message_that_says_what_to_d
 @pytest.mark.parametrize(
     "error", [PermissionError(13, "denied"), OSError("AWS Error ACCESS_DENIED during PutObject operation")]
 )
-def test_what_will_not_pass_is_not_waited_for(bucket, error):
+def test_permanent_error_is_not_retried(bucket, error):
     folder, fault = bucket(error, times=5)
     with retrying(60), pytest.raises(OSError) as raised:
         (folder / "a").read_bytes()
     assert not isinstance(raised.value, StorageLostError)
-    assert fault.left >= 3, "it was tried once (and looked whether the file is there)"
+    assert fault.left >= 3, "there was one attempt (and a check for the file)"
 
 
-def test_a_file_that_is_not_there_is_not_waited_for(tmp_path):
+def test_missing_file_is_not_retried(tmp_path):
     with retrying(60), pytest.raises(FileNotFoundError):
         (Location.of(tmp_path) / "nothing").read_bytes()
 
 
-def test_who_did_not_ask_for_patience_has_none(bucket, tmp_path, monkeypatch):
+def test_requests_outside_retrying_and_check_writable_are_not_retried(bucket, tmp_path, monkeypatch):
     folder, fault = bucket(AWAY, times=9)
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
         folder.names()
@@ -192,18 +192,18 @@ def test_who_did_not_ask_for_patience_has_none(bucket, tmp_path, monkeypatch):
     fault = full_disk(monkeypatch, FULL, times=9)
     with retrying(60), pytest.raises(ValueError, match="cannot be written: .*No space left"):
         Location.of(tmp_path).check_writable()
-    assert fault.left == 8, "a sweep that cannot begin says so at once"
+    assert fault.left == 8, "check_writable fails at once"
 
 
 @pytest.mark.parametrize("patient", [True, False])
-def test_threads_are_as_patient_as_who_starts_them(bucket, patient):
+def test_threads_inherit_retrying(bucket, patient):
     place, _ = bucket(AWAY, times=2)
     with contextlib.nullcontext() if patient else pytest.raises(OSError):  # noqa: SIM117
         with retrying(60 if patient else 0):
             assert in_threads(lambda name: (place / name).exists(), ["a", "b", "c"]) == [True, False, False]
 
 
-def test_a_wall_clock_that_jumps_changes_no_patience(tmp_path, monkeypatch):
+def test_retries_do_not_depend_on_the_wall_clock(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1e12)
     full_disk(monkeypatch, FULL, times=4)
     with retrying(60):
@@ -223,7 +223,7 @@ def test_a_request_to_stop_ends_retries_and_all_later_requests_at_once(bucket, t
         left = fault.left
         with pytest.raises(StorageLostError, match="not used any more"):
             folder.names()
-        assert fault.left == left, "it is not tried again"
+        assert fault.left == left, "the request was repeated"
         full_disk(monkeypatch, FULL, times=1)
         with pytest.raises(OSError, match="No space left"):
             (Location.of(tmp_path) / "row").write_bytes(b"new")
@@ -231,14 +231,14 @@ def test_a_request_to_stop_ends_retries_and_all_later_requests_at_once(bucket, t
     assert 0.3 < time.monotonic() - begun < 5
 
 
-def test_a_storage_that_is_away_for_a_moment_still_gets_what_is_saved_at_a_stop(tmp_path, monkeypatch):
+def test_short_outage_is_retried_after_a_request_to_stop(tmp_path, monkeypatch):
     full_disk(monkeypatch, FULL, times=4)
     with retrying(60, stop_requested=lambda: True):
         (Location.of(tmp_path) / "row").write_bytes(b"new")
     assert (tmp_path / "row").read_bytes() == b"new"
 
 
-def test_ctrl_c_while_a_request_is_retried_makes_later_requests_fail_at_once(bucket, monkeypatch):
+def test_ctrl_c_during_a_retry_makes_later_requests_fail_at_once(bucket, monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
 

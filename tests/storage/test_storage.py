@@ -1,4 +1,4 @@
-"""Storage: one interface over a local folder, a bucket and fsspec's filesystems; files appear whole or not at all."""
+"""Storage: one interface to a local folder, a bucket and filesystems of fsspec; files are written atomically."""
 
 import errno
 import os
@@ -15,14 +15,14 @@ from mdssl.storage.location import Location
 
 @pytest.fixture(params=["local", "file", "memory", "dir", "s3"])
 def folder(request, tmp_path):
-    """A folder on a disk, in a bucket, and of two of fsspec's filesystems; ``dir::`` opens a disk by fsspec alone."""
+    """A folder on a disk, in a bucket or on a filesystem of fsspec; with ``dir::`` fsspec itself opens the disk."""
     if request.param == "s3":
         return Location.of(f"{request.getfixturevalue('bucket')}/new")
     uris = {"local": str(tmp_path / "new"), "file": f"file://{tmp_path}/new", "memory": f"memory://{uuid.uuid4().hex}"}
     return Location.of(uris.get(request.param) or f"dir::file://{tmp_path}")
 
 
-def test_what_is_written_is_read_listed_and_deleted(folder):
+def test_write_read_list_and_delete(folder):
     assert folder.names() == []
     assert not (folder / "a").exists()
     (folder / "a").write_bytes(b"one")
@@ -38,7 +38,7 @@ def test_what_is_written_is_read_listed_and_deleted(folder):
     assert folder.names() == []
 
 
-def test_a_listing_tells_sizes_and_when_files_were_written(tmp_path):
+def test_listing_has_sizes_and_times(tmp_path):
     folder = Location.of(tmp_path)
     (folder / "a").write_bytes(b"one two")
     (folder / "deep" / "er").write_bytes(b"three")
@@ -49,17 +49,17 @@ def test_a_listing_tells_sizes_and_when_files_were_written(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a", "deep"]
 
 
-def test_a_storage_that_tells_no_times_has_no_clock():
+def test_storage_without_file_times_has_no_clock():
     folder = Location.of(f"memory://{uuid.uuid4().hex}")
     assert folder.now_ns() is None
 
 
-def test_reading_what_is_not_there_says_so(folder):
+def test_reading_a_missing_file_raises(folder):
     with pytest.raises(FileNotFoundError):
         (folder / "nothing").read_bytes()
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch):
     file = Location.of(tmp_path) / "row"
     file.write_bytes(b"old")
 
@@ -73,21 +73,21 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert os.listdir(tmp_path) == ["row"]
 
 
-def test_uri_is_what_a_user_would_type(tmp_path):
+def test_uri_is_as_a_user_types_it(tmp_path):
     assert (Location.of(tmp_path) / "a").uri == f"{tmp_path}/a"
     assert Location.of(f"file://{tmp_path}/").uri == str(tmp_path)
     assert (Location.of("memory://bucket") / "a").uri == "memory://bucket/a"
     assert Location.of("memory://bucket").name == "bucket"
 
 
-def test_an_unknown_scheme_and_an_unwritable_folder_get_a_message():
+def test_unknown_scheme_and_unwritable_folder_are_refused():
     with pytest.raises(ValueError, match="storage 'nonsense://x' cannot be opened.*Give a local path"):
         Location.of("nonsense://x")
     with pytest.raises(ValueError, match="storage '/proc/nothing' cannot be written.*--storage"):
         Location.of("/proc/nothing").check_writable()
 
 
-def test_a_full_disk_is_no_place_to_begin(folder, monkeypatch):
+def test_check_writable_refuses_a_full_disk(folder, monkeypatch):
     def full(self, data):
         if data:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -97,7 +97,7 @@ def test_a_full_disk_is_no_place_to_begin(folder, monkeypatch):
         folder.check_writable()
 
 
-def test_what_comes_after_a_question_mark_stays_at_the_end(bucket, tmp_path):
+def test_query_of_a_uri_stays_at_its_end(bucket, tmp_path):
     place = Location.of(f"{bucket}/new?region=us-east-1")
     (place / "a").write_bytes(b"one")
     assert (place / "a").uri == f"{bucket}/new/a?region=us-east-1"
@@ -106,10 +106,10 @@ def test_what_comes_after_a_question_mark_stays_at_the_end(bucket, tmp_path):
     assert (Location.of(tmp_path / "what?") / "a").uri == f"{tmp_path}/what?/a"
 
 
-def test_a_bucket_that_is_not_there_or_lets_nobody_in_gets_a_message(bucket, monkeypatch):
+def test_missing_or_forbidden_bucket_is_refused(bucket, monkeypatch):
     with pytest.raises(ValueError, match=f"storage '{bucket}x/new' cannot be opened: there is no bucket"):
         Location.of(f"{bucket}x/new")
-    # The one request that this server lets pass makes the bucket.
+    # This server accepts one unauthenticated request, which makes the bucket.
     with s3_server.running(INITIAL_NO_AUTH_ACTION_COUNT="1") as environment:
         other = s3_server.new_bucket(environment)
         monkeypatch.setenv("AWS_ENDPOINT_URL", environment["AWS_ENDPOINT_URL"])
@@ -122,7 +122,7 @@ def test_a_bucket_that_is_not_there_or_lets_nobody_in_gets_a_message(bucket, mon
             Location.of(f"{other}/new")
 
 
-def test_gs_is_opened_by_pyarrow(monkeypatch):
+def test_gs_uri_is_opened_by_pyarrow(monkeypatch):
     asked = []
     monkeypatch.setattr(filesystems, "_check_bucket", lambda filesystem, bucket, uri: asked.append(bucket))
     place = Location.of("gs://anonymous@bucket/new") / "leaderboard"
@@ -130,16 +130,16 @@ def test_gs_is_opened_by_pyarrow(monkeypatch):
     assert (place.path, asked) == ("bucket/new/leaderboard", ["bucket"])
 
 
-def test_a_file_is_written_new_only_where_there_is_none(folder):
+def test_write_new_does_not_overwrite(folder):
     assert (folder / "a").write_new(b"one")
     assert not (folder / "a").write_new(b"two")
     assert (folder / "a").read_bytes() == b"one"
-    assert (folder / "a").write_new(b"one"), "who finds its own there has written it"
+    assert (folder / "a").write_new(b"one"), "a file with the same content counts as written"
     assert (folder / "deep" / "er").write_new(b"three")
     assert folder.names() == ["a", "deep"]
 
 
-def test_a_file_is_written_new_where_there_are_no_links(tmp_path, monkeypatch):
+def test_write_new_works_without_hard_links(tmp_path, monkeypatch):
     def no_links(source, target):
         raise PermissionError(1, "Operation not permitted")
 
@@ -150,7 +150,7 @@ def test_a_file_is_written_new_where_there_are_no_links(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_temporary_files_of_killed_writers_are_cleared_away(tmp_path):
+def test_clear_temporaries_deletes_files_of_killed_writers(tmp_path):
     folder = Location.of(tmp_path)
     for name in (".a.0123abcd.tmp", ".b.0123abcd.tmp", "a", ".kept", ".a.mine.tmp"):
         (tmp_path / name).write_bytes(b"")
@@ -160,7 +160,7 @@ def test_temporary_files_of_killed_writers_are_cleared_away(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".a.mine.tmp", ".kept", "a"]
 
 
-def test_a_link_is_followed_and_stays(tmp_path):
+def test_write_follows_a_link_and_keeps_it(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk/a").write_bytes(b"old")
     (tmp_path / "b").symlink_to(tmp_path / "disk/a")
@@ -170,7 +170,7 @@ def test_a_link_is_followed_and_stays(tmp_path):
     assert os.listdir(tmp_path / "disk") == ["a"]
 
 
-def test_a_file_that_another_process_deletes_first_is_no_error(tmp_path):
+def test_deletion_of_a_file_that_another_process_deleted_is_no_error(tmp_path):
     missing = SimpleNamespace(
         type_name="local",
         get_file_info=lambda path: pyarrow.fs.FileInfo(path, type=pyarrow.fs.FileType.File),

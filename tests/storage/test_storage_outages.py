@@ -1,4 +1,4 @@
-"""A real server that throttles, goes away and comes back, or cuts its answers: every request waits for it."""
+"""Outages of an S3 server that throttles, is unreachable or truncates responses: every request is retried."""
 
 import re
 import threading
@@ -20,7 +20,7 @@ LONG = [pytest.mark.long, pytest.mark.timeout(600)]
 
 @pytest.fixture
 def outage(gate, monkeypatch):
-    """Begin an outage that ends by itself."""
+    """A function that starts an outage of some seconds."""
     monkeypatch.setattr(retries, "_LONGEST_PAUSE", 0.5)
     ending = []
 
@@ -44,7 +44,7 @@ def outage(gate, monkeypatch):
 
 
 def use(uri):
-    """Every kind of request that a trial makes, the first one included."""
+    """Make every kind of request that a trial makes, including the first."""
     folder = Location.of(uri)
     with Claim(folder / "trials" / "0123456789ab", "a sweep") as claim:
         claim.wait()
@@ -60,7 +60,7 @@ def use(uri):
     assert (folder / "trials" / "0123456789ab").names() == []
 
 
-# pyarrow's client itself tries again for six seconds.
+# pyarrow's client itself retries for six seconds.
 @pytest.mark.parametrize(
     ("fault", "seconds"),
     [("writes", 8), ("away", 8)]
@@ -68,7 +68,7 @@ def use(uri):
         pytest.param(*both, marks=LONG) for both in [("lists", 8), ("everything", 8), *((each, 180) for each in FAULTS)]
     ],
 )
-def test_whatever_is_refused_for_a_while_is_done_in_the_end(bucket, gate, outage, fault, seconds):
+def test_requests_are_retried_until_the_outage_ends(bucket, gate, outage, fault, seconds):
     outage(fault, seconds)
     with retrying(30 + seconds):
         use(f"{bucket}/new")
@@ -77,8 +77,8 @@ def test_whatever_is_refused_for_a_while_is_done_in_the_end(bucket, gate, outage
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_each_request_may_be_the_one_that_is_refused(bucket, gate):
-    """For longer than pyarrow's client tries again, whatever was asked before."""
+def test_each_request_is_retried_when_it_is_refused(bucket, gate):
+    """Each request is refused for longer than pyarrow's client retries."""
     first: dict[tuple[str, str], float] = {}
 
     def refuses(method, path):
@@ -91,19 +91,19 @@ def test_each_request_may_be_the_one_that_is_refused(bucket, gate):
     assert len(first) > 12
 
 
-def test_without_patience_the_first_request_says_what_is_wrong(bucket, gate):
+def test_first_request_fails_at_once_without_retrying(bucket, gate):
     gate.refuses = s3_server.everything
     with pytest.raises(ValueError, match=f"storage '{bucket}/new' cannot be opened: .*Check the bucket's name"):
         Location.of(f"{bucket}/new")
 
 
-def test_a_server_that_stays_away_ends_in_a_message_that_says_what_to_do(bucket, gate):
+def test_message_of_a_permanent_outage_names_the_remedy(bucket, gate):
     gate.refuses = s3_server.everything
     with retrying(1), pytest.raises(StorageLostError, match=rf"{bucket}/new was unavailable for .*--retry-failed"):
         Location.of(f"{bucket}/new")
 
 
-def test_a_download_that_is_cut_off_goes_on_where_it_was(bucket, gate, tiny_data, tmp_path, monkeypatch, caplog):
+def test_truncated_download_is_resumed(bucket, gate, tiny_data, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("MDSSL_DATA_CACHE", str(tmp_path / "cache"))
     s3_server.sync(tiny_data, f"{bucket}/data")
     cut = []

@@ -1,4 +1,4 @@
-"""What is kept of a trial's processes, and how it is shown again."""
+"""The log of a trial: what is recorded of its processes, and how it is printed."""
 
 import re
 import subprocess
@@ -37,7 +37,7 @@ def trial_dir(tmp_path):
     return Location.of(tmp_path) / "trials" / TRIAL
 
 
-def test_prints_warnings_and_log_lines_are_kept_and_still_shown(trial_dir):
+def test_prints_warnings_and_log_lines_are_recorded_and_still_shown(trial_dir):
     ended = subprocess.run([sys.executable, "-c", TALKS, trial_dir.uri], capture_output=True, text=True, check=True)
     kept = read(trial_dir)
     for text in ("a print of two words", "an info of ours", "UserWarning: a warning", "half a line"):
@@ -51,7 +51,7 @@ def test_prints_warnings_and_log_lines_are_kept_and_still_shown(trial_dir):
     assert "a warning" in ended.stderr
 
 
-def test_an_error_leaves_its_traceback_and_goes_on(trial_dir):
+def test_error_is_recorded_with_its_traceback_and_raised(trial_dir):
     def deep_inside():
         raise ZeroDivisionError("no such number")
 
@@ -63,13 +63,13 @@ def test_an_error_leaves_its_traceback_and_goes_on(trial_dir):
     assert "second worker" not in kept
 
 
-def test_nothing_to_keep_leaves_no_file(trial_dir):
+def test_empty_log_has_no_file(trial_dir):
     with kept_log(trial_dir, "train"):
         pass
     assert not trial_dir.exists()
 
 
-def test_restarts_and_other_processes_are_shown_in_the_order_of_time(trial_dir):
+def test_log_of_several_processes_is_in_chronological_order(trial_dir):
     with kept_log(trial_dir, "trial"):
         print("the driver begins")
         code = (
@@ -85,7 +85,7 @@ def test_restarts_and_other_processes_are_shown_in_the_order_of_time(trial_dir):
     assert len((trial_dir / "logs").names()) == 3
 
 
-def test_a_progress_bar_is_one_line(trial_dir):
+def test_progress_bar_is_one_line(trial_dir):
     with kept_log(trial_dir, "train"):
         for percent in (0, 50, 100):
             print(f"\r{percent} %", end="")
@@ -94,20 +94,20 @@ def test_a_progress_bar_is_one_line(trial_dir):
     assert "100 %" in read(trial_dir)
 
 
-def test_an_entry_that_is_being_written_waits(trial_dir, capsys):
+def test_incomplete_entry_is_not_printed(trial_dir, capsys):
     entry = "2026-01-01T00:00:00.000Z train@h:1 INFO"
     (trial_dir / "logs" / "a.txt").write_bytes(f"{entry} whole\n{entry} cut o".encode())
     print_log(trial_dir.parent.parent, TRIAL)
     assert capsys.readouterr().out == f"{entry} whole\n"
 
 
-def test_what_a_log_holds_is_printed_as_characters_alone(trial_dir, capsys):
+def test_control_characters_in_a_log_are_escaped(trial_dir, capsys):
     (trial_dir / "logs" / "a.txt").write_bytes(b"2026-01-01T00:00:00.000Z train@h:1 PRINT \x1b[2Jgone\n")
     print_log(trial_dir.parent.parent, TRIAL)
     assert capsys.readouterr().out == "2026-01-01T00:00:00.000Z train@h:1 PRINT \\x1b[2Jgone\n"
 
 
 @pytest.mark.parametrize(("trial_id", "message"), [(TRIAL, "There are: none."), ("../..", "'../..' is not a trial id")])
-def test_a_trial_without_a_log_is_one_message(trial_id, message, tmp_path, capsys):
+def test_trial_without_a_log_is_refused(trial_id, message, tmp_path, capsys):
     assert main(["log", trial_id, "--storage", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
