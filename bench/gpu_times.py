@@ -48,9 +48,9 @@ def _step(run, found: dict, config) -> None:
     counts = count(step)
     found |= {"launches": counts.launches, "GB moved": counts.bytes / 1e9, "TFLOP": counts.operations / 1e12}
     most = limits_of(device, _dtype(device), tiny=run.tiny)
-    item = 2 if config.precision == "bf16" else 4
+    item, few = (2 if config.precision == "bf16" else 4), step.views()[:32]
     with torch.autocast(device, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        floor = floor_of(step.model, step.views()[:32], images, item=item, cache=most.cache)
+        floor = floor_of(step.model, few, images, item=item, cache=most.cache)
     found |= _shares(most, counts, floor, seconds)
     for name, part in parts_of_a_step(step, rounds, device).items():
         found[f"{name}, ms"] = 1e3 * part

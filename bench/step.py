@@ -98,8 +98,8 @@ def report_counts(report: Report, step: Ours, device: str, seconds: float) -> No
     counts = count(step)
     is_bf16 = step.config.precision == "bf16"
     limits = limits_of(device, torch.bfloat16 if is_bf16 else torch.float32)
+    item, few = (2 if is_bf16 else 4), step.views()[:32]
     with torch.autocast(device, dtype=torch.bfloat16, enabled=is_bf16):
-        item, few = (2 if is_bf16 else 4), step.views()[:32]
         floor = floor_of(step.model, few, 2 * sum(step.counts), item=item, cache=limits.cache)
     least = floor_seconds(counts, floor, limits)
     rows = [
