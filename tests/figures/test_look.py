@@ -58,7 +58,7 @@ def test_saving_a_figure_keeps_the_style_in_which_it_was_drawn(board, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["paperr"], r"unknown style 'paperr'; allowed: report, paper, .*Did you mean 'paper'\?"),
+        (["paperr"], r"unknown style 'paperr'. Did you mean 'paper'\? Allowed: report, paper, "),
         (["paper", "report"], "styles paper and report cannot be combined"),
         (["none.mplstyle"], "style file none.mplstyle cannot be read: .*No such file"),
         (["wrong.mplstyle"], "style file wrong.mplstyle cannot be read: .*large-ish"),

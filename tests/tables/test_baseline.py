@@ -167,7 +167,7 @@ def test_p_values_match_holms_procedure():
             ["mdssl"],
             "differ in lambda1: 0.9, 1; lambda2: 0, 0.1. Select one of them: --baseline mdssl lambda1=1 lambda2",
         ),
-        (["simcrl"], "unknown baseline 'simcrl'; allowed: mdssl, simclr. Did you mean 'simclr'"),
+        (["simcrl"], "unknown baseline 'simcrl'. Did you mean 'simclr'\\? Allowed: mdssl, simclr"),
         (["abc"], "'abc' is not a trial id"),
         (["ffffffffffff"], "is not a trial with a score"),
         (["method=mdssl", "lambda1=0.7"], "no row has lambda1 '0.7'"),

@@ -61,7 +61,7 @@ def test_the_printed_leaderboard_can_be_filtered(swept):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"method": ["simclrr"]}, "unknown method 'simclrr'; allowed: mdssl, random, simclr.*Did you mean 'simclr'"),
+        ({"method": ["simclrr"]}, "unknown method 'simclrr'. Did you mean 'simclr'.*: mdssl, random, simclr"),
         ({"train_mixture": ["svhn+cifar10"]}, "unknown train_mixture"),
         ({"evaluate": ["stl"]}, "unknown eval_dataset 'stl'.*Did you mean 'stl10'"),
         ({"probe": "sgd-raw"}, "unknown probe 'sgd-raw'; allowed: lbfgs"),
