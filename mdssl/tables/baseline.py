@@ -99,15 +99,16 @@ def _matches(
     codes, theirs = _codes(own, baselines, compared)
     different, which = np.unique(codes, axis=0, return_inverse=True)
     untrained = (own["train_mixture"] == "").to_numpy()
+    ids, shown_ids = baselines.index.to_numpy(), set(own.index)
     matches = []
     for number, settings in enumerate(different):
         agree = ((theirs == settings) | (theirs < 0) | (settings < 0)).all(axis=1)
-        found = baselines.index[agree]
-        shown = found.intersection(own.index)
+        found = list(ids[agree])
+        shown = [trial_id for trial_id in found if trial_id in shown_ids]
         found = shown if len(shown) == 1 else found
         if strict and len(found) > 1 and not untrained[which == number].all():
             raise InputError(_ambiguous(baselines.loc[found], own[which == number].iloc[0], label))
-        matches.append(list(found))
+        matches.append(found)
     return {trial_id: matches[number] for trial_id, number in zip(own.index, which, strict=True)}
 
 

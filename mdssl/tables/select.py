@@ -146,7 +146,8 @@ def best_by_validation(rows: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: the validation scores are of several probes.
     """
-    trials = rows.groupby("trial_id")["status"].agg(lambda found: "failed" if "failed" in set(found) else found.iloc[0])
+    trials = rows.drop_duplicates("trial_id").set_index("trial_id")["status"].sort_index()
+    trials = trials.mask(trials.index.isin(rows.loc[rows["status"] == "failed", "trial_id"]), "failed")
     # Files of the first version have no such column.
     rows = rows if "val_top1" in rows else rows.assign(val_top1=float("nan"))
     validated = rows[rows["val_top1"].notna()]
