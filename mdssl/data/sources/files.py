@@ -81,7 +81,9 @@ def _images_below(
                 f"{place!r} in {folder} is one name with backslashes: its archive comes from Windows and was unpacked "
                 "by a program that does not convert them. Unpack it with another program, such as 7z."
             )
-        if os.path.isdir(entry.path):
+        # An entry knows what it is without a further call of the system, but the target of a link may not be there.
+        is_link = entry.is_symlink()
+        if os.path.isdir(entry.path) if is_link else entry.is_dir():
             real = os.path.realpath(entry.path)
             if real in parents:
                 findings.leave_out("links to a parent folder", place)
@@ -90,12 +92,12 @@ def _images_below(
         elif suffix not in suffixes():
             findings.leave_out(f"files without an image suffix ({suffix or 'no suffix'})", place)
             continue
-        elif not os.path.isfile(entry.path):
+        elif not (os.path.isfile(entry.path) if is_link else entry.is_file()):
             findings.leave_out("broken links", place)
             continue
         else:
             images = iter((place,))
-        if entry.is_symlink():
+        if is_link:
             linked.append(place)
         for image in images:
             is_empty = False
