@@ -1,13 +1,13 @@
-"""Preparing images to disk takes as long as an ImageFolder loop over them, ±5 %; training then starts in 0.1 s.
+"""Preparing JPEG images to disk takes as long as an ImageFolder loop over them, ±5 %; training then starts in a second.
 
 Class folders of synthetic images, as JPEG (500×375, quality 90, as ImageNet) and as PNG (64×64, as EuroSAT), are
 resized to arrays of 32×32×3, bicubic. Ours is the whole of `prepare`, from the listing of folders to arrays on disk
 with their SHA-256, and decoding alone. The peers only collect arrays in memory: a loop over torchvision's ImageFolder,
 and a DataLoader with two workers. First all must give the same pixels, bit for bit.
 
-Pillow limits both on one core: ours is equal within noise for JPEG, and up to 5 % slower for small PNGs. With two
-workers and three seconds of work the DataLoader is about a tenth faster, because its workers are forked, and ours are
-spawned once.
+Pillow limits both on one core: ours is equal within noise for JPEG, and 10 to 30 % slower for small PNGs, which it also
+lists, hashes and writes. With two workers and two seconds of work the DataLoader takes half to nine tenths of the time,
+because its workers are forked, and ours are spawned once.
 
 Then the start of training on four prepared domains of 50,000 images is timed in a fresh process after its imports: from
 the check of the fingerprint to the first two views of the batch of every domain. It takes 0.1 s for 64 images per

@@ -1,4 +1,4 @@
-"""A nested trial that does nothing takes 8 s in a sweep, and 12.6 s with Ray's defaults.
+"""A nested trial that does nothing takes 6 to 8 s in a sweep, and 10 to 13 s with Ray's defaults.
 
 The overhead of Ray is measured with empty trials: each calls `mdssl.pretrain.loop.train` on a finished trial, which
 returns at once, so the time is that of processes, imports and waits. Four variants run one trial at a time, each in its
