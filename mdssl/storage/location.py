@@ -226,9 +226,19 @@ class Location:
         if self.filesystem.type_name in OBJECT_STORES:
             return
         ours = re.compile(rf"\.{re.escape(name)}.*\.[0-9a-f]{{8}}\.tmp")
-        for info in self._infos():
-            if ours.fullmatch(info.base_name):
-                (self / info.base_name).delete()
+        for found in self._retry(self._all_names):
+            if ours.fullmatch(found):
+                (self / found).delete()
+
+    def _all_names(self) -> list[str]:
+        """The names directly in this folder, with hidden ones, in any order; without the properties of files, which
+        take longer than the names where there are thousands."""
+        if not self.is_local:
+            return [info.base_name for info in self._infos()]
+        try:
+            return os.listdir(self.path)
+        except FileNotFoundError:
+            return []
 
     def move(self, target: Location) -> None:
         """Move this file to ``target`` in the same filesystem, and replace a file there."""
