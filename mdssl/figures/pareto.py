@@ -71,8 +71,8 @@ def _points(rows: pd.DataFrame, mixture: str) -> Points:
     complete = values.dropna(subset=["seen", "unseen"])
     if len(complete) < 2:
         raise InputError(
-            "a Pareto front of seen and unseen datasets needs two trials on a mixture with scores on both kinds: add "
-            "other datasets to --evaluate."
+            f"a Pareto front of seen and unseen datasets needs two trials on {mixture} with means of both: "
+            f"{'; '.join(values.attrs['notes']) or 'no dataset is unseen, or too few trials have scores'}."
         )
     trials = rows.drop_duplicates("trial_id").set_index("trial_id").loc[complete.index].reset_index()
     trials = named(trials).assign(x=complete["seen"].to_numpy(), y=complete["unseen"].to_numpy())

@@ -50,6 +50,11 @@ def only_baselines(possible: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return {trial_id: found[0] for trial_id, found in possible.items() if len(found) == 1}
 
 
+def baselines_of_others(baseline_of: Mapping[str, str]) -> list[str]:
+    """Return the trials that are the baseline of another trial, from the result of `find_baselines`."""
+    return [baseline for trial_id, baseline in baseline_of.items() if baseline != trial_id]
+
+
 def possible_baselines(
     rows: pd.DataFrame, board: pd.DataFrame, wanted: Sequence[str] = ("simclr",), *, strict: bool = True
 ) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from mdssl.config.methods import UNTRAINED
 from mdssl.errors import InputError, check_name
+from mdssl.tables.baseline import baselines_of_others, find_baselines
 from mdssl.tables.compare import counted_scores
 from mdssl.tables.select import SELECTED_ON_TEST
 from mdssl.tables.statistics import row_means
@@ -64,7 +65,8 @@ def objective_values(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         ``train_mixture`` and the columns ``names``, indexed by ``trial_id``; null if a trial lacks a score.
-        ``attrs["by"]`` is the column of the scores, as `selection_score` chooses it.
+        ``attrs["by"]`` is the column of the scores, as `selection_score` chooses it; ``attrs["notes"]`` has the notes on
+        means (`mdssl.tables.compare.notes_on_means`).
 
     Raises:
         ValueError: an unknown objective, scores of several probes or layers, or hours on several devices.
@@ -81,20 +83,20 @@ def objective_values(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
                 f"{', '.join(sorted(rows[name].unique()))}. Keep one, --where {name}=…."
             )
     trials = rows.drop_duplicates("trial_id").set_index("trial_id")
-    values = trials[["train_mixture"]].copy()
+    values, notes = trials[["train_mixture"]].copy(), []
     if len(rows):
         mixtures = sorted(rows["train_mixture"].unique())
         way = {name: rows[name].iloc[0] for name in ("features", "probe")}
         # As in the table of a sweep, so that both have the same means.
         table = sweep_table(rows.assign(top1=rows[by]), mixtures=mixtures, datasets=datasets, **way)
-        is_baseline = (table["method"] == "simclr").to_numpy(bool)
-        counted, _ = counted_scores(table[datasets], trials["train_mixture"].reindex(table.index), is_baseline)
+        is_baseline = table.index.isin(baselines_of_others(find_baselines(rows, rows, strict=False)))
+        counted, notes = counted_scores(table[datasets], trials["train_mixture"].reindex(table.index), is_baseline)
         table["average"] = row_means(table[datasets], counted)
         values = values.join(table[[*datasets, *MEANS]])
     if COST in names:
         values[COST] = training_hours(trials)
     values = values[["train_mixture", *names]]
-    values.attrs["by"] = by
+    values.attrs |= {"by": by, "notes": notes if set(MEANS) & set(names) else []}
     return values
 
 
@@ -117,5 +119,6 @@ def on_front(rows: pd.DataFrame, names: Sequence[str], notes: list[str]) -> pd.D
         costs, scores = (own[name].to_numpy(dtype=float) for name in sorted(names, key=lambda name: name != COST))
         kept += own.index[pareto_front(costs if COST in names else -costs, scores)].tolist()
     by_test = f"test scores. {SELECTED_ON_TEST}" if values.attrs["by"] == "top1" else "validation scores (val_top1)"
+    notes += [note for note in values.attrs["notes"] if note not in notes]
     notes.append(f"on the Pareto front of {' and '.join(names)}: {len(kept)} of {len(values)} trials, by {by_test}")
     return rows[rows["trial_id"].isin(kept)]

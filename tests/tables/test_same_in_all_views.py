@@ -160,7 +160,8 @@ def test_means_over_datasets_are_the_same_in_tables_and_figures(swept):
 def test_notes_name_the_datasets_left_out_and_the_trials_without_a_mean(swept):
     notes = view(with_settings(read(swept)), baseline=("simclr",)).notes
     assert notes == (
-        "averages are over cifar10, eurosat, stl10, svhn; left out, because too few trials have a score: dtd",
+        "averages are over cifar10, eurosat, stl10, svhn; left out, because a baseline or most trials lack a "
+        "score: dtd",
         f"no average, because of a missing score on eurosat: {CONFIGS['other', 0].trial_id}",
     )
 

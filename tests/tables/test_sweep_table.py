@@ -48,7 +48,7 @@ def test_averages_are_over_datasets_common_to_the_trials(storage):
     assert df["unseen"].tolist() == [42, 40]
     assert df["vs simclr"].tolist() == pytest.approx([np.nan, (4 + 0 - 2) / 3], nan_ok=True)
     assert df.attrs["notes"] == [
-        "averages are over cifar10, svhn, eurosat; left out, because too few trials have a score: stl10"
+        "averages are over cifar10, svhn, eurosat; left out, because a baseline or most trials lack a score: stl10"
     ]
     assert df.attrs["notes"][0] in " ".join(printed(df).split())
 
@@ -176,7 +176,7 @@ def test_a_failed_score_marks_its_trial_and_keeps_the_other_scores(storage):
     write_rows(storage, "1" * 12, [*(row(name) for name in DATASETS[:3]), broken])
     (found,) = table(storage).to_dict("records")
     assert (found["seen"], found["unseen"], found["status"]) == (50.0, 50.0, "failed")
-    assert "left out, because too few trials have a score: eurosat" in table(storage).attrs["notes"][0]
+    assert "left out, because a baseline or most trials lack a score: eurosat" in table(storage).attrs["notes"][0]
     assert found["error"] == "ValueError: features are not finite"
 
 
