@@ -2,7 +2,7 @@
 
 Sections of benches that are not run stay, with the commit and the machine of their run.
 
-    python bench/all.py                       # an hour on two cores
+    python bench/all.py                       # half an hour to an hour on two cores
     python bench/all.py loss step
     python bench/all.py --device cuda         # benches that can use a GPU
 """

@@ -1,4 +1,4 @@
-"""The loss, forward and backward, is 2.6 to 9 times as fast as lightly's NT-Xent on a CPU, in a fraction of its memory.
+"""The loss, forward and backward, is several times as fast as lightly's NT-Xent on a CPU, in a fraction of its memory.
 
 2,048, 8,192 and 16,384 rows of width 128, float32, one domain, λ1 = 1, λ2 = 0. With these settings MDSSL equals
 NT-Xent: first all contenders must give the same loss and gradient. Then MDSSL alone is timed with many domains, and

@@ -5,16 +5,14 @@ resized to arrays of 32×32×3, bicubic. Ours is the whole of `prepare`, from th
 with their SHA-256, and decoding alone. The peers only collect arrays in memory: a loop over torchvision's ImageFolder,
 and a DataLoader with two workers. First all must give the same pixels, bit for bit.
 
-Pillow limits both on one core: ours is equal within noise for JPEG, and 10 to 30 % slower for small PNGs, which it also
-lists, hashes and writes. With two workers and two seconds of work the DataLoader takes half to nine tenths of the time,
-because its workers are forked, and ours are spawned once.
+Pillow limits both on one core: ours is equal within noise for JPEG, and takes up to a third more time for small PNGs,
+which it also lists, hashes and writes. With two workers and two seconds of work the DataLoader takes half to nine
+tenths of the time, because its workers are forked, and ours are spawned once.
 
 Then the start of training on four prepared domains of 50,000 images is timed in a fresh process after its imports: from
-the check of the fingerprint to the first two views of the batch of every domain. It takes 0.1 s for 64 images per
-domain in the page cache, and 0.6 s for 1,024, nearly all of it augmentation. Arrays that are read from the disk take
-0.4 s more.
+the check of the fingerprint to the first two views of the batch of every domain. Most of it is augmentation.
 
-    python bench/prepare.py                     # four minutes on two cores, 1 GB in the temporary folder
+    python bench/prepare.py                     # three minutes on two cores, 1 GB in the temporary folder
 """
 
 from __future__ import annotations

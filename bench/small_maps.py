@@ -1,4 +1,4 @@
-"""A ResNet-18 training step on a CPU is 1.2 to 2.5 times as fast with SmallMapConv2d as with torch.nn.Conv2d.
+"""A ResNet-18's forward and backward pass on a CPU is faster with SmallMapConv2d than with torch.nn.Conv2d.
 
 With the paper's stem, 32×32 images give maps of 2×2 and 1×1 in the last two stages, where a 3×3 convolution mostly
 multiplies padding. The forward and backward pass of the encoder on 256 views is timed with one thread, in fp32 and bf16

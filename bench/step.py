@@ -87,7 +87,7 @@ def parts_of_a_step(step: Ours, rounds: int, device: str) -> dict[str, float]:
             (gradient,) = torch.autograd.grad(loss, z)
         with part("encoder, backward"):
             z.backward(gradient)
-        with part("optimiser"):
+        with part("optimizer"):
             step.optimizer.step()
         step.number += 1
     return {name: statistics.median(values) for name, values in seconds.items()}

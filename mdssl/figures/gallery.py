@@ -72,7 +72,7 @@ def gallery(board: pd.DataFrame, storage: Storage = None) -> Gallery:
         for number, group in enumerate(groups[:MOST_GROUPS], start=1):
             caption = f"{group.description}."
             if kind.groups is settings_groups and len(groups) > 1:
-                caption += f" From group {number} of {len(groups)} that differ in settings ({group.trials} trials)."
+                caption += f" Number {number} of {len(groups)} combinations of settings, with {group.trials} trials."
             if set(group.rows["eval_dataset"]) & set(BUILTIN):
                 caption += " The built-in domains are synthetic images."
             try:

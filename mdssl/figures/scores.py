@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from mdssl.config.methods import CLUSTER_SETTINGS, UNTRAINED
+from mdssl.config.methods import CLUSTER_SETTINGS, METHODS, OWN_SETTINGS, UNTRAINED
 from mdssl.errors import InputError, check_name
 from mdssl.leaderboard import board as leaderboard
 from mdssl.tables.compare import latest_images, settings_apart, settings_of
@@ -110,10 +110,10 @@ def refuse_mixed(
     """
     if rows.empty:
         return
-    # Only clustered methods have cluster settings, so these always differ between methods.
+    # Settings that not all methods have always differ between methods.
     within = settings_apart(rows, ["eval_dataset", *dict.fromkeys(["method", *by])])
     for name, found in settings_apart(rows, ["eval_dataset", *by], also=also, but=("seed", *varies)).items():
-        if name not in CLUSTERING or name in within:
+        if name not in (*CLUSTERING, *OWN_SETTINGS) or name in within:
             raise InputError(
                 f"{what} would mix rows that differ in {name}: {found}. Keep one of them, "
                 f"board = leaderboard.with_settings(board); board = board[board.{name} == …]."
@@ -180,9 +180,9 @@ class SettingsGroup:
 
 def settings_groups(board: pd.DataFrame) -> list[SettingsGroup]:
     """Return the groups of ``board``, the one with most trials first."""
-    rows = encoder_scores(board)
+    rows = encoder_scores(board).reset_index(drop=True)
     untrained = rows["method"].isin(UNTRAINED)
-    trained = rows[~untrained]
+    trained = _without_gaps(rows[~untrained])
     if trained.empty:
         return []
     differing = [name for name in _hidden_settings(trained) if trained[name].nunique(dropna=False) > 1]
@@ -193,11 +193,27 @@ def settings_groups(board: pd.DataFrame) -> list[SettingsGroup]:
     found = []
     for group in groups:
         first = group.iloc[0]
-        group = pd.concat([group, rows[untrained & (rows[same] == first[same]).all(axis=1)]])
+        group = pd.concat([rows.loc[group.index], rows[untrained & (rows[same] == first[same]).all(axis=1)]])
         description = ", ".join([*_described(first, differing), probe_words(group)])
         group = by_one_probe(group)
         found.append(SettingsGroup(group, count_trained(group), description, unscored_like(without, first)))
     return found
+
+
+def _without_gaps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Fill a setting that the method of a trial does not have with the most frequent value of the other trials.
+
+    The trial then belongs to the largest group. For example, clustered methods have no sampling.
+    """
+    filled = {}
+    for name in sorted(OWN_SETTINGS & set(_hidden_settings(rows))):
+        lacks = rows["method"].map(
+            lambda method, name=name: method in METHODS and not METHODS[method].has_setting(name)
+        )
+        usual = rows.loc[~lacks, name].mode()
+        if lacks.any() and len(usual):
+            filled[name] = rows[name].mask(lacks, usual[0])
+    return rows.assign(**filled)
 
 
 def encoder_scores(board: pd.DataFrame) -> pd.DataFrame:
@@ -230,10 +246,11 @@ def unscored(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def unscored_like(rows: pd.DataFrame, trial: pd.Series) -> pd.DataFrame:
-    """Select the ``rows`` that differ from ``trial`` only in settings that figures show."""
+    """Select the ``rows`` that differ from ``trial`` only in settings that figures show or that their method lacks."""
     for name in _hidden_settings(rows):
         if name in trial:
-            rows = rows[rows[name].isna() if pd.isna(trial[name]) else rows[name] == trial[name]]
+            agree = rows[name].isna() if pd.isna(trial[name]) else rows[name] == trial[name]
+            rows = rows[agree | rows[name].isna()] if name in OWN_SETTINGS else rows[agree]
     return rows
 
 

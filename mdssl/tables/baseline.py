@@ -50,9 +50,15 @@ def only_baselines(possible: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return {trial_id: found[0] for trial_id, found in possible.items() if len(found) == 1}
 
 
-def baselines_of_others(baseline_of: Mapping[str, str]) -> list[str]:
-    """Return the trials that are the baseline of another trial, from the result of `find_baselines`."""
-    return [baseline for trial_id, baseline in baseline_of.items() if baseline != trial_id]
+def incomplete_baselines(baseline_of: Mapping[str, str], scores: pd.DataFrame) -> np.ndarray:
+    """Return the ids of the baselines that lack a score which a trial compared with them has.
+
+    Args:
+        baseline_of: as `find_baselines` returns it.
+        scores: a row per trial id and a column per dataset; NaN where there is no score.
+    """
+    own, theirs = (scores.reindex(list(ids)).isna().to_numpy() for ids in (baseline_of, baseline_of.values()))
+    return np.array(list(baseline_of.values()))[(~own & theirs).any(axis=1)]
 
 
 def possible_baselines(

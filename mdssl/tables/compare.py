@@ -218,7 +218,9 @@ def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> lis
     notes = []
     if others := [name for name in scores.columns if name not in common]:
         are = f"are over {', '.join(common)}" if common else "do not exist"
-        notes.append(f"averages{of} {are}; left out, because a baseline or most trials lack a score: {', '.join(others)}")
+        notes.append(
+            f"averages{of} {are}; left out, because a baseline or most trials lack a score: {', '.join(others)}"
+        )
     scored = scores[scores.notna().any(axis=1)]
     lacking = scored.index[scored[common].isna().any(axis=1)]
     if len(lacking):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mdssl.config.methods import UNTRAINED
 from mdssl.errors import InputError, check_name
-from mdssl.tables.baseline import baselines_of_others, find_baselines
+from mdssl.tables.baseline import find_baselines, incomplete_baselines
 from mdssl.tables.compare import counted_scores
 from mdssl.tables.select import SELECTED_ON_TEST
 from mdssl.tables.statistics import row_means
@@ -65,8 +65,8 @@ def objective_values(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         ``train_mixture`` and the columns ``names``, indexed by ``trial_id``; null if a trial lacks a score.
-        ``attrs["by"]`` is the column of the scores, as `selection_score` chooses it; ``attrs["notes"]`` has the notes on
-        means (`mdssl.tables.compare.notes_on_means`).
+        ``attrs["by"]`` is the column of the scores, as `selection_score` chooses it; ``attrs["notes"]`` are the
+        `mdssl.tables.compare.notes_on_means`.
 
     Raises:
         ValueError: an unknown objective, scores of several probes or layers, or hours on several devices.
@@ -83,13 +83,14 @@ def objective_values(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
                 f"{', '.join(sorted(rows[name].unique()))}. Keep one, --where {name}=…."
             )
     trials = rows.drop_duplicates("trial_id").set_index("trial_id")
-    values, notes = trials[["train_mixture"]].copy(), []
+    values = trials[["train_mixture"]].copy()
+    notes: list[str] = []
     if len(rows):
         mixtures = sorted(rows["train_mixture"].unique())
         way = {name: rows[name].iloc[0] for name in ("features", "probe")}
         # As in the table of a sweep, so that both have the same means.
         table = sweep_table(rows.assign(top1=rows[by]), mixtures=mixtures, datasets=datasets, **way)
-        is_baseline = table.index.isin(baselines_of_others(find_baselines(rows, rows, strict=False)))
+        is_baseline = table.index.isin(incomplete_baselines(find_baselines(rows, rows, strict=False), table[datasets]))
         counted, notes = counted_scores(table[datasets], trials["train_mixture"].reindex(table.index), is_baseline)
         table["average"] = row_means(table[datasets], counted)
         values = values.join(table[[*datasets, *MEANS]])

@@ -19,7 +19,7 @@ from mdssl.leaderboard.columns import SETTING_COLUMNS
 from mdssl.leaderboard.names import plain_name
 from mdssl.leaderboard.notes import NOTE_COLUMNS
 from mdssl.storage.location import Location
-from mdssl.tables.baseline import baselines_of_others, find_baselines
+from mdssl.tables.baseline import find_baselines, incomplete_baselines
 from mdssl.tables.compare import counted_scores, latest_images, paired, settings_to_show, usual_order
 from mdssl.tables.render import HEADERS, Measure, Table, print_table
 from mdssl.tables.select import best_by_validation
@@ -105,7 +105,7 @@ def sweep_table(
     seen_by = {mixture: seen_in(plain_name(mixture).split("+")) for mixture in set(trained_on)}
     seen = pd.DataFrame({name: [plain_name(name) in seen_by[mixture] for mixture in trained_on] for name in datasets})
     seen.index = trials.index
-    is_baseline = trials.index.isin(baselines_of_others(baseline_of))
+    is_baseline = trials.index.isin(incomplete_baselines(baseline_of, scores))
     counted, notes = counted_scores(scores, trials["train_mixture"], is_baseline)
     table["seen"] = row_means(scores, seen & counted)
     table["unseen"] = row_means(scores, ~seen & counted)

@@ -49,7 +49,7 @@ def test_a_gallery_separates_groups_of_settings_and_names_them_in_captions(board
     few = longer[longer["seed"] == 0]
     entries = [one for one in figures.gallery(pd.concat([grid, few])).entries if one.figure == "lambda-curves"]
     assert ["150 steps" in entries[0].caption, "300 steps" in entries[1].caption] == [True, True]
-    assert "group 2 of 2" in entries[1].caption
+    assert "Number 2 of 2 combinations" in entries[1].caption
 
 
 def test_trials_of_an_unknown_method_do_not_prevent_other_figures(board):
@@ -284,3 +284,13 @@ def test_representation_figures_use_only_trials_with_representations(board, stor
     by_name = {entry.name: entry for entry in figures.gallery(board, storage).entries}
     assert "MDSSL" not in by_name["embedding"].caption
     assert "Similarity of class means at λ1 = 1, λ2 = 0" in by_name["class-similarity-lambda1"].title
+
+
+def test_a_setting_that_a_method_lacks_does_not_separate_its_trials_from_the_others(board):
+    has = board["method"].isin(["simclr", "mdssl"])
+    sampled = board.assign(sampling=board["method"].where(has).map(lambda _: "balanced", na_action="ignore"))
+    group, *_ = figures.scores.settings_groups(sampled)
+    assert {"mdssl", "mdssl-clustered", "mdssl-robust", "simclr"} <= set(group.rows["method"])
+    assert group.rows.loc[group.rows["method"] == "mdssl-clustered", "sampling"].isna().all()
+    (bars,) = (one for one in figures.gallery(sampled).entries if one.name == "methods-bars-cifar10+svhn")
+    assert "MDSSL, clustered" in bars.alt and "SimCLR, union" in bars.alt and "sampling nan" not in bars.caption

@@ -215,5 +215,5 @@ def test_seen_against_unseen_shows_the_pareto_front_and_names_the_kind_of_scores
     by_validation = figures.seen_against_unseen(searched[0])
     assert "validation" in by_validation.axes[0].get_xlabel() and "optimistic" not in by_validation.get_supxlabel()
     alone = a_board([one for number in (1, 2) for one in trial(number, ("svhn",), seed=number)])
-    with pytest.raises(ValueError, match="scores on both kinds"):
+    with pytest.raises(ValueError, match="with means of both"):
         words_of("pareto", alone)
