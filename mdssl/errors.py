@@ -37,7 +37,8 @@ def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -
     valid = list(valid)
     if value in valid:
         return
-    close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(value), valid, n=1)
+    close = close or [name for name in valid if value and name.startswith(str(value))]
     # Before the names, which may be a hundred.
     allowed = f". Did you mean {close[0]!r}? Allowed: " if close else "; allowed: "
     names = ", ".join(valid) if valid else "none yet"

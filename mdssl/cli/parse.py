@@ -232,6 +232,17 @@ def _check_is_no_file(name: str, value: str) -> None:
         raise InputError(f"{name} is {value!r}, but {file} is a file; give a folder or a bucket with --{name}.")
 
 
+_COMPLAINTS = {
+    r"(--\S+): could not convert string to float: (.*)": r"\1 is \2; it must be a number",
+    r"(--\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 is \2; it must be a whole number",
+    r"(--\S+): no type matching .*FLOAT.* from \[(.*)\]": r"\1 is \2; it must be a number",
+    r"(--\S+): Could not find valid parse for arguments: \[(.*)\]": r"\1 has the values \2; one has the wrong type",
+    r"Missing value for argument '(--\S+)'.*": r"\1 has no value; give one, or leave the flag out",
+    r"(--\S+): no type matching .*INT.* from \[(.*)\]": r"\1 is \2; it must be a whole number",
+}
+"""Messages of the parser on values, and the same in words for users."""
+
+
 def _without_box(text: str) -> str:
     """The parser's complaint, which it frames for a terminal, as one line."""
     lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[1:]]
@@ -240,8 +251,16 @@ def _without_box(text: str) -> str:
     rule = next((number for number, line in enumerate(lines) if not line.strip("─-╰╯")), len(lines))
     message = " ".join(lines[:rule]).removeprefix("Error parsing ").rstrip(".")
     near = [line.split()[0] for line in lines[rule:] if re.match("--[a-z]", line)] if "Unrecognized" in message else []
+    has_commas = re.search(r"\['[^' ]*,[^' ]*'\]", message)
+    for complaint, said in _COMPLAINTS.items():
+        message = re.sub(complaint, said, message)
+    if unknown := re.fullmatch("Unrecognized options: (.*)", message):
+        words = unknown[1].split(", ")
+        # A value that follows an unknown flag is unknown as well.
+        names = [word for word in words if word.startswith("-")]
+        message = f"unknown flag {', '.join(names)}" if names else f"unknown argument {' '.join(words)}"
     hint = f" Did you mean {' or '.join(near[:2])}?" if near else ""
-    if re.search(r"\['[^' ]*,[^' ]*'\]", message):
+    if has_commas:
         hint = " Separate values by spaces, not commas."
     return f"{message}.{hint}"
 

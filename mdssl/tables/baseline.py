@@ -57,8 +57,10 @@ def incomplete_baselines(baseline_of: Mapping[str, str], scores: pd.DataFrame) -
         baseline_of: as `find_baselines` returns it.
         scores: a row per trial id and a column per dataset; NaN where there is no score.
     """
-    own, theirs = (scores.reindex(list(ids)).isna().to_numpy() for ids in (baseline_of, baseline_of.values()))
-    return np.array(list(baseline_of.values()))[(~own & theirs).any(axis=1)]
+    has, baseline_has = (
+        scores.reindex(list(ids)).notna().to_numpy(dtype=bool) for ids in (baseline_of, baseline_of.values())
+    )
+    return np.array(list(baseline_of.values()), dtype=object)[(has & ~baseline_has).any(axis=1)]
 
 
 def possible_baselines(

@@ -9,7 +9,7 @@ import scipy.stats
 from factories import UNTRAINED, row
 
 from mdssl.leaderboard.columns import SCHEMA
-from mdssl.tables.baseline import find_baselines
+from mdssl.tables.baseline import find_baselines, incomplete_baselines
 from mdssl.tables.compare import paired
 from mdssl.tables.select import Condition
 from mdssl.tables.statistics import over_seeds, p_values
@@ -177,3 +177,10 @@ def test_invalid_or_ambiguous_baselines_are_refused(wanted, message):
     df = board(GRID)
     with pytest.raises(ValueError, match=message):
         differences(df, df, wanted)
+
+
+def test_only_baselines_that_lack_a_score_of_a_compared_trial_are_incomplete():
+    scores = pd.DataFrame({"svhn": [1.0, 2.0, 3.0, 4.0], "dtd": [1.0, np.nan, np.nan, np.nan]}, index=list("abcd"))
+    assert list(incomplete_baselines({"a": "b", "c": "d", "b": "b"}, scores)) == ["b"]
+    assert list(incomplete_baselines({"b": "a", "c": "d"}, scores)) == []
+    assert list(incomplete_baselines({}, scores)) == list(incomplete_baselines({}, scores[[]])) == []
