@@ -54,7 +54,7 @@ def test_cpu_changes_no_gpu_settings(gpus, monkeypatch):
 
 
 def test_unknown_device_is_refused(gpus):
-    with pytest.raises(ValueError, match="unknown device 'cuda:2'. Did you mean 'cuda:.'. Allowed: auto, cpu, cuda, cuda:0, cuda:1"):
+    with pytest.raises(ValueError, match="unknown device 'cuda:2'.*Allowed: auto, cpu, cuda, cuda:0, cuda:1"):
         pick_device("cuda:2")
 
 
