@@ -100,7 +100,7 @@ def test_small_images_have_at_least_8_patches_per_side(size, patch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"arch": "resnet19"}, "unknown arch 'resnet19'; allowed: resnet18.*Did you mean 'resnet18'.*Or timm/NAME"),
+        ({"arch": "resnet19"}, "unknown arch 'resnet19'.*Did you mean 'resnet18'.*Allowed: resnet18.*Or timm/NAME"),
         ({"arch": "timm/convnext_tinny"}, "Did you mean timm/convnext_tiny.*list_models"),
         ({"arch": "timm/vit"}, r"Did you mean timm/\S+ or timm/\S+ or timm/\S+\? All names"),
         ({"arch": "timm/test_vit.in22k"}, "has no weights 'in22k' in timm; allowed: r160_in1k"),
