@@ -232,13 +232,13 @@ def _check_is_no_file(name: str, value: str) -> None:
         raise InputError(f"{name} is {value!r}, but {file} is a file; give a folder or a bucket with --{name}.")
 
 
-_COMPLAINTS = {
+_PARSER_MESSAGES = {
     r"(--\S+): could not convert string to float: (.*)": r"\1 is \2; it must be a number",
     r"(--\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 is \2; it must be a whole number",
     r"(--\S+): no type matching .*FLOAT.* from \[(.*)\]": r"\1 is \2; it must be a number",
+    r"(--\S+): no type matching .*INT.* from \[(.*)\]": r"\1 is \2; it must be a whole number",
     r"(--\S+): Could not find valid parse for arguments: \[(.*)\]": r"\1 has the values \2; one has the wrong type",
     r"Missing value for argument '(--\S+)'.*": r"\1 has no value; give one, or leave the flag out",
-    r"(--\S+): no type matching .*INT.* from \[(.*)\]": r"\1 is \2; it must be a whole number",
 }
 """Messages of the parser on values, and the same in words for users."""
 
@@ -252,8 +252,8 @@ def _without_box(text: str) -> str:
     message = " ".join(lines[:rule]).removeprefix("Error parsing ").rstrip(".")
     near = [line.split()[0] for line in lines[rule:] if re.match("--[a-z]", line)] if "Unrecognized" in message else []
     has_commas = re.search(r"\['[^' ]*,[^' ]*'\]", message)
-    for complaint, said in _COMPLAINTS.items():
-        message = re.sub(complaint, said, message)
+    for pattern, words_for_users in _PARSER_MESSAGES.items():
+        message = re.sub(pattern, words_for_users, message)
     if unknown := re.fullmatch("Unrecognized options: (.*)", message):
         words = unknown[1].split(", ")
         # A value that follows an unknown flag is unknown as well.
