@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.tri import Triangulation
 
+from mdssl.config.methods import METHODS
 from mdssl.errors import InputError
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
-from mdssl.figures.searches import draw_best, drawn, each_sweep, header, is_number, label_axis, tried
+from mdssl.figures.searches import draw_best, drawn, each_sweep, is_number, label_axis, tried
 
 MOST_PAIRS = 6
 LEAST_TRIALS = 6
@@ -38,7 +39,8 @@ class Contours(NamedTuple):
 def setting_contours(board: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure:
     """Validation top-1 over pairs of numeric settings of a sweep: linear interpolation between trials.
 
-    Where several trials share a pair of values, their mean is shown; the other settings differ from trial to trial.
+    Only trials of the most frequent method are shown. Where several share a pair of values, their mean is shown; the
+    other settings differ from trial to trial.
 
     Args:
         board: as `mdssl.leaderboard.board.read` returns it; of several sweeps, the one with most trials is drawn.
@@ -53,6 +55,12 @@ def setting_contours(board: pd.DataFrame, *, width: float = style.PAGE) -> style
 
 def _contours(group: SettingsGroup) -> Contours:
     trials, names, note = tried(group, "a contour map", LEAST_TRIALS)
+    method = trials["method"].mode()[0]
+    others = trials["method"] != method
+    if others.any():
+        # At the same values another method has another score, so a mean of both would describe neither.
+        note += f" Only {METHODS[method].label}: {others.sum()} trials of other methods are not shown."
+        trials = trials[~others]
     numbers = [name for name in names if is_number(trials[name])]
     pairs = [pair for x, y in combinations(numbers, 2) if (pair := _pair(trials, x, y))]
     if not pairs:
@@ -77,9 +85,9 @@ def _pair(trials: pd.DataFrame, x: str, y: str) -> Pair | None:
 
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Contours, Words]]:
     found = _contours(group)
-    named = [f"{header(pair.x)} and {header(pair.y)}" for pair in found.pairs]
+    named = [f"{style.setting_name(pair.x)} and {style.setting_name(pair.y)}" for pair in found.pairs]
     at = ", ".join(
-        f"{header(name)} {style.setting(found.best[name])}"
+        f"{style.setting_name(name)} {style.setting(found.best[name])}"
         for name in dict.fromkeys(name for pair in found.pairs for name in (pair.x, pair.y))
     )
     words = Words(

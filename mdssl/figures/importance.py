@@ -11,7 +11,7 @@ import pandas as pd
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
-from mdssl.figures.searches import each_sweep, header, is_number, tried
+from mdssl.figures.searches import each_sweep, is_number, tried
 
 LEAST_TRIALS = 10
 FEW_TRIALS = 20
@@ -87,7 +87,7 @@ def _codes(values: pd.Series) -> np.ndarray:
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Importance, Words]]:
     found = _importance(group)
     listed = ", ".join(
-        f"{header(str(name))} {round(own['mean'], 2) + 0.0:.2f}" for name, own in found.settings.iterrows()
+        f"{style.setting_name(str(name))} {round(own['mean'], 2) + 0.0:.2f}" for name, own in found.settings.iterrows()
     )
     words = Words(
         title=f"Importance of settings, sweep {group.name}",
@@ -113,7 +113,7 @@ def _draw(found: Importance, width: float = style.PAGE) -> style.Figure:
     look: dict[str, Any] = dict(color=style.COLORS[0], height=0.6, error_kw=dict(elinewidth=0.7, ecolor=style.INK))
     axis.barh(range(len(settings)), settings["mean"], xerr=settings["std"], **look)
     axis.axvline(0, color=style.FAINT, linewidth=0.6)
-    axis.set_yticks(range(len(settings)), [style.plain(header(str(name))) for name in settings.index])
+    axis.set_yticks(range(len(settings)), [style.plain(style.setting_name(str(name))) for name in settings.index])
     axis.grid(False, axis="y")
     axis.grid(True, axis="x")
     axis.set_xlabel("increase of the prediction error (points) ± one standard deviation over folds")

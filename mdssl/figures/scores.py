@@ -10,6 +10,7 @@ import pandas as pd
 
 from mdssl.config.methods import CLUSTER_SETTINGS, METHODS, OWN_SETTINGS, UNTRAINED
 from mdssl.errors import InputError, check_name
+from mdssl.figures import style
 from mdssl.leaderboard import board as leaderboard
 from mdssl.tables.compare import latest_images, settings_apart, settings_of
 
@@ -273,4 +274,6 @@ def _described(trial: pd.Series, differing: list[str]) -> list[str]:
         batch = f" of {trial['batch_per_domain']} images a domain" if pd.notna(trial.get("batch_per_domain")) else ""
         parts.append(f"{trial['iterations']:,} steps{batch}")
     named = {"arch", "stem", "iterations", "batch_per_domain", "probe", "features"}
-    return parts + [f"{name} {trial[name]}" for name in differing if name not in named]
+    return parts + [
+        f"{style.setting_name(name)} {style.setting(trial[name])}" for name in differing if name not in named
+    ]

@@ -120,16 +120,10 @@ def drawn(values: pd.Series) -> pd.Series:
 
 def label_axis(axis: Axis, name: str, values: pd.Series) -> None:
     """Write the name of a setting, and where values are `drawn` as logarithms, 1, 2 and 5 times powers of ten."""
-    axis.set_label_text(style.plain(header(name)))
+    axis.set_label_text(style.plain(style.setting_name(name)))
     if scale_of(values) == "log":
         low, high = values.astype(float).min(), values.astype(float).max()
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [digit * 10.0**power for power in powers for digit in ((1, 2, 5) if high < 200 * low else (1,))]
         ticks = [tick for tick in ticks if low / 1.2 <= tick <= high * 1.2]
         axis.set_ticks([math.log10(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
-
-
-def header(name: str) -> str:
-    """Return the name of a setting as axes show it."""
-    short = {"lambda1": "λ1", "lambda2": "λ2", "train_mixture": "mixture"}
-    return short.get(name, name.replace("_", " "))

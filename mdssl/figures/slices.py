@@ -10,7 +10,7 @@ import pandas as pd
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
-from mdssl.figures.searches import draw_best, drawn, each_sweep, header, is_number, label_axis, tried
+from mdssl.figures.searches import draw_best, drawn, each_sweep, is_number, label_axis, tried
 
 MOST_PANELS = 12
 LEAST_TRIALS = 4
@@ -46,12 +46,12 @@ def _slices(group: SettingsGroup) -> Slices:
 def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Slices, Words]]:
     found = _slices(group)
     best = found.trials.iloc[found.trials["val"].argmax()]
-    at = ", ".join(f"{header(name)} {style.setting(best[name])}" for name in found.names)
+    at = ", ".join(f"{style.setting_name(name)} {style.setting(best[name])}" for name in found.names)
     words = Words(
         title=f"Validation score over each setting, sweep {group.name}",
         caption=f"Validation top-1 on held-out training images, mean over datasets. {found.note} A point is a trial, "
         "and the star is the best; the other settings differ from point to point.",
-        alt=f"{len(found.names)} panels: {', '.join(map(header, found.names))}. Validation top-1 from "
+        alt=f"{len(found.names)} panels: {', '.join(map(style.setting_name, found.names))}. Validation top-1 from "
         f"{found.trials['val'].min():.1f} to {found.trials['val'].max():.1f} %; the best is at {at}.",
         name=file_name(group.name),
     )
@@ -73,7 +73,7 @@ def _draw(found: Slices, width: float = style.PAGE) -> style.Figure:
             places = values.astype(str).map({text: float(number) for number, text in enumerate(categories)})
             axis.set_xticks(range(len(categories)), [style.wrapped(text, 12) for text in categories])
             axis.set_xlim(-0.6, len(categories) - 0.4)
-            axis.set_xlabel(style.plain(header(name)))
+            axis.set_xlabel(style.plain(style.setting_name(name)))
         axis.scatter(places, trials["val"], s=10, alpha=0.6, color=style.COLORS[0], linewidth=0)
         draw_best(axis, places[[best]], trials["val"][[best]], edge=style.INK)
     low, high = trials["val"].min(), trials["val"].max()

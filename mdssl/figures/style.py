@@ -116,6 +116,12 @@ def plain(text: object) -> str:
     return printable(" ".join(str(text).split())).replace("$", r"\$")
 
 
+def setting_name(name: str) -> str:
+    """Return the name of a setting as axes and captions show it."""
+    short = {"lambda1": "λ1", "lambda2": "λ2", "train_mixture": "mixture"}
+    return short.get(name, name.replace("_", " "))
+
+
 def setting(value: object) -> str:
     """Return the value of a setting as text."""
     return f"{value:g}" if isinstance(value, float | np.floating) else plain(value)

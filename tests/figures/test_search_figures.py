@@ -7,6 +7,7 @@ from figure_board import MIXTURES, a_board, a_search, board_of_all_kinds, trial
 from matplotlib.collections import PathCollection
 
 from mdssl import figures
+from mdssl.figures.contours import _contours
 from mdssl.figures.gallery import KINDS
 from mdssl.figures.importance import _importance
 from mdssl.figures.rungs import RUNGS
@@ -155,6 +156,19 @@ def test_contours_are_drawn_for_each_pair_of_numeric_settings(searched):
         ValueError, match="two settings with numbers that differ independently, but the trials differ in lambda1"
     ):
         figures.setting_contours(on_a_line)
+
+
+def test_contours_show_one_method(searched):
+    board, _ = searched
+    others = board[board["trial_id"].isin(board["trial_id"].unique()[:6])]
+    others = others.assign(
+        trial_id="e" + others["trial_id"].str[1:], method="mdssl-shuffled", val_top1=others["val_top1"] + 50
+    )
+    both = pd.concat([board, others])
+    alone, mixed = (_contours(each_sweep(rows)[0]) for rows in (board, both))
+    for pair, same in zip(alone.pairs, mixed.pairs, strict=True):
+        pd.testing.assert_frame_equal(pair.means, same.means)
+    assert "trials of other methods are not shown" in mixed.note
 
 
 def test_importance_finds_the_relevant_settings_and_warns_about_few_trials():
