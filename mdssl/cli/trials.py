@@ -150,7 +150,7 @@ def status(settings: Status) -> None:
       mdssl status --storage s3://bucket/results
       mdssl status --watch
     """
-    from mdssl.trials.status import print_json, print_status, watch_status
+    from mdssl.trials.status_output import print_json, print_status, watch_status
 
     if settings.json and settings.watch:
         raise InputError("--json and --watch cannot be combined; call `mdssl status --json` as often as you need it.")

@@ -269,7 +269,9 @@ def _prepared_names(data: Path) -> list[str]:
 
 def refuse_unprepared(data: str | Path, name: str, prepared: list[str]) -> NoReturn:
     """Raise ``InputError`` for ``name``, which is not among the datasets ``prepared`` in ``data``."""
-    listed, command = ", ".join(prepared) or "none yet", prepare_command(data, name)
-    known = dict.fromkeys([*prepared, *CATALOG])
-    check_name("dataset", name, known, f"Prepared in {data}: {listed}. To add it: {command}")
-    raise InputError(f"dataset {name!r} is not prepared in {data}; prepared: {listed}. Run: {command}")
+    listed = ", ".join(prepared) or "none yet"
+    own = f"For images of your own, prepare them first: {prepare_command(data, 'NAME')}"
+    check_name("dataset", name, dict.fromkeys([*prepared, *CATALOG]), f"Prepared in {data}: {listed}. {own}")
+    raise InputError(
+        f"dataset {name!r} is not prepared in {data}; prepared: {listed}. Run: {prepare_command(data, name)}"
+    )

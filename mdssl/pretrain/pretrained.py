@@ -130,6 +130,12 @@ def load_start(source: str, network: Network) -> Pretrained:
     return found
 
 
+def check_init_exists(config: TrialConfig) -> None:
+    """Raise ``InputError`` if the file of a trial's first weights does not exist."""
+    if config.init not in ("random", *PUBLISHED) and not Location.of(config.init).exists():
+        raise InputError(f"pretrained encoder {config.init} cannot be loaded: there is no such file.")
+
+
 def start_fingerprint(source: str, network: Network) -> str:
     """The fingerprint of what `load_start` loads."""
     return load_start(source, network).fingerprint

@@ -22,7 +22,7 @@ from mdssl.data.remote import ensure_local
 from mdssl.device import pick_device
 from mdssl.errors import InputError
 from mdssl.pretrain.loop import train
-from mdssl.pretrain.pretrained import complete
+from mdssl.pretrain.pretrained import check_init_exists, complete
 from mdssl.pretrain.progress import NonFiniteLossError, Progress, Validate
 from mdssl.pretrain.stopping import StoppedError, sigterm_received
 from mdssl.pretrain.trial_files import read_training
@@ -73,6 +73,8 @@ def train_standalone(
     if not is_first:
         logging.disable(logging.WARNING)
     device = pick_device(device)
+    # Before the datasets, which may take long to download or to draw.
+    check_init_exists(config)
     folder = ensure_local(data, list(dict.fromkeys([*config.domains, *evaluate])), progress=is_first)
     validate = validation(folder, device) if validation and evaluate else None
     datasets = [open_dataset(folder, name) for name in config.domains]

@@ -48,6 +48,8 @@ def read_weights(location: Location) -> WeightsFile:
     """
     try:
         data = location.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError("there is no such file.") from error
     except OSError as error:
         raise InputError(f"it cannot be read ({error}). Give the path of one file of weights.") from error
     _check_kind(data, location.name)

@@ -226,7 +226,9 @@ def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> lis
     if len(lacking):
         missing = [name for name in common if scored.loc[lacking, name].isna().any()]
         notes.append(
-            f"no average{of}, because of a missing score on {' or '.join(missing)}: {some_of(lacking, _IDS_LISTED)}"
+            f"no average{of}, because of a missing score on {' or '.join(missing)}: "
+            # Sorted, so that the note on the same trials is the same text and is printed once.
+            f"{some_of(sorted(lacking), _IDS_LISTED)}"
         )
     return notes
 

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -107,10 +108,11 @@ def format_for(output: str | None, asked: str | None) -> str:
         if asked == "parquet":
             raise InputError("format parquet cannot be printed; give --output FILE.parquet.")
         return asked or "table"
-    named = next((name for suffix, name in SUFFIXES.items() if output.lower().endswith(suffix)), None)
-    found = asked or named
-    if found is None:
-        raise InputError(f"output {output!r} has no known suffix; use one of {', '.join(SUFFIXES)}, or add --format.")
+    suffix = PurePath(output).suffix.lower()
+    if asked is None:
+        check_name("suffix of --output", suffix, SUFFIXES, "With --format, any file name is allowed.")
+    named = SUFFIXES.get(suffix)
+    found = asked or SUFFIXES[suffix]
     if named and named != found:
         raise InputError(
             f"output {output!r} and format {asked} do not match; leave --format out, or give another file name."

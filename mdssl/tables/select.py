@@ -122,10 +122,10 @@ def _check_there(column: pd.Series, given: Sequence[Any], condition: Condition) 
     # Numbers as numbers, and texts in order of the alphabet.
     listed = [shown(value) for value in sorted(there, key=lambda value: (isinstance(value, str), value))]
     close = difflib.get_close_matches(shown(missing[0]), listed, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close and isinstance(missing[0], str) else ""
+    there_are = f". Did you mean {close[0]!r}? There are" if close and isinstance(missing[0], str) else "; there are"
     raise InputError(
-        f"condition {str(condition)!r}: no row has {condition.name} {shown(missing[0])!r}; there are: "
-        f"{some_of(listed, _LISTED) or 'none'}.{hint}"
+        f"condition {str(condition)!r}: no row has {condition.name} {shown(missing[0])!r}{there_are}: "
+        f"{some_of(listed, _LISTED) or 'none'}."
     )
 
 

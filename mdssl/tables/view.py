@@ -27,7 +27,6 @@ _OF_DATASETS = ("seen", "num_classes", "num_train", "num_test", "eval_fingerprin
 """Columns that a mean over datasets has only if all datasets have the same value."""
 _WAY = ("features", "probe")
 """The layer and probe of a score: means are over scores of the same."""
-_DESCENDING = ":desc"
 _BY_DATASET = {*SCORES, *MEASURE_NAMES}
 """Measured numbers that a trial has for each dataset."""
 _SEEDS_NAMED = 3
@@ -131,7 +130,7 @@ def view(
                 corrected = "with Holm's correction for all differences of the column; intervals are not corrected"
                 notes.append(f"* is below p = {SIGNIFICANT:g} by the paired t-test {corrected}")
     frame = _sorted(frame, measures, kept if not pivot and not over_seeds else kept[[]], sort)
-    sorted_by = {name.removesuffix(_DESCENDING) for name in sort}
+    sorted_by = {name.partition(":")[0] for name in sort}
     if any({measure.header, measure.of} & sorted_by for measure in measures if measure.of in OF_TEST):
         notes.append(f"sorted by test scores. {SELECTED_ON_TEST}")
     return Table(frame.reset_index(drop=True), tuple(keys), tuple(measures), tuple(notes))
@@ -282,11 +281,11 @@ def _sorted(frame: pd.DataFrame, measures: Sequence[Measure], rows: pd.DataFrame
     """``frame`` sorted by its columns, or by those of ``rows``, which has its index."""
     shown = {measure.header: measure.names[0] for measure in measures}
     for wanted in reversed(sort):
-        name = wanted.removesuffix(_DESCENDING)
-        hint = f"Largest first is {name.partition(':')[0]}{_DESCENDING}." if ":" in name else ""
-        if name in MEASURED:
-            hint = f"{name} is the pivoted number, or not among --columns."
+        name, _, direction = wanted.partition(":")
+        hint = f"{name} is the pivoted number, or not among --columns." if name in MEASURED else ""
         check_name("column to sort by", name, [*dict.fromkeys([*shown, *frame.columns, *rows.columns])], hint)
+        if direction:
+            check_name("direction to sort in", direction, ["desc"], "Without it, the smallest is first.")
         column = frame[shown.get(name, name)] if shown.get(name, name) in frame else rows.loc[frame.index, name]
-        frame = frame.loc[column.sort_values(kind="stable", ascending=name == wanted).index]
+        frame = frame.loc[column.sort_values(kind="stable", ascending=not direction).index]
     return frame

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-import statistics
-import textwrap
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from mdssl.config.trial import TrialConfig
-from mdssl.errors import InputError, some_of
+from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.files import results_in, trial_ids
 from mdssl.leaderboard.names import mixture_of
@@ -26,16 +23,11 @@ from mdssl.storage.claim import DEAD_SECONDS, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import stop_request, stopped_early, trial_dir_in
-from mdssl.tables.terminal_table import TextColumn, TextTable
-from mdssl.terminal import Terminal
-from mdssl.trials.describe import State, duration, labels
-from mdssl.trials.eta import Left, eta, views_of
+from mdssl.trials.describe import State, duration
+from mdssl.trials.eta import views_of
 
 STATES: tuple[State, ...] = ("failed", "stopped", "training", "evaluating", "finished")
 """In the order of display: trials that need attention first."""
-WATCH_SECONDS = 5.0
-_LABEL_WIDTH = 20
-"""Width of a trial's label, which is wrapped so that the table has 80 columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +80,29 @@ class TrialStatus:
         return views_of(self.config, self.config.iterations - self.step) / self.views_per_second
 
 
-def trial_statuses(storage: str | Location) -> list[TrialStatus]:
+def trial_statuses(storage: str | Location, unreadable: list[str] | None = None) -> list[TrialStatus]:
     """List all trials in the storage, those that need attention first.
 
+    Args:
+        unreadable: gets a message for each trial that cannot be read, and the others are listed.
+
     Raises:
-        ValueError: the storage does not exist, or a file of the leaderboard is invalid.
+        InputError: the storage does not exist, or a file of the leaderboard is invalid; without ``unreadable`` also for
+            a trial whose files are damaged or of a newer version of this package.
     """
-    storage = results_in(storage)
-    of_trial = dict(list(leaderboard.with_settings(leaderboard.read(storage)).groupby("trial_id")))
-    names = dict.fromkeys([*map(str, of_trial), *trial_ids(storage)])
-    found = in_threads(lambda trial_id: trial_status(storage, trial_id, of_trial.get(trial_id)), names)
+    place = results_in(storage)
+    of_trial = dict(list(leaderboard.with_settings(leaderboard.read(place)).groupby("trial_id")))
+
+    def read(trial_id: str) -> TrialStatus | None:
+        try:
+            return trial_status(place, trial_id, of_trial.get(trial_id))
+        except InputError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
+            return None
+
+    found = in_threads(read, dict.fromkeys([*map(str, of_trial), *trial_ids(place)]))
     trials = [trial for trial in found if trial]
     # The variants of its domains are recorded when a trial ends. Other trials on the same images give them before.
     known = {trial.config.data_fingerprint: trial.mixture for trial in trials if trial.mixture}
@@ -108,116 +113,12 @@ def trial_statuses(storage: str | Location) -> list[TrialStatus]:
     return sorted(trials, key=lambda trial: STATES.index(trial.state))
 
 
-def print_status(storage: str | Location, console: Console | None = None) -> None:
-    """Print how many trials are in which state, a line for each that is not finished, and why they failed or stopped.
-
-    Raises:
-        ValueError: as `trial_statuses`.
-    """
-    console = console or Terminal()
-    trials = trial_statuses(storage)
-    counts = {state: sum(trial.state == state for trial in trials) for state in STATES}
-    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials"
-    console.print(f"{Location.of(storage).uri}: {summary}{_eta(trials)}", markup=False, soft_wrap=True)
-    shown = [trial for trial in trials if trial.state != "finished"]
-    if not shown:
-        return
-    names = _labels(trials)
-    texts: dict[str, list[str]] = {
-        "trial": [trial.config.trial_id for trial in shown],
-        "": ["\n".join(textwrap.wrap(names[trial.config.trial_id], _LABEL_WIDTH)) for trial in shown],
-        "state": [trial.state for trial in shown],
-    }
-    numbers = {
-        "step": [f"{trial.step}/{trial.config.iterations}" for trial in shown],
-        "loss": [_or_dash(trial.loss, "{:.3f}".format) for trial in shown],
-        "views/s": [_or_dash(trial.views_per_second, "{:,.0f}".format) for trial in shown],
-        "ETA": [_or_dash(trial.eta_seconds, duration) for trial in shown],
-        "last\nupdate": [_or_dash(trial.seconds_ago, duration) for trial in shown],
-    }
-    columns = [TextColumn(name, cells, right=name in numbers) for name, cells in (texts | numbers).items()]
-    console.print(TextTable(columns), crop=False)
-    lines = [f"{trial.config.trial_id} {where}" for trial in shown if (where := _where(trial))]
-    failed = [trial for trial in shown if trial.error]
-    lines += [f"{trial.config.trial_id} failed: {trial.error}{trial.log and f'; log: {trial.log}'}" for trial in failed]
-    lines += [trial.stopped_early for trial in shown if trial.stopped_early]
-    left = [trial.config.trial_id for trial in shown if trial.state == "stopped" and not trial.stopped_early]
-    lines += [f"interrupted, and resumed by the same command: {some_of(left, 8)}"] if left else []
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def watch_status(storage: str | Location) -> None:
-    """Print the status every `WATCH_SECONDS`; on a terminal in the place of the one before. Ends by Ctrl-C.
-
-    Raises:
-        ValueError: as `trial_statuses`.
-    """
-    console = Terminal()
-    while True:
-        # The old status stays on the screen until the new one is complete, because reading takes a while.
-        with console.capture() as capture:
-            print_status(storage, console)
-        console.clear()
-        print(capture.get(), end="", flush=True)
-        time.sleep(WATCH_SECONDS)
-
-
-def print_json(storage: str | Location) -> None:
-    """Print a list with an object for each trial: the attributes of `TrialStatus`, ``trial_id`` and ``eta_seconds``.
-
-    Raises:
-        ValueError: as `trial_statuses`.
-    """
-    trials = trial_statuses(storage)
-    names = _labels(trials)
-    entries = [
-        {"trial_id": trial.config.trial_id, "label": names[trial.config.trial_id], "eta_seconds": trial.eta_seconds}
-        | asdict(trial)
-        | {"config": trial.config.to_dict()}
-        for trial in trials
-    ]
-    print(json.dumps(entries, indent=2))
-
-
-def _eta(trials: list[TrialStatus]) -> str:
-    """``; ETA 5m36s of these``: when the trials that train or are evaluated have their scores, as long as others took.
-
-    Trials that a sweep has not started are not included.
-    """
-    running = [trial for trial in trials if trial.state in ("training", "evaluating")]
-    if not running or any(trial.state == "training" and trial.eta_seconds is None for trial in running):
-        return ""
-    took = [trial.eval_seconds for trial in trials if trial.eval_seconds is not None]
-    evaluate = statistics.median(took) if took else 0.0
-    training = [Left(trial.eta_seconds or 0.0, evaluate) for trial in running if trial.state == "training"]
-    seconds = eta(training, slots=max(1, len(training)), waiting=[evaluate] * (len(running) - len(training)))
-    return f"; ETA {'' if took else 'over '}{duration(seconds)} for running trials"
-
-
-def _labels(trials: list[TrialStatus]) -> dict[str, str]:
-    mixtures = {trial.config.trial_id: trial.mixture for trial in trials}
-    return labels((trial.config for trial in trials), mixtures)
-
-
-def _where(trial: TrialStatus) -> str:
-    """``on gpu3 (NVIDIA H200, 4 workers), claimed by head:4711 (lambda_grid)``"""
-    parts = []
-    if trial.host:
-        workers = f", {trial.workers} workers" if trial.workers and trial.workers > 1 else ""
-        was = "" if trial.state == "training" else "was "
-        parts.append(f"{was}on {trial.host} ({trial.device}{workers})")
-    if trial.holder:
-        parts.append(f"claimed by {trial.holder}" + (f", which {trial.lost}" if trial.lost else ""))
-    return ", ".join(parts)
-
-
 def trial_status(storage: Location, trial_id: str, rows: pd.DataFrame | None = None) -> TrialStatus | None:
     """The status of the trial with these ``rows``, None if it has none; None for a folder that is no trial's."""
     scores = 0 if rows is None else int((rows["status"] == "finished").groupby(rows["eval_dataset"]).any().sum())
     folder, error, mixture = trial_dir_in(storage, trial_id), "", ""
     if rows is not None:
-        config = TrialConfig.from_dict(json.loads(rows["config_json"].iloc[0])["trial"])
+        config = _config(f"trial {trial_id} on the leaderboard", json.loads(rows["config_json"].iloc[0])["trial"])
         failed, mixture = rows[rows["status"] == "failed"], rows["train_mixture"].iloc[0]
         if failed.empty and scores:
             took = rows["eval_seconds"].sum(min_count=1)
@@ -225,9 +126,10 @@ def trial_status(storage: Location, trial_id: str, rows: pd.DataFrame | None = N
             return TrialStatus(config=config, state="finished", eval_seconds=None if pd.isna(took) else took, **done)
         error = "" if failed.empty else _first_line(failed["error"].iloc[0])
     else:
-        config = _read(folder / "config.json", lambda data: TrialConfig.from_dict(json.loads(data)))
-        if config is None:
+        settings = _read(folder / "config.json", json.loads)
+        if settings is None:
             return None
+        config = _config((folder / "config.json").uri, settings)
     ended = _read(folder / "training.json", json.loads) or {}
     written = {name: (info.mtime_ns or 0) / 1e9 for name, info in folder.listing().items()}
     last = _read(folder / "metrics.parquet", _last_row) or {}
@@ -273,6 +175,13 @@ def trial_status(storage: Location, trial_id: str, rows: pd.DataFrame | None = N
     )
 
 
+def _config(where: str, settings: dict[str, Any]) -> TrialConfig:
+    try:
+        return TrialConfig.from_dict(settings)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
 def _read(file: Location, parse: Callable[[bytes], Any]) -> Any:
     """Apply ``parse`` to the content of a file; None if it does not exist.
 
@@ -294,7 +203,3 @@ def _last_row(data: bytes) -> dict[str, Any]:
 
 def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
-
-
-def _or_dash(value: float | None, text: Callable[[float], str]) -> str:
-    return "–" if value is None else text(value)

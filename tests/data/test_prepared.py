@@ -48,7 +48,7 @@ def test_counts_and_fingerprints_need_no_arrays(data):
         ("cifar10", ["is not prepared", "prepared: toy", "mdssl data prepare cifar10 --data", "--download"]),
         ("builtin-shapes", ["mdssl data prepare builtin-shapes --data"]),
         ("cifr10", ["unknown dataset 'cifr10'", "Did you mean 'cifar10'?"]),
-        ("toi", ["Did you mean 'toy'?", "mdssl data prepare toi --data", "--source PATH"]),
+        ("toi", ["Did you mean 'toy'?", "mdssl data prepare NAME --data", "--source PATH"]),
         ("../toy", ["unknown dataset"]),
     ],
 )

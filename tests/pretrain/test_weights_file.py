@@ -160,8 +160,8 @@ def test_file_without_weights_is_refused(tmp_path, content):
 
 
 def test_missing_file_and_folder_are_refused(tmp_path):
-    for path in (tmp_path / "absent.pth", tmp_path):
-        with pytest.raises(InputError, match=rf"{path} cannot be loaded: it cannot be read"):
+    for path, reason in ((tmp_path / "absent.pth", "there is no such file"), (tmp_path, "it cannot be read")):
+        with pytest.raises(InputError, match=rf"{path} cannot be loaded: {reason}"):
             load_pretrained(path)
 
 

@@ -271,7 +271,9 @@ def test_the_format_is_given_by_its_name_or_by_the_suffix_of_the_file(output, as
 @pytest.mark.parametrize(
     ("output", "asked", "message"),
     [
-        ("a.xlsx", None, "has no known suffix; use one of .txt, .md"),
+        ("a.xlsx", None, "unknown suffix of --output '.xlsx'; allowed: .txt, .md.*With --format"),
+        ("a.cvs", None, "Did you mean '.csv'"),
+        ("a", None, "unknown suffix of --output ''"),
         ("a.csv", "latex", "do not match"),
         (None, "parquet", "cannot be printed"),
         ("a.csv", "cvs", "unknown format 'cvs'.*Did you mean 'csv'"),

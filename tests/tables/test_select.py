@@ -61,7 +61,7 @@ def test_only_rows_that_meet_all_conditions_are_kept(texts, expected):
         ("=3", "is not a valid condition"),
         ("top1>", "is not a valid condition"),
         ("lamda1=1", "unknown leaderboard column 'lamda1'.*Did you mean 'lambda1'"),
-        ("method=mdsl", "no row has method 'mdsl'; there are: mdssl, random, simclr. Did you mean 'mdssl'"),
+        ("method=mdsl", "no row has method 'mdsl'. Did you mean 'mdssl'. There are: mdssl, random, simclr."),
         ("lambda1=0.8", "no row has lambda1 '0.8'; there are: 0.9, 1"),
         ("lambda1=high", "compares lambda1 with 'high'; it must be a number, or null"),
         ("seen=maybe", "it must be true or false"),

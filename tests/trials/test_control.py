@@ -230,7 +230,7 @@ def test_tags_and_notes_are_shown_and_can_be_filtered(board, capsys):
         assert {each["trial_id"] for each in found} == expected
         assert {each["tags"] for each in found if each["trial_id"] == A} <= {"b.2 good"}
     assert run("leaderboard", "--storage", board, "--where", "tags=goood") == 2
-    assert "no row has tags 'goood'; there are: b.2, good. Did you mean 'good'?" in capsys.readouterr().err
+    assert "no row has tags 'goood'. Did you mean 'good'? There are: b.2, good." in capsys.readouterr().err
     assert run("leaderboard", "--storage", board) == 0
     assert "look <here>" in capsys.readouterr().out
     assert run("report", "--storage", board, "--output", Path(board).parent / "report") == 0

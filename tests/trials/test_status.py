@@ -1,66 +1,23 @@
-"""The output of `mdssl status` for storages with trials in all states."""
+"""The states of trials, read from storages with trials in all states."""
 
-import io
-import json
 import os
 import re
 import subprocess
 import sys
-import time
-from dataclasses import replace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from factories import CONTEXT
-from rich.console import Console
+from status_parts import STARTED, begin, config, finished_score
 
-from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.claim import Claim, holder_of
 from mdssl.storage.location import Location
-from mdssl.storage.trial_dir import stop_request, trial_dir_in
 from mdssl.trials.rows import failed_row
-from mdssl.trials.status import print_json, print_status, trial_statuses, watch_status
+from mdssl.trials.status import trial_statuses
+from mdssl.trials.status_output import print_json, print_status, watch_status
 from mdssl.trials.train_records import all_records, clear_up, train_records
 from mdssl.trials.unfinished import trials_without_rows
-
-STARTED = "2026-01-01T00:00:00+00:00"
-
-
-def config(**changes):
-    base = {"domains": ("a", "b"), "arch": "resnet18", "iterations": 100, "batch_per_domain": 10, "precision": "fp32"}
-    return TrialConfig(**base | changes)
-
-
-def begin(storage, trial, *, step=None, views_per_second=50.0, training=None, seconds_ago=0.0, claimed=True, pid=None):
-    folder = storage / "trials" / trial.trial_id
-    (folder / "config.json").write_bytes(json.dumps(trial.to_dict()).encode())
-    if step is not None:
-        rows = [{"step": at, "loss": 9.0 - at / 10, "views_per_second": views_per_second} for at in (step - 1, step)]
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows), buffer)
-        (folder / "metrics.parquet").write_bytes(buffer.getvalue())
-    if training:
-        (folder / "training.json").write_bytes(json.dumps(training).encode())
-    (folder / "run.json").write_bytes(json.dumps({"host": "gpu3", "device": "NVIDIA H200", "workers": 2}).encode())
-    if claimed:
-        # A dead owner is recognized by its process on this machine, and by the age of its claim on another machine.
-        me = Claim(folder, "lambda_grid").owner
-        owner = replace(me, pid=pid) if pid else replace(me, machine="another")
-        (folder / "claim.json").write_bytes(replace(owner, host="head").to_bytes())
-    if seconds_ago:
-        then = time.time() - seconds_ago
-        for name in folder.names():
-            os.utime(f"{folder.path}/{name}", (then, then))
-
-
-def finished_score(trial, dataset):
-    row = failed_row(trial, "", context=CONTEXT, started_at=STARTED)
-    numbers = {"top1": 50.0, "num_classes": 4, "num_train": 64, "num_test": 32}
-    own = {"eval_dataset": dataset, "features": "encoder", "probe": "lbfgs", "seen": True}
-    return row | numbers | own | {"status": "finished", "error": None}
 
 
 @pytest.fixture
@@ -111,33 +68,6 @@ def test_states_are_determined_from_files_alone(storage):
     assert re.fullmatch("has not responded for 10m0[0-5]s", found[2].lost)
 
 
-def test_trials_stopped_early_are_distinguished_from_interrupted_trials(storage):
-    early, interrupted, again, asked = (config(seed=seed) for seed in range(4))
-    ended = {"status": "stopped", "step": 40, "iterations": 100, "variants": {}}
-    row = finished_score(early, "a") | dict.fromkeys(("top1", "probe", "num_classes", "num_train", "num_test"))
-    write_rows(storage, early.trial_id, [row | {"status": "stopped", "step": 40, "val_linear_top1": 30.0}])
-    begin(storage, early, step=30, training=ended, claimed=False)
-    begin(storage, interrupted, step=40, claimed=False)
-    begin(storage, again, step=60, training=ended)
-    begin(storage, asked, step=40, training=ended, claimed=False)
-    stop_request(trial_dir_in(storage, asked.trial_id)).write_bytes(b"{}")
-    found = {trial.config.seed: trial for trial in trial_statuses(storage)}
-    assert [found[seed].state for seed in range(4)] == ["stopped", "stopped", "training", "stopped"]
-    said = f"trial {early.trial_id} was stopped early at step 40 of 100"
-    by_request = (
-        f"trial {asked.trial_id} was stopped early at step 40 of 100 by `mdssl stop`; after `mdssl retry "
-        f"{asked.trial_id}` the same command trains it further"
-    )
-    assert [found[seed].stopped_early for seed in range(4)] == [said, "", "", by_request]
-    assert found[2].step == 60
-    assert (found[0].step, found[0].scores, found[0].error) == (40, 0, "")
-    out = io.StringIO()
-    print_status(storage, Console(file=out, width=80))
-    *_, first, second, third = out.getvalue().splitlines()
-    assert {first, second} == {said, by_request}
-    assert third == f"interrupted, and resumed by the same command: {interrupted.trial_id}"
-
-
 def gone():
     """The id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
@@ -180,75 +110,10 @@ def test_foreign_files_are_ignored_and_a_missing_storage_is_an_error(storage, ca
             function(storage / "trials" / "Thumbs.db")
 
 
-def test_json_has_an_entry_for_each_trial(storage, capsys):
-    begin(storage, config(seed=1), step=40)
-    print_json(storage)
-    (entry,) = json.loads(capsys.readouterr().out)
-    assert (entry["trial_id"], entry["state"], entry["step"]) == (config(seed=1).trial_id, "training", 40)
-    assert (entry["host"], entry["eta_seconds"], entry["config"]["seed"]) == ("gpu3", 48.0, 1)
-
-
-def test_watch_status_prints_repeatedly_until_interrupted(storage, monkeypatch, capsys):
-    begin(storage, config(), step=40)
-    (storage / "trials" / config().trial_id / "run.json").write_bytes(b'{"host": "evil\\u001b[2J", "device": "cpu"}')
-    looks = []
-
-    def sleep(seconds):
-        looks.append(seconds)
-        if len(looks) == 2:
-            raise KeyboardInterrupt
-        begin(storage, config(), step=60)
-
-    monkeypatch.setattr("mdssl.trials.status.time.sleep", sleep)
-    with pytest.raises(KeyboardInterrupt):
-        watch_status(storage)
-    printed = capsys.readouterr().out
-    assert printed.index("40/100") < printed.index("60/100")
-    assert "evil\\x1b[2J" in printed, "control characters are escaped"
-
-
 def test_a_trial_without_metrics_has_no_loss_and_no_eta(storage):
     begin(storage, config())
     (trial,) = trial_statuses(storage)
     assert (trial.state, trial.step, trial.loss, trial.eta_seconds) == ("training", 0, None, None)
-
-
-def test_printed_status_shows_counts_progress_and_errors(storage):
-    begin(storage, config(seed=1), step=40)
-    failed = {"status": "failed", "step": 7, "error": "the loss is nan at step 7"}
-    begin(storage, config(seed=2), training=failed, claimed=False)
-    (storage / "trials" / config(seed=2).trial_id / "logs" / "a.txt").write_bytes(b"what it said")
-    console = Console(file=io.StringIO(), width=80)
-    print_status(storage, console)
-    printed = console.file.getvalue()
-    assert f"{storage.uri}: 1 failed, 1 training" in printed
-    line = next(line for line in printed.splitlines() if config(seed=1).trial_id in line)
-    assert "40/100" in line and "48s" in line
-    assert "seed=1" in printed
-    assert f"{config(seed=1).trial_id} on gpu3 (NVIDIA H200, 2 workers), claimed by head:" in printed
-    log = storage / "trials" / config(seed=2).trial_id / "logs"
-    assert f"{config(seed=2).trial_id} failed: the loss is nan at step 7; log: {log}" in printed
-    table = [line for line in printed.splitlines() if "/100 " in line]
-    assert max(map(len, table)) <= 80
-
-
-def test_mixtures_show_dataset_variants_before_their_trials_finish(storage):
-    part = {"status": "finished", "step": 100, "variants": {"svhn": "4,434 of 73,257"}}
-    own = {"domains": ("cifar10", "svhn"), "data_fingerprint": "f" * 64}
-    begin(storage, config(**own), step=100, training=part)
-    begin(storage, config(**own, seed=1), step=40)
-    begin(storage, config(domains=("cifar10", "stl10")), step=40)
-    marked = "cifar10+svhn (4,434 of 73,257)"
-    assert {trial.mixture for trial in trial_statuses(storage)} == {marked, "cifar10+stl10"}
-    console = Console(file=io.StringIO(), width=80)
-    print_status(storage, console)
-    assert "4,434 of" in console.file.getvalue()
-
-
-def test_an_empty_storage_has_no_trials(storage):
-    console = Console(file=io.StringIO(), width=80)
-    print_status(storage, console)
-    assert console.file.getvalue().strip() == f"{storage.uri}: no trials"
 
 
 def test_a_damaged_file_is_named(storage):
@@ -261,23 +126,6 @@ def test_a_damaged_file_is_named(storage):
 def test_status_imports_neither_torch_nor_ray():
     code = "import sys, mdssl.trials.status; print({'torch', 'ray'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
-
-
-def test_eta_includes_evaluation_of_training_and_evaluating_trials(storage):
-    def said():
-        out = io.StringIO()
-        print_status(storage, Console(file=out, width=80))
-        return out.getvalue().splitlines()[0]
-
-    slow, evaluated, done = config(seed=0), config(seed=1), config(seed=2)
-    begin(storage, slow, step=40, views_per_second=20.0)
-    begin(storage, evaluated, step=100, training={"status": "finished", "step": 100})
-    # 60 steps with 40 views each.
-    assert said().endswith("1 training, 1 evaluating; ETA over 2m00s for running trials")
-    scores = [finished_score(done, name) | {"eval_seconds": seconds} for name, seconds in (("a", 90.0), ("b", 60.0))]
-    write_rows(storage, done.trial_id, scores)
-    # Evaluations run one after another: the second begins 30 seconds after its training.
-    assert said().endswith("1 training, 1 evaluating, 1 finished; ETA 5m00s for running trials")
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [((90.0, 60.0), 150.0), ((90.0, None), 90.0), ((None, None), None)])

@@ -1,0 +1,172 @@
+"""Failures inside a trial: its errors become failed rows, and it is restarted as long as it has progress."""
+
+import errno
+import os
+from types import SimpleNamespace
+
+import pytest
+import ray
+import ray.train
+import torch
+
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import RunSettings
+from mdssl.config.trial import TrialConfig
+from mdssl.leaderboard.board import read_rows, write_rows
+from mdssl.pretrain.loop import train
+from mdssl.storage import retry as retries
+from mdssl.storage.claim import Claim
+from mdssl.storage.location import Location
+from mdssl.sweep import restarts, training, trial
+from mdssl.sweep.evaluator import Evaluator
+from mdssl.sweep.grid import Work
+from mdssl.trials.train_records import train_records
+
+CONFIG = TrialConfig(method="simclr", lambda1=1.0, lambda2=0.0, domains=("tiny-a",), batch_per_domain=8, iterations=9)
+CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ray.__version__}
+
+
+@pytest.fixture
+def run(tiny_data, tmp_path):
+    return trial.TrialRun(
+        storage=str(tmp_path),
+        data=tiny_data,
+        probe=ProbeConfig(),
+        settings=RunSettings(),
+        executor="torchtrainer",
+        workers=1,
+        cpus_per_worker=1,
+        gpus_per_worker=0,
+        context=CONTEXT,
+    )
+
+
+@pytest.fixture
+def trial_dir(tmp_path):
+    return Location.of(tmp_path) / "trials" / CONFIG.trial_id
+
+
+def reach(trial_dir, step):
+    (trial_dir / "checkpoints" / f"step-{step:08d}.safetensors").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("unable to allocate 9 GiB"), "MemoryError: unable to allocate 9 GiB"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
+        (ray.exceptions.OutOfMemoryError("the node runs out of memory"), "the node runs out of memory"),
+    ],
+)
+def test_out_of_memory_in_a_worker_becomes_a_failed_row_with_the_reason(run, trial_dir, monkeypatch, error, said):
+    def fails(*arguments):
+        raise ray.train.WorkerGroupError("one of them", {0: error})
+
+    monkeypatch.setattr(trial, "train_in_workers", fails)
+    work = {"missing": ["tiny-c"], "tried": [], "may_end_early": False}
+    with Claim(trial_dir) as claim:
+        claim.take()
+        assert trial._do(CONFIG, work, trial_dir, run, claim)["state"] == "failed"
+    (row,) = read_rows(run.storage, CONFIG.trial_id)
+    assert row["status"] == "failed"
+    assert said in row["error"]
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    """Replaces the trainer of Ray. Each call of ``fit`` takes its outcome from a list: the step that is saved before a
+    worker dies (0 for no new step), the death of the controller, or None for success."""
+
+    def install(trial_dir, outcomes):
+        class Trainer:
+            def __init__(self, loop, **arguments):
+                pass
+
+            def fit(self):
+                step = outcomes.pop(0)
+                if step is not None:
+                    if step == "controller":
+                        raise ray.train.ControllerError(RuntimeError("its node is gone"))
+                    if step:
+                        reach(trial_dir, step)
+                    raise ray.train.WorkerGroupError("died", {0: RuntimeError("killed")})
+
+        monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+        monkeypatch.setattr(training, "TuneReportCallback", ray.train.UserCallback)
+        return outcomes
+
+    return install
+
+
+def test_a_trial_with_progress_between_deaths_is_always_restarted(run, trial_dir, trainer):
+    left = trainer(trial_dir, [10, 20, 30, 40, None])
+    training.train_in_workers(CONFIG, trial_dir, run, "token")
+    assert not left
+
+
+def test_a_trial_without_progress_between_deaths_fails(run, trial_dir, trainer):
+    left, records = trainer(trial_dir, [10, 0, None]), train_records(Location.of(run.storage), CONFIG)
+    (records / "snapshot").write_bytes(b"of Ray Train")
+    with pytest.raises(ray.train.TrainingFailedError, match="died"):
+        training.train_in_workers(CONFIG, trial_dir, run, "token")
+    assert left == [None] and not records.exists()
+
+
+def test_the_controller_may_die_three_times_in_a_row(run, trial_dir, trainer):
+    left = trainer(trial_dir, ["controller"] * 3 + [10] + ["controller"] * 3 + [None])
+    training.train_in_workers(CONFIG, trial_dir, run, "token")
+    assert not left
+    trainer(trial_dir, ["controller"] * 4)
+    with pytest.raises(ray.train.ControllerError) as raised:
+        training.train_in_workers(CONFIG, trial_dir, run, "token")
+    assert trial._cause(raised.value) == "RuntimeError: its node is gone"
+
+
+@pytest.mark.parametrize("got_on", [True, False])
+def test_a_trial_process_that_died_too_often_is_restarted_after_progress(tmp_path, trial_dir, got_on):
+    reach(trial_dir, 10)
+    before = restarts.step_saved(trial_dir)
+    reach(trial_dir, 20 if got_on else 10)
+    work = Work(CONFIG, "queued", ("tiny-c",), "train")
+    result = SimpleNamespace(metrics=None, error="died", config={"work": {"trial": CONFIG.to_dict()}})
+    again = restarts.to_run_again(Location.of(tmp_path), CONTEXT, [result], [work], {CONFIG.trial_id: before})
+    assert again == ([work] if got_on else [])
+    statuses = [row["status"] for row in read_rows(tmp_path, CONFIG.trial_id)]
+    assert statuses == ([] if got_on else ["failed"])
+
+
+def test_a_failed_probe_does_not_affect_other_scores(tiny_data, trial_dir, monkeypatch):
+    from mdssl.sweep import evaluator
+
+    config = TrialConfig(method="random", arch="resnet18")
+    train(config, data=tiny_data, trial_dir=trial_dir, device="cpu")
+    real = evaluator.score_dataset
+
+    def fails_on_b(encoded, dataset, **arguments):
+        if dataset.name == "tiny-b":
+            raise RuntimeError("the solver did not converge")
+        return real(encoded, dataset, **arguments)
+
+    monkeypatch.setattr(evaluator, "score_dataset", fails_on_b)
+    actor = Evaluator.__ray_metadata__.modified_class(tiny_data, ProbeConfig(), "cpu")
+    scores = actor.score(trial_dir.uri, ("tiny-a", "tiny-b", "tiny-c"))
+    assert scores["tiny-b"] == "RuntimeError: the solver did not converge"
+    assert [scores[name][0]["eval_dataset"] for name in ("tiny-a", "tiny-c")] == ["tiny-a", "tiny-c"]
+
+
+def test_writing_rows_is_retried_while_the_disk_is_full(tmp_path, monkeypatch):
+    failures, fsync = [OSError(errno.ENOSPC, "No space left on device")] * 3, os.fsync
+
+    def sync(descriptor):
+        if failures:
+            raise failures.pop()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(retries, "_FIRST_PAUSE", 0.01)
+    row = trial.failed_row(CONFIG, "some reason", context=CONTEXT, started_at=trial.now())
+    with retries.retrying(60):
+        write_rows(tmp_path, CONFIG.trial_id, [row])
+    assert not failures
+    assert [row["error"] for row in read_rows(tmp_path, CONFIG.trial_id)] == ["some reason"]
+    assert os.listdir(tmp_path / "leaderboard") == [f"{CONFIG.trial_id}.parquet"]

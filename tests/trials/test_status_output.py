@@ -1,0 +1,147 @@
+"""The output of `mdssl status`: its table, reasons, ETA and JSON."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from status_parts import begin, config, finished_score
+
+from mdssl.leaderboard.board import write_rows
+from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import stop_request, trial_dir_in
+from mdssl.trials.status import trial_statuses
+from mdssl.trials.status_output import print_json, print_status, watch_status
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Location.of(tmp_path)
+
+
+def test_trials_stopped_early_are_distinguished_from_interrupted_trials(storage):
+    early, interrupted, again, asked = (config(seed=seed) for seed in range(4))
+    ended = {"status": "stopped", "step": 40, "iterations": 100, "variants": {}}
+    row = finished_score(early, "a") | dict.fromkeys(("top1", "probe", "num_classes", "num_train", "num_test"))
+    write_rows(storage, early.trial_id, [row | {"status": "stopped", "step": 40, "val_linear_top1": 30.0}])
+    begin(storage, early, step=30, training=ended, claimed=False)
+    begin(storage, interrupted, step=40, claimed=False)
+    begin(storage, again, step=60, training=ended)
+    begin(storage, asked, step=40, training=ended, claimed=False)
+    stop_request(trial_dir_in(storage, asked.trial_id)).write_bytes(b"{}")
+    found = {trial.config.seed: trial for trial in trial_statuses(storage)}
+    assert [found[seed].state for seed in range(4)] == ["stopped", "stopped", "training", "stopped"]
+    said = f"trial {early.trial_id} was stopped early at step 40 of 100"
+    by_request = (
+        f"trial {asked.trial_id} was stopped early at step 40 of 100 by `mdssl stop`; after `mdssl retry "
+        f"{asked.trial_id}` the same command trains it further"
+    )
+    assert [found[seed].stopped_early for seed in range(4)] == [said, "", "", by_request]
+    assert found[2].step == 60
+    assert (found[0].step, found[0].scores, found[0].error) == (40, 0, "")
+    out = io.StringIO()
+    print_status(storage, Console(file=out, width=80))
+    *_, first, second, third = out.getvalue().splitlines()
+    assert {first, second} == {said, by_request}
+    assert third == f"interrupted, and resumed by the same command: {interrupted.trial_id}"
+
+
+def test_json_has_an_entry_for_each_trial(storage, capsys):
+    begin(storage, config(seed=1), step=40)
+    print_json(storage)
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert (entry["trial_id"], entry["state"], entry["step"]) == (config(seed=1).trial_id, "training", 40)
+    assert (entry["host"], entry["eta_seconds"], entry["config"]["seed"]) == ("gpu3", 48.0, 1)
+
+
+def test_watch_status_prints_repeatedly_until_interrupted(storage, monkeypatch, capsys):
+    begin(storage, config(), step=40)
+    (storage / "trials" / config().trial_id / "run.json").write_bytes(b'{"host": "evil\\u001b[2J", "device": "cpu"}')
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        begin(storage, config(), step=60)
+
+    monkeypatch.setattr("mdssl.trials.status_output.time.sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        watch_status(storage)
+    printed = capsys.readouterr().out
+    assert printed.index("40/100") < printed.index("60/100")
+    assert "evil\\x1b[2J" in printed, "control characters are escaped"
+
+
+def test_printed_status_shows_counts_progress_and_errors(storage):
+    begin(storage, config(seed=1), step=40)
+    failed = {"status": "failed", "step": 7, "error": "the loss is nan at step 7"}
+    begin(storage, config(seed=2), training=failed, claimed=False)
+    (storage / "trials" / config(seed=2).trial_id / "logs" / "a.txt").write_bytes(b"what it said")
+    console = Console(file=io.StringIO(), width=80)
+    print_status(storage, console)
+    printed = console.file.getvalue()
+    assert f"{storage.uri}: 1 failed, 1 training" in printed
+    line = next(line for line in printed.splitlines() if config(seed=1).trial_id in line)
+    assert "40/100" in line and "48s" in line
+    assert "seed=1" in printed
+    assert f"{config(seed=1).trial_id} on gpu3 (NVIDIA H200, 2 workers), claimed by head:" in printed
+    log = storage / "trials" / config(seed=2).trial_id / "logs"
+    assert f"{config(seed=2).trial_id} failed: the loss is nan at step 7; log: {log}" in printed
+    table = [line for line in printed.splitlines() if "/100 " in line]
+    assert max(map(len, table)) <= 80
+
+
+def test_mixtures_show_dataset_variants_before_their_trials_finish(storage):
+    part = {"status": "finished", "step": 100, "variants": {"svhn": "4,434 of 73,257"}}
+    own = {"domains": ("cifar10", "svhn"), "data_fingerprint": "f" * 64}
+    begin(storage, config(**own), step=100, training=part)
+    begin(storage, config(**own, seed=1), step=40)
+    begin(storage, config(domains=("cifar10", "stl10")), step=40)
+    marked = "cifar10+svhn (4,434 of 73,257)"
+    assert {trial.mixture for trial in trial_statuses(storage)} == {marked, "cifar10+stl10"}
+    console = Console(file=io.StringIO(), width=80)
+    print_status(storage, console)
+    assert "4,434 of" in console.file.getvalue()
+
+
+def test_an_empty_storage_has_no_trials(storage):
+    console = Console(file=io.StringIO(), width=80)
+    print_status(storage, console)
+    assert console.file.getvalue().strip() == f"{storage.uri}: no trials"
+
+
+def test_trials_that_cannot_be_read_are_named_beside_the_others(storage, capsys):
+    begin(storage, config(), step=40)
+    newer, scored = config(seed=1), config(seed=2)
+    begin(storage, newer)
+    (storage / "trials" / newer.trial_id / "config.json").write_bytes(json.dumps({"method": "later"}).encode())
+    row = finished_score(scored, "a")
+    write_rows(storage, scored.trial_id, [row | {"config_json": row["config_json"].replace('"mdssl"', '"later"')}])
+    console = Console(file=io.StringIO(), width=80)
+    print_status(storage, console)
+    printed = console.file.getvalue()
+    assert "1 training, 2 unreadable" in printed and config().trial_id in printed
+    print_json(storage)
+    output, errors = capsys.readouterr()
+    assert [entry["trial_id"] for entry in json.loads(output)] == [config().trial_id]
+    for text in (printed, errors):
+        assert f"{newer.trial_id}/config.json: unknown method 'later'" in text and "A newer mdssl may have it" in text
+        assert f"trial {scored.trial_id} on the leaderboard: unknown method 'later'" in text
+
+
+def test_eta_includes_evaluation_of_training_and_evaluating_trials(storage):
+    def said():
+        out = io.StringIO()
+        print_status(storage, Console(file=out, width=80))
+        return out.getvalue().splitlines()[0]
+
+    slow, evaluated, done = config(seed=0), config(seed=1), config(seed=2)
+    begin(storage, slow, step=40, views_per_second=20.0)
+    begin(storage, evaluated, step=100, training={"status": "finished", "step": 100})
+    # 60 steps with 40 views each.
+    assert said().endswith("1 training, 1 evaluating; ETA over 2m00s for running trials")
+    scores = [finished_score(done, name) | {"eval_seconds": seconds} for name, seconds in (("a", 90.0), ("b", 60.0))]
+    write_rows(storage, done.trial_id, scores)
+    # Evaluations run one after another: the second begins 30 seconds after its training.
+    assert said().endswith("1 training, 1 evaluating, 1 finished; ETA 5m00s for running trials")
