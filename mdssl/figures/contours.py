@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.tri import Triangulation
 
-from mdssl.config.methods import METHODS
 from mdssl.errors import InputError
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
@@ -54,13 +53,8 @@ def setting_contours(board: pd.DataFrame, *, width: float = style.PAGE) -> style
 
 
 def _contours(group: SettingsGroup) -> Contours:
-    trials, names, note = tried(group, "a contour map", LEAST_TRIALS)
-    method = trials["method"].mode()[0]
-    others = trials["method"] != method
-    if others.any():
-        # At the same values another method has another score, so a mean of both would describe neither.
-        note += f" Only {METHODS[method].label}: {others.sum()} trials of other methods are not shown."
-        trials = trials[~others]
+    # At the same values another method has another score, so a mean of both would describe neither.
+    trials, names, note = tried(group, "a contour map", LEAST_TRIALS, one_method=True)
     numbers = [name for name in names if is_number(trials[name])]
     pairs = [pair for x, y in combinations(numbers, 2) if (pair := _pair(trials, x, y))]
     if not pairs:

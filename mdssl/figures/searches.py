@@ -64,10 +64,13 @@ def searched_settings(trials: pd.DataFrame) -> list[str]:
     return [name for name in settings_of(trials) if name in apart and name not in _IMAGES]
 
 
-def tried(group: SettingsGroup, what: str, least: int) -> tuple[pd.DataFrame, list[str], str]:
+def tried(
+    group: SettingsGroup, what: str, least: int, *, one_method: bool = False
+) -> tuple[pd.DataFrame, list[str], str]:
     """Return the trials with a validation score, the settings in which they differ, and a note on the others.
 
-    Baselines beside methods that weigh domains are left out: they lack settings that were searched.
+    Baselines beside methods that weigh domains are left out: they lack settings that were searched. ``one_method``:
+    keep only the trials of the most frequent method.
 
     Raises:
         ValueError: there are fewer than ``least`` such trials, or they differ in nothing but the seed.
@@ -76,6 +79,10 @@ def tried(group: SettingsGroup, what: str, least: int) -> tuple[pd.DataFrame, li
     trials = every[every["val"].notna()]
     weighs = trials["method"].map(lambda method: METHODS[method].weighs_domains).astype(bool)
     trials = trials[weighs] if weighs.any() else trials
+    baselines, others = len(weighs) - len(trials), 0
+    if one_method and len(trials):
+        of_one = trials[trials["method"] == trials["method"].mode()[0]]
+        trials, others = of_one, len(trials) - len(of_one)
     names = searched_settings(trials.drop(columns="val"))
     if len(trials) < least or not names:
         raise InputError(
@@ -83,12 +90,13 @@ def tried(group: SettingsGroup, what: str, least: int) -> tuple[pd.DataFrame, li
             f"sweep has {len(trials)}{'' if names else ' with the same settings'}."
         )
     ended = every["status"].value_counts()
-    baselines = len(weighs) - len(trials)
     without = [(ended.get("stopped", 0), "stopped early"), (ended.get("failed", 0), "failed")]
     listed = [f"{count} {why}" for count, why in without if count]
     listed += [f"{baselines} of a method without domain weights"] if baselines else []
+    listed += [f"{others} of other methods"] if others else []
     note = f" Left out: {', '.join(listed)}." if listed else ""
-    return trials.reset_index(drop=True), names, f"{len(trials)} trials.{note}"
+    of = f" of {METHODS[trials['method'].iloc[0]].label}" if others else ""
+    return trials.reset_index(drop=True), names, f"{len(trials)} trials{of}.{note}"
 
 
 def draw_best(axis: Axes, x: pd.Series, y: pd.Series, edge: str) -> None:

@@ -168,7 +168,8 @@ def test_contours_show_one_method(searched):
     alone, mixed = (_contours(each_sweep(rows)[0]) for rows in (board, both))
     for pair, same in zip(alone.pairs, mixed.pairs, strict=True):
         pd.testing.assert_frame_equal(pair.means, same.means)
-    assert "trials of other methods are not shown" in mixed.note
+    assert alone.note.startswith("15 trials. ") and mixed.note.startswith("15 trials of MDSSL. ")
+    assert "3 of other methods" in mixed.note
 
 
 def test_importance_finds_the_relevant_settings_and_warns_about_few_trials():
