@@ -154,6 +154,14 @@ def test_refused_training_writes_no_files(tiny_data, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_missing_initial_weights_are_refused_before_datasets_are_prepared(tmp_path, capsys):
+    data, storage = tmp_path / "data", tmp_path / "results"
+    where = ["--data", str(data), "--storage", str(storage)]
+    assert main(["train", "--init", str(tmp_path / "absent.pt"), *where]) == 2
+    assert f"{tmp_path / 'absent.pt'} cannot be loaded: there is no such file." in capsys.readouterr().err
+    assert not data.exists() and not storage.exists()
+
+
 def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
     train = ["train", "--lambda1", 0.9, *tiny(tmp_path, tiny_data)]
     run(*train)

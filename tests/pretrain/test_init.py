@@ -230,14 +230,6 @@ def test_training_can_start_from_the_encoder_of_a_trial(tiny_data, tmp_path):
     assert (config.arch, config.input_size, config.patch_size) == ("timm/test_vit", 16, 2)
 
 
-def test_missing_initial_weights_are_refused_before_datasets_are_prepared(tmp_path, capsys):
-    data, storage = tmp_path / "data", tmp_path / "results"
-    where = ["--data", str(data), "--storage", str(storage)]
-    assert main(["train", "--init", str(tmp_path / "absent.pt"), *where]) == 2
-    assert f"{tmp_path / 'absent.pt'} cannot be loaded: there is no such file." in capsys.readouterr().err
-    assert not data.exists() and not storage.exists()
-
-
 def test_sweep_evaluates_the_initial_weights_as_a_baseline(vit, tiny_data):
     sweep = Sweep(
         domains=("tiny-a", "tiny-b"), data=tiny_data, preset="vit", arch="timm/test_vit", init=str(vit[0]),

@@ -1,19 +1,16 @@
 """mdssl never replaces or deletes files that it did not write, also when a command fails or is killed."""
 
-import hashlib
-import os
 import random
 import shutil
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 
-import numpy as np
 import pytest
 from filelock import FileLock, Timeout
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from user_files import a_dataset, an_export, random_tree, snapshot, write_images
 
 from mdssl.config.trial import TrialConfig
 from mdssl.data.atomic_folder import DATASET, locked
@@ -21,47 +18,12 @@ from mdssl.data.prepare import prepare
 from mdssl.data.remote import fetch, prepare_in
 from mdssl.data.sources.open import DOWNLOADS
 from mdssl.errors import InputError
-from mdssl.export.folder import EXPORT, export
+from mdssl.export.folder import EXPORT
 from mdssl.pretrain.loop import train
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.ownership import check_file, clear_leftovers, delete, refuse_overlap, replaced
 from mdssl.storage.trial_dir import TRIAL, delete_trial
-
-NAMES = ("a.png", ".git/HEAD", ".hidden", "notes.txt", "train/images.npy", "train/mine.npy", "meta.json", "README.md")
-
-
-def snapshot(root: Path) -> dict[str, str]:
-    """Digests of all files and link targets below ``root``, by relative path."""
-    found = {}
-    for folder, folders, files in os.walk(root):
-        for name in (*files, *(name for name in folders if os.path.islink(os.path.join(folder, name)))):
-            path = Path(folder, name)
-            content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
-            found[str(path.relative_to(root))] = hashlib.sha256(content).hexdigest()
-    return found
-
-
-def random_tree(root: Path, rng: random.Random) -> None:
-    """Write random files of the user: hidden files, links, and files with names that mdssl uses."""
-    root.mkdir(parents=True, exist_ok=True)
-    for name in rng.sample(NAMES, rng.randint(0, 4)):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if rng.random() < 0.2:
-            path.symlink_to(root.parent / "elsewhere")
-        else:
-            path.write_bytes(rng.randbytes(20))
-
-
-def write_images(root: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        for number in range(3):
-            path = root / label / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +33,6 @@ def storage(tmp_path_factory):
     config = TrialConfig(method="random", precision="fp32", arch="resnet18")
     train(config, data="", trial_dir=Location.of(folder) / "trials" / config.trial_id, device="cpu")
     return folder, config.trial_id
-
-
-def a_dataset(source, target, storage):
-    prepare(target.name, data=target.parent, source=source, overwrite=True, image_size=8, workers=1, progress=False)
-
-
-def an_export(source, target, storage):
-    export(*storage, target, formats=("safetensors",), data="", size=8, resize_filter="bicubic", overwrite=True)
 
 
 @pytest.mark.parametrize(("command", "trees"), [(a_dataset, 60), (an_export, 12)])
