@@ -92,9 +92,14 @@ def view(
                 "see eval_fingerprint"
             )
         board = latest
+    conditions = [condition for condition in where if condition.name not in _OF_SCORES]
+    every = board
     if (pivot or over_seeds or baseline) and "status" not in named:
-        board = _finished(board, notes)
-    kept = matching(board, [condition for condition in where if condition.name not in _OF_SCORES])
+        # Trials that were stopped early have no score on a test split.
+        board = board[board["status"] != "stopped"]
+    kept = matching(board, conditions)
+    if len(board) < len(every):
+        _note_stopped(matching(every, conditions), notes)
     possible = possible_baselines(kept, board, baseline) if baseline else {}
     baseline_of = only_baselines(possible)
     keys = [name for name in columns if name not in MEASURED] if columns else _telling_apart(kept, pivot, over_seeds)
@@ -136,13 +141,10 @@ def view(
     return Table(frame.reset_index(drop=True), tuple(keys), tuple(measures), tuple(notes))
 
 
-def _finished(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """``rows`` without those of trials that were stopped early, which have no score on a test split."""
-    stopped = rows["status"] == "stopped"
-    if stopped.any():
+def _note_stopped(rows: pd.DataFrame, notes: list[str]) -> None:
+    if count := rows.loc[rows["status"] == "stopped", "trial_id"].nunique():
         how = "--where status=stopped --columns trial_id step iterations val_linear_top1"
-        notes.append(f"trials that were stopped early are not shown: {rows.loc[stopped, 'trial_id'].nunique()} ({how})")
-    return rows[~stopped]
+        notes.append(f"trials that were stopped early are not shown: {count} ({how})")
 
 
 def _check(

@@ -39,6 +39,8 @@ def test_views_leave_out_stopped_trials_and_count_them_in_a_note(boards):
         pd.testing.assert_frame_equal(view(after, **asked).frame, view(before, **asked).frame)
         (note,) = set(view(after, **asked).notes) - set(view(before, **asked).notes)
         assert note.startswith("trials that were stopped early are not shown: 1 (--where status=stopped --columns")
+    notes = view(after, where=[parse_condition("method=simclr")], over_seeds=True).notes
+    assert not any("stopped early" in note for note in notes), "no trial of these conditions was stopped"
     shown = view(
         after,
         where=[parse_condition("status=stopped")],
