@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TRIALS, LEADERBOARD, STABLE = "trials", "leaderboard", "stable"
 ARCHIVE = "archive"
 """The storage in a storage that has its archived trials."""
-_STOP = "stop.json"
+_STOP, _EXTENSION = "stop.json", "extended.json"
 NEIGHBORS = ("neighbors.png", "neighbors.json")
 """The sheet of a trial: see `mdssl.evaluate.trial_sheet`."""
 CONFUSION = "confusion.json"
@@ -33,7 +33,7 @@ TRIAL = FolderKind(
     is_marker=lambda said: isinstance(said, dict) and "method" in said,
     files=(
         *("config.json", "run.json", "training.json", "metrics.parquet", "clusters.parquet", "encoder.safetensors"),
-        _STOP,
+        *(_STOP, _EXTENSION),
         *("checkpoints/step-*.safetensors", "representations/*.safetensors", *NEIGHBORS, *FORMER_NEIGHBORS, CONFUSION),
         *("logs/*.txt", "tensorboard/events.out.tfevents.*", "wandb/*"),
     ),
@@ -82,6 +82,11 @@ def read_table(file: Location) -> pd.DataFrame | None:
 def stop_request(trial_dir: Location) -> Location:
     """The file that asks for the end of the trial's training. It is there from `mdssl stop` until `mdssl retry`."""
     return trial_dir / _STOP
+
+
+def extension(trial_dir: Location) -> Location:
+    """The file that says that ``--extend`` trains the trial to its end, after a scheduler had ended it early."""
+    return trial_dir / _EXTENSION
 
 
 def delete_checkpoints(trial_dir: Location) -> None:

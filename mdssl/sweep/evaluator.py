@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import ray
 import torch
@@ -68,7 +69,8 @@ class Evaluator:
     def _score_trial(self, work: WorkValues, run: TrialRun, trial_dir: Location, token: str) -> Report:
         config, started_at = TrialConfig.from_dict(work["trial"]), now()
         storage, trial_id = Location.of(run.storage), config.trial_id
-        new: list[Row] = []
+        data: Path | None = None
+        missing, training, error = tuple(work["missing"]), None, ""
         try:
             data = ensure_local(run.data, work["missing"])
             rows = usable_rows(read_rows(storage, trial_id), needs_validation=run.needs_validation)
@@ -79,27 +81,29 @@ class Evaluator:
             if training is None or training["status"] != "finished":
                 # Another sweep has deleted it meanwhile, with --force.
                 return report_of(trial_dir, None)
-            for dataset, result in self.score(trial_dir.uri, missing).items():
-                if isinstance(result, str):
-                    own = {"eval_dataset": dataset, "data_fingerprint": evaluation_fingerprint(data, dataset)}
-                    new += [
-                        failed_row(
-                            config, result, context=run.context, started_at=started_at, score=own | {"probe": each.name}
-                        )
-                        for each in run.probe.each()
-                    ]
-                else:
-                    new += [
-                        finished_row(config, training, score, context=run.context, trial_dir=trial_dir)
-                        for score in result
-                    ]
+            results = self.score(trial_dir.uri, missing)
         except (ClaimLostError, StoppedError):
             raise
         except Exception as failure:
-            # Any other error is the result of this trial.
+            # The encoder is trained, so any other error is that of these scores, and of no others.
             log.exception("trial %s could not be evaluated", trial_id)
-            text, error = f"{type(failure).__name__}: {failure}", ""
-            new = [failed_row(config, text, context=run.context, started_at=started_at)]
+            results = dict.fromkeys(missing, f"{type(failure).__name__}: {failure}")
+        new: list[Row] = []
+        for dataset, result in results.items():
+            if isinstance(result, str):
+                images = evaluation_fingerprint(data, dataset) if data else ""
+                own = {"eval_dataset": dataset, "data_fingerprint": images}
+                new += [
+                    failed_row(
+                        config, result, context=run.context, started_at=started_at, score=own | {"probe": each.name}
+                    )
+                    for each in run.probe.each()
+                ]
+            else:
+                assert training is not None
+                new += [
+                    finished_row(config, training, score, context=run.context, trial_dir=trial_dir) for score in result
+                ]
         check_held(trial_dir, token)
         write_rows(storage, trial_id, merged(read_rows(storage, trial_id), new))
         log_scores(run.settings.track, config, trial_dir, new)
@@ -120,6 +124,8 @@ class Evaluator:
         for name in datasets:
             try:
                 scores[name] = self._score_on(name, config, model, artifacts)
+            except StoppedError:
+                raise
             except (ValueError, RuntimeError, OSError) as error:
                 # The scores on the other datasets count.
                 log.exception("%s could not be scored", name)

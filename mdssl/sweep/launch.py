@@ -89,6 +89,7 @@ def run_sweep(
         return 0
     if has_work:
         storage.check_writable()
+        trials.record_extended()
     tag_all(storage, [work.config.trial_id for work in works], settings.tag)
     if has_work:
         _run(name, settings, storage, trials, left, console)
@@ -156,8 +157,7 @@ def _run_on_ray(
     at_once = int(min(fitting, settings.max_concurrent or fitting, most))
     console.print(f"{at_once} trial(s) at a time, each {share}", soft_wrap=True)
     if growing_to:
-        now = f"the cluster has {described(nodes)} now"
-        console.print(f"{now}; trials that need more wait for new nodes", soft_wrap=True)
+        console.print(f"the cluster has {described(nodes)} now; trials that need more wait for nodes", soft_wrap=True)
     if settings.force:
         for work in left:
             _forget(name, storage, work.config)
@@ -210,7 +210,7 @@ def _run_on_ray(
     with shown as progress, evaluations:
         others = ClaimedElsewhere(storage, settings, progress.tell)
         todo = left or [work for work in [trials.choose()] if work]
-        while todo:
+        while todo and not stop.is_asked:
             trained = [work for work in todo if work.to_do == "evaluate"]
             for work in trained:
                 give(work)
@@ -244,10 +244,10 @@ def _run_on_ray(
             elsewhere = trials.begun_elsewhere()
             for work in elsewhere:
                 give(work)
-            todo = others.wait(again + elsewhere)
+            todo = others.wait(again + elsewhere, lambda: stop.is_asked)
             for trial_id in progress.configs:
                 trials.ended(trial_id)
-            if not todo and (chosen := trials.choose()):
+            if not todo and not stop.is_asked and (chosen := trials.choose()):
                 todo = [chosen]
 
 

@@ -36,10 +36,11 @@ class ClaimedElsewhere:
         self.storage, self.settings, self.tell = storage, settings, tell
         self.watches: dict[str, Watch] = defaultdict(Watch)
 
-    def wait(self, works: list[Work]) -> list[Work]:
-        """Wait until one of ``works`` can be done here; returns those that are left, none if others have done all."""
+    def wait(self, works: list[Work], stopped: Callable[[], bool]) -> list[Work]:
+        """Wait until one of ``works`` can be done here; returns those that are left, none if others have done all or
+        once the sweep is ``stopped``."""
         waiting = list(works)
-        while waiting:
+        while waiting and not stopped():
             ready = []
             for work in list(waiting):
                 trial_id = work.config.trial_id

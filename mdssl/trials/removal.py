@@ -80,8 +80,7 @@ def archive_trials(storage: str | Location, chosen: Sequence[str], *, undo: bool
     source, target = (storage / ARCHIVE, storage) if undo else (storage, storage / ARCHIVE)
     check_free(source, chosen)
     check_free(target, chosen)
-    there = [trial_id for trial_id in chosen if _is_in(source, trial_id) and _is_in(target, trial_id)]
-    if there:
+    if there := [trial_id for trial_id in chosen if _is_in_both(source, target, trial_id)]:
         raise InputError(
             f"{some_of(there, _NAMED)}: {target} has a trial of the same id already. Nothing was moved. Delete one of "
             f"the two: `mdssl delete {' '.join(there[:_NAMED])} --storage {target}`."
@@ -195,8 +194,11 @@ def in_archive(storage: Location, wanted: Collection[str]) -> list[str]:
     return sorted(archived - set(trial_ids(storage))) if archived else []
 
 
-def _is_in(storage: Location, trial_id: str) -> bool:
-    return rows_file_in(storage, trial_id).exists() or (trial_dir_in(storage, trial_id) / TRIAL.marker).exists()
+def _is_in_both(source: Location, target: Location, trial_id: str) -> bool:
+    """Whether both have the trial. After an interruption one may have its folder and the other its rows."""
+    folders = [trial_dir_in(storage, trial_id) / TRIAL.marker for storage in (source, target)]
+    rows = [rows_file_in(storage, trial_id) for storage in (source, target)]
+    return any(all(file.exists() for file in files) for files in (folders, rows))
 
 
 def _own(sizes: dict[str, int]) -> dict[str, int]:

@@ -182,9 +182,9 @@ def merged(old: list[Row], new: list[Row]) -> list[Row]:
     if there:
         # Stopped when it was trained again: its scores are of the encoder that is there.
         new = [row for row in new if row["status"] != "stopped"]
+    tried = {(row["eval_dataset"], row.get("probe")) for row in new}
     new = [row for row in new if row["status"] != "finished" or _score_of(row) not in there]
     scores = {_score_of(row)[:3] for row in new}
-    tried = {(row["eval_dataset"], row.get("probe")) for row in new}
 
     def gives_way(row: Row) -> bool:
         if row["status"] == "finished":

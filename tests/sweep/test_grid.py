@@ -10,6 +10,7 @@ from grid_parts import METHODS, states
 from mdssl.errors import InputError
 from mdssl.leaderboard import board
 from mdssl.leaderboard.board import read_rows, write_rows
+from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.sweep.grid import plan, trials
 from mdssl.sweep.waiting import ClaimedElsewhere
@@ -68,10 +69,14 @@ def test_only_failures_before_the_plan_are_retried_once_the_claim_is_released(se
     asked, told = replace(settings, retry_failed=True), []
     (work,) = plan(storage, [config], asked)
     others = ClaimedElsewhere(storage, asked, lambda *said: told.append(said))
-    (again,) = others.wait([work])
+    (again,) = others.wait([work], lambda: False)
     assert (again.to_do, again.missing, told) == ("evaluate", work.missing, [])
+    with Claim(storage / "trials" / config.trial_id, "another sweep") as claim:
+        claim.take()
+        assert others.wait([work], lambda: len(told) == 1) == [], "the sweep stops while another one has the trial"
+    told.clear()
     write_rows(storage, config.trial_id, [failure])
-    assert others.wait([work]) == []
+    assert others.wait([work], lambda: False) == []
     assert told == [(config.trial_id, {"state": "failed", "error": "NaN"})], "a failure since the plan is not retried"
 
 

@@ -91,6 +91,19 @@ def test_merged_keeps_a_finished_score_unless_the_data_changed(trained):
     assert [r["top1"] for r in merged([row], [renewed])] == [51.0]
 
 
+def test_merged_drops_a_failure_of_a_score_that_was_already_there(trained):
+    """Two learning rates are tried, of which one has a score; both fail, and then both succeed."""
+    _, config, row = trained
+    own = {"eval_dataset": "tiny-a", "data_fingerprint": "x"}
+    failures = [
+        failed_row(config, "it failed", context=CONTEXT, started_at="2026-01-01", score=own | {"probe": probe})
+        for probe in (row["probe"], "sgd")
+    ]
+    before = merged([row], failures)
+    assert [each["status"] for each in before] == ["finished", "failed", "failed"]
+    assert [each["status"] for each in merged(before, [row, row | {"probe": "sgd"}])] == ["finished"] * 2
+
+
 def test_rows_record_the_actual_precision_and_another_precision_is_refused(settings, trained):
     storage, config, _ = trained
     trial_dir = storage / "trials" / config.trial_id

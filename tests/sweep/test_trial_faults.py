@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,14 +13,17 @@ import torch
 from mdssl.config.probe import ProbeConfig
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
+from mdssl.errors import StoppedError
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.storage import retry as retries
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep import restarts, training, trial
 from mdssl.sweep.evaluator import Evaluator
-from mdssl.sweep.grid import Work
+from mdssl.sweep.grid import Work, plan
+from mdssl.sweep.settings import SweepSettings
 from mdssl.trials.train_records import train_records
 
 CONFIG = TrialConfig(method="simclr", lambda1=1.0, lambda2=0.0, domains=("tiny-a",), batch_per_domain=8, iterations=9)
@@ -152,6 +156,38 @@ def test_a_failed_probe_does_not_affect_other_scores(tiny_data, trial_dir, monke
     scores = actor.score(trial_dir.uri, ("tiny-a", "tiny-b", "tiny-c"))
     assert scores["tiny-b"] == "RuntimeError: the solver did not converge"
     assert [scores[name][0]["eval_dataset"] for name in ("tiny-a", "tiny-c")] == ["tiny-a", "tiny-c"]
+
+
+def test_an_evaluation_that_fails_as_a_whole_affects_no_other_score(tiny_data, run, tmp_path, monkeypatch):
+    from mdssl.sweep import evaluator
+
+    config = TrialConfig(method="random", arch="resnet18")
+    storage, folder = Location.of(tmp_path), trial_dir_in(tmp_path, config.trial_id)
+    train(config, data=tiny_data, trial_dir=folder, device="cpu")
+    actor = Evaluator.__ray_metadata__.modified_class(tiny_data, ProbeConfig(), "cpu")
+    settings = SweepSettings(domains=("tiny-a",), data=tiny_data, batch_per_domain=8)
+
+    def score(*datasets):
+        with Claim(folder) as claim:
+            claim.take()
+            asked = {"trial": config.to_dict(), "missing": list(datasets), "tried": [], "may_end_early": False}
+            return actor.score_trial(asked, run, claim.token)
+
+    def state_on(*datasets):
+        return plan(storage, [config], replace(settings, evaluate=datasets))[0].state
+
+    assert score("tiny-a") == {"state": "finished"}
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator, "load_model", lambda *arguments: 1 / 0)
+        assert score("tiny-c") == {"state": "failed", "error": "ZeroDivisionError: division by zero"}
+    assert (state_on("tiny-a"), state_on("tiny-c")) == ("finished", "failed")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            evaluator, "score_dataset", lambda *arguments, **named: (_ for _ in ()).throw(StoppedError("stop"))
+        )
+        with pytest.raises(StoppedError):
+            score("tiny-b")
+    assert state_on("tiny-b") == "queued"
 
 
 def test_writing_rows_is_retried_while_the_disk_is_full(tmp_path, monkeypatch):

@@ -158,16 +158,18 @@ def test_archive_hides_a_trial_and_undo_restores_it(board, capsys):
     assert "a note" in capsys.readouterr().out
 
 
-def test_the_same_command_completes_an_interrupted_archive(board, monkeypatch):
+@pytest.mark.parametrize("moves", range(5))
+def test_the_same_command_completes_an_interrupted_archive(board, monkeypatch, moves):
+    """The folder has four files; the rows are moved last."""
     before, moved, move = files(board), [], Location.move
 
-    def move_two(place, target):
-        if len(moved) == 2:
+    def move_some(place, target):
+        if len(moved) == moves:
             raise KeyboardInterrupt
         moved.append(place)
         move(place, target)
 
-    monkeypatch.setattr(Location, "move", move_two)
+    monkeypatch.setattr(Location, "move", move_some)
     assert run("archive", A, "--storage", board) == 130
     monkeypatch.setattr(Location, "move", move)
     assert run("archive", A, "--storage", board) == 0

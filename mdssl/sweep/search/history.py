@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import pandas as pd
 import pyarrow.parquet as pq
 
 from mdssl.config.trial import TrialConfig
@@ -116,7 +117,7 @@ class History:
         if not rows:
             return Observation(config=config, status="training", scores=scores)
         started_at = min(str(row["started_at"]) for row in rows)
-        if statuses == {"failed"} or any(row["status"] == "failed" and row["eval_dataset"] is None for row in rows):
+        if statuses == {"failed"} or any(row["status"] == "failed" and pd.isna(row["eval_dataset"]) for row in rows):
             return Observation(config=config, status="failed", started_at=started_at, scores=scores)
         finished = [row for row in rows if row["status"] == "finished"]
         return Observation(

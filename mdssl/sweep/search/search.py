@@ -11,7 +11,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.pretrain.pretrained import starts_of
 from mdssl.storage.location import Location
-from mdssl.storage.trial_dir import stop_request, trial_dir_in
+from mdssl.storage.trial_dir import extension, stop_request, trial_dir_in
 from mdssl.sweep.grid import Work, each_once, plan, trials
 from mdssl.sweep.search.history import History
 from mdssl.sweep.search.sampler import check_sampler, next_point
@@ -100,20 +100,32 @@ class Trials:
             )
 
     def _extended(self) -> set[str]:
+        """The best trials that a scheduler ended early. Those of an earlier command count, also where they are finished
+        now, so that the same command again extends no others."""
         wanted = self.settings.extend
         if not wanted:
             return set()
+        own = [each.config.trial_id for each in self.history.ordered()] if self.history else []
+        before = {trial_id for trial_id in own if extension(trial_dir_in(self.storage, trial_id)).exists()}
         ended = [each for each in self.history.ordered() if each.status == "stopped"] if self.history else []
         stopped = [
-            each for each in ended if not stop_request(trial_dir_in(self.storage, each.config.trial_id)).exists()
+            each
+            for each in ended
+            if each.config.trial_id not in before
+            and not stop_request(trial_dir_in(self.storage, each.config.trial_id)).exists()
         ]
-        if wanted > len(stopped):
+        if wanted > len(before) + len(stopped):
             raise InputError(
-                f"extend is {wanted}, but {len(stopped)} trials of this sweep ended early; give at most that many, "
-                "with the same --search or --scheduler."
+                f"extend is {wanted}, but {len(before) + len(stopped)} trials of this sweep ended early; give at most "
+                "that many, with the same --search or --scheduler."
             )
         stopped.sort(key=lambda each: each.last_score, reverse=True)
-        return {each.config.trial_id for each in stopped[:wanted]}
+        return before | {each.config.trial_id for each in stopped[: max(0, wanted - len(before))]}
+
+    def record_extended(self) -> None:
+        """Record which trials ``--extend`` has chosen, before they are trained."""
+        for trial_id in self.extended:
+            extension(trial_dir_in(self.storage, trial_id)).write_bytes(b"{}")
 
     def may_end_early(self, config: TrialConfig) -> bool:
         """Whether a scheduler may end this trial: baselines, and trials that are extended, train to the end."""

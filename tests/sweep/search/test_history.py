@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from factories import CONTEXT
 
-from mdssl.leaderboard.board import write_rows
+from mdssl.errors import InputError
+from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.trial_files import write_config
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep.grid import evaluation_fingerprint
 from mdssl.sweep.search.history import History
+from mdssl.sweep.search.search import Trials
 from mdssl.sweep.search.space import Space
 from mdssl.sweep.settings import SweepSettings
 from mdssl.trials.rows import failed_row, finished_row, stopped_rows
@@ -132,3 +134,41 @@ def test_refresh_reads_changes_of_other_processes(storage, settings, space, hist
     known.refresh()
     assert [(each.status, each.value) for each in known.ordered()] == [("finished", 50.0)]
     assert known.ordered() == history().ordered(), "refreshing gives the same as reading anew"
+
+
+def test_a_failed_training_beside_scores_is_failed_also_when_it_is_read_first(storage, settings, space, history):
+    config = space.trial({"lambda1": 0.8})
+    finish(storage, settings, config, (60.0, 40.0))
+    failure = failed_row(config, "it failed", context=CONTEXT, started_at="2026-01-01T00:00:00.000+00:00")
+    write_rows(storage, config.trial_id, [*read_rows(storage, config.trial_id), failure])
+    known = history()
+    assert [each.status for each in known.ordered()] == ["failed"]
+    known.update(config.trial_id)
+    assert [each.status for each in known.ordered()] == ["failed"]
+
+
+def test_the_same_extend_chooses_the_same_trials_again(storage, settings):
+    asked = replace(settings, storage=str(storage.path), search="grid", range=(), trials=None, scheduler="asha")
+    asked = replace(asked, lambda1=(1.0,), lambda2=(0.0, 0.1, 0.2, 0.3))
+    stopped = {config.trial_id: config for config in Trials(storage, asked, ["mdssl"]).configs}
+    for score, config in enumerate(stopped.values()):
+        ended = TRAINING | {"status": "stopped", "step": 10, "started_at": "2026-01-01T00:00:00.000+00:00"}
+        ended |= {"val_linear_top1": dict.fromkeys(NAMES, 20.0 + score), "variants": {}}
+        ended |= {"val_fingerprints": {name: evaluation_fingerprint(settings.data, name) for name in NAMES}}
+        write_rows(storage, config.trial_id, stopped_rows(config, ended, context=CONTEXT))
+        write_metrics(storage, config, {10: 20.0 + score})
+
+    def left(extend):
+        trials = Trials(storage, replace(asked, extend=extend), ["mdssl"])
+        trials.record_extended()
+        return {work.config.trial_id for work in trials.works() if work.is_left}
+
+    second, best = list(stopped)[-2:]
+    assert left(2) == {second, best}
+    finish(storage, settings, stopped[best], (1.0, 1.0))
+    assert left(2) == {second}, "after an interruption"
+    finish(storage, settings, stopped[second], (1.0, 1.0))
+    assert left(2) == set()
+    assert left(3) == {list(stopped)[1]}
+    with pytest.raises(InputError, match="extend is 5, but 4 trials of this sweep ended early"):
+        left(5)
