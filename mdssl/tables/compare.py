@@ -118,8 +118,10 @@ def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of:
         fingerprint: the column that identifies the images.
         of: the column with the name of the dataset or mixture.
     """
-    latest = rows.sort_values("finished_at", kind="stable").groupby(of)[fingerprint].last()
-    outdated = rows[of].notna() & rows[fingerprint].notna() & (rows[fingerprint] != rows[of].map(latest))
+    images = rows[fingerprint].mask(rows[fingerprint] == "")
+    by_time = rows[[of, "finished_at"]].assign(images=images).sort_values("finished_at", kind="stable")
+    latest = by_time.groupby(of)["images"].last()
+    outdated = rows[of].notna() & images.notna() & (images != rows[of].map(latest))
     return rows[~outdated]
 
 

@@ -84,6 +84,11 @@ def view(
 
     board = matching(rows, [condition for condition in where if condition.name in _OF_SCORES])
     named = {*columns, *(condition.name for condition in where)}
+    every = board
+    if (pivot or over_seeds or baseline) and "status" not in named:
+        # Trials that were stopped early have no score on a test split, and may have no fingerprint of images.
+        board = board[board["status"] != "stopped"]
+    left_out = len(board) < len(every)
     if (pivot or over_seeds or baseline) and "eval_fingerprint" not in named:
         latest = latest_images(board)
         if names := sorted(board["eval_dataset"].drop(latest.index).unique()):
@@ -93,12 +98,8 @@ def view(
             )
         board = latest
     conditions = [condition for condition in where if condition.name not in _OF_SCORES]
-    every = board
-    if (pivot or over_seeds or baseline) and "status" not in named:
-        # Trials that were stopped early have no score on a test split.
-        board = board[board["status"] != "stopped"]
     kept = matching(board, conditions)
-    if len(board) < len(every):
+    if left_out:
         _note_stopped(matching(every, conditions), notes)
     possible = possible_baselines(kept, board, baseline) if baseline else {}
     baseline_of = only_baselines(possible)
