@@ -13,7 +13,7 @@ import pandas as pd
 from mdssl.errors import InputError, check_name, some_of
 from mdssl.leaderboard.columns import MEASURE_NAMES
 from mdssl.leaderboard.notes import NOTE_COLUMNS
-from mdssl.tables.baseline import only_baselines, possible_baselines
+from mdssl.tables.baseline import incomplete_baselines, only_baselines, possible_baselines
 from mdssl.tables.compare import counted_scores, latest_images, paired, settings_to_show, usual_order
 from mdssl.tables.pareto import on_front
 from mdssl.tables.render import SIGNIFICANT, Measure, Table
@@ -189,7 +189,7 @@ def _averaged(
         compared = pd.concat([own, theirs]) if len(theirs) else own
         scores = compared.groupby(["trial_id", "eval_dataset"])["top1"].first().unstack()
         mixtures = compared.groupby("trial_id")["train_mixture"].first()
-        is_baseline = scores.index.isin(set(baseline_of.values()))
+        is_baseline = scores.index.isin(incomplete_baselines(baseline_of, scores))
         of = f" by the {way[1]} probe" if probes > 1 else ""
         counted, new = counted_scores(scores, mixtures, is_baseline, of)
         if len(scores.columns) > 1:
