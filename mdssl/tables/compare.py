@@ -238,7 +238,9 @@ def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> lis
 def paired(
     rows: pd.DataFrame, board: pd.DataFrame, baseline_of: Mapping[str, str], values: Sequence[str] = ("top1",)
 ) -> pd.DataFrame:
-    """Subtract the baseline's ``values`` from those of each row, on the same dataset, layer and probe.
+    """Subtract the baseline's ``values`` from those of each row, on the same images, layer and probe.
+
+    Rows without a fingerprint of their images, as of earlier versions, are compared by the name of the dataset.
 
     Args:
         rows, board: as for `mdssl.tables.baseline.find_baselines`, which gives ``baseline_of``.
@@ -253,5 +255,12 @@ def paired(
     # The type is set, because it would differ if no row had a baseline.
     partner = rows["trial_id"].map(dict(baseline_of)).astype(rows["trial_id"].dtype)
     keys = rows[score].assign(trial_id=partner.mask(partner == rows["trial_id"]))
-    found = keys.merge(scored[["trial_id", *score, *values]], how="left", on=["trial_id", *score])
-    return rows[values].astype(float) - found[values].astype(float).set_axis(rows.index)
+    images = ["eval_fingerprint"] if "eval_fingerprint" in rows and "eval_fingerprint" in scored else []
+    found = keys.merge(scored[["trial_id", *score, *values, *images]], how="left", on=["trial_id", *score])
+    found = found.set_axis(rows.index)
+    differences = rows[values].astype(float) - found[values].astype(float)
+    if images:
+        own, theirs = rows["eval_fingerprint"], found["eval_fingerprint"]
+        known = own.notna() & (own != "") & theirs.notna() & (theirs != "")
+        differences = differences.mask(known & (own != theirs))
+    return differences
