@@ -81,6 +81,8 @@ def read_rows_of(storage: str | Location, trial_ids: Collection[str]) -> dict[st
 
 
 def _table_of(storage: str | Location, trial_ids: Collection[str]) -> pa.Table:
+    # A column of a table may be given, which repeats them.
+    trial_ids = list(dict.fromkeys(trial_ids))
     if len(trial_ids) < _MANY and not is_file_of_rows(Location.of(storage)):
         # A trial's rows are in the file of its name, so no other file is opened or checked.
         return read_files([file_of(storage, trial_id) for trial_id in trial_ids])
