@@ -42,8 +42,8 @@ def settings_of(rows: pd.DataFrame) -> list[str]:
     fingerprint.
     """
     known = [column.name for column in SETTING_COLUMNS if column.name not in _NAMES_ONLY] + ["data_fingerprint"]
-    # The normalization follows from the arch.
-    no_settings = {*SCHEMA.names, *MEASURE_NAMES, *NOTE_COLUMNS, *_FINGERPRINTS, "normalization"}
+    # The normalization follows from the arch, and an unstable score is a result.
+    no_settings = {*SCHEMA.names, *MEASURE_NAMES, *NOTE_COLUMNS, *_FINGERPRINTS, "normalization", "unstable"}
     hidden = [name for name in rows.columns if name not in no_settings]
     return [name for name in known if name in rows] + hidden
 
