@@ -81,6 +81,8 @@ def read_rows_of(storage: str | Location, trial_ids: Collection[str]) -> dict[st
 
 
 def _table_of(storage: str | Location, trial_ids: Collection[str]) -> pa.Table:
+    # A column of a table may be given, which repeats them.
+    trial_ids = list(dict.fromkeys(trial_ids))
     if len(trial_ids) < _MANY and not is_file_of_rows(Location.of(storage)):
         # A trial's rows are in the file of its name, so no other file is opened or checked.
         return read_files([file_of(storage, trial_id) for trial_id in trial_ids])
@@ -126,9 +128,9 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
     """Add a column to ``df`` for each setting that only ``config_json`` has.
 
     These are, for example, ``weight_decay``, ``crop_min_area`` and ``recipe_version``, null if the method does not have
-    the setting, and ``eval_fingerprint``, which identifies the images of the score. Filter by them, or name them in the
-    index of `mdssl.tables.compare.pivot`. ``eval_dataset`` and ``train_mixture`` get the names that are shown, see
-    `mdssl.leaderboard.names`.
+    the setting, ``eval_fingerprint``, which identifies the images of the score, and ``unstable``, whether rounding
+    changes it. Filter by them, or name them in the index of `mdssl.tables.compare.pivot`. ``eval_dataset`` and
+    ``train_mixture`` get the names that are shown, see `mdssl.leaderboard.names`.
     """
     of_evaluation = cache(_evaluation)
     evaluations, numbers = [], []
@@ -147,6 +149,7 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
     hidden = pd.DataFrame([_settings_without_column(one) for one in produced_by])
     hidden = hidden.reindex(numbers).set_axis(df.index)
     hidden["eval_fingerprint"] = [found.get("data_fingerprint", "") for found in evaluations]
+    hidden["unstable"] = [bool(found.get("unstable")) for found in evaluations]
     df = pd.concat([df, hidden[[name for name in hidden if name not in df]]], axis=1)
     variants = [one.get("variants") for one in produced_by]
     return marked(df, [found.get("variant") for found in evaluations], [variants[number] for number in numbers])

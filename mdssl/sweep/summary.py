@@ -22,7 +22,7 @@ from mdssl.data.remote import ensure_local, variants_in
 from mdssl.errors import InputError, some_of
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.columns import SCHEMA
-from mdssl.leaderboard.names import matching_names, mixture_of, name_of, plain_name
+from mdssl.leaderboard.names import NAMED, matching_names, mixture_of, name_of, plain_name
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import LEADERBOARD
 from mdssl.sweep.grid import Work, plan
@@ -205,7 +205,9 @@ def pandas_line(storage: Location) -> str:
     """
     index = ["method", "lambda1", "lambda2"]
     try:
-        rows = leaderboard.with_settings(leaderboard.read(storage, status="finished"))
+        found = leaderboard.read(storage, status="finished")
+        # With the plain names of the files that the line reads. Parts and variants differ in fingerprints.
+        rows = leaderboard.with_settings(found).assign(**found[list(NAMED)])
         if len(set(rows["train_mixture"]) - {""}) > 1:
             # First, because different domains have different images.
             index.insert(1, "train_mixture")

@@ -42,8 +42,8 @@ def settings_of(rows: pd.DataFrame) -> list[str]:
     fingerprint.
     """
     known = [column.name for column in SETTING_COLUMNS if column.name not in _NAMES_ONLY] + ["data_fingerprint"]
-    # The normalization follows from the arch.
-    no_settings = {*SCHEMA.names, *MEASURE_NAMES, *NOTE_COLUMNS, *_FINGERPRINTS, "normalization"}
+    # The normalization follows from the arch, and an unstable score is a result.
+    no_settings = {*SCHEMA.names, *MEASURE_NAMES, *NOTE_COLUMNS, *_FINGERPRINTS, "normalization", "unstable"}
     hidden = [name for name in rows.columns if name not in no_settings]
     return [name for name in known if name in rows] + hidden
 
@@ -118,8 +118,10 @@ def latest_images(rows: pd.DataFrame, fingerprint: str = "eval_fingerprint", of:
         fingerprint: the column that identifies the images.
         of: the column with the name of the dataset or mixture.
     """
-    latest = rows.sort_values("finished_at", kind="stable").groupby(of)[fingerprint].last()
-    outdated = rows[of].notna() & rows[fingerprint].notna() & (rows[fingerprint] != rows[of].map(latest))
+    images = rows[fingerprint].mask(rows[fingerprint] == "")
+    by_time = rows[[of, "finished_at"]].assign(images=images).sort_values("finished_at", kind="stable")
+    latest = by_time.groupby(of)["images"].last()
+    outdated = rows[of].notna() & images.notna() & (images != rows[of].map(latest))
     return rows[~outdated]
 
 
@@ -236,7 +238,9 @@ def notes_on_means(scores: pd.DataFrame, common: list[str], of: str = "") -> lis
 def paired(
     rows: pd.DataFrame, board: pd.DataFrame, baseline_of: Mapping[str, str], values: Sequence[str] = ("top1",)
 ) -> pd.DataFrame:
-    """Subtract the baseline's ``values`` from those of each row, on the same dataset, layer and probe.
+    """Subtract the baseline's ``values`` from those of each row, on the same images, layer and probe.
+
+    Rows without a fingerprint of their images, as of earlier versions, are compared by the name of the dataset.
 
     Args:
         rows, board: as for `mdssl.tables.baseline.find_baselines`, which gives ``baseline_of``.
@@ -251,5 +255,12 @@ def paired(
     # The type is set, because it would differ if no row had a baseline.
     partner = rows["trial_id"].map(dict(baseline_of)).astype(rows["trial_id"].dtype)
     keys = rows[score].assign(trial_id=partner.mask(partner == rows["trial_id"]))
-    found = keys.merge(scored[["trial_id", *score, *values]], how="left", on=["trial_id", *score])
-    return rows[values].astype(float) - found[values].astype(float).set_axis(rows.index)
+    images = ["eval_fingerprint"] if "eval_fingerprint" in rows and "eval_fingerprint" in scored else []
+    found = keys.merge(scored[["trial_id", *score, *values, *images]], how="left", on=["trial_id", *score])
+    found = found.set_axis(rows.index)
+    differences = rows[values].astype(float) - found[values].astype(float)
+    if images:
+        own, theirs = rows["eval_fingerprint"], found["eval_fingerprint"]
+        known = own.notna() & (own != "") & theirs.notna() & (theirs != "")
+        differences = differences.mask(known & (own != theirs))
+    return differences

@@ -56,7 +56,8 @@ def grouped(
         ValueError: rows of one cell differ in a setting, or without ``over_seeds`` in the seed.
     """
     by = [*keys, *([pivot] if pivot else [])]
-    _check_cells(rows, by, over_seeds)
+    # Failed rows have no number, and lack the layer of a score.
+    _check_cells(rows[rows["status"] != "failed"], by, over_seeds)
     # Grouped by number, because missing values are keys like any other.
     number = rows.groupby(keys, dropna=False, sort=False).ngroup() if keys else pd.Series(0, rows.index)
     frame = rows.loc[~number.duplicated(), keys].set_axis(number[~number.duplicated()].to_numpy())

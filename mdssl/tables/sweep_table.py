@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -30,7 +29,7 @@ from mdssl.terminal import Terminal
 _SETTINGS = {column.name for column in SETTING_COLUMNS} | {field.name for field in fields(TrialConfig)}
 _SETTINGS |= {"recipe_version", "recipe_version_clustering"}
 _SCORE = ["trial_id", "eval_dataset", "features", "probe", "eval_fingerprint", "top1", "val_top1", "finished_at"]
-_USED = {*_SETTINGS, *_SCORE, *NOTE_COLUMNS, "status", "error", "step", "val_linear_top1", "config_json"}
+_USED = {*_SETTINGS, *_SCORE, *NOTE_COLUMNS, "status", "error", "step", "val_linear_top1", "unstable", "config_json"}
 PRETRAINED = next(name for name, method in METHODS.items() if method.loads_weights)
 _UNSTABLE_NAMED = _STOPPED_NAMED = 3
 """Unstable scores, and trials that were stopped early, that notes name."""
@@ -77,9 +76,9 @@ def sweep_table(
         is the best by its validation score, which were stopped early, and which scores rounding has decided.
     """
     rows = rows[[name for name in rows if name in _USED]][rows["train_mixture"].isin([*mixtures, ""])]
-    unstable = _unstable(rows[(rows["features"] == features) & (rows["probe"] == probe)])
     rows = with_settings(rows) if "config_json" in rows else rows
-    shown = latest_images(rows[(rows["features"] == features) & (rows["probe"] == probe)])
+    scored = rows[(rows["features"] == features) & (rows["probe"] == probe)]
+    shown = latest_images(scored)
     trials = rows.drop_duplicates("trial_id").set_index("trial_id")
 
     def by_dataset(values: pd.Series) -> pd.DataFrame:
@@ -119,7 +118,7 @@ def sweep_table(
     table["status"] = trials["status"].mask(trials.index.isin(failures.index), "failed")
     table["error"] = failures.map(lambda error: error.strip().partition("\n")[0]).reindex(trials.index)
     table = table.loc[usual_order(trials, differing, mixtures)]
-    table.attrs["notes"] = notes + best + _stopped(rows) + unstable
+    table.attrs["notes"] = notes + best + _stopped(rows) + _unstable(scored)
     return table
 
 
@@ -191,10 +190,7 @@ def _stopped(rows: pd.DataFrame) -> list[str]:
 
 def _unstable(rows: pd.DataFrame) -> list[str]:
     """Return a note on scores that another order of summation changes: see `mdssl.evaluate.sgd.raw_sgd_probes`."""
-    if "config_json" not in rows:
-        return []
-    evaluations = rows["config_json"].map(json.loads).map(lambda made: made.get("evaluation", {}))
-    rows = rows[evaluations.map(lambda evaluation: bool(evaluation.get("unstable")))]
+    rows = rows[rows["unstable"]] if "unstable" in rows else rows[:0]
     if rows.empty:
         return []
     where = some_of((f"{row.trial_id} on {row.eval_dataset}" for row in rows.itertuples()), _UNSTABLE_NAMED)

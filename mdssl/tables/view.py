@@ -13,7 +13,7 @@ import pandas as pd
 from mdssl.errors import InputError, check_name, some_of
 from mdssl.leaderboard.columns import MEASURE_NAMES
 from mdssl.leaderboard.notes import NOTE_COLUMNS
-from mdssl.tables.baseline import only_baselines, possible_baselines
+from mdssl.tables.baseline import incomplete_baselines, only_baselines, possible_baselines
 from mdssl.tables.compare import counted_scores, latest_images, paired, settings_to_show, usual_order
 from mdssl.tables.pareto import on_front
 from mdssl.tables.render import SIGNIFICANT, Measure, Table
@@ -84,6 +84,11 @@ def view(
 
     board = matching(rows, [condition for condition in where if condition.name in _OF_SCORES])
     named = {*columns, *(condition.name for condition in where)}
+    every = board
+    if (pivot or over_seeds or baseline) and "status" not in named:
+        # Trials that were stopped early have no score on a test split, and may have no fingerprint of images.
+        board = board[board["status"] != "stopped"]
+    left_out = len(board) < len(every)
     if (pivot or over_seeds or baseline) and "eval_fingerprint" not in named:
         latest = latest_images(board)
         if names := sorted(board["eval_dataset"].drop(latest.index).unique()):
@@ -93,12 +98,8 @@ def view(
             )
         board = latest
     conditions = [condition for condition in where if condition.name not in _OF_SCORES]
-    every = board
-    if (pivot or over_seeds or baseline) and "status" not in named:
-        # Trials that were stopped early have no score on a test split.
-        board = board[board["status"] != "stopped"]
     kept = matching(board, conditions)
-    if len(board) < len(every):
+    if left_out:
         _note_stopped(matching(every, conditions), notes)
     possible = possible_baselines(kept, board, baseline) if baseline else {}
     baseline_of = only_baselines(possible)
@@ -188,7 +189,7 @@ def _averaged(
         compared = pd.concat([own, theirs]) if len(theirs) else own
         scores = compared.groupby(["trial_id", "eval_dataset"])["top1"].first().unstack()
         mixtures = compared.groupby("trial_id")["train_mixture"].first()
-        is_baseline = scores.index.isin(set(baseline_of.values()))
+        is_baseline = scores.index.isin(incomplete_baselines(baseline_of, scores))
         of = f" by the {way[1]} probe" if probes > 1 else ""
         counted, new = counted_scores(scores, mixtures, is_baseline, of)
         if len(scores.columns) > 1:

@@ -12,7 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from factories import failed, row, rows_file, stopped
 
-from mdssl.leaderboard.board import COLUMNS, SCHEMA, SCHEMA_VERSION, read, read_rows, with_settings, write_rows
+from mdssl.leaderboard.board import (
+    COLUMNS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    read,
+    read_rows,
+    read_rows_of,
+    with_settings,
+    write_rows,
+)
 
 A, B, C = "a" * 12, "b" * 12, "c" * 12
 
@@ -169,6 +178,12 @@ def test_reading_some_trials_opens_only_their_files(filled):
     assert set(read(filled, trial_id=A)["trial_id"]) == set(read(filled, trial_id=[A])["trial_id"]) == {A}
     with pytest.raises(ValueError, match="stray.parquet is not a leaderboard file"):
         read(filled)
+
+
+def test_trial_ids_may_repeat(filled):
+    board = read(filled)
+    pd.testing.assert_frame_equal(read(filled, trial_id=board["trial_id"]), board)
+    assert {name: len(rows) for name, rows in read_rows_of(filled, [A, B, A]).items()} == {A: 2, B: 2}
 
 
 def test_plain_pandas_reads_files_with_empty_columns(storage):

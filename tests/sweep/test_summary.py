@@ -1,11 +1,12 @@
 """The plan that a sweep prints at its start, and the pandas line at its end."""
 
 import io
+import json
 from dataclasses import replace
 
 import pandas as pd
 import pytest
-from factories import CONTEXT
+from factories import CONTEXT, row
 from rich.console import Console
 
 from mdssl.config.trial import TrialConfig
@@ -19,15 +20,15 @@ from mdssl.trials.rows import failed_row
 
 def write(storage: str, score: float, probe: str = "lbfgs", **changes) -> None:
     config = TrialConfig(**{"domains": ("a", "b"), "lambda2": 0.1, "precision": "fp32"} | changes)
-    row = failed_row(config, "", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00")
+    made = failed_row(config, "", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00")
     scored = {"eval_dataset": "a", "seen": True, "features": "encoder", "probe": probe, "top1": score}
     counts = {"num_classes": 2, "num_train": 4, "num_test": 4}
-    write_rows(storage, config.trial_id, [row | scored | counts | {"status": "finished", "error": None}])
+    write_rows(storage, config.trial_id, [made | scored | counts | {"status": "finished", "error": None}])
 
 
-def scores(storage) -> list[float]:
+def scores(storage, dataset: str = "a") -> list[float]:
     table = eval(pandas_line(Location.of(storage)), {"pd": pd})
-    return sorted(float(value) for value in table["a"])
+    return sorted(float(value) for value in table[dataset])
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,13 @@ def test_settings_that_differ_between_rows_are_in_the_index(tmp_path, changes):
     write(str(tmp_path), 50.0)
     write(str(tmp_path), 60.0, **changes)
     assert scores(str(tmp_path)) == [50.0, 60.0]
+
+
+def test_parts_of_a_dataset_are_not_averaged_with_the_whole(tmp_path):
+    for number, (variant, top1) in enumerate([("", 70.0), ("4,434 of 73,257", 40.0)]):
+        made = {"evaluation": {"data_fingerprint": str(number), "variant": variant}, "variants": {"svhn": variant}}
+        write_rows(tmp_path, f"{number:012x}", [row("svhn", top1=top1, config_json=json.dumps(made))])
+    assert scores(str(tmp_path), "svhn") == [40.0, 70.0]
 
 
 def test_seeds_are_averaged(tmp_path):

@@ -103,6 +103,19 @@ def test_untrained_encoders_are_compared_by_seed_and_only_with_a_single_mixture(
     assert differences(df[df["method"] == "random"], df, ["simclr"]).isna().all()
 
 
+def test_scores_on_different_images_have_no_difference():
+    df = board([SIMCLR, MDSSL[0]])
+    is_old = (df["method"] == "mdssl") & (df["eval_dataset"] == "svhn")
+    shown = ("method", "eval_dataset", "eval_fingerprint", "top1")
+    for images, compared in (("svhn", 2), ("old", 1), ("", 2), (None, 2)):
+        both = df.assign(eval_fingerprint=df["eval_fingerprint"].mask(is_old, images))
+        assert differences(both, both, ["simclr"]).notna().sum() == compared
+        frame = view(both, columns=shown, baseline=("simclr",)).frame
+        assert frame["top1_vs_simclr"].notna().sum() == compared
+        without = both.drop(columns="eval_fingerprint")
+        assert differences(without, without, ["simclr"]).notna().sum() == 2
+
+
 def test_means_and_intervals_match_a_paired_t_test():
     df = board([{"seed": seed, **own} for seed in range(5) for own in (SIMCLR, MDSSL[0])], datasets=("svhn",))
     shown = view(df, columns=("method", "top1"), over_seeds=True, baseline=("simclr",)).frame.set_index("method")

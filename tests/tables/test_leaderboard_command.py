@@ -97,6 +97,16 @@ def test_only_encoder_features_are_shown_by_default(storage, capsys):
     assert "no memory" in capsys.readouterr().out
 
 
+def test_a_failed_score_does_not_prevent_means_over_seeds(storage, capsys):
+    for seed in range(2):
+        write_rows(storage, str(seed) * 12, [row("svhn", seed=seed), row("stl10", seed=seed, top1=60.0 + seed)])
+    lost = failed("no memory", seed=2, eval_dataset="stl10", probe="lbfgs")
+    write_rows(storage, "2" * 12, [row("svhn", seed=2), lost])
+    run(storage, "--over-seeds", "--format", "csv")
+    found = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert found[["svhn_seeds", "stl10_seeds", "stl10_mean"]].values.tolist() == [[3, 2, 60.5]]
+
+
 def test_control_characters_do_not_reach_the_terminal(storage, capsys):
     write_rows(storage, "1" * 12, [failed("\x1b[2Jgone", sweep="\x1b]0;title\x07")])
     for shape in ("table", "markdown", "latex"):

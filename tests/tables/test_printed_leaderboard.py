@@ -9,7 +9,8 @@ from factories import UNTRAINED, row
 from rich.console import Console
 from small_board import DATASETS, printed, table, trial
 
-from mdssl.leaderboard.board import write_rows
+from mdssl.leaderboard.board import read, with_settings, write_rows
+from mdssl.tables.compare import settings_of
 from mdssl.tables.printing import print_leaderboard
 
 
@@ -88,6 +89,8 @@ def test_a_note_lists_scores_that_depend_on_rounding(storage):
         "on stl10 and 1 more; --probe sgd is stable"
     ]
     assert "note: unstable: rounding changes" in printed(df)
+    assert "note: unstable: rounding changes scores of sgd-raw" in leaderboard_text(storage)
+    assert "unstable" not in settings_of(with_settings(read(storage)))
 
 
 def test_a_note_names_the_best_trial_of_a_mixture_by_validation_score(storage):

@@ -149,6 +149,24 @@ def test_means_and_differences_of_a_mixture_do_not_depend_on_other_mixtures(swep
         assert averages.to_dict() == frame["average"].dropna()[averages.index].to_dict()
 
 
+def test_a_score_that_a_trial_and_its_baseline_lack_does_not_change_the_means_of_others(storage):
+    configs = {
+        (name, seed): TrialConfig(domains=DOMAINS, seed=seed, precision="fp32", **LAMBDAS[name])
+        for name in ("simclr", "mdssl")
+        for seed in range(3)
+    }
+    scores = {key: {"cifar10": 50.0 + key[1], "svhn": 60.0, "stl10": 30.0} for key in configs}
+    for seed in range(3):
+        scores["mdssl", seed] = {"cifar10": 53.0 + seed, "svhn": 58.0, "stl10": 31.0 + seed}
+    for name in ("simclr", "mdssl"):
+        del scores[name, 2]["svhn"]
+    rows = with_settings(read(write(storage, configs, scores)))
+    alone = sweep_table(rows, mixtures=["+".join(DOMAINS)], datasets=["cifar10", "svhn", "stl10"])
+    frame = view(rows, baseline=("simclr",)).frame.set_index("trial_id").loc[alone.index]
+    assert alone["vs simclr"].notna().sum() == 2
+    pd.testing.assert_series_equal(frame["average_vs_simclr"], alone["vs simclr"], check_names=False)
+
+
 def test_means_over_datasets_are_the_same_in_tables_and_figures(swept):
     # Costs of trials with equal computation are not drawn, so the numbers of workers differ.
     points = costs_and_scores(read(swept).assign(num_workers=lambda rows: 1 + rows["seed"])).set_index("trial_id")

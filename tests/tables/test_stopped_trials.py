@@ -12,7 +12,7 @@ from mdssl.leaderboard.board import read, read_rows, with_settings, write_rows
 from mdssl.paper.ledger import ledger
 from mdssl.paper.published import side_by_side
 from mdssl.report.overview import best_scores, summary, trial_table
-from mdssl.tables.compare import pivot
+from mdssl.tables.compare import latest_images, pivot
 from mdssl.tables.select import parse_condition
 from mdssl.tables.sweep_table import sweep_table
 from mdssl.tables.view import view
@@ -49,6 +49,21 @@ def test_views_leave_out_stopped_trials_and_count_them_in_a_note(boards):
     assert set(shown["trial_id"]) == {STOPPED}
     assert set(shown["step"]) == {10}
     assert set(shown["val_linear_top1"]) == {100.0}
+
+
+@pytest.mark.parametrize("images", ["", "others"])
+def test_stopped_trials_do_not_decide_which_images_are_the_latest(boards, images):
+    before, after = boards
+    # The newest rows of their datasets. Trials without validation scores have no fingerprint.
+    is_stopped = after["status"] == "stopped"
+    newest = after["finished_at"].max() + pd.Timedelta(hours=1)
+    after = after.assign(
+        eval_fingerprint=after["eval_fingerprint"].mask(is_stopped, images),
+        finished_at=after["finished_at"].mask(is_stopped, newest),
+    )
+    for asked in ({}, {"over_seeds": True}, {"baseline": ("simclr",)}):
+        pd.testing.assert_frame_equal(view(after, **asked).frame, view(before, **asked).frame)
+    assert len(latest_images(after)) == (len(after) if images == "" else is_stopped.sum())
 
 
 def test_pivot_ignores_stopped_trials(boards):
