@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mdssl.config.encoders import is_timm
 from mdssl.config.field_types import check_types
 from mdssl.config.trial import Recipe
 from mdssl.errors import InputError, check_name, check_number, check_tags
@@ -87,5 +88,5 @@ def check_gradient_caching(recipe: Recipe, settings: RunSettings) -> None:
     if settings.gradient_caching and recipe.batching == "joint" and recipe.norm == "batch":
         raise InputError(
             "gradient_caching encodes one domain at a time, but with batching 'joint' batch-norm takes its statistics "
-            "over all of them; use --batching per-domain, or --norm group."
+            f"over all of them; use --batching per-domain{'' if is_timm(recipe.arch) else ', or --norm group'}."
         )
