@@ -44,7 +44,7 @@ class RunSettings:
     compile: bool = False
     """Compile views and model with torch.compile, which takes a minute or more at the start."""
     compile_from: int = 10_000
-    """On a GPU, runs of at least so many steps are compiled without being asked to; 0 is never."""
+    """On a GPU, trials of at least so many steps are compiled without being asked to; 0 is never."""
     images_on: Literal["auto", "device", "host"] = "auto"
     """Where all training images stay: device | host (batches go to the GPU one by one, copied while it works) | auto
     (device, if they take a third of its free memory at most). The batches are the same."""

@@ -166,7 +166,7 @@ def _train(
     groups, objective = groups_of(own, mixture, state.clusters), objective_of(own, state.clusters)
     backward = backward_by_domain if settings.gradient_caching else backward_at_once
     on_gpu = device.startswith("cuda")
-    compiles = settings.compile or (on_gpu and 0 < settings.compile_from <= iterations - state.step)
+    compiles = settings.compile or (on_gpu and 0 < settings.compile_from <= iterations)
     if compiles:
         # Otherwise models of earlier trials count towards the limit of compilations in one process.
         torch.compiler.reset()
