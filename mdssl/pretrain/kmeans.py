@@ -42,8 +42,8 @@ def kmeans(x: torch.Tensor, k: int, *, seed: int, starts: int = 3, init: torch.T
     rows, k_possible = x.numpy(), min(k, len(x))
     rng = np.random.default_rng(seed)
     sample = rows[rng.permutation(len(rows))[:_SAMPLE_ROWS]]
-    # Elkan's algorithm adds the partial sums of threads in the order in which they finish. The sum of two is the same in
-    # either order; that of three or more changes from run to run.
+    # Elkan's algorithm adds the partial sums of threads in the order in which they finish. The sum of two is the same
+    # in either order; that of three or more changes from run to run.
     threads = torch.get_num_threads()
     with threadpool_limits({"openmp": min(2, threads), "blas": threads}):
         seeds = [int(rng.integers(2**31)) for _ in range(starts)]
