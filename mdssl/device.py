@@ -1,9 +1,13 @@
-"""Choose a device, limit its memory, and send tensors to it without waiting."""
+"""Choose a device, limit and measure its memory, and send tensors to it without waiting."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +60,27 @@ def limit_memory(device: str, part: float) -> None:
     """
     if device.startswith("cuda") and part < 1:
         torch.cuda.set_per_process_memory_fraction(part, device)
+
+
+def reset_peak_memory(device: str) -> None:
+    """Let `peak_memory` count from now on. A system other than Linux cannot reset that of a process."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: str) -> int:
+    """Most bytes in use since `reset_peak_memory`: on a GPU those of its tensors, else those of this process."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    status = ""
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+    # A reset does not change the maximum that getrusage returns.
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return 1024 * (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def fits(size: int, device: str | torch.device) -> bool:

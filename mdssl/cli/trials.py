@@ -54,7 +54,8 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
             )
 
     def _refuse_settings_of_other_methods(self) -> None:
-        own = [each for each in fields(TrialConfig) if each.name in {*CLUSTER_SETTINGS, "negative_weight"}]
+        checked = {*CLUSTER_SETTINGS, "sampling", "negative_weight"}
+        own = [each for each in fields(TrialConfig) if each.name in checked]
         for each in own:
             unasked = PRESETS[self.preset].get(each.name, each.default)
             if not METHODS[self.method].has_setting(each.name) and getattr(self, each.name) != unasked:

@@ -78,6 +78,7 @@ class ProbeConfig:
             raise InputError(f"features are {self.features}; name each layer once: encoder, projection, or both.")
         self._check_learning_rates()
         self._check_fine_tuning()
+        self._check_length_and_batch()
         check_number("probe_epochs", self.epochs, low=1)
         self._check_iterations_and_seeds()
         check_number("probe_batch", self.batch, low=1)
@@ -102,6 +103,13 @@ class ProbeConfig:
             raise InputError(
                 f"probe_fraction is {fractions}; give shares above 0 and at most 1, such as 0.01, each once."
             )
+
+    def _check_length_and_batch(self) -> None:
+        for name in ("probe_epochs", "probe_batch"):
+            value = getattr(self, name)
+            if value is not None and name not in _OWN_SETTINGS[self.probe]:
+                having = ", ".join(probe for probe, own in _OWN_SETTINGS.items() if name in own)
+                raise InputError(f"{name} is {value}, which only the probes {having} have; leave it out.")
 
     def _check_iterations_and_seeds(self) -> None:
         check_number("probe_seeds", self.probe_seeds, low=1)

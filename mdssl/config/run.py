@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mdssl.config.encoders import is_timm
 from mdssl.config.field_types import check_types
 from mdssl.config.trial import Recipe
 from mdssl.errors import InputError, check_name, check_number, check_tags
@@ -43,7 +44,7 @@ class RunSettings:
     compile: bool = False
     """Compile views and model with torch.compile, which takes a minute or more at the start."""
     compile_from: int = 10_000
-    """On a GPU, runs of at least so many steps are compiled without being asked to; 0 is never."""
+    """On a GPU, trials of at least so many steps are compiled without being asked to; 0 is never."""
     images_on: Literal["auto", "device", "host"] = "auto"
     """Where all training images stay: device | host (batches go to the GPU one by one, copied while it works) | auto
     (device, if they take a third of its free memory at most). The batches are the same."""
@@ -87,5 +88,5 @@ def check_gradient_caching(recipe: Recipe, settings: RunSettings) -> None:
     if settings.gradient_caching and recipe.batching == "joint" and recipe.norm == "batch":
         raise InputError(
             "gradient_caching encodes one domain at a time, but with batching 'joint' batch-norm takes its statistics "
-            "over all of them; use --batching per-domain, or --norm group."
+            f"over all of them; use --batching per-domain{'' if is_timm(recipe.arch) else ', or --norm group'}."
         )

@@ -7,6 +7,7 @@ layer starts at zero and the rate decays along a cosine, as in the authors' code
 because datasets are smaller.
 
 The images that are seen are epochs × fraction of the training images: 0.6 passes over all of them at 1 %, 3 at 10 %.
+They are chosen from those that are not held out for validation; a fraction near 1 asks for more than these.
 """
 
 from __future__ import annotations
@@ -161,8 +162,8 @@ def _steps(
 def labelled_rows(
     dataset: Dataset, config: ProbeConfig, rows_held_out: tuple[np.ndarray, np.ndarray] | None, seed: int
 ) -> np.ndarray:
-    """The training images whose labels are used: the fraction of all, at least one of each class, as balanced as the
-    classes allow."""
+    """The training images whose labels are used: as many as the fraction of all, at least one of each class, as
+    balanced as the classes allow. If fewer are not held out, all of these are used."""
     labels = np.array(dataset.split("train").labels)
     pool = np.sort(rows_held_out[0]) if rows_held_out else np.arange(len(labels))
     (fraction,) = config.probe_fraction

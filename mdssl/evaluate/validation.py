@@ -73,7 +73,8 @@ def held_out(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Split the train split: rows to fit on, in random order, and up to `VALIDATION_SCORED` held-out rows for a score.
 
     They depend on the images and labels alone. Both parts have each class in proportion, as far as it has images: at
-    least one in each part of a class with two. The first rows to fit on are a sample of the same kind.
+    least one in each part of a class with two. With more classes than held-out rows, some classes have none held out.
+    The first rows to fit on are a sample of the same kind.
     """
     train = dataset.split("train")
     most = min(VALIDATION_SCORED, len(train.labels) // _SHARE)

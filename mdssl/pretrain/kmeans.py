@@ -42,8 +42,10 @@ def kmeans(x: torch.Tensor, k: int, *, seed: int, starts: int = 3, init: torch.T
     rows, k_possible = x.numpy(), min(k, len(x))
     rng = np.random.default_rng(seed)
     sample = rows[rng.permutation(len(rows))[:_SAMPLE_ROWS]]
-    # With more threads than the trial has cores, the order of sums would change from run to run.
-    with threadpool_limits(torch.get_num_threads()):
+    # Elkan's algorithm adds the partial sums of threads in the order in which they finish. The sum of two is the same
+    # in either order; that of three or more changes from run to run.
+    threads = torch.get_num_threads()
+    with threadpool_limits({"openmp": min(2, threads), "blas": threads}):
         seeds = [int(rng.integers(2**31)) for _ in range(starts)]
         firsts = [kmeans_plusplus(sample, k_possible, random_state=start)[0] for start in seeds]
         firsts += [] if init is None else [init[:k_possible].numpy()]

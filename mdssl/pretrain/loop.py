@@ -21,7 +21,7 @@ from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.config.trial import TrialConfig, check_precision
 from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import Mixture, image_size_of, with_fingerprint
-from mdssl.device import pick_device
+from mdssl.device import pick_device, reset_peak_memory
 from mdssl.pretrain import checkpoint, pseudo_domains, stable
 from mdssl.pretrain.batch_norm import make_global
 from mdssl.pretrain.checkpoint import LoopState
@@ -128,6 +128,8 @@ def _train(
 ) -> dict[str, Any]:
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = pick_device(device)
+    # An inline sweep trains all its trials in one process.
+    reset_peak_memory(device)
     mixture = Mixture.load(
         data, config.domains, batch_per_domain=config.batch_per_domain, device=device, images_on=settings.images_on
     )
@@ -164,7 +166,7 @@ def _train(
     groups, objective = groups_of(own, mixture, state.clusters), objective_of(own, state.clusters)
     backward = backward_by_domain if settings.gradient_caching else backward_at_once
     on_gpu = device.startswith("cuda")
-    compiles = settings.compile or (on_gpu and 0 < settings.compile_from <= iterations - state.step)
+    compiles = settings.compile or (on_gpu and 0 < settings.compile_from <= iterations)
     if compiles:
         # Otherwise models of earlier trials count towards the limit of compilations in one process.
         torch.compiler.reset()

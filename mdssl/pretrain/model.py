@@ -109,7 +109,7 @@ class SmallMapConv2d(nn.Conv2d):
 
     @classmethod
     def like(cls, conv: nn.Conv2d) -> SmallMapConv2d:
-        """Copy ``conv`` with the same weights."""
+        """Copy ``conv``, which has one group, no dilation and no bias, with the same weights."""
         down, right = conv.stride
         new = cls(conv.in_channels, conv.out_channels, 3, (down, right), padding=1, bias=False, device="meta")
         new.weight = conv.weight
@@ -128,5 +128,8 @@ class SmallMapConv2d(nn.Conv2d):
 def _speed_up_small_maps(encoder: nn.Module) -> None:
     for block in encoder.modules():
         for name, child in block.named_children():
-            if type(child) is nn.Conv2d and child.kernel_size == (3, 3) and child.padding == (1, 1):
+            if type(child) is not nn.Conv2d or (child.kernel_size, child.padding) != ((3, 3), (1, 1)):
+                continue
+            # ResNeXt has convolutions in groups, which stay as they are.
+            if child.groups == 1 and child.dilation == (1, 1) and child.bias is None:
                 setattr(block, name, SmallMapConv2d.like(child))

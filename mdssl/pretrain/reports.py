@@ -91,7 +91,7 @@ class Reports:
         self._earlier, self._terms = [], []
 
     def make(self, *, up_to_now: bool) -> set[Answer]:
-        """Make the reports that are due, or all ``up_to_now`` and the state as well, as a checkpoint needs it.
+        """Make the reports that are due, or all ``up_to_now``. If none is left, the state is as a checkpoint needs it.
 
         Raises:
             NonFiniteLossError: a loss term is not finite.
@@ -99,7 +99,7 @@ class Reports:
         answers = set()
         while len(self._windows) > (0 if up_to_now else self.lag):
             answers.add(self._make(self._windows.popleft()))
-        if up_to_now:
+        if not self._windows:
             new = torch.stack(self._terms).tolist() if self._terms else []
             self.state.terms = self._earlier + new
             check_finite(self.state.terms, self.state.step)

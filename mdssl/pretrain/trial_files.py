@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import socket
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ from torch import nn
 
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import Dataset
+from mdssl.device import peak_memory
 from mdssl.errors import InputError
 from mdssl.pretrain.augment import statistics_of
 from mdssl.pretrain.checkpoint import LoopState
@@ -156,9 +156,6 @@ def _write_training(
 ) -> dict[str, Any]:
     """Write ``training.json``: status, cost, provenance and ``more``; returns its content."""
     on_gpu = device.startswith("cuda")
-    peak_bytes = (
-        torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
     encoder_bytes = sum(value.nbytes for name, value in model.state_dict().items() if name.startswith("encoder."))
     others = state.continued_from or {"views": 0}
     ended = {
@@ -173,7 +170,7 @@ def _write_training(
         "precision": state.precision,
         "views_seen": state.views,
         "views_per_second": (state.views - others["views"]) / state.seconds if state.seconds else None,
-        "peak_memory_mb": peak_bytes / 2**20,
+        "peak_memory_mb": peak_memory(device) / 2**20,
         "encoder_mb": encoder_bytes / 2**20,
         "final_loss": state.metrics[-1]["loss"] if state.metrics else None,
         "variants": {dataset.name: dataset.variant for dataset in datasets if dataset.variant},

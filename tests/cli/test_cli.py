@@ -66,6 +66,10 @@ def test_overview_lists_every_command(capsys):
         (["train", "--arch", "resnet19"], "Did you mean 'resnet18'"),
         (["train", "--num-clusters", "3"], "method 'mdssl' has no such setting"),
         (["train", "--method", "mdssl-clustered", "--epsilon", "2"], "method 'mdssl-clustered' has no such setting"),
+        (
+            ["train", "--method", "mdssl-clustered", "--sampling", "proportional"],
+            "sampling is 'proportional', but method 'mdssl-clustered' has no such setting; .*: simclr, ",
+        ),
         (["data", "prepare"], "no dataset is named"),
         (["data", "prepare", "a", "b", "--source", "x"], "source '.*x/a' does not exist"),
         (["data", "prepare", "a", "--source", ""], "source is empty"),

@@ -170,12 +170,16 @@ def test_probe_names_identify_the_settings():
     for probe, rates in (("sgd", (0.5, 0.50000001)), ("lbfgs", (0.1,)), ("lbfgs", (0.1, 0.3))):
         with pytest.raises(ValueError, match="probe_learning_rate"):
             ProbeConfig(probe=probe, probe_learning_rate=rates)
-    assert ProbeConfig(probe="lbfgs", probe_epochs=30).name == "lbfgs", "lbfgs has no epochs"
+    for probe in ("lbfgs", "lbfgs-path"):
+        for name in ("probe_epochs", "probe_batch"):
+            with pytest.raises(ValueError, match=f"{name} is 30, which only the probes sgd, sgd-raw, finetune have"):
+                ProbeConfig(probe=probe, **{name: 30})
     assert probe_named_now("sgd(learning_rate=0.3)") == "sgd-raw(learning_rate=0.3)"
     for name in (
         "lbfgs",
         "lbfgs(l2=0.1)",
-        *(ProbeConfig(probe=probe, probe_epochs=3).name for probe in choices(ProbeConfig, "probe")),
+        *(ProbeConfig(probe=probe, knn_neighbors=3).name for probe in choices(ProbeConfig, "probe")),
+        *(ProbeConfig(probe=probe, probe_epochs=3).name for probe in ("sgd", "sgd-raw", "finetune")),
     ):
         assert probe_named_now(name) == name
     with pytest.raises(ValueError, match="unknown probe 'lbgfs'.*Did you mean 'lbfgs'"):

@@ -110,7 +110,7 @@ def test_validation_fingerprints_match_those_of_leaderboard_rows(tiny_data):
 
 @pytest.mark.parametrize("probe", ["lbfgs", "sgd", "sgd-raw"])
 def test_test_images_and_labels_do_not_change_validation_scores(tiny_model, make_dataset, probe):
-    config = ProbeConfig(probe=probe, probe_epochs=5)
+    config = ProbeConfig(probe=probe, probe_epochs=None if probe == "lbfgs" else 5)
     scores = []
     for test in (TEST, TEST[::-1], (TEST + 1) % 6):
         dataset = make_dataset(TRAIN, test, 6, test_tint=TEST)

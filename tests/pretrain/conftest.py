@@ -10,9 +10,11 @@ from mdssl.pretrain import loop
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A CPU that the training loop takes for a GPU with a peak memory of 3 GiB."""
+    """A CPU that the training loop takes for a GPU with a peak memory of 3 GiB, after 9 GiB of an earlier training."""
+    peaks = [9, 3]
     monkeypatch.setattr(loop, "pick_device", lambda device: LikeCuda("cpu"))
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peaks.__delitem__(slice(-1)))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peaks[0] * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X")
 
 

@@ -14,6 +14,7 @@ from mdssl.pretrain import loop
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.step import backward_at_once, two_views
+from mdssl.pretrain.stopping import StoppedError
 
 
 @pytest.mark.slow
@@ -66,6 +67,17 @@ def test_long_runs_on_a_gpu_are_compiled(tiny_data, tmp_path, monkeypatch, reque
     settings = RunSettings(**changes, track=())
     train(tiny_trial(iterations=steps), data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu")
     assert asked == ["model"] * expected + [expected] * steps
+
+
+def test_resumed_run_is_compiled_like_the_first(tiny_data, tmp_path, monkeypatch, gpu):
+    asked = []
+    monkeypatch.setattr(Model, "compile", lambda self: asked.append("model"))
+    monkeypatch.setattr(loop, "two_views", lambda *args, compiled: two_views(*args))
+    arguments = {"data": tiny_data, "trial_dir": tmp_path, "settings": RunSettings(compile_from=6, track=())}
+    with pytest.raises(StoppedError):
+        train(tiny_trial(iterations=6), **arguments, stop_requested=partial(next, iter([False] * 3 + [True])))
+    train(tiny_trial(iterations=6), **arguments)
+    assert asked == ["model"] * 2
 
 
 @pytest.mark.slow

@@ -171,8 +171,8 @@ def reports_of(data: str, folder: str, rank: int, device: str) -> list[tuple[int
         patched.setattr(stopping, "_ASK_SECONDS", 1.0)
         patched.setattr(loop, "pick_device", lambda _: device)
         patched.setattr(loop, "two_views", watched)
-        patched.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X")
-        patched.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+        for name in ("get_device_name", "reset_peak_memory_stats", "max_memory_allocated"):
+            patched.setattr(torch.cuda, name, lambda *_: 0)
         settings = {"report_every": 1, "checkpoint_seconds": 1.45}
         run(data, folder, lambda at: found.append((at.step, at.is_due, begun[-1])), iterations=24, settings=settings)
     return found

@@ -6,7 +6,9 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
+from threadpoolctl import threadpool_info
 
+from mdssl.pretrain import kmeans as module
 from mdssl.pretrain.kmeans import fit_from, kmeans
 
 
@@ -94,3 +96,18 @@ def test_equal_seeds_give_bitwise_equal_results_and_other_seeds_do_not():
     assert torch.equal(first.labels, second.labels)
     assert torch.equal(first.centroids, second.centroids)
     assert not torch.equal(first.centroids, other.centroids)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_at_most_two_threads_add_up(monkeypatch, threads):
+    """The sum of three or more partial sums depends on the order in which threads finish."""
+    found = []
+
+    def watched(*arguments):
+        found.extend((pool["user_api"], pool["num_threads"]) for pool in threadpool_info())
+        return fit_from(*arguments)
+
+    monkeypatch.setattr(module, "fit_from", watched)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    kmeans(blobs()[0], 5, seed=0, starts=1)
+    assert set(found) == {("openmp", min(2, threads)), ("blas", threads)}

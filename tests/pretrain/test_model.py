@@ -27,10 +27,11 @@ def test_widths_are_those_of_table_6(arch, width):
     ]
 
 
-def test_encoder_is_torchvisions_resnet():
+@pytest.mark.parametrize("arch", ["resnet18", "resnext50_32x4d", "wide_resnet50_2"])
+def test_encoder_is_torchvisions_resnet(arch):
     """torchvision's network computes our features when it has our weights."""
-    ours = build_model(config()).eval().double()
-    theirs = torchvision.models.resnet18().double()
+    ours = build_model(config(arch=arch)).eval().double()
+    theirs = getattr(torchvision.models, arch)().double()
     theirs.fc = nn.Identity()
     theirs.load_state_dict(ours.encoder.state_dict())
     x = torch.randn(4, 3, 32, 32, dtype=torch.float64)

@@ -96,6 +96,20 @@ def test_run_on_a_gpu_killed_in_a_report_resumes_to_the_same_result(tiny_data, t
     assert encoder(tmp_path) == encoder(on_cpu)
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_checkpoint_requested_after_a_stop_between_reports_counts_no_step_twice(
+    tiny_data, tmp_path, on_cpu, steps, device, request
+):
+    if device == "gpu":
+        request.getfixturevalue("gpu")
+    with pytest.raises(StoppedError, match="stopped at step 1 of 8"):
+        run(tiny_data, tmp_path, stop_requested=lambda: bool(steps))
+    with pytest.raises(Killed):
+        run(tiny_data, tmp_path, report=lambda progress: "save" if progress.step == 2 else kill_at(8)(progress))
+    run(tiny_data, tmp_path)
+    pd.testing.assert_frame_equal(numbers(tmp_path), numbers(on_cpu), check_exact=True)
+
+
 def test_requested_checkpoint_on_a_gpu_is_saved_with_the_next_report(tiny_data, tmp_path, gpu, steps):
     saved = {}
 

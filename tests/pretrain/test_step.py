@@ -185,6 +185,8 @@ def test_gradient_caching_requires_per_domain_batching_or_group_norm():
     caching = RunSettings(gradient_caching=True)
     with pytest.raises(ValueError, match="use --batching per-domain, or --norm group"):
         check_gradient_caching(tiny_trial(), caching)
+    with pytest.raises(ValueError, match=r"use --batching per-domain\.$"):  # norm is 'batch' for networks of timm
+        check_gradient_caching(tiny_trial(arch="timm/test_convnext"), caching)
     check_gradient_caching(tiny_trial(batching="per-domain"), caching)
     check_gradient_caching(tiny_trial(norm="group"), caching)
 
