@@ -108,7 +108,7 @@ COLUMNS = (
     Column("step", _INT, "steps trained; less than iterations in a stopped row", since=2),
     Column("train_seconds", _FLOAT, "wall time of training, over all resumptions: s"),
     Column("eval_seconds", _FLOAT, "wall time of this score: s"),
-    Column("gpu_hours", _FLOAT, "train_seconds times GPUs: h"),
+    Column("gpu_hours", _FLOAT, "train_seconds times GPUs, or the share of one: h"),
     Column("num_workers", _INT, "training processes"),
     Column("device", _TEXT, "device of the workers"),
     Column(

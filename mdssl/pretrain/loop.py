@@ -63,6 +63,7 @@ def train(
     before_writing: Callable[[], None] = lambda: None,
     validate: Validate | None = None,
     rungs: Collection[int] = (),
+    gpus_per_worker: float = 1.0,
 ) -> dict[str, Any]:
     """Train one encoder, or resume an earlier run of the same trial. A finished trial is not trained again.
 
@@ -86,20 +87,22 @@ def train(
             is the same, bit for bit, with and without it.
         rungs: scored steps besides those of ``settings.score_every``. The last step is not scored here, because the
             finished encoder is.
+        gpus_per_worker: on a GPU, for ``gpu_hours``; below 1 where trials share one.
 
     Returns:
         The content of ``training.json``: status (``finished`` or ``stopped``, after an early end), steps, cost and
         provenance of the training.
 
     Raises:
-        ValueError: the data are missing, do not fit the config, or changed since the trial began.
+        ValueError: the data are missing, do not fit the config, or changed since the trial began; or ``trial_dir`` has
+            another trial.
         NonFiniteLossError: the loss became NaN or infinite, which ``training.json`` records as well.
         StoppedError: ``stop_requested`` returned true.
     """
     settings, trial_dir = settings or RunSettings(), Location.of(trial_dir)
     check_gradient_caching(config, settings)
     config = complete(with_fingerprint(config, data), image_size_of(data, config.domains))
-    ended = read_training(trial_dir)
+    ended = read_training(trial_dir, config)
     check_precision(config, (ended or {}).get("precision"))
     if ended and ended["status"] == "finished":
         return ended
@@ -109,7 +112,7 @@ def train(
     saver = Saver(trial_dir, before_writing, in_background=settings.checkpoint_seconds > 0)
     with Trackers(settings.track if is_first else (), config, trial_dir) as trackers, saver:
         arguments = (config, data, trial_dir, settings, device, report, stop_requested, before_writing)
-        return _train(*arguments, validate, rungs, trackers, saver)
+        return _train(*arguments, validate, rungs, gpus_per_worker, trackers, saver)
 
 
 def _train(
@@ -123,6 +126,7 @@ def _train(
     before_writing: Callable[[], None],
     validate: Validate | None,
     rungs: Collection[int],
+    gpus_per_worker: float,
     trackers: Trackers,
     saver: Saver,
 ) -> dict[str, Any]:
@@ -160,7 +164,6 @@ def _train(
         write_run(trial_dir, device=device, workers=workers, step=state.step)
     trackers.start(resumed_at=state.step)
     iterations = config.iterations if METHODS[config.method].trains else 0
-
     datasets = [open_dataset(data, name) for name in config.domains]
     of_run: dict[str, Any] = {"device": device, "workers": workers, "datasets": datasets}
     groups, objective = groups_of(own, mixture, state.clusters), objective_of(own, state.clusters)
@@ -183,7 +186,7 @@ def _train(
 
     torch.backends.cudnn.benchmark |= on_gpu
     reports = Reports(
-        state, config.iterations, device, workers * on_gpu, trackers, report, lag=int(on_gpu),
+        state, config.iterations, device, workers * gpus_per_worker * on_gpu, trackers, report, lag=int(on_gpu),
         score=lambda step: validation_scores(validate, model, step) if validate and rank == 0 else {},
     )  # fmt: skip
     saved_at = time.perf_counter()
@@ -293,6 +296,5 @@ def _train(
         if spent := state.score_seconds:
             log.info("validation scores took %.0f s, %.1f %% of training", spent, 100 * spent / state.seconds)
     if workers > 1:
-        # No rank ends the process group while rank 0 writes.
-        dist.barrier()
+        dist.barrier()  # no rank ends the process group while rank 0 writes
     return ended if rank == 0 else cast("dict[str, Any]", read_training(trial_dir))

@@ -131,8 +131,9 @@ def load_start(source: str, network: Network) -> Pretrained:
 
 
 def check_init_exists(config: TrialConfig) -> None:
-    """Raise ``InputError`` if the file of a trial's first weights does not exist."""
-    if config.init not in ("random", *PUBLISHED) and not Location.of(config.init).exists():
+    """Raise ``InputError`` if the file of a trial's first weights does not exist, and the trial is a new one."""
+    is_file = config.init not in ("random", *PUBLISHED) and not config.init_fingerprint
+    if is_file and not Location.of(config.init).exists():
         raise InputError(f"pretrained encoder {config.init} cannot be loaded: there is no such file.")
 
 

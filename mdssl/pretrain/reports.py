@@ -50,7 +50,7 @@ class Reports:
 
     Attributes:
         state: of the run; its terms are those of steps before a stop.
-        gpus: number of GPUs that the trial occupies.
+        gpus: number of GPUs that the trial occupies, or its share of one.
         report: called with each report.
         score: the validation scores of the model as it is, by dataset.
         lag: number of reports by which reports are delayed.
@@ -59,7 +59,7 @@ class Reports:
     state: LoopState
     iterations: int
     device: str
-    gpus: int
+    gpus: float
     trackers: Trackers
     report: Callable[[Progress], Answer]
     score: Callable[[int], dict[str, float]]

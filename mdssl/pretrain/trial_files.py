@@ -73,12 +73,14 @@ def write_metrics(trial_dir: Location, state: LoopState) -> None:
         _write_table(trial_dir / "clusters.parquet", state.rounds)
 
 
-def read_training(trial_dir: Location) -> dict[str, Any] | None:
+def read_training(trial_dir: Location, config: TrialConfig | None = None) -> dict[str, Any] | None:
     """Return the content of ``training.json``, or None if training has not ended or its encoder is missing.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or the folder has another trial than ``config``.
     """
+    if config:
+        _check_same_trial(trial_dir, config)
     file = trial_dir / "training.json"
     try:
         ended = json.loads(file.read_bytes())
@@ -182,6 +184,23 @@ def _write_training(
     }
     (trial_dir / "training.json").write_bytes(json.dumps(ended, indent=2).encode())
     return ended
+
+
+def _check_same_trial(trial_dir: Location, config: TrialConfig) -> None:
+    file = trial_dir / "config.json"
+    try:
+        there = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise _damaged(file, error) from error
+    found, asked = TrialConfig.from_dict(there), config.to_dict()
+    if found.trial_id != config.trial_id:
+        differing = [name for name, value in found.to_dict().items() if value != asked[name]]
+        raise InputError(
+            f"{trial_dir} has trial {found.trial_id}, not {config.trial_id}: they differ in {', '.join(differing)}. "
+            "Give each trial a folder of its own."
+        )
 
 
 def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, Model]:

@@ -85,6 +85,7 @@ class Job(TypedDict):
     settings: RunSettings
     device: str
     threads: int
+    gpus: float
     memory: float
     claim: str
     evaluate: tuple[str, ...]
@@ -174,6 +175,7 @@ def _job(config: TrialConfig, trial_dir: Location, run: TrialRun, token: str) ->
         "settings": run.settings,
         "device": run.device,
         "threads": run.cpus_per_worker,
+        "gpus": run.gpus_per_worker,
         "memory": Share(workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker).memory,
         "claim": token,
         "evaluate": run.evaluate,
@@ -268,6 +270,7 @@ def _train_here(
                 before_writing=check_claim,
                 validate=Validation(data, evaluate, device=device) if evaluate else None,
                 rungs=job["rungs"],
+                gpus_per_worker=job["gpus"],
             )
     except NonFiniteLossError as error:
         log.error("%s", error)

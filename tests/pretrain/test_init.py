@@ -100,7 +100,7 @@ def test_run_started_from_weights_resumes_bit_for_bit_without_their_file(resnet,
     train(trial, trial_dir=tmp_path / "killed", **options)
     whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(whole[name], value) for name, value in killed.items())
-    with pytest.raises(ValueError, match=r"copy.pth cannot be loaded: it cannot be read"):
+    with pytest.raises(ValueError, match=r"copy.pth cannot be loaded: there is no such file"):
         train(trial, trial_dir=tmp_path / "new", **options)
 
 
@@ -165,7 +165,7 @@ def test_encoder_lr_scale_scales_the_learning_rate_of_the_encoder(tiny_data, tmp
         ({"init": "resnet", "arch": "timm/test_vit"}, "has no tensor patch_embed.proj.weight of timm/test_vit"),
         ({"init": "vit", "arch": "resnet18"}, "looks like a vision transformer"),
         ({"init": "vit", "arch": "timm/test_vit2"}, "lacks reg_token|do not fit"),
-        ({"init": "nothing.pth", "arch": "resnet18"}, "cannot be read"),
+        ({"init": "nothing.pth", "arch": "resnet18"}, "there is no such file"),
         ({"init": "timm", "arch": "resnet18"}, "torchvision publishes those of arch 'resnet18'"),
         ({"init": "torchvision", "arch": "timm/test_vit"}, "timm publishes those of arch 'timm/test_vit'"),
         ({"init": "timm", "arch": "timm/vit_tiny_patch16_384.nothing"}, "has no weights 'nothing' in timm"),

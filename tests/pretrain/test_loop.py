@@ -113,6 +113,11 @@ def test_gpu_hours_and_peak_memory_are_those_of_the_gpus(tiny_data, tmp_path, cl
     assert (ended["gpu_hours"], ended["train_seconds"], ended["num_workers"]) == (2.0, 1800.0, 4)
 
 
+def test_gpu_hours_of_trials_that_share_a_gpu_are_shares(tiny_data, tmp_path, clock, gpu):
+    ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END, gpus_per_worker=0.25)
+    assert ended["gpu_hours"] == pytest.approx(ended["train_seconds"] / 3600 / 4) != 0
+
+
 def test_encoder_file_records_the_preprocessing_of_images(tiny_data, tmp_path):
     train(tiny_trial(iterations=1), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu")
     with safetensors.safe_open(tmp_path / "encoder.safetensors", "pt") as file:

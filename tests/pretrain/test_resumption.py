@@ -16,6 +16,7 @@ from loop_runs import AT_THE_END, EVERY_STEP, losses, weights
 
 from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
+from mdssl.errors import InputError
 from mdssl.pretrain import checkpoint
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
@@ -50,6 +51,18 @@ def assert_same(first, second):
     expected, got = weights(first), weights(second)
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     pd.testing.assert_frame_equal(losses(first), losses(second), check_exact=True)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_folder_of_another_trial_is_refused(tiny_data, tmp_path, is_finished):
+    trial = tiny_trial(iterations=2)
+    train(trial, data=tiny_data, trial_dir=tmp_path, device="cpu")
+    if not is_finished:
+        (tmp_path / "training.json").unlink()
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(InputError, match=r"has trial \w{12}, not \w{12}: they differ in iterations, .*seed"):
+        train(replace(trial, seed=5, iterations=3), data=tiny_data, trial_dir=tmp_path, device="cpu")
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
 def test_checkpoint_requested_by_a_report_is_saved_at_once(tiny_data, tmp_path):

@@ -86,6 +86,13 @@ def test_a_trial_on_a_gpu_fraction_limits_its_memory(handed_over, asked_of_the_g
     assert asked_of_the_gpu == expected
 
 
+def test_gpu_hours_count_the_share_of_a_gpu(handed_over, asked_of_the_gpu, monkeypatch):
+    shares = []
+    monkeypatch.setattr(training, "train", lambda config, **arguments: shares.append(arguments["gpus_per_worker"]))
+    training._train_here(handed_over(workers=1, gpus=0.5)["train_loop_config"], lambda progress: None, lambda: False)
+    assert shares == [0.5]
+
+
 def test_a_worker_has_one_thread_per_cpu(handed_over, asked_of_the_gpu, monkeypatch):
     threads = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
