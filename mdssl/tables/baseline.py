@@ -94,7 +94,13 @@ def _candidates(trials: pd.DataFrame, names: list[str], wanted: Sequence[str]) -
     named = {condition.name for condition in conditions} | {"method"}
     if "train_mixture" in named:
         named.add("data_fingerprint")
-    return list(matching(trials, conditions).index), [name for name in names if name not in named]
+    found = list(matching(trials, conditions).index)
+    if not found:
+        raise InputError(
+            f"baseline {' '.join(wanted)!r}: no trial with a score meets {' and '.join(map(str, conditions))}; leave "
+            "out one of these conditions, or change it."
+        )
+    return found, [name for name in names if name not in named]
 
 
 def _condition(word: str, trials: pd.DataFrame) -> Condition:

@@ -184,6 +184,8 @@ def test_p_values_match_holms_procedure():
         (["abc"], "'abc' is not a trial id"),
         (["ffffffffffff"], "is not a trial with a score"),
         (["method=mdssl", "lambda1=0.7"], "no row has lambda1 '0.7'"),
+        (["simclr", "lambda2=0.1"], "'simclr lambda2=0.1': no trial with a score meets method=simclr and lambda2=0.1"),
+        (["method=simclr", "method=mdssl"], "no trial with a score meets method=simclr and method=mdssl"),
     ],
 )
 def test_invalid_or_ambiguous_baselines_are_refused(wanted, message):
