@@ -194,6 +194,13 @@ def test_invalid_or_ambiguous_baselines_are_refused(wanted, message):
         differences(df, df, wanted)
 
 
+def test_all_methods_with_several_baselines_are_named():
+    others = [{"method": name, "temperature": None} for name in ("mdssl-robust", "mdssl", "mdssl-clustered")]
+    df = board([*(SIMCLR | {"temperature": value} for value in (0.1, 0.5)), *others, MDSSL[0] | {"temperature": 0.1}])
+    with pytest.raises(ValueError, match="--where method!=mdssl,mdssl-clustered,mdssl-robust$"):
+        differences(df, df, ["simclr"])
+
+
 def test_only_baselines_that_lack_a_score_of_a_compared_trial_are_incomplete():
     scores = pd.DataFrame({"svhn": [1.0, 2.0, 3.0, 4.0], "dtd": [1.0, np.nan, np.nan, np.nan]}, index=list("abcd"))
     assert list(incomplete_baselines({"a": "b", "c": "d", "b": "b"}, scores)) == ["b"]
