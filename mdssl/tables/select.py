@@ -123,7 +123,7 @@ def _check_there(column: pd.Series, given: Sequence[Any], condition: Condition) 
     if not missing:
         return
     # Numbers as numbers, and texts in order of the alphabet.
-    listed = [shown(value) for value in sorted(there, key=lambda value: (isinstance(value, str), value))]
+    listed = [shown(value) for value in sorted(there, key=lambda value: (isinstance(value, str), value)) if value != ""]
     # A status that no row has is not another one, misspelled.
     is_status = condition.name == "status" and missing[0] in STATUSES
     close = [] if is_status else difflib.get_close_matches(shown(missing[0]), listed, n=1, cutoff=0.5)
