@@ -130,6 +130,9 @@ def test_an_empty_leaderboard_is_an_error_only_for_output_files_and_data_formats
 def test_a_storage_that_is_missing_or_a_file_is_refused(flags, tmp_path, capsys):
     message = refused(capsys, tmp_path / "results", *flags)
     assert "results has no leaderboard and no trials: there is no such folder" in message
+    assert "rows.parquet has no rows: there is no such file. Give a" in refused(
+        capsys, tmp_path / "rows.parquet", *flags
+    )
     (tmp_path / "results").write_bytes(b"what")
     assert "results is a file" in refused(capsys, str(tmp_path / "results"), *flags)
 
