@@ -156,17 +156,19 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
     of_evaluation = cache(_evaluation)
     evaluations, numbers = [], []
     different: dict[str, int] = {}
-    for text in df["config_json"]:
+    produced_by: list[dict[str, Any]] = []
+    for position, text in enumerate(df["config_json"]):
         # The evaluation comes first. The rest is long, and the same in all rows of a trial, so it is parsed once.
         evaluation, _, rest = text.partition(_AFTER_EVALUATION)
         found = of_evaluation(evaluation)
         if found is None:
-            found, rest = json.loads(text).get("evaluation", {}), text
+            found, rest = _parsed(text, df, position).get("evaluation", {}), text
         else:
             rest = "{" + _AFTER_EVALUATION.removeprefix(", ") + rest
         evaluations.append(found)
         numbers.append(different.setdefault(rest, len(different)))
-    produced_by = [json.loads(rest) for rest in different]
+        if len(produced_by) < len(different):
+            produced_by.append(_parsed(rest, df, position))
     hidden = pd.DataFrame([_settings_without_column(one) for one in produced_by])
     hidden = hidden.reindex(numbers).set_axis(df.index)
     hidden["eval_fingerprint"] = [found.get("data_fingerprint", "") for found in evaluations]
@@ -174,6 +176,21 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
     df = pd.concat([df, hidden[[name for name in hidden if name not in df]]], axis=1)
     variants = [one.get("variants") for one in produced_by]
     return marked(df, [found.get("variant") for found in evaluations], [variants[number] for number in numbers])
+
+
+def _parsed(text: str, df: pd.DataFrame, position: int) -> dict[str, Any]:
+    """Parse ``text``, the ``config_json`` of the row at ``position``, or a part of it."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    row = df.iloc[position]
+    raise InputError(
+        f"a row of trial {row.get('trial_id')} has an invalid config_json: {row['config_json'][:40]!r}; it must "
+        "be a JSON object. Restore it from the sweep's leaderboard, or leave the trial out."
+    )
 
 
 def _evaluation(text: str) -> dict[str, Any] | None:

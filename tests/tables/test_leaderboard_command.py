@@ -137,6 +137,18 @@ def test_a_storage_that_is_missing_or_a_file_is_refused(flags, tmp_path, capsys)
     assert "results is a file" in refused(capsys, str(tmp_path / "results"), *flags)
 
 
+@pytest.mark.parametrize("text", ["{", "", "[]", '{"evaluation": {}, "recipe_version": {'])
+def test_a_file_of_rows_with_invalid_settings_is_refused_with_the_trial(text, storage, tmp_path, capsys):
+    write_rows(storage, "1" * 12, [row()])
+    write_rows(storage, "2" * 12, [row()])
+    rows = read(storage)
+    rows.loc[rows["trial_id"] == "2" * 12, "config_json"] = text
+    rows.to_parquet(tmp_path / "rows.parquet", index=False)
+    for flags in ([], ["--over-seeds"]):
+        message = refused(capsys, tmp_path / "rows.parquet", *flags)
+        assert f"a row of trial {'2' * 12} has an invalid config_json: {text!r}" in message
+
+
 @pytest.mark.parametrize("flags", [[], ["--over-seeds"], ["--output", "table.csv"]])
 def test_an_empty_storage_name_is_refused(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
