@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mdssl.config.trial import TrialConfig
-    from mdssl.leaderboard.board import read as read_leaderboard
+    from mdssl.leaderboard.board import read_leaderboard
     from mdssl.pretrain.encoder import load_encoder
     from mdssl.pretrain.loop import train
     from mdssl.pretrain.loss import mdssl_loss
@@ -23,7 +23,7 @@ _PLACES = {
     "TrialConfig": ("mdssl.config.trial", "TrialConfig"),
     "load_encoder": ("mdssl.pretrain.encoder", "load_encoder"),
     "mdssl_loss": ("mdssl.pretrain.loss", "mdssl_loss"),
-    "read_leaderboard": ("mdssl.leaderboard.board", "read"),
+    "read_leaderboard": ("mdssl.leaderboard.board", "read_leaderboard"),
     "train": ("mdssl.pretrain.loop", "train"),
 }
 

@@ -8,7 +8,7 @@ of one feature layer; a trial that failed to train is one row with its error and
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 from mdssl.config.methods import CLUSTERED, METHODS, UNTRAINED
 from mdssl.config.probe import probe_named_now
 from mdssl.config.trial import relevant_settings
-from mdssl.errors import check_name
+from mdssl.errors import InputError, check_name
 from mdssl.leaderboard.columns import COLUMNS, SCHEMA, SCHEMA_VERSION, STATUSES, Row
 from mdssl.leaderboard.compacted import read_folder
-from mdssl.leaderboard.files import file_of, is_file_of_rows, read_files, to_bytes
+from mdssl.leaderboard.files import file_of, is_file_of_rows, read_files, results_in, to_bytes
 from mdssl.leaderboard.names import marked
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import TRIALS
@@ -34,6 +34,8 @@ _NEEDED = {"finished": _OF_A_SCORE, "stopped": ("eval_dataset", "seen", "feature
 
 _MANY = 100
 """From this number of trials on, reading the whole leaderboard is faster than reading a file for each."""
+_OF_FEW_NAMES = ("method", "train_mixture", "eval_dataset", "features", "probe")
+"""Columns in which a name that no row has is probably a typo, as on the command line."""
 _SAID_BY_COLUMNS = {*SCHEMA.names, "domains"}
 _AFTER_EVALUATION = ', "recipe_version": '
 
@@ -105,12 +107,12 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
             ``read("results", method="mdssl", lambda1=[0.9, 1.0])``.
 
     Raises:
-        ValueError: a filter is not a column, or a file in the folder is not one of ours or of a newer version.
+        ValueError: a filter is not a column, or has a value of another type; or a file in the folder is not one of ours
+            or of a newer version.
     """
-    for name in filters:
-        check_name("leaderboard column", name, SCHEMA.names)
-    if "trial_id" in filters:
-        table = _table_of(storage, [str(trial_id) for trial_id in _values(filters["trial_id"])])
+    wanted = _wanted(filters)
+    if "trial_id" in wanted:
+        table = _table_of(storage, [str(trial_id) for trial_id in wanted["trial_id"]])
     else:
         table = read_folder(storage)
     types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
@@ -119,9 +121,28 @@ def read(storage: str | Location, **filters: object) -> pd.DataFrame:
     # The present location: results may have been copied since they were written.
     encoders = (Location.of(storage) / TRIALS).uri + "/" + frame["trial_id"] + "/encoder.safetensors"
     frame["checkpoint"] = encoders.where(frame["checkpoint"].notna(), None)
-    for name, wanted in filters.items():
-        frame = frame[_matches(frame[name], wanted)]
-    return frame.reset_index(drop=True)
+    return _filtered(frame, wanted)
+
+
+def read_leaderboard(storage: str | Location, **filters: object) -> pd.DataFrame:
+    """`read` of a storage that exists, which also refuses a method, dataset, layer or probe that no row has.
+
+    Args:
+        storage, filters: as for `read`. Of an empty leaderboard, any name gives no rows.
+
+    Raises:
+        ValueError: as `read`; there is no such storage; or no row has a name.
+    """
+    storage = results_in(storage, rows_only=True)
+    wanted = _wanted(filters)
+    names = [name for name in _OF_FEW_NAMES if name in wanted]
+    board = read(storage, **({} if names else wanted))
+    for name in names if len(board) else ():
+        found = {None, *board[name].dropna()}
+        for value in wanted[name]:
+            if value not in found:
+                check_name(name, value, sorted(found - {None, ""}))
+    return _filtered(board, wanted)
 
 
 def with_settings(df: pd.DataFrame) -> pd.DataFrame:
@@ -135,17 +156,19 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
     of_evaluation = cache(_evaluation)
     evaluations, numbers = [], []
     different: dict[str, int] = {}
-    for text in df["config_json"]:
+    produced_by: list[dict[str, Any]] = []
+    for position, text in enumerate(df["config_json"]):
         # The evaluation comes first. The rest is long, and the same in all rows of a trial, so it is parsed once.
         evaluation, _, rest = text.partition(_AFTER_EVALUATION)
         found = of_evaluation(evaluation)
         if found is None:
-            found, rest = json.loads(text).get("evaluation", {}), text
+            found, rest = _parsed(text, df, position).get("evaluation", {}), text
         else:
             rest = "{" + _AFTER_EVALUATION.removeprefix(", ") + rest
         evaluations.append(found)
         numbers.append(different.setdefault(rest, len(different)))
-    produced_by = [json.loads(rest) for rest in different]
+        if len(produced_by) < len(different):
+            produced_by.append(_parsed(rest, df, position))
     hidden = pd.DataFrame([_settings_without_column(one) for one in produced_by])
     hidden = hidden.reindex(numbers).set_axis(df.index)
     hidden["eval_fingerprint"] = [found.get("data_fingerprint", "") for found in evaluations]
@@ -153,6 +176,21 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
     df = pd.concat([df, hidden[[name for name in hidden if name not in df]]], axis=1)
     variants = [one.get("variants") for one in produced_by]
     return marked(df, [found.get("variant") for found in evaluations], [variants[number] for number in numbers])
+
+
+def _parsed(text: str, df: pd.DataFrame, position: int) -> dict[str, Any]:
+    """Parse ``text``, the ``config_json`` of the row at ``position``, or a part of it."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    row = df.iloc[position]
+    raise InputError(
+        f"a row of trial {row.get('trial_id')} has an invalid config_json: {row['config_json'][:40]!r}; it must "
+        "be a JSON object. Restore it from the sweep's leaderboard, or leave the trial out."
+    )
 
 
 def _evaluation(text: str) -> dict[str, Any] | None:
@@ -195,11 +233,23 @@ def _complete(row: Row, trial_id: str) -> Row:
     return row
 
 
-def _values(wanted: object) -> list[object]:
-    return list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
+def _wanted(filters: Mapping[str, object]) -> dict[str, list[Any]]:
+    """By column, values of which a row must have one."""
+    found: dict[str, list[Any]] = {}
+    for name, wanted in filters.items():
+        check_name("leaderboard column", name, SCHEMA.names)
+        found[name] = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
+        kind = SCHEMA.field(name).type
+        for value in found[name]:
+            try:
+                pa.array([value], kind, from_pandas=True)
+            except (pa.ArrowException, ValueError, TypeError, OverflowError):
+                raise InputError(f"filter {name} is {value!r}; values of this column are of type {kind}.") from None
+    return found
 
 
-def _matches(column: pd.Series, wanted: object) -> pd.Series:
-    values = _values(wanted)
-    mask = column.isin([value for value in values if value is not None])
-    return mask | column.isna() if None in values else mask
+def _filtered(frame: pd.DataFrame, wanted: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    for name, values in wanted.items():
+        mask = frame[name].isin([value for value in values if value is not None])
+        frame = frame[mask | frame[name].isna() if None in values else mask]
+    return frame.reset_index(drop=True)

@@ -155,6 +155,9 @@ def results_in(storage: str | Location, *, rows_only: bool = False) -> Location:
     if kind == pyarrow.fs.FileType.File and not (rows_only and is_file_of_rows(storage)):
         raise InputError(f"storage {storage} is a file. {which}")
     if kind == pyarrow.fs.FileType.NotFound:
+        if rows_only and is_file_of_rows(storage):
+            which = "Give a Parquet file of rows, or the folder or bucket of a sweep's results."
+            raise InputError(f"storage {storage} has no rows: there is no such file. {which}")
         raise InputError(f"storage {storage} has no leaderboard and no trials: there is no such folder. {which}")
     return storage
 

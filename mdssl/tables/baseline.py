@@ -94,7 +94,13 @@ def _candidates(trials: pd.DataFrame, names: list[str], wanted: Sequence[str]) -
     named = {condition.name for condition in conditions} | {"method"}
     if "train_mixture" in named:
         named.add("data_fingerprint")
-    return list(matching(trials, conditions).index), [name for name in names if name not in named]
+    found = list(matching(trials, conditions).index)
+    if not found:
+        raise InputError(
+            f"baseline {' '.join(wanted)!r}: no trial with a score meets {' and '.join(map(str, conditions))}; leave "
+            "out one of these conditions, or change it."
+        )
+    return found, [name for name in names if name not in named]
 
 
 def _condition(word: str, trials: pd.DataFrame) -> Condition:
@@ -113,15 +119,20 @@ def _matches(
     different, which = np.unique(codes, axis=0, return_inverse=True)
     untrained = (own["train_mixture"] == "").to_numpy()
     ids, shown_ids = baselines.index.to_numpy(), set(own.index)
-    matches = []
+    matches: list[list[str]] = []
+    ambiguous: dict[int, list[str]] = {}
     for number, settings in enumerate(different):
         agree = ((theirs == settings) | (theirs < 0) | (settings < 0)).all(axis=1)
         found = list(ids[agree])
         shown = [trial_id for trial_id in found if trial_id in shown_ids]
         found = shown if len(shown) == 1 else found
         if strict and len(found) > 1 and not untrained[which == number].all():
-            raise InputError(_ambiguous(baselines.loc[found], own[which == number].iloc[0], label))
+            ambiguous[number] = found
         matches.append(found)
+    if ambiguous:
+        number, found = next(iter(ambiguous.items()))
+        methods = own.loc[np.isin(which, list(ambiguous)) & ~untrained, "method"]
+        raise InputError(_ambiguous(baselines.loc[found], own[which == number].iloc[0], label, sorted(set(methods))))
     return {trial_id: matches[number] for trial_id, number in zip(own.index, which, strict=True)}
 
 
@@ -150,7 +161,7 @@ def _has(method: str, name: str) -> bool:
     return own.has_setting(name) and weighed
 
 
-def _ambiguous(found: pd.DataFrame, trial: pd.Series, label: str) -> str:
+def _ambiguous(found: pd.DataFrame, trial: pd.Series, label: str, methods: Sequence[str]) -> str:
     differing = {
         name: [shown(value) for value in sorted(found[name].dropna().unique().tolist())]
         for name in settings_of(found)
@@ -161,5 +172,5 @@ def _ambiguous(found: pd.DataFrame, trial: pd.Series, label: str) -> str:
     return (
         f"baseline {label!r} matches {len(found)} trials for trial {trial.name} ({trial['method']}), which differ in "
         f"{listed}. Select one of them: --baseline {label} {example}; or leave out trials that match several: "
-        f"--where method!={trial['method']}"
+        f"--where method!={','.join(methods)}"
     )

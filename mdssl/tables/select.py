@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 from pandas.api import types
 
 from mdssl.errors import InputError, check_name, some_of
+from mdssl.leaderboard.columns import STATUSES
 from mdssl.leaderboard.names import NAMED, plain_name
 from mdssl.leaderboard.notes import TAGS
 from mdssl.tables.compare import common_datasets, latest_images
@@ -53,7 +54,7 @@ def parse_condition(text: str) -> Condition:
     return Condition(name, sign, parts)
 
 
-def matching(rows: pd.DataFrame, conditions: Sequence[Condition]) -> pd.DataFrame:
+def matching(rows: pd.DataFrame, conditions: Sequence[Condition], *, statuses: Collection[str] = ()) -> pd.DataFrame:
     """Return the rows that meet all ``conditions``.
 
     A missing value meets ``=null``, and ``!=`` of any other value, but no order.
@@ -61,6 +62,7 @@ def matching(rows: pd.DataFrame, conditions: Sequence[Condition]) -> pd.DataFram
     Args:
         rows: of the leaderboard, best with all their settings (`mdssl.leaderboard.board.with_settings`).
         conditions: of their columns.
+        statuses: values of ``status`` that are valid even if no row has them.
 
     Raises:
         ValueError: an unknown column, a value of another type, or, for = and !=, a value that no row has, which is
@@ -69,11 +71,11 @@ def matching(rows: pd.DataFrame, conditions: Sequence[Condition]) -> pd.DataFram
     kept = pd.Series(True, index=rows.index)
     for condition in conditions:
         check_name("leaderboard column", condition.name, rows.columns)
-        kept &= _meets(rows[condition.name], condition)
+        kept &= _meets(rows[condition.name], condition, statuses)
     return rows[kept]
 
 
-def _meets(column: pd.Series, condition: Condition) -> pd.Series:
+def _meets(column: pd.Series, condition: Condition, statuses: Collection[str]) -> pd.Series:
     if condition.sign in ("=", "!="):
         given = [_value(column, text, condition) for text in condition.values if text != NULL]
         # The plain name selects a part or a variant of a dataset, too.
@@ -81,7 +83,8 @@ def _meets(column: pd.Series, condition: Condition) -> pd.Series:
         if condition.name == TAGS:
             # One of several tags is enough.
             names = column.str.split().explode()
-        _check_there(names if condition.name == TAGS else pd.concat([column, names]), given, condition)
+        checked = [value for value in given if condition.name != "status" or value not in statuses]
+        _check_there(names if condition.name == TAGS else pd.concat([column, names]), checked, condition)
         equal = column.isin(given) | names.isin(given).groupby(level=0).any().reindex(column.index)
         if NULL in condition.values:
             equal |= column.isna()
@@ -120,8 +123,10 @@ def _check_there(column: pd.Series, given: Sequence[Any], condition: Condition) 
     if not missing:
         return
     # Numbers as numbers, and texts in order of the alphabet.
-    listed = [shown(value) for value in sorted(there, key=lambda value: (isinstance(value, str), value))]
-    close = difflib.get_close_matches(shown(missing[0]), listed, n=1, cutoff=0.5)
+    listed = [shown(value) for value in sorted(there, key=lambda value: (isinstance(value, str), value)) if value != ""]
+    # A status that no row has is not another one, misspelled.
+    is_status = condition.name == "status" and missing[0] in STATUSES
+    close = [] if is_status else difflib.get_close_matches(shown(missing[0]), listed, n=1, cutoff=0.5)
     there_are = f". Did you mean {close[0]!r}? There are" if close and isinstance(missing[0], str) else "; there are"
     raise InputError(
         f"condition {str(condition)!r}: no row has {condition.name} {shown(missing[0])!r}{there_are}: "

@@ -56,9 +56,11 @@ def find_trial(storage: str | Location, name: str) -> str:
     if not found:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         there = f"Did you mean {' or '.join(close)}?" if close else f"There are: {some_of(known, _LISTED) or 'none'}."
+        listing = "`mdssl leaderboard` lists"
+        if not is_file_of_rows(results):
+            listing = "`mdssl leaderboard` and `mdssl status` list"
         raise InputError(
-            f"no trial of {results} is {name!r}. {there} `mdssl leaderboard` and `mdssl status` list them, and "
-            "--storage selects another place."
+            f"no trial of {results} is {name!r}. {there} {listing} them, and --storage selects another place."
         )
     return found[0]
 

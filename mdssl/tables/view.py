@@ -29,8 +29,8 @@ _WAY = ("features", "probe")
 """The layer and probe of a score: means are over scores of the same."""
 _BY_DATASET = {*SCORES, *MEASURE_NAMES}
 """Measured numbers that a trial has for each dataset."""
-_SEEDS_NAMED = 3
-"""Seeds left out of the pairs that a note names."""
+_TRIALS_NAMED = 3
+"""Trials left out of the pairs that a note names."""
 
 
 def view(
@@ -200,7 +200,7 @@ def _averaged(
 
 
 def _unpaired(rows: pd.DataFrame, possible: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return notes on the seeds of ``rows``, which have scores and no difference, that the pairs leave out.
+    """Return notes on the trials of ``rows``, which have scores and no difference, that the pairs leave out.
 
     Args:
         possible: see `mdssl.tables.baseline.possible_baselines`.
@@ -217,8 +217,8 @@ def _unpaired(rows: pd.DataFrame, possible: Mapping[str, Sequence[str]]) -> list
             why = f"{'several baselines have' if found else 'no baseline has'} the same seed and settings"
         left_out.setdefault(why, {})[trial_id] = f"{row.method} seed {row.seed} ({trial_id})"
     return [
-        f"{len(trials)} seed{'s' if len(trials) > 1 else ''} left out of the pairs, because {why}: "
-        + some_of(trials.values(), _SEEDS_NAMED)
+        f"{len(trials)} trial{'s' if len(trials) > 1 else ''} left out of the pairs, because {why}: "
+        + some_of(trials.values(), _TRIALS_NAMED)
         for why, trials in left_out.items()
     ]
 

@@ -24,7 +24,7 @@ from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import rows_file_in, stop_request, trial_dir_in
 from mdssl.tables.select import matching, parse_condition
 from mdssl.tables.trial_name import find_trial
-from mdssl.trials.status import trial_status
+from mdssl.trials.status import STATES, trial_status
 
 _NAMED = 8
 
@@ -73,10 +73,12 @@ def chosen_trials(
     if others:
         rows = pd.concat([rows, pd.DataFrame(others)], ignore_index=True).astype(rows.dtypes.to_dict())
     found = matching(
-        with_notes(leaderboard.with_settings(rows), storage), [parse_condition(condition) for condition in where]
+        with_notes(leaderboard.with_settings(rows), storage),
+        [parse_condition(condition) for condition in where],
+        statuses=STATES,
     )
     if found.empty:
-        raise InputError(f"no trial of {storage} meets {' '.join(where)}.")
+        raise InputError(f"no trial of {storage} meets {' '.join(where)}; there is nothing to do.")
     return list(found["trial_id"].unique())
 
 

@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from factories import failed, row, rows_file, stopped
 
+from mdssl.errors import InputError
 from mdssl.leaderboard.board import (
     COLUMNS,
     SCHEMA,
     SCHEMA_VERSION,
     read,
+    read_leaderboard,
     read_rows,
     read_rows_of,
     with_settings,
@@ -146,6 +148,30 @@ def test_only_rows_that_match_all_filters_are_read(filled, filters, trials):
 def test_filters_on_unknown_columns_are_refused_with_the_nearest_name(filled):
     with pytest.raises(ValueError, match=r"unknown leaderboard column 'lamda1'.*Did you mean 'lambda1'"):
         read(filled, lamda1=0.9)
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"lambda1": "0.9"}, "filter lambda1 is '0.9'; values of this column are of type double"),
+        ({"method": [1, "mdssl"]}, "filter method is 1; values of this column are of type string"),
+        ({"features": ["encoder", "encodr"]}, "unknown features 'encodr'. Did you mean 'encoder'"),
+        ({"trial_id": A, "eval_dataset": "svnh"}, "unknown eval_dataset 'svnh'. Did you mean 'svhn'"),
+    ],
+)
+def test_the_public_reader_refuses_values_that_no_row_can_have(filled, filters, message):
+    with pytest.raises(InputError, match=message):
+        read_leaderboard(filled, **filters)
+
+
+def test_the_public_reader_refuses_a_missing_storage_and_reads_an_empty_one(filled, tmp_path):
+    for missing in ("nope", "nope.parquet"):
+        with pytest.raises(InputError, match="there is no such"):
+            read_leaderboard(tmp_path / missing)
+    (tmp_path / "empty").mkdir()
+    assert len(read_leaderboard(str(tmp_path / "empty"), method="mdssl")) == 0
+    for filters in ({}, {"features": "encoder", "lambda1": (1, None)}, {"train_mixture": ("",)}):
+        pd.testing.assert_frame_equal(read_leaderboard(filled, **filters), read(filled, **filters))
 
 
 @pytest.mark.parametrize(

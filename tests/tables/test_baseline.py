@@ -129,7 +129,7 @@ def test_means_and_intervals_match_a_paired_t_test():
     assert shown.loc["mdssl", "top1_sd"] == pytest.approx(np.std(scores["mdssl"], ddof=1))
 
 
-def test_notes_list_seeds_left_out_of_the_pairs_with_the_reason():
+def test_notes_list_trials_left_out_of_the_pairs_with_the_reason():
     simclr = [SIMCLR | {"seed": seed, "temperature": 0.1} for seed in range(4)]
     others = [own | {"seed": seed, "temperature": 0.1} for seed in range(5) for own in (MDSSL[0], UNTRAINED)]
     # Seed 0 has two baselines, so the untrained encoder of seed 0 has none.
@@ -147,9 +147,9 @@ def test_notes_list_seeds_left_out_of_the_pairs_with_the_reason():
     of = df.drop_duplicates("trial_id").set_index(["method", "seed"])["trial_id"]
     mdssl, random = ([f"{name} seed {seed} ({of[name, seed]})" for seed in range(5)] for name in ("mdssl", "random"))
     assert {note for note in found.notes if "left out of the pairs" in note} == {
-        f"2 seeds left out of the pairs, because no baseline has the same seed and settings: {mdssl[4]}, {random[4]}",
-        f"1 seed left out of the pairs, because several baselines have the same seed and settings: {random[0]}",
-        f"2 seeds left out of the pairs, because the baseline has no score on svhn: {mdssl[3]}, {random[3]}",
+        f"2 trials left out of the pairs, because no baseline has the same seed and settings: {mdssl[4]}, {random[4]}",
+        f"1 trial left out of the pairs, because several baselines have the same seed and settings: {random[0]}",
+        f"2 trials left out of the pairs, because the baseline has no score on svhn: {mdssl[3]}, {random[3]}",
     }
     complete = view(df[df["seed"].between(1, 2)], over_seeds=True, baseline=("simclr",))
     assert not any("left out" in note for note in complete.notes)
@@ -184,12 +184,21 @@ def test_p_values_match_holms_procedure():
         (["abc"], "'abc' is not a trial id"),
         (["ffffffffffff"], "is not a trial with a score"),
         (["method=mdssl", "lambda1=0.7"], "no row has lambda1 '0.7'"),
+        (["simclr", "lambda2=0.1"], "'simclr lambda2=0.1': no trial with a score meets method=simclr and lambda2=0.1"),
+        (["method=simclr", "method=mdssl"], "no trial with a score meets method=simclr and method=mdssl"),
     ],
 )
 def test_invalid_or_ambiguous_baselines_are_refused(wanted, message):
     df = board(GRID)
     with pytest.raises(ValueError, match=message):
         differences(df, df, wanted)
+
+
+def test_all_methods_with_several_baselines_are_named():
+    others = [{"method": name, "temperature": None} for name in ("mdssl-robust", "mdssl", "mdssl-clustered")]
+    df = board([*(SIMCLR | {"temperature": value} for value in (0.1, 0.5)), *others, MDSSL[0] | {"temperature": 0.1}])
+    with pytest.raises(ValueError, match="--where method!=mdssl,mdssl-clustered,mdssl-robust$"):
+        differences(df, df, ["simclr"])
 
 
 def test_only_baselines_that_lack_a_score_of_a_compared_trial_are_incomplete():

@@ -130,8 +130,23 @@ def test_an_empty_leaderboard_is_an_error_only_for_output_files_and_data_formats
 def test_a_storage_that_is_missing_or_a_file_is_refused(flags, tmp_path, capsys):
     message = refused(capsys, tmp_path / "results", *flags)
     assert "results has no leaderboard and no trials: there is no such folder" in message
+    assert "rows.parquet has no rows: there is no such file. Give a" in refused(
+        capsys, tmp_path / "rows.parquet", *flags
+    )
     (tmp_path / "results").write_bytes(b"what")
     assert "results is a file" in refused(capsys, str(tmp_path / "results"), *flags)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", '{"evaluation": {}, "recipe_version": {'])
+def test_a_file_of_rows_with_invalid_settings_is_refused_with_the_trial(text, storage, tmp_path, capsys):
+    write_rows(storage, "1" * 12, [row()])
+    write_rows(storage, "2" * 12, [row()])
+    rows = read(storage)
+    rows.loc[rows["trial_id"] == "2" * 12, "config_json"] = text
+    rows.to_parquet(tmp_path / "rows.parquet", index=False)
+    for flags in ([], ["--over-seeds"]):
+        message = refused(capsys, tmp_path / "rows.parquet", *flags)
+        assert f"a row of trial {'2' * 12} has an invalid config_json: {text!r}" in message
 
 
 @pytest.mark.parametrize("flags", [[], ["--over-seeds"], ["--output", "table.csv"]])

@@ -75,6 +75,12 @@ def test_invalid_conditions_are_refused(text, message):
         found(text)
 
 
+def test_empty_values_are_not_listed():
+    rows = pd.DataFrame({"train_mixture": ["", "svhn"]})
+    with pytest.raises(ValueError, match="no row has train_mixture 'dtd'; there are: svhn.$"):
+        matching(rows, [parse_condition("train_mixture=dtd")])
+
+
 def test_long_lists_of_existing_values_are_shortened():
     rows = pd.DataFrame({"trial_id": [f"{number:012x}" for number in range(1000)]})
     with pytest.raises(ValueError, match="and 988 more") as refused:

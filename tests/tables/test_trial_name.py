@@ -54,6 +54,12 @@ def test_unknown_or_ambiguous_names_are_refused_with_candidates(storage, name, m
         find_trial(storage, name)
 
 
+def test_the_commands_named_for_a_file_of_rows_read_it(storage, tmp_path):
+    read(storage).to_parquet(tmp_path / "rows.parquet", index=False)
+    with pytest.raises(ValueError, match="`mdssl leaderboard` lists them, and --storage"):
+        find_trial(tmp_path / "rows.parquet", "aaaa")
+
+
 def test_a_long_list_of_candidates_is_shortened(tmp_path):
     for number in range(20):
         scored(tmp_path, f"aaaa{number:08d}")

@@ -80,6 +80,17 @@ def test_conditions_find_trials_with_and_without_rows(board, capsys):
     assert "no trial of" in capsys.readouterr().err
 
 
+def test_a_status_that_no_trial_has_is_nothing_to_do_and_no_typo(storage, capsys):
+    add(storage, A, [row("svhn")])
+    for command, status in (("retry", "failed"), ("stop", "training"), ("delete", "evaluating,stopped")):
+        assert run(command, "--storage", storage, "--where", f"status={status}") == 2
+        said = capsys.readouterr().err
+        assert f"no trial of {storage} meets status={status}; there is nothing to do" in said
+    for words in (["retry", "--where", "status=faild"], ["leaderboard", "--where", "status=failed"]):
+        assert run(*words, "--storage", storage) == 2
+        assert capsys.readouterr().err.endswith("; there are: finished.\n")
+
+
 def test_retry_deletes_failures_and_stops_and_keeps_scores(board, capsys):
     write_rows(
         board, A, [*read_rows(board, A), failed() | {"eval_dataset": "stl10", "config_json": "{}", "probe": "sgd"}]
