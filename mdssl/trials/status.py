@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mdssl.config.presets import place_flags
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
@@ -38,7 +39,8 @@ class TrialStatus:
         config: what it is.
         state: ``failed``, ``stopped`` (no living process works on it: it was interrupted, and its sweep resumes it when
             started again, or ``unscored`` is set, or ``stopped_early`` is not empty), ``training``, ``evaluating``
-            (its encoder is trained and being scored) or ``finished`` (it has its scores). Trials that were not started are not listed.
+            (its encoder is trained and being scored) or ``finished`` (it has its scores). Trials that were not started
+            are not listed.
         mixture: its domains as tables show them, with what sets them apart from the published datasets.
         step: steps done at the last checkpoint.
         loss, views_per_second: of the last report before that; None before the first.
@@ -142,7 +144,8 @@ def trial_status(storage: Location, trial_id: str, rows: pd.DataFrame | None = N
         error = error or _first_line(ended["error"])
     early = stopped_early(trial_id, ended) if ended.get("status") == "stopped" else ""
     if early and stop_request(folder).name in written:
-        early += f" by `mdssl stop`; after `mdssl retry {trial_id}` the same command trains it further"
+        retry = f"`mdssl retry {trial_id}{place_flags(storage)}`"
+        early += f" by `mdssl stop`; after {retry} the same command trains it further"
     if "variants" in ended:
         mixture = mixture or mixture_of(config.train_mixture, ended["variants"])
     state: State = "stopped"

@@ -34,7 +34,7 @@ def test_trials_stopped_early_are_distinguished_from_interrupted_trials(storage)
     said = f"trial {early.trial_id} was stopped early at step 40 of 100"
     by_request = (
         f"trial {asked.trial_id} was stopped early at step 40 of 100 by `mdssl stop`; after `mdssl retry "
-        f"{asked.trial_id}` the same command trains it further"
+        f"{asked.trial_id} --storage {storage}` the same command trains it further"
     )
     assert [found[seed].stopped_early for seed in range(4)] == [said, "", "", by_request]
     assert found[2].step == 60
