@@ -13,6 +13,7 @@ from factories import CONTEXT
 
 import mdssl
 from mdssl import Sweep, TrialConfig, load_encoder, train
+from mdssl.errors import InputError
 from mdssl.leaderboard.board import write_rows
 from mdssl.pretrain.trial_files import now
 from mdssl.trials.rows import failed_row
@@ -87,6 +88,23 @@ def test_loaded_encoder_gives_the_features_that_probes_score(trained, tiny_data,
     torch.save(model.encoder.state_dict(), weights)
     with torch.no_grad():
         assert torch.allclose(features, load_encoder(weights, device="cpu")(pixels), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        ("int64", (2, 3, 8, 8)),
+        ("bool", (2, 3, 8, 8)),
+        ("uint8", (2, 1, 8, 8)),
+        ("float32", (2, 8, 8, 3)),
+        ("float32", (3, 8, 8)),
+        ("uint8", (2, 3, 8, 9)),
+    ],
+)
+def test_encoder_refuses_images_whose_features_would_be_wrong(trained, dtype, shape):
+    encoder = load_encoder(trained, device="cpu")
+    with pytest.raises(InputError, match=rf"images are torch.{dtype} {re.escape(str(shape))}; an encoder takes \(B, 3"):
+        encoder(torch.ones(shape, dtype=getattr(torch, dtype)))
 
 
 def test_folder_without_an_encoder_is_refused(tmp_path):
