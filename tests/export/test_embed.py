@@ -249,3 +249,8 @@ def test_wrong_arguments_are_refused_and_leave_no_files(arguments, message, tmp_
     assert main(["embed", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_the_name_of_the_output_is_refused(run, tmp_path):
+    (tmp_path / "out.parquet").mkdir()
+    assert "out.parquet is a folder, where no file can be written" in run("tiny-a", code=2)
