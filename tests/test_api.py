@@ -141,6 +141,10 @@ def test_sweep_has_the_trials_of_the_script(tiny_data, tmp_path, capsys, monkeyp
     [
         ({"lamda1": [1]}, "unknown setting 'lamda1'.*Did you mean 'lambda1'"),
         ({"methods": ["mdsl"]}, "unknown method 'mdsl'.*Did you mean 'mdssl'"),
+        (
+            {"methods": [{"method": "mdssl", "lambda9": 0.9}]},
+            "unknown setting of a method 'lambda9'.*Did you mean 'lambda",
+        ),
         ({"preset": "papr"}, "unknown preset 'papr'.*Did you mean 'paper'"),
         ({"lambda1": [-0.9]}, "is lambda1 = 0.9"),
     ],
