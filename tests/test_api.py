@@ -13,6 +13,7 @@ from factories import CONTEXT
 
 import mdssl
 from mdssl import Sweep, TrialConfig, load_encoder, train
+from mdssl.errors import InputError
 from mdssl.leaderboard.board import write_rows
 from mdssl.pretrain.trial_files import now
 from mdssl.trials.rows import failed_row
@@ -89,6 +90,23 @@ def test_loaded_encoder_gives_the_features_that_probes_score(trained, tiny_data,
         assert torch.allclose(features, load_encoder(weights, device="cpu")(pixels), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        ("int64", (2, 3, 8, 8)),
+        ("bool", (2, 3, 8, 8)),
+        ("uint8", (2, 1, 8, 8)),
+        ("float32", (2, 8, 8, 3)),
+        ("float32", (3, 8, 8)),
+        ("uint8", (2, 3, 8, 9)),
+    ],
+)
+def test_encoder_refuses_images_whose_features_would_be_wrong(trained, dtype, shape):
+    encoder = load_encoder(trained, device="cpu")
+    with pytest.raises(InputError, match=rf"images are torch.{dtype} {re.escape(str(shape))}; an encoder takes \(B, 3"):
+        encoder(torch.ones(shape, dtype=getattr(torch, dtype)))
+
+
 def test_folder_without_an_encoder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"is not an encoder: it must be the folder of a finished trial"):
         load_encoder(tmp_path, device="cpu")
@@ -123,6 +141,10 @@ def test_sweep_has_the_trials_of_the_script(tiny_data, tmp_path, capsys, monkeyp
     [
         ({"lamda1": [1]}, "unknown setting 'lamda1'.*Did you mean 'lambda1'"),
         ({"methods": ["mdsl"]}, "unknown method 'mdsl'.*Did you mean 'mdssl'"),
+        (
+            {"methods": [{"method": "mdssl", "lambda9": 0.9}]},
+            "unknown setting of a method 'lambda9'.*Did you mean 'lambda",
+        ),
         ({"preset": "papr"}, "unknown preset 'papr'.*Did you mean 'paper'"),
         ({"lambda1": [-0.9]}, "is lambda1 = 0.9"),
     ],

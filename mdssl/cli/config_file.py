@@ -118,9 +118,10 @@ def save(file: str, settings: Any, values: Mapping[str, Any], prog: str) -> None
     machine, and with presets that have changed.
 
     Raises:
-        InputError: the file exists and holds something else.
+        InputError: the file exists and holds something else, or is no regular file.
     """
     from mdssl.storage.location import Location
+    from mdssl.storage.ownership import check_regular
 
     values = {name: value for name, value in values.items() if name not in _ACTIONS}
     if getattr(settings, "evaluates_domains", False):
@@ -139,6 +140,7 @@ def save(file: str, settings: Any, values: Mapping[str, Any], prog: str) -> None
         ]
         lines += ["", f"# {group}", *own] if own else []
     data, location = ("\n".join(lines) + "\n").encode(), Location.of(file)
+    check_regular(location, "Give another --save-config.")
     if location.exists() and location.read_bytes() != data:
         raise InputError(f"save_config is {file!r}, which exists and holds other settings; delete it, or name another.")
     location.write_bytes(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,17 @@ from mdssl.errors import check_name
 DATA = os.environ.get("MDSSL_DATA", "data")
 STORAGE = os.environ.get("MDSSL_STORAGE", "results")
 """Default folders of prepared datasets and of results."""
+
+
+def place_flags(storage: object, data: object = DATA) -> str:
+    """The flags of these places in a command that is printed, each after a space; none for a default."""
+    places = {"--storage": (str(storage), STORAGE), "--data": (str(data), DATA)}
+    return "".join(
+        f" {flag} {shlex.quote(place)}"
+        for flag, (place, default) in places.items()
+        if place not in (default, os.path.abspath(default))
+    )
+
 
 _TRANSFORMER: dict[str, Any] = {
     # MoCo v3's ViT-S (Chen, Xie, He 2021, arXiv:2104.02057, and its CONFIG.md): AdamW, 1.5e-4 for 256 images in a step

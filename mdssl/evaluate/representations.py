@@ -16,13 +16,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from mdssl.config.presets import place_flags
 from mdssl.config.probe import FEATURES
 from mdssl.config.trial import check_trial_id
 from mdssl.errors import InputError
 from mdssl.evaluate.sampling import SEED, sample_rows
 from mdssl.storage.location import Location
 from mdssl.storage.safetensors_header import safetensors_metadata
-from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.storage.trial_dir import storage_of, trial_dir_in
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +99,7 @@ def read(trial_dir: Location, dataset: str) -> Representations | None:
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file} is damaged ({type(error).__name__}: {error}). `mdssl probe {trial_dir.name} --evaluate "
-            f"{dataset}` writes it again."
+            f"{dataset}{place_flags(storage_of(trial_dir))}` writes it again."
         ) from error
 
 

@@ -91,7 +91,8 @@ def check_validatable(dataset: Dataset) -> None:
         raise InputError(
             f"dataset {dataset.name!r} has {len(labels)} labelled training images, and {classes} classes with two or "
             f"more; a validation score holds out a part of them, and needs {_SHARE * _LEAST} images and 2 such "
-            "classes. Prepare it with more images, leave it out of --evaluate, or train without --score-every."
+            "classes. Prepare it with more images, or leave it out of --evaluate; a search, a scheduler and "
+            "--score-every need the score."
         )
 
 

@@ -24,7 +24,7 @@ from mdssl.pretrain.augment import statistics_of
 from mdssl.pretrain.model import Model
 from mdssl.pretrain.resnet_layouts import fingerprint_of
 from mdssl.storage.location import Location
-from mdssl.storage.ownership import refuse_overlap
+from mdssl.storage.ownership import check_regular, refuse_overlap
 from mdssl.storage.retry import retrying
 from mdssl.terminal import printable
 
@@ -61,6 +61,7 @@ def embed(
     check_number("batch_size", batch_size, low=1)
     if not output.endswith(".parquet"):
         raise InputError(f"output {output!r} does not end in .parquet; give the name of a Parquet file.")
+    check_regular(Location.of(output))
     device = pick_device(device)
     images = open_images(source, data=data, split=split)
     config, model = open_encoder(storage, trial_id, weights, layer=features, input_size=input_size, device=device)

@@ -128,7 +128,7 @@ class ImagesToEmbed:
 def open_images(source: str, *, data: str | Path, split: str = "") -> ImagesToEmbed:
     """Open ``source``: the path of a folder or of Parquet files, or the name of a dataset that is prepared in ``data``.
 
-    Where both exist, a name is the dataset, and ``./NAME`` is the folder.
+    Where both exist, a name is the dataset, and ``./NAME`` is the folder; a line on stderr says so.
 
     Args:
         data: folder or bucket of prepared datasets.
@@ -138,6 +138,11 @@ def open_images(source: str, *, data: str | Path, split: str = "") -> ImagesToEm
         ValueError: there is no such source or split, or it has no images.
     """
     if "/" not in source and (source in BUILTIN or is_prepared_in(data, source)):
+        # In the folder of datasets, the two are one.
+        if Path(source).exists() and not is_prepared_in(".", source):
+            print(
+                printable(f"{source}: the dataset prepared in {data}; ./{source} names what is here"), file=sys.stderr
+            )
         return _open_dataset(source, data, split)
     path = Path(source).expanduser()
     if not path.exists():

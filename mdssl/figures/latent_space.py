@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.collections import PathCollection
 
+from mdssl.config.presets import place_flags
 from mdssl.errors import InputError
 from mdssl.figures import lambdas, style
 from mdssl.figures.kind import FigureKind, Storage, Words, with_trials
@@ -278,7 +279,8 @@ def _read(storage: Storage, trials: Mapping[str, str], mixture: str) -> dict[str
     if not panels:
         raise InputError(
             f"none of the selected trials on {mixture} has representations of all its domains; `mdssl probe "
-            f"{next(iter(trials.values()))} --evaluate {' '.join(domains)}` adds those of one trial."
+            f"{next(iter(trials.values()))} --evaluate {' '.join(domains)}{place_flags(files)}` adds those of one "
+            "trial."
         )
     return panels
 

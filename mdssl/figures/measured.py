@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from mdssl.config.presets import STORAGE, place_flags
 from mdssl.errors import InputError
 from mdssl.figures import scores, style
 from mdssl.figures.curves import LAMBDAS, draw_curve, finish, lambda_grid, varied_lambdas
@@ -94,7 +95,8 @@ def _measured(board: pd.DataFrame, mixture: str | None, storage: Storage) -> Mea
     if shown[list(MEASURE_NAMES)].isna().all(axis=None):
         raise InputError(
             f"none of the selected trials on {mixture} has representations, metrics or neighbors; `mdssl probe "
-            f"{shown['trial_id'].iloc[0]}` adds those of one trial, except its metrics."
+            f"{shown['trial_id'].iloc[0]}{place_flags(storage or STORAGE)}` adds those of one trial, except its "
+            "metrics."
         )
     values = {name: _values(shown[shown.index.isin(own.index)]) for name, own in varied.items()}
     union = over_seeds(_values(shown[shown["method"] == "simclr"]), ["quantity", "curve"], "value")

@@ -170,7 +170,8 @@ _KINDS = {
         "metrics.parquet", None, loss_terms, _loss_words, "it has not reported yet, or its method does not train"
     ),
     "validation-scores": (
-        "metrics.parquet", _scored, validation_scores, _validation_words, "it was trained without --score-every"
+        "metrics.parquet", _scored, validation_scores, _validation_words,
+        "it was trained without --score-every, or has not been scored yet",
     ),
     "clusters": (
         "clusters.parquet", None, clusters, _cluster_words, "its method has no clusters, or it has not clustered yet"
@@ -191,10 +192,11 @@ def trial_gallery(trial_dir: str | Location) -> Gallery:
         if table is None:
             found.absent[kind] = f"trial {trial_dir.name} has no {file}: {why_not}."
             continue
-        table = chosen(table) if chosen else table
         # A method without training reports nothing, and its table has no columns.
+        lacking = "rows" if table.empty else "validation scores"
+        table = chosen(table) if chosen else table
         if table.empty:
-            found.absent[kind] = f"trial {trial_dir.name} has no rows in {file}: {why_not}."
+            found.absent[kind] = f"trial {trial_dir.name} has no {lacking} in {file}: {why_not}."
             continue
         words = replace(words_of(table), name=kind)
         found.entries.append(Entry(figure=kind, draw=partial(draw, table), **vars(words)))

@@ -37,7 +37,17 @@ class Encoder(nn.Module):
         """(B, 3, S, S) RGB images, uint8 or floats from 0 to 1, to (B, width) float32 features.
 
         Images should be as large as those that it was trained on; most datasets are prepared at 32 pixels.
+
+        Raises:
+            InputError: another shape, or another dtype, whose range is not known.
         """
+        is_rgb = images.ndim == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3]
+        if not is_rgb or not (images.dtype == torch.uint8 or images.is_floating_point()):
+            raise InputError(
+                f"images are {images.dtype} {tuple(images.shape)}; an encoder takes (B, 3, S, S) RGB images, "
+                "torch.uint8 from 0 to 255 or floats from 0 to 1. Convert them first, such as gray ones by "
+                "images.expand(-1, 3, -1, -1)."
+            )
         x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         return self.encoder(normalize(resized(x, self.config.input_size))).float()
 

@@ -68,7 +68,7 @@ def mdssl_loss(
             host waits for the GPU.
 
     Raises:
-        ValueError: a weight or temperature out of range, or shapes that do not match.
+        ValueError: a weight or temperature out of range, a batch without images, or shapes that do not match.
     """
     check_lambda1(lambda1)
     check_number("lambda2", lambda2, low=0)
@@ -124,17 +124,20 @@ def _compared(
     """The alignment (eq. 2), the logarithms of the sums of eqs. 3 and 4 for each row of the global batch, sorted by
     domain, and whether it has several domains; with one, the logarithms of eq. 4 are 0."""
     check_number("temperature", temperature, low=0.02)
+    given = {"z_a": z_a, "z_b": z_b, "domains": domains}
+    if not all(isinstance(each, torch.Tensor) for each in given.values()):
+        raise _unusable(given)
     if z_a.ndim != 2 or z_a.shape != z_b.shape or domains.shape != z_a.shape[:1] or domains.is_floating_point():
-        raise InputError(
-            f"the loss got z_a {tuple(z_a.shape)}, z_b {tuple(z_b.shape)} and {domains.dtype} domains "
-            f"{tuple(domains.shape)}; it takes (B, r), (B, r) and (B,) integers."
-        )
+        raise _unusable(given)
     with torch.autocast(z_a.device.type, enabled=False):
         z = torch.stack((z_a, z_b), dim=1)
         z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
         if _world_size() > 1:
             of_ranks = _exchanged(domains, z.device) if of_ranks is None else of_ranks
             z, domains = _GatherRows.apply(z, [len(labels) for labels in of_ranks]), torch.cat(list(of_ranks))
+        # Of the global batch: a rank may have no image.
+        if not len(z):
+            raise _unusable(given)
         alignment = -(z[:, 0] * z[:, 1]).sum(-1).mean() / temperature
 
         domains = domains.cpu()
@@ -143,6 +146,18 @@ def _compared(
         rows = z[send(order.numpy(), z.device)].flatten(0, 1)
         log_within, log_across = _LogSums.apply(rows, sizes, temperature)
     return alignment, log_within, log_across, len(sizes) > 1
+
+
+def _unusable(given: dict[str, Any]) -> InputError:
+    listed = (
+        f"{name} {each.dtype} {tuple(each.shape)}"
+        if isinstance(each, torch.Tensor)
+        else f"{name} {type(each).__name__}"
+        for name, each in given.items()
+    )
+    return InputError(
+        f"the loss got {', '.join(listed)}; it takes tensors (B, r), (B, r) and (B,) integers, with B at least 1."
+    )
 
 
 class _LogSums(torch.autograd.Function):

@@ -14,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from mdssl.config.presets import place_flags
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
@@ -90,7 +91,8 @@ def train_standalone(
         how = f" is already trained: {ended['step']} steps" if was_there else how
         print(f"trial {config.trial_id}{how}, encoder in {trial_dir}")
         labelled = any(dataset.is_labelled for dataset in datasets)
-        print(f"to score it: mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}")
+        words = f"mdssl probe {config.trial_id}{'' if labelled else ' --evaluate DATASET'}"
+        print(f"to score it: {words}{place_flags(storage, data)}")
 
     claim = Claim(trial_dir, "mdssl train")
     there = read_training(trial_dir)
@@ -99,8 +101,8 @@ def train_standalone(
         return
     if stop_request(trial_dir).exists():
         raise InputError(
-            f"trial {config.trial_id} was stopped by `mdssl stop`; after `mdssl retry {config.trial_id}` the same "
-            "command trains it further."
+            f"trial {config.trial_id} was stopped by `mdssl stop`; after `mdssl retry {config.trial_id}"
+            f"{place_flags(storage)}` the same command trains it further."
         )
     try:
         with claim:
@@ -151,7 +153,7 @@ def train_standalone(
         except OSError:
             on_request = False  # the storage is away: it was SIGTERM
         if is_first:
-            how = f"`mdssl retry {config.trial_id}` and then " if on_request else ""
+            how = f"`mdssl retry {config.trial_id}{place_flags(storage)}` and then " if on_request else ""
             print(f"trial {config.trial_id} {stopped}; {how}the same command resumes it", flush=True)
         raise SystemExit(1 if on_request else 128 + signal.SIGTERM) from stopped
     except NonFiniteLossError as error:

@@ -223,8 +223,16 @@ def refuse_overlap(source: Path, target: Location, *, what: str, setting: str) -
         )
 
 
+def check_regular(place: Location, hint: str = "Give another --output.") -> None:
+    """Raise ``InputError`` if ``place`` exists and is no regular file; writing would replace a pipe or a device."""
+    if place.is_local and os.path.exists(place.path) and not os.path.isfile(place.path):
+        what = "a folder" if os.path.isdir(place.path) else "a pipe or a device"
+        raise InputError(f"{place} is {what}, where no file can be written. {hint}")
+
+
 def check_file(place: Location) -> None:
-    """Raise ``InputError`` if the file at ``place`` exists and mdssl did not write it."""
+    """Raise ``InputError`` if there is something at ``place`` that mdssl did not write."""
+    check_regular(place)
     try:
         data = place.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import tyro
@@ -14,7 +14,7 @@ from mdssl.config.methods import METHODS
 from mdssl.config.presets import DATA, STORAGE
 from mdssl.config.probe import ProbeConfig, check_layers
 from mdssl.config.run import RunSettings, check_gradient_caching
-from mdssl.config.trial import ClusterSettings, Recipe, check_lambda1, check_mixture
+from mdssl.config.trial import ClusterSettings, Recipe, TrialConfig, check_lambda1, check_mixture
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.sweep.search.settings import SearchSettings
 
@@ -151,11 +151,13 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
         """The settings of ``methods``: names, or settings such as ``{"method": "simclr", "domains": ("cifar10",)}``.
 
         Raises:
-            InputError: an unknown method.
+            InputError: an unknown method or setting.
         """
         found = [{"method": method} if isinstance(method, str) else dict(method) for method in methods]
         for entry in found:
             check_name("method", entry.get("method"), METHODS)
+            for name in entry:
+                check_name("setting of a method", name, (field.name for field in fields(TrialConfig)))
         return found
 
     def check_used(self, entries: Sequence[Mapping[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mdssl.config.presets import place_flags
 from mdssl.errors import InputError, some_of
 from mdssl.evaluate.representations import of_trial
 from mdssl.evaluate.similarity import class_similarity, stacked, summarize
@@ -20,7 +21,7 @@ from mdssl.leaderboard.files import is_file_of_rows, results_in
 from mdssl.leaderboard.names import plain_name
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
-from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS, read_table, trial_dir_in
+from mdssl.storage.trial_dir import FORMER_NEIGHBORS, NEIGHBORS, read_table, storage_of, trial_dir_in
 from mdssl.tables.statistics import mean
 
 LAYER = "projection"
@@ -150,7 +151,7 @@ def _own_neighbors(trial_dir: Location, domains: Sequence[str]) -> dict[str, flo
             continue
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{file} is damaged ({type(error).__name__}: {error}). Move it away; `mdssl probe {trial_dir.name}` "
-                "writes it again."
+                f"{file} is damaged ({type(error).__name__}: {error}). Move it away; `mdssl probe {trial_dir.name}"
+                f"{place_flags(storage_of(trial_dir))}` writes it again."
             ) from error
     return {}

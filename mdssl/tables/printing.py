@@ -17,6 +17,7 @@ from mdssl.leaderboard.files import results_in
 from mdssl.leaderboard.names import matching_names, plain_name
 from mdssl.leaderboard.notes import with_notes
 from mdssl.storage.location import Location
+from mdssl.storage.ownership import check_regular
 from mdssl.tables import render
 from mdssl.tables.measures import domains_compared, with_measures
 from mdssl.tables.select import NO_VALIDATION, SELECTED_ON_TEST, Condition, matching, parse_condition
@@ -115,6 +116,8 @@ def print_one_table(
         ValueError: an invalid argument, or with ``format`` or ``output`` no rows; nothing has been written then.
     """
     name = render.format_for(output, format)
+    if output is not None:
+        check_regular(Location.of(output), "Name a file, or leave --output out for standard output.")
     conditions = [Condition(column, "=", tuple(values)) for column, values in choice.items() if values]
     conditions += [parse_condition(text) for text in where]
     rows = leaderboard.read(results_in(storage, rows_only=True))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
+from mdssl.config.presets import place_flags
 from mdssl.config.trial import is_trial_id
 from mdssl.errors import InputError, check_tags, some_of
 from mdssl.leaderboard import board as leaderboard
@@ -89,9 +90,9 @@ def check_free(storage: Location, chosen: Sequence[str]) -> None:
     if busy:
         listed = some_of((f"{trial_id} by {owner}" for trial_id, owner in busy.items()), _NAMED)
         raise InputError(
-            f"claimed by a living process: {listed}. Nothing was changed. `mdssl stop {' '.join(list(busy)[:_NAMED])}` "
-            "ends training, and scoring ends by itself; a process that died on another machine counts as dead after "
-            f"{DEAD_SECONDS:g} s."
+            f"claimed by a living process: {listed}. Nothing was changed. `mdssl stop {' '.join(list(busy)[:_NAMED])}"
+            f"{place_flags(storage)}` ends training, and scoring ends by itself; a process that died on another "
+            f"machine counts as dead after {DEAD_SECONDS:g} s."
         )
 
 
@@ -138,7 +139,7 @@ def stop_trials(storage: str | Location, chosen: Sequence[str]) -> None:
         if owner:
             print(f"{trial_id}: asked {owner} to stop; it saves a checkpoint and stops within some 15 s")
         elif has_begun:
-            print(f"{trial_id}: no sweep trains it further until `mdssl retry {trial_id}`")
+            print(f"{trial_id}: no sweep trains it further until `mdssl retry {trial_id}{place_flags(storage)}`")
         else:
             print(f"{trial_id}: not begun in {storage}; a sweep that has it queued will skip it")
 

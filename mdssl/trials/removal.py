@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 from rich.console import Console
 from rich.progress import track
 
+from mdssl.config.presets import place_flags
 from mdssl.errors import InputError, some_of
 from mdssl.leaderboard import board as leaderboard
 from mdssl.leaderboard.files import results_in, trial_ids
@@ -83,7 +84,7 @@ def archive_trials(storage: str | Location, chosen: Sequence[str], *, undo: bool
     if there := [trial_id for trial_id in chosen if _is_in_both(source, target, trial_id)]:
         raise InputError(
             f"{some_of(there, _NAMED)}: {target} has a trial of the same id already. Nothing was moved. Delete one of "
-            f"the two: `mdssl delete {' '.join(there[:_NAMED])} --storage {target}`."
+            f"the two: `mdssl delete {' '.join(there[:_NAMED])}{place_flags(target)}`."
         )
     notes = read_notes(source)
     for trial_id in _each(chosen, "moving"):
@@ -98,7 +99,7 @@ def archive_trials(storage: str | Location, chosen: Sequence[str], *, undo: bool
         if own := notes.get(trial_id):
             write_notes(target, [trial_id], add=own.tags, note=own.note, replace=True)
             write_notes(source, [trial_id], note="", replace=True)
-    back = "" if undo else f"; back with `mdssl archive --undo {' '.join(chosen[:_NAMED])}`"
+    back = "" if undo else f"; back with `mdssl archive --undo {' '.join(chosen[:_NAMED])}{place_flags(storage)}`"
     print(f"moved {len(chosen)} trial(s) to {target}{back}")
 
 

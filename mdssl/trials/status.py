@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mdssl.config.presets import place_flags
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.leaderboard import board as leaderboard
@@ -37,8 +38,9 @@ class TrialStatus:
     Attributes:
         config: what it is.
         state: ``failed``, ``stopped`` (no living process works on it: it was interrupted, and its sweep resumes it when
-            started again, or ``stopped_early`` is not empty), ``training``, ``evaluating`` (its encoder is trained and
-            being scored) or ``finished`` (it has its scores). Trials that were not started are not listed.
+            started again, or ``unscored`` is set, or ``stopped_early`` is not empty), ``training``, ``evaluating``
+            (its encoder is trained and being scored) or ``finished`` (it has its scores). Trials that were not started
+            are not listed.
         mixture: its domains as tables show them, with what sets them apart from the published datasets.
         step: steps done at the last checkpoint.
         loss, views_per_second: of the last report before that; None before the first.
@@ -46,6 +48,8 @@ class TrialStatus:
         eval_seconds: how long the scores of a finished trial took together; None of others, and if it is not known.
         seconds_ago: since its last update, by this machine's clock; None of a finished trial.
         error: why it failed, its first line.
+        unscored: whether it is trained completely but has no scores, and no living process makes them; its state is
+            ``stopped``.
         stopped_early: where a scheduler or `mdssl stop` ended it, in words; empty of any other trial.
         holder: the process that has it, as host:pid and sweep; for a nested trial, the one that started its workers.
         lost: why the process that has it no longer works on it: ``died``, or ``has not responded for 10m00s`` (it did
@@ -64,6 +68,7 @@ class TrialStatus:
     eval_seconds: float | None = None
     seconds_ago: float | None = None
     error: str = ""
+    unscored: bool = False
     stopped_early: str = ""
     holder: str = ""
     lost: str = ""
@@ -139,7 +144,8 @@ def trial_status(storage: Location, trial_id: str, rows: pd.DataFrame | None = N
         error = error or _first_line(ended["error"])
     early = stopped_early(trial_id, ended) if ended.get("status") == "stopped" else ""
     if early and stop_request(folder).name in written:
-        early += f" by `mdssl stop`; after `mdssl retry {trial_id}` the same command trains it further"
+        retry = f"`mdssl retry {trial_id}{place_flags(storage)}`"
+        early += f" by `mdssl stop`; after {retry} the same command trains it further"
     if "variants" in ended:
         mixture = mixture or mixture_of(config.train_mixture, ended["variants"])
     state: State = "stopped"
@@ -155,9 +161,10 @@ def trial_status(storage: Location, trial_id: str, rows: pd.DataFrame | None = N
             # A trial that failed before is being tried again.
             state, error, early = "evaluating" if ended.get("status") == "finished" else "training", "", ""
             step = last.get("step", 0)
+    state = "failed" if error else state
     return TrialStatus(
         config=config,
-        state="failed" if error else state,
+        state=state,
         mixture=mixture,
         step=step,
         loss=last.get("loss"),
@@ -165,6 +172,7 @@ def trial_status(storage: Location, trial_id: str, rows: pd.DataFrame | None = N
         scores=scores,
         seconds_ago=max(0.0, time.time() - max(written.values())) if written else None,
         error=error,
+        unscored=state == "stopped" and ended.get("status") == "finished",
         stopped_early=early,
         holder=str(holder or ""),
         lost=lost,

@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
+from mdssl.config.presets import place_flags
 from mdssl.errors import some_of
 from mdssl.storage.location import Location
 from mdssl.tables.terminal_table import TextColumn, TextTable
@@ -40,7 +41,7 @@ def print_status(storage: str | Location, console: Console | None = None) -> Non
     shown, names = [trial for trial in trials if trial.state != "finished"], _labels(trials)
     if shown:
         console.print(_table(shown, names), crop=False)
-    for line in [*_reasons(shown), *sorted(unreadable)]:
+    for line in [*_reasons(shown, storage), *sorted(unreadable)]:
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -113,14 +114,19 @@ def _table(trials: list[TrialStatus], names: dict[str, str]) -> TextTable:
     return TextTable([TextColumn(name, cells, right=name in numbers) for name, cells in (texts | numbers).items()])
 
 
-def _reasons(trials: list[TrialStatus]) -> list[str]:
-    """Return lines: where each trial runs, and why it failed or stopped."""
+def _reasons(trials: list[TrialStatus], storage: str | Location) -> list[str]:
+    """Return lines: where each trial runs, why it failed or stopped, and what continues it."""
     lines = [f"{trial.config.trial_id} {where}" for trial in trials if (where := _where(trial))]
     failed = [trial for trial in trials if trial.error]
     lines += [f"{trial.config.trial_id} failed: {trial.error}{trial.log and f'; log: {trial.log}'}" for trial in failed]
     lines += [trial.stopped_early for trial in trials if trial.stopped_early]
-    left = [trial.config.trial_id for trial in trials if trial.state == "stopped" and not trial.stopped_early]
-    return lines + ([f"interrupted, and resumed by the same command: {some_of(left, 8)}"] if left else [])
+    scores = f"`mdssl probe TRIAL_ID{place_flags(storage)}` scores it (a sweep that has it does so, too)"
+    left = [trial for trial in trials if trial.state == "stopped" and not trial.stopped_early]
+    groups = {True: f"trained, without scores; {scores}", False: "interrupted, and resumed by the same command"}
+    for is_unscored, text in groups.items():
+        if found := [trial.config.trial_id for trial in left if trial.unscored == is_unscored]:
+            lines.append(f"{text}: {some_of(found, 8)}")
+    return lines
 
 
 def _labels(trials: list[TrialStatus]) -> dict[str, str]:

@@ -198,6 +198,7 @@ def test_train_probe_and_leaderboard(tiny_data, tmp_path, capsys):
     run(*train)
     printed = capsys.readouterr().out
     assert f"trial {trial_id} is already trained: 4 steps, encoder in {tmp_path}/trials/{trial_id}" in printed
+    assert f"to score it: mdssl probe {trial_id} --storage {tmp_path} --data {tiny_data}\n" in printed
     assert "step 4/4" not in printed
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "trials").rglob("*")} == files
 

@@ -145,6 +145,8 @@ def test_file_with_other_settings_is_not_overwritten(tmp_path):
     settings("train", "--save-config", path)
     with pytest.raises(ValueError, match="exists and holds other settings"):
         settings("train", "--lambda1", 0.9, "--save-config", path)
+    with pytest.raises(ValueError, match=r"is a folder, where no file can be written\. Give another --save-config"):
+        settings("train", "--save-config", tmp_path)
 
 
 @pytest.mark.parametrize("command", SWEEPS)

@@ -1,9 +1,11 @@
 """Presets against separate lists of settings: values of the paper, and steps computed from epochs of CIFAR-10."""
 
+import os
+
 import pytest
 
 from mdssl import Sweep
-from mdssl.config.presets import PRESETS
+from mdssl.config.presets import DATA, PRESETS, STORAGE, place_flags
 from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig
 
@@ -104,3 +106,8 @@ def test_quick_preset_evaluates_on_an_unseen_dataset():
     assert quick["domains"] == ("builtin-clutter", "builtin-shapes", "builtin-textures")
     assert quick["evaluate"] == (*quick["domains"], "builtin-digits")
     assert (quick["clusters"], quick["rules"]) == ((2, 3), ("farthest", "runner-up"))
+
+
+def test_printed_commands_name_the_places_that_are_not_the_defaults():
+    assert place_flags(STORAGE) == place_flags(os.path.abspath(STORAGE), os.path.abspath(DATA)) == ""
+    assert place_flags("my runs", "prepared") == " --storage 'my runs' --data prepared"

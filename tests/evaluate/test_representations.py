@@ -79,7 +79,7 @@ def test_message_for_a_damaged_file_gives_the_command_that_repairs_it(made, tmp_
     write(Location.of(tmp_path / "0123456789ab"), made)
     file = tmp_path / "0123456789ab" / "representations" / "tiny-a.safetensors"
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"is damaged .*mdssl probe 0123456789ab --evaluate tiny-a"):
+    with pytest.raises(ValueError, match=r"is damaged .*mdssl probe 0123456789ab --evaluate tiny-a --storage /.*`"):
         read(Location.of(tmp_path / "0123456789ab"), "tiny-a")
 
 

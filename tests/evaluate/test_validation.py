@@ -65,7 +65,9 @@ def test_held_out_images_are_capped_and_depend_only_on_the_dataset():
     ],
 )
 def test_a_dataset_with_too_few_labels_for_validation_is_refused(labels, classes, says):
-    with pytest.raises(InputError, match=f"'mine' has .*{says}.*--evaluate"):
+    with pytest.raises(
+        InputError, match=f"'mine' has .*{says}.*--evaluate; a search, a scheduler and --score-every need"
+    ):
         check_validatable(labelled(labels, classes=classes))
 
 

@@ -17,6 +17,7 @@ from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import fingerprint
 from mdssl.evaluate.features import extract_features
 from mdssl.export import embed, embeddings_file
+from mdssl.export.images import open_images
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.trial_files import LoopState, load_model, write_finished
 from mdssl.storage.location import Location
@@ -249,3 +250,18 @@ def test_wrong_arguments_are_refused_and_leave_no_files(arguments, message, tmp_
     assert main(["embed", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_the_name_of_the_output_is_refused(run, tmp_path):
+    (tmp_path / "out.parquet").mkdir()
+    assert "out.parquet is a folder, where no file can be written" in run("tiny-a", code=2)
+
+
+def test_a_name_of_both_a_dataset_and_a_folder_says_which_was_taken(tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-a").mkdir()
+    assert open_images("tiny-a", data=tiny_data).dataset is not None
+    assert capsys.readouterr().err == f"tiny-a: the dataset prepared in {tiny_data}; ./tiny-a names what is here\n"
+    monkeypatch.chdir(tiny_data)
+    open_images("tiny-a", data=tiny_data)
+    assert not capsys.readouterr().err

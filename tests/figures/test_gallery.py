@@ -125,7 +125,8 @@ def test_a_trial_gallery_gives_the_reason_for_missing_validation_scores(tmp_path
     METRICS.assign(**more).to_parquet(tmp_path / "metrics.parquet")
     found = figures.trial_gallery(str(tmp_path))
     assert [entry.figure for entry in found.entries] == ["loss-terms"]
-    assert "was trained without --score-every" in found.absent["validation-scores"]
+    why = "has no validation scores in metrics.parquet: it was trained without --score-every"
+    assert why in found.absent["validation-scores"]
 
 
 def test_a_trial_gallery_names_the_missing_file(tmp_path):

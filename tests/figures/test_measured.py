@@ -136,5 +136,5 @@ def test_missing_measures_are_refused_with_the_reason(board, storage, tmp_path):
         with pytest.raises(ValueError, match=reason):
             entries(board, place)
     write_representations(storage, ["0" * 12])
-    with pytest.raises(ValueError, match=r"trials on cifar10\+svhn has representations, metrics or neighbors"):
+    with pytest.raises(ValueError, match=rf"cifar10\+svhn has representations.*probe \w+ --storage {storage}`"):
         entries(board, storage)

@@ -1,9 +1,12 @@
 """The objective against a reference that follows eqs. 1-4 row by row in float64."""
 
+import re
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from mdssl.errors import InputError
 from mdssl.pretrain import loss as loss_module
 from mdssl.pretrain.loss import mdssl_loss, weighted_nt_xent
 
@@ -183,7 +186,18 @@ def test_weights_outside_their_range_are_refused(change, message):
         )
 
 
-def test_labels_of_a_wrong_shape_are_refused():
-    z_a, z_b = views(4)
-    with pytest.raises(ValueError, match=r"\(B,\) integers"):
-        mdssl_loss(z_a, z_b, torch.zeros(3, dtype=torch.long), lambda1=1.0, lambda2=0.0, temperature=0.1)
+@pytest.mark.parametrize(
+    ("images", "domains", "said"),
+    [
+        (4, torch.zeros(3, dtype=torch.long), "domains torch.int64 (3,)"),
+        (4, torch.zeros(4), "domains torch.float32 (4,)"),
+        (4, [0, 0, 0, 0], "domains list"),
+        (0, torch.zeros(0, dtype=torch.long), "domains torch.int64 (0,)"),
+    ],
+)
+def test_a_batch_or_labels_without_a_loss_are_refused(images, domains, said):
+    z_a, z_b = views(images)
+    shape = f"torch.float64 ({images}, 8)"
+    said = f"the loss got z_a {shape}, z_b {shape}, {said}; it takes tensors (B, r), (B, r) and (B,) integers"
+    with pytest.raises(InputError, match=re.escape(said)):
+        mdssl_loss(z_a, z_b, domains, lambda1=1.0, lambda2=0.0, temperature=0.1)

@@ -1,5 +1,6 @@
 """mdssl never replaces or deletes files that it did not write, also when a command fails or is killed."""
 
+import os
 import random
 import shutil
 import subprocess
@@ -256,6 +257,12 @@ def test_picture_whose_comment_mentions_mdssl_is_not_overwritten(tmp_path):
     Image.new("RGB", (3, 3)).save(tmp_path / "mine.png", pnginfo=mark)
     with pytest.raises(InputError, match="mdssl did not write it"):
         check_file(Location.of(tmp_path / "mine.png"))
+
+
+def test_a_pipe_is_refused_without_a_wait_for_its_writer(tmp_path):
+    os.mkfifo(tmp_path / "sheet.png")
+    with pytest.raises(InputError, match=r"sheet\.png is a pipe or a device, where no file can be written"):
+        check_file(Location.of(tmp_path / "sheet.png"))
 
 
 def test_file_added_during_a_replacement_stays(tmp_path):

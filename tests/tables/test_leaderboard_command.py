@@ -156,6 +156,16 @@ def test_an_empty_storage_name_is_refused(flags, tmp_path, monkeypatch, capsys):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_an_output_that_is_no_regular_file_is_refused_and_stays(kind, sweep_results, tmp_path, capsys):
+    target = tmp_path / "d.csv"
+    {"folder": os.mkdir, "pipe": os.mkfifo}[kind](target)
+    before = os.stat(target)
+    said = refused(capsys, sweep_results, "--output", str(target))
+    assert f"{target} is a " in said and "leave --output out for standard output" in said
+    assert (os.stat(target).st_ino, os.listdir(tmp_path)) == (before.st_ino, ["d.csv"])
+
+
 def test_conditions_without_matches_print_no_rows(sweep_results, capsys):
     run(sweep_results, "--where", "top1>99.5")
     assert capsys.readouterr().out == "no rows to show\n"

@@ -152,6 +152,7 @@ def test_archive_hides_a_trial_and_undo_restores_it(board, capsys):
     run("tag", A, "--add", "good", "--note", "a note", "--storage", board)
     shown, before = read(board), files(board, "notes")
     assert run("archive", A, B, "--storage", board) == 0
+    assert f"; back with `mdssl archive --undo {A} {B} --storage {board}`\n" in capsys.readouterr().out
     assert set(read(board)["trial_id"]) == {C}
     assert set(read(f"{board}/archive")["trial_id"]) == {A, B}
     assert os.listdir(Path(board) / "trials") == [C]

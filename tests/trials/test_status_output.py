@@ -34,7 +34,7 @@ def test_trials_stopped_early_are_distinguished_from_interrupted_trials(storage)
     said = f"trial {early.trial_id} was stopped early at step 40 of 100"
     by_request = (
         f"trial {asked.trial_id} was stopped early at step 40 of 100 by `mdssl stop`; after `mdssl retry "
-        f"{asked.trial_id}` the same command trains it further"
+        f"{asked.trial_id} --storage {storage}` the same command trains it further"
     )
     assert [found[seed].stopped_early for seed in range(4)] == [said, "", "", by_request]
     assert found[2].step == 60
@@ -44,6 +44,25 @@ def test_trials_stopped_early_are_distinguished_from_interrupted_trials(storage)
     *_, first, second, third = out.getvalue().splitlines()
     assert {first, second} == {said, by_request}
     assert third == f"interrupted, and resumed by the same command: {interrupted.trial_id}"
+
+
+def test_trained_trials_without_scores_are_distinguished_from_interrupted_trials(storage, capsys):
+    interrupted, trained, scoring = (config(seed=seed) for seed in range(3))
+    begin(storage, interrupted, step=40, claimed=False)
+    begin(storage, trained, step=100, training={"status": "finished", "step": 100}, claimed=False)
+    begin(storage, scoring, step=100, training={"status": "finished", "step": 100})
+    print_json(storage)
+    found = {entry["config"]["seed"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert [found[seed]["state"] for seed in range(3)] == ["stopped", "stopped", "evaluating"]
+    assert [found[seed]["unscored"] for seed in range(3)] == [False, True, False]
+    out = io.StringIO()
+    print_status(storage, Console(file=out, width=80))
+    *_, first, second = out.getvalue().splitlines()
+    assert first == (
+        f"trained, without scores; `mdssl probe TRIAL_ID --storage {storage}` scores it (a sweep that has it does so, "
+        f"too): {trained.trial_id}"
+    )
+    assert second == f"interrupted, and resumed by the same command: {interrupted.trial_id}"
 
 
 def test_json_has_an_entry_for_each_trial(storage, capsys):

@@ -153,7 +153,9 @@ def test_mdssl_train_refuses_a_trial_with_a_request_to_stop(tiny_data, storage, 
     for name in ("training.json", "encoder.safetensors"):
         os.remove(Path(storage) / "trials" / trial_id / name)
     assert run("stop", trial_id, "--storage", storage) == 0
+    assert f"until `mdssl retry {trial_id} --storage {storage}`" in capsys.readouterr().out
     assert run("train", *flags) == 2
-    assert f"after `mdssl retry {trial_id}` the same command trains it further" in capsys.readouterr().err
+    said = f"after `mdssl retry {trial_id} --storage {storage}` the same command trains it further"
+    assert said in capsys.readouterr().err
     assert run("tag", trial_id, "--remove", "one", "--storage", storage) == 0
     assert capsys.readouterr().out == f"{trial_id}: two\n"
