@@ -29,6 +29,12 @@ def tiny_trial(**changes) -> TrialConfig:
     return TrialConfig(**TINY | changes)
 
 
+def clustered_trial(**changes) -> TrialConfig:
+    """A `tiny_trial` of 12 steps of the robust method on three domains, which clusters after steps 2, 5, 8 and 11."""
+    clustered = {"method": "mdssl-robust", "domains": ("tiny-a", "tiny-b", "tiny-c"), "iterations": 12}
+    return tiny_trial(**clustered | {"warmup_iterations": 2, "recluster_every": 3} | changes)
+
+
 class Killed(BaseException):
     """Simulates a kill within the process of the test. It is not an Exception, so that no handler catches it."""
 

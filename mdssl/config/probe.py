@@ -105,11 +105,12 @@ class ProbeConfig:
             )
 
     def _check_length_and_batch(self) -> None:
-        for name in ("probe_epochs", "probe_batch"):
+        for name in ("probe_epochs", "probe_batch", "probe_iterations"):
             value = getattr(self, name)
             if value is not None and name not in _OWN_SETTINGS[self.probe]:
-                having = ", ".join(probe for probe, own in _OWN_SETTINGS.items() if name in own)
-                raise InputError(f"{name} is {value}, which only the probes {having} have; leave it out.")
+                *having, last = (probe for probe, own in _OWN_SETTINGS.items() if name in own)
+                listed = f"{', '.join(having)} and {last}"
+                raise InputError(f"{name} is {value}, which only the probes {listed} have; leave it out.")
 
     def _check_iterations_and_seeds(self) -> None:
         check_number("probe_seeds", self.probe_seeds, low=1)
@@ -118,11 +119,6 @@ class ProbeConfig:
         if self.probe_iterations is None:
             return
         check_number("probe_iterations", self.probe_iterations, low=1)
-        if "probe_iterations" not in _OWN_SETTINGS[self.probe]:
-            raise InputError(
-                f"probe_iterations is {self.probe_iterations}, which only the probes sgd and sgd-raw have; leave it "
-                "out."
-            )
         if self.probe_epochs is not None:
             raise InputError(
                 f"probe_iterations is {self.probe_iterations} and probe_epochs {self.probe_epochs}, which both say how "

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from factories import tiny_trial
+from factories import clustered_trial
 
 from mdssl.pretrain.pseudo_domains import (
     certainty,
@@ -14,11 +14,6 @@ from mdssl.pretrain.pseudo_domains import (
     renumber,
     round_due,
 )
-
-
-def config(**changes):
-    clustered = {"method": "mdssl-robust", "domains": ("tiny-a", "tiny-b", "tiny-c"), "iterations": 12}
-    return tiny_trial(**clustered | {"warmup_iterations": 2, "recluster_every": 3} | changes)
 
 
 def points(k=4, count=50):
@@ -92,35 +87,40 @@ def test_renumbering_maximizes_the_images_that_keep_their_number():
 
 
 def test_clusterings_follow_the_schedule():
-    trial = config(warmup_iterations=480, recluster_every=2400, iterations=48_000)
+    trial = clustered_trial(warmup_iterations=480, recluster_every=2400, iterations=48_000)
     due = {step: round_due(trial, step) for step in range(48_000)}
     assert [step for step, number in due.items() if number is not None] == list(range(480, 48_000, 2400))
     assert (due[480], due[2880], due[46_080]) == (0, 1, 19)
-    assert all(round_due(config(method="mdssl"), step) is None for step in range(12))
-    assert round_due(config(warmup_iterations=0), 0) == 0
+    assert all(round_due(clustered_trial(method="mdssl"), step) is None for step in range(12))
+    assert round_due(clustered_trial(warmup_iterations=0), 0) == 0
 
 
 def test_epsilon_decays_exponentially_to_its_final_value_at_the_last_clustering():
-    trial = config(warmup_iterations=480, recluster_every=2400, iterations=48_000)
+    trial = clustered_trial(warmup_iterations=480, recluster_every=2400, iterations=48_000)
     values = [epsilon_of(trial, number) for number in range(20)]
     assert values[0] == 1
     assert values[-1] == pytest.approx(0.01)
     ratios = np.divide(values[1:], values[:-1])
     np.testing.assert_allclose(ratios, ratios[0])
-    assert epsilon_of(config(recluster_every=100), 0) == 1
-    assert epsilon_of(config(epsilon=0.0, epsilon_final=0.0), 3) == 0
+    assert epsilon_of(clustered_trial(recluster_every=100), 0) == 1
+    assert epsilon_of(clustered_trial(epsilon=0.0, epsilon_final=0.0), 3) == 0
 
 
 def test_trial_id_ignores_clustering_settings_that_the_method_does_not_use():
-    assert config(method="mdssl").trial_id == config(method="mdssl", recluster_every=7, epsilon=0.5).trial_id
-    clustered = config(method="mdssl-clustered")
-    assert clustered.trial_id == config(method="mdssl-clustered", epsilon=0.5).trial_id
-    assert clustered.trial_id != config(method="mdssl-clustered", recluster_every=7).trial_id
-    assert config().trial_id != config(epsilon=0.5).trial_id
-    assert config().trial_id != config(outlier_rule="runner-up").trial_id
-    assert config(num_clusters=2).trial_id == config(num_clusters=2, outlier_rule="runner-up").trial_id
-    assert config().num_clusters == 3
-    assert config(num_clusters=3).trial_id == config().trial_id
+    assert (
+        clustered_trial(method="mdssl").trial_id
+        == clustered_trial(method="mdssl", recluster_every=7, epsilon=0.5).trial_id
+    )
+    clustered = clustered_trial(method="mdssl-clustered")
+    assert clustered.trial_id == clustered_trial(method="mdssl-clustered", epsilon=0.5).trial_id
+    assert clustered.trial_id != clustered_trial(method="mdssl-clustered", recluster_every=7).trial_id
+    assert clustered_trial().trial_id != clustered_trial(epsilon=0.5).trial_id
+    assert clustered_trial().trial_id != clustered_trial(outlier_rule="runner-up").trial_id
+    assert (
+        clustered_trial(num_clusters=2).trial_id == clustered_trial(num_clusters=2, outlier_rule="runner-up").trial_id
+    )
+    assert clustered_trial().num_clusters == 3
+    assert clustered_trial(num_clusters=3).trial_id == clustered_trial().trial_id
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_trial_id_ignores_clustering_settings_that_the_method_does_not_use():
 )
 def test_wrong_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        config(**changes)
+        clustered_trial(**changes)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from factories import Killed, kill_at, tiny_trial
+from factories import Killed, clustered_trial, kill_at
 from sklearn.metrics import normalized_mutual_info_score
 
 from mdssl.config.run import RunSettings
@@ -24,17 +24,12 @@ from mdssl.pretrain.pseudo_domains import (
 )
 
 
-def config(**changes):
-    clustered = {"method": "mdssl-robust", "domains": ("tiny-a", "tiny-b", "tiny-c"), "iterations": 12}
-    return tiny_trial(**clustered | {"warmup_iterations": 2, "recluster_every": 3} | changes)
-
-
 def load(data, trial):
     return Mixture.load(data, trial.domains, batch_per_domain=trial.batch_per_domain, device="cpu")
 
 
 def test_warmup_trains_simclr_on_the_union_before_clusters_are_used(tiny_data):
-    trial = config(num_clusters=2)
+    trial = clustered_trial(num_clusters=2)
     mixture = load(tiny_data, trial)
     (union,) = groups_of(trial, mixture, None)
     assert (len(union.rows), union.batch) == (3 * 64, 2 * 8)
@@ -50,7 +45,7 @@ def test_warmup_trains_simclr_on_the_union_before_clusters_are_used(tiny_data):
 
 
 def test_clustering_finds_distinct_domains_and_records_its_statistics(tiny_data, caplog):
-    trial = config(method="mdssl-clustered", cluster_space="encoder")
+    trial = clustered_trial(method="mdssl-clustered", cluster_space="encoder")
     mixture, model = load(tiny_data, trial), build_model(trial)
     with caplog.at_level(logging.INFO):
         found, record = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
@@ -72,7 +67,7 @@ def test_clustering_finds_distinct_domains_and_records_its_statistics(tiny_data,
 def two_rounds(tiny_data, monkeypatch):
     """Embeddings, a clustering, the next clustering, in which K-Means permutes the cluster numbers, and the settings of
     K-Means."""
-    trial = config(method="mdssl-clustered", cluster_space="encoder")
+    trial = clustered_trial(method="mdssl-clustered", cluster_space="encoder")
     mixture, model = load(tiny_data, trial), build_model(trial)
     before, _ = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
     other = torch.tensor([2, 0, 1])
@@ -102,7 +97,7 @@ def test_centroids_have_the_numbers_of_their_clusters(two_rounds):
 
 
 def test_cyclic_permutation_of_cluster_numbers_is_undone(tiny_data, monkeypatch):
-    trial = config()
+    trial = clustered_trial()
     mixture, labels = load(tiny_data, trial), torch.arange(192) % 3
     centroids = torch.eye(3, 128)
     before = PseudoDomains(0, labels, torch.ones(192, dtype=torch.bool), centroids)
@@ -114,7 +109,7 @@ def test_cyclic_permutation_of_cluster_numbers_is_undone(tiny_data, monkeypatch)
 
 
 def test_empty_cluster_does_not_change_the_certainty_of_images(tiny_data, monkeypatch):
-    trial = config(outlier_rule="farthest", epsilon=0.5)
+    trial = clustered_trial(outlier_rule="farthest", epsilon=0.5)
     mixture, model = load(tiny_data, trial), build_model(trial)
     z = pseudo_domains.embed(trial, model, mixture)
     labels = (torch.arange(192) % 2).long()
@@ -127,12 +122,12 @@ def test_empty_cluster_does_not_change_the_certainty_of_images(tiny_data, monkey
 
 
 def test_embeddings_are_normalized_unless_the_settings_disable_it(tiny_data):
-    trial = config()
+    trial = clustered_trial()
     mixture, model = load(tiny_data, trial), build_model(trial)
     z = pseudo_domains.embed(trial, model, mixture)
     assert z.shape == (192, 128)
     torch.testing.assert_close(z.norm(dim=1), torch.ones(192))
-    raw = pseudo_domains.embed(config(cluster_space="encoder", cluster_normalized=False), model, mixture)
+    raw = pseudo_domains.embed(clustered_trial(cluster_space="encoder", cluster_normalized=False), model, mixture)
     assert raw.shape == (192, 512)
     assert raw.norm(dim=1).std() > 0
 
@@ -143,7 +138,7 @@ def test_embeddings_are_normalized_unless_the_settings_disable_it(tiny_data):
     ids=["one cluster", "most clusters empty or tiny", "everything an outlier"],
 )
 def test_training_continues_after_degenerate_clusterings(tiny_data, tmp_path, changes):
-    trial = config(iterations=6, batch_per_domain=4, **changes)
+    trial = clustered_trial(iterations=6, batch_per_domain=4, **changes)
     ended = train(trial, data=tiny_data, trial_dir=tmp_path, device="cpu")
     rounds = pd.read_parquet(tmp_path / "clusters.parquet")
     assert ended["status"] == "finished"
@@ -173,7 +168,7 @@ def test_empty_cluster_forms_no_group(tiny_data, tmp_path, caplog):
 )
 def test_killed_run_resumes_to_the_same_result(tiny_data, tmp_path, step):
     # Images are clustered after steps 2 and 5.
-    trial, arguments = config(iterations=7), {"data": tiny_data, "device": "cpu"}
+    trial, arguments = clustered_trial(iterations=7), {"data": tiny_data, "device": "cpu"}
     every_step = RunSettings(report_every=1, checkpoint_seconds=0)
     train(trial, trial_dir=tmp_path / "straight", settings=RunSettings(report_every=1), **arguments)
     with pytest.raises(Killed):

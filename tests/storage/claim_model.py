@@ -16,7 +16,7 @@ from collections import defaultdict
 from types import SimpleNamespace
 
 import greenlet
-import pyarrow.fs
+from claim_stand_ins import BEAT, Store, event_of, thread_of
 
 from mdssl.storage import claim as claims
 from mdssl.storage import claim_files, filesystems
@@ -30,7 +30,6 @@ FAULTS = ("refused", "lost", "late", "twice", "slow")
 executed after the client has timed out; twice: it is executed again later; slow: the response is late."""
 LONGEST = 40.0
 """Longest delay of a request in seconds."""
-_BEAT = "claim-beat-"
 FOLDER = "bucket/results/trials/0123456789ab"
 
 
@@ -158,7 +157,7 @@ class World:
 
     def check_deletion(self, path: str) -> None:
         """A process only deletes files of its own or a dead owner's chain, unless requests or processes are late."""
-        if self.suspends or {"late", "twice"} & set(self.faults) or _BEAT in path:
+        if self.suspends or {"late", "twice"} & set(self.faults) or BEAT in path:
             return
         chain, name = {}, f"{FOLDER}/claim.json"
         while data := self.files.get(name):
@@ -171,7 +170,7 @@ class World:
     def check_succession(self, path: str) -> None:
         """A process only succeeds an owner that it has seen dead, or without a heartbeat for `DEAD_SECONDS`."""
         token = path.rpartition("/")[2].removeprefix("claim-after-").removesuffix(".json")
-        owners = [json.loads(data) for name, data in self.files.items() if _BEAT not in name]
+        owners = [json.loads(data) for name, data in self.files.items() if BEAT not in name]
         owner = next((owner for owner in owners if owner["token"] == token), None)
         if owner is None or (self.seen and owner["pid"] in self.dead):
             return
@@ -223,66 +222,6 @@ def _ignoring(action) -> None:
         action()
 
 
-class Store:
-    """The methods of pyarrow's S3 filesystem that `Location` uses."""
-
-    type_name = "s3"
-
-    def __init__(self, world: World):
-        self.world = world
-
-    def get_file_info(self, what):
-        return self.world.request(lambda: self._info(what), changes=False)
-
-    def _info(self, what):
-        files = self.world.files
-        if isinstance(what, str):
-            kind = pyarrow.fs.FileType.File if what in files else pyarrow.fs.FileType.NotFound
-            return pyarrow.fs.FileInfo(what, kind)
-        start = f"{what.base_dir}/"
-        inside = sorted(name for name in files if name.startswith(start) and "/" not in name.removeprefix(start))
-        return [pyarrow.fs.FileInfo(name, pyarrow.fs.FileType.File) for name in inside]
-
-    def open_input_file(self, path):
-        data = self.world.request(lambda: self._read(path), changes=False)
-        return pyarrow.BufferReader(data)
-
-    def _read(self, path):
-        world = self.world
-        if _BEAT in path:
-            token = path.partition(_BEAT)[2]
-            world.last_looks[world.current[0], token] = (world.now, float(world.files.get(path, 0)))
-        if path not in world.files:
-            if "claim-after" in path:
-                world.read_at[world.current[1]] = world.now
-            raise FileNotFoundError(path)
-        return world.files[path]
-
-    def open_output_stream(self, path):
-        world = self.world
-
-        class Stream:
-            def __enter__(self):
-                return self
-
-            def write(self, data):
-                world.request(lambda: world.files.update({path: data}), changes=True)
-
-            def __exit__(self, *exception):
-                pass
-
-        return Stream()
-
-    def delete_file(self, path):
-        def action():
-            if path not in self.world.files:
-                raise FileNotFoundError(path)
-            self.world.check_deletion(path)
-            del self.world.files[path]
-
-        self.world.request(action, changes=True)
-
-
 def check(seed: int, monkeypatch, **settings) -> World:
     """Run one simulation. At the end a further process must get the claim and leave no file."""
     world = World(seed, **settings)
@@ -290,7 +229,7 @@ def check(seed: int, monkeypatch, **settings) -> World:
     with monkeypatch.context() as patched:
         for module in (claims, claim_files, retries):
             patched.setattr(module, "time", clock)
-        patched.setattr(claims, "threading", SimpleNamespace(Thread=_thread_of(world), Event=_event_of(world)))
+        patched.setattr(claims, "threading", SimpleNamespace(Thread=thread_of(world), Event=event_of(world)))
         patched.setattr(claims, "random", world.random)
         patched.setattr(claims, "os", SimpleNamespace(getpid=lambda: world.current[0] if world.current else 0))
         patched.setattr(claims, "_new_token", world.new_token)
@@ -326,41 +265,3 @@ def _run(world: World) -> None:
     world.run(world.now + 20 * claims.DEAD_SECONDS)
     assert world.processes in world.done
     assert not world.files
-
-
-def _thread_of(world: World):
-    class Thread:
-        def __init__(self, target, name, daemon):
-            self.target, self.ended = target, False
-
-        def start(self):
-            def run():
-                self.target()
-                self.ended = True
-
-            world.start(world.current[0], run)
-
-        def join(self):
-            while not self.ended:
-                world.pause(0.1)
-
-    return Thread
-
-
-def _event_of(world: World):
-    class Event:
-        is_set = False
-
-        def set(self):
-            self.is_set = True
-
-        def clear(self):
-            self.is_set = False
-
-        def wait(self, seconds):
-            end = world.now + seconds
-            while not self.is_set and world.now < end:
-                world.pause(min(1, end - world.now))
-            return self.is_set
-
-    return Event

@@ -105,15 +105,11 @@ class Trials:
         wanted = self.settings.extend
         if not wanted:
             return set()
-        own = [each.config.trial_id for each in self.history.ordered()] if self.history else []
-        before = {trial_id for trial_id in own if extension(trial_dir_in(self.storage, trial_id)).exists()}
-        ended = [each for each in self.history.ordered() if each.status == "stopped"] if self.history else []
-        stopped = [
-            each
-            for each in ended
-            if each.config.trial_id not in before
-            and not stop_request(trial_dir_in(self.storage, each.config.trial_id)).exists()
-        ]
+        own = self.history.ordered() if self.history else []
+        folders = {each.config.trial_id: trial_dir_in(self.storage, each.config.trial_id) for each in own}
+        before = {trial_id for trial_id, folder in folders.items() if extension(folder).exists()}
+        ended = [each for each in own if each.status == "stopped" and each.config.trial_id not in before]
+        stopped = [each for each in ended if not stop_request(folders[each.config.trial_id]).exists()]
         if wanted > len(before) + len(stopped):
             raise InputError(
                 f"extend is {wanted}, but {len(before) + len(stopped)} trials of this sweep ended early; give at most "
