@@ -92,7 +92,7 @@ def resolve_splits(
         if len(part) == 0:
             raise InputError(f"dataset {name!r} has an empty {split} split. Add images, or leave the split out.")
         if split != "unlabelled":
-            _check_labels(name, split, part, source.classes)
+            check_labels(name, split, part, source.classes)
     parts = _separate_unlabelled(source.parts, source.findings)
     if "train" not in parts:
         return _all_unlabelled(parts, source.findings)
@@ -202,7 +202,8 @@ def _choose(part: Part, counts: np.ndarray, seed: int) -> np.ndarray:
     return chosen
 
 
-def _check_labels(name: str, split: str, part: Part, classes: tuple[str, ...]) -> None:
+def check_labels(name: str, split: str, part: Part, classes: tuple[str, ...]) -> None:
+    """Raise ``InputError`` unless each label is a number of one of ``classes`` or ``NO_LABEL``."""
     wrong = np.flatnonzero((part.labels < NO_LABEL) | (part.labels >= len(classes)))
     if len(wrong) == 0:
         return

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mdssl.data.prepare import prepare
+from mdssl.data.sources.base import Reading
 from mdssl.data.sources.open import detect_kind
 
 
@@ -67,6 +68,12 @@ def test_npz_with_keras_names_label_columns_and_gray_images_is_read(tmp_path, rn
 )
 def test_a_bad_npz_is_refused(write_npz, refused, replaced, message):
     assert message in refused(write_npz(**replaced))
+
+
+@pytest.mark.parametrize("label", [3, 4, -2])
+def test_labels_out_of_range_are_refused_for_selected_classes_too(write_npz, refused, label):
+    path = write_npz(train_labels=np.array([label] + [1] * 11))
+    assert f"label {label} in toy.npz train_images row 0" in refused(path, reading=Reading(classes=("cat", "owl")))
 
 
 @pytest.mark.parametrize("kept", [0, 10, 1000, 40_000])

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mdssl.data.sources.base import NO_LABEL, Findings, Part
+from mdssl.data.splits import check_labels
 from mdssl.errors import InputError, check_name, some_of
 
 NOT_SELECTED = "images of classes that were not selected"
@@ -78,7 +79,7 @@ def select_classes(
     """Return the ``wanted`` classes, in this order, with their images. Images without a label stay.
 
     Raises:
-        InputError: one of ``wanted`` is not among ``classes``.
+        InputError: one of ``wanted`` is not among ``classes``, or a label is out of their range.
     """
     wanted = tuple(map(class_name, wanted))
     check_classes(wanted, classes, origin)
@@ -87,6 +88,7 @@ def select_classes(
     number[NO_LABEL] = NO_LABEL
     kept = {}
     for split, part in parts.items():
+        check_labels(origin, split, part, classes)
         labels = number[part.labels]
         rows = np.flatnonzero(labels != -2)
         if left := len(part) - len(rows):
