@@ -133,20 +133,19 @@ def _bits_of(values: np.ndarray) -> int:
 
 
 def grey_bits(part: Part) -> int:
-    """Estimate the bit depth of grey images of more than 8 bits in ``part`` from up to 256 of them.
+    """Estimate the bit depth of grey images of more than 8 bits in ``part`` from a sample of up to 256 images.
 
-    One depth for all images preserves their relative brightness. Returns 0 if the first image is of another kind.
+    One depth for all images preserves their relative brightness. Returns 0 if no image of the sample is of this kind.
     """
     found = 0
     rows = np.unique(np.linspace(0, len(part) - 1, min(_SAMPLE, len(part))).astype(int))
     for raw in part.read(rows):
-        # Images that cannot be decoded are reported later.
-        with contextlib.suppress(Exception):
-            image = None if isinstance(raw, np.ndarray) else _open(raw)
-            if image is not None and image.mode.startswith("I"):
-                found = max(found, _bits_of(np.asarray(image)))
-        if not found:
-            break
+        # Images that cannot be decoded are reported later. Of those of other kinds, only the header is read.
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+            if not isinstance(raw, np.ndarray):
+                with Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw) as image:
+                    if image.mode.startswith("I"):
+                        found = max(found, _bits_of(np.asarray(image)))
     return found
 
 

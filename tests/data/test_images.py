@@ -73,15 +73,18 @@ def test_gray_camera_images_in_16_bit_files_are_scaled_by_their_bit_depth(rng, e
     assert np.array_equal(to_rgb(encode(values))[..., 0], expected)
 
 
-def test_a_dark_image_of_a_12_bit_camera_stays_dark(rng, encode, tmp_path):
-    """The bit depth is that of the whole dataset, and the remarks record it."""
+@pytest.mark.parametrize("first", [None, "damaged", "RGB"])
+def test_a_dark_image_of_a_12_bit_camera_stays_dark(first, rng, encode, tmp_path):
+    """The bit depth is that of the whole dataset, whatever its first image is, and the remarks record it."""
+    (tmp_path / "scans").mkdir()
     for number in range(8):
-        folder = tmp_path / f"scans/{'ab'[number % 2]}"
-        folder.mkdir(parents=True, exist_ok=True)
-        values = rng.integers(0, 200 if number == 0 else 4096, (32, 32), dtype=np.uint16)
-        (folder / f"{number}.png").write_bytes(encode(values))
-    scans = prepare("scans", data=tmp_path / "data", source=tmp_path / "scans", progress=False)
-    brightest = sorted(image.max() for split in ("train", "test") for image in scans.split(split).images)
+        values = rng.integers(0, 200 if number == 1 else 4096, (32, 32), dtype=np.uint16)
+        (tmp_path / f"scans/{number}.png").write_bytes(encode(values))
+    if first is not None:
+        content = b"" if first == "damaged" else encode(Image.new(first, (32, 32), "red"))
+        (tmp_path / "scans/+.png").write_bytes(content)
+    scans = prepare("scans", data=tmp_path / "data", source=tmp_path / "scans", skip_damaged=True, progress=False)
+    brightest = sorted(image[..., 1].max() for image in scans.pretraining_images()[first == "RGB" :])
     assert brightest[0] <= 13 and brightest[1] > 250
     assert "grey images of more than 8 bits, scaled from 0 to 4,095" in scans.meta["remarks"]
 
