@@ -202,10 +202,10 @@ def convert_part(
 
 
 def convert_each(
-    part: Part, size: int, resize_filter: str, workers: int | None = None
+    part: Part, size: int, resize_filter: str, workers: int | None, bits: int
 ) -> Iterator[list[np.ndarray | InputError]]:
     """`convert_part` with an error in place of each image that cannot be decoded."""
-    for images, errors, *_ in convert_part(part, size, resize_filter, workers):
+    for images, errors, *_ in convert_part(part, size, resize_filter, workers, bits):
         good = iter(images)
         yield [errors[place] if place in errors else next(good) for place in range(len(images) + len(errors))]
 

@@ -110,7 +110,8 @@ def prepare(
             train_per_class=published.train_per_class if published else None,
             joins_validation=bool(published and published.joins_validation),
         )
-        bits = max(map(grey_bits, parts.values()))
+        # Of the source's own parts, because embeddings of a folder see its images before any split.
+        bits = max(map(grey_bits, source.parts.values()))
         size, resize_filter = settings.image_size, settings.resize_filter
         with all_or_nothing(data, name, resumes=True) as folder, image_progress(progress) as bar:
             expected = estimate(name, parts, size, resize_filter, folder=data, unfinished=folder, workers=workers)

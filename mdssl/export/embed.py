@@ -140,7 +140,7 @@ def _decoded(
     images: ImagesToEmbed, rows: np.ndarray, preparation: Preparation, workers: int | None, skip_damaged: bool
 ) -> Iterator[np.ndarray | InputError]:
     """Each image as uint8 (S, S, 3), or its error where ``skip_damaged`` allows it."""
-    chunks = convert_each(images.part.take(rows), preparation.size, preparation.filter, workers)
+    chunks = convert_each(images.part.take(rows), preparation.size, preparation.filter, workers, images.bits)
     for image in chain.from_iterable(chunks):
         if isinstance(image, InputError) and not skip_damaged:
             raise InputError(f"{image} Or leave out all damaged images with --skip-damaged.")

@@ -64,7 +64,9 @@ class Parts:
         part_rows = min(max(PIXELS // size**2, FEWEST), MOST)
         starts = range(0, len(images), part_rows)
         self.rows = [np.arange(start, min(start + part_rows, len(images))) for start in starts]
-        self._digests = [_digest(images.state(rows).encode()) for rows in self.rows]
+        # The pixels of a grey image of more than 8 bits depend on the other images.
+        bits = f" {images.bits} bits" if images.bits else ""
+        self._digests = [_digest(f"{images.state(rows)}{bits}".encode()) for rows in self.rows]
         there = set(self.folder.names())
         self.missing = [
             number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 from mdssl.config.trial import TrialConfig
 from mdssl.data.builtin import BUILTIN
 from mdssl.data.dataset import SPLITS, Dataset, open_dataset
-from mdssl.data.decode import FILTERS, LARGEST_SIZE, SMALLEST_SIZE
+from mdssl.data.decode import FILTERS, LARGEST_SIZE, SMALLEST_SIZE, grey_bits
 from mdssl.data.mixture import fingerprint_of
 from mdssl.data.remote import described_in, ensure_local, is_prepared_in
 from mdssl.data.sources.base import Findings, Part
@@ -115,6 +115,11 @@ class ImagesToEmbed:
 
     def __len__(self) -> int:
         return len(self.part.labels)
+
+    @cached_property
+    def bits(self) -> int:
+        """`grey_bits` of all images."""
+        return grey_bits(self.part)
 
     def columns(self, rows: np.ndarray) -> dict[str, pa.Array]:
         """Return the keys of ``rows``, and ``label`` where any image of the source has one."""

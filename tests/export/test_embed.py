@@ -15,6 +15,7 @@ from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import fingerprint
+from mdssl.data.prepare import prepare
 from mdssl.evaluate.features import extract_features
 from mdssl.export import embed, embeddings_file
 from mdssl.export.images import open_images
@@ -136,6 +137,24 @@ def test_images_of_other_sizes_are_resized_as_in_prepare(run, pictures, trial):
     _, model = load_model(Location.of(trial[0]) / "trials" / trial[1])
     seen = extract_features(model, np.stack([np.asarray(image) for image in small]))["encoder"]
     np.testing.assert_allclose(np.stack(run(pictures)["embedding"]), seen, rtol=1e-4, atol=1e-5)
+
+
+def test_dark_16_bit_images_keep_their_brightness_as_in_prepare(run, tmp_path, trial, monkeypatch):
+    """The bit depth is that of all images, also where parts of an interrupted run are there already."""
+    rng, scans = np.random.default_rng(0), tmp_path / "scans"
+    scans.mkdir()
+    for number in range(32):
+        image = rng.integers(0, 200, (16, 16)).astype(np.uint16)
+        Image.fromarray(image).save(scans / f"{number:02}.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(embeddings_file.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(scans, code=130)
+    Image.fromarray(rng.integers(0, 4096, (16, 16)).astype(np.uint16)).save(scans / "99.png")
+    seen = prepare("scans", data=tmp_path / "data", source=scans, image_size=16, progress=False).pretraining_images()
+    assert seen[0].max() <= 13
+    _, model = load_model(Location.of(trial[0]) / "trials" / trial[1])
+    expected = extract_features(model, seen)["encoder"]
+    np.testing.assert_allclose(np.stack(run(scans)["embedding"]), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_interrupted_run_resumes_after_its_last_written_part(run, encoded, tmp_path, expected, monkeypatch):
