@@ -96,16 +96,16 @@ def resolve_splits(
     parts = _separate_unlabelled(source.parts, source.findings)
     if "train" not in parts:
         return _all_unlabelled(parts, source.findings)
-    parts, classes = _drop_empty_classes(parts, source.classes, source.findings)
     rule: dict = {"rule": "as given"}
+    # First, because a class that it alone has would have no training image.
+    if "test" in parts and "validation" in parts and not joins_validation:
+        left = parts.pop("validation")
+        rule["left_out"] = {"validation": len(left)}
+        source.findings.leave_out("validation images, because there is a test split", left.where(0), len(left))
+    parts, classes = _drop_empty_classes(parts, source.classes, source.findings)
     train, test, validation = parts["train"], parts.get("test"), parts.get("validation")
     if test is not None and validation is not None:
-        if joins_validation:
-            train, rule = Part.join(train, validation), {"rule": "train and validation joined"}
-        else:
-            rule["left_out"] = {"validation": len(validation)}
-            reason = "validation images, because there is a test split"
-            source.findings.leave_out(reason, validation.where(0), len(validation))
+        train, rule = Part.join(train, validation), {"rule": "train and validation joined"}
     elif validation is not None:
         test, rule = validation, {"rule": "validation as test"}
     elif test is None:
@@ -137,6 +137,8 @@ def _separate_unlabelled(parts: Mapping[str, Part], findings: Findings) -> dict[
             findings.leave_out(f"{split} images without a label", without.where(0), len(without))
         if has_label.any():
             kept[split] = part.take(np.flatnonzero(has_label))
+        elif split != "train":
+            findings.splits.pop(split, None)
     if unlabelled:
         kept["unlabelled"] = reduce(Part.join, unlabelled)
     return kept
@@ -146,6 +148,7 @@ def _all_unlabelled(parts: dict[str, Part], findings: Findings) -> tuple[dict[st
     for split, part in parts.items():
         if split != "unlabelled":
             findings.leave_out(f"{split} images, because no training image has a label", part.where(0), len(part))
+            findings.splits.pop(split, None)
     empty = parts["unlabelled"].take(np.arange(0)).labelled(np.empty(0, dtype=np.int64))
     return {"train": empty, "test": empty, "unlabelled": parts["unlabelled"]}, (), {"rule": "no labels"}
 

@@ -40,6 +40,24 @@ def test_left_out_files_are_counted_and_recorded(photos, prepared, tmp_path):
     assert open_dataset(tmp_path / "data", "toy").meta == toy.meta
 
 
+@pytest.mark.parametrize(
+    ("folders", "split"),
+    [
+        (("train/cat", "train/dog", "test"), "chosen with seed 0 (train from train)"),
+        (("train/cat", "train/dog", "val/cat", "val/dog", "test"), "(train from train, validation from val)"),
+        (("train", "test/cat", "test/dog"), "no labels: for pretraining only (train from train)"),
+    ],
+)
+def test_a_test_split_that_is_left_out_is_not_said_to_be_used(folders, split, photos, prepared):
+    assert next(summary(prepared(photos(*each(*folders)), test_fraction=0.5))).endswith(split)
+
+
+def test_a_class_of_the_left_out_validation_split_alone_is_left_out(photos, prepared):
+    toy = prepared(photos(*each(*(f"{split}/{name}" for split in ("train", "test") for name in "ab"), "val/owl")))
+    assert toy.classes == ("a", "b")
+    assert toy.meta["left_out"]["classes without an image"] == {"count": 1, "example": "owl"}
+
+
 def test_damaged_images_are_all_named_and_left_out_on_request(photos, prepared):
     root = photos(*(f"{name}/{number:02}.png" for name in ("cat", "dog") for number in range(20)))
     whole = prepared(root, "whole")
