@@ -5,7 +5,8 @@
 A copy is downloaded on first use to a hidden folder, under the lock for preparing, and renamed after its SHA-256 is
 checked. Later uses compare only ``meta.json``, and download again if the dataset in the bucket has changed.
 
-To prepare a dataset in a bucket, mdssl prepares it in the local folder and uploads it, ``meta.json`` last.
+To prepare a dataset in a bucket, mdssl prepares it in the local folder and uploads it, ``meta.json`` last. Until then,
+``uploading.json`` marks the files as those of mdssl.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ _CHUNK = 8 << 20
 _BIG = 32 << 20
 """Progress is shown from this number of bytes on."""
 
+_UPLOADING = replace(DATASET, marker="uploading.json", files=(*DATASET.files, "uploading.json"))
+"""A dataset whose upload has begun."""
 log = logging.getLogger(__name__)
 
 
@@ -251,7 +255,7 @@ def prepare_in(
         return prepare(name, data=folder, overwrite=overwrite, progress=progress, **options)
     was_there = is_prepared_in(data, name)
     if overwrite or not was_there:
-        check_replaceable(bucket / name, DATASET)
+        check_replaceable(bucket / name, _UPLOADING if (bucket / name / _UPLOADING.marker).exists() else DATASET)
     bucket.check_writable("--data or MDSSL_DATA")
     if was_there and not overwrite:
         fetch(bucket, folder, name, progress=progress)
@@ -265,12 +269,15 @@ def prepare_in(
 def _upload(folder: Path, target: Location, progress: bool) -> None:
     """Upload a dataset. Readers ignore a dataset without ``meta.json``, so it is deleted first and uploaded last."""
     try:
+        meta = (folder / "meta.json").read_bytes()
+        (target / _UPLOADING.marker).write_bytes(meta)
         (target / "meta.json").delete()
         with byte_progress(progress) as bar:
             task = bar.add_task(f"upload {target.name}", total=sum((folder / file).stat().st_size for file in ARRAYS))
             for file in ARRAYS:
                 retry(target.uri, partial(_upload_file, folder / file, target / file, bar, task), is_local=False)
-        (target / "meta.json").write_bytes((folder / "meta.json").read_bytes())
+        (target / "meta.json").write_bytes(meta)
+        (target / _UPLOADING.marker).delete()
     except OSError as error:
         raise InputError(
             f"dataset {target.name!r} cannot be uploaded to {target.parent}: {error}. It is prepared in {folder}; "

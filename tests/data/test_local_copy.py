@@ -11,6 +11,7 @@ import s3_server
 
 from mdssl.cli.main import main
 from mdssl.data import remote as remote_module
+from mdssl.data.atomic_folder import ARRAYS
 from mdssl.data.dataset import open_dataset
 from mdssl.data.remote import ensure_local, folder_of
 from mdssl.storage.location import Location
@@ -148,6 +149,39 @@ def test_a_dataset_in_a_bucket_is_prepared_once_for_all_machines(bucket, tmp_pat
     assert Location.of(f"{bucket}/data/cells/meta.json").read_bytes() == meta
     assert main(["data", "prepare", "cells", "--data", f"{bucket}/data", "--source", str(source), "--size", "16"]) == 2
     assert "already prepared with image size 8, not 16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_an_interrupted_upload_is_repeated_by_the_same_command(bucket, tmp_path, monkeypatch, overwrite, capsys):
+    data, source = f"{bucket}/data", npz(tmp_path / "cells.npz")
+    if overwrite:
+        prepare("cells", data, npz(tmp_path / "other.npz", seed=1))
+    upload, sent = remote_module._upload_file, []
+
+    def interrupted(*arguments):
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+        sent.append(upload(*arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote_module, "_upload_file", interrupted)
+        command = ["data", "prepare", "cells", "--data", data, "--source", str(source), "--size", "8"]
+        assert main([*command, *overwrite]) == 130
+    with pytest.raises(ValueError, match="unknown dataset 'cells'"):
+        ensure_local(data, ["cells"])
+    prepare("cells", data, source, *overwrite)
+    assert Location.of(f"{data}/cells").files() == ["meta.json", *sorted(ARRAYS)]
+    monkeypatch.setenv("MDSSL_DATA_CACHE", str(tmp_path / "another machine's"))
+    open_dataset(ensure_local(data, ["cells"]), "cells").check_fingerprints()
+
+
+def test_arrays_that_mdssl_did_not_upload_are_kept(bucket, tmp_path, capsys):
+    theirs = Location.of(f"{bucket}/data/cells/train/images.npy")
+    theirs.write_bytes(b"theirs")
+    command = ["data", "prepare", "cells", "--data", f"{bucket}/data", "--source", str(npz(tmp_path / "cells.npz"))]
+    assert main([*command, "--overwrite"]) == 2
+    assert "train/images.npy, which mdssl did not write" in capsys.readouterr().err
+    assert theirs.read_bytes() == b"theirs"
 
 
 def test_list_and_show_work_for_a_bucket(remote, tmp_path, capsys, cache):
