@@ -86,7 +86,10 @@ def check_dataset_name(name: str) -> None:
 
 
 def check_same(dataset: Dataset, settings: PrepareSettings) -> None:
-    """Raise ``InputError`` if ``dataset`` was prepared with other settings; without a source, any source is valid."""
+    """Raise ``InputError`` if ``dataset`` was prepared with other settings.
+
+    Without a source any source is valid, and of the choices of how to read it those are compared that are given.
+    """
     meta, origin, source = dataset.meta, dataset.meta["source"], settings.source
     pairs = [
         ("image size", meta["image_size"], settings.image_size),
@@ -102,9 +105,9 @@ def check_same(dataset: Dataset, settings: PrepareSettings) -> None:
     # Recorded only if they decided anything.
     decided = [("seed", "seed", settings.seed), ("test fraction", "test_fraction", settings.test_fraction)]
     pairs += [(what, meta["split"][key], asked) for what, key, asked in decided if key in meta["split"]]
-    if source is not None and "reading" in meta:
+    if "reading" in meta:
         asked = settings.recorded_reading()
-        for key in dict.fromkeys((*asked, *meta["reading"])):
+        for key in dict.fromkeys((*asked, *(meta["reading"] if source is not None else ()))):
             flag = f"--{key.replace('_', '-')}"
             pairs.append((flag, _in_words(meta["reading"].get(key)), _in_words(asked.get(key))))
     differences = [f"{what} {there}, not {now}" for what, there, now in pairs if there != now]

@@ -169,9 +169,13 @@ def test_a_changed_source_needs_overwrite(change, photos, prepared):
 
 def test_another_classes_option_needs_overwrite(photos, prepared):
     root = photos(*each("cat", "dog", "cow"))
-    prepared(root, test_fraction=0.5)
-    with pytest.raises(ValueError, match=r"--classes not given, not cat dog.*--overwrite"):
-        prepared(root, test_fraction=0.5, reading=Reading(classes=("cat", "dog")))
+    first = prepared(root, test_fraction=0.5, reading=Reading(classes=("cat", "cow")))
+    for source in (root, None):
+        with pytest.raises(ValueError, match=r"--classes cat cow, not cat dog.*--overwrite"):
+            prepared(source, test_fraction=0.5, reading=Reading(classes=("cat", "dog")))
+    with pytest.raises(ValueError, match=r"--classes cat cow, not not given.*--overwrite"):
+        prepared(root, test_fraction=0.5)
+    assert prepared(None, test_fraction=0.5).meta == first.meta
 
 
 @pytest.mark.parametrize(
