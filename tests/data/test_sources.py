@@ -234,6 +234,21 @@ def test_volumes_are_refused(write_npz, refused, shape):
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "reading", "message"),
+    [
+        ("toy.npz", {"splits": {}}, "Leave --splits and --label-column out"),
+        ("hub/train.parquet", {"splits": {"train": "train.parquet"}}, "train.parquet is one file. Leave --splits out"),
+        ("hub/train.parquet", {"classes": (), "label_column": "label"}, "'label', but --classes none reads no labels"),
+    ],
+)
+def test_options_that_a_source_cannot_follow_are_refused(write_npz, shard, tmp_path, file, reading, message):
+    write_npz()
+    shard(file="train.parquet")
+    with pytest.raises(ValueError, match=message):
+        prepare("toy", data=tmp_path / "data", source=tmp_path / file, progress=False, reading=Reading(**reading))
+
+
 def test_missing_empty_and_unknown_sources_are_refused(tmp_path, refused):
     (tmp_path / "empty").mkdir()
     assert "does not exist" in refused(tmp_path / "nowhere")

@@ -138,7 +138,7 @@ class Reading:
     label_column: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ``InputError`` for splits that overlap and for classes that are named twice."""
+        """Raise ``InputError`` for splits that overlap, classes that are named twice, and a label column to ignore."""
         if self.splits:
             places = {split: os.path.normpath(place) for split, place in self.splits.items()}
             for (split, place), (other, outer) in itertools.permutations(places.items(), 2):
@@ -150,3 +150,7 @@ class Reading:
             object.__setattr__(self, "splits", places)
         if self.classes and len(set(self.classes)) < len(self.classes):
             raise InputError(f"classes are {', '.join(self.classes)}; give each class once.")
+        if self.classes == () and self.label_column is not None:
+            raise InputError(
+                f"label column is {self.label_column!r}, but --classes none reads no labels. Leave one of them out."
+            )

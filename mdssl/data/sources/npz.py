@@ -30,7 +30,7 @@ def npz_source(path: Path, reading: Reading | None = None) -> Source:
         InputError: the file is truncated, needs unpickling or lacks arrays, or an array has a wrong shape or type.
     """
     reading, findings = reading or Reading(), Findings()
-    if reading.splits or reading.label_column:
+    if reading.splits is not None or reading.label_column:
         raise InputError(
             f"the array names of {path} define its splits and labels, such as train_images and train_labels. Leave "
             "--splits and --label-column out."
