@@ -6,7 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mdssl.data.sources import parquet
 from mdssl.data.sources.base import Reading
+from mdssl.data.sources.parquet import parquet_source
 
 
 def shard(path, labels, images=None, **columns):
@@ -57,6 +59,27 @@ def test_npz_and_parquet_of_the_same_images_give_the_same_dataset(tmp_path, prep
     one, other = prepared(tmp_path / "a.npz", "a"), prepared(tmp_path / "hub", "b")
     assert (one.classes, one.fingerprints) == (other.classes, other.fingerprints)
     assert one.meta["remarks"] == other.meta["remarks"] != []
+
+
+def test_only_row_groups_with_wanted_rows_are_read(tmp_path, monkeypatch):
+    labels = np.arange(30) % 3
+    for number in range(2):
+        path = shard(tmp_path / f"hub/train-0000{number}-of-00002.parquet", labels)
+        pq.write_table(pq.read_table(path), path, row_group_size=7)
+    part, read, iter_batches = parquet_source(tmp_path / "hub").parts["train"], [], pq.ParquetFile.iter_batches
+
+    def counted(*arguments, **options):
+        for batch in iter_batches(*arguments, **options):
+            read.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(parquet, "_BATCH_ROWS", 5)
+    every = list(part.read(np.arange(60)))
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    for rows, most in (([0, 1], 5), ([29], 2), ([3, 15, 16, 28, 29, 59], 7 + 7 + 2 + 2), ([], 0)):
+        read.clear()
+        assert list(part.read(np.array(rows, dtype=int))) == [every[row] for row in rows]
+        assert sum(read) <= most
 
 
 def test_rows_without_a_label_are_used_only_for_pretraining(tmp_path, prepared):

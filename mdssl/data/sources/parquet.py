@@ -123,16 +123,25 @@ class _Shard:
         self.classes, self.remark = _class_names(self.name, schema, self.label_column)
 
     def read(self, rows: np.ndarray) -> Iterator[RawImage]:
-        """Yield the raw images of ascending ``rows``."""
-        start = 0
+        """Yield the raw images of ascending ``rows``. Row groups without any of them are not read."""
+        if not len(rows):
+            return
         try:
             with pq.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(_BATCH_ROWS, columns=[self.image_column]):
+                counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+                borders = np.cumsum([0, *counts])
+                groups, which = np.unique(np.searchsorted(borders, rows, side="right") - 1, return_inverse=True)
+                # The number of each row among those of the row groups that are read.
+                rows = rows - (borders[groups] - np.cumsum([0, *np.diff(borders)[groups][:-1]]))[which]
+                start = 0
+                for batch in file.iter_batches(_BATCH_ROWS, groups.tolist(), columns=[self.image_column]):
                     first, last = np.searchsorted(rows, [start, start + batch.num_rows])
                     images = batch.column(0)
                     for row in rows[first:last]:
                         yield self._raw(images[int(row) - start].as_py())
                     start += batch.num_rows
+                    if last == len(rows):
+                        return
         except (OSError, pa.ArrowException) as error:
             raise self._broken(error) from error
 
