@@ -22,6 +22,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -281,5 +282,10 @@ def _in_pool(tasks: Iterator[Task], workers: int) -> Iterator[Converted]:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"one of the {workers} processes that decode images was killed, probably because memory ran out. Use "
+            "fewer, such as --workers 1. What is decoded is kept."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -50,7 +50,7 @@ def estimate(
         )
     largest = max(parts.values(), key=len)
     rows = np.arange(min(_SAMPLE, len(largest)))
-    # To read the first images of a Parquet file takes as long as to read a whole part of it.
+    # To read the first images of a Parquet file takes as long as to read a whole row group of it.
     first = list(largest.read(rows))
     start = time.perf_counter()
     for raw in first:
