@@ -24,7 +24,7 @@ from mdssl.data.progress import byte_progress, image_progress
 from mdssl.data.settings import PrepareSettings, check_dataset_name, check_same
 from mdssl.data.sources.base import Part, Source, count_of
 from mdssl.data.sources.catalog import USUAL_SIZE, description_of, published_as, variant_of
-from mdssl.data.sources.open import open_source, owner_of_files, source_state
+from mdssl.data.sources.open import open_source, owner_of_files
 from mdssl.data.splits import PARTS, resolve_splits
 from mdssl.errors import InputError, check_number
 from mdssl.storage.location import Location
@@ -228,7 +228,7 @@ def _meta(
         "path_digest": settings.source_digest(),
     }
     if settings.source is not None:
-        origin["state"] = source_state(settings.source, source.kind, settings.reading)
+        origin["state"] = source.state
     places = {split: findings.splits[split] for split in PARTS if split in findings.splits}
     return {
         "format": META_FORMAT,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from factories import each
 
+from mdssl.data import prepare as prepare_module
 from mdssl.data.sources.base import Findings, Reading
 from mdssl.data.sources.folder import layout
 from mdssl.data.splits import split_of
@@ -165,6 +166,19 @@ def test_a_changed_source_needs_overwrite(change, photos, prepared):
     with pytest.raises(ValueError, match=r"before it was changed \(4 files.*--overwrite"):
         prepared(root, test_fraction=0.5)
     assert prepared(root, test_fraction=0.5, overwrite=True).fingerprints != before.fingerprints
+
+
+def test_images_that_arrive_while_a_source_is_read_are_a_change(photos, prepared, monkeypatch):
+    root, write = photos(*each("cat", "dog")), prepare_module.write_arrays
+
+    def late(*arguments):
+        photos("cat/9.png")
+        return write(*arguments)
+
+    monkeypatch.setattr(prepare_module, "write_arrays", late)
+    assert sum(prepared(root, test_fraction=0.5).counts.values()) == 4
+    with pytest.raises(ValueError, match=r"before it was changed \(4 files then, 5 files now\)"):
+        prepared(root, test_fraction=0.5)
 
 
 def test_another_classes_option_needs_overwrite(photos, prepared):

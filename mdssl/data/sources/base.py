@@ -113,6 +113,7 @@ class Source:
         classes: class names; a label is an index into them.
         parts: ``train`` and optionally ``test``, ``validation`` and ``unlabelled``; labels of the last are ignored.
         findings: the files that were used and left out.
+        state: see `mdssl.data.sources.open.source_state`.
     """
 
     kind: str
@@ -120,6 +121,7 @@ class Source:
     classes: tuple[str, ...]
     parts: dict[str, Part]
     findings: Findings = field(default_factory=Findings)
+    state: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,16 +147,18 @@ def open_source(
     if source is None:
         raise InputError(f"kind {kind!r} needs a path to read {name!r} from. Give one with --source PATH.")
     _check_exists(source)
+    if source.is_file() and kind == "folder":
+        raise InputError(f"source {str(source)!r} is a file; kind 'folder' reads a folder of images. Give one.")
+    # First: a file that arrives from now on makes the source another one.
+    state = source_state(source, kind, reading or Reading())
     if kind == "npz":
         files = npz_files(source)
         if len(files) != 1:
             raise InputError(
                 f"source {str(source)!r} has {count_of(len(files), 'npz file')}. Give the path of one with --source."
             )
-        return replace(npz_source(files[0], reading), origin=source.name)
-    if source.is_file() and kind == "folder":
-        raise InputError(f"source {str(source)!r} is a file; kind 'folder' reads a folder of images. Give one.")
-    return (parquet_source if kind == "parquet" else folder_source)(source, reading)
+        return replace(npz_source(files[0], reading), origin=source.name, state=state)
+    return replace((parquet_source if kind == "parquet" else folder_source)(source, reading), state=state)
 
 
 def _check_exists(source: Path) -> None:
