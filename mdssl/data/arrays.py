@@ -64,7 +64,7 @@ class Written:
     notes: Counter[str] = field(default_factory=Counter)
 
     def same_pixels(self) -> dict[str, int]:
-        """Count test images with the pixels of a training image, and training images with the pixels of another one."""
+        """Count test images with the pixels of a training image, and copies: of k equal training images, k - 1."""
         train = [digest for name, content in self.contents.items() if name != "test" for digest in content.digests]
         distinct = set(train)
         in_train = sum(digest in distinct for digest in self.contents["test"].digests)

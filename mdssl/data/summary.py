@@ -39,7 +39,7 @@ def summary(dataset: Dataset) -> Iterator[str]:
     if same.get("test_in_train"):
         yield f"test images with the pixels of a training image: {same['test_in_train']:,}"
     if same.get("within_train"):
-        yield f"training images with the pixels of another training image: {same['within_train']:,}"
+        yield f"training images that are copies of another, by their pixels: {same['within_train']:,}"
 
 
 def _splits(rule: dict) -> str:

@@ -35,7 +35,7 @@ def test_left_out_files_are_counted_and_recorded(photos, prepared, tmp_path):
     said = "\n".join(summary(toy))
     assert "left out: files without an image suffix (.txt): 2, such as train/cat/notes.txt" in said
     assert "followed links: 1, such as train/dog/linked.png" in said
-    assert "training images with the pixels of another training image: 1" in said
+    assert "training images that are copies of another, by their pixels: 1" in said
     assert "cat 2/2, dog 3/2" in said
     assert open_dataset(tmp_path / "data", "toy").meta == toy.meta
 
