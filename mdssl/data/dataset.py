@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -171,7 +172,7 @@ class Dataset:
 
     def _damaged(self, path: Path, why: str) -> InputError:
         file = f"{self.data}/{self.name}/{path.relative_to(self.path)}"
-        again = prepare_command(self.data, self.name)
+        again = prepare_command(self.data, self.name, self.meta)
         return InputError(f"prepared file {file} is damaged: {why}. Prepare it again: {again} --overwrite")
 
 
@@ -237,13 +238,23 @@ def list_datasets(data: str | Path) -> tuple[list[Dataset], list[str]]:
     return datasets, problems
 
 
-def prepare_command(data: str | Path, name: str) -> str:
-    """Return the command that prepares ``name``."""
-    command = f"mdssl data prepare {name} --data {data}"
-    if name in CATALOG and CATALOG[name].published is None:
-        return command
-    published = published_as(name)
-    return f"{command} --download" if published and published.remotes else f"{command} --source PATH"
+def prepare_command(data: str | Path, name: str, meta: dict | None = None) -> str:
+    """Return the command that prepares ``name``; with the ``meta`` of a dataset, as that was prepared."""
+    words = ["mdssl", "data", "prepare", name, "--data", str(data)]
+    kind = "published"
+    if meta is not None:
+        kind, split = meta["source"]["kind"], meta["split"]
+        flags = {"size": meta["image_size"], "filter": meta["resize_filter"]}
+        flags |= {key: split[key] for key in ("seed", "test_fraction") if key in split} | meta.get("reading", {})
+        for key, value in flags.items():
+            if isinstance(value, dict):
+                value = [f"{part}={place}" for part, place in value.items()]
+            listed = value if isinstance(value, list) else [str(value)]
+            words += [f"--{key.replace('_', '-')}", *(listed or ["none"])]
+    if name not in CATALOG or CATALOG[name].published is not None:
+        published = published_as(name)
+        words += ["--download"] if published and published.remotes and kind == "published" else ["--source", "PATH"]
+    return shlex.join(words)
 
 
 class Fingerprint:

@@ -1,10 +1,12 @@
 """Opening prepared datasets, and the messages for missing or damaged datasets."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 
+from mdssl.cli.main import main
 from mdssl.data.dataset import list_datasets, open_dataset
 from mdssl.data.prepare import prepare
 
@@ -66,6 +68,19 @@ def test_a_truncated_array_is_named(data, file, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=rf"{file} is damaged.*mdssl data prepare toy .*--overwrite"):
         open_dataset(data, "toy")
+
+
+def test_the_command_for_a_damaged_dataset_has_its_settings(tmp_path, write_npz, capsys):
+    source, settings = write_npz("cifar.npz", test_images=None), ["--size", "16", "--filter", "box", "--seed", "3"]
+    command = ["data", "prepare", "cifar10", "--source", str(source), "--data", str(tmp_path / "my data"), *settings]
+    assert main([*command, "--classes", "owl", "cat"]) == 0
+    before = open_dataset(tmp_path / "my data", "cifar10")
+    (before.path / "test/labels.npy").write_bytes(b"")
+    with pytest.raises(ValueError) as caught:
+        open_dataset(tmp_path / "my data", "cifar10")
+    words = shlex.split(str(caught.value).partition("Prepare it again: mdssl ")[2])
+    assert main([str(source) if word == "PATH" else word for word in words]) == 0
+    assert open_dataset(tmp_path / "my data", "cifar10").fingerprints == before.fingerprints
 
 
 @pytest.mark.parametrize(
