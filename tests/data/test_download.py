@@ -1,6 +1,7 @@
 """Downloads from servers that drop connections, ignore ranges or send wrong content, and unpacking of bad archives."""
 
 import dataclasses
+import errno
 import hashlib
 import http.server
 import io
@@ -205,6 +206,15 @@ def test_a_truncated_archive_is_named_and_leaves_no_files(tmp_path, write, kept)
     archive = tmp_path / ("a.zip" if write is write_zip else "a.tar.gz")
     write(archive, {"top/a": CONTENT, "top/b": CONTENT})
     archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * kept)])
-    with pytest.raises(ValueError, match=f"archive {archive} cannot be unpacked"):
+    with pytest.raises(ValueError, match=f"(?s)archive {archive} cannot be unpacked.*Remove and fetch it again"):
         unpack(archive, tmp_path / "out", ["top"])
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk_does_not_suggest_to_remove_the_archive(tmp_path, monkeypatch):
+    archive = tmp_path / "a.tar.gz"
+    write_tar(archive, {"top/a": CONTENT})
+    full = OSError(errno.ENOSPC, "disk full")
+    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda *_, **__: (_ for _ in ()).throw(full))
+    with pytest.raises(ValueError, match=r"cannot be unpacked: .*disk full.* Check the space and the permissions of "):
+        unpack(archive, tmp_path / "out", ["top"])
