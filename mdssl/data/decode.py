@@ -81,7 +81,7 @@ def convert(
         return np.asarray(image)
     except FileNotFoundError as error:
         raise InputError(
-            f"image {where} has been deleted since the start. Restore it, or prepare again without it."
+            f"image {where} is missing: there is no file {error.filename}. Restore it, or leave it out."
         ) from error
     except Image.DecompressionBombError as error:
         raise InputError(

@@ -149,7 +149,7 @@ class _Shard:
         image = image if isinstance(image, dict) else {"bytes": image}
         if image.get("bytes") is not None:
             return image["bytes"]
-        if image.get("path") is not None and (self.path.parent / image["path"]).is_file():
+        if image.get("path") is not None:
             return self.path.parent / image["path"]
         return b""
 
