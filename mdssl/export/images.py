@@ -155,7 +155,7 @@ def open_images(source: str, *, data: str | Path, split: str = "") -> ImagesToEm
             f"source {source!r} is neither a folder or file nor a dataset that is prepared in {data}. Give a folder of "
             "images, Parquet shards, or a name that `mdssl data list` shows."
         )
-    if path.suffix == ".parquet" or (path.is_dir() and parquet_files(path)):
+    if path.suffix.lower() == ".parquet" or (path.is_dir() and parquet_files(path)):
         return _open_parquet(path, split)
     if not path.is_dir():
         raise InputError(f"source {source!r} is a file, but not Parquet; give a folder of images.")

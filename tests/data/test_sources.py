@@ -1,6 +1,8 @@
 """Reading folders, Parquet shards and npz files, and the messages for bad ones."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mdssl.data.prepare import prepare
@@ -183,6 +185,9 @@ def test_a_bad_shard_is_refused(shard, refused, changed, message):
 def test_an_image_without_bytes_is_named(shard, refused, write_parquet):
     root = write_parquet("train.parquet", [None] * 6, [0, 1] * 3)
     assert "hub/train.parquet row 0 cannot be decoded: it is empty" in refused(root)
+    table = pq.read_table(root / "train.parquet").to_pydict()
+    pq.write_table(pa.table(table | {"image": [{"bytes": None, "path": "gone.png"}] * 6}), root / "train.parquet")
+    assert f"hub/train.parquet row 0 is missing: there is no file {root / 'gone.png'}." in refused(root)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
@@ -202,6 +207,8 @@ def test_the_kind_of_a_source_is_detected_from_its_path(tmp_path, write_npz, wri
     npz = write_npz("arrays/toy.npz")
     photos = write_folder({"cat": random_images(1), "dog": random_images(1)})
     assert detect_kind("toy", npz) == detect_kind("toy", npz.parent) == "npz"
+    capitals = npz.rename(npz.with_suffix(".NPZ"))
+    assert detect_kind("toy", capitals) == detect_kind("toy", npz.parent) == "npz"
     assert detect_kind("toy", photos) == "folder"
     assert detect_kind("cifar10", shard()) == "parquet"
     assert detect_kind("cifar10", None) == "published"

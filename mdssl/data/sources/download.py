@@ -130,7 +130,9 @@ def unpack(archive: Path, folder: Path, wanted: Iterable[str]) -> None:
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         # A damaged gzip is an OSError, too, but not one of the system.
         is_whole = isinstance(error, OSError) and error.errno is not None
-        hint = f"Check the space and the permissions of {folder}" if is_whole else "Remove and fetch it again (--download)"
+        hint = (
+            f"Check the space and the permissions of {folder}" if is_whole else "Remove and fetch it again (--download)"
+        )
         raise InputError(f"archive {archive} cannot be unpacked: {error}. {hint}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -110,7 +110,7 @@ def npz_files(source: Path) -> list[Path]:
     """``source`` itself, or the npz files directly in that folder; sorted."""
     if source.is_file():
         return [source]
-    return sorted(path for path in source.glob("*.npz") if not is_hidden(path.name))
+    return sorted(path for path in source.glob("*") if path.suffix.lower() == ".npz" and not is_hidden(path.name))
 
 
 def parquet_files(path: Path) -> list[str]:

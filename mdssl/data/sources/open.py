@@ -65,7 +65,7 @@ def detect_kind(name: str, source: Path | None) -> str:
             return "published"
         _refuse_incomplete(name, published, source)
     if source.is_file():
-        kind = {".npz": "npz", ".parquet": "parquet"}.get(source.suffix)
+        kind = {".npz": "npz", ".parquet": "parquet"}.get(source.suffix.lower())
         if kind is None:
             raise _nothing_to_read(source)
         return kind
