@@ -25,7 +25,6 @@ def estimate(
     size: int,
     resize_filter: str,
     *,
-    folder: Path,
     unfinished: Path,
     workers: int | None,
 ) -> str:
@@ -34,19 +33,18 @@ def estimate(
     The time is that of the first images of the largest part, which are decoded twice.
 
     Args:
-        folder: the data folder.
         unfinished: the folder for the arrays. It may have images of an interrupted run, which are kept or overwritten.
 
     Raises:
-        InputError: the arrays do not fit on the disk of ``folder``.
+        InputError: the arrays do not fit on the disk of ``unfinished``.
     """
     count = sum(map(len, parts.values()))
-    needed, free = count * size * size * 3, shutil.disk_usage(folder).free
+    needed, free = count * size * size * 3, shutil.disk_usage(unfinished).free
     free += sum(file.stat().st_size for file in unfinished.glob("*/images.npy"))
     if needed > free:
         raise InputError(
-            f"{name!r} has {count:,} images, which take {needed / 1e9:,.1f} GB at {size} x {size} pixels, but {folder} "
-            f"has {free / 1e9:,.1f} GB for them. Use a smaller --size, or another --data."
+            f"{name!r} has {count:,} images, which take {needed / 1e9:,.1f} GB at {size} x {size} pixels, but "
+            f"{unfinished.parent} has {free / 1e9:,.1f} GB for them. Use a smaller --size, or another --data."
         )
     largest = max(parts.values(), key=len)
     rows = np.arange(min(_SAMPLE, len(largest)))

@@ -114,7 +114,7 @@ def prepare(
         bits = max(map(grey_bits, source.parts.values()))
         size, resize_filter = settings.image_size, settings.resize_filter
         with all_or_nothing(data, name, resumes=True) as folder, image_progress(progress) as bar:
-            expected = estimate(name, parts, size, resize_filter, folder=data, unfinished=folder, workers=workers)
+            expected = estimate(name, parts, size, resize_filter, unfinished=folder, workers=workers)
             if progress and expected:
                 print(printable(expected), file=sys.stderr)
             total, done, is_resumed = sum(map(len, parts.values())), 0, False

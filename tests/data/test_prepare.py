@@ -285,10 +285,15 @@ def test_size_and_time_of_a_large_dataset_are_printed_first(data, write_npz, mon
 
 
 def test_insufficient_disk_space_is_refused_before_decoding(data, write_npz, monkeypatch):
-    free = 18 * 224 * 224 * 3
-    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free - 1))
-    with pytest.raises(ValueError, match="'toy' has 18 images, which take 0.0 GB at 224 x 224 pixels.*smaller --size"):
+    free, large = 18 * 224 * 224 * 3, data.parent / "large"
+    for folder in (data, large):
+        folder.mkdir()
+    # The disk of the link's target is too small, that of the data folder is not.
+    (data / "toy").symlink_to(large / "toy")
+    usage = "mdssl.data.estimate.shutil.disk_usage"
+    monkeypatch.setattr(usage, lambda folder: SimpleNamespace(free=free - folder.is_relative_to(large)))
+    with pytest.raises(ValueError, match=r"'toy' has 18 .* at 224 x 224 pixels, but .*/large has .*smaller --size"):
         prepare("toy", data=data, source=write_npz(), image_size=224, progress=False)
-    assert names_in(data) == []
-    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    assert names_in(large) == []
+    monkeypatch.setattr(usage, lambda folder: SimpleNamespace(free=free))
     prepare("toy", data=data, source=write_npz(), image_size=224, progress=False)
