@@ -80,7 +80,7 @@ class DataPrepare:
     overwrite: bool = False
     """Replace a dataset that was prepared with other settings."""
     skip_damaged: bool = False
-    """Leave out images that cannot be decoded. Without it, they are listed and nothing is prepared."""
+    """Leave out images that cannot be decoded. Without it, the first of them are listed and nothing is prepared."""
     data: str = DATA
     """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 

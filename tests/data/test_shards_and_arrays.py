@@ -178,6 +178,14 @@ def test_npz_arrays_of_mixed_naming_styles_keep_their_labels(keys, tmp_path, pre
     assert prepared(tmp_path / "a.npz", test_fraction=0.5).classes == ("0", "1")
 
 
+def test_class_names_beside_text_labels_are_said_to_be_unused(tmp_path, prepared):
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=["owl", "cat"] * 4, classes=["owl", "cat"])
+    toy = prepared(tmp_path / "a.npz", test_fraction=0.5)
+    assert toy.classes == ("cat", "owl")
+    assert any("so the separate class names and their order are not used" in remark for remark in toy.meta["remarks"])
+
+
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html>", b"\x93NUMPY", b""])
 def test_a_file_that_is_not_an_npz_is_refused(content, tmp_path, prepared):
     (tmp_path / "a.npz").write_bytes(content)

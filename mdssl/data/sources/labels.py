@@ -24,7 +24,7 @@ def class_numbers(
         labels: by split, (N,) integers, booleans, whole floats or NaN, or an object array of these or of strings.
             None and the empty string mean no label.
         names: the classes that integers index; None if each different label is a class.
-        findings: receives a remark where labels are renumbered.
+        findings: receives a remark where labels are renumbered, or ``names`` are not used.
         where: the source, for messages.
 
     Raises:
@@ -42,6 +42,8 @@ def class_numbers(
         return tuple(names), {
             split: np.where(_is_missing(array), NO_LABEL, array).astype(np.int64) for split, array in labels.items()
         }
+    if names is not None:
+        findings.remarks.append("the labels are text, so the separate class names and their order are not used")
     different, images = np.unique(np.concatenate(known)), sum(map(len, known))
     if are_numbers:
         _check_numbers(different, any(NO_LABEL in array for array in labels.values()), findings, where)
