@@ -131,9 +131,9 @@ def shard_paths(path: Path, reading: Reading | None = None, findings: Findings |
     reading, findings = reading or Reading(), findings or Findings()
     if path.is_file():
         if reading.splits:
-            named = " ".join(f"{split}={place}" for split, place in reading.splits.items())
+            given = " ".join(f"{split}={place}" for split, place in reading.splits.items())
             raise InputError(
-                f"splits are {named}, which name files in a folder, but {path} is one file. Leave --splits out, or "
+                f"splits are {given}, which name files in a folder, but {path} is one file. Leave --splits out, or "
                 "give its folder as --source."
             )
         return {split_of(path.stem) or "train" if reading.splits is None else "train": [path]}
