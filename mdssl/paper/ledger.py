@@ -37,7 +37,12 @@ PAPER_RECIPE = {
     "iterations": 48_000,
     "optimizer": "lars",
     "learning_rate": 4.0,
+    "encoder_lr_scale": 1.0,
+    "schedule": "cosine",
+    "sampling": "balanced",
     "weight_decay": 1e-6,
+    "init": "random",
+    "input_size": 32,
     "probe": "sgd-raw",
 }
 """The settings that the paper gives (section 3.1, tables 6 and 7), by column. Others, such as the strength of
@@ -45,7 +50,7 @@ augmentations, may have any value. Its datasets are the published ones, whole, a
 
 _SAME = {"probe": "sgd-raw(iterations=30000)"}
 """Values that are the paper's as well: section 3.1 has 100 epochs, table 7 has 30,000 iterations."""
-_OF_A_PRETRAINED = ("arch", "stem", "probe")
+_OF_A_PRETRAINED = ("arch", "stem", "input_size", "probe")
 _NOT_TOP1 = (
     "the paper's CIFAR-100 values go up to 90.29 %, where supervised training of this encoder at 32×32 reaches about "
     "80 %: top-5, or the 20 coarse classes?"

@@ -146,6 +146,26 @@ def test_scores_with_different_settings_are_shown_but_not_compared(write, off):
     assert "(paper: " in line["why"]
 
 
+@pytest.mark.parametrize(
+    ("off", "why"),
+    [
+        ({"init": "torchvision", "init_fingerprint": "a"}, "init torchvision (paper: random)"),
+        ({"encoder_lr_scale": 0.0}, "encoder lr scale 0 (paper: 1)"),
+        ({"schedule": "wsd"}, "schedule wsd (paper: cosine)"),
+        ({"sampling": "proportional"}, "sampling proportional (paper: balanced)"),
+        ({"method": "pretrained", "input_size": 224}, "input size 224 (paper: 32)"),
+    ],
+)
+def test_settings_without_a_column_are_compared_with_the_papers(write, off, why):
+    said = json.dumps({"trial": {"method": "simclr", **off}})
+    model = {"method": "pretrained", "train_mixture": ""} if "method" in off else CIFAR10
+    for seed in (0, 1, 2):
+        board = write({"svhn": 55.97}, **model, **PAPER, seed=seed, config_json=said)
+    wanted = {"source": "table5", "train_mixture": "imagenet"} if "method" in off else {}
+    line = claim(board, **wanted)
+    assert line["verdict"] == "different settings" and line["why"].startswith(why)
+
+
 @pytest.mark.parametrize("probe", ["sgd-raw", "sgd-raw(iterations=30000)"])
 def test_both_probe_lengths_of_the_paper_are_comparable(write, probe):
     line = claim(write({"svhn": 50.0}, **CIFAR10, **PAPER | {"probe": probe}))
