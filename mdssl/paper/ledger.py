@@ -15,6 +15,7 @@ from mdssl.paper.costs import RESOURCES, UNPUBLISHED_LAMBDAS, resources_side_by_
 from mdssl.paper.published import (
     IMPLAUSIBLE,
     MODEL,
+    NO_COMMON_SEED,
     Row,
     averages,
     means_by_seed,
@@ -89,8 +90,8 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
         table = side_by_side(chosen, name)
         scores = [_score(cell, chosen) for cell in table.to_dict("records")]
         lines += scores
-        lines += [_mean(of_mean, scores) for of_mean in averages(table).to_dict("records")]
-        lines += _leads(name, scores)
+        lines += [_mean(of_mean, scores, chosen) for of_mean in averages(table).to_dict("records")]
+        lines += _leads(name, scores, chosen)
     lines += _costs(rows)
     order = {name: place for place, name in enumerate(("table1", "table2", "table3", "table4", "table5"))}
     return pd.DataFrame(lines, columns=list(COLUMNS)).sort_values(
@@ -163,6 +164,7 @@ def _score(cell: Row, rows: pd.DataFrame) -> Row:
         ]
         own = own[(own["status"] == "finished") & (own["features"] == "encoder")]
         deviations = _deviations(own.iloc[0].to_dict())
+        line["rows"] = list(own.index)
     elif cell["status"] != "not run":
         line["why"] = {"failed": "it failed", "stopped": "it was stopped"}.get(cell["status"], cell["status"])
     line = judged(line, deviations, implausible=_NOT_TOP1 if dataset in IMPLAUSIBLE else "")
@@ -173,20 +175,29 @@ def _score(cell: Row, rows: pd.DataFrame) -> Row:
     return line
 
 
-def _mean(of_mean: Row, scores: list[Row]) -> Row:
+def _mean(of_mean: Row, scores: list[Row], rows: pd.DataFrame) -> Row:
     line = _line(of_mean, of_mean["experiment"], "mean")
     cells = [cell for cell in scores if _model_of(cell) == _model_of(line)]
     domains = set(line["train_mixture"].split("+"))
     wanted = {"seen": lambda name: name in domains, "unseen": lambda name: name not in domains}
     cells = [cell for cell in cells if wanted.get(of_mean["eval_dataset"], lambda name: True)(cell["eval_dataset"])]
-    if of_mean["status"] == "incomplete":
-        line["why"] = "some of its scores are missing"
-    deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
+    reasons = {"incomplete": "some of its scores are missing", NO_COMMON_SEED: NO_COMMON_SEED}
+    line["why"] = reasons.get(of_mean["status"], "")
     doubtful = [cell["eval_dataset"] for cell in cells if cell["eval_dataset"] in IMPLAUSIBLE]
-    return judged(line, deviations, implausible=f"it includes the score on {doubtful[0]}" if doubtful else "")
+    implausible = f"it includes the score on {doubtful[0]}" if doubtful else ""
+    return judged(line, _deviations_together(cells, rows), implausible=implausible)
 
 
-def _leads(source: str, scores: list[Row]) -> list[Row]:
+def _deviations_together(cells: list[Row], rows: pd.DataFrame) -> list[str]:
+    """Return why the scores of a mean or lead are not comparable: one has other settings than the paper's, or they
+    have different ones."""
+    found = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
+    used = rows.loc[[index for cell in cells for index in cell["rows"]]]
+    apart = settings_apart(used, but=("seed", "eval_fingerprint", "_model", *MODEL))
+    return found + [f"its scores differ in {name.replace('_', ' ')}: {values}" for name, values in apart.items()]
+
+
+def _leads(source: str, scores: list[Row], rows: pd.DataFrame) -> list[Row]:
     """Return the claims about differences between MDSSL's mean and that of SimCLR on the union of its domains."""
     lines = []
     plausible = [cell for cell in scores if cell["eval_dataset"] not in IMPLAUSIBLE]
@@ -205,8 +216,9 @@ def _leads(source: str, scores: list[Row]) -> list[Row]:
         lead = mean(by_seed.values())
         papers = mean(cell["published"] for cell in ours) - mean(cell["published"] for cell in baseline)
         compared = by_seed and not any(pd.isna(cell["difference"]) for cell in cells)
-        line = ours[0] | {"source": source, "kind": "lead", "eval_dataset": "MDSSL − SimCLR", "why": ""}
+        line = ours[0] | {"source": source, "kind": "lead", "eval_dataset": "MDSSL − SimCLR"}
         line |= {
+            "why": "" if by_seed or any(pd.isna(cell["ours"]) for cell in cells) else NO_COMMON_SEED,
             "published": papers,
             "ours": lead,
             "difference": lead - papers if compared else float("nan"),
@@ -215,8 +227,7 @@ def _leads(source: str, scores: list[Row]) -> list[Row]:
             "recipe": "; ".join(filter(None, dict.fromkeys(cell["recipe"] for cell in cells))) if by_seed else "",
             "by_seed": by_seed,
         }
-        deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
-        lines.append(judged(line, deviations, implausible=""))
+        lines.append(judged(line, _deviations_together(cells, rows), implausible=""))
     return lines
 
 
@@ -261,6 +272,7 @@ def _line(cell: Row, source: str, kind: str) -> Row:
     line |= {name: cell[name] for name in ("difference", "seeds", "recipe", "trial_ids")}
     weights = " --pretrained WEIGHTS" if source == "table5" else ""
     own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "by_seed": cell.get("by_seed", {})}
+    own["rows"] = []
     return line | own | {"command": f"mdssl sweep paper {source}{weights}"}
 
 
