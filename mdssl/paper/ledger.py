@@ -70,7 +70,8 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
 
     `mdssl.paper.verdicts.RULE` says when ours agree. Of a model that was trained by several recipes, the one that
     differs from the paper's in the fewest settings is used, for each evaluation dataset separately; then the one with
-    the most images seen, then the newest.
+    the most images seen, then the newest. The order of the domains counts as a setting here. A mean or lead of scores
+    with different settings has no verdict on the claim.
 
     Args:
         board: the leaderboard, as `mdssl.leaderboard.board.read` gives it. It may hold other rows as well.
@@ -235,7 +236,7 @@ def _costs(rows: pd.DataFrame) -> list[Row]:
     """Return the claims of table 2, from the settings that trained most of its models and are closest to the paper."""
     trials = rows[rows["status"] == "finished"].drop_duplicates("trial_id")
     trials = trials[trials["_model"].isin({model_key(*model) for model in _models_of_table2()})]
-    table, recipe, deviations = resources_side_by_side(rows.iloc[:0]), "", []
+    table, recipe = resources_side_by_side(rows.iloc[:0]), ""
     if len(trials):
         of_cost = ["arch", "stem", "batch_per_domain", "iterations", "device", "num_workers", "precision", "batching"]
         groups = [group for _, group in trials.groupby(of_cost, dropna=False)]
@@ -247,11 +248,14 @@ def _costs(rows: pd.DataFrame) -> list[Row]:
             table = resources_side_by_side(best.sort_values("finished_at").drop_duplicates("_model", keep="last"))
         first = best.iloc[0].to_dict()
         recipe = f"{first['arch']}, {_value(int(first['iterations']))} iterations, {first['device']}"
-        deviations = _deviations(first | {"probe": PAPER_RECIPE["probe"], "eval_dataset": None})
-        if "RTX 2080" not in str(first["device"]):
-            deviations.insert(0, f"on {first['device']} (paper: GeForce RTX 2080)")
     lines = []
     for cost in table.to_dict("records"):
+        # A change has the trials of both.
+        ids = set(cost["trial_ids"] or table["trial_ids"].explode())
+        used = trials[trials["trial_id"].isin(ids)].assign(probe=PAPER_RECIPE["probe"], eval_dataset=None)
+        others = [device for device in used["device"].unique() if "RTX 2080" not in str(device)]
+        deviations = [f"on {device} (paper: GeForce RTX 2080)" for device in others]
+        deviations += dict.fromkeys(text for row in used.to_dict("records") for text in _deviations(row))
         simclr = cost["method"] == "simclr"
         model = ("simclr", "each of four domains", 1.0, 0.0) if simclr else ("mdssl", "all four", *UNPUBLISHED_LAMBDAS)
         cell: Row = dict(zip(MODEL, model, strict=True)) | {"eval_dataset": cost["resource"].replace("_", " ")}
@@ -271,9 +275,11 @@ def _line(cell: Row, source: str, kind: str) -> Row:
     line: Row = dict.fromkeys(COLUMNS) | {name: cell[name] for name in (*MODEL, "eval_dataset", "published", "ours")}
     line |= {name: cell[name] for name in ("difference", "seeds", "recipe", "trial_ids")}
     weights = " --pretrained WEIGHTS" if source == "table5" else ""
-    own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "by_seed": cell.get("by_seed", {})}
-    own["rows"] = []
-    return line | own | {"command": f"mdssl sweep paper {source}{weights}"}
+    own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "rows": []}
+    own |= {"by_seed": cell.get("by_seed", {})}
+    # The preset's probe is another one; costs do not depend on it.
+    probe = "" if kind == "cost" else f" --probe {PAPER_RECIPE['probe']}"
+    return line | own | {"command": f"mdssl sweep paper {source}{weights}{probe}"}
 
 
 def _model_of(line: Row) -> str:

@@ -63,8 +63,8 @@ def published(experiment: str | None = None) -> pd.DataFrame:
 def side_by_side(board: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """Return the published top-1 of ``experiment`` and ours, of encoder features: a row per published cell.
 
-    A model of ours is the published one if method, λ1, λ2 and the set of its domains are the same. The order of the
-    domains changes nothing that the paper would call another model.
+    A model of ours is the published one if method, λ1, λ2 and the set of its domains are the same, in any order.
+    Trials with different orders are not averaged: their images have different fingerprints.
 
     Args:
         board: rows of the leaderboard, as `mdssl.leaderboard.board.read` gives them.

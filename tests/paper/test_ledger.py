@@ -93,7 +93,7 @@ def test_the_verdict_depends_on_the_interval_over_seeds_and_the_margin(write, to
     assert line["verdict"] == verdict
     assert line["difference"] == pytest.approx(np.mean(top1) - 55.97)
     assert line["margin"] == MARGIN == 2
-    assert line["command"] == "mdssl sweep paper table1"
+    assert line["command"] == "mdssl sweep paper table1 --probe sgd-raw"
 
 
 def test_large_variation_over_seeds_prevents_agreement(write):
@@ -290,6 +290,20 @@ def test_training_hours_on_another_device_are_not_compared(write):
     hours = claims[(claims["eval_dataset"] == "training hours") & (claims["method"] == "simclr")].iloc[0]
     assert (hours["ours"], hours["verdict"]) == (4, "different settings")
     assert "GeForce RTX 2080" in hours["why"]
+
+
+def test_costs_of_training_on_other_data_are_not_compared(write):
+    cost = {"device": "NVIDIA GeForce RTX 2080", "train_seconds": 38_000.0, "num_workers": 1, "encoder_mb": 94.0}
+    for name in ("cifar10", "stl10", "svhn", "cifar100"):
+        variants = {"svhn": "4,434 of 73,257"} if name == "svhn" else {}
+        said = json.dumps({"recipe_version": 1, "variants": variants})
+        board = write({"cifar10": 50.0}, **CIFAR10 | {"train_mixture": name}, **PAPER, **cost, config_json=said)
+    for part, verdict in ((True, "different settings"), (False, "agrees")):
+        rows = board if part else board.assign(config_json="{}")
+        claims = ledger(rows)
+        hours = claims[(claims["eval_dataset"] == "training hours") & (claims["method"] == "simclr")].iloc[0]
+        assert hours["verdict"] == verdict
+        assert hours["why"] == ("svhn (4,434 of 73,257) is not the published dataset" if part else "")
 
 
 def test_every_verdict_is_explained(write):
