@@ -248,14 +248,14 @@ def _costs(rows: pd.DataFrame) -> list[Row]:
             table = resources_side_by_side(best.sort_values("finished_at").drop_duplicates("_model", keep="last"))
         first = best.iloc[0].to_dict()
         recipe = f"{first['arch']}, {_value(int(first['iterations']))} iterations, {first['device']}"
-    lines = []
+    lines, no_score = [], {"probe": PAPER_RECIPE["probe"], "eval_dataset": None}
     for cost in table.to_dict("records"):
         # A change has the trials of both.
         ids = set(cost["trial_ids"] or table["trial_ids"].explode())
-        used = trials[trials["trial_id"].isin(ids)].assign(probe=PAPER_RECIPE["probe"], eval_dataset=None)
+        used = trials[trials["trial_id"].isin(ids)]
         others = [device for device in used["device"].unique() if "RTX 2080" not in str(device)]
         deviations = [f"on {device} (paper: GeForce RTX 2080)" for device in others]
-        deviations += dict.fromkeys(text for row in used.to_dict("records") for text in _deviations(row))
+        deviations += dict.fromkeys(text for row in used.to_dict("records") for text in _deviations(row | no_score))
         simclr = cost["method"] == "simclr"
         model = ("simclr", "each of four domains", 1.0, 0.0) if simclr else ("mdssl", "all four", *UNPUBLISHED_LAMBDAS)
         cell: Row = dict(zip(MODEL, model, strict=True)) | {"eval_dataset": cost["resource"].replace("_", " ")}

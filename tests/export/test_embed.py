@@ -109,25 +109,6 @@ def test_embeddings_of_a_dataset_have_splits_rows_and_labels(run, expected, tiny
     assert np.array_equal(np.stack(test["embedding"]), expected["test"])
 
 
-@pytest.mark.parametrize(
-    ("labels", "read"),
-    [
-        (pa.array([3, 1, None]), ["3", "1", None]),
-        (pa.array(["dog", "cat", None]), ["dog", "cat", None]),
-        (pa.array(["dog", "cat", ""]).dictionary_encode(), ["dog", "cat", None]),
-        (pa.array([1.0, 0.25, None]), ["1", "0.25", None]),
-        (pa.array([True, False, None]), ["True", "False", None]),
-        (pa.array([[1, 2], [3], None]), ["[1, 2]", "[3]", None]),
-    ],
-    ids=["integers", "text", "dictionary", "floats", "booleans", "lists"],
-)
-def test_labels_of_any_type_are_read_from_parquet(labels, read, tmp_path):
-    images = [{"bytes": b"", "path": None}] * 3
-    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "train.parquet")
-    found = open_images(str(tmp_path), data="nowhere")
-    assert found.columns(np.arange(3))["label"].to_pylist() == read
-
-
 @pytest.mark.parametrize("labelled", [True, False])
 def test_hugging_face_parquet_is_read_with_or_without_labels(labelled, run, pictures, tmp_path, expected):
     images = [{"bytes": file.read_bytes(), "path": None} for file in sorted(pictures.rglob("*.png"))]
