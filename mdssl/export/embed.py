@@ -90,6 +90,8 @@ def embed(
     try:
         parts = Parts(target, about, images, size=preparation.size, skip_damaged=skip_damaged)
         if parts.is_complete():
+            # Of a run that was killed as it deleted them, or of another process.
+            parts.delete_parts()
             print(printable(f"{target}: complete already"))
             return
         target.parent.check_writable("--output")

@@ -47,7 +47,7 @@ class Parts:
         about: description of the embeddings as JSON values: encoder, layer, preparation of the images.
         images: the images.
         size: height and width of an image in pixels.
-        skip_damaged: whether finished parts may lack images that cannot be decoded.
+        skip_damaged: whether the output and finished parts may lack images that cannot be decoded.
 
     Raises:
         ValueError: the folder has parts of another run.
@@ -61,6 +61,7 @@ class Parts:
         self.folder = output.parent / f"{output.name}.parts"
         self.about = json.dumps(about, sort_keys=True).encode()
         self.images = images
+        self.skip_damaged = skip_damaged
         part_rows = min(max(PIXELS // size**2, FEWEST), MOST)
         starts = range(0, len(images), part_rows)
         self.rows = [np.arange(start, min(start + part_rows, len(images))) for start in starts]
@@ -71,14 +72,14 @@ class Parts:
         self.missing = [
             number
             for number in range(len(self.rows))
-            if self._file(number).name not in there or not self._is_done(number, skip_damaged)
+            if self._file(number).name not in there or not self._is_done(number)
         ]
 
     def is_complete(self) -> bool:
         """Whether the output exists with these embeddings.
 
         Raises:
-            ValueError: it exists with other content.
+            ValueError: it exists with other content, or lacks damaged images that must not be left out.
         """
         metadata = _read_metadata(self.output)
         if metadata is None:
@@ -87,6 +88,11 @@ class Parts:
             raise InputError(
                 f"{self.output} exists with other images, another encoder or other settings. Delete it, or give "
                 "another --output."
+            )
+        if not self.skip_damaged and (skipped := json.loads(metadata[_SKIPPED])):
+            raise InputError(
+                f"{self.output} exists without {len(skipped):,} damaged images, such as {next(iter(skipped))}. Keep it "
+                "with --skip-damaged, or delete it to embed all images."
             )
         return True
 
@@ -112,9 +118,13 @@ class Parts:
             The number of rows, and name and error of each image that has none.
 
         Raises:
-            ValueError: no image could be decoded.
+            ValueError: no image could be decoded; or another process has joined the parts.
         """
-        metadata = [_read_metadata(self._file(number)) or {} for number in range(len(self.rows))]
+        metadata = [each for number in range(len(self.rows)) if (each := _read_metadata(self._file(number)))]
+        if len(metadata) < len(self.rows):
+            raise InputError(
+                f"another process has joined the parts in {self.folder}. Run the same command to continue."
+            )
         skipped = {name: error for each in metadata for name, error in json.loads(each[_SKIPPED]).items()}
         if len(skipped) == len(self.images):
             raise InputError(f"no image of {self.images.name} can be decoded: {next(iter(skipped.values()))}")
@@ -133,12 +143,14 @@ class Parts:
             with tempfile.TemporaryDirectory() as folder:
                 rows = self._join_to(Path(folder) / "joined", skipped)
                 retry(self.output.uri, lambda: _upload(Path(folder) / "joined", self.output), is_local=False)
-        self._delete_parts()
+        self.delete_parts()
         return rows, skipped
 
-    def _delete_parts(self) -> None:
-        for number in range(len(self.rows)):
-            self._file(number).delete()
+    def delete_parts(self) -> None:
+        """Delete the parts that are there."""
+        own = {self._file(number).name for number in range(len(self.rows))}
+        for name in own.intersection(self.folder.names()):
+            (self.folder / name).delete()
         if self.folder.is_local:
             with suppress(OSError):
                 os.rmdir(self.folder.path)
@@ -165,14 +177,14 @@ class Parts:
             os.fsync(sink.fileno())
         return rows
 
-    def _is_done(self, number: int, skip_damaged: bool) -> bool:
+    def _is_done(self, number: int) -> bool:
         metadata = _read_metadata(self._file(number)) or {}
         if metadata.get(ABOUT) != self.about:
             raise InputError(
                 f"{self.folder} contains parts of a run with another encoder, other settings or other files. Finish "
                 "that run, move the folder away, or give another --output."
             )
-        is_whole = skip_damaged or metadata[_SKIPPED] == b"{}"
+        is_whole = self.skip_damaged or metadata[_SKIPPED] == b"{}"
         return is_whole and metadata[_IMAGES] == self._digests[number]
 
     def _metadata(self, images: bytes, skipped: Mapping[str, str]) -> dict[bytes, bytes]:

@@ -15,6 +15,7 @@ from mdssl.paper.costs import RESOURCES, UNPUBLISHED_LAMBDAS, resources_side_by_
 from mdssl.paper.published import (
     IMPLAUSIBLE,
     MODEL,
+    NO_COMMON_SEED,
     Row,
     averages,
     means_by_seed,
@@ -37,7 +38,12 @@ PAPER_RECIPE = {
     "iterations": 48_000,
     "optimizer": "lars",
     "learning_rate": 4.0,
+    "encoder_lr_scale": 1.0,
+    "schedule": "cosine",
+    "sampling": "balanced",
     "weight_decay": 1e-6,
+    "init": "random",
+    "input_size": 32,
     "probe": "sgd-raw",
 }
 """The settings that the paper gives (section 3.1, tables 6 and 7), by column. Others, such as the strength of
@@ -45,7 +51,7 @@ augmentations, may have any value. Its datasets are the published ones, whole, a
 
 _SAME = {"probe": "sgd-raw(iterations=30000)"}
 """Values that are the paper's as well: section 3.1 has 100 epochs, table 7 has 30,000 iterations."""
-_OF_A_PRETRAINED = ("arch", "stem", "probe")
+_OF_A_PRETRAINED = ("arch", "stem", "input_size", "probe")
 _NOT_TOP1 = (
     "the paper's CIFAR-100 values go up to 90.29 %, where supervised training of this encoder at 32×32 reaches about "
     "80 %: top-5, or the 20 coarse classes?"
@@ -64,7 +70,8 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
 
     `mdssl.paper.verdicts.RULE` says when ours agree. Of a model that was trained by several recipes, the one that
     differs from the paper's in the fewest settings is used, for each evaluation dataset separately; then the one with
-    the most images seen, then the newest.
+    the most images seen, then the newest. The order of the domains counts as a setting here. A mean or lead of scores
+    with different settings has no verdict on the claim.
 
     Args:
         board: the leaderboard, as `mdssl.leaderboard.board.read` gives it. It may hold other rows as well.
@@ -84,8 +91,8 @@ def ledger(board: pd.DataFrame) -> pd.DataFrame:
         table = side_by_side(chosen, name)
         scores = [_score(cell, chosen) for cell in table.to_dict("records")]
         lines += scores
-        lines += [_mean(of_mean, scores) for of_mean in averages(table).to_dict("records")]
-        lines += _leads(name, scores)
+        lines += [_mean(of_mean, scores, chosen) for of_mean in averages(table).to_dict("records")]
+        lines += _leads(name, scores, chosen)
     lines += _costs(rows)
     order = {name: place for place, name in enumerate(("table1", "table2", "table3", "table4", "table5"))}
     return pd.DataFrame(lines, columns=list(COLUMNS)).sort_values(
@@ -158,6 +165,7 @@ def _score(cell: Row, rows: pd.DataFrame) -> Row:
         ]
         own = own[(own["status"] == "finished") & (own["features"] == "encoder")]
         deviations = _deviations(own.iloc[0].to_dict())
+        line["rows"] = list(own.index)
     elif cell["status"] != "not run":
         line["why"] = {"failed": "it failed", "stopped": "it was stopped"}.get(cell["status"], cell["status"])
     line = judged(line, deviations, implausible=_NOT_TOP1 if dataset in IMPLAUSIBLE else "")
@@ -168,20 +176,29 @@ def _score(cell: Row, rows: pd.DataFrame) -> Row:
     return line
 
 
-def _mean(of_mean: Row, scores: list[Row]) -> Row:
+def _mean(of_mean: Row, scores: list[Row], rows: pd.DataFrame) -> Row:
     line = _line(of_mean, of_mean["experiment"], "mean")
     cells = [cell for cell in scores if _model_of(cell) == _model_of(line)]
     domains = set(line["train_mixture"].split("+"))
     wanted = {"seen": lambda name: name in domains, "unseen": lambda name: name not in domains}
     cells = [cell for cell in cells if wanted.get(of_mean["eval_dataset"], lambda name: True)(cell["eval_dataset"])]
-    if of_mean["status"] == "incomplete":
-        line["why"] = "some of its scores are missing"
-    deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
+    reasons = {"incomplete": "some of its scores are missing", NO_COMMON_SEED: NO_COMMON_SEED}
+    line["why"] = reasons.get(of_mean["status"], "")
     doubtful = [cell["eval_dataset"] for cell in cells if cell["eval_dataset"] in IMPLAUSIBLE]
-    return judged(line, deviations, implausible=f"it includes the score on {doubtful[0]}" if doubtful else "")
+    implausible = f"it includes the score on {doubtful[0]}" if doubtful else ""
+    return judged(line, _deviations_together(cells, rows), implausible=implausible)
 
 
-def _leads(source: str, scores: list[Row]) -> list[Row]:
+def _deviations_together(cells: list[Row], rows: pd.DataFrame) -> list[str]:
+    """Return why the scores of a mean or lead are not comparable: one has other settings than the paper's, or they
+    have different ones."""
+    found = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
+    used = rows.loc[[index for cell in cells for index in cell["rows"]]]
+    apart = settings_apart(used, but=("seed", "eval_fingerprint", "_model", *MODEL))
+    return found + [f"its scores differ in {name.replace('_', ' ')}: {values}" for name, values in apart.items()]
+
+
+def _leads(source: str, scores: list[Row], rows: pd.DataFrame) -> list[Row]:
     """Return the claims about differences between MDSSL's mean and that of SimCLR on the union of its domains."""
     lines = []
     plausible = [cell for cell in scores if cell["eval_dataset"] not in IMPLAUSIBLE]
@@ -200,8 +217,9 @@ def _leads(source: str, scores: list[Row]) -> list[Row]:
         lead = mean(by_seed.values())
         papers = mean(cell["published"] for cell in ours) - mean(cell["published"] for cell in baseline)
         compared = by_seed and not any(pd.isna(cell["difference"]) for cell in cells)
-        line = ours[0] | {"source": source, "kind": "lead", "eval_dataset": "MDSSL − SimCLR", "why": ""}
+        line = ours[0] | {"source": source, "kind": "lead", "eval_dataset": "MDSSL − SimCLR"}
         line |= {
+            "why": "" if by_seed or any(pd.isna(cell["ours"]) for cell in cells) else NO_COMMON_SEED,
             "published": papers,
             "ours": lead,
             "difference": lead - papers if compared else float("nan"),
@@ -210,8 +228,7 @@ def _leads(source: str, scores: list[Row]) -> list[Row]:
             "recipe": "; ".join(filter(None, dict.fromkeys(cell["recipe"] for cell in cells))) if by_seed else "",
             "by_seed": by_seed,
         }
-        deviations = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
-        lines.append(judged(line, deviations, implausible=""))
+        lines.append(judged(line, _deviations_together(cells, rows), implausible=""))
     return lines
 
 
@@ -219,7 +236,7 @@ def _costs(rows: pd.DataFrame) -> list[Row]:
     """Return the claims of table 2, from the settings that trained most of its models and are closest to the paper."""
     trials = rows[rows["status"] == "finished"].drop_duplicates("trial_id")
     trials = trials[trials["_model"].isin({model_key(*model) for model in _models_of_table2()})]
-    table, recipe, deviations = resources_side_by_side(rows.iloc[:0]), "", []
+    table, recipe = resources_side_by_side(rows.iloc[:0]), ""
     if len(trials):
         of_cost = ["arch", "stem", "batch_per_domain", "iterations", "device", "num_workers", "precision", "batching"]
         groups = [group for _, group in trials.groupby(of_cost, dropna=False)]
@@ -231,11 +248,14 @@ def _costs(rows: pd.DataFrame) -> list[Row]:
             table = resources_side_by_side(best.sort_values("finished_at").drop_duplicates("_model", keep="last"))
         first = best.iloc[0].to_dict()
         recipe = f"{first['arch']}, {_value(int(first['iterations']))} iterations, {first['device']}"
-        deviations = _deviations(first | {"probe": PAPER_RECIPE["probe"], "eval_dataset": None})
-        if "RTX 2080" not in str(first["device"]):
-            deviations.insert(0, f"on {first['device']} (paper: GeForce RTX 2080)")
-    lines = []
+    lines, no_score = [], {"probe": PAPER_RECIPE["probe"], "eval_dataset": None}
     for cost in table.to_dict("records"):
+        # A change has the trials of both.
+        ids = set(cost["trial_ids"] or table["trial_ids"].explode())
+        used = trials[trials["trial_id"].isin(ids)]
+        others = [device for device in used["device"].unique() if "RTX 2080" not in str(device)]
+        deviations = [f"on {device} (paper: GeForce RTX 2080)" for device in others]
+        deviations += dict.fromkeys(text for row in used.to_dict("records") for text in _deviations(row | no_score))
         simclr = cost["method"] == "simclr"
         model = ("simclr", "each of four domains", 1.0, 0.0) if simclr else ("mdssl", "all four", *UNPUBLISHED_LAMBDAS)
         cell: Row = dict(zip(MODEL, model, strict=True)) | {"eval_dataset": cost["resource"].replace("_", " ")}
@@ -255,8 +275,11 @@ def _line(cell: Row, source: str, kind: str) -> Row:
     line: Row = dict.fromkeys(COLUMNS) | {name: cell[name] for name in (*MODEL, "eval_dataset", "published", "ours")}
     line |= {name: cell[name] for name in ("difference", "seeds", "recipe", "trial_ids")}
     weights = " --pretrained WEIGHTS" if source == "table5" else ""
-    own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "by_seed": cell.get("by_seed", {})}
-    return line | own | {"command": f"mdssl sweep paper {source}{weights}"}
+    own = {"source": source, "kind": kind, "unit": "%", "why": "", "margin": MARGIN, "rows": []}
+    own |= {"by_seed": cell.get("by_seed", {})}
+    # The preset's probe is another one; costs do not depend on it.
+    probe = "" if kind == "cost" else f" --probe {PAPER_RECIPE['probe']}"
+    return line | own | {"command": f"mdssl sweep paper {source}{weights}{probe}"}
 
 
 def _model_of(line: Row) -> str:

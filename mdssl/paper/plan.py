@@ -71,13 +71,16 @@ def gpu_hours(trials: Iterable[PaperTrial], recipe: Recipe, views_per_second: fl
 
 
 def speed(recipe: Recipe, board: pd.DataFrame) -> tuple[float, str]:
-    """Return the views/s for estimates, and their source: the median over trials of the same encoder on GPUs, or an
-    assumption."""
+    """Return the views/s of one GPU for estimates, and their source: the median over trials of the same encoder on
+    GPUs, or an assumption."""
     same = board[(board["arch"] == recipe.arch) & (board["stem"] == recipe.stem) & (board["device"] != "cpu")]
-    measured = same.dropna(subset=["views_per_second"]).drop_duplicates("trial_id")
+    measured = same[same["gpu_hours"] > 0].dropna(subset=["views_per_second"]).drop_duplicates("trial_id")
     if len(measured):
         devices = ", ".join(sorted(measured["device"].unique()))
-        return float(measured["views_per_second"].median()), f"median of {len(measured)} trial(s) on {devices}"
+        # A trial may have trained on several GPUs, or on a share of one.
+        gpus = measured["gpu_hours"] * 3600 / measured["train_seconds"]
+        of_a_gpu = (measured["views_per_second"] / gpus).median()
+        return float(of_a_gpu), f"median of {len(measured)} trial(s) on {devices}"
     # A rough guess for other encoders: a ResNet-50's.
     cost = _COST_OF_A_VIEW.get((recipe.arch, recipe.stem), _COST_OF_A_VIEW["resnet50", recipe.stem])
     return ASSUMED_VIEWS_PER_SECOND / cost, "assumed for an H100, not measured"
@@ -121,7 +124,7 @@ def print_list(
         say(console, "")
     once = dict.fromkeys(trial for name in names for trial in EXPERIMENTS[name].trials)
     say(console, f"total, with shared trials counted once: {cost(once)}")
-    say(console, f"at {views_per_second:,.0f} views/s ({source})")
+    say(console, f"at {views_per_second:,.0f} views/s of a GPU ({source})")
     for dataset in plan_experiments(names, data).lacking:
         say(console, f"not prepared: {dataset}; {prepare_command(data, dataset)}")
 

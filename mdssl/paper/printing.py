@@ -54,10 +54,11 @@ def print_side_by_side(table: pd.DataFrame, console: Console | None = None) -> N
     for cell in everything[everything["by_seed"].map(len) > 1].to_dict("records"):
         of_seeds = pd.Series(cell["by_seed"])
         low, high = interval(of_seeds)
-        model = f"{cell['method']} {cell['train_mixture']} at {cell['lambda1']:g}, {cell['lambda2']:g}"
+        weights = "" if pd.isna(cell["lambda1"]) else f" at {cell['lambda1']:g}, {cell['lambda2']:g}"
+        model = f"{cell['method']} {cell['train_mixture']}{weights}"
         spread = f"{len(of_seeds)} seeds, sd {of_seeds.std():.2f}, 95 % interval {low:.2f} to {high:.2f}"
         say(console, f"{model} on {cell['eval_dataset']}: {cell['ours']:.2f} ({spread})")
-    others = table[~table["status"].isin(["ours", "not run"])]
+    others = everything[~everything["status"].isin(["ours", "not run", "incomplete"])]
     for (status, method, mixture), names in others.groupby(["status", "method", "train_mixture"], sort=False):
         say(console, f"{status}: {method} {mixture} on {', '.join(names['eval_dataset'])}")
 

@@ -35,6 +35,7 @@ IMPLAUSIBLE = ("cifar100",)
 MODEL = ["method", "train_mixture", "lambda1", "lambda2"]
 _NOT_RUN = {"ours": float("nan"), "seeds": 0, "by_seed": {}, "trial_ids": (), "recipe": "", "status": "not run"}
 OTHER_DATA = "other data: "
+NO_COMMON_SEED = "no seed has all of its scores"
 _MEANS_OF_MIXTURES = {"table3": ("seen", "unseen")}
 """Where the paper prints other means than one over all columns. Table 3's single domains have that one as well."""
 
@@ -62,8 +63,8 @@ def published(experiment: str | None = None) -> pd.DataFrame:
 def side_by_side(board: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """Return the published top-1 of ``experiment`` and ours, of encoder features: a row per published cell.
 
-    A model of ours is the published one if method, λ1, λ2 and the set of its domains are the same. The order of the
-    domains changes nothing that the paper would call another model.
+    A model of ours is the published one if method, λ1, λ2 and the set of its domains are the same, in any order.
+    Trials with different orders are not averaged: their images have different fingerprints.
 
     Args:
         board: rows of the leaderboard, as `mdssl.leaderboard.board.read` gives them.
@@ -102,8 +103,8 @@ def averages(table: pd.DataFrame) -> pd.DataFrame:
 
     ``eval_dataset`` names the columns of the mean: ``average`` over all, training domains included; in
     table 3 the mixtures have ``seen`` (training domains) and ``unseen`` instead. ImageNet is trained on there but not
-    scored, so a mixture with it has two training domains in its mean. Ours is null, and ``incomplete``, as long as one
-    score of the mean is missing.
+    scored, so a mixture with it has two training domains in its mean. Ours is over the seeds that have all scores of
+    the mean. It is null, and ``incomplete``, as long as one score is missing; `NO_COMMON_SEED` if no seed has all.
 
     The paper cuts its means off after two digits instead of rounding them, so 71.575 is printed as 71.57.
     """
@@ -115,16 +116,16 @@ def averages(table: pd.DataFrame) -> pd.DataFrame:
         kinds = _MEANS_OF_MIXTURES.get(first["experiment"], ("average",)) if len(domains) > 1 else ("average",)
         for kind in kinds:
             of_mean = {"average": cells, "seen": cells[seen], "unseen": cells[~seen]}[kind]
-            numbers = of_mean[["published", "ours", "difference"]].mean(skipna=False)
+            by_seed = means_by_seed(of_mean["by_seed"])
             means.append(
                 first.to_dict()
-                | {"eval_dataset": kind, **numbers, "seeds": of_mean["seeds"].min()}
-                | {"by_seed": means_by_seed(of_mean["by_seed"])}
+                | {"eval_dataset": kind, "published": of_mean["published"].mean(), "ours": mean(by_seed.values())}
+                | {"seeds": len(by_seed), "by_seed": by_seed}
                 | {"trial_ids": tuple(dict.fromkeys(sum(of_mean["trial_ids"], ())))}
                 | {"recipe": "; ".join(dict.fromkeys(filter(None, of_mean["recipe"])))}
-                | {"status": _status_of_mean(of_mean)}
+                | {"status": _status_of_mean(of_mean, by_seed)}
             )
-    return pd.DataFrame(means, columns=table.columns)
+    return with_difference(pd.DataFrame(means, columns=table.columns.drop("difference")))
 
 
 def means_by_seed(of_cells: Iterable[Mapping[int, float]]) -> dict[int, float]:
@@ -134,9 +135,11 @@ def means_by_seed(of_cells: Iterable[Mapping[int, float]]) -> dict[int, float]:
     return {seed: mean(cell[seed] for cell in cells) for seed in sorted(seeds)}
 
 
-def _status_of_mean(cells: pd.DataFrame) -> str:
+def _status_of_mean(cells: pd.DataFrame, by_seed: Mapping[int, float]) -> str:
     if not cells["ours"].notna().all():
         return "incomplete" if cells["ours"].notna().any() else "not run"
+    if not by_seed:
+        return NO_COMMON_SEED
     return next((status for status in cells["status"] if status != "ours"), "ours")
 
 
@@ -206,10 +209,11 @@ def _cell(of_model: pd.DataFrame, dataset: str) -> Row:
         status = "failed" if len(of_dataset) else "not scored"
     else:
         status = failures["status"].iloc[0] if len(failures) else "not run"
+    by_seed = ours.groupby("seed")["top1"].mean().to_dict()
     return {
-        "ours": ours["top1"].mean(),
-        "seeds": ours["seed"].nunique(),
-        "by_seed": ours.groupby("seed")["top1"].mean().to_dict(),
+        "ours": mean(by_seed.values()),
+        "seeds": len(by_seed),
+        "by_seed": by_seed,
         "trial_ids": tuple(ours["trial_id"].unique()),
         "recipe": _recipe(ours.iloc[0]) if len(ours) else "",
         "status": status,

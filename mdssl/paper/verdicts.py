@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mdssl.paper.published import Row
+from mdssl.paper.published import NO_COMMON_SEED, Row
 from mdssl.tables.statistics import CONFIDENCE, interval
 
 VERDICTS = {
     "agrees": "ours, made with the paper's settings, are equivalent to the published number",
     "differs": "ours, made with the paper's settings, are not equivalent to the published number",
     "cannot be told": "ours were made with the paper's settings, but have too few seeds or too large a spread",
-    "different settings": "ours were trained or scored with other settings than the paper's, or on other data: a "
-    "difference is not evidence",
+    "different settings": "ours were trained or scored with other settings than the paper's, on other data, or with "
+    "settings that differ between the scores of a mean or lead: a difference is not evidence",
     "implausible": "the published number cannot be the stated quantity, so ours cannot agree or differ",
     "not run": "this was not trained or scored yet",
 }
@@ -28,9 +28,9 @@ RULE = (
     f"Agreement is equivalence. Ours agree where the {CONFIDENCE:.0%} t-interval of our mean over seeds lies within "
     f"{MARGIN:g} points of the published top-1, and differ where it lies wholly outside of them. Otherwise, and "
     "with one seed, which has no interval, agreement cannot be told: a larger spread of ours makes agreement harder. A "
-    "mean over datasets has the interval of the seeds' means. A lead is paired by seed: it agrees where its interval "
-    "lies on the published side of zero, and differs where it lies on the other. A cost, which has no interval, agrees "
-    "within a tenth of the published."
+    "mean over datasets, and its interval, is over the seeds that have all of its scores. A lead is paired by seed: it "
+    "agrees where its interval lies on the published side of zero, and differs where it lies on the other. A cost, "
+    "which has no interval, agrees within a tenth of the published."
 )
 
 
@@ -44,14 +44,14 @@ def judged(line: Row, deviations: list[str], *, implausible: str) -> Row:
     low, high = interval(line["by_seed"].values())
     if implausible:
         verdict, why = "implausible", implausible
-    elif pd.isna(line["ours"]):
+    elif pd.isna(line["ours"]) and line["why"] != NO_COMMON_SEED:
         verdict, why = "not run", line["why"]
     elif deviations:
         verdict, why = "different settings", "; ".join(deviations)
     elif line["kind"] == "cost":
         verdict, why = ("agrees" if abs(line["difference"]) <= line["margin"] else "differs"), line["why"]
     elif pd.isna(low):
-        verdict, why = "cannot be told", "one seed has no interval"
+        verdict, why = "cannot be told", line["why"] or "one seed has no interval"
     else:
         verdict = _by_sign(line, low, high) if line["kind"] == "lead" else _by_margin(line, low, high)
         why = line["why"]

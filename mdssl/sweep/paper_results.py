@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 from rich.console import Console
 
+from mdssl.errors import InputError
 from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.names import plain_name
 from mdssl.paper.costs import resources_side_by_side
@@ -15,12 +16,16 @@ from mdssl.paper.printing import print_resources, print_side_by_side
 from mdssl.paper.published import model_key, published, side_by_side
 from mdssl.storage.location import Location
 from mdssl.tables.sweep_table import print_sweep_table, sweep_table
+from mdssl.terminal import say
 
 
 def show_results(
     names: Sequence[str], rows: pd.DataFrame, console: Console, *, probes: Sequence[str], storage: str | Location
 ) -> None:
     """Print each experiment of ``names``, and draw those that are figures into the folder ``figures`` of the storage.
+
+    Where trials of one model differ in more than the seed, the reason is printed in place of the comparison, then the
+    scores of each.
 
     Args:
         rows: of the leaderboard, those of the experiments' trials.
@@ -34,9 +39,16 @@ def show_results(
             for probe in probes:
                 # A failed trial has no probe.
                 of_probe = rows[rows["probe"].isna() | (rows["probe"] == probe)]
-                print_side_by_side(side_by_side(of_probe, name), console)
+                try:
+                    print_side_by_side(side_by_side(of_probe, name), console)
+                except InputError as error:
+                    say(console, f"{name} is not compared: {error}")
+                    _print_scores(name, chosen, _rows_of(chosen, rows), probe, console)
         elif chosen.reports == "resources":
-            print_resources(resources_side_by_side(rows), console)
+            try:
+                print_resources(resources_side_by_side(rows), console)
+            except InputError as error:
+                say(console, f"{name} is not compared: {error}")
         else:
             own = _rows_of(chosen, rows)
             for probe in probes:

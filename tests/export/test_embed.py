@@ -189,6 +189,30 @@ def test_a_repeated_command_does_nothing_and_a_changed_command_is_refused(run, e
     assert "with other images" in run(pictures, code=2)
 
 
+def test_parts_left_by_a_kill_or_by_another_process_are_deleted_by_the_same_command(
+    run, pictures, monkeypatch, tmp_path
+):
+    delete, write = embeddings_file.Parts.delete_parts, embeddings_file.Parts.write
+    monkeypatch.setattr(embeddings_file.Parts, "delete_parts", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    run(pictures, code=130)
+    monkeypatch.setattr(embeddings_file.Parts, "delete_parts", delete)
+    assert len(list((tmp_path / "out.parquet.parts").iterdir())) == 2
+    run(pictures)
+    assert not (tmp_path / "out.parquet.parts").exists()
+
+    def joined_elsewhere(self, number, *rest):
+        write(self, number, *rest)
+        if number == 1:
+            (tmp_path / "two.parquet.parts" / "000000.parquet").unlink()
+            shutil.copy(tmp_path / "out.parquet", tmp_path / "two.parquet")
+
+    monkeypatch.setattr(embeddings_file.Parts, "write", joined_elsewhere)
+    message = run(pictures, output=tmp_path / "two.parquet", code=2)
+    assert "another process has joined the parts in" in message and "Run the same command" in message
+    run(pictures, output=tmp_path / "two.parquet")
+    assert not (tmp_path / "two.parquet.parts").exists()
+
+
 def test_parts_of_another_encoder_are_refused(run, pictures, monkeypatch):
     join = embeddings_file.Parts.join
     monkeypatch.setattr(embeddings_file.Parts, "join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -222,6 +246,10 @@ def test_a_damaged_image_is_named_and_left_out_only_on_request(run, pictures, ex
     assert "left out: broken links: 1, such as b/nowhere.png" in said.err
     skipped = json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"mdssl.skipped"])
     assert skipped.keys() == {"a/deep/03.png", "b/30.png"}
+    assert "exists without 2 damaged images, such as a/deep/03.png. Keep it with --skip-damaged" in run(
+        pictures, code=2
+    )
+    run(pictures, "--skip-damaged")
 
 
 def test_a_folder_of_only_damaged_images_is_refused(run, tmp_path):

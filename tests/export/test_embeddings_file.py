@@ -1,4 +1,4 @@
-"""The parts of a file of embeddings in a bucket with transient errors."""
+"""The parts of a file of embeddings in a bucket with transient errors, and its labels."""
 
 import re
 import uuid
@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
+import pytest
 
 from mdssl.export import embeddings_file
 from mdssl.export.images import open_images
@@ -60,3 +61,22 @@ def test_transient_errors_of_a_bucket_are_retried(tiny_data, monkeypatch):
     found = pq.read_table(pa.BufferReader(output.read_bytes()))["embedding"].combine_chunks()
     assert np.array_equal(found.flatten().to_numpy().reshape(-1, 4), made)
     assert {method for method, _ in store.refused} == set(REQUESTS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "read"),
+    [
+        (pa.array([3, 1, None]), ["3", "1", None]),
+        (pa.array(["dog", "cat", None]), ["dog", "cat", None]),
+        (pa.array(["dog", "cat", ""]).dictionary_encode(), ["dog", "cat", None]),
+        (pa.array([1.0, 0.25, None]), ["1", "0.25", None]),
+        (pa.array([True, False, None]), ["True", "False", None]),
+        (pa.array([[1, 2], [3], None]), ["[1, 2]", "[3]", None]),
+    ],
+    ids=["integers", "text", "dictionary", "floats", "booleans", "lists"],
+)
+def test_labels_of_any_type_are_read_from_parquet(labels, read, tmp_path):
+    images = [{"bytes": b"", "path": None}] * 3
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "train.parquet")
+    found = open_images(str(tmp_path), data="nowhere")
+    assert found.columns(np.arange(3))["label"].to_pylist() == read

@@ -202,6 +202,7 @@ def test_size_and_filter_match_the_training_images(tiny_data, tmp_path, capsys):
     assert json.loads((out / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 16, 16]
     text = (out / "README.md").read_text()
     assert "1 steps, 32 augmented images" in text
+    assert "datasets were prepared in, whether or not that is 16x16" in text
     assert re.search(r"\| tiny-c \| 4 \| no \| lbfgs \| \d+\.\d \|  \| \d+\.\d \| 32 \|", text)
     with pytest.raises(ValueError, match="or --size and --filter"):
         export(tmp_path, trial_id, tmp_path / "other", formats=("safetensors",), data=tmp_path / "nothing")

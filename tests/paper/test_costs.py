@@ -1,11 +1,14 @@
 """Costs of our trials compared with the costs in table 2."""
 
+import json
+
 import pandas as pd
 import pytest
 from paper_rows import MDSSL, SIMCLR, shown, write
 
 from mdssl.leaderboard.board import read
 from mdssl.paper.costs import resources_side_by_side
+from mdssl.paper.ledger import ledger
 from mdssl.paper.printing import print_resources
 
 
@@ -69,3 +72,19 @@ def test_table_2_is_printed_with_published_values(paid):
     assert ["training", "hours", "mdssl", "1", "h", "34.95", "3.00", "-31.95", "ours"] in [
         line.split() for line in lines
     ]
+
+
+def test_costs_of_training_on_other_data_have_no_verdict(storage):
+    recipe = {"arch": "resnet50", "stem": "imagenet", "iterations": 48_000, "batch_per_domain": 1024}
+    cost = COST | {"device": "NVIDIA GeForce RTX 2080", "train_seconds": 38_000.0}
+    for number, name in enumerate(("cifar10", "stl10", "svhn", "cifar100")):
+        said = json.dumps({"variants": {"svhn": "4,434 of 73,257"} if name == "svhn" else {}})
+        write(storage, number, {"cifar10": 50.0}, **SIMCLR, train_mixture=name, **recipe, **cost, config_json=said)
+    board = read(storage)
+    for rows, verdict, why in (
+        (board, "different settings", "svhn (4,434 of 73,257) is not the published dataset"),
+        (board.assign(config_json="{}"), "agrees", ""),
+    ):
+        claims = ledger(rows)
+        hours = claims[(claims["eval_dataset"] == "training hours") & (claims["method"] == "simclr")].iloc[0]
+        assert (hours["verdict"], hours["why"]) == (verdict, why)

@@ -93,7 +93,7 @@ def test_the_verdict_depends_on_the_interval_over_seeds_and_the_margin(write, to
     assert line["verdict"] == verdict
     assert line["difference"] == pytest.approx(np.mean(top1) - 55.97)
     assert line["margin"] == MARGIN == 2
-    assert line["command"] == "mdssl sweep paper table1"
+    assert line["command"] == "mdssl sweep paper table1 --probe sgd-raw"
 
 
 def test_large_variation_over_seeds_prevents_agreement(write):
@@ -144,6 +144,26 @@ def test_scores_with_different_settings_are_shown_but_not_compared(write, off):
     ((name, value),) = off.items()
     assert line["why"].startswith(f"{name} {value}")
     assert "(paper: " in line["why"]
+
+
+@pytest.mark.parametrize(
+    ("off", "why"),
+    [
+        ({"init": "torchvision", "init_fingerprint": "a"}, "init torchvision (paper: random)"),
+        ({"encoder_lr_scale": 0.0}, "encoder lr scale 0 (paper: 1)"),
+        ({"schedule": "wsd"}, "schedule wsd (paper: cosine)"),
+        ({"sampling": "proportional"}, "sampling proportional (paper: balanced)"),
+        ({"method": "pretrained", "input_size": 224}, "input size 224 (paper: 32)"),
+    ],
+)
+def test_settings_without_a_column_are_compared_with_the_papers(write, off, why):
+    said = json.dumps({"trial": {"method": "simclr", **off}})
+    model = {"method": "pretrained", "train_mixture": ""} if "method" in off else CIFAR10
+    for seed in (0, 1, 2):
+        board = write({"svhn": 55.97}, **model, **PAPER, seed=seed, config_json=said)
+    wanted = {"source": "table5", "train_mixture": "imagenet"} if "method" in off else {}
+    line = claim(board, **wanted)
+    assert line["verdict"] == "different settings" and line["why"].startswith(why)
 
 
 @pytest.mark.parametrize("probe", ["sgd-raw", "sgd-raw(iterations=30000)"])
@@ -216,6 +236,50 @@ def test_a_lead_over_simclr_agrees_if_its_interval_has_the_same_sign(write, reci
     assert (line["ours"], line["seeds"]) == (pytest.approx(np.mean(leads)), len(leads))
     assert line["published"] == pytest.approx(5.016)
     assert line["verdict"] == verdict
+
+
+OF_TABLE_4 = {"source": "table4", "train_mixture": "eurosat+chestxray+dtd"}
+MEAN_4, LEAD_4 = ("average", "mean"), ("MDSSL − SimCLR", "lead")
+
+
+@pytest.mark.parametrize(
+    ("of_mdssl", "of_dtd", "difference"),
+    [
+        ({"precision": "fp32"}, {}, "precision: fp32, bf16"),
+        ({"probe": "sgd-raw(iterations=30000)"}, {}, "probe: sgd-raw(iterations=30000), sgd-raw"),
+        ({}, {"precision": "fp32"}, "precision: bf16, fp32"),
+    ],
+)
+def test_a_mean_or_lead_of_scores_with_different_settings_is_not_compared(write, of_mdssl, of_dtd, difference):
+    model = {"train_mixture": OF_TABLE_4["train_mixture"]}
+    usual = PAPER | {"precision": "bf16"}
+    for seed in (0, 1, 2):
+        write({"eurosat": 86.0, "chestxray": 94.0, "dtd": 46.0}, **UNION | model, **usual, seed=seed)
+        mdssl = MDSSL | model | {"lambda2": 0.15} | usual | of_mdssl
+        write({"eurosat": 87.0, "chestxray": 94.4}, **mdssl, seed=seed)
+        board = write({"dtd": 50.2 + seed / 10}, **mdssl | of_dtd, seed=seed)
+    lead = claim(board, *LEAD_4, method="mdssl", **OF_TABLE_4)
+    assert lead["verdict"] == "different settings" and difference in lead["why"]
+    assert lead["ours"] == pytest.approx(1.9)
+    mean = claim(board, *MEAN_4, method="mdssl", **OF_TABLE_4)
+    assert mean["verdict"] == ("different settings" if of_dtd else "agrees")
+
+
+def test_scores_without_a_seed_in_common_have_no_mean_and_no_lead(write):
+    model = {"train_mixture": OF_TABLE_4["train_mixture"]}
+    mdssl = MDSSL | model | {"lambda2": 0.15} | PAPER
+    for seed in (0, 1):
+        write({"eurosat": 86.0, "chestxray": 94.0, "dtd": 46.0}, **UNION | model, **PAPER, seed=seed)
+        board = write({"eurosat": 87.0, "chestxray": 94.4, "dtd": 50.0}, **mdssl, seed=seed + 2)
+    lead = claim(board, *LEAD_4, method="mdssl", **OF_TABLE_4)
+    assert (lead["verdict"], lead["seeds"], lead["why"]) == ("cannot be told", 0, "no seed has all of its scores")
+    other = board[(board["method"] == "mdssl") & ((board["seed"] == 2) | (board["eval_dataset"] != "dtd"))]
+    mean = claim(other, *MEAN_4, method="mdssl", **OF_TABLE_4)
+    assert (mean["verdict"], mean["seeds"], mean["why"]) == ("cannot be told", 1, "one seed has no interval")
+    other = other[(other["seed"] == 2) == (other["eval_dataset"] == "dtd")]
+    mean = claim(other, *MEAN_4, method="mdssl", **OF_TABLE_4)
+    assert np.isnan(mean["ours"])
+    assert (mean["verdict"], mean["seeds"], mean["why"]) == ("cannot be told", 0, "no seed has all of its scores")
 
 
 def test_training_hours_on_another_device_are_not_compared(write):

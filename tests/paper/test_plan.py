@@ -75,7 +75,10 @@ def test_a_measured_speed_replaces_the_assumed_speed(tmp_path):
             "arch": ["resnet50"] * 4 + ["resnet18"],
             "stem": "imagenet",
             "device": ["NVIDIA X"] * 3 + ["cpu", "NVIDIA X"],
-            "views_per_second": [100.0, 100.0, 300.0, 5.0, 9.0],
+            "views_per_second": [100.0, 100.0, 2400.0, 5.0, 9.0],
+            "train_seconds": 7200.0,
+            # The second trained on eight GPUs.
+            "gpu_hours": [2.0, 2.0, 16.0, 0.0, 2.0],
         }
     )
     assert speed(Recipe(), measured) == (200, "median of 2 trial(s) on NVIDIA X")

@@ -175,6 +175,9 @@ def test_a_pretrained_encoder_needs_no_mixture_no_lambda_and_no_iterations(stora
     table = side_by_side(read(storage), "table5")
     assert cell(table, "imagenet", "pretrained", "dtd")[["published", "ours"]].tolist() == [47.36, 48.0]
     assert Counter(table["status"]) == {"ours": 1, "not scored": 5, "not run": 12}
+    write(storage, 3, {"dtd": 49.0}, method="pretrained", **nothing, seed=1)
+    text = shown(print_side_by_side, side_by_side(read(storage), "table5"))
+    assert any(line.startswith("pretrained imagenet on dtd: 48.50 (2 seeds, ") for line in text)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +201,27 @@ def test_our_mean_requires_scores_for_all_cells_of_the_published_mean(storage):
     assert (seen["ours"], seen["status"], seen["seeds"]) == (70.0, "ours", 1)
     assert seen["difference"] == pytest.approx(70.0 - 79.40)
     assert pd.isna(unseen["ours"]) and unseen["status"] == "incomplete"
+
+
+def test_our_mean_is_over_the_seeds_that_have_all_of_its_scores(storage):
+    own = {"method": "mdssl", "lambda1": 0.9, "lambda2": 0.15, "train_mixture": "eurosat+chestxray+dtd"}
+    for seed in (0, 1, 2):
+        scores = {"eurosat": 60.0 + 10 * seed, "dtd": 50.0} | ({"chestxray": 90.0} if seed < 2 else {})
+        write(storage, seed, scores, **own, seed=seed)
+    board = read(storage)
+    table = side_by_side(board, "table4")
+    mean = cell(averages(table), own["train_mixture"], "mdssl", "average")
+    assert mean["by_seed"] == {0: pytest.approx(200 / 3), 1: 70.0} and mean["seeds"] == 2
+    assert mean["ours"] == pytest.approx(205 / 3)
+    assert mean["difference"] == pytest.approx(205 / 3 - mean["published"])
+    assert "mdssl eurosat+chestxray+dtd at 0.9, 0.15 on average: 68.33 (2 seeds" in " ".join(
+        shown(print_side_by_side, table)
+    )
+    table = side_by_side(board[(board["seed"] == 2) == (board["eval_dataset"] == "eurosat")], "table4")
+    mean = cell(averages(table), own["train_mixture"], "mdssl", "average")
+    assert pd.isna(mean["ours"]) and (mean["seeds"], mean["status"]) == (0, "no seed has all of its scores")
+    text = shown(print_side_by_side, table)
+    assert "no seed has all of its scores: mdssl eurosat+chestxray+dtd on average" in text
 
 
 @pytest.mark.parametrize("experiment", ["table1", "table3", "table4", "table5"])

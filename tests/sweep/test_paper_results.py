@@ -17,14 +17,14 @@ CONTEXT = {"sweep": "paper", "preset": "paper", "git_commit": "", "ray_version":
 NAMES = [name for name, chosen in EXPERIMENTS.items() if chosen.figure]
 
 
-def write(storage: str, experiment: str, top1: float = 50.0, **changes) -> None:
+def write(storage: str, experiment: str, top1: float = 50.0, device: str = "cpu", **changes) -> None:
     """Write rows of all trials of an experiment, as if they were scored on the complete datasets."""
     for number, trial in enumerate(EXPERIMENTS[experiment].trials):
         config = TrialConfig(**trial.settings | changes | {"precision": "fp32"})
         row = failed_row(config, "", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00")
         said = json.loads(row["config_json"]) | {"evaluation": {"variant": "", "data_fingerprint": "x"}, "variants": {}}
         row |= {"status": "finished", "error": None, "seen": True, "features": "encoder", "probe": "sgd-raw"}
-        row |= {"num_classes": 10, "num_train": 9, "num_test": 9, "top1": top1 + number, "device": "cpu"}
+        row |= {"num_classes": 10, "num_train": 9, "num_test": 9, "top1": top1 + number, "device": device}
         row |= {"train_seconds": 60.0, "num_workers": 1, "gpu_hours": 0.0}
         row |= {"config_json": json.dumps(said, sort_keys=True)}
         rows = [row | {"eval_dataset": name} for name in EXPERIMENTS[experiment].evaluate]
@@ -64,6 +64,17 @@ def test_the_reason_for_a_missing_figure_is_printed(tmp_path, name):
     write(str(tmp_path), name)
     text = shown(str(tmp_path), name)
     assert f"{name} is not drawn: " in text and "has representations" in text
+
+
+def test_trials_of_several_settings_are_printed_but_not_compared(tmp_path):
+    for rate in (2.0, 4.0):
+        write(str(tmp_path), "table4", top1=50.0 + rate, learning_rate=rate)
+    text = shown(str(tmp_path), "table4", "figure3")
+    assert "table4 is not compared: " in text and "learning_rate: 2.0, 4.0" in text
+    assert "52.0" in text and "54.0" in text and "no rows to show" in text
+    for seed, device in enumerate(("NVIDIA A", "NVIDIA B")):
+        write(str(tmp_path), "table2", seed=seed, device=device)
+    assert "table2 is not compared: resources beside table 2" in shown(str(tmp_path), "table2")
 
 
 def test_a_note_is_printed_for_an_experiment_without_scores(tmp_path):

@@ -60,20 +60,28 @@ def parquet_images(path: Path) -> tuple[tuple[str, ...] | None, dict[str, Part]]
     The label of a row without one is -1, and a row without an image has no bytes.
 
     Returns:
-        Class names, None if the schema has none; and the part of each split.
+        Class names, None if the schema has none and the labels are integers; and the part of each split.
 
     Raises:
         InputError: a shard is truncated, or has no column of images.
     """
     splits = {split: [_Shard(file, path, strict=False) for file in files] for split, files in shard_paths(path).items()}
     named = {shard.classes for shards in splits.values() for shard in shards}
-    parts = {}
-    for split, shards in splits.items():
-        integers = [
-            shard.labels if shard.labels.dtype.kind == "i" else np.full(len(shard.labels), NO_LABEL) for shard in shards
-        ]
-        parts[split] = _part(shards, np.concatenate(integers))
-    return named.pop() if len(named) == 1 else None, parts
+    classes = named.pop() if len(named) == 1 else None
+    labels = {split: np.concatenate([shard.labels for shard in shards]) for split, shards in splits.items()}
+    if any(array.dtype.kind != "i" for array in labels.values()):
+        texts = {split: list(map(_label_text, array)) for split, array in labels.items()}
+        classes = tuple(sorted({text for own in texts.values() for text in own if text}))
+        numbers = {text: number for number, text in enumerate(classes)} | {"": NO_LABEL}
+        labels = {split: np.array([numbers[text] for text in own], np.int64) for split, own in texts.items()}
+    return classes, {split: _part(shards, labels[split]) for split, shards in splits.items()}
+
+
+def _label_text(label: object) -> str:
+    """``label`` as text, whole numbers without a fraction; empty for none."""
+    if label is None or label != label or label == NO_LABEL:
+        return ""
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else class_name(str(label))
 
 
 def _check_alike(path: Path, splits: dict[str, list[_Shard]]) -> None:
