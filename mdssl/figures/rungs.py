@@ -55,7 +55,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
     # The last score is that of the trial's rows, on the datasets of the others.
     for trial_id, own in rows[(rows["status"] == "finished") & rows["trial_id"].isin(curves)].groupby("trial_id"):
         scores = own.groupby("eval_dataset")["val_linear_top1"].first()
-        datasets = [name.removeprefix(OF_DATASET) for name in reports[trial_id] if name.startswith(OF_DATASET)]
+        datasets = [name.removeprefix(OF_DATASET) for name in reports[trial_id].columns if name.startswith(OF_DATASET)]
         last = mean(scores.reindex(datasets or scores.index).astype(float))
         if not np.isnan(last) and own["step"].max() > curves[trial_id]["step"].max():
             end = pd.DataFrame({"step": [float(own["step"].max())], "val_linear_top1": [last]})
