@@ -14,7 +14,7 @@ from mdssl.errors import InputError
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
-from mdssl.figures.searches import draw_best, drawn, each_sweep, is_number, label_axis, tried
+from mdssl.figures.searches import draw_best, drawn, each_sweep, first_group, is_number, label_axis, tried
 
 MOST_PAIRS = 6
 LEAST_TRIALS = 6
@@ -49,7 +49,7 @@ def setting_contours(board: pd.DataFrame, *, width: float = style.PAGE) -> style
         ValueError: fewer than `LEAST_TRIALS` trials have a validation score, or no two numeric settings differ
             independently.
     """
-    return _draw(_contours(each_sweep(board)[0]), width)
+    return _draw(_contours(first_group(each_sweep(board))), width)
 
 
 def _contours(group: SettingsGroup) -> Contours:
@@ -98,7 +98,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Contours, Wo
 @style.styled()
 def _draw(found: Contours, width: float = style.PAGE) -> style.Figure:
     figure, axes = style.panels(
-        len(found.pairs), width=width, height=1.9, per_row=min(len(found.pairs), int(width / 2.2))
+        len(found.pairs), width=width, height=1.9, per_row=min(len(found.pairs), max(1, int(width / 2.2)))
     )
     values = np.concatenate([pair.means["val"] for pair in found.pairs])
     levels = np.linspace(values.min(), max(values.max(), values.min() + 0.1), 11)
@@ -110,6 +110,8 @@ def _draw(found: Contours, width: float = style.PAGE) -> style.Figure:
         best = (pair.means[pair.x] == found.best[pair.x]) & (pair.means[pair.y] == found.best[pair.y])
         draw_best(axis, x[best], y[best], edge="white")
         axis.grid(False)
+        # Points on the border are drawn whole.
+        axis.use_sticky_edges = False
         axis.margins(0.04)
         label_axis(axis.xaxis, pair.x, pair.means[pair.x])
         label_axis(axis.yaxis, pair.y, pair.means[pair.y])

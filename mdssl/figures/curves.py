@@ -64,7 +64,8 @@ def lambda_curves(
 def lambda_grid(
     board: pd.DataFrame, mixture: str | None, features: str, what: str
 ) -> tuple[pd.DataFrame, pd.Series, str]:
-    """Return the rows of MDSSL on one mixture; by dataset the mean top-1 of SimCLR on its union; and the mixture."""
+    """Return the rows of MDSSL on one mixture; by dataset the mean top-1 of SimCLR on its union, over seeds that MDSSL
+    has as well; and the mixture."""
     rows = scores.select(board, features)
     mdssl = rows[rows["method"] == "mdssl"]
     if mdssl.empty:
@@ -73,6 +74,7 @@ def lambda_grid(
     rows = rows[rows["train_mixture"] == mixture]
     mdssl, union = rows[rows["method"] == "mdssl"], rows[rows["method"] == "simclr"]
     scores.refuse_mixed(pd.concat([mdssl, union]), what, varies=("method", *LAMBDAS))
+    union = union.merge(mdssl[["eval_dataset", "seed"]].drop_duplicates())
     return mdssl, union.groupby("eval_dataset")["top1"].mean(), mixture
 
 

@@ -22,6 +22,7 @@ from mdssl.figures import (
     pareto,
     progress,
     rungs,
+    scores,
     slices,
 )
 from mdssl.figures.kind import Entry, Gallery, Storage, file_name
@@ -48,6 +49,7 @@ KINDS = {
     )
 }
 """All kinds of figures of a leaderboard, in the order of a gallery."""
+_BY_MIXTURE = (heatmaps.HEATMAPS, curves.CURVES, measured.MEASURED, methods.BARS, pareto.PARETO)
 MOST_GROUPS = 3
 """Number of groups of settings that are drawn, each in separate figures."""
 
@@ -64,7 +66,9 @@ def gallery(board: pd.DataFrame, storage: Storage = None) -> Gallery:
     """
     by_settings = settings_groups(board)
     if not by_settings:
-        return Gallery(absent=dict.fromkeys(KINDS, "the leaderboard has no scores yet: run a sweep."))
+        return Gallery(
+            absent=dict.fromkeys(KINDS, "the leaderboard has no scores of a trained encoder yet: run a sweep.")
+        )
     found = Gallery()
     reasons: dict[str, str] = {}
     for kind in KINDS.values():
@@ -73,6 +77,10 @@ def gallery(board: pd.DataFrame, storage: Storage = None) -> Gallery:
             caption = f"{group.description}."
             if kind.groups is settings_groups and len(groups) > 1:
                 caption += f" Number {number} of {len(groups)} combinations of settings, with {group.trials} trials."
+            if kind in _BY_MIXTURE and (several := len(scores.mixtures(group.rows))) > scores.MOST_MIXTURES:
+                caption += f" Drawn: at most {scores.MOST_MIXTURES} of {several} training mixtures."
+            if group.name and len(groups) > MOST_GROUPS:
+                caption += f" Drawn: {MOST_GROUPS} of {len(groups)} sweeps."
             if set(group.rows["eval_dataset"]) & set(BUILTIN):
                 caption += " The built-in domains are synthetic images."
             try:

@@ -11,7 +11,7 @@ import pandas as pd
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
-from mdssl.figures.searches import each_sweep, is_number, tried
+from mdssl.figures.searches import each_sweep, first_group, is_number, tried
 
 LEAST_TRIALS = 10
 FEW_TRIALS = 20
@@ -52,7 +52,7 @@ def setting_importance(board: pd.DataFrame, *, width: float = style.PAGE) -> sty
     Raises:
         ValueError: fewer than `LEAST_TRIALS` trials have a validation score, or they differ in no setting.
     """
-    return _draw(_importance(each_sweep(board)[0]), width)
+    return _draw(_importance(first_group(each_sweep(board))), width)
 
 
 def _importance(group: SettingsGroup) -> Importance:

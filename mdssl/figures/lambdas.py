@@ -5,8 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from mdssl.config.methods import METHODS
+from mdssl.errors import InputError
 from mdssl.figures.scores import CLUSTERING
 from mdssl.tables.pareto import selection_score
+from mdssl.tables.select import best_by_validation
 from mdssl.tables.statistics import over_seeds
 
 PAPERS_LAMBDAS = (0.9, 0.1)
@@ -21,8 +23,18 @@ def chosen_lambdas(rows: pd.DataFrame, by: str = "method") -> tuple[float, float
 
 
 def best_lambdas(rows: pd.DataFrame) -> tuple[float, float]:
-    """Return the λ1 and λ2 with the best validation score, mean over datasets and seeds."""
-    means = over_seeds(rows, ["lambda1", "lambda2"], "val_top1")
+    """Return the λ1 and λ2 with the best validation score, mean over seeds of those of `best_by_validation`.
+
+    Raises:
+        ValueError: no trial has a validation score on all datasets that most trials have.
+    """
+    ranked = best_by_validation(rows).dropna(subset="val")
+    if ranked.empty:
+        raise InputError(
+            "no λ1 and λ2 are the best: no trial has a validation score on each dataset that most trials have; "
+            "`mdssl probe` adds it."
+        )
+    means = over_seeds(ranked.merge(rows.drop_duplicates("trial_id"), on="trial_id"), ["lambda1", "lambda2"], "val")
     best = means.iloc[means["mean"].argmax()]
     return best["lambda1"], best["lambda2"]
 

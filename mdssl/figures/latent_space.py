@@ -235,7 +235,11 @@ def _find_embedding(group: SettingsGroup, storage: Storage) -> Iterator[tuple[di
     trials = kept[kept["train_mixture"] == mixture].sort_values("seed").drop_duplicates("method").set_index("method")
     shown = {METHODS[method].label: trials["trial_id"][method] for method in METHODS if method in trials.index}
     samples = {
-        title: {domain: kept.layers[LAYER].sample[:MOST_IMAGES] for domain, kept in panel.items()}
+        # Samples are in the order of the test split, which may be that of the classes.
+        title: {
+            domain: kept.layers[LAYER].sample[style.evenly(range(len(kept.rows)), MOST_IMAGES)]
+            for domain, kept in panel.items()
+        }
         for title, panel in _read(storage, shown, mixture).items()
     }
     shows_mdssl = any(method.label in samples for method in METHODS.values() if method.weighs_domains)

@@ -87,7 +87,7 @@ def _measured(board: pd.DataFrame, mixture: str | None, storage: Storage) -> Mea
         varied["lambda2"] = over2[over2["lambda1"] == level]
         fixed = (f"λ1 = {level:g}", "the best by validation score" if by_score else "not selected by score")
     rows = scores.select(board)
-    is_union = (rows["method"] == "simclr") & (rows["train_mixture"] == mixture)
+    is_union = (rows["method"] == "simclr") & (rows["train_mixture"] == mixture) & rows["seed"].isin(mdssl["seed"])
     shown = rows[(is_union | rows.index.isin(pd.concat(varied.values()).index)) & rows["eval_dataset"].isin(domains)]
     if storage is None and not set(MEASURE_NAMES) <= set(shown):
         raise InputError(f"{what} needs a storage, or a board to which mdssl.tables.measures.add_measures was applied.")

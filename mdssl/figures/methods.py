@@ -93,8 +93,9 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Bars, Words]
 
 @style.styled()
 def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
+    half = bars.means["half"].fillna(0)
     # No score is above 100 %.
-    means = bars.means.assign(half=np.fmin(bars.means["half"].fillna(0), 100 - bars.means["mean"]))
+    means = bars.means.assign(half=half, above=np.fmin(half, 100 - bars.means["mean"]))
     methods = [name for name in METHODS if name in set(means["method"])]
     # A bar takes a sixth of an inch, which has room for its number.
     per_row = style.equal_rows(len(bars.datasets), int((width - 0.4) / (0.17 * len(methods) + 0.25) / style.scale()))
@@ -117,11 +118,11 @@ def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
             handles.setdefault(METHODS[method].label, axis.bar(x, own["mean"], wide * 0.92, **look))
             varied = own["half"] > 0
             error: dict[str, Any] = dict(fmt="none", ecolor=style.INK, elinewidth=0.8, capsize=1.5)
-            ends = axis.errorbar(x[varied], own["mean"][varied], own["half"][varied], **error)
+            ends = axis.errorbar(x[varied], own["mean"][varied], [own["half"][varied], own["above"][varied]], **error)
             if varied.any():
                 handles[scores.interval_label(means["n"])] = ends
             if (width - 0.4) / per_row * wide > 0.2 * style.scale():
-                for left, mean, spread in zip(x, own["mean"], own["half"], strict=True):
+                for left, mean, spread in zip(x, own["mean"], own["above"], strict=True):
                     # On white, so that no line crosses the number.
                     white: dict[str, Any] = dict(facecolor="white", edgecolor="none", pad=0.3)
                     text: dict[str, Any] = dict(textcoords="offset points", xytext=(0, 1.5), ha="center", bbox=white)
@@ -136,7 +137,7 @@ def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
         axis.tick_params(axis="x", length=0)
         axis.set_xlim(-0.5, per_row - 0.5)
         # All scores may be zero.
-        axis.set_ylim(0, max(1.12 * (means["mean"] + means["half"]).max(), 1))
+        axis.set_ylim(0, max(1.12 * (means["mean"] + means["above"]).max(), 1))
         axis.set_ylabel("top-1 (%)")
     style.legend(figure, dict(sorted(handles.items(), key=lambda item: item[0].startswith("95 %"))))
     # Once, if all methods have the same λ1 and λ2.

@@ -14,7 +14,7 @@ from mdssl.figures.kind import Entry, Gallery, Words
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import read_table
 
-_VALIDATION = "val_linear_top1/"
+OF_DATASET = "val_linear_top1/"
 """Prefix of the columns of validation scores; the name of the dataset follows."""
 _TERMS = {
     "loss": "total",
@@ -26,7 +26,9 @@ _TERMS = {
 
 @style.styled()
 def loss_terms(metrics: pd.DataFrame, *, width: float = style.PAGE) -> style.Figure:
-    """Return the training loss and its three terms, unweighted, by step: total = alignment + λ1 within + λ2 across.
+    """Return the training loss and its three terms, unweighted, by step.
+
+    The loss of MDSSL is alignment + λ1 within + λ2 across.
 
     Args:
         metrics: a trial's ``metrics.parquet``.
@@ -126,14 +128,14 @@ def _loss_words(metrics: pd.DataFrame) -> Words:
     terms = [f"{'total' if name == 'loss' else name} from {first[name]:.2f} to {last[name]:.2f}" for name in names]
     return Words(
         title="The loss and its terms during training",
-        caption="Total = alignment + λ1 within + λ2 across. Each panel has its own scale.",
+        caption="In MDSSL, total = alignment + λ1 within + λ2 across. Each panel has its own scale.",
         alt=f"From step {first['step']:.0f} to step {last['step']:.0f}: {', '.join(terms)}.",
     )
 
 
 def _curves(metrics: pd.DataFrame) -> dict[str, pd.Series]:
     """Return validation scores by dataset."""
-    found = {name.removeprefix(_VALIDATION): metrics[name] for name in metrics.columns if name.startswith(_VALIDATION)}
+    found = {name.removeprefix(OF_DATASET): metrics[name] for name in metrics.columns if name.startswith(OF_DATASET)}
     return {name: scores for name, scores in found.items() if scores.notna().any()}
 
 

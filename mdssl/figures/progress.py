@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from mdssl.config.methods import UNTRAINED
 from mdssl.errors import InputError
 from mdssl.figures import scores, style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
-from mdssl.figures.searches import trials_of, whole_board
+from mdssl.figures.searches import first_group, trials_of, whole_board
 from mdssl.tables.compare import common_datasets
 from mdssl.tables.pareto import training_hours
 
@@ -20,7 +21,7 @@ MOST_SWEEPS = len(style.COLORS)
 
 
 class Progress(NamedTuple):
-    """By sweep, its trials in the order in which they ended, with ``hours``, the cost up to their end, and ``best``,
+    """By sweep, its trials in the order of their first scores, with ``hours``, the cost up to their end, and ``best``,
     the best validation score so far; the datasets of the mean; and the unit of the hours, ``GPU-`` or empty."""
 
     sweeps: dict[str, pd.DataFrame]
@@ -41,7 +42,7 @@ def sweep_progress(board: pd.DataFrame, *, width: float = style.PAGE) -> style.F
         ValueError: no sweep has two trials with a validation score, the sweeps have different evaluation datasets, or
             trials ran on several devices.
     """
-    found = [one for group in whole_board(board) for one in _progress(group)]
+    found = _progress(first_group(whole_board(board)))
     if len(found) > 1:
         named = "; ".join(", ".join(one.datasets) for one in found)
         raise InputError(
@@ -56,11 +57,14 @@ def _progress(group: SettingsGroup) -> list[Progress]:
     by_datasets: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
     reason = InputError("the best score over time needs a sweep with two trials that have validation scores.")
     for sweep, own in rows.groupby("sweep", sort=False):
-        scored = own[own["val_top1"].notna()]
+        scored = own[own["val_top1"].notna() & ~own["method"].isin(UNTRAINED)]
         if scored["trial_id"].nunique() < 2:
             continue
         datasets = common_datasets(scored.groupby(["trial_id", "eval_dataset"])["val_top1"].first().unstack())
-        trials = trials_of(SettingsGroup(own, 0, "", own[:0]))
+        try:
+            trials = trials_of(SettingsGroup(own, 0, "", own[:0]))
+        except InputError:
+            continue
         cost = training_hours(trials).fillna(0).cumsum()
         trials = trials.assign(hours=cost, best=trials["val"].astype(float).cummax().ffill())
         by_datasets.setdefault(tuple(datasets), {})[str(sweep)] = trials

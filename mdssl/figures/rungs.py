@@ -12,6 +12,7 @@ import pandas as pd
 from mdssl.errors import InputError
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name, with_trials
+from mdssl.figures.one_trial import OF_DATASET
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.searches import each_sweep
 from mdssl.storage.location import Location
@@ -44,18 +45,21 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
     status = dict(zip(ranked["trial_id"], ranked["status"], strict=True))
     shown = style.evenly(sorted(status), MOST_TRIALS)
     read = in_threads(lambda trial_id: _metrics(trial_dir_in(files, trial_id)), shown)
-    curves = {trial_id: own for trial_id, own in zip(shown, read, strict=True) if len(own)}
+    reports = {trial_id: own for trial_id, own in zip(shown, read, strict=True) if len(own)}
+    curves = {trial_id: own[["step", "val_linear_top1"]] for trial_id, own in reports.items()}
     if len(curves) < 2:
         raise InputError(
             "validation scores over steps need two trials of a sweep with scores during training: run a sweep with "
             "--scheduler asha, or --score-every N."
         )
-    # The last score is that of the trial's rows.
-    groups = rows[rows["status"] == "finished"].groupby("trial_id")
-    ends = pd.DataFrame({"step": groups["step"].max(), "val_linear_top1": groups["val_linear_top1"].agg(mean)})
-    for trial_id, end in ends.dropna().astype(float).iterrows():
-        if trial_id in curves and end["step"] > curves[trial_id]["step"].max():
-            curves[trial_id] = pd.concat([curves[trial_id], end.to_frame().T], ignore_index=True)
+    # The last score is that of the trial's rows, on the datasets of the others.
+    for trial_id, own in rows[(rows["status"] == "finished") & rows["trial_id"].isin(curves)].groupby("trial_id"):
+        scores = own.groupby("eval_dataset")["val_linear_top1"].first()
+        datasets = [name.removeprefix(OF_DATASET) for name in reports[trial_id].columns if name.startswith(OF_DATASET)]
+        last = mean(scores.reindex(datasets or scores.index).astype(float))
+        if not np.isnan(last) and own["step"].max() > curves[trial_id]["step"].max():
+            end = pd.DataFrame({"step": [float(own["step"].max())], "val_linear_top1": [last]})
+            curves[trial_id] = pd.concat([curves[trial_id], end], ignore_index=True)
     best = ranked["trial_id"][0] if ranked["val"].notna().any() and ranked["trial_id"][0] in curves else None
     rungs = Rungs(curves, status, best, len(status))
     lasts = pd.Series({trial_id: curve["val_linear_top1"].iloc[-1] for trial_id, curve in curves.items()}, dtype=float)
@@ -73,7 +77,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
 
 
 def _metrics(trial_dir: Location) -> pd.DataFrame:
-    """Read steps and validation scores of a trial's reports; empty if there are none.
+    """Read steps and validation scores of a trial's reports, means and by dataset; empty if there are none.
 
     Raises:
         ValueError: the file is damaged.
@@ -81,7 +85,8 @@ def _metrics(trial_dir: Location) -> pd.DataFrame:
     metrics = read_table(trial_dir / "metrics.parquet")
     if metrics is None or "val_linear_top1" not in metrics:
         return pd.DataFrame({"step": [], "val_linear_top1": []})
-    return metrics.loc[metrics["val_linear_top1"].notna(), ["step", "val_linear_top1"]].reset_index(drop=True)
+    scored = metrics[metrics["val_linear_top1"].notna()].dropna(axis=1, how="all")
+    return scored.filter(regex="^(step|val_linear_top1(/.*)?)$").reset_index(drop=True)
 
 
 def _note(rungs: Rungs) -> str:

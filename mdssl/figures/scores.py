@@ -16,6 +16,7 @@ from mdssl.tables.compare import latest_images, settings_apart, settings_of
 
 MOST_MIXTURES = 4
 """Number of training mixtures of a group of settings that are drawn."""
+NO_SCORES = "the leaderboard has no scores yet: run a sweep, or give another --storage."
 
 CLUSTERING = ("recipe_version_clustering", *CLUSTER_SETTINGS)
 _SHOWN = ("method", "train_mixture", "lambda1", "lambda2", "seed", "data_fingerprint", *CLUSTERING)
@@ -31,7 +32,7 @@ def select(board: pd.DataFrame, features: str = "encoder") -> pd.DataFrame:
     """
     rows = board[(board["status"] == "finished") & board["top1"].notna()]
     if rows.empty:
-        raise InputError("the leaderboard has no scores yet: run a sweep, or give another --storage.")
+        raise InputError(NO_SCORES)
     check_name("feature layer", features, sorted(rows["features"].dropna().unique()))
     rows = rows[rows["features"] == features]
     probes = sorted(rows["probe"].dropna().unique())
@@ -189,12 +190,15 @@ def settings_groups(board: pd.DataFrame) -> list[SettingsGroup]:
     differing = [name for name in _hidden_settings(trained) if trained[name].nunique(dropna=False) > 1]
     groups = [group for _, group in trained.groupby(differing, dropna=False, sort=False)] if differing else [trained]
     groups.sort(key=lambda group: -group["trial_id"].nunique())
-    same = [name for name in ("arch", "stem", "norm") if name in rows]
+    same = [name for name in ("arch", "stem", "norm", "patch_size", "input_size") if name in rows]
     without = unscored(board)
     found = []
     for group in groups:
         first = group.iloc[0]
-        group = pd.concat([rows.loc[group.index], rows[untrained & (rows[same] == first[same]).all(axis=1)]])
+        alike = rows[untrained]
+        for name in same:
+            alike = alike[_agree(alike[name], first[name])]
+        group = pd.concat([rows.loc[group.index], alike])
         description = ", ".join([*_described(first, differing), probe_words(group)])
         group = by_one_probe(group)
         found.append(SettingsGroup(group, count_trained(group), description, unscored_like(without, first)))
@@ -250,9 +254,14 @@ def unscored_like(rows: pd.DataFrame, trial: pd.Series) -> pd.DataFrame:
     """Select the ``rows`` that differ from ``trial`` only in settings that figures show or that their method lacks."""
     for name in _hidden_settings(rows):
         if name in trial:
-            agree = rows[name].isna() if pd.isna(trial[name]) else rows[name] == trial[name]
+            agree = _agree(rows[name], trial[name])
             rows = rows[agree | rows[name].isna()] if name in OWN_SETTINGS else rows[agree]
     return rows
+
+
+def _agree(values: pd.Series, value: object) -> pd.Series:
+    """Which ``values`` are ``value``, or missing as it is."""
+    return values.isna() if pd.isna(value) else values == value
 
 
 def of_one_device(rows: pd.DataFrame) -> pd.DataFrame:

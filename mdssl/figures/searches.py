@@ -13,7 +13,15 @@ from matplotlib.axis import Axis
 from mdssl.config.methods import METHODS, UNTRAINED
 from mdssl.errors import InputError
 from mdssl.figures import style
-from mdssl.figures.scores import SettingsGroup, by_one_probe, count_trained, encoder_scores, probe_words, unscored
+from mdssl.figures.scores import (
+    NO_SCORES,
+    SettingsGroup,
+    by_one_probe,
+    count_trained,
+    encoder_scores,
+    probe_words,
+    unscored,
+)
 from mdssl.tables.compare import settings_apart, settings_of
 from mdssl.tables.select import NO_VALIDATION, best_by_validation
 
@@ -21,8 +29,22 @@ _IMAGES = ("data_fingerprint", "weights", "recipe_version", "recipe_version_clus
 """Settings that a search never varies."""
 
 
+def by_sweep(board: pd.DataFrame) -> pd.DataFrame:
+    """``board`` with the sweep of each trial: the first that wrote a row of it.
+
+    Others, and `mdssl probe`, which has no name of a sweep, may have scored it on more datasets. Trials without any
+    sweep have a missing value, or, if there are no others, an empty name.
+    """
+    named = board["sweep"].mask(board["sweep"] == "")
+    if named.isna().all():
+        return board.assign(sweep="")
+    by_time = board.assign(sweep=named).sort_values("finished_at", kind="stable")
+    return board.assign(sweep=board["trial_id"].map(by_time.groupby("trial_id")["sweep"].first()))
+
+
 def whole_board(board: pd.DataFrame) -> list[SettingsGroup]:
     """Return all trials of ``board`` as one group, whatever their settings, with scores of the most frequent probe."""
+    board = by_sweep(board)
     rows = encoder_scores(board)
     if rows.empty:
         return []
@@ -34,14 +56,25 @@ def each_sweep(board: pd.DataFrame) -> list[SettingsGroup]:
     """Return a group for each sweep of ``board``, the one with most trials first."""
     found = [
         replace(group, description=f"Sweep {sweep}, {group.description}", name=str(sweep))
-        for sweep, own in board.groupby("sweep", sort=False)
+        for sweep, own in by_sweep(board).groupby("sweep", sort=False)
         for group in whole_board(own)
     ]
     return sorted(found, key=lambda group: -group.trials)
 
 
+def first_group(groups: list[SettingsGroup]) -> SettingsGroup:
+    """Return the first of ``groups``, the one with most trials.
+
+    Raises:
+        ValueError: there is none, because the leaderboard has no scores.
+    """
+    if not groups:
+        raise InputError(NO_SCORES)
+    return groups[0]
+
+
 def trials_of(group: SettingsGroup) -> pd.DataFrame:
-    """Return the trained trials of ``group``, including stopped and failed ones, in the order in which they ended.
+    """Return the trained trials of ``group``, including stopped and failed ones, in the order of their first scores.
 
     Returns:
         A row per trial with its settings, ``trial_id``, ``status``, and ``val``, the validation score in percent.
@@ -54,7 +87,7 @@ def trials_of(group: SettingsGroup) -> pd.DataFrame:
     ranked = best_by_validation(rows).set_index("trial_id")
     if not ranked["val"].notna().any():
         raise InputError(NO_VALIDATION)
-    trials = rows.drop_duplicates("trial_id", keep="last").drop(columns="status")
+    trials = rows.drop_duplicates("trial_id").drop(columns="status")
     return trials.join(ranked, on="trial_id").reset_index(drop=True)
 
 
@@ -89,9 +122,9 @@ def tried(
             f"{what} needs {least} trials of a sweep with validation scores that differ in a setting, but the "
             f"sweep has {len(trials)}{'' if names else ' with the same settings'}."
         )
-    ended = every["status"].value_counts()
-    without = [(ended.get("stopped", 0), "stopped early"), (ended.get("failed", 0), "failed")]
-    listed = [f"{count} {why}" for count, why in without if count]
+    without = every.loc[every["val"].isna(), "status"].value_counts()
+    reasons = {"stopped": "stopped early", "failed": "failed", "finished": "without a validation score"}
+    listed = [f"{without[status]} {why}" for status, why in reasons.items() if status in without]
     listed += [f"{baselines} of a method without domain weights"] if baselines else []
     listed += [f"{others} of other methods"] if others else []
     note = f" Left out: {', '.join(listed)}." if listed else ""

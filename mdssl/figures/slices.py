@@ -10,7 +10,7 @@ import pandas as pd
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name
 from mdssl.figures.scores import SettingsGroup
-from mdssl.figures.searches import draw_best, drawn, each_sweep, is_number, label_axis, tried
+from mdssl.figures.searches import draw_best, drawn, each_sweep, first_group, is_number, label_axis, tried
 
 MOST_PANELS = 12
 LEAST_TRIALS = 4
@@ -34,7 +34,7 @@ def setting_slices(board: pd.DataFrame, *, width: float = style.PAGE) -> style.F
     Raises:
         ValueError: fewer than `LEAST_TRIALS` trials have a validation score, or they differ in no setting.
     """
-    return _draw(_slices(each_sweep(board)[0]), width)
+    return _draw(_slices(first_group(each_sweep(board))), width)
 
 
 def _slices(group: SettingsGroup) -> Slices:

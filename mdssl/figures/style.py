@@ -108,6 +108,8 @@ def line(number: int) -> dict[str, Any]:
 
 def evenly(values: Sequence[Any] | np.ndarray, most: int) -> list[Any]:
     """Return at most ``most`` of ``values``, evenly from the first to the last."""
+    if not len(values):
+        return []
     return [values[place] for place in np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))]
 
 

@@ -83,7 +83,7 @@ class Dashboard:
         self._drawn = rows
 
     def follow(self, say: Callable[[str], None]) -> None:
-        """Call `update` and `draw` in a loop. Errors of the storage are printed, and it is tried again."""
+        """Call `update` and `draw` in a loop. Errors are printed, and it is tried again."""
         problem, draw_at = "", float("-inf")
         while True:
             started = updated = time.monotonic()
@@ -93,10 +93,11 @@ class Dashboard:
                 if updated >= draw_at:
                     self.draw()
                 problem = ""
-            except (OSError, InputError) as error:
-                if str(error) != problem:
-                    say(f"the page could not be updated: {printable(str(error))}")
-                problem = str(error)
+            except Exception as error:
+                text = str(error) if isinstance(error, OSError | InputError) else repr(error)
+                if text != problem:
+                    say(f"the page could not be updated: {printable(text)}")
+                problem = text
             # The next figures are later than the next rows, which take less time.
             if updated >= draw_at:
                 draw_at = 3 * time.monotonic() - 2 * updated

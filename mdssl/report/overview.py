@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mdssl.data.builtin import BUILTIN
-from mdssl.tables.compare import settings_apart
+from mdssl.tables.compare import latest_images, settings_apart
 from mdssl.tables.sweep_table import sweep_table
 
 NOTHING = "–"
@@ -24,7 +24,7 @@ _AT_THE_END = ("status", "hours", *_REMARKS, "error")
 
 
 class Best(NamedTuple):
-    """The best score on one dataset: a row of the leaderboard, and the number of trials with a score.
+    """The best score on one dataset by one probe: a row of the leaderboard, and the number of trials with a score.
 
     ``chance`` and ``majority``, in percent, are the scores of random guessing and of always predicting the most
     frequent class (NaN where no row records it). ``error`` is the binomial standard error of the score, in points.
@@ -84,14 +84,14 @@ class TrialTable(NamedTuple):
 
 
 def best_scores(rows: pd.DataFrame) -> list[Best]:
-    """Return the best top-1 on each evaluation dataset, on encoder features, by any probe.
+    """Return the best top-1 on the latest images of each evaluation dataset, on encoder features, by each probe.
 
     Args:
         rows: the leaderboard with all settings, including ``config_json``.
     """
     scores = rows[(rows["status"] == "finished") & (rows["features"] == "encoder") & rows["top1"].notna()]
     found = []
-    for name, of_dataset in scores.groupby("eval_dataset"):
+    for (name, _), of_dataset in latest_images(scores).groupby(["eval_dataset", "probe"]):
         best = of_dataset.iloc[of_dataset["top1"].argmax()].to_dict()
         evaluation = json.loads(best["config_json"]).get("evaluation", {})
         majority = evaluation.get("majority_top1", float("nan"))
@@ -189,12 +189,12 @@ def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str], hidd
     names += ["status"] if (table["status"] != "finished").any() else []
     names += ["hours", *(name for name in (*_REMARKS, "error") if name in table and table[name].notna().any())]
     columns, cells = [], []
+    way = (table["features"] + " " + table["probe"]).to_numpy()
     for name in names:
         values = table[name]
         kind = "other" if name in _AT_THE_END else "score" if name in datasets else "setting"
         kind = "mean" if name in ("seen", "unseen", "vs simclr", "val") else kind
         texts = [_text(name, kind, value) for value in values]
-        best = texts[values.argmax()] if kind in ("score", "mean") and values.notna().any() else None
         by_value = dict(zip(values, texts, strict=True))
         choices = [by_value[value] for value in sorted(value for value in by_value if by_value[value] != NOTHING)]
         choices = (
@@ -202,7 +202,11 @@ def _with_kinds(table: pd.DataFrame, datasets: list[str], notes: list[str], hidd
         )
         choices += [NOTHING] * (NOTHING in texts)
         columns.append(Column(name, kind, pd.api.types.is_numeric_dtype(values), choices))
-        cells.append([(text, text == best) for text in texts])
+        highest = [NOTHING] * len(texts)
+        if kind in ("score", "mean"):
+            # Scores of different layers and probes are not compared.
+            highest = [_text(name, kind, value) for value in values.astype(float).groupby(way).transform("max")]
+        cells.append([(text, text == top != NOTHING) for text, top in zip(texts, highest, strict=True)])
     rows: list[Row] = []
     times: Counter[str] = Counter()
     for trial_id, of_row in zip(table.index, zip(*cells, strict=True), strict=True):
@@ -222,4 +226,5 @@ def _text(name: str, kind: str, value: Any) -> str:
         return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
     if isinstance(value, str):
         return value[:8] if name.endswith("fingerprint") else value
-    return f"{value:g}"
+    # Not 2.02401e+07, which several seeds would have in common.
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"

@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from factories import failed
-from figure_board import MIXTURES, a_board, at_one_lambda, board_of_all_kinds, grid_of
+from figure_board import MIXTURES, a_board, at_one_lambda, board_of_all_kinds, grid_of, trial
+from matplotlib.container import ErrorbarContainer
 from matplotlib.patches import Rectangle
 
 from mdssl import figures
 from mdssl.figures.cost import costs_and_scores
+from mdssl.figures.lambdas import best_lambdas
 from mdssl.figures.saving import to_bytes
 from mdssl.figures.style import COLORS
 
@@ -45,6 +47,13 @@ def test_heatmap_colors_diverge_at_the_baseline_and_no_cell_below_it_is_framed(b
         assert frames_of(figure) == frames
         assert sum(text.get_weight() == "bold" for text in figure.axes[0].texts) == frames
         assert ("No cell is above SimCLR on the union" in figure.get_supxlabel()) == (not frames)
+
+
+def test_the_baseline_of_a_heatmap_has_the_seeds_of_its_cells(board):
+    first = board[(board["method"] != "mdssl") | (board["seed"] == 0)]
+    union = board[(board["method"] == "simclr") & (board["num_domains"] == 2) & (board["seed"] == 0)]
+    note = figures.lambda_heatmap(first, "svhn", mixture=MIXTURES[2]).get_supxlabel()
+    assert f"SimCLR on the union: {union.set_index('eval_dataset')['top1']['svhn']:.1f}" in note
 
 
 def test_a_heatmap_cell_without_a_trial_is_empty_and_not_zero(board):
@@ -98,6 +107,23 @@ def test_bar_heights_equal_the_means_of_each_method(board):
     alone = board[(board["train_mixture"] == board["eval_dataset"])]["top1"]
     np.testing.assert_allclose(sorted(heights), sorted([*means, *alone]))
     assert axis.get_ylim()[0] == 0
+
+
+def test_intervals_of_bars_are_cut_above_100_percent_and_not_below_the_mean(board):
+    high = at_one_lambda(board).assign(top1=lambda df: 97.0 + 2 * df["seed"])
+    (axis,) = figures.methods_bars(high, mixture=MIXTURES[2]).axes
+    ends = [bars.lines[2][0].get_segments() for bars in axis.containers if isinstance(bars, ErrorbarContainer)]
+    segments = [segment for of_method in ends for segment in of_method]
+    assert len(segments) == 6
+    # 12.706 is Student's t for two seeds, and the standard error is 1.
+    for segment in segments:
+        np.testing.assert_allclose(segment[:, 1], [98 - 12.706, 100], rtol=1e-4)
+
+
+def test_lambdas_are_selected_on_the_datasets_that_trials_have_in_common():
+    both = trial(1, ("cifar10", "svhn"), lambda1=0.9, lambda2=0.1)
+    rows = a_board([*both, *trial(2, ("cifar10",), lambda1=1.0, lambda2=0.0)]).assign(val_top1=[60.0, 40.0, 55.0])
+    assert best_lambdas(rows) == (0.9, 0.1)
 
 
 def test_training_hours_equal_the_mean_training_times_of_the_trials(board):

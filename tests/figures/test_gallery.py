@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from factories import failed
+from factories import UNTRAINED, failed
 from figure_board import MIXTURES, a_board, board_of_all_kinds, grid_of, trial
 from PIL import Image
 from rich.console import Console
@@ -65,6 +65,7 @@ def test_an_empty_leaderboard_gives_a_reason_for_each_absent_figure(storage):
     found = figures.gallery(leaderboard.read(storage), storage)
     assert not found.entries and set(found.absent) == set(KINDS)
     assert "run a sweep" in found.absent["lambda-curves"]
+    assert "no scores of a trained" in figures.gallery(a_board(trial(1, **UNTRAINED))).absent["lambda-curves"]
 
 
 def test_forty_datasets_and_a_failed_probe_are_drawn(board):
@@ -106,6 +107,7 @@ def test_a_trial_gallery_shows_the_logged_loss_terms_and_the_clusters(tmp_path):
     np.testing.assert_allclose(terms.axes[1].lines[0].get_ydata(), METRICS["alignment"])
     np.testing.assert_allclose(clusters.axes[2].lines[0].get_ydata(), [np.nan, 10.0])
     assert "purity from 0.80 to 0.90" in found.entries[1].alt
+    assert found.entries[0].caption.startswith("In MDSSL, total = ")
 
 
 def test_a_trial_gallery_shows_loss_terms_and_validation_scores(tmp_path):
@@ -192,7 +194,7 @@ def test_write_figures_refuses_missing_or_empty_storages_and_missing_trials(stor
     with pytest.raises(ValueError, match="no figure format is given; allowed: svg, png, pdf"):
         write_figures(storage, str(tmp_path / "new"), formats=())
     leaderboard.write_rows(storage, "f" * 12, [failed()])
-    with pytest.raises(ValueError, match=f"no figure of {storage}.* no scores yet"):
+    with pytest.raises(ValueError, match=f"no figure of {storage}.* no scores of a trained encoder yet"):
         write_figures(storage, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 
@@ -289,9 +291,10 @@ def test_representation_figures_use_only_trials_with_representations(board, stor
 
 def test_a_setting_that_a_method_lacks_does_not_separate_its_trials_from_the_others(board):
     has = board["method"].isin(["simclr", "mdssl"])
-    sampled = board.assign(sampling=board["method"].where(has).map(lambda _: "balanced", na_action="ignore"))
+    sampled = board.assign(stem=None, sampling=board["method"].where(has).map(lambda _: "balanced", na_action="ignore"))
     group, *_ = figures.scores.settings_groups(sampled)
     assert {"mdssl", "mdssl-clustered", "mdssl-robust", "simclr"} <= set(group.rows["method"])
     assert group.rows.loc[group.rows["method"] == "mdssl-clustered", "sampling"].isna().all()
     (bars,) = (one for one in figures.gallery(sampled).entries if one.name == "methods-bars-cifar10+svhn")
-    assert "MDSSL, clustered" in bars.alt and "SimCLR, union" in bars.alt and "sampling nan" not in bars.caption
+    assert all(name in bars.alt for name in ("MDSSL, clustered", "SimCLR, union", "untrained encoder"))
+    assert "sampling nan" not in bars.caption

@@ -1,5 +1,7 @@
 """The figure of measures over λ: its numbers compared with pandas, and the sources of the measures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,10 +9,13 @@ from figure_board import DATASETS, MIXTURES, board_of_all_kinds, grid_of
 from test_gallery import write_representations
 
 from mdssl import figures
+from mdssl.evaluate import representations
+from mdssl.figures import latent_space
 from mdssl.figures.gallery import KINDS
 from mdssl.figures.scores import settings_groups
 from mdssl.figures.style import COLORS, INK
 from mdssl.leaderboard.columns import MEASURE_NAMES
+from mdssl.storage.location import Location
 from mdssl.tables.measures import add_measures
 
 DOMAINS = MIXTURES[2].split("+")
@@ -138,3 +143,15 @@ def test_missing_measures_are_refused_with_the_reason(board, storage, tmp_path):
     write_representations(storage, ["0" * 12])
     with pytest.raises(ValueError, match=rf"cifar10\+svhn has representations.*probe \w+ --storage {storage}`"):
         entries(board, storage)
+
+
+def test_an_embedding_shows_images_from_the_whole_test_split(board, storage, monkeypatch):
+    monkeypatch.setattr(latent_space, "MOST_IMAGES", 3)
+    group, *_ = settings_groups(board)
+    trial_id = grid_of(board)["trial_id"].iloc[0]
+    own = board[board["trial_id"] == trial_id]
+    write_representations(storage, [trial_id])
+    ((data, _),) = latent_space.EMBEDDING.find(replace(group, rows=own), storage)
+    for domain, sample in data["samples"]["MDSSL"].items():
+        kept = representations.read(Location.of(storage) / "trials" / trial_id, domain).layers["projection"].sample
+        np.testing.assert_array_equal(sample, kept[[0, 4, 8]])

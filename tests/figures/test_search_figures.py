@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from factories import UNTRAINED, failed
 from figure_board import MIXTURES, a_board, a_search, board_of_all_kinds, trial
 from matplotlib.collections import PathCollection
 
@@ -121,6 +122,69 @@ def test_rung_curves_end_at_the_last_step_of_each_trial_and_highlight_the_best(s
     assert thick.get_ydata()[-1] == pytest.approx(last)
 
 
+def test_rung_curves_end_with_the_mean_over_the_datasets_of_the_curve(tmp_path):
+    board = a_search(str(tmp_path), trials=8)
+    trial_id = val_of(board).idxmax()
+    file = tmp_path / "trials" / trial_id / "metrics.parquet"
+    reports = pd.read_parquet(file)
+    score = reports["val_linear_top1"]
+    reports.assign(**{f"val_linear_top1/{name}": score for name in ("cifar10", "svhn")}).to_parquet(file)
+    own = board[board["trial_id"] == trial_id].set_index("eval_dataset")["val_linear_top1"]
+    without = board[(board["trial_id"] != trial_id) | (board["eval_dataset"] != "svhn")]
+    for rows, last in ((board, (own["cifar10"] + own["svhn"]) / 2), (without, score.iloc[-1])):
+        ((rungs, _),) = list(RUNGS.find(each_sweep(rows)[0], str(tmp_path)))
+        assert rungs.curves[trial_id]["val_linear_top1"].iloc[-1] == pytest.approx(last)
+
+
+def test_a_sweep_of_untrained_encoders_alone_has_no_rungs_and_no_progress(searched):
+    board, storage = searched
+    untrained = [a_board(trial(number, **UNTRAINED, sweep="second", val_top1=9.0)) for number in (98, 99)]
+    both = pd.concat([board, *untrained])
+    with pytest.raises(ValueError, match="two trials of a sweep with scores during training"):
+        list(RUNGS.find(each_sweep(both)[1], storage))
+    assert words_of("sweep-progress", both) == words_of("sweep-progress", board)
+
+
+@pytest.mark.parametrize("name", ["setting_slices", "setting_contours", "setting_importance", "sweep_progress"])
+def test_a_board_without_scores_is_refused(name):
+    with pytest.raises(ValueError, match="no scores yet"):
+        getattr(figures, name)(a_board([failed()]))
+
+
+def test_captions_give_the_number_of_sweeps_and_mixtures_that_are_not_drawn(searched, monkeypatch):
+    names = figures.gallery.__globals__
+    monkeypatch.setitem(names, "KINDS", {name: KINDS[name] for name in ("slices", "methods-bars")})
+    monkeypatch.setitem(names, "MOST_GROUPS", 1)
+    monkeypatch.setattr("mdssl.figures.scores.MOST_MIXTURES", 1)
+    board, _ = searched
+    two = pd.concat([board, board.assign(sweep="second", trial_id="e" + board["trial_id"].str[1:])])
+    (slices,) = figures.gallery(two).entries
+    assert slices.caption.endswith("Drawn: 1 of 2 sweeps.")
+    (bars,) = figures.gallery(board_of_all_kinds()).entries
+    assert bars.caption.endswith("Drawn: at most 1 of 3 training mixtures.")
+
+
+def test_a_trial_is_of_the_sweep_that_trained_it(searched):
+    board, _ = searched
+    finished = board[(board["status"] == "finished") & (board["eval_dataset"] == "svhn")]
+    later = finished.assign(eval_dataset="dtd", finished_at=pd.Timestamp("2026-12-01T10:00:00+00:00"))
+    probed, shared = later[:3].assign(sweep=""), later[3:5].assign(sweep="grid")
+    (before,), (after,) = each_sweep(board), each_sweep(pd.concat([probed, shared, board]))
+    assert after.name == "search"
+    expected, found = trials_of(before), trials_of(after)
+    assert list(found["trial_id"]) == list(expected["trial_id"]) and found["val"].equals(expected["val"])
+    assert words_of("sweep-progress", pd.concat([probed, shared, board])) == words_of("sweep-progress", board)
+    (unnamed,) = each_sweep(board.assign(sweep=""))
+    assert unnamed.trials == before.trials
+
+
+def test_the_note_on_trials_left_out_counts_finished_ones_without_a_validation_score(searched):
+    board, _ = searched
+    lacking = board["trial_id"].isin(val_of(board).index[:2])
+    note = figures.setting_slices(board.assign(val_top1=board["val_top1"].mask(lacking))).get_supxlabel()
+    assert "13 trials. Left out: 8 stopped early, 1 failed, 2 without a validation score." in note.replace("\n", " ")
+
+
 def test_damaged_or_missing_metrics_are_refused_with_the_reason(searched, tmp_path):
     board, _ = searched
     folder = tmp_path / "trials" / f"{2:012x}"
@@ -151,6 +215,8 @@ def test_contours_are_drawn_for_each_pair_of_numeric_settings(searched):
         ("λ1", "learning rate"),
         ("λ2", "learning rate"),
     ]
+    assert axes[0].get_xlim()[0] < points_of(axes[0])[:, 0].min()
+    figures.setting_contours(board, width=2)
     on_a_line = board.assign(lambda2=board["lambda1"] / 2, learning_rate=1.0)
     with pytest.raises(
         ValueError, match="two settings with numbers that differ independently, but the trials differ in lambda1"

@@ -188,6 +188,24 @@ def test_slow_figures_are_drawn_less_often_than_rows_are_updated(dashboard, monk
     assert updates[:3] == [0, 65, 70] and [at for what, at in done if what == "draw"] == [0, 180]
 
 
+@pytest.mark.parametrize("error", [OSError("away"), IndexError("out of range")], ids=["storage", "defect"])
+def test_errors_of_drawing_do_not_end_the_updates(dashboard, monkeypatch, error):
+    def fail():
+        raise error
+
+    def sleep(seconds):
+        raise KeyboardInterrupt
+
+    lines = []
+    monkeypatch.setattr(dashboard_module, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
+    monkeypatch.setattr(dashboard, "update", lambda: False)
+    monkeypatch.setattr(dashboard, "draw", fail)
+    with pytest.raises(KeyboardInterrupt):
+        dashboard.follow(lines.append)
+    (line,) = lines
+    assert line.startswith("the page could not be updated: ") and str(error) in line
+
+
 def test_the_first_page_shows_trials_without_rows(dashboard, results):
     trial = config(lambda2=0.6)
     file = Location.of(results[0]) / "trials" / trial.trial_id / "config.json"

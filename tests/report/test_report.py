@@ -231,6 +231,39 @@ def test_scores_are_shown_with_standard_error_and_chance_level(storage, tmp_path
     assert best["others"].chance == 25.0 and pd.isna(best["others"].majority)
 
 
+def test_best_scores_are_on_the_latest_images_and_by_one_probe(storage):
+    rows = []
+    for number, (top1, images, probe) in enumerate(
+        [(80.0, "old", "lbfgs"), (51.0, "new", "lbfgs"), (48.0, "new", "lbfgs"), (78.0, "new", "finetune")]
+    ):
+        one = rows_of(config(lambda2=number / 10), {"mine": top1}, probe=probe, finished_at=f"2026-11-0{number + 1}")
+        said = json.loads(one[0]["config_json"])
+        said["evaluation"]["data_fingerprint"] = images
+        rows += [one[0] | {"config_json": json.dumps(said)}]
+    for row in rows:
+        write_rows(storage, row["trial_id"], [row])
+    best = best_scores(with_settings(read(storage)))
+    assert [(one.row["probe"], one.row["top1"], one.trials) for one in best] == [
+        ("finetune", 78.0, 1),
+        ("lbfgs", 51.0, 2),
+    ]
+
+
+def test_whole_numbers_are_written_in_full(storage):
+    for seed in (20240101, 20240102):
+        write_trial(storage, config(seed=seed, iterations=1_234_567 + seed % 2), {"svhn": 40.0}, curves=False)
+    columns = {column.name: column.choices for column in trial_table(with_settings(read(storage))).columns}
+    assert columns["seed"] == ["20240101", "20240102"] and columns["iterations"] == ["1234567", "1234568"]
+
+
+def test_the_best_of_each_column_is_bold_for_each_probe(storage):
+    rows = rows_of(config(), {"svhn": 40.0}) + rows_of(config(), {"svhn": 44.0}, probe="finetune")
+    write_rows(storage, config().trial_id, rows)
+    table = trial_table(with_settings(read(storage)))
+    place = [column.name for column in table.columns].index("svhn")
+    assert sorted(row.cells[place] for row in table.rows) == [("40.0", True), ("44.0", True)]
+
+
 def test_the_best_trial_is_selected_by_validation_score(small):
     storage, folder = small
     write_report(storage, folder)
