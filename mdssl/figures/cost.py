@@ -98,11 +98,14 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[pd.DataFrame
         raise InputError("cost against score needs two trained encoders with scores on the same datasets.")
     front = points[points["on_front"]].sort_values("cost")
     ends = [front.iloc[0], front.iloc[-1]] if len(front) > 1 else [front.iloc[0]]
+    why = "that lack one of these scores or a training time, or ran on other devices or numbers of workers"
+    left_out = scores.left_out(group.rows, len(points), why)
     listed = " to ".join(f"{end['score']:.1f} % for {end['cost']:.2g} h ({end['label']})" for end in ends)
     words = Words(
         title="Top-1 against training time",
         caption="Mean top-1 over evaluation datasets against training time, the median of trials of equal computation. "
-        f"The line is the Pareto front: trials that no other trial beats in both. {SELECTED_ON_TEST}",
+        f"The line is the Pareto front: trials that no other trial beats in both.{left_out} "
+        f"{SELECTED_ON_TEST}",
         alt=f"{len(points)} trials, mean top-1 from {points['score'].min():.1f} to {points['score'].max():.1f} %, "
         f"training from {points['cost'].min():.2g} to {points['cost'].max():.2g} h; {len(front)} on the Pareto front: "
         f"{listed}.",

@@ -85,10 +85,12 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Points, Word
         trials, front = points.trials, points.trials[points.trials["on_front"]].sort_values("x")
         listed = "; ".join(f"{one['x']:.1f} and {one['y']:.1f} % ({one['label']})" for _, one in front.iterrows())
         what = SELECTED_BY[points.by]
+        of_mixture = group.rows[group.rows["train_mixture"] == mixture]
+        left_out = scores.left_out(of_mixture, len(trials), "without both means")
         words = Words(
             title=f"Seen against unseen datasets, trained on {mixture}",
             caption=f"Mean {what} over the datasets that were trained on against the mean over the others. The line is "
-            f"the Pareto front: trials that no other trial beats in both.{_optimism(points)}",
+            f"the Pareto front: trials that no other trial beats in both.{left_out}{_optimism(points)}",
             alt=f"{len(trials)} trials, mean {what} on seen datasets from {trials['x'].min():.1f} to "
             f"{trials['x'].max():.1f} %, on unseen ones from {trials['y'].min():.1f} to {trials['y'].max():.1f} %; "
             f"{len(front)} on the Pareto front: {listed}.",

@@ -245,6 +245,12 @@ def count_trained(rows: pd.DataFrame) -> int:
     return rows.loc[~rows["method"].isin(UNTRAINED), "trial_id"].nunique()
 
 
+def left_out(rows: pd.DataFrame, shown: int, why: str) -> str:
+    """Return a sentence for a caption on the trained encoders in ``rows`` that are not shown; empty if all are."""
+    left = count_trained(rows) - shown
+    return f" Left out: {left} {why}." if left else ""
+
+
 def unscored(board: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ``board`` without a score, with all their settings."""
     return all_settings(board[(board["status"] != "finished") | board["top1"].isna()])

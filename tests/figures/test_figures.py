@@ -226,11 +226,14 @@ def test_cost_figure_does_not_rank_trials_of_equal_computation_by_time(board):
         figures.cost_against_score(grid)
     longer = grid[grid["seed"] == 0].assign(iterations=999, train_seconds=2000.0)
     longer["trial_id"] = "e" + longer["trial_id"].str[1:]
-    points = costs_and_scores(pd.concat([grid, longer]))
+    every = pd.concat([grid, longer], ignore_index=True)
+    points = costs_and_scores(every)
     short = grid.drop_duplicates("trial_id")["train_seconds"].median() / 3600
     by_length = points.groupby("iterations")["cost"].unique()
     assert [list(costs) for costs in by_length] == [[pytest.approx(short)], [pytest.approx(2000 / 3600)]]
     assert points[points["on_front"]].groupby("iterations").size().max() == 1
+    (lacking,) = [entry for entry in figures.gallery(every[1:]).entries if entry.figure == "cost-against-score"]
+    assert "Left out: 1 that lack one of these scores" in lacking.caption
 
 
 def test_bars_show_the_lambdas_selected_by_validation_score(board):
