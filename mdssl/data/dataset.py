@@ -245,6 +245,7 @@ def prepare_command(data: str | Path, name: str, meta: dict | None = None) -> st
     if meta is not None:
         kind, split = meta["source"]["kind"], meta["split"]
         flags = {"size": meta["image_size"], "filter": meta["resize_filter"]}
+        flags |= {"kind": kind} if kind in ("folder", "parquet", "npz") else {}
         flags |= {key: split[key] for key in ("seed", "test_fraction") if key in split} | meta.get("reading", {})
         for key, value in flags.items():
             if isinstance(value, dict):

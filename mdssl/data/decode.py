@@ -284,8 +284,8 @@ def _in_pool(tasks: Iterator[Task], workers: int) -> Iterator[Converted]:
             yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise InputError(
-            f"one of the {workers} processes that decode images was killed, probably because memory ran out. Use "
-            "fewer, such as --workers 1. What is decoded is kept."
+            f"one of the {workers} processes that decode images ended, often because memory ran out. Use fewer, such "
+            "as --workers 1, and run the same command again."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

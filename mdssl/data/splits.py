@@ -100,6 +100,7 @@ def resolve_splits(
     # First, because a class that it alone has would have no training image.
     if "test" in parts and "validation" in parts and not joins_validation:
         left = parts.pop("validation")
+        source.findings.splits.pop("validation", None)
         rule["left_out"] = {"validation": len(left)}
         source.findings.leave_out("validation images, because there is a test split", left.where(0), len(left))
     parts, classes = _drop_empty_classes(parts, source.classes, source.findings)

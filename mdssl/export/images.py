@@ -195,9 +195,11 @@ def _size_and_time(file: Path) -> str:
 
 
 def _open_parquet(path: Path, split: str) -> ImagesToEmbed:
-    classes, parts = parquet_images(path)
+    classes, parts, from_labels = parquet_images(path)
     files = [file for files in shard_paths(path).values() for file in files]
     state = "\n".join(f"{file.name} {_size_and_time(file)}" for file in files)
+    # Earlier versions left such labels out.
+    state += "\nlabels that are not integers" if from_labels and classes else ""
     return _of_splits(path.absolute().name, parts, classes, split, state)
 
 

@@ -80,7 +80,7 @@ def gallery(board: pd.DataFrame, storage: Storage = None) -> Gallery:
             if kind in _BY_MIXTURE and (several := len(scores.mixtures(group.rows))) > scores.MOST_MIXTURES:
                 caption += f" Drawn: at most {scores.MOST_MIXTURES} of {several} training mixtures."
             if group.name and len(groups) > MOST_GROUPS:
-                caption += f" Drawn: {MOST_GROUPS} of {len(groups)} sweeps."
+                caption += f" Drawn: at most {MOST_GROUPS} of {len(groups)} sweeps."
             if set(group.rows["eval_dataset"]) & set(BUILTIN):
                 caption += " The built-in domains are synthetic images."
             try:

@@ -14,7 +14,7 @@ from mdssl.figures.kind import Entry, Gallery, Words
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import read_table
 
-OF_DATASET = "val_linear_top1/"
+_VALIDATION = "val_linear_top1/"
 """Prefix of the columns of validation scores; the name of the dataset follows."""
 _TERMS = {
     "loss": "total",
@@ -62,7 +62,7 @@ def validation_scores(metrics: pd.DataFrame, *, width: float = style.PAGE) -> st
     Raises:
         ValueError: there is no score in it.
     """
-    curves = _curves(metrics)
+    curves = validation_curves(metrics)
     if not curves:
         raise InputError("the metrics have no validation score: train with --score-every N.")
     figure, (axis,) = style.panels(1, width=width, height=1.6)
@@ -133,9 +133,9 @@ def _loss_words(metrics: pd.DataFrame) -> Words:
     )
 
 
-def _curves(metrics: pd.DataFrame) -> dict[str, pd.Series]:
+def validation_curves(metrics: pd.DataFrame) -> dict[str, pd.Series]:
     """Return validation scores by dataset."""
-    found = {name.removeprefix(OF_DATASET): metrics[name] for name in metrics.columns if name.startswith(OF_DATASET)}
+    found = {name.removeprefix(_VALIDATION): metrics[name] for name in metrics.columns if name.startswith(_VALIDATION)}
     return {name: scores for name, scores in found.items() if scores.notna().any()}
 
 
@@ -145,7 +145,7 @@ def _scored(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def _validation_words(metrics: pd.DataFrame) -> Words:
-    own = {name: scores.dropna() for name, scores in _curves(metrics).items()}
+    own = {name: scores.dropna() for name, scores in validation_curves(metrics).items()}
     changes = [f"{name} from {scores.iloc[0]:.1f} to {scores.iloc[-1]:.1f} %" for name, scores in own.items()]
     return Words(
         title="Validation scores during training",

@@ -55,7 +55,6 @@ def _progress(group: SettingsGroup) -> list[Progress]:
     """Return the progress of the sweeps for each set of evaluation datasets."""
     rows = group.every_row
     by_datasets: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
-    reason = InputError("the best score over time needs a sweep with two trials that have validation scores.")
     for sweep, own in rows.groupby("sweep", sort=False):
         scored = own[own["val_top1"].notna() & ~own["method"].isin(UNTRAINED)]
         if scored["trial_id"].nunique() < 2:
@@ -69,7 +68,7 @@ def _progress(group: SettingsGroup) -> list[Progress]:
         trials = trials.assign(hours=cost, best=trials["val"].astype(float).cummax().ffill())
         by_datasets.setdefault(tuple(datasets), {})[str(sweep)] = trials
     if not by_datasets:
-        raise reason
+        raise InputError("the best score over time needs a sweep with two trials that have validation scores.")
     found = []
     for names, sweeps in by_datasets.items():
         largest = dict(sorted(sweeps.items(), key=lambda item: -len(item[1]))[:MOST_SWEEPS])

@@ -12,9 +12,10 @@ import pandas as pd
 from mdssl.errors import InputError
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name, with_trials
-from mdssl.figures.one_trial import OF_DATASET
+from mdssl.figures.one_trial import validation_curves
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.searches import each_sweep
+from mdssl.leaderboard.names import plain_name
 from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import read_table, trial_dir_in
@@ -54,9 +55,8 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
         )
     # The last score is that of the trial's rows, on the datasets of the others.
     for trial_id, own in rows[(rows["status"] == "finished") & rows["trial_id"].isin(curves)].groupby("trial_id"):
-        scores = own.groupby("eval_dataset")["val_linear_top1"].first()
-        datasets = [name.removeprefix(OF_DATASET) for name in reports[trial_id].columns if name.startswith(OF_DATASET)]
-        last = mean(scores.reindex(datasets or scores.index).astype(float))
+        scores = own.groupby(own["eval_dataset"].map(plain_name))["val_linear_top1"].first()
+        last = mean(scores.reindex(list(validation_curves(reports[trial_id])) or scores.index).astype(float))
         if not np.isnan(last) and own["step"].max() > curves[trial_id]["step"].max():
             end = pd.DataFrame({"step": [float(own["step"].max())], "val_linear_top1": [last]})
             curves[trial_id] = pd.concat([curves[trial_id], end], ignore_index=True)
@@ -85,7 +85,7 @@ def _metrics(trial_dir: Location) -> pd.DataFrame:
     metrics = read_table(trial_dir / "metrics.parquet")
     if metrics is None or "val_linear_top1" not in metrics:
         return pd.DataFrame({"step": [], "val_linear_top1": []})
-    scored = metrics[metrics["val_linear_top1"].notna()].dropna(axis=1, how="all")
+    scored = metrics[metrics["val_linear_top1"].notna()]
     return scored.filter(regex="^(step|val_linear_top1(/.*)?)$").reset_index(drop=True)
 
 

@@ -33,7 +33,8 @@ def by_sweep(board: pd.DataFrame) -> pd.DataFrame:
     """``board`` with the sweep of each trial: the first that wrote a row of it.
 
     Others, and `mdssl probe`, which has no name of a sweep, may have scored it on more datasets. Trials without any
-    sweep have a missing value, or, if there are no others, an empty name.
+    sweep, as of `mdssl train`, have a missing value and are in no figure by sweep. If there are no others, they have an
+    empty name.
     """
     named = board["sweep"].mask(board["sweep"] == "")
     if named.isna().all():
@@ -87,7 +88,10 @@ def trials_of(group: SettingsGroup) -> pd.DataFrame:
     ranked = best_by_validation(rows).set_index("trial_id")
     if not ranked["val"].notna().any():
         raise InputError(NO_VALIDATION)
-    trials = rows.drop_duplicates("trial_id").drop(columns="status")
+    order = rows["trial_id"].unique()
+    # A failed score has no costs.
+    rows = rows.sort_values("status", key=lambda status: status == "failed", kind="stable")
+    trials = rows.drop_duplicates("trial_id").set_index("trial_id").loc[order].reset_index().drop(columns="status")
     return trials.join(ranked, on="trial_id").reset_index(drop=True)
 
 

@@ -24,8 +24,8 @@ def show_results(
 ) -> None:
     """Print each experiment of ``names``, and draw those that are figures into the folder ``figures`` of the storage.
 
-    Where trials of one model differ in more than the seed, the reason is printed in place of the comparison, then the
-    scores of each.
+    Where trials of one model differ in more than the seed, the reason is printed in place of the comparison, and of
+    tables with scores, the scores of each.
 
     Args:
         rows: of the leaderboard, those of the experiments' trials.
@@ -42,13 +42,13 @@ def show_results(
                 try:
                     print_side_by_side(side_by_side(of_probe, name), console)
                 except InputError as error:
-                    say(console, f"{name} is not compared: {error}")
+                    say(console, f"not compared: {_without_hint(error)}")
                     _print_scores(name, chosen, _rows_of(chosen, rows), probe, console)
         elif chosen.reports == "resources":
             try:
                 print_resources(resources_side_by_side(rows), console)
             except InputError as error:
-                say(console, f"{name} is not compared: {error}")
+                say(console, f"not compared: {_without_hint(error)}")
         else:
             own = _rows_of(chosen, rows)
             for probe in probes:
@@ -56,12 +56,18 @@ def show_results(
             _draw(name, chosen, own, Location.of(storage), console)
 
 
+def _without_hint(error: InputError) -> str:
+    """The message without what to do in Python."""
+    return str(error).partition(" Keep one")[0]
+
+
 def _rows_of(chosen: PaperExperiment, rows: pd.DataFrame) -> pd.DataFrame:
     """``rows`` of the experiment's own trials and evaluation datasets; failed trials have no dataset."""
     models = {model_key(one.method, "+".join(one.domains), one.lambda1, one.lambda2) for one in chosen.trials}
     of_rows = rows[["method", "train_mixture", "lambda1", "lambda2"]].itertuples(index=False)
     own = pd.Series([model_key(*row) in models for row in of_rows], index=rows.index, dtype=bool)
-    return rows[own & (rows["eval_dataset"].isna() | rows["eval_dataset"].isin(chosen.evaluate))]
+    datasets = rows["eval_dataset"].map(plain_name, na_action="ignore")
+    return rows[own & (datasets.isna() | datasets.isin(chosen.evaluate))]
 
 
 def _print_scores(name: str, chosen: PaperExperiment, rows: pd.DataFrame, probe: str, console: Console) -> None:

@@ -31,7 +31,7 @@ def test_left_out_files_are_counted_and_recorded(photos, prepared, tmp_path):
         "images outside the split folders": 2,
         "validation images, because there is a test split": 4,
     }
-    assert toy.meta["split"]["from"] == {"train": "train", "validation": "val", "test": "test"}
+    assert toy.meta["split"]["from"] == {"train": "train", "test": "test"}
     said = "\n".join(summary(toy))
     assert "left out: files without an image suffix (.txt): 2, such as train/cat/notes.txt" in said
     assert "followed links: 1, such as train/dog/linked.png" in said
@@ -56,6 +56,7 @@ def test_a_class_of_the_left_out_validation_split_alone_is_left_out(photos, prep
     toy = prepared(photos(*each(*(f"{split}/{name}" for split in ("train", "test") for name in "ab"), "val/owl")))
     assert toy.classes == ("a", "b")
     assert toy.meta["left_out"]["classes without an image"] == {"count": 1, "example": "owl"}
+    assert toy.meta["split"]["from"] == {"train": "train", "test": "test"}
 
 
 def test_damaged_images_are_all_named_and_left_out_on_request(photos, prepared):

@@ -79,6 +79,7 @@ def test_the_command_for_a_damaged_dataset_has_its_settings(tmp_path, write_npz,
     with pytest.raises(ValueError) as caught:
         open_dataset(tmp_path / "my data", "cifar10")
     words = shlex.split(str(caught.value).partition("Prepare it again: mdssl ")[2])
+    assert words[words.index("--kind") + 1] == "npz"
     assert main([str(source) if word == "PATH" else word for word in words]) == 0
     assert open_dataset(tmp_path / "my data", "cifar10").fingerprints == before.fingerprints
 

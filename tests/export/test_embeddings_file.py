@@ -80,3 +80,5 @@ def test_labels_of_any_type_are_read_from_parquet(labels, read, tmp_path):
     pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "train.parquet")
     found = open_images(str(tmp_path), data="nowhere")
     assert found.columns(np.arange(3))["label"].to_pylist() == read
+    # Earlier versions left out labels that are not integers: their embeddings are of another state.
+    assert ("labels that are not integers" in found.state(np.arange(3))) == (not pa.types.is_integer(labels.type))

@@ -70,11 +70,11 @@ def test_trials_of_several_settings_are_printed_but_not_compared(tmp_path):
     for rate in (2.0, 4.0):
         write(str(tmp_path), "table4", top1=50.0 + rate, learning_rate=rate)
     text = shown(str(tmp_path), "table4", "figure3")
-    assert "table4 is not compared: " in text and "learning_rate: 2.0, 4.0" in text
+    assert "not compared: top-1 beside table4" in text and "board[" not in text and "learning_rate: 2.0, 4.0" in text
     assert "52.0" in text and "54.0" in text and "no rows to show" in text
     for seed, device in enumerate(("NVIDIA A", "NVIDIA B")):
         write(str(tmp_path), "table2", seed=seed, device=device)
-    assert "table2 is not compared: resources beside table 2" in shown(str(tmp_path), "table2")
+    assert "not compared: resources beside table 2" in shown(str(tmp_path), "table2")
 
 
 def test_a_note_is_printed_for_an_experiment_without_scores(tmp_path):

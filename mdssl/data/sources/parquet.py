@@ -54,13 +54,14 @@ def parquet_source(path: Path, reading: Reading | None = None) -> Source:
     return Source("parquet", path.name, classes, parts, findings)
 
 
-def parquet_images(path: Path) -> tuple[tuple[str, ...] | None, dict[str, Part]]:
+def parquet_images(path: Path) -> tuple[tuple[str, ...] | None, dict[str, Part], bool]:
     """Return the images of the shards in ``path`` by split, for purposes that need no labels.
 
     The label of a row without one is -1, and a row without an image has no bytes.
 
     Returns:
-        Class names, None if the schema has none and the labels are integers; and the part of each split.
+        Class names, None if the schema has none and the labels are integers; the part of each split; and whether the
+        names are those of labels that are not integers.
 
     Raises:
         InputError: a shard is truncated, or has no column of images.
@@ -69,12 +70,13 @@ def parquet_images(path: Path) -> tuple[tuple[str, ...] | None, dict[str, Part]]
     named = {shard.classes for shards in splits.values() for shard in shards}
     classes = named.pop() if len(named) == 1 else None
     labels = {split: np.concatenate([shard.labels for shard in shards]) for split, shards in splits.items()}
-    if any(array.dtype.kind != "i" for array in labels.values()):
+    from_labels = any(array.dtype.kind != "i" for array in labels.values())
+    if from_labels:
         texts = {split: list(map(_label_text, array)) for split, array in labels.items()}
         classes = tuple(sorted({text for own in texts.values() for text in own if text}))
         numbers = {text: number for number, text in enumerate(classes)} | {"": NO_LABEL}
         labels = {split: np.array([numbers[text] for text in own], np.int64) for split, own in texts.items()}
-    return classes, {split: _part(shards, labels[split]) for split, shards in splits.items()}
+    return classes, {split: _part(shards, labels[split]) for split, shards in splits.items()}, from_labels
 
 
 def _label_text(label: object) -> str:
