@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -265,7 +265,7 @@ def unscored_like(rows: pd.DataFrame, trial: pd.Series) -> pd.DataFrame:
     return rows
 
 
-def _agree(values: pd.Series, value: object) -> pd.Series:
+def _agree(values: pd.Series, value: Any) -> pd.Series:
     """Which ``values`` are ``value``, or missing as it is."""
     return values.isna() if pd.isna(value) else values == value
 
