@@ -18,7 +18,6 @@ from mdssl.data.mixture import fingerprint
 from mdssl.data.prepare import prepare
 from mdssl.evaluate.features import extract_features
 from mdssl.export import embed, embeddings_file
-from mdssl.export.images import open_images
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.trial_files import LoopState, load_model, write_finished
 from mdssl.storage.location import Location
@@ -281,10 +280,7 @@ def test_weights_from_a_file_give_the_embeddings_of_their_trial(run, trial, expe
     ("arguments", "message"),
     [
         (["photos", "--output", "out.npy", "--weights", "none.pth"], "does not end in .parquet"),
-        (
-            ["photos", "--output", "out.parquet", "--weights", "none.pth"],
-            "'photos' is neither a folder or file",
-        ),
+        (["photos", "--output", "out.parquet", "--weights", "none.pth"], "'photos' is neither a folder or file"),
         ([".", "--output", "out.parquet", "--weights", "none.pth"], "has no images, at any depth"),
         (
             ["photos", "--output", "out.parquet", "--features", "top", "--weights", "none.pth"],
@@ -302,13 +298,3 @@ def test_wrong_arguments_are_refused_and_leave_no_files(arguments, message, tmp_
 def test_a_folder_of_the_name_of_the_output_is_refused(run, tmp_path):
     (tmp_path / "out.parquet").mkdir()
     assert "out.parquet is a folder, where no file can be written" in run("tiny-a", code=2)
-
-
-def test_a_name_of_both_a_dataset_and_a_folder_says_which_was_taken(tiny_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny-a").mkdir()
-    assert open_images("tiny-a", data=tiny_data).dataset is not None
-    assert capsys.readouterr().err == f"tiny-a: the dataset prepared in {tiny_data}; ./tiny-a names what is here\n"
-    monkeypatch.chdir(tiny_data)
-    open_images("tiny-a", data=tiny_data)
-    assert not capsys.readouterr().err

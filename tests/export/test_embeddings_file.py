@@ -1,4 +1,4 @@
-"""The parts of a file of embeddings in a bucket with transient errors, and its labels."""
+"""Parts of a file of embeddings in a bucket with transient errors, labels, and the source that a name means."""
 
 import re
 import uuid
@@ -82,3 +82,13 @@ def test_labels_of_any_type_are_read_from_parquet(labels, read, tmp_path):
     assert found.columns(np.arange(3))["label"].to_pylist() == read
     # Earlier versions left out labels that are not integers: their embeddings are of another state.
     assert ("labels that are not integers" in found.state(np.arange(3))) == (not pa.types.is_integer(labels.type))
+
+
+def test_a_name_of_both_a_dataset_and_a_folder_says_which_was_taken(tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-a").mkdir()
+    assert open_images("tiny-a", data=tiny_data).dataset is not None
+    assert capsys.readouterr().err == f"tiny-a: the dataset prepared in {tiny_data}; ./tiny-a names what is here\n"
+    monkeypatch.chdir(tiny_data)
+    open_images("tiny-a", data=tiny_data)
+    assert not capsys.readouterr().err
