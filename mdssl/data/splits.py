@@ -13,7 +13,8 @@ from functools import reduce
 
 import numpy as np
 
-from mdssl.data.sources.base import NO_LABEL, Findings, Part, Source, count_of
+from mdssl.data.sources.base import NO_LABEL, Findings, Part, Source
+from mdssl.data.sources.labels import check_labels
 from mdssl.errors import InputError, some_of
 
 # The keywords of Hugging Face's datasets.
@@ -204,24 +205,6 @@ def _choose(part: Part, counts: np.ndarray, seed: int) -> np.ndarray:
         # One generator per class: adding a class does not change the choice within the others.
         chosen[np.random.default_rng([seed, label]).permutation(rows)[: counts[label]]] = True
     return chosen
-
-
-def check_labels(name: str, split: str, part: Part, classes: tuple[str, ...]) -> None:
-    """Raise ``InputError`` unless each label is a number of one of ``classes`` or ``NO_LABEL``."""
-    wrong = np.flatnonzero((part.labels < NO_LABEL) | (part.labels >= len(classes)))
-    if len(wrong) == 0:
-        return
-    label, place = part.labels[wrong[0]], part.where(int(wrong[0]))
-    if label < 0:
-        raise InputError(
-            f"negative label {label} in {place} ({count_of(len(wrong), 'such row')} in {split}); a label is a class "
-            f"number from 0 to {len(classes) - 1}, or {NO_LABEL} for an image without a label. Correct it, or leave "
-            "the image out."
-        )
-    raise InputError(
-        f"label {label} in {place} is out of range; {name!r} has {count_of(len(classes), 'class')}, so labels go from "
-        f"0 to {len(classes) - 1}. Correct the label, or name all classes."
-    )
 
 
 def _check_classes(name: str, train: Part, test: Part, classes: tuple[str, ...], hint: str) -> None:

@@ -104,8 +104,7 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[pd.DataFrame
     words = Words(
         title="Top-1 against training time",
         caption="Mean top-1 over evaluation datasets against training time, the median of trials of equal computation. "
-        f"The line is the Pareto front: trials that no other trial beats in both.{left_out} "
-        f"{SELECTED_ON_TEST}",
+        f"The line is the Pareto front: trials that no other trial beats in both.{left_out} {SELECTED_ON_TEST}",
         alt=f"{len(points)} trials, mean top-1 from {points['score'].min():.1f} to {points['score'].max():.1f} %, "
         f"training from {points['cost'].min():.2g} to {points['cost'].max():.2g} h; {len(front)} on the Pareto front: "
         f"{listed}.",

@@ -208,4 +208,4 @@ def draw_curve(axis: Axes, rows: pd.DataFrame, name: str, values: str = "top1", 
     return drawn
 
 
-CURVES = FigureKind("lambda-curves", _find_curves, _draw_curves)
+CURVES = FigureKind("lambda-curves", _find_curves, _draw_curves, by_mixture=True)

@@ -49,7 +49,6 @@ KINDS = {
     )
 }
 """All kinds of figures of a leaderboard, in the order of a gallery."""
-_BY_MIXTURE = (heatmaps.HEATMAPS, curves.CURVES, measured.MEASURED, methods.BARS, pareto.PARETO)
 MOST_GROUPS = 3
 """Number of groups of settings that are drawn, each in separate figures."""
 
@@ -77,7 +76,7 @@ def gallery(board: pd.DataFrame, storage: Storage = None) -> Gallery:
             caption = f"{group.description}."
             if kind.groups is settings_groups and len(groups) > 1:
                 caption += f" Number {number} of {len(groups)} combinations of settings, with {group.trials} trials."
-            if kind in _BY_MIXTURE and (several := len(scores.mixtures(group.rows))) > scores.MOST_MIXTURES:
+            if kind.by_mixture and (several := len(scores.mixtures(group.rows))) > scores.MOST_MIXTURES:
                 caption += f" Drawn: at most {scores.MOST_MIXTURES} of {several} training mixtures."
             if group.name and len(groups) > MOST_GROUPS:
                 caption += f" Drawn: at most {MOST_GROUPS} of {len(groups)} sweeps."

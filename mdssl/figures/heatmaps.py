@@ -166,4 +166,4 @@ def _draw(heatmap: Heatmap, width: float | None = None) -> style.Figure:
     return figure
 
 
-HEATMAPS = FigureKind("lambda-heatmap", _find, _draw)
+HEATMAPS = FigureKind("lambda-heatmap", _find, _draw, by_mixture=True)

@@ -45,12 +45,14 @@ class FigureKind:
             raises `InputError` with the reason.
         draw: ``draw(data)`` or ``draw(data, width=3.3)`` draws one of them.
         groups: ``groups(board)`` returns the groups of trials that are drawn in separate figures.
+        by_mixture: whether it has a figure for each training mixture, of at most `mdssl.figures.scores.MOST_MIXTURES`.
     """
 
     name: str
     find: Callable[[SettingsGroup, Storage], Iterator[tuple[Any, Words]]]
     draw: Callable[..., Figure]
     groups: Callable[[pd.DataFrame], list[SettingsGroup]] = settings_groups
+    by_mixture: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,4 +171,4 @@ def _draw(measured: Measured, width: float = style.PAGE) -> style.Figure:
     return figure
 
 
-MEASURED = FigureKind("lambda-measures", _find, _draw)
+MEASURED = FigureKind("lambda-measures", _find, _draw, by_mixture=True)

@@ -150,4 +150,4 @@ def _draw(bars: Bars, width: float = style.PAGE) -> style.Figure:
     return figure
 
 
-BARS = FigureKind("methods-bars", _find, _draw)
+BARS = FigureKind("methods-bars", _find, _draw, by_mixture=True)

@@ -184,4 +184,4 @@ def _name_front(axis: Axes, trials: pd.DataFrame, front: pd.DataFrame, width: fl
                 break
 
 
-PARETO = FigureKind("pareto", _find, _draw, whole_board)
+PARETO = FigureKind("pareto", _find, _draw, whole_board, by_mixture=True)

@@ -94,6 +94,7 @@ class Dashboard:
                     self.draw()
                 problem = ""
             except Exception as error:
+                # Any: nobody would see that a defect in one figure has ended this thread.
                 text = str(error) if isinstance(error, OSError | InputError) else repr(error)
                 if text != problem:
                     say(f"the page could not be updated: {printable(text)}")

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mdssl.data.sources.base import NO_LABEL, Findings, Part
-from mdssl.data.splits import check_labels
+from mdssl.data.sources.base import NO_LABEL, Findings, Part, count_of
 from mdssl.errors import InputError, check_name, some_of
 
 NOT_SELECTED = "images of classes that were not selected"
@@ -73,6 +72,24 @@ def _check_numbers(different: np.ndarray, some_missing: bool, findings: Findings
         findings.remarks.append(f"the label {NO_LABEL} means no label; classes are numbered from 0")
     if different[0] < NO_LABEL:
         raise InputError(f"{where} has the negative label {different[0]}; a label is a class number, from 0 on.")
+
+
+def check_labels(name: str, split: str, part: Part, classes: tuple[str, ...]) -> None:
+    """Raise ``InputError`` unless each label is a number of one of ``classes`` or ``NO_LABEL``."""
+    wrong = np.flatnonzero((part.labels < NO_LABEL) | (part.labels >= len(classes)))
+    if len(wrong) == 0:
+        return
+    label, place = part.labels[wrong[0]], part.where(int(wrong[0]))
+    if label < 0:
+        raise InputError(
+            f"negative label {label} in {place} ({count_of(len(wrong), 'such row')} in {split}); a label is a class "
+            f"number from 0 to {len(classes) - 1}, or {NO_LABEL} for an image without a label. Correct it, or leave "
+            "the image out."
+        )
+    raise InputError(
+        f"label {label} in {place} is out of range; {name!r} has {count_of(len(classes), 'class')}, so labels go from "
+        f"0 to {len(classes) - 1}. Correct the label, or name all classes."
+    )
 
 
 def select_classes(
