@@ -37,7 +37,10 @@ def open_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     except StorageLostError:
         raise
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
-        # pyarrow does not support the scheme, or the URI is wrong.
+        if uri.partition("://")[0] in _OPTIONS and isinstance(error, pyarrow.ArrowInvalid):
+            # fsspec would take a wrong parameter for a part of the path.
+            raise InputError(f"storage {uri!r} cannot be opened: {error}. Correct the address.") from error
+        # pyarrow does not support the scheme.
         return _from_fsspec(uri, str(error))
     except OSError as error:
         raise InputError(

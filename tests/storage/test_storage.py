@@ -83,6 +83,8 @@ def test_uri_is_as_a_user_types_it(tmp_path):
 def test_unknown_scheme_and_unwritable_folder_are_refused():
     with pytest.raises(ValueError, match="storage 'nonsense://x' cannot be opened.*Give a local path"):
         Location.of("nonsense://x")
+    with pytest.raises(ValueError, match="opened: Unexpected query parameter .*'regoin'. Correct the address"):
+        Location.of("s3://bucket/x?regoin=eu-west-1")
     with pytest.raises(ValueError, match="storage '/proc/nothing' cannot be written.*--storage"):
         Location.of("/proc/nothing").check_writable()
 
