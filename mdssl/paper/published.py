@@ -85,7 +85,7 @@ def side_by_side(board: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """
     cells = published(experiment).rename(columns={"top1": "published"})
     rows = rows_with_models(board)
-    models = [model_key(*(cell[name] for name in MODEL)) for _, cell in cells.iterrows()]
+    models = [model_key(*model) for model in cells[MODEL].itertuples(index=False)]
     scored = rows[rows["_model"].isin(models) & (rows["status"] == "finished") & (rows["features"] == "encoder")]
     compared = on_published_data(scored, ["_model", "_dataset"])
     rows, scored = rows.drop(index=scored.index.difference(compared.index)), compared
@@ -157,7 +157,7 @@ def read_csv(name: str) -> pd.DataFrame:
 def rows_with_models(board: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ``board`` with all settings as columns, and their model as ``_model``."""
     rows = with_settings(board.reset_index(drop=True)) if "config_json" in board else board.reset_index(drop=True)
-    models = [model_key(*(row[name] for name in MODEL)) for _, row in rows.iterrows()]
+    models = [model_key(*model) for model in rows[MODEL].itertuples(index=False)]
     datasets = rows["eval_dataset"].map(plain_name, na_action="ignore")
     others = [", ".join(other_data(row)) for row in rows[["train_mixture", "eval_dataset"]].to_dict("records")]
     return rows.assign(_model=models, _dataset=datasets, _other_data=pd.Series(others, rows.index, dtype=object))

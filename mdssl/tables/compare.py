@@ -68,6 +68,8 @@ def settings_apart(
     Returns:
         By name, in alphabetical order, the values in ``rows``, as text for a message.
     """
+    if len(rows) < 2:
+        return {}
     names = sorted({*settings_of(rows), *_ALSO_APART, *also} & set(rows) - {*but, *by})
     if by:
         groups = rows.groupby(list(by), dropna=False)

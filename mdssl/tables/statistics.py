@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,10 +35,15 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str], values: str = "top1") -> p
     """
     groups = rows.groupby(list(by), dropna=False)[values]
     found = groups.agg(mean=lambda group: mean(group.dropna().tolist()), std="std", sem="sem", n="count")
-    # Student's quantile; scipy.stats, which has it as well, takes seconds to import.
+    return found.assign(half=found["sem"] * _quantile(found["n"])).reset_index()
+
+
+def _quantile(n: pd.Series | int) -> Any:
+    """Return Student's quantile for the interval of a mean of ``n`` values."""
+    # scipy.stats, which has it as well, takes seconds to import.
     from scipy.special import stdtrit
 
-    return found.assign(half=found["sem"] * stdtrit(found["n"] - 1.0, (1 + CONFIDENCE) / 2)).reset_index()
+    return stdtrit(n - 1.0, (1 + CONFIDENCE) / 2)
 
 
 def p_values(found: pd.DataFrame) -> pd.Series:
@@ -55,6 +61,6 @@ def p_values(found: pd.DataFrame) -> pd.Series:
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
     """Return the t-interval of the mean of ``values`` at the level `CONFIDENCE`; NaN for fewer than two."""
-    found = over_seeds(pd.DataFrame({"value": list(values)}, dtype=float).assign(group=0), ["group"], "value")
-    low, high = found["mean"] - found["half"], found["mean"] + found["half"]
-    return (low[0], high[0]) if len(found) else (float("nan"), float("nan"))
+    known = pd.Series(list(values), dtype=float).dropna()
+    center, half = mean(known.tolist()), known.sem() * _quantile(len(known))
+    return center - half, center + half
