@@ -10,7 +10,7 @@ from mdssl.cli.places import StorageFlag
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Chosen(StorageFlag):
+class Chosen(StorageFlag):
     chosen: Positional[tuple[str, ...]] = ()
     """Trials: ids, 4 or more of their first digits, best (by validation score) or last (that has finished)."""
     where: tuple[str, ...] = ()
@@ -19,19 +19,14 @@ class _Chosen(StorageFlag):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asks(_Chosen):
+class Asks(Chosen):
     yes: bool = False
     """Do not ask. Needed where there is no terminal."""
     dry_run: bool = False
     """Print what would be deleted and how much it is, then stop."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stop(_Chosen):
-    pass
-
-
-def stop(settings: Stop) -> None:
+def stop(settings: Chosen) -> None:
     """Stop training trials, and let no sweep train them further until `mdssl retry`.
 
     The request is a file in the storage, so this works from any machine, without Ray. A trial that trains saves a
@@ -47,12 +42,7 @@ def stop(settings: Stop) -> None:
     stop_trials(settings.storage, chosen_trials(settings.storage, settings.chosen, settings.where, also_unknown=True))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retry(_Chosen):
-    pass
-
-
-def retry(settings: Retry) -> None:
+def retry(settings: Chosen) -> None:
     """Let stopped and failed trials be trained again by the next sweep that has them, or by `mdssl train`.
 
     They continue from their checkpoints. Scores that are there stay.
@@ -66,12 +56,7 @@ def retry(settings: Retry) -> None:
     retry_trials(settings.storage, chosen_trials(settings.storage, settings.chosen, settings.where))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Delete(_Asks):
-    pass
-
-
-def delete(settings: Delete) -> None:
+def delete(settings: Asks) -> None:
     """Delete trials: their rows, files, tags and notes. It prints how much that is, and asks first.
 
     Trials on which a process works are refused. A sweep that has a deleted trial in its grid trains it again.
@@ -88,7 +73,7 @@ def delete(settings: Delete) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Archive(_Chosen):
+class Archive(Chosen):
     undo: bool = False
     """Move archived trials back."""
 
@@ -112,12 +97,7 @@ def archive(settings: Archive) -> None:
     archive_trials(settings.storage, chosen_trials(source, settings.chosen, settings.where), undo=settings.undo)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Clean(_Asks):
-    pass
-
-
-def clean(settings: Clean) -> None:
+def clean(settings: Asks) -> None:
     """Delete what nobody needs: checkpoints of finished trials, and what killed processes left. It asks first.
 
     Without trials and --where, of the whole storage. Encoders, scores, logs, the checkpoints of unfinished trials and
@@ -136,7 +116,7 @@ def clean(settings: Clean) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tag(_Chosen):
+class Tag(Chosen):
     add: tuple[str, ...] = ()
     """Tags to add: letters, digits and . : _ - without spaces."""
     remove: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from mdssl.config.presets import DATA
+from mdssl.cli.places import DataFlag
 from mdssl.errors import InputError
 from mdssl.terminal import printable
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataList:
-    data: str = DATA
-    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
+class DataList(DataFlag):
+    pass
 
 
 def data_list(settings: DataList) -> None:
@@ -50,7 +49,7 @@ def data_list(settings: DataList) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPrepare:
+class DataPrepare(DataFlag):
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """Datasets to prepare: names that `mdssl data list` shows, or new ones together with --source."""
     source: str | None = None
@@ -81,8 +80,6 @@ class DataPrepare:
     """Replace a dataset that was prepared with other settings."""
     skip_damaged: bool = False
     """Leave out images that cannot be decoded. Without it, the first of them are listed and nothing is prepared."""
-    data: str = DATA
-    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def data_prepare(settings: DataPrepare) -> None:
@@ -150,7 +147,7 @@ def _reading(settings: DataPrepare) -> Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataShow:
+class DataShow(DataFlag):
     name: tyro.conf.Positional[str]
     """A prepared dataset."""
     split: str = "train"
@@ -161,8 +158,6 @@ class DataShow:
     """Maximum number of classes."""
     output: str | None = None
     """PNG file to write; default: NAME-SPLIT.png here."""
-    data: str = DATA
-    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def data_show(settings: DataShow) -> None:

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from mdssl.cli.places import TrialArgument
-from mdssl.config.presets import DATA, STORAGE
+from mdssl.cli.places import DataFlag, DeviceFlag, StorageFlag, TrialArgument
 from mdssl.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(TrialArgument):
+class Export(TrialArgument, StorageFlag, DataFlag):
     trial_id: tyro.conf.Positional[str] = field()
     output: str = ""
     """Folder to write, local or in a bucket; default: encoder-TRIAL_ID. In a bucket README.md is written last."""
@@ -29,10 +28,6 @@ class Export(TrialArgument):
     """Resize filter: bicubic | bilinear | box | lanczos | nearest; default: that of the training images."""
     overwrite: bool = False
     """Replace an earlier export in the same folder."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
-    data: str = DATA
-    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def export(settings: Export) -> None:
@@ -63,7 +58,7 @@ def export(settings: Export) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed(TrialArgument):
+class Embed(TrialArgument, DeviceFlag, StorageFlag, DataFlag):
     trial_id: tyro.conf.Positional[str] = ""
     source: tyro.conf.Positional[str] = ""
     """A folder of images, at any depth; a Parquet file or shards in Hugging Face's layout, with or without labels; or
@@ -88,12 +83,6 @@ class Embed(TrialArgument):
     """Batch size of the encoder."""
     workers: int | None = None
     """Processes that decode images; default: one per CPU if there are many images."""
-    device: str = "auto"
-    """cpu | cuda | auto (a GPU if there is one)."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
-    data: str = DATA
-    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def embed(settings: Embed) -> None:
@@ -117,7 +106,7 @@ def embed(settings: Embed) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbors(TrialArgument):
+class Neighbors(TrialArgument, DeviceFlag, StorageFlag, DataFlag):
     trial_id: tyro.conf.Positional[str] = ""
     images: tyro.conf.Positional[tuple[str, ...]] = ()
     """Image files; DATASET:test or DATASET:train for four images of that split of a prepared dataset; or
@@ -138,12 +127,6 @@ class Neighbors(TrialArgument):
     """Random seed of this sample, and of the images of DATASET:test and DATASET:train."""
     output: str = "neighbors.png"
     """PNG file to write."""
-    device: str = "auto"
-    """cpu | cuda | auto (a GPU if there is one)."""
-    storage: str = STORAGE
-    """Folder or bucket of results (or set MDSSL_STORAGE)."""
-    data: str = DATA
-    """Folder or bucket of prepared datasets (or set MDSSL_DATA)."""
 
 
 def neighbors(settings: Neighbors) -> None:

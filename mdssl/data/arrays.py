@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mdssl.data.dataset import ROWS_AT_A_TIME, SPLITS, Fingerprint
+from mdssl.data.dataset import ROWS_AT_A_TIME, SPLITS, new_fingerprint
 from mdssl.data.decode import Converted
 from mdssl.data.sources.base import Part
 from mdssl.errors import InputError
@@ -165,12 +165,12 @@ def _write_split(
         _to_disk(file)
         file.seek(begin)
         for name, own in labels.items():
-            fingerprint = Fingerprint(len(own), size)
+            fingerprint = new_fingerprint(len(own), size)
             for start in range(0, len(own), ROWS_AT_A_TIME):
                 count = min(ROWS_AT_A_TIME, len(own) - start)
-                fingerprint.update(np.frombuffer(file.read(count * size * size * 3), dtype=np.uint8))
+                fingerprint.update(file.read(count * size * size * 3))
             if name == folder.name:
-                fingerprint.update(own)
+                fingerprint.update(own.data)
             written.splits[name] = {"count": len(own), "sha256": fingerprint.hexdigest()}
     own = labels[folder.name]
     with open(folder / "labels.npy", "wb") as file:

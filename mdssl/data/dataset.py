@@ -18,7 +18,7 @@ import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -162,10 +162,10 @@ class Dataset:
         parts = {split: [self.split(split).images, self.split(split).labels] for split in SPLITS}
         parts[UNLABELLED] = [images[self.counts["train"] :]]
         for name, expected in self.fingerprints.items():
-            found = Fingerprint(self.counts[name], self.image_size)
+            found = new_fingerprint(self.counts[name], self.image_size)
             for array in parts[name]:
                 for start in range(0, len(array), ROWS_AT_A_TIME):
-                    found.update(array[start : start + ROWS_AT_A_TIME])
+                    found.update(array[start : start + ROWS_AT_A_TIME].data)
             if found.hexdigest() != expected:
                 split = self.path / ("train" if name == UNLABELLED else name)
                 raise self._damaged(split, f"its SHA-256 is {found.hexdigest()}, but meta.json records {expected}")
@@ -184,7 +184,7 @@ def open_dataset(data: str | Path, name: str) -> Dataset:
     """
     data = Path(data).expanduser()
     if not is_prepared(data, name):
-        refuse_unprepared(data, name, _prepared_names(data))
+        refuse_unprepared(data, name, prepared_names(data))
     try:
         meta = (data / name / "meta.json").read_bytes()
     except OSError as error:
@@ -227,17 +227,6 @@ def is_prepared(data: Path, name: str) -> bool:
     return name != "" and not name.startswith(".") and "/" not in name and (data / name / "meta.json").is_file()
 
 
-def list_datasets(data: str | Path) -> tuple[list[Dataset], list[str]]:
-    """Return all datasets prepared in the folder ``data``, by name, and the errors of those that cannot be opened."""
-    datasets, problems = [], []
-    for name in _prepared_names(Path(data).expanduser()):
-        try:
-            datasets.append(open_dataset(data, name))
-        except InputError as error:
-            problems.append(str(error))
-    return datasets, problems
-
-
 def prepare_command(data: str | Path, name: str, meta: dict | None = None) -> str:
     """Return the command that prepares ``name``; with the ``meta`` of a dataset, as that was prepared."""
     words = ["mdssl", "data", "prepare", name, "--data", str(data)]
@@ -258,24 +247,13 @@ def prepare_command(data: str | Path, name: str, meta: dict | None = None) -> st
     return shlex.join(words)
 
 
-class Fingerprint:
-    """SHA-256 over the shape and bytes of images and labels, updated chunk by chunk.
-
-    For unlabelled images, it includes the shape of the labels and no label.
-    """
-
-    def __init__(self, count: int, size: int) -> None:
-        self._hash = hashlib.sha256(f"images uint8 {(count, size, size, 3)} labels int64 {(count,)}\n".encode())
-
-    def update(self, array: np.ndarray) -> None:
-        """Add the next images, uint8 (n, S, S, 3), or, after the last of them, all labels, int64 (N,)."""
-        self._hash.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+def new_fingerprint(count: int, size: int) -> Any:
+    """SHA-256 over the shape and bytes of images and labels, to be updated with the images and, after the last of them,
+    all labels. For unlabelled images, it includes the shape of the labels and no label."""
+    return hashlib.sha256(f"images uint8 {(count, size, size, 3)} labels int64 {(count,)}\n".encode())
 
 
-def _prepared_names(data: Path) -> list[str]:
+def prepared_names(data: Path) -> list[str]:
     return sorted(path.parent.name for path in data.glob("*/meta.json") if is_prepared(data, path.parent.name))
 
 

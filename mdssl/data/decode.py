@@ -202,15 +202,6 @@ def convert_part(
         yield from _in_pool(tasks, workers)
 
 
-def convert_each(
-    part: Part, size: int, resize_filter: str, workers: int | None, bits: int
-) -> Iterator[list[np.ndarray | InputError]]:
-    """`convert_part` with an error in place of each image that cannot be decoded."""
-    for images, errors, *_ in convert_part(part, size, resize_filter, workers, bits):
-        good = iter(images)
-        yield [errors[place] if place in errors else next(good) for place in range(len(images) + len(errors))]
-
-
 def available_cpus() -> int:
     """Return the number of CPUs that this process may use, which a scheduler or container may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

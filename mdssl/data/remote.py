@@ -26,7 +26,7 @@ from rich.progress import Progress, TaskID
 
 from mdssl.data.atomic_folder import ARRAYS, DATASET, all_or_nothing, locked
 from mdssl.data.builtin import BUILTIN
-from mdssl.data.dataset import Dataset, dataset_of, is_prepared, list_datasets, open_dataset, refuse_unprepared
+from mdssl.data.dataset import Dataset, dataset_of, is_prepared, open_dataset, prepared_names, refuse_unprepared
 from mdssl.data.prepare import ensure_builtin, prepare
 from mdssl.data.progress import byte_progress
 from mdssl.errors import InputError
@@ -105,7 +105,7 @@ def described_in(data: str | Path, name: str) -> Dataset:
     """
     folder, bucket = folder_of(data), bucket_of(data)
     if bucket is None and not is_prepared(folder, name):
-        refuse_unprepared(data, name, [dataset.name for dataset in list_datasets(folder)[0]])
+        refuse_unprepared(data, name, prepared_names(folder))
     meta = (folder / name / "meta.json").read_bytes() if bucket is None else meta_in(bucket, name)
     return dataset_of(name, folder / name, meta, data)
 
@@ -117,14 +117,14 @@ def variants_in(data: str | Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def list_prepared(data: str | Path) -> tuple[list[Dataset], list[str]]:
-    """`list_datasets` of a folder or bucket; from a bucket only each ``meta.json`` is read."""
-    bucket = bucket_of(data)
-    if bucket is None:
-        return list_datasets(folder_of(data))
-    datasets, problems = [], []
-    for name in _names_in(bucket):
+    """Return the datasets in the folder or bucket ``data``, by name, and the errors of those that cannot be opened.
+
+    From a bucket only each ``meta.json`` is read.
+    """
+    bucket, datasets, problems = bucket_of(data), [], []
+    for name in prepared_names(folder_of(data)) if bucket is None else _names_in(bucket):
         try:
-            datasets.append(dataset_of(name, folder_of(data) / name, meta_in(bucket, name), data))
+            datasets.append(open_dataset(folder_of(data), name) if bucket is None else described_in(data, name))
         except InputError as error:
             problems.append(str(error))
     return datasets, problems

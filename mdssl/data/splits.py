@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import reduce
 
 import numpy as np
 
@@ -142,7 +141,7 @@ def _separate_unlabelled(parts: Mapping[str, Part], findings: Findings) -> dict[
         elif split != "train":
             findings.splits.pop(split, None)
     if unlabelled:
-        kept["unlabelled"] = reduce(Part.join, unlabelled)
+        kept["unlabelled"] = Part.join(*unlabelled)
     return kept
 
 
@@ -151,7 +150,7 @@ def _all_unlabelled(parts: dict[str, Part], findings: Findings) -> tuple[dict[st
         if split != "unlabelled":
             findings.leave_out(f"{split} images, because no training image has a label", part.where(0), len(part))
             findings.splits.pop(split, None)
-    empty = parts["unlabelled"].take(np.arange(0)).labelled(np.empty(0, dtype=np.int64))
+    empty = replace(parts["unlabelled"].take(np.arange(0)), labels=np.empty(0, dtype=np.int64))
     return {"train": empty, "test": empty, "unlabelled": parts["unlabelled"]}, (), {"rule": "no labels"}
 
 

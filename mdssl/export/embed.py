@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from mdssl.config.probe import FEATURES
 from mdssl.config.trial import TrialConfig
-from mdssl.data.decode import convert_each
+from mdssl.data.decode import convert_part
 from mdssl.data.progress import image_progress
 from mdssl.device import pick_device
 from mdssl.errors import InputError, check_name, check_number
@@ -142,8 +142,10 @@ def _decoded(
     images: ImagesToEmbed, rows: np.ndarray, preparation: Preparation, workers: int | None, skip_damaged: bool
 ) -> Iterator[np.ndarray | InputError]:
     """Each image as uint8 (S, S, 3), or its error where ``skip_damaged`` allows it."""
-    chunks = convert_each(images.part.take(rows), preparation.size, preparation.filter, workers, images.bits)
-    for image in chain.from_iterable(chunks):
-        if isinstance(image, InputError) and not skip_damaged:
-            raise InputError(f"{image} Or leave out all damaged images with --skip-damaged.")
-        yield image
+    part = images.part.take(rows)
+    for chunk in convert_part(part, preparation.size, preparation.filter, workers, images.bits):
+        good = iter(chunk.images)
+        for place in range(len(chunk.images) + len(chunk.errors)):
+            if (error := chunk.errors.get(place)) and not skip_damaged:
+                raise InputError(f"{error} Or leave out all damaged images with --skip-damaged.")
+            yield error or next(good)

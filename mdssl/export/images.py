@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -242,5 +242,5 @@ def _of_splits(
             "row": pa.array(rows - starts[which], pa.int64()),
         }
 
-    joined = reduce(Part.join, parts.values())
+    joined = Part.join(*parts.values())
     return ImagesToEmbed(name, joined, keys, classes, lambda rows: f"{state} {names} {rows[0]}-{rows[-1]}", dataset)

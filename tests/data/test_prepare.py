@@ -15,8 +15,9 @@ import pytest
 from mdssl.cli.main import main
 from mdssl.data import arrays, decode, estimate
 from mdssl.data import prepare as prepare_module
-from mdssl.data.dataset import list_datasets, open_dataset
+from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import ensure_builtin, prepare
+from mdssl.data.remote import list_prepared
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_a_failure_in_the_pool_names_the_image_and_leaves_no_dataset(data, write
     (root / "train/dog/090.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"train/dog/090\.png cannot be decoded"):
         prepare("toy", data=data, source=root, workers=2, test_fraction=0.01, progress=False)
-    assert list_datasets(data) == ([], [])
+    assert list_prepared(data) == ([], [])
 
 
 def test_a_killed_decoding_process_is_reported_with_fewer_workers_as_the_hint(
@@ -197,7 +198,7 @@ def test_the_next_run_removes_the_files_of_a_killed_run(data, write_npz, start_s
     assert [re.sub(r"\.mdssl-\w{8}\.", ".", name) for name in names_in(data)] == [".toy.tmp"]
     with pytest.raises(ValueError, match=r"unknown dataset 'toy'.*Prepared in .*: none yet"):
         open_dataset(data, "toy")
-    assert list_datasets(data) == ([], [])
+    assert list_prepared(data) == ([], [])
     prepare("toy", data=data, source=path, progress=False)
     assert names_in(data) == ["toy"]
 

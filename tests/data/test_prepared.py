@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mdssl.cli.main import main
-from mdssl.data.dataset import list_datasets, open_dataset
+from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
+from mdssl.data.remote import list_prepared
 
 
 @pytest.fixture
@@ -21,16 +22,16 @@ def data(tmp_path, write_npz):
 def test_prepared_datasets_are_listed_by_name(data, write_npz):
     prepare("ant", data=data, source=write_npz(), progress=False)
     (data / "downloads/cifar10").mkdir(parents=True)
-    datasets, problems = list_datasets(data)
+    datasets, problems = list_prepared(data)
     assert [dataset.name for dataset in datasets] == ["ant", "toy"]
     assert problems == []
-    assert list_datasets(data / "nowhere") == ([], [])
+    assert list_prepared(data / "nowhere") == ([], [])
 
 
 def test_a_damaged_dataset_does_not_hide_the_others(data, write_npz):
     prepare("ant", data=data, source=write_npz(), progress=False)
     (data / "ant/meta.json").write_text("{")
-    datasets, problems = list_datasets(data)
+    datasets, problems = list_prepared(data)
     assert [dataset.name for dataset in datasets] == ["toy"]
     assert len(problems) == 1
     assert "ant/meta.json cannot be read" in problems[0]

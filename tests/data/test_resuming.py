@@ -15,8 +15,8 @@ from rich.progress import Progress
 from mdssl.cli.main import main
 from mdssl.data import decode, estimate
 from mdssl.data.atomic_folder import ARRAYS
-from mdssl.data.dataset import list_datasets
 from mdssl.data.prepare import prepare
+from mdssl.data.remote import list_prepared
 from tests.processes import ours, wait_for
 
 CHUNK = decode.CHUNK
@@ -64,7 +64,7 @@ def run(tmp_path, photos, decoded):
         else:
             with pytest.raises(KeyboardInterrupt):
                 prepare("toy", data=data, **options)
-            assert list_datasets(data) == ([], [])
+            assert list_prepared(data) == ([], [])
         return decoded.names
 
     return run

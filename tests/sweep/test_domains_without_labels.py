@@ -12,7 +12,7 @@ from PIL import Image
 
 from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
-from mdssl.data.dataset import Fingerprint, open_dataset
+from mdssl.data.dataset import new_fingerprint, open_dataset
 from mdssl.data.prepare import prepare
 from mdssl.leaderboard.board import read
 from mdssl.pretrain.loop import train, with_fingerprint
@@ -29,7 +29,7 @@ def write_unlabelled(like: Path, folder: Path, images: np.ndarray) -> None:
     meta = json.loads((like / "meta.json").read_text())
     size, splits = meta["image_size"], {}
     for name, part in (("train", images[:0]), ("test", images[:0]), ("unlabelled", images)):
-        labels, digest = np.zeros(0, dtype=np.int64), Fingerprint(len(part), size)
+        labels, digest = np.zeros(0, dtype=np.int64), new_fingerprint(len(part), size)
         digest.update(part)
         if name != "unlabelled":
             digest.update(labels)

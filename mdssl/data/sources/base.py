@@ -50,24 +50,20 @@ class Part:
         """Return the images of ascending ``rows`` (M,)."""
         return Part(self.labels[rows], lambda row: self.where(rows[row]), lambda chosen: self.read(rows[chosen]))
 
-    def labelled(self, labels: np.ndarray) -> Part:
-        """Return the same images with other ``labels`` (N,)."""
-        return Part(labels, self.where, self.read)
-
     @classmethod
-    def join(cls, first: Part, second: Part) -> Part:
-        """Return the images of ``first``, then those of ``second``."""
-        border = len(first)
+    def join(cls, *parts: Part) -> Part:
+        """Return the images of all ``parts``, in this order."""
+        borders = np.cumsum([0, *map(len, parts)])
+
+        def where(row: int) -> str:
+            index = int(np.searchsorted(borders, row, side="right")) - 1
+            return parts[index].where(row - borders[index])
 
         def read(rows: np.ndarray) -> Iterator[RawImage]:
-            yield from first.read(rows[rows < border])
-            yield from second.read(rows[rows >= border] - border)
+            for part, first, last in zip(parts, borders, borders[1:], strict=False):
+                yield from part.read(rows[(rows >= first) & (rows < last)] - first)
 
-        return cls(
-            np.concatenate([first.labels, second.labels]),
-            lambda row: first.where(row) if row < border else second.where(row - border),
-            read,
-        )
+        return cls(np.concatenate([part.labels for part in parts]), where, read)
 
 
 class LeftOut(TypedDict):

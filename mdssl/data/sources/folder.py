@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,7 @@ def folder_source(path: Path, reading: Reading | None = None) -> Source:
             paths += found[name]
             labels += [number[name] if has_classes else NO_LABEL] * len(found[name])
         if paths:
-            parts[split] = paths_part(path, [path / file for file in paths], labels)
+            parts[split] = files_part(path, paths, labels)
     return Source("folder", path.name, classes, parts, findings)
 
 
@@ -230,10 +230,11 @@ def subfolders(path: Path) -> list[Path]:
     return sorted(folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder.name))
 
 
-def paths_part(root: Path, paths: list[Path], labels: list[int]) -> Part:
-    """Return the image files ``paths`` with their labels. Messages name them relative to the folder around ``root``."""
+def files_part(root: Path, names: Sequence[str], labels: Sequence[int]) -> Part:
+    """Return the image files ``names`` in ``root`` with their labels. Messages name them relative to the folder around
+    ``root``. Paths are joined on demand: a million of them would take half a gigabyte."""
     return Part(
         np.array(labels, dtype=np.int64),
-        lambda row: str(paths[row].relative_to(root.parent)),
-        lambda rows: (paths[row] for row in rows),
+        lambda row: f"{root.name}/{names[row]}",
+        lambda rows: (root / names[row] for row in rows),
     )

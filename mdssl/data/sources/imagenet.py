@@ -14,7 +14,7 @@ import numpy as np
 
 from mdssl.data.sources.base import Part, count_of
 from mdssl.data.sources.files import suffixes
-from mdssl.data.sources.folder import subfolders
+from mdssl.data.sources.folder import files_part, subfolders
 from mdssl.data.sources.raw import Read, file_errors
 from mdssl.errors import InputError
 
@@ -44,8 +44,8 @@ def read_tiny_imagenet(root: Path) -> Read:
             )
         labelled[columns[0]] = columns[1]
     parts = {
-        "train": _class_folders(folder, [folder / "train" / wnid / "images" for wnid in wnids]),
-        "validation": _annotated(folder, folder / "val/images", annotations, labelled, wnids),
+        "train": _class_folders(folder, [f"train/{wnid}/images" for wnid in wnids]),
+        "validation": _annotated(folder, "val/images", annotations, labelled, wnids),
     }
     return _class_names(wnids, _first_words(_lines(folder / "words.txt"))), parts
 
@@ -70,9 +70,9 @@ def read_imagenet(root: Path) -> Read:
     solution, synsets, devkit = (_upwards(root, name) for name in (SOLUTION, SYNSETS, DEVKIT))
     meta = _devkit_classes(devkit / "meta.mat") if devkit else []
     if subfolders(root / "val"):
-        validation = _class_folders(root, [root / "val" / wnid for wnid in wnids])
+        validation = _class_folders(root, [f"val/{wnid}" for wnid in wnids])
     elif solution:
-        validation = _annotated(root, root / "val", solution, _solved(solution), wnids)
+        validation = _annotated(root, "val", solution, _solved(solution), wnids)
     elif devkit:
         truth = devkit / GROUND_TRUTH
         wnid_by_id = {number: wnid for number, wnid, _ in meta}
@@ -80,14 +80,14 @@ def read_imagenet(root: Path) -> Read:
             # One line per image, in the order of the numbers in the file names.
             answers = [wnid_by_id.get(int(line), f"number {line}") for line in _lines(truth)]
         labelled = {f"ILSVRC2012_val_{number:08d}.JPEG": wnid for number, wnid in enumerate(answers, 1)}
-        validation = _annotated(root, root / "val", truth, labelled, wnids)
+        validation = _annotated(root, "val", truth, labelled, wnids)
     else:
         raise InputError(
             f"the classes of the images in {root / 'val'} are unknown: it has no class folders, and neither {SOLUTION} "
             f"nor {DEVKIT} exists. Put one of them into {root}, or sort the images into class folders."
         )
     words = _first_words(_lines(synsets)) if synsets else {wnid: words.split(",")[0] for _, wnid, words in meta}
-    parts = {"train": _class_folders(root, [root / "train" / wnid for wnid in wnids]), "validation": validation}
+    parts = {"train": _class_folders(root, [f"train/{wnid}" for wnid in wnids]), "validation": validation}
     return _class_names(wnids, words), parts
 
 
@@ -111,22 +111,23 @@ def _class_names(wnids: list[str], words: dict[str, str]) -> tuple[str, ...]:
     return tuple(name if times[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True))
 
 
-def _class_folders(root: Path, folders: list[Path]) -> Part:
+def _class_folders(root: Path, folders: list[str]) -> Part:
     """Return the images directly in ``folders``, one folder per class."""
     names: list[str] = []
-    counts = []
-    for folder in folders:
-        found = os.listdir(folder) if folder.is_dir() else []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        found = os.listdir(root / folder) if (root / folder).is_dir() else []
         found = sorted(name for name in found if PurePath(name).suffix.lower() in suffixes() and name[0] != ".")
         if not found:
-            raise InputError(f"class folder {folder} is missing or has no images. Unpack its images again.")
-        names += found
-        counts.append(len(found))
-    return _files_part(root, folders, names, np.repeat(np.arange(len(folders)), counts))
+            raise InputError(f"class folder {root / folder} is missing or has no images. Unpack its images again.")
+        names += [f"{folder}/{name}" for name in found]
+        labels += [label] * len(found)
+    return files_part(root, names, labels)
 
 
-def _annotated(root: Path, folder: Path, listing: Path, labelled: dict[str, str], wnids: list[str]) -> Part:
-    """Return the images in ``folder`` that ``labelled``, image -> WordNet ID, names, in its order."""
+def _annotated(root: Path, inside: str, listing: Path, labelled: dict[str, str], wnids: list[str]) -> Part:
+    """Return the images in the folder ``inside`` that ``labelled``, image -> WordNet ID, names, in its order."""
+    folder = root / inside
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     absent = [name for name in labelled if name not in present]
     if absent:
@@ -141,18 +142,7 @@ def _annotated(root: Path, folder: Path, listing: Path, labelled: dict[str, str]
             f"{listing} puts {unknown[0][0]!r} into the class {unknown[0][1]!r}, which has no training images "
             f"({count_of(len(unknown), 'such image')}). Take both from the same dataset, with all its classes."
         )
-    labels = np.array([numbers[wnid] for wnid in labelled.values()], dtype=np.int64)
-    return _files_part(root, [folder] * len(wnids), list(labelled), labels)
-
-
-def _files_part(root: Path, folders: list[Path], names: list[str], labels: np.ndarray) -> Part:
-    """Return the images ``folders[label] / name``; messages name them relative to the folder around ``root``."""
-
-    # Joined on demand: a million paths would take half a gigabyte.
-    def path(row: int) -> Path:
-        return folders[labels[row]] / names[row]
-
-    return Part(labels, lambda row: str(path(row).relative_to(root.parent)), lambda rows: map(path, rows))
+    return files_part(root, [f"{inside}/{name}" for name in labelled], [numbers[wnid] for wnid in labelled.values()])
 
 
 def _upwards(root: Path, name: str) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def select_classes(
         if left := len(part) - len(rows):
             findings.leave_out(NOT_SELECTED, part.where(int(np.flatnonzero(labels == -2)[0])), left)
         if len(rows):
-            kept[split] = part.take(rows).labelled(labels[rows])
+            kept[split] = replace(part.take(rows), labels=labels[rows])
     return wanted, kept
 
 

@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def npz_source(path: Path, reading: Reading | None = None) -> Source:
     if unused := [key for key in found if key not in used]:
         findings.leave_out("arrays with other names", unused[0], len(unused))
     classes, numbers = class_numbers(labels, _classes(path, arrays.get("classes")), findings, path.name)
-    parts = {split: part.labelled(numbers[split]) for split, part in parts.items()}
+    parts = {split: replace(part, labels=numbers[split]) for split, part in parts.items()}
     if reading.classes:
         classes, parts = select_classes(classes, parts, reading.classes, findings, path.name)
     return Source("npz", path.name, classes, parts, findings)

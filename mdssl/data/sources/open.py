@@ -38,10 +38,10 @@ READERS: dict[str, Callable[[Path], raw.Read]] = {
     "stl10": raw.read_stl10,
     "stl10-unlabelled": partial(raw.read_stl10, unlabelled=True),
     "dtd": raw.read_dtd,
-    "eurosat": raw.read_eurosat,
+    "eurosat": partial(raw.read_class_folders, name="2750"),
     "tiny-imagenet": read_tiny_imagenet,
     "imagenet250k": read_imagenet,
-    "chestxray": raw.read_chestxray,
+    "chestxray": partial(raw.read_class_folders, name="chest_xray"),
 }
 """Root folder -> class names and parts, for each published dataset of the catalog."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,9 @@ class _Shard:
         self.unread = [name for name in schema.names if name not in (self.image_column, self.label_column)]
         self.classes, self.remark = _class_names(self.name, schema, self.label_column)
 
+    def where(self, row: int) -> str:
+        return f"{self.name} row {row}"
+
     def read(self, rows: np.ndarray) -> Iterator[RawImage]:
         """Yield the raw images of ascending ``rows``. Row groups without any of them are not read."""
         if not len(rows):
@@ -200,17 +204,7 @@ def _values(column: pa.ChunkedArray, where: str) -> np.ndarray:
 
 
 def _part(shards: list[_Shard], labels: np.ndarray) -> Part:
-    borders = np.cumsum([0, *(len(shard.labels) for shard in shards)])
-
-    def where(row: int) -> str:
-        index = int(np.searchsorted(borders, row, side="right")) - 1
-        return f"{shards[index].name} row {row - borders[index]}"
-
-    def read(rows: np.ndarray) -> Iterator[RawImage]:
-        for shard, first, last in zip(shards, borders, borders[1:], strict=False):
-            yield from shard.read(rows[(rows >= first) & (rows < last)] - first)
-
-    return Part(labels, where, read)
+    return replace(Part.join(*(Part(shard.labels, shard.where, shard.read) for shard in shards)), labels=labels)
 
 
 def _image_column(name: str, schema: pa.Schema) -> str:

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mdssl.data.sources.base import NO_LABEL, Findings, Part
-from mdssl.data.sources.files import scan
-from mdssl.data.sources.folder import folder_source, paths_part
+from mdssl.data.sources.base import NO_LABEL, Part
+from mdssl.data.sources.folder import files_part, folder_source
 from mdssl.errors import InputError
 
 # The result of a reader: the class names, and the parts by split.
@@ -24,7 +23,6 @@ Read = tuple[tuple[str, ...], dict[str, Part]]
 
 STL10_SHAPE = (3, 96, 96)
 CIFAR_SHAPE = (3, 32, 32)
-CHESTXRAY_CLASSES = ("NORMAL", "PNEUMONIA")
 
 
 def read_cifar10(root: Path) -> Read:
@@ -98,35 +96,15 @@ def read_dtd(root: Path) -> Read:
     classes = tuple(sorted({line.split("/")[0] for lines in lists.values() for line in lines}))
     parts = {}
     for split, lines in lists.items():
-        paths = [root / "dtd/images" / line for line in lines]
-        parts[split] = paths_part(root / "dtd", paths, [classes.index(line.split("/")[0]) for line in lines])
+        paths = [f"images/{line}" for line in lines]
+        parts[split] = files_part(root / "dtd", paths, [classes.index(line.split("/")[0]) for line in lines])
     return classes, {"train": Part.join(parts["train"], parts["val"]), "test": parts["test"]}
 
 
-def read_eurosat(root: Path) -> Read:
-    """EuroSAT, RGB: one folder of class folders, no official split."""
-    source = folder_source(root / "2750")
+def read_class_folders(root: Path, name: str) -> Read:
+    """Class folders in ``root / name``, in folders of splits if it has any: EuroSAT, and chest X-rays from Kaggle."""
+    source = folder_source(root / name)
     return source.classes, source.parts
-
-
-def read_chestxray(root: Path) -> Read:
-    """Chest X-rays (Kermany et al. 2018) as published on Kaggle: train, test and a val folder of 16 images."""
-    folder = root / "chest_xray"
-    parts = {}
-    for split, name in {"train": "train", "test": "test", "validation": "val"}.items():
-        if split == "validation" and not (folder / name).is_dir():
-            continue
-        paths: list[Path] = []
-        labels: list[int] = []
-        for label, class_name in enumerate(CHESTXRAY_CLASSES):
-            place = folder / name / class_name
-            found = [place / file for file in scan(place, Findings())]
-            if not found:
-                raise InputError(f"class folder {place} has no images. Put them there, or remove it.")
-            paths += found
-            labels += [label] * len(found)
-        parts[split] = paths_part(folder, paths, labels)
-    return CHESTXRAY_CLASSES, parts
 
 
 def _pixels_part(name: str, images: np.ndarray, labels: np.ndarray) -> Part:
