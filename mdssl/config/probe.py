@@ -76,26 +76,19 @@ class ProbeConfig:
         check_types(self)
         if not self.features or len(set(self.features)) < len(self.features):
             raise InputError(f"features are {self.features}; name each layer once: encoder, projection, or both.")
+        self._check_own_settings()
         self._check_learning_rates()
         self._check_fine_tuning()
-        self._check_length_and_batch()
         check_number("probe_epochs", self.epochs, low=1)
         self._check_iterations_and_seeds()
         check_number("probe_batch", self.batch, low=1)
         check_number("probe_l2", self.probe_l2, low=0)
-        if self.probe != "lbfgs" and self.probe_l2 != ProbeConfig.probe_l2:
-            raise InputError(
-                f"probe_l2 is {self.probe_l2:g}, but the {self.probe} probe has no fixed penalty; use --probe lbfgs, "
-                "or leave it out."
-            )
         check_number("knn_neighbors", self.knn_neighbors, low=1)
 
     def _check_fine_tuning(self) -> None:
         if self.probe == "finetune":
             object.__setattr__(self, "probe_fraction", self.probe_fraction or FRACTIONS)
         fractions = ", ".join(f"{fraction:g}" for fraction in self.probe_fraction)
-        if self.probe_fraction and self.probe != "finetune":
-            raise InputError(f"probe_fraction is {fractions}, which only the probe finetune has; leave it out.")
         if self.probe_fraction and self.features != ("encoder",):
             raise InputError(f"features are {', '.join(self.features)}, but finetune trains the encoder; leave it out.")
         allowed = {f"{fraction:g}" for fraction in self.probe_fraction if 0 < fraction <= 1}
@@ -104,18 +97,16 @@ class ProbeConfig:
                 f"probe_fraction is {fractions}; give shares above 0 and at most 1, such as 0.01, each once."
             )
 
-    def _check_length_and_batch(self) -> None:
-        for name in ("probe_epochs", "probe_batch", "probe_iterations"):
+    def _check_own_settings(self) -> None:
+        for name in {name: None for own in _OWN_SETTINGS.values() for name in own}:
             value = getattr(self, name)
-            if value is not None and name not in _OWN_SETTINGS[self.probe]:
-                *having, last = (probe for probe, own in _OWN_SETTINGS.items() if name in own)
-                listed = f"{', '.join(having)} and {last}"
-                raise InputError(f"{name} is {value}, which only the probes {listed} have; leave it out.")
+            if value != getattr(ProbeConfig, name) and name not in _OWN_SETTINGS[self.probe]:
+                probes = [probe for probe, own in _OWN_SETTINGS.items() if name in own]
+                text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+                raise InputError(f"{name} is {text}, which only these probes have: {', '.join(probes)}; leave it out.")
 
     def _check_iterations_and_seeds(self) -> None:
         check_number("probe_seeds", self.probe_seeds, low=1)
-        if self.probe_seeds > 1 and self.probe == "lbfgs":
-            raise InputError(f"probe_seeds is {self.probe_seeds}, but the lbfgs probe has no seed; leave it out.")
         if self.probe_iterations is None:
             return
         check_number("probe_iterations", self.probe_iterations, low=1)
@@ -127,11 +118,6 @@ class ProbeConfig:
 
     def _check_learning_rates(self) -> None:
         rates = self.probe_learning_rate
-        if rates and self.probe.startswith("lbfgs"):
-            raise InputError(
-                f"probe_learning_rate is {', '.join(map(str, rates))}, but the {self.probe} probe has no learning "
-                "rate; use --probe sgd, or leave it out."
-            )
         if len({f"{rate:g}" for rate in rates}) < len(rates):
             raise InputError(f"probe_learning_rate is {rates}; give each once, to six digits.")
         highest = MAX_STABLE_RATE if self.probe == "sgd" else _MAX_RAW_RATE

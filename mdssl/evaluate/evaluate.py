@@ -134,7 +134,8 @@ def score_dataset(
             started = time.perf_counter()
             parts = Parts(train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
             probes = probe.each()
-            val_others = _validation(parts, rows_held_out, probe)
+            held = _validation_parts(parts, rows_held_out) if rows_held_out else None
+            val_others = _validation(held, probe)
             if probe.probe == "finetune":
                 assert model is not None
                 results, val_top1 = _fine_tuned(
@@ -144,7 +145,7 @@ def score_dataset(
             else:
                 by_seed = [run_probes(parts, config=probe, seed=each) for each in seeds]
                 results = [list(of_probe) for of_probe in zip(*by_seed, strict=True)]
-                val_top1 = _validation_of_probes(parts, rows_held_out, dataset, probe, seeds)
+                val_top1 = _validation_of_probes(held, dataset, probe, seeds)
             neighbors = min(probe.knn_neighbors, len(train_y))
             knn = knn_top1(parts, k=neighbors)
             fewer = {} if neighbors == probe.knn_neighbors else {"knn_neighbours_there_are": neighbors}
@@ -212,30 +213,22 @@ def _validation_parts(parts: Parts, rows: tuple[np.ndarray, np.ndarray]) -> Part
     return Parts(x[fit], y[fit], x[held], y[held], parts.num_classes)
 
 
-def _validation(
-    parts: Parts, rows: tuple[np.ndarray, np.ndarray] | None, probe: ProbeConfig
-) -> dict[str, float | None]:
+def _validation(held: Parts | None, probe: ProbeConfig) -> dict[str, float | None]:
     """Return top-1 on the held-out images of the train part, by column, of kNN and ridge regression. The test part is
     not used."""
-    if rows is None:
+    if held is None:
         return {"val_knn_top1": None, "val_linear_top1": None}
-    own = _validation_parts(parts, rows)
-    return {"val_knn_top1": validation_knn(own, probe.knn_neighbors), "val_linear_top1": validation_linear(own)}
+    return {"val_knn_top1": validation_knn(held, probe.knn_neighbors), "val_linear_top1": validation_linear(held)}
 
 
 def _validation_of_probes(
-    parts: Parts,
-    rows: tuple[np.ndarray, np.ndarray] | None,
-    dataset: Dataset,
-    probe: ProbeConfig,
-    seeds: Sequence[int],
+    held: Parts | None, dataset: Dataset, probe: ProbeConfig, seeds: Sequence[int]
 ) -> list[float | None]:
     """Return the same of each probe, the mean over ``seeds``."""
-    if rows is None:
+    if held is None:
         return [None] * len(probe.each())
-    own = _validation_parts(parts, rows)
     try:
-        by_seed = [[result.top1 for result in run_probes(own, config=probe, seed=seed)] for seed in seeds]
+        by_seed = [[result.top1 for result in run_probes(held, config=probe, seed=seed)] for seed in seeds]
     except InputError as error:
         # The scores on the test part are still valid.
         log.warning("no val_top1 on %s: %s", dataset.name, error)

@@ -42,7 +42,7 @@ from mdssl.pretrain.trial_files import (
     write_finished,
     write_metrics,
     write_run,
-    write_stopped,
+    write_training,
 )
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import stop_request, stopped_early
@@ -207,8 +207,9 @@ def _train(
             raise
 
     def record_stop(**more: Any) -> dict[str, Any]:
-        more |= {"scores": reports.scores, "fingerprints": dict(getattr(validate, "fingerprints", {}))}
-        ended = write_stopped(trial_dir, config, model, state, **of_run, **more)
+        more |= {"iterations": config.iterations, "val_linear_top1": dict(reports.scores)}
+        more |= {"val_fingerprints": dict(getattr(validate, "fingerprints", {}))}
+        ended = write_training(trial_dir, "stopped", model, state, **of_run, **more)
         log.info(stopped_early(trial_dir.name, ended))
         return ended
 

@@ -20,7 +20,7 @@ import json
 import os
 import socket
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -107,7 +107,7 @@ def write_finished(
     datasets: Sequence[Dataset] = (),
     **of_run: Any,
 ) -> dict[str, Any]:
-    """Write the encoder, then ``training.json``, and return the content of the latter. See `_write_training`."""
+    """Write the encoder, then ``training.json``, and return the content of the latter. See `write_training`."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     mean, std = statistics_of(config.normalization)
     metadata = {"config": json.dumps(config.to_dict()), "mean": json.dumps(mean), "std": json.dumps(std)}
@@ -117,34 +117,10 @@ def write_finished(
     # Again, for a run that resumed after its last step.
     write_metrics(trial_dir, state)
     (trial_dir / "encoder.safetensors").write_bytes(encoder)
-    return _write_training(trial_dir, "finished", model, state, datasets=datasets, **of_run)
+    return write_training(trial_dir, "finished", model, state, datasets=datasets, **of_run)
 
 
-def write_stopped(
-    trial_dir: Location,
-    config: TrialConfig,
-    model: nn.Module,
-    state: LoopState,
-    *,
-    scores: Mapping[str, float],
-    fingerprints: Mapping[str, str],
-    **of_run: Any,
-) -> dict[str, Any]:
-    """Write ``training.json`` of a training that ended early, after its checkpoint, and return the content.
-
-    Args:
-        scores: the last validation scores, by dataset.
-        fingerprints: of the images of these datasets.
-    """
-    of_stop: dict[str, Any] = {
-        "iterations": config.iterations,
-        "val_linear_top1": dict(scores),
-        "val_fingerprints": dict(fingerprints),
-    }
-    return _write_training(trial_dir, "stopped", model, state, **of_run, **of_stop)
-
-
-def _write_training(
+def write_training(
     trial_dir: Location,
     status: str,
     model: nn.Module,
