@@ -16,6 +16,7 @@ from mdssl.errors import InputError
 from mdssl.figures import lambdas, scores, style
 from mdssl.figures.kind import FigureKind, Storage, Words
 from mdssl.figures.scores import SettingsGroup
+from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.names import plain_name
 from mdssl.tables.statistics import over_seeds
 
@@ -88,7 +89,7 @@ def _hours(board: pd.DataFrame) -> Hours:
     _check_numbers(trials, f"{what} needs finished")
     # The evaluation does not change the training time, and neither does λ.
     no_score = dict.fromkeys(("eval_dataset", "features", "probe", "eval_fingerprint"), "")
-    trials = scores.all_settings(trials).drop_duplicates("trial_id").assign(**no_score)
+    trials = with_settings(trials).drop_duplicates("trial_id").assign(**no_score)
     scores.refuse_mixed(trials, what, varies=(*_VARIES, "lambda1", "lambda2"), also=("device", "num_workers"))
     trials = trials.assign(hours=trials["train_seconds"] / 3600)
     means = over_seeds(trials, ["num_domains", "train_mixture"], "hours")

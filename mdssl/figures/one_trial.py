@@ -139,7 +139,7 @@ def validation_curves(metrics: pd.DataFrame) -> dict[str, pd.Series]:
     return {name: scores for name, scores in found.items() if scores.notna().any()}
 
 
-def _scored(metrics: pd.DataFrame) -> pd.DataFrame:
+def scored(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return the reports with a validation score. Metrics of earlier versions have no such column."""
     return metrics[metrics["val_linear_top1"].notna()] if "val_linear_top1" in metrics else metrics[:0]
 
@@ -172,7 +172,7 @@ _KINDS = {
         "metrics.parquet", None, loss_terms, _loss_words, "it has not reported yet, or its method does not train"
     ),
     "validation-scores": (
-        "metrics.parquet", _scored, validation_scores, _validation_words,
+        "metrics.parquet", scored, validation_scores, _validation_words,
         "it was trained without --score-every, or has not been scored yet",
     ),
     "clusters": (

@@ -12,11 +12,10 @@ import pandas as pd
 from mdssl.errors import InputError
 from mdssl.figures import style
 from mdssl.figures.kind import FigureKind, Storage, Words, file_name, with_trials
-from mdssl.figures.one_trial import validation_curves
+from mdssl.figures.one_trial import scored, validation_curves
 from mdssl.figures.scores import SettingsGroup
 from mdssl.figures.searches import each_sweep
 from mdssl.leaderboard.names import plain_name
-from mdssl.storage.location import Location
 from mdssl.storage.retry import in_threads
 from mdssl.storage.trial_dir import read_table, trial_dir_in
 from mdssl.tables.select import best_by_validation
@@ -45,8 +44,9 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
     ranked = best_by_validation(rows)
     status = dict(zip(ranked["trial_id"], ranked["status"], strict=True))
     shown = style.evenly(sorted(status), MOST_TRIALS)
-    read = in_threads(lambda trial_id: _metrics(trial_dir_in(files, trial_id)), shown)
-    reports = {trial_id: own for trial_id, own in zip(shown, read, strict=True) if len(own)}
+    metrics = in_threads(lambda trial_id: read_table(trial_dir_in(files, trial_id) / "metrics.parquet"), shown)
+    reports = {trial_id: scored(own) for trial_id, own in zip(shown, metrics, strict=True) if own is not None}
+    reports = {trial_id: own.reset_index(drop=True) for trial_id, own in reports.items() if len(own)}
     curves = {trial_id: own[["step", "val_linear_top1"]] for trial_id, own in reports.items()}
     if len(curves) < 2:
         raise InputError(
@@ -74,19 +74,6 @@ def _find(group: SettingsGroup, storage: Storage) -> Iterator[tuple[Rungs, Words
         name=file_name(group.name),
     )
     yield rungs, words
-
-
-def _metrics(trial_dir: Location) -> pd.DataFrame:
-    """Read steps and validation scores of a trial's reports, means and by dataset; empty if there are none.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    metrics = read_table(trial_dir / "metrics.parquet")
-    if metrics is None or "val_linear_top1" not in metrics:
-        return pd.DataFrame({"step": [], "val_linear_top1": []})
-    scored = metrics[metrics["val_linear_top1"].notna()]
-    return scored.filter(regex="^(step|val_linear_top1(/.*)?)$").reset_index(drop=True)
 
 
 def _note(rungs: Rungs) -> str:

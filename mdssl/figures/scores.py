@@ -40,13 +40,7 @@ def select(board: pd.DataFrame, features: str = "encoder") -> pd.DataFrame:
         raise InputError(
             f"the scores are of several probes: {', '.join(probes)}. Keep one, board[board.probe == {probes[0]!r}]."
         )
-    return all_settings(rows)
-
-
-def all_settings(rows: pd.DataFrame) -> pd.DataFrame:
-    """``rows`` with a column for each setting; columns are added only if they are missing."""
-    is_needed = len(rows) and "config_json" in rows and "eval_fingerprint" not in rows
-    return leaderboard.with_settings(rows) if is_needed else rows
+    return leaderboard.with_settings(rows)
 
 
 def is_single(rows: pd.DataFrame) -> pd.Series:
@@ -224,7 +218,7 @@ def _without_gaps(rows: pd.DataFrame) -> pd.DataFrame:
 def encoder_scores(board: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ``board`` with a score of encoder features, with all their settings."""
     is_scored = (board["status"] == "finished") & board["top1"].notna()
-    return all_settings(board[is_scored & (board["features"] == "encoder")])
+    return leaderboard.with_settings(board[is_scored & (board["features"] == "encoder")])
 
 
 def by_one_probe(rows: pd.DataFrame) -> pd.DataFrame:
@@ -253,7 +247,7 @@ def left_out(rows: pd.DataFrame, shown: int, why: str) -> str:
 
 def unscored(board: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ``board`` without a score, with all their settings."""
-    return all_settings(board[(board["status"] != "finished") | board["top1"].isna()])
+    return leaderboard.with_settings(board[(board["status"] != "finished") | board["top1"].isna()])
 
 
 def unscored_like(rows: pd.DataFrame, trial: pd.Series) -> pd.DataFrame:

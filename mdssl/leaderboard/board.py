@@ -151,8 +151,11 @@ def with_settings(df: pd.DataFrame) -> pd.DataFrame:
     These are, for example, ``weight_decay``, ``crop_min_area`` and ``recipe_version``, null if the method does not have
     the setting, ``eval_fingerprint``, which identifies the images of the score, and ``unstable``, whether rounding
     changes it. Filter by them, or name them in the index of `mdssl.tables.compare.pivot`. ``eval_dataset`` and
-    ``train_mixture`` get the names that are shown, see `mdssl.leaderboard.names`.
+    ``train_mixture`` get the names that are shown, see `mdssl.leaderboard.names`. Rows that have these columns, or no
+    ``config_json``, are returned as they are.
     """
+    if "config_json" not in df or "eval_fingerprint" in df:
+        return df
     of_evaluation = cache(_evaluation)
     evaluations, numbers = [], []
     different: dict[str, int] = {}

@@ -156,7 +156,7 @@ def read_csv(name: str) -> pd.DataFrame:
 
 def rows_with_models(board: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ``board`` with all settings as columns, and their model as ``_model``."""
-    rows = with_settings(board.reset_index(drop=True)) if "config_json" in board else board.reset_index(drop=True)
+    rows = with_settings(board.reset_index(drop=True))
     models = [model_key(*model) for model in rows[MODEL].itertuples(index=False)]
     datasets = rows["eval_dataset"].map(plain_name, na_action="ignore")
     others = [", ".join(other_data(row)) for row in rows[["train_mixture", "eval_dataset"]].to_dict("records")]

@@ -177,9 +177,6 @@ def trial_table(rows: pd.DataFrame) -> TrialTable:
     for name in ("probe", "features"):
         table.insert(list(table).index("seed") + 1, name, table.pop(name))
     table["hours"] = of_trial["train_seconds"] / 3600
-    for name in _REMARKS:
-        if name in of_trial:
-            table[name] = of_trial[name]
     return _with_kinds(table, datasets, notes, hidden=() if len(ways) > 1 else ("probe", "features"))
 
 

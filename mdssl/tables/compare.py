@@ -146,7 +146,7 @@ def pivot(
     """
     index = list(index)
     given = df.columns
-    df = with_settings(df) if "config_json" in given else df
+    df = with_settings(df)
     for name in (*index, columns, values):
         check_name("leaderboard column", name, df.columns)
     df = (df[df["status"] != "stopped"] if "status" in df else df).dropna(subset=[columns])

@@ -76,7 +76,7 @@ def sweep_table(
         is the best by its validation score, which were stopped early, and which scores rounding has decided.
     """
     rows = rows[[name for name in rows if name in _USED]][rows["train_mixture"].isin([*mixtures, ""])]
-    rows = with_settings(rows) if "config_json" in rows else rows
+    rows = with_settings(rows)
     scored = rows[(rows["features"] == features) & (rows["probe"] == probe)]
     shown = latest_images(scored)
     trials = rows.drop_duplicates("trial_id").set_index("trial_id")
