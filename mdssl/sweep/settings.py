@@ -94,6 +94,12 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
                 f"scheduler {self.scheduler!r} ends trials by their validation scores, but score_every is 0; leave "
                 "--score-every out, or use --scheduler none."
             )
+        if self.scheduler != "none" and self.search == "grid" and len(self.seeds) > 1:
+            seeds = ", ".join(map(str, self.seeds))
+            raise InputError(
+                f"seeds are {seeds}, but scheduler {self.scheduler!r} ends trials one by one: the mean of a setting "
+                "would be over its better seeds. Give one seed, or --scheduler none."
+            )
         if self.force and self.skips_stopped:
             raise InputError(
                 "force deletes the results of a sweep's trials, but a search chooses its trials by earlier results; "

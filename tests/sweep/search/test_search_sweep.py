@@ -213,7 +213,7 @@ def test_trials_stopped_early_leave_no_resources_or_records(executor, workers, s
     """A second Ray cluster runs on the machine."""
     asked = {"domains": ("tiny-a", "tiny-b"), "arch": "resnet18", "batch_per_domain": 8, "precision": "fp32"}
     asked |= {"iterations": 4, "norm": "group", "lambda1": (1.0,), "lambda2": (0.1,)}
-    asked |= {"seeds": tuple(range(3 * stops // 2))}
+    asked |= {"temperature": tuple(0.1 + number / 1000 for number in range(3 * stops // 2))}
     asked |= {"scheduler": "asha", "grace_steps": 1, "report_every": 1, "workers": workers, "executor": executor}
     storage = tmp_path / "results"
     with running_ray(1, dashboard=False), running_ray(2) as address:

@@ -116,6 +116,7 @@ def test_invalid_spaces_are_refused(settings, given, message):
         ({"search": "random", "time_budget": "0h"}, "time_budget is '0h'"),
         ({"grace_steps": 3}, "no scheduler ends trials"),
         ({"scheduler": "asha", "score_every": 0}, "score_every is 0"),
+        ({"scheduler": "asha", "seeds": (0, 1)}, "seeds are 0, 1, but scheduler 'asha' ends trials one by one"),
         ({"scheduler": "asha", "reduction_factor": 1}, "reduction_factor is 1"),
         ({"search": "random", "trials": 3, "force": True}, "force deletes the results"),
     ],
