@@ -18,12 +18,7 @@ if TYPE_CHECKING:
     from mdssl.data.sources.base import Reading
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataList(DataFlag):
-    pass
-
-
-def data_list(settings: DataList) -> None:
+def data_list(settings: DataFlag) -> None:
     """List the prepared datasets, and the other datasets that are known by name.
 
     Example: mdssl data list

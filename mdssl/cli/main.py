@@ -23,7 +23,7 @@ from mdssl.config.field_types import current_name
 from mdssl.errors import check_name
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
-    "data list": (data.DataList, data.data_list),
+    "data list": (data.DataFlag, data.data_list),
     "data prepare": (data.DataPrepare, data.data_prepare),
     "data show": (data.DataShow, data.data_show),
     "sweep lambda-grid": (LambdaGrid, lambda_grid),

@@ -101,9 +101,11 @@ class ProbeConfig:
         for name in {name: None for own in _OWN_SETTINGS.values() for name in own}:
             value = getattr(self, name)
             if value != getattr(ProbeConfig, name) and name not in _OWN_SETTINGS[self.probe]:
-                probes = [probe for probe, own in _OWN_SETTINGS.items() if name in own]
+                others = " or ".join(f"--probe {probe}" for probe, own in _OWN_SETTINGS.items() if name in own)
                 text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
-                raise InputError(f"{name} is {text}, which only these probes have: {', '.join(probes)}; leave it out.")
+                raise InputError(
+                    f"{name} is {text}, which the {self.probe} probe does not have; use {others}, or leave it out."
+                )
 
     def _check_iterations_and_seeds(self) -> None:
         check_number("probe_seeds", self.probe_seeds, low=1)

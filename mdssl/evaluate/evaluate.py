@@ -134,8 +134,7 @@ def score_dataset(
             started = time.perf_counter()
             parts = Parts(train_x, train_y, encoded.test[layer], test_y, len(dataset.classes))
             probes = probe.each()
-            held = _validation_parts(parts, rows_held_out) if rows_held_out else None
-            val_others = _validation(held, probe)
+            val_others, val_top1 = _validation(parts, rows_held_out, dataset, probe, seeds)
             if probe.probe == "finetune":
                 assert model is not None
                 results, val_top1 = _fine_tuned(
@@ -145,7 +144,6 @@ def score_dataset(
             else:
                 by_seed = [run_probes(parts, config=probe, seed=each) for each in seeds]
                 results = [list(of_probe) for of_probe in zip(*by_seed, strict=True)]
-                val_top1 = _validation_of_probes(held, dataset, probe, seeds)
             neighbors = min(probe.knn_neighbors, len(train_y))
             knn = knn_top1(parts, k=neighbors)
             fewer = {} if neighbors == probe.knn_neighbors else {"knn_neighbours_there_are": neighbors}
@@ -213,27 +211,32 @@ def _validation_parts(parts: Parts, rows: tuple[np.ndarray, np.ndarray]) -> Part
     return Parts(x[fit], y[fit], x[held], y[held], parts.num_classes)
 
 
-def _validation(held: Parts | None, probe: ProbeConfig) -> dict[str, float | None]:
-    """Return top-1 on the held-out images of the train part, by column, of kNN and ridge regression. The test part is
-    not used."""
-    if held is None:
-        return {"val_knn_top1": None, "val_linear_top1": None}
-    return {"val_knn_top1": validation_knn(held, probe.knn_neighbors), "val_linear_top1": validation_linear(held)}
-
-
-def _validation_of_probes(
-    held: Parts | None, dataset: Dataset, probe: ProbeConfig, seeds: Sequence[int]
-) -> list[float | None]:
-    """Return the same of each probe, the mean over ``seeds``."""
-    if held is None:
-        return [None] * len(probe.each())
+def _validation(
+    parts: Parts,
+    rows: tuple[np.ndarray, np.ndarray] | None,
+    dataset: Dataset,
+    probe: ProbeConfig,
+    seeds: Sequence[int],
+) -> tuple[dict[str, float | None], list[float | None]]:
+    """Return top-1 on the held-out images of the train part: of kNN and ridge regression, by column; and of each probe
+    on features, the mean over ``seeds``. The test part is not used."""
+    no_scores: list[float | None] = [None] * len(probe.each())
+    if rows is None:
+        return {"val_knn_top1": None, "val_linear_top1": None}, no_scores
+    held = _validation_parts(parts, rows)
+    others: dict[str, float | None] = {
+        "val_knn_top1": validation_knn(held, probe.knn_neighbors),
+        "val_linear_top1": validation_linear(held),
+    }
+    if probe.probe == "finetune":
+        return others, no_scores
     try:
         by_seed = [[result.top1 for result in run_probes(held, config=probe, seed=seed)] for seed in seeds]
     except InputError as error:
         # The scores on the test part are still valid.
         log.warning("no val_top1 on %s: %s", dataset.name, error)
-        return [None] * len(probe.each())
-    return [_mean(of_probe) for of_probe in zip(*by_seed, strict=True)]
+        return others, no_scores
+    return others, [_mean(of_probe) for of_probe in zip(*by_seed, strict=True)]
 
 
 def instability(row: Mapping[str, Any]) -> str:

@@ -193,8 +193,8 @@ def _deviations_together(cells: list[Row], rows: pd.DataFrame) -> list[str]:
     """Return why the scores of a mean or lead are not comparable: one has other settings than the paper's, or they
     have different ones."""
     found = [cell["why"] for cell in cells if cell["verdict"] == "different settings"][:1]
-    used = [index for cell in cells for index in cell["rows"]]
-    apart = settings_apart(rows.loc[used], but=("seed", "eval_fingerprint", "_model", *MODEL)) if used else {}
+    used = rows.loc[[index for cell in cells for index in cell["rows"]]]
+    apart = settings_apart(used, but=("seed", "eval_fingerprint", "_model", *MODEL))
     return found + [f"its scores differ in {name.replace('_', ' ')}: {values}" for name, values in apart.items()]
 
 

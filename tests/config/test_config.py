@@ -172,7 +172,9 @@ def test_probe_names_identify_the_settings():
             ProbeConfig(probe=probe, probe_learning_rate=rates)
     for probe in ("lbfgs", "lbfgs-path"):
         for name in ("probe_epochs", "probe_batch"):
-            with pytest.raises(ValueError, match=f"{name} is 30, which only these probes have: sgd, sgd-raw, finetune"):
+            with pytest.raises(
+                ValueError, match=f"{name} is 30, which the .* probe does not have; use --probe sgd or --probe sgd-raw"
+            ):
                 ProbeConfig(probe=probe, **{name: 30})
     assert probe_named_now("sgd(learning_rate=0.3)") == "sgd-raw(learning_rate=0.3)"
     for name in (

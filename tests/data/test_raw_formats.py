@@ -1,6 +1,7 @@
 """Miniature files in the published formats give the same pixels and labels in mdssl and torchvision."""
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -146,14 +147,18 @@ def grey_folder(folder):
 
 
 def test_a_damaged_chest_xray_and_an_empty_class_are_named(tmp_path, chest_xray):
+    picture = Image.new("L", (90, 120))
     path = chest_xray / "test/NORMAL/NORMAL-0001.jpeg"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"chest_xray/test/NORMAL/NORMAL-0001\.jpeg cannot be decoded"):
         prepare("chestxray", data=tmp_path / "data", source=chest_xray, progress=False)
-    for image in (chest_xray / "train/NORMAL").iterdir():
-        image.unlink()
-    with pytest.raises(ValueError, match="train split of 'chestxray' has the single class 'PNEUMONIA'"):
-        prepare("chestxray", data=tmp_path / "data", source=chest_xray, progress=False)
+    for emptied in ("val/NORMAL", "train/PNEUMONIA", "train/NORMAL"):
+        shutil.rmtree(chest_xray / emptied)
+        (chest_xray / emptied).mkdir()
+    for refilled in ("train/NORMAL", "train/PNEUMONIA", "val/NORMAL"):
+        with pytest.raises(ValueError, match=f"{refilled} is missing or has no images"):
+            prepare("chestxray", data=tmp_path / "data", source=chest_xray, progress=False)
+        picture.save(chest_xray / refilled / "0.png")
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, rng):

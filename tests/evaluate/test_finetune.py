@@ -108,10 +108,13 @@ def test_steps_match_nesterov_momentum_with_a_cosine_schedule(tiny_model, make_d
             {"probe": "finetune", "features": ("projection",)},
             "features are projection, but finetune trains the encoder",
         ),
-        ({"probe": "sgd", "probe_fraction": (0.1,)}, "probe_fraction is 0.1, which only these probes have: finetune"),
-        ({"probe": "finetune", "probe_iterations": 5}, "probe_iterations is 5, which only these probes have: sgd"),
+        (
+            {"probe": "sgd", "probe_fraction": (0.1,)},
+            "probe_fraction is 0.1, which the sgd probe does not have",
+        ),
+        ({"probe": "finetune", "probe_iterations": 5}, "probe_iterations is 5, which the finetune probe does not"),
         ({"probe": "sgd", "probe_iterations": 5, "probe_epochs": 5}, "and probe_epochs 5, which both"),
-        ({"probe": "lbfgs", "probe_seeds": 3}, "probe_seeds is 3, which only these probes have: lbfgs-path, sgd"),
+        ({"probe": "lbfgs", "probe_seeds": 3}, "probe_seeds is 3, which the lbfgs probe does not have; use"),
     ],
 )
 def test_invalid_and_incompatible_settings_are_refused(settings, message):

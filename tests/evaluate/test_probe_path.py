@@ -73,5 +73,7 @@ def test_lbfgs_path_is_configured_and_run_like_other_probes():
     assert config.settings() == {"probe": "lbfgs-path", "knn_neighbours": 20}
     (result,) = run_probes(features(1), config=config, seed=0)
     assert set(result.found) == {"chosen_l2", "held_out_images", "held_out_top1"}
-    with pytest.raises(ValueError, match="probe_l2 is 0.5, which only these probes have: lbfgs; leave it out"):
+    with pytest.raises(
+        ValueError, match="probe_l2 is 0.5, which the lbfgs-path probe does not have; use --probe lbfgs"
+    ):
         ProbeConfig(probe="lbfgs-path", probe_l2=0.5)

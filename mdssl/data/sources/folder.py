@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -230,11 +231,25 @@ def subfolders(path: Path) -> list[Path]:
     return sorted(folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder.name))
 
 
+def class_folders(root: Path, folders: Sequence[str]) -> Part:
+    """Return the images directly in ``folders`` in ``root``, one folder per class, each with images."""
+    names: list[str] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        found = os.listdir(root / folder) if (root / folder).is_dir() else []
+        found = sorted(name for name in found if PurePath(name).suffix.lower() in suffixes() and name[0] != ".")
+        if not found:
+            raise InputError(f"class folder {root / folder} is missing or has no images. Unpack its images again.")
+        names += [f"{folder}/{name}" for name in found]
+        labels += [label] * len(found)
+    return files_part(root, names, labels)
+
+
 def files_part(root: Path, names: Sequence[str], labels: Sequence[int]) -> Part:
     """Return the image files ``names`` in ``root`` with their labels. Messages name them relative to the folder around
     ``root``. Paths are joined on demand: a million of them would take half a gigabyte."""
     return Part(
         np.array(labels, dtype=np.int64),
-        lambda row: f"{root.name}/{names[row]}",
+        lambda row: str(PurePath(root.name, names[row])),
         lambda rows: (root / names[row] for row in rows),
     )

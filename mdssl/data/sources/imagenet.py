@@ -8,13 +8,12 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
 from mdssl.data.sources.base import Part, count_of
-from mdssl.data.sources.files import suffixes
-from mdssl.data.sources.folder import files_part, subfolders
+from mdssl.data.sources.folder import class_folders, files_part, subfolders
 from mdssl.data.sources.raw import Read, file_errors
 from mdssl.errors import InputError
 
@@ -44,7 +43,7 @@ def read_tiny_imagenet(root: Path) -> Read:
             )
         labelled[columns[0]] = columns[1]
     parts = {
-        "train": _class_folders(folder, [f"train/{wnid}/images" for wnid in wnids]),
+        "train": class_folders(folder, [f"train/{wnid}/images" for wnid in wnids]),
         "validation": _annotated(folder, "val/images", annotations, labelled, wnids),
     }
     return _class_names(wnids, _first_words(_lines(folder / "words.txt"))), parts
@@ -70,7 +69,7 @@ def read_imagenet(root: Path) -> Read:
     solution, synsets, devkit = (_upwards(root, name) for name in (SOLUTION, SYNSETS, DEVKIT))
     meta = _devkit_classes(devkit / "meta.mat") if devkit else []
     if subfolders(root / "val"):
-        validation = _class_folders(root, [f"val/{wnid}" for wnid in wnids])
+        validation = class_folders(root, [f"val/{wnid}" for wnid in wnids])
     elif solution:
         validation = _annotated(root, "val", solution, _solved(solution), wnids)
     elif devkit:
@@ -87,7 +86,7 @@ def read_imagenet(root: Path) -> Read:
             f"nor {DEVKIT} exists. Put one of them into {root}, or sort the images into class folders."
         )
     words = _first_words(_lines(synsets)) if synsets else {wnid: words.split(",")[0] for _, wnid, words in meta}
-    parts = {"train": _class_folders(root, [f"train/{wnid}" for wnid in wnids]), "validation": validation}
+    parts = {"train": class_folders(root, [f"train/{wnid}" for wnid in wnids]), "validation": validation}
     return _class_names(wnids, words), parts
 
 
@@ -109,20 +108,6 @@ def _class_names(wnids: list[str], words: dict[str, str]) -> tuple[str, ...]:
     names = [words.get(wnid, wnid) for wnid in wnids]
     times = Counter(names)
     return tuple(name if times[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True))
-
-
-def _class_folders(root: Path, folders: list[str]) -> Part:
-    """Return the images directly in ``folders``, one folder per class."""
-    names: list[str] = []
-    labels: list[int] = []
-    for label, folder in enumerate(folders):
-        found = os.listdir(root / folder) if (root / folder).is_dir() else []
-        found = sorted(name for name in found if PurePath(name).suffix.lower() in suffixes() and name[0] != ".")
-        if not found:
-            raise InputError(f"class folder {root / folder} is missing or has no images. Unpack its images again.")
-        names += [f"{folder}/{name}" for name in found]
-        labels += [label] * len(found)
-    return files_part(root, names, labels)
 
 
 def _annotated(root: Path, inside: str, listing: Path, labelled: dict[str, str], wnids: list[str]) -> Part:

@@ -38,10 +38,10 @@ READERS: dict[str, Callable[[Path], raw.Read]] = {
     "stl10": raw.read_stl10,
     "stl10-unlabelled": partial(raw.read_stl10, unlabelled=True),
     "dtd": raw.read_dtd,
-    "eurosat": partial(raw.read_class_folders, name="2750"),
+    "eurosat": raw.read_eurosat,
     "tiny-imagenet": read_tiny_imagenet,
     "imagenet250k": read_imagenet,
-    "chestxray": partial(raw.read_class_folders, name="chest_xray"),
+    "chestxray": raw.read_chestxray,
 }
 """Root folder -> class names and parts, for each published dataset of the catalog."""
 
@@ -256,9 +256,9 @@ def check_complete(name: str, published: Published, opened: Source) -> None:
     found = {"class": len(opened.classes)} | {f"{split} image": len(part) for split, part in opened.parts.items()}
     expected = {"class": published.classes} | {f"{split} image": n for split, n in published.counts.items()}
     for what, count in expected.items():
-        if found[what] != count:
+        if (have := found.get(what, 0)) != count:
             raise InputError(
-                f"the raw files of {name!r} hold {count_of(found[what], what)}, where {count:,} are published: some "
+                f"the raw files of {name!r} hold {count_of(have, what)}, where {count:,} are published: some "
                 f"are missing, or they are of another version. Add {_how_to_get(published)}. Prepare your own images "
                 "under another name."
             )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mdssl.data.sources.base import NO_LABEL, Part
-from mdssl.data.sources.folder import files_part, folder_source
+from mdssl.data.sources.folder import class_folders, files_part, folder_source
 from mdssl.errors import InputError
 
 # The result of a reader: the class names, and the parts by split.
@@ -23,6 +23,7 @@ Read = tuple[tuple[str, ...], dict[str, Part]]
 
 STL10_SHAPE = (3, 96, 96)
 CIFAR_SHAPE = (3, 32, 32)
+CHESTXRAY_CLASSES = ("NORMAL", "PNEUMONIA")
 
 
 def read_cifar10(root: Path) -> Read:
@@ -101,10 +102,21 @@ def read_dtd(root: Path) -> Read:
     return classes, {"train": Part.join(parts["train"], parts["val"]), "test": parts["test"]}
 
 
-def read_class_folders(root: Path, name: str) -> Read:
-    """Class folders in ``root / name``, in folders of splits if it has any: EuroSAT, and chest X-rays from Kaggle."""
-    source = folder_source(root / name)
+def read_eurosat(root: Path) -> Read:
+    """EuroSAT, RGB: one folder of class folders, no official split."""
+    source = folder_source(root / "2750")
     return source.classes, source.parts
+
+
+def read_chestxray(root: Path) -> Read:
+    """Chest X-rays (Kermany et al. 2018) as published on Kaggle: train, test and a val folder of 16 images."""
+    folder, splits = root / "chest_xray", {"train": "train", "test": "test", "validation": "val"}
+    parts = {
+        split: class_folders(folder, [f"{name}/{label}" for label in CHESTXRAY_CLASSES])
+        for split, name in splits.items()
+        if split != "validation" or (folder / name).is_dir()
+    }
+    return CHESTXRAY_CLASSES, parts
 
 
 def _pixels_part(name: str, images: np.ndarray, labels: np.ndarray) -> Part:
