@@ -207,9 +207,8 @@ def _train(
             raise
 
     def record_stop(**more: Any) -> dict[str, Any]:
-        more |= {"iterations": config.iterations, "val_linear_top1": dict(reports.scores)}
-        more |= {"val_fingerprints": dict(getattr(validate, "fingerprints", {}))}
-        ended = write_training(trial_dir, "stopped", model, state, **of_run, **more)
+        more |= {"val_linear_top1": reports.scores, "val_fingerprints": getattr(validate, "fingerprints", {})}
+        ended = write_training(trial_dir, "stopped", model, state, iterations=iterations, **of_run, **more)
         log.info(stopped_early(trial_dir.name, ended))
         return ended
 
