@@ -7,7 +7,8 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,8 @@ _ENVIRONMENT_OF_ITS_OWN = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
 _CONNECT_SECONDS = 10.0
+_START_SECONDS = 180.0
+"""Time in which Ray's processes must start. Ray itself waits for 30 seconds, which is too short on a busy machine."""
 TOKEN = Path("~/.ray/auth_token")
 
 
@@ -121,6 +124,7 @@ def _start_ray(settings: SweepSettings, folder: Path, environment: dict[str, str
         # A signal to the process group of the sweep, as ``timeout`` sends it, must not reach Ray's processes: trials
         # need them until they have saved their checkpoints.
         _replaced(services, "ConsolePopen", partial(services.ConsolePopen, start_new_session=True)),
+        _replaced(services, "get_node", partial(_started_node, services.get_node)),
         _own_address(),
         leaves_sigterm,
     ):
@@ -135,8 +139,20 @@ def _start_ray(settings: SweepSettings, folder: Path, environment: dict[str, str
                 object_store_memory=256 << 20,
                 _temp_dir=str(folder / "r"),  # which Ray opens to all users; the folder above is not
             )
-        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+        except Exception as error:
             raise RuntimeError(f"Ray could not be started on this machine; its logs are in {folder}") from error
+
+
+def _started_node(get_node: Callable[[str, str], Any], address: str, node: str) -> Any:
+    """Return what Ray's ``get_node`` returns as soon as the node has started; it raises RuntimeError before."""
+    ends = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            return get_node(address, node)
+        except RuntimeError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.1)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,34 @@ def test_a_sweep_uses_its_own_ray_which_runs_in_a_separate_process_group(cluster
     assert not folder.path.exists()
     # The sweep does not affect another Ray that the process starts later. Ray itself sets these two variables.
     assert os.environ.keys() - before.keys() <= {"PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED"}
+
+
+def test_a_node_of_ray_may_start_slowly(monkeypatch):
+    import ray
+    from ray._private import services
+
+    errors = [RuntimeError("Deadline Exceeded")] * 3
+    found = []
+
+    def get_node(address, node):
+        if errors:
+            raise errors.pop()
+        return address, node
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    monkeypatch.setattr(ray, "init", lambda **settings: found.append(services.get_node("127.0.0.1:1", "node")))
+    monkeypatch.setattr("mdssl.sweep.stopping.delete_records", lambda: None)
+    with ray_session(SweepSettings(domains=("none",)), Console()):
+        assert found == [("127.0.0.1:1", "node")]
+    assert services.get_node is get_node
+
+    errors += [RuntimeError("Deadline Exceeded")]
+    monkeypatch.setattr("mdssl.sweep.ray_session._START_SECONDS", -1)
+    console = Console(record=True)
+    session = ray_session(SweepSettings(domains=("none",)), console)
+    with pytest.raises(RuntimeError, match="Ray could not be started on this machine"), session:
+        raise AssertionError("no Ray")
+    shutil.rmtree(console.export_text().strip().removeprefix("Ray's logs: "))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from modules of Ray
