@@ -14,6 +14,7 @@ from mdssl.cli.completion import print_completion
 from mdssl.cli.config_file import is_config_file, sweep_of
 from mdssl.cli.help import command_list, described
 from mdssl.cli.parse import Main, command, parse
+from mdssl.cli.places import DataFlag
 from mdssl.cli.sweeps.clustering import Clustering, clustering
 from mdssl.cli.sweeps.lambda_grid import LambdaGrid, lambda_grid
 from mdssl.cli.sweeps.mixtures import Mixtures, mixtures
@@ -23,7 +24,7 @@ from mdssl.config.field_types import current_name
 from mdssl.errors import check_name
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
-    "data list": (data.DataFlag, data.data_list),
+    "data list": (DataFlag, data.data_list),
     "data prepare": (data.DataPrepare, data.data_prepare),
     "data show": (data.DataShow, data.data_show),
     "sweep lambda-grid": (LambdaGrid, lambda_grid),

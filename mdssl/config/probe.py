@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal, get_args
 
 from mdssl.config.field_types import check_types, current_name
@@ -98,7 +99,7 @@ class ProbeConfig:
             )
 
     def _check_own_settings(self) -> None:
-        for name in {name: None for own in _OWN_SETTINGS.values() for name in own}:
+        for name in chain(*_OWN_SETTINGS.values()):
             value = getattr(self, name)
             if value != getattr(ProbeConfig, name) and name not in _OWN_SETTINGS[self.probe]:
                 others = " or ".join(f"--probe {probe}" for probe, own in _OWN_SETTINGS.items() if name in own)

@@ -140,6 +140,7 @@ def _start_ray(settings: SweepSettings, folder: Path, environment: dict[str, str
                 _temp_dir=str(folder / "r"),  # which Ray opens to all users; the folder above is not
             )
         except Exception as error:
+            # Where the time is over, Ray raises no subclass of Exception.
             raise RuntimeError(f"Ray could not be started on this machine; its logs are in {folder}") from error
 
 
