@@ -17,7 +17,7 @@ from mdssl.errors import InputError
 class Export(TrialArgument, StorageFlag, DataFlag):
     trial_id: tyro.conf.Positional[str] = field()
     output: str = ""
-    """Folder to write, local or in a bucket; default: encoder-TRIAL_ID. In a bucket README.md is written last."""
+    """Folder to write, local or in a bucket; default: encoder-TRIAL_ID. In a bucket mdssl.json is written last."""
     formats: tuple[str, ...] = ("safetensors",)
     """Files to write: safetensors (weights under torchvision's names, for any version of torch; loading them runs no
     code) | torch-export (a program for torch.export.load) | onnx (the same for onnxruntime; needs pip install

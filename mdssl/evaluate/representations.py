@@ -60,7 +60,7 @@ class Representations:
         dataset: its name.
         classes: the C class names; a label is an index into them.
         layers: ``encoder``, and ``projection`` where the encoder has its head. Figures A.1 and A.2 are of the
-            projection: their colours go below 0, and encoder features, which come from a ReLU, have no negative cosine.
+            projection: their colors go below 0, and encoder features, which come from a ReLU, have no negative cosine.
         labels: (n,) int64, classes of the sample.
         rows: (n,) int64, where the sample is in the test split, ascending.
         fingerprint: of the test split; see `mdssl.data.dataset.Split`.

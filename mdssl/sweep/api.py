@@ -34,7 +34,7 @@ class Sweep:
     Args:
         methods: names of methods, or settings such as ``{"method": "mdssl-robust", "epsilon": 0.5}``.
         name: the leaderboard's column ``sweep``.
-        preset: the defaults of settings that are not given: quick, cifar, or paper.
+        preset: the defaults of settings that are not given: quick, cifar, vit, convnext, or paper.
         settings: any flag of ``mdssl sweep lambda-grid --help-all`` or setting of clustering, with underscores:
             ``domains``, ``evaluate``, ``lambda1``, ``lambda2``, ``seeds``, ``grid``, ``iterations``, ``executor``,
             ``storage``, ``data``, ….

@@ -80,8 +80,8 @@ def _draw_legend(
     draw: ImageDraw.ImageDraw, top: int, names: Sequence[str], colors: Iterable[str], label_font: ImageFont.FreeTypeFont
 ) -> None:
     left = MARGIN
-    for name, colour in zip(names, colors, strict=True):
-        draw.rectangle((left, top + 2, left + LABEL_FONT - 2, top + LABEL_FONT), colour)
+    for name, color in zip(names, colors, strict=True):
+        draw.rectangle((left, top + 2, left + LABEL_FONT - 2, top + LABEL_FONT), color)
         draw.text((left + LABEL_FONT + GAP, top), name, INK, label_font)
         left += LABEL_FONT + GAP + int(label_font.getlength(name)) + MARGIN
 
