@@ -5,15 +5,15 @@ Torch and what imports it are imported inside the functions, because ``--help`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
 from mdssl.cli.places import DataFlag, DeviceFlag, StorageFlag, TrialArgument
 from mdssl.config.field_types import pick
-from mdssl.config.methods import CLUSTER_SETTINGS, METHODS
-from mdssl.config.presets import PRESETS
+from mdssl.config.methods import METHODS
+from mdssl.config.presets import PRESETS, check_used
 from mdssl.config.probe import ProbeConfig
 from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.config.trial import TrialConfig
@@ -43,7 +43,7 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
         if self.evaluate == PRESETS[self.preset].get("evaluate"):
             # Nor for these: they are what its sweeps are scored on.
             object.__setattr__(self, "evaluate", ())
-        self._refuse_settings_of_other_methods()
+        check_used(self, [self.method])
         TrialConfig.__post_init__(self)
         RunSettings.__post_init__(self)
         check_gradient_caching(self, self)
@@ -52,18 +52,6 @@ class Train(DeviceFlag, StorageFlag, DataFlag, TrialConfig, RunSettings):
                 f"evaluate is {', '.join(self.evaluate)}, but no scores are made while training; add --score-every N. "
                 "A trained encoder is scored by `mdssl probe`."
             )
-
-    def _refuse_settings_of_other_methods(self) -> None:
-        checked = {*CLUSTER_SETTINGS, "sampling", "negative_weight"}
-        own = [each for each in fields(TrialConfig) if each.name in checked]
-        for each in own:
-            unasked = PRESETS[self.preset].get(each.name, each.default)
-            if not METHODS[self.method].has_setting(each.name) and getattr(self, each.name) != unasked:
-                having = ", ".join(name for name, method in METHODS.items() if each.name in method.settings)
-                raise InputError(
-                    f"{each.name} is {getattr(self, each.name)!r}, but method {self.method!r} has no such setting; "
-                    f"leave it out, or choose a method that has it: {having}."
-                )
 
 
 def train(settings: Train) -> None:

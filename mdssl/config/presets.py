@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
-from mdssl.errors import check_name
+from mdssl.config.methods import METHODS, OWN_SETTINGS, PRETRAINED_SETTINGS
+from mdssl.errors import InputError, check_name
 
 DATA = os.environ.get("MDSSL_DATA", "data")
 STORAGE = os.environ.get("MDSSL_STORAGE", "results")
@@ -103,3 +105,19 @@ def preset_values(name: str, given: Iterable[str], usual: Mapping[str, Any]) -> 
     if given & {"domains", "mixtures"}:
         values.pop("evaluate", None)
     return values
+
+
+def check_used(settings: Any, methods: Sequence[str], varied: Collection[str] = ()) -> None:
+    """Raise ``InputError`` if a setting has no default value, or is ``varied``, but is one of other methods than
+    ``methods``."""
+    for field in fields(settings):
+        value, defaults = getattr(settings, field.name), (field.default, PRESETS[settings.preset].get(field.name))
+        is_own = field.name in OWN_SETTINGS.difference(PRETRAINED_SETTINGS)
+        is_asked = field.name in varied or value not in defaults
+        if is_own and is_asked and not any(METHODS[name].has_setting(field.name) for name in methods):
+            having = ", ".join(name for name, method in METHODS.items() if field.name in method.settings)
+            have = f"method {methods[0]!r} has" if len(methods) == 1 else f"methods {', '.join(methods)} have"
+            raise InputError(
+                f"{field.name} {'varies' if field.name in varied else f'is {value!r}'}, but {have} no such setting; "
+                f"leave it out, or choose a method that has it: {having}."
+            )

@@ -91,6 +91,8 @@ def _measured(board: pd.DataFrame, mixture: str | None, storage: Storage) -> Mea
     shown = rows[(is_union | rows.index.isin(pd.concat(varied.values()).index)) & rows["eval_dataset"].isin(domains)]
     if storage is None and not set(MEASURE_NAMES) <= set(shown):
         raise InputError(f"{what} needs a storage, or a board to which mdssl.tables.measures.add_measures was applied.")
+    if shown.empty:
+        raise InputError(f"no selected trial on {mixture} has a score on one of its domains; {what} needs one.")
     shown = shown if storage is None else with_measures(shown, storage, domains)
     if shown[list(MEASURE_NAMES)].isna().all(axis=None):
         raise InputError(

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict
 
 from mdssl.config.methods import METHODS
 from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import check_gradient_caching
 from mdssl.config.trial import TrialConfig, check_precision
 from mdssl.data.dataset import open_dataset
 from mdssl.data.mixture import check_batch, fingerprint, image_size_of
@@ -135,6 +136,8 @@ def trial_maker(settings: SweepSettings) -> Callable[[Mapping[str, Any]], TrialC
         if not METHODS[own["method"]].trains:
             own |= {"domains": (), "init": "random"}
         config = TrialConfig(**own)
+        if config.domains:
+            check_gradient_caching(config, settings)
         config = replace(config, data_fingerprint=images_of(config.domains, config.batch_per_domain))
         return complete(config, size, fingerprint_of_start)
 

@@ -13,7 +13,7 @@ from mdssl.config.field_types import current_name, parse_as, pick
 from mdssl.config.methods import METHODS
 from mdssl.config.presets import DATA, STORAGE
 from mdssl.config.probe import ProbeConfig, check_layers
-from mdssl.config.run import RunSettings, check_gradient_caching
+from mdssl.config.run import RunSettings
 from mdssl.config.trial import ClusterSettings, Recipe, TrialConfig, check_lambda1, check_mixture
 from mdssl.errors import InputError, check_name, check_number
 from mdssl.sweep.search.settings import SearchSettings
@@ -86,7 +86,6 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
         SearchSettings.__post_init__(self)
         if isinstance(self, ClusterSettings):
             ClusterSettings.__post_init__(self)
-        check_gradient_caching(self, self)
         self._check_workers()
         self._check_domains()
         if self.scheduler != "none" and self.score_every == 0:
@@ -165,20 +164,6 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
             for name in entry:
                 check_name("setting of a method", name, (field.name for field in fields(TrialConfig)))
         return found
-
-    def check_used(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Raise ``InputError`` if ``negative_weight`` is set or varies, but no method of ``entries`` has it."""
-        varies = "negative_weight" in {
-            current_name(axis[0].replace("-", "_")) for axis in (*self.grid, *self.range) if axis
-        }
-        if any(METHODS[entry["method"]].weighs_negatives for entry in entries):
-            return
-        if varies or self.negative_weight != Recipe.negative_weight:
-            names = ", ".join(name for name, method in METHODS.items() if method.weighs_negatives)
-            raise InputError(
-                f"negative_weight is set, but no method of this sweep has it; add --add-methods {names}, or leave it "
-                "out."
-            )
 
     def expand(self, *methods: str | Mapping[str, Any]) -> list[dict[str, Any]]:
         """Settings for `mdssl.sweep.grid.trials`: each of ``methods`` (see `entries`), at every pair of λ1 and λ2 if

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mdssl.config.encoders import is_timm
+from mdssl.config.methods import METHODS
 from mdssl.config.probe import ProbeConfig, check_layers
 from mdssl.config.trial import TrialConfig, check_trial_id
 from mdssl.data.dataset import Dataset, open_dataset
@@ -71,6 +72,7 @@ def probe_standalone(
         trial_id = _trial_of_weights(weights, input_size, arch, evaluate, folder, results)
     trial_dir = trial_dir_in(results, trial_id)
     config, model = load_model(trial_dir, device)
+    check_layers(probe.features, METHODS[config.method].loads_weights)
     if not evaluate:
         if not config.domains:
             raise InputError(f"trial {trial_id} has no training domains; name datasets to score with --evaluate.")

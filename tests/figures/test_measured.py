@@ -129,6 +129,11 @@ def test_measures_are_computed_for_a_storage_and_read_from_a_file(board, storage
     np.testing.assert_allclose(curves_of(figure.axes[0], COLORS[0])[0][:, 1], means)
 
 
+def test_scores_on_unseen_datasets_alone_are_refused_with_the_reason(board, storage):
+    with pytest.raises(ValueError, match="no selected trial on .* has a score on one of its domains"):
+        entries(board[~board["seen"].astype(bool)], storage)
+
+
 def test_missing_measures_are_refused_with_the_reason(board, storage, tmp_path):
     board = board.drop(columns=list(MEASURE_NAMES))
     file = tmp_path / "study.parquet"

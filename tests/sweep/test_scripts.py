@@ -161,9 +161,16 @@ def test_any_setting_can_be_a_grid_axis(planned):
         (
             "lambda_grid",
             ["--negative-weight", 0.3],
-            "no method of this sweep has it; add --add-methods simclr-weighted",
+            "negative_weight is 0.3, but methods random, simclr, mdssl have no such setting; .*: simclr-weighted",
         ),
-        ("lambda_grid", ["--grid", "negative-weight", 0.3], "no method of this sweep has it"),
+        ("lambda_grid", ["--grid", "negative-weight", 0.3], "negative_weight varies, but"),
+        ("search", ["--epsilon", 0.5], "epsilon is 0.5, but methods random, simclr, mdssl have no such setting"),
+        ("lambda_grid", ["--gradient-caching", "--grid", "norm", "group", "batch"], "batch-norm takes its statistics"),
+        (
+            "clustering",
+            ["--search", "random", "--trials", 2, "--range", "num_clusters", 2, 3],
+            "unknown range 'num_clu",
+        ),
         ("lambda_grid", ["--add-methods", "simclr-wieghted"], "Did you mean 'simclr-weighted'"),
         ("mixtures", ["--equal-compute", "--no-singles"], "cannot be combined"),
         ("mixtures", ["--equal-compute", "--batch-per-domain", 40], "but domain 'tiny-a' has 64 training"),

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mdssl.config.field_types import current_name
 from mdssl.config.methods import METHODS
+from mdssl.config.presets import check_used
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import InputError
 from mdssl.pretrain.pretrained import starts_of
@@ -44,7 +46,8 @@ class Trials:
     def __init__(self, storage: Location, settings: SweepSettings, methods: Sequence[str | Mapping[str, Any]]):
         self.storage, self.settings = storage, settings
         entries = settings.entries(*methods)
-        settings.check_used(entries)
+        varied = {current_name(axis[0].replace("-", "_")) for axis in (*settings.grid, *settings.range) if axis}
+        check_used(settings, list(dict.fromkeys(entry["method"] for entry in entries)), varied)
         searched = [entry for entry in entries if METHODS[entry["method"]].weighs_domains]
         searched = searched or [entry for entry in entries if METHODS[entry["method"]].weighs_negatives]
         searched = searched or [entry for entry in entries if METHODS[entry["method"]].trains]

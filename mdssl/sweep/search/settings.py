@@ -61,6 +61,11 @@ class SearchSettings:
             )
         if self.grace_steps is not None and self.scheduler == "none":
             raise InputError(f"grace_steps is {self.grace_steps}, but no scheduler ends trials; add --scheduler asha.")
+        if self.reduction_factor != SearchSettings.reduction_factor and self.scheduler != "asha":
+            raise InputError(
+                f"reduction_factor is {self.reduction_factor}, but scheduler {self.scheduler!r} has no rungs; add "
+                "--scheduler asha."
+            )
 
     @property
     def budget_seconds(self) -> float | None:

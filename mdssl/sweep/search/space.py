@@ -133,7 +133,8 @@ class Space:
         name = current_name(words[0].replace("-", "_")) if words else ""
         types = get_type_hints(TrialConfig)
         numbers = [key for key, kind in types.items() if {int, float} & {kind, *get_args(kind)} and kind is not bool]
-        valid = [key for key in numbers if key not in ("seed", "input_size")]
+        fixed = {"seed", "input_size", *self.settings.own_axes, *(key for entry in self.entries for key in entry)}
+        valid = [key for key in numbers if key not in fixed]
         check_name("range", name, valid, "Other settings can have a list of values, with --grid or their own flag.")
         if not 3 <= len(words) <= 4:
             raise InputError(
@@ -150,7 +151,7 @@ class Space:
             raise InputError(f"range of {name} goes from {low:g} to {high:g}; the second value must be the larger one.")
         if log and low <= 0:
             raise InputError(f"range of {name} starts at {low:g}, which has no logarithm; start above 0.")
-        if step is not None and not 0 < step <= high - low:
+        if step is not None and not 0 < step <= (high - low) * (1 + 1e-9):
             raise InputError(f"range of {name} has a step of {step:g}; it must be above 0 and at most {high - low:g}.")
         return Axis(name=name, low=low, high=high, step=step, log=log, whole=whole)
 

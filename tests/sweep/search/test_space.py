@@ -62,6 +62,11 @@ def test_a_trial_with_a_different_setting_is_outside_the_space(settings):
     assert space.point_of(simclr) is None
 
 
+def test_a_step_may_be_the_whole_range_in_spite_of_rounding(settings):
+    space = Space(settings(range=(("lambda1", "0.8", "1", "0.2"),)), MDSSL)
+    assert [point["lambda1"] for point in space.points()] == [0.8, 1.0], "1 - 0.8 is less than 0.2 in float64"
+
+
 def test_entries_of_a_sweep_are_an_axis(settings):
     entries = [
         {"method": "mdssl", "domains": ("tiny-a", "tiny-b")},
@@ -118,6 +123,7 @@ def test_invalid_spaces_are_refused(settings, given, message):
         ({"scheduler": "asha", "score_every": 0}, "score_every is 0"),
         ({"scheduler": "asha", "seeds": (0, 1)}, "seeds are 0, 1, but scheduler 'asha' ends trials one by one"),
         ({"scheduler": "asha", "reduction_factor": 1}, "reduction_factor is 1"),
+        ({"scheduler": "median", "reduction_factor": 4}, "scheduler 'median' has no rungs"),
         ({"search": "random", "trials": 3, "force": True}, "force deletes the results"),
     ],
 )
