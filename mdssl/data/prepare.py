@@ -183,9 +183,12 @@ def _handle_damaged(name: str, damaged: list[InputError], source: Source, skip: 
         return
     if skip:
         source.findings.leave_out("damaged images", str(damaged[0]), len(damaged))
+        every = [str(error).encode(errors="backslashreplace").decode() for error in damaged]
+        source.findings.left_out["damaged images"]["all"] = every
         return
     lines = "\n".join(f"  {error}" for error in damaged[:_SHOWN])
-    more = f"\n  and {len(damaged) - _SHOWN:,} more" if len(damaged) > _SHOWN else ""
+    left = len(damaged) - _SHOWN
+    more = f"\n  and {left:,} more, which meta.json lists after --skip-damaged" if left > 0 else ""
     are = "is" if len(damaged) == 1 else "are"
     raise InputError(
         f"{count_of(len(damaged), 'image')} of {name!r} {are} damaged:\n{lines}{more}\n"

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -67,10 +67,11 @@ class Part:
 
 
 class LeftOut(TypedDict):
-    """Files, images or folders that were left out for one reason: their number, and one of them."""
+    """Files, images or folders that were left out for one reason: their number, one of them, and all damaged images."""
 
     count: int
     example: str
+    all: NotRequired[list[str]]
 
 
 @dataclass
