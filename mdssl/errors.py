@@ -41,7 +41,7 @@ def check_name(what: str, value: object, valid: Iterable[str], hint: str = "") -
     close = close or [name for name in valid if value and name.startswith(str(value))]
     # Before the names, which may be a hundred.
     allowed = f". Did you mean {close[0]!r}? Allowed: " if close else "; allowed: "
-    names = ", ".join(valid) if valid else "none yet"
+    names = some_of(valid, 100) or "none yet"
     raise InputError(f"unknown {what} {value!r}{allowed}{names}.{' ' + hint if hint else ''}")
 
 

@@ -44,7 +44,8 @@ def estimate(
     if needed > free:
         raise InputError(
             f"{name!r} has {count:,} images, which take {needed / 1e9:,.1f} GB at {size} x {size} pixels, but "
-            f"{unfinished.parent} has {free / 1e9:,.1f} GB for them. Use a smaller --size, or another --data."
+            f"{unfinished.parent} has {free / 1e9:,.1f} GB for them. Use a smaller --size, or another disk with --data "
+            "or MDSSL_DATA, or for copies from a bucket with MDSSL_DATA_CACHE."
         )
     largest = max(parts.values(), key=len)
     rows = np.arange(min(_SAMPLE, len(largest)))

@@ -127,5 +127,7 @@ def check_same(dataset: Dataset, settings: PrepareSettings) -> None:
 def _in_words(reading: Any) -> str:
     """A choice of how to read a source, as it is given to its flag."""
     if reading is None:
-        return "not given"
+        return "left out"
+    if isinstance(reading, dict):
+        reading = [f"{split}={place}" for split, place in reading.items()]
     return (" ".join(map(str, reading)) or "none") if isinstance(reading, list | tuple) else str(reading)

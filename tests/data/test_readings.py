@@ -187,7 +187,7 @@ def test_another_classes_option_needs_overwrite(photos, prepared):
     for source in (root, None):
         with pytest.raises(ValueError, match=r"--classes cat cow, not cat dog.*--overwrite"):
             prepared(source, test_fraction=0.5, reading=Reading(classes=("cat", "dog")))
-    with pytest.raises(ValueError, match=r"--classes cat cow, not not given.*--overwrite"):
+    with pytest.raises(ValueError, match=r"--classes cat cow, not left out.*--overwrite"):
         prepared(root, test_fraction=0.5)
     assert prepared(None, test_fraction=0.5).meta == first.meta
 

@@ -200,7 +200,7 @@ def _fetch_files(
         return root
     if not _has_archives(published, place):
         if not download or not published.remotes:
-            raise _missing(name, published, store)
+            raise _missing(name, published, store, source)
         store.mkdir(parents=True, exist_ok=True)
         for remote in published.remotes:
             if not (store / remote.filename).exists():
@@ -264,11 +264,11 @@ def check_complete(name: str, published: Published, opened: Source) -> None:
             )
 
 
-def _missing(name: str, published: Published, store: Path) -> InputError:
+def _missing(name: str, published: Published, store: Path, source: Path | None) -> InputError:
     way = "Fetch them with --download, or" if published.remotes else "They cannot be downloaded automatically:"
+    hint = "" if source else " If they are in another folder, give --source PATH."
     return InputError(
-        f"the raw files of {name!r} are not in {store}. {way} add {_how_to_get(published)}. If they are in another "
-        "folder, give --source PATH."
+        f"the raw files of {name!r} are not in {source or store}. {way} add {_how_to_get(published)}.{hint}"
     )
 
 
