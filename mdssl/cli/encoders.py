@@ -100,8 +100,10 @@ def embed(settings: Embed) -> None:
     from mdssl.export.embed import embed
 
     trial_id, source = _encoder(settings, [settings.source] if settings.source else [])
-    if len(source) != 1:
-        raise InputError("no images are given; name a folder, a Parquet file or a prepared dataset after the trial.")
+    if len(source) > 1:
+        raise InputError(f"several sources are given, {' and '.join(source)}; name one.")
+    if not source:
+        raise InputError("no images are given; name a folder, a Parquet file or a prepared dataset.")
     embed(**vars(settings) | {"trial_id": trial_id, "source": source[0]})
 
 

@@ -72,11 +72,15 @@ def preparation_of(
 
 def _datasets_of(config: TrialConfig, data: str | Path, scored_on: Sequence[str]) -> list[Dataset]:
     names = config.domains or tuple(dict.fromkeys(scored_on))
+    if not names:
+        raise InputError(
+            "the encoder has no training or evaluation datasets, so the size of its images is unknown. Give --size and "
+            "--filter, or with --weights --input-size, such as 224."
+        )
     found = [described_in(data, name) for name in names if is_prepared_in(data, name)]
     hint = "so the size of its images is unknown. Give the --data that has them, or --size and --filter."
     if not found:
-        which = "training" if config.domains else "evaluation"
-        listed = f"none of its {which} datasets ({', '.join(names)})" if names else f"none of its {which} datasets"
+        listed = f"none of its {'training' if config.domains else 'evaluation'} datasets ({', '.join(names)})"
         raise InputError(f"trial {config.trial_id}: {listed} is prepared in {data}, {hint}")
     if config.domains and fingerprint_of(found) != config.data_fingerprint:
         raise InputError(

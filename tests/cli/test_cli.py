@@ -81,7 +81,7 @@ def test_overview_lists_every_command(capsys):
         (["log", "best"], "storage .*results has no leaderboard and no trials"),
         (["export", "012"], "'012' is not a trial id .*at least 4 of its first"),
         (["embed", "0123", "--output", "a.parquet"], "storage .*results has no leaderboard"),
-        (["embed", "a", "b", "--weights", "c", "--output", "a.parquet"], "no images are given; name a folder"),
+        (["embed", "a", "b", "--weights", "c", "--output", "a.parquet"], "several sources are given, a and b; name"),
         (
             ["neighbors", "a.jpg", "--weights", "c", "--trial", "0123456789ab"],
             "either TRIAL_ID, or --weights FILE; 0123456789ab and c are given",
