@@ -256,7 +256,7 @@ def prepare_in(
     was_there = is_prepared_in(data, name)
     if overwrite or not was_there:
         check_replaceable(bucket / name, _UPLOADING if (bucket / name / _UPLOADING.marker).exists() else DATASET)
-    bucket.check_writable("--data or MDSSL_DATA")
+    bucket.check_writable("--data or MDSSL_DATA", what="data folder")
     if was_there and not overwrite:
         fetch(bucket, folder, name, progress=progress)
     dataset = prepare(name, data=folder, overwrite=overwrite, progress=progress, **options)

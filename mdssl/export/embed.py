@@ -94,7 +94,7 @@ def embed(
             parts.delete_parts()
             print(printable(f"{target}: complete already"))
             return
-        target.parent.check_writable("--output")
+        target.parent.check_writable("--output", what="folder of the embeddings")
         missing = np.concatenate([parts.rows[number] for number in parts.missing] or [np.empty(0, np.int64)])
         decoded = _decoded(images, missing, preparation, workers, skip_damaged)
         with image_progress(shown=bool(parts.missing)) as bar:

@@ -113,7 +113,7 @@ def write_figures(
     for name in names:
         check_name("figure", name, dict.fromkeys(known))
     output = Location.of(output)
-    output.check_writable("--output")
+    output.check_writable("--output", what="folder of figures")
     wanted = [entry for entry in found.entries if not names or {entry.figure, entry.name} & set(names)]
     for entry in wanted:
         for suffix in formats:

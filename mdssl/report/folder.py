@@ -82,7 +82,7 @@ class Folder:
                 f"output {str(self.place)!r} contains the report of {state.get('storage')}, not of {storage}; nothing "
                 "in it was changed. Give another --output, or delete it."
             )
-        self.place.check_writable("--output")
+        self.place.check_writable("--output", what="folder of the report")
         there = {f"{name}/{file}" for name in _SUBFOLDERS for file in (self.place / name).names()}
         there |= set(self.place.names())
         # CSV files contain no mark of ours: after an interruption they are recognized by this list.

@@ -142,7 +142,7 @@ def print_one_table(
             print(printable(note), file=sys.stderr)
     if output is not None:
         file = Location.of(output)
-        file.parent.check_writable("--output")
+        file.parent.check_writable("--output", what="folder of the table")
         file.write_bytes(data)
         print(f"{output}: {len(table.frame):,} rows", file=sys.stderr)
         return
