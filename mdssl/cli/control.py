@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from mdssl.cli.places import StorageFlag
+from mdssl.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,11 @@ def archive(settings: Archive) -> None:
     from mdssl.trials.control import chosen_trials
     from mdssl.trials.removal import archive_trials
 
-    source = Location.of(settings.storage) / ARCHIVE if settings.undo else settings.storage
+    source = Location.of(settings.storage)
+    if settings.undo:
+        source /= ARCHIVE
+        if not source.exists():
+            raise InputError(f"nothing is archived in {settings.storage}; --storage selects another place.")
     archive_trials(settings.storage, chosen_trials(source, settings.chosen, settings.where), undo=settings.undo)
 
 

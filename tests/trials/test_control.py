@@ -58,7 +58,7 @@ def run(*words: object) -> int:
 
 
 def test_commands_require_either_trials_or_where(board, capsys):
-    for words in (["stop"], ["delete"], ["retry", A, "--where", "seed=0"], ["archive", "--undo"]):
+    for words in (["stop"], ["delete"], ["retry", A, "--where", "seed=0"], ["archive"]):
         assert run(*words, "--storage", board) == 2
         assert capsys.readouterr().err.startswith(
             "error: give trials (ids, their first digits, best or last) or --where"
@@ -151,6 +151,8 @@ def test_delete_asks_first_prints_the_size_and_keeps_files_of_the_user(board, ca
 def test_archive_hides_a_trial_and_undo_restores_it(board, capsys):
     run("tag", A, "--add", "good", "--note", "a note", "--storage", board)
     shown, before = read(board), files(board, "notes")
+    assert run("archive", "--undo", A, "--storage", board) == 2
+    assert f"nothing is archived in {board}" in capsys.readouterr().err
     assert run("archive", A, B, "--storage", board) == 0
     assert f"; back with `mdssl archive --undo {A} {B} --storage {board}`\n" in capsys.readouterr().out
     assert set(read(board)["trial_id"]) == {C}
