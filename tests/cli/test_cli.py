@@ -79,6 +79,7 @@ def test_overview_lists_every_command(capsys):
         (["probe", "../../etc"], "'../../etc' is not a trial id"),
         (["probe", "0123456789ab"], "storage .*results has no leaderboard and no trials"),
         (["log", "best"], "storage .*results has no leaderboard and no trials"),
+        (["sweep", "paper", "--search", "random"], "there is nothing to search; leave --search"),
         (["export", "012"], "'012' is not a trial id .*at least 4 of its first"),
         (["embed", "0123", "--output", "a.parquet"], "storage .*results has no leaderboard"),
         (["embed", "a", "b", "--weights", "c", "--output", "a.parquet"], "several sources are given, a and b; name"),

@@ -34,6 +34,12 @@ class Paper(SweepSettings, ClusterSettings):
     num_clusters: Annotated[int | None, Suppress] = None
 
     def __post_init__(self) -> None:
+        # First: other checks would ask for what a search needs.
+        if self.search != "grid" or self.range:
+            raise InputError(
+                "the paper's experiments have settings of their own, so there is nothing to search; leave --search and "
+                "--range out, or use `mdssl sweep search`."
+            )
         for name in self.experiments:
             check_name("experiment of the paper", name, EXPERIMENTS)
         chosen = [EXPERIMENTS[name] for name in self.experiments or EXPERIMENTS]
@@ -45,11 +51,6 @@ class Paper(SweepSettings, ClusterSettings):
         for axis, names in of_experiments.items():
             object.__setattr__(self, axis, tuple(dict.fromkeys(names)))
         super().__post_init__()
-        if self.search != "grid" or self.range:
-            raise InputError(
-                "the paper's experiments have settings of their own, so there is nothing to search; leave --search and "
-                "--range out, or use `mdssl sweep search`."
-            )
 
 
 def paper(settings: Paper) -> int:
