@@ -91,10 +91,8 @@ def check_resources(
     for what, each in (("CPU", share.cpus), ("GPU", share.gpus)):
         need, have = share.workers * each, sum(node.get(what, 0) for node in nodes)
         if need > have:
-            raise InputError(
-                f"a trial needs {need:g} {what}s ({share.workers} worker(s) with {each:g} each), but {where} has "
-                f"{have:g}; {hint}"
-            )
+            of = f" ({share.workers} workers with {each:g} each)" if share.workers > 1 else ""
+            raise InputError(f"a trial needs {_count(need, what)}{of}, but {where} has {have:g}; {hint}")
     held = sum(share.on(node) for node in nodes)
     raise InputError(
         f"a trial needs {share}, each worker on one node, but {where}'s nodes have room for {held}: "

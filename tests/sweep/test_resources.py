@@ -42,8 +42,8 @@ def test_slots_counts_the_trials_that_fit_at_once(each, nodes, fitting):
 @pytest.mark.parametrize(
     ("each", "nodes", "message"),
     [
-        (share(workers=4, cpus=2), [{"CPU": 2}], r"needs 8 CPUs \(4 worker\(s\) with 2 each\), but the cluster has 2"),
-        (share(gpus=1), [{"CPU": 2}], "needs 1 GPUs .* has 0"),
+        (share(workers=4, cpus=2), [{"CPU": 2}], r"needs 8 CPUs \(4 workers with 2 each\), but the cluster has 2"),
+        (share(gpus=1), [{"CPU": 2}], "needs 1 GPU, but .* has 0"),
         (share(cpus=4), [{"CPU": 2}, {"CPU": 2}], r"the cluster's nodes have room for 0: 2 nodes with 2 CPUs;"),
         (
             share(gpus=1, cpus=2),
@@ -62,7 +62,7 @@ def test_trials_too_large_for_the_cluster_are_refused_with_its_resources(each, n
 def test_a_plan_too_large_for_this_machine_is_refused_without_an_address(tiny_data, tmp_path):
     more = {"data": tiny_data, "storage": str(tmp_path), "evaluate": ("tiny-a",), "gpus_per_worker": 64.0}
     asked = SweepSettings(domains=("tiny-a",), batch_per_domain=8, iterations=2, precision="fp32", dry_run=True, **more)
-    with pytest.raises(InputError, match=r"needs 64 GPUs .* this machine has 0"):
+    with pytest.raises(InputError, match=r"needs 64 GPUs, but this machine has 0"):
         run_sweep("test", asked, ["simclr"])
     assert run_sweep("test", replace(asked, address="auto"), ["simclr"]) == 0
 

@@ -33,8 +33,8 @@ class Mixtures(WithMoreMethods):
         for size in self.subsets:
             if not 2 <= size <= len(self.domains):
                 raise InputError(
-                    f"subsets has {size}, but of {len(self.domains)} domains mixtures have 2 to {len(self.domains)}. "
-                    "Each domain alone is trained without --no-singles."
+                    f"subsets has {size}; it must be at least 2 and at most the number of domains, "
+                    f"{len(self.domains)}. Each domain alone is trained without --no-singles."
                 )
         for mixture in self.mixtures:
             check_mixture(tuple(mixture.split("+")))

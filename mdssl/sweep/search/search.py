@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -86,9 +87,9 @@ class Trials:
                 "several values, such as --lambda2 0 0.1."
             )
         if settings.search == "grid" and space.size > _MOST_OF_A_GRID:
+            many = f"{space.size:,.0f}" if math.isfinite(space.size) else "infinitely many"
             raise InputError(
-                f"a grid over {space} has {space.size:,.0f} trials; give each --range a step, or use --search "
-                "optuna or random."
+                f"a grid over {space} has {many} trials; give each --range a step, or use --search optuna or random."
             )
         return space
 
@@ -113,10 +114,10 @@ class Trials:
         before = {trial_id for trial_id, folder in folders.items() if extension(folder).exists()}
         ended = [each for each in own if each.status == "stopped" and each.config.trial_id not in before]
         stopped = [each for each in ended if not stop_request(folders[each.config.trial_id]).exists()]
-        if wanted > len(before) + len(stopped):
+        if wanted > (most := len(before) + len(stopped)):
             raise InputError(
-                f"extend is {wanted}, but {len(before) + len(stopped)} trials of this sweep ended early; give at most "
-                "that many, with the same --search or --scheduler."
+                f"extend is {wanted}, but {most} of this sweep's trials ended early; lower --extend, or give the "
+                "--search or --scheduler with which more did."
             )
         stopped.sort(key=lambda each: each.last_score, reverse=True)
         return before | {each.config.trial_id for each in stopped[: max(0, wanted - len(before))]}

@@ -170,5 +170,5 @@ def test_the_same_extend_chooses_the_same_trials_again(storage, settings):
     finish(storage, settings, stopped[second], (1.0, 1.0))
     assert left(2) == set()
     assert left(3) == {list(stopped)[1]}
-    with pytest.raises(InputError, match="extend is 5, but 4 trials of this sweep ended early"):
+    with pytest.raises(InputError, match="extend is 5, but 4 of this sweep's trials ended early"):
         left(5)
