@@ -57,10 +57,12 @@ def check_input(arch: str, input_size: int | None, normalization: str, *, resize
     Args:
         resizes: whether the method is one whose ResNets have an ``input_size``, too.
     """
-    if not is_timm(arch) and ((input_size is not None and not resizes) or normalization):
-        raise InputError(
-            f"input_size is {input_size} and normalization {normalization!r}, but a ResNet is trained on images as they"
-            " are prepared, with one normalization; leave them out."
-        )
+    given = {"input_size": None if resizes else input_size, "normalization": normalization or None}
+    for name, value in given.items():
+        if value is not None and not is_timm(arch):
+            raise InputError(
+                f"{name} is {value!r}, but a ResNet is trained on images as they are prepared, with one normalization; "
+                "leave it out."
+            )
     if normalization and not re.fullmatch(r"[\d.]+( [\d.]+){5}", normalization):
         raise InputError(f"normalization is {normalization!r}; it must be three means and three deviations.")

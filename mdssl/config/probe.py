@@ -76,7 +76,8 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         check_types(self)
         if not self.features or len(set(self.features)) < len(self.features):
-            raise InputError(f"features are {self.features}; name each layer once: encoder, projection, or both.")
+            given = ", ".join(self.features) or "not given"
+            raise InputError(f"features are {given}; name each layer once: encoder, projection, or both.")
         self._check_own_settings()
         self._check_learning_rates()
         self._check_fine_tuning()
@@ -122,7 +123,7 @@ class ProbeConfig:
     def _check_learning_rates(self) -> None:
         rates = self.probe_learning_rate
         if len({f"{rate:g}" for rate in rates}) < len(rates):
-            raise InputError(f"probe_learning_rate is {rates}; give each once, to six digits.")
+            raise InputError(f"probe_learning_rate is {', '.join(map(str, rates))}; give each once, to six digits.")
         highest = MAX_STABLE_RATE if self.probe == "sgd" else _MAX_RAW_RATE
         for rate in rates:
             if not 0 < rate <= highest:

@@ -17,6 +17,7 @@ from mdssl.tables.compare import latest_images, settings_apart, settings_of
 MOST_MIXTURES = 4
 """Number of training mixtures of a group of settings that are drawn."""
 NO_SCORES = "the leaderboard has no scores yet: run a sweep, or give another --storage."
+NO_MIXTURE = "the leaderboard has no trial on a mixture of domains."
 
 CLUSTERING = ("recipe_version_clustering", *CLUSTER_SETTINGS)
 _SHOWN = ("method", "train_mixture", "lambda1", "lambda2", "seed", "data_fingerprint", *CLUSTERING)
@@ -63,12 +64,13 @@ def one_mixture(rows: pd.DataFrame, mixture: str | None) -> str:
     found = sorted(mixtures(rows))
     if mixture is None and len(found) == 1:
         return found[0]
-    if mixture is None and found:
+    if mixture is None:
+        if not found:
+            raise InputError(NO_MIXTURE)
         raise InputError(
             f"the leaderboard has several training mixtures: {', '.join(found)}. Choose one with mixture=…."
         )
     check_name("training mixture", mixture, found)
-    assert mixture is not None
     return mixture
 
 
@@ -90,7 +92,7 @@ def each_mixture(rows: pd.DataFrame, read: Callable[[pd.DataFrame, str], T]) -> 
         if found == MOST_MIXTURES:
             return
     if not found:
-        raise reasons[0] if reasons else InputError("the leaderboard has no trial on a mixture of domains.")
+        raise reasons[0] if reasons else InputError(NO_MIXTURE)
 
 
 def refuse_mixed(
@@ -170,7 +172,7 @@ class SettingsGroup:
     def largest_mixture(self) -> str:
         found = mixtures(self.rows)
         if not found:
-            raise InputError("the leaderboard has no trial on a mixture of domains.")
+            raise InputError(NO_MIXTURE)
         return found[0]
 
 

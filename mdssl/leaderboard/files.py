@@ -67,9 +67,10 @@ def read_file(file: Location) -> pa.Table:
     scores = table.group_by(["trial_id", "eval_dataset", "features", "probe"]).aggregate([([], "count_all")])
     if repeated := [score for score in scores.to_pylist() if score["count_all"] > 1]:
         first = repeated[0]
+        on = f" on {first['eval_dataset']}" if first["eval_dataset"] else ""
         raise InputError(
-            f"{file} repeats {len(repeated)} scores, which would count as several seeds; the first is of trial "
-            f"{first['trial_id']} on {first['eval_dataset']}. Write each once: drop_duplicates() removes equal rows."
+            f"{file} repeats {len(repeated)} row(s), which would count as several seeds; the first is of trial "
+            f"{first['trial_id']}{on}. Write each once: drop_duplicates() removes equal rows."
         )
     place = SCHEMA.get_field_index("checkpoint")
     table = table.set_column(place, SCHEMA.field(place), pa.nulls(len(table), SCHEMA.field(place).type))

@@ -154,10 +154,8 @@ def labelled_domains(data: str | Path, domains: Sequence[str]) -> tuple[tuple[st
     labelled = tuple(name for name in domains if open_dataset(folder, name).is_labelled)
     others = ", ".join(name for name in domains if name not in labelled)
     if not labelled:
-        raise InputError(
-            f"no domain has labels ({others}), so no dataset can be scored; name a labelled dataset, such as "
-            "--evaluate cifar10."
-        )
+        why = f"no domain has labels ({others})" if others else "there are no training domains"
+        raise InputError(f"{why}, so no dataset can be scored; name a labelled dataset, such as --evaluate cifar10.")
     return labelled, f"note: no scores on {others}: no labels" if others else ""
 
 

@@ -102,7 +102,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
         if self.force and self.skips_stopped:
             raise InputError(
                 "force deletes the results of a sweep's trials, but a search chooses its trials by earlier results; "
-                "leave --force out, or use another --storage."
+                "leave --force out, and for new results use another --storage."
             )
         for axis in ("lambda1", "lambda2", "temperature", "seeds", "evaluate"):
             check_axis(axis, getattr(self, axis))
@@ -160,7 +160,9 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
         """
         found = [{"method": method} if isinstance(method, str) else dict(method) for method in methods]
         for entry in found:
-            check_name("method", entry.get("method"), METHODS)
+            if "method" not in entry:
+                raise InputError(f"{entry} names no method; add one, such as {{'method': 'mdssl'}}.")
+            check_name("method", entry["method"], METHODS)
             for name in entry:
                 check_name("setting of a method", name, (field.name for field in fields(TrialConfig)))
         return found

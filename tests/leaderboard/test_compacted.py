@@ -257,7 +257,7 @@ def test_a_compacted_file_can_be_read_as_a_leaderboard(board, tmp_path, capsys):
 def test_a_file_of_rows_with_repeated_scores_or_an_index_is_refused(board, tmp_path):
     rows = pd.read_parquet(Path(board, COPY))
     for name, wrong, message in (
-        ("twice", pd.concat([rows, rows[rows["trial_id"] == A]]), f"repeats 2 scores.* of trial {A} on"),
+        ("twice", pd.concat([rows, rows[rows["trial_id"] == A]]), rf"repeats 2 row\(s\).* of trial {A} on"),
         ("index", rows[rows["trial_id"] == A].set_axis([3, 5]), "index=False"),
     ):
         wrong.to_parquet(tmp_path / f"{name}.parquet", index=name == "index")
