@@ -14,9 +14,10 @@ from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig, relevant_settings
 from mdssl.data.builtin import BUILTIN
 from mdssl.export.images import Preparation
-from mdssl.export.programs import FORMATS, Exported, file_name
+from mdssl.export.programs import FORMATS, Exported
 from mdssl.leaderboard.names import name_of, words_of_score
 from mdssl.pretrain.augment import statistics_of
+from mdssl.storage.filesystems import file_name
 from mdssl.tables.repeat import probe_command, train_command
 from mdssl.terminal import printable
 

@@ -30,6 +30,7 @@ from mdssl.errors import InputError
 from mdssl.evaluate.features import extract_features
 from mdssl.pretrain.augment import MEAN, STD
 from mdssl.pretrain.model import Model, SmallMapConv2d
+from mdssl.storage.filesystems import file_name
 from mdssl.storage.safetensors_header import with_sorted_metadata
 
 FORMATS = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx": "model.onnx"}
@@ -68,15 +69,11 @@ def to_safetensors(config: TrialConfig, model: Model) -> bytes:
 
     `mdssl probe --weights` reads the stem from these settings: the weights alone do not determine it.
     """
+    # Published files do not name folders of the machine that wrote them.
     settings = config.to_dict() | {"weights": file_name(config.weights), "init": file_name(config.init)}
     weights = {name: value.detach().cpu().contiguous() for name, value in model.encoder.state_dict().items()}
     metadata = {"format": "pt", "config": json.dumps(settings)}
     return with_sorted_metadata(safetensors.torch.save(weights, metadata=metadata))
-
-
-def file_name(uri: str) -> str:
-    """Return the last part of ``uri``. Published files do not name folders of the machine that wrote them."""
-    return uri.replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def to_programs(model: Model, size: int, formats: Sequence[str]) -> dict[str, Exported]:

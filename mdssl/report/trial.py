@@ -14,7 +14,7 @@ from mdssl.config.methods import METHODS
 from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import ClusterSettings, TrialConfig, relevant_settings
 from mdssl.leaderboard.names import plain_name
-from mdssl.storage.location import Location
+from mdssl.storage.filesystems import file_name
 from mdssl.tables.compare import settings_apart
 from mdssl.tables.repeat import probe_command, train_command
 
@@ -90,7 +90,7 @@ def title_of(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     # A later version may have other methods.
     method = METHODS.get(row["method"], METHODS["mdssl"])
     if trial["weights"]:
-        words += f" {Location.of(trial['weights']).name}"
+        words += f" {file_name(trial['weights'])}"
     if row["train_mixture"]:
         words += f" on {row['train_mixture'].replace('+', ' + ')}"
     if pd.notna(row["lambda1"]) and method.weighs_domains:

@@ -24,6 +24,12 @@ _WRITE_SECONDS = 15.0
 _found: set[tuple[str, str]] = set()
 
 
+def file_name(uri: str) -> str:
+    """The name of the file ``uri``, a local path or a URI with or without options. Its storage is not asked."""
+    path = uri.partition("?")[0] if "://" in uri else uri
+    return path.replace("\\", "/").rsplit("/", 1)[-1]
+
+
 def open_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """The filesystem of ``uri``, and the path in it.
 

@@ -17,7 +17,7 @@ from mdssl.leaderboard.board import with_settings
 from mdssl.leaderboard.columns import SETTING_COLUMNS
 from mdssl.leaderboard.names import plain_name
 from mdssl.leaderboard.notes import NOTE_COLUMNS
-from mdssl.storage.location import Location
+from mdssl.storage.filesystems import file_name
 from mdssl.tables.baseline import find_baselines, incomplete_baselines
 from mdssl.tables.compare import counted_scores, latest_images, paired, settings_to_show, usual_order
 from mdssl.tables.render import HEADERS, Measure, Table, print_table
@@ -94,7 +94,7 @@ def sweep_table(
     differing = settings_to_show(rows[[name for name in rows if name in _SETTINGS or name == "trial_id"]])
     for name in ("weights", "init"):
         if name in trials:
-            trials[name] = trials[name].map(lambda file: Location.of(file).name, na_action="ignore")
+            trials[name] = trials[name].map(file_name, na_action="ignore")
     if "weights" in trials and trials["weights"].notna().any():
         # Only the name of the file distinguishes pretrained encoders.
         differing = [*(name for name in differing if name != "weights"), "weights"]

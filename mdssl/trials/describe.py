@@ -9,7 +9,7 @@ import pandas as pd
 
 from mdssl.config.methods import METHODS
 from mdssl.config.trial import TrialConfig, relevant_settings
-from mdssl.storage.location import Location
+from mdssl.storage.filesystems import file_name
 from mdssl.tables.compare import settings_apart
 
 State = Literal["queued", "training", "evaluating", "finished", "failed", "stopped"]
@@ -70,11 +70,11 @@ def labels(configs: Iterable[TrialConfig], mixtures: Mapping[str, str] | None = 
         if several and config.domains:
             words.append((mixtures or {}).get(config.trial_id, config.train_mixture))
         if config.weights:
-            words.append(Location.of(config.weights).name)
+            words.append(file_name(config.weights))
         for name, value in settings[config.trial_id].items():
             weighs = name in ("lambda1", "lambda2") and METHODS[config.method].weighs_domains
             if name == "init":
-                value = Location.of(value).name
+                value = file_name(value)
             if (name in differing or weighs) and value is not None:
                 words.append(f"{_SHORT.get(name, name)}={value if isinstance(value, str) else format(value, 'g')}")
         found[config.trial_id] = " ".join(words)

@@ -261,7 +261,7 @@ def test_trials_are_compared_with_pretrained_weights_of_the_same_patch_size(stor
 def test_trials_are_compared_with_the_weights_from_which_they_start(storage):
     """The path of the weights does not matter. A trial that starts from random weights has no such baseline."""
     for number, (weights, scores) in enumerate({"a": (50, 60, 20, 20), "b": (10, 20, 20, 30)}.items()):
-        own = made_of(method="pretrained", domains=(), weights=f"{weights}.pth", weights_fingerprint=weights)
+        own = made_of(method="pretrained", domains=(), weights=f"gone://a/{weights}.pth", weights_fingerprint=weights)
         trial(storage, number, scores, **UNTRAINED | {"method": "pretrained"}, **own)
         for scale, gain in ((1.0, 3), (0.1, 5)):
             own = made_of(init=f"copy-of-{weights}.pth", init_fingerprint=weights, encoder_lr_scale=scale)

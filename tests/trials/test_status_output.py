@@ -10,6 +10,7 @@ from status_parts import begin, config, finished_score
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import stop_request, trial_dir_in
+from mdssl.trials.describe import labels
 from mdssl.trials.status import trial_statuses
 from mdssl.trials.status_output import print_json, print_status, watch_status
 
@@ -44,6 +45,11 @@ def test_trials_stopped_early_are_distinguished_from_interrupted_trials(storage)
     *_, first, second, third = out.getvalue().splitlines()
     assert {first, second} == {said, by_request}
     assert third == f"interrupted, and resumed by the same command: {interrupted.trial_id}"
+
+
+def test_trials_are_described_without_opening_the_buckets_of_their_first_weights():
+    trials = [config(init=f"gone://bucket/{name}.pth?a=/b", init_fingerprint=name) for name in "ab"]
+    assert all(f"init={name}.pth" in label for name, label in zip("ab", labels(trials).values(), strict=True))
 
 
 def test_trained_trials_without_scores_are_distinguished_from_interrupted_trials(storage, capsys):
