@@ -76,7 +76,10 @@ def settings_apart(
         varied = [name for name in names if (groups[name].nunique(dropna=not missing_differs) > 1).any()]
     else:
         varied = [name for name in names if rows[name].nunique(dropna=not missing_differs) > 1]
-    return {name: ", ".join(str(value) for value in rows[name].unique()) for name in varied}
+    return {
+        name: some_of(("null" if pd.isna(value) else str(value) or "(none)" for value in rows[name].unique()), 8)
+        for name in varied
+    }
 
 
 def settings_to_show(rows: pd.DataFrame) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdssl.errors import InputError
+from mdssl.errors import InputError, some_of
 from mdssl.leaderboard.columns import MEASURE_NAMES
 from mdssl.tables.compare import settings_apart
 from mdssl.tables.render import Measure
@@ -91,7 +91,7 @@ def _check_cells(rows: pd.DataFrame, by: list[str], over_seeds: bool) -> None:
     varied = [name for name in among if name in by or among[name].nunique(dropna=False) > 1]
     found = settings_apart(among[varied], by, also=["eval_dataset"])
     if not over_seeds and not found:
-        found = {"seed": ", ".join(str(seed) for seed in among["seed"].unique())}
+        found = {"seed": some_of(among["seed"].unique(), 8)}
     # Different datasets have different images, so the dataset is named first.
     for name in sorted(found, key=lambda name: name not in ("eval_dataset", "train_mixture")):
         values = found[name]

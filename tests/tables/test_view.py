@@ -256,6 +256,7 @@ def test_mixtures_and_untrained_encoders_are_shown_in_one_table(storage):
         ({"over_seeds": True, "columns": ("trial_id", "top1")}, "no trial_id; leave out"),
         ({"over_seeds": True, "columns": ("method", "top1")}, "differ in eval_dataset: .* Add eval_dataset"),
         ({"pivot": "eval_dataset", "columns": (*SETTINGS, "top1")}, r"differ in seed: 0, 1.*\(--over-seeds\)"),
+        ({"pivot": "eval_dataset", "columns": ("top1",)}, r"differ in train_mixture: \(none\), "),
         ({"sort": ("top1:desc",)}, "unknown column to sort by 'top1'.*is the pivoted number"),
         ({"sort": ("average:up",)}, "unknown direction to sort in 'up'; allowed: desc"),
         ({"sort": ("avrage:dsc",)}, "unknown column to sort by 'avrage'. Did you mean 'average'"),
