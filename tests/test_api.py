@@ -125,9 +125,9 @@ def test_sweep_has_the_trials_of_the_script(tiny_data, tmp_path, capsys, monkeyp
     planned = re.findall(r"^  ([0-9a-f]{12})  ", capsys.readouterr().out, re.MULTILINE)
     sweep = Sweep(
         domains=["tiny-a", "tiny-b"],
-        lambda1=[1, 0.9],
+        lambda1=list(np.array([1, 0.9])),
         lambda2=[0.1],
-        seeds=[0, 1],
+        seeds=list(np.arange(2)),
         batch_per_domain=8,
         data=tiny_data,
         storage=str(tmp_path),

@@ -4,6 +4,7 @@ and checks that several settings classes share."""
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import fields
 from functools import cache
 from types import UnionType
@@ -105,6 +106,9 @@ def _as_type(value: Any, expected: Any, name: str) -> Any:
         TypeError: another type.
         OverflowError: a number that is not finite.
     """
+    # Who has a scalar of numpy, as from np.linspace, has imported it.
+    if (numpy := sys.modules.get("numpy")) and isinstance(value, numpy.generic):
+        value = value.item()
     if get_origin(expected) is Literal:
         check_name(name.replace("_", " "), value, get_args(expected))
         return value
