@@ -28,7 +28,7 @@ PUBLISHED = ("torchvision", "timm")
 
 
 class Network(NamedTuple):
-    """The settings of a trial that determine the tensors of its encoder."""
+    """The settings of a trial that determine the tensors of its encoder; with an empty ``stem`` any that a file has."""
 
     arch: str
     stem: str = "imagenet"
@@ -122,10 +122,12 @@ def load_start(source: str, network: Network) -> Pretrained:
         return load_pretrained(location, network)
     found = load_pretrained(location)
     for name, has in (("arch", found.arch), ("stem", found.stem), ("norm", "batch")):
-        if has != (wanted := getattr(network, name)):
+        if (wanted := getattr(network, name)) not in ("", has):
+            use = f"Use --{name} {has}"
+            if has == "cifar-pad2":
+                use = "Training cannot start from it; score it with `mdssl probe --weights` or --pretrained"
             raise InputError(
-                f"{location} has an encoder with {name} {has!r}, but {name} is {wanted!r}. Use --{name} {has}, or "
-                "other weights."
+                f"{location} has an encoder with {name} {has!r}, but {name} is {wanted!r}. {use}, or use other weights."
             )
     return found
 
@@ -225,9 +227,12 @@ def pretrained_config(
         check_number("input_size", input_size, low=8, hint="It is the side of the encoder's input in pixels.")
     published = isinstance(file, str) and file in PUBLISHED
     if published and not arch:
-        raise InputError(f"weights are those of {file}, but of which network? Give it with --arch.")
+        raise InputError(
+            f"weights are those of {file}, but of which network? Give a file, or for `mdssl probe` also --arch."
+        )
     of_timm = timm_input(arch, input_size, None) if is_timm(arch) else {}
-    network = Network(arch, input_size=of_timm.get("input_size"), patch_size=of_timm.get("patch_size"))
+    size, patch = of_timm.get("input_size"), of_timm.get("patch_size")
+    network = Network(arch, "imagenet" if of_timm else "", input_size=size, patch_size=patch)
     found = load_start(str(file) if published else Location.of(file).uri, network) if arch else load_pretrained(file)
     settings: dict[str, Any] = {"arch": found.arch, "stem": found.stem, "input_size": input_size} | found.input
     if found.input and input_size not in (None, found.input["input_size"]):

@@ -16,7 +16,10 @@ import torch
 from mdssl.errors import InputError, some_of
 from mdssl.pretrain.weights_file import WeightsFile
 
-_ALLOWED = "Allowed: ResNets of torchvision's layers with batch-norm, 7x7 or 3x3 stem. Choose such a checkpoint."
+_ALLOWED = (
+    "Allowed: ResNets of torchvision's layers with batch-norm, 7x7 or 3x3 stem; in `mdssl probe` and for --init also "
+    "networks of timm, with --arch timm/NAME. Choose such a checkpoint."
+)
 _BLOCKS: dict[tuple[str, tuple[int, ...]], tuple[str, ...]] = {
     ("basic", (2, 2, 2, 2)): ("resnet18",),
     ("basic", (3, 4, 6, 3)): ("resnet34",),

@@ -86,8 +86,8 @@ def timm_file(arch: str) -> Location:
         with_weights = timm.list_pretrained(f"{timm_name(arch).partition('.')[0]}*")
         raise InputError(
             f"timm has no pretrained weights of {arch!r} on Hugging Face; with weights: "
-            f"{some_of((f'timm/{name}' for name in with_weights), 5) or 'none of this network'}. Or give a file: "
-            "--init FILE"
+            f"{some_of((f'timm/{name}' for name in with_weights), 5) or 'none of this network'}. Or give a "
+            "file in place of timm."
         )
     from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
@@ -133,5 +133,5 @@ def _not_fetched(url: str, place: str, error: Exception, copied: str) -> InputEr
     reason = str(error).strip().split("\n")[0]
     return InputError(
         f"pretrained weights are not at {place} and cannot be fetched ({type(error).__name__}: {reason}). Download "
-        f"{url} on a machine with a network, and give the file (--init FILE), or {copied}."
+        f"{url} on a machine with a network, and give the file in place of the library's name, or {copied}."
     )

@@ -22,7 +22,7 @@ from mdssl.evaluate.evaluate import check_scorable
 from mdssl.evaluate.validation import check_validatable
 from mdssl.leaderboard.board import read_rows_of
 from mdssl.leaderboard.columns import Row
-from mdssl.pretrain.pretrained import complete, pretrained_config, start_fingerprint, starts_of
+from mdssl.pretrain.pretrained import PUBLISHED, complete, pretrained_config, start_fingerprint, starts_of
 from mdssl.pretrain.trial_files import read_training
 from mdssl.storage.claim import Owner
 from mdssl.storage.location import Location
@@ -101,7 +101,8 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
             cannot be used.
     """
     make, grid = trial_maker(settings), settings.grid_axes
-    pretrained = [pretrained_config(file, settings.input_size)[0] for file in settings.pretrained]
+    arch = dict.fromkeys(PUBLISHED, settings.arch)
+    pretrained = [pretrained_config(file, settings.input_size, arch.get(file, ""))[0] for file in settings.pretrained]
     if len(each_once(pretrained)) < len(pretrained):
         raise InputError(f"two of the files {', '.join(settings.pretrained)} contain the same weights; give each once.")
     configs = []

@@ -48,7 +48,7 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
     """One more axis: a setting without an axis, and its values: --grid learning_rate 2 4"""
     pretrained: tuple[str, ...] = ()
     """Files of pretrained weights, each a trial: torchvision, timm, solo-learn, lightly, Bolts, or
-    safetensors."""
+    safetensors; or torchvision or timm, for those that they publish of --arch."""
     input_size: int | None = None
     """Pixels that images are resized to for them; default: as they are prepared."""
     storage: str = STORAGE

@@ -192,7 +192,7 @@ def test_message_says_where_to_put_the_file_without_a_connection(monkeypatch, tm
     monkeypatch.setattr(timm_weights, "urlopen", offline)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     of_torchvision = (
-        r"checkpoints/(resnet18-\w+\.pth) and cannot be fetched.*Download https://download.pytorch.org.*--init"
+        r"checkpoints/(resnet18-\w+\.pth) and cannot be fetched.*Download https://download.pytorch.org.*give the file"
     )
     with pytest.raises(ValueError, match=of_torchvision):
         load_start("torchvision", Network("resnet18"))
@@ -208,6 +208,8 @@ def test_message_says_where_to_put_the_file_without_a_connection(monkeypatch, tm
         load_start("torchvision", Network("resnet18")).fingerprint
         == load_start(str(resnet), Network("resnet18")).fingerprint
     )
+    asked = Sweep(domains=("tiny-a",), pretrained=("torchvision",), arch="resnet18").settings
+    assert trials(asked, [])[0].weights == "torchvision"
     snapshot = tmp_path / "hub/models--timm--test_vit.r160_in1k/snapshots/0123"
     snapshot.mkdir(parents=True)
     (snapshot.parents[1] / "refs").mkdir()

@@ -15,7 +15,7 @@ from mdssl.errors import InputError
 from mdssl.pretrain import resnet_layouts
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.model import build_model
-from mdssl.pretrain.pretrained import load_pretrained
+from mdssl.pretrain.pretrained import Network, load_pretrained, load_start, pretrained_config
 from mdssl.pretrain.trial_files import write_finished
 from mdssl.pretrain.weights_file import read_weights
 from mdssl.storage.location import Location
@@ -69,6 +69,9 @@ def test_solo_learns_cifar_stem_keeps_its_padding_of_two(tmp_path):
     assert_computes(found, padded, size=32)
     with pytest.raises(AssertionError):
         assert_computes(found._replace(stem="cifar"), padded, size=32)
+    assert pretrained_config(tmp_path / "byol.ckpt", arch="resnet18")[0].stem == "cifar-pad2"
+    with pytest.raises(ValueError, match="Training cannot start from it"):
+        load_start(str(tmp_path / "byol.ckpt"), Network("resnet18", "cifar"))
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
