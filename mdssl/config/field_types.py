@@ -24,6 +24,7 @@ _TYPE_NAMES = {
     tuple[str, ...]: "a list of strings",
     tuple[float, ...]: "a list of numbers",
     tuple[int, ...]: "a list of whole numbers",
+    tuple[tuple[str, ...], ...]: "a list of lists of strings, or in YAML such as {learning_rate: [2, 4]}",
 }
 
 

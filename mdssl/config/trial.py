@@ -196,7 +196,7 @@ class TrialConfig(Recipe, ClusterSettings):
         if method.finds_domains and self.warmup_iterations >= self.iterations:
             raise InputError(
                 f"warmup_iterations is {self.warmup_iterations}, but iterations is {self.iterations}: {self.method!r} "
-                "would never cluster the images. Shorten the warm-up, or use method 'simclr'."
+                "would never cluster the images. Shorten the warm-up (`sweep clustering`: --warmups), or train longer."
             )
 
     @classmethod

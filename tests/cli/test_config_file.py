@@ -116,6 +116,7 @@ def test_preset_of_a_file_gives_defaults(file):
         ("sweep lambda-grid", "1: 2", "key 1 is not a string"),
         ("sweep lambda-grid", "save-config: x", "unknown key"),
         ("sweep lambda-grid", "grid: {learning_rte: [2]}", "Did you mean 'learning_rate'"),
+        ("sweep lambda-grid", "grid: [stem, cifar]", "a list of lists of strings, or in YAML such as"),
         ("sweep lambda-grid", "sweep: mixtures", "is of sweep 'mixtures'"),
         ("sweep paper", "domains: [a]", "unknown key .*'domains'"),
         ("train", "sweep: lambda-grid", "is of sweep 'lambda-grid', not for `mdssl train`"),

@@ -83,8 +83,8 @@ class Trials:
         settings, space = self.settings, Space(self.settings, searched)
         if not space.axes:
             raise InputError(
-                f"search {settings.search!r} has no setting to vary: give --range, such as --range lambda1 0.8 1, or "
-                "several values, such as --lambda2 0 0.1."
+                f"search {settings.search!r} has no setting to vary: give --range, such as --range learning_rate 0.5 8 "
+                "log, or several values, such as --temperature 0.1 0.2."
             )
         if settings.search == "grid" and space.size > _MOST_OF_A_GRID:
             many = f"{space.size:,.0f}" if math.isfinite(space.size) else "infinitely many"
