@@ -89,10 +89,9 @@ def run_sweep(
         return 0
     if has_work:
         storage.check_writable()
-        trials.record_extended()
-    tag_all(storage, [work.config.trial_id for work in works], settings.tag)
-    if has_work:
         _run(name, settings, storage, trials, left, console)
+    else:
+        tag_all(storage, [config.trial_id for config in trials.configs], settings.tag)
     configs = trials.configs
     # Also of trials that another sweep had finished when it was killed.
     in_threads(lambda config: clear_up(storage, config), configs, 1 if storage.is_local else 16)
@@ -158,9 +157,10 @@ def _run_on_ray(
     console.print(f"{at_once} trial(s) at a time, each {share}", soft_wrap=True)
     if growing_to:
         console.print(f"the cluster has {described(nodes)} now; trials that need more wait for nodes", soft_wrap=True)
-    if settings.force:
-        for work in left:
-            _forget(name, storage, work.config)
+    trials.record_extended()
+    tag_all(storage, [config.trial_id for config in trials.configs], settings.tag)
+    for work in left if settings.force else []:
+        _forget(name, storage, work.config)
     run = TrialRun(
         storage=storage.uri,
         data=Location.of(settings.data).uri,

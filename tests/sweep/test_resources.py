@@ -65,6 +65,10 @@ def test_a_plan_too_large_for_this_machine_is_refused_without_an_address(tiny_da
     with pytest.raises(InputError, match=r"needs 64 GPUs, but this machine has 0"):
         run_sweep("test", asked, ["simclr"])
     assert run_sweep("test", replace(asked, address="auto"), ["simclr"]) == 0
+    absent = replace(asked, address="127.0.0.1:1", dry_run=False, tag=("one",))
+    with pytest.raises(InputError, match="no Ray cluster answers"):
+        run_sweep("test", absent, ["simclr"])
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
 def test_an_autoscaling_cluster_may_lack_the_resources_at_the_start():
