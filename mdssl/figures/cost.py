@@ -67,7 +67,9 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
     means = row_means(complete, complete.notna())
     points = rows.drop_duplicates("trial_id").set_index("trial_id").loc[means.index].reset_index()
     if points.empty:
-        raise InputError(f"no trained encoder has scores on all of {', '.join(evaluate)}. Name fewer, evaluate=….")
+        raise InputError(
+            f"no trained encoder has scores on all of {', '.join(evaluate)}. Score some on all with `mdssl probe`."
+        )
     kinds = points["method"].map(lambda name: METHODS[name].finds_domains)
     changing = [name for name in settings_of(points) if name not in SAME_COMPUTE]
     compute = points[[*changing, "num_domains", "num_workers"]].assign(clusters=kinds)

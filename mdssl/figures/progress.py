@@ -39,8 +39,8 @@ def sweep_progress(board: pd.DataFrame, *, width: float = style.PAGE) -> style.F
         width: of the figure, inches.
 
     Raises:
-        ValueError: no sweep has two trials with a validation score, the sweeps have different evaluation datasets, or
-            trials ran on several devices.
+        ValueError: no sweep on one device has two trials with a validation score, or the sweeps have different
+            evaluation datasets.
     """
     found = _progress(first_group(whole_board(board)))
     if len(found) > 1:
@@ -62,13 +62,15 @@ def _progress(group: SettingsGroup) -> list[Progress]:
         datasets = common_datasets(scored.groupby(["trial_id", "eval_dataset"])["val_top1"].first().unstack())
         try:
             trials = trials_of(SettingsGroup(own, 0, "", own[:0]))
+            cost = training_hours(trials).fillna(0).cumsum()
         except InputError:
             continue
-        cost = training_hours(trials).fillna(0).cumsum()
         trials = trials.assign(hours=cost, best=trials["val"].astype(float).cummax().ffill())
         by_datasets.setdefault(tuple(datasets), {})[str(sweep)] = trials
     if not by_datasets:
-        raise InputError("the best score over time needs a sweep with two trials that have validation scores.")
+        raise InputError(
+            "the best score over time needs a sweep on one device, with two trials that have validation scores."
+        )
     found = []
     for names, sweeps in by_datasets.items():
         largest = dict(sorted(sweeps.items(), key=lambda item: -len(item[1]))[:MOST_SWEEPS])

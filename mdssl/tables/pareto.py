@@ -43,7 +43,7 @@ def training_hours(trials: pd.DataFrame) -> pd.Series:
     if len(devices) > 1:
         raise InputError(
             f"hours on several devices cannot be compared: {', '.join(devices)}. Keep one, "
-            f"board[board.device == {devices[0]!r}]."
+            f"--where 'device={devices[0]}'."
         )
     on_cpu = trials["train_seconds"] / 3600 * trials["num_workers"].fillna(1)
     return trials["gpu_hours"].where(trials["gpu_hours"] > 0, on_cpu)

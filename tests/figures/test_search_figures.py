@@ -92,6 +92,7 @@ def test_sweep_progress_has_a_line_per_sweep_and_a_figure_per_set_of_datasets(se
     second = board.assign(sweep="second", trial_id="e" + board["trial_id"].str[1:])
     both = pd.concat([board, second])
     assert len(figures.sweep_progress(both).axes[0].lines) == 2
+    assert len(figures.sweep_progress(pd.concat([board, second.assign(device=second["trial_id"])])).axes[0].lines) == 1
     fewer = pd.concat([board, second[second["eval_dataset"] != "stl10"]])
     with pytest.raises(ValueError, match="different datasets: cifar10, stl10, svhn; cifar10, svhn"):
         figures.sweep_progress(fewer)
@@ -101,7 +102,7 @@ def test_sweep_progress_has_a_line_per_sweep_and_a_figure_per_set_of_datasets(se
 def test_hours_of_several_devices_are_not_added(searched):
     board, _ = searched
     mixed = board.assign(device=np.where(board["trial_id"] > f"{9:012x}", "NVIDIA H200", "cpu"))
-    with pytest.raises(ValueError, match="hours on several devices"):
+    with pytest.raises(ValueError, match="needs a sweep on one device"):
         words_of("sweep-progress", mixed)
 
 
