@@ -178,8 +178,8 @@ def _check_one_configuration(path: Path, files: set[str]) -> None:
     if len(folders) > 1:
         raise InputError(
             f"{path} has Parquet files of several uploads or configurations, in the folders "
-            f"{some_of((folder or '.' for folder in folders), _NAMED)}. Give one of them as --source, or select files, "
-            "such as --splits train=FOLDER_OR_FILE."
+            f"{some_of((folder or '.' for folder in folders), _NAMED)}. Give one of them as the source; "
+            "`mdssl data prepare` can also select files, such as --splits train=FOLDER_OR_FILE."
         )
 
 
@@ -193,12 +193,12 @@ def _check_one_upload(path: Path, split: str, files: list[str]) -> None:
     if len(numbered) < len(files) or len(uploads) > 1 or len(set(numbers)) < len(numbers):
         raise InputError(
             f"{path} has Parquet files of several uploads for {split}: {some_of(files, _NAMED)}. Keep one upload, or "
-            f"select a file: --splits {split}=FILE."
+            f"give a file as the source (`mdssl data prepare`: --splits {split}=FILE)."
         )
     total = next(iter(uploads))[2]
     missing = sorted(set(range(total)) - set(numbers))
     if missing:
         raise InputError(
             f"{path} has {len(files)} of the {total} Parquet shards of {split}; number {missing[0]:05d} is missing. "
-            f"Fetch the rest, or read only some with --splits {split}=FILE."
+            f"Fetch the rest, or give a file as the source (`mdssl data prepare`: --splits {split}=FILE)."
         )

@@ -50,8 +50,8 @@ def class_numbers(
     if len(different) > max(images / 2, 2):
         raise InputError(
             f"{where} has {len(different):,} different labels on {images:,} images, such as {different[-1]}: these "
-            "are not classes. Read the images without labels with --classes none, or name the column of the classes "
-            "with --label-column."
+            "are not classes. Read the images without labels with --classes none, or, of Parquet, name the column of "
+            "the classes with --label-column."
         )
     if are_numbers and not np.array_equal(different, np.arange(len(different))):
         findings.remarks.append(f"the labels are used as class names: {some_of(map(str, different), _NAMED)}")
