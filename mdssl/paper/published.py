@@ -81,7 +81,8 @@ def side_by_side(board: pd.DataFrame, experiment: str) -> pd.DataFrame:
           dataset); ``failed``, ``stopped``; ``not run``.
 
     Raises:
-        ValueError: an experiment without published top-1; or rows of one model that differ in more than the seed.
+        ValueError: an experiment without published top-1; or rows of one model that differ in more than the seed
+            (`mdssl.leaderboard.board.with_settings` gives the columns to filter them by).
     """
     cells = published(experiment).rename(columns={"top1": "published"})
     rows = rows_with_models(board)
@@ -189,10 +190,8 @@ def refuse_mixed(rows: pd.DataFrame, by: list[str], what: str, also: tuple[str, 
     mixed = settings_apart(rows, by, also=also)
     if mixed:
         found = "; ".join(f"{name}: {values}" for name, values in mixed.items())
-        hint = " and ".join(f"board[board.{name} == …]" for name in mixed)
         raise InputError(
-            f"{what}: a mean over seeds would mix rows of one model that differ in {found}. Keep one value of each, "
-            f"{hint}, after board = with_settings(board)."
+            f"{what}: a mean over seeds would mix rows of one model that differ in {found}. Compare one value of each."
         )
 
 

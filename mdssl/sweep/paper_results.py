@@ -42,23 +42,18 @@ def show_results(
                 try:
                     print_side_by_side(side_by_side(of_probe, name), console)
                 except InputError as error:
-                    say(console, f"not compared: {_without_hint(error)}")
+                    say(console, f"not compared: {error}")
                     _print_scores(name, chosen, _rows_of(chosen, rows), probe, console)
         elif chosen.reports == "resources":
             try:
                 print_resources(resources_side_by_side(rows), console)
             except InputError as error:
-                say(console, f"not compared: {_without_hint(error)}")
+                say(console, f"not compared: {error}")
         else:
             own = _rows_of(chosen, rows)
             for probe in probes:
                 _print_scores(name, chosen, own, probe, console)
             _draw(name, chosen, own, Location.of(storage), console)
-
-
-def _without_hint(error: InputError) -> str:
-    """The message without what to do in Python."""
-    return str(error).partition(" Keep one")[0]
 
 
 def _rows_of(chosen: PaperExperiment, rows: pd.DataFrame) -> pd.DataFrame:

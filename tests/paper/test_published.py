@@ -148,8 +148,7 @@ def test_rows_that_differ_in_more_than_the_seed_are_not_averaged(storage):
     write(storage, 1, {"svhn": 50.0}, **MDSSL)
     write(storage, 2, {"svhn": 80.0}, **MDSSL, arch="resnet50", iterations=48_000)
     board = read(storage)
-    keep = r"board\[board.arch == …\] and board\[board.iterations == …\]"
-    with pytest.raises(ValueError, match=rf"arch: resnet18, resnet50; iterations: 150, 48000\..*{keep}"):
+    with pytest.raises(ValueError, match=r"arch: resnet18, resnet50; iterations: 150, 48000\. Compare one value"):
         side_by_side(board, "table1")
     assert mdssl_cell(side_by_side(board[board["iterations"] == 48_000], "table1"))["ours"] == 80.0
     assert mdssl_cell(side_by_side(board[board["arch"] == "resnet18"], "table1"))["ours"] == 50.0
