@@ -75,7 +75,7 @@ def _datasets_of(config: TrialConfig, data: str | Path, scored_on: Sequence[str]
     if not names:
         raise InputError(
             "the encoder has no training or evaluation datasets, so the size of its images is unknown. Give --size and "
-            "--filter, or with --weights --input-size, such as 224."
+            "--filter (`mdssl embed --weights`: or --input-size, such as 224)."
         )
     found = [described_in(data, name) for name in names if is_prepared_in(data, name)]
     hint = "so the size of its images is unknown. Give the --data that has them, or --size and --filter."

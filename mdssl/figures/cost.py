@@ -68,7 +68,8 @@ def costs_and_scores(board: pd.DataFrame, *, evaluate: tuple[str, ...] = (), fea
     points = rows.drop_duplicates("trial_id").set_index("trial_id").loc[means.index].reset_index()
     if points.empty:
         raise InputError(
-            f"no trained encoder has scores on all of {', '.join(evaluate)}. Score some on all with `mdssl probe`."
+            f"no trained encoder has scores on all of {', '.join(evaluate)}. Name fewer, or score some on all with "
+            "`mdssl probe`."
         )
     kinds = points["method"].map(lambda name: METHODS[name].finds_domains)
     changing = [name for name in settings_of(points) if name not in SAME_COMPUTE]

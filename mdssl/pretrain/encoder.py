@@ -85,8 +85,8 @@ def _exported(file: Location) -> tuple[TrialConfig, Model]:
         config = TrialConfig.from_dict(json.loads(safetensors_metadata(data)["config"]))
         model = build_model(config)
         model.encoder.load_state_dict(safetensors.torch.load(data))
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise InputError(f"{file} is not an export of mdssl ({type(error).__name__}: {error}).") from error
     return config, model

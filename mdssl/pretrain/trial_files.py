@@ -201,9 +201,9 @@ def load_model(trial_dir: Location, device: str = "cpu") -> tuple[TrialConfig, M
         raise InputError(
             f"trial {trial_dir.name} has no encoder at {trial_dir.uri}; train it to the end first."
         ) from error
-    except InputError:
-        # A package is missing, or the file is of a newer mdssl.
-        raise
+    except InputError as error:
+        # The file is whole: a package is missing, or it is of a newer mdssl.
+        raise InputError(f"{file}: {error}") from error
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise _damaged(file, error) from error
     return config, model.to(device).eval()

@@ -22,7 +22,8 @@ from mdssl.sweep.settings import SweepSettings
 
 @dataclass(frozen=True, kw_only=True)
 class _Settings(SweepSettings, ClusterSettings):
-    """The settings of all methods: a trial ignores settings that its method does not have."""
+    """The settings of all methods: a trial ignores settings that its method does not have; a sweep refuses those that
+    none of its methods has."""
 
 
 class Sweep:

@@ -101,7 +101,7 @@ def trials(settings: SweepSettings, methods: Sequence[dict[str, Any]]) -> list[T
             cannot be used.
     """
     make, grid = trial_maker(settings), settings.grid_axes
-    arch = dict.fromkeys(PUBLISHED, settings.arch)
+    arch = dict.fromkeys(PUBLISHED, "" if "arch" in grid else settings.arch)
     pretrained = [pretrained_config(file, settings.input_size, arch.get(file, ""))[0] for file in settings.pretrained]
     if len(each_once(pretrained)) < len(pretrained):
         raise InputError(f"two of the files {', '.join(settings.pretrained)} contain the same weights; give each once.")

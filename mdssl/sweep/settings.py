@@ -25,6 +25,8 @@ class SweepSettings(Recipe, ProbeConfig, RunSettings, SearchSettings):
 
     own_axes: ClassVar[tuple[str, ...]] = ()
     """Settings of a trial that the sweep has axes for under other names."""
+    methods_left_out: ClassVar[tuple[str, ...]] = ()
+    """Methods whose trials the sweep may leave out for lack of a dataset."""
     evaluates_domains: ClassVar[bool] = False
     """Whether ``evaluate`` defaults to the domains; those without labels are then left out."""
 

@@ -42,8 +42,8 @@ def training_hours(trials: pd.DataFrame) -> pd.Series:
     devices = sorted(trials["device"].dropna().unique())
     if len(devices) > 1:
         raise InputError(
-            f"hours on several devices cannot be compared: {', '.join(devices)}. Keep one, "
-            f"--where 'device={devices[0]}'."
+            f"hours on several devices cannot be compared: {', '.join(devices)}. Keep the rows of one "
+            f"(`mdssl leaderboard`: --where 'device={devices[0]}')."
         )
     on_cpu = trials["train_seconds"] / 3600 * trials["num_workers"].fillna(1)
     return trials["gpu_hours"].where(trials["gpu_hours"] > 0, on_cpu)

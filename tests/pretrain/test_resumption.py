@@ -206,7 +206,7 @@ def test_damaged_file_is_named_and_rebuilt_from_the_last_checkpoint(tiny_data, t
             read(trial_dir)
         metadata = {"config": json.dumps(tiny_trial().to_dict() | {"setting_of_tomorrow": 1})}
         safetensors.torch.save_file({"other": torch.zeros(1)}, tmp_path / name, metadata)
-        with pytest.raises(ValueError, match="^unknown config key 'setting_of_tomorrow'.*newer"):
+        with pytest.raises(ValueError, match=f"{name}: unknown config key 'setting_of_tomorrow'.*newer"):
             read(trial_dir)
     (tmp_path / name).unlink()
     again = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu", report=kill_at(1))

@@ -50,6 +50,7 @@ class Paper(SweepSettings, ClusterSettings):
         }
         for axis, names in of_experiments.items():
             object.__setattr__(self, axis, tuple(dict.fromkeys(names)))
+        object.__setattr__(self, "methods_left_out", tuple(trial.method for each in chosen for trial in each.trials))
         super().__post_init__()
 
 

@@ -48,7 +48,8 @@ class Trials:
         self.storage, self.settings = storage, settings
         entries = settings.entries(*methods)
         varied = {current_name(axis[0].replace("-", "_")) for axis in (*settings.grid, *settings.range) if axis}
-        check_used(settings, list(dict.fromkeys(entry["method"] for entry in entries)), varied)
+        own = dict.fromkeys((*(entry["method"] for entry in entries), *settings.methods_left_out))
+        check_used(settings, list(own), varied)
         searched = [entry for entry in entries if METHODS[entry["method"]].weighs_domains]
         searched = searched or [entry for entry in entries if METHODS[entry["method"]].weighs_negatives]
         searched = searched or [entry for entry in entries if METHODS[entry["method"]].trains]

@@ -63,8 +63,8 @@ class SearchSettings:
             raise InputError(f"grace_steps is {self.grace_steps}, but no scheduler ends trials; add --scheduler asha.")
         if self.reduction_factor != SearchSettings.reduction_factor and self.scheduler != "asha":
             raise InputError(
-                f"reduction_factor is {self.reduction_factor}, but scheduler {self.scheduler!r} has no rungs; add "
-                "--scheduler asha."
+                f"reduction_factor is {self.reduction_factor}, but scheduler {self.scheduler!r} has none; leave it "
+                "out, or use --scheduler asha."
             )
 
     @property

@@ -133,9 +133,10 @@ class Space:
         name = current_name(words[0].replace("-", "_")) if words else ""
         types = get_type_hints(TrialConfig)
         numbers = [key for key, kind in types.items() if {int, float} & {kind, *get_args(kind)} and kind is not bool]
-        fixed = {"seed", "input_size", *self.settings.own_axes, *(key for entry in self.entries for key in entry)}
-        valid = [key for key in numbers if key not in fixed]
+        valid = [key for key in numbers if key not in ("seed", "input_size")]
         check_name("range", name, valid, "Other settings can have a list of values, with --grid or their own flag.")
+        if name in self.settings.own_axes or (self.entries and all(name in entry for entry in self.entries)):
+            raise InputError(f"{name} is set by other flags of the sweep, or by its methods; leave --range {name} out.")
         if not 3 <= len(words) <= 4:
             raise InputError(
                 f"range is {' '.join(words)!r}; it must be a setting, its lowest and highest value and, if you want, a "

@@ -67,6 +67,15 @@ def test_a_step_may_be_the_whole_range_in_spite_of_rounding(settings):
     assert [point["lambda1"] for point in space.points()] == [0.8, 1.0], "1 - 0.8 is less than 0.2 in float64"
 
 
+def test_a_range_holds_for_the_entries_that_do_not_fix_its_setting(settings):
+    given = settings(range=(("lambda2", "0", "0.4", "0.2"),))
+    space = Space(given, [*MDSSL, {"method": "mdssl-shuffled", "lambda2": 0.2}])
+    found = {(config.method, config.lambda2) for config in map(space.trial, space.points())}
+    assert found == {("mdssl", 0.0), ("mdssl", 0.2), ("mdssl", 0.4), ("mdssl-shuffled", 0.2)}
+    with pytest.raises(InputError, match="lambda2 is set by other flags of the sweep, or by its methods"):
+        Space(given, [{"method": "mdssl", "lambda2": 0.2}])
+
+
 def test_entries_of_a_sweep_are_an_axis(settings):
     entries = [
         {"method": "mdssl", "domains": ("tiny-a", "tiny-b")},
@@ -123,7 +132,7 @@ def test_invalid_spaces_are_refused(settings, given, message):
         ({"scheduler": "asha", "score_every": 0}, "score_every is 0"),
         ({"scheduler": "asha", "seeds": (0, 1)}, "seeds are 0, 1, but scheduler 'asha' ends trials one by one"),
         ({"scheduler": "asha", "reduction_factor": 1}, "reduction_factor is 1"),
-        ({"scheduler": "median", "reduction_factor": 4}, "scheduler 'median' has no rungs"),
+        ({"scheduler": "median", "reduction_factor": 4}, "scheduler 'median' has none"),
         ({"search": "random", "trials": 3, "force": True}, "force deletes the results"),
     ],
 )
