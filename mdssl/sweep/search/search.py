@@ -48,8 +48,8 @@ class Trials:
         self.storage, self.settings = storage, settings
         entries = settings.entries(*methods)
         varied = {current_name(axis[0].replace("-", "_")) for axis in (*settings.grid, *settings.range) if axis}
-        own = dict.fromkeys((*(entry["method"] for entry in entries), *settings.methods_left_out))
-        check_used(settings, list(own), varied)
+        named = dict.fromkeys((*(entry["method"] for entry in entries), *settings.methods_left_out))
+        check_used(settings, list(named), varied)
         searched = [entry for entry in entries if METHODS[entry["method"]].weighs_domains]
         searched = searched or [entry for entry in entries if METHODS[entry["method"]].weighs_negatives]
         searched = searched or [entry for entry in entries if METHODS[entry["method"]].trains]
