@@ -109,12 +109,11 @@ def preset_values(name: str, given: Iterable[str], usual: Mapping[str, Any]) -> 
 
 def check_used(settings: Any, methods: Sequence[str], varied: Collection[str] = ()) -> None:
     """Raise ``InputError`` if a setting that none of ``methods`` has is ``varied``, or is not a default of a preset."""
+    of_others = OWN_SETTINGS.difference(PRETRAINED_SETTINGS, *(METHODS[name].settings for name in methods))
     for field in fields(settings) if methods else ():
         # Of any preset: a file may have the values of another one than the command line.
         value, defaults = getattr(settings, field.name), (field.default, *(p.get(field.name) for p in PRESETS.values()))
-        is_own = field.name in OWN_SETTINGS.difference(PRETRAINED_SETTINGS)
-        is_asked = field.name in varied or value not in defaults
-        if is_own and is_asked and not any(METHODS[name].has_setting(field.name) for name in methods):
+        if field.name in of_others and (field.name in varied or value not in defaults):
             having = ", ".join(name for name, method in METHODS.items() if field.name in method.settings)
             have = f"method {methods[0]!r} has" if len(methods) == 1 else f"methods {', '.join(methods)} have"
             flags = [name for name in ("add_methods", "methods", "method") if hasattr(settings, name)]
