@@ -97,7 +97,7 @@ class Running:
     def said(self) -> str:
         return self.out.read_text()
 
-    def wait_for(self, condition: str | Callable[[], object], seconds: float = 200) -> object:
+    def wait_for(self, condition: str | Callable[[], object], seconds: float = 600) -> object:
         """The first match of a pattern in the output, or true value of a function; fails if the command ends before."""
         look = condition if callable(condition) else lambda: re.search(condition, self.said)
         wait_for(lambda: look() or self.process.poll() is not None, seconds, lambda: self.said)
@@ -106,7 +106,7 @@ class Running:
         assert found, self.said
         return found
 
-    def ends(self, code: int, seconds: float = 300) -> None:
+    def ends(self, code: int, seconds: float = 600) -> None:
         assert self.process.wait(seconds) == code, self.said
 
     def processes(self, pattern: str) -> list[int]:

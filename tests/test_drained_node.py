@@ -10,7 +10,7 @@ from chaos import STALLED_SECONDS, Sweep, free_port
 from processes import ours, wait_for
 from sweep_runs import NOISE
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400), pytest.mark.usefixtures("full_encoders")]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.usefixtures("full_encoders")]
 
 
 def drain(cluster, node, seconds: int) -> None:

@@ -255,7 +255,6 @@ def test_only_the_user_can_read_the_token(tmp_path, monkeypatch, before):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 class TestASweepOnThisMachine:
     def test_listens_on_loopback_only(self, stopped_sweep):

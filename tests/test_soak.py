@@ -21,7 +21,6 @@ def test_growth_is_per_process_and_100_trials_without_the_first_quarter():
 
 @pytest.mark.ray
 @pytest.mark.long
-@pytest.mark.timeout(400)
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_open_files_and_processes_of_a_sweep_do_not_grow(tiny_data):
     # With two steps for each trial, all trials would be trained before the first is evaluated.

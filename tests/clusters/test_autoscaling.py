@@ -26,7 +26,7 @@ from processes import descendants, ours, wait_for
 from sweep_runs import NOISE, SCRIPT, TINY, Running, assert_nothing_is_left_over, encoders, trained
 from work_log import VARIABLE, check_work
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 HEAD = "f" * 51 + "00000"
 IDLE_SECONDS = 15

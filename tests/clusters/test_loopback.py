@@ -21,7 +21,6 @@ import pytest
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(loopback.missing()), reason=loopback.missing()),
 ]
 

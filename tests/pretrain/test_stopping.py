@@ -180,7 +180,6 @@ def test_sigterm_while_the_disk_is_full_keeps_the_previous_checkpoint(start, tmp
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_sigterm_while_a_bucket_is_unavailable_keeps_the_previous_checkpoint(start, gate, bucket):
     away = threading.Event()
 

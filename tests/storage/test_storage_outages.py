@@ -15,7 +15,6 @@ from mdssl.storage.location import Location
 from mdssl.storage.retry import StorageLostError, retrying
 
 FAULTS = {"writes": s3_server.writes, "lists": s3_server.lists, "everything": s3_server.everything, "away": None}
-LONG = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -65,7 +64,8 @@ def use(uri):
     ("fault", "seconds"),
     [("writes", 8), ("away", 8)]
     + [
-        pytest.param(*both, marks=LONG) for both in [("lists", 8), ("everything", 8), *((each, 180) for each in FAULTS)]
+        pytest.param(*both, marks=pytest.mark.long)
+        for both in [("lists", 8), ("everything", 8), *((each, 180) for each in FAULTS)]
     ],
 )
 def test_requests_are_retried_until_the_outage_ends(bucket, gate, outage, fault, seconds):
@@ -76,7 +76,6 @@ def test_requests_are_retried_until_the_outage_ends(bucket, gate, outage, fault,
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_each_request_is_retried_when_it_is_refused(bucket, gate):
     """Each request is refused for longer than pyarrow's client retries."""
     first: dict[tuple[str, str], float] = {}

@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "lambda_grid.py"
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400), pytest.mark.usefixtures("full_encoders")]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.usefixtures("full_encoders")]
 
 
 def command(storage, data, *more):

@@ -74,7 +74,6 @@ def sweep(tiny_data, tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("number", "seconds"),
     [
@@ -99,7 +98,6 @@ def test_a_signal_before_training_ends_the_sweep_with_one_line(sweep, number, se
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_after_sigterm_during_evaluation_the_same_command_scores_the_trial(sweep, tmp_path):
     sweep.start("--executor", "inline", "--iterations", "2", "--probe", "sgd", "--probe-epochs", "10000000")
     sweep.wait(lambda: ": evaluating" in sweep.said())

@@ -30,7 +30,7 @@ from mdssl.storage.claim_files import machine
 from mdssl.storage.location import Location
 from mdssl.storage.trial_log import read
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def flags(storage, data, *more):

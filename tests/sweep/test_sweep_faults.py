@@ -93,7 +93,6 @@ def went_on(storage, step):
 
 @pytest.mark.ray
 @pytest.mark.long
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("executor", "victim"), [("inline", "ray::ImplicitFunc"), ("torchtrainer", "ray::RayTrainWorker")]
 )
@@ -108,7 +107,6 @@ def test_after_sigterm_a_worker_is_restarted_from_a_saved_checkpoint(start, tmp_
 
 @pytest.mark.ray
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_a_dead_trial_process_or_controller_is_restarted_beside_another_ray(start, another_ray, tmp_path):
     sweep, storage = start("--executor", "torchtrainer", "--checkpoint-seconds", 0), tmp_path / "results"
     for victim in ("ray::ImplicitFunc", "ray::TrainController"):
@@ -179,7 +177,6 @@ sys.exit(lambda_grid.main())
 
 @pytest.mark.ray
 @pytest.mark.long
-@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("full_encoders")
 def test_a_hanging_worker_is_restarted_and_the_trial_finishes(tiny_data, tmp_path):
     flag, script = tmp_path / "hung", tmp_path / "hangs.py"

@@ -16,7 +16,7 @@ from sweep_runs import SCRIPT, Running, run_here, trained
 from mdssl.cli.main import main
 from mdssl.storage.location import Location
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 # A trial has fifteen checkpoints, so that the sweep is killed in the middle of a trial.
 TINY = ["--domains", "tiny-a", "tiny-b", "--batch-per-domain", "8", "--precision", "fp32", "--report-every", "4"]

@@ -11,7 +11,7 @@ from sweep_runs import SCRIPT, TINY, Running, assert_nothing_is_left_over, run_h
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from mdssl.storage.location import Location
 from mdssl.trials.rows import failed_row
 from mdssl.trials.status import trial_statuses
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 RUNGS = (2, 6)
 TRIALS = 9
