@@ -66,13 +66,13 @@ def ray_session(settings: SweepSettings, console: Console) -> Iterator[Temporary
     """
     with temporary_folder() as folder, _variables(settings) as variables:
         try:
-            _start_ray(settings, folder.path, variables)
+            _start_ray(settings, folder, variables)
             from mdssl.sweep.stopping import delete_records
 
             yield folder
             delete_records()
         except Exception as error:
-            folder.keep = not isinstance(error, InputError)
+            folder.keep |= not isinstance(error, InputError)
             raise
         finally:
             import ray
@@ -84,11 +84,11 @@ def ray_session(settings: SweepSettings, console: Console) -> Iterator[Temporary
                 console.print(f"Ray's logs: {folder.path}", markup=False, soft_wrap=True)
 
 
-def _start_ray(settings: SweepSettings, folder: Path, environment: dict[str, str]) -> None:
+def _start_ray(settings: SweepSettings, folder: TemporaryFolder, environment: dict[str, str]) -> None:
     """Start a private Ray in ``folder``, or join the one at ``address``, whose processes get ``environment``.
 
     Raises:
-        InputError: there is no Ray at ``address``.
+        InputError: there is no Ray at ``address``, or none can be started.
     """
     import ray
     from ray._private import services, utils
@@ -137,11 +137,15 @@ def _start_ray(settings: SweepSettings, folder: Path, environment: dict[str, str
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=256 << 20,
-                _temp_dir=str(folder / "r"),  # which Ray opens to all users; the folder above is not
+                _temp_dir=str(folder.path / "r"),  # which Ray opens to all users; the folder above is not
             )
         except Exception as error:
             # Where the time is over, Ray raises no subclass of Exception.
-            raise RuntimeError(f"Ray could not be started on this machine; its logs are in {folder}") from error
+            folder.keep = True
+            raise InputError(
+                f"Ray could not be started on this machine: {str(error).rstrip('.')}. Its logs, which stay, have the "
+                "reason; try again when the machine is less busy, or give the --address of a running Ray."
+            ) from error
 
 
 def _started_node(get_node: Callable[[str, str], Any], address: str, node: str) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mdssl.errors import InputError
 from mdssl.sweep import temporary
 from mdssl.sweep.ray_session import ray_session
 from mdssl.sweep.settings import SweepSettings
@@ -66,7 +67,7 @@ def test_a_node_of_ray_may_start_slowly(monkeypatch):
     monkeypatch.setattr("mdssl.sweep.ray_session._START_SECONDS", -1)
     console = Console(record=True)
     session = ray_session(SweepSettings(domains=("none",)), console)
-    with pytest.raises(RuntimeError, match="Ray could not be started on this machine"), session:
+    with pytest.raises(InputError, match="Ray could not be started on this machine: Deadline Exceeded. Its"), session:
         raise AssertionError("no Ray")
     shutil.rmtree(console.export_text().strip().removeprefix("Ray's logs: "))
 

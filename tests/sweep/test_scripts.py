@@ -116,11 +116,14 @@ def test_clustering_plans_baselines_and_all_combinations(planned):
 
 
 def test_epsilon_stays_constant_where_it_is_below_epsilon_final(planned):
-    plan = planned("clustering", "--clusters", 3, "--epsilons", 0, 1, "--rules", "farthest")
+    one = "clustering", "--clusters", 3, "--rules", "farthest"
+    plan = planned(*one, "--epsilons", 0, 1)
     assert [words for words in plan.values() if words.startswith("mdssl-robust")] == [
         "mdssl-robust ε=0 epsilon_final=0 λ1=1 λ2=0.1",
         "mdssl-robust ε=1 epsilon_final=0.01 λ1=1 λ2=0.1",
     ]
+    assert len(planned(*one, "--epsilons", 2, 3, "--epsilon-final", 2)) == 6
+    planned(*one, "--epsilons", 2, 3, "--epsilon-final", 4, code=2)
 
 
 def test_with_two_clusters_all_outlier_rules_give_one_trial(planned):

@@ -34,6 +34,8 @@ class Clustering(WithMoreMethods, ClusterSettings):
     outlier_rule: Annotated[Literal["farthest", "runner-up"], Suppress] = ClusterSettings.outlier_rule
 
     def __post_init__(self) -> None:
+        # epsilon_final is compared with it.
+        object.__setattr__(self, "epsilon", max(self.epsilons, default=self.epsilon))
         super().__post_init__()
         for axis in ("clusters", "warmups", "intervals"):
             check_axis(axis, getattr(self, axis) or (None,))
