@@ -115,6 +115,15 @@ def test_clustering_plans_baselines_and_all_combinations(planned):
     assert "mdssl-robust K=4 ε=0.5 rule=runner-up λ1=1 λ2=0.1" in plan.values()
 
 
+def test_clustered_trials_end_early_only_after_their_first_clustering(planned, capsys):
+    asha = "clustering", "--clusters", 3, "--rules", "farthest", "--iterations", 80, "--scheduler", "asha"
+    planned(*asha, "--warmups", 8, 9, code=2)
+    said = "scheduler 'asha' ends trials from step 9 on, but mdssl-clustered is SimCLR until step 9; give --grace-steps"
+    assert said in capsys.readouterr().err
+    assert planned(*asha, "--warmups", 8, 9, "--grace-steps", 9)
+    assert planned(*asha, "--warmups", 8)
+
+
 def test_epsilon_stays_constant_where_it_is_below_epsilon_final(planned):
     one = "clustering", "--clusters", 3, "--rules", "farthest"
     plan = planned(*one, "--epsilons", 0, 1)

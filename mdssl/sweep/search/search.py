@@ -74,7 +74,7 @@ class Trials:
             self.history = History(storage, settings, lambda config: space.point_of(config) is not None)
         elif self.space:
             self.fixed += [self.space.trial(point) for point in self.space.points()]
-        self._check_lengths()
+        self._check_rungs(entries)
         if settings.search == "grid" and settings.skips_stopped:
             own = {config.trial_id for config in self.fixed if self.may_end_early(config)}
             self.history = History(storage, settings, lambda config: config.trial_id in own)
@@ -94,14 +94,24 @@ class Trials:
             )
         return space
 
-    def _check_lengths(self) -> None:
-        if self.settings.scheduler == "none":
+    def _check_rungs(self, entries: list[dict[str, Any]]) -> None:
+        """Refuse rungs that compare trials of different length, or by default methods before they differ."""
+        if not self.rungs:
             return
         names = [axis.name for axis in self.space.axes] if self.space else self.settings.grid_axes
         if "iterations" in names:
             raise InputError(
                 f"scheduler {self.settings.scheduler!r} compares trials of one length, but iterations varies; give one "
                 "value, or use --scheduler none."
+            )
+        clustered = [entry for entry in entries if METHODS[entry["method"]].finds_domains]
+        usual = getattr(self.settings, "warmup_iterations", TrialConfig.warmup_iterations)
+        warm_up = max((entry.get("warmup_iterations", usual) for entry in clustered), default=0)
+        if self.settings.grace_steps is None and self.rungs[0] <= warm_up:
+            raise InputError(
+                f"scheduler {self.settings.scheduler!r} ends trials from step {self.rungs[0]} on, but "
+                f"{clustered[0]['method']} is SimCLR until step {warm_up}; give --grace-steps, such as {2 * warm_up}, "
+                "or use --scheduler none."
             )
 
     def _extended(self) -> set[str]:
