@@ -3,10 +3,11 @@
     python tests/mutants.py [--sample N] [--seed S] [--minutes M] [--only TEXT] [--record FILE]
 
 The changes (mutants) are: other comparisons, operators and constants, negated conditions, deleted statements, swapped
-arguments, and dropped keyword arguments. First the fast ``TESTS`` run once without a change to record the lines that
-each test executes. The tests of a mutant are those that execute its statement. The exit code is 1 if more than 5 % of
-the mutants survive. Mutants of lines that no fast test executes survive, except in mdssl/sweep, where they need Ray and
-are skipped. Equivalent mutants, which no test can notice, are listed with a reason in tests/equivalent_mutants.txt.
+arguments, and dropped keyword arguments; but not those of ``SYMMETRIC`` and ``FORM``, which no test can notice.
+First the fast ``TESTS`` run once without a change to record the lines that each test executes. The tests of a mutant
+are those that execute its statement. The exit code is 1 if more than 5 % of the mutants survive. Mutants of lines that
+no fast test executes survive, except in mdssl/sweep, where they need Ray and are skipped. Equivalent mutants, which no
+test can notice, are listed with a reason in tests/equivalent_mutants.txt.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ OPERATORS = {
     ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "/", ast.Mod: "*", ast.Pow: "*",
     ast.BitAnd: "|", ast.BitOr: "&",
 }  # fmt: skip
+SYMMETRIC = {"min", "max"}
+FORM = {"strict", "soft_wrap", "markup"}
+"""Keyword arguments: the check of ``zip``, which only a defect of ours would fail, and the form of console output."""
 
 
 class Mutant(NamedTuple):
@@ -134,11 +138,11 @@ def mutants_of(file: str, text: str) -> Iterator[Mutant]:
             case ast.Expr() | ast.AugAssign() | ast.Raise() | ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
                 yield replaced(node, "pass")
         if isinstance(node, ast.Call):
-            match node.args:
-                case [first, second, *_] if not isinstance(first, ast.Starred) and not isinstance(second, ast.Starred):
-                    (start, middle), (after, end) = span(first), span(second)
-                    yield replaced(node, text[after:end] + text[middle:after] + text[start:middle], start, end)
-            for keyword in node.keywords:
+            two = [each for each in node.args[:2] if not isinstance(each, ast.Starred)]
+            if len(two) == 2 and ast.unparse(node.func) not in SYMMETRIC:
+                (start, middle), (after, end) = map(span, two)
+                yield replaced(node, text[after:end] + text[middle:after] + text[start:middle], start, end)
+            for keyword in [word for word in node.keywords if word.arg not in FORM]:
                 start, end = span(keyword)
                 end += len(text[end:]) - len(text[end:].lstrip(", "))
                 yield replaced(node, "", start, end)
@@ -147,7 +151,7 @@ def mutants_of(file: str, text: str) -> Iterator[Mutant]:
 def _code(node: ast.AST) -> Iterator[ast.AST]:
     """The nodes below ``node`` without type annotations, docstrings, log calls and texts of messages."""
     for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns", "decorator_list", "type_params"):
+        if name in ("annotation", "returns", "decorator_list", "type_params") or getattr(node, "arg", "") in FORM:
             continue
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr | ast.Import | ast.ImportFrom):

@@ -28,6 +28,10 @@ def test_mutants_of_a_file():
         ("return inner(x, low=1)", "return inner(x, )"),
         ("return inner(x, low=1)", "return inner(x, low=2)"),
     ]
+    # No test can notice these.
+    assert [mutant.after for mutant in mutants_of("m.py", "zip(max(a, b), c, strict=True)")] == [
+        "pass", "c, max(a, b)",
+    ]  # fmt: skip
 
 
 def test_tests_of_a_statement_start_with_those_of_its_own_file(tmp_path):
