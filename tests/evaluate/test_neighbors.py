@@ -1,17 +1,26 @@
 """Neighbors of an image: the search is exact, the sheet shows the images, and the output describes them."""
 
 import re
+from dataclasses import fields
+from functools import partialmethod
+from inspect import signature
+from itertools import combinations
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw
 
+from mdssl.cli.encoders import Neighbors
 from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
+from mdssl.evaluate.features import extract_features
+from mdssl.evaluate.neighbors import search, show
 from mdssl.evaluate.neighbors.search import Match, Picture, Pictures, directions, nearest
-from mdssl.evaluate.neighbors.sheet import neighbor_sheet
+from mdssl.evaluate.neighbors.sheet import COLORS, neighbor_sheet
+from mdssl.evaluate.sampling import sample_rows
 from mdssl.pretrain.loop import train
 
 ESCAPE = "\x1b[2J"
@@ -25,7 +34,8 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Domains left and right, each with 60 training images of noise; test images copy the training images 0 to 9."""
+    """Domains left and right, each with 60 training images of noise; test images copy the training images 0 to 9.
+    Domain wide has the images of right, enlarged."""
     folder = tmp_path_factory.mktemp("planted")
     for seed, name in enumerate(("left", "right")):
         rng = np.random.default_rng(seed)
@@ -34,6 +44,7 @@ def data(tmp_path_factory):
         source = folder / f"{name}.npz"
         np.savez(source, train_images=images, train_labels=labels, test_images=images[:10], test_labels=labels[:10])
         prepare(name, data=folder / "data", source=source, image_size=16, workers=1, progress=False)
+    prepare("wide", data=folder / "data", source=source, image_size=24, workers=1, progress=False)
     return folder / "data"
 
 
@@ -66,6 +77,50 @@ def test_the_search_matches_a_brute_force_loop(data):
         np.testing.assert_allclose(match.similarities, [-distance for distance, _ in slow[:4]])
 
 
+def test_equally_near_images_are_in_the_order_of_the_candidates(data):
+    axes = np.random.default_rng(0).integers(5, size=(2, 40))
+    pools = [
+        Pictures(open_dataset(data, name), "train", np.arange(40)[::-1], np.eye(5)[of_each])
+        for name, of_each in zip(("right", "left"), axes, strict=True)
+    ]
+    (match,) = nearest([Picture("a.png", "", -1, "", None)], directions(np.arange(5.0)[None]), pools, 50)
+    every = [(axes[pool, at], pools[pool][at].place) for pool in range(2) for at in range(40)]
+    expected = sorted(every, key=lambda found: -found[0])
+    assert [picture.place for picture in match.neighbors] == [place for _, place in expected[:50]]
+
+
+@pytest.mark.parametrize("layer", ["encoder", "projection"])
+def test_directions_of_rows_are_normalized_features_in_any_chunks(tiny_model, data, monkeypatch, layer):
+    monkeypatch.setattr(search, "_CHUNK_IMAGES", 3)
+    images, rows, told = open_dataset(data, "left").split("train").images, np.array([8, 1, 30, 5, 2, 7, 4]), []
+    found = search.encode_rows(tiny_model, images, rows, layer=layer, input_size=12, advance=told.append)
+    whole = extract_features(tiny_model, images, layers=(layer,), input_size=12)[layer]
+    np.testing.assert_allclose(found, torch.nn.functional.normalize(whole)[rows], rtol=1e-5, atol=1e-6)
+    assert told == [3, 3, 1]
+
+
+def test_samples_follow_the_seed_and_queries_are_resized_like_candidates(
+    data, storage, trial_id, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(show, "nearest", lambda *arguments: seen.append(arguments) or nearest(*arguments))
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "a.png")
+    flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
+    run("neighbors", "wide:test", tmp_path / "a.png", *flags, "--among", "left", "--sample", 20, "--seed", 1)
+    ((queries, _, (candidates,), count),) = seen
+    labels = np.arange(60) % 3
+    assert [query.row for query in queries] == [*sample_rows("wide", "test", labels[:10], 4, seed=1), -1]
+    assert {query.image.shape for query in queries} == {(16, 16, 3)}
+    assert (candidates.rows == sample_rows("left", "train", labels, 20, seed=1)).all() and count == 10
+
+
+def test_the_function_has_the_defaults_of_the_command():
+    ours = {name: value.default for name, value in signature(show.show_neighbors).parameters.items()}
+    flags = {field.name: field.default for field in fields(Neighbors)}
+    names = ("input_size", "among", "features", "neighbors", "sample", "seed", "output")
+    assert {name: ours[name] for name in names} == {name: flags[name] for name in names}
+
+
 def test_a_copy_of_the_query_is_the_first_neighbor(data, storage, trial_id, tmp_path, capsys):
     asked = [f"left:test:{row}" for row in range(3)] + ["right:test:7"]
     flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
@@ -74,6 +129,7 @@ def test_a_copy_of_the_query_is_the_first_neighbor(data, storage, trial_id, tmp_
     for line, domain, label in zip(lines, ["left", "left", "left", "right"], "0121", strict=False):
         assert re.search(rf"nearest first: {label} of {domain} \(1\.00\)", line), line
         said, listed = line.split("; nearest first")
+        assert re.match(rf"{domain}:test:\d \({label}\): ", said)
         for name in ("left", "right"):
             count = listed.count(f" of {name} (")
             assert (not count and name not in said.split(": ")[1]) or re.search(
@@ -120,9 +176,12 @@ def test_image_files_of_any_format_find_the_image_they_show(data, storage, trial
 def test_a_file_of_weights_needs_no_trial(data, storage, trial_id, tmp_path, capsys):
     weights = storage / "trials" / trial_id / "encoder.safetensors"
     flags = ["--weights", weights, "--data", data, "--output", tmp_path / "n.png", "--storage", tmp_path / "none"]
-    run("neighbors", "left:test:4", *flags, "--among", "left", "--input-size", 24)
+    run("neighbors", "left:test:4", *flags, "--among", "left", "wide", "--input-size", 24)
     assert "1 of left (1.00)" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["n.png"]
+    flags = [*map(str, flags), "--among", "left"]
+    assert main(["neighbors", "left:test:4", *flags, "--features", "projection"]) == 2
+    assert "a pretrained encoder has no projection head" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -141,7 +200,10 @@ def test_a_file_of_weights_needs_no_trial(data, storage, trial_id, tmp_path, cap
         (["left:test", "--output", "/dev/null/sheet.png"], "sheet of neighbors '/dev/null' cannot be written"),
         (["left:test", "--among", "lefd"], "unknown dataset 'lefd'.*Did you mean 'left'"),
         (["left:test", "--features", "head"], "unknown feature layer 'head'"),
-        (["left:test", "--neighbors", 0], "neighbors is 0"),
+        (["left:test", "--among", "left", "wide"], "'wide' has images of 24 pixels, 'left' of 16"),
+        (["left:test", "--input-size", 24], "--input-size requires --weights"),
+        (["left:test", "--seed", -1], "seed is -1; it must be at least 0"),
+        (["left:test", "--neighbors", 0], "neighbors is 0; it must be from 1 to 50"),
         (["left:test", "--sample", 5], "sample is 5; it must be at least 11"),
         (["left:test", "--weights", "x.pth"], "give either TRIAL_ID, or --weights FILE"),
         (["left:test", "--trial-id", "../../etc"], "'../../etc' is not a trial id"),
@@ -204,3 +266,41 @@ def test_long_names_are_shortened(data):
     image = open_dataset(data, "left").split("train").images[0]
     match = Match(Picture("a.png", "", -1, "", image), (Picture("left", "train", 0, "w" * 300, image),), (0.5,))
     assert neighbor_sheet([match], ["left"], title="", subtitle="").width < 400
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_the_parts_of_a_sheet_are_complete_and_do_not_overlap(monkeypatch, count):
+    """With one neighbor the legend is the widest part, with twelve a row."""
+    drawn = []
+
+    def recorded(draw, at, what, *more, kind, original):
+        drawn.append((kind, what, draw.textbbox(at, what, more[1]) if kind == "text" else at))
+        return original(draw, at, what, *more)
+
+    for kind in ("text", "rectangle", "line"):
+        original = getattr(ImageDraw.ImageDraw, kind)
+        monkeypatch.setattr(ImageDraw.ImageDraw, kind, partialmethod(recorded, kind=kind, original=original))
+    names, image = [f"domain-{number}" for number in range(9)], np.full((24, 24, 3), (255, 0, 255), np.uint8)
+    near = tuple(Picture(names[n % 9], "train", n, "w" * 99, image) for n in range(count))
+    queries = [Picture("/folder/photo.png", "", -1, "", image), Picture("domain-8", "test", 0, "cat", image)]
+    matches = [Match(query, near, (0.25,) * count) for query in queries]
+    sheet = neighbor_sheet(matches, names, title="Title", subtitle="Subtitle")
+
+    texts, squares, lines = (
+        [(what, box) for kind, what, box in drawn if kind == wanted] for wanted in ("text", "rectangle", "line")
+    )
+    found = {what for what, _ in texts}
+    assert {"Title", "Subtitle", *names, "not searched", "query", "photo.png", "cat", "0.25"} <= found
+    assert all(right - left > 60 for what, (left, _, right, _) in texts if what.endswith("…"))
+    assert [color for color, _ in squares[:12]] == [*COLORS, COLORS[0], "#c8c8c8", "#c8c8c8", COLORS[0]]
+    assert all(right - left == bottom - top for _, (left, top, right, bottom) in squares)
+    assert (np.asarray(sheet) == image[0, 0]).all(axis=2).sum() == 2 * (1 + count) * 64 * 64
+    queries = [squares[number][1] for number in (10, 11 + count)]
+    assert all(line[1] == query[1] and line[3] > query[3] for (_, line), query in zip(lines, queries, strict=True))
+    # Nothing overlaps; around and between the boxes only small gaps are empty.
+    for (_, _, one), (_, _, other) in combinations(drawn, 2):
+        assert one[0] >= other[2] or one[2] <= other[0] or one[1] >= other[3] or one[3] <= other[1]
+    boxes = np.array(sorted((box for _, box in texts + squares), key=lambda box: box[1]))
+    around = [*boxes.min(axis=0)[:2], *(sheet.size - boxes.max(axis=0)[2:])]
+    assert min(around) >= 12 and max(around) <= 32
+    assert max(boxes[1:, 1] - np.maximum.accumulate(boxes[:, 3])[:-1]) <= 17
