@@ -8,6 +8,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from mdssl.evaluate import features
+
 
 @pytest.fixture(scope="session")
 def digits() -> tuple[torch.Tensor, ...]:
@@ -74,3 +76,11 @@ def steep(digits):
     mix = torch.randn(64, 96, generator=generator) + 0.5
     sizes = torch.logspace(-1, 2, 96)
     return tuple(part if part.ndim == 1 else (part @ mix / 64).relu() * sizes for part in digits)
+
+
+@pytest.fixture
+def passes(monkeypatch) -> set:
+    """Device and input size of each pass of an encoder."""
+    seen, to_views = set(), features._to_views
+    monkeypatch.setattr(features, "_to_views", lambda images, *how: seen.add(how) or to_views(images, *how))
+    return seen

@@ -1,6 +1,7 @@
 """Fine-tuning on few labels: the images it uses, its training steps, and that the encoder stays unchanged."""
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from mdssl.config.probe import ProbeConfig
 from mdssl.evaluate import finetune as module
 from mdssl.evaluate.evaluate import evaluate_dataset
 from mdssl.evaluate.finetune import finetune, labelled_rows
+from mdssl.evaluate.sampling import sample_rows
 from mdssl.evaluate.validation import held_out
 
 TRAIN, TEST = np.arange(240) % 6, np.arange(90) % 6
@@ -34,6 +36,7 @@ def test_labelled_images_are_balanced_and_exclude_held_out_images(make_dataset, 
     chosen = labelled_rows(dataset, config, rows, seed=3)
     assert len(set(chosen)) == len(chosen) == max(6, round(fraction * 300))
     assert set(chosen) <= set(rows[0])
+    assert (labelled_rows(dataset, config, None, 3) == sample_rows("tinted", "train", train, len(chosen), seed=3)).all()
     counts, there = np.bincount(train[chosen], minlength=6), np.bincount(train[rows[0]])
     # Each class has the same number of images, up to one, or all of its images.
     assert all(
@@ -51,6 +54,31 @@ def test_finetuning_scores_above_chance_and_leaves_the_model_unchanged(tiny_mode
     assert (found["labelled_images"], found["batch"], found["steps"]) == (120, 20, 60)
     assert found["learning_rate"] == pytest.approx(0.05 * 20 / 256)
     assert all(torch.equal(value, before[name]) for name, value in tiny_model.state_dict().items())
+
+
+def test_a_row_has_means_over_seeds_on_the_given_device_and_input_size(tiny_model, make_dataset, passes, caplog):
+    dataset, config = make_dataset(TRAIN, TEST, 6), replace(HALF, probe_epochs=1, probe_seeds=2)
+    with caplog.at_level("INFO", "mdssl"):
+        (row,) = evaluate_dataset(
+            tiny_model, dataset, layers=("encoder",), probe=config, seed=3, device="cpu:0", input_size=12
+        )
+    # Fine-tuning runs where the features of the frozen encoder are.
+    assert passes == {("cpu:0", 12), (torch.device("cpu"), 12)}
+    assert caplog.text.count("fine-tuning step 6 of 6") == caplog.text.count("fine-tuning step") == 2
+    own = {"config": config, "rows_held_out": held_out(dataset), "width": 32, "input_size": 12}
+    alone = [finetune(tiny_model, dataset, seed=seed, **own) for seed in (3, 10_003)]
+    top1 = [one.result.top1 for one in alone]
+    assert (row["top1"], row["top1_sd"]) == pytest.approx((np.mean(top1), np.std(top1, ddof=1)))
+    assert row["val_top1"] == pytest.approx(np.mean([one.val_top1 for one in alone]))
+    right = [one.val_top1 * 48 / 100 for one in alone]
+    assert right == pytest.approx(np.round(right)), "percent of 48 images"
+
+
+def test_divergence_is_reported_with_the_learning_rate(tiny_model, make_dataset, monkeypatch):
+    monkeypatch.setattr(module, "_RATE_PER_256", math.inf)
+    two_steps = replace(HALF, probe_epochs=1, probe_batch=60)
+    with pytest.raises(ValueError, match="fine-tuning diverged at learning rate inf"):
+        evaluate_dataset(tiny_model, make_dataset(TRAIN, TEST, 6), layers=("encoder",), probe=two_steps)
 
 
 def test_predictions_depend_on_the_seed_and_not_on_test_labels(tiny_model, make_dataset):
@@ -73,7 +101,13 @@ def test_predictions_depend_on_the_seed_and_not_on_test_labels(tiny_model, make_
 
 def test_steps_match_nesterov_momentum_with_a_cosine_schedule(tiny_model, make_dataset, monkeypatch):
     """Without augmentation and with pixels as features, fine-tuning is logistic regression, repeated here by hand."""
-    monkeypatch.setattr(module, "augment", lambda images, views, order: images.permute(0, 3, 1, 2).float() / 255)
+    seen = []
+
+    def unchanged(images, views, order):
+        seen.append(views)
+        return images.permute(0, 3, 1, 2).float() / 255
+
+    monkeypatch.setattr(module, "augment", unchanged)
     monkeypatch.setattr("mdssl.evaluate.features.normalize", lambda x: x)
     tiny_model.encoder = torch.nn.Flatten()
     dataset = make_dataset(TRAIN, TEST, 6)
@@ -97,6 +131,14 @@ def test_steps_match_nesterov_momentum_with_a_cosine_schedule(tiny_model, make_d
             step += 1
     torch.testing.assert_close(tuned.result.classifier.weight.double(), weight[:, :-1], rtol=1e-4, atol=1e-7)
     assert tuned.val_top1 is None
+    test_x = torch.from_numpy(dataset.split("test").images.copy()).permute(0, 3, 1, 2).flatten(1).double() / 255
+    logits = F.pad(test_x, (0, 1), value=1.0) @ weight.T
+    torch.testing.assert_close(tuned.result.classifier.logits(test_x.float()).double(), logits, rtol=1e-3, atol=1e-5)
+    # Views are crops and flips, with no change of colors and no blur.
+    views = {name: torch.cat([vars(view)[name] for view in seen]) for name in vars(seen[0])}
+    assert all((views[name] == 1).all() for name in ("brightness", "contrast", "saturation"))
+    assert all((views[name] == 0).all() for name in ("hue", "gray", "sigma"))
+    assert all(len(views[name].unique()) > 1 for name in ("top", "left", "height", "width", "flip"))
 
 
 @pytest.mark.parametrize(
