@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +100,7 @@ class ProbeResult:
     predictions: torch.Tensor
     classifier: Classifier
     confusion: np.ndarray
-    found: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Any]
 
 
 def standardization(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

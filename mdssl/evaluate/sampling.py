@@ -42,6 +42,6 @@ def _turns(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each of (N,) ``labels``, the number of earlier labels of its class, and the size of its class."""
     by_class = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels)
-    turn = np.empty(len(labels), dtype=np.int64)
+    turn = np.empty_like(by_class)
     turn[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return turn, sizes[labels]

@@ -47,7 +47,7 @@ class Summary(NamedTuple):
 def class_similarity(class_means: np.ndarray) -> np.ndarray:
     """(C, C) cosine similarities between the rows of (C, width) ``class_means``; NaN where a class has no images."""
     means = np.asarray(class_means, dtype=np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore"):
         directions = means / np.linalg.norm(means, axis=1, keepdims=True)
     return np.clip(directions @ directions.T, -1, 1)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
 import numpy as np
-from PIL import Image
 
 from mdssl.config.trial import TrialConfig
 from mdssl.data.contact_sheet import write_png
@@ -138,7 +137,7 @@ def write_sheet(trial_dir: Location, config: TrialConfig, parts: Sequence[Part])
         subtitle=f"{_setting(config)}: test images, and their {NUM_NEIGHBORS} nearest of "
         f"{sum(counts.values()):,} training images",
     )
-    write_png(sheet.quantize(_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE), trial_dir / PNG)
+    write_png(sheet.quantize(_COLORS), trial_dir / PNG)
     # Last: if it exists, the picture matches its numbers.
     (trial_dir / JSON).write_bytes(json.dumps(content, indent=1, ensure_ascii=False).encode())
     for name in FORMER_NEIGHBORS:

@@ -86,7 +86,7 @@ def held_out(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 def check_validatable(dataset: Dataset) -> None:
     """Raise ``InputError`` unless ``dataset`` can give a validation score."""
     labels = np.asarray(dataset.split("train").labels) if dataset.classes else np.array([], np.int64)
-    classes = int((np.bincount(labels) > 1).sum()) if len(labels) else 0
+    classes = int((np.bincount(labels) > 1).sum())
     if classes < 2 or len(labels) < _SHARE * _LEAST:
         raise InputError(
             f"dataset {dataset.name!r} has {len(labels)} labelled training images, and {classes} classes with two or "
