@@ -43,7 +43,11 @@ def test_new_matrices_replace_those_of_the_same_probe(tmp_path):
     confusion.add(place, [entry("sgd", 2)])
     found = confusion.read(place)
     assert found == [entry("lbfgs", 0), entry("sgd", 2)]
-    assert (matrix_of(found[1]) == confusion_matrix(*labels(2), 7)).all()
+    assert (matrix_of(found[1]) == confusion_matrix(*labels(2), 7)).all() and matrix_of(found[1]).dtype == np.int64
+    # Files of other formats are not read.
+    content = json.loads((tmp_path / "confusion.json").read_text())
+    (tmp_path / "confusion.json").write_text(json.dumps(content | {"format": content["format"] + 1}))
+    assert content["format"] == 1 and confusion.read(place) == []
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace('"true":[', '"true":[99,')])

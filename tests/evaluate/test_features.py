@@ -133,7 +133,7 @@ def test_an_input_size_equal_to_the_image_size_changes_nothing(tiny_model, image
     assert torch.equal(extract_features(tiny_model, images, input_size=8)["encoder"], plain)
 
 
-@pytest.mark.parametrize("size", [5, 7, 12, 32])
+@pytest.mark.parametrize("size", [1, 5, 7, 12, 32])
 def test_input_size_matches_bilinear_resizing_before_normalization(tiny_model, images, size):
     seen = seen_by(tiny_model)
     extract_features(tiny_model, images, input_size=size)

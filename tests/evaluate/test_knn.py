@@ -72,8 +72,9 @@ def test_the_norm_of_features_does_not_change_the_score(noisy):
 
 def test_more_neighbors_than_training_images_are_refused(digits):
     train_x, train_y, test_x, test_y = digits
-    with pytest.raises(ValueError, match=r"knn_neighbors is 20; it must be from 1 to 19.*lower knn_neighbors"):
-        knn_top1(train_x[:19], train_y[:19], test_x, test_y, 10, k=20)
+    for k in (0, 20):
+        with pytest.raises(ValueError, match=rf"knn_neighbors is {k}; it must be from 1 to 19.*lower knn_neighbors"):
+            knn_top1(train_x[:19], train_y[:19], test_x, test_y, 10, k=k)
 
 
 def test_a_temperature_that_is_not_positive_is_refused(digits):

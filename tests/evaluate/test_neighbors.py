@@ -18,7 +18,7 @@ from mdssl.data.dataset import open_dataset
 from mdssl.data.prepare import prepare
 from mdssl.evaluate.features import extract_features
 from mdssl.evaluate.neighbors import search, show
-from mdssl.evaluate.neighbors.search import Match, Picture, Pictures, directions, nearest
+from mdssl.evaluate.neighbors.search import Match, Picture, Pictures, nearest
 from mdssl.evaluate.neighbors.sheet import COLORS, neighbor_sheet
 from mdssl.evaluate.sampling import sample_rows
 from mdssl.pretrain.loop import train
@@ -63,30 +63,19 @@ def trial_id(storage):
 
 
 def test_the_search_matches_a_brute_force_loop(data):
+    """Sums of multiples of 1/32 are exact, so some images are equally near; these are in the candidates' order."""
     rng = np.random.default_rng(0)
     pools = [
-        Pictures(open_dataset(data, name), "train", np.arange(40), directions(rng.normal(size=(40, 5))))
-        for name in ("left", "right")
+        Pictures(open_dataset(data, name), "train", np.arange(40)[::-1], rng.integers(-9, 10, (6, 5))[drawn] / 32)
+        for name, drawn in zip(("left", "right"), rng.integers(6, size=(2, 40)), strict=True)
     ]
-    asked = directions(rng.normal(size=(7, 5)))
+    asked = rng.integers(-9, 10, (7, 5)) / 32
     queries = [Picture(f"{number}.png", "", -1, "", None) for number in range(7)]
-    for match, direction in zip(nearest(queries, asked, pools, 4), asked, strict=True):
+    for match, direction in zip(nearest(queries, asked, pools, 30), asked, strict=True):
         slow = [(-float(pool.directions[at] @ direction), pool[at].place) for pool in pools for at in range(40)]
         slow.sort(key=lambda found: found[0])
-        assert [picture.place for picture in match.neighbors] == [place for _, place in slow[:4]]
-        np.testing.assert_allclose(match.similarities, [-distance for distance, _ in slow[:4]])
-
-
-def test_equally_near_images_are_in_the_order_of_the_candidates(data):
-    axes = np.random.default_rng(0).integers(5, size=(2, 40))
-    pools = [
-        Pictures(open_dataset(data, name), "train", np.arange(40)[::-1], np.eye(5)[of_each])
-        for name, of_each in zip(("right", "left"), axes, strict=True)
-    ]
-    (match,) = nearest([Picture("a.png", "", -1, "", None)], directions(np.arange(5.0)[None]), pools, 50)
-    every = [(axes[pool, at], pools[pool][at].place) for pool in range(2) for at in range(40)]
-    expected = sorted(every, key=lambda found: -found[0])
-    assert [picture.place for picture in match.neighbors] == [place for _, place in expected[:50]]
+        assert [picture.place for picture in match.neighbors] == [place for _, place in slow[:30]]
+        np.testing.assert_allclose(match.similarities, [-distance for distance, _ in slow[:30]])
 
 
 @pytest.mark.parametrize("layer", ["encoder", "projection"])

@@ -46,6 +46,10 @@ def test_the_chosen_penalty_and_its_predictions_match_scikit_learn():
     assert (predicted == result.predictions.numpy()).mean() >= 0.995
 
 
+def test_penalties_are_evenly_spaced():
+    assert np.divide(PENALTIES[:-1], PENALTIES[1:]) == pytest.approx(10**0.5, rel=0.06)
+
+
 def test_the_chosen_penalty_is_more_accurate_on_few_images_and_many_features():
     gains = [lbfgs_path_probe(features(seed)).top1 - lbfgs_probe(features(seed)).top1 for seed in range(5)]
     assert np.mean(gains) > 2 and min(gains) > -1

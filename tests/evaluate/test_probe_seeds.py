@@ -7,7 +7,7 @@ from sklearn.metrics import confusion_matrix
 
 from mdssl.config.probe import ProbeConfig
 from mdssl.evaluate.confusion import class_scores
-from mdssl.evaluate.evaluate import SEEDS_APART, encode_dataset, score_dataset
+from mdssl.evaluate.evaluate import encode_dataset, score_dataset
 from mdssl.evaluate.sgd import fit_sgd
 
 TRAIN, TEST = np.arange(240) % 6, np.arange(90) % 6
@@ -19,7 +19,7 @@ def test_a_row_of_several_seeds_has_means_and_a_standard_deviation(tiny_model, m
     encoded = encode_dataset(tiny_model, dataset, layers=("encoder",))
     (row,) = score_dataset(encoded, dataset, probe=ProbeConfig(**SETTINGS, probe_seeds=3), seed=7)
     alone = [
-        score_dataset(encoded, dataset, probe=ProbeConfig(**SETTINGS), seed=7 + number * SEEDS_APART)[0]
+        score_dataset(encoded, dataset, probe=ProbeConfig(**SETTINGS), seed=7 + number * 10_000)[0]
         for number in range(3)
     ]
     assert len({one["top1"] for one in alone}) > 1, "scores must differ between seeds"

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,16 @@ import torch
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.evaluate.features import extract_features
-from mdssl.evaluate.representations import Layer, Representations, class_means, of_trial, read, represent, write
+from mdssl.evaluate.representations import (
+    Layer,
+    Representations,
+    class_means,
+    is_kept,
+    of_trial,
+    read,
+    represent,
+    write,
+)
 from mdssl.evaluate.sampling import sample_rows
 from mdssl.evaluate.similarity import class_similarity, stacked, summarize
 from mdssl.storage.location import Location
@@ -32,6 +42,7 @@ def test_class_means_are_means_of_normalized_features():
         slow[label] = sum(rows) / len(rows)
     found = class_means(features, labels, 5)
     np.testing.assert_allclose(found[:4], slow[:4], rtol=1e-5, atol=1e-7)
+    assert found.dtype == np.float32
     assert np.isnan(found[4]).all(), "a class without images must have no mean"
     longer = features * rng.uniform(0.1, 10, (50, 1)).astype(np.float32)
     np.testing.assert_allclose(class_means(longer, labels, 5)[:4], slow[:4], rtol=1e-4, atol=1e-6)
@@ -78,12 +89,18 @@ def test_values_beyond_float16_are_stored_exactly(made, tmp_path):
 def test_message_for_a_damaged_file_gives_the_command_that_repairs_it(made, tmp_path):
     write(Location.of(tmp_path / "0123456789ab"), made)
     file = tmp_path / "0123456789ab" / "representations" / "tiny-a.safetensors"
+    place, now = Location.of(tmp_path / "0123456789ab"), {"test": made.fingerprint}
+    assert is_kept(place, SimpleNamespace(name="tiny-a", fingerprints=now))
+    assert not is_kept(place, SimpleNamespace(name="tiny-a", fingerprints={"test": "other images"}))
     file.write_bytes(file.read_bytes()[:200])
+    assert not is_kept(place, SimpleNamespace(name="tiny-a", fingerprints=now))
     with pytest.raises(ValueError, match=r"is damaged .*mdssl probe 0123456789ab --evaluate tiny-a --storage /.*`"):
-        read(Location.of(tmp_path / "0123456789ab"), "tiny-a")
+        read(place, "tiny-a")
 
 
-@pytest.mark.parametrize(("trial_id", "dataset"), [("../../etc", "tiny-a"), ("0123456789ab", "../tiny-a")])
+@pytest.mark.parametrize(
+    ("trial_id", "dataset"), [("../../etc", "tiny-a"), ("0123456789ab", "tiny/a"), ("0123456789ab", ".a")]
+)
 def test_names_of_paths_outside_the_storage_are_refused(tmp_path, trial_id, dataset):
     with pytest.raises(ValueError, match="is not a trial id|is not a dataset name"):
         of_trial(tmp_path, trial_id, [dataset])
@@ -101,6 +118,10 @@ def test_samples_are_nested_and_balanced_between_classes():
     assert sorted(labels[few]) == [0, 1, 2, 3, 4]
     assert (many[:5] == few).all()
     assert sorted(many) == list(range(200))
+    # The order does not depend on the classes, but images of one class take turns with those of others.
+    plain = sample_rows("cells", "test", np.zeros(200, int), 200).tolist()
+    turns = {row: sum(labels[plain[:at]] == labels[row]) for at, row in enumerate(plain)}
+    assert many.tolist() == sorted(plain, key=turns.get)
     assert not (sample_rows("cells", "train", labels, 200) == many).all()
     assert not (sample_rows("cells", "test", labels, 200, seed=1) == many).all()
 

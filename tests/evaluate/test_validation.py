@@ -13,9 +13,11 @@ from mdssl.config.probe import ProbeConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.errors import InputError
 from mdssl.evaluate import validation
+from mdssl.evaluate.classifier import Parts
 from mdssl.evaluate.evaluate import evaluate_dataset
 from mdssl.evaluate.features import extract_features
-from mdssl.evaluate.validation import Validation, check_validatable, held_out
+from mdssl.evaluate.knn import knn_top1
+from mdssl.evaluate.validation import Validation, check_validatable, held_out, validation_knn
 
 TRAIN, TEST = np.arange(240) % 6, np.arange(90) % 6
 
@@ -72,7 +74,7 @@ def test_a_dataset_with_too_few_labels_for_validation_is_refused(labels, classes
 
 
 def test_fifty_images_of_two_classes_are_enough():
-    check_validatable(labelled(np.arange(50) % 2))
+    check_validatable(labelled(np.repeat([0, 1], [48, 2])))
 
 
 def test_the_score_matches_the_ridge_classifier_of_scikit_learn(tiny_data, tiny_model, monkeypatch):
@@ -83,24 +85,33 @@ def test_the_score_matches_the_ridge_classifier_of_scikit_learn(tiny_data, tiny_
     train, (fit, held) = dataset.split("train"), held_out(dataset)
     x = extract_features(tiny_model, train.images)["encoder"].double().numpy()
     # The penalty of RidgeClassifier applies to the sum over the images.
-    peer = make_pipeline(StandardScaler(), RidgeClassifier(alpha=validation.RIDGE * 40))
+    peer = make_pipeline(StandardScaler(), RidgeClassifier(alpha=0.1 * 40))
     peer.fit(x[fit[:40]], train.labels[fit[:40]])
     assert score["tiny-b"] == pytest.approx(100 * peer.score(x[held], train.labels[held]))
     assert 0 < score["tiny-b"] < 100
     assert len(held) == 12
 
 
-def test_scoring_changes_neither_the_model_nor_its_modes_nor_random_states(tiny_data, tiny_model):
+def test_scoring_changes_neither_the_model_nor_its_modes_nor_random_states(tiny_data, tiny_model, passes):
+    tiny_model.input_size = 12
     tiny_model.train()
     tiny_model.projection.eval()
     torch.manual_seed(3)
     before = {name: value.clone() for name, value in tiny_model.state_dict().items()}
     states = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    Validation(tiny_data, ["tiny-a"], device="cpu")(tiny_model)
+    Validation(tiny_data, ["tiny-a"], device="cpu:0")(tiny_model)
+    assert passes == {("cpu:0", 12)}
     assert (tiny_model.encoder.training, tiny_model.projection.training) == (True, False)
     assert all(torch.equal(value, before[name]) for name, value in tiny_model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.random.get_state()[1].tolist() == states[1]
+
+
+@pytest.mark.parametrize("k", [3, 50])
+def test_only_the_first_images_to_fit_on_vote_in_knn(digits, monkeypatch, k):
+    monkeypatch.setattr(validation, "VALIDATION_FIT", 40)
+    few = Parts(*(part[:40] for part in digits[:2]), *digits[2:], 10)
+    assert validation_knn(Parts(*digits, 10), k) == knn_top1(few, k=min(k, 40))
 
 
 def test_validation_fingerprints_match_those_of_leaderboard_rows(tiny_data):
