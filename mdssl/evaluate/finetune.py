@@ -72,7 +72,7 @@ def finetune(
     config: ProbeConfig,
     rows_held_out: tuple[np.ndarray, np.ndarray] | None,
     width: int,
-    seed: int = 0,
+    seed: int,
     device: str | torch.device = "cpu",
     input_size: int | None = None,
 ) -> Tuned:

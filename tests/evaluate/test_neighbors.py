@@ -1,9 +1,7 @@
 """Neighbors of an image: the search is exact, the sheet shows the images, and the output describes them."""
 
 import re
-from dataclasses import fields
 from functools import partialmethod
-from inspect import signature
 from itertools import combinations
 
 import numpy as np
@@ -11,7 +9,6 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from mdssl.cli.encoders import Neighbors
 from mdssl.cli.main import main
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
@@ -101,13 +98,6 @@ def test_samples_follow_the_seed_and_queries_are_resized_like_candidates(
     assert [query.row for query in queries] == [*sample_rows("wide", "test", labels[:10], 4, seed=1), -1]
     assert {query.image.shape for query in queries} == {(16, 16, 3)}
     assert (candidates.rows == sample_rows("left", "train", labels, 20, seed=1)).all() and count == 10
-
-
-def test_the_function_has_the_defaults_of_the_command():
-    ours = {name: value.default for name, value in signature(show.show_neighbors).parameters.items()}
-    flags = {field.name: field.default for field in fields(Neighbors)}
-    names = ("input_size", "among", "features", "neighbors", "sample", "seed", "output")
-    assert {name: ours[name] for name in names} == {name: flags[name] for name in names}
 
 
 def test_a_copy_of_the_query_is_the_first_neighbor(data, storage, trial_id, tmp_path, capsys):

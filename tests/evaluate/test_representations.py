@@ -10,17 +10,9 @@ import torch
 
 from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
+from mdssl.evaluate import representations
 from mdssl.evaluate.features import extract_features
-from mdssl.evaluate.representations import (
-    Layer,
-    Representations,
-    class_means,
-    is_kept,
-    of_trial,
-    read,
-    represent,
-    write,
-)
+from mdssl.evaluate.representations import Layer, Representations, class_means, of_trial, read, represent, write
 from mdssl.evaluate.sampling import sample_rows
 from mdssl.evaluate.similarity import class_similarity, stacked, summarize
 from mdssl.storage.location import Location
@@ -90,10 +82,10 @@ def test_message_for_a_damaged_file_gives_the_command_that_repairs_it(made, tmp_
     write(Location.of(tmp_path / "0123456789ab"), made)
     file = tmp_path / "0123456789ab" / "representations" / "tiny-a.safetensors"
     place, now = Location.of(tmp_path / "0123456789ab"), {"test": made.fingerprint}
-    assert is_kept(place, SimpleNamespace(name="tiny-a", fingerprints=now))
-    assert not is_kept(place, SimpleNamespace(name="tiny-a", fingerprints={"test": "other images"}))
+    assert representations.is_kept(place, SimpleNamespace(name="tiny-a", fingerprints=now))
+    assert not representations.is_kept(place, SimpleNamespace(name="tiny-a", fingerprints={"test": "other images"}))
     file.write_bytes(file.read_bytes()[:200])
-    assert not is_kept(place, SimpleNamespace(name="tiny-a", fingerprints=now))
+    assert not representations.is_kept(place, SimpleNamespace(name="tiny-a", fingerprints=now))
     with pytest.raises(ValueError, match=r"is damaged .*mdssl probe 0123456789ab --evaluate tiny-a --storage /.*`"):
         read(place, "tiny-a")
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mdssl.config.trial import TrialConfig
-from mdssl.evaluate.artifacts import TrialArtifacts
 from mdssl.evaluate.neighbors.search import Pictures
 from mdssl.evaluate.representations import represent
 from mdssl.evaluate.sampling import sample_rows
@@ -84,11 +83,3 @@ def test_images_are_sampled_alike_for_all_trials_and_encoded_as_configured(tiny_
     encoded["encoder"][7] = torch.nan
     with pytest.raises(ValueError, match="encoder features of 1 of 420 images are not finite"):
         represent(tiny_model, PRETRAINED, dataset, encoded)
-
-
-def test_temporary_files_of_artifacts_are_removed(tmp_path):
-    kept, left = ".metrics.parquet.00000000.tmp", (".neighbors.json.00000000.tmp", ".confusion.json.00000000.tmp")
-    for name in (kept, *left):
-        (tmp_path / name).touch()
-    TrialArtifacts(Location.of(tmp_path), PRETRAINED, None, data="", device="cpu").clear_up()
-    assert [file.name for file in tmp_path.iterdir()] == [kept]
