@@ -100,7 +100,7 @@ class _Trial:
     """``state``: that of the last report, or starting. ``since``: the time at which it began or was last reported."""
 
     config: TrialConfig
-    step: int = 0
+    step: int
     state: str = "queued"
     since: float = 0.0
     views_per_second: float | None = None
@@ -172,18 +172,18 @@ class Pace:
         if usual is None and any(views_of(t.config, 1) and t.state in ("queued", "starting") for t in trials):
             return None, False
 
-        def training(trial: _Trial) -> float:
-            views = views_of(trial.config, trial.config.iterations - trial.step)
+        def training(trial: _Trial, done: int) -> float:
+            views = views_of(trial.config, trial.config.iterations - done)
             return views / (trial.views_per_second or usual or 1.0)
 
         running = [
-            Left(max((start if t.state == "starting" else 0.0) + training(t) - (now - t.since), 0.0), evaluate)
+            Left(max((start if t.state == "starting" else 0.0) + training(t, t.step) - (now - t.since), 0.0), evaluate)
             for t in trials
             if t.state in ("starting", "training")
         ]
-        queued = [Left(start + training(t), evaluate) for t in trials if t.state == "queued"]
+        queued = [Left(start + training(t, t.step), evaluate) for t in trials if t.state == "queued"]
         if more > 0 and trials:
-            queued += [Left(start + fmean(self._whole(t, usual) for t in trials), evaluate)] * more
+            queued += [Left(start + fmean(training(t, 0) for t in trials), evaluate)] * more
         trained = sum(trial.state == "evaluating" for trial in trials) - len(self.evaluations_begun)
         return (
             eta(
@@ -196,10 +196,6 @@ class Pace:
             ),
             not is_known,
         )
-
-    @staticmethod
-    def _whole(trial: _Trial, usual: float | None) -> float:
-        return views_of(trial.config, trial.config.iterations) / (trial.views_per_second or usual or 1.0)
 
     def _evaluation(self, now: float, views_per_second: float | None) -> tuple[float, bool]:
         """The seconds of one evaluation and whether they are known, or a rough estimate of these.

@@ -122,6 +122,9 @@ def test_evaluation_time_is_first_estimated_from_images_and_training_speed():
         ([(10, 5)], [(10, 5)], {"slots": 1}, 25),
         ([(10, 50)], [(10, 5)], {"slots": 1}, 65),
         ([(10, 50)], [(10, 5)], {"slots": 1, "evaluators": 2}, 60),
+        # Those that end first come first, in whatever order they are given.
+        ([(20, 1), (10, 30)], [], {"slots": 2}, 40),
+        ([], [], {"slots": 1, "evaluators": 2, "evaluating": [30, 2], "waiting": [10]}, 30),
         ([(10, 5), (10, 5)], [(10, 5)], {"slots": 2}, 25),
         # Evaluations in progress; the second has taken longer than expected.
         ([], [], {"slots": 1, "evaluating": [2]}, 2),
@@ -168,11 +171,84 @@ def test_evaluation_seconds_is_the_median_of_trials_with_all_scores():
     assert evaluation_seconds(rows[:0], ("svhn",), scores) is None
 
 
-def test_eta_counts_only_the_steps_after_a_checkpoint():
-    first, second = (
-        TrialConfig(domains=("a", "b"), iterations=100, batch_per_domain=8, precision="fp32", seed=seed)
-        for seed in range(2)
+def test_evaluation_seconds_is_over_the_20_trials_that_were_evaluated_last():
+    """The ids are in the opposite order, each trial has the scores of two probes, and the board has other rows."""
+    rows = pd.DataFrame(
+        row(trial_id=f"{20 - day:02d}", probe=probe, eval_seconds=float(day), finished_at=pd.Timestamp(day, unit="D"))
+        for day in range(21)
+        for probe in ("knn", "lbfgs", "sgd")
     )
+    rows = rows[rows["probe"] != "knn"]
+    # The median of 1 to 20, twice.
+    assert evaluation_seconds(rows, ("svhn",), {("encoder", "lbfgs"), ("encoder", "sgd")}) == 21.0
+
+
+def two_trials():
+    shared = {"domains": ("a", "b"), "iterations": 100, "batch_per_domain": 8, "precision": "fp32"}
+    return [TrialConfig(**shared, seed=seed) for seed in range(2)]
+
+
+def at_step(config, step, seconds_per_step=1.0):
+    return {"state": "training", "step": step, "views_per_second": views_of(config, 1) / seconds_per_step}
+
+
+def test_eta_counts_starts_and_a_trial_without_a_slot_as_waiting():
+    (first, second), encoder = two_trials(), TrialConfig(method="random")
+    pace = Pace(1, evaluate=5.0)
+    for config in (first, second):
+        pace.add(config)
+        pace.begin(config.trial_id, 0.0)
+    for now in (22.0, 32.0):
+        pace.report(first.trial_id, at_step(first, now - 12), now)
+    assert pace.left(32.0) == (80.0 + (12.0 + 100.0) + 5.0, False)
+    assert pace.left(40.0, more=1) == (72.0 + 2 * (12.0 + 100.0) + 5.0, False)
+    assert pace.left(500.0) == (12.0 + 100.0 + 5.0, False), "a trial that is overdue ends now"
+    # An untrained encoder is evaluated after its start, here of 6 seconds.
+    pace.slots = 2
+    pace.add(encoder)
+    pace.begin(encoder.trial_id, 32.0)
+    pace.report(encoder.trial_id, {"state": "evaluating"}, 38.0)
+    pace.slots = 1
+    assert pace.left(32.0) == (80.0 + (9.0 + 100.0) + 5.0, False)
+
+
+def test_eta_uses_the_speed_of_each_trial_and_its_step_in_another_sweep():
+    first, second = two_trials()
+    pace = Pace(2)
+    for config, seconds_per_step in ((first, 1.0), (second, 3.0)):
+        pace.add(config)
+        pace.report(config.trial_id, at_step(config, 10, seconds_per_step), 0.0)
+    assert pace.left(0.0) == (270.0, True)
+    for entries, steps_left in (({}, 90), ({"step_saved": 40}, 60), ({"reached": 70, "step_saved": 40}, 30)):
+        pace.report(second.trial_id, {"state": "queued", **entries}, 0.0)
+        assert pace.left(0.0) == (max(90.0, 3.0 * steps_left), True)
+
+
+@pytest.mark.parametrize(("evaluators", "expected"), [({}, 90 + 200 + 200), ({"evaluators": 2}, 90 + 100 + 200)])
+def test_by_default_one_trial_trains_and_one_is_evaluated_at_a_time(evaluators, expected):
+    pace = Pace(evaluate=200.0, **evaluators)
+    for config in two_trials():
+        pace.add(config)
+    pace.report(config.trial_id, at_step(config, 10), 0.0)
+    assert pace.left(0.0) == (expected, False)
+
+
+def test_eta_of_evaluations_alone():
+    pace, configs = Pace(evaluate=5.0), [TrialConfig(method="random", seed=seed) for seed in range(2)]
+    assert (views_of(configs[0], 9), views_of(two_trials()[0], 9)) == (0, 9 * 2 * 2 * 8)
+    for config in configs:
+        pace.add(config)
+    assert pace.left(0.0) == (10.0, False)
+    pace.evaluate(configs[0].trial_id, 0.0)
+    pace.report(configs[1].trial_id, {"state": "evaluating"}, 0.0)
+    assert [pace.left(now) for now in (3.0, 9.0)] == [(7.0, False), (5.0, False)]
+    rough = Pace(images=10)
+    rough.add(configs[0])
+    assert rough.left(0.0) == (0.0, True), "nothing is known yet"
+
+
+def test_eta_counts_only_the_steps_after_a_checkpoint():
+    first, second = two_trials()
     pace = Pace(1, evaluate=5.0)
     pace.add(first)
     pace.add(second, 60)
