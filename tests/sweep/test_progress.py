@@ -4,7 +4,6 @@ import io
 import re
 import time
 from dataclasses import replace
-from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -44,9 +43,10 @@ def shown():
 
 
 def test_a_line_shows_the_trial_its_step_loss_terms_speed_and_eta(shown):
-    shown.step(10)
+    shown.progress.console.width = 40
+    shown.step(1)
     (line,) = shown.lines()
-    assert f"{CONFIG.trial_id} mdssl λ1=1 λ2=0.1: step 10/100" in line
+    assert f"{CONFIG.trial_id} mdssl λ1=1 λ2=0.1: step 1/100" in line
     assert "loss 4.500 = align -6.000, within 10.500, across 0.250  1,234 views/s  ETA 1m15s" in line
 
 
@@ -61,6 +61,46 @@ def test_states_are_printed_immediately_and_steps_every_few_seconds(shown):
         "finished",
     ]
     assert "[sweep 1/1" in shown.lines()[-1]
+
+
+def test_steps_are_printed_every_10_seconds_and_a_wait_every_minute(shown, monkeypatch):
+    now, reports = 1000.0, [{"state": "queued", "owner": "a", "reached": 1}, {"state": "failed"}]
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    printed = []
+    for report in (None, *reports):
+        for now in (1000.0, 1009.5, 1010.0, 1019.5, 1020.0, 1059.5, 1060.0):
+            before = len(shown.lines())
+            shown.progress.tell(CONFIG.trial_id, report or report_of(int(2 * now)))
+            printed.append(len(shown.lines()) - before)
+    assert printed == [1, 0, 1, 0, 1, 1, 0] + [1, 0, 0, 0, 0, 0, 1] + [1] * 7
+
+
+def test_a_terminal_shows_a_table_and_prints_only_failures_and_stops():
+    out = io.StringIO()
+    console = Console(file=out, width=120, force_terminal=True, color_system=None)
+    with SweepProgress({CONFIG.trial_id: CONFIG}, console) as progress:
+        progress.tell(CONFIG.trial_id, report_of(10))
+        progress.tell(CONFIG.trial_id, {"state": "evaluating"})
+        assert "[sweep" not in out.getvalue()
+        progress.tell(CONFIG.trial_id, {"state": "queued", "step_saved": 7})
+        progress.tell(CONFIG.trial_id, {"state": "failed", "error": "no more"})
+        progress.tell(CONFIG.trial_id, {"state": "stopped", "ended_early": True, "on_request": True})
+    said = out.getvalue()
+    assert "step 7  [sweep" in said and "failed: no more  [sweep" in said and "trains it further  [sweep" in said
+    assert said.count("[sweep") == 3 and "so far, ETA" in said
+    assert said.endswith("\x1b[2K"), "the table is erased at the end"
+
+
+def test_the_eta_counts_the_checkpoints_with_which_a_sweep_begins():
+    configs = [replace(CONFIG, seed=seed) for seed in range(4)]
+    first, resumed, new, chosen = (config.trial_id for config in configs)
+    steps, pace = {resumed: 60}, Pace(evaluate=0.0)
+    progress = SweepProgress(
+        {config.trial_id: config for config in configs[:3]}, Console(file=io.StringIO()), pace, steps=steps
+    )
+    progress.add(configs[3])
+    progress.tell(first, report_of(90, views_per_second=views_of(CONFIG, 1)))
+    assert pace.left(time.monotonic())[0] == pytest.approx(10 + 40 + 100 + 100, abs=0.5)
 
 
 def test_the_eta_of_a_sweep_includes_evaluations_or_is_marked_as_rough(monkeypatch):
@@ -137,7 +177,7 @@ def test_a_likely_reason_is_printed_after_two_minutes_without_a_report(shown, mo
     shown.trial.status, shown.trial.last_result = "RUNNING", {}
     times = [now]
     for now in range(1000, 1600):
-        if now == 1300:
+        if now == 1301:
             shown.step(10)
             shown.trial.last_result = {"state": "training"}
         shown.progress.on_step_begin(0, [shown.trial])
@@ -146,7 +186,12 @@ def test_a_likely_reason_is_printed_after_two_minutes_without_a_report(shown, mo
     starts = [line for line in waits if "its processes are starting, or waiting for free CPUs or GPUs" in line]
     assert (len(starts), len(waits)) == (2, 4)
     assert all(f"{CONFIG.trial_id} mdssl" in line for line in waits)
-    assert all(later - earlier <= 120 for earlier, later in pairwise([*times, now]))
+    assert times == [1000, 1110, 1220, 1301, 1411, 1521]
+    shown.progress.evaluate(CONFIG.trial_id)
+    for now in range(1600, 1711):
+        shown.progress.on_step_begin(0, [])
+    assert [line.split(": ")[1].split("  [")[0] for line in shown.lines()[-2:]] == ["evaluating", "no report for 1m50s"]
+    assert "the probe is scoring its encoder" in shown.lines()[-1]
 
 
 def test_the_table_shows_scores_with_their_steps_and_the_leading_trial(shown):
@@ -167,7 +212,7 @@ def test_the_table_shows_scores_with_their_steps_and_the_leading_trial(shown):
 def test_the_table_fits_into_80_columns_with_ids_and_the_loss(shown):
     shown.progress.add(replace(CONFIG, lambda2=0.3, seed=1))
     shown.step(10)
-    for width, terms in ((80, ["loss"]), (120, ["loss", "align", "within", "across"])):
+    for width, terms in ((80, ["loss"]), (109, ["loss"]), (110, ["loss", "align", "within", "across"])):
         shown.progress.console.width = width
         with shown.progress.console.capture() as captured:
             shown.progress.console.print(shown.progress._table())
@@ -175,7 +220,10 @@ def test_the_table_fits_into_80_columns_with_ids_and_the_loss(shown):
         assert max(map(len, lines)) <= width
         assert lines[0].split() == ["trial", "state", "step", *terms, "views/s", "ETA"]
         assert "…" not in captured.get()
-        assert sum(CONFIG.trial_id in line for line in lines) == 1
+        (line,) = (line for line in lines if CONFIG.trial_id in line)
+        numbers = ["4.500", "-6.000", "10.500", "0.250"][: len(terms)]
+        assert line.split()[-4 - len(terms) :] == ["training", "10/100", *numbers, "1,234", "1m15s"]
+        assert lines[0].index("step") + len("step") == line.index("10/100") + len("10/100")
 
 
 def test_a_trial_stopped_early_is_shown_with_its_last_step(shown):
@@ -198,6 +246,20 @@ def test_a_short_terminal_shows_training_trials_first_and_counts_the_rest():
     assert configs[400].trial_id in lines[1] and "5/100" in lines[1]
     shown = sum("finished" in line for line in lines[2:-2])
     assert f"and {300 - shown} finished, 199 queued" in lines[-2]
+
+
+@pytest.mark.parametrize(("height", "queued"), [(9, False), (10, True)])
+def test_a_terminal_with_room_for_all_trials_keeps_their_order(height, queued):
+    states = ["queued", "stopped", "finished", "failed", "evaluating", "training"]
+    configs = [replace(CONFIG, seed=seed) for seed in range(len(states))]
+    console = Console(file=io.StringIO(), width=120, height=height)
+    progress = SweepProgress({config.trial_id: config for config in configs}, console)
+    for config, state in zip(configs[1:], states[1:], strict=True):
+        progress.tell(config.trial_id, report_of(5) | {"state": state})
+    with console.capture() as captured:
+        console.print(progress._table())
+    found = [state for line in captured.get().splitlines()[1:-1] for state in states if state in line]
+    assert found == (states if queued else [*reversed(states[1:]), "queued"])
 
 
 def test_a_trial_that_another_sweep_stopped_early_is_shown_as_stopped(shown):
