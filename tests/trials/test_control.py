@@ -7,12 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 from factories import failed, row, stopped, tiny_trial
+from status_parts import begin, config, gone
 
 from mdssl.cli.main import main
 from mdssl.leaderboard.board import read, read_rows, write_rows
 from mdssl.pretrain.checkpoint import latest_step
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
+from mdssl.storage.notes import read_notes
+from mdssl.trials import control, removal
 
 A, B, C = "0123456789ab", "01239999ffff", "fedcba987654"
 
@@ -78,6 +81,10 @@ def test_conditions_find_trials_with_and_without_rows(board, capsys):
         assert {line.partition(":")[0] for line in capsys.readouterr().out.splitlines()} == expected
     assert run("tag", "--add", "t", "--storage", board, "--where", "lambda2>9") == 2
     assert "no trial of" in capsys.readouterr().err
+    with Claim(Location.of(folder), "mine") as claim:
+        claim.take()
+        assert run("tag", "--add", "t", "--storage", board, "--where", "sweep=mine", "status=training") == 0
+        assert capsys.readouterr().out == "aaaa00000000: t\n"
 
 
 def test_a_status_that_no_trial_has_is_nothing_to_do_and_no_typo(storage, capsys):
@@ -108,9 +115,14 @@ def test_retry_deletes_failures_and_stops_and_keeps_scores(board, capsys):
     assert "neither stopped nor failed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("meanwhile", [False, True])
 @pytest.mark.parametrize("command", ["retry", "delete", "archive", "clean"])
-def test_commands_do_not_change_claimed_trials_and_name_the_owner(board, capsys, command):
+def test_commands_do_not_change_claimed_trials_and_name_the_owner(board, capsys, command, meanwhile, monkeypatch):
     before = files(board)
+    if meanwhile:
+        # The trial is claimed after the check of all trials.
+        for module in (control, removal):
+            monkeypatch.setattr(module, "check_free", lambda storage, chosen: None)
     with Claim(Location.of(board) / "trials" / A, "my sweep") as claim:
         claim.take()
         flags = ["--yes"] * (command in ("delete", "clean"))
@@ -121,14 +133,25 @@ def test_commands_do_not_change_claimed_trials_and_name_the_owner(board, capsys,
         assert (code, f"left out, as a process works on them: {A}" in said.out) == (0, True)
     else:
         assert code == 2
-        assert f"{A} by {claim.owner.host}:{os.getpid()} (my sweep). Nothing was changed" in said.err
+        by = f"by {claim.owner.host}:{os.getpid()} (my sweep)"
+        assert (f"{A} has been claimed {by} meanwhile" if meanwhile else f"{A} {by}. Nothing was changed") in said.err
+
+
+@pytest.mark.parametrize(("seconds_ago", "pid", "code"), [(40.0, None, 2), (75.0, None, 0), (0.0, gone, 0)])
+def test_commands_change_trials_of_processes_that_died_or_are_silent_for_a_minute(storage, seconds_ago, pid, code):
+    """The claims are of processes on another machine, and of one on this machine that has ended."""
+    begin(Location.of(storage), config(), seconds_ago=seconds_ago, pid=pid and pid())
+    assert run("retry", config().trial_id, "--storage", storage) == code
+    assert Path(storage, "trials", config().trial_id, "claim.json").exists() == (code == 2)
 
 
 def test_delete_asks_first_prints_the_size_and_keeps_files_of_the_user(board, capsys, monkeypatch):
     before = files(board)
     (Path(board) / "trials" / A / "mine.txt").write_text("mine")
-    run("tag", A, B, "--add", "good", "--storage", board)
+    run("tag", A, B, "--add", "good", "--note", "x", "--storage", board)
     capsys.readouterr()
+    (Path(board) / ".ray" / f"mdssl-{A}").mkdir(parents=True)
+    (Path(board) / ".ray" / f"mdssl-{A}" / "record").touch()
     assert run("delete", A, "--storage", board, "--dry-run") == 0
     assert f"would delete 1 trial(s) with their rows, 8.0 MB: {A} in" in capsys.readouterr().out
     assert run("delete", A, A[:-1] + "c", "--yes", "--storage", board) == 2
@@ -142,6 +165,7 @@ def test_delete_asks_first_prints_the_size_and_keeps_files_of_the_user(board, ca
     monkeypatch.setattr("builtins.input", lambda question: "y")
     assert run("delete", A, "--storage", board) == 0
     assert files(board, "notes") == {name for name in before if A not in name} | {f"trials/{A}/mine.txt"}
+    assert read_notes(Location.of(board)).keys() == {B}
     assert run("delete", B, C, "--yes", "--storage", board) == 0
     assert os.listdir(Path(board) / "trials") == [A]
     assert run("tag", A, "--note", "n", "--storage", board) == 0
@@ -158,10 +182,17 @@ def test_archive_hides_a_trial_and_undo_restores_it(board, capsys):
     assert set(read(board)["trial_id"]) == {C}
     assert set(read(f"{board}/archive")["trial_id"]) == {A, B}
     assert os.listdir(Path(board) / "trials") == [C]
-    capsys.readouterr()
+    assert read_notes(Location.of(board)) == {}
+    assert removal.in_archive(Location.of(board), [B, A, C]) == [A, B]
+    with Claim(Location.of(board) / "trials" / A, "a sweep") as claim:
+        claim.take()
+        assert run("archive", "--undo", A, "--storage", board) == 2
+        assert "(a sweep). Nothing was changed" in capsys.readouterr().err
+    os.rmdir(Path(board) / "trials" / A)
     assert run("tag", A, "--remove", "x", "--storage", f"{board}/archive") == 0
     assert capsys.readouterr().out == f"{A}: good; a note\n"
     add(board, B, [row()])
+    assert removal.in_archive(Location.of(board), [A, B]) == [A]
     assert run("archive", "--undo", A, B, "--storage", board) == 2
     assert f"{B}: {board} has a trial of the same id already. Nothing was moved." in capsys.readouterr().err
     assert run("delete", B, "--yes", "--storage", board) == 0
@@ -185,6 +216,7 @@ def test_the_same_command_completes_an_interrupted_archive(board, monkeypatch, m
 
     monkeypatch.setattr(Location, "move", move_some)
     assert run("archive", A, "--storage", board) == 130
+    assert (f"trials/{A}/config.json" in files(board)) == (moves < 4), "it is found until all else has been moved"
     monkeypatch.setattr(Location, "move", move)
     assert run("archive", A, "--storage", board) == 0
     assert files(board) == {f"archive/{name}" if A in name else name for name in before}
@@ -194,10 +226,12 @@ def test_clean_deletes_only_unneeded_files(board, capsys):
     before = files(board)
     wsd = tiny_trial(schedule="wsd")
     add(board, "aaaa00000000", [], "stopped", schedule="wsd")
+    add(board, "bbbb00000000", [], "finished")
     kept = files(board)
     left = [
         *(f"stable/{name}/step-00000004.safetensors" for name in (wsd.stable_id, "0" * 12)),
         f"trials/{A}/.metrics.parquet.0123abcd.tmp",
+        "trials/bbbb00000000/.metrics.parquet.0123abcd.tmp",
         f".ray/mdssl-{A}/record",
     ]
     for name in left:
@@ -205,9 +239,11 @@ def test_clean_deletes_only_unneeded_files(board, capsys):
         (Path(board) / name).write_bytes(bytes(1 << 20))
     assert run("clean", "--storage", board, "--dry-run") == 0
     said = capsys.readouterr().out
-    for line in ("5.0 MB  checkpoints of finished trials (1)", "1.0 MB  temporary files", "would delete these 8.0 MB"):
+    for line in ("5.0 MB  checkpoints of finished trials (1)", "2.0 MB  temporary files", "would delete these 9.0 MB"):
         assert line in said
     assert kept < files(board)
+    assert run("clean", A, "--storage", board, "--dry-run") == 0
+    assert "would delete these 7.0 MB" in capsys.readouterr().out, "shared checkpoints are of no chosen trial"
     assert run("clean", "--storage", board, "--yes") == 0
     gone = {f"trials/{A}/checkpoints/step-00000006.safetensors"}
     assert files(board) == (before | kept | {left[0]}) - gone

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from factories import CONTEXT
-from status_parts import STARTED, begin, config, finished_score
+from status_parts import STARTED, begin, config, finished_score, gone
 
 from mdssl.errors import InputError
 from mdssl.leaderboard.board import write_rows
@@ -29,7 +29,7 @@ def test_states_are_determined_from_files_alone(storage):
     trials = {seed: config(seed=seed) for seed in range(9)}
     trained = {"status": "finished", "step": 100}
     write_rows(storage, trials[0].trial_id, [finished_score(trials[0], name) for name in ("a", "b")])
-    begin(storage, trials[1], step=40)
+    begin(storage, trials[1], step=40, seconds_ago=-1000)
     begin(storage, trials[2], step=40, seconds_ago=600)
     begin(storage, trials[3], step=100, training=trained, claimed=False)
     failed = {"status": "failed", "step": 7, "error": "the loss is nan\nmore"}
@@ -53,7 +53,8 @@ def test_states_are_determined_from_files_alone(storage):
         7: "stopped",
         8: "evaluating",
     }
-    assert (found[0].scores, found[0].seconds_ago) == (2, None)
+    assert (found[0].scores, found[0].seconds_ago, found[0].unscored) == (2, None, False)
+    assert (found[1].scores, found[1].seconds_ago) == (0, 0.0), "its last update is in the future by this clock"
     assert (found[5].step, found[5].scores, found[5].error) == (0, 0, "ValueError: no such file")
     assert (found[1].step, found[1].loss) == (40, 5.0)
     # 60 steps with 2 domains × 10 images × 2 views, at 50 views/s.
@@ -68,11 +69,12 @@ def test_states_are_determined_from_files_alone(storage):
     assert re.fullmatch("has not responded for 10m0[0-5]s", found[2].lost)
 
 
-def gone():
-    """The id of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+def test_a_trial_with_a_failed_and_a_finished_score_is_failed(storage):
+    score = {"eval_dataset": "b", "probe": "lbfgs", "data_fingerprint": "x"}
+    failure = failed_row(config(), "one class", context=CONTEXT, started_at=STARTED, score=score)
+    write_rows(storage, config().trial_id, [finished_score(config(), "a"), failure])
+    (trial,) = trial_statuses(storage)
+    assert (trial.state, trial.error, trial.scores) == ("failed", "one class", 1)
 
 
 def test_a_failed_trial_that_is_retried_is_training(storage):
@@ -110,10 +112,12 @@ def test_foreign_files_are_ignored_and_a_missing_storage_is_an_error(storage, ca
             function(storage / "trials" / "Thumbs.db")
 
 
-def test_a_trial_without_metrics_has_no_loss_and_no_eta(storage):
+def test_a_trial_without_metrics_has_no_loss_and_no_eta(storage, capsys):
     begin(storage, config())
     (trial,) = trial_statuses(storage)
     assert (trial.state, trial.step, trial.loss, trial.eta_seconds) == ("training", 0, None, None)
+    print_status(storage)
+    assert "; ETA" not in capsys.readouterr().out
 
 
 def test_a_damaged_file_is_named(storage):

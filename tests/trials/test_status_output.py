@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,7 @@ from status_parts import begin, config, finished_score
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import stop_request, trial_dir_in
-from mdssl.trials.describe import labels
+from mdssl.trials.describe import duration, labels
 from mdssl.trials.status import trial_statuses
 from mdssl.trials.status_output import print_json, print_status, watch_status
 
@@ -45,6 +46,13 @@ def test_trials_stopped_early_are_distinguished_from_interrupted_trials(storage)
     *_, first, second, third = out.getvalue().splitlines()
     assert {first, second} == {said, by_request}
     assert third == f"interrupted, and resumed by the same command: {interrupted.trial_id}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(59.6, "1m00s"), (3599, "59m59s"), (3600, "1h00m"), (5 * 3600 + 4 * 60 + 59, "5h04m")]
+)
+def test_durations_are_in_the_two_largest_units(seconds, said):
+    assert duration(seconds) == said
 
 
 def test_trials_are_described_without_opening_the_buckets_of_their_first_weights():
@@ -96,11 +104,12 @@ def test_watch_status_prints_repeatedly_until_interrupted(storage, monkeypatch, 
     printed = capsys.readouterr().out
     assert printed.index("40/100") < printed.index("60/100")
     assert "evil\\x1b[2J" in printed, "control characters are escaped"
+    assert looks == [5.0, 5.0]
 
 
 def test_printed_status_shows_counts_progress_and_errors(storage):
     begin(storage, config(seed=1), step=40)
-    failed = {"status": "failed", "step": 7, "error": "the loss is nan at step 7"}
+    failed = {"status": "failed", "step": 7, "error": "the loss is nan [at step 7]"}
     begin(storage, config(seed=2), training=failed, claimed=False)
     (storage / "trials" / config(seed=2).trial_id / "logs" / "a.txt").write_bytes(b"what it said")
     console = Console(file=io.StringIO(), width=80)
@@ -110,11 +119,20 @@ def test_printed_status_shows_counts_progress_and_errors(storage):
     line = next(line for line in printed.splitlines() if config(seed=1).trial_id in line)
     assert "40/100" in line and "48s" in line
     assert "seed=1" in printed
-    assert f"{config(seed=1).trial_id} on gpu3 (NVIDIA H200, 2 workers), claimed by head:" in printed
+    on = f"{config(seed=1).trial_id} on gpu3 (NVIDIA H200, 2 workers), claimed by head:"
+    assert any(said.startswith(on) and said.endswith(" (lambda_grid)") for said in printed.splitlines())
     log = storage / "trials" / config(seed=2).trial_id / "logs"
-    assert f"{config(seed=2).trial_id} failed: the loss is nan at step 7; log: {log}" in printed
+    assert f"{config(seed=2).trial_id} failed: the loss is nan [at step 7]; log: {log}" in printed
     table = [line for line in printed.splitlines() if "/100 " in line]
     assert max(map(len, table)) <= 80
+    (head,) = (line for line in printed.splitlines() if "views/s" in line)
+    assert head.index("step") + len("step") == table[0].index("/100") + len("/100"), "numbers are right-aligned"
+    narrow = Console(file=io.StringIO(), width=50)
+    print_status(storage, narrow)
+    assert table[1].rstrip() in narrow.file.getvalue(), "the table is not cropped"
+    (storage / "trials" / config(seed=1).trial_id / "run.json").write_bytes(b'{"host": "gpu3", "workers": 1}')
+    print_status(storage, narrow)
+    assert f"{config(seed=1).trial_id} on gpu3 (), claimed" in narrow.file.getvalue()
 
 
 def test_mixtures_show_dataset_variants_before_their_trials_finish(storage):
@@ -130,7 +148,9 @@ def test_mixtures_show_dataset_variants_before_their_trials_finish(storage):
     assert "4,434 of" in console.file.getvalue()
 
 
-def test_an_empty_storage_has_no_trials(storage):
+def test_an_empty_storage_has_no_trials(tmp_path):
+    os.mkdir(tmp_path / "[red]")
+    storage = Location.of(tmp_path / "[red]")
     console = Console(file=io.StringIO(), width=80)
     print_status(storage, console)
     assert console.file.getvalue().strip() == f"{storage.uri}: no trials"
