@@ -44,7 +44,7 @@ class Share:
 
     def on(self, node: dict[str, float]) -> int:
         """Number of workers that the node holds."""
-        held = int(node.get("CPU", 0) // self.cpus)
+        held = int(node.get("CPU", 0) / self.cpus)
         if self.gpus:
             of_one = int(1 / self.gpus + 1e-6) if self.gpus < 1 else 1 / self.gpus
             held = min(held, int(int(node.get("GPU", 0)) * of_one))
@@ -86,8 +86,10 @@ def check_resources(
         return growing_to
     if fitting := slots(share, nodes):
         return fitting
-    hint = "lower --workers, --cpus-per-worker or --gpus-per-worker, or give a larger cluster with --address, and with "
-    hint += "--max-concurrent if it starts its nodes as they are needed."
+    hint = (
+        "lower --workers, --cpus-per-worker or --gpus-per-worker, or give a larger cluster with --address, and with "
+        "--max-concurrent if it starts its nodes as they are needed."
+    )
     for what, each in (("CPU", share.cpus), ("GPU", share.gpus)):
         need, have = share.workers * each, sum(node.get(what, 0) for node in nodes)
         if need > have:

@@ -58,8 +58,24 @@ def test_a_failed_trial_is_trained_again_only_with_retry_failed(settings, tmp_pa
     config = trials(settings, METHODS[2:])[0]
     failure = failed_row(config, "NaN", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00")
     write_rows(storage, config.trial_id, [failure])
-    assert states(storage, settings, METHODS[2:]) == ["failed"]
-    assert states(storage, replace(settings, retry_failed=True), METHODS[2:]) == ["queued to train"]
+    (work,) = plan(storage, [config], settings)
+    assert (str(work), work.error, work.may_end_early) == ("failed", "NaN", False)
+    (begun,) = read_rows(storage, config.trial_id)
+    for name, to_do in (("config.json", "train"), ("checkpoints/step-00000001.safetensors", "resume")):
+        (work,) = plan(storage, [config], replace(settings, retry_failed=True))
+        assert (str(work), work.tried) == ("queued to train", (begun["finished_at"].isoformat(),))
+        (storage / "trials" / config.trial_id / name).write_bytes(b"{}")
+        (work,) = plan(storage, [config], replace(settings, retry_failed=True))
+        assert (str(work), work.tried) == (f"queued to {to_do}", (begun["finished_at"].isoformat(),))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [({"lambda1": 1.0}, "names no method"), ("mdsll", "'mdssl'"), ({"method": "mdssl", "lamda1": 1.0}, "'lambda1'")],
+)
+def test_wrong_methods_are_refused(settings, entry, message):
+    with pytest.raises(InputError, match=message):
+        settings.entries("simclr", entry)
 
 
 def test_only_failures_before_the_plan_are_retried_once_the_claim_is_released(settings, trained):
@@ -87,6 +103,16 @@ def test_only_failures_before_the_plan_are_retried_once_the_claim_is_released(se
         ({"workers": 2, "gpus_per_worker": 0.5}, "NCCL refuses two ranks"),
         ({"workers": 2, "executor": "inline"}, "use --executor torchtrainer"),
         ({"seeds": ()}, "axis seeds has no value"),
+        ({"iterations": 0}, "iterations is 0"),
+        ({"knn_neighbors": 0}, "knn_neighbors is 0"),
+        ({"lambda1": (0.0,)}, "lambda1 is 0"),
+        ({"lambda2": (0.1, -0.1)}, "lambda2 is -0.1"),
+        ({"workers": 0}, "workers is 0"),
+        ({"cpus_per_worker": 0}, "cpus_per_worker is 0"),
+        ({"gpus_per_worker": -1.0}, "gpus_per_worker is -1"),
+        ({"max_concurrent": 0}, "max_concurrent is 0"),
+        ({"pretrained": ("a.pth",), "features": ("projection",)}, "has no projection head"),
+        ({"domains": ("tiny-a", "tiny-a")}, "'tiny-a' is 2 times"),
         ({"temperature": (0.1, 0.1)}, "axis temperature has a value twice"),
         ({"domains": ()}, "names no domains"),
         ({"checkpoint_seconds": -1.0}, "checkpoint_seconds is -1.0"),

@@ -136,7 +136,10 @@ def test_a_failed_score_is_retried_only_on_request_and_affects_no_other_score(se
     rows = merged([row], [failure])
     assert [r["status"] for r in rows] == ["finished", "failed"]
     write_rows(storage, config.trial_id, rows)
-    assert states(storage, settings, METHODS[2:]) == ["failed"]
+    (work,) = plan(storage, [config], settings)
+    assert (work.state, work.error) == ("failed", "one class")
+    after = read_rows(storage, config.trial_id), (), ("tiny-c",), settings.data, settings.probe_config
+    assert still_missing(*after) == ((), "one class")
     assert plan(storage, [config], replace(settings, retry_failed=True))[0].missing == ("tiny-c",)
     # The failure stays while other datasets are scored. Sweeps and probes that do not request the score ignore it.
     other = row | {"eval_dataset": "tiny-b"}

@@ -188,7 +188,8 @@ def test_a_likely_reason_is_printed_after_two_minutes_without_a_report(shown, mo
     assert all(f"{CONFIG.trial_id} mdssl" in line for line in waits)
     assert times == [1000, 1110, 1220, 1301, 1411, 1521]
     shown.progress.evaluate(CONFIG.trial_id)
-    for now in range(1600, 1711):
+    for second in range(111):
+        now = 1600 + second
         shown.progress.on_step_begin(0, [])
     assert [line.split(": ")[1].split("  [")[0] for line in shown.lines()[-2:]] == ["evaluating", "no report for 1m50s"]
     assert "the probe is scoring its encoder" in shown.lines()[-1]

@@ -11,7 +11,7 @@ from mdssl.device import limit_memory
 from mdssl.errors import InputError
 from mdssl.sweep.launch import run_sweep
 from mdssl.sweep.machines import Machines
-from mdssl.sweep.resources import Share, check_resources, described, slots
+from mdssl.sweep.resources import Share, check_resources, described, share_of, slots
 from mdssl.sweep.settings import SweepSettings
 
 
@@ -33,6 +33,7 @@ def share(workers=1, cpus=1, gpus=0.0):
         (share(workers=3, gpus=1), [{"CPU": 4, "GPU": 2}, {"CPU": 4, "GPU": 4}], 2),
         (share(gpus=1), [{"CPU": 16}, {"CPU": 1, "GPU": 4}], 1),
         (share(gpus=1), [], 0),
+        (share(), [{"GPU": 2}], 0),
     ],
 )
 def test_slots_counts_the_trials_that_fit_at_once(each, nodes, fitting):
@@ -79,9 +80,23 @@ def test_resources_of_trials_and_nodes_are_described_in_words():
     assert str(share()) == "1 worker with 1 CPU (1 thread)"
     assert str(share(workers=2, cpus=4, gpus=1)) == "2 workers with 4 CPUs (4 threads) and 1 GPU each"
     assert str(share(gpus=0.5)) == "1 worker with 1 CPU (1 thread) and 0.5 of a GPU (40% of its memory)"
+    assert described([{"GPU": 2}]) == "1 node with 0 CPUs and 2 GPUs"
+    assert described([]) == "no nodes"
     assert described([{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 8}]) == (
         "2 nodes with 4 CPUs and 1 GPU, 1 node with 8 CPUs"
     )
+
+
+def test_by_default_a_worker_gets_a_cpu_and_a_gpu_where_a_node_has_any():
+    settings = SweepSettings(domains=("a", "b"))
+    assert share_of(settings, [{"CPU": 4}]) == share()
+    assert share_of(settings, [{"CPU": 4}, {"CPU": 4, "GPU": 2}]) == share(gpus=1.0)
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(0, 1), (0.01, 1), (1, 1), (3, 1), (1, 2)])
+def test_whole_gpus_and_parts_of_one_are_accepted(gpus, workers):
+    asked = {"gpus_per_worker": gpus, "max_concurrent": 1, "executor": "inline" if workers == 1 else "torchtrainer"}
+    assert share_of(SweepSettings(domains=("a", "b"), workers=workers, **asked), []).gpus == gpus
 
 
 @pytest.mark.parametrize("part", [1.5, 0.001, 2.25])
@@ -118,7 +133,9 @@ class Cluster:
     def __init__(self, each, at_once):
         self.out, self.nodes, self.seconds = io.StringIO(), [{"CPU": 4}], 0.0
         console = Console(file=self.out, width=60)
-        self.machines = Machines(each, at_once, console, lambda: self.nodes, lambda: self.seconds, free=lambda: None)
+        self.freed = []
+        free = lambda: self.freed.append(self.seconds)  # noqa: E731
+        self.machines = Machines(each, at_once, console, lambda: self.nodes, lambda: self.seconds, free)
 
     def pass_time(self, seconds, trials=2):
         for _ in range(seconds):
@@ -159,6 +176,7 @@ def test_a_sweep_with_enough_machines_prints_nothing():
     cluster = Cluster(share(), at_once=2)
     cluster.pass_time(200, trials=4)
     assert cluster.lines == []
+    assert cluster.freed == list(range(1, 201, 5)), "what dead processes hold is freed every five seconds"
 
 
 def test_the_last_trials_of_a_sweep_do_not_wait_for_unneeded_machines():

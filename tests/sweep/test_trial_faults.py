@@ -139,6 +139,25 @@ def test_a_trial_process_that_died_too_often_is_restarted_after_progress(tmp_pat
     assert statuses == ([] if got_on else ["failed"])
 
 
+@pytest.mark.parametrize(
+    ("last", "is_left"),
+    [({"state": state}, state == "queued") for state in ("finished", "failed", "queued", "evaluating")]
+    + [({"state": "stopped", "ended_early": True}, False), ({"state": "training"}, None), (None, None)],
+)
+def test_only_trials_claimed_elsewhere_are_left_after_tune_unless_it_was_interrupted(tmp_path, last, is_left):
+    works = [Work(CONFIG, "queued", ("tiny-c",), "train"), Work(replace(CONFIG, seed=1), "queued", (), "train")]
+    results = [
+        SimpleNamespace(metrics=metrics, error=None, config={"work": {"trial": work.config.to_dict()}})
+        for work, metrics in zip(works, (last, {"state": "finished"}), strict=True)
+    ]
+    asked = Location.of(tmp_path), CONTEXT, results, works, {}
+    if is_left is None:
+        with pytest.raises(KeyboardInterrupt):
+            restarts.to_run_again(*asked)
+    else:
+        assert restarts.to_run_again(*asked) == works[:is_left]
+
+
 def test_a_failed_probe_does_not_affect_other_scores(tiny_data, trial_dir, monkeypatch):
     from mdssl.sweep import evaluator
 

@@ -1,6 +1,7 @@
 """Rows record the images on which a trial was trained and scored."""
 
 import json
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from mdssl.leaderboard.board import read, with_settings, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import load_model
 from mdssl.storage.location import Location
-from mdssl.trials.rows import failed_row, finished_row, images_of, merged, stopped_rows
+from mdssl.trials.rows import failed_row, finished_row, git_commit, images_of, merged, row_without_score, stopped_rows
 
 WORDS = "2 of 10 classes, 8×8 pixels"
 
@@ -87,6 +88,27 @@ def test_a_stopped_trial_has_a_row_for_each_dataset_of_its_last_scores(tmp_path)
     assert found[["top1", "probe", "val_top1", "knn_top1", "error"]].isna().all(axis=None)
     (shared,) = {tuple(one) for one in found[["step", "iterations", "train_seconds", "gpu_hours", "views_seen"]].values}
     assert shared == (50, 150, 8.0, 0.5, 1600)
+
+
+def test_an_untrained_encoder_has_no_iterations():
+    found = row_without_score(TrialConfig(method="random", seed=3))
+    assert (found["iterations"], found["seed"]) == (0, 3)
+
+
+def test_git_commit_is_that_of_the_checkout_and_marks_changes(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a"]
+    monkeypatch.setattr("mdssl.__file__", str(tmp_path / "mdssl" / "__init__.py"))
+    (tmp_path / "file").write_text("1")
+    found = []
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "a"]):
+        subprocess.run([*git, *words], check=True)
+        git_commit.cache_clear()
+        found.append(git_commit())
+    (tmp_path / "file").write_text("2")
+    git_commit.cache_clear()
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert [*found, git_commit()] == ["", "", head, f"{head}-dirty"]
+    git_commit.cache_clear()
 
 
 @pytest.mark.parametrize("newer", ["finished", "failed", "failed score", "stopped later"])

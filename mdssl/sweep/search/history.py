@@ -58,7 +58,7 @@ class History:
         rows = leaderboard.read(storage)
         wanted: list[tuple[str, list[Any]]] = [
             (str(trial_id), own.to_dict("records"))
-            for trial_id, own in rows.groupby("trial_id", sort=False)
+            for trial_id, own in rows.groupby("trial_id")
             if self._is_own(str(trial_id), json.loads(own["config_json"].iloc[0])["trial"])
         ]
         self.trials |= in_threads(lambda each: (each[0], self._observed(*each)), wanted)
@@ -75,16 +75,14 @@ class History:
         configs = dict(zip(new, in_threads(self._config_of, new), strict=True))
         own = [name for name, values in configs.items() if values and self._is_own(name, values)]
         for trial_id in own + begun:
-            self.update(trial_id, configs.get(trial_id))
+            self.update(trial_id)
 
     def begin(self, config: TrialConfig) -> None:
         """Note a trial that this sweep starts."""
         self.trials.setdefault(config.trial_id, Observation(config=config, status="training"))
 
-    def update(self, trial_id: str, values: dict[str, Any] | None = None) -> None:
-        """Read one trial again; ``values`` are its settings, if it is new."""
-        if values:
-            self.begin(TrialConfig.from_dict(values))
+    def update(self, trial_id: str) -> None:
+        """Read one trial again."""
         rows = read_rows(self.storage, trial_id)
         self.trials[trial_id] = self._observed(trial_id, rows)
 

@@ -63,7 +63,7 @@ class Trials:
             self.fixed = trials(settings, settings.expand(*methods))
         else:
             baselines = [entry for entry in entries if entry not in searched]
-            at_first = replace(settings, temperature=settings.temperature[:1], grid=(), range=())
+            at_first = replace(settings, temperature=settings.temperature[:1], grid=())
             self.fixed = trials(at_first, at_first.expand(*baselines))
             self.space = self._space(searched)
             self.fixed = each_once([*self.fixed, *starts_of(map(self.space.trial, self.space.points(of=_START)))])

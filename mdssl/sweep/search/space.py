@@ -122,7 +122,7 @@ class Space:
         for name in ranges:
             if name in settings.grid_axes:
                 raise InputError(f"{name} has both --range and --grid; give one of them.")
-        self.fixed = {name: values[0] for name, values in lists.items() if len(values) == 1 and name not in ranges}
+        self.fixed = {name: values[0] for name, values in lists.items()}
         every = [Axis(name=ENTRY, choices=tuple(range(len(self.entries))))]
         every += [Axis(name=name, choices=values) for name, values in lists.items() if name not in ranges]
         self.axes = [axis for axis in every if len(axis.choices) > 1] + list(ranges.values())

@@ -48,8 +48,23 @@ def test_drawn_values_lie_on_steps_or_have_three_digits(settings):
     assert all(float(f"{value:.3g}") == value and 0.5 <= value <= 8 for value in drawn["learning_rate"])
     assert set(drawn["batch_per_domain"]) == {2, 4, 6, 8}
     assert all(type(value) is int for value in drawn["projection_dim"])
+    assert all(30 <= drawn["batch_per_domain"].count(value) <= 70 for value in (2, 4, 6, 8)), "uniform"
     # Uniform in the logarithm: half of the values are below the geometric mean, which is 2.
     assert 80 <= sum(value < 2 for value in drawn["learning_rate"]) <= 120
+
+
+def test_a_space_counts_and_names_its_points(settings):
+    ranges = (("lambda1", "0.8", "1", "0.05"), ("projection_dim", "8", "12"))
+    space = Space(settings(range=ranges, temperature=(0.1, 0.2), grid=(("norm", "batch", "group"),)), MDSSL)
+    assert space.size == len(list(space.points())) == 5 * 5 * 2 * 2
+    first = {"lambda1": 0.8, "projection_dim": 8, "temperature": 0.1}
+    assert list(space.points(of=("norm",))) == [first | {"norm": norm} for norm in ("batch", "group")]
+    text = "temperature in 2 values; norm in 2 values; lambda1 from 0.8 to 1 in steps of 0.05; projection_dim from 8 to"
+    assert str(space) == f"{text} 12 in steps of 1"
+    space = Space(settings(range=(*ALL_KINDS[1:3], ("projection_dim", "8", "4096", "log"))), MDSSL)
+    assert str(space).startswith("learning_rate from 0.5 to 8 by its logarithm; weight_decay from 0 to 0.001; ")
+    drawn = [space.axes[2].drawn(np.random.default_rng(seed)) for seed in range(99)]
+    assert any(value % 10 for value in drawn if value > 1000), "whole numbers keep all digits"
 
 
 def test_a_trial_with_a_different_setting_is_outside_the_space(settings):
@@ -100,6 +115,10 @@ def test_entries_of_a_sweep_are_an_axis(settings):
         ({"range": (("lamda1", "0.8", "1"),)}, "range 'lamda1'.*'lambda1'"),
         ({"range": (("optimizer", "a", "b"),)}, "range 'optimizer'"),
         ({"range": (("lambda1", "0.8"),)}, "a setting, its lowest and highest value"),
+        ({"range": (("lambda2", "0", "1", "0.1", "log"),)}, "a setting, its lowest and highest value"),
+        ({"range": (("lambda1", "1", "1"),)}, "the second value must be the larger one"),
+        ({"range": (("lambda2", "0", "1", "0"),)}, "a step of 0"),
+        ({"range": (("lambda1", "0.8", "1", "0.3"),)}, "a step of 0.3"),
         ({"range": (("lambda1", "1", "0.8"),)}, "the second value must be the larger one"),
         ({"range": (("lambda2", "0", "1", "log"),)}, "has no logarithm"),
         ({"range": (("lambda2", "0", "1", "2"),)}, "a step of 2; it must be above 0 and at most 1"),
@@ -128,6 +147,8 @@ def test_invalid_spaces_are_refused(settings, given, message):
         ({"trials": 3}, "search 'grid' has one for each combination"),
         ({"search": "random", "time_budget": "soon"}, "time_budget is 'soon'"),
         ({"search": "random", "time_budget": "0h"}, "time_budget is '0h'"),
+        ({"scheduler": "asha", "grace_steps": 0}, "grace_steps is 0"),
+        ({"extend": -1}, "extend is -1"),
         ({"grace_steps": 3}, "no scheduler ends trials"),
         ({"scheduler": "asha", "score_every": 0}, "score_every is 0"),
         ({"scheduler": "asha", "seeds": (0, 1)}, "seeds are 0, 1, but scheduler 'asha' ends trials one by one"),
