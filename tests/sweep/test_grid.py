@@ -79,7 +79,7 @@ def test_wrong_methods_are_refused(settings, entry, message):
 
 
 def test_only_failures_before_the_plan_are_retried_once_the_claim_is_released(settings, trained):
-    storage, config, _ = trained
+    storage, config, row = trained
     failure = failed_row(config, "NaN", context=CONTEXT, started_at="2026-01-01T00:00:00+00:00")
     write_rows(storage, config.trial_id, [failure | {"finished_at": "2026-01-01T00:00:00.000+00:00"}])
     asked, told = replace(settings, retry_failed=True), []
@@ -90,7 +90,14 @@ def test_only_failures_before_the_plan_are_retried_once_the_claim_is_released(se
     with Claim(storage / "trials" / config.trial_id, "another sweep") as claim:
         claim.take()
         assert others.wait([work], lambda: len(told) == 1) == [], "the sweep stops while another one has the trial"
+        assert told == [(config.trial_id, {"state": "queued", "owner": str(claim.owner), "reached": 2})]
     told.clear()
+    (begun,) = others.wait([replace(work, config=replace(config, seed=9))], lambda: False)
+    assert (begun.to_do, begun.missing) == ("resume", ("tiny-a", "tiny-c"))
+    write_rows(storage, config.trial_id, [row | {"status": "stopped", "probe": None, "top1": None}])
+    assert len(others.wait([work], lambda: False)) == 1, "this sweep trains it to the end"
+    assert others.wait([replace(work, may_end_early=True)], lambda: False) == []
+    assert told.pop() == (config.trial_id, {"state": "stopped", "error": ""})
     write_rows(storage, config.trial_id, [failure])
     assert others.wait([work], lambda: False) == []
     assert told == [(config.trial_id, {"state": "failed", "error": "NaN"})], "a failure since the plan is not retried"

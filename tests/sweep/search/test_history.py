@@ -88,12 +88,14 @@ def test_history_reads_trials_of_any_sweep_from_rows_metrics_and_folders(storage
     write_config(trial_dir_in(storage, configs[2].trial_id), configs[2])
     finish(storage, settings, configs[3], (70.0, None), started_at="2026-01-03T00:00:00.000+00:00")
     write_metrics(storage, configs[3], {10: 1.0}, names=("tiny-a",))
+    write_metrics(storage, configs[1], {10: 5.0, 20: float("nan")})
+    write_metrics(storage, configs[2], {10: 7.0})
 
     found = history().ordered()
     assert [each.config.lambda1 for each in found] == [0.85, 0.8, 0.95, 0.9], "trials are ordered by their start"
     assert [each.status for each in found] == ["failed", "finished", "finished", "training"]
     assert [each.value for each in found] == [None, 50.0, None, None], "no mean where a dataset has no score"
-    assert [each.scores for each in found] == [{}, {10: 30.0, 30: 34.0}, {}, {}]
+    assert [each.scores for each in found] == [{10: 5.0}, {10: 30.0, 30: 34.0}, {}, {10: 7.0}]
 
 
 def test_a_trial_stopped_early_keeps_its_scores(storage, settings, space, history):
@@ -104,6 +106,28 @@ def test_a_trial_stopped_early_keeps_its_scores(storage, settings, space, histor
     write_metrics(storage, config, {10: 30.0, 30: 20.0})
     (found,) = history().ordered()
     assert (found.status, found.value, found.last_score) == ("stopped", None, 20.0)
+
+
+def test_history_reads_ended_and_foreign_trials_once(storage, settings, space, history, monkeypatch):
+    config = space.trial({"lambda1": 0.8})
+    finish(storage, settings, config, (60.0, 40.0))
+    for each in (config, replace(config, weight_decay=0.1)):
+        write_config(trial_dir_in(storage, each.trial_id), each)
+    monkeypatch.setattr("mdssl.sweep.search.history.read_rows", lambda *arguments: pytest.fail("rows are read again"))
+    known = history()
+    monkeypatch.setattr(known, "_config_of", lambda trial_id: pytest.fail("a trial is read again"))
+    known.refresh()
+    assert [(each.status, each.value) for each in known.ordered()] == [("finished", 50.0)]
+
+
+def test_a_failed_score_beside_others_is_no_failure_of_the_trial(storage, settings, space, history):
+    config = space.trial({"lambda1": 0.8})
+    finish(storage, settings, config, (60.0, float("nan")))
+    score = {"eval_dataset": "tiny-b", "probe": "sgd", "data_fingerprint": "x"}
+    failure = failed_row(config, "it failed", context=CONTEXT, started_at="2026-01-02T00:00:00+00:00", score=score)
+    write_rows(storage, config.trial_id, [*read_rows(storage, config.trial_id), failure])
+    (found,) = history().ordered()
+    assert (found.status, found.value) == ("finished", None), "the validation score of tiny-b is no number"
 
 
 def test_history_ignores_trials_outside_the_space(storage, settings, space, history):
@@ -165,6 +189,9 @@ def test_the_same_extend_chooses_the_same_trials_again(storage, settings):
 
     second, best = list(stopped)[-2:]
     assert left(2) == {second, best}
+    works = {str(work): work.may_end_early for work in Trials(storage, replace(asked, extend=2), ["mdssl"]).works()}
+    assert works == {"stopped": True, "queued to resume": False}, "trials that are extended train to the end"
+    assert left(1) == {second, best}, "once chosen, they stay chosen"
     finish(storage, settings, stopped[best], (1.0, 1.0))
     assert left(2) == {second}, "after an interruption"
     finish(storage, settings, stopped[second], (1.0, 1.0))
@@ -172,3 +199,40 @@ def test_the_same_extend_chooses_the_same_trials_again(storage, settings):
     assert left(3) == {list(stopped)[1]}
     with pytest.raises(InputError, match="extend is 5, but 4 of this sweep's trials ended early"):
         left(5)
+
+
+def test_a_search_chooses_its_trials_beside_the_baselines(storage, settings):
+    asked = replace(
+        settings, search="random", range=(), trials=2, temperature=(0.1, 0.2), grid=(("norm", "batch", "group"),)
+    )
+    trials = Trials(storage, asked, ["random", "simclr", "mdssl"])
+    assert [config.method for config in trials.configs] == ["random", "simclr"], "one of each baseline"
+    first, second = trials.choose(), trials.choose()
+    assert first.config.trial_id != second.config.trial_id and trials.to_choose == 0 and trials.choose() is None
+    assert [str(first), first.config.method, first.may_end_early] == ["queued to train", "mdssl", False]
+    write_config(trial_dir_in(storage, first.config.trial_id), first.config)
+    other = Trials(storage, replace(asked, trials=9), ["mdssl"])
+    assert [config.trial_id for config in other.configs] == [first.config.trial_id] and other.to_choose == 8
+    write_config(trial_dir_in(storage, second.config.trial_id), second.config)
+    chosen = [other.choose().config.trial_id for _ in range(2)]
+    assert len({first.config.trial_id, second.config.trial_id, *chosen}) == 4, (
+        "also none that another process has begun"
+    )
+    assert other.choose() is None, "the space has four points"
+    assert Trials(storage, replace(asked, trials=1), ["mdssl"]).to_choose == 0
+
+
+def test_a_scheduler_may_end_searched_trials_of_one_length(storage, settings):
+    grid = replace(settings, search="grid", range=(), trials=None, iterations=9)
+    plain, asha = (Trials(storage, replace(grid, scheduler=name), ["simclr", "mdssl"]) for name in ("none", "asha"))
+    assert [work.may_end_early for work in (*plain.works(), *asha.works())] == [False, False, False, True]
+    assert (plain.history, plain.to_choose, plain.choose()) == (None, 0, None)
+    for change in ({"grid": (("iterations", "9", "18"),)}, {"range": (("iterations", "9", "18", "9"),)}):
+        with pytest.raises(InputError, match="compares trials of one length, but iterations varies"):
+            Trials(storage, replace(grid, scheduler="asha", **change), ["mdssl"])
+    for change, message in (
+        ({"range": (("lambda1", "0.8", "1"),)}, "infinitely many trials"),
+        ({"search": "random", "trials": 1}, "has no setting to vary"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Trials(storage, replace(grid, **change), ["mdssl"])
