@@ -58,11 +58,13 @@ class Actors:
     Attributes:
         scoring: ids of trials whose scoring has begun, in this order.
         deaths: number of actor deaths that are still to come.
-        options: the options with which actors were created.
+        options, created: the options and the arguments with which actors were created.
+        ended: ids of trials that have been evaluated.
     """
 
     def __init__(self, monkeypatch):
         self.scoring, self.options, self.deaths, self.killed = [], [], 0, threading.Event()
+        self.created, self.ended = [], []
         self.may_end = {work.config.trial_id: threading.Event() for work in WORKS}
         self.nodes = [{"NodeID": HEAD, "Alive": True, "Resources": {"CPU": 2.0}}]
         fake = SimpleNamespace(get=lambda ref: ref(), kill=lambda actor: None, nodes=lambda: self.nodes)
@@ -72,7 +74,7 @@ class Actors:
     def _with(self, **options):
         self.options.append(options)
         call = SimpleNamespace(remote=lambda work, run, token: lambda: self._score(work, token))
-        return SimpleNamespace(remote=lambda *arguments: Actor(call))
+        return SimpleNamespace(remote=lambda *arguments: self.created.append(arguments) or Actor(call))
 
     def _score(self, work, token):
         if self.deaths:
@@ -98,7 +100,7 @@ def queue(run, actors):
 
     def make(share=CPU, keeps_actors=True):
         progress = SimpleNamespace(evaluate=begun.append, tell=told.__setitem__)
-        made = evaluations.Evaluations(run, share, 2, progress, lambda trial_id: None, keeps_actors=keeps_actors)
+        made = evaluations.Evaluations(run, share, 2, progress, actors.ended.append, keeps_actors=keeps_actors)
         made.told, made.begun = told, begun
         made._set_training(2)
         return made
@@ -132,7 +134,9 @@ def test_one_encoder_is_scored_during_training_and_one_per_slot_afterwards(queue
         assert len(actors.scoring) == 3, "two encoders are scored at a time"
         for event in actors.may_end.values():
             event.set()
-        assert made.wait(lambda: False, lambda: None) == []
+        looks = []
+        assert made.wait(lambda: False, lambda: looks.append(True)) == [] and looks
+        assert sorted(actors.ended) == sorted(ids)
         # With two at a time, the order of both lists may differ.
         assert set(made.told) == set(ids) and sorted(made.begun) == sorted(actors.scoring)
     assert not claims(run)
@@ -191,6 +195,8 @@ def test_closing_the_queue_ends_scoring_and_releases_all_claims(queue, actors, r
         (GPU, [A, B], B),
         (GPU, [A], A),
         (GPU, [], None),
+        (replace(GPU, gpus=2), [], None),
+        (replace(GPU, gpus=0.5), [B], B),
         (CPU, [B], B),
     ],
 )
@@ -208,9 +214,14 @@ def test_an_encoder_is_scored_on_its_training_node_or_a_node_of_that_kind(
         strategy = options.get("scheduling_strategy")
         assert (strategy and strategy.node_id) == asked
         assert options.get("num_gpus") == (None if asked else 1)
+        assert strategy is None or strategy.soft == (share is CPU)
+        device = "cpu" if share is CPU else "auto"
+        assert actors.created == [(made.run.data, made.run.probe, device, share.probe_memory, 0)]
+        killed = []
+        monkeypatch.setattr(evaluations.ray, "kill", killed.append)
         monkeypatch.setattr(evaluations, "_IDLE_SECONDS", -1.0)
         made.poll()
-        assert not made._idle, "an idle actor would prevent the termination of the node"
+        assert len(killed) == 1 and not made._idle, "an idle actor would prevent the termination of the node"
 
 
 def scored_by(run, work, token):
