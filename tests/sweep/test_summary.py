@@ -57,10 +57,10 @@ def test_the_index_names_mixtures_and_not_their_images_or_failed_trials(tmp_path
     write(str(tmp_path), 50.0, data_fingerprint="x")
     assert "train_mixture" not in pandas_line(storage)
     write(str(tmp_path), 60.0, domains=("a", "c"), data_fingerprint="y")
-    other = tiny_trial(temperature=0.5)
-    write_rows(
-        storage, other.trial_id, [failed_row(other, "e", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00")]
-    )
+    other = TrialConfig(domains=("a", "b"), lambda2=0.1, precision="fp32", data_fingerprint="x", temperature=0.5)
+    score = {"eval_dataset": "a", "probe": "lbfgs", "data_fingerprint": ""}
+    failure = failed_row(other, "e", context=CONTEXT, started_at="2026-11-02T10:00:00+00:00", score=score)
+    write_rows(storage, other.trial_id, [failure])
     line = pandas_line(storage)
     assert '"train_mixture"' in line and "data_fingerprint" not in line and "temperature" not in line
 
