@@ -3,10 +3,11 @@
 import importlib.util
 import json
 from dataclasses import fields
+from typing import Literal
 
 import pytest
 
-from mdssl.config.field_types import choices
+from mdssl.config.field_types import choices, parse_as
 from mdssl.config.methods import CLUSTER_SETTINGS, METHODS
 from mdssl.config.probe import ProbeConfig, probe_flags, probe_named_now
 from mdssl.config.run import RunSettings
@@ -88,15 +89,31 @@ def test_trial_id_of_a_random_encoder_ignores_settings_of_training():
         ({"stem": "imagnet"}, "Did you mean 'imagenet'"),
         ({"optimizer": "lasr"}, "Did you mean 'lars'"),
         ({"lambda1": -0.9}, "what they call -0.9 is lambda1 = 0.9"),
-        ({"lambda1": 0}, r"lambda1 is 0; it must lie in \(0, 1\]"),
-        ({"lambda2": -0.1}, "lambda2 is -0.1"),
+        ({"lambda1": -1}, "what they call -1 is lambda1 = 1"),
+        ({"lambda1": -1.5}, "lambda1 is -1.5; .* The paper stays at"),
+        ({"lambda1": 0}, r"lambda1 is 0; it must lie in \(0, 1\]. The paper stays at"),
+        ({"lambda1": 1.1}, "lambda1 is 1.1; it must lie in"),
+        ({"lambda2": -0.1}, "lambda2 is -0.1; it must be at least 0. It weighs"),
         ({"lambda1": float("nan")}, "lambda1 is nan; it must be a finite number"),
-        ({"temperature": 0.01}, "temperature is 0.01; it must be at least 0.02"),
-        ({"batch_per_domain": 1}, "batch_per_domain is 1; it must be at least 2"),
+        ({"temperature": 0.01}, "temperature is 0.01; it must be at least 0.02. Below"),
+        ({"batch_per_domain": 1}, "batch_per_domain is 1; it must be at least 2. A contrastive"),
+        ({"iterations": 0}, "iterations is 0; it must be at least 1"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"crop_min_area": 0.009}, "crop_min_area is 0.009; it must be from 0.01 to 1"),
+        ({"crop_min_area": 1.1}, "crop_min_area is 1.1; it must be from 0.01 to 1"),
+        ({"jitter_strength": -0.1}, "jitter_strength is -0.1; it must be from 0 to 1"),
+        ({"blur_probability": 1.1}, "blur_probability is 1.1; it must be from 0 to 1"),
+        ({"warmup_iterations": -1}, "warmup_iterations is -1; it must be at least 0"),
+        ({"method": "mdssl-robust", "iterations": 9, "warmup_iterations": 9}, "would never cluster"),
+        ({"num_clusters": 1.5}, r"num_clusters is 1.5 \(float\); it must be a whole number"),
         ({"iterations": 1.5}, "iterations is 1.5 .*whole number"),
         ({"iterations": True}, "iterations is True"),
         ({"domains": ("svhn", "svhn")}, "domain 'svhn' is 2 times"),
+        ({"domains": ("svhn+cifar10", "mnist")}, "domain 'svhn.cifar10' contains a '.'"),
         ({"domains": ()}, "needs domains"),
+        ({"arch": "timm/test_vit", "patch_size": 0}, "patch_size is 0; it must be at least 1. It is in pixels"),
+        ({"arch": "timm/test_vit", "normalization": "0.5 0.5"}, "it must be three means and three deviations"),
+        ({"normalization": "0 0 0 1 1 1"}, "normalization is '0 0 0 1 1 1', but a ResNet"),
         ({"domains": "svhn"}, "list of strings"),
         ({"method": "random"}, "does not train, but domains are 'cifar10"),
         ({"method": "random", "domains": (), "init": "torchvision"}, "does not train, but init is 'torchvision'"),
@@ -108,6 +125,25 @@ def test_wrong_settings_are_refused_with_a_helpful_message(change, message):
     with pytest.raises(ValueError, match=message):
         config(**change)
     assert config(init="torchvision").init == "torchvision"
+
+
+def test_smallest_and_largest_values_are_accepted():
+    zeros = dict.fromkeys(("seed", "warmup_iterations"), 0)
+    zeros |= dict.fromkeys(("lambda2", "learning_rate", "weight_decay", "jitter_strength", "epsilon"), 0.0)
+    ones = dict.fromkeys(("iterations", "projection_dim", "recluster_every", "num_clusters", "patch_size"), 1)
+    least = zeros | ones | {"batch_per_domain": 2, "temperature": 0.02, "crop_min_area": 0.01}
+    most = dict.fromkeys(("lambda1", "crop_min_area", "jitter_strength", "negative_weight"), 1.0)
+    for extreme in (least | {"arch": "timm/test_vit"}, most):
+        assert config(**extreme).to_dict().items() >= extreme.items()
+
+
+def test_text_of_a_command_line_is_converted_to_the_type_of_its_setting():
+    assert parse_as("compile", "True", bool) is True and parse_as("compile", "false", bool) is False
+    assert (parse_as("seed", "3", int), parse_as("patch_size", "3", int | None)) == (3, 3)
+    assert parse_as("stem", "cifar", Literal["imagenet", "cifar"]) == "cifar"
+    for text, expected, allowed in (("yes", bool, "true or false"), ("1.5", int, "a whole number")):
+        with pytest.raises(ValueError, match=f"x is '{text}'; it must be {allowed}"):
+            parse_as("x", text, expected)
 
 
 def test_tracker_without_its_package_is_refused(monkeypatch):
@@ -146,6 +182,10 @@ def test_wrong_settings_of_a_run_are_refused_and_minimal_ones_accepted(change, m
 def test_unknown_key_is_refused_with_the_nearest_key():
     with pytest.raises(ValueError, match="unknown config key 'lamda1'.*Did you mean 'lambda1'"):
         TrialConfig.from_dict({"lamda1": 0.9})
+    with pytest.raises(ValueError, match="unknown method 'dino'.* A newer mdssl may have it"):
+        TrialConfig.from_dict({"method": "dino"})
+    with pytest.raises(ValueError, match="unknown method 'dino'.* A newer mdssl may have it"):
+        METHODS["dino"]
 
 
 def test_defaults_match_the_paper():
@@ -157,6 +197,7 @@ def test_defaults_match_the_paper():
         48_000,
     )
     assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("lars", 4.0, 1e-6)
+    assert (recipe.negative_weight, recipe.decay_fraction) == (0.5, 0.2), "not the paper's, but parts of trial IDs"
 
 
 def test_probe_names_identify_the_settings():
@@ -177,6 +218,7 @@ def test_probe_names_identify_the_settings():
             ):
                 ProbeConfig(probe=probe, **{name: 30})
     assert probe_named_now("sgd(learning_rate=0.3)") == "sgd-raw(learning_rate=0.3)"
+    assert probe_named_now("sgd") == "sgd-raw"
     for name in (
         "lbfgs",
         "lbfgs(l2=0.1)",
@@ -191,10 +233,35 @@ def test_probe_names_identify_the_settings():
 
 
 @pytest.mark.parametrize("probe", ["sgd", "sgd-raw"])
-@pytest.mark.parametrize("rate", [0.0, -0.1, 1e30])
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1e30, None])
 def test_probe_learning_rates_outside_their_range_are_refused(probe, rate):
+    highest = {"sgd": 2.5, "sgd-raw": 100.0}[probe]
+    assert ProbeConfig(probe=probe, probe_learning_rate=(highest,)).name.endswith(f"learning_rate={highest:g})")
+    rate = 1.01 * highest if rate is None else rate
     with pytest.raises(ValueError, match=rf"probe_learning_rate is \S+; the {probe} probe .* above 0 and at most"):
         ProbeConfig(probe=probe, probe_learning_rate=(0.1, rate))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probe_epochs": 0}, "probe_epochs is 0; it must be at least 1"),
+        ({"probe_iterations": 0}, "probe_iterations is 0; it must be at least 1"),
+        ({"probe_batch": 0}, "probe_batch is 0; it must be at least 1"),
+        ({"probe_seeds": 0}, "probe_seeds is 0; it must be at least 1"),
+        ({"knn_neighbors": 0}, "knn_neighbors is 0; it must be at least 1"),
+        ({"probe": "lbfgs", "probe_l2": -0.1}, "probe_l2 is -0.1; it must be at least 0"),
+        ({"features": ()}, "features are not given"),
+        ({"features": "encoder"}, "it must be a list of strings"),
+        ({"probe": "finetune", "probe_fraction": (1.1,)}, "probe_fraction is 1.1; give shares above 0 and at most 1"),
+    ],
+)
+def test_wrong_settings_of_a_probe_are_refused_and_minimal_ones_accepted(change, message):
+    with pytest.raises(ValueError, match=message):
+        ProbeConfig(**{"probe": "sgd"} | change)
+    assert ProbeConfig(probe_l2=0.0, knn_neighbors=1).name == "lbfgs(l2=0,knn_neighbours=1)"
+    assert ProbeConfig(probe="sgd-raw", probe_iterations=1, probe_batch=1).name == "sgd-raw(iterations=1,batch=1)"
+    assert ProbeConfig(probe="sgd-raw", probe_epochs=1).name == "sgd-raw(epochs=1)"
 
 
 def test_probe_flags_restore_the_probe_from_the_settings_of_a_row():
@@ -208,6 +275,7 @@ def test_probe_flags_restore_the_probe_from_the_settings_of_a_row():
         *ProbeConfig(probe="finetune", probe_fraction=(0.05, 1.0), probe_learning_rate=(0.3,), probe_seeds=2).each(),
     ):
         again = ProbeConfig(**probe_flags(asked.settings() | {"chosen_learning_rate": 3.0, "data_fingerprint": "x"}))
+        assert again == asked.each()[0], "what is not in the row has its default"
         assert (again.name, again.settings()) == (asked.name, asked.settings())
     before = {"probe": "sgd", "probe_learning_rate": 0.3, "probe_epochs": 100, "probe_batch": 1024, "probe_l2": 0.001}
     assert ProbeConfig(**probe_flags(before)).name == "sgd-raw(learning_rate=0.3)"

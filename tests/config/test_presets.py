@@ -1,11 +1,14 @@
 """Presets against separate lists of settings: values of the paper, and steps computed from epochs of CIFAR-10."""
 
 import os
+import runpy
 
 import pytest
 
 from mdssl import Sweep
-from mdssl.config.presets import DATA, PRESETS, STORAGE, place_flags
+from mdssl.config import presets
+from mdssl.config.clustering import ClusterSettings
+from mdssl.config.presets import DATA, PRESETS, STORAGE, check_used, place_flags, preset_values
 from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig
 
@@ -111,3 +114,33 @@ def test_quick_preset_evaluates_on_an_unseen_dataset():
 def test_printed_commands_name_the_places_that_are_not_the_defaults():
     assert place_flags(STORAGE) == place_flags(os.path.abspath(STORAGE), os.path.abspath(DATA)) == ""
     assert place_flags("my runs", "prepared") == " --storage 'my runs' --data prepared"
+
+
+def test_environment_variables_set_the_default_places(monkeypatch):
+    for name in ("DATA", "STORAGE"):
+        monkeypatch.delenv(f"MDSSL_{name}", raising=False)
+    usual = runpy.run_path(presets.__file__)
+    assert (usual["DATA"], usual["STORAGE"]) == ("data", "results")
+    for name in ("DATA", "STORAGE"):
+        monkeypatch.setenv(f"MDSSL_{name}", f"/{name}")
+    ours = runpy.run_path(presets.__file__)
+    assert (ours["DATA"], ours["STORAGE"]) == ("/DATA", "/STORAGE")
+
+
+def test_datasets_of_a_preset_are_not_used_with_other_domains():
+    usual = {"domains": (), "evaluate": (), "iterations": 1, "temperature": (0.1,)}
+    for given, names in {(): {"domains", "evaluate"}, ("domains",): {"domains"}, ("mixtures",): set()}.items():
+        assert preset_values("quick", given, usual).keys() == {"preset", "iterations"} | names
+        assert preset_values("cifar", given, usual)["temperature"] == (0.2,)
+    with pytest.raises(ValueError, match="unknown preset 'quik'"):
+        preset_values("quik", (), usual)
+
+
+def test_setting_that_no_method_has_is_refused_unless_it_is_the_default_of_a_preset():
+    for varied, settings, message in (
+        ((), ClusterSettings(epsilon=0.5), "epsilon is 0.5, but methods simclr, mdssl have .* it is of mdssl-robust"),
+        (("epsilon",), ClusterSettings(), "epsilon varies, but methods simclr, mdssl have"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_used(settings, ["simclr", "mdssl"], varied)
+    check_used(ClusterSettings(warmup_iterations=PRESETS["cifar"]["warmup_iterations"]), ["mdssl"])
