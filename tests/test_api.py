@@ -12,14 +12,12 @@ import torch
 from factories import CONTEXT
 
 import mdssl
-from mdssl import Sweep, TrialConfig, load_encoder, train
-from mdssl.errors import InputError
+from mdssl import Sweep
 from mdssl.leaderboard.board import write_rows
 from mdssl.pretrain.trial_files import now
 from mdssl.trials.rows import failed_row
 
 ROOT = Path(__file__).parents[1]
-SMALL = {"arch": "resnet18", "batch_per_domain": 8, "precision": "fp32", "lr_warmup_iterations": 1}
 
 
 def blocks(page: str) -> list[str]:
@@ -56,63 +54,6 @@ def test_loss_example_of_the_readme_trains_a_model():
     exec(block, names)
     assert len(block.strip().splitlines()) <= 7
     assert not torch.equal(model[1].weight, before)
-
-
-@pytest.fixture(scope="module")
-def trained(full_encoders, tiny_data, tmp_path_factory):
-    results = tmp_path_factory.mktemp("results")
-    config = TrialConfig(domains=("tiny-a", "tiny-b"), lambda1=0.9, iterations=2, **SMALL)
-    train(config, data=tiny_data, trial_dir=results / "trials" / "mine", device="cpu")
-    return results / "trials" / "mine"
-
-
-def test_loaded_encoder_gives_the_features_that_probes_score(trained, tiny_data, tmp_path):
-    from mdssl.data.dataset import open_dataset
-    from mdssl.evaluate.features import extract_features
-    from mdssl.pretrain.trial_files import load_model
-    from mdssl.storage.location import Location
-
-    images = open_dataset(tiny_data, "tiny-a").split("test").images[:5]
-    encoder = load_encoder(trained, device="cpu")
-    assert not any(module.training for module in encoder.modules())
-    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        features = encoder(pixels)
-        assert torch.allclose(features, encoder(pixels / 255), atol=1e-5)
-    config, model = load_model(Location.of(trained))
-    assert torch.allclose(features, extract_features(model, images)["encoder"], atol=1e-5)
-    assert features.shape == (5, encoder.width) and encoder.config == config
-
-    # A file of weights gives the same encoder, and so does an export (tests/export).
-    weights = tmp_path / "resnet18.pth"
-    torch.save(model.encoder.state_dict(), weights)
-    with torch.no_grad():
-        assert torch.allclose(features, load_encoder(weights, device="cpu")(pixels), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "shape"),
-    [
-        ("int64", (2, 3, 8, 8)),
-        ("bool", (2, 3, 8, 8)),
-        ("uint8", (2, 1, 8, 8)),
-        ("float32", (2, 8, 8, 3)),
-        ("float32", (3, 8, 8)),
-        ("uint8", (2, 3, 8, 9)),
-    ],
-)
-def test_encoder_refuses_images_whose_features_would_be_wrong(trained, dtype, shape):
-    encoder = load_encoder(trained, device="cpu")
-    with pytest.raises(InputError, match=rf"images are torch.{dtype} {re.escape(str(shape))}; an encoder takes \(B, 3"):
-        encoder(torch.ones(shape, dtype=getattr(torch, dtype)))
-
-
-def test_folder_without_an_encoder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"is not an encoder: it must be the folder of a finished trial"):
-        load_encoder(tmp_path, device="cpu")
-    (tmp_path / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="is not an export of mdssl"):
-        load_encoder(tmp_path, device="cpu")
 
 
 def test_sweep_has_the_trials_of_the_script(tiny_data, tmp_path, capsys, monkeypatch):
