@@ -129,7 +129,7 @@ def test_trial_id_ignores_clustering_settings_that_the_method_does_not_use():
         ({"num_clusters": 0}, "num_clusters is 0; it must be at least 1"),
         ({"recluster_every": 0}, "recluster_every is 0"),
         ({"epsilon": -1.0}, "epsilon is -1.0"),
-        ({"epsilon_final": 2.0}, "epsilon_final is 2.0; it must be from 0 to 1.0"),
+        ({"epsilon_final": 2.0}, "epsilon_final is 2.0; it must be from 0 to 1.0. It decays"),
         ({"outlier_rule": "farest"}, "Did you mean 'farthest'"),
         ({"cluster_space": "head"}, "allowed: projection, encoder"),
     ],

@@ -209,7 +209,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(tiny_data, tmp_
 
 
 def test_sigterm_is_visible_in_any_thread_and_its_handler_is_restored():
-    before = signal.getsignal(signal.SIGTERM)
+    before, files = signal.getsignal(signal.SIGTERM), len(os.listdir("/proc/self/fd"))
     with sigterm_received() as received, ThreadPoolExecutor() as pool:
         assert not pool.submit(received).result()
         for _ in range(1000):  # more signals than a pipe can hold
@@ -218,6 +218,7 @@ def test_sigterm_is_visible_in_any_thread_and_its_handler_is_restored():
     ended = subprocess.run([sys.executable, "-c", AFTERWARDS], capture_output=True, timeout=60)
     assert ended.returncode == -signal.SIGTERM, "SIGTERM ends a process again"
     assert signal.getsignal(signal.SIGTERM) == before
+    assert len(os.listdir("/proc/self/fd")) == files, "both ends of the pipe are closed"
 
 
 AFTERWARDS = """

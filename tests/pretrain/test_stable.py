@@ -152,6 +152,8 @@ def test_default_schedule_and_sampling_do_not_change_the_trial_id():
     assert tiny_trial(negative_weight=0.3).trial_id == tiny_trial().trial_id, "mdssl has no setting negative_weight"
     weighted = {"method": "simclr-weighted", "lambda1": 1.0, "lambda2": 0.0}
     assert tiny_trial(**weighted, negative_weight=0.3).trial_id != tiny_trial(**weighted).trial_id
+    for method in ({"method": "mdssl-shuffled"}, weighted, weighted | {"method": "simclr"}):
+        assert tiny_trial(**method, sampling="proportional").trial_id != tiny_trial(**method).trial_id
     clustered = {"method": "mdssl-clustered", "warmup_iterations": 1}
     assert tiny_trial(**clustered, sampling="proportional").trial_id == tiny_trial(**clustered).trial_id
 
@@ -166,7 +168,10 @@ def test_learning_rate_warms_up_stays_constant_and_decays_by_a_square_root():
     ("changes", "says"),
     [
         ({"decay_fraction": 0.3}, "schedule 'cosine' has no separate decay"),
-        ({"schedule": "wsd", "decay_fraction": 1.5}, "decay_fraction"),
+        (
+            {"schedule": "wsd", "decay_fraction": 1.1, "lr_warmup_iterations": 0},
+            "from 0 to 1. It is a share",
+        ),
         ({"schedule": "wsd", "decay_fraction": 0.9, "lr_warmup_iterations": 2}, "decays after step 1 of 6"),
         ({"schedule": "linear"}, "schedule"),
     ],

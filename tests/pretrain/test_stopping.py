@@ -65,6 +65,9 @@ def test_unless_stopped_returns_the_result_or_raises_the_error():
     assert agreement.unless_stopped(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         agreement.unless_stopped(lambda: 1 / 0)
+    assert agreement.unless_stopped(None) is None, "as on the workers that wait"
+    assert agreement.unless_stopped(lambda: threading.current_thread().daemon), "it does not keep the process alive"
+    assert (agreement.least(3), agreement.any_worker(True), agreement.any_worker(False)) == (3, True, False)
 
 
 ONE = [sys.executable, "-m", "mdssl"]
