@@ -77,6 +77,9 @@ LAYOUTS = {
         under("backbone.", without_head(net)) | head("projection_head.layers.0")
     ),
     "Lightning Bolts": lambda net: lightning(under("encoder.", net) | head("projection.model.0"), maxpool1=True),
+    "Lightning Bolts, under 'encoder.', in torch.save": lambda net: {
+        "state_dict": under("encoder.", net) | head("projection.model.0")
+    },
     "MoCo, under 'module.encoder_q.'": lambda net: {
         "arch": "resnet18",
         "state_dict": under("module.encoder_q.", net)

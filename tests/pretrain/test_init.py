@@ -1,8 +1,10 @@
 """Training that starts from weights: loading, refusals, trial IDs, learning rates, and baselines of sweeps."""
 
+import io
 import json
 import logging
 import math
+import shutil
 from dataclasses import replace
 from urllib.error import URLError
 
@@ -22,7 +24,15 @@ from mdssl.pretrain import timm_weights
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer
-from mdssl.pretrain.pretrained import Network, as_it_starts, complete, load_start, pretrained_config
+from mdssl.pretrain.pretrained import (
+    Network,
+    as_it_starts,
+    check_init_exists,
+    complete,
+    load_start,
+    pretrained_config,
+    pretrained_model,
+)
 from mdssl.pretrain.timm_encoder import timm_input
 from mdssl.report.trial import reproduce_commands
 from mdssl.sweep.grid import trials
@@ -79,13 +89,37 @@ def test_training_starts_from_the_file_and_logs_unused_tensors_once(vit, tiny_da
     assert config.init == str(file.absolute()) and len(config.init_fingerprint) == 16
 
 
-def test_file_with_several_networks_loads_the_complete_network(vit, tmp_path):
+def test_file_with_several_networks_loads_the_complete_network(vit, tmp_path, caplog):
     _, network = vit
+    caplog.set_level(logging.INFO, logger="timm")
     whole = {f"student.{name}": value for name, value in network.state_dict().items()}
-    part = {f"head.{name}": torch.zeros_like(value) for name, value in list(network.state_dict().items())[:8]}
+    # Neither the first nor the last name decides.
+    part = {
+        f"{prefix}.{name}": torch.zeros_like(value)
+        for name, value in list(network.state_dict().items())[:8]
+        for prefix in ("head", "teacher")
+    }
     safetensors.torch.save_file(part | whole, tmp_path / "two.safetensors")
     found = load_start(str(tmp_path / "two.safetensors"), Network("timm/test_vit", input_size=32, patch_size=4)).encoder
     assert torch.equal(found["patch_embed.proj.weight"], network.state_dict()["patch_embed.proj.weight"])
+    assert not caplog.records and logging.getLogger("timm").level == logging.INFO, "timm is silent only while it loads"
+
+
+def test_file_of_timm_may_lack_batch_counters(tmp_path):
+    state = timm.create_model("test_efficientnet", num_classes=0).state_dict()
+    torch.save({name: value for name, value in state.items() if "num_batches" not in name}, tmp_path / "old.pth")
+    found = load_start(str(tmp_path / "old.pth"), Network("timm/test_efficientnet", input_size=32)).encoder
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_only_a_new_trial_needs_the_file_of_its_first_weights():
+    for init in ("random", "torchvision", "timm"):
+        check_init_exists(tiny_trial(init=init))
+    check_init_exists(tiny_trial(init="nothing.pth", init_fingerprint="0" * 16))
+    with pytest.raises(ValueError, match=r"nothing.pth cannot be loaded: there is no such file"):
+        check_init_exists(tiny_trial(init="nothing.pth"))
+    with pytest.raises(ValueError, match="weights are those of timm, but of which network"):
+        pretrained_config("timm")
 
 
 def test_run_started_from_weights_resumes_bit_for_bit_without_their_file(resnet, tiny_data, tmp_path):
@@ -184,25 +218,32 @@ def test_incompatible_weights_are_refused_before_anything_is_written(
 
 
 def test_message_says_where_to_put_the_file_without_a_connection(monkeypatch, tmp_path, resnet, vit):
-    def offline(*_, **__):
+    def offline(url, file, digest, *, progress):
+        assert (file, digest, progress) == (str(hub / "checkpoints" / url.rpartition("/")[2]), "f37072fd", False)
         raise URLError("no network")
 
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    def refused(request, *, timeout):
+        assert request.get_method() == "HEAD" and 0 < timeout < 60
+        raise URLError("no network")
+
+    hub = tmp_path / "torch/hub"
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    monkeypatch.setattr(timm_weights, "urlopen", offline)
+    monkeypatch.setattr(timm_weights, "urlopen", refused)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     of_torchvision = (
         r"checkpoints/(resnet18-\w+\.pth) and cannot be fetched.*Download https://download.pytorch.org.*give the file"
     )
-    with pytest.raises(ValueError, match=of_torchvision):
-        load_start("torchvision", Network("resnet18"))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=of_torchvision):
+            load_start("torchvision", Network("resnet18"))
     of_timm = "hub/models--timm--test_vit.r160_in1k and cannot be fetched.*https://huggingface.co/timm/test_vit"
     network = Network("timm/test_vit", input_size=32, patch_size=4)
     with pytest.raises(ValueError, match=of_timm) as raised:
         load_start("timm", network)
     assert "no network" in str(raised.value), "the first request fails; the library would retry for 30 s"
     # Files at the paths that the messages name are found.
-    file = tmp_path / "checkpoints/resnet18-f37072fd.pth"
+    file = hub / "checkpoints/resnet18-f37072fd.pth"
     file.write_bytes(resnet.read_bytes())
     assert (
         load_start("torchvision", Network("resnet18")).fingerprint
@@ -217,6 +258,12 @@ def test_message_says_where_to_put_the_file_without_a_connection(monkeypatch, tm
     (snapshot / "model.safetensors").write_bytes(vit[0].read_bytes())
     monkeypatch.setattr(timm_weights, "urlopen", None)
     assert load_start("timm", network).fingerprint == load_start(str(vit[0]), network).fingerprint
+    # With a connection the file is fetched.
+    shutil.rmtree(tmp_path / "hub")
+    fetched = {("timm/test_vit.r160_in1k", "model.safetensors"): str(vit[0])}
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *asked: fetched[asked])
+    monkeypatch.setattr(timm_weights, "urlopen", lambda *_, **__: io.BytesIO())
+    assert load_start("timm", network).fingerprint == load_start(str(vit[0]), network).fingerprint
 
 
 def test_training_can_start_from_the_encoder_of_a_trial(tiny_data, tmp_path):
@@ -228,8 +275,16 @@ def test_training_can_start_from_the_encoder_of_a_trial(tiny_data, tmp_path):
         torch.equal(weights(tmp_path / "first")[f"encoder.{name}"], value) for name, value in found.encoder.items()
     )
     assert set(found.unmatched) == {name for name in weights(tmp_path / "first") if name.startswith("projection.")}
-    config, _ = pretrained_config(file)
+    config, own = pretrained_config(file)
     assert (config.arch, config.input_size, config.patch_size) == ("timm/test_vit", 16, 2)
+    assert all(torch.equal(own.encoder[name], value) for name, value in found.encoder.items())
+    # Patches keep their size if it divides the size of the images.
+    for size, patch in ((32, 2), (15, 1)):
+        config, model = pretrained_model(file, size)
+        assert (config.input_size, config.patch_size) == (size, patch)
+        assert torch.equal(model.encoder.norm.weight, found.encoder["norm.weight"])
+    with pytest.raises(ValueError, match=r"it holds timm/test_vit, not timm/test_vit2. Use --arch timm/test_vit\."):
+        load_start(str(file), Network("timm/test_vit2", input_size=16, patch_size=2))
 
 
 def test_sweep_evaluates_the_initial_weights_as_a_baseline(vit, tiny_data):

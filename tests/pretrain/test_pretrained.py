@@ -97,6 +97,9 @@ def test_fingerprint_of_weights_does_not_depend_on_the_file_format(resnet, tmp_p
     assert re.fullmatch("[0-9a-f]{16}", found[0])
     torch.save(resnet.state_dict() | {"bn1.bias": torch.full((64,), 1e-7)}, tmp_path / "other.pth")
     assert load_pretrained(tmp_path / "other.pth").fingerprint != found[0]
+    # Names and shapes are part of it.
+    same_bytes = [{"a": torch.zeros(2, 3)}, {"a": torch.zeros(3, 2)}, {"b": torch.zeros(2, 3)}]
+    assert len(set(map(resnet_layouts.fingerprint_of, same_bytes))) == 3
 
 
 def test_unused_tensors_are_listed(resnet, tmp_path):
@@ -160,6 +163,14 @@ OTHERS = {
     r"another width.*groups.*layer1.0.conv1.weight is \(96, 64, 1, 1\)": lambda: torchvision.models.resnet50(
         width_per_group=96
     ).state_dict(),
+    "looks like a ResNet of 2-2-2-0 basic blocks": lambda: {
+        name: value
+        for name, value in torchvision.models.resnet18().state_dict().items()
+        if not name.startswith("layer4.")
+    },
+    "7x7 stem has no max-pool": lambda: nn.Sequential(
+        *(child for name, child in torchvision.models.resnet18().named_children() if name != "maxpool")
+    ).state_dict(),
     "looks like a vision transformer": lambda: {"cls_token": torch.zeros(1, 1, 8), "head.weight": torch.zeros(2, 8)},
     "looks like features.0.weight, ": lambda: torchvision.models.vgg11().features.state_dict(prefix="features."),
     r"resnet18 with further layers \(layer1.0.se.fc1.weight\)": squeezed,
@@ -194,6 +205,12 @@ def test_imagenet_stem_trained_without_max_pooling_is_refused(resnet, tmp_path):
     torch.save(lightning(under("encoder.", resnet), first_conv=True, maxpool1=False), tmp_path / "stl10.ckpt")
     with pytest.raises(InputError, match="imagenet stem was trained with maxpool1=False"):
         load_pretrained(tmp_path / "stl10.ckpt")
+
+
+def test_quantized_weights_are_refused(resnet, tmp_path):
+    torch.save(resnet.state_dict() | {"conv1.weight": torch.zeros(64, 3, 7, 7, dtype=torch.int8)}, tmp_path / "q.pth")
+    with pytest.raises(InputError, match="conv1.weight is of torch.int8"):
+        load_pretrained(tmp_path / "q.pth")
 
 
 def test_message_names_at_most_five_missing_tensors(resnet, tmp_path):

@@ -25,6 +25,7 @@ from mdssl.pretrain.encoder import load_encoder
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer
+from mdssl.pretrain.pretrained import complete
 from mdssl.pretrain.step import backward_at_once, statistics_untouched
 from mdssl.pretrain.timm_encoder import timm_input
 from mdssl.pretrain.trial_files import load_model
@@ -88,7 +89,8 @@ def test_initial_weights_depend_on_the_seed_alone(arch):
 
 
 @pytest.mark.parametrize(
-    ("size", "patch"), [(16, 2), (32, 4), (64, 8), (96, 12), (224, 16), (100, 10), (200, 10), (13, 1), (99, 11)]
+    ("size", "patch"),
+    [(16, 2), (32, 4), (64, 8), (96, 12), (224, 16), (100, 10), (200, 10), (12, 1), (99, 11)],
 )
 def test_small_images_have_at_least_8_patches_per_side(size, patch):
     found = timm_input("timm/test_vit", size, None)
@@ -107,7 +109,10 @@ def test_small_images_have_at_least_8_patches_per_side(size, patch):
         ({"arch": "timm/"}, "it must be timm/NAME"),
         ({"arch": "timm/test_vit", "stem": "cifar"}, "stem is 'cifar', but arch 'timm/test_vit'.*Use --stem imagenet"),
         ({"arch": "timm/test_vit", "norm": "group"}, "norm is 'group'.*Use --norm batch"),
-        ({"arch": "timm/test_vit", "patch_size": 3}, "patch_size is 3, but images have 16 pixels; allowed: 1, 2, 4"),
+        (
+            {"arch": "timm/test_vit", "patch_size": 3},
+            r"is 3, but images have 16 pixels; allowed: 1, 2, 4, 8, 16\.",
+        ),
         ({"arch": "timm/test_convnext", "patch_size": 4}, "has no such setting; leave it out"),
         ({"arch": "resnet18", "patch_size": 4}, "patch_size is 4, but arch 'resnet18' has no patches"),
         ({"arch": "resnet18", "input_size": 32}, "a ResNet is trained on images as they are prepared"),
@@ -127,6 +132,14 @@ def test_message_without_timm_says_what_to_install(monkeypatch):
     timm_input.cache_clear()
     with pytest.raises(ValueError, match=r"package timm, which is not installed.*pip install 'mdssl\[timm\]'"):
         timm_input("timm/test_vit2", 16, None)
+
+
+def test_untrained_encoder_requires_the_size_of_its_images():
+    untrained = TrialConfig(method="random", arch="timm/test_vit")
+    for make in (build_model, lambda config: complete(config, None)):
+        with pytest.raises(ValueError, match="--input-size 32"):
+            make(untrained)
+    assert complete(replace(untrained, input_size=32), None).patch_size == 4
 
 
 def test_trial_id_depends_on_the_settings_of_its_kind_of_encoder():

@@ -71,7 +71,7 @@ def test_the_trial_id_does_not_depend_on_the_file_name(weights, tmp_path):
     other = tmp_path / "copy.pth"
     other.write_bytes(weights.read_bytes())
     assert pretrained_config(weights)[0].trial_id == pretrained_config(other)[0].trial_id
-    assert pretrained_config(weights)[0].trial_id != pretrained_config(weights, 224)[0].trial_id
+    assert pretrained_config(weights)[0].trial_id != pretrained_config(weights, 8)[0].trial_id
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,10 @@ def test_the_trial_id_does_not_depend_on_the_file_name(weights, tmp_path):
         (["--weights", "FILE"], "name datasets with --evaluate"),
         (["--weights", "FILE", "--evaluate", "tiny-a", "tiny-a"], "has a value twice"),
         (["--weights", "FILE", "--evaluate", "tiny-a", "--features", "projection"], "has no projection head"),
-        (["--weights", "FILE", "--evaluate", "tiny-a", "--input-size", 2], "input_size is 2"),
+        (
+            ["--weights", "FILE", "--evaluate", "tiny-a", "--input-size", 7],
+            "input_size is 7; it must be at least 8. It is",
+        ),
     ],
 )
 def test_wrong_flags_give_one_message_and_write_no_files(weights, tiny_data, tmp_path, capsys, flags, message):
