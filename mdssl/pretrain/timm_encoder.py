@@ -77,8 +77,6 @@ def timm_input(arch: str, image_size: int | None, patch_size: int | None) -> dic
         with torch.device("meta"), torch.no_grad():
             encoder = network(arch, size, patch_size).eval()
             found = tuple(encoder(torch.empty(2, 3, size, size)).shape)
-    except InputError:
-        raise
     except Exception as error:
         raise InputError(
             f"arch {arch!r} cannot encode images of {size} x {size} pixels ({type(error).__name__}: {error}). Prepare "
