@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import s3_server
@@ -19,11 +20,14 @@ from processes import descendants, wait_for
 
 from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
-from mdssl.pretrain import pseudo_domains, stopping
+from mdssl.errors import InputError
+from mdssl.pretrain import pseudo_domains, standalone, stopping
 from mdssl.pretrain.loop import train
+from mdssl.pretrain.progress import NonFiniteLossError
 from mdssl.pretrain.stopping import Agreement, StoppedError
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
+from mdssl.storage.trial_dir import stop_request
 
 CLUSTERED = tiny_trial(method="mdssl-robust", warmup_iterations=3, recluster_every=2, num_clusters=2)
 SETTINGS = RunSettings(report_every=2, checkpoint_seconds=1000, track=())
@@ -68,6 +72,33 @@ def test_unless_stopped_returns_the_result_or_raises_the_error():
     assert agreement.unless_stopped(None) is None, "as on the workers that wait"
     assert agreement.unless_stopped(lambda: threading.current_thread().daemon), "it does not keep the process alive"
     assert (agreement.least(3), agreement.any_worker(True), agreement.any_worker(False)) == (3, True, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "asked", "ended"),
+    [
+        (StoppedError("stopped"), False, SystemExit(128 + signal.SIGTERM)),
+        (StoppedError("stopped"), True, SystemExit(1)),
+        (NonFiniteLossError(3, "the loss is nan"), False, InputError("failed: the loss is nan")),
+    ],
+)
+def test_end_of_mdssl_train_tells_its_reason(tiny_data, tmp_path, monkeypatch, error, asked, ended):
+    limits = []
+
+    def stop(config, *, trial_dir, **_):
+        if asked:
+            stop_request(trial_dir).write_bytes(b"{}")
+        raise error
+
+    monkeypatch.setattr(standalone, "train", stop)
+    monkeypatch.setattr(standalone, "watchdog", lambda seconds: nullcontext(limits.append(seconds)))
+    own = {"data": tiny_data, "storage": str(tmp_path), "device": "cpu"}
+    with pytest.raises(type(ended), match=f"{ended}$"):
+        standalone.train_standalone(tiny_trial(), RunSettings(hang_minutes=2, track=()), **own)
+    assert limits == [120]
+    with pytest.raises(InputError, match="use at most 64"):
+        standalone.train_standalone(tiny_trial(batch_per_domain=65), RunSettings(), **own)
+    assert len(os.listdir(tmp_path / "trials")) == 1
 
 
 ONE = [sys.executable, "-m", "mdssl"]
