@@ -162,7 +162,7 @@ print("after", flush=True)
 )
 def test_hanging_worker_is_killed_with_a_traceback(limit, pause, beats, code, said):
     command = [sys.executable, "-c", WATCHED, str(limit), str(pause), str(beats)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=25)
     assert (result.returncode, result.stdout) == (code, said)
     if code:
         assert "no report for 0.025 min: this worker hangs" in result.stderr

@@ -141,7 +141,11 @@ def test_a_finished_trial_has_all_its_files(tiny_data, tmp_path):
     metrics = losses(tmp_path)
     expected = metrics["alignment"] + 0.9 * metrics["within"] + 0.1 * metrics["across"]
     pd.testing.assert_series_equal(metrics["loss"], expected, check_names=False, rtol=1e-5)
+    for name in ("config", "run", "training"):
+        text = (tmp_path / f"{name}.json").read_text()
+        assert text == json.dumps(json.loads(text), indent=2), "people read it, too"
     saved, model = load_model(Location.of(tmp_path))
+    assert len(saved.data_fingerprint) == 16
     assert saved == replace(tiny_trial(), data_fingerprint=saved.data_fingerprint)
     assert model.encoder(torch.zeros(1, 3, 16, 16)).shape == (1, 512)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]

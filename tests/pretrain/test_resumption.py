@@ -63,6 +63,9 @@ def test_a_folder_of_another_trial_is_refused(tiny_data, tmp_path, is_finished):
     with pytest.raises(InputError, match=r"has trial \w{12}, not \w{12}: they differ in iterations, .*seed"):
         train(replace(trial, seed=5, iterations=3), data=tiny_data, trial_dir=tmp_path, device="cpu")
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="config.json is damaged"):
+        train(trial, data=tiny_data, trial_dir=tmp_path, device="cpu")
 
 
 def test_checkpoint_requested_by_a_report_is_saved_at_once(tiny_data, tmp_path):
@@ -101,6 +104,8 @@ def test_run_stopped_before_its_first_step_trains_no_step(tiny_data, tmp_path):
     with pytest.raises(StoppedError, match="stopped at step 0 of 6"):
         train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu", stop_requested=lambda: True)
     assert not (tmp_path / "checkpoints").exists()
+    with pytest.raises(InputError, match="has no encoder at .*; train it to the end first"):
+        load_model(Location.of(tmp_path))
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])
@@ -208,7 +213,9 @@ def test_damaged_file_is_named_and_rebuilt_from_the_last_checkpoint(tiny_data, t
         safetensors.torch.save_file({"other": torch.zeros(1)}, tmp_path / name, metadata)
         with pytest.raises(ValueError, match=f"{name}: unknown config key 'setting_of_tomorrow'.*newer"):
             read(trial_dir)
-    (tmp_path / name).unlink()
+    for file in (name, "metrics.parquet"):
+        (tmp_path / file).unlink()
     again = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu", report=kill_at(1))
     assert again["train_seconds"] == ended["train_seconds"]
     assert all(torch.equal(before[key], value) for key, value in weights(tmp_path).items())
+    assert losses(tmp_path)["loss"].iloc[-1] == ended["final_loss"]

@@ -130,8 +130,11 @@ def test_train_command_computes_scores_and_records_their_cost(tiny_data, tmp_pat
     assert "add --score-every N" in capsys.readouterr().err
     caplog.set_level("INFO")
     assert main([*command, "--score-every", "2", "--evaluate", "tiny-c"]) == 0
-    assert "validation " in capsys.readouterr().out
+    said = capsys.readouterr().out
     (folder,) = (tmp_path / "trials").iterdir()
+    assert "validation " in said and f"trial {folder.name}: 3 steps in" in said
+    assert main([*command, "--score-every", "2", "--evaluate", "tiny-c"]) == 0
+    assert f"trial {folder.name} is already trained: 3 steps" in capsys.readouterr().out
     metrics = pd.read_parquet(folder / "metrics.parquet")
     assert metrics["val_linear_top1/tiny-c"].isna().tolist() == [False, True]
     ended = json.loads((folder / "training.json").read_text())
