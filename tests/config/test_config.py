@@ -245,11 +245,8 @@ def test_probe_learning_rates_outside_their_range_are_refused(probe, rate):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"probe_epochs": 0}, "probe_epochs is 0; it must be at least 1"),
-        ({"probe_iterations": 0}, "probe_iterations is 0; it must be at least 1"),
-        ({"probe_batch": 0}, "probe_batch is 0; it must be at least 1"),
-        ({"probe_seeds": 0}, "probe_seeds is 0; it must be at least 1"),
-        ({"knn_neighbors": 0}, "knn_neighbors is 0; it must be at least 1"),
+        *(({f"probe_{name}": 0}, f"{name} is 0; it must be at least 1") for name in ("epochs", "batch", "seeds")),
+        *(({name: 0}, f"{name} is 0; it must be at least 1") for name in ("probe_iterations", "knn_neighbors")),
         ({"probe": "lbfgs", "probe_l2": -0.1}, "probe_l2 is -0.1; it must be at least 0"),
         ({"features": ()}, "features are not given"),
         ({"features": "encoder"}, "it must be a list of strings"),

@@ -7,8 +7,7 @@ import pytest
 
 from mdssl import Sweep
 from mdssl.config import presets
-from mdssl.config.clustering import ClusterSettings
-from mdssl.config.presets import DATA, PRESETS, STORAGE, check_used, place_flags, preset_values
+from mdssl.config.presets import DATA, PRESETS, STORAGE, place_flags, preset_values
 from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig
 
@@ -134,13 +133,3 @@ def test_datasets_of_a_preset_are_not_used_with_other_domains():
         assert preset_values("cifar", given, usual)["temperature"] == (0.2,)
     with pytest.raises(ValueError, match="unknown preset 'quik'"):
         preset_values("quik", (), usual)
-
-
-def test_setting_that_no_method_has_is_refused_unless_it_is_the_default_of_a_preset():
-    for varied, settings, message in (
-        ((), ClusterSettings(epsilon=0.5), "epsilon is 0.5, but methods simclr, mdssl have .* it is of mdssl-robust"),
-        (("epsilon",), ClusterSettings(), "epsilon varies, but methods simclr, mdssl have"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            check_used(settings, ["simclr", "mdssl"], varied)
-    check_used(ClusterSettings(warmup_iterations=PRESETS["cifar"]["warmup_iterations"]), ["mdssl"])

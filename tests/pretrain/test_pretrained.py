@@ -147,12 +147,10 @@ def squeezed() -> dict[str, torch.Tensor]:
     return torchvision.models.resnet18().state_dict() | {"layer1.0.se.fc1.weight": torch.zeros(4, 64, 1, 1)}
 
 
-def without_relu() -> dict[str, torch.Tensor]:
+def numbered_without(*left_out: str) -> dict[str, torch.Tensor]:
     """lightly's ResNetGenerator calls its ReLU in forward, so its children are conv1, bn1, layer1, …"""
-    modules = dict(torchvision.models.resnet18().named_children())
-    return nn.Sequential(
-        *(modules[name] for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"))
-    ).state_dict()
+    children = torchvision.models.resnet18().named_children()
+    return nn.Sequential(*(child for name, child in children if name not in left_out)).state_dict()
 
 
 OTHERS = {
@@ -163,18 +161,12 @@ OTHERS = {
     r"another width.*groups.*layer1.0.conv1.weight is \(96, 64, 1, 1\)": lambda: torchvision.models.resnet50(
         width_per_group=96
     ).state_dict(),
-    "looks like a ResNet of 2-2-2-0 basic blocks": lambda: {
-        name: value
-        for name, value in torchvision.models.resnet18().state_dict().items()
-        if not name.startswith("layer4.")
-    },
-    "7x7 stem has no max-pool": lambda: nn.Sequential(
-        *(child for name, child in torchvision.models.resnet18().named_children() if name != "maxpool")
-    ).state_dict(),
+    "looks like a ResNet of 2-2-2-0 basic blocks": lambda: numbered_without("layer4"),
+    "7x7 stem has no max-pool": lambda: numbered_without("maxpool"),
     "looks like a vision transformer": lambda: {"cls_token": torch.zeros(1, 1, 8), "head.weight": torch.zeros(2, 8)},
     "looks like features.0.weight, ": lambda: torchvision.models.vgg11().features.state_dict(prefix="features."),
     r"resnet18 with further layers \(layer1.0.se.fc1.weight\)": squeezed,
-    "without a ReLU": without_relu,
+    "without a ReLU": lambda: numbered_without("relu", "maxpool", "avgpool", "fc"),
     "such as GroupNorm": lambda: torchvision.models.resnet18(norm_layer=lambda c: nn.GroupNorm(32, c)).state_dict(),
 }
 
