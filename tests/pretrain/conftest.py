@@ -1,7 +1,9 @@
 """Fixtures of tests of training."""
 
 import pytest
+import safetensors.torch
 import torch
+import torchvision
 from factories import LikeCuda
 from networks import network
 
@@ -26,3 +28,22 @@ def resnet() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def small_stem() -> torch.nn.Module:
     return network(stem="cifar")
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    """A file of test_vit's weights for 32 pixels under timm's names, with the classifier; and the network."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(7)
+    network = timm.create_model("test_vit", img_size=32, patch_size=4, num_classes=10).eval()
+    file = tmp_path_factory.mktemp("vit") / "vit.safetensors"
+    safetensors.torch.save_file(network.state_dict(), file)
+    return file, network
+
+
+@pytest.fixture(scope="module")
+def resnet_file(tmp_path_factory):
+    torch.manual_seed(7)
+    file = tmp_path_factory.mktemp("resnet") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), file)
+    return file

@@ -12,29 +12,23 @@ import huggingface_hub.constants
 import pytest
 import safetensors.torch
 import torch
-import torchvision
 from factories import Killed, kill_at, tiny_trial
 
 from mdssl import Sweep
-from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
-from mdssl.leaderboard.board import read
 from mdssl.pretrain import timm_weights
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.pretrained import (
     Network,
-    as_it_starts,
     check_init_exists,
     complete,
     load_start,
     pretrained_config,
     pretrained_model,
 )
-from mdssl.pretrain.timm_encoder import timm_input
-from mdssl.report.trial import reproduce_commands
 from mdssl.sweep.grid import trials
 
 timm = pytest.importorskip("timm")
@@ -45,24 +39,6 @@ EVERY_STEP = RunSettings(report_every=1, checkpoint_seconds=0)
 
 def weights(folder):
     return safetensors.torch.load_file(folder / "encoder.safetensors")
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory):
-    """A file of test_vit's weights for 32 pixels under timm's names, with the classifier; and the network."""
-    torch.manual_seed(7)
-    network = timm.create_model("test_vit", img_size=32, patch_size=4, num_classes=10).eval()
-    file = tmp_path_factory.mktemp("vit") / "vit.safetensors"
-    safetensors.torch.save_file(network.state_dict(), file)
-    return file, network
-
-
-@pytest.fixture(scope="module")
-def resnet(tmp_path_factory):
-    torch.manual_seed(7)
-    file = tmp_path_factory.mktemp("resnet") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18().state_dict(), file)
-    return file
 
 
 def test_training_starts_from_the_file_and_logs_unused_tensors_once(vit, tiny_data, tmp_path, caplog):
@@ -117,9 +93,9 @@ def test_only_a_new_trial_needs_the_file_of_its_first_weights():
         pretrained_config("timm")
 
 
-def test_run_started_from_weights_resumes_bit_for_bit_without_their_file(resnet, tiny_data, tmp_path):
+def test_run_started_from_weights_resumes_bit_for_bit_without_their_file(resnet_file, tiny_data, tmp_path):
     file = tmp_path / "copy.pth"
-    file.write_bytes(resnet.read_bytes())
+    file.write_bytes(resnet_file.read_bytes())
     trial = complete(tiny_trial(init=str(file), encoder_lr_scale=0.1, iterations=4), 16)
     options = {"data": tiny_data, "settings": EVERY_STEP, "device": "cpu"}
     train(trial, trial_dir=tmp_path / "whole", **options)
@@ -133,12 +109,12 @@ def test_run_started_from_weights_resumes_bit_for_bit_without_their_file(resnet,
         train(trial, trial_dir=tmp_path / "new", **options)
 
 
-def test_trial_id_depends_on_the_content_of_the_file_and_not_on_its_path(resnet, tiny_data, tmp_path):
-    trial = tiny_trial(init=str(resnet))
+def test_trial_id_depends_on_the_content_of_the_file_and_not_on_its_path(resnet_file, tiny_data, tmp_path):
+    trial = tiny_trial(init=str(resnet_file))
     first = complete(trial, 16)
     moved, changed = tmp_path / "moved.pth", tmp_path / "changed.pth"
-    moved.write_bytes(resnet.read_bytes())
-    state = torch.load(resnet)
+    moved.write_bytes(resnet_file.read_bytes())
+    state = torch.load(resnet_file)
     torch.save(state | {"conv1.weight": state["conv1.weight"] + 1}, changed)
     assert complete(replace(trial, init=str(moved)), 16).trial_id == first.trial_id
     assert complete(replace(trial, init=str(changed)), 16).trial_id != first.trial_id
@@ -203,16 +179,16 @@ def test_encoder_lr_scale_scales_the_learning_rate_of_the_encoder(tiny_data, tmp
     ids=lambda value: "" if isinstance(value, str) else " ".join(value.values()),
 )
 def test_incompatible_weights_are_refused_before_anything_is_written(
-    settings, message, resnet, vit, tiny_data, tmp_path
+    settings, message, resnet_file, vit, tiny_data, tmp_path
 ):
-    files = {"resnet": str(resnet), "vit": str(vit[0])}
+    files = {"resnet": str(resnet_file), "vit": str(vit[0])}
     trial = tiny_trial(**{"arch": "resnet50"} | settings | {"init": files.get(settings["init"], settings["init"])})
     with pytest.raises(ValueError, match=message):
         train(trial, data=tiny_data, trial_dir=tmp_path, device="cpu")
     assert not list(tmp_path.iterdir())
 
 
-def test_message_says_where_to_put_the_file_without_a_connection(monkeypatch, tmp_path, resnet, vit):
+def test_message_says_where_to_put_the_file_without_a_connection(monkeypatch, tmp_path, resnet_file, vit):
     def offline(url, file, digest, *, progress):
         assert (file, digest, progress) == (str(hub / "checkpoints" / url.rpartition("/")[2]), "f37072fd", False)
         raise URLError("no network")
@@ -239,10 +215,10 @@ def test_message_says_where_to_put_the_file_without_a_connection(monkeypatch, tm
     assert "no network" in str(raised.value), "the first request fails; the library would retry for 30 s"
     # Files at the paths that the messages name are found.
     file = hub / "checkpoints/resnet18-f37072fd.pth"
-    file.write_bytes(resnet.read_bytes())
+    file.write_bytes(resnet_file.read_bytes())
     assert (
         load_start("torchvision", Network("resnet18")).fingerprint
-        == load_start(str(resnet), Network("resnet18")).fingerprint
+        == load_start(str(resnet_file), Network("resnet18")).fingerprint
     )
     asked = Sweep(domains=("tiny-a",), pretrained=("torchvision",), arch="resnet18").settings
     assert trials(asked, [])[0].weights == "torchvision"
@@ -280,67 +256,3 @@ def test_training_can_start_from_the_encoder_of_a_trial(tiny_data, tmp_path):
     assert pretrained_config(file, 15)[0].patch_size == 1
     with pytest.raises(ValueError, match=r"it holds timm/test_vit, not timm/test_vit2. Use --arch timm/test_vit\."):
         load_start(str(file), Network("timm/test_vit2", input_size=16, patch_size=2))
-
-
-def test_sweep_evaluates_the_initial_weights_as_a_baseline(vit, tiny_data):
-    sweep = Sweep(
-        domains=("tiny-a", "tiny-b"), data=tiny_data, preset="vit", arch="timm/test_vit", init=str(vit[0]),
-        batch_per_domain=8, iterations=4, lr_warmup_iterations=1, lambda2=(0.1,),
-    )  # fmt: skip
-    found = trials(sweep.settings, sweep.settings.expand("random", "simclr", "mdssl"))
-    assert [config.method for config in found] == ["pretrained", "random", "simclr", "mdssl"]
-    as_is, random, *trained = found
-    assert {config.init_fingerprint for config in trained} == {as_is.weights_fingerprint}
-    assert {(config.input_size, config.patch_size) for config in found} == {(16, 2)}
-    assert (random.init, as_is.weights) == ("random", str(vit[0]))
-    assert as_it_starts(trained[0]) == as_is
-    assert (
-        random.trial_id
-        == TrialConfig(method="random", **timm_input("timm/test_vit", 16, None), arch="timm/test_vit").trial_id
-    )
-    plain = Sweep(**{"domains": ("tiny-a", "tiny-b"), "data": tiny_data, "batch_per_domain": 8, "iterations": 4})
-    assert "pretrained" not in {config.method for config in trials(plain.settings, plain.settings.expand("mdssl"))}
-
-
-@pytest.mark.parametrize("search", ["random", "grid"])
-@pytest.mark.parametrize("baselines", [(), ("random", "simclr")])
-def test_search_evaluates_the_initial_weights_as_a_baseline(vit, resnet, tiny_data, tmp_path, search, baselines):
-    common = {
-        "domains": ("tiny-a", "tiny-b"), "data": tiny_data, "storage": str(tmp_path), "iterations": 4,
-        "batch_per_domain": 8, "range": (("lambda1", "0.8", "1", "0.1"),), "search": search,
-        "trials": 2 if search == "random" else None,
-    }  # fmt: skip
-    vits = {"arch": "timm/test_vit", "init": str(vit[0])}
-    found = Sweep(methods=(*baselines, "mdssl"), **common, **vits).trials()
-    (as_is,) = (config for config in found if config.method == "pretrained")
-    assert (as_is.weights, as_is.input_size, as_is.patch_size) == (str(vit[0]), 16, 2)
-    grid = Sweep(methods=("mdssl",), **common | {"range": (), "search": "grid", "trials": None}, **vits).trials()
-    assert as_is.trial_id in {config.trial_id for config in grid}
-    # Each of several files gives a baseline, and random weights give none.
-    other = tmp_path / "other.pth"
-    torch.save({name: 2 * value for name, value in torch.load(resnet).items()}, other)
-    starts = ("init", "random", str(resnet), str(other))
-    several = {"arch": "resnet18", "grid": (starts, ("weight_decay", "0", "0.001"))}
-    found = Sweep(methods=(*baselines, "mdssl"), **common, **several).trials()
-    assert [config.weights for config in found if config.method == "pretrained"] == [str(resnet), str(other)]
-    # A combination that cannot start from the weights is refused before any trial starts.
-    with pytest.raises(ValueError, match="has an encoder with norm 'batch', but norm is 'group'"):
-        Sweep(methods=("mdssl",), arch="resnet18", **common, grid=(starts, ("norm", "batch", "group"))).trials()
-
-
-def test_probe_loads_a_file_of_timm_as_the_architecture_that_the_user_gives(vit, tiny_data, tmp_path, capsys):
-    command = ["probe", "--weights", str(vit[0]), "--evaluate", "tiny-a", "--device", "cpu"]
-    command += ["--storage", str(tmp_path), "--data", tiny_data]
-    assert main(command) == 2
-    assert "it looks like a vision transformer" in capsys.readouterr().err
-    assert main([*command, "--arch", "timm/test_vit", "--input-size", "32"]) == 0
-    (row,) = read(tmp_path).to_dict("records")
-    assert (row["method"], row["arch"], row["eval_dataset"]) == ("pretrained", "timm/test_vit", "tiny-a")
-    config = json.loads(row["config_json"])["trial"]
-    assert (config["input_size"], config["patch_size"]) == (32, 4)
-    # The trial ID is that of the baseline in a sweep with this input size.
-    network = {"arch": "timm/test_vit", **timm_input("timm/test_vit", 32, None)}
-    start = complete(tiny_trial(**network, init=str(vit[0])), 32)
-    assert as_it_starts(start).trial_id == row["trial_id"]
-    (reproduce,) = reproduce_commands([row], json.loads(row["config_json"]))
-    assert f"--weights {vit[0]} --input-size 32 --arch timm/test_vit" in reproduce
