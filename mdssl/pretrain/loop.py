@@ -226,9 +226,9 @@ def _train(
 
     ends_early = save_is_asked = False
     while state.step < iterations and not ends_early:
-        # Every `recluster_every` steps of a clustered method; a resumed run may already have clustered.
+        # Every `recluster_every` steps of a clustered method. No checkpoint is saved between a clustering and its step.
         number = pseudo_domains.round_due(config, state.step)
-        if number is not None and (state.clusters is None or state.clusters.round < number):
+        if number is not None:
             due: dict[str, Any] = {"number": number, "step": state.step, "stop_requested": stop_requested}
             try:
                 state.clusters, record = pseudo_domains.find(own, model, mixture, state.clusters, **due)
@@ -245,7 +245,7 @@ def _train(
         shares = [[group.share(each, workers) for group in groups] for each in range(workers)]
         counts = [[share.stop - share.start for share in of_rank] for of_rank in shares]
         views = two_views(config, mixture, groups, state.step, shares[rank], compiled=compiles)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss = backward(objective, step_model, views, counts)
         optimizer.step()
         reports.add(torch.stack(loss).detach())

@@ -97,7 +97,7 @@ def resnet(arch: str, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(min(32, channels), channels)
+    return nn.GroupNorm(32, channels)
 
 
 class SmallMapConv2d(nn.Conv2d):

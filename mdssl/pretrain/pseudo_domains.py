@@ -193,7 +193,7 @@ def renumber(labels: np.ndarray, before: np.ndarray, k: int) -> np.ndarray:
     """(K,) a new number for each cluster of ``labels``, so that most images keep theirs (Hungarian algorithm)."""
     from scipy.optimize import linear_sum_assignment
 
-    overlap = np.zeros((k, k), dtype=np.int64)
+    overlap = np.zeros((k, k))
     np.add.at(overlap, (labels, before), 1)
     _, numbers = linear_sum_assignment(overlap, maximize=True)
     return numbers
@@ -221,7 +221,7 @@ def _cluster(
         epsilon = epsilon_of(config, number)
         sure = certainty(z, centroids[sizes > 0], config.outlier_rule)
         kept, topped_up = keep(sure, labels, epsilon, config.batch_per_domain)
-    overlap = np.zeros((k, domains.max() + 1), dtype=np.int64)
+    overlap = np.zeros((k, domains.max() + 1))
     np.add.at(overlap, (labels.numpy(), domains), 1)
     record = {
         "round": number,
