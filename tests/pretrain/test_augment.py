@@ -20,6 +20,7 @@ from mdssl.pretrain.augment import (
     draw_jitter_order,
     gaussian_blur,
     normalize,
+    resized,
     resized_crop_flip,
     statistics_of,
 )
@@ -155,6 +156,19 @@ def test_crops_have_the_distribution_of_torchvision(size):
         assert abs(ours.std() / theirs[:, column].std() - 1) < 0.08, name
 
 
+def test_first_crop_that_fits_is_used_or_else_the_whole_image():
+    """Each row has a first crop of the given area and ratio (0: 3/4, 1: 4/3), and then squares of 2×2 pixels."""
+    firsts = [(16, 0.5), (1, 0.5), (0.2, 0.5), (16, 0.0), (16, 1.0), (0.3, 0.0), (0.3, 1.0), (0.2, 0.5)]
+    area, ratio = torch.full((8, 10), 4.0), torch.full((8, 10), 0.5)
+    area[:, 0], ratio[:, 0] = torch.tensor(firsts).T
+    area[7] = 0.2
+    uniform = torch.cat([(area / 16 - 0.01) / 0.99, ratio, torch.full((8, 11), 0.5)], 1)
+    crops = Views.of(uniform, 4, Recipe(crop_min_area=0.01))
+    # Too small or large are the crops of 0×0, 5×3, 3×5, 1×0 and 0×1 pixels.
+    assert crops.height.tolist() == crops.width.tolist() == [4, 1, 2, 2, 2, 2, 2, 4]
+    assert crops.top.tolist() == crops.left.tolist() == [0, 2, 1, 1, 1, 1, 1, 0]
+
+
 def test_probabilities_of_random_operations_match_simclr():
     parameters = Views.of(torch.from_numpy(draw(8000, seed=2, step=0, domain=0)[1]), 32, RECIPE)
     for share, expected in (
@@ -165,7 +179,8 @@ def test_probabilities_of_random_operations_match_simclr():
     ):
         assert abs(share - expected) < 0.03
     # torchvision flips where rand(1) < p, so 0.5 does not flip.
-    assert Views.of(torch.full((1, 31), 0.5), 32, RECIPE).flip == 0
+    for at, name in ((0.5, "flip"), (0.8, "hue"), (0.2, "gray"), (0.5, "sigma")):
+        assert getattr(Views.of(torch.full((1, 31), at), 32, RECIPE), name) == 0
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
@@ -199,6 +214,9 @@ def test_draws_depend_only_on_seed_step_and_domain():
     for other in ({"seed": 2}, {"step": 3}, {"domain": 4}):
         assert not np.array_equal(same, draw(5, **{"seed": 1, "step": 2, "domain": 3} | other))
     np.testing.assert_array_equal(draw_jitter_order(seed=1, step=2), draw_jitter_order(seed=1, step=2))
+    # Every version draws these numbers. Otherwise a trial would not resume to the same encoder.
+    assert draw(2, seed=3, step=5, domain=7)[1, 1, [0, 30]].tolist() == [0.9295350909233093, 0.299432635307312]
+    assert draw_jitter_order(seed=3, step=5).tolist() == [[1, 0, 2, 3], [1, 2, 3, 0]]
 
 
 def test_two_views_of_an_image_differ():
@@ -218,6 +236,15 @@ def test_augment_does_not_modify_its_input_images(images, parameters):
     before = images.clone()
     augment(images, parameters, np.arange(4))
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("size", [24, 40])
+def test_resized_images_match_torchvision(size):
+    x = torch.rand(2, 3, 32, 32)
+    got = resized(x, size)
+    torch.testing.assert_close(got, TF.resize(x, [size, size], antialias=size < 32))
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert resized(x, None) is x and resized(x, 32) is x
 
 
 def test_normalize_matches_torchvision():

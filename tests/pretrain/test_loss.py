@@ -102,7 +102,9 @@ def weighted_reference(z_a, z_b, domains, weight, temperature):
 @pytest.mark.parametrize("tile_rows", [3, 512])
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(
-    "domains", [RAGGED, torch.zeros(6, dtype=torch.long), torch.arange(5)], ids=["ragged", "one", "each its own"]
+    "domains",
+    [RAGGED, torch.zeros(6, dtype=torch.long), torch.tensor([0, 1, 0]), torch.arange(5)],
+    ids=["ragged", "one", "two", "each its own"],
 )
 def test_weighted_nt_xent_follows_its_formula(monkeypatch, domains, weight, tile_rows):
     monkeypatch.setitem(loss_module._TILE_ROWS, "cpu", tile_rows)

@@ -26,10 +26,12 @@ def numpy_lars(weight, grads, *, lr, weight_decay, adapt):
 
 
 @pytest.mark.parametrize("adapt", [True, False])
-@pytest.mark.parametrize("start", ["random", "zero weights", "zero gradient"])
+@pytest.mark.parametrize("start", ["random", "small", "zero weights", "zero gradient"])
 def test_lars_follows_its_definition(adapt, start):
     rng = np.random.default_rng(0)
     weight, grads = rng.normal(size=(4, 5)), rng.normal(size=(3, 4, 5))
+    if start == "small":
+        weight, grads = 0.01 * weight, 0.01 * grads
     if start == "zero weights":
         weight[:] = 0
     if start == "zero gradient":
@@ -54,9 +56,10 @@ class SameShapes(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_lars_on_a_gpu_follows_its_definition_with_one_launch():
+@pytest.mark.parametrize("count", [2, 3])
+def test_lars_on_a_gpu_follows_its_definition_with_one_launch(count):
     rng = np.random.default_rng(0)
-    starts = [rng.normal(size=shape) for shape in ((4, 3, 2, 2), (5, 4), (3, 2, 1, 1))]
+    starts = [rng.normal(size=shape) for shape in ((4, 3, 2, 2), (5, 4), (3, 2, 1, 1))[:count]]
     parameters = [nn.Parameter(torch.tensor(start)) for start in starts]
     parameters[0].data = parameters[0].data.contiguous(memory_format=torch.channels_last)
     optimizer = LARS(parameters, lr=4.0, weight_decay=1e-2)
@@ -76,9 +79,10 @@ def test_lars_on_a_gpu_follows_its_definition_with_one_launch():
 
 def test_parameter_without_a_gradient_is_not_changed():
     used, unused = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
-    used.grad = torch.ones(2, 2)
+    used.grad = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     LARS([used, unused], lr=1.0).step()
-    assert not torch.equal(used, torch.ones(2, 2))
+    # Without weight decay, the step is the trust coefficient times the norm of the weights, along the gradient.
+    torch.testing.assert_close(used.detach(), torch.tensor([[0.998, 1.0], [1.0, 1.0]]))
     assert torch.equal(unused, torch.ones(2, 2))
 
 

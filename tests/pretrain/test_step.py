@@ -12,6 +12,7 @@ from factories import tiny_trial
 from mdssl.config.run import RunSettings, check_gradient_caching
 from mdssl.data.mixture import Group, Mixture, check_batch
 from mdssl.errors import InputError
+from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.pseudo_domains import groups_of
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, by_domain, by_view, loss_of, two_views
@@ -62,6 +63,26 @@ def test_shuffled_domain_labels_are_drawn_uniformly_in_each_step():
     assert (shuffled.sum(2) == 4).all(), "shuffling keeps the number of images of each domain"
     assert ((shuffled.float().mean((0, 1)) - 0.25).abs() < 4 * (0.25 * 0.75 / 60) ** 0.5).all()
     assert len(shuffled[:, 0].unique(dim=0)) > 50
+
+
+@pytest.mark.parametrize(
+    ("method", "first"), [("mdssl", [6, 3, 8, 10, 20, 16]), ("mdssl-shuffled", [10, 16, 6, 3, 20, 8])]
+)
+def test_steps_of_an_epoch_have_each_image_once_and_tell_the_next_batch(method, first):
+    groups, drawn, told = [Group(name, np.arange(8) + 8 * i, 2) for i, name in enumerate("abc")], [], []
+
+    def gather(rows, then):
+        drawn.append(rows.tolist())
+        told.append(then().tolist())
+        return torch.zeros(len(rows), 4, 4, 3, dtype=torch.uint8)
+
+    mixture, trial = SimpleNamespace(gather=gather, image_size=4), tiny_trial(method=method, seed=5)
+    for step in range(4):
+        views_of(mixture, trial, step=step, groups=groups)
+    assert told[:-1] == drawn[1:]
+    assert sorted(np.concatenate(drawn)) == list(range(24))
+    # Every version draws these images. Otherwise a trial would not resume to the same encoder.
+    assert drawn[0] == first
 
 
 def test_gather_indexes_the_concatenated_images_of_all_domains(tiny_data):
@@ -202,6 +223,8 @@ def test_gradient_caching_requires_per_domain_batching_or_group_norm():
         check_gradient_caching(tiny_trial(), caching)
     with pytest.raises(ValueError, match=r"use --batching per-domain\.$"):  # norm is 'batch' for networks of timm
         check_gradient_caching(tiny_trial(arch="timm/test_convnext"), caching)
+    with pytest.raises(ValueError, match="use --batching per-domain"):
+        train(tiny_trial(), data="", trial_dir="unused", settings=caching)
     check_gradient_caching(tiny_trial(batching="per-domain"), caching)
     check_gradient_caching(tiny_trial(norm="group"), caching)
 
