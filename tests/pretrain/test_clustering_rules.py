@@ -11,6 +11,7 @@ from mdssl.pretrain.pseudo_domains import (
     certainty,
     epsilon_of,
     keep,
+    means_of_clusters,
     renumber,
     round_due,
 )
@@ -47,7 +48,8 @@ def test_outlier_rules_agree_for_two_centroids_and_differ_for_more():
 
 def test_certainty_is_maximal_on_a_centroid_and_for_a_single_cluster():
     _, centroids = points()
-    assert (certainty(centroids, centroids, "farthest") > 1e6).all()
+    # For more than 25 rows, PyTorch's default would multiply matrices, with rounding errors near zero.
+    assert (certainty(centroids.repeat(10, 1), centroids, "farthest") > 1e6).all()
     assert certainty(centroids, centroids[:1], "farthest").isinf().all()
 
 
@@ -69,6 +71,11 @@ def test_cluster_of_outliers_keeps_a_batch_or_all_its_images():
     kept, topped_up = keep(sure, torch.tensor([0, 0, 0, 7]), epsilon=9.0, batch_per_domain=2)
     assert kept.tolist() == [True, False, True, True]
     assert topped_up == 2
+
+
+def test_mean_of_an_empty_cluster_is_the_first_row():
+    z, labels = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), torch.tensor([0, 0, 2])
+    assert means_of_clusters(z, labels, 3).tolist() == [[2, 3], [1, 2], [5, 6]]
 
 
 def test_epsilon_zero_keeps_images_with_certainty_above_one():
@@ -103,6 +110,7 @@ def test_epsilon_decays_exponentially_to_its_final_value_at_the_last_clustering(
     ratios = np.divide(values[1:], values[:-1])
     np.testing.assert_allclose(ratios, ratios[0])
     assert epsilon_of(clustered_trial(recluster_every=100), 0) == 1
+    assert epsilon_of(clustered_trial(recluster_every=5), 1) == pytest.approx(0.01), "the second round of two"
     assert epsilon_of(clustered_trial(epsilon=0.0, epsilon_final=0.0), 3) == 0
 
 

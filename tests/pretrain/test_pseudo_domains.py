@@ -1,6 +1,7 @@
 """Training on pseudo-domains: warm-up, records of clusterings, degenerate data, resumption."""
 
 import logging
+import time
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 import torch
 from factories import Killed, clustered_trial, kill_at
 from sklearn.metrics import normalized_mutual_info_score
+from torchvision.transforms.v2 import functional as TF
 
 from mdssl.config.run import RunSettings
 from mdssl.data.mixture import Mixture
@@ -47,8 +49,10 @@ def test_warmup_trains_simclr_on_the_union_before_clusters_are_used(tiny_data):
 def test_clustering_finds_distinct_domains_and_records_its_statistics(tiny_data, caplog):
     trial = clustered_trial(method="mdssl-clustered", cluster_space="encoder")
     mixture, model = load(tiny_data, trial), build_model(trial)
+    began = time.perf_counter()
     with caplog.at_level(logging.INFO):
         found, record = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
+    assert 0 < record["seconds"] <= time.perf_counter() - began
     assert record["purity"] > 0.5, "each of the three domains has its own tint, and 1/3 is chance level"
     counts = np.zeros((3, 3))
     np.add.at(counts, (found.labels, mixture.labels), 1)
@@ -56,7 +60,7 @@ def test_clustering_finds_distinct_domains_and_records_its_statistics(tiny_data,
     assert record["nmi"] == pytest.approx(normalized_mutual_info_score(mixture.labels, found.labels))
     assert record["sizes"] == record["kept_sizes"] == counts.sum(axis=1).tolist()
     assert (record["kept_share"], record["churn"], record["epsilon"], record["topped_up"]) == (1, None, None, 0)
-    assert "clustering 0 at step 2: sizes" in caplog.text
+    assert "clustering 0 at step 2: sizes" in caplog.text and "empty" not in caplog.text
     assert model.training
     again, record = pseudo_domains.find(trial, model, mixture, found, number=1, step=5)
     assert record["churn"] == pytest.approx(float((again.labels != found.labels).float().mean()))
@@ -69,25 +73,29 @@ def two_rounds(tiny_data, monkeypatch):
     K-Means."""
     trial = clustered_trial(method="mdssl-clustered", cluster_space="encoder")
     mixture, model = load(tiny_data, trial), build_model(trial)
-    before, _ = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
     other = torch.tensor([2, 0, 1])
     given = []
 
     def spied(*arguments, **settings):
         given.append(settings)
         found = kmeans(*arguments, **settings)
+        if settings["init"] is None:
+            return found
         return found._replace(labels=other[found.labels], centroids=found.centroids[other.argsort()])
 
     monkeypatch.setattr(pseudo_domains, "kmeans", spied)
+    before, _ = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
     after, _ = pseudo_domains.find(trial, model, mixture, before, number=1, step=5)
     return pseudo_domains.embed(trial, model, mixture), before, after, given
 
 
 def test_clustering_starts_from_the_current_means_of_the_previous_clusters(two_rounds):
-    z, before, _, (given,) = two_rounds
+    z, before, _, (first, given) = two_rounds
     means = torch.stack([z[before.labels == number].mean(0) for number in range(3)])
     torch.testing.assert_close(given["init"], means)
-    assert given["starts"] == 1
+    assert (first["starts"], given["starts"]) == (3, 1)
+    # Every version draws these seeds. Otherwise a trial would not resume to the same encoder.
+    assert (first["seed"], given["seed"]) == (1742692732, 597063951)
 
 
 def test_centroids_have_the_numbers_of_their_clusters(two_rounds):
@@ -108,17 +116,20 @@ def test_cyclic_permutation_of_cluster_numbers_is_undone(tiny_data, monkeypatch)
     assert record["churn"] == 0
 
 
-def test_empty_cluster_does_not_change_the_certainty_of_images(tiny_data, monkeypatch):
-    trial = clustered_trial(outlier_rule="farthest", epsilon=0.5)
+def test_empty_clusters_do_not_change_the_certainty_of_images(tiny_data, monkeypatch, caplog):
+    trial = clustered_trial(outlier_rule="farthest", epsilon=0.5, num_clusters=5)
     mixture, model = load(tiny_data, trial), build_model(trial)
     z = pseudo_domains.embed(trial, model, mixture)
     labels = (torch.arange(192) % 2).long()
-    centroids = torch.stack([z[0], z[1], z[0] + 1e6])
+    labels[100] = 2
+    centroids = torch.stack([z[0], z[1], z[100], z[0] + 1e6, z[0] + 1e6])
     monkeypatch.setattr(pseudo_domains, "kmeans", lambda *_, **__: Clusters(labels, centroids, 1.0))
     found, record = pseudo_domains.find(trial, model, mixture, None, number=0, step=2)
-    expected, _ = keep(certainty(z, centroids[:2], "farthest"), labels, 0.5, trial.batch_per_domain)
+    expected, _ = keep(certainty(z, centroids[:3], "farthest"), labels, 0.5, trial.batch_per_domain)
     assert torch.equal(found.kept, expected)
     assert 0 < record["kept_share"] < 1
+    assert (len(record["kept_sizes"]), record["kept_sizes"][2:]) == (5, [1, 0, 0])
+    assert "2 of 5 clusters are empty" in caplog.text
 
 
 def test_embeddings_are_normalized_unless_the_settings_disable_it(tiny_data):
@@ -130,6 +141,29 @@ def test_embeddings_are_normalized_unless_the_settings_disable_it(tiny_data):
     raw = pseudo_domains.embed(clustered_trial(cluster_space="encoder", cluster_normalized=False), model, mixture)
     assert raw.shape == (192, 512)
     assert raw.norm(dim=1).std() > 0
+
+
+def test_embeddings_are_those_of_normalized_images_in_evaluation_mode(tiny_data, monkeypatch):
+    trial = clustered_trial()
+    mixture, model, gather = load(tiny_data, trial), build_model(trial), Mixture.gather
+    images = torch.cat(mixture.images).permute(0, 3, 1, 2).float() / 255
+    x = TF.normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    with torch.no_grad():
+        z = model.eval()(x)
+    expected = z / z.norm(dim=1, keepdim=True)
+    gathered, told = [], []
+
+    def watched(self, rows, then):
+        gathered.append(rows.tolist())
+        told.append(then().tolist())
+        return gather(self, rows, then)
+
+    monkeypatch.setattr(Mixture, "gather", watched)
+    monkeypatch.setattr(pseudo_domains, "_EMBED_ROWS", 50)
+    torch.testing.assert_close(pseudo_domains.embed(trial, model, mixture), expected, rtol=1e-4, atol=1e-5)
+    rows = list(range(192))
+    assert gathered == [rows[:50], rows[50:100], rows[100:150], rows[150:]]
+    assert told == [*gathered[1:], []]
 
 
 @pytest.mark.parametrize(
