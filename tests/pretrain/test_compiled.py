@@ -52,21 +52,29 @@ def test_changing_batch_sizes_recompile_at_most_twice(batching):
     ("device", "steps", "changes", "expected"),
     [
         ("cuda", 6, {"compile_from": 6}, True),
+        ("cuda", 6, {"compile_from": 1}, True),
         ("cuda", 6, {"compile_from": 7}, False),
         ("cuda", 6, {"compile_from": 0}, False),
         ("cpu", 6, {"compile_from": 6}, False),
+        ("cpu", 6, {"compile": True}, True),
     ],
-    ids=["long enough", "too short", "never", "not on a CPU"],
+    ids=["long enough", "always", "too short", "never", "not on a CPU", "on request"],
 )
-def test_long_runs_on_a_gpu_are_compiled(tiny_data, tmp_path, monkeypatch, request, device, steps, changes, expected):
+def test_long_runs_on_a_gpu_are_compiled(
+    tiny_data, tmp_path, monkeypatch, request, caplog, device, steps, changes, expected
+):
     if device == "cuda":
         request.getfixturevalue("gpu")
     asked = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: asked.append("reset"))
     monkeypatch.setattr(Model, "compile", lambda self: asked.append("model"))
     monkeypatch.setattr(loop, "two_views", lambda *args, compiled: asked.append(compiled) or two_views(*args))
     settings = RunSettings(**changes, track=())
-    train(tiny_trial(iterations=steps), data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu")
-    assert asked == ["model"] * expected + [expected] * steps
+    ended = train(tiny_trial(iterations=steps), data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu")
+    assert asked == ["reset", "model"] * expected + [expected] * steps
+    # `Model.compile` is replaced, so that each pass is without compiled code.
+    assert ended["compiled"] is False
+    assert any(record.levelname == "WARNING" for record in caplog.records) is expected
 
 
 def test_resumed_run_is_compiled_like_the_first(tiny_data, tmp_path, monkeypatch, gpu):

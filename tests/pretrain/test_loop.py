@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 import torchvision
-from factories import Killed, kill_at, prepare_arrays, tiny_trial
+from factories import Killed, clustered_trial, kill_at, prepare_arrays, tiny_trial
 from loop_runs import AT_THE_END, EVERY_STEP, losses, weights
 
 from mdssl.config.run import RunSettings
@@ -23,8 +24,10 @@ from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
 from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.progress import NonFiniteLossError
+from mdssl.pretrain.stopping import StoppedError
 from mdssl.pretrain.trial_files import load_model, read_training, write_finished
 from mdssl.storage.location import Location
+from mdssl.tracking.trackers import Trackers
 
 
 class Clock:
@@ -66,6 +69,8 @@ def test_recorded_costs_of_a_resumed_run_are_correct(tiny_data, tmp_path, clock)
         train(tiny_trial(), report=kill_at(4), **own)
     # The two steps after the checkpoint of step 2 are repeated. The record does not include the lost time.
     clock.now += 5000.0
+    with pytest.raises(StoppedError, match="at step 3"):  # between two reports
+        train(tiny_trial(), stop_requested=partial(next, iter([False, True])), **own)
     ended = train(tiny_trial(), **own)
     assert ended["train_seconds"] == pytest.approx(6 * 4.0)
     # A view is one pass of an image through the encoder: 6 steps, 8 images per domain, 2 domains, 2 views per image.
@@ -101,11 +106,13 @@ def test_peak_memory_of_a_process_is_that_of_its_life_where_it_cannot_be_reset(m
     assert peak_memory("cpu") > 600e6
 
 
-def test_gpu_hours_and_peak_memory_are_those_of_the_gpus(tiny_data, tmp_path, clock, gpu):
+def test_gpu_hours_and_peak_memory_are_those_of_the_gpus(tiny_data, tmp_path, clock, gpu, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END)
     assert ended["train_seconds"] == pytest.approx(24.0)
     assert ended["gpu_hours"] == pytest.approx(24.0 / 3600)
     assert (ended["peak_memory_mb"], ended["device"]) == (3 * 1024, "NVIDIA X")
+    assert torch.backends.cudnn.benchmark
     # Each of four workers has a GPU.
     state = checkpoint.LoopState(started_at="", seconds=1800.0, gpu_seconds=4 * 1800.0)
     place = Location.of(tmp_path / "four")
@@ -116,6 +123,27 @@ def test_gpu_hours_and_peak_memory_are_those_of_the_gpus(tiny_data, tmp_path, cl
 def test_gpu_hours_of_trials_that_share_a_gpu_are_shares(tiny_data, tmp_path, clock, gpu):
     ended = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=AT_THE_END, gpus_per_worker=0.25)
     assert ended["gpu_hours"] == pytest.approx(ended["train_seconds"] / 3600 / 4) != 0
+
+
+def test_time_of_scores_is_recorded_apart_and_not_in_the_speed(tiny_data, tmp_path, clock):
+    def validate(model):
+        clock.now += 3.0
+        return {"a": 50.0}
+
+    reports, settings = [], RunSettings(report_every=2, track=())
+    own = dict(data=tiny_data, settings=settings, device="cpu", validate=validate, rungs=(2,))
+    ended = train(tiny_trial(), trial_dir=tmp_path, report=reports.append, **own)
+    assert (ended["score_seconds"], ended["train_seconds"]) == pytest.approx((3.0, 6 * 4.0 + 3.0))
+    assert [at.eta_seconds for at in reports] == pytest.approx([16.0, 8.0, 0.0])
+    assert [at.views_per_second for at in reports] == pytest.approx([8 * 2 * 2 / 4.0] * 3)
+
+
+def test_trackers_get_each_report_and_each_clustering(tiny_data, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(Trackers, "start", lambda self, resumed_at: told.append(resumed_at))
+    monkeypatch.setattr(Trackers, "log", lambda self, step, values: told.append((step, min(values))))
+    train(clustered_trial(iterations=3), data=tiny_data, trial_dir=tmp_path, settings=RunSettings(report_every=2))
+    assert told == [0, (2, "learning_rate"), (2, "clusters/churn"), (3, "learning_rate")]
 
 
 def test_encoder_file_records_the_preprocessing_of_images(tiny_data, tmp_path):
@@ -183,11 +211,16 @@ def test_unknown_device_is_refused_with_the_allowed_devices(tiny_data, tmp_path,
 def test_non_finite_loss_fails_the_trial_with_its_step_and_terms(tiny_data, tmp_path):
     trial = tiny_trial(learning_rate=1e30, optimizer="sgd", lr_warmup_iterations=0)
     with pytest.raises(NonFiniteLossError, match=r"not finite at step \d+: total .*alignment .*within .*across"):
-        train(trial, data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu")
-    ended = json.loads((tmp_path / "training.json").read_text())
+        train(trial, data=tiny_data, trial_dir=tmp_path / "a", settings=AT_THE_END, device="cpu")
+    ended = json.loads((tmp_path / "a/training.json").read_text())
     assert ended["status"] == "failed"
-    assert f"step {ended['step']}" in ended["error"]
-    assert not (tmp_path / "encoder.safetensors").exists()
+    assert ended["error"].startswith(f"the loss is not finite at step {ended['step']}")
+    assert losses(tmp_path / "a")["step"].tolist() == list(range(1, ended["step"]))
+    assert not (tmp_path / "a/encoder.safetensors").exists()
+    with pytest.raises(NonFiniteLossError):  # which is found before a checkpoint is saved between two reports
+        stop = partial(next, iter([False] * 5 + [True]))
+        train(trial, data=tiny_data, trial_dir=tmp_path / "b", device="cpu", stop_requested=stop)
+    assert not (tmp_path / "b/checkpoints").exists()
 
 
 def test_data_that_changed_since_the_trial_was_created_are_refused(tiny_data, tmp_path):

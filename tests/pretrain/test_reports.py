@@ -137,11 +137,11 @@ def test_non_finite_loss_on_a_gpu_is_recorded_as_on_a_cpu(tiny_data, tmp_path, g
 
 @pytest.fixture
 def time_passes(monkeypatch):
-    """A clock that advances only in steps, by 0.4 s per step."""
+    """A clock that advances only in steps, by 0.375 s per step."""
     now = [1000.0]
 
     def watched(*arguments, **named):
-        now[0] += 0.4
+        now[0] += 0.375
         return two_views(*arguments, **named)
 
     two_views = loop.two_views
@@ -159,13 +159,15 @@ def test_report_is_due_every_second_and_at_scores_checkpoints_and_stops(tiny_dat
 
     own = {"validate": lambda model: {"a": 50.0}, "rungs": (5,)}
     run(tiny_data, tmp_path / "a", report=report, report_every=1, iterations=11, **own)
-    # Step 1 is the first; then reports are due after 1.2 s. Step 5 has a score; step 11 is the last.
+    # Step 1 is the first; then reports are due after 1.125 s. Step 5 has a score; step 11 is the last.
     assert due == [1, 4, 5, 7, 10, 11]
     due.clear()
-    # Step 5 has a checkpoint, which is saved after 1.9 s; the trial stops at step 6.
+    # Step 5 has a checkpoint, which is saved after 1.875 s; the trial stops at step 6.
     stops = partial(next, iter([False] * 6 + [True]))
     with pytest.raises(StoppedError):
-        run(tiny_data, tmp_path / "b", report=report, report_every=1, iterations=11, seconds=1.9, stop_requested=stops)
+        run(
+            tiny_data, tmp_path / "b", report=report, report_every=1, iterations=11, seconds=1.875, stop_requested=stops
+        )
     assert due == [1, 4, 5, 6]
 
 

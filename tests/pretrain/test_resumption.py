@@ -108,8 +108,18 @@ def test_run_stopped_before_its_first_step_trains_no_step(tiny_data, tmp_path):
         load_model(Location.of(tmp_path))
 
 
-@pytest.mark.parametrize("allowed", [0, 1, 3])
-def test_no_file_is_written_after_before_writing_raises(tiny_data, tmp_path, allowed):
+@pytest.mark.parametrize(
+    ("allowed", "changes"),
+    [
+        (0, {}),
+        (1, {}),
+        (3, {}),
+        (7, {}),  # all but the encoder
+        (1, {"learning_rate": 1e30, "optimizer": "sgd", "lr_warmup_iterations": 0}),  # not the failure
+        (1, {"schedule": "wsd", "decay_fraction": 0.5}),  # not the stable part
+    ],
+)
+def test_no_file_is_written_after_before_writing_raises(tiny_data, tmp_path, allowed, changes):
     writes = iter(range(allowed))
 
     def before_writing():
@@ -118,17 +128,17 @@ def test_no_file_is_written_after_before_writing_raises(tiny_data, tmp_path, all
 
     with pytest.raises(Killed):
         train(
-            tiny_trial(),
+            tiny_trial(**changes),
             data=tiny_data,
-            trial_dir=tmp_path,
-            settings=replace(EVERY_STEP, track=()),
+            trial_dir=tmp_path / "trials/a",
+            settings=replace(AT_THE_END if changes else EVERY_STEP, track=()),
             device="cpu",
             before_writing=before_writing,
         )
-    found = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
-    checkpoints = [f"checkpoints/step-{step:08d}.safetensors" for step in range(1, allowed)]
+    found = sorted(str(file.relative_to(tmp_path / "trials/a")) for file in tmp_path.rglob("*") if file.is_file())
+    checkpoints = [f"checkpoints/step-{step:08d}.safetensors" for step in range(1, allowed)][-2:]
     begun = ["config.json", "run.json"] if allowed else []
-    assert found == sorted([*checkpoints, *begun, *["metrics.parquet"][: len(checkpoints)]])
+    assert found == sorted([*checkpoints, *begun, *["metrics.parquet"] * bool(checkpoints)])
 
 
 @pytest.mark.slow
@@ -215,7 +225,9 @@ def test_damaged_file_is_named_and_rebuilt_from_the_last_checkpoint(tiny_data, t
             read(trial_dir)
     for file in (name, "metrics.parquet"):
         (tmp_path / file).unlink()
-    again = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu", report=kill_at(1))
+    # No step is left, so that a request to stop has no effect.
+    arguments = {"report": kill_at(1), "stop_requested": lambda: True}
+    again = train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, device="cpu", **arguments)
     assert again["train_seconds"] == ended["train_seconds"]
     assert all(torch.equal(before[key], value) for key, value in weights(tmp_path).items())
     assert losses(tmp_path)["loss"].iloc[-1] == ended["final_loss"]

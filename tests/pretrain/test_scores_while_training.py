@@ -98,8 +98,12 @@ def test_trial_that_ended_early_resumes_to_the_same_encoder(tiny_data, tmp_path,
 
 
 def test_trial_can_end_early_only_after_a_scored_step(tiny_data, tmp_path):
+    steps = []
     with pytest.raises(AssertionError, match="only after a scored step"):
-        run(tiny_data, tmp_path, report=lambda progress: "end")
+        run(tiny_data, tmp_path, report=lambda progress: steps.append(progress.step) or "end")
+    assert steps == [4]
+    last = run(tiny_data, tmp_path, report=lambda progress: "end" if progress.step == 6 else None)
+    assert last["status"] == "finished"
 
 
 def test_non_finite_features_give_a_warning_and_no_score(tiny_data, tmp_path, straight, caplog):
