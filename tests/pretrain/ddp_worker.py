@@ -1,6 +1,7 @@
 """What each of two workers does for the tests of DDP, and the trials and batches that they share."""
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def worker(rank: int, folder: str, data: str) -> None:
         results[case, compute.__name__, "labels"] = (torch.stack(loss).detach(), torch.stack(exchanged).detach())
         loss.total.backward()
         results[case, compute.__name__] = [*(term.detach() for term in loss), *(p.grad for p in model.parameters())]
-    run(data, f"{folder}/two-workers")
+    run(data, f"{folder}/two-workers", settings={"checkpoint_seconds": 0})
     run(data, f"{folder}/resumed")
     run(data, f"{folder}/without-norm-by-two", norm="group")
     run(data, f"{folder}/cached", batching="per-domain", settings={"gradient_caching": True})
@@ -170,13 +171,14 @@ def reports_of(data: str, folder: str, rank: int, device: str) -> list[tuple[int
     return found
 
 
-def stop_in_step_3(data: str, folder: str, asked: bool) -> str:
+def stop_in_step_3(data: str, folder: str, asked: bool) -> tuple[str, list[str]]:
+    """The message, and the files that this rank finds when it ends."""
     answers = iter([False] * 3 + [asked] * 10)
     stopping._ASK_SECONDS = 0.0
     try:
         run(data, folder, stop_requested=lambda: next(answers))
     except StoppedError as stopped:
-        return str(stopped)
+        return str(stopped), os.listdir(f"{folder}/checkpoints")
 
 
 def clusters_of_an_untrained_encoder(data: str) -> list[torch.Tensor]:

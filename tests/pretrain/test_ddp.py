@@ -121,7 +121,13 @@ def test_all_workers_have_the_clusters_of_a_single_process(folder, tiny_data):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_request_to_stop_one_worker_stops_all_workers_after_the_same_step(folder, rank):
-    assert torch.load(folder / f"rank-{rank}.pt")["stopped"] == "stopped at step 3 of 6"
+    message, saved = torch.load(folder / f"rank-{rank}.pt")["stopped"]
+    assert (message, saved) == ("stopped at step 3 of 6", ["step-00000003.safetensors"])
+
+
+def test_two_workers_save_a_checkpoint_at_every_report(folder):
+    names = sorted(file.name for file in (folder / "two-workers/checkpoints").iterdir())
+    assert names == ["step-00000004.safetensors", "step-00000006.safetensors"]
 
 
 def test_all_workers_make_the_same_reports_after_the_same_steps(folder):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -69,10 +70,11 @@ def checkpoints(folder):
 
 
 def test_training_continues_when_a_full_disk_refuses_a_checkpoint(tiny_data, tmp_path, straight, disk, caplog):
-    seen = []
+    seen, failed = [], []
 
     def report(progress):
         # The disk is full for the checkpoints of steps 3 and 4.
+        failed.extend([10**6 - disk.full] if disk.full else [])
         disk.full = {3: 10**6, 4: 10**6}.get(progress.step, 0)
         seen.append(checkpoints(tmp_path) if progress.step > 1 else [])
 
@@ -80,6 +82,7 @@ def test_training_continues_when_a_full_disk_refuses_a_checkpoint(tiny_data, tmp
         train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=EVERY_STEP, device="cpu", report=report)
     assert seen == [[], [1], [1, 2], [1, 2], [1, 2], [2, 5]], "earlier checkpoints are kept"
     assert caplog.text.count("the checkpoint of step") == 2
+    assert failed == [1, 1], "training goes on without another attempt"
     assert_same(tmp_path, straight)
     assert not list(tmp_path.rglob(".*"))
 
@@ -106,6 +109,15 @@ def test_permanently_full_disk_loses_only_steps_after_the_last_checkpoint(tiny_d
     train(tiny_trial(), **arguments, report=lambda progress: again.append(progress.step))
     assert again == [5, 6]
     assert_same(tmp_path, straight)
+
+
+def test_stop_raises_an_error_if_its_checkpoint_cannot_be_saved(tiny_data, tmp_path, disk):
+    def report(progress):
+        disk.full = 10**6
+
+    arguments = {"data": tiny_data, "trial_dir": tmp_path, "settings": AT_THE_END, "device": "cpu"}
+    with retrying(0.1), pytest.raises(StorageLostError):
+        train(tiny_trial(), **arguments, report=report, stop_requested=partial(next, iter([False, True])))
 
 
 @pytest.mark.parametrize("error", [MemoryError("no memory"), torch.OutOfMemoryError("CUDA out of memory")])

@@ -1,6 +1,7 @@
 """Checkpoints of a background thread: training does not wait, no checkpoint is lost, and errors are raised."""
 
 import threading
+import time
 
 import pytest
 import safetensors.torch
@@ -102,6 +103,23 @@ def test_error_in_the_background_thread_does_not_hide_an_error_in_training(tmp_p
     assert "its last checkpoint could not be saved: division by zero" in caplog.text
 
 
+def test_next_call_of_a_saver_raises_the_error_of_its_thread(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "save", lambda *_: 1 / 0)
+    model, state = build_model(tiny_trial()), checkpoint.LoopState(step=1)
+    arguments = (model, build_optimizer(tiny_trial(), model), state)
+    with pytest.raises(ZeroDivisionError), Saver(Location.of(tmp_path), lambda: None, in_background=True) as own:
+        own.save(*arguments, must=False)
+        with pytest.raises(ZeroDivisionError):
+            own.save(*arguments, must=False)
+        own.save(*arguments, must=False)
+        with pytest.raises(ZeroDivisionError):
+            for _ in range(1000):  # until the thread has ended
+                own.check()
+                time.sleep(0.01)
+        own.save(*arguments, must=False)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
+
+
 def test_background_checkpoint_has_the_state_of_its_step(tmp_path, slow_disk):
     may_write, _ = slow_disk
     model = build_model(tiny_trial())
@@ -114,11 +132,12 @@ def test_background_checkpoint_has_the_state_of_its_step(tmp_path, slow_disk):
             for value in model.state_dict().values():
                 value.zero_()
         state.step, state.views = 2, 100
-        state.metrics.append({"step": 2})
+        for rows in (state.metrics, state.rounds, state.terms):
+            rows.append({"step": 2})
         may_write.set()
     fresh = build_model(tiny_trial(seed=1))
     found = checkpoint.load_latest(Location.of(tmp_path / "checkpoints"), fresh, optimizer)
-    assert (found.step, found.views, found.metrics) == (1, 0, [{"step": 1}])
+    assert (found.step, found.views, found.metrics, found.rounds, found.terms) == (1, 0, [{"step": 1}], [], [])
     assert all(torch.equal(value, weights[name]) for name, value in fresh.state_dict().items())
     # The state lists the checkpoints of the run, so that only the last ones are kept.
     assert state.checkpoints == ["step-00000001.safetensors"]
