@@ -9,6 +9,7 @@ import torchvision.transforms.v2.functional as TF
 from torchvision.transforms import ColorJitter, GaussianBlur, InterpolationMode, RandomResizedCrop
 
 from mdssl.config.trial import Recipe
+from mdssl.pretrain import augment as augment_module
 from mdssl.pretrain.augment import (
     Views,
     adjust_brightness,
@@ -236,6 +237,16 @@ def test_augment_does_not_modify_its_input_images(images, parameters):
     before = images.clone()
     augment(images, parameters, np.arange(4))
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("device", "parts"), [("cpu", [128, 128, 44]), ("meta", [300])])
+def test_views_are_augmented_in_parts_that_fit_in_the_cache_of_a_cpu(monkeypatch, device, parts):
+    images, parameters = some(8, 300)
+    sizes, crop = [], resized_crop_flip
+    monkeypatch.setattr(augment_module, "resized_crop_flip", lambda *part: sizes.append(len(part[0])) or crop(*part))
+    moved = Views(**{name: value.to(device) for name, value in vars(parameters).items()})
+    assert augment(images.to(device), moved, np.arange(4)).shape == (300, 3, 8, 8)
+    assert sizes == parts
 
 
 @pytest.mark.parametrize("size", [24, 40])

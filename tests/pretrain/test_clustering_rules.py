@@ -73,6 +73,11 @@ def test_cluster_of_outliers_keeps_a_batch_or_all_its_images():
     assert topped_up == 2
 
 
+def test_first_of_equally_certain_images_are_kept():
+    kept, _ = keep(torch.ones(1000), torch.zeros(1000, dtype=torch.int64), epsilon=1.0, batch_per_domain=10)
+    assert torch.equal(kept, torch.arange(1000) < 10)
+
+
 def test_mean_of_an_empty_cluster_is_the_first_row():
     z, labels = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), torch.tensor([0, 0, 2])
     assert means_of_clusters(z, labels, 3).tolist() == [[2, 3], [1, 2], [5, 6]]

@@ -21,7 +21,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.device import peak_memory, reset_peak_memory
 from mdssl.pretrain import checkpoint, loop
 from mdssl.pretrain.loop import train
-from mdssl.pretrain.model import build_model
+from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.optim import build_optimizer
 from mdssl.pretrain.progress import NonFiniteLossError
 from mdssl.pretrain.stopping import StoppedError
@@ -144,6 +144,16 @@ def test_trackers_get_each_report_and_each_clustering(tiny_data, tmp_path, monke
     monkeypatch.setattr(Trackers, "log", lambda self, step, values: told.append((step, min(values))))
     train(clustered_trial(iterations=3), data=tiny_data, trial_dir=tmp_path, settings=RunSettings(report_every=2))
     assert told == [0, (2, "learning_rate"), (2, "clusters/churn"), (3, "learning_rate")]
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_each_domain_is_encoded_twice_only_with_cached_gradients(tiny_data, tmp_path, monkeypatch, caching):
+    passes, encode = [], Model._encode
+    monkeypatch.setattr(Model, "_encode", lambda self, views: passes.append(len(views)) or encode(self, views))
+    settings = RunSettings(gradient_caching=caching, track=())
+    trial = tiny_trial(iterations=1, batching="per-domain")
+    train(trial, data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu")
+    assert passes == [16, 16] * (1 + caching)
 
 
 def test_encoder_file_records_the_preprocessing_of_images(tiny_data, tmp_path):

@@ -161,6 +161,17 @@ def test_loss_of_identical_views_is_finite_at_the_lowest_temperature():
     assert torch.isfinite(z.grad).all()
 
 
+@pytest.mark.parametrize(("lambda2", "tiles"), [(0.0, 2), (0.1, 3)])
+def test_backward_pass_skips_tiles_without_a_gradient(monkeypatch, lambda2, tiles):
+    """Two domains have a tile each, and one for their pairs, which counts only with λ2."""
+    similarity, computed = loss_module._exp_similarity, []
+    z_a, z_b = views(8)
+    loss = mdssl_loss(z_a, z_b, torch.arange(8) % 2, lambda1=0.9, lambda2=lambda2, temperature=0.1)
+    monkeypatch.setattr(loss_module, "_exp_similarity", lambda *x: computed.append(x) or similarity(*x))
+    loss.total.backward()
+    assert len(computed) == tiles
+
+
 def test_memory_does_not_grow_with_the_square_of_the_batch():
     """The saved tensors are vectors and the representations, never the similarity matrix."""
     saved = []
@@ -203,3 +214,9 @@ def test_a_batch_or_labels_without_a_loss_are_refused(images, domains, said):
     said = f"the loss got z_a {shape}, z_b {shape}, {said}; it takes tensors (B, r), (B, r) and (B,) integers"
     with pytest.raises(InputError, match=re.escape(said)):
         mdssl_loss(z_a, z_b, domains, lambda1=1.0, lambda2=0.0, temperature=0.1)
+
+
+@pytest.mark.parametrize(("first", "second"), [((4, 8), (4, 7)), ((4, 8), (3, 8)), ((4, 2, 8), (4, 2, 8))])
+def test_views_that_are_not_two_matrices_of_one_shape_are_refused(first, second):
+    with pytest.raises(InputError, match="it takes tensors"):
+        mdssl_loss(torch.ones(first), torch.ones(second), torch.arange(4), lambda1=1.0, lambda2=0.0, temperature=0.1)

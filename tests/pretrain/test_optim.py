@@ -56,6 +56,16 @@ class SameShapes(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize(("device", "expected"), [("cpu", [1, 1]), ("meta", [2])])
+def test_lars_updates_parameters_one_by_one_on_a_cpu_and_at_once_on_a_gpu(monkeypatch, device, expected):
+    sizes, parameters = [], [nn.Parameter(torch.ones(2, 2, device=device)) for _ in range(2)]
+    monkeypatch.setattr(LARS, "_update", lambda self, some, group: sizes.append(len(some)))
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    LARS(parameters, lr=1.0).step()
+    assert sizes == expected
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_lars_on_a_gpu_follows_its_definition_with_one_launch(count):
     rng = np.random.default_rng(0)
@@ -150,3 +160,9 @@ def test_learning_rate_warms_up_linearly_and_anneals_as_torch_does():
 
 def test_a_warmup_longer_than_the_run_still_reaches_the_peak():
     assert learning_rate(Recipe(iterations=5, lr_warmup_iterations=480, learning_rate=2.0), 4) == 2.0
+
+
+@pytest.mark.parametrize("changes", [{"lr_warmup_iterations": 4}, {"schedule": "wsd", "decay_fraction": 0.2}])
+def test_decay_of_a_single_step_would_end_at_zero(changes):
+    recipe = Recipe(**{"iterations": 5, "lr_warmup_iterations": 1, "learning_rate": 2.0} | changes)
+    assert [learning_rate(recipe, step) for step in (4, 5)] == pytest.approx([2.0, 0.0])

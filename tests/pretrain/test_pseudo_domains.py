@@ -24,6 +24,7 @@ from mdssl.pretrain.pseudo_domains import (
     keep,
     objective_of,
 )
+from mdssl.pretrain.stopping import StoppedError
 
 
 def load(data, trial):
@@ -164,6 +165,15 @@ def test_embeddings_are_those_of_normalized_images_in_evaluation_mode(tiny_data,
     rows = list(range(192))
     assert gathered == [rows[:50], rows[50:100], rows[100:150], rows[150:]]
     assert told == [*gathered[1:], []]
+
+
+def test_request_to_stop_ends_a_clustering_before_its_first_images(tiny_data, monkeypatch):
+    trial = clustered_trial()
+    mixture, model = load(tiny_data, trial), build_model(trial)
+    monkeypatch.setattr(Mixture, "gather", None)
+    with pytest.raises(StoppedError):
+        pseudo_domains.find(trial, model, mixture, None, number=0, step=2, stop_requested=lambda: True)
+    assert model.training
 
 
 @pytest.mark.parametrize(

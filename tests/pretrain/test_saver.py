@@ -120,6 +120,20 @@ def test_next_call_of_a_saver_raises_the_error_of_its_thread(tmp_path, monkeypat
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
 
 
+def test_training_looks_for_errors_of_the_thread_at_each_report(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Saver, "check", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny_trial(), data=tiny_data, trial_dir=tmp_path, settings=RunSettings(report_every=2), device="cpu")
+
+
+def test_checkpoints_of_every_report_are_written_by_the_training_loop(tiny_data, tmp_path, slow_disk):
+    may_write, begun = slow_disk
+    may_write.set()
+    settings = RunSettings(report_every=1, checkpoint_seconds=0, track=())
+    train(tiny_trial(iterations=2), data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu")
+    assert begun == [(1, True), (2, True)]
+
+
 def test_background_checkpoint_has_the_state_of_its_step(tmp_path, slow_disk):
     may_write, _ = slow_disk
     model = build_model(tiny_trial())

@@ -1,7 +1,10 @@
 """Schedule wsd: a longer trial resumes from the stable part of a shorter one, to the same result as from step 0."""
 
+import errno
 import json
+import os
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -14,6 +17,7 @@ from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.data.mixture import with_fingerprint
 from mdssl.errors import InputError
+from mdssl.pretrain import checkpoint
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import build_model
@@ -115,6 +119,23 @@ def test_damaged_stable_part_is_skipped(longer, tiny_data, tmp_path, caplog):
 def test_trial_whose_first_steps_depend_on_its_length_shares_nothing(tmp_path, changes):
     config = tiny_trial(**changes)
     assert shared_folder(Location.of(tmp_path) / "trials" / config.trial_id, config) is None
+
+
+def test_stable_part_of_a_single_step_is_shared(tmp_path):
+    config = tiny_trial(schedule="wsd", decay_fraction=0.5, iterations=2, lr_warmup_iterations=1)
+    assert shared_folder(Location.of(tmp_path) / "trials" / config.trial_id, config) is not None
+
+
+@pytest.mark.parametrize(("number", "ends"), [(errno.ENOSPC, False), (errno.ENOTDIR, True)])
+def test_only_an_error_that_persists_ends_a_trial_that_shares_its_stable_part(tmp_path, monkeypatch, number, ends):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint, "write", fail)
+    config = tiny_trial(**SHORT)
+    model = build_model(config)
+    with pytest.raises(OSError, match=os.strerror(number)) if ends else nullcontext():
+        save_shared(Location.of(tmp_path), config, model, build_optimizer(config, model), LoopState(step=3))
 
 
 def test_folder_outside_a_storage_shares_nothing(tmp_path):
