@@ -143,8 +143,8 @@ def _start_ray(settings: SweepSettings, folder: TemporaryFolder, environment: di
             # Where the time is over, Ray raises no subclass of Exception.
             folder.keep = True
             raise InputError(
-                f"Ray could not be started on this machine: {str(error).rstrip('.')}. Its logs, which stay, have the "
-                "reason; try again when the machine is less busy, or give the --address of a running Ray."
+                f"Ray could not be started on this machine: {str(error).rstrip('.')}. Its logs have the reason. Try "
+                "again when the machine is less busy, or give the --address of a running Ray."
             ) from error
 
 

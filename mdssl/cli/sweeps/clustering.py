@@ -34,7 +34,7 @@ class Clustering(WithMoreMethods, ClusterSettings):
     outlier_rule: Annotated[Literal["farthest", "runner-up"], Suppress] = ClusterSettings.outlier_rule
 
     def __post_init__(self) -> None:
-        # epsilon_final is compared with it.
+        # ClusterSettings compares epsilon_final with epsilon.
         object.__setattr__(self, "epsilon", max(self.epsilons, default=self.epsilon))
         super().__post_init__()
         for axis in ("clusters", "warmups", "intervals"):

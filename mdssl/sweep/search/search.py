@@ -95,7 +95,7 @@ class Trials:
         return space
 
     def _check_rungs(self, entries: list[dict[str, Any]]) -> None:
-        """Refuse rungs that compare trials of different length, or by default methods before they differ."""
+        """Refuse rungs that compare trials of different length, or by default clustered ones before they cluster."""
         if not self.rungs:
             return
         names = [axis.name for axis in self.space.axes] if self.space else self.settings.grid_axes
@@ -108,9 +108,10 @@ class Trials:
         usual = getattr(self.settings, "warmup_iterations", TrialConfig.warmup_iterations)
         warm_up = max((entry.get("warmup_iterations", usual) for entry in clustered), default=0)
         if self.settings.grace_steps is None and self.rungs[0] <= warm_up:
+            halfway = (warm_up + self.settings.iterations) // 2
             raise InputError(
                 f"scheduler {self.settings.scheduler!r} ends trials from step {self.rungs[0]} on, but "
-                f"{clustered[0]['method']} is SimCLR until step {warm_up}; give --grace-steps, such as {2 * warm_up}, "
+                f"{clustered[0]['method']} is SimCLR until step {warm_up}; give --grace-steps, such as {halfway}, "
                 "or use --scheduler none."
             )
 

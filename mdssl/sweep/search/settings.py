@@ -35,7 +35,8 @@ class SearchSettings:
     reached a rung continue) | median (a trial ends if its best score is below the median of the others). A trial that
     ended early has a checkpoint, and a sweep without a scheduler trains it to the end."""
     grace_steps: int | None = None
-    """With a scheduler: the first step at which a trial may end; default: a ninth of the iterations."""
+    """With a scheduler: the first step at which a trial may end; default: a ninth of the iterations.
+    Required where that is before the first clustering of a clustered method."""
     reduction_factor: int = 3
     """asha: one in so many trials continues at each rung; the next rung is at so many times the steps."""
     extend: int = 0
